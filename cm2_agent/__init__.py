@@ -1,0 +1,66 @@
+"""CM2: an agent SDK with pluggable checklist rewards. The face: what users type (heavy parts are imported when first used)."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from cm2_agent.checklist import Checklist, Item
+from cm2_agent.score import Score, Verdict
+from cm2_agent.task import Task, load_tasks, save_tasks
+from cm2_agent.trace import Run, Trace
+from cm2_agent.view import View
+
+if TYPE_CHECKING:
+    from cm2_agent.embed import as_agent, watch
+    from cm2_agent.models import LocalChatModel
+    from cm2_agent.runner import run, score_traces
+    from cm2_agent.store import SQLStore
+    from cm2_agent.trainers.grpo import GRPO
+    from cm2_agent.trainers.sft import SFT
+
+_LAZY = {
+    "GRPO": "cm2_agent.trainers.grpo",
+    "SFT": "cm2_agent.trainers.sft",
+    "LocalChatModel": "cm2_agent.models",
+    "SQLStore": "cm2_agent.store",
+    "as_agent": "cm2_agent.embed",
+    "run": "cm2_agent.runner",
+    "score_traces": "cm2_agent.runner",
+    "watch": "cm2_agent.embed",
+}
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GRPO",
+    "SFT",
+    "Checklist",
+    "Item",
+    "LocalChatModel",
+    "Run",
+    "SQLStore",
+    "Score",
+    "Task",
+    "Trace",
+    "Verdict",
+    "View",
+    "as_agent",
+    "load_tasks",
+    "run",
+    "save_tasks",
+    "score_traces",
+    "watch",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

@@ -1,0 +1,76 @@
+"""The errors a user can meet, as one tree named by the boundary that was crossed; apart so that nothing else is needed to catch them.
+
+    CM2Error
+    ├── TaskError         a task file or a task that cannot be used
+    ├── ChecklistError    a checklist that is malformed, or can never pay
+    ├── TraceError        a recorded trace or an imported record that is not what it should be
+    ├── ModelError        a chat model could not be loaded or did not answer
+    ├── ToolError         a tool, real or simulated, failed for reasons that are not the agent's
+    ├── JudgeError        a judge failed; never a score
+    ├── StoreError        the database cannot be read, written or understood
+    │   ├── ConflictError     the same name and version with other content
+    │   └── SchemaError       the database's schema is not this version's
+    ├── TrainError        what was given to a trainer cannot be trained on
+    └── MissingExtra      an optional dependency is not installed
+
+Every message says what was given, what was expected and what to do.
+"""
+
+from __future__ import annotations
+
+
+class CM2Error(Exception):
+    """The root of the tree; also what the command line reports without a traceback."""
+
+
+class TaskError(CM2Error):
+    """A task, or a file of tasks, cannot be used."""
+
+
+class ChecklistError(CM2Error):
+    """A checklist is malformed, refers to what does not exist, or holds an item that can never pay."""
+
+
+class TraceError(CM2Error):
+    """A recorded trace or an imported record is not what it should be."""
+
+
+class ModelError(CM2Error):
+    """A chat model could not be loaded, or did not answer."""
+
+
+class ToolError(CM2Error):
+    """A tool failed for reasons that are not the agent's doing (time-out, dead server, malformed simulation)."""
+
+
+class JudgeError(CM2Error):
+    """A judge gave no usable verdict. A judge's failure is never a score."""
+
+
+class StoreError(CM2Error):
+    """The database cannot be opened, read or written."""
+
+
+class ConflictError(StoreError):
+    """The same name and version was stored before with other content."""
+
+
+class SchemaError(StoreError):
+    """The database's schema is newer than, or unknown to, this version of the code."""
+
+
+class TrainError(CM2Error):
+    """What was given to a trainer cannot be trained on; the message says which, why and what to do."""
+
+
+class MissingExtra(CM2Error):
+    """An optional dependency is not installed; the message is the pip line to type.
+
+    >>> raise MissingExtra("openai", "OpenAI-compatible endpoints")
+    Traceback (most recent call last):
+    ...
+    cm2_agent.errors.MissingExtra: OpenAI-compatible endpoints need an extra: pip install "cm2-agent[openai]"
+    """
+
+    def __init__(self, extra: str, what: str) -> None:
+        super().__init__(f'{what} need an extra: pip install "cm2-agent[{extra}]"')

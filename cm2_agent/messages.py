@@ -1,0 +1,243 @@
+"""What is said: messages in the OpenTelemetry GenAI schema; apart from the trace since tasks, tools and models speak it too.
+
+A message is a role and parts, as the semantic conventions for generative AI write them
+(https://opentelemetry.io/docs/specs/semconv/gen-ai/, `gen_ai.input.messages`): text, reasoning, tool_call, tool_call_response, uri,
+blob, file. Unknown part types and additional properties are kept, so that reading and writing loses nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal, TypeAlias
+
+from cm2_agent.errors import TraceError
+
+JSON: TypeAlias = Any
+"""Any JSON value: None, bool, int, float, str, list or dict of them."""
+
+Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
+ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
+
+
+def canonical_json(value: JSON) -> str:
+    """The one spelling used for hashes and quotes: sorted keys, no spaces, real characters. Raises ValueError on NaN and infinities."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def content_hash(value: JSON) -> str:
+    """SHA-256 of the canonical JSON, as 64 hexadecimal digits."""
+    return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """What is written for the other side to read."""
+
+    type: ClassVar[str] = "text"
+    content: str
+    extra: Mapping[str, JSON] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reasoning:
+    """What the model wrote to itself."""
+
+    type: ClassVar[str] = "reasoning"
+    content: str
+    extra: Mapping[str, JSON] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolCall:
+    """A call that the model asks for. `arguments` is the parsed JSON value, or the raw text where it was not JSON."""
+
+    type: ClassVar[str] = "tool_call"
+    id: str | None = None
+    name: str
+    arguments: JSON = None
+    extra: Mapping[str, JSON] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolCallResponse:
+    """What the tool answered. `error` is true where the answer tells of a failure that the agent saw."""
+
+    type: ClassVar[str] = "tool_call_response"
+    id: str | None = None
+    response: JSON = None
+    error: bool = False
+    extra: Mapping[str, JSON] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uri:
+    """An image, sound, video or file by address. Never fetched by us."""
+
+    type: ClassVar[str] = "uri"
+    uri: str
+    modality: str | None = None
+    mime_type: str | None = None
+    extra: Mapping[str, JSON] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blob:
+    """An image, sound, video or file by value: `content` is base64."""
+
+    type: ClassVar[str] = "blob"
+    content: str
+    modality: str | None = None
+    mime_type: str | None = None
+    extra: Mapping[str, JSON] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Other:
+    """A part of a type that this version does not know, kept as it came; `data` holds every key, `type` too."""
+
+    data: Mapping[str, JSON]
+
+    @property
+    def type(self) -> str:
+        return str(self.data.get("type", ""))
+
+
+Part: TypeAlias = Text | Reasoning | ToolCall | ToolCallResponse | Uri | Blob | Other
+_KINDS: dict[str, type[Text | Reasoning | ToolCall | ToolCallResponse | Uri | Blob]] = {
+    kind.type: kind for kind in (Text, Reasoning, ToolCall, ToolCallResponse, Uri, Blob)
+}
+_REQUIRED = {"text": "content", "reasoning": "content", "tool_call": "name", "uri": "uri", "blob": "content"}
+_OPTIONAL_TEXT = {"tool_call": ("id",), "tool_call_response": ("id",), "uri": ("modality", "mime_type"), "blob": ("modality", "mime_type")}
+
+
+def part_to_json(part: Part) -> dict[str, JSON]:
+    """The part as the GenAI conventions write it; absent optional keys are left out."""
+    if isinstance(part, Other):
+        return dict(part.data)
+    out: dict[str, JSON] = {"type": part.type}
+    for spec in fields(part):
+        value = getattr(part, spec.name)
+        if spec.name == "extra" or (spec.name in {"id", "modality", "mime_type"} and value is None):
+            continue
+        if spec.name == "error" and not value:
+            continue
+        out[spec.name] = value
+    return {**part.extra, **out}
+
+
+def part_from_json(data: Mapping[str, JSON]) -> Part:
+    """Read a part. Raises TraceError where a known type lacks its key; an unknown type is kept as Other."""
+    if not isinstance(data, Mapping):
+        raise TraceError(f"a message part is {type(data).__name__} {str(data)[:60]!r}; expected an object with a type")
+    kind = str(data.get("type", ""))
+    cls = _KINDS.get(kind)
+    if cls is None:
+        return Other(data=dict(data))
+    required = _REQUIRED.get(kind)
+    if required is not None and not isinstance(data.get(required), str):
+        raise TraceError(f"a {kind} part has {required} {data.get(required)!r}; expected text")
+    for name in _OPTIONAL_TEXT.get(kind, ()):
+        if data.get(name) is not None and not isinstance(data[name], str):
+            raise TraceError(f"a {kind} part has {name} {data[name]!r}; expected text or nothing")
+    names = {spec.name for spec in fields(cls)} - {"extra"}
+    known = {name: data[name] for name in names if name in data}
+    if kind == "tool_call_response":
+        known["error"] = known.get("error") is True
+        if "result" in data and "response" not in data:  # earlier revisions of the conventions said `result`
+            known["response"] = data["result"]
+            names = names | {"result"}
+    return cls(**known, extra={key: value for key, value in data.items() if key not in names and key != "type"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """One message: who speaks, and the parts.
+
+    >>> Message.of("user", "Where is order 7?").text
+    'Where is order 7?'
+    """
+
+    role: Role
+    parts: tuple[Part, ...] = ()
+    name: str | None = None
+    finish_reason: str | None = None
+    extra: Mapping[str, JSON] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, role: Role, text: str = "", calls: Sequence[ToolCall] = ()) -> Message:
+        """A message of one text (left out when empty) and tool calls."""
+        return cls(role=role, parts=((Text(content=text),) if text else ()) + tuple(calls))
+
+    @property
+    def text(self) -> str:
+        """All text parts, joined by line breaks; reasoning is not among them."""
+        return "\n".join(part.content for part in self.parts if isinstance(part, Text))
+
+    @property
+    def reasoning(self) -> str:
+        return "\n".join(part.content for part in self.parts if isinstance(part, Reasoning))
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        return tuple(part for part in self.parts if isinstance(part, ToolCall))
+
+    @property
+    def responses(self) -> tuple[ToolCallResponse, ...]:
+        return tuple(part for part in self.parts if isinstance(part, ToolCallResponse))
+
+    def to_json(self) -> dict[str, JSON]:
+        out: dict[str, JSON] = {**self.extra, "role": self.role, "parts": [part_to_json(part) for part in self.parts]}
+        if self.name is not None:
+            out["name"] = self.name
+        if self.finish_reason is not None:
+            out["finish_reason"] = self.finish_reason
+        return out
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, JSON]) -> Message:
+        """Raises TraceError on an unknown role or malformed parts."""
+        role = data.get("role") if isinstance(data, Mapping) else None
+        if role not in ROLES:
+            raise TraceError(f"a message has role {role!r}; expected one of {', '.join(ROLES)}")
+        parts = data.get("parts", [])
+        if not isinstance(parts, Sequence) or isinstance(parts, str):
+            raise TraceError(f"a message's parts are {type(parts).__name__}; expected a list of objects")
+        known = {"role", "parts", "name", "finish_reason"}
+        return cls(
+            role=role,
+            parts=tuple(part_from_json(part) for part in parts),
+            name=data.get("name"),
+            finish_reason=data.get("finish_reason"),
+            extra={key: value for key, value in data.items() if key not in known},
+        )
+
+    @property
+    def hash(self) -> str:
+        """The content address under which the store keeps the message once."""
+        return content_hash(self.to_json())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolSpec:
+    """A tool as the model saw it: `parameters` is a JSON schema."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, JSON] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, JSON]:
+        return {"type": "function", "name": self.name, "description": self.description, "parameters": dict(self.parameters)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, JSON]) -> ToolSpec:
+        """Reads the conventions' flat form and OpenAI's nested one (`{"type": "function", "function": {…}}`). Raises TraceError."""
+        inner = data.get("function", data) if isinstance(data, Mapping) else None
+        if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
+            raise TraceError(f"a tool definition is {str(data)[:80]!r}; expected an object with a name")
+        parameters = inner.get("parameters") or {}
+        if not isinstance(parameters, Mapping):
+            raise TraceError(f"tool {inner['name']!r} has parameters {str(parameters)[:60]!r}; expected a JSON schema object")
+        return cls(name=inner["name"], description=str(inner.get("description") or ""), parameters=dict(parameters))

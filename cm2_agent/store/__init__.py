@@ -1,0 +1,1 @@
+"""The store: runs, checklists and scores in one SQL database."""

@@ -1,0 +1,1 @@
+"""What a trace is worth: checks, satisfaction and payment, and the scorer that joins them into a Score."""
