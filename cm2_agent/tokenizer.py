@@ -1,0 +1,97 @@
+"""The bundled byte-level tokenizer: built in code, so that nothing is downloaded and any text round-trips.
+
+It is apart from `models` because it is also used without a model: to turn text-only traces into rows,
+and as the vocabulary of the quickstart's tiny policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
+# Not "special": a decoder that skips special tokens must keep them, or no parser ever sees a tool call.
+TAGS: Sequence[str] = (
+    "<tool_call>",
+    "</tool_call>",
+    "<tool_response>",
+    "</tool_response>",
+    "<tools>",
+    "</tools>",
+    "<think>",
+    "</think>",
+)
+
+# Qwen3's layout, a little leaner, with two differences. Rendering a longer dialogue never changes what an earlier
+# message rendered to (so every call of a dialogue extends one token sequence), and the assistant's own
+# words stand between generation marks (so that TRL's assistant_only_loss trains exactly these).
+CHAT_TEMPLATE = r"""{%- set nl = '\n' -%}
+{%- if tools or (messages and messages[0].role == 'system') -%}
+{{ '<|im_start|>system' + nl }}
+{%- if messages and messages[0].role == 'system' %}{{ messages[0].content }}{% endif %}
+{%- if tools %}<tools>
+{%- for tool in tools %}{{ tool if tool is string else tool | tojson }}{% endfor -%}
+</tools>{% endif %}
+{{- '<|im_end|>' + nl }}
+{%- endif -%}
+{%- for message in messages -%}
+{%- if message.role == 'assistant' -%}
+{{ '<|im_start|>assistant' + nl }}
+{%- generation -%}
+{%- if message.reasoning_content %}<think>{{ message.reasoning_content }}</think>{% endif %}
+{{- message.content or '' }}
+{%- for call in message.tool_calls or [] -%}
+{%- set function = call.function or call -%}
+{%- set arguments = function.arguments if function.arguments is string else function.arguments | tojson -%}
+<tool_call>{"name": "{{ function.name }}", "arguments": {{ arguments }}}</tool_call>
+{%- endfor -%}
+<|im_end|>
+{%- endgeneration -%}
+{{ nl }}
+{%- elif message.role == 'tool' -%}
+{{ '<|im_start|>tool' + nl }}<tool_response>{{ message.content }}</tool_response>{{ '<|im_end|>' + nl }}
+{%- elif message.role != 'system' or not loop.first -%}
+{{ '<|im_start|>' + message.role + nl + message.content + '<|im_end|>' + nl }}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant' + nl }}{% endif -%}
+"""
+
+
+def byte_tokenizer(extra_words: Iterable[str] = ()) -> PreTrainedTokenizerFast:
+    """A tokenizer with one token a byte, the chat and tool tags, and one token for each of `extra_words`.
+
+    Any unicode text is encoded, and decodes to itself. `extra_words` (printable ASCII and newlines, in the
+    order given; duplicates are dropped) shorten the sequences of a small model: the longest word wins.
+    The vocabulary holds 256 + 3 + 8 + len(extra_words) tokens; the stop token is `<|im_end|>`.
+
+    Raises ValueError for an empty word or one outside ASCII, whose bytes the decoder could not tell apart.
+
+        tokenizer = byte_tokenizer(["get_order"])
+        assert tokenizer.decode(tokenizer.encode("get_order 7 é")) == "get_order 7 é"
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = list(dict.fromkeys(extra_words))
+    for word in words:
+        if not word or not all(char == "\n" or " " <= char <= "~" for char in word):
+            raise ValueError(f"extra word {word!r}: expected printable ASCII, at least one character")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE(vocab={char: index for index, char in enumerate(alphabet)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.decoder = decoders.ByteLevel()
+    core.add_special_tokens([AddedToken(word, special=True, normalized=False) for word in (PAD, START, END)])
+    plain = [*TAGS, *(word for word in words if word not in TAGS)]
+    core.add_tokens([AddedToken(word, special=False, normalized=False) for word in plain])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token=PAD,
+        eos_token=END,
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        model_max_length=1_000_000,
+    )
