@@ -1,0 +1,49 @@
+# Everything runs in .venv, made on first use. `make PYTHON=python3.12 install` picks another interpreter.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+export LANGSMITH_TRACING := false
+export TOKENIZERS_PARALLELISM := false
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+# The models of the tests and the quickstart are far too small to gain from a second thread.
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test lint bench clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+install: $(STAMP)  ## make .venv with the package, editable, and the development extra
+
+# The stamp names the folder it was made in: a copied or moved checkout would otherwise run the code of the first.
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
+.PHONY: $(STAMP)
+endif
+
+$(STAMP): pyproject.toml constraints.txt
+	@rm -f $@
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python " + sys.version.split()[0] + " is too old: 3.11 or newer is needed; type make PYTHON=python3.11 install")'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@printf '%s' '$(CURDIR)' > $@.part && mv $@.part $@
+
+quickstart: $(STAMP)  ## train the sample agent from its own traces, and measure it before and after
+	$(VENV)/bin/cm2 quickstart $(ARGS)
+
+test: $(STAMP)  ## run the test suite
+	$(PY) -m pytest $(ARGS)
+
+lint: $(STAMP)  ## ruff, mypy --strict, pyright
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(PY) -m pyright
+
+bench: $(STAMP)  ## run the benchmarks in turn, one JSON line each
+	@for file in tests/bench/bench_*.py; do $(PY) "$$file" || exit 1; done
+
+clean:  ## remove what the targets made
+	rm -rf $(VENV) build dist cm2_agent.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
