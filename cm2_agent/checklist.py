@@ -132,7 +132,8 @@ class Item:
             model = ItemModel.model_validate(given)
         except ValidationError as error:
             detail = error.errors(include_url=False)[0]
-            raise ChecklistError(f"item {id!r}: {'.'.join(map(str, detail['loc']))}: {detail['msg']} (given {detail['input']!r})") from error
+            place = ".".join(map(str, detail["loc"]))
+            raise ChecklistError(f"item {id!r}: {place}: {detail['msg']} (given {detail['input']!r})") from error
         self._set(model, function)
 
     @classmethod

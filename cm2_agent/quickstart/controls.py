@@ -1,0 +1,90 @@
+"""The controls: what else could have made the gain. Each gets one pass over round 1's store, from the cold start, beside the real pass.
+
+- `real`: GRPO on the checklist's rewards, as round 1 does it.
+- `shuffled`: the same with the verdicts permuted among the rollouts of each group: whatever it gains is not due to the rewards.
+- `outcome`: the same on the app's success alone, without criteria.
+- `best_of_group`: supervised fine-tuning on the best rollouts of each group (rejection sampling).
+- `all`: supervised fine-tuning on every rollout.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cm2_agent.group import Group, Rollout
+from cm2_agent.score import Score
+
+if TYPE_CHECKING:
+    from cm2_agent.quickstart.loop import Quickstart
+
+OUTCOME_VERSION = "outcome:1"
+
+
+def shuffled(groups: Sequence[Group], seed: int) -> list[Group]:
+    """Each group's scores permuted among its rollouts."""
+    rng = random.Random(f"shuffled:{seed}")
+    mixed = []
+    for group in groups:
+        scores = [rollout.score for rollout in group.rollouts]
+        rng.shuffle(scores)
+        mixed.append(_scored(group, scores))
+    return mixed
+
+
+def outcome_alone(groups: Sequence[Group]) -> list[Group]:
+    """Each rollout's reward is the app's own success, NULL where it has none."""
+    return [
+        _scored(
+            replace(group, key={**group.key, "reward": OUTCOME_VERSION}),
+            [
+                Score(trace_id=rollout.trace.id, reward_version=OUTCOME_VERSION, reward=value, components={"success": value})
+                for rollout in group.rollouts
+                for value in [rollout.trace.outcomes.get("success")]
+            ],
+        )
+        for group in groups
+    ]
+
+
+def run_controls(quickstart: Quickstart, before: dict[str, Any]) -> dict[str, Any]:
+    """Train and evaluate each control; returns for each its held-out success, greedy success and reward, and the gain in success."""
+    from cm2_agent.trainers.grpo import GRPO
+    from cm2_agent.trainers.sft import SFT
+
+    groups, settings = quickstart.groups(1), quickstart.config.rounds
+    seed = quickstart.seed * 1000 + 1
+    table: dict[str, Any] = {}
+    passes: dict[str, Any] = {
+        "shuffled": lambda out: GRPO(quickstart.policy(0), out, seed=seed, **settings.trainer()).train(shuffled(groups, quickstart.seed)),
+        "outcome": lambda out: GRPO(quickstart.policy(0), out, seed=seed, **settings.trainer()).train(outcome_alone(groups)),
+        "best_of_group": lambda out: SFT(quickstart.policy(0), out, select="best", seed=seed, **settings.imitation()).train(groups),
+        "all": lambda out: SFT(quickstart.policy(0), out, select="all", seed=seed, **settings.imitation()).train(groups),
+    }
+    for number, (name, train) in enumerate({"real": None, **passes}.items()):
+        quickstart.progress("controls", number, len(passes) + 1)
+        path: Path = quickstart.policy(1)
+        if train is not None:
+            path = quickstart.out / f"control-{name}"
+            if not path.exists():
+                train(path)
+        measured = quickstart.evaluate(path, f"control {name}")
+        table[name] = {
+            "success": measured["success"], "success_ci": measured["success_ci"], "greedy": measured["greedy"],
+            "reward": measured["reward"], "gain": measured["success"] - before["success"],
+        }  # fmt: skip
+    quickstart.progress("controls", len(passes) + 1, len(passes) + 1)
+    return table
+
+
+def _scored(group: Group, scores: Sequence[Score]) -> Group:
+    return replace(
+        group,
+        rollouts=tuple(
+            Rollout(trace=rollout.trace, score=replace(score, trace_id=rollout.trace.id))
+            for rollout, score in zip(group.rollouts, scores, strict=True)
+        ),
+    )

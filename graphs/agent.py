@@ -1,0 +1,55 @@
+"""The agent: a chat model and tools in the loop every agent has, as a LangGraph state machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import BaseMessage, SystemMessage
+from langchain_core.runnables import RunnableConfig, RunnableLambda
+from langchain_core.tools import BaseTool
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode, tools_condition
+
+
+def agent(
+    model: BaseChatModel,
+    tools: Sequence[BaseTool | Callable[..., Any]],
+    *,
+    system: str | None = None,
+    checkpointer: Any = None,
+    context_schema: type[Any] | None = None,
+) -> Any:
+    """A compiled graph: the model speaks, its tool calls run in a ToolNode, until it replies to the user.
+
+    State is `{"messages": […]}`. `system` is prepended where the conversation has no system message of its own; `checkpointer` and
+    `context_schema` are LangGraph's.
+
+    >>> agent(model, [get_order]).invoke({"messages": [("user", "Where is order 7?")]})  # doctest: +SKIP
+    """
+    bound = model.bind_tools(list(tools)) if tools else model
+
+    def prompt(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+        if system is None or any(isinstance(message, SystemMessage) for message in messages):
+            return list(messages)
+        return [SystemMessage(system), *messages]
+
+    def speak(state: MessagesState, config: RunnableConfig) -> dict[str, Any]:
+        return {"messages": [bound.invoke(prompt(state["messages"]), config)]}
+
+    async def aspeak(state: MessagesState, config: RunnableConfig) -> dict[str, Any]:
+        return {"messages": [await bound.ainvoke(prompt(state["messages"]), config)]}
+
+
+    graph = StateGraph(MessagesState, context_schema=context_schema)
+    graph.add_node("model", RunnableLambda(speak, aspeak, name="model"))
+    graph.add_edge(START, "model")
+    if tools:
+        graph.add_node("tools", ToolNode(list(tools)))
+        graph.add_conditional_edges("model", tools_condition)
+        graph.add_edge("tools", "model")
+    return graph.compile(checkpointer=checkpointer)
+
+
+__all__ = ["agent"]
