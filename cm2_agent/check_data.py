@@ -1,10 +1,11 @@
-"""Checks as data, `{called: get_order}` and its five siblings: what may be written; apart from rewards/checks.py, which runs them, so that a
+"""Checks as data, `{called: get_order}` and its siblings: what may be written; apart from rewards/checks.py, which runs them, so that a
 checklist is refused when it is read and not when it is first scored.
 
 | check | true when |
 |---|---|
-| `{called: TOOL, with: {ARG: VALUE}, before: reply}` | the tool was called in the scope so far; `with` and `before` are optional: see `View.called` |
+| `{called: TOOL, with: {ARG: VALUE}, before: reply}` | the tool was called in the scope so far; `with` and `before` are optional: see `View.called`; with `succeeded: true` a call counts once it was answered without an error |
 | `{never_called: TOOL}` or a list | none of the tools was called in the whole scope |
+| `{only_called: [{called: TOOL, with: {…}}], among: [TOOL]}` | every call of the tools in `among` that succeeded, in the whole scope, is one of those listed, each used once |
 | `{at_most: {TOOL: N}}` or `{at_most: N}` | each tool was called at most N times in the whole scope; a bare N bounds all calls together |
 | `{no_tool_error: true}`, a TOOL or a list | no call (of these tools) in the whole scope came back as an error |
 | `{replied: true}` | the user was told something: a step with text and no tool call |
@@ -35,6 +36,7 @@ class Called(CheckData):
     called: ToolName
     with_: dict[str, Any] = Field(default_factory=dict, alias="with")
     before: ToolName | None = None
+    succeeded: Literal[True] | None = None
 
     @field_validator("with_")
     @classmethod
@@ -46,9 +48,23 @@ class Called(CheckData):
 
     @model_validator(mode="after")
     def _possible(self) -> Called:
+        if self.succeeded and self.before is not None:
+            raise ValueError("succeeded and before do not go together; make two items")
         if self.before == self.called and not self.with_:
             raise ValueError(f"{self.called} before its own first call can never be true; name another tool, or reply")
         return self
+
+
+class Listed(CheckData):
+    """One call that `only_called` allows."""
+
+    called: ToolName
+    with_: dict[str, Any] = Field(default_factory=dict, alias="with")
+
+
+class OnlyCalled(CheckData):
+    only_called: list[Listed]
+    among: Annotated[list[ToolName], Field(min_length=1)]
 
 
 class NeverCalled(CheckData):
@@ -91,9 +107,10 @@ class ReplyMatches(CheckData):
         return pattern
 
 
-Parsed: TypeAlias = Called | NeverCalled | AtMost | NoToolError | Replied | ReplyMatches
+Parsed: TypeAlias = Called | OnlyCalled | NeverCalled | AtMost | NoToolError | Replied | ReplyMatches
 FORMS: dict[str, type[Parsed]] = {
     "called": Called,
+    "only_called": OnlyCalled,
     "never_called": NeverCalled,
     "at_most": AtMost,
     "no_tool_error": NoToolError,

@@ -25,7 +25,7 @@ FocusOn: TypeAlias = Literal["assistant.tool_calls", "assistant.reasoning", "ass
 Facet: TypeAlias = Literal["behavioral_intent", "tool_usage", "reasoning", "context", "error_recovery"]
 Level: TypeAlias = Literal["task", "action", "parameter"]
 
-ENDS_DECIDED = ("never_called", "at_most", "no_tool_error")
+ENDS_DECIDED = ("never_called", "only_called", "at_most", "no_tool_error")
 """Checks that are decided at the end of their scope by themselves; giving them a kind is an error."""
 
 
