@@ -3,9 +3,10 @@ checklist is refused when it is read and not when it is first scored.
 
 | check | true when |
 |---|---|
-| `{called: TOOL, with: {ARG: VALUE}, before: reply}` | the tool was called in the scope so far; `with` and `before` are optional: see `View.called`; with `succeeded: true` a call counts once it was answered without an error |
+| `{called: TOOL, with: {ARG: VALUE}, before: reply}` | the tool was called in the scope so far; `with`, `before`: see `View.called` |
+| `{called: TOOL, with: {…}, succeeded: true}` | such a call was made in the scope so far and answered without an error |
 | `{never_called: TOOL}` or a list | none of the tools was called in the whole scope |
-| `{only_called: [{called: TOOL, with: {…}}], among: [TOOL]}` | every call of the tools in `among` that succeeded, in the whole scope, is one of those listed, each used once |
+| `{only_called: [{called: TOOL, with: {…}}], among: [TOOL]}` | every successful call of the tools in `among`, in the whole scope, is a listed one |
 | `{at_most: {TOOL: N}}` or `{at_most: N}` | each tool was called at most N times in the whole scope; a bare N bounds all calls together |
 | `{no_tool_error: true}`, a TOOL or a list | no call (of these tools) in the whole scope came back as an error |
 | `{replied: true}` | the user was told something: a step with text and no tool call |
@@ -43,7 +44,9 @@ class Called(CheckData):
     def _sources(cls, wanted: dict[str, Any]) -> dict[str, Any]:
         for name, value in wanted.items():
             if isinstance(value, Mapping) and set(value) == {"from"} and value["from"] not in ("user", "tool"):
-                raise ValueError(f"{name}: from is {value['from']!r}; expected user (said in a user message so far) or tool (told by an earlier step)")
+                raise ValueError(
+                    f"{name}: from is {value['from']!r}; expected user (said in a user message so far) or tool (told by an earlier step)"
+                )
         return wanted
 
     @model_validator(mode="after")

@@ -27,6 +27,7 @@ from cm2_agent.view import same_json
 
 if TYPE_CHECKING:
     from cm2_agent.checklist import Checklist, Item
+    from cm2_agent.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,28 @@ def validate(checklist: Checklist) -> None:
     found = problems(checklist)
     if found:
         raise ChecklistError(f"checklist {checklist.name!r}: " + "\n".join(problem.message for problem in found))
+
+
+def check_trainable(checklist: Checklist | None, task: Task) -> None:
+    """Whether rollouts of the task may be trained on by the checklist: L must be fixed before the rollout (method.md §2).
+
+    Raises ChecklistError: no checklist; a simulated user with items that are not `turn: trace` (the policy would decide how many turns
+    count); scripted turns of which none has an item. Names the items.
+    """
+    if checklist is None:
+        raise ChecklistError(f"task {task.id!r} has no checklist and none was given; nothing could score its rollouts: give one")
+    ids = ", ".join(item.id for item in checklist.items if item.turn != "trace")
+    if task.scripted_turns is None:
+        if ids:
+            raise ChecklistError(
+                f"checklist {checklist.name!r} has items of turns ({ids}) and task {task.id!r} a simulated user: the policy would "
+                "decide how many turns count; give these items turn: trace, or script the task's turns"
+            )
+    elif not checklist.block and not any(checklist.of_turn(turn) for turn in range(task.scripted_turns)):
+        raise ChecklistError(
+            f"checklist {checklist.name!r} has no item in the {task.scripted_turns} turns of task {task.id!r} (its items: {ids}); "
+            "turns are 0-based: correct the items' turns, or use another checklist"
+        )
 
 
 def problems(checklist: Checklist) -> list[Problem]:
@@ -98,7 +121,9 @@ def _dependencies(checklist: Checklist, parsed: Mapping[str, Parsed]) -> Iterato
     except CycleError as error:
         cycle = list(reversed(error.args[1]))
         yield Problem(
-            item=cycle[0], field="depends_on", message=f"items depend on each other in a circle: {' → '.join(cycle)}; remove one of these dependencies"
+            item=cycle[0],
+            field="depends_on",
+            message=f"items depend on each other in a circle: {' → '.join(cycle)}; remove one of these dependencies",
         )
 
 
@@ -110,12 +135,16 @@ def _edge(item: Item, parent: Item, parsed: Mapping[str, Parsed], tools: set[str
         if item.turn != parent.turn:
             return f"{where}; dependencies stay inside a turn or the closing block: give both the same turn, or drop the dependency"
     elif parent.turn not in ("each", item.turn):
-        hint = "an item of every turn cannot wait for an item of one" if item.turn == "each" else "an item can wait for its own turn's or for each items"
+        hint = (
+            "an item of every turn cannot wait for an item of one"
+            if item.turn == "each"
+            else "an item can wait for its own turn's or for each items"
+        )
         return f"{where}; {hint}: give both the same turn, or drop the dependency"
     if parent.kind != "reach":
         return (
-            f"item {item.id!r} depends on {parent.id!r}, which is decided at the end of its scope (kind {parent.kind}); only reach items can be "
-            "depended on: drop the dependency, or make it a reach item"
+            f"item {item.id!r} depends on {parent.id!r}, which is decided at the end of its scope (kind {parent.kind}); only reach items "
+            "can be depended on: drop the dependency, or make it a reach item"
         )
     reason = unpayable(item, parent, parsed, tools)
     return "" if reason is None else f"item {item.id!r} can never be paid after {parent.id!r}: {reason}"
@@ -127,13 +156,16 @@ def unpayable(item: Item, parent: Item, parsed: Mapping[str, Parsed], tools: set
     `parsed` are the checks given as data, by item id; `tools` the tools that any check of the checklist names.
     """
     mine, theirs = parsed.get(item.id), parsed.get(parent.id)
-    if mine is not None and mine == theirs or (item.check is not None and mine is None and item.check == parent.check):
+    same_function = mine is None and item.check is not None and item.check == parent.check
+    if same_function or (mine is not None and mine == theirs):
         return "both have the same check and turn true in the same step; drop one of the items"
     if parent.turn != "trace" and (isinstance(theirs, Replied | ReplyMatches) or (theirs is None and parent.focus_on == "assistant.reply")):
         return "it waits for the reply, and the reply ends the turn; turn the dependency round, or drop it"
     if isinstance(mine, Called) and isinstance(theirs, Called):
         if mine.before == theirs.called:
-            return f"it asks for {mine.called} before {theirs.called}, and waits for {theirs.called} to be called; turn the dependency round"
+            return (
+                f"it asks for {mine.called} before {theirs.called}, and waits for {theirs.called} to be called; turn the dependency round"
+            )
         if mine.called == theirs.called and (_within(mine.with_, theirs.with_) or _within(theirs.with_, mine.with_)):
             return (
                 f"one call of {mine.called} satisfies both in the same step; drop the dependency, or tell the two calls apart by their "
@@ -171,7 +203,9 @@ def _parents(checklist: Checklist) -> Iterator[Problem]:
         while name is not None:
             if name not in checklist.by_id:
                 if len(seen) == 1:
-                    message = f"item {item.id!r} is part_of {name!r}, which does not exist; expected one of {', '.join(sorted(checklist.by_id))}"
+                    message = (
+                        f"item {item.id!r} is part_of {name!r}, which does not exist; expected one of {', '.join(sorted(checklist.by_id))}"
+                    )
                     yield Problem(item=item.id, field="part_of", message=message)
                 break
             if name in seen:
@@ -195,17 +229,25 @@ def _weights(checklist: Checklist) -> Iterator[Problem]:
         # a turn that no item names holds the each items alone, so these must weigh something by themselves
         members = own if scope in ("trace", "each") else [*own, *scopes["each"]]
         if members and not any(item.weight > 0 for item in members):
-            where = "the closing block" if scope == "trace" else "a turn that holds the each items alone" if scope == "each" else f"turn {scope}"
+            where = (
+                "the closing block"
+                if scope == "trace"
+                else "a turn that holds the each items alone"
+                if scope == "each"
+                else f"turn {scope}"
+            )
             ids = ", ".join(item.id for item in members)
             message = f"{where} has only items of weight 0 ({ids}) and would pay nothing; give one of them a weight above 0"
             yield Problem(item=members[0].id, field="weight", message=message)
         elif not math.isfinite(math.fsum(min(item.weight, 1e300) for item in members)) or any(item.weight > 1e300 for item in members):
-            message = f"the weights of {', '.join(item.id for item in members)} are too large to add up; weights are relative: scale them down"
+            message = (
+                f"the weights of {', '.join(item.id for item in members)} are too large to add up; weights are relative: scale them down"
+            )
             yield Problem(item=members[0].id, field="weight", message=message)
 
 
 def _block(checklist: Checklist) -> Iterator[Problem]:
     for item in checklist.block:
         if item.required_for_next_turn:
-            message = f"item {item.id!r} is required_for_next_turn and of turn trace; no turn follows the closing block: give it a turn, or drop the key"
+            message = f"item {item.id!r} is required_for_next_turn and of turn trace; no turn follows the closing block: drop the key"
             yield Problem(item=item.id, field="required_for_next_turn", message=message)
