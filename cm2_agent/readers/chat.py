@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 from cm2_agent.errors import TraceError
-from cm2_agent.messages import JSON, Blob, Message, Other, Part, Reasoning, Role, Text, ToolCall, ToolCallResponse, ToolSpec, Uri, content_hash
+from cm2_agent.messages import (
+    JSON,
+    Blob,
+    Message,
+    Other,
+    Part,
+    Reasoning,
+    Role,
+    Text,
+    ToolCall,
+    ToolCallResponse,
+    ToolSpec,
+    Uri,
+    content_hash,
+)
 from cm2_agent.readers.records import parse_json
 from cm2_agent.trace import ModelCall, Run, ToolRun
 
@@ -71,14 +85,17 @@ def run_of(
             asked = {call.id: call for call in waiting if call.id is not None}
         for position, response in enumerate(message.responses):
             call = asked.get(response.id) if response.id is not None else (waiting.pop(0) if waiting else None)
-            failure = str(response.response) if response.error else None
             runs.append(
                 ToolRun(
-                    span_id=content_hash([trace_id, index, position])[:16], name=call.name if call is not None else message.name or "unknown",
-                    call_id=response.id, arguments=None if call is None else call.arguments,
-                    result=None if response.error else response.response, error=failure, backend=backend,
+                    span_id=content_hash([trace_id, index, position])[:16],
+                    name=call.name if call is not None else message.name or "unknown",
+                    call_id=response.id,
+                    arguments=None if call is None else call.arguments,
+                    result=None if response.error else response.response,
+                    error=str(response.response) if response.error else None,
+                    backend=backend,
                 )
-            )  # fmt: skip
+            )
     return Run(id=trace_id, name=name, messages=messages, calls=tuple(calls), tools=tuple(runs), attributes=dict(attributes))
 
 
@@ -159,10 +176,8 @@ def _call(data: JSON) -> ToolCall:
         raise TraceError(f"has a tool call with id {_shown(identity)}; expected text")
     arguments = inner.get(key)
     if isinstance(arguments, str) and key == "arguments":
-        try:
+        with contextlib.suppress(ValueError):  # what is not JSON is kept as the text it is: a malformed call is a fact of the dialogue
             arguments = parse_json(arguments)
-        except ValueError:
-            pass  # what the model wrote is kept as the text it is: a malformed call is a fact of the dialogue
     return ToolCall(id=identity, name=inner["name"], arguments=arguments)
 
 
@@ -172,8 +187,9 @@ def _response(data: Mapping[str, JSON], failed: Callable[[str], bool]) -> ToolCa
         raise TraceError(f"has tool_call_id {_shown(identity)}; expected text")
     content = data.get("content")
     if isinstance(content, Sequence) and not isinstance(content, str):
-        texts = _content(content)
-        content = "\n".join(part.content for part in texts if isinstance(part, Text)) if all(isinstance(p, Text) for p in texts) else content
+        parts = _content(content)
+        if all(isinstance(part, Text) for part in parts):
+            content = "\n".join(part.content for part in parts if isinstance(part, Text))
     return ToolCallResponse(id=identity, response=content, error=isinstance(content, str) and failed(content))
 
 

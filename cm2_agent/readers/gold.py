@@ -71,7 +71,11 @@ def compile_gold(actions: Sequence[GoldAction], outputs: Sequence[str], *, name:
         thing = str(action.arguments.get("reservation_id", f"new of {action.arguments.get('user_id')}"))
         before = (last[thing],) if thing in last else ()
         last[thing] = item
-        items.append(ItemModel(id=item, check={**call, "succeeded": True}, turn="trace", depends_on=before, facet="tool_usage", level="action"))
+        items.append(
+            ItemModel(
+                id=item, check={**call, "succeeded": True}, turn="trace", depends_on=before, facet="tool_usage", level="action"
+            )
+        )  # fmt: skip
     others = ItemModel(
         id="no_other_write",
         check={"only_called": expected, "among": list(writes)},

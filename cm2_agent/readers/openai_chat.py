@@ -54,7 +54,8 @@ class OpenAIChats:
         messages, tools = read_messages(record.messages), read_tools(record.tools)
         sampling = {key: value[key] for key in _SAMPLING if isinstance(value.get(key), int | float) and not isinstance(value[key], bool)}
         rollout = record.rollout if record.rollout is not None else record.trial
-        said = content_hash([record.id, record.task_id, record.task_version, rollout, record.model, sampling, record.messages, record.tools])
+        known = [record.id, record.task_id, record.task_version, rollout, record.model, sampling]
+        said = content_hash([*known, record.messages, record.tools])
         attributes: dict[str, JSON] = {}
         if record.task_id is not None:
             task = str(record.task_id)
