@@ -1,0 +1,279 @@
+"""LangChain's messages and ours, both ways; apart since the recorder, the runner and the readers all need it.
+
+What LangChain has no place for does not survive a trip through it: the order of text and tool calls within a message, `extra` of
+messages, tool calls and reasoning, and a tool's answer that is neither text nor a list of content blocks (it becomes its JSON text).
+What we have no place for does not survive the other way: LangChain's message ids and `additional_kwargs` (but `reasoning_content`), and
+`response_metadata` but the finish reason.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    ChatMessage,
+    FunctionMessage,
+    HumanMessage,
+    RemoveMessage,
+    SystemMessage,
+    ToolMessage,
+)
+
+from cm2_agent.messages import (
+    JSON,
+    Blob,
+    Message,
+    Other,
+    Part,
+    Reasoning,
+    Role,
+    Text,
+    ToolCall,
+    ToolCallResponse,
+    ToolSpec,
+    Uri,
+    canonical_json,
+)
+
+__all__ = ["from_langchain", "plain", "to_langchain", "tool_specs"]
+
+_ROLES: dict[str, Role] = {
+    "system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant", "ai": "assistant",
+    "tool": "tool", "function": "tool",
+}  # fmt: skip
+_MEDIA = ("image", "audio", "video", "file")
+# Blocks by which providers repeat, in an assistant's content, the calls that LangChain keeps in `tool_calls`.
+_CALL_BLOCKS = frozenset({"tool_use", "tool_call", "tool_call_chunk", "invalid_tool_call", "function_call", "input_json_delta"})
+_DEPTH = 64
+
+
+def plain(value: Any, depth: int = _DEPTH) -> JSON:
+    """The value as JSON: mappings and sequences are walked; what JSON cannot hold (objects, bytes, NaN) becomes its text."""
+    kind = type(value)
+    if kind is str or kind is int or kind is bool or value is None:
+        return value
+    if kind is float:
+        return value if math.isfinite(value) else str(value)
+    if depth <= 0:
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key if type(key) is str else str(key): plain(item, depth - 1) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item, depth - 1) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted((plain(item, depth - 1) for item in value), key=str)
+    if isinstance(value, BaseMessage):
+        return from_langchain(value).to_json()
+    dump = getattr(value, "model_dump", None)
+    if callable(dump) and not isinstance(value, type):
+        return plain(dump(mode="python"), depth - 1)
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int(value)
+    return str(value)
+
+
+def from_langchain(message: BaseMessage) -> Message:
+    """Our form of one LangChain message. Never raises for what a provider put into its content: unknown blocks are kept as they came."""
+    if isinstance(message, AIMessage):
+        return _assistant(message)
+    if isinstance(message, ToolMessage):
+        response = ToolCallResponse(id=message.tool_call_id or None, response=_answer(message.content), error=message.status == "error")
+        return Message(role="tool", parts=(response,), name=message.name)
+    if isinstance(message, FunctionMessage):
+        return Message(role="tool", parts=(ToolCallResponse(response=_answer(message.content)),), name=message.name)
+    return Message(role=_role(message), parts=tuple(_parts(message.content)), name=message.name)
+
+
+def to_langchain(messages: Iterable[Message]) -> list[BaseMessage]:
+    """LangChain's form of a dialogue. A tool message of several responses becomes one ToolMessage each."""
+    out: list[BaseMessage] = []
+    for message in messages:
+        if message.role == "tool":
+            out.extend(_tool_messages(message))
+        elif message.role == "assistant":
+            out.append(_ai_message(message))
+        elif message.role == "system":
+            out.append(SystemMessage(content=_content(message.parts), name=message.name))
+        else:
+            out.append(HumanMessage(content=_content(message.parts), name=message.name))
+    return out
+
+
+def tool_specs(tools: Any) -> tuple[ToolSpec, ...]:
+    """The tools of an `invocation_params["tools"]` list, in OpenAI's, Anthropic's or the flat form; a provider's own tool by its type."""
+    return tuple(_tool_spec(tool) for tool in tools if isinstance(tool, Mapping)) if isinstance(tools, Sequence) else ()
+
+
+def _tool_spec(tool: Mapping[str, Any]) -> ToolSpec:
+    inner = tool.get("function")
+    inner = inner if isinstance(inner, Mapping) else tool
+    parameters = inner.get("parameters") or inner.get("input_schema") or {}
+    return ToolSpec(
+        name=str(inner.get("name") or tool.get("type") or ""),
+        description=str(inner.get("description") or ""),
+        parameters=plain(parameters) if isinstance(parameters, Mapping) else {},
+    )
+
+
+def _role(message: BaseMessage) -> Role:
+    if isinstance(message, SystemMessage):
+        return "system"
+    if isinstance(message, RemoveMessage):
+        raise TypeError("a RemoveMessage is an instruction to a state, not something said; leave it out")
+    if isinstance(message, ChatMessage):
+        return _ROLES.get(message.role.lower(), "user")
+    return _ROLES.get(message.type, "user")
+
+
+def _assistant(message: AIMessage) -> Message:
+    parts: list[Part] = []
+    thought = message.additional_kwargs.get("reasoning_content")
+    if isinstance(thought, str) and thought:
+        parts.append(Reasoning(content=thought))
+    parts.extend(_parts(message.content, calls=bool(message.tool_calls or message.invalid_tool_calls)))
+    for call in message.tool_calls:
+        parts.append(ToolCall(id=call.get("id"), name=call["name"], arguments=plain(call["args"])))
+    for broken in message.invalid_tool_calls:
+        error = broken.get("error")
+        extra = {"error": error} if error else {}
+        parts.append(ToolCall(id=broken.get("id"), name=broken.get("name") or "", arguments=broken.get("args"), extra=extra))
+    return Message(role="assistant", parts=tuple(parts), name=message.name, finish_reason=finish_reason(message.response_metadata))
+
+
+def finish_reason(metadata: Mapping[str, Any]) -> str | None:
+    """Why the model stopped, under the names providers give it."""
+    for key in ("finish_reason", "stop_reason", "done_reason"):
+        value = metadata.get(key)
+        if isinstance(value, str):
+            return value
+    return None
+
+
+def _answer(content: str | list[Any]) -> JSON:
+    return content if isinstance(content, str) else plain(content)
+
+
+def _parts(content: str | list[Any], calls: bool = False) -> Iterable[Part]:
+    if isinstance(content, str):
+        return (Text(content=content),) if content else ()
+    return [
+        part
+        for block in content
+        if not (calls and isinstance(block, Mapping) and block.get("type") in _CALL_BLOCKS)
+        for part in (_part(block),)
+    ]
+
+
+def _part(block: Any) -> Part:
+    if isinstance(block, str):
+        return Text(content=block)
+    data: dict[str, JSON] = plain(block) if isinstance(block, Mapping) else {"type": "unknown", "value": plain(block)}
+    kind = data.get("type")
+    if kind == "text" and isinstance(data.get("text"), str):
+        return Text(content=data["text"], extra=_rest(data, "text"))
+    if kind in ("reasoning", "thinking"):
+        thought = _thought(data)
+        if thought is not None:
+            return Reasoning(content=thought, extra=_rest(data, "reasoning", "thinking"))
+    if kind == "image_url":
+        address = data.get("image_url")
+        url = address.get("url") if isinstance(address, Mapping) else address
+        if isinstance(url, str):
+            return _media("image", url, None, {})
+    if kind in _MEDIA:
+        part = _media_block(str(kind), data)
+        if part is not None:
+            return part
+    return Other(data=data)
+
+
+def _thought(data: Mapping[str, JSON]) -> str | None:
+    for key in ("reasoning", "thinking"):
+        if isinstance(data.get(key), str):
+            return str(data[key])
+    summary = data.get("summary")
+    if isinstance(summary, list) and summary:
+        return "\n".join(str(part.get("text", "")) for part in summary if isinstance(part, Mapping))
+    return None
+
+
+def _media_block(kind: str, data: Mapping[str, JSON]) -> Part | None:
+    """LangChain's own blocks (both generations), and Anthropic's with a `source`."""
+    source = data.get("source")
+    inner: Mapping[str, JSON] = source if isinstance(source, Mapping) else data
+    mime = inner.get("mime_type") or inner.get("media_type")
+    mime = mime if isinstance(mime, str) else None
+    extra = _rest(data, "url", "base64", "data", "mime_type", "media_type", "source", "source_type")
+    if isinstance(inner.get("url"), str):
+        return _media(kind, str(inner["url"]), mime, extra)
+    for key in ("base64", "data"):
+        if isinstance(inner.get(key), str):
+            return Blob(content=str(inner[key]), modality=kind, mime_type=mime, extra=extra)
+    return None
+
+
+def _media(kind: str, url: str, mime: str | None, extra: Mapping[str, JSON]) -> Part:
+    head, comma, body = url.partition(",")
+    if comma and head.startswith("data:") and head.endswith(";base64"):
+        return Blob(content=body, modality=kind, mime_type=head[5:-7] or mime, extra=extra)
+    return Uri(uri=url, modality=kind, mime_type=mime, extra=extra)
+
+
+def _rest(data: Mapping[str, JSON], *known: str) -> dict[str, JSON]:
+    return {key: value for key, value in data.items() if key != "type" and key not in known}
+
+
+def _block(part: Part) -> dict[str, JSON] | None:
+    """The content block of a part; None for tool calls, which LangChain keeps elsewhere."""
+    if isinstance(part, Text):
+        return {**part.extra, "type": "text", "text": part.content}
+    if isinstance(part, Reasoning):
+        return {**part.extra, "type": "reasoning", "reasoning": part.content}
+    if isinstance(part, Uri | Blob):
+        kind = part.modality if part.modality in _MEDIA else "file"
+        mime = {"mime_type": part.mime_type} if part.mime_type is not None else {}
+        value = {"url": part.uri} if isinstance(part, Uri) else {"base64": part.content}
+        return {**part.extra, "type": kind, **value, **mime}
+    if isinstance(part, Other):
+        return dict(part.data)
+    return None
+
+
+def _content(parts: Iterable[Part]) -> Any:
+    """Text where one plain text says it all, as most models want it; else a list of blocks."""
+    said = [part for part in parts if not isinstance(part, ToolCall | ToolCallResponse)]
+    if not said:
+        return ""
+    only = said[0]
+    if len(said) == 1 and isinstance(only, Text) and not only.extra and only.content:
+        return only.content
+    return [block for part in said for block in (_block(part),) if block is not None]
+
+
+def _ai_message(message: Message) -> AIMessage:
+    calls: list[Any] = []
+    invalid: list[Any] = []
+    for call in message.tool_calls:
+        if isinstance(call.arguments, Mapping) or call.arguments is None:
+            calls.append({"name": call.name, "args": dict(call.arguments or {}), "id": call.id, "type": "tool_call"})
+        else:
+            args = call.arguments if isinstance(call.arguments, str) else canonical_json(call.arguments)
+            invalid.append({"name": call.name, "args": args, "id": call.id, "error": call.extra.get("error"), "type": "invalid_tool_call"})
+    metadata = {} if message.finish_reason is None else {"finish_reason": message.finish_reason}
+    return AIMessage(
+        content=_content(message.parts), tool_calls=calls, invalid_tool_calls=invalid, name=message.name, response_metadata=metadata
+    )
+
+
+def _tool_messages(message: Message) -> Iterable[ToolMessage]:
+    for part in message.responses:
+        answer = part.response
+        blocks = isinstance(answer, list) and answer and all(isinstance(block, dict) and "type" in block for block in answer)
+        content: Any = answer if isinstance(answer, str) or blocks else "" if answer is None else canonical_json(answer)
+        yield ToolMessage(content=content, tool_call_id=part.id or "", name=message.name, status="error" if part.error else "success")
