@@ -1,0 +1,253 @@
+"""Token rows: what a stored trace becomes for training, by the ids that the model really read and wrote.
+
+Apart from the trainers since nothing here needs torch: `cm2 train --rows-only` counts rows on any machine.
+
+A model call is its prompt and its completion. While each call's prompt extends what the row already holds, the calls
+of a dialogue share one row, over turns and runs; where a template rewrote the past (Qwen3's own drops earlier
+thinking) the row forks and a new one begins. Model tokens stand in spans, one a step, so that a token's turn, step,
+logprob and advantage are never guessed; everything else (prompts, tool results, messages that the graph wrote itself)
+is outside the spans and masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from cm2_agent.errors import TrainError
+from cm2_agent.trace import ModelCall, Step, Trace
+
+TEXT_ONLY = "no token ids"
+"""The reason of a trace that is words alone: imported, or from a hosted model that gives no ids."""
+TOO_LONG = "longer than max_length"
+
+Credit: TypeAlias = Callable[[int, int], float]
+"""The advantage of every token of step (turn, step in the turn), both 0-based."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """The tokens of one step in a row: `ids[start:stop]`, 0 < start < stop. `turn` and `step` (within the turn) are
+    0-based.
+
+    `logprobs` are log μ, one a token, as the sampler recorded them; None in a row for imitation. `advantage` holds for
+    every token.
+    """
+
+    start: int
+    stop: int
+    turn: int
+    step: int
+    logprobs: tuple[float, ...] | None = None
+    advantage: float = 0.0
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One training sequence of T tokens. Spans are in order and do not overlap.
+
+    `temperature` is that of the behaviour policy and `policy` its version. `exact`: the logprobs are those of the
+    model's whole distribution at that temperature, so that the same weights must give them again. A `retokenised` row
+    was made from words: its ids need not be what any model wrote, and there is no logprob; it is for imitation and
+    never for GRPO.
+    """
+
+    trace_id: str
+    ids: tuple[int, ...]
+    spans: tuple[Span, ...]
+    temperature: float | None = None
+    policy: str | None = None
+    exact: bool = False
+    retokenised: bool = False
+
+    @property
+    def trainable_by_grpo(self) -> bool:
+        return not self.retokenised and all(span.logprobs is not None for span in self.spans)
+
+    @property
+    def trained(self) -> int:
+        """How many tokens are the model's own."""
+        return sum(len(span) for span in self.spans)
+
+    @property
+    def mask(self) -> tuple[int, ...]:
+        """(T,) 1 where the token is the model's own."""
+        mask = [0] * len(self.ids)
+        for span in self.spans:
+            mask[span.start : span.stop] = [1] * len(span)
+        return tuple(mask)
+
+    @property
+    def logprobs(self) -> tuple[float | None, ...]:
+        """(T,) log μ of model tokens, None elsewhere."""
+        return tuple(None if span is None or span.logprobs is None else span.logprobs[place - span.start] for place, span in self._places())
+
+    @property
+    def advantages(self) -> tuple[float, ...]:
+        """(T,) the advantage of model tokens, 0 elsewhere."""
+        return tuple(0.0 if span is None else span.advantage for _, span in self._places())
+
+    @property
+    def places(self) -> tuple[tuple[int, int] | None, ...]:
+        """(T,) turn and step of model tokens, None elsewhere."""
+        return tuple(None if span is None else (span.turn, span.step) for _, span in self._places())
+
+    def _places(self) -> Iterator[tuple[int, Span | None]]:
+        spans = iter(self.spans)
+        span = next(spans, None)
+        for place in range(len(self.ids)):
+            if span is not None and place >= span.stop:
+                span = next(spans, None)
+            yield place, span if span is not None and span.start <= place else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """One step's tokens before they are joined into rows: what was read, and what was written."""
+
+    prompt: Sequence[int]
+    completion: Sequence[int]
+    turn: int
+    step: int
+    logprobs: tuple[float, ...] | None = None
+
+
+def rows_of(trace: Trace, credit: Credit | None = None, *, imitation: bool = False) -> list[Row]:
+    """The token rows of a trace, by the recorded ids of its main-line calls; each model token stands in exactly one
+    span.
+
+    `credit` gives the advantage of a step's tokens (0 where there is none). With `imitation` only ids are needed:
+    greedy or untruncated, failed logprobs and mixed temperatures do not matter then. Raises TrainError where `why_not`
+    gives a reason: a rollout is used whole or not at all, since the advantage of its tokens is the worth of all of its
+    steps.
+    """
+    reason = why_not(trace, imitation=imitation)
+    if reason is not None:
+        raise TrainError(
+            f"trace {trace.id!r} cannot become rows: {reason}. Expected every step's model call with prompt and completion ids"
+            + ("" if imitation else " and the sampler's own logprobs at a temperature above 0")
+            + "; record it with LocalChatModel or an endpoint that returns them, or leave it to SFT."
+        )
+    steps = written(trace)
+    calls = [call for _, call in steps]
+    said = [
+        Said(
+            prompt=call.prompt_ids or (),
+            completion=call.completion_ids or (),
+            logprobs=None if imitation else call.logprobs,
+            turn=step.turn,
+            step=step.index,
+        )
+        for step, call in steps
+    ]
+    temperatures = {_temperature(call) for call in calls}
+    return join(
+        said,
+        credit,
+        trace_id=trace.id,
+        temperature=temperatures.pop() if len(temperatures) == 1 else None,
+        policy=trace.policy,
+        exact=all(exact(call) for call in calls),
+    )
+
+
+def join(
+    said: Sequence[Said],
+    credit: Credit | None,
+    *,
+    trace_id: str,
+    temperature: float | None = None,
+    policy: str | None = None,
+    exact: bool = False,
+    retokenised: bool = False,
+) -> list[Row]:
+    """Calls in order → rows: a call whose prompt begins with all the row holds extends it, any other begins a new
+    row.
+    """
+    rows: list[tuple[list[int], list[Span]]] = []
+    for one in said:
+        if not rows or list(one.prompt[: len(rows[-1][0])]) != rows[-1][0]:
+            rows.append(([], []))
+        ids, spans = rows[-1]
+        ids.extend(one.prompt[len(ids) :])
+        start = len(ids)
+        ids.extend(one.completion)
+        spans.append(
+            Span(
+                start=start,
+                stop=len(ids),
+                turn=one.turn,
+                step=one.step,
+                logprobs=one.logprobs,
+                advantage=0.0 if credit is None else credit(one.turn, one.step),
+            )
+        )
+    return [
+        Row(
+            trace_id=trace_id,
+            ids=tuple(ids),
+            spans=tuple(spans),
+            temperature=temperature,
+            policy=policy,
+            exact=exact,
+            retokenised=retokenised,
+        )
+        for ids, spans in rows
+    ]
+
+
+def written(trace: Trace) -> list[tuple[Step, ModelCall]]:
+    """The steps that a recorded model call wrote, in order. A step without a call is the graph's own words: part of
+    what the model reads.
+    """
+    return [(step, step.call) for step in trace.steps if step.call is not None]
+
+
+def why_not(trace: Trace, *, imitation: bool = False, max_length: int | None = None) -> str | None:
+    """Why a rollout is left out, in words that are the same for every rollout with that reason; None where it can be
+    used.
+    """
+    steps = written(trace)
+    if not trace.steps:
+        return "no assistant step"
+    if not steps:
+        return TEXT_ONLY
+    for _, call in steps:
+        reason = _no_ids(call) if imitation else (call.untrainable or _no_ids(call))
+        if reason is not None:
+            return reason
+        if max_length is not None and len(call.prompt_ids or ()) + len(call.completion_ids or ()) > max_length:
+            return TOO_LONG
+    if not imitation:
+        if len({_temperature(call) for _, call in steps}) > 1:
+            return "several temperatures in one dialogue"
+        if len({call.model_version for _, call in steps}) > 1:
+            return "several policies in one dialogue"
+    return None
+
+
+def exact(call: ModelCall) -> bool:
+    """Whether the logprobs are of the model's whole distribution at the call's temperature, nothing cut off or
+    penalised.
+    """
+    sampling = call.sampling
+    shaped = any(sampling.get(key) for key in ("grammar", "presence_penalty", "frequency_penalty", "min_p"))
+    plain = sampling.get("top_p") in (None, 1, 1.0) and sampling.get("top_k") in (None, 0, -1)
+    return plain and not shaped and sampling.get("repetition_penalty") in (None, 1, 1.0)
+
+
+def _no_ids(call: ModelCall) -> str | None:
+    if call.prompt_ids is None or call.completion_ids is None:
+        return TEXT_ONLY
+    if not call.prompt_ids:
+        return "empty prompt"
+    return None if call.completion_ids else "empty completion"
+
+
+def _temperature(call: ModelCall) -> float | None:
+    value = call.sampling.get("temperature")
+    return None if value is None else float(value)

@@ -1,0 +1,212 @@
+"""Imitation of stored traces: supervised fine-tuning on all of them, on the best of each group, or on those above a
+score.
+
+    path = SFT(model="Qwen/Qwen3-4B", out="runs/sft", select="best").train(store.groups(checklist=support))
+
+Apart from `grpo` since it needs neither logprobs nor advantages: it is where text-only traces go, and the baseline
+that GRPO has to beat. Where full-score traces exist, `select="best"` (rejection sampling) is strong; where none does,
+imitation of partial successes can harm a policy that GRPO would still improve.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from cm2_agent.errors import TrainError
+from cm2_agent.group import Group, Rollout
+from cm2_agent.messages import JSON
+from cm2_agent.trainers import checkpoint
+from cm2_agent.trainers.collect import Collected, GroupRows, RolloutRows, checked
+from cm2_agent.trainers.retokenise import retokenised_rows
+from cm2_agent.trainers.rows import TEXT_ONLY, TOO_LONG, Row, rows_of, why_not, written
+from cm2_agent.trainers.settings import config
+
+Progress = Callable[[int, int, dict[str, float]], object]
+Select = Literal["all", "best"] | float
+
+FAILED = "the dialogue failed"
+NOT_BEST = "not the best of its group"
+NOTHING_EARNED = "the best of its group earned nothing"
+BELOW = "below the score asked for"
+NO_REWARD = "no reward"
+
+
+class SFT:
+    """Trains `model` to say what the chosen rollouts said, and writes it to the folder `out`.
+
+    `select` is "all" (every dialogue that did not fail, scored or not), "best" (those with the highest reward of their
+    group, ties included; none of a group that earned nothing), or a number (rewards of at least that, in [0, 1]). The
+    model's own tokens are the labels: by the recorded ids, or, for text-only traces and with `retokenise=True` for
+    all, by the tokenizer's chat template. Recorded ids of another tokenizer are refused.
+
+    Exactly `steps` optimizer steps, or `epochs` passes (default 1), of `rows_per_step` rows; the learning rate is
+    constant after `warmup_steps`. `args` is an SFTConfig (then it alone decides) or a dict of its settings. A model in
+    memory is trained in place; the same seed, groups and machine give the same weights.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        out: str | Path,
+        *,
+        tokenizer: Any = None,
+        select: Select = "all",
+        retokenise: bool = False,
+        steps: int | None = None,
+        epochs: int | None = None,
+        rows_per_step: int = 16,
+        learning_rate: float | None = None,
+        warmup_steps: int | None = None,
+        seed: int = 0,
+        max_length: int | None = None,
+        args: Any = None,
+    ) -> None:
+        if isinstance(select, bool) or (isinstance(select, str) and select not in ("all", "best")):
+            raise TrainError(f"select {select!r}; expected 'all', 'best', or the least reward as a number in [0, 1]")
+        if not isinstance(select, str) and not 0 <= select <= 1:
+            raise TrainError(f"select {select}; expected a reward in [0, 1]")
+        if steps is not None and epochs is not None:
+            raise TrainError(f"steps {steps} and epochs {epochs} were both given; give one of them")
+        for name, count in (("steps", steps), ("epochs", epochs), ("rows_per_step", rows_per_step)):
+            if count is not None and count < 1:
+                raise TrainError(f"{name} {count}; expected at least 1")
+        self.model, self.tokenizer, self.out = model, tokenizer, Path(out)
+        self.select, self.retokenise = select, retokenise
+        self.steps, self.epochs, self.rows_per_step = steps, epochs, rows_per_step
+        self.learning_rate, self.warmup_steps, self.seed = learning_rate, warmup_steps, seed
+        self.max_length, self.args = max_length, args
+        self.report: dict[str, JSON] = {}
+
+    def train(self, groups: Iterable[Group], progress: Progress | None = None) -> Path:
+        """Train and return `out`: safetensors, tokenizer and report.json (also `self.report`).
+
+        `progress(step, total, metrics)` is told of every optimizer step. An interrupted run leaves `out` as it was.
+        Raises TrainError where nothing is left to imitate, with the reasons.
+        """
+        checkpoint.check_out(self.out)
+        groups = checked(groups, one_reward=self.select != "all")
+        policy = checkpoint.load_policy(self.model, self.tokenizer)
+        limits = [limit for limit in (self.max_length, checkpoint.longest(policy.model)) if limit is not None]
+        collected = self._collect(groups, policy.tokenizer, min(limits, default=None))
+        rows = [row for group in collected.groups for row in group.rows]
+        if not rows:
+            reasons = ", ".join(f"{count} × {reason}" for reason, count in sorted(collected.left_out.items()))
+            raise TrainError(
+                f"nothing is left to imitate of {len(groups)} groups: {reasons}. Ask for less with select, or score the traces first."
+            )
+        known = checkpoint.vocabulary(policy.model)
+        if (largest := max(max(row.ids) for row in rows)) >= known:
+            raise TrainError(f"a row holds token id {largest}, the model knows {known}: its ids are another model's; pass retokenise=True")
+        with checkpoint.whole_folder(self.out) as folder:
+            from cm2_agent.trainers.stored import restored
+
+            with restored(policy.model):
+                steps = self._fit(policy, rows, folder, progress)
+            self.report = self._report(collected, policy, steps)
+            checkpoint.save(folder, policy.model, policy.tokenizer, self.report)
+        return self.out
+
+    def _collect(self, groups: Sequence[Group], tokenizer: Any, max_length: int | None) -> Collected:
+        left_out: Counter[str] = Counter()
+        made = []
+        for group in groups:
+            kept = []
+            for rollout in group.rollouts:
+                rows = self._reason(group, rollout) or self._rows(rollout, tokenizer, max_length)
+                if isinstance(rows, str):
+                    left_out[rows] += 1
+                else:
+                    kept.append(RolloutRows(rollout=rollout, rows=tuple(rows)))
+            rewards = {rollout.score.reward for rollout in group.rollouts}
+            made.append(GroupRows(group=group, rollouts=tuple(kept), informative=len(rewards - {None}) > 1))
+        return Collected(groups=tuple(made), left_out=dict(left_out))
+
+    def _reason(self, group: Group, rollout: Rollout) -> str | None:
+        """Why the rollout is not chosen, None where it is."""
+        if rollout.trace.failure is not None:
+            return FAILED
+        if self.select == "all":
+            return None
+        reward = rollout.score.reward
+        if reward is None:
+            return NO_REWARD
+        if self.select == "best":
+            best = max(other.score.reward for other in group.rollouts if other.score.reward is not None)
+            if best <= 0:
+                return NOTHING_EARNED
+            return None if reward == best else NOT_BEST
+        return None if reward >= self.select else BELOW
+
+    def _rows(self, rollout: Rollout, tokenizer: Any, max_length: int | None) -> list[Row] | str:
+        reason = TEXT_ONLY if self.retokenise else why_not(rollout.trace, imitation=True, max_length=max_length)
+        if reason is None:
+            _same_words(rollout, tokenizer)
+            return rows_of(rollout.trace, imitation=True)
+        if reason != TEXT_ONLY:
+            return reason
+        rows = retokenised_rows(rollout.trace, tokenizer)
+        return TOO_LONG if max_length is not None and any(len(row.ids) > max_length for row in rows) else rows or "no assistant step"
+
+    def _fit(self, policy: checkpoint.Policy, rows: Sequence[Row], folder: Path, progress: Progress | None) -> int:
+        from datasets import Dataset
+        from transformers import PrinterCallback
+        from trl import SFTConfig, SFTTrainer
+
+        from cm2_agent.trainers.stored import Told
+
+        given = isinstance(self.args, SFTConfig)
+        defaults = {
+            "per_device_train_batch_size": self.rows_per_step,
+            "learning_rate": 2e-5,
+            "lr_scheduler_type": "constant_with_warmup",
+            "warmup_steps": 0,
+            "num_train_epochs": self.epochs or 1,
+            "seed": self.seed,
+            "max_length": None,
+            "logging_strategy": "steps",
+            "logging_steps": 1,
+            "dataset_kwargs": {"skip_prepare_dataset": True},
+        }
+        asked = {"learning_rate": self.learning_rate, "warmup_steps": self.warmup_steps, "max_steps": self.steps}
+        made = config(SFTConfig, self.args, defaults, folder.parent / "trl", {**asked, "epochs": self.epochs} if given else asked)
+        made.dataset_kwargs = {**(made.dataset_kwargs or {}), "skip_prepare_dataset": True}  # rows are tokens already, cut to length
+        data = Dataset.from_dict({"input_ids": [list(row.ids) for row in rows], "labels": [_labels(row) for row in rows]})
+        trainer = SFTTrainer(
+            model=policy.model, args=made, train_dataset=data, processing_class=policy.tokenizer, callbacks=[Told(progress)]
+        )
+        trainer.remove_callback(PrinterCallback)  # it writes to stdout, which is the command line's
+        trainer.train()
+        return int(trainer.state.global_step)
+
+    def _report(self, collected: Collected, policy: checkpoint.Policy, steps: int) -> dict[str, JSON]:
+        from cm2_agent.models import fingerprint
+
+        return {
+            **collected.report.to_json(),
+            "select": self.select,
+            "rollouts": sum(len(group.rollouts) for group in collected.groups),
+            "policy": {"before": policy.version, "after": fingerprint(policy.model)},
+            "steps": steps,
+            "seed": self.seed,
+        }
+
+
+def _labels(row: Row) -> list[int]:
+    return [token if trained else -100 for token, trained in zip(row.ids, row.mask, strict=True)]
+
+
+def _same_words(rollout: Rollout, tokenizer: Any) -> None:
+    """Raises TrainError where the recorded ids, read by this tokenizer, are not the words that were recorded beside
+    them.
+    """
+    for step, call in written(rollout.trace):
+        said = "".join(step.message.text.split())
+        read = "".join(str(tokenizer.decode(list(call.completion_ids or ()))).split())
+        if said and said not in read:
+            raise TrainError(
+                f"trace {rollout.trace.id!r}: the recorded ids read as {read[:60]!r}, the message says {said[:60]!r}: they are of another "
+                "tokenizer than the model's. Pass retokenise=True to train on the words, or give the tokenizer that was used."
+            )
