@@ -6,7 +6,7 @@ checklist is refused when it is read and not when it is first scored.
 | `{called: TOOL, with: {ARG: VALUE}, before: reply}` | the tool was called in the scope so far; `with`, `before`: see `View.called` |
 | `{called: TOOL, with: {…}, succeeded: true}` | such a call was made in the scope so far and answered without an error |
 | `{never_called: TOOL}` or a list | none of the tools was called in the whole scope |
-| `{only_called: [{called: TOOL, with: {…}}], among: [TOOL]}` | every successful call of the tools in `among`, in the whole scope, is a listed one |
+| `{only_called: [{called: TOOL, with: {…}}], among: [TOOL]}` | in the whole scope, a successful call of a tool in `among` is a listed one |
 | `{at_most: {TOOL: N}}` or `{at_most: N}` | each tool was called at most N times in the whole scope; a bare N bounds all calls together |
 | `{no_tool_error: true}`, a TOOL or a list | no call (of these tools) in the whole scope came back as an error |
 | `{replied: true}` | the user was told something: a step with text and no tool call |

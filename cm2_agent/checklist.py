@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -48,7 +48,7 @@ class ItemModel(BaseModel):
     id: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_.:\-]+$")
     question: str | None = Field(default=None, description="A yes/no question to a judge.")
     check: str | dict[str, Any] | None = Field(default=None, description="A named function, or a check as data: {called: get_order}.")
-    turn: int | Literal["each", "trace"] = Field(default="each", description="0-based turn, each (default), or trace.")
+    turn: Annotated[int, Field(strict=True)] | Literal["each", "trace"] = Field(default="each", description="0-based turn, each (default), or trace.")
     kind: Kind | None = Field(default=None, description="reach (default), hold or avoid.")
     pass_condition: str | None = None
     failure_examples: tuple[str, ...] = ()
@@ -224,6 +224,7 @@ class Checklist:
 
     @classmethod
     def from_model(cls, model: ChecklistModel) -> Checklist:
+        """Shipped libraries (`include: [cm2:…]`) are put before the items; local ones need a file to be relative to: `load_checklist`."""
         if model.include:
             from cm2_agent.checklist_file import included
 

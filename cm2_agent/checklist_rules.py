@@ -14,7 +14,6 @@ follows from the two items alone, whatever the agent does; nothing is guessed:
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from cm2_agent.check_data import Called, Parsed, Replied, ReplyMatches, parse_check
 from cm2_agent.errors import ChecklistError
+from cm2_agent.messages import canonical_json
 from cm2_agent.view import same_json
 
 if TYPE_CHECKING:
@@ -30,18 +30,22 @@ if TYPE_CHECKING:
     from cm2_agent.task import Task
 
 
+MAX_TURNS = 10_000
+MAX_WEIGHT = 1e12
+
+
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One broken rule: the item it was found on (None: the checklist as a whole), the item's field, and the sentence."""
+    """One broken rule: the position of the item it was found on (None: the checklist as a whole), the item's field, and the sentence."""
 
-    item: str | None
+    at: int | None
     field: str | None
     message: str
 
 
 def validate(checklist: Checklist) -> None:
     """Raises ChecklistError that names every broken rule, one a line."""
-    found = problems(checklist)
+    found = problems(checklist.items)
     if found:
         raise ChecklistError(f"checklist {checklist.name!r}: " + "\n".join(problem.message for problem in found))
 
@@ -68,63 +72,72 @@ def check_trainable(checklist: Checklist | None, task: Task) -> None:
         )
 
 
-def problems(checklist: Checklist) -> list[Problem]:
-    """Every broken rule, in the order of the items; empty for a sound checklist."""
-    items = checklist.items
+def problems(items: Sequence[Item]) -> list[Problem]:
+    """Every broken rule, in the order of the items; empty for items that make a sound checklist."""
     if not items:
-        return [Problem(item=None, field=None, message="it has no items and so scores nothing; give at least one item")]
+        return [Problem(at=None, field=None, message="it has no items and so scores nothing; give at least one item")]
     found = list(_ids(items))
     if found:
         return found  # with ids in doubt every later sentence would be about the wrong item
+    by_id = {item.id: item for item in items}
     parsed, broken = _checks(items)
-    found = [*broken, *_dependencies(checklist, parsed), *_parents(checklist), *_weights(checklist), *_block(checklist)]
-    order = {item.id: place for place, item in enumerate(items)}
-    return sorted(found, key=lambda problem: -1 if problem.item is None else order[problem.item])
+    found = [*broken, *_turns(items), *_dependencies(items, by_id, parsed), *_parents(items, by_id), *_weights(items)]
+    return sorted(found, key=lambda problem: -1 if problem.at is None else problem.at)
 
 
 def _ids(items: Sequence[Item]) -> Iterator[Problem]:
     seen: set[str] = set()
-    for item in items:
+    for at, item in enumerate(items):
         if item.id in seen:
-            yield Problem(item=item.id, field="id", message=f"item {item.id!r} is there twice; ids must be unique: rename or remove one")
+            yield Problem(at=at, field="id", message=f"item {item.id!r} is there twice; ids must be unique: rename or remove one")
         seen.add(item.id)
 
 
 def _checks(items: Sequence[Item]) -> tuple[dict[str, Parsed], list[Problem]]:
     parsed: dict[str, Parsed] = {}
     broken: list[Problem] = []
-    for item in items:
+    for at, item in enumerate(items):
         if isinstance(item.check, Mapping):
             try:
+                canonical_json(dict(item.check))
                 parsed[item.id] = parse_check(item.check)
             except ChecklistError as error:
-                broken.append(Problem(item=item.id, field="check", message=f"item {item.id!r}: {error}"))
+                broken.append(Problem(at=at, field="check", message=f"item {item.id!r}: {error}"))
+            except (TypeError, ValueError) as error:
+                message = f"item {item.id!r}: the check is not JSON: {error}; expected text, finite numbers, lists and mappings"
+                broken.append(Problem(at=at, field="check", message=message))
     return parsed, broken
 
 
-def _dependencies(checklist: Checklist, parsed: Mapping[str, Parsed]) -> Iterator[Problem]:
+def _turns(items: Sequence[Item]) -> Iterator[Problem]:
+    for at, item in enumerate(items):
+        if isinstance(item.turn, int) and item.turn >= MAX_TURNS:
+            message = f"item {item.id!r}: turn is {item.turn}; expected a 0-based turn below {MAX_TURNS}, each, or trace"
+            yield Problem(at=at, field="turn", message=message)
+        if item.turn == "trace" and item.required_for_next_turn:
+            message = f"item {item.id!r} is required_for_next_turn and of turn trace; no turn follows the closing block: drop the key"
+            yield Problem(at=at, field="required_for_next_turn", message=message)
+
+
+def _dependencies(items: Sequence[Item], by_id: Mapping[str, Item], parsed: Mapping[str, Parsed]) -> Iterator[Problem]:
     tools = {check.called for check in parsed.values() if isinstance(check, Called)}
     edges: dict[str, list[str]] = {}
-    for item in checklist.items:
+    for at, item in enumerate(items):
         for name in item.depends_on:
-            parent = checklist.by_id.get(name)
+            parent = by_id.get(name)
             if parent is None:
-                known = ", ".join(sorted(checklist.by_id))
-                message = f"item {item.id!r} depends on {name!r}, which does not exist; expected one of {known}"
+                message = f"item {item.id!r} depends on {name!r}, which does not exist; expected one of {', '.join(sorted(by_id))}"
             else:
                 edges.setdefault(item.id, []).append(name)
                 message = _edge(item, parent, parsed, tools)
             if message:
-                yield Problem(item=item.id, field="depends_on", message=message)
+                yield Problem(at=at, field="depends_on", message=message)
     try:
         TopologicalSorter(edges).prepare()
     except CycleError as error:
         cycle = list(reversed(error.args[1]))
-        yield Problem(
-            item=cycle[0],
-            field="depends_on",
-            message=f"items depend on each other in a circle: {' → '.join(cycle)}; remove one of these dependencies",
-        )
+        message = f"items depend on each other in a circle: {' → '.join(cycle)}; remove one of these dependencies"
+        yield Problem(at=[item.id for item in items].index(cycle[0]), field="depends_on", message=message)
 
 
 def _edge(item: Item, parent: Item, parsed: Mapping[str, Parsed], tools: set[str]) -> str:
@@ -197,57 +210,35 @@ def _sole_tool(item: Item, tools: set[str]) -> str | None:
     return next(iter(named)) if len(named) == 1 else None
 
 
-def _parents(checklist: Checklist) -> Iterator[Problem]:
-    for item in checklist.items:
-        seen, name = {item.id}, item.part_of
-        while name is not None:
-            if name not in checklist.by_id:
-                if len(seen) == 1:
-                    message = (
-                        f"item {item.id!r} is part_of {name!r}, which does not exist; expected one of {', '.join(sorted(checklist.by_id))}"
-                    )
-                    yield Problem(item=item.id, field="part_of", message=message)
-                break
-            if name in seen:
-                if name == item.id:
-                    message = f"item {item.id!r} is part of itself through part_of; a part names its whole: remove one of these"
-                    yield Problem(item=item.id, field="part_of", message=message)
-                break
-            seen.add(name)
-            name = checklist.by_id[name].part_of
+def _parents(items: Sequence[Item], by_id: Mapping[str, Item]) -> Iterator[Problem]:
+    for at, item in enumerate(items):
+        if item.part_of is not None and item.part_of not in by_id:
+            message = f"item {item.id!r} is part_of {item.part_of!r}, which does not exist; expected one of {', '.join(sorted(by_id))}"
+            yield Problem(at=at, field="part_of", message=message)
+            continue
+        seen: set[str] = set()
+        whole = item.part_of
+        while whole in by_id and whole not in seen and whole != item.id:
+            seen.add(whole)
+            whole = by_id[whole].part_of
+        if whole == item.id:
+            message = f"item {item.id!r} is part of itself through part_of; a part names its whole: remove one of these"
+            yield Problem(at=at, field="part_of", message=message)
 
 
-def _weights(checklist: Checklist) -> Iterator[Problem]:
-    for item in checklist.items:
-        if not math.isfinite(item.weight) or item.weight < 0:
-            message = f"item {item.id!r}: weight is {item.weight}; expected a number of 0 or more"
-            yield Problem(item=item.id, field="weight", message=message)
-    scopes: dict[str, list[Item]] = {"trace": [], "each": []}
-    for item in checklist.items:
-        scopes.setdefault(str(item.turn), []).append(item)
+def _weights(items: Sequence[Item]) -> Iterator[Problem]:
+    scopes: dict[str, list[int]] = {"trace": [], "each": []}
+    for at, item in enumerate(items):
+        scopes.setdefault(str(item.turn), []).append(at)
+        if not 0 <= item.weight <= MAX_WEIGHT:  # false for NaN, too
+            message = f"item {item.id!r}: weight is {item.weight}; expected a number from 0 to {MAX_WEIGHT:g}: weights are relative"
+            yield Problem(at=at, field="weight", message=message)
+    names = {"trace": "the closing block", "each": "a turn that holds the each items alone"}
     for scope, own in scopes.items():
         # a turn that no item names holds the each items alone, so these must weigh something by themselves
-        members = own if scope in ("trace", "each") else [*own, *scopes["each"]]
-        if members and not any(item.weight > 0 for item in members):
-            where = (
-                "the closing block"
-                if scope == "trace"
-                else "a turn that holds the each items alone"
-                if scope == "each"
-                else f"turn {scope}"
-            )
-            ids = ", ".join(item.id for item in members)
+        members = own if scope in names else [*own, *scopes["each"]]
+        if members and not any(items[at].weight > 0 for at in members):
+            ids = ", ".join(items[at].id for at in members)
+            where = names.get(scope, f"turn {scope}")
             message = f"{where} has only items of weight 0 ({ids}) and would pay nothing; give one of them a weight above 0"
-            yield Problem(item=members[0].id, field="weight", message=message)
-        elif not math.isfinite(math.fsum(min(item.weight, 1e300) for item in members)) or any(item.weight > 1e300 for item in members):
-            message = (
-                f"the weights of {', '.join(item.id for item in members)} are too large to add up; weights are relative: scale them down"
-            )
-            yield Problem(item=members[0].id, field="weight", message=message)
-
-
-def _block(checklist: Checklist) -> Iterator[Problem]:
-    for item in checklist.block:
-        if item.required_for_next_turn:
-            message = f"item {item.id!r} is required_for_next_turn and of turn trace; no turn follows the closing block: drop the key"
-            yield Problem(item=item.id, field="required_for_next_turn", message=message)
+            yield Problem(at=members[0], field="weight", message=message)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from cm2_agent.checklist import CheckFunction, Checklist, Item
+from cm2_agent.checklist_rules import MAX_TURNS
 from cm2_agent.rewards.checks import Resolved, resolve
 from cm2_agent.rewards.shaping import normalised
 from cm2_agent.task import Task
@@ -114,7 +115,7 @@ def planned_turns(trace: Trace, task: Task | None) -> int | None:
     if task is not None:
         return task.scripted_turns
     turns = trace.attributes.get(TASK_TURNS)
-    return turns if isinstance(turns, int) and not isinstance(turns, bool) and turns > 0 else None
+    return turns if isinstance(turns, int) and not isinstance(turns, bool) and 0 < turns <= MAX_TURNS else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Advantages over a group, every level of method.md §5, from Scores alone: pure arithmetic, apart from anything that trains.
 
-Notation: G rollouts, L counted turns, S steps of a turn, C items of a turn; `weights_C` sum to 1; p_itc is 1 where rollout i was paid item c
-in turn t. Sources: CM2 (arXiv 2602.12268) Eq. 3, 5, 7–10; per-item centring, `return_to_go` and `evidence` are ours (method.md §4–5).
+Notation: G rollouts, L counted turns, S steps of a turn, C items of a turn; `weights_C` sum to 1; p_itc is 1 where rollout i was paid
+item c in turn t. Sources: CM2 (arXiv 2602.12268) Eq. 3, 5, 7–10; per-item centring, `return_to_go` and `evidence` are ours (method.md §4–5).
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ class RolloutAdvantage:
                 )
             return self.elsewhere
         if not 0 <= step < len(self.steps[turn]):
-            raise TrainError(f"trace {self.trace_id!r}: step {step} of turn {turn} was never scored ({len(self.steps[turn])} were); score it again")
+            raise TrainError(
+                f"trace {self.trace_id!r}: step {step} of turn {turn} was never scored ({len(self.steps[turn])} were); score it again"
+            )
         return self.steps[turn][step]
 
 
@@ -246,7 +248,8 @@ def _sizes(score: Score, happened: Sequence[int] | None) -> dict[int, int]:
     for turn, steps in enumerate(happened or ()):
         if sizes.setdefault(turn, steps) != steps:
             raise TrainError(
-                f"trace {score.trace_id!r}: turn {turn} has {steps} steps and was scored with {sizes[turn]}; the trace has grown since: score it again"
+                f"trace {score.trace_id!r}: turn {turn} has {steps} steps and was scored with {sizes[turn]}; "
+                "the trace has grown since: score it again"
             )
     return sizes
 
@@ -339,7 +342,7 @@ def _check_alike(scores: Sequence[Score]) -> None:
 
 def _check_level(scores: Sequence[Score], level: Level) -> None:
     if any(score.components for score in scores):
-        raise TrainError(f"level {level} with the components of a stack; only the checklist has turns and steps: train at level trajectory")
+        raise TrainError(f"level {level} with the components of a stack; only the checklist has turns and steps: train at trajectory")
     if any(not score.turns for score in scores):
         raise TrainError(f"level {level} with scores that have no turns; expected a checklist's scores: train at level trajectory")
     block = next((turn for score in scores for turn in score.turns if turn.turn is None), None)
