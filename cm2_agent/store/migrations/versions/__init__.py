@@ -1,1 +1,1 @@
-"""Alembic migrations of the store."""
+"""One file a revision, oldest first."""

@@ -1,0 +1,64 @@
+"""How the store is: counts for `cm2 doctor`, and the incidents that capture and scoring report; apart since nothing else reads them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from sqlalchemy import Column, Connection, Table, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from cm2_agent.messages import JSON
+from cm2_agent.store.codec import seal, unseal
+from cm2_agent.store.migrate import HEAD, revision_of
+from cm2_agent.store.schema import checklists, contents, incidents, model_calls, runs, scores, tasks, tool_runs, traces, verdicts
+
+
+def count_incident(connection: Connection, kind: str, detail: str, n: int) -> None:
+    """Add `n` to the count of a kind and keep the last detail."""
+    insert: Any = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    now = time.time_ns()
+    statement = insert(incidents).values(kind=seal(kind), count=n, detail=seal(detail), first=now, last=now)
+    more = {"count": incidents.c.count + n, "detail": statement.excluded.detail, "last": statement.excluded["last"]}
+    connection.execute(statement.on_conflict_do_update(index_elements=["kind"], set_=more))
+
+
+def read_incidents(connection: Connection) -> dict[str, dict[str, JSON]]:
+    """`{kind: {count, detail, first, last}}`, times in nanoseconds since the epoch."""
+    rows = connection.execute(select(incidents).order_by(incidents.c.kind))
+    return {unseal(row.kind): {"count": row.count, "detail": unseal(row.detail), "first": row.first, "last": row.last} for row in rows}
+
+
+def health(connection: Connection, url: str) -> dict[str, JSON]:
+    """Counts of everything that `cm2 doctor` reports; JSON values only."""
+    return {
+        "url": url,
+        "schema": {"revision": revision_of(connection, url), "head": HEAD},
+        "traces": _count(connection, traces),
+        "runs": _count(connection, runs),
+        "failed_runs": _counts(connection, runs.c.failure_kind, runs.c.failure_kind.is_not(None)),
+        "run_statuses": _counts(connection, runs.c.status),
+        "model_calls": _counts(connection, model_calls.c.untrainable, none="trainable"),
+        "failed_calls": _count(connection, model_calls, model_calls.c.error.is_not(None)),
+        "tool_runs": _count(connection, tool_runs),
+        "failed_tool_runs": _count(connection, tool_runs, tool_runs.c.error.is_not(None)),
+        "contents": _count(connection, contents),
+        "tasks": _count(connection, tasks),
+        "checklists": _count(connection, checklists),
+        "scores": _count(connection, scores),
+        "null_rewards": _counts(connection, scores.c.null_reason, scores.c.value.is_(None), none="unknown"),
+        "unscored_traces": _count(connection, traces, ~select(scores.c.seq).where(scores.c.trace == traces.c.seq).exists()),
+        "verdicts": _count(connection, verdicts),
+        "null_verdicts": _counts(connection, verdicts.c.cause, verdicts.c.value.is_(None), none="unknown"),
+        "incidents": read_incidents(connection),
+    }
+
+
+def _count(connection: Connection, table: Table, *where: Any) -> int:
+    return int(connection.execute(select(func.count()).select_from(table).where(*where)).scalar_one())
+
+
+def _counts(connection: Connection, column: Column[Any], *where: Any, none: str = "none") -> dict[str, int]:
+    """How many rows of each value, most frequent first; NULL is counted under `none`."""
+    query = select(column, func.count()).where(*where).group_by(column).order_by(func.count().desc(), column)
+    return {none if value is None else unseal(value): count for value, count in connection.execute(query)}

@@ -1,0 +1,168 @@
+"""Rows into traces: every prefix restored, every content read once a page; apart from the writer since most users only read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, select
+
+from cm2_agent.errors import StoreError
+from cm2_agent.messages import Message, ToolSpec
+from cm2_agent.store.codec import DIGEST, load, split_digests, unpack_ids, unpack_logprobs, unseal, unsealed
+from cm2_agent.store.pack import ID_BYTES, Base
+from cm2_agent.store.schema import contents, model_calls, outcomes, runs, tool_runs, traces
+from cm2_agent.trace import Failure, ModelCall, Run, ToolRun, Trace
+
+T = TypeVar("T")
+CHUNK = 500
+"""Keys in one IN (…): far below every database's limit on parameters."""
+PAGE = 64
+"""Traces read in one transaction."""
+
+
+def chunks(values: Iterable[T], size: int = CHUNK) -> Iterator[list[T]]:
+    """The values in lists of at most `size`."""
+    chunk: list[T] = []
+    for value in values:
+        chunk.append(value)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+class Reader:
+    """Reads traces and remembers the contents it has parsed: use one a page, or one for a fetch that is held in memory as a whole."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._messages: dict[bytes, Message] = {}
+        self._tools: dict[bytes, ToolSpec] = {}
+        self._toolsets: dict[bytes, tuple[ToolSpec, ...]] = {}
+
+    def traces(self, seqs: Sequence[int]) -> list[Trace]:
+        """The traces of these rows, in the order given."""
+        made: dict[int, Trace] = {}
+        for chunk in chunks(seqs, PAGE):
+            made.update(self._page(chunk))
+        return [made[seq] for seq in seqs]
+
+    def _page(self, seqs: Sequence[int]) -> dict[int, Trace]:
+        run = self._connection.execute
+        heads = run(select(traces.c.seq, traces.c.id).where(traces.c.seq.in_(seqs))).all()
+        run_rows = run(select(runs).where(runs.c.trace.in_(seqs)).order_by(runs.c.started, runs.c.seq)).all()
+        calls: dict[int, list[_Restored]] = {}
+        for restored in _restored(self._connection, seqs):
+            calls.setdefault(restored.row.run, []).append(restored)
+        tools: dict[int, list[ToolRun]] = {}
+        mine = select(runs.c.seq).where(runs.c.trace.in_(seqs))
+        for row in run(select(tool_runs).where(tool_runs.c.run.in_(mine)).order_by(tool_runs.c.run, tool_runs.c.position)):
+            tools.setdefault(row.run, []).append(_tool_run(row))
+        ends: dict[int, dict[str, float | None]] = {}
+        for row in run(select(outcomes).where(outcomes.c.trace.in_(seqs)).order_by(outcomes.c.trace, outcomes.c.name)):
+            ends.setdefault(row.trace, {})[unseal(row.name)] = row.value
+        self._fetch(run_rows, calls)
+        ids = {row.seq: unseal(row.id) for row in heads}
+        made: dict[int, list[Run]] = {seq: [] for seq in ids}
+        for row in run_rows:
+            made[row.trace].append(self._run(row, ids[row.trace], calls.get(row.seq, []), tools.get(row.seq, [])))
+        return {seq: Trace(id=ids[seq], runs=tuple(made[seq]), outcomes=ends.get(seq, {})) for seq in ids}
+
+    def _run(self, row: Any, trace_id: str, calls: Sequence[_Restored], tools: Sequence[ToolRun]) -> Run:
+        failure = None if row.failure_kind is None else Failure(kind=unseal(row.failure_kind), message=unseal(row.failure_message))
+        return Run(
+            id=unseal(row.id), thread=trace_id if row.threaded else None, name=unseal(row.name), status=row.status, failure=failure,
+            messages=self._dialogue(row.messages), calls=tuple(self._call(call) for call in calls), tools=tuple(tools),
+            attributes=load(row.attributes), started=row.started, ended=row.ended,
+        )  # fmt: skip
+
+    def _call(self, restored: _Restored) -> ModelCall:
+        row = restored.row
+        return ModelCall(
+            span_id=unseal(row.span_id), model=unsealed(row.model), model_version=unsealed(row.model_version),
+            input=self._dialogue(restored.input), output=None if row.output is None else self._messages[row.output],
+            tools=() if row.toolset is None else self._toolsets[row.toolset],
+            prompt_ids=unpack_ids(restored.prompt_ids), completion_ids=unpack_ids(row.completion_ids),
+            logprobs=unpack_logprobs(row.logprobs),
+            sampling=load(row.sampling), usage=load(row.usage), finish_reason=unsealed(row.finish_reason), error=unsealed(row.error),
+            message=row.message, started=row.started, ended=row.ended,
+        )  # fmt: skip
+
+    def _dialogue(self, digests: bytes) -> tuple[Message, ...]:
+        return tuple([self._messages[digest] for digest in split_digests(digests)])
+
+    def _fetch(self, run_rows: Iterable[Any], calls: dict[int, list[_Restored]]) -> None:
+        """Read the contents that these rows refer to and that were not read before."""
+        wanted: set[bytes] = set()
+        toolsets: set[bytes] = set()
+        for row in run_rows:
+            wanted.update(split_digests(row.messages))
+        for restored in (call for several in calls.values() for call in several):
+            wanted.update(split_digests(restored.row.input))  # what it shares with its base is among the base's own
+            if restored.row.output is not None:
+                wanted.add(restored.row.output)
+            if restored.row.toolset is not None:
+                toolsets.add(restored.row.toolset)
+        for digest, body in self._bodies(wanted - self._messages.keys()).items():
+            self._messages[digest] = Message.from_json(load(body))
+        sets = self._bodies(toolsets - self._toolsets.keys())
+        lists = {digest: [bytes.fromhex(tool) for tool in json.loads(body)] for digest, body in sets.items()}
+        for digest, body in self._bodies({tool for tools in lists.values() for tool in tools} - self._tools.keys()).items():
+            self._tools[digest] = ToolSpec.from_json(load(body))
+        self._toolsets.update({digest: tuple(self._tools[tool] for tool in tools) for digest, tools in lists.items()})
+
+    def _bodies(self, digests: set[bytes]) -> dict[bytes, str]:
+        found: dict[bytes, str] = {}
+        for chunk in chunks(sorted(digests)):
+            rows = self._connection.execute(select(contents.c.hash, contents.c.body).where(contents.c.hash.in_(chunk)))
+            found.update({row.hash: row.body for row in rows})
+        if len(found) < len(digests):
+            missing = sorted(digest.hex() for digest in digests - found.keys())
+            raise StoreError(
+                f"{len(missing)} contents that traces refer to are missing, such as {missing[0]}: rows were deleted from `contents`; "
+                "restore the database from a copy"
+            )
+        return found
+
+
+class _Restored:
+    """A row of `model_calls` with its input and prompt made whole again."""
+
+    __slots__ = ("input", "prompt_ids", "row")
+
+    def __init__(self, row: Any, base: Base | None) -> None:
+        self.row = row
+        self.input: bytes = row.input if base is None else base.dialogue[: row.shared_input * DIGEST] + row.input
+        self.prompt_ids: bytes | None = row.prompt_ids
+        if base is not None and row.prompt_ids is not None:
+            self.prompt_ids = base.tokens[: row.shared_ids * ID_BYTES] + row.prompt_ids
+
+    def as_base(self) -> Base:
+        tokens = b"" if self.prompt_ids is None else self.prompt_ids + (self.row.completion_ids or b"")
+        return Base(self.row.run, self.row.position, tokens, self.input + (self.row.output or b""))
+
+
+def bases(connection: Connection, trace: int) -> list[Base]:
+    """Every call of a trace as what a later call may share a beginning with, in the order of storing."""
+    return [restored.as_base() for restored in _restored(connection, [trace])]
+
+
+def _restored(connection: Connection, seqs: Sequence[int]) -> Iterator[_Restored]:
+    """The model calls of these traces by run and position. A base was stored before what builds on it, so it comes first."""
+    mine = select(runs.c.seq).where(runs.c.trace.in_(seqs))
+    query = select(model_calls).where(model_calls.c.run.in_(mine)).order_by(model_calls.c.run, model_calls.c.position)
+    known: dict[tuple[int, int], Base] = {}
+    for row in connection.execute(query):
+        restored = _Restored(row, None if row.base_run is None else known[row.base_run, row.base_position])
+        known[row.run, row.position] = restored.as_base()
+        yield restored
+
+
+def _tool_run(row: Any) -> ToolRun:
+    return ToolRun(
+        span_id=unseal(row.span_id), name=unseal(row.name), call_id=unsealed(row.call_id), arguments=load(row.arguments),
+        result=load(row.result), error=unsealed(row.error), backend=unsealed(row.backend), started=row.started, ended=row.ended,
+    )  # fmt: skip

@@ -1,0 +1,128 @@
+"""Scores and verdicts: what traces were found to be worth, by reward version; apart from the traces, which scoring never changes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection, select
+
+from cm2_agent.errors import ConflictError, StoreError
+from cm2_agent.messages import JSON
+from cm2_agent.score import Score, TurnScore, Verdict
+from cm2_agent.store.codec import dump, dump_mapping, load, seal, sealed, unseal, unsealed
+from cm2_agent.store.reader import chunks
+from cm2_agent.store.schema import reward_checklists, reward_versions, scores, traces, verdicts
+from cm2_agent.store.statements import Row, Statements
+
+
+@dataclass
+class KnownRewards:
+    """Reward versions known to be stored, by name, and the checklists that they were seen with."""
+
+    seqs: dict[str, int] = field(default_factory=dict)
+    checklists: set[tuple[str, int]] = field(default_factory=set)
+
+    def learn(self, other: KnownRewards) -> None:
+        self.seqs.update(other.seqs)
+        self.checklists.update(other.checklists)
+
+
+class ScoreWriter:
+    """Writes scores; a score of the same trace and reward version is replaced, verdicts and all."""
+
+    def __init__(self, statements: Statements, known: KnownRewards) -> None:
+        self._do = statements
+        self._known = known
+
+    def write(self, connection: Connection, given: Iterable[Score], trace_seqs: dict[str, int], learned: KnownRewards) -> None:
+        """`trace_seqs` holds the `seq` of every trace. Raises StoreError on numbers that are not finite."""
+        rows: list[Row] = []
+        for score in sorted(given, key=lambda score: (score.reward_version, score.trace_id)):
+            where = f"the score of trace {score.trace_id!r}"
+            reward = self.register(connection, score.reward_version, score.checklist, learned)
+            turns = [{"turn": turn.turn, "reached": turn.reached, "steps": turn.steps, "reward": turn.reward} for turn in score.turns]
+            seq = self._do.score.one(
+                connection,
+                (
+                    trace_seqs[score.trace_id], reward, finite(score.reward, where), sealed(score.null_reason), sealed(score.checklist),
+                    score.runs, dump(turns, where), dump_mapping(score.components, where),
+                ),
+            )  # fmt: skip
+            assert seq is not None
+            self._do.no_verdicts.many(connection, [(seq,)])
+            rows += [
+                (
+                    seq, block, position, turn.turn, seal(verdict.item), verdict.value, verdict.step, verdict.paid,
+                    finite(verdict.weight, where), sealed(verdict.reason), verdict.cause, dump(list(verdict.depends_on), where),
+                    sealed(verdict.explanation), dump([dict(quote) for quote in verdict.evidence], where),
+                )
+                for block, turn in enumerate(score.turns)
+                for position, verdict in enumerate(turn.verdicts)
+            ]  # fmt: skip
+        self._do.verdict.many(connection, rows)
+
+    def register(self, connection: Connection, version: str, checklist: str | None, learned: KnownRewards, settings: JSON = None) -> int:
+        """The `seq` of a reward version, registered where it is new. Raises ConflictError where it is stored with other settings."""
+        seq = self._known.seqs.get(version) or learned.seqs.get(version)
+        if seq is None or settings is not None:
+            text = None if settings is None else dump_mapping(settings, f"the settings of reward {version!r}")
+            self._do.reward_version.many(connection, [(seal(version), text)])
+            row = connection.execute(select(reward_versions).where(reward_versions.c.version == seal(version))).one()
+            seq = learned.seqs[version] = int(row.seq)
+            if text is not None and row.settings is None:
+                connection.execute(reward_versions.update().where(reward_versions.c.seq == seq).values(settings=text))
+            elif text is not None and row.settings != text:
+                raise ConflictError(
+                    f"reward version {version!r} is stored with other settings; expected the same ones, or another version's name "
+                    f"(stored: {str(unseal(row.settings))[:120]})"
+                )
+        pair = None if checklist is None else (checklist, seq)
+        if pair is not None and pair not in self._known.checklists and pair not in learned.checklists:
+            self._do.reward_checklist.many(connection, [(seal(pair[0]), seq)])
+            learned.checklists.add(pair)
+        return seq
+
+
+def finite(value: float | None, where: str) -> float | None:
+    """The number, where it is one. Raises StoreError on NaN and infinities, which some databases would silently turn into NULL."""
+    if value is None:
+        return None
+    if not math.isfinite(value):
+        raise StoreError(f"{where} holds {value}; expected a finite number, or None where nobody could tell")
+    return float(value)
+
+
+def versions(connection: Connection, checklist: str | None = None) -> list[str]:
+    """The reward versions, last registered first; those of a checklist (by its hash) where one is named."""
+    query = select(reward_versions.c.version).order_by(reward_versions.c.seq.desc())
+    if checklist is not None:
+        query = query.join(reward_checklists, reward_checklists.c.reward == reward_versions.c.seq)
+        query = query.where(reward_checklists.c.checklist == seal(checklist))
+    return [unseal(version) for version in connection.scalars(query)]
+
+
+def read(connection: Connection, seqs: Sequence[int]) -> dict[int, Score]:
+    """The scores of these rows, by the `seq` of their trace."""
+    made: dict[int, Score] = {}
+    for chunk in chunks(seqs):
+        found: dict[int, dict[int, list[Verdict]]] = {}
+        order = (verdicts.c.score, verdicts.c.block, verdicts.c.position)
+        for row in connection.execute(select(verdicts).where(verdicts.c.score.in_(chunk)).order_by(*order)):
+            verdict = Verdict(
+                item=unseal(row.item), value=row.value, weight=row.weight, step=row.step, paid=row.paid,
+                depends_on=tuple(load(row.depends_on)), reason=unsealed(row.reason), cause=row.cause,
+                explanation=unsealed(row.explanation), evidence=tuple(load(row.evidence)),
+            )  # fmt: skip
+            found.setdefault(row.score, {}).setdefault(row.block, []).append(verdict)
+        query = select(scores, traces.c.id, reward_versions.c.version).join(traces, traces.c.seq == scores.c.trace)
+        query = query.join(reward_versions, reward_versions.c.seq == scores.c.reward)
+        for row in connection.execute(query.where(scores.c.seq.in_(chunk))):
+            mine = found.get(row.seq, {})
+            turns = (TurnScore(**turn, verdicts=tuple(mine.get(block, ()))) for block, turn in enumerate(load(row.turns)))
+            made[row.trace] = Score(
+                trace_id=unseal(row.id), reward_version=unseal(row.version), reward=row.value, checklist=unsealed(row.checklist),
+                turns=tuple(turns), runs=row.runs, null_reason=unsealed(row.null_reason), components=load(row.components),
+            )  # fmt: skip
+    return made
