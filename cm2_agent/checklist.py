@@ -48,7 +48,9 @@ class ItemModel(BaseModel):
     id: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_.:\-]+$")
     question: str | None = Field(default=None, description="A yes/no question to a judge.")
     check: str | dict[str, Any] | None = Field(default=None, description="A named function, or a check as data: {called: get_order}.")
-    turn: Annotated[int, Field(strict=True)] | Literal["each", "trace"] = Field(default="each", description="0-based turn, each (default), or trace.")
+    turn: Annotated[int, Field(strict=True)] | Literal["each", "trace"] = Field(
+        default="each", description="0-based turn, each (default), or trace."
+    )
     kind: Kind | None = Field(default=None, description="reach (default), hold or avoid.")
     pass_condition: str | None = None
     failure_examples: tuple[str, ...] = ()

@@ -274,8 +274,8 @@ def _named(placed: Sequence[_Placed], functions: Mapping[str, CheckFunction]) ->
         known = ", ".join(sorted(functions)) or "none"
         raise ChecklistError(
             "\n".join(
-                f"{one.source.name}:{one.line('check')}: item {one.item.id!r} names the check {one.item.check!r}, which is not among the given "
-                f"functions ({known})"
+                f"{one.source.name}:{one.line('check')}: item {one.item.id!r} names the check {one.item.check!r}, which is not among the "
+                f"given functions ({known})"
                 for one in lost
             )
         )

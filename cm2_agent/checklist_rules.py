@@ -218,7 +218,7 @@ def _parents(items: Sequence[Item], by_id: Mapping[str, Item]) -> Iterator[Probl
             continue
         seen: set[str] = set()
         whole = item.part_of
-        while whole in by_id and whole not in seen and whole != item.id:
+        while whole is not None and whole in by_id and whole not in seen and whole != item.id:
             seen.add(whole)
             whole = by_id[whole].part_of
         if whole == item.id:

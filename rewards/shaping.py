@@ -145,7 +145,7 @@ def normalised(weights: Sequence[float]) -> list[float]:
 
 def turn_reward(r: Matrix, weights: Sequence[float]) -> float:
     """Eq. 6: R_t = Σ_s Σ_c w_c r[s,c], in [0, 1] for weights that sum to 1."""
-    return weigh([bool(value) for value in np.asarray(r).any(axis=0)], weights)
+    return weigh(np.logical_or.reduce(r, axis=0).tolist(), weights)
 
 
 def weigh(paid_items: Sequence[bool], weights: Sequence[float]) -> float:

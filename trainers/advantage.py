@@ -1,7 +1,8 @@
 """Advantages over a group, every level of method.md §5, from Scores alone: pure arithmetic, apart from anything that trains.
 
 Notation: G rollouts, L counted turns, S steps of a turn, C items of a turn; `weights_C` sum to 1; p_itc is 1 where rollout i was paid
-item c in turn t. Sources: CM2 (arXiv 2602.12268) Eq. 3, 5, 7–10; per-item centring, `return_to_go` and `evidence` are ours (method.md §4–5).
+item c in turn t. Sources: CM2 (arXiv 2602.12268) Eq. 3, 5, 7–10; per-item centring, `return_to_go` and `evidence` are ours
+(method.md §4–5).
 """
 
 from __future__ import annotations
@@ -342,15 +343,15 @@ def _check_alike(scores: Sequence[Score]) -> None:
 
 def _check_level(scores: Sequence[Score], level: Level) -> None:
     if any(score.components for score in scores):
-        raise TrainError(f"level {level} with the components of a stack; only the checklist has turns and steps: train at trajectory")
+        raise TrainError(f"level {level} with the components of a stack; only the checklist has turns: train at trajectory")
     if any(not score.turns for score in scores):
         raise TrainError(f"level {level} with scores that have no turns; expected a checklist's scores: train at level trajectory")
     block = next((turn for score in scores for turn in score.turns if turn.turn is None), None)
     if level in ("turn", "step") and block is not None:
         names = ", ".join(one.item for one in block.verdicts)
         raise TrainError(
-            f"level {level} with a closing block ({names}); the block has no tokens of its own to carry its advantage: train at trajectory, "
-            "return_to_go or evidence level, or give these items a turn"
+            f"level {level} with a closing block ({names}); the block has no tokens of its own to carry its advantage: train at "
+            "trajectory, return_to_go or evidence level, or give these items a turn"
         )
 
 

@@ -38,7 +38,7 @@ def turn_score(turn: int, spec: dict[str, Any], sat: list[list[bool]] | None) ->
         return TurnScore(turn=turn, reached=False, steps=0, reward=0.0, verdicts=tuple(verdicts))
     matrix = np.array(sat, dtype=bool).reshape(len(sat), len(spec["items"]))
     flips = shaping.flips(matrix)
-    paid = shaping.payment(matrix, spec["deps"]).any(axis=0)
+    paid = np.logical_or.reduce(shaping.payment(matrix, spec["deps"]), axis=0)
     return TurnScore(
         turn=turn,
         reached=True,
