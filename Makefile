@@ -40,7 +40,7 @@ test: $(STAMP)  ## run the test suite
 lint: $(STAMP)  ## ruff, mypy --strict, pyright
 	$(PY) -m ruff check .
 	$(PY) -m mypy
-	$(PY) -m pyright
+	$(PY) -m pyright --pythonpath $(PY)
 
 bench: $(STAMP)  ## run the benchmarks in turn, one JSON line each
 	@for file in tests/bench/bench_*.py; do $(PY) "$$file" || exit 1; done

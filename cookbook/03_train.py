@@ -1,0 +1,71 @@
+"""Train: collect groups of rollouts with a small model, score them, and train it with GRPO on what is stored.
+
+The model is a transformer of 0.1 M parameters with random weights, so that nothing is downloaded and the recipe ends in a
+minute: at first it says random bytes. The checklist asks for plain letters. Nothing below knows how small it is: put the folder
+or name of a model of yours in its place, a real checklist, and the agent of `cm2_agent.graphs` with your tools.
+
+You should see: mean reward 0.33 -> 0.99
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from cm2_agent import GRPO, Checklist, Item, LocalChatModel, SQLStore, Task, run
+from cm2_agent.graphs import agent
+from cm2_agent.tokenizer import byte_tokenizer
+
+checklist = Checklist(
+    Item("speaks", check={"replied": True}),
+    Item("a_letter", check={"reply_matches": "[a-z]"}),
+    Item("three_letters", check={"reply_matches": "[a-z]{3}"}, weight=2),
+    name="letters",
+)
+tasks = [Task(id=f"greeting-{number}", turns=[f"Say something, {name}."]) for number, name in enumerate(["Ann", "Ben", "Cy", "Dee"])]
+
+
+def tiny_model(folder: str) -> str:
+    """A model with random weights and the bundled byte-level tokenizer, saved as transformers saves every model."""
+    torch.manual_seed(0)
+    words = byte_tokenizer()
+    config = Qwen3Config(
+        vocab_size=len(words), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+        head_dim=32, tie_word_embeddings=True, eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id, bos_token_id=None,
+    )  # fmt: skip
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
+async def collect(path: str, store: SQLStore, group: int) -> float:
+    """Run the agent `group` times a task; every rollout is traced, stored and scored. Returns the mean reward."""
+    graph = agent(LocalChatModel.load(path, max_tokens=8), tools=[])
+    rewards = []
+    async for _, score in run(graph, tasks, group=group, checklist=checklist, store=store, lockstep=True):
+        if score is not None and score.reward is not None:
+            rewards.append(score.reward)
+    return sum(rewards) / len(rewards)
+
+
+def main(steps: int) -> None:
+    torch.set_num_threads(1)
+    store = SQLStore("sqlite:///train.db")
+    path = tiny_model("policy-0")
+    before = asyncio.run(collect(path, store, group=8))
+    for number in range(1, 4):
+        version = LocalChatModel.load(path).model_version
+        trainer = GRPO(path, f"policy-{number}", steps=steps, learning_rate=3e-3, rollouts_per_step=32)
+        path = str(trainer.train(store.groups(checklist=checklist, policy=version)))
+        after = asyncio.run(collect(path, store, group=8))
+        print(f"policy {number}: mean reward {after:.2f}")
+    print(f"mean reward {before:.2f} -> {after:.2f}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=10, help="optimizer steps a round")
+    main(parser.parse_args().steps)

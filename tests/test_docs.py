@@ -1,0 +1,175 @@
+"""What the documents say is true: their code runs, in order, and prints what they print; apart since it reads no module of ours by name.
+
+In README.md and cookbook/*.md, by the words after a fence's language:
+
+- `python`: executed, in one namespace a document, in an empty folder.
+- `bash run`: every line is a `cm2 …` command, run there in its turn (other `bash` blocks are only shown).
+- `yaml NAME`, `json NAME`: written to the file NAME there; each is parsed, and a checklist is loaded.
+- `text output`: what the block before it printed, to the letter.
+
+Recipes (cookbook/01_embed.py …) run as scripts; the last line that one prints is the one that its docstring promises after
+"You should see:". A recipe that takes `--steps` is run with `--steps 1`, and then only the words before the number are compared.
+"""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cm2_agent.checklist import Checklist
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "cookbook").glob("*.md")])
+RECIPES = sorted((ROOT / "cookbook").glob("[0-9]*.py"))
+FENCE = re.compile(r"^```(\w+) ?([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PROMISE = re.compile(r"You should see: (.+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    language: str
+    words: tuple[str, ...]
+    code: str
+    line: int
+    """The 1-based line of the document on which the code begins."""
+
+
+def blocks(text: str) -> list[Block]:
+    """The fenced blocks of a Markdown text, in order."""
+    return [
+        Block(
+            language=found.group(1),
+            words=tuple(found.group(2).split()),
+            code=found.group(3),
+            line=text.count("\n", 0, found.start(3)) + 1,
+        )
+        for found in FENCE.finditer(text)
+    ]
+
+
+def execute(document: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Do what the document's blocks say, in the current folder."""
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    printed = ""
+    for block in blocks(document.read_text(encoding="utf-8")):
+        where = f"{document.name}:{block.line}"
+        if block.language == "python":
+            # Under the document's own name and line, so that tracebacks and inspect.getsource find it.
+            code = "\n" * (block.line - 1) + block.code
+            exec(compile(code, str(document), "exec"), namespace)
+            printed = capsys.readouterr().out
+        elif block.language == "bash" and "run" in block.words:
+            printed = "".join(command(where, line) for line in block.code.splitlines() if not line.startswith("#"))
+        elif block.language in {"yaml", "json"}:
+            data = yaml.safe_load(block.code) if block.language == "yaml" else json.loads(block.code)
+            for name in block.words:
+                Path(name).write_text(block.code, encoding="utf-8")
+            if "items" in data:
+                assert Checklist.from_json(data).items, where
+        elif block.language == "text" and "output" in block.words:
+            assert printed == block.code, f"{where}: the block before it printed something else"
+
+
+def command(where: str, line: str) -> str:
+    """Run one `cm2 …` line with the environment's own command, and return what it printed."""
+    words = shlex.split(line)
+    assert words[0] == "cm2", f"{where}: only cm2 commands are run, not {line!r}"
+    program = Path(sys.executable).with_name("cm2")
+    done = subprocess.run([str(program), *words[1:]], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, f"{where}: {line}: exit {done.returncode}\n{done.stderr[-2000:]}"
+    return done.stdout
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_document_does_what_it_says(
+    document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    execute(document, capsys)
+    assert blocks(document.read_text(encoding="utf-8")), f"{document.name} shows nothing that could be run"
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
+def test_a_recipe_prints_what_it_promises(recipe: Path, tmp_path: Path) -> None:
+    source = recipe.read_text(encoding="utf-8")
+    promised = PROMISE.search(ast.get_docstring(ast.parse(source)) or "")
+    assert promised, f"{recipe.name}: its docstring promises no number; write the last line it prints after 'You should see: '"
+    short = "--steps" in source
+    words = [sys.executable, str(recipe), *(["--steps", "1"] if short else [])]
+    done = subprocess.run(words, cwd=tmp_path, check=False, capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr[-3000:]
+    last = done.stdout.splitlines()[-1]
+    assert re.search(r"\d", last), f"{recipe.name}: its last line has no number: {last!r}"
+    if short:
+        assert re.split(r"[-+]?\d", last)[0] == re.split(r"[-+]?\d", promised.group(1))[0]
+    else:
+        assert last == promised.group(1)
+
+
+def with_examples() -> list[str]:
+    """The modules of the package whose docstrings show a session, by import name."""
+    files = [path for top in ("cm2_agent", "graphs", "rewards", "trainers") for path in sorted((ROOT / top).rglob("*.py"))]
+    names = [path.relative_to(ROOT / "cm2_agent" if path.is_relative_to(ROOT / "cm2_agent") else ROOT) for path in files]
+    return [
+        ".".join(["cm2_agent", *name.with_suffix("").parts]).removesuffix(".__init__")
+        for path, name in zip(files, names, strict=True)
+        if ">>> " in path.read_text(encoding="utf-8")
+    ]
+
+
+@pytest.mark.parametrize("name", with_examples())
+def test_the_examples_of_a_module_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module(name)
+    results = doctest.testmod(module, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    assert results.attempted > 0
+    assert results.failed == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("```python\nprint(2)\n```\nIt prints:\n```text output\n3\n```\n", "printed something else"),
+        ("```python\nx = 1\n```\n```python\nassert x == 2, 'no'\n```\n", "no"),
+        ("```bash run\nrm -r docs\n```\n", "only cm2 commands are run"),
+        ("```bash run\ncm2 no-such-command\n```\n", "cm2 no-such-command: exit 2"),
+    ],
+)
+def test_a_false_document_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str, complaint: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    document = tmp_path / "false.md"
+    document.write_text(text, encoding="utf-8")
+    with pytest.raises(AssertionError, match=complaint):
+        execute(document, capsys)
+
+
+def test_blocks_follow_each_other_and_know_their_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    document = tmp_path / "true.md"
+    document.write_text(
+        "```yaml a.yaml\nname: a\nitems: [{id: x, check: {called: t}}]\n```\n\n"
+        "```python\ndef looks(view):\n    return True\n```\n"
+        "```python\nimport inspect\nprint(len(open('a.yaml').read()), inspect.getsource(looks), end='')\n```\n"
+        "```text output\n45 def looks(view):\n    return True\n```\n```python\nboom\n```\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(NameError, match="boom") as raised:
+        execute(document, capsys)
+    assert (raised.traceback[-1].path, raised.traceback[-1].lineno + 1) == (document, 19)
