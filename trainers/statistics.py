@@ -194,7 +194,7 @@ def _spearman(reward: Array, outcome: Array) -> float | None:
     return float(np.clip((left @ right) / math.sqrt((left @ left) * (right @ right)), -1.0, 1.0))
 
 
-def _ratio(part: float, whole: float) -> float | None:
+def _ratio(part: Any, whole: Any) -> float | None:
     return float(part / whole) if whole else None
 
 

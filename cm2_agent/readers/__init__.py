@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from cm2_agent.errors import CM2Error, TraceError
 from cm2_agent.readers.openai_chat import OpenAIChats
-from cm2_agent.readers.records import Problem, read_records
+from cm2_agent.readers.records import Found, Problem, read_records
 from cm2_agent.readers.tau_bench import OFFICIAL, read_tau_bench
 from cm2_agent.task import Task
 from cm2_agent.trace import Trace
@@ -38,16 +38,16 @@ def read(format: str, path: str | Path, *, checklists: bool = False) -> Iterator
     """
     if format not in FORMATS:
         raise TraceError(f"format {format!r} is unknown; expected one of {', '.join(FORMATS)}")
-    return _read(FORMATS[format](), Path(path), checklists)
+    return _read(FORMATS[format](), read_records(path), Path(path).stem, checklists)
 
 
-def _read(reader: Reader, path: Path, checklists: bool) -> Iterator[Imported | Problem]:
-    for record in read_records(path):
+def _read(reader: Reader, records: Iterator[Found | Problem], source: str, checklists: bool) -> Iterator[Imported | Problem]:
+    for record in records:
         if isinstance(record, Problem):
             yield record
             continue
         try:
-            trace, task, note = reader(record.value, source=path.stem, checklists=checklists)
+            trace, task, note = reader(record.value, source=source, checklists=checklists)
         except (CM2Error, ValueError) as error:
             yield Problem(line=record.line, number=record.number, reason=str(error).replace("\n", "; "))
             continue

@@ -1,0 +1,73 @@
+"""`cm2 eval`: how well stored rewards agree with an outcome known from elsewhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cm2_agent.cli.common import STORE, JsonOption, StoreOption, answer, figure, open_store, plain, tell
+from cm2_agent.errors import StoreError
+
+if TYPE_CHECKING:
+    from cm2_agent.store import SQLStore
+    from cm2_agent.trace import Trace
+
+
+def register(app: typer.Typer) -> None:
+    app.command("eval", help="Compare rewards with an outcome: AUC over all traces and within groups, rank correlation.")(evaluate)
+
+
+def evaluate(
+    against: Annotated[str, typer.Option("--against", metavar="OUTCOME", help="The outcome's name, such as official_reward.")],
+    reward: Annotated[str | None, typer.Option("--reward", metavar="VERSION", help="The reward version (default: the newest).")] = None,
+    store: StoreOption = STORE,
+    as_json: JsonOption = False,
+) -> None:
+    from cm2_agent.group import group_key
+    from cm2_agent.messages import canonical_json
+    from cm2_agent.trainers.statistics import agreement
+
+    with open_store(store) as opened:
+        version = reward_version(opened, store, reward)
+        rewards = {score.trace_id: score.reward for score in opened.scores(reward=version)}
+        known: set[str] = set()
+        rows: list[tuple[float, float, str | None, str]] = []
+        for trace in opened.traces():
+            known |= trace.outcomes.keys()
+            worth, outcome = rewards.get(trace.id), trace.outcomes.get(against)
+            if worth is None or outcome is None:
+                continue
+            key = group_key(trace, version)
+            rows.append((worth, outcome, None if key is None else canonical_json(key), _cluster(trace)))
+    if not rows:
+        raise StoreError(
+            f"no trace in {store} has both a reward under {version} and the outcome {against!r}; outcomes there are: "
+            f"{', '.join(sorted(known)) or 'none'}"
+        )
+    worths, outcomes, groups, clusters = zip(*rows, strict=True)
+    found = agreement(worths, outcomes, groups, clusters)
+    tell(plain(f"reward {version} against {against}; intervals: 95 %, clustered by task"))
+    result = {
+        "n": found.n, "auc": found.auc, "auc_within": found.auc_within, "pairs": found.pairs, "spearman": found.spearman,
+        "ci": {name: None if interval is None else list(interval) for name, interval in found.ci.items()},
+    }  # fmt: skip
+    lines = [f"traces      {found.n}"]
+    lines += [f"{name:<11} {figure(getattr(found, name), found.ci[name])}" for name in ("auc", "auc_within", "spearman")]
+    answer(result, as_json=as_json, lines=[*lines, f"pairs       {found.pairs}  (of one group, with different outcomes)"])
+
+
+def reward_version(store: SQLStore, url: str, given: str | None) -> str:
+    """The reward version that was named, or the newest. Raises StoreError where it is not there."""
+    versions = list(store.reward_versions())
+    if not versions:
+        raise StoreError(f"{url} holds no scores; type first: cm2 score CHECKLIST.yaml --store {url}")
+    if given is None:
+        return versions[0]
+    if given not in versions:
+        raise StoreError(f"{url} holds no scores of reward version {given!r}; expected one of: {', '.join(versions)}")
+    return given
+
+
+def _cluster(trace: Trace) -> str:
+    return f"task {trace.task_id}" if trace.task_id is not None else f"trace {trace.id}"
