@@ -8,7 +8,6 @@ You should see: mean reward 0.75 over 3 dialogues
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,11 +19,12 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 
 from cm2_agent import Checklist, Item, SQLStore, View, watch
+from cm2_agent.embed import flush
 
 
-def get_order(order_id: str) -> dict[str, str]:
+def get_order(order_id: str) -> str:
     """Look up an order."""
-    return {"status": "shipped", "arrives": f"2026-05-2{order_id}"}
+    return f"shipped, arrives on 2026-05-2{order_id}"
 
 
 class Clerk(BaseChatModel):
@@ -46,7 +46,7 @@ class Clerk(BaseChatModel):
     def answer(self, messages: Sequence[BaseMessage]) -> AIMessage:
         last = messages[-1]
         if isinstance(last, ToolMessage):
-            return AIMessage(f"It arrives on {json.loads(str(last.content))['arrives']}.")
+            return AIMessage(f"It was {last.content}.")
         if "quickly" in str(last.content):
             return AIMessage("It arrives on 2026-05-20.")
         order = str(last.content).rstrip("?").split()[-1]
@@ -66,7 +66,7 @@ def build() -> Any:
 
 def tells_day(view: View) -> bool:
     "The customer is told the day that get_order returned."
-    return any(result["arrives"] in view.reply for result in view.results("get_order"))
+    return any(str(order).split()[-1] in view.reply for order in view.results("get_order"))
 
 
 support = Checklist(
@@ -77,11 +77,12 @@ support = Checklist(
 )
 
 if __name__ == "__main__":
-    rewards: list[float] = []
-    graph = watch(build(), support, store="sqlite:///embed.db", sinks=[lambda trace, score: print(trace.id, score.reward)])
-    for thread, words in [("anna", "Where is order 7?"), ("ben", "Where is order 8?"), ("carl", "Say quickly: where is order 9?")]:
+    graph = watch(build(), support, store="sqlite:///embed.db")
+    for thread, words in [("ann", "Where is order 7?"), ("ben", "Where is order 8?"), ("cy", "Say quickly: where is order 9?")]:
         graph.invoke({"messages": [("user", words)]}, {"configurable": {"thread_id": thread}})
+    flush()  # scoring goes on in the background; a service has no need to wait for it
 
     store = SQLStore("sqlite:///embed.db")
-    rewards = [score.reward for trace in store.traces() if (score := store.score(trace.id)) and score.reward is not None]
-    print(f"mean reward {sum(rewards) / len(rewards):.2f} over {len(rewards)} dialogues")
+    rewards = {trace.id: score.reward for trace in store.traces() if (score := store.score(trace.id)) and score.reward is not None}
+    print(rewards)
+    print(f"mean reward {sum(rewards.values()) / len(rewards):.2f} over {len(rewards)} dialogues")

@@ -3,7 +3,7 @@
 The dialogues below are in the chat format that most logs can be turned into; `cm2 import openai FILE --store URL` and
 `cm2 score CHECKLIST.yaml --checks MODULE --store URL` do the same from the command line. Nothing here asks a judge or needs a key.
 
-You should see: mean reward 0.62 over 2 dialogues
+You should see: mean reward 0.75 over 2 dialogues
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ The model is a transformer of 0.1 M parameters with random weights, so that noth
 minute: at first it says random bytes. The checklist asks for plain letters. Nothing below knows how small it is: put the folder
 or name of a model of yours in its place, a real checklist, and the agent of `cm2_agent.graphs` with your tools.
 
-You should see: mean reward 0.33 -> 0.99
+You should see: mean reward 0.48 -> 0.95
 """
 
 from __future__ import annotations
@@ -34,18 +34,19 @@ def tiny_model(folder: str) -> str:
     words = byte_tokenizer()
     config = Qwen3Config(
         vocab_size=len(words), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
-        head_dim=32, tie_word_embeddings=True, eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id, bos_token_id=None,
+        head_dim=32, initializer_range=0.1, tie_word_embeddings=True,
+        eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id, bos_token_id=None,
     )  # fmt: skip
     Qwen3ForCausalLM(config).save_pretrained(folder)
     words.save_pretrained(folder)
     return folder
 
 
-async def collect(path: str, store: SQLStore, group: int) -> float:
-    """Run the agent `group` times a task; every rollout is traced, stored and scored. Returns the mean reward."""
+async def collect(path: str, store: SQLStore) -> float:
+    """Run the agent 16 times a task; every rollout is traced, stored and scored. Returns the mean reward."""
     graph = agent(LocalChatModel.load(path, max_tokens=8), tools=[])
     rewards = []
-    async for _, score in run(graph, tasks, group=group, checklist=checklist, store=store, lockstep=True):
+    async for _, score in run(graph, tasks, group=16, checklist=checklist, store=store, lockstep=True):
         if score is not None and score.reward is not None:
             rewards.append(score.reward)
     return sum(rewards) / len(rewards)
@@ -55,17 +56,17 @@ def main(steps: int) -> None:
     torch.set_num_threads(1)
     store = SQLStore("sqlite:///train.db")
     path = tiny_model("policy-0")
-    before = asyncio.run(collect(path, store, group=8))
-    for number in range(1, 4):
+    before = after = asyncio.run(collect(path, store))
+    for step in range(1, steps + 1):
         version = LocalChatModel.load(path).model_version
-        trainer = GRPO(path, f"policy-{number}", steps=steps, learning_rate=3e-3, rollouts_per_step=32)
-        path = str(trainer.train(store.groups(checklist=checklist, policy=version)))
-        after = asyncio.run(collect(path, store, group=8))
-        print(f"policy {number}: mean reward {after:.2f}")
+        groups = store.groups(checklist=checklist, policy=version)
+        path = str(GRPO(path, f"policy-{step}", steps=4, learning_rate=5e-3, seed=step).train(groups))
+        after = asyncio.run(collect(path, store))
+        print(f"policy {step}: mean reward {after:.2f}")
     print(f"mean reward {before:.2f} -> {after:.2f}")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=10, help="optimizer steps a round")
+    parser = argparse.ArgumentParser(description="Collect, score, train, a few times over.")
+    parser.add_argument("--steps", type=int, default=6, help="how often the loop is gone through")
     main(parser.parse_args().steps)

@@ -26,7 +26,10 @@ def agent(
     State is `{"messages": […]}`. `system` is prepended where the conversation has no system message of its own; `checkpointer` and
     `context_schema` are LangGraph's.
 
-    >>> agent(model, [get_order]).invoke({"messages": [("user", "Where is order 7?")]})  # doctest: +SKIP
+    >>> from langchain_core.language_models import GenericFakeChatModel
+    >>> model = GenericFakeChatModel(messages=iter(["It was shipped."]))
+    >>> agent(model, []).invoke({"messages": [("user", "Where is order 7?")]})["messages"][-1].content
+    'It was shipped.'
     """
     bound = model.bind_tools(list(tools)) if tools else model
 

@@ -47,6 +47,7 @@ FLOOR_OF = {
     "cm2_agent.quickstart": "roof",
     "cm2_agent.readers": "readers",
     "cm2_agent.recorder": "tracing",
+    "cm2_agent.records": "tracing",
     "cm2_agent.rewards": "rewards",
     "cm2_agent.runner": "introducers",
     "cm2_agent.sayings": "tracing",
@@ -59,6 +60,7 @@ FLOOR_OF = {
     "cm2_agent.tracing": "tracing",
     "cm2_agent.trainers": "trainers",
     "cm2_agent.view": "words",
+    "cm2_agent.worker": "middleware",
     "cm2_agent.yaml_lines": "words",
 }
 # What a floor may import besides itself. The face (`import cm2_agent`) belongs to the roof.
@@ -77,7 +79,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 HEAVY = ["accelerate", "datasets", "langgraph", "matplotlib", "scipy", "sqlalchemy", "torch", "transformers", "trl"]
 MACHINE = re.compile(
     r"/(?:tmp|work|root|home|Users)/[A-Za-z0-9]|[A-Z]:\\\\?Users|pypi\.org|pythonhosted\.org|registry\.npmjs|download\.pytorch"
-    r"|--(?:extra-)?index-url|--find-links|deb\.debian\.org"
+    r"|--(?:extra-)?index-url|--find[-]links|deb\.debian\.org"
 )
 
 
