@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, func, select
 
 from cm2_agent.checklist import Checklist
-from cm2_agent.errors import ConflictError
+from cm2_agent.errors import ConflictError, StoreError
 from cm2_agent.messages import content_hash
 from cm2_agent.store.codec import dump, dump_mapping, load, seal, unseal
 from cm2_agent.store.schema import checklists, tasks
@@ -20,7 +20,10 @@ def save_tasks(connection: Connection, do: Statements, given: Sequence[Task]) ->
     """Raises ConflictError where a task of that id and version is stored with other content."""
     rows: dict[tuple[str, int], Row] = {}
     for task in given:
-        body = task.to_json()
+        try:
+            body = task.to_json()
+        except ValueError as error:  # pydantic's, on text that is not Unicode or values that are not JSON
+            raise StoreError(f"task {task.id!r} is not JSON: {error}; expected text, numbers, lists and objects") from error
         row = (seal(task.id), task.version, content_hash(body), dump(body, f"task {task.id!r}"))
         if rows.setdefault((row[0], row[1]), row)[2] != row[2]:
             raise _conflict(task)
