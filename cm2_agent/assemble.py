@@ -95,10 +95,12 @@ class _Dialogue:
         self.given = _after_last_assistant(root.given or ())
         self.state_start = _find_block(self.state or (), self.given) or 0
         self.answered = [chat for chat in chats if chat.output is not None]
+        if root.resumed and root.base:
+            self._resume(root.base, chats)
         if self.answered:
             self._from_calls()
         elif chats:
-            self._begin(chats[0].input)  # the model failed: what it was asked is all there is
+            self._tell(chats[0].input)  # the model failed: what it was asked is all there is
         else:
             self._without_calls()
         if not root.interrupted:
@@ -115,10 +117,7 @@ class _Dialogue:
         for chat in on_line:
             place = positions.get(id(chat))
             shown = self.state[:place] if place is not None and place >= 0 and self.state is not None else chat.input
-            if not self.entries:
-                self._begin(shown, chat.input)
-            else:
-                self._extend(shown, fork_is_new=self.state is None or not positions)
+            self._tell(shown, chat.input, fork_is_new=self.state is None or not positions)
             output = self.state[place] if place is not None and place >= 0 and self.state is not None else chat.output
             self._write(chat, output)
         if self.state is not None:
@@ -159,6 +158,19 @@ class _Dialogue:
     def _assistants(self, taken: set[int]) -> Iterable[int]:
         state = self.state or ()
         return (i for i in range(self.state_start, len(state)) if i not in taken and state[i].message.role == "assistant")
+
+    def _resume(self, base: Sequence[Saying], chats: Sequence[ChatRecord]) -> None:
+        """What the interrupted run left in the state is known; it has told it."""
+        if chats and not any(saying.message.role == "assistant" for saying in base):
+            self._add(saying for saying in chats[0].input if saying.message.role == "system")
+        for saying in base:
+            self._append(saying, added=False)
+
+    def _tell(self, shown: Sequence[Saying], prompt: Sequence[Saying] = (), fork_is_new: bool = False) -> None:
+        if self.entries:
+            self._extend(shown, fork_is_new)
+        else:
+            self._begin(shown, prompt)
 
     def _begin(self, shown: Sequence[Saying], prompt: Sequence[Saying] = ()) -> None:
         """The dialogue before the first answer: history is known but not added; what follows it is."""
@@ -214,6 +226,9 @@ class _Dialogue:
     def _without_calls(self) -> None:
         """No model was called: what the state shows from this run's input on, or after the first answer of a tool that ran here."""
         shown = self.state or []
+        if self.entries:
+            self._extend(shown, fork_is_new=False)
+            return
         start = _find_block(shown, self.given) if self.given else None
         if start is None:
             ours = (i for i, saying in enumerate(shown) if any(part.id in self.ran for part in saying.message.responses))

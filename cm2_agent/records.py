@@ -71,7 +71,8 @@ class ToolRecord(Record):
 
 @dataclass(slots=True, eq=False)
 class RootRecord(Record):
-    """A root: one invocation of a graph. `given` and `state` are the messages in its input and in its final state, where there are any."""
+    """A root: one invocation of a graph. `given` and `state` are the messages in its input and in its final state, where there are any;
+    `base` those of the state that a resumed run found, as its first node was shown it."""
 
     source: Source = field(kw_only=True)
     sayings: Sayings = field(default_factory=Sayings)
@@ -79,6 +80,7 @@ class RootRecord(Record):
     facts: dict[str, JSON] = field(default_factory=dict)
     given: list[Saying] | None = None
     state: list[Saying] | None = None
+    base: list[Saying] | None = None
     resumed: bool = False
     interrupted: bool = False
     run_ids: list[UUID] = field(default_factory=list)

@@ -14,6 +14,7 @@ import contextlib
 import functools
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
@@ -40,7 +41,15 @@ _REMEMBERED = 8192
 """How many run ids of ended roots are remembered, so that what comes after the end is not taken for a new root."""
 
 
+_handlers: weakref.WeakSet[SpanHandler] = weakref.WeakSet()
+_handlers_lock = threading.Lock()
 _Leaf = TypeVar("_Leaf", ChatRecord, ToolRecord)
+
+
+def _recorded(run_id: UUID) -> bool:
+    """Whether the run is part of one that some handler records."""
+    with _handlers_lock:
+        return any(run_id in handler._runs for handler in _handlers)
 
 
 def guarded(method: Callable[_P, None]) -> Callable[_P, None]:
@@ -69,6 +78,8 @@ class SpanHandler(GraphCallbackHandler):
         self._ended: OrderedDict[UUID, None] = OrderedDict()
         self._specs = ToolSpecs()
         self._lock = threading.Lock()
+        with _handlers_lock:
+            _handlers.add(self)
 
     @property
     def open_runs(self) -> int:
@@ -92,9 +103,12 @@ class SpanHandler(GraphCallbackHandler):
         parent = self._parent(parent_run_id)
         if parent is not None:
             self._runs[run_id] = parent
-            parent.root.run_ids.append(run_id)
+            root = parent.root
+            root.run_ids.append(run_id)
+            if root.resumed and root.base is None and parent_run_id == root.run_id:
+                root.base = root.sayings.of_state(inputs.get("state", inputs) if isinstance(inputs, Mapping) else inputs)
         elif parent_run_id not in self._ended:
-            root = self._start_root(run_id, kwargs.get("name") or "agent", tags, metadata)
+            root = self._start_root(run_id, parent_run_id, kwargs.get("name") or "agent", tags, metadata)
             root.given = root.sayings.of_state(inputs)
             self._attributes(root, {semconv.INPUT_MESSAGES: root.given})
 
@@ -255,10 +269,11 @@ class SpanHandler(GraphCallbackHandler):
             return self._runs.get(callbacks.parent_run_id)
         return None
 
-    def _start_root(self, run_id: UUID, name: str, tags: Any, metadata: Any) -> RootRecord:
+    def _start_root(self, run_id: UUID, parent_run_id: UUID | None, name: str, tags: Any, metadata: Any) -> RootRecord:
         source = self._source()
         facts = metadata or {}
-        thread = facts.get("thread_id")
+        # Inside a run that another handler records, the thread is that run's: joined to it, this dialogue would be told twice.
+        thread = None if parent_run_id is not None and _recorded(parent_run_id) else facts.get("thread_id")
         start: dict[str, Any] = {semconv.OPERATION: semconv.INVOKE_AGENT, semconv.AGENT_NAME: name}
         if thread is not None:
             start[semconv.CONVERSATION] = str(thread)
@@ -293,7 +308,7 @@ class SpanHandler(GraphCallbackHandler):
         if parent is None:
             if parent_run_id in self._ended:
                 return None
-            parent = self._start_root(run_id, name.partition(" ")[2] or name, tags, metadata)
+            parent = self._start_root(run_id, parent_run_id, name.partition(" ")[2] or name, tags, metadata)
         source = parent.root.source
         started = time.time_ns()
         span = source.tracer.start_span(name, context=parent.context, attributes=start, start_time=started)
