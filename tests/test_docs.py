@@ -1,4 +1,4 @@
-"""What the documents say is true: their code runs, in order, and prints what they print; apart since it reads no module of ours by name.
+"""What the documents say is true: their code runs, in order, and prints what they print; apart since it is of no one room.
 
 In README.md and cookbook/*.md, by the words after a fence's language:
 
@@ -28,8 +28,11 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from cm2_agent.checklist import Checklist
+from cm2_agent.cli.app import app
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "cookbook").glob("*.md")])
@@ -117,6 +120,14 @@ def test_a_recipe_prints_what_it_promises(recipe: Path, tmp_path: Path) -> None:
         assert re.split(r"[-+]?\d", last)[0] == re.split(r"[-+]?\d", promised.group(1))[0]
     else:
         assert last == promised.group(1)
+
+
+def test_the_command_table_is_the_programs_own() -> None:
+    group = get_command(app)
+    assert isinstance(group, TyperGroup)
+    table = [f"| `cm2 {name}` | {group.commands[name].get_short_help_str(1000)} |" for name in group.commands]
+    shown = [line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| `cm2 ")]
+    assert shown == table
 
 
 def with_examples() -> list[str]:
