@@ -17,8 +17,8 @@ from cm2_agent.view import View
 from tests.rewards.talk import call, say, trace, turn
 
 TALK = trace(
-    turn("Where is order 7?", call("get_user", "u1"), call("get_order", {"date": "May 3", "ref": "A9"}, order_id=7), say("It comes on May 3.")),
-    turn("Cancel it", call("cancel", "down", error=True, order_id=7), call("cancel", "done", order_id=7.0, ref="A9"), say("Cancelled, PROMISED.")),
+    turn("Where is order 7?", call("get_user", "u1"), call("get_order", {"date": "May 3", "ref": "A9"}, order_id=7), say("On May 3.")),
+    turn("Cancel it", call("cancel", "down", error=True, order_id=7), call("cancel", "done", order_id=7.0, ref="A9"), say("PROMISED.")),
 )
 NOTHING = {"called": "nothing"}
 

@@ -108,7 +108,8 @@ async def test_a_fault_is_null_with_its_cause_and_never_a_number(judge: Any) -> 
 
 
 async def test_a_dependant_of_a_null_item_is_null_with_its_cause() -> None:
-    items = [Item("a", "A?"), Item("b", check={"called": "get_order"}, depends_on=["a"]), Item("c", check={"called": "bye"}, depends_on=["b"])]
+    looked = Item("b", check={"called": "get_order"}, depends_on=["a"])
+    items = [Item("a", "A?"), looked, Item("c", check={"called": "bye"}, depends_on=["b"])]
     got = await score(Scripted(said("a", None, cause="content")), *items)
     assert [(verdict.value, verdict.cause) for verdict in got.verdicts] == [(None, "content")] * 3
 

@@ -14,7 +14,8 @@ from cm2_agent.trace import Trace
 from cm2_agent.view import View
 from tests.rewards.talk import call, say, trace, trace_of_runs, turn
 
-TWO = (turn("Where is order 7?", call("get_order", {"date": "May 3"}, order_id=7), say("It comes on May 3.")), turn("Cancel.", say("Done.")))
+LOOKS = turn("Where is order 7?", call("get_order", {"date": "May 3"}, order_id=7), say("It comes on May 3."))
+TWO = (LOOKS, turn("Cancel.", say("Done.")))
 
 
 def verdict(score: Score, item: str, at: int | None = 0) -> Verdict:
@@ -216,7 +217,8 @@ def test_nothing_happened_and_nothing_counts() -> None:
 def test_without_a_checklist_there_is_no_reward_and_a_tasks_own_serves() -> None:
     scorer = ChecklistScorer()
     assert scorer.score_sync(trace(*TWO)).null_reason == "no checklist"
-    own = Task.model_validate({"id": "a", "turns": ["x", "y"], "checklist": {"name": "own", "items": [{"id": "r", "check": {"replied": True}}]}})
+    items = [{"id": "r", "check": {"replied": True}}]
+    own = Task.model_validate({"id": "a", "turns": ["x", "y"], "checklist": {"name": "own", "items": items}})
     score = scorer.score_sync(trace(*TWO), own)
     checklist = own.own_checklist()
     assert checklist is not None
