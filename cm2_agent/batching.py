@@ -112,13 +112,10 @@ class Lockstep:
         waiting = _Waiting(seat=seat.index, engine=engine, request=request, answer=asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         self._check()
-        try:
-            return await waiting.answer  # type: ignore[no-any-return]  # a future of what this engine answers
-        finally:
-            if waiting in self._waiting:  # cancelled before its batch began
-                self._waiting.remove(waiting)
+        return await waiting.answer  # type: ignore[no-any-return]  # a future of what this engine answers
 
     def _check(self) -> None:
+        self._waiting = [waiting for waiting in self._waiting if not waiting.answer.done()]  # done: cancelled meanwhile
         if self._running or not self._waiting or not self._live <= {waiting.seat for waiting in self._waiting}:
             return
         self._running = True
