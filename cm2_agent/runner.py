@@ -95,6 +95,8 @@ def run(
     if store is not None:
         for task in listed:
             store.save_task(task)
+        for scored in {one.hash: one for one in (chosen, *(task.own_checklist() for task in listed)) if one is not None}.values():
+            store.save_checklist(scored)
     jobs = [(task, number) for task in listed for number in range(group)]
     return rollouts.in_lockstep(jobs, concurrency) if lockstep else rollouts.as_finished(jobs, concurrency)
 

@@ -52,17 +52,23 @@ def outcome_alone(groups: Sequence[Group]) -> list[Group]:
 
 def run_controls(quickstart: Quickstart, before: dict[str, Any]) -> dict[str, Any]:
     """Train and evaluate each control; returns for each its held-out success, greedy success and reward, and the gain in success."""
+    from cm2_agent.quickstart.loop import grpo_settings
     from cm2_agent.trainers.grpo import GRPO
     from cm2_agent.trainers.sft import SFT
 
     groups, settings = quickstart.groups(1), quickstart.config.rounds
+    # As many optimizer steps over as many rows as the real pass has; GRPO's learning rate does for imitation too.
+    imitation = {
+        "steps": settings.steps, "rows_per_step": settings.batch, "learning_rate": settings.lr, "warmup_steps": settings.warmup,
+    }  # fmt: skip
     seed = quickstart.seed * 1000 + 1
+    grpo = {"seed": seed, **grpo_settings(settings)}
     table: dict[str, Any] = {}
     passes: dict[str, Any] = {
-        "shuffled": lambda out: GRPO(quickstart.policy(0), out, seed=seed, **settings.trainer()).train(shuffled(groups, quickstart.seed)),
-        "outcome": lambda out: GRPO(quickstart.policy(0), out, seed=seed, **settings.trainer()).train(outcome_alone(groups)),
-        "best_of_group": lambda out: SFT(quickstart.policy(0), out, select="best", seed=seed, **settings.imitation()).train(groups),
-        "all": lambda out: SFT(quickstart.policy(0), out, select="all", seed=seed, **settings.imitation()).train(groups),
+        "shuffled": lambda out: GRPO(quickstart.policy(0), out, **grpo).train(shuffled(groups, quickstart.seed)),
+        "outcome": lambda out: GRPO(quickstart.policy(0), out, **grpo).train(outcome_alone(groups)),
+        "best_of_group": lambda out: SFT(quickstart.policy(0), out, select="best", seed=seed, **imitation).train(groups),
+        "all": lambda out: SFT(quickstart.policy(0), out, select="all", seed=seed, **imitation).train(groups),
     }
     for number, (name, train) in enumerate({"real": None, **passes}.items()):
         quickstart.progress("controls", number, len(passes) + 1)

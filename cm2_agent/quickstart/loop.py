@@ -21,15 +21,15 @@ from cm2_agent.checklist import Checklist
 from cm2_agent.checklist_file import load_checklist
 from cm2_agent.errors import StoreError
 from cm2_agent.messages import content_hash
-from cm2_agent.quickstart import app, checks
-from cm2_agent.quickstart.config import CONFIG, Config
+from cm2_agent.quickstart import app
+from cm2_agent.quickstart.config import CONFIG, Config, RoundConfig
 from cm2_agent.quickstart.tasks import heldout_tasks, training_tasks
-from cm2_agent.rewards.checks import functions_of
+from cm2_agent.rewards.checks import load_functions
 from cm2_agent.runner import Result, run
 from cm2_agent.store import SQLStore
 from cm2_agent.task import Task
 from cm2_agent.trace import Trace
-from cm2_agent.trainers.statistics import proportion_interval
+from cm2_agent.trainers.statistics import wilson
 
 if TYPE_CHECKING:
     from cm2_agent.models import LocalChatModel
@@ -42,7 +42,7 @@ RESULT = "result.json"
 
 def support_checklist() -> Checklist:
     """The bundled checklist, `support.yaml`, with its functions."""
-    return load_checklist(str(files("cm2_agent.quickstart") / "support.yaml"), functions_of(checks))
+    return load_checklist(str(files("cm2_agent.quickstart") / "support.yaml"), load_functions("cm2_agent.quickstart.checks"))
 
 
 def worlds(task: Task) -> AbstractContextManager[Any]:
@@ -79,7 +79,7 @@ class Measured:
                 rewards.append(score.reward)
         every = [value for values in served.values() for value in values]
         return cls(
-            n=len(every), success=sum(every) / len(every), interval=proportion_interval(int(sum(every)), len(every)),
+            n=len(every), success=sum(every) / len(every), interval=wilson(int(sum(every)), len(every)),
             reward=sum(rewards) / len(rewards) if rewards else None,
             by_kind={kind: round(sum(values) / len(values), 4) for kind, values in sorted(served.items())},
         )  # fmt: skip
@@ -92,14 +92,17 @@ class Quickstart:
     StoreError, as is a folder that another seed or configuration began.
     """
 
-    def __init__(self, seed: int, out: Path, *, config: Config = CONFIG, progress: Progress | None = None) -> None:
+    def __init__(
+        self, seed: int, out: Path, *, config: Config = CONFIG, heldout: int | None = None, progress: Progress | None = None
+    ) -> None:
+        """`heldout` bounds the number of held-out tasks (None: all); `config` is the quickstart's own unless a test asks for less."""
         self.seed, self.out, self.config = seed, out, config
         self.progress: Progress = progress or (lambda what, done, total: None)
         self.checklist = support_checklist()
         out.mkdir(parents=True, exist_ok=True)
         self.resumed = _claim(out, {"seed": seed, "config": content_hash(asdict(config)), "checklist": self.checklist.hash})
         self.store = SQLStore(f"sqlite:///{out / 'cm2.db'}")
-        self.training, self.heldout = training_tasks(seed), heldout_tasks(seed)
+        self.training, self.heldout = training_tasks(seed), heldout_tasks(seed)[:heldout]
 
     def policy(self, number: int) -> Path:
         return self.out / f"policy-{number}"
@@ -153,7 +156,8 @@ class Quickstart:
         groups = self.groups(number)
         report: dict[str, Any] = {}
         if not self.policy(number).exists():
-            trainer = GRPO(self.policy(number - 1), self.policy(number), seed=self.seed * 1000 + number, **self.config.rounds.trainer())
+            settings = grpo_settings(self.config.rounds)
+            trainer = GRPO(self.policy(number - 1), self.policy(number), seed=self.seed * 1000 + number, **settings)
             trainer.train(groups, progress=lambda step, total, metrics: self.progress(f"{name} training", step, total))
             report = trainer.report
         return {"round": number, "rollouts": measured.n, "success": measured.success, "reward": measured.reward, **_short(report)}
@@ -192,6 +196,14 @@ class Quickstart:
         result["picture"] = str(learning_curve(result, self.out / "learning-curve.png"))
         (self.out / RESULT).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         return result
+
+
+def grpo_settings(size: RoundConfig) -> dict[str, Any]:
+    """The round's numbers as GRPO takes them."""
+    return {
+        "steps": size.steps, "rollouts_per_step": size.batch, "learning_rate": size.lr, "warmup_steps": size.warmup, "cap": size.weight_cap,
+        "args": {"epsilon": size.epsilon, "epsilon_high": size.epsilon_high},
+    }  # fmt: skip
 
 
 def fingerprint_of(path: Path) -> str:
