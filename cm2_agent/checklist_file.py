@@ -7,7 +7,9 @@ with `parameters`, `{name: default}`, that its items use as whole values, `${nam
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -286,3 +288,6 @@ def _kind(value: JSON) -> str:
 
 
 __all__ = ["checklist_schema", "dump_checklist", "included", "load_checklist", "read_checklist", "shipped_libraries"]
+
+if __name__ == "__main__":  # python -m cm2_agent.checklist_file > cookbook/checklist.schema.json
+    sys.stdout.write(json.dumps(checklist_schema(), indent=1, ensure_ascii=False) + "\n")

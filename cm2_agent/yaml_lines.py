@@ -28,7 +28,8 @@ MAX_DEPTH = 60
 _NULL = re.compile(r"^(?:~|null|Null|NULL|)$")
 _BOOL = re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$")
 _INT = re.compile(r"^[-+]?(?:0|[1-9][0-9]*)$")  # 007 is a name, not a number
-_FLOAT = re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$")
+_FLOAT = re.compile(r"^[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$")
+_ODD_BREAKS = re.compile("[\r\x85\u2028\u2029\ufeff]")
 _PLAIN_TAGS = ("null", "bool", "int", "float", "str", "map", "seq", "timestamp", "merge", "value")
 
 
@@ -152,6 +153,12 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+def _text(dumper: _Dumper, text: str) -> ScalarNode:
+    # PyYAML folds these line breaks away in its other styles
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if _ODD_BREAKS.search(text) else None)
+
+
+_Dumper.add_representer(str, _text)
 # PyYAML's own pattern wants a dot in a float, this reader's does not
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:int", _INT, list("-+0123456789"))
