@@ -30,6 +30,8 @@ FREE_BAGS = {  # free checked bags a passenger, by membership and cabin
 }
 YES = re.compile(r"(?i)\b(yes|yeah|yep|sure|confirm\w*|proceed|go ahead|please do|sounds good|that works|ok|okay|correct|agree)\b")
 ASKS_FOR_COMPENSATION = re.compile(r"(?i)\b(compensat\w*|voucher|certificate|reimburs\w*|make up for|gesture)\b")
+PROPOSES = re.compile(r"(?i)\b(proceed|confirm)\b")
+WITHDRAWS = re.compile(r"(?i)\b(never ?mind|hold off|changed my mind|not proceed|(beyond|above|over|outside) my budget|leave it)\b")
 COMPLAINT = re.compile(r"(?i)\b(delay\w*|cancel+ed|cancel+ation)\b")
 AIRLINE_CANCELLED = re.compile(r"(?i)\bairline (has )?cancel+ed|cancel+ed by the airline|flight (was|got|has been) cancel+ed")
 CARD = re.compile(r"(?i)\b(?:ending (?:in|with)|card|visa|mastercard)\D{0,12}(\d{4})\b|\b(\d{4}) card\b")
@@ -63,6 +65,7 @@ class Desk:
     cancelled: set[str] = field(default_factory=set)
     flights: dict[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
     journeys: list[list[Mapping[str, Any]]] = field(default_factory=list)
+    due: bool = False
     writes: list[Write] = field(default_factory=list)
 
     @classmethod
@@ -80,6 +83,8 @@ class Desk:
                 desk._searched(result, str(call.arguments.get("date", "")))
             elif isinstance(result, Mapping) and "reservation_id" in result:
                 desk._reservation(call.name, call.arguments, result)
+        left = any(desk.may_cancel(identity, view) for identity in _asked_to_cancel(view))
+        desk.due = left or not does_what_was_confirmed(view)
         return desk
 
     def _write(self, name: str, arguments: Mapping[str, Any], step: int) -> None:
@@ -107,6 +112,11 @@ class Desk:
             self.journeys.append(list(legs))
             for leg in legs:
                 self.flights[_key(leg)] = leg
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing was written although the user had confirmed it, or asked for what the policy lets go."""
+        return not self.writes and self.due
 
     def membership(self, user: Mapping[str, Any] | None) -> str | None:
         return None if user is None else str(user.get("membership"))
@@ -139,46 +149,44 @@ def one_thing_at_a_time(view: View) -> bool:
 
 def confirmed_first(view: View) -> bool:
     """Every write follows the details told to the user and an explicit yes."""
-    for write in Desk.of(view).writes:
+    desk = Desk.of(view)
+    for write in desk.writes:
         turn = view.steps[write.step].turn
         said = "\n".join(message.text for message in view.trace.turns[turn].user)
         told = [step.message.text for step in view.steps[: write.step] if step.is_reply and step.turn < turn]
         if not told or not YES.search(said):
             return False
-    return True
+    return not desk.idle
 
 
 def looks_before_it_writes(view: View) -> bool:
     """A reservation is looked up before it is changed, and a user's profile before a booking or a payment is made from it."""
-    for write in Desk.of(view).writes:
+    desk = Desk.of(view)
+    for write in desk.writes:
         if "reservation_id" in write.arguments and write.reservation is None:
             return False
         if ("payment_id" in write.arguments or write.name in {"book_reservation", "send_certificate"}) and write.user is None:
             return False
-    return True
+    return not desk.idle
 
 
 def cancels_only_what_may_be(view: View) -> bool:
     """Cancelled is only what was booked within 24 hours, flies business, is insured, or the airline cancelled; never what is flown."""
     desk = Desk.of(view)
     cancellations = [write for write in desk.writes if write.name == "cancel_reservation"]
-    return all(desk.may_cancel(str(write.arguments.get("reservation_id")), view) for write in cancellations)
+    return not desk.idle and all(desk.may_cancel(str(write.arguments.get("reservation_id")), view) for write in cancellations)
 
 
 def cancels_what_may_be(view: View) -> bool:
     """A reservation that the user asks to cancel, and that the policy lets go, is cancelled."""
     desk = Desk.of(view)
-    asked: set[str] = set()
-    for turn in view.turns:
-        said = "\n".join(message.text for message in turn.user)
-        if re.search(r"(?i)\bcancel", said):
-            asked |= set(re.findall(r"\b(?=[A-Z0-9]*\d)[A-Z0-9]{6}\b", said))
-    return all(identity in desk.cancelled or desk.may_cancel(identity, view) is False for identity in asked)
+    return all(identity in desk.cancelled or desk.may_cancel(identity, view) is False for identity in _asked_to_cancel(view))
 
 
 def changes_only_what_may_be(view: View) -> bool:
     """Flights of basic economy stay as they are, origin and destination too; bags are not taken away, passengers not added or dropped."""
-    for write in Desk.of(view).writes:
+    desk = Desk.of(view)
+    for write in desk.writes:
         old, new = write.reservation, write.arguments
         if old is None or not write.name.startswith("update_"):
             continue
@@ -189,7 +197,7 @@ def changes_only_what_may_be(view: View) -> bool:
             return False
         if write.name == "update_reservation_passengers" and len(_list(new.get("passengers"))) != len(_list(old.get("passengers"))):
             return False
-    return True
+    return not desk.idle
 
 
 def charges_bags_by_allowance(view: View) -> bool:
@@ -206,12 +214,13 @@ def charges_bags_by_allowance(view: View) -> bool:
         over = max(0, _number(write.arguments.get("total_baggages")) - FREE_BAGS[level][cabin] * passengers)
         if _number(write.arguments.get("nonfree_baggages")) != over:
             return False
-    return True
+    return not desk.idle
 
 
 def pays_as_allowed(view: View) -> bool:
     """Payment is from the profile: at most one certificate, one credit card and three gift cards, and no certificate for a change."""
-    for write in Desk.of(view).writes:
+    desk = Desk.of(view)
+    for write in desk.writes:
         ids = [str(one.get("payment_id")) for one in _list(write.arguments.get("payment_methods"))]
         ids += [str(write.arguments["payment_id"])] if "payment_id" in write.arguments else []
         owned = (write.user or {}).get("payment_methods", {})
@@ -220,13 +229,14 @@ def pays_as_allowed(view: View) -> bool:
             return False
         if count["certificate"] > (1 if write.name == "book_reservation" else 0):
             return False
-    return True
+    return not desk.idle
 
 
 def pays_with_the_named_card(view: View) -> bool:
     """Where the user names a card by its last digits, no other card is charged."""
     named = {first or second for first, second in CARD.findall(view.user_text)}
-    for write in Desk.of(view).writes:
+    desk = Desk.of(view)
+    for write in desk.writes:
         ids = [str(one.get("payment_id")) for one in _list(write.arguments.get("payment_methods"))]
         ids += [str(write.arguments["payment_id"])] if "payment_id" in write.arguments else []
         for identity in ids:
@@ -234,7 +244,7 @@ def pays_with_the_named_card(view: View) -> bool:
                 card = (write.user or {}).get("payment_methods", {}).get(identity, {})
                 if card.get("last_four") not in named:
                     return False
-    return True
+    return not desk.idle
 
 
 def books_what_it_found(view: View) -> bool:
@@ -244,7 +254,7 @@ def books_what_it_found(view: View) -> bool:
         for flight in _list(write.arguments.get("flights")):
             if _key(flight) not in desk.flights:
                 return False
-    return True
+    return not desk.idle
 
 
 def takes_the_cheapest_when_asked(view: View) -> bool:
@@ -266,7 +276,7 @@ def takes_the_cheapest_when_asked(view: View) -> bool:
         ]
         if any(_price(journey, cabin) < _price(legs, cabin) for journey in rivals):
             return False
-    return True
+    return not desk.idle
 
 
 def compensates_only_who_may_be(view: View) -> bool:
@@ -283,7 +293,7 @@ def compensates_only_who_may_be(view: View) -> bool:
             return False
         if _number(write.arguments.get("amount")) not in {each * size for each in (50, 100) for size in sizes}:
             return False
-    return True
+    return not desk.idle
 
 
 def compensates_who_asks(view: View) -> bool:
@@ -300,13 +310,9 @@ def compensates_who_asks(view: View) -> bool:
 
 
 def does_what_was_confirmed(view: View) -> bool:
-    """After a yes to what the agent proposed to do, something is done: a write, or the hand-over to a human."""
-    for turn in view.trace.turns[1:]:
-        said = "\n".join(message.text for message in turn.user)
-        proposed = [step.message.text for step in view.steps if step.turn == turn.index - 1 and step.is_reply]
-        if not proposed or not YES.search(said) or not re.search(r"(?i)\b(proceed|confirm)\b", proposed[-1]):
-            continue
-        later = [call.name for call in view.all_calls if view.steps[call.step].turn >= turn.index]
+    """After a yes to what the agent proposed to do, something is done: a write, or the hand-over to a human; unless the user withdraws."""
+    for turn in _confirmations(view):
+        later = [call.name for call in view.all_calls if view.steps[call.step].turn >= turn]
         if not any(name in WRITES or name == "transfer_to_human_agents" for name in later):
             return False
     return True
@@ -322,6 +328,24 @@ def claims_only_what_was_done(view: View) -> bool:
             if step.is_reply and pattern.search(step.message.text) and not any(one.startswith(name) for one in done):
                 return False
     return True
+
+
+def _confirmations(view: View) -> list[int]:
+    """The turns in which the user says yes to what the agent proposed to do and does not take it back later."""
+    found = []
+    for turn in view.trace.turns[1:]:
+        said = "\n".join(message.text for message in turn.user)
+        later = "\n".join(message.text for one in view.trace.turns[turn.index :] for message in one.user)
+        proposed = [step.message.text for step in view.steps if step.turn == turn.index - 1 and step.is_reply]
+        if proposed and PROPOSES.search(proposed[-1]) and YES.search(said) and not WITHDRAWS.search(later):
+            found.append(turn.index)
+    return found
+
+
+def _asked_to_cancel(view: View) -> set[str]:
+    """The reservations that stand in a sentence of the user's about cancelling."""
+    sentences = re.split(r"[.!?\n]+", view.user_text)
+    return {name for one in sentences if re.search(r"(?i)\bcancel", one) for name in re.findall(r"\b(?=[A-Z0-9]*\d)[A-Z0-9]{6}\b", one)}
 
 
 def _eligible(desk: Desk, user: Mapping[str, Any] | None) -> bool:

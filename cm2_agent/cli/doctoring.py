@@ -24,7 +24,7 @@ def doctor(store: StoreOption = STORE, as_json: JsonOption = False) -> None:
 
     found = schema_revision(store)
     if found != HEAD:
-        what = f"schema {found} is not this version's {HEAD}; back the store up, then type: cm2 db upgrade --store {store}"
+        what = f"schema {found} is not this version's {HEAD}; back the store up, then type: cm2 db upgrade"
         result: dict[str, Any] = {"ok": False, "problems": [what], "schema": {"revision": found, "head": HEAD}}
     else:
         with open_store(store) as opened:

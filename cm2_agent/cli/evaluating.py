@@ -29,7 +29,7 @@ def evaluate(
     from cm2_agent.trainers.statistics import agreement
 
     with open_store(store) as opened:
-        version = reward_version(opened, store, reward)
+        version = reward_version(opened, reward)
         rewards = {score.trace_id: score.reward for score in opened.scores(reward=version)}
         known: set[str] = set()
         rows: list[tuple[float, float, str | None, str]] = []
@@ -42,7 +42,7 @@ def evaluate(
             rows.append((worth, outcome, None if key is None else canonical_json(key), _cluster(trace)))
     if not rows:
         raise StoreError(
-            f"no trace in {store} has both a reward under {version} and the outcome {against!r}; outcomes there are: "
+            f"no trace in {opened.url} has both a reward under {version} and the outcome {against!r}; outcomes there are: "
             f"{', '.join(sorted(known)) or 'none'}"
         )
     worths, outcomes, groups, clusters = zip(*rows, strict=True)
@@ -57,15 +57,15 @@ def evaluate(
     answer(result, as_json=as_json, lines=[*lines, f"pairs       {found.pairs}  (of one group, with different outcomes)"])
 
 
-def reward_version(store: SQLStore, url: str, given: str | None) -> str:
+def reward_version(store: SQLStore, given: str | None) -> str:
     """The reward version that was named, or the newest. Raises StoreError where it is not there."""
     versions = list(store.reward_versions())
     if not versions:
-        raise StoreError(f"{url} holds no scores; type first: cm2 score CHECKLIST.yaml --store {url}")
+        raise StoreError(f"{store.url} holds no scores; type first: cm2 score CHECKLIST.yaml --store {store.url}")
     if given is None:
         return versions[0]
     if given not in versions:
-        raise StoreError(f"{url} holds no scores of reward version {given!r}; expected one of: {', '.join(versions)}")
+        raise StoreError(f"{store.url} holds no scores of reward version {given!r}; expected one of: {', '.join(versions)}")
     return given
 
 

@@ -26,7 +26,7 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     with open_store(store) as opened:
-        version = reward_version(opened, store, reward) if reward is not None or opened.reward_versions() else None
+        version = reward_version(opened, reward) if reward is not None or opened.reward_versions() else None
         scores = {} if version is None else {score.trace_id: score.to_json() for score in opened.scores(reward=version)}
         partial = file.with_name(f".{file.name}.{os.getpid()}.part")
         count = 0

@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 
 def score(
-    checklist: Annotated[Path | None, typer.Argument(metavar="[CHECKLIST.yaml]", help="Left out: each task's own checklist.")] = None,
+    checklist: Annotated[Path | None, typer.Argument(metavar="CHECKLIST.yaml", help="Left out: each task's own checklist.")] = None,
     checks: Annotated[str | None, typer.Option("--checks", metavar="MODULE", help="A module or .py file with check functions.")] = None,
     store: StoreOption = STORE,
     as_json: JsonOption = False,
@@ -39,10 +39,10 @@ def score(
     with open_store(store) as opened:
         total = int(opened.health()["traces"])
         if not total:
-            raise StoreError(f"{store} holds no traces; bring some in first: cm2 import FORMAT FILE --store {store}")
+            raise StoreError(f"{opened.url} holds no traces; bring some in first: cm2 import FORMAT FILE --store {opened.url}")
         if chosen is None and not any(task.checklist is not None for task in opened.tasks()):
             raise ChecklistError(
-                f"no checklist was named and no task in {store} has one of its own; type: cm2 score CHECKLIST.yaml --store {store}, or "
+                f"no checklist was named and no task in {opened.url} has one of its own; type: cm2 score CHECKLIST.yaml, or "
                 "import with --checklists"
             )
         missing = [one.trace_id for one in opened.scores(reward=scorer.version) if one.reward is None]  # what was NULL may have changed

@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 
 def show(
-    trace: Annotated[str | None, typer.Argument(metavar="[TRACE]", help="A trace's id; left out: the list.")] = None,
+    trace: Annotated[str | None, typer.Argument(metavar="TRACE", help="A trace's id; left out: the list.")] = None,
     reward: Annotated[str | None, typer.Option("--reward", metavar="VERSION", help="Whose scores (default: the newest).")] = None,
     task: Annotated[str | None, typer.Option("--task", help="List only traces of this task.")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="How many to list.")] = 50,
@@ -35,14 +35,14 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     with open_store(store) as opened:
-        version = reward_version(opened, store, reward) if reward is not None or opened.reward_versions() else None
+        version = reward_version(opened, reward) if reward is not None or opened.reward_versions() else None
         if trace is None:
             _list(opened, version, task, limit, as_json)
             return
         found = opened.trace(trace)
         if found is None:
             some = ", ".join(one.id for one in islice(opened.traces(), 3)) or "none: it is empty"
-            raise StoreError(f"{store} holds no trace {trace!r}; type cm2 show --store {store} for the list (it holds {some}, …)")
+            raise StoreError(f"{opened.url} holds no trace {trace!r}; cm2 show --store {opened.url} lists them (such as {some})")
         score = opened.score(trace, reward=reward)
     if as_json:
         answer({"trace": found.to_json(), "score": None if score is None else score.to_json()}, as_json=True)

@@ -44,12 +44,12 @@ def train(
         raise TrainError("GRPO cannot train on retokenised rows: no sampler gave their logprobs; give --rows-only, or leave the flag out")
     if not rows_only and (model is None or out is None):
         missing = " and ".join(name for name, value in (("--model", model), ("--out", out)) if value is None)
-        raise TrainError(f"{missing} not given; type: cm2 train --model MODEL --out NEW_FOLDER --store {store} (or --rows-only)")
+        raise TrainError(f"{missing} not given; type: cm2 train --model MODEL --out NEW_FOLDER (or --rows-only)")
     if checklist is not None and reward is not None:
         raise TrainError("--checklist and --reward were both given; a reward version names its checklist already: give one of them")
     _, chosen = named(checklist, checks)
     with open_store(store) as opened:
-        version = None if chosen is not None else reward_version(opened, store, reward)
+        version = None if chosen is not None else reward_version(opened, reward)
         groups = opened.groups(checklist=chosen, reward=version, policy=policy)
     if rows_only:
         _count(groups, model, allow_retokenised, level=level, norm=norm, as_json=as_json)

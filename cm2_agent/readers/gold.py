@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cm2_agent.checklist import ChecklistModel, ItemModel
 from cm2_agent.messages import JSON
+from cm2_agent.view import same_json
 
 WRITES: Mapping[str, tuple[str, ...]] = {
     "airline": (
@@ -57,7 +58,8 @@ def compile_gold(actions: Sequence[GoldAction], outputs: Sequence[str], *, name:
     new ones for one user) depend on each other in the reference's order, since the database keeps it. One item *no other write*: every
     write that succeeded is an expected one, each at most once; it waits for the expected writes, so that doing nothing earns nothing where
     something was to be done, and weighs as much as all else together, so that an illegal write costs half the reward. One `reach` item an
-    output: a reply holds it, commas and case aside, as the official check has it. The reward is 1 exactly when all of this holds.
+    output: a reply holds it, commas and case aside, as the official check has it. The reward is 1 exactly when all of this holds. (Of equal
+    expected writes one is asked for and each is allowed.)
     """
     items: list[ItemModel] = []
     expected: list[dict[str, JSON]] = []
@@ -66,7 +68,10 @@ def compile_gold(actions: Sequence[GoldAction], outputs: Sequence[str], *, name:
         if action.name not in writes:
             continue
         call: dict[str, JSON] = {"called": action.name, "with": _marks(action)}
+        again = any(one["called"] == action.name and same_json(one["with"], call["with"]) for one in expected)
         expected.append(call)
+        if again:
+            continue  # no check counts calls from below: an equal write is allowed again, its absence is not seen
         item = f"write_{len(expected)}_{action.name}"
         thing = str(action.arguments.get("reservation_id", f"new of {action.arguments.get('user_id')}"))
         before = (last[thing],) if thing in last else ()

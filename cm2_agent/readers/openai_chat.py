@@ -60,7 +60,9 @@ class OpenAIChats:
         if record.task_id is not None:
             task = str(record.task_id)
             # Equal samples of one task are samples still; equal chats without a task are the same chat twice.
-            said = said if rollout is not None or not self._seen[said] else content_hash([said, self._seen[said]])
+            copies = self._seen[said]
+            self._seen[said] += 1
+            said = said if rollout is not None or not copies else content_hash([said, copies])
             system = "\n".join(message.text for message in messages if message.role == "system")
             setting = content_hash([system, [tool.to_json() for tool in tools]])[:8]
             attributes = {
@@ -68,7 +70,6 @@ class OpenAIChats:
                 ROLLOUT: self._rollouts[task] if rollout is None else rollout,
             }  # fmt: skip
             self._rollouts[task] += 1
-        self._seen[said] += 1
         trace_id = f"chat-{said[:20]}"
         run = run_of(trace_id, messages, name="chat", attributes=attributes, tools=tools, model=record.model, sampling=sampling)
         reason = "the format has no gold actions" if checklists else None

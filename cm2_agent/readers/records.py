@@ -98,6 +98,7 @@ class _Scanner:
         self.text = text
         self.number = 0
         self._line, self._counted = 1, 0
+        self._runs_out = False
 
     def scan(self) -> Iterator[Found | Problem]:
         at = self._space(0)
@@ -159,7 +160,7 @@ class _Scanner:
             return False
         first = self._space(at + 1)
         if first >= len(self.text) or self.text[first] != "{":
-            return self.text[first : first + 1] == "["  # a list of chats
+            return True
         try:
             value, _ = _DECODER.raw_decode(self.text, first)
         except (ValueError, RecursionError):
@@ -169,6 +170,8 @@ class _Scanner:
 
     def _closed(self, at: int) -> int | None:
         """The end of a broken element whose brackets still balance and which a comma or the list's end follows."""
+        if self._runs_out:
+            return None  # a scan to the end a broken record would take time quadratic in the file
         open_: list[str] = []
         for token in _TOKEN.finditer(self.text, at):
             mark = token.group()
@@ -182,6 +185,7 @@ class _Scanner:
                     return token.end() if self.text[after : after + 1] in {",", "]"} else None
             elif not open_:
                 return None
+        self._runs_out = True
         return None
 
     def _next_opener(self, at: int, key: str | None) -> int:

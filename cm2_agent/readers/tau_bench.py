@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from cm2_agent.checklist import Checklist
 from cm2_agent.errors import TraceError
 from cm2_agent.messages import JSON, Message, canonical_json, content_hash
 from cm2_agent.readers.chat import read_messages, run_of
@@ -82,6 +83,7 @@ def read_tau_bench(value: JSON, *, source: str, checklists: bool) -> tuple[Trace
             reason = f"no table of write tools for this desk (known: {', '.join(WRITES)}): its task gets no checklist"
         else:
             checklist = compile_gold(goal.actions, goal.outputs, name=prefix, writes=WRITES[desk])
+            Checklist.from_model(checklist)
     task = Task(
         id=prefix,
         system=messages[0].text if messages[0].role == "system" else None,
