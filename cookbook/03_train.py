@@ -25,7 +25,7 @@ checklist = Checklist(
     Item("three_letters", check={"reply_matches": "[a-z]{3}"}, weight=2),
     name="letters",
 )
-tasks = [Task(id=f"greeting-{number}", turns=[f"Say something, {name}."]) for number, name in enumerate(["Ann", "Ben", "Cy", "Dee"])]
+tasks = [Task(id=f"greeting-{number}", turns=(f"Say something, {name}.",)) for number, name in enumerate(["Ann", "Ben", "Cy", "Dee"])]
 
 
 def tiny_model(folder: str) -> str:

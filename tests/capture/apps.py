@@ -22,7 +22,8 @@ SYSTEM = "You look things up."
 
 
 class ScriptedModel(BaseChatModel):
-    """Says `script[n]`, n being the number of assistant messages it was shown (`per_turn`: since the last user message).
+    """Says `script[n]`, n being the number of assistant messages it was shown (`per_turn`: since the last user message), at the end
+    the last entry again.
 
     A script entry that is an exception is raised. Messages carry token ids like those of a local model.
     """
@@ -46,7 +47,7 @@ class ScriptedModel(BaseChatModel):
     def _next(self, messages: Sequence[BaseMessage]) -> AIMessage:
         last = max((i for i, m in enumerate(messages) if m.type == "human"), default=0) if self.per_turn else 0
         number = sum(isinstance(message, AIMessage) for message in messages[last:])
-        said = self.script[number]
+        said = self.script[min(number, len(self.script) - 1)]
         if isinstance(said, BaseException):
             raise said
         ids = list(range(len(messages) + 2))
