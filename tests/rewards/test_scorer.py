@@ -23,8 +23,8 @@ def verdict(score: Score, item: str, at: int | None = 0) -> Verdict:
     return next(one for one in scope.verdicts if one.item == item)
 
 
-def scored(checklist: Checklist, one: Trace, task: Task | None = None, **settings: float) -> Score:
-    return ChecklistScorer(checklist, **settings).score_sync(one, task)
+def scored(checklist: Checklist, one: Trace, task: Task | None = None) -> Score:
+    return ChecklistScorer(checklist).score_sync(one, task)
 
 
 # -- kinds, in a turn and in the closing block, whole and cut

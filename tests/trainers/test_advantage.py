@@ -110,7 +110,7 @@ def test_a_rollout_without_a_reward_takes_no_part(reason: str | None) -> None:
 def test_ties_are_exactly_zero_and_uninformative() -> None:
     thirds = [score(turn(0, 2, 1, 2, None, weights=(0.1, 0.2, 0.7))), score(turn(0, 2, 2, 1, None, weights=(0.1, 0.2, 0.7)))]
     for level in ("trajectory", "turn"):
-        got = advantages(thirds, level=level)  # type: ignore[arg-type]
+        got = advantages(thirds, level=level)
         assert not got.informative
         assert got.rollouts[0](0, 1) == 0.0
     assert advantages(thirds, level="evidence").informative, "the same reward, earned in other steps"
@@ -140,7 +140,7 @@ def test_evidence_compares_a_longer_turn_with_the_others_last_step() -> None:
 def test_the_block_is_the_last_term_of_every_return() -> None:
     group = [score(turn(0, 2, 1), turn(None, 2, 2)), score(turn(0, 2, 1), turn(None, 2, None))]
     for level in ("return_to_go", "evidence"):
-        got = advantages(group, level=level)  # type: ignore[arg-type]
+        got = advantages(group, level=level)
         assert got.rollouts[0].steps == {0: (0.5, 0.5)}
     with pytest.raises(TrainError, match=r"closing block \(C0\).*no tokens of its own"):
         advantages(group, level="turn")

@@ -36,7 +36,7 @@ evidence = st.fixed_dictionaries({"turn": st.integers(0, 3), "step": st.integers
 def items(draw: st.DrawFn, id: str, earlier: list[Item]) -> Item:
     check = draw(st.none() | checks)
     decided = isinstance(check, dict) and not {"called", "replied"} & set(check)
-    turn = draw(st.sampled_from([0, 1, "each", "trace"]))
+    turn: Any = draw(st.sampled_from([0, 1, "each", "trace"]))
     mates = [one.id for one in earlier if one.turn == turn and one.kind == "reach" and one.focus_on is None and one.check is None]
     return Item(
         id,
@@ -135,7 +135,7 @@ tasks = st.builds(
     tools=st.lists(
         st.fixed_dictionaries({"name": names, "description": words, "parameters": st.dictionaries(words, values, max_size=2)}),
         max_size=2,
-        unique_by=lambda tool: tool["name"],
+        unique_by=lambda tool: str(tool["name"]),
     ).map(tuple),
     recorded=st.lists(
         st.fixed_dictionaries({"name": names, "arguments": st.dictionaries(words, values, max_size=2), "result": values}), max_size=2
