@@ -22,7 +22,8 @@ class Verdict:
     (1…S) of the satisfaction matrix from which the column is true, None where it never is: with `TurnScore.steps` it is the column.
     `paid` is Eq. 2 summed over the steps (at most one), None with the value. `weight` is the item's share of its turn (they sum to 1);
     `depends_on` are indices into the turn's verdicts. `reason` says what decided it where the item itself was not looked at
-    (`dependency`, `gate`, `limit`); `cause` of a NULL is `infrastructure` or `content` (method.md §4).
+    (`dependency`, `gate`, `limit`, `unreached`) or could not be (`check failed`, `judge failed`, `no judge`); `cause` of a NULL is
+    `infrastructure` or `content` (method.md §4).
     """
 
     item: str
@@ -71,7 +72,7 @@ class Score:
     """The reward of one trace under one reward version.
 
     `reward` is Eq. 4 with method.md §4's rule for NULLs, in [0, 1], or None; then `null_reason` says why (`failure: …`, `verdicts`,
-    `censored`, `no turn`). `turns` are the L counted turns in order, the closing block last. `reward_version` names everything that
+    `censored`, `gate undecided`, `no turn`, `no checklist`). `turns` are the L counted turns in order, the closing block last. `reward_version` names everything that
     could change the number (checklist hash, judge, code). `runs` is how many runs of the trace it saw; `components` are the stack's
     other rewards by name. `checklist` is the content hash under which the store keeps the checklist.
     """
