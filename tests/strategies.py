@@ -15,7 +15,7 @@ from cm2_agent.checklist import Checklist, Item
 from cm2_agent.messages import Blob, Message, Other, Part, Reasoning, Text, ToolCall, ToolCallResponse, ToolSpec, Uri
 from cm2_agent.score import Score, TurnScore, Verdict
 from cm2_agent.task import RecordedCall, Task, ToolModel
-from cm2_agent.trace import CUT, GROUP, ROLLOUT, TASK_ID, TASK_TURNS, TASK_VERSION, Failure, ModelCall, Run, ToolRun, Trace
+from cm2_agent.trace import CUT, GROUP, ROLLOUT, TASK_ID, TASK_TURNS, TASK_VERSION, Failure, ModelCall, Run, Status, ToolRun, Trace
 
 STRANGE = ("", "\0", "\ud800", "\ud83d\ude00", "😀", "b64:", "b64:AA==", "null", "'; DROP TABLE runs; --", "é", "e\u0301", " ")
 
@@ -136,7 +136,8 @@ def runs(draw: st.DrawFn, thread: str | None = None) -> Run:
     calls: list[ModelCall] = []
     for _ in range(draw(st.integers(0, 3))):
         calls.append(draw(model_calls(before=calls[-1] if calls else None)))
-    status = draw(st.sampled_from(["ok", "error", "interrupted", "cancelled"]))
+    statuses: tuple[Status, ...] = ("ok", "error", "interrupted", "cancelled")
+    status = draw(st.sampled_from(statuses))
     return Run(
         id=draw(names()), thread=thread, name=draw(texts()), status=status,
         failure=draw(maybe(st.builds(Failure, kind=texts(), message=texts()))), messages=tuple(draw(st.lists(messages(), max_size=4))),

@@ -101,7 +101,7 @@ def parse(url: str) -> URL:
 def safe(url: URL) -> str:
     """The URL for messages: no password, neither before the host nor among the options."""
     hidden = {name: "***" for name in url.query if name in _SECRETS}
-    return (url.update_query_dict(hidden) if hidden else url).render_as_string(hide_password=True)
+    return (url.update_query_dict(hidden) if hidden else url).render_as_string(hide_password=True).replace("%2A%2A%2A", "***")
 
 
 def _masked(url: str) -> str:
@@ -125,11 +125,16 @@ def _check_file(url: URL, shown: str, create: bool) -> None:
     if name in (None, "", ":memory:") or name.startswith("file:"):
         return
     path = Path(name)
-    if path.is_dir():
+    try:
+        kind = "folder" if path.is_dir() else "file" if path.exists() else None
+        housed = path.absolute().parent.is_dir()
+    except OSError as error:
+        raise StoreError(f"store {shown}: {error.strerror}; give the path of a file that can be read and written") from error
+    if kind == "folder":
         raise StoreError(f"store {shown} is a folder; expected a file, such as {shown.rstrip('/')}/cm2.db")
-    if not path.exists() and not path.absolute().parent.is_dir():
+    if kind is None and not housed:
         raise StoreError(f"store {shown}: the folder {path.parent} does not exist; make it, or name another path")
-    if not path.exists() and not create:
+    if kind is None and not create:
         raise StoreError(f"store {shown} does not exist; name the store that holds your traces (--store URL)")
 
 

@@ -208,8 +208,7 @@ scores = Table(
     Column("runs", Integer, nullable=False),
     Column("turns", Text, nullable=False),  # TurnScores without their verdicts
     Column("components", Text, nullable=False),
-    UniqueConstraint("trace", "reward"),
-    Index(None, "reward"),
+    UniqueConstraint("trace", "reward"),  # and no index on `reward` alone: a planner would start a fetch there, among all scores
 )
 
 verdicts = Table(

@@ -32,7 +32,8 @@ class Caches:
 
     contents: dict[bytes, None] = field(default_factory=dict)
     group_keys: dict[bytes, int] = field(default_factory=dict)
-    tails: dict[str, list[Base]] = field(default_factory=dict)
+    tails: dict[str, tuple[int, list[Base]]] = field(default_factory=dict)
+    """The last calls of a trace, and how many runs it had then: another process may have gone on."""
 
     def learn(self, other: Caches) -> None:
         for mine, more, limit in (
@@ -84,7 +85,8 @@ class Writer:
             tail = list(plan.tail)
             for run in plan.new:
                 calls += self._run(connection, plan, run, tail, tools)
-            learned.tails[plan.trace_id] = tail[-CANDIDATES:]
+            if plan.new:
+                learned.tails[plan.trace_id] = (len(plan.runs), tail[-CANDIDATES:])
         self._do.model_call.many(connection, calls)
         self._do.tool_run.many(connection, tools)
         return Written(new=sum(len(plan.new) for plan in plans), traces={plan.trace_id: plan.seq for plan in plans}, learned=learned)
@@ -109,13 +111,13 @@ class Writer:
                 raise _conflict(run.run.id)
         if not new:
             return _Plan(trace_id=trace_id, seq=seq, new=[], runs=[])
-        tail = self._known.tails.get(trace_id)
+        count, tail = self._known.tails.get(trace_id, (0, []))
         return _Plan(
             trace_id=trace_id,
             seq=seq,
             new=new,
             runs=[*self._stored(connection, seq, stored), *(run.run for run in new)],
-            tail=bases(connection, seq)[-CANDIDATES:] if tail is None else tail,
+            tail=tail if count == len(stored) else bases(connection, seq)[-CANDIDATES:],
         )
 
     def _stored(self, connection: Connection, trace: int, rows: Sequence[object]) -> list[Run]:

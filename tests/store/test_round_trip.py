@@ -115,7 +115,8 @@ def test_what_is_not_stored_is_none(store: SQLStore) -> None:
     assert store.task("t") is None
     assert store.checklist("c") is None
     assert store.checklist("0" * 64) is None
-    assert list(store.traces()) == list(store.scores()) == store.tasks() == store.reward_versions() == []
+    empty: list[list[object]] = [list(store.traces()), list(store.scores()), list(store.tasks()), list(store.reward_versions())]
+    assert empty == [[], [], [], []]
 
 
 def test_the_newest_version_of_a_task_and_of_a_checklist(store: SQLStore) -> None:

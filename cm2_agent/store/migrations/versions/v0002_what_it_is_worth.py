@@ -65,7 +65,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("seq", name="pk_scores"),
         sa.UniqueConstraint("trace", "reward", name="uq_scores_trace_reward"),
     )
-    op.create_index("ix_scores_reward", "scores", ["reward"], unique=False)
     op.create_table(
         "verdicts",
         sa.Column("score", BIG, nullable=False),
