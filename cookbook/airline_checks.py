@@ -30,6 +30,7 @@ FREE_BAGS = {  # free checked bags a passenger, by membership and cabin
 }
 YES = re.compile(r"(?i)\b(yes|yeah|yep|sure|confirm\w*|proceed|go ahead|please do|sounds good|that works|ok|okay|correct|agree)\b")
 ASKS_FOR_COMPENSATION = re.compile(r"(?i)\b(compensat\w*|voucher|certificate|reimburs\w*|make up for|gesture)\b")
+CANCEL = re.compile(r"(?i)\bcancel(l?ing|lation)?\b")
 PROPOSES = re.compile(r"(?i)\b(proceed|confirm)\b")
 WITHDRAWS = re.compile(r"(?i)\b(never ?mind|hold off|changed my mind|not proceed|(beyond|above|over|outside) my budget|leave it)\b")
 COMPLAINT = re.compile(r"(?i)\b(delay\w*|cancel+ed|cancel+ation)\b")
@@ -45,7 +46,8 @@ CLAIMS = {
 
 @dataclass(kw_only=True)
 class Write:
-    """A write that succeeded, with what was known when it was made. `cabin` is that of the reservation just before."""
+    """A write that succeeded, with what was known just before it was made: the reservation and its cabin, the user's profile, whether its
+    flights had been found, and (of a cancellation) whether the policy allows it."""
 
     name: str
     arguments: Mapping[str, Any]
@@ -53,6 +55,8 @@ class Write:
     reservation: Mapping[str, Any] | None
     cabin: str | None
     user: Mapping[str, Any] | None
+    found: bool
+    allowed: bool | None
 
 
 @dataclass(kw_only=True)
@@ -76,7 +80,7 @@ class Desk:
                 continue
             result = _json(call.result)
             if call.name in WRITES:
-                desk._write(call.name, call.arguments, call.step)
+                desk._write(call.name, call.arguments, call.step, view)
             if call.name == "get_user_details" and isinstance(result, Mapping):
                 desk.users[str(call.arguments.get("user_id"))] = result
             elif call.name.startswith("search_") and isinstance(result, list):
@@ -87,12 +91,17 @@ class Desk:
         desk.due = left or not does_what_was_confirmed(view)
         return desk
 
-    def _write(self, name: str, arguments: Mapping[str, Any], step: int) -> None:
+    def _write(self, name: str, arguments: Mapping[str, Any], step: int, view: View) -> None:
         identity = str(arguments.get("reservation_id"))
         reservation = self.reservations.get(identity)
         user = self.users.get(str(arguments.get("user_id") or (reservation or {}).get("user_id")))
-        write = Write(name=name, arguments=arguments, step=step, reservation=reservation, cabin=self.cabins.get(identity), user=user)
-        self.writes.append(write)
+        self.writes.append(
+            Write(
+                name=name, arguments=arguments, step=step, reservation=reservation, cabin=self.cabins.get(identity), user=user,
+                found=all(_key(flight) in self.flights for flight in _list(arguments.get("flights"))),
+                allowed=self.may_cancel(identity, view) if name == "cancel_reservation" else None,
+            )
+        )  # fmt: skip
         if name == "cancel_reservation":
             self.cancelled.add(identity)
 
@@ -173,8 +182,7 @@ def looks_before_it_writes(view: View) -> bool:
 def cancels_only_what_may_be(view: View) -> bool:
     """Cancelled is only what was booked within 24 hours, flies business, is insured, or the airline cancelled; never what is flown."""
     desk = Desk.of(view)
-    cancellations = [write for write in desk.writes if write.name == "cancel_reservation"]
-    return not desk.idle and all(desk.may_cancel(str(write.arguments.get("reservation_id")), view) for write in cancellations)
+    return not desk.idle and all(write.allowed for write in desk.writes if write.name == "cancel_reservation")
 
 
 def cancels_what_may_be(view: View) -> bool:
@@ -248,13 +256,9 @@ def pays_with_the_named_card(view: View) -> bool:
 
 
 def books_what_it_found(view: View) -> bool:
-    """Every flight of a booking or a change was found by a search, or is in the reservation, with its date and a free seat for each."""
+    """Every flight of a booking or a change was found by a search before, or is in the reservation, with its date."""
     desk = Desk.of(view)
-    for write in desk.writes:
-        for flight in _list(write.arguments.get("flights")):
-            if _key(flight) not in desk.flights:
-                return False
-    return not desk.idle
+    return not desk.idle and all(write.found for write in desk.writes)
 
 
 def takes_the_cheapest_when_asked(view: View) -> bool:
@@ -345,7 +349,7 @@ def _confirmations(view: View) -> list[int]:
 def _asked_to_cancel(view: View) -> set[str]:
     """The reservations that stand in a sentence of the user's about cancelling."""
     sentences = re.split(r"[.!?\n]+", view.user_text)
-    return {name for one in sentences if re.search(r"(?i)\bcancel", one) for name in re.findall(r"\b(?=[A-Z0-9]*\d)[A-Z0-9]{6}\b", one)}
+    return {name for one in sentences if CANCEL.search(one) for name in re.findall(r"\b(?=[A-Z0-9]*\d)[A-Z0-9]{6}\b", one)}
 
 
 def _eligible(desk: Desk, user: Mapping[str, Any] | None) -> bool:
