@@ -100,6 +100,8 @@ class SpanHandler(GraphCallbackHandler):
         metadata: Any = None,
         **kwargs: Any,
     ) -> None:
+        if run_id in self._runs:  # the handler is in the list twice: in the graph's config and in the caller's
+            return
         parent = self._parent(parent_run_id)
         if parent is not None:
             self._runs[run_id] = parent
@@ -303,7 +305,9 @@ class SpanHandler(GraphCallbackHandler):
         tags: Any,
         metadata: Any,
     ) -> _Leaf | None:
-        """A span for a model or tool, None where its root has ended. One without a root (a bare model) gets a root of its own."""
+        """A span for a model or tool, None where it has one or its root has ended. One without a root (a bare model) gets its own."""
+        if run_id in self._runs:
+            return None
         parent = self._parent(parent_run_id)
         if parent is None:
             if parent_run_id in self._ended:

@@ -112,7 +112,7 @@ async def test_parallel_tools(watched: Watched) -> None:
 @pytest.mark.parametrize("way", ["node", "called"])
 def test_subgraph_node(watched: Watched, way: str) -> None:
     inner = agent(ScriptedModel(script=SCRIPT))
-    outer = StateGraph(MessagesState)
+    outer: Any = StateGraph(MessagesState)
     outer.add_node("worker", inner if way == "node" else lambda state: {"messages": inner.invoke(state)["messages"]})
     outer.add_edge(START, "worker")
     outer.compile().with_config(callbacks=[watched.handler]).invoke(QUESTION)
@@ -333,7 +333,7 @@ def test_nested_config_callbacks(watched: Watched) -> None:
     def speak(state: MessagesState) -> dict[str, Any]:
         return {"messages": [model.invoke(state["messages"], config={"callbacks": [watched.handler]})]}
 
-    graph = StateGraph(MessagesState)
+    graph: Any = StateGraph(MessagesState)
     graph.add_node("speak", speak)
     graph.add_node("work", agent(ScriptedModel(script=[None, *SCRIPT])).with_config(callbacks=[other]))
     graph.add_edge(START, "speak")
@@ -357,7 +357,7 @@ def test_thread_executor(watched: Watched, handed_over: str) -> None:
             answers = [pool.submit(model.invoke, state["messages"], passed) for _ in range(2)]
             return {"messages": [answer.result() for answer in answers]}
 
-    graph = StateGraph(MessagesState)
+    graph: Any = StateGraph(MessagesState)
     graph.add_node("speak", speak)
     graph.add_edge(START, "speak")
     graph.compile().with_config(callbacks=[watched.handler]).invoke({"messages": [HumanMessage("hi")]})
