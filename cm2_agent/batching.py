@@ -87,7 +87,10 @@ class Lockstep:
 
     @asynccontextmanager
     async def seat(self, index: int, *, seed: int) -> AsyncIterator[Seat]:
-        """Take seat `index` (0 ≤ index < n_seats, each once) for the enclosed dialogue. Raises ValueError for one that is taken or unknown."""
+        """Take seat `index` (0 ≤ index < n_seats, each once) for the enclosed dialogue.
+
+        Raises ValueError for a seat that is taken, given up or unknown.
+        """
         if index not in self._live or index in self._taken:
             raise ValueError(f"seat {index}: expected a seat that is free, one of {sorted(self._live - self._taken)[:8]}…")
         self._taken.add(index)

@@ -1,7 +1,8 @@
 """Chat models behind an OpenAI-compatible server; apart from `models` because langchain-openai is an extra.
 
 vLLM gives the token ids it read and wrote when asked to; langchain-openai drops them. The subclass here keeps them, under
-the same names in `response_metadata` as a local model's. A server that gives none yields text-only messages: fit for imitation, not for GRPO.
+the same names in `response_metadata` as a local model's. A server that gives none yields text-only messages: fit for
+imitation, not for GRPO.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ def openai_compatible(
     """A chat model at `base_url` (such as "http://localhost:8000/v1").
 
     `token_ids=True` asks for token ids and logprobs, as vLLM understands it (servers that do not may refuse the request).
-    `model_version` names the weights that are served; without it the server's own name for the model stands there. `logprobs_mode` says what
-    the server takes logprobs of: "raw" (vLLM's default: before temperature and truncation) or "processed". `settings` go
-    to ChatOpenAI (temperature, top_p, max_tokens, timeout, …). Without `api_key`, ChatOpenAI reads OPENAI_API_KEY; a local server needs none.
+    `model_version` names the weights that are served; without it the server's own name for the model stands there.
+    `logprobs_mode` says what the server takes logprobs of: "raw" (vLLM's default: before temperature and truncation) or
+    "processed". `settings` go to ChatOpenAI (temperature, top_p, max_tokens, timeout, …). For api.openai.com without `api_key`,
+    ChatOpenAI reads OPENAI_API_KEY; other servers are then sent none.
 
     Raises ValueError for another `logprobs_mode`; MissingExtra, with the pip line, on import without langchain-openai.
     """

@@ -53,7 +53,10 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """What was sampled: ids (with the stop token, if one was drawn) and, of each, the log-probability. `stopped` is False at the length limit."""
+    """What was sampled: ids (with the stop token, if one was drawn) and the log-probability of each.
+
+    `stopped` is False at the length limit.
+    """
 
     completion_ids: list[int]
     logprobs: list[float]

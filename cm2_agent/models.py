@@ -74,7 +74,8 @@ class LocalChatModel(BaseChatModel):
     @classmethod
     def load(cls, path: str | Path, *, dtype: str | None = None, model_options: dict[str, Any] | None = None, **settings: Any) -> Self:
         """Load from a directory or a hub name. `dtype` as torch names it ("float32", "bfloat16"; default: the checkpoint's own);
-        `model_options` go to `from_pretrained` (a GGUF file: `{"gguf_file": …}`, for the tokenizer too); `settings` are this class's fields.
+        `model_options` go to `from_pretrained` (a GGUF file: `{"gguf_file": …}`, for the tokenizer too); `settings` are the
+        fields of this class.
 
         Raises ModelError when there is no such model, or it has no chat template.
         """
@@ -85,7 +86,9 @@ class LocalChatModel(BaseChatModel):
             tokenizer = AutoTokenizer.from_pretrained(path, **{k: v for k, v in options.items() if k == "gguf_file"})
             model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype or "auto", **options)
         except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"cannot load a model from {str(path)!r}: {error}. Expected a directory or a hub name of a causal model.") from error
+            raise ModelError(
+                f"cannot load a model from {str(path)!r}: {error}. Expected a directory or a hub name of a causal model."
+            ) from error
         settings.setdefault("model_name", Path(path).name if Path(path).is_dir() else str(path))
         return cls(model=model, tokenizer=tokenizer, **settings)
 
@@ -197,7 +200,7 @@ class LocalChatModel(BaseChatModel):
             text = self._render(listed, tools)
         except Exception:  # a template may refuse a tool result without its call; it is then encoded afresh
             return None
-        before, found, after = text.partition(SENTINEL)
+        _, found, after = text.partition(SENTINEL)
         return after if found and SENTINEL not in after else None
 
     def _render(self, listed: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> str:

@@ -3,7 +3,7 @@
 It was written without knowing this project and imports nothing of it. Each dialogue brings its own desk as the run's context:
 
     desk = open_desk()
-    await build_graph(model).ainvoke({"messages": [("user", "Where is order 4817?")]}, context=desk)
+    await build_graph(model).ainvoke({"messages": [("user", "Where is order KL-117?")]}, context=desk)
 """
 
 from __future__ import annotations

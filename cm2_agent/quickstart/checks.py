@@ -11,32 +11,32 @@ from collections.abc import Mapping
 from cm2_agent.checklist import CheckFunction
 from cm2_agent.view import CallView, View
 
-_ORDER = re.compile(r"item (?P<item>\S+), status (?P<status>\w+), day (?P<day>\d+), price (?P<price>\d+)")
+_ORDER = re.compile(r"item (?P<item>[^,]+), status (?P<status>\w+), day (?P<day>\d+), price (?P<price>\d+)")
 
 
 def does_what_was_asked(view: View) -> bool:
     "Once it is known, the order's item is looked up in stock, the order cancelled if it is open, or the customer told at once."
-    ask, told = asked(view), _reply_step(view)
+    ask, told = _asked(view), _reply_step(view)
     if ask == "stock":
         return any(_right_item(view, call) for call in _done(view, "check_stock"))
     if ask == "cancel" and any(_may_cancel(view, call) for call in _done(view, "cancel_order")):
         return True
-    known = found(view, told)
+    known = _found(view, told)
     return known is not None and not view.calls("cancel_order") and (ask == "status" or known["status"] != "open")
 
 
 def cancels_unchecked(view: View) -> bool:
     "An order is cancelled that nobody asked to cancel, that was not looked up, or that is not open any more."
-    return any(asked(view) != "cancel" or not _may_cancel(view, call) for call in view.calls("cancel_order"))
+    return any(_asked(view) != "cancel" or not _may_cancel(view, call) for call in view.calls("cancel_order"))
 
 
 def tells_what_was_found(view: View) -> bool:
     "The reply gives what was asked for, as the tools said it: status and day, pieces in stock, or what is paid back."
     told = _reply_step(view)
-    known = found(view, told)
+    known = _found(view, told)
     if told is None or known is None:
         return False
-    ask, said = asked(view), set(re.findall(r"[a-z]+|[0-9]+", view.reply.lower()))
+    ask, said = _asked(view), set(re.findall(r"[a-z]+|[0-9]+", view.reply.lower()))
     if ask == "stock":
         return any(_right_item(view, call) and str(call.result).split()[-1] in said for call in _done(view, "check_stock"))
     if ask == "cancel" and known["status"] == "open":
@@ -51,13 +51,13 @@ FUNCTIONS: Mapping[str, CheckFunction] = {
 """For `load_checklist(…, functions=FUNCTIONS)`."""
 
 
-def asked(view: View) -> str:
+def _asked(view: View) -> str:
     """What the customer asked for in this turn: "stock", "cancel" or "status"."""
     words = view.user.lower()
     return "stock" if "stock" in words else "cancel" if "cancel" in words else "status"
 
 
-def found(view: View, before: int | None) -> dict[str, str] | None:
+def _found(view: View, before: int | None) -> dict[str, str] | None:
     """The customer's order as a look-up of this turn, in a step before `before`, answered; None without one."""
     if before is None:
         return None
@@ -81,10 +81,10 @@ def _argument(call: CallView, name: str) -> object:
 
 
 def _right_item(view: View, call: CallView) -> bool:
-    known = found(view, call.step)
+    known = _found(view, call.step)
     return known is not None and _argument(call, "item") == known["item"]
 
 
 def _may_cancel(view: View, call: CallView) -> bool:
-    known, order_id = found(view, call.step), _argument(call, "order_id")
+    known, order_id = _found(view, call.step), _argument(call, "order_id")
     return known is not None and known["status"] == "open" and view.said_by_user(order_id)

@@ -38,17 +38,23 @@ class ColdStartConfig:
 class RoundConfig:
     """Rounds of stored rollouts, then GRPO on exactly these."""
 
-    rounds: int = 5
-    tasks: int = 32
-    group: int = 8
-    steps: int = 10
-    batch: int = 128  # rollouts an optimizer step
-    lr: float = 5e-4
+    rounds: int = 8
+    tasks: int = 48
+    group: int = 12
+    steps: int = 12  # two passes over what a round stored
+    batch: int = 96  # rollouts an optimizer step
+    lr: float = 6e-4  # of the first round
+    last_lr: float = 1.5e-4  # of the last
     warmup: int = 2
     epsilon: float = 0.2
     epsilon_high: float = 0.28
     weight_cap: float = 2.0
     max_tokens: int = 32
+
+    def learning_rate(self, number: int) -> float:
+        """The learning rate of round `number` (1-based), on the line from `lr` to `last_lr`: late rounds only sharpen."""
+        done = (number - 1) / max(1, self.rounds - 1)
+        return self.lr + done * (self.last_lr - self.lr)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,7 +67,7 @@ class Clerk:
 
     def _look_up(self, order_id: str) -> tuple[str, str, str, str]:
         """Status, day, price and item, as the desk says them."""
-        fields = dict(part.split(" ") for part in self._call("get_order", order_id=order_id).split(", "))
+        fields = dict(part.split(" ", 1) for part in self._call("get_order", order_id=order_id).split(", "))
         return fields["status"], fields["day"], fields["price"], fields["item"]
 
     def _serve_sloppily(self, ask: str, order_id: str) -> None:

@@ -43,11 +43,11 @@ class UnknownError(LookupError):
     """There is no such order or item."""
 
 
+@dataclass(frozen=True)
 class Desk:
     """One customer dialogue's own copy of the shop: what one agent changes, no other sees."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self.connection = connection
+    connection: sqlite3.Connection
 
     def get_order(self, order_id: str) -> str:
         """Item, status ("cancelled" once it is), day of delivery and price of an order, in words. Raises UnknownError."""
@@ -118,9 +118,9 @@ def orders(book: str) -> tuple[Order, ...]:
     if book not in BOOKS:
         raise ValueError(f"no order book {book!r}; there are {', '.join(BOOKS)}")
     rng = random.Random(f"orders:{book}")
-    ids = [f"{series}{n}" for series in SERIES for n in range(100, 200) if heldout_id(series, n) == (book == "heldout")]
+    ids = [f"{series}-{n}" for series in SERIES for n in range(100, 200) if heldout_id(series, n) == (book == "heldout")]
     items = [
-        f"{word}-{n}" for k, word in enumerate(ITEMS) for n in range(10, 100) if heldout_item(k, n) == (book == "heldout")
+        f"{word} #{n}" for k, word in enumerate(ITEMS) for n in range(10, 100) if heldout_item(k, n) == (book == "heldout")
     ]
     count = BOOKS[book]
     chosen = zip(rng.sample(ids, count), rng.sample(items, count), strict=True)
@@ -143,5 +143,5 @@ def heldout_id(series: str, number: int) -> bool:
 
 
 def heldout_item(word: int, number: int) -> bool:
-    """Whether the item `ITEMS[word]-number` is kept for evaluation: one in five."""
+    """Whether the item `ITEMS[word] #number` is kept for evaluation: one in five."""
     return (word + number) % 5 == 0
