@@ -156,7 +156,7 @@ class Quickstart:
         groups = self.groups(number)
         report: dict[str, Any] = {}
         if not self.policy(number).exists():
-            settings = grpo_settings(self.config.rounds)
+            settings = grpo_settings(self.config.rounds, number)
             trainer = GRPO(self.policy(number - 1), self.policy(number), seed=self.seed * 1000 + number, **settings)
             trainer.train(groups, progress=lambda step, total, metrics: self.progress(f"{name} training", step, total))
             report = trainer.report
@@ -198,10 +198,10 @@ class Quickstart:
         return result
 
 
-def grpo_settings(size: RoundConfig) -> dict[str, Any]:
-    """The round's numbers as GRPO takes them."""
+def grpo_settings(size: RoundConfig, number: int) -> dict[str, Any]:
+    """The numbers of a round (1-based) as GRPO takes them."""
     return {
-        "steps": size.steps, "rollouts_per_step": size.batch, "learning_rate": size.lr, "warmup_steps": size.warmup, "cap": size.weight_cap,
+        "steps": size.steps, "rollouts_per_step": size.batch, "learning_rate": size.learning_rate(number), "warmup_steps": size.warmup, "cap": size.weight_cap,
         "args": {"epsilon": size.epsilon, "epsilon_high": size.epsilon_high},
     }  # fmt: skip
 
