@@ -54,7 +54,9 @@ class Plan:
 
     def __init__(self, checklist: Checklist, functions: Mapping[str, CheckFunction] | None = None) -> None:
         self.checklist = checklist.bound(functions) if functions else checklist
-        self._checks = {item.id: None if item.check is None else resolve(item.check, functions, item=item.id) for item in self.checklist.items}
+        self._checks = {
+            item.id: None if item.check is None else resolve(item.check, functions, item=item.id) for item in self.checklist.items
+        }
         self._scopes: dict[int | None, Scope | None] = {}
         self._strict: dict[int, Scope | None] = {}
 

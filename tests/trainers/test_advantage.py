@@ -324,16 +324,11 @@ def test_the_expected_update_is_the_true_gradient(level: Any, scale: float, unco
     assert max(float(np.abs(vector).max()) for vector in true.values()) > 0.01, "a gradient of 0 would prove nothing"
 
 
-def test_the_turn_level_is_biased_where_the_gate_matters() -> None:
-    """The note of §5: it ignores survival, so its expected update is another than the gradient. Kept for reproduction."""
-    dialogues = tree()
-    true, found = np.zeros(3), np.zeros(3)
-    for weight, path, worth, _ in dialogues:
-        true += weight * float(worth.reward or 0.0) * grad_log("start", path[0][1])["start"]
-    for group in itertools.product(dialogues, repeat=2):
-        chance = math.prod(weight for weight, *_ in group)
-        got = advantages([worth for _, _, worth, _ in group], level="turn")
-        for (_, path, _, _), rollout in zip(group, got.rollouts, strict=True):
-            found += chance * rollout(0, 0) / 2 * grad_log("start", path[0][1])["start"]
-    cosine = float(found @ true / np.linalg.norm(found) / np.linalg.norm(true))
-    assert cosine < 0.999
+def test_the_turn_level_has_the_wrong_sign_where_the_gate_matters() -> None:
+    """The note of §5: it ignores survival. `short` earns more in turn 0 and closes the gate, `open` earns less there and all of turn 1."""
+    short = score(turn(0, 1, 1, None, weights=(0.6, 0.4)), turn(1, 0, None), id="short")
+    opens = score(turn(0, 1, None, 1, weights=(0.6, 0.4)), turn(1, 1, 1), id="open")
+    assert (short.reward, opens.reward) == (0.3, 0.7)
+    assert advantages([short, opens], level="turn").rollouts[0](0, 0) == pytest.approx(0.1)
+    for level in ("trajectory", "return_to_go", "evidence"):
+        assert advantages([short, opens], level=level).rollouts[0](0, 0) < 0, level
