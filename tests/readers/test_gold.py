@@ -134,7 +134,7 @@ def test_a_write_asked_for_twice_may_be_made_twice(tmp_path: Path) -> None:
 
 
 def test_the_checklist_is_a_sound_one() -> None:
-    actions = [GoldAction(name=one["name"], arguments=one["kwargs"]) for one in (CHANGE_1, CANCEL_1, CANCEL_2)]
+    actions = [GoldAction(name=one["name"], kwargs=one["kwargs"]) for one in (CHANGE_1, CANCEL_1, CANCEL_2)]
     model = compile_gold(actions, ["a+b", "1,000"], name="t", writes=WRITES["airline"])
     checklist = Checklist.from_json(model.model_dump(mode="json"))
     assert {item.turn for item in checklist} == {"trace"}

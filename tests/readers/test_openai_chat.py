@@ -70,7 +70,7 @@ def test_equal_chats_without_a_task_are_the_same_chat(tmp_path: Path) -> None:
 
 
 def test_parts_of_every_kind(tmp_path: Path) -> None:
-    seen = [
+    seen: list[dict[str, Any]] = [
         {"type": "text", "text": "look"}, {"type": "image_url", "image_url": {"url": "https://x/y.png"}},
         {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}, {"type": "input_audio", "input_audio": {"data": "…"}},
     ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
@@ -15,7 +16,7 @@ from cm2_agent.trainers.statistics import agreement, auc, auc_within, bootstrap,
 ROLLOUT = st.tuples(st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.sampled_from([0.0, 1.0]), st.sampled_from(["a", "b", "c", None]))
 
 
-def counted(rows: list[tuple[float, float, object]], *, within: bool) -> tuple[float, int]:
+def counted(rows: Sequence[tuple[float, float, object]], *, within: bool) -> tuple[float, int]:
     """Wins (ties ½) and pairs, one pair at a time."""
     wins, pairs = 0.0, 0
     for (r1, o1, g1), (r2, o2, g2) in combinations(rows, 2):
