@@ -201,8 +201,8 @@ class Quickstart:
 def grpo_settings(size: RoundConfig, number: int) -> dict[str, Any]:
     """The numbers of a round (1-based) as GRPO takes them."""
     return {
-        "steps": size.steps, "rollouts_per_step": size.batch, "learning_rate": size.learning_rate(number), "warmup_steps": size.warmup, "cap": size.weight_cap,
-        "args": {"epsilon": size.epsilon, "epsilon_high": size.epsilon_high},
+        "steps": size.steps, "rollouts_per_step": size.batch, "learning_rate": size.learning_rate(number), "warmup_steps": size.warmup,
+        "cap": size.weight_cap, "args": {"epsilon": size.epsilon, "epsilon_high": size.epsilon_high},
     }  # fmt: skip
 
 
