@@ -93,8 +93,7 @@ def run(
         resumable=name is not None, sinks=tuple(sinks),
     )  # fmt: skip
     if store is not None:
-        for task in listed:
-            store.save_task(task)
+        store.save_tasks(listed)
         for scored in {one.hash: one for one in (chosen, *(task.own_checklist() for task in listed)) if one is not None}.values():
             store.save_checklist(scored)
     jobs = [(task, number) for task in listed for number in range(group)]
