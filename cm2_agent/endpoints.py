@@ -95,9 +95,8 @@ class EndpointChatModel(ChatOpenAI):
             found["prompt_ids"] = list(prompt)
         if choice.get("token_ids") is not None:
             found["completion_ids"] = list(choice["token_ids"])
-            content = (choice.get("logprobs") or {}).get("content") or []
-            if content:
-                found["logprobs"] = [float(token["logprob"]) for token in content]
+            if choice.get("logprobs"):  # in a stream the last may hold none; a list all the same, or it could not be added
+                found["logprobs"] = [float(token["logprob"]) for token in choice["logprobs"].get("content") or []]
         return found
 
     def _about(self, data: dict[str, Any]) -> dict[str, Any]:
