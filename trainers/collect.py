@@ -15,7 +15,7 @@ from cm2_agent.errors import TrainError
 from cm2_agent.group import Group, Rollout
 from cm2_agent.messages import JSON
 from cm2_agent.trainers.advantage import Level, Norm, advantages
-from cm2_agent.trainers.retokenise import retokenised_rows
+from cm2_agent.trainers.retokenise import REFUSED, TemplateRefused, retokenised_rows
 from cm2_agent.trainers.rows import TEXT_ONLY, TOO_LONG, Credit, Row, rows_of, why_not
 
 Credits: TypeAlias = Callable[[Group], Sequence[Credit | str]]
@@ -175,7 +175,10 @@ def _rows(rollout: Rollout, credit: Credit, max_length: int | None, tokenizer: A
         return rows_of(rollout.trace, credit)
     if reason != TEXT_ONLY or tokenizer is None:
         return reason
-    rows = retokenised_rows(rollout.trace, tokenizer, credit)
+    try:
+        rows = retokenised_rows(rollout.trace, tokenizer, credit)
+    except TemplateRefused:
+        return REFUSED
     if max_length is not None and any(len(row.ids) > max_length for row in rows):
         return TOO_LONG
     return rows

@@ -172,8 +172,9 @@ class _Run:
         self.given = collected
         self.config = grpo.config(temperature, folder.parent / "trl", self._batches)
         self.beta, self.config.beta = self.config.beta, 0.0  # TRL would load a second model to refer to; ours is this one, before training
-        self.samples: dict[str, list[Sample]] = {
-            one.rollout.trace.id: [Sample.of(row) for row in one.rows]
+        # By the rollout as an object: nothing says that a trace stands in one group only.
+        self.samples: dict[int, list[Sample]] = {
+            id(one): [Sample.of(row) for row in one.rows]
             for group in collected.groups
             if group.informative or self.beta
             for one in group.rollouts
@@ -259,7 +260,7 @@ class _Run:
             return collected
 
         def outside(one: Any) -> str | None:
-            samples = self.samples.get(one.rollout.trace.id)
+            samples = self.samples.get(id(one))
             if not samples:
                 return None
             ratio = mean_ratio(np.concatenate([self.start[id(s)] for s in samples]), np.concatenate([s.mu for s in samples]))
@@ -274,7 +275,7 @@ class _Run:
         rows = [
             (number, sample)
             for number, one in enumerate(one for group in self.groups for one in group.rollouts)
-            for sample in self.samples[one.rollout.trace.id]
+            for sample in self.samples[id(one)]
             if id(sample) in prox
         ]
         return measure(
@@ -298,12 +299,12 @@ class _Run:
             return dealt(groups, [len(group.rollouts) for group in groups], grpo.rollouts_per_load, seed=grpo.seed, epoch=epoch)
 
         for epoch, load in enumerate(forever(loads)):
-            listed = [sample for group in load for one in group.rollouts for sample in self.samples[one.rollout.trace.id]]
+            listed = [sample for group in load for one in group.rollouts for sample in self.samples[id(one)]]
             prox = self.start if first or grpo.rollouts_per_load is None else self._now(listed)
             first = False
             ready = {id(sample): self._ready(sample, prox[id(sample)]) for sample in listed}
             for step in dealt(load, [len(group.rollouts) for group in load], grpo.rollouts_per_step, seed=grpo.seed, epoch=epoch):
-                yield [ready[id(s)] for group in step for one in group.rollouts for s in self.samples[one.rollout.trace.id]]
+                yield [ready[id(s)] for group in step for one in group.rollouts for s in self.samples[id(one)]]
 
     def _ready(self, sample: Sample, prox: Any) -> Sample:
         ref = self.start[id(sample)] if self.beta else None

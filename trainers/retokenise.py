@@ -19,12 +19,16 @@ from cm2_agent.view import as_text
 REFUSED = "the chat template refused the dialogue"
 
 
+class TemplateRefused(TrainError):
+    """The template cannot render this dialogue; others it may."""
+
+
 def retokenised_rows(trace: Trace, tokenizer: Any, credit: Credit | None = None) -> list[Row]:
     """Token rows of a trace's words: the assistant's messages in spans (with the stop token), all else masked;
     `retokenised` is set.
 
-    `tokenizer` is a transformers tokenizer with a chat template. Raises TrainError where there is no template or it
-    refuses the dialogue.
+    `tokenizer` is a transformers tokenizer with a chat template. Raises TrainError where there is no template,
+    TemplateRefused where it refuses the dialogue.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise TrainError("the tokenizer has no chat template; set tokenizer.chat_template, or take an instruction-tuned model's")
@@ -43,7 +47,7 @@ def retokenised_rows(trace: Trace, tokenizer: Any, credit: Credit | None = None)
         messages.extend(_template_messages(message))
         whole = _render(tokenizer, messages, tools, asks=False, trace=trace)
         if not whole.startswith(prompt):
-            raise TrainError(
+            raise TemplateRefused(
                 f"trace {trace.id!r}: {REFUSED}: its generation prompt is no beginning of the finished message. "
                 "Expected a template that only adds; set another tokenizer.chat_template."
             )
@@ -66,7 +70,7 @@ def _render(tokenizer: Any, messages: Sequence[dict[str, Any]], tools: Any, *, a
     try:
         return str(tokenizer.apply_chat_template(list(messages), tools=tools, tokenize=False, add_generation_prompt=asks))
     except Exception as error:  # jinja's own errors and the template's raise_exception share no base
-        raise TrainError(f"trace {trace.id!r}: {REFUSED}: {error}") from error
+        raise TemplateRefused(f"trace {trace.id!r}: {REFUSED}: {error}") from error
 
 
 def _up_to_stop(text: str, tokenizer: Any) -> str:

@@ -20,7 +20,7 @@ from cm2_agent.group import Group, Rollout
 from cm2_agent.messages import JSON
 from cm2_agent.trainers import checkpoint
 from cm2_agent.trainers.collect import Collected, GroupRows, RolloutRows, checked
-from cm2_agent.trainers.retokenise import retokenised_rows
+from cm2_agent.trainers.retokenise import REFUSED, TemplateRefused, retokenised_rows
 from cm2_agent.trainers.rows import TEXT_ONLY, TOO_LONG, Row, rows_of, why_not, written
 from cm2_agent.trainers.settings import config
 
@@ -138,7 +138,7 @@ class SFT:
             if best <= 0:
                 return NOTHING_EARNED
             return None if reward == best else NOT_BEST
-        return None if reward >= self.select else BELOW
+        return None if reward >= float(self.select) else BELOW
 
     def _rows(self, rollout: Rollout, tokenizer: Any, max_length: int | None) -> list[Row] | str:
         reason = TEXT_ONLY if self.retokenise else why_not(rollout.trace, imitation=True, max_length=max_length)
@@ -147,7 +147,10 @@ class SFT:
             return rows_of(rollout.trace, imitation=True)
         if reason != TEXT_ONLY:
             return reason
-        rows = retokenised_rows(rollout.trace, tokenizer)
+        try:
+            rows = retokenised_rows(rollout.trace, tokenizer)
+        except TemplateRefused:
+            return REFUSED
         return TOO_LONG if max_length is not None and any(len(row.ids) > max_length for row in rows) else rows or "no assistant step"
 
     def _fit(self, policy: checkpoint.Policy, rows: Sequence[Row], folder: Path, progress: Progress | None) -> int:

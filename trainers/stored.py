@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
@@ -43,7 +43,9 @@ class StoredGRPOTrainer(GRPOTrainer):
         on_step: Callable[[int, int, dict[str, float]], object] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(reward_funcs=already_scored, **kwargs)
+        super().__init__(reward_funcs=cast(Any, already_scored), **kwargs)
+        self.settings: Any = self.args  # a GRPOConfig; the base class knows it as less
+        self.pad_id = int(cast(Any, self._tokenizer.pad_token_id))
         self.batches = batches
         self.history: list[dict[str, float]] = []
         self._trained: torch.Tensor | None = None
@@ -54,10 +56,10 @@ class StoredGRPOTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, torch.Tensor]:
         if self.batches is None:
             raise RuntimeError("no batches were given; set `batches` before training")
-        return self._collated(next(self.batches), multiple=self.args.steps_per_generation)
+        return self._collated(next(self.batches), multiple=self.settings.steps_per_generation)
 
     def _collated(self, samples: Sequence[Sample], multiple: int = 1) -> dict[str, torch.Tensor]:
-        return collate(samples, pad_id=self._tokenizer.pad_token_id, multiple=multiple, device=self.accelerator.device)
+        return collate(samples, pad_id=self.pad_id, multiple=multiple, device=self.accelerator.device)
 
     def _compute_loss(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """TRL's loss; the mask is noted for the forward pass, the figures for `history`."""
@@ -122,7 +124,7 @@ class StoredGRPOTrainer(GRPOTrainer):
             trained is None
             or compute_aux_loss
             or not isinstance(model, PreTrainedModel)
-            or self.args.cast_lm_head_to_fp32
+            or self.settings.cast_lm_head_to_fp32
             or self.args.bf16
             or self.args.fp16
             or any(getattr(model.config.get_text_config(), name, None) not in (None, 1.0) for name in _SCALED_HEADS)
@@ -141,6 +143,9 @@ class StoredGRPOTrainer(GRPOTrainer):
         lengths = attention_mask.sum(1)
         lefts = attention_mask.argmax(1)  # rows are contiguous: pads left of the prompt, right of the completion
         kept = torch.nonzero(trained.any(1)).flatten()
+        if not len(kept):  # a slice of filling rows: a zero that backward can pass through
+            nothing = next(model.parameters()).sum() * 0.0 + torch.zeros((rows, width), device=input_ids.device)
+            return nothing, nothing.detach() if compute_entropy else None, None
         kept = kept[torch.argsort(lengths[kept], stable=True)]
         places, logps, entropies = [], [], []
         with_gradient = torch.is_grad_enabled() and self._entropy_bonus_enabled
@@ -158,9 +163,6 @@ class StoredGRPOTrainer(GRPOTrainer):
                 with torch.set_grad_enabled(with_gradient):
                     entropies.append(-(distribution.exp() * distribution).sum(-1))
             places.append(part[row] * width + column)
-        if not places:  # a slice of filling rows: a zero that backward can pass through
-            nothing = next(model.parameters()).sum() * 0.0 + torch.zeros((rows, width), device=input_ids.device)
-            return nothing, nothing.detach() if compute_entropy else None, None
         index = torch.cat(places)
         return _spread(logps, index, rows, width), _spread(entropies, index, rows, width) if compute_entropy else None, None
 

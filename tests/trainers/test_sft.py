@@ -1,0 +1,165 @@
+"""SFT on stored traces: who is chosen, what is a label, and that the loss is that of a plain loop."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cm2_agent.errors import TrainError
+from cm2_agent.group import Group, Rollout
+from cm2_agent.messages import Message
+from cm2_agent.score import Score
+from cm2_agent.trace import Failure, Run, Trace
+from cm2_agent.trainers.rows import Row, rows_of
+from cm2_agent.trainers.sft import SFT
+from tests.trainers.loop import SGD, Sampler, apart, logprobs_of, stripped, trained
+
+
+def talk(number: int, reply: str) -> Trace:
+    said = (Message.of("user", f"Where is order {number}?"), Message.of("assistant", reply))
+    return Trace.of(Run(id=f"w{number}-{reply}", messages=said))
+
+
+def group(rewards: list[float | None], number: int = 0) -> Group:
+    """Text-only dialogues whose replies tell their reward."""
+    return Group(
+        key={"task": str(number), "policy": None, "reward": "r1"},
+        rollouts=tuple(
+            Rollout(trace=trace, score=Score(trace_id=trace.id, reward_version="r1", reward=reward))
+            for reward in rewards
+            for trace in [talk(number, f"worth {reward}")]
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("select", "rewards", "chosen", "left_out"),
+    [
+        ("all", [1.0, 0.2, None], 3, {}),
+        ("best", [0.4, 0.4, 0.1, None], 2, {"no reward": 1, "not the best of its group": 1}),
+        ("best", [0.3, 0.9, 0.1], 1, {"not the best of its group": 2}),
+        (0.5, [1.0, 0.5, 0.49, None], 2, {"below the score asked for": 1, "no reward": 1}),
+    ],
+)
+def test_who_is_imitated(
+    policy: Callable[..., Any],
+    tokenizer: Any,
+    tmp_path: Path,
+    select: Any,
+    rewards: list[float | None],
+    chosen: int,
+    left_out: dict[str, int],
+) -> None:
+    sft = SFT(policy(1), tmp_path / "out", tokenizer=tokenizer, select=select, steps=1)
+    sft.train([group(rewards)])
+    assert (sft.report["rollouts"], sft.report["left_out"], sft.report["retokenised_rows"]) == (chosen, left_out, chosen)
+
+
+def test_a_failed_dialogue_and_a_group_that_earned_nothing_are_not_imitated(
+    policy: Callable[..., Any], tokenizer: Any, tmp_path: Path
+) -> None:
+    good = group([1.0, 0.0])
+    crashed = replace(talk(1, "x"), runs=(replace(talk(1, "x").runs[0], failure=Failure(kind="ToolError", message="down")),))
+    first = replace(good, rollouts=(replace(good.rollouts[0], trace=crashed), good.rollouts[1]))
+    sft = SFT(policy(1), tmp_path / "out", tokenizer=tokenizer, select="all", steps=1)
+    sft.train([first])
+    assert sft.report["left_out"] == {"the dialogue failed": 1}
+    with pytest.raises(TrainError, match=r"nothing is left to imitate of 1 groups: 2 × the best of its group earned nothing"):
+        SFT(policy(1), tmp_path / "none", tokenizer=tokenizer, select="best").train([group([0.0, 0.0])])
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_loss_is_the_mean_over_the_models_own_tokens(
+    policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path
+) -> None:
+    model = policy(1)
+    groups = sample(model, groups=1, size=4)
+    rows: list[Row] = [row for one in groups[0].rollouts for row in rows_of(one.trace)]
+    twin = copy.deepcopy(model)
+    losses = []
+    for _ in range(2):
+        loss = -torch.cat([logprobs_of(twin, row) for row in rows]).mean()
+        twin.zero_grad()
+        torch.autograd.backward(loss)
+        with torch.no_grad():
+            for parameter in twin.parameters():
+                parameter -= 1.0 * parameter.grad
+        losses.append(float(loss.detach()))
+    seen: list[float] = []
+    sft = SFT(model, tmp_path / "out", tokenizer=tokenizer, steps=2, rows_per_step=4, learning_rate=1.0, args=dict(SGD))
+    path = sft.train(groups, progress=lambda step, total, metrics: seen.append(metrics["loss"]))
+    assert seen == pytest.approx(losses, abs=1e-4)
+    assert apart(trained(path), twin) < 1e-5
+    assert json.loads((path / "report.json").read_text()) == sft.report
+    assert "retokenised_rows" not in sft.report
+
+
+def test_greedy_calls_without_logprobs_can_be_imitated(policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path) -> None:
+    groups = [stripped(one, logprobs=None, sampling={"temperature": 0}) for one in sample(policy(1), groups=1)]
+    sft = SFT(policy(1), tmp_path / "out", tokenizer=tokenizer, select="all", epochs=1)
+    sft.train(groups)
+    assert sft.report["rows"] == 4
+
+
+def test_words_are_learnt_from_text_only_traces(policy: Callable[..., Any], tokenizer: Any, tmp_path: Path) -> None:
+    groups = [group([1.0, 0.0], number) for number in range(8)]
+    sft = SFT(policy(1), tmp_path / "out", tokenizer=tokenizer, select="best", steps=30, rows_per_step=8, learning_rate=2e-2)
+    path = sft.train(groups)
+    model = trained(path)
+    prompt = tokenizer.encode("<|im_start|>user\nWhere is order 3?<|im_end|>\n<|im_start|>assistant\n")
+    said = model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False)[0, len(prompt) :]
+    assert tokenizer.decode(said).startswith("worth 1.0<|im_end|>")
+
+
+def test_recorded_ids_of_another_tokenizer_are_refused(policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path) -> None:
+    groups = sample(policy(1), groups=1)
+    spoken = [
+        replace(
+            one,
+            trace=replace(
+                one.trace,
+                runs=tuple(replace(run, messages=(run.messages[0], Message.of("assistant", "It was sent."))) for run in one.trace.runs),
+            ),
+        )
+        for one in groups[0].rollouts
+    ]
+    foreign = [replace(groups[0], rollouts=tuple(spoken))]
+    with pytest.raises(TrainError, match="of another tokenizer than the model's"):
+        SFT(policy(1), tmp_path / "out", tokenizer=tokenizer, steps=1).train(foreign)
+    sft = SFT(policy(1), tmp_path / "out", tokenizer=tokenizer, steps=1, retokenise=True)
+    sft.train(foreign)
+    assert sft.report["retokenised_rows"] == 4
+
+
+def test_the_same_seed_gives_the_same_bits(policy: Callable[..., Any], tokenizer: Any, tmp_path: Path) -> None:
+    groups = [group([1.0, 0.5], number) for number in range(6)]
+    files = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        path = SFT(policy(1), tmp_path / name, tokenizer=tokenizer, seed=seed, rows_per_step=4, learning_rate=1e-3).train(groups)
+        files.append((path / "model.safetensors").read_bytes())
+    assert files[0] == files[1]
+    assert files[0] != files[2]
+
+
+def test_settings_that_cannot_be_meant_are_refused(tmp_path: Path, policy: Callable[..., Any], tokenizer: Any) -> None:
+    for wrong, message in [
+        ({"select": "some"}, "'all', 'best', or the least reward"),
+        ({"select": True}, "'all', 'best', or the least reward"),
+        ({"select": 1.5}, "expected a reward in"),
+        ({"steps": 1, "epochs": 2}, "both given"),
+        ({"rows_per_step": 0}, "rows_per_step 0"),
+    ]:
+        with pytest.raises(TrainError, match=message):
+            SFT("m", tmp_path / "out", **wrong)  # type: ignore[arg-type]
+    with pytest.raises(TrainError, match="no group was given"):
+        SFT(policy(1), tmp_path / "out", tokenizer=tokenizer).train([])
+    long = SFT(policy(1), tmp_path / "out", tokenizer=tokenizer, max_length=10)
+    with pytest.raises(TrainError, match="2 × longer than max_length"):
+        long.train([group([1.0, 0.5])])
