@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
+from collections.abc import Mapping
 
 logger = logging.getLogger("cm2_agent")
 
@@ -18,15 +19,18 @@ class Incidents:
         self._lock = threading.Lock()
         self._total: Counter[str] = Counter()
         self._pending: Counter[str] = Counter()
+        self._details: dict[str, str] = {}
 
-    def add(self, kind: str, error: BaseException | None = None, count: int = 1) -> None:
+    def add(self, kind: str, error: BaseException | None = None) -> None:
         """Count a failure; the first of its kind is logged with its traceback. Never raises."""
+        detail = "" if error is None else f"{type(error).__name__}: {error}"[:500]
         with self._lock:
             first = kind not in self._total
-            self._total[kind] += count
-            self._pending[kind] += count
+            self._total[kind] += 1
+            self._pending[kind] += 1
+            self._details[kind] = detail
         if first:
-            logger.warning("cm2: %s: %s (logged once; later ones are only counted)", kind, error or "", exc_info=error)
+            logger.warning("%s: %s (logged once; later ones are only counted)", kind, detail, exc_info=error)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -34,12 +38,18 @@ class Incidents:
         with self._lock:
             return dict(self._total)
 
-    def drain(self) -> dict[str, int]:
-        """What no store has been told yet. The caller gives back with `restore` what it could not store."""
+    @property
+    def pending(self) -> bool:
+        """Whether something was counted that no store was told."""
+        return bool(self._pending)
+
+    def drain(self) -> dict[str, tuple[int, str]]:
+        """`{kind: (count, last detail)}` that no store has been told yet. The caller gives back with `restore` what it could not store."""
         with self._lock:
             pending, self._pending = self._pending, Counter()
-        return dict(pending)
+            return {kind: (count, self._details[kind]) for kind, count in pending.items()}
 
-    def restore(self, counts: dict[str, int]) -> None:
+    def restore(self, counts: Mapping[str, tuple[int, str]]) -> None:
+        """Count as pending again what could not be stored."""
         with self._lock:
-            self._pending.update(counts)
+            self._pending.update({kind: count for kind, (count, _) in counts.items()})

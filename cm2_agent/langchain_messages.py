@@ -48,34 +48,53 @@ _ROLES: dict[str, Role] = {
 _MEDIA = ("image", "audio", "video", "file")
 # Blocks by which providers repeat, in an assistant's content, the calls that LangChain keeps in `tool_calls`.
 _CALL_BLOCKS = frozenset({"tool_use", "tool_call", "tool_call_chunk", "invalid_tool_call", "function_call", "input_json_delta"})
-_DEPTH = 64
+_DEPTH = 100
 
 
-def plain(value: Any, depth: int = _DEPTH) -> JSON:
-    """The value as JSON: mappings and sequences are walked; what JSON cannot hold (objects, bytes, NaN) becomes its text."""
+def plain(value: Any) -> JSON:
+    """The value as JSON: mappings and sequences are walked; what JSON cannot hold (objects, bytes, NaN, cycles) is text. Never raises."""
+    kind = type(value)
+    if kind is str or kind is int or kind is bool or value is None:
+        return value
+    return _plain(value, set())
+
+
+def _plain(value: Any, above: set[int]) -> JSON:
     kind = type(value)
     if kind is str or kind is int or kind is bool or value is None:
         return value
     if kind is float:
         return value if math.isfinite(value) else str(value)
-    if depth <= 0:
-        return str(value)
-    if isinstance(value, Mapping):
-        return {key if type(key) is str else str(key): plain(item, depth - 1) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item, depth - 1) for item in value]
-    if isinstance(value, set | frozenset):
-        return sorted((plain(item, depth - 1) for item in value), key=str)
-    if isinstance(value, BaseMessage):
-        return from_langchain(value).to_json()
-    dump = getattr(value, "model_dump", None)
-    if callable(dump) and not isinstance(value, type):
-        return plain(dump(mode="python"), depth - 1)
-    if isinstance(value, str):
+    if isinstance(value, str):  # an enumeration's member, for one
         return str.__str__(value)
-    if isinstance(value, int):
-        return int(value)
-    return str(value)
+    if isinstance(value, int | float):
+        return plain(int(value) if isinstance(value, int) else float(value))
+    if id(value) in above or len(above) > _DEPTH:
+        return f"<{kind.__name__} within itself>" if id(value) in above else _as_text(value)
+    above.add(id(value))
+    try:
+        if isinstance(value, Mapping):
+            return {key if type(key) is str else _as_text(key): _plain(item, above) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [_plain(item, above) for item in value]
+        if isinstance(value, set | frozenset):
+            return sorted((_plain(item, above) for item in value), key=str)
+        if isinstance(value, BaseMessage):
+            return from_langchain(value).to_json()
+        if not isinstance(value, type) and callable(dump := getattr(value, "model_dump", None)):
+            return _plain(dump(mode="python"), above)
+        return _as_text(value)
+    except Exception:  # an object of the application's that cannot be looked at
+        return _as_text(value)
+    finally:
+        above.discard(id(value))
+
+
+def _as_text(value: Any) -> str:
+    try:
+        return str(value)
+    except Exception:
+        return f"<{type(value).__name__}>"
 
 
 def from_langchain(message: BaseMessage) -> Message:

@@ -100,6 +100,9 @@ def capture(
     exports to another CM2 collector; token ids and logprobs then stand on the chat spans as base64 (`encode_ids`, `encode_logprobs`).
     Foreign exporters never get them.
 
+    Known limit, LangChain's own: a model or tool that is invoked inside a node with callbacks of its own in its config
+    (`config={"callbacks": [other]}` rather than the node's config passed on) loses the inherited handlers, and is not seen.
+
     A run that a sampler drops is recorded all the same: sampling decides what is exported. An `on_run` that raises is counted in
     `incidents` and logged once; the user's call never sees it.
     """

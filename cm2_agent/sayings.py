@@ -5,6 +5,7 @@ Apart from `langchain_messages` (which converts and forgets) since a dialogue is
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,7 @@ class Sayings:
         self._seen: dict[int, tuple[BaseMessage, Any, Any, str | None, Saying]] = {}
         self._ids: dict[str, int] = {}
         self._keys: dict[Any, int] = {}
+        self._next = itertools.count()  # not the number of keys: nodes may run in several threads
 
     def one(self, message: BaseMessage) -> Saying:
         """The saying of a message object. The same object is converted once, unless it was changed in between."""
@@ -40,7 +42,7 @@ class Sayings:
             return known[4]
         said = from_langchain(message)
         mine = self._ids.get(message.id) if message.id else None
-        key = self._keys.setdefault(_signature(said), len(self._keys)) if mine is None else mine
+        key = self._keys.setdefault(_signature(said), next(self._next)) if mine is None else mine
         if message.id:
             self._ids[message.id] = key
         saying = Saying(key, said, message.id)

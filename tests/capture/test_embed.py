@@ -68,7 +68,7 @@ def test_watch_scores_after_each_run_of_a_conversation(url: str) -> None:
     told: list[tuple[int, float | None]] = []
 
     def tell(trace: Trace, score: Score | None) -> None:
-        told.append((len(trace.runs), score and score.reward))
+        told.append((len(trace.runs), None if score is None else score.reward))
 
     graph = watch(app(checkpointer=InMemorySaver()), LOOKS, store=url, sinks=[tell])
     for _ in range(3):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from enum import IntEnum, StrEnum
 from typing import Any
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
@@ -34,7 +37,7 @@ tool_calls: st.SearchStrategy[Part] = st.builds(
 )
 
 
-def _valid_calls_first(parts: list[Part]) -> tuple[Part, ...]:
+def _valid_calls_first(parts: Sequence[Part]) -> tuple[Part, ...]:
     """The one order LangChain keeps: what is said, then calls, then calls that could not be read."""
     return tuple(sorted(parts, key=lambda part: isinstance(part, ToolCall) and 1 + isinstance(part.arguments, str)))
 
@@ -155,6 +158,24 @@ anything = values | st.floats() | st.binary() | st.just(object)
 def test_plain_is_json_and_leaves_json_alone(value: Any) -> None:
     out = plain(value)
     assert plain(json.loads(canonical_json(out))) == out
+
+
+def test_plain_of_what_cannot_be_looked_at() -> None:
+    class Hostile:
+        def __str__(self) -> str:
+            raise RuntimeError("no")
+
+        def model_dump(self, mode: str) -> Any:
+            raise RuntimeError("no")
+
+    class Colour(StrEnum):
+        RED = "red"
+
+    assert [plain(item) for item in (Colour.RED, IntEnum("Size", "SMALL").SMALL, np.float64(0.5))] == ["red", 1, 0.5]  # type: ignore[attr-defined]
+    loop: dict[str, Any] = {"a": 1}
+    loop["left"] = loop["right"] = [loop, loop]
+    again = "<dict within itself>"
+    assert plain([Hostile(), loop]) == ["<Hostile>", {"a": 1, "left": [again] * 2, "right": [again] * 2}]
 
 
 @given(values)

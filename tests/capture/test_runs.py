@@ -176,7 +176,7 @@ def test_a_graph_without_a_model(watched: Watched) -> None:
     assert watched.run.calls == ()
 
 
-class Plain(TypedDict, total=False):
+class Plain(TypedDict):
     question: str
     query: str
     answer: str
@@ -185,10 +185,10 @@ class Plain(TypedDict, total=False):
 def test_a_state_without_messages(watched: Watched) -> None:
     """Two prompts with nothing in common: both are told, in order."""
 
-    def rewrite(state: Plain) -> Plain:
+    def rewrite(state: Plain) -> Any:
         return {"query": str(says("france capital").invoke(f"As a query: {state['question']}").content)}
 
-    def answer(state: Plain) -> Plain:
+    def answer(state: Plain) -> Any:
         return {"answer": str(says("Paris").invoke(f"Answer: {state['query']}").content)}
 
     chain(watched, rewrite, answer, state=Plain).invoke({"question": "capital of France?"})

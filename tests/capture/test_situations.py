@@ -352,7 +352,7 @@ def test_thread_executor(watched: Watched, handed_over: str) -> None:
     model = ScriptedModel(script=[AIMessage(content="hello")])
 
     def speak(state: MessagesState, config: RunnableConfig) -> dict[str, Any]:
-        passed = config if handed_over == "config" else {"callbacks": config["callbacks"]}
+        passed: Any = config if handed_over == "config" else {"callbacks": config.get("callbacks")}
         with ThreadPoolExecutor(2) as pool:
             answers = [pool.submit(model.invoke, state["messages"], passed) for _ in range(2)]
             return {"messages": [answer.result() for answer in answers]}
