@@ -46,7 +46,8 @@ def load_policy(model: Any, tokenizer: Any = None) -> Policy:
     if isinstance(model, str | Path):
         source = str(model)
         try:
-            loaded = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
+            with _no_bars():
+                loaded = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
         except (OSError, ValueError, KeyError) as error:
             raise TrainError(
                 f"cannot load a model from {source!r}: {error}. Expected a folder or a hub name of a causal language model."
@@ -103,17 +104,24 @@ def whole_folder(out: Path) -> Iterator[Path]:
 
 def save(folder: Path, model: Any, tokenizer: Any, report: dict[str, JSON]) -> None:
     """Weights as safetensors, the tokenizer and report.json."""
+    with _no_bars():
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without transformers' own bars, which would stand between those of whoever shows progress."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # a bar for one file would stand between the bars of whoever shows progress
+    logging.disable_progress_bar()
     try:
-        model.save_pretrained(folder)
+        yield
     finally:
         if shown:
             logging.enable_progress_bar()
-    tokenizer.save_pretrained(folder)
-    (folder / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def longest(model: Any) -> int | None:

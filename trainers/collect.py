@@ -153,18 +153,16 @@ def checked(groups: Iterable[Group], *, one_reward: bool = True) -> list[Group]:
     groups = list(groups)
     if not groups:
         raise TrainError(
-            "no group was given; expected scored rollouts of tasks. Score the traces first (cm2 score), and check what the "
-            "store's groups(…) "
-            "was asked for: task, policy and reward version must be those of stored traces."
+            "no group was given; expected scored rollouts of tasks. Score the traces first (cm2 score), and check what "
+            "the store's groups(…) was asked for: task, policy and reward version must be those of stored traces."
         )
     if not any(group.rollouts for group in groups):
         raise TrainError(f"{len(groups)} groups were given and none holds a rollout; expected at least two scored rollouts of a task")
     versions = sorted({str(group.key.get("reward")) for group in groups})
     if one_reward and len(versions) > 1:
         raise TrainError(
-            f"the groups mix {len(versions)} reward versions: {', '.join(versions[:4])}. Rewards of different versions cannot "
-            "be compared: "
-            "score all of them with one (cm2 score --again), or name the version to train on."
+            f"the groups mix {len(versions)} reward versions: {', '.join(versions[:4])}. Rewards of different versions "
+            "cannot be compared: score all of them with one (cm2 score --again), or name the version to train on."
         )
     return groups
 

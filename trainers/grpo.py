@@ -35,6 +35,9 @@ Progress = Callable[[int, int, dict[str, float]], object]
 FRESH = 1e-4
 """Mean |log π − log μ| of the recomputed calls up to which the stored logprobs stand for π_prox itself."""
 
+DRIFT_ROWS = 64
+"""Rows, evenly spaced, on which the trained policy is measured against μ for the report."""
+
 
 class GRPO:
     """Trains `model` on stored groups and writes the new policy to the folder `out`.
@@ -148,8 +151,8 @@ class GRPO:
         made = config(GRPOConfig, self.args, defaults, folder, asked if not given else {**asked, "epochs": self.epochs})
         if made.temperature != temperature:
             raise TrainError(
-                f"args say temperature {made.temperature}, the stored logprobs are of temperature {temperature}; "
-                f"set temperature={temperature}: the ratio is only one of the same distribution"
+                f"args say temperature {made.temperature}, the stored logprobs are of temperature {temperature}; set "
+                f"temperature={temperature}: the ratio is only one of the same distribution"
             )
         if made.use_vllm or made.world_size > 1:
             raise TrainError("stored rollouts are trained on by one process and without vLLM; expected use_vllm=False and one process")
@@ -185,16 +188,19 @@ class _Run:
         self.start = self._located()
         self.kept = self._limited(collected)
         self.off_policy = self._measured(self.start)
+        self.after: dict[str, float] = {}
         if grpo.max_kl is not None and self.off_policy["kl_per_rollout"] > grpo.max_kl:
             raise TrainError(
-                f"KL(μ‖π) is {self.off_policy['kl_per_rollout']:.3g} nats a rollout, above max_kl {grpo.max_kl}: these rollouts "
-                "are too old for this policy; sample new ones with it, or raise max_kl"
+                f"KL(μ‖π) is {self.off_policy['kl_per_rollout']:.3g} nats a rollout, above max_kl {grpo.max_kl}: these "
+                "rollouts are too old for this policy; sample new ones with it, or raise max_kl"
             )
 
     def train(self) -> None:
         self.trainer.batches = self._feed()
         self.trainer.beta = self.beta
         self.trainer.train()
+        samples = [sample for group in self.groups for one in group.rollouts for sample in self.samples[id(one)]]
+        self.after = self._measured(self._now(samples[:: -(-len(samples) // DRIFT_ROWS)]))
 
     def _trainer(self, progress: Progress | None) -> StoredGRPOTrainer:
         from datasets import Dataset
@@ -336,5 +342,6 @@ class _Run:
             "recomputed": self.check,
             "fresh": self.fresh,
             "off_policy": self.off_policy,
+            "off_policy_after": self.after,
             "history": self.trainer.history,
         }

@@ -46,21 +46,20 @@ def stale(collected: Collected, versions: Sequence[str] | None, max_lag: int | N
     if versions is None:
         if len(found) > 1:
             raise TrainError(
-                f"the groups come from {len(found)} policies: {', '.join(found[:4])}. Train on one (store.groups(policy=…)), or "
-                "say which is older: "
-                "versions=[oldest, …, newest]."
+                f"the groups come from {len(found)} policies: {', '.join(found[:4])}. Train on one "
+                "(store.groups(policy=…)), or say which is older: versions=[oldest, …, newest]."
             )
         return collected
     unknown = [name for name in found if name not in versions]
     if unknown:
         raise TrainError(
-            f"policy {unknown[0]!r} of the groups is not among versions {list(versions)}; name every policy, from oldest to "
-            "newest"
+            f"policy {unknown[0]!r} of the groups is not among versions {list(versions)}; name every policy, from oldest to newest"
         )
     if max_lag is None:
         return collected
     lag = {name: len(versions) - 1 - index for index, name in enumerate(versions)}
-    return collected.without(lambda one: STALE if lag[str(one.rollout.trace.policy)] > max_lag else None)
+    old = {id(one) for group in collected.groups for one in group.rollouts if lag[str(group.group.key.get("policy"))] > max_lag}
+    return collected.without(lambda one: STALE if id(one) in old else None)
 
 
 def trainable(collected: Collected) -> float:
@@ -70,17 +69,16 @@ def trainable(collected: Collected) -> float:
     report = collected.report
     if report.retokenised_rows:
         raise TrainError(
-            f"{report.retokenised_rows} of {report.rows} rows were made from words (retokenised): their ids are not what the "
-            "model wrote and they have "
-            "no logprobs. Train on them with SFT, then collect rollouts with your own policy for GRPO."
+            f"{report.retokenised_rows} of {report.rows} rows were made from words (retokenised): their ids are not what "
+            "the model wrote and they have no logprobs. Train on them with SFT, then collect rollouts with your own "
+            "policy for GRPO."
         )
     something_left(collected)
     temperatures = sorted({row.temperature for group in collected.groups for row in group.rows if row.temperature is not None})
     if len(temperatures) > 1:
         raise TrainError(
-            f"the rollouts were sampled at temperatures {', '.join(map(str, temperatures))}; their logprobs belong to different "
-            "distributions. "
-            "Train on those of one temperature at a time."
+            f"the rollouts were sampled at temperatures {', '.join(map(str, temperatures))}; their logprobs belong to "
+            "different distributions. Train on those of one temperature at a time."
         )
     return temperatures[0]
 
@@ -93,25 +91,21 @@ def something_left(collected: Collected) -> None:
     reasons = report.left_out
     if reasons and not report.rows and all(reason.startswith(("no reward", "no verdict")) for reason in reasons):
         raise TrainError(
-            f"all rewards are NULL: {_told(reasons)}. A missing reward is never taken for 0; find out why (cm2 doctor lists the "
-            "reasons), score again, "
-            "and train then."
+            f"all rewards are NULL: {_told(reasons)}. A missing reward is never taken for 0; find out why (cm2 doctor "
+            "lists the reasons), score again, and train then."
         )
     if not report.informative_groups:
         raise TrainError(
-            f"none of the {report.groups} groups has a non-zero advantage: within each, all rollouts are worth the same, so "
-            "there is nothing to "
-            f"prefer{_besides(reasons)}. Expected rewards that differ: take harder or easier tasks, more rollouts a group, or a "
-            "checklist with finer "
-            "items."
+            f"none of the {report.groups} groups has a non-zero advantage: within each, all rollouts are worth the same, "
+            f"so there is nothing to prefer{_besides(reasons)}. Expected rewards that differ: take harder or easier "
+            "tasks, more rollouts a group, or a checklist with finer items."
         )
     advice = "Expected rollouts with token ids and the sampler's own logprobs, written by a policy not far from this one."
     if TEXT_ONLY in reasons:
         advice = (
-            "Text-only traces cannot be trained on by GRPO: the ids and logprobs of what was sampled are not there. Train on "
-            "them with SFT first, then "
-            "collect rollouts with LocalChatModel or an endpoint that returns token ids (vLLM: return_token_ids), and use GRPO "
-            "on these."
+            "Text-only traces cannot be trained on by GRPO: the ids and logprobs of what was sampled are not there. "
+            "Train on them with SFT first, then collect rollouts with LocalChatModel or an endpoint that returns token "
+            "ids (vLLM: return_token_ids), and use GRPO on these."
         )
     raise TrainError(f"nothing is left to learn from in {report.groups} groups: {_told(reasons) or 'no rollout'}. {advice}")
 
@@ -122,9 +116,8 @@ def vocabulary(collected: Collected, size: int) -> None:
         for row in group.rows:
             if max(row.ids) >= size or min(row.ids) < 0:
                 raise TrainError(
-                    f"trace {row.trace_id!r} holds token id {max(row.ids)}, the model knows {size}: these rollouts are another "
-                    "model's. Name the model that "
-                    "sampled them, or one with its vocabulary."
+                    f"trace {row.trace_id!r} holds token id {max(row.ids)}, the model knows {size}: these rollouts are "
+                    "another model's. Name the model that sampled them, or one with its vocabulary."
                 )
     something_left(collected)
 
@@ -132,13 +125,10 @@ def vocabulary(collected: Collected, size: int) -> None:
 def mismatch(check: Mapping[str, float], version: str, tolerance: float) -> TrainError:
     """The refusal of stored logprobs that the model which is said to have written them does not give again."""
     return TrainError(
-        f"stored logprobs are not this policy's: {check['calls']:g} calls of policy {version} recomputed, mean |difference| "
-        f"{check['mean_abs']:.3g} "
-        f"(at most {check['max_abs']:.3g}), expected up to {tolerance:g}. Either the ids or logprobs were recorded wrongly, or "
-        "another temperature, "
-        "template or precision was used than stored; training on them would go astray. If the sampler computed in lower "
-        "precision on purpose, raise "
-        "tolerance."
+        f"stored logprobs are not this policy's: {check['calls']:g} calls of policy {version} recomputed, mean "
+        f"|difference| {check['mean_abs']:.3g} (at most {check['max_abs']:.3g}), expected up to {tolerance:g}. Either "
+        "the ids or logprobs were recorded wrongly, or another temperature, template or precision was used than stored; "
+        "training on them would go astray. If the sampler computed in lower precision on purpose, raise tolerance."
     )
 
 

@@ -48,8 +48,8 @@ def retokenised_rows(trace: Trace, tokenizer: Any, credit: Credit | None = None)
         whole = _render(tokenizer, messages, tools, asks=False, trace=trace)
         if not whole.startswith(prompt):
             raise TemplateRefused(
-                f"trace {trace.id!r}: {REFUSED}: its generation prompt is no beginning of the finished message. "
-                "Expected a template that only adds; set another tokenizer.chat_template."
+                f"trace {trace.id!r}: {REFUSED}: its generation prompt is no beginning of the finished message. Expected "
+                "a template that only adds; set another tokenizer.chat_template."
             )
         written = _up_to_stop(whole[len(prompt) :], tokenizer)
         # What is already in the row keeps its ids: encoding again may cut words elsewhere at the seams.

@@ -120,10 +120,9 @@ def rows_of(trace: Trace, credit: Credit | None = None, *, imitation: bool = Fal
     """The token rows of a trace, by the recorded ids of its main-line calls; each model token stands in exactly one
     span.
 
-    `credit` gives the advantage of a step's tokens (0 where there is none). With `imitation` only ids are needed:
-    greedy or untruncated, failed logprobs and mixed temperatures do not matter then. Raises TrainError where `why_not`
-    gives a reason: a rollout is used whole or not at all, since the advantage of its tokens is the worth of all of its
-    steps.
+    `credit` gives the advantage of a step's tokens (0 where there is none). With `imitation` only ids are needed: how
+    the tokens were sampled does not matter then. Raises TrainError where `why_not` gives a reason: a rollout is used
+    whole or not at all, since the advantage of its tokens is the worth of all of its steps.
     """
     reason = why_not(trace, imitation=imitation)
     if reason is not None:

@@ -210,6 +210,7 @@ def _same_words(rollout: Rollout, tokenizer: Any) -> None:
         read = "".join(str(tokenizer.decode(list(call.completion_ids or ()))).split())
         if said and said not in read:
             raise TrainError(
-                f"trace {rollout.trace.id!r}: the recorded ids read as {read[:60]!r}, the message says {said[:60]!r}: they are of another "
-                "tokenizer than the model's. Pass retokenise=True to train on the words, or give the tokenizer that was used."
+                f"trace {rollout.trace.id!r}: the recorded ids read as {read[:60]!r}, the message says {said[:60]!r}: "
+                "they are of another tokenizer than the model's. Pass retokenise=True to train on the words, or give "
+                "the tokenizer that was used."
             )

@@ -136,6 +136,7 @@ def test_it_learns_from_a_folder_into_a_folder(policy: Callable[..., Any], sampl
     report = json.loads((path / "report.json").read_text())
     assert report == grpo.report
     assert report["steps"] == 8
+    assert report["off_policy"]["kl_per_token"] == 0 < report["off_policy_after"]["kl_per_token"]
     assert report["policy"] == {"behaviour": [fingerprint(model)], "before": fingerprint(model), "after": fingerprint(better)}
     assert sorted(file.name for file in tmp_path.iterdir()) == ["out", "start"]
     from transformers import AutoTokenizer

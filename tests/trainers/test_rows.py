@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cm2_agent.errors import TrainError
 from cm2_agent.group import Group, Rollout
 from cm2_agent.messages import Message, Reasoning, Text, ToolCall, ToolCallResponse, ToolSpec
-from cm2_agent.score import Score
+from cm2_agent.score import Score, TurnScore, Verdict
 from cm2_agent.trace import Failure, ModelCall, Run, Trace
 from cm2_agent.trainers.collect import collect
 from cm2_agent.trainers.retokenise import REFUSED, retokenised_rows
@@ -285,6 +285,28 @@ def test_advantages_of_a_level_reach_the_steps_they_are_for() -> None:
 
     (row,) = collect([group([1.0])], credits=by_turn).groups[0].rows
     assert row.advantages == (0, 0, -2, -2, 0, 1, 0, 0, -2, -2, -2)
+
+
+def test_the_turn_level_gives_each_turn_its_own_advantage() -> None:
+    def score(trace: Trace, paid: tuple[bool, bool]) -> Score:
+        turns = tuple(
+            TurnScore(
+                turn=number, reached=True, steps=steps, reward=float(yes),
+                verdicts=(Verdict(item=f"i{number}", value=yes, weight=1.0, step=1 if yes else None, paid=yes),),
+            )
+            for number, (yes, steps) in enumerate(zip(paid, (2, 1), strict=True))
+        )  # fmt: skip
+        return Score(trace_id=trace.id, reward_version="r1", reward=sum(paid) / 2, turns=turns)
+
+    given = group([0.5, 0.5])
+    scored = tuple(
+        replace(one, score=score(one.trace, paid)) for one, paid in zip(given.rollouts, ((True, False), (False, True)), strict=True)
+    )
+    made = replace(given, rollouts=scored)
+    assert not collect([made]).groups[0].informative  # worth the same as a whole
+    first, second = collect([made], level="turn").groups[0].rows
+    assert first.advantages == (0, 0, 0.5, 0.5, 0, 0.5, 0, 0, -0.5, -0.5, -0.5)
+    assert second.advantages == tuple(-value for value in first.advantages)
 
 
 def test_no_group_no_rollout_and_mixed_rewards_are_refused() -> None:
