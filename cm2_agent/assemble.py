@@ -9,6 +9,7 @@ doesn't show the answer, in the call's own input) after the last message already
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -240,26 +241,31 @@ class _Dialogue:
         self._add(shown[start:])
 
     def _pending_answers(self) -> None:
-        """Answers that no later prompt or state shows, because the run ended first; each goes behind the message that asked for it."""
-        answers = {tool.call_id: tool for tool in self.tools if tool.call_id and tool.error is None and not tool.interrupted}
-        shown = {part.id for entry in self.entries for part in entry.saying.message.responses}
-        missing = answers.keys() - shown
-        if not missing:
+        """Answers that no later prompt or state shows, because the run ended first; each goes behind the message that asked for it.
+
+        Some models give the same ids again and again: the n-th call of an id is answered by its n-th execution.
+        """
+        executed: dict[str, list[ToolRecord]] = {}
+        for tool in self.tools:
+            if tool.call_id:
+                executed.setdefault(tool.call_id, []).append(tool)
+        if not executed:
             return
+        asked: Counter[str] = Counter()
         entries: list[_Entry] = []
-        late: list[_Entry] = []
-        for entry in self.entries:
-            if entry.saying.message.role != "tool":
-                entries.extend(late)
-                late = []
-            entries.append(entry)
-            if entry.added:
-                for call in entry.saying.message.tool_calls:
-                    if call.id in missing:
-                        tool = answers[call.id]
-                        response = ToolCallResponse(id=call.id, response=tool.result)
-                        late.append(_Entry(Saying(-1, Message(role="tool", parts=(response,), name=tool.name), None), added=True))
-        self.entries = entries + late
+        for block in _steps(self.entries):
+            entries.extend(block)
+            shown = {part.id for entry in block[1:] for part in entry.saying.message.responses}
+            for call in block[0].saying.message.tool_calls if block[0].added else ():
+                if call.id is None:
+                    continue
+                done = [tool for tool in executed.get(call.id, ())[asked[call.id] :] if tool.error is None and not tool.interrupted]
+                asked[call.id] += 1
+                if done and call.id not in shown:
+                    response = ToolCallResponse(id=call.id, response=done[0].result)
+                    answer = Message(role="tool", parts=(response,), name=done[0].name)
+                    entries.append(_Entry(Saying(-1, answer, None), added=True))
+        self.entries = entries
 
     def _add(self, sayings: Iterable[Saying]) -> None:
         for saying in sayings:
@@ -268,6 +274,18 @@ class _Dialogue:
     def _append(self, saying: Saying, added: bool) -> None:
         self.where.setdefault(saying.key, []).append(len(self.entries))
         self.entries.append(_Entry(saying, added))
+
+
+def _steps(entries: Sequence[_Entry]) -> Iterable[list[_Entry]]:
+    """The entries cut before everything that is not a tool's answer."""
+    block: list[_Entry] = []
+    for entry in entries:
+        if block and entry.saying.message.role != "tool":
+            yield block
+            block = []
+        block.append(entry)
+    if block:
+        yield block
 
 
 def _after_last_assistant(sayings: Sequence[Saying]) -> list[Saying]:

@@ -9,6 +9,7 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.errors import GraphRecursionError
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
 from langgraph.types import Command
@@ -88,6 +89,17 @@ def test_answers_of_a_run_that_ended_with_its_tools_are_not_told_twice(watched: 
     chain(watched, speak).invoke({"messages": [*state["messages"], HumanMessage("two")]})
     assert said(watched.runs[0]) == ["user: one", "assistant: call1", "tool: call1"]
     assert said(watched.runs[1]) == ["user: two", "assistant: well"]
+
+
+def test_a_model_that_gives_the_same_ids_again(watched: Watched) -> None:
+    """Every call has the id `1`; the run dies before the last answer is shown to anybody."""
+    script = [AIMessage(content="", tool_calls=[{"name": "look", "args": {"key": key}, "id": "1"}]) for key in range(9)]
+    graph = agent(ScriptedModel(script=script)).with_config(callbacks=[watched.handler])
+    with pytest.raises(GraphRecursionError):
+        graph.invoke({"messages": [("user", "hi")]}, {"recursion_limit": 6})
+    answers = [response.response for message in watched.run.messages for response in message.responses]
+    assert answers == ["value 0", "value 1", "value 2"]
+    assert [message.role for message in watched.run.messages] == ["system", "user", *["assistant", "tool"] * 3]
 
 
 def test_a_trimmed_history(watched: Watched) -> None:
