@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,17 +14,18 @@ from cm2_agent.batching import Lockstep, batched, current_seat
 class Recorder:
     """An engine that answers each request with itself, and remembers its batches."""
 
-    def __init__(self, fail_on=()):
-        self.batches, self.fail_on = [], fail_on
+    def __init__(self, fail_on: Any = ()) -> None:
+        self.batches: list[Any] = []
+        self.fail_on = fail_on
 
-    def run(self, requests):
+    def run(self, requests: Any) -> Any:
         self.batches.append(list(requests))
         if "break" in requests:
             raise RuntimeError("the engine broke")
         return [ValueError(request) if request in self.fail_on else request for request in requests]
 
 
-async def talk(lockstep, engine, index, calls, rng=None):
+async def talk(lockstep: Any, engine: Any, index: Any, calls: Any, rng: Any = None) -> Any:
     async with lockstep.seat(index, seed=index):
         answers = []
         for number in range(calls):
@@ -35,11 +37,11 @@ async def talk(lockstep, engine, index, calls, rng=None):
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=6), st.integers(0, 2**32))
-def test_batches_depend_on_the_dialogues_alone(calls, seed):
-    def once(rng):
+def test_batches_depend_on_the_dialogues_alone(calls: Any, seed: Any) -> None:
+    def once(rng: Any) -> Any:
         engine = Recorder()
 
-        async def all_of_them():
+        async def all_of_them() -> Any:
             lockstep = Lockstep(len(calls))
             order = list(range(len(calls)))
             rng.shuffle(order)
@@ -54,10 +56,10 @@ def test_batches_depend_on_the_dialogues_alone(calls, seed):
     assert once(random.Random(seed)) == once(random.Random(seed + 1)) == expected
 
 
-async def test_child_tasks_sit_in_their_dialogues_seat_and_draw_from_its_seed():
+async def test_child_tasks_sit_in_their_dialogues_seat_and_draw_from_its_seed() -> None:
     engine, lockstep = Recorder(), Lockstep(1)
 
-    async def child(name):
+    async def child(name: Any) -> Any:
         seat = current_seat()
         assert seat is not None
         return await batched(engine, name), seat.next_seed()
@@ -69,10 +71,10 @@ async def test_child_tasks_sit_in_their_dialogues_seat_and_draw_from_its_seed():
     assert current_seat() is None
 
 
-async def test_a_failed_dialogue_does_not_hold_up_the_others():
+async def test_a_failed_dialogue_does_not_hold_up_the_others() -> None:
     engine, lockstep = Recorder(), Lockstep(3)
 
-    async def fails():
+    async def fails() -> None:
         async with lockstep.seat(2, seed=2):
             await batched(engine, (2, 0))
             raise RuntimeError("this dialogue fails")
@@ -83,7 +85,7 @@ async def test_a_failed_dialogue_does_not_hold_up_the_others():
     assert isinstance(answers[2], RuntimeError)
 
 
-async def test_a_cancelled_dialogue_does_not_hold_up_the_others():
+async def test_a_cancelled_dialogue_does_not_hold_up_the_others() -> None:
     engine, lockstep = Recorder(), Lockstep(2)
     waiting = asyncio.create_task(talk(lockstep, engine, 0, 1))
     await asyncio.sleep(0.01)
@@ -95,7 +97,7 @@ async def test_a_cancelled_dialogue_does_not_hold_up_the_others():
     assert engine.batches == [[(1, 0)], [(1, 1)]]
 
 
-async def test_a_seat_never_taken_can_be_given_up():
+async def test_a_seat_never_taken_can_be_given_up() -> None:
     engine, lockstep = Recorder(), Lockstep(2)
     talking = asyncio.create_task(talk(lockstep, engine, 0, 1))
     await asyncio.sleep(0.01)
@@ -106,33 +108,34 @@ async def test_a_seat_never_taken_can_be_given_up():
             pass
 
 
-async def test_an_engines_error_reaches_its_batch_and_the_next_batch_runs():
+async def test_an_engines_error_reaches_its_batch_and_the_next_batch_runs() -> None:
     engine, lockstep = Recorder(), Lockstep(2)
 
-    async def first_breaks(index):
+    async def first_breaks(index: Any) -> Any:
         async with lockstep.seat(index, seed=index):
             with pytest.raises(RuntimeError, match="the engine broke"):
                 await batched(engine, "break")
             return await batched(engine, index)
 
-    assert await asyncio.gather(first_breaks(0), first_breaks(1)) == [0, 1]
+    assert list(await asyncio.gather(first_breaks(0), first_breaks(1))) == [0, 1]
 
 
-async def test_one_requests_error_is_its_own():
+async def test_one_requests_error_is_its_own() -> None:
     engine, lockstep = Recorder(fail_on={(1, 0)}), Lockstep(2)
-    good, bad = await asyncio.gather(talk(lockstep, engine, 0, 1), talk(lockstep, engine, 1, 1), return_exceptions=True)
+    answers: Any = await asyncio.gather(talk(lockstep, engine, 0, 1), talk(lockstep, engine, 1, 1), return_exceptions=True)
+    good, bad = answers
     assert good == [(0, 0)]
     assert isinstance(bad, ValueError)
 
 
-async def test_two_engines_share_a_lockstep():
+async def test_two_engines_share_a_lockstep() -> None:
     left, right, lockstep = Recorder(), Recorder(), Lockstep(2)
     await asyncio.gather(talk(lockstep, left, 0, 2), talk(lockstep, right, 1, 2))
     assert left.batches == [[(0, 0)], [(0, 1)]]
     assert right.batches == [[(1, 0)], [(1, 1)]]
 
 
-async def test_without_a_seat_concurrent_callers_are_batched():
+async def test_without_a_seat_concurrent_callers_are_batched() -> None:
     engine = Recorder()
     assert await asyncio.gather(*(batched(engine, n) for n in range(9))) == list(range(9))
     assert engine.batches == [list(range(9))]
@@ -141,10 +144,10 @@ async def test_without_a_seat_concurrent_callers_are_batched():
         await batched(engine, "break")
 
 
-def test_an_engine_serves_one_event_loop_after_another():
+def test_an_engine_serves_one_event_loop_after_another() -> None:
     engine = Recorder()
     assert [asyncio.run(_one(engine, n)) for n in range(3)] == [0, 1, 2]
 
 
-async def _one(engine, request):
+async def _one(engine: Any, request: Any) -> Any:
     return await batched(engine, request)

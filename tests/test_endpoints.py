@@ -3,6 +3,7 @@
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 
@@ -13,19 +14,19 @@ from cm2_agent.models import openai_compatible
 PROMPT, SAID, LOGPROBS = [1, 2, 3], [7, 8, 9], [-0.5, -0.25, -1.0]
 
 
-def tokens(start, end):
+def tokens(start: Any, end: Any) -> Any:
     return {"content": [{"token": "x", "logprob": value, "bytes": None, "top_logprobs": []} for value in LOGPROBS[start:end]]}
 
 
 class Vllm(BaseHTTPRequestHandler):
     """Keeps what it was asked; gives token ids where it was asked for them."""
 
-    asked: list = []  # noqa: RUF012
+    asked: list[Any] = []  # noqa: RUF012
 
-    def log_message(self, *args):
+    def log_message(self, *args: Any) -> None:
         pass
 
-    def do_POST(self):
+    def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.asked.append((body, self.headers.get("Authorization")))
         ids = bool(body.get("return_token_ids"))
@@ -60,7 +61,7 @@ class Vllm(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def address():
+def address() -> Any:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Vllm)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -70,7 +71,7 @@ def address():
     server.server_close()
 
 
-def check(meta):
+def check(meta: Any) -> None:
     assert (meta["prompt_ids"], meta["completion_ids"], meta["logprobs"]) == (PROMPT, SAID, LOGPROBS)
     assert meta["model_name"] == "served"
     assert meta["model_version"] == "v7"
@@ -79,9 +80,9 @@ def check(meta):
     assert meta["finish_reason"] == "stop"
 
 
-def test_token_ids_and_logprobs_are_kept(address):
+def test_token_ids_and_logprobs_are_kept(address: Any) -> None:
     model = openai_compatible(address, "m", token_ids=True, model_version="v7", temperature=0.5)
-    message = model.invoke("Hi")
+    message: Any = model.invoke("Hi")
     assert message.content == "Hello there"
     check(message.response_metadata)
     assert message.usage_metadata["output_tokens"] == 3
@@ -91,9 +92,9 @@ def test_token_ids_and_logprobs_are_kept(address):
     assert key == "Bearer none"
 
 
-async def test_a_streams_chunks_add_up_to_the_same(address):
+async def test_a_streams_chunks_add_up_to_the_same(address: Any) -> None:
     model = openai_compatible(address, "m", api_key="k", token_ids=True, model_version="v7", temperature=0.5)
-    whole = None
+    whole: Any = None
     async for chunk in model.astream("Hi"):
         whole = chunk if whole is None else whole + chunk
     assert whole.content == "Hello there"
@@ -101,7 +102,7 @@ async def test_a_streams_chunks_add_up_to_the_same(address):
     assert Vllm.asked[0][1] == "Bearer k"
 
 
-def test_a_server_that_gives_no_ids_gives_text_only_messages(address):
+def test_a_server_that_gives_no_ids_gives_text_only_messages(address: Any) -> None:
     message = openai_compatible(address, "m").invoke("Hi")
     assert message.content == "Hello there"
     assert not {"prompt_ids", "completion_ids"} & set(message.response_metadata)
@@ -109,6 +110,6 @@ def test_a_server_that_gives_no_ids_gives_text_only_messages(address):
     assert "return_token_ids" not in Vllm.asked[0][0]
 
 
-def test_an_unknown_kind_of_logprobs_is_refused(address):
+def test_an_unknown_kind_of_logprobs_is_refused(address: Any) -> None:
     with pytest.raises(ValueError, match="logprobs_mode"):
         openai_compatible(address, "m", logprobs_mode="cooked")

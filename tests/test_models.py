@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ def get_order(order_id: str) -> str:
     return order_id
 
 
-def network(seed=0):
+def network(seed: Any = 0) -> Any:
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -50,11 +51,11 @@ def network(seed=0):
 NETWORK = network()
 
 
-def chat_model(**given):
+def chat_model(**given: Any) -> Any:
     return LocalChatModel(**{"model": NETWORK, "tokenizer": TOKENIZER, "max_tokens": 12, "model_version": "v1", **given})
 
 
-def training_logprobs(message, temperature=1.0):
+def training_logprobs(message: Any, temperature: Any = 1.0) -> Any:
     """As a trainer computes them: one unpadded forward over prompt and completion."""
     meta = message.response_metadata
     ids = torch.tensor([meta["prompt_ids"] + meta["completion_ids"]])
@@ -63,7 +64,7 @@ def training_logprobs(message, temperature=1.0):
     return torch.log_softmax(logits, -1).gather(-1, ids[0, len(meta["prompt_ids"]) :, None]).squeeze(-1)
 
 
-def test_a_message_carries_exactly_the_contracts_keys():
+def test_a_message_carries_exactly_the_contracts_keys() -> None:
     message = chat_model().invoke("Hello")
     meta = message.response_metadata
     assert set(meta) == KEYS
@@ -78,7 +79,7 @@ def test_a_message_carries_exactly_the_contracts_keys():
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-async def test_logprobs_equal_the_training_forward_even_in_a_padded_batch(temperature):
+async def test_logprobs_equal_the_training_forward_even_in_a_padded_batch(temperature: Any) -> None:
     model = chat_model(temperature=temperature, seed=3)
     messages = await asyncio.gather(*(model.ainvoke("x" * n) for n in range(1, 30, 4)))
     for message in messages:
@@ -86,7 +87,7 @@ async def test_logprobs_equal_the_training_forward_even_in_a_padded_batch(temper
         assert torch.allclose(torch.tensor(message.response_metadata["logprobs"]), expected, atol=2e-5)
 
 
-def test_greedy_takes_the_most_likely_token_and_says_that_its_logprobs_are_raw():
+def test_greedy_takes_the_most_likely_token_and_says_that_its_logprobs_are_raw() -> None:
     message = chat_model(temperature=0.0).invoke("Hello")
     meta = message.response_metadata
     ids = torch.tensor([meta["prompt_ids"] + meta["completion_ids"]])
@@ -97,11 +98,11 @@ def test_greedy_takes_the_most_likely_token_and_says_that_its_logprobs_are_raw()
     assert torch.allclose(torch.tensor(meta["logprobs"]), training_logprobs(message), atol=2e-5)
 
 
-async def test_the_same_seed_gives_the_same_bits_and_a_dialogue_draws_its_own_numbers():
-    async def rollout(order, n_seats=6):
+async def test_the_same_seed_gives_the_same_bits_and_a_dialogue_draws_its_own_numbers() -> None:
+    async def rollout(order: Any, n_seats: Any = 6) -> Any:
         model, lockstep, said = chat_model(seed=99), Lockstep(n_seats), {}
 
-        async def one(index):
+        async def one(index: Any) -> None:
             async with lockstep.seat(index, seed=index):
                 history = [HumanMessage("a" * (index + 1))]
                 for _ in range(2):
@@ -117,7 +118,11 @@ async def test_the_same_seed_gives_the_same_bits_and_a_dialogue_draws_its_own_nu
     assert [m["completion_ids"] for m in alone] == [m["completion_ids"] for m in first[0]]
 
 
-def request(prompt, seed=0, **sampling):
+def generate(generator: Generator, requests: Any) -> Any:
+    return generator.run(requests)
+
+
+def request(prompt: Any, seed: Any = 0, **sampling: Any) -> Any:
     return Request(
         prompt_ids=prompt,
         sampling=Sampling(**{"max_tokens": 8, **sampling}),
@@ -140,40 +145,40 @@ def request(prompt, seed=0, **sampling):
         max_size=5,
     )
 )
-def test_a_batch_gives_what_each_row_gives_alone(rows):
+def test_a_batch_gives_what_each_row_gives_alone(rows: Any) -> None:
     requests = [
         request(prompt, seed, temperature=t, top_p=p, top_k=k, max_tokens=n) for seed, (prompt, t, p, k, n) in enumerate(rows)
     ]
     generator = Generator(NETWORK, pad_id=TOKENIZER.pad_token_id, max_batch=3)
-    for got, one in zip(generator.run(requests), requests, strict=True):
-        [alone] = generator.run([one])
+    for got, one in zip(generate(generator, requests), requests, strict=True):
+        [alone] = generate(generator, [one])
         assert got.completion_ids == alone.completion_ids
         assert got.logprobs == pytest.approx(alone.logprobs, abs=2e-5)
         assert len(got.completion_ids) <= one.sampling.max_tokens
         assert got.stopped == (got.completion_ids[-1] == TOKENIZER.eos_token_id)
 
 
-def test_sampling_follows_the_models_distribution_and_truncation_only_its_best_tokens():
+def test_sampling_follows_the_models_distribution_and_truncation_only_its_best_tokens() -> None:
     generator = Generator(NETWORK, pad_id=TOKENIZER.pad_token_id)
     prompt = TOKENIZER.encode("Hello")
     with torch.no_grad():
         probs = NETWORK(input_ids=torch.tensor([prompt])).logits[0, -1].softmax(-1)
-    drawn = generator.run([request(prompt, seed, max_tokens=1) for seed in range(3000)])
+    drawn = generate(generator, [request(prompt, seed, max_tokens=1) for seed in range(3000)])
     counts = torch.bincount(torch.tensor([g.completion_ids[0] for g in drawn]), minlength=len(probs)) / 3000
     assert (counts - probs).abs().max() < 4 * (0.25 / 3000) ** 0.5
     best = set(probs.topk(3).indices.tolist())
-    for generation in generator.run([request(prompt, seed, max_tokens=1, top_k=3) for seed in range(50)]):
+    for generation in generate(generator, [request(prompt, seed, max_tokens=1, top_k=3) for seed in range(50)]):
         [token], [logprob] = generation.completion_ids, generation.logprobs
         assert token in best
         assert logprob == pytest.approx(float((probs[token] / probs.topk(3).values.sum()).log()), abs=1e-4)
-    [nucleus] = generator.run([request(prompt, 1, max_tokens=1, top_p=1e-6)])
+    [nucleus] = generate(generator, [request(prompt, 1, max_tokens=1, top_p=1e-6)])
     assert nucleus.completion_ids == [int(probs.argmax())]
     assert nucleus.logprobs == pytest.approx([0.0], abs=1e-6)
 
 
-def test_a_prompt_that_is_too_long_fails_alone_and_a_long_one_is_cut():
+def test_a_prompt_that_is_too_long_fails_alone_and_a_long_one_is_cut() -> None:
     generator = Generator(NETWORK, pad_id=TOKENIZER.pad_token_id)
-    too_long, short, nearly = generator.run([request([1] * 512), request([1]), request([1] * 510, max_tokens=8)])
+    too_long, short, nearly = generate(generator, [request([1] * 512), request([1]), request([1] * 510, max_tokens=8)])
     assert isinstance(too_long, ModelError)
     assert "512" in str(too_long)
     assert len(short.completion_ids) >= 1
@@ -181,12 +186,12 @@ def test_a_prompt_that_is_too_long_fails_alone_and_a_long_one_is_cut():
 
 
 @pytest.mark.parametrize("bad", [{"temperature": -1}, {"top_p": 0}, {"top_k": -1}, {"max_tokens": 0}, {"temperature": float("nan")}])
-def test_settings_that_make_no_sense_are_refused(bad):
+def test_settings_that_make_no_sense_are_refused(bad: Any) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):
         chat_model(**bad)
 
 
-def conversation(model, turns=3):
+def conversation(model: Any, turns: Any = 3) -> Any:
     """A dialogue in which every kind of message follows what the model said."""
     history = [SystemMessage("Be kind."), HumanMessage("Hello")]
     for turn in range(turns):
@@ -199,11 +204,11 @@ def conversation(model, turns=3):
 
 @pytest.mark.parametrize("tools", [[], [get_order]])
 @pytest.mark.parametrize("seed", range(4))
-def test_all_calls_of_a_dialogue_form_one_token_sequence(seed, tools):
+def test_all_calls_of_a_dialogue_form_one_token_sequence(seed: Any, tools: Any) -> None:
     model = chat_model(seed=seed, max_tokens=30, temperature=1.5)
     bound = model.bind_tools(tools) if tools else model
     history = conversation(bound, turns=4)
-    before = []
+    before: list[int] = []
     for message in history:
         if isinstance(message, AIMessage):
             meta = message.response_metadata
@@ -214,7 +219,7 @@ def test_all_calls_of_a_dialogue_form_one_token_sequence(seed, tools):
     assert "<|im_end|><|im_end|>" not in text.replace("\n", "")
 
 
-def test_what_comes_after_is_what_the_template_writes():
+def test_what_comes_after_is_what_the_template_writes() -> None:
     model = chat_model(max_tokens=3)  # cut before the stop token: the template's own end of message follows
     first = model.invoke("Hello")
     assert first.response_metadata["finish_reason"] == "length"
@@ -224,7 +229,7 @@ def test_what_comes_after_is_what_the_template_writes():
 
 
 @pytest.mark.parametrize("edit", ["earlier message", "own words", "tools", "other model", "lost metadata"])
-def test_an_edited_history_is_encoded_afresh(edit):
+def test_an_edited_history_is_encoded_afresh(edit: Any) -> None:
     model, tools = chat_model(seed=1), None
     first = model.invoke("Hello")
     history = [HumanMessage("Hello"), first, HumanMessage("More")]
@@ -245,7 +250,7 @@ def test_an_edited_history_is_encoded_afresh(edit):
     assert ids == expected
 
 
-def test_qwen3s_own_way_of_dropping_thinking_does_not_break_the_sequence():
+def test_qwen3s_own_way_of_dropping_thinking_does_not_break_the_sequence() -> None:
     tokenizer = byte_tokenizer()
     # As Qwen3's template does: thinking of earlier turns is not shown again.
     tokenizer.chat_template = (
@@ -260,7 +265,7 @@ def test_qwen3s_own_way_of_dropping_thinking_does_not_break_the_sequence():
     assert model.prompt_ids([HumanMessage("Hello"), first, HumanMessage("More")])[: len(said)] == said
 
 
-def test_tool_calls_are_parsed_and_text_around_them_is_content():
+def test_tool_calls_are_parsed_and_text_around_them_is_content() -> None:
     text = 'Let me see. <tool_call>\n{"name": "get_order", "arguments": {"order_id": "é"}}\n</tool_call>'
     message = parse_completion(text + '<tool_call>{"name": "b", "arguments": "{\\"x\\": 1}"}</tool_call>')
     assert message.content == "Let me see."
@@ -272,7 +277,7 @@ BROKEN = ["{", "[]", '{"name": 3}', '{"name": "a", "arguments": [1]}', '{"name":
 
 
 @pytest.mark.parametrize("body", BROKEN)
-def test_malformed_tool_calls_are_invalid_not_errors(body):
+def test_malformed_tool_calls_are_invalid_not_errors(body: Any) -> None:
     message = parse_completion(f"<tool_call>{body}</tool_call>ok")
     assert not message.tool_calls
     assert [call["args"] for call in message.invalid_tool_calls] == [body]
@@ -282,14 +287,14 @@ def test_malformed_tool_calls_are_invalid_not_errors(body):
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.sampled_from(["<tool_call>", "</tool_call>", '{"name": "a"}', "{", '"', "x", "\\"]), max_size=8).map("".join))
-def test_no_text_breaks_the_parser(text):
+def test_no_text_breaks_the_parser(text: Any) -> None:
     message = parse_completion(text)
     opened = text.count("<tool_call>")
     assert len(message.tool_calls) + len(message.invalid_tool_calls) <= opened
     assert bool(opened) == bool(message.tool_calls or message.invalid_tool_calls)
 
 
-def test_stop_strings_cut_ids_and_logprobs_alike():
+def test_stop_strings_cut_ids_and_logprobs_alike() -> None:
     model = chat_model(seed=5, max_tokens=30)
     whole = model.invoke("Hello").response_metadata
     third = TOKENIZER.decode(whole["completion_ids"][2:3])
@@ -302,7 +307,7 @@ def test_stop_strings_cut_ids_and_logprobs_alike():
     assert third not in cut.content
 
 
-def test_it_loads_what_was_saved_and_knows_its_weights(tmp_path):
+def test_it_loads_what_was_saved_and_knows_its_weights(tmp_path: Any) -> None:
     NETWORK.save_pretrained(tmp_path)
     TOKENIZER.save_pretrained(tmp_path)
     loaded = LocalChatModel.load(tmp_path, max_tokens=8, temperature=0.0)
@@ -314,7 +319,7 @@ def test_it_loads_what_was_saved_and_knows_its_weights(tmp_path):
         LocalChatModel.load(tmp_path / "missing")
 
 
-def test_a_tokenizer_without_a_template_and_a_forced_tool_are_refused():
+def test_a_tokenizer_without_a_template_and_a_forced_tool_are_refused() -> None:
     bare = byte_tokenizer()
     bare.chat_template = None
     with pytest.raises(ModelError, match="chat template"):
@@ -323,7 +328,7 @@ def test_a_tokenizer_without_a_template_and_a_forced_tool_are_refused():
         chat_model().bind_tools([get_order], tool_choice="get_order")
 
 
-def test_importing_the_module_imports_neither_torch_nor_transformers():
+def test_importing_the_module_imports_neither_torch_nor_transformers() -> None:
     code = "import sys, cm2_agent.models; print(sorted({'torch', 'transformers', 'langchain_openai'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

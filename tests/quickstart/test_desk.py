@@ -3,6 +3,7 @@
 import ast
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from langchain_core.language_models import BaseChatModel
@@ -21,17 +22,17 @@ OPEN, SHIPPED = orders("training")[0], next(o for o in orders("training") if o.s
 class Script(BaseChatModel):
     """Says what it is told to say, message by message; `calls` maps a number of model calls to tool calls."""
 
-    lines: list = []  # noqa: RUF012  # pydantic copies defaults
-    seen: list = []  # noqa: RUF012
+    lines: list[Any] = []  # noqa: RUF012  # pydantic copies defaults
+    seen: list[Any] = []  # noqa: RUF012
 
     @property
-    def _llm_type(self):
+    def _llm_type(self) -> Any:
         return "script"
 
-    def bind_tools(self, tools, **kwargs):
+    def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
         return self.bind(tools=[tool.name for tool in tools])
 
-    def _generate(self, messages, stop=None, run_manager=None, **kwargs):
+    def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Any:
         self.seen.append(messages)
         line = self.lines[min(len(self.seen) - 1, len(self.lines) - 1)]
         if isinstance(line, str):
@@ -42,26 +43,27 @@ class Script(BaseChatModel):
         return ChatResult(generations=[ChatGeneration(message=message)])
 
 
-def serve(lines, text="Hello", desk=None, **kwargs):
+def serve(lines: Any, text: Any = "Hello", desk: Any = None, **kwargs: Any) -> Any:
     desk = desk or open_desk()
     model = Script(lines=lines, seen=[])
-    out = asyncio.run(build_graph(model, **kwargs).ainvoke({"messages": [("user", text)]}, context=desk))
+    graph: Any = build_graph(model, **kwargs)
+    out = asyncio.run(graph.ainvoke({"messages": [("user", text)]}, context=desk))
     return model, desk, out["messages"]
 
 
 @pytest.mark.parametrize("name", ["app.py", "desk.py"])
-def test_the_app_never_imports_this_project(name):
+def test_the_app_never_imports_this_project(name: Any) -> None:
     for node in ast.walk(ast.parse((HERE / name).read_text())):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom):
             if node.level:  # the app's own other file
                 assert (node.level, node.module) == (1, "desk")
                 continue
-            names = [node.module]
+            names = [str(node.module)]
         assert not any(name.split(".")[0] == "cm2_agent" for name in names)
 
 
-def test_tools_work_on_the_dialogues_own_database():
+def test_tools_work_on_the_dialogues_own_database() -> None:
     lines = [("get_order", {"order_id": OPEN.id}), ("cancel_order", {"order_id": OPEN.id}), ("check_stock", {"item": OPEN.item}), "ok"]
     model, desk, messages = serve(lines)
     told = [message.text for message in messages if isinstance(message, ToolMessage)]
@@ -78,7 +80,7 @@ NOWHERE = [("get_order", {"order_id": "none"}), ("check_stock", {"item": "none"}
 
 
 @pytest.mark.parametrize("call", NOWHERE)
-def test_what_is_not_there_is_an_answer_not_a_crash(call):
+def test_what_is_not_there_is_an_answer_not_a_crash(call: Any) -> None:
     _, desk, messages = serve([call, "Sorry."])
     [answer] = [message for message in messages if isinstance(message, ToolMessage)]
     assert (answer.text, answer.status) == (NOT_FOUND, "error")
@@ -86,21 +88,21 @@ def test_what_is_not_there_is_an_answer_not_a_crash(call):
     assert desk.cancelled() == set()
 
 
-def test_wrong_arguments_and_unknown_tools_are_answered_too():
+def test_wrong_arguments_and_unknown_tools_are_answered_too() -> None:
     _, _, messages = serve([("get_order", {"item": "x"}), ("refund", {}), "Sorry."])
     assert [message.status for message in messages if isinstance(message, ToolMessage)] == ["error", "error"]
     assert messages[-1].text == "Sorry."
 
 
-def test_an_agent_that_never_answers_is_stopped():
+def test_an_agent_that_never_answers_is_stopped() -> None:
     model, _, messages = serve([("get_order", {"order_id": OPEN.id})])
     assert len(model.seen) == MAX_CALLS
     assert isinstance(messages[-1], ToolMessage)
 
 
-async def test_a_checkpointer_remembers_the_dialogue():
+async def test_a_checkpointer_remembers_the_dialogue() -> None:
     model = Script(lines=["one", "two"], seen=[])
-    graph = build_graph(model, checkpointer=InMemorySaver())
+    graph: Any = build_graph(model, checkpointer=InMemorySaver())
     config = {"configurable": {"thread_id": "t"}}
     await graph.ainvoke({"messages": [("user", "a")]}, config, context=open_desk())
     out = await graph.ainvoke({"messages": [("user", "b")]}, config, context=open_desk())
@@ -108,7 +110,7 @@ async def test_a_checkpointer_remembers_the_dialogue():
     assert sum(isinstance(m, HumanMessage) for m in model.seen[1]) == 2
 
 
-def test_order_books_are_fixed_and_share_nothing():
+def test_order_books_are_fixed_and_share_nothing() -> None:
     training, heldout = orders("training"), orders("heldout")
     assert (len(training), len(heldout)) == (BOOKS["training"], BOOKS["heldout"])
     assert not {o.id for o in training} & {o.id for o in heldout}
@@ -123,11 +125,11 @@ def test_order_books_are_fixed_and_share_nothing():
         open_desk("other")
 
 
-def fields(order, *asks):
+def fields(order: Any, *asks: Any) -> Any:
     return {"order_id": order.id, "asks": list(asks)}
 
 
-def test_success_reads_the_reply():
+def test_success_reads_the_reply() -> None:
     desk = open_desk()
     pieces = desk.pieces(OPEN.item)
     assert success(desk, fields(OPEN, "status"), [f"It is open, on day {OPEN.day}."])
@@ -141,7 +143,7 @@ def test_success_reads_the_reply():
     assert not success(desk, both, [f"open, day {OPEN.day}"])
 
 
-def test_success_reads_the_database():
+def test_success_reads_the_database() -> None:
     told, back = f"It stays: {SHIPPED.status}, day {SHIPPED.day}.", f"Cancelled, {OPEN.price} back."
     desk = open_desk()
     assert success(desk, fields(SHIPPED, "cancel"), [told])

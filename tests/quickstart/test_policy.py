@@ -1,6 +1,7 @@
 """The tiny policy: its vocabulary, its drill, and a cold start that is the same twice. (What it reaches is the quickstart's own figure.)"""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -23,12 +24,12 @@ WORDS = policy.tokenizer()
 
 @settings(max_examples=50, deadline=None)
 @given(st.text())
-def test_the_shops_vocabulary_still_holds_any_text(text):
+def test_the_shops_vocabulary_still_holds_any_text(text: Any) -> None:
     text = text.encode("utf-8", "replace").decode()
     assert WORDS.decode(WORDS.encode(text)) == text
 
 
-def test_dialogues_are_short_and_heldout_ids_are_spelled_with_known_words():
+def test_dialogues_are_short_and_heldout_ids_are_spelled_with_known_words() -> None:
     shown = policy.tools()
     lengths = [len(WORDS.apply_chat_template(d, tools=shown, return_dict=False)) for d in demonstrations(60, 0.0, 0)]
     assert max(lengths) < 256
@@ -39,12 +40,12 @@ def test_dialogues_are_short_and_heldout_ids_are_spelled_with_known_words():
     assert max(map(len, spelled)) < 20
 
 
-def test_the_drill_spells_no_order_and_no_item():
+def test_the_drill_spells_no_order_and_no_item() -> None:
     text = " ".join(WORDS.decode(row.tolist()) for batch in policy._drill_batches(WORDS, 0, CONFIG) for row in batch)
     assert not [order for book in ("training", "heldout") for order in orders(book) if order.id in text or order.item in text]
 
 
-def test_a_cold_start_loads_again_and_the_same_seed_gives_the_same_bits(tmp_path):
+def test_a_cold_start_loads_again_and_the_same_seed_gives_the_same_bits(tmp_path: Any) -> None:
     torch.set_num_threads(1)
     told = []
     paths = [
@@ -61,7 +62,7 @@ def test_a_cold_start_loads_again_and_the_same_seed_gives_the_same_bits(tmp_path
     assert told[5] == ("imitating demonstrations", 3, 3)
 
 
-def test_learning_rates_fall_from_the_first_round_to_the_last():
+def test_learning_rates_fall_from_the_first_round_to_the_last() -> None:
     rounds = CONFIG.rounds
     rates = [rounds.learning_rate(number) for number in range(1, rounds.rounds + 1)]
     assert rates[0] == rounds.lr

@@ -1,8 +1,10 @@
 """Tasks, demonstrations and checklist: held out by entity, and worth what method.md says."""
 
 import json
+import random
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,11 +20,11 @@ from cm2_agent.quickstart.tasks import KINDS, heldout_tasks, training_tasks
 HERE = Path(cm2_agent.quickstart.__file__).parent
 
 
-def heldout_words():
+def heldout_words() -> Any:
     return {word for order in desks.orders("heldout") for word in (order.id, order.item)}
 
 
-def test_a_quarter_of_the_heldout_tasks_has_two_turns_and_kinds_are_even():
+def test_a_quarter_of_the_heldout_tasks_has_two_turns_and_kinds_are_even() -> None:
     for tasks, count in ((heldout_tasks(0), 240), (training_tasks(0), 600)):
         assert len(tasks) == len({task.id for task in tasks}) == count
         assert Counter(task.metadata["kind"] for task in tasks) == dict.fromkeys(KINDS, count / 4)
@@ -30,15 +32,15 @@ def test_a_quarter_of_the_heldout_tasks_has_two_turns_and_kinds_are_even():
         assert all(len(task.turns) == len(task.metadata["asks"]) for task in tasks)
 
 
-def test_the_seed_decides_the_tasks():
+def test_the_seed_decides_the_tasks() -> None:
     assert training_tasks(1) == training_tasks(1)
     assert training_tasks(1) != training_tasks(2)
 
 
-def test_training_never_reads_what_is_held_out(monkeypatch):
+def test_training_never_reads_what_is_held_out(monkeypatch: Any) -> None:
     real, opened = desks.orders, []
 
-    def watched(book):
+    def watched(book: Any) -> Any:
         opened.append(book)
         return real(book)
 
@@ -53,16 +55,16 @@ def test_training_never_reads_what_is_held_out(monkeypatch):
     assert not entities & {entity for task in training_tasks(0) for entity in task.entities}
 
 
-def test_the_checklist_is_valid_and_its_functions_are_found():
+def test_the_checklist_is_valid_and_its_functions_are_found() -> None:
     checklist = load_checklist(HERE / "support.yaml", FUNCTIONS)
     assert [item.id for item in checklist.items] == ["looks_up", "does_what_was_asked", "cancels_unchecked", "tells_what_was_found"]
     assert [item.id for item in checklist.items if item.required_for_next_turn] == ["looks_up"]
 
 
-def test_demonstrations_are_mostly_sloppy_and_the_careful_ones_are_right():
-    def share_right(sloppy, seed=3, count=120):
+def test_demonstrations_are_mostly_sloppy_and_the_careful_ones_are_right() -> None:
+    def share_right(sloppy: Any, seed: Any = 3, count: Any = 120) -> Any:
         right = 0
-        rng = demos.random.Random(seed)
+        rng = random.Random(seed)
         orders = desks.orders("training")
         for number in range(count):
             desk, order = desks.open_desk(), orders[number]
