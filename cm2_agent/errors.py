@@ -7,6 +7,7 @@
     ├── ModelError        a chat model could not be loaded or did not answer
     ├── ToolError         a tool, real or simulated, failed for reasons that are not the agent's
     ├── JudgeError        a judge failed; never a score
+    │   └── BudgetExhausted   the judge may not be asked any more: what it was about to judge stays unscored
     ├── StoreError        the database cannot be read, written or understood
     │   ├── ConflictError     the same name and version with other content
     │   └── SchemaError       the database's schema is not this version's
@@ -45,6 +46,10 @@ class ToolError(CM2Error):
 
 class JudgeError(CM2Error):
     """A judge gave no usable verdict. A judge's failure is never a score."""
+
+
+class BudgetExhausted(JudgeError):
+    """A call of the judge that its budget does not allow: no failure of the judge, so no verdict of NULL either."""
 
 
 class StoreError(CM2Error):

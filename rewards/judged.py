@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from cm2_agent.checklist import Item
+from cm2_agent.errors import BudgetExhausted
 from cm2_agent.protocols import Judge
 from cm2_agent.rewards.plan import Scope
 from cm2_agent.rewards.shaping import Column, settled
@@ -24,11 +25,13 @@ def open_items(columns: Sequence[Column | None], deps: Sequence[Sequence[int]]) 
 
 
 async def ask(judge: Judge, trace: Trace, scope: Scope, indices: Sequence[int], steps: int) -> dict[int, Column]:
-    """One call of the judge for a scope's open items; a column for each of them."""
+    """One call of the judge for a scope's open items; a column for each of them. Raises BudgetExhausted where it may not be asked."""
     items = [scope.items[index] for index in indices]
     try:
         reply = await judge(trace, scope.turn, items)
         verdicts = _by_id(reply, items)
+    except BudgetExhausted:  # it was not asked, so it has not failed either: the trace is scored another time
+        raise
     except Exception as error:  # a judge that fails, in whatever way, has not judged
         lost = _null(f"the judge raised {type(error).__name__}: {str(error)[:200]}")
         return dict.fromkeys(indices, lost)

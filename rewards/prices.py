@@ -1,0 +1,75 @@
+"""What a judge's tokens cost, in US dollars; apart because prices change and come from a package of their own (genai-prices).
+
+A price that nobody knows is None, never 0: a budget in dollars cannot be kept by it and is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from cm2_agent.errors import JudgeError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Price:
+    """US dollars a million tokens, where the published price is not what you pay (a local model: both 0).
+
+    >>> Price(input=0.25, output=2.0).cost(1_000_000, 500_000)
+    1.25
+    """
+
+    input: float
+    output: float
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(value) and value >= 0 for value in (self.input, self.output)):
+            raise JudgeError(f"a price is {self.input}, {self.output}; expected US dollars a million input and output tokens, 0 or more")
+
+    @classmethod
+    def parse(cls, text: str) -> Price:
+        """`INPUT,OUTPUT` as the command line writes it. Raises JudgeError."""
+        try:
+            given, made = (float(part) for part in text.split(","))
+        except ValueError:
+            raise JudgeError(f"a price is {text!r}; expected US dollars a million tokens as INPUT,OUTPUT, such as 0.25,2") from None
+        return cls(input=given, output=made)
+
+    def cost(self, input_tokens: int, output_tokens: int) -> float:
+        return (self.input * input_tokens + self.output * output_tokens) / 1e6
+
+
+def cost(
+    model: str, input_tokens: int, output_tokens: int, *, provider: str | None = None, cached_tokens: int = 0, price: Price | None = None
+) -> float | None:
+    """US dollars for these tokens (`cached_tokens` are among the input's); None where the model's price is not known.
+
+    `model` is a name such as `openai:gpt-5-mini` or the one that a reply returned, with its `provider` beside it. `price` overrides what
+    is published.
+
+    >>> cost("openai:gpt-5-mini", 1_000_000, 0)
+    0.25
+    >>> cost("somebody:unheard-of", 1000, 10) is None
+    True
+    """
+    if price is not None:
+        return price.cost(input_tokens, output_tokens)
+    from genai_prices import Usage, calc_price
+
+    named, _, name = model.rpartition(":")
+    try:
+        usage = Usage(input_tokens=input_tokens, output_tokens=output_tokens, cache_read_tokens=cached_tokens)
+        found = calc_price(usage, name, provider_id=_PROVIDERS.get(provider or named, provider or named) or None)
+    except LookupError:
+        return None
+    return float(found.total_price)
+
+
+_PROVIDERS = {
+    "openai-responses": "openai", "openai-chat": "openai", "google-gla": "google", "google-vertex": "google", "google-cloud": "google",
+    "gateway/openai": "openai", "gateway/anthropic": "anthropic",
+}  # fmt: skip
+"""Names under which pydantic-ai and genai-prices know the same seller."""
+
+
+__all__ = ["Price", "cost"]
