@@ -48,6 +48,7 @@ FLOOR_OF = {
     "cm2_agent.readers": "readers",
     "cm2_agent.recorder": "tracing",
     "cm2_agent.records": "tracing",
+    "cm2_agent.resampling": "words",
     "cm2_agent.rewards": "rewards",
     "cm2_agent.runner": "introducers",
     "cm2_agent.sayings": "tracing",

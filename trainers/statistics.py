@@ -10,12 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
 
 import numpy as np
 
-Interval: TypeAlias = "tuple[float, float]"
-Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
+from cm2_agent.resampling import Array, Interval, bootstrap, codes, ratio
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,16 +52,16 @@ def agreement(
         clusters = [("alone", index) if group is None else ("group", group) for index, group in enumerate(groups)]
     if len(groups) != len(reward) or len(clusters) != len(reward):
         raise ValueError(f"{len(reward)} rewards, {len(groups)} groups, {len(clusters)} clusters; expected as many of each")
-    cluster = _codes(clusters)
+    cluster = codes(clusters)
     size = int(cluster.max()) + 1 if len(cluster) else 0
     wins, pairs = _between(reward, outcome, cluster, size)
     wins_in, pairs_in = _within(reward, outcome, _group_codes(groups), cluster, size)
 
     def total(weights: Array) -> float | None:
-        return _ratio(weights @ wins @ weights, weights @ pairs @ weights)
+        return ratio(weights @ wins @ weights, weights @ pairs @ weights)
 
     def within(weights: Array) -> float | None:
-        return _ratio(weights @ wins_in, weights @ pairs_in)
+        return ratio(weights @ wins_in, weights @ pairs_in)
 
     def ranks(weights: Array) -> float | None:
         chosen = np.repeat(np.arange(len(reward)), weights[cluster].astype(int))
@@ -90,71 +88,12 @@ def auc_within(rewards: Sequence[float], outcomes: Sequence[float], groups: Sequ
     """`auc` over the pairs of one group only, all groups' pairs counting alike (Σ wins / Σ pairs)."""
     reward, outcome = _numbers(rewards, outcomes)
     wins, pairs = _within(reward, outcome, _group_codes(groups), np.zeros(len(reward), int), 1)
-    return _ratio(wins.sum(), pairs.sum())
+    return ratio(wins.sum(), pairs.sum())
 
 
 def spearman(rewards: Sequence[float], outcomes: Sequence[float]) -> float | None:
     """Spearman's rank correlation with average ranks for ties; None under two entries or where one side is constant."""
     return _spearman(*_numbers(rewards, outcomes))
-
-
-def wilson(successes: int, n: int, *, level: float = 0.95) -> Interval:
-    """Wilson's score interval for a proportion of `n` independent trials (Wilson 1927). Raises ValueError unless 0 ≤ successes ≤ n, n ≥ 1.
-
-    >>> tuple(round(bound, 3) for bound in wilson(8, 10))
-    (0.49, 0.943)
-    """
-    if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"{successes} successes of {n}; expected 0 ≤ successes ≤ n and n ≥ 1")
-    from statistics import NormalDist
-
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    share, spread = successes / n, z * z / n
-    centre = (share + spread / 2) / (1 + spread)
-    half = z * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
-    return 0.0 if successes == 0 else max(0.0, centre - half), 1.0 if successes == n else min(1.0, centre + half)
-
-
-def mean_interval(
-    values: Sequence[float], clusters: Sequence[Hashable] | None = None, *, draws: int = 2000, seed: int = 0, level: float = 0.95
-) -> tuple[float, Interval]:
-    """The mean and its interval: for independent 0/1 values Wilson's, else the bootstrap over clusters (each value its own where none are
-    given). Raises ValueError where there is no value, or one that is not finite."""
-    if not values:
-        raise ValueError("no values; expected at least one")
-    value = np.asarray(values, dtype=float)
-    if not np.isfinite(value).all():
-        raise ValueError("a value is not finite; leave out what is NULL first")
-    names = list(range(len(value))) if clusters is None else list(clusters)
-    if len(names) != len(value):
-        raise ValueError(f"{len(value)} values and {len(names)} clusters; expected as many of each")
-    code = _codes(names)
-    size = int(code.max()) + 1
-    if size == len(value) and np.isin(value, (0.0, 1.0)).all():
-        return float(value.mean()), wilson(int(value.sum()), len(value), level=level)
-    sums, counts = np.bincount(code, value, size), np.bincount(code, minlength=size)
-    found = bootstrap(lambda weights: _ratio(weights @ sums, weights @ counts), size, draws=draws, seed=seed, level=level)
-    mean = float(value.mean())
-    return mean, found if found is not None else (mean, mean)
-
-
-def bootstrap(
-    figure: Callable[[Array], float | None], clusters: int, *, draws: int = 2000, seed: int = 0, level: float = 0.95
-) -> Interval | None:
-    """The percentile interval of a figure under resampling of clusters with replacement.
-
-    `figure` gets how often each cluster was drawn, (clusters,). Draws in which the figure is undetermined are left out; where that is more
-    than half of them, or there are fewer than two clusters, the data does not carry an interval: None.
-    """
-    if clusters < 2:
-        return None
-    random = np.random.default_rng(seed)
-    weights = random.multinomial(clusters, np.full(clusters, 1 / clusters), size=draws).astype(float)  # (draws, clusters)
-    found = [value for value in map(figure, weights) if value is not None]
-    if len(found) * 2 <= draws:
-        return None
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
 
 
 def _between(reward: Array, outcome: Array, cluster: Array, size: int) -> tuple[Array, Array]:
@@ -194,10 +133,6 @@ def _spearman(reward: Array, outcome: Array) -> float | None:
     return float(np.clip((left @ right) / math.sqrt((left @ left) * (right @ right)), -1.0, 1.0))
 
 
-def _ratio(part: Any, whole: Any) -> float | None:
-    return float(part / whole) if whole else None
-
-
 def _numbers(rewards: Sequence[float], outcomes: Sequence[float]) -> tuple[Array, Array]:
     reward, outcome = np.asarray(rewards, dtype=float), np.asarray(outcomes, dtype=float)
     if reward.shape != outcome.shape or reward.ndim != 1:
@@ -205,12 +140,6 @@ def _numbers(rewards: Sequence[float], outcomes: Sequence[float]) -> tuple[Array
     if np.isnan(reward).any() or np.isnan(outcome).any():
         raise ValueError("a reward or an outcome is NaN; leave out what is NULL first")
     return reward, outcome
-
-
-def _codes(names: Sequence[Hashable]) -> Array:
-    """Each name as the number of its first appearance."""
-    seen: dict[Hashable, int] = {}
-    return np.asarray([seen.setdefault(name, len(seen)) for name in names], dtype=int)
 
 
 def _group_codes(groups: Sequence[Hashable | None]) -> Array:

@@ -24,12 +24,12 @@ from cm2_agent.messages import content_hash
 from cm2_agent.quickstart import app
 from cm2_agent.quickstart.config import CONFIG, Config, RoundConfig
 from cm2_agent.quickstart.tasks import heldout_tasks, training_tasks
+from cm2_agent.resampling import wilson
 from cm2_agent.rewards.checks import load_functions
 from cm2_agent.runner import Result, run
 from cm2_agent.store import SQLStore
 from cm2_agent.task import Task
 from cm2_agent.trace import Trace
-from cm2_agent.trainers.statistics import wilson
 
 if TYPE_CHECKING:
     from cm2_agent.models import LocalChatModel

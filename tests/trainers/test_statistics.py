@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cm2_agent.trainers.statistics import agreement, auc, auc_within, bootstrap, mean_interval, spearman, wilson
+from cm2_agent.resampling import bootstrap, mean_interval, wilson
+from cm2_agent.trainers.statistics import agreement, auc, auc_within, spearman
 
 ROLLOUT = st.tuples(st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.sampled_from([0.0, 1.0]), st.sampled_from(["a", "b", "c", None]))
 

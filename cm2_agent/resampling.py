@@ -1,0 +1,90 @@
+"""How sure a figure is: intervals of proportions, means and anything else that is counted by cluster; apart since trainers, rewards and
+reports need the same arithmetic and never import each other.
+
+Rollouts of one task resemble each other, so that intervals resample whole *clusters* (tasks), never single rollouts: the percentile
+bootstrap of Davison & Hinkley (1997), §2.4 and §3.8, seeded. A figure that the data does not determine is None, never 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Interval: TypeAlias = "tuple[float, float]"
+Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
+
+
+def wilson(successes: int, n: int, *, level: float = 0.95) -> Interval:
+    """Wilson's score interval for a proportion of `n` independent trials (Wilson 1927). Raises ValueError unless 0 ≤ successes ≤ n, n ≥ 1.
+
+    >>> tuple(round(bound, 3) for bound in wilson(8, 10))
+    (0.49, 0.943)
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes of {n}; expected 0 ≤ successes ≤ n and n ≥ 1")
+    from statistics import NormalDist
+
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share, spread = successes / n, z * z / n
+    centre = (share + spread / 2) / (1 + spread)
+    half = z * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
+    return 0.0 if successes == 0 else max(0.0, centre - half), 1.0 if successes == n else min(1.0, centre + half)
+
+
+def mean_interval(
+    values: Sequence[float], clusters: Sequence[Hashable] | None = None, *, draws: int = 2000, seed: int = 0, level: float = 0.95
+) -> tuple[float, Interval]:
+    """The mean and its interval: for independent 0/1 values Wilson's, else the bootstrap over clusters (each value its own where none are
+    given). Raises ValueError where there is no value, or one that is not finite."""
+    if not values:
+        raise ValueError("no values; expected at least one")
+    value = np.asarray(values, dtype=float)
+    if not np.isfinite(value).all():
+        raise ValueError("a value is not finite; leave out what is NULL first")
+    names = list(range(len(value))) if clusters is None else list(clusters)
+    if len(names) != len(value):
+        raise ValueError(f"{len(value)} values and {len(names)} clusters; expected as many of each")
+    code = codes(names)
+    size = int(code.max()) + 1
+    if size == len(value) and np.isin(value, (0.0, 1.0)).all():
+        return float(value.mean()), wilson(int(value.sum()), len(value), level=level)
+    sums, counts = np.bincount(code, value, size), np.bincount(code, minlength=size)
+    found = bootstrap(lambda weights: ratio(weights @ sums, weights @ counts), size, draws=draws, seed=seed, level=level)
+    mean = float(value.mean())
+    return mean, found if found is not None else (mean, mean)
+
+
+def bootstrap(
+    figure: Callable[[Array], float | None], clusters: int, *, draws: int = 2000, seed: int = 0, level: float = 0.95
+) -> Interval | None:
+    """The percentile interval of a figure under resampling of clusters with replacement.
+
+    `figure` gets how often each cluster was drawn, (clusters,). Draws in which the figure is undetermined are left out; where that is more
+    than half of them, or there are fewer than two clusters, the data does not carry an interval: None.
+    """
+    if clusters < 2:
+        return None
+    random = np.random.default_rng(seed)
+    weights = random.multinomial(clusters, np.full(clusters, 1 / clusters), size=draws).astype(float)  # (draws, clusters)
+    found = [value for value in map(figure, weights) if value is not None]
+    if len(found) * 2 <= draws:
+        return None
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def ratio(part: Any, whole: Any) -> float | None:
+    """The quotient, None where the divisor is 0."""
+    return float(part / whole) if whole else None
+
+
+def codes(names: Sequence[Hashable]) -> Array:
+    """Each name as the number of its first appearance."""
+    seen: dict[Hashable, int] = {}
+    return np.asarray([seen.setdefault(name, len(seen)) for name in names], dtype=int)
+
+
+__all__ = ["Array", "Interval", "bootstrap", "codes", "mean_interval", "ratio", "wilson"]
