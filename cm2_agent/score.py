@@ -5,6 +5,7 @@ A Score is self-contained: a trainer computes every advantage of method.md §5 f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
@@ -68,13 +69,32 @@ class TurnScore:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Component:
+    """What one reward said of one trace: a value in [0, 1], or None where it could not tell; `explanation` then says why.
+
+    `version` names everything that could change the value. Raises ValueError for a value that is not a number in [0, 1].
+    """
+
+    name: str
+    version: str
+    value: float | None
+    explanation: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.value is not None and not (math.isfinite(self.value) and 0 <= self.value <= 1):
+            raise ValueError(f"component {self.name!r} has the value {self.value!r}; expected a number in [0, 1], or None")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Score:
     """The reward of one trace under one reward version.
 
     `reward` is Eq. 4 with method.md §4's rule for NULLs, in [0, 1], or None; then `null_reason` says why (`failure: …`, `verdicts`,
-    `censored`, `gate undecided`, `no turn`, `no checklist`). `turns` are the L counted turns in order, the closing block last. `reward_version` names everything that
-    could change the number (checklist hash, judge, code). `runs` is how many runs of the trace it saw; `components` are the stack's
-    other rewards by name. `checklist` is the content hash under which the store keeps the checklist.
+    `censored`, `gate undecided`, `no turn`, `no checklist`). `turns` are the L counted turns in order, the closing block last.
+    `reward_version` names everything that could change the number (checklist hash, judge, code). `runs` is how many runs of the trace it
+    saw; `components` are the stack's other rewards by name. `checklist` is the content hash under which the store keeps the checklist.
+    `usage` is what judging it took: `calls` (`re_asks` among them), items `escalated`, verdicts `cached`, `input_tokens`,
+    `output_tokens`, and `usd`, None where a price is not known; empty where no judge was asked. It is no part of what the score says.
     """
 
     trace_id: str
@@ -85,6 +105,7 @@ class Score:
     runs: int = 1
     null_reason: str | None = None
     components: Mapping[str, float | None] = field(default_factory=dict)
+    usage: Mapping[str, JSON] = field(default_factory=dict)
 
     @property
     def length(self) -> int:
@@ -96,7 +117,8 @@ class Score:
         return tuple(verdict for turn in self.turns for verdict in turn.verdicts)
 
     def to_json(self) -> dict[str, JSON]:
-        return {**self.__dict__, "turns": [turn.to_json() for turn in self.turns], "components": dict(self.components)}
+        turns = [turn.to_json() for turn in self.turns]
+        return {**self.__dict__, "turns": turns, "components": dict(self.components), "usage": dict(self.usage)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, JSON]) -> Score:

@@ -186,7 +186,7 @@ def scores(trace_id: st.SearchStrategy[str] | None = None) -> st.SearchStrategy[
         Score, trace_id=names() if trace_id is None else trace_id, reward_version=names(),
         reward=maybe(floats().map(lambda value: value + 0.0)),
         checklist=maybe(texts()), turns=st.lists(turn_scores(), max_size=3).map(tuple), runs=st.integers(0, 99),
-        null_reason=maybe(texts()), components=st.dictionaries(texts(), maybe(floats()), max_size=2),
+        null_reason=maybe(texts()), components=st.dictionaries(texts(), maybe(floats()), max_size=2), usage=objects(),
     )  # fmt: skip
 
 

@@ -9,9 +9,11 @@ from sqlalchemy import Column, Connection, Table, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from cm2_agent.messages import JSON
+from cm2_agent.store import scores as scoring
 from cm2_agent.store.codec import seal, unseal
 from cm2_agent.store.migrate import HEAD, revision_of
 from cm2_agent.store.schema import checklists, contents, incidents, model_calls, runs, scores, tasks, tool_runs, traces, verdicts
+from cm2_agent.store.verdict_cache import known_verdicts
 
 
 def count_incident(connection: Connection, kind: str, detail: str, n: int) -> None:
@@ -50,6 +52,9 @@ def health(connection: Connection, url: str) -> dict[str, JSON]:
         "unscored_traces": _count(connection, traces, ~select(scores.c.seq).where(scores.c.trace == traces.c.seq).exists()),
         "verdicts": _count(connection, verdicts),
         "null_verdicts": _counts(connection, verdicts.c.cause, verdicts.c.value.is_(None), none="unknown"),
+        "null_verdict_reasons": _counts(connection, verdicts.c.reason, verdicts.c.value.is_(None), none="unknown"),
+        "known_verdicts": known_verdicts(connection),
+        "judging": scoring.usage(connection),
         "incidents": read_incidents(connection),
     }
 

@@ -1,7 +1,7 @@
 """The tables; apart from the migrations, which must lead to exactly these (a test compares them).
 
 What happened:  traces ← runs ← model_calls, tool_runs;  contents (messages, tool definitions, once each);  outcomes;  tasks;  group_keys
-What it is worth:  checklists;  reward_versions ← scores ← verdicts;  incidents
+What it is worth:  checklists;  reward_versions ← scores ← verdicts;  verdict_cache;  incidents
 
 Every noun has its natural key as a unique constraint (run id; trace id; task id and version; trace and reward version …), so that writing
 twice changes nothing; `seq` is the short key by which rows refer to each other, and the order of storing. NULL is always "nobody knows".
@@ -208,6 +208,7 @@ scores = Table(
     Column("runs", Integer, nullable=False),
     Column("turns", Text, nullable=False),  # TurnScores without their verdicts
     Column("components", Text, nullable=False),
+    Column("usage", Text),  # what judging took (Score.usage); NULL where no judge was asked
     UniqueConstraint("trace", "reward"),  # and no index on `reward` alone: a planner would start a fetch there, among all scores
 )
 
@@ -229,6 +230,16 @@ verdicts = Table(
     Column("explanation", Text),
     Column("evidence", Text, nullable=False),
     Index(None, "item"),
+)
+
+verdict_cache = Table(
+    "verdict_cache",
+    metadata,
+    Column("key", key(), primary_key=True),  # of everything that the verdict depends on (rewards/verdict_cache.py)
+    Column("item", key(), nullable=False),
+    Column("value", Boolean),
+    Column("body", Text, nullable=False),  # the rest of the Verdict
+    Column("stored", big(), nullable=False),  # nanoseconds since the epoch
 )
 
 incidents = Table(

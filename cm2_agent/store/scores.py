@@ -48,6 +48,7 @@ class ScoreWriter:
                 (
                     trace_seqs[score.trace_id], reward, finite(score.reward, where), sealed(score.null_reason), sealed(score.checklist),
                     score.runs, dump(turns, where), dump_mapping(score.components, where),
+                    dump(dict(score.usage), where) if score.usage else None,
                 ),
             )  # fmt: skip
             assert seq is not None
@@ -103,6 +104,21 @@ def versions(connection: Connection, checklist: str | None = None) -> list[str]:
     return [unseal(version) for version in connection.scalars(query)]
 
 
+def usage(connection: Connection) -> dict[str, dict[str, JSON]]:
+    """What judging took, summed by reward version: the numbers of `Score.usage`, over `traces` scores. A sum is None where one of its
+    numbers is not known."""
+    query = select(reward_versions.c.version, scores.c.usage).join(scores, scores.c.reward == reward_versions.c.seq)
+    totals: dict[str, dict[str, JSON]] = {}
+    for row in connection.execute(query.where(scores.c.usage.is_not(None)).order_by(reward_versions.c.seq, scores.c.seq)):
+        total = totals.setdefault(unseal(row.version), {"traces": 0})
+        total["traces"] += 1
+        for name, value in load(row.usage).items():
+            known = total.get(name, 0)
+            if value is None or isinstance(value, int | float):
+                total[name] = None if value is None or known is None else known + value
+    return totals
+
+
 def read(connection: Connection, seqs: Sequence[int]) -> dict[int, Score]:
     """The scores of these rows, by the `seq` of their trace."""
     made: dict[int, Score] = {}
@@ -124,5 +140,6 @@ def read(connection: Connection, seqs: Sequence[int]) -> dict[int, Score]:
             made[row.trace] = Score(
                 trace_id=unseal(row.id), reward_version=unseal(row.version), reward=row.value, checklist=unsealed(row.checklist),
                 turns=tuple(turns), runs=row.runs, null_reason=unsealed(row.null_reason), components=load(row.components),
+                usage={} if row.usage is None else load(row.usage),
             )  # fmt: skip
     return made

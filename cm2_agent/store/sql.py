@@ -22,6 +22,7 @@ from cm2_agent.store.reader import PAGE, Reader, chunks
 from cm2_agent.store.schema import reward_versions, scores, traces
 from cm2_agent.store.scores import KnownRewards, ScoreWriter, finite
 from cm2_agent.store.statements import Statements
+from cm2_agent.store.verdict_cache import SQLVerdictCache
 from cm2_agent.store.writer import Caches, Writer
 from cm2_agent.task import Task
 from cm2_agent.trace import Run, Trace
@@ -275,6 +276,15 @@ class SQLStore:
             with self._db.reading() as connection:
                 read = scoring.read(connection, list(connection.scalars(query)))
             yield from (read[seq] for seq in seqs if seq in read)
+
+    def judging(self) -> dict[str, dict[str, JSON]]:
+        """What judging took, by reward version: the sums of `Score.usage`, None where a number is not known."""
+        with self._db.reading() as connection:
+            return scoring.usage(connection)
+
+    def verdict_cache(self) -> SQLVerdictCache:
+        """Where a judge keeps its verdicts, so that the same question is never paid for twice."""
+        return SQLVerdictCache(self._db, self._do)
 
     def groups(
         self,
