@@ -1,0 +1,109 @@
+"""A dialogue as data for a model to read: numbered turns and steps, each part under the name that `focus_on` uses; apart from the prompts,
+so that whoever shows a dialogue to a model shows the same one.
+
+What is shown is hostile: it may hold text that looks like instructions or like the end of the data. It is therefore one line of JSON with
+angle brackets and invisible characters escaped, between two marks that carry a nonce made anew for each call: nothing inside can write either.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+from cm2_agent.messages import JSON, Blob, Text, ToolCall, Uri
+from cm2_agent.trace import Step, Trace, Turn
+from cm2_agent.view import as_text
+
+# Angle brackets begin marks and special tokens; the rest is what a reader does not see: line breaks, zero-width, direction and tag characters,
+# and lone surrogates, which UTF-8 cannot carry.
+_HIDDEN = re.compile("[<>\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff\U000e0000-\U000e007f]")
+
+PARTS = ("assistant.reasoning", "assistant.tool_calls", "assistant.reply", "tool.content")
+"""The parts of a step, in the order in which they come to be."""
+
+
+def shown(trace: Trace) -> list[dict[str, JSON]]:
+    """The dialogue's turns, 0-based, each with what the user said and its steps, 0-based within the turn. Empty parts are left out;
+    images and files are named, never fetched or shown."""
+    return [
+        {
+            "turn": turn.index,
+            "user": said(turn),
+            "steps": [{"step": step.index, **{part: _part(step, part) for part in PARTS if _has(step, part)}} for step in turn.steps],
+        }
+        for turn in trace.turns
+    ]
+
+
+def said(turn: Turn) -> str:
+    """The user's words that opened the turn, attachments by name."""
+    return "\n".join(_text(part) for message in turn.user for part in message.parts)
+
+
+def spelled(call: ToolCall) -> str:
+    """A tool call as it is quoted: its name and its arguments as canonical JSON."""
+    return f"{call.name} {as_text(call.arguments)}"
+
+
+def part_texts(step: Step, part: str) -> tuple[str, ...]:
+    """The texts of a step's part that a quote may stand in: one for each tool call or tool result, none where the step lacks the part."""
+    if part == "assistant.tool_calls":
+        return tuple(spelled(call) for call in step.message.tool_calls)
+    if part == "tool.content":
+        return tuple(as_text(response.response) for response in step.responses)
+    text = step.message.reasoning if part == "assistant.reasoning" else step.message.text
+    return (text,) if text.strip() else ()
+
+
+def folded(text: str) -> str:
+    """Text as quotes are compared: NFKC, case folded, white space collapsed."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def quoted_in(snippet: str, texts: Sequence[str]) -> bool:
+    """Whether the snippet stands in one of the texts, whatever the case and the white space."""
+    needle = folded(snippet)
+    return bool(needle) and any(needle in folded(text) for text in texts)
+
+
+def nonce() -> str:
+    """Sixteen hexadecimal digits that no transcript can know."""
+    return secrets.token_hex(8)
+
+
+def fenced(label: str, value: JSON, mark: str) -> str:
+    """The value as one line of JSON between two marks that carry the nonce. Nothing of the value can end its own fence."""
+    text = json.dumps(value, ensure_ascii=False)
+    return f"<{label} {mark}>\n{_HIDDEN.sub(_escape, text)}\n</{label} {mark}>"
+
+
+def _escape(found: re.Match[str]) -> str:
+    """The character as JSON escapes it: outside a string none of these can stand, so the value stays the same."""
+    return json.dumps(found[0])[1:-1] if ord(found[0]) > 0x7F else f"\\u{ord(found[0]):04x}"
+
+
+def _has(step: Step, part: str) -> bool:
+    return bool(part_texts(step, part))
+
+
+def _part(step: Step, part: str) -> JSON:
+    if part == "assistant.tool_calls":
+        return [{"name": call.name, "arguments": call.arguments} for call in step.message.tool_calls]
+    if part == "tool.content":
+        return [{"result": response.response, **({"error": True} if response.error else {})} for response in step.responses]
+    return part_texts(step, part)[0]
+
+
+def _text(part: Any) -> str:
+    if isinstance(part, Text):
+        return part.content
+    if isinstance(part, Uri | Blob):
+        return f"[{part.modality or part.type}]"
+    return f"[{part.type}]"
+
+
+__all__ = ["PARTS", "fenced", "folded", "nonce", "part_texts", "quoted_in", "said", "shown", "spelled"]
