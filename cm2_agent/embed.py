@@ -4,6 +4,7 @@ joins capture, middleware, scorer and store, which do not know each other."""
 from __future__ import annotations
 
 import atexit
+import os
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from langchain_core.messages import BaseMessage
 
 from cm2_agent.checklist import Checklist
 from cm2_agent.errors import CM2Error, TraceError
+from cm2_agent.evaluation_events import EvaluationEvents
 from cm2_agent.incidents import Incidents
 from cm2_agent.langchain_messages import from_langchain, to_langchain
 from cm2_agent.messages import JSON, Message, content_hash
@@ -44,6 +46,7 @@ def watch(
     budget_usd: float | None = None,
     store: Store | str = "sqlite:///cm2.db",
     sinks: Sequence[Sink] = (),
+    enabled: bool | None = None,
 ) -> G:
     """The same kind of graph, whose every run is traced and stored, and scored by the checklist's programmatic items.
 
@@ -54,7 +57,9 @@ def watch(
     `checklist`: a Checklist, or the path of a YAML file. `judge` answers its questions, for the share `sample` (0…1) of the traces and
     until `budget_usd` is spent: it needs both, since it sends data out and costs money. It tells what it has spent by an attribute
     `spent_usd`; for one that costs nothing say `budget_usd=0`. `rewards`: further components of the score, by name, for the same share
-    of the traces. `sinks` are told of every trace and its score.
+    of the traces. `sinks` are told of every trace and its score; where the application has an OpenTelemetry logger provider, each verdict
+    also leaves as an event on the span that it judges (`evaluation_events`). `enabled=False`, or CM2_DISABLED=1 in the environment where
+    `enabled` is left out, gives the graph back as it is: nothing is traced, stored, scored or opened.
 
     Raises ValueError for a judge without both limits or a graph that is watched already, ChecklistError, StoreError.
 
@@ -65,6 +70,8 @@ def watch(
     if _is_watched(graph):
         raise ValueError("the graph is watched already, each of its runs would be stored twice; give the first watch what this one adds")
     _check_judge(judge, sample, budget_usd, checklist)
+    if not (_enabled() if enabled is None else enabled):
+        return graph
     from cm2_agent.rewards.scorer import ChecklistScorer
 
     items = _checklist(checklist)
@@ -78,7 +85,10 @@ def watch(
     if items is not None:
         kept.save_checklist(items)
     incidents = Incidents()
-    live = Live(Middleware(kept, scorer, sinks, incidents))
+    for sink in sinks:
+        if callable(report_to := getattr(sink, "report_to", None)):
+            report_to(incidents)
+    live = Live(Middleware(kept, scorer, (*sinks, EvaluationEvents()), incidents))
     if isinstance(scorer, _LiveScorer):
         scorer.incidents = incidents
     _watching.add(live)
@@ -88,12 +98,15 @@ def watch(
 
 
 def flush(timeout: float | None = None) -> bool:
-    """Wait until every run of every watched graph is saved and scored; False if that took longer than `timeout` seconds."""
+    """Wait until every run of every watched graph is saved and scored, and sinks that have a `flush(timeout)` are done; False if that took
+    longer than `timeout` seconds."""
     deadline = None if timeout is None else time.monotonic() + timeout
     done = True
     for live in list(_watching):
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        done = live.flush(left) and done
+        waiting = [live.flush, *(getattr(sink, "flush", None) for sink in live.middleware.sinks)]
+        for wait in filter(callable, waiting):
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            done = wait(left) is not False and done
     return done
 
 
@@ -187,6 +200,10 @@ class _LiveScorer:
         except Exception as error:
             self.incidents.add(f"the reward {name} failed", error)
             return None
+
+
+def _enabled() -> bool:
+    return os.environ.get("CM2_DISABLED", "").strip().lower() not in ("1", "true", "yes", "on")
 
 
 def _check_judge(judge: object, sample: float | None, budget_usd: float | None, checklist: object) -> None:

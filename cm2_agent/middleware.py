@@ -98,8 +98,9 @@ class Middleware:
 class Live:
     """The live path: `submit(run)` from any thread, and a background thread saves it, then scores the whole trace and replaces its score.
 
-    Runs wait in a queue of `size`; when it is full they are dropped and counted. At most `scoring` traces are scored at a time, each
-    once for all the runs that came meanwhile. A run that the store does not take is tried again thrice, then dropped and counted. Counts
+    Runs wait in a queue of `size`; when it is full they are dropped and counted. As many traces may wait for their score; further ones
+    stay without, counted, until `cm2 score` or their next run. At most `scoring` traces are scored at a time, each once for all the runs
+    that came meanwhile. A run that the store does not take is tried again thrice, then dropped and counted. Counts
     are in `incidents.counts`, and in the store (`count_incident`) as soon as it takes something again. Raises StoreError without a store.
     """
 
@@ -109,7 +110,7 @@ class Live:
         self.store: Store = middleware.store
         self.middleware = middleware
         self.incidents = middleware.incidents
-        self._slots = scoring
+        self._slots, self._size = scoring, size
         self._forget()
         self._worker: Worker[Run] = Worker(self._take, size=size, incidents=self.incidents, forget=self._forget)
 
@@ -132,6 +133,10 @@ class Live:
         self._report()
         if self.middleware.scorer is None:
             await self._finish(run.trace_id)
+            return
+        if len(self._waiting) >= self._size and run.trace_id not in self._waiting:
+            self.incidents.add(f"dropped: more than {self._size} traces were waiting to be scored")
+            self._report()
             return
         self._waiting[run.trace_id] = None
         self._start_scoring()

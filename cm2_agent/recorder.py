@@ -26,7 +26,7 @@ from cm2_agent.records import Key, Record, Source
 from cm2_agent.trace import Run
 from cm2_agent.tracing import SpanHandler
 
-__all__ = ["Recorder", "capture", "decode_ids", "decode_logprobs", "encode_ids", "encode_logprobs"]
+__all__ = ["Recorder", "capture", "content_allowed", "decode_ids", "decode_logprobs", "encode_ids", "encode_logprobs"]
 
 _CONTENT = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 
@@ -135,7 +135,7 @@ def capture(
                 beside=_recorder(chosen).beside,
                 done=done,
                 attach=foreign,
-                content=content if content is not None else foreign and _content_allowed(),
+                content=content if content is not None else foreign and content_allowed(),
                 tokens=tokens,
             )
             sources[chosen] = known
@@ -144,7 +144,8 @@ def capture(
     return SpanHandler(source, problems)
 
 
-def _content_allowed() -> bool:
+def content_allowed() -> bool:
+    """Whether what was said may leave with the telemetry, by the conventions' environment variable."""
     return os.environ.get(_CONTENT, "").strip().lower() not in ("false", "no_content", "event_only")
 
 

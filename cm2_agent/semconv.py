@@ -35,6 +35,13 @@ TOOL_ARGUMENTS: Final = "gen_ai.tool.call.arguments"
 TOOL_RESULT: Final = "gen_ai.tool.call.result"
 ERROR_TYPE: Final = "error.type"
 
+EVALUATION_RESULT: Final = "gen_ai.evaluation.result"
+"""The name of an event; the next four are its attributes."""
+EVALUATION_NAME: Final = "gen_ai.evaluation.name"
+EVALUATION_VALUE: Final = "gen_ai.evaluation.score.value"
+EVALUATION_LABEL: Final = "gen_ai.evaluation.score.label"
+EVALUATION_EXPLANATION: Final = "gen_ai.evaluation.explanation"
+
 REQUEST: Final = {
     "temperature": "gen_ai.request.temperature",
     "top_p": "gen_ai.request.top_p",
@@ -51,6 +58,8 @@ STATUS: Final = "cm2.status"
 MODEL_VERSION: Final = "cm2.model.version"
 SAMPLING: Final = "cm2.sampling"
 TOOL_BACKEND: Final = "cm2.tool.backend"
+REWARD_VERSION: Final = "cm2.reward.version"
+TURN: Final = "cm2.turn"
 PROMPT_IDS: Final = "cm2.prompt_ids"
 COMPLETION_IDS: Final = "cm2.completion_ids"
 LOGPROBS: Final = "cm2.logprobs"

@@ -1,7 +1,7 @@
 """The tables; apart from the migrations, which must lead to exactly these (a test compares them).
 
 What happened:  traces ← runs ← model_calls, tool_runs;  contents (messages, tool definitions, once each);  outcomes;  tasks;  group_keys
-What it is worth:  checklists;  reward_versions ← scores ← verdicts;  verdict_cache;  incidents
+What it is worth:  checklists;  reward_versions ← scores ← verdicts;  verdict_cache;  labels;  incidents
 
 Every noun has its natural key as a unique constraint (run id; trace id; task id and version; trace and reward version …), so that writing
 twice changes nothing; `seq` is the short key by which rows refer to each other, and the order of storing. NULL is always "nobody knows".
@@ -240,6 +240,18 @@ verdict_cache = Table(
     Column("value", Boolean),
     Column("body", Text, nullable=False),  # the rest of the Verdict
     Column("stored", big(), nullable=False),  # nanoseconds since the epoch
+)
+
+labels = Table(
+    "labels",
+    metadata,
+    Column("trace", key(), primary_key=True),  # its id, not its row: people may judge what is not stored (yet)
+    Column("item", key(), primary_key=True),
+    Column("turn", Integer, primary_key=True),  # -1: the closing block, or none named
+    Column("rater", key(), primary_key=True),
+    Column("value", Boolean),
+    Column("task", key()),
+    Column("note", Text),
 )
 
 incidents = Table(

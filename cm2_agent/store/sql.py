@@ -10,13 +10,16 @@ from sqlalchemy import Connection, select
 from cm2_agent.checklist import Checklist
 from cm2_agent.errors import StoreError
 from cm2_agent.group import Group
+from cm2_agent.labels import Label
 from cm2_agent.messages import JSON
 from cm2_agent.score import Score
 from cm2_agent.store import catalog, fetch, health, migrate
+from cm2_agent.store import labels as labelling
 from cm2_agent.store import scores as scoring
 from cm2_agent.store.codec import seal
 from cm2_agent.store.engine import Database
 from cm2_agent.store.fetch import Place
+from cm2_agent.store.labels import LabelCounts
 from cm2_agent.store.pack import Packer
 from cm2_agent.store.reader import PAGE, Reader, chunks
 from cm2_agent.store.schema import reward_versions, scores, traces
@@ -316,6 +319,25 @@ class SQLStore:
         if missing:
             raise StoreError(f"trace {missing[0]!r} is not in store {self.url}; save its runs before its score or outcome")
         return found
+
+    # What people said
+
+    def save_labels(self, labels: Iterable[Label]) -> LabelCounts:
+        """Store labels in one transaction; a rater's later word on the same place replaces the earlier one. A label may speak of a trace
+        that is not stored."""
+        given = list(labels)
+        with self._db.writing() as connection:
+            return labelling.save(connection, self._do, given)
+
+    def labels(self, *, rater: str | None = None) -> list[Label]:
+        """The labels, by trace, item, turn and rater; those of one rater where named."""
+        with self._db.reading() as connection:
+            return labelling.read(connection, rater=rater)
+
+    def labelled_tasks(self) -> dict[str, str | None]:
+        """`{trace id: task id}` of the stored traces that have labels."""
+        with self._db.reading() as connection:
+            return labelling.tasks(connection)
 
     # How the store is
 

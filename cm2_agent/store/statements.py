@@ -65,6 +65,7 @@ class Statements:
         self.reward_checklist = inserting(engine, schema.reward_checklists, ignore=True)
         self.score = inserting(engine, schema.scores, replace=["trace", "reward"], returning=True)
         self.verdict = inserting(engine, schema.verdicts)
+        self.label = inserting(engine, schema.labels, replace=["trace", "item", "turn", "rater"])
         self.known_verdict = inserting(engine, schema.verdict_cache, ignore=True)
         facts = ["started", "runs", "task", "policy", "group_key", "rollout"]
         rows = schema.traces
