@@ -5,7 +5,7 @@ Apart so that rooms can speak of each other without importing each other.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -76,14 +76,33 @@ class Scorer(Protocol):
     async def __call__(self, trace: Trace, task: Task | None = None) -> Score: ...
 
 
-class Reward(Protocol):
-    """One component of a reward: a value in [0, 1], or None where nobody could tell.
+class GatedScorer(Scorer, Protocol):
+    """A scorer that also says, turn by turn, whether a rollout may go on: what `run(…, scorer=)` takes.
 
-    >>> async def short(trace):
+    `checklist` is the one whose items gate and score every rollout, None where there is none or each task brings its own. `gate_hash`
+    is None where nothing gates a rollout of the task; `gate` answers None where a strict item has no verdict.
+    """
+
+    @property
+    def checklist(self) -> Checklist | None: ...
+
+    async def gate(self, trace: Trace, turn: int, task: Task | None = None) -> bool | None: ...
+
+    def gate_hash(self, task: Task | None = None) -> str | None: ...
+
+
+class Reward(Protocol):
+    """One component of a reward: a plain function of a trace, or of a trace and its context, sync or async. It answers a Component, a
+    number in [0, 1], true or false, or None where nobody could tell.
+
+    A reward with a true attribute `of_group` is given all traces of a group instead and answers one value a trace. `name` and `version`
+    are taken from attributes of these names where it has them.
+
+    >>> def short(trace):
     ...     return 1.0 if len(trace.steps) <= 4 else 0.0
     """
 
-    def __call__(self, trace: Trace) -> Awaitable[float | None]: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
 
 @runtime_checkable

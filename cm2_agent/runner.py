@@ -6,17 +6,17 @@ import asyncio
 import hashlib
 import itertools
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cm2_agent.batching import Lockstep
 from cm2_agent.checklist import Checklist
-from cm2_agent.errors import StoreError, TaskError
+from cm2_agent.errors import BudgetExhausted, StoreError, TaskError
 from cm2_agent.messages import JSON, canonical_json
 from cm2_agent.middleware import Middleware
-from cm2_agent.protocols import Judge, Scorer, Sink
+from cm2_agent.protocols import GatedScorer, Judge, Scorer, Sink
 from cm2_agent.recorder import capture
 from cm2_agent.score import Score
 from cm2_agent.task import Task
@@ -37,9 +37,9 @@ from cm2_agent.trace import (
 
 if TYPE_CHECKING:
     from cm2_agent.graphs.dialogue import End
-    from cm2_agent.rewards.scorer import ChecklistScorer
     from cm2_agent.store import SQLStore
 
+T = TypeVar("T")
 Result = tuple[Trace, Score | None]
 Worlds = Callable[[Task], AbstractContextManager[Any]]
 Verify = Callable[[Task, Any, Trace], Mapping[str, float | None]]
@@ -52,6 +52,7 @@ def run(
     group: int = 1,
     checklist: Checklist | str | None = None,
     judge: Judge | None = None,
+    scorer: GatedScorer | None = None,
     store: SQLStore | None = None,
     allow_real: Iterable[str] = (),
     context: Worlds | None = None,
@@ -65,11 +66,12 @@ def run(
 ) -> AsyncIterator[Result]:
     """Run the graph `group` times on every task and yield each dialogue's (trace, score).
 
-    `checklist` scores and gates the rollouts (None: each task's own). `context(task)` opens a fresh world for a dialogue (LangGraph's
-    runtime context) and closes it whatever happens; `verify(task, world, trace)` tells outcomes while it is still open. No real tool
-    is called unless it is named in `allow_real`. `lockstep` makes the run repeatable: `concurrency` dialogues advance together, each
-    with a random stream of its own derived from `seed`, its task and its number, and results come in the order of the tasks; else they
-    come as they finish. `name` names the run: under the same name, dialogues that the store already holds are not run again.
+    `checklist` scores and gates the rollouts (None: each task's own), or `scorer` does in its place: a Stack, say. `context(task)` opens a
+    fresh world for a dialogue (LangGraph's runtime context) and closes it whatever happens; `verify(task, world, trace)` tells outcomes
+    while it is still open. No real tool is called unless it is named in `allow_real`. `lockstep` makes the run repeatable: `concurrency`
+    dialogues advance together, each with a random stream of its own derived from `seed`, its task and its number, and results come in the
+    order of the tasks; else they come as they finish. `name` names the run: under the same name, dialogues that the store already holds
+    are not run again.
 
     Raises ToolError for a real tool that is not named, TaskError for tasks that cannot be run, ChecklistError, StoreError. A dialogue
     that fails stops no other: its trace says how it failed and its reward is NULL.
@@ -78,9 +80,11 @@ def run(
     from cm2_agent.rewards.scorer import ChecklistScorer, check_trainable
 
     listed = list(tasks)
+    if scorer is not None and (checklist is not None or judge is not None):
+        raise TaskError("a scorer was given beside a checklist or a judge; it has its own: give them to the scorer, Stack(checklist, …)")
     if group < 1 or concurrency < 1:
         raise TaskError(f"group is {group} and concurrency {concurrency}; expected 1 or more of each")
-    chosen = load(checklist) if isinstance(checklist, str) else checklist
+    chosen = scorer.checklist if scorer is not None else load(checklist) if isinstance(checklist, str) else checklist
     for task in listed:
         if task.persona is not None or not task.turns:
             raise TaskError(f"task {task.id!r} has no scripted turns; this version runs scripted users: give it `turns`")
@@ -88,9 +92,9 @@ def run(
             check_trainable(chosen or task.own_checklist(), task)
     tools = refuse_unnamed(graph, allow_real)
     rollouts = _Rollouts(
-        graph=graph, scorer=ChecklistScorer(chosen, judge=judge), store=store, context=context, verify=verify, allow_real=tuple(allow_real),
-        backends=canonical_json(dict.fromkeys(sorted(tools), "real")), seed=seed, max_steps=max_steps, name=name or uuid.uuid4().hex[:12],
-        resumable=name is not None, sinks=tuple(sinks),
+        graph=graph, scorer=ChecklistScorer(chosen, judge=judge) if scorer is None else scorer, store=store, context=context, verify=verify,
+        allow_real=tuple(allow_real), backends=canonical_json(dict.fromkeys(sorted(tools), "real")), seed=seed, max_steps=max_steps,
+        name=name or uuid.uuid4().hex[:12], resumable=name is not None, sinks=tuple(sinks),
     )  # fmt: skip
     if store is not None:
         store.save_tasks(listed)
@@ -105,7 +109,7 @@ class _Rollouts:
     """What all dialogues of one run share."""
 
     graph: Any
-    scorer: ChecklistScorer
+    scorer: GatedScorer
     store: SQLStore | None
     context: Worlds | None
     verify: Verify | None
@@ -187,9 +191,17 @@ async def score_traces(
     judge: Judge | None = None,
     store: SQLStore | None = None,
     scorer: Scorer | None = None,
+    concurrency: int = 64,
 ) -> AsyncIterator[tuple[Trace, Score]]:
     """Score stored traces and yield each with its score, saved where a store is given. None scores each by its own task's checklist
-    (which needs the store). Raises ChecklistError, StoreError."""
+    (which needs the store).
+
+    With a judge or a scorer of your own, `concurrency` traces are scored at a time and come as they finish; else in their order. A trace
+    that cannot be scored stops no other: it stays without a score, and its error is raised when the others are done. Where the judge's
+    budget runs out, what is under way is finished as far as it allows, everything else stays without a score, and BudgetExhausted is
+    raised; scoring the same traces again goes on from there, and what a cache holds is not asked again. Raises ChecklistError,
+    StoreError, BudgetExhausted.
+    """
     from cm2_agent.rewards.scorer import ChecklistScorer
 
     chosen = load(checklist) if isinstance(checklist, str) else checklist
@@ -198,12 +210,54 @@ async def score_traces(
     plug = scorer or ChecklistScorer(chosen, judge=judge)
     if store is not None and chosen is not None:
         store.save_checklist(chosen)
-    for trace in traces:
+
+    async def scored(trace: Trace) -> tuple[Trace, Score]:
         task = store.task(trace.task_id, _version(trace)) if store is not None and trace.task_id is not None else None
         score = await plug(trace, task)
         if store is not None:
             store.save_score(score)
-        yield trace, score
+        return trace, score
+
+    at_a_time = concurrency if judge is not None or scorer is not None else 1
+    if at_a_time < 1:
+        raise StoreError(f"concurrency is {concurrency}; expected how many traces to score at a time, 1 or more")
+    async for done in _as_they_finish(map(scored, traces), at_a_time):
+        yield done
+
+
+async def _as_they_finish(jobs: Iterator[Coroutine[Any, Any, T]], at_a_time: int) -> AsyncIterator[T]:
+    """Run the jobs and yield what they return, in the order of their start where several finish at once.
+
+    A job that fails stops no other, and its error is raised at the end. After an exhausted budget or a store that failed no further job
+    is started.
+    """
+    running: dict[asyncio.Task[T], None] = {}  # a set that keeps the order
+    failed: list[Exception] = []
+    stopped = False
+    try:
+        while True:
+            while not stopped and len(running) < at_a_time and (job := next(jobs, None)) is not None:
+                running[asyncio.create_task(job)] = None
+            if not running:
+                break
+            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for one in [task for task in running if task in done]:
+                del running[one]
+                error = one.exception()
+                if error is None:
+                    yield one.result()
+                elif not isinstance(error, Exception):
+                    raise error
+                else:
+                    failed.append(error)
+                    stopped = stopped or isinstance(error, BudgetExhausted | StoreError)
+    finally:
+        await _cancel(running)
+    if failed:
+        # an exhausted budget is the least of what may have gone wrong, so anything else is told first
+        failed.sort(key=lambda error: isinstance(error, BudgetExhausted))
+        failed[0].add_note(f"{len(failed)} traces stay without a score; all others that were begun are scored")
+        raise failed[0]
 
 
 def load(path: str) -> Checklist:

@@ -20,6 +20,7 @@ from cm2_agent.rewards.checks import run_check
 from cm2_agent.rewards.judged import ask, open_items
 from cm2_agent.rewards.plan import UNDECIDED, Ending, Plan, Scope, planned_turns
 from cm2_agent.rewards.shaping import Column, paid, settled, stored_reward, weigh
+from cm2_agent.rewards.usage import metered
 from cm2_agent.score import Score, TurnScore, Verdict
 from cm2_agent.task import Task
 from cm2_agent.trace import CUT, GATE, Trace
@@ -78,12 +79,18 @@ class ChecklistScorer:
 
     async def __call__(self, trace: Trace, task: Task | None = None) -> Score:
         """Score the trace as far as it has come. A failing check or judge is a NULL verdict, never an exception. Raises ChecklistError
-        where the task's own checklist is malformed or names a function that was not given."""
+        where the task's own checklist is malformed or names a function that was not given, BudgetExhausted where the judge may not be
+        asked any more."""
+        with metered() as usage:
+            score = await self._asked(trace, task)
+        return replace(score, usage=usage.to_json())
+
+    async def _asked(self, trace: Trace, task: Task | None) -> Score:
         plan = self._plan(task)
         if plan is None:
             return self._null(trace, None, "no checklist")
-        if (died := _died(trace)) is not None:
-            return self._null(trace, plan, died)
+        if (dead := died(trace)) is not None:
+            return self._null(trace, plan, dead)
         ending = Ending.of(trace)
         parts = _parts(plan, trace, task, ending)
         for part in parts:
@@ -95,8 +102,8 @@ class ChecklistScorer:
         plan = self._plan(task)
         if plan is None:
             return self._null(trace, None, "no checklist")
-        if (died := _died(trace)) is not None:
-            return self._null(trace, plan, died)
+        if (dead := died(trace)) is not None:
+            return self._null(trace, plan, dead)
         if plan.judged and self.judge is not None:
             names = ", ".join(item.id for item in plan.checklist if item.check is None)
             raise ChecklistError(f"the items {names} need the judge, which is asked over a network; use `await scorer(trace, task)`")
@@ -113,7 +120,7 @@ class ChecklistScorer:
         scope = None if plan is None else plan.strict(turn)
         if scope is None:
             return True
-        if _died(trace) is not None:
+        if died(trace) is not None:
             return None
         if turn >= len(trace.turns):
             return False  # nothing was answered, so nothing is satisfied
@@ -249,7 +256,7 @@ def _passes(scope: Scope, values: Sequence[bool | None]) -> bool | None:
     return False if False in strict else None if None in strict else True
 
 
-def _died(trace: Trace) -> str | None:
+def died(trace: Trace) -> str | None:
     """`failure: …` where the dialogue ended for no reason of the agent's, which no reward may count."""
     if trace.failure is not None:
         return f"failure: {trace.failure.kind}"
@@ -286,4 +293,4 @@ def _name(judge: object) -> str:
     return str(getattr(judge, "__qualname__", None) or type(judge).__qualname__)
 
 
-__all__ = ["CODE", "ChecklistScorer", "check_trainable"]
+__all__ = ["CODE", "ChecklistScorer", "check_trainable", "died"]
