@@ -1,0 +1,81 @@
+"""What a judge's reply must be, and reading one; apart from the judge because what comes from outside is validated in one place.
+
+The order of the fields is the order in which a model must write them: it analyses and quotes before it decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError
+
+from cm2_agent.errors import JudgeError
+from cm2_agent.messages import JSON
+
+
+class Quote(BaseModel):
+    """Where the judge saw it: the dialogue-wide step from 1, the part, and the words."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    step: StrictInt
+    part: str
+    quote: str
+
+
+class Answer(BaseModel):
+    """The judge's answer to one item."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str
+    analysis: str
+    evidence: Quote | None
+    verdict: Literal["yes", "no", "cannot_tell"]
+
+
+class Reply(BaseModel):
+    """A judge's whole reply."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    items: list[Answer]
+
+
+SCHEMA: dict[str, JSON] = Reply.model_json_schema()
+"""The reply's JSON schema, for providers that can be held to one."""
+
+
+class Malformed(JudgeError):
+    """A reply that cannot be read as one: a failure of the judge, never a verdict."""
+
+
+def read(text: str, asked: Collection[str]) -> dict[str, Answer]:
+    """The answers by item id; ids that the reply left out are missing. Raises Malformed: not the JSON object that was asked for, a second
+    answer to an item, an answer to an item that was not asked (a judge that mixes up items cannot be trusted with any)."""
+    text = _unfenced(text.strip())
+    try:
+        reply = Reply.model_validate_json(text)
+    except ValidationError as error:
+        detail = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, detail["loc"]))
+        raise Malformed(f"the reply is not the JSON that was asked for: {place + ': ' if place else ''}{detail['msg']}") from error
+    found: dict[str, Answer] = {}
+    for answer in reply.items:
+        if answer.id not in asked:
+            raise Malformed(f"the reply answers an item that was not asked: {answer.id[:60]!r}")
+        if answer.id in found:
+            raise Malformed(f"the reply answers the item {answer.id!r} twice")
+        found[answer.id] = answer
+    return found
+
+
+def _unfenced(text: str) -> str:
+    """The text within a Markdown code fence, where the whole reply is one: many models cannot but write it."""
+    if text.startswith("```") and text.endswith("```") and "\n" in text:
+        return text[text.index("\n") + 1 : -3]
+    return text
+
+
+__all__ = ["SCHEMA", "Answer", "Malformed", "Quote", "Reply", "read"]
