@@ -1,8 +1,9 @@
 """A dialogue as data for a model to read: numbered turns and steps, each part under the name that `focus_on` uses; apart from the prompts,
 so that whoever shows a dialogue to a model shows the same one.
 
-What is shown is hostile: it may hold text that looks like instructions or like the end of the data. It is therefore one line of JSON with
-angle brackets and invisible characters escaped, between two marks that carry a nonce made anew for each call: nothing inside can write either.
+What is shown is hostile: it may hold text that looks like instructions or like the end of the data. It is therefore one line of JSON
+with angle brackets and invisible characters escaped, between two marks that carry a nonce made anew for each call: nothing inside can
+write either.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from cm2_agent.messages import JSON, Blob, Text, ToolCall, Uri
 from cm2_agent.trace import Step, Trace, Turn
 from cm2_agent.view import as_text
 
-# Angle brackets begin marks and special tokens; the rest is what a reader does not see: line breaks, zero-width, direction and tag characters,
-# and lone surrogates, which UTF-8 cannot carry.
+# Angle brackets begin marks and special tokens; the rest is what a reader does not see: line breaks, zero-width, direction and tag
+# characters, and lone surrogates, which UTF-8 cannot carry.
 _HIDDEN = re.compile("[<>\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff\U000e0000-\U000e007f]")
 
 PARTS = ("assistant.reasoning", "assistant.tool_calls", "assistant.reply", "tool.content")
