@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import re
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from cm2_agent.checklist import Item
 from cm2_agent.errors import JudgeError
 from cm2_agent.messages import Blob, Message, Reasoning, Text, ToolCall, ToolCallResponse, Uri, canonical_json, content_hash, part_to_json
 from cm2_agent.rewards.evidence import normalised_text
-from cm2_agent.rewards.transcript import part_texts, spelled
+from cm2_agent.rewards.transcript import escaped, part_texts, spelled
 from cm2_agent.trace import Step, Trace
 from cm2_agent.view import as_text
 
@@ -35,22 +34,9 @@ _RENDERING = 1
 """Raised whenever the same trace would be shown otherwise."""
 PROMPT_VERSION = content_hash([INSTRUCTIONS, _ITEMS, _RENDERING])[:8]
 
-# "<" begins the special tokens of most chat templates; the rest is what a reader does not see: other line breaks, zero-width and
-# direction marks, the tag characters in which text can be smuggled, and lone surrogates, which UTF-8 cannot carry.
-_HIDDEN = re.compile("[<\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff\U000e0000-\U000e007f]")
-
-
-def _escape(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    if code < 0x10000:
-        return f"\\u{code:04x}"
-    code -= 0x10000
-    return f"\\u{0xD800 | code >> 10:04x}\\u{0xDC00 | code & 0x3FF:04x}"
-
-
 def quoted(text: str) -> str:
     """The text as a JSON string of one line that shows everything in it."""
-    return _HIDDEN.sub(_escape, encode_basestring(text))
+    return escaped(encode_basestring(text))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +168,7 @@ def item_line(item: Item) -> str:
         "no_examples" if item.kind != "avoid" else "yes_examples": list(item.failure_examples) or None,
         "quote_from": item.focus_on,
     }
-    return canonical_json({key: value for key, value in shown.items() if value is not None})
+    return escaped(canonical_json({key: value for key, value in shown.items() if value is not None}))
 
 
 def tail(window: Window, items: Sequence[tuple[str, str]], note: str = "") -> str:

@@ -79,7 +79,12 @@ def nonce() -> str:
 def fenced(label: str, value: JSON, mark: str) -> str:
     """The value as one line of JSON between two marks that carry the nonce. Nothing of the value can end its own fence."""
     text = json.dumps(value, ensure_ascii=False)
-    return f"<{label} {mark}>\n{_HIDDEN.sub(_escape, text)}\n</{label} {mark}>"
+    return f"<{label} {mark}>\n{escaped(text)}\n</{label} {mark}>"
+
+
+def escaped(text: str) -> str:
+    """JSON text of one line in which everything can be seen and nothing can begin a mark or a special token; the same value."""
+    return _HIDDEN.sub(_escape, text)
 
 
 def _escape(found: re.Match[str]) -> str:
@@ -107,4 +112,4 @@ def _text(part: Any) -> str:
     return f"[{part.type}]"
 
 
-__all__ = ["PARTS", "fenced", "folded", "nonce", "part_texts", "quoted_in", "said", "shown", "spelled"]
+__all__ = ["PARTS", "escaped", "fenced", "folded", "nonce", "part_texts", "quoted_in", "said", "shown", "spelled"]
