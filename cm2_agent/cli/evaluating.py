@@ -1,4 +1,4 @@
-"""`cm2 eval`: how well stored rewards agree with an outcome known from elsewhere."""
+"""`cm2 eval`: how well stored rewards agree with an outcome known from elsewhere, or a judge with people."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cm2_agent.cli import people
 from cm2_agent.cli.common import STORE, JsonOption, StoreOption, answer, figure, open_store, plain, tell
+from cm2_agent.cli.people import HUMAN
 from cm2_agent.errors import StoreError
 
 if TYPE_CHECKING:
@@ -15,15 +17,30 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    app.command("eval", help="Compare rewards with an outcome: AUC over all traces and within groups, rank correlation.")(evaluate)
+    words = "Compare rewards with an outcome (AUC, rank correlation), or a judge with people's labels (Cohen's kappa, TPR, TNR)."
+    app.command("eval", help=words)(evaluate)
 
 
 def evaluate(
-    against: Annotated[str, typer.Option("--against", metavar="OUTCOME", help="The outcome's name, such as official_reward.")],
+    against: Annotated[
+        str, typer.Option("--against", metavar="OUTCOME", help="The outcome's name, such as official_reward; human: people's labels.")
+    ],
     reward: Annotated[str | None, typer.Option("--reward", metavar="VERSION", help="The reward version (default: the newest).")] = None,
+    rater: Annotated[
+        str | None, typer.Option("--rater", metavar="NAME", help="With human: measure this rater, not a reward version.")
+    ] = None,
+    versus: Annotated[
+        str | None, typer.Option("--versus", metavar="VERSION", help="With human: also the drift from this version or rater.")
+    ] = None,
+    min_kappa: Annotated[float | None, typer.Option("--min-kappa", min=-1, max=1, help="With human: exit 1 when kappa is below.")] = None,
     store: StoreOption = STORE,
     as_json: JsonOption = False,
 ) -> None:
+    if against == HUMAN:
+        _people(store, reward, rater, versus, min_kappa, as_json=as_json)
+        return
+    if (rater, versus, min_kappa) != (None, None, None):
+        raise StoreError(f"--rater, --versus and --min-kappa measure a judge by people; type: cm2 eval --against {HUMAN} …")
     from cm2_agent.group import group_key
     from cm2_agent.messages import canonical_json
     from cm2_agent.trainers.statistics import agreement
@@ -55,6 +72,24 @@ def evaluate(
     lines = [f"traces      {found.n}"]
     lines += [f"{name:<11} {figure(getattr(found, name), found.ci[name])}" for name in ("auc", "auc_within", "spearman")]
     answer(result, as_json=as_json, lines=[*lines, f"pairs       {found.pairs}  (of one group, with different outcomes)"])
+
+
+def _people(url: str, reward: str | None, rater: str | None, versus: str | None, least: float | None, *, as_json: bool) -> None:
+    if reward is not None and rater is not None:
+        raise StoreError("--reward and --rater were both given; expected the one judge that is to be measured")
+    with open_store(url) as opened:
+        found = people.measured(opened, reward=reward, rater=rater)
+        other = None
+        if versus is not None:
+            named = {"reward": versus} if versus in opened.reward_versions() else {"rater": versus}
+            other = people.measured(opened, **named)
+    tell(plain(f"{found.judge} against the consensus of people; intervals: 95 %, clustered by task"))
+    result = people.report(found, other)
+    answer(result, as_json=as_json, lines=people.lines(result))
+    reason = people.too_low(result["kappa"], least)
+    if reason is not None:
+        tell(reason)
+        raise typer.Exit(1)
 
 
 def reward_version(store: SQLStore, given: str | None) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cm2_agent.cli.common import STORE, JsonOption, StoreOption, answer, open_store, plain, tell, tracked
+from cm2_agent.cli.people import import_labels
 from cm2_agent.errors import StoreError, TraceError
 
 if TYPE_CHECKING:
@@ -19,16 +20,20 @@ SHOWN = 20
 
 
 def register(app: typer.Typer) -> None:
-    app.command("import", help="Read recorded dialogues (tau-bench results, OpenAI chats) into the store; safe to repeat.")(import_file)
+    words = "Read recorded dialogues (tau-bench results, OpenAI chats) or people's labels into the store; safe to repeat."
+    app.command("import", help=words)(import_file)
 
 
 def import_file(
-    format: Annotated[str, typer.Argument(metavar="FORMAT", help="tau-bench or openai.")],
+    format: Annotated[str, typer.Argument(metavar="FORMAT", help="tau-bench, openai or labels.")],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A JSON or JSON Lines file.")],
     store: StoreOption = STORE,
     checklists: Annotated[bool, typer.Option("--checklists", help="Give each task a checklist compiled from its gold actions.")] = False,
     as_json: JsonOption = False,
 ) -> None:
+    if format == "labels":
+        import_labels(file, store, as_json=as_json)
+        return
     from cm2_agent.readers import Problem, read
 
     records = read(format, file, checklists=checklists)

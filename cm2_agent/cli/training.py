@@ -9,11 +9,13 @@ import typer
 
 from cm2_agent.cli.common import STORE, JsonOption, StoreOption, answer, open_store, plain, progress, tell
 from cm2_agent.cli.evaluating import reward_version
+from cm2_agent.cli.people import measured, too_low
 from cm2_agent.cli.scoring import named
 from cm2_agent.errors import TrainError
 
 if TYPE_CHECKING:
     from cm2_agent.group import Group
+    from cm2_agent.store import SQLStore
 
 
 def register(app: typer.Typer) -> None:
@@ -31,6 +33,9 @@ def train(
     checks: Annotated[str | None, typer.Option("--checks", metavar="MODULE", help="The checklist's functions.")] = None,
     reward: Annotated[str | None, typer.Option("--reward", metavar="VERSION", help="The reward version (default: the newest).")] = None,
     policy: Annotated[str | None, typer.Option("--policy", metavar="VERSION", help="Only rollouts of this policy version.")] = None,
+    min_kappa: Annotated[
+        float | None, typer.Option("--min-kappa", min=-1, max=1, help="Refuse unless the judge agrees this well with people's labels.")
+    ] = None,
     level: Annotated[str, typer.Option("--level", help="trajectory, turn, step, return_to_go or evidence.")] = "trajectory",
     norm: Annotated[str, typer.Option("--norm", help="none, or std: advantages over the group's standard deviation.")] = "none",
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Optimizer steps (default: one pass over the rollouts).")] = None,
@@ -51,6 +56,8 @@ def train(
     with open_store(store) as opened:
         version = None if chosen is not None else reward_version(opened, reward)
         groups = opened.groups(checklist=chosen, reward=version, policy=policy)
+        if min_kappa is not None:
+            _check_judge(opened, groups, min_kappa)
     if rows_only:
         _count(groups, model, allow_retokenised, level=level, norm=norm, as_json=as_json)
         return
@@ -61,6 +68,18 @@ def train(
     with progress("training", steps) as advance:
         path = trainer.train(groups, progress=lambda step, total, metrics: advance())
     answer({"out": str(path), **{name: value for name, value in trainer.report.items() if name != "history"}}, as_json=as_json)
+
+
+def _check_judge(store: SQLStore, groups: list[Group], least: float) -> None:
+    """Raises TrainError where the reward version's verdicts agree with people's labels less than they must."""
+    for version in sorted({str(group.key["reward"]) for group in groups}):
+        found = measured(store, reward=version)
+        reason = too_low(found.reliability(draws=0).kappa, least)
+        if reason is not None:
+            raise TrainError(
+                f"reward version {version}: {reason}; nothing was trained. Type: cm2 eval --against human --reward {version} "
+                "to see on which items it differs, then mend them and score again"
+            )
 
 
 def _count(groups: list[Group], model: str | None, retokenise: bool, *, level: str, norm: str, as_json: bool) -> None:

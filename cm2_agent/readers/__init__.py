@@ -37,7 +37,7 @@ def read(format: str, path: str | Path, *, checklists: bool = False) -> Iterator
     file gives the same ids. Raises TraceError: an unknown format, a file that cannot be opened or is empty.
     """
     if format not in FORMATS:
-        raise TraceError(f"format {format!r} is unknown; expected one of {', '.join(FORMATS)}")
+        raise TraceError(f"format {format!r} is unknown; expected one of {', '.join(FORMATS)}, labels")
     return _read(FORMATS[format](), read_records(path), Path(path).stem, checklists)
 
 
