@@ -10,13 +10,13 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike, fspath
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.messages import BaseMessage
 
 from cm2_agent.checklist import Checklist
-from cm2_agent.errors import CM2Error, TraceError
+from cm2_agent.errors import BudgetExhausted, TraceError
 from cm2_agent.evaluation_events import EvaluationEvents
 from cm2_agent.incidents import Incidents
 from cm2_agent.langchain_messages import from_langchain, to_langchain
@@ -28,6 +28,9 @@ from cm2_agent.score import Score
 from cm2_agent.task import Task
 from cm2_agent.trace import Trace
 from cm2_agent.tracing import SpanHandler
+
+if TYPE_CHECKING:
+    from cm2_agent.rewards.llm_judge import LLMJudge
 
 __all__ = ["as_agent", "flush", "watch"]
 
@@ -55,13 +58,16 @@ def watch(
     shows it) and never breaks or slows a call; `flush` waits for it, and is called when the program ends.
 
     `checklist`: a Checklist, or the path of a YAML file. `judge` answers its questions, for the share `sample` (0…1) of the traces and
-    until `budget_usd` is spent: it needs both, since it sends data out and costs money. It tells what it has spent by an attribute
-    `spent_usd`; for one that costs nothing say `budget_usd=0`. `rewards`: further components of the score, by name, for the same share
+    until `budget_usd` is spent: it needs both, since it sends data out and costs money. A model's name such as "openai:gpt-5-mini" is an
+    LLMJudge whose verdicts are kept in the store; another judge tells what it has spent by an attribute `spent_usd`; for one that costs
+    nothing say `budget_usd=0`. A trace for which the budget does not suffice gets the score of its programmatic items alone, under their
+    own reward version. `rewards`: further components of the score, by name, for the same share
     of the traces. `sinks` are told of every trace and its score; where the application has an OpenTelemetry logger provider, each verdict
     also leaves as an event on the span that it judges (`evaluation_events`). `enabled=False`, or CM2_DISABLED=1 in the environment where
     `enabled` is left out, gives the graph back as it is: nothing is traced, stored, scored or opened.
 
-    Raises ValueError for a judge without both limits or a graph that is watched already, ChecklistError, StoreError.
+    Raises ValueError for a judge without both limits or a graph that is watched already, JudgeError for a judge that cannot be asked or
+    whose price nobody knows, ChecklistError, StoreError.
 
         graph = watch(graph, "support.yaml")
     """
@@ -77,11 +83,16 @@ def watch(
     items = _checklist(checklist)
     plugs = _named(rewards)
     scorer: Scorer | None = None
+    hosted = _hosted(judge, budget_usd) if isinstance(judge, str) else None
+    asked = judge if not isinstance(judge, str) else hosted
     if items is not None or plugs:
         plain = ChecklistScorer(items)
-        judged = plain if judge is None else ChecklistScorer(items, judge=judge)  # type: ignore[arg-type]
-        scorer = _LiveScorer(plain, judged, plugs, 1.0 if sample is None else sample, _Budget(judge, budget_usd))
+        judged = plain if asked is None else ChecklistScorer(items, judge=asked)
+        budget = _Budget(asked, budget_usd, kept=hosted is not None)
+        scorer = _LiveScorer(plain, judged, plugs, 1.0 if sample is None else sample, budget)
     kept = _open(store)
+    if hosted is not None and callable(cache := getattr(kept, "verdict_cache", None)):
+        hosted.cache = cache()
     if items is not None:
         kept.save_checklist(items)
     incidents = Incidents()
@@ -163,16 +174,18 @@ class _GraphAgent:
 
 
 class _Budget:
-    """Whether the judge may still be asked."""
+    """Whether the judge may still be asked; one that is `kept` by the judge itself is left to it."""
 
-    def __init__(self, judge: Any, budget: float | None) -> None:
-        self._judge, self._budget = judge, budget
+    def __init__(self, judge: Any, budget: float | None, *, kept: bool) -> None:
+        self._judge, self._budget, self._kept = judge, budget, kept
 
     def left(self) -> bool:
         if self._judge is None or self._budget is None:
             return False
-        spent = getattr(self._judge, "spent_usd", None)
-        return spent is None or spent < self._budget
+        if self._kept or not hasattr(self._judge, "spent_usd"):
+            return True
+        spent = self._judge.spent_usd
+        return spent is not None and spent < self._budget
 
 
 class _LiveScorer:
@@ -188,8 +201,11 @@ class _LiveScorer:
 
     async def __call__(self, trace: Trace, task: Task | None = None) -> Score:
         drawn = int(content_hash(trace.id)[:8], 16) / 16**8 < self._sample
-        scorer = self._judged if drawn and self._budget.left() else self._plain
-        score = await scorer(trace, task)
+        try:
+            score = await (self._judged if drawn and self._budget.left() else self._plain)(trace, task)
+        except BudgetExhausted as error:
+            self.incidents.add("the judge's budget did not suffice for a trace", error)
+            score = await self._plain(trace, task)
         if not drawn or not self._rewards:
             return score
         return replace(score, components={**score.components, **{name: await self._ask(name, trace) for name in self._rewards}})
@@ -219,15 +235,20 @@ def _check_judge(judge: object, sample: float | None, budget_usd: float | None, 
             f"a judge was given without {missing}; it sends dialogues out and costs money, so say both what share of the traces it may see "
             "and what it may spend: watch(graph, checklist, judge=…, sample=0.1, budget_usd=5.0)"
         )
-    if isinstance(judge, str):
-        raise CM2Error(f"judge={judge!r}: LLM judges are not in this version; give a callable `async (trace, turn, items) -> verdicts`")
     if checklist is None:
         raise ValueError("a judge was given without a checklist; it answers the checklist's questions: watch(graph, checklist, judge=…)")
-    if budget_usd and not hasattr(judge, "spent_usd"):
+    if budget_usd and not isinstance(judge, str) and not hasattr(judge, "spent_usd"):
         raise ValueError(
             f"budget_usd is {budget_usd}, but the judge has no attribute spent_usd by which it could be kept; give it one (US dollars "
             "spent so far), or say budget_usd=0 for a judge that costs nothing"
         )
+
+
+def _hosted(model: str, budget_usd: float | None) -> LLMJudge:
+    from cm2_agent.rewards.limits import Limits
+    from cm2_agent.rewards.llm_judge import LLMJudge
+
+    return LLMJudge(model, limits=Limits(concurrency=8, budget_usd=budget_usd))
 
 
 def _checklist(checklist: Checklist | str | PathLike[str] | None) -> Checklist | None:

@@ -215,6 +215,8 @@ async def score_traces(
         task = store.task(trace.task_id, _version(trace)) if store is not None and trace.task_id is not None else None
         score = await plug(trace, task)
         if store is not None:
+            if score.usage and (earlier := store.score(trace.id, reward=score.reward_version)) is not None:
+                score = replace(score, usage=_summed(earlier.usage, score.usage))  # what the replaced score took was paid too
             store.save_score(score)
         return trace, score
 
@@ -258,6 +260,11 @@ async def _as_they_finish(jobs: Iterator[Coroutine[Any, Any, T]], at_a_time: int
         failed.sort(key=lambda error: isinstance(error, BudgetExhausted))
         failed[0].add_note(f"{len(failed)} traces stay without a score; all others that were begun are scored")
         raise failed[0]
+
+
+def _summed(one: Mapping[str, JSON], other: Mapping[str, JSON]) -> dict[str, JSON]:
+    both = {name: (one.get(name, 0), other.get(name, 0)) for name in [*one, *other]}
+    return {name: None if None in pair else pair[0] + pair[1] for name, pair in both.items()}
 
 
 def load(path: str) -> Checklist:

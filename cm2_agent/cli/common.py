@@ -43,12 +43,12 @@ def tell(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def answer(result: Mapping[str, Any], *, as_json: bool, lines: Iterable[str] = ()) -> None:
-    """The command's result: as one JSON object on one line, or as words (by default its keys and values)."""
+def answer(result: Mapping[str, Any], *, as_json: bool, lines: Iterable[str] = (), but: str | None = None) -> None:
+    """The command's result: as one JSON object on one line, or as words (by default its keys and values, `but` for one told otherwise)."""
     if as_json:
         typer.echo(json.dumps(result, ensure_ascii=True, allow_nan=False))
         return
-    for line in lines or (f"{name.replace('_', ' ')}: {_value(value)}" for name, value in result.items()):
+    for line in lines or (f"{name.replace('_', ' ')}: {_value(value)}" for name, value in result.items() if name != but):
         typer.echo(line)
 
 

@@ -6,12 +6,27 @@ import asyncio
 from collections import Counter
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cm2_agent.cli.common import STORE, JsonOption, StoreOption, answer, open_store, plain, progress, tell
-from cm2_agent.errors import ChecklistError, StoreError
+from cm2_agent.cli.judging import (
+    BaseUrlOption,
+    CallsOption,
+    ConcurrencyOption,
+    JudgeOption,
+    JudgeOptions,
+    PriceOption,
+    RpmOption,
+    TpmOption,
+    UsdOption,
+    VotesOption,
+    print_flips,
+    told,
+)
+from cm2_agent.cli.judging import again as second_opinion
+from cm2_agent.errors import BudgetExhausted, ChecklistError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,13 +44,30 @@ def register(app: typer.Typer) -> None:
 def score(
     checklist: Annotated[Path | None, typer.Argument(metavar="CHECKLIST.yaml", help="Left out: each task's own checklist.")] = None,
     checks: Annotated[str | None, typer.Option("--checks", metavar="MODULE", help="A module or .py file with check functions.")] = None,
+    judge: JudgeOption = None,
+    judge_base_url: BaseUrlOption = None,
+    votes: VotesOption = None,
+    budget_usd: UsdOption = None,
+    budget_calls: CallsOption = None,
+    concurrency: ConcurrencyOption = None,
+    rpm: RpmOption = None,
+    tpm: TpmOption = None,
+    price: PriceOption = None,
+    again: Annotated[bool, typer.Option("--again", help="A new reward version, and the verdicts that flipped since the old one.")] = False,
     store: StoreOption = STORE,
     as_json: JsonOption = False,
 ) -> None:
+    from cm2_agent.rewards.flips import compare
     from cm2_agent.rewards.scorer import ChecklistScorer
+    from cm2_agent.rewards.verdict_cache import Salted
 
     functions, chosen = named(checklist, checks)
-    scorer = ChecklistScorer(chosen, functions=functions)
+    options = JudgeOptions(
+        model=judge, base_url=judge_base_url, votes=votes, budget_usd=budget_usd, budget_calls=budget_calls, concurrency=concurrency,
+        rpm=rpm, tpm=tpm, price=price,
+    )  # fmt: skip
+    asked = options.make()
+    scorer = ChecklistScorer(chosen, judge=asked, functions=functions)
     with open_store(store) as opened:
         total = int(opened.health()["traces"])
         if not total:
@@ -45,14 +77,36 @@ def score(
                 f"no checklist was named and no task in {opened.url} has one of its own; type: cm2 score CHECKLIST.yaml, or "
                 "import with --checklists"
             )
+        old, salt = None, ""
+        if again:
+            scorer.version, old, salt = second_opinion(opened, scorer.version)
+        if asked is not None:
+            cache = opened.verdict_cache()
+            asked.cache = Salted(cache, salt) if salt else cache
         missing = [one.trace_id for one in opened.scores(reward=scorer.version) if one.reward is None]  # what was NULL may have changed
         waiting = chain(opened.traces(unscored=True, reward=scorer.version), opened.traces(ids=missing))
-        reasons = asyncio.run(_score(opened, waiting, scorer, chosen))
-        rewards = [one.reward for one in opened.scores(reward=scorer.version) if one.reward is not None]
+        reasons, stopped = asyncio.run(_score(opened, waiting, scorer, chosen))
+        scores = list(opened.scores(reward=scorer.version))
+        change = None if old is None else compare(opened.scores(reward=old), scores, names=(old, scorer.version))
     for reason, count in reasons.most_common():
         tell(plain(f"{count} without a reward: {reason}"))
+    rewards = [one.reward for one in scores if one.reward is not None]
     mean = sum(rewards) / len(rewards) if rewards else None
-    answer({"scored": len(rewards), "unscored": total - len(rewards), "mean_reward": mean}, as_json=as_json)
+    result: dict[str, Any] = {"scored": len(rewards), "unscored": total - len(rewards), "mean_reward": mean}
+    if asked is not None:
+        left = total - len(scores)
+        tell(plain(f"judged by {asked.name}: {told(asked.usage.to_json())}"))
+        if stopped is not None:
+            tell(plain(f"STOPPED, {left} traces left: {stopped}"))
+        result["judge"] = {"model": asked.served or asked.name, **asked.usage.__dict__, "stopped": stopped is not None, "left": left}
+    if again:
+        result["reward"] = scorer.version
+        result["flips"] = None if change is None else change.to_json()
+        if change is None:
+            tell("no earlier scores by this checklist to compare with")
+        else:
+            print_flips(change)
+    answer(result, as_json=as_json, but="flips")
 
 
 def named(checklist: Path | None, checks: str | None) -> tuple[dict[str, CheckFunction], Checklist | None]:
@@ -69,13 +123,20 @@ def named(checklist: Path | None, checks: str | None) -> tuple[dict[str, CheckFu
     return functions, load_checklist(checklist, functions)
 
 
-async def _score(store: SQLStore, traces: Iterable[Trace], scorer: ChecklistScorer, checklist: Checklist | None) -> Counter[str]:
+async def _score(
+    store: SQLStore, traces: Iterable[Trace], scorer: ChecklistScorer, checklist: Checklist | None
+) -> tuple[Counter[str], BudgetExhausted | None]:
+    """The reasons of rewards that are NULL, and what stopped the scoring before its end."""
     from cm2_agent.runner import score_traces
 
     reasons: Counter[str] = Counter()
+    at_a_time = 1 if scorer.judge is None else 64
     with progress("scoring") as advance:
-        async for _, found in score_traces(traces, checklist, store=store, scorer=scorer):
-            if found.reward is None:
-                reasons[found.null_reason or "unknown"] += 1
-            advance()
-    return reasons
+        try:
+            async for _, found in score_traces(traces, checklist, store=store, scorer=scorer, concurrency=at_a_time):
+                if found.reward is None:
+                    reasons[found.null_reason or "unknown"] += 1
+                advance()
+        except BudgetExhausted as error:
+            return reasons, error
+    return reasons, None

@@ -21,7 +21,7 @@ from langgraph.runtime import Runtime
 from cm2_agent import Checklist, Item, Trace, View, as_agent, watch
 from cm2_agent.checklist import Item as ChecklistItem
 from cm2_agent.embed import flush
-from cm2_agent.errors import CM2Error, TraceError
+from cm2_agent.errors import CM2Error, JudgeError, TraceError
 from cm2_agent.messages import Message
 from cm2_agent.score import Score, Verdict
 from cm2_agent.store import SQLStore
@@ -135,7 +135,8 @@ def test_further_rewards_are_components(url: str) -> None:
         ({"judge": Kind()}, ValueError, "without sample and budget_usd"),
         ({"judge": Kind(), "sample": 0.1}, ValueError, "without budget_usd"),
         ({"judge": Kind(), "budget_usd": 1.0}, ValueError, "without sample"),
-        ({"judge": "openai:gpt-5-mini", "sample": 0.1, "budget_usd": 1.0}, CM2Error, "not in this version"),
+        ({"judge": "nobody:model", "sample": 0.1, "budget_usd": 1.0}, JudgeError, "Expected PROVIDER:MODEL"),
+        ({"judge": "test", "sample": 0.1, "budget_usd": 1.0}, JudgeError, "the price of 'test:test' is not known"),
         ({"judge": lambda *_: [], "sample": 0.1, "budget_usd": 1.0}, ValueError, "spent_usd"),
         ({"judge": Kind(), "sample": 1.5, "budget_usd": 1.0}, ValueError, "between 0 and 1"),
         ({"judge": Kind(), "sample": 0.5, "budget_usd": -1.0}, ValueError, "0 or more"),
