@@ -22,6 +22,7 @@ LONGEST = 400
 # Where each module stands, by its name or that of its package; the longest that fits counts. A new module of cm2_agent/
 # is added here.
 FLOOR_OF = {
+    "cm2_agent.adapters": "introducers",
     "cm2_agent.answers": "tracing",
     "cm2_agent.assemble": "tracing",
     "cm2_agent.attributes": "tracing",
