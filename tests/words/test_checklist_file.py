@@ -114,7 +114,7 @@ BROKEN: dict[str, tuple[str, int, str]] = {
     "control character": ("name: a\x00b\n", 1, "is not allowed in YAML"),
     "merge key": ("name: a\nitems:\n- &x {id: x, question: q}\n- {<<: *x, id: y}\n", 4, "unknown key '<<'"),
     "alias in itself": ("name: a\nitems: &x [*x]\n", 2, "nested deeper"),
-    "include of nothing": (FULL.replace("cm2:tool-hygiene", "cm2:tool-hygene"), 3, "shipped are cm2:tool-hygiene"),
+    "include of nothing": (FULL.replace("cm2:tool-hygiene", "cm2:tool-hygene"), 3, "shipped are cm2:confirmation-b"),
     "include of two": (FULL.replace("[cm2:tool-hygiene]", "[{cm2:tool-hygiene: {}, b: {}}]"), 3, "one entry"),
     "unknown parameter": (FULL.replace("[cm2:tool-hygiene]", "[{cm2:tool-hygiene: {calls: 3}}]"), 3, "no parameter calls; expected"),
     "local without a file": (FULL.replace("cm2:tool-hygiene", "./own.yaml"), 3, "no file it could be relative to"),
@@ -259,7 +259,7 @@ def test_a_link_out_of_the_folder_is_outside(tmp_path: Path) -> None:
 
 
 def test_the_shipped_library_scores_a_dialogue() -> None:
-    assert shipped_libraries() == ["tool-hygiene"]
+    assert "tool-hygiene" in shipped_libraries()
     strict = read_checklist("name: a\ninclude: [{cm2:tool-hygiene: {max_calls: 1, weight: 2}}]\nitems: [{id: x, check: {called: x}}]\n")
     assert [item.weight for item in strict] == [2, 2, 2, 1]
     clean = trace(turn("Hi", call("x"), say("Here")))
