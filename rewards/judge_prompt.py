@@ -122,25 +122,27 @@ class Transcript:
     def _show(self, message: Message) -> None:
         step = f'"step":{len(self.ends)},' if message.role in ("assistant", "tool") and self.ends else ""
         own = {"assistant": "assistant.reply", "tool": "tool.content"}.get(message.role, message.role)
+        strange = f"{message.role}.other"  # a part that others' messages hold must not pass for theirs, least of all a tool's result
         for part in message.parts:
             if isinstance(part, Text):
                 self._line(step, own, part.content)
             elif isinstance(part, Reasoning):
-                self._line(step, "assistant.reasoning" if message.role == "assistant" else own, part.content)
+                self._line(step, "assistant.reasoning" if message.role == "assistant" else strange, part.content)
             elif isinstance(part, ToolCall):
-                self._line(step, "assistant.tool_calls", spelled(part))
+                self._line(step, "assistant.tool_calls" if message.role == "assistant" else strange, spelled(part))
             elif isinstance(part, ToolCallResponse):
-                self._line(step, "tool.content", as_text(part.response), ',"error":true' if part.error else "")
+                where = "tool.content" if message.role == "tool" else strange
+                self._line(step, where, as_text(part.response), ',"error":true' if part.error else "")
             elif isinstance(part, Uri):
-                self._line(step, own, part.uri, f',"address_of":{quoted(part.modality or part.mime_type or "file")},"fetched":false')
+                self._line(step, strange, part.uri, f',"address_of":{quoted(part.modality or part.mime_type or "file")},"fetched":false')
             elif isinstance(part, Blob):
-                self._blob(step, own, part)
+                self._blob(step, strange, part)
             else:
-                self._line(step, own, canonical_json(part_to_json(part)), ',"kind":"other"')
+                self._line(step, strange, canonical_json(part_to_json(part)))
         if not message.parts and step:  # the step happened, so it is shown, even where nothing was said
             self._line(step, own, "")
 
-    def _blob(self, step: str, own: str, blob: Blob) -> None:
+    def _blob(self, step: str, part: str, blob: Blob) -> None:
         kind = blob.mime_type or blob.modality or "file"
         digest = hashlib.sha256(blob.content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
         about = f',"file":{quoted(kind)},"sha256":"{digest}"'
@@ -152,7 +154,7 @@ class Transcript:
             if data:
                 about += f',"image":{len(self.pictures) + 1}'
                 self.pictures.append((len(self.lines), BinaryContent(data=data, media_type=kind)))
-        self._line(step, own, "", about)
+        self._line(step, part, "", about)
 
     def _line(self, step: str, part: str, content: str, about: str = "") -> None:
         self.lines.append(f'{{{step}"part":"{part}"{about},"content":{quoted(self._seen(content))}}}')

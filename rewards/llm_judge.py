@@ -116,7 +116,7 @@ class LLMJudge:
         parts += [f"votes={self.votes}"] if self.votes > 1 else []
         parts += [self.protocol] if self.protocol != "turn" else []
         parts += [f"settings={content_hash(self.settings)[:8]}"] if self.settings else []
-        parts += ["images"] if self.images else []
+        parts += [name for name, given in (("images", self.images), ("redacted", self.redact)) if given]
         return ";".join(parts)
 
     @property

@@ -21,7 +21,7 @@ from cm2_agent.view import as_text
 
 # Angle brackets begin marks and special tokens; the rest is what a reader does not see: line breaks, zero-width, direction and tag
 # characters, and lone surrogates, which UTF-8 cannot carry.
-_HIDDEN = re.compile("[<>\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff\U000e0000-\U000e007f]")
+_HIDDEN = re.compile("[<>\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff\U000e0000-\U000e007f]")
 
 PARTS = ("assistant.reasoning", "assistant.tool_calls", "assistant.reply", "tool.content")
 """The parts of a step, in the order in which they come to be."""
