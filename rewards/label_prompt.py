@@ -23,7 +23,7 @@ from cm2_agent.trace import Trace
 
 _FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*)\n\s*```\s*\Z", re.DOTALL)
 PER_TURN = ""
-CLOSING = '; here always `"trace"`: the user is simulated, so that turns have no fixed number. No item is required_for_next_turn'
+CLOSING = '; here always `"trace"`: the items are about the whole dialogue, and none is required_for_next_turn'
 
 
 class LabelItem(ItemModel):

@@ -8,7 +8,6 @@ gives a reason, never a checklist of what happened to be there.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from cm2_agent.checklist import Checklist, Item
 from cm2_agent.errors import BudgetExhausted, JudgeError, ModelError
 from cm2_agent.protocols import Judge
 from cm2_agent.rewards.label_call import Conversation
-from cm2_agent.rewards.label_check import Faults, kept, lint, tried
+from cm2_agent.rewards.label_check import Faults, Trial, kept, lint, tried
 from cm2_agent.rewards.label_prompt import (
     LabelItem,
     Rewritten,
@@ -64,7 +63,8 @@ class Labelled:
 
 
 class Labeler:
-    """Writes checklists with a model: a pydantic-ai model or its name (`openai:gpt-5-mini`); `base_url` is an OpenAI-compatible server's.
+    """Writes checklists with a model: a pydantic-ai model or its name (`openai:gpt-5-mini`); `base_url` is an OpenAI-compatible server's,
+    which is sent `api_key` and no other.
 
     `judge` tries the questions too (without one they are kept and reported as unchecked); it keeps its own budget. `limits` bound the
     calls of the labelling model. `settings` are pydantic-ai's model settings; `timeout`, `retries`, `backoff`: see Conversation. Raises
@@ -80,6 +80,7 @@ class Labeler:
         model: str | Model,
         *,
         base_url: str | None = None,
+        api_key: str | None = None,
         judge: Judge | None = None,
         limits: Limits | None = None,
         settings: Mapping[str, Any] | None = None,
@@ -87,7 +88,7 @@ class Labeler:
         retries: int = 3,
         backoff: float = 1.0,
     ) -> None:
-        self.model = _model(model, base_url)
+        self.model = _model(model, base_url, api_key)
         self.judge = judge
         self.limits = limits or Limits()
         self.call_options: dict[str, Any] = {"settings": settings, "timeout": timeout, "retries": retries, "backoff": backoff}
@@ -96,13 +97,14 @@ class Labeler:
     def model_name(self) -> str:
         return self.model.model_name
 
-    async def __call__(self, reference: Trace, task: Task | None = None) -> Labelled:
-        """The reference's checklist, named after the task (or the trace) and with the task's version. A task with a simulated user gets
-        items of the closing block alone. Raises BudgetExhausted where the limits allow no further call: nothing is kept of the trace."""
+    async def __call__(self, reference: Trace, task: Task | None = None, *, block: bool = False) -> Labelled:
+        """The reference's checklist, named after the task (or the trace) and with the task's version. A task with a simulated user, and
+        any other with `block`, gets items of the closing block alone. Raises BudgetExhausted where the limits allow no further call:
+        nothing is kept of the trace then."""
         why = _unusable(reference)
         if why is not None:
             return Labelled(trace_id=reference.id, reason=why)
-        work = _Work(labeler=self, reference=reference, task=task or task_of(reference))
+        work = _Work(labeler=self, reference=reference, task=task or task_of(reference), block=block)
         try:
             return await work.done()
         except BudgetExhausted:
@@ -114,9 +116,9 @@ class Labeler:
 class _Work:
     """The labelling of one reference: the conversation with the model, and the items as they stand."""
 
-    def __init__(self, *, labeler: Labeler, reference: Trace, task: Task) -> None:
+    def __init__(self, *, labeler: Labeler, reference: Trace, task: Task, block: bool) -> None:
         self.labeler, self.reference, self.task = labeler, reference, task
-        self.block = task.scripted_turns is None
+        self.block = block or task.scripted_turns is None
         self.tools = {tool.name for tool in task.tools} | {call.name for step in reference.steps for call in step.message.tool_calls}
         self.mark = nonce()
         self.talk = Conversation(labeler.model, instructions=instructions(self.block), limits=labeler.limits, **labeler.call_options)
@@ -125,21 +127,21 @@ class _Work:
     async def done(self) -> Labelled:
         items, asked_again = await self._first()
         written = len(items)
-        faults, held = await self._tried(items)
+        faults, trial = await self._tried(items)
         rewritten: tuple[str, ...] = ()
-        if faults and not asked_again:
-            items, rewritten = await self._again(items, faults)
-            held -= set(faults)
-            gone = {name: "; ".join(told) for name, told in faults.items() if name not in rewritten}
-        else:
-            gone = {}
-        items, dropped, unchecked, unlinked = await self._settled(items, held, gone)
+        gone: dict[str, str] = {}
+        unchecked, unlinked = trial.unchecked, 0
+        if faults:
+            if not asked_again:
+                items, rewritten = await self._again(items, faults)
+                gone = {name: "; ".join(told) for name, told in faults.items() if name not in rewritten}
+            items, gone, unchecked, unlinked = await self._settled(items, set(trial.held) - set(rewritten), gone)
         found: dict[str, Any] = {
-            "trace_id": self.reference.id, "written": written, "dropped": dropped, "unchecked": unchecked, "unlinked": unlinked,
-            "corrupted": self.corrupted, "calls": self.talk.calls, "rewritten": tuple(name for name in rewritten if name not in dropped),
+            "trace_id": self.reference.id, "written": written, "dropped": gone, "unchecked": unchecked, "unlinked": unlinked,
+            "corrupted": self.corrupted, "calls": self.talk.calls, "rewritten": tuple(name for name in rewritten if name not in gone),
         }  # fmt: skip
         if not items:
-            return Labelled(**found, reason="no item was sound: " + "; ".join(f"{name}: {told}" for name, told in dropped.items())[:500])
+            return Labelled(**found, reason="no item was sound: " + "; ".join(f"{name}: {told}" for name, told in gone.items())[:500])
         return Labelled(**found, checklist=Checklist(*map(Item.from_model, items), name=self.task.id, version=self.task.version))
 
     async def _first(self) -> tuple[Sequence[LabelItem], bool]:
@@ -154,16 +156,16 @@ class _Work:
         except ModelError as error:
             raise ModelError(f"{self.labeler.model_name} gave no checklist that could be read, twice: {error}") from error
 
-    async def _tried(self, items: Sequence[LabelItem]) -> tuple[Faults, set[str]]:
-        """What fails, by lint or by trial, and what passed every trial."""
-        faults = lint(items, self.reference, self.tools, block=self.block)
-        sound, _ = kept(items, faults)
-        left = lint(sound, self.reference, self.tools, block=self.block)  # weights can be wrong only once others are gone
-        trial = await tried([item for item in sound if item.id not in left], self.reference, self.labeler.judge) if not left else None
-        if trial is None:
-            return {**faults, **left}, set()
+    async def _tried(self, items: Sequence[LabelItem]) -> tuple[Faults, Trial]:
+        """What fails, by lint or by trial, and what came of trying the items that have no lint."""
+        faults: Faults = {}
+        sound = list(items)
+        while sound and (found := lint(sound, self.reference, self.tools, block=self.block)):  # weights can be wrong once others are gone
+            faults.update(found)
+            sound, _ = kept(sound, found)
+        trial = await tried(sound, self.reference, self.labeler.judge) if sound else Trial()
         self.corrupted += trial.corrupted
-        return {**faults, **trial.faults}, set(trial.held)
+        return {**faults, **trial.faults}, trial
 
     async def _again(self, items: Sequence[LabelItem], faults: Faults) -> tuple[list[LabelItem], tuple[str, ...]]:
         """The items with the failed ones as the second call writes them; those that it leaves out, or garbles, are out."""
@@ -242,11 +244,11 @@ def _unusable(reference: Trace) -> str | None:
     return None
 
 
-def _model(model: str | Model, base_url: str | None) -> Model:
+def _model(model: str | Model, base_url: str | None, api_key: str | None) -> Model:
     from cm2_agent.rewards.judge_models import judge_model, openai_judge_model
 
     if base_url is not None and isinstance(model, str):
-        return openai_judge_model(base_url, model.removeprefix("openai:"), os.environ.get("OPENAI_API_KEY"))
+        return openai_judge_model(base_url, model.removeprefix("openai:"), api_key)
     try:
         return judge_model(model)
     except JudgeError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cm2_agent.cli.app import app, build
+from cm2_agent.cli.app import COMMANDS, app, build
 from cm2_agent.cli.common import one_line, plain
 from tests.readers.recordings import saved
 
@@ -103,7 +103,7 @@ def test_a_password_is_never_printed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["nope", "imports"])
 def test_an_unknown_command_lists_the_commands(name: str) -> None:
     told = refused(name)
-    for command in ("quickstart", "run", "import", "export", "score", "train", "eval", "show", "doctor", "db"):
+    for command in ("quickstart", "run", "import", "export", "score", "label", "train", "eval", "show", "doctor", "db"):
         assert command in told
     assert "upgrade" in refused("db", name)
 
@@ -111,7 +111,7 @@ def test_an_unknown_command_lists_the_commands(name: str) -> None:
 def test_every_command_has_its_line_of_help() -> None:
     words = CliRunner().invoke(app, ["--help"]).stdout
     listed = [line for line in words.split("Commands:")[1].splitlines() if line.strip()]
-    assert len(listed) == 10
+    assert len(listed) == len(COMMANDS)
     assert all(len(line.split(None, 1)) == 2 for line in listed)
 
 
