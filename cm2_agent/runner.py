@@ -6,8 +6,8 @@ import asyncio
 import hashlib
 import itertools
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -213,22 +213,45 @@ async def score_traces(
 
     async def scored(trace: Trace) -> tuple[Trace, Score]:
         task = store.task(trace.task_id, _version(trace)) if store is not None and trace.task_id is not None else None
-        score = await plug(trace, task)
-        if store is not None:
-            if score.usage and (earlier := store.score(trace.id, reward=score.reward_version)) is not None:
-                score = replace(score, usage=_summed(earlier.usage, score.usage))  # what the replaced score took was paid too
-            store.save_score(score)
-        return trace, score
+        return trace, await plug(trace, task)
 
     at_a_time = concurrency if judge is not None or scorer is not None else 1
     if at_a_time < 1:
         raise StoreError(f"concurrency is {concurrency}; expected how many traces to score at a time, 1 or more")
-    async for done in _as_they_finish(map(scored, traces), at_a_time):
-        yield done
+    async with aclosing(_as_they_finish(map(scored, traces), at_a_time)) as finishing:
+        async for batch in finishing:
+            refused: StoreError | None = None
+            for trace, score in batch if store is None else _saved(store, batch):
+                if isinstance(score, StoreError):
+                    refused = score
+                else:
+                    yield trace, score
+            if refused is not None:
+                raise refused
 
 
-async def _as_they_finish(jobs: Iterator[Coroutine[Any, Any, T]], at_a_time: int) -> AsyncIterator[T]:
-    """Run the jobs and yield what they return, in the order of their start where several finish at once.
+def _saved(store: SQLStore, batch: Sequence[tuple[Trace, Score]]) -> list[tuple[Trace, Score | StoreError]]:
+    """Save what finished together in one transaction; where the store refuses that, one by one, so that one trace fails alone."""
+    version = batch[0][1].reward_version
+    # what a score that is now replaced took was paid too
+    paid = store.usage(version, [trace.id for trace, score in batch if score.usage]) if any(score.usage for _, score in batch) else {}
+    whole = [(trace, replace(score, usage=_summed(paid[trace.id], score.usage)) if trace.id in paid else score) for trace, score in batch]
+    try:
+        store.save_scores([score for _, score in whole])
+        return list(whole)
+    except StoreError:
+        ended: list[tuple[Trace, Score | StoreError]] = []
+        for trace, score in whole:
+            try:
+                store.save_score(score)
+                ended.append((trace, score))
+            except StoreError as error:
+                ended.append((trace, error))
+        return ended
+
+
+async def _as_they_finish(jobs: Iterator[Coroutine[Any, Any, T]], at_a_time: int) -> AsyncGenerator[list[T], None]:
+    """Run the jobs and yield what they return, those together that finished together, in the order of their start.
 
     A job that fails stops no other, and its error is raised at the end. After an exhausted budget or a store that failed no further job
     is started.
@@ -243,16 +266,20 @@ async def _as_they_finish(jobs: Iterator[Coroutine[Any, Any, T]], at_a_time: int
             if not running:
                 break
             done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            for one in [task for task in running if task in done]:
+            ended = [task for task in running if task in done]
+            batch = []
+            for one in ended:
                 del running[one]
                 error = one.exception()
                 if error is None:
-                    yield one.result()
+                    batch.append(one.result())
                 elif not isinstance(error, Exception):
                     raise error
                 else:
                     failed.append(error)
                     stopped = stopped or isinstance(error, BudgetExhausted | StoreError)
+            if batch:
+                yield batch
     finally:
         await _cancel(running)
     if failed:

@@ -119,6 +119,19 @@ def usage(connection: Connection) -> dict[str, dict[str, JSON]]:
     return totals
 
 
+def usage_of(connection: Connection, reward: str, ids: Sequence[str]) -> dict[str, dict[str, JSON]]:
+    """What judging these traces took under a reward version, by trace id; those without usage are left out."""
+    version = connection.scalar(select(reward_versions.c.seq).where(reward_versions.c.version == seal(reward)))
+    if version is None:
+        return {}
+    found: dict[str, dict[str, JSON]] = {}
+    for chunk in chunks(ids):
+        query = select(traces.c.id, scores.c.usage).join(traces, traces.c.seq == scores.c.trace)
+        query = query.where(traces.c.id.in_([seal(id) for id in chunk]), scores.c.reward == version, scores.c.usage.is_not(None))
+        found.update({unseal(id): load(text) for id, text in connection.execute(query)})
+    return found
+
+
 def read(connection: Connection, seqs: Sequence[int]) -> dict[int, Score]:
     """The scores of these rows, by the `seq` of their trace."""
     made: dict[int, Score] = {}

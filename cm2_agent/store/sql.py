@@ -285,6 +285,11 @@ class SQLStore:
         with self._db.reading() as connection:
             return scoring.usage(connection)
 
+    def usage(self, reward: str, ids: Iterable[str]) -> dict[str, dict[str, JSON]]:
+        """What judging these traces took under a reward version so far, by trace id; those that no judge was asked about are left out."""
+        with self._db.reading() as connection:
+            return scoring.usage_of(connection, reward, list(ids))
+
     def verdict_cache(self) -> SQLVerdictCache:
         """Where a judge keeps its verdicts, so that the same question is never paid for twice."""
         return SQLVerdictCache(self._db, self._do)
