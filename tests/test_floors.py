@@ -51,6 +51,8 @@ FLOOR_OF = {
     "cm2_agent.readers": "readers",
     "cm2_agent.recorder": "tracing",
     "cm2_agent.records": "tracing",
+    "cm2_agent.report": "words",
+    "cm2_agent.report_page": "roof",
     "cm2_agent.resampling": "words",
     "cm2_agent.rewards": "rewards",
     "cm2_agent.runner": "introducers",

@@ -17,7 +17,8 @@ from cm2_agent.cli.common import plain, tell
 from cm2_agent.errors import CM2Error
 
 COMMANDS = (
-    "quickstart", "running", "importing", "exporting", "scoring", "labelling", "training", "evaluating", "showing", "doctoring", "db",
+    "quickstart", "running", "importing", "exporting", "scoring", "labelling", "training", "evaluating", "reporting",
+    "showing", "doctoring", "db",
 )  # fmt: skip
 """The command files, in the order in which the help lists what they add."""
 

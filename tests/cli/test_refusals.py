@@ -103,7 +103,7 @@ def test_a_password_is_never_printed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["nope", "imports"])
 def test_an_unknown_command_lists_the_commands(name: str) -> None:
     told = refused(name)
-    for command in ("quickstart", "run", "import", "export", "score", "label", "train", "eval", "show", "doctor", "db"):
+    for command in ("quickstart", "run", "import", "export", "score", "label", "train", "eval", "report", "show", "doctor", "db"):
         assert command in told
     assert "upgrade" in refused("db", name)
 
