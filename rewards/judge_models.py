@@ -4,13 +4,17 @@ local transformers one. Apart from the judge so that naming a model wrongly, or 
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from pydantic_ai.exceptions import UserError
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart
 from pydantic_ai.models import Model, ModelRequestParameters, infer_model
+from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RequestUsage
 
@@ -38,7 +42,7 @@ def judge_model(model: str | Model | BaseChatModel) -> Model:
         return LangChainJudgeModel(LocalChatModel.load(model.removeprefix("local:")))
     provider = model.partition(":")[0]
     try:
-        made = infer_model(model)
+        return PerLoopModel(lambda: _without_retries(infer_model(model)))
     except ImportError as error:
         if provider in _EXTRAS:
             raise MissingExtra(_EXTRAS[provider], f"judges by {provider}") from error
@@ -48,10 +52,13 @@ def judge_model(model: str | Model | BaseChatModel) -> Model:
             f"the judge is {model!r}: {error}. Expected PROVIDER:MODEL such as openai:gpt-5-mini with its key set, local:FOLDER, or "
             "openai_judge_model(base_url, model) for a server of your own"
         ) from error
-    client: Any = getattr(made, "client", None)
+
+
+def _without_retries(model: Model) -> Model:
+    client: Any = getattr(model, "client", None)
     if client is not None and hasattr(client, "max_retries"):
         client.max_retries = 0
-    return made
+    return model
 
 
 def openai_judge_model(base_url: str, model: str, api_key: str | None = None, *, settings: ModelSettings | None = None) -> Model:
@@ -63,8 +70,40 @@ def openai_judge_model(base_url: str, model: str, api_key: str | None = None, *,
         from pydantic_ai.providers.openai import OpenAIProvider
     except ImportError as error:
         raise MissingExtra("openai", "judges behind OpenAI-compatible servers") from error
-    client = AsyncOpenAI(base_url=base_url, api_key=api_key or "none", max_retries=0)
-    return OpenAIChatModel(model, provider=OpenAIProvider(openai_client=client), settings=settings)
+
+    def make() -> Model:
+        client = AsyncOpenAI(base_url=base_url, api_key=api_key or "none", max_retries=0)
+        return OpenAIChatModel(model, provider=OpenAIProvider(openai_client=client), settings=settings)
+
+    return PerLoopModel(make)
+
+
+class PerLoopModel(WrapperModel):
+    """A model with connections of its own in every event loop. Scoring runs in more than one (each `asyncio.run`, a background worker),
+    and a connection left over from a closed loop fails the next request after it was paid for."""
+
+    def __init__(self, make: Callable[[], Model]) -> None:
+        super().__init__(make())
+        self._make = make
+        self._first: Model | None = self.wrapped  # building a client takes tens of milliseconds, so the first loop gets this one
+        self._of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Model] = WeakKeyDictionary()
+
+    async def request(
+        self, messages: list[ModelMessage], model_settings: ModelSettings | None, model_request_parameters: ModelRequestParameters
+    ) -> ModelResponse:
+        loop = asyncio.get_running_loop()
+        model = self._of_loop.get(loop)
+        if model is None:
+            model = self._of_loop[loop] = self._first or self._make()
+            self._first = None
+        return await model.request(messages, model_settings, model_request_parameters)
+
+    async def aclose(self) -> None:
+        """Close the running loop's connections."""
+        model = self._of_loop.pop(asyncio.get_running_loop(), None)
+        client: Any = getattr(model, "client", None)
+        if client is not None and hasattr(client, "close"):
+            await client.close()
 
 
 class LangChainJudgeModel(Model):
@@ -112,4 +151,4 @@ def _only_text(part: UserPromptPart) -> str:
     return "\n".join(str(piece) for piece in part.content)
 
 
-__all__ = ["LangChainJudgeModel", "judge_model", "openai_judge_model"]
+__all__ = ["LangChainJudgeModel", "PerLoopModel", "judge_model", "openai_judge_model"]

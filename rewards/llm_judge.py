@@ -20,7 +20,7 @@ from cm2_agent.errors import JudgeError
 from cm2_agent.messages import content_hash
 from cm2_agent.rewards.evidence import why_not
 from cm2_agent.rewards.judge_call import CHARACTERS_A_TOKEN, TOKENS_AN_ANSWER, Answered, Caller, Failure
-from cm2_agent.rewards.judge_models import judge_model
+from cm2_agent.rewards.judge_models import PerLoopModel, judge_model
 from cm2_agent.rewards.judge_prompt import INSTRUCTIONS, PROMPT_VERSION, Transcript, Window, item_line
 from cm2_agent.rewards.limits import Limits
 from cm2_agent.rewards.panel import majority
@@ -134,6 +134,11 @@ class LLMJudge:
     def spent_usd(self) -> float | None:
         """US dollars so far, None where a price was not known."""
         return self._caller.usage.usd
+
+    async def aclose(self) -> None:
+        """Close the connections that this event loop's calls left open."""
+        if isinstance(self.model, PerLoopModel):
+            await self.model.aclose()
 
     async def __call__(self, trace: Trace, turn: int | None, items: Sequence[Item]) -> Sequence[Verdict]:
         """A verdict for each item, in the items' order. Raises BudgetExhausted where the budget stops it (what was judged by then is in the
