@@ -13,7 +13,9 @@ from cm2_agent.view import View
 
 if TYPE_CHECKING:
     from cm2_agent.embed import as_agent, watch
+    from cm2_agent.guarding import guard
     from cm2_agent.models import LocalChatModel
+    from cm2_agent.rewards.stack import Stack
     from cm2_agent.runner import run, score_traces
     from cm2_agent.store import SQLStore
     from cm2_agent.trainers.grpo import GRPO
@@ -24,7 +26,9 @@ _LAZY = {
     "SFT": "cm2_agent.trainers.sft",
     "LocalChatModel": "cm2_agent.models",
     "SQLStore": "cm2_agent.store",
+    "Stack": "cm2_agent.rewards.stack",
     "as_agent": "cm2_agent.embed",
+    "guard": "cm2_agent.guarding",
     "run": "cm2_agent.runner",
     "score_traces": "cm2_agent.runner",
     "watch": "cm2_agent.embed",
@@ -41,11 +45,13 @@ __all__ = [
     "Run",
     "SQLStore",
     "Score",
+    "Stack",
     "Task",
     "Trace",
     "Verdict",
     "View",
     "as_agent",
+    "guard",
     "load_tasks",
     "run",
     "save_tasks",

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from cm2_agent.messages import Message, ToolCallResponse
 from cm2_agent.records import ChatRecord, Record, RootRecord, ToolRecord, run_status
 from cm2_agent.sayings import Saying
-from cm2_agent.trace import Failure, ModelCall, Run, ToolRun
+from cm2_agent.trace import GUARD, GUARD_OUTCOME, Failure, ModelCall, Run, ToolRun
 
 
 @dataclass(slots=True, eq=False)
@@ -31,7 +31,9 @@ def assemble(root: RootRecord) -> Run:
     records = sorted(root.records, key=lambda record: record.started)
     chats = [record for record in records if isinstance(record, ChatRecord)]
     tools = [record for record in records if isinstance(record, ToolRecord)]
-    messages, written = _Dialogue(root, [chat for chat in chats if not chat.in_tool], [tool for tool in tools if not tool.in_tool]).run()
+    unsaid = _rejected(root)
+    on_line = [chat for chat in chats if not chat.in_tool and chat.attempt not in unsaid]
+    messages, written = _Dialogue(root, on_line, [tool for tool in tools if not tool.in_tool and tool.attempt not in unsaid]).run()
     status = run_status(root)
     return Run(
         id=f"{root.key[0]:032x}{root.key[1]:016x}",
@@ -86,6 +88,13 @@ def _failure(root: RootRecord, records: Sequence[Record]) -> Failure:
     return Failure(kind=kind, message=root.error or kind)
 
 
+def _rejected(root: RootRecord) -> set[str]:
+    """The attempts of a guarded turn that never entered the dialogue. Of a blocked turn the last did, but for its reply."""
+    told = root.facts.get(GUARD) or ()
+    rejected = [str(attempt["attempt"]) for attempt in told]
+    return set(rejected[:-1] if root.facts.get(GUARD_OUTCOME) == "blocked" else rejected)
+
+
 class _Dialogue:
     def __init__(self, root: RootRecord, chats: list[ChatRecord], tools: list[ToolRecord]) -> None:
         self.root, self.tools = root, tools
@@ -114,6 +123,9 @@ class _Dialogue:
 
     def _from_calls(self) -> None:
         positions = self._positions()
+        if not positions and self.state is not None and self.root.facts.get(GUARD_OUTCOME) == "blocked":
+            self._without_calls()  # nothing that the model wrote was let through
+            return
         on_line = [chat for chat in self.answered if self.state is None or not positions or id(chat) in positions]
         for chat in on_line:
             place = positions.get(id(chat))

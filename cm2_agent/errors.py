@@ -8,6 +8,7 @@
     ├── ToolError         a tool, real or simulated, failed for reasons that are not the agent's
     ├── JudgeError        a judge failed; never a score
     │   └── BudgetExhausted   the judge may not be asked any more: what it was about to judge stays unscored
+    ├── GuardError        a run-time guard let nothing of the agent's pass
     ├── StoreError        the database cannot be read, written or understood
     │   ├── ConflictError     the same name and version with other content
     │   └── SchemaError       the database's schema is not this version's
@@ -50,6 +51,10 @@ class JudgeError(CM2Error):
 
 class BudgetExhausted(JudgeError):
     """A call of the judge that its budget does not allow: no failure of the judge, so no verdict of NULL either."""
+
+
+class GuardError(CM2Error):
+    """A guarded agent broke a strict item, and its guard was told to raise rather than to answer in its place."""
 
 
 class StoreError(CM2Error):

@@ -37,6 +37,7 @@ class Record:
     ended: int = 0
     done: bool = False
     in_tool: bool = False
+    attempt: str | None = None
     error: str | None = None
     raised: BaseException | None = None
     token: Any = None

@@ -35,6 +35,7 @@ from cm2_agent.answers import ToolSpecs, read_answer, read_request, tool_answer
 from cm2_agent.incidents import Incidents
 from cm2_agent.langchain_messages import plain
 from cm2_agent.records import ChatRecord, Record, RootRecord, Source, ToolRecord, key_of, run_status
+from cm2_agent.trace import FACTS, GUARD_ATTEMPT
 
 _P = ParamSpec("_P")
 _REMEMBERED = 8192
@@ -149,6 +150,12 @@ class SpanHandler(GraphCallbackHandler):
         root = self._runs.get(run_id) if run_id is not None else None
         if isinstance(root, RootRecord) and root.run_id == run_id:
             setattr(root, what, True)
+
+    @guarded
+    def on_custom_event(self, name: str, data: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        record = self._runs.get(run_id)
+        if name == FACTS and record is not None and isinstance(data, Mapping):
+            record.root.facts.update(data)
 
     # Model calls
 
@@ -319,6 +326,7 @@ class SpanHandler(GraphCallbackHandler):
         record = cls(
             kind=kind, run_id=run_id, name=name, root=parent.root, parent=parent, span=span, key=key_of(span),
             context=set_span_in_context(span, parent.context), started=started, in_tool=parent.in_tool or parent.kind == "tool",
+            attempt=(metadata or {}).get(GUARD_ATTEMPT),
         )  # fmt: skip
         self._remember(record)
         if source.attach:

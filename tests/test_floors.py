@@ -40,6 +40,7 @@ FLOOR_OF = {
     "cm2_agent.generation": "models",
     "cm2_agent.graphs": "graphs",
     "cm2_agent.group": "words",
+    "cm2_agent.guarding": "introducers",
     "cm2_agent.incidents": "words",
     "cm2_agent.labels": "words",
     "cm2_agent.langchain_messages": "models",

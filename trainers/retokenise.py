@@ -40,11 +40,11 @@ def retokenised_rows(trace: Trace, tokenizer: Any, credit: Credit | None = None)
     ids: list[int] = []
     for message in trace.messages:
         if message.role != "assistant":
-            messages.extend(_template_messages(message))
+            messages.extend(template_messages(message))
             continue
         step = next(steps)
         prompt = _render(tokenizer, messages, tools, asks=True, trace=trace)
-        messages.extend(_template_messages(message))
+        messages.extend(template_messages(message))
         whole = _render(tokenizer, messages, tools, asks=False, trace=trace)
         if not whole.startswith(prompt):
             raise TemplateRefused(
@@ -88,7 +88,7 @@ def _tool(spec: ToolSpec) -> dict[str, Any]:
     return {"type": "function", "function": {"name": spec.name, "description": spec.description, "parameters": dict(spec.parameters)}}
 
 
-def _template_messages(message: Message) -> list[dict[str, Any]]:
+def template_messages(message: Message) -> list[dict[str, Any]]:
     """One GenAI message as chat templates want it; a tool message becomes one entry a response."""
     if message.role == "tool":
         return [
