@@ -102,8 +102,8 @@ class Consistency:
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """Everything about one reward version. `histogram` counts rewards in ten bins of [0, 1]; `first` and `first_items` count where and by
-    which item the traces with a failure failed first; `cost` holds the agent's tokens and what judging took (`usd` None: a price is not
-    known), `judged_traces` being those that a judge was asked about."""
+    which item the traces with a failure failed first; `cost` holds the agent's tokens, as far as known, and what judging took where a judge
+    was asked (`judge_usd` None: a price is not known), `judged_traces` being those that it was asked about."""
 
     version: str
     traces: int
@@ -229,6 +229,9 @@ class _Gathered:
     def _price(self, trace: Trace, score: Score) -> None:
         for call in trace.calls:
             self.cost["agent_calls"] += 1
+            if not call.usage:
+                self.cost["agent_calls_of_unknown_usage"] += 1
+                continue
             self.cost["agent_input_tokens"] += call.usage.get("input_tokens", 0)
             self.cost["agent_output_tokens"] += call.usage.get("output_tokens", 0)
         if score.usage:
@@ -260,7 +263,7 @@ class _Gathered:
             without_failure=self.traces - sum(self.first.values()),
             worst=tuple(self._bad(trace, score) for _, _, trace, score in sorted(self.worst, key=lambda one: (-one[0], -one[1]))),
             null_causes=dict(self.null_causes.most_common()),
-            cost={**self.cost, "judge_usd": self.usd if self.cost["judged_traces"] else None},
+            cost={**self.cost, "judge_usd": self.usd} if "judged_traces" in self.cost else dict(self.cost),
             consistency=tuple(map(self._consistency, self.children)),
         )
 

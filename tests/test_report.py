@@ -126,7 +126,10 @@ def test_cost_and_consistency_of_levels() -> None:
     assert (row.parent_alone, row.children_alone, row.rate) == (1, 0, 0.75)
     unknown = reported(pair(0, looks=True, tells=True, day=True, usage={"calls": 1, "usd": None}))
     assert unknown.cost["judge_usd"] is None
-    assert reported(pair(0, looks=True, tells=True, day=True)).cost["judge_usd"] is None
+    assert "judge_usd" not in reported(pair(0, looks=True, tells=True, day=True)).cost
+    trace, score = pair(0, looks=True, tells=True, day=True)
+    run = replace(trace.runs[0], calls=(ModelCall(span_id="s"),))
+    assert reported((replace(trace, runs=(run,)), score)).cost == {"agent_calls": 1, "agent_calls_of_unknown_usage": 1}
 
 
 def test_what_something_else_decided_is_no_failure_of_the_item() -> None:
