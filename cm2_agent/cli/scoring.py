@@ -139,4 +139,7 @@ async def _score(
                 advance()
         except BudgetExhausted as error:
             return reasons, error
+        finally:
+            if callable(close := getattr(scorer.judge, "aclose", None)):
+                await close()
     return reasons, None

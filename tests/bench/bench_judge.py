@@ -75,7 +75,10 @@ def dialogue(number: int, turns: int) -> Trace:
 
 async def score(traces: Sequence[Trace], judge: LLMJudge, store: SQLStore | None, concurrency: int = 64) -> int:
     """Score all and return the number of verdicts."""
-    return sum([len(score.verdicts) async for _, score in score_traces(traces, FIVE, judge=judge, store=store, concurrency=concurrency)])
+    scoring = score_traces(traces, FIVE, judge=judge, store=store, concurrency=concurrency)
+    verdicts = sum([len(score.verdicts) async for _, score in scoring])
+    await judge.aclose()
+    return verdicts
 
 
 @contextmanager
