@@ -91,6 +91,12 @@ class GatedScorer(Scorer, Protocol):
     def gate_hash(self, task: Task | None = None) -> str | None: ...
 
 
+class GroupScorer(GatedScorer, Protocol):
+    """A scorer with rewards that compare the rollouts of a group: a Stack, say. The scores come in the order of the traces."""
+
+    async def score_group(self, traces: Sequence[Trace], task: Task | None = None) -> list[Score]: ...
+
+
 class Reward(Protocol):
     """One component of a reward: a plain function of a trace, or of a trace and its context, sync or async. It answers a Component, a
     number in [0, 1], true or false, or None where nobody could tell.

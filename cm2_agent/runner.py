@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cm2_agent.batching import Lockstep
 from cm2_agent.checklist import Checklist
 from cm2_agent.errors import BudgetExhausted, StoreError, TaskError
+from cm2_agent.group import group_key
 from cm2_agent.messages import JSON, canonical_json
 from cm2_agent.middleware import Middleware
-from cm2_agent.protocols import GatedScorer, Judge, Scorer, Sink
+from cm2_agent.protocols import GatedScorer, GroupScorer, Judge, Scorer, Sink
 from cm2_agent.recorder import capture
 from cm2_agent.score import Score
 from cm2_agent.task import Task
@@ -294,6 +295,28 @@ def _summed(one: Mapping[str, JSON], other: Mapping[str, JSON]) -> dict[str, JSO
     return {name: None if None in pair else pair[0] + pair[1] for name, pair in both.items()}
 
 
+async def score_groups(
+    traces: Iterable[Trace], scorer: GroupScorer, *, store: SQLStore | None = None
+) -> AsyncIterator[tuple[Trace, Score]]:
+    """Score stored rollouts a GRPO group at a time (`cm2_agent.group.group_key`), for a stack with rewards that compare them; save where a
+    store is given, which also knows the tasks. A trace without a group is scored alone. Raises ChecklistError, StoreError,
+    BudgetExhausted (the groups yielded so far are saved)."""
+    groups: dict[str, list[Trace]] = {}
+    for trace in traces:
+        key = group_key(trace, scorer.version)
+        groups.setdefault(f"alone:{trace.id}" if key is None else canonical_json(key), []).append(trace)
+    if store is not None and scorer.checklist is not None:
+        store.save_checklist(scorer.checklist)
+    for members in groups.values():
+        first = members[0]
+        task = store.task(first.task_id, _version(first)) if store is not None and first.task_id is not None else None
+        scores = await scorer.score_group(members, task)
+        if store is not None:
+            store.save_scores(scores)
+        for scored in zip(members, scores, strict=True):
+            yield scored
+
+
 def load(path: str) -> Checklist:
     """The checklist in a YAML file. Raises ChecklistError with file and line."""
     from cm2_agent.checklist_file import load_checklist
@@ -341,4 +364,4 @@ async def _cancel(running: Iterable[asyncio.Task[Any]]) -> None:
     await asyncio.gather(*left, return_exceptions=True)
 
 
-__all__ = ["dialogue_seed", "run", "score_traces"]
+__all__ = ["dialogue_seed", "run", "score_groups", "score_traces"]

@@ -28,7 +28,8 @@ def outcome(of: str | Callable[..., Any], *, name: str | None = None, version: s
         return await answer if inspect.isawaitable(answer) else answer
 
     source = of if inspect.isroutine(of) else type(of)
-    return Plug(ask, name=name or getattr(of, "__name__", "outcome"), version=version or content_hash(function_source(source))[:12])
+    called = name or str(getattr(of, "__name__", "outcome"))
+    return Plug(ask, name=called, version=version or content_hash(function_source(source))[:12])
 
 
 __all__ = ["outcome"]

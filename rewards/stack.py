@@ -200,7 +200,7 @@ def _slot(reward: Given, part: Part) -> Slot:
         return Slot(part=part, reward=ChecklistScorer(reward))
     if isinstance(reward, ChecklistScorer):
         return Slot(part=part, reward=reward)
-    return Slot(part=part, reward=plug(reward))  # type: ignore[arg-type]
+    return Slot(part=part, reward=plug(reward))
 
 
 def _weight(weight: float) -> float:

@@ -144,7 +144,9 @@ def test_trl_trains_a_step_and_leaves_null_out(tmp_path: Path) -> None:
 async def test_a_verifiers_rubric_calls_it_by_name() -> None:
     reward = verifiers_reward(Stack(LETTERS))
     assert reward.__name__ == "cm2_reward"
-    called = {"prompt": TOOLS[:1], "completion": TOOLS[1:], "answer": "shipped", "state": {}, "task": "desk", "info": {}, "parser": None}
+    called: dict[str, Any] = {
+        "prompt": TOOLS[:1], "completion": TOOLS[1:], "answer": "shipped", "state": {}, "task": "desk", "info": {}, "parser": None,
+    }  # fmt: skip
     assert await reward(**called) == 1.0
     checked = verifiers_reward(Stack(outcome(answered)), task=lambda fields: Task(id="t", outcome=fields["answer"]))
     assert await checked(**called) == 1.0

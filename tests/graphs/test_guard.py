@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.runtime import Runtime
 
 from cm2_agent import SQLStore, watch
 from cm2_agent.checklist import Checklist, Item
@@ -100,6 +102,11 @@ async def test_a_checkpointer_keeps_the_dialogue_without_what_was_rejected() -> 
     assert model.shown[2][-3:] == ["Where is it?", GOOD, "And now?"]
 
 
+@dataclass
+class Desk:
+    number: int
+
+
 class Counting(MessagesState):
     """A state with a reducer of its own."""
 
@@ -110,22 +117,19 @@ class Counting(MessagesState):
 async def test_other_state_is_that_of_the_turn_let_through_and_context_is_passed_on() -> None:
     seen: list[Any] = []
 
-    async def speak(state: Counting, runtime: Any) -> dict[str, Any]:
+    async def speak(state: Counting, runtime: Runtime[Desk]) -> dict[str, Any]:
         seen.append(runtime.context)
         text = PROMISE if len(seen) == 1 else GOOD
         return {"messages": [AIMessage(text)], "log": [f"attempt {len(seen)}"], "last": text}
 
-    from langgraph.runtime import Runtime
-
-    speak.__annotations__["runtime"] = Runtime[dict[str, int]]
-    graph = StateGraph(Counting, context_schema=dict)
+    graph = StateGraph(Counting, context_schema=Desk)
     graph.add_node("speak", speak)
     graph.add_edge(START, "speak")
     guarded = guard(graph.compile(), RULES, on_violation="retry")
-    state = await guarded.ainvoke({"messages": [HumanMessage("Hi")], "log": ["before"]}, context={"desk": 1})
+    state = await guarded.ainvoke({"messages": [HumanMessage("Hi")], "log": ["before"]}, context=Desk(1))
     assert state["log"] == ["before", "attempt 2"]
     assert state["last"] == GOOD
-    assert seen == [{"desk": 1}, {"desk": 1}]
+    assert seen == [Desk(1), Desk(1)]
 
 
 async def test_watched_it_stores_one_run_a_turn_and_pairs_for_dpo(tmp_path: Path) -> None:

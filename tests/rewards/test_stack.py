@@ -19,7 +19,7 @@ from cm2_agent.rewards.penalties import format_penalty, length_penalty, tool_err
 from cm2_agent.rewards.preference import preference, sigmoid
 from cm2_agent.rewards.principles import principle_items, principles
 from cm2_agent.rewards.scorer import ChecklistScorer
-from cm2_agent.rewards.stack import Slot, Stack, add, combine, gate, multiply, penalty
+from cm2_agent.rewards.stack import Part, Slot, Stack, add, combine, gate, multiply, penalty
 from cm2_agent.score import Component, Score, Verdict
 from cm2_agent.task import Task
 from cm2_agent.trace import ModelCall, Run, Trace
@@ -79,8 +79,8 @@ def _half_judged() -> Checklist:
     return Checklist(Item("replies", check={"replied": True}, weight=9), Item("kind", "Is it kind?"), name="half")
 
 
-async def _sometimes(one: Trace, number: int | None, items: Any) -> list[Verdict]:
-    return [Verdict(item=item.id, value=None if one.id == "guess" else one.id == "good", weight=0, cause="content") for item in items]
+async def _sometimes(trace: Trace, turn: int | None, items: Any) -> list[Verdict]:
+    return [Verdict(item=item.id, value=None if trace.id == "guess" else trace.id == "good", weight=0, cause="content") for item in items]
 
 
 async def test_with_other_rewards_advantages_are_of_the_reward() -> None:
@@ -199,7 +199,7 @@ async def test_rewards_of_a_group_need_the_group() -> None:
     alone = await stack(GOOD)
     assert (alone.reward, alone.null_reason) == (None, "component: relative")
     good, dead, mute = await stack.score_group([GOOD, DEAD, MUTE])
-    assert (good.reward, dead.reward, mute.reward) == (0.75, None, pytest.approx((0.25 + 0.5) / 2))
+    assert [good.reward, dead.reward, mute.reward] == [0.75, None, (0.25 + 0.5) / 2]
     short = Stack(Plug(lambda traces: [1.0], name="short", version="1", of_group=True))
     assert [one.reward for one in await short.score_group([GOOD, MUTE])] == [None, None]
 
@@ -268,14 +268,14 @@ async def test_principles_are_judged_as_trace_items() -> None:
     with pytest.raises(ChecklistError, match="without a principle"):
         principle_items(" \n ")
 
-    async def judge(one: Trace, number: int | None, items: Any) -> list[Verdict]:
-        assert number is None
+    async def judge(trace: Trace, turn: int | None, items: Any) -> list[Verdict]:
+        assert turn is None
         return [Verdict(item=item.id, value=not item.id.startswith("say"), weight=0) for item in items]
 
     found = await principles("- Be kind.\n- Say so.", judge=judge)(GOOD)
     assert (found.value, found.explanation) == (0.5, "not kept: say_so")
 
-    async def down(one: Trace, number: int | None, items: Any) -> list[Verdict]:
+    async def down(trace: Trace, turn: int | None, items: Any) -> list[Verdict]:
         raise TimeoutError
 
     assert (await principles("- Be kind.", judge=down)(GOOD)).value is None
@@ -284,7 +284,7 @@ async def test_principles_are_judged_as_trace_items() -> None:
 # -- laws
 
 values = st.none() | st.floats(0, 1)
-parts = st.sampled_from(["gate", "multiply", "add", "penalty"])
+parts: st.SearchStrategy[Part] = st.sampled_from(["gate", "multiply", "add", "penalty"])
 
 
 @st.composite
