@@ -59,7 +59,9 @@ def problems_of(health: Mapping[str, Any]) -> list[str]:
         found.append(f"{count} runs died of {kind}: they are stored, and have no reward")
     infrastructure = health["null_verdicts"].get("infrastructure", 0)
     if infrastructure:
-        found.append(f"{infrastructure} verdicts are NULL: a check or the judge failed, or there was no judge; cm2 show TRACE says why")
+        reasons = ", ".join(f"{count} × {reason}" for reason, count in health["null_verdict_reasons"].items())
+        why = f"a check or the judge failed, or there was no judge ({reasons})"
+        found.append(f"{infrastructure} verdicts are NULL: {why}; cm2 show TRACE says why")
     return [plain(one) for one in found]
 
 

@@ -122,13 +122,12 @@ def print_flips(change: Change) -> None:
 
     table = Table(title=plain(f"{change.traces} traces: {change.old} → {change.new}"), title_justify="left")
     moves = [(old, new) for old in (True, False, None) for new in (True, False, None) if old is not new]
-    table.add_column("item", overflow="fold")
-    for name in ("n", *(f"{WORDS[old]}→{WORDS[new]}" for old, new in moves), "p"):
-        table.add_column(name, justify="right")
+    for name in ("item", "n", "flips", "p"):
+        table.add_column(name, justify="right" if name in {"n", "p"} else "left", overflow="fold")
     for flips in (*change.items, change.overall):
         name = "(all)" if flips.item is None else one_line(flips.item, 60)
-        counts = [str(flips.counts.get(move, 0) or "") for move in moves]
-        table.add_row(*(Text(cell) for cell in (name, str(flips.compared), *counts, f"{flips.p:.3g}")))
+        moved = [f"{count} {WORDS[old]}→{WORDS[new]}" for old, new in moves if (count := flips.counts.get((old, new)))]
+        table.add_row(*(Text(cell) for cell in (name, str(flips.compared), ", ".join(moved) or "none", f"{flips.p:.3g}")))
     out = console(err=True)
     out.print(table)
     out.print(f"rewards: {change.up} higher, {change.down} lower, {change.same} the same")

@@ -13,6 +13,7 @@ import typer
 
 from cm2_agent.cli.common import STORE, JsonOption, StoreOption, answer, console, figure, one_line, open_store, plain
 from cm2_agent.cli.evaluating import reward_version
+from cm2_agent.cli.judging import told
 from cm2_agent.errors import StoreError
 
 if TYPE_CHECKING:
@@ -55,8 +56,9 @@ def _list(store: SQLStore, version: str | None, task: str | None, limit: int, as
     traces = list(store.traces(task=task, limit=limit))
     rows = [_row(trace, None if version is None else store.score(trace.id, reward=version)) for trace in traces]
     total = sum(1 for _ in store.traces(task=task)) if task is not None else int(store.health()["traces"])
+    usage = {} if version is None else store.judging().get(version, {})
     if as_json:
-        answer({"total": total, "reward": version, "traces": rows}, as_json=True)
+        answer({"total": total, "reward": version, "traces": rows, **({"judging": usage} if usage else {})}, as_json=True)
         return
     from rich.table import Table
     from rich.text import Text
@@ -70,6 +72,8 @@ def _list(store: SQLStore, version: str | None, task: str | None, limit: int, as
         cells = (row["trace"], str(row["turns"]), str(row["steps"]), worth or "", outcomes, row["begins"])
         table.add_row(*(Text(one_line(cell, 60)) for cell in cells))
     console().print(table)
+    if usage:
+        console().print(f"judging took {told(usage)}", soft_wrap=True)
 
 
 def _row(trace: Trace, score: Score | None) -> dict[str, Any]:
@@ -77,6 +81,7 @@ def _row(trace: Trace, score: Score | None) -> dict[str, Any]:
     return {
         "trace": trace.id, "task": trace.task_id, "turns": len(trace.turns), "steps": len(trace.steps),
         "reward": None if score is None else score.reward, "null_reason": None if score is None else score.null_reason,
+        "usd": None if score is None else score.usage.get("usd"),
         "failure": None if trace.failure is None else trace.failure.kind, "outcomes": dict(trace.outcomes), "begins": one_line(said, 40),
     }  # fmt: skip
 
@@ -137,6 +142,8 @@ def _verdicts(score: Score | None) -> None:
             table.add_row(*(Text(one_line(cell, 100)) for cell in cells), style=colour)
             place = ""
     out.print(table)
+    if score.usage:
+        out.print(f"judging took {told(score.usage)}", soft_wrap=True)
 
 
 def _word(value: bool | None) -> str:
