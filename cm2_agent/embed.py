@@ -16,7 +16,7 @@ from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.messages import BaseMessage
 
 from cm2_agent.checklist import Checklist
-from cm2_agent.errors import BudgetExhausted, TraceError
+from cm2_agent.errors import BudgetExhausted, ChecklistError, JudgeError, TraceError
 from cm2_agent.evaluation_events import EvaluationEvents
 from cm2_agent.incidents import Incidents
 from cm2_agent.langchain_messages import from_langchain, to_langchain
@@ -30,6 +30,7 @@ from cm2_agent.trace import Trace
 from cm2_agent.tracing import SpanHandler
 
 if TYPE_CHECKING:
+    from cm2_agent.rewards.components import Plug
     from cm2_agent.rewards.llm_judge import LLMJudge
 
 __all__ = ["as_agent", "flush", "watch"]
@@ -61,10 +62,11 @@ def watch(
     until `budget_usd` is spent: it needs both, since it sends data out and costs money. A model's name such as "openai:gpt-5-mini" is an
     LLMJudge whose verdicts are kept in the store; another judge tells what it has spent by an attribute `spent_usd`; for one that costs
     nothing say `budget_usd=0`. A trace for which the budget does not suffice gets the score of its programmatic items alone, under their
-    own reward version. `rewards`: further components of the score, by name, for the same share
-    of the traces. `sinks` are told of every trace and its score; where the application has an OpenTelemetry logger provider, each verdict
-    also leaves as an event on the span that it judges (`evaluation_events`). `enabled=False`, or CM2_DISABLED=1 in the environment where
-    `enabled` is left out, gives the graph back as it is: nothing is traced, stored, scored or opened.
+    own reward version. `rewards`: further components of the score, by name, for the same share of the traces: anything that
+    `rewards.components.plug` takes; they stand beside the reward and do not change it. `sinks` are told of every trace and its score;
+    where the application has an OpenTelemetry logger provider, each verdict also leaves as an event on the span that it judges
+    (`evaluation_events`). `enabled=False`, or CM2_DISABLED=1 in the environment where `enabled` is left out, gives the graph back as it
+    is: nothing is traced, stored, scored or opened.
 
     Raises ValueError for a judge without both limits or a graph that is watched already, JudgeError for a judge that cannot be asked or
     whose price nobody knows, ChecklistError, StoreError.
@@ -81,7 +83,7 @@ def watch(
     from cm2_agent.rewards.scorer import ChecklistScorer
 
     items = _checklist(checklist)
-    plugs = _named(rewards)
+    plugs = _plugs(rewards)
     scorer: Scorer | None = None
     hosted = _hosted(judge, budget_usd) if isinstance(judge, str) else None
     asked = judge if not isinstance(judge, str) else hosted
@@ -191,7 +193,7 @@ class _Budget:
 class _LiveScorer:
     """The checklist's score of every trace, with judge and further components for a sample of them that is drawn by trace id."""
 
-    def __init__(self, plain: Scorer, judged: Scorer, rewards: Mapping[str, Reward], sample: float, budget: _Budget) -> None:
+    def __init__(self, plain: Scorer, judged: Scorer, rewards: Sequence[Plug], sample: float, budget: _Budget) -> None:
         self.incidents = Incidents()
         self._plain, self._judged, self._rewards, self._sample, self._budget = plain, judged, rewards, sample, budget
 
@@ -208,14 +210,19 @@ class _LiveScorer:
             score = await self._plain(trace, task)
         if not drawn or not self._rewards:
             return score
-        return replace(score, components={**score.components, **{name: await self._ask(name, trace) for name in self._rewards}})
+        return replace(score, components={**score.components, **{one.name: await self._ask(one, trace, task) for one in self._rewards}})
 
-    async def _ask(self, name: str, trace: Trace) -> float | None:
+    async def _ask(self, reward: Plug, trace: Trace, task: Task | None) -> float | None:
+        from cm2_agent.rewards.components import Context
+
         try:
-            return await self._rewards[name](trace)
-        except Exception as error:
-            self.incidents.add(f"the reward {name} failed", error)
+            component = await reward(trace, Context(task=task))
+        except BudgetExhausted as error:
+            self.incidents.add(f"the reward {reward.name} has no budget left", error)
             return None
+        if component.value is None:
+            self.incidents.add(f"the reward {reward.name} gave no value", JudgeError(component.explanation))
+        return component.value
 
 
 def _enabled() -> bool:
@@ -259,9 +266,17 @@ def _checklist(checklist: Checklist | str | PathLike[str] | None) -> Checklist |
     return load_checklist(fspath(checklist))
 
 
-def _named(rewards: Mapping[str, Reward] | Sequence[Reward] | None) -> dict[str, Reward]:
-    if rewards is None:
-        return {}
+def _plugs(rewards: Mapping[str, Reward] | Sequence[Reward] | None) -> list[Plug]:
+    from cm2_agent.rewards.components import plug
+
+    plugs = [plug(reward, name=name) for name, reward in _named(rewards or {}).items()]
+    grouped = [one.name for one in plugs if one.of_group]
+    if grouped:
+        raise ChecklistError(f"the reward {grouped[0]} compares the rollouts of a group, a live trace has none; score groups with a Stack")
+    return plugs
+
+
+def _named(rewards: Mapping[str, Reward] | Sequence[Reward]) -> dict[str, Reward]:
     if isinstance(rewards, Mapping):
         return dict(rewards)
     named = {str(getattr(reward, "name", None) or getattr(reward, "__name__", type(reward).__name__)): reward for reward in rewards}

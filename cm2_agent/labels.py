@@ -76,13 +76,13 @@ def verdicts_at(scores: Iterable[Score], places: Iterable[Place]) -> tuple[dict[
     found: dict[Place, bool | None] = {}
     unclear = 0
     for place in places:
-        trace_id, turn, item = place
+        trace_id, named, item = place
         several = anywhere.get((trace_id, item), [])
         if place in exact:
             found[place] = exact[place]
-        elif turn is None and len(several) == 1:
+        elif named is None and len(several) == 1:
             found[place] = several[0]
-        elif turn is None and several:
+        elif named is None and several:
             unclear += 1
     return found, unclear
 

@@ -87,7 +87,7 @@ def measured(store: SQLStore, *, reward: str | None = None, rater: str | None = 
     if not truth:
         raise StoreError(f"{store.url} holds no labels of people{_besides(rater)}; type first: cm2 import labels FILE --store {store.url}")
     clusters = tasks_of(labels, store.labelled_tasks())
-    made = {"truth": truth, "clusters": clusters, "labels": labels}
+    made: dict[str, Any] = {"truth": truth, "clusters": clusters, "labels": labels}
     if rater is not None:
         return _by_rater(store, rater, made)
     ids = list(dict.fromkeys(place[0] for place in truth))

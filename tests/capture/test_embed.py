@@ -21,8 +21,9 @@ from langgraph.runtime import Runtime
 from cm2_agent import Checklist, Item, Trace, View, as_agent, watch
 from cm2_agent.checklist import Item as ChecklistItem
 from cm2_agent.embed import flush
-from cm2_agent.errors import CM2Error, JudgeError, TraceError
+from cm2_agent.errors import ChecklistError, CM2Error, JudgeError, TraceError
 from cm2_agent.messages import Message
+from cm2_agent.rewards.components import Context
 from cm2_agent.score import Score, Verdict
 from cm2_agent.store import SQLStore
 from tests.capture.apps import ScriptedModel, agent, calls
@@ -127,6 +128,32 @@ def test_further_rewards_are_components(url: str) -> None:
     assert seen[0] is not None
     assert seen[0].components == {"short": 1.0, "broken": None}
     assert seen[0].reward == 1.0
+
+
+def test_a_reward_may_be_a_plain_function_and_its_failures_are_counted(url: str) -> None:
+    def long(trace: Trace, context: Context) -> bool:
+        return len(trace.steps) > 4 and context.task is None
+
+    def lost(trace: Trace) -> float:
+        return 7.0
+
+    seen: list[Score | None] = []
+    graph = watch(app(), rewards={"long": long, "lost": lost}, store=url, sinks=[lambda trace, score: seen.append(score)])
+    graph.invoke(QUESTION)
+    graph.invoke(QUESTION)
+    assert flush(30)
+    assert [score.components for score in seen if score is not None] == [{"long": 0.0, "lost": None}] * 2
+    with SQLStore(url) as store:
+        assert "expected a number in [0, 1]" in str(store.incidents()["the reward lost gave no value"]["detail"])
+
+
+def test_a_reward_of_groups_is_refused(url: str) -> None:
+    def best(traces: Sequence[Trace]) -> list[float]:
+        return [1.0] * len(traces)
+
+    best.of_group = True  # type: ignore[attr-defined]
+    with pytest.raises(ChecklistError, match="a live trace has none"):
+        watch(app(), rewards=[best], store=url)
 
 
 @pytest.mark.parametrize(

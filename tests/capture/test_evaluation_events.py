@@ -40,7 +40,8 @@ class Telemetry:
     """A watched conversation, its spans and its log records, all in memory."""
 
     def __init__(self) -> None:
-        self.spans, self.logs = InMemorySpanExporter(), InMemoryLogRecordExporter()
+        self.spans = InMemorySpanExporter()
+        self.logs = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call]
         tracers = TracerProvider()
         tracers.add_span_processor(SimpleSpanProcessor(self.spans))
         loggers = LoggerProvider()
