@@ -325,7 +325,8 @@ def _check_arguments(scores: Sequence[Score], level: str, norm: str, happened: S
         raise TrainError("a group without scores; expected the scores of at least one rollout: score the traces first")
     versions = sorted({score.reward_version for score in scores})
     if len(versions) > 1:
-        raise TrainError(f"a group mixes the reward versions {', '.join(versions)}; score all its traces under one of them")
+        mixed = f"a group mixes the reward versions {', '.join(versions)}"
+        raise TrainError(f"{mixed}; score all its traces under one of them (cm2 score --again, or score_traces with one scorer)")
     if happened is not None and len(happened) != len(scores):
         raise TrainError(f"`happened` has {len(happened)} rollouts for {len(scores)} scores; expected one entry a score")
 

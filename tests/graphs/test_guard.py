@@ -12,6 +12,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.runtime import Runtime
+from langgraph.types import Command
 
 from cm2_agent import SQLStore, watch
 from cm2_agent.checklist import Checklist, Item
@@ -20,7 +21,8 @@ from cm2_agent.errors import ChecklistError, GuardError
 from cm2_agent.guarding import guard
 from cm2_agent.trace import GUARD, GUARD_OUTCOME, Trace
 from cm2_agent.trainers.preference import dpo_pairs
-from tests.capture.apps import ScriptedModel, agent, calls
+from cm2_agent.view import View
+from tests.capture.apps import ScriptedModel, agent, asks, calls
 
 RULES = Checklist(
     Item(
@@ -130,6 +132,31 @@ async def test_other_state_is_that_of_the_turn_let_through_and_context_is_passed
     assert state["log"] == ["before", "attempt 2"]
     assert state["last"] == GOOD
     assert seen == [Desk(1), Desk(1)]
+
+
+async def test_streams_of_updates_show_what_was_let_through_alone() -> None:
+    graph = guard(agent(script(PROMISE, GOOD)), RULES, on_violation="retry")
+    updates = [update async for update in graph.astream({"messages": [HumanMessage("Hi")]}, stream_mode="updates")]
+    assert [message.text for update in updates for message in update["guarded"]["messages"]] == [GOOD]
+
+
+async def test_a_node_that_asks_a_human_is_asked_again_from_the_turns_start() -> None:
+    model = script(asks("May I?"), asks("May I?"), GOOD)
+    graph = guard(agent(model, checkpointer=InMemorySaver()), RULES, on_violation="retry")
+    config: Any = {"configurable": {"thread_id": "t1"}}
+    waiting = await graph.ainvoke({"messages": [HumanMessage("Hi")]}, config)
+    assert waiting["__interrupt__"][0].value == "May I?"
+    state = await graph.ainvoke(Command(resume="yes"), config)
+    assert [message.text for message in state["messages"]] == ["Hi", "", "human said yes", GOOD]
+    assert len(model.shown) == 3
+
+
+async def test_an_item_that_cannot_be_checked_breaks_nothing() -> None:
+    def fails(view: View) -> bool:
+        raise LookupError("a check that cannot tell")
+
+    graph = guard(agent(script(GOOD)), Checklist(Item("fails", check=fails, required_for_next_turn=True)))
+    assert (await ask(graph))[-1] == GOOD
 
 
 async def test_watched_it_stores_one_run_a_turn_and_pairs_for_dpo(tmp_path: Path) -> None:
