@@ -297,3 +297,26 @@ def test_incidents_are_logged_once_and_drained_once(caplog: pytest.LogCaptureFix
     incidents.add("kind")
     assert incidents.drain() == {"kind": (4, "")}
     assert incidents.counts == {"kind": 4, "other": 1}
+
+
+def test_no_more_than_so_many_traces_wait_for_their_score() -> None:
+    store, held = Memory(), threading.Event()
+
+    class Slow:
+        version = "slow"
+
+        async def __call__(self, trace: Trace, task: Task | None = None) -> Score:
+            await asyncio.to_thread(held.wait)
+            return Score(trace_id=trace.id, reward_version="slow", reward=1.0, runs=len(trace.runs))
+
+    live = Live(Middleware(store, Slow()), size=2, scoring=1)
+    for number in range(6):  # the first is being scored, the next two wait; the third again, which costs no place
+        name = f"r{number}"
+        live.submit(run(name, thread="T2" if number in (2, 5) else f"T{number}"))
+        while name not in store.runs:
+            held.wait(0.005)
+    held.set()
+    assert live.flush(30)
+    assert {trace_id: score.runs for trace_id, score in store.scores.items()} == {"T0": 1, "T1": 1, "T2": 2}
+    assert live.incidents.counts == {"dropped: more than 2 traces were waiting to be scored": 2}
+    assert len(store.runs) == 6
