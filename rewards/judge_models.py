@@ -140,6 +140,7 @@ class LangChainJudgeModel(Model):
             usage=RequestUsage(input_tokens=used.get("input_tokens", 0), output_tokens=used.get("output_tokens", 0)),
             model_name=str(answer.response_metadata.get("model_version") or self.model_name),
             provider_name="langchain",
+            finish_reason="length" if answer.response_metadata.get("finish_reason") == "length" else "stop",
         )
 
 

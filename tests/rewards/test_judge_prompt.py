@@ -79,12 +79,12 @@ def test_the_judged_steps_are_always_shown_with_all_their_parts_and_what_came_be
         there = {line["step"] for line in asked.lines if "step" in line}
         assert there == set(range(1, judged[-1] + 1)), "every step up to the scope's end, and none after it"
         for number in judged:
-            contents = dict.fromkeys(PARTS, "")
+            contents: dict[str, str] = {}
             for part, content in asked.parts(number):
                 contents[part] = contents.get(part, "") + "\n" + content
             for part in PARTS:
                 for text in part_texts(one.steps[number - 1], part):
-                    assert all(line in contents[part] for line in text.splitlines())
+                    assert all(line in contents.get(part, "") for line in text.splitlines())
 
 
 @given(dialogues)

@@ -5,21 +5,21 @@ from __future__ import annotations
 import asyncio
 import base64
 import importlib.util
-import json
 import os
-import time
 import warnings
-from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.language_models import FakeListChatModel
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from cm2_agent.checklist import Checklist, Item, Kind
 from cm2_agent.errors import BudgetExhausted, JudgeError, MissingExtra
 from cm2_agent.messages import Blob, Message, Text, Uri
+from cm2_agent.models import LocalChatModel
 from cm2_agent.rewards.judge_models import judge_model, openai_judge_model
 from cm2_agent.rewards.limits import Limits
 from cm2_agent.rewards.llm_judge import LLMJudge
@@ -27,38 +27,14 @@ from cm2_agent.rewards.prices import Price
 from cm2_agent.rewards.scorer import ChecklistScorer
 from cm2_agent.rewards.usage import metered
 from cm2_agent.rewards.verdict_cache import MemoryCache
-from cm2_agent.score import Verdict
+from cm2_agent.tokenizer import byte_tokenizer
 from cm2_agent.trace import Trace
-from tests.judge_server import FREE, Asked, Fault, JudgeServer, answer, function_model, honest, reply
-from tests.rewards.talk import call, say, trace, turn
+from tests.judge_server import FREE, Asked, Fault, JudgeServer, answer, function_model, reply
+from tests.rewards import judging as shared
+from tests.rewards.judging import DATE, DATE_YES, GOOD, ONE, TWO, ask, judging
+from tests.rewards.talk import say, trace, turn
 
-ONE = trace(
-    turn("Where is order 7?", call("get_order", {"date": "May 3, 2026"}, order_id=7), say("It arrives on May 3, 2026.")),
-    turn("And order 8?", call("get_order", "no such order", order_id=8, error=True), say("There is no order 8, I am sorry.")),
-)
-DATE = Item("date", "Is the date told?")
-TWO = [DATE, Item("looked", "Was the order looked up?", focus_on="tool.content")]
-DATE_YES = answer("date", "yes", 2, quote="arrives on May 3, 2026")
-
-
-OPEN: list[LLMJudge] = []
-
-
-@pytest.fixture(autouse=True)
-async def closed() -> AsyncIterator[None]:
-    yield
-    while OPEN:
-        await OPEN.pop().aclose()
-
-
-def judging(server: JudgeServer, **options: Any) -> LLMJudge:
-    given: dict[str, Any] = {"price": FREE, "backoff": 0.0, "retries": 2}
-    OPEN.append(LLMJudge(openai_judge_model(server.base_url, "stub"), **(given | options)))
-    return OPEN[-1]
-
-
-async def ask(server: JudgeServer, items: Sequence[Item] = (DATE,), turn: int | None = 0, **options: Any) -> list[Verdict]:
-    return list(await judging(server, **options)(ONE, turn, items))
+closed = shared.closed
 
 
 async def test_one_call_a_scope_for_all_its_items_transcript_first() -> None:
@@ -152,109 +128,6 @@ async def test_who_cannot_tell_gives_null_of_content_at_once() -> None:
         (got,) = await ask(server)
         assert server.calls == 1
     assert (got.value, got.cause, got.reason) == (None, "content", "abstained")
-
-
-GOOD = json.dumps(reply(DATE_YES))
-FAULTS: dict[str, tuple[Fault, str]] = {
-    "429": (Fault(status=429, headers={"Retry-After": "0"}), "infrastructure"),
-    "500": (Fault(status=500), "infrastructure"),
-    "502": (Fault(status=502, body="<html>bad gateway</html>"), "infrastructure"),
-    "503": (Fault(status=503), "infrastructure"),
-    "529": (Fault(status=529), "infrastructure"),
-    "dropped": (Fault(drop=True), "infrastructure"),
-    "time-out": (Fault(text=GOOD, delay=30), "infrastructure"),
-    "not a completion": (Fault(body='{"hello": 1}'), "infrastructure"),
-    "not JSON at all": (Fault(body="<html>"), "infrastructure"),
-    "no choices": (Fault(body='{"id":"c","object":"chat.completion","created":1,"model":"m","choices":[]}'), "infrastructure"),
-    "empty": (Fault(text=""), "infrastructure"),
-    "prose": (Fault(text="All items are satisfied."), "infrastructure"),
-    "half a reply": (Fault(text=GOOD[:-9]), "infrastructure"),
-    "cut off": (Fault(text=GOOD, finish="length"), "infrastructure"),
-    "no items": (Fault(text='{"items": []}'), "infrastructure"),
-    "unknown key": (Fault(text=json.dumps(reply({**DATE_YES, "score": 1}))), "infrastructure"),
-    "unknown verdict": (Fault(text=json.dumps(reply({**DATE_YES, "verdict": "maybe"}))), "infrastructure"),
-    "true for yes": (Fault(text=json.dumps(reply({**DATE_YES, "verdict": True}))), "infrastructure"),
-    "unknown id": (Fault(text=json.dumps(reply(DATE_YES, answer("other", "no")))), "infrastructure"),
-    "twice": (Fault(text=json.dumps(reply(DATE_YES, answer("date", "no")))), "infrastructure"),
-    "step as text": (Fault(text=GOOD.replace('"step": 2', '"step": "2"')), "infrastructure"),
-    "a list": (Fault(text=json.dumps([DATE_YES])), "infrastructure"),
-    "refusal": (Fault(refusal="I cannot judge this."), "content"),
-    "filtered": (Fault(text="", finish="content_filter"), "content"),
-}
-
-
-@pytest.mark.parametrize(("fault", "cause"), FAULTS.values(), ids=FAULTS.keys())
-async def test_every_failure_is_retried_and_then_null_with_its_cause(fault: Fault, cause: str) -> None:
-    patient = 0.15 if fault.delay else 20
-    with JudgeServer(faults=[fault] * 10) as server:
-        judge = judging(server, timeout=patient)
-        got = await judge(ONE, 0, TWO)
-        assert server.calls == 3
-    assert [(verdict.value, verdict.step, verdict.cause) for verdict in got] == [(None, None, cause)] * 2
-    assert all(verdict.explanation for verdict in got)
-    assert judge.usage.calls == 3
-    with JudgeServer(faults=[fault], answerer=lambda asked: reply(DATE_YES)) as server:
-        (mended,) = await ask(server, timeout=patient if fault.delay else 20)
-        assert server.calls == 2
-    assert mended.value is True, "and a judge that comes back judges"
-
-
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
-async def test_what_no_repetition_mends_is_asked_once(status: int) -> None:
-    with JudgeServer(faults=[Fault(status=status)] * 10) as server:
-        (got,) = await ask(server)
-        assert server.calls == 1
-    assert (got.value, got.cause) == (None, "infrastructure")
-
-
-async def test_a_server_that_is_not_there_gives_null() -> None:
-    with JudgeServer() as server:
-        judge = judging(server)
-    (got,) = await judge(ONE, 0, [DATE])
-    assert (got.value, got.cause) == (None, "infrastructure")
-
-
-async def test_retry_after_is_waited_for_and_given_up_where_it_is_too_long() -> None:
-    with JudgeServer(lambda asked: reply(DATE_YES), faults=[Fault(status=429, headers={"Retry-After": "1"})]) as server:
-        before = time.monotonic()
-        (got,) = await ask(server)
-        assert time.monotonic() - before >= 0.99
-        assert got.value is True
-    with JudgeServer(faults=[Fault(status=429, headers={"Retry-After": "3600"})]) as server:
-        (got,) = await ask(server)
-        assert server.calls == 1
-        assert (got.value, got.cause) == (None, "infrastructure")
-
-
-async def test_what_a_reply_leaves_out_is_asked_again_alone() -> None:
-    with JudgeServer(lambda asked: reply(*honest(asked)["items"][:1])) as server:
-        judge = judging(server)
-        got = await judge(ONE, 0, TWO)
-        assert [[item["id"] for item in asked.items] for asked in server.asked] == [["date", "looked"], ["looked"]]
-    assert [verdict.value for verdict in got] == [True, True]
-    assert (judge.usage.calls, judge.usage.re_asks) == (2, 1)
-
-
-async def test_a_fenced_reply_is_read() -> None:
-    with JudgeServer(lambda asked: f"```json\n{GOOD}\n```") as server:
-        assert (await ask(server))[0].value is True
-
-
-@settings(max_examples=200)
-@given(st.text() | st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(
-    st.sampled_from(["items", "id", "analysis", "evidence", "verdict", "step"]), inner)).map(json.dumps))  # fmt: skip
-async def test_no_garbage_becomes_a_number(text: str) -> None:
-    (got,) = await LLMJudge(function_model(lambda asked: text), backoff=0, retries=0)(ONE, 0, [DATE])
-    assert got.value is None
-
-
-async def test_a_faulty_judge_leaves_the_rollout_unscored_never_at_zero() -> None:
-    with JudgeServer(faults=[Fault(status=500)] * 10) as server:
-        strict = Checklist(Item("date", "Is the date told?", turn=0, required_for_next_turn=True))
-        scorer = ChecklistScorer(strict, judge=judging(server, retries=0))
-        score = await scorer(ONE)
-        assert await scorer.gate(ONE, 0) is None
-    assert (score.reward, score.null_reason) == (None, "verdicts")
 
 
 async def test_items_are_split_past_a_set_number_or_size_alone() -> None:
@@ -389,7 +262,8 @@ async def test_the_papers_protocol_gives_the_same_matrix_with_a_deterministic_ju
             out.append(answer(item["id"], "no") if found is None else answer(item["id"], "yes", *found))
         return reply(*out)
 
-    each, whole = [], []
+    each: list[Asked] = []
+    whole: list[Asked] = []
     by_turn = LLMJudge(function_model(judge, asked=whole))
     by_step = LLMJudge(function_model(judge, asked=each), protocol="per_step")
     for scope in [*range(len(said)), None]:
@@ -446,6 +320,26 @@ async def test_a_langchain_model_judges_too() -> None:
     judge = LLMJudge(FakeListChatModel(responses=[GOOD, "no idea"]), retries=0)
     assert [verdict.value for verdict in await judge(ONE, 0, [DATE])] == [True]
     assert [verdict.cause for verdict in await judge(ONE, 0, [DATE])] == ["infrastructure"]
+
+
+async def test_a_local_transformer_judges_through_the_same_door() -> None:
+    """Untrained, it babbles: its reply is malformed or cut off, which is NULL, and its tokens are counted."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    tokenizer: Any = byte_tokenizer()
+    config = Qwen3Config(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
+        head_dim=8, max_position_embeddings=8192, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    local = LocalChatModel(model=Qwen3ForCausalLM(config).eval(), tokenizer=tokenizer, max_tokens=8, model_version="babbler-1")
+    judge = LLMJudge(local, settings={"temperature": 0.5, "max_tokens": 6}, price=FREE, retries=0)
+    (got,) = await judge(ONE, 0, [DATE])
+    assert (got.value, got.cause) == (None, "infrastructure")
+    assert judge.usage.calls == 1
+    assert judge.usage.input_tokens > 1000
+    assert 1 <= judge.usage.output_tokens <= 6
+    assert judge.name == "langchain:babbler-1"
 
 
 def test_versions_name_what_could_change_a_verdict() -> None:

@@ -174,6 +174,7 @@ async def test_the_share_escalated_and_the_saving_are_reported() -> None:
     assert told.usd is not None
     assert told.usd_strong_alone == pytest.approx(4 * (strong.spent_usd or 0))
     assert told.saving == pytest.approx(1 - told.usd / (4 * (strong.spent_usd or 1)))
+    assert told.saving is not None
     assert 0.5 < told.saving < 0.8
     assert told.to_json()["share"] == 1 / 8
     assert cascade.version == f"cascade({cheap.version}>{strong.version})"
