@@ -12,7 +12,7 @@ never a number: TRL is given None (it leaves such a completion out), the others,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -60,7 +60,9 @@ def trl_reward(scorer: Scorer, *, task: Callable[[Mapping[str, Any]], Task | Non
     return reward
 
 
-def verifiers_reward(scorer: Scorer, *, task: Callable[[Mapping[str, Any]], Task | None] | None = None) -> Callable[..., Awaitable[float]]:
+def verifiers_reward(
+    scorer: Scorer, *, task: Callable[[Mapping[str, Any]], Task | None] | None = None
+) -> Callable[..., Coroutine[Any, Any, float]]:
     """A reward function for a rubric of verifiers: `async (prompt, completion, answer, state, **kwargs) -> float`.
 
     `task(fields)` makes the Task from the other arguments (answer, state, info, task). A NULL raises JudgeError, which fails the rollout:
@@ -96,7 +98,7 @@ def verl_reward(
     return compute_score
 
 
-def art_reward(scorer: Scorer) -> Callable[..., Awaitable[float]]:
+def art_reward(scorer: Scorer) -> Callable[..., Coroutine[Any, Any, float]]:
     """A function for ART: `async (messages, task=None) -> float`, of a trajectory's messages in the chat format.
 
         trajectory.reward = await reward(trajectory.messages())
@@ -111,7 +113,7 @@ def art_reward(scorer: Scorer) -> Callable[..., Awaitable[float]]:
     return reward
 
 
-def art_group_reward(scorer: Scorer) -> Callable[..., Awaitable[list[float | None]]]:
+def art_group_reward(scorer: Scorer) -> Callable[..., Coroutine[Any, Any, list[float | None]]]:
     """The same for the trajectories of a group at once: `async ([messages, …], task=None) -> [reward or None, …]`, in their order; leave
     out of the group what is None. In place of `ruler_score_group`."""
 
