@@ -93,7 +93,8 @@ def watch(
         budget = _Budget(asked, budget_usd, kept=hosted is not None)
         scorer = _LiveScorer(plain, judged, plugs, 1.0 if sample is None else sample, budget)
     kept = _open(store)
-    if hosted is not None and callable(cache := getattr(kept, "verdict_cache", None)):
+    cache: Any = getattr(kept, "verdict_cache", None)
+    if hosted is not None and cache is not None:
         hosted.cache = cache()
     if items is not None:
         kept.save_checklist(items)
