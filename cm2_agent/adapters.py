@@ -151,7 +151,7 @@ async def _scores(
 
 async def _of_group(scorer: Scorer, traces: Sequence[Trace], task: Task | None) -> list[Score]:
     together: Any = getattr(scorer, "score_group", None)
-    if callable(together):
+    if together is not None:
         return list(await together(traces, task))
     return list(await asyncio.gather(*(scorer(trace, task) for trace in traces)))
 

@@ -103,7 +103,7 @@ class _Guard:
         }
         finding = self.look([from_langchain(message) for message in (*state["messages"], *said)])
         update["messages"] = [*removed, *changed]
-        return _Attempt(id=marked["metadata"][GUARD_ATTEMPT], said=said, update=update, finding=finding)
+        return _Attempt(id=marked.get("metadata", {})[GUARD_ATTEMPT], said=said, update=update, finding=finding)
 
     def _chosen(self, tried: Sequence[_Attempt]) -> tuple[_Attempt, dict[str, JSON], tuple[BaseMessage, ...]]:
         passed = [attempt for attempt in tried if not attempt.finding.failed]
