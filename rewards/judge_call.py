@@ -93,11 +93,16 @@ class Caller:
         )
 
     async def ask(
-        self, window: Window, items: Mapping[str, str], *, note: str = "", re_ask: bool = False
-    ) -> dict[str, Answered | Failure]:
-        """An answer or a failure for each item, given as id → line. What a reply leaves out is asked again, alone. Raises BudgetExhausted
-        where the budget does not allow a call."""
-        found: dict[str, Answered | Failure] = {}
+        self,
+        window: Window,
+        items: Mapping[str, str],
+        found: dict[str, Answered | Failure],
+        *,
+        note: str = "",
+        re_ask: bool = False,
+    ) -> None:
+        """Put an answer or a failure for each item, given as id → line, into `found` as it comes. What a reply leaves out is asked again,
+        alone. Raises BudgetExhausted where the budget does not allow a call: what was answered by then is in `found`."""
         waiting = dict(items)
         failure: Failure | None = None
         for attempt in range(self.retries + 1):
@@ -120,10 +125,10 @@ class Caller:
                 found[name] = Answered(answer=answer, served=served)
                 del waiting[name]
             if not waiting:
-                return found
+                return
             failure = Failure(cause="infrastructure", explanation="the reply left the item out", reply=True)
         assert failure is not None
-        return found | dict.fromkeys(waiting, failure)
+        found.update(dict.fromkeys(waiting, failure))
 
     def estimate(self, window: Window, items: Mapping[str, str]) -> int:
         """Tokens of a call, in and out, roughly."""

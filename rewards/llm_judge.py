@@ -16,7 +16,7 @@ from pydantic_ai.models import Model
 from pydantic_ai.settings import ModelSettings
 
 from cm2_agent.checklist import Item
-from cm2_agent.errors import JudgeError
+from cm2_agent.errors import BudgetExhausted, JudgeError
 from cm2_agent.messages import content_hash
 from cm2_agent.rewards.evidence import why_not
 from cm2_agent.rewards.judge_call import CHARACTERS_A_TOKEN, TOKENS_AN_ANSWER, Answered, Caller, Failure
@@ -182,13 +182,20 @@ class LLMJudge:
         if self._caller.estimate(window, {items[0][0].id: items[0][1]}) > self.max_tokens_per_call:
             too_long = Failure(cause="content", explanation=f"the transcript passes {self.max_tokens_per_call} tokens a call")
             return {item.id: _failed(item, too_long) for item, _ in items}
-        answers = await self._caller.ask(window, {item.id: line for item, line in items})
+        answers: dict[str, Answered | Failure] = {}
+        try:
+            await self._caller.ask(window, {item.id: line for item, line in items}, answers)
+        except BudgetExhausted:
+            paid = [(item, line) for item, line in items if item.id in answers]
+            self._keep(window, paid, self._checked(transcript, window, paid, answers)[0], vote)
+            raise
         verdicts, problems = self._checked(transcript, window, items, answers)
         self._keep(window, items, verdicts, vote)
         if problems:
             again = [(item, line) for item, line in items if item.id in problems]
             told = _AGAIN.format(problems="; ".join(f"{name}: {problem}" for name, problem in problems.items()))
-            answers = await self._caller.ask(window, {item.id: line for item, line in again}, note=told, re_ask=True)
+            answers = {}
+            await self._caller.ask(window, {item.id: line for item, line in again}, answers, note=told, re_ask=True)
             second, unproved = self._checked(transcript, window, again, answers)
             second |= {
                 item.id: (

@@ -29,7 +29,7 @@ from cm2_agent.rewards.usage import metered
 from cm2_agent.rewards.verdict_cache import MemoryCache
 from cm2_agent.tokenizer import byte_tokenizer
 from cm2_agent.trace import Trace
-from tests.judge_server import FREE, Asked, Fault, JudgeServer, answer, function_model, reply
+from tests.judge_server import FREE, Asked, Fault, JudgeServer, answer, function_model, honest, reply
 from tests.rewards import judging as shared
 from tests.rewards.judging import DATE, DATE_YES, GOOD, ONE, TWO, ask, judging
 from tests.rewards.talk import say, trace, turn
@@ -207,6 +207,15 @@ async def test_a_budget_stops_the_judge_and_what_was_judged_is_kept() -> None:
         assert (await judge(ONE, 0, TWO))[0].value is True, "what is known costs nothing"
         await ask(server, TWO, turn=0, cache=cache)
         assert server.calls == 1
+
+
+async def test_what_half_a_reply_answered_is_kept_where_the_budget_stops_the_rest() -> None:
+    cache = MemoryCache()
+    with JudgeServer(lambda asked: reply(*honest(asked)["items"][:1])) as server:
+        with pytest.raises(BudgetExhausted):
+            await ask(server, TWO, limits=Limits(budget_calls=1), cache=cache)
+        assert [verdict.value for verdict in await ask(server, TWO, cache=cache)] == [True, True]
+        assert [[item["id"] for item in asked.items] for asked in server.asked] == [["date", "looked"], ["looked"]]
 
 
 async def test_what_it_cost() -> None:
