@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -231,7 +231,7 @@ def http(slow: float, waves: int) -> dict[str, Any]:
         asyncio.run(score([dialogue(0, turns=1)], LLMJudge(openai_judge_model(counting.base_url, "stub"), price=FREE), None))
         (body,) = counting.bodies
     with serving(0.05) as url:
-        traces = [dialogue(number, turns=1) for number in range(2000)]
+        traces = [dialogue(number, turns=1) for number in range(1000)]
         rates: dict[str, list[float]] = {"bare": [], "judge": []}
         for _ in range(3):  # turn about, so that a busy moment of the machine hits both
             rates["bare"].append(asyncio.run(_bare(url, [body] * len(traces))))
@@ -258,7 +258,7 @@ def main() -> None:
     if given.serve is not None:
         serve(given.serve)
         return
-    parts = {"calls": calls, "cpu": cpu, "http": lambda: http(given.slow, given.waves)}
+    parts: dict[str, Callable[[], dict[str, Any]]] = {"calls": calls, "cpu": cpu, "http": lambda: http(given.slow, given.waves)}
     chosen = parts if given.part is None else {given.part: parts[given.part]}
     print(json.dumps({"bench": "judge", **{name: part() for name, part in chosen.items()}}))
 

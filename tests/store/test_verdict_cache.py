@@ -9,10 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import text
 
 from cm2_agent.rewards.verdict_cache import MemoryCache, Salted, VerdictCache
 from cm2_agent.score import Score, Verdict
-from cm2_agent.store import SQLStore
+from cm2_agent.store import SQLStore, migrate, upgrade
+from cm2_agent.store.engine import Database
 from cm2_agent.trace import Run
 from tests.strategies import verdicts
 
@@ -30,7 +32,8 @@ def yes(item: str = "a") -> Verdict:
 @pytest.mark.parametrize("kind", ["memory", "sql", "salted"])
 def test_what_is_put_is_got(store: SQLStore, kind: str) -> None:
     sql = store.verdict_cache()
-    cache: VerdictCache = {"memory": MemoryCache(), "sql": sql, "salted": Salted(sql, "again=1")}[kind]
+    kinds: dict[str, VerdictCache] = {"memory": MemoryCache(), "sql": sql, "salted": Salted(sql, "again=1")}
+    cache = kinds[kind]
     unclear = Verdict(item="d", value=None, weight=0.0, reason="judge failed", cause="content", explanation="refused")
     given = {"k1": yes(), "k2": Verdict(item="b", value=False, weight=0.5), "k4": unclear, "\0": yes("\udc80")}
     lost = {"k3": Verdict(item="c", value=None, weight=0.0, cause="infrastructure"), "k5": Verdict(item="e", value=None, weight=0.0)}
@@ -96,6 +99,25 @@ def test_memory_is_bounded() -> None:
     assert len(cache) == 3
     with pytest.raises(ValueError, match="expected 1 or more"):
         MemoryCache(0)
+
+
+def test_scores_of_an_older_schema_have_no_usage(store_url: str) -> None:
+    """The second schema's scores are read as they were after the upgrade, and can be replaced by scores with usage."""
+    database = Database(store_url)
+    with database.writing() as connection:
+        migrate.migrate(connection, database, "0002")
+        connection.execute(text("INSERT INTO traces (seq, id, started, runs) VALUES (1, 'a', 0, 0)"))
+        connection.execute(text("INSERT INTO reward_versions (seq, version) VALUES (1, 'v')"))
+        row = "INSERT INTO scores (trace, reward, value, runs, turns, components) VALUES (1, 1, 0.5, 1, '[]', '{}')"
+        connection.execute(text(row))
+    database.close()
+    upgrade(store_url)
+    with SQLStore(store_url) as store:
+        assert store.score("a") == Score(trace_id="a", reward_version="v", reward=0.5)
+        assert store.judging() == {}
+        assert store.usage("v", ["a", "b"]) == store.usage("none", ["a"]) == {}
+        store.save_score(Score(trace_id="a", reward_version="v", reward=1.0, usage={"calls": 2}))
+        assert store.usage("v", ["a", "b"]) == {"a": {"calls": 2}}
 
 
 def test_usage_is_kept_and_summed(store: SQLStore) -> None:
