@@ -66,9 +66,14 @@ def folded(text: str) -> str:
 
 
 def quoted_in(snippet: str, texts: Sequence[str]) -> bool:
-    """Whether the snippet stands in one of the texts, whatever the case and the white space."""
-    needle = folded(snippet)
-    return bool(needle) and any(needle in folded(text) for text in texts)
+    """Whether the snippet stands in one of the texts, whatever the case and the white space. JSON may be quoted with other spaces and
+    escapes than it is spelled with here, so these do not count either."""
+    needle = _bare(snippet)
+    return bool(needle) and any(needle in _bare(text) for text in texts)
+
+
+def _bare(text: str) -> str:
+    return folded(text).replace(" ", "").replace("\\", "")
 
 
 def nonce() -> str:
@@ -97,11 +102,10 @@ def _has(step: Step, part: str) -> bool:
 
 
 def _part(step: Step, part: str) -> JSON:
-    if part == "assistant.tool_calls":
-        return [{"name": call.name, "arguments": call.arguments} for call in step.message.tool_calls]
     if part == "tool.content":
-        return [{"result": response.response, **({"error": True} if response.error else {})} for response in step.responses]
-    return part_texts(step, part)[0]
+        return [{"error": as_text(one.response)} if one.error else as_text(one.response) for one in step.responses]
+    texts = part_texts(step, part)
+    return list(texts) if part == "assistant.tool_calls" else texts[0]
 
 
 def _text(part: Any) -> str:
