@@ -106,7 +106,7 @@ def test_trl_trains_a_step_and_leaves_null_out(tmp_path: Path) -> None:
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    words = byte_tokenizer()
+    words: Any = byte_tokenizer()
     sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
     model = Qwen3ForCausalLM(
         Qwen3Config(
