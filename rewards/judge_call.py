@@ -86,7 +86,7 @@ class Caller:
         self.timeout, self.retries, self.backoff, self.longest_wait = timeout, retries, backoff, longest_wait
         self.usage = Usage()
         self._unpriced: set[tuple[str, str | None]] = set()
-        native = bool(model.profile.get("supports_json_schema_output"))
+        native = bool(model.profile.get("supports_json_schema_output")) and not getattr(model, "sends_schema", False)
         self._parameters = ModelRequestParameters(
             output_mode="native" if native else "text",
             output_object=OutputObjectDefinition(json_schema=SCHEMA, name="verdicts", strict=True) if native else None,

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 from langchain_core.language_models import BaseChatModel
@@ -19,6 +19,7 @@ from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RequestUsage
 
 from cm2_agent.errors import JudgeError, MissingExtra
+from cm2_agent.rewards.judge_reply import SCHEMA
 
 _EXTRAS = {"openai": "openai", "openai-chat": "openai", "openai-responses": "openai", "ollama": "openai", "anthropic": "anthropic",
            "google": "google", "google-gla": "google", "google-vertex": "google"}  # fmt: skip
@@ -71,19 +72,26 @@ def openai_judge_model(base_url: str, model: str, api_key: str | None = None, *,
     except ImportError as error:
         raise MissingExtra("openai", "judges behind OpenAI-compatible servers") from error
 
+    # The client walks through every typed argument of every call; a body of its own is sent as it is, which saves a fifth of the CPU.
+    schema = {"type": "json_schema", "json_schema": {"name": "verdicts", "strict": True, "schema": SCHEMA}}
+    own = dict(settings or {})
+    own["extra_body"] = {"response_format": schema, **cast(dict[str, Any], own.get("extra_body") or {})}
+
     def make() -> Model:
         client = AsyncOpenAI(base_url=base_url, api_key=api_key or "none", max_retries=0)
-        return OpenAIChatModel(model, provider=OpenAIProvider(openai_client=client), settings=settings)
+        return OpenAIChatModel(model, provider=OpenAIProvider(openai_client=client), settings=cast(ModelSettings, own))
 
-    return PerLoopModel(make)
+    return PerLoopModel(make, sends_schema=True)
 
 
 class PerLoopModel(WrapperModel):
     """A model with connections of its own in every event loop. Scoring runs in more than one (each `asyncio.run`, a background worker),
     and a connection left over from a closed loop fails the next request after it was paid for."""
 
-    def __init__(self, make: Callable[[], Model]) -> None:
+    def __init__(self, make: Callable[[], Model], *, sends_schema: bool = False) -> None:
+        """`sends_schema`: the model's own settings hold the reply's schema already."""
         super().__init__(make())
+        self.sends_schema = sends_schema
         self._make = make
         self._first: Model | None = self.wrapped  # building a client takes tens of milliseconds, so the first loop gets this one
         self._of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Model] = WeakKeyDictionary()
