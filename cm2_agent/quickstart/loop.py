@@ -125,7 +125,8 @@ class Quickstart:
         model = self._model(path, temperature)
         results = run(
             app.build_graph(model), tasks, group=group, checklist=self.checklist, store=self.store, context=worlds, verify=verify,
-            allow_real=[tool.name for tool in app.TOOLS], concurrency=AT_ONCE, lockstep=True, seed=self.seed, name=f"{name}-seed-{self.seed}",
+            allow_real=[tool.name for tool in app.TOOLS], concurrency=AT_ONCE, lockstep=True, seed=self.seed,
+            name=f"{name}-seed-{self.seed}",
         )  # fmt: skip
         by_id = {task.id: task for task in tasks}
 
