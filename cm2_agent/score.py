@@ -72,9 +72,9 @@ class Score:
     """The reward of one trace under one reward version.
 
     `reward` is Eq. 4 with method.md §4's rule for NULLs, in [0, 1], or None; then `null_reason` says why (`failure: …`, `verdicts`,
-    `censored`, `gate undecided`, `no turn`, `no checklist`). `turns` are the L counted turns in order, the closing block last. `reward_version` names everything that
-    could change the number (checklist hash, judge, code). `runs` is how many runs of the trace it saw; `components` are the stack's
-    other rewards by name. `checklist` is the content hash under which the store keeps the checklist.
+    `censored`, `gate undecided`, `no turn`, `no checklist`). `turns` are the L counted turns in order, the closing block last.
+    `reward_version` names everything that could change the number (checklist hash, judge, code). `runs` is how many runs of the trace it
+    saw; `components` are the stack's other rewards by name. `checklist` is the content hash under which the store keeps the checklist.
     """
 
     trace_id: str
