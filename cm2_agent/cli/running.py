@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
+import math
 import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -112,7 +113,7 @@ async def _finished(results: AsyncIterator[tuple[Trace, Score | None]], total: i
             if score is not None and score.reward is not None:
                 rewards.append(score.reward)
             advance()
-    mean = sum(rewards) / len(rewards) if rewards else None
+    mean = math.fsum(rewards) / len(rewards) if rewards else None  # whatever the order in which they came
     return {
         "dialogues": dialogues, "failed": failed, "scored": len(rewards), "unscored": dialogues - len(rewards), "mean_reward": mean,
     }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from itertools import chain
 from pathlib import Path
@@ -51,7 +52,7 @@ def score(
         rewards = [one.reward for one in opened.scores(reward=scorer.version) if one.reward is not None]
     for reason, count in reasons.most_common():
         tell(plain(f"{count} without a reward: {reason}"))
-    mean = sum(rewards) / len(rewards) if rewards else None
+    mean = math.fsum(rewards) / len(rewards) if rewards else None  # whatever the order in which they came
     answer({"scored": len(rewards), "unscored": total - len(rewards), "mean_reward": mean}, as_json=as_json)
 
 
