@@ -7,10 +7,7 @@ and as the vocabulary of the quickstart's tiny policy.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+from typing import Any
 
 PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
 # Not "special": a decoder that skips special tokens must keep them, or no parser ever sees a tool call.
@@ -61,8 +58,8 @@ CHAT_TEMPLATE = r"""{%- set nl = '\n' -%}
 """
 
 
-def byte_tokenizer(extra_words: Iterable[str] = ()) -> PreTrainedTokenizerFast:
-    """A tokenizer with one token a byte, the chat and tool tags, and one token for each of `extra_words`.
+def byte_tokenizer(extra_words: Iterable[str] = ()) -> Any:
+    """A transformers PreTrainedTokenizerFast with one token a byte, the chat and tool tags, and one token for each of `extra_words`.
 
     Any unicode text is encoded, and decodes to itself. `extra_words` (printable ASCII and newlines, in the
     order given; duplicates are dropped) shorten the sequences of a small model: the longest word wins.

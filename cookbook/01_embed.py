@@ -55,8 +55,12 @@ class Clerk(BaseChatModel):
 
 def build() -> Any:
     model = Clerk()
+
+    def speak(state: MessagesState) -> dict[str, list[AIMessage]]:
+        return {"messages": [model.invoke(state["messages"])]}
+
     graph = StateGraph(MessagesState)
-    graph.add_node("model", lambda state: {"messages": [model.invoke(state["messages"])]})
+    graph.add_node("model", speak)
     graph.add_node("tools", ToolNode([get_order]))
     graph.add_edge(START, "model")
     graph.add_conditional_edges("model", tools_condition)

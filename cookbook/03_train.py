@@ -17,7 +17,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from cm2_agent import GRPO, Checklist, Item, LocalChatModel, SQLStore, Task, run
 from cm2_agent.graphs import agent
-from cm2_agent.tokenizer import byte_tokenizer
+from cm2_agent.tokenizer import END, PAD, byte_tokenizer
 
 checklist = Checklist(
     Item("speaks", check={"replied": True}),
@@ -32,10 +32,11 @@ def tiny_model(folder: str) -> str:
     """A model with random weights and the bundled byte-level tokenizer, saved as transformers saves every model."""
     torch.manual_seed(0)
     words = byte_tokenizer()
+    vocabulary = words.get_vocab()
     config = Qwen3Config(
         vocab_size=len(words), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
         head_dim=32, initializer_range=0.1, tie_word_embeddings=True,
-        eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id, bos_token_id=None,
+        eos_token_id=vocabulary[END], pad_token_id=vocabulary[PAD], bos_token_id=None,
     )  # fmt: skip
     Qwen3ForCausalLM(config).save_pretrained(folder)
     words.save_pretrained(folder)

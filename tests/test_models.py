@@ -34,7 +34,9 @@ def get_order(order_id: str) -> str:
 def network(seed: Any = 0) -> Any:
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    sizes: dict[str, Any] = {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+    }  # fmt: skip
     config = Qwen3Config(
         vocab_size=len(TOKENIZER),
         head_dim=8,

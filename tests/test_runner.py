@@ -98,7 +98,8 @@ async def test_one_dialogue_that_crashes_is_null_and_stops_no_other(store: SQLSt
 
     tasks = [Task(id="bad", turns=("boom",)), Task(id="good", turns=("look 1 up",))]
     app = apps.agent(Moody(script=[apps.calls(1), said("one")]))
-    done = {trace.task_id: (trace, score) async for trace, score in run(app, tasks, checklist=CHECKLIST, store=store, allow_real=REAL)}
+    results = await finished(run(app, tasks, checklist=CHECKLIST, store=store, allow_real=REAL))
+    done = {trace.task_id: (trace, score) for trace, score in results}
     trace, score = done["bad"]
     assert score.reward is None
     assert trace.failure is not None

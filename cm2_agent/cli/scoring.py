@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from itertools import chain
 from pathlib import Path
@@ -91,7 +92,7 @@ def score(
     for reason, count in reasons.most_common():
         tell(plain(f"{count} without a reward: {reason}"))
     rewards = [one.reward for one in scores if one.reward is not None]
-    mean = sum(rewards) / len(rewards) if rewards else None
+    mean = math.fsum(rewards) / len(rewards) if rewards else None
     result: dict[str, Any] = {"scored": len(rewards), "unscored": total - len(rewards), "mean_reward": mean}
     if asked is not None:
         left = total - len(scores)

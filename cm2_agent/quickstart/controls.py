@@ -58,7 +58,7 @@ def run_controls(quickstart: Quickstart, before: dict[str, Any]) -> dict[str, An
 
     groups, settings = quickstart.groups(1), quickstart.config.rounds
     # As many optimizer steps over as many rows as the real pass has; GRPO's learning rate does for imitation too.
-    imitation = {
+    imitation: dict[str, Any] = {
         "steps": settings.steps, "rows_per_step": settings.batch,
         "learning_rate": settings.learning_rate(1), "warmup_steps": settings.warmup,
     }  # fmt: skip

@@ -38,6 +38,8 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 SUCCESS = "success"
 RESULT = "result.json"
+AT_ONCE = 1024
+"""Dialogues that advance together: more than a round has, so that each of its steps is one batch."""
 
 
 def support_checklist() -> Checklist:
@@ -123,7 +125,8 @@ class Quickstart:
         model = self._model(path, temperature)
         results = run(
             app.build_graph(model), tasks, group=group, checklist=self.checklist, store=self.store, context=worlds, verify=verify,
-            allow_real=[tool.name for tool in app.TOOLS], concurrency=512, lockstep=True, seed=self.seed, name=f"{name}-seed-{self.seed}",
+            allow_real=[tool.name for tool in app.TOOLS], concurrency=AT_ONCE, lockstep=True, seed=self.seed,
+            name=f"{name}-seed-{self.seed}",
         )  # fmt: skip
         by_id = {task.id: task for task in tasks}
 
@@ -172,12 +175,15 @@ class Quickstart:
     def _model(self, path: Path, temperature: float) -> LocalChatModel:
         from cm2_agent.models import LocalChatModel
 
-        return LocalChatModel.load(path, temperature=temperature, max_tokens=self.config.rounds.max_tokens, max_batch=512)
+        return LocalChatModel.load(path, temperature=temperature, max_tokens=self.config.rounds.max_tokens, max_batch=AT_ONCE)
 
     def run(self, *, controls: bool = False) -> dict[str, Any]:
         """The whole of it; returns, and writes to `result.json`, what `cm2 quickstart --json` prints."""
+        from transformers.utils import logging
+
         from cm2_agent.quickstart.plots import learning_curve
 
+        logging.disable_progress_bar()  # a bar for each policy that is loaded, between those of `progress`
         start, cpu = time.monotonic(), time.process_time()
         before = self.evaluate(self.start(), "before")
         rounds = [self.round(number) for number in range(1, self.config.rounds.rounds + 1)]

@@ -32,9 +32,10 @@ def learning_curve(result: Mapping[str, Any], path: Path) -> Path:
     for shift, when, colour in ((-0.2, "before", "#c9b8a8"), (0.2, "after", "#c1440e")):
         heights = [result[when]["by_kind"].get(name, 0) for name in names]
         kinds.bar([place + shift for place in range(len(names))], heights, 0.38, color=colour, label=when)
-    kinds.set(xticks=range(len(names)), ylim=(0, 1.02), title="held-out success by kind")
+    kinds.set(xticks=range(len(names)), ylim=(0, 1.15), title="held-out success by kind, temperature 1")
     kinds.set_xticklabels([name.replace("_", " ") for name in names], fontsize=8)
-    kinds.legend(fontsize=7.5, loc="upper left")
+    kinds.set_title(kinds.get_title(), fontsize=9)
+    kinds.legend(fontsize=7.5, loc="upper center", ncols=2)
     figure.suptitle(f"order-support desk, seed {result['seed']}, {result['heldout']} held-out tasks", fontsize=10)
     figure.savefig(path)
     return path

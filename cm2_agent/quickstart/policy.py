@@ -131,7 +131,7 @@ def imitate(model: Any, words: Any, seed: int, config: Config, progress: Progres
 
     from datasets import Dataset
     from datasets.utils.logging import disable_progress_bar
-    from transformers import TrainerCallback
+    from transformers import PrinterCallback, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
     cold = config.cold_start
@@ -175,4 +175,5 @@ def imitate(model: Any, words: Any, seed: int, config: Config, progress: Progres
                 dataloader_pin_memory=False,
             ),
         )
+        trainer.remove_callback(PrinterCallback)  # it writes to stdout, which is for the result
         trainer.train()

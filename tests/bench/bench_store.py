@@ -21,6 +21,7 @@ from cm2_agent.store import SQLStore
 from cm2_agent.trace import GATE, GROUP, ROLLOUT, TASK_ID, TASK_TURNS, TASK_VERSION, ModelCall, Run, ToolRun
 
 TOOLS = ("get_order", "refund", "search", "cancel_order")
+PARAMETERS = {"type": "object", "properties": {"order_id": {"type": "integer"}}}
 GROUP_SIZE = 8
 
 
@@ -47,8 +48,7 @@ def dialogue(number: int, seed: int = 0) -> tuple[list[Run], Score]:
                     span_id=f"{number:08x}{turn}{step}", model="tiny", model_version="v1",
                     input=tuple(Message.from_json(message.to_json()) for message in said), output=output,
                     tools=tuple(
-                        ToolSpec(name=name, description=f"What {name} does.", parameters={"type": "object", "properties": {"order_id": {"type": "integer"}}})
-                        for name in TOOLS
+                        ToolSpec(name=name, description=f"What {name} does.", parameters=PARAMETERS) for name in TOOLS
                     ),
                     prompt_ids=tuple(tokens), completion_ids=tuple(completion), logprobs=tuple(-dice.random() for _ in completion),
                     sampling={"temperature": 1.0, "top_p": 1.0, "max_tokens": 64, "logprobs": "processed"},
@@ -76,7 +76,9 @@ def dialogue(number: int, seed: int = 0) -> tuple[list[Run], Score]:
         TurnScore(
             turn=turn, reached=True, steps=3 - turn, reward=0.5,
             verdicts=tuple(
-                Verdict(item=f"item-{item}", value=bool(dice.randrange(2)), weight=0.25, step=1, paid=False, depends_on=(0,) if item else ())
+                Verdict(
+                    item=f"item-{item}", value=bool(dice.randrange(2)), weight=0.25, step=1, paid=False, depends_on=(0,) if item else ()
+                )
                 for item in range(4)
             ),
         )
@@ -103,7 +105,8 @@ def measure(url: str, count: int) -> dict[str, object]:
     return {
         "dialogues": count, "save_cpu_ms": round(saved[0] / count * 1e3, 3), "save_wall_ms": round(saved[1] / count * 1e3, 3),
         "repeat_cpu_ms": round(repeated / count * 1e3, 3), "new_on_repeat": again,
-        "groups": len(groups), "rollouts": kept, "fetch_cpu_ms": round(fetched[0] / kept * 1e3, 3), "fetch_wall_ms": round(fetched[1] / kept * 1e3, 3),
+        "groups": len(groups), "rollouts": kept,
+        "fetch_cpu_ms": round(fetched[0] / kept * 1e3, 3), "fetch_wall_ms": round(fetched[1] / kept * 1e3, 3),
     }  # fmt: skip
 
 

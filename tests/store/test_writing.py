@@ -74,7 +74,7 @@ def test_runs_are_counted_when_they_are_new(store: SQLStore) -> None:
 
 def test_the_order_of_attributes_makes_no_other_run(store: SQLStore) -> None:
     store.save_run(run("a"))
-    store.save_run(replace(run("a"), attributes={"a": 2, "b": 1}))
+    assert store.save_runs([replace(run("a"), attributes={"a": 2, "b": 1})]) == 0
 
 
 @pytest.mark.parametrize(
