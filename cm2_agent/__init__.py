@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cm2_agent.embed import as_agent, watch
     from cm2_agent.guarding import guard
     from cm2_agent.models import LocalChatModel
+    from cm2_agent.rewards.llm_judge import LLMJudge
     from cm2_agent.rewards.stack import Stack
     from cm2_agent.runner import run, score_traces
     from cm2_agent.store import SQLStore
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "GRPO": "cm2_agent.trainers.grpo",
     "SFT": "cm2_agent.trainers.sft",
+    "LLMJudge": "cm2_agent.rewards.llm_judge",
     "LocalChatModel": "cm2_agent.models",
     "SQLStore": "cm2_agent.store",
     "Stack": "cm2_agent.rewards.stack",
@@ -41,6 +43,7 @@ __all__ = [
     "SFT",
     "Checklist",
     "Item",
+    "LLMJudge",
     "LocalChatModel",
     "Run",
     "SQLStore",

@@ -25,7 +25,7 @@ from cm2_agent.trace import Trace
 
 Ask: TypeAlias = Callable[[str], Awaitable[str]]
 """A prompt in, the model's text out."""
-PROMPT = (files("cm2_agent.rewards") / "relative.md").read_text(encoding="utf-8")
+PROMPT = (files("cm2_agent.rewards") / "prompts" / "relative.md").read_text(encoding="utf-8")
 CRITERIA = "that the user's requests are met, that what the assistant says is what its tools returned, and that it does no harm."
 
 

@@ -36,7 +36,8 @@ from cm2_agent.cli.app import app
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "cookbook").glob("*.md")])
-RECIPES = sorted((ROOT / "cookbook").glob("[0-9]*.py"))
+NEEDS_A_KEY = {"07_judge.py"}  # run by tests/rewards/test_judge_recipe.py, against a judge on loopback
+RECIPES = sorted(path for path in (ROOT / "cookbook").glob("[0-9]*.py") if path.name not in NEEDS_A_KEY)
 FENCE = re.compile(r"^```(\w+) ?([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROMISE = re.compile(r"You should see: (.+)")
 

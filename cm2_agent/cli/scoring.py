@@ -141,6 +141,7 @@ async def _score(
         except BudgetExhausted as error:
             return reasons, error
         finally:
-            if callable(close := getattr(scorer.judge, "aclose", None)):
+            close: Any = getattr(scorer.judge, "aclose", None)
+            if close is not None:
                 await close()
     return reasons, None

@@ -55,6 +55,19 @@ class Database:
                 yield connection
 
     @contextmanager
+    def asking(self) -> Iterator[Any]:
+        """A cursor of the driver for one statement that reads: it needs no transaction of its own, and SQLAlchemy's part in one costs
+        more than the statement. Raises StoreError."""
+        with self._errors():
+            connection = self.engine.raw_connection()
+            try:
+                yield connection.cursor()
+            except self.engine.dialect.loaded_dbapi.Error as error:
+                raise StoreError(f"store {self.url}: {error}") from error
+            finally:
+                connection.close()
+
+    @contextmanager
     def writing(self) -> Iterator[Connection]:
         """Commits on leaving, or changes nothing. Raises StoreError."""
         with self._errors(), self._writer, self.engine.connect() as connection:

@@ -40,12 +40,13 @@ class SQLVerdictCache:
         if not by_key:
             return {}
         found: dict[str, Verdict] = {}
-        with self._db.reading() as connection:
+        with self._db.asking() as cursor:
             for chunk in chunks(by_key):
                 chunk += chunk[-1:] * (-len(chunk) % _ALIKE)
                 marks = ",".join([self._mark] * len(chunk))
                 sql = f"SELECT key, item, value, body FROM verdict_cache WHERE key IN ({marks})"  # noqa: S608 (marks only)
-                for row in connection.exec_driver_sql(sql, tuple(chunk)):
+                cursor.execute(sql, tuple(chunk))
+                for row in cursor.fetchall():
                     found[by_key[row[0]]] = _verdict(row[1], row[2], row[3])
         return found
 

@@ -27,6 +27,7 @@ import httpx
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart
 from pydantic_ai.models import Model
 from pydantic_ai.models.function import AgentInfo, FunctionModel
+from pydantic_ai.usage import RequestUsage
 
 from cm2_agent.checklist import Checklist, Item
 from cm2_agent.messages import Message, ToolCall, ToolCallResponse
@@ -136,7 +137,10 @@ class Recorded:
             key = (shown, judged[0])
             if key not in self.said:
                 self.said[key] = json.dumps(honest(Asked.of(content)))
-            return ModelResponse(parts=[TextPart(content=self.said[key])], model_name="in-process")
+            said = self.said[key]
+            # Counted as a provider would tell them; left out, pydantic-ai estimates them with a regex over the whole transcript.
+            usage = RequestUsage(input_tokens=len(content) // 4, output_tokens=len(said) // 4)
+            return ModelResponse(parts=[TextPart(content=said)], usage=usage, model_name="in-process")
 
         return FunctionModel(function, model_name="in-process")
 
