@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from cm2_agent.messages import JSON
-from cm2_agent.score import Score
+from cm2_agent.score import Score, Verdict
 
 WORDS: Mapping[bool | None, str] = {None: "NULL", True: "true", False: "false"}
 
@@ -45,6 +45,8 @@ class Change:
 
     `overall` and `items` (most changed first) are of verdicts; `up`, `down`, `same` of rewards that both have; `null` counts the others by
     what became of them, such as `("", "censored")`: a reward before, none now, because the new gate would have let the dialogue go on.
+    Of the `both_true` verdicts, `same_step` hold from the same step in both: how well two protocols or judges agree on when an item flipped
+    (hold and avoid items turn true at the end by definition, and agree).
     """
 
     old: str
@@ -56,13 +58,18 @@ class Change:
     down: int
     same: int
     null: Mapping[tuple[str, str], int]
+    both_true: int = 0
+    same_step: int = 0
 
     def to_json(self) -> dict[str, JSON]:
         null = {f"{old or 'a reward'} → {new or 'a reward'}": count for (old, new), count in self.null.items()}
         rewards = {"up": self.up, "down": self.down, "same": self.same, "null": null}
         items = [one.to_json() for one in self.items]
         overall = self.overall.to_json()
-        return {"old": self.old, "new": self.new, "traces": self.traces, "overall": overall, "items": items, "rewards": rewards}
+        return {
+            "old": self.old, "new": self.new, "traces": self.traces, "overall": overall, "items": items, "rewards": rewards,
+            "both_true": self.both_true, "same_step": self.same_step,
+        }  # fmt: skip
 
 
 def compare(old: Iterable[Score], new: Iterable[Score], *, names: tuple[str, str] = ("old", "new")) -> Change:
@@ -70,16 +77,18 @@ def compare(old: Iterable[Score], new: Iterable[Score], *, names: tuple[str, str
     before = {score.trace_id: score for score in old}
     items: dict[str, Counter[tuple[bool | None, bool | None]]] = {}
     null: Counter[tuple[str, str]] = Counter()
-    up = down = same = traces = 0
+    up = down = same = traces = both_true = same_step = 0
     for score in new:
         earlier = before.get(score.trace_id)
         if earlier is None:
             continue
         traces += 1
-        values = _values(earlier)
-        for key, value in _values(score).items():
-            if key in values:
-                items.setdefault(key[1], Counter())[values[key], value] += 1
+        verdicts = _verdicts(earlier)
+        for key, verdict in _verdicts(score).items():
+            if (first := verdicts.get(key)) is not None:
+                items.setdefault(key[1], Counter())[first.value, verdict.value] += 1
+                both_true += bool(first.value and verdict.value)
+                same_step += bool(first.value and verdict.value and first.step == verdict.step)
         if score.reward is None or earlier.reward is None:
             null[_reason(earlier), _reason(score)] += 1
         else:
@@ -98,6 +107,8 @@ def compare(old: Iterable[Score], new: Iterable[Score], *, names: tuple[str, str
         down=down,
         same=same,
         null=dict(null.most_common()),
+        both_true=both_true,
+        same_step=same_step,
     )
 
 
@@ -117,8 +128,8 @@ def mcnemar(lost: int, gained: int) -> float:
     return 1.0 if 2 * tail >= 2**n else 2 * tail / 2**n
 
 
-def _values(score: Score) -> dict[tuple[int | None, str], bool | None]:
-    return {(turn.turn, verdict.item): verdict.value for turn in score.turns for verdict in turn.verdicts}
+def _verdicts(score: Score) -> dict[tuple[int | None, str], Verdict]:
+    return {(turn.turn, verdict.item): verdict for turn in score.turns for verdict in turn.verdicts}
 
 
 def _flips(item: str | None, counts: Mapping[tuple[bool | None, bool | None], int]) -> Flips:

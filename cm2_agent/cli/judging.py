@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
@@ -27,6 +28,14 @@ BaseUrlOption: TypeAlias = Annotated[
     str | None, typer.Option("--judge-base-url", metavar="URL", help=f"An OpenAI-compatible server that has MODEL (key: {KEY}).")
 ]
 VotesOption: TypeAlias = Annotated[int | None, typer.Option("--votes", min=1, help="Samples an item, decided by majority (default: 1).")]
+class Protocol(Enum):
+    turn = "turn"
+    per_step = "per_step"
+
+
+ProtocolOption: TypeAlias = Annotated[
+    Protocol | None, typer.Option("--protocol", help="A call a turn (default), or the paper's call a step and item.")
+]
 UsdOption: TypeAlias = Annotated[
     float | None, typer.Option("--budget-usd", min=0, help="Stop before the judge has cost more; run again to go on.")
 ]
@@ -46,6 +55,7 @@ class JudgeOptions:
     model: str | None
     base_url: str | None
     votes: int | None
+    protocol: Protocol | None
     budget_usd: float | None
     budget_calls: int | None
     concurrency: int | None
@@ -74,7 +84,8 @@ class JudgeOptions:
             concurrency=self.concurrency or 16, rpm=self.rpm, tpm=self.tpm, budget_usd=self.budget_usd, budget_calls=self.budget_calls
         )
         price = None if self.price is None else Price.parse(self.price)
-        return LLMJudge(model, votes=self.votes or 1, limits=limits, price=price)
+        protocol: Any = "turn" if self.protocol is None else self.protocol.value
+        return LLMJudge(model, votes=self.votes or 1, protocol=protocol, limits=limits, price=price)
 
 
 def again(store: SQLStore, version: str) -> tuple[str, str | None, str]:
@@ -130,6 +141,7 @@ def print_flips(change: Change) -> None:
         table.add_row(*(Text(cell) for cell in (name, str(flips.compared), ", ".join(moved) or "none", f"{flips.p:.3g}")))
     out = console(err=True)
     out.print(table)
+    out.print(f"of {change.both_true} verdicts true in both, {change.same_step} hold from the same step")
     out.print(f"rewards: {change.up} higher, {change.down} lower, {change.same} the same")
     for (old, new), count in change.null.items():
         out.print(plain(f"{count} × {old or 'a reward'} → {new or 'a reward'}"), soft_wrap=True)

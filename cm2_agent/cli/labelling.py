@@ -56,7 +56,7 @@ def label(
 
     output = _Output.at(out)
     asked = JudgeOptions(
-        model=judge, base_url=judge_base_url, votes=None, budget_usd=None, budget_calls=budget_calls if judge else None,
+        model=judge, base_url=judge_base_url, votes=None, protocol=None, budget_usd=None, budget_calls=budget_calls if judge else None,
         concurrency=None, rpm=None, tpm=None, price=None,
     ).make()  # fmt: skip
     limits = Limits(concurrency=concurrency, budget_calls=budget_calls) if asked is None else asked.limits

@@ -19,6 +19,7 @@ from cm2_agent.cli.judging import (
     JudgeOption,
     JudgeOptions,
     PriceOption,
+    ProtocolOption,
     RpmOption,
     TpmOption,
     UsdOption,
@@ -48,6 +49,7 @@ def score(
     judge: JudgeOption = None,
     judge_base_url: BaseUrlOption = None,
     votes: VotesOption = None,
+    protocol: ProtocolOption = None,
     budget_usd: UsdOption = None,
     budget_calls: CallsOption = None,
     concurrency: ConcurrencyOption = None,
@@ -64,8 +66,8 @@ def score(
 
     functions, chosen = named(checklist, checks)
     options = JudgeOptions(
-        model=judge, base_url=judge_base_url, votes=votes, budget_usd=budget_usd, budget_calls=budget_calls, concurrency=concurrency,
-        rpm=rpm, tpm=tpm, price=price,
+        model=judge, base_url=judge_base_url, votes=votes, protocol=protocol, budget_usd=budget_usd, budget_calls=budget_calls,
+        concurrency=concurrency, rpm=rpm, tpm=tpm, price=price,
     )  # fmt: skip
     asked = options.make()
     scorer = ChecklistScorer(chosen, judge=asked, functions=functions)

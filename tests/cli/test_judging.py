@@ -156,6 +156,16 @@ def test_a_second_opinion_is_a_version_of_its_own_and_its_flips_are_told(
     assert as_json(*command)["judge"]["calls"] == 0  # the first opinion is untouched
 
 
+def test_the_papers_protocol_is_compared_with_a_call_a_turn(command: tuple[str, ...], server: JudgeServer) -> None:
+    first = as_json(*command)
+    found = as_json(*command, "--protocol", "per_step", "--again")
+    assert "per_step" in found["reward"]
+    assert found["judge"]["calls"] > first["judge"]["calls"]
+    flips = found["flips"]
+    assert flips["overall"]["changed"] == 0
+    assert flips["same_step"] == flips["both_true"] == 2 * DIALOGUES * TURNS  # what is true in the same words holds from the same step
+
+
 def test_another_checklist_is_compared_with_the_one_before(command: tuple[str, ...], store: str) -> None:
     """Under a stricter old gate the dialogue was ended; the new one would have let it go on: censored, and the table says so."""
     path = Path(command[1])

@@ -60,3 +60,14 @@ def test_turns_and_items_that_one_version_lacks_are_left_out_and_rewards_told_ap
     assert change.null == {("", "censored"): 1, ("verdicts", ""): 1}
     assert change.to_json()["rewards"]["null"] == {"a reward → censored": 1, "verdicts → a reward": 1}
     assert change.overall.counts == {(True, True): 2, (False, True): 1, (True, None): 1}
+
+
+def test_verdicts_true_in_both_are_compared_by_the_step_from_which_they_hold() -> None:
+    def held(*steps: int | None) -> Score:
+        verdicts = tuple(Verdict(item=f"i{at}", value=step is not None, weight=1.0, step=step) for at, step in enumerate(steps))
+        turn = TurnScore(turn=0, reached=True, steps=3, reward=1.0, verdicts=verdicts)
+        return Score(trace_id="t", reward_version="v", reward=1.0, turns=(turn,))
+
+    change = compare([held(1, 2, 3, None)], [held(1, 3, None, None)])
+    assert (change.both_true, change.same_step) == (2, 1)
+    assert change.to_json()["same_step"] == 1
