@@ -93,8 +93,8 @@ def run(
             check_trainable(chosen or task.own_checklist(), task)
     tools = refuse_unnamed(graph, allow_real)
     rollouts = _Rollouts(
-        graph=graph, scorer=ChecklistScorer(chosen, judge=judge) if scorer is None else scorer, store=store, context=context, verify=verify,
-        allow_real=tuple(allow_real), backends=canonical_json(dict.fromkeys(sorted(tools), "real")), seed=seed, max_steps=max_steps,
+        graph=graph, scorer=scorer or ChecklistScorer(chosen, judge=_remembering(judge, store)), store=store, context=context,
+        verify=verify, allow_real=tuple(allow_real), backends=canonical_json(dict.fromkeys(sorted(tools), "real")), seed=seed, max_steps=max_steps,
         name=name or uuid.uuid4().hex[:12], resumable=name is not None, sinks=tuple(sinks),
     )  # fmt: skip
     if store is not None:
@@ -208,7 +208,7 @@ async def score_traces(
     chosen = load(checklist) if isinstance(checklist, str) else checklist
     if chosen is None and store is None and scorer is None:
         raise StoreError("no checklist was given and no store to read the tasks' own from; give score_traces one of the two")
-    plug = scorer or ChecklistScorer(chosen, judge=judge)
+    plug = scorer or ChecklistScorer(chosen, judge=_remembering(judge, store))
     if store is not None and chosen is not None:
         store.save_checklist(chosen)
 
@@ -229,6 +229,16 @@ async def score_traces(
                     yield trace, score
             if refused is not None:
                 raise refused
+
+
+def _remembering(judge: Judge | None, store: SQLStore | None) -> Judge | None:
+    """The judge, with a cache where it can keep one and has none: what the gate asked is known to the score, nothing is paid for twice."""
+    from cm2_agent.rewards.verdict_cache import MemoryCache
+
+    keeper: Any = judge
+    if judge is not None and getattr(judge, "cache", ...) is None:
+        keeper.cache = MemoryCache() if store is None else store.verdict_cache()
+    return judge
 
 
 def _saved(store: SQLStore, batch: Sequence[tuple[Trace, Score]]) -> list[tuple[Trace, Score | StoreError]]:

@@ -15,7 +15,7 @@ from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 
-from cm2_agent import Checklist, Item, Score, Task, Trace, run, score_traces
+from cm2_agent import Checklist, Item, LLMJudge, Score, Task, Trace, run, score_traces
 from cm2_agent.errors import ChecklistError, StoreError, TaskError, ToolError
 from cm2_agent.graphs import agent as our_agent
 from cm2_agent.graphs import tools_of
@@ -23,6 +23,7 @@ from cm2_agent.runner import dialogue_seed
 from cm2_agent.store import SQLStore
 from cm2_agent.trace import CENSORED_TURN, CUT, GATE, ROLLOUT
 from tests.capture import apps
+from tests.judge_server import FREE, Asked, function_model
 
 LOOKS_UP = Item("looks_up", check={"called": "look"}, turn=0, required_for_next_turn=True)
 REPLIES = Item("replies", check={"replied": True})
@@ -79,6 +80,18 @@ async def test_without_strict_items_every_turn_is_reached() -> None:
     assert len(trace.turns) == 2
     assert GATE not in trace.attributes
     assert score.reward == 1.0
+
+
+@pytest.mark.parametrize("stored", [False, True])
+async def test_a_turn_that_the_gate_judged_is_not_judged_again_for_the_score(stored: bool, store: SQLStore) -> None:
+    asked: list[Asked] = []
+    judge = LLMJudge(function_model(asked=asked), price=FREE)
+    strict = Checklist(Item("polite", "Is the reply polite?", required_for_next_turn=True), name="polite")
+    app = graph(said("Of course, here is what you asked for."), said("With pleasure, and thank you for asking."))
+    options: dict[str, Any] = {"checklist": strict, "judge": judge, "store": store if stored else None, "allow_real": REAL}
+    ((_, score),) = await finished(run(app, [TASK], **options))
+    assert score.reward == 1.0
+    assert len(asked) == judge.usage.calls == 2
 
 
 async def test_a_limit_cuts_the_dialogue_without_calling_it_a_failure() -> None:
