@@ -94,8 +94,9 @@ def watch(
         scorer = _LiveScorer(plain, judged, plugs, 1.0 if sample is None else sample, budget)
     kept = _open(store)
     cache: Any = getattr(kept, "verdict_cache", None)
-    if hosted is not None and cache is not None:
-        hosted.cache = cache()
+    keeper: Any = asked
+    if cache is not None and getattr(asked, "cache", ...) is None:
+        keeper.cache = cache()
     if items is not None:
         kept.save_checklist(items)
     incidents = Incidents()

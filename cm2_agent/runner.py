@@ -94,7 +94,8 @@ def run(
     tools = refuse_unnamed(graph, allow_real)
     rollouts = _Rollouts(
         graph=graph, scorer=scorer or ChecklistScorer(chosen, judge=_remembering(judge, store)), store=store, context=context,
-        verify=verify, allow_real=tuple(allow_real), backends=canonical_json(dict.fromkeys(sorted(tools), "real")), seed=seed, max_steps=max_steps,
+        verify=verify, allow_real=tuple(allow_real), backends=canonical_json(dict.fromkeys(sorted(tools), "real")), seed=seed,
+        max_steps=max_steps,
         name=name or uuid.uuid4().hex[:12], resumable=name is not None, sinks=tuple(sinks),
     )  # fmt: skip
     if store is not None:

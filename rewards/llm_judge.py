@@ -46,9 +46,9 @@ class LLMJudge:
     name)` for a server of your own. `votes`: samples an item, decided by majority. `settings`: pydantic-ai model settings such as
     `{"temperature": 0}`. `timeout` seconds and `retries` a call. A scope is split where it has more than `max_items` open items or the
     call would pass `max_tokens_per_call`. `protocol="per_step"` is the paper's: a call for each step of each item. `limits` may be shared
-    with other judges; `budget_usd` makes one. `cache` keeps verdicts so that the same content is not asked twice (`run`, `score_traces` and `watch` give
-    one to a judge that has none). `price` where the
-    published one is not yours. `images=True` where the model takes them. `redact` is applied to every text before it is shown.
+    with other judges; `budget_usd` makes one. `cache` keeps verdicts so that the same content is not asked twice (`run`, `score_traces` and
+    `watch` give one to a judge that has none). `price` where the published one is not yours. `images=True` where the model takes them.
+    `redact` is applied to every text before it is shown.
 
     A yes needs a quote that stands in the named step and part; else the item is asked once more and then NULL (content). No failure becomes
     a verdict (judge_call). `evidence` of a verdict: `{turn, step, from, snippet, judge}` with 0-based turn and step as in a checklist's own
