@@ -234,11 +234,15 @@ async def score_traces(
 
 def _remembering(judge: Judge | None, store: SQLStore | None) -> Judge | None:
     """The judge, with a cache where it can keep one and has none: what the gate asked is known to the score, nothing is paid for twice."""
+    if judge is None:
+        return None
     from cm2_agent.rewards.verdict_cache import MemoryCache
 
-    keeper: Any = judge
-    if judge is not None and getattr(judge, "cache", ...) is None:
-        keeper.cache = MemoryCache() if store is None else store.verdict_cache()
+    cache = MemoryCache() if store is None else store.verdict_cache()
+    keepers: Sequence[Any] = getattr(judge, "judges", (judge,))  # of a panel or a cascade, each of its judges
+    for keeper in keepers:
+        if getattr(keeper, "cache", ...) is None:
+            keeper.cache = cache
     return judge
 
 

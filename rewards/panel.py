@@ -117,6 +117,7 @@ class Cascade:
 
     def __init__(self, cheap: Judge, strong: Judge) -> None:
         self.cheap, self.strong = cheap, strong
+        self.judges = (cheap, strong)
         self._items = self._escalated = self._scopes = self._strong_scopes = 0
 
     @property

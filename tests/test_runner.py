@@ -19,6 +19,7 @@ from cm2_agent import Checklist, Item, LLMJudge, Score, Task, Trace, run, score_
 from cm2_agent.errors import ChecklistError, StoreError, TaskError, ToolError
 from cm2_agent.graphs import agent as our_agent
 from cm2_agent.graphs import tools_of
+from cm2_agent.rewards.panel import Cascade
 from cm2_agent.runner import dialogue_seed
 from cm2_agent.store import SQLStore
 from cm2_agent.trace import CENSORED_TURN, CUT, GATE, ROLLOUT
@@ -82,10 +83,13 @@ async def test_without_strict_items_every_turn_is_reached() -> None:
     assert score.reward == 1.0
 
 
+@pytest.mark.parametrize("cascade", [False, True])
 @pytest.mark.parametrize("stored", [False, True])
-async def test_a_turn_that_the_gate_judged_is_not_judged_again_for_the_score(stored: bool, store: SQLStore) -> None:
+async def test_a_turn_that_the_gate_judged_is_not_judged_again_for_the_score(stored: bool, cascade: bool, store: SQLStore) -> None:
     asked: list[Asked] = []
-    judge = LLMJudge(function_model(asked=asked), price=FREE)
+    judge: Any = LLMJudge(function_model(asked=asked), price=FREE)
+    if cascade:
+        judge = Cascade(judge, LLMJudge(function_model(asked=asked, name="strong"), price=FREE))
     strict = Checklist(Item("polite", "Is the reply polite?", required_for_next_turn=True), name="polite")
     app = graph(said("Of course, here is what you asked for."), said("With pleasure, and thank you for asking."))
     options: dict[str, Any] = {"checklist": strict, "judge": judge, "store": store if stored else None, "allow_real": REAL}
