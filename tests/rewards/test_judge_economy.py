@@ -142,22 +142,22 @@ async def test_a_budget_that_ends_within_a_trace_leaves_it_unscored_and_nothing_
     with SQLStore(f"sqlite:///{tmp_path}/cm2.db") as store:
         store.save_runs([run for one in traces for run in one.runs])
 
-        async def go(budget: int | None) -> tuple[list[str], LLMJudge]:
+        async def go(budget: int | None, at_a_time: int = 2) -> tuple[list[str], LLMJudge]:
             judge = LLMJudge(function_model(asked=asked), price=FREE, limits=Limits(budget_calls=budget), cache=store.verdict_cache())
             scorer = ChecklistScorer(FIVE, judge=judge)
             waiting = store.traces(unscored=True, reward=scorer.version)
             done = []
             try:
-                async for one, score in score_traces(waiting, FIVE, scorer=scorer, store=store, concurrency=2):
+                async for one, score in score_traces(waiting, FIVE, scorer=scorer, store=store, concurrency=at_a_time):
                     assert score.reward == 1.0
                     done.append(one.id)
             except BudgetExhausted as error:
                 notes.extend(error.__notes__)
             return done, judge
 
-        first, judge = await go(7)
+        first, judge = await go(7, at_a_time=1)  # with more at a time, how many are under way at the end is a matter of timing
         assert judge.usage.calls == 7
-        assert notes == ["2 traces stay without a score; all others that were begun are scored"]
+        assert notes == ["1 traces stay without a score; all others that were begun are scored"]
         notes.clear()
         assert len(first) == 2  # three calls each, and one was spent on a third
         assert store.health()["scores"] == 2
