@@ -9,7 +9,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from cm2_agent.batching import Lockstep
 from cm2_agent.checklist import Checklist
@@ -239,8 +239,7 @@ def _remembering(judge: Judge | None, store: SQLStore | None) -> Judge | None:
     from cm2_agent.rewards.verdict_cache import MemoryCache
 
     cache = MemoryCache() if store is None else store.verdict_cache()
-    keepers: Sequence[Any] = getattr(judge, "judges", (judge,))  # of a panel or a cascade, each of its judges
-    for keeper in keepers:
+    for keeper in cast("Sequence[Any]", getattr(judge, "judges", (judge,))):  # of a panel or a cascade, each of its judges
         if getattr(keeper, "cache", ...) is None:
             keeper.cache = cache
     return judge
