@@ -81,6 +81,7 @@ def watch(
     if not (_enabled() if enabled is None else enabled):
         return graph
     from cm2_agent.rewards.scorer import ChecklistScorer
+    from cm2_agent.rewards.verdict_cache import remember
 
     items = _checklist(checklist)
     plugs = _plugs(rewards)
@@ -94,9 +95,8 @@ def watch(
         scorer = _LiveScorer(plain, judged, plugs, 1.0 if sample is None else sample, budget)
     kept = _open(store)
     cache: Any = getattr(kept, "verdict_cache", None)
-    keeper: Any = asked
-    if cache is not None and getattr(asked, "cache", ...) is None:
-        keeper.cache = cache()
+    if asked is not None and cache is not None:
+        remember(asked, cache())
     if items is not None:
         kept.save_checklist(items)
     incidents = Incidents()

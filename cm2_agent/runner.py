@@ -9,7 +9,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cm2_agent.batching import Lockstep
 from cm2_agent.checklist import Checklist
@@ -233,15 +233,11 @@ async def score_traces(
 
 
 def _remembering(judge: Judge | None, store: SQLStore | None) -> Judge | None:
-    """The judge, with a cache where it can keep one and has none: what the gate asked is known to the score, nothing is paid for twice."""
-    if judge is None:
-        return None
-    from cm2_agent.rewards.verdict_cache import MemoryCache
+    """The judge, whose verdicts are kept in the store, or in memory where there is none."""
+    if judge is not None:
+        from cm2_agent.rewards.verdict_cache import MemoryCache, remember
 
-    cache = MemoryCache() if store is None else store.verdict_cache()
-    for keeper in cast("Sequence[Any]", getattr(judge, "judges", (judge,))):  # of a panel or a cascade, each of its judges
-        if getattr(keeper, "cache", ...) is None:
-            keeper.cache = cache
+        remember(judge, MemoryCache() if store is None else store.verdict_cache())
     return judge
 
 

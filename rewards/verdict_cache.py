@@ -11,7 +11,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from cm2_agent.score import Verdict
 
@@ -90,4 +90,13 @@ def lasting(verdict: Verdict) -> bool:
     return verdict.value is not None or verdict.cause == "content"
 
 
-__all__ = ["MemoryCache", "Salted", "VerdictCache", "lasting"]
+def remember(judge: object, cache: VerdictCache) -> None:
+    """Give the cache to a judge that can keep one and has none, and to each judge of a panel or a cascade: what the gate asked is known to
+    the score then, and nothing is paid for twice."""
+    keepers: Any = getattr(judge, "judges", (judge,))
+    for keeper in keepers:
+        if getattr(keeper, "cache", ...) is None:
+            keeper.cache = cache
+
+
+__all__ = ["MemoryCache", "Salted", "VerdictCache", "lasting", "remember"]

@@ -18,6 +18,7 @@ from cm2_agent.rewards.panel import Cascade, Panel, majority, split
 from cm2_agent.rewards.prices import Price
 from cm2_agent.rewards.scorer import ChecklistScorer
 from cm2_agent.rewards.usage import metered
+from cm2_agent.rewards.verdict_cache import MemoryCache, remember
 from cm2_agent.score import NullCause, Verdict
 from cm2_agent.trace import Trace
 from tests.judge_server import Asked, answer, function_model, honest, reply
@@ -178,3 +179,11 @@ async def test_the_share_escalated_and_the_saving_are_reported() -> None:
     assert 0.5 < told.saving < 0.8
     assert told.to_json()["share"] == 1 / 8
     assert cascade.version == f"cascade({cheap.version}>{strong.version})"
+
+
+def test_each_judge_behind_a_cascade_is_given_the_cache_unless_it_has_one() -> None:
+    own, shared = MemoryCache(), MemoryCache()
+    cheap, strong = LLMJudge("test"), LLMJudge("test", cache=own)
+    remember(Cascade(cheap, strong), shared)
+    assert cheap.cache is shared
+    assert strong.cache is own
