@@ -69,7 +69,7 @@ def _model_call(chat: ChatRecord, message: int | None) -> ModelCall:
 def _tool_run(tool: ToolRecord) -> ToolRun:
     return ToolRun(
         span_id=tool.span_id, name=tool.name, call_id=tool.call_id, arguments=tool.arguments, result=tool.result, error=tool.error,
-        backend=tool.backend, started=tool.started, ended=tool.ended,
+        backend=tool.backend, fault=tool.fault, started=tool.started, ended=tool.ended,
     )  # fmt: skip
 
 

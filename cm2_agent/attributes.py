@@ -17,6 +17,7 @@ from cm2_agent.answers import Answer
 from cm2_agent.langchain_messages import plain
 from cm2_agent.messages import JSON, ToolSpec
 from cm2_agent.sayings import Saying
+from cm2_agent.trace import TOOL_BACKEND, TOOL_FAULT
 
 __all__ = ["decode_ids", "decode_logprobs", "encode_ids", "encode_logprobs"]
 
@@ -137,3 +138,9 @@ def as_json(value: Any) -> str:
             item.message.to_json() if isinstance(item, Saying) else item.to_json() if isinstance(item, ToolSpec) else item for item in value
         ]
     return json.dumps(value, ensure_ascii=False)
+
+
+def tool_facts(metadata: Mapping[str, Any] | None) -> dict[str, str]:
+    """What the switch says of a tool's call in its metadata: who answers it, and the fault injected into it."""
+    said = metadata or {}
+    return {name: said[name] for name in (TOOL_BACKEND, TOOL_FAULT) if isinstance(said.get(name), str)}

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 from cm2_agent.messages import JSON, canonical_json
 from cm2_agent.score import Score
-from cm2_agent.trace import GATE, GROUP, TASK_ID, TASK_TURNS, TASK_VERSION, TOOL_BACKENDS, Trace
+from cm2_agent.trace import FAULTS, GATE, GROUP, SIMULATOR, TASK_ID, TASK_TURNS, TASK_VERSION, TOOL_BACKENDS, USER, Trace
+
+_ENVIRONMENT = {"simulator": SIMULATOR, "faults": FAULTS, "user": USER}
+"""What a key names only where there is one, so that keys of groups without stay what they were."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,7 @@ def group_key(trace: Trace, reward_version: str) -> dict[str, JSON] | None:
         "policy": next(iter(versions), None),
         "sampling": next(iter(settings), None),
         "tools": attributes.get(TOOL_BACKENDS),
+        **{name: attributes[attribute] for name, attribute in _ENVIRONMENT.items() if attributes.get(attribute) is not None},
         "gate": attributes.get(GATE),
         "reward": reward_version,
     }

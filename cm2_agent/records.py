@@ -67,6 +67,7 @@ class ToolRecord(Record):
     arguments: JSON = None
     result: JSON = None
     backend: str | None = None
+    fault: str | None = None
     interrupted: bool = False
 
 

@@ -57,7 +57,6 @@ REQUEST: Final = {
 STATUS: Final = "cm2.status"
 MODEL_VERSION: Final = "cm2.model.version"
 SAMPLING: Final = "cm2.sampling"
-TOOL_BACKEND: Final = "cm2.tool.backend"
 REWARD_VERSION: Final = "cm2.reward.version"
 TURN: Final = "cm2.turn"
 PROMPT_IDS: Final = "cm2.prompt_ids"

@@ -21,10 +21,15 @@ class ToolModel(BaseModel):
     name: str = Field(min_length=1)
     description: str = ""
     parameters: Mapping[str, Any] = Field(default_factory=dict)
+    output: Mapping[str, Any] | None = None
+    """The JSON schema of its results, where the tool declares one."""
+    reads: bool | None = None
+    """True where its calls change nothing, False where they do; None: nobody said."""
 
 
 class RecordedCall(BaseModel):
-    """One real call of a tool, kept for replay and as an example to a simulator."""
+    """One real call of a tool, kept for replay and as an example to a simulator: `result` is the answer as the agent was told it (text, or
+    a list of content blocks), `error` in its place where the answer told of a failure."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

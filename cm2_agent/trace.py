@@ -36,7 +36,17 @@ GUARD_OUTCOME = "cm2.guard.outcome"
 FACTS = "cm2.facts"
 """The name of the custom event by which a node tells facts of its run while it runs: a mapping of attributes."""
 TOOL_BACKENDS = "cm2.tool.backends"
-"""`{tool: real | replay | simulate}` as canonical JSON."""
+"""`{tool: real | record | replay | simulate | hybrid}` as canonical JSON."""
+TOOL_BACKEND = "cm2.tool.backend"
+"""Who answered one call: `real`, `record` (real, and written down), `replay` or `simulate`."""
+TOOL_FAULT = "cm2.tool.fault"
+"""The fault that was injected into one call: `timeout`, `error`, `empty` or `truncated`."""
+SIMULATOR = "cm2.simulator"
+"""What simulated the tools of the run: model, prompt, settings and seed; absent where nothing did."""
+FAULTS = "cm2.tool.faults"
+"""The rates and the seed of the faults injected into the run, as canonical JSON; absent where none were."""
+USER = "cm2.user"
+"""What simulated the user: model, prompt and settings; absent for scripted turns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +135,8 @@ class ToolRun:
     result: JSON = None
     error: str | None = None
     backend: str | None = None
+    fault: str | None = None
+    """The fault that was injected into this call, if one was (TOOL_FAULT)."""
     started: int = 0
     ended: int = 0
 

@@ -35,7 +35,7 @@ from cm2_agent.answers import ToolSpecs, read_answer, read_request, tool_answer
 from cm2_agent.incidents import Incidents
 from cm2_agent.langchain_messages import plain
 from cm2_agent.records import ChatRecord, Record, RootRecord, Source, ToolRecord, key_of, run_status
-from cm2_agent.trace import FACTS, GUARD_ATTEMPT
+from cm2_agent.trace import FACTS, GUARD_ATTEMPT, TOOL_BACKEND, TOOL_FAULT
 
 _P = ParamSpec("_P")
 _REMEMBERED = 8192
@@ -241,9 +241,10 @@ class SpanHandler(GraphCallbackHandler):
             return
         record.name, record.call_id = tool, str(call_id) if call_id else None
         record.arguments = plain(inputs) if inputs is not None else input_str
-        backend = (metadata or {}).get(semconv.TOOL_BACKEND)
-        record.backend = backend if isinstance(backend, str) else None
-        self._attributes(record, {semconv.TOOL_ARGUMENTS: record.arguments, semconv.TOOL_BACKEND: record.backend})
+        told = attributes.tool_facts(metadata)
+        record.backend, record.fault = told.get(TOOL_BACKEND), told.get(TOOL_FAULT)
+        self._attributes(record, {semconv.TOOL_ARGUMENTS: record.arguments})
+        record.span.set_attributes(told)
 
     @guarded
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:

@@ -59,6 +59,7 @@ FLOOR_OF = {
     "cm2_agent.runner": "introducers",
     "cm2_agent.sayings": "tracing",
     "cm2_agent.score": "words",
+    "cm2_agent.scoring": "introducers",
     "cm2_agent.semconv": "tracing",
     "cm2_agent.sinks": "middleware",
     "cm2_agent.store": "store",

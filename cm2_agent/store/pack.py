@@ -99,12 +99,14 @@ class Packer:
                 seal(tool.span_id), seal(tool.name), sealed(tool.call_id), sealed(tool.backend), tool.started, tool.ended,
                 sealed(tool.error),
                 dump(tool.arguments, f"{where}, tool {tool.name}: arguments"), dump(tool.result, f"{where}, tool {tool.name}: result"),
+                sealed(tool.fault),
             )
             for tool in run.tools
         )  # fmt: skip
         blobs = [messages, *(blob for call in calls for blob in (call.input, call.prompt_ids, call.completion_ids, call.logprobs))]
         told = [call.facts[:UNTRAINABLE] + call.facts[UNTRAINABLE + 1 :] for call in calls]  # a judgement, not a fact of the run
-        plain = (run.id, run.thread, facts, attributes, told, tools)
+        ran = [tool[:-1] if tool[-1] is None else tool for tool in tools]  # runs stored before there were faults keep their hash
+        plain = (run.id, run.thread, facts, attributes, told, ran)
         return PackedRun(
             run=run, id=seal(run.id), trace_id=seal(run.trace_id), facts=facts, hash=_hash(plain, blobs), attributes=attributes,
             messages=messages, calls=calls, tools=tools,

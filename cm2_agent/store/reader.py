@@ -164,5 +164,6 @@ def _restored(connection: Connection, seqs: Sequence[int]) -> Iterator[_Restored
 def _tool_run(row: Any) -> ToolRun:
     return ToolRun(
         span_id=unseal(row.span_id), name=unseal(row.name), call_id=unsealed(row.call_id), arguments=load(row.arguments),
-        result=load(row.result), error=unsealed(row.error), backend=unsealed(row.backend), started=row.started, ended=row.ended,
+        result=load(row.result), error=unsealed(row.error), backend=unsealed(row.backend), fault=unsealed(row.fault),
+        started=row.started, ended=row.ended,
     )  # fmt: skip

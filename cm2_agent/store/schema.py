@@ -1,6 +1,7 @@
 """The tables; apart from the migrations, which must lead to exactly these (a test compares them).
 
 What happened:  traces ← runs ← model_calls, tool_runs;  contents (messages, tool definitions, once each);  outcomes;  tasks;  group_keys
+What is under way: checkpoints ← checkpoint_writes;  simulations (what a simulator answered)
 What it is worth:  checklists;  reward_versions ← scores ← verdicts;  verdict_cache;  labels;  incidents
 
 Every noun has its natural key as a unique constraint (run id; trace id; task id and version; trace and reward version …), so that writing
@@ -159,6 +160,7 @@ tool_runs = Table(
     Column("error", Text),
     Column("arguments", Text, nullable=False),
     Column("result", Text, nullable=False),
+    Column("fault", Text),  # what was injected into the call, NULL where nothing was
 )
 
 outcomes = Table(
@@ -240,6 +242,42 @@ verdict_cache = Table(
     Column("value", Boolean),
     Column("body", Text, nullable=False),  # the rest of the Verdict
     Column("stored", big(), nullable=False),  # nanoseconds since the epoch
+)
+
+simulations = Table(
+    "simulations",
+    metadata,
+    Column("key", key(), primary_key=True),  # of everything that the simulator was asked, and its seed (graphs/tools/simulated.py)
+    Column("tool", key(), nullable=False),
+    Column("body", Text, nullable=False),  # the reply, as JSON
+    Column("stored", big(), nullable=False),  # nanoseconds since the epoch
+)
+
+checkpoints = Table(
+    "checkpoints",  # of dialogues that are under way: a finished one is a trace, and its checkpoint is deleted
+    metadata,
+    Column("thread", key(), primary_key=True),
+    Column("namespace", key(), primary_key=True),
+    Column("checkpoint", key(), nullable=False),  # its id: only the newest of a thread is kept
+    Column("parent", key()),
+    Column("kind", Text, nullable=False),  # of the serialisation, as langgraph names it
+    Column("body", LargeBinary, nullable=False),
+    Column("metadata", LargeBinary, nullable=False),
+    Column("stored", big(), nullable=False),  # nanoseconds since the epoch
+)
+
+checkpoint_writes = Table(
+    "checkpoint_writes",
+    metadata,
+    Column("thread", key(), primary_key=True),
+    Column("namespace", key(), primary_key=True),
+    Column("checkpoint", key(), primary_key=True),
+    Column("task", key(), primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("path", Text, nullable=False),
+    Column("channel", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
 )
 
 labels = Table(

@@ -1,15 +1,11 @@
-"""The tools of a graph: which a switch can see, and the guard that lets no real tool be called unless it is named.
-
-Apart from the dialogue because production graphs are asked the same question by `cm2 doctor`.
-"""
+"""The tools of a graph: which a switch can see, and which it refuses to run with; apart from the switch because production graphs are
+asked the same question by `cm2 doctor`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
-from uuid import UUID
 
-from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.tools import BaseTool
 from langgraph.prebuilt import ToolNode
 
@@ -45,25 +41,4 @@ def refuse_unnamed(graph: Any, allow_real: Iterable[str]) -> dict[str, BaseTool]
     return tools
 
 
-class RealToolGuard(BaseCallbackHandler):
-    """Stops a tool that is not named before it runs, wherever it is called from (a plain function node, a sub-agent).
-
-    LangChain tells callbacks of a tool before calling it; raising there is what keeps the call from happening. `stopped` remembers
-    the names, since a graph may catch the error and go on.
-    """
-
-    raise_error = True
-    run_inline = True
-
-    def __init__(self, allow_real: Iterable[str]) -> None:
-        self.allowed = frozenset(allow_real)
-        self.stopped: set[str] = set()
-
-    def on_tool_start(self, serialized: dict[str, Any], input_str: str, *, run_id: UUID, **kwargs: Any) -> None:
-        name = str(kwargs.get("name") or (serialized or {}).get("name") or "")
-        if name not in self.allowed:
-            self.stopped.add(name)
-            raise ToolError(f"tool {name!r} was not called: a run calls no real tool that is not in allow_real={sorted(self.allowed)}")
-
-
-__all__ = ["RealToolGuard", "refuse_unnamed", "tools_of"]
+__all__ = ["refuse_unnamed", "tools_of"]
