@@ -56,6 +56,7 @@ FLOOR_OF = {
     "cm2_agent.report_page": "roof",
     "cm2_agent.resampling": "words",
     "cm2_agent.rewards": "rewards",
+    "cm2_agent.rollouts": "introducers",
     "cm2_agent.runner": "introducers",
     "cm2_agent.sayings": "tracing",
     "cm2_agent.score": "words",
