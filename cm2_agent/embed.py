@@ -254,7 +254,7 @@ def _check_judge(judge: object, sample: float | None, budget_usd: float | None, 
 
 
 def _hosted(model: str, budget_usd: float | None) -> LLMJudge:
-    from cm2_agent.rewards.limits import Limits
+    from cm2_agent.llm.limits import Limits
     from cm2_agent.rewards.llm_judge import LLMJudge
 
     return LLMJudge(model, limits=Limits(concurrency=8, budget_usd=budget_usd))

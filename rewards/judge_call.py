@@ -29,11 +29,11 @@ from pydantic_ai.output import OutputObjectDefinition
 from pydantic_ai.settings import ModelSettings
 
 from cm2_agent.errors import BudgetExhausted
+from cm2_agent.llm.limits import Limits
+from cm2_agent.llm.prices import Price, cost
+from cm2_agent.llm.usage import Usage
 from cm2_agent.rewards.judge_prompt import INSTRUCTIONS, Window, tail
 from cm2_agent.rewards.judge_reply import SCHEMA, Answer, Malformed, read
-from cm2_agent.rewards.limits import Limits
-from cm2_agent.rewards.prices import Price, cost
-from cm2_agent.rewards.usage import Usage
 from cm2_agent.score import NullCause
 
 CHARACTERS_A_TOKEN = 4

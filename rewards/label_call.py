@@ -15,8 +15,8 @@ from pydantic_ai.models import Model
 from pydantic_ai.settings import ModelSettings
 
 from cm2_agent.errors import BudgetExhausted, ModelError
-from cm2_agent.rewards.limits import Limits
-from cm2_agent.rewards.prices import cost
+from cm2_agent.llm.limits import Limits
+from cm2_agent.llm.prices import cost
 
 
 class Conversation:

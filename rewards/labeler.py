@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cm2_agent.checklist import Checklist, Item
 from cm2_agent.errors import BudgetExhausted, JudgeError, ModelError
+from cm2_agent.llm.limits import Limits
 from cm2_agent.protocols import Judge
 from cm2_agent.rewards.label_call import Conversation
 from cm2_agent.rewards.label_check import Faults, Trial, kept, lint, tried
@@ -27,7 +28,6 @@ from cm2_agent.rewards.label_prompt import (
     read_reply,
     second_question,
 )
-from cm2_agent.rewards.limits import Limits
 from cm2_agent.rewards.transcript import nonce
 from cm2_agent.task import RecordedCall, Task, ToolModel
 from cm2_agent.trace import Trace
@@ -245,14 +245,11 @@ def _unusable(reference: Trace) -> str | None:
 
 
 def _model(model: str | Model, base_url: str | None, api_key: str | None) -> Model:
-    from cm2_agent.rewards.judge_models import judge_model, openai_judge_model
+    from cm2_agent.llm.models import language_model, openai_model
 
     if base_url is not None and isinstance(model, str):
-        return openai_judge_model(base_url, model.removeprefix("openai:"), api_key)
-    try:
-        return judge_model(model)
-    except JudgeError as error:
-        raise ModelError(f"a labelling model is named like a judge's; {error}") from error
+        return openai_model(base_url, model.removeprefix("openai:"), api_key)
+    return language_model(model, of="labelling model")
 
 
 __all__ = ["LABEL", "Labeler", "Labelled", "labelled_task", "task_of"]

@@ -17,15 +17,16 @@ from pydantic_ai.settings import ModelSettings
 
 from cm2_agent.checklist import Item
 from cm2_agent.errors import BudgetExhausted, JudgeError
+from cm2_agent.llm.limits import Limits
+from cm2_agent.llm.models import PerLoopModel
+from cm2_agent.llm.prices import Price, cost
+from cm2_agent.llm.usage import Usage, note
 from cm2_agent.messages import content_hash
 from cm2_agent.rewards.evidence import why_not
 from cm2_agent.rewards.judge_call import CHARACTERS_A_TOKEN, TOKENS_AN_ANSWER, Answered, Caller, Failure
-from cm2_agent.rewards.judge_models import PerLoopModel, judge_model
+from cm2_agent.rewards.judge_models import judge_model
 from cm2_agent.rewards.judge_prompt import INSTRUCTIONS, PROMPT_VERSION, Transcript, Window, item_line
-from cm2_agent.rewards.limits import Limits
 from cm2_agent.rewards.panel import majority
-from cm2_agent.rewards.prices import Price, cost
-from cm2_agent.rewards.usage import Usage, note
 from cm2_agent.rewards.verdict_cache import VerdictCache
 from cm2_agent.score import Verdict
 from cm2_agent.trace import Trace

@@ -11,9 +11,9 @@ from typing import Any
 
 from cm2_agent.checklist import Item
 from cm2_agent.errors import BudgetExhausted, JudgeError
+from cm2_agent.llm.usage import Usage, note
 from cm2_agent.messages import JSON
 from cm2_agent.protocols import Judge
-from cm2_agent.rewards.usage import Usage, note
 from cm2_agent.score import Verdict
 from cm2_agent.trace import Trace
 

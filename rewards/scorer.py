@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 from cm2_agent.checklist import CheckFunction, Checklist, function_source
 from cm2_agent.checklist_rules import check_trainable
 from cm2_agent.errors import ChecklistError
+from cm2_agent.llm.usage import metered
 from cm2_agent.messages import content_hash
 from cm2_agent.protocols import Judge
 from cm2_agent.rewards.checks import run_check
 from cm2_agent.rewards.judged import ask, open_items
 from cm2_agent.rewards.plan import UNDECIDED, Ending, Plan, Scope, planned_turns
 from cm2_agent.rewards.shaping import Column, paid, settled, stored_reward, weigh
-from cm2_agent.rewards.usage import metered
 from cm2_agent.score import Score, TurnScore, Verdict
 from cm2_agent.task import Task
 from cm2_agent.trace import CUT, GATE, Trace

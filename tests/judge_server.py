@@ -20,7 +20,7 @@ from typing import Any, Self
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
-from cm2_agent.rewards.prices import Price
+from cm2_agent.llm.prices import Price
 
 FREE = Price(input=0.0, output=0.0)
 _END = re.compile(r"^END OF TRANSCRIPT ([0-9a-f]{32})$", re.MULTILINE)

@@ -44,6 +44,7 @@ FLOOR_OF = {
     "cm2_agent.incidents": "words",
     "cm2_agent.labels": "words",
     "cm2_agent.langchain_messages": "models",
+    "cm2_agent.llm": "models",
     "cm2_agent.messages": "words",
     "cm2_agent.middleware": "middleware",
     "cm2_agent.models": "models",

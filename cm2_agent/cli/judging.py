@@ -70,10 +70,10 @@ class JudgeOptions:
             if given:
                 raise JudgeError(f"{', '.join(given)} without a judge; name one: --judge openai:gpt-5-mini")
             return None
+        from cm2_agent.llm.limits import Limits
+        from cm2_agent.llm.prices import Price
         from cm2_agent.rewards.judge_models import openai_judge_model
-        from cm2_agent.rewards.limits import Limits
         from cm2_agent.rewards.llm_judge import LLMJudge
-        from cm2_agent.rewards.prices import Price
 
         model: Any = self.model
         if self.base_url is not None:

@@ -51,8 +51,8 @@ def label(
     store: StoreOption = STORE,
     as_json: JsonOption = False,
 ) -> None:
+    from cm2_agent.llm.limits import Limits
     from cm2_agent.rewards.labeler import Labeler
-    from cm2_agent.rewards.limits import Limits
 
     output = _Output.at(out)
     asked = JudgeOptions(

@@ -13,9 +13,9 @@ import pytest
 
 from cm2_agent.checklist import Checklist, Item
 from cm2_agent.errors import BudgetExhausted, StoreError
+from cm2_agent.llm.limits import Limits
 from cm2_agent.messages import Message
 from cm2_agent.rewards.judge_models import openai_judge_model
-from cm2_agent.rewards.limits import Limits
 from cm2_agent.rewards.llm_judge import LLMJudge
 from cm2_agent.rewards.scorer import ChecklistScorer
 from cm2_agent.rewards.verdict_cache import MemoryCache

@@ -14,10 +14,10 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 
 from cm2_agent.checklist import Item
 from cm2_agent.errors import BudgetExhausted, ModelError
+from cm2_agent.llm.limits import Limits
 from cm2_agent.messages import ToolCall
 from cm2_agent.rewards.label_prompt import instructions, prompt_version, read_reply
 from cm2_agent.rewards.labeler import LABEL, Labeler, Labelled, labelled_task, task_of
-from cm2_agent.rewards.limits import Limits
 from cm2_agent.rewards.scorer import ChecklistScorer
 from cm2_agent.rewards.transcript import part_texts, quoted_in, spelled
 from cm2_agent.score import Verdict

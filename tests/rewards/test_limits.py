@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cm2_agent.errors import BudgetExhausted, JudgeError
-from cm2_agent.rewards.limits import Limits
-from cm2_agent.rewards.prices import Price, cost
-from cm2_agent.rewards.usage import Usage, metered, note
+from cm2_agent.llm.limits import Limits
+from cm2_agent.llm.prices import Price, cost
+from cm2_agent.llm.usage import Usage, metered, note
 
 
 class Clock:

@@ -18,14 +18,14 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from cm2_agent.checklist import Checklist, Item, Kind
 from cm2_agent.errors import BudgetExhausted, JudgeError, MissingExtra
+from cm2_agent.llm.limits import Limits
+from cm2_agent.llm.prices import Price
+from cm2_agent.llm.usage import metered
 from cm2_agent.messages import Blob, Message, Text, Uri
 from cm2_agent.models import LocalChatModel
 from cm2_agent.rewards.judge_models import judge_model, openai_judge_model
-from cm2_agent.rewards.limits import Limits
 from cm2_agent.rewards.llm_judge import LLMJudge
-from cm2_agent.rewards.prices import Price
 from cm2_agent.rewards.scorer import ChecklistScorer
-from cm2_agent.rewards.usage import metered
 from cm2_agent.rewards.verdict_cache import MemoryCache
 from cm2_agent.tokenizer import byte_tokenizer
 from cm2_agent.trace import Trace

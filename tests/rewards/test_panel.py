@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from cm2_agent.checklist import Checklist, Item
 from cm2_agent.errors import BudgetExhausted, JudgeError
+from cm2_agent.llm.limits import Limits
+from cm2_agent.llm.prices import Price
+from cm2_agent.llm.usage import metered
 from cm2_agent.protocols import Judge
-from cm2_agent.rewards.limits import Limits
 from cm2_agent.rewards.llm_judge import LLMJudge
 from cm2_agent.rewards.panel import Cascade, Panel, majority, split
-from cm2_agent.rewards.prices import Price
 from cm2_agent.rewards.scorer import ChecklistScorer
-from cm2_agent.rewards.usage import metered
 from cm2_agent.rewards.verdict_cache import MemoryCache, remember
 from cm2_agent.score import NullCause, Verdict
 from cm2_agent.trace import Trace

@@ -1,5 +1,5 @@
-"""How much a judge may be asked: calls at a time, requests and tokens a minute, a budget in US dollars or calls. Apart from any judge, so
-that several judges (a cheap one and a strong one) can share one budget, and so that it can be tested without one.
+"""How much a language model may be asked: calls at a time, requests and tokens a minute, a budget in US dollars or calls. Apart from who
+asks, so that several (a cheap judge and a strong one) can share one budget, and so that it can be tested without any.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from cm2_agent.errors import BudgetExhausted, JudgeError
-from cm2_agent.rewards.usage import Usage, note
+from cm2_agent.llm.usage import Usage, note
 
 _MINUTE = 60.0
 
@@ -33,7 +33,8 @@ class Limits:
 
     `concurrency`: calls at a time. `rpm`, `tpm`: requests and tokens a minute, kept by spacing, so that no minute holds more. `budget_usd`,
     `budget_calls`: what may be spent in all; a call that is under way counts by its estimate, so that many at a time do not overshoot. One
-    object may serve several judges, threads and event loops. `clock` and `sleep` are the monotonic clock it goes by.
+    object may serve several judges, threads and event loops. `of` is who asks, as its errors name it. `clock` and `sleep` are the monotonic
+    clock it goes by.
 
     >>> async def ask(limits):
     ...     async with limits.slot(estimated_tokens=900):
@@ -43,8 +44,8 @@ class Limits:
     >>> asyncio.run(ask(limits))
     Traceback (most recent call last):
     ...
-    cm2_agent.errors.BudgetExhausted: the judge's budget of 1 calls is spent (1 calls made); what it was to judge stays unscored. Raise \
-the budget and run again: nothing is asked twice
+    cm2_agent.errors.BudgetExhausted: the judge's budget of 1 calls is spent (1 calls made); what was not asked by then stays open. \
+Raise the budget and run again: nothing is asked twice
     """
 
     def __init__(
@@ -55,6 +56,7 @@ the budget and run again: nothing is asked twice
         tpm: float | None = None,
         budget_usd: float | None = None,
         budget_calls: int | None = None,
+        of: str = "judge",
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -67,6 +69,7 @@ the budget and run again: nothing is asked twice
                 raise JudgeError(f"{name} is {value}; expected more than 0 a minute, or None for no limit")
         self.concurrency, self.rpm, self.tpm = concurrency, rpm, tpm
         self.budget_usd, self.budget_calls = budget_usd, budget_calls
+        self.of = of
         self._clock, self._sleep = clock, sleep
         self._lock = threading.Lock()
         self._free = concurrency
@@ -107,7 +110,7 @@ the budget and run again: nothing is asked twice
             self._check(estimated_usd)
 
     def refuse_unpriced(self, model: str) -> None:
-        """Raises JudgeError where there is a budget in dollars: for a judge whose model has no known price."""
+        """Raises JudgeError where there is a budget in dollars: for a model that has no known price."""
         if self.budget_usd is not None:
             raise JudgeError(
                 f"the budget is {self.budget_usd:g} USD, but the price of {model!r} is not known, so it could not be kept; say the price "
@@ -160,14 +163,19 @@ the budget and run again: nothing is asked twice
     def _check(self, estimated_usd: float | None) -> None:
         made = self._spent.calls
         if self.budget_calls is not None and made + self._reserved_calls + 1 > self.budget_calls:
-            raise _exhausted(f"of {self.budget_calls} calls is spent ({made} calls made)")
+            raise self._exhausted(f"of {self.budget_calls} calls is spent ({made} calls made)")
         if self.budget_usd is None:
             return
         if self._spent.usd is None:
-            raise _exhausted(f"of {self.budget_usd:g} USD cannot be kept: a call was answered by a model without a known price")
+            raise self._exhausted(f"of {self.budget_usd:g} USD cannot be kept: a call was answered by a model without a known price")
         expected = self._spent.usd + self._reserved_usd + (estimated_usd or 0.0)
         if expected > self.budget_usd or self._spent.usd >= self.budget_usd > 0:
-            raise _exhausted(f"of {self.budget_usd:g} USD is spent ({self._spent.usd:.4g} USD in {made} calls; one more may not fit)")
+            raise self._exhausted(f"of {self.budget_usd:g} USD is spent ({self._spent.usd:.4g} USD in {made} calls; one more may not fit)")
+
+    def _exhausted(self, what: str) -> BudgetExhausted:
+        return BudgetExhausted(
+            f"the {self.of}'s budget {what}; what was not asked by then stays open. Raise the budget and run again: nothing is asked twice"
+        )
 
     def _reserve(self, tokens: int, usd: float | None) -> _Slot:
         with self._lock:
@@ -238,12 +246,6 @@ _SLOT: ContextVar[tuple[tuple[Limits, _Slot], ...]] = ContextVar("cm2_slots", de
 def _wake(turn: asyncio.Future[None]) -> None:
     if not turn.done():
         turn.set_result(None)
-
-
-def _exhausted(what: str) -> BudgetExhausted:
-    return BudgetExhausted(
-        f"the judge's budget {what}; what it was to judge stays unscored. Raise the budget and run again: nothing is asked twice"
-    )
 
 
 __all__ = ["BudgetExhausted", "Limits"]

@@ -1,5 +1,6 @@
-"""What judging cost: calls, tokens and US dollars, added up for whoever opened a meter; apart because judges, limits and the scorer all
-speak of it. A meter belongs to the task that opened it and to the tasks started within, so traces judged side by side are told apart.
+"""What asking cost: calls, tokens and US dollars, added up for whoever opened a meter; apart because judges, simulators, limits and the
+scorer all speak of it. A meter belongs to the task that opened it and to the tasks started within, so traces judged side by side are told
+apart.
 """
 
 from __future__ import annotations

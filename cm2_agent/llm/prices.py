@@ -1,4 +1,4 @@
-"""What a judge's tokens cost, in US dollars; apart because prices change and come from a package of their own (genai-prices).
+"""What a language model's tokens cost, in US dollars; apart because prices change and come from a package of their own (genai-prices).
 
 A price that nobody knows is None, never 0: a budget in dollars cannot be kept by it and is refused.
 """
