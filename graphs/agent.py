@@ -12,6 +12,10 @@ from langchain_core.tools import BaseTool
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 
+from cm2_agent.graphs.tools.declared import declared
+from cm2_agent.messages import canonical_json
+from cm2_agent.task import Task
+
 
 def agent(
     model: BaseChatModel,
@@ -55,4 +59,18 @@ def agent(
     return graph.compile(checkpointer=checkpointer)
 
 
-__all__ = ["agent"]
+def agents(model: BaseChatModel) -> Callable[[Task], Any]:
+    """An agent for each task with the tools that the task declares, which nobody has implemented: for `run(agents(model), tasks,
+    tools="hybrid", simulator=…)`. Tasks of the same tools share a graph."""
+    made: dict[str, Any] = {}
+
+    def of(task: Task) -> Any:
+        key = canonical_json([tool.model_dump(mode="json") for tool in task.tools])
+        if key not in made:
+            made[key] = agent(model, declared(task.tools))
+        return made[key]
+
+    return of
+
+
+__all__ = ["agent", "agents"]
