@@ -21,9 +21,10 @@ from pydantic_ai.messages import BinaryContent
 
 from cm2_agent.checklist import Item
 from cm2_agent.errors import JudgeError
+from cm2_agent.llm.fencing import escaped
 from cm2_agent.messages import Blob, Message, Reasoning, Text, ToolCall, ToolCallResponse, Uri, canonical_json, content_hash, part_to_json
 from cm2_agent.rewards.evidence import normalised_text
-from cm2_agent.rewards.transcript import escaped, part_texts, spelled
+from cm2_agent.rewards.transcript import part_texts, spelled
 from cm2_agent.trace import Step, Trace
 from cm2_agent.view import as_text
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError
 
-from cm2_agent.errors import JudgeError
+from cm2_agent.llm.asking import Malformed, unfenced
 from cm2_agent.messages import JSON
 
 
@@ -47,16 +47,11 @@ SCHEMA: dict[str, JSON] = Reply.model_json_schema()
 """The reply's JSON schema, for providers that can be held to one."""
 
 
-class Malformed(JudgeError):
-    """A reply that cannot be read as one: a failure of the judge, never a verdict."""
-
-
 def read(text: str, asked: Collection[str]) -> dict[str, Answer]:
     """The answers by item id; ids that the reply left out are missing. Raises Malformed: not the JSON object that was asked for, a second
     answer to an item, an answer to an item that was not asked (a judge that mixes up items cannot be trusted with any)."""
-    text = _unfenced(text.strip())
     try:
-        reply = Reply.model_validate_json(text)
+        reply = Reply.model_validate_json(unfenced(text))
     except ValidationError as error:
         detail = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, detail["loc"]))
@@ -71,11 +66,4 @@ def read(text: str, asked: Collection[str]) -> dict[str, Answer]:
     return found
 
 
-def _unfenced(text: str) -> str:
-    """The text within a Markdown code fence, where the whole reply is one: many models cannot but write it."""
-    if text.startswith("```") and text.endswith("```") and "\n" in text:
-        return text[text.index("\n") + 1 : -3]
-    return text
-
-
-__all__ = ["SCHEMA", "Answer", "Malformed", "Quote", "Reply", "read"]
+__all__ = ["SCHEMA", "Answer", "Quote", "Reply", "read"]

@@ -16,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from cm2_agent.checklist import EvidenceModel, ItemModel
 from cm2_agent.errors import ModelError
+from cm2_agent.llm.fencing import fenced
 from cm2_agent.messages import JSON, content_hash
-from cm2_agent.rewards.transcript import fenced, shown
+from cm2_agent.rewards.transcript import shown
 from cm2_agent.task import ToolModel
 from cm2_agent.trace import Trace
 

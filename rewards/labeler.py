@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cm2_agent.checklist import Checklist, Item
 from cm2_agent.errors import BudgetExhausted, JudgeError, ModelError
+from cm2_agent.llm.fencing import nonce
 from cm2_agent.llm.limits import Limits
 from cm2_agent.protocols import Judge
 from cm2_agent.rewards.label_call import Conversation
@@ -28,7 +29,6 @@ from cm2_agent.rewards.label_prompt import (
     read_reply,
     second_question,
 )
-from cm2_agent.rewards.transcript import nonce
 from cm2_agent.task import RecordedCall, Task, ToolModel
 from cm2_agent.trace import Trace
 

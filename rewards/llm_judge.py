@@ -13,17 +13,16 @@ from typing import Any, Literal, TypeVar, cast
 
 from langchain_core.language_models import BaseChatModel
 from pydantic_ai.models import Model
-from pydantic_ai.settings import ModelSettings
 
 from cm2_agent.checklist import Item
 from cm2_agent.errors import BudgetExhausted, JudgeError
+from cm2_agent.llm.asking import CHARACTERS_A_TOKEN, Failure
 from cm2_agent.llm.limits import Limits
-from cm2_agent.llm.models import PerLoopModel
 from cm2_agent.llm.prices import Price, cost
 from cm2_agent.llm.usage import Usage, note
 from cm2_agent.messages import content_hash
 from cm2_agent.rewards.evidence import why_not
-from cm2_agent.rewards.judge_call import CHARACTERS_A_TOKEN, TOKENS_AN_ANSWER, Answered, Caller, Failure
+from cm2_agent.rewards.judge_call import TOKENS_AN_ANSWER, Answered, Caller
 from cm2_agent.rewards.judge_models import judge_model
 from cm2_agent.rewards.judge_prompt import INSTRUCTIONS, PROMPT_VERSION, Transcript, Window, item_line
 from cm2_agent.rewards.panel import majority
@@ -97,7 +96,7 @@ class LLMJudge:
             self.limits.refuse_unpriced(self.name)
         self._caller = Caller(
             self.model,
-            settings=cast(ModelSettings, self.settings) if self.settings else None,
+            settings=self.settings,
             timeout=timeout,
             retries=retries,
             backoff=backoff,
@@ -139,8 +138,7 @@ class LLMJudge:
 
     async def aclose(self) -> None:
         """Close the connections that this event loop's calls left open."""
-        if isinstance(self.model, PerLoopModel):
-            await self.model.aclose()
+        await self._caller.aclose()
 
     async def __call__(self, trace: Trace, turn: int | None, items: Sequence[Item]) -> Sequence[Verdict]:
         """A verdict for each item, in the items' order. Raises BudgetExhausted where the budget stops it (what was judged by then is in the
@@ -186,7 +184,7 @@ class LLMJudge:
             return {item.id: _failed(item, too_long) for item, _ in items}
         answers: dict[str, Answered | Failure] = {}
         try:
-            await self._caller.ask(window, {item.id: line for item, line in items}, answers)
+            await self._caller.verdicts(window, {item.id: line for item, line in items}, answers)
         except BudgetExhausted:
             paid = [(item, line) for item, line in items if item.id in answers]
             self._keep(window, paid, self._checked(transcript, window, paid, answers)[0], vote)
@@ -197,7 +195,7 @@ class LLMJudge:
             again = [(item, line) for item, line in items if item.id in problems]
             told = _AGAIN.format(problems="; ".join(f"{name}: {problem}" for name, problem in problems.items()))
             answers = {}
-            await self._caller.ask(window, {item.id: line for item, line in again}, answers, note=told, re_ask=True)
+            await self._caller.verdicts(window, {item.id: line for item, line in again}, answers, note=told, re_ask=True)
             second, unproved = self._checked(transcript, window, again, answers)
             second |= {
                 item.id: (

@@ -17,9 +17,10 @@ from typing import Any, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cm2_agent.errors import JudgeError
+from cm2_agent.llm.fencing import fenced, nonce
 from cm2_agent.messages import content_hash
 from cm2_agent.rewards.components import Context, Plug
-from cm2_agent.rewards.transcript import fenced, nonce, shown
+from cm2_agent.rewards.transcript import shown
 from cm2_agent.score import Component
 from cm2_agent.trace import Trace
 

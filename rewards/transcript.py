@@ -1,16 +1,12 @@
 """A dialogue as data for a model to read: numbered turns and steps, each part under the name that `focus_on` uses; apart from the prompts,
 so that whoever shows a dialogue to a model shows the same one.
 
-What is shown is hostile: it may hold text that looks like instructions or like the end of the data. It is therefore one line of JSON
-with angle brackets and invisible characters escaped, between two marks that carry a nonce made anew for each call: nothing inside can
-write either.
+What is shown is hostile: it may hold text that looks like instructions or like the end of the data. It is therefore shown fenced
+(llm/fencing.py).
 """
 
 from __future__ import annotations
 
-import json
-import re
-import secrets
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
@@ -18,10 +14,6 @@ from typing import Any
 from cm2_agent.messages import JSON, Blob, Text, ToolCall, Uri
 from cm2_agent.trace import Step, Trace, Turn
 from cm2_agent.view import as_text
-
-# Angle brackets begin marks and special tokens; the rest is what a reader does not see: line breaks, zero-width, direction and tag
-# characters, and lone surrogates, which UTF-8 cannot carry.
-_HIDDEN = re.compile("[<>\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff\U000e0000-\U000e007f]")
 
 PARTS = ("assistant.reasoning", "assistant.tool_calls", "assistant.reply", "tool.content")
 """The parts of a step, in the order in which they come to be."""
@@ -76,27 +68,6 @@ def _bare(text: str) -> str:
     return folded(text).replace(" ", "").replace("\\", "")
 
 
-def nonce() -> str:
-    """Sixteen hexadecimal digits that no transcript can know."""
-    return secrets.token_hex(8)
-
-
-def fenced(label: str, value: JSON, mark: str) -> str:
-    """The value as one line of JSON between two marks that carry the nonce. Nothing of the value can end its own fence."""
-    text = json.dumps(value, ensure_ascii=False)
-    return f"<{label} {mark}>\n{escaped(text)}\n</{label} {mark}>"
-
-
-def escaped(text: str) -> str:
-    """JSON text of one line in which everything can be seen and nothing can begin a mark or a special token; the same value."""
-    return _HIDDEN.sub(_escape, text)
-
-
-def _escape(found: re.Match[str]) -> str:
-    """The character as JSON escapes it: outside a string none of these can stand, so the value stays the same."""
-    return json.dumps(found[0])[1:-1] if ord(found[0]) > 0x7F else f"\\u{ord(found[0]):04x}"
-
-
 def _has(step: Step, part: str) -> bool:
     return bool(part_texts(step, part))
 
@@ -116,4 +87,4 @@ def _text(part: Any) -> str:
     return f"[{part.type}]"
 
 
-__all__ = ["PARTS", "escaped", "fenced", "folded", "nonce", "part_texts", "quoted_in", "said", "shown", "spelled"]
+__all__ = ["PARTS", "folded", "part_texts", "quoted_in", "said", "shown", "spelled"]
