@@ -18,6 +18,8 @@ Backend: TypeAlias = Literal["real", "record", "replay", "simulate", "hybrid"]
 BACKENDS: tuple[Backend, ...] = ("real", "record", "replay", "simulate", "hybrid")
 INVENTED = frozenset({"replay", "simulate"})
 """What a span says of an answer that came from no real tool."""
+REPLAYING = frozenset({"replay", "hybrid"})
+SIMULATING = frozenset({"simulate", "hybrid"})
 TOOLS = "cm2_tools"
 """The name under which a run's `Backends` stand in LangGraph's configurable, or in a runtime context of the user's own."""
 
@@ -76,9 +78,9 @@ class Backends:
         check_backends(chosen)
         named: set[str] = {chosen} if isinstance(chosen, str) else set(chosen.values())
         for backends, given, what in (
-            ({"replay", "hybrid"}, replay, "recorded calls to replay"),
-            ({"simulate", "hybrid"}, simulator, "a simulator"),
-            ({"record"}, recorder, "a recorder"),
+            (REPLAYING, replay, "recorded calls to replay"),
+            (SIMULATING, simulator, "a simulator"),
+            (frozenset({"record"}), recorder, "a recorder"),
         ):
             if named & backends and given is None:
                 raise ToolError(f"the backend {'/'.join(sorted(named & backends))} was chosen without {what}; give it one")
@@ -124,7 +126,7 @@ class Backends:
 
     def replayed(self, call: Call) -> Answer | None:
         """The recorded answer, where replay was chosen and has one."""
-        if self.replay is None or self.backend(call.tool.name) not in ("replay", "hybrid"):
+        if self.replay is None or self.backend(call.tool.name) not in REPLAYING:
             return None
         return self.replay.find(call, self.journal)
 

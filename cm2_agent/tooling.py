@@ -1,0 +1,149 @@
+"""The tools of a run: which backend answers whom, for every dialogue its own. Introduces tasks, simulators, recorders and the switch to each
+other; apart from the runner, which conducts the dialogues."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from cm2_agent.errors import TaskError, ToolError
+from cm2_agent.messages import JSON, canonical_json
+from cm2_agent.task import Task
+from cm2_agent.trace import FAULTS, SIMULATOR, TOOL_BACKENDS
+
+if TYPE_CHECKING:
+    from cm2_agent.graphs.tools import Answering, Backend, Backends
+    from cm2_agent.graphs.tools.faults import Faults
+    from cm2_agent.graphs.tools.recording import Recorder
+    from cm2_agent.graphs.tools.replay import ReplayTools
+    from cm2_agent.store import SQLStore
+
+Simulator: TypeAlias = "str | Any | Callable[[Task], Answering]"
+"""A model's name, a pydantic-ai or LangChain chat model, or a function that makes a task's simulator."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tooling:
+    """What `run(…)` was told of tools. `simulate` makes a task's simulator; graphs are switched once each."""
+
+    chosen: Backend | Mapping[str, Backend]
+    allow_real: tuple[str, ...]
+    simulate: Callable[[Task], Answering] | None = None
+    recorder: Recorder | None = None
+    faults: Faults | None = None
+    _graphs: dict[int, tuple[Any, Any, dict[str, str]]] = field(default_factory=dict)
+    _simulators: dict[tuple[str, int], Answering] = field(default_factory=dict)
+    _replays: dict[tuple[str, int], ReplayTools] = field(default_factory=dict)
+
+    def graph(self, graph: Any) -> Any:
+        """The graph, switched. Raises ToolError where it has tools that may not run, or `tools` names one it does not have."""
+        return self._prepared(graph)[1]
+
+    def attributes(self, task: Task, graph: Any) -> dict[str, JSON]:
+        """What the traces of a task say of their tools: rollouts that differ in it are never compared."""
+        from cm2_agent.graphs.tools.backends import SIMULATING
+
+        backends = self._prepared(graph)[2]
+        said: dict[str, JSON] = {TOOL_BACKENDS: canonical_json(backends)}
+        if SIMULATING & set(backends.values()):
+            said[SIMULATOR] = str(getattr(self._simulator(task), "version", type(self._simulator(task)).__qualname__))
+        if self.faults is not None:
+            said[FAULTS] = self.faults.version
+        return said
+
+    def backends(self, task: Task) -> Backends:
+        """The backends of one dialogue."""
+        from cm2_agent.graphs.tools import Backends
+        from cm2_agent.graphs.tools.backends import REPLAYING, SIMULATING
+
+        named = {self.chosen} if isinstance(self.chosen, str) else set(self.chosen.values())
+        return Backends(
+            self.chosen, specs=task.tools, recorder=self.recorder, faults=None if self.faults is None else self.faults.for_task(task.id),
+            replay=self._replay(task) if named & REPLAYING else None, simulator=self._simulator(task) if named & SIMULATING else None,
+        )  # fmt: skip
+
+    def check(self, task: Task, graph: Any) -> None:
+        """Raises TaskError for a task that names tools which its graph does not have."""
+        known = self._prepared(graph)[2]
+        unknown = sorted({tool.name for tool in task.tools} - set(known))
+        if unknown and known:
+            raise TaskError(
+                f"task {task.id!r} names the tools {', '.join(unknown)}, which the graph does not have; its tools are "
+                f"{', '.join(sorted(known))}. Leave them out of the task, or run an agent that has them"
+            )
+
+    def _prepared(self, graph: Any) -> tuple[Any, Any, dict[str, str]]:
+        known = self._graphs.get(id(graph))
+        if known is None:
+            from cm2_agent.graphs.tools import refuse_unnamed, switched, tools_of
+
+            chosen, names = self.chosen, sorted(tools_of(graph))
+            if not isinstance(chosen, str) and (unknown := sorted(set(chosen) - set(names))):
+                raise ToolError(f"tools={dict(chosen)!r} names {', '.join(unknown)}, but the graph's tools are {', '.join(names) or 'none'}")
+            said = {name: chosen if isinstance(chosen, str) else chosen.get(name, "real") for name in names}
+            refuse_unnamed(graph, self.allow_real, said)
+            known = self._graphs[id(graph)] = (graph, switched(graph), said)  # holding the graph keeps its identity its own
+        return known
+
+    def _simulator(self, task: Task) -> Answering:
+        key = (task.id, task.version)
+        if key not in self._simulators:
+            assert self.simulate is not None  # checked when the tooling was made
+            self._simulators[key] = self.simulate(task)
+        return self._simulators[key]
+
+    def _replay(self, task: Task) -> ReplayTools:
+        from cm2_agent.graphs.tools.replay import ReplayTools
+
+        key = (task.id, task.version)
+        if key not in self._replays:
+            self._replays[key] = ReplayTools(task.recorded, task.tools)
+        return self._replays[key]
+
+
+def tooling(
+    tools: Backend | Mapping[str, Backend],
+    *,
+    allow_real: Iterable[str] = (),
+    simulator: Simulator | None = None,
+    recorder: Recorder | None = None,
+    faults: Faults | None = None,
+    seed: int = 0,
+    store: SQLStore | None = None,
+) -> Tooling:
+    """What `run(…, tools=, simulator=, …)` means. Raises ToolError where a backend lacks what it needs."""
+    from cm2_agent.graphs.tools.backends import SIMULATING, check_backends
+
+    check_backends(tools)
+    named = {tools} if isinstance(tools, str) else set(tools.values())
+    if named & SIMULATING and simulator is None:
+        raise ToolError(
+            f"tools={tools!r} simulates, but no simulator was given; name a model: simulator='openai-chat:gpt-5-mini', or on the command "
+            "line --simulator MODEL"
+        )
+    if "record" in named and recorder is None:
+        raise ToolError("tools='record' without a file to record into; give recorder=Recorder('calls.jsonl'), or --record FILE")
+    return Tooling(
+        chosen=tools, allow_real=tuple(allow_real), recorder=recorder, faults=faults,
+        simulate=None if simulator is None else _simulating(simulator, seed, store),
+    )  # fmt: skip
+
+
+def _simulating(simulator: Simulator, seed: int, store: SQLStore | None) -> Callable[[Task], Answering]:
+    from langchain_core.language_models import BaseChatModel
+    from pydantic_ai.models import Model
+
+    if not isinstance(simulator, str | Model | BaseChatModel):
+        if not callable(simulator):
+            raise ToolError(f"the simulator is a {type(simulator).__name__}; expected a model, its name, or a function of a task")
+        return simulator
+    from cm2_agent.graphs.tools.simulated import MemoryCache, SimulatedTools
+    from cm2_agent.llm.models import language_model
+
+    model = language_model(simulator, "simulators")
+    cache = MemoryCache() if store is None else store.simulation_cache()
+    return lambda task: SimulatedTools(model, task=task, seed=seed, cache=cache)
+
+
+__all__ = ["Simulator", "Tooling", "tooling"]
