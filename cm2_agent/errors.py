@@ -82,5 +82,6 @@ class MissingExtra(CM2Error):
     cm2_agent.errors.MissingExtra: OpenAI-compatible endpoints need an extra: pip install "cm2-agent[openai]"
     """
 
-    def __init__(self, extra: str, what: str) -> None:
-        super().__init__(f'{what} need an extra: pip install "cm2-agent[{extra}]"')
+    def __init__(self, extra: str, what: str, *, then: str | None = None) -> None:
+        """`then` is a second line to type after it."""
+        super().__init__(f'{what} need an extra: pip install "cm2-agent[{extra}]"' + ("" if then is None else f" && {then}"))

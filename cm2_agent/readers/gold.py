@@ -40,6 +40,8 @@ READS: Mapping[str, tuple[str, ...]] = {
     ),
 }
 """The tools that leave it as it is."""
+_THINGS = ("reservation_id", "order_id")
+"""The arguments that name what a write changes."""
 
 
 class GoldAction(BaseModel):
@@ -54,9 +56,9 @@ class GoldAction(BaseModel):
 def compile_gold(actions: Sequence[GoldAction], outputs: Sequence[str], *, name: str, writes: Sequence[str]) -> ChecklistModel:
     """The task's checklist, in the closing block (the user is simulated, so no turn is fixed before the rollout).
 
-    One `reach` item an expected write: a call of that tool that succeeded, with structurally equal arguments. Writes to one reservation (or
-    new ones for one user) depend on each other in the reference's order, since the database keeps it. One item *no other write*: every
-    write that succeeded is an expected one, each at most once; it waits for the expected writes, so that doing nothing earns nothing where
+    One `reach` item an expected write: a call of that tool that succeeded, with structurally equal arguments. Writes to one reservation
+    or order (or new ones for one user) depend on each other in the reference's order, since the database keeps it. One item *no other
+    write*: every write that succeeded is an expected one, each at most once; it waits for the expected writes, so that doing nothing earns nothing where
     something was to be done, and weighs as much as all else together, so that an illegal write costs half the reward. One `reach` item an
     output: a reply holds it, commas and case aside, as the official check has it. The reward is 1 exactly when all of this holds. (Of equal
     expected writes one is asked for and each is allowed.)
@@ -73,7 +75,7 @@ def compile_gold(actions: Sequence[GoldAction], outputs: Sequence[str], *, name:
         if again:
             continue  # no check counts calls from below: an equal write is allowed again, its absence is not seen
         item = f"write_{len(expected)}_{action.name}"
-        thing = str(action.arguments.get("reservation_id", f"new of {action.arguments.get('user_id')}"))
+        thing = next((str(action.arguments[key]) for key in _THINGS if key in action.arguments), f"new of {action.arguments.get('user_id')}")
         before = (last[thing],) if thing in last else ()
         last[thing] = item
         items.append(
