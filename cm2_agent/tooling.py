@@ -1,5 +1,5 @@
-"""The tools of a run: which backend answers whom, for every dialogue its own. Introduces tasks, simulators, recorders and the switch to each
-other; apart from the runner, which conducts the dialogues."""
+"""The tools of a run: which backend answers whom, for every dialogue its own. It introduces tasks, simulators, recorders and the switch to
+each other; apart from the runner, which conducts the dialogues."""
 
 from __future__ import annotations
 
@@ -80,7 +80,8 @@ class Tooling:
 
             chosen, names = self.chosen, sorted(tools_of(graph))
             if not isinstance(chosen, str) and (unknown := sorted(set(chosen) - set(names))):
-                raise ToolError(f"tools={dict(chosen)!r} names {', '.join(unknown)}, but the graph's tools are {', '.join(names) or 'none'}")
+                has = ", ".join(names) or "none"
+                raise ToolError(f"tools={dict(chosen)!r} names {', '.join(unknown)}, but the graph's tools are {has}")
             said = {name: chosen if isinstance(chosen, str) else chosen.get(name, "real") for name in names}
             refuse_unnamed(graph, self.allow_real, said)
             known = self._graphs[id(graph)] = (graph, switched(graph), said)  # holding the graph keeps its identity its own
