@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from cm2_agent.graphs.tools.matching import call_key
 from cm2_agent.messages import JSON
@@ -32,7 +33,7 @@ class Call:
     arguments: Mapping[str, JSON]
     messages: tuple[object, ...] = ()
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The same for structurally equal calls of one tool."""
         return call_key(self.tool.name, self.arguments, self.tool.parameters)
