@@ -39,6 +39,18 @@ class RecordedCall(BaseModel):
     error: str | None = None
 
 
+class Persona(BaseModel):
+    """Whom a simulated user plays: who they are, what they want, what they can and cannot say when asked, and in what mood."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    persona: str = Field(min_length=1)
+    goal: str | None = None
+    knows: tuple[str, ...] = ()
+    does_not_know: tuple[str, ...] = ()
+    mood: str | None = None
+
+
 class Task(BaseModel):
     """One thing an agent is asked to do: scripted user turns, or a persona for a simulated user.
 
@@ -56,7 +68,7 @@ class Task(BaseModel):
     version: int = Field(default=1, ge=1)
     system: str | None = None
     turns: tuple[str, ...] = ()
-    persona: str | None = None
+    persona: str | Persona | None = None
     max_turns: int | None = Field(default=None, ge=1)
     tools: tuple[ToolModel, ...] = ()
     recorded: tuple[RecordedCall, ...] = ()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cm2_agent.checklist import Checklist, Item
 from cm2_agent.messages import Blob, Message, Other, Part, Reasoning, Text, ToolCall, ToolCallResponse, ToolSpec, Uri
 from cm2_agent.score import Score, TurnScore, Verdict
-from cm2_agent.task import RecordedCall, Task, ToolModel
+from cm2_agent.task import Persona, RecordedCall, Task, ToolModel
 from cm2_agent.trace import CUT, GROUP, ROLLOUT, TASK_ID, TASK_TURNS, TASK_VERSION, Failure, ModelCall, Run, Status, ToolRun, Trace
 
 STRANGE = ("", "\0", "\ud800", "\ud83d\ude00", "😀", "b64:", "b64:AA==", "null", "'; DROP TABLE runs; --", "é", "e\u0301", " ")
@@ -190,6 +190,12 @@ def scores(trace_id: st.SearchStrategy[str] | None = None) -> st.SearchStrategy[
     )  # fmt: skip
 
 
+def personas() -> st.SearchStrategy[Persona]:
+    lines = st.lists(clean(), max_size=2).map(tuple)
+    words = clean().map(lambda text: text or "x")
+    return st.builds(Persona, persona=words, goal=maybe(clean()), knows=lines, does_not_know=lines, mood=maybe(clean()))
+
+
 def tasks() -> st.SearchStrategy[Task]:
     tool = st.builds(ToolModel, name=clean().map(lambda text: text or "x"), description=clean(), parameters=objects(clean()))
     recorded = st.builds(
@@ -202,7 +208,7 @@ def tasks() -> st.SearchStrategy[Task]:
     return st.builds(
         Task,
         id=clean().map(lambda text: text or "x"), version=st.integers(1, 2**31 - 1), system=maybe(clean()),
-        turns=st.lists(clean(), max_size=3).map(tuple), persona=maybe(clean()), max_turns=maybe(st.integers(1, 9)),
+        turns=st.lists(clean(), max_size=3).map(tuple), persona=maybe(clean() | personas()), max_turns=maybe(st.integers(1, 9)),
         tools=st.lists(tool, max_size=2, unique_by=lambda each: each.name).map(tuple), recorded=st.lists(recorded, max_size=2).map(tuple),
         checklist=st.none(), entities=st.lists(clean(), max_size=2).map(tuple), outcome=jsons(text=clean()), metadata=objects(clean()),
     )  # fmt: skip

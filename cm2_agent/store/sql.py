@@ -24,6 +24,7 @@ from cm2_agent.store.pack import Packer
 from cm2_agent.store.reader import PAGE, Reader, chunks
 from cm2_agent.store.schema import reward_versions, scores, traces
 from cm2_agent.store.scores import KnownRewards, ScoreWriter, finite
+from cm2_agent.store.simulations import SQLSimulationCache
 from cm2_agent.store.statements import Statements
 from cm2_agent.store.verdict_cache import SQLVerdictCache
 from cm2_agent.store.writer import Caches, Writer
@@ -293,6 +294,10 @@ class SQLStore:
     def verdict_cache(self) -> SQLVerdictCache:
         """Where a judge keeps its verdicts, so that the same question is never paid for twice."""
         return SQLVerdictCache(self._db, self._do)
+
+    def simulation_cache(self) -> SQLSimulationCache:
+        """Where a simulator keeps its answers, so that the same seed gives the same dialogue and is paid for once."""
+        return SQLSimulationCache(self._db, self._do)
 
     def groups(
         self,

@@ -67,6 +67,7 @@ class Statements:
         self.verdict = inserting(engine, schema.verdicts)
         self.label = inserting(engine, schema.labels, replace=["trace", "item", "turn", "rater"])
         self.known_verdict = inserting(engine, schema.verdict_cache, ignore=True)
+        self.simulation = inserting(engine, schema.simulations, ignore=True)
         facts = ["started", "runs", "task", "policy", "group_key", "rollout"]
         rows = schema.traces
         self.trace_facts = Statement(
