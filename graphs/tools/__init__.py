@@ -3,7 +3,7 @@
 from cm2_agent.graphs.tools.backends import BACKENDS, TOOLS, Answering, Backend, Backends
 from cm2_agent.graphs.tools.guarding import RealToolGuard
 from cm2_agent.graphs.tools.journal import Answer, Call, Journal
-from cm2_agent.graphs.tools.seeing import refuse_unnamed, tools_of
+from cm2_agent.graphs.tools.seeing import refuse_unnamed, tools_of, unseen_tools
 from cm2_agent.graphs.tools.switch import switched
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "refuse_unnamed",
     "switched",
     "tools_of",
+    "unseen_tools",
 ]
