@@ -6,15 +6,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
+import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from cm2_agent.batching import Lockstep
-from cm2_agent.messages import JSON
+from cm2_agent.batching import Lockstep, current_seat
+from cm2_agent.errors import ToolError
+from cm2_agent.messages import JSON, content_hash
 from cm2_agent.middleware import Middleware
-from cm2_agent.protocols import GatedScorer, Sink
+from cm2_agent.protocols import GatedScorer, Sink, User
 from cm2_agent.recorder import capture
 from cm2_agent.score import Score
 from cm2_agent.scoring import cancel
@@ -28,47 +30,64 @@ from cm2_agent.trace import (
     TASK_ID,
     TASK_TURNS,
     TASK_VERSION,
-    TOOL_BACKENDS,
-    Failure,
     Run,
     Trace,
 )
 
 if TYPE_CHECKING:
-    from cm2_agent.graphs.dialogue import End
+    from cm2_agent.graphs.dialogue import End, Limits, Talk
     from cm2_agent.store import SQLStore
 
 Result = tuple[Trace, Score | None]
-Worlds = Callable[[Task], AbstractContextManager[Any]]
+Worlds = Callable[[Task], AbstractContextManager[Any] | AbstractAsyncContextManager[Any]]
 Verify = Callable[[Task, Any, Trace], Mapping[str, float | None]]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Rollouts:
-    """What all dialogues of one run share."""
+    """What all dialogues of one run share, and who conducts them.
+
+    For each dialogue, `attributes(task)` gives what its traces say beside task and rollout, `user(task)` who speaks (None: the task's own
+    turns), `context(task)` opens a world (LangGraph's runtime context), and `backends(task, thread, number)` makes what stands in the
+    graph's configurable as `cm2_tools`: its attribute `failure` tells of what failed and was not the agent's doing, which makes the
+    reward NULL (BudgetExhausted: the dialogue is not stored, and raised).
+
+    A `resumable` run with a store keeps each dialogue's state there after every turn. Run again under its name, it goes on from there,
+    and what is stored is not run again. A world, and backends, that cannot say what they have been through (`state()` gives JSON,
+    `restore(state)` takes it up) cannot be brought back: their dialogues begin again.
+    """
 
     graph: Any
     scorer: GatedScorer
-    store: SQLStore | None
-    context: Worlds | None
-    verify: Verify | None
-    allow_real: tuple[str, ...]
-    backends: str
-    seed: int
-    max_steps: int
+    store: SQLStore | None = None
+    context: Worlds | None = None
+    verify: Verify | None = None
+    backends: Callable[[Task, str, int], Any] | None = None
+    user: Callable[[Task], User | None] | None = None
+    attributes: Callable[[Task], Mapping[str, JSON]] = field(default=lambda task: {})
+    allow_real: tuple[str, ...] = ()
+    limits: Limits | None = None
+    seed: int = 0
     name: str
-    resumable: bool
-    sinks: tuple[Sink, ...]
-    runs: dict[str, list[Run]] = field(default_factory=dict)
+    resumable: bool = False
+    sinks: tuple[Sink, ...] = ()
+    runs: dict[str, list[Run]] = field(default_factory=dict, init=False)
+    _handler: Any = field(default=None, init=False)
+    _kept: Kept | None = field(default=None, init=False)
 
     async def in_lockstep(self, jobs: Sequence[tuple[Task, int]], concurrency: int) -> AsyncIterator[Result]:
-        handler = capture(self._keep)
+        """`concurrency` dialogues at a time, in step; results in the order of the jobs.
+
+        A dialogue that is resumed goes on in its random stream where the calls of its finished turns left it; only what it is batched
+        with differs from a run that was not cut short.
+        """
+        self._prepare()
         for chunk in _batched(jobs, concurrency):
             barrier = Lockstep(len(chunk))
 
             async def seated(index: int, task: Task, number: int, barrier: Lockstep = barrier) -> Result:
                 async with barrier.seat(index, seed=dialogue_seed(self.seed, task.id, number)):
-                    return await self._dialogue(handler, task, number)
+                    return await self._dialogue(task, number)
 
             running = [asyncio.create_task(seated(index, *job)) for index, job in enumerate(chunk)]
             try:
@@ -78,13 +97,14 @@ class Rollouts:
                 await cancel(running)
 
     async def as_finished(self, jobs: Sequence[tuple[Task, int]], concurrency: int) -> AsyncIterator[Result]:
-        handler = capture(self._keep)
+        """`concurrency` dialogues at a time; results as they come."""
+        self._prepare()
         waiting = iter(jobs)
         running: set[asyncio.Task[Result]] = set()
         try:
             while True:
                 for task, number in itertools.islice(waiting, concurrency - len(running)):
-                    running.add(asyncio.create_task(self._dialogue(handler, task, number)))
+                    running.add(asyncio.create_task(self._dialogue(task, number)))
                 if not running:
                     return
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -93,34 +113,127 @@ class Rollouts:
         finally:
             await cancel(running)
 
+    def _prepare(self) -> None:
+        self._handler = capture(self._keep)
+        if self.resumable and self.store is not None:
+            self._kept = Kept(self.store, f"{self.name}/")
+
     def _keep(self, run: Run) -> None:
         self.runs.setdefault(run.trace_id, []).append(run)
 
-    async def _dialogue(self, handler: Any, task: Task, number: int) -> Result:
-        from cm2_agent.graphs.dialogue import converse
-        from cm2_agent.graphs.tools import RealToolGuard
-
+    async def _dialogue(self, task: Task, number: int) -> Result:
         thread = f"{self.name}/{task.id}@{task.version}/{number}"
         if self.resumable and self.store is not None and (stored := self.store.trace(thread)) is not None:
+            if self._kept is not None:
+                self._kept.forget(thread)
             return stored, self.store.score(thread)
-        guard = RealToolGuard(self.allow_real)
         strict = self.scorer.gate_hash(task)
-        metadata: dict[str, JSON] = {
-            TASK_ID: task.id, TASK_VERSION: task.version, ROLLOUT: number, GROUP: self.name, TOOL_BACKENDS: self.backends,
-            TASK_TURNS: task.scripted_turns, **({} if strict is None else {GATE: strict}),
+        turns = task.scripted_turns
+        facts: dict[str, JSON] = {
+            TASK_ID: task.id, TASK_VERSION: task.version, ROLLOUT: number, GROUP: self.name, **self.attributes(task),
+            **({} if turns is None else {TASK_TURNS: turns}), **({} if strict is None else {GATE: strict}),
         }  # fmt: skip
-        config = {"configurable": {"thread_id": thread}, "metadata": metadata, "callbacks": [handler, guard]}
+        async with AsyncExitStack() as opened:
+            world = None if self.context is None else await _enter(opened, self.context(task))
+            runs = await self._converse(task, number, thread, facts, world)
+            outcomes = {} if self.verify is None else dict(self.verify(task, world, Trace(id=thread, runs=tuple(runs))))
+        result = await Middleware(self.store, self.scorer, self.sinks).process(runs, task=task, outcomes=outcomes)
+        if self._kept is not None:
+            self._kept.forget(thread)
+        return result
+
+    async def _converse(self, task: Task, number: int, thread: str, facts: Mapping[str, JSON], world: Any) -> list[Run]:
+        from cm2_agent.graphs.dialogue import Limits, Talk, converse
+        from cm2_agent.graphs.tools import RealToolGuard
+
+        guard = RealToolGuard(self.allow_real)
+        tools = None if self.backends is None else self.backends(task, thread, number)
+        strict = facts.get(GATE)
 
         async def gate(turn: int) -> bool | None:
             return await self.scorer.gate(Trace(id=thread, runs=tuple(self.runs.get(thread, ()))), turn, task)
 
-        with self.context(task) if self.context is not None else nullcontext() as world:
-            end = await converse(
-                self.graph, task, config=config, context=world, gate=gate if strict else None, max_steps=self.max_steps
-            )
-            runs = _ended(self.runs.pop(thread, []), thread, metadata, end, guard.stopped)
-            outcomes = {} if self.verify is None else dict(self.verify(task, world, Trace(id=thread, runs=tuple(runs))))
-        return await Middleware(self.store, self.scorer, self.sinks).process(runs, task=task, outcomes=outcomes)
+        def failed() -> Exception | None:
+            if guard.stopped:
+                return ToolError(f"not allowed: {', '.join(sorted(guard.stopped))}")
+            failure: Exception | None = getattr(tools, "failure", None)
+            return failure
+
+        talk = Talk(
+            graph=self.graph, task=task, context=world, gate=gate if strict else None, limits=self.limits or Limits(), failed=failed,
+            user=None if self.user is None else self.user(task), answerable=False,
+            config={
+                "configurable": {"thread_id": thread, **({} if tools is None else {"cm2_tools": tools})}, "metadata": dict(facts),
+                "callbacks": [self._handler, guard],
+            },
+        )  # fmt: skip
+        parts = [part for part in (world, tools) if part is not None]
+        if self._kept is None or not all(hasattr(part, "state") and hasattr(part, "restore") for part in parts):
+            end = await converse(talk)
+        else:
+            end = await self._kept.converse(talk, facts, parts, self.runs)
+        return _ended(self.runs.pop(thread, []), thread, facts, end)
+
+
+async def _enter(opened: AsyncExitStack, world: AbstractContextManager[Any] | AbstractAsyncContextManager[Any]) -> Any:
+    if isinstance(world, AbstractAsyncContextManager):
+        return await opened.enter_async_context(world)
+    return opened.enter_context(world)
+
+
+class Kept:
+    """The dialogues of one run that are under way, as the store keeps them."""
+
+    def __init__(self, store: SQLStore, prefix: str) -> None:
+        from cm2_agent.graphs.dialogue import dialogue, machine_config
+
+        self._checkpointer = store.checkpointer(steps_only=True)
+        self._machine = dialogue(self._checkpointer)
+        self._config = machine_config
+        ours = self._thread(prefix)
+        self._under_way = {thread for thread in self._checkpointer.pending() if thread.startswith(ours)}
+
+    def _thread(self, thread: str) -> str:
+        return str(self._config(thread)["configurable"]["thread_id"])
+
+    def forget(self, thread: str) -> None:
+        """The dialogue is stored: what was kept of it goes."""
+        name = self._thread(thread)
+        if name in self._under_way:
+            self._checkpointer.delete_thread(name)
+            self._under_way.discard(name)
+
+    async def converse(self, talk: Talk, facts: Mapping[str, JSON], parts: Sequence[Any], runs: dict[str, list[Run]]) -> End:
+        """The dialogue from where it was left, or from its beginning where that was another dialogue (other tools, other gate)."""
+        from cm2_agent.graphs.dialogue import End, converse
+
+        name, mark = self._thread(talk.thread), content_hash(dict(facts))
+        state = (await self._machine.aget_state(self._config(talk.thread))).values if name in self._under_way else {}
+        if state and (state.get("facts") != mark or state.get("said") is None):
+            self._checkpointer.delete_thread(name)
+            state = {}
+        given = 0
+        if state:
+            before = [Run.from_json(json.loads(text)) for text in state["runs"]]
+            runs[talk.thread] = before
+            given = len(before)
+            for part, left in zip(parts, json.loads(state["memory"]), strict=True):
+                part.restore(left)
+            seat = current_seat()
+            for _ in range(0 if seat is None else sum(len(run.calls) for run in before)):
+                seat.next_seed()
+
+        def keep() -> tuple[list[JSON], JSON]:
+            nonlocal given
+            new = runs.get(talk.thread, [])[given:]
+            given += len(new)
+            return [run.to_json() for run in new], [part.state() for part in parts]
+
+        talk.keep = keep
+        self._under_way.add(name)
+        if state.get("end") is not None:  # it had ended, and was not stored yet
+            return End.from_json(state["end"])
+        return await converse(talk, self._machine, facts=mark, resumed=bool(state))
 
 
 def dialogue_seed(seed: int, task: str, number: int) -> int:
@@ -128,22 +241,20 @@ def dialogue_seed(seed: int, task: str, number: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{task}:{number}".encode()).digest()[:8], "big") >> 1
 
 
-def _ended(runs: list[Run], thread: str, metadata: Mapping[str, JSON], end: End, stopped: set[str]) -> list[Run]:
+def _ended(runs: list[Run], thread: str, facts: Mapping[str, JSON], end: End) -> list[Run]:
     """The runs with what only the end of the dialogue told: the gate's turn, the limit that cut it, the error nobody recorded."""
     if not runs:
-        runs = [Run(id=f"{thread}#0", thread=thread, attributes=dict(metadata), status="error")]
+        runs = [Run(id=f"{thread}#0", thread=thread, attributes=dict(facts), status="error")]
     last = runs[-1]
     added: dict[str, JSON] = {}
     if end.how == "gate":
         added[CENSORED_TURN] = end.turn
-    elif end.how in {"steps", "verdict"}:
+    elif end.how not in {"done", "error"}:
         added[CUT] = end.how
-    if end.how == "steps":  # a limit is ours, not the agent's failure: its unreached items count as unpaid
+    if end.how in {"steps", "time", "tokens"}:  # a limit is ours, not the agent's failure: its unreached items count as unpaid
         last = replace(last, status="ok", failure=None)
-    elif stopped:
-        last = replace(last, status="error", failure=Failure(kind="ToolError", message=f"not allowed: {', '.join(sorted(stopped))}"))
-    elif end.how == "error" and last.failure is None:
-        last = replace(last, status="error", failure=Failure(kind=type(end.error).__name__, message=str(end.error)[:500]))
+    elif end.failure is not None and (last.failure is None or end.failure.kind == "ToolError"):
+        last = replace(last, status="error", failure=end.failure)
     return [*runs[:-1], replace(last, attributes={**last.attributes, **added})]
 
 

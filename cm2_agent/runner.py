@@ -13,6 +13,7 @@ from cm2_agent.protocols import GatedScorer, Judge, Sink
 from cm2_agent.rollouts import Result, Rollouts, Verify, Worlds, dialogue_seed
 from cm2_agent.scoring import load, remembering, score_groups, score_traces
 from cm2_agent.task import Task
+from cm2_agent.trace import TOOL_BACKENDS
 
 if TYPE_CHECKING:
     from cm2_agent.store import SQLStore
@@ -50,6 +51,7 @@ def run(
     Raises ToolError for a real tool that is not named, TaskError for tasks that cannot be run, ChecklistError, StoreError. A dialogue
     that fails stops no other: its trace says how it failed and its reward is NULL.
     """
+    from cm2_agent.graphs.dialogue import Limits
     from cm2_agent.graphs.tools import refuse_unnamed
     from cm2_agent.rewards.scorer import ChecklistScorer, check_trainable
 
@@ -64,11 +66,11 @@ def run(
             raise TaskError(f"task {task.id!r} has no scripted turns; this version runs scripted users: give it `turns`")
         if chosen is not None or task.checklist is not None:
             check_trainable(chosen or task.own_checklist(), task)
-    tools = refuse_unnamed(graph, allow_real)
+    backends = canonical_json(dict.fromkeys(sorted(refuse_unnamed(graph, allow_real)), "real"))
     rollouts = Rollouts(
         graph=graph, scorer=scorer or ChecklistScorer(chosen, judge=remembering(judge, store)), store=store, context=context,
-        verify=verify, allow_real=tuple(allow_real), backends=canonical_json(dict.fromkeys(sorted(tools), "real")), seed=seed,
-        max_steps=max_steps,
+        verify=verify, allow_real=tuple(allow_real), attributes=lambda task: {TOOL_BACKENDS: backends}, seed=seed,
+        limits=Limits(max_steps=max_steps),
         name=name or uuid.uuid4().hex[:12], resumable=name is not None, sinks=tuple(sinks),
     )  # fmt: skip
     if store is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, select
 
@@ -30,6 +31,9 @@ from cm2_agent.store.verdict_cache import SQLVerdictCache
 from cm2_agent.store.writer import Caches, Writer
 from cm2_agent.task import Task
 from cm2_agent.trace import Run, Trace
+
+if TYPE_CHECKING:
+    from cm2_agent.store.checkpoints import StoreCheckpointer
 
 
 class SQLStore:
@@ -298,6 +302,12 @@ class SQLStore:
     def simulation_cache(self) -> SQLSimulationCache:
         """Where a simulator keeps its answers, so that the same seed gives the same dialogue and is paid for once."""
         return SQLSimulationCache(self._db, self._do)
+
+    def checkpointer(self, *, allow: Iterable[type] = (), steps_only: bool = False) -> StoreCheckpointer:
+        """A checkpointer for LangGraph on this store (cm2_agent/store/checkpoints.py)."""
+        from cm2_agent.store.checkpoints import StoreCheckpointer
+
+        return StoreCheckpointer(self._db, self._do, allow=allow, steps_only=steps_only)
 
     def groups(
         self,

@@ -68,6 +68,13 @@ class Statements:
         self.label = inserting(engine, schema.labels, replace=["trace", "item", "turn", "rater"])
         self.known_verdict = inserting(engine, schema.verdict_cache, ignore=True)
         self.simulation = inserting(engine, schema.simulations, ignore=True)
+        self.checkpoint = inserting(engine, schema.checkpoints, replace=["thread", "namespace"])
+        of_write = ["thread", "namespace", "checkpoint", "task", "position"]
+        self.new_write = inserting(engine, schema.checkpoint_writes, ignore=True)
+        self.special_write = inserting(engine, schema.checkpoint_writes, replace=of_write)
+        writes = schema.checkpoint_writes.c
+        older = (writes.thread == bindparam("t"), writes.namespace == bindparam("n"), writes.checkpoint < bindparam("c"))
+        self.old_writes = Statement(engine, delete(schema.checkpoint_writes).where(*older), ["t", "n", "c"])
         facts = ["started", "runs", "task", "policy", "group_key", "rollout"]
         rows = schema.traces
         self.trace_facts = Statement(

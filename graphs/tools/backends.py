@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any, Literal, Protocol, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -12,6 +13,7 @@ from langchain_core.tools import BaseTool
 
 from cm2_agent.errors import CM2Error, ToolError
 from cm2_agent.graphs.tools.journal import Answer, Call, Journal
+from cm2_agent.messages import JSON
 from cm2_agent.task import ToolModel
 
 Backend: TypeAlias = Literal["real", "record", "replay", "simulate", "hybrid"]
@@ -146,6 +148,23 @@ class Backends:
                     raise
             self.journal.add(call, answer)
         return answer
+
+    def state(self) -> JSON:
+        """What the dialogue's calls were and how they were answered, as JSON: another process's backends go on from it by `restore`."""
+        entries = self.journal.entries
+        return {
+            "tools": {entry.call.tool.name: entry.call.tool.model_dump(mode="json") for entry in entries},
+            "entries": [
+                {"tool": entry.call.tool.name, "arguments": dict(entry.call.arguments), **asdict(entry.answer)} for entry in entries
+            ],
+        }
+
+    def restore(self, state: JSON) -> None:
+        """Take up what `state` told."""
+        tools = {name: ToolModel.model_validate(tool) for name, tool in state["tools"].items()}
+        for entry in state["entries"]:
+            told = dict(entry)
+            self.journal.add(Call(tool=tools[told.pop("tool")], arguments=told.pop("arguments")), Answer(**told))
 
     def note(self, error: Exception) -> Exception:
         """Keep the first failure that was not the agent's doing; the error comes back, to be raised."""
