@@ -36,6 +36,7 @@ FLOOR_OF = {
     "cm2_agent.desks": "introducers",
     "cm2_agent.embed": "introducers",
     "cm2_agent.endpoints": "models",
+    "cm2_agent.environments": "environments",
     "cm2_agent.errors": "words",
     "cm2_agent.evaluation_events": "tracing",
     "cm2_agent.generation": "models",
@@ -78,7 +79,7 @@ FLOOR_OF = {
 }
 # What a floor may import besides itself. The face (`import cm2_agent`) belongs to the roof.
 GROUND = {"words", "plugs", "models"}
-ROOMS = {"graphs", "middleware", "readers", "rewards", "store", "trainers"}
+ROOMS = {"environments", "graphs", "middleware", "readers", "rewards", "store", "trainers"}
 MAY_IMPORT: dict[str, set[str]] = {
     "words": set(),
     "plugs": {"words"},

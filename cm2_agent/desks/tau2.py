@@ -92,7 +92,8 @@ class Desk:
         if invented or trace.failure is not None:
             return {OFFICIAL: None, DATABASE: None}
         parts = package(self.domain)
-        said = [parts.assistant_message(role="assistant", content=message.text) for message in trace.messages if message.role == "assistant"]
+        words = (message.text for message in trace.messages if message.role == "assistant")
+        said = [parts.assistant_message(role="assistant", content=text) for text in words]
         told = parts.communicate.calculate_reward(task=scenario.theirs, full_trajectory=said).reward
         database = float(world.state() == self._state(scenario))
         factors = {"DB": database, "COMMUNICATE": float(told)}
@@ -111,7 +112,8 @@ class Desk:
 
     def _scenario_of(self, task: Task) -> Scenario:
         if task.metadata.get("source") != "tau2" or task.metadata.get("desk") != self.domain:
-            raise TaskError(f"task {task.id!r} is not of tau2's {self.domain} desk: its metadata says {dict(task.metadata)}; use desk.tasks()")
+            told = dict(task.metadata)
+            raise TaskError(f"task {task.id!r} is not of tau2's {self.domain} desk: its metadata says {told}; use desk.tasks()")
         return self._scenario(str(task.metadata.get("tau2")))
 
     def _scenario(self, number: str) -> Scenario:

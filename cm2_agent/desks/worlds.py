@@ -100,7 +100,7 @@ class Rows(dict[str, Any]):
         super().__setitem__(key, row)
 
     def get(self, key: str, default: Any = None) -> Any:
-        return self[key] if key in self else default
+        return self[key] if key in self else default  # noqa: SIM401 (this is `get`)
 
 
 class World:

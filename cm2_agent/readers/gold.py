@@ -58,10 +58,10 @@ def compile_gold(actions: Sequence[GoldAction], outputs: Sequence[str], *, name:
 
     One `reach` item an expected write: a call of that tool that succeeded, with structurally equal arguments. Writes to one reservation
     or order (or new ones for one user) depend on each other in the reference's order, since the database keeps it. One item *no other
-    write*: every write that succeeded is an expected one, each at most once; it waits for the expected writes, so that doing nothing earns nothing where
-    something was to be done, and weighs as much as all else together, so that an illegal write costs half the reward. One `reach` item an
-    output: a reply holds it, commas and case aside, as the official check has it. The reward is 1 exactly when all of this holds. (Of equal
-    expected writes one is asked for and each is allowed.)
+    write*: every write that succeeded is an expected one, each at most once; it waits for the expected writes, so that doing nothing
+    earns nothing where something was to be done, and weighs as much as all else together, so that an illegal write costs half the
+    reward. One `reach` item an output: a reply holds it, commas and case aside, as the official check has it. The reward is 1 exactly
+    when all of this holds. (Of equal expected writes one is asked for and each is allowed.)
     """
     items: list[ItemModel] = []
     expected: list[dict[str, JSON]] = []
@@ -75,7 +75,8 @@ def compile_gold(actions: Sequence[GoldAction], outputs: Sequence[str], *, name:
         if again:
             continue  # no check counts calls from below: an equal write is allowed again, its absence is not seen
         item = f"write_{len(expected)}_{action.name}"
-        thing = next((str(action.arguments[key]) for key in _THINGS if key in action.arguments), f"new of {action.arguments.get('user_id')}")
+        named = next((str(action.arguments[key]) for key in _THINGS if key in action.arguments), None)
+        thing = named or f"new of {action.arguments.get('user_id')}"
         before = (last[thing],) if thing in last else ()
         last[thing] = item
         items.append(
