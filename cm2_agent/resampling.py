@@ -37,8 +37,8 @@ def wilson(successes: int, n: int, *, level: float = 0.95) -> Interval:
 def mean_interval(
     values: Sequence[float], clusters: Sequence[Hashable] | None = None, *, draws: int = 2000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, Interval]:
-    """The mean and its interval: for independent 0/1 values Wilson's, else the bootstrap over clusters (each value its own where none are
-    given). Raises ValueError where there is no value, or one that is not finite."""
+    """The mean and its interval: for independent 0/1 values, and where all are 0 or all are 1, Wilson's; else the bootstrap over clusters
+    (each value its own where none are given). Raises ValueError where there is no value, or one that is not finite."""
     if not values:
         raise ValueError("no values; expected at least one")
     value = np.asarray(values, dtype=float)
@@ -51,6 +51,8 @@ def mean_interval(
     size = int(code.max()) + 1
     if size == len(value) and np.isin(value, (0.0, 1.0)).all():
         return float(value.mean()), wilson(int(value.sum()), len(value), level=level)
+    if np.all(value == 0.0) or np.all(value == 1.0):  # resampling what is all the same would be sure of it: as many trials as clusters
+        return float(value[0]), wilson(size if value[0] else 0, size, level=level)
     sums, counts = np.bincount(code, value, size), np.bincount(code, minlength=size)
     found = bootstrap(lambda weights: ratio(weights @ sums, weights @ counts), size, draws=draws, seed=seed, level=level)
     mean = float(value.mean())
