@@ -18,7 +18,7 @@ from cm2_agent.checklist import Item
 from cm2_agent.errors import BudgetExhausted, JudgeError
 from cm2_agent.llm.asking import CHARACTERS_A_TOKEN, Failure
 from cm2_agent.llm.limits import Limits
-from cm2_agent.llm.prices import Price, cost
+from cm2_agent.llm.prices import Price
 from cm2_agent.llm.usage import Usage, note
 from cm2_agent.messages import content_hash
 from cm2_agent.rewards.evidence import why_not
@@ -92,8 +92,6 @@ class LLMJudge:
         self.cache, self.images, self.redact = cache, images, redact
         self.name = f"{self.model.system}:{self.model.model_name}"
         self.settings: dict[str, Any] = dict(settings or {})
-        if price is None and self.limits.budget_usd is not None and cost(self.model.model_name, 0, 0, provider=self.model.system) is None:
-            self.limits.refuse_unpriced(self.name)
         self._caller = Caller(
             self.model,
             settings=self.settings,

@@ -1,5 +1,5 @@
-"""A judge on loopback: a real HTTP server that speaks the OpenAI chat completions protocol, counts calls and tokens, and answers, fails or
-dawdles as it is told. Shared by tests and benchmarks; the same answers serve an in-process model (`function_model`).
+"""A judge on loopback: the chat server, read as a careful judge reads a prompt. Shared by tests and benchmarks; the same answers serve an
+in-process model (`function_model`).
 
     with JudgeServer() as server:                       # answers yes with an honest quote, where there is one
         judge = LLMJudge(openai_judge_model(server.base_url, "stub"), price=FREE)
@@ -8,19 +8,17 @@ dawdles as it is told. Shared by tests and benchmarks; the same answers serve an
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
-import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Self
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
 from cm2_agent.llm.prices import Price
+from tests.chat_server import ChatServer, Fault, Said, said, text_of
 
 FREE = Price(input=0.0, output=0.0)
 _END = re.compile(r"^END OF TRANSCRIPT ([0-9a-f]{32})$", re.MULTILINE)
@@ -62,22 +60,7 @@ class Asked:
         return [(line["part"], line["content"]) for line in self.lines if line.get("step") == step]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fault:
-    """One bad answer: an HTTP status, a dropped connection, a raw body, a text in place of the reply, a refusal or another finish reason.
-    `delay` seconds come before it."""
-
-    status: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
-    drop: bool = False
-    body: str | None = None
-    text: str | None = None
-    refusal: str | None = None
-    finish: str = "stop"
-    delay: float = 0.0
-
-
-Answerer = Callable[[Asked], "Mapping[str, Any] | str | Fault"]
+Answerer = Callable[[Asked], Said]
 
 
 def reply(*items: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,138 +99,32 @@ def function_model(answerer: Answerer = honest, *, name: str = "in-process", ask
     def function(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
         request = messages[-1]
         assert isinstance(request, ModelRequest)
-        seen = Asked.of(_text(next(part.content for part in request.parts if isinstance(part, UserPromptPart))))
+        seen = Asked.of(text_of(next(part.content for part in request.parts if isinstance(part, UserPromptPart))))
         if asked is not None:
             asked.append(seen)
-        said = answerer(seen)
-        assert not isinstance(said, Fault), "an in-process model has no connection to fail"
-        return ModelResponse(parts=[TextPart(content=said if isinstance(said, str) else json.dumps(said))], model_name=name)
+        told = answerer(seen)
+        assert not isinstance(told, Fault), "an in-process model has no connection to fail"
+        return ModelResponse(parts=[TextPart(content=told if isinstance(told, str) else json.dumps(told))], model_name=name)
 
     return FunctionModel(function, model_name=name)
 
 
-def _text(content: str | Sequence[Any]) -> str:
-    if isinstance(content, str):
-        return content
-    return "\n".join(piece if isinstance(piece, str) else piece.get("text", "") if isinstance(piece, dict) else "" for piece in content)
-
-
-class JudgeServer:
-    """The server; a context manager that runs it in a thread of its own.
-
-    `answerer` gives each reply; `faults` are used up first, one a request. `latency` seconds pass before each answer; `model` is the name
-    returned (a callable is asked each time). Counts: `calls`, `input_tokens`, `output_tokens` (four characters a token), `most_at_once`;
-    `bodies` are the requests as they came, `asked` the prompts read.
-    """
+class JudgeServer(ChatServer):
+    """The server. `answerer` gives the reply to each prompt; `asked` are the prompts read. The rest is ChatServer's."""
 
     def __init__(
-        self,
-        answerer: Answerer = honest,
-        *,
-        faults: Iterable[Fault] = (),
-        latency: float = 0.0,
-        model: str | Callable[[], str] = "stub-judge-1",
-        keep: bool = True,
-    ) -> None:
-        self.answerer, self.faults, self.latency, self.model, self.keep = answerer, deque(faults), latency, model, keep
-        self.calls = self.input_tokens = self.output_tokens = self.most_at_once = 0
-        self.bodies: list[dict[str, Any]] = []
+        self, answerer: Answerer = honest, *, faults: Iterable[Fault] = (), latency: float = 0.0,
+        model: str | Callable[[], str] = "stub-judge-1", keep: bool = True,
+    ) -> None:  # fmt: skip
+        super().__init__(self._judged, faults=faults, latency=latency, model=model, keep=keep)
+        self.judge = answerer
         self.asked: list[Asked] = []
-        self._at_once = 0
-        self._loop = asyncio.new_event_loop()
-        self._stopped: asyncio.Event | None = None
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._port = 0
 
-    @property
-    def base_url(self) -> str:
-        return f"http://127.0.0.1:{self._port}/v1"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        assert self._ready.wait(10)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._stopped is not None
-        self._loop.call_soon_threadsafe(self._stopped.set)
-        self._thread.join(10)
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._serve())
-        self._loop.close()
-
-    async def _serve(self) -> None:
-        self._stopped = asyncio.Event()
-        server = await asyncio.start_server(self._connection, "127.0.0.1", 0, limit=2**24, backlog=1024)
-        self._port = server.sockets[0].getsockname()[1]
-        self._ready.set()
-        await self._stopped.wait()
-        server.close()
-        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                length = re.search(rb"content-length: *(\d+)", head, re.IGNORECASE)
-                body = await reader.readexactly(int(length[1])) if length else b"{}"
-                self._at_once += 1
-                self.most_at_once = max(self.most_at_once, self._at_once)
-                try:
-                    out = await self._answer(json.loads(body))
-                finally:
-                    self._at_once -= 1
-                if out is None:
-                    break
-                writer.write(out)
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass  # the client left, or the server is being stopped
-        finally:
-            writer.close()
-
-    async def _answer(self, body: dict[str, Any]) -> bytes | None:
-        self.calls += 1
-        text = _text(body["messages"][-1]["content"])
-        self.input_tokens += sum(len(_text(message["content"])) for message in body["messages"]) // 4
-        said: Mapping[str, Any] | str | Fault
-        if self.faults:
-            said = self.faults.popleft()
-            if self.keep:
-                self.bodies.append(body)
-        else:
-            asked = Asked.of(text)
-            if self.keep:
-                self.bodies.append(body)
-                self.asked.append(asked)
-            said = self.answerer(asked)
-        fault = said if isinstance(said, Fault) else Fault(text=said if isinstance(said, str) else json.dumps(said))
-        if self.latency + fault.delay:
-            await asyncio.sleep(self.latency + fault.delay)
-        if fault.drop:
-            return None
-        if fault.body is not None or fault.status != 200:
-            return _http(fault.status, fault.body or json.dumps({"error": {"message": "as told", "type": "test"}}), fault.headers)
-        made = (len(fault.text or "") + 3) // 4
-        self.output_tokens += made
-        message = {"role": "assistant", "content": None if fault.refusal else fault.text or "", "refusal": fault.refusal}
-        read = len(text) // 4
-        name = self.model if isinstance(self.model, str) else self.model()
-        completion = {
-            "id": "c", "object": "chat.completion", "created": 1_700_000_000, "model": name,
-            "choices": [{"index": 0, "finish_reason": fault.finish, "message": message}],
-            "usage": {"prompt_tokens": read, "completion_tokens": made, "total_tokens": read + made},
-        }  # fmt: skip
-        return _http(200, json.dumps(completion), fault.headers)
+    def _judged(self, body: dict[str, Any]) -> Said:
+        asked = Asked.of(said(body))
+        if self.keep:
+            self.asked.append(asked)
+        return self.judge(asked)
 
 
-def _http(status: int, body: str, headers: Mapping[str, str]) -> bytes:
-    data = body.encode()
-    head = [f"HTTP/1.1 {status} As told", "Content-Type: application/json", f"Content-Length: {len(data)}"]
-    return "\r\n".join([*head, *(f"{name}: {value}" for name, value in headers.items()), "", ""]).encode() + data
+__all__ = ["FREE", "Asked", "Fault", "JudgeServer", "answer", "function_model", "honest", "reply"]

@@ -79,7 +79,7 @@ class Asker:
 
     `settings` are pydantic-ai's model settings. `timeout` is seconds a request; `retries` requests beyond the first, after a back-off that
     begins at `backoff` seconds, doubles, is jittered and never longer than `longest_wait`: a provider that asks to wait longer is given
-    up. `usage` counts this asker's requests alone; `limits` may be shared.
+    up. `usage` counts this asker's requests alone; `limits` may be shared. Raises JudgeError where limits in dollars cannot be kept.
     """
 
     def __init__(
@@ -101,6 +101,9 @@ class Asker:
         self.timeout, self.retries, self.backoff, self.longest_wait = timeout, retries, backoff, longest_wait
         self.usage = Usage()
         self._unpriced: set[tuple[str, str | None]] = set()
+        name = f"{model.system}:{model.model_name}"
+        if price is None and self.limits.budget_usd is not None and cost(model.model_name, 0, 0, provider=model.system) is None:
+            self.limits.refuse_unpriced(name)
         self._native = bool(model.profile.get("supports_json_schema_output")) and not getattr(model, "sends_schema", False)
 
     async def ask(

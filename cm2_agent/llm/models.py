@@ -25,7 +25,7 @@ _EXTRAS = {"openai": "openai", "openai-chat": "openai", "openai-responses": "ope
            "google": "google", "google-gla": "google", "google-vertex": "google"}  # fmt: skip
 
 
-def language_model(model: str | Model | BaseChatModel, *, of: str = "language model") -> Model:
+def language_model(model: str | Model | BaseChatModel, of: str = "language model") -> Model:
     """The model that `of` (a judge, a simulator, a user) asks: a pydantic-ai model or its name (`openai:gpt-5-mini`, `anthropic:…`,
     `google:…`, `ollama:…`), a LangChain chat model, or `local:FOLDER` for a transformers model. Our own retries count every request, so a
     client made here has none of its own.
