@@ -3,6 +3,7 @@ speak of it and none of them may import another."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -33,6 +34,17 @@ class Group:
     @property
     def task_id(self) -> str:
         return str(self.key["task"])
+
+    @property
+    def backends(self) -> frozenset[str] | None:
+        """Who could answer its tools (`cm2.tool.backend`'s values); None where nobody said, as of imported dialogues."""
+        return backends_of(self.key)
+
+
+def backends_of(key: Mapping[str, JSON]) -> frozenset[str] | None:
+    """The backends that a group's key names."""
+    told = key.get("tools")
+    return frozenset(json.loads(told).values()) if isinstance(told, str) else None
 
 
 def group_key(trace: Trace, reward_version: str) -> dict[str, JSON] | None:

@@ -47,17 +47,17 @@ Verify = Callable[[Task, Any, Trace], Mapping[str, float | None]]
 class Rollouts:
     """What all dialogues of one run share, and who conducts them.
 
-    For each dialogue, `attributes(task)` gives what its traces say beside task and rollout, `user(task)` who speaks (None: the task's own
-    turns), `context(task)` opens a world (LangGraph's runtime context), and `backends(task, thread, number)` makes what stands in the
-    graph's configurable as `cm2_tools`: its attribute `failure` tells of what failed and was not the agent's doing, which makes the
-    reward NULL (BudgetExhausted: the dialogue is not stored, and raised).
+    For each dialogue, `graph(task)` is the agent, `attributes(task)` gives what its traces say beside task and rollout, `user(task)` who
+    speaks (None: the task's own turns), `context(task)` opens a world (LangGraph's runtime context), and `backends(task, thread, number)`
+    makes what stands in the graph's configurable as `cm2_tools`: its attribute `failure` tells of what failed and was not the agent's
+    doing, which makes the reward NULL (BudgetExhausted: the dialogue is not stored, and raised).
 
     A `resumable` run with a store keeps each dialogue's state there after every turn. Run again under its name, it goes on from there,
     and what is stored is not run again. A world, and backends, that cannot say what they have been through (`state()` gives JSON,
     `restore(state)` takes it up) cannot be brought back: their dialogues begin again.
     """
 
-    graph: Any
+    graph: Callable[[Task], Any]
     scorer: GatedScorer
     store: SQLStore | None = None
     context: Worlds | None = None
@@ -160,7 +160,7 @@ class Rollouts:
             return failure
 
         talk = Talk(
-            graph=self.graph, task=task, context=world, gate=gate if strict else None, limits=self.limits or Limits(), failed=failed,
+            graph=self.graph(task), task=task, context=world, gate=gate if strict else None, limits=self.limits or Limits(), failed=failed,
             user=None if self.user is None else self.user(task), answerable=False,
             config={
                 "configurable": {"thread_id": thread, **({} if tools is None else {"cm2_tools": tools})}, "metadata": dict(facts),

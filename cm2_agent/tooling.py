@@ -139,11 +139,12 @@ def _simulating(simulator: Simulator, seed: int, store: SQLStore | None) -> Call
         if not callable(simulator):
             raise ToolError(f"the simulator is a {type(simulator).__name__}; expected a model, its name, or a function of a task")
         return simulator
-    from cm2_agent.graphs.tools.simulated import MemoryCache, SimulatedTools
+    from cm2_agent.graphs.tools.simulated import SimulatedTools
+    from cm2_agent.graphs.tools.simulations import MemorySimulations
     from cm2_agent.llm.models import language_model
 
-    model = language_model(simulator, "simulators")
-    cache = MemoryCache() if store is None else store.simulation_cache()
+    model = language_model(simulator, "simulator")
+    cache = MemorySimulations() if store is None else store.simulation_cache()
     return lambda task: SimulatedTools(model, task=task, seed=seed, cache=cache)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage
-from langchain_core.tools import tool
+from langchain_core.tools import StructuredTool, tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 
@@ -199,14 +199,26 @@ async def test_no_real_tool_is_called_unless_it_is_named() -> None:
     with pytest.raises(ToolError, match="names nothing"):
         run(our_agent(model, [refund]), [TASK], checklist=CHECKLIST, allow_real=["refund", "nothing"])
 
-    async def hidden(state: MessagesState) -> dict[str, Any]:
+    async def plainly(state: MessagesState) -> dict[str, Any]:
         return {"messages": [AIMessage(content=str(await refund.ainvoke({"order": 1})))]}
 
-    plain = StateGraph(MessagesState)
-    plain.add_node("hidden", hidden)
-    plain.add_edge(START, "hidden")
-    assert tools_of(plain.compile()) == {}
-    ((trace, score),) = await finished(run(plain.compile(), [TASK], checklist=CHECKLIST))
+    def of(node: Any) -> Any:
+        graph = StateGraph(MessagesState)
+        graph.add_node("node", node)
+        graph.add_edge(START, "node")
+        return graph.compile()
+
+    with pytest.raises(ToolError, match=r"refund \(node node\)"):
+        run(of(plainly), [TASK], checklist=CHECKLIST)
+
+    def made() -> Any:  # by code that only runs in the dialogue: nothing that could be looked at beforehand
+        return StructuredTool.from_function(lambda order: called.append("refund"), name="refund", description="Refund an order.")
+
+    async def hidden(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [AIMessage(content=str(await made().ainvoke({"order": 1})))]}
+
+    assert tools_of(of(hidden)) == {}
+    ((trace, score),) = await finished(run(of(hidden), [TASK], checklist=CHECKLIST))
     assert called == []
     assert score.reward is None
     assert trace.failure is not None

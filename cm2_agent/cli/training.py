@@ -33,6 +33,9 @@ def train(
     checks: Annotated[str | None, typer.Option("--checks", metavar="MODULE", help="The checklist's functions.")] = None,
     reward: Annotated[str | None, typer.Option("--reward", metavar="VERSION", help="The reward version (default: the newest).")] = None,
     policy: Annotated[str | None, typer.Option("--policy", metavar="VERSION", help="Only rollouts of this policy version.")] = None,
+    backend: Annotated[
+        list[str] | None, typer.Option("--backend", metavar="NAME", help="Only rollouts whose tools were so: real, replay, …; repeatable.")
+    ] = None,
     min_kappa: Annotated[
         float | None, typer.Option("--min-kappa", min=-1, max=1, help="Refuse unless the judge agrees this well with people's labels.")
     ] = None,
@@ -55,7 +58,7 @@ def train(
     _, chosen = named(checklist, checks)
     with open_store(store) as opened:
         version = None if chosen is not None else reward_version(opened, reward)
-        groups = opened.groups(checklist=chosen, reward=version, policy=policy)
+        groups = opened.groups(checklist=chosen, reward=version, policy=policy, backends=backend or None)
         if min_kappa is not None:
             _check_judge(opened, groups, min_kappa)
     if rows_only:

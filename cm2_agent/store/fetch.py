@@ -8,7 +8,7 @@ from sqlalchemy import Connection, func, select, tuple_
 
 from cm2_agent.checklist import Checklist
 from cm2_agent.errors import StoreError
-from cm2_agent.group import Group, Rollout
+from cm2_agent.group import Group, Rollout, backends_of
 from cm2_agent.store import scores as scoring
 from cm2_agent.store.catalog import name_of
 from cm2_agent.store.codec import load, seal
@@ -67,6 +67,7 @@ def groups(
     reward: str | None,
     policy: str | None,
     task: str | None,
+    backends: frozenset[str] | None,
     min_size: int,
 ) -> list[Group]:
     """The groups under one reward version. Raises StoreError where nothing was scored under it."""
@@ -95,6 +96,9 @@ def groups(
         mine = (stored is None, stored or 0, started, group)
         order[group] = min(order.get(group, mine), mine)
     kept = sorted((group for group in members if len(members[group]) >= min_size), key=order.__getitem__)
+    if backends is not None:
+        told = {group: backends_of(load(keys[group])) for group in kept}
+        kept = [group for group in kept if (known := told[group]) is not None and known <= backends]
     found = scoring.read(connection, [score for group in kept for _, score in members[group]])
     rows = [trace for group in kept for trace, _ in members[group]]
     read = dict(zip(rows, Reader(connection).traces(rows), strict=True))

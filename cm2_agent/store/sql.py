@@ -316,17 +316,20 @@ class SQLStore:
         reward: str | None = None,
         policy: str | None = None,
         task: str | None = None,
+        backends: Iterable[str] | None = None,
         min_size: int = 2,
     ) -> list[Group]:
         """The GRPO groups of one reward version: rollouts with a score under it, NULL or not, that share `cm2_agent.group.group_key`.
 
         `reward` None is the newest version that has scores, of the checklist where one is given. Groups come in the order in which their
         tasks were stored (tasks that were not, last), then by their first start; rollouts by their `cm2.rollout` attribute. Groups of
-        fewer than `min_size` are left out. Raises StoreError where the store holds no such score.
+        fewer than `min_size` are left out, and with `backends` those whose tools were answered otherwise than so, or nobody said how.
+        Raises StoreError where the store holds no such score.
         """
         with self._db.reading() as connection:
             return fetch.groups(
-                connection, url=self.url, checklist=checklist, reward=reward, policy=policy, task=task, min_size=min_size
+                connection, url=self.url, checklist=checklist, reward=reward, policy=policy, task=task, min_size=min_size,
+                backends=None if backends is None else frozenset(backends),
             )  # fmt: skip
 
     def _trace_seqs(self, connection: Connection, ids: Sequence[str]) -> dict[str, int]:

@@ -1,0 +1,148 @@
+"""What a command is told of a run's environment: who answers for the tools, who speaks for the user, and what may go wrong; apart from the
+commands that run or check it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+import typer
+
+from cm2_agent.errors import CM2Error, TaskError, ToolError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cm2_agent.graphs.tools import Answering
+    from cm2_agent.llm.limits import Limits
+    from cm2_agent.protocols import User
+    from cm2_agent.store import SQLStore
+    from cm2_agent.task import Task
+
+KEY = "CM2_SIMULATOR_API_KEY"
+
+ToolsOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--tools", metavar="[NAME=]BACKEND", help="real (default), record, replay, simulate, hybrid; or NAME=BACKEND."),
+]
+SimulatorOption: TypeAlias = Annotated[
+    str | None, typer.Option("--simulator", metavar="MODEL", help="Who answers in place of tools: openai-chat:gpt-5-mini, local:FOLDER, …")
+]
+UserOption: TypeAlias = Annotated[
+    str | None, typer.Option("--user", metavar="MODEL", help="Who speaks for the users of tasks that have a persona.")
+]
+BaseUrlOption: TypeAlias = Annotated[
+    str | None, typer.Option("--simulator-base-url", metavar="URL", help=f"An OpenAI-compatible server of both (key: {KEY}).")
+]
+BudgetOption: TypeAlias = Annotated[
+    float | None, typer.Option("--budget-usd", min=0, help="Stop before simulator and user have cost more; run again to go on.")
+]
+PriceOption: TypeAlias = Annotated[
+    str | None, typer.Option("--price", metavar="INPUT,OUTPUT", help="USD a million tokens, where the published price is not yours.")
+]
+FaultsOption: TypeAlias = Annotated[
+    str | None, typer.Option("--faults", metavar="KIND=RATE,…", help="Tools that fail: timeout=0.02,error=0.05,empty=0.01,truncated=0.01.")
+]
+RecordOption: TypeAlias = Annotated[
+    Path | None, typer.Option("--record", metavar="FILE", help="Write the calls of tools with the backend record down.")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """The models that were named, behind one server and one budget where those were."""
+
+    simulator: str | None
+    user: str | None = None
+    base_url: str | None = None
+    budget_usd: float | None = None
+    price: str | None = None
+
+    def limits(self) -> Limits:
+        from cm2_agent.llm.limits import Limits
+
+        return Limits(budget_usd=self.budget_usd, of="simulator")
+
+    def make(
+        self, store: SQLStore | None, *, seed: int, limits: Limits, remembers: bool = True
+    ) -> tuple[Callable[[Task], Answering] | None, Callable[[Task], User] | None]:
+        """What makes a task's simulator, and what makes its user; None for what was not named. A simulator that `remembers` keeps its
+        answers in the store, in memory where there is none. Raises CM2Error for a model that cannot be asked."""
+        from cm2_agent.llm.prices import Price
+
+        price = None if self.price is None else Price.parse(self.price)
+        if self.simulator is None and self.user is None:
+            given = {"--simulator-base-url": self.base_url, "--budget-usd": self.budget_usd, "--price": self.price}
+            alone = [name for name, value in given.items() if value is not None]
+            if alone:
+                raise ToolError(f"{', '.join(alone)} without a model; name one: --simulator MODEL, or --user MODEL")
+        simulate: Callable[[Task], Answering] | None = None
+        speak: Callable[[Task], User] | None = None
+        if self.simulator is not None:
+            from cm2_agent.graphs.tools.simulated import SimulatedTools
+            from cm2_agent.graphs.tools.simulations import MemorySimulations
+
+            model = self._model(self.simulator, "simulator")
+            cache: Any = None
+            if remembers:
+                cache = MemorySimulations() if store is None else store.simulation_cache()
+
+            def simulate(task: Task) -> Answering:
+                return SimulatedTools(model, task=task, seed=seed, cache=cache, limits=limits, price=price)
+
+        if self.user is not None:
+            from cm2_agent.graphs.users import LLMUser
+
+            talker = self._model(self.user, "user")
+
+            def speak(task: Task) -> User:
+                return LLMUser(talker, task.persona or "", seed=seed, limits=limits, price=price)
+
+        return simulate, speak
+
+    def _model(self, name: str, of: str) -> Any:
+        from cm2_agent.llm.models import language_model, openai_model
+
+        if self.base_url is None:
+            return language_model(name, of=of)
+        if not re.match(r"https?://[^/]", self.base_url):
+            raise CM2Error(f"--simulator-base-url is {self.base_url!r}; expected the server's URL, such as http://localhost:8000/v1")
+        return openai_model(self.base_url, name.removeprefix("openai:"), api_key=os.environ.get(KEY))
+
+
+def backends(given: list[str] | None) -> Any:
+    """`hybrid`, or `{tool: backend}` of NAME=BACKEND options. Raises ToolError."""
+    from cm2_agent.graphs.tools.backends import check_backends
+
+    if not given:
+        return "real"
+    plain = [one for one in given if "=" not in one]
+    if plain and len(given) > 1:
+        raise ToolError(f"--tools was given as {', '.join(given)}; expected one BACKEND for all tools, or NAME=BACKEND for each")
+    chosen: str | Mapping[str, str] = plain[0] if plain else dict(one.split("=", 1) for one in given)  # type: ignore[misc]
+    check_backends(chosen)
+    return chosen
+
+
+def agent_of(agent: str | None, model: str | None, base_url: str | None) -> Any:
+    """The graph of `--agent`, or the agents of `--model` with each task's own declared tools. Raises TaskError."""
+    from cm2_agent.cli.running import load_graph
+
+    if (agent is None) == (model is None):
+        raise TaskError("expected one of --agent MODULE:GRAPH (your agent) and --model FOLDER|NAME (an agent of each task's own tools)")
+    if agent is not None:
+        return load_graph(agent)
+    from cm2_agent.graphs.agent import agents
+
+    assert model is not None
+    if base_url is not None:
+        from cm2_agent.endpoints import openai_compatible
+
+        return agents(openai_compatible(base_url, model, api_key=os.environ.get("CM2_MODEL_API_KEY"), token_ids=False))
+    from cm2_agent.models import LocalChatModel
+
+    return agents(LocalChatModel.load(model))
