@@ -6,6 +6,7 @@
     ├── TraceError        a recorded trace or an imported record that is not what it should be
     ├── ModelError        a chat model could not be loaded or did not answer
     ├── ToolError         a tool, real or simulated, failed for reasons that are not the agent's
+    ├── UserError         a simulated user failed
     ├── JudgeError        a judge failed; never a score
     │   └── BudgetExhausted   the judge may not be asked any more: what it was about to judge stays unscored
     ├── GuardError        a run-time guard let nothing of the agent's pass
@@ -43,6 +44,10 @@ class ModelError(CM2Error):
 
 class ToolError(CM2Error):
     """A tool failed for reasons that are not the agent's doing (time-out, dead server, malformed simulation)."""
+
+
+class UserError(CM2Error):
+    """A simulated user said nothing usable (time-out, refusal, empty reply): not the agent's doing."""
 
 
 class JudgeError(CM2Error):

@@ -1,0 +1,146 @@
+"""Who speaks for the user of a dialogue: the task's own turns, or a language model that plays a persona; apart from the dialogue, which
+asks for the next message and for nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart
+from pydantic_ai.models import Model
+
+from cm2_agent.errors import TaskError, UserError
+from cm2_agent.llm.asking import Asker, AskFailed, Malformed
+from cm2_agent.llm.fencing import fenced, mark_of
+from cm2_agent.llm.limits import Limits
+from cm2_agent.llm.models import language_model
+from cm2_agent.llm.prices import Price
+from cm2_agent.llm.usage import Usage
+from cm2_agent.messages import Message, canonical_json, content_hash
+from cm2_agent.task import Persona
+
+_TEMPLATE = (Path(__file__).resolve().parent / "prompts" / "user.md").read_text(encoding="utf-8").strip()
+_OPENING = "(The conversation begins. Write your first message to the assistant.)"
+_SILENCE = "(The assistant said nothing.)"
+_SPECIAL = re.compile(r"<(?=\|)")
+_ANSWER_TOKENS = 60
+
+
+class ScriptedUser:
+    """Says the given turns, one after another, whatever the assistant answers.
+
+    >>> user = ScriptedUser(["Where is order 7?"])
+    >>> asyncio.run(user([])), asyncio.run(user([Message.of("user", "Where is order 7?"), Message.of("assistant", "It was shipped.")]))
+    ('Where is order 7?', None)
+    """
+
+    version = "scripted"
+
+    def __init__(self, turns: Sequence[str]) -> None:
+        self.turns = tuple(turns)
+
+    async def __call__(self, messages: Sequence[Message]) -> str | None:
+        """The next turn, None after the last."""
+        said = sum(message.role == "user" for message in messages)
+        return self.turns[said] if said < len(self.turns) else None
+
+
+class LLMUser:
+    """A language model that plays the persona until it says `stop`, which ends the dialogue and is shown to nobody.
+
+    `model`: a pydantic-ai model or its name, `local:FOLDER`, or a LangChain chat model. It sees what the assistant wrote to the user, never
+    its system message, reasoning, tool calls or their results. What it says depends on the dialogue alone, so one object may serve many.
+    `settings` are pydantic-ai's, beside temperature 0 and the seed; `timeout` seconds and `retries` a request, the first retry after
+    about `backoff` seconds; `limits` may be shared with other models; `price` where the published one is not yours.
+
+    Raises TaskError for a persona that says nothing, ModelError for a name that is no model, MissingExtra.
+
+    >>> user = LLMUser("test", Persona(persona="An impatient man", goal="wants to know where order 7 is"), seed=3)
+    >>> user.version.startswith("test:test;prompt=") and user.version.endswith(";seed=3")
+    True
+    """
+
+    def __init__(
+        self,
+        model: str | Model | BaseChatModel,
+        persona: str | Persona,
+        *,
+        seed: int = 0,
+        settings: Mapping[str, Any] | None = None,
+        timeout: float = 60.0,
+        retries: int = 2,
+        backoff: float = 0.5,
+        limits: Limits | None = None,
+        price: Price | None = None,
+        stop: str = "###STOP###",
+    ) -> None:
+        shown = Persona(persona=persona) if isinstance(persona, str) and persona.strip() else persona
+        if not isinstance(shown, Persona):
+            raise TaskError(f"a simulated user has the persona {persona!r}; expected words, or a Persona")
+        if not stop.strip():
+            raise TaskError("the stop signal of a simulated user is empty; expected a word that nobody says, such as ###STOP###")
+        self.persona, self.seed, self.stop = shown, seed, stop
+        self._settings = {"temperature": 0.0, **(settings or {})}
+        self._asker = Asker(
+            language_model(model, "user"), of="user", settings={"seed": seed, **self._settings}, timeout=timeout, retries=retries,
+            backoff=backoff, limits=limits, price=price,
+        )  # fmt: skip
+        told = shown.model_dump(mode="json", exclude_defaults=True)
+        self._instructions = _TEMPLATE.format(persona=fenced("persona", told, mark_of(canonical_json(told))), stop=stop, seed=seed)
+
+    @property
+    def version(self) -> str:
+        """Names the model as asked for, the prompt with its stop signal, the settings and the seed; the persona is the task's."""
+        model = self._asker.model
+        prompt = content_hash([_TEMPLATE, _OPENING, _SILENCE, self.stop])[:8]
+        return f"{model.system}:{model.model_name};prompt={prompt};settings={content_hash(self._settings)[:8]};seed={self.seed}"
+
+    @property
+    def usage(self) -> Usage:
+        """Requests, tokens and dollars of this user alone."""
+        return self._asker.usage
+
+    async def __call__(self, messages: Sequence[Message]) -> str | None:
+        """What the user says next; None where the user is done. Raises UserError where the model says nothing or fails, BudgetExhausted
+        where it may not be asked."""
+        try:
+            words = await self._asker.ask(self._flipped(messages), _spoken, answer_tokens=_ANSWER_TOKENS)
+        except AskFailed as error:
+            raise UserError(f"the simulated user failed: {error}") from error
+        return None if self.stop in words else words
+
+    async def aclose(self) -> None:
+        """Close the connections that this event loop's requests left open."""
+        await self._asker.aclose()
+
+    def _flipped(self, messages: Sequence[Message]) -> list[ModelMessage]:
+        """The dialogue as the user's model sees it: it is the one who answers."""
+        history: list[ModelMessage] = []
+        heard: list[str] | None = None
+        for message in messages:
+            if message.role == "user":
+                history += [self._request(_OPENING if heard is None else _heard(heard)), ModelResponse(parts=[TextPart(message.text)])]
+                heard = []
+            elif message.role == "assistant" and message.text.strip():
+                heard = [*(heard or []), message.text]
+        return [*history, self._request(_OPENING if heard is None else _heard(heard))]
+
+    def _request(self, words: str) -> ModelRequest:
+        return ModelRequest(parts=[UserPromptPart(content=words)], instructions=self._instructions)
+
+
+def _heard(words: Sequence[str]) -> str:
+    """The assistant's words; what could be a special token of a chat template is broken up."""
+    return _SPECIAL.sub("< ", "\n".join(words)) or _SILENCE
+
+
+def _spoken(text: str) -> str:
+    if not text.strip():
+        raise Malformed("the user's model said nothing")
+    return text.strip()
+
+
+__all__ = ["LLMUser", "ScriptedUser"]
