@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from cm2_agent.errors import CM2Error, TaskError, ToolError
+from cm2_agent.errors import CM2Error, ToolError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cm2_agent.task import Task
 
 KEY = "CM2_SIMULATOR_API_KEY"
+MODEL_KEY = "CM2_MODEL_API_KEY"
 
 ToolsOption: TypeAlias = Annotated[
     list[str] | None,
@@ -126,23 +127,3 @@ def backends(given: list[str] | None) -> Any:
     chosen: str | Mapping[str, str] = plain[0] if plain else dict(one.split("=", 1) for one in given)  # type: ignore[misc]
     check_backends(chosen)
     return chosen
-
-
-def agent_of(agent: str | None, model: str | None, base_url: str | None) -> Any:
-    """The graph of `--agent`, or the agents of `--model` with each task's own declared tools. Raises TaskError."""
-    from cm2_agent.cli.running import load_graph
-
-    if (agent is None) == (model is None):
-        raise TaskError("expected one of --agent MODULE:GRAPH (your agent) and --model FOLDER|NAME (an agent of each task's own tools)")
-    if agent is not None:
-        return load_graph(agent)
-    from cm2_agent.graphs.agent import agents
-
-    assert model is not None
-    if base_url is not None:
-        from cm2_agent.endpoints import openai_compatible
-
-        return agents(openai_compatible(base_url, model, api_key=os.environ.get("CM2_MODEL_API_KEY"), token_ids=False))
-    from cm2_agent.models import LocalChatModel
-
-    return agents(LocalChatModel.load(model))

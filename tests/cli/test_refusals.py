@@ -53,7 +53,7 @@ def test_a_store_that_is_not_there_is_not_made(tmp_path: Path, monkeypatch: pyte
         (("import", "tau-bench", "results.json", "--store", "mysql://x/y"), "expected sqlite:///FILE.db"),
         (("import", "tau-bench", "results.json", "--store", "sqlite:///no/such/folder.db"), "does not exist"),
         (("run", "absent.jsonl", "--agent", "a:b"), "cannot read tasks"),
-        (("run", "tasks.jsonl", "--agent", "nothing"), "MODULE:GRAPH"),
+        (("run", "tasks.jsonl", "--agent", "nothing"), "MODULE:NAME"),
         (("run", "tasks.jsonl", "--agent", "no.such.module:graph"), "cannot be imported"),
         (("run", "tasks.jsonl", "--agent", "absent.py:graph"), "there is no file"),
         (("run", "tasks.jsonl", "--agent", "json:dumps_"), "it holds"),
