@@ -5,6 +5,7 @@ from cm2_agent.graphs.tools.guarding import RealToolGuard
 from cm2_agent.graphs.tools.journal import Answer, Call, Journal
 from cm2_agent.graphs.tools.seeing import refuse_unnamed, tools_of, unseen_tools
 from cm2_agent.graphs.tools.switch import switched
+from cm2_agent.graphs.tools.switchable import switchable
 
 __all__ = [
     "BACKENDS",
@@ -17,6 +18,7 @@ __all__ = [
     "Journal",
     "RealToolGuard",
     "refuse_unnamed",
+    "switchable",
     "switched",
     "tools_of",
     "unseen_tools",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import types
 from collections import UserDict, deque
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import pytest
@@ -90,7 +89,7 @@ def by_frozen(state: MessagesState) -> dict[str, Any]:
     return {"messages": [FROZEN["look"].invoke({"key": 1})]}
 
 
-def in_closure(held: Any) -> Callable[[MessagesState], dict[str, Any]]:
+def in_closure(held: Any) -> Any:
     def node(state: MessagesState) -> dict[str, Any]:
         return {"messages": [held]}
 
@@ -153,6 +152,7 @@ def by_graph(state: MessagesState) -> dict[str, Any]:
     return {"messages": called.invoke(state)["messages"]}
 
 
+FIRST: Any = RunnableLambda(prepare)
 NODES: dict[str, Any] = {
     "global": by_global,
     "a function it calls": by_call,
@@ -171,7 +171,7 @@ NODES: dict[str, Any] = {
     "a partial": functools.partial(lambda used, state: {"messages": [used]}, look),
     "a partial's keywords": functools.partial(by_default, used=look),
     "a cached function": in_closure(functools.lru_cache(by_global)),
-    "a bound method": look.invoke,
+    "a bound method": in_closure(look.invoke),
     "a method's instance": Desk(look).node,
     "a method it calls": Desk().through_another,
     "a property": Desk().by_property,
@@ -180,9 +180,9 @@ NODES: dict[str, Any] = {
     "an object it makes": by_making,
     "a tool as a node": look,
     "a lambda": RunnableLambda(by_global),
-    "a sequence": RunnableLambda(prepare) | RunnableLambda(by_global),
+    "a sequence": FIRST | by_global,
     "a parallel": RunnableParallel(one=RunnableLambda(by_global)),
-    "fallbacks": RunnableLambda(prepare).with_fallbacks([RunnableLambda(by_global)]),
+    "fallbacks": FIRST.with_fallbacks([RunnableLambda(by_global)]),
     "a bound model": in_closure(MODEL.bind_tools([look])),
     "a bound model as a node": MODEL.bind_tools([look]),
     "a compiled graph it calls": by_graph,
@@ -319,8 +319,8 @@ class Explosive:
     def _bang(self, *given: Any) -> Any:
         raise AssertionError("the application's code was run")
 
-    __getattribute__ = __getattr__ = __eq__ = __hash__ = __iter__ = __len__ = __bool__ = __repr__ = _bang  # type: ignore[assignment]
-    __class__ = property(_bang)  # type: ignore[assignment]
+    __getattribute__ = __getattr__ = __eq__ = __hash__ = __iter__ = __len__ = __bool__ = __repr__ = _bang
+    __class__ = property(_bang)
     value = property(_bang)
 
 
