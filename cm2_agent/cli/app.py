@@ -18,7 +18,7 @@ from cm2_agent.errors import CM2Error
 
 COMMANDS = (
     "quickstart", "running", "importing", "exporting", "scoring", "labelling", "training", "evaluating", "reporting",
-    "showing", "doctoring", "db",
+    "showing", "doctoring", "tasks", "tools", "db",
 )  # fmt: skip
 """The command files, in the order in which the help lists what they add."""
 

@@ -54,9 +54,9 @@ def _answers(result: JSON) -> Iterator[JSON]:
 
 def _entities(value: JSON, keys: Sequence[str]) -> Iterator[str]:
     names: dict[tuple[str, str], str | None] = {}
-    waiting: list[tuple[JSON, str]] = [(value, "")]
+    waiting: list[tuple[JSON, str, str]] = [(value, "", "")]
     while waiting:
-        inner, around = waiting.pop()
+        inner, around, beyond = waiting.pop()
         if isinstance(inner, Mapping):
             for key, item in inner.items():
                 place = (str(key), around)
@@ -64,11 +64,13 @@ def _entities(value: JSON, keys: Sequence[str]) -> Iterator[str]:
                     names[place] = _name(*place, keys)
                 name = names[place]
                 if name is not None:
-                    yield from (f"{name}:{spelled}" for one in (item if isinstance(item, list) else [item]) if (spelled := _spelled(one)))
+                    for spelled in filter(None, map(_spelled, item if isinstance(item, list) else [item])):
+                        by_id = spelled == around.casefold()  # {"orders": {"7": {"id": "7"}}}: named after what is kept by id
+                        yield f"{_name(str(key), beyond, keys) if by_id else name}:{spelled}"
                 if isinstance(item, Mapping | list):
-                    waiting.append((item, str(key)))
+                    waiting.append((item, str(key), around))
         elif isinstance(inner, list):
-            waiting += [(item, around) for item in inner if isinstance(item, Mapping | list)]
+            waiting += [(item, around, beyond) for item in inner if isinstance(item, Mapping | list)]
 
 
 def _name(key: str, around: str, keys: Sequence[str]) -> str | None:

@@ -217,7 +217,7 @@ class _Groups:
 
     def national(self, first: int) -> tuple[int, int] | None:
         start, digits = self.starts[first], self.digits(first, first)
-        opened = before(self.text, start) == "("
+        opened = before(self.text, start) == "(" and (self.between(first) or "").startswith(")")
         at = start - 1 if opened else start
         if not self._free_for_phone(at):
             return None

@@ -72,11 +72,12 @@ class Redactor:
         for rule in self.rules if under else ():
             if rule.key is not None and rule.whole is not None and rule.key(under) and rule.whole(text):
                 return self._placeholder(rule, text)
-        if text.lstrip()[:1] in ('{', '[', '"') and _is_json(text):
-            return self._json_text(text)
-        while (new := self._pass(text)) != text:  # what a longer find hid may show once that is gone; each pass leaves less
-            text = new
-        return text
+        while not _is_json(text):
+            new = self._pass(text)
+            if new == text:
+                return text
+            text = new  # what a longer find hid may show once that is gone; each pass leaves less
+        return self._json_text(text)
 
     def _pass(self, text: str) -> str:
         seen = text if text.isascii() else _SURROGATES.sub("\ufffd", text)
@@ -231,6 +232,9 @@ def key_from(parts: Iterable[str]) -> bytes:
 
 
 def _is_json(text: str) -> bool:
+    """Whether the text is a JSON object, list or string."""
+    if text.lstrip()[:1] not in ("{", "[", '"'):
+        return False
     try:
         json.loads(text)
     except (ValueError, RecursionError):

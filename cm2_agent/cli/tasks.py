@@ -1,0 +1,238 @@
+"""`cm2 tasks`: stored dialogues into files of tasks."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cm2_agent.cli.common import STORE, JsonOption, StoreOption, answer, one_line, open_store, plain, tell, tracked
+from cm2_agent.errors import StoreError, TaskError
+from cm2_agent.trace import TASK_VERSION
+
+if TYPE_CHECKING:
+    from cm2_agent.checklist import Checklist
+    from cm2_agent.environments import Redactor, Selection
+    from cm2_agent.score import Score
+    from cm2_agent.store import SQLStore
+    from cm2_agent.task import Task
+    from cm2_agent.trace import Trace
+
+SECRET = "CM2_REDACTION_KEY"  # noqa: S105 (the name of a variable)
+SHOWN = 20
+"""So many traces that cannot be tasks are told one by one; the rest are counted."""
+
+
+def register(app: typer.Typer) -> None:
+    from cm2_agent.cli.app import Group
+
+    help = "Files of tasks out of stored dialogues."
+    group = typer.Typer(cls=Group, no_args_is_help=True, help=help, rich_markup_mode=None)
+
+    @group.callback()
+    def root() -> None:
+        """Files of tasks out of stored dialogues."""
+
+    words = "Compile stored dialogues into tasks: turns, tools, recorded calls and checklist, with personal data replaced; safe to repeat."
+    group.command("from-traces", help=words)(from_traces)
+    app.add_typer(group, name="tasks")
+
+
+def from_traces(
+    out: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="The file of tasks; replaced only when it is complete.")],
+    held_out: Annotated[
+        Path | None, typer.Option("--held-out", metavar="FILE", help="A second file, of tasks that share no entity with the first's.")
+    ] = None,
+    fraction: Annotated[float, typer.Option("--fraction", help="The share of tasks to hold out, at most.")] = 0.2,
+    seed: Annotated[int, typer.Option("--seed", help="Which of them are held out.")] = 0,
+    min_score: Annotated[float | None, typer.Option("--min-score", help="Only dialogues with at least this reward.")] = None,
+    max_score: Annotated[float | None, typer.Option("--max-score", help="Only dialogues with at most this reward.")] = None,
+    reward: Annotated[
+        str | None, typer.Option("--reward", metavar="VERSION", help="Whose scores and checklists (default: each dialogue's newest).")
+    ] = None,
+    min_outcome: Annotated[float | None, typer.Option("--min-outcome", help="Only dialogues whose outcome is at least this.")] = None,
+    max_outcome: Annotated[float | None, typer.Option("--max-outcome", help="Only dialogues whose outcome is at most this.")] = None,
+    outcome: Annotated[str | None, typer.Option("--outcome", metavar="NAME", help="Which outcome (default: the only one).")] = None,
+    tool: Annotated[list[str] | None, typer.Option("--tool", metavar="NAME", help="Only where it was called; repeatable: all.")] = None,
+    model: Annotated[list[str] | None, typer.Option("--model", metavar="NAME", help="Only answers of it; repeatable: of these.")] = None,
+    since: Annotated[str | None, typer.Option("--since", metavar="TIME", help="Begun then or later: 2026-05-20, 2026-05-20T12:00.")] = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Begun before then.")] = None,
+    min_turns: Annotated[int | None, typer.Option("--min-turns", min=0, help="At least so many user turns.")] = None,
+    max_turns: Annotated[int | None, typer.Option("--max-turns", min=0, help="At most so many.")] = None,
+    min_calls: Annotated[int | None, typer.Option("--min-calls", min=0, help="At least so many tool calls.")] = None,
+    max_calls: Annotated[int | None, typer.Option("--max-calls", min=0, help="At most so many.")] = None,
+    checklist: Annotated[
+        Path | None, typer.Option("--checklist", metavar="FILE.yaml", help="Of every task (default: the one that scored the dialogue).")
+    ] = None,
+    checks: Annotated[str | None, typer.Option("--checks", metavar="MODULE", help="Functions that --checklist names.")] = None,
+    keep_personal_data: Annotated[bool, typer.Option("--keep-personal-data", help="Replace nothing.")] = False,
+    entity: Annotated[
+        list[str] | None,
+        typer.Option("--entity", metavar="KEY", help="A name under which ids stand: order_id, *_id; repeatable (default: id, *_id …)."),
+    ] = None,
+    ignore_entity: Annotated[
+        list[str] | None,
+        typer.Option("--ignore-entity", metavar="NAME", help="What tasks may share: flight, flight:hat001, flight:hat*; repeatable."),
+    ] = None,
+    ignore_above: Annotated[
+        float | None, typer.Option("--ignore-above", metavar="SHARE", help="Tasks may share what more than this share of them has.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many tasks, the earliest.")] = None,
+    store: StoreOption = STORE,
+    as_json: JsonOption = False,
+) -> None:
+    from cm2_agent.cli.evaluating import reward_version
+    from cm2_agent.cli.scoring import named
+    from cm2_agent.environments import KEYS, Selection, distinct, split
+
+    if held_out is not None and held_out.resolve() == out.resolve():
+        raise TaskError(f"the tasks and the held-out ones are both to be written to {out}; name two files")
+    selection = Selection(
+        min_score=min_score, max_score=max_score, outcome=outcome, min_outcome=min_outcome, max_outcome=max_outcome, min_turns=min_turns,
+        max_turns=max_turns, min_calls=min_calls, max_calls=max_calls, tools=tuple(tool or ()), models=tuple(model or ()),
+        since=_time("--since", since), until=_time("--until", until, before=True),
+    )  # fmt: skip
+    given = None if checklist is None else named(checklist, checks)[1]
+    with open_store(store) as opened:
+        version = None if reward is None else reward_version(opened, reward)
+        redactor = None if keep_personal_data else _redactor(opened)
+        found = _Compiled(store=opened, selection=selection, redactor=redactor, given=given, reward=version, keys=tuple(entity or KEYS))
+        found.read()
+    sorted_out = distinct(found.tasks)
+    for dropped, kept in sorted_out.dropped[:SHOWN]:
+        tell(f"{dropped} says what {kept} says, with no better score; left out")
+    if len(sorted_out.dropped) > SHOWN:
+        tell(f"… and {len(sorted_out.dropped) - SHOWN} more duplicates")
+    tasks = sorted_out.kept
+    if limit is not None and len(tasks) > limit:
+        found.left_out["over the limit"] = len(tasks) - limit
+        tasks = tasks[:limit]
+    if not tasks:
+        told = ", ".join(f"{reason} ({count})" for reason, count in found.left_out.most_common())
+        raise TaskError(f"no dialogue of {found.seen} in {store} became a task: {told}. Nothing was written; widen the selection")
+    parts = split(tasks, fraction=fraction if held_out is not None else 0.0, seed=seed, ignore=ignore_entity or (), most=ignore_above)
+    if held_out is not None and not parts.held_out:
+        why = parts.note or f"there are {len(tasks)} tasks"
+        raise TaskError(f"no task can be held out at --fraction {fraction}: {why}. Nothing was written")
+    if parts.note is not None:
+        tell(plain(f"note: {parts.note}"))
+    _write([(out, parts.train)] + ([] if held_out is None else [(held_out, parts.held_out)]))
+    without = sum(task.checklist is None for task in tasks)
+    if without:
+        tell(f"note: {without} tasks have no checklist: their dialogues were not scored by one (cm2 score), and --checklist named none")
+    answer(
+        {
+            "tasks": len(parts.train), "held_out": len(parts.held_out), "duplicates": len(sorted_out.dropped),
+            "left_out": dict(found.left_out.most_common()), "replaced": {} if redactor is None else dict(redactor.counts.most_common()),
+            "entities": parts.entities, "components": len(parts.components), "largest_component": parts.components[0],
+            "ignored_entities": parts.ignored, "without_checklist": without, "out": str(out),
+        },
+        as_json=as_json,
+    )  # fmt: skip
+
+
+@dataclass(kw_only=True)
+class _Compiled:
+    """The tasks that the chosen traces became, and what became of the others."""
+
+    store: SQLStore
+    selection: Selection
+    redactor: Redactor | None
+    given: Checklist | None
+    reward: str | None
+    keys: tuple[str, ...]
+    tasks: list[Task] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    seen: int = 0
+    _checklists: dict[str, Checklist | None] = field(default_factory=dict)
+
+    def read(self) -> None:
+        """Raises StoreError where the store holds no traces."""
+        from cm2_agent.environments import UnfitTrace, task_from_trace
+
+        for trace in tracked(self.store.traces(), "compiling"):
+            self.seen += 1
+            score = self.store.score(trace.id, self.reward)
+            reason = self.selection.against(trace, score)
+            if reason is not None:
+                self.left_out[reason] += 1
+                continue
+            try:
+                checklist = self._checklist(trace, score)
+                task = task_from_trace(trace, checklist=checklist, redactor=self.redactor, score=score, keys=self.keys)
+            except UnfitTrace as error:
+                self.left_out[error.reason] += 1
+                if sum(self.left_out.values()) <= SHOWN:
+                    tell(plain(f"{one_line(trace.id, 60)}: no task: {error.reason}"))
+                continue
+            self.tasks.append(task)
+        if not self.seen:
+            raise StoreError(f"{self.store.url} holds no traces; bring some in first: cm2 import FORMAT FILE --store {self.store.url}")
+
+    def _checklist(self, trace: Trace, score: Score | None) -> Checklist | None:
+        """The one that was given, else the one that scored the dialogue: a stored one, or its task's own."""
+        if self.given is not None or score is None or score.checklist is None:
+            return self.given
+        if score.checklist not in self._checklists:
+            self._checklists[score.checklist] = self.store.checklist(score.checklist) or self._own(trace, score.checklist)
+        return self._checklists[score.checklist]
+
+    def _own(self, trace: Trace, hash: str) -> Checklist | None:
+        """The checklist of the trace's task, where it is the one of that hash, as far as can be told: functions that it names count for the
+        hash, and are not stored with a task."""
+        version = trace.attributes.get(TASK_VERSION)
+        task = None if trace.task_id is None else self.store.task(trace.task_id, version if isinstance(version, int) else None)
+        own = None if task is None else task.own_checklist()
+        named = own is not None and any(isinstance(item.check, str) for item in own.items)
+        return own if own is not None and (named or own.hash == hash) else None
+
+
+def _redactor(store: SQLStore) -> Redactor:
+    """With the key that the environment gives. Without one the key follows from the store's earliest trace, so that the same store gives
+    the same placeholders, and nobody who has not that trace can try out values against them."""
+    import json
+
+    from cm2_agent.environments import Redactor, key_from
+
+    secret = os.environ.get(SECRET)
+    if secret is not None and len(secret) < 16:
+        raise TaskError(f"{SECRET} has {len(secret)} characters; expected a secret of 16 or more, such as: openssl rand -hex 32")
+    first = (json.dumps(trace.to_json(), sort_keys=True) for trace in store.traces(limit=1))
+    return Redactor(key=key_from(first) if secret is None else secret.encode())
+
+
+def _time(option: str, text: str | None, *, before: bool = False) -> int | None:
+    """Nanoseconds since the epoch; a time without a zone is UTC."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise TaskError(f"{option} is {text!r}; expected a date or a time such as 2026-05-20 or 2026-05-20T12:00+02:00") from None
+    zoned = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    return int(zoned.timestamp()) * 10**9 - (1 if before else 0)
+
+
+def _write(files: Sequence[tuple[Path, Sequence[Any]]]) -> None:
+    """All files or none: each is written beside its place and moved there when all are."""
+    from cm2_agent.task import save_tasks
+
+    partials = [path.with_name(f".{path.name}.{os.getpid()}.part") for path, _ in files]
+    try:
+        for (path, tasks), partial in zip(files, partials, strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_tasks(tasks, partial)
+        for (path, _), partial in zip(files, partials, strict=True):
+            partial.replace(path)
+    except OSError as error:
+        names = ", ".join(str(path) for path, _ in files)
+        raise TaskError(f"cannot write {names}: {error.strerror or error}; name files in a folder that can be written") from error
+    finally:
+        for partial in partials:
+            partial.unlink(missing_ok=True)
