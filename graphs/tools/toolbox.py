@@ -1,0 +1,67 @@
+"""A list of LangChain tools that is a backend too; apart from where the tools come from (functions, MCP servers)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import overload
+
+from langchain_core.tools import BaseTool, ToolException
+from pydantic import ValidationError
+
+from cm2_agent.errors import ToolError
+from cm2_agent.graphs.tools.specs import spec_of
+from cm2_agent.messages import JSON
+from cm2_agent.task import ToolModel
+
+
+class Toolbox(Sequence[BaseTool]):
+    """Tools under unique names: goes wherever LangChain takes a list of tools (`agent(model, tools)`, `ToolNode(tools)`), and is itself
+    the plug `Tools`. Raises ToolError where two tools bear one name."""
+
+    def __init__(self, tools: Iterable[BaseTool]) -> None:
+        self._tools: dict[str, BaseTool] = {}
+        for tool in tools:
+            if tool.name in self._tools:
+                raise ToolError(f"two tools are named {tool.name!r}; rename one, since a call says which it means by nothing but the name")
+            self._tools[tool.name] = tool
+
+    @property
+    def specs(self) -> list[ToolModel]:
+        """The tools as a task writes them down. Raises ToolError where arguments have no JSON schema."""
+        return [spec_of(tool) for tool in self]
+
+    async def __call__(self, name: str, arguments: JSON) -> JSON:
+        """The plug `Tools`: calls the tool for real, and returns its result. A failure that the agent is told of, arguments that break the
+        schema among them, raises LangChain's ToolException; what else a tool raises passes through.
+
+        Raises ToolError for a name that no tool bears, and where the tool itself does.
+        """
+        tool = self._named.get(name)
+        if tool is None:
+            raise ToolError(f"there is no tool {name!r}; the tools are {', '.join(sorted(self._named)) or 'none'}")
+        if not isinstance(arguments, Mapping):
+            raise ToolException(f"the arguments of {name} are {type(arguments).__name__}; expected an object")
+        try:
+            return await tool.ainvoke(dict(arguments))
+        except ValidationError as error:
+            raise ToolException(f"the arguments of {name} break its schema: {error}") from error
+
+    @property
+    def _named(self) -> Mapping[str, BaseTool]:
+        return self._tools
+
+    @overload
+    def __getitem__(self, index: int) -> BaseTool: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[BaseTool]: ...
+    def __getitem__(self, index: int | slice) -> BaseTool | Sequence[BaseTool]:
+        return list(self._named.values())[index]
+
+    def __len__(self) -> int:
+        return len(self._named)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self._tools)})"
+
+
+__all__ = ["Toolbox"]
