@@ -116,8 +116,8 @@ def _content(trace: Trace, score: Score | None, metadata: Mapping[str, JSON]) ->
         "version": 1,
         "system": next((message.text for message in trace.messages if message.role == "system"), None),
         "turns": [said(turn) for turn in trace.turns],
-        "tools": [tool.model_dump(mode="json") for tool in _tools(trace)],
-        "recorded": [call.model_dump(mode="json") for call in _recorded(trace)],
+        "tools": [tool.model_dump() for tool in _tools(trace)],
+        "recorded": [call.model_dump() for call in _recorded(trace)],
         "outcome": next(iter(ends.values())) if len(ends) == 1 else ends or None,
         "metadata": {**_told(trace, score, ends), **metadata},
     }
@@ -167,24 +167,25 @@ def _recorded(trace: Trace) -> list[RecordedCall]:
             if answer is None or not call.name or not isinstance(call.arguments, Mapping | None):
                 continue
             arguments = dict(call.arguments or {})
-            if answer.error:
-                recorded.append(RecordedCall(name=call.name, arguments=arguments, error=_text(answer)))
-            else:
-                recorded.append(RecordedCall(name=call.name, arguments=arguments, result=_shown(answer)))
+            told = _shown(answer)
+            said: dict[str, JSON] = {"result": told}
+            if answer.error:  # of several blocks both are kept: what they say, and they themselves
+                said = {"error": told} if isinstance(told, str) else {"error": _texts(told), "result": told}
+            recorded.append(RecordedCall(name=call.name, arguments=arguments, **said))
     return recorded
 
 
-def _shown(answer: ToolCallResponse) -> JSON:
+def _shown(answer: ToolCallResponse) -> str | list[JSON]:
     """The answer as a tool message tells it: text, or content blocks as they are."""
     response = answer.response
-    if isinstance(response, list) and response and all(isinstance(block, Mapping) and "type" in block for block in response):
+    if isinstance(response, list) and all(isinstance(block, str) or (isinstance(block, Mapping) and "type" in block) for block in response):
         return response
-    return _text(answer)
-
-
-def _text(answer: ToolCallResponse) -> str:
-    response = answer.response
     return response if isinstance(response, str) else "" if response is None else canonical_json(response)
+
+
+def _texts(blocks: Sequence[JSON]) -> str:
+    texts = [block if isinstance(block, str) else block.get("text") for block in blocks]
+    return "\n".join(text for text in texts if isinstance(text, str))
 
 
 __all__ = ["UNTYPED", "UnfitTrace", "named", "redacted_checklist", "said", "task_from_trace", "unfit"]

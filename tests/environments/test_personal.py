@@ -132,7 +132,8 @@ def test_json_is_redacted_wherever_it_holds_something() -> None:
     mine = redactor()
     mail, phone = mine.redact("ada@x.org"), mine.redact("415-555-2671")
     value = {
-        "ada@x.org": [1, {"phone": "4155552671"}], "card": 4111111111111111, "n": 7, "x": 4111111111111111.0, "t": "to ada@x.org", "no": None,
+        "ada@x.org": [1, {"phone": "4155552671"}], "card": 4111111111111111, "n": 7, "x": 4111111111111111.0, "t": "to ada@x.org",
+        "no": None,
     }  # fmt: skip
     got = mine.redact_json(value)
     card = int(mine.redact("4111111111111111"))
