@@ -14,6 +14,7 @@ import time
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, TypeVar
 
 from langchain_core.messages import ToolMessage
@@ -200,6 +201,12 @@ class _Twin(BaseTool):
     """A tool of the same face that calls nothing real."""
 
     invent: Callable[[], Coroutine[Any, Any, Answer]]
+    injected: frozenset[str] = frozenset()
+    """The arguments that LangGraph brings (state, runtime), by the signature of the real tool: no span holds them."""
+
+    @cached_property
+    def _injected_args_keys(self) -> frozenset[str]:
+        return self.injected
 
     def _run(self, **arguments: Any) -> Any:
         return _told(wait_for(self.invent))
@@ -212,8 +219,8 @@ def twin(tool: BaseTool, invent: Callable[[], Coroutine[Any, Any, Answer]], meta
     """The twin of a tool: same name, description and argument schema; `invent` answers in its place, once the arguments are valid."""
     return _Twin(
         name=tool.name, description=tool.description, args_schema=tool.args_schema or tool.get_input_schema(), invent=invent,
-        metadata=dict(metadata), tags=tool.tags, return_direct=tool.return_direct, handle_tool_error=True,
-        handle_validation_error=tool.handle_validation_error,
+        injected=tool._injected_args_keys, metadata=dict(metadata), tags=tool.tags, return_direct=tool.return_direct,
+        handle_tool_error=True, handle_validation_error=tool.handle_validation_error,
     )  # fmt: skip
 
 
