@@ -74,18 +74,17 @@ class Tooling:
             )
 
     def _prepared(self, graph: Any) -> tuple[Any, Any, dict[str, str]]:
-        known = self._graphs.get(id(graph))
-        if known is None:
+        if id(graph) not in self._graphs:
             from cm2_agent.graphs.tools import refuse_unnamed, switched, tools_of
 
             chosen, names = self.chosen, sorted(tools_of(graph))
             if not isinstance(chosen, str) and (unknown := sorted(set(chosen) - set(names))):
                 has = ", ".join(names) or "none"
                 raise ToolError(f"tools={dict(chosen)!r} names {', '.join(unknown)}, but the graph's tools are {has}")
-            said = {name: chosen if isinstance(chosen, str) else chosen.get(name, "real") for name in names}
+            said: dict[str, str] = {name: chosen if isinstance(chosen, str) else chosen.get(name, "real") for name in names}
             refuse_unnamed(graph, self.allow_real, said)
-            known = self._graphs[id(graph)] = (graph, switched(graph), said)  # holding the graph keeps its identity its own
-        return known
+            self._graphs[id(graph)] = (graph, switched(graph), said)  # holding the graph keeps its identity its own
+        return self._graphs[id(graph)]
 
     def _simulator(self, task: Task) -> Answering:
         key = (task.id, task.version)

@@ -124,6 +124,6 @@ def backends(given: list[str] | None) -> Any:
     plain = [one for one in given if "=" not in one]
     if plain and len(given) > 1:
         raise ToolError(f"--tools was given as {', '.join(given)}; expected one BACKEND for all tools, or NAME=BACKEND for each")
-    chosen: str | Mapping[str, str] = plain[0] if plain else dict(one.split("=", 1) for one in given)  # type: ignore[misc]
+    chosen: str | Mapping[str, str] = plain[0] if plain else dict(one.split("=", 1) for one in given)
     check_backends(chosen)
     return chosen

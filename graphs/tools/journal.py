@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from cm2_agent.graphs.tools.matching import call_key
-from cm2_agent.messages import JSON
+from cm2_agent.messages import JSON, Message
 from cm2_agent.task import ToolModel
 
 _READING = re.compile(
@@ -31,7 +31,7 @@ class Call:
 
     tool: ToolModel
     arguments: Mapping[str, JSON]
-    messages: tuple[object, ...] = ()
+    messages: tuple[Message, ...] = ()
 
     @cached_property
     def key(self) -> str:
