@@ -32,6 +32,7 @@ _ANSWER_TOKENS = 60
 class ScriptedUser:
     """Says the given turns, one after another, whatever the assistant answers.
 
+    >>> import asyncio
     >>> user = ScriptedUser(["Where is order 7?"])
     >>> asyncio.run(user([])), asyncio.run(user([Message.of("user", "Where is order 7?"), Message.of("assistant", "It was shipped.")]))
     ('Where is order 7?', None)

@@ -143,13 +143,16 @@ class LangChainModel(Model):
         self, messages: list[ModelMessage], model_settings: ModelSettings | None, model_request_parameters: ModelRequestParameters
     ) -> ModelResponse:
         asked: list[BaseMessage] = []
+        told: str | None = None
         for message in messages:
             if isinstance(message, ModelRequest):
                 if message.instructions:
-                    asked.append(SystemMessage(message.instructions))
+                    told = message.instructions
                 asked += [HumanMessage(_only_text(part)) for part in message.parts if isinstance(part, UserPromptPart)]
             else:
                 asked.append(AIMessage("".join(part.content for part in message.parts if isinstance(part, TextPart))))
+        if told is not None:  # every request of a dialogue carries them; they are said once
+            asked.insert(0, SystemMessage(told))
         given = dict(model_settings or {})
         known: dict[str, Any] = {name: given[name] for name in ("temperature", "max_tokens", "top_p") if name in given}
         answer = await self.chat.ainvoke(asked, **known)

@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import TypeAlias
 
 from cm2_agent.graphs.tools.journal import Answer, Call, Journal, reads_only
@@ -157,16 +158,19 @@ def _entity(call: Call, value: Mapping[str, JSON], own: Mapping[str, JSON], key:
     return f"{parts} given {canonical_json(asked)}" if asked else parts
 
 
+@lru_cache(maxsize=4096)
 def _is_id(key: str) -> bool:
     words = _words(key)
     return key in ("id", "code", "email") or (len(words) > 1 and words[-1] in ("id", "number"))
 
 
+@lru_cache(maxsize=4096)
 def _kind(key: str) -> frozenset[str]:
     """What an id is an id of: `order` for order_id."""
     return frozenset(_words(key)) - {"id", "number", "code", "email"}
 
 
+@lru_cache(maxsize=4096)
 def _words(name: str) -> tuple[str, ...]:
     """The words of a name, in lower case and without a plural's s."""
     words = (word.lower() for word in _WORDS.findall(name))

@@ -62,6 +62,7 @@ class SimulatedTools:
     One object may serve many dialogues, each with its journal; the calls of one are answered one after the other, so that none contradicts
     another. Raises ToolError, ModelError (a name that is no model), MissingExtra.
 
+    >>> from cm2_agent.task import RecordedCall, ToolModel
     >>> task = Task(id="t", tools=[ToolModel(name="get_order")], recorded=[RecordedCall(name="get_order", result="shipped")])
     >>> SimulatedTools("test", task=task, seed=3).version.startswith("test:test;prompt=")
     True
@@ -154,19 +155,20 @@ class SimulatedTools:
                 return _answer(call, journal, known)
             except _Unusable as error:
                 raise ToolError(f"the kept answer of tool {call.tool.name!r} cannot be used: {error}. Take another seed") from error
-        body = await self._asked(data, call, journal, Schema(name="tool_answer", body=schema, strict=False))
+        body, answer = await self._asked(data, call, journal, Schema(name="tool_answer", body=schema, strict=False))
         if self.cache is not None:
             self.cache.put(key, call.tool.name, body)
-            body = self.cache.get(key) or body  # who asked at the same time may have been first
-        return _answer(call, journal, body)
+            kept = self.cache.get(key)
+            if kept is not None and kept != body:  # somebody else asked at the same time, and was first
+                return _answer(call, journal, kept)
+        return answer
 
-    async def _asked(self, data: str, call: Call, journal: Journal, schema: Schema) -> str:
-        """The reply's JSON text, once it can be used."""
+    async def _asked(self, data: str, call: Call, journal: Journal, schema: Schema) -> tuple[str, Answer]:
+        """The reply's JSON text and the answer that it is, once it can be used."""
 
-        def read(text: str) -> str:
+        def read(text: str) -> tuple[str, Answer]:
             text = unfenced(text)
-            _answer(call, journal, text)
-            return text
+            return text, _answer(call, journal, text)
 
         problem: str | None = None
         for asked in range(self.re_asks + 1):

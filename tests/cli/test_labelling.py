@@ -74,6 +74,7 @@ def test_tasks_with_checklists_that_score_their_own_reference(tmp_path: Path, st
         assert server.calls == 3
         again, _ = cm2(*options)
         assert server.calls == 3, "what is labelled is not asked again"
+        assert all("response_format" not in body for body in server.bodies), "checklists are no verdicts"
     assert got == {
         "labelled": 3, "known": 0, "failed": 0, "items": 6, "checked": 3, "unchecked": 3, "rewritten": 0, "dropped": 0, "unlinked": 0,
         "corrupted": 6, "left": 0, "calls": 3, "out": str(out),

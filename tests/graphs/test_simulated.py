@@ -365,7 +365,8 @@ async def test_a_budget_stops_it_and_is_shared() -> None:
 def test_the_version_names_what_could_change_an_answer() -> None:
     plain = SimulatedTools("test", task=TASK).version
     assert re.fullmatch(r"test:test;prompt=[0-9a-f]{8};settings=[0-9a-f]{8};shots=8;seed=0", plain)
-    others = [SimulatedTools("test", task=TASK, **given).version for given in ({"seed": 1}, {"shots": 2}, {"settings": {"top_p": 0.5}})]
+    given: list[dict[str, Any]] = [{"seed": 1}, {"shots": 2}, {"settings": {"top_p": 0.5}}]
+    others = [SimulatedTools("test", task=TASK, **one).version for one in given]
     assert len({plain, *others}) == 4
     assert SimulatedTools("test", task=TASK, timeout=1, retries=0, cache=MemorySimulations()).version == plain
 

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from langchain_core.language_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatResult
 
 from cm2_agent.errors import BudgetExhausted, TaskError, UserError
 from cm2_agent.graphs.users import LLMUser, ScriptedUser
@@ -116,6 +119,20 @@ async def test_one_failure_is_retried_and_a_time_out_told() -> None:
             await playing(server, timeout=0.2, retries=0)(TALK)
 
 
+async def test_a_langchain_model_hears_both_sides() -> None:
+    heard: list[list[BaseMessage]] = []
+
+    class Listening(GenericFakeChatModel):
+        def _generate(self, messages: list[BaseMessage], *arguments: Any, **options: Any) -> ChatResult:
+            heard.append(messages)
+            return super()._generate(messages, *arguments, **options)
+
+    user = LLMUser(Listening(messages=iter([AIMessage("Order 7.")])), ADA)
+    assert await user(TALK) == "Order 7."
+    assert [message.type for message in heard[0]] == ["system", "human", "ai", "human"]
+    assert [message.text for message in heard[0][2:]] == ["I want to cancel.", "One moment.\nWhich order?"]
+
+
 async def test_a_budget_stops_it() -> None:
     with ChatServer(always("Order 7.")) as server:
         user = playing(server, limits=Limits(budget_calls=1, of="user"))
@@ -127,7 +144,8 @@ async def test_a_budget_stops_it() -> None:
 
 def test_the_version_names_what_could_change_a_word() -> None:
     plain = LLMUser("test", ADA).version
-    others = [LLMUser("test", ADA, **given).version for given in ({"seed": 1}, {"stop": "END"}, {"settings": {"top_p": 0.5}})]
+    given: list[dict[str, Any]] = [{"seed": 1}, {"stop": "END"}, {"settings": {"top_p": 0.5}}]
+    others = [LLMUser("test", ADA, **one).version for one in given]
     assert len({plain, *others}) == 4
     assert LLMUser("test", "somebody else", timeout=1.0).version == plain
 
