@@ -26,7 +26,8 @@ from cm2_agent.quickstart.config import CONFIG, Config, RoundConfig
 from cm2_agent.quickstart.tasks import heldout_tasks, training_tasks
 from cm2_agent.resampling import wilson
 from cm2_agent.rewards.checks import load_functions
-from cm2_agent.runner import Result, run
+from cm2_agent.rollouts import Result
+from cm2_agent.runner import run
 from cm2_agent.store import SQLStore
 from cm2_agent.task import Task
 from cm2_agent.trace import Trace
