@@ -1,13 +1,17 @@
-"""`cm2 doctor`: what the store can be used for, and what went wrong where nobody was told."""
+"""`cm2 doctor`: what the store can be used for, and what went wrong where nobody was told; of an agent's tools, which the switch sees."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cm2_agent.cli.common import STORE, JsonOption, StoreOption, answer, open_store, plain
+
+if TYPE_CHECKING:
+    from cm2_agent.graphs.tools.seeing import Sight
 
 TEXT_ONLY = "no token ids"
 TRAINABLE = "trainable"
@@ -19,22 +23,71 @@ def register(app: typer.Typer) -> None:
     app.command("doctor", help=help)(doctor)
 
 
-def doctor(store: StoreOption = STORE, as_json: JsonOption = False) -> None:
+def doctor(
+    context: typer.Context,
+    agent: Annotated[
+        str | None, typer.Option("--agent", metavar="MODULE:GRAPH", help="Say which tools of this graph the switch sees; calls nothing.")
+    ] = None,
+    store: StoreOption = STORE,
+    as_json: JsonOption = False,
+) -> None:
+    sight = None if agent is None else _look_over(agent)
+    named = getattr(context.get_parameter_source("store"), "name", "") != "DEFAULT"
+    result: dict[str, Any] = {"ok": True, "problems": []}
+    if sight is not None:
+        result["problems"] += unseen_of(sight)
+        result["switch"] = {"seen": sorted(sight.tools), "unseen": dict(sight.unseen), "switchable": list(sight.switchable)}
+    if sight is None or named or Path(STORE.removeprefix("sqlite:///")).exists():
+        told = _of_store(store, sight)
+        result = {**result, **told, "problems": [*result["problems"], *told["problems"]]}
+    result["ok"] = not result["problems"]
+    answer(result, as_json=as_json, lines=_lines(result))
+    if result["problems"]:
+        raise typer.Exit(1)
+
+
+def _look_over(agent: str) -> Sight:
+    from cm2_agent.cli.running import load_graph
+    from cm2_agent.graphs.tools.seeing import look_over
+
+    return look_over(load_graph(agent))
+
+
+def _of_store(store: str, sight: Sight | None) -> dict[str, Any]:
+    """What the store holds; with an agent, also how often each tool was asked for and how often it left a span."""
     from cm2_agent.store import HEAD, schema_revision
 
     found = schema_revision(store)
     if found != HEAD:
         what = f"schema {found} is not this version's {HEAD}; back the store up, then type: cm2 db upgrade"
-        result: dict[str, Any] = {"ok": False, "problems": [what], "schema": {"revision": found, "head": HEAD}}
-    else:
-        with open_store(store) as opened:
-            health = opened.health()
-        calls = calls_of(health["model_calls"])
-        problems = problems_of(health)
-        result = {"ok": not problems, "problems": problems, "calls": calls, **health}
-    answer(result, as_json=as_json, lines=_lines(result))
-    if result["problems"]:
-        raise typer.Exit(1)
+        return {"problems": [what], "schema": {"revision": found, "head": HEAD}}
+    with open_store(store) as opened:
+        health = opened.health()
+        tools = None if sight is None else opened.count_tools()
+    told: dict[str, Any] = {"problems": problems_of(health), "calls": calls_of(health["model_calls"]), **health}
+    if sight is not None and tools is not None:
+        told["problems"] += untraced_of(tools, sight)
+        told["tools"] = tools
+    return told
+
+
+def unseen_of(sight: Sight) -> list[str]:
+    """The tools that a run with this agent would refuse, in a sentence."""
+    if not sight.unseen:
+        return []
+    named = ", ".join(f"{name} (node {node})" for name, node in sight.unseen.items())
+    what = "put each into a ToolNode, or decorate it with cm2_agent.graphs.tools.switchable, or name it to `cm2 run --allow-real`"
+    return [plain(f"the switch cannot see the tools that plain function nodes call: {named}; {what}")]
+
+
+def untraced_of(tools: Mapping[str, Any], sight: Sight) -> list[str]:
+    """Tools that messages ask for and that never left a span, where no tool node has them."""
+    elsewhere = {name for name in tools if name not in sight.tools or name in sight.switchable}
+    return [
+        plain(f"{name} was asked for {tools[name]['asked']} times and left no span: if it ran, nothing traced it (a plain function)")
+        for name in sorted(elsewhere)
+        if tools[name]["asked"] and not tools[name]["ran"]
+    ]
 
 
 def calls_of(counts: Mapping[str, int]) -> dict[str, Any]:
@@ -66,8 +119,11 @@ def problems_of(health: Mapping[str, Any]) -> list[str]:
 
 
 def _lines(result: Mapping[str, Any]) -> list[str]:
-    shown = {name: value for name, value in result.items() if name not in {"ok", "problems", "incidents"}}
+    shown = {name: value for name, value in result.items() if name not in {"ok", "problems", "incidents", "switch", "tools"}}
     lines = [f"{name.replace('_', ' '):<18} {_told(value)}" for name, value in shown.items()]
+    lines += [f"{'switch: ' + name:<18} {plain(', '.join(tools) or 'none')}" for name, tools in result.get("switch", {}).items()]
+    counts = result.get("tools", {})
+    lines += [f"{'tool: ' + plain(name):<18} asked for {count['asked']} times, left {count['ran']} spans" for name, count in counts.items()]
     return [*lines, *(f"PROBLEM: {one}" for one in result["problems"]), "" if result["problems"] else "no problems"]
 
 

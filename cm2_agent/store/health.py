@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Column, Connection, Table, func, select
+from sqlalchemy import Column, Connection, Table, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from cm2_agent.messages import JSON
+from cm2_agent.messages import JSON, ToolCall
 from cm2_agent.store import scores as scoring
-from cm2_agent.store.codec import seal, unseal
+from cm2_agent.store.codec import SEALED, load, seal, split_digests, unseal
 from cm2_agent.store.migrate import HEAD, revision_of
 from cm2_agent.store.schema import checklists, contents, incidents, model_calls, runs, scores, tasks, tool_runs, traces, verdicts
 from cm2_agent.store.verdict_cache import known_verdicts
@@ -43,6 +45,7 @@ def health(connection: Connection, url: str) -> dict[str, JSON]:
         "model_calls": _counts(connection, model_calls.c.untrainable, none="trainable"),
         "failed_calls": _count(connection, model_calls, model_calls.c.error.is_not(None)),
         "tool_runs": _count(connection, tool_runs),
+        "tool_runs_by_backend": _counts(connection, tool_runs.c.backend, none="unknown"),
         "failed_tool_runs": _count(connection, tool_runs, tool_runs.c.error.is_not(None)),
         "contents": _count(connection, contents),
         "tasks": _count(connection, tasks),
@@ -57,6 +60,35 @@ def health(connection: Connection, url: str) -> dict[str, JSON]:
         "judging": scoring.usage(connection),
         "incidents": read_incidents(connection),
     }
+
+
+def count_tools(connection: Connection) -> dict[str, JSON]:
+    """`{tool: {"asked": n, "ran": m}}`: how often a message asked for the tool, and how many executions left a span. Asked for are the
+    calls in what recorded model calls answered, and in assistant messages that no recorded call wrote."""
+    asked: Counter[str] = Counter()
+    ran = Counter(_counts(connection, tool_runs.c.name))
+    holding = or_(contents.c.body.like('%"tool_call"%'), contents.c.body.like(f"{SEALED}%"))
+    calls: dict[bytes, list[str]] = {}
+    for row in connection.execute(select(contents.c.hash, contents.c.body).where(contents.c.kind == "message", holding)):
+        names = [str(part.get("name")) for part in load(row.body).get("parts", ()) if part.get("type") == ToolCall.type]
+        if names:
+            calls[row.hash] = names
+    said = select(model_calls.c.output, func.count()).where(model_calls.c.output.is_not(None)).group_by(model_calls.c.output)
+    for digest, count in connection.execute(said):
+        asked.update({name: count * many for name, many in Counter(calls.get(digest, ())).items()})
+    query = select(model_calls.c.run, model_calls.c.message).where(model_calls.c.message.is_not(None)).order_by(model_calls.c.run)
+    written = groupby(connection.execute(query), key=lambda row: row.run)
+    run, places = next(written, (None, ()))
+    known: set[int] = {row.message for row in places}
+    for row in connection.execute(select(runs.c.seq, runs.c.messages).order_by(runs.c.seq)):
+        while run is not None and run < row.seq:
+            run, places = next(written, (None, ()))
+            known = {place.message for place in places}
+        mine = known if run == row.seq else set()
+        for position, digest in enumerate(split_digests(row.messages)):
+            if position not in mine:
+                asked.update(calls.get(digest, ()))
+    return {name: {"asked": asked[name], "ran": ran[name]} for name in sorted(asked.keys() | ran.keys())}
 
 
 def _count(connection: Connection, table: Table, *where: Any) -> int:

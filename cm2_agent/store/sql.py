@@ -147,12 +147,6 @@ class SQLStore:
             found = fetch.places(connection, [trace_id])
             return Reader(connection).traces([found[0][2]])[0] if found else None
 
-    def holds(self, trace_id: str) -> bool:
-        """Whether a trace of that id is stored."""
-        with self._db.asking() as cursor:
-            cursor.execute(f"SELECT 1 FROM traces WHERE id = {'?' if self._db.sqlite else '%s'}", (seal(trace_id),))  # noqa: S608 (a mark only)
-            return cursor.fetchone() is not None
-
     def traces(
         self,
         *,
@@ -384,6 +378,11 @@ class SQLStore:
         """Everything that `cm2 doctor` reports: the schema, and counts of traces, calls by trainability, failures and NULLs by reason."""
         with self._db.reading() as connection:
             return health.health(connection, self.url)
+
+    def count_tools(self) -> dict[str, JSON]:
+        """`{tool: {"asked": n, "ran": m}}`: how often messages asked for the tool, and how many executions left a span."""
+        with self._db.reading() as connection:
+            return health.count_tools(connection)
 
 
 def _same_trace(runs: Sequence[Run], trace_id: str) -> None:

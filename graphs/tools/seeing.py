@@ -30,7 +30,8 @@ _OUTPUT_TOOL = "OutputToolBinding"  # the same of create_agent's response_format
 @dataclass(frozen=True, kw_only=True)
 class Sight:
     """What can be seen of a graph's tools, by name: `tools` those that the switch works on, `nodes` where each of them is, `switchable`
-    which of them are decorated; `unseen` the others, with the node whose code refers to them. Nodes of subgraphs are `research.tools`."""
+    which of them are decorated; `unseen` the others, with the node whose code refers to them, or whose model is bound with them where no
+    code has them. Nodes of subgraphs are `research.tools`."""
 
     tools: Mapping[str, BaseTool]
     nodes: Mapping[str, str]
@@ -64,15 +65,16 @@ def look_over(graph: Any, invented: Collection[str] = ()) -> Sight:
             nodes.setdefault(name, path)
     decorated: dict[str, BaseTool] = {}
     unseen: dict[str, str] = {}
+    bound: dict[str, str] = {}
     inside = [(f"{nodes[name]}.{name}", tool) for name, tool in tools.items() if name not in invented]
     for path, start in (*_starts(graph), *inside):
-        for name, switchable in _named(start, nodes):
-            if switchable is None:
-                unseen.setdefault(name, path)
+        for found in _named(start, nodes):
+            if found.switchable is not None:
+                decorated.setdefault(found.name, found.switchable)
+                nodes.setdefault(found.name, path)
             else:
-                decorated.setdefault(name, switchable)
-                nodes.setdefault(name, path)
-    missed = {name: path for name, path in sorted(unseen.items()) if name not in tools and name not in decorated}
+                (bound if found.bound else unseen).setdefault(found.name, path)
+    missed = {name: path for name, path in sorted({**bound, **unseen}.items()) if name not in tools and name not in decorated}
     return Sight(tools={**decorated, **tools}, nodes=nodes, switchable=tuple(sorted(decorated)), unseen=missed)
 
 
@@ -140,9 +142,16 @@ def _starts(graph: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{path}{name}", writer
 
 
-def _named(start: Any, seen: Mapping[str, str]) -> Iterator[tuple[str, BaseTool | None]]:
-    """The names of the tools that something refers to; with the tool itself where it is switchable."""
+@dataclass(frozen=True, kw_only=True)
+class _Named:
+    """A tool that something refers to: as a switchable, as a tool, or only by the name that a model is bound with."""
 
+    name: str
+    switchable: BaseTool | None = None
+    bound: bool = False
+
+
+def _named(start: Any, seen: Mapping[str, str]) -> Iterator[_Named]:
     def stop(value: Any) -> bool:
         if value is start:
             return False
@@ -153,14 +162,15 @@ def _named(start: Any, seen: Mapping[str, str]) -> Iterator[tuple[str, BaseTool 
     for value, names in referred(start, stop):
         switchable = switchable_of(value)
         if switchable is not None:
-            yield switchable.name, switchable
+            yield _Named(name=switchable.name, switchable=switchable)
         elif is_a(value, BaseTool):
-            yield str(fields_of(value).get("name")), None
+            yield _Named(name=str(fields_of(value).get("name")))
         elif is_a(value, RunnableBinding):
-            yield from ((name, None) for name in _bound(fields_of(value).get("kwargs")))
+            yield from (_Named(name=name, bound=True) for name in _bound(fields_of(value).get("kwargs")))
         elif "bind_tools" in names and type(value) in (list, tuple, set, dict):
             members = list(value.values()) if type(value) is dict else list(value)
-            yield from ((one.__name__, None) for one in members if type(one) is FunctionType and switchable_of(one) is None)
+            plain = [one for one in members if type(one) is FunctionType and switchable_of(one) is None]
+            yield from (_Named(name=one.__name__, bound=True) for one in plain)
 
 
 def _bound(kwargs: Any) -> Iterator[str]:
