@@ -50,7 +50,7 @@ def task_of(scenario: Scenario, policy: str, tools: Sequence[ToolModel], *, user
         raise TaskError(f"confirmations={confirmations}; expected 0 or more")
     theirs, name = scenario.theirs, f"tau2-{scenario.domain}-{scenario.theirs.id}"
     outputs = list(theirs.evaluation_criteria.communicate_info or ())
-    done = [GoldAction(name=call.name, arguments=call.arguments) for call in scenario.recorded if call.error is None]
+    done = [GoldAction(name=call.name, kwargs=call.arguments) for call in scenario.recorded if call.error is None]
     scripted = user == "scripted"
     return Task(
         id=name,

@@ -95,7 +95,7 @@ class Desk:
         words = (message.text for message in trace.messages if message.role == "assistant")
         said = [parts.assistant_message(role="assistant", content=text) for text in words]
         told = parts.communicate.calculate_reward(task=scenario.theirs, full_trajectory=said).reward
-        database = float(world.state() == self._state(scenario))
+        database = float(world.digest() == self._state(scenario))
         factors = {"DB": database, "COMMUNICATE": float(told)}
         official = 0.0 if CUT in trace.attributes else 1.0
         for basis in scenario.theirs.evaluation_criteria.reward_basis:
@@ -131,7 +131,7 @@ class Desk:
         if number not in self._states:
             with self._world() as world:
                 Scenario.play(self.domain, scenario.theirs, world)
-                self._states[number] = world.state()
+                self._states[number] = world.digest()
         return self._states[number]
 
 

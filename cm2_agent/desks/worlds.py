@@ -112,6 +112,7 @@ class World:
         tables = {name: Rows(getattr(image, name)) for name in type(image).model_fields}
         self._environment: Any = self._package.environments.get_environment(db=type(image).model_construct(**tables))
         self._lock = threading.Lock()
+        self._written: list[tuple[str, dict[str, JSON]]] = []
 
     def call(self, name: str, arguments: Mapping[str, JSON]) -> tuple[str, bool]:
         """The desk's answer to a call and whether it tells of an error, both as tau2 tells its agents. Raises ToolError for a closed
@@ -122,12 +123,23 @@ class World:
                 answer = self._open().get_response(asked)
             except ValueError as error:
                 raise ToolError(f"tau2 could not write down what {name} returned: {error}") from error
+            if self._environment.tools.has_tool(name) and not self.reads(name):
+                self._written.append((name, dict(arguments)))
         return answer.content, answer.error
 
-    def state(self) -> str:
+    def digest(self) -> str:
         """tau2's hash of the database as it is now. Raises ToolError for a closed world."""
         with self._lock:
             return str(self._open().get_db_hash())
+
+    def state(self) -> JSON:
+        """What this desk has been through, as JSON: the writes that it was asked for, in order."""
+        return [[name, arguments] for name, arguments in self._written]
+
+    def restore(self, state: JSON) -> None:
+        """Take up what another desk has been through, in a fresh one: a dialogue that was cut short goes on."""
+        for name, arguments in state:
+            self.call(name, arguments)
 
     def tools(self) -> list[Any]:
         """tau2's tools, with their schemas. Raises ToolError for a closed world."""

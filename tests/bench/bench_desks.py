@@ -22,7 +22,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -178,8 +178,8 @@ def chosen(desk: Desk, count: int, seed: int = 0) -> list[Task]:
     return [tasks[at] for at in sorted(random.Random(seed).sample(range(len(tasks)), min(count, len(tasks))))]
 
 
-async def desks(tasks: int, seeds: int) -> Mapping[str, Any]:
-    found = {}
+async def desks(tasks: int, seeds: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     for domain in DOMAINS:
         desk = Desk(domain)
         found[domain] = await measure(desk, chosen(desk, tasks), seeds=seeds)

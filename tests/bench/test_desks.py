@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cm2_agent.desks import Desk
-from tests.bench.bench_desks import SIMULATED, chosen, correlations, measure
+from tests.bench.bench_desks import SIMULATED, Cells, chosen, correlations, measure
 from tests.desks.simulating import Shown, credulous, wary
 
 NAMES = ("reference", "drops_50", "recovers_60", "idle")
@@ -34,12 +34,12 @@ async def test_a_simulated_desk_ranks_policies_as_the_real_one() -> None:
 
 
 def test_correlations_of_what_is_known() -> None:
-    real = {"a": {"1": [1.0], "2": [1.0]}, "b": {"1": [0.0], "2": [1.0]}, "c": {"1": [0.0], "2": [0.0]}}
+    real: Cells = {"a": {"1": [1.0], "2": [1.0]}, "b": {"1": [0.0], "2": [1.0]}, "c": {"1": [0.0], "2": [0.0]}}
     same = correlations(real, real, draws=20)
     assert (same["spearman"]["at"], same["kendall"]["at"]) == (1.0, 1.0)
     other = correlations(real, {"a": real["c"], "b": real["b"], "c": real["a"]}, draws=20)
     assert (other["spearman"]["at"], other["kendall"]["at"]) == (-1.0, -1.0)
-    flat = {name: {"1": [0.5], "2": [None]} for name in "abc"}
+    flat: Cells = {name: {"1": [0.5], "2": [None]} for name in "abc"}
     assert correlations(real, flat, draws=20) == {"spearman": {"at": None, "interval": None}, "kendall": {"at": None, "interval": None}}
 
 
