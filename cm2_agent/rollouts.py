@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
-import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -123,7 +122,9 @@ class Rollouts:
 
     async def _dialogue(self, task: Task, number: int) -> Result:
         thread = f"{self.name}/{task.id}@{task.version}/{number}"
-        if self.resumable and self.store is not None and (stored := self.store.trace(thread)) is not None:
+        if self.resumable and self.store is not None and self.store.holds(thread):
+            stored = self.store.trace(thread)
+            assert stored is not None
             if self._kept is not None:
                 self._kept.forget(thread)
             return stored, self.store.score(thread)
@@ -206,6 +207,7 @@ class Kept:
     async def converse(self, talk: Talk, facts: Mapping[str, JSON], parts: Sequence[Any], runs: dict[str, list[Run]]) -> End:
         """The dialogue from where it was left, or from its beginning where that was another dialogue (other tools, other gate)."""
         from cm2_agent.graphs.dialogue import End, converse
+        from cm2_agent.graphs.keeping import load
 
         name, mark = self._thread(talk.thread), content_hash(dict(facts))
         state = (await self._machine.aget_state(self._config(talk.thread))).values if name in self._under_way else {}
@@ -214,10 +216,10 @@ class Kept:
             state = {}
         given = 0
         if state:
-            before = [Run.from_json(json.loads(text)) for text in state["runs"]]
+            before = [Run.from_json(load(blob)) for blob in state["runs"]]
             runs[talk.thread] = before
             given = len(before)
-            for part, left in zip(parts, json.loads(state["memory"]), strict=True):
+            for part, left in zip(parts, load(state["memory"]), strict=True):
                 part.restore(left)
             seat = current_seat()
             for _ in range(0 if seat is None else sum(len(run.calls) for run in before)):

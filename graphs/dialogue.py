@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeAlias, TypedDict
 
-from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage, message_to_dict, messages_from_dict
+from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.channels import UntrackedValue
 from langgraph.errors import GraphRecursionError
@@ -26,6 +25,7 @@ from langgraph.runtime import Runtime
 from langgraph.types import Command, interrupt
 
 from cm2_agent.errors import BudgetExhausted, TaskError
+from cm2_agent.graphs.keeping import Written, dump
 from cm2_agent.graphs.metering import Meter
 from cm2_agent.langchain_messages import from_langchain
 from cm2_agent.messages import JSON
@@ -91,7 +91,7 @@ class Talk:
     failed: Callable[[], Exception | None] | None = None
     keep: Callable[[], tuple[Sequence[JSON], JSON]] | None = None
     answerable: bool = True
-    written: _Written = field(default_factory=lambda: _Written(), init=False, repr=False)
+    written: Written = field(default_factory=Written, init=False, repr=False)
     met: bool = field(default=False, init=False, repr=False)
     """Whether the graph was asked in this process."""
 
@@ -109,13 +109,14 @@ class Talk:
 
 
 class State(TypedDict, total=False):
-    """`messages` is there while the process lives; `said` the same as JSON texts, None where that cannot be."""
+    """`messages` is there while the process lives; `said` is the same as bytes that come back exactly, as `runs` and `memory` are
+    (`keeping.dump`), and None where that cannot be."""
 
     turn: int
     messages: Annotated[list[BaseMessage], UntrackedValue]
-    said: list[str] | None
-    runs: list[str]
-    memory: str
+    said: list[bytes] | None
+    runs: list[bytes]
+    memory: bytes
     seconds: float
     tokens: int
     facts: str
@@ -337,9 +338,9 @@ class _Turn:
         if self.keeping and self.state.get("said", ()) is not None:
             runs, memory = self.talk.keep() if self.talk.keep is not None else ((), None)
             try:
-                update["said"] = self.talk.written.texts(self.messages)
-                update["runs"] = [*self.state["runs"], *(json.dumps(run) for run in runs)]
-                update["memory"] = json.dumps(memory)
+                update["said"] = self.talk.written.blobs(self.messages)
+                update["runs"] = [*self.state["runs"], *(dump(run) for run in runs)]
+                update["memory"] = dump(memory)
             except (TypeError, ValueError):  # not JSON: this dialogue cannot be resumed, which is no reason to end it
                 update["said"] = None
         return Command(update=update, goto=to)
@@ -348,28 +349,7 @@ class _Turn:
 def _messages(state: State, talk: Talk) -> list[BaseMessage]:
     if "messages" in state:
         return state["messages"]
-    texts = state.get("said")
-    return [] if texts is None else talk.written.messages(texts)
-
-
-class _Written:
-    """The messages of a dialogue as JSON texts, each written once: exact for every text and number, which msgpack is not."""
-
-    def __init__(self) -> None:
-        self._known: list[tuple[BaseMessage, str]] = []
-
-    def texts(self, messages: Sequence[BaseMessage]) -> list[str]:
-        """Raises TypeError, ValueError where a message holds what is not JSON."""
-        known = self._known
-        for place, message in enumerate(messages):
-            if place >= len(known) or not (known[place][0] is message or known[place][0] == message):
-                known[place:] = [(message, json.dumps(message_to_dict(message)))]
-        del known[len(messages) :]
-        return [text for _, text in known]
-
-    def messages(self, texts: Sequence[str]) -> list[BaseMessage]:
-        self._known = list(zip(messages_from_dict([json.loads(text) for text in texts]), texts, strict=True))
-        return [message for message, _ in self._known]
-
+    blobs = state.get("said")
+    return [] if blobs is None else talk.written.messages(blobs)
 
 __all__ = ["End", "Gate", "How", "Limits", "State", "Talk", "begin", "converse", "dialogue", "machine_config"]

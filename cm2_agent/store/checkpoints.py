@@ -21,12 +21,12 @@ from langgraph.checkpoint.base import (
     get_checkpoint_metadata,
 )
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
-from sqlalchemy import delete, func, select
+from sqlalchemy import func, select
 
 from cm2_agent.errors import StoreError
 from cm2_agent.store.codec import seal, unseal
 from cm2_agent.store.engine import Database
-from cm2_agent.store.schema import checkpoint_writes, checkpoints
+from cm2_agent.store.schema import checkpoints
 from cm2_agent.store.statements import Row, Statements
 
 if TYPE_CHECKING:
@@ -164,8 +164,8 @@ class StoreCheckpointer(BaseCheckpointSaver[int]):
 
     def delete_thread(self, thread_id: str) -> None:
         with self._db.writing() as connection:
-            for table in (checkpoint_writes, checkpoints):
-                connection.execute(delete(table).where(table.c.thread == seal(str(thread_id))))
+            for statement in (self._do.no_writes, self._do.no_checkpoint):
+                statement.many(connection, [(seal(str(thread_id)),)])
 
     def pending(self) -> tuple[str, ...]:
         """The threads under way: those with a checkpoint."""

@@ -147,6 +147,12 @@ class SQLStore:
             found = fetch.places(connection, [trace_id])
             return Reader(connection).traces([found[0][2]])[0] if found else None
 
+    def holds(self, trace_id: str) -> bool:
+        """Whether a trace of that id is stored."""
+        with self._db.asking() as cursor:
+            cursor.execute(f"SELECT 1 FROM traces WHERE id = {'?' if self._db.sqlite else '%s'}", (seal(trace_id),))  # noqa: S608 (a mark only)
+            return cursor.fetchone() is not None
+
     def traces(
         self,
         *,

@@ -75,6 +75,8 @@ class Statements:
         writes = schema.checkpoint_writes.c
         older = (writes.thread == bindparam("t"), writes.namespace == bindparam("n"), writes.checkpoint < bindparam("c"))
         self.old_writes = Statement(engine, delete(schema.checkpoint_writes).where(*older), ["t", "n", "c"])
+        self.no_checkpoint = Statement(engine, delete(schema.checkpoints).where(schema.checkpoints.c.thread == bindparam("t")), ["t"])
+        self.no_writes = Statement(engine, delete(schema.checkpoint_writes).where(writes.thread == bindparam("t")), ["t"])
         facts = ["started", "runs", "task", "policy", "group_key", "rollout"]
         rows = schema.traces
         self.trace_facts = Statement(
