@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cm2_agent.cli.common import STORE, JsonOption, StoreOption, answer, one_line, open_store, plain, tell, tracked
+from cm2_agent.cli.labelling import KEY
 from cm2_agent.errors import StoreError, TaskError
 from cm2_agent.trace import TASK_VERSION
 
@@ -71,6 +73,12 @@ def from_traces(
         Path | None, typer.Option("--checklist", metavar="FILE.yaml", help="Of every task (default: the one that scored the dialogue).")
     ] = None,
     checks: Annotated[str | None, typer.Option("--checks", metavar="MODULE", help="Functions that --checklist names.")] = None,
+    label: Annotated[str | None, typer.Option("--label", metavar="MODEL", help="Who writes each task a checklist of its own.")] = None,
+    label_base_url: Annotated[
+        str | None, typer.Option("--label-base-url", metavar="URL", help=f"An OpenAI-compatible server that has MODEL (key: {KEY}).")
+    ] = None,
+    budget_calls: Annotated[int | None, typer.Option("--budget-calls", min=0, help="Stop labelling after this many calls.")] = None,
+    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Dialogues labelled at a time.")] = 8,
     keep_personal_data: Annotated[bool, typer.Option("--keep-personal-data", help="Replace nothing.")] = False,
     entity: Annotated[
         list[str] | None,
@@ -88,9 +96,12 @@ def from_traces(
     as_json: JsonOption = False,
 ) -> None:
     from cm2_agent.cli.evaluating import reward_version
-    from cm2_agent.cli.scoring import named
-    from cm2_agent.environments import KEYS, Selection, distinct, split
+    from cm2_agent.cli.scoring import named as checklist_named
+    from cm2_agent.cli.task_labels import Labels
+    from cm2_agent.environments import KEYS, Selection, distinct, named, split
 
+    if label is not None and checklist is not None:
+        raise TaskError(f"--checklist {checklist} and --label {label} both say what the tasks' checklists are; give one of them")
     if held_out is not None and held_out.resolve() == out.resolve():
         raise TaskError(f"the tasks and the held-out ones are both to be written to {out}; name two files")
     selection = Selection(
@@ -98,21 +109,34 @@ def from_traces(
         max_turns=max_turns, min_calls=min_calls, max_calls=max_calls, tools=tuple(tool or ()), models=tuple(model or ()),
         since=_time("--since", since), until=_time("--until", until, before=True),
     )  # fmt: skip
-    given = None if checklist is None else named(checklist, checks)[1]
+    given = None if checklist is None else checklist_named(checklist, checks)[1]
     with open_store(store) as opened:
         version = None if reward is None else reward_version(opened, reward)
         redactor = None if keep_personal_data else _redactor(opened)
-        found = _Compiled(store=opened, selection=selection, redactor=redactor, given=given, reward=version, keys=tuple(entity or KEYS))
+        labels = None
+        if label is not None:
+            earlier = [path for path in (out, held_out) if path is not None]
+            labels = Labels.by(
+                label, label_base_url, store=opened, redactor=redactor, earlier=earlier, budget_calls=budget_calls, concurrency=concurrency
+            )  # fmt: skip
+        found = _Compiled(
+            store=opened, selection=selection, redactor=redactor, given=given, reward=version, keys=tuple(entity or KEYS),
+            unlabelled=labels is not None,
+        )  # fmt: skip
         found.read()
-    sorted_out = distinct(found.tasks)
+        replaced = {} if redactor is None else dict(redactor.counts.most_common())
+        sorted_out = distinct(found.tasks)
+        tasks = sorted_out.kept
+        if limit is not None and len(tasks) > limit:
+            found.left_out["over the limit"] = len(tasks) - limit
+            tasks = tasks[:limit]
+        if labels is not None:
+            tasks = tuple(asyncio.run(labels.of(tasks, [found.sources[task.id] for task in tasks])))
+            found.left_out.update(labels.left_out)
     for dropped, kept in sorted_out.dropped[:SHOWN]:
         tell(f"{dropped} says what {kept} says, with no better score; left out")
     if len(sorted_out.dropped) > SHOWN:
         tell(f"… and {len(sorted_out.dropped) - SHOWN} more duplicates")
-    tasks = sorted_out.kept
-    if limit is not None and len(tasks) > limit:
-        found.left_out["over the limit"] = len(tasks) - limit
-        tasks = tasks[:limit]
     if not tasks:
         told = ", ".join(f"{reason} ({count})" for reason, count in found.left_out.most_common())
         raise TaskError(f"no dialogue of {found.seen} in {store} became a task: {told}. Nothing was written; widen the selection")
@@ -122,15 +146,16 @@ def from_traces(
         raise TaskError(f"no task can be held out at --fraction {fraction}: {why}. Nothing was written")
     if parts.note is not None:
         tell(plain(f"note: {parts.note}"))
-    _write([(out, parts.train)] + ([] if held_out is None else [(held_out, parts.held_out)]))
+    sides = [(out, parts.train)] if held_out is None else [(out, parts.train), (held_out, parts.held_out)]
+    _write([(path, [named(task) for task in side]) for path, side in sides])  # without the entities that were left out: other content
     without = sum(task.checklist is None for task in tasks)
     if without:
         tell(f"note: {without} tasks have no checklist: their dialogues were not scored by one (cm2 score), and --checklist named none")
     answer(
         {
             "tasks": len(parts.train), "held_out": len(parts.held_out), "duplicates": len(sorted_out.dropped),
-            "left_out": dict(found.left_out.most_common()), "replaced": {} if redactor is None else dict(redactor.counts.most_common()),
-            "entities": parts.entities, "components": len(parts.components), "largest_component": parts.components[0],
+            "left_out": dict(found.left_out.most_common()), "replaced": replaced, "entities": parts.entities,
+            "components": len(parts.components), "largest_component": parts.components[0],
             "ignored_entities": parts.ignored, "without_checklist": without, "out": str(out),
         },
         as_json=as_json,
@@ -147,6 +172,10 @@ class _Compiled:
     given: Checklist | None
     reward: str | None
     keys: tuple[str, ...]
+    unlabelled: bool
+    """Whether the tasks get their checklists later."""
+    sources: dict[str, str] = field(default_factory=dict)
+    """The trace of each task, by ids as they are stored: a task tells a redacted one."""
     tasks: list[Task] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     seen: int = 0
@@ -164,7 +193,7 @@ class _Compiled:
                 self.left_out[reason] += 1
                 continue
             try:
-                checklist = self._checklist(trace, score)
+                checklist = None if self.unlabelled else self._checklist(trace, score)
                 task = task_from_trace(trace, checklist=checklist, redactor=self.redactor, score=score, keys=self.keys)
             except UnfitTrace as error:
                 self.left_out[error.reason] += 1
@@ -172,6 +201,7 @@ class _Compiled:
                     tell(plain(f"{one_line(trace.id, 60)}: no task: {error.reason}"))
                 continue
             self.tasks.append(task)
+            self.sources[task.id] = trace.id
         if not self.seen:
             raise StoreError(f"{self.store.url} holds no traces; bring some in first: cm2 import FORMAT FILE --store {self.store.url}")
 

@@ -16,6 +16,7 @@ Span = tuple[int, int]
 
 _DIGITS = re.compile(r"[0-9]+")  # one class alone: no way to go back over the text
 _SPACES = frozenset(" \u00a0\u202f")
+_SEPARATORS = _SPACES | {"-", "."}
 _CARDS = {(4, 4, 4, 4), (4, 4, 4, 4, 1), (4, 4, 4, 4, 2), (4, 4, 4, 4, 3), (4, 4, 4, 1), (4, 4, 4, 2), (4, 4, 4, 3), (4, 6, 4), (4, 6, 5)}
 _NATIONAL = {
     (2, 2, 2, 2, 2), (2, 4, 4), (2, 7), (2, 8), (3, 3, 3), (3, 3, 4), (3, 4, 4), (3, 6), (3, 7), (3, 8), (4, 2, 4), (4, 3, 3),
@@ -144,12 +145,11 @@ class _Groups:
 
     def card(self, first: int) -> int | None:
         """The last group of the card that begins with this one."""
-        if not self._free_for_card(first):
+        length = self.length(first)
+        if (length != 4 and not 13 <= length <= 19) or not self._free_for_card(first):
             return None
-        if 13 <= self.length(first) <= 19:
+        if length != 4:
             return first if self._ends_card(first) and is_card(self.digits(first, first)) else None
-        if self.length(first) != 4:
-            return None
         separators = self.run(first, _SPACES | {"-"}, 4)
         for more in range(len(separators), 1, -1):
             lengths = tuple(self.length(first + i) for i in range(more + 1))
@@ -172,13 +172,16 @@ class _Groups:
 
     def international(self, first: int) -> tuple[int, int] | None:
         """Where a number that begins with a plus sign (or 00) at this group begins, and its last group."""
-        start, digits = self.starts[first], self.digits(first, first)
+        start = self.starts[first]
         at = start - 1
         while at >= 0 and start - at <= 2 and self.text[at] in " (":
             at -= 1
-        plus = at >= 0 and self.text[at] == "+" and digits[0] != "0"
+        plus = at >= 0 and self.text[at] == "+" and self.text[start] != "0"
+        if not plus and not self.text.startswith("00", start):
+            return None
+        digits = self.digits(first, first)
         if not plus:
-            if not (digits.startswith("00") and 3 <= len(digits) <= 5 and self.between(first) in _SPACES) or digits[2] == "0":
+            if not 3 <= len(digits) <= 5 or digits[2] == "0" or self.between(first) not in _SPACES:
                 return None
             at = start
         if not self._free_for_phone(at):
@@ -217,6 +220,8 @@ class _Groups:
 
     def national(self, first: int) -> tuple[int, int] | None:
         start, digits = self.starts[first], self.digits(first, first)
+        if len(digits) > 5:
+            return None
         opened = before(self.text, start) == "(" and (self.between(first) or "").startswith(")")
         at = start - 1 if opened else start
         if not self._free_for_phone(at):
@@ -241,11 +246,12 @@ class _Groups:
         return None
 
     def _north_american(self, first: int, digits: str) -> int | None:
-        if digits == "1" and self.between(first) in {"-", ".", " ", " (", "-(", "\u00a0"}:
-            if (self.between(first) or "").endswith("("):
+        if digits == "1":
+            separator = self.between(first)
+            if separator in (" (", "-("):
                 inner = self.digits(first + 1, first + 1)
                 return self._bracketed(first + 1, inner) if len(inner) == 3 else None
-            return self._three_three_four(first + 1)
+            return self._three_three_four(first + 1) if separator in _SEPARATORS else None
         if digits[0] == "1" and len(digits) == 3 and digits[1] in "3456789":  # China's mobile numbers, 3-4-4
             more = self.run(first, _SPACES | {"-"}, 2)
             lengths = [self.length(first + 1 + i) for i in range(len(more))]
@@ -253,8 +259,10 @@ class _Groups:
         return self._three_three_four(first)
 
     def _three_three_four(self, first: int) -> int | None:
-        more = self.run(first, _SPACES | {"-", "."}, 2)
-        if len(more) < 2 or [self.length(first + i) for i in range(3)] != [3, 3, 4] or self.text[self.starts[first]] in "01":
+        if self.text[self.starts[first]] in "01" or [self.length(i) for i in range(first, min(first + 3, len(self)))] != [3, 3, 4]:
+            return None
+        more = self.run(first, _SEPARATORS, 2)
+        if len(more) < 2:
             return None
         spaced = more[0] in _SPACES and more[1] in _SPACES
         if spaced and self.text[self.starts[first + 1]] in "01":  # three plain numbers in a row
