@@ -19,7 +19,7 @@ from typing import Any, TypeVar, get_type_hints
 from langchain_core.messages import ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config, var_child_runnable_config
-from langchain_core.tools import BaseTool, StructuredTool, ToolException
+from langchain_core.tools import BaseTool, ToolException
 from langgraph._internal._constants import CONFIG_KEY_READ, CONFIG_KEY_RUNTIME
 from langgraph.errors import GraphBubbleUp
 from langgraph.prebuilt.tool_node import ToolCallRequest, ToolRuntime
@@ -28,8 +28,9 @@ from pydantic.errors import PydanticUserError
 from pydantic_core import to_jsonable_python
 
 from cm2_agent.errors import CM2Error, ToolError
+from cm2_agent.graphs.tools.functions import FunctionTools
 from cm2_agent.graphs.tools.seeing import SWITCHABLE, switchable_of
-from cm2_agent.graphs.tools.specs import OUTPUT_SCHEMA, spec_of
+from cm2_agent.graphs.tools.specs import spec_of
 from cm2_agent.graphs.tools.switch import awrap_tool_call, backends_of, wrap_tool_call
 from cm2_agent.langchain_messages import plain
 from cm2_agent.messages import JSON
@@ -49,8 +50,8 @@ def switchable(wrapped: W) -> W:
     ToolMessage for a tool call, the content for plain arguments; its own `handle_tool_error` says whether an error is raised.
 
     The run is known from LangChain's context: a thread that a node starts by itself must be given it (`contextvars.copy_context`), or the
-    call is taken for one outside a run. Raises ToolError for what has no schema: a method, `*args`, a function whose return is not
-    annotated.
+    call is taken for one outside a run. Raises ToolError for a method, a generator, and a function that FunctionTools would not take or
+    whose return is not annotated.
 
     >>> @switchable
     ... def get_order(order_id: int) -> str:
@@ -74,28 +75,19 @@ class _Function:
     """A decorated function: what it is to the switch, and how its calls are answered."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        self.function, self.name = function, function.__name__
-        self.signature = inspect.signature(function)
-        unnamed = [one.name for one in self.signature.parameters.values() if one.kind not in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
-        first = next(iter(self.signature.parameters), "")
-        if unnamed or first in ("self", "cls") or inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            what = f"its parameters {', '.join(unnamed) or first}" if unnamed or first in ("self", "cls") else "that it is a generator"
-            raise ToolError(f"switchable function {self.name!r}: {what} cannot be told to a model; expected a function of named parameters")
-        try:
-            hints = get_type_hints(function)
-            self.awaited = inspect.iscoroutinefunction(function)
-            given: dict[str, Any] = {"coroutine": function} if self.awaited else {"func": function}
-            tool = StructuredTool.from_function(**given, name=self.name, description=inspect.getdoc(function) or self.name)
-        except (NameError, TypeError, ValueError, PydanticUserError) as error:
-            said = f"switchable function {self.name!r} has no schema: {error}"
-            raise ToolError(f"{said}; annotate it with types that pydantic can describe") from error
+        name = function.__name__
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise ToolError(f"switchable function {name!r} is a generator; expected one that returns its answer")
+        if next(iter(inspect.signature(function).parameters), "") in ("self", "cls"):
+            raise ToolError(f"switchable function {name!r} is a method; its object cannot be told to a model, so decorate a function")
+        (tool,) = FunctionTools(function)
+        hints = get_type_hints(function)
         if "return" not in hints:
-            raise ToolError(f"switchable function {self.name!r} does not say what it returns; annotate it, such as `-> str` or `-> dict`")
-        self.returned = _Returned(hints["return"])
-        metadata = {} if self.returned.schema is None else {OUTPUT_SCHEMA: self.returned.schema}
-        self.tool = tool.model_copy(update={"metadata": metadata or None})
-        spec_of(self.tool)
-        self.fields = frozenset(getattr(self.tool.args_schema, "model_fields", {}))
+            raise ToolError(f"switchable function {name!r} does not say what it returns; annotate it, such as `-> str` or `-> dict`")
+        spec_of(tool)
+        self.function, self.tool, self.returned = function, tool, _Returned(hints["return"])
+        self.signature, self.awaited = inspect.signature(function), inspect.iscoroutinefunction(function)
+        self.fields = frozenset(getattr(tool.args_schema, "model_fields", {}))
 
     def wrapper(self) -> Callable[..., Any]:
         function = self.function
@@ -199,12 +191,9 @@ class _Returned:
 
     def __init__(self, hint: Any) -> None:
         self.text = hint is str
-        self.schema: dict[str, Any] | None = None
         self._type: TypeAdapter[Any] | None = None
-        if not self.text:
-            with contextlib.suppress(PydanticUserError):  # a class that pydantic knows nothing of: its JSON is all that can be given
-                self._type = TypeAdapter(hint)
-                self.schema = self._type.json_schema(mode="serialization") or None
+        with contextlib.suppress(PydanticUserError):  # of a class that pydantic knows nothing of, JSON is all that can be given
+            self._type = TypeAdapter(hint)
 
     def read(self, message: ToolMessage) -> Any:
         """The value. Raises ValueError where the text is not one of this type."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import gc
 import types
 from collections import UserDict, deque
 from typing import Any, ClassVar
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableLambda, RunnableParallel
 from langchain_core.tools import BaseTool, StructuredTool, tool
@@ -343,6 +346,37 @@ def test_nothing_of_the_application_runs() -> None:
         list(ExplosiveList())
     assert unseen_tools(graph(in_closure((Explosive(),)))) == {"look": "work"}
     assert unseen_tools(graph(in_closure((ExplosiveList([look]), ExplosiveDict(erase=erase))))) == {"erase": "work", "look": "work"}
+
+
+def _around(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.one_of(
+        st.lists(inner, min_size=1, max_size=3), st.dictionaries(st.text(max_size=3), inner, min_size=1, max_size=3), st.tuples(inner),
+        inner.map(lambda held: types.SimpleNamespace(held=held)), inner.map(lambda held: functools.partial(by_default, held)),
+        inner.map(in_closure), inner.map(lambda held: Desk(held).node), inner.map(lambda held: RunnableLambda(in_closure(held))),
+    )  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(held=st.recursive(st.sampled_from([look, erase, None, 7, "look"]), _around, max_leaves=6))
+def test_whatever_holds_a_tool_it_is_found_and_nothing_else_is(held: Any) -> None:
+    holds = {name for name, one in (("look", look), ("erase", erase)) if _holds(held, one)}
+    assert set(unseen_tools(graph(in_closure(held)))) == holds
+
+
+def _holds(held: Any, wanted: Any) -> bool:
+    """The same question, answered by the interpreter's own references."""
+    seen: dict[int, Any] = {}
+    waiting = [held]
+    while waiting:
+        one = waiting.pop()
+        if one is wanted or id(one) in seen:
+            if one is wanted:
+                return True
+            continue
+        seen[id(one)] = one
+        if not isinstance(one, BaseTool | type | types.ModuleType) and one is not globals():
+            waiting.extend(gc.get_referents(one))
+    return False
 
 
 def test_circles_come_to_an_end() -> None:

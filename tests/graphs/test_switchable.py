@@ -492,7 +492,9 @@ def test_what_has_no_schema_is_refused() -> None:
         "Stream."
         yield key
 
-    wrongs = ((Desk.look, "self"), (star, "keys"), (silent, "what it returns"), (opaque, "schema"), (stream, "generator"), (7, "int"))
+    wrongs = (
+        (Desk.look, "is a method"), (star, "keys"), (silent, "what it returns"), (opaque, "'opaque'"), (stream, "generator"), (7, "int")
+    )  # fmt: skip
     for wrong, told in wrongs:
         with pytest.raises(ToolError, match=told):
             switchable(wrong)
