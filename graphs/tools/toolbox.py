@@ -42,7 +42,7 @@ class Toolbox(Sequence[BaseTool]):
         if not isinstance(arguments, Mapping):
             raise ToolException(f"the arguments of {name} are {type(arguments).__name__}; expected an object")
         try:
-            return await tool.ainvoke(dict(arguments))
+            return await tool.model_copy(update={"handle_tool_error": False}).ainvoke(dict(arguments))
         except ValidationError as error:
             raise ToolException(f"the arguments of {name} break its schema: {error}") from error
 
