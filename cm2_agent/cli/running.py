@@ -55,6 +55,9 @@ def run_tasks(
     base_url: Annotated[
         str | None, typer.Option("--base-url", metavar="URL", help=f"An OpenAI-compatible server of MODEL (key: {MODEL_KEY}).")
     ] = None,
+    token_ids: Annotated[
+        bool, typer.Option("--token-ids", help="Ask that server for token ids and logprobs (vLLM does), which GRPO needs.")
+    ] = False,
     group: Annotated[int, typer.Option("--group", min=1, help="Rollouts a task.")] = 1,
     tools: ToolsOption = None,
     simulator: SimulatorOption = None,
@@ -92,7 +95,7 @@ def run_tasks(
 
     listed = load_tasks(tasks)
     _, chosen = named(checklist, checks)
-    graph = agent_of(agent, model, base_url)
+    graph = agent_of(agent, model, base_url, token_ids=token_ids)
     models = Models(simulator=simulator, user=user, base_url=simulator_base_url, budget_usd=budget_usd, price=price)
     limits = models.limits()
     with ExitStack() as opened:
@@ -117,10 +120,12 @@ def run_tasks(
     answer(result, as_json=as_json)
 
 
-def agent_of(agent: str | None, model: str | None, base_url: str | None) -> Any:
+def agent_of(agent: str | None, model: str | None, base_url: str | None, *, token_ids: bool = False) -> Any:
     """The graph of `--agent`, or the agents of `--model` with each task's own declared tools. Raises TaskError, ModelError."""
     if (agent is None) == (model is None):
         raise TaskError("expected one of --agent MODULE:GRAPH (your agent) and --model MODEL (an agent of each task's own tools)")
+    if base_url is None and token_ids:
+        raise TaskError("--token-ids asks a server for them, and --base-url names none; a local model gives them anyway")
     if agent is not None:
         return load_graph(agent)
     from cm2_agent.graphs.agent import agents
@@ -129,7 +134,7 @@ def agent_of(agent: str | None, model: str | None, base_url: str | None) -> Any:
     if base_url is not None:
         from cm2_agent.endpoints import openai_compatible
 
-        return agents(openai_compatible(base_url, model, api_key=os.environ.get(MODEL_KEY)))
+        return agents(openai_compatible(base_url, model, api_key=os.environ.get(MODEL_KEY), token_ids=token_ids))
     from cm2_agent.models import LocalChatModel
 
     return agents(LocalChatModel.load(model))

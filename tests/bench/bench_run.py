@@ -1,9 +1,9 @@
 """What conducting dialogues costs: 256 of three turns (7 model and 4 tool calls in all), 64 at a time, traced and stored.
 
 `python -m tests.bench.bench_run` prints one JSON line. `ideal_share` is the time that 256 dialogues would take if nothing but the stubs
-took any, as a share of what they took (model 2 s, tool 0.2 s, over loopback HTTP). `cpu_ratio` is the CPU of our run over that of the same graph
-driven bare, its turns one after another, in interleaved pieces (50 and 20 ms); `cpu_ratio_resumable` the same for a named run, which keeps
-a checkpoint after each turn. CPU is this process's alone; the stubs run in another.
+took any, as a share of what they took (model 2 s, tool 0.2 s, over loopback HTTP). `cpu_ratio` is the CPU of our run over that of the
+same graph driven bare, its turns one after another, in interleaved pieces (50 and 20 ms); `cpu_ratio_resumable` the same for a named run,
+which keeps a checkpoint after each turn. CPU is this process's alone; the stubs run in another.
 """
 
 from __future__ import annotations
