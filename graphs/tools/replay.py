@@ -75,9 +75,10 @@ class ReplayTools:
         """The tool's recorded calls by their keys, under the schema that the tool has now."""
         known = self._keys.get(tool.name)
         if known is None or (known.parameters is not tool.parameters and known.parameters != tool.parameters):
-            known = self._keys[tool.name] = _Keyed(parameters=tool.parameters)
+            known = _Keyed(parameters=tool.parameters)
             for place in self._places.get(tool.name, ()):
                 known.places.setdefault(Call(tool=tool, arguments=self.recorded[place].arguments).key, []).append(place)
+            self._keys[tool.name] = known  # whole: other dialogues' threads read it
         return known
 
     def _chosen(self, places: list[int], journal: Journal) -> int:

@@ -17,7 +17,7 @@ from cm2_agent.graphs.tools.journal import Answer, Call, Journal
 from cm2_agent.task import ToolModel
 from tests.strategies import texts
 
-RATES = {"timeout": 0.1, "error": 0.2, "empty": 0.05, "truncated": 0.3}
+RATES: dict[str, Any] = {"timeout": 0.1, "error": 0.2, "empty": 0.05, "truncated": 0.3}
 
 
 def call(number: int = 0, name: str = "f") -> Call:
@@ -31,7 +31,7 @@ def test_rates_are_met() -> None:
         assert binomtest(drawn[fault], 4000, rate).pvalue > 1e-6
     assert binomtest(drawn[None], 4000, 0.35).pvalue > 1e-6
     for fault in FAULTS:
-        one: dict[str, float] = {fault: 1.0}
+        one: dict[str, Any] = {fault: 1.0}
         assert {Faults(**one).draw(call(number), Journal()) for number in range(200)} == {fault}
     assert {Faults().draw(call(number), Journal()) for number in range(200)} == {None}
 
@@ -70,7 +70,7 @@ def test_what_the_agent_is_told() -> None:
     timeout = faults.faulty("timeout", call(name="get_order"), None)
     assert timeout == Answer(content="Tool get_order timed out after 30 s", error=True, backend="simulate", fault="timeout")
     error = faults.faulty("error", call(), None)
-    assert error.content.startswith("503 Service Unavailable")
+    assert str(error.content).startswith("503 Service Unavailable")
     assert (error.error, error.fault) == (True, "error")
     real = Answer(content="shipped", backend="record")
     assert faults.faulty("empty", call(), real) == Answer(content="", backend="record", fault="empty")

@@ -15,12 +15,16 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from langchain_core.messages import HumanMessage, ToolMessage
 
 from cm2_agent.errors import TaskError, ToolError
+from cm2_agent.graphs.tools.backends import TOOLS, Backends
 from cm2_agent.graphs.tools.journal import Answer, Call, Journal
 from cm2_agent.graphs.tools.recording import Recorder, load_recording
 from cm2_agent.graphs.tools.replay import ReplayTools
+from cm2_agent.graphs.tools.switch import switched
 from cm2_agent.task import RecordedCall, ToolModel
+from tests.capture.apps import ScriptedModel, agent, calls
 from tests.strategies import clean, jsons, objects, texts
 
 HEADER = '{"format": "cm2.recording", "version": 1}\n'
@@ -173,8 +177,28 @@ def test_threads_write_whole_lines(tmp_path: Path) -> None:
         assert [one.result for one in read if one.arguments == {"id": number}] == [str(each) * 3000 for each in range(50)]
 
 
+async def test_a_recorded_dialogue_replays_byte_by_byte(tmp_path: Path) -> None:
+    """In a real graph: what the real tool said, errors too, and what its replay says, are the same tool messages."""
+    graph = agent(ScriptedModel(script=[calls(1, 2), calls(-3), calls(1), calls(text="done")]))
+    question = {"messages": [HumanMessage("1, 2?")]}
+    with Recorder(tmp_path / "calls.jsonl") as recorder:
+        recording = Backends("record", recorder=recorder)
+        states = [await graph.ainvoke(question), await switched(graph).ainvoke(question, {"configurable": {TOOLS: recording}})]
+    replaying = Backends("replay", replay=ReplayTools(load_recording(tmp_path / "calls.jsonl")))
+    states.append(await switched(graph).ainvoke(question, {"configurable": {TOOLS: replaying}}))
+    heard = [[message for message in state["messages"] if isinstance(message, ToolMessage)] for state in states]
+    real, recorded, replayed = ([(one.content, one.status, one.name, one.tool_call_id) for one in each] for each in heard)
+    assert [status for _, status, _, _ in real] == ["success", "success", "error", "success"]
+    assert real == recorded == replayed
+    assert [entry.answer.backend for entry in replaying.journal.entries] == ["replay"] * 4
+    seconds = [json.loads(line)["seconds"] for line in (tmp_path / "calls.jsonl").read_text().splitlines()[1:]]
+    assert len(seconds) == 4
+    assert min(seconds) > 0
+
+
 WRITER = """
 import sys
+from cm2_agent.graphs.tools.backends import TOOLS, Backends
 from cm2_agent.graphs.tools.journal import Answer, Call
 from cm2_agent.graphs.tools.recording import Recorder
 from cm2_agent.task import ToolModel

@@ -7,18 +7,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from langchain_core.messages import HumanMessage, ToolMessage
+from langchain_core.messages import ToolMessage
 from langchain_core.tools import StructuredTool, ToolException
 
 from cm2_agent.errors import ToolError
-from cm2_agent.graphs.tools.backends import TOOLS as NAME
-from cm2_agent.graphs.tools.backends import Backends
 from cm2_agent.graphs.tools.hybrid import HybridTools
 from cm2_agent.graphs.tools.journal import Answer, Call, Journal
 from cm2_agent.graphs.tools.replay import ReplayTools, told
-from cm2_agent.graphs.tools.switch import switched
 from cm2_agent.task import RecordedCall, ToolModel
-from tests.capture.apps import ScriptedModel, agent, calls
 from tests.strategies import jsons
 
 GET = ToolModel(name="get_order", parameters={"properties": {"id": {"type": "integer"}, "full": {"type": "boolean", "default": False}}})
@@ -227,19 +223,3 @@ async def test_hybrid_asks_the_simulator_only_for_what_was_not_recorded() -> Non
     assert not simulated.asked
     assert await tools.answer(get(id=3), Journal()) == Answer(content="invented 1", backend="simulate")
     assert tools.find(get(id=3), Journal()) is None
-
-
-async def test_recorded_results_reach_the_model_byte_by_byte() -> None:
-    """In a real graph: what the real tool said, and what its replay says, are the same tool messages."""
-    model = ScriptedModel(script=[calls(1, 2), calls(-3), calls(text="done")])
-    graph = agent(model)
-    question = {"messages": [HumanMessage("1, 2?")]}
-    real = [message for message in (await graph.ainvoke(question))["messages"] if isinstance(message, ToolMessage)]
-    recorded = [
-        said("look", key=1, result=real[0].content), said("look", key=2, result=real[1].content), said("look", key=-3, error=real[2].text),
-    ]  # fmt: skip
-    backends = Backends("replay", replay=ReplayTools(recorded))
-    config = {"configurable": {NAME: backends}}
-    replayed = [message for message in (await switched(graph).ainvoke(question, config))["messages"] if isinstance(message, ToolMessage)]
-    assert [(message.content, message.status) for message in replayed] == [(message.content, message.status) for message in real]
-    assert [entry.answer.backend for entry in backends.journal.entries] == ["replay"] * 3
