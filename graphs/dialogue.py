@@ -262,8 +262,8 @@ class _Turn:
 
     def _config(self) -> dict[str, Any]:
         config = {**self.talk.config, "recursion_limit": 2 * self.talk.limits.max_steps + 1}
-        if self.meter is not None:  # first, so that nobody records the call that it stops
-            config["callbacks"] = [self.meter, *config.get("callbacks", ())]
+        if self.meter is not None:
+            config["callbacks"] = [self.meter, *config.get("callbacks", ()), self.meter.stop]
         return config
 
     @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Counting the tokens of a dialogue while it runs, and stopping at a limit; apart from the dialogue, which only asks how it stands."""
+"""Counting the tokens of a dialogue while it runs, and stopping it at a limit; apart from the dialogue, which only asks how it stands."""
 
 from __future__ import annotations
 
@@ -11,15 +11,12 @@ from langchain_core.outputs import LLMResult
 
 
 class TokensSpent(Exception):
-    """A model call that the dialogue's limit of tokens does not allow."""
+    """The dialogue's limit of tokens allows no further model call."""
 
 
 class Meter(BaseCallbackHandler):
-    """Adds up what model calls say of their usage, prompt and completion, and lets none begin once `limit` is reached.
-
-    LangChain tells callbacks of a call before making it; raising there is what keeps it from being made. A call without usage counts its
-    token ids, one without either nothing.
-    """
+    """Adds up what model calls say of their usage, prompt and completion. A call without usage counts its token ids, one without either
+    nothing. No call begins once `limit` is reached: it goes before the handlers that record calls, `stop` behind them."""
 
     raise_error = True
     run_inline = True
@@ -27,22 +24,40 @@ class Meter(BaseCallbackHandler):
     def __init__(self, limit: int, spent: int = 0) -> None:
         self.limit, self.spent = limit, spent
         self.stopped = False
+        self.stop = Stop(self)
 
     def on_chat_model_start(self, serialized: dict[str, Any], messages: list[list[BaseMessage]], *, run_id: UUID, **kwargs: Any) -> None:
-        self._check()
+        self.check()
 
     def on_llm_start(self, serialized: dict[str, Any], prompts: list[str], *, run_id: UUID, **kwargs: Any) -> None:
-        self._check()
+        self.check()
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
-        for generations in response.generations:
-            for generation in generations[:1]:
-                self.spent += _tokens(getattr(generation, "message", None))
+        self.spent += sum(_tokens(message) for message in _messages(response))
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raises TokensSpent where nothing is left: LangChain tells callbacks of a call before making it, and makes none then."""
         if self.spent >= self.limit:
             self.stopped = True
             raise TokensSpent(f"{self.spent} tokens are spent of the {self.limit} that the dialogue may take")
+
+
+class Stop(BaseCallbackHandler):
+    """Ends a turn behind the call that reached the limit, where that asks for tools: a further call would have to follow."""
+
+    raise_error = True
+    run_inline = True
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
+        if any(getattr(message, "tool_calls", None) for message in _messages(response)):
+            self._meter.check()
+
+
+def _messages(response: LLMResult) -> list[Any]:
+    return [getattr(generations[0], "message", None) for generations in response.generations if generations]
 
 
 def _tokens(message: Any) -> int:
