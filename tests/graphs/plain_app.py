@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from functools import reduce
-from operator import add
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
@@ -59,6 +57,14 @@ def where(state: MessagesState) -> str:
     return "research" if "search" in names else "run_tools" if names else "sign_off"
 
 
+def joined(chunks: list[Any]) -> Any:
+    """The message that was streamed."""
+    whole = chunks[0]
+    for chunk in chunks[1:]:
+        whole = whole + chunk
+    return whole
+
+
 def build(model: BaseChatModel) -> Any:
     """The compiled graph on a chat model that can be given tools."""
     equipped = model.bind_tools([get_order, refund, search])
@@ -66,12 +72,12 @@ def build(model: BaseChatModel) -> Any:
     async def think(state: MessagesState) -> dict[str, Any]:
         chunks = [chunk async for chunk in equipped.astream([SystemMessage("You help."), *state["messages"]])]
         LEDGER["model"] += 1
-        return {"messages": [reduce(add, chunks)]}
+        return {"messages": [joined(chunks)]}
 
     def sign_off(state: MessagesState) -> dict[str, Any]:
         chunks = list(model.stream([SystemMessage("You end letters."), *state["messages"]]))
         LEDGER["model"] += 1
-        return {"messages": [reduce(add, chunks)]}
+        return {"messages": [joined(chunks)]}
 
     research = StateGraph(MessagesState)
     research.add_node("tools", ToolNode([search]))
