@@ -8,6 +8,7 @@ answer. The recorded calls of a task are those of its own trace: another custome
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,8 @@ from cm2_agent.trace import Trace, Turn
 
 UNTYPED: Mapping[str, JSON] = {"type": "object"}
 """The parameters of a tool that was called, while nothing tells its schema."""
+_PIECE = re.compile(r"\\([^A-Za-z0-9])|.", re.DOTALL)
+"""A character of a pattern, by itself or escaped."""
 _NOT_TEXT = "text that is not Unicode"
 _REFERENCES = ("id", "depends_on", "part_of")
 """What of an item is a name within the checklist, of letters that no placeholder has."""
@@ -127,9 +130,7 @@ def redacted_checklist(checklist: Checklist, redactor: Redactor | None) -> dict[
     data = checklist.to_json()
     if redactor is None:
         return data
-    items = [
-        {name: value if name in _REFERENCES else redactor.redact_json(value) for name, value in item.items()} for item in data["items"]
-    ]  # fmt: skip
+    items = [{name: _redacted(name, value, redactor) for name, value in item.items()} for item in data["items"]]
     name = redactor.redact(data["name"])
     if items == data["items"] and name == data["name"]:
         return data
@@ -137,6 +138,25 @@ def redacted_checklist(checklist: Checklist, redactor: Redactor | None) -> dict[
         return Checklist.from_json({**data, "items": items, "name": f"{name}-{content_hash([name, items])[:8]}"}).to_json()
     except ChecklistError as error:
         raise TaskError(f"checklist {name!r}: redacted, it is no checklist any more: {error}") from error
+
+
+def _redacted(name: str, value: JSON, redactor: Redactor) -> JSON:
+    if name in _REFERENCES:
+        return value
+    if name == "check" and isinstance(value, Mapping) and isinstance(pattern := value.get("reply_matches"), str):
+        return {**value, "reply_matches": _redacted_pattern(pattern, redactor)}
+    return redactor.redact_json(value)
+
+
+def _redacted_pattern(pattern: str, redactor: Redactor) -> str:
+    """The pattern with the values that it spells replaced, as what matches them: `ada@x\\.org` is an address with an escape in it."""
+    pieces = [(found.start(), found.group(1) or found.group()) for found in _PIECE.finditer(pattern)]
+    starts = [*(start for start, _ in pieces), len(pattern)]
+    out, at = "", 0
+    for start, end, placeholder in redactor.finds("".join(char for _, char in pieces)):
+        out += pattern[at : starts[start]] + re.escape(placeholder)
+        at = starts[end]
+    return out + pattern[at:]
 
 
 def _told(trace: Trace, score: Score | None, ends: Mapping[str, float | None]) -> dict[str, JSON]:

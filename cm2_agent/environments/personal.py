@@ -80,15 +80,23 @@ class Redactor:
         return self._json_text(text)
 
     def _pass(self, text: str) -> str:
+        out: list[str] = []
+        at = 0
+        for start, end, placeholder in self.finds(text):
+            out += (text[at:start], placeholder)
+            at = end
+        return "".join((*out, text[at:]))
+
+    def finds(self, text: str) -> list[tuple[int, int, str]]:
+        """What one look at a plain text finds: start, end and what to put there, from the left; none overlap."""
         seen = text if text.isascii() else _SURROGATES.sub("\ufffd", text)
         finds = [
             (unescaped(seen, start, end), -end, order) for order, rule in enumerate(self.rules) for start, end in rule.spans(seen)
         ]  # fmt: skip
-        if not finds:
-            return text
-        assert self._any_made is not None
+        if not finds or self._any_made is None:
+            return []
         barred = [(hit.start(), hit.end()) for hit in self._any_made.finditer(seen)]
-        out: list[str] = []
+        found: list[tuple[int, int, str]] = []
         at = bar = 0
         for start, minus, order in sorted(finds):  # from the left, the longest first
             end = -minus
@@ -96,9 +104,9 @@ class Redactor:
                 bar += 1
             if start < at or start >= end or (bar < len(barred) and barred[bar][0] < end):
                 continue
-            out += (text[at:start], self._placeholder(self.rules[order], seen[start:end], order))
+            found.append((start, end, self._placeholder(self.rules[order], seen[start:end], order)))
             at = end
-        return "".join((*out, text[at:]))
+        return found
 
     def _json_text(self, text: str) -> str:
         """The text of a JSON value: what is not replaced stays as it is spelled."""

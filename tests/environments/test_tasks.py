@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from cm2_agent.checklist import Checklist, Item
 from cm2_agent.environments import Redactor, Selection, UnfitTrace, distinct, entities_of, named, split, task_from_trace, unfit
+from cm2_agent.environments.compiling import redacted_checklist
 from cm2_agent.errors import TaskError
 from cm2_agent.messages import Blob, Message, Text, ToolCall, ToolCallResponse, ToolSpec
 from cm2_agent.score import Score
@@ -105,6 +107,16 @@ def test_personal_data_is_replaced_alike_in_all_of_it() -> None:
     unchanged = kept.own_checklist()
     assert unchanged is not None
     assert unchanged.hash == items.hash
+
+
+def test_a_pattern_matches_the_placeholder_of_what_it_matched() -> None:
+    item = Item("tells", check={"reply_matches": r"(?i)sent to ada@x\.org, \$12\.50"}, turn=0)
+    got = redacted_checklist(Checklist(item, name="c"), redactor())
+    pattern = got["items"][0]["check"]["reply_matches"]
+    assert "ada" not in pattern
+    assert re.search(pattern, redactor().redact("Sent to Ada@x.org, $12.50"))
+    again = redacted_checklist(Checklist.from_json(got), redactor())
+    assert again == got
 
 
 @pytest.mark.parametrize(
