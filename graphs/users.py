@@ -123,7 +123,7 @@ class LLMUser:
         heard: list[str] | None = None
         for message in messages:
             if message.role == "user":
-                history += [self._request(_OPENING if heard is None else _heard(heard)), ModelResponse(parts=[TextPart(message.text)])]
+                history += [self._request(_OPENING if heard is None else _heard(heard)), ModelResponse(parts=[TextPart(_sendable(message.text))])]
                 heard = []
             elif message.role == "assistant" and message.text.strip():
                 heard = [*(heard or []), message.text]
@@ -135,7 +135,12 @@ class LLMUser:
 
 def _heard(words: Sequence[str]) -> str:
     """The assistant's words; what could be a special token of a chat template is broken up."""
-    return _SPECIAL.sub("< ", "\n".join(words)) or _SILENCE
+    return _SPECIAL.sub("< ", _sendable("\n".join(words))) or _SILENCE
+
+
+def _sendable(text: str) -> str:
+    """The text with a question mark for what UTF-8 cannot carry."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _spoken(text: str) -> str:
