@@ -123,7 +123,8 @@ class LLMUser:
         heard: list[str] | None = None
         for message in messages:
             if message.role == "user":
-                history += [self._request(_OPENING if heard is None else _heard(heard)), ModelResponse(parts=[TextPart(_sendable(message.text))])]
+                history.append(self._request(_OPENING if heard is None else _heard(heard)))
+                history.append(ModelResponse(parts=[TextPart(_sendable(message.text))]))
                 heard = []
             elif message.role == "assistant" and message.text.strip():
                 heard = [*(heard or []), message.text]
