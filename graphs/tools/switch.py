@@ -22,6 +22,7 @@ from langchain_core.tools import BaseTool, ToolException
 from langgraph.prebuilt import ToolNode
 from langgraph.prebuilt.tool_node import ToolCallRequest
 from langgraph.types import Command
+from pydantic import BaseModel
 
 from cm2_agent.errors import ToolError
 from cm2_agent.graphs.tools.backends import TOOLS, Backends
@@ -135,6 +136,8 @@ class _Plan:
         self.fault = backends.draw(self.call)
         self.answer = backends.before(self.call, self.fault)
         self.backend: str = backends.backend(tool.name)
+        if self.backend not in ("real", "record") and backends.replayed(self.call) is None:
+            self.call = replace(self.call, arguments=_as_the_tool_reads(tool, self.call.arguments))
         if self.backend in ("replay", "hybrid"):
             self.backend = "replay" if self.backend == "replay" or backends.replayed(self.call) is not None else "simulate"
         if self.backend == "simulate":
@@ -178,6 +181,18 @@ class _Plan:
                 answer = self.backends.after(self.call, self.fault, answer)
                 message.content, message.status = answer.content, "error" if answer.error else "success"
         return answered
+
+
+def _as_the_tool_reads(tool: BaseTool, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The arguments as the tool would get them: pydantic reads "7" as the 7 that is asked for. What it cannot read stays, for the twin to
+    refuse."""
+    schema = tool.tool_call_schema
+    if isinstance(schema, type) and issubclass(schema, BaseModel):
+        try:
+            return schema.model_validate(arguments).model_dump(mode="json", by_alias=True, exclude_unset=True)
+        except ValueError:  # also pydantic's, and what cannot be written as JSON
+            pass
+    return arguments
 
 
 def _dialogue(state: Any) -> tuple[Message, ...]:

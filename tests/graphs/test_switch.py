@@ -153,6 +153,14 @@ async def test_invalid_arguments_get_the_real_error_and_nobody_is_asked() -> Non
     assert simulator.asked == []
 
 
+async def test_arguments_are_read_as_the_tool_would_read_them() -> None:
+    simulator = Invents()
+    backends = Backends("hybrid", replay=Recorded({1: "recorded"}), simulator=simulator)
+    one, two = (await driven(switched(app(says(("look", {"key": "1"}), ("look", {"key": "2"})))), backends))[0]
+    assert (one.content, two.content) == ("recorded", "invented 2")
+    assert simulator.asked[0].arguments == {"key": 2}
+
+
 async def test_an_error_of_the_tools_own_is_told_to_the_agent() -> None:
     backends = Backends("simulate", simulator=Invents(Answer(content="no such key", error=True, backend="simulate")))
     (told,), (run,) = await driven(switched(app(says(("look", {"key": 1})))), backends)
