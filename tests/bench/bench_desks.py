@@ -8,6 +8,9 @@ simulated desk, where no database can be looked at, it earns the checklist's alo
 a scripted simulator behind a loopback server that sees what a language model would see and nothing else (tests/desks/simulating.py). In
 the columns `…_unrecorded` the tasks hold the recorded look-ups alone, so that the simulator answers every write.
 
+tau2's reward is all or nothing, the checklist's is not (an unasked write costs half): `against_official` ranks policies by the mean reward,
+`solved_against_official` by the share of dialogues whose reward is whole.
+
 What it shows: how far the checklist, and a desk of recordings and plausible answers, keep the order of policies; which kind of policy is
 misjudged (`recovers`, `gives_up`: those that go by the desk's refusals); and what a simulator does that was shown too little (the reference
 looks up less than it uses, so that a wary one takes right ids for wrong). What it does not show: how well any language model simulates,
@@ -100,6 +103,12 @@ def means(cells: Cells) -> dict[str, float | None]:
     return {name: sum(values) / len(values) if values else None for name, values in found.items()}
 
 
+def solved(cells: Cells) -> Cells:
+    """1 for a dialogue whose reward is whole, else 0: all or nothing, as tau2's own."""
+    whole = {None: None, 1.0: 1.0}
+    return {name: {task: [whole.get(value, 0.0) for value in values] for task, values in of.items()} for name, of in cells.items()}
+
+
 def correlations(real: Cells, other: Cells, draws: int = 1000) -> dict[str, Any]:
     """Spearman's and Kendall's (tau-b) rank correlation of the policies' means, with 95 % intervals: tasks resampled with replacement."""
     tasks = list(dict.fromkeys(task for of in real.values() for task in of))
@@ -157,6 +166,7 @@ async def measure(
         "tasks": len(tasks),
         "policies": {name: {column: _rounded(of[name]) for column, of in by_policy.items()} for name in policies},
         "against_official": {name: correlations(real.official, columns[name], draws) for name in ("checklist", *SIMULATED)},
+        "solved_against_official": {name: correlations(real.official, solved(columns[name]), draws) for name in ("checklist", *SIMULATED)},
         "checklist_agrees": round(agreement(real), 4),
         "took": took,
     }

@@ -21,6 +21,7 @@ async def test_a_simulated_desk_ranks_policies_as_the_real_one() -> None:
         assert reward["reference"] == 1.0 > reward["drops_50"] > reward["idle"], column
     for column in ("checklist", "credulous", "wary", "credulous_unrecorded"):
         assert found["against_official"][column]["spearman"]["at"] >= 0.6
+    assert found["solved_against_official"]["checklist"]["spearman"]["at"] == 1.0
     assert found["checklist_agrees"] == 1.0
     assert found["took"]["real"]["real_share"] == 1.0
     assert "asked" not in found["took"]["real"]
