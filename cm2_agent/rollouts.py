@@ -11,9 +11,10 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, Asyn
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from cm2_agent.batching import Lockstep, current_seat
+from cm2_agent.batching import Lockstep
 from cm2_agent.errors import ToolError
-from cm2_agent.messages import JSON, content_hash
+from cm2_agent.kept import Kept, can_be_brought_back
+from cm2_agent.messages import JSON
 from cm2_agent.middleware import Middleware
 from cm2_agent.protocols import GatedScorer, Sink, User
 from cm2_agent.recorder import capture
@@ -34,7 +35,7 @@ from cm2_agent.trace import (
 )
 
 if TYPE_CHECKING:
-    from cm2_agent.graphs.dialogue import End, Limits, Talk
+    from cm2_agent.graphs.dialogue import End, Limits
     from cm2_agent.store import SQLStore
 
 Result = tuple[Trace, Score | None]
@@ -168,11 +169,11 @@ class Rollouts:
                 "callbacks": [self._handler, guard],
             },
         )  # fmt: skip
-        parts = [part for part in (world, tools) if part is not None]
-        if self._kept is None or not all(hasattr(part, "state") and hasattr(part, "restore") for part in parts):
-            end = await converse(talk)
-        else:
+        parts = [*([] if self.context is None else [world]), *([] if tools is None else [tools])]
+        if self._kept is not None and all(can_be_brought_back(part) for part in parts):
             end = await self._kept.converse(talk, facts, parts, self.runs)
+        else:
+            end = await converse(talk)
         return _ended(self.runs.pop(thread, []), thread, facts, end)
 
 
@@ -180,62 +181,6 @@ async def _enter(opened: AsyncExitStack, world: AbstractContextManager[Any] | Ab
     if isinstance(world, AbstractAsyncContextManager):
         return await opened.enter_async_context(world)
     return opened.enter_context(world)
-
-
-class Kept:
-    """The dialogues of one run that are under way, as the store keeps them."""
-
-    def __init__(self, store: SQLStore, prefix: str) -> None:
-        from cm2_agent.graphs.dialogue import dialogue, machine_config
-
-        self._checkpointer = store.checkpointer(steps_only=True)
-        self._machine = dialogue(self._checkpointer)
-        self._config = machine_config
-        ours = self._thread(prefix)
-        self._under_way = {thread for thread in self._checkpointer.pending() if thread.startswith(ours)}
-
-    def _thread(self, thread: str) -> str:
-        return str(self._config(thread)["configurable"]["thread_id"])
-
-    def forget(self, thread: str) -> None:
-        """The dialogue is stored: what was kept of it goes."""
-        name = self._thread(thread)
-        if name in self._under_way:
-            self._checkpointer.delete_thread(name)
-            self._under_way.discard(name)
-
-    async def converse(self, talk: Talk, facts: Mapping[str, JSON], parts: Sequence[Any], runs: dict[str, list[Run]]) -> End:
-        """The dialogue from where it was left, or from its beginning where that was another dialogue (other tools, other gate)."""
-        from cm2_agent.graphs.dialogue import End, converse
-        from cm2_agent.graphs.keeping import load
-
-        name, mark = self._thread(talk.thread), content_hash(dict(facts))
-        state = (await self._machine.aget_state(self._config(talk.thread))).values if name in self._under_way else {}
-        if state and (state.get("facts") != mark or state.get("said") is None):
-            self._checkpointer.delete_thread(name)
-            state = {}
-        given = 0
-        if state:
-            before = [Run.from_json(load(blob)) for blob in state["runs"]]
-            runs[talk.thread] = before
-            given = len(before)
-            for part, left in zip(parts, load(state["memory"]), strict=True):
-                part.restore(left)
-            seat = current_seat()
-            for _ in range(0 if seat is None else sum(len(run.calls) for run in before)):
-                seat.next_seed()
-
-        def keep() -> tuple[list[JSON], JSON]:
-            nonlocal given
-            new = runs.get(talk.thread, [])[given:]
-            given += len(new)
-            return [run.to_json() for run in new], [part.state() for part in parts]
-
-        talk.keep = keep
-        self._under_way.add(name)
-        if state.get("end") is not None:  # it had ended, and was not stored yet
-            return End.from_json(state["end"])
-        return await converse(talk, self._machine, facts=mark, resumed=bool(state))
 
 
 def dialogue_seed(seed: int, task: str, number: int) -> int:

@@ -201,20 +201,19 @@ class _Turn:
         talk, limits = self.talk, self.talk.limits
         if limits.max_seconds is not None and self.seconds >= limits.max_seconds:
             return self._end("time", before=True)
-        given: Any = self.state.get("answers")
-        if given is not None:
-            given = Command(resume=given)
-        else:
+        answers = self.state.get("answers")
+        said: str | None = None
+        if answers is None:
             try:
                 async with self._clock():
-                    words = await self._words()
+                    said = await self._words()
             except _OverTime:
                 return self._end("time", before=True)
             except BudgetExhausted:
                 raise
             except Exception as error:  # a user that fails is not the agent's doing, and ends no other dialogue
                 return self._end("error", Failure(kind=type(error).__name__, message=f"the user failed: {error}"[:500]), before=True)
-            if words is None:
+            if said is None:
                 if self.number == 0:
                     return self._end("error", Failure(kind="TaskError", message=f"the user of task {talk.task.id!r} said nothing at all"))
                 return self._end("done", before=True)
@@ -224,8 +223,7 @@ class _Turn:
                     return self._end("gate" if passed is False else "verdict", before=True)
         try:
             async with self._clock():
-                if given is None:
-                    given = {"messages": await self._new(words)}
+                given: Any = Command(resume=answers) if said is None else {"messages": await self._new(said)}
                 talk.met = True
                 answered = await talk.graph.ainvoke(given, self._config(), **({} if talk.context is None else {"context": talk.context}))
         except Exception as error:  # whatever a user's graph raises is this dialogue's end, and no other's
@@ -336,8 +334,8 @@ class _Turn:
         if self.meter is not None:
             update["tokens"] = self.meter.spent
         if self.keeping and self.state.get("said", ()) is not None:
-            runs, memory = self.talk.keep() if self.talk.keep is not None else ((), None)
             try:
+                runs, memory = self.talk.keep() if self.talk.keep is not None else ((), None)
                 update["said"] = self.talk.written.blobs(self.messages)
                 update["runs"] = [*self.state["runs"], *(dump(run) for run in runs)]
                 update["memory"] = dump(memory)

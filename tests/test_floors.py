@@ -44,6 +44,7 @@ FLOOR_OF = {
     "cm2_agent.group": "words",
     "cm2_agent.guarding": "introducers",
     "cm2_agent.incidents": "words",
+    "cm2_agent.kept": "introducers",
     "cm2_agent.labels": "words",
     "cm2_agent.langchain_messages": "models",
     "cm2_agent.llm": "models",

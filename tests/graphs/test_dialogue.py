@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import pytest
 from hypothesis import given, settings
@@ -273,7 +273,7 @@ async def test_a_graphs_interrupt_is_the_dialogues_and_its_answer_goes_back() ->
     task = Task(id="t", turns=("refund it", "and the other"))
     graph, handler = asking("sure?"), capture(runs.append)
     for answer in (None, "yes", "no"):
-        given = begin() if answer is None else Command(resume=answer)
+        given: Any = begin() if answer is None else Command(resume=answer)
         state = await machine.ainvoke(given, machine_config("d1"), context=talk(graph, task, callbacks=[handler]))
         if answer != "no":
             assert [one.value for one in state["__interrupt__"]] == [{"ask": "sure?"}]
@@ -312,11 +312,16 @@ async def test_where_nobody_can_answer_an_interrupt_is_an_error_that_says_so() -
     assert "nobody can answer" in end.failure.message
 
 
+class Answered(TypedDict):
+    answer: str
+
+
 async def test_a_graph_without_messages_in_its_state_is_told_so() -> None:
-    async def node(state: dict[str, Any]) -> dict[str, Any]:
+    async def node(state: Answered) -> Answered:
         return {"answer": "hm"}
 
-    graph = StateGraph(dict).add_node("node", node).add_edge(START, "node").compile()
+    plain: Any = StateGraph(Answered)
+    graph = plain.add_node("node", node).add_edge(START, "node").compile()
     end = await converse(talk(graph))
     assert end.failure is not None
     assert "no list of `messages`" in end.failure.message

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.graph import START, MessagesState, StateGraph
@@ -23,7 +24,7 @@ from cm2_agent.errors import StoreError
 from cm2_agent.store import SQLStore
 from tests.capture import apps
 
-CONFIG: dict[str, Any] = {"configurable": {"thread_id": "a"}}
+CONFIG: RunnableConfig = {"configurable": {"thread_id": "a"}}
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ async def test_what_a_finished_task_returned_is_kept_while_its_sibling_waits(sto
     async def first(state: Numbers) -> dict[str, Any]:
         return {"numbers": []}
 
-    plan = StateGraph(Numbers)
+    plan: Any = StateGraph(Numbers)
     plan.add_node("first", first).add_node("one", one).add_edge(START, "first")
     plan.add_conditional_edges("first", lambda state: [Send("one", {"n": n}) for n in range(3)], ["one"])
     with SQLStore(store_url) as store:
@@ -117,8 +118,8 @@ async def test_threads_are_apart_listed_and_deleted(store: SQLStore) -> None:
     assert len(list(saver.list(None, before=next(saver.list(None)).config))) == 2
     found = saver.get_tuple(CONFIG)
     assert found is not None
-    old = {"configurable": {**found.config["configurable"], "checkpoint_id": "0"}}
-    assert saver.get_tuple(old) is None  # type: ignore[arg-type]
+    old: RunnableConfig = {"configurable": {**found.config["configurable"], "checkpoint_id": "0"}}
+    assert saver.get_tuple(old) is None
     await saver.adelete_thread(odd)
     saver.delete_thread("nobody")
     assert saver.pending() == ("a", "b")
@@ -136,7 +137,7 @@ class Flight(TypedDict):
 
 @pytest.mark.parametrize("allowed", [False, True])
 def test_a_graphs_own_classes_come_back_where_they_are_allowed(store: SQLStore, allowed: bool) -> None:
-    plan = StateGraph(Flight).add_node("book", lambda state: {"booking": Booking(seat=12)}).add_edge(START, "book")
+    plan: Any = StateGraph(Flight).add_node("book", lambda state: {"booking": Booking(seat=12)}).add_edge(START, "book")
     plan.compile(checkpointer=store.checkpointer()).invoke({"booking": Booking(seat=1)}, CONFIG)
     saver = store.checkpointer(allow=[Booking] if allowed else ())
     found = saver.get_tuple(CONFIG)
@@ -236,7 +237,7 @@ async def test_a_state_whose_history_is_not_kept_is_refused(store: SQLStore) -> 
 def test_messages_come_back_as_they_were(said: list[Any]) -> None:
     with SQLStore("sqlite://") as store:
         saver = store.checkpointer()
-        plain = StateGraph(MessagesState).add_node("none", lambda state: {"messages": []}).add_edge(START, "none")
+        plain: Any = StateGraph(MessagesState).add_node("none", lambda state: {"messages": []}).add_edge(START, "none")
         given = plain.compile(checkpointer=saver).invoke({"messages": said}, CONFIG)["messages"]
         found = saver.get_tuple(CONFIG)
         assert found is not None
