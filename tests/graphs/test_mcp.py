@@ -27,7 +27,7 @@ from tests.capture.apps import ScriptedModel
 
 HERE = Path(__file__).resolve().parent
 SERVER, ODD = str(HERE / "mcp_server.py"), str(HERE / "mcp_odd_server.py")
-TOKEN = "hush-hush-4711"
+TOKEN, KEY = "hush-hush-4711", "in-the-address-0815"
 Make = Callable[..., McpTools]
 
 
@@ -37,7 +37,7 @@ def http_server() -> Iterator[str]:
     server = subprocess.Popen([sys.executable, SERVER, "http"], stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     try:
-        yield f"http://127.0.0.1:{server.stdout.readline().strip()}/mcp?key={TOKEN}"
+        yield f"http://127.0.0.1:{server.stdout.readline().strip()}/mcp?key={KEY}"
     finally:
         server.kill()
         server.wait()
@@ -258,7 +258,7 @@ async def test_a_session_belongs_to_its_event_loop() -> None:
 
 async def test_secrets_stay_secret(shop: Make, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
     said: list[str] = []
-    with caplog.at_level(logging.DEBUG, logger="cm2_agent"):
+    with caplog.at_level(logging.DEBUG):  # the packages' own talk, too
         made = shop(timeout=20)
         async with made as tools:
             said += [repr(tools), repr(tools.specs), repr(list(tools)), str(made)]
@@ -268,7 +268,9 @@ async def test_secrets_stay_secret(shop: Make, caplog: pytest.LogCaptureFixture,
                 said.append("".join(traceback.format_exception(raised.value)))
     gc.collect()  # what was left behind would complain now
     out, err = capfd.readouterr()
+    assert "of the MCP server" in "".join(said)
     assert TOKEN not in "".join([*said, caplog.text, out, err])
+    assert KEY not in "".join(said)
 
 
 BLOCKED = """
