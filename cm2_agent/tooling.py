@@ -64,7 +64,8 @@ class Tooling:
         )  # fmt: skip
 
     def check(self, task: Task, graph: Any) -> None:
-        """Raises TaskError for a task that names tools which its graph does not have."""
+        """Raises TaskError for a task that names tools which its graph does not have, and what the task's simulator raises where it cannot
+        be made (a budget in dollars for a model whose price nobody knows)."""
         known = self._prepared(graph)[2]
         unknown = sorted({tool.name for tool in task.tools} - set(known))
         if unknown and known:
@@ -72,6 +73,8 @@ class Tooling:
                 f"task {task.id!r} names the tools {', '.join(unknown)}, which the graph does not have; its tools are "
                 f"{', '.join(sorted(known))}. Leave them out of the task, or run an agent that has them"
             )
+
+        self.attributes(task, graph)
 
     def _prepared(self, graph: Any) -> tuple[Any, Any, dict[str, str]]:
         if id(graph) not in self._graphs:

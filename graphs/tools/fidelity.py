@@ -138,8 +138,9 @@ async def _held(task: Task, position: int, simulate: Callable[[Task], Answering]
             journal.add(_call(task, other), _answer(other))
     answers: list[Answer] = []
     for _ in range(2 if twice else 1):
+        simulator = simulate(left)  # one that cannot be made at all is the caller's mistake
         try:
-            answers.append(await simulate(left).answer(call, journal))
+            answers.append(await simulator.answer(call, journal))
         except BudgetExhausted:
             raise
         except CM2Error as error:
