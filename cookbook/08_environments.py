@@ -55,7 +55,7 @@ class Clerk(BaseChatModel):
         return self
 
     def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
-        answers = [json.loads(message.content) for message in messages if isinstance(message, ToolMessage)]
+        answers = [json.loads(message.text) for message in messages if isinstance(message, ToolMessage)]
         if not answers:
             guesses, email = self.hasty and next(self.turns) % 2 == 1, messages[-1].content.split()[-1]
             said = self._calls("get_order", order_id=99) if guesses else self._calls("find_customer", email=email)

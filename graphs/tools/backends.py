@@ -96,7 +96,7 @@ class Backends:
 
     def backend(self, name: str) -> Backend:
         """What was chosen for a tool."""
-        return self.chosen if isinstance(self.chosen, str) else self.chosen.get(name, "real")
+        return self.chosen.get(name, "real") if isinstance(self.chosen, Mapping) else self.chosen
 
     def spec(self, tool: BaseTool) -> ToolModel:
         """The tool as the model sees it, with what the task says of its results and effects."""

@@ -63,7 +63,7 @@ class Policy:
             message = {"role": "assistant", "content": None, "tool_calls": [call]}
         prompt = [ord(letter) for letter in json.dumps(messages)][-40:]
         written = [self.random.randrange(100, 200) for _ in range(5)]
-        logprobs = {"content": [{"token": "t", "logprob": -0.5, "bytes": None, "top_logprobs": []} for _ in written]}
+        logprobs: dict[str, Any] = {"content": [{"token": "t", "logprob": -0.5, "bytes": None, "top_logprobs": []} for _ in written]}
         choice = {"index": 0, "finish_reason": "stop", "message": message, "token_ids": written, "logprobs": logprobs}
         completion = {
             "id": "c", "object": "chat.completion", "created": 1, "model": "policy-v1", "choices": [choice], "prompt_token_ids": prompt,
