@@ -108,18 +108,23 @@ class Talk:
         return min(given) if given else max(TURNS, len(self.task.turns))
 
 
-class State(TypedDict, total=False):
-    """`messages` is there while the process lives; `said` is the same as bytes that come back exactly, as `runs` and `memory` are
-    (`keeping.dump`), and None where that cannot be."""
+class Begun(TypedDict):
+    """What a dialogue's state always holds: the number of its finished turns, and what they took."""
 
     turn: int
-    messages: Annotated[list[BaseMessage], UntrackedValue]
-    said: list[bytes] | None
     runs: list[bytes]
-    memory: bytes
     seconds: float
     tokens: int
     facts: str
+
+
+class State(Begun, total=False):
+    """`messages` is there while the process lives; `said` is the same as bytes that come back exactly, as `runs` and `memory` are
+    (`keeping.dump`), and None where that cannot be."""
+
+    messages: Annotated[list[BaseMessage], UntrackedValue]
+    said: list[bytes] | None
+    memory: bytes
     waiting: list[dict[str, Any]] | None
     answers: dict[str, Any] | None
     end: dict[str, JSON] | None
@@ -147,7 +152,7 @@ def dialogue(checkpointer: Any = None) -> Any:
             var_child_runnable_config.reset(token)
 
     async def ask(state: State) -> Next:
-        answers = {one["id"]: interrupt(one["value"]) for one in state["waiting"] or ()}
+        answers = {one["id"]: interrupt(one["value"]) for one in state.get("waiting") or ()}
         return Command(update={"answers": answers, "waiting": None}, goto="turn")
 
     machine = StateGraph(State, context_schema=Talk)

@@ -206,7 +206,7 @@ class StoreCheckpointer(BaseCheckpointSaver[int]):
 
 
 def _place(config: RunnableConfig) -> tuple[str, str]:
-    asked = config["configurable"]
+    asked = config.get("configurable", {})
     return str(asked["thread_id"]), str(asked.get("checkpoint_ns", ""))
 
 
