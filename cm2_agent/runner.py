@@ -126,7 +126,8 @@ def _users(user: Users | None, seed: int) -> Callable[[Task], User | None]:
     if not isinstance(user, str | Model | BaseChatModel):
         if not callable(user):
             raise TaskError(f"the user is a {type(user).__name__}; expected a model, its name, or a function of a task")
-        return user
+        made: Callable[[Task], User | None] = user
+        return made
     from cm2_agent.graphs.users import LLMUser
     from cm2_agent.llm.models import language_model
 

@@ -78,14 +78,11 @@ class Tooling:
 
     def _prepared(self, graph: Any) -> tuple[Any, Any, dict[str, str]]:
         if id(graph) not in self._graphs:
-            from cm2_agent.graphs.tools import refuse_unnamed, switched, tools_of
+            from cm2_agent.graphs.tools import refuse_unnamed, switched
 
-            chosen, names = self.chosen, sorted(tools_of(graph))
-            if not isinstance(chosen, str) and (unknown := sorted(set(chosen) - set(names))):
-                has = ", ".join(names) or "none"
-                raise ToolError(f"tools={dict(chosen)!r} names {', '.join(unknown)}, but the graph's tools are {has}")
+            chosen = self.chosen
+            names = sorted(refuse_unnamed(graph, self.allow_real, chosen))
             said: dict[str, str] = {name: chosen if isinstance(chosen, str) else chosen.get(name, "real") for name in names}
-            refuse_unnamed(graph, self.allow_real, said)
             self._graphs[id(graph)] = (graph, switched(graph), said)  # holding the graph keeps its identity its own
         return self._graphs[id(graph)]
 
@@ -140,7 +137,8 @@ def _simulating(simulator: Simulator, seed: int, store: SQLStore | None) -> Call
     if not isinstance(simulator, str | Model | BaseChatModel):
         if not callable(simulator):
             raise ToolError(f"the simulator is a {type(simulator).__name__}; expected a model, its name, or a function of a task")
-        return simulator
+        made: Callable[[Task], Answering] = simulator
+        return made
     from cm2_agent.graphs.tools.simulated import SimulatedTools
     from cm2_agent.graphs.tools.simulations import MemorySimulations
     from cm2_agent.llm.models import language_model

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from cm2_agent.graphs.tools import Answering
     from cm2_agent.llm.limits import Limits
+    from cm2_agent.llm.prices import Price
     from cm2_agent.protocols import User
     from cm2_agent.store import SQLStore
     from cm2_agent.task import Task
@@ -81,29 +82,26 @@ class Models:
             alone = [name for name, value in given.items() if value is not None]
             if alone:
                 raise ToolError(f"{', '.join(alone)} without a model; name one: --simulator MODEL, or --user MODEL")
-        simulate: Callable[[Task], Answering] | None = None
-        speak: Callable[[Task], User] | None = None
-        if self.simulator is not None:
-            from cm2_agent.graphs.tools.simulated import SimulatedTools
-            from cm2_agent.graphs.tools.simulations import MemorySimulations
+        return (
+            None if self.simulator is None else self._simulating(store, seed, limits, price, remembers),
+            None if self.user is None else self._speaking(seed, limits, price),
+        )
 
-            model = self._model(self.simulator, "simulator")
-            cache: Any = None
-            if remembers:
-                cache = MemorySimulations() if store is None else store.simulation_cache()
+    def _simulating(self, store: SQLStore | None, seed: int, limits: Limits, price: Price | None, remembers: bool) -> Any:
+        from cm2_agent.graphs.tools.simulated import SimulatedTools
+        from cm2_agent.graphs.tools.simulations import MemorySimulations
 
-            def simulate(task: Task) -> Answering:
-                return SimulatedTools(model, task=task, seed=seed, cache=cache, limits=limits, price=price)
+        model = self._model(str(self.simulator), "simulator")
+        cache: Any = None
+        if remembers:
+            cache = MemorySimulations() if store is None else store.simulation_cache()
+        return lambda task: SimulatedTools(model, task=task, seed=seed, cache=cache, limits=limits, price=price)
 
-        if self.user is not None:
-            from cm2_agent.graphs.users import LLMUser
+    def _speaking(self, seed: int, limits: Limits, price: Price | None) -> Any:
+        from cm2_agent.graphs.users import LLMUser
 
-            talker = self._model(self.user, "user")
-
-            def speak(task: Task) -> User:
-                return LLMUser(talker, task.persona or "", seed=seed, limits=limits, price=price)
-
-        return simulate, speak
+        model = self._model(str(self.user), "user")
+        return lambda task: None if task.persona is None else LLMUser(model, task.persona, seed=seed, limits=limits, price=price)
 
     def _model(self, name: str, of: str) -> Any:
         from cm2_agent.llm.models import language_model, openai_model

@@ -96,7 +96,8 @@ class Backends:
 
     def backend(self, name: str) -> Backend:
         """What was chosen for a tool."""
-        return self.chosen.get(name, "real") if isinstance(self.chosen, Mapping) else self.chosen
+        chosen = self.chosen
+        return chosen.get(name, "real") if isinstance(chosen, Mapping) else chosen
 
     def spec(self, tool: BaseTool) -> ToolModel:
         """The tool as the model sees it, with what the task says of its results and effects."""

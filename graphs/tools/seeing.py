@@ -3,7 +3,7 @@ graphs are asked the same question by `cm2 doctor`."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
@@ -39,14 +39,14 @@ class Sight:
     unseen: Mapping[str, str]
 
 
-def look_over(graph: Any, invented: Collection[str] = ()) -> Sight:
+def look_over(graph: Any, invented: Callable[[str], bool] = lambda name: False) -> Sight:
     """The graph's tools, found without calling anything of it.
 
     A tool is seen in a ToolNode (of a subgraph that is a node, too) or as a `switchable`. Unseen are the other tools that the code of a
     node or of a conditional edge refers to: in closures, defaults and the globals that it names, in partials, instances and their
     methods, in lists, tuples, dicts and sets, in runnables, in functions that it calls in turn, in compiled graphs that it calls; and the
     names that a model is bound with and no ToolNode has. So are tools that a seen tool's own code refers to (where it is real, so are
-    they), but for those of `invented`, which never run.
+    they), but for those that are `invented`, which never run.
 
     What is not found: tools that are looked up by a name made at run time (`getattr`, `globals()`, a registry filled later), made or
     fetched inside a node (an MCP client in a function, a module not imported yet), kept by a context variable, a generator or a C
@@ -66,7 +66,7 @@ def look_over(graph: Any, invented: Collection[str] = ()) -> Sight:
     decorated: dict[str, BaseTool] = {}
     unseen: dict[str, str] = {}
     bound: dict[str, str] = {}
-    inside = [(f"{nodes[name]}.{name}", tool) for name, tool in tools.items() if name not in invented]
+    inside = [(f"{nodes[name]}.{name}", tool) for name, tool in tools.items() if not invented(name)]
     for path, start in (*_starts(graph), *inside):
         for found in _named(start, nodes):
             if found.switchable is not None:
@@ -88,18 +88,25 @@ def unseen_tools(graph: Any) -> dict[str, str]:
     return dict(look_over(graph).unseen)
 
 
-def refuse_unnamed(graph: Any, allow_real: Iterable[str], backends: Mapping[str, str] | None = None) -> dict[str, BaseTool]:
+def refuse_unnamed(graph: Any, allow_real: Iterable[str], backends: Mapping[str, str] | str = "real") -> dict[str, BaseTool]:
     """The graph's tools that the switch works on.
 
-    `backends` is `{tool: backend}`; a tool without one is real. Raises ToolError naming tools that would really be called (`real`,
-    `record`) without standing in `allow_real`, tools that the switch cannot see and that do not stand there either, and names that no
-    tool bears.
+    `backends` is one for all tools, or `{tool: backend}`, and a tool without one is real. Raises ToolError naming tools that would really
+    be called (`real`, `record`) without standing in `allow_real`, tools that the switch cannot see and that do not stand there either,
+    and names that no tool bears.
     """
-    allowed, chosen = set(allow_real), dict(backends or {})
-    replaced = {name for name, backend in chosen.items() if backend in REPLAYING | SIMULATING}
+    allowed = set(allow_real)
+
+    def replaced(name: str) -> bool:
+        return (backends if isinstance(backends, str) else backends.get(name)) in REPLAYING | SIMULATING
+
     sight = look_over(graph, replaced)
+    strange = [] if isinstance(backends, str) else sorted(backends.keys() - sight.tools.keys())
+    if strange:
+        has = ", ".join(sorted(sight.tools)) or "none"
+        raise ToolError(f"tools={dict(backends)!r} names {', '.join(strange)}, but the graph's tools are {has}")
     wrong = []
-    unnamed = sorted(sight.tools.keys() - replaced - allowed)
+    unnamed = sorted(name for name in sight.tools.keys() - allowed if not replaced(name))
     if unnamed:
         flags = " ".join(f"--allow-real {name}" for name in unnamed)
         wrong.append(
