@@ -63,12 +63,18 @@ class End:
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """What a dialogue may take: the model's messages in a turn, user turns, seconds of the user and the agent together (what a judge takes
-    at the gate is not the dialogue's), tokens of all model calls as their usage tells them (a call that tells nothing counts nothing)."""
+    at the gate is not the dialogue's), tokens of all model calls as their usage tells them (a call that tells nothing counts nothing).
+    Raises TaskError for a limit of 0 or less."""
 
     max_steps: int = 24
     max_turns: int | None = None
     max_seconds: float | None = None
     max_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, limit in vars(self).items():
+            if limit is not None and not limit > 0:
+                raise TaskError(f"{name} is {limit}; expected more than 0, or None for no limit")
 
 
 @dataclass(kw_only=True)
@@ -231,6 +237,7 @@ class _Turn:
                 given: Any = Command(resume=answers) if said is None else {"messages": await self._new(said)}
                 talk.met = True
                 answered = await talk.graph.ainvoke(given, self._config(), **({} if talk.context is None else {"context": talk.context}))
+                await self._refuse_breakpoints(answered)
         except Exception as error:  # whatever a user's graph raises is this dialogue's end, and no other's
             return self._raised(error)
         return self._answered(answered)
@@ -262,6 +269,14 @@ class _Turn:
             return [HumanMessage(words)]
         system = [SystemMessage(talk.task.system)] if talk.task.system and not said else []
         return [*system, *said, HumanMessage(words)]
+
+    async def _refuse_breakpoints(self, answered: Any) -> None:
+        """A graph compiled with breakpoints stops without saying so: its turn looks finished, and is not."""
+        graph = self.talk.graph
+        if getattr(graph, "interrupt_before_nodes", ()) or getattr(graph, "interrupt_after_nodes", ()):
+            stopped = () if "__interrupt__" in answered else (await graph.aget_state(self._config())).next
+            if stopped:
+                raise TaskError(f"the graph stopped at a breakpoint before {', '.join(stopped)}; compile it without interrupt_before/after")
 
     def _config(self) -> dict[str, Any]:
         config = {**self.talk.config, "recursion_limit": 2 * self.talk.limits.max_steps + 1}

@@ -17,7 +17,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 from pydantic import Field
 
-from cm2_agent.errors import BudgetExhausted, ToolError
+from cm2_agent.errors import BudgetExhausted, TaskError, ToolError
 from cm2_agent.graphs import agent as our_agent
 from cm2_agent.graphs.dialogue import End, Limits, Talk, begin, converse, dialogue, machine_config
 from cm2_agent.graphs.keeping import Written, dump, load
@@ -310,6 +310,24 @@ async def test_where_nobody_can_answer_an_interrupt_is_an_error_that_says_so() -
     assert end.failure is not None
     assert (end.how, end.failure.kind) == ("error", "GraphInterrupt")
     assert "nobody can answer" in end.failure.message
+
+
+async def test_a_graph_that_stops_at_a_breakpoint_is_told_so() -> None:
+    plain: Any = StateGraph(MessagesState)
+    plain.add_node("first", lambda state: {"messages": []}).add_node("second", lambda state: {"messages": []})
+    plain.add_edge(START, "first").add_edge("first", "second")
+    end = await converse(talk(plain.compile(checkpointer=InMemorySaver(), interrupt_before=["second"])))
+    assert end.failure is not None
+    assert "breakpoint before second" in end.failure.message
+    assert (await converse(talk(plain.compile(checkpointer=InMemorySaver(), interrupt_after=["second"])))).how == "done"
+
+
+@pytest.mark.parametrize(
+    "limit", [{"max_steps": 0}, {"max_turns": 0}, {"max_seconds": -1.0}, {"max_tokens": 0}, {"max_seconds": float("nan")}]
+)
+def test_a_limit_that_nothing_can_keep_is_refused(limit: dict[str, Any]) -> None:
+    with pytest.raises(TaskError, match="expected more than 0"):
+        Limits(**limit)
 
 
 class Answered(TypedDict):
