@@ -101,8 +101,7 @@ def refuse_unnamed(graph: Any, allow_real: Iterable[str], backends: Mapping[str,
         return (backends if isinstance(backends, str) else backends.get(name)) in REPLAYING | SIMULATING
 
     sight = look_over(graph, replaced)
-    strange = [] if isinstance(backends, str) else sorted(backends.keys() - sight.tools.keys())
-    if strange:
+    if not isinstance(backends, str) and (strange := sorted(backends.keys() - sight.tools.keys())):
         has = ", ".join(sorted(sight.tools)) or "none"
         raise ToolError(f"tools={dict(backends)!r} names {', '.join(strange)}, but the graph's tools are {has}")
     wrong = []
