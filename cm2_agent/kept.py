@@ -44,16 +44,16 @@ class Kept:
     async def converse(self, talk: Talk, facts: Mapping[str, JSON], parts: Sequence[Any], runs: dict[str, list[Run]]) -> End:
         """The dialogue from where it was left, or from its beginning where that was another dialogue (other tools, other gate)."""
         from cm2_agent.graphs.dialogue import End, converse
-        from cm2_agent.graphs.keeping import load
+        from cm2_agent.graphs.keeping import WrittenRuns, load
 
         name, mark = self._thread(talk.thread), content_hash(dict(facts))
         state = (await self._machine.aget_state(self._config(talk.thread))).values if name in self._under_way else {}
         if state and (state.get("facts") != mark or state.get("said") is None):
             self._checkpointer.delete_thread(name)
             state = {}
-        given = 0
+        given, written = 0, WrittenRuns()
         if state:
-            before = [Run.from_json(load(blob)) for blob in state["runs"]]
+            before = [written.read(load(blob)) for blob in state["runs"]]
             runs[talk.thread] = before
             given = len(before)
             for part, left in zip(parts, load(state["memory"]), strict=True):
@@ -67,7 +67,7 @@ class Kept:
             nonlocal given
             new = runs.get(talk.thread, [])[given:]
             given += len(new)
-            return [run.to_json() for run in new], [part.state() for part in parts]
+            return [written.write(run) for run in new], [part.state() for part in parts]
 
         talk.keep = keep
         self._under_way.add(name)

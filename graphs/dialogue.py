@@ -83,7 +83,7 @@ class Talk:
 
     `config` is the graph's own (thread, callbacks, metadata), `context` its runtime context. Without `user` the task's turns are said.
     `failed` tells of a failure that is not the agent's, after each turn. `keep` gives what the machine's checkpointer is to keep beside
-    the messages: the JSON of the runs that ended since it was last asked, and any further JSON. `answerable`: whether somebody
+    the messages: JSON of each run that ended since it was last asked, and any further JSON. `answerable`: whether somebody
     can answer a graph that interrupts for a human; if not, that is an error.
     """
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import ormsgpack
 from langchain_core.messages import BaseMessage, message_to_dict, messages_from_dict
 
-from cm2_agent.messages import JSON
+from cm2_agent.messages import JSON, Message, ToolSpec
+from cm2_agent.trace import ModelCall, Run
 
 _STRICT = (
     ormsgpack.OPT_PASSTHROUGH_DATACLASS | ormsgpack.OPT_PASSTHROUGH_DATETIME | ormsgpack.OPT_PASSTHROUGH_ENUM
@@ -24,12 +27,13 @@ def dump(value: JSON) -> bytes:
     try:
         return _MSGPACK + ormsgpack.packb(value, option=_STRICT)
     except ormsgpack.MsgpackEncodeError:
-        return _TEXT + json.dumps(value).encode()
+        # not as \u escapes: two of them that are next to each other would come back as one character
+        return _TEXT + json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
 def load(blob: bytes) -> JSON:
     """The value that `dump` was given, tuples as lists."""
-    return ormsgpack.unpackb(blob[1:]) if blob[:1] == _MSGPACK else json.loads(blob[1:])
+    return ormsgpack.unpackb(blob[1:]) if blob[:1] == _MSGPACK else json.loads(blob[1:].decode("utf-8", "surrogatepass"))
 
 
 class Written:
@@ -52,4 +56,57 @@ class Written:
         return [message for message, _ in self._known]
 
 
-__all__ = ["Written", "dump", "load"]
+class WrittenRuns:
+    """The runs of a dialogue as JSON, each message and tool definition once for all of them: a run's calls repeat the whole dialogue."""
+
+    def __init__(self) -> None:
+        self._places: dict[bytes, int] = {}
+        self._known: list[Message | ToolSpec] = []
+
+    def write(self, run: Run) -> JSON:
+        """What `read` makes the run of, after those before it. Raises TypeError, ValueError where it holds what is not JSON."""
+        places: dict[int, int] = {}
+        new: list[JSON] = []
+
+        def place(one: Message | ToolSpec) -> int:
+            if id(one) not in places:
+                key = dump(told := one.to_json())
+                if key not in self._places:
+                    self._remember(key, one)
+                    new.append([isinstance(one, ToolSpec), told])
+                places[id(one)] = self._places[key]
+            return places[id(one)]
+
+        calls = []
+        for call in run.calls:
+            told = replace(call, input=(), output=None, tools=()).to_json()
+            told["input"], told["tools"] = [place(message) for message in call.input], [place(tool) for tool in call.tools]
+            told["output"] = None if call.output is None else place(call.output)
+            calls.append(told)
+        return {**replace(run, messages=(), calls=()).to_json(), "messages": [place(m) for m in run.messages], "calls": calls, "new": new}
+
+    def read(self, told: JSON) -> Run:
+        known = dict(told)
+        for is_tool, one in known.pop("new"):
+            self._remember(dump(one), ToolSpec.from_json(one) if is_tool else Message.from_json(one))
+        calls, messages = known.pop("calls"), known.pop("messages")
+        return replace(
+            Run.from_json(known), messages=self._at(messages),
+            calls=tuple(
+                replace(
+                    ModelCall.from_json({**call, "input": (), "output": None, "tools": ()}), input=self._at(call["input"]),
+                    tools=self._at(call["tools"]), output=None if call["output"] is None else self._known[call["output"]],
+                )
+                for call in calls
+            ),
+        )  # fmt: skip
+
+    def _remember(self, key: bytes, one: Message | ToolSpec) -> None:
+        self._places[key] = len(self._known)
+        self._known.append(one)
+
+    def _at(self, places: Sequence[int]) -> Any:
+        return tuple(self._known[place] for place in places)
+
+
+__all__ = ["Written", "WrittenRuns", "dump", "load"]

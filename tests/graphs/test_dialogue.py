@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
 from typing import Any, TypedDict
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
@@ -20,7 +17,6 @@ from pydantic import Field
 from cm2_agent.errors import BudgetExhausted, TaskError, ToolError
 from cm2_agent.graphs import agent as our_agent
 from cm2_agent.graphs.dialogue import End, Limits, Talk, begin, converse, dialogue, machine_config
-from cm2_agent.graphs.keeping import Written, dump, load
 from cm2_agent.messages import Message
 from cm2_agent.recorder import capture
 from cm2_agent.task import Task
@@ -354,42 +350,3 @@ async def test_what_cannot_be_kept_does_not_end_the_dialogue() -> None:
     machine = dialogue(InMemorySaver())
     assert (await converse(talk(our_agent(apps.ScriptedModel(script=THREE), [look])), machine)).how == "done"
     assert (await machine.aget_state(machine_config("d1"))).values["said"] is None
-
-
-texts = st.text(st.characters(exclude_categories=()))  # lone surrogates too
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
-    max_leaves=12,
-)
-
-
-@given(json_values)
-def test_json_comes_back_exactly(value: Any) -> None:
-    again = load(dump(value))
-    assert again == value
-    assert json.dumps(again) == json.dumps(value)  # 1 and 1.0 and true are not the same
-
-
-@settings(deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(["human", "ai", "tool"]), texts, json_values), max_size=6))
-def test_messages_come_back_exactly_and_each_is_written_once(said: list[tuple[str, str, Any]]) -> None:
-    made: dict[str, Any] = {
-        "human": lambda text, value: HumanMessage(text),
-        "ai": lambda text, value: AIMessage(
-            text, tool_calls=[{"name": "f", "args": {"x": value}, "id": "1", "type": "tool_call"}], response_metadata={"ids": [1, 2]}
-        ),
-        "tool": lambda text, value: ToolMessage(text, tool_call_id="1", status="error", artifact=value),
-    }
-    messages = [made[kind](text, value) for kind, text, value in said]
-    written = Written()
-    blobs = written.blobs(messages)
-    assert Written().messages(blobs) == messages
-    again = written.blobs([*messages, HumanMessage("more")])
-    assert all(one is other for one, other in zip(blobs, again, strict=False))
-
-
-@pytest.mark.parametrize("value", [object(), {1, 2}, {"x": object()}])
-def test_what_is_not_json_is_refused(value: Any) -> None:
-    with pytest.raises(TypeError):
-        dump(value)
