@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from cm2_agent.checklist import Checklist
 from cm2_agent.errors import TaskError
@@ -129,8 +129,7 @@ def _users(user: Users | None, seed: int) -> Callable[[Task], User | None]:
     if not isinstance(user, str | Model | BaseChatModel):
         if not callable(user):
             raise TaskError(f"the user is a {type(user).__name__}; expected a model, its name, or a function of a task")
-        made: Callable[[Task], User | None] = user
-        return made
+        return cast("Callable[[Task], User | None]", user)
     from cm2_agent.graphs.users import LLMUser
     from cm2_agent.llm.models import language_model
 

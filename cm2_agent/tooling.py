@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from cm2_agent.errors import TaskError, ToolError
 from cm2_agent.messages import JSON, canonical_json
@@ -140,8 +140,7 @@ def _simulating(simulator: Simulator, seed: int, store: SQLStore | None) -> Call
     if not isinstance(simulator, str | Model | BaseChatModel):
         if not callable(simulator):
             raise ToolError(f"the simulator is a {type(simulator).__name__}; expected a model, its name, or a function of a task")
-        made: Callable[[Task], Answering] = simulator
-        return made
+        return cast("Callable[[Task], Answering]", simulator)
     from cm2_agent.graphs.tools.simulated import SimulatedTools
     from cm2_agent.graphs.tools.simulations import MemorySimulations
     from cm2_agent.llm.models import language_model

@@ -34,7 +34,7 @@ def graph() -> Any:
         said: Sequence[BaseMessage] = state["messages"]
         if said[-1].type == "human":
             turn = sum(message.type == "human" for message in said)
-            begun(config["configurable"]["thread_id"], turn)
+            begun(config.get("configurable", {})["thread_id"], turn)
         return {"messages": [await model.ainvoke(said, config)]}
 
     plan: Any = StateGraph(MessagesState)

@@ -86,7 +86,7 @@ class Backends:
         ):
             if named & backends and given is None:
                 raise ToolError(f"the backend {'/'.join(sorted(named & backends))} was chosen without {what}; give it one")
-        self.chosen = chosen
+        self.chosen: Backend | Mapping[str, Backend] = chosen
         self.replay, self.simulator, self.recorder, self.faults = replay, simulator, recorder, faults
         self.journal = Journal()
         self.failure: Exception | None = None
@@ -96,8 +96,7 @@ class Backends:
 
     def backend(self, name: str) -> Backend:
         """What was chosen for a tool."""
-        chosen = self.chosen
-        return chosen.get(name, "real") if isinstance(chosen, Mapping) else chosen
+        return self.chosen if isinstance(self.chosen, str) else self.chosen.get(name, "real")
 
     def spec(self, tool: BaseTool) -> ToolModel:
         """The tool as the model sees it, with what the task says of its results and effects."""
