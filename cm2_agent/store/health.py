@@ -14,7 +14,19 @@ from cm2_agent.messages import JSON, ToolCall
 from cm2_agent.store import scores as scoring
 from cm2_agent.store.codec import SEALED, load, seal, split_digests, unseal
 from cm2_agent.store.migrate import HEAD, revision_of
-from cm2_agent.store.schema import checklists, contents, incidents, model_calls, runs, scores, tasks, tool_runs, traces, verdicts
+from cm2_agent.store.schema import (
+    checklists,
+    checkpoints,
+    contents,
+    incidents,
+    model_calls,
+    runs,
+    scores,
+    tasks,
+    tool_runs,
+    traces,
+    verdicts,
+)
 from cm2_agent.store.verdict_cache import known_verdicts
 
 
@@ -48,6 +60,7 @@ def health(connection: Connection, url: str) -> dict[str, JSON]:
         "tool_runs_by_backend": _counts(connection, tool_runs.c.backend, none="unknown"),
         "failed_tool_runs": _count(connection, tool_runs, tool_runs.c.error.is_not(None)),
         "contents": _count(connection, contents),
+        "dialogues_under_way": _count(connection, checkpoints),
         "tasks": _count(connection, tasks),
         "checklists": _count(connection, checklists),
         "scores": _count(connection, scores),

@@ -22,6 +22,7 @@ from rapidfuzz import fuzz
 from cm2_agent.errors import BudgetExhausted, CM2Error, ToolError
 from cm2_agent.graphs.tools.backends import Answering
 from cm2_agent.graphs.tools.journal import Answer, Call, Journal
+from cm2_agent.graphs.tools.replay import replayed
 from cm2_agent.messages import JSON, Message, canonical_json
 from cm2_agent.resampling import Interval, mean_interval
 from cm2_agent.task import RecordedCall, Task, ToolModel
@@ -135,7 +136,7 @@ async def _held(task: Task, position: int, simulate: Callable[[Task], Answering]
     for number in kept:
         if number < position:
             other = task.recorded[number]
-            journal.add(_call(task, other), _answer(other))
+            journal.add(_call(task, other), replayed(other))
     answers: list[Answer] = []
     for _ in range(2 if twice else 1):
         simulator = simulate(left)  # one that cannot be made at all is the caller's mistake
@@ -148,8 +149,8 @@ async def _held(task: Task, position: int, simulate: Callable[[Task], Answering]
                 task=task.id, tool=recorded.name, position=position, valid=False, exact=False, fields=0.0, error_form=None,
                 consistent=None, failed=str(error)[:300],
             )  # fmt: skip
-    true, told = _answer(recorded), answers[0]
-    others = [_answer(other) for other in left.recorded if other.name == recorded.name]
+    true, told = replayed(recorded), answers[0]
+    others = [replayed(other) for other in left.recorded if other.name == recorded.name]
     return Held(
         task=task.id, tool=recorded.name, position=position, valid=_valid(call.tool, told, others),
         exact=told.error == true.error and _leaves(told) == _leaves(true),
@@ -170,13 +171,6 @@ def _call(task: Task, recorded: RecordedCall) -> Call:
     tool = next((tool for tool in task.tools if tool.name == recorded.name), None) or ToolModel(name=recorded.name)
     words = tuple(Message.of("user", turn) for turn in task.turns)
     return Call(tool=tool, arguments=recorded.arguments, messages=words)
-
-
-def _answer(recorded: RecordedCall) -> Answer:
-    if recorded.error is not None:
-        return Answer(content=recorded.error, error=True, backend="replay")
-    content = recorded.result if isinstance(recorded.result, str | list) else json.dumps(recorded.result, ensure_ascii=False)
-    return Answer(content=content, backend="replay")
 
 
 def _parsed(answer: Answer) -> JSON:
