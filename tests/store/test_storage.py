@@ -144,8 +144,8 @@ def test_health_counts_what_doctor_tells(store: SQLStore) -> None:
         "traces": 3, "runs": 3, "run_statuses": {"ok": 2, "error": 1}, "failed_runs": {"ToolError": 1},
         "model_calls": {"trainable": 2, "failed call": 1, "no token ids": 1, "temperature 0": 1}, "failed_calls": 1,
         "tool_runs": 2, "tool_runs_by_backend": {"unknown": 2}, "failed_tool_runs": 1, "contents": 0, "tasks": 0, "checklists": 0,
-        "scores": 2, "null_rewards": {"failure: ToolError": 1}, "unscored_traces": 1, "verdicts": 2, "null_verdicts": {"content": 1}, "dialogues_under_way": 0,
-            "null_verdict_reasons": {"unknown": 1}, "known_verdicts": 0, "judging": {},
+        "scores": 2, "null_rewards": {"failure: ToolError": 1}, "unscored_traces": 1, "verdicts": 2, "null_verdicts": {"content": 1},
+            "null_verdict_reasons": {"unknown": 1}, "known_verdicts": 0, "dialogues_under_way": 0, "judging": {},
     }  # fmt: skip
     incident = health["incidents"]["dropped score"]
     assert (incident["count"], incident["detail"]) == (4, "queue still full")
