@@ -30,6 +30,7 @@ from cm2_agent.trace import (
     TASK_ID,
     TASK_TURNS,
     TASK_VERSION,
+    Failure,
     Run,
     Trace,
 )
@@ -122,6 +123,8 @@ class Rollouts:
         self.runs.setdefault(run.trace_id, []).append(run)
 
     async def _dialogue(self, task: Task, number: int) -> Result:
+        from cm2_agent.graphs.dialogue import End
+
         thread = f"{self.name}/{task.id}@{task.version}/{number}"
         if self.resumable and self.store is not None and self.store.holds(thread):
             stored = self.store.trace(thread)
@@ -135,10 +138,17 @@ class Rollouts:
             TASK_ID: task.id, TASK_VERSION: task.version, ROLLOUT: number, GROUP: self.name, **self.attributes(task),
             **({} if turns is None else {TASK_TURNS: turns}), **({} if strict is None else {GATE: strict}),
         }  # fmt: skip
+        outcomes: Mapping[str, float | None] = {}
         async with AsyncExitStack() as opened:
-            world = None if self.context is None else await _enter(opened, self.context(task))
-            runs = await self._converse(task, number, thread, facts, world)
-            outcomes = {} if self.verify is None else dict(self.verify(task, world, Trace(id=thread, runs=tuple(runs))))
+            try:
+                world = None if self.context is None else await _enter(opened, self.context(task))
+            except Exception as error:  # a world that cannot be opened is this dialogue's end, and no other's
+                told = f"the dialogue's world could not be opened: {type(error).__name__}: {error}"
+                runs = _ended([], thread, facts, End(how="error", turn=0, failure=Failure(kind="ToolError", message=told[:500])))
+            else:
+                runs = await self._converse(task, number, thread, facts, world)
+                if self.verify is not None:
+                    outcomes = dict(self.verify(task, world, Trace(id=thread, runs=tuple(runs))))
         result = await Middleware(self.store, self.scorer, self.sinks).process(runs, task=task, outcomes=outcomes)
         if self._kept is not None:
             self._kept.forget(thread)

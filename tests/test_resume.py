@@ -3,13 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,78 +21,28 @@ from cm2_agent.rewards.scorer import ChecklistScorer
 from cm2_agent.rollouts import Rollouts
 from cm2_agent.score import Score
 from cm2_agent.store import SQLStore
-from cm2_agent.task import save_tasks
 from cm2_agent.trace import CUT, Run, Trace
+from tests.bench.bench_resume import TURNS, found, killed
 from tests.capture import apps
 from tests.graphs.test_dialogue import asking
 
-ROOT = Path(__file__).resolve().parent.parent
-KILLS = 20
-TURNS = ("look 1 up", "and 2", "thanks")
 REPLIES = Checklist(Item("replies", check={"replied": True}), name="r")
 SCRIPT = [apps.calls(1), AIMessage(content="one"), apps.calls(2), AIMessage(content="two"), AIMessage(content="bye")]
 
 
-class Lines:
-    """The turns that began, as the agent's processes wrote them down."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        path.touch()
-
-    def read(self) -> list[tuple[str, str, int]]:
-        rows = [line.split("\t") for line in self.path.read_text().split("\n")[:-1]]
-        return [(process, thread, int(turn)) for process, thread, turn in rows]
-
-
-def command(folder: Path, url: str) -> list[str]:
-    return [
-        sys.executable, "-c", "from cm2_agent.cli import main; main()", "run", str(folder / "tasks.jsonl"),
-        "--agent", "tests.resume_agent:graph", "--allow-real", "look", "--checklist", str(folder / "checklist.yaml"), "--group", "2",
-        "--name", "nightly", "--concurrency", "4", "--store", url, "--json",
-    ]  # fmt: skip
-
-
 @pytest.mark.slow
-def test_killed_at_twenty_points_every_dialogue_is_stored_exactly_once(store_url: str, tmp_path: Path) -> None:
-    tasks = [Task(id=f"t{number}", turns=TURNS) for number in range(40)]
-    save_tasks(tasks, tmp_path / "tasks.jsonl")
-    (tmp_path / "checklist.yaml").write_text("name: r\nitems:\n  - {id: replies, check: {replied: true}}\n")
-    lines = Lines(tmp_path / "turns")
-    draw = random.Random(4)
-    environment = {**os.environ, "LOG": str(lines.path), "PAUSE": "0.02"}
-    killed = 0
-    for number in range(KILLS + 1):
-        before = len(lines.read())
-        process = subprocess.Popen(command(tmp_path, store_url), cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        if number < KILLS:
-            point = before + draw.randint(1, 9)  # so many turns further on, and anywhere within the last
-            while len(lines.read()) < point and process.poll() is None:
-                time.sleep(0.002)
-            time.sleep(draw.uniform(0, 0.06))
-            process.send_signal(signal.SIGKILL)
-        out, err = process.communicate(timeout=120)
-        killed += process.returncode == -signal.SIGKILL
-    assert process.returncode == 0, err.decode()
-    assert killed == KILLS
-    assert json.loads(out)["dialogues"] == len(tasks) * 2
-    threads = {f"nightly/{task.id}@1/{rollout}" for task in tasks for rollout in range(2)}
-    with SQLStore(store_url) as store:
-        traces = list(store.traces())
-        assert sorted(trace.id for trace in traces) == sorted(threads)
-        assert [store.score(trace.id).reward for trace in traces] == [1.0] * len(traces)  # type: ignore[union-attr]
-        assert store.checkpointer().pending() == ()
-    for trace in traces:
-        assert [message.text for message in trace.messages if message.role == "user"] == list(TURNS)
-        assert [len(one.calls) for one in trace.runs] == [2, 2, 1]
-        assert [call.completion_ids for call in trace.calls] == [(number, 7) for number in range(5)]
-        assert [call.logprobs for call in trace.calls] == [(-0.5, -0.25)] * 5
-        assert trace.failure is None
-    firsts: dict[tuple[str, str], int] = {}
-    for process_id, thread, turn in lines.read():
-        firsts.setdefault((process_id, thread), turn)
-    assert {2, 3} & set(firsts.values())  # some went on in the middle
-    assert len(lines.read()) <= len(threads) * 3 + KILLS * 4  # nothing but the turns under way began again
+@pytest.mark.parametrize(("database", "kills"), [("sqlite", 20), ("postgresql", 6)])
+def test_killed_at_random_points_every_dialogue_is_stored_exactly_once(
+    database: str, kills: int, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = f"sqlite:///{tmp_path / 'runs.db'}" if database == "sqlite" else request.getfixturevalue("postgres_url")
+    count, begun = killed(tmp_path, url, kills)
+    result = found(url, kills, begun)
+    assert count == kills
+    assert result["stored"] == result["dialogues"]
+    assert (result["missing"], result["twice"], result["broken"], result["left"]) == (0, 0, 0, 0)
+    assert result["resumed"] > 0  # some went on in the middle
+    assert result["turns_again"] <= kills * 4  # nothing but the turns under way began again
 
 
 @pytest.fixture

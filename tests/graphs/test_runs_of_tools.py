@@ -71,6 +71,23 @@ async def test_a_server_that_dies_in_a_run_costs_its_dialogue_the_reward(tmp_pat
     assert (worlds.opened, worlds.closed) == (2, 2)
 
 
+async def test_a_world_that_cannot_be_opened_ends_its_own_dialogue_alone() -> None:
+    @asynccontextmanager
+    async def world(task: Task) -> AsyncIterator[Any]:
+        if task.id == "bad":
+            raise ConnectionError("no database")
+        yield {"desk": task.id}
+
+    tasks = [Task(id="bad", turns=("x",)), Task(id="good", turns=("x",))]
+    running = run(agent(model(), []), tasks, checklist=REPLIES, context=world)
+    found = {trace.task_id: (trace, score) for trace, score in await results(running)}
+    assert found["good"][1].reward == 1.0
+    trace, score = found["bad"]
+    assert score.reward is None
+    assert trace.failure is not None
+    assert (trace.failure.kind, "no database" in trace.failure.message) == ("ToolError", True)
+
+
 async def test_a_result_that_is_not_json_costs_its_dialogue_the_reward() -> None:
     def opened(path: str) -> Any:
         """Open a file."""
