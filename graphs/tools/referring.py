@@ -19,16 +19,20 @@ DEPTH = 24
 """How many references away from its start something is still found."""
 BREADTH = 10_000
 """A collection of more members than this is taken for data."""
+MOST = 200_000
+"""So many things are looked at from one start: code that refers to more refers to everything."""
 _AWAY = 3
 """How many calls deep the code of installed packages is followed."""
 
 # Their code calls no tool of an application's that it was not handed: closures and instances are looked into, globals are not.
-_FRAMEWORKS = frozenset({"langchain", "langchain_classic", "langchain_core", "langgraph"})
+_FRAMEWORKS = frozenset({
+    "cm2_agent", "langchain", "langchain_classic", "langchain_core", "langchain_mcp_adapters", "langchain_openai", "langgraph",
+})  # fmt: skip
 # Nothing of theirs holds a tool.
 _CLOSED = frozenset(sys.stdlib_module_names) - {"__main__"} | {
-    "anthropic", "google", "httpcore", "httpx", "jinja2", "langsmith", "numpy", "openai", "opentelemetry", "orjson", "pandas", "psycopg",
-    "pydantic", "pydantic_ai", "pydantic_core", "requests", "sqlalchemy", "starlette", "tokenizers", "torch", "transformers",
-    "typing_extensions", "urllib3",
+    "_pytest", "anthropic", "anyio", "google", "httpcore", "httpx", "jinja2", "langsmith", "mcp", "numpy", "openai", "opentelemetry",
+    "orjson", "pandas", "pluggy", "psycopg", "pydantic", "pydantic_ai", "pydantic_core", "pytest", "requests", "sqlalchemy", "starlette",
+    "tokenizers", "torch", "transformers", "typing_extensions", "urllib3",
 }  # fmt: skip
 _UNFOLLOWED = _CLOSED | _FRAMEWORKS
 # Methods that are called though no code of the application's names them, and those by which an instance is made.
@@ -48,7 +52,7 @@ def referred(start: Any, stop: Callable[[Any], bool] = lambda value: False) -> I
     uses. What `stop` is true of is given, and not looked into."""
     known: dict[tuple[int, _Names], Any] = {}  # keeps what it knows alive: an id is not used twice
     waiting: collections.deque[tuple[Any, _Names, int, int]] = collections.deque([(start, _NONE, 0, 0)])
-    while waiting:
+    while waiting and len(known) < MOST:
         value, names, depth, away = waiting.popleft()
         if is_a(value, _PLAIN) or (id(value), names) in known:
             continue
@@ -219,4 +223,4 @@ def vars_of(cls: type) -> Any:
     return type.__dict__["__dict__"].__get__(cls)
 
 
-__all__ = ["BREADTH", "DEPTH", "fields_of", "is_a", "names_of", "referred"]
+__all__ = ["BREADTH", "DEPTH", "MOST", "fields_of", "is_a", "names_of", "referred"]

@@ -50,12 +50,12 @@ def look_over(graph: Any, invented: Callable[[str], bool] = lambda name: False) 
 
     What is not found: tools that are looked up by a name made at run time (`getattr`, `globals()`, a registry filled later), made or
     fetched inside a node (an MCP client in a function, a module not imported yet), kept by a context variable, a generator or a C
-    extension, in collections of more than 10,000 members, or more than 24 references (in installed packages: 3 calls) away. A plain
-    Python function that a node calls is a tool to nobody but its author: it is named where a model was bound with its schema, or where it
-    stands in a collection that code saying `bind_tools` refers to, and not else. A tool that a ToolNode has counts as seen even if
-    a function node calls it by hand as well: what code refers to does not tell binding from calling; for the same reason a tool that code
-    only mentions is named. `RealToolGuard` stops those that are LangChain tools when they are called; `cm2 doctor` counts the calls that
-    left no span.
+    extension, in collections of more than 10,000 members, more than 24 references (in installed packages: 3 calls) away, or behind the
+    200,000 things that are looked at from one node. A plain Python function that a node calls is a tool to nobody but its author: it is
+    named where a model was bound with its schema, or where it stands in a collection that code saying `bind_tools` refers to, and not
+    else. A tool that a ToolNode has counts as seen even if a function node calls it by hand as well: what code refers to does not tell
+    binding from calling; for the same reason a tool that code only mentions is named. `RealToolGuard` stops those that are LangChain
+    tools when they are called; `cm2 doctor` counts the calls that left no span.
     """
     tools: dict[str, BaseTool] = {}
     nodes: dict[str, str] = {}

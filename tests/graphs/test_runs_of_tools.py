@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage
+from langchain_core.tools import StructuredTool
 
 from cm2_agent import Checklist, Item, SQLStore, run
 from cm2_agent.errors import ChecklistError, TaskError
 from cm2_agent.graphs import FunctionTools, McpTools, agent
-from cm2_agent.graphs.tools import Faults
+from cm2_agent.graphs.tools import Faults, unseen_tools
 from cm2_agent.llm.models import openai_model
 from cm2_agent.task import Persona, RecordedCall, Task
 from cm2_agent.trace import CUT, FAULTS, SIMULATOR, TOOL_BACKENDS, USER
@@ -23,6 +24,7 @@ from tests.capture.apps import ScriptedModel
 from tests.chat_server import ChatServer
 
 SERVER = str(Path(__file__).resolve().parent / "mcp_server.py")
+ELSEWHERE = StructuredTool.from_function(lambda: "x", name="elsewhere", description="Belongs to nobody here.")
 REPLIES = Checklist(Item("replies", check={"replied": True}), name="replies")
 BLOCK = Checklist(Item("thanks", check={"replied": True}, turn="trace"), name="block")
 
@@ -56,6 +58,7 @@ async def test_a_server_that_dies_in_a_run_costs_its_dialogue_the_reward(tmp_pat
     worlds = Worlds()
     async with McpTools.stdio(sys.executable, SERVER, env={"SHOP_TOKEN": "t"}) as tools:
         graph = agent(model(calling("die")), tools)
+        assert unseen_tools(graph) == {}  # what lies behind a session is no tool of the graph's: ELSEWHERE, say
         with SQLStore(f"sqlite:///{tmp_path / 'mcp.db'}") as store:
             found = await results(
                 run(graph, [Task(id="t", turns=("x", "y"))], group=2, checklist=REPLIES, store=store, context=worlds.world,
