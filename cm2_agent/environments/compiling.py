@@ -171,12 +171,13 @@ def _told(trace: Trace, score: Score | None, ends: Mapping[str, float | None]) -
 
 
 def _tools(trace: Trace) -> list[ToolModel]:
-    """The tools that the agent's own model calls offered, each as it was offered last; then those that were only called."""
+    """The tools that the agent's own model calls offered, each as it was offered last; where nobody told what was offered, those that were
+    called. A call of a tool that was not among those offered is the model's invention, and no tool."""
     calls = [call for call in trace.calls if call.message is not None] or list(trace.calls)
     found = {tool.name: tool for call in calls for tool in call.tools if tool.name}
     tools = [ToolModel(name=tool.name, description=tool.description, parameters=dict(tool.parameters)) for tool in found.values()]
-    called = dict.fromkeys(call.name for step in trace.steps for call in step.message.tool_calls if call.name and call.name not in found)
-    return [*tools, *(ToolModel(name=name, parameters=dict(UNTYPED)) for name in called)]
+    called = dict.fromkeys(call.name for step in trace.steps for call in step.message.tool_calls if call.name)
+    return tools or [ToolModel(name=name, parameters=dict(UNTYPED)) for name in called]
 
 
 def _recorded(trace: Trace) -> list[RecordedCall]:

@@ -104,10 +104,9 @@ def wrap_tool_call(request: ToolCallRequest, execute: Execute) -> Any:
     if plan is None:
         return execute(request)
     try:
-        answered = execute(plan.request())
+        return plan.done(execute(plan.request()))
     except Exception as error:
         raise plan.failed(error) from error.__cause__
-    return plan.done(answered)
 
 
 async def awrap_tool_call(request: ToolCallRequest, execute: AsyncExecute) -> Any:
@@ -120,10 +119,9 @@ async def _run(request: ToolCallRequest, execute: AsyncExecute) -> Any:
     if plan is None:
         return await execute(request)
     try:
-        answered = await execute(plan.request())
+        return plan.done(await execute(plan.request()))
     except Exception as error:
         raise plan.failed(error) from error.__cause__
-    return plan.done(answered)
 
 
 class _Plan:

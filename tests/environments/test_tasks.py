@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -44,9 +45,10 @@ def test_what_a_task_takes_from_a_dialogue() -> None:
     got = compiled(Trace(id="r", runs=(run,), outcomes={"success": 1.0}), score=score)
     assert got.system == "Be kind."
     assert got.turns == ("Hello", "One more:\nrefund it")
-    assert [tool.name for tool in got.tools] == ["get_order", "refund"]
+    assert [tool.name for tool in got.tools] == ["get_order"]  # nobody offered a refund
     assert got.tools[0].parameters == spec.parameters
-    assert got.tools[1].parameters == {"type": "object"}
+    unspecified = compiled(Trace(id="r", runs=(replace(run, calls=()),)))
+    assert [(tool.name, tool.parameters) for tool in unspecified.tools] == [("get_order", {"type": "object"}), ("refund", {"type": "object"})]
     assert [(one.name, one.arguments, one.result, one.error) for one in got.recorded] == [
         ("get_order", {"order_id": 7}, '{"order_id": 7, "user": {"id": "Ada"}}', None),
         ("refund", {"id": 3}, None, "no such order"),

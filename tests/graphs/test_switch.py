@@ -236,6 +236,16 @@ async def test_real_calls_are_recorded_where_that_is_asked_for() -> None:
     assert len(backends.journal.entries) == 2
 
 
+async def test_a_call_that_cannot_be_recorded_is_a_failure_of_ours() -> None:
+    class Full:
+        def add(self, call: Call, answer: Answer, seconds: float) -> None:
+            raise ToolError("the disk is full")
+
+    backends = Backends("record", recorder=Full())
+    await driven(switched(app(says(("look", {"key": 1})))), backends)  # the app hands every error to the model
+    assert str(backends.failure) == "the disk is full"
+
+
 async def test_a_users_own_wrapper_stays_around_the_switch() -> None:
     seen: list[str] = []
 
