@@ -48,7 +48,7 @@ def test_what_a_task_takes_from_a_dialogue() -> None:
     assert [tool.name for tool in got.tools] == ["get_order"]  # nobody offered a refund
     assert got.tools[0].parameters == spec.parameters
     unspecified = compiled(Trace(id="r", runs=(replace(run, calls=()),)))
-    assert {tool.name: tool.parameters for tool in unspecified.tools} == dict.fromkeys(["get_order", "refund"], {"type": "object"})
+    assert {tool.name: tool.parameters for tool in unspecified.tools} == {"get_order": {"type": "object"}, "refund": {"type": "object"}}
     assert [(one.name, one.arguments, one.result, one.error) for one in got.recorded] == [
         ("get_order", {"order_id": 7}, '{"order_id": 7, "user": {"id": "Ada"}}', None),
         ("refund", {"id": 3}, None, "no such order"),
