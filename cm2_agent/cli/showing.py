@@ -5,7 +5,7 @@ What is printed came from users, models and tools: it is never read as markup, a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cm2_agent.messages import Message
     from cm2_agent.score import Score, Verdict
     from cm2_agent.store import SQLStore
-    from cm2_agent.trace import Trace
+    from cm2_agent.trace import ToolRun, Trace
 
 
 def register(app: typer.Typer) -> None:
@@ -91,8 +91,9 @@ def _dialogue(trace: Trace) -> None:
     out.print(plain(f"trace {trace.id}"), style="bold", soft_wrap=True)
     for name, value in sorted(trace.attributes.items()):
         out.print(f"  {one_line(f'{name} = {value}', 160)}", style="dim", soft_wrap=True)
+    ran = {tool.call_id: tool for run in trace.runs for tool in run.tools if tool.call_id is not None}
     for message in trace.messages:
-        for who, text, style in _parts(message):
+        for who, text, style in _parts(message, ran):
             out.print(f"{who:>9}  ", style="bold " + style, end="")
             out.print(plain(text).replace("\n", "\n           "), style=style, soft_wrap=True)
     if trace.failure is not None:
@@ -101,8 +102,9 @@ def _dialogue(trace: Trace) -> None:
         out.print(plain(f"outcome {name}: {_number(value)}"), soft_wrap=True)
 
 
-def _parts(message: Message) -> Iterator[tuple[str, str, str]]:
-    """(who, text, style) of a message's parts, as they are shown."""
+def _parts(message: Message, ran: Mapping[str | None, ToolRun]) -> Iterator[tuple[str, str, str]]:
+    """(who, text, style) of a message's parts, as they are shown. `ran` are the executed calls by id: they tell who answered, where that
+    was no real tool, and which fault was injected."""
     from cm2_agent.messages import Reasoning, Text, ToolCall, ToolCallResponse, part_to_json
     from cm2_agent.view import as_text
 
@@ -116,7 +118,10 @@ def _parts(message: Message) -> Iterator[tuple[str, str, str]]:
         elif isinstance(part, ToolCall):
             yield "calls", f"{part.name} {as_text(part.arguments)}", "magenta"
         elif isinstance(part, ToolCallResponse):
-            yield "error" if part.error else "tool", one_line(as_text(part.response), 600), "red" if part.error else style
+            tool = ran.get(part.id)
+            who = "tool" if tool is None else {"replay": "replayed", "simulate": "simulated"}.get(tool.backend or "", "tool")
+            fault = f" [injected: {tool.fault}]" if tool is not None and tool.fault is not None else ""
+            yield "error" if part.error else who, one_line(as_text(part.response), 600) + fault, "red" if part.error else style
         else:
             yield message.role, one_line(str(part_to_json(part)), 200), style
 

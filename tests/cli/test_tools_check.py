@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,13 @@ def cm2(*arguments: str, code: int = 0) -> Any:
     return json.loads(done.stdout.splitlines()[-1]) if code != 2 else done.stderr
 
 
+def shown(url: str) -> str:
+    """What cm2 show says of a store's first trace."""
+    with SQLStore(url) as store:
+        first = next(store.traces()).id
+    return CliRunner().invoke(app, ["show", first, "--store", url]).stdout
+
+
 def true_but_for_pages(body: dict[str, Any]) -> Any:
     shown = Shown.of(body)
     if shown.tool["name"] == "find_page":
@@ -120,6 +128,8 @@ def test_a_run_records_replays_and_simulates(folder: Path) -> None:
         named = ["--simulator", "stub", "--simulator-base-url", server.base_url, "--name", "one", "--faults", "truncated=1"]
         simulated = cm2(*run, "--tools", "look=simulate", *named, "--store", "sqlite:///simulated.db")
         assert (simulated["tool_calls"], simulated["simulated"]["calls"]) == ({"simulate": 2}, server.calls)
+    assert re.search(r"simulated +\S* ?\[injected: truncated\]", shown("sqlite:///simulated.db"))
+    assert re.search(r"replayed +\{\"key\": 1", shown("sqlite:///replayed.db"))
     with SQLStore("sqlite:///simulated.db") as store:
         tools = [tool for trace in store.traces() for run_ in trace.runs for tool in run_.tools]
         assert {(tool.backend, tool.fault) for tool in tools} == {("simulate", "truncated")}
