@@ -91,7 +91,7 @@ def _dialogue(trace: Trace) -> None:
     out.print(plain(f"trace {trace.id}"), style="bold", soft_wrap=True)
     for name, value in sorted(trace.attributes.items()):
         out.print(f"  {one_line(f'{name} = {value}', 160)}", style="dim", soft_wrap=True)
-    ran = {tool.call_id: tool for run in trace.runs for tool in run.tools if tool.call_id is not None}
+    ran: dict[str | None, ToolRun] = {tool.call_id: tool for run in trace.runs for tool in run.tools if tool.call_id is not None}
     for message in trace.messages:
         for who, text, style in _parts(message, ran):
             out.print(f"{who:>9}  ", style="bold " + style, end="")
