@@ -8,6 +8,7 @@ without the switch.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import copy
 import threading
 import time
@@ -149,7 +150,10 @@ class _Plan:
         tool, backends = request.tool, backends_of(request.runtime)
         if backends is None or tool is None or TOOL_BACKEND in (tool.metadata or {}):
             return None
-        return cls(request, tool, backends)
+        try:
+            return cls(request, tool, backends)
+        except ToolError as error:  # a tool without a schema, say
+            raise backends.note(error) from error.__cause__
 
     def request(self) -> ToolCallRequest:
         said = {TOOL_BACKEND: self.backend, **({} if self.fault is None else {TOOL_FAULT: self.fault})}
@@ -258,7 +262,7 @@ def wait_for(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         except BaseException as error:
             failed.append(error)
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(run,))
     thread.start()
     thread.join()
     if failed:
