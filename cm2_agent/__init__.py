@@ -5,19 +5,20 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from cm2_agent.checklist import Checklist, Item
-from cm2_agent.score import Score, Verdict
-from cm2_agent.task import Task, load_tasks, save_tasks
-from cm2_agent.trace import Run, Trace
-from cm2_agent.view import View
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_item import Item
+from cm2_agent.types.score import Score, Verdict
+from cm2_agent.types.task import Task, load_tasks, save_tasks
+from cm2_agent.types.trace import Run, Trace
+from cm2_agent.types.view import View
 
 if TYPE_CHECKING:
-    from cm2_agent.embed import as_agent, watch
-    from cm2_agent.guarding import guard
-    from cm2_agent.models import LocalChatModel
-    from cm2_agent.rewards.llm_judge import LLMJudge
-    from cm2_agent.rewards.stack import Stack
-    from cm2_agent.runner import run, score_traces
+    from cm2_agent.online.watch import as_agent, watch
+    from cm2_agent.online.guard import guard
+    from cm2_agent.models.local import LocalChatModel
+    from cm2_agent.rewards.judges.llm_judge import LLMJudge
+    from cm2_agent.rewards.components.stack import Stack
+    from cm2_agent.runner.run import run, score_traces
     from cm2_agent.store import SQLStore
     from cm2_agent.trainers.grpo import GRPO
     from cm2_agent.trainers.sft import SFT
@@ -25,15 +26,15 @@ if TYPE_CHECKING:
 _LAZY = {
     "GRPO": "cm2_agent.trainers.grpo",
     "SFT": "cm2_agent.trainers.sft",
-    "LLMJudge": "cm2_agent.rewards.llm_judge",
-    "LocalChatModel": "cm2_agent.models",
+    "LLMJudge": "cm2_agent.rewards.judges.llm_judge",
+    "LocalChatModel": "cm2_agent.models.local",
     "SQLStore": "cm2_agent.store",
-    "Stack": "cm2_agent.rewards.stack",
-    "as_agent": "cm2_agent.embed",
-    "guard": "cm2_agent.guarding",
-    "run": "cm2_agent.runner",
-    "score_traces": "cm2_agent.runner",
-    "watch": "cm2_agent.embed",
+    "Stack": "cm2_agent.rewards.components.stack",
+    "as_agent": "cm2_agent.online.watch",
+    "guard": "cm2_agent.online.guard",
+    "run": "cm2_agent.runner.run",
+    "score_traces": "cm2_agent.runner.run",
+    "watch": "cm2_agent.online.watch",
 }
 
 __version__ = "0.1.0"

@@ -23,21 +23,8 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
-from cm2_agent.messages import (
-    JSON,
-    Blob,
-    Message,
-    Other,
-    Part,
-    Reasoning,
-    Role,
-    Text,
-    ToolCall,
-    ToolCallResponse,
-    ToolSpec,
-    Uri,
-    canonical_json,
-)
+from cm2_agent.types.json_values import JSON, canonical_json
+from cm2_agent.types.messages import Blob, Message, Other, Part, Reasoning, Role, Text, ToolCall, ToolCallResponse, ToolSpec, Uri
 
 __all__ = ["from_langchain", "plain", "to_langchain", "tool_specs"]
 

@@ -19,7 +19,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 
 from cm2_agent import Checklist, Item, SQLStore, View, watch
-from cm2_agent.embed import flush
+from cm2_agent.online.watch import flush
 
 
 def get_order(order_id: str) -> str:

@@ -14,8 +14,8 @@ from collections import Counter
 from pathlib import Path
 
 from cm2_agent import SQLStore, View, score_traces
-from cm2_agent.checklist_file import load_checklist
-from cm2_agent.readers import Imported, read
+from cm2_agent.types.checklist_yaml import load_checklist
+from cm2_agent.importers import Imported, read
 
 
 def call(name: str, arguments: dict[str, str]) -> dict[str, object]:

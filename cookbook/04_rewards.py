@@ -1,7 +1,7 @@
 """Rewards: a checklist, an outcome, a penalty and a judge that compares attempts become one reward, and go to other trainers as well.
 
 The dialogues are made up here; with a store they come from `store.traces()`, and `score_groups(store.traces(), stack, store=store)` of
-`cm2_agent.runner` scores them a group at a time. The judge is a function, so that no key is needed: put the name of a model in its place,
+`cm2_agent.runner.run` scores them a group at a time. The judge is a function, so that no key is needed: put the name of a model in its place,
 `relative("openai:gpt-5-mini")`. `run(graph, tasks, group=8, scorer=stack, …)` scores and gates new rollouts by the stack.
 
 You should see: 4 attempts: 0.97 0.29 0.00 null
@@ -15,11 +15,11 @@ import re
 from dataclasses import replace
 
 from cm2_agent import Checklist, Item, Stack, Trace
-from cm2_agent.adapters import art_reward, trace_of_chat, trl_reward, verifiers_reward, verl_reward
-from cm2_agent.rewards.outcome import outcome
-from cm2_agent.rewards.penalties import length_penalty
-from cm2_agent.rewards.relative import relative
-from cm2_agent.rewards.stack import add, gate, penalty
+from cm2_agent.integrations.reward_functions import art_reward, trace_of_chat, trl_reward, verifiers_reward, verl_reward
+from cm2_agent.rewards.components.outcome import outcome
+from cm2_agent.rewards.components.penalties import length_penalty
+from cm2_agent.rewards.components.relative import relative
+from cm2_agent.rewards.components.stack import add, gate, penalty
 
 support = Checklist(
     Item("replies", check={"replied": True}),

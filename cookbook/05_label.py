@@ -16,11 +16,11 @@ from typing import Any
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
-from cm2_agent.checklist_file import dump_checklist
-from cm2_agent.messages import Message, ToolCall, ToolCallResponse
-from cm2_agent.rewards.labeler import Labeler
-from cm2_agent.rewards.scorer import ChecklistScorer
-from cm2_agent.trace import Run, Trace
+from cm2_agent.types.checklist_yaml import dump_checklist
+from cm2_agent.types.messages import Message, ToolCall, ToolCallResponse
+from cm2_agent.rewards.authoring.writer import Labeler
+from cm2_agent.rewards.scoring.scorer import ChecklistScorer
+from cm2_agent.types.trace import Run, Trace
 
 
 def dialogue(name: str, *messages: Message) -> Trace:

@@ -13,9 +13,9 @@ from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
 
 from cm2_agent import Checklist, Item, SQLStore, guard, watch
-from cm2_agent.embed import flush
+from cm2_agent.online.watch import flush
 from cm2_agent.graphs import agent
-from cm2_agent.trainers.preference import dpo_pairs
+from cm2_agent.trainers.preference_pairs import dpo_pairs
 
 support = Checklist(
     Item("no_promise", "Is a refund promised?", check={"reply_matches": "(?i)refund"}, kind="avoid", required_for_next_turn=True),

@@ -22,8 +22,8 @@ from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
 from cm2_agent import Checklist, Item, SQLStore, run, watch
-from cm2_agent.embed import flush
-from cm2_agent.environments import Redactor, task_from_trace
+from cm2_agent.online.watch import flush
+from cm2_agent.datasets import Redactor, task_from_trace
 from cm2_agent.graphs import FunctionTools, agent
 
 REAL: list[str] = []

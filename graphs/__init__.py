@@ -3,25 +3,23 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from cm2_agent.graphs import tools
-from cm2_agent.graphs.agent import agent, agents
-from cm2_agent.graphs.dialogue import End, Limits, converse
-from cm2_agent.graphs.tools import (
-    FunctionTools,
-    HybridTools,
-    RealToolGuard,
-    Recorder,
-    ReplayTools,
-    declared,
-    load_recording,
-    switchable,
-    switched,
-    tools_of,
-)
+from . import tools
+from .agent import agent, agents
+from .conversation import End, Limits, converse
+from .tools.functions import FunctionTools
+from .backends.hybrid import HybridTools
+from .interception.real_tool_guard import RealToolGuard
+from .backends.record import Recorder, load_recording
+from .backends.replay import ReplayTools
+from .tools.declared import declared
+from .interception.decorator import switchable
+from .interception.tool_node import switched
+from .interception.discovery import tools_of
 
 if TYPE_CHECKING:
-    from cm2_agent.graphs.tools import McpTools, SimulatedTools
-    from cm2_agent.graphs.users import LLMUser, ScriptedUser
+    from .tools.mcp import McpTools
+    from .backends.simulate import SimulatedTools
+    from .users import LLMUser, ScriptedUser
 
 _TOOLS = ("McpTools", "SimulatedTools")
 _USERS = ("LLMUser", "ScriptedUser")

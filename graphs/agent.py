@@ -12,9 +12,9 @@ from langchain_core.tools import BaseTool
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 
-from cm2_agent.graphs.tools.declared import declared
-from cm2_agent.messages import canonical_json
-from cm2_agent.task import Task
+from .tools.declared import declared
+from cm2_agent.types.json_values import canonical_json
+from cm2_agent.types.task import Task
 
 
 def agent(

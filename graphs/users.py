@@ -13,14 +13,15 @@ from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, Text
 from pydantic_ai.models import Model
 
 from cm2_agent.errors import TaskError, UserError
-from cm2_agent.llm.asking import Asker, AskFailed, Malformed
-from cm2_agent.llm.fencing import fenced, mark_of
+from cm2_agent.llm.client import Asker, AskFailed, Malformed
+from cm2_agent.llm.untrusted_text import fenced, mark_of
 from cm2_agent.llm.limits import Limits
-from cm2_agent.llm.models import language_model
+from cm2_agent.llm.providers import language_model
 from cm2_agent.llm.prices import Price
 from cm2_agent.llm.usage import Usage
-from cm2_agent.messages import Message, canonical_json, content_hash
-from cm2_agent.task import Persona
+from cm2_agent.types.messages import Message
+from cm2_agent.types.json_values import canonical_json, content_hash
+from cm2_agent.types.task import Persona
 
 _TEMPLATE = (Path(__file__).resolve().parent / "prompts" / "user.md").read_text(encoding="utf-8").strip()
 _OPENING = "(The conversation begins. Write your first message to the assistant.)"

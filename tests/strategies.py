@@ -11,11 +11,13 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from cm2_agent.checklist import Checklist, Item
-from cm2_agent.messages import Blob, Message, Other, Part, Reasoning, Text, ToolCall, ToolCallResponse, ToolSpec, Uri
-from cm2_agent.score import Score, TurnScore, Verdict
-from cm2_agent.task import Persona, RecordedCall, Task, ToolModel
-from cm2_agent.trace import CUT, GROUP, ROLLOUT, TASK_ID, TASK_TURNS, TASK_VERSION, Failure, ModelCall, Run, Status, ToolRun, Trace
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_item import Item
+from cm2_agent.types.messages import Blob, Message, Other, Part, Reasoning, Text, ToolCall, ToolCallResponse, ToolSpec, Uri
+from cm2_agent.types.score import Score, TurnScore, Verdict
+from cm2_agent.types.task import Persona, RecordedCall, Task, ToolModel
+from cm2_agent.types.run_attributes import CUT, GROUP, ROLLOUT, TASK_ID, TASK_TURNS, TASK_VERSION
+from cm2_agent.types.trace import Failure, ModelCall, Run, Status, ToolRun, Trace
 
 STRANGE = ("", "\0", "\ud800", "\ud83d\ude00", "😀", "b64:", "b64:AA==", "null", "'; DROP TABLE runs; --", "é", "e\u0301", " ")
 

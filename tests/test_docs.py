@@ -31,7 +31,7 @@ import yaml
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from cm2_agent.checklist import Checklist
+from cm2_agent.types.checklist import Checklist
 from cm2_agent.cli.app import app
 
 ROOT = Path(__file__).resolve().parent.parent

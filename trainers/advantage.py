@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cm2_agent.errors import TrainError
-from cm2_agent.score import Score, TurnScore
+from cm2_agent.types.score import Score, TurnScore
 
 Level: TypeAlias = Literal["trajectory", "turn", "step", "return_to_go", "evidence"]
 Norm: TypeAlias = Literal["none", "std"]

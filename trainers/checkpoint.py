@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cm2_agent.errors import TrainError
-from cm2_agent.messages import JSON
+from cm2_agent.types.json_values import JSON
 
 REPORT = "report.json"
 
@@ -40,7 +40,7 @@ def load_policy(model: Any, tokenizer: Any = None) -> Policy:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-    from cm2_agent.models import fingerprint
+    from cm2_agent.models.local import fingerprint
 
     source: str | None
     if isinstance(model, str | Path):

@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from cm2_agent.errors import TrainError
-from cm2_agent.group import Group
-from cm2_agent.messages import JSON
-from cm2_agent.trainers import checkpoint, refusals
-from cm2_agent.trainers.collect import Collected, Credits, GroupRows, collect
-from cm2_agent.trainers.off_policy import mean_ratio, measure, truncated_weights
-from cm2_agent.trainers.rows import TOO_LONG
-from cm2_agent.trainers.settings import config
+from cm2_agent.types.group import Group
+from cm2_agent.types.json_values import JSON
+from . import checkpoint, validation as refusals
+from .dataset import Collected, Credits, GroupRows, collect
+from .off_policy import mean_ratio, measure, truncated_weights
+from .rows import TOO_LONG
+from .trl_config import config
 
 if TYPE_CHECKING:
-    from cm2_agent.trainers.batch import Sample
-    from cm2_agent.trainers.stored import StoredGRPOTrainer
+    from .collator import Sample
+    from .trl_trainer import StoredGRPOTrainer
 
 Form = Literal["truncated", "direct"]
 Progress = Callable[[int, int, dict[str, float]], object]
@@ -123,7 +123,7 @@ class GRPO:
             collected = collected.without(lambda one: TOO_LONG if any(len(row.ids) > context for row in one.rows) else None)
         refusals.vocabulary(collected, checkpoint.vocabulary(policy.model))
         with checkpoint.whole_folder(self.out) as folder:
-            from cm2_agent.trainers.stored import restored
+            from .trl_trainer import restored
 
             with restored(policy.model):
                 run = _Run(self, collected, policy, temperature, folder, progress)
@@ -169,7 +169,7 @@ class _Run:
     def __init__(
         self, grpo: GRPO, collected: Collected, policy: checkpoint.Policy, temperature: float, folder: Path, progress: Progress | None
     ) -> None:
-        from cm2_agent.trainers.batch import Sample
+        from .collator import Sample
 
         self.grpo, self.policy, self.temperature = grpo, policy, temperature
         self.given = collected
@@ -205,7 +205,7 @@ class _Run:
     def _trainer(self, progress: Progress | None) -> StoredGRPOTrainer:
         from datasets import Dataset
 
-        from cm2_agent.trainers.stored import StoredGRPOTrainer
+        from .trl_trainer import StoredGRPOTrainer
 
         # TRL draws prompts to generate from; ours are nominal, as many as one of its batches and the next steps need.
         prompts = Dataset.from_dict({"prompt": [""] * (self.config.generation_batch_size * min(64, self.config.max_steps))})
@@ -294,7 +294,7 @@ class _Run:
 
     def _feed(self) -> Iterator[list[Sample]]:
         """The batches, pass after pass: dealt into loads, π_prox taken when a load begins, dealt again into steps."""
-        from cm2_agent.trainers.batch import dealt, forever
+        from .collator import dealt, forever
 
         grpo, first = self.grpo, True
 
@@ -320,7 +320,7 @@ class _Run:
 
     def report(self) -> dict[str, JSON]:
         """What was trained on what, and what it did."""
-        from cm2_agent.models import fingerprint
+        from cm2_agent.models.local import fingerprint
 
         grpo, kept = self.grpo, self.kept.report
         behaviour = sorted({str(group.group.key.get("policy")) for group in self.given.groups})

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from cm2_agent.errors import TrainError
-from cm2_agent.trace import ModelCall, Step, Trace
+from cm2_agent.types.trace import ModelCall, Step, Trace
 
 TEXT_ONLY = "no token ids"
 """The reason of a trace that is words alone: imported, or from a hosted model that gives no ids."""

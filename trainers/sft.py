@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cm2_agent.errors import TrainError
-from cm2_agent.group import Group, Rollout
-from cm2_agent.messages import JSON
-from cm2_agent.trainers import checkpoint
-from cm2_agent.trainers.collect import Collected, GroupRows, RolloutRows, checked
-from cm2_agent.trainers.retokenise import REFUSED, TemplateRefused, retokenised_rows
-from cm2_agent.trainers.rows import TEXT_ONLY, TOO_LONG, Row, rows_of, why_not, written
-from cm2_agent.trainers.settings import config
+from cm2_agent.types.group import Group, Rollout
+from cm2_agent.types.json_values import JSON
+from . import checkpoint
+from .dataset import Collected, GroupRows, RolloutRows, checked
+from .retokenize import REFUSED, TemplateRefused, retokenised_rows
+from .rows import TEXT_ONLY, TOO_LONG, Row, rows_of, why_not, written
+from .trl_config import config
 
 Progress = Callable[[int, int, dict[str, float]], object]
 Select = Literal["all", "best"] | float
@@ -101,7 +101,7 @@ class SFT:
         if (largest := max(max(row.ids) for row in rows)) >= known:
             raise TrainError(f"a row holds token id {largest}, the model knows {known}: its ids are another model's; pass retokenise=True")
         with checkpoint.whole_folder(self.out) as folder:
-            from cm2_agent.trainers.stored import restored
+            from .trl_trainer import restored
 
             with restored(policy.model):
                 steps = self._fit(policy, rows, folder, progress)
@@ -158,7 +158,7 @@ class SFT:
         from transformers import PrinterCallback
         from trl import SFTConfig, SFTTrainer
 
-        from cm2_agent.trainers.stored import Told
+        from .trl_trainer import Told
 
         given = isinstance(self.args, SFTConfig)
         defaults = {
@@ -185,7 +185,7 @@ class SFT:
         return int(trainer.state.global_step)
 
     def _report(self, collected: Collected, policy: checkpoint.Policy, steps: int) -> dict[str, JSON]:
-        from cm2_agent.models import fingerprint
+        from cm2_agent.models.local import fingerprint
 
         return {
             **collected.report.to_json(),

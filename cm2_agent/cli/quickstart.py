@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cm2_agent.quickstart.loop import Progress
+    from cm2_agent.quickstart.pipeline import Progress
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +31,7 @@ def quickstart(
     folder = out or _free(Path("runs") / f"quickstart-{seed}")
     try:
         with _bars() as progress:
-            from cm2_agent.quickstart.loop import Quickstart
+            from cm2_agent.quickstart.pipeline import Quickstart
 
             result = Quickstart(seed, folder, progress=progress).run(controls=controls)
     except KeyboardInterrupt:

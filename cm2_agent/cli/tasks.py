@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cm2_agent.cli.common import STORE, JsonOption, StoreOption, answer, one_line, open_store, plain, tell, tracked
-from cm2_agent.cli.labelling import KEY
+from cm2_agent.cli.label import KEY
 from cm2_agent.errors import StoreError, TaskError
-from cm2_agent.trace import TASK_VERSION
+from cm2_agent.types.run_attributes import TASK_VERSION
 
 if TYPE_CHECKING:
-    from cm2_agent.checklist import Checklist
-    from cm2_agent.environments import Redactor, Selection
-    from cm2_agent.score import Score
+    from cm2_agent.types.checklist import Checklist
+    from cm2_agent.datasets import Redactor, Selection
+    from cm2_agent.types.score import Score
     from cm2_agent.store import SQLStore
-    from cm2_agent.task import Task
-    from cm2_agent.trace import Trace
+    from cm2_agent.types.task import Task
+    from cm2_agent.types.trace import Trace
 
 SECRET = "CM2_REDACTION_KEY"  # noqa: S105 (the name of a variable)
 SHOWN = 20
@@ -95,10 +95,10 @@ def from_traces(
     store: StoreOption = STORE,
     as_json: JsonOption = False,
 ) -> None:
-    from cm2_agent.cli.evaluating import reward_version
-    from cm2_agent.cli.scoring import named as checklist_named
-    from cm2_agent.cli.task_labels import Labels
-    from cm2_agent.environments import KEYS, Selection, distinct, named, split
+    from cm2_agent.cli.eval import reward_version
+    from cm2_agent.cli.score import named as checklist_named
+    from cm2_agent.cli.task_checklists import Labels
+    from cm2_agent.datasets import KEYS, Selection, distinct, named, split
 
     if label is not None and checklist is not None:
         raise TaskError(f"--checklist {checklist} and --label {label} both say what the tasks' checklists are; give one of them")
@@ -183,7 +183,7 @@ class _Compiled:
 
     def read(self) -> None:
         """Raises StoreError where the store holds no traces."""
-        from cm2_agent.environments import UnfitTrace, task_from_trace
+        from cm2_agent.datasets import UnfitTrace, task_from_trace
 
         for trace in tracked(self.store.traces(), "compiling"):
             self.seen += 1
@@ -228,7 +228,7 @@ def _redactor(store: SQLStore) -> Redactor:
     the same placeholders, and nobody who has not that trace can try out values against them."""
     import json
 
-    from cm2_agent.environments import Redactor, key_from
+    from cm2_agent.datasets import Redactor, key_from
 
     secret = os.environ.get(SECRET)
     if secret is not None and len(secret) < 16:
@@ -251,7 +251,7 @@ def _time(option: str, text: str | None, *, before: bool = False) -> int | None:
 
 def _write(files: Sequence[tuple[Path, Sequence[Any]]]) -> None:
     """All files or none: each is written beside its place and moved there when all are."""
-    from cm2_agent.task import save_tasks
+    from cm2_agent.types.task import save_tasks
 
     partials = [path.with_name(f".{path.name}.{os.getpid()}.part") for path, _ in files]
     try:

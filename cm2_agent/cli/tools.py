@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cm2_agent.cli.common import JsonOption, answer, console, figure, plain, progress, tell
-from cm2_agent.cli.simulating import BaseUrlOption, BudgetOption, Models, PriceOption
+from cm2_agent.cli.simulator_options import BaseUrlOption, BudgetOption, Models, PriceOption
 
 if TYPE_CHECKING:
-    from cm2_agent.graphs.tools import Answering
-    from cm2_agent.graphs.tools.fidelity import Fidelity, Held
-    from cm2_agent.task import Task
+    from cm2_agent.graphs.backends.backends import Answering
+    from cm2_agent.graphs.backends.simulator_eval import Fidelity, Held
+    from cm2_agent.types.task import Task
 
 
 def register(app: typer.Typer) -> None:
@@ -41,8 +41,8 @@ def check(
     seed: Annotated[int, typer.Option("--seed")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    from cm2_agent.graphs.tools.fidelity import fidelity, reselected
-    from cm2_agent.task import load_tasks, save_tasks
+    from cm2_agent.graphs.backends.simulator_eval import fidelity, reselected
+    from cm2_agent.types.task import load_tasks, save_tasks
 
     listed = load_tasks(tasks)
     models = Models(simulator=simulator, base_url=base_url, budget_usd=budget_usd, price=price)
@@ -77,7 +77,7 @@ def check(
 async def _asked(
     tasks: Sequence[Task], simulate: Callable[[Task], Answering], most: int | None, concurrency: int, **options: Any
 ) -> list[Held]:
-    from cm2_agent.graphs.tools.fidelity import held_out
+    from cm2_agent.graphs.backends.simulator_eval import held_out
 
     found = []
     with progress("asking", None) as advance:

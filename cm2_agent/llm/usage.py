@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from cm2_agent.messages import JSON
+from cm2_agent.types.json_values import JSON
 
 
 @dataclass(kw_only=True)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from cm2_agent.checklist import CheckFunction
-from cm2_agent.view import CallView, View
+from cm2_agent.types.checklist_item import CheckFunction
+from cm2_agent.types.view import CallView, View
 
 _ORDER = re.compile(r"item (?P<item>[^,]+), status (?P<status>\w+), day (?P<day>\d+), price (?P<price>\d+)")
 

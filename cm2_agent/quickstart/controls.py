@@ -15,11 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cm2_agent.group import Group, Rollout
-from cm2_agent.score import Score
+from cm2_agent.types.group import Group, Rollout
+from cm2_agent.types.score import Score
 
 if TYPE_CHECKING:
-    from cm2_agent.quickstart.loop import Quickstart
+    from cm2_agent.quickstart.pipeline import Quickstart
 
 OUTCOME_VERSION = "outcome:1"
 
@@ -52,7 +52,7 @@ def outcome_alone(groups: Sequence[Group]) -> list[Group]:
 
 def run_controls(quickstart: Quickstart, before: dict[str, Any]) -> dict[str, Any]:
     """Train and evaluate each control; returns for each its held-out success, greedy success and reward, and the gain in success."""
-    from cm2_agent.quickstart.loop import grpo_settings
+    from cm2_agent.quickstart.pipeline import grpo_settings
     from cm2_agent.trainers.grpo import GRPO
     from cm2_agent.trainers.sft import SFT
 

@@ -11,7 +11,7 @@ import random
 from typing import Any
 
 from cm2_agent.quickstart.app import SYSTEM
-from cm2_agent.quickstart.desk import STATUSES, Desk, open_desk, orders
+from cm2_agent.quickstart.order_desk import STATUSES, Desk, open_desk, orders
 from cm2_agent.quickstart.tasks import SINGLE, TWO_TURNS, wording
 
 Message = dict[str, Any]

@@ -19,8 +19,8 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from cm2_agent.quickstart.app import NOT_FOUND, SYSTEM, TOOLS
 from cm2_agent.quickstart.config import CONFIG, Config
 from cm2_agent.quickstart.demonstrations import demonstrations
-from cm2_agent.quickstart.desk import ITEMS, SERIES, STATUSES
-from cm2_agent.tokenizer import byte_tokenizer
+from cm2_agent.quickstart.order_desk import ITEMS, SERIES, STATUSES
+from cm2_agent.models.byte_tokenizer import byte_tokenizer
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many steps are done, and how many there are."""

@@ -9,8 +9,8 @@ import random
 from collections.abc import Sequence
 
 from cm2_agent.quickstart.app import SYSTEM
-from cm2_agent.quickstart.desk import Order, orders
-from cm2_agent.task import Task
+from cm2_agent.quickstart.order_desk import Order, orders
+from cm2_agent.types.task import Task
 
 # How customers put it: {} is the order id. The second form is for a later message, about the order already spoken of.
 WORDINGS = {

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from cm2_agent.errors import StoreError
-from cm2_agent.messages import JSON, canonical_json
+from cm2_agent.types.json_values import JSON, canonical_json
 
 SEALED = "b64:"
 DIGEST = 32

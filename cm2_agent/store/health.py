@@ -10,24 +10,13 @@ from typing import Any
 from sqlalchemy import Column, Connection, Table, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from cm2_agent.messages import JSON, ToolCall
+from cm2_agent.types.json_values import JSON
+from cm2_agent.types.messages import ToolCall
 from cm2_agent.store import scores as scoring
 from cm2_agent.store.codec import SEALED, load, seal, split_digests, unseal
 from cm2_agent.store.migrate import HEAD, revision_of
-from cm2_agent.store.schema import (
-    checklists,
-    checkpoints,
-    contents,
-    incidents,
-    model_calls,
-    runs,
-    scores,
-    tasks,
-    tool_runs,
-    traces,
-    verdicts,
-)
-from cm2_agent.store.verdict_cache import known_verdicts
+from cm2_agent.store.schema import checklists, checkpoints, contents, incidents, model_calls, runs, scores, tasks, tool_runs, traces, verdicts
+from cm2_agent.store.caches import known_verdicts
 
 
 def count_incident(connection: Connection, kind: str, detail: str, n: int) -> None:

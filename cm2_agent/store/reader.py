@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, select
 
 from cm2_agent.errors import StoreError
-from cm2_agent.messages import Message, ToolSpec
+from cm2_agent.types.messages import Message, ToolSpec
 from cm2_agent.store.codec import DIGEST, load, split_digests, unpack_ids, unpack_logprobs, unseal, unsealed
-from cm2_agent.store.pack import ID_BYTES, Base
+from cm2_agent.store.encoder import ID_BYTES, Base
 from cm2_agent.store.schema import contents, model_calls, outcomes, runs, tool_runs, traces
-from cm2_agent.trace import Failure, ModelCall, Run, ToolRun, Trace
+from cm2_agent.types.trace import Failure, ModelCall, Run, ToolRun, Trace
 
 T = TypeVar("T")
 CHUNK = 500

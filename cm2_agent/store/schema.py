@@ -75,7 +75,7 @@ group_keys = Table(
     Column("hash", LargeBinary, nullable=False, unique=True),  # address of the key
     Column("task", key(), nullable=False),
     Column("policy", key()),
-    Column("key", Text, nullable=False),  # cm2_agent.group.group_key without the reward version
+    Column("key", Text, nullable=False),  # cm2_agent.types.group.group_key without the reward version
     Index(None, "policy", "task"),
     Index(None, "task"),
 )

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection, select
 
 from cm2_agent.errors import ConflictError, StoreError
-from cm2_agent.messages import JSON
-from cm2_agent.score import Score, TurnScore, Verdict
+from cm2_agent.types.json_values import JSON
+from cm2_agent.types.score import Score, TurnScore, Verdict
 from cm2_agent.store.codec import dump, dump_mapping, load, seal, sealed, unseal, unsealed
 from cm2_agent.store.reader import chunks
 from cm2_agent.store.schema import reward_checklists, reward_versions, scores, traces, verdicts

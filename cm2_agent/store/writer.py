@@ -13,14 +13,15 @@ from sqlalchemy import Connection, select
 from sqlalchemy.exc import IntegrityError
 
 from cm2_agent.errors import ConflictError, StoreError
-from cm2_agent.group import group_key
-from cm2_agent.messages import JSON
+from cm2_agent.types.group import group_key
+from cm2_agent.types.json_values import JSON
 from cm2_agent.store.codec import address, dump, load, seal, sealed, unsealed
-from cm2_agent.store.pack import CANDIDATES, Base, PackedRun
+from cm2_agent.store.encoder import CANDIDATES, Base, PackedRun
 from cm2_agent.store.reader import bases
 from cm2_agent.store.schema import group_keys, model_calls, runs, traces
 from cm2_agent.store.statements import Row, Statements
-from cm2_agent.trace import ROLLOUT, ModelCall, Run, Trace
+from cm2_agent.types.run_attributes import ROLLOUT
+from cm2_agent.types.trace import ModelCall, Run, Trace
 
 KNOWN_CONTENTS = 65_536
 KNOWN_TAILS = 256

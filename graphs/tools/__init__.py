@@ -3,23 +3,23 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from cm2_agent.graphs.tools.backends import BACKENDS, TOOLS, Answering, Backend, Backends
-from cm2_agent.graphs.tools.declared import DeclaredTool, declared
-from cm2_agent.graphs.tools.faults import Faults
-from cm2_agent.graphs.tools.functions import FunctionTools
-from cm2_agent.graphs.tools.guarding import RealToolGuard
-from cm2_agent.graphs.tools.hybrid import HybridTools
-from cm2_agent.graphs.tools.journal import Answer, Call, Journal
-from cm2_agent.graphs.tools.recording import Recorder, load_recording
-from cm2_agent.graphs.tools.replay import ReplayTools
-from cm2_agent.graphs.tools.seeing import refuse_unnamed, tools_of, unseen_tools
-from cm2_agent.graphs.tools.switch import switched
-from cm2_agent.graphs.tools.switchable import switchable
+from ..backends.backends import BACKENDS, TOOLS, Answering, Backend, Backends
+from .declared import DeclaredTool, declared
+from ..backends.faults import Faults
+from .functions import FunctionTools
+from ..interception.real_tool_guard import RealToolGuard
+from ..backends.hybrid import HybridTools
+from ..backends.calls import Answer, Call, Journal
+from ..backends.record import Recorder, load_recording
+from ..backends.replay import ReplayTools
+from ..interception.discovery import refuse_unnamed, tools_of, unseen_tools
+from ..interception.tool_node import switched
+from ..interception.decorator import switchable
 
 if TYPE_CHECKING:
-    from cm2_agent.graphs.tools.langchain_middleware import ToolSwitch
-    from cm2_agent.graphs.tools.mcp import McpTools
-    from cm2_agent.graphs.tools.simulated import SimulatedTools
+    from ..interception.langchain_middleware import ToolSwitch
+    from .mcp import McpTools
+    from ..backends.simulate import SimulatedTools
 
 _LAZY = {"McpTools": "mcp", "SimulatedTools": "simulated", "ToolSwitch": "langchain_middleware"}
 

@@ -9,7 +9,7 @@ from typing import Any
 from langchain_core.tools import BaseTool
 
 from cm2_agent.errors import ToolError
-from cm2_agent.task import ToolModel
+from cm2_agent.types.task import ToolModel
 
 
 class DeclaredTool(BaseTool):

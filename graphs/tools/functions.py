@@ -17,8 +17,8 @@ from pydantic.errors import PydanticUserError
 from pydantic_core import PydanticSerializationError
 
 from cm2_agent.errors import ToolError
-from cm2_agent.graphs.tools.specs import OUTPUT_SCHEMA, READ_ONLY
-from cm2_agent.graphs.tools.toolbox import Toolbox
+from .specs import OUTPUT_SCHEMA, READ_ONLY
+from .toolbox import Toolbox
 
 
 class FunctionTools(Toolbox):

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from langchain_core.tools import BaseTool, InjectedToolArg, StructuredTool, ToolException
 
 from cm2_agent.errors import ToolError
-from cm2_agent.graphs.tools import mcp_session
-from cm2_agent.graphs.tools.mcp_session import McpSession
-from cm2_agent.graphs.tools.specs import OUTPUT_SCHEMA
-from cm2_agent.graphs.tools.toolbox import Toolbox
-from cm2_agent.messages import JSON
+from . import mcp_session
+from .mcp_session import McpSession
+from .specs import OUTPUT_SCHEMA
+from .toolbox import Toolbox
+from cm2_agent.types.json_values import JSON
 
 if TYPE_CHECKING:
     from mcp.types import Tool

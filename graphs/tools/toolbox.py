@@ -9,9 +9,9 @@ from langchain_core.tools import BaseTool, ToolException
 from pydantic import ValidationError
 
 from cm2_agent.errors import ToolError
-from cm2_agent.graphs.tools.specs import spec_of
-from cm2_agent.messages import JSON
-from cm2_agent.task import ToolModel
+from .specs import spec_of
+from cm2_agent.types.json_values import JSON
+from cm2_agent.types.task import ToolModel
 
 
 class Toolbox(Sequence[BaseTool]):

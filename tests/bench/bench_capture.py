@@ -23,12 +23,12 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from cm2_agent.recorder import capture
-from cm2_agent.trace import Run
+from cm2_agent.tracing.span_processor import capture
+from cm2_agent.types.trace import Run
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.capture import apps
+from tests.tracing import apps
 
 
 def dialogue(model_calls: int) -> Any:

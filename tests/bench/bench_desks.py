@@ -33,16 +33,16 @@ from typing import Any
 import numpy as np
 from scipy.stats import kendalltau, spearmanr
 
-from cm2_agent.desks import Desk
-from cm2_agent.desks.worlds import DOMAINS, World
+from cm2_agent.benchmarks.tau2 import Desk
+from cm2_agent.benchmarks.tau2.world import DOMAINS, World
 from cm2_agent.graphs import agent
-from cm2_agent.llm.models import openai_model
-from cm2_agent.resampling import bootstrap
-from cm2_agent.runner import run
-from cm2_agent.task import Task
+from cm2_agent.llm.providers import openai_model
+from cm2_agent.analysis.bootstrap import bootstrap
+from cm2_agent.runner.run import run
+from cm2_agent.types.task import Task
 from tests.chat_server import ChatServer
-from tests.desks.policies import POLICIES, PolicyModel
-from tests.desks.simulating import Shown, credulous, wary
+from tests.benchmarks.tau2.policies import POLICIES, PolicyModel
+from tests.benchmarks.tau2.simulators import Shown, credulous, wary
 
 SIMULATED = {"credulous": credulous, "wary": wary, "credulous_unrecorded": credulous, "wary_unrecorded": wary}
 """The simulated desks and what answers where nothing was recorded."""

@@ -21,10 +21,10 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, HumanMessage
 
-from cm2_agent.embed import flush, watch
-from tests.capture.apps import ScriptedModel
+from cm2_agent.online.watch import flush, watch
+from tests.tracing.apps import ScriptedModel
 from tests.graphs import plain_app
-from tests.test_models import chat_model, network
+from tests.models.test_local import chat_model, network
 
 AGENT = "tests.graphs.plain_app:graph"
 

@@ -20,11 +20,11 @@ from typing import Any
 
 import torch
 
-from cm2_agent.group import Group, Rollout
-from cm2_agent.messages import Message
-from cm2_agent.score import Score
-from cm2_agent.tokenizer import byte_tokenizer
-from cm2_agent.trace import ModelCall, Run, Trace
+from cm2_agent.types.group import Group, Rollout
+from cm2_agent.types.messages import Message
+from cm2_agent.types.score import Score
+from cm2_agent.models.byte_tokenizer import byte_tokenizer
+from cm2_agent.types.trace import ModelCall, Run, Trace
 from cm2_agent.trainers.grpo import GRPO
 
 STEPS, GROUPS, SIZE = 8, 12, 8

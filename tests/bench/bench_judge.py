@@ -29,17 +29,18 @@ from pydantic_ai.models import Model
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.usage import RequestUsage
 
-from cm2_agent.checklist import Checklist, Item
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_item import Item
 from cm2_agent.llm.limits import Limits
 from cm2_agent.llm.usage import Usage
-from cm2_agent.messages import Message, ToolCall, ToolCallResponse
-from cm2_agent.readers.tau_bench import read_tau_bench
-from cm2_agent.rewards.judge_models import openai_judge_model
-from cm2_agent.rewards.llm_judge import LLMJudge
-from cm2_agent.rewards.verdict_cache import Salted
-from cm2_agent.runner import score_traces
+from cm2_agent.types.messages import Message, ToolCall, ToolCallResponse
+from cm2_agent.importers.tau_bench import read_tau_bench
+from cm2_agent.rewards.judges.judge_models import openai_judge_model
+from cm2_agent.rewards.judges.llm_judge import LLMJudge
+from cm2_agent.rewards.judges.cache import Salted
+from cm2_agent.runner.run import score_traces
 from cm2_agent.store import SQLStore
-from cm2_agent.trace import Run, Trace
+from cm2_agent.types.trace import Run, Trace
 from tests.judge_server import FREE, Asked, JudgeServer, answer, honest, reply
 
 ROOT = Path(__file__).resolve().parents[2]

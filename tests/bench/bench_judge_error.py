@@ -29,14 +29,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cm2_agent.checklist import Checklist, Item
-from cm2_agent.group import Group
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_item import Item
+from cm2_agent.types.group import Group
 from cm2_agent.quickstart.config import CONFIG, Config
-from cm2_agent.quickstart.loop import Measured, Quickstart, grpo_settings
-from cm2_agent.rewards.scorer import ChecklistScorer
-from cm2_agent.rewards.shaping import Column, paid, settled, stored_reward, weigh
-from cm2_agent.score import Score, TurnScore, Verdict
-from cm2_agent.trace import Trace
+from cm2_agent.quickstart.pipeline import Measured, Quickstart, grpo_settings
+from cm2_agent.rewards.scoring.scorer import ChecklistScorer
+from cm2_agent.rewards.scoring.shaping import Column, paid, settled, stored_reward, weigh
+from cm2_agent.types.score import Score, TurnScore, Verdict
+from cm2_agent.types.trace import Trace
 from cm2_agent.trainers.grpo import GRPO
 
 ERRORS = (0.0, 0.05, 0.1, 0.2, 0.3)

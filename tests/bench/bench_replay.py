@@ -23,15 +23,15 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 
-from cm2_agent.environments import Redactor, task_from_trace, unfit
+from cm2_agent.datasets import Redactor, task_from_trace, unfit
 from cm2_agent.graphs import agent
-from cm2_agent.graphs.tools import Answer, Call, Journal
+from cm2_agent.graphs.backends.calls import Answer, Call, Journal
 from cm2_agent.graphs.tools.declared import declared
-from cm2_agent.readers import Imported, read
-from cm2_agent.runner import run
-from cm2_agent.task import Task
-from cm2_agent.trace import Trace
-from tests.readers.recordings import dialogues
+from cm2_agent.importers import Imported, read
+from cm2_agent.runner.run import run
+from cm2_agent.types.task import Task
+from cm2_agent.types.trace import Trace
+from tests.importers.recordings import dialogues
 
 
 class Recites(BaseChatModel):

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from cm2_agent.store import SQLStore
-from cm2_agent.task import Task, save_tasks
-from cm2_agent.trace import Trace
+from cm2_agent.types.task import Task, save_tasks
+from cm2_agent.types.trace import Trace
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS, ROLLOUTS = 40, 2
@@ -49,7 +49,7 @@ def command(folder: Path, url: str) -> list[str]:
     """The run, as it is typed again and again."""
     return [
         sys.executable, "-c", "from cm2_agent.cli import main; main()", "run", str(folder / "tasks.jsonl"),
-        "--agent", "tests.resume_agent:graph", "--allow-real", "look", "--checklist", str(folder / "checklist.yaml"),
+        "--agent", "tests.runner.resume_agent:graph", "--allow-real", "look", "--checklist", str(folder / "checklist.yaml"),
         "--group", str(ROLLOUTS), "--name", "nightly", "--concurrency", "4", "--store", url, "--json",
     ]  # fmt: skip
 

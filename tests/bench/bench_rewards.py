@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import time
 
-from cm2_agent.checklist import Checklist, Item
-from cm2_agent.messages import Message, ToolCall, ToolCallResponse
-from cm2_agent.rewards.scorer import ChecklistScorer
-from cm2_agent.trace import Run, Trace
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_item import Item
+from cm2_agent.types.messages import Message, ToolCall, ToolCallResponse
+from cm2_agent.rewards.scoring.scorer import ChecklistScorer
+from cm2_agent.types.trace import Run, Trace
 from cm2_agent.trainers.advantage import advantages
-from cm2_agent.view import View
+from cm2_agent.types.view import View
 
 DIALOGUES = 2000
 GROUP = 8

@@ -28,11 +28,11 @@ import httpx
 from langchain_core.messages import HumanMessage
 from langchain_core.tools import StructuredTool
 
-from cm2_agent.endpoints import openai_compatible
+from cm2_agent.models.openai import openai_compatible
 from cm2_agent.graphs import agent
-from cm2_agent.runner import run
+from cm2_agent.runner.run import run
 from cm2_agent.store import SQLStore
-from cm2_agent.task import Task
+from cm2_agent.types.task import Task
 
 MODEL_CALLS, TOOL_CALLS, AT_A_TIME = 7, 4, 64
 TURNS = ("Look the first two up, please.", "And the next?", "And the last one, thank you.")

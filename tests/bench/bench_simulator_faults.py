@@ -20,13 +20,14 @@ from typing import Any
 from langchain_core.messages import AIMessage
 from langchain_core.tools import StructuredTool
 
-from cm2_agent.checklist import Checklist, Item
-from cm2_agent.graphs.tools.simulated import SimulatedTools
-from cm2_agent.llm.models import openai_model
-from cm2_agent.runner import run
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_item import Item
+from cm2_agent.graphs.backends.simulate import SimulatedTools
+from cm2_agent.llm.providers import openai_model
+from cm2_agent.runner.run import run
 from cm2_agent.store import SQLStore
-from cm2_agent.task import Task, ToolModel
-from tests.capture import apps
+from cm2_agent.types.task import Task, ToolModel
+from tests.tracing import apps
 from tests.chat_server import ChatServer, Fault, said
 
 OUTPUT = {"type": "object", "properties": {"value": {"type": "integer"}}, "required": ["value"], "additionalProperties": False}

@@ -17,10 +17,10 @@ from langchain_core.outputs import ChatResult
 from cm2_agent.errors import BudgetExhausted, TaskError, UserError
 from cm2_agent.graphs.users import LLMUser, ScriptedUser
 from cm2_agent.llm.limits import Limits
-from cm2_agent.llm.models import openai_model
-from cm2_agent.messages import Message, Reasoning, Text, ToolCall, ToolCallResponse
-from cm2_agent.protocols import User
-from cm2_agent.task import Persona, Task
+from cm2_agent.llm.providers import openai_model
+from cm2_agent.types.messages import Message, Reasoning, Text, ToolCall, ToolCallResponse
+from cm2_agent.types.protocols import User
+from cm2_agent.types.task import Persona, Task
 from tests.chat_server import ChatServer, Fault, Said
 
 ADA = Persona(

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from cm2_agent.quickstart import policy
 from cm2_agent.quickstart.config import CONFIG, ColdStartConfig, Config, PolicyConfig
 from cm2_agent.quickstart.demonstrations import demonstrations
-from cm2_agent.quickstart.desk import orders
+from cm2_agent.quickstart.order_desk import orders
 from cm2_agent.quickstart.tasks import heldout_tasks
 
 SMALL = Config(

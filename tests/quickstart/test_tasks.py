@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import cm2_agent.quickstart
-from cm2_agent.checklist_file import load_checklist
+from cm2_agent.types.checklist_yaml import load_checklist
 from cm2_agent.quickstart import demonstrations as demos
-from cm2_agent.quickstart import desk as desks
+from cm2_agent.quickstart import order_desk as desks
 from cm2_agent.quickstart.app import success
 from cm2_agent.quickstart.checks import FUNCTIONS
 from cm2_agent.quickstart.config import CONFIG

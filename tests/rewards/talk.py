@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cm2_agent.messages import Message, Part, Text, ToolCall, ToolCallResponse
-from cm2_agent.trace import Failure, Run, Status, Trace
+from cm2_agent.types.messages import Message, Part, Text, ToolCall, ToolCallResponse
+from cm2_agent.types.trace import Failure, Run, Status, Trace
 
 
 def call(name: str, result: Any = "ok", *, error: bool = False, text: str = "", **arguments: Any) -> list[Message]:

@@ -22,7 +22,7 @@ from sqlalchemy import create_engine, text
 
 from cm2_agent.errors import StoreError
 from cm2_agent.store import SQLStore
-from tests.capture import apps
+from tests.tracing import apps
 
 CONFIG: RunnableConfig = {"configurable": {"thread_id": "a"}}
 

@@ -19,7 +19,7 @@ from cm2_agent.errors import SchemaError, StoreError
 from cm2_agent.store import HEAD, SQLStore, migrate, schema_revision, upgrade
 from cm2_agent.store.engine import Database
 from cm2_agent.store.schema import metadata
-from cm2_agent.trace import Run
+from cm2_agent.types.trace import Run
 
 FOLDER = Path(cm2_agent.store.__file__).parent
 
@@ -268,7 +268,7 @@ def test_a_broken_reference_is_refused_by_the_database(tmp_path: Path) -> None:
 
 
 def test_missing_contents_are_told(store_url: str) -> None:
-    from cm2_agent.messages import Message
+    from cm2_agent.types.messages import Message
 
     with SQLStore(store_url) as store:
         store.save_run(Run(id="a", messages=(Message.of("user", "x"),)))

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from cm2_agent.group import Group, Rollout
-from cm2_agent.messages import Message
-from cm2_agent.score import Score
-from cm2_agent.tokenizer import byte_tokenizer
-from cm2_agent.trace import ModelCall, Run, Trace
+from cm2_agent.types.group import Group, Rollout
+from cm2_agent.types.messages import Message
+from cm2_agent.types.score import Score
+from cm2_agent.models.byte_tokenizer import byte_tokenizer
+from cm2_agent.types.trace import ModelCall, Run, Trace
 
 REWARD = "checklist:1"
 
@@ -55,8 +55,8 @@ def sample(tokenizer: Any) -> Callable[..., list[Group]]:
     `version` is the policy's name on record (default: the model's fingerprint, that is the truth); `stale` is the standard
     deviation of noise on the logprobs, as if another policy had sampled; the lengths of completions differ.
     """
-    from cm2_agent.generation import Generator, Request, Sampling
-    from cm2_agent.models import fingerprint
+    from cm2_agent.models.generation import Generator, Request, Sampling
+    from cm2_agent.models.local import fingerprint
 
     def make(
         model: Any,

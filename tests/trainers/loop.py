@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from cm2_agent.group import Group
-from cm2_agent.trace import Trace
-from cm2_agent.trainers.collect import collect
+from cm2_agent.types.group import Group
+from cm2_agent.types.trace import Trace
+from cm2_agent.trainers.dataset import collect
 from cm2_agent.trainers.rows import Row
 
 SGD = {"optim": "sgd", "max_grad_norm": 0.0}

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cm2_agent.errors import TrainError
-from cm2_agent.score import Score, TurnScore, Verdict
+from cm2_agent.types.score import Score, TurnScore, Verdict
 from cm2_agent.trainers.advantage import GroupAdvantages, advantages
 
 LEVELS = ("trajectory", "turn", "step", "return_to_go", "evidence")

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from cm2_agent.group import Group
-from cm2_agent.trainers.batch import Sample, collate, dealt
+from cm2_agent.types.group import Group
+from cm2_agent.trainers.collator import Sample, collate, dealt
 from cm2_agent.trainers.grpo import GRPO
 from cm2_agent.trainers.rows import Row, Span
-from cm2_agent.trainers.stored import StoredGRPOTrainer
+from cm2_agent.trainers.trl_trainer import StoredGRPOTrainer
 from tests.trainers.loop import SGD, Sampler, apart, logprobs_of, plain_loop, rows_of_groups, shifted, trained
 
 

@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from cm2_agent.errors import TrainError
-from cm2_agent.group import Group
-from cm2_agent.models import fingerprint
-from cm2_agent.trainers.batch import dealt
-from cm2_agent.trainers.collect import collect
+from cm2_agent.types.group import Group
+from cm2_agent.models.local import fingerprint
+from cm2_agent.trainers.collator import dealt
+from cm2_agent.trainers.dataset import collect
 from cm2_agent.trainers.grpo import GRPO
 from tests.trainers.loop import SGD, Sampler, apart, claimed_by, logprobs_of, plain_loop, rows_of_groups, shifted, stripped, trained
 
@@ -218,7 +218,7 @@ def test_what_cannot_be_trained_on_is_refused_with_the_reason(
 
 
 def test_retokenised_rows_are_refused(sample: Sampler, policy: Callable[..., Any], tokenizer: Any) -> None:
-    from cm2_agent.trainers import refusals
+    from cm2_agent.trainers import validation as refusals
 
     group = stripped(sample(policy(1), groups=1)[0], prompt_ids=None, completion_ids=None)
     collected = collect([group], tokenizer=tokenizer)

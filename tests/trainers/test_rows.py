@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cm2_agent.errors import TrainError
-from cm2_agent.group import Group, Rollout
-from cm2_agent.messages import Message, Reasoning, Text, ToolCall, ToolCallResponse, ToolSpec
-from cm2_agent.score import Score, TurnScore, Verdict
-from cm2_agent.trace import Failure, ModelCall, Run, Trace
-from cm2_agent.trainers.collect import collect
-from cm2_agent.trainers.retokenise import REFUSED, retokenised_rows
+from cm2_agent.types.group import Group, Rollout
+from cm2_agent.types.messages import Message, Reasoning, Text, ToolCall, ToolCallResponse, ToolSpec
+from cm2_agent.types.score import Score, TurnScore, Verdict
+from cm2_agent.types.trace import Failure, ModelCall, Run, Trace
+from cm2_agent.trainers.dataset import collect
+from cm2_agent.trainers.retokenize import REFUSED, retokenised_rows
 from cm2_agent.trainers.rows import TEXT_ONLY, TOO_LONG, Row, rows_of, why_not
 
 GOOD = {"temperature": 1.0, "logprobs": "processed"}

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from cm2_agent.errors import TrainError
-from cm2_agent.group import Group, Rollout
-from cm2_agent.messages import Message
-from cm2_agent.score import Score
-from cm2_agent.trace import Failure, Run, Trace
+from cm2_agent.types.group import Group, Rollout
+from cm2_agent.types.messages import Message
+from cm2_agent.types.score import Score
+from cm2_agent.types.trace import Failure, Run, Trace
 from cm2_agent.trainers.rows import Row, rows_of
 from cm2_agent.trainers.sft import SFT
 from tests.trainers.loop import SGD, Sampler, apart, logprobs_of, stripped, trained

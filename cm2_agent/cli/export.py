@@ -1,0 +1,43 @@
+"""`cm2 export`: stored traces, their scores and outcomes as JSON Lines."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cm2_agent.cli.common import STORE, JsonOption, StoreOption, answer, open_store, tracked
+from cm2_agent.cli.eval import reward_version
+from cm2_agent.errors import StoreError
+
+
+def register(app: typer.Typer) -> None:
+    app.command("export", help="Write stored traces as JSON Lines, each with its score.")(export)
+
+
+def export(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write; replaced only when it is complete.")],
+    reward: Annotated[str | None, typer.Option("--reward", metavar="VERSION", help="Whose scores (default: the newest).")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="Only traces of this task.")] = None,
+    store: StoreOption = STORE,
+    as_json: JsonOption = False,
+) -> None:
+    with open_store(store) as opened:
+        version = reward_version(opened, reward) if reward is not None or opened.reward_versions() else None
+        scores = {} if version is None else {score.trace_id: score.to_json() for score in opened.scores(reward=version)}
+        partial = file.with_name(f".{file.name}.{os.getpid()}.part")
+        count = 0
+        try:
+            with partial.open("w", encoding="utf-8") as lines:
+                for trace in tracked(opened.traces(task=task), "exporting"):
+                    lines.write(json.dumps({"trace": trace.to_json(), "score": scores.get(trace.id)}, allow_nan=False) + "\n")
+                    count += 1
+            partial.replace(file)
+        except OSError as error:
+            raise StoreError(f"cannot write {file}: {error.strerror or error}; name a file in a folder that can be written") from error
+        finally:
+            partial.unlink(missing_ok=True)
+    answer({"exported": count, "file": str(file)}, as_json=as_json)

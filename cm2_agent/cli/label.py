@@ -1,0 +1,225 @@
+"""`cm2 label`: checklists out of stored reference dialogues, as tasks or as YAML files."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cm2_agent.cli.common import STORE, JsonOption, StoreOption, answer, one_line, open_store, plain, progress, tell
+from cm2_agent.cli.judge_options import BaseUrlOption, JudgeOption, JudgeOptions
+from cm2_agent.errors import BudgetExhausted, StoreError, TaskError
+
+if TYPE_CHECKING:
+    from cm2_agent.rewards.authoring.writer import Labeler, Labelled
+    from cm2_agent.store import SQLStore
+    from cm2_agent.types.task import Task
+    from cm2_agent.types.trace import Trace
+
+KEY = "CM2_LABEL_API_KEY"
+
+
+def register(app: typer.Typer) -> None:
+    words = "Write checklists from stored reference dialogues with a model, and try them on corrupted references; goes on where it stopped."
+    app.command("label", help=words)(label)
+
+
+def label(
+    model: Annotated[str, typer.Option("--model", metavar="MODEL", help="Who writes: openai:gpt-5-mini, ollama:…, local:FOLDER.")],
+    base_url: Annotated[
+        str | None, typer.Option("--model-base-url", metavar="URL", help=f"An OpenAI-compatible server that has MODEL (key: {KEY}).")
+    ] = None,
+    traces: Annotated[list[str] | None, typer.Option("--traces", metavar="ID", help="A reference; repeatable (default: all).")] = None,
+    tasks: Annotated[
+        Path | None, typer.Option("--tasks", metavar="TASKS.jsonl", help="Only these tasks; each with its best stored dialogue.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="PATH", help="A .jsonl file of tasks, or a folder of YAML checklists.")] = Path(
+        "checklists.jsonl"
+    ),
+    judge: JudgeOption = None,
+    judge_base_url: BaseUrlOption = None,
+    block: Annotated[bool, typer.Option("--block", help="Items about the whole dialogue, as for a simulated user, not per turn.")] = False,
+    budget_calls: Annotated[int | None, typer.Option("--budget-calls", min=0, help="Stop after this many calls, the judge's too.")] = None,
+    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Dialogues at a time.")] = 8,
+    store: StoreOption = STORE,
+    as_json: JsonOption = False,
+) -> None:
+    from cm2_agent.llm.limits import Limits
+    from cm2_agent.rewards.authoring.writer import Labeler
+
+    output = _Output.at(out)
+    asked = JudgeOptions(
+        model=judge, base_url=judge_base_url, votes=None, protocol=None, budget_usd=None, budget_calls=budget_calls if judge else None,
+        concurrency=None, rpm=None, tpm=None, price=None,
+    ).make()  # fmt: skip
+    limits = Limits(concurrency=concurrency, budget_calls=budget_calls) if asked is None else asked.limits
+    labeler = Labeler(model, base_url=base_url, api_key=os.environ.get(KEY), judge=asked, limits=limits)
+    with open_store(store) as opened:
+        chosen = _chosen(opened, traces, tasks)
+        result = asyncio.run(_label(opened, chosen, labeler, output, block=block, concurrency=concurrency))
+    answer({**result, "out": str(out)}, as_json=as_json)
+    if result["failed"] and not result["labelled"] and not result["known"]:
+        raise typer.Exit(1)
+
+
+@dataclass(kw_only=True)
+class _Output:
+    """Where checklists go: a JSON Lines file of tasks, or a folder of YAML files, one a task."""
+
+    path: Path
+    folder: bool
+    known: set[str]
+    """The tasks that are in it already."""
+
+    @classmethod
+    def at(cls, path: Path) -> _Output:
+        """Raises TaskError where the path is neither, or holds something else."""
+        from cm2_agent.types.task import load_tasks
+
+        if path.suffix not in ("", ".jsonl") or (path.suffix == ".jsonl" and path.is_dir()) or (path.suffix == "" and path.is_file()):
+            raise TaskError(f"--out is {path}; expected a file that ends in .jsonl (tasks) or a folder (YAML checklists)")
+        if path.suffix == "":
+            return cls(path=path, folder=True, known=set())
+        filled = path.exists() and path.read_text(encoding="utf-8").strip()
+        return cls(path=path, folder=False, known={task.id for task in load_tasks(path)} if filled else set())
+
+    def holds(self, task_id: str) -> bool:
+        return self._file(task_id).exists() if self.folder else task_id in self.known
+
+    def write(self, task: Task) -> None:
+        import json
+
+        from cm2_agent.types.checklist_yaml import dump_checklist
+
+        if not self.folder:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(task.to_json(), ensure_ascii=False) + "\n")
+        elif (checklist := task.own_checklist()) is not None:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._file(task.id).write_text(dump_checklist(checklist), encoding="utf-8")
+
+    def _file(self, task_id: str) -> Path:
+        from cm2_agent.types.json_values import content_hash
+
+        safe = re.sub(r"[^A-Za-z0-9_\-]+", "_", task_id)[:80]
+        return self.path / (f"{safe}.yaml" if safe == task_id else f"{safe}-{content_hash(task_id)[:8]}.yaml")
+
+
+def _chosen(store: SQLStore, ids: list[str] | None, tasks: Path | None) -> dict[str, tuple[str, Task | None]]:
+    """Trace ids by task id, with the task as the file has it: the named traces, or for each task the one with the best outcomes (the
+    first of equals). Raises StoreError where a named trace, or any trace for the tasks, is not stored."""
+    from cm2_agent.types.task import load_tasks
+
+    listed = None if tasks is None else {task.id: task for task in load_tasks(tasks)}
+    best: dict[str, tuple[float, str]] = {}
+    seen: set[str] = set()
+    for trace in store.traces(ids=ids):
+        seen.add(trace.id)
+        key = trace.task_id or trace.id
+        if listed is not None and key not in listed:
+            continue
+        known = [value for value in trace.outcomes.values() if value is not None]
+        rank = (sum(known) / len(known) if known else -1.0) if trace.failure is None and trace.turns else -2.0
+        if key not in best or rank > best[key][0]:
+            best[key] = (rank, trace.id)
+    missing = sorted(set(ids or ()) - seen)
+    if missing:
+        raise StoreError(f"{store.url} holds no trace {', '.join(missing)}; cm2 show --store {store.url} lists them")
+    if not best:
+        what = "no traces" if listed is None else f"no trace of the tasks in {tasks}"
+        raise StoreError(f"{store.url} holds {what}; bring some in first: cm2 import FORMAT FILE --store {store.url}")
+    for name in sorted(set(listed or ()) - set(best)):
+        tell(plain(f"task {name}: no stored trace could be its reference; left out"))
+    return {key: (found, None if listed is None else listed[key]) for key, (_, found) in best.items()}
+
+
+async def _label(
+    store: SQLStore, chosen: dict[str, tuple[str, Task | None]], labeler: Labeler, output: _Output, *, block: bool, concurrency: int
+) -> dict[str, Any]:
+    counts: Counter[str] = Counter()
+    waiting = {key: one for key, one in chosen.items() if not output.holds(key)}
+    counts["known"] = len(chosen) - len(waiting)
+    references = _references(store, waiting)
+    spent: list[str] = []
+
+    async def worker(advance: Any) -> None:
+        for trace, newest, base in references:
+            if spent:
+                return
+            try:
+                await _one(store, labeler, output, trace, newest, base, block, counts)
+            except BudgetExhausted as error:
+                spent.append(str(error))
+                return
+            advance()
+
+    with progress("labelling", len(waiting)) as advance:
+        await asyncio.gather(*(worker(advance) for _ in range(min(concurrency, max(1, len(waiting))))))
+    left = len(chosen) - counts["known"] - counts["labelled"] - counts["failed"]
+    if spent:
+        tell(f"{left} left: {spent[0]}")
+    names = ("labelled", "known", "failed", "items", "checked", "unchecked", "rewritten", "dropped", "unlinked", "corrupted")
+    return {**{name: counts[name] for name in names}, "left": left, "calls": labeler.limits.calls}
+
+
+async def _one(
+    store: SQLStore,
+    labeler: Labeler,
+    output: _Output,
+    trace: Trace,
+    newest: Task | None,
+    base: Task | None,
+    block: bool,
+    counts: Counter[str],
+) -> None:
+    """Label one reference, keep what came of it and count."""
+    from cm2_agent.rewards.authoring.prompt import prompt_version
+    from cm2_agent.rewards.authoring.writer import LABEL, labelled_task, task_of
+
+    label = {} if newest is None else dict(newest.metadata.get(LABEL) or {})
+    same = (label.get("trace"), label.get("model"), label.get("prompt")) == (trace.id, labeler.model_name, prompt_version())
+    if newest is not None and newest.checklist is not None and same:
+        output.write(newest)  # labelled before: only this output lacks it
+        counts["known"] += 1
+        return
+    task = task_of(trace, base or newest)
+    if newest is not None:
+        task = task.model_copy(update={"version": newest.version + 1})
+    found = await labeler(trace, task, block=block)
+    _count(found, counts)
+    if found.checklist is None:
+        tell(plain(f"{one_line(trace.id, 60)}: not labelled: {one_line(found.reason or 'unknown', 300)}"))
+        return
+    for name, why in found.dropped.items():
+        tell(plain(f"{one_line(trace.id, 60)}: dropped {name}: {one_line(why, 200)}"))
+    labelled = labelled_task(task, found, labeler.model_name)
+    store.save_task(labelled)
+    output.write(labelled)
+
+
+def _count(found: Labelled, counts: Counter[str]) -> None:
+    counts["labelled" if found.checklist is not None else "failed"] += 1
+    counts["dropped"] += len(found.dropped)
+    counts["corrupted"] += found.corrupted
+    if found.checklist is not None:
+        counts["items"] += len(found.checklist.items)
+        counts["checked"] += found.checked
+        counts["unchecked"] += len(found.unchecked)
+        counts["rewritten"] += len(found.rewritten)
+        counts["unlinked"] += found.unlinked
+
+
+def _references(store: SQLStore, waiting: dict[str, tuple[str, Task | None]]) -> Iterator[tuple[Trace, Task | None, Task | None]]:
+    """Each reference, its newest stored task, and the task as a file gave it."""
+    traces: Iterable[Trace] = store.traces(ids=[found for found, _ in waiting.values()]) if waiting else ()
+    for trace in traces:
+        key = trace.task_id or trace.id
+        yield trace, store.task(key), waiting[key][1]

@@ -1,0 +1,99 @@
+"""`cm2 report`: what fails, together with what, where first, and at what cost; as words, JSON, or a page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cm2_agent.cli.common import STORE, JsonOption, StoreOption, answer, figure, one_line, open_store, plain, tell, tracked
+from cm2_agent.cli.eval import reward_version
+from cm2_agent.errors import StoreError
+
+if TYPE_CHECKING:
+    from cm2_agent.analysis.report import Rate, Report
+    from cm2_agent.types.score import Score
+    from cm2_agent.store import SQLStore
+    from cm2_agent.types.trace import Trace
+
+
+def register(app: typer.Typer) -> None:
+    words = "Say what fails and why: pass rates, failures that come together, first failing step, worst traces, NULL causes, cost."
+    app.command("report", help=words)(make)
+
+
+def make(
+    reward: Annotated[str | None, typer.Option("--reward", metavar="VERSION", help="The reward version (default: the newest).")] = None,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Also write one self-contained page.")] = None,
+    store: StoreOption = STORE,
+    as_json: JsonOption = False,
+) -> None:
+    from cm2_agent.analysis.report import report
+
+    if html is not None and not html.resolve().parent.is_dir():
+        raise StoreError(f"--html {html}: the folder {html.parent} does not exist; make it, or name another file")
+    with open_store(store) as opened:
+        version = reward_version(opened, reward)
+        found = report(tracked(_scored(opened, version), "reading"), opened.checklist)
+    if not found.traces:
+        raise StoreError(f"no trace has a score under {version}; type first: cm2 score CHECKLIST.yaml --store {store}")
+    if html is not None:
+        from cm2_agent.analysis.report_html import page
+
+        try:
+            html.write_text(page(found), encoding="utf-8", errors="replace")  # half a surrogate pair is no text
+        except OSError as error:
+            raise StoreError(f"--html {html}: cannot be written: {error.strerror or error}") from error
+        tell(plain(f"wrote {html}"))
+    answer(found.to_json(), as_json=as_json, lines=_lines(found))
+
+
+def _scored(store: SQLStore, version: str) -> Iterator[tuple[Trace, Score]]:
+    """The traces with their scores; read trace by trace, so that a large store fits."""
+    for trace in store.traces(reward=version):
+        score = store.score(trace.id, version)
+        if score is not None:
+            yield trace, score
+
+
+def _lines(found: Report) -> Iterator[str]:
+    yield plain(f"reward {found.version}")
+    yield f"{found.traces} traces, mean reward {figure(found.mean_reward, found.reward_interval)} over {found.rewarded}"
+    yield from _counts("no reward because", found.null_rewards)
+    for title, rates in (("items", found.items), ("facets", found.facets), ("levels", found.levels)):
+        if rates:
+            yield f"\n{title}: satisfied, 95 % over tasks"
+            yield from map(_rate, rates)
+    yield f"\nfirst failures: {found.without_failure} traces had none"
+    for first in found.first[:10]:
+        yield f"  {'closing block' if first.turn is None else f'turn {first.turn}'}, step {first.step}: {first.n}"
+    yield from _counts("item that failed first", found.first_items)
+    if found.together:
+        yield "\nfailures that come together"
+        for pair in found.together:
+            yield plain(f"  {pair.left} + {pair.right}: {pair.both} of {pair.n} traces, {pair.expected:.1f} by chance, phi {pair.phi:.2f}")
+    if found.worst:
+        yield "\nworst traces"
+    for worst in found.worst:
+        yield plain(f"  {worst.reward:.3f}  {worst.trace}  {one_line(worst.opening, 60)}")
+        for failed in worst.failed[:4]:
+            said = failed.quotes[0] if failed.quotes else failed.said
+            yield f"         {plain(failed.item)}" + (f": “{one_line(said, 90)}”" if said else "")
+    yield from _counts("verdicts that are NULL", found.null_causes)
+    for row in found.consistency:
+        words = f"parent without a part {row.parent_alone}, parts without the parent {row.children_alone}"
+        yield plain(f"{row.parent} and its {len(row.children)} parts: consistent {figure(row.rate)} of {row.n}; {words}")
+    yield "\ncost: " + ", ".join(f"{name.replace('_', ' ')} {'unknown' if n is None else f'{n:g}'}" for name, n in found.cost.items())
+
+
+def _rate(rate: Rate) -> str:
+    extra = "".join(f", {count} {what}" for what, count in (("decided elsewhere", rate.decided), ("NULL", rate.nulls)) if count)
+    return plain(f"  {rate.name:<28} {figure(rate.rate, rate.interval)}  of {rate.n}{extra}")
+
+
+def _counts(title: str, counts: object) -> Iterator[str]:
+    if isinstance(counts, dict) and counts:
+        yield f"\n{title}"
+        yield from (plain(f"  {name}: {count}") for name, count in counts.items())

@@ -1,0 +1,163 @@
+"""`cm2 show`: the stored traces as a table, or one of them with its dialogue and verdicts.
+
+What is printed came from users, models and tools: it is never read as markup, and control characters are spelled out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cm2_agent.cli.common import STORE, JsonOption, StoreOption, answer, console, figure, one_line, open_store, plain
+from cm2_agent.cli.eval import reward_version
+from cm2_agent.cli.judge_options import told
+from cm2_agent.errors import StoreError
+
+if TYPE_CHECKING:
+    from cm2_agent.types.messages import Message
+    from cm2_agent.types.score import Score, Verdict
+    from cm2_agent.store import SQLStore
+    from cm2_agent.types.trace import ToolRun, Trace
+
+
+def register(app: typer.Typer) -> None:
+    app.command("show", help="List the stored traces, or open one with its dialogue and its verdicts.")(show)
+
+
+def show(
+    trace: Annotated[str | None, typer.Argument(metavar="TRACE", help="A trace's id; left out: the list.")] = None,
+    reward: Annotated[str | None, typer.Option("--reward", metavar="VERSION", help="Whose scores (default: the newest).")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="List only traces of this task.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many to list.")] = 50,
+    store: StoreOption = STORE,
+    as_json: JsonOption = False,
+) -> None:
+    with open_store(store) as opened:
+        version = reward_version(opened, reward) if reward is not None or opened.reward_versions() else None
+        if trace is None:
+            _list(opened, version, task, limit, as_json)
+            return
+        found = opened.trace(trace)
+        if found is None:
+            some = ", ".join(one.id for one in islice(opened.traces(), 3)) or "none: it is empty"
+            raise StoreError(f"{opened.url} holds no trace {trace!r}; cm2 show --store {opened.url} lists them (such as {some})")
+        score = opened.score(trace, reward=reward)
+    if as_json:
+        answer({"trace": found.to_json(), "score": None if score is None else score.to_json()}, as_json=True)
+        return
+    _dialogue(found)
+    _verdicts(score)
+
+
+def _list(store: SQLStore, version: str | None, task: str | None, limit: int, as_json: bool) -> None:
+    traces = list(store.traces(task=task, limit=limit))
+    rows = [_row(trace, None if version is None else store.score(trace.id, reward=version)) for trace in traces]
+    total = sum(1 for _ in store.traces(task=task)) if task is not None else int(store.health()["traces"])
+    usage = {} if version is None else store.judging().get(version, {})
+    if as_json:
+        answer({"total": total, "reward": version, "traces": rows, **({"judging": usage} if usage else {})}, as_json=True)
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=plain(f"{len(rows)} of {total} traces; reward {version or '(not scored yet)'}"), title_justify="left")
+    for name in ("trace", "turns", "steps", "reward", "outcomes", "begins"):
+        table.add_column(name, overflow="fold", no_wrap=name == "trace", justify="right" if name in {"turns", "steps"} else "left")
+    for row in rows:
+        outcomes = ", ".join(f"{name} {_number(value)}" for name, value in row["outcomes"].items())
+        worth = row["null_reason"] if row["reward"] is None else f"{row['reward']:.3f}"
+        cells = (row["trace"], str(row["turns"]), str(row["steps"]), worth or "", outcomes, row["begins"])
+        table.add_row(*(Text(one_line(cell, 60)) for cell in cells))
+    console().print(table)
+    if usage:
+        console().print(f"judging took {told(usage)}", soft_wrap=True)
+
+
+def _row(trace: Trace, score: Score | None) -> dict[str, Any]:
+    said = next((message.text for message in trace.messages if message.role == "user"), "")
+    return {
+        "trace": trace.id, "task": trace.task_id, "turns": len(trace.turns), "steps": len(trace.steps),
+        "reward": None if score is None else score.reward, "null_reason": None if score is None else score.null_reason,
+        "usd": None if score is None else score.usage.get("usd"),
+        "failure": None if trace.failure is None else trace.failure.kind, "outcomes": dict(trace.outcomes), "begins": one_line(said, 40),
+    }  # fmt: skip
+
+
+def _dialogue(trace: Trace) -> None:
+    out = console()
+    out.print(plain(f"trace {trace.id}"), style="bold", soft_wrap=True)
+    for name, value in sorted(trace.attributes.items()):
+        out.print(f"  {one_line(f'{name} = {value}', 160)}", style="dim", soft_wrap=True)
+    ran: dict[str | None, ToolRun] = {tool.call_id: tool for run in trace.runs for tool in run.tools if tool.call_id is not None}
+    for message in trace.messages:
+        for who, text, style in _parts(message, ran):
+            out.print(f"{who:>9}  ", style="bold " + style, end="")
+            out.print(plain(text).replace("\n", "\n           "), style=style, soft_wrap=True)
+    if trace.failure is not None:
+        out.print(plain(f"died of {trace.failure.kind}: {trace.failure.message}"), style="bold red", soft_wrap=True)
+    for name, value in trace.outcomes.items():
+        out.print(plain(f"outcome {name}: {_number(value)}"), soft_wrap=True)
+
+
+def _parts(message: Message, ran: Mapping[str | None, ToolRun]) -> Iterator[tuple[str, str, str]]:
+    """(who, text, style) of a message's parts, as they are shown. `ran` are the executed calls by id: they tell who answered, where that
+    was no real tool, and which fault was injected."""
+    from cm2_agent.types.messages import Reasoning, Text, ToolCall, ToolCallResponse, part_to_json
+    from cm2_agent.types.view import as_text
+
+    style = {"system": "dim", "user": "cyan", "assistant": "green", "tool": "yellow"}[message.role]
+    for part in message.parts:
+        if isinstance(part, Text):
+            text = part.content
+            yield message.role, one_line(text, 200) if message.role == "system" else text, style
+        elif isinstance(part, Reasoning):
+            yield "thinks", part.content, "dim"
+        elif isinstance(part, ToolCall):
+            yield "calls", f"{part.name} {as_text(part.arguments)}", "magenta"
+        elif isinstance(part, ToolCallResponse):
+            tool = ran.get(part.id)
+            who = "tool" if tool is None else {"replay": "replayed", "simulate": "simulated"}.get(tool.backend or "", "tool")
+            fault = f" [injected: {tool.fault}]" if tool is not None and tool.fault is not None else ""
+            yield "error" if part.error else who, one_line(as_text(part.response), 600) + fault, "red" if part.error else style
+        else:
+            yield message.role, one_line(str(part_to_json(part)), 200), style
+
+
+def _verdicts(score: Score | None) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    out = console()
+    if score is None:
+        out.print("not scored yet; type: cm2 score CHECKLIST.yaml")
+        return
+    worth = f"NULL ({score.null_reason})" if score.reward is None else figure(score.reward)
+    table = Table(title=plain(f"reward {worth} under {score.reward_version}"), title_justify="left")
+    for name in ("turn", "item", "verdict", "paid", "weight", "step", "why"):
+        table.add_column(name, overflow="fold", justify="right" if name in {"weight", "step"} else "left")
+    for turn in score.turns:
+        place = "dialogue" if turn.turn is None else str(turn.turn)
+        for verdict in turn.verdicts:
+            step = "" if verdict.step is None else str(verdict.step)
+            cells = (place, verdict.item, _word(verdict.value), _word(verdict.paid), f"{verdict.weight:.3f}", step, _why(verdict))
+            colour = "green" if verdict.paid else "yellow" if verdict.value is None else "red"
+            table.add_row(*(Text(one_line(cell, 100)) for cell in cells), style=colour)
+            place = ""
+    out.print(table)
+    if score.usage:
+        out.print(f"judging took {told(score.usage)}", soft_wrap=True)
+
+
+def _word(value: bool | None) -> str:
+    return "NULL" if value is None else "yes" if value else "no"
+
+
+def _why(verdict: Verdict) -> str:
+    return ": ".join(text for text in (verdict.reason, verdict.explanation) if text)
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:g}"

@@ -1,0 +1,127 @@
+"""The checklists that `cm2 tasks from-traces --label MODEL` has written; apart from the command, which only chooses and writes.
+
+The model is shown what the tasks hold: the dialogues with personal data replaced. What an earlier file has of the same task, by the same
+model and prompt, is taken from there and not asked for again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cm2_agent.cli.common import one_line, plain, progress, tell
+from cm2_agent.cli.label import KEY
+from cm2_agent.errors import BudgetExhausted, TaskError
+from cm2_agent.types.messages import Message
+from cm2_agent.types.json_values import content_hash
+from cm2_agent.types.task import Task, load_tasks
+from cm2_agent.types.trace import Trace
+
+if TYPE_CHECKING:
+    from cm2_agent.datasets import Redactor
+    from cm2_agent.rewards.authoring.writer import Labeler
+    from cm2_agent.store import SQLStore
+
+OUT_OF_BUDGET = "not labelled: the budget is spent"
+
+
+@dataclass(kw_only=True)
+class Labels:
+    """Labels tasks in the order given. `left_out` counts those that got no checklist, by why."""
+
+    store: SQLStore
+    labeler: Labeler
+    redactor: Redactor | None
+    known: dict[str, Task]
+    concurrency: int
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def by(
+        cls,
+        model: str,
+        base_url: str | None,
+        *,
+        store: SQLStore,
+        redactor: Redactor | None,
+        earlier: Iterable[Path],
+        budget_calls: int | None,
+        concurrency: int,
+    ) -> Labels:
+        """Raises MissingExtra and ModelError, as a Labeler does, and TaskError where an earlier file holds no tasks."""
+        from cm2_agent.llm.limits import Limits
+        from cm2_agent.rewards.authoring.writer import Labeler
+
+        limits = Limits(concurrency=concurrency, budget_calls=budget_calls)
+        labeler = Labeler(model, base_url=base_url, api_key=os.environ.get(KEY), limits=limits)
+        files = [path for path in earlier if path.exists() and path.stat().st_size]
+        known = {_unlabelled(task): task for path in files for task in load_tasks(path) if task.checklist is not None}
+        return cls(store=store, labeler=labeler, redactor=redactor, known=known, concurrency=concurrency)
+
+    async def of(self, tasks: Sequence[Task], traces: Sequence[str]) -> list[Task]:
+        """The tasks with their checklists; `traces` are the ids of what each was compiled from. Tasks that got none are left out."""
+        made: list[Task | None] = [None] * len(tasks)
+        waiting = iter(range(len(tasks)))
+
+        async def worker(advance: Any) -> None:
+            for index in waiting:
+                made[index] = await self._one(tasks[index], traces[index])
+                advance()
+
+        with progress("labelling", len(tasks)) as advance:
+            await asyncio.gather(*(worker(advance) for _ in range(self.concurrency)))
+        return [task for task in made if task is not None]
+
+    async def _one(self, task: Task, trace_id: str) -> Task | None:
+        from cm2_agent.datasets import named
+        from cm2_agent.rewards.authoring.prompt import prompt_version
+        from cm2_agent.rewards.authoring.writer import LABEL, labelled_task
+
+        earlier = self.known.get(_unlabelled(task))
+        if earlier is not None:
+            label = dict(earlier.metadata.get(LABEL) or {})
+            if (label.get("model"), label.get("prompt")) == (self.labeler.model_name, prompt_version()):
+                return earlier
+        if self.left_out[OUT_OF_BUDGET]:
+            self.left_out[OUT_OF_BUDGET] += 1
+            return None
+        trace = self.store.trace(trace_id)
+        if trace is None:
+            raise TaskError(f"trace {trace_id!r} is no longer in {self.store.url}; type the command again")
+        try:
+            found = await self.labeler(self._shown(trace), task)
+        except BudgetExhausted as error:
+            tell(plain(str(error)))
+            self.left_out[OUT_OF_BUDGET] += 1
+            return None
+        if found.checklist is None:
+            tell(plain(f"{task.id}: not labelled: {one_line(found.reason or 'unknown', 300)}"))
+            self.left_out["not labelled"] += 1
+            return None
+        return named(labelled_task(task, found, self.labeler.model_name))
+
+    def _shown(self, trace: Trace) -> Trace:
+        """The dialogue with personal data replaced, and nothing beside its messages."""
+        runs = tuple(replace(run, messages=tuple(map(self._redacted, run.messages)), calls=(), tools=()) for run in trace.runs)
+        shown = replace(trace, runs=runs)
+        return shown if self.redactor is None else replace(shown, id=self.redactor.redact(trace.id))
+
+    def _redacted(self, message: Message) -> Message:
+        return message if self.redactor is None else Message.from_json(self.redactor.redact_json(message.to_json()))
+
+
+def _unlabelled(task: Task) -> str:
+    """What a task and its labelled form share."""
+    from cm2_agent.rewards.authoring.writer import LABEL
+
+    data = task.to_json()
+    metadata = {name: value for name, value in data["metadata"].items() if name != LABEL}
+    return content_hash({**data, "id": None, "checklist": None, "entities": None, "metadata": metadata})
+
+
+__all__ = ["Labels"]

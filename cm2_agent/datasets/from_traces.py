@@ -1,0 +1,213 @@
+"""A trace into a task: its user turns, tools and recorded calls, with personal data replaced; apart from choosing among traces and tasks.
+
+What becomes of the dialogue: a user turn is what the user said until somebody answered, several messages joined by a line break; a last
+message that nobody answered is left out. A recorded call is a call of the dialogue's own line with an object of arguments and an answer,
+spelled as the agent was told it. A call whose arguments were no JSON object never reached the tool, and is left out; so is one without an
+answer. The recorded calls of a task are those of its own trace: another customer's answers would be examples that no replay should give.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.datasets.entities import KEYS, entities_of
+from cm2_agent.datasets.redaction import Redactor
+from cm2_agent.errors import ChecklistError, TaskError
+from cm2_agent.types.json_values import JSON, canonical_json, content_hash
+from cm2_agent.types.messages import Reasoning, Text, ToolCallResponse
+from cm2_agent.types.score import Score
+from cm2_agent.types.task import RecordedCall, Task, ToolModel
+from cm2_agent.types.trace import Trace, Turn
+
+UNTYPED: Mapping[str, JSON] = {"type": "object"}
+"""The parameters of a tool that was called, while nothing tells its schema."""
+_PIECE = re.compile(r"\\([^A-Za-z0-9])|.", re.DOTALL)
+"""A character of a pattern, by itself or escaped."""
+_NOT_TEXT = "text that is not Unicode"
+_REFERENCES = ("id", "depends_on", "part_of")
+"""What of an item is a name within the checklist, of letters that no placeholder has."""
+
+
+class UnfitTrace(TaskError):
+    """A trace that cannot be a task; `reason` is the same for traces alike."""
+
+    def __init__(self, trace_id: str, reason: str) -> None:
+        super().__init__(f"trace {trace_id!r} cannot be a task: {reason}")
+        self.reason = reason
+
+
+def unfit(trace: Trace) -> str | None:
+    """Why the dialogue cannot be a task, in words that sort alike traces together; None where it can."""
+    if trace.failure is not None:
+        return f"failed ({trace.failure.kind})"
+    if not trace.runs or not any(message.role == "user" for message in trace.messages):
+        return "no user message"
+    if trace.runs[-1].status != "ok":
+        return f"ended as {trace.runs[-1].status}"
+    if not trace.turns:
+        return "no user message was answered"
+    for turn in trace.turns:
+        if not all(isinstance(part, Text | Reasoning) for message in turn.user for part in message.parts):
+            return "a user message is not text alone"
+        if not said(turn).strip():
+            return "a user turn without words"
+    return None
+
+
+def said(turn: Turn) -> str:
+    """What the user said in a turn."""
+    return "\n".join(message.text for message in turn.user if message.text)
+
+
+def task_from_trace(
+    trace: Trace,
+    *,
+    checklist: Checklist | None = None,
+    redactor: Redactor | None,
+    score: Score | None = None,
+    keys: Sequence[str] = KEYS,
+    metadata: Mapping[str, JSON] | None = None,
+) -> Task:
+    """The task that lets the dialogue be had again. `redactor` None keeps personal data.
+
+    `system` is the dialogue's first system message. The outcome is the trace's, by itself where there is one and by name where there
+    are several; which one it is stands in the metadata, with the trace, its model and its score. `keys` name what an entity is
+    (entities.py). A checklist in whose words something was replaced gets a name of its own. The id is a hash of everything in the task:
+    other content, another id; the version is 1. Raises UnfitTrace where `unfit` says why, and where the content is not JSON.
+
+    >>> from cm2_agent.types.messages import Message
+    >>> from cm2_agent.types.trace import Run
+    >>> said = (Message.of("user", "I am ada@x.org"), Message.of("assistant", "Hello."))
+    >>> task_from_trace(Trace.of(Run(id="r", messages=said)), redactor=Redactor(key=b"k")).turns
+    ('I am uj6rz4mddkykr6rsi@redacted.example.com',)
+    """
+    reason = unfit(trace)
+    if reason is not None:
+        raise UnfitTrace(trace.id, reason)
+    try:
+        data = _content(trace, score, metadata or {})
+        canonical_json(data).encode("utf-8")
+        if redactor is not None:
+            data = redactor.redact_json(data)
+        data["checklist"] = None if checklist is None else redacted_checklist(checklist, redactor)
+        made = Task.model_validate({"id": "unnamed", **data})
+        return named(made.model_copy(update={"entities": entities_of(made, keys)}))
+    except RecursionError as error:
+        raise UnfitTrace(trace.id, "nested too deep") from error
+    except ValidationError as error:
+        detail = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in detail["loc"] if not isinstance(part, int))
+        raise UnfitTrace(trace.id, _NOT_TEXT if detail["type"] == "string_unicode" else f"{place}: {detail['msg']}") from error
+    except ValueError as error:
+        raise UnfitTrace(trace.id, _NOT_TEXT if isinstance(error, UnicodeError) else "not JSON") from error
+
+
+def named(task: Task) -> Task:
+    """The task under the id that its content gives it."""
+    content = task.to_json()
+    del content["id"]
+    return task.model_copy(update={"id": f"trace-{content_hash(content)[:16]}"})
+
+
+def _content(trace: Trace, score: Score | None, metadata: Mapping[str, JSON]) -> dict[str, Any]:
+    ends = dict(trace.outcomes)
+    return {
+        "version": 1,
+        "system": next((message.text for message in trace.messages if message.role == "system"), None),
+        "turns": [said(turn) for turn in trace.turns],
+        "tools": [tool.model_dump() for tool in _tools(trace)],
+        "recorded": [call.model_dump() for call in _recorded(trace)],
+        "outcome": next(iter(ends.values())) if len(ends) == 1 else ends or None,
+        "metadata": {**_told(trace, score, ends), **metadata},
+    }
+
+def redacted_checklist(checklist: Checklist, redactor: Redactor | None) -> dict[str, JSON]:
+    """The checklist as a task holds it, its words redacted. Raises TaskError where what comes of it is none."""
+    data = checklist.to_json()
+    if redactor is None:
+        return data
+    items = [{name: _redacted(name, value, redactor) for name, value in item.items()} for item in data["items"]]
+    name = redactor.redact(data["name"])
+    if items == data["items"] and name == data["name"]:
+        return data
+    try:  # the name and version of the original belong to the original's content
+        return Checklist.from_json({**data, "items": items, "name": f"{name}-{content_hash([name, items])[:8]}"}).to_json()
+    except ChecklistError as error:
+        raise TaskError(f"checklist {name!r}: redacted, it is no checklist any more: {error}") from error
+
+
+def _redacted(name: str, value: JSON, redactor: Redactor) -> JSON:
+    if name in _REFERENCES:
+        return value
+    if name == "check" and isinstance(value, Mapping) and isinstance(pattern := value.get("reply_matches"), str):
+        return {**value, "reply_matches": _redacted_pattern(pattern, redactor)}
+    return redactor.redact_json(value)
+
+
+def _redacted_pattern(pattern: str, redactor: Redactor) -> str:
+    """The pattern with the values that it spells replaced, as what matches them: `ada@x\\.org` is an address with an escape in it."""
+    pieces = [(found.start(), found.group(1) or found.group()) for found in _PIECE.finditer(pattern)]
+    starts = [*(start for start, _ in pieces), len(pattern)]
+    out, at = "", 0
+    for start, end, placeholder in redactor.finds("".join(char for _, char in pieces)):
+        out += pattern[at : starts[start]] + re.escape(placeholder)
+        at = starts[end]
+    return out + pattern[at:]
+
+
+def _told(trace: Trace, score: Score | None, ends: Mapping[str, float | None]) -> dict[str, JSON]:
+    """Where the task comes from."""
+    models = sorted({call.model for call in trace.calls if call.message is not None and call.model is not None})
+    facts: dict[str, JSON] = {
+        "source": "trace", "trace": trace.id, "task": trace.task_id, "model": models[0] if len(models) == 1 else models or None,
+        "policy": trace.policy, "outcome": next(iter(ends)) if len(ends) == 1 else None,
+        "score": None if score is None else score.reward, "reward": None if score is None else score.reward_version,
+    }  # fmt: skip
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _tools(trace: Trace) -> list[ToolModel]:
+    """The tools that the agent's own model calls offered, each as it was offered last; where nobody told what was offered, those that were
+    called. A call of a tool that was not among those offered is the model's invention, and no tool."""
+    calls = [call for call in trace.calls if call.message is not None] or list(trace.calls)
+    found = {tool.name: tool for call in calls for tool in call.tools if tool.name}
+    tools = [ToolModel(name=tool.name, description=tool.description, parameters=dict(tool.parameters)) for tool in found.values()]
+    called = dict.fromkeys(call.name for step in trace.steps for call in step.message.tool_calls if call.name)
+    return tools or [ToolModel(name=name, parameters=dict(UNTYPED)) for name in called]
+
+
+def _recorded(trace: Trace) -> list[RecordedCall]:
+    recorded: list[RecordedCall] = []
+    for step in trace.steps:
+        for call in step.message.tool_calls:
+            answer = step.response_to(call)
+            if answer is None or not call.name or not isinstance(call.arguments, Mapping | None):
+                continue
+            arguments = dict(call.arguments or {})
+            told = _shown(answer)
+            said: dict[str, JSON] = {"result": told}
+            if answer.error:  # of several blocks both are kept: what they say, and they themselves
+                said = {"error": told} if isinstance(told, str) else {"error": _texts(told), "result": told}
+            recorded.append(RecordedCall(name=call.name, arguments=arguments, **said))
+    return recorded
+
+
+def _shown(answer: ToolCallResponse) -> str | list[JSON]:
+    """The answer as a tool message tells it: text, or content blocks as they are."""
+    response = answer.response
+    if isinstance(response, list) and all(isinstance(block, str) or (isinstance(block, Mapping) and "type" in block) for block in response):
+        return response
+    return response if isinstance(response, str) else "" if response is None else canonical_json(response)
+
+
+def _texts(blocks: Sequence[JSON]) -> str:
+    texts = [block if isinstance(block, str) else block.get("text") for block in blocks]
+    return "\n".join(text for text in texts if isinstance(text, str))
+
+
+__all__ = ["UNTYPED", "UnfitTrace", "named", "redacted_checklist", "said", "task_from_trace", "unfit"]

@@ -1,5 +1,0 @@
-"""Desks of public benchmarks as worlds to run agents in: real stateful tools, tasks, and the benchmark's own verdict."""
-
-from cm2_agent.desks.tau2 import Desk
-
-__all__ = ["Desk"]

@@ -1,0 +1,186 @@
+"""OpenAI chat messages into ours, and a dialogue of them into a Run; apart because both record formats speak this dialect."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+
+from cm2_agent.errors import TraceError
+from cm2_agent.types.json_values import JSON, content_hash
+from cm2_agent.types.messages import Blob, Message, Other, Part, Reasoning, Role, Text, ToolCall, ToolCallResponse, ToolSpec, Uri
+from cm2_agent.importers.json_records import parse_json
+from cm2_agent.types.trace import ModelCall, Run, ToolRun
+
+_ROLES: Mapping[str, Role] = {
+    "system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool", "function": "tool",
+}  # fmt: skip
+_READ = {"role", "content", "name", "tool_calls", "tool_call_id", "function_call", "reasoning_content", "reasoning", "refusal"}
+
+
+def read_messages(data: JSON, *, failed: Callable[[str], bool] = lambda text: False) -> tuple[Message, ...]:
+    """The messages of a chat. `failed` tells from a tool's answer whether the call failed. Keys that the chat format does not know are
+    kept. Raises TraceError naming the message that is not one."""
+    if not isinstance(data, Sequence) or isinstance(data, str) or not data:
+        raise TraceError(f"the messages are {_shown(data)}; expected a list of at least one message")
+    read: list[Message] = []
+    for index, item in enumerate(data):
+        try:
+            read.append(_message(item, failed))
+        except TraceError as error:
+            raise TraceError(f"message {index}: {error}") from error
+    return tuple(read)
+
+
+def read_tools(data: JSON) -> tuple[ToolSpec, ...]:
+    """Tool definitions in the chat format. Raises TraceError."""
+    if data is None:
+        return ()
+    if not isinstance(data, Sequence) or isinstance(data, str):
+        raise TraceError(f"the tools are {_shown(data)}; expected a list of tool definitions")
+    return tuple(ToolSpec.from_json(tool) for tool in data)
+
+
+def run_of(
+    trace_id: str,
+    messages: tuple[Message, ...],
+    *,
+    name: str,
+    attributes: Mapping[str, JSON],
+    tools: tuple[ToolSpec, ...] = (),
+    model: str | None = None,
+    sampling: Mapping[str, JSON] | None = None,
+    backend: str | None = None,
+) -> Run:
+    """The dialogue as one run: a text-only model call an assistant message (its input is everything before it), and a tool run an answer.
+
+    The record tells no times and no token ids: times are 0, ids None.
+    """
+    calls: list[ModelCall] = []
+    runs: list[ToolRun] = []
+    asked: dict[str | None, ToolCall] = {}
+    waiting: list[ToolCall] = []
+    for index, message in enumerate(messages):
+        span = content_hash([trace_id, index])[:16]
+        if message.role == "assistant":
+            calls.append(
+                ModelCall(
+                    span_id=span, model=model, model_version=model, input=messages[:index], output=message, tools=tools,
+                    sampling=sampling or {}, message=index,
+                )
+            )  # fmt: skip
+            waiting = list(message.tool_calls)
+            asked = {call.id: call for call in waiting if call.id is not None}
+        for position, response in enumerate(message.responses):
+            call = asked.get(response.id) if response.id is not None else (waiting.pop(0) if waiting else None)
+            runs.append(
+                ToolRun(
+                    span_id=content_hash([trace_id, index, position])[:16],
+                    name=call.name if call is not None else message.name or "unknown",
+                    call_id=response.id,
+                    arguments=None if call is None else call.arguments,
+                    result=None if response.error else response.response,
+                    error=str(response.response) if response.error else None,
+                    backend=backend,
+                )
+            )
+    return Run(id=trace_id, name=name, messages=messages, calls=tuple(calls), tools=tuple(runs), attributes=dict(attributes))
+
+
+def _message(data: JSON, failed: Callable[[str], bool]) -> Message:
+    if not isinstance(data, Mapping):
+        raise TraceError(f"is {_shown(data)}; expected an object with a role")
+    role = _ROLES.get(data["role"]) if isinstance(data.get("role"), str) else None
+    if role is None:
+        raise TraceError(f"has role {_shown(data.get('role'))}; expected one of {', '.join(_ROLES)}")
+    name = data.get("name")
+    if name is not None and not isinstance(name, str):
+        raise TraceError(f"has name {_shown(name)}; expected text")
+    extra = {key: value for key, value in data.items() if key not in _READ}
+    if role == "tool":
+        return Message(role=role, parts=(_response(data, failed),), name=name, extra=extra)
+    parts: list[Part] = []
+    for key in ("reasoning_content", "reasoning"):
+        if isinstance(data.get(key), str) and data[key]:
+            parts.append(Reasoning(content=data[key]))
+            break
+    parts.extend(_content(data.get("content")))
+    if isinstance(data.get("refusal"), str):
+        parts.append(Text(content=data["refusal"], extra={"refusal": True}))
+    calls = data.get("tool_calls")
+    if calls is not None:
+        if not isinstance(calls, Sequence) or isinstance(calls, str):
+            raise TraceError(f"has tool_calls {_shown(calls)}; expected a list of calls")
+        parts.extend(map(_call, calls))
+    if data.get("function_call") is not None:  # the format's first spelling
+        parts.append(_call({"function": data["function_call"]}))
+    message = Message(role=role, parts=tuple(parts), name=name, extra=extra)
+    if message.tool_calls and role != "assistant":
+        raise TraceError(f"has tool calls, but its role is {role}")
+    return message
+
+
+def _content(content: JSON) -> list[Part]:
+    if content is None or content == "":
+        return []
+    if isinstance(content, str):
+        return [Text(content=content)]
+    if not isinstance(content, Sequence):
+        raise TraceError(f"has content {_shown(content)}; expected text or a list of parts")
+    return [_part(part) for part in content]
+
+
+def _part(part: JSON) -> Part:
+    if isinstance(part, str):
+        return Text(content=part)
+    if not isinstance(part, Mapping):
+        raise TraceError(f"has a content part {_shown(part)}; expected an object with a type")
+    kind = part.get("type")
+    if kind in {"text", "input_text", "output_text", "refusal"}:
+        text = part.get("refusal" if kind == "refusal" else "text")
+        if not isinstance(text, str):
+            raise TraceError(f"has a text part with {_shown(text)}; expected text")
+        return Text(content=text)
+    if kind == "image_url":
+        image = part.get("image_url")
+        address = image.get("url") if isinstance(image, Mapping) else image
+        if not isinstance(address, str):
+            raise TraceError(f"has an image part with {_shown(image)}; expected an address")
+        head, comma, body = address.partition(";base64,")
+        if head.startswith("data:") and comma:
+            return Blob(content=body, modality="image", mime_type=head.removeprefix("data:") or None)
+        return Uri(uri=address, modality="image")
+    return Other(data=dict(part))
+
+
+def _call(data: JSON) -> ToolCall:
+    if not isinstance(data, Mapping):
+        raise TraceError(f"has a tool call {_shown(data)}; expected an object with a function")
+    inner, key = (data["custom"], "input") if isinstance(data.get("custom"), Mapping) else (data.get("function"), "arguments")
+    if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
+        raise TraceError(f"has a tool call {_shown(data)}; expected a function with a name")
+    identity = data.get("id")
+    if identity is not None and not isinstance(identity, str):
+        raise TraceError(f"has a tool call with id {_shown(identity)}; expected text")
+    arguments = inner.get(key)
+    if isinstance(arguments, str) and key == "arguments":
+        with contextlib.suppress(ValueError):  # what is not JSON is kept as the text it is: a malformed call is a fact of the dialogue
+            arguments = parse_json(arguments)
+    return ToolCall(id=identity, name=inner["name"], arguments=arguments)
+
+
+def _response(data: Mapping[str, JSON], failed: Callable[[str], bool]) -> ToolCallResponse:
+    identity = data.get("tool_call_id")
+    if identity is not None and not isinstance(identity, str):
+        raise TraceError(f"has tool_call_id {_shown(identity)}; expected text")
+    content = data.get("content")
+    if isinstance(content, Sequence) and not isinstance(content, str):
+        parts = _content(content)
+        if all(isinstance(part, Text) for part in parts):
+            content = "\n".join(part.content for part in parts if isinstance(part, Text))
+    return ToolCallResponse(id=identity, response=content, error=isinstance(content, str) and failed(content))
+
+
+
+def _shown(value: JSON) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '…'}"

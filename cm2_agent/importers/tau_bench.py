@@ -1,0 +1,118 @@
+"""tau-bench result files: a JSON list of rollouts, several a task, each with the benchmark's own reward.
+
+Source: github.com/sierra-research/tau-bench (`historical_trajectories/`). The user was simulated, so the tasks have a persona and no
+scripted turns; the tools ran against the benchmark's own database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.errors import TraceError
+from cm2_agent.types.json_values import JSON, canonical_json, content_hash
+from cm2_agent.types.messages import Message
+from cm2_agent.importers.openai_messages import read_messages, run_of
+from cm2_agent.importers.gold_actions import READS, WRITES, GoldAction, compile_gold
+from cm2_agent.types.task import Task
+from cm2_agent.types.run_attributes import CUT, GROUP, ROLLOUT, TASK_ID, TASK_VERSION, TOOL_BACKENDS
+from cm2_agent.types.trace import Trace
+
+OFFICIAL = "official_reward"
+"""The outcome under which a benchmark's own reward is stored."""
+STOP = "###STOP###"
+"""What the simulated user says when the dialogue is over."""
+TRANSFER = "transfer_to_human_agents"
+"""The tool that ends the dialogue."""
+
+
+class _Loose(BaseModel):
+    """Another project's format: keys we do not read may come and go."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class _Goal(_Loose):
+    user_id: str | None = None
+    instruction: str = ""
+    actions: tuple[GoldAction, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+
+class _Info(_Loose):
+    task: _Goal = _Goal()
+
+
+class _Record(_Loose):
+    task_id: int | str
+    trial: int = Field(default=0, ge=0)
+    reward: float | None = Field(default=None, strict=True, allow_inf_nan=False)
+    info: _Info = _Info()
+    traj: list[Any] = Field(min_length=1)
+
+
+def read_tau_bench(value: JSON, *, source: str, checklists: bool) -> tuple[Trace, Task, str | None]:
+    """One record → the trace, its task, and why the task got no checklist although asked for one (None where it did).
+
+    `source` names the sampling (the file): rollouts of the same task from two files are two groups. The trace's id comes from what was
+    done and said, so that importing again changes nothing. Raises TraceError.
+    """
+    if not isinstance(value, Mapping):
+        raise TraceError(f"is {type(value).__name__}; expected an object with task_id, trial, reward, info and traj")
+    try:
+        record = _Record.model_validate(value)
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        raise TraceError(f"{'.'.join(map(str, detail['loc']))}: {detail['msg']} (given {str(detail.get('input'))[:60]!r})") from error
+    messages = read_messages(record.traj, failed=lambda text: text.startswith(("Error", "Unknown action")))
+    desk = _desk(messages, record.info.task.actions)
+    goal = record.info.task
+    prefix = f"tau-{desk or content_hash(goal.instruction)[:8]}-{record.task_id}"
+    trace_id = f"{prefix}-{record.trial}-{content_hash([record.task_id, record.trial, value['traj']])[:12]}"
+    attributes: dict[str, JSON] = {TASK_ID: prefix, TASK_VERSION: 1, ROLLOUT: record.trial, GROUP: source}
+    if desk is not None:
+        attributes[TOOL_BACKENDS] = canonical_json(dict.fromkeys((*READS[desk], *WRITES[desk]), "real"))
+    if not _ended(messages):
+        attributes[CUT] = "limit of steps"
+    run = run_of(trace_id, messages, name=prefix, attributes=attributes, backend="real")
+    trace = Trace(id=trace_id, runs=(run,), outcomes={} if record.reward is None else {OFFICIAL: record.reward})
+    checklist, reason = None, None
+    if checklists:
+        if desk is None:
+            reason = f"no table of write tools for this desk (known: {', '.join(WRITES)}): its task gets no checklist"
+        else:
+            checklist = compile_gold(goal.actions, goal.outputs, name=prefix, writes=WRITES[desk])
+            Checklist.from_model(checklist)
+    task = Task(
+        id=prefix,
+        system=messages[0].text if messages[0].role == "system" else None,
+        persona=goal.instruction or None,
+        checklist=checklist,
+        entities=() if goal.user_id is None else (f"user:{goal.user_id}",),
+        outcome={"actions": [action.model_dump(mode="json") for action in goal.actions], "outputs": list(goal.outputs)},
+        metadata={"source": "tau-bench"} if desk is None else {"source": "tau-bench", "desk": desk},
+    )
+    return trace, task, reason
+
+
+def _desk(messages: Sequence[Message], actions: Sequence[GoldAction]) -> str | None:
+    """The desk whose tools are all that was called and expected; None for one that no table knows."""
+    seen = {call.name for message in messages for call in message.tool_calls} | {action.name for action in actions}
+    system = messages[0].text.casefold() if messages[0].role == "system" else ""
+    for desk, writes in WRITES.items():
+        known = {*READS[desk], *writes}
+        if desk in system or (seen & known and seen <= known):
+            return desk if {action.name for action in actions} <= known else None
+    return None
+
+
+def _ended(messages: Sequence[Message]) -> bool:
+    """Whether the dialogue came to its own end: the user took leave, or was handed to a human."""
+    last = messages[-1]
+    if last.role == "tool":
+        calls = next((message.tool_calls for message in reversed(messages) if message.role == "assistant"), ())
+        return any(call.name == TRANSFER for call in calls) and not any(response.error for response in last.responses)
+    return last.role == "user" and STOP in last.text

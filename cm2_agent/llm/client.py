@@ -1,0 +1,249 @@
+"""Asking a model until its reply can be read, or it cannot: requests within limits, retries, and what each failure means; apart from who
+asks (judge, labeler, simulator, user), who knows what for and what a reply must be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, cast
+
+from pydantic_ai.direct import model_request
+from pydantic_ai.exceptions import (
+    ContentFilterError,
+    ModelAPIError,
+    ModelContextWindowExceededError,
+    ModelQuotaExceededError,
+    ModelRequestRejectedError,
+    UserError,
+)
+from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart
+from pydantic_ai.models import Model, ModelRequestParameters
+from pydantic_ai.output import OutputObjectDefinition
+from pydantic_ai.settings import ModelSettings
+
+from cm2_agent.errors import BudgetExhausted, ModelError
+from cm2_agent.llm.limits import Limits
+from cm2_agent.llm.providers import PerLoopModel
+from cm2_agent.llm.prices import Price, cost
+from cm2_agent.llm.usage import Usage
+from cm2_agent.types.json_values import JSON
+from cm2_agent.types.score import NullCause
+
+CHARACTERS_A_TOKEN = 4
+"""An estimate for limits: what is spent is counted from the replies."""
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why there is no answer. `retry`: asking again may help, after `wait` seconds where the provider said so; `reply`: there was a
+    reply, but not what was asked for. `cause`: `content` where what was shown can bring it about (method.md §4)."""
+
+    cause: NullCause
+    explanation: str
+    retry: bool = True
+    wait: float | None = None
+    reply: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schema:
+    """What a reply is held to where the provider can. `strict`: the schema keeps to what OpenAI's strict mode allows."""
+
+    name: str
+    body: Mapping[str, JSON]
+    strict: bool = True
+
+
+class Malformed(ModelError):
+    """A reply that cannot be read as what was asked for."""
+
+
+class AskFailed(ModelError):
+    """No answer: `failure` says why. Raised by a reader of replies, it ends the asking."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.explanation)
+        self.failure = failure
+
+
+class _Refused(Exception):
+    """The model would not answer."""
+
+
+class Asker:
+    """One model, asked within its limits; `of` is who asks, as errors name it.
+
+    `settings` are pydantic-ai's model settings. `timeout` is seconds a request; `retries` requests beyond the first, after a back-off that
+    begins at `backoff` seconds, doubles, is jittered and never longer than `longest_wait`: a provider that asks to wait longer is given
+    up. `usage` counts this asker's requests alone; `limits` may be shared. Raises JudgeError where limits in dollars cannot be kept.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        of: str,
+        settings: Mapping[str, Any] | None = None,
+        timeout: float = 60.0,
+        retries: int = 3,
+        backoff: float = 0.5,
+        longest_wait: float = 60.0,
+        limits: Limits | None = None,
+        price: Price | None = None,
+    ) -> None:
+        self.model, self.of, self.price = model, of, price
+        self.limits = limits or Limits(of=of)
+        self.settings = cast(ModelSettings, dict(settings)) if settings else None
+        self.timeout, self.retries, self.backoff, self.longest_wait = timeout, retries, backoff, longest_wait
+        self.usage = Usage()
+        self._unpriced: set[tuple[str, str | None]] = set()
+        name = f"{model.system}:{model.model_name}"
+        if price is None and self.limits.budget_usd is not None and cost(model.model_name, 0, 0, provider=model.system) is None:
+            self.limits.refuse_unpriced(name)
+        self._native = bool(model.profile.get("supports_json_schema_output")) and not getattr(model, "sends_schema", False)
+
+    async def ask(
+        self,
+        messages: Sequence[ModelMessage],
+        read: Callable[[str], _T],
+        *,
+        schema: Schema | None = None,
+        answer_tokens: int = 150,
+        re_ask: bool = False,
+    ) -> _T:
+        """What `read` makes of the reply's text. A `read` that raises Malformed has the model asked again, one that raises AskFailed ends
+        it. `answer_tokens` is the reply's expected length, for limits.
+
+        Raises AskFailed after the retries, BudgetExhausted before a request that the budget does not allow.
+        """
+        failure: Failure | None = None
+        for attempt in range(self.retries + 1):
+            if failure is not None:
+                wait = self.wait(failure, attempt)
+                if wait is None:
+                    break
+                await asyncio.sleep(wait)
+            again = re_ask or (failure is not None and failure.reply)
+            try:
+                response = await self.request(
+                    messages, tokens=estimated(messages), answer_tokens=answer_tokens, schema=schema, re_ask=again
+                )
+                return read(reply_text(response))
+            except (AskFailed, BudgetExhausted):
+                raise
+            except Exception as error:  # whatever a provider's client raises is a failure of the model asked
+                failure = self.failure(error)
+        assert failure is not None
+        raise AskFailed(failure)
+
+    async def request(
+        self, messages: Sequence[ModelMessage], *, tokens: int, answer_tokens: int, schema: Schema | None = None, re_ask: bool = False
+    ) -> ModelResponse:
+        """One request within the limits, counted whether it is answered or not. `tokens` and `answer_tokens` are what it may take in and
+        give out. Raises BudgetExhausted, TimeoutError, or whatever the provider's client raises."""
+        parameters = ModelRequestParameters()
+        if schema is not None and self._native:
+            held = OutputObjectDefinition(json_schema=dict(schema.body), name=schema.name, strict=schema.strict)
+            parameters = ModelRequestParameters(output_mode="native", output_object=held)
+        async with self.limits.slot(tokens + answer_tokens, self._estimated_usd(tokens, answer_tokens)):
+            spent = Usage(calls=1, re_asks=int(re_ask))
+            try:
+                async with asyncio.timeout(self.timeout):
+                    response = await model_request(
+                        self.model, list(messages), model_settings=self.settings, model_request_parameters=parameters
+                    )
+                used = response.usage
+                spent = replace(
+                    spent, input_tokens=used.input_tokens, output_tokens=used.output_tokens, usd=self._usd(response)
+                )
+            finally:
+                self.usage.add(**spent.__dict__)
+                self.limits.spend(
+                    calls=1, input_tokens=spent.input_tokens, output_tokens=spent.output_tokens, usd=spent.usd, re_asks=spent.re_asks
+                )
+        return response
+
+    def wait(self, failure: Failure, attempt: int) -> float | None:
+        """Seconds to wait before this attempt (1 is the first retry), None where there should be none."""
+        if not failure.retry or (failure.wait is not None and failure.wait > self.longest_wait):
+            return None
+        backoff = min(self.longest_wait, self.backoff * 2 ** (attempt - 1)) * random.uniform(0.5, 1.5)
+        return float(max(backoff, failure.wait or 0.0))
+
+    def failure(self, error: Exception) -> Failure:
+        """What an error of a request, or of reading its reply, means."""
+        said = f"{type(error).__name__}: {str(error)[:200]}"
+        if isinstance(error, Malformed):
+            return Failure(cause="infrastructure", explanation=str(error)[:300], reply=True)
+        if isinstance(error, _Refused | ContentFilterError):
+            return Failure(cause="content", explanation=f"the {self.of} refused: {str(error)[:200]}", reply=True)
+        if isinstance(error, TimeoutError):
+            return Failure(cause="infrastructure", explanation=f"no answer within {self.timeout:g} s")
+        if isinstance(error, ModelContextWindowExceededError):
+            return Failure(cause="content", explanation=f"what was shown is too long for the {self.of}: {said}", retry=False)
+        if isinstance(error, ModelRequestRejectedError | ModelQuotaExceededError | UserError):
+            return Failure(cause="infrastructure", explanation=said, retry=False)
+        if isinstance(error, ModelAPIError):
+            return Failure(cause="infrastructure", explanation=said, wait=error.retry_after)
+        return Failure(cause="infrastructure", explanation=said)
+
+    async def aclose(self) -> None:
+        """Close the connections that this event loop's requests left open."""
+        if isinstance(self.model, PerLoopModel):
+            await self.model.aclose()
+
+    def _usd(self, response: ModelResponse) -> float | None:
+        name, provider, used = response.model_name or self.model.model_name, response.provider_name or self.model.system, response.usage
+        if (name, provider) in self._unpriced:
+            return None
+        usd = cost(
+            name, used.input_tokens, used.output_tokens, provider=provider, cached_tokens=used.cache_read_tokens, price=self.price
+        )
+        if usd is None:
+            self._unpriced.add((name, provider))
+        return usd
+
+    def _estimated_usd(self, tokens: int, answer_tokens: int) -> float | None:
+        if self.limits.budget_usd is None:
+            return 0.0
+        return cost(self.model.model_name, tokens, answer_tokens, provider=self.model.system, price=self.price)
+
+
+def estimated(messages: Sequence[ModelMessage]) -> int:
+    """Tokens of what is shown, roughly."""
+    characters = 0
+    for message in messages:
+        if isinstance(message, ModelRequest):
+            characters += len(message.instructions or "")
+            for part in message.parts:
+                if isinstance(part, UserPromptPart):
+                    pieces = [part.content] if isinstance(part.content, str) else part.content
+                    characters += sum(len(piece) for piece in pieces if isinstance(piece, str))
+        else:
+            characters += sum(len(part.content) for part in message.parts if isinstance(part, TextPart))
+    return characters // CHARACTERS_A_TOKEN
+
+
+def reply_text(response: ModelResponse) -> str:
+    """The reply's text. Raises where the model refused, or was cut off: half a reply is none."""
+    if response.finish_reason == "content_filter":
+        details = response.provider_details or {}
+        raise _Refused(str(details.get("refusal") or "the provider filtered its answer"))
+    if response.finish_reason == "length":
+        raise Malformed("the reply was cut off at its token limit")
+    return "".join(part.content for part in response.parts if isinstance(part, TextPart))
+
+
+def unfenced(text: str) -> str:
+    """The text within a Markdown code fence, where the whole reply is one: many models cannot but write it."""
+    text = text.strip()
+    if text.startswith("```") and text.endswith("```") and "\n" in text:
+        return text[text.index("\n") + 1 : -3]
+    return text
+
+
+__all__ = ["AskFailed", "Asker", "Failure", "Malformed", "Schema", "estimated", "reply_text", "unfenced"]

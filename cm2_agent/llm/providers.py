@@ -1,0 +1,177 @@
+"""Where answers come from: any pydantic-ai model, an OpenAI-compatible server by address, or a LangChain chat model such as a local
+transformers one. Apart from who asks, so that naming a model wrongly, or lacking its package, is said before anything is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
+from pydantic_ai.exceptions import UserError
+from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart
+from pydantic_ai.models import Model, ModelRequestParameters, infer_model
+from pydantic_ai.models.wrapper import WrapperModel
+from pydantic_ai.settings import ModelSettings
+from pydantic_ai.usage import RequestUsage
+
+from cm2_agent.errors import MissingExtra, ModelError
+from cm2_agent.types.json_values import JSON
+
+_EXTRAS = {"openai": "openai", "openai-chat": "openai", "openai-responses": "openai", "ollama": "openai", "anthropic": "anthropic",
+           "google": "google", "google-gla": "google", "google-vertex": "google"}  # fmt: skip
+
+
+def language_model(model: str | Model | BaseChatModel, of: str = "language model") -> Model:
+    """The model that `of` (a judge, a simulator, a user) asks: a pydantic-ai model or its name (`openai:gpt-5-mini`, `anthropic:…`,
+    `google:…`, `ollama:…`), a LangChain chat model, or `local:FOLDER` for a transformers model. Our own retries count every request, so a
+    client made here has none of its own.
+
+    Raises MissingExtra, with the pip line, where the provider's package is not installed; ModelError for a name that no provider knows or a
+    key that is not set.
+    """
+    if isinstance(model, Model):
+        return model
+    if isinstance(model, BaseChatModel):
+        return LangChainModel(model)
+    if model.startswith("local:"):
+        from cm2_agent.models.local import LocalChatModel
+
+        return LangChainModel(LocalChatModel.load(model.removeprefix("local:")))
+    provider = model.partition(":")[0]
+    try:
+        return PerLoopModel(lambda: _without_retries(infer_model(model)))
+    except ImportError as error:
+        if provider in _EXTRAS:
+            raise MissingExtra(_EXTRAS[provider], f"models of {provider}") from error
+        raise ModelError(f"the {of} {model!r}: {error}") from error
+    except (UserError, ValueError) as error:
+        raise ModelError(
+            f"the {of} is {model!r}: {error}. Expected PROVIDER:MODEL such as openai:gpt-5-mini with its key set, local:FOLDER, or "
+            "openai_model(base_url, model) for a server of your own"
+        ) from error
+
+
+def _without_retries(model: Model) -> Model:
+    client: Any = getattr(model, "client", None)
+    if client is not None and hasattr(client, "max_retries"):
+        client.max_retries = 0
+    return model
+
+
+def openai_model(
+    base_url: str,
+    model: str,
+    api_key: str | None = None,
+    *,
+    schema: tuple[str, Mapping[str, JSON]] | None = None,
+    settings: ModelSettings | None = None,
+) -> Model:
+    """A model behind an OpenAI-compatible server (vLLM, llama.cpp, a gateway) at `base_url`, such as "http://localhost:8000/v1". Servers
+    that need no key get "none". `schema`: the name and JSON schema that every reply is held to. Raises MissingExtra without the openai
+    package."""
+    try:
+        from openai import AsyncOpenAI
+        from pydantic_ai.models.openai import OpenAIChatModel
+        from pydantic_ai.providers.openai import OpenAIProvider
+    except ImportError as error:
+        raise MissingExtra("openai", "OpenAI-compatible servers") from error
+
+    # The client walks through every typed argument of every call; a body of its own is sent as it is, which saves a fifth of the CPU.
+    own = dict(settings or {})
+    if schema is not None:
+        held = {"type": "json_schema", "json_schema": {"name": schema[0], "strict": True, "schema": dict(schema[1])}}
+        own["extra_body"] = {"response_format": held, **cast(dict[str, Any], own.get("extra_body") or {})}
+
+    def make() -> Model:
+        client = AsyncOpenAI(base_url=base_url, api_key=api_key or "none", max_retries=0)
+        return OpenAIChatModel(model, provider=OpenAIProvider(openai_client=client), settings=cast(ModelSettings, own) or None)
+
+    return PerLoopModel(make, sends_schema=schema is not None)
+
+
+class PerLoopModel(WrapperModel):
+    """A model with connections of its own in every event loop. Asking runs in more than one (each `asyncio.run`, a background worker),
+    and a connection left over from a closed loop fails the next request after it was paid for."""
+
+    def __init__(self, make: Callable[[], Model], *, sends_schema: bool = False) -> None:
+        """`sends_schema`: the model's own settings hold the reply's schema already."""
+        super().__init__(make())
+        self.sends_schema = sends_schema
+        self._make = make
+        self._first: Model | None = self.wrapped  # building a client takes tens of milliseconds, so the first loop gets this one
+        self._of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Model] = WeakKeyDictionary()
+
+    async def request(
+        self, messages: list[ModelMessage], model_settings: ModelSettings | None, model_request_parameters: ModelRequestParameters
+    ) -> ModelResponse:
+        loop = asyncio.get_running_loop()
+        model = self._of_loop.get(loop)
+        if model is None:
+            model = self._of_loop[loop] = self._first or self._make()
+            self._first = None
+        return await model.request(messages, model_settings, model_request_parameters)
+
+    async def aclose(self) -> None:
+        """Close the running loop's connections."""
+        model = self._of_loop.pop(asyncio.get_running_loop(), None)
+        client: Any = getattr(model, "client", None)
+        if client is not None and hasattr(client, "close"):
+            await client.close()
+
+
+class LangChainModel(Model):
+    """A LangChain chat model spoken to as a pydantic-ai one: text in, text out. Images are not shown to it."""
+
+    def __init__(self, chat: BaseChatModel) -> None:
+        super().__init__()
+        self.chat = chat
+
+    @property
+    def model_name(self) -> str:
+        named = [getattr(self.chat, name, None) for name in ("model_version", "model_name", "model")]
+        return next((name for name in named if isinstance(name, str)), type(self.chat).__name__)
+
+    @property
+    def system(self) -> str:
+        return "langchain"
+
+    async def request(
+        self, messages: list[ModelMessage], model_settings: ModelSettings | None, model_request_parameters: ModelRequestParameters
+    ) -> ModelResponse:
+        asked: list[BaseMessage] = []
+        told: str | None = None
+        for message in messages:
+            if isinstance(message, ModelRequest):
+                if message.instructions:
+                    told = message.instructions
+                asked += [HumanMessage(_only_text(part)) for part in message.parts if isinstance(part, UserPromptPart)]
+            else:
+                asked.append(AIMessage("".join(part.content for part in message.parts if isinstance(part, TextPart))))
+        if told is not None:  # every request of a dialogue carries them; they are said once
+            asked.insert(0, SystemMessage(told))
+        given = dict(model_settings or {})
+        known: dict[str, Any] = {name: given[name] for name in ("temperature", "max_tokens", "top_p") if name in given}
+        answer = await self.chat.ainvoke(asked, **known)
+        used = getattr(answer, "usage_metadata", None) or {}
+        return ModelResponse(
+            parts=[TextPart(content=str(answer.text))],
+            usage=RequestUsage(input_tokens=used.get("input_tokens", 0), output_tokens=used.get("output_tokens", 0)),
+            model_name=str(answer.response_metadata.get("model_version") or self.model_name),
+            provider_name="langchain",
+            finish_reason="length" if answer.response_metadata.get("finish_reason") == "length" else "stop",
+        )
+
+
+def _only_text(part: UserPromptPart) -> str:
+    if isinstance(part.content, str):
+        return part.content
+    if not all(isinstance(piece, str) for piece in part.content):
+        raise ModelError("images were to be shown to a LangChain model, which takes text alone here; leave images=False")
+    return "\n".join(str(piece) for piece in part.content)
+
+
+__all__ = ["LangChainModel", "PerLoopModel", "language_model", "openai_model"]

@@ -1,0 +1,275 @@
+"""Chat models that tell what they did: a local transformers model whose messages carry token ids and logprobs.
+
+`LocalChatModel` is an ordinary langchain-core chat model; any OpenAI-compatible server is reached by `openai_compatible`
+(kept in `endpoints`, since it needs an extra). torch and transformers are imported when a model is made, not before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.runnables import Runnable
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import ConfigDict, PrivateAttr, model_validator
+
+from cm2_agent.models.batching import batched, current_seat
+from cm2_agent.models.chat_template import history_hash, parse_completion, template_messages
+from cm2_agent.errors import ModelError
+
+if TYPE_CHECKING:
+    from cm2_agent.models.generation import Generation, Generator, Request, Sampling
+
+__all__ = ["LocalChatModel", "openai_compatible"]
+
+HISTORY = "cm2_history"  # in additional_kwargs: what the prompt of this message was made of
+# Stands where an assistant message was, to see what a template puts after it. Plain letters: no template escapes or trims them.
+SENTINEL = "CM2ENDOFCOMPLETION"
+
+
+class LocalChatModel(BaseChatModel):
+    """A transformers causal language model and its tokenizer as a chat model that can call tools.
+
+    Each AIMessage carries in `response_metadata`: `model_name`, `model_version`, `prompt_ids`, `completion_ids` (with the
+    stop token, if one was drawn), `logprobs` (natural log, one a completion token), `sampling` (temperature, top_p, top_k, max_tokens,
+    logprobs: "processed" or "raw") and `finish_reason` ("stop", "length" or "tool_calls"); token counts are in `usage_metadata`.
+
+    All calls of one dialogue form one token sequence: the next prompt is the last prompt, what the model said *in its own tokens*, and
+    the encoding of only what came after. If the history was edited, it is encoded afresh from the chat template.
+
+    Concurrent async calls are batched (see `batching`). A malformed tool call becomes one of `invalid_tool_calls`, never an error. A sync
+    call runs alone, at once. Weights must not change under a model that is in use: make a new one, with a new version.
+
+        model = LocalChatModel.load("Qwen/Qwen3-0.6B", temperature=0.7, max_tokens=512)
+        message = model.bind_tools([get_order]).invoke("Where is order 7?")
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=())
+
+    model: Any
+    tokenizer: Any
+    model_name: str = ""
+    model_version: str = ""
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int = 256
+    seed: int = 0
+    """Of calls outside a lockstep: the n-th call of this object draws from (seed, n)."""
+    max_batch: int = 256
+    template_kwargs: dict[str, Any] = {}  # noqa: RUF012  # pydantic copies defaults
+
+    _generator: Generator = PrivateAttr()
+    _stop_ids: frozenset[int] = PrivateAttr(default=frozenset())
+    _calls: int = PrivateAttr(default=0)
+
+    @classmethod
+    def load(cls, path: str | Path, *, dtype: str | None = None, model_options: dict[str, Any] | None = None, **settings: Any) -> Self:
+        """Load from a directory or a hub name. `dtype` as torch names it ("float32", "bfloat16"; default: the checkpoint's own);
+        `model_options` go to `from_pretrained` (a GGUF file: `{"gguf_file": …}`, for the tokenizer too); `settings` are the
+        fields of this class.
+
+        Raises ModelError when there is no such model, or it has no chat template.
+        """
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        options = dict(model_options or {})
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path, **{k: v for k, v in options.items() if k == "gguf_file"})
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype or "auto", **options)
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(
+                f"cannot load a model from {str(path)!r}: {error}. Expected a directory or a hub name of a causal model."
+            ) from error
+        settings.setdefault("model_name", Path(path).name if Path(path).is_dir() else str(path))
+        return cls(model=model, tokenizer=tokenizer, **settings)
+
+    @model_validator(mode="after")
+    def _prepare(self) -> Self:
+        from cm2_agent.models.generation import Generator
+
+        if not getattr(self.tokenizer, "chat_template", None):
+            raise ModelError("the tokenizer has no chat template; set tokenizer.chat_template, or take an instruction-tuned model")
+        self.model_name = self.model_name or getattr(self.model.config, "_name_or_path", "") or type(self.model).__name__
+        self.model_version = self.model_version or fingerprint(self.model)
+        eos = getattr(self.model.generation_config, "eos_token_id", None) if hasattr(self.model, "generation_config") else None
+        listed = eos if isinstance(eos, list) else [eos]
+        self._stop_ids = frozenset(int(i) for i in [*listed, self.tokenizer.eos_token_id] if i is not None)
+        pad = self.tokenizer.pad_token_id
+        self._generator = Generator(self.model, pad_id=pad if pad is not None else min(self._stop_ids, default=0), max_batch=self.max_batch)
+        self._sampling({})  # refuse bad settings now rather than at the first call
+        return self
+
+    @property
+    def _llm_type(self) -> str:
+        return "cm2-local"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {"model_name": self.model_name, "model_version": self.model_version, "temperature": self.temperature}
+
+    def bind_tools(
+        self, tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool], *, tool_choice: str | None = None, **kwargs: Any
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Offer tools to the model, through its chat template. A forced `tool_choice` cannot be honoured and is refused."""
+        if tool_choice not in (None, "auto"):
+            raise ValueError(f"tool_choice {tool_choice!r}: a local model decides for itself; expected None or 'auto'")
+        return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], **kwargs)
+
+    def _generate(
+        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: CallbackManagerForLLMRun | None = None, **kwargs: Any
+    ) -> ChatResult:
+        request, history = self._request(messages, kwargs)
+        result = self._generator.run([request])[0]
+        if isinstance(result, Exception):
+            raise result
+        return self._result(request, result, history, stop)
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        request, history = self._request(messages, kwargs)
+        return self._result(request, await batched(self._generator, request), history, stop)
+
+    def _sampling(self, kwargs: dict[str, Any]) -> Sampling:
+        from cm2_agent.models.generation import Sampling
+
+        return Sampling(**{key: kwargs.get(key, getattr(self, key)) for key in ("temperature", "top_p", "top_k", "max_tokens")})
+
+    def _request(self, messages: Sequence[BaseMessage], kwargs: dict[str, Any]) -> tuple[Request, str]:
+        from cm2_agent.models.generation import Request
+
+        seat = current_seat()
+        if seat is not None:
+            seed: tuple[int, ...] = seat.next_seed()
+        else:
+            seed, self._calls = (self.seed, self._calls), self._calls + 1
+        tools = kwargs.get("tools") or None
+        request = Request(
+            prompt_ids=self.prompt_ids(messages, tools), sampling=self._sampling(kwargs), stop_ids=self._stop_ids, seed=seed
+        )
+        return request, history_hash(messages, tools)
+
+    def prompt_ids(self, messages: Sequence[BaseMessage], tools: list[dict[str, Any]] | None = None) -> list[int]:
+        """The token ids that the model reads before it answers: an extension of its last call's tokens wherever the history allows."""
+        last = max((i for i, message in enumerate(messages) if isinstance(message, AIMessage)), default=None)
+        if last is not None and (own := self._own_tokens(messages, last, tools)) is not None:
+            after = self._text_after(messages, last, tools)
+            if after is not None:
+                if own[-1] in self._stop_ids:
+                    # The template writes the end of the message too; the model has already said it.
+                    stop = self.tokenizer.decode([own[-1]])
+                    after = after.removeprefix(stop) if after.startswith(stop) else after.partition(stop)[2]
+                return own + self.tokenizer.encode(after, add_special_tokens=False)
+        text = self._render(template_messages(messages), tools)
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _own_tokens(self, messages: Sequence[BaseMessage], last: int, tools: list[dict[str, Any]] | None) -> list[int] | None:
+        """Prompt and completion of `messages[last]`, if this model said it and nothing up to it was edited since."""
+        message = messages[last]
+        meta = message.response_metadata
+        if not isinstance(message, AIMessage) or meta.get("model_name") != self.model_name or not meta.get("completion_ids"):
+            return None
+        if message.additional_kwargs.get(HISTORY) != history_hash(messages[:last], tools):
+            return None
+        said = self._parse(meta["completion_ids"], ())
+        same = (said.content, [(c["name"], c["args"]) for c in said.tool_calls], len(said.invalid_tool_calls)) == (
+            message.content,
+            [(c["name"], c["args"]) for c in message.tool_calls],
+            len(message.invalid_tool_calls),
+        )
+        return [*meta["prompt_ids"], *meta["completion_ids"]] if same else None
+
+    def _text_after(self, messages: Sequence[BaseMessage], last: int, tools: list[dict[str, Any]] | None) -> str | None:
+        """What the template writes after the assistant message `last`, up to where the model is to speak; None if that cannot be told."""
+        listed = template_messages(messages)
+        listed[last] = {"role": "assistant", "content": SENTINEL}
+        try:
+            text = self._render(listed, tools)
+        except Exception:  # a template may refuse a tool result without its call; it is then encoded afresh
+            return None
+        _, found, after = text.partition(SENTINEL)
+        return after if found and SENTINEL not in after else None
+
+    def _render(self, listed: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> str:
+        return str(
+            self.tokenizer.apply_chat_template(listed, tools=tools, tokenize=False, add_generation_prompt=True, **self.template_kwargs)
+        )
+
+    def _parse(self, ids: Sequence[int], stop: Sequence[str], salt: str = "") -> AIMessage:
+        said = list(ids[:-1] if ids and ids[-1] in self._stop_ids else ids)
+        text = self.tokenizer.decode(said, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        for word in stop:
+            text = text.partition(word)[0]
+        return parse_completion(text, salt)
+
+    def _result(self, request: Request, generation: Generation, history: str, stop: list[str] | None) -> ChatResult:
+        ids, logprobs, stopped = generation.completion_ids, generation.logprobs, generation.stopped
+        if stop:
+            ids, stopped = self._cut(ids, stop, stopped)
+            logprobs = logprobs[: len(ids)]
+        message = self._parse(ids, stop or (), history)
+        sampling = request.sampling
+        message.response_metadata = {
+            "model_name": self.model_name,
+            "model_version": self.model_version,
+            "prompt_ids": list(request.prompt_ids),
+            "completion_ids": ids,
+            "logprobs": logprobs,
+            "sampling": {
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "top_k": sampling.top_k,
+                "max_tokens": sampling.max_tokens,
+                "logprobs": sampling.logprobs,
+            },
+            "finish_reason": "length" if not stopped else "tool_calls" if message.tool_calls else "stop",
+        }
+        message.usage_metadata = {
+            "input_tokens": len(request.prompt_ids),
+            "output_tokens": len(ids),
+            "total_tokens": len(request.prompt_ids) + len(ids),
+        }
+        message.additional_kwargs[HISTORY] = history
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    def _cut(self, ids: list[int], stop: Sequence[str], stopped: bool) -> tuple[list[int], bool]:
+        """Drop the tokens after the first in which a stop string is complete."""
+        for count in range(1, len(ids)):
+            text = self.tokenizer.decode(ids[:count], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            if any(word in text for word in stop):
+                return ids[:count], True
+        return ids, stopped
+
+
+def fingerprint(model: Any) -> str:
+    """A name for these exact weights: 16 hexadecimal digits of a hash over every parameter's name, shape, type and bytes."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(json.dumps([name, list(tensor.shape), str(tensor.dtype)]).encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def openai_compatible(base_url: str, model: str, *, api_key: str | None = None, **settings: Any) -> BaseChatModel:
+    """A chat model behind any server that speaks the OpenAI protocol; with vLLM, token ids and logprobs come along.
+
+    See `endpoints.openai_compatible`. Raises MissingExtra (with the pip line to type) without langchain-openai.
+    """
+    from cm2_agent.models.openai import openai_compatible as connect
+
+    return connect(base_url, model, api_key=api_key, **settings)

@@ -1,0 +1,187 @@
+"""Scoring what is stored: the introducer of the store and rewards to each other; apart from the runner, which makes the dialogues."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.errors import BudgetExhausted, StoreError
+from cm2_agent.types.group import group_key
+from cm2_agent.types.json_values import JSON, canonical_json
+from cm2_agent.types.protocols import GroupScorer, Judge, Scorer
+from cm2_agent.types.score import Score
+from cm2_agent.types.run_attributes import TASK_VERSION
+from cm2_agent.types.trace import Trace
+
+if TYPE_CHECKING:
+    from cm2_agent.store import SQLStore
+
+T = TypeVar("T")
+
+
+async def score_traces(
+    traces: Iterable[Trace],
+    checklist: Checklist | str | None = None,
+    *,
+    judge: Judge | None = None,
+    store: SQLStore | None = None,
+    scorer: Scorer | None = None,
+    concurrency: int = 64,
+) -> AsyncIterator[tuple[Trace, Score]]:
+    """Score stored traces and yield each with its score, saved where a store is given. None scores each by its own task's checklist
+    (which needs the store).
+
+    With a judge or a scorer of your own, `concurrency` traces are scored at a time and come as they finish; else in their order. A trace
+    that cannot be scored stops no other: it stays without a score, and its error is raised when the others are done. Where the judge's
+    budget runs out, what is under way is finished as far as it allows, everything else stays without a score, and BudgetExhausted is
+    raised; scoring the same traces again goes on from there, and what a cache holds is not asked again. Raises ChecklistError,
+    StoreError, BudgetExhausted.
+    """
+    from cm2_agent.rewards.scoring.scorer import ChecklistScorer
+
+    chosen = load(checklist) if isinstance(checklist, str) else checklist
+    if chosen is None and store is None and scorer is None:
+        raise StoreError("no checklist was given and no store to read the tasks' own from; give score_traces one of the two")
+    plug = scorer or ChecklistScorer(chosen, judge=remembering(judge, store))
+    if store is not None and chosen is not None:
+        store.save_checklist(chosen)
+
+    async def scored(trace: Trace) -> tuple[Trace, Score]:
+        task = store.task(trace.task_id, _version(trace)) if store is not None and trace.task_id is not None else None
+        return trace, await plug(trace, task)
+
+    at_a_time = concurrency if judge is not None or scorer is not None else 1
+    if at_a_time < 1:
+        raise StoreError(f"concurrency is {concurrency}; expected how many traces to score at a time, 1 or more")
+    async with aclosing(_as_they_finish(map(scored, traces), at_a_time)) as finishing:
+        async for batch in finishing:
+            refused: StoreError | None = None
+            for trace, score in batch if store is None else _saved(store, batch):
+                if isinstance(score, StoreError):
+                    refused = score
+                else:
+                    yield trace, score
+            if refused is not None:
+                raise refused
+
+
+def remembering(judge: Judge | None, store: SQLStore | None) -> Judge | None:
+    """The judge, whose verdicts are kept in the store, or in memory where there is none."""
+    if judge is not None:
+        from cm2_agent.rewards.judges.cache import MemoryCache, remember
+
+        remember(judge, MemoryCache() if store is None else store.verdict_cache())
+    return judge
+
+
+def _saved(store: SQLStore, batch: Sequence[tuple[Trace, Score]]) -> list[tuple[Trace, Score | StoreError]]:
+    """Save what finished together in one transaction; where the store refuses that, one by one, so that one trace fails alone."""
+    version = batch[0][1].reward_version
+    # what a score that is now replaced took was paid too
+    paid = store.usage(version, [trace.id for trace, score in batch if score.usage]) if any(score.usage for _, score in batch) else {}
+    whole = [(trace, replace(score, usage=_summed(paid[trace.id], score.usage)) if trace.id in paid else score) for trace, score in batch]
+    try:
+        store.save_scores([score for _, score in whole])
+        return list(whole)
+    except StoreError:
+        ended: list[tuple[Trace, Score | StoreError]] = []
+        for trace, score in whole:
+            try:
+                store.save_score(score)
+                ended.append((trace, score))
+            except StoreError as error:
+                ended.append((trace, error))
+        return ended
+
+
+async def _as_they_finish(jobs: Iterator[Coroutine[Any, Any, T]], at_a_time: int) -> AsyncGenerator[list[T], None]:
+    """Run the jobs and yield what they return, those together that finished together, in the order of their start.
+
+    A job that fails stops no other, and its error is raised at the end. After an exhausted budget or a store that failed no further job
+    is started.
+    """
+    running: dict[asyncio.Task[T], None] = {}  # a set that keeps the order
+    failed: list[Exception] = []
+    stopped = False
+    try:
+        while True:
+            while not stopped and len(running) < at_a_time and (job := next(jobs, None)) is not None:
+                running[asyncio.create_task(job)] = None
+            if not running:
+                break
+            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            ended = [task for task in running if task in done]
+            batch = []
+            for one in ended:
+                del running[one]
+                error = one.exception()
+                if error is None:
+                    batch.append(one.result())
+                elif not isinstance(error, Exception):
+                    raise error
+                else:
+                    failed.append(error)
+                    stopped = stopped or isinstance(error, BudgetExhausted | StoreError)
+            if batch:
+                yield batch
+    finally:
+        await cancel(running)
+    if failed:
+        # an exhausted budget is the least of what may have gone wrong, so anything else is told first
+        failed.sort(key=lambda error: isinstance(error, BudgetExhausted))
+        failed[0].add_note(f"{len(failed)} traces stay without a score; all others that were begun are scored")
+        raise failed[0]
+
+
+def _summed(one: Mapping[str, JSON], other: Mapping[str, JSON]) -> dict[str, JSON]:
+    both = {name: (one.get(name, 0), other.get(name, 0)) for name in [*one, *other]}
+    return {name: None if None in pair else pair[0] + pair[1] for name, pair in both.items()}
+
+
+async def score_groups(
+    traces: Iterable[Trace], scorer: GroupScorer, *, store: SQLStore | None = None
+) -> AsyncIterator[tuple[Trace, Score]]:
+    """Score stored rollouts a GRPO group at a time (`cm2_agent.types.group.group_key`), for a stack with rewards that compare them; save where a
+    store is given, which also knows the tasks. A trace without a group is scored alone. Raises ChecklistError, StoreError,
+    BudgetExhausted (the groups yielded so far are saved)."""
+    groups: dict[str, list[Trace]] = {}
+    for trace in traces:
+        key = group_key(trace, scorer.version)
+        groups.setdefault(f"alone:{trace.id}" if key is None else canonical_json(key), []).append(trace)
+    if store is not None and scorer.checklist is not None:
+        store.save_checklist(scorer.checklist)
+    for members in groups.values():
+        first = members[0]
+        task = store.task(first.task_id, _version(first)) if store is not None and first.task_id is not None else None
+        scores = await scorer.score_group(members, task)
+        if store is not None:
+            store.save_scores(scores)
+        for scored in zip(members, scores, strict=True):
+            yield scored
+
+
+def load(path: str) -> Checklist:
+    """The checklist in a YAML file. Raises ChecklistError with file and line."""
+    from cm2_agent.types.checklist_yaml import load_checklist
+
+    return load_checklist(path)
+
+
+def _version(trace: Trace) -> int | None:
+    version = trace.attributes.get(TASK_VERSION)
+    return int(version) if isinstance(version, int) else None
+
+
+async def cancel(running: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel what still runs, and wait until it has ended."""
+    left = [dialogue for dialogue in running if not dialogue.done()]
+    for dialogue in left:
+        dialogue.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+
+
+__all__ = ["cancel", "load", "remembering", "score_groups", "score_traces"]

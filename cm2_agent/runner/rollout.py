@@ -1,0 +1,211 @@
+"""The dialogues of one run: each put to the agent, gated, ended, scored and stored; apart from the runner, which refuses what cannot be run
+before any of them begins."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from cm2_agent.models.batching import Lockstep
+from cm2_agent.errors import ToolError
+from cm2_agent.runner.resume import Kept, can_be_brought_back
+from cm2_agent.types.json_values import JSON
+from cm2_agent.online.middleware import Middleware
+from cm2_agent.types.protocols import GatedScorer, Sink, User
+from cm2_agent.tracing.span_processor import capture
+from cm2_agent.types.score import Score
+from cm2_agent.runner.concurrency import cancel
+from cm2_agent.types.task import Task
+from cm2_agent.types.run_attributes import CENSORED_TURN, CUT, GATE, GROUP, ROLLOUT, TASK_ID, TASK_TURNS, TASK_VERSION
+from cm2_agent.types.trace import Failure, Run, Trace
+
+if TYPE_CHECKING:
+    from cm2_agent.graphs.conversation import End, Limits
+    from cm2_agent.store import SQLStore
+
+Result = tuple[Trace, Score | None]
+Worlds = Callable[[Task], AbstractContextManager[Any] | AbstractAsyncContextManager[Any]]
+Verify = Callable[[Task, Any, Trace], Mapping[str, float | None]]
+
+
+@dataclass(kw_only=True)
+class Rollouts:
+    """What all dialogues of one run share, and who conducts them.
+
+    For each dialogue, `graph(task)` is the agent, `attributes(task)` gives what its traces say beside task and rollout, `user(task)` who
+    speaks (None: the task's own turns), `context(task)` opens a world (LangGraph's runtime context), and `backends(task, thread, number)`
+    makes what stands in the graph's configurable as `cm2_tools`: its attribute `failure` tells of what failed and was not the agent's
+    doing, which makes the reward NULL (BudgetExhausted: the dialogue is not stored, and raised).
+
+    A `resumable` run with a store keeps each dialogue's state there after every turn. Run again under its name, it goes on from there,
+    and what is stored is not run again. A world, and backends, that cannot say what they have been through (`state()` gives JSON,
+    `restore(state)` takes it up) cannot be brought back: their dialogues begin again.
+    """
+
+    graph: Callable[[Task], Any]
+    scorer: GatedScorer
+    store: SQLStore | None = None
+    context: Worlds | None = None
+    verify: Verify | None = None
+    backends: Callable[[Task, str, int], Any] | None = None
+    user: Callable[[Task], User | None] | None = None
+    attributes: Callable[[Task], Mapping[str, JSON]] = field(default=lambda task: {})
+    allow_real: tuple[str, ...] = ()
+    limits: Limits | None = None
+    seed: int = 0
+    name: str
+    resumable: bool = False
+    sinks: tuple[Sink, ...] = ()
+    runs: dict[str, list[Run]] = field(default_factory=dict, init=False)
+    _handler: Any = field(default=None, init=False)
+    _kept: Kept | None = field(default=None, init=False)
+
+    async def in_lockstep(self, jobs: Sequence[tuple[Task, int]], concurrency: int) -> AsyncIterator[Result]:
+        """`concurrency` dialogues at a time, in step; results in the order of the jobs.
+
+        A dialogue that is resumed goes on in its random stream where the calls of its finished turns left it; only what it is batched
+        with differs from a run that was not cut short.
+        """
+        self._prepare()
+        for chunk in _batched(jobs, concurrency):
+            barrier = Lockstep(len(chunk))
+
+            async def seated(index: int, task: Task, number: int, barrier: Lockstep = barrier) -> Result:
+                async with barrier.seat(index, seed=dialogue_seed(self.seed, task.id, number)):
+                    return await self._dialogue(task, number)
+
+            running = [asyncio.create_task(seated(index, *job)) for index, job in enumerate(chunk)]
+            try:
+                for dialogue in running:
+                    yield await dialogue
+            finally:
+                await cancel(running)
+
+    async def as_finished(self, jobs: Sequence[tuple[Task, int]], concurrency: int) -> AsyncIterator[Result]:
+        """`concurrency` dialogues at a time; results as they come."""
+        self._prepare()
+        waiting = iter(jobs)
+        running: set[asyncio.Task[Result]] = set()
+        try:
+            while True:
+                for task, number in itertools.islice(waiting, concurrency - len(running)):
+                    running.add(asyncio.create_task(self._dialogue(task, number)))
+                if not running:
+                    return
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for dialogue in done:
+                    yield dialogue.result()
+        finally:
+            await cancel(running)
+
+    def _prepare(self) -> None:
+        self._handler = capture(self._keep)
+        if self.resumable and self.store is not None:
+            self._kept = Kept(self.store, f"{self.name}/")
+
+    def _keep(self, run: Run) -> None:
+        self.runs.setdefault(run.trace_id, []).append(run)
+
+    async def _dialogue(self, task: Task, number: int) -> Result:
+        from cm2_agent.graphs.conversation import End
+
+        thread = f"{self.name}/{task.id}@{task.version}/{number}"
+        if self.resumable and self.store is not None and self.store.holds(thread):
+            stored = self.store.trace(thread)
+            assert stored is not None
+            if self._kept is not None:
+                self._kept.forget(thread)
+            return stored, self.store.score(thread)
+        strict = self.scorer.gate_hash(task)
+        turns = task.scripted_turns
+        facts: dict[str, JSON] = {
+            TASK_ID: task.id, TASK_VERSION: task.version, ROLLOUT: number, GROUP: self.name, **self.attributes(task),
+            **({} if turns is None else {TASK_TURNS: turns}), **({} if strict is None else {GATE: strict}),
+        }  # fmt: skip
+        outcomes: Mapping[str, float | None] = {}
+        async with AsyncExitStack() as opened:
+            try:
+                world = None if self.context is None else await _enter(opened, self.context(task))
+            except Exception as error:  # a world that cannot be opened is this dialogue's end, and no other's
+                told = f"the dialogue's world could not be opened: {type(error).__name__}: {error}"
+                runs = _ended([], thread, facts, End(how="error", turn=0, failure=Failure(kind="ToolError", message=told[:500])))
+            else:
+                runs = await self._converse(task, number, thread, facts, world)
+                if self.verify is not None:
+                    outcomes = dict(self.verify(task, world, Trace(id=thread, runs=tuple(runs))))
+        result = await Middleware(self.store, self.scorer, self.sinks).process(runs, task=task, outcomes=outcomes)
+        if self._kept is not None:
+            self._kept.forget(thread)
+        return result
+
+    async def _converse(self, task: Task, number: int, thread: str, facts: Mapping[str, JSON], world: Any) -> list[Run]:
+        from cm2_agent.graphs.conversation import Limits, Talk, converse
+        from cm2_agent.graphs.interception.real_tool_guard import RealToolGuard
+
+        guard = RealToolGuard(self.allow_real)
+        tools = None if self.backends is None else self.backends(task, thread, number)
+        strict = facts.get(GATE)
+
+        async def gate(turn: int) -> bool | None:
+            return await self.scorer.gate(Trace(id=thread, runs=tuple(self.runs.get(thread, ()))), turn, task)
+
+        def failed() -> Exception | None:
+            if guard.stopped:
+                return ToolError(f"not allowed: {', '.join(sorted(guard.stopped))}")
+            failure: Exception | None = getattr(tools, "failure", None)
+            return failure
+
+        talk = Talk(
+            graph=self.graph(task), task=task, context=world, gate=gate if strict else None, limits=self.limits or Limits(), failed=failed,
+            user=None if self.user is None else self.user(task), answerable=False,
+            config={
+                "configurable": {"thread_id": thread, **({} if tools is None else {"cm2_tools": tools})}, "metadata": dict(facts),
+                "callbacks": [self._handler, guard],
+            },
+        )  # fmt: skip
+        parts = [*([] if self.context is None else [world]), *([] if tools is None else [tools])]
+        if self._kept is not None and all(can_be_brought_back(part) for part in parts):
+            end = await self._kept.converse(talk, facts, parts, self.runs)
+        else:
+            end = await converse(talk)
+        return _ended(self.runs.pop(thread, []), thread, facts, end)
+
+
+async def _enter(opened: AsyncExitStack, world: AbstractContextManager[Any] | AbstractAsyncContextManager[Any]) -> Any:
+    if isinstance(world, AbstractAsyncContextManager):
+        return await opened.enter_async_context(world)
+    return opened.enter_context(world)
+
+
+def dialogue_seed(seed: int, task: str, number: int) -> int:
+    """The seed of one dialogue's random stream: the same for the same run seed, task and number, whatever runs beside it."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{task}:{number}".encode()).digest()[:8], "big") >> 1
+
+
+def _ended(runs: list[Run], thread: str, facts: Mapping[str, JSON], end: End) -> list[Run]:
+    """The runs with what only the end of the dialogue told: the gate's turn, the limit that cut it, the error nobody recorded."""
+    if not runs:
+        runs = [Run(id=f"{thread}#0", thread=thread, attributes=dict(facts), status="error")]
+    last = runs[-1]
+    added: dict[str, JSON] = {}
+    if end.how == "gate":
+        added[CENSORED_TURN] = end.turn
+    elif end.how not in {"done", "error"}:
+        added[CUT] = end.how
+    if end.how in {"steps", "time", "tokens"}:  # a limit is ours, not the agent's failure: its unreached items count as unpaid
+        last = replace(last, status="ok", failure=None)
+    elif end.failure is not None and (last.failure is None or end.failure.kind == "ToolError"):
+        last = replace(last, status="error", failure=end.failure)
+    return [*runs[:-1], replace(last, attributes={**last.attributes, **added})]
+
+
+def _batched(jobs: Sequence[tuple[Task, int]], size: int) -> Iterable[tuple[tuple[Task, int], ...]]:
+    return (tuple(jobs[start : start + size]) for start in range(0, len(jobs), size))
+
+
+__all__ = ["Result", "Rollouts", "Verify", "Worlds", "dialogue_seed"]

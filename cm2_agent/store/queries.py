@@ -1,0 +1,131 @@
+"""What is asked of stored traces: pages in order, and the groups that GRPO trains on; apart from the reader, which is told which rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, func, select, tuple_
+
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.errors import StoreError
+from cm2_agent.types.group import Group, Rollout, backends_of
+from cm2_agent.store import scores as scoring
+from cm2_agent.store.tasks import name_of
+from cm2_agent.store.codec import load, seal
+from cm2_agent.store.reader import Reader, chunks
+from cm2_agent.store.schema import group_keys, reward_versions, scores, tasks, traces
+
+Place = tuple[int, str, int]
+"""Where a trace stands in the order of traces: the start of its first run, its id; and its row."""
+
+
+def page(
+    connection: Connection,
+    *,
+    after: Place | None = None,
+    seqs: Sequence[int] | None = None,
+    size: int,
+    unscored: bool,
+    reward: str | None,
+    task: str | None,
+    policy: str | None,
+) -> list[Place]:
+    """The next traces after a place, or those of these rows, in order."""
+    query = select(traces.c.started, traces.c.id, traces.c.seq)
+    if after is not None:
+        query = query.where(tuple_(traces.c.started, traces.c.id) > tuple_(after[0], after[1]))
+    if seqs is not None:
+        query = query.where(traces.c.seq.in_(seqs))
+    if task is not None:
+        query = query.where(traces.c.task == seal(task))
+    if policy is not None:
+        query = query.where(traces.c.policy == seal(policy))
+    if unscored or reward is not None:
+        scored = select(scores.c.seq).where(scores.c.trace == traces.c.seq)
+        if reward is not None:
+            version = select(reward_versions.c.seq).where(reward_versions.c.version == seal(reward)).scalar_subquery()
+            scored = scored.where(scores.c.reward == version)
+        query = query.where(~scored.exists() if unscored else scored.exists())
+    rows = connection.execute(query.order_by(traces.c.started, traces.c.id).limit(size))
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
+def places(connection: Connection, ids: Sequence[str]) -> list[Place]:
+    """Where these traces stand, in order; ids that are not stored are not among them."""
+    found: set[Place] = set()
+    for chunk in chunks(ids):
+        query = select(traces.c.started, traces.c.id, traces.c.seq).where(traces.c.id.in_([seal(id) for id in chunk]))
+        found.update((row[0], row[1], row[2]) for row in connection.execute(query))
+    return sorted(found)
+
+
+def groups(
+    connection: Connection,
+    *,
+    url: str,
+    checklist: Checklist | None,
+    reward: str | None,
+    policy: str | None,
+    task: str | None,
+    backends: frozenset[str] | None,
+    min_size: int,
+) -> list[Group]:
+    """The groups under one reward version. Raises StoreError where nothing was scored under it."""
+    version = _version(connection, url, checklist, reward)
+    number = connection.execute(select(reward_versions.c.seq).where(reward_versions.c.version == seal(version))).scalar_one()
+    storing = select(tasks.c.id, func.min(tasks.c.seq).label("first")).group_by(tasks.c.id).subquery()
+    query = (
+        select(group_keys.c.seq, group_keys.c.key, traces.c.seq, scores.c.seq, storing.c.first, traces.c.started)
+        .join(traces, traces.c.group_key == group_keys.c.seq)
+        .join(scores, (scores.c.trace == traces.c.seq) & (scores.c.reward == number))
+        .outerjoin(storing, storing.c.id == group_keys.c.task)
+        .order_by(traces.c.rollout.is_(None), traces.c.rollout, traces.c.started, traces.c.id)
+    )
+    if checklist is not None:
+        query = query.where(scores.c.checklist == checklist.hash)
+    if policy is not None:
+        query = query.where(group_keys.c.policy == seal(policy))
+    if task is not None:
+        query = query.where(group_keys.c.task == seal(task))
+    members: dict[int, list[tuple[int, int]]] = {}
+    keys: dict[int, str] = {}
+    order: dict[int, tuple[bool, int, int, int]] = {}
+    for group, key, trace, score, stored, started in connection.execute(query):
+        members.setdefault(group, []).append((trace, score))
+        keys[group] = key
+        mine = (stored is None, stored or 0, started, group)
+        order[group] = min(order.get(group, mine), mine)
+    kept = sorted((group for group in members if len(members[group]) >= min_size), key=order.__getitem__)
+    if backends is not None:
+        told = {group: backends_of(load(keys[group])) for group in kept}
+        kept = [group for group in kept if (known := told[group]) is not None and known <= backends]
+    found = scoring.read(connection, [score for group in kept for _, score in members[group]])
+    rows = [trace for group in kept for trace, _ in members[group]]
+    read = dict(zip(rows, Reader(connection).traces(rows), strict=True))
+    return [
+        Group(
+            key={**load(keys[group]), "reward": version},
+            rollouts=tuple(Rollout(trace=read[trace], score=found[trace]) for trace, _ in members[group]),
+        )
+        for group in kept
+    ]
+
+
+def _version(connection: Connection, url: str, checklist: Checklist | None, reward: str | None) -> str:
+    """The reward version that is meant, which has scores. Raises StoreError."""
+    versions = scoring.versions(connection, None if checklist is None else checklist.hash)
+    if reward is not None:
+        versions = [version for version in versions if version == reward]
+    for version in versions:
+        query = select(scores.c.seq).join(reward_versions, reward_versions.c.seq == scores.c.reward)
+        query = query.where(reward_versions.c.version == seal(version))
+        if checklist is not None:
+            query = query.where(scores.c.checklist == checklist.hash)
+        if connection.execute(query.limit(1)).first() is not None:
+            return version
+    wanted = "" if checklist is None else f" of {name_of(connection, checklist.hash)} (hash {checklist.hash[:12]})"
+    wanted += "" if reward is None else f" under reward version {reward!r}"
+    there = scoring.versions(connection)
+    known = f"it has scores under {', '.join(there[:5])}" if there else "it has no scores at all"
+    file = "CHECKLIST.yaml" if checklist is None else f"{checklist.name}.yaml"
+    raise StoreError(f"store {url} holds no score{wanted}; {known}. Score its traces first: cm2 score {file} --store {url}")

@@ -1,0 +1,397 @@
+"""`SQLStore(url)`: the door to the store; apart from the files that know the tables, so that what it promises can be read at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, select
+
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.errors import StoreError
+from cm2_agent.types.group import Group
+from cm2_agent.types.human_labels import Label
+from cm2_agent.types.json_values import JSON
+from cm2_agent.types.score import Score
+from cm2_agent.store import tasks as catalog, queries as fetch, health, migrate
+from cm2_agent.store import human_labels as labelling
+from cm2_agent.store import scores as scoring
+from cm2_agent.store.codec import seal
+from cm2_agent.store.engine import Database
+from cm2_agent.store.queries import Place
+from cm2_agent.store.human_labels import LabelCounts
+from cm2_agent.store.encoder import Packer
+from cm2_agent.store.reader import PAGE, Reader, chunks
+from cm2_agent.store.schema import reward_versions, scores, traces
+from cm2_agent.store.scores import KnownRewards, ScoreWriter, finite
+from cm2_agent.store.simulations import SQLSimulationCache
+from cm2_agent.store.statements import Statements
+from cm2_agent.store.caches import SQLVerdictCache
+from cm2_agent.store.writer import Caches, Writer
+from cm2_agent.types.task import Task
+from cm2_agent.types.trace import Run, Trace
+
+if TYPE_CHECKING:
+    from cm2_agent.store.checkpoints import StoreCheckpointer
+
+
+class SQLStore:
+    """Runs, tasks, checklists and scores in one SQL database.
+
+    `url`: `sqlite:///FILE.db` (four slashes for an absolute path; `sqlite://` keeps it in memory) or
+    `postgresql+psycopg://USER:PASSWORD@HOST/DATABASE` (`pip install "cm2-agent[postgres]"`). An empty database gets its tables; an older
+    schema is left alone (`cm2 db upgrade`). With `create=False` a file that does not exist is an error. Every save is one transaction and
+    may be repeated: what is stored already stays as it is. Threads may share a store. Raises StoreError, SchemaError, MissingExtra.
+
+    >>> from cm2_agent.types.messages import Message
+    >>> with SQLStore("sqlite://") as store:
+    ...     store.save_run(Run(id="r1", messages=(Message.of("user", "Where is order 7?"),)))
+    ...     store.trace("r1").messages[0].text
+    'Where is order 7?'
+    """
+
+    def __init__(self, url: str, *, echo: bool = False, create: bool = True) -> None:
+        self._db = Database(url, echo=echo, create=create)
+        try:
+            migrate.ensure(self._db)
+        except BaseException:
+            self._db.close()
+            raise
+        self._do = Statements(self._db.engine)
+        self._caches = Caches()
+        self._rewards = KnownRewards()
+        self._writer = Writer(self._do, self._caches, sqlite=self._db.sqlite)
+        self._scorer = ScoreWriter(self._do, self._rewards)
+
+    @property
+    def url(self) -> str:
+        """The URL without its password: fit for messages."""
+        return self._db.url
+
+    def close(self) -> None:
+        """Close every connection; the store cannot be used afterwards."""
+        self._db.close()
+
+    def __enter__(self) -> SQLStore:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"SQLStore({self.url!r})"
+
+    # What happened
+
+    def save_run(self, run: Run) -> None:
+        """Store a run; runs of a thread may come in any order. Raises ConflictError where another content is stored under its id."""
+        self.save_runs([run])
+
+    def save_runs(self, runs: Iterable[Run]) -> int:
+        """Store runs of any traces in one transaction and return how many were new."""
+        return self._save(list(runs))
+
+    def save_trace(self, trace: Trace) -> bool:
+        """Store a trace with its outcomes; True where any of its runs was new. Runs are read back by their start, then in
+        the order of storing."""
+        _same_trace(trace.runs, trace.id)
+        return self._save(trace.runs, outcomes=trace.outcomes, trace_id=trace.id) > 0
+
+    def save_dialogue(self, runs: Iterable[Run], score: Score | None = None, outcomes: Mapping[str, float | None] | None = None) -> int:
+        """A finished dialogue in one transaction: its runs, its score where it has one, its outcomes. Returns how many runs were new."""
+        given = list(runs)
+        if not given:
+            raise StoreError("a dialogue has no runs; expected at least one")
+        trace_id = given[0].trace_id
+        _same_trace(given, trace_id)
+        if score is not None and score.trace_id != trace_id:
+            raise StoreError(f"the score is of trace {score.trace_id!r}, the runs of {trace_id!r}; expected a dialogue and its own score")
+        return self._save(given, outcomes=outcomes or {}, score=score, trace_id=trace_id)
+
+    def _save(
+        self,
+        runs: Sequence[Run],
+        *,
+        outcomes: Mapping[str, float | None] | None = None,
+        score: Score | None = None,
+        trace_id: str | None = None,
+    ) -> int:
+        packer = Packer()
+        packed = [packer.pack(run) for run in runs]
+        if not packed and trace_id is None:
+            return 0
+        ends = [(seal(name), finite(value, f"outcome {name!r}")) for name, value in (outcomes or {}).items()]
+        learned = KnownRewards()
+        with self._db.writing() as connection:
+            written = self._writer.write(connection, packed, packer.contents, trace_id if not packed else None)
+            if trace_id is not None:
+                seq = written.traces[seal(trace_id)]
+                self._do.outcome.many(connection, [(seq, *end) for end in ends])
+                if score is not None:
+                    self._scorer.write(connection, [score], {trace_id: seq}, learned)
+        self._caches.learn(written.learned)
+        self._rewards.learn(learned)
+        return written.new
+
+    def save_outcome(self, trace_id: str, name: str, value: float | None) -> None:
+        """A result known from elsewhere; replaced on saving again. Raises StoreError where the trace is not stored."""
+        number = finite(value, f"outcome {name!r}")
+        with self._db.writing() as connection:
+            seq = self._trace_seqs(connection, [trace_id])[trace_id]
+            self._do.outcome.many(connection, [(seq, seal(name), number)])
+
+    def trace(self, trace_id: str) -> Trace | None:
+        """The trace as it was saved, None where there is none."""
+        with self._db.reading() as connection:
+            found = fetch.places(connection, [trace_id])
+            return Reader(connection).traces([found[0][2]])[0] if found else None
+
+    def holds(self, trace_id: str) -> bool:
+        """Whether a trace of that id is stored."""
+        with self._db.asking() as cursor:
+            cursor.execute(f"SELECT 1 FROM traces WHERE id = {'?' if self._db.sqlite else '%s'}", (seal(trace_id),))  # noqa: S608 (a mark only)
+            return cursor.fetchone() is not None
+
+    def traces(
+        self,
+        *,
+        unscored: bool = False,
+        reward: str | None = None,
+        task: str | None = None,
+        policy: str | None = None,
+        ids: Iterable[str] | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Trace]:
+        """Traces by the start of their first run, then by id; read in pages, so that saving meanwhile is fine.
+
+        `unscored`: those without a score, NULL or not, under `reward` (under any version where none is named). `reward` alone: those with
+        one. `task`, `policy`: of that task id or policy version. `ids`: among these (those not stored are left out).
+        """
+        left = limit
+        for seqs in self._pages(unscored=unscored, reward=reward, task=task, policy=policy, ids=ids):
+            if left is not None and left <= 0:
+                return
+            with self._db.reading() as connection:
+                page = Reader(connection).traces(seqs[:left])
+            yield from page
+            left = None if left is None else left - len(page)
+
+    def _pages(
+        self,
+        *,
+        unscored: bool = False,
+        reward: str | None = None,
+        task: str | None = None,
+        policy: str | None = None,
+        ids: Iterable[str] | None = None,
+    ) -> Iterator[list[int]]:
+        """The rows of these traces, page by page, in order."""
+        if ids is not None:
+            with self._db.reading() as connection:
+                chosen = fetch.places(connection, list(ids))
+            for chunk in chunks(chosen, PAGE):
+                with self._db.reading() as connection:
+                    seqs = [place[2] for place in chunk]
+                    found = fetch.page(connection, seqs=seqs, size=PAGE, unscored=unscored, reward=reward, task=task, policy=policy)
+                yield [place[2] for place in found]
+            return
+        after: Place | None = None
+        while True:
+            with self._db.reading() as connection:
+                found = fetch.page(connection, after=after, size=PAGE, unscored=unscored, reward=reward, task=task, policy=policy)
+            if not found:
+                return
+            after = found[-1]
+            yield [place[2] for place in found]
+
+    # Tasks and checklists
+
+    def save_task(self, task: Task) -> None:
+        """Raises ConflictError where a task of that id and version is stored with other content."""
+        self.save_tasks([task])
+
+    def save_tasks(self, tasks: Iterable[Task]) -> None:
+        """Several in one transaction; their order of storing is the order of their groups."""
+        given = list(tasks)
+        with self._db.writing() as connection:
+            catalog.save_tasks(connection, self._do, given)
+
+    def task(self, id: str, version: int | None = None) -> Task | None:
+        """The task of that version, or its newest; None where there is none."""
+        with self._db.reading() as connection:
+            return catalog.task(connection, id, version)
+
+    def tasks(self) -> list[Task]:
+        """The newest version of each task, in the order in which they were first stored."""
+        with self._db.reading() as connection:
+            return catalog.all_tasks(connection)
+
+    def save_checklist(self, checklist: Checklist) -> str:
+        """Store a checklist and return its hash. Raises ConflictError where that name and version is stored with other content."""
+        with self._db.writing() as connection:
+            return catalog.save_checklist(connection, self._do, checklist)
+
+    def checklist(self, hash_or_name: str, version: int | None = None) -> Checklist | None:
+        """By hash, or by name and version (the newest where none is given). Functions come back as names: `Checklist.bound` binds them."""
+        with self._db.reading() as connection:
+            return catalog.checklist(connection, hash_or_name, version)
+
+    def checklist_sources(self, hash: str) -> dict[str, str]:
+        """The sources of the Python functions in a stored checklist, by item id."""
+        with self._db.reading() as connection:
+            return catalog.checklist_sources(connection, hash)
+
+    # What it is worth
+
+    def register_reward(self, version: str, checklist_hash: str | None = None, settings: Mapping[str, JSON] | None = None) -> None:
+        """Note a reward version, the newest from now on where it is new. Raises ConflictError where it is stored with other settings."""
+        learned = KnownRewards()
+        with self._db.writing() as connection:
+            self._scorer.register(connection, version, checklist_hash, learned, None if settings is None else dict(settings))
+        self._rewards.learn(learned)
+
+    def reward_versions(self) -> list[str]:
+        """The reward versions, last registered first."""
+        with self._db.reading() as connection:
+            return scoring.versions(connection)
+
+    def save_score(self, score: Score) -> None:
+        """Store a score in place of the trace's earlier one under its reward version. Raises StoreError where the trace is not stored."""
+        self.save_scores([score])
+
+    def save_scores(self, scores: Iterable[Score]) -> None:
+        """Several in one transaction."""
+        given = list(scores)
+        learned = KnownRewards()
+        with self._db.writing() as connection:
+            seqs = self._trace_seqs(connection, [score.trace_id for score in given])
+            self._scorer.write(connection, given, seqs, learned)
+        self._rewards.learn(learned)
+
+    def score(self, trace_id: str, reward: str | None = None) -> Score | None:
+        """The trace's score under a reward version: where none is named, under the last registered one that it has a score under."""
+        query = select(scores.c.seq).join(traces, traces.c.seq == scores.c.trace).where(traces.c.id == seal(trace_id))
+        query = query.join(reward_versions, reward_versions.c.seq == scores.c.reward).order_by(reward_versions.c.seq.desc()).limit(1)
+        if reward is not None:
+            query = query.where(reward_versions.c.version == seal(reward))
+        with self._db.reading() as connection:
+            seq = connection.execute(query).scalar_one_or_none()
+            return None if seq is None else next(iter(scoring.read(connection, [seq]).values()))
+
+    def scores(self, reward: str | None = None) -> Iterator[Score]:
+        """The scores of one reward version (the newest where none is named), in the order of `traces()`; read in pages."""
+        version = reward if reward is not None else next(iter(self.reward_versions()), None)
+        if version is None:
+            return
+        for seqs in self._pages(reward=version):
+            query = select(scores.c.seq).join(reward_versions, reward_versions.c.seq == scores.c.reward)
+            query = query.where(reward_versions.c.version == seal(version), scores.c.trace.in_(seqs))
+            with self._db.reading() as connection:
+                read = scoring.read(connection, list(connection.scalars(query)))
+            yield from (read[seq] for seq in seqs if seq in read)
+
+    def judging(self) -> dict[str, dict[str, JSON]]:
+        """What judging took, by reward version: the sums of `Score.usage`, None where a number is not known."""
+        with self._db.reading() as connection:
+            return scoring.usage(connection)
+
+    def usage(self, reward: str, ids: Iterable[str]) -> dict[str, dict[str, JSON]]:
+        """What judging these traces took under a reward version so far, by trace id; those that no judge was asked about are left out."""
+        with self._db.reading() as connection:
+            return scoring.usage_of(connection, reward, list(ids))
+
+    def verdict_cache(self) -> SQLVerdictCache:
+        """Where a judge keeps its verdicts, so that the same question is never paid for twice."""
+        return SQLVerdictCache(self._db, self._do)
+
+    def simulation_cache(self) -> SQLSimulationCache:
+        """Where a simulator keeps its answers, so that the same seed gives the same dialogue and is paid for once."""
+        return SQLSimulationCache(self._db, self._do)
+
+    def checkpointer(self, *, allow: Iterable[type] = (), steps_only: bool = False) -> StoreCheckpointer:
+        """A checkpointer for LangGraph on this store (cm2_agent/store/checkpoints.py)."""
+        from cm2_agent.store.checkpoints import StoreCheckpointer
+
+        return StoreCheckpointer(self._db, self._do, allow=allow, steps_only=steps_only)
+
+    def groups(
+        self,
+        *,
+        checklist: Checklist | None = None,
+        reward: str | None = None,
+        policy: str | None = None,
+        task: str | None = None,
+        backends: Iterable[str] | None = None,
+        min_size: int = 2,
+    ) -> list[Group]:
+        """The GRPO groups of one reward version: rollouts with a score under it, NULL or not, that share `cm2_agent.types.group.group_key`.
+
+        `reward` None is the newest version that has scores, of the checklist where one is given. Groups come in the order in which their
+        tasks were stored (tasks that were not, last), then by their first start; rollouts by their `cm2.rollout` attribute. Groups of
+        fewer than `min_size` are left out, and with `backends` those whose tools were answered otherwise than so, or nobody said how.
+        Raises StoreError where the store holds no such score.
+        """
+        with self._db.reading() as connection:
+            return fetch.groups(
+                connection, url=self.url, checklist=checklist, reward=reward, policy=policy, task=task, min_size=min_size,
+                backends=None if backends is None else frozenset(backends),
+            )  # fmt: skip
+
+    def _trace_seqs(self, connection: Connection, ids: Sequence[str]) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for chunk in chunks(dict.fromkeys(ids)):
+            by_key = {seal(id): id for id in chunk}
+            for row in connection.execute(select(traces.c.id, traces.c.seq).where(traces.c.id.in_(list(by_key)))):
+                found[by_key[row.id]] = row.seq
+        missing = [id for id in ids if id not in found]
+        if missing:
+            raise StoreError(f"trace {missing[0]!r} is not in store {self.url}; save its runs before its score or outcome")
+        return found
+
+    # What people said
+
+    def save_labels(self, labels: Iterable[Label]) -> LabelCounts:
+        """Store labels in one transaction; a rater's later word on the same place replaces the earlier one. A label may speak of a trace
+        that is not stored."""
+        given = list(labels)
+        with self._db.writing() as connection:
+            return labelling.save(connection, self._do, given)
+
+    def labels(self, *, rater: str | None = None) -> list[Label]:
+        """The labels, by trace, item, turn and rater; those of one rater where named."""
+        with self._db.reading() as connection:
+            return labelling.read(connection, rater=rater)
+
+    def labelled_tasks(self) -> dict[str, str | None]:
+        """`{trace id: task id}` of the stored traces that have labels."""
+        with self._db.reading() as connection:
+            return labelling.tasks(connection)
+
+    # How the store is
+
+    def count_incident(self, kind: str, detail: str = "", n: int = 1) -> None:
+        """Count something that went wrong and must not break anyone's call, such as a dropped score; `cm2 doctor` tells of it."""
+        with self._db.writing() as connection:
+            health.count_incident(connection, kind, detail, n)
+
+    def incidents(self) -> dict[str, dict[str, JSON]]:
+        """`{kind: {count, detail of the last, first, last}}`, times in nanoseconds since the epoch."""
+        with self._db.reading() as connection:
+            return health.read_incidents(connection)
+
+    def health(self) -> dict[str, JSON]:
+        """Everything that `cm2 doctor` reports: the schema, and counts of traces, calls by trainability, failures and NULLs by reason."""
+        with self._db.reading() as connection:
+            return health.health(connection, self.url)
+
+    def count_tools(self) -> dict[str, JSON]:
+        """`{tool: {"asked": n, "ran": m}}`: how often messages asked for the tool, and how many executions left a span."""
+        with self._db.reading() as connection:
+            return health.count_tools(connection)
+
+
+def _same_trace(runs: Sequence[Run], trace_id: str) -> None:
+    other = next((run for run in runs if run.trace_id != trace_id), None)
+    if other is not None:
+        raise StoreError(f"run {other.id!r} belongs to trace {other.trace_id!r}, not to {trace_id!r}; expected runs of one thread")

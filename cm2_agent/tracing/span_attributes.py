@@ -1,0 +1,147 @@
+"""What is written on a span as text and numbers, and how it is read back; apart from `tracing`, which decides when."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import concurrent.futures
+import json
+import re
+import sys
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cm2_agent.tracing import semconv
+from cm2_agent.tracing.llm_results import Answer
+from cm2_agent.langchain_messages import plain
+from cm2_agent.types.json_values import JSON
+from cm2_agent.types.messages import ToolSpec
+from cm2_agent.tracing.message_index import Saying
+from cm2_agent.types.run_attributes import TOOL_BACKEND, TOOL_FAULT
+
+__all__ = ["decode_ids", "decode_logprobs", "encode_ids", "encode_logprobs"]
+
+_LONGEST = 500
+# What must not be stored with an error: keys by their well-known beginnings, credentials by the word before them, passwords in addresses.
+_SECRETS = (
+    (re.compile(r"\b(sk|pk|rk|gh[pos]|github_pat|glpat|hf|xox[abprs]|AKIA|AIza)([-_]?)[A-Za-z0-9_*.-]{8,}"), r"\1\2***"),
+    (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}"), r"\1 ***"),
+    (re.compile(r"(?i)\b(api[-_ ]?key|token|secret|password|passwd|authorization)(\"?\s*[=:]\s*\"?)[^\s,;\"'&]+"), r"\1\2***"),
+    (re.compile(r"://[^/\s:@]{1,200}:[^/\s@]{1,200}@"), "://***@"),
+)
+# LangChain's and LangGraph's own metadata: facts about the machinery, not about the run.
+_THEIRS = ("langgraph_", "ls_", "lc_", "checkpoint", "__pregel", "__")
+_SIMPLE = (str, int, float, bool)
+_THEIR_TAGS = ("seq:step", "graph:step", "langsmith:")
+
+
+def encode_ids(ids: Sequence[int]) -> str:
+    """Token ids as base64 of little-endian int32. Raises OverflowError outside int32."""
+    return _encode(array("i", ids))
+
+
+def decode_ids(text: str) -> tuple[int, ...]:
+    """The inverse of `encode_ids`. Raises ValueError on what is not base64 of whole numbers."""
+    return tuple(_decode("i", text))
+
+
+def encode_logprobs(logprobs: Sequence[float]) -> str:
+    """Logprobs as base64 of little-endian float32."""
+    return _encode(array("f", logprobs))
+
+
+def decode_logprobs(text: str) -> tuple[float, ...]:
+    """The inverse of `encode_logprobs`, to float32 precision. Raises ValueError."""
+    return tuple(_decode("f", text))
+
+
+def _encode(values: array[Any]) -> str:
+    if sys.byteorder == "big":
+        values.byteswap()
+    return base64.b64encode(values.tobytes()).decode("ascii")
+
+
+def _decode(code: str, text: str) -> array[Any]:
+    values = array(code)
+    values.frombytes(base64.b64decode(text, validate=True))
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values
+
+
+def told(error: BaseException) -> str:
+    """The error in at most 500 characters, without what looks like a credential."""
+    text = str(error)[: 8 * _LONGEST]
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    name = type(error).__name__
+    text = f"{name}: {text}" if text else name
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
+def is_cancel(error: BaseException) -> bool:
+    """Whether somebody outside ended the run, rather than the run itself."""
+    return isinstance(error, asyncio.CancelledError | concurrent.futures.CancelledError | GeneratorExit | KeyboardInterrupt)
+
+
+def caller_facts(metadata: Mapping[str, Any], tags: Sequence[str] | None) -> dict[str, JSON]:
+    """What the caller's config said of the run: its metadata without LangChain's and LangGraph's own, and its tags."""
+    facts = {
+        key: plain(value)
+        for key, value in metadata.items()
+        if isinstance(key, str) and key != "thread_id" and not key.startswith(_THEIRS)
+    }
+    own = [tag for tag in tags or () if not tag.startswith(_THEIR_TAGS)]
+    return {**facts, "tags": own} if own else facts
+
+
+def flat(facts: Mapping[str, JSON]) -> dict[str, Any]:
+    """Facts as span attributes: ours under their names, the caller's under `cm2.metadata.`; structures as JSON."""
+    return {
+        key if key.startswith("cm2.") else f"cm2.metadata.{key}": value if isinstance(value, _SIMPLE) else json.dumps(value)
+        for key, value in facts.items()
+        if value is not None
+    }
+
+
+def of_answer(answer: Answer) -> dict[str, Any]:
+    """What a model told, as the conventions name it."""
+    given = {
+        semconv.RESPONSE_MODEL: answer.model,
+        semconv.MODEL_VERSION: answer.model_version,
+        semconv.FINISH_REASONS: [answer.finish_reason] if answer.finish_reason else None,
+        semconv.INPUT_TOKENS: answer.usage.get("input_tokens"),
+        semconv.OUTPUT_TOKENS: answer.usage.get("output_tokens"),
+        semconv.SAMPLING: json.dumps(dict(answer.sampling)) if answer.sampling else None,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def of_tokens(answer: Answer) -> dict[str, str]:
+    """Token ids and logprobs for another CM2 collector."""
+    out = {}
+    if answer.prompt_ids is not None:
+        out[semconv.PROMPT_IDS] = encode_ids(answer.prompt_ids)
+    if answer.completion_ids is not None:
+        out[semconv.COMPLETION_IDS] = encode_ids(answer.completion_ids)
+    if answer.logprobs is not None:
+        out[semconv.LOGPROBS] = encode_logprobs(answer.logprobs)
+    return out
+
+
+def as_json(value: Any) -> str:
+    """Sayings, tool definitions or plain JSON as an attribute's text; text stays as it is."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple):
+        value = [
+            item.message.to_json() if isinstance(item, Saying) else item.to_json() if isinstance(item, ToolSpec) else item for item in value
+        ]
+    return json.dumps(value, ensure_ascii=False)
+
+
+def tool_facts(metadata: Mapping[str, Any] | None) -> dict[str, str]:
+    """What the switch says of a tool's call in its metadata: who answers it, and the fault injected into it."""
+    said = metadata or {}
+    return {name: said[name] for name in (TOOL_BACKEND, TOOL_FAULT) if isinstance(said.get(name), str)}

@@ -1,0 +1,159 @@
+"""Checks as data, `{called: get_order}` and its siblings: what may be written; apart from rewards/checks.py, which runs them, so that a
+checklist is refused when it is read and not when it is first scored.
+
+| check | true when |
+|---|---|
+| `{called: TOOL, with: {ARG: VALUE}, before: reply}` | the tool was called in the scope so far; `with`, `before`: see `View.called` |
+| `{called: TOOL, with: {…}, succeeded: true}` | such a call was made in the scope so far and answered without an error |
+| `{never_called: TOOL}` or a list | none of the tools was called in the whole scope |
+| `{only_called: [{called: TOOL, with: {…}}], among: [TOOL]}` | in the whole scope, a successful call of a tool in `among` is a listed one |
+| `{at_most: {TOOL: N}}` or `{at_most: N}` | each tool was called at most N times in the whole scope; a bare N bounds all calls together |
+| `{no_tool_error: true}`, a TOOL or a list | no call (of these tools) in the whole scope came back as an error |
+| `{replied: true}` | the user was told something: a step with text and no tool call |
+| `{reply_matches: PATTERN}` | a reply of the scope so far holds a match of the RE2 pattern (linear time; `(?i)` ignores case) |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from cm2_agent.errors import ChecklistError
+from cm2_agent.types.json_values import JSON
+
+ToolName: TypeAlias = Annotated[str, Field(min_length=1, strict=True)]
+Count: TypeAlias = Annotated[int, Field(ge=0, strict=True)]
+
+
+class CheckData(BaseModel):
+    """What all checks share: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Called(CheckData):
+    called: ToolName
+    with_: dict[str, Any] = Field(default_factory=dict, alias="with")
+    before: ToolName | None = None
+    succeeded: Literal[True] | None = None
+
+    @field_validator("with_")
+    @classmethod
+    def _sources(cls, wanted: dict[str, Any]) -> dict[str, Any]:
+        for name, value in wanted.items():
+            if isinstance(value, Mapping) and set(value) == {"from"} and value["from"] not in ("user", "tool"):
+                raise ValueError(
+                    f"{name}: from is {value['from']!r}; expected user (said in a user message so far) or tool (told by an earlier step)"
+                )
+        return wanted
+
+    @model_validator(mode="after")
+    def _possible(self) -> Called:
+        if self.succeeded and self.before is not None:
+            raise ValueError("succeeded and before do not go together; make two items")
+        if self.before == self.called and not self.with_:
+            raise ValueError(f"{self.called} before its own first call can never be true; name another tool, or reply")
+        return self
+
+
+class Listed(CheckData):
+    """One call that `only_called` allows."""
+
+    called: ToolName
+    with_: dict[str, Any] = Field(default_factory=dict, alias="with")
+
+
+class OnlyCalled(CheckData):
+    only_called: list[Listed]
+    among: Annotated[list[ToolName], Field(min_length=1)]
+
+
+class NeverCalled(CheckData):
+    never_called: ToolName | Annotated[list[ToolName], Field(min_length=1)]
+
+
+class AtMost(CheckData):
+    at_most: Count | Annotated[dict[ToolName, Count], Field(min_length=1)]
+
+
+class NoToolError(CheckData):
+    no_tool_error: Literal[True] | ToolName | Annotated[list[ToolName], Field(min_length=1)]
+
+    @field_validator("no_tool_error", mode="before")
+    @classmethod
+    def _true_only(cls, value: Any) -> Any:
+        if value is not True and not isinstance(value, str | list | tuple):
+            raise ValueError("expected true, a tool's name or a list of names")
+        return list(value) if isinstance(value, tuple) else value
+
+
+class Replied(CheckData):
+    replied: Literal[True]
+
+    @field_validator("replied", mode="before")
+    @classmethod
+    def _true_only(cls, value: Any) -> Any:
+        if value is not True:
+            raise ValueError("expected true")
+        return value
+
+
+class ReplyMatches(CheckData):
+    reply_matches: Annotated[str, Field(min_length=1, strict=True)]
+
+    @field_validator("reply_matches")
+    @classmethod
+    def _pattern(cls, pattern: str) -> str:
+        compile_pattern(pattern)
+        return pattern
+
+
+Parsed: TypeAlias = Called | OnlyCalled | NeverCalled | AtMost | NoToolError | Replied | ReplyMatches
+FORMS: dict[str, type[Parsed]] = {
+    "called": Called,
+    "only_called": OnlyCalled,
+    "never_called": NeverCalled,
+    "at_most": AtMost,
+    "no_tool_error": NoToolError,
+    "replied": Replied,
+    "reply_matches": ReplyMatches,
+}
+
+
+def parse_check(data: Mapping[str, JSON]) -> Parsed:
+    """Read a check written as data. Raises ChecklistError: an unknown check or key (with those allowed), a value of the wrong type, an
+    impossible check, a pattern that RE2 does not read."""
+    named = [name for name in FORMS if name in data]
+    if len(named) != 1:
+        what = "none of the known checks" if not named else f"several checks ({', '.join(named)})"
+        raise ChecklistError(f"the check {dict(data)!r} names {what}; give exactly one of {', '.join(FORMS)}")
+    form = FORMS[named[0]]
+    try:
+        return form.model_validate(dict(data))
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        allowed = ", ".join(spec.alias or name for name, spec in form.model_fields.items())
+        if detail["type"] == "extra_forbidden":
+            raise ChecklistError(f"the check {named[0]} has an unknown key {detail['loc'][-1]!r}; allowed: {allowed}") from error
+        place = ".".join(str(part) for part in detail["loc"]) or named[0]
+        message = str(detail["msg"]).removeprefix("Value error, ")
+        given = dict(data).get(named[0])
+        raise ChecklistError(f"the check {named[0]}: {place}: {message} (given {given!r})") from error
+
+
+def compile_pattern(pattern: str) -> Any:
+    """The compiled RE2 pattern (a search takes time linear in the text). Raises ValueError where RE2 does not read it."""
+    import re2
+
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        return re2.compile(pattern, options)
+    except (re2.error, UnicodeEncodeError) as error:
+        reason = error.args[0] if error.args else error
+        text = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
+        raise ValueError(
+            f"the pattern {pattern!r} is not RE2 syntax: {text}; look-around and back-references do not exist there (they are not linear)"
+        ) from error

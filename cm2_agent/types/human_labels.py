@@ -1,0 +1,101 @@
+"""What people said of the items of a trace: labels, who gave them, and how they meet a judge's verdicts; apart from verdicts, which a
+reward version gave. A judge is measured by them (`rewards/agreement.py`).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from cm2_agent.types.score import Score
+
+Place: TypeAlias = "tuple[str, int | None, str]"
+"""(trace id, turn, item id): what is judged. The turn is None for the closing block, or where the label did not name one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """A rater's answer on one item of one trace: `value` is whether the item is satisfied (for `avoid` items: never violated), None where
+    the rater could not tell.
+
+    `turn` is the 0-based turn; None for the closing block, or for an item that stands in the trace once. A rater named `judge` or
+    `judge:…` is a recorded judge, everyone else a person. `task` is what intervals resample where the trace itself is not stored. `note`
+    is the rater's remark, or the criterion's text.
+    """
+
+    trace_id: str
+    item: str
+    rater: str
+    value: bool | None
+    turn: int | None = None
+    task: str | None = None
+    note: str | None = None
+
+    @property
+    def by_judge(self) -> bool:
+        return self.rater == "judge" or self.rater.startswith("judge:")
+
+    @property
+    def place(self) -> Place:
+        return (self.trace_id, self.turn, self.item)
+
+
+def by_rater(labels: Iterable[Label]) -> dict[Place, dict[str, bool]]:
+    """`{place: {rater: value}}`; who could not tell has no entry."""
+    found: defaultdict[Place, dict[str, bool]] = defaultdict(dict)
+    for label in labels:
+        if label.value is not None:
+            found[label.place][label.rater] = label.value
+    return dict(found)
+
+
+def consensus(labels: Iterable[Label]) -> dict[Place, bool]:
+    """What most people said of each place; where as many said yes as no, nothing. Recorded judges have no vote."""
+    votes = by_rater(label for label in labels if not label.by_judge)
+    sums = {place: sum(1 if value else -1 for value in said.values()) for place, said in votes.items()}
+    return {place: total > 0 for place, total in sums.items() if total}
+
+
+def verdicts_at(scores: Iterable[Score], places: Iterable[Place]) -> tuple[dict[Place, bool | None], int]:
+    """The verdict at each of the places that the scores judged, and how many places name no turn although their item has several.
+
+    A place without a turn is met by the item's only verdict in the trace. Verdicts that looked at nothing (a turn that was not reached)
+    are left out: no rater saw what they speak of.
+    """
+    exact: dict[Place, bool | None] = {}
+    anywhere: defaultdict[tuple[str, str], list[bool | None]] = defaultdict(list)
+    for score in scores:
+        for turn in score.turns:
+            if not turn.reached:
+                continue
+            for verdict in turn.verdicts:
+                exact[score.trace_id, turn.turn, verdict.item] = verdict.value
+                anywhere[score.trace_id, verdict.item].append(verdict.value)
+    found: dict[Place, bool | None] = {}
+    unclear = 0
+    for place in places:
+        trace_id, named, item = place
+        several = anywhere.get((trace_id, item), [])
+        if place in exact:
+            found[place] = exact[place]
+        elif named is None and len(several) == 1:
+            found[place] = several[0]
+        elif named is None and several:
+            unclear += 1
+    return found, unclear
+
+
+def tasks_of(labels: Iterable[Label], known: Mapping[str, str | None]) -> dict[str, str]:
+    """`{trace id: what intervals resample}`: the trace's task as stored, else as the labels say, else the trace itself."""
+    found: dict[str, str] = {}
+    for label in labels:
+        task = known.get(label.trace_id) or label.task
+        found.setdefault(label.trace_id, f"trace {label.trace_id}")
+        if task is not None:
+            found[label.trace_id] = f"task {task}"
+    return found
+
+
+__all__ = ["Label", "Place", "by_rater", "consensus", "tasks_of", "verdicts_at"]

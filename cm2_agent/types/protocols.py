@@ -1,0 +1,156 @@
+"""The plugs: what can be swapped, each small enough that a plain function or object of one method will do.
+
+Apart so that rooms can speak of each other without importing each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_item import Item
+from cm2_agent.types.group import Group
+from cm2_agent.types.json_values import JSON
+from cm2_agent.types.messages import Message
+from cm2_agent.types.score import Score, Verdict
+from cm2_agent.types.task import Task
+from cm2_agent.types.trace import Run, Trace
+
+
+class Agent(Protocol):
+    """Anything that answers a dialogue; a compiled LangGraph graph is wrapped by `as_agent(graph)`.
+
+    >>> class Echo:
+    ...     async def __call__(self, messages, *, thread, metadata):
+    ...         return [*messages, Message.of("assistant", messages[-1].text)]
+    """
+
+    async def __call__(self, messages: Sequence[Message], *, thread: str, metadata: dict[str, JSON]) -> Sequence[Message]: ...
+
+
+class Tools(Protocol):
+    """A backend of tools: answers a call by name and arguments, raises ToolError where it fails for its own reasons.
+
+    >>> async def tools(name, arguments):
+    ...     return {"status": "shipped"}
+    """
+
+    async def __call__(self, name: str, arguments: JSON) -> JSON: ...
+
+
+class User(Protocol):
+    """The next user message, None when the user is done.
+
+    >>> def scripted(turns):
+    ...     async def user(messages):
+    ...         said = sum(message.role == "user" for message in messages)
+    ...         return turns[said] if said < len(turns) else None
+    ...     return user
+    """
+
+    async def __call__(self, messages: Sequence[Message]) -> str | None: ...
+
+
+class Judge(Protocol):
+    """Verdicts on a turn's questions, in the items' order. A judge that fails raises JudgeError, or returns verdicts of None.
+
+    >>> async def strict(trace, turn, items):
+    ...     return [Verdict(item=item.id, value=None, weight=0, cause="content") for item in items]
+    """
+
+    async def __call__(self, trace: Trace, turn: int | None, items: Sequence[Item]) -> Sequence[Verdict]: ...
+
+
+class Scorer(Protocol):
+    """Scores a trace. `version` names everything that could change the number.
+
+    >>> class Outcome:
+    ...     version = "outcome:1"
+    ...     async def __call__(self, trace, task=None):
+    ...         return Score(trace_id=trace.id, reward_version=self.version, reward=trace.outcomes.get("success"))
+    """
+
+    @property
+    def version(self) -> str: ...
+
+    async def __call__(self, trace: Trace, task: Task | None = None) -> Score: ...
+
+
+class GatedScorer(Scorer, Protocol):
+    """A scorer that also says, turn by turn, whether a rollout may go on: what `run(…, scorer=)` takes.
+
+    `checklist` is the one whose items gate and score every rollout, None where there is none or each task brings its own. `gate_hash`
+    is None where nothing gates a rollout of the task; `gate` answers None where a strict item has no verdict.
+    """
+
+    @property
+    def checklist(self) -> Checklist | None: ...
+
+    async def gate(self, trace: Trace, turn: int, task: Task | None = None) -> bool | None: ...
+
+    def gate_hash(self, task: Task | None = None) -> str | None: ...
+
+
+class GroupScorer(GatedScorer, Protocol):
+    """A scorer with rewards that compare the rollouts of a group: a Stack, say. The scores come in the order of the traces."""
+
+    async def score_group(self, traces: Sequence[Trace], task: Task | None = None) -> list[Score]: ...
+
+
+class Reward(Protocol):
+    """One component of a reward: a plain function of a trace, or of a trace and its context, sync or async. It answers a Component, a
+    number in [0, 1], true or false, or None where nobody could tell.
+
+    A reward with a true attribute `of_group` is given all traces of a group instead and answers one value a trace. `name` and `version`
+    are taken from attributes of these names where it has them.
+
+    >>> def short(trace):
+    ...     return 1.0 if len(trace.steps) <= 4 else 0.0
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Where runs, checklists and scores are kept; `SQLStore(url)` is ours.
+
+    >>> def newest(store):
+    ...     return next(store.traces(), None)
+    """
+
+    def save_run(self, run: Run) -> None: ...
+
+    def save_task(self, task: Task) -> None: ...
+
+    def save_checklist(self, checklist: Checklist) -> str: ...
+
+    def save_score(self, score: Score) -> None: ...
+
+    def trace(self, trace_id: str) -> Trace | None: ...
+
+    def traces(self) -> Iterator[Trace]: ...
+
+
+class Sink(Protocol):
+    """Told of every trace when it is stored and, where it was scored, of its score.
+
+    >>> def alert(trace, score):
+    ...     if score is not None and score.reward is not None and score.reward < 0.5:
+    ...         print(trace.id, score.reward)
+    """
+
+    def __call__(self, trace: Trace, score: Score | None) -> Any: ...
+
+
+class Trainer(Protocol):
+    """Trains on stored groups and returns the folder of the new policy.
+
+    >>> class Nothing:
+    ...     def train(self, groups):
+    ...         return Path("same-policy")
+    """
+
+    def train(self, groups: Iterable[Group]) -> Path: ...

@@ -1,0 +1,146 @@
+"""What to do: a Task, and loading and saving tasks as JSON Lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_item import ChecklistModel
+from cm2_agent.errors import ChecklistError, TaskError
+
+
+class ToolModel(BaseModel):
+    """A tool as the model sees it: `parameters` is a JSON schema."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1)
+    description: str = ""
+    parameters: Mapping[str, Any] = Field(default_factory=dict)
+    output: Mapping[str, Any] | None = None
+    """The JSON schema of its results, where the tool declares one."""
+    reads: bool | None = None
+    """True where its calls change nothing, False where they do; None: nobody said."""
+
+
+class RecordedCall(BaseModel):
+    """One real call of a tool, kept for replay and as an example to a simulator: `result` is the answer as the agent was told it (text, or
+    a list of content blocks), `error` in its place where the answer told of a failure."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1)
+    arguments: Mapping[str, Any] = Field(default_factory=dict)
+    result: Any = None
+    error: str | None = None
+
+
+class Persona(BaseModel):
+    """Whom a simulated user plays: who they are, what they want, what they can and cannot say when asked, and in what mood."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    persona: str = Field(min_length=1)
+    goal: str | None = None
+    knows: tuple[str, ...] = ()
+    does_not_know: tuple[str, ...] = ()
+    mood: str | None = None
+
+
+class Task(BaseModel):
+    """One thing an agent is asked to do: scripted user turns, or a persona for a simulated user.
+
+    `turns` are the user's messages in order; `max_turns` bounds a simulated user. `entities` name what the task is about
+    (`"order:7"`), so that held-out tasks can be kept apart. `outcome` is the task's own expected end, for verifiers; `metadata` is
+    free. A task whose content changes gets a new `version`: a GRPO group never mixes versions.
+
+    >>> Task(id="t1", turns=["Where is order 7?"]).scripted_turns
+    1
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    id: str = Field(min_length=1)
+    version: int = Field(default=1, ge=1)
+    system: str | None = None
+    turns: tuple[str, ...] = ()
+    persona: str | Persona | None = None
+    max_turns: int | None = Field(default=None, ge=1)
+    tools: tuple[ToolModel, ...] = ()
+    recorded: tuple[RecordedCall, ...] = ()
+    checklist: ChecklistModel | None = None
+    entities: tuple[str, ...] = ()
+    outcome: Any = None
+    metadata: Mapping[str, Any] = Field(default_factory=dict)
+
+    @field_validator("tools")
+    @classmethod
+    def _unique_tools(cls, tools: tuple[ToolModel, ...]) -> tuple[ToolModel, ...]:
+        names = [tool.name for tool in tools]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"tool named twice: {', '.join(twice)}; tool names must be unique within a task")
+        return tools
+
+    @property
+    def scripted_turns(self) -> int | None:
+        """How many user turns are fixed before the rollout, or None where a simulated user decides (method.md §2)."""
+        return len(self.turns) if self.persona is None and self.turns else None
+
+    def own_checklist(self) -> Checklist | None:
+        """The task's own checklist, validated. Raises ChecklistError."""
+        return None if self.checklist is None else Checklist.from_model(self.checklist)
+
+    def to_json(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude_none=False)
+
+
+def load_tasks(path: str | Path) -> list[Task]:
+    """Read a JSON Lines file of tasks. Raises TaskError with the line of the first that cannot be used; reads nothing else then."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TaskError(f"{path}: cannot read tasks: {error}. Expected a JSON Lines file, one task a line.") from error
+    tasks: list[Task] = []
+    lines_of: dict[str, int] = {}
+    for number, line in _numbered(text):
+        try:
+            task = Task.model_validate_json(line)
+            task.own_checklist()
+        except ValidationError as error:
+            raise TaskError(f"{path}:{number}: not a task: {_first(error)}") from error
+        except ChecklistError as error:
+            raise TaskError(f"{path}:{number}: the task's checklist: {error}") from error
+        if task.id in lines_of:
+            raise TaskError(f"{path}:{number}: task id {task.id!r} was used before on line {lines_of[task.id]}; ids must be unique")
+        lines_of[task.id] = number
+        tasks.append(task)
+    if not tasks:
+        raise TaskError(f"{path}: holds no task. Expected one JSON object a line, such as {_example()}")
+    return tasks
+
+
+def save_tasks(tasks: Iterable[Task], path: str | Path) -> Path:
+    """Write tasks as JSON Lines and return the path."""
+    path = Path(path)
+    path.write_text("".join(json.dumps(task.to_json(), ensure_ascii=False) + "\n" for task in tasks), encoding="utf-8")
+    return path
+
+
+def _numbered(text: str) -> Iterator[tuple[int, str]]:
+    return ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+
+
+def _first(error: ValidationError) -> str:
+    detail = error.errors(include_url=False)[0]
+    place: Sequence[Any] = detail["loc"]
+    return f"{'.'.join(map(str, place)) or 'line'}: {detail['msg']} (given {str(detail.get('input'))[:80]!r})"
+
+
+def _example() -> str:
+    return '{"id": "t1", "turns": ["Where is order 7?"]}'

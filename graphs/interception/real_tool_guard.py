@@ -1,0 +1,41 @@
+"""The guard that lets no real tool be called unless it is named, whatever calls it; apart from the switch, which only sees tool nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+from uuid import UUID
+
+from langchain_core.callbacks import BaseCallbackHandler
+
+from cm2_agent.errors import ToolError
+from ..backends.backends import INVENTED
+from cm2_agent.types.run_attributes import TOOL_BACKEND
+
+
+class RealToolGuard(BaseCallbackHandler):
+    """Stops a tool that is not named before it runs, wherever it is called from (a plain function node, a sub-agent).
+
+    LangChain tells callbacks of a tool before calling it; raising there is what keeps the call from happening. `stopped` remembers
+    the names, since a graph may catch the error and go on.
+    """
+
+    raise_error = True
+    run_inline = True
+    # told of tools alone: every event that it is not told of is dispatched faster
+    ignore_llm = ignore_chain = ignore_retriever = ignore_chat_model = ignore_custom_event = ignore_retry = property(lambda self: True)
+
+    def __init__(self, allow_real: Iterable[str]) -> None:
+        self.allowed = frozenset(allow_real)
+        self.stopped: set[str] = set()
+
+    def on_tool_start(self, serialized: dict[str, Any], input_str: str, *, run_id: UUID, **kwargs: Any) -> None:
+        name = str(kwargs.get("name") or (serialized or {}).get("name") or "")
+        if (kwargs.get("metadata") or {}).get(TOOL_BACKEND) in INVENTED:
+            return  # a twin that calls nothing real
+        if name not in self.allowed:
+            self.stopped.add(name)
+            raise ToolError(f"tool {name!r} was not called: a run calls no real tool that is not in allow_real={sorted(self.allowed)}")
+
+
+__all__ = ["RealToolGuard"]

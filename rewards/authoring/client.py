@@ -1,0 +1,57 @@
+"""A conversation with a labelling model: questions out, text in, each seeing those before it; apart from the labeler, which knows items but
+no network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart
+from pydantic_ai.models import Model
+
+from cm2_agent.errors import ModelError
+from cm2_agent.llm.client import Asker, AskFailed
+from cm2_agent.llm.limits import Limits
+
+
+class Conversation:
+    """One dialogue's questions to the model; each sees those before it and their answers.
+
+    `timeout` is seconds a request; `retries` requests beyond the first where the provider failed, after a back-off that begins at `backoff`
+    seconds and doubles. `calls` counts every request.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        instructions: str,
+        limits: Limits,
+        settings: Mapping[str, Any] | None = None,
+        timeout: float = 300.0,
+        retries: int = 3,
+        backoff: float = 1.0,
+    ) -> None:
+        self.instructions = instructions
+        self.history: list[ModelMessage] = []
+        self._asker = Asker(
+            model, of="labelling model", settings=settings, timeout=timeout, retries=retries, backoff=backoff, limits=limits
+        )
+
+    @property
+    def calls(self) -> int:
+        return self._asker.usage.calls
+
+    async def ask(self, question: str) -> str:
+        """The answer's text. Raises BudgetExhausted before a request that the limits do not allow, ModelError where the model fails."""
+        self.history.append(ModelRequest(parts=[UserPromptPart(content=question)], instructions=self.instructions))
+        try:
+            text = await self._asker.ask(self.history, str)
+        except AskFailed as error:
+            raise ModelError(f"{self._asker.model.model_name} failed: {error}") from error
+        self.history.append(ModelResponse(parts=[TextPart(content=text)]))
+        return text
+
+
+__all__ = ["Conversation"]

@@ -1,0 +1,247 @@
+"""The labeler: a reference dialogue in, a checklist out that was tried on it. Apart from the prompt (label_prompt.py) and from what makes a
+checklist sound (label_check.py).
+
+One call a dialogue writes the items; one more at most tells what failed and has these written anew. An item that fails again is
+dropped, and what depended on it no longer does. A dialogue that cannot be labelled (the model failed, it died, nothing sound was left)
+gives a reason, never a checklist of what happened to be there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_item import Item
+from cm2_agent.errors import BudgetExhausted, JudgeError, ModelError
+from cm2_agent.llm.untrusted_text import nonce
+from cm2_agent.llm.limits import Limits
+from cm2_agent.types.protocols import Judge
+from .client import Conversation
+from .validation import Faults, Trial, kept, lint, tried
+from .prompt import LabelItem, Rewritten, first_question, instructions, malformed_question, prompt_version, read_reply, second_question
+from cm2_agent.types.task import RecordedCall, Task, ToolModel
+from cm2_agent.types.trace import Trace
+
+if TYPE_CHECKING:
+    from pydantic_ai.models import Model
+
+LABEL = "label"
+"""The key of a task's metadata under which it says what its checklist was written from: trace, model, prompt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """What became of one reference. `checklist` is None where `reason` says why. `written` counts the items of the first answer;
+    `rewritten` are the ids of kept items that needed the second call; `dropped` and `unchecked` say why, by id; `unlinked` counts the
+    dependencies that went with what they waited for; `corrupted` the wrong dialogues that items were tried on."""
+
+    trace_id: str
+    checklist: Checklist | None = None
+    reason: str | None = None
+    written: int = 0
+    rewritten: tuple[str, ...] = ()
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    unchecked: Mapping[str, str] = field(default_factory=dict)
+    unlinked: int = 0
+    corrupted: int = 0
+    calls: int = 0
+
+    @property
+    def checked(self) -> int:
+        """How many kept items passed every trial."""
+        return 0 if self.checklist is None else len(self.checklist.items) - len(self.unchecked)
+
+
+class Labeler:
+    """Writes checklists with a model: a pydantic-ai model or its name (`openai:gpt-5-mini`); `base_url` is an OpenAI-compatible server's,
+    which is sent `api_key` and no other.
+
+    `judge` tries the questions too (without one they are kept and reported as unchecked); it keeps its own budget. `limits` bound the
+    calls of the labelling model. `settings` are pydantic-ai's model settings; `timeout`, `retries`, `backoff`: see Conversation. Raises
+    MissingExtra where the provider's package is not installed, ModelError where the model cannot be used.
+
+    >>> from pydantic_ai.models.function import FunctionModel
+    >>> Labeler(FunctionModel(lambda messages, info: None, model_name="scripted")).model_name
+    'scripted'
+    """
+
+    def __init__(
+        self,
+        model: str | Model,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        judge: Judge | None = None,
+        limits: Limits | None = None,
+        settings: Mapping[str, Any] | None = None,
+        timeout: float = 300.0,
+        retries: int = 3,
+        backoff: float = 1.0,
+    ) -> None:
+        self.model = _model(model, base_url, api_key)
+        self.judge = judge
+        self.limits = limits or Limits()
+        self.call_options: dict[str, Any] = {"settings": settings, "timeout": timeout, "retries": retries, "backoff": backoff}
+
+    @property
+    def model_name(self) -> str:
+        return self.model.model_name
+
+    async def __call__(self, reference: Trace, task: Task | None = None, *, block: bool = False) -> Labelled:
+        """The reference's checklist, named after the task (or the trace) and with the task's version. A task with a simulated user, and
+        any other with `block`, gets items of the closing block alone. Raises BudgetExhausted where the limits allow no further call:
+        nothing is kept of the trace then."""
+        why = _unusable(reference)
+        if why is not None:
+            return Labelled(trace_id=reference.id, reason=why)
+        work = _Work(labeler=self, reference=reference, task=task or task_of(reference), block=block)
+        try:
+            return await work.done()
+        except BudgetExhausted:
+            raise
+        except (ModelError, JudgeError) as error:
+            return Labelled(trace_id=reference.id, reason=str(error), calls=work.talk.calls)
+
+
+class _Work:
+    """The labelling of one reference: the conversation with the model, and the items as they stand."""
+
+    def __init__(self, *, labeler: Labeler, reference: Trace, task: Task, block: bool) -> None:
+        self.labeler, self.reference, self.task = labeler, reference, task
+        self.block = block or task.scripted_turns is None
+        self.tools = {tool.name for tool in task.tools} | {call.name for step in reference.steps for call in step.message.tool_calls}
+        self.mark = nonce()
+        self.talk = Conversation(labeler.model, instructions=instructions(self.block), limits=labeler.limits, **labeler.call_options)
+        self.corrupted = 0
+
+    async def done(self) -> Labelled:
+        items, asked_again = await self._first()
+        written = len(items)
+        faults, trial = await self._tried(items)
+        rewritten: tuple[str, ...] = ()
+        gone: dict[str, str] = {}
+        unchecked, unlinked = trial.unchecked, 0
+        if faults:
+            if not asked_again:
+                items, rewritten = await self._again(items, faults)
+                gone = {name: "; ".join(told) for name, told in faults.items() if name not in rewritten}
+            items, gone, unchecked, unlinked = await self._settled(items, set(trial.held) - set(rewritten), gone)
+        found: dict[str, Any] = {
+            "trace_id": self.reference.id, "written": written, "dropped": gone, "unchecked": unchecked, "unlinked": unlinked,
+            "corrupted": self.corrupted, "calls": self.talk.calls, "rewritten": tuple(name for name in rewritten if name not in gone),
+        }  # fmt: skip
+        if not items:
+            return Labelled(**found, reason="no item was sound: " + "; ".join(f"{name}: {told}" for name, told in gone.items())[:500])
+        return Labelled(**found, checklist=Checklist(*map(Item.from_model, items), name=self.task.id, version=self.task.version))
+
+    async def _first(self) -> tuple[Sequence[LabelItem], bool]:
+        """The items, and whether the second call was needed to read any."""
+        text = await self.talk.ask(first_question(self.reference, self.task.tools, self.mark))
+        try:
+            return read_reply(text), False
+        except ModelError as error:
+            text = await self.talk.ask(malformed_question(str(error), self.mark))
+        try:
+            return read_reply(text), True
+        except ModelError as error:
+            raise ModelError(f"{self.labeler.model_name} gave no checklist that could be read, twice: {error}") from error
+
+    async def _tried(self, items: Sequence[LabelItem]) -> tuple[Faults, Trial]:
+        """What fails, by lint or by trial, and what came of trying the items that have no lint."""
+        faults: Faults = {}
+        sound = list(items)
+        while sound and (found := lint(sound, self.reference, self.tools, block=self.block)):  # weights can be wrong once others are gone
+            faults.update(found)
+            sound, _ = kept(sound, found)
+        trial = await tried(sound, self.reference, self.labeler.judge) if sound else Trial()
+        self.corrupted += trial.corrupted
+        return {**faults, **trial.faults}, trial
+
+    async def _again(self, items: Sequence[LabelItem], faults: Faults) -> tuple[list[LabelItem], tuple[str, ...]]:
+        """The items with the failed ones as the second call writes them; those that it leaves out, or garbles, are out."""
+        written = {item.id: item.model_dump(mode="json", by_alias=True, exclude_defaults=True) for item in items if item.id in faults}
+        text = await self.talk.ask(second_question(written, faults, self.mark))
+        try:
+            new = {item.id: item for item in read_reply(text, Rewritten) if item.id in faults}
+        except ModelError:
+            new = {}  # nothing was saved; each failed item is dropped for what it failed
+        merged = [new.get(item.id, item) for item in items if item.id not in faults or item.id in new]
+        return merged, tuple(new)
+
+    async def _settled(
+        self, items: Sequence[LabelItem], held: set[str], dropped: Mapping[str, str]
+    ) -> tuple[list[LabelItem], dict[str, str], Mapping[str, str], int]:
+        """What is left when everything that fails is dropped, until nothing does; each pass drops an item or is the last."""
+        gone, unlinked = dict(dropped), 0
+        left, lost = kept(items, gone)
+        unlinked += lost
+        while left:
+            faults = lint(left, self.reference, self.tools, block=self.block)
+            if not faults:
+                open_ = {item.id for item in left} - held
+                trial = await tried(left, self.reference, self.labeler.judge, open_)
+                self.corrupted += trial.corrupted
+                held |= trial.held & open_
+                faults = trial.faults
+                if not faults:
+                    return left, gone, trial.unchecked, unlinked
+            gone.update({name: "; ".join(told) for name, told in faults.items()})
+            left, lost = kept(left, faults)
+            unlinked += lost
+        return left, gone, {}, unlinked
+
+
+def task_of(reference: Trace, base: Task | None = None) -> Task:
+    """The task that the reference is a dialogue of: `base`, else what the trace shows (its user's words as scripted turns, its system
+    message, its tools and the calls that answered)."""
+    if base is not None:
+        return base
+    from ..judges.transcript import said
+
+    system = next((message.text for message in reference.messages if message.role == "system"), None)
+    tools = {tool.name: tool for call in reference.calls for tool in call.tools}
+    recorded = [
+        RecordedCall(name=call.name, arguments=call.arguments, result=answer.response)
+        for step in reference.steps
+        for call in step.message.tool_calls
+        if (answer := step.response_to(call)) is not None and not answer.error and isinstance(call.arguments, Mapping)
+    ]
+    return Task(
+        id=reference.task_id or reference.id,
+        system=system,
+        turns=tuple(said(turn) for turn in reference.turns),
+        tools=tuple(ToolModel(name=tool.name, description=tool.description, parameters=tool.parameters) for tool in tools.values()),
+        recorded=tuple(recorded),
+    )
+
+
+def labelled_task(task: Task, found: Labelled, model: str) -> Task:
+    """The task with the checklist that was written. Raises ValueError where there is none."""
+    if found.checklist is None:
+        raise ValueError(f"trace {found.trace_id!r} has no checklist: {found.reason}")
+    label = {"trace": found.trace_id, "model": model, "prompt": prompt_version(), "unchecked": sorted(found.unchecked)}
+    changes = {"checklist": found.checklist.to_json(), "metadata": {**task.metadata, LABEL: label}}
+    return Task.model_validate({**task.to_json(), **changes})
+
+
+def _unusable(reference: Trace) -> str | None:
+    if reference.failure is not None:
+        return f"the dialogue died ({reference.failure.kind}); a reference must have ended well"
+    if not reference.turns:
+        return "the dialogue has no turn that the assistant answered; a reference needs one"
+    if reference.runs[-1].status in ("error", "cancelled"):
+        return f"the dialogue ended with status {reference.runs[-1].status}; a reference must have ended well"
+    return None
+
+
+def _model(model: str | Model, base_url: str | None, api_key: str | None) -> Model:
+    from cm2_agent.llm.providers import language_model, openai_model
+
+    if base_url is not None and isinstance(model, str):
+        return openai_model(base_url, model.removeprefix("openai:"), api_key)
+    return language_model(model, of="labelling model")
+
+
+__all__ = ["LABEL", "Labeler", "Labelled", "labelled_task", "task_of"]

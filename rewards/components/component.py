@@ -1,0 +1,135 @@
+"""Plugs made of whatever a user has: a function, a method, an object becomes a Plug that always answers Components.
+
+Apart from the stack, which only does arithmetic: here is decided what a returned value means, and that a reward which fails, or answers
+what is no number in [0, 1], is NULL and never a number.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cm2_agent.types.checklist_item import function_source
+from cm2_agent.errors import BudgetExhausted, ChecklistError
+from cm2_agent.types.json_values import content_hash
+from cm2_agent.types.protocols import Reward
+from cm2_agent.types.score import Component
+from cm2_agent.types.task import Task
+from cm2_agent.types.trace import Trace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a reward may know beside the trace: the task it was made for, and the traces of its group where these were given."""
+
+    task: Task | None = None
+    group: tuple[Trace, ...] = ()
+
+
+class Plug:
+    """A reward with a name and a version, whose answers are Components. Made by `plug`.
+
+    `of_group` says that it looks at all rollouts of a group at once; asked about a single trace it answers NULL.
+    """
+
+    def __init__(self, function: Callable[..., Any], *, name: str, version: str, of_group: bool = False) -> None:
+        self.function, self.name, self.version, self.of_group = function, name, version, of_group
+        self._arguments = _positional(function)
+
+    async def __call__(self, trace: Trace, context: Context | None = None) -> Component:
+        """The component of one trace. A failure is a NULL with its explanation; only BudgetExhausted is raised."""
+        if self.of_group:
+            return self.null("it compares the rollouts of a group; score them together: await stack.score_group(traces, task)")
+        return self._component(await self._answer(trace, context or Context()))
+
+    async def group(self, traces: Sequence[Trace], context: Context | None = None) -> list[Component]:
+        """The components of a group's traces, in their order; a reward of single traces is asked about each."""
+        given = context or Context(group=tuple(traces))
+        if not self.of_group:
+            return [await self(trace, given) for trace in traces]
+        answer = await self._answer(traces, given)
+        if isinstance(answer, _Failed):
+            return [self.null(answer.why)] * len(traces)
+        if not isinstance(answer, Sequence) or isinstance(answer, str) or len(answer) != len(traces):
+            wrong = f"it answered {_shown(answer)} for {len(traces)} traces; expected one value a trace, in their order"
+            return [self.null(wrong)] * len(traces)
+        return [self._component(value) for value in answer]
+
+    def null(self, why: str) -> Component:
+        return Component(name=self.name, version=self.version, value=None, explanation=why)
+
+    async def _answer(self, first: Any, context: Context) -> Any:
+        try:
+            answer = self.function(*(first, context)[: self._arguments])
+            return await answer if inspect.isawaitable(answer) else answer
+        except BudgetExhausted:  # nobody was asked: the trace is left for later
+            raise
+        except Exception as error:  # whatever a user's function raises is its own failure, and never the policy's
+            return _Failed(f"it raised {type(error).__name__}: {str(error)[:200]}")
+
+    def _component(self, answer: Any) -> Component:
+        if isinstance(answer, _Failed):
+            return self.null(answer.why)
+        if isinstance(answer, Component):  # under the plug's own name and version, which are the stored ones
+            return Component(name=self.name, version=self.version, value=answer.value, explanation=answer.explanation)
+        if answer is None:
+            return self.null("it could not tell")
+        try:  # bools, ints, and the scalars of numpy and torch
+            value = float(answer) if not isinstance(answer, str | bytes) else math.nan
+        except (TypeError, ValueError):
+            value = math.nan
+        if not (math.isfinite(value) and 0 <= value <= 1):
+            return self.null(f"it answered {_shown(answer)}; expected a number in [0, 1], true, false or None")
+        return Component(name=self.name, version=self.version, value=value)
+
+
+@dataclass(frozen=True)
+class _Failed:
+    why: str
+
+
+def plug(reward: Reward | Plug, *, name: str | None = None, version: str | None = None) -> Plug:
+    """The reward as a Plug.
+
+    The name is the given one, else the reward's `name`, else the function's; the version the given one, else the reward's, else a hash
+    of the function's source (what it closes over is not seen: give a version where that can change the value). Raises ChecklistError for
+    what cannot be called, takes neither one nor two arguments, or has neither a version nor a source.
+    """
+    if isinstance(reward, Plug):
+        return reward if name is None and version is None else Plug(
+            reward.function, name=name or reward.name, version=version or reward.version, of_group=reward.of_group
+        )  # fmt: skip
+    if not callable(reward):
+        raise ChecklistError(f"a reward is {_shown(reward)}; expected a function of a trace (or of a trace and its context)")
+    called = str(name or getattr(reward, "name", None) or getattr(reward, "__name__", None) or type(reward).__name__)
+    stated = version or getattr(reward, "version", None)
+    if stated is None:
+        source = reward if inspect.isroutine(reward) else type(reward)
+        stated = content_hash(function_source(source))[:12]
+    return Plug(reward, name=called, version=str(stated), of_group=bool(getattr(reward, "of_group", False)))
+
+
+def _positional(function: Callable[..., Any]) -> int:
+    """How many of (trace, context) the function takes: 1 or 2."""
+    parameters = list(inspect.signature(function).parameters.values())
+    places = [one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    needed = [one for one in places if one.default is one.empty]
+    named = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY and one.default is one.empty]
+    many = any(one.kind is one.VAR_POSITIONAL for one in parameters)
+    if named or len(needed) > 2 or not (places or many):
+        what = getattr(function, "__name__", type(function).__name__)
+        given = ", ".join(map(str, parameters))
+        raise ChecklistError(f"the reward {what!r} has the arguments ({given}); expected (trace) or (trace, context)")
+    # a second argument with a default that is called `context` is meant for us; another is the function's own setting
+    return 2 if len(needed) == 2 or (len(places) > 1 and places[1].name == "context") or (many and not places) else 1
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '…'}"
+
+
+__all__ = ["Context", "Plug", "plug"]

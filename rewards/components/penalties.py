@@ -1,0 +1,94 @@
+"""Penalties by rule: how much of a dialogue is malformed, failed or too long, each in [0, 1] where 1 is the worst.
+
+Apart from checklists since they are shares, not yes or no; a stack takes them off at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal, TypeAlias
+
+from cm2_agent.errors import ChecklistError
+from .component import Plug
+from cm2_agent.types.trace import Step, Trace
+
+Unit: TypeAlias = Literal["steps", "calls", "tokens", "characters"]
+
+
+def format_penalty(*, text_beside_calls: bool = True, tools: frozenset[str] | None = None) -> Plug:
+    """malformed steps / steps: the share of the assistant's messages whose form is wrong.
+
+    A step is malformed where it is empty (neither text nor call), where a call's arguments are no JSON object, where one step uses a
+    call id twice, where it calls a tool that is not among `tools` (None: any), and, with `text_beside_calls`, where it speaks beside its
+    calls. NULL for a dialogue without steps.
+    """
+
+    def form(trace: Trace) -> float | None:
+        steps = trace.steps
+        return sum(_malformed(step, text_beside_calls, tools) for step in steps) / len(steps) if steps else None
+
+    named = "" if tools is None else f",tools={'+'.join(sorted(tools))}"
+    return Plug(form, name="format", version=f"1(text_beside_calls={text_beside_calls}{named})")
+
+
+def tool_error_penalty() -> Plug:
+    """failed tool responses / tool responses; 0 for a dialogue without any: nothing failed."""
+
+    def errors(trace: Trace) -> float:
+        responses = [response for step in trace.steps for response in step.responses]
+        return sum(response.error for response in responses) / len(responses) if responses else 0.0
+
+    return Plug(errors, name="tool_error", version="1")
+
+
+def length_penalty(free: float, most: float, *, unit: Unit = "steps") -> Plug:
+    """clip((n − free) / (most − free), 0, 1): nothing up to `free`, all of it from `most` on (the soft overlong punishment of DAPO, arXiv
+    2503.14476 Eq. 13, turned to [0, 1]).
+
+    n counts the dialogue's `steps`, tool `calls`, `characters` of the assistant's text, or `tokens` that its model wrote (their ids, else
+    the usage the provider told; NULL where a call has neither). Raises ChecklistError unless 0 ≤ free < most.
+    """
+    if not 0 <= free < most:
+        raise ChecklistError(f"a length penalty is free up to {free} and whole at {most} {unit}; expected 0 <= free < most")
+    if unit not in _COUNTS:
+        raise ChecklistError(f"a length penalty counts {unit!r}; expected one of {', '.join(_COUNTS)}")
+
+    def length(trace: Trace) -> float | None:
+        n = _COUNTS[unit](trace)
+        return None if n is None else min(1.0, max(0.0, (n - free) / (most - free)))
+
+    return Plug(length, name="length", version=f"1({free:g}..{most:g} {unit})")
+
+
+def _malformed(step: Step, text_beside_calls: bool, tools: frozenset[str] | None) -> bool:
+    calls, said = step.message.tool_calls, bool(step.message.text.strip())
+    ids = [call.id for call in calls if call.id is not None]
+    return (
+        (not calls and not said)
+        or (text_beside_calls and bool(calls) and said)
+        or len(set(ids)) < len(ids)
+        or any(not isinstance(call.arguments, Mapping) for call in calls)
+        or (tools is not None and any(call.name not in tools for call in calls))
+    )
+
+
+def _tokens(trace: Trace) -> float | None:
+    total = 0
+    for call in trace.calls:
+        if call.message is None:
+            continue
+        count = len(call.completion_ids) if call.completion_ids is not None else call.usage.get("output_tokens")
+        if count is None:
+            return None
+        total += count
+    return total if trace.calls else None
+
+
+_COUNTS: Mapping[str, Callable[[Trace], float | None]] = {
+    "steps": lambda trace: len(trace.steps),
+    "calls": lambda trace: sum(len(step.message.tool_calls) for step in trace.steps),
+    "characters": lambda trace: sum(len(step.message.text) for step in trace.steps),
+    "tokens": _tokens,
+}
+
+__all__ = ["format_penalty", "length_penalty", "tool_error_penalty"]

@@ -1,0 +1,106 @@
+"""Asking a judge's model until it answers every item, or cannot; apart from the judge, which knows items and evidence but no network, and
+from `llm.asking`, which knows requests but no items.
+
+Whatever goes wrong is a Failure with its cause (method.md §4): `infrastructure` for time-outs, rate limits, server errors and malformed or
+incomplete replies, `content` for refusals and transcripts too long for the model, which the judged text itself can bring about. None is a
+verdict.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_ai.messages import ModelRequest, ModelResponse, UserPromptPart
+from pydantic_ai.models import Model
+
+from cm2_agent.errors import BudgetExhausted
+from cm2_agent.llm.client import CHARACTERS_A_TOKEN, Asker, Failure, Schema, reply_text
+from .prompt import INSTRUCTIONS, Window, tail
+from .reply import SCHEMA, Answer, read
+
+TOKENS_AN_ANSWER = 150
+"""An estimate for limits and splitting: what is spent is counted from the replies."""
+_VERDICTS = Schema(name="verdicts", body=SCHEMA)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """An answer, and the model that returned it."""
+
+    answer: Answer
+    served: str
+
+
+class Caller(Asker):
+    """An asker of items. What a reply leaves out is asked again, alone."""
+
+    def __init__(self, model: Model, **options: Any) -> None:
+        """`options` are an Asker's."""
+        super().__init__(model, of="judge", **options)
+
+    async def verdicts(
+        self,
+        window: Window,
+        items: Mapping[str, str],
+        found: dict[str, Answered | Failure],
+        *,
+        note: str = "",
+        re_ask: bool = False,
+    ) -> None:
+        """Put an answer or a failure for each item, given as id → line, into `found` as it comes. Raises BudgetExhausted where the budget
+        does not allow a call: what was answered by then is in `found`."""
+        waiting = dict(items)
+        failure: Failure | None = None
+        for attempt in range(self.retries + 1):
+            if failure is not None:
+                wait = self.wait(failure, attempt)
+                if wait is None:
+                    break
+                await asyncio.sleep(wait)
+            again = re_ask or (failure is not None and failure.reply)
+            try:
+                response = await self._shown(window, waiting, note, again)
+                answers = read(reply_text(response), waiting)
+            except BudgetExhausted:
+                raise
+            except Exception as error:  # whatever a provider's client raises is the judge's failure, and no verdict
+                failure = self.failure(error)
+                continue
+            served = response.model_name or self.model.model_name
+            for name, answer in answers.items():
+                found[name] = Answered(answer=answer, served=served)
+                del waiting[name]
+            if not waiting:
+                return
+            failure = Failure(cause="infrastructure", explanation="the reply left the item out", reply=True)
+        assert failure is not None
+        found.update(dict.fromkeys(waiting, failure))
+
+    def estimate(self, window: Window, items: Mapping[str, str]) -> int:
+        """Tokens of a call, in and out, roughly."""
+        return _read_tokens(window, items) + TOKENS_AN_ANSWER * len(items)
+
+    async def _shown(self, window: Window, items: Mapping[str, str], note: str, re_ask: bool) -> ModelResponse:
+        end = tail(window, list(items.items()), note)
+        content: str | list[Any] = f"{window.text}\n{end}"
+        if window.images:
+            shown = [piece for number, image in enumerate(window.images, 1) for piece in (f"image {number}:", image)]
+            content = [window.text, *shown, end]
+        message = ModelRequest(parts=[UserPromptPart(content=content)], instructions=INSTRUCTIONS)
+        return await self.request(
+            [message],
+            tokens=_read_tokens(window, items),
+            answer_tokens=TOKENS_AN_ANSWER * len(items),
+            schema=_VERDICTS,
+            re_ask=re_ask,
+        )
+
+
+def _read_tokens(window: Window, items: Mapping[str, str]) -> int:
+    return (len(INSTRUCTIONS) + len(window.text) + sum(map(len, items.values()))) // CHARACTERS_A_TOKEN
+
+
+__all__ = ["Answered", "Caller"]

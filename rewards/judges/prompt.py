@@ -1,0 +1,190 @@
+"""What a judge is shown: the transcript up to the judged scope, then the items; apart from the asking, so that every judge is shown the
+same and the prompt can be proved without one.
+
+A transcript is hostile. Each part is one line of JSON in which no line break, no `<` and no invisible character survives, so nothing inside
+can begin a line or write a special token. The line that ends it carries a nonce drawn for the call. The nonce stands *after* the transcript
+alone: before it, it would differ in the first line of every call, and a provider's prefix cache could not serve a trace's later turns.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from json.encoder import encode_basestring
+from pathlib import Path
+
+from pydantic_ai.messages import BinaryContent
+
+from cm2_agent.types.checklist_item import Item
+from cm2_agent.errors import JudgeError
+from cm2_agent.llm.untrusted_text import escaped
+from cm2_agent.types.messages import Blob, Message, Reasoning, Text, ToolCall, ToolCallResponse, Uri, part_to_json
+from cm2_agent.types.json_values import canonical_json, content_hash
+from .evidence import normalised_text
+from .transcript import part_texts, spelled
+from cm2_agent.types.trace import Step, Trace
+from cm2_agent.types.view import as_text
+
+_FOLDER = Path(__file__).resolve().parent / "prompts"
+INSTRUCTIONS = (_FOLDER / "judge.md").read_text(encoding="utf-8").strip()
+_ITEMS = (_FOLDER / "judge_items.md").read_text(encoding="utf-8").strip("\n")
+_RENDERING = 1
+"""Raised whenever the same trace would be shown otherwise."""
+PROMPT_VERSION = content_hash([INSTRUCTIONS, _ITEMS, _RENDERING])[:8]
+
+def quoted(text: str) -> str:
+    """The text as a JSON string of one line that shows everything in it."""
+    return escaped(encode_basestring(text))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """What is shown of a trace for one scope: everything up to its end. `first` and `last` are the judged steps, dialogue-wide from 1."""
+
+    text: str
+    first: int
+    last: int
+    turn: int | None
+    digest: str
+    images: tuple[BinaryContent, ...] = ()
+
+    @property
+    def scope(self) -> str:
+        steps = f"step {self.first}" if self.first == self.last else f"steps {self.first} to {self.last}"
+        return f"{steps}, the whole dialogue" if self.turn is None else f"{steps}, turn {self.turn + 1} of the dialogue"
+
+
+@dataclass(kw_only=True)
+class Transcript:
+    """A trace rendered once for all its calls.
+
+    `ends[n]` is how many lines the dialogue has after step n + 1. `images=True` shows images by value; otherwise, and for any other file,
+    their type alone is told. `redact` is applied to every text before anything is shown or compared.
+    """
+
+    trace: Trace
+    images: bool = False
+    redact: Callable[[str], str] | None = None
+    lines: list[str] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+    pictures: list[tuple[int, BinaryContent]] = field(default_factory=list)
+    _texts: dict[tuple[int, str], list[str]] = field(default_factory=dict)
+    _steps: tuple[Step, ...] = ()
+    _windows: dict[tuple[int | None, int], Window] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._steps = self.trace.steps
+        for message in self.trace.messages:
+            if message.role == "assistant":
+                self.ends.append(0)
+            self._show(message)
+            if self.ends and message.role in ("assistant", "tool"):
+                self.ends[-1] = len(self.lines)
+
+    def window(self, turn: int | None, upto: int | None = None) -> Window:
+        """The window of a turn, or (None) of the whole dialogue; with `upto` as it was after that step of the scope (1…S). Raises
+        JudgeError where the scope has no step: there is nothing to judge."""
+        steps = self._steps if turn is None else self.trace.turns[turn].steps if turn < len(self.trace.turns) else ()
+        if not steps:
+            raise JudgeError(f"turn {turn} of trace {self.trace.id!r} has no step; a judge can only be asked of what happened")
+        first = steps[0].number + 1
+        last = steps[-1].number + 1 if upto is None else first + upto - 1
+        key = (turn, last)
+        if key not in self._windows:
+            end = len(self.lines) if turn is None and upto is None else self.ends[last - 1]
+            text = "\n".join(self.lines[:end])
+            self._windows[key] = Window(
+                text=text,
+                first=first,
+                last=last,
+                turn=turn,
+                digest=hashlib.sha256(text.encode()).hexdigest(),
+                images=tuple(picture for place, picture in self.pictures if place < end),
+            )
+        return self._windows[key]
+
+    def texts(self, number: int, part: str) -> list[str]:
+        """The normalised texts of a part of a step (dialogue-wide, from 1): a quote may stand in each."""
+        key = (number, part)
+        if key not in self._texts:
+            self._texts[key] = [normalised_text(self._seen(text)) for text in part_texts(self._steps[number - 1], part)]
+        return self._texts[key]
+
+    def step(self, number: int) -> Step:
+        """A step by its dialogue-wide number from 1."""
+        return self._steps[number - 1]
+
+    def _seen(self, text: str) -> str:
+        return text if self.redact is None else self.redact(text)
+
+    def _show(self, message: Message) -> None:
+        step = f'"step":{len(self.ends)},' if message.role in ("assistant", "tool") and self.ends else ""
+        own = {"assistant": "assistant.reply", "tool": "tool.content"}.get(message.role, message.role)
+        strange = f"{message.role}.other"  # a part that others' messages hold must not pass for theirs, least of all a tool's result
+        for part in message.parts:
+            if isinstance(part, Text):
+                self._line(step, own, part.content)
+            elif isinstance(part, Reasoning):
+                self._line(step, "assistant.reasoning" if message.role == "assistant" else strange, part.content)
+            elif isinstance(part, ToolCall):
+                self._line(step, "assistant.tool_calls" if message.role == "assistant" else strange, spelled(part))
+            elif isinstance(part, ToolCallResponse):
+                where = "tool.content" if message.role == "tool" else strange
+                self._line(step, where, as_text(part.response), ',"error":true' if part.error else "")
+            elif isinstance(part, Uri):
+                self._line(step, strange, part.uri, f',"address_of":{quoted(part.modality or part.mime_type or "file")},"fetched":false')
+            elif isinstance(part, Blob):
+                self._blob(step, strange, part)
+            else:
+                self._line(step, strange, canonical_json(part_to_json(part)))
+        if not message.parts and step:  # the step happened, so it is shown, even where nothing was said
+            self._line(step, own, "")
+
+    def _blob(self, step: str, part: str, blob: Blob) -> None:
+        kind = blob.mime_type or blob.modality or "file"
+        digest = hashlib.sha256(blob.content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        about = f',"file":{quoted(kind)},"sha256":"{digest}"'
+        if self.images and kind.startswith("image/"):
+            try:
+                data = base64.b64decode(blob.content, validate=True)
+            except (binascii.Error, ValueError):
+                data = b""
+            if data:
+                about += f',"image":{len(self.pictures) + 1}'
+                self.pictures.append((len(self.lines), BinaryContent(data=data, media_type=kind)))
+        self._line(step, part, "", about)
+
+    def _line(self, step: str, part: str, content: str, about: str = "") -> None:
+        self.lines.append(f'{{{step}"part":"{part}"{about},"content":{quoted(self._seen(content))}}}')
+
+
+def item_line(item: Item) -> str:
+    """An item as the judge reads it. Weights, dependencies and strictness are not the judge's business, so they change no verdict."""
+    shown = {
+        "id": item.id,
+        "kind": item.kind,
+        "question": item.question,
+        "yes_requires" if item.kind != "avoid" else "no_requires": item.pass_condition,
+        "no_examples" if item.kind != "avoid" else "yes_examples": list(item.failure_examples) or None,
+        "quote_from": item.focus_on,
+    }
+    return escaped(canonical_json({key: value for key, value in shown.items() if value is not None}))
+
+
+def tail(window: Window, items: Sequence[tuple[str, str]], note: str = "") -> str:
+    """What follows the transcript: its end, the judged steps and the items, as (id, line), under a nonce drawn here."""
+    return _ITEMS.format(
+        nonce=secrets.token_hex(16),
+        scope=window.scope,
+        note=f"{note}\n" if note else "",
+        items="\n".join(line for _, line in items),
+        count=len(items),
+        ids=", ".join(name for name, _ in items),
+    )
+
+
+__all__ = ["INSTRUCTIONS", "PROMPT_VERSION", "Transcript", "Window", "item_line", "quoted", "tail"]

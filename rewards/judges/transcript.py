@@ -1,0 +1,91 @@
+"""A dialogue as data for a model to read: numbered turns and steps, each part under the name that `focus_on` uses; apart from the prompts,
+so that whoever shows a dialogue to a model shows the same one.
+
+What is shown is hostile: it may hold text that looks like instructions or like the end of the data. It is therefore shown fenced
+(llm/fencing.py).
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+from cm2_agent.types.json_values import JSON
+from cm2_agent.types.messages import Blob, Text, ToolCall, Uri
+from cm2_agent.types.trace import Step, Trace, Turn
+from cm2_agent.types.view import as_text
+
+PARTS = ("assistant.reasoning", "assistant.tool_calls", "assistant.reply", "tool.content")
+"""The parts of a step, in the order in which they come to be."""
+
+
+def shown(trace: Trace) -> list[dict[str, JSON]]:
+    """The dialogue's turns, 0-based, each with what the user said and its steps, 0-based within the turn. Empty parts are left out;
+    images and files are named, never fetched or shown."""
+    return [
+        {
+            "turn": turn.index,
+            "user": said(turn),
+            "steps": [{"step": step.index, **{part: _part(step, part) for part in PARTS if _has(step, part)}} for step in turn.steps],
+        }
+        for turn in trace.turns
+    ]
+
+
+def said(turn: Turn) -> str:
+    """The user's words that opened the turn, attachments by name."""
+    return "\n".join(_text(part) for message in turn.user for part in message.parts)
+
+
+def spelled(call: ToolCall) -> str:
+    """A tool call as it is quoted: its name and its arguments as canonical JSON."""
+    return f"{call.name} {as_text(call.arguments)}"
+
+
+def part_texts(step: Step, part: str) -> tuple[str, ...]:
+    """The texts of a step's part that a quote may stand in: one for each tool call or tool result, none where the step lacks the part."""
+    if part == "assistant.tool_calls":
+        return tuple(spelled(call) for call in step.message.tool_calls)
+    if part == "tool.content":
+        return tuple(as_text(response.response) for response in step.responses)
+    text = step.message.reasoning if part == "assistant.reasoning" else step.message.text
+    return (text,) if text.strip() else ()
+
+
+def folded(text: str) -> str:
+    """Text as quotes are compared: NFKC, case folded, white space collapsed."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def quoted_in(snippet: str, texts: Sequence[str]) -> bool:
+    """Whether the snippet stands in one of the texts, whatever the case and the white space. JSON may be quoted with other spaces and
+    escapes than it is spelled with here, so these do not count either."""
+    needle = _bare(snippet)
+    return bool(needle) and any(needle in _bare(text) for text in texts)
+
+
+def _bare(text: str) -> str:
+    return folded(text).replace(" ", "").replace("\\", "")
+
+
+def _has(step: Step, part: str) -> bool:
+    return bool(part_texts(step, part))
+
+
+def _part(step: Step, part: str) -> JSON:
+    if part == "tool.content":
+        return [{"error": as_text(one.response)} if one.error else as_text(one.response) for one in step.responses]
+    texts = part_texts(step, part)
+    return list(texts) if part == "assistant.tool_calls" else texts[0]
+
+
+def _text(part: Any) -> str:
+    if isinstance(part, Text):
+        return part.content
+    if isinstance(part, Uri | Blob):
+        return f"[{part.modality or part.type}]"
+    return f"[{part.type}]"
+
+
+__all__ = ["PARTS", "folded", "part_texts", "quoted_in", "said", "shown", "spelled"]

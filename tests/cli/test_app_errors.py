@@ -1,0 +1,144 @@
+"""What is wrong on the command line: said in words with what to type, exit 2, and nothing changed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cm2_agent.cli.app import COMMANDS, app, build
+from cm2_agent.cli.common import one_line, plain
+from tests.importers.recordings import saved
+
+
+def refused(*arguments: str) -> str:
+    """stderr of a command that exits 2 and writes nothing to stdout."""
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == 2, (result.stdout, result.stderr, result.exception)
+    assert result.stdout == ""
+    return result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("score",),
+        ("eval", "--against", "official_reward"),
+        ("train", "--rows-only"),
+        ("train", "--model", "m", "--out", "o"),
+        ("show",),
+        ("show", "t"),
+        ("doctor",),
+        ("export", "out.jsonl"),
+        ("db", "revision"),
+    ],
+)
+def test_a_store_that_is_not_there_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "does not exist" in refused(*arguments, "--store", "sqlite:///absent.db")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("import", "xml", "results.json"), "expected one of tau-bench, openai"),
+        (("import", "tau-bench", "absent.json"), "cannot be read"),
+        (("import", "openai", "results.json"), "none of its 6 records is of format openai"),
+        (("import", "tau-bench", "empty.json"), "is empty"),
+        (("import", "tau-bench", "results.json", "--store", "mysql://x/y"), "expected sqlite:///FILE.db"),
+        (("import", "tau-bench", "results.json", "--store", "sqlite:///no/such/folder.db"), "does not exist"),
+        (("run", "absent.jsonl", "--agent", "a:b"), "cannot read tasks"),
+        (("run", "tasks.jsonl", "--agent", "nothing"), "MODULE:NAME"),
+        (("run", "tasks.jsonl", "--agent", "no.such.module:graph"), "cannot be imported"),
+        (("run", "tasks.jsonl", "--agent", "absent.py:graph"), "there is no file"),
+        (("run", "tasks.jsonl", "--agent", "json:dumps_"), "it holds"),
+        (("run", "tasks.jsonl", "--agent", "json:__doc__"), "expected a compiled LangGraph graph"),
+        (("train",), "--model and --out not given"),
+        (("train", "--allow-retokenised", "--model", "m", "--out", "o"), "--rows-only"),
+        (("train", "--rows-only", "--checklist", "c.yaml", "--reward", "r"), "give one of them"),
+        (("score", "absent.yaml"), "absent.yaml"),
+        (("score", "--checks", "absent.py"), "there is no such file"),
+    ],
+)
+def test_wrong_arguments_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], told: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    saved(tmp_path, name="results.json")
+    (tmp_path / "empty.json").write_text("\n")
+    (tmp_path / "tasks.jsonl").write_text('{"id": "t", "turns": ["hi"]}\n')
+    before = sorted(path.name for path in tmp_path.iterdir())
+    assert told in refused(*arguments)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_a_store_without_what_is_needed_says_what_to_type(tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path}/cm2.db"
+    CliRunner().invoke(app, ["import", "tau-bench", str(saved(tmp_path)), "--store", store])
+    assert "cm2 score CHECKLIST.yaml" in refused("score", "--store", store)
+    assert "cm2 score CHECKLIST.yaml" in refused("eval", "--against", "official_reward", "--store", store)
+    checklist = tmp_path / "c.yaml"
+    checklist.write_text("name: c\nitems:\n  - {id: told, check: {replied: true}, turn: trace}\n")
+    assert CliRunner().invoke(app, ["score", str(checklist), "--store", store]).exit_code == 0
+    assert "outcomes there are: official_reward" in refused("eval", "--against", "success", "--store", store)
+    assert "lists them" in refused("show", "nobody", "--store", store)
+    assert "cannot load a tokenizer" in refused(
+        "train", "--rows-only", "--allow-retokenised", "--model", str(tmp_path / "no-model"), "--store", store
+    )
+    checklist.write_text("name: c\nitems:\n  - {id: told, check: {replied: true}, turn: trace, weight: -1}\n")
+    assert "c.yaml:3" in refused("score", str(checklist), "--store", store)
+    checklist.write_text("name: c\nitems:\n  - {id: said, check: {replied: true}, turn: trace}\n")
+    assert "version: 2" in refused("score", str(checklist), "--store", store)
+
+
+def test_a_password_is_never_printed(tmp_path: Path) -> None:
+    url = "postgresql+psycopg://user:hunter2@127.0.0.1:1/none"
+    for arguments in (("show",), ("doctor",), ("score",), ("import", "tau-bench", str(saved(tmp_path)))):
+        assert "hunter2" not in refused(*arguments, "--store", url)
+
+
+@pytest.mark.parametrize("name", ["nope", "imports"])
+def test_an_unknown_command_lists_the_commands(name: str) -> None:
+    told = refused(name)
+    for command in ("quickstart", "run", "import", "export", "score", "label", "train", "eval", "report", "show", "doctor", "db"):
+        assert command in told
+    assert "upgrade" in refused("db", name)
+
+
+def test_every_command_has_its_line_of_help() -> None:
+    words = CliRunner().invoke(app, ["--help"]).stdout
+    listed = [line for line in words.split("Commands:")[1].splitlines() if line.strip()]
+    assert len(listed) == len(COMMANDS)
+    assert all(len(line.split(None, 1)) == 2 for line in listed)
+
+
+def test_commands_can_be_left_out() -> None:
+    words = CliRunner().invoke(build(["db"]), ["--help"]).stdout
+    assert "db" in words
+    assert "rows-only" not in words
+    assert "doctor" not in words
+
+
+def test_text_from_outside_is_spelled_out() -> None:
+    assert plain("a\x1b[31mb\u202ec\n\td\r") == "a\\x1b[31mb\\u202ec\n\td\\r"
+    assert one_line("a\n\nb\x00 " + "c" * 20, 8) == "a b\\x00…"
+
+
+def test_the_real_command(tmp_path: Path) -> None:
+    """The installed program: one line of JSON on stdout, the rest on stderr, exit codes, and nothing heavy loaded for --help."""
+    program = str(Path(sys.executable).with_name("cm2"))
+    store = f"sqlite:///{tmp_path}/cm2.db"
+    done = subprocess.run(
+        [program, "import", "tau-bench", saved(tmp_path), "--store", store, "--json"], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout) == {"imported": 6, "skipped": 0, "duplicates": 0}
+    wrong = subprocess.run([program, "import", "tau-bench"], capture_output=True, text=True, check=False)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "Missing argument 'FILE'" in wrong.stderr
+    loaded = (
+        "import sys, cm2_agent.cli.app; print([name for name in ('torch', 'sqlalchemy', 'langgraph', 'rich.table') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout.strip() == "[]"

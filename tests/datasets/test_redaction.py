@@ -1,0 +1,279 @@
+"""Personal data is found, replaced alike everywhere, and nothing else is touched."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cm2_agent.datasets import CARD, EMAIL, KEY, PHONE, SHIPPED, Redactor, Rule, key_from
+from cm2_agent.datasets.pii_numbers import is_card, luhn
+from cm2_agent.errors import TaskError
+from tests.strategies import jsons, texts
+
+SECRET = b"a key for the tests"
+
+EMAILS = ("ada@x.org", "Ada.Lovelace+news@mail.example.co.uk", "o'brien@x.org", "jörg@müller.de", "a_b-c@x-y.io")
+PHONES = (
+    "+14155552671", "+1 415 555 2671", "+1 (415) 555-2671", "(415) 555-2671", "415-555-2671", "415.555.2671", "1-415-555-2671",
+    "+44 20 7946 0958", "+44 (0)20 7946 0958", "020 7946 0958", "07700 900123", "+49 171 1234567", "0171/1234567", "(030) 12345678",
+    "06 12 34 56 78", "06.12.34.56.78", "+33 6 12 34 56 78", "0412 345 678", "138 1234 5678", "+91 98765 43210", "0049 171 1234567",
+)  # fmt: skip
+CARDS = ("4111111111111111", "4111 1111 1111 1111", "4111-1111-1111-1111", "378282246310005", "3782 822463 10005", "30569309025904",
+         "4222222222222", "6304000000000000000")  # fmt: skip
+KEYS = (
+    "sk-proj-Ab3dEf6hIj9lMn2pQr5tUv8x", "sk-abcdefghijklmnopqrstuvwxyz", "ghp_0123456789abcdefghijABCDEFGHIJ012345",
+    "gho_0123456789abcdefghijABCDEFGHIJ012345", "AKIAIOSFODNN7EXAMPLE", "AIzaSyA1234567890abcdefghijklmnopqrstuv",
+    "xoxb-123456789012-1234567890123-AbCdEfGhIjKl", "glpat-x1y2z3A4B5C6D7E8F9G0", "hf_AbCdEfGhIjKlMnOpQrStUvWxYz01234567",
+)  # fmt: skip
+ORDINARY = (
+    "order 123456789", "order #415-555-2671", "ORD-415-555-2671", "reservation 0012345678901", "flight HAT136 on 2024-05-20", "05/20/2024",
+    "20.05.2024 12:30", "2024-05-15T15:00:00Z", "$1,204.56", "USD 4111.11", "1716300000000", "1716300000000000000", "credit_card_4421486",
+    "192.168.100.123", "v1.12.345.6789", "4111111111111112", "0.4111111111111111", "100 200 3000", "+30.00 2024 1200", "9-1-1",
+    "risk-taking-behaviour-of-2024", "a@b", "@home", "x @ y.com", "bearer of bad news", "3fa85f64-5717-4562-b3fc-2c963f66afa6",
+    "ISBN 978-3-16", "sk-learn", "id 7963242628536487935", "1234567890123456", "between 10:00-11:30", "12 345 678", "1e1000000000000000",
+)  # fmt: skip
+
+
+def redactor(*rules: Rule) -> Redactor:
+    return Redactor(rules or SHIPPED, key=SECRET)
+
+
+@pytest.mark.parametrize(("rule", "value"), [(rule.name, value) for rule, values in (
+    (EMAIL, EMAILS), (PHONE, PHONES), (CARD, CARDS), (KEY, KEYS)) for value in values])  # fmt: skip
+@pytest.mark.parametrize("around", ["{}", "It is {}.", "({})", '"{}"', "a: {}, b", "<{}>", "{}\nnext", "tell {}!"])
+def test_what_is_personal_is_found(rule: str, value: str, around: str) -> None:
+    mine = redactor()
+    before, _, after = around.partition("{}")
+    got = mine.redact(around.format(value))
+    assert got.startswith(before)
+    assert got.endswith(after)
+    inner = got[len(before) : len(got) - len(after)]
+    assert mine.counts == {rule: 1}, got
+    assert value not in got
+    assert Redactor((next(one for one in SHIPPED if one.name == rule),)).redact(inner) == inner, "it is a placeholder as a whole"
+
+
+@pytest.mark.parametrize("text", ORDINARY)
+def test_what_is_not_personal_is_left_alone(text: str) -> None:
+    mine = redactor()
+    assert mine.redact(text) == text
+    assert mine.redact(f"It is {text}, as you said.") == f"It is {text}, as you said."
+    assert not mine.counts
+
+
+def test_a_bearer_token_is_a_key() -> None:
+    got = redactor().redact("Authorization: Bearer abc123def456ghi789jkl012mno, sent")
+    assert got.startswith("Authorization: Bearer REDACTED")
+    assert got.endswith(", sent")
+    assert "abc123" not in got
+
+
+@pytest.mark.parametrize(
+    "spellings",
+    [
+        ("ada@x.org", "Ada@X.org", "ADA@x.ORG"),
+        ("+1 415 555 2671", "(415) 555-2671", "415.555.2671", "+14155552671", "1-415-555-2671"),
+        ("4111111111111111", "4111 1111 1111 1111", "4111-1111-1111-1111"),
+    ],
+)
+def test_one_value_has_one_placeholder(spellings: tuple[str, ...]) -> None:
+    mine = redactor()
+    assert len({mine.redact(one) for one in spellings}) == 1
+    assert list(mine.distinct.values()) == [1]
+    assert {mine.redact(f"I am {one}, yes")[5:-5] for one in spellings} == {mine.redact(spellings[0])}
+
+
+def test_two_values_have_two_placeholders() -> None:
+    mine = redactor()
+    numbers = [f"+1 415 555 {number:04}" for number in range(3000)]
+    assert len({mine.redact(number) for number in numbers}) == 3000
+    narrow = Redactor([Rule("pin", "[0-9]{4}", make=lambda value, draw: "pin" + draw("ab", 2), made="pin[ab]{2}")], key=SECRET)
+    assert len({narrow.redact(pin) for pin in ("1111", "2222", "3333", "4444")}) == 4, "drawn again until it is free"
+    with pytest.raises(TaskError, match="made the same placeholder"):
+        narrow.redact("5555")
+
+
+def test_the_same_key_gives_the_same_placeholders_and_no_key_gives_new_ones() -> None:
+    text = "ada@x.org, 415-555-2671, 4111111111111111"
+    assert Redactor(key=b"one").redact(text) == Redactor(key=b"one").redact(text)
+    others = (Redactor(key=b"one"), Redactor(key=b"two"), Redactor(), Redactor())
+    assert len({other.redact(text) for other in others}) == 4
+    assert key_from(["a", "b"]) != key_from(["ab"])
+
+
+def test_placeholders_keep_the_form() -> None:
+    mine = redactor()
+    schema = {
+        "type": "object",
+        "properties": {
+            "email": {"type": "string", "pattern": r"^[^@\s]+@[^@\s]+\.[a-z]{2,}$"},
+            "phone": {"type": "string", "pattern": r"^\+[1-9][0-9]{7,14}$"},
+            "card": {"type": "string", "pattern": "^[0-9]{16}$"},
+            "number": {"type": "integer"},
+            "token": {"type": "string", "pattern": "^ghp_[A-Za-z0-9]{36}$"},
+        },
+    }
+    value = {"email": "ada@x.org", "phone": "+14155552671", "card": "4111111111111111", "number": 4111111111111111, "token": KEYS[2]}
+    got = mine.redact_json(value)
+    jsonschema.validate(got, schema)
+    assert luhn(got["card"])
+    assert not is_card(got["card"]), "nobody's card"
+    assert got["number"] == int(got["card"])
+    assert mine.redact("AKIAIOSFODNN7EXAMPLE").startswith("AKIA")
+    assert len(mine.redact("AKIAIOSFODNN7EXAMPLE")) == 20
+
+
+def test_json_is_redacted_wherever_it_holds_something() -> None:
+    mine = redactor()
+    mail, phone = mine.redact("ada@x.org"), mine.redact("415-555-2671")
+    value = {
+        "ada@x.org": [1, {"phone": "4155552671"}], "card": 4111111111111111, "n": 7, "x": 4111111111111111.0, "t": "to ada@x.org",
+        "no": None,
+    }  # fmt: skip
+    got = mine.redact_json(value)
+    card = int(mine.redact("4111111111111111"))
+    assert got == {mail: [1, {"phone": phone}], "card": card, "n": 7, "x": card, "t": f"to {mail}", "no": None}
+    assert mine.redact_json({"Ada@x.org": 1, "ada@x.org": 2}) == {mail: 1, f"{mail} (2)": 2}
+    assert mine.redact_json({"contact": {"phone_number": 4155552671, "order_id": 4155552671}}) == {
+        "contact": {"phone_number": int(phone[1:]), "order_id": 4155552671}
+    }
+
+
+@pytest.mark.parametrize("text", [
+    '{"a": "\\nada@x.org\\tb", "b" : [1.0, 4111111111111111], "phone": "4155552671"}',
+    '"quoted \\"ada@x.org\\""', '[{"inner": "{\\"mail\\": \\"\\\\nada@x.org\\"}"}]', '{"\\u0061da@x.org": "\\u00e9 ada@x.org"}',
+])  # fmt: skip
+def test_json_in_text_stays_json(text: str) -> None:
+    mine = redactor()
+    got = mine.redact(text)
+    assert json.loads(got) == mine.redact_json(json.loads(text))
+    assert "ada@x.org" not in json.dumps(json.loads(got))
+    assert mine.redact(got) == got
+    assert mine.redact('{"a":  1.50,\n "b": "x"}') == '{"a":  1.50,\n "b": "x"}', "what is not replaced is spelled as before"
+
+
+def test_an_escape_is_not_cut_in_two_where_the_json_is_broken() -> None:
+    mine = redactor()
+    got = mine.redact('{"a": "x\\nada@x.org\\u000aada@x.org", "b": "sk')
+    assert got == '{"a": "x\\n' + mine.redact("ada@x.org") + "\\u000a" + mine.redact("ada@x.org") + '", "b": "sk'
+
+
+def personal() -> st.SearchStrategy[str]:
+    return st.sampled_from((*EMAILS, *PHONES, *CARDS, *KEYS, *ORDINARY))
+
+
+def pieces() -> st.SearchStrategy[str]:
+    signs = ["", " ", "-", ".", ",", "/", "(", ")", "+", "@", "\\", "\\n", '"', ":", "1", "0", "a", "Bearer ", "phone: ", "\n", "é"]
+    glue = st.sampled_from([*signs, "[", "]", '{"home_phone": "4155552671", "card": ', "}"])
+    made = st.sampled_from([redactor().redact(value) for value in (EMAILS[0], PHONES[0], CARDS[0], *KEYS)])
+    return st.lists(st.one_of(personal(), glue, made, texts()), max_size=8).map("".join)
+
+
+@given(pieces())
+def test_redacting_twice_changes_nothing(text: str) -> None:
+    once = redactor().redact(text)
+    assert redactor().redact(once) == once
+    assert Redactor(key=b"another").redact(once) == once
+
+
+@given(st.text(alphabet="+()-./ 0149@abx.co\\n\"'", max_size=60))
+def test_redacting_noise_twice_changes_nothing(text: str) -> None:
+    once = redactor().redact(text)
+    assert Redactor(key=b"another").redact(once) == once
+
+
+@given(jsons(6, st.one_of(pieces(), texts())))
+def test_json_keeps_its_form(value: Any) -> None:
+    mine = redactor()
+    got = mine.redact_json(value)
+    assert mine.redact_json(got) == got
+    assert shape(got) == shape(value)
+    try:
+        text = json.dumps(value)
+    except ValueError:
+        return
+    assert shape(json.loads(mine.redact(text))) in (shape(value), shape(json.loads(text)))
+
+
+def shape(value: Any) -> Any:
+    """What stays when strings and numbers are taken for one."""
+    if isinstance(value, dict):
+        return [shape(item) for item in value.values()]
+    if isinstance(value, list):
+        return [shape(item) for item in value]
+    return "number" if isinstance(value, int | float) else type(value).__name__
+
+
+@given(st.lists(personal(), min_size=1, max_size=6, unique=True))
+def test_a_placeholder_is_no_value_of_the_input(values: list[str]) -> None:
+    mine = redactor()
+    text = "; ".join(values)
+    got = mine.redact(text).split("; ")
+    assert not {new for new, old in zip(got, values, strict=True) if new != old} & set(values)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a" * 10**6, "a@" * 500_000, "a@b." * 250_000, "1 " * 500_000, "4111 " * 200_000, "+1 (" * 250_000, "sk-." * 250_000, "\\" * 10**6,
+     "\\n" * 500_000, "0" * 10**6, "[" * 10**6, "bearer " * 140_000, "phone " * 160_000, '"' * 10**6, "-" * 10**6, "a." * 500_000 + "@"],
+)  # fmt: skip
+def test_a_megabyte_of_noise_is_read(text: str) -> None:
+    assert redactor().redact(text) == text
+
+
+def test_deep_json_is_read() -> None:
+    mine = redactor()
+    value: Any = "ada@x.org"
+    for _ in range(100_000):
+        value = [value]
+    got = mine.redact_json(value)
+    while isinstance(got, list):
+        got = got[0]
+    assert got == mine.redact("ada@x.org")
+    deep = "[" * 50_000 + '"ada@x.org"' + "]" * 50_000
+    assert mine.redact(deep) == deep.replace("ada@x.org", mine.redact("ada@x.org"))
+
+
+def test_own_rules() -> None:
+    names = Rule("name", find=lambda text: [(at, at + 3)] if (at := text.find("Ada")) >= 0 else [])
+    mine = redactor(names, Rule("badge", r"B-[0-9]{5}"), *SHIPPED)
+    got = mine.redact("Ada has B-12345 and B-12345, as Ada@x.org says")
+    assert mine.redact(got) == got
+    assert mine.counts == {"name": 1, "badge": 2, "email": 1}
+    assert "Ada" not in got
+    address = redactor(*SHIPPED, Rule("address", r"Street: [^\n]*")).redact("Street: 5, c/o ada@x.org\nok")
+    assert address.startswith("[address "), "the longer find holds the shorter one"
+    assert address.endswith("]\nok")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "Bad name", "pattern": "x"}, "lower-case"),
+        ({"name": "x"}, "neither"),
+        ({"name": "x", "pattern": "a", "find": lambda text: []}, "both"),
+        ({"name": "x", "pattern": "(?=a)"}, "not RE2"),
+        ({"name": "x", "pattern": "a*"}, "matches nothing"),
+        ({"name": "x", "pattern": "a", "made": "b"}, "one of make and made"),
+    ],
+)
+def test_a_rule_that_cannot_be_one_is_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(TaskError, match=message):
+        Rule(**arguments)
+
+
+def test_a_name_belongs_to_one_rule() -> None:
+    with pytest.raises(TaskError, match="named twice: email"):
+        Redactor([EMAIL, EMAIL])
+
+
+def test_no_value_is_kept_or_shown() -> None:
+    mine = redactor()
+    mine.redact("ada@x.org 4111111111111111")
+    assert "ada" not in repr(mine)
+    assert not any("ada" in str(value) or "4111" in str(value) for value in vars(mine).values())

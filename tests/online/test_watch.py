@@ -1,0 +1,303 @@
+"""`watch` around a real graph with a real store, whatever happens to it; and a graph as an agent."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, BaseMessage
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.runtime import Runtime
+
+from cm2_agent import Checklist, Item, Trace, View, as_agent, watch
+from cm2_agent.types.checklist_item import Item as ChecklistItem
+from cm2_agent.online.watch import flush
+from cm2_agent.errors import ChecklistError, CM2Error, JudgeError, TraceError
+from cm2_agent.types.messages import Message
+from cm2_agent.rewards.components.component import Context
+from cm2_agent.types.score import Score, Verdict
+from cm2_agent.store import SQLStore
+from tests.tracing.apps import ScriptedModel, agent, calls
+
+QUESTION: Any = {"messages": [("user", "what is 1?")]}
+LOOKS = Checklist(Item("looks", check={"called": "look"}), name="looks")
+ASKED = Checklist(Item("looks", check={"called": "look"}), Item("right", "Is the answer right?"), name="asked")
+
+
+def app(**options: Any) -> Any:
+    return agent(ScriptedModel(script=[calls(1), AIMessage(content="it is value 1")], per_turn=True), **options)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'cm2.db'}"
+
+
+def traces(url: str) -> list[Trace]:
+    with SQLStore(url) as store:
+        return list(store.traces())
+
+
+def scores(url: str, checklist_or_version: str | None = None) -> list[Score]:
+    with SQLStore(url) as store:
+        found = [store.score(trace.id, checklist_or_version) for trace in store.traces()]
+    return [score for score in found if score is not None]
+
+
+def test_watch_keeps_the_graph_and_stores_what_it_does(url: str) -> None:
+    plain = app()
+    graph = watch(plain, store=url)
+    assert type(graph) is type(plain)
+    assert graph.invoke(QUESTION)["messages"][-1].content == "it is value 1"
+    assert flush(30)
+    (trace,) = traces(url)
+    assert [message.role for message in trace.messages] == ["system", "user", "assistant", "tool", "assistant"]
+    assert [call.untrainable for call in trace.calls] == [None, None]
+    assert scores(url) == []
+
+
+def test_watch_scores_after_each_run_of_a_conversation(url: str) -> None:
+    told: list[tuple[int, float | None]] = []
+
+    def tell(trace: Trace, score: Score | None) -> None:
+        told.append((len(trace.runs), None if score is None else score.reward))
+
+    graph = watch(app(checkpointer=InMemorySaver()), LOOKS, store=url, sinks=[tell])
+    for _ in range(3):
+        graph.invoke(QUESTION, {"configurable": {"thread_id": "T"}})
+        assert flush(30)
+    assert told == [(1, 1.0), (2, 1.0), (3, 1.0)]
+    (trace,) = traces(url)
+    assert (trace.id, len(trace.turns)) == ("T", 3)
+    (score,) = scores(url)
+    assert (score.runs, score.length) == (3, 3)
+
+
+def test_watch_takes_a_yaml_file(url: str, tmp_path: Path) -> None:
+    path = tmp_path / "looks.yaml"
+    path.write_text("name: looks\nversion: 1\nitems:\n  - id: looks\n    check: {called: look}\n", encoding="utf-8")
+    watch(app(), path, store=url).invoke(QUESTION)
+    assert flush(30)
+    assert [score.reward for score in scores(url)] == [1.0]
+
+
+class Kind:
+    """A judge that says yes, and what that cost."""
+
+    def __init__(self) -> None:
+        self.spent_usd = 0.0
+
+    async def __call__(self, trace: Trace, turn: int | None, items: Sequence[ChecklistItem]) -> Sequence[Verdict]:
+        self.spent_usd += 1.0
+        return [Verdict(item=item.id, value=True, weight=0, step=len(trace.steps)) for item in items]
+
+
+def test_a_judge_sees_its_share_and_stops_at_its_budget(url: str) -> None:
+    judge = Kind()
+    graph = watch(app(), ASKED, judge=judge, sample=1.0, budget_usd=2.0, store=url)
+    for _ in range(4):
+        graph.invoke(QUESTION)
+        assert flush(30)
+    assert judge.spent_usd == 2.0
+    unseen = Kind()
+    watch(app(), ASKED, judge=unseen, sample=0.0, budget_usd=2.0, store=url).invoke(QUESTION)
+    assert flush(30)
+    assert unseen.spent_usd == 0.0
+
+
+def test_further_rewards_are_components(url: str) -> None:
+    async def short(trace: Trace) -> float | None:
+        return 1.0 if len(trace.steps) <= 4 else 0.0
+
+    async def broken(trace: Trace) -> float | None:
+        raise OSError("no")
+
+    seen: list[Score | None] = []
+    graph = watch(app(), LOOKS, rewards=[short, broken], store=url, sinks=[lambda trace, score: seen.append(score)])
+    graph.invoke(QUESTION)
+    assert flush(30)
+    assert seen[0] is not None
+    assert seen[0].components == {"short": 1.0, "broken": None}
+    assert seen[0].reward == 1.0
+
+
+def test_a_reward_may_be_a_plain_function_and_its_failures_are_counted(url: str) -> None:
+    def long(trace: Trace, context: Context) -> bool:
+        return len(trace.steps) > 4 and context.task is None
+
+    def lost(trace: Trace) -> float:
+        return 7.0
+
+    seen: list[Score | None] = []
+    graph = watch(app(), rewards={"long": long, "lost": lost}, store=url, sinks=[lambda trace, score: seen.append(score)])
+    graph.invoke(QUESTION)
+    graph.invoke(QUESTION)
+    assert flush(30)
+    assert [score.components for score in seen if score is not None] == [{"long": 0.0, "lost": None}] * 2
+    with SQLStore(url) as store:
+        assert "expected a number in [0, 1]" in str(store.incidents()["the reward lost gave no value"]["detail"])
+
+
+def test_a_reward_of_groups_is_refused(url: str) -> None:
+    def best(traces: Sequence[Trace]) -> list[float]:
+        return [1.0] * len(traces)
+
+    best.of_group = True  # type: ignore[attr-defined]
+    with pytest.raises(ChecklistError, match="a live trace has none"):
+        watch(app(), rewards=[best], store=url)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"judge": Kind()}, ValueError, "without sample and budget_usd"),
+        ({"judge": Kind(), "sample": 0.1}, ValueError, "without budget_usd"),
+        ({"judge": Kind(), "budget_usd": 1.0}, ValueError, "without sample"),
+        ({"judge": "nobody:model", "sample": 0.1, "budget_usd": 1.0}, JudgeError, "Expected PROVIDER:MODEL"),
+        ({"judge": "test", "sample": 0.1, "budget_usd": 1.0}, JudgeError, "the price of 'test:test' is not known"),
+        ({"judge": lambda *_: [], "sample": 0.1, "budget_usd": 1.0}, ValueError, "spent_usd"),
+        ({"judge": Kind(), "sample": 1.5, "budget_usd": 1.0}, ValueError, "between 0 and 1"),
+        ({"judge": Kind(), "sample": 0.5, "budget_usd": -1.0}, ValueError, "0 or more"),
+        ({"rewards": [Kind(), Kind()]}, ValueError, "same name"),
+        ({"store": "sqlite:///no/such/folder/cm2.db"}, CM2Error, "no/such/folder"),
+    ],
+)
+def test_bad_arguments_are_refused(options: dict[str, Any], error: type[Exception], says: str, url: str) -> None:
+    with pytest.raises(error, match=says):
+        watch(app(), ASKED, **{"store": url, **options})
+
+
+def test_more_that_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="watched already"):
+        watch(watch(app(), store=url), store=url)
+    with pytest.raises(TypeError, match="compile"):
+        watch("graph", store=url)
+    with pytest.raises(ValueError, match="without a checklist"):
+        watch(app(), judge=Kind(), sample=0.1, budget_usd=1.0, store=url)
+
+
+def test_a_locked_database_neither_breaks_nor_slows_the_call(url: str, tmp_path: Path) -> None:
+    """The calls come back while the database is locked, which they could not if they waited for it: the lock goes after them."""
+    graph = watch(app(), LOOKS, store=url)
+    lock = sqlite3.connect(tmp_path / "cm2.db", isolation_level=None)
+    lock.execute("BEGIN EXCLUSIVE")
+    for _ in range(3):
+        assert graph.invoke(QUESTION)["messages"][-1].content == "it is value 1"
+    lock.execute("ROLLBACK")
+    lock.close()
+    assert flush(60)
+    assert len(traces(url)) == 3
+    assert [score.reward for score in scores(url)] == [1.0] * 3
+
+
+def test_a_destroyed_database_never_breaks_the_call(url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    told: list[str] = []
+    graph = watch(app(), LOOKS, store=url, sinks=[lambda trace, score: told.append(trace.id)])
+    graph.invoke(QUESTION)
+    assert flush(30)
+    for path in tmp_path.glob("cm2.db*"):
+        path.write_bytes(b"this is no database " * 500)
+    with caplog.at_level(logging.WARNING, "cm2_agent"):
+        for _ in range(3):
+            assert graph.invoke(QUESTION)["messages"][-1].content == "it is value 1"
+        assert flush(60)
+    assert len(told) == 1
+    assert [record.message for record in caplog.records if "a run was not saved" in record.message] != []
+    assert len(caplog.records) == 1
+
+
+def test_a_check_that_raises_is_a_missing_verdict(url: str) -> None:
+    def asks_too_much(view: View) -> bool:
+        """Can a check raise?"""
+        raise KeyError("no")
+
+    graph = watch(app(), Checklist(asks_too_much, name="raises"), store=url)
+    assert graph.invoke(QUESTION)["messages"][-1].content == "it is value 1"
+    assert flush(30)
+    assert [score.reward for score in scores(url)] == [None]
+
+
+async def test_many_at_once(url: str) -> None:
+    graph = watch(app(), LOOKS, store=url)
+    await asyncio.gather(*(graph.ainvoke(QUESTION, {"configurable": {"thread_id": f"T{i % 5}"}}) for i in range(25)))
+    assert flush(60)
+    assert sorted((trace.id, len(trace.runs)) for trace in traces(url)) == [(f"T{i}", 5) for i in range(5)]
+    assert {score.runs for score in scores(url)} == {5}
+
+
+def test_what_is_waiting_is_saved_when_the_program_ends(url: str) -> None:
+    code = f"""
+import os
+os.environ["LANGSMITH_TRACING"] = "false"
+from cm2_agent import watch
+from tests.capture.test_embed import LOOKS, QUESTION, app
+graph = watch(app(), LOOKS, store={url!r})
+for _ in range(20):
+    graph.invoke(QUESTION)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(traces(url)) == 20
+    assert len(scores(url)) == 20
+
+
+class Seen(ScriptedModel):
+    """Remembers the last prompt."""
+
+    prompts: list[list[BaseMessage]] = []  # noqa: RUF012
+
+    def _next(self, messages: Sequence[BaseMessage]) -> AIMessage:
+        self.prompts.append(list(messages))
+        return super()._next(messages)
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+async def test_a_graph_as_an_agent(remembers: bool) -> None:
+    model = Seen(script=[calls(1), AIMessage(content="it is value 1")], per_turn=True, prompts=[])
+    ask = as_agent(agent(model, checkpointer=InMemorySaver() if remembers else None))
+    dialogue: list[Message] = []
+    for number in range(3):
+        dialogue = list(await ask([*dialogue, Message.of("user", f"question {number}")], thread="T", metadata={"cm2.rollout": 1}))
+        assert len(dialogue) == 4 * (number + 1)
+    assert [message.role for message in dialogue] == ["user", "assistant", "tool", "assistant"] * 3
+    last = model.prompts[-1]
+    assert len(last) == 1 + len(dialogue) - 1
+    # a local model finds its own tokens in the messages it wrote turns ago
+    assert all(message.response_metadata.get("completion_ids") for message in last if isinstance(message, AIMessage))
+
+
+@dataclass
+class Desk:
+    """A runtime context."""
+
+    name: str
+
+
+async def test_an_agent_with_a_context_and_other_history() -> None:
+    def speak(state: MessagesState, runtime: Runtime[Desk]) -> dict[str, Any]:
+        return {"messages": [AIMessage(content=f"{runtime.context.name} hears {state['messages'][-1].text}")]}
+
+    graph: Any = StateGraph(MessagesState, context_schema=Desk)
+    graph.add_node("speak", speak)
+    graph.add_edge(START, "speak")
+    ask = as_agent(graph.compile(), context=lambda thread, metadata: Desk(f"desk {thread}"))
+    first = await ask([Message.of("user", "a")], thread="1", metadata={})
+    assert first[-1].text == "desk 1 hears a"
+    other = await ask([Message.of("user", "b"), Message.of("assistant", "mine"), Message.of("user", "c")], thread="1", metadata={})
+    assert [message.text for message in other] == ["b", "mine", "c", "desk 1 hears c"]
+
+
+async def test_an_agent_refuses_what_it_cannot_continue() -> None:
+    ask = as_agent(app(checkpointer=InMemorySaver()))
+    await ask([Message.of("user", "a")], thread="T", metadata={})
+    with pytest.raises(TraceError, match="holds 4 messages"):
+        await ask([Message.of("user", "a")], thread="T", metadata={})

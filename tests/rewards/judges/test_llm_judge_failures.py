@@ -1,0 +1,121 @@
+"""Whatever goes wrong at a judge, over real HTTP: it is retried, then NULL with its cause; nothing of it becomes a number."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_item import Item
+from cm2_agent.rewards.judges.llm_judge import LLMJudge
+from cm2_agent.rewards.scoring.scorer import ChecklistScorer
+from tests.judge_server import Fault, JudgeServer, answer, function_model, honest, reply
+from tests.rewards.judges import judging as shared
+from tests.rewards.judges.judging import DATE, DATE_YES, GOOD, ONE, TWO, ask, judging
+
+closed = shared.closed
+
+FAULTS: dict[str, tuple[Fault, str]] = {
+    "429": (Fault(status=429, headers={"Retry-After": "0"}), "infrastructure"),
+    "500": (Fault(status=500), "infrastructure"),
+    "502": (Fault(status=502, body="<html>bad gateway</html>"), "infrastructure"),
+    "503": (Fault(status=503), "infrastructure"),
+    "529": (Fault(status=529), "infrastructure"),
+    "dropped": (Fault(drop=True), "infrastructure"),
+    "time-out": (Fault(text=GOOD, delay=30), "infrastructure"),
+    "not a completion": (Fault(body='{"hello": 1}'), "infrastructure"),
+    "not JSON at all": (Fault(body="<html>"), "infrastructure"),
+    "no choices": (Fault(body='{"id":"c","object":"chat.completion","created":1,"model":"m","choices":[]}'), "infrastructure"),
+    "empty": (Fault(text=""), "infrastructure"),
+    "prose": (Fault(text="All items are satisfied."), "infrastructure"),
+    "half a reply": (Fault(text=GOOD[:-9]), "infrastructure"),
+    "cut off": (Fault(text=GOOD, finish="length"), "infrastructure"),
+    "no items": (Fault(text='{"items": []}'), "infrastructure"),
+    "unknown key": (Fault(text=json.dumps(reply({**DATE_YES, "score": 1}))), "infrastructure"),
+    "unknown verdict": (Fault(text=json.dumps(reply({**DATE_YES, "verdict": "maybe"}))), "infrastructure"),
+    "true for yes": (Fault(text=json.dumps(reply({**DATE_YES, "verdict": True}))), "infrastructure"),
+    "unknown id": (Fault(text=json.dumps(reply(DATE_YES, answer("other", "no")))), "infrastructure"),
+    "twice": (Fault(text=json.dumps(reply(DATE_YES, answer("date", "no")))), "infrastructure"),
+    "step as text": (Fault(text=GOOD.replace('"step": 2', '"step": "2"')), "infrastructure"),
+    "a list": (Fault(text=json.dumps([DATE_YES])), "infrastructure"),
+    "refusal": (Fault(refusal="I cannot judge this."), "content"),
+    "filtered": (Fault(text="", finish="content_filter"), "content"),
+}
+
+
+@pytest.mark.parametrize(("fault", "cause"), FAULTS.values(), ids=FAULTS.keys())
+async def test_every_failure_is_retried_and_then_null_with_its_cause(fault: Fault, cause: str) -> None:
+    patient = 0.15 if fault.delay else 20
+    with JudgeServer(faults=[fault] * 10) as server:
+        judge = judging(server, timeout=patient)
+        got = await judge(ONE, 0, TWO)
+        assert server.calls == 3
+    assert [(verdict.value, verdict.step, verdict.cause) for verdict in got] == [(None, None, cause)] * 2
+    assert all(verdict.explanation for verdict in got)
+    assert judge.usage.calls == 3
+    with JudgeServer(faults=[fault], answerer=lambda asked: reply(DATE_YES)) as server:
+        (mended,) = await ask(server, timeout=patient if fault.delay else 20)
+        assert server.calls == 2
+    assert mended.value is True, "and a judge that comes back judges"
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
+async def test_what_no_repetition_mends_is_asked_once(status: int) -> None:
+    with JudgeServer(faults=[Fault(status=status)] * 10) as server:
+        (got,) = await ask(server)
+        assert server.calls == 1
+    assert (got.value, got.cause) == (None, "infrastructure")
+
+
+async def test_a_server_that_is_not_there_gives_null() -> None:
+    with JudgeServer() as server:
+        judge = judging(server)
+    (got,) = await judge(ONE, 0, [DATE])
+    assert (got.value, got.cause) == (None, "infrastructure")
+
+
+async def test_retry_after_is_waited_for_and_given_up_where_it_is_too_long() -> None:
+    with JudgeServer(lambda asked: reply(DATE_YES), faults=[Fault(status=429, headers={"Retry-After": "1"})]) as server:
+        before = time.monotonic()
+        (got,) = await ask(server)
+        assert time.monotonic() - before >= 0.99
+        assert got.value is True
+    with JudgeServer(faults=[Fault(status=429, headers={"Retry-After": "3600"})]) as server:
+        (got,) = await ask(server)
+        assert server.calls == 1
+        assert (got.value, got.cause) == (None, "infrastructure")
+
+
+async def test_what_a_reply_leaves_out_is_asked_again_alone() -> None:
+    with JudgeServer(lambda asked: reply(*honest(asked)["items"][:1])) as server:
+        judge = judging(server)
+        got = await judge(ONE, 0, TWO)
+        assert [[item["id"] for item in asked.items] for asked in server.asked] == [["date", "looked"], ["looked"]]
+    assert [verdict.value for verdict in got] == [True, True]
+    assert (judge.usage.calls, judge.usage.re_asks) == (2, 1)
+
+
+async def test_a_fenced_reply_is_read() -> None:
+    with JudgeServer(lambda asked: f"```json\n{GOOD}\n```") as server:
+        assert (await ask(server))[0].value is True
+
+
+@settings(max_examples=200)
+@given(st.text() | st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(
+    st.sampled_from(["items", "id", "analysis", "evidence", "verdict", "step"]), inner)).map(json.dumps))  # fmt: skip
+async def test_no_garbage_becomes_a_number(text: str) -> None:
+    (got,) = await LLMJudge(function_model(lambda asked: text), backoff=0, retries=0)(ONE, 0, [DATE])
+    assert got.value is None
+
+
+async def test_a_faulty_judge_leaves_the_rollout_unscored_never_at_zero() -> None:
+    with JudgeServer(faults=[Fault(status=500)] * 10) as server:
+        strict = Checklist(Item("date", "Is the date told?", turn=0, required_for_next_turn=True))
+        scorer = ChecklistScorer(strict, judge=judging(server, retries=0))
+        score = await scorer(ONE)
+        assert await scorer.gate(ONE, 0) is None
+    assert (score.reward, score.null_reason) == (None, "verdicts")

@@ -1,0 +1,124 @@
+"""From rows to the tensors of TRL's GRPOTrainer, and from rollouts to optimizer steps; apart from the trainer, which
+only consumes both.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .rows import Row
+
+Floats = NDArray[np.float64]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sample:
+    """A row with what the loss needs of each of its model tokens, in order: arrays of shape (row.trained,).
+
+    `mu` is log μ. `old` is the logarithm of the ratio's denominator, `advantages` what multiplies the ratio (weights
+    are already in it), `ref` the reference policy's log-probability where there is a KL term.
+    """
+
+    row: Row
+    mu: Floats
+    advantages: Floats
+    old: Floats | None = None
+    ref: Floats | None = None
+
+    @classmethod
+    def of(cls, row: Row) -> Sample:
+        """Recorded logprobs and the spans' advantages, not weighted yet."""
+        mu = [value for span in row.spans for value in span.logprobs or ()]
+        advantages = [span.advantage for span in row.spans for _ in range(len(span))]
+        return cls(row=row, mu=np.array(mu, dtype=np.float64), advantages=np.array(advantages, dtype=np.float64))
+
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """Where the model tokens stand in the row."""
+        return np.concatenate([np.arange(span.start, span.stop) for span in self.row.spans])
+
+
+def collate(samples: Sequence[Sample], *, pad_id: int, multiple: int = 1, device: Any = None) -> dict[str, torch.Tensor]:
+    """What `_generate_and_score_completions` returns for these rows: B rows, prompts left padded, the rest right
+    padded.
+
+    A row's prompt is what stands before its first model token; tool results and later prompts are part of the
+    completion with tool_mask 0. B is filled up to a multiple of `multiple` by rows whose tool_mask is 0 throughout,
+    since TRL drops what is left over by its split. Values of tokens outside the mask are 0, so that no ratio there can
+    overflow.
+    """
+    if not samples:
+        raise ValueError("no row to collate; expected at least one")
+    rows = -(-len(samples) // multiple) * multiple
+    firsts = [sample.row.spans[0].start for sample in samples]
+    width_p = max(firsts)
+    width_c = max(len(sample.row.ids) - first for sample, first in zip(samples, firsts, strict=True))
+    prompt_ids = torch.full((rows, width_p), pad_id, dtype=torch.long)
+    prompt_mask = torch.zeros((rows, width_p), dtype=torch.long)
+    completion_ids = torch.full((rows, width_c), pad_id, dtype=torch.long)
+    completion_mask = torch.zeros((rows, width_c), dtype=torch.long)
+    tool_mask = torch.zeros((rows, width_c), dtype=torch.long)
+    floats = {name: torch.zeros((rows, width_c)) for name in ("advantages", "old_per_token_logps", "ref_per_token_logps")}
+    for index, (sample, first) in enumerate(zip(samples, firsts, strict=True)):
+        ids = torch.tensor(sample.row.ids)
+        prompt_ids[index, width_p - first :] = ids[:first]
+        prompt_mask[index, width_p - first :] = 1
+        completion_ids[index, : len(ids) - first] = ids[first:]
+        completion_mask[index, : len(ids) - first] = 1
+        places = torch.from_numpy(sample.places - first)
+        tool_mask[index, places] = 1
+        for name, values in zip(floats, (sample.advantages, sample.old, sample.ref), strict=True):
+            if values is not None:
+                floats[name][index, places] = torch.from_numpy(values).float()
+    # A row of nothing still needs one token to attend to: a softmax over no key is not a number.
+    prompt_mask[len(samples) :, -1] = 1
+    if all(sample.old is None for sample in samples):
+        del floats["old_per_token_logps"]
+    if all(sample.ref is None for sample in samples):
+        del floats["ref_per_token_logps"]
+    batch = {
+        "prompt_ids": prompt_ids,
+        "prompt_mask": prompt_mask,
+        "completion_ids": completion_ids,
+        "completion_mask": completion_mask,
+        "tool_mask": tool_mask,
+        "num_items_in_batch": tool_mask.sum(),
+        **floats,
+    }
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def dealt(groups: Sequence[T], sizes: Sequence[int], target: int, *, seed: int, epoch: int) -> list[list[T]]:
+    """One pass: the groups in a shuffled order, dealt whole into batches of about `target` rollouts (`sizes` are
+    theirs); none is left out.
+
+    Whole, since advantages are centred within a group. The batches are as even as the groups allow, so that no step is
+    a small remainder.
+    """
+    order = list(range(len(groups)))
+    random.Random(f"{seed}:{epoch}").shuffle(order)
+    total = sum(sizes)
+    count = max(1, -(-total // target))
+    batches: list[list[T]] = [[] for _ in range(count)]
+    done = 0
+    for index in order:
+        # By the middle of the group: each batch gets the groups whose rollouts mostly fall into its share of the line.
+        batches[min(count - 1, int((done + sizes[index] / 2) * count / total))].append(groups[index])
+        done += sizes[index]
+    return [batch for batch in batches if batch]
+
+
+def forever(one_pass: Callable[[int], Sequence[T]]) -> Iterator[T]:
+    """The elements of pass 0, 1, 2 … without end."""
+    epoch = 0
+    while True:
+        yield from one_pass(epoch)
+        epoch += 1

@@ -1,0 +1,96 @@
+"""Pairs for DPO: of turns that a run-time guard rejected and let through, and of rollouts of a group that scored apart; apart from the
+trainers, since TRL's own DPOTrainer takes them.
+
+A pair is `{"prompt": […], "chosen": […], "rejected": […]}` in the conversational format of TRL's preference data sets, messages as chat
+templates read them: `DPOTrainer(model, train_dataset=Dataset.from_list(list(pairs)), …)`. A turn with tool calls is there as a whole, the
+tools' answers too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
+from typing import TypeAlias
+
+from cm2_agent.errors import TrainError
+from cm2_agent.types.group import Group, Rollout
+from cm2_agent.types.json_values import JSON, canonical_json
+from cm2_agent.types.messages import Message
+from cm2_agent.types.run_attributes import GUARD, GUARD_OUTCOME
+from cm2_agent.types.trace import Trace
+from .retokenize import template_messages
+
+Pair: TypeAlias = dict[str, list[dict[str, JSON]]]
+
+
+def dpo_pairs(traces: Iterable[Trace]) -> Iterator[Pair]:
+    """A pair for every attempt that a guard rejected where another was let through: the prompt is the dialogue up to the turn, `chosen`
+    what the turn became. A blocked turn has no chosen one and gives none; nor does an attempt (of a best of n) that broke nothing and
+    was worth as much, or one that wrote the same words."""
+    for trace in traces:
+        before: list[Message] = []
+        for run in trace.runs:
+            opening = list(takewhile(lambda message: message.role != "assistant", run.messages))
+            chosen = run.messages[len(opening) :]
+            if run.attributes.get(GUARD_OUTCOME) == "accepted" and chosen:
+                for attempt in run.attributes.get(GUARD) or ():
+                    rejected = [Message.from_json(message) for message in attempt["messages"]]
+                    worse = attempt["failed"] or attempt["worth"] < 0
+                    if worse and rejected and _said(rejected) != _said(chosen):
+                        yield _pair([*before, *opening], chosen, rejected)
+            before.extend(run.messages)
+
+
+def pairs_of(group: Group, *, margin: float, most: int | None = None) -> list[Pair]:
+    """Pairs of a group's rollouts whose rewards differ by at least `margin`, widest first, at most `most`.
+
+    The prompt is what both dialogues begin with, up to the last user message that they share; `chosen` and `rejected` are the turn that
+    follows in each. Rollouts without a reward, and pairs that begin apart or say the same, give none. Raises TrainError for a margin
+    that is not above 0, and a group that mixes reward versions.
+    """
+    if not margin > 0:
+        raise TrainError(f"margin is {margin}; expected a difference of rewards above 0: equal rollouts prefer nothing")
+    versions = sorted({rollout.score.reward_version for rollout in group.rollouts})
+    if len(versions) > 1:
+        raise TrainError(f"group {group.task_id!r} mixes the reward versions {', '.join(versions)}; score all its traces under one of them")
+    scored = [(rollout.score.reward, rollout) for rollout in group.rollouts if rollout.score.reward is not None]
+    apart = sorted(
+        ((better - worse, first, second) for better, first in scored for worse, second in scored if better - worse >= margin - 1e-12),
+        key=lambda found: -found[0],
+    )
+    pairs = [pair for _, first, second in apart for pair in _forked(first, second)]
+    return pairs if most is None else pairs[:most]
+
+
+def _forked(better: Rollout, worse: Rollout) -> Iterator[Pair]:
+    """The turn in which the dialogues part, where they begin alike."""
+    ours, theirs = list(better.trace.messages), list(worse.trace.messages)
+    same = sum(1 for _ in takewhile(lambda two: two[0] == two[1], zip(ours, theirs, strict=False)))
+    start = max((at + 1 for at in range(same) if ours[at].role == "user"), default=0)
+    chosen, rejected = _turn(ours[start:]), _turn(theirs[start:])
+    if start and chosen and rejected and chosen != rejected:
+        yield _pair(ours[:start], chosen, rejected)
+
+
+def _turn(messages: Sequence[Message]) -> list[Message]:
+    return list(takewhile(lambda message: message.role != "user", messages))
+
+
+def _pair(prompt: Sequence[Message], chosen: Sequence[Message], rejected: Sequence[Message]) -> Pair:
+    return {"prompt": _chat(prompt), "chosen": _chat(chosen), "rejected": _chat(rejected)}
+
+
+def _said(messages: Sequence[Message]) -> str:
+    """What was said, whatever ids the calls have."""
+    plain = [
+        [message.role, message.text, [[one.name, one.arguments] for one in message.tool_calls], [one.response for one in message.responses]]
+        for message in messages
+    ]
+    return canonical_json(plain)
+
+
+def _chat(messages: Iterable[Message]) -> list[dict[str, JSON]]:
+    return [entry for message in messages for entry in template_messages(message)]
+
+
+__all__ = ["Pair", "dpo_pairs", "pairs_of"]

@@ -1,0 +1,107 @@
+"""Rows from words alone: text-only traces through a tokenizer's chat template, for imitation and never for GRPO.
+
+Apart from `rows`, which only repeats ids that a model really read and wrote. Here the dialogue is rendered once a
+step, the way a model would have been asked, and what the template adds for the assistant's message is the span;
+templates need no generation marks for that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from cm2_agent.errors import TrainError
+from cm2_agent.types.messages import Message, ToolSpec
+from cm2_agent.types.trace import Trace
+from .rows import Credit, Row, Said, join
+from cm2_agent.types.view import as_text
+
+REFUSED = "the chat template refused the dialogue"
+
+
+class TemplateRefused(TrainError):
+    """The template cannot render this dialogue; others it may."""
+
+
+def retokenised_rows(trace: Trace, tokenizer: Any, credit: Credit | None = None) -> list[Row]:
+    """Token rows of a trace's words: the assistant's messages in spans (with the stop token), all else masked;
+    `retokenised` is set.
+
+    `tokenizer` is a transformers tokenizer with a chat template. Raises TrainError where there is no template,
+    TemplateRefused where it refuses the dialogue.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise TrainError("the tokenizer has no chat template; set tokenizer.chat_template, or take an instruction-tuned model's")
+    messages: list[dict[str, Any]] = []
+    said: list[Said] = []
+    steps = iter(trace.steps)
+    tools = [_tool(spec) for spec in _tools(trace)] or None
+    text = ""  # what the row holds so far, as text and as ids
+    ids: list[int] = []
+    for message in trace.messages:
+        if message.role != "assistant":
+            messages.extend(template_messages(message))
+            continue
+        step = next(steps)
+        prompt = _render(tokenizer, messages, tools, asks=True, trace=trace)
+        messages.extend(template_messages(message))
+        whole = _render(tokenizer, messages, tools, asks=False, trace=trace)
+        if not whole.startswith(prompt):
+            raise TemplateRefused(
+                f"trace {trace.id!r}: {REFUSED}: its generation prompt is no beginning of the finished message. Expected "
+                "a template that only adds; set another tokenizer.chat_template."
+            )
+        written = _up_to_stop(whole[len(prompt) :], tokenizer)
+        # What is already in the row keeps its ids: encoding again may cut words elsewhere at the seams.
+        prompt_ids = [*ids, *_encode(tokenizer, prompt[len(text) :])] if prompt.startswith(text) else _encode(tokenizer, prompt)
+        completion = _encode(tokenizer, written)
+        if not completion or not prompt_ids:
+            continue
+        said.append(Said(prompt=prompt_ids, completion=completion, turn=step.turn, step=step.index))
+        text, ids = prompt + written, [*prompt_ids, *completion]
+    return join(said, credit, trace_id=trace.id, retokenised=True)
+
+
+def _encode(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+def _render(tokenizer: Any, messages: Sequence[dict[str, Any]], tools: Any, *, asks: bool, trace: Trace) -> str:
+    try:
+        return str(tokenizer.apply_chat_template(list(messages), tools=tools, tokenize=False, add_generation_prompt=asks))
+    except Exception as error:  # jinja's own errors and the template's raise_exception share no base
+        raise TemplateRefused(f"trace {trace.id!r}: {REFUSED}: {error}") from error
+
+
+def _up_to_stop(text: str, tokenizer: Any) -> str:
+    """The message up to and with the stop token: what a template writes after it (a line break) no model would say."""
+    stop = getattr(tokenizer, "eos_token", None)
+    before, found, _ = text.rpartition(stop) if stop else ("", "", "")
+    return before + found if found else text
+
+
+def _tools(trace: Trace) -> tuple[ToolSpec, ...]:
+    return next((call.tools for call in trace.calls if call.message is not None and call.tools), ())
+
+
+def _tool(spec: ToolSpec) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": spec.name, "description": spec.description, "parameters": dict(spec.parameters)}}
+
+
+def template_messages(message: Message) -> list[dict[str, Any]]:
+    """One GenAI message as chat templates want it; a tool message becomes one entry a response."""
+    if message.role == "tool":
+        return [
+            {"role": "tool", "content": as_text(response.response), **({"tool_call_id": response.id} if response.id else {})}
+            for response in message.responses
+        ]
+    entry: dict[str, Any] = {"role": message.role, "content": message.text}
+    if message.role == "assistant":
+        if message.reasoning:
+            entry["reasoning_content"] = message.reasoning
+        if message.tool_calls:
+            entry["tool_calls"] = [
+                {"type": "function", "id": call.id, "function": {"name": call.name, "arguments": call.arguments}}
+                for call in message.tool_calls
+            ]
+    return [entry]

@@ -1,0 +1,217 @@
+"""TRL's GRPOTrainer fed with stored rows instead of generating: the one override, and log-probabilities of trained
+positions only.
+
+Apart from `grpo`, which decides what is trained on: this file imports torch and TRL and is loaded when training really
+begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
+from trl import GRPOTrainer
+
+from .collator import Floats, Sample, collate
+
+# Above this many logits (tokens × vocabulary) at a time TRL's chunked head is the better one: it never holds them all.
+MANY_LOGITS = 2**26
+# Rows a forward pass: rows of like length together, so that little is computed on padding.
+FORWARD_ROWS = 16
+_SCALED_HEADS = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
+
+
+def already_scored(*args: Any, **kwargs: Any) -> list[float]:
+    """TRL wants a reward function; stored rollouts have their rewards, so that nobody may ask for one here."""
+    raise RuntimeError("stored rollouts were scored before training; no reward is computed in the trainer")
+
+
+class StoredGRPOTrainer(GRPOTrainer):
+    """GRPOTrainer whose "generation" is the next batch of stored rows.
+
+    `batches` yields the rows of one load of the data (TRL's generation batch), without end. `on_step(step, total,
+    metrics)` is told of every optimizer step; the same metrics are kept in `history`.
+    """
+
+    def __init__(
+        self,
+        *,
+        batches: Iterator[Sequence[Sample]] | None = None,
+        on_step: Callable[[int, int, dict[str, float]], object] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(reward_funcs=cast(Any, already_scored), **kwargs)
+        self.settings: Any = self.args  # a GRPOConfig; the base class knows it as less
+        self.pad_id = int(cast(Any, self._tokenizer.pad_token_id))
+        self.batches = batches
+        self.history: list[dict[str, float]] = []
+        self._trained: torch.Tensor | None = None
+        self._sums: dict[str, float] = {}
+        self.remove_callback(PrinterCallback)  # it writes to stdout, which is the command line's
+        self.add_callback(_Steps(self, on_step))
+
+    def _generate_and_score_completions(self, inputs: Any) -> dict[str, torch.Tensor]:
+        if self.batches is None:
+            raise RuntimeError("no batches were given; set `batches` before training")
+        return self._collated(next(self.batches), multiple=self.settings.steps_per_generation)
+
+    def _collated(self, samples: Sequence[Sample], multiple: int = 1) -> dict[str, torch.Tensor]:
+        return collate(samples, pad_id=self.pad_id, multiple=multiple, device=self.accelerator.device)
+
+    def _compute_loss(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """TRL's loss; the mask is noted for the forward pass, the figures for `history`."""
+        self._trained = inputs["completion_mask"] * inputs["tool_mask"]
+        try:
+            loss = super()._compute_loss(model, inputs)
+        finally:
+            self._trained = None
+        self._sums["loss"] = self._sums.get("loss", 0.0) + float(loss.detach())
+        return loss
+
+    def finish_step(self) -> dict[str, float]:
+        """What the optimizer step that just ended amounted to; TRL's own lists are emptied, for nobody else reads
+        them.
+        """
+        lists = self._metrics["train"]
+        means = {name: [value for value in lists.get(name, []) if value == value] for name in ("entropy", "clip_ratio/region_mean", "kl")}
+        metrics = {"loss": self._sums.pop("loss", 0.0), **{name: sum(values) / len(values) for name, values in means.items() if values}}
+        lists.clear()
+        self._sums.clear()
+        self.history.append(metrics)
+        return metrics
+
+    @torch.no_grad()
+    def logprobs(self, samples: Sequence[Sample]) -> list[Floats]:
+        """log π of each row's model tokens under the weights as they are now, by the same forward pass that training
+        takes.
+        """
+        found: list[Floats] = []
+        with _evaluating(self.model):
+            for start in range(0, len(samples), FORWARD_ROWS):
+                part = samples[start : start + FORWARD_ROWS]
+                batch = self._collated(part)
+                self._trained = batch["completion_mask"] * batch["tool_mask"]
+                try:
+                    logps, _, _ = self._get_per_token_logps_and_entropies(
+                        self.model,
+                        torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
+                        torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
+                        batch["completion_ids"].size(1),
+                    )
+                finally:
+                    self._trained = None
+                values: Floats = logps.double().cpu().numpy()
+                found += [values[index, sample.places - sample.row.spans[0].start] for index, sample in enumerate(part)]
+        return found
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, batch_size: int | None = None,
+        compute_entropy: bool = False, compute_aux_loss: bool = False, **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:  # fmt: skip
+        """log π of the trained positions, (B, T); 0 elsewhere. Entropies likewise, with a gradient only where the loss
+        has an entropy term.
+
+        TRL passes prompt and tool positions through the head too, which costs a small model half its step. Where its
+        own way is needed (a wrapped model, a scaled or capped head, a router's loss) or better (many logits), it is
+        taken.
+        """
+        trained = self._trained
+        vocabulary = model.config.get_text_config().vocab_size if isinstance(model, PreTrainedModel) else 0
+        if (
+            trained is None
+            or compute_aux_loss
+            or not isinstance(model, PreTrainedModel)
+            or self.settings.cast_lm_head_to_fp32
+            or self.args.bf16
+            or self.args.fp16
+            or any(getattr(model.config.get_text_config(), name, None) not in (None, 1.0) for name in _SCALED_HEADS)
+            or int(trained.sum()) * vocabulary > MANY_LOGITS
+        ):
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss, **kwargs
+            )
+        return self._of_trained(model, input_ids, attention_mask, trained, compute_entropy)
+
+    def _of_trained(
+        self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, trained: torch.Tensor, compute_entropy: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None, None]:
+        rows, width = trained.shape
+        offset = input_ids.size(1) - width  # of the completion in (B, P + T)
+        lengths = attention_mask.sum(1)
+        lefts = attention_mask.argmax(1)  # rows are contiguous: pads left of the prompt, right of the completion
+        kept = torch.nonzero(trained.any(1)).flatten()
+        if not len(kept):  # a slice of filling rows: a zero that backward can pass through
+            nothing = next(model.parameters()).sum() * 0.0 + torch.zeros((rows, width), device=input_ids.device)
+            return nothing, nothing.detach() if compute_entropy else None, None
+        kept = kept[torch.argsort(lengths[kept], stable=True)]
+        places, logps, entropies = [], [], []
+        with_gradient = torch.is_grad_enabled() and self._entropy_bonus_enabled
+        for part in torch.split(kept, FORWARD_ROWS):
+            longest = int(lengths[part].max())
+            columns = (lefts[part, None] + torch.arange(longest, device=part.device)).clamp(max=input_ids.size(1) - 1)
+            ids = input_ids[part].gather(1, columns)  # (b, longest), flush left: causal attention then needs no mask
+            hidden = model.base_model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
+            row, column = torch.nonzero(trained[part], as_tuple=True)
+            source = column + offset - lefts[part][row]  # the token's place in its flushed row
+            logits = model.get_output_embeddings()(hidden[row, source - 1]).float() / self.temperature  # (n, V)
+            distribution = torch.log_softmax(logits, dim=-1)
+            logps.append(distribution.gather(1, ids[row, source][:, None]).squeeze(1))
+            if compute_entropy:
+                with torch.set_grad_enabled(with_gradient):
+                    entropies.append(-(distribution.exp() * distribution).sum(-1))
+            places.append(part[row] * width + column)
+        index = torch.cat(places)
+        return _spread(logps, index, rows, width), _spread(entropies, index, rows, width) if compute_entropy else None, None
+
+
+def _spread(values: list[torch.Tensor], index: torch.Tensor, rows: int, width: int) -> torch.Tensor:
+    flat = torch.cat(values)
+    return flat.new_zeros(rows * width).index_put((index,), flat).view(rows, width)
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+@contextmanager
+def restored(model: Any) -> Iterator[None]:
+    """Take off, at the end, what TRL put on the model for training: its fused forward, and the training mode."""
+    patched, training = "forward" in vars(model), model.training
+    try:
+        yield
+    finally:
+        if not patched:
+            vars(model).pop("forward", None)
+        model.train(training)
+
+
+class _Steps(TrainerCallback):
+    """Closes the figures of each optimizer step and tells whoever wants to know."""
+
+    def __init__(self, trainer: StoredGRPOTrainer, on_step: Callable[[int, int, dict[str, float]], object] | None) -> None:
+        self._trainer, self._on_step = trainer, on_step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        metrics = self._trainer.finish_step()
+        if self._on_step is not None:
+            self._on_step(state.global_step, state.max_steps, metrics)
+
+
+class Told(TrainerCallback):
+    """Tells `progress(step, total, metrics)` of every optimizer step that a trainer logs."""
+
+    def __init__(self, progress: Callable[[int, int, dict[str, float]], object] | None) -> None:
+        self._progress = progress
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        if self._progress is not None and logs and "loss" in logs:
+            self._progress(state.global_step, state.max_steps, dict(logs))
