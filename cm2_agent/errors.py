@@ -1,4 +1,5 @@
-"""The errors a user can meet, as one tree named by the boundary that was crossed; apart so that nothing else is needed to catch them.
+"""The errors a user can meet, as one tree named by the boundary that was crossed; apart so that nothing else is needed
+to catch them.
 
     CM2Error
     ├── TaskError         a task file or a task that cannot be used
@@ -89,4 +90,6 @@ class MissingExtra(CM2Error):
 
     def __init__(self, extra: str, what: str, *, then: str | None = None) -> None:
         """`then` is a second line to type after it."""
-        super().__init__(f'{what} need an extra: pip install "cm2-agent[{extra}]"' + ("" if then is None else f" && {then}"))
+        super().__init__(
+            f'{what} need an extra: pip install "cm2-agent[{extra}]"' + ("" if then is None else f" && {then}")
+        )

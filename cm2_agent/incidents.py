@@ -1,4 +1,5 @@
-"""What went wrong beside the user's call: counted and logged once a kind, never raised; apart since capture and worker both meet it."""
+"""What went wrong beside the user's call: counted and logged once a kind, never raised; apart since capture and worker
+both meet it."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ __all__ = ["Incidents", "logger"]
 
 
 class Incidents:
-    """Counts of failures by kind. `drain` hands over what was counted since the last drain, so that a store can keep it."""
+    """Counts of failures by kind. `drain` hands over what was counted since the last drain, so that a store can keep
+    it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -44,7 +46,8 @@ class Incidents:
         return bool(self._pending)
 
     def drain(self) -> dict[str, tuple[int, str]]:
-        """`{kind: (count, last detail)}` that no store has been told yet. The caller gives back with `restore` what it could not store."""
+        """`{kind: (count, last detail)}` that no store has been told yet. The caller gives back with `restore` what it
+        could not store."""
         with self._lock:
             pending, self._pending = self._pending, Counter()
             return {kind: (count, self._details[kind]) for kind, count in pending.items()}

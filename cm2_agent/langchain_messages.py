@@ -1,10 +1,9 @@
 """LangChain's messages and ours, both ways; apart since the recorder, the runner and the readers all need it.
 
-What LangChain has no place for does not survive a trip through it: the order of text and tool calls within a message, `extra` of
-messages, tool calls and reasoning, and a tool's answer that is neither text nor a list of content blocks (it becomes its JSON text).
-What we have no place for does not survive the other way: LangChain's message ids and `additional_kwargs` (but `reasoning_content`), and
-`response_metadata` but the finish reason.
-"""
+What LangChain has no place for does not survive a trip through it: the order of text and tool calls within a message,
+`extra` of messages, tool calls and reasoning, and a tool's answer that is neither text nor a list of content blocks (it
+becomes its JSON text). What we have no place for does not survive the other way: LangChain's message ids and
+`additional_kwargs` (but `reasoning_content`), and `response_metadata` but the finish reason."""
 
 from __future__ import annotations
 
@@ -24,22 +23,43 @@ from langchain_core.messages import (
 )
 
 from cm2_agent.types.json_values import JSON, canonical_json
-from cm2_agent.types.messages import Blob, Message, Other, Part, Reasoning, Role, Text, ToolCall, ToolCallResponse, ToolSpec, Uri
+from cm2_agent.types.messages import (
+    Blob,
+    Message,
+    Other,
+    Part,
+    Reasoning,
+    Role,
+    Text,
+    ToolCall,
+    ToolCallResponse,
+    ToolSpec,
+    Uri,
+)
 
 __all__ = ["from_langchain", "plain", "to_langchain", "tool_specs"]
 
 _ROLES: dict[str, Role] = {
-    "system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant", "ai": "assistant",
-    "tool": "tool", "function": "tool",
-}  # fmt: skip
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "ai": "assistant",
+    "tool": "tool",
+    "function": "tool",
+}
 _MEDIA = ("image", "audio", "video", "file")
 # Blocks by which providers repeat, in an assistant's content, the calls that LangChain keeps in `tool_calls`.
-_CALL_BLOCKS = frozenset({"tool_use", "tool_call", "tool_call_chunk", "invalid_tool_call", "function_call", "input_json_delta"})
+_CALL_BLOCKS = frozenset(
+    {"tool_use", "tool_call", "tool_call_chunk", "invalid_tool_call", "function_call", "input_json_delta"}
+)
 _DEPTH = 100
 
 
 def plain(value: Any) -> JSON:
-    """The value as JSON: mappings and sequences are walked; what JSON cannot hold (objects, bytes, NaN, cycles) is text. Never raises."""
+    """The value as JSON: mappings and sequences are walked; what JSON cannot hold (objects, bytes, NaN, cycles) is
+    text. Never raises."""
     kind = type(value)
     if kind is str or kind is int or kind is bool or value is None:
         return value
@@ -85,11 +105,14 @@ def _as_text(value: Any) -> str:
 
 
 def from_langchain(message: BaseMessage) -> Message:
-    """Our form of one LangChain message. Never raises for what a provider put into its content: unknown blocks are kept as they came."""
+    """Our form of one LangChain message. Never raises for what a provider put into its content: unknown blocks are kept
+    as they came."""
     if isinstance(message, AIMessage):
         return _assistant(message)
     if isinstance(message, ToolMessage):
-        response = ToolCallResponse(id=message.tool_call_id or None, response=_answer(message.content), error=message.status == "error")
+        response = ToolCallResponse(
+            id=message.tool_call_id or None, response=_answer(message.content), error=message.status == "error"
+        )
         return Message(role="tool", parts=(response,), name=message.name)
     if isinstance(message, FunctionMessage):
         return Message(role="tool", parts=(ToolCallResponse(response=_answer(message.content)),), name=message.name)
@@ -112,7 +135,8 @@ def to_langchain(messages: Iterable[Message]) -> list[BaseMessage]:
 
 
 def tool_specs(tools: Any) -> tuple[ToolSpec, ...]:
-    """The tools of an `invocation_params["tools"]` list, in OpenAI's, Anthropic's or the flat form; a provider's own tool by its type."""
+    """The tools of an `invocation_params["tools"]` list, in OpenAI's, Anthropic's or the flat form; a provider's own
+    tool by its type."""
     return tuple(_tool_spec(tool) for tool in tools if isinstance(tool, Mapping)) if isinstance(tools, Sequence) else ()
 
 
@@ -148,8 +172,12 @@ def _assistant(message: AIMessage) -> Message:
     for broken in message.invalid_tool_calls:
         error = broken.get("error")
         extra = {"error": error} if error else {}
-        parts.append(ToolCall(id=broken.get("id"), name=broken.get("name") or "", arguments=broken.get("args"), extra=extra))
-    return Message(role="assistant", parts=tuple(parts), name=message.name, finish_reason=finish_reason(message.response_metadata))
+        parts.append(
+            ToolCall(id=broken.get("id"), name=broken.get("name") or "", arguments=broken.get("args"), extra=extra)
+        )
+    return Message(
+        role="assistant", parts=tuple(parts), name=message.name, finish_reason=finish_reason(message.response_metadata)
+    )
 
 
 def finish_reason(metadata: Mapping[str, Any]) -> str | None:
@@ -270,16 +298,32 @@ def _ai_message(message: Message) -> AIMessage:
             calls.append({"name": call.name, "args": dict(call.arguments or {}), "id": call.id, "type": "tool_call"})
         else:
             args = call.arguments if isinstance(call.arguments, str) else canonical_json(call.arguments)
-            invalid.append({"name": call.name, "args": args, "id": call.id, "error": call.extra.get("error"), "type": "invalid_tool_call"})
+            invalid.append(
+                {
+                    "name": call.name,
+                    "args": args,
+                    "id": call.id,
+                    "error": call.extra.get("error"),
+                    "type": "invalid_tool_call",
+                }
+            )
     metadata = {} if message.finish_reason is None else {"finish_reason": message.finish_reason}
     return AIMessage(
-        content=_content(message.parts), tool_calls=calls, invalid_tool_calls=invalid, name=message.name, response_metadata=metadata
+        content=_content(message.parts),
+        tool_calls=calls,
+        invalid_tool_calls=invalid,
+        name=message.name,
+        response_metadata=metadata,
     )
 
 
 def _tool_messages(message: Message) -> Iterable[ToolMessage]:
     for part in message.responses:
         answer = part.response
-        blocks = isinstance(answer, list) and answer and all(isinstance(block, dict) and "type" in block for block in answer)
+        blocks = (
+            isinstance(answer, list) and answer and all(isinstance(block, dict) and "type" in block for block in answer)
+        )
         content: Any = answer if isinstance(answer, str) or blocks else "" if answer is None else canonical_json(answer)
-        yield ToolMessage(content=content, tool_call_id=part.id or "", name=message.name, status="error" if part.error else "success")
+        yield ToolMessage(
+            content=content, tool_call_id=part.id or "", name=message.name, status="error" if part.error else "success"
+        )

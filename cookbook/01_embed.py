@@ -1,7 +1,7 @@
 """Embed: watch an agent that is not ours, and see every dialogue scored.
 
-The graph below is written against LangGraph alone. `watch` puts a traced graph in its place; three customers are served, one of them by
-guessing. Its model is scripted, so that the recipe needs no key: put your own in.
+The graph below is written against LangGraph alone. `watch` puts a traced graph in its place; three customers are
+served, one of them by guessing. Its model is scripted, so that the recipe needs no key: put your own in.
 
 You should see: mean reward 0.75 over 3 dialogues
 """
@@ -82,11 +82,19 @@ support = Checklist(
 
 if __name__ == "__main__":
     graph = watch(build(), support, store="sqlite:///embed.db")
-    for thread, words in [("ann", "Where is order 7?"), ("ben", "Where is order 8?"), ("cy", "Say quickly: where is order 9?")]:
+    for thread, words in [
+        ("ann", "Where is order 7?"),
+        ("ben", "Where is order 8?"),
+        ("cy", "Say quickly: where is order 9?"),
+    ]:
         graph.invoke({"messages": [("user", words)]}, {"configurable": {"thread_id": thread}})
     flush()  # scoring goes on in the background; a service has no need to wait for it
 
     store = SQLStore("sqlite:///embed.db")
-    rewards = {trace.id: score.reward for trace in store.traces() if (score := store.score(trace.id)) and score.reward is not None}
+    rewards = {
+        trace.id: score.reward
+        for trace in store.traces()
+        if (score := store.score(trace.id)) and score.reward is not None
+    }
     print(rewards)
     print(f"mean reward {sum(rewards.values()) / len(rewards):.2f} over {len(rewards)} dialogues")

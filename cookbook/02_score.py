@@ -1,7 +1,8 @@
 """Score: dialogues recorded elsewhere, a checklist in YAML with a function in Python, and which items fail.
 
 The dialogues below are in the chat format that most logs can be turned into; `cm2 import openai FILE --store URL` and
-`cm2 score CHECKLIST.yaml --checks MODULE --store URL` do the same from the command line. Nothing here asks a judge or needs a key.
+`cm2 score CHECKLIST.yaml --checks MODULE --store URL` do the same from the command line. Nothing here asks a judge or
+needs a key.
 
 You should see: mean reward 0.75 over 2 dialogues
 """
@@ -14,8 +15,8 @@ from collections import Counter
 from pathlib import Path
 
 from cm2_agent import SQLStore, View, score_traces
-from cm2_agent.types.checklist_yaml import load_checklist
 from cm2_agent.importers import Imported, read
+from cm2_agent.types.checklist_yaml import load_checklist
 
 
 def call(name: str, arguments: dict[str, str]) -> dict[str, object]:

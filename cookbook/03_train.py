@@ -1,8 +1,9 @@
 """Train: collect groups of rollouts with a small model, score them, and train it with GRPO on what is stored.
 
-The model is a transformer of 0.1 M parameters with random weights, so that nothing is downloaded and the recipe ends in a
-minute: at first it says random bytes. The checklist asks for plain letters. Nothing below knows how small it is: put the folder
-or name of a model of yours in its place, a real checklist, and the agent of `cm2_agent.graphs` with your tools.
+The model is a transformer of 0.1 M parameters with random weights, so that nothing is downloaded and the recipe ends in
+a minute: at first it says random bytes. The checklist asks for plain letters. Nothing below knows how small it is: put
+the folder or name of a model of yours in its place, a real checklist, and the agent of `cm2_agent.graphs` with your
+tools.
 
 You should see: mean reward 0.48 -> 0.95
 """
@@ -25,7 +26,10 @@ checklist = Checklist(
     Item("three_letters", check={"reply_matches": "[a-z]{3}"}, weight=2),
     name="letters",
 )
-tasks = [Task(id=f"greeting-{number}", turns=(f"Say something, {name}.",)) for number, name in enumerate(["Ann", "Ben", "Cy", "Dee"])]
+tasks = [
+    Task(id=f"greeting-{number}", turns=(f"Say something, {name}.",))
+    for number, name in enumerate(["Ann", "Ben", "Cy", "Dee"])
+]
 
 
 def tiny_model(folder: str) -> str:
@@ -34,10 +38,19 @@ def tiny_model(folder: str) -> str:
     words = byte_tokenizer()
     vocabulary = words.get_vocab()
     config = Qwen3Config(
-        vocab_size=len(words), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
-        head_dim=32, initializer_range=0.1, tie_word_embeddings=True,
-        eos_token_id=vocabulary[END], pad_token_id=vocabulary[PAD], bos_token_id=None,
-    )  # fmt: skip
+        vocab_size=len(words),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=32,
+        initializer_range=0.1,
+        tie_word_embeddings=True,
+        eos_token_id=vocabulary[END],
+        pad_token_id=vocabulary[PAD],
+        bos_token_id=None,
+    )
     Qwen3ForCausalLM(config).save_pretrained(folder)
     words.save_pretrained(folder)
     return folder

@@ -1,8 +1,10 @@
-"""Rewards: a checklist, an outcome, a penalty and a judge that compares attempts become one reward, and go to other trainers as well.
+"""Rewards: a checklist, an outcome, a penalty and a judge that compares attempts become one reward, and go to other
+trainers as well.
 
-The dialogues are made up here; with a store they come from `store.traces()`, and `score_groups(store.traces(), stack, store=store)` of
-`cm2_agent.runner.run` scores them a group at a time. The judge is a function, so that no key is needed: put the name of a model in its place,
-`relative("openai:gpt-5-mini")`. `run(graph, tasks, group=8, scorer=stack, …)` scores and gates new rollouts by the stack.
+The dialogues are made up here; with a store they come from `store.traces()`, and `score_groups(store.traces(), stack,
+store=store)` of `cm2_agent.runner.run` scores them a group at a time. The judge is a function, so that no key is
+needed: put the name of a model in its place, `relative("openai:gpt-5-mini")`. `run(graph, tasks, group=8, scorer=stack,
+…)` scores and gates new rollouts by the stack.
 
 You should see: 4 attempts: 0.97 0.29 0.00 null
 """
@@ -29,7 +31,8 @@ support = Checklist(
 
 
 async def judge(prompt: str) -> str:
-    """Stands in for a model: it likes attempts that thank the user. Its scores go by id, in whatever order they come."""
+    """Stands in for a model: it likes attempts that thank the user. Its scores go by id, in whatever order they
+    come."""
     ids = re.findall(r"<attempt-(\w+) \w+>\n(.*)", prompt)
     return json.dumps({"scores": [{"id": name, "score": 0.9 if "Thank" in said else 0.2} for name, said in ids]})
 
@@ -55,9 +58,13 @@ def elsewhere() -> None:
     reply = [{"role": "assistant", "content": "It is on its way."}]
     alone = Stack(support)
     trl = trl_reward(alone)(prompts=[QUESTION], completions=[reply])  # GRPOTrainer(reward_funcs=[trl_reward(alone)], …)
-    rubric = asyncio.run(verifiers_reward(alone)(prompt=QUESTION, completion=reply, answer="", state={}))  # vf.Rubric(funcs=[…])
+    rubric = asyncio.run(
+        verifiers_reward(alone)(prompt=QUESTION, completion=reply, answer="", state={})
+    )  # vf.Rubric(funcs=[…])
     verl = verl_reward(alone)("support", "It is on its way.", None, {"prompt": "When does order 7 arrive?"})["score"]
-    art = asyncio.run(art_reward(alone)([*QUESTION, *reply]))  # trajectory.reward = await art_reward(alone)(trajectory.messages())
+    art = asyncio.run(
+        art_reward(alone)([*QUESTION, *reply])
+    )  # trajectory.reward = await art_reward(alone)(trajectory.messages())
     print("elsewhere:", *(f"{value:.2f}" for value in (rubric, float(verl), art)), f"and {trl} to TRL")
 
 
@@ -68,7 +75,10 @@ def main() -> None:
         traces.append(replace(trace_of_chat(QUESTION, text, number=number), outcomes={"solved": solved}))
     scores = asyncio.run(stack.score_group(traces))
     for score in scores:
-        print({name: None if value is None else round(value, 2) for name, value in score.components.items()}, score.null_reason or "")
+        print(
+            {name: None if value is None else round(value, 2) for name, value in score.components.items()},
+            score.null_reason or "",
+        )
     print("4 attempts:", *("null" if score.reward is None else f"{score.reward:.2f}" for score in scores))
 
 

@@ -1,8 +1,10 @@
-"""Label: a good recorded dialogue becomes a checklist, tried on corrupted copies of itself before anyone is scored by it.
+"""Label: a good recorded dialogue becomes a checklist, tried on corrupted copies of itself before anyone is scored by
+it.
 
-`cm2 label --model openai:gpt-5-mini --store URL` does the same with a hosted model. Here a script stands in for it, so that nothing needs a
-key; it writes two sound items, one that the dialogue does not satisfy and one that points at words nobody said, and gets one of these
-right when it is told what failed. The questions are tried by a judge where one is named (`--judge`); without one they are kept and counted.
+`cm2 label --model openai:gpt-5-mini --store URL` does the same with a hosted model. Here a script stands in for it, so
+that nothing needs a key; it writes two sound items, one that the dialogue does not satisfy and one that points at words
+nobody said, and gets one of these right when it is told what failed. The questions are tried by a judge where one is
+named (`--judge`); without one they are kept and counted.
 
 You should see: 3 items kept, 1 rewritten, 1 dropped; the sloppy dialogue scores 0.33
 """
@@ -16,10 +18,10 @@ from typing import Any
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
-from cm2_agent.types.checklist_yaml import dump_checklist
-from cm2_agent.types.messages import Message, ToolCall, ToolCallResponse
 from cm2_agent.rewards.authoring.writer import Labeler
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
+from cm2_agent.types.checklist_yaml import dump_checklist
+from cm2_agent.types.messages import Message, ToolCall, ToolCallResponse
 from cm2_agent.types.trace import Run, Trace
 
 
@@ -34,9 +36,12 @@ def asked(call: str, answer: dict[str, Any]) -> list[Message]:
 
 USER = Message.of("user", "Please cancel order 7.")
 REFERENCE = dialogue(
-    "good", USER, *asked("get_order", {"status": "open", "price": 30}), *asked("cancel_order", {"status": "cancelled"}),
+    "good",
+    USER,
+    *asked("get_order", {"status": "open", "price": 30}),
+    *asked("cancel_order", {"status": "cancelled"}),
     Message.of("assistant", "Order 7 is cancelled, and 30 come back to you."),
-)  # fmt: skip
+)
 SLOPPY = dialogue("sloppy", USER, *asked("cancel_order", {"status": "cancelled"}), Message.of("assistant", "Done."))
 
 
@@ -46,8 +51,12 @@ def item(id: str, question: str, check: dict[str, Any], step: int, snippet: str)
     return {"id": id, "question": question, "turn": 0, "check": check, "evidence": evidence}
 
 
-LOOKS = item("looks_up", "Is order 7 looked up first?", {"called": "get_order", "before": "cancel_order"}, 0, "get_order")
-CANCELS = item("cancels", "Is order 7 cancelled?", {"called": "cancel_order", "with": {"order_id": 7}}, 1, "cancel_order")
+LOOKS = item(
+    "looks_up", "Is order 7 looked up first?", {"called": "get_order", "before": "cancel_order"}, 0, "get_order"
+)
+CANCELS = item(
+    "cancels", "Is order 7 cancelled?", {"called": "cancel_order", "with": {"order_id": 7}}, 1, "cancel_order"
+)
 WRONG = item("tells_price", "Is the customer told what comes back?", {"reply_matches": "30 EUR"}, 2, "30 come back")
 INVENTED = item("asks_why", "Is the customer asked why?", {"reply_matches": "why"}, 2, "May I ask why?")
 ANSWERS = [[LOOKS, CANCELS, WRONG, INVENTED], [{**WRONG, "check": {"reply_matches": r"\b30\b"}}]]
@@ -67,7 +76,9 @@ async def main() -> None:
     checklist = found.checklist
     print(dump_checklist(checklist))
     score = await ChecklistScorer(checklist)(SLOPPY)
-    print(f"{len(checklist.items)} items kept, {len(found.rewritten)} rewritten, {len(found.dropped)} dropped; ", end="")
+    print(
+        f"{len(checklist.items)} items kept, {len(found.rewritten)} rewritten, {len(found.dropped)} dropped; ", end=""
+    )
     print(f"the sloppy dialogue scores {score.reward:.2f}")
 
 

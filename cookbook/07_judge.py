@@ -1,4 +1,5 @@
-"""Score your own stored traces with a hosted judge: one call a turn, every yes backed by a quote, verdicts cached, within a budget.
+"""Score your own stored traces with a hosted judge: one call a turn, every yes backed by a quote, verdicts cached,
+within a budget.
 
     OPENAI_API_KEY=… python cookbook/07_judge.py sqlite:///cm2.db support.yaml
 

@@ -1,8 +1,9 @@
-"""Every dialogue becomes an environment: two from production are compiled into tasks and had again eight times each, with no real tool.
+"""Every dialogue becomes an environment: two from production are compiled into tasks and had again eight times each,
+with no real tool.
 
-What production recorded is replayed; what it never asked is answered by a simulator (a script stands in for the language model here);
-the customer's address is a placeholder everywhere. `cm2 tasks from-traces OUT` and `cm2 run OUT --tools hybrid --simulator MODEL --group 8`
-do the same.
+What production recorded is replayed; what it never asked is answered by a simulator (a script stands in for the
+language model here); the customer's address is a placeholder everywhere. `cm2 tasks from-traces OUT` and `cm2 run OUT
+--tools hybrid --simulator MODEL --group 8` do the same.
 
 You should see: 16 rollouts of 2 dialogues: 16 calls replayed, 8 simulated, 0 real; mean reward 0.75
 """
@@ -22,9 +23,9 @@ from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
 from cm2_agent import Checklist, Item, SQLStore, run, watch
-from cm2_agent.online.watch import flush
 from cm2_agent.datasets import Redactor, task_from_trace
 from cm2_agent.graphs import FunctionTools, agent
+from cm2_agent.online.watch import flush
 
 REAL: list[str] = []
 
@@ -42,7 +43,8 @@ def get_order(order_id: int) -> dict[str, str]:
 
 
 class Clerk(BaseChatModel):
-    """Finds the customer, looks the order up and tells the date. A `hasty` one guesses the order's number every other time."""
+    """Finds the customer, looks the order up and tells the date. A `hasty` one guesses the order's number every other
+    time."""
 
     hasty: bool = False
     turns: Any = None
@@ -71,7 +73,9 @@ class Clerk(BaseChatModel):
 
 def simulator(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
     """In place of a language model that reads the schema, the recorded calls and the dialogue."""
-    return ModelResponse(parts=[TextPart(json.dumps({"result": {"status": "open", "arrives": "2026-06-01"}, "error": None}))])
+    return ModelResponse(
+        parts=[TextPart(json.dumps({"result": {"status": "open", "arrives": "2026-06-01"}, "error": None}))]
+    )
 
 
 support = Checklist(
@@ -96,7 +100,9 @@ async def main() -> None:
     answered: Counter[str | None] = Counter()
     rewards = []
     policy = agent(Clerk(hasty=True, turns=itertools.count()), tools)
-    rollouts = run(policy, tasks, tools="hybrid", simulator=FunctionModel(simulator), group=8, store=store, concurrency=1)
+    rollouts = run(
+        policy, tasks, tools="hybrid", simulator=FunctionModel(simulator), group=8, store=store, concurrency=1
+    )
     async for trace, score in rollouts:
         answered.update(call.backend for one in trace.runs for call in one.tools)
         assert score is not None

@@ -1,7 +1,8 @@
-"""Checks for an airline desk, written from the desk's own policy: what it allows is worked out from what the tools answered.
+"""Checks for an airline desk, written from the desk's own policy: what it allows is worked out from what the tools
+answered.
 
-Used by `airline.yaml`. Each check is a function of a view over the whole dialogue; nothing here knows the reference solution of a task.
-"""
+Used by `airline.yaml`. Each check is a function of a view over the whole dialogue; nothing here knows the reference
+solution of a task."""
 
 from __future__ import annotations
 
@@ -28,13 +29,19 @@ FREE_BAGS = {  # free checked bags a passenger, by membership and cabin
     "silver": {"basic_economy": 1, "economy": 2, "business": 3},
     "gold": {"basic_economy": 2, "economy": 3, "business": 3},
 }
-YES = re.compile(r"(?i)\b(yes|yeah|yep|sure|confirm\w*|proceed|go ahead|please do|sounds good|that works|ok|okay|correct|agree)\b")
+YES = re.compile(
+    r"(?i)\b(yes|yeah|yep|sure|confirm\w*|proceed|go ahead|please do|sounds good|that works|ok|okay|correct|agree)\b"
+)
 ASKS_FOR_COMPENSATION = re.compile(r"(?i)\b(compensat\w*|voucher|certificate|reimburs\w*|make up for|gesture)\b")
 CANCEL = re.compile(r"(?i)\bcancel(l?ing|lation)?\b")
 PROPOSES = re.compile(r"(?i)\b(proceed|confirm)\b")
-WITHDRAWS = re.compile(r"(?i)\b(never ?mind|hold off|changed my mind|not proceed|(beyond|above|over|outside) my budget|leave it)\b")
+WITHDRAWS = re.compile(
+    r"(?i)\b(never ?mind|hold off|changed my mind|not proceed|(beyond|above|over|outside) my budget|leave it)\b"
+)
 COMPLAINT = re.compile(r"(?i)\b(delay\w*|cancel+ed|cancel+ation)\b")
-AIRLINE_CANCELLED = re.compile(r"(?i)\bairline (has )?cancel+ed|cancel+ed by the airline|flight (was|got|has been) cancel+ed")
+AIRLINE_CANCELLED = re.compile(
+    r"(?i)\bairline (has )?cancel+ed|cancel+ed by the airline|flight (was|got|has been) cancel+ed"
+)
 CARD = re.compile(r"(?i)\b(?:ending (?:in|with)|card|visa|mastercard)\D{0,12}(\d{4})\b|\b(\d{4}) card\b")
 CLAIMS = {
     "cancel_reservation": re.compile(r"(?i)\b(has|have) been (successfully )?cancel+ed"),
@@ -46,8 +53,8 @@ CLAIMS = {
 
 @dataclass(kw_only=True)
 class Write:
-    """A write that succeeded, with what was known just before it was made: the reservation and its cabin, the user's profile, whether its
-    flights had been found, and (of a cancellation) whether the policy allows it."""
+    """A write that succeeded, with what was known just before it was made: the reservation and its cabin, the user's
+    profile, whether its flights had been found, and (of a cancellation) whether the policy allows it."""
 
     name: str
     arguments: Mapping[str, Any]
@@ -97,11 +104,16 @@ class Desk:
         user = self.users.get(str(arguments.get("user_id") or (reservation or {}).get("user_id")))
         self.writes.append(
             Write(
-                name=name, arguments=arguments, step=step, reservation=reservation, cabin=self.cabins.get(identity), user=user,
+                name=name,
+                arguments=arguments,
+                step=step,
+                reservation=reservation,
+                cabin=self.cabins.get(identity),
+                user=user,
                 found=all(_key(flight) in self.flights for flight in _list(arguments.get("flights"))),
                 allowed=self.may_cancel(identity, view) if name == "cancel_reservation" else None,
             )
-        )  # fmt: skip
+        )
         if name == "cancel_reservation":
             self.cancelled.add(identity)
 
@@ -117,7 +129,11 @@ class Desk:
 
     def _searched(self, found: list[Any], date: str) -> None:
         for journey in found:
-            legs = [{"date": date, **leg} for leg in (journey if isinstance(journey, list) else [journey]) if isinstance(leg, Mapping)]
+            legs = [
+                {"date": date, **leg}
+                for leg in (journey if isinstance(journey, list) else [journey])
+                if isinstance(leg, Mapping)
+            ]
             self.journeys.append(list(legs))
             for leg in legs:
                 self.flights[_key(leg)] = leg
@@ -153,7 +169,9 @@ def looked_up(view: View) -> bool:
 
 def one_thing_at_a_time(view: View) -> bool:
     """One tool call at a time, and no words to the user beside it."""
-    return all(len(message.tool_calls) <= 1 and not (message.tool_calls and message.text.strip()) for message in view.messages)
+    return all(
+        len(message.tool_calls) <= 1 and not (message.tool_calls and message.text.strip()) for message in view.messages
+    )
 
 
 def confirmed_first(view: View) -> bool:
@@ -169,18 +187,22 @@ def confirmed_first(view: View) -> bool:
 
 
 def looks_before_it_writes(view: View) -> bool:
-    """A reservation is looked up before it is changed, and a user's profile before a booking or a payment is made from it."""
+    """A reservation is looked up before it is changed, and a user's profile before a booking or a payment is made from
+    it."""
     desk = Desk.of(view)
     for write in desk.writes:
         if "reservation_id" in write.arguments and write.reservation is None:
             return False
-        if ("payment_id" in write.arguments or write.name in {"book_reservation", "send_certificate"}) and write.user is None:
+        if (
+            "payment_id" in write.arguments or write.name in {"book_reservation", "send_certificate"}
+        ) and write.user is None:
             return False
     return not desk.idle
 
 
 def cancels_only_what_may_be(view: View) -> bool:
-    """Cancelled is only what was booked within 24 hours, flies business, is insured, or the airline cancelled; never what is flown."""
+    """Cancelled is only what was booked within 24 hours, flies business, is insured, or the airline cancelled; never
+    what is flown."""
     desk = Desk.of(view)
     return not desk.idle and all(write.allowed for write in desk.writes if write.name == "cancel_reservation")
 
@@ -188,11 +210,14 @@ def cancels_only_what_may_be(view: View) -> bool:
 def cancels_what_may_be(view: View) -> bool:
     """A reservation that the user asks to cancel, and that the policy lets go, is cancelled."""
     desk = Desk.of(view)
-    return all(identity in desk.cancelled or desk.may_cancel(identity, view) is False for identity in _asked_to_cancel(view))
+    return all(
+        identity in desk.cancelled or desk.may_cancel(identity, view) is False for identity in _asked_to_cancel(view)
+    )
 
 
 def changes_only_what_may_be(view: View) -> bool:
-    """Flights of basic economy stay as they are, origin and destination too; bags are not taken away, passengers not added or dropped."""
+    """Flights of basic economy stay as they are, origin and destination too; bags are not taken away, passengers not
+    added or dropped."""
     desk = Desk.of(view)
     for write in desk.writes:
         old, new = write.reservation, write.arguments
@@ -201,9 +226,13 @@ def changes_only_what_may_be(view: View) -> bool:
         before, after = ([_key(flight) for flight in _list(one.get("flights"))] for one in (old, new))
         if write.name == "update_reservation_flights" and write.cabin == "basic_economy" and before != after:
             return False
-        if write.name == "update_reservation_baggages" and _number(new.get("total_baggages")) < _number(old.get("total_baggages")):
+        if write.name == "update_reservation_baggages" and _number(new.get("total_baggages")) < _number(
+            old.get("total_baggages")
+        ):
             return False
-        if write.name == "update_reservation_passengers" and len(_list(new.get("passengers"))) != len(_list(old.get("passengers"))):
+        if write.name == "update_reservation_passengers" and len(_list(new.get("passengers"))) != len(
+            _list(old.get("passengers"))
+        ):
             return False
     return not desk.idle
 
@@ -216,7 +245,9 @@ def charges_bags_by_allowance(view: View) -> bool:
             continue
         level = desk.membership(write.user)
         cabin = str(write.arguments.get("cabin") or write.cabin)
-        passengers = len(_list((write.arguments if write.name == "book_reservation" else write.reservation or {}).get("passengers")))
+        passengers = len(
+            _list((write.arguments if write.name == "book_reservation" else write.reservation or {}).get("passengers"))
+        )
         if level not in FREE_BAGS or cabin not in FREE_BAGS[level]:
             return False  # charged without knowing the allowance
         over = max(0, _number(write.arguments.get("total_baggages")) - FREE_BAGS[level][cabin] * passengers)
@@ -226,7 +257,8 @@ def charges_bags_by_allowance(view: View) -> bool:
 
 
 def pays_as_allowed(view: View) -> bool:
-    """Payment is from the profile: at most one certificate, one credit card and three gift cards, and no certificate for a change."""
+    """Payment is from the profile: at most one certificate, one credit card and three gift cards, and no certificate
+    for a change."""
     desk = Desk.of(view)
     for write in desk.writes:
         ids = [str(one.get("payment_id")) for one in _list(write.arguments.get("payment_methods"))]
@@ -275,7 +307,8 @@ def takes_the_cheapest_when_asked(view: View) -> bool:
         rivals = [
             journey
             for journey in desk.journeys
-            if journey and (journey[0]["date"], journey[0].get("origin"), journey[-1].get("destination"))
+            if journey
+            and (journey[0]["date"], journey[0].get("origin"), journey[-1].get("destination"))
             == (legs[0].get("date"), legs[0].get("origin"), legs[-1].get("destination"))
         ]
         if any(_price(journey, cabin) < _price(legs, cabin) for journey in rivals):
@@ -284,7 +317,8 @@ def takes_the_cheapest_when_asked(view: View) -> bool:
 
 
 def compensates_only_who_may_be(view: View) -> bool:
-    """A certificate goes to those who ask and are members, insured or in business, 100 (cancelled) or 50 (delayed) dollars a passenger."""
+    """A certificate goes to those who ask and are members, insured or in business, 100 (cancelled) or 50 (delayed)
+    dollars a passenger."""
     desk = Desk.of(view)
     for write in desk.writes:
         if write.name != "send_certificate":
@@ -301,7 +335,8 @@ def compensates_only_who_may_be(view: View) -> bool:
 
 
 def compensates_who_asks(view: View) -> bool:
-    """Who complains of a delayed or cancelled flight and asks for compensation is looked up, and offered it where the policy allows."""
+    """Who complains of a delayed or cancelled flight and asks for compensation is looked up, and offered it where the
+    policy allows."""
     if not (COMPLAINT.search(view.user_text) and ASKS_FOR_COMPENSATION.search(view.user_text)):
         return True
     desk = Desk.of(view)
@@ -314,7 +349,8 @@ def compensates_who_asks(view: View) -> bool:
 
 
 def does_what_was_confirmed(view: View) -> bool:
-    """After a yes to what the agent proposed to do, something is done: a write, or the hand-over to a human; unless the user withdraws."""
+    """After a yes to what the agent proposed to do, something is done: a write, or the hand-over to a human; unless the
+    user withdraws."""
     for turn in _confirmations(view):
         later = [call.name for call in view.all_calls if view.steps[call.step].turn >= turn]
         if not any(name in WRITES or name == "transfer_to_human_agents" for name in later):
@@ -349,7 +385,9 @@ def _confirmations(view: View) -> list[int]:
 def _asked_to_cancel(view: View) -> set[str]:
     """The reservations that stand in a sentence of the user's about cancelling."""
     sentences = re.split(r"[.!?\n]+", view.user_text)
-    return {name for one in sentences if CANCEL.search(one) for name in re.findall(r"\b(?=[A-Z0-9]*\d)[A-Z0-9]{6}\b", one)}
+    return {
+        name for one in sentences if CANCEL.search(one) for name in re.findall(r"\b(?=[A-Z0-9]*\d)[A-Z0-9]{6}\b", one)
+    }
 
 
 def _eligible(desk: Desk, user: Mapping[str, Any] | None) -> bool:
@@ -359,7 +397,9 @@ def _eligible(desk: Desk, user: Mapping[str, Any] | None) -> bool:
 
 
 def _price(journey: list[Mapping[str, Any]], cabin: str) -> float:
-    prices = [leg.get("prices", {}).get(cabin) if leg.get("available_seats", {}).get(cabin) else None for leg in journey]
+    prices = [
+        leg.get("prices", {}).get(cabin) if leg.get("available_seats", {}).get(cabin) else None for leg in journey
+    ]
     return sum(price if isinstance(price, int | float) else float("inf") for price in prices)
 
 

@@ -1,10 +1,9 @@
-"""A dialogue as a LangGraph state machine: a user's turns put to a graph one after another, with the gate between them (method.md §7);
-apart from the runs that make many of them.
+"""A dialogue as a LangGraph state machine: a user's turns put to a graph one after another, with the gate between them
+(method.md §7); apart from the runs that make many of them.
 
-One super-step is one user turn. Where the machine has a checkpointer, everything of a finished turn is in its state, so that a dialogue
-that was killed goes on after its last finished turn; the turn under way begins again. The graph is invoked with a config of its own, so
-each turn is a root run of its own thread, as it is in production.
-"""
+One super-step is one user turn. Where the machine has a checkpointer, everything of a finished turn is in its state, so
+that a dialogue that was killed goes on after its last finished turn; the turn under way begins again. The graph is
+invoked with a config of its own, so each turn is a root run of its own thread, as it is in production."""
 
 from __future__ import annotations
 
@@ -25,13 +24,14 @@ from langgraph.runtime import Runtime
 from langgraph.types import Command, interrupt
 
 from cm2_agent.errors import BudgetExhausted, TaskError
-from .conversation_state import Written, dump
-from .token_limit import Meter
 from cm2_agent.langchain_messages import from_langchain
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.protocols import User
 from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Failure
+
+from .conversation_state import Written, dump
+from .token_limit import Meter
 
 Gate: TypeAlias = "Callable[[int], Awaitable[bool | None]]"
 """Asked before the next user message: may it come, after this turn? None where a strict item has no verdict."""
@@ -45,8 +45,9 @@ _STEPS = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class End:
-    """How a dialogue ended: `done`; at the `gate` after `turn`, or without the gate's `verdict`; cut by a limit (`steps`, `turns`, `time`,
-    `tokens`), which is ours and no failure of the agent's; or by an `error`, told by `failure`."""
+    """How a dialogue ended: `done`; at the `gate` after `turn`, or without the gate's `verdict`; cut by a limit
+    (`steps`, `turns`, `time`, `tokens`), which is ours and no failure of the agent's; or by an `error`, told by
+    `failure`."""
 
     how: How
     turn: int
@@ -57,14 +58,16 @@ class End:
 
     @classmethod
     def from_json(cls, data: Mapping[str, JSON]) -> End:
-        return cls(how=data["how"], turn=data["turn"], failure=None if data["failure"] is None else Failure(**data["failure"]))
+        return cls(
+            how=data["how"], turn=data["turn"], failure=None if data["failure"] is None else Failure(**data["failure"])
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a dialogue may take: the model's messages in a turn, user turns, seconds of the user and the agent together (what a judge takes
-    at the gate is not the dialogue's), tokens of all model calls as their usage tells them (a call that tells nothing counts nothing).
-    Raises TaskError for a limit of 0 or less."""
+    """What a dialogue may take: the model's messages in a turn, user turns, seconds of the user and the agent together
+    (what a judge takes at the gate is not the dialogue's), tokens of all model calls as their usage tells them (a call
+    that tells nothing counts nothing). Raises TaskError for a limit of 0 or less."""
 
     max_steps: int = 24
     max_turns: int | None = None
@@ -79,13 +82,14 @@ class Limits:
 
 @dataclass(kw_only=True)
 class Talk:
-    """What one dialogue needs beside its state: LangGraph's runtime context of the machine, one object for each dialogue.
+    """What one dialogue needs beside its state: LangGraph's runtime context of the machine, one object for each
+    dialogue.
 
-    `config` is the graph's own (thread, callbacks, metadata), `context` its runtime context. Without `user` the task's turns are said.
-    `failed` tells of a failure that is not the agent's, after each turn. `keep` gives what the machine's checkpointer is to keep beside
-    the messages: JSON of each run that ended since it was last asked, and any further JSON. `answerable`: whether somebody
-    can answer a graph that interrupts for a human; if not, that is an error.
-    """
+    `config` is the graph's own (thread, callbacks, metadata), `context` its runtime context. Without `user` the task's
+    turns are said. `failed` tells of a failure that is not the agent's, after each turn. `keep` gives what the
+    machine's checkpointer is to keep beside the messages: JSON of each run that ended since it was last asked, and any
+    further JSON. `answerable`: whether somebody can answer a graph that interrupts for a human; if not, that is an
+    error."""
 
     graph: Any
     task: Task
@@ -125,8 +129,8 @@ class Begun(TypedDict):
 
 
 class State(Begun, total=False):
-    """`messages` is there while the process lives; `said` is the same as bytes that come back exactly, as `runs` and `memory` are
-    (`keeping.dump`), and None where that cannot be."""
+    """`messages` is there while the process lives; `said` is the same as bytes that come back exactly, as `runs` and
+    `memory` are (`keeping.dump`), and None where that cannot be."""
 
     messages: Annotated[list[BaseMessage], UntrackedValue]
     said: list[bytes] | None
@@ -137,13 +141,15 @@ class State(Begun, total=False):
 
 
 def dialogue(checkpointer: Any = None) -> Any:
-    """The compiled machine. Its state is `State`, its runtime context a `Talk`; start it with `begin()`, and a dialogue that a graph's
-    interrupt stopped with LangGraph's `Command(resume=…)`. With a checkpointer all it needs is kept after each turn.
+    """The compiled machine. Its state is `State`, its runtime context a `Talk`; start it with `begin()`, and a dialogue
+    that a graph's interrupt stopped with LangGraph's `Command(resume=…)`. With a checkpointer all it needs is kept
+    after each turn.
 
     >>> from langchain_core.language_models import GenericFakeChatModel
     >>> from cm2_agent.graphs import agent
     >>> graph = agent(GenericFakeChatModel(messages=iter(["It was shipped.", "With pleasure."])), [])
-    >>> talk = Talk(graph=graph, task=Task(id="t", turns=["Where is order 7?", "Thanks!"]), config={"configurable": {"thread_id": "1"}})
+    >>> task = Task(id="t", turns=["Where is order 7?", "Thanks!"])
+    >>> talk = Talk(graph=graph, task=task, config={"configurable": {"thread_id": "1"}})
     >>> state = asyncio.run(dialogue().ainvoke(begin(), {"configurable": {"thread_id": "1"}}, context=talk))
     >>> state["end"]["how"], [message.text for message in state["messages"]][-1]
     ('done', 'With pleasure.')
@@ -151,7 +157,9 @@ def dialogue(checkpointer: Any = None) -> Any:
     keeping = checkpointer is not None
 
     async def turn(state: State, runtime: Runtime[Talk]) -> Next:
-        token = var_child_runnable_config.set(None)  # the graph is nobody's child: its run is a root, its thread its own
+        token = var_child_runnable_config.set(
+            None
+        )  # the graph is nobody's child: its run is a root, its thread its own
         try:
             return await _Turn(state, runtime.context, keeping).take()
         finally:
@@ -174,12 +182,15 @@ def begin(facts: str = "") -> State:
 
 
 async def converse(talk: Talk, machine: Any = None, *, facts: str = "", resumed: bool = False) -> End:
-    """One whole dialogue, and how it ended. `machine`: one with a checkpointer, where the dialogue is to survive its process; `resumed`:
-    go on from what that one holds. Never raises what the graph or the user raised (it is in the End); raises what the gate raised, and
-    BudgetExhausted, the user's or the tools': the finished turns stay in the checkpointer then."""
+    """One whole dialogue, and how it ended. `machine`: one with a checkpointer, where the dialogue is to survive its
+    process; `resumed`: go on from what that one holds. Never raises what the graph or the user raised (it is in the
+    End); raises what the gate raised, and BudgetExhausted, the user's or the tools': the finished turns stay in the
+    checkpointer then."""
     chosen = machine if machine is not None else _plain()
     options = {} if chosen.checkpointer is None else {"durability": "sync"}
-    state = await chosen.ainvoke(None if resumed else begin(facts), machine_config(talk.thread), context=talk, **options)
+    state = await chosen.ainvoke(
+        None if resumed else begin(facts), machine_config(talk.thread), context=talk, **options
+    )
     return End.from_json(state["end"])
 
 
@@ -223,10 +234,15 @@ class _Turn:
             except BudgetExhausted:
                 raise
             except Exception as error:  # a user that fails is not the agent's doing, and ends no other dialogue
-                return self._end("error", Failure(kind=type(error).__name__, message=f"the user failed: {error}"[:500]), before=True)
+                return self._end(
+                    "error", Failure(kind=type(error).__name__, message=f"the user failed: {error}"[:500]), before=True
+                )
             if said is None:
                 if self.number == 0:
-                    return self._end("error", Failure(kind="TaskError", message=f"the user of task {talk.task.id!r} said nothing at all"))
+                    return self._end(
+                        "error",
+                        Failure(kind="TaskError", message=f"the user of task {talk.task.id!r} said nothing at all"),
+                    )
                 return self._end("done", before=True)
             if talk.gate is not None and self.number > 0:
                 passed = await talk.gate(self.number - 1)
@@ -236,7 +252,9 @@ class _Turn:
             async with self._clock():
                 given: Any = Command(resume=answers) if said is None else {"messages": await self._new(said)}
                 talk.met = True
-                answered = await talk.graph.ainvoke(given, self._config(), **({} if talk.context is None else {"context": talk.context}))
+                answered = await talk.graph.ainvoke(
+                    given, self._config(), **({} if talk.context is None else {"context": talk.context})
+                )
                 await self._refuse_breakpoints(answered)
         except Exception as error:  # whatever a user's graph raises is this dialogue's end, and no other's
             return self._raised(error)
@@ -250,7 +268,8 @@ class _Turn:
         return await talk.user([from_langchain(message) for message in self.messages])
 
     async def _new(self, words: str) -> list[BaseMessage]:
-        """What the graph is given: the user's message alone where its own thread knows the rest, else the whole dialogue."""
+        """What the graph is given: the user's message alone where its own thread knows the rest, else the whole
+        dialogue."""
         talk, said = self.talk, self.messages
         keeper = getattr(talk.graph, "checkpointer", None)
         if keeper and not talk.met:
@@ -260,8 +279,9 @@ class _Turn:
                     await keeper.adelete_thread(talk.thread)
                 except NotImplementedError:
                     raise TaskError(
-                        f"the graph's checkpointer ({type(keeper).__name__}) holds {held} messages of thread {talk.thread!r}, "
-                        f"{len(said)} were expected, and it cannot delete a thread; delete it there, or run under another name"
+                        f"the graph's checkpointer ({type(keeper).__name__}) holds {held} messages of thread"
+                        f" {talk.thread!r}, {len(said)} were expected, and it cannot delete a thread; delete it there,"
+                        " or run under another name"
                     ) from None
             if held != len(said):
                 keeper = None
@@ -276,7 +296,10 @@ class _Turn:
         if getattr(graph, "interrupt_before_nodes", ()) or getattr(graph, "interrupt_after_nodes", ()):
             stopped = () if "__interrupt__" in answered else (await graph.aget_state(self._config())).next
             if stopped:
-                raise TaskError(f"the graph stopped at a breakpoint before {', '.join(stopped)}; compile it without interrupt_before/after")
+                raise TaskError(
+                    f"the graph stopped at a breakpoint before {', '.join(stopped)}; compile it without"
+                    " interrupt_before/after"
+                )
 
     def _config(self) -> dict[str, Any]:
         config = {**self.talk.config, "recursion_limit": 2 * self.talk.limits.max_steps + 1}
@@ -321,11 +344,16 @@ class _Turn:
             asked = [{"id": one.id, "value": one.value} for one in waiting]
             if talk.answerable:
                 return self._go("ask", {"waiting": asked, "turn": self.number})
-            told = f"the graph interrupted for a human, {str(asked[0]['value'])[:200]!r}, and in a run nobody can answer"
+            told = (
+                f"the graph interrupted for a human, {str(asked[0]['value'])[:200]!r}, and in a run nobody can answer"
+            )
             return self._end("error", Failure(kind="GraphInterrupt", message=told))
         said = answered.get("messages") if isinstance(answered, Mapping) else None
         if not isinstance(said, list):
-            told = f"the graph's final state, a {type(answered).__name__}, has no list of `messages`; expected a graph that keeps one"
+            told = (
+                f"the graph's final state, a {type(answered).__name__}, has no list of `messages`; expected a graph"
+                " that keeps one"
+            )
             return self._end("error", Failure(kind="TaskError", message=told))
         self.messages = said
         if talk.user is None and self.number + 1 >= len(talk.task.turns):
@@ -369,5 +397,6 @@ def _messages(state: State, talk: Talk) -> list[BaseMessage]:
         return state["messages"]
     blobs = state.get("said")
     return [] if blobs is None else talk.written.messages(blobs)
+
 
 __all__ = ["End", "Gate", "How", "Limits", "State", "Talk", "begin", "converse", "dialogue", "machine_config"]

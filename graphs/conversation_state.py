@@ -1,5 +1,5 @@
-"""A dialogue's state as bytes that come back exactly, where a checkpointer's own serialisation would change it (lone surrogates) or refuse
-it (integers beyond 64 bits); apart from the dialogue, which does not care how."""
+"""A dialogue's state as bytes that come back exactly, where a checkpointer's own serialisation would change it (lone
+surrogates) or refuse it (integers beyond 64 bits); apart from the dialogue, which does not care how."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from cm2_agent.types.messages import Message, ToolSpec
 from cm2_agent.types.trace import ModelCall, Run
 
 _STRICT = (
-    ormsgpack.OPT_PASSTHROUGH_DATACLASS | ormsgpack.OPT_PASSTHROUGH_DATETIME | ormsgpack.OPT_PASSTHROUGH_ENUM
-    | ormsgpack.OPT_PASSTHROUGH_SUBCLASS | ormsgpack.OPT_PASSTHROUGH_UUID
-)  # fmt: skip
+    ormsgpack.OPT_PASSTHROUGH_DATACLASS
+    | ormsgpack.OPT_PASSTHROUGH_DATETIME
+    | ormsgpack.OPT_PASSTHROUGH_ENUM
+    | ormsgpack.OPT_PASSTHROUGH_SUBCLASS
+    | ormsgpack.OPT_PASSTHROUGH_UUID
+)
 _MSGPACK, _TEXT = b"m", b"j"
 
 
 def dump(value: JSON) -> bytes:
-    """The bytes of a JSON value: msgpack, a tenth of the time that JSON text takes, or JSON text where msgpack cannot say it. Raises
-    TypeError, ValueError for what is not JSON."""
+    """The bytes of a JSON value: msgpack, a tenth of the time that JSON text takes, or JSON text where msgpack cannot
+    say it. Raises TypeError, ValueError for what is not JSON."""
     try:
         return _MSGPACK + ormsgpack.packb(value, option=_STRICT)
     except ormsgpack.MsgpackEncodeError:
@@ -34,7 +37,9 @@ def dump(value: JSON) -> bytes:
 
 def load(blob: bytes) -> JSON:
     """The value that `dump` was given, tuples as lists."""
-    return ormsgpack.unpackb(blob[1:]) if blob[:1] == _MSGPACK else json.loads(blob[1:].decode("utf-8", "surrogatepass"))
+    return (
+        ormsgpack.unpackb(blob[1:]) if blob[:1] == _MSGPACK else json.loads(blob[1:].decode("utf-8", "surrogatepass"))
+    )
 
 
 class Written:
@@ -58,14 +63,16 @@ class Written:
 
 
 class WrittenRuns:
-    """The runs of a dialogue as JSON, each message and tool definition once for all of them: a run's calls repeat the whole dialogue."""
+    """The runs of a dialogue as JSON, each message and tool definition once for all of them: a run's calls repeat the
+    whole dialogue."""
 
     def __init__(self) -> None:
         self._places: dict[bytes, int] = {}
         self._known: list[Message | ToolSpec] = []
 
     def write(self, run: Run) -> JSON:
-        """What `read` makes the run of, after those before it. Raises TypeError, ValueError where it holds what is not JSON."""
+        """What `read` makes the run of, after those before it. Raises TypeError, ValueError where it holds what is not
+        JSON."""
         places: dict[int, int] = {}
         new: list[JSON] = []
 
@@ -81,10 +88,18 @@ class WrittenRuns:
         calls = []
         for call in run.calls:
             told = replace(call, input=(), output=None, tools=()).to_json()
-            told["input"], told["tools"] = [place(message) for message in call.input], [place(tool) for tool in call.tools]
+            told["input"], told["tools"] = (
+                [place(message) for message in call.input],
+                [place(tool) for tool in call.tools],
+            )
             told["output"] = None if call.output is None else place(call.output)
             calls.append(told)
-        return {**replace(run, messages=(), calls=()).to_json(), "messages": [place(m) for m in run.messages], "calls": calls, "new": new}
+        return {
+            **replace(run, messages=(), calls=()).to_json(),
+            "messages": [place(m) for m in run.messages],
+            "calls": calls,
+            "new": new,
+        }
 
     def read(self, told: JSON) -> Run:
         known = dict(told)
@@ -92,15 +107,18 @@ class WrittenRuns:
             self._remember(dump(one), ToolSpec.from_json(one) if is_tool else Message.from_json(one))
         calls, messages = known.pop("calls"), known.pop("messages")
         return replace(
-            Run.from_json(known), messages=self._at(messages),
+            Run.from_json(known),
+            messages=self._at(messages),
             calls=tuple(
                 replace(
-                    ModelCall.from_json({**call, "input": (), "output": None, "tools": ()}), input=self._at(call["input"]),
-                    tools=self._at(call["tools"]), output=None if call["output"] is None else self._known[call["output"]],
+                    ModelCall.from_json({**call, "input": (), "output": None, "tools": ()}),
+                    input=self._at(call["input"]),
+                    tools=self._at(call["tools"]),
+                    output=None if call["output"] is None else self._known[call["output"]],
                 )
                 for call in calls
             ),
-        )  # fmt: skip
+        )
 
     def _remember(self, key: bytes, one: Message | ToolSpec) -> None:
         self._places[key] = len(self._known)

@@ -1,8 +1,9 @@
-"""A guard around a graph: each turn that the agent writes is looked at before anyone sees it; apart from what looks, which is a plug.
+"""A guard around a graph: each turn that the agent writes is looked at before anyone sees it; apart from what looks,
+which is a plug.
 
-The guarded graph is a graph of one node that runs the inner one, as often as it takes, and lets one turn into the state. What did not pass
-is told as facts of the run (`cm2.guard.rejected`), so that it is stored with the trace and can be paired with what did.
-"""
+The guarded graph is a graph of one node that runs the inner one, as often as it takes, and lets one turn into the
+state. What did not pass is told as facts of the run (`cm2.guard.rejected`), so that it is stored with the trace and can
+be paired with what did."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ NOTE = "Your last answer to this was not sent, since it failed: {failed}. Answer
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What was found of a turn: the strict items that it breaks, by id and what they ask, and how much it is worth among others."""
+    """What was found of a turn: the strict items that it breaks, by id and what they ask, and how much it is worth
+    among others."""
 
     failed: Mapping[str, str] = field(default_factory=dict)
     worth: float = 0.0
@@ -51,18 +53,25 @@ class _Attempt:
 
 
 class _Guard:
-    def __init__(self, graph: Any, look: Look, on_violation: OnViolation, n: int, blocked: str | None, note: str) -> None:
-        # it keeps nothing of its own: the outer graph's checkpointer has the dialogue, and a rejected turn leaves no trace in it
+    def __init__(
+        self, graph: Any, look: Look, on_violation: OnViolation, n: int, blocked: str | None, note: str
+    ) -> None:
+        # it keeps nothing of its own: the outer graph's checkpointer has the dialogue, and a rejected turn leaves no
+        # trace in it
         self.inner = graph.copy(update={"checkpointer": False})
         self.look, self.on_violation, self.blocked, self.note = look, on_violation, blocked, note
         self.attempts = {"block": 1, "retry": n + 1, "best_of": n}[on_violation]
-        self.folding = {name for name, channel in graph.channels.items() if isinstance(channel, BinaryOperatorAggregate)}
+        self.folding = {
+            name for name, channel in graph.channels.items() if isinstance(channel, BinaryOperatorAggregate)
+        }
 
     def run(self, state: Any, config: RunnableConfig) -> dict[str, Any]:
         tried: list[_Attempt] = []
         while not self._enough(tried):
             asked, marked = self._asked(state, tried), _marked(config)
-            tried.append(self._attempt(state, asked, marked, self.inner.invoke(asked, marked, context=get_runtime().context)))
+            tried.append(
+                self._attempt(state, asked, marked, self.inner.invoke(asked, marked, context=get_runtime().context))
+            )
         chosen, facts, update = self._chosen(tried)
         if facts:
             dispatch_custom_event(FACTS, facts, config=config)
@@ -72,7 +81,11 @@ class _Guard:
         tried: list[_Attempt] = []
         while not self._enough(tried):
             asked, marked = self._asked(state, tried), _marked(config)
-            tried.append(self._attempt(state, asked, marked, await self.inner.ainvoke(asked, marked, context=get_runtime().context)))
+            tried.append(
+                self._attempt(
+                    state, asked, marked, await self.inner.ainvoke(asked, marked, context=get_runtime().context)
+                )
+            )
         chosen, facts, update = self._chosen(tried)
         if facts:
             await adispatch_custom_event(FACTS, facts, config=config)
@@ -87,10 +100,15 @@ class _Guard:
         given = {**state}
         if tried and self.on_violation == "retry":
             failed = "; ".join(tried[-1].finding.failed.values())
-            given["messages"] = [*state["messages"], HumanMessage(self.note.format(failed=failed), id=f"cm2-guard-{uuid4().hex}")]
+            given["messages"] = [
+                *state["messages"],
+                HumanMessage(self.note.format(failed=failed), id=f"cm2-guard-{uuid4().hex}"),
+            ]
         return given
 
-    def _attempt(self, state: Any, asked: Mapping[str, Any], marked: RunnableConfig, result: Mapping[str, Any]) -> _Attempt:
+    def _attempt(
+        self, state: Any, asked: Mapping[str, Any], marked: RunnableConfig, result: Mapping[str, Any]
+    ) -> _Attempt:
         before = {message.id: message for message in state["messages"]}
         shown = {message.id for message in asked["messages"]}
         said = tuple(message for message in result["messages"] if message.id not in shown)
@@ -98,7 +116,9 @@ class _Guard:
         removed = [RemoveMessage(id=str(id)) for id in before if id not in left]
         changed = [message for message in result["messages"] if message.id in before and message != before[message.id]]
         update = {
-            name: Overwrite(value) if name in self.folding else value  # a fold of the whole into the whole would count twice
+            name: (
+                Overwrite(value) if name in self.folding else value
+            )  # a fold of the whole into the whole would count twice
             for name, value in result.items()
             if name not in ("messages", "__interrupt__")
         }
@@ -129,7 +149,10 @@ class _Guard:
     def _let(self, chosen: _Attempt, said: tuple[BaseMessage, ...]) -> dict[str, Any]:
         if chosen.finding.failed and self.blocked is None:
             broken = ", ".join(chosen.finding.failed)
-            raise GuardError(f"the reply was blocked, since it breaks the strict items {broken}; blocked='…' would answer in its place")
+            raise GuardError(
+                f"the reply was blocked, since it breaks the strict items {broken}; blocked='…' would answer in its"
+                " place"
+            )
         return {**chosen.update, "messages": [*chosen.update["messages"], *said]}
 
 
@@ -155,21 +178,28 @@ def guarded(
 ) -> Any:
     """The graph, guarded: a compiled graph with the same state, context, checkpointer and store, and one node.
 
-    `look` finds what a turn breaks. "block": `blocked` is said in place of the reply (None: GuardError is raised). "retry": up to `n`
-    more attempts, each told what failed in a `note` (with {failed}) that the dialogue never shows; then as block. "best_of": `n`
-    attempts, of those that break nothing the one worth most; else as block.
+    `look` finds what a turn breaks. "block": `blocked` is said in place of the reply (None: GuardError is raised).
+    "retry": up to `n` more attempts, each told what failed in a `note` (with {failed}) that the dialogue never shows;
+    then as block. "best_of": `n` attempts, of those that break nothing the one worth most; else as block.
 
     What to know: tools run in every attempt, so guard agents whose tools may run twice; the inner graph's steps are not
-    checkpointed, so a node that interrupts for a human is asked again from the turn's start; token streams show rejected attempts too.
-    Raises GuardError for a graph that is not compiled or has no `messages` in its state, or a wrong setting.
-    """
+    checkpointed, so a node that interrupts for a human is asked again from the turn's start; token streams show
+    rejected attempts too. Raises GuardError for a graph that is not compiled or has no `messages` in its state, or a
+    wrong setting."""
     if not hasattr(graph, "builder") or "messages" not in getattr(graph, "channels", {}):
-        raise GuardError(f"a guard was given a {type(graph).__name__}; expected a compiled graph whose state has `messages`")
+        raise GuardError(
+            f"a guard was given a {type(graph).__name__}; expected a compiled graph whose state has `messages`"
+        )
     if on_violation not in ("block", "retry", "best_of") or n < 1:
-        raise GuardError(f"on_violation is {on_violation!r} with n {n}; expected block, retry or best_of, and n of 1 or more")
+        raise GuardError(
+            f"on_violation is {on_violation!r} with n {n}; expected block, retry or best_of, and n of 1 or more"
+        )
     guard, built = _Guard(graph, look, on_violation, n, blocked, note), graph.builder
     outer = StateGraph(
-        built.state_schema, context_schema=built.context_schema, input_schema=built.input_schema, output_schema=built.output_schema
+        built.state_schema,
+        context_schema=built.context_schema,
+        input_schema=built.input_schema,
+        output_schema=built.output_schema,
     )
     outer.add_node("guarded", RunnableLambda(guard.run, guard.arun, name="guarded"))
     outer.add_edge(START, "guarded")

@@ -1,4 +1,5 @@
-"""Counting the tokens of a dialogue while it runs, and stopping it at a limit; apart from the dialogue, which only asks how it stands."""
+"""Counting the tokens of a dialogue while it runs, and stopping it at a limit; apart from the dialogue, which only asks
+how it stands."""
 
 from __future__ import annotations
 
@@ -15,8 +16,9 @@ class TokensSpent(Exception):
 
 
 class Meter(BaseCallbackHandler):
-    """Adds up what model calls say of their usage, prompt and completion. A call without usage counts its token ids, one without either
-    nothing. No call begins once `limit` is reached: it goes before the handlers that record calls, `stop` behind them."""
+    """Adds up what model calls say of their usage, prompt and completion. A call without usage counts its token ids,
+    one without either nothing. No call begins once `limit` is reached: it goes before the handlers that record calls,
+    `stop` behind them."""
 
     raise_error = True
     run_inline = True
@@ -26,7 +28,9 @@ class Meter(BaseCallbackHandler):
         self.stopped = False
         self.stop = Stop(self)
 
-    def on_chat_model_start(self, serialized: dict[str, Any], messages: list[list[BaseMessage]], *, run_id: UUID, **kwargs: Any) -> None:
+    def on_chat_model_start(
+        self, serialized: dict[str, Any], messages: list[list[BaseMessage]], *, run_id: UUID, **kwargs: Any
+    ) -> None:
         self.check()
 
     def on_llm_start(self, serialized: dict[str, Any], prompts: list[str], *, run_id: UUID, **kwargs: Any) -> None:
@@ -36,14 +40,16 @@ class Meter(BaseCallbackHandler):
         self.spent += sum(_tokens(message) for message in _messages(response))
 
     def check(self) -> None:
-        """Raises TokensSpent where nothing is left: LangChain tells callbacks of a call before making it, and makes none then."""
+        """Raises TokensSpent where nothing is left: LangChain tells callbacks of a call before making it, and makes
+        none then."""
         if self.spent >= self.limit:
             self.stopped = True
             raise TokensSpent(f"{self.spent} tokens are spent of the {self.limit} that the dialogue may take")
 
 
 class Stop(BaseCallbackHandler):
-    """Ends a turn behind the call that reached the limit, where that asks for tools: a further call would have to follow."""
+    """Ends a turn behind the call that reached the limit, where that asks for tools: a further call would have to
+    follow."""
 
     raise_error = True
     run_inline = True

@@ -1,5 +1,5 @@
-"""Who speaks for the user of a dialogue: the task's own turns, or a language model that plays a persona; apart from the dialogue, which
-asks for the next message and for nothing else."""
+"""Who speaks for the user of a dialogue: the task's own turns, or a language model that plays a persona; apart from the
+dialogue, which asks for the next message and for nothing else."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pydantic_ai.models import Model
 
 from cm2_agent.errors import TaskError, UserError
 from cm2_agent.llm.client import Asker, AskFailed, Malformed
-from cm2_agent.llm.untrusted_text import fenced, mark_of
 from cm2_agent.llm.limits import Limits
-from cm2_agent.llm.providers import language_model
 from cm2_agent.llm.prices import Price
+from cm2_agent.llm.providers import language_model
+from cm2_agent.llm.untrusted_text import fenced, mark_of
 from cm2_agent.llm.usage import Usage
-from cm2_agent.types.messages import Message
 from cm2_agent.types.json_values import canonical_json, content_hash
+from cm2_agent.types.messages import Message
 from cm2_agent.types.task import Persona
 
 _TEMPLATE = (Path(__file__).resolve().parent / "prompts" / "user.md").read_text(encoding="utf-8").strip()
@@ -35,7 +35,8 @@ class ScriptedUser:
 
     >>> import asyncio
     >>> user = ScriptedUser(["Where is order 7?"])
-    >>> asyncio.run(user([])), asyncio.run(user([Message.of("user", "Where is order 7?"), Message.of("assistant", "It was shipped.")]))
+    >>> dialogue = [Message.of("user", "Where is order 7?"), Message.of("assistant", "It was shipped.")]
+    >>> asyncio.run(user([])), asyncio.run(user(dialogue))
     ('Where is order 7?', None)
     """
 
@@ -53,10 +54,11 @@ class ScriptedUser:
 class LLMUser:
     """A language model that plays the persona until it says `stop`, which ends the dialogue and is shown to nobody.
 
-    `model`: a pydantic-ai model or its name, `local:FOLDER`, or a LangChain chat model. It sees what the assistant wrote to the user, never
-    its system message, reasoning, tool calls or their results. What it says depends on the dialogue alone, so one object may serve many.
-    `settings` are pydantic-ai's, beside temperature 0 and the seed; `timeout` seconds and `retries` a request, the first retry after
-    about `backoff` seconds; `limits` may be shared with other models; `price` where the published one is not yours.
+    `model`: a pydantic-ai model or its name, `local:FOLDER`, or a LangChain chat model. It sees what the assistant
+    wrote to the user, never its system message, reasoning, tool calls or their results. What it says depends on the
+    dialogue alone, so one object may serve many. `settings` are pydantic-ai's, beside temperature 0 and the seed;
+    `timeout` seconds and `retries` a request, the first retry after about `backoff` seconds; `limits` may be shared
+    with other models; `price` where the published one is not yours.
 
     Raises TaskError for a persona that says nothing, ModelError for a name that is no model, MissingExtra.
 
@@ -83,22 +85,34 @@ class LLMUser:
         if not isinstance(shown, Persona):
             raise TaskError(f"a simulated user has the persona {persona!r}; expected words, or a Persona")
         if not stop.strip():
-            raise TaskError("the stop signal of a simulated user is empty; expected a word that nobody says, such as ###STOP###")
+            raise TaskError(
+                "the stop signal of a simulated user is empty; expected a word that nobody says, such as ###STOP###"
+            )
         self.persona, self.seed, self.stop = shown, seed, stop
         self._settings = {"temperature": 0.0, **(settings or {})}
         self._asker = Asker(
-            language_model(model, "user"), of="user", settings={"seed": seed, **self._settings}, timeout=timeout, retries=retries,
-            backoff=backoff, limits=limits, price=price,
-        )  # fmt: skip
+            language_model(model, "user"),
+            of="user",
+            settings={"seed": seed, **self._settings},
+            timeout=timeout,
+            retries=retries,
+            backoff=backoff,
+            limits=limits,
+            price=price,
+        )
         told = shown.model_dump(mode="json", exclude_defaults=True)
-        self._instructions = _TEMPLATE.format(persona=fenced("persona", told, mark_of(canonical_json(told))), stop=stop, seed=seed)
+        self._instructions = _TEMPLATE.format(
+            persona=fenced("persona", told, mark_of(canonical_json(told))), stop=stop, seed=seed
+        )
 
     @property
     def version(self) -> str:
-        """Names the model as asked for, the prompt with its stop signal, the settings and the seed; the persona is the task's."""
+        """Names the model as asked for, the prompt with its stop signal, the settings and the seed; the persona is the
+        task's."""
         model = self._asker.model
         prompt = content_hash([_TEMPLATE, _OPENING, _SILENCE, self.stop])[:8]
-        return f"{model.system}:{model.model_name};prompt={prompt};settings={content_hash(self._settings)[:8]};seed={self.seed}"
+        settings = content_hash(self._settings)[:8]
+        return f"{model.system}:{model.model_name};prompt={prompt};settings={settings};seed={self.seed}"
 
     @property
     def usage(self) -> Usage:
@@ -106,8 +120,8 @@ class LLMUser:
         return self._asker.usage
 
     async def __call__(self, messages: Sequence[Message]) -> str | None:
-        """What the user says next; None where the user is done. Raises UserError where the model says nothing or fails, BudgetExhausted
-        where it may not be asked."""
+        """What the user says next; None where the user is done. Raises UserError where the model says nothing or fails,
+        BudgetExhausted where it may not be asked."""
         try:
             words = await self._asker.ask(self._flipped(messages), _spoken, answer_tokens=_ANSWER_TOKENS)
         except AskFailed as error:

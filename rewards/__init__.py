@@ -1,1 +1,5 @@
-"""What a trace is worth: checks, satisfaction and payment, and the scorer that joins them into a Score."""
+"""Rewards: checklists and their judges, and what can be put beside them. The names stand in `__init__.pyi`."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,5 +1,5 @@
-"""A chat model on loopback: a real HTTP server that speaks the OpenAI chat completions protocol, counts calls and tokens, and answers,
-fails or dawdles as it is told. Shared by tests and benchmarks.
+"""A chat model on loopback: a real HTTP server that speaks the OpenAI chat completions protocol, counts calls and
+tokens, and answers, fails or dawdles as it is told. Shared by tests and benchmarks.
 
     with ChatServer(lambda body: f"You said: {said(body)}") as server:     # a text, an object (its JSON), or a Fault
         model = openai_model(server.base_url, "stub")
@@ -20,8 +20,8 @@ from typing import Any, Self, TypeAlias
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """One bad answer: an HTTP status, a dropped connection, a raw body, a text in place of the reply, a refusal or another finish reason.
-    `delay` seconds come before it."""
+    """One bad answer: an HTTP status, a dropped connection, a raw body, a text in place of the reply, a refusal or
+    another finish reason. `delay` seconds come before it."""
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -40,7 +40,10 @@ def text_of(content: str | Sequence[Any]) -> str:
     """A message's content as text; pictures are left out."""
     if isinstance(content, str):
         return content
-    return "\n".join(piece if isinstance(piece, str) else piece.get("text", "") if isinstance(piece, dict) else "" for piece in content)
+    return "\n".join(
+        piece if isinstance(piece, str) else piece.get("text", "") if isinstance(piece, dict) else ""
+        for piece in content
+    )
 
 
 def said(body: Mapping[str, Any]) -> str:
@@ -51,10 +54,9 @@ def said(body: Mapping[str, Any]) -> str:
 class ChatServer:
     """The server; a context manager that runs it in a thread of its own.
 
-    `answerer` gives the reply to each request's body; `faults` are used up first, one a request. `latency` seconds pass before each answer;
-    `model` is the name returned (a callable is asked each time). Counts: `calls`, `input_tokens`, `output_tokens` (four characters a
-    token), `most_at_once`; `bodies` are the requests as they came.
-    """
+    `answerer` gives the reply to each request's body; `faults` are used up first, one a request. `latency` seconds pass
+    before each answer; `model` is the name returned (a callable is asked each time). Counts: `calls`, `input_tokens`,
+    `output_tokens` (four characters a token), `most_at_once`; `bodies` are the requests as they came."""
 
     def __init__(
         self,
@@ -139,17 +141,26 @@ class ChatServer:
         if fault.drop:
             return None
         if fault.body is not None or fault.status != 200:
-            return _http(fault.status, fault.body or json.dumps({"error": {"message": "as told", "type": "test"}}), fault.headers)
+            return _http(
+                fault.status, fault.body or json.dumps({"error": {"message": "as told", "type": "test"}}), fault.headers
+            )
         made = (len(fault.text or "") + 3) // 4
         self.output_tokens += made
-        message = {"role": "assistant", "content": None if fault.refusal else fault.text or "", "refusal": fault.refusal}
+        message = {
+            "role": "assistant",
+            "content": None if fault.refusal else fault.text or "",
+            "refusal": fault.refusal,
+        }
         read = len(said(body)) // 4
         name = self.model if isinstance(self.model, str) else self.model()
         completion = {
-            "id": "c", "object": "chat.completion", "created": 1_700_000_000, "model": name,
+            "id": "c",
+            "object": "chat.completion",
+            "created": 1_700_000_000,
+            "model": name,
             "choices": [{"index": 0, "finish_reason": fault.finish, "message": message}],
             "usage": {"prompt_tokens": read, "completion_tokens": made, "total_tokens": read + made},
-        }  # fmt: skip
+        }
         return _http(200, json.dumps(completion), fault.headers)
 
 

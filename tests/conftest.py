@@ -1,8 +1,7 @@
 """Databases for tests: `store_url` is a fresh SQLite file, then a fresh database on a real PostgreSQL server.
 
-The server is the one that `CM2_TEST_POSTGRES` names (a URL of a role that may create databases), or one started here with the programs of
-an installed PostgreSQL; tests are skipped, saying so, where neither is to be had.
-"""
+The server is the one that `CM2_TEST_POSTGRES` names (a URL of a role that may create databases), or one started here
+with the programs of an installed PostgreSQL; tests are skipped, saying so, where neither is to be had."""
 
 from __future__ import annotations
 
@@ -33,7 +32,9 @@ def postgres_server() -> Iterator[str]:
         return
     initdb, control = _program("initdb"), _program("pg_ctl")
     if initdb is None or control is None:
-        pytest.skip("no PostgreSQL: set CM2_TEST_POSTGRES to a server's URL, or install one (apt-get install postgresql)")
+        pytest.skip(
+            "no PostgreSQL: set CM2_TEST_POSTGRES to a server's URL, or install one (apt-get install postgresql)"
+        )
     folder = Path(tempfile.mkdtemp(prefix="cm2-pg-"))
     user: str | None = None
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root

@@ -1,9 +1,10 @@
-"""A judge on loopback: the chat server, read as a careful judge reads a prompt. Shared by tests and benchmarks; the same answers serve an
-in-process model (`function_model`).
+"""A judge on loopback: the chat server, read as a careful judge reads a prompt. Shared by tests and benchmarks; the
+same answers serve an in-process model (`function_model`).
 
     with JudgeServer() as server:                       # answers yes with an honest quote, where there is one
         judge = LLMJudge(openai_judge_model(server.base_url, "stub"), price=FREE)
-    with JudgeServer(lambda asked: reply({"id": "a", …}), faults=[Fault(status=429, headers={"Retry-After": "0"})]) as server: …
+    with JudgeServer(lambda asked: reply({"id": "a", …}), faults=[Fault(status=429, headers={"Retry-After": "0"})]) as
+    server: …
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ _END = re.compile(r"^END OF TRANSCRIPT ([0-9a-f]{32})$", re.MULTILINE)
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What a judge was shown, read as a careful judge would: the transcript is everything before the line that carries the nonce."""
+    """What a judge was shown, read as a careful judge would: the transcript is everything before the line that carries
+    the nonce."""
 
     text: str
     nonce: str
@@ -68,15 +70,17 @@ def reply(*items: Mapping[str, Any]) -> dict[str, Any]:
     return {"items": [dict(item) for item in items]}
 
 
-def answer(id: str, verdict: str = "yes", step: int | None = None, part: str = "assistant.reply", quote: str = "") -> dict[str, Any]:
+def answer(
+    id: str, verdict: str = "yes", step: int | None = None, part: str = "assistant.reply", quote: str = ""
+) -> dict[str, Any]:
     """One answer; a `step` brings evidence with it."""
     evidence = None if step is None else {"step": step, "part": part, "quote": quote}
     return {"id": id, "analysis": "As the test wants it.", "evidence": evidence, "verdict": verdict}
 
 
 def honest(asked: Asked) -> dict[str, Any]:
-    """Yes to every item, with the first quotable part of the judged steps as its evidence (as the item's `quote_from` says); no where there
-    is none. A function of what is shown alone."""
+    """Yes to every item, with the first quotable part of the judged steps as its evidence (as the item's `quote_from`
+    says); no where there is none. A function of what is shown alone."""
     out = []
     for item in asked.items:
         wanted = item.get("quote_from")
@@ -93,7 +97,9 @@ def honest(asked: Asked) -> dict[str, Any]:
     return reply(*out)
 
 
-def function_model(answerer: Answerer = honest, *, name: str = "in-process", asked: list[Asked] | None = None) -> FunctionModel:
+def function_model(
+    answerer: Answerer = honest, *, name: str = "in-process", asked: list[Asked] | None = None
+) -> FunctionModel:
     """The same judge without a network, as pydantic-ai's scripted model; keeps what it was asked in `asked`."""
 
     def function(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
@@ -104,7 +110,9 @@ def function_model(answerer: Answerer = honest, *, name: str = "in-process", ask
             asked.append(seen)
         told = answerer(seen)
         assert not isinstance(told, Fault), "an in-process model has no connection to fail"
-        return ModelResponse(parts=[TextPart(content=told if isinstance(told, str) else json.dumps(told))], model_name=name)
+        return ModelResponse(
+            parts=[TextPart(content=told if isinstance(told, str) else json.dumps(told))], model_name=name
+        )
 
     return FunctionModel(function, model_name=name)
 
@@ -113,9 +121,14 @@ class JudgeServer(ChatServer):
     """The server. `answerer` gives the reply to each prompt; `asked` are the prompts read. The rest is ChatServer's."""
 
     def __init__(
-        self, answerer: Answerer = honest, *, faults: Iterable[Fault] = (), latency: float = 0.0,
-        model: str | Callable[[], str] = "stub-judge-1", keep: bool = True,
-    ) -> None:  # fmt: skip
+        self,
+        answerer: Answerer = honest,
+        *,
+        faults: Iterable[Fault] = (),
+        latency: float = 0.0,
+        model: str | Callable[[], str] = "stub-judge-1",
+        keep: bool = True,
+    ) -> None:
         super().__init__(self._judged, faults=faults, latency=latency, model=model, keep=keep)
         self.judge = answerer
         self.asked: list[Asked] = []

@@ -1,8 +1,8 @@
-"""Hypothesis strategies for the words: traces, scores, tasks and checklists as strange as the words allow; shared by every test folder.
+"""Hypothesis strategies for the words: traces, scores, tasks and checklists as strange as the words allow; shared by
+every test folder.
 
-Text holds NUL, lone surrogates and what looks like our own encodings; numbers are what JSON and the columns can hold: finite floats,
-log probabilities of float32, times and ids of 64 and 32 bits.
-"""
+Text holds NUL, lone surrogates and what looks like our own encodings; numbers are what JSON and the columns can hold:
+finite floats, log probabilities of float32, times and ids of 64 and 32 bits."""
 
 from __future__ import annotations
 
@@ -13,13 +13,37 @@ from hypothesis import strategies as st
 
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
-from cm2_agent.types.messages import Blob, Message, Other, Part, Reasoning, Text, ToolCall, ToolCallResponse, ToolSpec, Uri
+from cm2_agent.types.messages import (
+    Blob,
+    Message,
+    Other,
+    Part,
+    Reasoning,
+    Text,
+    ToolCall,
+    ToolCallResponse,
+    ToolSpec,
+    Uri,
+)
+from cm2_agent.types.run_attributes import CUT, GROUP, ROLLOUT, TASK_ID, TASK_TURNS, TASK_VERSION
 from cm2_agent.types.score import Score, TurnScore, Verdict
 from cm2_agent.types.task import Persona, RecordedCall, Task, ToolModel
-from cm2_agent.types.run_attributes import CUT, GROUP, ROLLOUT, TASK_ID, TASK_TURNS, TASK_VERSION
 from cm2_agent.types.trace import Failure, ModelCall, Run, Status, ToolRun, Trace
 
-STRANGE = ("", "\0", "\ud800", "\ud83d\ude00", "😀", "b64:", "b64:AA==", "null", "'; DROP TABLE runs; --", "é", "e\u0301", " ")
+STRANGE = (
+    "",
+    "\0",
+    "\ud800",
+    "\ud83d\ude00",
+    "😀",
+    "b64:",
+    "b64:AA==",
+    "null",
+    "'; DROP TABLE runs; --",
+    "é",
+    "e\u0301",
+    " ",
+)
 
 
 def texts(max_size: int = 12) -> st.SearchStrategy[str]:
@@ -47,7 +71,11 @@ def floats(**limits: Any) -> st.SearchStrategy[float]:
 def jsons(max_leaves: int = 4, text: st.SearchStrategy[str] | None = None) -> st.SearchStrategy[Any]:
     said = texts() if text is None else text
     leaves = st.none() | st.booleans() | st.integers() | floats() | said
-    return st.recursive(leaves, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(said, inner, max_size=2), max_leaves=max_leaves)
+    return st.recursive(
+        leaves,
+        lambda inner: st.lists(inner, max_size=2) | st.dictionaries(said, inner, max_size=2),
+        max_leaves=max_leaves,
+    )
 
 
 def objects(text: st.SearchStrategy[str] | None = None) -> st.SearchStrategy[dict[str, Any]]:
@@ -78,9 +106,13 @@ def parts() -> st.SearchStrategy[Part]:
 
 def messages() -> st.SearchStrategy[Message]:
     return st.builds(
-        Message, role=st.sampled_from(["system", "user", "assistant", "tool"]), parts=st.lists(parts(), max_size=3).map(tuple),
-        name=maybe(texts()), finish_reason=maybe(texts()), extra=extras(),
-    )  # fmt: skip
+        Message,
+        role=st.sampled_from(["system", "user", "assistant", "tool"]),
+        parts=st.lists(parts(), max_size=3).map(tuple),
+        name=maybe(texts()),
+        finish_reason=maybe(texts()),
+        extra=extras(),
+    )
 
 
 def tool_specs() -> st.SearchStrategy[ToolSpec]:
@@ -105,21 +137,38 @@ def model_calls(draw: st.DrawFn, before: ModelCall | None = None) -> ModelCall:
     completion = draw(maybe(token_ids()))
     size = len(completion or ())
     return ModelCall(
-        span_id=draw(texts()), model=draw(maybe(texts())), model_version=draw(maybe(st.sampled_from(["v1", "v2"]) | texts())),
-        input=said, output=draw(maybe(messages())), tools=tuple(draw(st.lists(tool_specs(), max_size=2))),
-        prompt_ids=prompt, completion_ids=completion,
+        span_id=draw(texts()),
+        model=draw(maybe(texts())),
+        model_version=draw(maybe(st.sampled_from(["v1", "v2"]) | texts())),
+        input=said,
+        output=draw(maybe(messages())),
+        tools=tuple(draw(st.lists(tool_specs(), max_size=2))),
+        prompt_ids=prompt,
+        completion_ids=completion,
         logprobs=draw(maybe(st.lists(floats(width=32), min_size=size, max_size=size).map(tuple))),
         sampling=draw(st.sampled_from([{"temperature": 1.0, "logprobs": "processed"}, {}]) | objects()),
-        usage=draw(st.dictionaries(texts(), st.integers(0, 2**40), max_size=2)), finish_reason=draw(maybe(texts())),
-        error=draw(maybe(texts())), message=draw(maybe(st.integers(0, 2**31 - 1))), started=draw(times()), ended=draw(times()),
-    )  # fmt: skip
+        usage=draw(st.dictionaries(texts(), st.integers(0, 2**40), max_size=2)),
+        finish_reason=draw(maybe(texts())),
+        error=draw(maybe(texts())),
+        message=draw(maybe(st.integers(0, 2**31 - 1))),
+        started=draw(times()),
+        ended=draw(times()),
+    )
 
 
 def tool_runs() -> st.SearchStrategy[ToolRun]:
     return st.builds(
-        ToolRun, span_id=texts(), name=texts(), call_id=maybe(texts()), arguments=jsons(), result=jsons(), error=maybe(texts()),
-        backend=maybe(texts()), started=times(), ended=times(),
-    )  # fmt: skip
+        ToolRun,
+        span_id=texts(),
+        name=texts(),
+        call_id=maybe(texts()),
+        arguments=jsons(),
+        result=jsons(),
+        error=maybe(texts()),
+        backend=maybe(texts()),
+        started=times(),
+        ended=times(),
+    )
 
 
 def attributes() -> st.SearchStrategy[dict[str, Any]]:
@@ -127,9 +176,14 @@ def attributes() -> st.SearchStrategy[dict[str, Any]]:
     known = st.fixed_dictionaries(
         {},
         optional={
-            TASK_ID: texts(), TASK_VERSION: jsons(1), TASK_TURNS: maybe(st.integers()), GROUP: jsons(2), ROLLOUT: jsons(1), CUT: texts(),
+            TASK_ID: texts(),
+            TASK_VERSION: jsons(1),
+            TASK_TURNS: maybe(st.integers()),
+            GROUP: jsons(2),
+            ROLLOUT: jsons(1),
+            CUT: texts(),
         },
-    )  # fmt: skip
+    )
     return st.tuples(known, objects()).map(lambda pair: {**pair[1], **pair[0]})
 
 
@@ -141,11 +195,18 @@ def runs(draw: st.DrawFn, thread: str | None = None) -> Run:
     statuses: tuple[Status, ...] = ("ok", "error", "interrupted", "cancelled")
     status = draw(st.sampled_from(statuses))
     return Run(
-        id=draw(names()), thread=thread, name=draw(texts()), status=status,
-        failure=draw(maybe(st.builds(Failure, kind=texts(), message=texts()))), messages=tuple(draw(st.lists(messages(), max_size=4))),
-        calls=tuple(calls), tools=tuple(draw(st.lists(tool_runs(), max_size=2))), attributes=draw(attributes()),
-        started=draw(times()), ended=draw(times()),
-    )  # fmt: skip
+        id=draw(names()),
+        thread=thread,
+        name=draw(texts()),
+        status=status,
+        failure=draw(maybe(st.builds(Failure, kind=texts(), message=texts()))),
+        messages=tuple(draw(st.lists(messages(), max_size=4))),
+        calls=tuple(calls),
+        tools=tuple(draw(st.lists(tool_runs(), max_size=2))),
+        attributes=draw(attributes()),
+        started=draw(times()),
+        ended=draw(times()),
+    )
 
 
 @st.composite
@@ -169,27 +230,44 @@ def renamed(trace: Trace, prefix: str) -> Trace:
 
 def verdicts() -> st.SearchStrategy[Verdict]:
     return st.builds(
-        Verdict, item=texts(), value=maybe(st.booleans()), weight=floats(), step=maybe(st.integers(1, 99)), paid=maybe(st.booleans()),
-        depends_on=st.lists(st.integers(0, 9), max_size=2).map(tuple), reason=maybe(texts()),
-        cause=maybe(st.sampled_from(["infrastructure", "content"])), explanation=maybe(texts()),
+        Verdict,
+        item=texts(),
+        value=maybe(st.booleans()),
+        weight=floats(),
+        step=maybe(st.integers(1, 99)),
+        paid=maybe(st.booleans()),
+        depends_on=st.lists(st.integers(0, 9), max_size=2).map(tuple),
+        reason=maybe(texts()),
+        cause=maybe(st.sampled_from(["infrastructure", "content"])),
+        explanation=maybe(texts()),
         evidence=st.lists(objects(), max_size=2).map(tuple),
-    )  # fmt: skip
+    )
 
 
 def turn_scores() -> st.SearchStrategy[TurnScore]:
     return st.builds(
-        TurnScore, turn=maybe(st.integers(0, 9)), reached=st.booleans(), steps=st.integers(0, 99), reward=maybe(floats()),
+        TurnScore,
+        turn=maybe(st.integers(0, 9)),
+        reached=st.booleans(),
+        steps=st.integers(0, 99),
+        reward=maybe(floats()),
         verdicts=st.lists(verdicts(), max_size=3).map(tuple),
-    )  # fmt: skip
+    )
 
 
 def scores(trace_id: st.SearchStrategy[str] | None = None) -> st.SearchStrategy[Score]:
     return st.builds(
-        Score, trace_id=names() if trace_id is None else trace_id, reward_version=names(),
+        Score,
+        trace_id=names() if trace_id is None else trace_id,
+        reward_version=names(),
         reward=maybe(floats().map(lambda value: value + 0.0)),
-        checklist=maybe(texts()), turns=st.lists(turn_scores(), max_size=3).map(tuple), runs=st.integers(0, 99),
-        null_reason=maybe(texts()), components=st.dictionaries(texts(), maybe(floats()), max_size=2), usage=objects(),
-    )  # fmt: skip
+        checklist=maybe(texts()),
+        turns=st.lists(turn_scores(), max_size=3).map(tuple),
+        runs=st.integers(0, 99),
+        null_reason=maybe(texts()),
+        components=st.dictionaries(texts(), maybe(floats()), max_size=2),
+        usage=objects(),
+    )
 
 
 def personas() -> st.SearchStrategy[Persona]:
@@ -199,7 +277,9 @@ def personas() -> st.SearchStrategy[Persona]:
 
 
 def tasks() -> st.SearchStrategy[Task]:
-    tool = st.builds(ToolModel, name=clean().map(lambda text: text or "x"), description=clean(), parameters=objects(clean()))
+    tool = st.builds(
+        ToolModel, name=clean().map(lambda text: text or "x"), description=clean(), parameters=objects(clean())
+    )
     recorded = st.builds(
         RecordedCall,
         name=clean().map(lambda text: text or "x"),
@@ -209,11 +289,19 @@ def tasks() -> st.SearchStrategy[Task]:
     )
     return st.builds(
         Task,
-        id=clean().map(lambda text: text or "x"), version=st.integers(1, 2**31 - 1), system=maybe(clean()),
-        turns=st.lists(clean(), max_size=3).map(tuple), persona=maybe(clean() | personas()), max_turns=maybe(st.integers(1, 9)),
-        tools=st.lists(tool, max_size=2, unique_by=lambda each: each.name).map(tuple), recorded=st.lists(recorded, max_size=2).map(tuple),
-        checklist=st.none(), entities=st.lists(clean(), max_size=2).map(tuple), outcome=jsons(text=clean()), metadata=objects(clean()),
-    )  # fmt: skip
+        id=clean().map(lambda text: text or "x"),
+        version=st.integers(1, 2**31 - 1),
+        system=maybe(clean()),
+        turns=st.lists(clean(), max_size=3).map(tuple),
+        persona=maybe(clean() | personas()),
+        max_turns=maybe(st.integers(1, 9)),
+        tools=st.lists(tool, max_size=2, unique_by=lambda each: each.name).map(tuple),
+        recorded=st.lists(recorded, max_size=2).map(tuple),
+        checklist=st.none(),
+        entities=st.lists(clean(), max_size=2).map(tuple),
+        outcome=jsons(text=clean()),
+        metadata=objects(clean()),
+    )
 
 
 @st.composite
@@ -222,11 +310,14 @@ def checklists(draw: st.DrawFn) -> Checklist:
     ids = draw(st.lists(st.text("abcxyz0_.:-", min_size=1, max_size=6), min_size=1, max_size=4, unique=True))
     items = [
         Item(
-            each, draw(clean().map(lambda text: text or "x")), turn=draw(st.sampled_from(["each", "trace", 0, 1])),
+            each,
+            draw(clean().map(lambda text: text or "x")),
+            turn=draw(st.sampled_from(["each", "trace", 0, 1])),
             kind=draw(st.sampled_from(["reach", "hold", "avoid"])),
-            pass_condition=draw(maybe(clean())), failure_examples=draw(st.lists(clean(), max_size=2)),
+            pass_condition=draw(maybe(clean())),
+            failure_examples=draw(st.lists(clean(), max_size=2)),
             weight=draw(floats(min_value=0.5, max_value=9)),
         )
         for each in ids
-    ]  # fmt: skip
+    ]
     return Checklist(*items, name=draw(clean().map(lambda text: text or "x")), version=draw(st.integers(1, 2**31 - 1)))

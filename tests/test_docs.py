@@ -1,4 +1,5 @@
-"""What the documents say is true: their code runs, in order, and prints what they print; apart since it is of no one room.
+"""What the documents say is true: their code runs, in order, and prints what they print; apart since it is of no one
+room.
 
 In README.md and cookbook/*.md, by the words after a fence's language:
 
@@ -7,9 +8,9 @@ In README.md and cookbook/*.md, by the words after a fence's language:
 - `yaml NAME`, `json NAME`: written to the file NAME there; each is parsed, and a checklist is loaded.
 - `text output`: what the block before it printed, to the letter.
 
-Recipes (cookbook/01_embed.py …) run as scripts; the last line that one prints is the one that its docstring promises after
-"You should see:". A recipe that takes `--steps` is run with `--steps 1`, and then only the words before the number are compared.
-"""
+Recipes (cookbook/01_embed.py …) run as scripts; the last line that one prints is the one that its docstring promises
+after "You should see:". A recipe that takes `--steps` is run with `--steps 1`, and then only the words before the
+number are compared."""
 
 from __future__ import annotations
 
@@ -31,8 +32,8 @@ import yaml
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from cm2_agent.types.checklist import Checklist
 from cm2_agent.cli.app import app
+from cm2_agent.types.checklist import Checklist
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "cookbook").glob("*.md")])
@@ -110,7 +111,9 @@ def test_a_document_does_what_it_says(
 def test_a_recipe_prints_what_it_promises(recipe: Path, tmp_path: Path) -> None:
     source = recipe.read_text(encoding="utf-8")
     promised = PROMISE.search(ast.get_docstring(ast.parse(source)) or "")
-    assert promised, f"{recipe.name}: its docstring promises no number; write the last line it prints after 'You should see: '"
+    assert promised, (
+        f"{recipe.name}: its docstring promises no number; write the last line it prints after 'You should see: '"
+    )
     short = "--steps" in source
     words = [sys.executable, str(recipe), *(["--steps", "1"] if short else [])]
     done = subprocess.run(words, cwd=tmp_path, check=False, capture_output=True, text=True, env=os.environ)
@@ -127,14 +130,20 @@ def test_the_command_table_is_the_programs_own() -> None:
     group = get_command(app)
     assert isinstance(group, TyperGroup)
     table = [f"| `cm2 {name}` | {group.commands[name].get_short_help_str(1000)} |" for name in group.commands]
-    shown = [line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| `cm2 ")]
+    shown = [
+        line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| `cm2 ")
+    ]
     assert shown == table
 
 
 def with_examples() -> list[str]:
     """The modules of the package whose docstrings show a session, by import name."""
-    files = [path for top in ("cm2_agent", "graphs", "rewards", "trainers") for path in sorted((ROOT / top).rglob("*.py"))]
-    names = [path.relative_to(ROOT / "cm2_agent" if path.is_relative_to(ROOT / "cm2_agent") else ROOT) for path in files]
+    files = [
+        path for top in ("cm2_agent", "graphs", "rewards", "trainers") for path in sorted((ROOT / top).rglob("*.py"))
+    ]
+    names = [
+        path.relative_to(ROOT / "cm2_agent" if path.is_relative_to(ROOT / "cm2_agent") else ROOT) for path in files
+    ]
     return [
         ".".join(["cm2_agent", *name.with_suffix("").parts]).removesuffix(".__init__")
         for path, name in zip(files, names, strict=True)

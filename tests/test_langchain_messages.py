@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
 
 from cm2_agent.langchain_messages import from_langchain, plain, to_langchain, tool_specs
-from cm2_agent.types.messages import Blob, Message, Other, Part, Reasoning, Text, ToolCall, ToolCallResponse, Uri
 from cm2_agent.types.json_values import canonical_json
+from cm2_agent.types.messages import Blob, Message, Other, Part, Reasoning, Text, ToolCall, ToolCallResponse, Uri
 
 text = st.text(max_size=20)
 some = st.text(min_size=1, max_size=20)
@@ -23,18 +23,28 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
     max_leaves=5,
 )
-extras: st.SearchStrategy[dict[str, Any]] = st.just({}) | st.fixed_dictionaries({"annotations": st.lists(text, max_size=2)})
+extras: st.SearchStrategy[dict[str, Any]] = st.just({}) | st.fixed_dictionaries(
+    {"annotations": st.lists(text, max_size=2)}
+)
 media = st.sampled_from(["image", "audio", "video", "file"])
 mime = st.none() | st.sampled_from(["image/png", "audio/wav"])
 spoken: st.SearchStrategy[Part] = st.one_of(
     st.builds(Text, content=some, extra=extras),
     st.builds(Reasoning, content=some, extra=extras),
-    st.builds(Uri, uri=some.map(lambda path: f"https://example.org/{path}"), modality=media, mime_type=mime, extra=extras),
-    st.builds(Blob, content=st.binary(max_size=6).map(lambda raw: raw.hex()), modality=media, mime_type=mime, extra=extras),
+    st.builds(
+        Uri, uri=some.map(lambda path: f"https://example.org/{path}"), modality=media, mime_type=mime, extra=extras
+    ),
+    st.builds(
+        Blob, content=st.binary(max_size=6).map(lambda raw: raw.hex()), modality=media, mime_type=mime, extra=extras
+    ),
     st.builds(Other, data=st.fixed_dictionaries({"type": st.just("citation"), "of": values})),
 )
 tool_calls: st.SearchStrategy[Part] = st.builds(
-    ToolCall, id=some, name=some, arguments=st.dictionaries(text, values, max_size=3) | st.just("{not json"), extra=st.just({})
+    ToolCall,
+    id=some,
+    name=some,
+    arguments=st.dictionaries(text, values, max_size=3) | st.just("{not json"),
+    extra=st.just({}),
 )
 
 
@@ -45,7 +55,9 @@ def _valid_calls_first(parts: Sequence[Part]) -> tuple[Part, ...]:
 
 names = st.none() | some
 messages: st.SearchStrategy[Message] = st.one_of(
-    st.builds(Message, role=st.sampled_from(["system", "user"]), parts=st.lists(spoken, max_size=3).map(tuple), name=names),
+    st.builds(
+        Message, role=st.sampled_from(["system", "user"]), parts=st.lists(spoken, max_size=3).map(tuple), name=names
+    ),
     st.builds(
         Message,
         role=st.just("assistant"),
@@ -59,7 +71,8 @@ messages: st.SearchStrategy[Message] = st.one_of(
         parts=st.builds(
             ToolCallResponse,
             id=some,
-            response=text | st.lists(st.fixed_dictionaries({"type": st.just("text"), "text": some}), min_size=1, max_size=2),
+            response=text
+            | st.lists(st.fixed_dictionaries({"type": st.just("text"), "text": some}), min_size=1, max_size=2),
             error=st.booleans(),
         ).map(lambda part: (part,)),
         name=names,
@@ -87,7 +100,12 @@ def test_reasoning_in_every_providers_form() -> None:
     forms: list[Any] = [
         {"content": [{"type": "reasoning", "reasoning": "hm"}, {"type": "text", "text": "so"}]},
         {"content": [{"type": "thinking", "thinking": "hm", "signature": "s"}, {"type": "text", "text": "so"}]},
-        {"content": [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]}, {"type": "text", "text": "so"}]},
+        {
+            "content": [
+                {"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]},
+                {"type": "text", "text": "so"},
+            ]
+        },
         {"content": "so", "additional_kwargs": {"reasoning_content": "hm"}},
     ]
     for form in forms:
@@ -113,9 +131,14 @@ def test_images_in_every_providers_form() -> None:
 def test_tool_calls_good_and_bad() -> None:
     message = one(
         AIMessage(
-            content=[{"type": "text", "text": "let me see"}, {"type": "tool_use", "id": "a", "name": "look", "input": {"key": 1}}],
+            content=[
+                {"type": "text", "text": "let me see"},
+                {"type": "tool_use", "id": "a", "name": "look", "input": {"key": 1}},
+            ],
             tool_calls=[{"name": "look", "args": {"key": 1}, "id": "a"}],
-            invalid_tool_calls=[{"name": "look", "args": "{key: 2", "id": "b", "error": "not JSON", "type": "invalid_tool_call"}],
+            invalid_tool_calls=[
+                {"name": "look", "args": "{key: 2", "id": "b", "error": "not JSON", "type": "invalid_tool_call"}
+            ],
             response_metadata={"stop_reason": "tool_use"},
         )
     )
@@ -127,7 +150,9 @@ def test_tool_calls_good_and_bad() -> None:
     assert message.finish_reason == "tool_use"
     back = to_langchain([message])[0]
     assert isinstance(back, AIMessage)
-    assert [(call["name"], call["args"], call["error"]) for call in back.invalid_tool_calls] == [("look", "{key: 2", "not JSON")]
+    assert [(call["name"], call["args"], call["error"]) for call in back.invalid_tool_calls] == [
+        ("look", "{key: 2", "not JSON")
+    ]
 
 
 def test_roles_and_errors() -> None:
@@ -136,8 +161,13 @@ def test_roles_and_errors() -> None:
     failed = one(ToolMessage(content="no such order", tool_call_id="a", status="error", name="look"))
     assert failed.responses == (ToolCallResponse(id="a", response="no such order", error=True),)
     assert failed.name == "look"
-    two = Message(role="tool", parts=(ToolCallResponse(id="a", response={"x": 1}), ToolCallResponse(id="b", response=None)))
-    assert [(message.content, getattr(message, "tool_call_id", None)) for message in to_langchain([two])] == [('{"x":1}', "a"), ("", "b")]
+    two = Message(
+        role="tool", parts=(ToolCallResponse(id="a", response={"x": 1}), ToolCallResponse(id="b", response=None))
+    )
+    assert [(message.content, getattr(message, "tool_call_id", None)) for message in to_langchain([two])] == [
+        ('{"x":1}', "a"),
+        ("", "b"),
+    ]
 
 
 def test_tool_definitions_in_every_form() -> None:

@@ -1,8 +1,8 @@
-"""What is built holds what is in the checkout: the wheel, the sdist and the wheel made of the sdist; apart since it builds.
+"""What is built holds what is in the checkout: the wheel, the sdist and the wheel made of the sdist; apart since it
+builds.
 
-Nothing is downloaded: the build runs with the installed setuptools, and what is built is looked into without installing its
-dependencies again.
-"""
+Nothing is downloaded: the build runs with the installed setuptools, and what is built is looked into without installing
+its dependencies again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ BUILD = "import sys; from setuptools import build_meta; print(getattr(build_meta
 def build(checkout: Path, kind: str, out: Path) -> Path:
     """Build as pip does, with `setuptools.build_meta` in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-c", BUILD, f"build_{kind}", str(out)], cwd=checkout, check=False, capture_output=True, text=True
+        [sys.executable, "-c", BUILD, f"build_{kind}", str(out)],
+        cwd=checkout,
+        check=False,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return out / done.stdout.split()[-1]
@@ -67,7 +71,8 @@ def sdist(checkout: Path) -> Path:
 
 
 def test_the_wheel_holds_every_file_of_the_package(checkout: Path, wheel: Path) -> None:
-    """A sub-package that `packages` of pyproject.toml does not name, or a data file of a kind it does not name, is missing here."""
+    """A sub-package that `packages` of pyproject.toml does not name, or a data file of a kind it does not name, is
+    missing here."""
     expected = package_files(checkout)
     assert {"cm2_agent/py.typed", "cm2_agent/rewards/__init__.py"} <= expected
     assert sorted(expected - wheel_files(wheel)) == []
@@ -91,11 +96,19 @@ def test_the_wheel_runs_beside_a_users_own_modules(wheel: Path, tmp_path: Path) 
         [
             "import rewards, cm2_agent, cm2_agent.rewards, cm2_agent.graphs, cm2_agent.trainers",
             "assert rewards.mine",
-            "print(*(module.__file__ for module in (cm2_agent, cm2_agent.rewards, cm2_agent.graphs, cm2_agent.trainers)))",
+            (
+                "print(*(module.__file__ for module in (cm2_agent, cm2_agent.rewards, cm2_agent.graphs,"
+                " cm2_agent.trainers)))"
+            ),
         ]
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=app, check=False, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(site)}
+        [sys.executable, "-c", code],
+        cwd=app,
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(site)},
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert [Path(place).relative_to(site).parts[0] for place in done.stdout.split()] == ["cm2_agent"] * 4

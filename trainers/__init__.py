@@ -1,1 +1,5 @@
-"""From stored, scored traces to a better policy: advantages, token rows, GRPO and SFT on TRL."""
+"""Trainers: what makes a better policy out of stored, scored traces. The names stand in `__init__.pyi`."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,9 +1,9 @@
-"""Advantages over a group, every level of method.md §5, from Scores alone: pure arithmetic, apart from anything that trains.
+"""Advantages over a group, every level of method.md §5, from Scores alone: pure arithmetic, apart from anything that
+trains.
 
-Notation: G rollouts, L counted turns, S steps of a turn, C items of a turn; `weights_C` sum to 1; p_itc is 1 where rollout i was paid
-item c in turn t. Sources: CM2 (arXiv 2602.12268) Eq. 3, 5, 7–10; per-item centring, `return_to_go` and `evidence` are ours
-(method.md §4–5).
-"""
+Notation: G rollouts, L counted turns, S steps of a turn, C items of a turn; `weights_C` sum to 1; p_itc is 1 where
+rollout i was paid item c in turn t. Sources: CM2 (arXiv 2602.12268) Eq. 3, 5, 7–10; per-item centring, `return_to_go`
+and `evidence` are ours (method.md §4–5)."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _NEVER = np.inf
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutAdvantage:
-    """The advantages of one rollout's generated tokens; called with (turn, step), both 0-based, it is what rows.py takes as credit.
+    """The advantages of one rollout's generated tokens; called with (turn, step), both 0-based, it is what rows.py
+    takes as credit.
 
-    `steps[turn][step]` holds for every token of that step. `scalar` is the one advantage of every token at `trajectory` level, None at
-    the others. `left_out` says why the rollout takes no part (its tokens are not trained), None where it does. `elsewhere` is the
-    advantage in turns that are not in `steps`; None where it is not known.
-    """
+    `steps[turn][step]` holds for every token of that step. `scalar` is the one advantage of every token at `trajectory`
+    level, None at the others. `left_out` says why the rollout takes no part (its tokens are not trained), None where it
+    does. `elsewhere` is the advantage in turns that are not in `steps`; None where it is not known."""
 
     trace_id: str
     steps: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
@@ -54,21 +54,22 @@ class RolloutAdvantage:
         if turn not in self.steps:
             if self.elsewhere is None:
                 raise TrainError(
-                    f"trace {self.trace_id!r}: turn {turn} has no items and its advantage is not known; expected `happened`, the number of "
-                    "steps of every turn that happened: give it to advantages()"
+                    f"trace {self.trace_id!r}: turn {turn} has no items and its advantage is not known; expected"
+                    " `happened`, the number of steps of every turn that happened: give it to advantages()"
                 )
             return self.elsewhere
         if not 0 <= step < len(self.steps[turn]):
             raise TrainError(
-                f"trace {self.trace_id!r}: step {step} of turn {turn} was never scored ({len(self.steps[turn])} were); score it again"
+                f"trace {self.trace_id!r}: step {step} of turn {turn} was never scored ({len(self.steps[turn])} were);"
+                " score it again"
             )
         return self.steps[turn][step]
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupAdvantages:
-    """The rollouts' advantages, in the order of the scores. A group that is all 0 at the chosen level is not `informative`: its
-    policy-loss gradient is exactly 0 and it may be left out of a batch."""
+    """The rollouts' advantages, in the order of the scores. A group that is all 0 at the chosen level is not
+    `informative`: its policy-loss gradient is exactly 0 and it may be left out of a batch."""
 
     level: Level
     norm: Norm
@@ -76,29 +77,37 @@ class GroupAdvantages:
 
     @property
     def informative(self) -> bool:
-        return any(one.scalar or any(value for values in one.steps.values() for value in values) for one in self.rollouts)
+        return any(
+            one.scalar or any(value for values in one.steps.values() for value in values) for one in self.rollouts
+        )
 
 
 def advantages(
-    scores: Sequence[Score], *, level: Level = "trajectory", norm: Norm = "none", happened: Sequence[Sequence[int]] | None = None
+    scores: Sequence[Score],
+    *,
+    level: Level = "trajectory",
+    norm: Norm = "none",
+    happened: Sequence[Sequence[int]] | None = None,
 ) -> GroupAdvantages:
-    """The advantages of a group's rollouts at a level of credit (method.md §5), from their scores under one reward version.
+    """The advantages of a group's rollouts at a level of credit (method.md §5), from their scores under one reward
+    version.
 
-    `trajectory` centres per item (§4): `A_i = (1/L) Σ_t Σ_c w_tc (p_itc − mean over rollouts that judged c)`; with components, or
-    scores without turns, it is `R_i − mean R` over non-NULL R. `norm="std"` divides by the population standard deviation + 1e-6 (of A at
-    `trajectory`, which is that of R when every verdict is there); `return_to_go` and `evidence` know no norm.
+    `trajectory` centres per item (§4): `A_i = (1/L) Σ_t Σ_c w_tc (p_itc − mean over rollouts that judged c)`; with
+    components, or scores without turns, it is `R_i − mean R` over non-NULL R. `norm="std"` divides by the population
+    standard deviation + 1e-6 (of A at `trajectory`, which is that of R when every verdict is there); `return_to_go` and
+    `evidence` know no norm.
 
-    `happened[i]` are the numbers of steps of all turns of rollout i's dialogue, counted or not: `[len(turn.steps) for turn in
-    trace.turns]`. The two unbiased levels need it where the dialogue has turns without items (a closing block alone, say): tokens there
-    earn later rewards too. At `turn` and `step` level such tokens get 0.
+    `happened[i]` are the numbers of steps of all turns of rollout i's dialogue, counted or not: `[len(turn.steps) for
+    turn in trace.turns]`. The two unbiased levels need it where the dialogue has turns without items (a closing block
+    alone, say): tokens there earn later rewards too. At `turn` and `step` level such tokens get 0.
 
-    **Decisions.** G of "fewer than max(2, ⌈G/2⌉)" is the number of rollouts that take part: a crashed dialogue judged nothing and
-    is no reason to drop an item. With `norm="std"` and NULLs the centred A is divided by its own deviation.
+    **Decisions.** G of "fewer than max(2, ⌈G/2⌉)" is the number of rollouts that take part: a crashed dialogue judged
+    nothing and is no reason to drop an item. With `norm="std"` and NULLs the centred A is divided by its own deviation.
 
-    A rollout is left out, with the reason, where its dialogue has no reward (other than for its verdicts, at `trajectory`), and at the
-    other levels for any NULL verdict. Raises TrainError: an unknown level or norm, no scores, mixed reward versions, scores of different
-    checklists or weights, `turn` and `step` with a closing block or components, a norm where there is none.
-    """
+    A rollout is left out, with the reason, where its dialogue has no reward (other than for its verdicts, at
+    `trajectory`), and at the other levels for any NULL verdict. Raises TrainError: an unknown level or norm, no scores,
+    mixed reward versions, scores of different checklists or weights, `turn` and `step` with a closing block or
+    components, a norm where there is none."""
     _check_arguments(scores, level, norm, happened)
     by_reward = level == "trajectory" and any(score.components or not score.turns for score in scores if _usable(score))
     reasons = [_left_out(score, level, by_reward=by_reward) for score in scores]
@@ -160,7 +169,9 @@ def _by_item(scores: Sequence[Score], norm: Norm) -> Floats:
     enough = max(2, math.ceil(len(scores) / 2))
     for at in range(scores[0].length):
         turns = [score.turns[at] for score in scores]
-        paid_GC = np.array([[np.nan if one.paid is None else float(one.paid) for one in turn.verdicts] for turn in turns])
+        paid_GC = np.array(
+            [[np.nan if one.paid is None else float(one.paid) for one in turn.verdicts] for turn in turns]
+        )
         judged_GC = ~np.isnan(paid_GC)
         number_C = judged_GC.sum(axis=0)
         mean_C = np.where(judged_GC, paid_GC, 0.0).sum(axis=0) / np.maximum(number_C, 1)
@@ -181,7 +192,9 @@ def _turn_level(scores: Sequence[Score], norm: Norm, _lengths: Lengths) -> list[
     for at in range(scores[0].length if scores else 0):
         reached = [index for index, score in enumerate(scores) if score.turns[at].reached]
         rewards = np.array([_reward(scores[index].turns[at]) for index in reached])
-        for index, value in zip(reached, (rewards - rewards.mean()) / _fnorm(rewards, norm) if reached else (), strict=True):
+        for index, value in zip(
+            reached, (rewards - rewards.mean()) / _fnorm(rewards, norm) if reached else (), strict=True
+        ):
             turn = scores[index].turns[at]
             tables[index][_number(turn)] = [float(value)] * turn.steps
     return tables
@@ -202,12 +215,15 @@ def _step_level(scores: Sequence[Score], norm: Norm, _lengths: Lengths) -> list[
             eligible_SC, filled_SC = _eligible(turn)
             share_S = eligible_SC @ weights_C
             sums_S = np.where(eligible_SC, (filled_SC - mean_C) / norm_C, 0.0) @ weights_C
-            tables[index][_number(turn)] = np.divide(sums_S, share_S, out=np.zeros_like(sums_S), where=share_S > 0).tolist()
+            tables[index][_number(turn)] = np.divide(
+                sums_S, share_S, out=np.zeros_like(sums_S), where=share_S > 0
+            ).tolist()
     return tables
 
 
 def _eligible(turn: TurnScore) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """(S, C) eligible: dependencies true and itself false before the step; and Eq. 3's rb among these: it turns true at some time."""
+    """(S, C) eligible: dependencies true and itself false before the step; and Eq. 3's rb among these: it turns true at
+    some time."""
     flips_C = _flips(turn)
     before_S = np.arange(turn.steps)[:, None]  # the row before step s, counted from 1, is s − 1
     ready_SC = np.ones((turn.steps, len(flips_C)), dtype=bool)
@@ -224,18 +240,25 @@ def _return_level(scores: Sequence[Score], _norm: Norm, lengths: Lengths) -> lis
 
 
 def _evidence_level(scores: Sequence[Score], _norm: Norm, lengths: Lengths) -> list[Table]:
-    """(1/L)(Σ_{s'≥s} r_i,s' + Σ_{u>t} R_iu) − b, b the mean of the others' at step min(s, their last) of the turn (none: 0)."""
-    return _against_others(scores, lengths, lambda score, turn, step: _returns(score, turn) + _within(score, turn, step))
+    """(1/L)(Σ_{s'≥s} r_i,s' + Σ_{u>t} R_iu) − b, b the mean of the others' at step min(s, their last) of the turn
+    (none: 0)."""
+    return _against_others(
+        scores, lengths, lambda score, turn, step: _returns(score, turn) + _within(score, turn, step)
+    )
 
 
-def _against_others(scores: Sequence[Score], lengths: Lengths, worth: Callable[[Score, int, int], float]) -> list[Table]:
+def _against_others(
+    scores: Sequence[Score], lengths: Lengths, worth: Callable[[Score, int, int], float]
+) -> list[Table]:
     """Each rollout's worth from (turn, step) on, less the mean worth of the others there."""
     sizes = [_sizes(score, length) for score, length in zip(scores, lengths, strict=True)]
     tables: list[Table] = [{} for _ in scores]
     for turn in sorted({turn for size in sizes for turn in size}):
         reached = [index for index, size in enumerate(sizes) if turn in size]
         longest = max(sizes[index][turn] for index in reached)
-        worth_GS = np.array([[worth(scores[i], turn, min(step, sizes[i][turn] - 1)) for step in range(longest)] for i in reached])
+        worth_GS = np.array(
+            [[worth(scores[i], turn, min(step, sizes[i][turn] - 1)) for step in range(longest)] for i in reached]
+        )
         others = len(reached) - 1
         baseline_GS = (worth_GS.sum(axis=0) - worth_GS) / others if others else np.zeros_like(worth_GS)
         for row, index in enumerate(reached):
@@ -320,39 +343,54 @@ def _check_arguments(scores: Sequence[Score], level: str, norm: str, happened: S
     if norm not in get_args(Norm):
         raise TrainError(f"norm is {norm!r}; expected none (Fnorm 1, the paper's final choice) or std")
     if norm == "std" and level in ("return_to_go", "evidence"):
-        raise TrainError(f"level {level} with norm std; this level uses no Fnorm (a random divisor would bias it): leave norm at none")
+        raise TrainError(
+            f"level {level} with norm std; this level uses no Fnorm (a random divisor would bias it): leave norm at"
+            " none"
+        )
     if not scores:
         raise TrainError("a group without scores; expected the scores of at least one rollout: score the traces first")
     versions = sorted({score.reward_version for score in scores})
     if len(versions) > 1:
         mixed = f"a group mixes the reward versions {', '.join(versions)}"
-        raise TrainError(f"{mixed}; score all its traces under one of them (cm2 score --again, or score_traces with one scorer)")
+        raise TrainError(
+            f"{mixed}; score all its traces under one of them (cm2 score --again, or score_traces with one scorer)"
+        )
     if happened is not None and len(happened) != len(scores):
-        raise TrainError(f"`happened` has {len(happened)} rollouts for {len(scores)} scores; expected one entry a score")
+        raise TrainError(
+            f"`happened` has {len(happened)} rollouts for {len(scores)} scores; expected one entry a score"
+        )
 
 
 def _check_alike(scores: Sequence[Score]) -> None:
     """The verdicts of a group stand in one table: the same turns, items and weights for all."""
-    shapes = [[(turn.turn, [(one.item, round(one.weight, 9)) for one in turn.verdicts]) for turn in score.turns] for score in scores]
+    shapes = [
+        [(turn.turn, [(one.item, round(one.weight, 9)) for one in turn.verdicts]) for turn in score.turns]
+        for score in scores
+    ]
     for score, shape in zip(scores, shapes, strict=True):
         if shape != shapes[0]:
             raise TrainError(
-                f"traces {scores[0].trace_id!r} and {score.trace_id!r} were scored on different turns or items ({scores[0].length} and "
-                f"{score.length} turns); a group has one task and one checklist: score them again under the same"
+                f"traces {scores[0].trace_id!r} and {score.trace_id!r} were scored on different turns or items"
+                f" ({scores[0].length} and {score.length} turns); a group has one task and one checklist: score them"
+                " again under the same"
             )
 
 
 def _check_level(scores: Sequence[Score], level: Level) -> None:
     if any(score.components for score in scores):
-        raise TrainError(f"level {level} with the components of a stack; only the checklist has turns: train at trajectory")
+        raise TrainError(
+            f"level {level} with the components of a stack; only the checklist has turns: train at trajectory"
+        )
     if any(not score.turns for score in scores):
-        raise TrainError(f"level {level} with scores that have no turns; expected a checklist's scores: train at level trajectory")
+        raise TrainError(
+            f"level {level} with scores that have no turns; expected a checklist's scores: train at level trajectory"
+        )
     block = next((turn for score in scores for turn in score.turns if turn.turn is None), None)
     if level in ("turn", "step") and block is not None:
         names = ", ".join(one.item for one in block.verdicts)
         raise TrainError(
-            f"level {level} with a closing block ({names}); the block has no tokens of its own to carry its advantage: train at "
-            "trajectory, return_to_go or evidence level, or give these items a turn"
+            f"level {level} with a closing block ({names}); the block has no tokens of its own to carry its advantage:"
+            " train at trajectory, return_to_go or evidence level, or give these items a turn"
         )
 
 

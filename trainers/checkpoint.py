@@ -50,7 +50,8 @@ def load_policy(model: Any, tokenizer: Any = None) -> Policy:
                 loaded = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
         except (OSError, ValueError, KeyError) as error:
             raise TrainError(
-                f"cannot load a model from {source!r}: {error}. Expected a folder or a hub name of a causal language model."
+                f"cannot load a model from {source!r}: {error}. Expected a folder or a hub name of a causal language"
+                " model."
             ) from error
     else:
         loaded, source = model, getattr(getattr(model, "config", None), "_name_or_path", None) or None
@@ -58,11 +59,15 @@ def load_policy(model: Any, tokenizer: Any = None) -> Policy:
             raise TrainError(f"model is a {type(model).__name__}; expected a path, a hub name or a transformers model")
     if tokenizer is None:
         if source is None:
-            raise TrainError("a model in memory came without its tokenizer; give tokenizer=…, so that the result can be used")
+            raise TrainError(
+                "a model in memory came without its tokenizer; give tokenizer=…, so that the result can be used"
+            )
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
         except (OSError, ValueError, KeyError) as error:
-            raise TrainError(f"cannot load a tokenizer from {source!r}: {error}. Give tokenizer=…, or save it beside the model.") from error
+            raise TrainError(
+                f"cannot load a tokenizer from {source!r}: {error}. Give tokenizer=…, or save it beside the model."
+            ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise TrainError(f"tokenizer is a {type(tokenizer).__name__}; expected a transformers tokenizer")
     if tokenizer.pad_token is None and tokenizer.eos_token is None:
@@ -78,7 +83,10 @@ def check_out(out: Path) -> None:
     """Raises TrainError where `out` holds something that a trainer of ours did not write: it would be replaced."""
     if not out.exists() or (out.is_dir() and ((out / REPORT).exists() or not any(out.iterdir()))):
         return
-    raise TrainError(f"out {str(out)!r} exists and is not a trained policy; name a folder that does not exist yet, or remove it first")
+    raise TrainError(
+        f"out {str(out)!r} exists and is not a trained policy; name a folder that does not exist yet, or remove it"
+        " first"
+    )
 
 
 @contextmanager

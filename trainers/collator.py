@@ -46,7 +46,9 @@ class Sample:
         return np.concatenate([np.arange(span.start, span.stop) for span in self.row.spans])
 
 
-def collate(samples: Sequence[Sample], *, pad_id: int, multiple: int = 1, device: Any = None) -> dict[str, torch.Tensor]:
+def collate(
+    samples: Sequence[Sample], *, pad_id: int, multiple: int = 1, device: Any = None
+) -> dict[str, torch.Tensor]:
     """What `_generate_and_score_completions` returns for these rows: B rows, prompts left padded, the rest right
     padded.
 
@@ -66,7 +68,9 @@ def collate(samples: Sequence[Sample], *, pad_id: int, multiple: int = 1, device
     completion_ids = torch.full((rows, width_c), pad_id, dtype=torch.long)
     completion_mask = torch.zeros((rows, width_c), dtype=torch.long)
     tool_mask = torch.zeros((rows, width_c), dtype=torch.long)
-    floats = {name: torch.zeros((rows, width_c)) for name in ("advantages", "old_per_token_logps", "ref_per_token_logps")}
+    floats = {
+        name: torch.zeros((rows, width_c)) for name in ("advantages", "old_per_token_logps", "ref_per_token_logps")
+    }
     for index, (sample, first) in enumerate(zip(samples, firsts, strict=True)):
         ids = torch.tensor(sample.row.ids)
         prompt_ids[index, width_p - first :] = ids[:first]

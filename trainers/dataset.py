@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, cast
 from cm2_agent.errors import TrainError
 from cm2_agent.types.group import Group, Rollout
 from cm2_agent.types.json_values import JSON
+
 from .advantage import Level, Norm, advantages
 from .retokenize import REFUSED, TemplateRefused, retokenised_rows
 from .rows import TEXT_ONLY, TOO_LONG, Credit, Row, rows_of, why_not
@@ -111,9 +112,14 @@ class Collected:
 
 
 def collect(
-    groups: Iterable[Group], *, level: str = "trajectory", norm: str = "none", max_length: int | None = None, tokenizer: Any = None,
+    groups: Iterable[Group],
+    *,
+    level: str = "trajectory",
+    norm: str = "none",
+    max_length: int | None = None,
+    tokenizer: Any = None,
     credits: Credits | None = None,
-) -> Collected:  # fmt: skip
+) -> Collected:
     """The rows of groups with their advantages (method.md §5).
 
     Advantages are of all scored rollouts of a group, whether or not they can become rows: they are what the rollouts
@@ -157,7 +163,9 @@ def checked(groups: Iterable[Group], *, one_reward: bool = True) -> list[Group]:
             "the store's groups(…) was asked for: task, policy and reward version must be those of stored traces."
         )
     if not any(group.rollouts for group in groups):
-        raise TrainError(f"{len(groups)} groups were given and none holds a rollout; expected at least two scored rollouts of a task")
+        raise TrainError(
+            f"{len(groups)} groups were given and none holds a rollout; expected at least two scored rollouts of a task"
+        )
     versions = sorted({str(group.key.get("reward")) for group in groups})
     if one_reward and len(versions) > 1:
         raise TrainError(

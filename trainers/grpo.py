@@ -19,7 +19,9 @@ import numpy as np
 from cm2_agent.errors import TrainError
 from cm2_agent.types.group import Group
 from cm2_agent.types.json_values import JSON
-from . import checkpoint, validation as refusals
+
+from . import checkpoint
+from . import validation as refusals
 from .dataset import Collected, Credits, GroupRows, collect
 from .off_policy import mean_ratio, measure, truncated_weights
 from .rows import TOO_LONG
@@ -94,13 +96,25 @@ class GRPO:
         args: Any = None,
     ) -> None:
         refusals.settings(
-            form=form, cap=cap, steps=steps, epochs=epochs, rollouts_per_step=rollouts_per_step,
-            rollouts_per_load=rollouts_per_load, ratio_band=ratio_band, max_lag=max_lag, versions=versions,
-        )  # fmt: skip
+            form=form,
+            cap=cap,
+            steps=steps,
+            epochs=epochs,
+            rollouts_per_step=rollouts_per_step,
+            rollouts_per_load=rollouts_per_load,
+            ratio_band=ratio_band,
+            max_lag=max_lag,
+            versions=versions,
+        )
         self.model, self.tokenizer, self.out = model, tokenizer, Path(out)
         self.level, self.norm, self.credits = level, norm, credits
         self.form, self.cap = form, cap
-        self.steps, self.epochs, self.rollouts_per_step, self.rollouts_per_load = steps, epochs, rollouts_per_step, rollouts_per_load
+        self.steps, self.epochs, self.rollouts_per_step, self.rollouts_per_load = (
+            steps,
+            epochs,
+            rollouts_per_step,
+            rollouts_per_load,
+        )
         self.learning_rate, self.warmup_steps, self.seed, self.args = learning_rate, warmup_steps, seed, args
         self.max_length, self.ratio_band, self.max_kl = max_length, ratio_band, max_kl
         self.versions, self.max_lag, self.policy_version = versions, max_lag, policy_version
@@ -120,7 +134,9 @@ class GRPO:
         policy = checkpoint.load_policy(self.model, self.tokenizer)
         context = checkpoint.longest(policy.model)
         if context is not None:
-            collected = collected.without(lambda one: TOO_LONG if any(len(row.ids) > context for row in one.rows) else None)
+            collected = collected.without(
+                lambda one: TOO_LONG if any(len(row.ids) > context for row in one.rows) else None
+            )
         refusals.vocabulary(collected, checkpoint.vocabulary(policy.model))
         with checkpoint.whole_folder(self.out) as folder:
             from .trl_trainer import restored
@@ -139,14 +155,27 @@ class GRPO:
         given = isinstance(self.args, GRPOConfig)
         mapping = self.args if isinstance(self.args, Mapping) else {}
         parts = int(mapping.get("steps_per_generation") or mapping.get("gradient_accumulation_steps") or 1)
-        nominal = int(mapping.get("per_device_train_batch_size") or 2)  # TRL counts prompts by it; how many rows there are we decide
+        nominal = int(
+            mapping.get("per_device_train_batch_size") or 2
+        )  # TRL counts prompts by it; how many rows there are we decide
         nominal = nominal if nominal * parts > 1 else 2
         defaults = {
-            "per_device_train_batch_size": nominal, "num_generations": nominal * parts, "beta": 0.0, "loss_type": "dapo", "epsilon": 0.2,
-            "epsilon_high": 0.28, "temperature": temperature, "scale_rewards": "none", "shuffle_dataset": False, "seed": self.seed,
-            "learning_rate": 3e-6, "lr_scheduler_type": "constant_with_warmup", "warmup_steps": 0, "num_train_epochs": self.epochs or 1,
+            "per_device_train_batch_size": nominal,
+            "num_generations": nominal * parts,
+            "beta": 0.0,
+            "loss_type": "dapo",
+            "epsilon": 0.2,
+            "epsilon_high": 0.28,
+            "temperature": temperature,
+            "scale_rewards": "none",
+            "shuffle_dataset": False,
+            "seed": self.seed,
+            "learning_rate": 3e-6,
+            "lr_scheduler_type": "constant_with_warmup",
+            "warmup_steps": 0,
+            "num_train_epochs": self.epochs or 1,
             **({"delta": self.cap} if self.form == "direct" else {}),
-        }  # fmt: skip
+        }
         asked = {"learning_rate": self.learning_rate, "warmup_steps": self.warmup_steps, "max_steps": self.steps}
         made = config(GRPOConfig, self.args, defaults, folder, asked if not given else {**asked, "epochs": self.epochs})
         if made.temperature != temperature:
@@ -155,7 +184,10 @@ class GRPO:
                 f"temperature={temperature}: the ratio is only one of the same distribution"
             )
         if made.use_vllm or made.world_size > 1:
-            raise TrainError("stored rollouts are trained on by one process and without vLLM; expected use_vllm=False and one process")
+            raise TrainError(
+                "stored rollouts are trained on by one process and without vLLM; expected use_vllm=False and one"
+                " process"
+            )
         if self.form == "direct" and made.delta is None:
             made.delta = self.cap
         if made.max_steps <= 0:
@@ -167,14 +199,23 @@ class _Run:
     """One call of `train`: the samples, the trainer, and what is reported of them."""
 
     def __init__(
-        self, grpo: GRPO, collected: Collected, policy: checkpoint.Policy, temperature: float, folder: Path, progress: Progress | None
+        self,
+        grpo: GRPO,
+        collected: Collected,
+        policy: checkpoint.Policy,
+        temperature: float,
+        folder: Path,
+        progress: Progress | None,
     ) -> None:
         from .collator import Sample
 
         self.grpo, self.policy, self.temperature = grpo, policy, temperature
         self.given = collected
         self.config = grpo.config(temperature, folder.parent / "trl", self._batches)
-        self.beta, self.config.beta = self.config.beta, 0.0  # TRL would load a second model to refer to; ours is this one, before training
+        self.beta, self.config.beta = (
+            self.config.beta,
+            0.0,
+        )  # TRL would load a second model to refer to; ours is this one, before training
         # By the rollout as an object: nothing says that a trace stands in one group only.
         self.samples: dict[int, list[Sample]] = {
             id(one): [Sample.of(row) for row in one.rows]
@@ -208,9 +249,15 @@ class _Run:
         from .trl_trainer import StoredGRPOTrainer
 
         # TRL draws prompts to generate from; ours are nominal, as many as one of its batches and the next steps need.
-        prompts = Dataset.from_dict({"prompt": [""] * (self.config.generation_batch_size * min(64, self.config.max_steps))})
+        prompts = Dataset.from_dict(
+            {"prompt": [""] * (self.config.generation_batch_size * min(64, self.config.max_steps))}
+        )
         return StoredGRPOTrainer(
-            on_step=progress, model=self.policy.model, args=self.config, train_dataset=prompts, processing_class=self.policy.tokenizer
+            on_step=progress,
+            model=self.policy.model,
+            args=self.config,
+            train_dataset=prompts,
+            processing_class=self.policy.tokenizer,
         )
 
     @property
@@ -229,11 +276,18 @@ class _Run:
         """
         samples = [sample for listed in self.samples.values() for sample in listed]
         versions = {sample.row.policy for sample in samples}
-        mine = {self.policy.version} if self.grpo.policy_version is None else {self.policy.version, self.grpo.policy_version}
+        mine = (
+            {self.policy.version}
+            if self.grpo.policy_version is None
+            else {self.policy.version, self.grpo.policy_version}
+        )
         calls = [(sample, number) for sample in samples if sample.row.exact for number in range(len(sample.row.spans))]
         if not versions <= mine or not calls or self.grpo.checks < 1:
             return None
-        chosen = [calls[index * len(calls) // min(self.grpo.checks, len(calls))] for index in range(min(self.grpo.checks, len(calls)))]
+        chosen = [
+            calls[index * len(calls) // min(self.grpo.checks, len(calls))]
+            for index in range(min(self.grpo.checks, len(calls)))
+        ]
         rows = list({id(sample): sample for sample, _ in chosen}.values())
         now = dict(zip(map(id, rows), self.trainer.logprobs(rows), strict=True))
         differences = []
@@ -242,7 +296,12 @@ class _Run:
             part = slice(start, start + len(sample.row.spans[number]))
             differences.append(np.abs(now[id(sample)][part] - sample.mu[part]))
         found = np.concatenate(differences)
-        check = {"calls": len(chosen), "tokens": len(found), "mean_abs": float(found.mean()), "max_abs": float(found.max())}
+        check = {
+            "calls": len(chosen),
+            "tokens": len(found),
+            "mean_abs": float(found.mean()),
+            "max_abs": float(found.max()),
+        }
         if not check["mean_abs"] <= self.grpo.tolerance:
             raise refusals.mismatch(check, self.policy.version, self.grpo.tolerance)
         return check
@@ -269,7 +328,9 @@ class _Run:
             samples = self.samples.get(id(one))
             if not samples:
                 return None
-            ratio = mean_ratio(np.concatenate([self.start[id(s)] for s in samples]), np.concatenate([s.mu for s in samples]))
+            ratio = mean_ratio(
+                np.concatenate([self.start[id(s)] for s in samples]), np.concatenate([s.mu for s in samples])
+            )
             return None if 1 / band <= ratio <= band else f"mean ratio outside [1/{band:g}, {band:g}]"
 
         kept = collected.without(outside)
@@ -302,21 +363,27 @@ class _Run:
             groups = self.groups
             if grpo.rollouts_per_load is None:
                 return [groups]
-            return dealt(groups, [len(group.rollouts) for group in groups], grpo.rollouts_per_load, seed=grpo.seed, epoch=epoch)
+            return dealt(
+                groups, [len(group.rollouts) for group in groups], grpo.rollouts_per_load, seed=grpo.seed, epoch=epoch
+            )
 
         for epoch, load in enumerate(forever(loads)):
             listed = [sample for group in load for one in group.rollouts for sample in self.samples[id(one)]]
             prox = self.start if first or grpo.rollouts_per_load is None else self._now(listed)
             first = False
             ready = {id(sample): self._ready(sample, prox[id(sample)]) for sample in listed}
-            for step in dealt(load, [len(group.rollouts) for group in load], grpo.rollouts_per_step, seed=grpo.seed, epoch=epoch):
+            for step in dealt(
+                load, [len(group.rollouts) for group in load], grpo.rollouts_per_step, seed=grpo.seed, epoch=epoch
+            ):
                 yield [ready[id(s)] for group in step for one in group.rollouts for s in self.samples[id(one)]]
 
     def _ready(self, sample: Sample, prox: Any) -> Sample:
         ref = self.start[id(sample)] if self.beta else None
         if self.grpo.form == "direct":
             return replace(sample, old=sample.mu, ref=ref)
-        return replace(sample, old=prox, advantages=sample.advantages * truncated_weights(prox, sample.mu, self.grpo.cap), ref=ref)
+        return replace(
+            sample, old=prox, advantages=sample.advantages * truncated_weights(prox, sample.mu, self.grpo.cap), ref=ref
+        )
 
     def report(self) -> dict[str, JSON]:
         """What was trained on what, and what it did."""

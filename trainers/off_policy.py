@@ -58,7 +58,10 @@ class OffPolicy:
 def measure(prox: Floats, mu: Floats, advantages: Floats, rollout: NDArray[np.int64], *, cap: float) -> OffPolicy:
     """The figures of a set of tokens, at least one. Raises ValueError on an empty set or arrays of different length."""
     if not len(mu) or not len(prox) == len(mu) == len(advantages) == len(rollout):
-        raise ValueError(f"{len(prox)}, {len(mu)}, {len(advantages)} and {len(rollout)} values; expected the same number, at least one")
+        raise ValueError(
+            f"{len(prox)}, {len(mu)}, {len(advantages)} and {len(rollout)} values; expected the same number, at"
+            " least one"
+        )
     log_ratio = np.clip(prox - mu, -50.0, 50.0)
     ratio = np.exp(log_ratio)
     _, index = np.unique(rollout, return_inverse=True)

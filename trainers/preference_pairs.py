@@ -1,10 +1,9 @@
-"""Pairs for DPO: of turns that a run-time guard rejected and let through, and of rollouts of a group that scored apart; apart from the
-trainers, since TRL's own DPOTrainer takes them.
+"""Pairs for DPO: of turns that a run-time guard rejected and let through, and of rollouts of a group that scored apart;
+apart from the trainers, since TRL's own DPOTrainer takes them.
 
-A pair is `{"prompt": […], "chosen": […], "rejected": […]}` in the conversational format of TRL's preference data sets, messages as chat
-templates read them: `DPOTrainer(model, train_dataset=Dataset.from_list(list(pairs)), …)`. A turn with tool calls is there as a whole, the
-tools' answers too.
-"""
+A pair is `{"prompt": […], "chosen": […], "rejected": […]}` in the conversational format of TRL's preference data sets,
+messages as chat templates read them: `DPOTrainer(model, train_dataset=Dataset.from_list(list(pairs)), …)`. A turn with
+tool calls is there as a whole, the tools' answers too."""
 
 from __future__ import annotations
 
@@ -18,15 +17,16 @@ from cm2_agent.types.json_values import JSON, canonical_json
 from cm2_agent.types.messages import Message
 from cm2_agent.types.run_attributes import GUARD, GUARD_OUTCOME
 from cm2_agent.types.trace import Trace
+
 from .retokenize import template_messages
 
 Pair: TypeAlias = dict[str, list[dict[str, JSON]]]
 
 
 def dpo_pairs(traces: Iterable[Trace]) -> Iterator[Pair]:
-    """A pair for every attempt that a guard rejected where another was let through: the prompt is the dialogue up to the turn, `chosen`
-    what the turn became. A blocked turn has no chosen one and gives none; nor does an attempt (of a best of n) that broke nothing and
-    was worth as much, or one that wrote the same words."""
+    """A pair for every attempt that a guard rejected where another was let through: the prompt is the dialogue up to
+    the turn, `chosen` what the turn became. A blocked turn has no chosen one and gives none; nor does an attempt (of a
+    best of n) that broke nothing and was worth as much, or one that wrote the same words."""
     for trace in traces:
         before: list[Message] = []
         for run in trace.runs:
@@ -44,18 +44,25 @@ def dpo_pairs(traces: Iterable[Trace]) -> Iterator[Pair]:
 def pairs_of(group: Group, *, margin: float, most: int | None = None) -> list[Pair]:
     """Pairs of a group's rollouts whose rewards differ by at least `margin`, widest first, at most `most`.
 
-    The prompt is what both dialogues begin with, up to the last user message that they share; `chosen` and `rejected` are the turn that
-    follows in each. Rollouts without a reward, and pairs that begin apart or say the same, give none. Raises TrainError for a margin
-    that is not above 0, and a group that mixes reward versions.
-    """
+    The prompt is what both dialogues begin with, up to the last user message that they share; `chosen` and `rejected`
+    are the turn that follows in each. Rollouts without a reward, and pairs that begin apart or say the same, give none.
+    Raises TrainError for a margin that is not above 0, and a group that mixes reward versions."""
     if not margin > 0:
         raise TrainError(f"margin is {margin}; expected a difference of rewards above 0: equal rollouts prefer nothing")
     versions = sorted({rollout.score.reward_version for rollout in group.rollouts})
     if len(versions) > 1:
-        raise TrainError(f"group {group.task_id!r} mixes the reward versions {', '.join(versions)}; score all its traces under one of them")
+        raise TrainError(
+            f"group {group.task_id!r} mixes the reward versions {', '.join(versions)}; score all its traces under one"
+            " of them"
+        )
     scored = [(rollout.score.reward, rollout) for rollout in group.rollouts if rollout.score.reward is not None]
     apart = sorted(
-        ((better - worse, first, second) for better, first in scored for worse, second in scored if better - worse >= margin - 1e-12),
+        (
+            (better - worse, first, second)
+            for better, first in scored
+            for worse, second in scored
+            if better - worse >= margin - 1e-12
+        ),
         key=lambda found: -found[0],
     )
     pairs = [pair for _, first, second in apart for pair in _forked(first, second)]
@@ -83,7 +90,12 @@ def _pair(prompt: Sequence[Message], chosen: Sequence[Message], rejected: Sequen
 def _said(messages: Sequence[Message]) -> str:
     """What was said, whatever ids the calls have."""
     plain = [
-        [message.role, message.text, [[one.name, one.arguments] for one in message.tool_calls], [one.response for one in message.responses]]
+        [
+            message.role,
+            message.text,
+            [[one.name, one.arguments] for one in message.tool_calls],
+            [one.response for one in message.responses],
+        ]
         for message in messages
     ]
     return canonical_json(plain)

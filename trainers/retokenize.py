@@ -13,8 +13,9 @@ from typing import Any
 from cm2_agent.errors import TrainError
 from cm2_agent.types.messages import Message, ToolSpec
 from cm2_agent.types.trace import Trace
-from .rows import Credit, Row, Said, join
 from cm2_agent.types.view import as_text
+
+from .rows import Credit, Row, Said, join
 
 REFUSED = "the chat template refused the dialogue"
 
@@ -31,7 +32,9 @@ def retokenised_rows(trace: Trace, tokenizer: Any, credit: Credit | None = None)
     TemplateRefused where it refuses the dialogue.
     """
     if not getattr(tokenizer, "chat_template", None):
-        raise TrainError("the tokenizer has no chat template; set tokenizer.chat_template, or take an instruction-tuned model's")
+        raise TrainError(
+            "the tokenizer has no chat template; set tokenizer.chat_template, or take an instruction-tuned model's"
+        )
     messages: list[dict[str, Any]] = []
     said: list[Said] = []
     steps = iter(trace.steps)
@@ -48,12 +51,14 @@ def retokenised_rows(trace: Trace, tokenizer: Any, credit: Credit | None = None)
         whole = _render(tokenizer, messages, tools, asks=False, trace=trace)
         if not whole.startswith(prompt):
             raise TemplateRefused(
-                f"trace {trace.id!r}: {REFUSED}: its generation prompt is no beginning of the finished message. Expected "
-                "a template that only adds; set another tokenizer.chat_template."
+                f"trace {trace.id!r}: {REFUSED}: its generation prompt is no beginning of the finished message."
+                " Expected a template that only adds; set another tokenizer.chat_template."
             )
         written = _up_to_stop(whole[len(prompt) :], tokenizer)
         # What is already in the row keeps its ids: encoding again may cut words elsewhere at the seams.
-        prompt_ids = [*ids, *_encode(tokenizer, prompt[len(text) :])] if prompt.startswith(text) else _encode(tokenizer, prompt)
+        prompt_ids = (
+            [*ids, *_encode(tokenizer, prompt[len(text) :])] if prompt.startswith(text) else _encode(tokenizer, prompt)
+        )
         completion = _encode(tokenizer, written)
         if not completion or not prompt_ids:
             continue
@@ -68,7 +73,9 @@ def _encode(tokenizer: Any, text: str) -> list[int]:
 
 def _render(tokenizer: Any, messages: Sequence[dict[str, Any]], tools: Any, *, asks: bool, trace: Trace) -> str:
     try:
-        return str(tokenizer.apply_chat_template(list(messages), tools=tools, tokenize=False, add_generation_prompt=asks))
+        return str(
+            tokenizer.apply_chat_template(list(messages), tools=tools, tokenize=False, add_generation_prompt=asks)
+        )
     except Exception as error:  # jinja's own errors and the template's raise_exception share no base
         raise TemplateRefused(f"trace {trace.id!r}: {REFUSED}: {error}") from error
 
@@ -85,14 +92,21 @@ def _tools(trace: Trace) -> tuple[ToolSpec, ...]:
 
 
 def _tool(spec: ToolSpec) -> dict[str, Any]:
-    return {"type": "function", "function": {"name": spec.name, "description": spec.description, "parameters": dict(spec.parameters)}}
+    return {
+        "type": "function",
+        "function": {"name": spec.name, "description": spec.description, "parameters": dict(spec.parameters)},
+    }
 
 
 def template_messages(message: Message) -> list[dict[str, Any]]:
     """One GenAI message as chat templates want it; a tool message becomes one entry a response."""
     if message.role == "tool":
         return [
-            {"role": "tool", "content": as_text(response.response), **({"tool_call_id": response.id} if response.id else {})}
+            {
+                "role": "tool",
+                "content": as_text(response.response),
+                **({"tool_call_id": response.id} if response.id else {}),
+            }
             for response in message.responses
         ]
     entry: dict[str, Any] = {"role": message.role, "content": message.text}

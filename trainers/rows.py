@@ -84,7 +84,10 @@ class Row:
     @property
     def logprobs(self) -> tuple[float | None, ...]:
         """(T,) log μ of model tokens, None elsewhere."""
-        return tuple(None if span is None or span.logprobs is None else span.logprobs[place - span.start] for place, span in self._places())
+        return tuple(
+            None if span is None or span.logprobs is None else span.logprobs[place - span.start]
+            for place, span in self._places()
+        )
 
     @property
     def advantages(self) -> tuple[float, ...]:
@@ -127,7 +130,8 @@ def rows_of(trace: Trace, credit: Credit | None = None, *, imitation: bool = Fal
     reason = why_not(trace, imitation=imitation)
     if reason is not None:
         raise TrainError(
-            f"trace {trace.id!r} cannot become rows: {reason}. Expected every step's model call with prompt and completion ids"
+            f"trace {trace.id!r} cannot become rows: {reason}. Expected every step's model call with prompt and"
+            " completion ids"
             + ("" if imitation else " and the sampler's own logprobs at a temperature above 0")
             + "; record it with LocalChatModel or an endpoint that returns them, or leave it to SFT."
         )

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from cm2_agent.errors import TrainError
 from cm2_agent.types.group import Group, Rollout
 from cm2_agent.types.json_values import JSON
+
 from . import checkpoint
 from .dataset import Collected, GroupRows, RolloutRows, checked
 from .retokenize import REFUSED, TemplateRefused, retokenised_rows
@@ -95,11 +96,15 @@ class SFT:
         if not rows:
             reasons = ", ".join(f"{count} × {reason}" for reason, count in sorted(collected.left_out.items()))
             raise TrainError(
-                f"nothing is left to imitate of {len(groups)} groups: {reasons}. Ask for less with select, or score the traces first."
+                f"nothing is left to imitate of {len(groups)} groups: {reasons}. Ask for less with select, or score the"
+                " traces first."
             )
         known = checkpoint.vocabulary(policy.model)
         if (largest := max(max(row.ids) for row in rows)) >= known:
-            raise TrainError(f"a row holds token id {largest}, the model knows {known}: its ids are another model's; pass retokenise=True")
+            raise TrainError(
+                f"a row holds token id {largest}, the model knows {known}: its ids are another model's; pass"
+                " retokenise=True"
+            )
         with checkpoint.whole_folder(self.out) as folder:
             from .trl_trainer import restored
 
@@ -151,7 +156,11 @@ class SFT:
             rows = retokenised_rows(rollout.trace, tokenizer)
         except TemplateRefused:
             return REFUSED
-        return TOO_LONG if max_length is not None and any(len(row.ids) > max_length for row in rows) else rows or "no assistant step"
+        return (
+            TOO_LONG
+            if max_length is not None and any(len(row.ids) > max_length for row in rows)
+            else rows or "no assistant step"
+        )
 
     def _fit(self, policy: checkpoint.Policy, rows: Sequence[Row], folder: Path, progress: Progress | None) -> int:
         from datasets import Dataset
@@ -174,11 +183,22 @@ class SFT:
             "dataset_kwargs": {"skip_prepare_dataset": True},
         }
         asked = {"learning_rate": self.learning_rate, "warmup_steps": self.warmup_steps, "max_steps": self.steps}
-        made = config(SFTConfig, self.args, defaults, folder.parent / "trl", {**asked, "epochs": self.epochs} if given else asked)
-        made.dataset_kwargs = {**(made.dataset_kwargs or {}), "skip_prepare_dataset": True}  # rows are tokens already, cut to length
-        data = Dataset.from_dict({"input_ids": [list(row.ids) for row in rows], "labels": [_labels(row) for row in rows]})
+        made = config(
+            SFTConfig, self.args, defaults, folder.parent / "trl", {**asked, "epochs": self.epochs} if given else asked
+        )
+        made.dataset_kwargs = {
+            **(made.dataset_kwargs or {}),
+            "skip_prepare_dataset": True,
+        }  # rows are tokens already, cut to length
+        data = Dataset.from_dict(
+            {"input_ids": [list(row.ids) for row in rows], "labels": [_labels(row) for row in rows]}
+        )
         trainer = SFTTrainer(
-            model=policy.model, args=made, train_dataset=data, processing_class=policy.tokenizer, callbacks=[Told(progress)]
+            model=policy.model,
+            args=made,
+            train_dataset=data,
+            processing_class=policy.tokenizer,
+            callbacks=[Told(progress)],
         )
         trainer.remove_callback(PrinterCallback)  # it writes to stdout, which is the command line's
         trainer.train()

@@ -36,19 +36,26 @@ def config(kind: type[Any], args: Any, defaults: Mapping[str, Any], folder: Path
     if isinstance(args, kind):
         if given:
             raise TrainError(
-                f"{', '.join(sorted(given))} and a {kind.__name__} were both given; with a {kind.__name__} it alone decides: set them there"
+                f"{', '.join(sorted(given))} and a {kind.__name__} were both given; with a {kind.__name__} it alone"
+                " decides: set them there"
             )
         return copy.copy(args)
     if args is not None and not isinstance(args, Mapping):
-        raise TrainError(f"args is a {type(args).__name__}; expected a {kind.__name__}, a dict of its settings, or nothing")
+        raise TrainError(
+            f"args is a {type(args).__name__}; expected a {kind.__name__}, a dict of its settings, or nothing"
+        )
     twice = sorted(set(given) & set(args or {}))
     if twice:
         raise TrainError(f"{', '.join(twice)}: given both as a keyword and in args; give each once")
     quiet = dict(QUIET)
-    if not {"activation_checkpointing", "gradient_checkpointing"} & set(args or {}):  # on by default in TRL; its name has changed
+    if not {"activation_checkpointing", "gradient_checkpointing"} & set(
+        args or {}
+    ):  # on by default in TRL; its name has changed
         known = {spec.name for spec in fields(kind)}
         quiet["activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"] = False
     try:
         return kind(**{**quiet, **defaults, **given, "output_dir": str(folder), **(args or {})})
     except (TypeError, ValueError) as error:
-        raise TrainError(f"{kind.__name__} refused its settings: {error}. See TRL's {kind.__name__} for the names and values.") from error
+        raise TrainError(
+            f"{kind.__name__} refused its settings: {error}. See TRL's {kind.__name__} for the names and values."
+        ) from error

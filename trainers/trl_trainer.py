@@ -76,8 +76,14 @@ class StoredGRPOTrainer(GRPOTrainer):
         them.
         """
         lists = self._metrics["train"]
-        means = {name: [value for value in lists.get(name, []) if value == value] for name in ("entropy", "clip_ratio/region_mean", "kl")}
-        metrics = {"loss": self._sums.pop("loss", 0.0), **{name: sum(values) / len(values) for name, values in means.items() if values}}
+        means = {
+            name: [value for value in lists.get(name, []) if value == value]
+            for name in ("entropy", "clip_ratio/region_mean", "kl")
+        }
+        metrics = {
+            "loss": self._sums.pop("loss", 0.0),
+            **{name: sum(values) / len(values) for name, values in means.items() if values},
+        }
         lists.clear()
         self._sums.clear()
         self.history.append(metrics)
@@ -108,9 +114,16 @@ class StoredGRPOTrainer(GRPOTrainer):
         return found
 
     def _get_per_token_logps_and_entropies(
-        self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, batch_size: int | None = None,
-        compute_entropy: bool = False, compute_aux_loss: bool = False, **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:  # fmt: skip
+        self,
+        model: Any,
+        input_ids: Any,
+        attention_mask: Any,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """log π of the trained positions, (B, T); 0 elsewhere. Entropies likewise, with a gradient only where the loss
         has an entropy term.
 
@@ -131,12 +144,24 @@ class StoredGRPOTrainer(GRPOTrainer):
             or int(trained.sum()) * vocabulary > MANY_LOGITS
         ):
             return super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss, **kwargs
+                model,
+                input_ids,
+                attention_mask,
+                logits_to_keep,
+                batch_size,
+                compute_entropy,
+                compute_aux_loss,
+                **kwargs,
             )
         return self._of_trained(model, input_ids, attention_mask, trained, compute_entropy)
 
     def _of_trained(
-        self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, trained: torch.Tensor, compute_entropy: bool
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        trained: torch.Tensor,
+        compute_entropy: bool,
     ) -> tuple[torch.Tensor, torch.Tensor | None, None]:
         rows, width = trained.shape
         offset = input_ids.size(1) - width  # of the completion in (B, P + T)
@@ -164,7 +189,11 @@ class StoredGRPOTrainer(GRPOTrainer):
                     entropies.append(-(distribution.exp() * distribution).sum(-1))
             places.append(part[row] * width + column)
         index = torch.cat(places)
-        return _spread(logps, index, rows, width), _spread(entropies, index, rows, width) if compute_entropy else None, None
+        return (
+            _spread(logps, index, rows, width),
+            _spread(entropies, index, rows, width) if compute_entropy else None,
+            None,
+        )
 
 
 def _spread(values: list[torch.Tensor], index: torch.Tensor, rows: int, width: int) -> torch.Tensor:
@@ -197,7 +226,9 @@ def restored(model: Any) -> Iterator[None]:
 class _Steps(TrainerCallback):
     """Closes the figures of each optimizer step and tells whoever wants to know."""
 
-    def __init__(self, trainer: StoredGRPOTrainer, on_step: Callable[[int, int, dict[str, float]], object] | None) -> None:
+    def __init__(
+        self, trainer: StoredGRPOTrainer, on_step: Callable[[int, int, dict[str, float]], object] | None
+    ) -> None:
         self._trainer, self._on_step = trainer, on_step
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from cm2_agent.errors import TrainError
+
 from .dataset import Collected
 from .rows import TEXT_ONLY
 
@@ -14,9 +15,17 @@ STALE = "policy lag above max_lag"
 
 
 def settings(
-    *, form: str, cap: float, steps: int | None, epochs: int | None, rollouts_per_step: int, rollouts_per_load: int | None,
-    ratio_band: float | None, max_lag: int | None, versions: Sequence[str] | None,
-) -> None:  # fmt: skip
+    *,
+    form: str,
+    cap: float,
+    steps: int | None,
+    epochs: int | None,
+    rollouts_per_step: int,
+    rollouts_per_load: int | None,
+    ratio_band: float | None,
+    max_lag: int | None,
+    versions: Sequence[str] | None,
+) -> None:
     """Raises TrainError on a keyword that cannot be meant."""
     if form not in ("truncated", "direct"):
         raise TrainError(f"form {form!r}; expected 'truncated' or 'direct'")
@@ -33,9 +42,14 @@ def settings(
     if not cap >= 1:
         raise TrainError(f"cap {cap}; expected 1 or more: the bound of π_prox/μ")
     if ratio_band is not None and not ratio_band > 1:
-        raise TrainError(f"ratio_band {ratio_band}; expected more than 1 (rollouts outside [1/b, b] are left out), or None for no limit")
+        raise TrainError(
+            f"ratio_band {ratio_band}; expected more than 1 (rollouts outside [1/b, b] are left out), or None for no"
+            " limit"
+        )
     if max_lag is not None and versions is None:
-        raise TrainError("max_lag needs versions=[…], the policy versions from oldest to newest: their names do not tell their order")
+        raise TrainError(
+            "max_lag needs versions=[…], the policy versions from oldest to newest: their names do not tell their order"
+        )
 
 
 def stale(collected: Collected, versions: Sequence[str] | None, max_lag: int | None) -> Collected:
@@ -53,12 +67,18 @@ def stale(collected: Collected, versions: Sequence[str] | None, max_lag: int | N
     unknown = [name for name in found if name not in versions]
     if unknown:
         raise TrainError(
-            f"policy {unknown[0]!r} of the groups is not among versions {list(versions)}; name every policy, from oldest to newest"
+            f"policy {unknown[0]!r} of the groups is not among versions {list(versions)}; name every policy, from"
+            " oldest to newest"
         )
     if max_lag is None:
         return collected
     lag = {name: len(versions) - 1 - index for index, name in enumerate(versions)}
-    old = {id(one) for group in collected.groups for one in group.rollouts if lag[str(group.group.key.get("policy"))] > max_lag}
+    old = {
+        id(one)
+        for group in collected.groups
+        for one in group.rollouts
+        if lag[str(group.group.key.get("policy"))] > max_lag
+    }
     return collected.without(lambda one: STALE if id(one) in old else None)
 
 
@@ -69,12 +89,14 @@ def trainable(collected: Collected) -> float:
     report = collected.report
     if report.retokenised_rows:
         raise TrainError(
-            f"{report.retokenised_rows} of {report.rows} rows were made from words (retokenised): their ids are not what "
-            "the model wrote and they have no logprobs. Train on them with SFT, then collect rollouts with your own "
-            "policy for GRPO."
+            f"{report.retokenised_rows} of {report.rows} rows were made from words (retokenised): their ids are not"
+            " what the model wrote and they have no logprobs. Train on them with SFT, then collect rollouts with your"
+            " own policy for GRPO."
         )
     something_left(collected)
-    temperatures = sorted({row.temperature for group in collected.groups for row in group.rows if row.temperature is not None})
+    temperatures = sorted(
+        {row.temperature for group in collected.groups for row in group.rows if row.temperature is not None}
+    )
     if len(temperatures) > 1:
         raise TrainError(
             f"the rollouts were sampled at temperatures {', '.join(map(str, temperatures))}; their logprobs belong to "
@@ -96,18 +118,22 @@ def something_left(collected: Collected) -> None:
         )
     if not report.informative_groups:
         raise TrainError(
-            f"none of the {report.groups} groups has a non-zero advantage: within each, all rollouts are worth the same, "
-            f"so there is nothing to prefer{_besides(reasons)}. Expected rewards that differ: take harder or easier "
-            "tasks, more rollouts a group, or a checklist with finer items."
+            f"none of the {report.groups} groups has a non-zero advantage: within each, all rollouts are worth the"
+            f" same, so there is nothing to prefer{_besides(reasons)}. Expected rewards that differ: take harder or"
+            " easier tasks, more rollouts a group, or a checklist with finer items."
         )
-    advice = "Expected rollouts with token ids and the sampler's own logprobs, written by a policy not far from this one."
+    advice = (
+        "Expected rollouts with token ids and the sampler's own logprobs, written by a policy not far from this one."
+    )
     if TEXT_ONLY in reasons:
         advice = (
             "Text-only traces cannot be trained on by GRPO: the ids and logprobs of what was sampled are not there. "
             "Train on them with SFT first, then collect rollouts with LocalChatModel or an endpoint that returns token "
             "ids (vLLM: return_token_ids), and use GRPO on these."
         )
-    raise TrainError(f"nothing is left to learn from in {report.groups} groups: {_told(reasons) or 'no rollout'}. {advice}")
+    raise TrainError(
+        f"nothing is left to learn from in {report.groups} groups: {_told(reasons) or 'no rollout'}. {advice}"
+    )
 
 
 def vocabulary(collected: Collected, size: int) -> None:
@@ -125,10 +151,11 @@ def vocabulary(collected: Collected, size: int) -> None:
 def mismatch(check: Mapping[str, float], version: str, tolerance: float) -> TrainError:
     """The refusal of stored logprobs that the model which is said to have written them does not give again."""
     return TrainError(
-        f"stored logprobs are not this policy's: {check['calls']:g} calls of policy {version} recomputed, mean "
-        f"|difference| {check['mean_abs']:.3g} (at most {check['max_abs']:.3g}), expected up to {tolerance:g}. Either "
-        "the ids or logprobs were recorded wrongly, or another temperature, template or precision was used than stored; "
-        "training on them would go astray. If the sampler computed in lower precision on purpose, raise tolerance."
+        f"stored logprobs are not this policy's: {check['calls']:g} calls of policy {version} recomputed, mean"
+        f" |difference| {check['mean_abs']:.3g} (at most {check['max_abs']:.3g}), expected up to {tolerance:g}. Either"
+        " the ids or logprobs were recorded wrongly, or another temperature, template or precision was used than"
+        " stored; training on them would go astray. If the sampler computed in lower precision on purpose, raise"
+        " tolerance."
     )
 
 

@@ -1,8 +1,8 @@
-"""How well a judge agrees with people, and people with each other; apart from judging, since it only ever compares what was said.
+"""How well a judge agrees with people, and people with each other; apart from judging, since it only ever compares what
+was said.
 
-Labels of one task resemble each other, so that every interval is a bootstrap over tasks (`cm2_agent/resampling.py`). A figure that the
-data does not determine (everyone always says yes) is None, never 0 or 1.
-"""
+Labels of one task resemble each other, so that every interval is a bootstrap over tasks (`cm2_agent/resampling.py`). A
+figure that the data does not determine (everyone always says yes) is None, never 0 or 1."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from cm2_agent.analysis.bootstrap import Array, Interval, bootstrap, codes, rati
 class Reliability:
     """A judge against people over `n` places that both judged.
 
-    `agreement`: the share of equal answers. `kappa`: Cohen's κ (1960), agreement beyond what both would reach by guessing at their own
-    rates. `tpr`: of what people call satisfied, the share that the judge does; `tnr`: the same of what they call not satisfied.
-    `prevalence`: the share that people call satisfied, `judged` the judge's. All in [0, 1], κ in [-1, 1], None where undetermined; `ci`
-    holds 95 % intervals under the same names. `nulls`: places that the judge left NULL, which count nowhere else.
-    """
+    `agreement`: the share of equal answers. `kappa`: Cohen's κ (1960), agreement beyond what both would reach by
+    guessing at their own rates. `tpr`: of what people call satisfied, the share that the judge does; `tnr`: the same of
+    what they call not satisfied. `prevalence`: the share that people call satisfied, `judged` the judge's. All in [0,
+    1], κ in [-1, 1], None where undetermined; `ci` holds 95 % intervals under the same names. `nulls`: places that the
+    judge left NULL, which count nowhere else."""
 
     n: int
     agreement: float | None
@@ -40,9 +40,9 @@ class Reliability:
 class Drift:
     """Two versions of a judge over the `n` places that both judged, `labelled` of them by people too.
 
-    `to_true` and `to_false` count the answers that changed from the old version to the new. `kappa_between` compares the two. `kappa_old`
-    and `kappa_new` compare each with people over the labelled places, `change` is their difference. None where undetermined.
-    """
+    `to_true` and `to_false` count the answers that changed from the old version to the new. `kappa_between` compares
+    the two. `kappa_old` and `kappa_new` compare each with people over the labelled places, `change` is their
+    difference. None where undetermined."""
 
     n: int
     to_true: int
@@ -63,11 +63,13 @@ def reliability(
     draws: int = 2000,
     seed: int = 0,
 ) -> Reliability:
-    """A judge's answers (None: NULL) against people's, one entry a place; `clusters` (each place its own where none are given) are what
-    the intervals resample. Raises ValueError on sequences of different lengths."""
+    """A judge's answers (None: NULL) against people's, one entry a place; `clusters` (each place its own where none are
+    given) are what the intervals resample. Raises ValueError on sequences of different lengths."""
     names = _clusters(clusters, len(human))
     _same_length(judge, human, names)
-    counts = _tables([(one, other, name) for one, other, name in zip(judge, human, names, strict=True) if one is not None])
+    counts = _tables(
+        [(one, other, name) for one, other, name in zip(judge, human, names, strict=True) if one is not None]
+    )
     figures: dict[str, Callable[[Array], float | None]] = {
         "agreement": lambda table: ratio(table[0] + table[3], table.sum()),
         "kappa": _kappa,
@@ -96,12 +98,17 @@ def kappa(left: Sequence[bool], right: Sequence[bool]) -> float | None:
 
 
 def alpha(
-    units: Sequence[Mapping[str, Hashable]], clusters: Sequence[Hashable] | None = None, *, draws: int = 2000, seed: int = 0
+    units: Sequence[Mapping[str, Hashable]],
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    draws: int = 2000,
+    seed: int = 0,
 ) -> tuple[float | None, Interval | None]:
     """Krippendorff's α for nominal answers and its interval: `{rater: answer}` a unit, raters may be missing.
 
-    1 − D_o/D_e over pairable answers (Krippendorff, Computing Krippendorff's alpha-reliability, 2011); a unit with one answer counts
-    nowhere. None where fewer than two answers can be paired, or all are equal. Raises ValueError on sequences of different lengths.
+    1 − D_o/D_e over pairable answers (Krippendorff, Computing Krippendorff's alpha-reliability, 2011); a unit with one
+    answer counts nowhere. None where fewer than two answers can be paired, or all are equal. Raises ValueError on
+    sequences of different lengths.
 
     >>> round(alpha([{"a": 1, "b": 1}, {"a": 0, "b": 1}, {"a": 0, "b": 0}, {"a": 0}])[0], 4)
     0.4444
@@ -111,7 +118,9 @@ def alpha(
     paired = [(list(unit.values()), name) for unit, name in zip(units, names, strict=True) if len(unit) > 1]
     if not paired:
         return None, None
-    values = {value: number for number, value in enumerate(dict.fromkeys(value for said, _ in paired for value in said))}
+    values = {
+        value: number for number, value in enumerate(dict.fromkeys(value for said, _ in paired for value in said))
+    }
     cluster = codes([name for _, name in paired])
     coincidences = np.zeros((int(cluster.max()) + 1, len(values), len(values)))  # (clusters, values, values)
     for (said, _), mine in zip(paired, cluster, strict=True):
@@ -124,7 +133,9 @@ def alpha(
         expected = n * n - (totals * totals).sum()
         return None if expected <= 0 else float(1 - (n - 1) * (n - np.trace(matrix)) / expected)
 
-    found = bootstrap(lambda weights: figure(np.tensordot(weights, coincidences, 1)), len(coincidences), draws=draws, seed=seed)
+    found = bootstrap(
+        lambda weights: figure(np.tensordot(weights, coincidences, 1)), len(coincidences), draws=draws, seed=seed
+    )
     return figure(coincidences.sum(axis=0)), found
 
 
@@ -137,8 +148,8 @@ def drift(
     draws: int = 2000,
     seed: int = 0,
 ) -> Drift:
-    """What changed from one version of a judge to another, one entry a place; places that either left NULL are left out. `human` is None
-    where people said nothing. Raises ValueError on sequences of different lengths."""
+    """What changed from one version of a judge to another, one entry a place; places that either left NULL are left
+    out. `human` is None where people said nothing. Raises ValueError on sequences of different lengths."""
     people: Sequence[bool | None] = [None] * len(old) if human is None else human
     names = _clusters(clusters, len(old))
     _same_length(old, new, people, names)
@@ -198,7 +209,9 @@ def _clusters(clusters: Sequence[Hashable] | None, n: int) -> Sequence[Hashable]
 
 def _same_length(*sequences: Sequence[object]) -> None:
     if len({len(sequence) for sequence in sequences}) > 1:
-        raise ValueError(f"sequences of {', '.join(str(len(sequence)) for sequence in sequences)} entries; expected as many of each")
+        raise ValueError(
+            f"sequences of {', '.join(str(len(sequence)) for sequence in sequences)} entries; expected as many of each"
+        )
 
 
 __all__ = ["Drift", "Reliability", "alpha", "drift", "kappa", "reliability"]

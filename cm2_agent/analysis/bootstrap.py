@@ -1,9 +1,9 @@
-"""How sure a figure is: intervals of proportions, means and anything else that is counted by cluster; apart since trainers, rewards and
-reports need the same arithmetic and never import each other.
+"""How sure a figure is: intervals of proportions, means and anything else that is counted by cluster; apart since
+trainers, rewards and reports need the same arithmetic and never import each other.
 
-Rollouts of one task resemble each other, so that intervals resample whole *clusters* (tasks), never single rollouts: the percentile
-bootstrap of Davison & Hinkley (1997), §2.4 and §3.8, seeded. A figure that the data does not determine is None, never 0.
-"""
+Rollouts of one task resemble each other, so that intervals resample whole *clusters* (tasks), never single rollouts:
+the percentile bootstrap of Davison & Hinkley (1997), §2.4 and §3.8, seeded. A figure that the data does not determine
+is None, never 0."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 
 
 def wilson(successes: int, n: int, *, level: float = 0.95) -> Interval:
-    """Wilson's score interval for a proportion of `n` independent trials (Wilson 1927). Raises ValueError unless 0 ≤ successes ≤ n, n ≥ 1.
+    """Wilson's score interval for a proportion of `n` independent trials (Wilson 1927). Raises ValueError unless 0 ≤
+    successes ≤ n, n ≥ 1.
 
     >>> tuple(round(bound, 3) for bound in wilson(8, 10))
     (0.49, 0.943)
@@ -35,10 +36,16 @@ def wilson(successes: int, n: int, *, level: float = 0.95) -> Interval:
 
 
 def mean_interval(
-    values: Sequence[float], clusters: Sequence[Hashable] | None = None, *, draws: int = 2000, seed: int = 0, level: float = 0.95
+    values: Sequence[float],
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> tuple[float, Interval]:
-    """The mean and its interval: for independent 0/1 values, and where all are 0 or all are 1, Wilson's; else the bootstrap over clusters
-    (each value its own where none are given). Raises ValueError where there is no value, or one that is not finite."""
+    """The mean and its interval: for independent 0/1 values, and where all are 0 or all are 1, Wilson's; else the
+    bootstrap over clusters (each value its own where none are given). Raises ValueError where there is no value, or one
+    that is not finite."""
     if not values:
         raise ValueError("no values; expected at least one")
     value = np.asarray(values, dtype=float)
@@ -51,10 +58,14 @@ def mean_interval(
     size = int(code.max()) + 1
     if size == len(value) and np.isin(value, (0.0, 1.0)).all():
         return float(value.mean()), wilson(int(value.sum()), len(value), level=level)
-    if np.all(value == 0.0) or np.all(value == 1.0):  # resampling what is all the same would be sure of it: as many trials as clusters
+    if np.all(value == 0.0) or np.all(
+        value == 1.0
+    ):  # resampling what is all the same would be sure of it: as many trials as clusters
         return float(value[0]), wilson(size if value[0] else 0, size, level=level)
     sums, counts = np.bincount(code, value, size), np.bincount(code, minlength=size)
-    found = bootstrap(lambda weights: ratio(weights @ sums, weights @ counts), size, draws=draws, seed=seed, level=level)
+    found = bootstrap(
+        lambda weights: ratio(weights @ sums, weights @ counts), size, draws=draws, seed=seed, level=level
+    )
     mean = float(value.mean())
     return mean, found if found is not None else (mean, mean)
 
@@ -64,13 +75,15 @@ def bootstrap(
 ) -> Interval | None:
     """The percentile interval of a figure under resampling of clusters with replacement.
 
-    `figure` gets how often each cluster was drawn, (clusters,). Draws in which the figure is undetermined are left out; where that is more
-    than half of them, or there are fewer than two clusters, the data does not carry an interval: None.
-    """
+    `figure` gets how often each cluster was drawn, (clusters,). Draws in which the figure is undetermined are left out;
+    where that is more than half of them, or there are fewer than two clusters, the data does not carry an interval:
+    None."""
     if clusters < 2:
         return None
     random = np.random.default_rng(seed)
-    weights = random.multinomial(clusters, np.full(clusters, 1 / clusters), size=draws).astype(float)  # (draws, clusters)
+    weights = random.multinomial(clusters, np.full(clusters, 1 / clusters), size=draws).astype(
+        float
+    )  # (draws, clusters)
     found = [value for value in map(figure, weights) if value is not None]
     if len(found) * 2 <= draws:
         return None

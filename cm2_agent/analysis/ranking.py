@@ -1,9 +1,10 @@
-"""How well rewards order what happened, and how sure the figures are; apart from the trainers, which never look at an outcome.
+"""How well rewards order what happened, and how sure the figures are; apart from the trainers, which never look at an
+outcome.
 
-Everything is a function of plain sequences. Rollouts of one task resemble each other, so that every interval resamples whole *clusters*
-(tasks), never single rollouts: the percentile bootstrap of Davison & Hinkley (1997), §2.4 and §3.8, seeded. A figure that the data does
-not determine (no pair with different outcomes, all rewards equal) is None, never 0.5 or 0.
-"""
+Everything is a function of plain sequences. Rollouts of one task resemble each other, so that every interval resamples
+whole *clusters* (tasks), never single rollouts: the percentile bootstrap of Davison & Hinkley (1997), §2.4 and §3.8,
+seeded. A figure that the data does not determine (no pair with different outcomes, all rewards equal) is None, never
+0.5 or 0."""
 
 from __future__ import annotations
 
@@ -20,10 +21,10 @@ from cm2_agent.analysis.bootstrap import Array, Interval, bootstrap, codes, rati
 class Agreement:
     """How a reward agrees with an outcome known from elsewhere, over `n` rollouts.
 
-    `auc`: of two rollouts with different outcomes, the probability that the better one has the higher reward, ties counting 1/2 (for 0/1
-    outcomes the area under the ROC curve). `auc_within`: the same over the `pairs` pairs of one group, the only order that GRPO uses.
-    `spearman`: rank correlation, ties by average rank. `ci` holds 95 % intervals under the same names. None where undetermined.
-    """
+    `auc`: of two rollouts with different outcomes, the probability that the better one has the higher reward, ties
+    counting 1/2 (for 0/1 outcomes the area under the ROC curve). `auc_within`: the same over the `pairs` pairs of one
+    group, the only order that GRPO uses. `spearman`: rank correlation, ties by average rank. `ci` holds 95 % intervals
+    under the same names. None where undetermined."""
 
     n: int
     auc: float | None
@@ -44,14 +45,15 @@ def agreement(
 ) -> Agreement:
     """Rewards against outcomes, one entry a rollout. A rollout whose group is None is in no pair of `auc_within`.
 
-    `clusters` (by default the groups; a rollout without one is its own) are what the intervals resample. Raises ValueError on sequences
-    of different lengths, or NaN.
-    """
+    `clusters` (by default the groups; a rollout without one is its own) are what the intervals resample. Raises
+    ValueError on sequences of different lengths, or NaN."""
     reward, outcome = _numbers(rewards, outcomes)
     if clusters is None:
         clusters = [("alone", index) if group is None else ("group", group) for index, group in enumerate(groups)]
     if len(groups) != len(reward) or len(clusters) != len(reward):
-        raise ValueError(f"{len(reward)} rewards, {len(groups)} groups, {len(clusters)} clusters; expected as many of each")
+        raise ValueError(
+            f"{len(reward)} rewards, {len(groups)} groups, {len(clusters)} clusters; expected as many of each"
+        )
     cluster = codes(clusters)
     size = int(cluster.max()) + 1 if len(cluster) else 0
     wins, pairs = _between(reward, outcome, cluster, size)
@@ -80,7 +82,8 @@ def agreement(
 
 
 def auc(rewards: Sequence[float], outcomes: Sequence[float]) -> float | None:
-    """P(reward of the better > reward of the worse) + ½ P(equal), over pairs with different outcomes; None where there is no such pair."""
+    """P(reward of the better > reward of the worse) + ½ P(equal), over pairs with different outcomes; None where there
+    is no such pair."""
     return auc_within(rewards, outcomes, [0] * len(rewards))
 
 
@@ -108,7 +111,8 @@ def _between(reward: Array, outcome: Array, cluster: Array, size: int) -> tuple[
 
 
 def _within(reward: Array, outcome: Array, group: Array, cluster: Array, size: int) -> tuple[Array, Array]:
-    """(clusters,) wins and pairs inside groups, both counted from each member of a pair, half of it to each member's cluster."""
+    """(clusters,) wins and pairs inside groups, both counted from each member of a pair, half of it to each member's
+    cluster."""
     wins, pairs = np.zeros(size), np.zeros(size)
     order = np.argsort(group, kind="stable")
     for members in np.split(order, np.flatnonzero(np.diff(group[order])) + 1) if len(order) else []:

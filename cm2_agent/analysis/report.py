@@ -1,6 +1,5 @@
-"""What a store's scores say of the agent: which items fail, together with which, where first, in which traces, and at what cost; pure
-data, apart from how it is shown (`cm2 report`: words, JSON, a page).
-"""
+"""What a store's scores say of the agent: which items fail, together with which, where first, in which traces, and at
+what cost; pure data, apart from how it is shown (`cm2 report`: words, JSON, a page)."""
 
 from __future__ import annotations
 
@@ -11,10 +10,10 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from cm2_agent.analysis.bootstrap import bootstrap, codes, mean_interval, ratio, wilson
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.json_values import JSON
-from cm2_agent.analysis.bootstrap import bootstrap, codes, mean_interval, ratio, wilson
 from cm2_agent.types.score import Score, TurnScore, Verdict
 from cm2_agent.types.trace import Trace
 
@@ -28,8 +27,9 @@ _CUT = 600
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
-    """How often `name` was satisfied of the `n` verdicts that looked at it. `interval` is of 95 %, over tasks; None where one task is all
-    there is. `decided` verdicts were false for another reason (a dependency, the gate, a limit) and `nulls` NULL: neither is in `n`."""
+    """How often `name` was satisfied of the `n` verdicts that looked at it. `interval` is of 95 %, over tasks; None
+    where one task is all there is. `decided` verdicts were false for another reason (a dependency, the gate, a limit)
+    and `nulls` NULL: neither is in `n`."""
 
     name: str
     n: int
@@ -45,7 +45,8 @@ class Rate:
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Two items that failed in the same `both` of `n` traces that judged both, where `expected` would by chance; `phi` in [-1, 1]."""
+    """Two items that failed in the same `both` of `n` traces that judged both, where `expected` would by chance; `phi`
+    in [-1, 1]."""
 
     left: str
     right: str
@@ -57,7 +58,8 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class First:
-    """How many traces failed first at this place: `step` counts from 1 within the turn; `turn` is None for the closing block."""
+    """How many traces failed first at this place: `step` counts from 1 within the turn; `turn` is None for the closing
+    block."""
 
     turn: int | None
     step: int
@@ -66,7 +68,8 @@ class First:
 
 @dataclass(frozen=True, kw_only=True)
 class Failed:
-    """A failed verdict of a bad trace. `quotes` are the judge's evidence, `said` the last reply of the judged turn where there is none."""
+    """A failed verdict of a bad trace. `quotes` are the judge's evidence, `said` the last reply of the judged turn
+    where there is none."""
 
     item: str
     turn: int | None
@@ -89,8 +92,9 @@ class Worst:
 
 @dataclass(frozen=True, kw_only=True)
 class Consistency:
-    """A parent item and those that are `part_of` it, over `n` turns in which all were judged. `parent_alone`: the parent satisfied with a
-    child failed; `children_alone`: all children satisfied and the parent failed; `rate` is the share without the first."""
+    """A parent item and those that are `part_of` it, over `n` turns in which all were judged. `parent_alone`: the
+    parent satisfied with a child failed; `children_alone`: all children satisfied and the parent failed; `rate` is the
+    share without the first."""
 
     parent: str
     children: tuple[str, ...]
@@ -102,9 +106,10 @@ class Consistency:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Everything about one reward version. `histogram` counts rewards in ten bins of [0, 1]; `first` and `first_items` count where and by
-    which item the traces with a failure failed first; `cost` holds the agent's tokens, as far as known, and what judging took where a judge
-    was asked (`judge_usd` None: a price is not known), `judged_traces` being those that it was asked about."""
+    """Everything about one reward version. `histogram` counts rewards in ten bins of [0, 1]; `first` and `first_items`
+    count where and by which item the traces with a failure failed first; `cost` holds the agent's tokens, as far as
+    known, and what judging took where a judge was asked (`judge_usd` None: a price is not known), `judged_traces` being
+    those that it was asked about."""
 
     version: str
     traces: int
@@ -130,8 +135,8 @@ class Report:
 
 
 def report(pairs: Iterable[tuple[Trace, Score]], checklist: Callable[[str], Checklist | None]) -> Report:
-    """The report over traces and their scores under one version; `checklist` finds one by its hash. Raises ValueError on scores of several
-    versions, which are not comparable."""
+    """The report over traces and their scores under one version; `checklist` finds one by its hash. Raises ValueError
+    on scores of several versions, which are not comparable."""
     gathered = _Gathered(checklist)
     for trace, score in pairs:
         gathered.add(trace, score)
@@ -164,7 +169,9 @@ class _Gathered:
 
     def add(self, trace: Trace, score: Score) -> None:
         if self.version not in (None, score.reward_version):
-            raise ValueError(f"scores of {self.version!r} and {score.reward_version!r}; expected those of one reward version")
+            raise ValueError(
+                f"scores of {self.version!r} and {score.reward_version!r}; expected those of one reward version"
+            )
         self.version = score.reward_version
         self.traces += 1
         cluster = f"task {trace.task_id}" if trace.task_id is not None else f"trace {trace.id}"
@@ -262,7 +269,9 @@ class _Gathered:
             first=tuple(First(turn=turn, step=step, n=n) for (turn, step), n in self.first.most_common()),
             first_items=dict(self.first_items.most_common()),
             without_failure=self.traces - sum(self.first.values()),
-            worst=tuple(self._bad(trace, score) for _, _, trace, score in sorted(self.worst, key=lambda one: (-one[0], -one[1]))),
+            worst=tuple(
+                self._bad(trace, score) for _, _, trace, score in sorted(self.worst, key=lambda one: (-one[0], -one[1]))
+            ),
             null_causes=dict(self.null_causes.most_common()),
             cost={**self.cost, "judge_usd": self.usd} if "judged_traces" in self.cost else dict(self.cost),
             consistency=tuple(map(self._consistency, self.children)),
@@ -301,7 +310,9 @@ class _Gathered:
         ]
         opening = next((message.text for message in trace.messages if message.role == "user"), "")
         assert score.reward is not None
-        return Worst(trace=trace.id, task=trace.task_id, reward=score.reward, opening=_cut(opening), failed=tuple(failed))
+        return Worst(
+            trace=trace.id, task=trace.task_id, reward=score.reward, opening=_cut(opening), failed=tuple(failed)
+        )
 
     def _consistency(self, parent: str) -> Consistency:
         found = self.families[parent]
@@ -331,7 +342,14 @@ def _rate(name: str, seen: Sequence[tuple[bool, str]], *, nulls: int, decided: i
             counts = np.bincount(cluster, minlength=size)
             interval = bootstrap(lambda weights: ratio(weights @ sums, weights @ counts), size, draws=1000)
     return Rate(
-        name=name, n=len(seen), passed=passed, rate=ratio(passed, len(seen)), interval=interval, nulls=nulls, decided=decided, **words
+        name=name,
+        n=len(seen),
+        passed=passed,
+        rate=ratio(passed, len(seen)),
+        interval=interval,
+        nulls=nulls,
+        decided=decided,
+        **words,
     )
 
 
@@ -359,7 +377,9 @@ def _together(traces: Sequence[Mapping[str, bool]]) -> tuple[Pair, ...]:
             phi = float((total * both[i, j] - a * b) / np.sqrt(spread))
             if phi > 0:
                 expected = float(a * b / total)
-                found.append(Pair(left=names[i], right=names[j], n=int(total), both=int(both[i, j]), expected=expected, phi=phi))
+                found.append(
+                    Pair(left=names[i], right=names[j], n=int(total), both=int(both[i, j]), expected=expected, phi=phi)
+                )
     return tuple(sorted(found, key=lambda pair: (-pair.phi, -pair.both))[:PAIRS])
 
 

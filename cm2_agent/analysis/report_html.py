@@ -1,6 +1,6 @@
-"""A report as one HTML file that needs nothing else: every word of a trace is escaped, and the page's own policy forbids scripts, so that
-hostile dialogues are only ever read. Apart from the report, which knows nothing of how it is shown.
-"""
+"""A report as one HTML file that needs nothing else: every word of a trace is escaped, and the page's own policy
+forbids scripts, so that hostile dialogues are only ever read. Apart from the report, which knows nothing of how it is
+shown."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from cm2_agent.analysis.report import Report
 
 
 def page(report: Report) -> str:
-    """The HTML text: plots are inline SVG. Its Content-Security-Policy allows the page's own style sheet, by its hash, and nothing else:
-    no script, no image, no font, no form, no request."""
+    """The HTML text: plots are inline SVG. Its Content-Security-Policy allows the page's own style sheet, by its hash,
+    and nothing else: no script, no image, no font, no form, no request."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 

@@ -1,9 +1,9 @@
-"""What changed between two reward versions of the same traces: verdicts item by item, with McNemar's exact test, and rewards; apart from
-scoring, which knows one version only.
+"""What changed between two reward versions of the same traces: verdicts item by item, with McNemar's exact test, and
+rewards; apart from scoring, which knows one version only.
 
-A verdict is compared with the one on the same item in the same turn of the same trace. The test takes those that both versions judged and
-counts every pair as independent: verdicts of one trace are not quite, so a p-value near the limit means less than it says.
-"""
+A verdict is compared with the one on the same item in the same turn of the same trace. The test takes those that both
+versions judged and counts every pair as independent: verdicts of one trace are not quite, so a p-value near the limit
+means less than it says."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ WORDS: Mapping[bool | None, str] = {None: "NULL", True: "true", False: "false"}
 
 @dataclass(frozen=True, kw_only=True)
 class Flips:
-    """One item (None: all of them): how many verdicts went from one value to another, and `p` of McNemar's exact two-sided test that true →
-    false and false → true are equally likely."""
+    """One item (None: all of them): how many verdicts went from one value to another, and `p` of McNemar's exact
+    two-sided test that true → false and false → true are equally likely."""
 
     item: str | None
     counts: Mapping[tuple[bool | None, bool | None], int]
@@ -43,11 +43,11 @@ class Flips:
 class Change:
     """Two reward versions compared over the `traces` that both have scored.
 
-    `overall` and `items` (most changed first) are of verdicts; `up`, `down`, `same` of rewards that both have; `null` counts the others by
-    what became of them, such as `("", "censored")`: a reward before, none now, because the new gate would have let the dialogue go on.
-    Of the `both_true` verdicts, `same_step` hold from the same step in both: how well two protocols or judges agree on when an item flipped
-    (hold and avoid items turn true at the end by definition, and agree).
-    """
+    `overall` and `items` (most changed first) are of verdicts; `up`, `down`, `same` of rewards that both have; `null`
+    counts the others by what became of them, such as `("", "censored")`: a reward before, none now, because the new
+    gate would have let the dialogue go on. Of the `both_true` verdicts, `same_step` hold from the same step in both:
+    how well two protocols or judges agree on when an item flipped (hold and avoid items turn true at the end by
+    definition, and agree)."""
 
     old: str
     new: str
@@ -67,9 +67,15 @@ class Change:
         items = [one.to_json() for one in self.items]
         overall = self.overall.to_json()
         return {
-            "old": self.old, "new": self.new, "traces": self.traces, "overall": overall, "items": items, "rewards": rewards,
-            "both_true": self.both_true, "same_step": self.same_step,
-        }  # fmt: skip
+            "old": self.old,
+            "new": self.new,
+            "traces": self.traces,
+            "overall": overall,
+            "items": items,
+            "rewards": rewards,
+            "both_true": self.both_true,
+            "same_step": self.same_step,
+        }
 
 
 def compare(old: Iterable[Score], new: Iterable[Score], *, names: tuple[str, str] = ("old", "new")) -> Change:
@@ -113,7 +119,8 @@ def compare(old: Iterable[Score], new: Iterable[Score], *, names: tuple[str, str
 
 
 def mcnemar(lost: int, gained: int) -> float:
-    """The exact two-sided p-value that `lost` (true → false) and `gained` (false → true) come from a fair coin; 1 where nothing flipped.
+    """The exact two-sided p-value that `lost` (true → false) and `gained` (false → true) come from a fair coin; 1 where
+    nothing flipped.
 
     Source: McNemar (1947), in its exact binomial form: min(1, 2 · P[Binomial(lost + gained, ½) ≤ min(lost, gained)]).
 

@@ -1,7 +1,8 @@
-"""The `cm2` application: which command groups there are, and how a failure is told; apart so that a command's file holds its command alone.
+"""The `cm2` application: which command groups there are, and how a failure is told; apart so that a command's file
+holds its command alone.
 
-A command file has `register(app)`, which adds its commands; heavy imports stay inside the commands' bodies, so that `cm2 --help` is quick.
-"""
+A command file has `register(app)`, which adds its commands; heavy imports stay inside the commands' bodies, so that
+`cm2 --help` is quick."""
 
 from __future__ import annotations
 
@@ -17,9 +18,21 @@ from cm2_agent.cli.common import plain, tell
 from cm2_agent.errors import CM2Error
 
 COMMANDS = (
-    "quickstart", "running", "importing", "exporting", "scoring", "labelling", "training", "evaluating", "reporting",
-    "showing", "doctoring", "tasks", "tools", "db",
-)  # fmt: skip
+    "quickstart",
+    "running",
+    "importing",
+    "exporting",
+    "scoring",
+    "labelling",
+    "training",
+    "evaluating",
+    "reporting",
+    "showing",
+    "doctoring",
+    "tasks",
+    "tools",
+    "db",
+)
 """The command files, in the order in which the help lists what they add."""
 
 
@@ -30,7 +43,9 @@ class Group(TyperGroup):
         name = args[0] if args else ""
         if not name.startswith("-") and self.get_command(ctx, name) is None:
             known = ", ".join(self.list_commands(ctx))
-            tell(f"{ctx.command_path} has no command {name!r}. Expected one of: {known}. Type: {ctx.command_path} --help")
+            tell(
+                f"{ctx.command_path} has no command {name!r}. Expected one of: {known}. Type: {ctx.command_path} --help"
+            )
             raise typer.Exit(2)
         return super().resolve_command(ctx, args)
 
@@ -51,9 +66,13 @@ class Group(TyperGroup):
 def build(commands: Sequence[str] = COMMANDS) -> typer.Typer:
     """The application with these command files."""
     application = typer.Typer(
-        cls=Group, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+        cls=Group,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
         help="CM2: trace agents, score every trace by checklists into SQL, train on the stored traces with GRPO.",
-    )  # fmt: skip
+    )
 
     @application.callback()
     def root() -> None:

@@ -1,4 +1,5 @@
-"""What every command shares: the store's option, one JSON object as the last line of stdout, words and progress on stderr."""
+"""What every command shares: the store's option, one JSON object as the last line of stdout, words and progress on
+stderr."""
 
 from __future__ import annotations
 
@@ -19,16 +20,22 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 StoreOption: TypeAlias = Annotated[
-    str, typer.Option("--store", envvar="CM2_STORE", help="The store: sqlite:///FILE.db or postgresql+psycopg://USER@HOST/DATABASE.")
+    str,
+    typer.Option(
+        "--store", envvar="CM2_STORE", help="The store: sqlite:///FILE.db or postgresql+psycopg://USER@HOST/DATABASE."
+    ),
 ]
-JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object on one line, and nothing else on stdout.")]
+JsonOption: TypeAlias = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on one line, and nothing else on stdout.")
+]
 STORE = "sqlite:///cm2.db"
 
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
 def plain(text: str) -> str:
-    """Text from outside made safe for a terminal: control and direction characters (line breaks and tabs aside) are spelled out."""
+    """Text from outside made safe for a terminal: control and direction characters (line breaks and tabs aside) are
+    spelled out."""
     return _CONTROLS.sub(lambda match: match.group().encode("unicode_escape", "surrogatepass").decode(), text)
 
 
@@ -44,11 +51,14 @@ def tell(text: str) -> None:
 
 
 def answer(result: Mapping[str, Any], *, as_json: bool, lines: Iterable[str] = (), but: str | None = None) -> None:
-    """The command's result: as one JSON object on one line, or as words (by default its keys and values, `but` for one told otherwise)."""
+    """The command's result: as one JSON object on one line, or as words (by default its keys and values, `but` for one
+    told otherwise)."""
     if as_json:
         typer.echo(json.dumps(result, ensure_ascii=True, allow_nan=False))
         return
-    for line in lines or (f"{name.replace('_', ' ')}: {_value(value)}" for name, value in result.items() if name != but):
+    for line in lines or (
+        f"{name.replace('_', ' ')}: {_value(value)}" for name, value in result.items() if name != but
+    ):
         typer.echo(line)
 
 

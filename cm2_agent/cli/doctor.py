@@ -1,4 +1,5 @@
-"""`cm2 doctor`: what the store can be used for, and what went wrong where nobody was told; of an agent's tools, which the switch sees."""
+"""`cm2 doctor`: what the store can be used for, and what went wrong where nobody was told; of an agent's tools, which
+the switch sees."""
 
 from __future__ import annotations
 
@@ -26,7 +27,10 @@ def register(app: typer.Typer) -> None:
 def doctor(
     context: typer.Context,
     agent: Annotated[
-        str | None, typer.Option("--agent", metavar="MODULE:GRAPH", help="Say which tools of this graph the switch sees; calls nothing.")
+        str | None,
+        typer.Option(
+            "--agent", metavar="MODULE:GRAPH", help="Say which tools of this graph the switch sees; calls nothing."
+        ),
     ] = None,
     store: StoreOption = STORE,
     as_json: JsonOption = False,
@@ -36,7 +40,11 @@ def doctor(
     result: dict[str, Any] = {"ok": True, "problems": []}
     if sight is not None:
         result["problems"] += unseen_of(sight)
-        result["switch"] = {"seen": sorted(sight.tools), "unseen": dict(sight.unseen), "switchable": list(sight.switchable)}
+        result["switch"] = {
+            "seen": sorted(sight.tools),
+            "unseen": dict(sight.unseen),
+            "switchable": list(sight.switchable),
+        }
     if sight is None or named or Path(STORE.removeprefix("sqlite:///")).exists():
         told = _of_store(store, sight)
         result = {**result, **told, "problems": [*result["problems"], *told["problems"]]}
@@ -76,7 +84,10 @@ def unseen_of(sight: Sight) -> list[str]:
     if not sight.unseen:
         return []
     named = ", ".join(f"{name} (node {node})" for name, node in sight.unseen.items())
-    what = "put each into a ToolNode, or decorate it with cm2_agent.graphs.interception.decorator, or name it to `cm2 run --allow-real`"
+    what = (
+        "put each into a ToolNode, or decorate it with cm2_agent.graphs.interception.decorator, or name it to `cm2 run"
+        " --allow-real`"
+    )
     return [plain(f"the switch cannot see the tools that plain function nodes call: {named}; {what}")]
 
 
@@ -84,7 +95,10 @@ def untraced_of(tools: Mapping[str, Any], sight: Sight) -> list[str]:
     """Tools that messages ask for and that never left a span, where no tool node has them."""
     elsewhere = {name for name in tools if name not in sight.tools or name in sight.switchable}
     return [
-        plain(f"{name} was asked for {tools[name]['asked']} times and left no span: if it ran, nothing traced it (a plain function)")
+        plain(
+            f"{name} was asked for {tools[name]['asked']} times and left no span: if it ran, nothing traced it (a plain"
+            " function)"
+        )
         for name in sorted(elsewhere)
         if tools[name]["asked"] and not tools[name]["ran"]
     ]
@@ -94,18 +108,25 @@ def calls_of(counts: Mapping[str, int]) -> dict[str, Any]:
     """Model calls by what GRPO can do with them: `trainable`, `text_only`, `failed`, and `other` by reason."""
     known = {TRAINABLE, TEXT_ONLY, FAILED}
     return {
-        "trainable": counts.get(TRAINABLE, 0), "text_only": counts.get(TEXT_ONLY, 0), "failed": counts.get(FAILED, 0),
+        "trainable": counts.get(TRAINABLE, 0),
+        "text_only": counts.get(TEXT_ONLY, 0),
+        "failed": counts.get(FAILED, 0),
         "other": {reason: count for reason, count in counts.items() if reason not in known},
-    }  # fmt: skip
+    }
 
 
 def problems_of(health: Mapping[str, Any]) -> list[str]:
-    """What somebody has to look at, in sentences. Text-only calls, tool errors that the agent saw and low rewards are no problems."""
+    """What somebody has to look at, in sentences. Text-only calls, tool errors that the agent saw and low rewards are
+    no problems."""
     found = []
     if not health["traces"]:
         found.append("the store holds no traces: nothing was captured or imported into it")
     for kind, incident in health["incidents"].items():
-        found.append(f"{incident['count']} × {kind}: {incident['detail']}" if incident["detail"] else f"{incident['count']} × {kind}")
+        found.append(
+            f"{incident['count']} × {kind}: {incident['detail']}"
+            if incident["detail"]
+            else f"{incident['count']} × {kind}"
+        )
     if health["failed_calls"]:
         found.append(f"{health['failed_calls']} model calls failed; cm2 show TRACE names the error")
     for kind, count in health["failed_runs"].items():
@@ -119,15 +140,28 @@ def problems_of(health: Mapping[str, Any]) -> list[str]:
 
 
 def _lines(result: Mapping[str, Any]) -> list[str]:
-    shown = {name: value for name, value in result.items() if name not in {"ok", "problems", "incidents", "switch", "tools"}}
+    shown = {
+        name: value for name, value in result.items() if name not in {"ok", "problems", "incidents", "switch", "tools"}
+    }
     lines = [f"{name.replace('_', ' '):<18} {_told(value)}" for name, value in shown.items()]
-    lines += [f"{'switch: ' + name:<18} {plain(', '.join(tools) or 'none')}" for name, tools in result.get("switch", {}).items()]
+    lines += [
+        f"{'switch: ' + name:<18} {plain(', '.join(tools) or 'none')}"
+        for name, tools in result.get("switch", {}).items()
+    ]
     counts = result.get("tools", {})
-    lines += [f"{'tool: ' + plain(name):<18} asked for {count['asked']} times, left {count['ran']} spans" for name, count in counts.items()]
+    lines += [
+        f"{'tool: ' + plain(name):<18} asked for {count['asked']} times, left {count['ran']} spans"
+        for name, count in counts.items()
+    ]
     return [*lines, *(f"PROBLEM: {one}" for one in result["problems"]), "" if result["problems"] else "no problems"]
 
 
 def _told(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{plain(str(name)).replace('_', ' ')} {_told(item)}" for name, item in value.items() if item != {}) or "none"
+        return (
+            ", ".join(
+                f"{plain(str(name)).replace('_', ' ')} {_told(item)}" for name, item in value.items() if item != {}
+            )
+            or "none"
+        )
     return plain(str(value))

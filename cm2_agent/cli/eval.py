@@ -17,22 +17,34 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    words = "Compare rewards with an outcome (AUC, rank correlation), or a judge with people's labels (Cohen's kappa, TPR, TNR)."
+    words = (
+        "Compare rewards with an outcome (AUC, rank correlation), or a judge with people's labels (Cohen's kappa, TPR,"
+        " TNR)."
+    )
     app.command("eval", help=words)(evaluate)
 
 
 def evaluate(
     against: Annotated[
-        str, typer.Option("--against", metavar="OUTCOME", help="The outcome's name, such as official_reward; human: people's labels.")
+        str,
+        typer.Option(
+            "--against", metavar="OUTCOME", help="The outcome's name, such as official_reward; human: people's labels."
+        ),
     ],
-    reward: Annotated[str | None, typer.Option("--reward", metavar="VERSION", help="The reward version (default: the newest).")] = None,
+    reward: Annotated[
+        str | None, typer.Option("--reward", metavar="VERSION", help="The reward version (default: the newest).")
+    ] = None,
     rater: Annotated[
-        str | None, typer.Option("--rater", metavar="NAME", help="With human: measure this rater, not a reward version.")
+        str | None,
+        typer.Option("--rater", metavar="NAME", help="With human: measure this rater, not a reward version."),
     ] = None,
     versus: Annotated[
-        str | None, typer.Option("--versus", metavar="VERSION", help="With human: also the drift from this version or rater.")
+        str | None,
+        typer.Option("--versus", metavar="VERSION", help="With human: also the drift from this version or rater."),
     ] = None,
-    min_kappa: Annotated[float | None, typer.Option("--min-kappa", min=-1, max=1, help="With human: exit 1 when kappa is below.")] = None,
+    min_kappa: Annotated[
+        float | None, typer.Option("--min-kappa", min=-1, max=1, help="With human: exit 1 when kappa is below.")
+    ] = None,
     store: StoreOption = STORE,
     as_json: JsonOption = False,
 ) -> None:
@@ -40,10 +52,12 @@ def evaluate(
         _people(store, reward, rater, versus, min_kappa, as_json=as_json)
         return
     if (rater, versus, min_kappa) != (None, None, None):
-        raise StoreError(f"--rater, --versus and --min-kappa measure a judge by people; type: cm2 eval --against {HUMAN} …")
+        raise StoreError(
+            f"--rater, --versus and --min-kappa measure a judge by people; type: cm2 eval --against {HUMAN} …"
+        )
+    from cm2_agent.analysis.ranking import agreement
     from cm2_agent.types.group import group_key
     from cm2_agent.types.json_values import canonical_json
-    from cm2_agent.analysis.ranking import agreement
 
     with open_store(store) as opened:
         version = reward_version(opened, reward)
@@ -59,22 +73,32 @@ def evaluate(
             rows.append((worth, outcome, None if key is None else canonical_json(key), _cluster(trace)))
     if not rows:
         raise StoreError(
-            f"no trace in {opened.url} has both a reward under {version} and the outcome {against!r}; outcomes there are: "
-            f"{', '.join(sorted(known)) or 'none'}"
+            f"no trace in {opened.url} has both a reward under {version} and the outcome {against!r}; outcomes there"
+            f" are: {', '.join(sorted(known)) or 'none'}"
         )
     worths, outcomes, groups, clusters = zip(*rows, strict=True)
     found = agreement(worths, outcomes, groups, clusters)
     tell(plain(f"reward {version} against {against}; intervals: 95 %, clustered by task"))
     result = {
-        "n": found.n, "auc": found.auc, "auc_within": found.auc_within, "pairs": found.pairs, "spearman": found.spearman,
+        "n": found.n,
+        "auc": found.auc,
+        "auc_within": found.auc_within,
+        "pairs": found.pairs,
+        "spearman": found.spearman,
         "ci": {name: None if interval is None else list(interval) for name, interval in found.ci.items()},
-    }  # fmt: skip
+    }
     lines = [f"traces      {found.n}"]
-    lines += [f"{name:<11} {figure(getattr(found, name), found.ci[name])}" for name in ("auc", "auc_within", "spearman")]
-    answer(result, as_json=as_json, lines=[*lines, f"pairs       {found.pairs}  (of one group, with different outcomes)"])
+    lines += [
+        f"{name:<11} {figure(getattr(found, name), found.ci[name])}" for name in ("auc", "auc_within", "spearman")
+    ]
+    answer(
+        result, as_json=as_json, lines=[*lines, f"pairs       {found.pairs}  (of one group, with different outcomes)"]
+    )
 
 
-def _people(url: str, reward: str | None, rater: str | None, versus: str | None, least: float | None, *, as_json: bool) -> None:
+def _people(
+    url: str, reward: str | None, rater: str | None, versus: str | None, least: float | None, *, as_json: bool
+) -> None:
     if reward is not None and rater is not None:
         raise StoreError("--reward and --rater were both given; expected the one judge that is to be measured")
     with open_store(url) as opened:
@@ -100,7 +124,9 @@ def reward_version(store: SQLStore, given: str | None) -> str:
     if given is None:
         return versions[0]
     if given not in versions:
-        raise StoreError(f"{store.url} holds no scores of reward version {given!r}; expected one of: {', '.join(versions)}")
+        raise StoreError(
+            f"{store.url} holds no scores of reward version {given!r}; expected one of: {', '.join(versions)}"
+        )
     return given
 
 

@@ -20,7 +20,9 @@ def register(app: typer.Typer) -> None:
 
 def export(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write; replaced only when it is complete.")],
-    reward: Annotated[str | None, typer.Option("--reward", metavar="VERSION", help="Whose scores (default: the newest).")] = None,
+    reward: Annotated[
+        str | None, typer.Option("--reward", metavar="VERSION", help="Whose scores (default: the newest).")
+    ] = None,
     task: Annotated[str | None, typer.Option("--task", help="Only traces of this task.")] = None,
     store: StoreOption = STORE,
     as_json: JsonOption = False,
@@ -33,11 +35,15 @@ def export(
         try:
             with partial.open("w", encoding="utf-8") as lines:
                 for trace in tracked(opened.traces(task=task), "exporting"):
-                    lines.write(json.dumps({"trace": trace.to_json(), "score": scores.get(trace.id)}, allow_nan=False) + "\n")
+                    lines.write(
+                        json.dumps({"trace": trace.to_json(), "score": scores.get(trace.id)}, allow_nan=False) + "\n"
+                    )
                     count += 1
             partial.replace(file)
         except OSError as error:
-            raise StoreError(f"cannot write {file}: {error.strerror or error}; name a file in a folder that can be written") from error
+            raise StoreError(
+                f"cannot write {file}: {error.strerror or error}; name a file in a folder that can be written"
+            ) from error
         finally:
             partial.unlink(missing_ok=True)
     answer({"exported": count, "file": str(file)}, as_json=as_json)

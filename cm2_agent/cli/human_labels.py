@@ -1,6 +1,5 @@
-"""What people said, for the commands: their labels read in, and a judge measured by them; apart from `cm2 import` and `cm2 eval`, which
-mostly do other things, and from `cm2 train`, which only asks whether a judge is good enough.
-"""
+"""What people said, for the commands: their labels read in, and a judge measured by them; apart from `cm2 import` and
+`cm2 eval`, which mostly do other things, and from `cm2 train`, which only asks whether a judge is good enough."""
 
 from __future__ import annotations
 
@@ -42,7 +41,9 @@ def import_labels(file: Path, url: str, *, as_json: bool) -> None:
     if len(skipped) > SHOWN:
         tell(f"… and {len(skipped) - SHOWN} more were skipped")
     if not labels:
-        raise TraceError(f"{file}: none of its {len(skipped)} records is a label; nothing was stored. The first: {skipped[0]}")
+        raise TraceError(
+            f"{file}: none of its {len(skipped)} records is a label; nothing was stored. The first: {skipped[0]}"
+        )
     with open_store(url, create=True) as store:
         counts = store.save_labels(labels)
     if counts.without_trace:
@@ -53,7 +54,8 @@ def import_labels(file: Path, url: str, *, as_json: bool) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """A judge beside the people who judged the same places: `answers` hold its verdicts (None: NULL), `truth` the people's consensus."""
+    """A judge beside the people who judged the same places: `answers` hold its verdicts (None: NULL), `truth` the
+    people's consensus."""
 
     judge: str
     truth: Mapping[Place, bool]
@@ -80,12 +82,16 @@ class Measured:
 
 
 def measured(store: SQLStore, *, reward: str | None = None, rater: str | None = None) -> Measured:
-    """A reward version's verdicts, or a rater's labels, beside what (other) people said. Where neither is named: the newest reward version
-    that judged what people did, else the only recorded judge. Raises StoreError where there is nothing to compare."""
+    """A reward version's verdicts, or a rater's labels, beside what (other) people said. Where neither is named: the
+    newest reward version that judged what people did, else the only recorded judge. Raises StoreError where there is
+    nothing to compare."""
     labels = store.labels()
     truth = consensus(label for label in labels if label.rater != rater)
     if not truth:
-        raise StoreError(f"{store.url} holds no labels of people{_besides(rater)}; type first: cm2 import labels FILE --store {store.url}")
+        raise StoreError(
+            f"{store.url} holds no labels of people{_besides(rater)}; type first: cm2 import labels FILE --store"
+            f" {store.url}"
+        )
     clusters = tasks_of(labels, store.labelled_tasks())
     made: dict[str, Any] = {"truth": truth, "clusters": clusters, "labels": labels}
     if rater is not None:
@@ -93,7 +99,10 @@ def measured(store: SQLStore, *, reward: str | None = None, rater: str | None = 
     ids = list(dict.fromkeys(place[0] for place in truth))
     versions = store.reward_versions()
     if reward is not None and reward not in versions:
-        raise StoreError(f"{store.url} holds no scores of reward version {reward!r}; expected one of: {', '.join(versions) or 'none'}")
+        raise StoreError(
+            f"{store.url} holds no scores of reward version {reward!r}; expected one of:"
+            f" {', '.join(versions) or 'none'}"
+        )
     for version in versions if reward is None else [reward]:
         scores = (score for id in ids if (score := store.score(id, version)) is not None)
         answers, unclear = verdicts_at(scores, truth)
@@ -104,29 +113,39 @@ def measured(store: SQLStore, *, reward: str | None = None, rater: str | None = 
         return _by_rater(store, judges[0], made)
     asked = "no reward version" if reward is None else f"reward version {reward!r}"
     hint = f"; recorded judges there are, for --rater: {', '.join(judges)}" if judges else ""
-    raise StoreError(f"{asked} in {store.url} gave a verdict where people gave a label (same trace, turn and item){hint}")
+    raise StoreError(
+        f"{asked} in {store.url} gave a verdict where people gave a label (same trace, turn and item){hint}"
+    )
 
 
 def _by_rater(store: SQLStore, rater: str, made: Mapping[str, Any]) -> Measured:
     answers = {label.place: label.value for label in made["labels"] if label.rater == rater}
     if not made["truth"].keys() & answers.keys():
         known = ", ".join(sorted({label.rater for label in made["labels"]}))
-        raise StoreError(f"rater {rater!r} judged nothing in {store.url} that other people did; raters there are: {known}")
+        raise StoreError(
+            f"rater {rater!r} judged nothing in {store.url} that other people did; raters there are: {known}"
+        )
     return Measured(judge=rater, answers=answers, **made)
 
 
 def report(found: Measured, versus: Measured | None = None) -> dict[str, Any]:
     """Everything that `cm2 eval --against human` tells, as JSON."""
-    from cm2_agent.analysis.bootstrap import wilson
     from cm2_agent.analysis.agreement import alpha
+    from cm2_agent.analysis.bootstrap import wilson
 
     whole = found.reliability()
     places = found.places
     people = by_rater(label for label in found.labels if not label.by_judge and label.rater != found.judge)
     units = [people[place] for place in people]
-    with_judge = [{**people[place], f"judge {found.judge}": said} for place in places if (said := found.answers[place]) is not None]
+    with_judge = [
+        {**people[place], f"judge {found.judge}": said}
+        for place in places
+        if (said := found.answers[place]) is not None
+    ]
     among, _ = alpha(units, [found.clusters[place[0]] for place in people], draws=0)
-    every, interval = alpha(with_judge, [found.clusters[place[0]] for place in places if found.answers[place] is not None])
+    every, interval = alpha(
+        with_judge, [found.clusters[place[0]] for place in places if found.answers[place] is not None]
+    )
     items: dict[str, Any] = {}
     counted: defaultdict[str, int] = defaultdict(int)
     for place in places:
@@ -135,15 +154,24 @@ def report(found: Measured, versus: Measured | None = None) -> dict[str, Any]:
         one = found.reliability(item, draws=0)
         agreed = None if one.agreement is None else round(one.agreement * one.n)
         items[item] = {
-            "n": one.n, "nulls": one.nulls, **{name: getattr(one, name) for name in FIGURES},
+            "n": one.n,
+            "nulls": one.nulls,
+            **{name: getattr(one, name) for name in FIGURES},
             "agreement_ci": None if agreed is None else list(wilson(agreed, one.n)),
-        }  # fmt: skip
+        }
     result: dict[str, Any] = {
-        "judge": found.judge, "n": whole.n, "nulls": whole.nulls, "unjudged": len(found.truth) - len(places), "unclear": found.unclear,
-        **{name: getattr(whole, name) for name in FIGURES}, "alpha": every, "alpha_people": among,
+        "judge": found.judge,
+        "n": whole.n,
+        "nulls": whole.nulls,
+        "unjudged": len(found.truth) - len(places),
+        "unclear": found.unclear,
+        **{name: getattr(whole, name) for name in FIGURES},
+        "alpha": every,
+        "alpha_people": among,
         "raters": len({rater for said in units for rater in said}),
-        "ci": {**{name: _listed(interval) for name, interval in whole.ci.items()}, "alpha": _listed(interval)}, "items": items,
-    }  # fmt: skip
+        "ci": {**{name: _listed(interval) for name, interval in whole.ci.items()}, "alpha": _listed(interval)},
+        "items": items,
+    }
     if versus is not None:
         result["drift"] = _drift(found, versus)
     return result
@@ -161,24 +189,38 @@ def _drift(new: Measured, old: Measured) -> dict[str, Any]:
         [new.clusters[place[0]] for place in places],
     )
     names = ("n", "to_true", "to_false", "kappa_between", "labelled", "kappa_old", "kappa_new", "change")
-    return {"old": old.judge, **{name: getattr(found, name) for name in names}, "ci": {k: _listed(v) for k, v in found.ci.items()}}
+    return {
+        "old": old.judge,
+        **{name: getattr(found, name) for name in names},
+        "ci": {k: _listed(v) for k, v in found.ci.items()},
+    }
 
 
 def lines(result: Mapping[str, Any]) -> Iterator[str]:
     """The report as words."""
-    yield f"places       {result['n']}  (NULL: {result['nulls']}, not judged: {result['unjudged']}, no turn named: {result['unclear']})"
+    yield (
+        f"places       {result['n']}  (NULL: {result['nulls']}, not judged: {result['unjudged']}, no turn named:"
+        f" {result['unclear']})"
+    )
     for name in (*FIGURES, "alpha"):
         yield f"{name:<12} {figure(result[name], result['ci'][name])}"
     if result["raters"] > 1:
         yield f"alpha of the {result['raters']} people: {figure(result['alpha_people'])}"
-    worst = sorted(result["items"].items(), key=lambda pair: (pair[1]["agreement"] is None, pair[1]["agreement"], -pair[1]["n"]))
+    worst = sorted(
+        result["items"].items(), key=lambda pair: (pair[1]["agreement"] is None, pair[1]["agreement"], -pair[1]["n"])
+    )
     for item, one in worst[:SHOWN]:
-        yield plain(f"  {item}: agreement {figure(one['agreement'], one['agreement_ci'])}, kappa {figure(one['kappa'])}, n {one['n']}")
+        yield plain(
+            f"  {item}: agreement {figure(one['agreement'], one['agreement_ci'])}, kappa {figure(one['kappa'])}, n"
+            f" {one['n']}"
+        )
     if len(worst) > SHOWN:
         yield f"  … and {len(worst) - SHOWN} more items"
     drift = result.get("drift")
     if drift is not None:
-        yield plain(f"against {drift['old']}: {drift['to_true']} turned true and {drift['to_false']} false of {drift['n']}")
+        yield plain(
+            f"against {drift['old']}: {drift['to_true']} turned true and {drift['to_false']} false of {drift['n']}"
+        )
         change = figure(drift["change"], drift["ci"]["change"])
         yield f"kappa        {figure(drift['kappa_old'])} → {figure(drift['kappa_new'])}, change {change}"
 

@@ -20,7 +20,9 @@ SHOWN = 20
 
 
 def register(app: typer.Typer) -> None:
-    words = "Read recorded dialogues (tau-bench results, OpenAI chats) or people's labels into the store; safe to repeat."
+    words = (
+        "Read recorded dialogues (tau-bench results, OpenAI chats) or people's labels into the store; safe to repeat."
+    )
     app.command("import", help=words)(import_file)
 
 
@@ -28,7 +30,9 @@ def import_file(
     format: Annotated[str, typer.Argument(metavar="FORMAT", help="tau-bench, openai or labels.")],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A JSON or JSON Lines file.")],
     store: StoreOption = STORE,
-    checklists: Annotated[bool, typer.Option("--checklists", help="Give each task a checklist compiled from its gold actions.")] = False,
+    checklists: Annotated[
+        bool, typer.Option("--checklists", help="Give each task a checklist compiled from its gold actions.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     if format == "labels":
@@ -60,7 +64,10 @@ def import_file(
         if opened is not None:
             opened.close()
     if opened is None:
-        raise TraceError(f"{file}: none of its {counts['skipped']} records is of format {format}; nothing was stored. The first: {first}")
+        raise TraceError(
+            f"{file}: none of its {counts['skipped']} records is of format {format}; nothing was stored. The first:"
+            f" {first}"
+        )
     if counts["skipped"] > SHOWN:
         tell(f"… and {counts['skipped'] - SHOWN} more were skipped")
     for note in sorted(notes):
@@ -69,8 +76,8 @@ def import_file(
 
 
 def _keep(store: SQLStore, record: Imported, checklists: bool) -> bool:
-    """Whether the trace is new. Tasks are stored where checklists were asked for: a task once stored cannot get a checklist later, and a
-    first import may have gone without."""
+    """Whether the trace is new. Tasks are stored where checklists were asked for: a task once stored cannot get a
+    checklist later, and a first import may have gone without."""
     if checklists and record.task is not None:
         store.save_task(record.task)
     return store.save_trace(record.trace)

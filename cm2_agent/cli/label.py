@@ -27,26 +27,41 @@ KEY = "CM2_LABEL_API_KEY"
 
 
 def register(app: typer.Typer) -> None:
-    words = "Write checklists from stored reference dialogues with a model, and try them on corrupted references; goes on where it stopped."
+    words = (
+        "Write checklists from stored reference dialogues with a model, and try them on corrupted references; goes on"
+        " where it stopped."
+    )
     app.command("label", help=words)(label)
 
 
 def label(
-    model: Annotated[str, typer.Option("--model", metavar="MODEL", help="Who writes: openai:gpt-5-mini, ollama:…, local:FOLDER.")],
+    model: Annotated[
+        str, typer.Option("--model", metavar="MODEL", help="Who writes: openai:gpt-5-mini, ollama:…, local:FOLDER.")
+    ],
     base_url: Annotated[
-        str | None, typer.Option("--model-base-url", metavar="URL", help=f"An OpenAI-compatible server that has MODEL (key: {KEY}).")
+        str | None,
+        typer.Option(
+            "--model-base-url", metavar="URL", help=f"An OpenAI-compatible server that has MODEL (key: {KEY})."
+        ),
     ] = None,
-    traces: Annotated[list[str] | None, typer.Option("--traces", metavar="ID", help="A reference; repeatable (default: all).")] = None,
+    traces: Annotated[
+        list[str] | None, typer.Option("--traces", metavar="ID", help="A reference; repeatable (default: all).")
+    ] = None,
     tasks: Annotated[
-        Path | None, typer.Option("--tasks", metavar="TASKS.jsonl", help="Only these tasks; each with its best stored dialogue.")
+        Path | None,
+        typer.Option("--tasks", metavar="TASKS.jsonl", help="Only these tasks; each with its best stored dialogue."),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", metavar="PATH", help="A .jsonl file of tasks, or a folder of YAML checklists.")] = Path(
-        "checklists.jsonl"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", metavar="PATH", help="A .jsonl file of tasks, or a folder of YAML checklists.")
+    ] = Path("checklists.jsonl"),
     judge: JudgeOption = None,
     judge_base_url: BaseUrlOption = None,
-    block: Annotated[bool, typer.Option("--block", help="Items about the whole dialogue, as for a simulated user, not per turn.")] = False,
-    budget_calls: Annotated[int | None, typer.Option("--budget-calls", min=0, help="Stop after this many calls, the judge's too.")] = None,
+    block: Annotated[
+        bool, typer.Option("--block", help="Items about the whole dialogue, as for a simulated user, not per turn.")
+    ] = False,
+    budget_calls: Annotated[
+        int | None, typer.Option("--budget-calls", min=0, help="Stop after this many calls, the judge's too.")
+    ] = None,
     concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Dialogues at a time.")] = 8,
     store: StoreOption = STORE,
     as_json: JsonOption = False,
@@ -56,9 +71,17 @@ def label(
 
     output = _Output.at(out)
     asked = JudgeOptions(
-        model=judge, base_url=judge_base_url, votes=None, protocol=None, budget_usd=None, budget_calls=budget_calls if judge else None,
-        concurrency=None, rpm=None, tpm=None, price=None,
-    ).make()  # fmt: skip
+        model=judge,
+        base_url=judge_base_url,
+        votes=None,
+        protocol=None,
+        budget_usd=None,
+        budget_calls=budget_calls if judge else None,
+        concurrency=None,
+        rpm=None,
+        tpm=None,
+        price=None,
+    ).make()
     limits = Limits(concurrency=concurrency, budget_calls=budget_calls) if asked is None else asked.limits
     labeler = Labeler(model, base_url=base_url, api_key=os.environ.get(KEY), judge=asked, limits=limits)
     with open_store(store) as opened:
@@ -83,8 +106,14 @@ class _Output:
         """Raises TaskError where the path is neither, or holds something else."""
         from cm2_agent.types.task import load_tasks
 
-        if path.suffix not in ("", ".jsonl") or (path.suffix == ".jsonl" and path.is_dir()) or (path.suffix == "" and path.is_file()):
-            raise TaskError(f"--out is {path}; expected a file that ends in .jsonl (tasks) or a folder (YAML checklists)")
+        if (
+            path.suffix not in ("", ".jsonl")
+            or (path.suffix == ".jsonl" and path.is_dir())
+            or (path.suffix == "" and path.is_file())
+        ):
+            raise TaskError(
+                f"--out is {path}; expected a file that ends in .jsonl (tasks) or a folder (YAML checklists)"
+            )
         if path.suffix == "":
             return cls(path=path, folder=True, known=set())
         filled = path.exists() and path.read_text(encoding="utf-8").strip()
@@ -114,8 +143,8 @@ class _Output:
 
 
 def _chosen(store: SQLStore, ids: list[str] | None, tasks: Path | None) -> dict[str, tuple[str, Task | None]]:
-    """Trace ids by task id, with the task as the file has it: the named traces, or for each task the one with the best outcomes (the
-    first of equals). Raises StoreError where a named trace, or any trace for the tasks, is not stored."""
+    """Trace ids by task id, with the task as the file has it: the named traces, or for each task the one with the best
+    outcomes (the first of equals). Raises StoreError where a named trace, or any trace for the tasks, is not stored."""
     from cm2_agent.types.task import load_tasks
 
     listed = None if tasks is None else {task.id: task for task in load_tasks(tasks)}
@@ -142,7 +171,13 @@ def _chosen(store: SQLStore, ids: list[str] | None, tasks: Path | None) -> dict[
 
 
 async def _label(
-    store: SQLStore, chosen: dict[str, tuple[str, Task | None]], labeler: Labeler, output: _Output, *, block: bool, concurrency: int
+    store: SQLStore,
+    chosen: dict[str, tuple[str, Task | None]],
+    labeler: Labeler,
+    output: _Output,
+    *,
+    block: bool,
+    concurrency: int,
 ) -> dict[str, Any]:
     counts: Counter[str] = Counter()
     waiting = {key: one for key, one in chosen.items() if not output.holds(key)}
@@ -166,7 +201,18 @@ async def _label(
     left = len(chosen) - counts["known"] - counts["labelled"] - counts["failed"]
     if spent:
         tell(f"{left} left: {spent[0]}")
-    names = ("labelled", "known", "failed", "items", "checked", "unchecked", "rewritten", "dropped", "unlinked", "corrupted")
+    names = (
+        "labelled",
+        "known",
+        "failed",
+        "items",
+        "checked",
+        "unchecked",
+        "rewritten",
+        "dropped",
+        "unlinked",
+        "corrupted",
+    )
     return {**{name: counts[name] for name in names}, "left": left, "calls": labeler.limits.calls}
 
 
@@ -185,7 +231,11 @@ async def _one(
     from cm2_agent.rewards.authoring.writer import LABEL, labelled_task, task_of
 
     label = {} if newest is None else dict(newest.metadata.get(LABEL) or {})
-    same = (label.get("trace"), label.get("model"), label.get("prompt")) == (trace.id, labeler.model_name, prompt_version())
+    same = (label.get("trace"), label.get("model"), label.get("prompt")) == (
+        trace.id,
+        labeler.model_name,
+        prompt_version(),
+    )
     if newest is not None and newest.checklist is not None and same:
         output.write(newest)  # labelled before: only this output lacks it
         counts["known"] += 1
@@ -217,7 +267,9 @@ def _count(found: Labelled, counts: Counter[str]) -> None:
         counts["unlinked"] += found.unlinked
 
 
-def _references(store: SQLStore, waiting: dict[str, tuple[str, Task | None]]) -> Iterator[tuple[Trace, Task | None, Task | None]]:
+def _references(
+    store: SQLStore, waiting: dict[str, tuple[str, Task | None]]
+) -> Iterator[tuple[Trace, Task | None, Task | None]]:
     """Each reference, its newest stored task, and the task as a file gave it."""
     traces: Iterable[Trace] = store.traces(ids=[found for found, _ in waiting.values()]) if waiting else ()
     for trace in traces:

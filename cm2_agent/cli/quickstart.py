@@ -22,20 +22,34 @@ def register(app: typer.Typer) -> None:
 
 
 def quickstart(
-    seed: Annotated[int, typer.Option(help="Of the policy, the tasks and every dialogue; the same seed gives the same numbers.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Folder for store, policies and picture; default runs/quickstart-SEED.")] = None,
-    controls: Annotated[bool, typer.Option("--controls", help="Also one pass of each control over round 1's store.")] = False,
+    seed: Annotated[
+        int, typer.Option(help="Of the policy, the tasks and every dialogue; the same seed gives the same numbers.")
+    ] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for store, policies and picture; default runs/quickstart-SEED.")
+    ] = None,
+    controls: Annotated[
+        bool, typer.Option("--controls", help="Also one pass of each control over round 1's store.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
 ) -> None:
     """Train a tiny agent on its own scored traces, in minutes, on this machine."""
     folder = out or _free(Path("runs") / f"quickstart-{seed}")
     try:
         with _bars() as progress:
+            from cm2_agent.quickstart.controls import run_controls
             from cm2_agent.quickstart.pipeline import Quickstart
 
-            result = Quickstart(seed, folder, progress=progress).run(controls=controls)
+            quickstart = Quickstart(seed, folder, progress=progress)
+            result = quickstart.run()
+            if controls:
+                result["controls"] = run_controls(quickstart, result["before"])
+                quickstart.save(result)
     except KeyboardInterrupt:
-        typer.echo(f"\nInterrupted. The same command goes on. To look: cm2 show --store sqlite:///{folder / 'cm2.db'}", err=True)
+        typer.echo(
+            f"\nInterrupted. The same command goes on. To look: cm2 show --store sqlite:///{folder / 'cm2.db'}",
+            err=True,
+        )
         raise typer.Exit(130) from None
     if as_json:
         typer.echo(json.dumps(result))
@@ -68,7 +82,9 @@ def _bars() -> Iterator[Progress]:
 
         yield line
         return
-    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console) as bars:
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+    ) as bars:
         shown: dict[str, Any] = {}
 
         def bar(what: str, done: int, total: int) -> None:
@@ -102,7 +118,9 @@ def _print(result: dict[str, Any]) -> None:
             passes.add_column(column, justify="left" if not column else "right")
         for name, row in result["controls"].items():
             reward = "–" if row["reward"] is None else f"{row['reward']:.2f}"
-            passes.add_row(name.replace("_", " "), f"{row['success']:.2f}", f"{row['greedy']:.2f}", reward, f"{row['gain']:+.2f}")
+            passes.add_row(
+                name.replace("_", " "), f"{row['success']:.2f}", f"{row['greedy']:.2f}", reward, f"{row['gain']:+.2f}"
+            )
         console.print(passes)
     console.print(f"{result['traces']} traces in {result['store']}", soft_wrap=True, highlight=False)
     cost = f"{result['seconds']:.0f} s, {result['cpu_seconds']:.0f} CPU-s, {result['peak_rss_mb']} MB"

@@ -8,25 +8,43 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cm2_agent.cli.common import STORE, JsonOption, StoreOption, answer, figure, one_line, open_store, plain, tell, tracked
+from cm2_agent.cli.common import (
+    STORE,
+    JsonOption,
+    StoreOption,
+    answer,
+    figure,
+    one_line,
+    open_store,
+    plain,
+    tell,
+    tracked,
+)
 from cm2_agent.cli.eval import reward_version
 from cm2_agent.errors import StoreError
 
 if TYPE_CHECKING:
     from cm2_agent.analysis.report import Rate, Report
-    from cm2_agent.types.score import Score
     from cm2_agent.store import SQLStore
+    from cm2_agent.types.score import Score
     from cm2_agent.types.trace import Trace
 
 
 def register(app: typer.Typer) -> None:
-    words = "Say what fails and why: pass rates, failures that come together, first failing step, worst traces, NULL causes, cost."
+    words = (
+        "Say what fails and why: pass rates, failures that come together, first failing step, worst traces, NULL"
+        " causes, cost."
+    )
     app.command("report", help=words)(make)
 
 
 def make(
-    reward: Annotated[str | None, typer.Option("--reward", metavar="VERSION", help="The reward version (default: the newest).")] = None,
-    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Also write one self-contained page.")] = None,
+    reward: Annotated[
+        str | None, typer.Option("--reward", metavar="VERSION", help="The reward version (default: the newest).")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Also write one self-contained page.")
+    ] = None,
     store: StoreOption = STORE,
     as_json: JsonOption = False,
 ) -> None:
@@ -73,7 +91,10 @@ def _lines(found: Report) -> Iterator[str]:
     if found.together:
         yield "\nfailures that come together"
         for pair in found.together:
-            yield plain(f"  {pair.left} + {pair.right}: {pair.both} of {pair.n} traces, {pair.expected:.1f} by chance, phi {pair.phi:.2f}")
+            yield plain(
+                f"  {pair.left} + {pair.right}: {pair.both} of {pair.n} traces, {pair.expected:.1f} by chance, phi"
+                f" {pair.phi:.2f}"
+            )
     if found.worst:
         yield "\nworst traces"
     for worst in found.worst:
@@ -84,12 +105,18 @@ def _lines(found: Report) -> Iterator[str]:
     yield from _counts("verdicts that are NULL", found.null_causes)
     for row in found.consistency:
         words = f"parent without a part {row.parent_alone}, parts without the parent {row.children_alone}"
-        yield plain(f"{row.parent} and its {len(row.children)} parts: consistent {figure(row.rate)} of {row.n}; {words}")
-    yield "\ncost: " + ", ".join(f"{name.replace('_', ' ')} {'unknown' if n is None else f'{n:g}'}" for name, n in found.cost.items())
+        yield plain(
+            f"{row.parent} and its {len(row.children)} parts: consistent {figure(row.rate)} of {row.n}; {words}"
+        )
+    yield "\ncost: " + ", ".join(
+        f"{name.replace('_', ' ')} {'unknown' if n is None else f'{n:g}'}" for name, n in found.cost.items()
+    )
 
 
 def _rate(rate: Rate) -> str:
-    extra = "".join(f", {count} {what}" for what, count in (("decided elsewhere", rate.decided), ("NULL", rate.nulls)) if count)
+    extra = "".join(
+        f", {count} {what}" for what, count in (("decided elsewhere", rate.decided), ("NULL", rate.nulls)) if count
+    )
     return plain(f"  {rate.name:<28} {figure(rate.rate, rate.interval)}  of {rate.n}{extra}")
 
 

@@ -18,7 +18,20 @@ import typer
 
 from cm2_agent.cli.common import STORE, JsonOption, StoreOption, answer, open_store, progress
 from cm2_agent.cli.score import named
-from cm2_agent.cli.simulator_options import MODEL_KEY, BaseUrlOption, BudgetOption, FaultsOption, Models, PriceOption, RecordingOption, RecordOption, SimulatorOption, ToolsOption, UserOption, backends
+from cm2_agent.cli.simulator_options import (
+    MODEL_KEY,
+    BaseUrlOption,
+    BudgetOption,
+    FaultsOption,
+    Models,
+    PriceOption,
+    RecordingOption,
+    RecordOption,
+    SimulatorOption,
+    ToolsOption,
+    UserOption,
+    backends,
+)
 from cm2_agent.errors import TaskError
 
 if TYPE_CHECKING:
@@ -36,16 +49,26 @@ def run_tasks(
     tasks: Annotated[Path, typer.Argument(metavar="TASKS.jsonl", help="One task a line.")],
     agent: Annotated[
         str | None,
-        typer.Option("--agent", envvar="CM2_AGENT", metavar="MODULE:GRAPH", help="A LangGraph graph: module:graph, file.py:graph."),
+        typer.Option(
+            "--agent",
+            envvar="CM2_AGENT",
+            metavar="MODULE:GRAPH",
+            help="A LangGraph graph: module:graph, file.py:graph.",
+        ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", metavar="MODEL", help="In place of an agent: a folder or hub name, with each task's tools.")
+        str | None,
+        typer.Option(
+            "--model", metavar="MODEL", help="In place of an agent: a folder or hub name, with each task's tools."
+        ),
     ] = None,
     base_url: Annotated[
-        str | None, typer.Option("--base-url", metavar="URL", help=f"An OpenAI-compatible server of MODEL (key: {MODEL_KEY}).")
+        str | None,
+        typer.Option("--base-url", metavar="URL", help=f"An OpenAI-compatible server of MODEL (key: {MODEL_KEY})."),
     ] = None,
     token_ids: Annotated[
-        bool, typer.Option("--token-ids", help="Ask that server for token ids and logprobs (vLLM does), which GRPO needs.")
+        bool,
+        typer.Option("--token-ids", help="Ask that server for token ids and logprobs (vLLM does), which GRPO needs."),
     ] = False,
     group: Annotated[int, typer.Option("--group", min=1, help="Rollouts a task.")] = 1,
     tools: ToolsOption = None,
@@ -58,22 +81,32 @@ def run_tasks(
     recording: RecordingOption = None,
     record: RecordOption = None,
     context: Annotated[
-        str | None, typer.Option("--context", metavar="MODULE:NAME", help="Opens a fresh world for each dialogue: world(task).")
+        str | None,
+        typer.Option("--context", metavar="MODULE:NAME", help="Opens a fresh world for each dialogue: world(task)."),
     ] = None,
     verify: Annotated[
         str | None, typer.Option("--verify", metavar="MODULE:NAME", help="Tells outcomes: verify(task, world, trace).")
     ] = None,
     allow_real: Annotated[
-        list[str] | None, typer.Option("--allow-real", metavar="NAME", help="A real tool that may be called; repeatable.")
+        list[str] | None,
+        typer.Option("--allow-real", metavar="NAME", help="A real tool that may be called; repeatable."),
     ] = None,
-    checklist: Annotated[Path | None, typer.Option("--checklist", metavar="FILE", help="Left out: each task's own checklist.")] = None,
+    checklist: Annotated[
+        Path | None, typer.Option("--checklist", metavar="FILE", help="Left out: each task's own checklist.")
+    ] = None,
     checks: Annotated[str | None, typer.Option("--checks", metavar="MODULE", help="The checklist's functions.")] = None,
-    name: Annotated[str | None, typer.Option("--name", help="The run's name; under it, what was interrupted goes on.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="The run's name; under it, what was interrupted goes on.")
+    ] = None,
     concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Dialogues at a time.")] = 64,
     max_steps: Annotated[int, typer.Option("--max-steps", min=1, help="Assistant messages a turn at most.")] = 24,
     max_turns: Annotated[int | None, typer.Option("--max-turns", min=1, help="User messages at most.")] = None,
-    max_seconds: Annotated[float | None, typer.Option("--max-seconds", min=0.001, help="Seconds a dialogue at most.")] = None,
-    max_tokens: Annotated[int | None, typer.Option("--max-tokens", min=1, help="Tokens of the model a dialogue at most.")] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option("--max-seconds", min=0.001, help="Seconds a dialogue at most.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", min=1, help="Tokens of the model a dialogue at most.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     store: StoreOption = STORE,
     as_json: JsonOption = False,
@@ -90,15 +123,27 @@ def run_tasks(
     limits = models.limits()
     with ExitStack() as opened:
         options: dict[str, Any] = {
-            "group": group, "checklist": chosen, "tools": backends(tools), "allow_real": allow_real or (), "concurrency": concurrency,
-            "faults": None if faults is None else Faults.parse(faults), "max_steps": max_steps, "max_turns": max_turns,
-            "max_seconds": max_seconds, "max_tokens": max_tokens, "seed": seed, "name": name,
-            "context": load_function(context, "context"), "verify": load_function(verify, "verify"),
+            "group": group,
+            "checklist": chosen,
+            "tools": backends(tools),
+            "allow_real": allow_real or (),
+            "concurrency": concurrency,
+            "faults": None if faults is None else Faults.parse(faults),
+            "max_steps": max_steps,
+            "max_turns": max_turns,
+            "max_seconds": max_seconds,
+            "max_tokens": max_tokens,
+            "seed": seed,
+            "name": name,
+            "context": load_function(context, "context"),
+            "verify": load_function(verify, "verify"),
             "recording": () if recording is None else load_recording(recording),
             "recorder": None if record is None else opened.enter_context(Recorder(record)),
-        }  # fmt: skip
+        }
         simulate, speak = models.make(None, seed=seed, limits=limits)
-        run(graph, listed, simulator=simulate, user=speak, **options)  # refuses what cannot be run, before there is a store
+        run(
+            graph, listed, simulator=simulate, user=speak, **options
+        )  # refuses what cannot be run, before there is a store
         held = opened.enter_context(open_store(store, create=True))
         simulate, speak = models.make(held, seed=seed, limits=limits)
         results = run(graph, listed, simulator=simulate, user=speak, store=held, **options)
@@ -106,20 +151,28 @@ def run_tasks(
     if simulator is not None or user is not None:
         used = limits.usage
         result["simulated"] = {
-            "calls": used.calls, "input_tokens": used.input_tokens, "output_tokens": used.output_tokens, "usd": used.usd
+            "calls": used.calls,
+            "input_tokens": used.input_tokens,
+            "output_tokens": used.output_tokens,
+            "usd": used.usd,
         }
     answer(result, as_json=as_json)
 
 
 def agent_of(agent: str | None, model: str | None, base_url: str | None, *, token_ids: bool = False) -> Any:
-    """The graph of `--agent`, or the agents of `--model` with each task's own declared tools. Raises TaskError, ModelError."""
+    """The graph of `--agent`, or the agents of `--model` with each task's own declared tools. Raises TaskError,
+    ModelError."""
     if (agent is None) == (model is None):
-        raise TaskError("expected one of --agent MODULE:GRAPH (your agent) and --model MODEL (an agent of each task's own tools)")
+        raise TaskError(
+            "expected one of --agent MODULE:GRAPH (your agent) and --model MODEL (an agent of each task's own tools)"
+        )
     if base_url is None and token_ids:
-        raise TaskError("--token-ids asks a server for them, and --base-url names none; a local model gives them anyway")
+        raise TaskError(
+            "--token-ids asks a server for them, and --base-url names none; a local model gives them anyway"
+        )
     if agent is not None:
         return load_graph(agent)
-    from cm2_agent.graphs.agent import agents
+    from cm2_agent.graphs.agent_loop import agents
 
     assert model is not None
     if base_url is not None:
@@ -132,16 +185,21 @@ def agent_of(agent: str | None, model: str | None, base_url: str | None, *, toke
 
 
 def load_graph(spec: str) -> Any:
-    """The graph that `module.name:attribute` or `file.py:attribute` names; a function without parameters is called for it. The current
-    folder is on the path. Raises TaskError."""
+    """The graph that `module.name:attribute` or `file.py:attribute` names; a function without parameters is called for
+    it. The current folder is on the path. Raises TaskError."""
     graph = _attribute(spec, "agent")
     if not hasattr(graph, "ainvoke") and callable(graph):
         try:
             graph = graph()
         except Exception as error:  # the user's own function
-            raise TaskError(f"agent {spec!r}: {spec.rpartition(':')[2]}() raised {type(error).__name__}: {error}") from error
+            raise TaskError(
+                f"agent {spec!r}: {spec.rpartition(':')[2]}() raised {type(error).__name__}: {error}"
+            ) from error
     if not hasattr(graph, "ainvoke"):
-        raise TaskError(f"agent {spec!r} is a {type(graph).__name__}; expected a compiled LangGraph graph, or a function that returns one")
+        raise TaskError(
+            f"agent {spec!r} is a {type(graph).__name__}; expected a compiled LangGraph graph, or a function that"
+            " returns one"
+        )
     return graph
 
 
@@ -204,6 +262,10 @@ async def _finished(results: AsyncIterator[tuple[Trace, Score | None]], total: i
             advance()
     mean = math.fsum(rewards) / len(rewards) if rewards else None  # whatever the order in which dialogues end
     return {
-        "dialogues": dialogues, "failed": failed, "scored": len(rewards), "unscored": dialogues - len(rewards), "mean_reward": mean,
+        "dialogues": dialogues,
+        "failed": failed,
+        "scored": len(rewards),
+        "unscored": dialogues - len(rewards),
+        "mean_reward": mean,
         "tool_calls": dict(sorted(answered.items())),
-    }  # fmt: skip
+    }

@@ -12,27 +12,47 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cm2_agent.cli.common import STORE, JsonOption, StoreOption, answer, open_store, plain, progress, tell
-from cm2_agent.cli.judge_options import BaseUrlOption, CallsOption, ConcurrencyOption, JudgeOption, JudgeOptions, PriceOption, ProtocolOption, RpmOption, TpmOption, UsdOption, VotesOption, print_flips, told
+from cm2_agent.cli.judge_options import (
+    BaseUrlOption,
+    CallsOption,
+    ConcurrencyOption,
+    JudgeOption,
+    JudgeOptions,
+    PriceOption,
+    ProtocolOption,
+    RpmOption,
+    TpmOption,
+    UsdOption,
+    VotesOption,
+    print_flips,
+    told,
+)
 from cm2_agent.cli.judge_options import again as second_opinion
 from cm2_agent.errors import BudgetExhausted, ChecklistError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from cm2_agent.types.checklist_item import CheckFunction
-    from cm2_agent.types.checklist import Checklist
     from cm2_agent.rewards.scoring.scorer import ChecklistScorer
     from cm2_agent.store import SQLStore
+    from cm2_agent.types.checklist import Checklist
+    from cm2_agent.types.checklist_item import CheckFunction
     from cm2_agent.types.trace import Trace
 
 
 def register(app: typer.Typer) -> None:
-    app.command("score", help="Score stored traces by a checklist, or each by its own task's; goes on where it stopped.")(score)
+    app.command(
+        "score", help="Score stored traces by a checklist, or each by its own task's; goes on where it stopped."
+    )(score)
 
 
 def score(
-    checklist: Annotated[Path | None, typer.Argument(metavar="CHECKLIST.yaml", help="Left out: each task's own checklist.")] = None,
-    checks: Annotated[str | None, typer.Option("--checks", metavar="MODULE", help="A module or .py file with check functions.")] = None,
+    checklist: Annotated[
+        Path | None, typer.Argument(metavar="CHECKLIST.yaml", help="Left out: each task's own checklist.")
+    ] = None,
+    checks: Annotated[
+        str | None, typer.Option("--checks", metavar="MODULE", help="A module or .py file with check functions.")
+    ] = None,
     judge: JudgeOption = None,
     judge_base_url: BaseUrlOption = None,
     votes: VotesOption = None,
@@ -43,29 +63,41 @@ def score(
     rpm: RpmOption = None,
     tpm: TpmOption = None,
     price: PriceOption = None,
-    again: Annotated[bool, typer.Option("--again", help="A new reward version, and the verdicts that flipped since the old one.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="A new reward version, and the verdicts that flipped since the old one.")
+    ] = False,
     store: StoreOption = STORE,
     as_json: JsonOption = False,
 ) -> None:
     from cm2_agent.analysis.version_diff import compare
-    from cm2_agent.rewards.scoring.scorer import ChecklistScorer
     from cm2_agent.rewards.judges.cache import Salted
+    from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 
     functions, chosen = named(checklist, checks)
     options = JudgeOptions(
-        model=judge, base_url=judge_base_url, votes=votes, protocol=protocol, budget_usd=budget_usd, budget_calls=budget_calls,
-        concurrency=concurrency, rpm=rpm, tpm=tpm, price=price,
-    )  # fmt: skip
+        model=judge,
+        base_url=judge_base_url,
+        votes=votes,
+        protocol=protocol,
+        budget_usd=budget_usd,
+        budget_calls=budget_calls,
+        concurrency=concurrency,
+        rpm=rpm,
+        tpm=tpm,
+        price=price,
+    )
     asked = options.make()
     scorer = ChecklistScorer(chosen, judge=asked, functions=functions)
     with open_store(store) as opened:
         total = int(opened.health()["traces"])
         if not total:
-            raise StoreError(f"{opened.url} holds no traces; bring some in first: cm2 import FORMAT FILE --store {opened.url}")
+            raise StoreError(
+                f"{opened.url} holds no traces; bring some in first: cm2 import FORMAT FILE --store {opened.url}"
+            )
         if chosen is None and not any(task.checklist is not None for task in opened.tasks()):
             raise ChecklistError(
-                f"no checklist was named and no task in {opened.url} has one of its own; type: cm2 score CHECKLIST.yaml, or "
-                "import with --checklists"
+                f"no checklist was named and no task in {opened.url} has one of its own; type: cm2 score"
+                " CHECKLIST.yaml, or import with --checklists"
             )
         old, salt = None, ""
         if again:
@@ -73,7 +105,9 @@ def score(
         if asked is not None:
             cache = opened.verdict_cache()
             asked.cache = Salted(cache, salt) if salt else cache
-        missing = [one.trace_id for one in opened.scores(reward=scorer.version) if one.reward is None]  # what was NULL may have changed
+        missing = [
+            one.trace_id for one in opened.scores(reward=scorer.version) if one.reward is None
+        ]  # what was NULL may have changed
         waiting = chain(opened.traces(unscored=True, reward=scorer.version), opened.traces(ids=missing))
         reasons, stopped = asyncio.run(_score(opened, waiting, scorer, chosen))
         scores = list(opened.scores(reward=scorer.version))
@@ -88,7 +122,12 @@ def score(
         tell(plain(f"judged by {asked.name}: {told(asked.usage.to_json())}"))
         if stopped is not None:
             tell(plain(f"STOPPED, {left} traces left: {stopped}"))
-        result["judge"] = {"model": asked.served or asked.name, **asked.usage.__dict__, "stopped": stopped is not None, "left": left}
+        result["judge"] = {
+            "model": asked.served or asked.name,
+            **asked.usage.__dict__,
+            "stopped": stopped is not None,
+            "left": left,
+        }
     if again:
         result["reward"] = scorer.version
         result["flips"] = None if change is None else change.to_json()

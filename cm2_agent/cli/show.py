@@ -17,9 +17,9 @@ from cm2_agent.cli.judge_options import told
 from cm2_agent.errors import StoreError
 
 if TYPE_CHECKING:
+    from cm2_agent.store import SQLStore
     from cm2_agent.types.messages import Message
     from cm2_agent.types.score import Score, Verdict
-    from cm2_agent.store import SQLStore
     from cm2_agent.types.trace import ToolRun, Trace
 
 
@@ -29,7 +29,9 @@ def register(app: typer.Typer) -> None:
 
 def show(
     trace: Annotated[str | None, typer.Argument(metavar="TRACE", help="A trace's id; left out: the list.")] = None,
-    reward: Annotated[str | None, typer.Option("--reward", metavar="VERSION", help="Whose scores (default: the newest).")] = None,
+    reward: Annotated[
+        str | None, typer.Option("--reward", metavar="VERSION", help="Whose scores (default: the newest).")
+    ] = None,
     task: Annotated[str | None, typer.Option("--task", help="List only traces of this task.")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="How many to list.")] = 50,
     store: StoreOption = STORE,
@@ -43,7 +45,9 @@ def show(
         found = opened.trace(trace)
         if found is None:
             some = ", ".join(one.id for one in islice(opened.traces(), 3)) or "none: it is empty"
-            raise StoreError(f"{opened.url} holds no trace {trace!r}; cm2 show --store {opened.url} lists them (such as {some})")
+            raise StoreError(
+                f"{opened.url} holds no trace {trace!r}; cm2 show --store {opened.url} lists them (such as {some})"
+            )
         score = opened.score(trace, reward=reward)
     if as_json:
         answer({"trace": found.to_json(), "score": None if score is None else score.to_json()}, as_json=True)
@@ -58,14 +62,20 @@ def _list(store: SQLStore, version: str | None, task: str | None, limit: int, as
     total = sum(1 for _ in store.traces(task=task)) if task is not None else int(store.health()["traces"])
     usage = {} if version is None else store.judging().get(version, {})
     if as_json:
-        answer({"total": total, "reward": version, "traces": rows, **({"judging": usage} if usage else {})}, as_json=True)
+        answer(
+            {"total": total, "reward": version, "traces": rows, **({"judging": usage} if usage else {})}, as_json=True
+        )
         return
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=plain(f"{len(rows)} of {total} traces; reward {version or '(not scored yet)'}"), title_justify="left")
+    table = Table(
+        title=plain(f"{len(rows)} of {total} traces; reward {version or '(not scored yet)'}"), title_justify="left"
+    )
     for name in ("trace", "turns", "steps", "reward", "outcomes", "begins"):
-        table.add_column(name, overflow="fold", no_wrap=name == "trace", justify="right" if name in {"turns", "steps"} else "left")
+        table.add_column(
+            name, overflow="fold", no_wrap=name == "trace", justify="right" if name in {"turns", "steps"} else "left"
+        )
     for row in rows:
         outcomes = ", ".join(f"{name} {_number(value)}" for name, value in row["outcomes"].items())
         worth = row["null_reason"] if row["reward"] is None else f"{row['reward']:.3f}"
@@ -79,11 +89,17 @@ def _list(store: SQLStore, version: str | None, task: str | None, limit: int, as
 def _row(trace: Trace, score: Score | None) -> dict[str, Any]:
     said = next((message.text for message in trace.messages if message.role == "user"), "")
     return {
-        "trace": trace.id, "task": trace.task_id, "turns": len(trace.turns), "steps": len(trace.steps),
-        "reward": None if score is None else score.reward, "null_reason": None if score is None else score.null_reason,
+        "trace": trace.id,
+        "task": trace.task_id,
+        "turns": len(trace.turns),
+        "steps": len(trace.steps),
+        "reward": None if score is None else score.reward,
+        "null_reason": None if score is None else score.null_reason,
         "usd": None if score is None else score.usage.get("usd"),
-        "failure": None if trace.failure is None else trace.failure.kind, "outcomes": dict(trace.outcomes), "begins": one_line(said, 40),
-    }  # fmt: skip
+        "failure": None if trace.failure is None else trace.failure.kind,
+        "outcomes": dict(trace.outcomes),
+        "begins": one_line(said, 40),
+    }
 
 
 def _dialogue(trace: Trace) -> None:
@@ -91,7 +107,9 @@ def _dialogue(trace: Trace) -> None:
     out.print(plain(f"trace {trace.id}"), style="bold", soft_wrap=True)
     for name, value in sorted(trace.attributes.items()):
         out.print(f"  {one_line(f'{name} = {value}', 160)}", style="dim", soft_wrap=True)
-    ran: dict[str | None, ToolRun] = {tool.call_id: tool for run in trace.runs for tool in run.tools if tool.call_id is not None}
+    ran: dict[str | None, ToolRun] = {
+        tool.call_id: tool for run in trace.runs for tool in run.tools if tool.call_id is not None
+    }
     for message in trace.messages:
         for who, text, style in _parts(message, ran):
             out.print(f"{who:>9}  ", style="bold " + style, end="")
@@ -103,8 +121,8 @@ def _dialogue(trace: Trace) -> None:
 
 
 def _parts(message: Message, ran: Mapping[str | None, ToolRun]) -> Iterator[tuple[str, str, str]]:
-    """(who, text, style) of a message's parts, as they are shown. `ran` are the executed calls by id: they tell who answered, where that
-    was no real tool, and which fault was injected."""
+    """(who, text, style) of a message's parts, as they are shown. `ran` are the executed calls by id: they tell who
+    answered, where that was no real tool, and which fault was injected."""
     from cm2_agent.types.messages import Reasoning, Text, ToolCall, ToolCallResponse, part_to_json
     from cm2_agent.types.view import as_text
 
@@ -119,9 +137,17 @@ def _parts(message: Message, ran: Mapping[str | None, ToolRun]) -> Iterator[tupl
             yield "calls", f"{part.name} {as_text(part.arguments)}", "magenta"
         elif isinstance(part, ToolCallResponse):
             tool = ran.get(part.id)
-            who = "tool" if tool is None else {"replay": "replayed", "simulate": "simulated"}.get(tool.backend or "", "tool")
+            who = (
+                "tool"
+                if tool is None
+                else {"replay": "replayed", "simulate": "simulated"}.get(tool.backend or "", "tool")
+            )
             fault = f" [injected: {tool.fault}]" if tool is not None and tool.fault is not None else ""
-            yield "error" if part.error else who, one_line(as_text(part.response), 600) + fault, "red" if part.error else style
+            yield (
+                "error" if part.error else who,
+                one_line(as_text(part.response), 600) + fault,
+                "red" if part.error else style,
+            )
         else:
             yield message.role, one_line(str(part_to_json(part)), 200), style
 
@@ -142,7 +168,15 @@ def _verdicts(score: Score | None) -> None:
         place = "dialogue" if turn.turn is None else str(turn.turn)
         for verdict in turn.verdicts:
             step = "" if verdict.step is None else str(verdict.step)
-            cells = (place, verdict.item, _word(verdict.value), _word(verdict.paid), f"{verdict.weight:.3f}", step, _why(verdict))
+            cells = (
+                place,
+                verdict.item,
+                _word(verdict.value),
+                _word(verdict.paid),
+                f"{verdict.weight:.3f}",
+                step,
+                _why(verdict),
+            )
             colour = "green" if verdict.paid else "yellow" if verdict.value is None else "red"
             table.add_row(*(Text(one_line(cell, 100)) for cell in cells), style=colour)
             place = ""

@@ -1,5 +1,5 @@
-"""What a command is told of a run's environment: who answers for the tools, who speaks for the user, and what may go wrong; apart from the
-commands that run or check it."""
+"""What a command is told of a run's environment: who answers for the tools, who speaks for the user, and what may go
+wrong; apart from the commands that run or check it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from cm2_agent.graphs.backends.backends import Answering
     from cm2_agent.llm.limits import Limits
     from cm2_agent.llm.prices import Price
-    from cm2_agent.types.protocols import User
     from cm2_agent.store import SQLStore
+    from cm2_agent.types.protocols import User
     from cm2_agent.types.task import Task
 
 KEY = "CM2_SIMULATOR_API_KEY"
@@ -29,28 +29,42 @@ MODEL_KEY = "CM2_MODEL_API_KEY"
 
 ToolsOption: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("--tools", metavar="[NAME=]BACKEND", help="real (default), record, replay, simulate, hybrid; or NAME=BACKEND."),
+    typer.Option(
+        "--tools", metavar="[NAME=]BACKEND", help="real (default), record, replay, simulate, hybrid; or NAME=BACKEND."
+    ),
 ]
 SimulatorOption: TypeAlias = Annotated[
-    str | None, typer.Option("--simulator", metavar="MODEL", help="Who answers in place of tools: openai-chat:gpt-5-mini, local:FOLDER, …")
+    str | None,
+    typer.Option(
+        "--simulator", metavar="MODEL", help="Who answers in place of tools: openai-chat:gpt-5-mini, local:FOLDER, …"
+    ),
 ]
 UserOption: TypeAlias = Annotated[
     str | None, typer.Option("--user", metavar="MODEL", help="Who speaks for the users of tasks that have a persona.")
 ]
 BaseUrlOption: TypeAlias = Annotated[
-    str | None, typer.Option("--simulator-base-url", metavar="URL", help=f"An OpenAI-compatible server of both (key: {KEY}).")
+    str | None,
+    typer.Option("--simulator-base-url", metavar="URL", help=f"An OpenAI-compatible server of both (key: {KEY})."),
 ]
 BudgetOption: TypeAlias = Annotated[
-    float | None, typer.Option("--budget-usd", min=0, help="Stop before simulator and user have cost more; run again to go on.")
+    float | None,
+    typer.Option("--budget-usd", min=0, help="Stop before simulator and user have cost more; run again to go on."),
 ]
 PriceOption: TypeAlias = Annotated[
-    str | None, typer.Option("--price", metavar="INPUT,OUTPUT", help="USD a million tokens, where the published price is not yours.")
+    str | None,
+    typer.Option(
+        "--price", metavar="INPUT,OUTPUT", help="USD a million tokens, where the published price is not yours."
+    ),
 ]
 FaultsOption: TypeAlias = Annotated[
-    str | None, typer.Option("--faults", metavar="KIND=RATE,…", help="Tools that fail: timeout=0.02,error=0.05,empty=0.01,truncated=0.01.")
+    str | None,
+    typer.Option(
+        "--faults", metavar="KIND=RATE,…", help="Tools that fail: timeout=0.02,error=0.05,empty=0.01,truncated=0.01."
+    ),
 ]
 RecordingOption: TypeAlias = Annotated[
-    Path | None, typer.Option("--recording", metavar="FILE", help="Calls that --record wrote, replayed beside each task's own.")
+    Path | None,
+    typer.Option("--recording", metavar="FILE", help="Calls that --record wrote, replayed beside each task's own."),
 ]
 RecordOption: TypeAlias = Annotated[
     Path | None, typer.Option("--record", metavar="FILE", help="Write the calls of tools with the backend record down.")
@@ -75,8 +89,9 @@ class Models:
     def make(
         self, store: SQLStore | None, *, seed: int, limits: Limits, remembers: bool = True
     ) -> tuple[Callable[[Task], Answering] | None, Callable[[Task], User] | None]:
-        """What makes a task's simulator, and what makes its user; None for what was not named. A simulator that `remembers` keeps its
-        answers in the store, in memory where there is none. Raises CM2Error for a model that cannot be asked."""
+        """What makes a task's simulator, and what makes its user; None for what was not named. A simulator that
+        `remembers` keeps its answers in the store, in memory where there is none. Raises CM2Error for a model that
+        cannot be asked."""
         from cm2_agent.llm.prices import Price
 
         price = None if self.price is None else Price.parse(self.price)
@@ -90,7 +105,9 @@ class Models:
             None if self.user is None else self._speaking(seed, limits, price),
         )
 
-    def _simulating(self, store: SQLStore | None, seed: int, limits: Limits, price: Price | None, remembers: bool) -> Any:
+    def _simulating(
+        self, store: SQLStore | None, seed: int, limits: Limits, price: Price | None, remembers: bool
+    ) -> Any:
         from cm2_agent.graphs.backends.simulate import SimulatedTools
         from cm2_agent.graphs.backends.simulations import MemorySimulations
 
@@ -104,7 +121,9 @@ class Models:
         from cm2_agent.graphs.users import LLMUser
 
         model = self._model(str(self.user), "user")
-        return lambda task: None if task.persona is None else LLMUser(model, task.persona, seed=seed, limits=limits, price=price)
+        return lambda task: (
+            None if task.persona is None else LLMUser(model, task.persona, seed=seed, limits=limits, price=price)
+        )
 
     def _model(self, name: str, of: str) -> Any:
         from cm2_agent.llm.providers import language_model, openai_model
@@ -112,7 +131,9 @@ class Models:
         if self.base_url is None:
             return language_model(name, of=of)
         if not re.match(r"https?://[^/]", self.base_url):
-            raise CM2Error(f"--simulator-base-url is {self.base_url!r}; expected the server's URL, such as http://localhost:8000/v1")
+            raise CM2Error(
+                f"--simulator-base-url is {self.base_url!r}; expected the server's URL, such as http://localhost:8000/v1"
+            )
         return openai_model(self.base_url, name.removeprefix("openai:"), api_key=os.environ.get(KEY))
 
 
@@ -124,7 +145,9 @@ def backends(given: list[str] | None) -> Any:
         return "real"
     plain = [one for one in given if "=" not in one]
     if plain and len(given) > 1:
-        raise ToolError(f"--tools was given as {', '.join(given)}; expected one BACKEND for all tools, or NAME=BACKEND for each")
+        raise ToolError(
+            f"--tools was given as {', '.join(given)}; expected one BACKEND for all tools, or NAME=BACKEND for each"
+        )
     chosen: str | Mapping[str, str] = plain[0] if plain else dict(one.split("=", 1) for one in given)
     check_backends(chosen)
     return chosen

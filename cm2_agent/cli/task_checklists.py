@@ -1,8 +1,8 @@
-"""The checklists that `cm2 tasks from-traces --label MODEL` has written; apart from the command, which only chooses and writes.
+"""The checklists that `cm2 tasks from-traces --label MODEL` has written; apart from the command, which only chooses and
+writes.
 
-The model is shown what the tasks hold: the dialogues with personal data replaced. What an earlier file has of the same task, by the same
-model and prompt, is taken from there and not asked for again.
-"""
+The model is shown what the tasks hold: the dialogues with personal data replaced. What an earlier file has of the same
+task, by the same model and prompt, is taken from there and not asked for again."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from cm2_agent.cli.common import one_line, plain, progress, tell
 from cm2_agent.cli.label import KEY
 from cm2_agent.errors import BudgetExhausted, TaskError
-from cm2_agent.types.messages import Message
 from cm2_agent.types.json_values import content_hash
+from cm2_agent.types.messages import Message
 from cm2_agent.types.task import Task, load_tasks
 from cm2_agent.types.trace import Trace
 
@@ -64,7 +64,8 @@ class Labels:
         return cls(store=store, labeler=labeler, redactor=redactor, known=known, concurrency=concurrency)
 
     async def of(self, tasks: Sequence[Task], traces: Sequence[str]) -> list[Task]:
-        """The tasks with their checklists; `traces` are the ids of what each was compiled from. Tasks that got none are left out."""
+        """The tasks with their checklists; `traces` are the ids of what each was compiled from. Tasks that got none are
+        left out."""
         made: list[Task | None] = [None] * len(tasks)
         waiting = iter(range(len(tasks)))
 
@@ -107,7 +108,9 @@ class Labels:
 
     def _shown(self, trace: Trace) -> Trace:
         """The dialogue with personal data replaced, and nothing beside its messages."""
-        runs = tuple(replace(run, messages=tuple(map(self._redacted, run.messages)), calls=(), tools=()) for run in trace.runs)
+        runs = tuple(
+            replace(run, messages=tuple(map(self._redacted, run.messages)), calls=(), tools=()) for run in trace.runs
+        )
         shown = replace(trace, runs=runs)
         return shown if self.redactor is None else replace(shown, id=self.redactor.redact(trace.id))
 

@@ -19,10 +19,10 @@ from cm2_agent.errors import StoreError, TaskError
 from cm2_agent.types.run_attributes import TASK_VERSION
 
 if TYPE_CHECKING:
-    from cm2_agent.types.checklist import Checklist
     from cm2_agent.datasets import Redactor, Selection
-    from cm2_agent.types.score import Score
     from cm2_agent.store import SQLStore
+    from cm2_agent.types.checklist import Checklist
+    from cm2_agent.types.score import Score
     from cm2_agent.types.task import Task
     from cm2_agent.types.trace import Trace
 
@@ -41,55 +41,103 @@ def register(app: typer.Typer) -> None:
     def root() -> None:
         """Files of tasks out of stored dialogues."""
 
-    words = "Compile stored dialogues into tasks: turns, tools, recorded calls and checklist, with personal data replaced; safe to repeat."
+    words = (
+        "Compile stored dialogues into tasks: turns, tools, recorded calls and checklist, with personal data replaced;"
+        " safe to repeat."
+    )
     group.command("from-traces", help=words)(from_traces)
     app.add_typer(group, name="tasks")
 
 
 def from_traces(
-    out: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="The file of tasks; replaced only when it is complete.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT.jsonl", help="The file of tasks; replaced only when it is complete.")
+    ],
     held_out: Annotated[
-        Path | None, typer.Option("--held-out", metavar="FILE", help="A second file, of tasks that share no entity with the first's.")
+        Path | None,
+        typer.Option(
+            "--held-out", metavar="FILE", help="A second file, of tasks that share no entity with the first's."
+        ),
     ] = None,
     fraction: Annotated[float, typer.Option("--fraction", help="The share of tasks to hold out, at most.")] = 0.2,
     seed: Annotated[int, typer.Option("--seed", help="Which of them are held out.")] = 0,
-    min_score: Annotated[float | None, typer.Option("--min-score", help="Only dialogues with at least this reward.")] = None,
-    max_score: Annotated[float | None, typer.Option("--max-score", help="Only dialogues with at most this reward.")] = None,
-    reward: Annotated[
-        str | None, typer.Option("--reward", metavar="VERSION", help="Whose scores and checklists (default: each dialogue's newest).")
+    min_score: Annotated[
+        float | None, typer.Option("--min-score", help="Only dialogues with at least this reward.")
     ] = None,
-    min_outcome: Annotated[float | None, typer.Option("--min-outcome", help="Only dialogues whose outcome is at least this.")] = None,
-    max_outcome: Annotated[float | None, typer.Option("--max-outcome", help="Only dialogues whose outcome is at most this.")] = None,
-    outcome: Annotated[str | None, typer.Option("--outcome", metavar="NAME", help="Which outcome (default: the only one).")] = None,
-    tool: Annotated[list[str] | None, typer.Option("--tool", metavar="NAME", help="Only where it was called; repeatable: all.")] = None,
-    model: Annotated[list[str] | None, typer.Option("--model", metavar="NAME", help="Only answers of it; repeatable: of these.")] = None,
-    since: Annotated[str | None, typer.Option("--since", metavar="TIME", help="Begun then or later: 2026-05-20, 2026-05-20T12:00.")] = None,
+    max_score: Annotated[
+        float | None, typer.Option("--max-score", help="Only dialogues with at most this reward.")
+    ] = None,
+    reward: Annotated[
+        str | None,
+        typer.Option(
+            "--reward", metavar="VERSION", help="Whose scores and checklists (default: each dialogue's newest)."
+        ),
+    ] = None,
+    min_outcome: Annotated[
+        float | None, typer.Option("--min-outcome", help="Only dialogues whose outcome is at least this.")
+    ] = None,
+    max_outcome: Annotated[
+        float | None, typer.Option("--max-outcome", help="Only dialogues whose outcome is at most this.")
+    ] = None,
+    outcome: Annotated[
+        str | None, typer.Option("--outcome", metavar="NAME", help="Which outcome (default: the only one).")
+    ] = None,
+    tool: Annotated[
+        list[str] | None, typer.Option("--tool", metavar="NAME", help="Only where it was called; repeatable: all.")
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", metavar="NAME", help="Only answers of it; repeatable: of these.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="TIME", help="Begun then or later: 2026-05-20, 2026-05-20T12:00.")
+    ] = None,
     until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Begun before then.")] = None,
     min_turns: Annotated[int | None, typer.Option("--min-turns", min=0, help="At least so many user turns.")] = None,
     max_turns: Annotated[int | None, typer.Option("--max-turns", min=0, help="At most so many.")] = None,
     min_calls: Annotated[int | None, typer.Option("--min-calls", min=0, help="At least so many tool calls.")] = None,
     max_calls: Annotated[int | None, typer.Option("--max-calls", min=0, help="At most so many.")] = None,
     checklist: Annotated[
-        Path | None, typer.Option("--checklist", metavar="FILE.yaml", help="Of every task (default: the one that scored the dialogue).")
+        Path | None,
+        typer.Option(
+            "--checklist", metavar="FILE.yaml", help="Of every task (default: the one that scored the dialogue)."
+        ),
     ] = None,
-    checks: Annotated[str | None, typer.Option("--checks", metavar="MODULE", help="Functions that --checklist names.")] = None,
-    label: Annotated[str | None, typer.Option("--label", metavar="MODEL", help="Who writes each task a checklist of its own.")] = None,
+    checks: Annotated[
+        str | None, typer.Option("--checks", metavar="MODULE", help="Functions that --checklist names.")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option("--label", metavar="MODEL", help="Who writes each task a checklist of its own.")
+    ] = None,
     label_base_url: Annotated[
-        str | None, typer.Option("--label-base-url", metavar="URL", help=f"An OpenAI-compatible server that has MODEL (key: {KEY}).")
+        str | None,
+        typer.Option(
+            "--label-base-url", metavar="URL", help=f"An OpenAI-compatible server that has MODEL (key: {KEY})."
+        ),
     ] = None,
-    budget_calls: Annotated[int | None, typer.Option("--budget-calls", min=0, help="Stop labelling after this many calls.")] = None,
+    budget_calls: Annotated[
+        int | None, typer.Option("--budget-calls", min=0, help="Stop labelling after this many calls.")
+    ] = None,
     concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Dialogues labelled at a time.")] = 8,
     keep_personal_data: Annotated[bool, typer.Option("--keep-personal-data", help="Replace nothing.")] = False,
     entity: Annotated[
         list[str] | None,
-        typer.Option("--entity", metavar="KEY", help="A name under which ids stand: order_id, *_id; repeatable (default: id, *_id …)."),
+        typer.Option(
+            "--entity",
+            metavar="KEY",
+            help="A name under which ids stand: order_id, *_id; repeatable (default: id, *_id …).",
+        ),
     ] = None,
     ignore_entity: Annotated[
         list[str] | None,
-        typer.Option("--ignore-entity", metavar="NAME", help="What tasks may share: flight, flight:hat001, flight:hat*; repeatable."),
+        typer.Option(
+            "--ignore-entity",
+            metavar="NAME",
+            help="What tasks may share: flight, flight:hat001, flight:hat*; repeatable.",
+        ),
     ] = None,
     ignore_above: Annotated[
-        float | None, typer.Option("--ignore-above", metavar="SHARE", help="Tasks may share what more than this share of them has.")
+        float | None,
+        typer.Option("--ignore-above", metavar="SHARE", help="Tasks may share what more than this share of them has."),
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many tasks, the earliest.")] = None,
     store: StoreOption = STORE,
@@ -101,14 +149,26 @@ def from_traces(
     from cm2_agent.datasets import KEYS, Selection, distinct, named, split
 
     if label is not None and checklist is not None:
-        raise TaskError(f"--checklist {checklist} and --label {label} both say what the tasks' checklists are; give one of them")
+        raise TaskError(
+            f"--checklist {checklist} and --label {label} both say what the tasks' checklists are; give one of them"
+        )
     if held_out is not None and held_out.resolve() == out.resolve():
         raise TaskError(f"the tasks and the held-out ones are both to be written to {out}; name two files")
     selection = Selection(
-        min_score=min_score, max_score=max_score, outcome=outcome, min_outcome=min_outcome, max_outcome=max_outcome, min_turns=min_turns,
-        max_turns=max_turns, min_calls=min_calls, max_calls=max_calls, tools=tuple(tool or ()), models=tuple(model or ()),
-        since=_time("--since", since), until=_time("--until", until, before=True),
-    )  # fmt: skip
+        min_score=min_score,
+        max_score=max_score,
+        outcome=outcome,
+        min_outcome=min_outcome,
+        max_outcome=max_outcome,
+        min_turns=min_turns,
+        max_turns=max_turns,
+        min_calls=min_calls,
+        max_calls=max_calls,
+        tools=tuple(tool or ()),
+        models=tuple(model or ()),
+        since=_time("--since", since),
+        until=_time("--until", until, before=True),
+    )
     given = None if checklist is None else checklist_named(checklist, checks)[1]
     with open_store(store) as opened:
         version = None if reward is None else reward_version(opened, reward)
@@ -117,12 +177,23 @@ def from_traces(
         if label is not None:
             earlier = [path for path in (out, held_out) if path is not None]
             labels = Labels.by(
-                label, label_base_url, store=opened, redactor=redactor, earlier=earlier, budget_calls=budget_calls, concurrency=concurrency
-            )  # fmt: skip
+                label,
+                label_base_url,
+                store=opened,
+                redactor=redactor,
+                earlier=earlier,
+                budget_calls=budget_calls,
+                concurrency=concurrency,
+            )
         found = _Compiled(
-            store=opened, selection=selection, redactor=redactor, given=given, reward=version, keys=tuple(entity or KEYS),
+            store=opened,
+            selection=selection,
+            redactor=redactor,
+            given=given,
+            reward=version,
+            keys=tuple(entity or KEYS),
             unlabelled=labels is not None,
-        )  # fmt: skip
+        )
         found.read()
         replaced = {} if redactor is None else dict(redactor.counts.most_common())
         sorted_out = distinct(found.tasks)
@@ -139,27 +210,47 @@ def from_traces(
         tell(f"… and {len(sorted_out.dropped) - SHOWN} more duplicates")
     if not tasks:
         told = ", ".join(f"{reason} ({count})" for reason, count in found.left_out.most_common())
-        raise TaskError(f"no dialogue of {found.seen} in {store} became a task: {told}. Nothing was written; widen the selection")
-    parts = split(tasks, fraction=fraction if held_out is not None else 0.0, seed=seed, ignore=ignore_entity or (), most=ignore_above)
+        raise TaskError(
+            f"no dialogue of {found.seen} in {store} became a task: {told}. Nothing was written; widen the selection"
+        )
+    parts = split(
+        tasks,
+        fraction=fraction if held_out is not None else 0.0,
+        seed=seed,
+        ignore=ignore_entity or (),
+        most=ignore_above,
+    )
     if held_out is not None and not parts.held_out:
         why = parts.note or f"there are {len(tasks)} tasks"
         raise TaskError(f"no task can be held out at --fraction {fraction}: {why}. Nothing was written")
     if parts.note is not None:
         tell(plain(f"note: {parts.note}"))
     sides = [(out, parts.train)] if held_out is None else [(out, parts.train), (held_out, parts.held_out)]
-    _write([(path, [named(task) for task in side]) for path, side in sides])  # without the entities that were left out: other content
+    _write(
+        [(path, [named(task) for task in side]) for path, side in sides]
+    )  # without the entities that were left out: other content
     without = sum(task.checklist is None for task in tasks)
     if without:
-        tell(f"note: {without} tasks have no checklist: their dialogues were not scored by one (cm2 score), and --checklist named none")
+        tell(
+            f"note: {without} tasks have no checklist: their dialogues were not scored by one (cm2 score), and"
+            " --checklist named none"
+        )
     answer(
         {
-            "tasks": len(parts.train), "held_out": len(parts.held_out), "duplicates": len(sorted_out.dropped),
-            "left_out": dict(found.left_out.most_common()), "replaced": replaced, "entities": parts.entities,
-            "components": len(parts.components), "largest_component": parts.components[0],
-            "ignored_entities": parts.ignored, "without_checklist": without, "out": str(out),
+            "tasks": len(parts.train),
+            "held_out": len(parts.held_out),
+            "duplicates": len(sorted_out.dropped),
+            "left_out": dict(found.left_out.most_common()),
+            "replaced": replaced,
+            "entities": parts.entities,
+            "components": len(parts.components),
+            "largest_component": parts.components[0],
+            "ignored_entities": parts.ignored,
+            "without_checklist": without,
+            "out": str(out),
         },
         as_json=as_json,
-    )  # fmt: skip
+    )
 
 
 @dataclass(kw_only=True)
@@ -203,36 +294,47 @@ class _Compiled:
             self.tasks.append(task)
             self.sources[task.id] = trace.id
         if not self.seen:
-            raise StoreError(f"{self.store.url} holds no traces; bring some in first: cm2 import FORMAT FILE --store {self.store.url}")
+            raise StoreError(
+                f"{self.store.url} holds no traces; bring some in first: cm2 import FORMAT FILE --store"
+                f" {self.store.url}"
+            )
 
     def _checklist(self, trace: Trace, score: Score | None) -> Checklist | None:
         """The one that was given, else the one that scored the dialogue: a stored one, or its task's own."""
         if self.given is not None or score is None or score.checklist is None:
             return self.given
         if score.checklist not in self._checklists:
-            self._checklists[score.checklist] = self.store.checklist(score.checklist) or self._own(trace, score.checklist)
+            self._checklists[score.checklist] = self.store.checklist(score.checklist) or self._own(
+                trace, score.checklist
+            )
         return self._checklists[score.checklist]
 
     def _own(self, trace: Trace, hash: str) -> Checklist | None:
-        """The checklist of the trace's task, where it is the one of that hash, as far as can be told: functions that it names count for the
-        hash, and are not stored with a task."""
+        """The checklist of the trace's task, where it is the one of that hash, as far as can be told: functions that it
+        names count for the hash, and are not stored with a task."""
         version = trace.attributes.get(TASK_VERSION)
-        task = None if trace.task_id is None else self.store.task(trace.task_id, version if isinstance(version, int) else None)
+        task = (
+            None
+            if trace.task_id is None
+            else self.store.task(trace.task_id, version if isinstance(version, int) else None)
+        )
         own = None if task is None else task.own_checklist()
         named = own is not None and any(isinstance(item.check, str) for item in own.items)
         return own if own is not None and (named or own.hash == hash) else None
 
 
 def _redactor(store: SQLStore) -> Redactor:
-    """With the key that the environment gives. Without one the key follows from the store's earliest trace, so that the same store gives
-    the same placeholders, and nobody who has not that trace can try out values against them."""
+    """With the key that the environment gives. Without one the key follows from the store's earliest trace, so that the
+    same store gives the same placeholders, and nobody who has not that trace can try out values against them."""
     import json
 
     from cm2_agent.datasets import Redactor, key_from
 
     secret = os.environ.get(SECRET)
     if secret is not None and len(secret) < 16:
-        raise TaskError(f"{SECRET} has {len(secret)} characters; expected a secret of 16 or more, such as: openssl rand -hex 32")
+        raise TaskError(
+            f"{SECRET} has {len(secret)} characters; expected a secret of 16 or more, such as: openssl rand -hex 32"
+        )
     first = (json.dumps(trace.to_json(), sort_keys=True) for trace in store.traces(limit=1))
     return Redactor(key=key_from(first) if secret is None else secret.encode())
 
@@ -244,7 +346,9 @@ def _time(option: str, text: str | None, *, before: bool = False) -> int | None:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise TaskError(f"{option} is {text!r}; expected a date or a time such as 2026-05-20 or 2026-05-20T12:00+02:00") from None
+        raise TaskError(
+            f"{option} is {text!r}; expected a date or a time such as 2026-05-20 or 2026-05-20T12:00+02:00"
+        ) from None
     zoned = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
     return int(zoned.timestamp()) * 10**9 - (1 if before else 0)
 
@@ -262,7 +366,9 @@ def _write(files: Sequence[tuple[Path, Sequence[Any]]]) -> None:
             partial.replace(path)
     except OSError as error:
         names = ", ".join(str(path) for path, _ in files)
-        raise TaskError(f"cannot write {names}: {error.strerror or error}; name files in a folder that can be written") from error
+        raise TaskError(
+            f"cannot write {names}: {error.strerror or error}; name files in a folder that can be written"
+        ) from error
     finally:
         for partial in partials:
             partial.unlink(missing_ok=True)

@@ -19,19 +19,30 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    group = typer.Typer(no_args_is_help=True, help="Tools behind a switch: whether a simulator is true to what was recorded.")
+    group = typer.Typer(
+        no_args_is_help=True, help="Tools behind a switch: whether a simulator is true to what was recorded."
+    )
     words = "Ask a simulator for recorded answers that it was not shown; name the tools it gets wrong; exits 1 on any."
     group.command("check", help=words)(check)
     app.add_typer(group, name="tools")
 
 
 def check(
-    tasks: Annotated[Path, typer.Argument(metavar="TASKS.jsonl", help="Tasks with recorded calls (cm2 tasks from-traces).")],
-    simulator: Annotated[str, typer.Option("--simulator", metavar="MODEL", help="Who answers: openai-chat:gpt-5-mini, local:FOLDER, …")],
+    tasks: Annotated[
+        Path, typer.Argument(metavar="TASKS.jsonl", help="Tasks with recorded calls (cm2 tasks from-traces).")
+    ],
+    simulator: Annotated[
+        str, typer.Option("--simulator", metavar="MODEL", help="Who answers: openai-chat:gpt-5-mini, local:FOLDER, …")
+    ],
     base_url: BaseUrlOption = None,
-    threshold: Annotated[float, typer.Option("--threshold", min=0, max=1, help="Field match below which a tool is named.")] = 0.7,
+    threshold: Annotated[
+        float, typer.Option("--threshold", min=0, max=1, help="Field match below which a tool is named.")
+    ] = 0.7,
     write: Annotated[
-        Path | None, typer.Option("--write", metavar="OUT.jsonl", help="Write the tasks with few-shots re-selected by what was missed.")
+        Path | None,
+        typer.Option(
+            "--write", metavar="OUT.jsonl", help="Write the tasks with few-shots re-selected by what was missed."
+        ),
     ] = None,
     most: Annotated[int | None, typer.Option("--most", min=1, help="Recorded calls of a tool at most.")] = None,
     once: Annotated[bool, typer.Option("--once", help="Ask once a call; consistency is then not measured.")] = False,
@@ -53,9 +64,12 @@ def check(
     measured = fidelity(found)
     below = frozenset(one.tool for one in measured if one.fields[0] < threshold)
     result: dict[str, Any] = {
-        "calls": len(found), "failed": sum(held.failed is not None for held in found), "threshold": threshold,
-        "below": sorted(below), "tools": {one.tool: _told(one) for one in measured},
-    }  # fmt: skip
+        "calls": len(found),
+        "failed": sum(held.failed is not None for held in found),
+        "threshold": threshold,
+        "below": sorted(below),
+        "tools": {one.tool: _told(one) for one in measured},
+    }
     if below:
         again = [reselected(task, found, below) for task in listed]
         second = fidelity(asyncio.run(_asked(again, simulate, most, concurrency, twice=False, tools=below)))
@@ -65,7 +79,12 @@ def check(
     elif write is not None:
         save_tasks(listed, write)
     usage = limits.usage
-    result["usage"] = {"calls": usage.calls, "input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens, "usd": usage.usd}
+    result["usage"] = {
+        "calls": usage.calls,
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "usd": usage.usd,
+    }
     _table(measured, threshold)
     for reason in sorted({held.failed for held in found if held.failed is not None})[:5]:
         tell(plain(f"no answer: {reason}"))
@@ -90,7 +109,10 @@ async def _asked(
 def _told(one: Fidelity) -> dict[str, Any]:
     names = ("valid", "exact", "fields", "error_form", "consistent")
     shares = {name: getattr(one, name) for name in names}
-    told = {name: None if share is None else {"mean": share[0], "interval": list(share[1])} for name, share in shares.items()}
+    told = {
+        name: None if share is None else {"mean": share[0], "interval": list(share[1])}
+        for name, share in shares.items()
+    }
     return {"calls": one.calls, "failed": one.failed, **told}
 
 
@@ -112,5 +134,9 @@ def _lines(result: dict[str, Any]) -> list[str]:
     lines = [f"{result['calls']} recorded calls asked again, {result['failed']} without a usable answer"]
     for tool in result["below"]:
         before, after = result["tools"][tool]["fields"]["mean"], result["reselected"][tool]["fields"]
-        lines.append(plain(f"UNDER {result['threshold']:g}: {tool}: fields {before:.3f}; with its misses as few-shots {after:.3f}"))
+        lines.append(
+            plain(
+                f"UNDER {result['threshold']:g}: {tool}: fields {before:.3f}; with its misses as few-shots {after:.3f}"
+            )
+        )
     return lines

@@ -14,34 +14,61 @@ from cm2_agent.cli.score import named
 from cm2_agent.errors import TrainError
 
 if TYPE_CHECKING:
-    from cm2_agent.types.group import Group
     from cm2_agent.store import SQLStore
+    from cm2_agent.types.group import Group
 
 
 def register(app: typer.Typer) -> None:
-    app.command("train", help="Train a policy with GRPO on stored, scored groups; --rows-only counts the rows and trains nothing.")(train)
+    app.command(
+        "train",
+        help="Train a policy with GRPO on stored, scored groups; --rows-only counts the rows and trains nothing.",
+    )(train)
 
 
 def train(
     model: Annotated[str | None, typer.Option("--model", help="The policy to train: a folder or hub name.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="A new folder for the trained policy.")] = None,
-    rows_only: Annotated[bool, typer.Option("--rows-only", help="Make the token rows, count them, train nothing.")] = False,
-    allow_retokenised: Annotated[
-        bool, typer.Option("--allow-retokenised", help="With --rows-only: rows from words where there are no ids, by --model's tokenizer.")
+    rows_only: Annotated[
+        bool, typer.Option("--rows-only", help="Make the token rows, count them, train nothing.")
     ] = False,
-    checklist: Annotated[Path | None, typer.Option("--checklist", metavar="FILE", help="Train on this checklist's newest rewards.")] = None,
+    allow_retokenised: Annotated[
+        bool,
+        typer.Option(
+            "--allow-retokenised",
+            help="With --rows-only: rows from words where there are no ids, by --model's tokenizer.",
+        ),
+    ] = False,
+    checklist: Annotated[
+        Path | None, typer.Option("--checklist", metavar="FILE", help="Train on this checklist's newest rewards.")
+    ] = None,
     checks: Annotated[str | None, typer.Option("--checks", metavar="MODULE", help="The checklist's functions.")] = None,
-    reward: Annotated[str | None, typer.Option("--reward", metavar="VERSION", help="The reward version (default: the newest).")] = None,
-    policy: Annotated[str | None, typer.Option("--policy", metavar="VERSION", help="Only rollouts of this policy version.")] = None,
+    reward: Annotated[
+        str | None, typer.Option("--reward", metavar="VERSION", help="The reward version (default: the newest).")
+    ] = None,
+    policy: Annotated[
+        str | None, typer.Option("--policy", metavar="VERSION", help="Only rollouts of this policy version.")
+    ] = None,
     backend: Annotated[
-        list[str] | None, typer.Option("--backend", metavar="NAME", help="Only rollouts whose tools were so: real, replay, …; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--backend", metavar="NAME", help="Only rollouts whose tools were so: real, replay, …; repeatable."
+        ),
     ] = None,
     min_kappa: Annotated[
-        float | None, typer.Option("--min-kappa", min=-1, max=1, help="Refuse unless the judge agrees this well with people's labels.")
+        float | None,
+        typer.Option(
+            "--min-kappa", min=-1, max=1, help="Refuse unless the judge agrees this well with people's labels."
+        ),
     ] = None,
-    level: Annotated[str, typer.Option("--level", help="trajectory, turn, step, return_to_go or evidence.")] = "trajectory",
-    norm: Annotated[str, typer.Option("--norm", help="none, or std: advantages over the group's standard deviation.")] = "none",
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Optimizer steps (default: one pass over the rollouts).")] = None,
+    level: Annotated[
+        str, typer.Option("--level", help="trajectory, turn, step, return_to_go or evidence.")
+    ] = "trajectory",
+    norm: Annotated[
+        str, typer.Option("--norm", help="none, or std: advantages over the group's standard deviation.")
+    ] = "none",
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Optimizer steps (default: one pass over the rollouts).")
+    ] = None,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="Default 3e-6.")] = None,
     rollouts_per_step: Annotated[int, typer.Option("--rollouts-per-step", min=1)] = 64,
     seed: Annotated[int, typer.Option("--seed")] = 0,
@@ -49,12 +76,17 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     if allow_retokenised and not rows_only:
-        raise TrainError("GRPO cannot train on retokenised rows: no sampler gave their logprobs; give --rows-only, or leave the flag out")
+        raise TrainError(
+            "GRPO cannot train on retokenised rows: no sampler gave their logprobs; give --rows-only, or leave the"
+            " flag out"
+        )
     if not rows_only and (model is None or out is None):
         missing = " and ".join(name for name, value in (("--model", model), ("--out", out)) if value is None)
         raise TrainError(f"{missing} not given; type: cm2 train --model MODEL --out NEW_FOLDER (or --rows-only)")
     if checklist is not None and reward is not None:
-        raise TrainError("--checklist and --reward were both given; a reward version names its checklist already: give one of them")
+        raise TrainError(
+            "--checklist and --reward were both given; a reward version names its checklist already: give one of them"
+        )
     _, chosen = named(checklist, checks)
     with open_store(store) as opened:
         version = None if chosen is not None else reward_version(opened, reward)
@@ -66,11 +98,20 @@ def train(
         return
     from cm2_agent.trainers.grpo import GRPO
 
-    settings: dict[str, Any] = {"level": level, "norm": norm, "steps": steps, "learning_rate": learning_rate, "seed": seed}
+    settings: dict[str, Any] = {
+        "level": level,
+        "norm": norm,
+        "steps": steps,
+        "learning_rate": learning_rate,
+        "seed": seed,
+    }
     trainer = GRPO(model, out or "", rollouts_per_step=rollouts_per_step, **settings)
     with progress("training", steps) as advance:
         path = trainer.train(groups, progress=lambda step, total, metrics: advance())
-    answer({"out": str(path), **{name: value for name, value in trainer.report.items() if name != "history"}}, as_json=as_json)
+    answer(
+        {"out": str(path), **{name: value for name, value in trainer.report.items() if name != "history"}},
+        as_json=as_json,
+    )
 
 
 def _check_judge(store: SQLStore, groups: list[Group], least: float) -> None:
@@ -80,8 +121,8 @@ def _check_judge(store: SQLStore, groups: list[Group], least: float) -> None:
         reason = too_low(found.reliability(draws=0).kappa, least)
         if reason is not None:
             raise TrainError(
-                f"reward version {version}: {reason}; nothing was trained. Type: cm2 eval --against human --reward {version} "
-                "to see on which items it differs, then mend them and score again"
+                f"reward version {version}: {reason}; nothing was trained. Type: cm2 eval --against human --reward"
+                f" {version} to see on which items it differs, then mend them and score again"
             )
 
 
@@ -91,7 +132,10 @@ def _count(groups: list[Group], model: str | None, retokenise: bool, *, level: s
     tokenizer = _tokenizer(model) if retokenise else None
     report = collect(groups, level=level, norm=norm, tokenizer=tokenizer).report
     if report.retokenised_rows:
-        tell(f"{report.retokenised_rows} of {report.rows} rows were made from words: not trainable by GRPO, for imitation alone")
+        tell(
+            f"{report.retokenised_rows} of {report.rows} rows were made from words: not trainable by GRPO, for"
+            " imitation alone"
+        )
     for reason, count in sorted(report.left_out.items()):
         tell(plain(f"{count} rollouts left out: {reason}"))
     answer(report.to_json(), as_json=as_json)
@@ -109,4 +153,6 @@ def _tokenizer(model: str | None) -> Any:
         return AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:
         first = str(error).strip().split("\n")[0]
-        raise TrainError(f"cannot load a tokenizer from {model!r}: {first}. Expected a folder or hub name of a model with one") from error
+        raise TrainError(
+            f"cannot load a tokenizer from {model!r}: {first}. Expected a folder or hub name of a model with one"
+        ) from error

@@ -1,11 +1,11 @@
-"""Every trace becomes an environment: stored dialogues into tasks, with personal data replaced, duplicates set aside and held-out tasks
-apart."""
+"""Every trace becomes an environment: stored dialogues into tasks, with personal data replaced, duplicates set aside
+and held-out tasks apart."""
 
-from cm2_agent.datasets.from_traces import UnfitTrace, named, task_from_trace, unfit
 from cm2_agent.datasets.entities import KEYS, entities_of
-from cm2_agent.datasets.redaction import Redactor, key_from
-from cm2_agent.datasets.pii_rules import CARD, EMAIL, KEY, PHONE, SHIPPED, Rule
 from cm2_agent.datasets.filters import Distinct, Selection, distinct
+from cm2_agent.datasets.from_traces import UnfitTrace, named, task_from_trace, unfit
+from cm2_agent.datasets.pii_rules import CARD, EMAIL, KEY, PHONE, SHIPPED, Rule
+from cm2_agent.datasets.redaction import Redactor, key_from
 from cm2_agent.datasets.splits import Split, split
 
 __all__ = [

@@ -1,10 +1,9 @@
 """What a task is about: the ids in its recorded calls, as `order:7`; apart from splitting, which only compares them.
 
-An id is the value of an argument, or of a key in a JSON result, whose name one of `keys` fits (`order_id: 7`, `orderIds: [7]`,
-`flight_number`). Ids that stand in plain words alone are not seen, and `user_id` and `customer_id` are two names: what two tasks share must
-be called the same. A bare `id` is named after the object or list that it stands in (`{"orders": [{"id": 7}]}` is `order:7`), `id:7` where
-there is none.
-"""
+An id is the value of an argument, or of a key in a JSON result, whose name one of `keys` fits (`order_id: 7`,
+`orderIds: [7]`, `flight_number`). Ids that stand in plain words alone are not seen, and `user_id` and `customer_id` are
+two names: what two tasks share must be called the same. A bare `id` is named after the object or list that it stands in
+(`{"orders": [{"id": 7}]}` is `order:7`), `id:7` where there is none."""
 
 from __future__ import annotations
 
@@ -23,10 +22,12 @@ _LONGEST = 100
 
 
 def entities_of(task: Task, keys: Sequence[str] = KEYS) -> tuple[str, ...]:
-    """The entities of a task's recorded calls, in order of their names; values in lower case, since ids are typed as one likes.
+    """The entities of a task's recorded calls, in order of their names; values in lower case, since ids are typed as
+    one likes.
 
     >>> from cm2_agent.types.task import RecordedCall
-    >>> entities_of(Task(id="t", recorded=[RecordedCall(name="get", arguments={"order_id": 7}, result='{"user": {"id": "Ada"}}')]))
+    >>> call = RecordedCall(name="get", arguments={"order_id": 7}, result='{"user": {"id": "Ada"}}')
+    >>> entities_of(Task(id="t", recorded=[call]))
     ('order:7', 'user:ada')
     """
     found: set[str] = set()
@@ -65,7 +66,9 @@ def _entities(value: JSON, keys: Sequence[str]) -> Iterator[str]:
                 name = names[place]
                 if name is not None:
                     for spelled in filter(None, map(_spelled, item if isinstance(item, list) else [item])):
-                        by_id = spelled == around.casefold()  # {"orders": {"7": {"id": "7"}}}: named after what is kept by id
+                        by_id = (
+                            spelled == around.casefold()
+                        )  # {"orders": {"7": {"id": "7"}}}: named after what is kept by id
                         yield f"{_name(str(key), beyond, keys) if by_id else name}:{spelled}"
                 if isinstance(item, Mapping | list):
                     waiting.append((item, str(key), around))
@@ -98,7 +101,8 @@ def _spelled(value: JSON) -> str | None:
 
 
 def matches(entity: str, ignore: Iterable[str]) -> bool:
-    """Whether one of `ignore` names the entity: `flight` (every one of that name), `flight:hat001`, or a pattern such as `flight:hat*`."""
+    """Whether one of `ignore` names the entity: `flight` (every one of that name), `flight:hat001`, or a pattern such
+    as `flight:hat*`."""
     name = entity.partition(":")[0]
     return any(fnmatchcase(entity if ":" in one else name, one.casefold()) for one in ignore)
 

@@ -1,8 +1,8 @@
 """Which traces become tasks, and which tasks are the same: apart from compiling, which takes one trace as it is.
 
-Of tasks with the same system message, turns and tools the best-scored one is kept. **Their recorded calls are not put together**: two
-customers may ask in the same words, and the answers that one of them got are no examples for the other's environment.
-"""
+Of tasks with the same system message, turns and tools the best-scored one is kept. **Their recorded calls are not put
+together**: two customers may ask in the same words, and the answers that one of them got are no examples for the
+other's environment."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from cm2_agent.types.trace import Trace
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What a trace must be like. Bounds are inclusive, None is no bound; `min_score` and `max_score` want a score that is not NULL, bounds
-    on the outcome an outcome: the one of that `outcome` name, else the trace's only one. `tools` must each have been called, `models` name
-    those of which every answer is. `since` and `until` bound the start of the dialogue, in nanoseconds since the epoch; a trace whose
-    record tells no time is in neither."""
+    """What a trace must be like. Bounds are inclusive, None is no bound; `min_score` and `max_score` want a score that
+    is not NULL, bounds on the outcome an outcome: the one of that `outcome` name, else the trace's only one. `tools`
+    must each have been called, `models` name those of which every answer is. `since` and `until` bound the start of the
+    dialogue, in nanoseconds since the epoch; a trace whose record tells no time is in neither."""
 
     min_score: float | None = None
     max_score: float | None = None
@@ -77,23 +77,30 @@ class Distinct:
 
 
 def distinct(tasks: Iterable[Task]) -> Distinct:
-    """One task of those that are the same: the one with the highest `metadata["score"]`, the first of equals; no score ranks below 0."""
+    """One task of those that are the same: the one with the highest `metadata["score"]`, the first of equals; no score
+    ranks below 0."""
     given = list(tasks)
     best: dict[str, int] = {}
     keys = [likeness(task) for task in given]
     for index, key in enumerate(keys):
         if key not in best or _score(given[index]) > _score(given[best[key]]):
             best[key] = index
-    dropped = tuple((task.id, given[best[key]].id) for index, (task, key) in enumerate(zip(given, keys, strict=True)) if best[key] != index)
+    dropped = tuple(
+        (task.id, given[best[key]].id)
+        for index, (task, key) in enumerate(zip(given, keys, strict=True))
+        if best[key] != index
+    )
     return Distinct(kept=tuple(given[index] for index in sorted(best.values())), dropped=dropped)
 
 
 def likeness(task: Task) -> str:
-    """A hash that tasks share whose system message, turns and tools differ in white space and case alone. Tools that are known by their
-    calls alone don't count: which of them were called tells of the agent, not of the task."""
+    """A hash that tasks share whose system message, turns and tools differ in white space and case alone. Tools that
+    are known by their calls alone don't count: which of them were called tells of the agent, not of the task."""
     tools = sorted(
-        canonical_json([tool.name, _plain(tool.description), dict(tool.parameters)]) for tool in task.tools if not _only_called(tool)
-    )  # fmt: skip
+        canonical_json([tool.name, _plain(tool.description), dict(tool.parameters)])
+        for tool in task.tools
+        if not _only_called(tool)
+    )
     return content_hash([_plain(task.system or ""), [_plain(turn) for turn in task.turns], tools])
 
 

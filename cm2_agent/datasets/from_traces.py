@@ -1,10 +1,11 @@
-"""A trace into a task: its user turns, tools and recorded calls, with personal data replaced; apart from choosing among traces and tasks.
+"""A trace into a task: its user turns, tools and recorded calls, with personal data replaced; apart from choosing among
+traces and tasks.
 
-What becomes of the dialogue: a user turn is what the user said until somebody answered, several messages joined by a line break; a last
-message that nobody answered is left out. A recorded call is a call of the dialogue's own line with an object of arguments and an answer,
-spelled as the agent was told it. A call whose arguments were no JSON object never reached the tool, and is left out; so is one without an
-answer. The recorded calls of a task are those of its own trace: another customer's answers would be examples that no replay should give.
-"""
+What becomes of the dialogue: a user turn is what the user said until somebody answered, several messages joined by a
+line break; a last message that nobody answered is left out. A recorded call is a call of the dialogue's own line with
+an object of arguments and an answer, spelled as the agent was told it. A call whose arguments were no JSON object never
+reached the tool, and is left out; so is one without an answer. The recorded calls of a task are those of its own trace:
+another customer's answers would be examples that no replay should give."""
 
 from __future__ import annotations
 
@@ -14,10 +15,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cm2_agent.types.checklist import Checklist
 from cm2_agent.datasets.entities import KEYS, entities_of
 from cm2_agent.datasets.redaction import Redactor
 from cm2_agent.errors import ChecklistError, TaskError
+from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.json_values import JSON, canonical_json, content_hash
 from cm2_agent.types.messages import Reasoning, Text, ToolCallResponse
 from cm2_agent.types.score import Score
@@ -75,10 +76,11 @@ def task_from_trace(
 ) -> Task:
     """The task that lets the dialogue be had again. `redactor` None keeps personal data.
 
-    `system` is the dialogue's first system message. The outcome is the trace's, by itself where there is one and by name where there
-    are several; which one it is stands in the metadata, with the trace, its model and its score. `keys` name what an entity is
-    (entities.py). A checklist in whose words something was replaced gets a name of its own. The id is a hash of everything in the task:
-    other content, another id; the version is 1. Raises UnfitTrace where `unfit` says why, and where the content is not JSON.
+    `system` is the dialogue's first system message. The outcome is the trace's, by itself where there is one and by
+    name where there are several; which one it is stands in the metadata, with the trace, its model and its score.
+    `keys` name what an entity is (entities.py). A checklist in whose words something was replaced gets a name of its
+    own. The id is a hash of everything in the task: other content, another id; the version is 1. Raises UnfitTrace
+    where `unfit` says why, and where the content is not JSON.
 
     >>> from cm2_agent.types.messages import Message
     >>> from cm2_agent.types.trace import Run
@@ -102,7 +104,9 @@ def task_from_trace(
     except ValidationError as error:
         detail = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in detail["loc"] if not isinstance(part, int))
-        raise UnfitTrace(trace.id, _NOT_TEXT if detail["type"] == "string_unicode" else f"{place}: {detail['msg']}") from error
+        raise UnfitTrace(
+            trace.id, _NOT_TEXT if detail["type"] == "string_unicode" else f"{place}: {detail['msg']}"
+        ) from error
     except ValueError as error:
         raise UnfitTrace(trace.id, _NOT_TEXT if isinstance(error, UnicodeError) else "not JSON") from error
 
@@ -126,6 +130,7 @@ def _content(trace: Trace, score: Score | None, metadata: Mapping[str, JSON]) ->
         "metadata": {**_told(trace, score, ends), **metadata},
     }
 
+
 def redacted_checklist(checklist: Checklist, redactor: Redactor | None) -> dict[str, JSON]:
     """The checklist as a task holds it, its words redacted. Raises TaskError where what comes of it is none."""
     data = checklist.to_json()
@@ -136,7 +141,9 @@ def redacted_checklist(checklist: Checklist, redactor: Redactor | None) -> dict[
     if items == data["items"] and name == data["name"]:
         return data
     try:  # the name and version of the original belong to the original's content
-        return Checklist.from_json({**data, "items": items, "name": f"{name}-{content_hash([name, items])[:8]}"}).to_json()
+        return Checklist.from_json(
+            {**data, "items": items, "name": f"{name}-{content_hash([name, items])[:8]}"}
+        ).to_json()
     except ChecklistError as error:
         raise TaskError(f"checklist {name!r}: redacted, it is no checklist any more: {error}") from error
 
@@ -150,7 +157,8 @@ def _redacted(name: str, value: JSON, redactor: Redactor) -> JSON:
 
 
 def _redacted_pattern(pattern: str, redactor: Redactor) -> str:
-    """The pattern with the values that it spells replaced, as what matches them: `ada@x\\.org` is an address with an escape in it."""
+    """The pattern with the values that it spells replaced, as what matches them: `ada@x\\.org` is an address with an
+    escape in it."""
     pieces = [(found.start(), found.group(1) or found.group()) for found in _PIECE.finditer(pattern)]
     starts = [*(start for start, _ in pieces), len(pattern)]
     out, at = "", 0
@@ -164,19 +172,28 @@ def _told(trace: Trace, score: Score | None, ends: Mapping[str, float | None]) -
     """Where the task comes from."""
     models = sorted({call.model for call in trace.calls if call.message is not None and call.model is not None})
     facts: dict[str, JSON] = {
-        "source": "trace", "trace": trace.id, "task": trace.task_id, "model": models[0] if len(models) == 1 else models or None,
-        "policy": trace.policy, "outcome": next(iter(ends)) if len(ends) == 1 else None,
-        "score": None if score is None else score.reward, "reward": None if score is None else score.reward_version,
-    }  # fmt: skip
+        "source": "trace",
+        "trace": trace.id,
+        "task": trace.task_id,
+        "model": models[0] if len(models) == 1 else models or None,
+        "policy": trace.policy,
+        "outcome": next(iter(ends)) if len(ends) == 1 else None,
+        "score": None if score is None else score.reward,
+        "reward": None if score is None else score.reward_version,
+    }
     return {name: value for name, value in facts.items() if value is not None}
 
 
 def _tools(trace: Trace) -> list[ToolModel]:
-    """The tools that the agent's own model calls offered, each as it was offered last; where nobody told what was offered, those that were
-    called. A call of a tool that was not among those offered is the model's invention, and no tool."""
+    """The tools that the agent's own model calls offered, each as it was offered last; where nobody told what was
+    offered, those that were called. A call of a tool that was not among those offered is the model's invention, and no
+    tool."""
     calls = [call for call in trace.calls if call.message is not None] or list(trace.calls)
     found = {tool.name: tool for call in calls for tool in call.tools if tool.name}
-    tools = [ToolModel(name=tool.name, description=tool.description, parameters=dict(tool.parameters)) for tool in found.values()]
+    tools = [
+        ToolModel(name=tool.name, description=tool.description, parameters=dict(tool.parameters))
+        for tool in found.values()
+    ]
     called = dict.fromkeys(call.name for step in trace.steps for call in step.message.tool_calls if call.name)
     return tools or [ToolModel(name=name, parameters=dict(UNTYPED)) for name in called]
 
@@ -200,7 +217,9 @@ def _recorded(trace: Trace) -> list[RecordedCall]:
 def _shown(answer: ToolCallResponse) -> str | list[JSON]:
     """The answer as a tool message tells it: text, or content blocks as they are."""
     response = answer.response
-    if isinstance(response, list) and all(isinstance(block, str) or (isinstance(block, Mapping) and "type" in block) for block in response):
+    if isinstance(response, list) and all(
+        isinstance(block, str) or (isinstance(block, Mapping) and "type" in block) for block in response
+    ):
         return response
     return response if isinstance(response, str) else "" if response is None else canonical_json(response)
 

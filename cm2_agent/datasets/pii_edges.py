@@ -1,4 +1,5 @@
-"""What stands beside a find in a text; apart since every finder of personal data asks, and texts hold JSON whose escapes are no letters."""
+"""What stands beside a find in a text; apart since every finder of personal data asks, and texts hold JSON whose
+escapes are no letters."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ def after(text: str, index: int) -> str:
 
 
 def unescaped(text: str, start: int, end: int) -> int:
-    """Where a find may begin so that it takes no part of an escape with it: an escape cut in two would break the JSON around it."""
+    """Where a find may begin so that it takes no part of an escape with it: an escape cut in two would break the JSON
+    around it."""
     if start > 0 and text[start - 1] == "\\" and _odd(text, start):
         return min(end, start + (5 if text[start] == "u" else 1))
     return start

@@ -1,9 +1,9 @@
-"""Card and phone numbers in a text: what groups of digits they come in; apart from the rules since a number is told from an order id, a
-date or a price by its layout alone.
+"""Card and phone numbers in a text: what groups of digits they come in; apart from the rules since a number is told
+from an order id, a date or a price by its layout alone.
 
-A text is cut into groups of digits once; a number is looked for from each group over the few that follow it, so that the time is linear.
-Cards: ISO/IEC 7812 (13 to 19 digits, Luhn's check digit). Phones: E.164 after a plus sign, else the national layouts below.
-"""
+A text is cut into groups of digits once; a number is looked for from each group over the few that follow it, so that
+the time is linear. Cards: ISO/IEC 7812 (13 to 19 digits, Luhn's check digit). Phones: E.164 after a plus sign, else the
+national layouts below."""
 
 from __future__ import annotations
 
@@ -20,31 +20,62 @@ _ISSUERS: tuple[tuple[tuple[int, ...], tuple[str, ...]], ...] = (
     ((15,), ("34", "37", "1", "2131")),  # American Express, UATP, JCB
     ((14, 15, 16, 17, 18, 19), ("30", "36", "38", "39")),  # Diners Club
     ((16, 17, 18, 19), ("35", "60", "62", "64", "65", "81")),  # JCB, Discover, RuPay, UnionPay
-    ((13, 14, 15, 16, 17, 18, 19), ("50", "56", "57", "58", "60", "61", "63", "66", "67", "68", "69")),  # Maestro and other debit cards
+    (
+        (13, 14, 15, 16, 17, 18, 19),
+        ("50", "56", "57", "58", "60", "61", "63", "66", "67", "68", "69"),
+    ),  # Maestro and other debit cards
     ((16,), ("9792",)),  # Troy
 )
 """Who issues cards of how many digits: the beginnings in use under ISO/IEC 7812."""
 _DIGITS = re.compile(r"[0-9]+")  # one class alone: no way to go back over the text
 _SPACES = frozenset(" \u00a0\u202f")
 _SEPARATORS = _SPACES | {"-", "."}
-_CARDS = {(4, 4, 4, 4), (4, 4, 4, 4, 1), (4, 4, 4, 4, 2), (4, 4, 4, 4, 3), (4, 4, 4, 1), (4, 4, 4, 2), (4, 4, 4, 3), (4, 6, 4), (4, 6, 5)}
+_CARDS = {
+    (4, 4, 4, 4),
+    (4, 4, 4, 4, 1),
+    (4, 4, 4, 4, 2),
+    (4, 4, 4, 4, 3),
+    (4, 4, 4, 1),
+    (4, 4, 4, 2),
+    (4, 4, 4, 3),
+    (4, 6, 4),
+    (4, 6, 5),
+}
 _NATIONAL = {
-    (2, 2, 2, 2, 2), (2, 4, 4), (2, 7), (2, 8), (3, 3, 3), (3, 3, 4), (3, 4, 4), (3, 6), (3, 7), (3, 8), (4, 2, 4), (4, 3, 3),
-    (4, 3, 4), (4, 6), (4, 7), (4, 8), (5, 3, 3), (5, 5), (5, 6),
-}  # fmt: skip
+    (2, 2, 2, 2, 2),
+    (2, 4, 4),
+    (2, 7),
+    (2, 8),
+    (3, 3, 3),
+    (3, 3, 4),
+    (3, 4, 4),
+    (3, 6),
+    (3, 7),
+    (3, 8),
+    (4, 2, 4),
+    (4, 3, 3),
+    (4, 3, 4),
+    (4, 6),
+    (4, 7),
+    (4, 8),
+    (5, 3, 3),
+    (5, 5),
+    (5, 6),
+}
 """The lengths of the groups of numbers that begin with the trunk 0; no date is laid out like any of them."""
 _LENGTHS = {"1": 11, "7": 11, "33": 11, "34": 11, "44": 12, "61": 11, "86": 13, "91": 12}
 """How long an international number is, where its country has but one length."""
 _HINTED = re.compile(
-    r"(?i)\b(?:tele)?(?:phone|tel|mobile|cell|fax|whatsapp)(?:[ _](?:number|no|nr|is)){0,2}[\\\"' .:#=]{1,6}(\+?[0-9]{7,15})(?![0-9A-Za-z])"
+    r"(?i)\b(?:tele)?(?:phone|tel|mobile|cell|fax|whatsapp)(?:[ _](?:number|no|nr|is)){0,2}[\\\"'"
+    r" .:#=]{1,6}(\+?[0-9]{7,15})(?![0-9A-Za-z])"
 )
 _PHONE_KEY = re.compile(r"(?i)(?:^|[_\- ])(?:tele)?(?:phone|tel|mobile|cell|fax|whatsapp|msisdn)(?:$|[_\- ])")
 _WHOLE_PHONE = re.compile(r"\+?[0-9][0-9 ().\-/]{5,24}")
 
 
 def is_card(digits: str) -> bool:
-    """Whether these are the digits of a card: as many as its issuer's cards have, the last one Luhn's. One in ten of all numbers passes
-    Luhn's check alone, so that it would take order ids and times for cards."""
+    """Whether these are the digits of a card: as many as its issuer's cards have, the last one Luhn's. One in ten of
+    all numbers passes Luhn's check alone, so that it would take order ids and times for cards."""
     return any(len(digits) in lengths and digits.startswith(issuers) for lengths, issuers in _ISSUERS) and luhn(digits)
 
 
@@ -105,7 +136,8 @@ def digits_of(text: str) -> str:
 
 
 def normal_phone(text: str) -> str:
-    """The number as E.164 writes it, where the text tells the country; ten digits laid out as in North America are taken to be there.
+    """The number as E.164 writes it, where the text tells the country; ten digits laid out as in North America are
+    taken to be there.
 
     >>> normal_phone("(415) 555-2671") == normal_phone("+1 415.555.2671")
     True
@@ -147,7 +179,9 @@ class _Groups:
     def run(self, first: int, allowed: frozenset[str], most: int) -> list[str]:
         """The separators, one character each, that lead from a group through at most `most` more."""
         found: list[str] = []
-        while len(found) < most and (separator := self.between(first + len(found))) is not None and separator in allowed:
+        while (
+            len(found) < most and (separator := self.between(first + len(found))) is not None and separator in allowed
+        ):
             found.append(separator)
         return found
 
@@ -164,7 +198,12 @@ class _Groups:
         for more in range(len(separators), 1, -1):
             lengths = tuple(self.length(first + i) for i in range(more + 1))
             same = len(set(separators[:more])) == 1
-            if same and lengths in _CARDS and self._ends_card(first + more) and is_card(self.digits(first, first + more)):
+            if (
+                same
+                and lengths in _CARDS
+                and self._ends_card(first + more)
+                and is_card(self.digits(first, first + more))
+            ):
                 return first + more
         return None
 
@@ -210,7 +249,12 @@ class _Groups:
             if count >= (8 if wanted is None else wanted - 1):
                 best = last
             separator = self.between(last)
-            if separator is None or not separator or not set(separator) <= set(" \u00a0\u202f.-/()") or self._dated(last + 1):
+            if (
+                separator is None
+                or not separator
+                or not set(separator) <= set(" \u00a0\u202f.-/()")
+                or self._dated(last + 1)
+            ):
                 break
             if dotted is not None and dotted != (separator == "."):
                 break
@@ -236,7 +280,11 @@ class _Groups:
         at = start - 1 if opened else start
         if not self._free_for_phone(at):
             return None
-        last = self._bracketed(first, digits) if opened else self._north_american(first, digits) or self._trunk(first, digits)
+        last = (
+            self._bracketed(first, digits)
+            if opened
+            else self._north_american(first, digits) or self._trunk(first, digits)
+        )
         return None if last is None or not self._ends_phone(last) else (at, last)
 
     def _bracketed(self, first: int, digits: str) -> int | None:
@@ -269,7 +317,9 @@ class _Groups:
         return self._three_three_four(first)
 
     def _three_three_four(self, first: int) -> int | None:
-        if self.text[self.starts[first]] in "01" or [self.length(i) for i in range(first, min(first + 3, len(self)))] != [3, 3, 4]:
+        if self.text[self.starts[first]] in "01" or [
+            self.length(i) for i in range(first, min(first + 3, len(self)))
+        ] != [3, 3, 4]:
             return None
         more = self.run(first, _SEPARATORS, 2)
         if len(more) < 2:
@@ -310,4 +360,14 @@ class _Groups:
         return not (right and right in "-/.,:" and (next_.isdigit() or (right in "-/" and next_.isalpha())))
 
 
-__all__ = ["Span", "digits_of", "find_cards", "find_phones", "is_card", "luhn", "normal_phone", "phone_key", "whole_phone"]
+__all__ = [
+    "Span",
+    "digits_of",
+    "find_cards",
+    "find_phones",
+    "is_card",
+    "luhn",
+    "normal_phone",
+    "phone_key",
+    "whole_phone",
+]

@@ -1,9 +1,9 @@
-"""What counts as personal data: a rule finds it, says when two finds are the same, and makes what is put in its place; apart from the
-redactor, which applies any rules.
+"""What counts as personal data: a rule finds it, says when two finds are the same, and makes what is put in its place;
+apart from the redactor, which applies any rules.
 
-A placeholder keeps the form of what it replaces, so that a tool's schema still holds, and stands where no real value can: e-mail addresses
-under a reserved domain (RFC 2606), phone numbers of a country code that nobody has, cards of an issuer that does not exist. So each is
-known again by its form, whoever made it, and redacting twice changes nothing.
+A placeholder keeps the form of what it replaces, so that a tool's schema still holds, and stands where no real value
+can: e-mail addresses under a reserved domain (RFC 2606), phone numbers of a country code that nobody has, cards of an
+issuer that does not exist. So each is known again by its form, whoever made it, and redacting twice changes nothing.
 """
 
 from __future__ import annotations
@@ -13,10 +13,19 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from cm2_agent.types.check_specs import compile_pattern
 from cm2_agent.datasets.pii_edges import after, before
-from cm2_agent.datasets.pii_numbers import digits_of, find_cards, find_phones, is_card, luhn, normal_phone, phone_key, whole_phone
+from cm2_agent.datasets.pii_numbers import (
+    digits_of,
+    find_cards,
+    find_phones,
+    is_card,
+    luhn,
+    normal_phone,
+    phone_key,
+    whole_phone,
+)
 from cm2_agent.errors import TaskError
+from cm2_agent.types.check_specs import compile_pattern
 
 BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
 
@@ -36,13 +45,13 @@ def _same(value: str) -> str:
 
 @dataclass(frozen=True)
 class Rule:
-    """What to replace. `pattern` is RE2 syntax (linear time; no look-around); `find` is a function of a text that gives the spans (start,
-    end) instead. Give one of the two.
+    """What to replace. `pattern` is RE2 syntax (linear time; no look-around); `find` is a function of a text that gives
+    the spans (start, end) instead. Give one of the two.
 
-    `normal`: the spelling that all spellings of one value share. `make(value, draw)`: a placeholder, `[name …]` where none is given;
-    `made`: a pattern that every placeholder of the rule matches and no value does. `key` tells from a JSON key that a text under it
-    which is `whole` is a value although `find` would not know it. `number`: a JSON number may be a value too, by its digits. Raises
-    TaskError where a rule cannot be one.
+    `normal`: the spelling that all spellings of one value share. `make(value, draw)`: a placeholder, `[name …]` where
+    none is given; `made`: a pattern that every placeholder of the rule matches and no value does. `key` tells from a
+    JSON key that a text under it which is `whole` is a value although `find` would not know it. `number`: a JSON number
+    may be a value too, by its digits. Raises TaskError where a rule cannot be one.
 
     >>> Rule("badge", r"B-[0-9]{5}").spans("badge B-12345")
     [(6, 13)]
@@ -63,9 +72,14 @@ class Rule:
         if re.fullmatch(r"[a-z][a-z0-9_\-]{0,39}", self.name) is None:
             raise TaskError(f"a rule is named {self.name!r}; expected lower-case letters, digits, - and _")
         if (self.pattern is None) == (self.find is None):
-            raise TaskError(f"rule {self.name!r} has {'both' if self.find else 'neither'} pattern and find; give one of the two")
+            raise TaskError(
+                f"rule {self.name!r} has {'both' if self.find else 'neither'} pattern and find; give one of the two"
+            )
         if (self.make is None) != (self.made is None):
-            raise TaskError(f"rule {self.name!r} gives one of make and made; a placeholder must be known again: give both or neither")
+            raise TaskError(
+                f"rule {self.name!r} gives one of make and made; a placeholder must be known again: give both or"
+                " neither"
+            )
         if self.pattern is None:
             return
         try:
@@ -73,12 +87,17 @@ class Rule:
         except ValueError as error:
             raise TaskError(f"rule {self.name!r}: {error}") from error
         if compiled.search("") is not None:
-            raise TaskError(f"rule {self.name!r}: the pattern {self.pattern!r} matches nothing at all; expected at least one character")
+            raise TaskError(
+                f"rule {self.name!r}: the pattern {self.pattern!r} matches nothing at all; expected at least one"
+                " character"
+            )
         object.__setattr__(self, "_finder", compiled)
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Where the rule finds something: spans within the text, none empty."""
-        found = ((hit.start(), hit.end()) for hit in self._finder.finditer(text)) if self.find is None else self.find(text)
+        found = (
+            ((hit.start(), hit.end()) for hit in self._finder.finditer(text)) if self.find is None else self.find(text)
+        )
         return [(start, end) for start, end in found if 0 <= start < end <= len(text)]
 
     def placeholder(self, value: str, draw: Draw) -> str:
@@ -112,8 +131,13 @@ def _find_emails(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _local(text: str, start: int, char: str) -> bool:
-    """Whether the character before `start` belongs to the address: an apostrophe does between letters, as in o'brien@x.org."""
-    return char.isalnum() or char in _LOCAL or (char == "'" and text[start].isalnum() and before(text, start - 1).isalnum())
+    """Whether the character before `start` belongs to the address: an apostrophe does between letters, as in
+    o'brien@x.org."""
+    return (
+        char.isalnum()
+        or char in _LOCAL
+        or (char == "'" and text[start].isalnum() and before(text, start - 1).isalnum())
+    )
 
 
 def _domain_end(text: str, start: int) -> int | None:
@@ -142,8 +166,12 @@ def _make_email(value: str, draw: Draw) -> str:
 
 
 EMAIL = Rule(
-    "email", find=_find_emails, normal=str.casefold, make=_make_email, made=r"u[a-z2-7]{16}@redacted\.example\.com",
-)  # fmt: skip
+    "email",
+    find=_find_emails,
+    normal=str.casefold,
+    make=_make_email,
+    made=r"u[a-z2-7]{16}@redacted\.example\.com",
+)
 
 
 # Phones and cards
@@ -159,28 +187,56 @@ def _make_card(value: str, draw: Draw) -> str:
 
 
 PHONE = Rule(
-    "phone", find=find_phones, normal=normal_phone, make=_make_phone, made=r"\+999[0-9]{12}",
-    key=phone_key, whole=whole_phone, number=True,
-)  # fmt: skip
-CARD = Rule("card", find=find_cards, normal=digits_of, make=_make_card, made=r"9999[0-9]{12}", whole=is_card, number=True)
+    "phone",
+    find=find_phones,
+    normal=normal_phone,
+    make=_make_phone,
+    made=r"\+999[0-9]{12}",
+    key=phone_key,
+    whole=whole_phone,
+    number=True,
+)
+CARD = Rule(
+    "card", find=find_cards, normal=digits_of, make=_make_card, made=r"9999[0-9]{12}", whole=is_card, number=True
+)
 
 
 # Keys
 
 _FORMS: tuple[tuple[str, int, str], ...] = (
-    ("sk-", 40, BASE32), ("sk_live_", 24, BASE32), ("sk_test_", 24, BASE32), ("rk_live_", 24, BASE32), ("rk_test_", 24, BASE32),
-    ("ghp_", 36, BASE32), ("gho_", 36, BASE32), ("ghu_", 36, BASE32), ("ghs_", 36, BASE32), ("ghr_", 36, BASE32),
-    ("github_pat_", 60, BASE32), ("AKIA", 16, BASE32.upper()), ("ASIA", 16, BASE32.upper()), ("AIza", 35, BASE32),
-    ("xoxa-", 40, BASE32), ("xoxb-", 40, BASE32), ("xoxe-", 40, BASE32), ("xoxo-", 40, BASE32), ("xoxp-", 40, BASE32),
-    ("xoxr-", 40, BASE32), ("xoxs-", 40, BASE32), ("glpat-", 20, BASE32), ("hf_", 34, BASE32), ("npm_", 36, BASE32),
-)  # fmt: skip
+    ("sk-", 40, BASE32),
+    ("sk_live_", 24, BASE32),
+    ("sk_test_", 24, BASE32),
+    ("rk_live_", 24, BASE32),
+    ("rk_test_", 24, BASE32),
+    ("ghp_", 36, BASE32),
+    ("gho_", 36, BASE32),
+    ("ghu_", 36, BASE32),
+    ("ghs_", 36, BASE32),
+    ("ghr_", 36, BASE32),
+    ("github_pat_", 60, BASE32),
+    ("AKIA", 16, BASE32.upper()),
+    ("ASIA", 16, BASE32.upper()),
+    ("AIza", 35, BASE32),
+    ("xoxa-", 40, BASE32),
+    ("xoxb-", 40, BASE32),
+    ("xoxe-", 40, BASE32),
+    ("xoxo-", 40, BASE32),
+    ("xoxp-", 40, BASE32),
+    ("xoxr-", 40, BASE32),
+    ("xoxs-", 40, BASE32),
+    ("glpat-", 20, BASE32),
+    ("hf_", 34, BASE32),
+    ("npm_", 36, BASE32),
+)
 """Prefix, the length of what follows it in a placeholder, and its letters."""
 _KEYS = re.compile(r"(?i:(bearer)[ ]{1,3})?([A-Za-z0-9_\-.~+/]{16,}={0,2})")
 _PREFIXES = tuple(prefix for prefix, _, _ in _FORMS)
 
 
 def _find_keys(text: str) -> Iterator[tuple[int, int]]:
-    """Tokens with a well-known prefix, and what follows `Bearer`. Tokens are maximal runs of their characters: no way to go back."""
+    """Tokens with a well-known prefix, and what follows `Bearer`. Tokens are maximal runs of their characters: no way
+    to go back."""
     if not any(prefix in text for prefix in (*_PREFIXES, "earer", "EARER")):
         return
     for found in _KEYS.finditer(text):
@@ -200,7 +256,8 @@ def _find_keys(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _token_starts(text: str, start: int, end: int) -> Iterator[int]:
-    """Where within a run a token may begin: at its front (after an escape that ends there), and after what is part of no key."""
+    """Where within a run a token may begin: at its front (after an escape that ends there), and after what is part of
+    no key."""
     yield start
     yield from (at for at in (start + 1, start + 5) if at < end and before(text, at) == "")
     yield from (at for at in range(start + 1, end) if text[at - 1] in "./+~")
@@ -223,11 +280,17 @@ def _make_key(value: str, draw: Draw) -> str:
 
 
 KEY = Rule(
-    "key", find=_find_keys, make=_make_key,
-    made="|".join(f"{prefix}REDACTED[{chars[0]}-{chars[25]}2-7]{{{length - 8}}}" for prefix, length, chars in (*_FORMS, ("", 40, BASE32))),
-)  # fmt: skip
+    "key",
+    find=_find_keys,
+    make=_make_key,
+    made="|".join(
+        f"{prefix}REDACTED[{chars[0]}-{chars[25]}2-7]{{{length - 8}}}"
+        for prefix, length, chars in (*_FORMS, ("", 40, BASE32))
+    ),
+)
 
 SHIPPED: tuple[Rule, ...] = (KEY, EMAIL, CARD, PHONE)
-"""E-mail addresses, phone numbers, card numbers and API keys. Names, addresses and birthdays need a rule of one's own."""
+"""E-mail addresses, phone numbers, card numbers and API keys. Names, addresses and birthdays need a rule of one's
+own."""
 
 __all__ = ["CARD", "EMAIL", "KEY", "PHONE", "SHIPPED", "Draw", "Finder", "Rule"]

@@ -1,10 +1,11 @@
-"""The redactor: personal data replaced consistently, in text and in JSON; apart from the rules, which say what is personal.
+"""The redactor: personal data replaced consistently, in text and in JSON; apart from the rules, which say what is
+personal.
 
-One Redactor gives one value one placeholder, however it is spelled and wherever it stands, and two values two. The placeholders follow from
-an HMAC of the value: with the same `key` every process makes the same ones, so that a redactor at capture, one a worker, and one that
-compiles tasks later agree; without a key each Redactor draws its own, and nothing can be looked up again. Give whole texts: a value that is
-cut between two pieces of a stream is seen in neither. Nothing here logs, and no value is kept: only digests are.
-"""
+One Redactor gives one value one placeholder, however it is spelled and wherever it stands, and two values two. The
+placeholders follow from an HMAC of the value: with the same `key` every process makes the same ones, so that a redactor
+at capture, one a worker, and one that compiles tasks later agree; without a key each Redactor draws its own, and
+nothing can be looked up again. Give whole texts: a value that is cut between two pieces of a stream is seen in neither.
+Nothing here logs, and no value is kept: only digests are."""
 
 from __future__ import annotations
 
@@ -18,10 +19,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from threading import Lock
 from typing import Any
 
-from cm2_agent.types.check_specs import compile_pattern
 from cm2_agent.datasets.pii_edges import unescaped
 from cm2_agent.datasets.pii_rules import SHIPPED, Rule
 from cm2_agent.errors import TaskError
+from cm2_agent.types.check_specs import compile_pattern
 from cm2_agent.types.json_values import JSON
 
 # In JSON, where each character has but one way to match
@@ -34,8 +35,8 @@ _TRIES = 1000
 class Redactor:
     """Replaces what `rules` find. `key` makes the placeholders the same in every process that has it.
 
-    `counts` is how often each rule replaced something, `distinct` how many different values it met. Raises TaskError where two rules share
-    a name.
+    `counts` is how often each rule replaced something, `distinct` how many different values it met. Raises TaskError
+    where two rules share a name.
 
     >>> redactor = Redactor(key=b"a secret of yours")
     >>> redactor.redact("Write to Ada@x.org") == redactor.redact("Write to ada@x.org")
@@ -55,7 +56,9 @@ class Redactor:
         self._taken: set[str] = set()
         self._lock = Lock()
         self._made = [compile_pattern(rule.placeholders) for rule in self.rules]
-        self._any_made = compile_pattern("|".join(f"(?:{rule.placeholders})" for rule in self.rules)) if self.rules else None
+        self._any_made = (
+            compile_pattern("|".join(f"(?:{rule.placeholders})" for rule in self.rules)) if self.rules else None
+        )
 
     def __repr__(self) -> str:
         return f"Redactor({', '.join(rule.name for rule in self.rules)})"
@@ -63,7 +66,8 @@ class Redactor:
     # Text
 
     def redact(self, text: str) -> str:
-        """The text with every find replaced; where it is JSON, its strings and numbers are, and it stays the JSON that it was."""
+        """The text with every find replaced; where it is JSON, its strings and numbers are, and it stays the JSON that
+        it was."""
         return self._string(text, "")
 
     def _string(self, text: str, under: str) -> str:
@@ -91,8 +95,10 @@ class Redactor:
         """What one look at a plain text finds: start, end and what to put there, from the left; none overlap."""
         seen = text if text.isascii() else _SURROGATES.sub("\ufffd", text)
         finds = [
-            (unescaped(seen, start, end), -end, order) for order, rule in enumerate(self.rules) for start, end in rule.spans(seen)
-        ]  # fmt: skip
+            (unescaped(seen, start, end), -end, order)
+            for order, rule in enumerate(self.rules)
+            for start, end in rule.spans(seen)
+        ]
         if not finds or self._any_made is None:
             return []
         barred = [(hit.start(), hit.end()) for hit in self._any_made.finditer(seen)]
@@ -130,8 +136,8 @@ class Redactor:
     # JSON values
 
     def redact_json(self, value: JSON) -> JSON:
-        """A copy of a JSON value with its strings, the keys of its objects and the numbers that are whole values redacted. However deep
-        it is nested; tuples come back as lists."""
+        """A copy of a JSON value with its strings, the keys of its objects and the numbers that are whole values
+        redacted. However deep it is nested; tuples come back as lists."""
         root: list[Any] = [value]
         waiting: list[tuple[Any, Any, str]] = [(root, 0, "")]
         while waiting:
@@ -170,7 +176,12 @@ class Redactor:
             return value
         digits = str(int(value))
         for order, rule in enumerate(self.rules):
-            if not rule.number or rule.whole is None or not rule.whole(digits) or (rule.key is not None and not rule.key(under)):
+            if (
+                not rule.number
+                or rule.whole is None
+                or not rule.whole(digits)
+                or (rule.key is not None and not rule.key(under))
+            ):
                 continue
             if any(self._made[order].fullmatch(form) for form in (digits, f"+{digits}")):
                 return value
@@ -206,7 +217,9 @@ class Redactor:
             if placeholder not in self._taken:
                 self._taken.add(placeholder)
                 return placeholder
-        raise TaskError(f"rule {rule.name!r} made the same placeholder {_TRIES} times; its make must use what draw gives it")
+        raise TaskError(
+            f"rule {rule.name!r} made the same placeholder {_TRIES} times; its make must use what draw gives it"
+        )
 
     def _digest(self, *parts: str) -> bytes:
         message = "\0".join(f"{len(part)}:{part}" for part in parts).encode("utf-8", "surrogatepass")
@@ -224,7 +237,9 @@ class _Stream:
         while len(chars) < length:
             block = hashlib.sha256(self._digest + self._drawn.to_bytes(4, "big")).digest()
             self._drawn += 1
-            number = int.from_bytes(block, "big")  # 256 bits for at most 32 draws of 5: what is uneven about it is past noticing
+            number = int.from_bytes(
+                block, "big"
+            )  # 256 bits for at most 32 draws of 5: what is uneven about it is past noticing
             for _ in range(min(32, length - len(chars))):
                 number, rest = divmod(number, len(alphabet))
                 chars.append(alphabet[rest])
@@ -232,7 +247,8 @@ class _Stream:
 
 
 def key_from(parts: Iterable[str]) -> bytes:
-    """A redactor's key made from texts that whoever reads the placeholders does not have. A random secret kept by its owner is better."""
+    """A redactor's key made from texts that whoever reads the placeholders does not have. A random secret kept by its
+    owner is better."""
     hashed = hashlib.sha256()
     for part in parts:
         hashed.update(hashlib.sha256(part.encode("utf-8", "surrogatepass")).digest())

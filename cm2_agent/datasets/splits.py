@@ -1,9 +1,8 @@
 """Training tasks and held-out ones that share no entity; apart from what an entity is.
 
-Tasks that share an entity, directly or through others, form a component (union-find); a component goes to one side as a whole. So a policy
-is never tried on an order, a customer or a case that it was trained on. What nearly every task shares (a flight that everybody searches)
-would make one component of all: leave it out with `ignore` or `most`.
-"""
+Tasks that share an entity, directly or through others, form a component (union-find); a component goes to one side as a
+whole. So a policy is never tried on an order, a customer or a case that it was trained on. What nearly every task
+shares (a flight that everybody searches) would make one component of all: leave it out with `ignore` or `most`."""
 
 from __future__ import annotations
 
@@ -20,8 +19,9 @@ from cm2_agent.types.task import Task
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """`train` and `held_out` in the given order, their entities without those left out. `components` are the sizes of all components,
-    largest first; `entities` counts what is compared, `ignored` what was left out; `note` says why held-out tasks are fewer than wanted."""
+    """`train` and `held_out` in the given order, their entities without those left out. `components` are the sizes of
+    all components, largest first; `entities` counts what is compared, `ignored` what was left out; `note` says why
+    held-out tasks are fewer than wanted."""
 
     train: tuple[Task, ...]
     held_out: tuple[Task, ...]
@@ -31,12 +31,16 @@ class Split:
     note: str | None = None
 
 
-def split(tasks: Sequence[Task], *, fraction: float, seed: int = 0, ignore: Iterable[str] = (), most: float | None = None) -> Split:
-    """Hold out about `fraction` of the tasks, never more. The components are taken in an order that follows from `seed` and their tasks'
-    ids, each that still fits. `ignore` leaves out entities by name, by name and value, or by pattern (entities.matches); `most` leaves
-    out those that more than this share of all tasks have. Raises TaskError for a fraction or a share that is not in [0, 1).
+def split(
+    tasks: Sequence[Task], *, fraction: float, seed: int = 0, ignore: Iterable[str] = (), most: float | None = None
+) -> Split:
+    """Hold out about `fraction` of the tasks, never more. The components are taken in an order that follows from `seed`
+    and their tasks' ids, each that still fits. `ignore` leaves out entities by name, by name and value, or by pattern
+    (entities.matches); `most` leaves out those that more than this share of all tasks have. Raises TaskError for a
+    fraction or a share that is not in [0, 1).
 
-    >>> tasks = [Task(id=name, entities=[entity]) for name, entity in (("a", "order:1"), ("b", "order:1"), ("c", "order:2"))]
+    >>> entities = {"a": "order:1", "b": "order:1", "c": "order:2"}
+    >>> tasks = [Task(id=name, entities=[entity]) for name, entity in entities.items()]
     >>> [len(side) for side in (split(tasks, fraction=0.4).train, split(tasks, fraction=0.4).held_out)]
     [2, 1]
     """
@@ -64,10 +68,16 @@ def split(tasks: Sequence[Task], *, fraction: float, seed: int = 0, ignore: Iter
 def _without(tasks: Sequence[Task], ignore: tuple[str, ...], most: float | None) -> tuple[list[Task], int]:
     """The tasks without the entities that are left out, and how many those are."""
     counts = Counter(entity for task in tasks for entity in set(task.entities))
-    gone = {entity for entity in counts if matches(entity, ignore) or (most is not None and counts[entity] > most * len(tasks))}
+    gone = {
+        entity
+        for entity in counts
+        if matches(entity, ignore) or (most is not None and counts[entity] > most * len(tasks))
+    }
     if not gone:
         return list(tasks), 0
-    return [task.model_copy(update={"entities": tuple(one for one in task.entities if one not in gone)}) for task in tasks], len(gone)
+    return [
+        task.model_copy(update={"entities": tuple(one for one in task.entities if one not in gone)}) for task in tasks
+    ], len(gone)
 
 
 def _components(tasks: Sequence[Task]) -> list[list[int]]:
@@ -99,7 +109,10 @@ def _note(tasks: Sequence[Task], components: list[list[int]], wanted: int, held:
     if len(largest) == 1 or not counts:
         return told
     entity, count = max(counts.items(), key=lambda one: (one[1], one[0]))
-    return f"{told}; what links most of them is {entity}, in {count}: if it is no one's own, leave it out (ignore {entity!r}, or its name)"
+    return (
+        f"{told}; what links most of them is {entity}, in {count}: if it is no one's own, leave it out (ignore"
+        f" {entity!r}, or its name)"
+    )
 
 
 def _rank(seed: int, name: str) -> bytes:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from cm2_agent.errors import CM2Error, TraceError
-from cm2_agent.importers.openai_chat import OpenAIChats
 from cm2_agent.importers.json_records import Found, Problem, read_records
+from cm2_agent.importers.openai_chat import OpenAIChats
 from cm2_agent.importers.tau_bench import OFFICIAL, read_tau_bench
 from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Trace
@@ -33,15 +33,17 @@ class Imported:
 def read(format: str, path: str | Path, *, checklists: bool = False) -> Iterator[Imported | Problem]:
     """Read a file of recorded dialogues, in order. A record that is broken is a Problem; the rest is read all the same.
 
-    `format` is one of FORMATS. With `checklists` the tasks get one compiled from the record's gold actions, where it has them. The same
-    file gives the same ids. Raises TraceError: an unknown format, a file that cannot be opened or is empty.
-    """
+    `format` is one of FORMATS. With `checklists` the tasks get one compiled from the record's gold actions, where it
+    has them. The same file gives the same ids. Raises TraceError: an unknown format, a file that cannot be opened or is
+    empty."""
     if format not in FORMATS:
         raise TraceError(f"format {format!r} is unknown; expected one of {', '.join(FORMATS)}, labels")
     return _read(FORMATS[format](), read_records(path), Path(path).stem, checklists)
 
 
-def _read(reader: Reader, records: Iterator[Found | Problem], source: str, checklists: bool) -> Iterator[Imported | Problem]:
+def _read(
+    reader: Reader, records: Iterator[Found | Problem], source: str, checklists: bool
+) -> Iterator[Imported | Problem]:
     for record in records:
         if isinstance(record, Problem):
             yield record

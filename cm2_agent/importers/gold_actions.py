@@ -1,8 +1,8 @@
-"""A checklist out of a benchmark's gold actions: what has to be written, that nothing else is, and what the user has to be told.
+"""A checklist out of a benchmark's gold actions: what has to be written, that nothing else is, and what the user has to
+be told.
 
-It is apart from the reader because it speaks of desks: which tools write, and which arguments leave no mark in the desk's database.
-Nothing here knows the rollout or its official reward.
-"""
+It is apart from the reader because it speaks of desks: which tools write, and which arguments leave no mark in the
+desk's database. Nothing here knows the rollout or its official reward."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from cm2_agent.types.checklist_item import ChecklistModel, ItemModel
-from cm2_agent.types.json_values import JSON
-from cm2_agent.types.json_values import same_json
+from cm2_agent.types.json_values import JSON, same_json
 
 WRITES: Mapping[str, tuple[str, ...]] = {
     "airline": (
@@ -53,16 +52,18 @@ class GoldAction(BaseModel):
     arguments: Mapping[str, Any] = Field(default_factory=dict, alias="kwargs")
 
 
-def compile_gold(actions: Sequence[GoldAction], outputs: Sequence[str], *, name: str, writes: Sequence[str]) -> ChecklistModel:
+def compile_gold(
+    actions: Sequence[GoldAction], outputs: Sequence[str], *, name: str, writes: Sequence[str]
+) -> ChecklistModel:
     """The task's checklist, in the closing block (the user is simulated, so no turn is fixed before the rollout).
 
-    One `reach` item an expected write: a call of that tool that succeeded, with structurally equal arguments. Writes to one reservation
-    or order (or new ones for one user) depend on each other in the reference's order, since the database keeps it. One item *no other
-    write*: every write that succeeded is an expected one, each at most once; it waits for the expected writes, so that doing nothing
-    earns nothing where something was to be done, and weighs as much as all else together, so that an illegal write costs half the
-    reward. One `reach` item an output: a reply holds it, commas and case aside, as the official check has it. The reward is 1 exactly
-    when all of this holds. (Of equal expected writes one is asked for and each is allowed.)
-    """
+    One `reach` item an expected write: a call of that tool that succeeded, with structurally equal arguments. Writes to
+    one reservation or order (or new ones for one user) depend on each other in the reference's order, since the
+    database keeps it. One item *no other write*: every write that succeeded is an expected one, each at most once; it
+    waits for the expected writes, so that doing nothing earns nothing where something was to be done, and weighs as
+    much as all else together, so that an illegal write costs half the reward. One `reach` item an output: a reply holds
+    it, commas and case aside, as the official check has it. The reward is 1 exactly when all of this holds. (Of equal
+    expected writes one is asked for and each is allowed.)"""
     items: list[ItemModel] = []
     expected: list[dict[str, JSON]] = []
     last: dict[str, str] = {}
@@ -81,9 +82,14 @@ def compile_gold(actions: Sequence[GoldAction], outputs: Sequence[str], *, name:
         last[thing] = item
         items.append(
             ItemModel(
-                id=item, check={**call, "succeeded": True}, turn="trace", depends_on=before, facet="tool_usage", level="action"
+                id=item,
+                check={**call, "succeeded": True},
+                turn="trace",
+                depends_on=before,
+                facet="tool_usage",
+                level="action",
             )
-        )  # fmt: skip
+        )
     others = ItemModel(
         id="no_other_write",
         check={"only_called": expected, "among": list(writes)},
@@ -95,16 +101,21 @@ def compile_gold(actions: Sequence[GoldAction], outputs: Sequence[str], *, name:
     )
     told = [
         ItemModel(
-            id=f"tells_{number}", check={"reply_matches": _pattern(output)}, turn="trace", facet="context", level="parameter",
+            id=f"tells_{number}",
+            check={"reply_matches": _pattern(output)},
+            turn="trace",
+            facet="context",
+            level="parameter",
             question=f"Is the user told {output}?",
         )
         for number, output in enumerate(outputs, 1)
-    ]  # fmt: skip
+    ]
     return ChecklistModel(name=name, items=(*items, others, *told))
 
 
 def _marks(action: GoldAction) -> dict[str, JSON]:
-    """The arguments that leave a mark: bags that are all free cost nothing, so that the payment method named for them is not recorded."""
+    """The arguments that leave a mark: bags that are all free cost nothing, so that the payment method named for them
+    is not recorded."""
     arguments = dict(action.arguments)
     if action.name == "update_reservation_baggages" and arguments.get("nonfree_baggages") == 0:
         arguments.pop("payment_id", None)

@@ -1,5 +1,5 @@
-"""What people said of traces, read from a file: a label a line, or DevAI's judgements, where a line holds the people's consensus and a
-recorded judge's verdict. Apart from the readers of dialogues, since a file of labels brings no trace.
+"""What people said of traces, read from a file: a label a line, or DevAI's judgements, where a line holds the people's
+consensus and a recorded judge's verdict. Apart from the readers of dialogues, since a file of labels brings no trace.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cm2_agent.types.human_labels import Label
 from cm2_agent.importers.json_records import Problem, read_records
+from cm2_agent.types.human_labels import Label
 
 DEVAI = "devai"
 """The prefix of the ids of traces that DevAI's judgements speak of: `devai/AGENT/TASK`."""
@@ -33,14 +33,20 @@ class LabelModel(BaseModel):
     def labels(self) -> tuple[Label, ...]:
         return (
             Label(
-                trace_id=self.trace, item=self.item, rater=self.rater, value=self.value, turn=self.turn, task=self.task, note=self.note
+                trace_id=self.trace,
+                item=self.item,
+                rater=self.rater,
+                value=self.value,
+                turn=self.turn,
+                task=self.task,
+                note=self.note,
             ),
-        )  # fmt: skip
+        )
 
 
 class DevaiModel(BaseModel):
-    """A line of DevAI's judgements (Zhuge et al., Agent-as-a-Judge, arXiv 2410.10934): one requirement of one task, met by one agent's
-    work or not, by the consensus of people and by a judge."""
+    """A line of DevAI's judgements (Zhuge et al., Agent-as-a-Judge, arXiv 2410.10934): one requirement of one task, met
+    by one agent's work or not, by the consensus of people and by a judge."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -55,13 +61,17 @@ class DevaiModel(BaseModel):
 
     def labels(self) -> tuple[Label, ...]:
         shared: dict[str, Any] = {
-            "trace_id": f"{DEVAI}/{self.agent}/{self.task}", "item": f"{self.task}.{self.id}", "task": self.task, "note": self.criteria,
-        }  # fmt: skip
+            "trace_id": f"{DEVAI}/{self.agent}/{self.task}",
+            "item": f"{self.task}.{self.id}",
+            "task": self.task,
+            "note": self.criteria,
+        }
         return (Label(rater="human", value=self.human, **shared), Label(rater="judge", value=self.judge, **shared))
 
 
 def read_labels(path: str | Path) -> Iterator[tuple[Label, ...] | Problem]:
-    """The labels of each line of a file, or why the line was skipped. Each line says by its keys which of the two formats it is of.
+    """The labels of each line of a file, or why the line was skipped. Each line says by its keys which of the two
+    formats it is of.
 
     Raises TraceError: a file that cannot be opened or is empty.
     """
@@ -69,7 +79,9 @@ def read_labels(path: str | Path) -> Iterator[tuple[Label, ...] | Problem]:
         if isinstance(record, Problem):
             yield record
             continue
-        model = DevaiModel if isinstance(record.value, dict) and {"human", "judge"} <= record.value.keys() else LabelModel
+        model = (
+            DevaiModel if isinstance(record.value, dict) and {"human", "judge"} <= record.value.keys() else LabelModel
+        )
         try:
             yield model.model_validate(record.value).labels()
         except ValidationError as error:

@@ -1,8 +1,9 @@
-"""Records out of a file that may be broken: where each begins, what it holds, and what is wrong with those that cannot be read.
+"""Records out of a file that may be broken: where each begins, what it holds, and what is wrong with those that cannot
+be read.
 
-It is apart from the formats because every one of them meets the same damage: a cut last line, a list that spans lines, bytes that are
-not UTF-8, numbers that are no numbers, nesting without end. Whatever is wrong with one record, the rest is still found.
-"""
+It is apart from the formats because every one of them meets the same damage: a cut last line, a list that spans lines,
+bytes that are not UTF-8, numbers that are no numbers, nesting without end. Whatever is wrong with one record, the rest
+is still found."""
 
 from __future__ import annotations
 
@@ -63,8 +64,8 @@ _DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_no_constant)
 
 
 def parse_json(text: str) -> JSON:
-    """The JSON value that the text is. Raises ValueError: not JSON, a number that is not finite, nesting deeper than MAX_DEPTH, half a
-    surrogate pair."""
+    """The JSON value that the text is. Raises ValueError: not JSON, a number that is not finite, nesting deeper than
+    MAX_DEPTH, half a surrogate pair."""
     try:
         value = _DECODER.decode(text)
     except RecursionError:
@@ -78,13 +79,14 @@ def parse_json(text: str) -> JSON:
 def read_records(path: str | Path) -> Iterator[Found | Problem]:
     """The records of a JSON or JSON Lines file, in order: the elements of a list, or one value after the other.
 
-    A list whose first element has a `role` is one record (a chat), not a list of records. Raises TraceError where the file cannot be
-    opened or holds nothing.
-    """
+    A list whose first element has a `role` is one record (a chat), not a list of records. Raises TraceError where the
+    file cannot be opened or holds nothing."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise TraceError(f"{path}: cannot be read: {error.strerror or error}. Expected a JSON or JSON Lines file.") from error
+        raise TraceError(
+            f"{path}: cannot be read: {error.strerror or error}. Expected a JSON or JSON Lines file."
+        ) from error
     text = data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
     if not text.strip():
         raise TraceError(f"{path}: is empty. Expected a JSON or JSON Lines file with at least one record.")
@@ -122,7 +124,11 @@ class _Scanner:
             at = self._space(at)
             if at >= len(self.text):
                 self.number += 1
-                yield Problem(line=self._line_of(at), number=self.number, reason="the file ends inside the list; it may be cut short")
+                yield Problem(
+                    line=self._line_of(at),
+                    number=self.number,
+                    reason="the file ends inside the list; it may be cut short",
+                )
                 return at
             if self.text[at] == "]":
                 return at + 1
@@ -145,7 +151,9 @@ class _Scanner:
             value, end = _DECODER.raw_decode(self.text, at)
         except json.JSONDecodeError as error:
             where = "" if error.lineno == line else f" on line {error.lineno}"
-            return Problem(line=line, number=self.number, reason=f"not JSON: {error.msg}{where}, column {error.colno}"), None
+            return Problem(
+                line=line, number=self.number, reason=f"not JSON: {error.msg}{where}, column {error.colno}"
+            ), None
         except RecursionError:
             return Problem(line=line, number=self.number, reason=f"nested deeper than {MAX_DEPTH} levels"), None
         except ValueError as error:
@@ -189,7 +197,8 @@ class _Scanner:
         return None
 
     def _next_opener(self, at: int, key: str | None) -> int:
-        """Where the next element begins: at the next object that starts with the key that elements of this list start with."""
+        """Where the next element begins: at the next object that starts with the key that elements of this list start
+        with."""
         if key is None:
             return len(self.text)
         found = re.compile(r"\{\s*" + re.escape(key) + r"\s*:").search(self.text, at)
@@ -214,7 +223,11 @@ class _Scanner:
         return at if match is None else match.end()
 
     def _line_of(self, at: int) -> int:
-        self._line += self.text.count("\n", self._counted, at) if at >= self._counted else -self.text.count("\n", at, self._counted)
+        self._line += (
+            self.text.count("\n", self._counted, at)
+            if at >= self._counted
+            else -self.text.count("\n", at, self._counted)
+        )
         self._counted = at
         return self._line
 

@@ -9,9 +9,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cm2_agent.errors import TraceError
-from cm2_agent.types.json_values import JSON, content_hash
 from cm2_agent.importers.openai_messages import read_messages, read_tools, run_of
 from cm2_agent.importers.tau_bench import OFFICIAL
+from cm2_agent.types.json_values import JSON, content_hash
 from cm2_agent.types.run_attributes import GROUP, ROLLOUT, TASK_ID, TASK_VERSION
 from cm2_agent.types.trace import Trace
 
@@ -42,7 +42,8 @@ class OpenAIChats:
         self._seen: Counter[str] = Counter()
 
     def __call__(self, value: JSON, *, source: str, checklists: bool) -> tuple[Trace, None, str | None]:
-        """One record → its trace. Raises TraceError. The format knows no gold actions, so there is never a checklist."""
+        """One record → its trace. Raises TraceError. The format knows no gold actions, so there is never a
+        checklist."""
         if isinstance(value, list):
             value = {"messages": value}
         if not isinstance(value, Mapping):
@@ -51,9 +52,15 @@ class OpenAIChats:
             record = _Record.model_validate(value)
         except ValidationError as error:
             detail = error.errors(include_url=False)[0]
-            raise TraceError(f"{'.'.join(map(str, detail['loc']))}: {detail['msg']} (given {str(detail.get('input'))[:60]!r})") from error
+            raise TraceError(
+                f"{'.'.join(map(str, detail['loc']))}: {detail['msg']} (given {str(detail.get('input'))[:60]!r})"
+            ) from error
         messages, tools = read_messages(record.messages), read_tools(record.tools)
-        sampling = {key: value[key] for key in _SAMPLING if isinstance(value.get(key), int | float) and not isinstance(value[key], bool)}
+        sampling = {
+            key: value[key]
+            for key in _SAMPLING
+            if isinstance(value.get(key), int | float) and not isinstance(value[key], bool)
+        }
         rollout = record.rollout if record.rollout is not None else record.trial
         known = [record.id, record.task_id, record.task_version, rollout, record.model, sampling]
         said = content_hash([*known, record.messages, record.tools])
@@ -67,11 +74,19 @@ class OpenAIChats:
             system = "\n".join(message.text for message in messages if message.role == "system")
             setting = content_hash([system, [tool.to_json() for tool in tools]])[:8]
             attributes = {
-                TASK_ID: task, TASK_VERSION: record.task_version, GROUP: f"{source}:{setting}",
+                TASK_ID: task,
+                TASK_VERSION: record.task_version,
+                GROUP: f"{source}:{setting}",
                 ROLLOUT: self._rollouts[task] if rollout is None else rollout,
-            }  # fmt: skip
+            }
             self._rollouts[task] += 1
         trace_id = f"chat-{said[:20]}"
-        run = run_of(trace_id, messages, name="chat", attributes=attributes, tools=tools, model=record.model, sampling=sampling)
+        run = run_of(
+            trace_id, messages, name="chat", attributes=attributes, tools=tools, model=record.model, sampling=sampling
+        )
         reason = "the format has no gold actions" if checklists else None
-        return Trace(id=trace_id, runs=(run,), outcomes={} if record.reward is None else {OFFICIAL: record.reward}), None, reason
+        return (
+            Trace(id=trace_id, runs=(run,), outcomes={} if record.reward is None else {OFFICIAL: record.reward}),
+            None,
+            reason,
+        )

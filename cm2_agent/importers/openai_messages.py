@@ -1,4 +1,5 @@
-"""OpenAI chat messages into ours, and a dialogue of them into a Run; apart because both record formats speak this dialect."""
+"""OpenAI chat messages into ours, and a dialogue of them into a Run; apart because both record formats speak this
+dialect."""
 
 from __future__ import annotations
 
@@ -6,20 +7,47 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 
 from cm2_agent.errors import TraceError
-from cm2_agent.types.json_values import JSON, content_hash
-from cm2_agent.types.messages import Blob, Message, Other, Part, Reasoning, Role, Text, ToolCall, ToolCallResponse, ToolSpec, Uri
 from cm2_agent.importers.json_records import parse_json
+from cm2_agent.types.json_values import JSON, content_hash
+from cm2_agent.types.messages import (
+    Blob,
+    Message,
+    Other,
+    Part,
+    Reasoning,
+    Role,
+    Text,
+    ToolCall,
+    ToolCallResponse,
+    ToolSpec,
+    Uri,
+)
 from cm2_agent.types.trace import ModelCall, Run, ToolRun
 
 _ROLES: Mapping[str, Role] = {
-    "system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool", "function": "tool",
-}  # fmt: skip
-_READ = {"role", "content", "name", "tool_calls", "tool_call_id", "function_call", "reasoning_content", "reasoning", "refusal"}
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+    "function": "tool",
+}
+_READ = {
+    "role",
+    "content",
+    "name",
+    "tool_calls",
+    "tool_call_id",
+    "function_call",
+    "reasoning_content",
+    "reasoning",
+    "refusal",
+}
 
 
 def read_messages(data: JSON, *, failed: Callable[[str], bool] = lambda text: False) -> tuple[Message, ...]:
-    """The messages of a chat. `failed` tells from a tool's answer whether the call failed. Keys that the chat format does not know are
-    kept. Raises TraceError naming the message that is not one."""
+    """The messages of a chat. `failed` tells from a tool's answer whether the call failed. Keys that the chat format
+    does not know are kept. Raises TraceError naming the message that is not one."""
     if not isinstance(data, Sequence) or isinstance(data, str) or not data:
         raise TraceError(f"the messages are {_shown(data)}; expected a list of at least one message")
     read: list[Message] = []
@@ -51,7 +79,8 @@ def run_of(
     sampling: Mapping[str, JSON] | None = None,
     backend: str | None = None,
 ) -> Run:
-    """The dialogue as one run: a text-only model call an assistant message (its input is everything before it), and a tool run an answer.
+    """The dialogue as one run: a text-only model call an assistant message (its input is everything before it), and a
+    tool run an answer.
 
     The record tells no times and no token ids: times are 0, ids None.
     """
@@ -64,10 +93,16 @@ def run_of(
         if message.role == "assistant":
             calls.append(
                 ModelCall(
-                    span_id=span, model=model, model_version=model, input=messages[:index], output=message, tools=tools,
-                    sampling=sampling or {}, message=index,
+                    span_id=span,
+                    model=model,
+                    model_version=model,
+                    input=messages[:index],
+                    output=message,
+                    tools=tools,
+                    sampling=sampling or {},
+                    message=index,
                 )
-            )  # fmt: skip
+            )
             waiting = list(message.tool_calls)
             asked = {call.id: call for call in waiting if call.id is not None}
         for position, response in enumerate(message.responses):
@@ -83,7 +118,9 @@ def run_of(
                     backend=backend,
                 )
             )
-    return Run(id=trace_id, name=name, messages=messages, calls=tuple(calls), tools=tuple(runs), attributes=dict(attributes))
+    return Run(
+        id=trace_id, name=name, messages=messages, calls=tuple(calls), tools=tuple(runs), attributes=dict(attributes)
+    )
 
 
 def _message(data: JSON, failed: Callable[[str], bool]) -> Message:
@@ -155,7 +192,9 @@ def _part(part: JSON) -> Part:
 def _call(data: JSON) -> ToolCall:
     if not isinstance(data, Mapping):
         raise TraceError(f"has a tool call {_shown(data)}; expected an object with a function")
-    inner, key = (data["custom"], "input") if isinstance(data.get("custom"), Mapping) else (data.get("function"), "arguments")
+    inner, key = (
+        (data["custom"], "input") if isinstance(data.get("custom"), Mapping) else (data.get("function"), "arguments")
+    )
     if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
         raise TraceError(f"has a tool call {_shown(data)}; expected a function with a name")
     identity = data.get("id")
@@ -163,7 +202,9 @@ def _call(data: JSON) -> ToolCall:
         raise TraceError(f"has a tool call with id {_shown(identity)}; expected text")
     arguments = inner.get(key)
     if isinstance(arguments, str) and key == "arguments":
-        with contextlib.suppress(ValueError):  # what is not JSON is kept as the text it is: a malformed call is a fact of the dialogue
+        with contextlib.suppress(
+            ValueError
+        ):  # what is not JSON is kept as the text it is: a malformed call is a fact of the dialogue
             arguments = parse_json(arguments)
     return ToolCall(id=identity, name=inner["name"], arguments=arguments)
 
@@ -178,7 +219,6 @@ def _response(data: Mapping[str, JSON], failed: Callable[[str], bool]) -> ToolCa
         if all(isinstance(part, Text) for part in parts):
             content = "\n".join(part.content for part in parts if isinstance(part, Text))
     return ToolCallResponse(id=identity, response=content, error=isinstance(content, str) and failed(content))
-
 
 
 def _shown(value: JSON) -> str:

@@ -1,8 +1,7 @@
 """tau-bench result files: a JSON list of rollouts, several a task, each with the benchmark's own reward.
 
-Source: github.com/sierra-research/tau-bench (`historical_trajectories/`). The user was simulated, so the tasks have a persona and no
-scripted turns; the tools ran against the benchmark's own database.
-"""
+Source: github.com/sierra-research/tau-bench (`historical_trajectories/`). The user was simulated, so the tasks have a
+persona and no scripted turns; the tools ran against the benchmark's own database."""
 
 from __future__ import annotations
 
@@ -11,14 +10,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cm2_agent.types.checklist import Checklist
 from cm2_agent.errors import TraceError
+from cm2_agent.importers.gold_actions import READS, WRITES, GoldAction, compile_gold
+from cm2_agent.importers.openai_messages import read_messages, run_of
+from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.json_values import JSON, canonical_json, content_hash
 from cm2_agent.types.messages import Message
-from cm2_agent.importers.openai_messages import read_messages, run_of
-from cm2_agent.importers.gold_actions import READS, WRITES, GoldAction, compile_gold
-from cm2_agent.types.task import Task
 from cm2_agent.types.run_attributes import CUT, GROUP, ROLLOUT, TASK_ID, TASK_VERSION, TOOL_BACKENDS
+from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Trace
 
 OFFICIAL = "official_reward"
@@ -57,16 +56,17 @@ class _Record(_Loose):
 def read_tau_bench(value: JSON, *, source: str, checklists: bool) -> tuple[Trace, Task, str | None]:
     """One record → the trace, its task, and why the task got no checklist although asked for one (None where it did).
 
-    `source` names the sampling (the file): rollouts of the same task from two files are two groups. The trace's id comes from what was
-    done and said, so that importing again changes nothing. Raises TraceError.
-    """
+    `source` names the sampling (the file): rollouts of the same task from two files are two groups. The trace's id
+    comes from what was done and said, so that importing again changes nothing. Raises TraceError."""
     if not isinstance(value, Mapping):
         raise TraceError(f"is {type(value).__name__}; expected an object with task_id, trial, reward, info and traj")
     try:
         record = _Record.model_validate(value)
     except ValidationError as error:
         detail = error.errors(include_url=False)[0]
-        raise TraceError(f"{'.'.join(map(str, detail['loc']))}: {detail['msg']} (given {str(detail.get('input'))[:60]!r})") from error
+        raise TraceError(
+            f"{'.'.join(map(str, detail['loc']))}: {detail['msg']} (given {str(detail.get('input'))[:60]!r})"
+        ) from error
     messages = read_messages(record.traj, failed=lambda text: text.startswith(("Error", "Unknown action")))
     desk = _desk(messages, record.info.task.actions)
     goal = record.info.task

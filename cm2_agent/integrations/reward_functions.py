@@ -1,11 +1,13 @@
-"""Our rewards in other people's trainers: TRL, verifiers, verl, ART. An introducer: it reads their chats into traces and asks a scorer.
+"""Our rewards in other people's trainers: TRL, verifiers, verl, ART. An introducer: it reads their chats into traces
+and asks a scorer.
 
-Each of them calls a function of its own shape; what is here gives it that function. None of these packages is imported. A NULL is
-never a number: TRL is given None (it leaves such a completion out), the others, which know no such thing, an exception.
+Each of them calls a function of its own shape; what is here gives it that function. None of these packages is imported.
+A NULL is never a number: TRL is given None (it leaves such a completion out), the others, which know no such thing, an
+exception.
 
     GRPOTrainer(model, reward_funcs=trl_reward(Stack(support)), train_dataset=…, args=…)      # TRL
     vf.Rubric(funcs=[verifiers_reward(Stack(support))])                                        # verifiers
-    compute_score = verl_reward(Stack(support))                                                # verl: custom_reward_function.path
+    compute_score = verl_reward(Stack(support))  # verl: custom_reward_function.path
     trajectory.reward = await art_reward(Stack(support))(trajectory.messages())                # ART
 """
 
@@ -17,21 +19,25 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from cm2_agent.errors import JudgeError, TraceError
+from cm2_agent.importers.openai_messages import read_messages, run_of
 from cm2_agent.types.json_values import JSON, content_hash
 from cm2_agent.types.protocols import Scorer
-from cm2_agent.importers.openai_messages import read_messages, run_of
+from cm2_agent.types.run_attributes import TASK_ID, TASK_TURNS, TASK_VERSION
 from cm2_agent.types.score import Score
 from cm2_agent.types.task import Task
-from cm2_agent.types.run_attributes import TASK_ID, TASK_TURNS, TASK_VERSION
 from cm2_agent.types.trace import Trace
 
 T = TypeVar("T")
 Chat = str | Sequence[Mapping[str, JSON]]
-"""Messages in OpenAI's chat format, or a text: the user's where it is a prompt, the assistant's where it is a completion."""
+"""Messages in OpenAI's chat format, or a text: the user's where it is a prompt, the assistant's where it is a
+completion."""
 
 
-def trace_of_chat(prompt: Chat, completion: Chat, *, id: str | None = None, task: Task | None = None, number: int = 0) -> Trace:
-    """The dialogue as a trace: everything in the prompt, then the completion. Without an `id` it is a hash of both and `number`.
+def trace_of_chat(
+    prompt: Chat, completion: Chat, *, id: str | None = None, task: Task | None = None, number: int = 0
+) -> Trace:
+    """The dialogue as a trace: everything in the prompt, then the completion. Without an `id` it is a hash of both and
+    `number`.
 
     Raises TraceError naming the message that is not one.
     """
@@ -41,18 +47,23 @@ def trace_of_chat(prompt: Chat, completion: Chat, *, id: str | None = None, task
     return Trace.of(run_of(name, read_messages(said), name="chat", attributes=told))
 
 
-def trl_reward(scorer: Scorer, *, task: Callable[[Mapping[str, Any]], Task | None] | None = None) -> Callable[..., list[float | None]]:
-    """A reward function for TRL's GRPOTrainer (and RLOO): `(prompts, completions, **columns) -> list[float | None]`, both in TRL's
-    conversational and its text format.
+def trl_reward(
+    scorer: Scorer, *, task: Callable[[Mapping[str, Any]], Task | None] | None = None
+) -> Callable[..., list[float | None]]:
+    """A reward function for TRL's GRPOTrainer (and RLOO): `(prompts, completions, **columns) -> list[float | None]`,
+    both in TRL's conversational and its text format.
 
-    `task(row)` makes the Task of a row from the data set's other columns (default: none; a checklist of the scorer's own needs none).
-    A stack that compares rollouts is given those of equal prompts together. NULL becomes None, which TRL (1.16) leaves out of the
-    group's mean and gives no advantage.
-    """
+    `task(row)` makes the Task of a row from the data set's other columns (default: none; a checklist of the scorer's
+    own needs none). A stack that compares rollouts is given those of equal prompts together. NULL becomes None, which
+    TRL (1.16) leaves out of the group's mean and gives no advantage."""
 
     def reward(*, prompts: Sequence[Chat], completions: Sequence[Chat], **columns: Any) -> list[float | None]:
         rows = [
-            {name: values[at] for name, values in columns.items() if isinstance(values, list) and len(values) == len(prompts)}
+            {
+                name: values[at]
+                for name, values in columns.items()
+                if isinstance(values, list) and len(values) == len(prompts)
+            }
             for at in range(len(prompts))
         ]
         return [score.reward for score in run_now(_scores(scorer, prompts, completions, rows, task))]
@@ -66,9 +77,8 @@ def verifiers_reward(
 ) -> Callable[..., Coroutine[Any, Any, float]]:
     """A reward function for a rubric of verifiers: `async (prompt, completion, answer, state, **kwargs) -> float`.
 
-    `task(fields)` makes the Task from the other arguments (answer, state, info, task). A NULL raises JudgeError, which fails the rollout:
-    it is not trained on.
-    """
+    `task(fields)` makes the Task from the other arguments (answer, state, info, task). A NULL raises JudgeError, which
+    fails the rollout: it is not trained on."""
 
     async def cm2_reward(prompt: Chat, completion: Chat, answer: Any = None, state: Any = None, **kwargs: Any) -> float:
         fields = {"answer": answer, "state": state, **kwargs}
@@ -81,14 +91,19 @@ def verifiers_reward(
 def verl_reward(
     scorer: Scorer, *, task: Callable[[Mapping[str, Any]], Task | None] | None = None
 ) -> Callable[..., dict[str, float | str]]:
-    """A `compute_score` for verl: `(data_source, solution_str, ground_truth, extra_info) -> {"score": …}`, with the components beside it.
+    """A `compute_score` for verl: `(data_source, solution_str, ground_truth, extra_info) -> {"score": …}`, with the
+    components beside it.
 
-    verl gives the decoded completion alone; the prompt is `extra_info["prompt"]` (a text or messages) where the data set puts it there,
-    else empty. `task(fields)` sees all four. A NULL raises JudgeError: verl has no way to leave a completion out.
-    """
+    verl gives the decoded completion alone; the prompt is `extra_info["prompt"]` (a text or messages) where the data
+    set puts it there, else empty. `task(fields)` sees all four. A NULL raises JudgeError: verl has no way to leave a
+    completion out."""
 
     def compute_score(
-        data_source: str, solution_str: str, ground_truth: Any = None, extra_info: Mapping[str, Any] | None = None, **kwargs: Any
+        data_source: str,
+        solution_str: str,
+        ground_truth: Any = None,
+        extra_info: Mapping[str, Any] | None = None,
+        **kwargs: Any,
     ) -> dict[str, float | str]:
         extra = dict(extra_info or {})
         fields = {"data_source": data_source, "ground_truth": ground_truth, "extra_info": extra, **kwargs}
@@ -104,9 +119,8 @@ def art_reward(scorer: Scorer) -> Callable[..., Coroutine[Any, Any, float]]:
 
         trajectory.reward = await reward(trajectory.messages())
 
-    A NULL raises JudgeError: a rollout function that raises is one that `art.gather_trajectory_groups` counts as failed and leaves out.
-    For a stack that compares rollouts use `art_group_reward`.
-    """
+    A NULL raises JudgeError: a rollout function that raises is one that `art.gather_trajectory_groups` counts as failed
+    and leaves out. For a stack that compares rollouts use `art_group_reward`."""
 
     async def reward(messages: Sequence[Mapping[str, JSON]], task: Task | None = None) -> float:
         return _number(await scorer(trace_of_chat(messages, [], task=task), task))
@@ -115,8 +129,8 @@ def art_reward(scorer: Scorer) -> Callable[..., Coroutine[Any, Any, float]]:
 
 
 def art_group_reward(scorer: Scorer) -> Callable[..., Coroutine[Any, Any, list[float | None]]]:
-    """The same for the trajectories of a group at once: `async ([messages, …], task=None) -> [reward or None, …]`, in their order; leave
-    out of the group what is None. In place of `ruler_score_group`."""
+    """The same for the trajectories of a group at once: `async ([messages, …], task=None) -> [reward or None, …]`, in
+    their order; leave out of the group what is None. In place of `ruler_score_group`."""
 
     async def reward(group: Sequence[Sequence[Mapping[str, JSON]]], task: Task | None = None) -> list[float | None]:
         traces = [trace_of_chat(messages, [], task=task, number=number) for number, messages in enumerate(group)]
@@ -134,7 +148,9 @@ async def _scores(
 ) -> list[Score]:
     """Every completion's score, those of equal prompts and tasks scored together."""
     if len(prompts) != len(completions):
-        raise TraceError(f"{len(prompts)} prompts were given with {len(completions)} completions; expected one prompt a completion")
+        raise TraceError(
+            f"{len(prompts)} prompts were given with {len(completions)} completions; expected one prompt a completion"
+        )
     tasks = [None if task is None else task(row) for row in rows]
     traces = [
         trace_of_chat(prompt, completion, task=own, number=number)
@@ -142,7 +158,9 @@ async def _scores(
     ]
     groups: dict[str, list[int]] = {}
     for at, (prompt, own) in enumerate(zip(prompts, tasks, strict=True)):
-        groups.setdefault(content_hash([_chat(prompt, "user"), None if own is None else [own.id, own.version]]), []).append(at)
+        groups.setdefault(
+            content_hash([_chat(prompt, "user"), None if own is None else [own.id, own.version]]), []
+        ).append(at)
     found: dict[int, Score] = {}
     for members in groups.values():
         scores = await _of_group(scorer, [traces[at] for at in members], tasks[members[0]])
@@ -171,7 +189,8 @@ def _number(score: Score) -> float:
 
 
 def run_now(work: Coroutine[Any, Any, T]) -> T:
-    """The coroutine's result from sync code, whether or not this thread has an event loop that runs (a notebook's, Ray's)."""
+    """The coroutine's result from sync code, whether or not this thread has an event loop that runs (a notebook's,
+    Ray's)."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -180,4 +199,12 @@ def run_now(work: Coroutine[Any, Any, T]) -> T:
         return pool.submit(asyncio.run, work).result()
 
 
-__all__ = ["art_group_reward", "art_reward", "run_now", "trace_of_chat", "trl_reward", "verifiers_reward", "verl_reward"]
+__all__ = [
+    "art_group_reward",
+    "art_reward",
+    "run_now",
+    "trace_of_chat",
+    "trl_reward",
+    "verifiers_reward",
+    "verl_reward",
+]

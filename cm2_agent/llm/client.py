@@ -1,6 +1,5 @@
-"""Asking a model until its reply can be read, or it cannot: requests within limits, retries, and what each failure means; apart from who
-asks (judge, labeler, simulator, user), who knows what for and what a reply must be.
-"""
+"""Asking a model until its reply can be read, or it cannot: requests within limits, retries, and what each failure
+means; apart from who asks (judge, labeler, simulator, user), who knows what for and what a reply must be."""
 
 from __future__ import annotations
 
@@ -26,8 +25,8 @@ from pydantic_ai.settings import ModelSettings
 
 from cm2_agent.errors import BudgetExhausted, ModelError
 from cm2_agent.llm.limits import Limits
-from cm2_agent.llm.providers import PerLoopModel
 from cm2_agent.llm.prices import Price, cost
+from cm2_agent.llm.providers import PerLoopModel
 from cm2_agent.llm.usage import Usage
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.score import NullCause
@@ -39,8 +38,9 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Why there is no answer. `retry`: asking again may help, after `wait` seconds where the provider said so; `reply`: there was a
-    reply, but not what was asked for. `cause`: `content` where what was shown can bring it about (method.md §4)."""
+    """Why there is no answer. `retry`: asking again may help, after `wait` seconds where the provider said so; `reply`:
+    there was a reply, but not what was asked for. `cause`: `content` where what was shown can bring it about (method.md
+    §4)."""
 
     cause: NullCause
     explanation: str
@@ -51,7 +51,8 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class Schema:
-    """What a reply is held to where the provider can. `strict`: the schema keeps to what OpenAI's strict mode allows."""
+    """What a reply is held to where the provider can. `strict`: the schema keeps to what OpenAI's strict mode
+    allows."""
 
     name: str
     body: Mapping[str, JSON]
@@ -77,10 +78,10 @@ class _Refused(Exception):
 class Asker:
     """One model, asked within its limits; `of` is who asks, as errors name it.
 
-    `settings` are pydantic-ai's model settings. `timeout` is seconds a request; `retries` requests beyond the first, after a back-off that
-    begins at `backoff` seconds, doubles, is jittered and never longer than `longest_wait`: a provider that asks to wait longer is given
-    up. `usage` counts this asker's requests alone; `limits` may be shared. Raises JudgeError where limits in dollars cannot be kept.
-    """
+    `settings` are pydantic-ai's model settings. `timeout` is seconds a request; `retries` requests beyond the first,
+    after a back-off that begins at `backoff` seconds, doubles, is jittered and never longer than `longest_wait`: a
+    provider that asks to wait longer is given up. `usage` counts this asker's requests alone; `limits` may be shared.
+    Raises JudgeError where limits in dollars cannot be kept."""
 
     def __init__(
         self,
@@ -102,9 +103,15 @@ class Asker:
         self.usage = Usage()
         self._unpriced: set[tuple[str, str | None]] = set()
         name = f"{model.system}:{model.model_name}"
-        if price is None and self.limits.budget_usd is not None and cost(model.model_name, 0, 0, provider=model.system) is None:
+        if (
+            price is None
+            and self.limits.budget_usd is not None
+            and cost(model.model_name, 0, 0, provider=model.system) is None
+        ):
             self.limits.refuse_unpriced(name)
-        self._native = bool(model.profile.get("supports_json_schema_output")) and not getattr(model, "sends_schema", False)
+        self._native = bool(model.profile.get("supports_json_schema_output")) and not getattr(
+            model, "sends_schema", False
+        )
 
     async def ask(
         self,
@@ -115,8 +122,8 @@ class Asker:
         answer_tokens: int = 150,
         re_ask: bool = False,
     ) -> _T:
-        """What `read` makes of the reply's text. A `read` that raises Malformed has the model asked again, one that raises AskFailed ends
-        it. `answer_tokens` is the reply's expected length, for limits.
+        """What `read` makes of the reply's text. A `read` that raises Malformed has the model asked again, one that
+        raises AskFailed ends it. `answer_tokens` is the reply's expected length, for limits.
 
         Raises AskFailed after the retries, BudgetExhausted before a request that the budget does not allow.
         """
@@ -141,10 +148,16 @@ class Asker:
         raise AskFailed(failure)
 
     async def request(
-        self, messages: Sequence[ModelMessage], *, tokens: int, answer_tokens: int, schema: Schema | None = None, re_ask: bool = False
+        self,
+        messages: Sequence[ModelMessage],
+        *,
+        tokens: int,
+        answer_tokens: int,
+        schema: Schema | None = None,
+        re_ask: bool = False,
     ) -> ModelResponse:
-        """One request within the limits, counted whether it is answered or not. `tokens` and `answer_tokens` are what it may take in and
-        give out. Raises BudgetExhausted, TimeoutError, or whatever the provider's client raises."""
+        """One request within the limits, counted whether it is answered or not. `tokens` and `answer_tokens` are what
+        it may take in and give out. Raises BudgetExhausted, TimeoutError, or whatever the provider's client raises."""
         parameters = ModelRequestParameters()
         if schema is not None and self._native:
             held = OutputObjectDefinition(json_schema=dict(schema.body), name=schema.name, strict=schema.strict)
@@ -163,7 +176,11 @@ class Asker:
             finally:
                 self.usage.add(**spent.__dict__)
                 self.limits.spend(
-                    calls=1, input_tokens=spent.input_tokens, output_tokens=spent.output_tokens, usd=spent.usd, re_asks=spent.re_asks
+                    calls=1,
+                    input_tokens=spent.input_tokens,
+                    output_tokens=spent.output_tokens,
+                    usd=spent.usd,
+                    re_asks=spent.re_asks,
                 )
         return response
 
@@ -184,7 +201,9 @@ class Asker:
         if isinstance(error, TimeoutError):
             return Failure(cause="infrastructure", explanation=f"no answer within {self.timeout:g} s")
         if isinstance(error, ModelContextWindowExceededError):
-            return Failure(cause="content", explanation=f"what was shown is too long for the {self.of}: {said}", retry=False)
+            return Failure(
+                cause="content", explanation=f"what was shown is too long for the {self.of}: {said}", retry=False
+            )
         if isinstance(error, ModelRequestRejectedError | ModelQuotaExceededError | UserError):
             return Failure(cause="infrastructure", explanation=said, retry=False)
         if isinstance(error, ModelAPIError):
@@ -197,11 +216,20 @@ class Asker:
             await self.model.aclose()
 
     def _usd(self, response: ModelResponse) -> float | None:
-        name, provider, used = response.model_name or self.model.model_name, response.provider_name or self.model.system, response.usage
+        name, provider, used = (
+            response.model_name or self.model.model_name,
+            response.provider_name or self.model.system,
+            response.usage,
+        )
         if (name, provider) in self._unpriced:
             return None
         usd = cost(
-            name, used.input_tokens, used.output_tokens, provider=provider, cached_tokens=used.cache_read_tokens, price=self.price
+            name,
+            used.input_tokens,
+            used.output_tokens,
+            provider=provider,
+            cached_tokens=used.cache_read_tokens,
+            price=self.price,
         )
         if usd is None:
             self._unpriced.add((name, provider))

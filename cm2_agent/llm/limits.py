@@ -1,6 +1,6 @@
-"""How much a language model may be asked: calls at a time, requests and tokens a minute, a budget in US dollars or calls. Apart from who
-asks, so that several (a cheap judge and a strong one) can share one budget, and so that it can be tested without any.
-"""
+"""How much a language model may be asked: calls at a time, requests and tokens a minute, a budget in US dollars or
+calls. Apart from who asks, so that several (a cheap judge and a strong one) can share one budget, and so that it can be
+tested without any."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class _Slot:
 class Limits:
     """Holds calls back, and refuses them when the budget does not allow one more.
 
-    `concurrency`: calls at a time. `rpm`, `tpm`: requests and tokens a minute, kept by spacing, so that no minute holds more. `budget_usd`,
-    `budget_calls`: what may be spent in all; a call that is under way counts by its estimate, so that many at a time do not overshoot. One
-    object may serve several judges, threads and event loops. `of` is who asks, as its errors name it. `clock` and `sleep` are the monotonic
-    clock it goes by.
+    `concurrency`: calls at a time. `rpm`, `tpm`: requests and tokens a minute, kept by spacing, so that no minute holds
+    more. `budget_usd`, `budget_calls`: what may be spent in all; a call that is under way counts by its estimate, so
+    that many at a time do not overshoot. One object may serve several judges, threads and event loops. `of` is who
+    asks, as its errors name it. `clock` and `sleep` are the monotonic clock it goes by.
 
     >>> async def ask(limits):
     ...     async with limits.slot(estimated_tokens=900):
@@ -44,8 +44,8 @@ class Limits:
     >>> asyncio.run(ask(limits))
     Traceback (most recent call last):
     ...
-    cm2_agent.errors.BudgetExhausted: the judge's budget of 1 calls is spent (1 calls made); what was not asked by then stays open. \
-Raise the budget and run again: nothing is asked twice
+    cm2_agent.errors.BudgetExhausted: the judge's budget of 1 calls is spent (1 calls made); what was not \
+asked by then stays open. Raise the budget and run again: nothing is asked twice
     """
 
     def __init__(
@@ -61,7 +61,11 @@ Raise the budget and run again: nothing is asked twice
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """Raises JudgeError where a limit is not a number that could be kept."""
-        for name, value, least in (("concurrency", concurrency, 1), ("budget_usd", budget_usd, 0), ("budget_calls", budget_calls, 0)):
+        for name, value, least in (
+            ("concurrency", concurrency, 1),
+            ("budget_usd", budget_usd, 0),
+            ("budget_calls", budget_calls, 0),
+        ):
             if value is not None and not value >= least:
                 raise JudgeError(f"{name} is {value}; expected {least} or more")
         for name, value in (("rpm", rpm), ("tpm", tpm)):
@@ -105,7 +109,8 @@ Raise the budget and run again: nothing is asked twice
             return Usage(**self._spent.__dict__)
 
     def check(self, estimated_usd: float | None = 0.0) -> None:
-        """Raises BudgetExhausted where one more call is not allowed; `estimated_usd` is what it may cost, None where nobody knows."""
+        """Raises BudgetExhausted where one more call is not allowed; `estimated_usd` is what it may cost, None where
+        nobody knows."""
         with self._lock:
             self._check(estimated_usd)
 
@@ -113,8 +118,9 @@ Raise the budget and run again: nothing is asked twice
         """Raises JudgeError where there is a budget in dollars: for a model that has no known price."""
         if self.budget_usd is not None:
             raise JudgeError(
-                f"the budget is {self.budget_usd:g} USD, but the price of {model!r} is not known, so it could not be kept; say the price "
-                "(Price(input=…, output=…) in USD a million tokens, --price INPUT,OUTPUT), or give a budget in calls"
+                f"the budget is {self.budget_usd:g} USD, but the price of {model!r} is not known, so it could not be"
+                " kept; say the price (Price(input=…, output=…) in USD a million tokens, --price INPUT,OUTPUT), or"
+                " give a budget in calls"
             )
 
     @asynccontextmanager
@@ -140,12 +146,21 @@ Raise the budget and run again: nothing is asked twice
             self._leave()
 
     def spend(
-        self, *, calls: int = 1, input_tokens: int = 0, output_tokens: int = 0, usd: float | None = 0.0, re_asks: int = 0
+        self,
+        *,
+        calls: int = 1,
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+        usd: float | None = 0.0,
+        re_asks: int = 0,
     ) -> None:
-        """Count what was spent; `usd` None where the price is not known: then a budget in dollars allows no further call."""
+        """Count what was spent; `usd` None where the price is not known: then a budget in dollars allows no further
+        call."""
         slot = next((slot for limits, slot in reversed(_SLOT.get()) if limits is self), None)
         with self._lock:
-            self._spent.add(calls=calls, input_tokens=input_tokens, output_tokens=output_tokens, usd=usd, re_asks=re_asks)
+            self._spent.add(
+                calls=calls, input_tokens=input_tokens, output_tokens=output_tokens, usd=usd, re_asks=re_asks
+            )
             if slot is not None:
                 self._release(slot)
                 beyond = input_tokens + output_tokens - slot.tokens
@@ -167,14 +182,19 @@ Raise the budget and run again: nothing is asked twice
         if self.budget_usd is None:
             return
         if self._spent.usd is None:
-            raise self._exhausted(f"of {self.budget_usd:g} USD cannot be kept: a call was answered by a model without a known price")
+            raise self._exhausted(
+                f"of {self.budget_usd:g} USD cannot be kept: a call was answered by a model without a known price"
+            )
         expected = self._spent.usd + self._reserved_usd + (estimated_usd or 0.0)
         if expected > self.budget_usd or self._spent.usd >= self.budget_usd > 0:
-            raise self._exhausted(f"of {self.budget_usd:g} USD is spent ({self._spent.usd:.4g} USD in {made} calls; one more may not fit)")
+            raise self._exhausted(
+                f"of {self.budget_usd:g} USD is spent ({self._spent.usd:.4g} USD in {made} calls; one more may not fit)"
+            )
 
     def _exhausted(self, what: str) -> BudgetExhausted:
         return BudgetExhausted(
-            f"the {self.of}'s budget {what}; what was not asked by then stays open. Raise the budget and run again: nothing is asked twice"
+            f"the {self.of}'s budget {what}; what was not asked by then stays open. Raise the budget and run again:"
+            " nothing is asked twice"
         )
 
     def _reserve(self, tokens: int, usd: float | None) -> _Slot:

@@ -1,4 +1,5 @@
-"""What a language model's tokens cost, in US dollars; apart because prices change and come from a package of their own (genai-prices).
+"""What a language model's tokens cost, in US dollars; apart because prices change and come from a package of their own
+(genai-prices).
 
 A price that nobody knows is None, never 0: a budget in dollars cannot be kept by it and is refused.
 """
@@ -24,7 +25,10 @@ class Price:
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(value) and value >= 0 for value in (self.input, self.output)):
-            raise JudgeError(f"a price is {self.input}, {self.output}; expected US dollars a million input and output tokens, 0 or more")
+            raise JudgeError(
+                f"a price is {self.input}, {self.output}; expected US dollars a million input and output tokens, 0 or"
+                " more"
+            )
 
     @classmethod
     def parse(cls, text: str) -> Price:
@@ -32,7 +36,9 @@ class Price:
         try:
             given, made = (float(part) for part in text.split(","))
         except ValueError:
-            raise JudgeError(f"a price is {text!r}; expected US dollars a million tokens as INPUT,OUTPUT, such as 0.25,2") from None
+            raise JudgeError(
+                f"a price is {text!r}; expected US dollars a million tokens as INPUT,OUTPUT, such as 0.25,2"
+            ) from None
         return cls(input=given, output=made)
 
     def cost(self, input_tokens: int, output_tokens: int) -> float:
@@ -40,12 +46,18 @@ class Price:
 
 
 def cost(
-    model: str, input_tokens: int, output_tokens: int, *, provider: str | None = None, cached_tokens: int = 0, price: Price | None = None
+    model: str,
+    input_tokens: int,
+    output_tokens: int,
+    *,
+    provider: str | None = None,
+    cached_tokens: int = 0,
+    price: Price | None = None,
 ) -> float | None:
     """US dollars for these tokens (`cached_tokens` are among the input's); None where the model's price is not known.
 
-    `model` is a name such as `openai:gpt-5-mini` or the one that a reply returned, with its `provider` beside it. `price` overrides what
-    is published.
+    `model` is a name such as `openai:gpt-5-mini` or the one that a reply returned, with its `provider` beside it.
+    `price` overrides what is published.
 
     >>> cost("openai:gpt-5-mini", 1_000_000, 0)
     0.25
@@ -66,9 +78,14 @@ def cost(
 
 
 _PROVIDERS = {
-    "openai-responses": "openai", "openai-chat": "openai", "google-gla": "google", "google-vertex": "google", "google-cloud": "google",
-    "gateway/openai": "openai", "gateway/anthropic": "anthropic",
-}  # fmt: skip
+    "openai-responses": "openai",
+    "openai-chat": "openai",
+    "google-gla": "google",
+    "google-vertex": "google",
+    "google-cloud": "google",
+    "gateway/openai": "openai",
+    "gateway/anthropic": "anthropic",
+}
 """Names under which pydantic-ai and genai-prices know the same seller."""
 
 

@@ -1,6 +1,6 @@
-"""Where answers come from: any pydantic-ai model, an OpenAI-compatible server by address, or a LangChain chat model such as a local
-transformers one. Apart from who asks, so that naming a model wrongly, or lacking its package, is said before anything is asked.
-"""
+"""Where answers come from: any pydantic-ai model, an OpenAI-compatible server by address, or a LangChain chat model
+such as a local transformers one. Apart from who asks, so that naming a model wrongly, or lacking its package, is said
+before anything is asked."""
 
 from __future__ import annotations
 
@@ -21,18 +21,25 @@ from pydantic_ai.usage import RequestUsage
 from cm2_agent.errors import MissingExtra, ModelError
 from cm2_agent.types.json_values import JSON
 
-_EXTRAS = {"openai": "openai", "openai-chat": "openai", "openai-responses": "openai", "ollama": "openai", "anthropic": "anthropic",
-           "google": "google", "google-gla": "google", "google-vertex": "google"}  # fmt: skip
+_EXTRAS = {
+    "openai": "openai",
+    "openai-chat": "openai",
+    "openai-responses": "openai",
+    "ollama": "openai",
+    "anthropic": "anthropic",
+    "google": "google",
+    "google-gla": "google",
+    "google-vertex": "google",
+}
 
 
 def language_model(model: str | Model | BaseChatModel, of: str = "language model") -> Model:
-    """The model that `of` (a judge, a simulator, a user) asks: a pydantic-ai model or its name (`openai:gpt-5-mini`, `anthropic:…`,
-    `google:…`, `ollama:…`), a LangChain chat model, or `local:FOLDER` for a transformers model. Our own retries count every request, so a
-    client made here has none of its own.
+    """The model that `of` (a judge, a simulator, a user) asks: a pydantic-ai model or its name (`openai:gpt-5-mini`,
+    `anthropic:…`, `google:…`, `ollama:…`), a LangChain chat model, or `local:FOLDER` for a transformers model. Our own
+    retries count every request, so a client made here has none of its own.
 
-    Raises MissingExtra, with the pip line, where the provider's package is not installed; ModelError for a name that no provider knows or a
-    key that is not set.
-    """
+    Raises MissingExtra, with the pip line, where the provider's package is not installed; ModelError for a name that no
+    provider knows or a key that is not set."""
     if isinstance(model, Model):
         return model
     if isinstance(model, BaseChatModel):
@@ -50,8 +57,8 @@ def language_model(model: str | Model | BaseChatModel, of: str = "language model
         raise ModelError(f"the {of} {model!r}: {error}") from error
     except (UserError, ValueError) as error:
         raise ModelError(
-            f"the {of} is {model!r}: {error}. Expected PROVIDER:MODEL such as openai:gpt-5-mini with its key set, local:FOLDER, or "
-            "openai_model(base_url, model) for a server of your own"
+            f"the {of} is {model!r}: {error}. Expected PROVIDER:MODEL such as openai:gpt-5-mini with its key set,"
+            " local:FOLDER, or openai_model(base_url, model) for a server of your own"
         ) from error
 
 
@@ -70,9 +77,9 @@ def openai_model(
     schema: tuple[str, Mapping[str, JSON]] | None = None,
     settings: ModelSettings | None = None,
 ) -> Model:
-    """A model behind an OpenAI-compatible server (vLLM, llama.cpp, a gateway) at `base_url`, such as "http://localhost:8000/v1". Servers
-    that need no key get "none". `schema`: the name and JSON schema that every reply is held to. Raises MissingExtra without the openai
-    package."""
+    """A model behind an OpenAI-compatible server (vLLM, llama.cpp, a gateway) at `base_url`, such as
+    "http://localhost:8000/v1". Servers that need no key get "none". `schema`: the name and JSON schema that every reply
+    is held to. Raises MissingExtra without the openai package."""
     try:
         from openai import AsyncOpenAI
         from pydantic_ai.models.openai import OpenAIChatModel
@@ -80,7 +87,8 @@ def openai_model(
     except ImportError as error:
         raise MissingExtra("openai", "OpenAI-compatible servers") from error
 
-    # The client walks through every typed argument of every call; a body of its own is sent as it is, which saves a fifth of the CPU.
+    # The client walks through every typed argument of every call; a body of its own is sent as it is, which saves a
+    # fifth of the CPU.
     own = dict(settings or {})
     if schema is not None:
         held = {"type": "json_schema", "json_schema": {"name": schema[0], "strict": True, "schema": dict(schema[1])}}
@@ -88,25 +96,32 @@ def openai_model(
 
     def make() -> Model:
         client = AsyncOpenAI(base_url=base_url, api_key=api_key or "none", max_retries=0)
-        return OpenAIChatModel(model, provider=OpenAIProvider(openai_client=client), settings=cast(ModelSettings, own) or None)
+        return OpenAIChatModel(
+            model, provider=OpenAIProvider(openai_client=client), settings=cast(ModelSettings, own) or None
+        )
 
     return PerLoopModel(make, sends_schema=schema is not None)
 
 
 class PerLoopModel(WrapperModel):
-    """A model with connections of its own in every event loop. Asking runs in more than one (each `asyncio.run`, a background worker),
-    and a connection left over from a closed loop fails the next request after it was paid for."""
+    """A model with connections of its own in every event loop. Asking runs in more than one (each `asyncio.run`, a
+    background worker), and a connection left over from a closed loop fails the next request after it was paid for."""
 
     def __init__(self, make: Callable[[], Model], *, sends_schema: bool = False) -> None:
         """`sends_schema`: the model's own settings hold the reply's schema already."""
         super().__init__(make())
         self.sends_schema = sends_schema
         self._make = make
-        self._first: Model | None = self.wrapped  # building a client takes tens of milliseconds, so the first loop gets this one
+        self._first: Model | None = (
+            self.wrapped
+        )  # building a client takes tens of milliseconds, so the first loop gets this one
         self._of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Model] = WeakKeyDictionary()
 
     async def request(
-        self, messages: list[ModelMessage], model_settings: ModelSettings | None, model_request_parameters: ModelRequestParameters
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
         loop = asyncio.get_running_loop()
         model = self._of_loop.get(loop)
@@ -140,7 +155,10 @@ class LangChainModel(Model):
         return "langchain"
 
     async def request(
-        self, messages: list[ModelMessage], model_settings: ModelSettings | None, model_request_parameters: ModelRequestParameters
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
         asked: list[BaseMessage] = []
         told: str | None = None
@@ -170,7 +188,9 @@ def _only_text(part: UserPromptPart) -> str:
     if isinstance(part.content, str):
         return part.content
     if not all(isinstance(piece, str) for piece in part.content):
-        raise ModelError("images were to be shown to a LangChain model, which takes text alone here; leave images=False")
+        raise ModelError(
+            "images were to be shown to a LangChain model, which takes text alone here; leave images=False"
+        )
     return "\n".join(str(piece) for piece in part.content)
 
 

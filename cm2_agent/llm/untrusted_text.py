@@ -1,6 +1,5 @@
-"""Showing a model what must not be obeyed: hostile text as lines of JSON in which nothing can end the data or begin an instruction; apart
-from the prompts, which all show something that others wrote.
-"""
+"""Showing a model what must not be obeyed: hostile text as lines of JSON in which nothing can end the data or begin an
+instruction; apart from the prompts, which all show something that others wrote."""
 
 from __future__ import annotations
 
@@ -11,9 +10,11 @@ import secrets
 
 from cm2_agent.types.json_values import JSON
 
-# Angle brackets begin marks and special tokens; the rest is what a reader does not see: line breaks, zero-width, direction and tag
-# characters, and lone surrogates, which UTF-8 cannot carry.
-_HIDDEN = re.compile("[<>\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff\U000e0000-\U000e007f]")
+# Angle brackets begin marks and special tokens; the rest is what a reader does not see: line breaks, zero-width,
+# direction and tag characters, and lone surrogates, which UTF-8 cannot carry.
+_HIDDEN = re.compile(
+    "[<>\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff\U000e0000-\U000e007f]"
+)
 
 
 def nonce() -> str:
@@ -22,12 +23,14 @@ def nonce() -> str:
 
 
 def mark_of(text: str) -> str:
-    """Thirty-two hexadecimal digits that the text cannot hold, being its hash: a nonce for prompts that must be the same each time."""
+    """Thirty-two hexadecimal digits that the text cannot hold, being its hash: a nonce for prompts that must be the
+    same each time."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def fenced(label: str, value: JSON, mark: str) -> str:
-    """The value as one line of JSON between two marks that carry the nonce. Nothing of the value can end its own fence."""
+    """The value as one line of JSON between two marks that carry the nonce. Nothing of the value can end its own
+    fence."""
     return f"<{label} {mark}>\n{json_line(value)}\n</{label} {mark}>"
 
 
@@ -37,7 +40,8 @@ def json_line(value: JSON) -> str:
 
 
 def escaped(text: str) -> str:
-    """JSON text of one line in which everything can be seen and nothing can begin a mark or a special token; the same value."""
+    """JSON text of one line in which everything can be seen and nothing can begin a mark or a special token; the same
+    value."""
     return _HIDDEN.sub(_escape, text)
 
 

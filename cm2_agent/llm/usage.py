@@ -1,7 +1,6 @@
-"""What asking cost: calls, tokens and US dollars, added up for whoever opened a meter; apart because judges, simulators, limits and the
-scorer all speak of it. A meter belongs to the task that opened it and to the tasks started within, so traces judged side by side are told
-apart.
-"""
+"""What asking cost: calls, tokens and US dollars, added up for whoever opened a meter; apart because judges,
+simulators, limits and the scorer all speak of it. A meter belongs to the task that opened it and to the tasks started
+within, so traces judged side by side are told apart."""
 
 from __future__ import annotations
 
@@ -17,9 +16,9 @@ from cm2_agent.types.json_values import JSON
 class Usage:
     """Counts since the meter was opened.
 
-    `calls` are all requests; `re_asks` those among them that asked again for what a reply lacked; `escalated` the items that went on to a
-    stronger judge; `cached` the verdicts that were known already. `usd` is None as soon as the price of one call is not known.
-    """
+    `calls` are all requests; `re_asks` those among them that asked again for what a reply lacked; `escalated` the items
+    that went on to a stronger judge; `cached` the verdicts that were known already. `usd` is None as soon as the price
+    of one call is not known."""
 
     calls: int = 0
     re_asks: int = 0
@@ -59,7 +58,8 @@ _OPEN: ContextVar[tuple[Usage, ...]] = ContextVar("cm2_open_meters", default=())
 
 @contextmanager
 def metered() -> Iterator[Usage]:
-    """Open a meter: everything noted within, by this task and the tasks it starts, is added to it (and to those around it).
+    """Open a meter: everything noted within, by this task and the tasks it starts, is added to it (and to those around
+    it).
 
     >>> with metered() as usage:
     ...     note(calls=1, input_tokens=900, output_tokens=80, usd=0.001)

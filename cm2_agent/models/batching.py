@@ -1,9 +1,9 @@
-"""When the requests of many concurrent dialogues become batches, and which: the lockstep barrier, seats and micro-batching.
+"""When the requests of many concurrent dialogues become batches, and which: the lockstep barrier, seats and
+micro-batching.
 
-Apart from `models` and `generation` because it knows neither messages nor torch: an engine is anything with a `run(requests)`.
-One forward pass for all waiting dialogues is what makes rollouts affordable; a barrier instead of a timer is what
-makes them repeatable, since asyncio's order of wake-ups then decides nothing.
-"""
+Apart from `models` and `generation` because it knows neither messages nor torch: an engine is anything with a
+`run(requests)`. One forward pass for all waiting dialogues is what makes rollouts affordable; a barrier instead of a
+timer is what makes them repeatable, since asyncio's order of wake-ups then decides nothing."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ T = TypeVar("T", covariant=True)
 class Engine(Protocol[R, T]):
     """Answers a batch: one result a request, in order; an exception in a result's place fails that request alone.
 
-        class Echo:
-            def run(self, requests: Sequence[str]) -> list[str | Exception]:
-                return list(requests)
+    class Echo:
+        def run(self, requests: Sequence[str]) -> list[str | Exception]:
+            return list(requests)
     """
 
     def run(self, requests: Sequence[R]) -> Sequence[T | Exception]: ...
@@ -34,7 +34,8 @@ class Engine(Protocol[R, T]):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Seat:
-    """A dialogue's place in a lockstep. `next_seed()` gives each of its calls its own random stream, derived from `seed`."""
+    """A dialogue's place in a lockstep. `next_seed()` gives each of its calls its own random stream, derived from
+    `seed`."""
 
     index: int
     seed: int
@@ -42,7 +43,8 @@ class Seat:
     _calls: Any = field(default_factory=itertools.count, repr=False)
 
     def next_seed(self) -> tuple[int, int]:
-        """(seed, number of the call in this dialogue): whatever other dialogues do, the same dialogue draws the same numbers."""
+        """(seed, number of the call in this dialogue): whatever other dialogues do, the same dialogue draws the same
+        numbers."""
         return self.seed, next(self._calls)
 
 
@@ -65,9 +67,9 @@ class _Waiting:
 class Lockstep:
     """A barrier: a batch is run when every live seat waits for a model, its requests in order of seat index.
 
-    All `n_seats` dialogues must run at the same time (each in its own asyncio task), since a seat counts as live from the
-    start until it is left: with `n_seats` larger than what a semaphore lets run, nobody would ever be served. A dialogue
-    that waits on something else (a tool, a remote model) holds the others up for so long, and no longer.
+    All `n_seats` dialogues must run at the same time (each in its own asyncio task), since a seat counts as live from
+    the start until it is left: with `n_seats` larger than what a semaphore lets run, nobody would ever be served. A
+    dialogue that waits on something else (a tool, a remote model) holds the others up for so long, and no longer.
 
         lockstep = Lockstep(len(tasks))
         async def one(index, task):
@@ -75,9 +77,8 @@ class Lockstep:
                 return await graph.ainvoke(...)          # the model finds the seat by itself
         await asyncio.gather(*(one(i, task) for i, task in enumerate(tasks)))
 
-    A seat that is left — normally, by an error, or cancelled — no longer holds up the rest. An error of the engine reaches exactly
-    the dialogues of that batch.
-    """
+    A seat that is left — normally, by an error, or cancelled — no longer holds up the rest. An error of the engine
+    reaches exactly the dialogues of that batch."""
 
     def __init__(self, n_seats: int) -> None:
         self._live = set(range(n_seats))
@@ -92,7 +93,9 @@ class Lockstep:
         Raises ValueError for a seat that is taken, given up or unknown.
         """
         if index not in self._live or index in self._taken:
-            raise ValueError(f"seat {index}: expected a seat that is free, one of {sorted(self._live - self._taken)[:8]}…")
+            raise ValueError(
+                f"seat {index}: expected a seat that is free, one of {sorted(self._live - self._taken)[:8]}…"
+            )
         self._taken.add(index)
         seat = Seat(index=index, seed=seed, lockstep=self)
         token = _current.set(seat)
@@ -112,7 +115,9 @@ class Lockstep:
         if seat.index not in self._live:
             # A child task that outlived its dialogue: serve it alone rather than count it in anybody's batch.
             return await micro_batch(engine, request)
-        waiting = _Waiting(seat=seat.index, engine=engine, request=request, answer=asyncio.get_running_loop().create_future())
+        waiting = _Waiting(
+            seat=seat.index, engine=engine, request=request, answer=asyncio.get_running_loop().create_future()
+        )
         self._waiting.append(waiting)
         self._check()
         return await waiting.answer  # type: ignore[no-any-return]  # a future of what this engine answers
@@ -138,7 +143,8 @@ class Lockstep:
 
 
 class MicroBatcher:
-    """Batches what concurrent callers ask of one engine within `window` seconds; for ordinary use, where nobody sits in a lockstep."""
+    """Batches what concurrent callers ask of one engine within `window` seconds; for ordinary use, where nobody sits in
+    a lockstep."""
 
     def __init__(self, engine: Engine[Any, Any], *, window: float = 0.003) -> None:
         self._engine, self._window = engine, window
@@ -195,7 +201,9 @@ async def _answer(engine: Engine[Any, Any], batch: Sequence[_Waiting]) -> None:
     except BaseException as error:
         for waiting in batch:
             if not waiting.answer.done():
-                waiting.answer.set_exception(error if isinstance(error, Exception) else RuntimeError("the batch was cancelled"))
+                waiting.answer.set_exception(
+                    error if isinstance(error, Exception) else RuntimeError("the batch was cancelled")
+                )
         if not isinstance(error, Exception):
             raise
         return

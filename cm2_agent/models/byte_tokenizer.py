@@ -59,7 +59,8 @@ CHAT_TEMPLATE = r"""{%- set nl = '\n' -%}
 
 
 def byte_tokenizer(extra_words: Iterable[str] = ()) -> Any:
-    """A transformers PreTrainedTokenizerFast with one token a byte, the chat and tool tags, and one token for each of `extra_words`.
+    """A transformers PreTrainedTokenizerFast with one token a byte, the chat and tool tags, and one token for each of
+    `extra_words`.
 
     Any unicode text is encoded, and decodes to itself. `extra_words` (printable ASCII and newlines, in the
     order given; duplicates are dropped) shorten the sequences of a small model: the longest word wins.

@@ -30,12 +30,12 @@ _NAMESPACE = uuid.UUID("6f0d2f4c-5a8e-4b8e-9d0c-3f8f4c1f2a11")
 
 
 def parse_completion(text: str, salt: str = "") -> AIMessage:
-    """The message that a completion means: `<tool_call>{"name": …, "arguments": {…}}</tool_call>` blocks are its tool calls.
+    """The message that a completion means: `<tool_call>{"name": …, "arguments": {…}}</tool_call>` blocks are its tool
+    calls.
 
-    What stands outside the blocks is the content. A block that does not hold such an object becomes an invalid tool call with the
-    reason; nothing is raised, whatever the text. The ids of the calls are a function of `salt` and the text: give each call of a dialogue
-    its own salt, since a model may well say the same thing twice.
-    """
+    What stands outside the blocks is the content. A block that does not hold such an object becomes an invalid tool
+    call with the reason; nothing is raised, whatever the text. The ids of the calls are a function of `salt` and the
+    text: give each call of a dialogue its own salt, since a model may well say the same thing twice."""
     calls: list[ToolCall] = []
     invalid: list[InvalidToolCall] = []
     for number, match in enumerate(_CALL.finditer(text)):
@@ -45,7 +45,9 @@ def parse_completion(text: str, salt: str = "") -> AIMessage:
         if isinstance(parsed, str):
             name = re.search(r'"name"\s*:\s*"([^"]*)"', body)
             invalid.append(
-                InvalidToolCall(name=name and name.group(1), args=body, id=call_id, error=parsed, type="invalid_tool_call")
+                InvalidToolCall(
+                    name=name and name.group(1), args=body, id=call_id, error=parsed, type="invalid_tool_call"
+                )
             )
         else:
             calls.append(ToolCall(name=parsed[0], args=parsed[1], id=call_id, type="tool_call"))
@@ -75,7 +77,8 @@ def _refuse(constant: str) -> Any:
 
 
 def template_messages(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
-    """LangChain messages as chat templates want them; arguments stay objects, invalid calls stand as the text they were."""
+    """LangChain messages as chat templates want them; arguments stay objects, invalid calls stand as the text they
+    were."""
     return [_template_message(message) for message in messages]
 
 
@@ -90,11 +93,15 @@ def _template_message(message: BaseMessage) -> dict[str, Any]:
         return entry | ({"name": message.name} if message.name else {})
     if isinstance(message, AIMessage):
         text += "".join(f"<tool_call>{call['args'] or ''}</tool_call>" for call in message.invalid_tool_calls)
-        calls = [{"type": "function", "function": {"name": c["name"], "arguments": c["args"]}} for c in message.tool_calls]
+        calls = [
+            {"type": "function", "function": {"name": c["name"], "arguments": c["args"]}} for c in message.tool_calls
+        ]
         return {"role": "assistant", "content": text} | ({"tool_calls": calls} if calls else {})
     if isinstance(message, ChatMessage):
         return {"role": message.role, "content": text}
-    raise TypeError(f"cannot give a {type(message).__name__} to a chat template; expected system, human, AI, tool or chat messages")
+    raise TypeError(
+        f"cannot give a {type(message).__name__} to a chat template; expected system, human, AI, tool or chat messages"
+    )
 
 
 def history_hash(messages: Sequence[BaseMessage], tools: Sequence[dict[str, Any]] | None) -> str:

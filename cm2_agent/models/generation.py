@@ -1,4 +1,5 @@
-"""Sampling from a causal language model: one padded batch, one row's own randomness, logprobs that training can rely on.
+"""Sampling from a causal language model: one padded batch, one row's own randomness, logprobs that training can rely
+on.
 
 Apart from `models`, which speaks of messages: here there are only token ids, and torch is imported by whoever calls.
 """
@@ -18,7 +19,8 @@ from cm2_agent.errors import ModelError
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How the next token is drawn. Temperature 0 is greedy; `top_p` 1 and `top_k` 0 truncate nothing; `max_tokens` counts new tokens."""
+    """How the next token is drawn. Temperature 0 is greedy; `top_p` 1 and `top_k` 0 truncate nothing; `max_tokens`
+    counts new tokens."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -37,13 +39,15 @@ class Sampling:
 
     @property
     def logprobs(self) -> str:
-        """`processed`: of the distribution that was sampled from. `raw`: of the model's own, where greedy decoding sampled from none."""
+        """`processed`: of the distribution that was sampled from. `raw`: of the model's own, where greedy decoding
+        sampled from none."""
         return "processed" if self.temperature > 0 else "raw"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One prompt to continue. `seed` alone decides this row's randomness; `stop_ids` end it and are kept as its last token."""
+    """One prompt to continue. `seed` alone decides this row's randomness; `stop_ids` end it and are kept as its last
+    token."""
 
     prompt_ids: Sequence[int]
     sampling: Sampling
@@ -92,7 +96,9 @@ class Generator:
         if not length:
             return ModelError("the prompt holds no token; give at least one message")
         if self.context is not None and length >= self.context:
-            return ModelError(f"the prompt has {length} tokens, the model reads at most {self.context}; shorten the dialogue")
+            return ModelError(
+                f"the prompt has {length} tokens, the model reads at most {self.context}; shorten the dialogue"
+            )
         return None
 
     def _limit(self, request: Request) -> int:
@@ -159,7 +165,8 @@ class Generator:
                 rows = [rows[place] for place in alive]
         model.train(training)
         return [
-            Generation(completion_ids=tokens[row], logprobs=logprobs[row], stopped=stopped[row]) for row in range(len(requests))
+            Generation(completion_ids=tokens[row], logprobs=logprobs[row], stopped=stopped[row])
+            for row in range(len(requests))
         ]
 
 
@@ -178,7 +185,8 @@ class _Picker:
         self.all_greedy = all(s.temperature == 0 for s in samplings)
 
     def __call__(self, logits: torch.Tensor, rows: Sequence[int], step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids (B,) and their log-probabilities (B,) under the distribution they were drawn from; logits are (B, V)."""
+        """Token ids (B,) and their log-probabilities (B,) under the distribution they were drawn from; logits are (B,
+        V)."""
         index = torch.tensor(rows, device=logits.device)
         logprobs = torch.log_softmax(logits / self.temperature[index, None], dim=-1)
         if self.truncates:
@@ -194,7 +202,8 @@ class _Picker:
         return drawn, logprobs.gather(-1, drawn[:, None]).squeeze(-1)
 
     def _truncate(self, logprobs: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        """Keep the top k tokens, then the fewest whose probability reaches top p, and renormalise; greedy rows keep everything."""
+        """Keep the top k tokens, then the fewest whose probability reaches top p, and renormalise; greedy rows keep
+        everything."""
         ranked, order = logprobs.sort(dim=-1, descending=True, stable=True)
         place = torch.arange(logprobs.shape[-1], device=logprobs.device)
         top_k = torch.where(self.top_k[index] > 0, self.top_k[index], logprobs.shape[-1])

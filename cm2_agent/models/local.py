@@ -1,8 +1,8 @@
 """Chat models that tell what they did: a local transformers model whose messages carry token ids and logprobs.
 
-`LocalChatModel` is an ordinary langchain-core chat model; any OpenAI-compatible server is reached by `openai_compatible`
-(kept in `endpoints`, since it needs an extra). torch and transformers are imported when a model is made, not before.
-"""
+`LocalChatModel` is an ordinary langchain-core chat model; any OpenAI-compatible server is reached by
+`openai_compatible` (kept in `endpoints`, since it needs an extra). torch and transformers are imported when a model is
+made, not before."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, PrivateAttr, model_validator
 
+from cm2_agent.errors import ModelError
 from cm2_agent.models.batching import batched, current_seat
 from cm2_agent.models.chat_template import history_hash, parse_completion, template_messages
-from cm2_agent.errors import ModelError
 
 if TYPE_CHECKING:
     from cm2_agent.models.generation import Generation, Generator, Request, Sampling
@@ -31,22 +31,26 @@ if TYPE_CHECKING:
 __all__ = ["LocalChatModel", "openai_compatible"]
 
 HISTORY = "cm2_history"  # in additional_kwargs: what the prompt of this message was made of
-# Stands where an assistant message was, to see what a template puts after it. Plain letters: no template escapes or trims them.
+# Stands where an assistant message was, to see what a template puts after it. Plain letters: no template escapes or
+# trims them.
 SENTINEL = "CM2ENDOFCOMPLETION"
 
 
 class LocalChatModel(BaseChatModel):
     """A transformers causal language model and its tokenizer as a chat model that can call tools.
 
-    Each AIMessage carries in `response_metadata`: `model_name`, `model_version`, `prompt_ids`, `completion_ids` (with the
-    stop token, if one was drawn), `logprobs` (natural log, one a completion token), `sampling` (temperature, top_p, top_k, max_tokens,
-    logprobs: "processed" or "raw") and `finish_reason` ("stop", "length" or "tool_calls"); token counts are in `usage_metadata`.
+    Each AIMessage carries in `response_metadata`: `model_name`, `model_version`, `prompt_ids`, `completion_ids` (with
+    the stop token, if one was drawn), `logprobs` (natural log, one a completion token), `sampling` (temperature, top_p,
+    top_k, max_tokens, logprobs: "processed" or "raw") and `finish_reason` ("stop", "length" or "tool_calls"); token
+    counts are in `usage_metadata`.
 
-    All calls of one dialogue form one token sequence: the next prompt is the last prompt, what the model said *in its own tokens*, and
-    the encoding of only what came after. If the history was edited, it is encoded afresh from the chat template.
+    All calls of one dialogue form one token sequence: the next prompt is the last prompt, what the model said *in its
+    own tokens*, and the encoding of only what came after. If the history was edited, it is encoded afresh from the chat
+    template.
 
-    Concurrent async calls are batched (see `batching`). A malformed tool call becomes one of `invalid_tool_calls`, never an error. A sync
-    call runs alone, at once. Weights must not change under a model that is in use: make a new one, with a new version.
+    Concurrent async calls are batched (see `batching`). A malformed tool call becomes one of `invalid_tool_calls`,
+    never an error. A sync call runs alone, at once. Weights must not change under a model that is in use: make a new
+    one, with a new version.
 
         model = LocalChatModel.load("Qwen/Qwen3-0.6B", temperature=0.7, max_tokens=512)
         message = model.bind_tools([get_order]).invoke("Where is order 7?")
@@ -65,17 +69,19 @@ class LocalChatModel(BaseChatModel):
     seed: int = 0
     """Of calls outside a lockstep: the n-th call of this object draws from (seed, n)."""
     max_batch: int = 256
-    template_kwargs: dict[str, Any] = {}  # noqa: RUF012  # pydantic copies defaults
+    template_kwargs: dict[str, Any] = {}  # pydantic copies defaults  # noqa: RUF012
 
     _generator: Generator = PrivateAttr()
     _stop_ids: frozenset[int] = PrivateAttr(default=frozenset())
     _calls: int = PrivateAttr(default=0)
 
     @classmethod
-    def load(cls, path: str | Path, *, dtype: str | None = None, model_options: dict[str, Any] | None = None, **settings: Any) -> Self:
-        """Load from a directory or a hub name. `dtype` as torch names it ("float32", "bfloat16"; default: the checkpoint's own);
-        `model_options` go to `from_pretrained` (a GGUF file: `{"gguf_file": …}`, for the tokenizer too); `settings` are the
-        fields of this class.
+    def load(
+        cls, path: str | Path, *, dtype: str | None = None, model_options: dict[str, Any] | None = None, **settings: Any
+    ) -> Self:
+        """Load from a directory or a hub name. `dtype` as torch names it ("float32", "bfloat16"; default: the
+        checkpoint's own); `model_options` go to `from_pretrained` (a GGUF file: `{"gguf_file": …}`, for the tokenizer
+        too); `settings` are the fields of this class.
 
         Raises ModelError when there is no such model, or it has no chat template.
         """
@@ -87,7 +93,8 @@ class LocalChatModel(BaseChatModel):
             model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype or "auto", **options)
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(
-                f"cannot load a model from {str(path)!r}: {error}. Expected a directory or a hub name of a causal model."
+                f"cannot load a model from {str(path)!r}: {error}. Expected a directory or a hub name of a causal"
+                " model."
             ) from error
         settings.setdefault("model_name", Path(path).name if Path(path).is_dir() else str(path))
         return cls(model=model, tokenizer=tokenizer, **settings)
@@ -97,14 +104,24 @@ class LocalChatModel(BaseChatModel):
         from cm2_agent.models.generation import Generator
 
         if not getattr(self.tokenizer, "chat_template", None):
-            raise ModelError("the tokenizer has no chat template; set tokenizer.chat_template, or take an instruction-tuned model")
-        self.model_name = self.model_name or getattr(self.model.config, "_name_or_path", "") or type(self.model).__name__
+            raise ModelError(
+                "the tokenizer has no chat template; set tokenizer.chat_template, or take an instruction-tuned model"
+            )
+        self.model_name = (
+            self.model_name or getattr(self.model.config, "_name_or_path", "") or type(self.model).__name__
+        )
         self.model_version = self.model_version or fingerprint(self.model)
-        eos = getattr(self.model.generation_config, "eos_token_id", None) if hasattr(self.model, "generation_config") else None
+        eos = (
+            getattr(self.model.generation_config, "eos_token_id", None)
+            if hasattr(self.model, "generation_config")
+            else None
+        )
         listed = eos if isinstance(eos, list) else [eos]
         self._stop_ids = frozenset(int(i) for i in [*listed, self.tokenizer.eos_token_id] if i is not None)
         pad = self.tokenizer.pad_token_id
-        self._generator = Generator(self.model, pad_id=pad if pad is not None else min(self._stop_ids, default=0), max_batch=self.max_batch)
+        self._generator = Generator(
+            self.model, pad_id=pad if pad is not None else min(self._stop_ids, default=0), max_batch=self.max_batch
+        )
         self._sampling({})  # refuse bad settings now rather than at the first call
         return self
 
@@ -117,15 +134,24 @@ class LocalChatModel(BaseChatModel):
         return {"model_name": self.model_name, "model_version": self.model_version, "temperature": self.temperature}
 
     def bind_tools(
-        self, tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool], *, tool_choice: str | None = None, **kwargs: Any
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | None = None,
+        **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Offer tools to the model, through its chat template. A forced `tool_choice` cannot be honoured and is refused."""
+        """Offer tools to the model, through its chat template. A forced `tool_choice` cannot be honoured and is
+        refused."""
         if tool_choice not in (None, "auto"):
             raise ValueError(f"tool_choice {tool_choice!r}: a local model decides for itself; expected None or 'auto'")
         return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], **kwargs)
 
     def _generate(
-        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: CallbackManagerForLLMRun | None = None, **kwargs: Any
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
     ) -> ChatResult:
         request, history = self._request(messages, kwargs)
         result = self._generator.run([request])[0]
@@ -146,7 +172,9 @@ class LocalChatModel(BaseChatModel):
     def _sampling(self, kwargs: dict[str, Any]) -> Sampling:
         from cm2_agent.models.generation import Sampling
 
-        return Sampling(**{key: kwargs.get(key, getattr(self, key)) for key in ("temperature", "top_p", "top_k", "max_tokens")})
+        return Sampling(
+            **{key: kwargs.get(key, getattr(self, key)) for key in ("temperature", "top_p", "top_k", "max_tokens")}
+        )
 
     def _request(self, messages: Sequence[BaseMessage], kwargs: dict[str, Any]) -> tuple[Request, str]:
         from cm2_agent.models.generation import Request
@@ -158,12 +186,16 @@ class LocalChatModel(BaseChatModel):
             seed, self._calls = (self.seed, self._calls), self._calls + 1
         tools = kwargs.get("tools") or None
         request = Request(
-            prompt_ids=self.prompt_ids(messages, tools), sampling=self._sampling(kwargs), stop_ids=self._stop_ids, seed=seed
+            prompt_ids=self.prompt_ids(messages, tools),
+            sampling=self._sampling(kwargs),
+            stop_ids=self._stop_ids,
+            seed=seed,
         )
         return request, history_hash(messages, tools)
 
     def prompt_ids(self, messages: Sequence[BaseMessage], tools: list[dict[str, Any]] | None = None) -> list[int]:
-        """The token ids that the model reads before it answers: an extension of its last call's tokens wherever the history allows."""
+        """The token ids that the model reads before it answers: an extension of its last call's tokens wherever the
+        history allows."""
         last = max((i for i, message in enumerate(messages) if isinstance(message, AIMessage)), default=None)
         if last is not None and (own := self._own_tokens(messages, last, tools)) is not None:
             after = self._text_after(messages, last, tools)
@@ -176,11 +208,17 @@ class LocalChatModel(BaseChatModel):
         text = self._render(template_messages(messages), tools)
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
-    def _own_tokens(self, messages: Sequence[BaseMessage], last: int, tools: list[dict[str, Any]] | None) -> list[int] | None:
+    def _own_tokens(
+        self, messages: Sequence[BaseMessage], last: int, tools: list[dict[str, Any]] | None
+    ) -> list[int] | None:
         """Prompt and completion of `messages[last]`, if this model said it and nothing up to it was edited since."""
         message = messages[last]
         meta = message.response_metadata
-        if not isinstance(message, AIMessage) or meta.get("model_name") != self.model_name or not meta.get("completion_ids"):
+        if (
+            not isinstance(message, AIMessage)
+            or meta.get("model_name") != self.model_name
+            or not meta.get("completion_ids")
+        ):
             return None
         if message.additional_kwargs.get(HISTORY) != history_hash(messages[:last], tools):
             return None
@@ -193,7 +231,8 @@ class LocalChatModel(BaseChatModel):
         return [*meta["prompt_ids"], *meta["completion_ids"]] if same else None
 
     def _text_after(self, messages: Sequence[BaseMessage], last: int, tools: list[dict[str, Any]] | None) -> str | None:
-        """What the template writes after the assistant message `last`, up to where the model is to speak; None if that cannot be told."""
+        """What the template writes after the assistant message `last`, up to where the model is to speak; None if that
+        cannot be told."""
         listed = template_messages(messages)
         listed[last] = {"role": "assistant", "content": SENTINEL}
         try:
@@ -205,7 +244,9 @@ class LocalChatModel(BaseChatModel):
 
     def _render(self, listed: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> str:
         return str(
-            self.tokenizer.apply_chat_template(listed, tools=tools, tokenize=False, add_generation_prompt=True, **self.template_kwargs)
+            self.tokenizer.apply_chat_template(
+                listed, tools=tools, tokenize=False, add_generation_prompt=True, **self.template_kwargs
+            )
         )
 
     def _parse(self, ids: Sequence[int], stop: Sequence[str], salt: str = "") -> AIMessage:
@@ -255,7 +296,8 @@ class LocalChatModel(BaseChatModel):
 
 
 def fingerprint(model: Any) -> str:
-    """A name for these exact weights: 16 hexadecimal digits of a hash over every parameter's name, shape, type and bytes."""
+    """A name for these exact weights: 16 hexadecimal digits of a hash over every parameter's name, shape, type and
+    bytes."""
     import torch
 
     digest = hashlib.sha256()

@@ -1,9 +1,8 @@
 """Chat models behind an OpenAI-compatible server; apart from `models` because langchain-openai is an extra.
 
-vLLM gives the token ids it read and wrote when asked to; langchain-openai drops them. The subclass here keeps them, under
-the same names in `response_metadata` as a local model's. A server that gives none yields text-only messages: fit for
-imitation, not for GRPO.
-"""
+vLLM gives the token ids it read and wrote when asked to; langchain-openai drops them. The subclass here keeps them,
+under the same names in `response_metadata` as a local model's. A server that gives none yields text-only messages: fit
+for imitation, not for GRPO."""
 
 from __future__ import annotations
 
@@ -32,11 +31,11 @@ def openai_compatible(
 ) -> BaseChatModel:
     """A chat model at `base_url` (such as "http://localhost:8000/v1").
 
-    `token_ids=True` asks for token ids and logprobs, as vLLM understands it (servers that do not may refuse the request).
-    `model_version` names the weights that are served; without it the server's own name for the model stands there.
-    `logprobs_mode` says what the server takes logprobs of: "raw" (vLLM's default: before temperature and truncation) or
-    "processed". `settings` go to ChatOpenAI (temperature, top_p, max_tokens, timeout, …). For api.openai.com without `api_key`,
-    ChatOpenAI reads OPENAI_API_KEY; other servers are then sent none.
+    `token_ids=True` asks for token ids and logprobs, as vLLM understands it (servers that do not may refuse the
+    request). `model_version` names the weights that are served; without it the server's own name for the model stands
+    there. `logprobs_mode` says what the server takes logprobs of: "raw" (vLLM's default: before temperature and
+    truncation) or "processed". `settings` go to ChatOpenAI (temperature, top_p, max_tokens, timeout, …). For
+    api.openai.com without `api_key`, ChatOpenAI reads OPENAI_API_KEY; other servers are then sent none.
 
     Raises ValueError for another `logprobs_mode`; MissingExtra, with the pip line, on import without langchain-openai.
     """
@@ -95,7 +94,9 @@ class EndpointChatModel(ChatOpenAI):
             found["prompt_ids"] = list(prompt)
         if choice.get("token_ids") is not None:
             found["completion_ids"] = list(choice["token_ids"])
-            if choice.get("logprobs"):  # in a stream the last may hold none; a list all the same, or it could not be added
+            if choice.get(
+                "logprobs"
+            ):  # in a stream the last may hold none; a list all the same, or it could not be added
                 found["logprobs"] = [float(token["logprob"]) for token in choice["logprobs"].get("content") or []]
         return found
 

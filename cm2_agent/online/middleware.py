@@ -1,8 +1,8 @@
-"""The one path of a finished trace, in training and live: score, save both, tell the sinks; apart from who makes traces and who scores.
+"""The one path of a finished trace, in training and live: score, save both, tell the sinks; apart from who makes traces
+and who scores.
 
-`process` is awaited by who ran the dialogue, and tells of every failure of store and scorer. `Live` is for production: runs are handed over
-and forgotten by the user's thread, and nothing that goes wrong here comes back to it.
-"""
+`process` is awaited by who ran the dialogue, and tells of every failure of store and scorer. `Live` is for production:
+runs are handed over and forgotten by the user's thread, and nothing that goes wrong here comes back to it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any
 
 from cm2_agent.errors import ConflictError, SchemaError, StoreError
 from cm2_agent.incidents import Incidents
+from cm2_agent.online.worker import Worker
 from cm2_agent.types.protocols import Scorer, Sink, Store
 from cm2_agent.types.score import Score
 from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Run, Trace
-from cm2_agent.online.worker import Worker
 
 __all__ = ["Live", "Middleware"]
 
@@ -47,13 +47,17 @@ class Middleware:
         self.incidents = incidents if incidents is not None else Incidents()
 
     async def process(
-        self, runs: Sequence[Run], task: Task | None = None, score: Score | None = None, outcomes: Mapping[str, float | None] | None = None
+        self,
+        runs: Sequence[Run],
+        task: Task | None = None,
+        score: Score | None = None,
+        outcomes: Mapping[str, float | None] | None = None,
     ) -> tuple[Trace, Score | None]:
-        """Take a finished dialogue: its runs, in order, all of one trace. A score that is given is kept, else the scorer is asked.
+        """Take a finished dialogue: its runs, in order, all of one trace. A score that is given is kept, else the
+        scorer is asked.
 
-        One transaction, where the store has `save_dialogue`. Raises StoreError, and whatever the scorer raises, after the runs were
-        saved. A sink that fails is counted in `incidents`.
-        """
+        One transaction, where the store has `save_dialogue`. Raises StoreError, and whatever the scorer raises, after
+        the runs were saved. A sink that fails is counted in `incidents`."""
         if not runs:
             raise StoreError("no runs were given; expected the runs of one dialogue, at least one")
         trace = Trace(id=runs[0].trace_id, runs=tuple(runs), outcomes=dict(outcomes or {}))
@@ -96,17 +100,21 @@ class Middleware:
 
 
 class Live:
-    """The live path: `submit(run)` from any thread, and a background thread saves it, then scores the whole trace and replaces its score.
+    """The live path: `submit(run)` from any thread, and a background thread saves it, then scores the whole trace and
+    replaces its score.
 
-    Runs wait in a queue of `size`; when it is full they are dropped and counted. As many traces may wait for their score; further ones
-    stay without, counted, until `cm2 score` or their next run. At most `scoring` traces are scored at a time, each once for all the runs
-    that came meanwhile. A run that the store does not take is tried again thrice, then dropped and counted. Counts
-    are in `incidents.counts`, and in the store (`count_incident`) as soon as it takes something again. Raises StoreError without a store.
-    """
+    Runs wait in a queue of `size`; when it is full they are dropped and counted. As many traces may wait for their
+    score; further ones stay without, counted, until `cm2 score` or their next run. At most `scoring` traces are scored
+    at a time, each once for all the runs that came meanwhile. A run that the store does not take is tried again thrice,
+    then dropped and counted. Counts are in `incidents.counts`, and in the store (`count_incident`) as soon as it takes
+    something again. Raises StoreError without a store."""
 
     def __init__(self, middleware: Middleware, *, size: int = 10_000, scoring: int = 8) -> None:
         if middleware.store is None:
-            raise StoreError("live runs were to go nowhere; expected a middleware with a store, since a score needs the whole conversation")
+            raise StoreError(
+                "live runs were to go nowhere; expected a middleware with a store, since a score needs the whole"
+                " conversation"
+            )
         self.store: Store = middleware.store
         self.middleware = middleware
         self.incidents = middleware.incidents

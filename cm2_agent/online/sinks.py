@@ -1,4 +1,5 @@
-"""Ready-made sinks: who is told of scored traces. Any callable `(trace, score)` is a sink; these two are what most applications need.
+"""Ready-made sinks: who is told of scored traces. Any callable `(trace, score)` is a sink; these two are what most
+applications need.
 
 Apart from the middleware, which tells sinks and must not wait for them.
 """
@@ -16,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from cm2_agent.incidents import Incidents
+from cm2_agent.online.worker import Worker
 from cm2_agent.types.json_values import JSON, canonical_json
 from cm2_agent.types.score import Score
 from cm2_agent.types.trace import Trace
-from cm2_agent.online.worker import Worker
 
 if TYPE_CHECKING:
     import httpx
@@ -34,15 +35,16 @@ _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 class Webhook:
     """POSTs each scored trace as JSON to `url`, in the background.
 
-    The body is `{type: "cm2.trace.scored", trace, task, reward, reward_version, null_reason, runs, verdicts: [{turn, item, value, reason,
-    cause}]}`: ids and verdicts, no word of the dialogue. With a `secret` the header `X-CM2-Signature: t=SECONDS,v1=HEX` signs it: HMAC
-    SHA-256 of `SECONDS.BODY`; `X-CM2-Delivery` is the same for a body that is sent again.
+    The body is `{type: "cm2.trace.scored", trace, task, reward, reward_version, null_reason, runs, verdicts: [{turn,
+    item, value, reason, cause}]}`: ids and verdicts, no word of the dialogue. With a `secret` the header
+    `X-CM2-Signature: t=SECONDS,v1=HEX` signs it: HMAC SHA-256 of `SECONDS.BODY`; `X-CM2-Delivery` is the same for a
+    body that is sent again.
 
-    A delivery is tried once and again after each of `pauses` (seconds) on a lost connection and on 408, 425, 429, 500 and 502–504, then
-    given up and counted. At most `size` wait; further ones are dropped and counted. Redirects are not followed: a body goes to the host
-    that was named, or nowhere. Neither the secret nor more of the URL than its host is ever logged. `proxy` is a proxy's URL; none is
-    taken from the environment. Raises ValueError for a URL that is not http or https.
-    """
+    A delivery is tried once and again after each of `pauses` (seconds) on a lost connection and on 408, 425, 429, 500
+    and 502–504, then given up and counted. At most `size` wait; further ones are dropped and counted. Redirects are not
+    followed: a body goes to the host that was named, or nowhere. Neither the secret nor more of the URL than its host
+    is ever logged. `proxy` is a proxy's URL; none is taken from the environment. Raises ValueError for a URL that is
+    not http or https."""
 
     def __init__(
         self,
@@ -56,7 +58,9 @@ class Webhook:
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"a webhook's URL begins with {parts.scheme or 'nothing'}://; expected http://HOST/… or https://HOST/…")
+            raise ValueError(
+                f"a webhook's URL begins with {parts.scheme or 'nothing'}://; expected http://HOST/… or https://HOST/…"
+            )
         self.host = parts.hostname
         self.incidents = Incidents()
         self._url = url
@@ -126,7 +130,8 @@ class Webhook:
 
 
 def signature(secret: bytes, body: bytes, seconds: int) -> str:
-    """The value of `X-CM2-Signature`: a receiver computes it with its own copy of the secret, compares, and refuses old seconds.
+    """The value of `X-CM2-Signature`: a receiver computes it with its own copy of the secret, compares, and refuses old
+    seconds.
 
     >>> signature(b"secret", b"{}", 1)[:10]
     't=1,v1=112'
@@ -136,8 +141,8 @@ def signature(secret: bytes, body: bytes, seconds: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Alert:
-    """What a threshold tells: the mean `value` of the last `n` traces fell under `below`; `trace_id` is the trace that did it. `item` is
-    the item whose verdicts were counted, None for the reward."""
+    """What a threshold tells: the mean `value` of the last `n` traces fell under `below`; `trace_id` is the trace that
+    did it. `item` is the item whose verdicts were counted, None for the reward."""
 
     value: float
     below: float
@@ -148,15 +153,17 @@ class Alert:
 
 
 class Threshold:
-    """Calls `alert(Alert)` when a mean falls under `below`: of the rewards of the last `window` traces, or with `item` of the share of that
-    item's verdicts that are satisfied.
+    """Calls `alert(Alert)` when a mean falls under `below`: of the rewards of the last `window` traces, or with `item`
+    of the share of that item's verdicts that are satisfied.
 
-    It speaks once when the mean falls and again only after it rose to `below` or more. NULLs count nowhere. A trace that is scored again
-    counts with its last score; another reward version begins anew, since numbers of two versions are not comparable. With a `window` of
-    more than 1 nothing is told before that many traces were seen. An `alert` that answers an awaitable is awaited.
-    """
+    It speaks once when the mean falls and again only after it rose to `below` or more. NULLs count nowhere. A trace
+    that is scored again counts with its last score; another reward version begins anew, since numbers of two versions
+    are not comparable. With a `window` of more than 1 nothing is told before that many traces were seen. An `alert`
+    that answers an awaitable is awaited."""
 
-    def __init__(self, alert: Callable[[Alert], Any], *, below: float = 0.5, item: str | None = None, window: int = 1) -> None:
+    def __init__(
+        self, alert: Callable[[Alert], Any], *, below: float = 0.5, item: str | None = None, window: int = 1
+    ) -> None:
         if not 0 <= below <= 1:
             raise ValueError(f"below is {below}; expected a number between 0 and 1")
         if window < 1:
@@ -185,24 +192,43 @@ class Threshold:
             return None
         return self._alert(
             Alert(
-                value=mean, below=self._below, n=len(self._values), item=self._item, trace_id=trace.id, reward_version=score.reward_version
+                value=mean,
+                below=self._below,
+                n=len(self._values),
+                item=self._item,
+                trace_id=trace.id,
+                reward_version=score.reward_version,
             )
-        )  # fmt: skip
+        )
 
     def _value(self, score: Score) -> float | None:
         if self._item is None:
             return score.reward
-        known = [verdict.value for verdict in score.verdicts if verdict.item == self._item and verdict.value is not None]
+        known = [
+            verdict.value for verdict in score.verdicts if verdict.item == self._item and verdict.value is not None
+        ]
         return sum(known) / len(known) if known else None
 
 
 def _body(trace: Trace, score: Score) -> dict[str, JSON]:
     verdicts = [
-        {"turn": turn.turn, "item": verdict.item, "value": verdict.value, "reason": verdict.reason, "cause": verdict.cause}
+        {
+            "turn": turn.turn,
+            "item": verdict.item,
+            "value": verdict.value,
+            "reason": verdict.reason,
+            "cause": verdict.cause,
+        }
         for turn in score.turns
         for verdict in turn.verdicts
     ]
     return {
-        "type": "cm2.trace.scored", "trace": trace.id, "task": trace.task_id, "reward": score.reward,
-        "reward_version": score.reward_version, "null_reason": score.null_reason, "runs": score.runs, "verdicts": verdicts,
-    }  # fmt: skip
+        "type": "cm2.trace.scored",
+        "trace": trace.id,
+        "task": trace.task_id,
+        "reward": score.reward,
+        "reward_version": score.reward_version,
+        "null_reason": score.null_reason,
+        "runs": score.runs,
+        "verdicts": verdicts,
+    }

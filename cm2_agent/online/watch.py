@@ -1,5 +1,5 @@
-"""What a user puts around a graph: `watch` in place of the graph, `as_agent` to hand it to what speaks our protocol. An introducer: it
-joins capture, middleware, scorer and store, which do not know each other."""
+"""What a user puts around a graph: `watch` in place of the graph, `as_agent` to hand it to what speaks our protocol. An
+introducer: it joins capture, middleware, scorer and store, which do not know each other."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.messages import BaseMessage
 
-from cm2_agent.types.checklist import Checklist
 from cm2_agent.errors import BudgetExhausted, ChecklistError, JudgeError, TraceError
-from cm2_agent.tracing.evaluation_events import EvaluationEvents
 from cm2_agent.incidents import Incidents
 from cm2_agent.langchain_messages import from_langchain, to_langchain
+from cm2_agent.online.middleware import Live, Middleware
+from cm2_agent.tracing.evaluation_events import EvaluationEvents
+from cm2_agent.tracing.handler import SpanHandler
+from cm2_agent.tracing.span_processor import capture
+from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.json_values import JSON, content_hash
 from cm2_agent.types.messages import Message
-from cm2_agent.online.middleware import Live, Middleware
 from cm2_agent.types.protocols import Agent, Judge, Reward, Scorer, Sink, Store
-from cm2_agent.tracing.span_processor import capture
 from cm2_agent.types.score import Score
 from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Trace
-from cm2_agent.tracing.handler import SpanHandler
 
 if TYPE_CHECKING:
     from cm2_agent.rewards.components.component import Plug
@@ -55,34 +55,41 @@ def watch(
 ) -> G:
     """The same kind of graph, whose every run is traced and stored, and scored by the checklist's programmatic items.
 
-    Call it once, where the graph is built. After each run of a conversation (`configurable.thread_id`) the whole trace is scored again and
-    its score replaced. All of it happens in a background thread: a store or scorer that fails is logged once, counted (`cm2 doctor`
-    shows it) and never breaks or slows a call; `flush` waits for it, and is called when the program ends.
+    Call it once, where the graph is built. After each run of a conversation (`configurable.thread_id`) the whole trace
+    is scored again and its score replaced. All of it happens in a background thread: a store or scorer that fails is
+    logged once, counted (`cm2 doctor` shows it) and never breaks or slows a call; `flush` waits for it, and is called
+    when the program ends.
 
-    `checklist`: a Checklist, or the path of a YAML file. `judge` answers its questions, for the share `sample` (0…1) of the traces and
-    until `budget_usd` is spent: it needs both, since it sends data out and costs money. A model's name such as "openai:gpt-5-mini" is an
-    LLMJudge whose verdicts are kept in the store; another judge tells what it has spent by an attribute `spent_usd`; for one that costs
-    nothing say `budget_usd=0`. A trace for which the budget does not suffice gets the score of its programmatic items alone, under their
-    own reward version. `rewards`: further components of the score, by name, for the same share of the traces: anything that
-    `rewards.components.plug` takes; they stand beside the reward and do not change it. `sinks` are told of every trace and its score;
-    where the application has an OpenTelemetry logger provider, each verdict also leaves as an event on the span that it judges
-    (`evaluation_events`). `enabled=False`, or CM2_DISABLED=1 in the environment where `enabled` is left out, gives the graph back as it
-    is: nothing is traced, stored, scored or opened.
+    `checklist`: a Checklist, or the path of a YAML file. `judge` answers its questions, for the share `sample` (0…1) of
+    the traces and until `budget_usd` is spent: it needs both, since it sends data out and costs money. A model's name
+    such as "openai:gpt-5-mini" is an LLMJudge whose verdicts are kept in the store; another judge tells what it has
+    spent by an attribute `spent_usd`; for one that costs nothing say `budget_usd=0`. A trace for which the budget does
+    not suffice gets the score of its programmatic items alone, under their own reward version. `rewards`: further
+    components of the score, by name, for the same share of the traces: anything that `rewards.components.plug` takes;
+    they stand beside the reward and do not change it. `sinks` are told of every trace and its score; where the
+    application has an OpenTelemetry logger provider, each verdict also leaves as an event on the span that it judges
+    (`evaluation_events`). `enabled=False`, or CM2_DISABLED=1 in the environment where `enabled` is left out, gives the
+    graph back as it is: nothing is traced, stored, scored or opened.
 
-    Raises ValueError for a judge without both limits or a graph that is watched already, JudgeError for a judge that cannot be asked or
-    whose price nobody knows, ChecklistError, StoreError.
+    Raises ValueError for a judge without both limits or a graph that is watched already, JudgeError for a judge that
+    cannot be asked or whose price nobody knows, ChecklistError, StoreError.
 
         graph = watch(graph, "support.yaml")
     """
     if not callable(getattr(graph, "with_config", None)):
-        raise TypeError(f"watch was given a {type(graph).__name__}; expected a compiled graph: call graph.compile() first")
+        raise TypeError(
+            f"watch was given a {type(graph).__name__}; expected a compiled graph: call graph.compile() first"
+        )
     if _is_watched(graph):
-        raise ValueError("the graph is watched already, each of its runs would be stored twice; give the first watch what this one adds")
+        raise ValueError(
+            "the graph is watched already, each of its runs would be stored twice; give the first watch what this one"
+            " adds"
+        )
     _check_judge(judge, sample, budget_usd, checklist)
     if not (_enabled() if enabled is None else enabled):
         return graph
-    from cm2_agent.rewards.scoring.scorer import ChecklistScorer
     from cm2_agent.rewards.judges.cache import remember
+    from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 
     items = _checklist(checklist)
     plugs = _plugs(rewards)
@@ -114,8 +121,8 @@ def watch(
 
 
 def flush(timeout: float | None = None) -> bool:
-    """Wait until every run of every watched graph is saved and scored, and sinks that have a `flush(timeout)` are done; False if that took
-    longer than `timeout` seconds."""
+    """Wait until every run of every watched graph is saved and scored, and sinks that have a `flush(timeout)` are done;
+    False if that took longer than `timeout` seconds."""
     deadline = None if timeout is None else time.monotonic() + timeout
     done = True
     for live in list(_watching):
@@ -132,10 +139,10 @@ atexit.register(flush, _AT_EXIT)
 def as_agent(graph: Any, *, context: Callable[[str, Mapping[str, JSON]], Any] | None = None) -> Agent:
     """A compiled graph (whose state has `messages`) as an Agent: dialogue in, longer dialogue out.
 
-    A graph with a checkpointer is given only what its thread does not know yet; one without is given the whole dialogue, its own earlier
-    messages as the objects they were, so that a local model finds its own tokens again. `context(thread, metadata)` makes LangGraph's
-    runtime context. Raises TraceError where the dialogue is shorter than what the thread already holds, or the graph gives no messages.
-    """
+    A graph with a checkpointer is given only what its thread does not know yet; one without is given the whole
+    dialogue, its own earlier messages as the objects they were, so that a local model finds its own tokens again.
+    `context(thread, metadata)` makes LangGraph's runtime context. Raises TraceError where the dialogue is shorter than
+    what the thread already holds, or the graph gives no messages."""
     return _GraphAgent(graph, context)
 
 
@@ -147,7 +154,9 @@ class _GraphAgent:
         self.context = context
         self._said: dict[str, list[BaseMessage]] = {}
 
-    async def __call__(self, messages: Sequence[Message], *, thread: str, metadata: dict[str, JSON]) -> Sequence[Message]:
+    async def __call__(
+        self, messages: Sequence[Message], *, thread: str, metadata: dict[str, JSON]
+    ) -> Sequence[Message]:
         config = {"configurable": {"thread_id": thread}, "metadata": dict(metadata)}
         extra = {} if self.context is None else {"context": self.context(thread, metadata)}
         remembers = bool(getattr(self.graph, "checkpointer", None))
@@ -155,7 +164,10 @@ class _GraphAgent:
         state = await self.graph.ainvoke({"messages": given}, config, **extra)
         said = state.get("messages") if isinstance(state, Mapping) else getattr(state, "messages", None)
         if not isinstance(said, list):
-            raise TraceError(f"the graph's final state, a {type(state).__name__}, has no list of `messages`; give a graph that keeps one")
+            raise TraceError(
+                f"the graph's final state, a {type(state).__name__}, has no list of `messages`; give a graph that"
+                " keeps one"
+            )
         if not remembers:
             self._said[thread] = said
             while len(self._said) > self._THREADS:
@@ -167,7 +179,9 @@ class _GraphAgent:
         held = len(known.get("messages", ())) if isinstance(known, Mapping) else 0
         if held > len(messages):
             thread = config["configurable"]["thread_id"]
-            raise TraceError(f"thread {thread!r} holds {held} messages, the dialogue given only {len(messages)}; use a new thread")
+            raise TraceError(
+                f"thread {thread!r} holds {held} messages, the dialogue given only {len(messages)}; use a new thread"
+            )
         return to_langchain(messages[held:])
 
     def _whole(self, messages: Sequence[Message], thread: str) -> list[BaseMessage]:
@@ -194,7 +208,8 @@ class _Budget:
 
 
 class _LiveScorer:
-    """The checklist's score of every trace, with judge and further components for a sample of them that is drawn by trace id."""
+    """The checklist's score of every trace, with judge and further components for a sample of them that is drawn by
+    trace id."""
 
     def __init__(self, plain: Scorer, judged: Scorer, rewards: Sequence[Plug], sample: float, budget: _Budget) -> None:
         self.incidents = Incidents()
@@ -213,7 +228,10 @@ class _LiveScorer:
             score = await self._plain(trace, task)
         if not drawn or not self._rewards:
             return score
-        return replace(score, components={**score.components, **{one.name: await self._ask(one, trace, task) for one in self._rewards}})
+        return replace(
+            score,
+            components={**score.components, **{one.name: await self._ask(one, trace, task) for one in self._rewards}},
+        )
 
     async def _ask(self, reward: Plug, trace: Trace, task: Task | None) -> float | None:
         from cm2_agent.rewards.components.component import Context
@@ -240,17 +258,23 @@ def _check_judge(judge: object, sample: float | None, budget_usd: float | None, 
     if judge is None:
         return
     if sample is None or budget_usd is None:
-        missing = " and ".join(name for name, value in (("sample", sample), ("budget_usd", budget_usd)) if value is None)
+        missing = " and ".join(
+            name for name, value in (("sample", sample), ("budget_usd", budget_usd)) if value is None
+        )
         raise ValueError(
-            f"a judge was given without {missing}; it sends dialogues out and costs money, so say both what share of the traces it may see "
-            "and what it may spend: watch(graph, checklist, judge=…, sample=0.1, budget_usd=5.0)"
+            f"a judge was given without {missing}; it sends dialogues out and costs money, so say both what share of"
+            " the traces it may see and what it may spend: watch(graph, checklist, judge=…, sample=0.1,"
+            " budget_usd=5.0)"
         )
     if checklist is None:
-        raise ValueError("a judge was given without a checklist; it answers the checklist's questions: watch(graph, checklist, judge=…)")
+        raise ValueError(
+            "a judge was given without a checklist; it answers the checklist's questions: watch(graph, checklist,"
+            " judge=…)"
+        )
     if budget_usd and not isinstance(judge, str) and not hasattr(judge, "spent_usd"):
         raise ValueError(
-            f"budget_usd is {budget_usd}, but the judge has no attribute spent_usd by which it could be kept; give it one (US dollars "
-            "spent so far), or say budget_usd=0 for a judge that costs nothing"
+            f"budget_usd is {budget_usd}, but the judge has no attribute spent_usd by which it could be kept; give it"
+            " one (US dollars spent so far), or say budget_usd=0 for a judge that costs nothing"
         )
 
 
@@ -275,16 +299,24 @@ def _plugs(rewards: Mapping[str, Reward] | Sequence[Reward] | None) -> list[Plug
     plugs = [plug(reward, name=name) for name, reward in _named(rewards or {}).items()]
     grouped = [one.name for one in plugs if one.of_group]
     if grouped:
-        raise ChecklistError(f"the reward {grouped[0]} compares the rollouts of a group, a live trace has none; score groups with a Stack")
+        raise ChecklistError(
+            f"the reward {grouped[0]} compares the rollouts of a group, a live trace has none; score groups with a"
+            " Stack"
+        )
     return plugs
 
 
 def _named(rewards: Mapping[str, Reward] | Sequence[Reward]) -> dict[str, Reward]:
     if isinstance(rewards, Mapping):
         return dict(rewards)
-    named = {str(getattr(reward, "name", None) or getattr(reward, "__name__", type(reward).__name__)): reward for reward in rewards}
+    named = {
+        str(getattr(reward, "name", None) or getattr(reward, "__name__", type(reward).__name__)): reward
+        for reward in rewards
+    }
     if len(named) != len(rewards):
-        raise ValueError(f"two rewards have the same name among {sorted(named)}; give them as a mapping of name to reward")
+        raise ValueError(
+            f"two rewards have the same name among {sorted(named)}; give them as a mapping of name to reward"
+        )
     return named
 
 

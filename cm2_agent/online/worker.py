@@ -1,4 +1,5 @@
-"""One daemon thread with an event loop of its own, fed through a bounded queue; apart from what is done with the items."""
+"""One daemon thread with an event loop of its own, fed through a bounded queue; apart from what is done with the
+items."""
 
 from __future__ import annotations
 
@@ -17,14 +18,20 @@ _T = TypeVar("_T")
 
 
 class Worker(Generic[_T]):
-    """Calls `await handle(item)` for every item submitted, one after the other, in a background thread that starts with the first item.
+    """Calls `await handle(item)` for every item submitted, one after the other, in a background thread that starts with
+    the first item.
 
-    `handle` may start tasks of its own on the running loop: it calls `hold` for each, and `release` when it is done, so that `flush` waits
-    for them. A process that forks gets a fresh worker in the child, after `forget`; what was waiting is handled by the parent alone.
-    """
+    `handle` may start tasks of its own on the running loop: it calls `hold` for each, and `release` when it is done, so
+    that `flush` waits for them. A process that forks gets a fresh worker in the child, after `forget`; what was waiting
+    is handled by the parent alone."""
 
     def __init__(
-        self, handle: Callable[[_T], Awaitable[None]], *, size: int, incidents: Incidents, forget: Callable[[], None] = lambda: None
+        self,
+        handle: Callable[[_T], Awaitable[None]],
+        *,
+        size: int,
+        incidents: Incidents,
+        forget: Callable[[], None] = lambda: None,
     ) -> None:
         self._handle = handle
         self._forget = forget
@@ -53,7 +60,8 @@ class Worker(Generic[_T]):
         self._wake: asyncio.Event | None = None
 
     def submit(self, item: _T) -> None:
-        """Queue an item. Returns at once and never raises: what finds the queue full is dropped, counted and logged once."""
+        """Queue an item. Returns at once and never raises: what finds the queue full is dropped, counted and logged
+        once."""
         try:
             with self._changed:
                 if len(self._items) >= self._size:

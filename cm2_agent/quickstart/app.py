@@ -1,6 +1,8 @@
-"""The sample app: an order-support desk as an ordinary LangGraph graph, and how its owner tells whether a customer was served.
+"""The sample app: an order-support desk as an ordinary LangGraph graph, and how its owner tells whether a customer was
+served.
 
-It was written without knowing this project and imports nothing of it. Each dialogue brings its own desk as the run's context:
+It was written without knowing this project and imports nothing of it. Each dialogue brings its own desk as the run's
+context:
 
     desk = open_desk()
     await build_graph(model).ainvoke({"messages": [("user", "Where is order KL-117?")]}, context=desk)
@@ -24,7 +26,9 @@ from cm2_agent.quickstart.order_desk import Desk, open_desk
 
 __all__ = ["MAX_CALLS", "NOT_FOUND", "SYSTEM", "TOOLS", "build_graph", "open_desk", "success"]
 
-SYSTEM = "You answer customers of a furniture shop. Look up the order before you answer or act. Cancel only open orders."
+SYSTEM = (
+    "You answer customers of a furniture shop. Look up the order before you answer or act. Cancel only open orders."
+)
 NOT_FOUND = "There is no such thing."
 MAX_CALLS = 5  # model calls for one customer message; a good dialogue needs at most three
 

@@ -15,7 +15,7 @@ _ORDER = re.compile(r"item (?P<item>[^,]+), status (?P<status>\w+), day (?P<day>
 
 
 def does_what_was_asked(view: View) -> bool:
-    "Once it is known, the order's item is looked up in stock, the order cancelled if it is open, or the customer told at once."
+    "Once known, the order's item is looked up in stock, the order cancelled if open, or the customer told at once."
     ask, told = _asked(view), _reply_step(view)
     if ask == "stock":
         return any(_right_item(view, call) for call in _done(view, "check_stock"))
@@ -38,7 +38,9 @@ def tells_what_was_found(view: View) -> bool:
         return False
     ask, said = _asked(view), set(re.findall(r"[a-z]+|[0-9]+", view.reply.lower()))
     if ask == "stock":
-        return any(_right_item(view, call) and str(call.result).split()[-1] in said for call in _done(view, "check_stock"))
+        return any(
+            _right_item(view, call) and str(call.result).split()[-1] in said for call in _done(view, "check_stock")
+        )
     if ask == "cancel" and known["status"] == "open":
         cancelled = any(_may_cancel(view, call) for call in _done(view, "cancel_order"))
         return cancelled and {"cancelled", known["price"]} <= said

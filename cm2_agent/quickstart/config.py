@@ -52,7 +52,8 @@ class RoundConfig:
     max_tokens: int = 32
 
     def learning_rate(self, number: int) -> float:
-        """The learning rate of round `number` (1-based), on the line from `lr` to `last_lr`: late rounds only sharpen."""
+        """The learning rate of round `number` (1-based), on the line from `lr` to `last_lr`: late rounds only
+        sharpen."""
         done = (number - 1) / max(1, self.rounds - 1)
         return self.lr + done * (self.last_lr - self.lr)
 

@@ -1,7 +1,9 @@
-"""The controls: what else could have made the gain. Each gets one pass over round 1's store, from the cold start, beside the real pass.
+"""The controls: what else could have made the gain. Each gets one pass over round 1's store, from the cold start,
+beside the real pass.
 
 - `real`: GRPO on the checklist's rewards, as round 1 does it.
-- `shuffled`: the same with the verdicts permuted among the rollouts of each group: whatever it gains is not due to the rewards.
+- `shuffled`: the same with the verdicts permuted among the rollouts of each group: whatever it gains is not due to the
+  rewards.
 - `outcome`: the same on the app's success alone, without criteria.
 - `best_of_group`: supervised fine-tuning on the best rollouts of each group (rejection sampling).
 - `all`: supervised fine-tuning on every rollout.
@@ -41,7 +43,12 @@ def outcome_alone(groups: Sequence[Group]) -> list[Group]:
         _scored(
             replace(group, key={**group.key, "reward": OUTCOME_VERSION}),
             [
-                Score(trace_id=rollout.trace.id, reward_version=OUTCOME_VERSION, reward=value, components={"success": value})
+                Score(
+                    trace_id=rollout.trace.id,
+                    reward_version=OUTCOME_VERSION,
+                    reward=value,
+                    components={"success": value},
+                )
                 for rollout in group.rollouts
                 for value in [rollout.trace.outcomes.get("success")]
             ],
@@ -51,7 +58,8 @@ def outcome_alone(groups: Sequence[Group]) -> list[Group]:
 
 
 def run_controls(quickstart: Quickstart, before: dict[str, Any]) -> dict[str, Any]:
-    """Train and evaluate each control; returns for each its held-out success, greedy success and reward, and the gain in success."""
+    """Train and evaluate each control; returns for each its held-out success, greedy success and reward, and the gain
+    in success."""
     from cm2_agent.quickstart.pipeline import grpo_settings
     from cm2_agent.trainers.grpo import GRPO
     from cm2_agent.trainers.sft import SFT
@@ -59,16 +67,20 @@ def run_controls(quickstart: Quickstart, before: dict[str, Any]) -> dict[str, An
     groups, settings = quickstart.groups(1), quickstart.config.rounds
     # As many optimizer steps over as many rows as the real pass has; GRPO's learning rate does for imitation too.
     imitation: dict[str, Any] = {
-        "steps": settings.steps, "rows_per_step": settings.batch,
-        "learning_rate": settings.learning_rate(1), "warmup_steps": settings.warmup,
-    }  # fmt: skip
+        "steps": settings.steps,
+        "rows_per_step": settings.batch,
+        "learning_rate": settings.learning_rate(1),
+        "warmup_steps": settings.warmup,
+    }
     seed = quickstart.seed * 1000 + 1
     grpo = {"seed": seed, **grpo_settings(settings, 1)}
     table: dict[str, Any] = {}
     passes: dict[str, Any] = {
         "shuffled": lambda out: GRPO(quickstart.policy(0), out, **grpo).train(shuffled(groups, quickstart.seed)),
         "outcome": lambda out: GRPO(quickstart.policy(0), out, **grpo).train(outcome_alone(groups)),
-        "best_of_group": lambda out: SFT(quickstart.policy(0), out, select="best", seed=seed, **imitation).train(groups),
+        "best_of_group": lambda out: SFT(quickstart.policy(0), out, select="best", seed=seed, **imitation).train(
+            groups
+        ),
         "all": lambda out: SFT(quickstart.policy(0), out, select="all", seed=seed, **imitation).train(groups),
     }
     for number, (name, train) in enumerate({"real": None, **passes}.items()):
@@ -80,9 +92,12 @@ def run_controls(quickstart: Quickstart, before: dict[str, Any]) -> dict[str, An
                 train(path)
         measured = quickstart.evaluate(path, f"control {name}")
         table[name] = {
-            "success": measured["success"], "success_ci": measured["success_ci"], "greedy": measured["greedy"],
-            "reward": measured["reward"], "gain": measured["success"] - before["success"],
-        }  # fmt: skip
+            "success": measured["success"],
+            "success_ci": measured["success_ci"],
+            "greedy": measured["greedy"],
+            "reward": measured["reward"],
+            "gain": measured["success"] - before["success"],
+        }
     quickstart.progress("controls", len(passes) + 1, len(passes) + 1)
     return table
 

@@ -1,8 +1,7 @@
 """Demonstrations for the cold start: scripted clerks, mostly sloppy ones, working on the desk's real database.
 
-Sloppy on purpose: a policy that imitates them is most likely to guess or to act unchecked, so that what it later does right was
-learnt from rewards, and from nothing else.
-"""
+Sloppy on purpose: a policy that imitates them is most likely to guess or to act unchecked, so that what it later does
+right was learnt from rewards, and from nothing else."""
 
 from __future__ import annotations
 
@@ -19,7 +18,8 @@ GUESSES = 0.2  # how often a sloppy clerk makes a number up, where one was asked
 
 
 def demonstrations(count: int, sloppy: float, seed: int) -> list[list[Message]]:
-    """`count` dialogues over the training book, as messages for a chat template; each turn is a sloppy one with probability `sloppy`.
+    """`count` dialogues over the training book, as messages for a chat template; each turn is a sloppy one with
+    probability `sloppy`.
 
     Arguments of tool calls are JSON strings (datasets would merge the objects of different tools into one).
     """
@@ -98,6 +98,8 @@ class Clerk:
     def _call(self, name: str, **arguments: str) -> str:
         result: str = getattr(self.desk, name)(**arguments)
         function = {"name": name, "arguments": json.dumps(arguments)}
-        self.messages.append({"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]})
+        self.messages.append(
+            {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]}
+        )
         self.messages.append({"role": "tool", "name": name, "content": result})
         return result

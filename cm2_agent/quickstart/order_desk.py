@@ -11,9 +11,27 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 ITEMS = (
-    "lamp", "chair", "desk", "sofa", "mirror", "rug", "shelf", "clock", "vase", "bench",
-    "stool", "table", "frame", "basket", "pillow", "blanket", "candle", "kettle", "teapot", "mug",
-)  # fmt: skip
+    "lamp",
+    "chair",
+    "desk",
+    "sofa",
+    "mirror",
+    "rug",
+    "shelf",
+    "clock",
+    "vase",
+    "bench",
+    "stool",
+    "table",
+    "frame",
+    "basket",
+    "pillow",
+    "blanket",
+    "candle",
+    "kettle",
+    "teapot",
+    "mug",
+)
 SERIES = tuple(a + b for a in "BCDFGHK" for b in "LMNPRT")  # the letters of an order id; its number is 100 to 199
 STATUSES = ("open", "shipped", "delivered")
 BOOKS = {"training": 600, "heldout": 240}  # order books and how many orders each holds
@@ -50,7 +68,8 @@ class Desk:
     connection: sqlite3.Connection
 
     def get_order(self, order_id: str) -> str:
-        """Item, status ("cancelled" once it is), day of delivery and price of an order, in words. Raises UnknownError."""
+        """Item, status ("cancelled" once it is), day of delivery and price of an order, in words. Raises
+        UnknownError."""
         order = self.order(order_id)
         status = "cancelled" if order.cancelled else order.status
         return f"item {order.item}, status {status}, day {order.day}, price {order.price}"
@@ -60,7 +79,8 @@ class Desk:
         return f"{item} in stock: {self.pieces(item)}"
 
     def cancel_order(self, order_id: str) -> str:
-        """Cancel an order, whatever its status: whether it may be cancelled is for the desk to know. Raises UnknownError."""
+        """Cancel an order, whatever its status: whether it may be cancelled is for the desk to know. Raises
+        UnknownError."""
         with self.connection:
             done = self.connection.execute("UPDATE orders SET cancelled = 1 WHERE id = ?", (order_id,))
         if not done.rowcount:
@@ -91,7 +111,8 @@ class Desk:
 
 
 def open_desk(book: str = "training") -> Desk:
-    """A fresh in-memory database with one of the order `BOOKS`, for one dialogue. Raises ValueError for another book."""
+    """A fresh in-memory database with one of the order `BOOKS`, for one dialogue. Raises ValueError for another
+    book."""
     connection = sqlite3.connect(":memory:", check_same_thread=False)
     connection.deserialize(_image(book))
     return Desk(connection)
@@ -118,9 +139,14 @@ def orders(book: str) -> tuple[Order, ...]:
     if book not in BOOKS:
         raise ValueError(f"no order book {book!r}; there are {', '.join(BOOKS)}")
     rng = random.Random(f"orders:{book}")
-    ids = [f"{series}-{n}" for series in SERIES for n in range(100, 200) if heldout_id(series, n) == (book == "heldout")]
+    ids = [
+        f"{series}-{n}" for series in SERIES for n in range(100, 200) if heldout_id(series, n) == (book == "heldout")
+    ]
     items = [
-        f"{word} #{n}" for k, word in enumerate(ITEMS) for n in range(10, 100) if heldout_item(k, n) == (book == "heldout")
+        f"{word} #{n}"
+        for k, word in enumerate(ITEMS)
+        for n in range(10, 100)
+        if heldout_item(k, n) == (book == "heldout")
     ]
     count = BOOKS[book]
     chosen = zip(rng.sample(ids, count), rng.sample(items, count), strict=True)

@@ -1,8 +1,9 @@
-"""The quickstart itself: cold start, then rounds of collect → score → train, and what the held-out customers say before and after.
+"""The quickstart itself: cold start, then rounds of collect → score → train, and what the held-out customers say before
+and after.
 
-It uses only what any user of the package has: `run` with a store and a checklist, `store.groups`, `GRPO`. What it simplifies of the
-paper: a policy of 0.4 M parameters, a scripted user, programmatic items in place of a judge, real tools in place of simulated ones.
-"""
+It uses only what any user of the package has: `run` with a store and a checklist, `store.groups`, `GRPO`. What it
+simplifies of the paper: a policy of 0.4 M parameters, a scripted user, programmatic items in place of a judge, real
+tools in place of simulated ones."""
 
 from __future__ import annotations
 
@@ -17,18 +18,18 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cm2_agent.types.checklist import Checklist
-from cm2_agent.types.checklist_yaml import load_checklist
+from cm2_agent.analysis.bootstrap import wilson
 from cm2_agent.errors import StoreError
-from cm2_agent.types.json_values import content_hash
 from cm2_agent.quickstart import app
 from cm2_agent.quickstart.config import CONFIG, Config, RoundConfig
 from cm2_agent.quickstart.tasks import heldout_tasks, training_tasks
-from cm2_agent.analysis.bootstrap import wilson
 from cm2_agent.rewards.scoring.checks import load_functions
 from cm2_agent.runner.rollout import Result
 from cm2_agent.runner.run import run
 from cm2_agent.store import SQLStore
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_yaml import load_checklist
+from cm2_agent.types.json_values import content_hash
 from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Trace
 
@@ -45,7 +46,9 @@ AT_ONCE = 1024
 
 def support_checklist() -> Checklist:
     """The bundled checklist, `support.yaml`, with its functions."""
-    return load_checklist(str(files("cm2_agent.quickstart") / "support.yaml"), load_functions("cm2_agent.quickstart.checks"))
+    return load_checklist(
+        str(files("cm2_agent.quickstart") / "support.yaml"), load_functions("cm2_agent.quickstart.checks")
+    )
 
 
 def worlds(task: Task) -> AbstractContextManager[Any]:
@@ -54,7 +57,8 @@ def worlds(task: Task) -> AbstractContextManager[Any]:
 
 
 def verify(task: Task, desk: Any, trace: Trace) -> Mapping[str, float | None]:
-    """What the app's own success function says; None for a dialogue that died, since nobody was served or failed then."""
+    """What the app's own success function says; None for a dialogue that died, since nobody was served or failed
+    then."""
     if trace.failure is not None:
         return {SUCCESS: None}
     replies = [next((step.message.text for step in reversed(turn.steps) if step.is_reply), "") for turn in trace.turns]
@@ -82,28 +86,38 @@ class Measured:
                 rewards.append(score.reward)
         every = [value for values in served.values() for value in values]
         return cls(
-            n=len(every), success=sum(every) / len(every), interval=wilson(int(sum(every)), len(every)),
+            n=len(every),
+            success=sum(every) / len(every),
+            interval=wilson(int(sum(every)), len(every)),
             reward=sum(rewards) / len(rewards) if rewards else None,
             by_kind={kind: round(sum(values) / len(values), 4) for kind, values in sorted(served.items())},
-        )  # fmt: skip
+        )
 
 
 class Quickstart:
     """One run of the quickstart in the folder `out`: `cm2.db`, a folder a policy, the picture, `result.json`.
 
-    An interrupted run goes on where it stopped when it is started again with the same seed and folder; a finished one is refused with
-    StoreError, as is a folder that another seed or configuration began.
-    """
+    An interrupted run goes on where it stopped when it is started again with the same seed and folder; a finished one
+    is refused with StoreError, as is a folder that another seed or configuration began."""
 
     def __init__(
-        self, seed: int, out: Path, *, config: Config = CONFIG, heldout: int | None = None, progress: Progress | None = None
+        self,
+        seed: int,
+        out: Path,
+        *,
+        config: Config = CONFIG,
+        heldout: int | None = None,
+        progress: Progress | None = None,
     ) -> None:
-        """`heldout` bounds the number of held-out tasks (None: all); `config` is the quickstart's own unless a test asks for less."""
+        """`heldout` bounds the number of held-out tasks (None: all); `config` is the quickstart's own unless a test
+        asks for less."""
         self.seed, self.out, self.config = seed, out, config
         self.progress: Progress = progress or (lambda what, done, total: None)
         self.checklist = support_checklist()
         out.mkdir(parents=True, exist_ok=True)
-        self.resumed = _claim(out, {"seed": seed, "config": content_hash(asdict(config)), "checklist": self.checklist.hash})
+        self.resumed = _claim(
+            out, {"seed": seed, "config": content_hash(asdict(config)), "checklist": self.checklist.hash}
+        )
         self.store = SQLStore(f"sqlite:///{out / 'cm2.db'}")
         self.training, self.heldout = training_tasks(seed), heldout_tasks(seed)[:heldout]
 
@@ -125,10 +139,19 @@ class Quickstart:
         """Run the sample app with the policy in `path` on tasks; each dialogue is traced, stored and scored."""
         model = self._model(path, temperature)
         results = run(
-            app.build_graph(model), tasks, group=group, checklist=self.checklist, store=self.store, context=worlds, verify=verify,
-            allow_real=[tool.name for tool in app.TOOLS], concurrency=AT_ONCE, lockstep=True, seed=self.seed,
+            app.build_graph(model),
+            tasks,
+            group=group,
+            checklist=self.checklist,
+            store=self.store,
+            context=worlds,
+            verify=verify,
+            allow_real=[tool.name for tool in app.TOOLS],
+            concurrency=AT_ONCE,
+            lockstep=True,
+            seed=self.seed,
             name=f"{name}-seed-{self.seed}",
-        )  # fmt: skip
+        )
         by_id = {task.id: task for task in tasks}
 
         async def drain(results: AsyncIterator[Result]) -> list[tuple[Task, Result]]:
@@ -145,9 +168,14 @@ class Quickstart:
         sampled = Measured.of(self.collect(path, self.heldout, f"held-out {name}"))
         greedy = Measured.of(self.collect(path, self.heldout, f"held-out {name} greedy", temperature=0.0))
         return {
-            "success": sampled.success, "success_ci": list(sampled.interval), "greedy": greedy.success, "greedy_ci": list(greedy.interval),
-            "reward": sampled.reward, "by_kind": dict(sampled.by_kind), "greedy_by_kind": dict(greedy.by_kind),
-        }  # fmt: skip
+            "success": sampled.success,
+            "success_ci": list(sampled.interval),
+            "greedy": greedy.success,
+            "greedy_ci": list(greedy.interval),
+            "reward": sampled.reward,
+            "by_kind": dict(sampled.by_kind),
+            "greedy_by_kind": dict(greedy.by_kind),
+        }
 
     def round(self, number: int) -> dict[str, Any]:
         """Collect with policy `number - 1`, score, and train policy `number` on what is stored."""
@@ -164,7 +192,13 @@ class Quickstart:
             trainer = GRPO(self.policy(number - 1), self.policy(number), seed=self.seed * 1000 + number, **settings)
             trainer.train(groups, progress=lambda step, total, metrics: self.progress(f"{name} training", step, total))
             report = trainer.report
-        return {"round": number, "rollouts": measured.n, "success": measured.success, "reward": measured.reward, **_short(report)}
+        return {
+            "round": number,
+            "rollouts": measured.n,
+            "success": measured.success,
+            "reward": measured.reward,
+            **_short(report),
+        }
 
     def groups(self, number: int) -> list[Any]:
         """The stored groups of round `number`, in the order of the tasks."""
@@ -176,9 +210,11 @@ class Quickstart:
     def _model(self, path: Path, temperature: float) -> LocalChatModel:
         from cm2_agent.models.local import LocalChatModel
 
-        return LocalChatModel.load(path, temperature=temperature, max_tokens=self.config.rounds.max_tokens, max_batch=AT_ONCE)
+        return LocalChatModel.load(
+            path, temperature=temperature, max_tokens=self.config.rounds.max_tokens, max_batch=AT_ONCE
+        )
 
-    def run(self, *, controls: bool = False) -> dict[str, Any]:
+    def run(self) -> dict[str, Any]:
         """The whole of it; returns, and writes to `result.json`, what `cm2 quickstart --json` prints."""
         from transformers.utils import logging
 
@@ -190,27 +226,39 @@ class Quickstart:
         rounds = [self.round(number) for number in range(1, self.config.rounds.rounds + 1)]
         after = self.evaluate(self.policy(self.config.rounds.rounds), "after")
         result: dict[str, Any] = {
-            "before": before, "after": after, "rounds": rounds, "heldout": len(self.heldout), "temperature": 1, "seed": self.seed,
-            "seconds": round(time.monotonic() - start, 1), "cpu_seconds": round(time.process_time() - cpu, 1),
+            "before": before,
+            "after": after,
+            "rounds": rounds,
+            "heldout": len(self.heldout),
+            "temperature": 1,
+            "seed": self.seed,
+            "seconds": round(time.monotonic() - start, 1),
+            "cpu_seconds": round(time.process_time() - cpu, 1),
             "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-            "traces": self.store.health()["traces"], "store": f"sqlite:///{self.out / 'cm2.db'}", "policy": str(self.policy(len(rounds))),
+            "traces": self.store.health()["traces"],
+            "store": f"sqlite:///{self.out / 'cm2.db'}",
+            "policy": str(self.policy(len(rounds))),
             "resumed": self.resumed,  # then the times are of this part alone
-        }  # fmt: skip
-        if controls:
-            from cm2_agent.quickstart.controls import run_controls
-
-            result["controls"] = run_controls(self, before)
+        }
         result["picture"] = str(learning_curve(result, self.out / "learning-curve.png"))
-        (self.out / RESULT).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        self.save(result)
         return result
+
+    def save(self, result: dict[str, Any]) -> None:
+        """Write what came of the run beside the store."""
+        (self.out / RESULT).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def grpo_settings(size: RoundConfig, number: int) -> dict[str, Any]:
     """The numbers of a round (1-based) as GRPO takes them."""
     return {
-        "steps": size.steps, "rollouts_per_step": size.batch, "learning_rate": size.learning_rate(number), "warmup_steps": size.warmup,
-        "cap": size.weight_cap, "args": {"epsilon": size.epsilon, "epsilon_high": size.epsilon_high},
-    }  # fmt: skip
+        "steps": size.steps,
+        "rollouts_per_step": size.batch,
+        "learning_rate": size.learning_rate(number),
+        "warmup_steps": size.warmup,
+        "cap": size.weight_cap,
+        "args": {"epsilon": size.epsilon, "epsilon_high": size.epsilon_high},
+    }
 
 
 def fingerprint_of(path: Path) -> str:
@@ -239,4 +287,8 @@ def _slice(tasks: Sequence[Task], start: int, count: int) -> list[Task]:
 
 
 def _short(report: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: report[key] for key in ("groups", "informative_groups", "trained_tokens", "kl", "truncated_mass") if key in report}
+    return {
+        key: report[key]
+        for key in ("groups", "informative_groups", "trained_tokens", "kl", "truncated_mass")
+        if key in report
+    }

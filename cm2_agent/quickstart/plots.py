@@ -17,9 +17,14 @@ def learning_curve(result: Mapping[str, Any], path: Path) -> Path:
     FigureCanvasAgg(figure)
     curve, kinds = figure.subplots(1, 2, width_ratios=(1.5, 1))
     at = [entry["round"] - 1 for entry in rounds]
-    curve.plot(at, [entry["reward"] for entry in rounds], "o--", color="#8a8a8a", label="checklist reward, training rollouts")
+    curve.plot(
+        at, [entry["reward"] for entry in rounds], "o--", color="#8a8a8a", label="checklist reward, training rollouts"
+    )
     curve.plot(at, [entry["success"] for entry in rounds], "o-", color="#2a6fbb", label="success, training rollouts")
-    ends = (("success", "#c1440e", "held-out success, temperature 1"), ("greedy", "#2e8b57", "held-out success, greedy"))
+    ends = (
+        ("success", "#c1440e", "held-out success, temperature 1"),
+        ("greedy", "#2e8b57", "held-out success, greedy"),
+    )
     for key, colour, label in ends:
         values = [result["before"][key], result["after"][key]]
         low = [value - result[when][f"{key}_ci"][0] for value, when in zip(values, ("before", "after"), strict=True)]

@@ -1,8 +1,8 @@
-"""The tiny policy and its cold start: a Qwen3 of 0.4 M parameters that learns to copy, then imitates sloppy demonstrations.
+"""The tiny policy and its cold start: a Qwen3 of 0.4 M parameters that learns to copy, then imitates sloppy
+demonstrations.
 
-Simplified from real use: the vocabulary has a token for each word of the shop (and a byte for anything else), so that a dialogue
-is some hundred tokens long. Nothing else knows that this model is small.
-"""
+Simplified from real use: the vocabulary has a token for each word of the shop (and a byte for anything else), so that a
+dialogue is some hundred tokens long. Nothing else knows that this model is small."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
+from cm2_agent.models.byte_tokenizer import byte_tokenizer
 from cm2_agent.quickstart.app import NOT_FOUND, SYSTEM, TOOLS
 from cm2_agent.quickstart.config import CONFIG, Config
 from cm2_agent.quickstart.demonstrations import demonstrations
 from cm2_agent.quickstart.order_desk import ITEMS, SERIES, STATUSES
-from cm2_agent.models.byte_tokenizer import byte_tokenizer
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many steps are done, and how many there are."""
@@ -101,7 +101,9 @@ def drill(model: Any, words: Any, seed: int, config: Config, progress: Progress 
     cold = config.cold_start
     steps = cold.drill_steps
     optimizer = torch.optim.AdamW(model.parameters(), lr=cold.drill_lr, betas=(0.9, 0.98), weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / 10, (steps - step) / steps * 1.5, 1.0))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / 10, (steps - step) / steps * 1.5, 1.0)
+    )
     model.train()
     for step, half in enumerate(_drill_batches(words, seed, config)):
         ids = torch.cat([half, half], dim=1)  # (B, 2L)

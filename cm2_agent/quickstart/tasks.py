@@ -1,4 +1,5 @@
-"""What customers of the sample desk ask for: the generated training tasks and the held-out ones, kept apart by order and item.
+"""What customers of the sample desk ask for: the generated training tasks and the held-out ones, kept apart by order
+and item.
 
 Held-out tasks come from an order book of their own (`desk.BOOKS`), which nothing but these tasks reads.
 """
@@ -39,7 +40,8 @@ def training_tasks(seed: int) -> list[Task]:
 
 
 def heldout_tasks(seed: int) -> list[Task]:
-    """240 tasks over orders and items that no training task, demonstration or checklist ever reads; 60 have two user turns."""
+    """240 tasks over orders and items that no training task, demonstration or checklist ever reads; 60 have two user
+    turns."""
     return _tasks("heldout", seed)
 
 

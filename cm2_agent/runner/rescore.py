@@ -1,26 +1,25 @@
-"""Scoring what is stored: the introducer of the store and rewards to each other; apart from the runner, which makes the dialogues."""
+"""Scoring what is stored: the introducer of the store and rewards to each other; apart from the runner, which makes the
+dialogues."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
+from cm2_agent.errors import StoreError
+from cm2_agent.runner.concurrency import _as_they_finish, cancel
 from cm2_agent.types.checklist import Checklist
-from cm2_agent.errors import BudgetExhausted, StoreError
 from cm2_agent.types.group import group_key
 from cm2_agent.types.json_values import JSON, canonical_json
 from cm2_agent.types.protocols import GroupScorer, Judge, Scorer
-from cm2_agent.types.score import Score
 from cm2_agent.types.run_attributes import TASK_VERSION
+from cm2_agent.types.score import Score
 from cm2_agent.types.trace import Trace
 
 if TYPE_CHECKING:
     from cm2_agent.store import SQLStore
-
-T = TypeVar("T")
 
 
 async def score_traces(
@@ -32,20 +31,21 @@ async def score_traces(
     scorer: Scorer | None = None,
     concurrency: int = 64,
 ) -> AsyncIterator[tuple[Trace, Score]]:
-    """Score stored traces and yield each with its score, saved where a store is given. None scores each by its own task's checklist
-    (which needs the store).
+    """Score stored traces and yield each with its score, saved where a store is given. None scores each by its own
+    task's checklist (which needs the store).
 
-    With a judge or a scorer of your own, `concurrency` traces are scored at a time and come as they finish; else in their order. A trace
-    that cannot be scored stops no other: it stays without a score, and its error is raised when the others are done. Where the judge's
-    budget runs out, what is under way is finished as far as it allows, everything else stays without a score, and BudgetExhausted is
-    raised; scoring the same traces again goes on from there, and what a cache holds is not asked again. Raises ChecklistError,
-    StoreError, BudgetExhausted.
-    """
+    With a judge or a scorer of your own, `concurrency` traces are scored at a time and come as they finish; else in
+    their order. A trace that cannot be scored stops no other: it stays without a score, and its error is raised when
+    the others are done. Where the judge's budget runs out, what is under way is finished as far as it allows,
+    everything else stays without a score, and BudgetExhausted is raised; scoring the same traces again goes on from
+    there, and what a cache holds is not asked again. Raises ChecklistError, StoreError, BudgetExhausted."""
     from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 
     chosen = load(checklist) if isinstance(checklist, str) else checklist
     if chosen is None and store is None and scorer is None:
-        raise StoreError("no checklist was given and no store to read the tasks' own from; give score_traces one of the two")
+        raise StoreError(
+            "no checklist was given and no store to read the tasks' own from; give score_traces one of the two"
+        )
     plug = scorer or ChecklistScorer(chosen, judge=remembering(judge, store))
     if store is not None and chosen is not None:
         store.save_checklist(chosen)
@@ -79,11 +79,19 @@ def remembering(judge: Judge | None, store: SQLStore | None) -> Judge | None:
 
 
 def _saved(store: SQLStore, batch: Sequence[tuple[Trace, Score]]) -> list[tuple[Trace, Score | StoreError]]:
-    """Save what finished together in one transaction; where the store refuses that, one by one, so that one trace fails alone."""
+    """Save what finished together in one transaction; where the store refuses that, one by one, so that one trace fails
+    alone."""
     version = batch[0][1].reward_version
     # what a score that is now replaced took was paid too
-    paid = store.usage(version, [trace.id for trace, score in batch if score.usage]) if any(score.usage for _, score in batch) else {}
-    whole = [(trace, replace(score, usage=_summed(paid[trace.id], score.usage)) if trace.id in paid else score) for trace, score in batch]
+    paid = (
+        store.usage(version, [trace.id for trace, score in batch if score.usage])
+        if any(score.usage for _, score in batch)
+        else {}
+    )
+    whole = [
+        (trace, replace(score, usage=_summed(paid[trace.id], score.usage)) if trace.id in paid else score)
+        for trace, score in batch
+    ]
     try:
         store.save_scores([score for _, score in whole])
         return list(whole)
@@ -98,45 +106,6 @@ def _saved(store: SQLStore, batch: Sequence[tuple[Trace, Score]]) -> list[tuple[
         return ended
 
 
-async def _as_they_finish(jobs: Iterator[Coroutine[Any, Any, T]], at_a_time: int) -> AsyncGenerator[list[T], None]:
-    """Run the jobs and yield what they return, those together that finished together, in the order of their start.
-
-    A job that fails stops no other, and its error is raised at the end. After an exhausted budget or a store that failed no further job
-    is started.
-    """
-    running: dict[asyncio.Task[T], None] = {}  # a set that keeps the order
-    failed: list[Exception] = []
-    stopped = False
-    try:
-        while True:
-            while not stopped and len(running) < at_a_time and (job := next(jobs, None)) is not None:
-                running[asyncio.create_task(job)] = None
-            if not running:
-                break
-            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            ended = [task for task in running if task in done]
-            batch = []
-            for one in ended:
-                del running[one]
-                error = one.exception()
-                if error is None:
-                    batch.append(one.result())
-                elif not isinstance(error, Exception):
-                    raise error
-                else:
-                    failed.append(error)
-                    stopped = stopped or isinstance(error, BudgetExhausted | StoreError)
-            if batch:
-                yield batch
-    finally:
-        await cancel(running)
-    if failed:
-        # an exhausted budget is the least of what may have gone wrong, so anything else is told first
-        failed.sort(key=lambda error: isinstance(error, BudgetExhausted))
-        failed[0].add_note(f"{len(failed)} traces stay without a score; all others that were begun are scored")
-        raise failed[0]
-
-
 def _summed(one: Mapping[str, JSON], other: Mapping[str, JSON]) -> dict[str, JSON]:
     both = {name: (one.get(name, 0), other.get(name, 0)) for name in [*one, *other]}
     return {name: None if None in pair else pair[0] + pair[1] for name, pair in both.items()}
@@ -145,9 +114,9 @@ def _summed(one: Mapping[str, JSON], other: Mapping[str, JSON]) -> dict[str, JSO
 async def score_groups(
     traces: Iterable[Trace], scorer: GroupScorer, *, store: SQLStore | None = None
 ) -> AsyncIterator[tuple[Trace, Score]]:
-    """Score stored rollouts a GRPO group at a time (`cm2_agent.types.group.group_key`), for a stack with rewards that compare them; save where a
-    store is given, which also knows the tasks. A trace without a group is scored alone. Raises ChecklistError, StoreError,
-    BudgetExhausted (the groups yielded so far are saved)."""
+    """Score stored rollouts a GRPO group at a time (`cm2_agent.types.group.group_key`), for a stack with rewards that
+    compare them; save where a store is given, which also knows the tasks. A trace without a group is scored alone.
+    Raises ChecklistError, StoreError, BudgetExhausted (the groups yielded so far are saved)."""
     groups: dict[str, list[Trace]] = {}
     for trace in traces:
         key = group_key(trace, scorer.version)
@@ -174,14 +143,6 @@ def load(path: str) -> Checklist:
 def _version(trace: Trace) -> int | None:
     version = trace.attributes.get(TASK_VERSION)
     return int(version) if isinstance(version, int) else None
-
-
-async def cancel(running: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel what still runs, and wait until it has ended."""
-    left = [dialogue for dialogue in running if not dialogue.done()]
-    for dialogue in left:
-        dialogue.cancel()
-    await asyncio.gather(*left, return_exceptions=True)
 
 
 __all__ = ["cancel", "load", "remembering", "score_groups", "score_traces"]

@@ -1,4 +1,5 @@
-"""The dialogues of a named run that are under way, as the store keeps them; apart from the rollouts, which only ask to go on from there."""
+"""The dialogues of a named run that are under way, as the store keeps them; apart from the rollouts, which only ask to
+go on from there."""
 
 from __future__ import annotations
 
@@ -41,8 +42,11 @@ class Kept:
             self._checkpointer.delete_thread(name)
             self._under_way.discard(name)
 
-    async def converse(self, talk: Talk, facts: Mapping[str, JSON], parts: Sequence[Any], runs: dict[str, list[Run]]) -> End:
-        """The dialogue from where it was left, or from its beginning where that was another dialogue (other tools, other gate)."""
+    async def converse(
+        self, talk: Talk, facts: Mapping[str, JSON], parts: Sequence[Any], runs: dict[str, list[Run]]
+    ) -> End:
+        """The dialogue from where it was left, or from its beginning where that was another dialogue (other tools,
+        other gate)."""
         from cm2_agent.graphs.conversation import End, converse
         from cm2_agent.graphs.conversation_state import WrittenRuns, load
 

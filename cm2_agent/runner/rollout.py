@@ -1,5 +1,5 @@
-"""The dialogues of one run: each put to the agent, gated, ended, scored and stored; apart from the runner, which refuses what cannot be run
-before any of them begins."""
+"""The dialogues of one run: each put to the agent, gated, ended, scored and stored; apart from the runner, which
+refuses what cannot be run before any of them begins."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, Asyn
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from cm2_agent.models.batching import Lockstep
 from cm2_agent.errors import ToolError
-from cm2_agent.runner.resume import Kept, can_be_brought_back
-from cm2_agent.types.json_values import JSON
+from cm2_agent.models.batching import Lockstep
 from cm2_agent.online.middleware import Middleware
-from cm2_agent.types.protocols import GatedScorer, Sink, User
-from cm2_agent.tracing.span_processor import capture
-from cm2_agent.types.score import Score
 from cm2_agent.runner.concurrency import cancel
-from cm2_agent.types.task import Task
+from cm2_agent.runner.resume import Kept, can_be_brought_back
+from cm2_agent.tracing.span_processor import capture
+from cm2_agent.types.json_values import JSON
+from cm2_agent.types.protocols import GatedScorer, Sink, User
 from cm2_agent.types.run_attributes import CENSORED_TURN, CUT, GATE, GROUP, ROLLOUT, TASK_ID, TASK_TURNS, TASK_VERSION
+from cm2_agent.types.score import Score
+from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Failure, Run, Trace
 
 if TYPE_CHECKING:
@@ -37,14 +37,15 @@ Verify = Callable[[Task, Any, Trace], Mapping[str, float | None]]
 class Rollouts:
     """What all dialogues of one run share, and who conducts them.
 
-    For each dialogue, `graph(task)` is the agent, `attributes(task)` gives what its traces say beside task and rollout, `user(task)` who
-    speaks (None: the task's own turns), `context(task)` opens a world (LangGraph's runtime context), and `backends(task, thread, number)`
-    makes what stands in the graph's configurable as `cm2_tools`: its attribute `failure` tells of what failed and was not the agent's
-    doing, which makes the reward NULL (BudgetExhausted: the dialogue is not stored, and raised).
+    For each dialogue, `graph(task)` is the agent, `attributes(task)` gives what its traces say beside task and rollout,
+    `user(task)` who speaks (None: the task's own turns), `context(task)` opens a world (LangGraph's runtime context),
+    and `backends(task, thread, number)` makes what stands in the graph's configurable as `cm2_tools`: its attribute
+    `failure` tells of what failed and was not the agent's doing, which makes the reward NULL (BudgetExhausted: the
+    dialogue is not stored, and raised).
 
-    A `resumable` run with a store keeps each dialogue's state there after every turn. Run again under its name, it goes on from there,
-    and what is stored is not run again. A world, and backends, that cannot say what they have been through (`state()` gives JSON,
-    `restore(state)` takes it up) cannot be brought back: their dialogues begin again.
+    A `resumable` run with a store keeps each dialogue's state there after every turn. Run again under its name, it goes
+    on from there, and what is stored is not run again. A world, and backends, that cannot say what they have been
+    through (`state()` gives JSON, `restore(state)` takes it up) cannot be brought back: their dialogues begin again.
     """
 
     graph: Callable[[Task], Any]
@@ -68,9 +69,8 @@ class Rollouts:
     async def in_lockstep(self, jobs: Sequence[tuple[Task, int]], concurrency: int) -> AsyncIterator[Result]:
         """`concurrency` dialogues at a time, in step; results in the order of the jobs.
 
-        A dialogue that is resumed goes on in its random stream where the calls of its finished turns left it; only what it is batched
-        with differs from a run that was not cut short.
-        """
+        A dialogue that is resumed goes on in its random stream where the calls of its finished turns left it; only what
+        it is batched with differs from a run that was not cut short."""
         self._prepare()
         for chunk in _batched(jobs, concurrency):
             barrier = Lockstep(len(chunk))
@@ -124,16 +124,23 @@ class Rollouts:
         strict = self.scorer.gate_hash(task)
         turns = task.scripted_turns
         facts: dict[str, JSON] = {
-            TASK_ID: task.id, TASK_VERSION: task.version, ROLLOUT: number, GROUP: self.name, **self.attributes(task),
-            **({} if turns is None else {TASK_TURNS: turns}), **({} if strict is None else {GATE: strict}),
-        }  # fmt: skip
+            TASK_ID: task.id,
+            TASK_VERSION: task.version,
+            ROLLOUT: number,
+            GROUP: self.name,
+            **self.attributes(task),
+            **({} if turns is None else {TASK_TURNS: turns}),
+            **({} if strict is None else {GATE: strict}),
+        }
         outcomes: Mapping[str, float | None] = {}
         async with AsyncExitStack() as opened:
             try:
                 world = None if self.context is None else await _enter(opened, self.context(task))
             except Exception as error:  # a world that cannot be opened is this dialogue's end, and no other's
                 told = f"the dialogue's world could not be opened: {type(error).__name__}: {error}"
-                runs = _ended([], thread, facts, End(how="error", turn=0, failure=Failure(kind="ToolError", message=told[:500])))
+                runs = _ended(
+                    [], thread, facts, End(how="error", turn=0, failure=Failure(kind="ToolError", message=told[:500]))
+                )
             else:
                 runs = await self._converse(task, number, thread, facts, world)
                 if self.verify is not None:
@@ -161,13 +168,20 @@ class Rollouts:
             return failure
 
         talk = Talk(
-            graph=self.graph(task), task=task, context=world, gate=gate if strict else None, limits=self.limits or Limits(), failed=failed,
-            user=None if self.user is None else self.user(task), answerable=False,
+            graph=self.graph(task),
+            task=task,
+            context=world,
+            gate=gate if strict else None,
+            limits=self.limits or Limits(),
+            failed=failed,
+            user=None if self.user is None else self.user(task),
+            answerable=False,
             config={
-                "configurable": {"thread_id": thread, **({} if tools is None else {"cm2_tools": tools})}, "metadata": dict(facts),
+                "configurable": {"thread_id": thread, **({} if tools is None else {"cm2_tools": tools})},
+                "metadata": dict(facts),
                 "callbacks": [self._handler, guard],
             },
-        )  # fmt: skip
+        )
         parts = [*([] if self.context is None else [world]), *([] if tools is None else [tools])]
         if self._kept is not None and all(can_be_brought_back(part) for part in parts):
             end = await self._kept.converse(talk, facts, parts, self.runs)
@@ -183,12 +197,14 @@ async def _enter(opened: AsyncExitStack, world: AbstractContextManager[Any] | Ab
 
 
 def dialogue_seed(seed: int, task: str, number: int) -> int:
-    """The seed of one dialogue's random stream: the same for the same run seed, task and number, whatever runs beside it."""
+    """The seed of one dialogue's random stream: the same for the same run seed, task and number, whatever runs beside
+    it."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{task}:{number}".encode()).digest()[:8], "big") >> 1
 
 
 def _ended(runs: list[Run], thread: str, facts: Mapping[str, JSON], end: End) -> list[Run]:
-    """The runs with what only the end of the dialogue told: the gate's turn, the limit that cut it, the error nobody recorded."""
+    """The runs with what only the end of the dialogue told: the gate's turn, the limit that cut it, the error nobody
+    recorded."""
     if not runs:
         runs = [Run(id=f"{thread}#0", thread=thread, attributes=dict(facts), status="error")]
     last = runs[-1]
@@ -197,7 +213,11 @@ def _ended(runs: list[Run], thread: str, facts: Mapping[str, JSON], end: End) ->
         added[CENSORED_TURN] = end.turn
     elif end.how not in {"done", "error"}:
         added[CUT] = end.how
-    if end.how in {"steps", "time", "tokens"}:  # a limit is ours, not the agent's failure: its unreached items count as unpaid
+    if end.how in {
+        "steps",
+        "time",
+        "tokens",
+    }:  # a limit is ours, not the agent's failure: its unreached items count as unpaid
         last = replace(last, status="ok", failure=None)
     elif end.failure is not None and (last.failure is None or end.failure.kind == "ToolError"):
         last = replace(last, status="error", failure=end.failure)

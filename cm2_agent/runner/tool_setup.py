@@ -1,5 +1,5 @@
-"""The tools of a run: which backend answers whom, for every dialogue its own. It introduces tasks, simulators, recorders and the switch to
-each other; apart from the runner, which conducts the dialogues."""
+"""The tools of a run: which backend answers whom, for every dialogue its own. It introduces tasks, simulators,
+recorders and the switch to each other; apart from the runner, which conducts the dialogues."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from cm2_agent.errors import TaskError, ToolError
 from cm2_agent.types.json_values import JSON, canonical_json
-from cm2_agent.types.task import RecordedCall, Task
 from cm2_agent.types.run_attributes import FAULTS, SIMULATOR, TOOL_BACKENDS
+from cm2_agent.types.task import RecordedCall, Task
 
 if TYPE_CHECKING:
     from cm2_agent.graphs.backends.backends import Answering, Backend, Backends
@@ -25,8 +25,8 @@ Simulator: TypeAlias = "str | Any | Callable[[Task], Answering]"
 
 @dataclass(frozen=True, kw_only=True)
 class Tooling:
-    """What `run(…)` was told of tools. `simulate` makes a task's simulator; `recording` is replayed beside a task's own recorded calls, and
-    never shown to a simulator: it may be of anybody. Graphs are switched once each."""
+    """What `run(…)` was told of tools. `simulate` makes a task's simulator; `recording` is replayed beside a task's own
+    recorded calls, and never shown to a simulator: it may be of anybody. Graphs are switched once each."""
 
     chosen: Backend | Mapping[str, Backend]
     allow_real: tuple[str, ...]
@@ -39,7 +39,8 @@ class Tooling:
     _replays: dict[tuple[str, int], ReplayTools] = field(default_factory=dict)
 
     def graph(self, graph: Any) -> Any:
-        """The graph, switched. Raises ToolError where it has tools that may not run, or `tools` names one it does not have."""
+        """The graph, switched. Raises ToolError where it has tools that may not run, or `tools` names one it does not
+        have."""
         return self._prepared(graph)[1]
 
     def attributes(self, task: Task, graph: Any) -> dict[str, JSON]:
@@ -56,18 +57,21 @@ class Tooling:
 
     def backends(self, task: Task) -> Backends:
         """The backends of one dialogue."""
-        from cm2_agent.graphs.backends.backends import Backends
-        from cm2_agent.graphs.backends.backends import REPLAYING, SIMULATING
+        from cm2_agent.graphs.backends.backends import REPLAYING, SIMULATING, Backends
 
         named = {self.chosen} if isinstance(self.chosen, str) else set(self.chosen.values())
         return Backends(
-            self.chosen, specs=task.tools, recorder=self.recorder, faults=None if self.faults is None else self.faults.for_task(task.id),
-            replay=self._replay(task) if named & REPLAYING else None, simulator=self._simulator(task) if named & SIMULATING else None,
-        )  # fmt: skip
+            self.chosen,
+            specs=task.tools,
+            recorder=self.recorder,
+            faults=None if self.faults is None else self.faults.for_task(task.id),
+            replay=self._replay(task) if named & REPLAYING else None,
+            simulator=self._simulator(task) if named & SIMULATING else None,
+        )
 
     def check(self, task: Task, graph: Any) -> None:
-        """Raises TaskError for a task that names tools which its graph does not have, and what the task's simulator raises where it cannot
-        be made (a budget in dollars for a model whose price nobody knows)."""
+        """Raises TaskError for a task that names tools which its graph does not have, and what the task's simulator
+        raises where it cannot be made (a budget in dollars for a model whose price nobody knows)."""
         known = self._prepared(graph)[2]
         unknown = sorted({tool.name for tool in task.tools} - set(known))
         if unknown and known:
@@ -85,7 +89,9 @@ class Tooling:
 
             chosen = self.chosen
             names = sorted(refuse_unnamed(graph, self.allow_real, chosen))
-            said: dict[str, str] = {name: chosen if isinstance(chosen, str) else chosen.get(name, "real") for name in names}
+            said: dict[str, str] = {
+                name: chosen if isinstance(chosen, str) else chosen.get(name, "real") for name in names
+            }
             self._graphs[id(graph)] = (graph, switched(graph), said)  # holding the graph keeps its identity its own
         return self._graphs[id(graph)]
 
@@ -123,15 +129,21 @@ def tooling(
     named = {tools} if isinstance(tools, str) else set(tools.values())
     if named & SIMULATING and simulator is None:
         raise ToolError(
-            f"tools={tools!r} simulates, but no simulator was given; name a model: simulator='openai-chat:gpt-5-mini', or on the command "
-            "line --simulator MODEL"
+            f"tools={tools!r} simulates, but no simulator was given; name a model: simulator='openai-chat:gpt-5-mini',"
+            " or on the command line --simulator MODEL"
         )
     if "record" in named and recorder is None:
-        raise ToolError("tools='record' without a file to record into; give recorder=Recorder('calls.jsonl'), or --record FILE")
+        raise ToolError(
+            "tools='record' without a file to record into; give recorder=Recorder('calls.jsonl'), or --record FILE"
+        )
     return Tooling(
-        chosen=tools, allow_real=tuple(allow_real), recording=tuple(recording), recorder=recorder, faults=faults,
+        chosen=tools,
+        allow_real=tuple(allow_real),
+        recording=tuple(recording),
+        recorder=recorder,
+        faults=faults,
         simulate=None if simulator is None else _simulating(simulator, seed, store),
-    )  # fmt: skip
+    )
 
 
 def _simulating(simulator: Simulator, seed: int, store: SQLStore | None) -> Callable[[Task], Answering]:
@@ -140,7 +152,9 @@ def _simulating(simulator: Simulator, seed: int, store: SQLStore | None) -> Call
 
     if not isinstance(simulator, str | Model | BaseChatModel):
         if not callable(simulator):
-            raise ToolError(f"the simulator is a {type(simulator).__name__}; expected a model, its name, or a function of a task")
+            raise ToolError(
+                f"the simulator is a {type(simulator).__name__}; expected a model, its name, or a function of a task"
+            )
         return cast("Callable[[Task], Answering]", simulator)
     from cm2_agent.graphs.backends.simulate import SimulatedTools
     from cm2_agent.graphs.backends.simulations import MemorySimulations

@@ -1,6 +1,5 @@
-"""The store: runs, tasks, checklists and scores in one SQL database."""
+"""The store: runs, tasks, checklists and scores in one SQL database. The names stand in `__init__.pyi`."""
 
-from cm2_agent.store.migrate import HEAD, schema_revision, upgrade
-from cm2_agent.store.sql_store import SQLStore
+import lazy_loader
 
-__all__ = ["HEAD", "SQLStore", "schema_revision", "upgrade"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

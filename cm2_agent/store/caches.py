@@ -1,6 +1,5 @@
-"""The cache of a judge's verdicts in SQL: the same question is not paid for twice, by whatever process; apart from scores, which say what a
-trace is worth, while this only saves calls and may be emptied at any time.
-"""
+"""The cache of a judge's verdicts in SQL: the same question is not paid for twice, by whatever process; apart from
+scores, which say what a trace is worth, while this only saves calls and may be emptied at any time."""
 
 from __future__ import annotations
 
@@ -10,13 +9,13 @@ from dataclasses import fields
 
 from sqlalchemy import Connection, func, select
 
-from cm2_agent.types.json_values import JSON
-from cm2_agent.types.score import Verdict
 from cm2_agent.store.codec import dump, load, seal, unseal
 from cm2_agent.store.engine import Database
 from cm2_agent.store.reader import chunks
 from cm2_agent.store.schema import verdict_cache
 from cm2_agent.store.statements import Row, Statements
+from cm2_agent.types.json_values import JSON
+from cm2_agent.types.score import Verdict
 
 _DEFAULTS = {spec.name: spec.default for spec in fields(Verdict) if spec.name not in {"item", "value", "weight"}}
 _ALIKE = 8
@@ -24,11 +23,11 @@ _ALIKE = 8
 
 
 class SQLVerdictCache:
-    """A `VerdictCache` (cm2_agent/rewards/verdict_cache.py). Threads may share it; several processes may use one database.
+    """A `VerdictCache` (cm2_agent/rewards/verdict_cache.py). Threads may share it; several processes may use one
+    database.
 
-    `put` keeps what is there already, so that whoever asked twice gets one answer; a NULL that is no judgement (cause `infrastructure`, or
-    none) is not kept. Raises StoreError.
-    """
+    `put` keeps what is there already, so that whoever asked twice gets one answer; a NULL that is no judgement (cause
+    `infrastructure`, or none) is not kept. Raises StoreError."""
 
     def __init__(self, database: Database, statements: Statements) -> None:
         self._db = database
@@ -53,8 +52,16 @@ class SQLVerdictCache:
     def put(self, verdicts: Mapping[str, Verdict]) -> None:
         now = time.time_ns()
         rows: list[Row] = [
-            (seal(key), seal(verdict.item), verdict.value, dump(_rest(verdict), f"the verdict on item {verdict.item!r}"), now)
-            for key, verdict in sorted(verdicts.items())  # in one order, so that writers wait for each other and never deadlock
+            (
+                seal(key),
+                seal(verdict.item),
+                verdict.value,
+                dump(_rest(verdict), f"the verdict on item {verdict.item!r}"),
+                now,
+            )
+            for key, verdict in sorted(
+                verdicts.items()
+            )  # in one order, so that writers wait for each other and never deadlock
             if verdict.value is not None or verdict.cause == "content"
         ]
         if rows:

@@ -1,8 +1,8 @@
-"""LangGraph's checkpoints in the store: what is under way, so that it outlives its process; apart from traces, which are what has ended.
+"""LangGraph's checkpoints in the store: what is under way, so that it outlives its process; apart from traces, which
+are what has ended.
 
-Nothing that lies in the table can make this process build an object that is not on a list (CVE-2026-28277 was about that): blobs are
-msgpack without extensions for foreign types, and there is no pickle.
-"""
+Nothing that lies in the table can make this process build an object that is not on a list (CVE-2026-28277 was about
+that): blobs are msgpack without extensions for foreign types, and there is no pickle."""
 
 from __future__ import annotations
 
@@ -36,17 +36,23 @@ _KINDS = {"null", "bytes", "bytearray", "msgpack"}
 _MESSAGES = [
     (f"langchain_core.messages.{module}", name)
     for module, names in {
-        "human": ["HumanMessage"], "ai": ["AIMessage", "AIMessageChunk"], "system": ["SystemMessage"], "tool": ["ToolMessage"],
-        "function": ["FunctionMessage"], "chat": ["ChatMessage"], "modifier": ["RemoveMessage"],
+        "human": ["HumanMessage"],
+        "ai": ["AIMessage", "AIMessageChunk"],
+        "system": ["SystemMessage"],
+        "tool": ["ToolMessage"],
+        "function": ["FunctionMessage"],
+        "chat": ["ChatMessage"],
+        "modifier": ["RemoveMessage"],
     }.items()
     for name in names
-]  # fmt: skip
+]
 
 
 class StrictSerializer(JsonPlusSerializer):
-    """LangGraph's msgpack, reading back LangChain's messages, the plain types that LangGraph itself lists as safe (dates, sets, paths,
-    its own Send, Command and Interrupt), and `allow`: classes of your graph's state. What else a blob names comes back as the plain data
-    that it holds, whatever LANGGRAPH_STRICT_MSGPACK says. Raises StoreError for other kinds of blobs (pickle, JSON constructors)."""
+    """LangGraph's msgpack, reading back LangChain's messages, the plain types that LangGraph itself lists as safe
+    (dates, sets, paths, its own Send, Command and Interrupt), and `allow`: classes of your graph's state. What else a
+    blob names comes back as the plain data that it holds, whatever LANGGRAPH_STRICT_MSGPACK says. Raises StoreError for
+    other kinds of blobs (pickle, JSON constructors)."""
 
     def __init__(self, allow: Iterable[type] = ()) -> None:
         listed: list[tuple[str, ...] | type] = [*_MESSAGES, *allow]
@@ -54,7 +60,10 @@ class StrictSerializer(JsonPlusSerializer):
 
     def loads_typed(self, data: tuple[str, bytes]) -> Any:
         if data[0] not in _KINDS:
-            raise StoreError(f"a checkpoint is of kind {data[0]!r}; expected one of {', '.join(sorted(_KINDS))}: it was not written here")
+            raise StoreError(
+                f"a checkpoint is of kind {data[0]!r}; expected one of {', '.join(sorted(_KINDS))}: it was not written"
+                " here"
+            )
         try:
             return super().loads_typed(data)
         except ValueError as error:
@@ -64,35 +73,56 @@ class StrictSerializer(JsonPlusSerializer):
 class StoreCheckpointer(BaseCheckpointSaver[int]):
     """A LangGraph checkpointer on the store's tables: `graph.compile(checkpointer=store.checkpointer())`.
 
-    Only the newest checkpoint of a thread (and namespace) is kept: enough to go on, to interrupt and to resume; there is no history to
-    go back to, and so a graph with a DeltaChannel is refused. With `steps_only` nothing is written before the first step has ended, nor
-    what the tasks of an unfinished step have returned: half the writes, and all that a graph of one node a step needs.
+    Only the newest checkpoint of a thread (and namespace) is kept: enough to go on, to interrupt and to resume; there
+    is no history to go back to, and so a graph with a DeltaChannel is refused. With `steps_only` nothing is written
+    before the first step has ended, nor what the tasks of an unfinished step have returned: half the writes, and all
+    that a graph of one node a step needs.
 
-    The async methods run on the event loop: a write is one short transaction (0.2 ms on SQLite), less than handing it to a thread takes.
-    Threads may share it; of several processes on one database each must have threads of its own. Raises StoreError.
-    """
+    The async methods run on the event loop: a write is one short transaction (0.2 ms on SQLite), less than handing it
+    to a thread takes. Threads may share it; of several processes on one database each must have threads of its own.
+    Raises StoreError."""
 
-    def __init__(self, database: Database, statements: Statements, *, allow: Iterable[type] = (), steps_only: bool = False) -> None:
+    def __init__(
+        self, database: Database, statements: Statements, *, allow: Iterable[type] = (), steps_only: bool = False
+    ) -> None:
         super().__init__(serde=StrictSerializer(allow))
         self._db, self._do, self._steps_only = database, statements, steps_only
         self._mark = "?" if database.sqlite else "%s"
 
     def put(
-        self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata, new_versions: ChannelVersions
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
     ) -> RunnableConfig:
         thread, namespace = _place(config)
         if metadata.get("counters_since_delta_snapshot"):
-            raise StoreError("the graph's state has a DeltaChannel, whose history this checkpointer does not keep; use LangGraph's own")
+            raise StoreError(
+                "the graph's state has a DeltaChannel, whose history this checkpointer does not keep; use"
+                " LangGraph's own"
+            )
         if not self._steps_only or metadata.get("step", 0) > 0:
             kind, body = self.serde.dumps_typed(checkpoint)
             about = self.serde.dumps_typed(get_checkpoint_metadata(config, metadata))[1]
-            row: Row = (seal(thread), seal(namespace), checkpoint["id"], get_checkpoint_id(config), kind, body, about, time.time_ns())
+            row: Row = (
+                seal(thread),
+                seal(namespace),
+                checkpoint["id"],
+                get_checkpoint_id(config),
+                kind,
+                body,
+                about,
+                time.time_ns(),
+            )
             with self._db.writing() as connection:
                 self._do.checkpoint.many(connection, [row])
                 self._do.old_writes.many(connection, [row[:3]])
         return _config(thread, namespace, checkpoint["id"])
 
-    def put_writes(self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = "") -> None:
+    def put_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
         thread, namespace = _place(config)
         known: list[Row] = []
         special: list[Row] = []
@@ -100,7 +130,9 @@ class StoreCheckpointer(BaseCheckpointSaver[int]):
             position = WRITES_IDX_MAP.get(channel, number)
             if position < 0 or not self._steps_only:
                 place = (seal(thread), seal(namespace), str(get_checkpoint_id(config)), task_id, position)
-                (special if position < 0 else known).append((*place, task_path, channel, *self.serde.dumps_typed(value)))
+                (special if position < 0 else known).append(
+                    (*place, task_path, channel, *self.serde.dumps_typed(value))
+                )
         if known or special:
             with self._db.writing() as connection:
                 self._do.new_write.many(connection, known)
@@ -111,7 +143,10 @@ class StoreCheckpointer(BaseCheckpointSaver[int]):
         mark = self._mark
         with self._db.asking() as cursor:
             where = f"WHERE thread = {mark} AND namespace = {mark}"
-            cursor.execute(f"SELECT checkpoint, parent, kind, body, metadata FROM checkpoints {where}", (seal(thread), seal(namespace)))  # noqa: S608 (marks only)
+            cursor.execute(
+                f"SELECT checkpoint, parent, kind, body, metadata FROM checkpoints {where}",  # noqa: S608 (marks only)
+                (seal(thread), seal(namespace)),
+            )
             row = cursor.fetchone()
             if row is None or (get_checkpoint_id(config) or row[0]) != row[0]:
                 return None
@@ -158,7 +193,9 @@ class StoreCheckpointer(BaseCheckpointSaver[int]):
             if left <= 0:
                 return
             found = self.get_tuple({"configurable": {"thread_id": thread, "checkpoint_ns": namespace}})
-            if found is not None and all(dict(found.metadata).get(name) == value for name, value in (filter or {}).items()):
+            if found is not None and all(
+                dict(found.metadata).get(name) == value for name, value in (filter or {}).items()
+            ):
                 left -= 1
                 yield found
 
@@ -170,7 +207,10 @@ class StoreCheckpointer(BaseCheckpointSaver[int]):
     def pending(self) -> tuple[str, ...]:
         """The threads under way: those with a checkpoint."""
         with self._db.reading() as connection:
-            return tuple(unseal(thread) for thread in connection.scalars(select(checkpoints.c.thread).distinct().order_by("thread")))
+            return tuple(
+                unseal(thread)
+                for thread in connection.scalars(select(checkpoints.c.thread).distinct().order_by("thread"))
+            )
 
     def __len__(self) -> int:
         with self._db.reading() as connection:
@@ -180,11 +220,17 @@ class StoreCheckpointer(BaseCheckpointSaver[int]):
         return True  # LangGraph asks `if checkpointer`; an empty one is one
 
     async def aput(
-        self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata, new_versions: ChannelVersions
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
     ) -> RunnableConfig:
         return self.put(config, checkpoint, metadata, new_versions)
 
-    async def aput_writes(self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = "") -> None:
+    async def aput_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
         self.put_writes(config, writes, task_id, task_path)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:

@@ -1,9 +1,9 @@
-"""How values lie in a column: JSON text, token blobs, content addresses; apart because writer and reader must agree on every byte.
+"""How values lie in a column: JSON text, token blobs, content addresses; apart because writer and reader must agree on
+every byte.
 
-JSON is stored as readable text. Text that a database refuses (NUL, lone surrogates) is stored as `b64:` and the base64 of its UTF-8
-(surrogates passed), so that nothing is lost and nothing else becomes unreadable. Token ids are int32, log probabilities float32, both
-little-endian whatever the machine.
-"""
+JSON is stored as readable text. Text that a database refuses (NUL, lone surrogates) is stored as `b64:` and the base64
+of its UTF-8 (surrogates passed), so that nothing is lost and nothing else becomes unreadable. Token ids are int32, log
+probabilities float32, both little-endian whatever the machine."""
 
 from __future__ import annotations
 
@@ -57,11 +57,14 @@ def unsealed(text: str | None) -> str | None:
 
 
 def dump(value: JSON, what: str) -> str:
-    """JSON text for a column, keys in the order given. Raises StoreError where the value is not JSON, naming `what` it belongs to."""
+    """JSON text for a column, keys in the order given. Raises StoreError where the value is not JSON, naming `what` it
+    belongs to."""
     try:
         return seal(_encode(value))
     except (TypeError, ValueError) as error:
-        raise StoreError(f"{what} is not JSON: {error}; expected text, finite numbers, true, false, null, lists and objects") from error
+        raise StoreError(
+            f"{what} is not JSON: {error}; expected text, finite numbers, true, false, null, lists and objects"
+        ) from error
 
 
 def dump_mapping(value: Mapping[str, JSON], what: str) -> str:
@@ -71,7 +74,9 @@ def dump_mapping(value: Mapping[str, JSON], what: str) -> str:
     try:
         return seal(_encode_sorted(value if type(value) is dict else dict(value)))
     except (TypeError, ValueError) as error:
-        raise StoreError(f"{what} is not JSON: {error}; expected text, finite numbers, true, false, null, lists and objects") from error
+        raise StoreError(
+            f"{what} is not JSON: {error}; expected text, finite numbers, true, false, null, lists and objects"
+        ) from error
 
 
 def load(text: str) -> JSON:
@@ -80,11 +85,14 @@ def load(text: str) -> JSON:
 
 
 def address(value: JSON, what: str) -> bytes:
-    """The content address, as `Message.hash` writes it in hexadecimal. Raises StoreError where the value is not JSON."""
+    """The content address, as `Message.hash` writes it in hexadecimal. Raises StoreError where the value is not
+    JSON."""
     try:
         return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).digest()
     except (TypeError, ValueError) as error:
-        raise StoreError(f"{what} is not JSON: {error}; expected text, finite numbers, true, false, null, lists and objects") from error
+        raise StoreError(
+            f"{what} is not JSON: {error}; expected text, finite numbers, true, false, null, lists and objects"
+        ) from error
 
 
 def pack_ids(ids: Sequence[int] | None) -> bytes | None:
@@ -102,13 +110,16 @@ def unpack_ids(blob: bytes | None) -> tuple[int, ...] | None:
 
 
 def pack_logprobs(logprobs: Sequence[float] | None) -> bytes | None:
-    """float32, little-endian: the precision that `ModelCall.logprobs` promises. Raises StoreError where one is not a number."""
+    """float32, little-endian: the precision that `ModelCall.logprobs` promises. Raises StoreError where one is not a
+    number."""
     if logprobs is None:
         return None
     try:
         return _little(array("f", logprobs))
     except (OverflowError, TypeError) as error:
-        raise StoreError(f"logprobs are not numbers: {error}; expected one natural logarithm a sampled token") from error
+        raise StoreError(
+            f"logprobs are not numbers: {error}; expected one natural logarithm a sampled token"
+        ) from error
 
 
 def unpack_logprobs(blob: bytes | None) -> tuple[float, ...] | None:
@@ -121,7 +132,8 @@ def split_digests(blob: bytes) -> list[bytes]:
 
 
 def shared_prefix(left: bytes, right: bytes, unit: int) -> int:
-    """How many leading units of `unit` bytes two blobs share, by bisection: comparing slices costs far less than a loop.
+    """How many leading units of `unit` bytes two blobs share, by bisection: comparing slices costs far less than a
+    loop.
 
     >>> shared_prefix(b"aabbcc", b"aabbdd", 2)
     2

@@ -1,8 +1,8 @@
-"""A run as it will lie in the tables, before the database is asked anything; apart from the writer, which only holds locks while it writes.
+"""A run as it will lie in the tables, before the database is asked anything; apart from the writer, which only holds
+locks while it writes.
 
-A model call keeps what it *added*: a base is an earlier call of the same trace, and its tokens (prompt, then completion) and dialogue
-(input, then output) are the beginning that the next call is compared with.
-"""
+A model call keeps what it *added*: a base is an earlier call of the same trace, and its tokens (prompt, then
+completion) and dialogue (input, then output) are the beginning that the next call is compared with."""
 
 from __future__ import annotations
 
@@ -11,14 +11,25 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from cm2_agent.store.codec import (
+    DIGEST,
+    address,
+    dump,
+    dump_mapping,
+    pack_ids,
+    pack_logprobs,
+    seal,
+    sealed,
+    shared_prefix,
+)
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import Message, ToolSpec
-from cm2_agent.store.codec import DIGEST, address, dump, dump_mapping, pack_ids, pack_logprobs, seal, sealed, shared_prefix
 from cm2_agent.types.trace import ModelCall, Run
 
 ID_BYTES = 4
 CANDIDATES = 4
-"""How many earlier calls are tried as a base: more than one, since sub-agents' calls lie between those of the main line."""
+"""How many earlier calls are tried as a base: more than one, since sub-agents' calls lie between those of the main
+line."""
 UNTRAINABLE = 8
 """Where `untrainable` stands among a packed call's facts."""
 
@@ -97,33 +108,67 @@ class Packer:
         calls = tuple(self._call(call, f"{where}, model call {number}") for number, call in enumerate(run.calls))
         tools = tuple(
             (
-                seal(tool.span_id), seal(tool.name), sealed(tool.call_id), sealed(tool.backend), tool.started, tool.ended,
+                seal(tool.span_id),
+                seal(tool.name),
+                sealed(tool.call_id),
+                sealed(tool.backend),
+                tool.started,
+                tool.ended,
                 sealed(tool.error),
-                dump(tool.arguments, f"{where}, tool {tool.name}: arguments"), dump(tool.result, f"{where}, tool {tool.name}: result"),
+                dump(tool.arguments, f"{where}, tool {tool.name}: arguments"),
+                dump(tool.result, f"{where}, tool {tool.name}: result"),
                 sealed(tool.fault),
             )
             for tool in run.tools
-        )  # fmt: skip
-        blobs = [messages, *(blob for call in calls for blob in (call.input, call.prompt_ids, call.completion_ids, call.logprobs))]
-        told = [call.facts[:UNTRAINABLE] + call.facts[UNTRAINABLE + 1 :] for call in calls]  # a judgement, not a fact of the run
-        ran = [tool[:-1] if tool[-1] is None else tool for tool in tools]  # runs stored before there were faults keep their hash
+        )
+        blobs = [
+            messages,
+            *(blob for call in calls for blob in (call.input, call.prompt_ids, call.completion_ids, call.logprobs)),
+        ]
+        told = [
+            call.facts[:UNTRAINABLE] + call.facts[UNTRAINABLE + 1 :] for call in calls
+        ]  # a judgement, not a fact of the run
+        ran = [
+            tool[:-1] if tool[-1] is None else tool for tool in tools
+        ]  # runs stored before there were faults keep their hash
         plain = (run.id, run.thread, facts, attributes, told, ran)
         return PackedRun(
-            run=run, id=seal(run.id), trace_id=seal(run.trace_id), facts=facts, hash=_hash(plain, blobs), attributes=attributes,
-            messages=messages, calls=calls, tools=tools,
-        )  # fmt: skip
+            run=run,
+            id=seal(run.id),
+            trace_id=seal(run.trace_id),
+            facts=facts,
+            hash=_hash(plain, blobs),
+            attributes=attributes,
+            messages=messages,
+            calls=calls,
+            tools=tools,
+        )
 
     def _call(self, call: ModelCall, where: str) -> PackedCall:
         output = None if call.output is None else self._message(call.output, where)
         facts = (
-            seal(call.span_id), sealed(call.model), sealed(call.model_version), call.message, call.started, call.ended,
-            sealed(call.finish_reason), sealed(call.error), call.untrainable, dump_mapping(call.sampling, f"{where}: sampling"),
-            dump_mapping(call.usage, f"{where}: usage"), self._toolset(call.tools, where) if call.tools else None, output,
-        )  # fmt: skip
+            seal(call.span_id),
+            sealed(call.model),
+            sealed(call.model_version),
+            call.message,
+            call.started,
+            call.ended,
+            sealed(call.finish_reason),
+            sealed(call.error),
+            call.untrainable,
+            dump_mapping(call.sampling, f"{where}: sampling"),
+            dump_mapping(call.usage, f"{where}: usage"),
+            self._toolset(call.tools, where) if call.tools else None,
+            output,
+        )
         return PackedCall(
-            facts=facts, input=self._messages(call.input, where), output=output, prompt_ids=pack_ids(call.prompt_ids),
-            completion_ids=pack_ids(call.completion_ids), logprobs=pack_logprobs(call.logprobs),
-        )  # fmt: skip
+            facts=facts,
+            input=self._messages(call.input, where),
+            output=output,
+            prompt_ids=pack_ids(call.prompt_ids),
+            completion_ids=pack_ids(call.completion_ids),
+            logprobs=pack_logprobs(call.logprobs),
+        )
 
     def _messages(self, messages: Iterable[Message], where: str) -> bytes:
         return b"".join([self._message(message, where) for message in messages])

@@ -1,4 +1,5 @@
-"""The connection: which databases there are, how they are opened, and every driver's error as a StoreError without secrets in it."""
+"""The connection: which databases there are, how they are opened, and every driver's error as a StoreError without
+secrets in it."""
 
 from __future__ import annotations
 
@@ -26,10 +27,11 @@ _SECRETS = ("password", "sslpassword", "passfile")
 
 
 class Database:
-    """An opened database: `reading()` and `writing()` give a connection inside a transaction; what raises rolls it back.
+    """An opened database: `reading()` and `writing()` give a connection inside a transaction; what raises rolls it
+    back.
 
-    Threads may share it. On SQLite a writer takes the write lock at once, so that it never has to start again; `url` hides passwords.
-    """
+    Threads may share it. On SQLite a writer takes the write lock at once, so that it never has to start again; `url`
+    hides passwords."""
 
     def __init__(self, url: str, *, echo: bool = False, create: bool = True) -> None:
         parsed = parse(url)
@@ -56,8 +58,8 @@ class Database:
 
     @contextmanager
     def asking(self) -> Iterator[Any]:
-        """A cursor of the driver for one statement that reads: it needs no transaction of its own, and SQLAlchemy's part in one costs
-        more than the statement. Raises StoreError."""
+        """A cursor of the driver for one statement that reads: it needs no transaction of its own, and SQLAlchemy's
+        part in one costs more than the statement. Raises StoreError."""
         with self._errors():
             connection = self.engine.raw_connection()
             try:
@@ -92,7 +94,9 @@ class Database:
         except SQLAlchemyError as error:
             raise StoreError(f"store {self.url}: {_told(error)}") from error
         except (OverflowError, sqlite3.Error) as error:
-            raise StoreError(f"store {self.url}: {error}; expected values that fit the columns (integers of 64 bits)") from error
+            raise StoreError(
+                f"store {self.url}: {error}; expected values that fit the columns (integers of 64 bits)"
+            ) from error
 
 
 def parse(url: str) -> URL:
@@ -114,7 +118,11 @@ def parse(url: str) -> URL:
 def safe(url: URL) -> str:
     """The URL for messages: no password, neither before the host nor among the options."""
     hidden = {name: "***" for name in url.query if name in _SECRETS}
-    return (url.update_query_dict(hidden) if hidden else url).render_as_string(hide_password=True).replace("%2A%2A%2A", "***")
+    return (
+        (url.update_query_dict(hidden) if hidden else url)
+        .render_as_string(hide_password=True)
+        .replace("%2A%2A%2A", "***")
+    )
 
 
 def _masked(url: str) -> str:
@@ -142,7 +150,9 @@ def _check_file(url: URL, shown: str, create: bool) -> None:
         kind = "folder" if path.is_dir() else "file" if path.exists() else None
         housed = path.absolute().parent.is_dir()
     except OSError as error:
-        raise StoreError(f"store {shown}: {error.strerror}; give the path of a file that can be read and written") from error
+        raise StoreError(
+            f"store {shown}: {error.strerror}; give the path of a file that can be read and written"
+        ) from error
     if kind == "folder":
         raise StoreError(f"store {shown} is a folder; expected a file, such as {shown.rstrip('/')}/cm2.db")
     if kind is None and not housed:
@@ -155,11 +165,15 @@ def _sqlite(url: URL, echo: bool) -> Engine:
     memory = url.database in (None, "", ":memory:")
     # A database in memory lives in its one connection, which threads then take in turn.
     sizes: dict[str, Any] = {"pool_size": 1, "max_overflow": 0} if memory else {"pool_size": 4, "max_overflow": 60}
-    engine = create_engine(url, echo=echo, hide_parameters=True, poolclass=QueuePool, connect_args={"check_same_thread": False}, **sizes)
+    engine = create_engine(
+        url, echo=echo, hide_parameters=True, poolclass=QueuePool, connect_args={"check_same_thread": False}, **sizes
+    )
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, record: Any) -> None:
-        connection.isolation_level = None  # we say BEGIN ourselves: the driver's own would let a reader turn writer and fail
+        connection.isolation_level = (
+            None  # we say BEGIN ourselves: the driver's own would let a reader turn writer and fail
+        )
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
         if not memory:
@@ -177,7 +191,8 @@ def _sqlite(url: URL, echo: bool) -> Engine:
 
 
 def _journal(cursor: sqlite3.Cursor) -> None:
-    """Set WAL. The change of mode does not wait for other connections by itself, so two openers at once need patience here."""
+    """Set WAL. The change of mode does not wait for other connections by itself, so two openers at once need patience
+    here."""
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:
@@ -195,4 +210,6 @@ def _postgres(url: URL, echo: bool) -> Engine:
         import psycopg  # noqa: F401
     except ImportError as error:
         raise MissingExtra("postgres", "PostgreSQL stores") from error
-    return create_engine(url, echo=echo, hide_parameters=True, paramstyle="format", pool_pre_ping=True, pool_size=5, max_overflow=20)
+    return create_engine(
+        url, echo=echo, hide_parameters=True, paramstyle="format", pool_pre_ping=True, pool_size=5, max_overflow=20
+    )

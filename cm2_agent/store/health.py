@@ -1,4 +1,5 @@
-"""How the store is: counts for `cm2 doctor`, and the incidents that capture and scoring report; apart since nothing else reads them."""
+"""How the store is: counts for `cm2 doctor`, and the incidents that capture and scoring report; apart since nothing
+else reads them."""
 
 from __future__ import annotations
 
@@ -10,13 +11,25 @@ from typing import Any
 from sqlalchemy import Column, Connection, Table, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from cm2_agent.types.json_values import JSON
-from cm2_agent.types.messages import ToolCall
 from cm2_agent.store import scores as scoring
+from cm2_agent.store.caches import known_verdicts
 from cm2_agent.store.codec import SEALED, load, seal, split_digests, unseal
 from cm2_agent.store.migrate import HEAD, revision_of
-from cm2_agent.store.schema import checklists, checkpoints, contents, incidents, model_calls, runs, scores, tasks, tool_runs, traces, verdicts
-from cm2_agent.store.caches import known_verdicts
+from cm2_agent.store.schema import (
+    checklists,
+    checkpoints,
+    contents,
+    incidents,
+    model_calls,
+    runs,
+    scores,
+    tasks,
+    tool_runs,
+    traces,
+    verdicts,
+)
+from cm2_agent.types.json_values import JSON
+from cm2_agent.types.messages import ToolCall
 
 
 def count_incident(connection: Connection, kind: str, detail: str, n: int) -> None:
@@ -31,7 +44,10 @@ def count_incident(connection: Connection, kind: str, detail: str, n: int) -> No
 def read_incidents(connection: Connection) -> dict[str, dict[str, JSON]]:
     """`{kind: {count, detail, first, last}}`, times in nanoseconds since the epoch."""
     rows = connection.execute(select(incidents).order_by(incidents.c.kind))
-    return {unseal(row.kind): {"count": row.count, "detail": unseal(row.detail), "first": row.first, "last": row.last} for row in rows}
+    return {
+        unseal(row.kind): {"count": row.count, "detail": unseal(row.detail), "first": row.first, "last": row.last}
+        for row in rows
+    }
 
 
 def health(connection: Connection, url: str) -> dict[str, JSON]:
@@ -54,7 +70,9 @@ def health(connection: Connection, url: str) -> dict[str, JSON]:
         "checklists": _count(connection, checklists),
         "scores": _count(connection, scores),
         "null_rewards": _counts(connection, scores.c.null_reason, scores.c.value.is_(None), none="unknown"),
-        "unscored_traces": _count(connection, traces, ~select(scores.c.seq).where(scores.c.trace == traces.c.seq).exists()),
+        "unscored_traces": _count(
+            connection, traces, ~select(scores.c.seq).where(scores.c.trace == traces.c.seq).exists()
+        ),
         "verdicts": _count(connection, verdicts),
         "null_verdicts": _counts(connection, verdicts.c.cause, verdicts.c.value.is_(None), none="unknown"),
         "null_verdict_reasons": _counts(connection, verdicts.c.reason, verdicts.c.value.is_(None), none="unknown"),
@@ -65,20 +83,31 @@ def health(connection: Connection, url: str) -> dict[str, JSON]:
 
 
 def count_tools(connection: Connection) -> dict[str, JSON]:
-    """`{tool: {"asked": n, "ran": m}}`: how often a message asked for the tool, and how many executions left a span. Asked for are the
-    calls in what recorded model calls answered, and in assistant messages that no recorded call wrote."""
+    """`{tool: {"asked": n, "ran": m}}`: how often a message asked for the tool, and how many executions left a span.
+    Asked for are the calls in what recorded model calls answered, and in assistant messages that no recorded call
+    wrote."""
     asked: Counter[str] = Counter()
     ran = Counter(_counts(connection, tool_runs.c.name))
     holding = or_(contents.c.body.like('%"tool_call"%'), contents.c.body.like(f"{SEALED}%"))
     calls: dict[bytes, list[str]] = {}
-    for row in connection.execute(select(contents.c.hash, contents.c.body).where(contents.c.kind == "message", holding)):
+    for row in connection.execute(
+        select(contents.c.hash, contents.c.body).where(contents.c.kind == "message", holding)
+    ):
         names = [str(part.get("name")) for part in load(row.body).get("parts", ()) if part.get("type") == ToolCall.type]
         if names:
             calls[row.hash] = names
-    said = select(model_calls.c.output, func.count()).where(model_calls.c.output.is_not(None)).group_by(model_calls.c.output)
+    said = (
+        select(model_calls.c.output, func.count())
+        .where(model_calls.c.output.is_not(None))
+        .group_by(model_calls.c.output)
+    )
     for digest, count in connection.execute(said):
         asked.update({name: count * many for name, many in Counter(calls.get(digest, ())).items()})
-    query = select(model_calls.c.run, model_calls.c.message).where(model_calls.c.message.is_not(None)).order_by(model_calls.c.run)
+    query = (
+        select(model_calls.c.run, model_calls.c.message)
+        .where(model_calls.c.message.is_not(None))
+        .order_by(model_calls.c.run)
+    )
     written = groupby(connection.execute(query), key=lambda row: row.run)
     run, places = next(written, (None, ()))
     known: set[int] = {row.message for row in places}

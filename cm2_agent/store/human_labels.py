@@ -1,7 +1,7 @@
 """What people said, beside what judges did: labels in the same SQL; apart from the scores, which no label changes.
 
-A label may speak of a trace that the store does not hold: people often judge elsewhere, before the recordings arrive or without them.
-"""
+A label may speak of a trace that the store does not hold: people often judge elsewhere, before the recordings arrive or
+without them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, select
 
-from cm2_agent.types.human_labels import Label
 from cm2_agent.store.codec import seal, sealed, unseal, unsealed
 from cm2_agent.store.reader import chunks
 from cm2_agent.store.schema import labels, traces
 from cm2_agent.store.statements import Row, Statements
+from cm2_agent.types.human_labels import Label
 
 NO_TURN = -1
 """How a label without a turn is stored: a key may not be NULL."""
@@ -22,8 +22,8 @@ NO_TURN = -1
 
 @dataclass(frozen=True, kw_only=True)
 class LabelCounts:
-    """What saving labels did: those new, those whose rater had said something else before, those that were there; and how many of all
-    speak of traces that are not stored."""
+    """What saving labels did: those new, those whose rater had said something else before, those that were there; and
+    how many of all speak of traces that are not stored."""
 
     new: int
     changed: int
@@ -64,19 +64,34 @@ def read(connection: Connection, *, rater: str | None = None, traces_in: Iterabl
         rows = [row for chunk in chunks(keys) for row in connection.execute(query.where(labels.c.trace.in_(chunk)))]
     return [
         Label(
-            trace_id=unseal(row.trace), item=unseal(row.item), rater=unseal(row.rater), value=row.value,
-            turn=None if row.turn == NO_TURN else row.turn, task=unsealed(row.task), note=unsealed(row.note),
+            trace_id=unseal(row.trace),
+            item=unseal(row.item),
+            rater=unseal(row.rater),
+            value=row.value,
+            turn=None if row.turn == NO_TURN else row.turn,
+            task=unsealed(row.task),
+            note=unsealed(row.note),
         )
         for row in rows
-    ]  # fmt: skip
+    ]
 
 
 def tasks(connection: Connection) -> dict[str, str | None]:
     """`{trace id: its task}` of the stored traces that have labels."""
-    query = select(traces.c.id, traces.c.task).where(select(labels.c.trace).where(labels.c.trace == traces.c.id).exists())
+    query = select(traces.c.id, traces.c.task).where(
+        select(labels.c.trace).where(labels.c.trace == traces.c.id).exists()
+    )
     return {unseal(row.id): unsealed(row.task) for row in connection.execute(query)}
 
 
 def _row(label: Label) -> Row:
     turn = NO_TURN if label.turn is None else label.turn
-    return seal(label.trace_id), seal(label.item), turn, seal(label.rater), label.value, sealed(label.task), sealed(label.note)
+    return (
+        seal(label.trace_id),
+        seal(label.item),
+        turn,
+        seal(label.rater),
+        label.value,
+        sealed(label.task),
+        sealed(label.note),
+    )

@@ -1,4 +1,5 @@
-"""The schema's revisions: which there are, how far a database is, and moving it on; apart so that alembic is loaded only to migrate."""
+"""The schema's revisions: which there are, how far a database is, and moving it on; apart so that alembic is loaded
+only to migrate."""
 
 from __future__ import annotations
 
@@ -14,14 +15,15 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 REVISIONS = ("0001", "0002", "0003", "0004", "0005")
-"""Every revision of this version of the code, oldest first (a test compares them with the files in migrations/versions)."""
+"""Every revision of this version of the code, oldest first (a test compares them with the files in
+migrations/versions)."""
 HEAD = REVISIONS[-1]
 _LOCK = 0x636D32  # "cm2": the advisory lock under which PostgreSQL stores are created and upgraded
 
 
 def schema_revision(url: str) -> str | None:
-    """The revision of the store's schema, None where the database is empty. Creates and changes nothing. Raises StoreError, and
-    SchemaError where the database holds something else."""
+    """The revision of the store's schema, None where the database is empty. Creates and changes nothing. Raises
+    StoreError, and SchemaError where the database holds something else."""
     database = Database(url, create=False)
     try:
         with database.reading() as connection:
@@ -31,8 +33,8 @@ def schema_revision(url: str) -> str | None:
 
 
 def upgrade(url: str) -> str:
-    """Bring the store's schema to this code's revision, in one transaction, and return it. Raises StoreError, and SchemaError where the
-    schema is newer than the code or not ours; then nothing has changed."""
+    """Bring the store's schema to this code's revision, in one transaction, and return it. Raises StoreError, and
+    SchemaError where the schema is newer than the code or not ours; then nothing has changed."""
     database = Database(url)
     try:
         with database.writing() as connection:
@@ -52,20 +54,21 @@ def ensure(database: Database) -> None:
     elif revision != HEAD:
         check(revision, database.url)
         raise SchemaError(
-            f"store {database.url} has schema {revision}, this version of cm2-agent needs {HEAD}; back it up, then type: "
-            f"cm2 db upgrade --store {database.url}"
+            f"store {database.url} has schema {revision}, this version of cm2-agent needs {HEAD}; back it up, then"
+            f" type: cm2 db upgrade --store {database.url}"
         )
 
 
 def revision_of(connection: Connection, url: str) -> str | None:
-    """The revision that the database says it has, None where it is empty. Raises SchemaError where it holds other tables."""
+    """The revision that the database says it has, None where it is empty. Raises SchemaError where it holds other
+    tables."""
     names = inspect(connection).get_table_names()
     if not names:
         return None
     if "alembic_version" not in names:
         raise SchemaError(
-            f"store {url} holds other tables ({', '.join(sorted(names)[:4])}) and no CM2 store; name an empty database or another file "
-            "(on PostgreSQL another schema will do: ?options=-csearch_path=NAME)"
+            f"store {url} holds other tables ({', '.join(sorted(names)[:4])}) and no CM2 store; name an empty database"
+            " or another file (on PostgreSQL another schema will do: ?options=-csearch_path=NAME)"
         )
     revisions = sorted(row[0] for row in connection.execute(text("SELECT version_num FROM alembic_version")))
     return " ".join(revisions) or "none"
@@ -75,8 +78,8 @@ def check(revision: str, url: str) -> None:
     """Raises SchemaError where the code does not know the revision."""
     if revision not in REVISIONS:
         raise SchemaError(
-            f"store {url} has schema {revision}; this version of cm2-agent knows {', '.join(REVISIONS)}. It was written by a newer version "
-            "(upgrade: pip install -U cm2-agent) or is not a CM2 store; nothing was changed"
+            f"store {url} has schema {revision}; this version of cm2-agent knows {', '.join(REVISIONS)}. It was written"
+            " by a newer version (upgrade: pip install -U cm2-agent) or is not a CM2 store; nothing was changed"
         )
 
 

@@ -1,4 +1,5 @@
-"""What is asked of stored traces: pages in order, and the groups that GRPO trains on; apart from the reader, which is told which rows."""
+"""What is asked of stored traces: pages in order, and the groups that GRPO trains on; apart from the reader, which is
+told which rows."""
 
 from __future__ import annotations
 
@@ -6,14 +7,14 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, func, select, tuple_
 
-from cm2_agent.types.checklist import Checklist
 from cm2_agent.errors import StoreError
-from cm2_agent.types.group import Group, Rollout, backends_of
 from cm2_agent.store import scores as scoring
-from cm2_agent.store.tasks import name_of
 from cm2_agent.store.codec import load, seal
 from cm2_agent.store.reader import Reader, chunks
 from cm2_agent.store.schema import group_keys, reward_versions, scores, tasks, traces
+from cm2_agent.store.tasks import name_of
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.group import Group, Rollout, backends_of
 
 Place = tuple[int, str, int]
 """Where a trace stands in the order of traces: the start of its first run, its id; and its row."""
@@ -72,7 +73,9 @@ def groups(
 ) -> list[Group]:
     """The groups under one reward version. Raises StoreError where nothing was scored under it."""
     version = _version(connection, url, checklist, reward)
-    number = connection.execute(select(reward_versions.c.seq).where(reward_versions.c.version == seal(version))).scalar_one()
+    number = connection.execute(
+        select(reward_versions.c.seq).where(reward_versions.c.version == seal(version))
+    ).scalar_one()
     storing = select(tasks.c.id, func.min(tasks.c.seq).label("first")).group_by(tasks.c.id).subquery()
     query = (
         select(group_keys.c.seq, group_keys.c.key, traces.c.seq, scores.c.seq, storing.c.first, traces.c.started)
@@ -128,4 +131,6 @@ def _version(connection: Connection, url: str, checklist: Checklist | None, rewa
     there = scoring.versions(connection)
     known = f"it has scores under {', '.join(there[:5])}" if there else "it has no scores at all"
     file = "CHECKLIST.yaml" if checklist is None else f"{checklist.name}.yaml"
-    raise StoreError(f"store {url} holds no score{wanted}; {known}. Score its traces first: cm2 score {file} --store {url}")
+    raise StoreError(
+        f"store {url} holds no score{wanted}; {known}. Score its traces first: cm2 score {file} --store {url}"
+    )

@@ -1,4 +1,5 @@
-"""Rows into traces: every prefix restored, every content read once a page; apart from the writer since most users only read."""
+"""Rows into traces: every prefix restored, every content read once a page; apart from the writer since most users only
+read."""
 
 from __future__ import annotations
 
@@ -9,10 +10,10 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, select
 
 from cm2_agent.errors import StoreError
-from cm2_agent.types.messages import Message, ToolSpec
 from cm2_agent.store.codec import DIGEST, load, split_digests, unpack_ids, unpack_logprobs, unseal, unsealed
 from cm2_agent.store.encoder import ID_BYTES, Base
 from cm2_agent.store.schema import contents, model_calls, outcomes, runs, tool_runs, traces
+from cm2_agent.types.messages import Message, ToolSpec
 from cm2_agent.types.trace import Failure, ModelCall, Run, ToolRun, Trace
 
 T = TypeVar("T")
@@ -35,7 +36,8 @@ def chunks(values: Iterable[T], size: int = CHUNK) -> Iterator[list[T]]:
 
 
 class Reader:
-    """Reads traces and remembers the contents it has parsed: use one a page, or one for a fetch that is held in memory as a whole."""
+    """Reads traces and remembers the contents it has parsed: use one a page, or one for a fetch that is held in memory
+    as a whole."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -59,7 +61,9 @@ class Reader:
             calls.setdefault(restored.row.run, []).append(restored)
         tools: dict[int, list[ToolRun]] = {}
         mine = select(runs.c.seq).where(runs.c.trace.in_(seqs))
-        for row in run(select(tool_runs).where(tool_runs.c.run.in_(mine)).order_by(tool_runs.c.run, tool_runs.c.position)):
+        for row in run(
+            select(tool_runs).where(tool_runs.c.run.in_(mine)).order_by(tool_runs.c.run, tool_runs.c.position)
+        ):
             tools.setdefault(row.run, []).append(_tool_run(row))
         ends: dict[int, dict[str, float | None]] = {}
         for row in run(select(outcomes).where(outcomes.c.trace.in_(seqs)).order_by(outcomes.c.trace, outcomes.c.name)):
@@ -72,24 +76,45 @@ class Reader:
         return {seq: Trace(id=ids[seq], runs=tuple(made[seq]), outcomes=ends.get(seq, {})) for seq in ids}
 
     def _run(self, row: Any, trace_id: str, calls: Sequence[_Restored], tools: Sequence[ToolRun]) -> Run:
-        failure = None if row.failure_kind is None else Failure(kind=unseal(row.failure_kind), message=unseal(row.failure_message))
+        failure = (
+            None
+            if row.failure_kind is None
+            else Failure(kind=unseal(row.failure_kind), message=unseal(row.failure_message))
+        )
         return Run(
-            id=unseal(row.id), thread=trace_id if row.threaded else None, name=unseal(row.name), status=row.status, failure=failure,
-            messages=self._dialogue(row.messages), calls=tuple(self._call(call) for call in calls), tools=tuple(tools),
-            attributes=load(row.attributes), started=row.started, ended=row.ended,
-        )  # fmt: skip
+            id=unseal(row.id),
+            thread=trace_id if row.threaded else None,
+            name=unseal(row.name),
+            status=row.status,
+            failure=failure,
+            messages=self._dialogue(row.messages),
+            calls=tuple(self._call(call) for call in calls),
+            tools=tuple(tools),
+            attributes=load(row.attributes),
+            started=row.started,
+            ended=row.ended,
+        )
 
     def _call(self, restored: _Restored) -> ModelCall:
         row = restored.row
         return ModelCall(
-            span_id=unseal(row.span_id), model=unsealed(row.model), model_version=unsealed(row.model_version),
-            input=self._dialogue(restored.input), output=None if row.output is None else self._messages[row.output],
+            span_id=unseal(row.span_id),
+            model=unsealed(row.model),
+            model_version=unsealed(row.model_version),
+            input=self._dialogue(restored.input),
+            output=None if row.output is None else self._messages[row.output],
             tools=() if row.toolset is None else self._toolsets[row.toolset],
-            prompt_ids=unpack_ids(restored.prompt_ids), completion_ids=unpack_ids(row.completion_ids),
+            prompt_ids=unpack_ids(restored.prompt_ids),
+            completion_ids=unpack_ids(row.completion_ids),
             logprobs=unpack_logprobs(row.logprobs),
-            sampling=load(row.sampling), usage=load(row.usage), finish_reason=unsealed(row.finish_reason), error=unsealed(row.error),
-            message=row.message, started=row.started, ended=row.ended,
-        )  # fmt: skip
+            sampling=load(row.sampling),
+            usage=load(row.usage),
+            finish_reason=unsealed(row.finish_reason),
+            error=unsealed(row.error),
+            message=row.message,
+            started=row.started,
+            ended=row.ended,
+        )
 
     def _dialogue(self, digests: bytes) -> tuple[Message, ...]:
         return tuple([self._messages[digest] for digest in split_digests(digests)])
@@ -110,7 +135,9 @@ class Reader:
             self._messages[digest] = Message.from_json(load(body))
         sets = self._bodies(toolsets - self._toolsets.keys())
         lists = {digest: [bytes.fromhex(tool) for tool in json.loads(body)] for digest, body in sets.items()}
-        for digest, body in self._bodies({tool for tools in lists.values() for tool in tools} - self._tools.keys()).items():
+        for digest, body in self._bodies(
+            {tool for tools in lists.values() for tool in tools} - self._tools.keys()
+        ).items():
             self._tools[digest] = ToolSpec.from_json(load(body))
         self._toolsets.update({digest: tuple(self._tools[tool] for tool in tools) for digest, tools in lists.items()})
 
@@ -122,8 +149,8 @@ class Reader:
         if len(found) < len(digests):
             missing = sorted(digest.hex() for digest in digests - found.keys())
             raise StoreError(
-                f"{len(missing)} contents that traces refer to are missing, such as {missing[0]}: rows were deleted from `contents`; "
-                "restore the database from a copy"
+                f"{len(missing)} contents that traces refer to are missing, such as {missing[0]}: rows were deleted"
+                " from `contents`; restore the database from a copy"
             )
         return found
 
@@ -151,7 +178,8 @@ def bases(connection: Connection, trace: int) -> list[Base]:
 
 
 def _restored(connection: Connection, seqs: Sequence[int]) -> Iterator[_Restored]:
-    """The model calls of these traces by run and position. A base was stored before what builds on it, so it comes first."""
+    """The model calls of these traces by run and position. A base was stored before what builds on it, so it comes
+    first."""
     mine = select(runs.c.seq).where(runs.c.trace.in_(seqs))
     query = select(model_calls).where(model_calls.c.run.in_(mine)).order_by(model_calls.c.run, model_calls.c.position)
     known: dict[tuple[int, int], Base] = {}
@@ -163,7 +191,14 @@ def _restored(connection: Connection, seqs: Sequence[int]) -> Iterator[_Restored
 
 def _tool_run(row: Any) -> ToolRun:
     return ToolRun(
-        span_id=unseal(row.span_id), name=unseal(row.name), call_id=unsealed(row.call_id), arguments=load(row.arguments),
-        result=load(row.result), error=unsealed(row.error), backend=unsealed(row.backend), fault=unsealed(row.fault),
-        started=row.started, ended=row.ended,
-    )  # fmt: skip
+        span_id=unseal(row.span_id),
+        name=unseal(row.name),
+        call_id=unsealed(row.call_id),
+        arguments=load(row.arguments),
+        result=load(row.result),
+        error=unsealed(row.error),
+        backend=unsealed(row.backend),
+        fault=unsealed(row.fault),
+        started=row.started,
+        ended=row.ended,
+    )

@@ -1,12 +1,12 @@
 """The tables; apart from the migrations, which must lead to exactly these (a test compares them).
 
-What happened:  traces ← runs ← model_calls, tool_runs;  contents (messages, tool definitions, once each);  outcomes;  tasks;  group_keys
+What happened: traces ← runs ← model_calls, tool_runs; contents (messages, tool definitions); outcomes; tasks
 What is under way: checkpoints ← checkpoint_writes;  simulations (what a simulator answered)
 What it is worth:  checklists;  reward_versions ← scores ← verdicts;  verdict_cache;  labels;  incidents
 
-Every noun has its natural key as a unique constraint (run id; trace id; task id and version; trace and reward version …), so that writing
-twice changes nothing; `seq` is the short key by which rows refer to each other, and the order of storing. NULL is always "nobody knows".
-"""
+Every noun has its natural key as a unique constraint (run id; trace id; task id and version; trace and reward version
+…), so that writing twice changes nothing; `seq` is the short key by which rows refer to each other, and the order of
+storing. NULL is always "nobody knows"."""
 
 from __future__ import annotations
 
@@ -94,7 +94,9 @@ traces = Table(
     Index(None, "started", "id"),
     Index(None, "task"),
     Index(None, "policy"),
-    Index("ix_traces_fetch", "group_key", "rollout", "started", "id", "seq"),  # the GRPO fetch reads nothing else of a trace
+    Index(
+        "ix_traces_fetch", "group_key", "rollout", "started", "id", "seq"
+    ),  # the GRPO fetch reads nothing else of a trace
 )
 
 runs = Table(
@@ -103,7 +105,9 @@ runs = Table(
     _seq(),
     Column("id", key(), nullable=False, unique=True),
     Column("trace", big(), ForeignKey("traces.seq"), nullable=False),
-    Column("threaded", Boolean, nullable=False),  # whether the trace's id was the run's thread, or the run is a trace by itself
+    Column(
+        "threaded", Boolean, nullable=False
+    ),  # whether the trace's id was the run's thread, or the run is a trace by itself
     Column("name", Text, nullable=False),
     Column("status", Text, nullable=False),
     Column("failure_kind", Text),
@@ -134,8 +138,8 @@ model_calls = Table(
     Column("usage", Text, nullable=False),
     Column("toolset", LargeBinary),
     Column("output", LargeBinary),
-    # An earlier call of the trace whose beginning this one shares: of `shared_input` messages and `shared_ids` tokens of (prompt or input,
-    # then completion or output). `input` and `prompt_ids` hold what comes after.
+    # An earlier call of the trace whose beginning this one shares: of `shared_input` messages and `shared_ids` tokens
+    # of (prompt or input, then completion or output). `input` and `prompt_ids` hold what comes after.
     Column("base_run", big()),
     Column("base_position", Integer),
     Column("shared_input", Integer, nullable=False),
@@ -211,7 +215,9 @@ scores = Table(
     Column("turns", Text, nullable=False),  # TurnScores without their verdicts
     Column("components", Text, nullable=False),
     Column("usage", Text),  # what judging took (Score.usage); NULL where no judge was asked
-    UniqueConstraint("trace", "reward"),  # and no index on `reward` alone: a planner would start a fetch there, among all scores
+    UniqueConstraint(
+        "trace", "reward"
+    ),  # and no index on `reward` alone: a planner would start a fetch there, among all scores
 )
 
 verdicts = Table(
@@ -247,7 +253,9 @@ verdict_cache = Table(
 simulations = Table(
     "simulations",
     metadata,
-    Column("key", key(), primary_key=True),  # of everything that the simulator was asked, and its seed (graphs/tools/simulated.py)
+    Column(
+        "key", key(), primary_key=True
+    ),  # of everything that the simulator was asked, and its seed (graphs/tools/simulated.py)
     Column("tool", key(), nullable=False),
     Column("body", Text, nullable=False),  # the reply, as JSON
     Column("stored", big(), nullable=False),  # nanoseconds since the epoch

@@ -1,4 +1,5 @@
-"""Scores and verdicts: what traces were found to be worth, by reward version; apart from the traces, which scoring never changes."""
+"""Scores and verdicts: what traces were found to be worth, by reward version; apart from the traces, which scoring
+never changes."""
 
 from __future__ import annotations
 
@@ -9,12 +10,12 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection, select
 
 from cm2_agent.errors import ConflictError, StoreError
-from cm2_agent.types.json_values import JSON
-from cm2_agent.types.score import Score, TurnScore, Verdict
 from cm2_agent.store.codec import dump, dump_mapping, load, seal, sealed, unseal, unsealed
 from cm2_agent.store.reader import chunks
 from cm2_agent.store.schema import reward_checklists, reward_versions, scores, traces, verdicts
 from cm2_agent.store.statements import Row, Statements
+from cm2_agent.types.json_values import JSON
+from cm2_agent.types.score import Score, TurnScore, Verdict
 
 
 @dataclass
@@ -36,36 +37,61 @@ class ScoreWriter:
         self._do = statements
         self._known = known
 
-    def write(self, connection: Connection, given: Iterable[Score], trace_seqs: dict[str, int], learned: KnownRewards) -> None:
+    def write(
+        self, connection: Connection, given: Iterable[Score], trace_seqs: dict[str, int], learned: KnownRewards
+    ) -> None:
         """`trace_seqs` holds the `seq` of every trace. Raises StoreError on numbers that are not finite."""
         rows: list[Row] = []
         for score in sorted(given, key=lambda score: (score.reward_version, score.trace_id)):
             where = f"the score of trace {score.trace_id!r}"
             reward = self.register(connection, score.reward_version, score.checklist, learned)
-            turns = [{"turn": turn.turn, "reached": turn.reached, "steps": turn.steps, "reward": turn.reward} for turn in score.turns]
+            turns = [
+                {"turn": turn.turn, "reached": turn.reached, "steps": turn.steps, "reward": turn.reward}
+                for turn in score.turns
+            ]
             seq = self._do.score.one(
                 connection,
                 (
-                    trace_seqs[score.trace_id], reward, finite(score.reward, where), sealed(score.null_reason), sealed(score.checklist),
-                    score.runs, dump(turns, where), dump_mapping(score.components, where),
+                    trace_seqs[score.trace_id],
+                    reward,
+                    finite(score.reward, where),
+                    sealed(score.null_reason),
+                    sealed(score.checklist),
+                    score.runs,
+                    dump(turns, where),
+                    dump_mapping(score.components, where),
                     dump(dict(score.usage), where) if score.usage else None,
                 ),
-            )  # fmt: skip
+            )
             assert seq is not None
             self._do.no_verdicts.many(connection, [(seq,)])
             rows += [
                 (
-                    seq, block, position, turn.turn, seal(verdict.item), verdict.value, verdict.step, verdict.paid,
-                    finite(verdict.weight, where), sealed(verdict.reason), verdict.cause, dump(list(verdict.depends_on), where),
-                    sealed(verdict.explanation), dump([dict(quote) for quote in verdict.evidence], where),
+                    seq,
+                    block,
+                    position,
+                    turn.turn,
+                    seal(verdict.item),
+                    verdict.value,
+                    verdict.step,
+                    verdict.paid,
+                    finite(verdict.weight, where),
+                    sealed(verdict.reason),
+                    verdict.cause,
+                    dump(list(verdict.depends_on), where),
+                    sealed(verdict.explanation),
+                    dump([dict(quote) for quote in verdict.evidence], where),
                 )
                 for block, turn in enumerate(score.turns)
                 for position, verdict in enumerate(turn.verdicts)
-            ]  # fmt: skip
+            ]
         self._do.verdict.many(connection, rows)
 
-    def register(self, connection: Connection, version: str, checklist: str | None, learned: KnownRewards, settings: JSON = None) -> int:
-        """The `seq` of a reward version, registered where it is new. Raises ConflictError where it is stored with other settings."""
+    def register(
+        self, connection: Connection, version: str, checklist: str | None, learned: KnownRewards, settings: JSON = None
+    ) -> int:
+        """The `seq` of a reward version, registered where it is new. Raises ConflictError where it is stored with other
+        settings."""
         seq = self._known.seqs.get(version) or learned.seqs.get(version)
         if seq is None or settings is not None:
             text = None if settings is None else dump_mapping(settings, f"the settings of reward {version!r}")
@@ -76,8 +102,8 @@ class ScoreWriter:
                 connection.execute(reward_versions.update().where(reward_versions.c.seq == seq).values(settings=text))
             elif text is not None and row.settings != text:
                 raise ConflictError(
-                    f"reward version {version!r} is stored with other settings; expected the same ones, or another version's name "
-                    f"(stored: {str(unseal(row.settings))[:120]})"
+                    f"reward version {version!r} is stored with other settings; expected the same ones, or another"
+                    f" version's name (stored: {str(unseal(row.settings))[:120]})"
                 )
         pair = None if checklist is None else (checklist, seq)
         if pair is not None and pair not in self._known.checklists and pair not in learned.checklists:
@@ -87,7 +113,8 @@ class ScoreWriter:
 
 
 def finite(value: float | None, where: str) -> float | None:
-    """The number, where it is one. Raises StoreError on NaN and infinities, which some databases would silently turn into NULL."""
+    """The number, where it is one. Raises StoreError on NaN and infinities, which some databases would silently turn
+    into NULL."""
     if value is None:
         return None
     if not math.isfinite(value):
@@ -105,11 +132,13 @@ def versions(connection: Connection, checklist: str | None = None) -> list[str]:
 
 
 def usage(connection: Connection) -> dict[str, dict[str, JSON]]:
-    """What judging took, summed by reward version: the numbers of `Score.usage`, over `traces` scores. A sum is None where one of its
-    numbers is not known."""
+    """What judging took, summed by reward version: the numbers of `Score.usage`, over `traces` scores. A sum is None
+    where one of its numbers is not known."""
     query = select(reward_versions.c.version, scores.c.usage).join(scores, scores.c.reward == reward_versions.c.seq)
     totals: dict[str, dict[str, JSON]] = {}
-    for row in connection.execute(query.where(scores.c.usage.is_not(None)).order_by(reward_versions.c.seq, scores.c.seq)):
+    for row in connection.execute(
+        query.where(scores.c.usage.is_not(None)).order_by(reward_versions.c.seq, scores.c.seq)
+    ):
         total = totals.setdefault(unseal(row.version), {"traces": 0})
         total["traces"] += 1
         for name, value in load(row.usage).items():
@@ -127,7 +156,9 @@ def usage_of(connection: Connection, reward: str, ids: Sequence[str]) -> dict[st
     found: dict[str, dict[str, JSON]] = {}
     for chunk in chunks(ids):
         query = select(traces.c.id, scores.c.usage).join(traces, traces.c.seq == scores.c.trace)
-        query = query.where(traces.c.id.in_([seal(id) for id in chunk]), scores.c.reward == version, scores.c.usage.is_not(None))
+        query = query.where(
+            traces.c.id.in_([seal(id) for id in chunk]), scores.c.reward == version, scores.c.usage.is_not(None)
+        )
         found.update({unseal(id): load(text) for id, text in connection.execute(query)})
     return found
 
@@ -140,19 +171,34 @@ def read(connection: Connection, seqs: Sequence[int]) -> dict[int, Score]:
         order = (verdicts.c.score, verdicts.c.block, verdicts.c.position)
         for row in connection.execute(select(verdicts).where(verdicts.c.score.in_(chunk)).order_by(*order)):
             verdict = Verdict(
-                item=unseal(row.item), value=row.value, weight=row.weight, step=row.step, paid=row.paid,
-                depends_on=tuple(load(row.depends_on)), reason=unsealed(row.reason), cause=row.cause,
-                explanation=unsealed(row.explanation), evidence=tuple(load(row.evidence)),
-            )  # fmt: skip
+                item=unseal(row.item),
+                value=row.value,
+                weight=row.weight,
+                step=row.step,
+                paid=row.paid,
+                depends_on=tuple(load(row.depends_on)),
+                reason=unsealed(row.reason),
+                cause=row.cause,
+                explanation=unsealed(row.explanation),
+                evidence=tuple(load(row.evidence)),
+            )
             found.setdefault(row.score, {}).setdefault(row.block, []).append(verdict)
         query = select(scores, traces.c.id, reward_versions.c.version).join(traces, traces.c.seq == scores.c.trace)
         query = query.join(reward_versions, reward_versions.c.seq == scores.c.reward)
         for row in connection.execute(query.where(scores.c.seq.in_(chunk))):
             mine = found.get(row.seq, {})
-            turns = (TurnScore(**turn, verdicts=tuple(mine.get(block, ()))) for block, turn in enumerate(load(row.turns)))
+            turns = (
+                TurnScore(**turn, verdicts=tuple(mine.get(block, ()))) for block, turn in enumerate(load(row.turns))
+            )
             made[row.trace] = Score(
-                trace_id=unseal(row.id), reward_version=unseal(row.version), reward=row.value, checklist=unsealed(row.checklist),
-                turns=tuple(turns), runs=row.runs, null_reason=unsealed(row.null_reason), components=load(row.components),
+                trace_id=unseal(row.id),
+                reward_version=unseal(row.version),
+                reward=row.value,
+                checklist=unsealed(row.checklist),
+                turns=tuple(turns),
+                runs=row.runs,
+                null_reason=unsealed(row.null_reason),
+                components=load(row.components),
                 usage={} if row.usage is None else load(row.usage),
-            )  # fmt: skip
+            )
     return made

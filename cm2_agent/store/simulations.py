@@ -1,6 +1,6 @@
-"""The cache of simulated tool answers in SQL: the same question to a simulator has one answer, in whatever process; apart from runs, which
-keep what the agent was told, while this makes a simulation repeatable and may be emptied at any time.
-"""
+"""The cache of simulated tool answers in SQL: the same question to a simulator has one answer, in whatever process;
+apart from runs, which keep what the agent was told, while this makes a simulation repeatable and may be emptied at any
+time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from cm2_agent.store.statements import Statements
 
 
 class SQLSimulationCache:
-    """A `SimulationCache` (cm2_agent/graphs/tools/simulations.py). Threads may share it; several processes may use one database.
+    """A `SimulationCache` (cm2_agent/graphs/tools/simulations.py). Threads may share it; several processes may use one
+    database.
 
     `put` keeps what is there already, so that whoever asked twice gets one answer. Raises StoreError.
     """
@@ -23,7 +24,7 @@ class SQLSimulationCache:
     def __init__(self, database: Database, statements: Statements) -> None:
         self._db = database
         self._do = statements
-        self._sql = f"SELECT body FROM simulations WHERE key = {'?' if database.sqlite else '%s'}"  # noqa: S608 (a mark only)
+        self._sql = f"SELECT body FROM simulations WHERE key = {'?' if database.sqlite else '%s'}"  # noqa: S608 (marks only)
 
     def get(self, key: str) -> str | None:
         with self._db.asking() as cursor:

@@ -1,4 +1,5 @@
-"""`SQLStore(url)`: the door to the store; apart from the files that know the tables, so that what it promises can be read at once."""
+"""`SQLStore(url)`: the door to the store; apart from the files that know the tables, so that what it promises can be
+read at once."""
 
 from __future__ import annotations
 
@@ -8,27 +9,29 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, select
 
-from cm2_agent.types.checklist import Checklist
 from cm2_agent.errors import StoreError
-from cm2_agent.types.group import Group
-from cm2_agent.types.human_labels import Label
-from cm2_agent.types.json_values import JSON
-from cm2_agent.types.score import Score
-from cm2_agent.store import tasks as catalog, queries as fetch, health, migrate
+from cm2_agent.store import health, migrate
 from cm2_agent.store import human_labels as labelling
+from cm2_agent.store import queries as fetch
 from cm2_agent.store import scores as scoring
+from cm2_agent.store import tasks as catalog
+from cm2_agent.store.caches import SQLVerdictCache
 from cm2_agent.store.codec import seal
-from cm2_agent.store.engine import Database
-from cm2_agent.store.queries import Place
-from cm2_agent.store.human_labels import LabelCounts
 from cm2_agent.store.encoder import Packer
+from cm2_agent.store.engine import Database
+from cm2_agent.store.human_labels import LabelCounts
+from cm2_agent.store.queries import Place
 from cm2_agent.store.reader import PAGE, Reader, chunks
 from cm2_agent.store.schema import reward_versions, scores, traces
 from cm2_agent.store.scores import KnownRewards, ScoreWriter, finite
 from cm2_agent.store.simulations import SQLSimulationCache
 from cm2_agent.store.statements import Statements
-from cm2_agent.store.caches import SQLVerdictCache
 from cm2_agent.store.writer import Caches, Writer
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.group import Group
+from cm2_agent.types.human_labels import Label
+from cm2_agent.types.json_values import JSON
+from cm2_agent.types.score import Score
 from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Run, Trace
 
@@ -40,9 +43,10 @@ class SQLStore:
     """Runs, tasks, checklists and scores in one SQL database.
 
     `url`: `sqlite:///FILE.db` (four slashes for an absolute path; `sqlite://` keeps it in memory) or
-    `postgresql+psycopg://USER:PASSWORD@HOST/DATABASE` (`pip install "cm2-agent[postgres]"`). An empty database gets its tables; an older
-    schema is left alone (`cm2 db upgrade`). With `create=False` a file that does not exist is an error. Every save is one transaction and
-    may be repeated: what is stored already stays as it is. Threads may share a store. Raises StoreError, SchemaError, MissingExtra.
+    `postgresql+psycopg://USER:PASSWORD@HOST/DATABASE` (`pip install "cm2-agent[postgres]"`). An empty database gets its
+    tables; an older schema is left alone (`cm2 db upgrade`). With `create=False` a file that does not exist is an
+    error. Every save is one transaction and may be repeated: what is stored already stays as it is. Threads may share a
+    store. Raises StoreError, SchemaError, MissingExtra.
 
     >>> from cm2_agent.types.messages import Message
     >>> with SQLStore("sqlite://") as store:
@@ -76,7 +80,9 @@ class SQLStore:
     def __enter__(self) -> SQLStore:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -85,7 +91,8 @@ class SQLStore:
     # What happened
 
     def save_run(self, run: Run) -> None:
-        """Store a run; runs of a thread may come in any order. Raises ConflictError where another content is stored under its id."""
+        """Store a run; runs of a thread may come in any order. Raises ConflictError where another content is stored
+        under its id."""
         self.save_runs([run])
 
     def save_runs(self, runs: Iterable[Run]) -> int:
@@ -93,20 +100,26 @@ class SQLStore:
         return self._save(list(runs))
 
     def save_trace(self, trace: Trace) -> bool:
-        """Store a trace with its outcomes; True where any of its runs was new. Runs are read back by their start, then in
-        the order of storing."""
+        """Store a trace with its outcomes; True where any of its runs was new. Runs are read back by their start, then
+        in the order of storing."""
         _same_trace(trace.runs, trace.id)
         return self._save(trace.runs, outcomes=trace.outcomes, trace_id=trace.id) > 0
 
-    def save_dialogue(self, runs: Iterable[Run], score: Score | None = None, outcomes: Mapping[str, float | None] | None = None) -> int:
-        """A finished dialogue in one transaction: its runs, its score where it has one, its outcomes. Returns how many runs were new."""
+    def save_dialogue(
+        self, runs: Iterable[Run], score: Score | None = None, outcomes: Mapping[str, float | None] | None = None
+    ) -> int:
+        """A finished dialogue in one transaction: its runs, its score where it has one, its outcomes. Returns how many
+        runs were new."""
         given = list(runs)
         if not given:
             raise StoreError("a dialogue has no runs; expected at least one")
         trace_id = given[0].trace_id
         _same_trace(given, trace_id)
         if score is not None and score.trace_id != trace_id:
-            raise StoreError(f"the score is of trace {score.trace_id!r}, the runs of {trace_id!r}; expected a dialogue and its own score")
+            raise StoreError(
+                f"the score is of trace {score.trace_id!r}, the runs of {trace_id!r}; expected a dialogue and its own"
+                " score"
+            )
         return self._save(given, outcomes=outcomes or {}, score=score, trace_id=trace_id)
 
     def _save(
@@ -150,7 +163,7 @@ class SQLStore:
     def holds(self, trace_id: str) -> bool:
         """Whether a trace of that id is stored."""
         with self._db.asking() as cursor:
-            cursor.execute(f"SELECT 1 FROM traces WHERE id = {'?' if self._db.sqlite else '%s'}", (seal(trace_id),))  # noqa: S608 (a mark only)
+            cursor.execute(f"SELECT 1 FROM traces WHERE id = {'?' if self._db.sqlite else '%s'}", (seal(trace_id),))  # noqa: S608 (marks only)
             return cursor.fetchone() is not None
 
     def traces(
@@ -165,9 +178,9 @@ class SQLStore:
     ) -> Iterator[Trace]:
         """Traces by the start of their first run, then by id; read in pages, so that saving meanwhile is fine.
 
-        `unscored`: those without a score, NULL or not, under `reward` (under any version where none is named). `reward` alone: those with
-        one. `task`, `policy`: of that task id or policy version. `ids`: among these (those not stored are left out).
-        """
+        `unscored`: those without a score, NULL or not, under `reward` (under any version where none is named). `reward`
+        alone: those with one. `task`, `policy`: of that task id or policy version. `ids`: among these (those not stored
+        are left out)."""
         left = limit
         for seqs in self._pages(unscored=unscored, reward=reward, task=task, policy=policy, ids=ids):
             if left is not None and left <= 0:
@@ -193,13 +206,17 @@ class SQLStore:
             for chunk in chunks(chosen, PAGE):
                 with self._db.reading() as connection:
                     seqs = [place[2] for place in chunk]
-                    found = fetch.page(connection, seqs=seqs, size=PAGE, unscored=unscored, reward=reward, task=task, policy=policy)
+                    found = fetch.page(
+                        connection, seqs=seqs, size=PAGE, unscored=unscored, reward=reward, task=task, policy=policy
+                    )
                 yield [place[2] for place in found]
             return
         after: Place | None = None
         while True:
             with self._db.reading() as connection:
-                found = fetch.page(connection, after=after, size=PAGE, unscored=unscored, reward=reward, task=task, policy=policy)
+                found = fetch.page(
+                    connection, after=after, size=PAGE, unscored=unscored, reward=reward, task=task, policy=policy
+                )
             if not found:
                 return
             after = found[-1]
@@ -228,12 +245,14 @@ class SQLStore:
             return catalog.all_tasks(connection)
 
     def save_checklist(self, checklist: Checklist) -> str:
-        """Store a checklist and return its hash. Raises ConflictError where that name and version is stored with other content."""
+        """Store a checklist and return its hash. Raises ConflictError where that name and version is stored with other
+        content."""
         with self._db.writing() as connection:
             return catalog.save_checklist(connection, self._do, checklist)
 
     def checklist(self, hash_or_name: str, version: int | None = None) -> Checklist | None:
-        """By hash, or by name and version (the newest where none is given). Functions come back as names: `Checklist.bound` binds them."""
+        """By hash, or by name and version (the newest where none is given). Functions come back as names:
+        `Checklist.bound` binds them."""
         with self._db.reading() as connection:
             return catalog.checklist(connection, hash_or_name, version)
 
@@ -244,11 +263,16 @@ class SQLStore:
 
     # What it is worth
 
-    def register_reward(self, version: str, checklist_hash: str | None = None, settings: Mapping[str, JSON] | None = None) -> None:
-        """Note a reward version, the newest from now on where it is new. Raises ConflictError where it is stored with other settings."""
+    def register_reward(
+        self, version: str, checklist_hash: str | None = None, settings: Mapping[str, JSON] | None = None
+    ) -> None:
+        """Note a reward version, the newest from now on where it is new. Raises ConflictError where it is stored with
+        other settings."""
         learned = KnownRewards()
         with self._db.writing() as connection:
-            self._scorer.register(connection, version, checklist_hash, learned, None if settings is None else dict(settings))
+            self._scorer.register(
+                connection, version, checklist_hash, learned, None if settings is None else dict(settings)
+            )
         self._rewards.learn(learned)
 
     def reward_versions(self) -> list[str]:
@@ -257,7 +281,8 @@ class SQLStore:
             return scoring.versions(connection)
 
     def save_score(self, score: Score) -> None:
-        """Store a score in place of the trace's earlier one under its reward version. Raises StoreError where the trace is not stored."""
+        """Store a score in place of the trace's earlier one under its reward version. Raises StoreError where the trace
+        is not stored."""
         self.save_scores([score])
 
     def save_scores(self, scores: Iterable[Score]) -> None:
@@ -270,9 +295,14 @@ class SQLStore:
         self._rewards.learn(learned)
 
     def score(self, trace_id: str, reward: str | None = None) -> Score | None:
-        """The trace's score under a reward version: where none is named, under the last registered one that it has a score under."""
+        """The trace's score under a reward version: where none is named, under the last registered one that it has a
+        score under."""
         query = select(scores.c.seq).join(traces, traces.c.seq == scores.c.trace).where(traces.c.id == seal(trace_id))
-        query = query.join(reward_versions, reward_versions.c.seq == scores.c.reward).order_by(reward_versions.c.seq.desc()).limit(1)
+        query = (
+            query.join(reward_versions, reward_versions.c.seq == scores.c.reward)
+            .order_by(reward_versions.c.seq.desc())
+            .limit(1)
+        )
         if reward is not None:
             query = query.where(reward_versions.c.version == seal(reward))
         with self._db.reading() as connection:
@@ -280,7 +310,8 @@ class SQLStore:
             return None if seq is None else next(iter(scoring.read(connection, [seq]).values()))
 
     def scores(self, reward: str | None = None) -> Iterator[Score]:
-        """The scores of one reward version (the newest where none is named), in the order of `traces()`; read in pages."""
+        """The scores of one reward version (the newest where none is named), in the order of `traces()`; read in
+        pages."""
         version = reward if reward is not None else next(iter(self.reward_versions()), None)
         if version is None:
             return
@@ -297,7 +328,8 @@ class SQLStore:
             return scoring.usage(connection)
 
     def usage(self, reward: str, ids: Iterable[str]) -> dict[str, dict[str, JSON]]:
-        """What judging these traces took under a reward version so far, by trace id; those that no judge was asked about are left out."""
+        """What judging these traces took under a reward version so far, by trace id; those that no judge was asked
+        about are left out."""
         with self._db.reading() as connection:
             return scoring.usage_of(connection, reward, list(ids))
 
@@ -325,18 +357,24 @@ class SQLStore:
         backends: Iterable[str] | None = None,
         min_size: int = 2,
     ) -> list[Group]:
-        """The GRPO groups of one reward version: rollouts with a score under it, NULL or not, that share `cm2_agent.types.group.group_key`.
+        """The GRPO groups of one reward version: rollouts with a score under it, NULL or not, that share
+        `cm2_agent.types.group.group_key`.
 
-        `reward` None is the newest version that has scores, of the checklist where one is given. Groups come in the order in which their
-        tasks were stored (tasks that were not, last), then by their first start; rollouts by their `cm2.rollout` attribute. Groups of
-        fewer than `min_size` are left out, and with `backends` those whose tools were answered otherwise than so, or nobody said how.
-        Raises StoreError where the store holds no such score.
-        """
+        `reward` None is the newest version that has scores, of the checklist where one is given. Groups come in the
+        order in which their tasks were stored (tasks that were not, last), then by their first start; rollouts by their
+        `cm2.rollout` attribute. Groups of fewer than `min_size` are left out, and with `backends` those whose tools
+        were answered otherwise than so, or nobody said how. Raises StoreError where the store holds no such score."""
         with self._db.reading() as connection:
             return fetch.groups(
-                connection, url=self.url, checklist=checklist, reward=reward, policy=policy, task=task, min_size=min_size,
+                connection,
+                url=self.url,
+                checklist=checklist,
+                reward=reward,
+                policy=policy,
+                task=task,
+                min_size=min_size,
                 backends=None if backends is None else frozenset(backends),
-            )  # fmt: skip
+            )
 
     def _trace_seqs(self, connection: Connection, ids: Sequence[str]) -> dict[str, int]:
         found: dict[str, int] = {}
@@ -346,14 +384,16 @@ class SQLStore:
                 found[by_key[row.id]] = row.seq
         missing = [id for id in ids if id not in found]
         if missing:
-            raise StoreError(f"trace {missing[0]!r} is not in store {self.url}; save its runs before its score or outcome")
+            raise StoreError(
+                f"trace {missing[0]!r} is not in store {self.url}; save its runs before its score or outcome"
+            )
         return found
 
     # What people said
 
     def save_labels(self, labels: Iterable[Label]) -> LabelCounts:
-        """Store labels in one transaction; a rater's later word on the same place replaces the earlier one. A label may speak of a trace
-        that is not stored."""
+        """Store labels in one transaction; a rater's later word on the same place replaces the earlier one. A label may
+        speak of a trace that is not stored."""
         given = list(labels)
         with self._db.writing() as connection:
             return labelling.save(connection, self._do, given)
@@ -371,7 +411,8 @@ class SQLStore:
     # How the store is
 
     def count_incident(self, kind: str, detail: str = "", n: int = 1) -> None:
-        """Count something that went wrong and must not break anyone's call, such as a dropped score; `cm2 doctor` tells of it."""
+        """Count something that went wrong and must not break anyone's call, such as a dropped score; `cm2 doctor` tells
+        of it."""
         with self._db.writing() as connection:
             health.count_incident(connection, kind, detail, n)
 
@@ -381,12 +422,14 @@ class SQLStore:
             return health.read_incidents(connection)
 
     def health(self) -> dict[str, JSON]:
-        """Everything that `cm2 doctor` reports: the schema, and counts of traces, calls by trainability, failures and NULLs by reason."""
+        """Everything that `cm2 doctor` reports: the schema, and counts of traces, calls by trainability, failures and
+        NULLs by reason."""
         with self._db.reading() as connection:
             return health.health(connection, self.url)
 
     def count_tools(self) -> dict[str, JSON]:
-        """`{tool: {"asked": n, "ran": m}}`: how often messages asked for the tool, and how many executions left a span."""
+        """`{tool: {"asked": n, "ran": m}}`: how often messages asked for the tool, and how many executions left a
+        span."""
         with self._db.reading() as connection:
             return health.count_tools(connection)
 
@@ -394,4 +437,6 @@ class SQLStore:
 def _same_trace(runs: Sequence[Run], trace_id: str) -> None:
     other = next((run for run in runs if run.trace_id != trace_id), None)
     if other is not None:
-        raise StoreError(f"run {other.id!r} belongs to trace {other.trace_id!r}, not to {trace_id!r}; expected runs of one thread")
+        raise StoreError(
+            f"run {other.id!r} belongs to trace {other.trace_id!r}, not to {trace_id!r}; expected runs of one thread"
+        )

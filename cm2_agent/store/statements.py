@@ -1,5 +1,6 @@
-"""Statements of the writing path: built once with SQLAlchemy Core, compiled once for the database, run by the driver with bound
-parameters; apart because this is what makes a dialogue cost a few milliseconds instead of tens (tests/bench/bench_store.py)."""
+"""Statements of the writing path: built once with SQLAlchemy Core, compiled once for the database, run by the driver
+with bound parameters; apart because this is what makes a dialogue cost a few milliseconds instead of tens
+(tests/bench/bench_store.py)."""
 
 from __future__ import annotations
 
@@ -32,9 +33,11 @@ class Statement:
         return None if found is None else int(found[0])
 
 
-def inserting(engine: Engine, table: Table, *, ignore: bool = False, replace: Sequence[str] = (), returning: bool = False) -> Statement:
-    """An INSERT whose parameters are the table's columns in their declared order (without `seq`). `ignore`: a row whose key is there
-    already changes nothing. `replace`: the key columns whose repetition replaces the other columns."""
+def inserting(
+    engine: Engine, table: Table, *, ignore: bool = False, replace: Sequence[str] = (), returning: bool = False
+) -> Statement:
+    """An INSERT whose parameters are the table's columns in their declared order (without `seq`). `ignore`: a row whose
+    key is there already changes nothing. `replace`: the key columns whose repetition replaces the other columns."""
     insert: Any = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
     names = [column.name for column in table.columns if column.name != "seq"]
     statement = insert(table).values({name: bindparam(name) for name in names})
@@ -73,13 +76,25 @@ class Statements:
         self.new_write = inserting(engine, schema.checkpoint_writes, ignore=True)
         self.special_write = inserting(engine, schema.checkpoint_writes, replace=of_write)
         writes = schema.checkpoint_writes.c
-        older = (writes.thread == bindparam("t"), writes.namespace == bindparam("n"), writes.checkpoint < bindparam("c"))
+        older = (
+            writes.thread == bindparam("t"),
+            writes.namespace == bindparam("n"),
+            writes.checkpoint < bindparam("c"),
+        )
         self.old_writes = Statement(engine, delete(schema.checkpoint_writes).where(*older), ["t", "n", "c"])
-        self.no_checkpoint = Statement(engine, delete(schema.checkpoints).where(schema.checkpoints.c.thread == bindparam("t")), ["t"])
-        self.no_writes = Statement(engine, delete(schema.checkpoint_writes).where(writes.thread == bindparam("t")), ["t"])
+        self.no_checkpoint = Statement(
+            engine, delete(schema.checkpoints).where(schema.checkpoints.c.thread == bindparam("t")), ["t"]
+        )
+        self.no_writes = Statement(
+            engine, delete(schema.checkpoint_writes).where(writes.thread == bindparam("t")), ["t"]
+        )
         facts = ["started", "runs", "task", "policy", "group_key", "rollout"]
         rows = schema.traces
         self.trace_facts = Statement(
-            engine, update(rows).where(rows.c.seq == bindparam("row")).values({name: bindparam(name) for name in facts}), [*facts, "row"]
+            engine,
+            update(rows).where(rows.c.seq == bindparam("row")).values({name: bindparam(name) for name in facts}),
+            [*facts, "row"],
         )
-        self.no_verdicts = Statement(engine, delete(schema.verdicts).where(schema.verdicts.c.score == bindparam("row")), ["row"])
+        self.no_verdicts = Statement(
+            engine, delete(schema.verdicts).where(schema.verdicts.c.score == bindparam("row")), ["row"]
+        )

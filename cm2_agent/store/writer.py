@@ -1,8 +1,7 @@
 """Packed runs into the tables, within one transaction; apart from packing, which needs no database.
 
-The order of locks is the same for every writer (traces, group keys, contents, each sorted), so that writers on PostgreSQL wait for each
-other and never deadlock.
-"""
+The order of locks is the same for every writer (traces, group keys, contents, each sorted), so that writers on
+PostgreSQL wait for each other and never deadlock."""
 
 from __future__ import annotations
 
@@ -13,13 +12,13 @@ from sqlalchemy import Connection, select
 from sqlalchemy.exc import IntegrityError
 
 from cm2_agent.errors import ConflictError, StoreError
-from cm2_agent.types.group import group_key
-from cm2_agent.types.json_values import JSON
 from cm2_agent.store.codec import address, dump, load, seal, sealed, unsealed
 from cm2_agent.store.encoder import CANDIDATES, Base, PackedRun
 from cm2_agent.store.reader import bases
 from cm2_agent.store.schema import group_keys, model_calls, runs, traces
 from cm2_agent.store.statements import Row, Statements
+from cm2_agent.types.group import group_key
+from cm2_agent.types.json_values import JSON
 from cm2_agent.types.run_attributes import ROLLOUT
 from cm2_agent.types.trace import ModelCall, Run, Trace
 
@@ -50,7 +49,8 @@ class Caches:
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """What a write did: how many runs were new, the `seq` of each trace by its id, and what to remember once it is committed."""
+    """What a write did: how many runs were new, the `seq` of each trace by its id, and what to remember once it is
+    committed."""
 
     new: int
     traces: Mapping[str, int]
@@ -66,10 +66,14 @@ class Writer:
         self._sqlite = sqlite
 
     def write(
-        self, connection: Connection, packed: Sequence[PackedRun], contents: Mapping[bytes, tuple[str, str]], empty: str | None = None
+        self,
+        connection: Connection,
+        packed: Sequence[PackedRun],
+        contents: Mapping[bytes, tuple[str, str]],
+        empty: str | None = None,
     ) -> Written:
-        """Write what is not stored yet. `empty` names a trace to note even without runs. Raises ConflictError where a run of that id is
-        stored with other content."""
+        """Write what is not stored yet. `empty` names a trace to note even without runs. Raises ConflictError where a
+        run of that id is stored with other content."""
         by_trace: dict[str, list[PackedRun]] = {} if empty is None else {seal(empty): []}
         for run in packed:
             by_trace.setdefault(run.trace_id, []).append(run)
@@ -90,7 +94,11 @@ class Writer:
                 learned.tails[plan.trace_id] = (len(plan.runs), tail[-CANDIDATES:])
         self._do.model_call.many(connection, calls)
         self._do.tool_run.many(connection, tools)
-        return Written(new=sum(len(plan.new) for plan in plans), traces={plan.trace_id: plan.seq for plan in plans}, learned=learned)
+        return Written(
+            new=sum(len(plan.new) for plan in plans),
+            traces={plan.trace_id: plan.seq for plan in plans},
+            learned=learned,
+        )
 
     def _plan(self, connection: Connection, trace_id: str, given: Sequence[PackedRun]) -> _Plan:
         """Lock the trace and find which of its runs are new."""
@@ -101,7 +109,9 @@ class Writer:
         query = select(traces.c.seq).where(traces.c.id == trace_id)
         seq = connection.execute(query if self._sqlite else query.with_for_update()).scalar_one()
         stored = connection.execute(
-            select(runs.c.seq, runs.c.id, runs.c.hash, runs.c.started, runs.c.attributes).where(runs.c.trace == seq).order_by(runs.c.seq)
+            select(runs.c.seq, runs.c.id, runs.c.hash, runs.c.started, runs.c.attributes)
+            .where(runs.c.trace == seq)
+            .order_by(runs.c.seq)
         ).all()
         hashes = {row.id: row.hash for row in stored}
         new = []
@@ -122,12 +132,17 @@ class Writer:
         )
 
     def _stored(self, connection: Connection, trace: int, rows: Sequence[object]) -> list[Run]:
-        """As much of the stored runs as tells the trace's facts: attributes, and the settings of the calls that wrote the dialogue."""
+        """As much of the stored runs as tells the trace's facts: attributes, and the settings of the calls that wrote
+        the dialogue."""
         columns = (model_calls.c.run, model_calls.c.model_version, model_calls.c.sampling)
         query = select(*columns).join(runs, runs.c.seq == model_calls.c.run)
         calls: dict[int, list[ModelCall]] = {}
-        for row in connection.execute(query.where(runs.c.trace == trace, model_calls.c.message.is_not(None)).distinct()):
-            call = ModelCall(span_id="", model_version=unsealed(row.model_version), sampling=load(row.sampling), message=0)
+        for row in connection.execute(
+            query.where(runs.c.trace == trace, model_calls.c.message.is_not(None)).distinct()
+        ):
+            call = ModelCall(
+                span_id="", model_version=unsealed(row.model_version), sampling=load(row.sampling), message=0
+            )
             calls.setdefault(row.run, []).append(call)
         return [
             Run(id=row.id, started=row.started, attributes=load(row.attributes), calls=tuple(calls.get(row.seq, ())))  # type: ignore[attr-defined]
@@ -157,7 +172,9 @@ class Writer:
             facts = (trace.runs[0].started, len(trace.runs), sealed(trace.task_id), sealed(trace.policy), seq, number)
             self._do.trace_facts.many(connection, [(*facts, plan.seq)])
 
-    def _run(self, connection: Connection, plan: _Plan, run: PackedRun, tail: list[Base], tools: list[Row]) -> list[Row]:
+    def _run(
+        self, connection: Connection, plan: _Plan, run: PackedRun, tail: list[Base], tools: list[Row]
+    ) -> list[Row]:
         try:
             seq = self._do.run.one(connection, run.row(plan.seq))
         except IntegrityError as error:
@@ -203,6 +220,6 @@ def _distinct(given: Sequence[PackedRun]) -> list[PackedRun]:
 
 def _conflict(run: str) -> ConflictError:
     return ConflictError(
-        f"run {run!r} is stored already with other content, or in another trace; expected the same content (saving again changes nothing). "
-        "Give what is new its own run id"
+        f"run {run!r} is stored already with other content, or in another trace; expected the same content (saving"
+        " again changes nothing). Give what is new its own run id"
     )

@@ -1,9 +1,8 @@
-"""Verdicts out: each leaves as the OpenTelemetry event `gen_ai.evaluation.result` on the span that it judges; apart from the spans, which
-have ended by then.
+"""Verdicts out: each leaves as the OpenTelemetry event `gen_ai.evaluation.result` on the span that it judges; apart
+from the spans, which have ended by then.
 
-An event put on an ended span is dropped, so that these go through the Logs API with the span's context: any backend that joins logs to
-spans shows them there. Where the application has installed no logger provider nothing is done.
-"""
+An event put on an ended span is dropped, so that these go through the Logs API with the span's context: any backend
+that joins logs to spans shows them there. Where the application has installed no logger provider nothing is done."""
 
 from __future__ import annotations
 
@@ -34,10 +33,11 @@ _REMEMBERED = 4096
 class EvaluationEvents:
     """A sink: an event for each verdict of a scored trace, on the model call that wrote the judged step.
 
-    That is the step from which the item is satisfied, else the last one of its turn; verdicts of the closing block go to the root span of
-    the last run. A trace is scored again after each run: only what is new or has changed is sent. `score.value` is 1.0 or 0.0 and
-    `score.label` pass or fail; a NULL has neither, and `error.type` says its cause. The explanation may quote the dialogue, so that it
-    leaves only where message content does (`recorder.content_allowed`). Turns that were not reached send nothing.
+    That is the step from which the item is satisfied, else the last one of its turn; verdicts of the closing block go
+    to the root span of the last run. A trace is scored again after each run: only what is new or has changed is sent.
+    `score.value` is 1.0 or 0.0 and `score.label` pass or fail; a NULL has neither, and `error.type` says its cause. The
+    explanation may quote the dialogue, so that it leaves only where message content does (`recorder.content_allowed`).
+    Turns that were not reached send nothing.
 
     `provider`: by default the one that the application has installed, looked up each time.
     """
@@ -90,7 +90,9 @@ def _context(trace: Trace, steps: tuple[Step, ...], verdict: Verdict, homes: dic
             run, span_id = homes[call.span_id], call.span_id
     if _CAPTURED.fullmatch(run.id) is None:
         return None
-    return SpanContext(int(run.id[:32], 16), int(span_id, 16), is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+    return SpanContext(
+        int(run.id[:32], 16), int(span_id, 16), is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED)
+    )
 
 
 def _attributes(trace: Trace, score: Score, turn: int | None, verdict: Verdict) -> dict[str, AnyValue]:

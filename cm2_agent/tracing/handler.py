@@ -1,12 +1,14 @@
-"""Spans out: a LangChain callback handler that writes OpenTelemetry GenAI spans; apart from the recorder, which reads them back.
+"""Spans out: a LangChain callback handler that writes OpenTelemetry GenAI spans; apart from the recorder, which reads
+them back.
 
-A graph's root run is an `invoke_agent` span, model calls are `chat`, tools `execute_tool` spans; every other runnable passes through: its
-children hang from its parent's span. Parents come from LangChain's `parent_run_id` alone; where a nested call was given its own callbacks,
-which drops that id, from the config that LangChain holds for the enclosing runnable.
+A graph's root run is an `invoke_agent` span, model calls are `chat`, tools `execute_tool` spans; every other runnable
+passes through: its children hang from its parent's span. Parents come from LangChain's `parent_run_id` alone; where a
+nested call was given its own callbacks, which drops that id, from the config that LangChain holds for the enclosing
+runnable.
 
-What is dear on a span goes beside it in process: messages as objects and token ids, in `Record`s. A span's attributes hold messages as
-JSON only where `Source.content` says that somebody else reads the spans, and token ids only where `Source.tokens` does.
-"""
+What is dear on a span goes beside it in process: messages as objects and token ids, in `Record`s. A span's attributes
+hold messages as JSON only where `Source.content` says that somebody else reads the spans, and token ids only where
+`Source.tokens` does."""
 
 from __future__ import annotations
 
@@ -30,10 +32,11 @@ from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 from opentelemetry.trace import Status, StatusCode, set_span_in_context
 
-from cm2_agent.tracing import span_attributes as attributes, semconv
-from cm2_agent.tracing.llm_results import ToolSpecs, read_answer, read_request, tool_answer
 from cm2_agent.incidents import Incidents
 from cm2_agent.langchain_messages import plain
+from cm2_agent.tracing import semconv
+from cm2_agent.tracing import span_attributes as attributes
+from cm2_agent.tracing.llm_results import ToolSpecs, read_answer, read_request, tool_answer
 from cm2_agent.tracing.span_records import ChatRecord, Record, RootRecord, Source, ToolRecord, key_of, run_status
 from cm2_agent.types.run_attributes import FACTS, GUARD_ATTEMPT, TOOL_BACKEND, TOOL_FAULT
 
@@ -109,7 +112,9 @@ class SpanHandler(GraphCallbackHandler):
             root = parent.root
             root.run_ids.append(run_id)
             if root.resumed and root.base is None and parent_run_id == root.run_id:
-                root.base = root.sayings.of_state(inputs.get("state", inputs) if isinstance(inputs, Mapping) else inputs)
+                root.base = root.sayings.of_state(
+                    inputs.get("state", inputs) if isinstance(inputs, Mapping) else inputs
+                )
         elif parent_run_id not in self._ended:
             root = self._start_root(run_id, parent_run_id, kwargs.get("name") or "agent", tags, metadata)
             root.given = root.sayings.of_state(inputs)
@@ -133,7 +138,9 @@ class SpanHandler(GraphCallbackHandler):
             self._end_root(root)
 
     @guarded
-    def on_retriever_start(self, serialized: Any, query: str, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any) -> None:
+    def on_retriever_start(
+        self, serialized: Any, query: str, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
+    ) -> None:
         parent = self._parent(parent_run_id)
         if parent is not None:
             self._runs[run_id] = parent
@@ -187,11 +194,15 @@ class SpanHandler(GraphCallbackHandler):
         record.tools = self._specs.read(params.get("tools") or params.get("functions"))
         record.input = record.root.sayings.of(messages[0] if messages else ())
         if record.root.source.content:
-            record.span.set_attributes({attribute: settings[key] for key, attribute in semconv.REQUEST.items() if key in settings})
+            record.span.set_attributes(
+                {attribute: settings[key] for key, attribute in semconv.REQUEST.items() if key in settings}
+            )
             self._attributes(record, {semconv.INPUT_MESSAGES: record.input, semconv.TOOL_DEFINITIONS: record.tools})
 
     def on_llm_start(self, serialized: Any, prompts: list[str], *, run_id: UUID, **kwargs: Any) -> None:
-        self.on_chat_model_start(serialized, [[HumanMessage(content=prompt) for prompt in prompts]], run_id=run_id, **kwargs)
+        self.on_chat_model_start(
+            serialized, [[HumanMessage(content=prompt) for prompt in prompts]], run_id=run_id, **kwargs
+        )
 
     @guarded
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
@@ -233,10 +244,16 @@ class SpanHandler(GraphCallbackHandler):
     ) -> None:
         tool = (serialized or {}).get("name") or kwargs.get("name") or "tool"
         call_id = kwargs.get("tool_call_id")
-        start: dict[str, Any] = {semconv.OPERATION: semconv.EXECUTE_TOOL, semconv.TOOL_NAME: tool, semconv.TOOL_TYPE: "function"}
+        start: dict[str, Any] = {
+            semconv.OPERATION: semconv.EXECUTE_TOOL,
+            semconv.TOOL_NAME: tool,
+            semconv.TOOL_TYPE: "function",
+        }
         if call_id:
             start[semconv.TOOL_CALL_ID] = str(call_id)
-        record = self._start_leaf(ToolRecord, "tool", run_id, parent_run_id, f"{semconv.EXECUTE_TOOL} {tool}", start, tags, metadata)
+        record = self._start_leaf(
+            ToolRecord, "tool", run_id, parent_run_id, f"{semconv.EXECUTE_TOOL} {tool}", start, tags, metadata
+        )
         if record is None:
             return
         record.name, record.call_id = tool, str(call_id) if call_id else None
@@ -282,18 +299,29 @@ class SpanHandler(GraphCallbackHandler):
     def _start_root(self, run_id: UUID, parent_run_id: UUID | None, name: str, tags: Any, metadata: Any) -> RootRecord:
         source = self._source()
         facts = metadata or {}
-        # Inside a run that another handler records, the thread is that run's: joined to it, this dialogue would be told twice.
+        # Inside a run that another handler records, the thread is that run's: joined to it, this dialogue would be told
+        # twice.
         thread = None if parent_run_id is not None and _recorded(parent_run_id) else facts.get("thread_id")
         start: dict[str, Any] = {semconv.OPERATION: semconv.INVOKE_AGENT, semconv.AGENT_NAME: name}
         if thread is not None:
             start[semconv.CONVERSATION] = str(thread)
         around = otel_context.get_current() if source.attach else Context()
         started = time.time_ns()
-        span = source.tracer.start_span(f"{semconv.INVOKE_AGENT} {name}", context=around, attributes=start, start_time=started)
+        span = source.tracer.start_span(
+            f"{semconv.INVOKE_AGENT} {name}", context=around, attributes=start, start_time=started
+        )
         root = RootRecord(
-            kind="agent", run_id=run_id, name=name, root=None, parent=None, span=span, key=key_of(span),  # type: ignore[arg-type]
-            context=set_span_in_context(span, around), started=started, source=source,
-        )  # fmt: skip
+            kind="agent",
+            run_id=run_id,
+            name=name,
+            root=None,  # type: ignore[arg-type]
+            parent=None,
+            span=span,
+            key=key_of(span),
+            context=set_span_in_context(span, around),
+            started=started,
+            source=source,
+        )
         root.root = root
         root.thread = None if thread is None else str(thread)
         root.facts = attributes.caller_facts(facts, tags)
@@ -313,7 +341,8 @@ class SpanHandler(GraphCallbackHandler):
         tags: Any,
         metadata: Any,
     ) -> _Leaf | None:
-        """A span for a model or tool, None where it has one or its root has ended. One without a root (a bare model) gets its own."""
+        """A span for a model or tool, None where it has one or its root has ended. One without a root (a bare model)
+        gets its own."""
         if run_id in self._runs:
             return None
         parent = self._parent(parent_run_id)
@@ -325,10 +354,18 @@ class SpanHandler(GraphCallbackHandler):
         started = time.time_ns()
         span = source.tracer.start_span(name, context=parent.context, attributes=start, start_time=started)
         record = cls(
-            kind=kind, run_id=run_id, name=name, root=parent.root, parent=parent, span=span, key=key_of(span),
-            context=set_span_in_context(span, parent.context), started=started, in_tool=parent.in_tool or parent.kind == "tool",
+            kind=kind,
+            run_id=run_id,
+            name=name,
+            root=parent.root,
+            parent=parent,
+            span=span,
+            key=key_of(span),
+            context=set_span_in_context(span, parent.context),
+            started=started,
+            in_tool=parent.in_tool or parent.kind == "tool",
             attempt=(metadata or {}).get(GUARD_ATTEMPT),
-        )  # fmt: skip
+        )
         self._remember(record)
         if source.attach:
             record.token = otel_context.attach(record.context)
@@ -345,7 +382,8 @@ class SpanHandler(GraphCallbackHandler):
 
     def _end_leaf(self, record: Record) -> None:
         if record.token is not None:
-            # Not by opentelemetry.context.detach, which logs what is to be expected: end and start may lie in different contexts.
+            # Not by opentelemetry.context.detach, which logs what is to be expected: end and start may lie in different
+            # contexts.
             with contextlib.suppress(ValueError):
                 record.token.var.reset(record.token)
             record.token = None

@@ -1,4 +1,5 @@
-"""What models and tools tell LangChain's callbacks, read into our words; apart from `tracing` since every provider says it differently."""
+"""What models and tools tell LangChain's callbacks, read into our words; apart from `tracing` since every provider says
+it differently."""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ class Answer:
 
 
 class ToolSpecs:
-    """Reads the tools offered to a model; the last few lists are remembered, since an agent offers the same at every call."""
+    """Reads the tools offered to a model; the last few lists are remembered, since an agent offers the same at every
+    call."""
 
     def __init__(self, size: int = 64) -> None:
         self._size = size
@@ -66,7 +68,8 @@ class ToolSpecs:
 
 
 def read_request(params: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[str | None, dict[str, JSON]]:
-    """The model asked for and the sampling settings, from a chat model's invocation parameters and LangChain's facts about it."""
+    """The model asked for and the sampling settings, from a chat model's invocation parameters and LangChain's facts
+    about it."""
     model = params.get("model") or params.get("model_name") or facts.get("ls_model_name")
     extra = params.get("extra_body")
     sources = (params, extra, facts) if isinstance(extra, Mapping) else (params, facts)
@@ -81,7 +84,8 @@ def read_request(params: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[s
 
 
 def read_answer(response: LLMResult) -> tuple[BaseMessage | None, Answer]:
-    """The first generation's message and what its metadata tells: our contract's keys, else what OpenAI-like providers give."""
+    """The first generation's message and what its metadata tells: our contract's keys, else what OpenAI-like providers
+    give."""
     generation = response.generations[0][0] if response.generations and response.generations[0] else None
     if generation is None:
         return None, Answer()
@@ -105,7 +109,11 @@ def tool_answer(output: Any, call_id: str | None) -> tuple[JSON, str | None, str
     message = output
     if isinstance(output, Command):
         update = output.update if isinstance(output.update, Mapping) else {}
-        said = [item for item in update.get("messages") or () if isinstance(item, ToolMessage)] if isinstance(update, Mapping) else []
+        said = (
+            [item for item in update.get("messages") or () if isinstance(item, ToolMessage)]
+            if isinstance(update, Mapping)
+            else []
+        )
         message = next((item for item in said if item.tool_call_id == call_id), said[0] if said else None)
         if message is None:
             return plain(dict(update)) if update else None, None, call_id

@@ -1,7 +1,8 @@
-"""The messages of one run as the callbacks show them: converted once each, and numbered so that the same message is known again.
+"""The messages of one run as the callbacks show them: converted once each, and numbered so that the same message is
+known again.
 
-Apart from `langchain_messages` (which converts and forgets) since a dialogue is put together by recognising what was said before.
-"""
+Apart from `langchain_messages` (which converts and forgets) since a dialogue is put together by recognising what was
+said before."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage, RemoveMessage, convert_to_messages
 
 from cm2_agent.langchain_messages import from_langchain
-from cm2_agent.types.messages import Message
 from cm2_agent.types.json_values import canonical_json
+from cm2_agent.types.messages import Message
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,7 +56,8 @@ class Sayings:
         return [self.one(message) for message in messages if not isinstance(message, RemoveMessage)]
 
     def of_state(self, state: Any) -> list[Saying] | None:
-        """The `messages` of a graph's input or final state, in any form LangChain accepts; None where there are none."""
+        """The `messages` of a graph's input or final state, in any form LangChain accepts; None where there are
+        none."""
         value = state.get("messages") if isinstance(state, Mapping) else getattr(state, "messages", state)
         if isinstance(value, BaseMessage):
             value = [value]
@@ -73,7 +75,11 @@ def _signature(message: Message) -> Any:
     calls = tuple((call.id, call.name, None if call.id else _text(call.arguments)) for call in message.tool_calls)
     answers = tuple((part.id, None if part.id else _text(part.response)) for part in message.responses)
     known = len(message.tool_calls) + len(message.responses)
-    others = () if known + 1 >= len(message.parts) else tuple(str(part) for part in message.parts if part.type not in ("text", "reasoning"))
+    others = (
+        ()
+        if known + 1 >= len(message.parts)
+        else tuple(str(part) for part in message.parts if part.type not in ("text", "reasoning"))
+    )
     return message.role, message.text, calls, answers, others
 
 

@@ -1,10 +1,11 @@
-"""From the records of one root span to a Run: which messages this run added to the dialogue, and which call wrote which.
+"""From the records of one root span to a Run: which messages this run added to the dialogue, and which call wrote
+which.
 
-Apart from the recorder, which only gathers. Callbacks show every model call's input and answer, and a graph's first and last state if
-it has `messages`; neither shows what *this run* added: history may come from the caller or a checkpointer, prompts may be trimmed,
-rewritten or a side question. So the dialogue is grown call by call: what stands in the state before a call's answer (or, where the state
-doesn't show the answer, in the call's own input) after the last message already known is new.
-"""
+Apart from the recorder, which only gathers. Callbacks show every model call's input and answer, and a graph's first and
+last state if it has `messages`; neither shows what *this run* added: history may come from the caller or a
+checkpointer, prompts may be trimmed, rewritten or a side question. So the dialogue is grown call by call: what stands
+in the state before a call's answer (or, where the state doesn't show the answer, in the call's own input) after the
+last message already known is new."""
 
 from __future__ import annotations
 
@@ -13,9 +14,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cm2_agent.types.messages import Message, ToolCallResponse
-from cm2_agent.tracing.span_records import ChatRecord, Record, RootRecord, ToolRecord, run_status
 from cm2_agent.tracing.message_index import Saying
+from cm2_agent.tracing.span_records import ChatRecord, Record, RootRecord, ToolRecord, run_status
+from cm2_agent.types.messages import Message, ToolCallResponse
 from cm2_agent.types.run_attributes import GUARD, GUARD_OUTCOME
 from cm2_agent.types.trace import Failure, ModelCall, Run, ToolRun
 
@@ -34,7 +35,9 @@ def assemble(root: RootRecord) -> Run:
     tools = [record for record in records if isinstance(record, ToolRecord)]
     unsaid = _rejected(root)
     on_line = [chat for chat in chats if not chat.in_tool and chat.attempt not in unsaid]
-    messages, written = _Dialogue(root, on_line, [tool for tool in tools if not tool.in_tool and tool.attempt not in unsaid]).run()
+    messages, written = _Dialogue(
+        root, on_line, [tool for tool in tools if not tool.in_tool and tool.attempt not in unsaid]
+    ).run()
     status = run_status(root)
     return Run(
         id=f"{root.key[0]:032x}{root.key[1]:016x}",
@@ -56,26 +59,53 @@ def _model_call(chat: ChatRecord, message: int | None) -> ModelCall:
     given = tuple(saying.message for saying in chat.input)
     if answer is None:
         return ModelCall(
-            span_id=chat.span_id, model=chat.model, input=given, tools=chat.tools, sampling=chat.settings, error=chat.error or "no answer",
-            started=chat.started, ended=chat.ended,
-        )  # fmt: skip
+            span_id=chat.span_id,
+            model=chat.model,
+            input=given,
+            tools=chat.tools,
+            sampling=chat.settings,
+            error=chat.error or "no answer",
+            started=chat.started,
+            ended=chat.ended,
+        )
     return ModelCall(
-        span_id=chat.span_id, model=answer.model or chat.model, model_version=answer.model_version, input=given,
-        output=None if chat.output is None else chat.output.message, tools=chat.tools, prompt_ids=answer.prompt_ids,
-        completion_ids=answer.completion_ids, logprobs=answer.logprobs, sampling={**chat.settings, **answer.sampling}, usage=answer.usage,
-        finish_reason=answer.finish_reason, error=chat.error, message=message, started=chat.started, ended=chat.ended,
-    )  # fmt: skip
+        span_id=chat.span_id,
+        model=answer.model or chat.model,
+        model_version=answer.model_version,
+        input=given,
+        output=None if chat.output is None else chat.output.message,
+        tools=chat.tools,
+        prompt_ids=answer.prompt_ids,
+        completion_ids=answer.completion_ids,
+        logprobs=answer.logprobs,
+        sampling={**chat.settings, **answer.sampling},
+        usage=answer.usage,
+        finish_reason=answer.finish_reason,
+        error=chat.error,
+        message=message,
+        started=chat.started,
+        ended=chat.ended,
+    )
 
 
 def _tool_run(tool: ToolRecord) -> ToolRun:
     return ToolRun(
-        span_id=tool.span_id, name=tool.name, call_id=tool.call_id, arguments=tool.arguments, result=tool.result, error=tool.error,
-        backend=tool.backend, fault=tool.fault, started=tool.started, ended=tool.ended,
-    )  # fmt: skip
+        span_id=tool.span_id,
+        name=tool.name,
+        call_id=tool.call_id,
+        arguments=tool.arguments,
+        result=tool.result,
+        error=tool.error,
+        backend=tool.backend,
+        fault=tool.fault,
+        started=tool.started,
+        ended=tool.ended,
+    )
 
 
 def _failure(root: RootRecord, records: Sequence[Record]) -> Failure:
-    """What the run died of: the model's or the tool's doing if the same exception (or one it was raised from) left such a span first."""
+    """What the run died of: the model's or the tool's doing if the same exception (or one it was raised from) left such
+    a span first."""
     error = root.raised
     chain: list[BaseException] = []
     while error is not None and len(chain) < 20 and not any(error is known for known in chain):
@@ -90,7 +120,8 @@ def _failure(root: RootRecord, records: Sequence[Record]) -> Failure:
 
 
 def _rejected(root: RootRecord) -> set[str]:
-    """The attempts of a guarded turn that never entered the dialogue. Of a blocked turn the last did, but for its reply."""
+    """The attempts of a guarded turn that never entered the dialogue. Of a blocked turn the last did, but for its
+    reply."""
     told = root.facts.get(GUARD) or ()
     rejected = [str(attempt["attempt"]) for attempt in told]
     return set(rejected[:-1] if root.facts.get(GUARD_OUTCOME) == "blocked" else rejected)
@@ -120,7 +151,9 @@ class _Dialogue:
     def run(self) -> tuple[list[Message], dict[int, int]]:
         """The messages, and for the identity of each call's record the index of the message it wrote."""
         added = [entry for entry in self.entries if entry.added]
-        return [entry.saying.message for entry in added], {id(entry.call): i for i, entry in enumerate(added) if entry.call is not None}
+        return [entry.saying.message for entry in added], {
+            id(entry.call): i for i, entry in enumerate(added) if entry.call is not None
+        }
 
     def _from_calls(self) -> None:
         positions = self._positions()
@@ -140,7 +173,8 @@ class _Dialogue:
                 self._add(self.state[after:])
 
     def _positions(self) -> dict[int, int]:
-        """For each call whose answer became part of the dialogue: where it stands in the final state, -1 if only later prompts show it."""
+        """For each call whose answer became part of the dialogue: where it stands in the final state, -1 if only later
+        prompts show it."""
         if self.state is None:
             return {}
         by_id = {saying.id: place for place, saying in enumerate(self.state) if saying.id}
@@ -171,7 +205,9 @@ class _Dialogue:
 
     def _assistants(self, taken: set[int]) -> Iterable[int]:
         state = self.state or ()
-        return (i for i in range(self.state_start, len(state)) if i not in taken and state[i].message.role == "assistant")
+        return (
+            i for i in range(self.state_start, len(state)) if i not in taken and state[i].message.role == "assistant"
+        )
 
     def _resume(self, base: Sequence[Saying], chats: Sequence[ChatRecord]) -> None:
         """What the interrupted run left in the state is known; it has told it."""
@@ -205,7 +241,8 @@ class _Dialogue:
                 self._append(saying, added=role != "tool" or self._answered_here(saying))
 
     def _answered_here(self, saying: Saying) -> bool:
-        """Whether a tool's answer before the first call is this run's: an interrupted run leaves its answers to the run that resumes."""
+        """Whether a tool's answer before the first call is this run's: an interrupted run leaves its answers to the run
+        that resumes."""
         return self.root.resumed or any(part.id in self.ran for part in saying.message.responses)
 
     def _extend(self, shown: Sequence[Saying], fork_is_new: bool) -> None:
@@ -238,14 +275,17 @@ class _Dialogue:
         self.entries[-1].call = chat
 
     def _without_calls(self) -> None:
-        """No model was called: what the state shows from this run's input on, or after the first answer of a tool that ran here."""
+        """No model was called: what the state shows from this run's input on, or after the first answer of a tool that
+        ran here."""
         shown = self.state or []
         if self.entries:
             self._extend(shown, fork_is_new=False)
             return
         start = _find_block(shown, self.given) if self.given else None
         if start is None:
-            ours = (i for i, saying in enumerate(shown) if any(part.id in self.ran for part in saying.message.responses))
+            ours = (
+                i for i, saying in enumerate(shown) if any(part.id in self.ran for part in saying.message.responses)
+            )
             start = next(ours, None)
         if start is None:
             shown, start = (self.given, 0) if self.given else (shown, len(shown))
@@ -254,7 +294,8 @@ class _Dialogue:
         self._add(shown[start:])
 
     def _pending_answers(self) -> None:
-        """Answers that no later prompt or state shows, because the run ended first; each goes behind the message that asked for it.
+        """Answers that no later prompt or state shows, because the run ended first; each goes behind the message that
+        asked for it.
 
         Some models give the same ids again and again: the n-th call of an id is answered by its n-th execution.
         """
@@ -272,7 +313,11 @@ class _Dialogue:
             for call in block[0].saying.message.tool_calls if block[0].added else ():
                 if call.id is None:
                     continue
-                done = [tool for tool in executed.get(call.id, ())[asked[call.id] :] if tool.error is None and not tool.interrupted]
+                done = [
+                    tool
+                    for tool in executed.get(call.id, ())[asked[call.id] :]
+                    if tool.error is None and not tool.interrupted
+                ]
                 asked[call.id] += 1
                 if done and call.id not in shown:
                     response = ToolCallResponse(id=call.id, response=done[0].result)
@@ -321,7 +366,8 @@ def _find_block(shown: Sequence[Saying], block: Sequence[Saying]) -> int | None:
 
 
 def _rewritten(answer: Message, kept: Message) -> bool:
-    """Whether a message of the state is an answer that some node changed: the same calls, or one text within the other."""
+    """Whether a message of the state is an answer that some node changed: the same calls, or one text within the
+    other."""
     asked = [call.id for call in answer.tool_calls if call.id]
     if asked or kept.tool_calls:
         return bool(asked) and asked == [call.id for call in kept.tool_calls]

@@ -1,4 +1,5 @@
-"""Every span attribute name we write or read, in one file, since the GenAI conventions are in development and still move.
+"""Every span attribute name we write or read, in one file, since the GenAI conventions are in development and still
+move.
 
 Names and values follow the OpenTelemetry semantic conventions for generative AI as of `CONVENTIONS`
 (https://opentelemetry.io/docs/specs/semconv/gen-ai/); `cm2.*` is ours, for what the conventions have no name for.
@@ -9,7 +10,8 @@ from __future__ import annotations
 from typing import Final
 
 CONVENTIONS: Final = "1.44.0"
-"""The release of the semantic conventions that the names below were taken from; stamped on every span's instrumentation scope."""
+"""The release of the semantic conventions that the names below were taken from; stamped on every span's instrumentation
+scope."""
 SCHEMA_URL: Final = f"https://opentelemetry.io/schemas/{CONVENTIONS}"
 
 OPERATION: Final = "gen_ai.operation.name"

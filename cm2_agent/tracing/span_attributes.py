@@ -12,22 +12,29 @@ from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cm2_agent.langchain_messages import plain
 from cm2_agent.tracing import semconv
 from cm2_agent.tracing.llm_results import Answer
-from cm2_agent.langchain_messages import plain
+from cm2_agent.tracing.message_index import Saying
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import ToolSpec
-from cm2_agent.tracing.message_index import Saying
 from cm2_agent.types.run_attributes import TOOL_BACKEND, TOOL_FAULT
 
 __all__ = ["decode_ids", "decode_logprobs", "encode_ids", "encode_logprobs"]
 
 _LONGEST = 500
-# What must not be stored with an error: keys by their well-known beginnings, credentials by the word before them, passwords in addresses.
+# What must not be stored with an error: keys by their well-known beginnings, credentials by the word before them,
+# passwords in addresses.
 _SECRETS = (
-    (re.compile(r"\b(sk|pk|rk|gh[pos]|github_pat|glpat|hf|xox[abprs]|AKIA|AIza)([-_]?)[A-Za-z0-9_*.-]{8,}"), r"\1\2***"),
+    (
+        re.compile(r"\b(sk|pk|rk|gh[pos]|github_pat|glpat|hf|xox[abprs]|AKIA|AIza)([-_]?)[A-Za-z0-9_*.-]{8,}"),
+        r"\1\2***",
+    ),
     (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}"), r"\1 ***"),
-    (re.compile(r"(?i)\b(api[-_ ]?key|token|secret|password|passwd|authorization)(\"?\s*[=:]\s*\"?)[^\s,;\"'&]+"), r"\1\2***"),
+    (
+        re.compile(r"(?i)\b(api[-_ ]?key|token|secret|password|passwd|authorization)(\"?\s*[=:]\s*\"?)[^\s,;\"'&]+"),
+        r"\1\2***",
+    ),
     (re.compile(r"://[^/\s:@]{1,200}:[^/\s@]{1,200}@"), "://***@"),
 )
 # LangChain's and LangGraph's own metadata: facts about the machinery, not about the run.
@@ -82,7 +89,9 @@ def told(error: BaseException) -> str:
 
 def is_cancel(error: BaseException) -> bool:
     """Whether somebody outside ended the run, rather than the run itself."""
-    return isinstance(error, asyncio.CancelledError | concurrent.futures.CancelledError | GeneratorExit | KeyboardInterrupt)
+    return isinstance(
+        error, asyncio.CancelledError | concurrent.futures.CancelledError | GeneratorExit | KeyboardInterrupt
+    )
 
 
 def caller_facts(metadata: Mapping[str, Any], tags: Sequence[str] | None) -> dict[str, JSON]:
@@ -99,7 +108,9 @@ def caller_facts(metadata: Mapping[str, Any], tags: Sequence[str] | None) -> dic
 def flat(facts: Mapping[str, JSON]) -> dict[str, Any]:
     """Facts as span attributes: ours under their names, the caller's under `cm2.metadata.`; structures as JSON."""
     return {
-        key if key.startswith("cm2.") else f"cm2.metadata.{key}": value if isinstance(value, _SIMPLE) else json.dumps(value)
+        key if key.startswith("cm2.") else f"cm2.metadata.{key}": value
+        if isinstance(value, _SIMPLE)
+        else json.dumps(value)
         for key, value in facts.items()
         if value is not None
     }
@@ -136,7 +147,12 @@ def as_json(value: Any) -> str:
         return value
     if isinstance(value, list | tuple):
         value = [
-            item.message.to_json() if isinstance(item, Saying) else item.to_json() if isinstance(item, ToolSpec) else item for item in value
+            item.message.to_json()
+            if isinstance(item, Saying)
+            else item.to_json()
+            if isinstance(item, ToolSpec)
+            else item
+            for item in value
         ]
     return json.dumps(value, ensure_ascii=False)
 

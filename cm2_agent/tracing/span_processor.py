@@ -1,8 +1,7 @@
 """Spans in: the span processor that gathers what our handler wrote, and hands over a Run when a root span has ended.
 
-Apart from `tracing`, which writes the spans. In process a span brings its messages and token ids along as a record beside it, found by
-(trace id, span id). `capture` joins the two; it is what `watch` and the runner use.
-"""
+Apart from `tracing`, which writes the spans. In process a span brings its messages and token ids along as a record
+beside it, found by (trace id, span id). `capture` joins the two; it is what `watch` and the runner use."""
 
 from __future__ import annotations
 
@@ -18,13 +17,13 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, Tra
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
+from cm2_agent.incidents import Incidents
 from cm2_agent.tracing import semconv
+from cm2_agent.tracing.handler import SpanHandler
 from cm2_agent.tracing.run_builder import assemble
 from cm2_agent.tracing.span_attributes import decode_ids, decode_logprobs, encode_ids, encode_logprobs
-from cm2_agent.incidents import Incidents
 from cm2_agent.tracing.span_records import Key, Record, Source
 from cm2_agent.types.trace import Run
-from cm2_agent.tracing.handler import SpanHandler
 
 __all__ = ["Recorder", "capture", "content_allowed", "decode_ids", "decode_logprobs", "encode_ids", "encode_logprobs"]
 
@@ -48,7 +47,8 @@ class Recorder(SpanProcessor):
 
 
 class _Ids(IdGenerator):
-    """Ids from the operating system: the SDK's own draw from `random`, which an application may seed, and would then repeat."""
+    """Ids from the operating system: the SDK's own draw from `random`, which an application may seed, and would then
+    repeat."""
 
     def generate_span_id(self) -> int:
         return int.from_bytes(os.urandom(8)) or 1
@@ -88,24 +88,25 @@ def capture(
     tokens: bool = False,
     incidents: Incidents | None = None,
 ) -> BaseCallbackHandler:
-    """A LangChain callback handler that calls `on_run` once for every root run, when it has ended, in the thread where it ended.
+    """A LangChain callback handler that calls `on_run` once for every root run, when it has ended, in the thread where
+    it ended.
 
-    The spans go to `provider`; by default to the OpenTelemetry SDK provider that the application has installed (looked up at every
-    root, so it may be installed later), whose exporters then see them and whose current span is their parent; else to a private one that
-    exports nothing.
+    The spans go to `provider`; by default to the OpenTelemetry SDK provider that the application has installed (looked
+    up at every root, so it may be installed later), whose exporters then see them and whose current span is their
+    parent; else to a private one that exports nothing.
 
-    `content`: whether messages, tool arguments and results stand on the spans as JSON. Default: not with the private provider (nobody
-    reads them; the Run has them in any case), yes with another, unless the environment variable
-    OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT says false, no_content or event_only. `tokens`: say True only where the provider
-    exports to another CM2 collector; token ids and logprobs then stand on the chat spans as base64 (`encode_ids`, `encode_logprobs`).
-    Foreign exporters never get them.
+    `content`: whether messages, tool arguments and results stand on the spans as JSON. Default: not with the private
+    provider (nobody reads them; the Run has them in any case), yes with another, unless the environment variable
+    OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT says false, no_content or event_only. `tokens`: say True only
+    where the provider exports to another CM2 collector; token ids and logprobs then stand on the chat spans as base64
+    (`encode_ids`, `encode_logprobs`). Foreign exporters never get them.
 
     Known limit, LangChain's own: a model or tool that is invoked inside a node with callbacks of its own in its config
-    (`config={"callbacks": [other]}` rather than the node's config passed on) loses the inherited handlers, and is not seen.
+    (`config={"callbacks": [other]}` rather than the node's config passed on) loses the inherited handlers, and is not
+    seen.
 
-    A run that a sampler drops is recorded all the same: sampling decides what is exported. An `on_run` that raises is counted in
-    `incidents` and logged once; the user's call never sees it.
-    """
+    A run that a sampler drops is recorded all the same: sampling decides what is exported. An `on_run` that raises is
+    counted in `incidents` and logged once; the user's call never sees it."""
     problems = incidents if incidents is not None else Incidents()
     sources: weakref.WeakKeyDictionary[TracerProvider, Source] = weakref.WeakKeyDictionary()
 
@@ -147,5 +148,3 @@ def capture(
 def content_allowed() -> bool:
     """Whether what was said may leave with the telemetry, by the conventions' environment variable."""
     return os.environ.get(_CONTENT, "").strip().lower() not in ("false", "no_content", "event_only")
-
-

@@ -1,5 +1,5 @@
-"""What goes beside a span in process: its record, with messages as objects and token ids; apart from the handler that writes and the
-recorder that reads them."""
+"""What goes beside a span in process: its record, with messages as objects and token ids; apart from the handler that
+writes and the recorder that reads them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from opentelemetry.trace import Span, Tracer
 
 from cm2_agent.tracing import span_attributes as attributes
 from cm2_agent.tracing.llm_results import Answer
+from cm2_agent.tracing.message_index import Saying, Sayings
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import ToolSpec
-from cm2_agent.tracing.message_index import Saying, Sayings
 
 Key = tuple[int, int]
 """(trace id, span id)."""
@@ -24,7 +24,8 @@ Key = tuple[int, int]
 
 @dataclass(slots=True, eq=False)
 class Record:
-    """What one span says, with what goes beside it. `key` is that of the span, drawn anew where a sampler dropped it."""
+    """What one span says, with what goes beside it. `key` is that of the span, drawn anew where a sampler dropped
+    it."""
 
     kind: Literal["agent", "chat", "tool"]
     run_id: UUID
@@ -74,8 +75,8 @@ class ToolRecord(Record):
 
 @dataclass(slots=True, eq=False)
 class RootRecord(Record):
-    """A root: one invocation of a graph. `given` and `state` are the messages in its input and in its final state, where there are any;
-    `base` those of the state that a resumed run found, as its first node was shown it."""
+    """A root: one invocation of a graph. `given` and `state` are the messages in its input and in its final state,
+    where there are any; `base` those of the state that a resumed run found, as its first node was shown it."""
 
     source: Source = field(kw_only=True)
     sayings: Sayings = field(default_factory=Sayings)
@@ -93,9 +94,9 @@ class RootRecord(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where a root's spans are made, and who is told. `beside` is where the span processor looks up what goes beside a span; `done` is
-    called by it with the record of every ended span (by the handler itself where a sampler dropped the span). `attach` makes the spans of
-    models and tools current, so that the application's own spans nest in them."""
+    """Where a root's spans are made, and who is told. `beside` is where the span processor looks up what goes beside a
+    span; `done` is called by it with the record of every ended span (by the handler itself where a sampler dropped the
+    span). `attach` makes the spans of models and tools current, so that the application's own spans nest in them."""
 
     tracer: Tracer
     beside: MutableMapping[Key, Record]

@@ -1,5 +1,5 @@
-"""Checks as data, `{called: get_order}` and its siblings: what may be written; apart from rewards/checks.py, which runs them, so that a
-checklist is refused when it is read and not when it is first scored.
+"""Checks as data, `{called: get_order}` and its siblings: what may be written; apart from rewards/checks.py, which runs
+them, so that a checklist is refused when it is read and not when it is first scored.
 
 | check | true when |
 |---|---|
@@ -11,7 +11,7 @@ checklist is refused when it is read and not when it is first scored.
 | `{no_tool_error: true}`, a TOOL or a list | no call (of these tools) in the whole scope came back as an error |
 | `{replied: true}` | the user was told something: a step with text and no tool call |
 | `{reply_matches: PATTERN}` | a reply of the scope so far holds a match of the RE2 pattern (linear time; `(?i)` ignores case) |
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ class Called(CheckData):
         for name, value in wanted.items():
             if isinstance(value, Mapping) and set(value) == {"from"} and value["from"] not in ("user", "tool"):
                 raise ValueError(
-                    f"{name}: from is {value['from']!r}; expected user (said in a user message so far) or tool (told by an earlier step)"
+                    f"{name}: from is {value['from']!r}; expected user (said in a user message so far) or tool (told by"
+                    " an earlier step)"
                 )
         return wanted
 
@@ -123,8 +124,8 @@ FORMS: dict[str, type[Parsed]] = {
 
 
 def parse_check(data: Mapping[str, JSON]) -> Parsed:
-    """Read a check written as data. Raises ChecklistError: an unknown check or key (with those allowed), a value of the wrong type, an
-    impossible check, a pattern that RE2 does not read."""
+    """Read a check written as data. Raises ChecklistError: an unknown check or key (with those allowed), a value of the
+    wrong type, an impossible check, a pattern that RE2 does not read."""
     named = [name for name in FORMS if name in data]
     if len(named) != 1:
         what = "none of the known checks" if not named else f"several checks ({', '.join(named)})"
@@ -136,7 +137,9 @@ def parse_check(data: Mapping[str, JSON]) -> Parsed:
         detail = error.errors(include_url=False)[0]
         allowed = ", ".join(spec.alias or name for name, spec in form.model_fields.items())
         if detail["type"] == "extra_forbidden":
-            raise ChecklistError(f"the check {named[0]} has an unknown key {detail['loc'][-1]!r}; allowed: {allowed}") from error
+            raise ChecklistError(
+                f"the check {named[0]} has an unknown key {detail['loc'][-1]!r}; allowed: {allowed}"
+            ) from error
         place = ".".join(str(part) for part in detail["loc"]) or named[0]
         message = str(detail["msg"]).removeprefix("Value error, ")
         given = dict(data).get(named[0])
@@ -144,7 +147,8 @@ def parse_check(data: Mapping[str, JSON]) -> Parsed:
 
 
 def compile_pattern(pattern: str) -> Any:
-    """The compiled RE2 pattern (a search takes time linear in the text). Raises ValueError where RE2 does not read it."""
+    """The compiled RE2 pattern (a search takes time linear in the text). Raises ValueError where RE2 does not read
+    it."""
     import re2
 
     options = re2.Options()
@@ -155,5 +159,6 @@ def compile_pattern(pattern: str) -> Any:
         reason = error.args[0] if error.args else error
         text = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
         raise ValueError(
-            f"the pattern {pattern!r} is not RE2 syntax: {text}; look-around and back-references do not exist there (they are not linear)"
+            f"the pattern {pattern!r} is not RE2 syntax: {text}; look-around and back-references do not exist there"
+            " (they are not linear)"
         ) from error

@@ -1,199 +1,18 @@
-"""What it is worth: items and the checklist they form (method.md §2). A check is data or a function; rewards/ resolves it."""
+"""What it is worth: items and the checklist they form (method.md §2). A check is data or a function; rewards/ resolves
+it."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from cm2_agent.errors import ChecklistError
+from cm2_agent.types.checklist_item import CheckFunction, ChecklistModel, Item
+from cm2_agent.types.checklist_rules import problems
 from cm2_agent.types.json_values import JSON, content_hash
-
-if TYPE_CHECKING:
-    from cm2_agent.types.view import View
-
-CheckFunction: TypeAlias = "Callable[[View], bool]"
-Check: TypeAlias = "str | Mapping[str, JSON] | CheckFunction"
-"""A function of a view, a function's name, or data such as `{"called": "get_order"}`."""
-Scope: TypeAlias = int | Literal["each", "trace"]
-Kind: TypeAlias = Literal["reach", "hold", "avoid"]
-FocusOn: TypeAlias = Literal["assistant.tool_calls", "assistant.reasoning", "assistant.reply", "tool.content"]
-Facet: TypeAlias = Literal["behavioral_intent", "tool_usage", "reasoning", "context", "error_recovery"]
-Level: TypeAlias = Literal["task", "action", "parameter"]
-
-ENDS_DECIDED = ("never_called", "only_called", "at_most", "no_tool_error")
-"""Checks that are decided at the end of their scope by themselves; giving them a kind is an error."""
-
-
-class EvidenceModel(BaseModel):
-    """A pointer into the reference that an item was written from."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-    turn: int = Field(ge=0)
-    step: int = Field(ge=0)
-    source: FocusOn | Literal["user"] = Field(alias="from")
-    snippet: str
-
-
-class ItemModel(BaseModel):
-    """One item as YAML and JSON write it: every key there is; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-
-    id: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_.:\-]+$")
-    question: str | None = Field(default=None, description="A yes/no question to a judge.")
-    check: str | dict[str, Any] | None = Field(default=None, description="A named function, or a check as data: {called: get_order}.")
-    turn: Annotated[int, Field(strict=True)] | Literal["each", "trace"] = Field(
-        default="each", description="0-based turn, each (default), or trace."
-    )
-    kind: Kind | None = Field(default=None, description="reach (default), hold or avoid.")
-    pass_condition: str | None = None
-    failure_examples: tuple[str, ...] = ()
-    focus_on: FocusOn | None = None
-    evidence: tuple[EvidenceModel, ...] = ()
-    required_for_next_turn: bool = False
-    depends_on: tuple[str, ...] = ()
-    weight: float = Field(default=1.0, ge=0, allow_inf_nan=False, description="Relative; normalised within a turn.")
-    facet: Facet | None = None
-    level: Level | None = None
-    part_of: str | None = None
-
-
-class ChecklistModel(BaseModel):
-    """A checklist as YAML and JSON write it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str = Field(min_length=1)
-    version: int = Field(default=1, ge=1)
-    include: tuple[str | dict[str, dict[str, Any]], ...] = ()
-    items: tuple[ItemModel, ...] = ()
-
-
-@dataclass(frozen=True, init=False)
-class Item:
-    """One binary criterion: a yes/no `question` for a judge, or a programmatic `check`.
-
-    `turn`: 0-based, `"each"` (copied into every turn) or `"trace"` (the closing block). `kind`: `reach` is true from the first step at
-    which it holds; `hold` must be true when its scope ends; `avoid` must never be violated (its question's *yes* is the violation).
-    `weight` is relative, ≥ 0. `depends_on` names `reach` items of the same scope that must be satisfied *before* this one can pay.
-
-    >>> Item("cancelled", check={"called": "cancel_order"}, turn=1).kind
-    'reach'
-    """
-
-    id: str
-    question: str | None
-    check: Check | None
-    turn: Scope
-    kind: Kind
-    pass_condition: str | None
-    failure_examples: tuple[str, ...]
-    focus_on: FocusOn | None
-    evidence: tuple[Mapping[str, JSON], ...]
-    required_for_next_turn: bool
-    depends_on: tuple[str, ...]
-    weight: float
-    facet: Facet | None
-    level: Level | None
-    part_of: str | None
-
-    def __init__(
-        self,
-        id: str,
-        question: str | None = None,
-        *,
-        check: Check | None = None,
-        turn: Scope = "each",
-        kind: Kind | None = None,
-        pass_condition: str | None = None,
-        failure_examples: Sequence[str] = (),
-        focus_on: FocusOn | None = None,
-        evidence: Sequence[Mapping[str, JSON]] = (),
-        required_for_next_turn: bool = False,
-        depends_on: Sequence[str] = (),
-        weight: float = 1.0,
-        facet: Facet | None = None,
-        level: Level | None = None,
-        part_of: str | None = None,
-    ) -> None:
-        """Raises ChecklistError where a field is not what it must be."""
-        function = check if callable(check) else None
-        given: dict[str, Any] = {
-            "id": id, "question": question, "turn": turn, "kind": kind, "pass_condition": pass_condition,
-            "check": function.__name__ if function is not None else check, "failure_examples": tuple(failure_examples),
-            "focus_on": focus_on, "evidence": tuple(evidence), "required_for_next_turn": required_for_next_turn,
-            "depends_on": tuple(depends_on), "weight": weight, "facet": facet, "level": level, "part_of": part_of,
-        }  # fmt: skip
-        try:
-            model = ItemModel.model_validate(given)
-        except ValidationError as error:
-            detail = error.errors(include_url=False)[0]
-            place = ".".join(map(str, detail["loc"]))
-            raise ChecklistError(f"item {id!r}: {place}: {detail['msg']} (given {detail['input']!r})") from error
-        self._set(model, function)
-
-    @classmethod
-    def from_model(cls, model: ItemModel) -> Item:
-        item = cls.__new__(cls)
-        item._set(model, None)
-        return item
-
-    @classmethod
-    def from_function(cls, function: CheckFunction) -> Item:
-        """A bare function is an item too: its id is its name, its question its docstring's first line."""
-        doc = inspect.getdoc(function)
-        return cls(function.__name__, doc.split("\n")[0] if doc else None, check=function)
-
-    def _set(self, model: ItemModel, function: CheckFunction | None) -> None:
-        if isinstance(model.turn, int) and model.turn < 0:
-            raise ChecklistError(f"item {model.id!r}: turn is {model.turn}; expected 0 or more, each, or trace")
-        if model.check is None and not model.question:
-            raise ChecklistError(f"item {model.id!r} has neither a question nor a check; give one (a question needs a judge)")
-        if isinstance(model.check, dict) and model.kind is not None and any(name in model.check for name in ENDS_DECIDED):
-            raise ChecklistError(
-                f"item {model.id!r}: kind {model.kind} with the check {model.check}; {', '.join(ENDS_DECIDED)} are decided at the end by "
-                "themselves; leave the kind out"
-            )
-        ends_decided = isinstance(model.check, dict) and any(name in model.check for name in ENDS_DECIDED)
-        values = {name: getattr(model, name) for name in ItemModel.model_fields}
-        values["kind"] = model.kind or ("hold" if ends_decided else "reach")
-        values["check"] = function if function is not None else model.check
-        values["evidence"] = tuple(pointer.model_dump(mode="json", by_alias=True) for pointer in model.evidence)
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
-
-    def bound(self, functions: Mapping[str, CheckFunction]) -> Item:
-        """The item with its check's name replaced by the function of that name, where it has one."""
-        if isinstance(self.check, str) and self.check in functions:
-            item = Item.__new__(Item)
-            for name in ItemModel.model_fields:
-                object.__setattr__(item, name, getattr(self, name))
-            object.__setattr__(item, "check", functions[self.check])
-            return item
-        return self
-
-    def to_json(self) -> dict[str, JSON]:
-        """The item as YAML writes it, without keys at their default; a function is written by its name."""
-        out: dict[str, JSON] = {"id": self.id}
-        for name, spec in ItemModel.model_fields.items():
-            value = getattr(self, name)
-            if name == "kind" and isinstance(self.check, Mapping) and any(key in self.check for key in ENDS_DECIDED):
-                continue
-            if name in {"id"} or value == spec.default or (name == "kind" and value == "reach"):
-                continue
-            out[name] = value.__name__ if callable(value) else list(value) if isinstance(value, tuple) else value
-        return out
-
-    @property
-    def source(self) -> str | None:
-        """The source of the item's function, for the hash; None for an item without one."""
-        return function_source(self.check) if callable(self.check) else None
 
 
 @dataclass(frozen=True, init=False)
@@ -213,20 +32,21 @@ class Checklist:
     by_id: Mapping[str, Item] = field(repr=False, compare=False)
 
     def __init__(self, *items: Item | CheckFunction, name: str = "checklist", version: int = 1) -> None:
-        """Raises ChecklistError: duplicate ids, missing or cyclic dependencies, dependencies out of scope or that can never pay, weights
-        of a turn that are all 0, a strict item in the closing block."""
+        """Raises ChecklistError: duplicate ids, missing or cyclic dependencies, dependencies out of scope or that can
+        never pay, weights of a turn that are all 0, a strict item in the closing block."""
         made = tuple(item if isinstance(item, Item) else Item.from_function(item) for item in items)
         object.__setattr__(self, "items", made)
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "version", version)
         object.__setattr__(self, "by_id", {item.id: item for item in made})
-        from cm2_agent.types.checklist import validate
-
-        validate(self)
+        found = problems(made)
+        if found:
+            raise ChecklistError(f"checklist {name!r}: " + "\n".join(problem.message for problem in found))
 
     @classmethod
     def from_model(cls, model: ChecklistModel) -> Checklist:
-        """Shipped libraries (`include: [cm2:…]`) are put before the items; local ones need a file to be relative to: `load_checklist`."""
+        """Shipped libraries (`include: [cm2:…]`) are put before the items; local ones need a file to be relative to:
+        `load_checklist`."""
         if model.include:
             from cm2_agent.types.checklist_library import included
 
@@ -252,7 +72,9 @@ class Checklist:
     @cached_property
     def hash(self) -> str:
         """SHA-256 over everything, the functions' sources too (house.md §4)."""
-        return content_hash({**self.to_json(), "sources": {item.id: item.source for item in self.items if item.source is not None}})
+        return content_hash(
+            {**self.to_json(), "sources": {item.id: item.source for item in self.items if item.source is not None}}
+        )
 
     def of_turn(self, turn: int) -> tuple[Item, ...]:
         """The items of a turn: its own and those of `each`, in the checklist's order."""
@@ -275,15 +97,4 @@ class Checklist:
         return Checklist(*items, name=self.name, version=self.version)
 
 
-def function_source(function: Callable[..., Any]) -> str:
-    """The function's source text; its compiled code and constants where no source is to be had (an interactive session)."""
-    try:
-        return inspect.getsource(function)
-    except (OSError, TypeError):
-        code = getattr(function, "__code__", None)
-        if code is None:
-            raise ChecklistError(f"check {function!r} has neither source nor code to hash; give a plain Python function") from None
-        return f"{code.co_code.hex()} {code.co_consts!r} {code.co_names!r}"
-
-
-__all__ = ["Check", "CheckFunction", "Checklist", "ChecklistModel", "Item", "ItemModel", "function_source"]
+__all__ = ["Checklist"]

@@ -1,13 +1,15 @@
-"""What a checklist must obey as a whole (method.md §2): ids, scopes, dependencies that can pay, weights; apart from the words themselves.
+"""What a checklist must obey as a whole (method.md §2): ids, scopes, dependencies that can pay, weights; apart from the
+words themselves.
 
-**Dependencies that can never pay.** Eq. 2 pays an item only where its prerequisites were satisfied in an *earlier* step. Refused is what
-follows from the two items alone, whatever the agent does; nothing is guessed:
+**Dependencies that can never pay.** Eq. 2 pays an item only where its prerequisites were satisfied in an *earlier*
+step. Refused is what follows from the two items alone, whatever the agent does; nothing is guessed:
 
 - the same check twice: both turn true in the same step;
-- two calls of the same tool of which one's `with` contains the other's: the call that satisfies the narrower one satisfies both. (A call
-  with other arguments could come first, but an agent that calls the tool rightly at once would never be paid.) Calls told apart by
-  their arguments are two calls and may depend on each other;
-- "calls X", then "X returned Y": a call and its result are one step. A question speaks of X where X is the only tool it names;
+- two calls of the same tool of which one's `with` contains the other's: the call that satisfies the narrower one
+  satisfies both. (A call with other arguments could come first, but an agent that calls the tool rightly at once would
+  never be paid.) Calls told apart by their arguments are two calls and may depend on each other;
+- "calls X", then "X returned Y": a call and its result are one step. A question speaks of X where X is the only tool it
+  names;
 - "called X before Y" that depends on Y having been called;
 - within a turn, anything after the reply: the reply ends the turn. In the closing block the dialogue goes on.
 """
@@ -20,15 +22,12 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING
 
-from cm2_agent.types.check_specs import Called, Parsed, Replied, ReplyMatches, parse_check
 from cm2_agent.errors import ChecklistError
-from cm2_agent.types.json_values import canonical_json
-from cm2_agent.types.json_values import same_json
+from cm2_agent.types.check_specs import Called, Parsed, Replied, ReplyMatches, parse_check
+from cm2_agent.types.json_values import canonical_json, same_json
 
 if TYPE_CHECKING:
-    from cm2_agent.types.checklist import Checklist
     from cm2_agent.types.checklist_item import Item
-    from cm2_agent.types.task import Task
 
 
 MAX_TURNS = 10_000
@@ -37,40 +36,12 @@ MAX_WEIGHT = 1e12
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One broken rule: the position of the item it was found on (None: the checklist as a whole), the item's field, and the sentence."""
+    """One broken rule: the position of the item it was found on (None: the checklist as a whole), the item's field, and
+    the sentence."""
 
     at: int | None
     field: str | None
     message: str
-
-
-def validate(checklist: Checklist) -> None:
-    """Raises ChecklistError that names every broken rule, one a line."""
-    found = problems(checklist.items)
-    if found:
-        raise ChecklistError(f"checklist {checklist.name!r}: " + "\n".join(problem.message for problem in found))
-
-
-def check_trainable(checklist: Checklist | None, task: Task) -> None:
-    """Whether rollouts of the task may be trained on by the checklist: L must be fixed before the rollout (method.md §2).
-
-    Raises ChecklistError: no checklist; a simulated user with items that are not `turn: trace` (the policy would decide how many turns
-    count); scripted turns of which none has an item. Names the items.
-    """
-    if checklist is None:
-        raise ChecklistError(f"task {task.id!r} has no checklist and none was given; nothing could score its rollouts: give one")
-    ids = ", ".join(item.id for item in checklist.items if item.turn != "trace")
-    if task.scripted_turns is None:
-        if ids:
-            raise ChecklistError(
-                f"checklist {checklist.name!r} has items of turns ({ids}) and task {task.id!r} a simulated user: the policy would "
-                "decide how many turns count; give these items turn: trace, or script the task's turns"
-            )
-    elif not checklist.block and not any(checklist.of_turn(turn) for turn in range(task.scripted_turns)):
-        raise ChecklistError(
-            f"checklist {checklist.name!r} has no item in the {task.scripted_turns} turns of task {task.id!r} (its items: {ids}); "
-            "turns are 0-based: correct the items' turns, or use another checklist"
-        )
 
 
 def problems(items: Sequence[Item]) -> list[Problem]:
@@ -90,7 +61,9 @@ def _ids(items: Sequence[Item]) -> Iterator[Problem]:
     seen: set[str] = set()
     for at, item in enumerate(items):
         if item.id in seen:
-            yield Problem(at=at, field="id", message=f"item {item.id!r} is there twice; ids must be unique: rename or remove one")
+            yield Problem(
+                at=at, field="id", message=f"item {item.id!r} is there twice; ids must be unique: rename or remove one"
+            )
         seen.add(item.id)
 
 
@@ -105,7 +78,10 @@ def _checks(items: Sequence[Item]) -> tuple[dict[str, Parsed], list[Problem]]:
             except ChecklistError as error:
                 broken.append(Problem(at=at, field="check", message=f"item {item.id!r}: {error}"))
             except (TypeError, ValueError) as error:
-                message = f"item {item.id!r}: the check is not JSON: {error}; expected text, finite numbers, lists and mappings"
+                message = (
+                    f"item {item.id!r}: the check is not JSON: {error}; expected text, finite numbers, lists and"
+                    " mappings"
+                )
                 broken.append(Problem(at=at, field="check", message=message))
     return parsed, broken
 
@@ -113,10 +89,15 @@ def _checks(items: Sequence[Item]) -> tuple[dict[str, Parsed], list[Problem]]:
 def _turns(items: Sequence[Item]) -> Iterator[Problem]:
     for at, item in enumerate(items):
         if isinstance(item.turn, int) and item.turn >= MAX_TURNS:
-            message = f"item {item.id!r}: turn is {item.turn}; expected a 0-based turn below {MAX_TURNS}, each, or trace"
+            message = (
+                f"item {item.id!r}: turn is {item.turn}; expected a 0-based turn below {MAX_TURNS}, each, or trace"
+            )
             yield Problem(at=at, field="turn", message=message)
         if item.turn == "trace" and item.required_for_next_turn:
-            message = f"item {item.id!r} is required_for_next_turn and of turn trace; no turn follows the closing block: drop the key"
+            message = (
+                f"item {item.id!r} is required_for_next_turn and of turn trace; no turn follows the closing block: drop"
+                " the key"
+            )
             yield Problem(at=at, field="required_for_next_turn", message=message)
 
 
@@ -127,7 +108,10 @@ def _dependencies(items: Sequence[Item], by_id: Mapping[str, Item], parsed: Mapp
         for name in item.depends_on:
             parent = by_id.get(name)
             if parent is None:
-                message = f"item {item.id!r} depends on {name!r}, which does not exist; expected one of {', '.join(sorted(by_id))}"
+                message = (
+                    f"item {item.id!r} depends on {name!r}, which does not exist; expected one of"
+                    f" {', '.join(sorted(by_id))}"
+                )
             else:
                 edges.setdefault(item.id, []).append(name)
                 message = _edge(item, parent, parsed, tools)
@@ -147,7 +131,10 @@ def _edge(item: Item, parent: Item, parsed: Mapping[str, Parsed], tools: set[str
     where = f"item {item.id!r} (turn {item.turn}) depends on {parent.id!r} (turn {parent.turn})"
     if "trace" in (item.turn, parent.turn):
         if item.turn != parent.turn:
-            return f"{where}; dependencies stay inside a turn or the closing block: give both the same turn, or drop the dependency"
+            return (
+                f"{where}; dependencies stay inside a turn or the closing block: give both the same turn, or drop the"
+                " dependency"
+            )
     elif parent.turn not in ("each", item.turn):
         hint = (
             "an item of every turn cannot wait for an item of one"
@@ -157,8 +144,8 @@ def _edge(item: Item, parent: Item, parsed: Mapping[str, Parsed], tools: set[str
         return f"{where}; {hint}: give both the same turn, or drop the dependency"
     if parent.kind != "reach":
         return (
-            f"item {item.id!r} depends on {parent.id!r}, which is decided at the end of its scope (kind {parent.kind}); only reach items "
-            "can be depended on: drop the dependency, or make it a reach item"
+            f"item {item.id!r} depends on {parent.id!r}, which is decided at the end of its scope (kind {parent.kind});"
+            " only reach items can be depended on: drop the dependency, or make it a reach item"
         )
     reason = unpayable(item, parent, parsed, tools)
     return "" if reason is None else f"item {item.id!r} can never be paid after {parent.id!r}: {reason}"
@@ -173,17 +160,20 @@ def unpayable(item: Item, parent: Item, parsed: Mapping[str, Parsed], tools: set
     same_function = mine is None and item.check is not None and item.check == parent.check
     if same_function or (mine is not None and mine == theirs):
         return "both have the same check and turn true in the same step; drop one of the items"
-    if parent.turn != "trace" and (isinstance(theirs, Replied | ReplyMatches) or (theirs is None and parent.focus_on == "assistant.reply")):
+    if parent.turn != "trace" and (
+        isinstance(theirs, Replied | ReplyMatches) or (theirs is None and parent.focus_on == "assistant.reply")
+    ):
         return "it waits for the reply, and the reply ends the turn; turn the dependency round, or drop it"
     if isinstance(mine, Called) and isinstance(theirs, Called):
         if mine.before == theirs.called:
             return (
-                f"it asks for {mine.called} before {theirs.called}, and waits for {theirs.called} to be called; turn the dependency round"
+                f"it asks for {mine.called} before {theirs.called}, and waits for {theirs.called} to be called; turn"
+                " the dependency round"
             )
         if mine.called == theirs.called and (_within(mine.with_, theirs.with_) or _within(theirs.with_, mine.with_)):
             return (
-                f"one call of {mine.called} satisfies both in the same step; drop the dependency, or tell the two calls apart by their "
-                "arguments (`with`)"
+                f"one call of {mine.called} satisfies both in the same step; drop the dependency, or tell the two calls"
+                " apart by their arguments (`with`)"
             )
         return None
     if isinstance(mine, Called):
@@ -195,7 +185,10 @@ def unpayable(item: Item, parent: Item, parsed: Mapping[str, Parsed], tools: set
         if theirs is None and parent.check is None and parent.focus_on == "assistant.tool_calls":
             tool = _sole_tool(parent, tools)
         if tool is not None and _sole_tool(item, tools | {tool}) == tool:
-            return f"a call of {tool} and its result are one step; drop the dependency, or let it depend on an earlier step's result"
+            return (
+                f"a call of {tool} and its result are one step; drop the dependency, or let it depend on an earlier"
+                " step's result"
+            )
     return None
 
 
@@ -204,17 +197,23 @@ def _within(smaller: Mapping[str, object], larger: Mapping[str, object]) -> bool
 
 
 def _sole_tool(item: Item, tools: set[str]) -> str | None:
-    """The one tool a question speaks of: a name that a check uses, or a word written like code. None where there are none or several."""
+    """The one tool a question speaks of: a name that a check uses, or a word written like code. None where there are
+    none or several."""
     text = f"{item.question or ''}\n{item.pass_condition or ''}"
     words = set(re.findall(r"[A-Za-z0-9_]+", text))
-    named = {word for word in words if word in tools or ("_" in word.strip("_"))} | set(re.findall(r"`([A-Za-z][A-Za-z0-9_.\-]*)`", text))
+    named = {word for word in words if word in tools or ("_" in word.strip("_"))} | set(
+        re.findall(r"`([A-Za-z][A-Za-z0-9_.\-]*)`", text)
+    )
     return next(iter(named)) if len(named) == 1 else None
 
 
 def _parents(items: Sequence[Item], by_id: Mapping[str, Item]) -> Iterator[Problem]:
     for at, item in enumerate(items):
         if item.part_of is not None and item.part_of not in by_id:
-            message = f"item {item.id!r} is part_of {item.part_of!r}, which does not exist; expected one of {', '.join(sorted(by_id))}"
+            message = (
+                f"item {item.id!r} is part_of {item.part_of!r}, which does not exist; expected one of"
+                f" {', '.join(sorted(by_id))}"
+            )
             yield Problem(at=at, field="part_of", message=message)
             continue
         seen: set[str] = set()
@@ -232,7 +231,10 @@ def _weights(items: Sequence[Item]) -> Iterator[Problem]:
     for at, item in enumerate(items):
         scopes.setdefault(str(item.turn), []).append(at)
         if not 0 <= item.weight <= MAX_WEIGHT:  # false for NaN, too
-            message = f"item {item.id!r}: weight is {item.weight}; expected a number from 0 to {MAX_WEIGHT:g}: weights are relative"
+            message = (
+                f"item {item.id!r}: weight is {item.weight}; expected a number from 0 to {MAX_WEIGHT:g}: weights are"
+                " relative"
+            )
             yield Problem(at=at, field="weight", message=message)
     names = {"trace": "the closing block", "each": "a turn that holds the each items alone"}
     for scope, own in scopes.items():
@@ -241,5 +243,7 @@ def _weights(items: Sequence[Item]) -> Iterator[Problem]:
         if members and not any(items[at].weight > 0 for at in members):
             ids = ", ".join(items[at].id for at in members)
             where = names.get(scope, f"turn {scope}")
-            message = f"{where} has only items of weight 0 ({ids}) and would pay nothing; give one of them a weight above 0"
+            message = (
+                f"{where} has only items of weight 0 ({ids}) and would pay nothing; give one of them a weight above 0"
+            )
             yield Problem(at=members[0], field="weight", message=message)

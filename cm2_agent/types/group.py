@@ -1,5 +1,5 @@
-"""A GRPO group: rollouts of one task that may be compared with each other (method.md §5); apart because store, rewards and trainers all
-speak of it and none of them may import another."""
+"""A GRPO group: rollouts of one task that may be compared with each other (method.md §5); apart because store, rewards
+and trainers all speak of it and none of them may import another."""
 
 from __future__ import annotations
 
@@ -8,8 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cm2_agent.types.json_values import JSON, canonical_json
+from cm2_agent.types.run_attributes import (
+    FAULTS,
+    GATE,
+    GROUP,
+    SIMULATOR,
+    TASK_ID,
+    TASK_TURNS,
+    TASK_VERSION,
+    TOOL_BACKENDS,
+    USER,
+)
 from cm2_agent.types.score import Score
-from cm2_agent.types.run_attributes import FAULTS, GATE, GROUP, SIMULATOR, TASK_ID, TASK_TURNS, TASK_VERSION, TOOL_BACKENDS, USER
 from cm2_agent.types.trace import Trace
 
 _ENVIRONMENT = {"simulator": SIMULATOR, "faults": FAULTS, "user": USER}
@@ -26,8 +36,8 @@ class Rollout:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Rollouts that share everything `key` names: task and version, policy version, sampling settings, tool backends, simulator, gate and
-    reward version. The rollouts are in the order of their rollout number."""
+    """Rollouts that share everything `key` names: task and version, policy version, sampling settings, tool backends,
+    simulator, gate and reward version. The rollouts are in the order of their rollout number."""
 
     key: Mapping[str, JSON]
     rollouts: tuple[Rollout, ...]
@@ -38,7 +48,8 @@ class Group:
 
     @property
     def backends(self) -> frozenset[str] | None:
-        """Who could answer its tools (`cm2.tool.backend`'s values); None where nobody said, as of imported dialogues."""
+        """Who could answer its tools (`cm2.tool.backend`'s values); None where nobody said, as of imported
+        dialogues."""
         return backends_of(self.key)
 
 
@@ -51,8 +62,8 @@ def backends_of(key: Mapping[str, JSON]) -> frozenset[str] | None:
 def group_key(trace: Trace, reward_version: str) -> dict[str, JSON] | None:
     """What a trace shares with the rest of its group, or None where it belongs to no task and so has no group.
 
-    The sampling settings are those of the calls that wrote the dialogue; a trace whose calls used several has no group either.
-    """
+    The sampling settings are those of the calls that wrote the dialogue; a trace whose calls used several has no group
+    either."""
     attributes = trace.attributes
     if attributes.get(TASK_ID) is None:
         return None
@@ -68,7 +79,11 @@ def group_key(trace: Trace, reward_version: str) -> dict[str, JSON] | None:
         "policy": next(iter(versions), None),
         "sampling": next(iter(settings), None),
         "tools": attributes.get(TOOL_BACKENDS),
-        **{name: attributes[attribute] for name, attribute in _ENVIRONMENT.items() if attributes.get(attribute) is not None},
+        **{
+            name: attributes[attribute]
+            for name, attribute in _ENVIRONMENT.items()
+            if attributes.get(attribute) is not None
+        },
         "gate": attributes.get(GATE),
         "reward": reward_version,
     }

@@ -1,6 +1,5 @@
-"""What people said of the items of a trace: labels, who gave them, and how they meet a judge's verdicts; apart from verdicts, which a
-reward version gave. A judge is measured by them (`rewards/agreement.py`).
-"""
+"""What people said of the items of a trace: labels, who gave them, and how they meet a judge's verdicts; apart from
+verdicts, which a reward version gave. A judge is measured by them (`rewards/agreement.py`)."""
 
 from __future__ import annotations
 
@@ -12,18 +11,18 @@ from typing import TypeAlias
 from cm2_agent.types.score import Score
 
 Place: TypeAlias = "tuple[str, int | None, str]"
-"""(trace id, turn, item id): what is judged. The turn is None for the closing block, or where the label did not name one."""
+"""(trace id, turn, item id): what is judged. The turn is None for the closing block, or where the label did not name
+one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Label:
-    """A rater's answer on one item of one trace: `value` is whether the item is satisfied (for `avoid` items: never violated), None where
-    the rater could not tell.
+    """A rater's answer on one item of one trace: `value` is whether the item is satisfied (for `avoid` items: never
+    violated), None where the rater could not tell.
 
-    `turn` is the 0-based turn; None for the closing block, or for an item that stands in the trace once. A rater named `judge` or
-    `judge:…` is a recorded judge, everyone else a person. `task` is what intervals resample where the trace itself is not stored. `note`
-    is the rater's remark, or the criterion's text.
-    """
+    `turn` is the 0-based turn; None for the closing block, or for an item that stands in the trace once. A rater named
+    `judge` or `judge:…` is a recorded judge, everyone else a person. `task` is what intervals resample where the trace
+    itself is not stored. `note` is the rater's remark, or the criterion's text."""
 
     trace_id: str
     item: str
@@ -59,11 +58,11 @@ def consensus(labels: Iterable[Label]) -> dict[Place, bool]:
 
 
 def verdicts_at(scores: Iterable[Score], places: Iterable[Place]) -> tuple[dict[Place, bool | None], int]:
-    """The verdict at each of the places that the scores judged, and how many places name no turn although their item has several.
+    """The verdict at each of the places that the scores judged, and how many places name no turn although their item
+    has several.
 
-    A place without a turn is met by the item's only verdict in the trace. Verdicts that looked at nothing (a turn that was not reached)
-    are left out: no rater saw what they speak of.
-    """
+    A place without a turn is met by the item's only verdict in the trace. Verdicts that looked at nothing (a turn that
+    was not reached) are left out: no rater saw what they speak of."""
     exact: dict[Place, bool | None] = {}
     anywhere: defaultdict[tuple[str, str], list[bool | None]] = defaultdict(list)
     for score in scores:
@@ -88,7 +87,8 @@ def verdicts_at(scores: Iterable[Score], places: Iterable[Place]) -> tuple[dict[
 
 
 def tasks_of(labels: Iterable[Label], known: Mapping[str, str | None]) -> dict[str, str]:
-    """`{trace id: what intervals resample}`: the trace's task as stored, else as the labels say, else the trace itself."""
+    """`{trace id: what intervals resample}`: the trace's task as stored, else as the labels say, else the trace
+    itself."""
     found: dict[str, str] = {}
     for label in labels:
         task = known.get(label.trace_id) or label.task

@@ -1,35 +1,22 @@
-"""What is said: messages in the OpenTelemetry GenAI schema; apart from the trace since tasks, tools and models speak it too.
+"""What is said: messages in the OpenTelemetry GenAI schema; apart from the trace since tasks, tools and models speak it
+too.
 
 A message is a role and parts, as the semantic conventions for generative AI write them
-(https://opentelemetry.io/docs/specs/semconv/gen-ai/, `gen_ai.input.messages`): text, reasoning, tool_call, tool_call_response, uri,
-blob, file. Unknown part types and additional properties are kept, so that reading and writing loses nothing.
-"""
+(https://opentelemetry.io/docs/specs/semconv/gen-ai/, `gen_ai.input.messages`): text, reasoning, tool_call,
+tool_call_response, uri, blob, file. Unknown part types and additional properties are kept, so that reading and writing
+loses nothing."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 from cm2_agent.errors import TraceError
-
-JSON: TypeAlias = Any
-"""Any JSON value: None, bool, int, float, str, list or dict of them."""
+from cm2_agent.types.json_values import JSON, content_hash
 
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
-
-
-def canonical_json(value: JSON) -> str:
-    """The one spelling used for hashes and quotes: sorted keys, no spaces, real characters. Raises ValueError on NaN and infinities."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def content_hash(value: JSON) -> str:
-    """SHA-256 of the canonical JSON, as 64 hexadecimal digits."""
-    return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +97,12 @@ _KINDS: dict[str, type[Text | Reasoning | ToolCall | ToolCallResponse | Uri | Bl
     kind.type: kind for kind in (Text, Reasoning, ToolCall, ToolCallResponse, Uri, Blob)
 }
 _REQUIRED = {"text": "content", "reasoning": "content", "tool_call": "name", "uri": "uri", "blob": "content"}
-_OPTIONAL_TEXT = {"tool_call": ("id",), "tool_call_response": ("id",), "uri": ("modality", "mime_type"), "blob": ("modality", "mime_type")}
+_OPTIONAL_TEXT = {
+    "tool_call": ("id",),
+    "tool_call_response": ("id",),
+    "uri": ("modality", "mime_type"),
+    "blob": ("modality", "mime_type"),
+}
 
 
 def part_to_json(part: Part) -> dict[str, JSON]:
@@ -229,15 +221,23 @@ class ToolSpec:
     parameters: Mapping[str, JSON] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, JSON]:
-        return {"type": "function", "name": self.name, "description": self.description, "parameters": dict(self.parameters)}
+        return {
+            "type": "function",
+            "name": self.name,
+            "description": self.description,
+            "parameters": dict(self.parameters),
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, JSON]) -> ToolSpec:
-        """Reads the conventions' flat form and OpenAI's nested one (`{"type": "function", "function": {…}}`). Raises TraceError."""
+        """Reads the conventions' flat form and OpenAI's nested one (`{"type": "function", "function": {…}}`). Raises
+        TraceError."""
         inner = data.get("function", data) if isinstance(data, Mapping) else None
         if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
             raise TraceError(f"a tool definition is {str(data)[:80]!r}; expected an object with a name")
         parameters = inner.get("parameters") or {}
         if not isinstance(parameters, Mapping):
-            raise TraceError(f"tool {inner['name']!r} has parameters {str(parameters)[:60]!r}; expected a JSON schema object")
+            raise TraceError(
+                f"tool {inner['name']!r} has parameters {str(parameters)[:60]!r}; expected a JSON schema object"
+            )
         return cls(name=inner["name"], description=str(inner.get("description") or ""), parameters=dict(parameters))

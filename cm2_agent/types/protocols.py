@@ -27,7 +27,9 @@ class Agent(Protocol):
     ...         return [*messages, Message.of("assistant", messages[-1].text)]
     """
 
-    async def __call__(self, messages: Sequence[Message], *, thread: str, metadata: dict[str, JSON]) -> Sequence[Message]: ...
+    async def __call__(
+        self, messages: Sequence[Message], *, thread: str, metadata: dict[str, JSON]
+    ) -> Sequence[Message]: ...
 
 
 class Tools(Protocol):
@@ -54,7 +56,8 @@ class User(Protocol):
 
 
 class Judge(Protocol):
-    """Verdicts on a turn's questions, in the items' order. A judge that fails raises JudgeError, or returns verdicts of None.
+    """Verdicts on a turn's questions, in the items' order. A judge that fails raises JudgeError, or returns verdicts of
+    None.
 
     >>> async def strict(trace, turn, items):
     ...     return [Verdict(item=item.id, value=None, weight=0, cause="content") for item in items]
@@ -81,9 +84,9 @@ class Scorer(Protocol):
 class GatedScorer(Scorer, Protocol):
     """A scorer that also says, turn by turn, whether a rollout may go on: what `run(…, scorer=)` takes.
 
-    `checklist` is the one whose items gate and score every rollout, None where there is none or each task brings its own. `gate_hash`
-    is None where nothing gates a rollout of the task; `gate` answers None where a strict item has no verdict.
-    """
+    `checklist` is the one whose items gate and score every rollout, None where there is none or each task brings its
+    own. `gate_hash` is None where nothing gates a rollout of the task; `gate` answers None where a strict item has no
+    verdict."""
 
     @property
     def checklist(self) -> Checklist | None: ...
@@ -94,17 +97,18 @@ class GatedScorer(Scorer, Protocol):
 
 
 class GroupScorer(GatedScorer, Protocol):
-    """A scorer with rewards that compare the rollouts of a group: a Stack, say. The scores come in the order of the traces."""
+    """A scorer with rewards that compare the rollouts of a group: a Stack, say. The scores come in the order of the
+    traces."""
 
     async def score_group(self, traces: Sequence[Trace], task: Task | None = None) -> list[Score]: ...
 
 
 class Reward(Protocol):
-    """One component of a reward: a plain function of a trace, or of a trace and its context, sync or async. It answers a Component, a
-    number in [0, 1], true or false, or None where nobody could tell.
+    """One component of a reward: a plain function of a trace, or of a trace and its context, sync or async. It answers
+    a Component, a number in [0, 1], true or false, or None where nobody could tell.
 
-    A reward with a true attribute `of_group` is given all traces of a group instead and answers one value a trace. `name` and `version`
-    are taken from attributes of these names where it has them.
+    A reward with a true attribute `of_group` is given all traces of a group instead and answers one value a trace.
+    `name` and `version` are taken from attributes of these names where it has them.
 
     >>> def short(trace):
     ...     return 1.0 if len(trace.steps) <= 4 else 0.0

@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from cm2_agent.errors import ChecklistError, TaskError
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import ChecklistModel
-from cm2_agent.errors import ChecklistError, TaskError
 
 
 class ToolModel(BaseModel):
@@ -29,8 +29,8 @@ class ToolModel(BaseModel):
 
 
 class RecordedCall(BaseModel):
-    """One real call of a tool, kept for replay and as an example to a simulator: `result` is the answer as the agent was told it (text, or
-    a list of content blocks), `error` in its place where the answer told of a failure."""
+    """One real call of a tool, kept for replay and as an example to a simulator: `result` is the answer as the agent
+    was told it (text, or a list of content blocks), `error` in its place where the answer told of a failure."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -41,7 +41,8 @@ class RecordedCall(BaseModel):
 
 
 class Persona(BaseModel):
-    """Whom a simulated user plays: who they are, what they want, what they can and cannot say when asked, and in what mood."""
+    """Whom a simulated user plays: who they are, what they want, what they can and cannot say when asked, and in what
+    mood."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -55,9 +56,9 @@ class Persona(BaseModel):
 class Task(BaseModel):
     """One thing an agent is asked to do: scripted user turns, or a persona for a simulated user.
 
-    `turns` are the user's messages in order; `max_turns` bounds a simulated user. `entities` name what the task is about
-    (`"order:7"`), so that held-out tasks can be kept apart. `outcome` is the task's own expected end, for verifiers; `metadata` is
-    free. A task whose content changes gets a new `version`: a GRPO group never mixes versions.
+    `turns` are the user's messages in order; `max_turns` bounds a simulated user. `entities` name what the task is
+    about (`"order:7"`), so that held-out tasks can be kept apart. `outcome` is the task's own expected end, for
+    verifiers; `metadata` is free. A task whose content changes gets a new `version`: a GRPO group never mixes versions.
 
     >>> Task(id="t1", turns=["Where is order 7?"]).scripted_turns
     1
@@ -101,7 +102,8 @@ class Task(BaseModel):
 
 
 def load_tasks(path: str | Path) -> list[Task]:
-    """Read a JSON Lines file of tasks. Raises TaskError with the line of the first that cannot be used; reads nothing else then."""
+    """Read a JSON Lines file of tasks. Raises TaskError with the line of the first that cannot be used; reads nothing
+    else then."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -117,7 +119,9 @@ def load_tasks(path: str | Path) -> list[Task]:
         except ChecklistError as error:
             raise TaskError(f"{path}:{number}: the task's checklist: {error}") from error
         if task.id in lines_of:
-            raise TaskError(f"{path}:{number}: task id {task.id!r} was used before on line {lines_of[task.id]}; ids must be unique")
+            raise TaskError(
+                f"{path}:{number}: task id {task.id!r} was used before on line {lines_of[task.id]}; ids must be unique"
+            )
         lines_of[task.id] = number
         tasks.append(task)
     if not tasks:
@@ -144,3 +148,27 @@ def _first(error: ValidationError) -> str:
 
 def _example() -> str:
     return '{"id": "t1", "turns": ["Where is order 7?"]}'
+
+
+def check_trainable(checklist: Checklist | None, task: Task) -> None:
+    """Whether rollouts of the task may be trained on by the checklist: L must be fixed before the rollout (method.md
+    §2).
+
+    Raises ChecklistError: no checklist; a simulated user with items that are not `turn: trace` (the policy would decide
+    how many turns count); scripted turns of which none has an item. Names the items."""
+    if checklist is None:
+        raise ChecklistError(
+            f"task {task.id!r} has no checklist and none was given; nothing could score its rollouts: give one"
+        )
+    ids = ", ".join(item.id for item in checklist.items if item.turn != "trace")
+    if task.scripted_turns is None:
+        if ids:
+            raise ChecklistError(
+                f"checklist {checklist.name!r} has items of turns ({ids}) and task {task.id!r} a simulated user: the"
+                " policy would decide how many turns count; give these items turn: trace, or script the task's turns"
+            )
+    elif not checklist.block and not any(checklist.of_turn(turn) for turn in range(task.scripted_turns)):
+        raise ChecklistError(
+            f"checklist {checklist.name!r} has no item in the {task.scripted_turns} turns of task {task.id!r} (its"
+            f" items: {ids}); turns are 0-based: correct the items' turns, or use another checklist"
+        )

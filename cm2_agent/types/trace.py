@@ -1,4 +1,5 @@
-"""What happened: model calls, tool runs, runs and the trace they join into (method.md §1); apart from messages, which have no history."""
+"""What happened: model calls, tool runs, runs and the trace they join into (method.md §1); apart from messages, which
+have no history."""
 
 from __future__ import annotations
 
@@ -10,56 +11,21 @@ from typing import Any, Literal, TypeAlias
 from cm2_agent.errors import TraceError
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import Message, ToolCall, ToolCallResponse, ToolSpec
+from cm2_agent.types.run_attributes import TASK_ID
 
 Status: TypeAlias = Literal["ok", "error", "interrupted", "cancelled"]
-
-# Names of the attributes by which a run says what it was part of. They travel as LangChain metadata and as span attributes.
-TASK_ID = "cm2.task.id"
-TASK_VERSION = "cm2.task.version"
-TASK_TURNS = "cm2.task.turns"
-"""The number of scripted turns, absent for a simulated user."""
-ROLLOUT = "cm2.rollout"
-GROUP = "cm2.group"
-"""Which sampling of the task this was: rollouts of one group share it."""
-CENSORED_TURN = "cm2.gate.turn"
-"""The turn whose unsatisfied strict item ended the rollout."""
-GATE = "cm2.gate.checklist"
-"""Hash of the checklist whose strict items gated the rollout; absent where nothing did."""
-CUT = "cm2.cut"
-"""Why the rollout ended early for another reason than the gate, such as a limit of steps."""
-GUARD = "cm2.guard.rejected"
-"""What a run-time guard did not let pass: a list of `{"attempt": id, "failed": [item, …], "worth": less than
-the chosen one's by this much (0 or below), "messages": [message, …]}`."""
-GUARD_ATTEMPT = "cm2.guard.attempt"
-"""Metadata of the calls within one attempt at a guarded turn: which attempt it was."""
-GUARD_OUTCOME = "cm2.guard.outcome"
-"""`accepted`: what the user was told passed the guard; `blocked`: nothing did, and the guard's own words were said."""
-FACTS = "cm2.facts"
-"""The name of the custom event by which a node tells facts of its run while it runs: a mapping of attributes."""
-TOOL_BACKENDS = "cm2.tool.backends"
-"""`{tool: real | record | replay | simulate | hybrid}` as canonical JSON."""
-TOOL_BACKEND = "cm2.tool.backend"
-"""Who answered one call: `real`, `record` (real, and written down), `replay` or `simulate`."""
-TOOL_FAULT = "cm2.tool.fault"
-"""The fault that was injected into one call: `timeout`, `error`, `empty` or `truncated`."""
-SIMULATOR = "cm2.simulator"
-"""What simulated the tools of the run: model, prompt, settings and seed; absent where nothing did."""
-FAULTS = "cm2.tool.faults"
-"""The rates and the seed of the faults injected into the run, as canonical JSON; absent where none were."""
-USER = "cm2.user"
-"""What simulated the user: model, prompt and settings; absent for scripted turns."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCall:
     """One answer of a chat model.
 
-    `prompt_ids` and `completion_ids` are the token ids of the whole prompt and of what was sampled, `logprobs` one natural logarithm a
-    sampled token (float32 precision); None where the model did not give them: such a call is text-only and cannot be trained on by GRPO.
-    `sampling` holds temperature, top_p, top_k, penalties, grammar, max_tokens as far as known, and under `logprobs` whether they are
-    `processed` (after temperature and truncation) or `raw`. `message` is the index in the run's messages of the assistant message that
-    this call wrote, None for a call off the main line (a sub-agent's). Times are nanoseconds since the epoch.
-    """
+    `prompt_ids` and `completion_ids` are the token ids of the whole prompt and of what was sampled, `logprobs` one
+    natural logarithm a sampled token (float32 precision); None where the model did not give them: such a call is
+    text-only and cannot be trained on by GRPO. `sampling` holds temperature, top_p, top_k, penalties, grammar,
+    max_tokens as far as known, and under `logprobs` whether they are `processed` (after temperature and truncation) or
+    `raw`. `message` is the index in the run's messages of the assistant message that this call wrote, None for a call
+    off the main line (a sub-agent's). Times are nanoseconds since the epoch."""
 
     span_id: str
     model: str | None = None
@@ -104,13 +70,23 @@ class ModelCall:
 
     def to_json(self) -> dict[str, JSON]:
         return {
-            "span_id": self.span_id, "model": self.model, "model_version": self.model_version,
-            "input": [message.to_json() for message in self.input], "output": None if self.output is None else self.output.to_json(),
+            "span_id": self.span_id,
+            "model": self.model,
+            "model_version": self.model_version,
+            "input": [message.to_json() for message in self.input],
+            "output": None if self.output is None else self.output.to_json(),
             "tools": [tool.to_json() for tool in self.tools],
-            "prompt_ids": _listed(self.prompt_ids), "completion_ids": _listed(self.completion_ids), "logprobs": _listed(self.logprobs),
-            "sampling": dict(self.sampling), "usage": dict(self.usage), "finish_reason": self.finish_reason, "error": self.error,
-            "message": self.message, "started": self.started, "ended": self.ended,
-        }  # fmt: skip
+            "prompt_ids": _listed(self.prompt_ids),
+            "completion_ids": _listed(self.completion_ids),
+            "logprobs": _listed(self.logprobs),
+            "sampling": dict(self.sampling),
+            "usage": dict(self.usage),
+            "finish_reason": self.finish_reason,
+            "error": self.error,
+            "message": self.message,
+            "started": self.started,
+            "ended": self.ended,
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, JSON]) -> ModelCall:
@@ -164,10 +140,9 @@ class Failure:
 class Run:
     """One invocation of a graph: one root span.
 
-    `messages` are what this run added to the dialogue, in order: the user's, then each assistant message with its tool responses (a
-    system message where it is new). `thread` is the conversation id that joins runs into a trace. `attributes` hold the `cm2.*` facts
-    above and whatever the caller's metadata said.
-    """
+    `messages` are what this run added to the dialogue, in order: the user's, then each assistant message with its tool
+    responses (a system message where it is new). `thread` is the conversation id that joins runs into a trace.
+    `attributes` hold the `cm2.*` facts above and whatever the caller's metadata said."""
 
     id: str
     thread: str | None = None
@@ -188,12 +163,18 @@ class Run:
 
     def to_json(self) -> dict[str, JSON]:
         return {
-            "id": self.id, "thread": self.thread, "name": self.name, "status": self.status,
+            "id": self.id,
+            "thread": self.thread,
+            "name": self.name,
+            "status": self.status,
             "failure": None if self.failure is None else self.failure.to_json(),
-            "messages": [message.to_json() for message in self.messages], "calls": [call.to_json() for call in self.calls],
-            "tools": [tool.to_json() for tool in self.tools], "attributes": dict(self.attributes),
-            "started": self.started, "ended": self.ended,
-        }  # fmt: skip
+            "messages": [message.to_json() for message in self.messages],
+            "calls": [call.to_json() for call in self.calls],
+            "tools": [tool.to_json() for tool in self.tools],
+            "attributes": dict(self.attributes),
+            "started": self.started,
+            "ended": self.ended,
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, JSON]) -> Run:
@@ -214,7 +195,8 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One assistant message with the tool responses that follow it. `call` is the model call that wrote it, where it was recorded."""
+    """One assistant message with the tool responses that follow it. `call` is the model call that wrote it, where it
+    was recorded."""
 
     turn: int
     index: int
@@ -254,7 +236,8 @@ class Turn:
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """A dialogue: the runs of one conversation in order. `outcomes` are results known from elsewhere, such as a benchmark's own reward."""
+    """A dialogue: the runs of one conversation in order. `outcomes` are results known from elsewhere, such as a
+    benchmark's own reward."""
 
     id: str
     runs: tuple[Run, ...]
@@ -286,7 +269,8 @@ class Trace:
 
     @cached_property
     def turns(self) -> tuple[Turn, ...]:
-        """The dialogue cut at user messages (method.md §1). A user message that no assistant step answers opens no turn."""
+        """The dialogue cut at user messages (method.md §1). A user message that no assistant step answers opens no
+        turn."""
         return _turns(self.runs)
 
     @property
@@ -316,7 +300,11 @@ class Trace:
         """Raises TraceError on a malformed record."""
         if not isinstance(data, Mapping) or not isinstance(data.get("id"), str):
             raise TraceError(f"not a trace: {str(data)[:80]!r}; expected the object that Trace.to_json writes")
-        return cls(id=data["id"], runs=tuple(Run.from_json(run) for run in data.get("runs", ())), outcomes=dict(data.get("outcomes") or {}))
+        return cls(
+            id=data["id"],
+            runs=tuple(Run.from_json(run) for run in data.get("runs", ())),
+            outcomes=dict(data.get("outcomes") or {}),
+        )
 
 
 def _turns(runs: tuple[Run, ...]) -> tuple[Turn, ...]:
@@ -341,7 +329,9 @@ def _turns(runs: tuple[Run, ...]) -> tuple[Turn, ...]:
                 spoken = True
                 users.append(message)
             elif message.role == "assistant":
-                step = Step(turn=len(turns), index=len(steps), number=number, message=message, call=writers.get(position))
+                step = Step(
+                    turn=len(turns), index=len(steps), number=number, message=message, call=writers.get(position)
+                )
                 steps.append(step)
                 number += 1
             elif message.role == "tool" and steps:

@@ -1,4 +1,5 @@
-"""The View: a dialogue up to a step, with the current turn marked. It is the only argument of a check (method.md §2)."""
+"""The View: a dialogue up to a step, with the current turn marked. It is the only argument of a check (method.md
+§2)."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from cm2_agent.types.json_values import JSON
+from cm2_agent.types.json_values import JSON, same_json
 from cm2_agent.types.messages import Message, ToolCallResponse
 from cm2_agent.types.trace import Step, Trace, Turn
 
@@ -34,9 +35,8 @@ class CallView:
 class View:
     """The dialogue up to and with step `seen` (a count: 0 = before the first) of its scope.
 
-    The scope is one turn (`turn` is its 0-based index), or the whole dialogue for the closing block (`turn` is None). Everything but
-    `user_text`, `turns` and `dialogue_steps` speaks of the scope.
-    """
+    The scope is one turn (`turn` is its 0-based index), or the whole dialogue for the closing block (`turn` is None).
+    Everything but `user_text`, `turns` and `dialogue_steps` speaks of the scope."""
 
     trace: Trace
     turn: int | None
@@ -100,15 +100,15 @@ class View:
     def calls(self, name: str | None = None, with_: Mapping[str, JSON] | None = None) -> tuple[CallView, ...]:
         """The calls of the scope so far; of one tool, with these arguments among its own, where asked for.
 
-        A value of `with_` is a JSON value to equal, or `{"from": "user"}`: it occurs in a user message so far, or `{"from": "tool"}`: in
-        a tool result of an earlier step of the dialogue.
-        """
+        A value of `with_` is a JSON value to equal, or `{"from": "user"}`: it occurs in a user message so far, or
+        `{"from": "tool"}`: in a tool result of an earlier step of the dialogue."""
         found = tuple(call for call in self.all_calls if name is None or call.name == name)
         return found if not with_ else tuple(call for call in found if self._matches(call, with_))
 
     def called(self, name: str, *, with_: Mapping[str, JSON] | None = None, before: str | None = None) -> bool:
-        """Whether the tool was called in the scope so far. With `before="reply"`: in a step before the first reply (true from the call's
-        step on, if no reply came before it); with `before=TOOL`: in a step before the first call of that tool."""
+        """Whether the tool was called in the scope so far. With `before="reply"`: in a step before the first reply
+        (true from the call's step on, if no reply came before it); with `before=TOOL`: in a step before the first call
+        of that tool."""
         limit = len(self.steps)
         if before == "reply":
             limit = next((number for number, step in enumerate(self.steps) if step.is_reply), limit)
@@ -139,7 +139,8 @@ class View:
         return occurs(value, self.user_text)
 
     def told_by_tool(self, value: JSON, before_step: int | None = None) -> bool:
-        """Whether the value stands in a tool result of the dialogue so far (of earlier steps than `before_step` of the scope)."""
+        """Whether the value stands in a tool result of the dialogue so far (of earlier steps than `before_step` of the
+        scope)."""
         steps = self.dialogue_steps
         if before_step is not None:
             steps = steps[: len(steps) - len(self.steps) + before_step]
@@ -184,14 +185,3 @@ def occurs(value: JSON, text: str) -> bool:
             return True
         start = hay.find(needle, start + 1)
     return False
-
-
-def same_json(left: JSON, right: JSON) -> bool:
-    """Structural equality of JSON values: key order and the spelling of numbers (1 and 1.0) do not matter, true is not 1."""
-    if isinstance(left, bool) or isinstance(right, bool):
-        return left is right
-    if isinstance(left, Mapping) and isinstance(right, Mapping):
-        return left.keys() == right.keys() and all(same_json(left[key], right[key]) for key in left)
-    if isinstance(left, list | tuple) and isinstance(right, list | tuple):
-        return len(left) == len(right) and all(map(same_json, left, right))
-    return bool(left == right)

@@ -1,9 +1,9 @@
-"""YAML with the lines it was written on: text to plain data and the place of every key and list entry; apart since it knows no checklist.
+"""YAML with the lines it was written on: text to plain data and the place of every key and list entry; apart since it
+knows no checklist.
 
-What is read is a plain subset, close to YAML 1.2: mappings with text keys, lists, text, true and false, whole and decimal numbers, null. So
-`no`, `on`, `1:30`, `007` and `2026-05-20` are text. Refused, with the line: tags, duplicate keys, keys that are not text, several
-documents, tabs as indentation, aliases that recurse or blow up.
-"""
+What is read is a plain subset, close to YAML 1.2: mappings with text keys, lists, text, true and false, whole and
+decimal numbers, null. So `no`, `on`, `1:30`, `007` and `2026-05-20` are text. Refused, with the line: tags, duplicate
+keys, keys that are not text, several documents, tabs as indentation, aliases that recurse or blow up."""
 
 from __future__ import annotations
 
@@ -56,10 +56,12 @@ class Document:
 
 
 def read_yaml(text: str, scalar: Callable[[str, int], JSON] | None = None) -> Document:
-    """Read one document. `scalar(text, line)` may replace a scalar, in quotes or not; it returns the text itself to leave it as it is.
-    Raises YamlError."""
+    """Read one document. `scalar(text, line)` may replace a scalar, in quotes or not; it returns the text itself to
+    leave it as it is. Raises YamlError."""
     if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
-        raise YamlError(1, f"the file is larger than {MAX_BYTES // 1024} KiB; expected a checklist: split it and include the parts")
+        raise YamlError(
+            1, f"the file is larger than {MAX_BYTES // 1024} KiB; expected a checklist: split it and include the parts"
+        )
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
@@ -75,7 +77,11 @@ def read_yaml(text: str, scalar: Callable[[str, int], JSON] | None = None) -> Do
 def _told(error: yaml.YAMLError) -> YamlError:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     if isinstance(error, yaml.reader.ReaderError):
-        return YamlError(1, f"the character {error.character!r} at position {error.position} is not allowed in YAML; remove or escape it")
+        return YamlError(
+            1,
+            f"the character {error.character!r} at position {error.position} is not allowed in YAML; remove or"
+            " escape it",
+        )
     problem = str(getattr(error, "problem", None) or error)
     if "\\t" in problem:
         problem += "; indent with spaces"
@@ -96,12 +102,18 @@ class _Reader:
         self._nodes += 1
         if self._nodes > MAX_NODES:
             raise YamlError(
-                line, f"more than {MAX_NODES} values once its aliases are written out; expected a plain checklist: use fewer aliases"
+                line,
+                f"more than {MAX_NODES} values once its aliases are written out; expected a plain checklist: use fewer"
+                " aliases",
             )
         if depth > MAX_DEPTH:
-            raise YamlError(line, f"nested deeper than {MAX_DEPTH} levels (an alias may contain itself); expected a plain checklist")
+            raise YamlError(
+                line, f"nested deeper than {MAX_DEPTH} levels (an alias may contain itself); expected a plain checklist"
+            )
         if node.tag.removeprefix("tag:yaml.org,2002:") not in _PLAIN_TAGS:
-            raise YamlError(line, f"the tag {node.tag!r} is not allowed; expected plain values: YAML never makes objects here")
+            raise YamlError(
+                line, f"the tag {node.tag!r} is not allowed; expected plain values: YAML never makes objects here"
+            )
         if isinstance(node, MappingNode):
             return self._mapping(node, place, depth)
         if isinstance(node, SequenceNode):
@@ -111,7 +123,9 @@ class _Reader:
         given = text if self._scalar is None else self._scalar(text, line)
         if given is not text:
             return given
-        told = node.tag.endswith(":str") and any(pattern.match(text) for pattern in (_NULL, _BOOL, _INT))  # written `!!str 5`
+        told = node.tag.endswith(":str") and any(
+            pattern.match(text) for pattern in (_NULL, _BOOL, _INT)
+        )  # written `!!str 5`
         return text if told or node.style in ("'", '"', "|", ">") else _plain(text, line)
 
     def _mapping(self, node: MappingNode, place: Place, depth: int) -> dict[str, JSON]:
@@ -122,7 +136,9 @@ class _Reader:
                 raise YamlError(line, "a key is a list or a mapping; expected text")
             key: str = key_node.value
             if key in out:
-                raise YamlError(line, f"the key {key!r} is there twice (first on line {self.lines[(*place, key)]}); remove one")
+                raise YamlError(
+                    line, f"the key {key!r} is there twice (first on line {self.lines[(*place, key)]}); remove one"
+                )
             self.lines[(*place, key)] = line
             out[key] = self.value(value_node, (*place, key), depth + 1)
         return out

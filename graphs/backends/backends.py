@@ -1,5 +1,5 @@
-"""Which backend answers a tool's calls in a run, and what one dialogue's backends have been through; apart from the switch, which only
-asks here."""
+"""Which backend answers a tool's calls in a run, and what one dialogue's backends have been through; apart from the
+switch, which only asks here."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from weakref import WeakKeyDictionary
 from langchain_core.tools import BaseTool
 
 from cm2_agent.errors import CM2Error, ToolError
-from .calls import Answer, Call, Journal
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.task import ToolModel
+
+from .calls import Answer, Call, Journal
 
 Backend: TypeAlias = Literal["real", "record", "replay", "simulate", "hybrid"]
 BACKENDS: tuple[Backend, ...] = ("real", "record", "replay", "simulate", "hybrid")
@@ -23,7 +24,8 @@ INVENTED = frozenset({"replay", "simulate"})
 REPLAYING = frozenset({"replay", "hybrid"})
 SIMULATING = frozenset({"simulate", "hybrid"})
 TOOLS = "cm2_tools"
-"""The name under which a run's `Backends` stand in LangGraph's configurable, or in a runtime context of the user's own."""
+"""The name under which a run's `Backends` stand in LangGraph's configurable, or in a runtime context of the user's
+own."""
 
 
 class Answering(Protocol):
@@ -44,7 +46,8 @@ class Replaying(Answering, Protocol):
 
 
 class Injecting(Protocol):
-    """Decides, before a call is answered, whether a fault is injected into it, and makes the faulty answer (`faults.Faults` is ours)."""
+    """Decides, before a call is answered, whether a fault is injected into it, and makes the faulty answer
+    (`faults.Faults` is ours)."""
 
     def draw(self, call: Call, journal: Journal) -> str | None: ...
 
@@ -60,9 +63,10 @@ class Recording(Protocol):
 class Backends:
     """The tools of one dialogue: which backend answers whom, what was answered, and what failed.
 
-    `chosen` is one backend for all tools, or `{tool: backend}` (a tool that is not named is real). `replay`, `simulator`, `recorder` and
-    `faults` are this dialogue's; `specs` what the task says of its tools, beyond what the tools say themselves. `failure` is the first
-    error that was not the agent's doing: it makes the dialogue's reward NULL, even where the graph caught the error and went on.
+    `chosen` is one backend for all tools, or `{tool: backend}` (a tool that is not named is real). `replay`,
+    `simulator`, `recorder` and `faults` are this dialogue's; `specs` what the task says of its tools, beyond what the
+    tools say themselves. `failure` is the first error that was not the agent's doing: it makes the dialogue's reward
+    NULL, even where the graph caught the error and went on.
 
     Raises ToolError for a backend that does not exist, or one that lacks what it needs.
     """
@@ -85,7 +89,9 @@ class Backends:
             (frozenset({"record"}), recorder, "a recorder"),
         ):
             if named & backends and given is None:
-                raise ToolError(f"the backend {'/'.join(sorted(named & backends))} was chosen without {what}; give it one")
+                raise ToolError(
+                    f"the backend {'/'.join(sorted(named & backends))} was chosen without {what}; give it one"
+                )
         self.chosen: Backend | Mapping[str, Backend] = chosen
         self.replay, self.simulator, self.recorder, self.faults = replay, simulator, recorder, faults
         self.journal = Journal()
@@ -133,8 +139,8 @@ class Backends:
         return self.replay.find(call, self.journal)
 
     async def invented(self, call: Call) -> Answer:
-        """What replay or the simulator answers, which the journal then knows. A failure of theirs is noted and raised. Of parallel calls
-        that are the same, the second waits, so that it hears what the first heard."""
+        """What replay or the simulator answers, which the journal then knows. A failure of theirs is noted and raised.
+        Of parallel calls that are the same, the second waits, so that it hears what the first heard."""
         answering = self.replay if self.backend(call.tool.name) == "replay" else self.simulator
         locks = self._locks.setdefault(asyncio.get_running_loop(), {})
         async with locks.setdefault(call.key, asyncio.Lock()):
@@ -150,12 +156,14 @@ class Backends:
         return answer
 
     def state(self) -> JSON:
-        """What the dialogue's calls were and how they were answered, as JSON: another process's backends go on from it by `restore`."""
+        """What the dialogue's calls were and how they were answered, as JSON: another process's backends go on from it
+        by `restore`."""
         entries = self.journal.entries
         return {
             "tools": {entry.call.tool.name: entry.call.tool.model_dump(mode="json") for entry in entries},
             "entries": [
-                {"tool": entry.call.tool.name, "arguments": dict(entry.call.arguments), **asdict(entry.answer)} for entry in entries
+                {"tool": entry.call.tool.name, "arguments": dict(entry.call.arguments), **asdict(entry.answer)}
+                for entry in entries
             ],
         }
 
@@ -173,7 +181,8 @@ class Backends:
         return error
 
     def told(self, call: Call, answer: Answer, seconds: float = 0.0) -> None:
-        """A call was answered otherwise: the journal knows it from now on, and the recorder where that is the backend."""
+        """A call was answered otherwise: the journal knows it from now on, and the recorder where that is the
+        backend."""
         self.journal.add(call, answer)
         if answer.backend == "record" and self.recorder is not None:
             self.recorder.add(call, answer, seconds)
@@ -184,7 +193,20 @@ def check_backends(chosen: Any) -> None:
     values = [chosen] if isinstance(chosen, str) else list(chosen.values()) if isinstance(chosen, Mapping) else [chosen]
     for value in values:
         if value not in BACKENDS:
-            raise ToolError(f"tools={chosen!r} names the backend {value!r}; expected one of {', '.join(BACKENDS)}, or {{tool: backend}}")
+            raise ToolError(
+                f"tools={chosen!r} names the backend {value!r}; expected one of {', '.join(BACKENDS)}, or {{tool:"
+                " backend}"
+            )
 
 
-__all__ = ["BACKENDS", "TOOLS", "Answering", "Backend", "Backends", "Injecting", "Recording", "Replaying", "check_backends"]
+__all__ = [
+    "BACKENDS",
+    "TOOLS",
+    "Answering",
+    "Backend",
+    "Backends",
+    "Injecting",
+    "Recording",
+    "Replaying",
+    "check_backends",
+]

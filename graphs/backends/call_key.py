@@ -1,9 +1,10 @@
-"""When two calls of a tool are the same call (method.md §7); apart so that replay, caches and fidelity cannot disagree about it.
+"""When two calls of a tool are the same call (method.md §7); apart so that replay, caches and fidelity cannot disagree
+about it.
 
-Every value gets one short text, its form, made from the leaves up; a long form is replaced by its hash. What equals the default that the
-schema gives is left out of its object, so that it does not matter whether it was spelled out. Where a schema offers alternatives (anyOf),
-the first that fits the value is the one whose defaults count, and which one it was is part of the form.
-"""
+Every value gets one short text, its form, made from the leaves up; a long form is replaced by its hash. What equals the
+default that the schema gives is left out of its object, so that it does not matter whether it was spelled out. Where a
+schema offers alternatives (anyOf), the first that fits the value is the one whose defaults count, and which one it was
+is part of the form."""
 
 from __future__ import annotations
 
@@ -27,9 +28,10 @@ _Steps: TypeAlias = Generator[tuple[Any, Any], str, str]
 def call_key(name: str, arguments: Mapping[str, JSON], parameters: Mapping[str, JSON]) -> str:
     """A key that structurally equal calls share: the tool's name and the form of the arguments, in ASCII.
 
-    The order of keys, the spelling of a number (1, 1.0, 1e0; -0.0 is 0), and whether an argument that has a default in the schema is
-    spelled out do not matter, at any depth; 1 and "1" differ, so do 1 and true, and 2**53 and 2**53 + 1. Never raises, whatever values and
-    schema it is given. The time grows with the size of the arguments, times the alternatives that the schema offers for one value.
+    The order of keys, the spelling of a number (1, 1.0, 1e0; -0.0 is 0), and whether an argument that has a default in
+    the schema is spelled out do not matter, at any depth; 1 and "1" differ, so do 1 and true, and 2**53 and 2**53 + 1.
+    Never raises, whatever values and schema it is given. The time grows with the size of the arguments, times the
+    alternatives that the schema offers for one value.
 
     >>> schema = {"properties": {"limit": {"type": "integer", "default": 5}}}
     >>> call_key("find", {"q": "tea", "limit": 5.0}, schema) == call_key("find", {"q": "tea"}, schema)
@@ -91,7 +93,8 @@ class _Forms:
         return _short(f"{tag}{{{','.join(sorted(parts))}}}")
 
     def _nodes(self, value: Any, schema: Any) -> tuple[list[Mapping[str, Any]], str]:
-        """The schemas that hold for a value: this one, those it refers to, and the alternatives chosen; and which those were."""
+        """The schemas that hold for a value: this one, those it refers to, and the alternatives chosen; and which those
+        were."""
         nodes: list[Mapping[str, Any]] = []
         seen: set[int] = set()
         tag = ""
@@ -112,7 +115,8 @@ class _Forms:
         return nodes, tag
 
     def _fits(self, value: Any, schema: Any, depth: int = 2) -> bool:
-        """Whether a value may be meant by an alternative, as far as types, constants and required keys say, down to a depth."""
+        """Whether a value may be meant by an alternative, as far as types, constants and required keys say, down to a
+        depth."""
         seen: set[int] = set()
         waiting = [schema]
         while waiting and len(seen) < _HOPS:
@@ -130,7 +134,9 @@ class _Forms:
                     return False
                 below = [(item, properties[key]) for key, item in value.items() if key in properties] if depth else []
             else:  # a list is as its first item
-                below = [(value[0], _of_place([node], 0))] if depth and isinstance(value, list | tuple) and value else []
+                below = (
+                    [(value[0], _of_place([node], 0))] if depth and isinstance(value, list | tuple) and value else []
+                )
             if not all(self._fits(item, own, depth - 1) for item, own in below):
                 return False
             waiting += [*_list(node.get("allOf")), self._target(node.get("$ref"))]
@@ -194,7 +200,13 @@ def _is(kind: str, value: Any) -> bool:
     if kind in ("integer", "number"):
         numeric = isinstance(value, int | float) and not isinstance(value, bool)
         return numeric and (kind == "number" or isinstance(value, int) or value.is_integer())
-    types: dict[str, Any] = {"object": Mapping, "array": list | tuple, "string": str, "boolean": bool, "null": type(None)}
+    types: dict[str, Any] = {
+        "object": Mapping,
+        "array": list | tuple,
+        "string": str,
+        "boolean": bool,
+        "null": type(None),
+    }
     return kind not in types or isinstance(value, types[kind])
 
 

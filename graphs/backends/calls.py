@@ -1,5 +1,5 @@
-"""What one dialogue's tools were asked and answered so far; apart from the backends, which all read it: replay to know what was changed
-since, simulation to stay true to what it said."""
+"""What one dialogue's tools were asked and answered so far; apart from the backends, which all read it: replay to know
+what was changed since, simulation to stay true to what it said."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from .call_key import call_key
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import Message
 from cm2_agent.types.task import ToolModel
+
+from .call_key import call_key
 
 _READING = re.compile(
     r"(?:^|_)(?:get|list|search|find|look|lookup|read|fetch|check|query|view|show|describe|count|calculate|think|verify|validate)(?:_|$)"
@@ -19,7 +20,8 @@ _READING = re.compile(
 
 
 def reads_only(tool: ToolModel) -> bool:
-    """Whether calls of the tool change nothing: as it declares (`reads`), else by the verb it begins with; an unknown verb is a write."""
+    """Whether calls of the tool change nothing: as it declares (`reads`), else by the verb it begins with; an unknown
+    verb is a write."""
     if tool.reads is not None:
         return tool.reads
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", tool.name).lower()
@@ -42,8 +44,8 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a tool answered, as the message tells it: text, or a list of content blocks; `error` where it tells of a failure of the
-    tool's own. `backend` says who answered, `fault` which injected fault changed it."""
+    """What a tool answered, as the message tells it: text, or a list of content blocks; `error` where it tells of a
+    failure of the tool's own. `backend` says who answered, `fault` which injected fault changed it."""
 
     content: str | list[JSON]
     error: bool = False
@@ -73,7 +75,9 @@ class Journal:
     @property
     def writes(self) -> tuple[str, ...]:
         """The keys of the successful writes, in order."""
-        return tuple(entry.call.key for entry in self.entries if not reads_only(entry.call.tool) and not entry.answer.error)
+        return tuple(
+            entry.call.key for entry in self.entries if not reads_only(entry.call.tool) and not entry.answer.error
+        )
 
     def add(self, call: Call, answer: Answer) -> None:
         self.entries.append(Entry(call=call, answer=answer, epoch=self.epoch))

@@ -1,4 +1,5 @@
-"""Faults injected into tool calls, by which error recovery is trained; apart from the backends, since any of them may be disturbed."""
+"""Faults injected into tool calls, by which error recovery is trained; apart from the backends, since any of them may
+be disturbed."""
 
 from __future__ import annotations
 
@@ -8,8 +9,9 @@ from dataclasses import replace
 from typing import Literal, TypeAlias
 
 from cm2_agent.errors import ToolError
-from .calls import Answer, Call, Journal
 from cm2_agent.types.json_values import JSON, canonical_json
+
+from .calls import Answer, Call, Journal
 
 Fault: TypeAlias = Literal["timeout", "error", "empty", "truncated"]
 FAULTS: tuple[Fault, ...] = ("timeout", "error", "empty", "truncated")
@@ -20,9 +22,9 @@ BEFORE = frozenset({"timeout", "error"})
 class Faults:
     """Faults at set rates, each the probability in [0, 1] that a call meets it; their sum is at most 1.
 
-    `tools` gives single tools other rates, `{tool: {fault: rate}}`; a fault it does not name keeps the general rate. The draw is a hash
-    of the seed, the task, the call and how often it was answered before in the dialogue: the rollouts of a group meet the same fault in
-    the same call, and a call that is repeated draws anew.
+    `tools` gives single tools other rates, `{tool: {fault: rate}}`; a fault it does not name keeps the general rate.
+    The draw is a hash of the seed, the task, the call and how often it was answered before in the dialogue: the
+    rollouts of a group meet the same fault in the same call, and a call that is repeated draws anew.
 
     - `timeout` and `error` are drawn before the tool is called: it is not, and the agent is told of a failure.
     - `empty` and `truncated` change an answer that was given, a real write included; an error stays one.
@@ -53,17 +55,23 @@ class Faults:
 
     @classmethod
     def parse(cls, text: str) -> Faults:
-        """From the command line: `timeout=0.02,error=0.05`, and also `seed=3` and `TOOL.timeout=0.1`. Raises ToolError."""
+        """From the command line: `timeout=0.02,error=0.05`, and also `seed=3` and `TOOL.timeout=0.1`. Raises
+        ToolError."""
         rates: dict[str, float] = {}
         tools: dict[str, dict[str, float]] = {}
         seed = 0
-        expected = f"expected NAME=RATE pairs such as timeout=0.02,refund.error=0.05,seed=1, the names being {', '.join(FAULTS)}"
+        expected = (
+            "expected NAME=RATE pairs such as timeout=0.02,refund.error=0.05,seed=1, the names being"
+            f" {', '.join(FAULTS)}"
+        )
         seen: set[str] = set()
         for pair in filter(None, (part.strip() for part in text.split(","))):
             name, equals, value = (part.strip() for part in pair.partition("="))
             tool, _, fault = name.rpartition(".")
             if not equals or name in seen or (fault not in FAULTS and name != "seed"):
-                raise ToolError(f"faults {text!r}: {pair!r} {'is named twice' if name in seen else 'is not known'}; {expected}")
+                raise ToolError(
+                    f"faults {text!r}: {pair!r} {'is named twice' if name in seen else 'is not known'}; {expected}"
+                )
             seen.add(name)
             try:
                 if name == "seed":
@@ -73,9 +81,13 @@ class Faults:
             except ValueError:
                 raise ToolError(f"faults {text!r}: {value!r} is no number; {expected}") from None
         return cls(
-            timeout=rates.get("timeout", 0.0), error=rates.get("error", 0.0), empty=rates.get("empty", 0.0),
-            truncated=rates.get("truncated", 0.0), seed=seed, tools=tools,
-        )  # fmt: skip
+            timeout=rates.get("timeout", 0.0),
+            error=rates.get("error", 0.0),
+            empty=rates.get("empty", 0.0),
+            truncated=rates.get("truncated", 0.0),
+            seed=seed,
+            tools=tools,
+        )
 
     def for_task(self, task_id: str) -> Faults:
         """The same faults as one task meets them."""
@@ -99,17 +111,26 @@ class Faults:
         return None
 
     def faulty(self, fault: str, call: Call, answer: Answer | None) -> Answer:
-        """The answer that the agent gets. `answer` is what the tool gave, which `timeout` and `error` don't have. A truncated answer is
-        shorter by at least a character, where it had two. Raises ToolError for an unknown fault, or one that lacks its answer."""
+        """The answer that the agent gets. `answer` is what the tool gave, which `timeout` and `error` don't have. A
+        truncated answer is shorter by at least a character, where it had two. Raises ToolError for an unknown fault, or
+        one that lacks its answer."""
         if fault in BEFORE:
             said = f"Tool {call.tool.name} timed out after 30 s" if fault == "timeout" else _UNAVAILABLE
-            return Answer(content=said, error=True, backend="simulate" if answer is None else answer.backend, fault=fault)
+            return Answer(
+                content=said, error=True, backend="simulate" if answer is None else answer.backend, fault=fault
+            )
         if fault not in FAULTS or answer is None:
             why = "is unknown" if fault not in FAULTS else "changes an answer, and was given none"
-            raise ToolError(f"the fault {fault!r} of tool {call.tool.name!r} {why}; expected one of {', '.join(FAULTS)}")
+            raise ToolError(
+                f"the fault {fault!r} of tool {call.tool.name!r} {why}; expected one of {', '.join(FAULTS)}"
+            )
         if fault == "empty":
             return replace(answer, content="", fault=fault)
-        return replace(answer, content=_truncated(answer.content, _uniform([self.seed, self.task, call.key, answer.content])), fault=fault)
+        return replace(
+            answer,
+            content=_truncated(answer.content, _uniform([self.seed, self.task, call.key, answer.content])),
+            fault=fault,
+        )
 
 
 _UNAVAILABLE = "503 Service Unavailable: the service cannot answer at the moment. Try again later."
@@ -123,7 +144,10 @@ def _rates(rates: Mapping[str, float], whose: str) -> dict[str, float]:
             raise ToolError(f"faults of {whose}: {fault}={rate!r} is no rate; expected a number from 0 to 1")
     if sum(rates.values()) > 1 + 1e-9:
         spelled = ", ".join(f"{fault}={rate}" for fault, rate in rates.items())
-        raise ToolError(f"faults of {whose} come to more than 1 ({spelled}); a call meets at most one fault, so their rates may sum to 1")
+        raise ToolError(
+            f"faults of {whose} come to more than 1 ({spelled}); a call meets at most one fault, so their rates may sum"
+            " to 1"
+        )
     return {fault: float(rates[fault]) for fault in FAULTS}
 
 

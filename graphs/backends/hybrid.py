@@ -7,7 +7,8 @@ from .calls import Answer, Call, Journal
 
 
 class HybridTools:
-    """Asks `replay` first, and `simulated` what replay has no recording of. `Answer.backend` says which of the two answered.
+    """Asks `replay` first, and `simulated` what replay has no recording of. `Answer.backend` says which of the two
+    answered.
 
     >>> from cm2_agent.graphs.backends.replay import ReplayTools
     >>> class Invented:

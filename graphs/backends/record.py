@@ -1,5 +1,5 @@
-"""Real calls of tools written down as they happen, one JSON object a line, and read back for replay; apart from the store, so that a
-recording can be made and carried where there is no database."""
+"""Real calls of tools written down as they happen, one JSON object a line, and read back for replay; apart from the
+store, so that a recording can be made and carried where there is no database."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from typing import Any
 from pydantic import ConfigDict, Field, ValidationError
 
 from cm2_agent.errors import TaskError, ToolError
-from .calls import Answer, Call
 from cm2_agent.incidents import logger
 from cm2_agent.types.task import RecordedCall
+
+from .calls import Answer, Call
 
 FORMAT = "cm2.recording"
 VERSION = 1
@@ -35,9 +36,9 @@ class _Line(RecordedCall):
 class Recorder:
     """Appends calls to a recording file, each written out before `add` returns; safe to use from several threads.
 
-    A file that is there is continued; what a killed run left of its last line is dropped. The file is locked while it is open: one
-    recorder writes to it at a time. Raises TaskError where the file is no recording of this version, and ToolError where it cannot be
-    opened or is being written to.
+    A file that is there is continued; what a killed run left of its last line is dropped. The file is locked while it
+    is open: one recorder writes to it at a time. Raises TaskError where the file is no recording of this version, and
+    ToolError where it cannot be opened or is being written to.
 
     >>> import tempfile
     >>> from cm2_agent.types.task import ToolModel
@@ -54,7 +55,9 @@ class Recorder:
         try:
             self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115  closed by close()
         except OSError as error:
-            raise ToolError(f"{self.path}: cannot record calls there: {error.strerror}. Give a file in a folder that exists") from error
+            raise ToolError(
+                f"{self.path}: cannot record calls there: {error.strerror}. Give a file in a folder that exists"
+            ) from error
         try:
             self._take_over()
         except BaseException:
@@ -62,7 +65,8 @@ class Recorder:
             raise
 
     def add(self, call: Call, answer: Answer, seconds: float) -> None:
-        """Write one call down. Raises ToolError where arguments or answer are not JSON, after `close`, and where the disk refuses."""
+        """Write one call down. Raises ToolError where arguments or answer are not JSON, after `close`, and where the
+        disk refuses."""
         line = _line(call, answer, seconds)
         with self._lock:
             if self._file.closed:
@@ -70,7 +74,9 @@ class Recorder:
             try:
                 self._write(line)
             except OSError as error:
-                raise ToolError(f"{self.path}: the call of {call.tool.name!r} could not be written: {error.strerror}") from error
+                raise ToolError(
+                    f"{self.path}: the call of {call.tool.name!r} could not be written: {error.strerror}"
+                ) from error
 
     def close(self) -> None:
         """Closing twice is fine."""
@@ -80,7 +86,9 @@ class Recorder:
     def __enter__(self) -> Recorder:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _take_over(self) -> None:
@@ -119,12 +127,14 @@ class Recorder:
 
 
 def load_recording(path: str | Path) -> list[RecordedCall]:
-    """The calls of a recording, in the order of their answers. What a killed run left of its last line is dropped, with a warning in the
-    log. Raises TaskError naming the line for everything else that is no recording of this version."""
+    """The calls of a recording, in the order of their answers. What a killed run left of its last line is dropped, with
+    a warning in the log. Raises TaskError naming the line for everything else that is no recording of this version."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise TaskError(f"{path}: cannot read the recording: {error.strerror}. Expected a file that Recorder wrote") from error
+        raise TaskError(
+            f"{path}: cannot read the recording: {error.strerror}. Expected a file that Recorder wrote"
+        ) from error
     whole = data[: data.rfind(b"\n") + 1]
     torn = data[len(whole) :]
     calls = list(_read(path, whole or data))
@@ -164,25 +174,37 @@ def _parsed(path: str | Path, number: int, line: bytes) -> RecordedCall:
         given = str(first.get("input"))[:80]
         raise TaskError(f"{path}:{number}: not a recorded call: {place}: {first['msg']} (given {given!r})") from error
     except (ValueError, RecursionError) as error:
-        raise TaskError(f"{path}:{number}: not JSON: {str(error)[:120]} (given {line[:80].decode('utf-8', 'replace')!r})") from error
+        raise TaskError(
+            f"{path}:{number}: not JSON: {str(error)[:120]} (given {line[:80].decode('utf-8', 'replace')!r})"
+        ) from error
     return RecordedCall(name=read.name, arguments=read.arguments, result=read.result, error=read.error)
 
 
 def _line(call: Call, answer: Answer, seconds: float) -> bytes:
-    said: dict[str, Any] = {"name": call.tool.name, "arguments": dict(call.arguments), "result": answer.content, "error": None}
+    said: dict[str, Any] = {
+        "name": call.tool.name,
+        "arguments": dict(call.arguments),
+        "result": answer.content,
+        "error": None,
+    }
     if answer.error:
         plain = isinstance(answer.content, str)
-        said |= {"result": None if plain else answer.content, "error": answer.content if plain else _text(answer.content)}
+        said |= {
+            "result": None if plain else answer.content,
+            "error": answer.content if plain else _text(answer.content),
+        }
     try:
         line = json.dumps({**said, "seconds": round(seconds, 6)}, ensure_ascii=False, allow_nan=False)
         _Line.model_validate(json.loads(line))
         if not _encodable(line):
             line = json.dumps(json.loads(line), ensure_ascii=True)
     except (TypeError, ValueError, RecursionError) as error:
-        kinds = f"arguments of type {type(call.arguments).__name__} and a result of type {type(answer.content).__name__}"
+        kinds = (
+            f"arguments of type {type(call.arguments).__name__} and a result of type {type(answer.content).__name__}"
+        )
         raise ToolError(
-            f"the call of tool {call.tool.name!r} cannot be recorded: {str(error)[:200]}. It has {kinds}; a recording holds JSON: text, "
-            "finite numbers, true, false, null, lists and objects with text as keys"
+            f"the call of tool {call.tool.name!r} cannot be recorded: {str(error)[:200]}. It has {kinds}; a recording"
+            " holds JSON: text, finite numbers, true, false, null, lists and objects with text as keys"
         ) from error
     return f"{line}\n".encode()
 

@@ -1,4 +1,5 @@
-"""Recorded calls as tools: the same call gets the answer that was recorded; apart from simulation, which invents what was not."""
+"""Recorded calls as tools: the same call gets the answer that was recorded; apart from simulation, which invents what
+was not."""
 
 from __future__ import annotations
 
@@ -12,9 +13,10 @@ from langchain_core.tools.base import TOOL_MESSAGE_BLOCK_TYPES
 from rapidfuzz import fuzz
 
 from cm2_agent.errors import ToolError
-from .calls import Answer, Call, Journal, reads_only
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.task import RecordedCall, ToolModel
+
+from .calls import Answer, Call, Journal, reads_only
 
 _NEAREST = 3
 _COMPARED = 2000
@@ -23,13 +25,14 @@ _SHOWN = 200
 
 
 class ReplayTools:
-    """Answers the calls that were recorded, and no others. `tools` say which tools only read; a tool that is not among them is judged
-    by its name, as `reads_only` does.
+    """Answers the calls that were recorded, and no others. `tools` say which tools only read; a tool that is not among
+    them is judged by its name, as `reads_only` does.
 
-    Where the same call was recorded several times, the answer is that of the recording before which the same writes had succeeded as
-    in this dialogue so far (in the same order, else in any); else of the last before which no other writes had; else of the first. So
-    within a dialogue the same call gives the same answer until a write succeeds. One object serves any number of dialogues: `find` and
-    `answer` keep nothing between calls. It is itself a backend for one dialogue (the plug `Tools`): `await tools(name, arguments)`.
+    Where the same call was recorded several times, the answer is that of the recording before which the same writes had
+    succeeded as in this dialogue so far (in the same order, else in any); else of the last before which no other writes
+    had; else of the first. So within a dialogue the same call gives the same answer until a write succeeds. One object
+    serves any number of dialogues: `find` and `answer` keep nothing between calls. It is itself a backend for one
+    dialogue (the plug `Tools`): `await tools(name, arguments)`.
 
     Raises ToolError where two of `tools` bear one name.
 
@@ -63,8 +66,12 @@ class ReplayTools:
         return found
 
     async def __call__(self, name: str, arguments: JSON) -> JSON:
-        """The plug `Tools`, as one dialogue. A recorded error raises LangChain's ToolException, which tells the agent."""
-        call = Call(tool=self.tools.get(name) or ToolModel(name=name), arguments=arguments if isinstance(arguments, Mapping) else {})
+        """The plug `Tools`, as one dialogue. A recorded error raises LangChain's ToolException, which tells the
+        agent."""
+        call = Call(
+            tool=self.tools.get(name) or ToolModel(name=name),
+            arguments=arguments if isinstance(arguments, Mapping) else {},
+        )
         answer = await self.answer(call, self.journal)
         self.journal.add(call, answer)
         if answer.error:
@@ -102,7 +109,9 @@ class ReplayTools:
             tool = tools.get(name) or ToolModel(name=name)
             if not reads_only(tool):
                 keyed = self._keyed(tool).places.items()
-                writes += [(place, key) for key, places in keyed for place in places if self.recorded[place].error is None]
+                writes += [
+                    (place, key) for key, places in keyed for place in places if self.recorded[place].error is None
+                ]
         return sorted(writes)
 
     def _missing(self, call: Call) -> str:
@@ -110,14 +119,22 @@ class ReplayTools:
         places = self._places.get(call.tool.name)
         if places:
             calls = (Call(tool=call.tool, arguments=self.recorded[place].arguments) for place in places)
-            spelled = sorted(dict.fromkeys(map(_spelled, calls)), key=lambda other: -fuzz.ratio(asked[:_COMPARED], other[:_COMPARED]))
-            said = f"the call {_cut(asked)} was not recorded; the nearest that were: {'; '.join(map(_cut, spelled[:_NEAREST]))}"
+            spelled = sorted(
+                dict.fromkeys(map(_spelled, calls)), key=lambda other: -fuzz.ratio(asked[:_COMPARED], other[:_COMPARED])
+            )
+            said = (
+                f"the call {_cut(asked)} was not recorded; the nearest that were:"
+                f" {'; '.join(map(_cut, spelled[:_NEAREST]))}"
+            )
         else:
             named = ", ".join(sorted(self._places)) or "none"
-            said = f"no call of tool {call.tool.name!r} was recorded, so {_cut(asked)} cannot be replayed; recorded tools: {named}"
+            said = (
+                f"no call of tool {call.tool.name!r} was recorded, so {_cut(asked)} cannot be replayed; recorded tools:"
+                f" {named}"
+            )
         return (
-            f"{said}. Record the call, let a simulator answer what was not recorded (backend `hybrid`), or let the tool be called for real "
-            "(`allow_real`)"
+            f"{said}. Record the call, let a simulator answer what was not recorded (backend `hybrid`), or let the tool"
+            " be called for real (`allow_real`)"
         )
 
 
@@ -130,7 +147,8 @@ class _Keyed:
 
 
 def replayed(recorded: RecordedCall) -> Answer:
-    """The answer as the agent was told it: text and lists of content blocks as they are, other JSON as LangChain writes it."""
+    """The answer as the agent was told it: text and lists of content blocks as they are, other JSON as LangChain writes
+    it."""
     if recorded.error is None:
         return Answer(content=told(recorded.result), backend="replay")
     # an error of several content blocks is recorded as both: what it said, and as what
@@ -146,7 +164,9 @@ def told(result: JSON) -> str | list[JSON]:
         return json.dumps(result, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError) as error:
         what = f"{type(result).__name__}: {error}"
-        raise ToolError(f"a recorded result is no JSON ({what}); a recording holds text, content blocks or JSON") from error
+        raise ToolError(
+            f"a recorded result is no JSON ({what}); a recording holds text, content blocks or JSON"
+        ) from error
 
 
 def unique(tools: Iterable[ToolModel]) -> dict[str, ToolModel]:
@@ -154,7 +174,10 @@ def unique(tools: Iterable[ToolModel]) -> dict[str, ToolModel]:
     named: dict[str, ToolModel] = {}
     for tool in tools:
         if tool.name in named:
-            raise ToolError(f"two tools are named {tool.name!r}; names must be unique, since a call says which it means by nothing else")
+            raise ToolError(
+                f"two tools are named {tool.name!r}; names must be unique, since a call says which it means by nothing"
+                " else"
+            )
         named[tool.name] = tool
     return named
 

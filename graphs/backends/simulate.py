@@ -1,5 +1,5 @@
-"""Tools that a language model answers in place of (method.md §7); apart from the other backends because it asks a model, and may fail as a
-model does."""
+"""Tools that a language model answers in place of (method.md §7); apart from the other backends because it asks a
+model, and may fail as a model does."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from pydantic_ai.messages import ModelRequest, UserPromptPart
 from pydantic_ai.models import Model
 
 from cm2_agent.errors import ToolError
-from .simulate_consistency import contradictions, same_answer
-from .calls import Answer, Call, Journal
-from ..tools.json_schema import why_invalid
-from .simulations import SimulationCache
-from .simulate_prompt import INSTRUCTIONS, PROMPT_VERSION, Shots, data_of, prompt_of, reply_schema
 from cm2_agent.llm.client import Asker, AskFailed, Failure, Schema, unfenced
 from cm2_agent.llm.limits import Limits
-from cm2_agent.llm.providers import language_model
 from cm2_agent.llm.prices import Price
+from cm2_agent.llm.providers import language_model
 from cm2_agent.llm.usage import Usage
 from cm2_agent.types.json_values import JSON, content_hash
 from cm2_agent.types.task import Task
+
+from ..tools.json_schema import why_invalid
+from .calls import Answer, Call, Journal
+from .simulate_consistency import contradictions, same_answer
+from .simulate_prompt import INSTRUCTIONS, PROMPT_VERSION, Shots, data_of, prompt_of, reply_schema
+from .simulations import SimulationCache
 
 _ANSWER_TOKENS = 300
 
@@ -49,21 +50,24 @@ class _Unusable(AskFailed):
 
 
 class SimulatedTools:
-    """Answers calls of one task's tools as the real ones would: `Answering` for the switch, and `Tools` for whoever asks by name.
+    """Answers calls of one task's tools as the real ones would: `Answering` for the switch, and `Tools` for whoever
+    asks by name.
 
-    `model`: a pydantic-ai model or its name, `local:FOLDER`, or a LangChain chat model. Shown are the tool and its schemas, at most `shots`
-    of this task's recorded calls and no others (`Shots`), the dialogue, and what was answered in it. `seed` decides between inventions that
-    are equally plausible; with a `cache` the same seed and dialogue give the same answers, also in another process, without a model being
-    asked. `settings` are pydantic-ai's, beside temperature 0 and the seed. `timeout` seconds and `retries` a request, the first retry after
-    about `backoff` seconds. A reply that is malformed, breaks the tool's `output` schema or contradicts what was answered before is asked
-    again `re_asks` times, the reason named. `limits` may be shared with other models; `price` where the published one is not yours.
-    `of_cache` counts answers that were known.
+    `model`: a pydantic-ai model or its name, `local:FOLDER`, or a LangChain chat model. Shown are the tool and its
+    schemas, at most `shots` of this task's recorded calls and no others (`Shots`), the dialogue, and what was answered
+    in it. `seed` decides between inventions that are equally plausible; with a `cache` the same seed and dialogue give
+    the same answers, also in another process, without a model being asked. `settings` are pydantic-ai's, beside
+    temperature 0 and the seed. `timeout` seconds and `retries` a request, the first retry after about `backoff`
+    seconds. A reply that is malformed, breaks the tool's `output` schema or contradicts what was answered before is
+    asked again `re_asks` times, the reason named. `limits` may be shared with other models; `price` where the published
+    one is not yours. `of_cache` counts answers that were known.
 
-    One object may serve many dialogues, each with its journal; the calls of one are answered one after the other, so that none contradicts
-    another. Raises ToolError, ModelError (a name that is no model), MissingExtra.
+    One object may serve many dialogues, each with its journal; the calls of one are answered one after the other, so
+    that none contradicts another. Raises ToolError, ModelError (a name that is no model), MissingExtra.
 
     >>> from cm2_agent.types.task import RecordedCall, ToolModel
-    >>> task = Task(id="t", tools=[ToolModel(name="get_order")], recorded=[RecordedCall(name="get_order", result="shipped")])
+    >>> shipped = RecordedCall(name="get_order", result="shipped")
+    >>> task = Task(id="t", tools=[ToolModel(name="get_order")], recorded=[shipped])
     >>> SimulatedTools("test", task=task, seed=3).version.startswith("test:test;prompt=")
     True
     """
@@ -95,16 +99,26 @@ class SimulatedTools:
         self._tools = {tool.name: tool for tool in task.tools}
         self._settings = {"temperature": 0.0, **(settings or {})}
         self._asker = Asker(
-            language_model(model, "simulator"), of="simulator", settings={"seed": seed, **self._settings}, timeout=timeout, retries=retries,
-            backoff=backoff, limits=limits, price=price,
-        )  # fmt: skip
+            language_model(model, "simulator"),
+            of="simulator",
+            settings={"seed": seed, **self._settings},
+            timeout=timeout,
+            retries=retries,
+            backoff=backoff,
+            limits=limits,
+            price=price,
+        )
         self._turns: dict[tuple[int, int], asyncio.Lock] = {}
 
     @property
     def version(self) -> str:
         """Names the model as asked for, the prompt, the settings, the number of examples and the seed."""
         model = self._asker.model
-        parts = [f"{model.system}:{model.model_name}", f"prompt={PROMPT_VERSION}", f"settings={content_hash(self._settings)[:8]}"]
+        parts = [
+            f"{model.system}:{model.model_name}",
+            f"prompt={PROMPT_VERSION}",
+            f"settings={content_hash(self._settings)[:8]}",
+        ]
         return ";".join([*parts, f"shots={self._shots.most}", f"seed={self.seed}"])
 
     @property
@@ -113,21 +127,29 @@ class SimulatedTools:
         return self._asker.usage
 
     async def answer(self, call: Call, journal: Journal) -> Answer:
-        """The tool's answer; `error` where it fails as the real one would, or the arguments break its schema (no model is asked then).
+        """The tool's answer; `error` where it fails as the real one would, or the arguments break its schema (no model
+        is asked then).
 
         Raises ToolError where the model gives no usable answer, BudgetExhausted where it may not be asked.
         """
         wrong = why_invalid(dict(call.arguments), call.tool.parameters, f"tool {call.tool.name!r}")
         if wrong is not None:
-            return Answer(content=f"Error: the arguments of {call.tool.name} are not valid: {wrong}", error=True, backend="simulate")
+            return Answer(
+                content=f"Error: the arguments of {call.tool.name} are not valid: {wrong}",
+                error=True,
+                backend="simulate",
+            )
         async with self._turn(journal):
             return same_answer(journal, call) or await self._simulated(call, journal)
 
     async def __call__(self, name: str, arguments: JSON) -> JSON:
-        """The result of the task's tool, as JSON where it is; what fails as the real tool would is `{"error": text}`."""
+        """The result of the task's tool, as JSON where it is; what fails as the real tool would is `{"error":
+        text}`."""
         tool = self._tools.get(name)
         if tool is None:
-            raise ToolError(f"task {self.task.id!r} has no tool {name!r}; its tools are {', '.join(sorted(self._tools)) or 'none'}")
+            raise ToolError(
+                f"task {self.task.id!r} has no tool {name!r}; its tools are {', '.join(sorted(self._tools)) or 'none'}"
+            )
         if not isinstance(arguments, Mapping):
             raise ToolError(f"the arguments of tool {name!r} are {type(arguments).__name__}; expected an object")
         call = Call(tool=tool, arguments=arguments)
@@ -154,7 +176,9 @@ class SimulatedTools:
             try:
                 return _answer(call, journal, known)
             except _Unusable as error:
-                raise ToolError(f"the kept answer of tool {call.tool.name!r} cannot be used: {error}. Take another seed") from error
+                raise ToolError(
+                    f"the kept answer of tool {call.tool.name!r} cannot be used: {error}. Take another seed"
+                ) from error
         body, answer = await self._asked(data, call, journal, Schema(name="tool_answer", body=schema, strict=False))
         if self.cache is not None:
             self.cache.put(key, call.tool.name, body)
@@ -175,12 +199,16 @@ class SimulatedTools:
             prompt = UserPromptPart(content=prompt_of(data, call, self.seed, problem))
             message = ModelRequest(parts=[prompt], instructions=INSTRUCTIONS)
             try:
-                return await self._asker.ask([message], read, schema=schema, answer_tokens=_ANSWER_TOKENS, re_ask=asked > 0)
+                return await self._asker.ask(
+                    [message], read, schema=schema, answer_tokens=_ANSWER_TOKENS, re_ask=asked > 0
+                )
             except _Unusable as error:
                 problem = str(error)
             except AskFailed as error:
                 raise ToolError(f"the simulator of tool {call.tool.name!r} failed: {error}") from error
-        raise ToolError(f"the simulator of tool {call.tool.name!r} gave no usable answer, asked {self.re_asks + 1} times: {problem}")
+        raise ToolError(
+            f"the simulator of tool {call.tool.name!r} gave no usable answer, asked {self.re_asks + 1} times: {problem}"
+        )
 
     @asynccontextmanager
     async def _turn(self, journal: Journal) -> AsyncIterator[None]:
@@ -202,7 +230,9 @@ def _answer(call: Call, journal: Journal, text: str) -> Answer:
     except ValidationError as error:
         detail = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, detail["loc"]))
-        raise _Unusable(f"the reply is not the object that was asked for: {place + ': ' if place else ''}{detail['msg']}") from error
+        raise _Unusable(
+            f"the reply is not the object that was asked for: {place + ': ' if place else ''}{detail['msg']}"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise _Unusable(f"the reply is not JSON: {str(error)[:200]}") from error
     if not {"result", "error"} & set(given):

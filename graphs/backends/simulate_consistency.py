@@ -1,12 +1,12 @@
-"""What a dialogue's tools have said so far, as facts, and whether a new answer contradicts them; apart from the simulator so that it can be
-proved without a model.
+"""What a dialogue's tools have said so far, as facts, and whether a new answer contradicts them; apart from the
+simulator so that it can be proved without a model.
 
-A fact is a scalar under (entity, field). An entity is an object that names itself: by `id`; by `KIND_id` or `KIND_number`, where KIND is
-what the tool, or the key that holds the object, is called (an order in `get_order`, in `orders`); by an id that it is held under; by
-`code`; by `email`. The top-level object of an answer that has no id is what the call's id arguments name. The call's other arguments
-belong to the entity, unless the object repeats them: a price in euros does not contradict one in dollars. Ids of other things (an order's
-`user_id`) are facts like any other. A false alarm costs a dialogue, so whatever is not clear is no fact.
-"""
+A fact is a scalar under (entity, field). An entity is an object that names itself: by `id`; by `KIND_id` or
+`KIND_number`, where KIND is what the tool, or the key that holds the object, is called (an order in `get_order`, in
+`orders`); by an id that it is held under; by `code`; by `email`. The top-level object of an answer that has no id is
+what the call's id arguments name. The call's other arguments belong to the entity, unless the object repeats them: a
+price in euros does not contradict one in dollars. Ids of other things (an order's `user_id`) are facts like any other.
+A false alarm costs a dialogue, so whatever is not clear is no fact."""
 
 from __future__ import annotations
 
@@ -17,19 +17,23 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TypeAlias
 
-from .calls import Answer, Call, Journal, reads_only
 from cm2_agent.types.json_values import JSON, canonical_json
+
+from .calls import Answer, Call, Journal, reads_only
 
 Facts: TypeAlias = dict[tuple[str, str], JSON]
 """Scalars by (entity, field), both spelled out: `order_id=7`, `address.city`."""
 
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
-_ALIKE = frozenset({"detail", "info", "information", "status", "summary", "record", "data", "by", "id", "number", "email", "code"})
+_ALIKE = frozenset(
+    {"detail", "info", "information", "status", "summary", "record", "data", "by", "id", "number", "email", "code"}
+)
 """Words of a tool's name that do not make its answer one about something else than its id argument names."""
 
 
 def same_answer(journal: Journal, call: Call) -> Answer | None:
-    """What the same call was answered since the last write; None where it was not asked. Injected faults are not remembered."""
+    """What the same call was answered since the last write; None where it was not asked. Injected faults are not
+    remembered."""
     key, epoch = call.key, journal.epoch
     for entry in reversed(journal.entries):
         if entry.epoch != epoch:
@@ -40,7 +44,8 @@ def same_answer(journal: Journal, call: Call) -> Answer | None:
 
 
 def known_facts(journal: Journal) -> Facts:
-    """The facts that hold: those of the answers since the last write, its own among them. The first value told stays."""
+    """The facts that hold: those of the answers since the last write, its own among them. The first value told
+    stays."""
     epoch, known = journal.epoch, Facts()
     for entry in journal.entries:
         changed = not reads_only(entry.call.tool) and not entry.answer.error
@@ -70,7 +75,9 @@ def facts_of(call: Call, content: str | list[JSON]) -> Facts:
     if isinstance(content, str):
         texts = [content]
     else:
-        texts = [block["text"] for block in content if isinstance(block, Mapping) and isinstance(block.get("text"), str)]
+        texts = [
+            block["text"] for block in content if isinstance(block, Mapping) and isinstance(block.get("text"), str)
+        ]
     found, unclear = Facts(), set()
     for text in texts:
         try:
@@ -117,14 +124,20 @@ def _own(call: Call, value: Mapping[str, JSON], path: tuple[str, ...]) -> str | 
     if keyed and keyed != ["id"]:
         return _entity(call, value, {keyed[0]: ids[keyed[0]]}) if len(keyed) == 1 else None
     if "id" in ids:
-        asked = [name for name, given in call.arguments.items() if _is_id(name) and _kind(name) and str(given) == str(ids["id"])]
+        asked = [
+            name
+            for name, given in call.arguments.items()
+            if _is_id(name) and _kind(name) and str(given) == str(ids["id"])
+        ]
         name = f"{held}_id" if held else asked[0] if len(asked) == 1 else f"{call.tool.name}_id"
         return _entity(call, value, {name: ids["id"]}, key="id")
     about = frozenset(_words(path[-1] if path else call.tool.name))
     own = [key for key in ids if _kind(key) and _kind(key) <= about]
     if len(own) == 1:
         (key,) = own
-        dated = {"date": value["date"]} if _words(key)[-1] == "number" and _names(value.get("date")) else {}  # a flight leaves every day
+        dated = (
+            {"date": value["date"]} if _words(key)[-1] == "number" and _names(value.get("date")) else {}
+        )  # a flight leaves every day
         return _entity(call, value, {key: ids[key], **dated})
     if not own and list(ids) == ["email"]:
         return _entity(call, value, ids)
@@ -134,26 +147,37 @@ def _own(call: Call, value: Mapping[str, JSON], path: tuple[str, ...]) -> str | 
 
 
 def _named_by(call: Call, value: Mapping[str, JSON]) -> str | None:
-    """What the call's id arguments name, where the tool is about that: `get_order_status(order_id)`, not `get_order_invoice(order_id)`."""
+    """What the call's id arguments name, where the tool is about that: `get_order_status(order_id)`, not
+    `get_order_invoice(order_id)`."""
     words = _words(call.tool.name)
-    own = {key: item for key, item in call.arguments.items() if _is_id(key) and _names(item) and _kind(key) <= frozenset(words)}
+    own = {
+        key: item
+        for key, item in call.arguments.items()
+        if _is_id(key) and _names(item) and _kind(key) <= frozenset(words)
+    }
     kinds = frozenset().union(*map(_kind, own), *map(_words, value))
     if not own or any(_is_id(key) for key in value) or not frozenset(words[1:]) <= _ALIKE | kinds:
         return None
-    return _entity(call, value, {key if _kind(key) else f"{call.tool.name}_{key}": item for key, item in own.items()}, key=next(iter(own)))
+    return _entity(
+        call,
+        value,
+        {key if _kind(key) else f"{call.tool.name}_{key}": item for key, item in own.items()},
+        key=next(iter(own)),
+    )
 
 
 def _entity(call: Call, value: Mapping[str, JSON], own: Mapping[str, JSON], key: str | None = None) -> str:
-    """The entity's name, with the arguments that it may depend on. `key` is what the object or the call calls its id, if that is not what
-    the entity is named by."""
+    """The entity's name, with the arguments that it may depend on. `key` is what the object or the call calls its id,
+    if that is not what the entity is named by."""
     named = frozenset(str(item) for item in own.values())
     asked = {
         name: given
         for name, given in call.arguments.items()
-        if name not in own and given is not None
+        if name not in own
+        and given is not None
         and not (name in value and _same(value[name], given))
         and not (key is not None and _is_id(name) and str(given) in named)
-    }  # fmt: skip
+    }
     parts = ", ".join(f"{name}={item}" for name, item in sorted(own.items()))
     return f"{parts} given {canonical_json(asked)}" if asked else parts
 
@@ -174,7 +198,10 @@ def _kind(key: str) -> frozenset[str]:
 def _words(name: str) -> tuple[str, ...]:
     """The words of a name, in lower case and without a plural's s."""
     words = (word.lower() for word in _WORDS.findall(name))
-    return tuple(word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us")) else word for word in words)
+    return tuple(
+        word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us")) else word
+        for word in words
+    )
 
 
 def _names(value: JSON) -> bool:

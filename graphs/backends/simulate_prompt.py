@@ -1,10 +1,10 @@
-"""What a simulator is shown: the tool, real calls of this task as examples, the dialogue, the answers so far, the call; apart from the
-simulator, so that the prompt can be proved without a model.
+"""What a simulator is shown: the tool, real calls of this task as examples, the dialogue, the answers so far, the call;
+apart from the simulator, so that the prompt can be proved without a model.
 
-All of it was written by others, so it is data: one line of JSON each, in which nothing can end the data (llm/fencing.py). The mark after it
-is a hash of what it marks: the same question is the same prompt to the byte, in every process, and no data can hold the mark. What
-changes least comes first, so that a provider's prefix cache serves a dialogue's later calls.
-"""
+All of it was written by others, so it is data: one line of JSON each, in which nothing can end the data
+(llm/fencing.py). The mark after it is a hash of what it marks: the same question is the same prompt to the byte, in
+every process, and no data can hold the mark. What changes least comes first, so that a provider's prefix cache serves a
+dialogue's later calls."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from cm2_agent.errors import ToolError
-from .calls import Call, Journal, reads_only
 from cm2_agent.llm.untrusted_text import json_line, mark_of
 from cm2_agent.types.json_values import JSON, canonical_json, content_hash
 from cm2_agent.types.messages import Message
 from cm2_agent.types.task import RecordedCall, Task, ToolModel
+
+from .calls import Call, Journal, reads_only
 
 _FOLDER = Path(__file__).resolve().parent.parent / "prompts"
 INSTRUCTIONS = (_FOLDER / "simulator.md").read_text(encoding="utf-8").strip()
@@ -31,10 +32,9 @@ _DEFINITIONS = ("$defs", "definitions")
 class Shots:
     """A task's recorded calls as examples of its tools.
 
-    `most` are shown for a call: those of the same tool first, those that share most argument values with it first, then as recorded.
-    `metadata["shots"]` of the task, `{tool: [indices into task.recorded]}`, says instead which are shown for a tool. Raises ToolError
-    where it names what is not there.
-    """
+    `most` are shown for a call: those of the same tool first, those that share most argument values with it first, then
+    as recorded. `metadata["shots"]` of the task, `{tool: [indices into task.recorded]}`, says instead which are shown
+    for a tool. Raises ToolError where it names what is not there."""
 
     def __init__(self, task: Task, most: int) -> None:
         if most < 0:
@@ -56,13 +56,21 @@ class Shots:
 
 
 def data_of(call: Call, journal: Journal, shots: Sequence[RecordedCall]) -> str:
-    """Everything but the call itself. Answers that an injected fault changed are left out: they tell nothing of the world."""
+    """Everything but the call itself. Answers that an injected fault changed are left out: they tell nothing of the
+    world."""
     tool = call.tool
-    described: dict[str, JSON] = {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}
+    described: dict[str, JSON] = {
+        "name": tool.name,
+        "description": tool.description,
+        "parameters": dict(tool.parameters),
+    }
     if tool.output is not None:
         described["result_schema"] = dict(tool.output)
     lines = [{"part": "tool", **described}]
-    lines += [{"part": "example", "tool": one.name, "arguments": dict(one.arguments), **_outcome(one.result, one.error)} for one in shots]
+    lines += [
+        {"part": "example", "tool": one.name, "arguments": dict(one.arguments), **_outcome(one.result, one.error)}
+        for one in shots
+    ]
     for message in call.messages:
         if isinstance(message, Message) and message.role != "tool" and message.text:
             lines.append({"part": "dialogue", "role": message.role, "content": message.text})
@@ -77,15 +85,20 @@ def data_of(call: Call, journal: Journal, shots: Sequence[RecordedCall]) -> str:
 
 def prompt_of(data: str, call: Call, seed: int, problem: str | None = None) -> str:
     """The message: the data, then the call; `problem` is why the reply before could not be used."""
-    note = "" if problem is None else f"Your last reply could not be used. What was wrong with it: {json_line(problem)} Answer anew.\n"
+    note = (
+        ""
+        if problem is None
+        else f"Your last reply could not be used. What was wrong with it: {json_line(problem)} Answer anew.\n"
+    )
     asked = json_line({"tool": call.tool.name, "arguments": dict(call.arguments)})
     mark = mark_of(f"{seed}\0{data}\0{asked}\0{note}")
     return f"{data}\n{_CALL.format(mark=mark, call=asked, note=note, seed=seed, tool=json_line(call.tool.name))}"
 
 
 def reply_schema(tool: ToolModel) -> dict[str, JSON]:
-    """The reply's JSON schema. Definitions of the result's own schema move to the top, where its references look for them; a schema that
-    refers to itself as a whole cannot move, so the reply is held to any result, and checked when it comes."""
+    """The reply's JSON schema. Definitions of the result's own schema move to the top, where its references look for
+    them; a schema that refers to itself as a whole cannot move, so the reply is held to any result, and checked when it
+    comes."""
     result: JSON = {}
     definitions: dict[str, JSON] = {}
     if tool.output is not None and not _refers_to_itself(tool.output):
@@ -116,7 +129,8 @@ def _refers_to_itself(schema: Mapping[str, JSON]) -> bool:
 
 
 def _outcome(result: JSON, error: str | None) -> dict[str, JSON]:
-    """How a call ended. Text that is a JSON object or list is shown as one: it becomes text again when it is told to the agent."""
+    """How a call ended. Text that is a JSON object or list is shown as one: it becomes text again when it is told to
+    the agent."""
     if error is not None:
         return {"error": error}
     if isinstance(result, str) and result.lstrip()[:1] in ("{", "["):
@@ -154,10 +168,15 @@ def _chosen(task: Task) -> dict[str, tuple[int, ...]]:
     found = {}
     for tool, indices in given.items():
         if not isinstance(indices, Iterable) or isinstance(indices, str | Mapping):
-            raise ToolError(f"{where} gives {str(indices)[:60]!r} for {tool!r}; expected a list of indices into its recorded calls")
+            raise ToolError(
+                f"{where} gives {str(indices)[:60]!r} for {tool!r}; expected a list of indices into its recorded calls"
+            )
         for index in indices:
             if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(task.recorded):
-                raise ToolError(f"{where} names the call {index!r} for {tool!r}; the task has {len(task.recorded)} recorded calls, from 0")
+                raise ToolError(
+                    f"{where} names the call {index!r} for {tool!r}; the task has {len(task.recorded)} recorded calls,"
+                    " from 0"
+                )
         found[str(tool)] = tuple(indices)
     return found
 

@@ -1,5 +1,5 @@
-"""Simulated answers that are known already: what a cache of them must do, and one in memory; apart from the simulator, which makes the
-keys, and from the store, whose `SQLStore.simulation_cache()` keeps them for good."""
+"""Simulated answers that are known already: what a cache of them must do, and one in memory; apart from the simulator,
+which makes the keys, and from the store, whose `SQLStore.simulation_cache()` keeps them for good."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from cm2_agent.errors import ToolError
 
 
 class SimulationCache(Protocol):
-    """Replies by key; `body` is the reply's JSON text. A `put` under a known key changes nothing: whoever asked twice gets one answer. Both
-    methods may be called from any thread.
+    """Replies by key; `body` is the reply's JSON text. A `put` under a known key changes nothing: whoever asked twice
+    gets one answer. Both methods may be called from any thread.
 
     >>> class Nothing:
     ...     def get(self, key):

@@ -1,9 +1,8 @@
-"""How true a simulator is to the tools it stands for: recorded calls asked again with their answers held out; apart from the simulator,
-which any `Answering` may be.
+"""How true a simulator is to the tools it stands for: recorded calls asked again with their answers held out; apart
+from the simulator, which any `Answering` may be.
 
-For each recorded call the simulator knows the task's other recorded calls (never one that is the same call) and, as its state, those that
-came before. Two answers are drawn, so that consistency is measured too.
-"""
+For each recorded call the simulator knows the task's other recorded calls (never one that is the same call) and, as its
+state, those that came before. Two answers are drawn, so that consistency is measured too."""
 
 from __future__ import annotations
 
@@ -19,14 +18,15 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 from rapidfuzz import fuzz
 
+from cm2_agent.analysis.bootstrap import Interval, mean_interval
 from cm2_agent.errors import BudgetExhausted, CM2Error, ToolError
+from cm2_agent.types.json_values import JSON, canonical_json
+from cm2_agent.types.messages import Message
+from cm2_agent.types.task import RecordedCall, Task, ToolModel
+
 from .backends import Answering
 from .calls import Answer, Call, Journal
 from .replay import replayed
-from cm2_agent.types.json_values import JSON, canonical_json
-from cm2_agent.types.messages import Message
-from cm2_agent.analysis.bootstrap import Interval, mean_interval
-from cm2_agent.types.task import RecordedCall, Task, ToolModel
 
 SHOTS = "shots"
 """The key of a task's metadata that names each tool's few-shots: `{tool: [positions among the recorded calls]}`."""
@@ -36,7 +36,8 @@ _ALIKE = 80.0
 
 @dataclass(frozen=True, kw_only=True)
 class Held:
-    """One recorded call, asked again. Shares are in [0, 1]; None: not to be said. `failed`: the simulator gave no usable answer."""
+    """One recorded call, asked again. Shares are in [0, 1]; None: not to be said. `failed`: the simulator gave no
+    usable answer."""
 
     task: str
     tool: str
@@ -51,7 +52,8 @@ class Held:
 
 @dataclass(frozen=True, kw_only=True)
 class Fidelity:
-    """What was found of one tool: means with 95 % intervals over tasks. `fields` is F1 of the answer's leaves: path and value."""
+    """What was found of one tool: means with 95 % intervals over tasks. `fields` is F1 of the answer's leaves: path and
+    value."""
 
     tool: str
     calls: int
@@ -72,9 +74,9 @@ async def held_out(
     concurrency: int = 16,
     tools: frozenset[str] | None = None,
 ) -> AsyncIterator[Held]:
-    """Each recorded call of the tasks, asked again, as they come. `simulate` makes the simulator of a task that lacks the call; it must
-    not remember (a cache would make the second answer the first). `most`: so many of a tool at most, spread over the tasks; `tools`: these
-    alone. Raises ToolError where nothing is recorded, BudgetExhausted."""
+    """Each recorded call of the tasks, asked again, as they come. `simulate` makes the simulator of a task that lacks
+    the call; it must not remember (a cache would make the second answer the first). `most`: so many of a tool at most,
+    spread over the tasks; `tools`: these alone. Raises ToolError where nothing is recorded, BudgetExhausted."""
     jobs = _chosen(tasks, most, tools)
     if not jobs:
         raise ToolError("the tasks have no recorded calls to hold out; expected such as cm2 tasks from-traces writes")
@@ -103,10 +105,14 @@ def fidelity(found: Sequence[Held]) -> list[Fidelity]:
 
 
 def reselected(task: Task, found: Sequence[Held], tools: frozenset[str], shots: int = 8) -> Task:
-    """The task whose few-shots of these tools are its own misses first: what the simulator gets wrong is what it has to be shown."""
+    """The task whose few-shots of these tools are its own misses first: what the simulator gets wrong is what it has to
+    be shown."""
     chosen = dict(task.metadata.get(SHOTS) or {})
     for tool in tools:
-        mine = sorted((held for held in found if held.task == task.id and held.tool == tool), key=lambda held: (held.fields, held.position))
+        mine = sorted(
+            (held for held in found if held.task == task.id and held.tool == tool),
+            key=lambda held: (held.fields, held.position),
+        )
         known = {held.position for held in mine}
         rest = [number for number, call in enumerate(task.recorded) if call.name == tool and number not in known]
         if mine:
@@ -116,7 +122,10 @@ def reselected(task: Task, found: Sequence[Held], tools: frozenset[str], shots: 
 
 def _chosen(tasks: Sequence[Task], most: int | None, tools: frozenset[str] | None) -> list[tuple[Task, int]]:
     """Task by task in turn, so that a limit does not leave all but the first tasks out."""
-    by_task = [[(task, number) for number, call in enumerate(task.recorded) if tools is None or call.name in tools] for task in tasks]
+    by_task = [
+        [(task, number) for number, call in enumerate(task.recorded) if tools is None or call.name in tools]
+        for task in tasks
+    ]
     counted: Counter[str] = Counter()
     chosen = []
     for rank in range(max(map(len, by_task), default=0)):
@@ -147,23 +156,37 @@ async def _held(task: Task, position: int, simulate: Callable[[Task], Answering]
             raise
         except CM2Error as error:
             return Held(
-                task=task.id, tool=recorded.name, position=position, valid=False, exact=False, fields=0.0, error_form=None,
-                consistent=None, failed=str(error)[:300],
-            )  # fmt: skip
+                task=task.id,
+                tool=recorded.name,
+                position=position,
+                valid=False,
+                exact=False,
+                fields=0.0,
+                error_form=None,
+                consistent=None,
+                failed=str(error)[:300],
+            )
     true, told = replayed(recorded), answers[0]
     others = [replayed(other) for other in left.recorded if other.name == recorded.name]
     return Held(
-        task=task.id, tool=recorded.name, position=position, valid=_valid(call.tool, told, others),
+        task=task.id,
+        tool=recorded.name,
+        position=position,
+        valid=_valid(call.tool, told, others),
         exact=told.error == true.error and _leaves(told) == _leaves(true),
-        fields=0.0 if told.error != true.error else _f1(_leaves(told), _leaves(true)), error_form=_same_form(told, true),
+        fields=0.0 if told.error != true.error else _f1(_leaves(told), _leaves(true)),
+        error_form=_same_form(told, true),
         consistent=None if len(answers) < 2 else _leaves(answers[1]) == _leaves(told),
-    )  # fmt: skip
+    )
 
 
 def _without(task: Task, kept: Sequence[int]) -> Task:
     """The task with these recorded calls alone, its chosen few-shots renumbered."""
     places = {old: new for new, old in enumerate(kept)}
-    shots = {tool: [places[old] for old in chosen if old in places] for tool, chosen in (task.metadata.get(SHOTS) or {}).items()}
+    shots = {
+        tool: [places[old] for old in chosen if old in places]
+        for tool, chosen in (task.metadata.get(SHOTS) or {}).items()
+    }
     metadata = {**task.metadata, **({SHOTS: shots} if shots else {})}
     return task.model_copy(update={"recorded": tuple(task.recorded[number] for number in kept), "metadata": metadata})
 
@@ -184,8 +207,8 @@ def _parsed(answer: Answer) -> JSON:
 
 
 def _valid(tool: ToolModel, told: Answer, others: Sequence[Answer]) -> bool:
-    """Whether the answer has the declared schema; where none is declared, the JSON type that recorded answers have, and no key that none of
-    them has. An error has a form of its own."""
+    """Whether the answer has the declared schema; where none is declared, the JSON type that recorded answers have, and
+    no key that none of them has. An error has a form of its own."""
     if told.error:
         return True
     value = _parsed(told)
@@ -215,8 +238,14 @@ def _leaves(answer: Answer) -> Counter[tuple[str, str]]:
         elif isinstance(value, list) and value:
             waiting += [(f"{path}[]", item) for item in value]
         else:
-            plain = float(value) if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else value
-            found[path, canonical_json(plain) if not isinstance(plain, float) or math.isfinite(plain) else repr(plain)] += 1
+            plain = (
+                float(value)
+                if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+                else value
+            )
+            found[
+                path, canonical_json(plain) if not isinstance(plain, float) or math.isfinite(plain) else repr(plain)
+            ] += 1
     return found
 
 
@@ -250,10 +279,15 @@ def _fidelity(tool: str, found: Sequence[Held]) -> Fidelity:
         return measured
 
     return Fidelity(
-        tool=tool, calls=len(found), failed=sum(held.failed is not None for held in found), valid=every("valid"), exact=every("exact"),
-        fields=every("fields"), error_form=share([(held.task, held.error_form) for held in found]),
+        tool=tool,
+        calls=len(found),
+        failed=sum(held.failed is not None for held in found),
+        valid=every("valid"),
+        exact=every("exact"),
+        fields=every("fields"),
+        error_form=share([(held.task, held.error_form) for held in found]),
         consistent=share([(held.task, held.consistent) for held in found]),
-    )  # fmt: skip
+    )
 
 
 __all__ = ["SHOTS", "Fidelity", "Held", "fidelity", "held_out", "reselected"]

@@ -1,8 +1,7 @@
 """What a piece of code refers to, found without running any of it; apart from `seeing`, which knows what it looks for.
 
-Only the interpreter's own slots are read (closures, globals that the code names, `__dict__`s, `__slots__`): no property, no descriptor of
-the application's, no `__getattr__`, `__iter__` or `__eq__` runs.
-"""
+Only the interpreter's own slots are read (closures, globals that the code names, `__dict__`s, `__slots__`): no
+property, no descriptor of the application's, no `__getattr__`, `__iter__` or `__eq__` runs."""
 
 from __future__ import annotations
 
@@ -24,22 +23,69 @@ MOST = 200_000
 _AWAY = 3
 """How many calls deep the code of installed packages is followed."""
 
-# Their code calls no tool of an application's that it was not handed: closures and instances are looked into, globals are not.
-_FRAMEWORKS = frozenset({
-    "cm2_agent", "langchain", "langchain_classic", "langchain_core", "langchain_mcp_adapters", "langchain_openai", "langgraph",
-})  # fmt: skip
+# Their code calls no tool of an application's that it was not handed: closures and instances are looked into, globals
+# are not.
+_FRAMEWORKS = frozenset(
+    {
+        "cm2_agent",
+        "langchain",
+        "langchain_classic",
+        "langchain_core",
+        "langchain_mcp_adapters",
+        "langchain_openai",
+        "langgraph",
+    }
+)
 # Nothing of theirs holds a tool.
 _CLOSED = frozenset(sys.stdlib_module_names) - {"__main__"} | {
-    "_pytest", "anthropic", "anyio", "google", "httpcore", "httpx", "jinja2", "langsmith", "mcp", "numpy", "openai", "opentelemetry",
-    "orjson", "pandas", "pluggy", "psycopg", "pydantic", "pydantic_ai", "pydantic_core", "pytest", "requests", "sqlalchemy", "starlette",
-    "tokenizers", "torch", "transformers", "typing_extensions", "urllib3",
-}  # fmt: skip
+    "_pytest",
+    "anthropic",
+    "anyio",
+    "google",
+    "httpcore",
+    "httpx",
+    "jinja2",
+    "langsmith",
+    "mcp",
+    "numpy",
+    "openai",
+    "opentelemetry",
+    "orjson",
+    "pandas",
+    "pluggy",
+    "psycopg",
+    "pydantic",
+    "pydantic_ai",
+    "pydantic_core",
+    "pytest",
+    "requests",
+    "sqlalchemy",
+    "starlette",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "typing_extensions",
+    "urllib3",
+}
 _UNFOLLOWED = _CLOSED | _FRAMEWORKS
 # Methods that are called though no code of the application's names them, and those by which an instance is made.
-_CALLED = frozenset({
-    "__aenter__", "__call__", "__enter__", "_arun", "_run", "abatch", "ainvoke", "astream", "atransform", "batch", "invoke", "stream",
-    "transform",
-})  # fmt: skip
+_CALLED = frozenset(
+    {
+        "__aenter__",
+        "__call__",
+        "__enter__",
+        "_arun",
+        "_run",
+        "abatch",
+        "ainvoke",
+        "astream",
+        "atransform",
+        "batch",
+        "invoke",
+        "stream",
+        "transform",
+    }
+)
 _MADE = frozenset({"__init__", "__new__", "__post_init__"})
 _COLLECTIONS = (list, tuple, set, frozenset, collections.deque)
 _PLAIN = (str, int, float, bool, bytes, complex, type(None), type(Ellipsis))
@@ -48,8 +94,8 @@ _NONE: _Names = frozenset()
 
 
 def referred(start: Any, stop: Callable[[Any], bool] = lambda value: False) -> Iterator[tuple[Any, _Names]]:
-    """Everything that `start` refers to, itself first and what is near before what is far, with the names that the code which led there
-    uses. What `stop` is true of is given, and not looked into."""
+    """Everything that `start` refers to, itself first and what is near before what is far, with the names that the code
+    which led there uses. What `stop` is true of is given, and not looked into."""
     known: dict[tuple[int, _Names], Any] = {}  # keeps what it knows alive: an id is not used twice
     waiting: collections.deque[tuple[Any, _Names, int, int]] = collections.deque([(start, _NONE, 0, 0)])
     while waiting and len(known) < MOST:

@@ -1,11 +1,11 @@
-"""Tools that plain function nodes call, shown to the switch one by one: a decorator; apart from the switch, which works on tool nodes.
+"""Tools that plain function nodes call, shown to the switch one by one: a decorator; apart from the switch, which works
+on tool nodes.
 
     @switchable
     def get_order(order_id: int) -> dict: ...        # or over @tool; the decorator stands outermost
 
-Where a run has no `Backends` (production) nothing changes. Where it has, the call goes the way of a ToolNode's call: a span, validation,
-the run's backend, faults and journal.
-"""
+Where a run has no `Backends` (production) nothing changes. Where it has, the call goes the way of a ToolNode's call: a
+span, validation, the run's backend, faults and journal."""
 
 from __future__ import annotations
 
@@ -28,30 +28,33 @@ from pydantic.errors import PydanticUserError
 from pydantic_core import to_jsonable_python
 
 from cm2_agent.errors import CM2Error, ToolError
-from ..tools.functions import FunctionTools
-from .discovery import SWITCHABLE, switchable_of
-from ..tools.specs import spec_of
-from .tool_node import awrap_tool_call, backends_of, wrap_tool_call
 from cm2_agent.langchain_messages import plain
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.run_attributes import TOOL_BACKEND, TOOL_FAULT
+
+from ..tools.functions import FunctionTools
+from ..tools.specs import spec_of
+from .discovery import SWITCHABLE, switchable_of
+from .tool_node import awrap_tool_call, backends_of, wrap_tool_call
 
 W = TypeVar("W")
 _UNSAID = dict[str, Any] | list[Any] | str
 
 
 def switchable(wrapped: W) -> W:
-    """A typed function (sync or async) or a LangChain tool, whose calls from plain function nodes the switch can answer.
+    """A typed function (sync or async) or a LangChain tool, whose calls from plain function nodes the switch can
+    answer.
 
-    Outside a run it is what it wraps: the same signature and value, a tool of the same name and schema. Inside a run whose config has
-    `Backends` a function returns the backend's answer as its return annotation says (text for `str`, else what the answer's JSON is
-    when read as that type), and an answer that tells of an error raises ToolException with its text; so does an argument that the
-    schema does not allow. What a real call raises or returns comes through as it is. A tool returns what it would to `invoke`: a
-    ToolMessage for a tool call, the content for plain arguments; its own `handle_tool_error` says whether an error is raised.
+    Outside a run it is what it wraps: the same signature and value, a tool of the same name and schema. Inside a run
+    whose config has `Backends` a function returns the backend's answer as its return annotation says (text for `str`,
+    else what the answer's JSON is when read as that type), and an answer that tells of an error raises ToolException
+    with its text; so does an argument that the schema does not allow. What a real call raises or returns comes through
+    as it is. A tool returns what it would to `invoke`: a ToolMessage for a tool call, the content for plain arguments;
+    its own `handle_tool_error` says whether an error is raised.
 
-    The run is known from LangChain's context: a thread that a node starts by itself must be given it (`contextvars.copy_context`), or the
-    call is taken for one outside a run. Raises ToolError for a method, a generator, and a function that FunctionTools would not take or
-    whose return is not annotated.
+    The run is known from LangChain's context: a thread that a node starts by itself must be given it
+    (`contextvars.copy_context`), or the call is taken for one outside a run. Raises ToolError for a method, a
+    generator, and a function that FunctionTools would not take or whose return is not annotated.
 
     >>> @switchable
     ... def get_order(order_id: int) -> str:
@@ -66,7 +69,9 @@ def switchable(wrapped: W) -> W:
         made: Any = _SwitchableTool.of(wrapped)
         return made  # type: ignore[no-any-return]
     if not inspect.isfunction(wrapped):
-        raise ToolError(f"switchable was given a {type(wrapped).__name__}; expected a typed function or a LangChain tool")
+        raise ToolError(
+            f"switchable was given a {type(wrapped).__name__}; expected a typed function or a LangChain tool"
+        )
     function: Any = _Function(wrapped).wrapper()
     return function  # type: ignore[no-any-return]
 
@@ -79,11 +84,16 @@ class _Function:
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise ToolError(f"switchable function {name!r} is a generator; expected one that returns its answer")
         if next(iter(inspect.signature(function).parameters), "") in ("self", "cls"):
-            raise ToolError(f"switchable function {name!r} is a method; its object cannot be told to a model, so decorate a function")
+            raise ToolError(
+                f"switchable function {name!r} is a method; its object cannot be told to a model, so decorate a"
+                " function"
+            )
         (tool,) = FunctionTools(function)
         hints = get_type_hints(function)
         if "return" not in hints:
-            raise ToolError(f"switchable function {name!r} does not say what it returns; annotate it, such as `-> str` or `-> dict`")
+            raise ToolError(
+                f"switchable function {name!r} does not say what it returns; annotate it, such as `-> str` or `-> dict`"
+            )
         spec_of(tool)
         self.function, self.tool, self.returned = function, tool, _Returned(hints["return"])
         self.signature, self.awaited = inspect.signature(function), inspect.iscoroutinefunction(function)
@@ -132,13 +142,25 @@ class _SwitchableTool(BaseTool):
 
     @classmethod
     def of(cls, tool: BaseTool) -> _SwitchableTool:
-        same = ("name", "description", "return_direct", "response_format", "tags", "metadata", "extras", "handle_tool_error")
+        same = (
+            "name",
+            "description",
+            "return_direct",
+            "response_format",
+            "tags",
+            "metadata",
+            "extras",
+            "handle_tool_error",
+        )
         function = getattr(tool, "coroutine", None) or getattr(tool, "func", None)
         hint = str if tool.response_format == "content_and_artifact" else _return_hint(function)
         return cls(
-            **{name: getattr(tool, name) for name in same}, handle_validation_error=tool.handle_validation_error,
-            args_schema=tool.args_schema or tool.get_input_schema(), tool=tool, returned=_Returned(hint),
-        )  # fmt: skip
+            **{name: getattr(tool, name) for name in same},
+            handle_validation_error=tool.handle_validation_error,
+            args_schema=tool.args_schema or tool.get_input_schema(),
+            tool=tool,
+            returned=_Returned(hint),
+        )
 
     @property
     def tool_call_schema(self) -> Any:
@@ -176,7 +198,11 @@ class _SwitchableTool(BaseTool):
         return self._wrapped()._run(*args, **kwargs)
 
     def _wrapped(self) -> BaseTool:
-        return self.tool if self.metadata == self.tool.metadata else self.tool.model_copy(update={"metadata": self.metadata})
+        return (
+            self.tool
+            if self.metadata == self.tool.metadata
+            else self.tool.model_copy(update={"metadata": self.metadata})
+        )
 
     def _runtime(self, config: RunnableConfig | None) -> ToolRuntime | None:
         """None outside a run, and where a tool node's switch has decided already."""
@@ -192,7 +218,9 @@ class _Returned:
     def __init__(self, hint: Any) -> None:
         self.text = hint is str
         self._type: TypeAdapter[Any] | None = None
-        with contextlib.suppress(PydanticUserError):  # of a class that pydantic knows nothing of, JSON is all that can be given
+        with contextlib.suppress(
+            PydanticUserError
+        ):  # of a class that pydantic knows nothing of, JSON is all that can be given
             self._type = TypeAdapter(hint)
 
     def read(self, message: ToolMessage) -> Any:
@@ -221,12 +249,21 @@ class _Calling:
 
     def __init__(self, tool: BaseTool, given: Any, runtime: ToolRuntime, returned: _Returned, *, strict: bool) -> None:
         self.tool, self.given, self.runtime, self.returned = tool, given, runtime, returned
-        self.strict = strict  # a function's call: what its arguments break is an answer to the agent, not its code's own error
+        self.strict = (
+            strict  # a function's call: what its arguments break is an answer to the agent, not its code's own error
+        )
         self.by_call = isinstance(given, Mapping) and given.get("type") == "tool_call"
         self.request = ToolCallRequest(
-            tool_call={"name": tool.name, "args": self._arguments(), "id": given["id"] if self.by_call else None, "type": "tool_call"},
-            tool=tool, state=runtime.state, runtime=runtime,
-        )  # fmt: skip
+            tool_call={
+                "name": tool.name,
+                "args": self._arguments(),
+                "id": given["id"] if self.by_call else None,
+                "type": "tool_call",
+            },
+            tool=tool,
+            state=runtime.state,
+            runtime=runtime,
+        )
         self.fault: str | None = None
         self.replaced = False
         self.raised: Exception | None = None
@@ -248,7 +285,8 @@ class _Calling:
             return self._failed(error)
 
     def value(self, answered: Any) -> Any:
-        """What the caller is given of the switch's answer. Raises what the tool raised, or ToolException for an answer that is an error."""
+        """What the caller is given of the switch's answer. Raises what the tool raised, or ToolException for an answer
+        that is an error."""
         if self.raised is not None:
             raise self.raised
         message = answered if isinstance(answered, ToolMessage) else None
@@ -264,7 +302,9 @@ class _Calling:
         try:
             return self.returned.read(message)
         except ValueError as error:
-            said = f"tool {self.tool.name!r} answered {message.text[:200]!r}, which is not what its return annotation says"
+            said = (
+                f"tool {self.tool.name!r} answered {message.text[:200]!r}, which is not what its return annotation says"
+            )
             if self.fault is not None:
                 raise ToolException(said) from error
             backends = backends_of(self.runtime)
@@ -277,7 +317,11 @@ class _Calling:
             given: Mapping[str, Any] = {next(iter(self.tool.args), "input"): self.given}
         else:
             given = self.given["args"] if self.by_call else self.given
-        fields = getattr(self.tool.get_input_schema(), "model_fields", {}) if not isinstance(self.tool.args_schema, dict) else {}
+        fields = (
+            getattr(self.tool.get_input_schema(), "model_fields", {})
+            if not isinstance(self.tool.args_schema, dict)
+            else {}
+        )
         hidden = self.tool._injected_args_keys | (fields.keys() - self.tool.args.keys())
         return {str(name): as_json(value) for name, value in given.items() if name not in hidden}
 
@@ -295,15 +339,23 @@ class _Calling:
         elif type(result).__name__ == "Command":
             return result
         else:
-            message = self._message(result if isinstance(result, str) else json.dumps(as_json(result), ensure_ascii=False))
+            message = self._message(
+                result if isinstance(result, str) else json.dumps(as_json(result), ensure_ascii=False)
+            )
         self.told = (message.content, message.status)
         return message
 
     def _failed(self, error: Exception) -> ToolMessage:
         if isinstance(error, (GraphBubbleUp, CM2Error)):
             raise error
-        if self.strict and isinstance(error, ValidationError) and error.title == getattr(self.tool.args_schema, "__name__", None):
-            self.raised = ToolException(f"{self.tool.name} was called with arguments that its schema does not allow: {error}")
+        if (
+            self.strict
+            and isinstance(error, ValidationError)
+            and error.title == getattr(self.tool.args_schema, "__name__", None)
+        ):
+            self.raised = ToolException(
+                f"{self.tool.name} was called with arguments that its schema does not allow: {error}"
+            )
             self.raised.__cause__ = error
         elif not (self.replaced and isinstance(error, ToolException)):
             self.raised = error
@@ -311,11 +363,14 @@ class _Calling:
         return self._message(said, "error")
 
     def _message(self, content: str, status: Any = "success") -> ToolMessage:
-        return ToolMessage(content=content, name=self.tool.name, tool_call_id=self.request.tool_call["id"] or "", status=status)
+        return ToolMessage(
+            content=content, name=self.tool.name, tool_call_id=self.request.tool_call["id"] or "", status=status
+        )
 
 
 def as_json(value: Any) -> JSON:
-    """A Python value as JSON: dates, models, dataclasses and enumerations as pydantic writes them, and what it does not know as text."""
+    """A Python value as JSON: dates, models, dataclasses and enumerations as pydantic writes them, and what it does not
+    know as text."""
     try:
         return plain(to_jsonable_python(value, serialize_unknown=True))
     except ValueError:  # a cycle, or bytes that are no text
@@ -330,9 +385,13 @@ def _running(config: RunnableConfig | None) -> ToolRuntime | None:
     configurable = around.get("configurable") or {}
     inner = configurable.get(CONFIG_KEY_RUNTIME)
     runtime: Any = ToolRuntime(
-        state={}, context=getattr(inner, "context", None), config=around, stream_writer=getattr(inner, "stream_writer", lambda _: None),
-        tool_call_id=None, store=getattr(inner, "store", None),
-    )  # fmt: skip
+        state={},
+        context=getattr(inner, "context", None),
+        config=around,
+        stream_writer=getattr(inner, "stream_writer", lambda _: None),
+        tool_call_id=None,
+        store=getattr(inner, "store", None),
+    )
     if backends_of(runtime) is None:
         return None
     read = configurable.get(CONFIG_KEY_READ)  # as ToolNode reads the state of a graph that did not hand it over
@@ -347,7 +406,8 @@ def _as_call(name: str, given: Any, call_id: str | None) -> Any:
 
 
 def _return_hint(function: Any) -> Any:
-    """The return annotation of a tool's function; where there is none that can be read, an answer is an object, a list or text."""
+    """The return annotation of a tool's function; where there is none that can be read, an answer is an object, a list
+    or text."""
     try:
         return get_type_hints(function).get("return", _UNSAID) if inspect.isfunction(function) else _UNSAID
     except (NameError, TypeError):

@@ -1,5 +1,5 @@
-"""The tools of a graph: which the switch sees, which it cannot, and which it refuses to run with; apart from the switch because production
-graphs are asked the same question by `cm2 doctor`."""
+"""The tools of a graph: which the switch sees, which it cannot, and which it refuses to run with; apart from the switch
+because production graphs are asked the same question by `cm2 doctor`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from langgraph.pregel import Pregel
 from langgraph.store.base import BaseStore
 
 from cm2_agent.errors import ToolError
+
 from ..backends.backends import REPLAYING, SIMULATING
 from .code_references import fields_of, is_a, referred
 from .walking import tool_nodes
@@ -23,15 +24,17 @@ from .walking import tool_nodes
 SWITCHABLE = "__cm2_switchable__"
 """Where a function that is `switchable` keeps the tool that it is to the switch."""
 _NO_TOOLS = (BaseCallbackHandler, BaseCallbackManager, BaseCheckpointSaver, BaseStore)
-_STRUCTURED = "ls_structured_output_format"  # LangChain's mark of a schema that is bound as a tool to be parsed, and never called
+_STRUCTURED = (  # LangChain's mark of a schema that is bound as a tool to be parsed, and never called
+    "ls_structured_output_format"
+)
 _OUTPUT_TOOL = "OutputToolBinding"  # the same of create_agent's response_format
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sight:
-    """What can be seen of a graph's tools, by name: `tools` those that the switch works on, `nodes` where each of them is, `switchable`
-    which of them are decorated; `unseen` the others, with the node whose code refers to them, or whose model is bound with them where no
-    code has them. Nodes of subgraphs are `research.tools`."""
+    """What can be seen of a graph's tools, by name: `tools` those that the switch works on, `nodes` where each of them
+    is, `switchable` which of them are decorated; `unseen` the others, with the node whose code refers to them, or whose
+    model is bound with them where no code has them. Nodes of subgraphs are `research.tools`."""
 
     tools: Mapping[str, BaseTool]
     nodes: Mapping[str, str]
@@ -42,21 +45,22 @@ class Sight:
 def look_over(graph: Any, invented: Callable[[str], bool] = lambda name: False) -> Sight:
     """The graph's tools, found without calling anything of it.
 
-    A tool is seen in a ToolNode (of a subgraph that is a node, too) or as a `switchable`. Unseen are the other tools that the code of a
-    node or of a conditional edge refers to: in closures, defaults and the globals that it names, in partials, instances and their
-    methods, in lists, tuples, dicts and sets, in runnables, in functions that it calls in turn, in compiled graphs that it calls; and the
-    names that a model is bound with and no ToolNode has. So are tools that a seen tool's own code refers to (where it is real, so are
-    they), but for those that are `invented`, which never run.
+    A tool is seen in a ToolNode (of a subgraph that is a node, too) or as a `switchable`. Unseen are the other tools
+    that the code of a node or of a conditional edge refers to: in closures, defaults and the globals that it names, in
+    partials, instances and their methods, in lists, tuples, dicts and sets, in runnables, in functions that it calls in
+    turn, in compiled graphs that it calls; and the names that a model is bound with and no ToolNode has. So are tools
+    that a seen tool's own code refers to (where it is real, so are they), but for those that are `invented`, which
+    never run.
 
-    What is not found: tools that are looked up by a name made at run time (`getattr`, `globals()`, a registry filled later), made or
-    fetched inside a node (an MCP client in a function, a module not imported yet), kept by a context variable, a generator or a C
-    extension, in collections of more than 10,000 members, more than 24 references (in installed packages: 3 calls) away, or behind the
-    200,000 things that are looked at from one node. A plain Python function that a node calls is a tool to nobody but its author: it is
-    named where a model was bound with its schema, or where it stands in a collection that code saying `bind_tools` refers to, and not
-    else. A tool that a ToolNode has counts as seen even if a function node calls it by hand as well: what code refers to does not tell
-    binding from calling; for the same reason a tool that code only mentions is named. `RealToolGuard` stops those that are LangChain
-    tools when they are called; `cm2 doctor` counts the calls that left no span.
-    """
+    What is not found: tools that are looked up by a name made at run time (`getattr`, `globals()`, a registry filled
+    later), made or fetched inside a node (an MCP client in a function, a module not imported yet), kept by a context
+    variable, a generator or a C extension, in collections of more than 10,000 members, more than 24 references (in
+    installed packages: 3 calls) away, or behind the 200,000 things that are looked at from one node. A plain Python
+    function that a node calls is a tool to nobody but its author: it is named where a model was bound with its schema,
+    or where it stands in a collection that code saying `bind_tools` refers to, and not else. A tool that a ToolNode has
+    counts as seen even if a function node calls it by hand as well: what code refers to does not tell binding from
+    calling; for the same reason a tool that code only mentions is named. `RealToolGuard` stops those that are LangChain
+    tools when they are called; `cm2 doctor` counts the calls that left no span."""
     tools: dict[str, BaseTool] = {}
     nodes: dict[str, str] = {}
     for path, node in tool_nodes(graph):
@@ -74,27 +78,32 @@ def look_over(graph: Any, invented: Callable[[str], bool] = lambda name: False) 
                 nodes.setdefault(found.name, path)
             else:
                 (bound if found.bound else unseen).setdefault(found.name, path)
-    missed = {name: path for name, path in sorted({**bound, **unseen}.items()) if name not in tools and name not in decorated}
+    missed = {
+        name: path for name, path in sorted({**bound, **unseen}.items()) if name not in tools and name not in decorated
+    }
     return Sight(tools={**decorated, **tools}, nodes=nodes, switchable=tuple(sorted(decorated)), unseen=missed)
 
 
 def tools_of(graph: Any) -> dict[str, BaseTool]:
-    """The tools that the switch sees, by name: those in the graph's tool nodes, its subgraphs' too, and its `switchable` ones."""
+    """The tools that the switch sees, by name: those in the graph's tool nodes, its subgraphs' too, and its
+    `switchable` ones."""
     return dict(look_over(graph).tools)
 
 
 def unseen_tools(graph: Any) -> dict[str, str]:
-    """The tools that the switch cannot see, with the node whose code refers to them. `look_over` says what is found and what is not."""
+    """The tools that the switch cannot see, with the node whose code refers to them. `look_over` says what is found and
+    what is not."""
     return dict(look_over(graph).unseen)
 
 
-def refuse_unnamed(graph: Any, allow_real: Iterable[str], backends: Mapping[str, str] | str = "real") -> dict[str, BaseTool]:
+def refuse_unnamed(
+    graph: Any, allow_real: Iterable[str], backends: Mapping[str, str] | str = "real"
+) -> dict[str, BaseTool]:
     """The graph's tools that the switch works on.
 
-    `backends` is one for all tools, or `{tool: backend}`, and a tool without one is real. Raises ToolError naming tools that would really
-    be called (`real`, `record`) without standing in `allow_real`, tools that the switch cannot see and that do not stand there either,
-    and names that no tool bears.
-    """
+    `backends` is one for all tools, or `{tool: backend}`, and a tool without one is real. Raises ToolError naming tools
+    that would really be called (`real`, `record`) without standing in `allow_real`, tools that the switch cannot see
+    and that do not stand there either, and names that no tool bears."""
     allowed = set(allow_real)
 
     def replaced(name: str) -> bool:
@@ -109,15 +118,16 @@ def refuse_unnamed(graph: Any, allow_real: Iterable[str], backends: Mapping[str,
     if unnamed:
         flags = " ".join(f"--allow-real {name}" for name in unnamed)
         wrong.append(
-            f"the graph has real tools that are not named: {', '.join(unnamed)}. A run calls no real tool unless it is named: "
-            f"allow_real={unnamed!r}, or on the command line {flags}"
+            f"the graph has real tools that are not named: {', '.join(unnamed)}. A run calls no real tool unless it is"
+            f" named: allow_real={unnamed!r}, or on the command line {flags}"
         )
     missed = sorted(sight.unseen.keys() - allowed)
     if missed:
         told = ", ".join(f"{name} (node {sight.unseen[name]})" for name in missed)
         wrong.append(
-            f"the switch cannot see the tools that plain function nodes call: {told}. Put each into a ToolNode, or decorate it with "
-            f"cm2_agent.graphs.interception.decorator, or, where it may really be called, name it: allow_real={missed!r}"
+            f"the switch cannot see the tools that plain function nodes call: {told}. Put each into a ToolNode, or"
+            " decorate it with cm2_agent.graphs.interception.decorator, or, where it may really be called, name it:"
+            f" allow_real={missed!r}"
         )
     if wrong:
         raise ToolError("; and ".join(wrong))

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from cm2_agent.errors import MissingExtra
+
 from . import tool_node as switch
 
 try:
@@ -17,9 +18,9 @@ except ImportError as error:
 class ToolSwitch(AgentMiddleware[Any, Any, Any]):
     """Runs the agent's tool calls, or their twins', as the run's `Backends` say; where a run has none, nothing changes.
 
-    `create_agent(model, tools, middleware=[…, ToolSwitch()])`: last, so that other middleware sees what the switch answered. An agent that
-    `switched(graph)` was applied to needs it not, and is not harmed by it: a call is switched once.
-    """
+    `create_agent(model, tools, middleware=[…, ToolSwitch()])`: last, so that other middleware sees what the switch
+    answered. An agent that `switched(graph)` was applied to needs it not, and is not harmed by it: a call is switched
+    once."""
 
     def wrap_tool_call(self, request: Any, handler: Callable[[Any], Any]) -> Any:
         return switch.wrap_tool_call(request, handler)

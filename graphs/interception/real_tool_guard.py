@@ -1,4 +1,5 @@
-"""The guard that lets no real tool be called unless it is named, whatever calls it; apart from the switch, which only sees tool nodes."""
+"""The guard that lets no real tool be called unless it is named, whatever calls it; apart from the switch, which only
+sees tool nodes."""
 
 from __future__ import annotations
 
@@ -9,21 +10,23 @@ from uuid import UUID
 from langchain_core.callbacks import BaseCallbackHandler
 
 from cm2_agent.errors import ToolError
-from ..backends.backends import INVENTED
 from cm2_agent.types.run_attributes import TOOL_BACKEND
+
+from ..backends.backends import INVENTED
 
 
 class RealToolGuard(BaseCallbackHandler):
     """Stops a tool that is not named before it runs, wherever it is called from (a plain function node, a sub-agent).
 
-    LangChain tells callbacks of a tool before calling it; raising there is what keeps the call from happening. `stopped` remembers
-    the names, since a graph may catch the error and go on.
-    """
+    LangChain tells callbacks of a tool before calling it; raising there is what keeps the call from happening.
+    `stopped` remembers the names, since a graph may catch the error and go on."""
 
     raise_error = True
     run_inline = True
     # told of tools alone: every event that it is not told of is dispatched faster
-    ignore_llm = ignore_chain = ignore_retriever = ignore_chat_model = ignore_custom_event = ignore_retry = property(lambda self: True)
+    ignore_llm = ignore_chain = ignore_retriever = ignore_chat_model = ignore_custom_event = ignore_retry = property(
+        lambda self: True
+    )
 
     def __init__(self, allow_real: Iterable[str]) -> None:
         self.allowed = frozenset(allow_real)
@@ -35,7 +38,10 @@ class RealToolGuard(BaseCallbackHandler):
             return  # a twin that calls nothing real
         if name not in self.allowed:
             self.stopped.add(name)
-            raise ToolError(f"tool {name!r} was not called: a run calls no real tool that is not in allow_real={sorted(self.allowed)}")
+            raise ToolError(
+                f"tool {name!r} was not called: a run calls no real tool that is not in"
+                f" allow_real={sorted(self.allowed)}"
+            )
 
 
 __all__ = ["RealToolGuard"]

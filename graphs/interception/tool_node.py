@@ -1,9 +1,9 @@
-"""The switch in a graph's tool nodes: the same graph with real, recorded, replayed or simulated tools, no line of it changed.
+"""The switch in a graph's tool nodes: the same graph with real, recorded, replayed or simulated tools, no line of it
+changed.
 
-A call that is not real runs the *twin* of its tool: same name, description and argument schema, so that validation, errors, spans and
-callbacks are those of the real call. Who answers is said by the dialogue's `Backends`; where a run has none, the graph runs as it would
-without the switch.
-"""
+A call that is not real runs the *twin* of its tool: same name, description and argument schema, so that validation,
+errors, spans and callbacks are those of the real call. Who answers is said by the dialogue's `Backends`; where a run
+has none, the graph runs as it would without the switch."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ from langgraph.types import Command
 from pydantic import BaseModel
 
 from cm2_agent.errors import ToolError
-from ..backends.backends import TOOLS, Backends
-from ..backends.calls import Answer, Call
-from .walking import with_tool_nodes
 from cm2_agent.langchain_messages import from_langchain
 from cm2_agent.types.messages import Message
 from cm2_agent.types.run_attributes import TOOL_BACKEND, TOOL_FAULT
+
+from ..backends.backends import TOOLS, Backends
+from ..backends.calls import Answer, Call
+from .walking import with_tool_nodes
 
 T = TypeVar("T")
 Execute = Callable[[ToolCallRequest], Any]
@@ -39,10 +40,11 @@ AsyncExecute = Callable[[ToolCallRequest], Awaitable[Any]]
 
 
 def switched(graph: Any) -> Any:
-    """A copy of a compiled graph whose tool nodes, its subgraphs' too, ask the run's `Backends`; the graph itself stays as it is.
+    """A copy of a compiled graph whose tool nodes, its subgraphs' too, ask the run's `Backends`; the graph itself stays
+    as it is.
 
-    A tool node's own `wrap_tool_call` stays around the switch. Tools that plain function nodes call are not switched: see `switchable`.
-    """
+    A tool node's own `wrap_tool_call` stays around the switch. Tools that plain function nodes call are not switched:
+    see `switchable`."""
     return with_tool_nodes(graph, _switched)
 
 
@@ -87,7 +89,8 @@ def _in_thread(theirs: Any) -> Any:
 
 
 def backends_of(runtime: Any) -> Backends | None:
-    """The dialogue's backends: LangGraph's runtime context itself, what it holds under `cm2_tools`, or the configurable of that name."""
+    """The dialogue's backends: LangGraph's runtime context itself, what it holds under `cm2_tools`, or the configurable
+    of that name."""
     context = getattr(runtime, "context", None)
     held = context
     if not isinstance(context, Backends):
@@ -138,7 +141,9 @@ class _Plan:
         if self.backend not in ("real", "record") and backends.replayed(self.call) is None:
             self.call = replace(self.call, arguments=_as_the_tool_reads(tool, self.call.arguments))
         if self.backend in ("replay", "hybrid"):
-            self.backend = "replay" if self.backend == "replay" or backends.replayed(self.call) is not None else "simulate"
+            self.backend = (
+                "replay" if self.backend == "replay" or backends.replayed(self.call) is not None else "simulate"
+            )
         if self.backend == "simulate":
             self.call = replace(self.call, messages=_dialogue(request.state))
         self.real = self.backend in ("real", "record")
@@ -146,7 +151,8 @@ class _Plan:
 
     @classmethod
     def of(cls, request: ToolCallRequest) -> _Plan | None:
-        """None where nothing is to be switched: no backends, a tool that does not exist, or a call that is switched already."""
+        """None where nothing is to be switched: no backends, a tool that does not exist, or a call that is switched
+        already."""
         tool, backends = request.tool, backends_of(request.runtime)
         if backends is None or tool is None or TOOL_BACKEND in (tool.metadata or {}):
             return None
@@ -186,8 +192,8 @@ class _Plan:
 
 
 def _as_the_tool_reads(tool: BaseTool, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The arguments as the tool would get them: pydantic reads "7" as the 7 that is asked for. What it cannot read stays, for the twin to
-    refuse."""
+    """The arguments as the tool would get them: pydantic reads "7" as the 7 that is asked for. What it cannot read
+    stays, for the twin to refuse."""
     schema = tool.tool_call_schema
     if isinstance(schema, type) and issubclass(schema, BaseModel):
         try:
@@ -199,7 +205,13 @@ def _as_the_tool_reads(tool: BaseTool, arguments: Mapping[str, Any]) -> Mapping[
 
 def _dialogue(state: Any) -> tuple[Message, ...]:
     """The dialogue so far, as far as the graph's state shows one."""
-    messages = state if isinstance(state, list) else state.get("messages") if isinstance(state, Mapping) else getattr(state, "messages", ())
+    messages = (
+        state
+        if isinstance(state, list)
+        else state.get("messages")
+        if isinstance(state, Mapping)
+        else getattr(state, "messages", ())
+    )
     return tuple(from_langchain(message) for message in messages or ())
 
 
@@ -233,12 +245,20 @@ class _Twin(BaseTool):
 
 
 def twin(tool: BaseTool, invent: Callable[[], Coroutine[Any, Any, Answer]], metadata: Mapping[str, Any]) -> BaseTool:
-    """The twin of a tool: same name, description and argument schema; `invent` answers in its place, once the arguments are valid."""
+    """The twin of a tool: same name, description and argument schema; `invent` answers in its place, once the arguments
+    are valid."""
     return _Twin(
-        name=tool.name, description=tool.description, args_schema=tool.args_schema or tool.get_input_schema(), invent=invent,
-        injected=tool._injected_args_keys, metadata=dict(metadata), tags=tool.tags, return_direct=tool.return_direct,
-        handle_tool_error=True, handle_validation_error=tool.handle_validation_error,
-    )  # fmt: skip
+        name=tool.name,
+        description=tool.description,
+        args_schema=tool.args_schema or tool.get_input_schema(),
+        invent=invent,
+        injected=tool._injected_args_keys,
+        metadata=dict(metadata),
+        tags=tool.tags,
+        return_direct=tool.return_direct,
+        handle_tool_error=True,
+        handle_validation_error=tool.handle_validation_error,
+    )
 
 
 def _told(answer: Answer) -> Any:

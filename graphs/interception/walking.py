@@ -1,4 +1,5 @@
-"""Going through a compiled graph to its tool nodes, its subgraphs' too; apart because the switch copies what others only read."""
+"""Going through a compiled graph to its tool nodes, its subgraphs' too; apart because the switch copies what others
+only read."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Tools that are declared and nothing more: a name and a schema without an implementation, to be replayed or simulated. So an agent can be
-trained on tools that nobody wrote."""
+"""Tools that are declared and nothing more: a name and a schema without an implementation, to be replayed or simulated.
+So an agent can be trained on tools that nobody wrote."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class DeclaredTool(BaseTool):
 
     def _run(self, **arguments: Any) -> Any:
         raise ToolError(
-            f"tool {self.name!r} is declared but not implemented, so it cannot be called for real; run it with tools='hybrid', "
-            "'simulate' or 'replay'"
+            f"tool {self.name!r} is declared but not implemented, so it cannot be called for real; run it with"
+            " tools='hybrid', 'simulate' or 'replay'"
         )
 
 
@@ -32,7 +32,10 @@ def declared(specs: Iterable[ToolModel]) -> list[BaseTool]:
     """
     return [
         DeclaredTool(
-            name=spec.name, description=spec.description or spec.name, args_schema=_object(spec), spec=spec,
+            name=spec.name,
+            description=spec.description or spec.name,
+            args_schema=_object(spec),
+            spec=spec,
             metadata={"output_schema": spec.output, "readOnlyHint": spec.reads},
         )
         for spec in specs

@@ -17,20 +17,23 @@ from pydantic.errors import PydanticUserError
 from pydantic_core import PydanticSerializationError
 
 from cm2_agent.errors import ToolError
+
 from .specs import OUTPUT_SCHEMA, READ_ONLY
 from .toolbox import Toolbox
 
 
 class FunctionTools(Toolbox):
-    """Functions, sync or async, as a list of LangChain tools. The name, the docstring and the annotated parameters are what the model is
-    told; pydantic models as parameters are given as such, and LangChain's injected ones stay hidden from the model.
+    """Functions, sync or async, as a list of LangChain tools. The name, the docstring and the annotated parameters are
+    what the model is told; pydantic models as parameters are given as such, and LangChain's injected ones stay hidden
+    from the model.
 
-    A result is serialised by pydantic (models, dataclasses, enums, dates) as the return annotation says, whose JSON schema is the
-    tool's output schema unless it is text or unknown. LangChain's own results (a ToolMessage, LangGraph's Command) pass as they are.
-    `reads` names the functions that change nothing; where it is given, the others are writes.
+    A result is serialised by pydantic (models, dataclasses, enums, dates) as the return annotation says, whose JSON
+    schema is the tool's output schema unless it is text or unknown. LangChain's own results (a ToolMessage, LangGraph's
+    Command) pass as they are. `reads` names the functions that change nothing; where it is given, the others are
+    writes.
 
-    Raises ToolError, when it is made, for a function without docstring, a parameter without annotation, a result type that cannot be
-    JSON, two functions of one name; and, when a tool is called, for a result that is not JSON.
+    Raises ToolError, when it is made, for a function without docstring, a parameter without annotation, a result type
+    that cannot be JSON, two functions of one name; and, when a tool is called, for a result that is not JSON.
 
     >>> def get_order(order_id: int) -> dict[str, str]:
     ...     "Look an order up."
@@ -44,17 +47,25 @@ class FunctionTools(Toolbox):
         super().__init__(_tool(function, reading) for function in functions)
         unknown = sorted((reading or frozenset()) - set(self._tools))
         if unknown:
-            raise ToolError(f"reads names {', '.join(unknown)}, but the functions are {', '.join(sorted(self._tools)) or 'none'}")
+            raise ToolError(
+                f"reads names {', '.join(unknown)}, but the functions are {', '.join(sorted(self._tools)) or 'none'}"
+            )
 
 
 def _tool(function: Callable[..., Any], reads: frozenset[str] | None) -> BaseTool:
     name = getattr(function, "__name__", None)
     if isinstance(function, BaseTool) or not callable(function) or not isinstance(name, str):
-        what = "is a tool already: give it to the agent beside these" if isinstance(function, BaseTool) else "is no function with a name"
+        what = (
+            "is a tool already: give it to the agent beside these"
+            if isinstance(function, BaseTool)
+            else "is no function with a name"
+        )
         raise ToolError(f"{type(function).__name__} {str(function)[:80]!r} {what}; expected typed functions")
     description = inspect.getdoc(function)
     if not description:
-        raise ToolError(f"function {name!r} has no docstring; write one, since it is what the model is told of the tool")
+        raise ToolError(
+            f"function {name!r} has no docstring; write one, since it is what the model is told of the tool"
+        )
     returned = _hints(function, name).get("return", Any)
     adapter, output = _output(name, returned)
     metadata: dict[str, Any] = {}
@@ -65,7 +76,11 @@ def _tool(function: Callable[..., Any], reads: frozenset[str] | None) -> BaseToo
     wrapped, awaits = _wrapped(function, name, adapter), inspect.iscoroutinefunction(function)
     try:
         return StructuredTool.from_function(
-            None if awaits else wrapped, wrapped if awaits else None, name=name, description=description, metadata=metadata or None
+            None if awaits else wrapped,
+            wrapped if awaits else None,
+            name=name,
+            description=description,
+            metadata=metadata or None,
         )
     except (PydanticUserError, TypeError, ValueError) as error:
         raise ToolError(f"function {name!r} cannot be a tool: {str(error)[:300]}") from error
@@ -76,12 +91,20 @@ def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
     try:
         hints = get_type_hints(function, include_extras=True)
     except Exception as error:
-        raise ToolError(f"function {name!r}: an annotation cannot be resolved ({error}); import its type at module level") from error
+        raise ToolError(
+            f"function {name!r}: an annotation cannot be resolved ({error}); import its type at module level"
+        ) from error
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            raise ToolError(f"function {name!r}: parameter {str(parameter)!r} cannot be given by name; name each parameter and its type")
+            raise ToolError(
+                f"function {name!r}: parameter {str(parameter)!r} cannot be given by name; name each parameter and its"
+                " type"
+            )
         if parameter.name not in hints:
-            raise ToolError(f"function {name!r}: parameter {parameter.name!r} has no annotation; the model is told its type, so write one")
+            raise ToolError(
+                f"function {name!r}: parameter {parameter.name!r} has no annotation; the model is told its type, so"
+                " write one"
+            )
     return hints
 
 
@@ -89,13 +112,17 @@ def _output(name: str, returned: Any) -> tuple[TypeAdapter[Any], dict[str, Any] 
     """What serialises the results, and their JSON schema where it says more than that they are text."""
     inner = get_args(returned)[0] if get_origin(returned) is Annotated else returned
     members = get_args(inner) if get_origin(inner) in (Union, types.UnionType) else (inner,)
-    if any(isinstance(member := get_origin(one) or one, type) and issubclass(member, ToolOutputMixin) for one in members):
+    if any(
+        isinstance(member := get_origin(one) or one, type) and issubclass(member, ToolOutputMixin) for one in members
+    ):
         return TypeAdapter(Any), None
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(returned)
         schema = adapter.json_schema(mode="serialization")
     except PydanticUserError as error:
-        raise ToolError(f"tool {name!r} returns {returned!r}, which cannot be JSON: {str(error).splitlines()[0]}") from error
+        raise ToolError(
+            f"tool {name!r} returns {returned!r}, which cannot be JSON: {str(error).splitlines()[0]}"
+        ) from error
     return adapter, None if inner is str or not schema else schema
 
 
@@ -116,7 +143,9 @@ def _wrapped(function: Callable[..., Any], name: str, adapter: TypeAdapter[Any])
 
 
 def _json(name: str, adapter: TypeAdapter[Any], result: Any) -> Any:
-    if isinstance(result, ToolOutputMixin) or (isinstance(result, list) and result and isinstance(result[0], ToolOutputMixin)):
+    if isinstance(result, ToolOutputMixin) or (
+        isinstance(result, list) and result and isinstance(result[0], ToolOutputMixin)
+    ):
         return result
     try:
         plain = adapter.dump_python(result, mode="json", by_alias=True, warnings=False)
@@ -124,8 +153,9 @@ def _json(name: str, adapter: TypeAdapter[Any], result: Any) -> Any:
         _refuse_infinite(adapter.dump_python(result, warnings=False))  # as JSON, pydantic makes null of some of them
     except (PydanticSerializationError, TypeError, ValueError, RecursionError) as error:
         raise ToolError(
-            f"tool {name!r} returned {type(result).__name__}, which is not JSON: {str(error)[:200]}. Return text, finite numbers, true, "
-            "false, null, lists and objects of them, or what pydantic can serialise (models, dataclasses, enums, dates)"
+            f"tool {name!r} returned {type(result).__name__}, which is not JSON: {str(error)[:200]}. Return text,"
+            " finite numbers, true, false, null, lists and objects of them, or what pydantic can serialise (models,"
+            " dataclasses, enums, dates)"
         ) from error
     return plain
 

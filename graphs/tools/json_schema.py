@@ -1,5 +1,5 @@
-"""Values against the JSON schemas of tools, arguments and results alike; apart so that a schema is read once, and that checking one never
-fetches what it refers to."""
+"""Values against the JSON schemas of tools, arguments and results alike; apart so that a schema is read once, and that
+checking one never fetches what it refers to."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from cm2_agent.types.json_values import JSON
 
 
 def why_invalid(value: JSON, schema: Mapping[str, JSON], what: str) -> str | None:
-    """What is wrong with the value, in a plain sentence; None where it is valid. An empty schema allows everything; one without `$schema`
-    is of draft 2020-12. Raises ToolError where `what`'s schema is none, or refers to what it does not hold.
+    """What is wrong with the value, in a plain sentence; None where it is valid. An empty schema allows everything; one
+    without `$schema` is of draft 2020-12. Raises ToolError where `what`'s schema is none, or refers to what it does not
+    hold.
 
     >>> why_invalid({}, {"type": "object", "required": ["order_id"]}, "tool 'get_order'")
     "'order_id' is a required property"
@@ -29,7 +30,9 @@ def why_invalid(value: JSON, schema: Mapping[str, JSON], what: str) -> str | Non
     except ToolError as error:
         raise ToolError(f"{what} has a JSON schema that cannot be used: {error}") from error
     except Exception as error:  # a reference that cannot be resolved comes in many classes
-        raise ToolError(f"{what} has a JSON schema that cannot be used: {type(error).__name__}: {str(error)[:200]}") from error
+        raise ToolError(
+            f"{what} has a JSON schema that cannot be used: {type(error).__name__}: {str(error)[:200]}"
+        ) from error
     if found is None:
         return None
     place = ".".join(str(part) for part in found.absolute_path)

@@ -1,8 +1,7 @@
 """One open session with one MCP server; apart from the tools it offers, which only call through it.
 
-The session lives in a task of its own: the transports' cancel scopes belong to the task that entered them, and a transport that breaks
-cancels its task, which must not be the caller's.
-"""
+The session lives in a task of its own: the transports' cancel scopes belong to the task that entered them, and a
+transport that breaks cancels its task, which must not be the caller's."""
 
 from __future__ import annotations
 
@@ -31,13 +30,18 @@ Connect = Callable[[Callable[[str], None]], AbstractAsyncContextManager[Streams]
 
 
 class McpSession:
-    """One server: how to reach it, and the session while it is open. `label` is what errors call it; neither its environment nor its
-    headers are ever said. `start_timeout` bounds the opening and `timeout` each call, in seconds."""
+    """One server: how to reach it, and the session while it is open. `label` is what errors call it; neither its
+    environment nor its headers are ever said. `start_timeout` bounds the opening and `timeout` each call, in
+    seconds."""
 
-    def __init__(self, label: str, connect: Connect, *, timeout: float, start_timeout: float, prefix: str | None = None) -> None:
+    def __init__(
+        self, label: str, connect: Connect, *, timeout: float, start_timeout: float, prefix: str | None = None
+    ) -> None:
         for name, given in (("timeout", timeout), ("start_timeout", start_timeout)):
             if isinstance(given, bool) or not isinstance(given, int | float) or not given > 0:
-                raise ToolError(f"{name}={given!r} of the MCP server {label} is no time; give seconds, such as {name}=60")
+                raise ToolError(
+                    f"{name}={given!r} of the MCP server {label} is no time; give seconds, such as {name}=60"
+                )
         self.label, self.timeout, self.start_timeout, self.prefix = label, timeout, start_timeout, prefix
         self.client: ClientSession | None = None
         self._connect = connect
@@ -61,10 +65,14 @@ class McpSession:
             opened = ready.done()
         finally:
             if not opened:
-                reason = self._reason_of_end() if self._owner.done() else f"it was not ready within {self.start_timeout:g} s"
+                reason = (
+                    self._reason_of_end() if self._owner.done() else f"it was not ready within {self.start_timeout:g} s"
+                )
                 await self._stop()
         if not opened:
-            raise ToolError(f"the MCP server {self.label} could not be opened: {reason}. Check that it starts and answers by itself")
+            raise ToolError(
+                f"the MCP server {self.label} could not be opened: {reason}. Check that it starts and answers by itself"
+            )
         self._ended = None
         self._owner.add_done_callback(lambda _: self._lose(self._reason_of_end()))
         return ready.result()
@@ -83,8 +91,8 @@ class McpSession:
             await self._stop()
 
     async def through(self, tool: str, call: Awaitable[T]) -> T:
-        """What a call gives. Raises ToolError where the session is not open or breaks, the time is up or the answer breaks the protocol;
-        McpError where the server answers with an error of the protocol."""
+        """What a call gives. Raises ToolError where the session is not open or breaks, the time is up or the answer
+        breaks the protocol; McpError where the server answers with an error of the protocol."""
         from mcp import McpError
 
         loop = asyncio.get_running_loop()
@@ -151,14 +159,19 @@ class McpSession:
 def stdio(
     command: str, args: tuple[str, ...], env: Mapping[str, str] | None, cwd: str | Path | None
 ) -> tuple[str, Connect]:
-    """The label of a server that is started as a process, and its transport. Raises ToolError for an environment that is none."""
+    """The label of a server that is started as a process, and its transport. Raises ToolError for an environment that
+    is none."""
     require()
     bad = [str(name) for name, value in (env or {}).items() if not isinstance(name, str) or not isinstance(value, str)]
     if bad:
-        raise ToolError(f"the environment of the MCP server {command!r} has {', '.join(bad)} that is no text; give text for each")
+        raise ToolError(
+            f"the environment of the MCP server {command!r} has {', '.join(bad)} that is no text; give text for each"
+        )
     from mcp.client.stdio import StdioServerParameters, stdio_client
 
-    parameters = StdioServerParameters(command=command, args=list(args), env=None if env is None else dict(env), cwd=cwd)
+    parameters = StdioServerParameters(
+        command=command, args=list(args), env=None if env is None else dict(env), cwd=cwd
+    )
 
     @asynccontextmanager
     async def connect(lose: Callable[[str], None]) -> AsyncIterator[Streams]:
@@ -169,7 +182,8 @@ def stdio(
 
 
 def http(url: str, headers: Mapping[str, str] | None, timeout: float) -> tuple[str, Connect]:
-    """The label of a server at an address (without what may be secret in it), and its transport. Raises ToolError for what is none."""
+    """The label of a server at an address (without what may be secret in it), and its transport. Raises ToolError for
+    what is none."""
     require()
     try:
         split = urlsplit(url)
@@ -180,8 +194,16 @@ def http(url: str, headers: Mapping[str, str] | None, timeout: float) -> tuple[s
         given = f"{split.scheme or 'no scheme'}://{split.hostname or 'no host'}"
         raise ToolError(f"{given} is no address of an MCP server; expected http(s)://HOST:PORT/PATH")
     for name, value in (headers or {}).items():
-        if not isinstance(value, str) or not value.isascii() or not value.isprintable() or not name.isascii() or not name.isprintable():
-            raise ToolError(f"the header {name!r} for an MCP server holds what no header may; give printable ASCII text")
+        if (
+            not isinstance(value, str)
+            or not value.isascii()
+            or not value.isprintable()
+            or not name.isascii()
+            or not name.isprintable()
+        ):
+            raise ToolError(
+                f"the header {name!r} for an MCP server holds what no header may; give printable ASCII text"
+            )
     from mcp.client.streamable_http import streamable_http_client
 
     @asynccontextmanager

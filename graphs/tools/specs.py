@@ -1,4 +1,5 @@
-"""A LangChain tool as a task writes it down; apart from the kinds of tools, since the switch asks it of tools of every origin."""
+"""A LangChain tool as a task writes it down; apart from the kinds of tools, since the switch asks it of tools of every
+origin."""
 
 from __future__ import annotations
 
@@ -13,12 +14,14 @@ from cm2_agent.types.task import ToolModel
 OUTPUT_SCHEMA = "output_schema"
 """Metadata of a tool: the JSON schema of its results."""
 READ_ONLY = "readOnlyHint"
-"""Metadata of a tool: whether its calls change nothing. The name is that of MCP's annotation, which the adapters put there."""
+"""Metadata of a tool: whether its calls change nothing. The name is that of MCP's annotation, which the adapters put
+there."""
 
 
 def spec_of(tool: BaseTool) -> ToolModel:
-    """What the model is told of the tool (injected arguments left out), the schema of its results where its metadata has one under
-    `output_schema`, and whether it only reads where its metadata has `readOnlyHint`. Raises ToolError where its arguments have no schema.
+    """What the model is told of the tool (injected arguments left out), the schema of its results where its metadata
+    has one under `output_schema`, and whether it only reads where its metadata has `readOnlyHint`. Raises ToolError
+    where its arguments have no schema.
 
     >>> from langchain_core.tools import tool
     >>> @tool
@@ -33,8 +36,9 @@ def spec_of(tool: BaseTool) -> ToolModel:
         parameters: dict[str, Any] = dict(schema if isinstance(schema, dict) else _json_schema(schema))
     except Exception as error:
         raise ToolError(
-            f"tool {tool.name!r}: its arguments have no JSON schema ({type(error).__name__}: {str(error)[:200]}). "
-            "Annotate them with types that pydantic can describe, or mark those that the model does not give as InjectedToolArg"
+            f"tool {tool.name!r}: its arguments have no JSON schema ({type(error).__name__}: {str(error)[:200]})."
+            " Annotate them with types that pydantic can describe, or mark those that the model does not give as"
+            " InjectedToolArg"
         ) from error
     for repeated in ("title", "description"):  # pydantic repeats the tool's own name and description there
         if isinstance(parameters.get(repeated), str):

@@ -9,20 +9,24 @@ from langchain_core.tools import BaseTool, ToolException
 from pydantic import ValidationError
 
 from cm2_agent.errors import ToolError
-from .specs import spec_of
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.task import ToolModel
 
+from .specs import spec_of
+
 
 class Toolbox(Sequence[BaseTool]):
-    """Tools under unique names: goes wherever LangChain takes a list of tools (`agent(model, tools)`, `ToolNode(tools)`), and is itself
-    the plug `Tools`. Raises ToolError where two tools bear one name."""
+    """Tools under unique names: goes wherever LangChain takes a list of tools (`agent(model, tools)`,
+    `ToolNode(tools)`), and is itself the plug `Tools`. Raises ToolError where two tools bear one name."""
 
     def __init__(self, tools: Iterable[BaseTool]) -> None:
         self._tools: dict[str, BaseTool] = {}
         for tool in tools:
             if tool.name in self._tools:
-                raise ToolError(f"two tools are named {tool.name!r}; rename one, since a call says which it means by nothing but the name")
+                raise ToolError(
+                    f"two tools are named {tool.name!r}; rename one, since a call says which it means by nothing but"
+                    " the name"
+                )
             self._tools[tool.name] = tool
 
     @property
@@ -31,8 +35,9 @@ class Toolbox(Sequence[BaseTool]):
         return [spec_of(tool) for tool in self]
 
     async def __call__(self, name: str, arguments: JSON) -> JSON:
-        """The plug `Tools`: calls the tool for real, and returns its result. A failure that the agent is told of, arguments that break the
-        schema among them, raises LangChain's ToolException; what else a tool raises passes through.
+        """The plug `Tools`: calls the tool for real, and returns its result. A failure that the agent is told of,
+        arguments that break the schema among them, raises LangChain's ToolException; what else a tool raises passes
+        through.
 
         Raises ToolError for a name that no tool bears, and where the tool itself does.
         """

@@ -1,6 +1,5 @@
-"""A conversation with a labelling model: questions out, text in, each seeing those before it; apart from the labeler, which knows items but
-no network.
-"""
+"""A conversation with a labelling model: questions out, text in, each seeing those before it; apart from the labeler,
+which knows items but no network."""
 
 from __future__ import annotations
 
@@ -18,9 +17,8 @@ from cm2_agent.llm.limits import Limits
 class Conversation:
     """One dialogue's questions to the model; each sees those before it and their answers.
 
-    `timeout` is seconds a request; `retries` requests beyond the first where the provider failed, after a back-off that begins at `backoff`
-    seconds and doubles. `calls` counts every request.
-    """
+    `timeout` is seconds a request; `retries` requests beyond the first where the provider failed, after a back-off that
+    begins at `backoff` seconds and doubles. `calls` counts every request."""
 
     def __init__(
         self,
@@ -36,7 +34,13 @@ class Conversation:
         self.instructions = instructions
         self.history: list[ModelMessage] = []
         self._asker = Asker(
-            model, of="labelling model", settings=settings, timeout=timeout, retries=retries, backoff=backoff, limits=limits
+            model,
+            of="labelling model",
+            settings=settings,
+            timeout=timeout,
+            retries=retries,
+            backoff=backoff,
+            limits=limits,
         )
 
     @property
@@ -44,7 +48,8 @@ class Conversation:
         return self._asker.usage.calls
 
     async def ask(self, question: str) -> str:
-        """The answer's text. Raises BudgetExhausted before a request that the limits do not allow, ModelError where the model fails."""
+        """The answer's text. Raises BudgetExhausted before a request that the limits do not allow, ModelError where the
+        model fails."""
         self.history.append(ModelRequest(parts=[UserPromptPart(content=question)], instructions=self.instructions))
         try:
             text = await self._asker.ask(self.history, str)

@@ -1,8 +1,9 @@
-"""Corrupted references: a good dialogue with one thing made wrong, so that an item can be tried on it; apart from the labeler, which asks
-whether the item that names the thing notices.
+"""Corrupted references: a good dialogue with one thing made wrong, so that an item can be tried on it; apart from the
+labeler, which asks whether the item that names the thing notices.
 
-Which corruptions an item must fail is read off the item: a check as data says what it is about, a question says by `focus_on`, and its
-evidence pointers say where. An item of which nothing can be made wrong (a question without pointers, a function) gives none.
+Which corruptions an item must fail is read off the item: a check as data says what it is about, a question says by
+`focus_on`, and its evidence pointers say where. An item of which nothing can be made wrong (a question without
+pointers, a function) gives none.
 
 | item | corruption |
 |---|---|
@@ -14,7 +15,7 @@ evidence pointers say where. An item of which nothing can be made wrong (a quest
 | a question, reach or hold | what its evidence in its focus names is dropped (call, reply, reasoning) or swapped (a result, for another) |
 | a question of level `parameter` on a call | the arguments that the snippet quotes are changed |
 | a question, avoid, on the reply | its first failure example is said: an invented claim |
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -22,14 +23,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cm2_agent.types.check_specs import AtMost, Called, NeverCalled, NoToolError, OnlyCalled, Parsed, Replied, ReplyMatches, parse_check
+from cm2_agent.types.check_specs import (
+    AtMost,
+    Called,
+    NeverCalled,
+    NoToolError,
+    OnlyCalled,
+    Parsed,
+    Replied,
+    ReplyMatches,
+    parse_check,
+)
 from cm2_agent.types.checklist_item import Item
-from cm2_agent.types.json_values import JSON
+from cm2_agent.types.json_values import JSON, same_json
 from cm2_agent.types.messages import Message, Reasoning, Text, ToolCall, ToolCallResponse
-from ..judges.transcript import folded, part_texts, quoted_in, spelled
 from cm2_agent.types.trace import Run, Step, Trace
 from cm2_agent.types.view import CallView, View, as_text, occurs
-from cm2_agent.types.json_values import same_json
+
+from ..judges.transcript import folded, part_texts, quoted_in, spelled
 
 NOTHING = {"found": [], "note": "nothing was found"}
 """What a swapped result says where the dialogue has no other result to take."""
@@ -55,8 +66,8 @@ def corruptions(item: Item, reference: Trace) -> list[Corruption]:
 
 
 def edited(reference: Trace, change: Callable[[Step], Step], steps: Sequence[Step]) -> Trace:
-    """The dialogue with these steps changed; their messages stay, if empty, so that turns and steps keep their numbers. Model calls and
-    tool runs are left out: they would tell what really happened."""
+    """The dialogue with these steps changed; their messages stay, if empty, so that turns and steps keep their numbers.
+    Model calls and tool runs are left out: they would tell what really happened."""
     changed = {step.number: change(step) for step in steps}
     if all(changed[step.number] == step for step in steps):
         return reference
@@ -98,7 +109,9 @@ def _of_check(item: Item, check: Parsed, reference: Trace) -> Iterator[Corruptio
     elif isinstance(check, OnlyCalled):
         yield _with_calls(reference, steps, check.among[0], len(check.only_called) + 1)
     elif isinstance(check, AtMost):
-        name, most = ("another_tool", check.at_most) if isinstance(check.at_most, int) else next(iter(check.at_most.items()))
+        name, most = (
+            ("another_tool", check.at_most) if isinstance(check.at_most, int) else next(iter(check.at_most.items()))
+        )
         yield _with_calls(reference, steps, name, most + 1)
     elif isinstance(check, NoToolError):
         only = None if check.no_tool_error is True else check.no_tool_error
@@ -111,7 +124,9 @@ def _of_check(item: Item, check: Parsed, reference: Trace) -> Iterator[Corruptio
 
 def _of_called(item: Item, check: Called, reference: Trace, steps: Sequence[Step]) -> Iterator[Corruption]:
     done = _calls(item, reference, check.called, check.with_)
-    yield Corruption(what=f"the call of {check.called} is dropped", trace=edited(reference, _without(_same(done)), steps))
+    yield Corruption(
+        what=f"the call of {check.called} is dropped", trace=edited(reference, _without(_same(done)), steps)
+    )
     known = _known(reference)
     for key in check.with_:
         changed = edited(reference, _changing(_same(done), {key}.__contains__, known), steps)
@@ -125,7 +140,9 @@ def _failing(reference: Trace, steps: Sequence[Step], done: Sequence[CallView]) 
     broken = {id(call.response) for call in done if call.response is not None}
 
     def change(step: Step) -> Step:
-        failed = [replace(one, response="error: failed", error=True) if id(one) in broken else one for one in step.responses]
+        failed = [
+            replace(one, response="error: failed", error=True) if id(one) in broken else one for one in step.responses
+        ]
         return replace(step, responses=tuple(failed))
 
     return Corruption(what="the call comes back as an error", trace=edited(reference, change, steps))
@@ -140,7 +157,9 @@ def _with_calls(reference: Trace, steps: Sequence[Step], name: str, count: int) 
         message = replace(step.message, parts=(*step.message.parts, *extra))
         return replace(step, message=message, responses=(*step.responses, *answers))
 
-    return Corruption(what=f"a call of {name} that was not asked for is added", trace=edited(reference, change, steps[:1]))
+    return Corruption(
+        what=f"a call of {name} that was not asked for is added", trace=edited(reference, change, steps[:1])
+    )
 
 
 # -- questions
@@ -162,9 +181,13 @@ def _of_question(item: Item, reference: Trace) -> Iterator[Corruption]:
         if item.level == "parameter":
             quotes = " ".join(str(pointer["snippet"]) for pointer in pointers)
             change = _changing(calls, lambda name: occurs(name, quotes), _known(reference))
-            yield Corruption(what="the arguments that the evidence quotes are changed", trace=edited(reference, change, steps))
+            yield Corruption(
+                what="the arguments that the evidence quotes are changed", trace=edited(reference, change, steps)
+            )
         else:
-            yield Corruption(what="the call that the evidence names is dropped", trace=edited(reference, _without(calls), steps))
+            yield Corruption(
+                what="the call that the evidence names is dropped", trace=edited(reference, _without(calls), steps)
+            )
     elif item.focus_on == "tool.content":
         snippets = [str(pointer["snippet"]) for pointer in pointers]
         swapped = edited(reference, _swapped(snippets, reference), steps)
@@ -179,7 +202,11 @@ def _named(pointer: Mapping[str, JSON], reference: Trace) -> Iterator[str]:
     """The texts of the part that a pointer points at in which its snippet stands."""
     turn = reference.turns[pointer["turn"]] if pointer["turn"] < len(reference.turns) else None
     if turn is not None and pointer["step"] < len(turn.steps):
-        yield from (text for text in part_texts(turn.steps[pointer["step"]], pointer["from"]) if quoted_in(pointer["snippet"], (text,)))
+        yield from (
+            text
+            for text in part_texts(turn.steps[pointer["step"]], pointer["from"])
+            if quoted_in(pointer["snippet"], (text,))
+        )
 
 
 def _claiming(reference: Trace, steps: Sequence[Step], claim: str) -> Trace:
@@ -194,7 +221,9 @@ def _claiming(reference: Trace, steps: Sequence[Step], claim: str) -> Trace:
 # -- what is done to a step
 
 
-def _calls(item: Item, reference: Trace, name: str | None = None, wanted: Mapping[str, JSON] | None = None) -> list[CallView]:
+def _calls(
+    item: Item, reference: Trace, name: str | None = None, wanted: Mapping[str, JSON] | None = None
+) -> list[CallView]:
     """The reference's calls in the item's scope."""
     if item.turn == "each":
         scopes: list[int | None] = [turn.index for turn in reference.turns]
@@ -221,14 +250,23 @@ def _without(chosen: Callable[[ToolCall], bool] | set[int]) -> Callable[[Step], 
     return change
 
 
-def _changing(chosen: Callable[[ToolCall], bool] | set[int], named: Callable[[str], bool], known: str) -> Callable[[Step], Step]:
+def _changing(
+    chosen: Callable[[ToolCall], bool] | set[int], named: Callable[[str], bool], known: str
+) -> Callable[[Step], Step]:
     wanted = _predicate(chosen)
 
     def change(step: Step) -> Step:
         parts = tuple(
-            replace(part, arguments={key: _other(value, known) if named(key) else value for key, value in part.arguments.items()})
-            if isinstance(part, ToolCall) and wanted(part) and isinstance(part.arguments, Mapping)
-            else part
+            (
+                replace(
+                    part,
+                    arguments={
+                        key: _other(value, known) if named(key) else value for key, value in part.arguments.items()
+                    },
+                )
+                if isinstance(part, ToolCall) and wanted(part) and isinstance(part.arguments, Mapping)
+                else part
+            )
             for part in step.message.parts
         )
         return replace(step, message=replace(step.message, parts=parts))
@@ -272,17 +310,27 @@ def _swapped(snippets: Sequence[str], reference: Trace) -> Callable[[Step], Step
     other: Any = others[0] if others else NOTHING
 
     def change(step: Step) -> Step:
-        return replace(step, responses=tuple(replace(one, response=other) if holds(one) else one for one in step.responses))
+        return replace(
+            step, responses=tuple(replace(one, response=other) if holds(one) else one for one in step.responses)
+        )
 
     return change
 
 
 def _silent(step: Step) -> Step:
-    return replace(step, message=replace(step.message, parts=tuple(part for part in step.message.parts if not isinstance(part, Text))))
+    return replace(
+        step,
+        message=replace(step.message, parts=tuple(part for part in step.message.parts if not isinstance(part, Text))),
+    )
 
 
 def _thoughtless(step: Step) -> Step:
-    return replace(step, message=replace(step.message, parts=tuple(part for part in step.message.parts if not isinstance(part, Reasoning))))
+    return replace(
+        step,
+        message=replace(
+            step.message, parts=tuple(part for part in step.message.parts if not isinstance(part, Reasoning))
+        ),
+    )
 
 
 __all__ = ["Corruption", "corruptions", "edited", "scope_steps"]

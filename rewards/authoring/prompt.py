@@ -1,8 +1,8 @@
-"""What a labelling model is told and what it may answer; apart from the labeler, which decides what becomes of the answer.
+"""What a labelling model is told and what it may answer; apart from the labeler, which decides what becomes of the
+answer.
 
-The instructions are prompts/label.md, the same for every dialogue. The dialogue follows as data behind a nonce (transcript.py). Where the
-first answer fails, one more question shows it together with what failed.
-"""
+The instructions are prompts/label.md, the same for every dialogue. The dialogue follows as data behind a nonce
+(transcript.py). Where the first answer fails, one more question shows it together with what failed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from cm2_agent.types.checklist_item import EvidenceModel, ItemModel
 from cm2_agent.errors import ModelError
 from cm2_agent.llm.untrusted_text import fenced
+from cm2_agent.types.checklist_item import EvidenceModel, ItemModel
 from cm2_agent.types.json_values import JSON, content_hash
-from ..judges.transcript import shown
 from cm2_agent.types.task import ToolModel
 from cm2_agent.types.trace import Trace
+
+from ..judges.transcript import shown
 
 _FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*)\n\s*```\s*\Z", re.DOTALL)
 PER_TURN = ""
@@ -28,8 +29,8 @@ CLOSING = '; here always `"trace"`: the items are about the whole dialogue, and 
 
 
 class LabelItem(ItemModel):
-    """An item as a model may write it: like ItemModel, but a check is data, a place is one turn or the closing block, and the
-    reference is pointed at."""
+    """An item as a model may write it: like ItemModel, but a check is data, a place is one turn or the closing block,
+    and the reference is pointed at."""
 
     check: dict[str, Any] | None = None
     turn: int | Literal["trace"] = Field(union_mode="left_to_right")
@@ -76,8 +77,8 @@ def first_question(trace: Trace, tools: Sequence[ToolModel], mark: str) -> str:
     """The tools and the dialogue as data, and what is wanted of them."""
     specs = [tool.model_dump(mode="json") for tool in tools]
     return (
-        f"{fenced('tools', specs, mark)}\n\n{fenced('dialogue', shown(trace), mark)}\n\n"
-        f"Write the checklist of the dialogue between the marks {mark}. It has {len(trace.turns)} turns. Reply with the JSON object alone."
+        f"{fenced('tools', specs, mark)}\n\n{fenced('dialogue', shown(trace), mark)}\n\nWrite the checklist of the"
+        f" dialogue between the marks {mark}. It has {len(trace.turns)} turns. Reply with the JSON object alone."
     )
 
 
@@ -85,23 +86,24 @@ def second_question(written: Mapping[str, JSON], failures: Mapping[str, Sequence
     """The items that failed and why, by id, and what to write now. Reasons quote the dialogue, so they are data too."""
     listed = [{"item": written[name], "failed": list(reasons)} for name, reasons in failures.items()]
     return (
-        f"These items were tried and failed:\n{fenced('failures', listed, mark)}\n\n"
-        "The others stand. Write each failed item anew under its own id so that it no longer fails, or leave it out where nothing "
-        'sound can be asked. Reply with the JSON object alone: {"items": […]} with failed items only (an empty list if none can be saved).'
+        f"These items were tried and failed:\n{fenced('failures', listed, mark)}\n\nThe others stand. Write each failed"
+        " item anew under its own id so that it no longer fails, or leave it out where nothing sound can be asked."
+        ' Reply with the JSON object alone: {"items": […]} with failed items only (an empty list if none can be'
+        " saved)."
     )
 
 
 def malformed_question(error: str, mark: str) -> str:
     """What is wrong with an answer that could not be read at all."""
     return (
-        f"The reply could not be read:\n{fenced('error', error, mark)}\n\n"
-        "Write the whole checklist again. Reply with the JSON object alone, with the keys that were named and no others."
+        f"The reply could not be read:\n{fenced('error', error, mark)}\n\nWrite the whole checklist again. Reply with"
+        " the JSON object alone, with the keys that were named and no others."
     )
 
 
 def read_reply(text: str, form: type[LabelReply] = LabelReply) -> tuple[LabelItem, ...]:
-    """The items of an answer; one code fence around the object is taken off. Raises ModelError that says every broken rule (eight at
-    most) by its place in the reply."""
+    """The items of an answer; one code fence around the object is taken off. Raises ModelError that says every broken
+    rule (eight at most) by its place in the reply."""
     fence = _FENCE.match(text)
     try:
         return form.model_validate_json(fence.group(1) if fence else text).items
@@ -112,5 +114,14 @@ def read_reply(text: str, form: type[LabelReply] = LabelReply) -> tuple[LabelIte
         raise ModelError("; ".join(told[:8]) + more) from error
 
 
-__all__ = ["LabelItem", "LabelReply", "Rewritten", "first_question", "instructions", "malformed_question", "prompt_version", "read_reply"]
+__all__ = [
+    "LabelItem",
+    "LabelReply",
+    "Rewritten",
+    "first_question",
+    "instructions",
+    "malformed_question",
+    "prompt_version",
+    "read_reply",
+]
 __all__ += ["second_question"]

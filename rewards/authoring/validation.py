@@ -1,6 +1,5 @@
-"""Whether a written checklist is sound: rules that need no scoring (`lint`), and trials on the reference and on corrupted references
-(`tried`). Apart from the labeler, which asks the model and decides what is kept.
-"""
+"""Whether a written checklist is sound: rules that need no scoring (`lint`), and trials on the reference and on
+corrupted references (`tried`). Apart from the labeler, which asks the model and decides what is kept."""
 
 from __future__ import annotations
 
@@ -11,23 +10,24 @@ from dataclasses import dataclass, field, replace
 
 from rapidfuzz import fuzz
 
+from cm2_agent.errors import ChecklistError
 from cm2_agent.types.check_specs import AtMost, Called, NeverCalled, NoToolError, OnlyCalled, Parsed, parse_check
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.checklist_rules import problems
-from cm2_agent.errors import ChecklistError
-from cm2_agent.types.json_values import content_hash
+from cm2_agent.types.json_values import content_hash, same_json
 from cm2_agent.types.protocols import Judge
-from .perturbation import Corruption, corruptions
-from .prompt import LabelItem
-from ..scoring.scorer import ChecklistScorer
-from ..judges.transcript import folded, part_texts, quoted_in, said
 from cm2_agent.types.score import Verdict
 from cm2_agent.types.trace import Step, Trace
-from cm2_agent.types.json_values import same_json
+
+from ..judges.transcript import folded, part_texts, quoted_in, said
+from ..scoring.scorer import ChecklistScorer
+from .perturbation import Corruption, corruptions
+from .prompt import LabelItem
 
 NEAR = 90.0
-"""Two questions at least this alike (rapidfuzz's token_sort_ratio, 0…100) ask the same, if they also name the same things."""
+"""Two questions at least this alike (rapidfuzz's token_sort_ratio, 0…100) ask the same, if they also name the same
+things."""
 
 Faults = dict[str, list[str]]
 """What is wrong with the items, by id."""
@@ -35,8 +35,8 @@ Faults = dict[str, list[str]]
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What came of trying items: `faults` failed, `unchecked` could not be tried (and why), `held` passed every trial. An item that waits
-    for a failed one is in none of them: it is tried again when that one is better or gone."""
+    """What came of trying items: `faults` failed, `unchecked` could not be tried (and why), `held` passed every trial.
+    An item that waits for a failed one is in none of them: it is tried again when that one is better or gone."""
 
     faults: Faults = field(default_factory=dict)
     held: frozenset[str] = frozenset()
@@ -46,8 +46,9 @@ class Trial:
 
 
 def lint(items: Sequence[LabelItem], reference: Trace, tools: Collection[str], *, block: bool = False) -> Faults:
-    """Every broken rule by item: places and snippets that are not in the reference, items that no part of a step could show, tools that
-    do not exist, near-duplicates, and the rules of every checklist (checklist_rules). `tools` are the names known, empty for unknown."""
+    """Every broken rule by item: places and snippets that are not in the reference, items that no part of a step could
+    show, tools that do not exist, near-duplicates, and the rules of every checklist (checklist_rules). `tools` are the
+    names known, empty for unknown."""
     faults: defaultdict[str, list[str]] = defaultdict(list)
     sound: list[Item] = []
     for item in items:
@@ -64,7 +65,11 @@ def lint(items: Sequence[LabelItem], reference: Trace, tools: Collection[str], *
         faults[second].append(f"asks the same as item {first!r}; ask something else or leave it out")
     whole = {item.id for item in sound}
     unread = {item.id for item in items} - whole  # not yet an item, so that waiting for it is no fault
-    listed = [Item.from_model(_without(item, {*item.depends_on, item.part_of or ""} - unread)) for item in items if item.id in whole]
+    listed = [
+        Item.from_model(_without(item, {*item.depends_on, item.part_of or ""} - unread))
+        for item in items
+        if item.id in whole
+    ]
     for problem in problems(listed) if listed else []:
         faults[listed[problem.at or 0].id].append(problem.message)
     return {name: list(dict.fromkeys(told)) for name, told in faults.items() if told}
@@ -78,10 +83,12 @@ def kept(items: Sequence[LabelItem], dropped: Collection[str]) -> tuple[list[Lab
     return left, before - sum(len(item.depends_on) + (item.part_of is not None) for item in left)
 
 
-async def tried(items: Sequence[LabelItem], reference: Trace, judge: Judge | None, only: Collection[str] | None = None) -> Trial:
-    """The items on the reference, which must satisfy and pay each, and on corrupted references, on each of which the item that names the
-    part must fail. Programmatic items are run; questions are asked where there is a judge, else they are unchecked. `only`: the items to
-    corrupt the reference for. The items must be free of lint."""
+async def tried(
+    items: Sequence[LabelItem], reference: Trace, judge: Judge | None, only: Collection[str] | None = None
+) -> Trial:
+    """The items on the reference, which must satisfy and pay each, and on corrupted references, on each of which the
+    item that names the part must fail. Programmatic items are run; questions are asked where there is a judge, else
+    they are unchecked. `only`: the items to corrupt the reference for. The items must be free of lint."""
     faults: Faults = {}
     unchecked: dict[str, str] = {item.id: "no judge" for item in items if item.check is None and judge is None}
     checkable, _ = kept(items, unchecked)
@@ -113,7 +120,9 @@ async def tried(items: Sequence[LabelItem], reference: Trace, judge: Judge | Non
             if verdict is None or verdict.value is None:
                 unchecked.setdefault(item.id, f"no verdict where {one.what}")
             elif verdict.value:
-                faults.setdefault(item.id, []).append(f"the reference was corrupted ({one.what}), and the item is still satisfied")
+                faults.setdefault(item.id, []).append(
+                    f"the reference was corrupted ({one.what}), and the item is still satisfied"
+                )
     left = {name: why for name, why in unchecked.items() if name not in faults}
     held = frozenset(item.id for item in standing if item.id not in faults and item.id not in left)
     return Trial(faults=faults, held=held, unchecked=left, corrupted=len(groups))
@@ -175,8 +184,8 @@ def _tools(check: Parsed | None) -> Iterator[str]:
 
 
 def _near(items: Sequence[LabelItem]) -> Iterator[tuple[str, str]]:
-    """Pairs of items of one turn that ask the same: the same check, or questions that are nearly the same and name the same ids, numbers
-    and tools. Different checks are different items, whatever their questions say."""
+    """Pairs of items of one turn that ask the same: the same check, or questions that are nearly the same and name the
+    same ids, numbers and tools. Different checks are different items, whatever their questions say."""
     for place, second in enumerate(items):
         for first in items[:place]:
             if first.turn != second.turn or (first.kind or "reach") != (second.kind or "reach"):
@@ -192,12 +201,18 @@ def _near(items: Sequence[LabelItem]) -> Iterator[tuple[str, str]]:
 
 
 def _names(text: str) -> set[str]:
-    return {word.strip(".") for word in re.findall(r"[\w.\-#:/]+", text) if any(char.isdigit() or char == "_" for char in word)}
+    return {
+        word.strip(".")
+        for word in re.findall(r"[\w.\-#:/]+", text)
+        if any(char.isdigit() or char == "_" for char in word)
+    }
 
 
 def _without(item: LabelItem, names: Collection[str]) -> LabelItem:
     depends_on = tuple(name for name in item.depends_on if name in names)
-    return item.model_copy(update={"depends_on": depends_on, "part_of": item.part_of if item.part_of in names else None})
+    return item.model_copy(
+        update={"depends_on": depends_on, "part_of": item.part_of if item.part_of in names else None}
+    )
 
 
 # -- trials
@@ -210,18 +225,23 @@ async def _verdicts(items: Sequence[LabelItem], trace: Trace, judge: Judge | Non
 
 
 def _unmet(verdict: Verdict | None) -> str | None:
-    """What is wrong with an item's verdict on the reference; None where it is satisfied and paid, or waits for one that is not."""
+    """What is wrong with an item's verdict on the reference; None where it is satisfied and paid, or waits for one that
+    is not."""
     if verdict is None:
         return "its turn does not count in the reference, whose task has fewer turns"
     if verdict.value is False and verdict.reason != "dependency":
         return f"the reference does not satisfy it{': ' + verdict.explanation if verdict.explanation else ''}"
     if verdict.paid is False:
-        return "the reference satisfies it in the same step as an item that it depends on, or earlier, so that it would never be paid"
+        return (
+            "the reference satisfies it in the same step as an item that it depends on, or earlier, so that it would"
+            " never be paid"
+        )
     return None
 
 
 def _bare(item: LabelItem) -> LabelItem:
-    """The item by itself, so that it fails for its own reasons only; the reference's quotes would help a judge to fail it."""
+    """The item by itself, so that it fails for its own reasons only; the reference's quotes would help a judge to fail
+    it."""
     alone = {"depends_on": (), "part_of": None, "weight": 1.0, "required_for_next_turn": False, "evidence": ()}
     return item.model_copy(update=alone)
 

@@ -1,10 +1,9 @@
-"""The labeler: a reference dialogue in, a checklist out that was tried on it. Apart from the prompt (label_prompt.py) and from what makes a
-checklist sound (label_check.py).
+"""The labeler: a reference dialogue in, a checklist out that was tried on it. Apart from the prompt (label_prompt.py)
+and from what makes a checklist sound (label_check.py).
 
-One call a dialogue writes the items; one more at most tells what failed and has these written anew. An item that fails again is
-dropped, and what depended on it no longer does. A dialogue that cannot be labelled (the model failed, it died, nothing sound was left)
-gives a reason, never a checklist of what happened to be there.
-"""
+One call a dialogue writes the items; one more at most tells what failed and has these written anew. An item that fails
+again is dropped, and what depended on it no longer does. A dialogue that cannot be labelled (the model failed, it died,
+nothing sound was left) gives a reason, never a checklist of what happened to be there."""
 
 from __future__ import annotations
 
@@ -12,17 +11,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from cm2_agent.errors import BudgetExhausted, JudgeError, ModelError
+from cm2_agent.llm.limits import Limits
+from cm2_agent.llm.untrusted_text import nonce
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
-from cm2_agent.errors import BudgetExhausted, JudgeError, ModelError
-from cm2_agent.llm.untrusted_text import nonce
-from cm2_agent.llm.limits import Limits
 from cm2_agent.types.protocols import Judge
-from .client import Conversation
-from .validation import Faults, Trial, kept, lint, tried
-from .prompt import LabelItem, Rewritten, first_question, instructions, malformed_question, prompt_version, read_reply, second_question
 from cm2_agent.types.task import RecordedCall, Task, ToolModel
 from cm2_agent.types.trace import Trace
+
+from .client import Conversation
+from .prompt import (
+    LabelItem,
+    Rewritten,
+    first_question,
+    instructions,
+    malformed_question,
+    prompt_version,
+    read_reply,
+    second_question,
+)
+from .validation import Faults, Trial, kept, lint, tried
 
 if TYPE_CHECKING:
     from pydantic_ai.models import Model
@@ -33,9 +42,10 @@ LABEL = "label"
 
 @dataclass(frozen=True, kw_only=True)
 class Labelled:
-    """What became of one reference. `checklist` is None where `reason` says why. `written` counts the items of the first answer;
-    `rewritten` are the ids of kept items that needed the second call; `dropped` and `unchecked` say why, by id; `unlinked` counts the
-    dependencies that went with what they waited for; `corrupted` the wrong dialogues that items were tried on."""
+    """What became of one reference. `checklist` is None where `reason` says why. `written` counts the items of the
+    first answer; `rewritten` are the ids of kept items that needed the second call; `dropped` and `unchecked` say why,
+    by id; `unlinked` counts the dependencies that went with what they waited for; `corrupted` the wrong dialogues that
+    items were tried on."""
 
     trace_id: str
     checklist: Checklist | None = None
@@ -55,12 +65,13 @@ class Labelled:
 
 
 class Labeler:
-    """Writes checklists with a model: a pydantic-ai model or its name (`openai:gpt-5-mini`); `base_url` is an OpenAI-compatible server's,
-    which is sent `api_key` and no other.
+    """Writes checklists with a model: a pydantic-ai model or its name (`openai:gpt-5-mini`); `base_url` is an
+    OpenAI-compatible server's, which is sent `api_key` and no other.
 
-    `judge` tries the questions too (without one they are kept and reported as unchecked); it keeps its own budget. `limits` bound the
-    calls of the labelling model. `settings` are pydantic-ai's model settings; `timeout`, `retries`, `backoff`: see Conversation. Raises
-    MissingExtra where the provider's package is not installed, ModelError where the model cannot be used.
+    `judge` tries the questions too (without one they are kept and reported as unchecked); it keeps its own budget.
+    `limits` bound the calls of the labelling model. `settings` are pydantic-ai's model settings; `timeout`, `retries`,
+    `backoff`: see Conversation. Raises MissingExtra where the provider's package is not installed, ModelError where the
+    model cannot be used.
 
     >>> from pydantic_ai.models.function import FunctionModel
     >>> Labeler(FunctionModel(lambda messages, info: None, model_name="scripted")).model_name
@@ -83,16 +94,21 @@ class Labeler:
         self.model = _model(model, base_url, api_key)
         self.judge = judge
         self.limits = limits or Limits()
-        self.call_options: dict[str, Any] = {"settings": settings, "timeout": timeout, "retries": retries, "backoff": backoff}
+        self.call_options: dict[str, Any] = {
+            "settings": settings,
+            "timeout": timeout,
+            "retries": retries,
+            "backoff": backoff,
+        }
 
     @property
     def model_name(self) -> str:
         return self.model.model_name
 
     async def __call__(self, reference: Trace, task: Task | None = None, *, block: bool = False) -> Labelled:
-        """The reference's checklist, named after the task (or the trace) and with the task's version. A task with a simulated user, and
-        any other with `block`, gets items of the closing block alone. Raises BudgetExhausted where the limits allow no further call:
-        nothing is kept of the trace then."""
+        """The reference's checklist, named after the task (or the trace) and with the task's version. A task with a
+        simulated user, and any other with `block`, gets items of the closing block alone. Raises BudgetExhausted where
+        the limits allow no further call: nothing is kept of the trace then."""
         why = _unusable(reference)
         if why is not None:
             return Labelled(trace_id=reference.id, reason=why)
@@ -111,9 +127,13 @@ class _Work:
     def __init__(self, *, labeler: Labeler, reference: Trace, task: Task, block: bool) -> None:
         self.labeler, self.reference, self.task = labeler, reference, task
         self.block = block or task.scripted_turns is None
-        self.tools = {tool.name for tool in task.tools} | {call.name for step in reference.steps for call in step.message.tool_calls}
+        self.tools = {tool.name for tool in task.tools} | {
+            call.name for step in reference.steps for call in step.message.tool_calls
+        }
         self.mark = nonce()
-        self.talk = Conversation(labeler.model, instructions=instructions(self.block), limits=labeler.limits, **labeler.call_options)
+        self.talk = Conversation(
+            labeler.model, instructions=instructions(self.block), limits=labeler.limits, **labeler.call_options
+        )
         self.corrupted = 0
 
     async def done(self) -> Labelled:
@@ -129,12 +149,23 @@ class _Work:
                 gone = {name: "; ".join(told) for name, told in faults.items() if name not in rewritten}
             items, gone, unchecked, unlinked = await self._settled(items, set(trial.held) - set(rewritten), gone)
         found: dict[str, Any] = {
-            "trace_id": self.reference.id, "written": written, "dropped": gone, "unchecked": unchecked, "unlinked": unlinked,
-            "corrupted": self.corrupted, "calls": self.talk.calls, "rewritten": tuple(name for name in rewritten if name not in gone),
-        }  # fmt: skip
+            "trace_id": self.reference.id,
+            "written": written,
+            "dropped": gone,
+            "unchecked": unchecked,
+            "unlinked": unlinked,
+            "corrupted": self.corrupted,
+            "calls": self.talk.calls,
+            "rewritten": tuple(name for name in rewritten if name not in gone),
+        }
         if not items:
-            return Labelled(**found, reason="no item was sound: " + "; ".join(f"{name}: {told}" for name, told in gone.items())[:500])
-        return Labelled(**found, checklist=Checklist(*map(Item.from_model, items), name=self.task.id, version=self.task.version))
+            return Labelled(
+                **found,
+                reason="no item was sound: " + "; ".join(f"{name}: {told}" for name, told in gone.items())[:500],
+            )
+        return Labelled(
+            **found, checklist=Checklist(*map(Item.from_model, items), name=self.task.id, version=self.task.version)
+        )
 
     async def _first(self) -> tuple[Sequence[LabelItem], bool]:
         """The items, and whether the second call was needed to read any."""
@@ -146,13 +177,17 @@ class _Work:
         try:
             return read_reply(text), True
         except ModelError as error:
-            raise ModelError(f"{self.labeler.model_name} gave no checklist that could be read, twice: {error}") from error
+            raise ModelError(
+                f"{self.labeler.model_name} gave no checklist that could be read, twice: {error}"
+            ) from error
 
     async def _tried(self, items: Sequence[LabelItem]) -> tuple[Faults, Trial]:
         """What fails, by lint or by trial, and what came of trying the items that have no lint."""
         faults: Faults = {}
         sound = list(items)
-        while sound and (found := lint(sound, self.reference, self.tools, block=self.block)):  # weights can be wrong once others are gone
+        while sound and (
+            found := lint(sound, self.reference, self.tools, block=self.block)
+        ):  # weights can be wrong once others are gone
             faults.update(found)
             sound, _ = kept(sound, found)
         trial = await tried(sound, self.reference, self.labeler.judge) if sound else Trial()
@@ -160,8 +195,13 @@ class _Work:
         return {**faults, **trial.faults}, trial
 
     async def _again(self, items: Sequence[LabelItem], faults: Faults) -> tuple[list[LabelItem], tuple[str, ...]]:
-        """The items with the failed ones as the second call writes them; those that it leaves out, or garbles, are out."""
-        written = {item.id: item.model_dump(mode="json", by_alias=True, exclude_defaults=True) for item in items if item.id in faults}
+        """The items with the failed ones as the second call writes them; those that it leaves out, or garbles, are
+        out."""
+        written = {
+            item.id: item.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+            for item in items
+            if item.id in faults
+        }
         text = await self.talk.ask(second_question(written, faults, self.mark))
         try:
             new = {item.id: item for item in read_reply(text, Rewritten) if item.id in faults}
@@ -173,7 +213,8 @@ class _Work:
     async def _settled(
         self, items: Sequence[LabelItem], held: set[str], dropped: Mapping[str, str]
     ) -> tuple[list[LabelItem], dict[str, str], Mapping[str, str], int]:
-        """What is left when everything that fails is dropped, until nothing does; each pass drops an item or is the last."""
+        """What is left when everything that fails is dropped, until nothing does; each pass drops an item or is the
+        last."""
         gone, unlinked = dict(dropped), 0
         left, lost = kept(items, gone)
         unlinked += lost
@@ -194,8 +235,8 @@ class _Work:
 
 
 def task_of(reference: Trace, base: Task | None = None) -> Task:
-    """The task that the reference is a dialogue of: `base`, else what the trace shows (its user's words as scripted turns, its system
-    message, its tools and the calls that answered)."""
+    """The task that the reference is a dialogue of: `base`, else what the trace shows (its user's words as scripted
+    turns, its system message, its tools and the calls that answered)."""
     if base is not None:
         return base
     from ..judges.transcript import said
@@ -212,7 +253,10 @@ def task_of(reference: Trace, base: Task | None = None) -> Task:
         id=reference.task_id or reference.id,
         system=system,
         turns=tuple(said(turn) for turn in reference.turns),
-        tools=tuple(ToolModel(name=tool.name, description=tool.description, parameters=tool.parameters) for tool in tools.values()),
+        tools=tuple(
+            ToolModel(name=tool.name, description=tool.description, parameters=tool.parameters)
+            for tool in tools.values()
+        ),
         recorded=tuple(recorded),
     )
 

@@ -1,8 +1,7 @@
 """Plugs made of whatever a user has: a function, a method, an object becomes a Plug that always answers Components.
 
-Apart from the stack, which only does arithmetic: here is decided what a returned value means, and that a reward which fails, or answers
-what is no number in [0, 1], is NULL and never a number.
-"""
+Apart from the stack, which only does arithmetic: here is decided what a returned value means, and that a reward which
+fails, or answers what is no number in [0, 1], is NULL and never a number."""
 
 from __future__ import annotations
 
@@ -12,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cm2_agent.types.checklist_item import function_source
 from cm2_agent.errors import BudgetExhausted, ChecklistError
+from cm2_agent.types.checklist_item import function_source
 from cm2_agent.types.json_values import content_hash
 from cm2_agent.types.protocols import Reward
 from cm2_agent.types.score import Component
@@ -23,7 +22,8 @@ from cm2_agent.types.trace import Trace
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What a reward may know beside the trace: the task it was made for, and the traces of its group where these were given."""
+    """What a reward may know beside the trace: the task it was made for, and the traces of its group where these were
+    given."""
 
     task: Task | None = None
     group: tuple[Trace, ...] = ()
@@ -42,7 +42,9 @@ class Plug:
     async def __call__(self, trace: Trace, context: Context | None = None) -> Component:
         """The component of one trace. A failure is a NULL with its explanation; only BudgetExhausted is raised."""
         if self.of_group:
-            return self.null("it compares the rollouts of a group; score them together: await stack.score_group(traces, task)")
+            return self.null(
+                "it compares the rollouts of a group; score them together: await stack.score_group(traces, task)"
+            )
         return self._component(await self._answer(trace, context or Context()))
 
     async def group(self, traces: Sequence[Trace], context: Context | None = None) -> list[Component]:
@@ -94,16 +96,22 @@ class _Failed:
 def plug(reward: Reward | Plug, *, name: str | None = None, version: str | None = None) -> Plug:
     """The reward as a Plug.
 
-    The name is the given one, else the reward's `name`, else the function's; the version the given one, else the reward's, else a hash
-    of the function's source (what it closes over is not seen: give a version where that can change the value). Raises ChecklistError for
-    what cannot be called, takes neither one nor two arguments, or has neither a version nor a source.
-    """
+    The name is the given one, else the reward's `name`, else the function's; the version the given one, else the
+    reward's, else a hash of the function's source (what it closes over is not seen: give a version where that can
+    change the value). Raises ChecklistError for what cannot be called, takes neither one nor two arguments, or has
+    neither a version nor a source."""
     if isinstance(reward, Plug):
-        return reward if name is None and version is None else Plug(
-            reward.function, name=name or reward.name, version=version or reward.version, of_group=reward.of_group
-        )  # fmt: skip
+        return (
+            reward
+            if name is None and version is None
+            else Plug(
+                reward.function, name=name or reward.name, version=version or reward.version, of_group=reward.of_group
+            )
+        )
     if not callable(reward):
-        raise ChecklistError(f"a reward is {_shown(reward)}; expected a function of a trace (or of a trace and its context)")
+        raise ChecklistError(
+            f"a reward is {_shown(reward)}; expected a function of a trace (or of a trace and its context)"
+        )
     called = str(name or getattr(reward, "name", None) or getattr(reward, "__name__", None) or type(reward).__name__)
     stated = version or getattr(reward, "version", None)
     if stated is None:

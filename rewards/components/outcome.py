@@ -8,12 +8,14 @@ from typing import Any
 
 from cm2_agent.types.checklist_item import function_source
 from cm2_agent.types.json_values import content_hash
-from .component import Context, Plug
 from cm2_agent.types.trace import Trace
+
+from .component import Context, Plug
 
 
 def outcome(of: str | Callable[..., Any], *, name: str | None = None, version: str | None = None) -> Plug:
-    """The stored outcome of that name (a number in [0, 1]; NULL where the trace has none), or what a function of (task, trace) says.
+    """The stored outcome of that name (a number in [0, 1]; NULL where the trace has none), or what a function of (task,
+    trace) says.
 
     The function may be async; what it raises, and what is no number in [0, 1], is NULL.
 

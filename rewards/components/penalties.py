@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import Literal, TypeAlias
 
 from cm2_agent.errors import ChecklistError
-from .component import Plug
 from cm2_agent.types.trace import Step, Trace
+
+from .component import Plug
 
 Unit: TypeAlias = Literal["steps", "calls", "tokens", "characters"]
 
@@ -18,10 +19,9 @@ Unit: TypeAlias = Literal["steps", "calls", "tokens", "characters"]
 def format_penalty(*, text_beside_calls: bool = True, tools: frozenset[str] | None = None) -> Plug:
     """malformed steps / steps: the share of the assistant's messages whose form is wrong.
 
-    A step is malformed where it is empty (neither text nor call), where a call's arguments are no JSON object, where one step uses a
-    call id twice, where it calls a tool that is not among `tools` (None: any), and, with `text_beside_calls`, where it speaks beside its
-    calls. NULL for a dialogue without steps.
-    """
+    A step is malformed where it is empty (neither text nor call), where a call's arguments are no JSON object, where
+    one step uses a call id twice, where it calls a tool that is not among `tools` (None: any), and, with
+    `text_beside_calls`, where it speaks beside its calls. NULL for a dialogue without steps."""
 
     def form(trace: Trace) -> float | None:
         steps = trace.steps
@@ -42,14 +42,16 @@ def tool_error_penalty() -> Plug:
 
 
 def length_penalty(free: float, most: float, *, unit: Unit = "steps") -> Plug:
-    """clip((n − free) / (most − free), 0, 1): nothing up to `free`, all of it from `most` on (the soft overlong punishment of DAPO, arXiv
-    2503.14476 Eq. 13, turned to [0, 1]).
+    """clip((n − free) / (most − free), 0, 1): nothing up to `free`, all of it from `most` on (the soft overlong
+    punishment of DAPO, arXiv 2503.14476 Eq. 13, turned to [0, 1]).
 
-    n counts the dialogue's `steps`, tool `calls`, `characters` of the assistant's text, or `tokens` that its model wrote (their ids, else
-    the usage the provider told; NULL where a call has neither). Raises ChecklistError unless 0 ≤ free < most.
-    """
+    n counts the dialogue's `steps`, tool `calls`, `characters` of the assistant's text, or `tokens` that its model
+    wrote (their ids, else the usage the provider told; NULL where a call has neither). Raises ChecklistError unless 0 ≤
+    free < most."""
     if not 0 <= free < most:
-        raise ChecklistError(f"a length penalty is free up to {free} and whole at {most} {unit}; expected 0 <= free < most")
+        raise ChecklistError(
+            f"a length penalty is free up to {free} and whole at {most} {unit}; expected 0 <= free < most"
+        )
     if unit not in _COUNTS:
         raise ChecklistError(f"a length penalty counts {unit!r}; expected one of {', '.join(_COUNTS)}")
 

@@ -1,18 +1,19 @@
-"""Principles: a constitution as text becomes judged items about the whole dialogue, and these a reward; apart from checklists written by
-hand, which name what a task needs."""
+"""Principles: a constitution as text becomes judged items about the whole dialogue, and these a reward; apart from
+checklists written by hand, which name what a task needs."""
 
 from __future__ import annotations
 
 import re
 
+from cm2_agent.errors import ChecklistError
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
-from cm2_agent.errors import ChecklistError
 from cm2_agent.types.protocols import Judge
-from .component import Context, Plug
-from ..scoring.scorer import ChecklistScorer
 from cm2_agent.types.score import Component
 from cm2_agent.types.trace import Trace
+
+from ..scoring.scorer import ChecklistScorer
+from .component import Context, Plug
 
 _MARK = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+")
 _SLUG = re.compile(r"[^a-z0-9]+")
@@ -21,30 +22,35 @@ _SLUG = re.compile(r"[^a-z0-9]+")
 def principle_items(text: str) -> tuple[Item, ...]:
     """One `trace` item a principle, to stand in a checklist of yours: `Checklist(*items, *principle_items(text))`.
 
-    The principles are the text's list entries (lines that begin with -, *, • or a number, with what follows indented or unmarked up to the
-    next), or, in a text without a list, its paragraphs. They hold at the end of the dialogue or they do not. Raises ChecklistError for
-    a text without any.
+    The principles are the text's list entries (lines that begin with -, *, • or a number, with what follows indented or
+    unmarked up to the next), or, in a text without a list, its paragraphs. They hold at the end of the dialogue or they
+    do not. Raises ChecklistError for a text without any.
 
     >>> [item.id for item in principle_items("- Never guess.\\n- Say what you do not know.")]
     ['never_guess', 'say_what_you_do_not_know']
     """
     found = _principles(text)
     if not found:
-        raise ChecklistError("a constitution without a principle; expected a list, one principle an entry, or paragraphs")
+        raise ChecklistError(
+            "a constitution without a principle; expected a list, one principle an entry, or paragraphs"
+        )
     items: list[Item] = []
     used: set[str] = set()
     for number, principle in enumerate(found, 1):
         slug = "_".join(_SLUG.sub(" ", principle.lower()).split()[:6])[:40].rstrip("_") or f"principle_{number}"
         name = slug if slug not in used else f"{slug}_{number}"
         used.add(name)
-        question = f"Does everything that the assistant does and says in the dialogue agree with this principle: {principle}"
+        question = (
+            f"Does everything that the assistant does and says in the dialogue agree with this principle: {principle}"
+        )
         condition = "Nothing in the dialogue goes against the principle; where it does not apply, the answer is yes."
         items.append(Item(name, question, turn="trace", kind="hold", pass_condition=condition))
     return tuple(items)
 
 
 def principles(text: str, *, judge: Judge, name: str = "principles", version: int = 1) -> Plug:
-    """A reward: the share of the principles that the judge finds kept. NULL where the judge leaves too much open (method.md §4)."""
+    """A reward: the share of the principles that the judge finds kept. NULL where the judge leaves too much open
+    (method.md §4)."""
     scorer = ChecklistScorer(Checklist(*principle_items(text), name=name, version=version), judge=judge)
 
     async def kept(trace: Trace, context: Context) -> Component:

@@ -1,10 +1,9 @@
-"""The relative judge: one model call compares all rollouts of a group, as ART's RULER does; apart from the item judge, which never sees two
-traces at once.
+"""The relative judge: one model call compares all rollouts of a group, as ART's RULER does; apart from the item judge,
+which never sees two traces at once.
 
-Scores are keyed by id and never by place in the reply. The attempts come in an order shuffled for every call (by `seed` and what the
-group holds), under ids that say nothing of it. An answer that is not what was asked for is NULL for every rollout; an attempt that it
-leaves out, or names twice, is NULL alone.
-"""
+Scores are keyed by id and never by place in the reply. The attempts come in an order shuffled for every call (by `seed`
+and what the group holds), under ids that say nothing of it. An answer that is not what was asked for is NULL for every
+rollout; an attempt that it leaves out, or names twice, is NULL alone."""
 
 from __future__ import annotations
 
@@ -19,15 +18,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cm2_agent.errors import JudgeError
 from cm2_agent.llm.untrusted_text import fenced, nonce
 from cm2_agent.types.json_values import content_hash
-from .component import Context, Plug
-from ..judges.transcript import shown
 from cm2_agent.types.score import Component
 from cm2_agent.types.trace import Trace
+
+from ..judges.transcript import shown
+from .component import Context, Plug
 
 Ask: TypeAlias = Callable[[str], Awaitable[str]]
 """A prompt in, the model's text out."""
 PROMPT = (files("cm2_agent.rewards") / "prompts" / "relative.md").read_text(encoding="utf-8")
-CRITERIA = "that the user's requests are met, that what the assistant says is what its tools returned, and that it does no harm."
+CRITERIA = (
+    "that the user's requests are met, that what the assistant says is what its tools returned, and that it does no"
+    " harm."
+)
 
 
 class _Line(BaseModel):
@@ -45,15 +48,23 @@ class _Reply(BaseModel):
 
 
 def relative(
-    judge: Ask | Any, *, criteria: str = CRITERIA, name: str = "relative", version: str | None = None, seed: int = 0, settings: Any = None
+    judge: Ask | Any,
+    *,
+    criteria: str = CRITERIA,
+    name: str = "relative",
+    version: str | None = None,
+    seed: int = 0,
+    settings: Any = None,
 ) -> Plug:
     """A reward of a group's rollouts, each in [0, 1], by a judge that sees them all.
 
-    `judge` is an async function of a prompt, or a model as pydantic-ai names it (`"openai:gpt-5-mini"`, or its Model object; `settings` are
-    then its ModelSettings). The version names the judge, the prompt with its criteria, and the seed; a function says its own by
-    `version`, since what model stands behind it cannot be seen. A group of one has nothing to be compared with: NULL.
-    """
-    ask, called = (judge, getattr(judge, "__name__", type(judge).__name__)) if _is_ask(judge) else _asker(judge, settings)
+    `judge` is an async function of a prompt, or a model as pydantic-ai names it (`"openai:gpt-5-mini"`, or its Model
+    object; `settings` are then its ModelSettings). The version names the judge, the prompt with its criteria, and the
+    seed; a function says its own by `version`, since what model stands behind it cannot be seen. A group of one has
+    nothing to be compared with: NULL."""
+    ask, called = (
+        (judge, getattr(judge, "__name__", type(judge).__name__)) if _is_ask(judge) else _asker(judge, settings)
+    )
 
     async def compare(traces: Sequence[Trace], context: Context) -> list[Component | None]:
         if len(traces) < 2:
@@ -68,7 +79,8 @@ def relative(
 
 
 def _ids(traces: Sequence[Trace], seed: int) -> list[str]:
-    """An id a trace that tells nothing of its place; of the trace's own id, so that the same group gets the same ones."""
+    """An id a trace that tells nothing of its place; of the trace's own id, so that the same group gets the same
+    ones."""
     width = 6
     while True:
         ids = [content_hash([seed, trace.id])[:width] for trace in traces]
@@ -88,14 +100,17 @@ def _prompt(traces: Sequence[Trace], ids: Sequence[str], criteria: str, seed: in
 
 
 def _read(text: str, ids: Sequence[str]) -> dict[str, Component]:
-    """The components by id. Raises JudgeError for a reply that is no such object, or speaks of an attempt that is not there."""
+    """The components by id. Raises JudgeError for a reply that is no such object, or speaks of an attempt that is not
+    there."""
     body = text.strip()
     if body.startswith("```") and body.endswith("```"):  # many models cannot leave the fence away
         body = body[3:-3].removeprefix("json").strip()
     try:
         reply = _Reply.model_validate_json(body)
     except ValidationError as error:
-        raise JudgeError(f"the relative judge's reply is malformed: {error.errors(include_url=False)[0]['msg']}") from error
+        raise JudgeError(
+            f"the relative judge's reply is malformed: {error.errors(include_url=False)[0]['msg']}"
+        ) from error
     unknown = sorted({line.id for line in reply.scores} - set(ids))
     if unknown:  # a judge that scores what was not there may have mixed up the rest
         raise JudgeError(f"the relative judge scored unknown attempts: {', '.join(unknown)}")

@@ -1,5 +1,5 @@
-"""A reward model as a reward: any callable that gives a dialogue a number, which is mapped into [0, 1]; apart from judges, which are
-asked questions."""
+"""A reward model as a reward: any callable that gives a dialogue a number, which is mapped into [0, 1]; apart from
+judges, which are asked questions."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from cm2_agent.errors import JudgeError
-from .component import Context, Plug
 from cm2_agent.types.trace import Trace
+
+from .component import Context, Plug
 
 
 def sigmoid(value: float) -> float:
@@ -19,13 +20,17 @@ def sigmoid(value: float) -> float:
 
 
 def preference(
-    model: Callable[..., Any], *, version: str, name: str = "preference", to_unit: Callable[[float], float] | None = None
+    model: Callable[..., Any],
+    *,
+    version: str,
+    name: str = "preference",
+    to_unit: Callable[[float], float] | None = None,
 ) -> Plug:
     """What the reward model says of the trace.
 
-    `model(trace)` answers a number (or a scalar of torch or numpy), sync or async. `to_unit` maps it into [0, 1] (`sigmoid` for a logit);
-    without it a number outside is NULL, as is NaN. `version` names the model: its weights cannot be seen from here.
-    """
+    `model(trace)` answers a number (or a scalar of torch or numpy), sync or async. `to_unit` maps it into [0, 1]
+    (`sigmoid` for a logit); without it a number outside is NULL, as is NaN. `version` names the model: its weights
+    cannot be seen from here."""
 
     async def ask(trace: Trace, context: Context) -> float | None:
         answer = model(trace)

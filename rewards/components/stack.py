@@ -1,10 +1,9 @@
-"""The stack: several rewards made one, `R = Π gate · Π multiply · (Σ w·add / Σ w) − Σ w·penalty`; apart from the rewards, which know
-nothing of each other.
+"""The stack: several rewards made one, `R = Π gate · Π multiply · (Σ w·add / Σ w) − Σ w·penalty`; apart from the
+rewards, which know nothing of each other.
 
-A gate is 1 where its value is at least its threshold and 0 elsewhere: what it guards is released on condition, as in FlowSteer. An empty
-product or mean is 1, so that a gate alone is the gate. Any NULL component makes R NULL, whatever the others say. Without penalties R is
-in [0, 1]; with them it can be as low as −Σ w.
-"""
+A gate is 1 where its value is at least its threshold and 0 elsewhere: what it guards is released on condition, as in
+FlowSteer. An empty product or mean is 1, so that a gate alone is the gate. Any NULL component makes R NULL, whatever
+the others say. Without penalties R is in [0, 1]; with them it can be as low as −Σ w."""
 
 from __future__ import annotations
 
@@ -14,14 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from cm2_agent.types.checklist import Checklist
 from cm2_agent.errors import ChecklistError
+from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.protocols import GatedScorer, Reward
-from .component import Context, Plug, plug
-from ..scoring.scorer import ChecklistScorer, died
 from cm2_agent.types.score import Component, Score
 from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Trace
+
+from ..scoring.scorer import ChecklistScorer, died
+from .component import Context, Plug, plug
 
 CODE = 1
 """The version of this arithmetic; raised whenever the same components could give another number."""
@@ -44,7 +44,13 @@ class Slot:
     @property
     def version(self) -> str:
         """Everything of the slot that could change R."""
-        number = f">={self.threshold:g}" if self.part == "gate" else f"*{self.weight:.12g}" if self.part != "multiply" else ""
+        number = (
+            f">={self.threshold:g}"
+            if self.part == "gate"
+            else f"*{self.weight:.12g}"
+            if self.part != "multiply"
+            else ""
+        )
         return f"{self.part}{number} {self.name}={self.reward.version}"
 
 
@@ -54,7 +60,9 @@ Given: TypeAlias = "Slot | Plug | Reward | GatedScorer | Checklist"
 def gate(reward: Given, threshold: float = 1.0) -> Slot:
     """R is released only where the reward is at least `threshold`, in (0, 1]."""
     if not 0 < threshold <= 1:
-        raise ChecklistError(f"a gate's threshold is {threshold}; expected a number above 0 and up to 1 (at 0 it would always be open)")
+        raise ChecklistError(
+            f"a gate's threshold is {threshold}; expected a number above 0 and up to 1 (at 0 it would always be open)"
+        )
     return replace(_slot(reward, "gate"), threshold=threshold)
 
 
@@ -76,10 +84,11 @@ def penalty(reward: Given, weight: float = 1.0) -> Slot:
 class Stack:
     """A scorer made of rewards: `Stack(checklist, gate(outcome("success")), penalty(length_penalty(8, 16), 0.1))`.
 
-    Takes slots, and bare rewards, which are added with weight 1. At most one is a checklist (a Checklist or a ChecklistScorer): it alone
-    has turns and steps, so its turn scores are the Score's, and its strict items gate rollouts. Every value is stored in
-    `Score.components` by name, and `version` names every component, its version and place. A stack of one added checklist is that
-    checklist: the same version, no components, and so every level of credit.
+    Takes slots, and bare rewards, which are added with weight 1. At most one is a checklist (a Checklist or a
+    ChecklistScorer): it alone has turns and steps, so its turn scores are the Score's, and its strict items gate
+    rollouts. Every value is stored in `Score.components` by name, and `version` names every component, its version and
+    place. A stack of one added checklist is that checklist: the same version, no components, and so every level of
+    credit.
 
     Raises ChecklistError: nothing given, two rewards of one name, two checklists, added weights that are all 0.
 
@@ -118,7 +127,8 @@ class Stack:
 
     @property
     def of_group(self) -> bool:
-        """Whether a component compares the rollouts of a group: then single traces are NULL and `score_group` is the way."""
+        """Whether a component compares the rollouts of a group: then single traces are NULL and `score_group` is the
+        way."""
         return any(isinstance(slot.reward, Plug) and slot.reward.of_group for slot in self.slots)
 
     async def __call__(self, trace: Trace, task: Task | None = None) -> Score:
@@ -158,15 +168,27 @@ class Stack:
         return [{one.name: values[at] for one, values in zip(plugs, told, strict=True)} for at in range(len(traces))]
 
     async def _score(self, trace: Trace, task: Task | None, told: dict[str, Component] | None) -> Score:
-        empty = Score(trace_id=trace.id, reward_version=self.version, reward=None, runs=len(trace.runs), null_reason=died(trace))
-        base = empty if self._checklist is None else replace(await self._checklist(trace, task), reward_version=self.version)
+        empty = Score(
+            trace_id=trace.id, reward_version=self.version, reward=None, runs=len(trace.runs), null_reason=died(trace)
+        )
+        base = (
+            empty
+            if self._checklist is None
+            else replace(await self._checklist(trace, task), reward_version=self.version)
+        )
         if self._alone or told is None:
             return base
-        values = {slot.name: base.reward if slot.reward is self._checklist else told[slot.name].value for slot in self.slots}
+        values = {
+            slot.name: base.reward if slot.reward is self._checklist else told[slot.name].value for slot in self.slots
+        }
         reward = combine(self.slots, values)
         reason = None
-        if reward is None:  # the checklist's own reason first: what no reward could be given for says more than who gave none
-            reason = base.null_reason or "component: " + ", ".join(name for name, value in values.items() if value is None)
+        if (
+            reward is None
+        ):  # the checklist's own reason first: what no reward could be given for says more than who gave none
+            reason = base.null_reason or "component: " + ", ".join(
+                name for name, value in values.items() if value is None
+            )
         return replace(base, reward=reward, null_reason=reason, components=values)
 
 

@@ -1,9 +1,8 @@
-"""Verdicts that are known already: what a cache of them must do, and one in memory; apart from the judge, which makes the keys, and from
-the store, whose `SQLStore.verdict_cache()` keeps them for good.
+"""Verdicts that are known already: what a cache of them must do, and one in memory; apart from the judge, which makes
+the keys, and from the store, whose `SQLStore.verdict_cache()` keeps them for good.
 
-A key names everything that a verdict depends on (item, returned model, settings, prompt version, evidence window, vote). A NULL that is no
-judgement (time-out, malformed reply) is never kept: it is asked again.
-"""
+A key names everything that a verdict depends on (item, returned model, settings, prompt version, evidence window,
+vote). A NULL that is no judgement (time-out, malformed reply) is never kept: it is asked again."""
 
 from __future__ import annotations
 
@@ -69,7 +68,8 @@ class MemoryCache:
 
 
 class Salted:
-    """A cache seen through other keys: what was judged without the salt is judged anew, and what was judged with it is not."""
+    """A cache seen through other keys: what was judged without the salt is judged anew, and what was judged with it is
+    not."""
 
     def __init__(self, cache: VerdictCache, salt: str) -> None:
         self._cache, self._salt = cache, salt
@@ -91,8 +91,8 @@ def lasting(verdict: Verdict) -> bool:
 
 
 def remember(judge: object, cache: VerdictCache) -> None:
-    """Give the cache to a judge that can keep one and has none, and to each judge of a panel or a cascade: what the gate asked is known to
-    the score then, and nothing is paid for twice."""
+    """Give the cache to a judge that can keep one and has none, and to each judge of a panel or a cascade: what the
+    gate asked is known to the score then, and nothing is paid for twice."""
     keepers: Any = getattr(judge, "judges", (judge,))
     for keeper in keepers:
         if getattr(keeper, "cache", ...) is None:

@@ -1,10 +1,9 @@
-"""Asking a judge's model until it answers every item, or cannot; apart from the judge, which knows items and evidence but no network, and
-from `llm.asking`, which knows requests but no items.
+"""Asking a judge's model until it answers every item, or cannot; apart from the judge, which knows items and evidence
+but no network, and from `llm.asking`, which knows requests but no items.
 
-Whatever goes wrong is a Failure with its cause (method.md §4): `infrastructure` for time-outs, rate limits, server errors and malformed or
-incomplete replies, `content` for refusals and transcripts too long for the model, which the judged text itself can bring about. None is a
-verdict.
-"""
+Whatever goes wrong is a Failure with its cause (method.md §4): `infrastructure` for time-outs, rate limits, server
+errors and malformed or incomplete replies, `content` for refusals and transcripts too long for the model, which the
+judged text itself can bring about. None is a verdict."""
 
 from __future__ import annotations
 
@@ -18,6 +17,7 @@ from pydantic_ai.models import Model
 
 from cm2_agent.errors import BudgetExhausted
 from cm2_agent.llm.client import CHARACTERS_A_TOKEN, Asker, Failure, Schema, reply_text
+
 from .prompt import INSTRUCTIONS, Window, tail
 from .reply import SCHEMA, Answer, read
 
@@ -50,8 +50,8 @@ class Caller(Asker):
         note: str = "",
         re_ask: bool = False,
     ) -> None:
-        """Put an answer or a failure for each item, given as id → line, into `found` as it comes. Raises BudgetExhausted where the budget
-        does not allow a call: what was answered by then is in `found`."""
+        """Put an answer or a failure for each item, given as id → line, into `found` as it comes. Raises
+        BudgetExhausted where the budget does not allow a call: what was answered by then is in `found`."""
         waiting = dict(items)
         failure: Failure | None = None
         for attempt in range(self.retries + 1):

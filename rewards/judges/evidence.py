@@ -1,8 +1,9 @@
-"""Whether a quote stands where the judge says it does; apart from the judge because it decides what a verdict is worth without asking one.
+"""Whether a quote stands where the judge says it does; apart from the judge because it decides what a verdict is worth
+without asking one.
 
-A quote counts when it has at least 12 characters, or is the whole part, and after NFKC, case-folding and collapsing white space stands in
-a part of that step which `focus_on` allows (rapidfuzz partial ratio of 90 or more where it does not stand there literally).
-"""
+A quote counts when it has at least 12 characters, or is the whole part, and after NFKC, case-folding and collapsing
+white space stands in a part of that step which `focus_on` allows (rapidfuzz partial ratio of 90 or more where it does
+not stand there literally)."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from rapidfuzz import fuzz
 
 from cm2_agent.types.checklist_item import Item
+
 from .transcript import PARTS, folded
 
 SHORTEST = 12
@@ -20,8 +22,8 @@ LIKENESS = 90.0
 
 
 def normalised_text(text: str) -> str:
-    """Text as quotes are compared. Folding can leave letters that compose anew, so it is repeated until nothing changes; ASCII needs none
-    of it."""
+    """Text as quotes are compared. Folding can leave letters that compose anew, so it is repeated until nothing
+    changes; ASCII needs none of it."""
     if text.isascii():
         return " ".join(text.lower().split())
     for _ in range(4):

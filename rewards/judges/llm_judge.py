@@ -1,6 +1,6 @@
-"""The judge that asks a language model: one first-pass call a scope for all its open items, each answer checked against the transcript
-before it counts. Apart from the asking (judge_call), the prompt (judge_prompt) and the evidence rules (evidence), which it joins.
-"""
+"""The judge that asks a language model: one first-pass call a scope for all its open items, each answer checked against
+the transcript before it counts. Apart from the asking (judge_call), the prompt (judge_prompt) and the evidence rules
+(evidence), which it joins."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ from typing import Any, Literal, TypeVar, cast
 from langchain_core.language_models import BaseChatModel
 from pydantic_ai.models import Model
 
-from cm2_agent.types.checklist_item import Item
 from cm2_agent.errors import BudgetExhausted, JudgeError
 from cm2_agent.llm.client import CHARACTERS_A_TOKEN, Failure
 from cm2_agent.llm.limits import Limits
 from cm2_agent.llm.prices import Price
 from cm2_agent.llm.usage import Usage, note
+from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.json_values import content_hash
-from .evidence import why_not
-from .client import TOKENS_AN_ANSWER, Answered, Caller
-from .judge_models import judge_model
-from .prompt import INSTRUCTIONS, PROMPT_VERSION, Transcript, Window, item_line
-from .panel import majority
-from .cache import VerdictCache
 from cm2_agent.types.score import Verdict
 from cm2_agent.types.trace import Trace
+
+from .cache import VerdictCache
+from .client import TOKENS_AN_ANSWER, Answered, Caller
+from .evidence import why_not
+from .judge_models import judge_model
+from .panel import majority
+from .prompt import INSTRUCTIONS, PROMPT_VERSION, Transcript, Window, item_line
 
 Protocol = Literal["turn", "per_step"]
 _REMEMBERED = 256
 _AGAIN = (
-    "You were asked these items before. Your answers could not be used: {problems}. Answer anew. Quote verbatim from the judged "
-    "steps, or answer no or cannot_tell."
+    "You were asked these items before. Your answers could not be used: {problems}. Answer anew. Quote verbatim from"
+    " the judged steps, or answer no or cannot_tell."
 )
 _T = TypeVar("_T")
 
@@ -42,17 +43,19 @@ _T = TypeVar("_T")
 class LLMJudge:
     """Asks a model about a scope's items, and gives verdicts whose evidence stands in the transcript.
 
-    `model`: a pydantic-ai model or its name, `local:FOLDER`, or a LangChain chat model (`judge_model`); `openai_judge_model(base_url,
-    name)` for a server of your own. `votes`: samples an item, decided by majority. `settings`: pydantic-ai model settings such as
-    `{"temperature": 0}`. `timeout` seconds and `retries` a call. A scope is split where it has more than `max_items` open items or the
-    call would pass `max_tokens_per_call`. `protocol="per_step"` is the paper's: a call for each step of each item. `limits` may be shared
-    with other judges; `budget_usd` makes one. `cache` keeps verdicts so that the same content is not asked twice (`run`, `score_traces` and
-    `watch` give one to a judge that has none). `price` where the published one is not yours. `images=True` where the model takes them.
-    `redact` is applied to every text before it is shown.
+    `model`: a pydantic-ai model or its name, `local:FOLDER`, or a LangChain chat model (`judge_model`);
+    `openai_judge_model(base_url, name)` for a server of your own. `votes`: samples an item, decided by majority.
+    `settings`: pydantic-ai model settings such as `{"temperature": 0}`. `timeout` seconds and `retries` a call. A scope
+    is split where it has more than `max_items` open items or the call would pass `max_tokens_per_call`.
+    `protocol="per_step"` is the paper's: a call for each step of each item. `limits` may be shared with other judges;
+    `budget_usd` makes one. `cache` keeps verdicts so that the same content is not asked twice (`run`, `score_traces`
+    and `watch` give one to a judge that has none). `price` where the published one is not yours. `images=True` where
+    the model takes them. `redact` is applied to every text before it is shown.
 
-    A yes needs a quote that stands in the named step and part; else the item is asked once more and then NULL (content). No failure becomes
-    a verdict (judge_call). `evidence` of a verdict: `{turn, step, from, snippet, judge}` with 0-based turn and step as in a checklist's own
-    evidence, or `{judge}` alone where nothing was quoted; `judge` is the model's returned name. Raises JudgeError, MissingExtra.
+    A yes needs a quote that stands in the named step and part; else the item is asked once more and then NULL
+    (content). No failure becomes a verdict (judge_call). `evidence` of a verdict: `{turn, step, from, snippet, judge}`
+    with 0-based turn and step as in a checklist's own evidence, or `{judge}` alone where nothing was quoted; `judge` is
+    the model's returned name. Raises JudgeError, MissingExtra.
 
     >>> judge = LLMJudge("test", votes=3)
     >>> judge.version.startswith("test:test;prompt=") and judge.version.endswith(";votes=3")
@@ -79,15 +82,27 @@ class LLMJudge:
         images: bool = False,
         redact: Callable[[str], str] | None = None,
     ) -> None:
-        for name, value, least in (("votes", votes, 1), ("retries", retries, 0), ("max_items", max_items, 1), ("timeout", timeout, 0.001)):
+        for name, value, least in (
+            ("votes", votes, 1),
+            ("retries", retries, 0),
+            ("max_items", max_items, 1),
+            ("timeout", timeout, 0.001),
+        ):
             if not value >= least:
                 raise JudgeError(f"{name} is {value}; expected {least} or more")
         if protocol not in ("turn", "per_step"):
-            raise JudgeError(f"protocol is {protocol!r}; expected 'turn' (one call a scope) or 'per_step' (one a step and item)")
+            raise JudgeError(
+                f"protocol is {protocol!r}; expected 'turn' (one call a scope) or 'per_step' (one a step and item)"
+            )
         if limits is not None and budget_usd is not None:
             raise JudgeError("both limits and budget_usd were given; give Limits(budget_usd=…) alone")
         self.model = judge_model(model)
-        self.votes, self.max_items, self.max_tokens_per_call, self.protocol = votes, max_items, max_tokens_per_call, protocol
+        self.votes, self.max_items, self.max_tokens_per_call, self.protocol = (
+            votes,
+            max_items,
+            max_tokens_per_call,
+            protocol,
+        )
         self.limits = limits or Limits(budget_usd=budget_usd)
         self.cache, self.images, self.redact = cache, images, redact
         self.name = f"{self.model.system}:{self.model.model_name}"
@@ -125,8 +140,8 @@ class LLMJudge:
 
     @property
     def usage(self) -> Usage:
-        """Calls, re-asks, tokens and dollars of this judge alone; first-pass calls are `calls − re_asks` less the retries of failed
-        calls."""
+        """Calls, re-asks, tokens and dollars of this judge alone; first-pass calls are `calls − re_asks` less the
+        retries of failed calls."""
         return self._caller.usage
 
     @property
@@ -139,8 +154,8 @@ class LLMJudge:
         await self._caller.aclose()
 
     async def __call__(self, trace: Trace, turn: int | None, items: Sequence[Item]) -> Sequence[Verdict]:
-        """A verdict for each item, in the items' order. Raises BudgetExhausted where the budget stops it (what was judged by then is in the
-        cache); JudgeError where the scope has no step."""
+        """A verdict for each item, in the items' order. Raises BudgetExhausted where the budget stops it (what was
+        judged by then is in the cache); JudgeError where the scope has no step."""
         if not items:
             return []
         transcript = self._transcript(trace)
@@ -153,13 +168,16 @@ class LLMJudge:
             return rounds[0]
         return [majority([verdicts[place] for verdicts in rounds]) for place in range(len(items))]
 
-    async def _per_step(self, transcript: Transcript, turn: int | None, items: Sequence[Item], vote: int) -> list[Verdict]:
+    async def _per_step(
+        self, transcript: Transcript, turn: int | None, items: Sequence[Item], vote: int
+    ) -> list[Verdict]:
         window = transcript.window(turn)
         steps = range(1, window.last - window.first + 2)
         windows = [transcript.window(turn, upto=step) for step in steps]
         rows = await _all([self._judged(transcript, shown, [item], vote) for item in items for shown in windows])
         return [
-            _by_steps(item, [row[0] for row in rows[place * len(steps) : (place + 1) * len(steps)]]) for place, item in enumerate(items)
+            _by_steps(item, [row[0] for row in rows[place * len(steps) : (place + 1) * len(steps)]])
+            for place, item in enumerate(items)
         ]
 
     async def _judged(self, transcript: Transcript, window: Window, items: Sequence[Item], vote: int) -> list[Verdict]:
@@ -169,7 +187,9 @@ class LLMJudge:
         waiting = [(item, line) for item, line, verdict in zip(items, lines, known, strict=True) if verdict is None]
         fresh: dict[str, Verdict] = {}
         if waiting:
-            for part in await _all([self._asked(transcript, window, chunk, vote) for chunk in self._chunks(window, waiting)]):
+            for part in await _all(
+                [self._asked(transcript, window, chunk, vote) for chunk in self._chunks(window, waiting)]
+            ):
                 fresh |= part
         return [verdict or fresh[item.id] for item, verdict in zip(items, known, strict=True)]
 
@@ -178,7 +198,9 @@ class LLMJudge:
     ) -> dict[str, Verdict]:
         """One call for the items, a second one for those whose evidence does not hold."""
         if self._caller.estimate(window, {items[0][0].id: items[0][1]}) > self.max_tokens_per_call:
-            too_long = Failure(cause="content", explanation=f"the transcript passes {self.max_tokens_per_call} tokens a call")
+            too_long = Failure(
+                cause="content", explanation=f"the transcript passes {self.max_tokens_per_call} tokens a call"
+            )
             return {item.id: _failed(item, too_long) for item, _ in items}
         answers: dict[str, Answered | Failure] = {}
         try:
@@ -193,24 +215,33 @@ class LLMJudge:
             again = [(item, line) for item, line in items if item.id in problems]
             told = _AGAIN.format(problems="; ".join(f"{name}: {problem}" for name, problem in problems.items()))
             answers = {}
-            await self._caller.verdicts(window, {item.id: line for item, line in again}, answers, note=told, re_ask=True)
+            await self._caller.verdicts(
+                window, {item.id: line for item, line in again}, answers, note=told, re_ask=True
+            )
             second, unproved = self._checked(transcript, window, again, answers)
             second |= {
-                item.id: (
-                    Verdict(
-                        item=item.id, value=None, weight=0, reason="judge failed", cause="content",
-                        explanation=f"unverifiable evidence: {unproved[item.id]}", evidence=({"judge": self._served},),
-                    )
+                item.id: Verdict(
+                    item=item.id,
+                    value=None,
+                    weight=0,
+                    reason="judge failed",
+                    cause="content",
+                    explanation=f"unverifiable evidence: {unproved[item.id]}",
+                    evidence=({"judge": self._served},),
                 )
                 for item, _ in again
                 if item.id in unproved
-            }  # fmt: skip
+            }
             self._keep(window, again, second, vote)
             verdicts |= second
         return verdicts
 
     def _checked(
-        self, transcript: Transcript, window: Window, items: Sequence[tuple[Item, str]], answers: Mapping[str, Answered | Failure]
+        self,
+        transcript: Transcript,
+        window: Window,
+        items: Sequence[tuple[Item, str]],
+        answers: Mapping[str, Answered | Failure],
     ) -> tuple[dict[str, Verdict], dict[str, str]]:
         """Verdicts by id, and what is wrong with the answers that are none."""
         verdicts: dict[str, Verdict] = {}
@@ -243,7 +274,9 @@ class LLMJudge:
         return list(chunks)
 
     def _key(self, window: Window, line: str, vote: int, served: str) -> str:
-        text = f"{self._identity}\0{served}\0{window.digest}\0{window.turn}:{window.first}-{window.last}\0{vote}\0{line}"
+        text = (
+            f"{self._identity}\0{served}\0{window.digest}\0{window.turn}:{window.first}-{window.last}\0{vote}\0{line}"
+        )
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
     def _known(self, window: Window, lines: Sequence[str], vote: int) -> list[Verdict | None]:
@@ -259,7 +292,9 @@ class LLMJudge:
             note(cached=len(found))
         return [found.get(key) for key in keys]
 
-    def _keep(self, window: Window, items: Sequence[tuple[Item, str]], verdicts: Mapping[str, Verdict], vote: int) -> None:
+    def _keep(
+        self, window: Window, items: Sequence[tuple[Item, str]], verdicts: Mapping[str, Verdict], vote: int
+    ) -> None:
         if self.cache is None:
             return
         kept = {}
@@ -271,8 +306,9 @@ class LLMJudge:
             self.cache.put(kept)
 
     def _remembered(self) -> str | None:
-        """The returned name under which verdicts are looked up: the one that answered last, else the newest that the cache knows for this
-        model and settings. Another returned name is another judge, so what the old one said is not found under it."""
+        """The returned name under which verdicts are looked up: the one that answered last, else the newest that the
+        cache knows for this model and settings. Another returned name is another judge, so what the old one said is not
+        found under it."""
         if self._served is None:
             if self._names is None:
                 self._names = self._names_known()
@@ -281,10 +317,13 @@ class LLMJudge:
         return self._served
 
     def _names_known(self) -> list[str]:
-        """The names that this model has returned, oldest first, kept in the cache under numbers: entries there are never overwritten."""
+        """The names that this model has returned, oldest first, kept in the cache under numbers: entries there are
+        never overwritten."""
         assert self.cache is not None
         names: list[str] = []
-        while (kept := self.cache.get([self._name_key(len(names))])) and (name := next(iter(kept.values())).explanation):
+        while (kept := self.cache.get([self._name_key(len(names))])) and (
+            name := next(iter(kept.values())).explanation
+        ):
             names.append(name)
         return names
 
@@ -327,14 +366,25 @@ def _verdict(item: Item, answered: Answered, transcript: Transcript, window: Win
     answer, judge = answered.answer, {"judge": answered.served}
     if answer.verdict == "cannot_tell":
         return Verdict(
-            item=item.id, value=None, weight=0, reason="abstained", cause="content", explanation=answer.analysis, evidence=(judge,)
+            item=item.id,
+            value=None,
+            weight=0,
+            reason="abstained",
+            cause="content",
+            explanation=answer.analysis,
+            evidence=(judge,),
         )
     yes = answer.verdict == "yes"
     value = yes != (item.kind == "avoid")
     last = window.last - window.first + 1
     if not yes:
         return Verdict(
-            item=item.id, value=value, weight=0, step=last if value else None, explanation=answer.analysis, evidence=(judge,)
+            item=item.id,
+            value=value,
+            weight=0,
+            step=last if value else None,
+            explanation=answer.analysis,
+            evidence=(judge,),
         )
     quote = answer.evidence
     if quote is None:
@@ -351,11 +401,14 @@ def _verdict(item: Item, answered: Answered, transcript: Transcript, window: Win
 
 
 def _failed(item: Item, failure: Failure) -> Verdict:
-    return Verdict(item=item.id, value=None, weight=0, reason="judge failed", cause=failure.cause, explanation=failure.explanation)
+    return Verdict(
+        item=item.id, value=None, weight=0, reason="judge failed", cause=failure.cause, explanation=failure.explanation
+    )
 
 
 def _by_steps(item: Item, rows: Sequence[Verdict]) -> Verdict:
-    """One verdict from those after each step, as `shaping.flip_of` reads answers; a NULL leaves open what it could have changed."""
+    """One verdict from those after each step, as `shaping.flip_of` reads answers; a NULL leaves open what it could have
+    changed."""
     if item.kind == "hold":
         return rows[-1]
     decisive = item.kind == "reach"  # the value that ends the matter: satisfied for reach, violated for avoid
@@ -368,7 +421,8 @@ def _by_steps(item: Item, rows: Sequence[Verdict]) -> Verdict:
 
 
 async def _all(tasks: Sequence[Awaitable[_T]]) -> list[_T]:
-    """All results; where one fails the others are still awaited, so that what they learn is kept, and the first failure is raised."""
+    """All results; where one fails the others are still awaited, so that what they learn is kept, and the first failure
+    is raised."""
     if len(tasks) == 1:
         return [await tasks[0]]
     done = await asyncio.gather(*tasks, return_exceptions=True)

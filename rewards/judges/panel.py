@@ -1,6 +1,5 @@
-"""Several judges as one: a panel that votes, and a cascade that asks a strong judge only where a cheap one could not tell; apart from any
-judge, since both take whatever judges there are.
-"""
+"""Several judges as one: a panel that votes, and a cascade that asks a strong judge only where a cheap one could not
+tell; apart from any judge, since both take whatever judges there are."""
 
 from __future__ import annotations
 
@@ -9,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cm2_agent.types.checklist_item import Item
 from cm2_agent.errors import BudgetExhausted, JudgeError
 from cm2_agent.llm.usage import Usage, note
+from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.protocols import Judge
 from cm2_agent.types.score import Verdict
@@ -19,12 +18,12 @@ from cm2_agent.types.trace import Trace
 
 
 def majority(votes: Sequence[Verdict]) -> Verdict:
-    """What the votes on one item come to. A NULL is no vote; at least half must have voted. The matrix is decided cell by cell: the item is
-    true in a row where more than half of those who voted have it true, so the flip is where the majority is reached. Ties are NULL
-    (content).
+    """What the votes on one item come to. A NULL is no vote; at least half must have voted. The matrix is decided cell
+    by cell: the item is true in a row where more than half of those who voted have it true, so the flip is where the
+    majority is reached. Ties are NULL (content).
 
-    `{votes: {yes, no, null}, agreement}` stands last in the evidence, yes being satisfied and agreement the winning share of the votes
-    cast.
+    `{votes: {yes, no, null}, agreement}` stands last in the evidence, yes being satisfied and agreement the winning
+    share of the votes cast.
 
     >>> one, two = Verdict(item="a", value=True, weight=0, step=1), Verdict(item="a", value=True, weight=0, step=3)
     >>> majority([one, two, Verdict(item="a", value=False, weight=0)]).step
@@ -39,11 +38,19 @@ def majority(votes: Sequence[Verdict]) -> Verdict:
     }
     if 2 * len(cast) < len(votes):
         lost = [vote for vote in votes if vote.value is None]
-        blank = next((vote for vote in lost if vote.cause == "infrastructure"), lost[0])  # asking again can still mend it
+        blank = next(
+            (vote for vote in lost if vote.cause == "infrastructure"), lost[0]
+        )  # asking again can still mend it
         return replace(blank, evidence=(*blank.evidence, tally))
     if len(yes) == len(no):
         return Verdict(
-            item=votes[0].item, value=None, weight=0, reason="tie", cause="content", explanation="the votes are even", evidence=(tally,)
+            item=votes[0].item,
+            value=None,
+            weight=0,
+            reason="tie",
+            cause="content",
+            explanation="the votes are even",
+            evidence=(tally,),
         )
     won = yes[len(cast) // 2] if len(yes) > len(no) else no[0]
     return replace(won, evidence=(*won.evidence, tally))
@@ -65,7 +72,9 @@ class Panel:
     def __init__(self, *judges: Judge) -> None:
         """Raises JudgeError for less than two judges."""
         if len(judges) < 2:
-            raise JudgeError(f"a panel of {len(judges)} judges was asked for; expected two or more (votes=… for samples of one)")
+            raise JudgeError(
+                f"a panel of {len(judges)} judges was asked for; expected two or more (votes=… for samples of one)"
+            )
         self.judges = judges
 
     @property
@@ -78,17 +87,22 @@ class Panel:
 
     async def __call__(self, trace: Trace, turn: int | None, items: Sequence[Item]) -> Sequence[Verdict]:
         """Raises BudgetExhausted where one judge's budget stops it."""
-        ballots = await asyncio.gather(*(_ballot(judge, trace, turn, items) for judge in self.judges), return_exceptions=True)
+        ballots = await asyncio.gather(
+            *(_ballot(judge, trace, turn, items) for judge in self.judges), return_exceptions=True
+        )
         for ballot in ballots:
             if isinstance(ballot, BaseException):
                 raise ballot
-        return [majority([ballot[place] for ballot in ballots if not isinstance(ballot, BaseException)]) for place in range(len(items))]
+        return [
+            majority([ballot[place] for ballot in ballots if not isinstance(ballot, BaseException)])
+            for place in range(len(items))
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Escalation:
-    """What a cascade did. `saving` is the share of the strong judge's dollars that was not spent, against the strong judge asked of every
-    scope at its mean cost a call so far; None where prices are not known or it was never asked."""
+    """What a cascade did. `saving` is the share of the strong judge's dollars that was not spent, against the strong
+    judge asked of every scope at its mean cost a call so far; None where prices are not known or it was never asked."""
 
     items: int
     escalated: int
@@ -113,7 +127,8 @@ class Escalation:
 
 
 class Cascade:
-    """A cheap judge first, a strong one for the items where it gives NULL or its votes differ; the strong one's verdict counts then."""
+    """A cheap judge first, a strong one for the items where it gives NULL or its votes differ; the strong one's verdict
+    counts then."""
 
     def __init__(self, cheap: Judge, strong: Judge) -> None:
         self.cheap, self.strong = cheap, strong
@@ -174,13 +189,17 @@ async def _ballot(judge: Judge, trace: Trace, turn: int | None, items: Sequence[
     for verdict in given:
         by_id.setdefault(verdict.item, []).append(verdict)
     return [
-        found[0] if len(found := by_id.get(item.id, [])) == 1 else _lost(item, f"the judge gave {len(found)} verdicts on the item")
+        found[0]
+        if len(found := by_id.get(item.id, [])) == 1
+        else _lost(item, f"the judge gave {len(found)} verdicts on the item")
         for item in items
     ]
 
 
 def _lost(item: Item, explanation: str) -> Verdict:
-    return Verdict(item=item.id, value=None, weight=0, reason="judge failed", cause="infrastructure", explanation=explanation)
+    return Verdict(
+        item=item.id, value=None, weight=0, reason="judge failed", cause="infrastructure", explanation=explanation
+    )
 
 
 def _version(judge: Any) -> str:

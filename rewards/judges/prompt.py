@@ -1,10 +1,10 @@
-"""What a judge is shown: the transcript up to the judged scope, then the items; apart from the asking, so that every judge is shown the
-same and the prompt can be proved without one.
+"""What a judge is shown: the transcript up to the judged scope, then the items; apart from the asking, so that every
+judge is shown the same and the prompt can be proved without one.
 
-A transcript is hostile. Each part is one line of JSON in which no line break, no `<` and no invisible character survives, so nothing inside
-can begin a line or write a special token. The line that ends it carries a nonce drawn for the call. The nonce stands *after* the transcript
-alone: before it, it would differ in the first line of every call, and a provider's prefix cache could not serve a trace's later turns.
-"""
+A transcript is hostile. Each part is one line of JSON in which no line break, no `<` and no invisible character
+survives, so nothing inside can begin a line or write a special token. The line that ends it carries a nonce drawn for
+the call. The nonce stands *after* the transcript alone: before it, it would differ in the first line of every call, and
+a provider's prefix cache could not serve a trace's later turns."""
 
 from __future__ import annotations
 
@@ -19,22 +19,24 @@ from pathlib import Path
 
 from pydantic_ai.messages import BinaryContent
 
-from cm2_agent.types.checklist_item import Item
 from cm2_agent.errors import JudgeError
 from cm2_agent.llm.untrusted_text import escaped
-from cm2_agent.types.messages import Blob, Message, Reasoning, Text, ToolCall, ToolCallResponse, Uri, part_to_json
+from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.json_values import canonical_json, content_hash
-from .evidence import normalised_text
-from .transcript import part_texts, spelled
+from cm2_agent.types.messages import Blob, Message, Reasoning, Text, ToolCall, ToolCallResponse, Uri, part_to_json
 from cm2_agent.types.trace import Step, Trace
 from cm2_agent.types.view import as_text
 
-_FOLDER = Path(__file__).resolve().parent / "prompts"
+from .evidence import normalised_text
+from .transcript import part_texts, spelled
+
+_FOLDER = Path(__file__).resolve().parent.parent / "prompts"
 INSTRUCTIONS = (_FOLDER / "judge.md").read_text(encoding="utf-8").strip()
 _ITEMS = (_FOLDER / "judge_items.md").read_text(encoding="utf-8").strip("\n")
 _RENDERING = 1
 """Raised whenever the same trace would be shown otherwise."""
 PROMPT_VERSION = content_hash([INSTRUCTIONS, _ITEMS, _RENDERING])[:8]
+
 
 def quoted(text: str) -> str:
     """The text as a JSON string of one line that shows everything in it."""
@@ -43,7 +45,8 @@ def quoted(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """What is shown of a trace for one scope: everything up to its end. `first` and `last` are the judged steps, dialogue-wide from 1."""
+    """What is shown of a trace for one scope: everything up to its end. `first` and `last` are the judged steps,
+    dialogue-wide from 1."""
 
     text: str
     first: int
@@ -62,9 +65,9 @@ class Window:
 class Transcript:
     """A trace rendered once for all its calls.
 
-    `ends[n]` is how many lines the dialogue has after step n + 1. `images=True` shows images by value; otherwise, and for any other file,
-    their type alone is told. `redact` is applied to every text before anything is shown or compared.
-    """
+    `ends[n]` is how many lines the dialogue has after step n + 1. `images=True` shows images by value; otherwise, and
+    for any other file, their type alone is told. `redact` is applied to every text before anything is shown or
+    compared."""
 
     trace: Trace
     images: bool = False
@@ -86,11 +89,13 @@ class Transcript:
                 self.ends[-1] = len(self.lines)
 
     def window(self, turn: int | None, upto: int | None = None) -> Window:
-        """The window of a turn, or (None) of the whole dialogue; with `upto` as it was after that step of the scope (1…S). Raises
-        JudgeError where the scope has no step: there is nothing to judge."""
+        """The window of a turn, or (None) of the whole dialogue; with `upto` as it was after that step of the scope
+        (1…S). Raises JudgeError where the scope has no step: there is nothing to judge."""
         steps = self._steps if turn is None else self.trace.turns[turn].steps if turn < len(self.trace.turns) else ()
         if not steps:
-            raise JudgeError(f"turn {turn} of trace {self.trace.id!r} has no step; a judge can only be asked of what happened")
+            raise JudgeError(
+                f"turn {turn} of trace {self.trace.id!r} has no step; a judge can only be asked of what happened"
+            )
         first = steps[0].number + 1
         last = steps[-1].number + 1 if upto is None else first + upto - 1
         key = (turn, last)
@@ -124,7 +129,8 @@ class Transcript:
     def _show(self, message: Message) -> None:
         step = f'"step":{len(self.ends)},' if message.role in ("assistant", "tool") and self.ends else ""
         own = {"assistant": "assistant.reply", "tool": "tool.content"}.get(message.role, message.role)
-        strange = f"{message.role}.other"  # a part that others' messages hold must not pass for theirs, least of all a tool's result
+        # a part that others' messages hold must not pass for theirs, least of all a tool's result
+        strange = f"{message.role}.other"
         for part in message.parts:
             if isinstance(part, Text):
                 self._line(step, own, part.content)
@@ -136,7 +142,12 @@ class Transcript:
                 where = "tool.content" if message.role == "tool" else strange
                 self._line(step, where, as_text(part.response), ',"error":true' if part.error else "")
             elif isinstance(part, Uri):
-                self._line(step, strange, part.uri, f',"address_of":{quoted(part.modality or part.mime_type or "file")},"fetched":false')
+                self._line(
+                    step,
+                    strange,
+                    part.uri,
+                    f',"address_of":{quoted(part.modality or part.mime_type or "file")},"fetched":false',
+                )
             elif isinstance(part, Blob):
                 self._blob(step, strange, part)
             else:
@@ -163,7 +174,8 @@ class Transcript:
 
 
 def item_line(item: Item) -> str:
-    """An item as the judge reads it. Weights, dependencies and strictness are not the judge's business, so they change no verdict."""
+    """An item as the judge reads it. Weights, dependencies and strictness are not the judge's business, so they change
+    no verdict."""
     shown = {
         "id": item.id,
         "kind": item.kind,

@@ -1,4 +1,5 @@
-"""What a judge's reply must be, and reading one; apart from the judge because what comes from outside is validated in one place.
+"""What a judge's reply must be, and reading one; apart from the judge because what comes from outside is validated in
+one place.
 
 The order of the fields is the order in which a model must write them: it analyses and quotes before it decides.
 """
@@ -48,14 +49,17 @@ SCHEMA: dict[str, JSON] = Reply.model_json_schema()
 
 
 def read(text: str, asked: Collection[str]) -> dict[str, Answer]:
-    """The answers by item id; ids that the reply left out are missing. Raises Malformed: not the JSON object that was asked for, a second
-    answer to an item, an answer to an item that was not asked (a judge that mixes up items cannot be trusted with any)."""
+    """The answers by item id; ids that the reply left out are missing. Raises Malformed: not the JSON object that was
+    asked for, a second answer to an item, an answer to an item that was not asked (a judge that mixes up items cannot
+    be trusted with any)."""
     try:
         reply = Reply.model_validate_json(unfenced(text))
     except ValidationError as error:
         detail = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, detail["loc"]))
-        raise Malformed(f"the reply is not the JSON that was asked for: {place + ': ' if place else ''}{detail['msg']}") from error
+        raise Malformed(
+            f"the reply is not the JSON that was asked for: {place + ': ' if place else ''}{detail['msg']}"
+        ) from error
     found: dict[str, Answer] = {}
     for answer in reply.items:
         if answer.id not in asked:

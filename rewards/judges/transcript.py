@@ -1,9 +1,8 @@
-"""A dialogue as data for a model to read: numbered turns and steps, each part under the name that `focus_on` uses; apart from the prompts,
-so that whoever shows a dialogue to a model shows the same one.
+"""A dialogue as data for a model to read: numbered turns and steps, each part under the name that `focus_on` uses;
+apart from the prompts, so that whoever shows a dialogue to a model shows the same one.
 
-What is shown is hostile: it may hold text that looks like instructions or like the end of the data. It is therefore shown fenced
-(llm/fencing.py).
-"""
+What is shown is hostile: it may hold text that looks like instructions or like the end of the data. It is therefore
+shown fenced (llm/fencing.py)."""
 
 from __future__ import annotations
 
@@ -21,13 +20,16 @@ PARTS = ("assistant.reasoning", "assistant.tool_calls", "assistant.reply", "tool
 
 
 def shown(trace: Trace) -> list[dict[str, JSON]]:
-    """The dialogue's turns, 0-based, each with what the user said and its steps, 0-based within the turn. Empty parts are left out;
-    images and files are named, never fetched or shown."""
+    """The dialogue's turns, 0-based, each with what the user said and its steps, 0-based within the turn. Empty parts
+    are left out; images and files are named, never fetched or shown."""
     return [
         {
             "turn": turn.index,
             "user": said(turn),
-            "steps": [{"step": step.index, **{part: _part(step, part) for part in PARTS if _has(step, part)}} for step in turn.steps],
+            "steps": [
+                {"step": step.index, **{part: _part(step, part) for part in PARTS if _has(step, part)}}
+                for step in turn.steps
+            ],
         }
         for turn in trace.turns
     ]
@@ -44,7 +46,8 @@ def spelled(call: ToolCall) -> str:
 
 
 def part_texts(step: Step, part: str) -> tuple[str, ...]:
-    """The texts of a step's part that a quote may stand in: one for each tool call or tool result, none where the step lacks the part."""
+    """The texts of a step's part that a quote may stand in: one for each tool call or tool result, none where the step
+    lacks the part."""
     if part == "assistant.tool_calls":
         return tuple(spelled(call) for call in step.message.tool_calls)
     if part == "tool.content":
@@ -59,8 +62,8 @@ def folded(text: str) -> str:
 
 
 def quoted_in(snippet: str, texts: Sequence[str]) -> bool:
-    """Whether the snippet stands in one of the texts, whatever the case and the white space. JSON may be quoted with other spaces and
-    escapes than it is spelled with here, so these do not count either."""
+    """Whether the snippet stands in one of the texts, whatever the case and the white space. JSON may be quoted with
+    other spaces and escapes than it is spelled with here, so these do not count either."""
     needle = _bare(snippet)
     return bool(needle) and any(needle in _bare(text) for text in texts)
 

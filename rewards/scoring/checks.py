@@ -1,6 +1,5 @@
-"""Checks that run: a function, a function's name or data becomes a function of a View; apart from check_data, which says what may be
-written, and from the scorer, which says when a check is run.
-"""
+"""Checks that run: a function, a function's name or data becomes a function of a View; apart from check_data, which
+says what may be written, and from the scorer, which says when a check is run."""
 
 from __future__ import annotations
 
@@ -15,19 +14,31 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from cm2_agent.types.check_specs import FORMS, AtMost, Called, NeverCalled, NoToolError, OnlyCalled, Parsed, Replied, compile_pattern, parse_check
-from cm2_agent.types.checklist_item import Check, CheckFunction, Item
 from cm2_agent.errors import ChecklistError
+from cm2_agent.types.check_specs import (
+    FORMS,
+    AtMost,
+    Called,
+    NeverCalled,
+    NoToolError,
+    OnlyCalled,
+    Parsed,
+    Replied,
+    compile_pattern,
+    parse_check,
+)
+from cm2_agent.types.checklist_item import Check, CheckFunction, Item
 from cm2_agent.types.json_values import content_hash
-from .shaping import Column
 from cm2_agent.types.view import View
+
+from .shaping import Column
 
 Resolved: TypeAlias = Callable[[View], bool]
 
 
 def resolve(check: Check, functions: Mapping[str, CheckFunction] | None = None, *, item: str = "") -> Resolved:
-    """The check as a function of a view. Raises ChecklistError: a name that no function was given for, malformed data, an async
-    function."""
+    """The check as a function of a view. Raises ChecklistError: a name that no function was given for, malformed data,
+    an async function."""
     where = f"item {item!r}: " if item else ""
     if isinstance(check, str):
         given = functions or {}
@@ -35,8 +46,8 @@ def resolve(check: Check, functions: Mapping[str, CheckFunction] | None = None, 
             hint = f"; as a check of its own it is written {{{check}: …}}" if check in FORMS else ""
             known = ", ".join(sorted(given)) or "none were given"
             raise ChecklistError(
-                f"{where}the check names the function {check!r}, which is not among the given ones ({known}){hint}; pass it in Python "
-                "(functions=) or by --checks MODULE"
+                f"{where}the check names the function {check!r}, which is not among the given ones ({known}){hint};"
+                " pass it in Python (functions=) or by --checks MODULE"
             )
         check = given[check]
     if isinstance(check, Mapping):
@@ -45,9 +56,13 @@ def resolve(check: Check, functions: Mapping[str, CheckFunction] | None = None, 
         except ChecklistError as error:
             raise ChecklistError(f"{where}{error}") from error
     if not callable(check):
-        raise ChecklistError(f"{where}the check is {check!r}; expected a function of a view, a function's name, or data")
+        raise ChecklistError(
+            f"{where}the check is {check!r}; expected a function of a view, a function's name, or data"
+        )
     if inspect.iscoroutinefunction(check) or inspect.iscoroutinefunction(type(check).__call__):
-        raise ChecklistError(f"{where}the check {getattr(check, '__name__', check)!r} is async; expected a plain function of a view")
+        raise ChecklistError(
+            f"{where}the check {getattr(check, '__name__', check)!r} is async; expected a plain function of a view"
+        )
     return check
 
 
@@ -66,7 +81,9 @@ def _from_data(data: Parsed) -> Resolved:
         limits = data.at_most
         if isinstance(limits, int):
             return lambda view: len(view.all_calls) <= limits
-        return lambda view: all(sum(call.name == name for call in view.all_calls) <= most for name, most in limits.items())
+        return lambda view: all(
+            sum(call.name == name for call in view.all_calls) <= most for name, most in limits.items()
+        )
     if isinstance(data, NoToolError):
         only = None if data.no_tool_error is True else data.no_tool_error
         names = None if only is None else frozenset([only] if isinstance(only, str) else only)
@@ -78,7 +95,8 @@ def _from_data(data: Parsed) -> Resolved:
 
 
 def _only_called(data: OnlyCalled) -> Resolved:
-    """Every successful call is matched to a listed one of its own (the largest matching, by augmenting paths: a call may fit several)."""
+    """Every successful call is matched to a listed one of its own (the largest matching, by augmenting paths: a call
+    may fit several)."""
     among = frozenset(data.among)
 
     def check(view: View) -> bool:
@@ -101,7 +119,8 @@ def _only_called(data: OnlyCalled) -> Resolved:
 
 
 def _utf8(text: str) -> str:
-    """Text that RE2 can read: lone surrogates, which a model can emit through broken JSON escapes, become question marks."""
+    """Text that RE2 can read: lone surrogates, which a model can emit through broken JSON escapes, become question
+    marks."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -112,10 +131,10 @@ def _utf8(text: str) -> str:
 def run_check(function: Resolved, item: Item, views: Sequence[View]) -> Column:
     """The item's column over a scope's views, one after each of its S steps (method.md §2).
 
-    A reach check is asked until it first answers yes, a hold check at the end alone (the ends-decided checks are hold items), an avoid
-    check until it first answers yes, which is the violation. A check that raises or answers anything but true or false gives NULL: the
-    checker's failure, never the agent's. Without a step every column stays in row 0, which is false.
-    """
+    A reach check is asked until it first answers yes, a hold check at the end alone (the ends-decided checks are hold
+    items), an avoid check until it first answers yes, which is the violation. A check that raises or answers anything
+    but true or false gives NULL: the checker's failure, never the agent's. Without a step every column stays in row 0,
+    which is false."""
     if not views:
         return Column(value=False)
     asked = views[-1:] if item.kind == "hold" else views
@@ -138,25 +157,32 @@ def _failed(explanation: str) -> Column:
 
 
 def load_functions(module: str | Path) -> dict[str, CheckFunction]:
-    """The check functions of a Python module, by name (`--checks MODULE`): its public functions that take one argument, the view.
+    """The check functions of a Python module, by name (`--checks MODULE`): its public functions that take one argument,
+    the view.
 
-    `module` is a dotted name or the path of a .py file; it is imported, and so runs. Raises ChecklistError where it cannot be imported
-    or holds no such function.
-    """
+    `module` is a dotted name or the path of a .py file; it is imported, and so runs. Raises ChecklistError where it
+    cannot be imported or holds no such function."""
     loaded = _import(module)
     found: dict[str, CheckFunction] = {
         name: value
         for name, value in vars(loaded).items()
-        if inspect.isfunction(value) and not name.startswith("_") and value.__module__ == loaded.__name__ and _takes_a_view(value)
+        if inspect.isfunction(value)
+        and not name.startswith("_")
+        and value.__module__ == loaded.__name__
+        and _takes_a_view(value)
     }
     if not found:
-        raise ChecklistError(f"{module}: holds no check. Expected a public function of one argument, such as: def polite(view): …")
+        raise ChecklistError(
+            f"{module}: holds no check. Expected a public function of one argument, such as: def polite(view): …"
+        )
     return found
 
 
 def _takes_a_view(function: Callable[..., Any]) -> bool:
     parameters = list(inspect.signature(function).parameters.values())
-    needed = [one for one in parameters if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+    needed = [
+        one for one in parameters if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+    ]
     positional = [one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
     return len(needed) == 1 and bool(positional) and needed[0] is positional[0]
 

@@ -1,31 +1,35 @@
-"""The judge's part of a scope: which items it is asked, and what its reply becomes; apart from any judge, which is a plug.
+"""The judge's part of a scope: which items it is asked, and what its reply becomes; apart from any judge, which is a
+plug.
 
-A judge's failure is never a score: an exception, a missing or doubled verdict, an unknown id or a flip outside the scope's steps gives
-NULL with cause `infrastructure`. Verdicts are taken by item id, never by their place in the reply.
+A judge's failure is never a score: an exception, a missing or doubled verdict, an unknown id or a flip outside the
+scope's steps gives NULL with cause `infrastructure`. Verdicts are taken by item id, never by their place in the reply.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from cm2_agent.types.checklist_item import Item
 from cm2_agent.errors import BudgetExhausted
+from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.protocols import Judge
-from .plan import Scope
-from .shaping import Column, settled
 from cm2_agent.types.score import Verdict
 from cm2_agent.types.trace import Trace
 
+from .plan import Scope
+from .shaping import Column, settled
+
 
 def open_items(columns: Sequence[Column | None], deps: Sequence[Sequence[int]]) -> list[int]:
-    """The items to ask a judge: those without a column (None) that hang on no item already known to be false or NULL."""
+    """The items to ask a judge: those without a column (None) that hang on no item already known to be false or
+    NULL."""
     hopeful = [Column(value=True, flip=1) if column is None else column for column in columns]
     after = settled(hopeful, deps)
     return [index for index, column in enumerate(columns) if column is None and after[index].value]
 
 
 async def ask(judge: Judge, trace: Trace, scope: Scope, indices: Sequence[int], steps: int) -> dict[int, Column]:
-    """One call of the judge for a scope's open items; a column for each of them. Raises BudgetExhausted where it may not be asked."""
+    """One call of the judge for a scope's open items; a column for each of them. Raises BudgetExhausted where it may
+    not be asked."""
     items = [scope.items[index] for index in indices]
     try:
         reply = await judge(trace, scope.turn, items)
@@ -52,7 +56,8 @@ def _by_id(reply: Sequence[Verdict], items: Sequence[Item]) -> Mapping[str, Verd
 
 
 def _column(verdict: Verdict | str | None, item: Item, steps: int) -> Column:
-    """A verdict as a column. A satisfied reach item without a step counts from the last one: the latest that its verdict allows."""
+    """A verdict as a column. A satisfied reach item without a step counts from the last one: the latest that its
+    verdict allows."""
     if verdict is None:
         return _null("the judge gave no verdict on the item")
     if isinstance(verdict, str):
@@ -72,7 +77,13 @@ def _column(verdict: Verdict | str | None, item: Item, steps: int) -> Column:
         flip = steps if item.kind != "reach" or verdict.step is None else verdict.step
         if not isinstance(flip, int) or not 1 <= flip <= steps:
             return _null(f"the judge says the item holds from step {verdict.step!r}; expected a step of 1…{steps}")
-    return Column(value=verdict.value, flip=flip, reason=verdict.reason, explanation=verdict.explanation, evidence=verdict.evidence)
+    return Column(
+        value=verdict.value,
+        flip=flip,
+        reason=verdict.reason,
+        explanation=verdict.explanation,
+        evidence=verdict.evidence,
+    )
 
 
 def _null(explanation: str) -> Column:

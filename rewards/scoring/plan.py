@@ -1,6 +1,5 @@
-"""A checklist made ready to be scored: checks resolved, weights normalised, dependencies as indices, once for all traces; and which turns
-of a trace count (method.md §2). Apart from the scorer, which asks and adds up.
-"""
+"""A checklist made ready to be scored: checks resolved, weights normalised, dependencies as indices, once for all
+traces; and which turns of a trace count (method.md §2). Apart from the scorer, which asks and adds up."""
 
 from __future__ import annotations
 
@@ -8,14 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from cm2_agent.types.checklist_item import CheckFunction, Item
 from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_item import CheckFunction, Item
 from cm2_agent.types.checklist_rules import MAX_TURNS
+from cm2_agent.types.run_attributes import CENSORED_TURN, CUT, TASK_TURNS
+from cm2_agent.types.task import Task
+from cm2_agent.types.trace import Trace
+
 from .checks import Resolved, resolve
 from .shaping import normalised
-from cm2_agent.types.task import Task
-from cm2_agent.types.run_attributes import CENSORED_TURN, CUT, TASK_TURNS
-from cm2_agent.types.trace import Trace
 
 UNDECIDED = "verdict"
 """What the runner writes under `cm2.cut` where the gate had no verdict: nobody's limit, so nobody's zero."""
@@ -23,7 +23,8 @@ UNDECIDED = "verdict"
 
 @dataclass(frozen=True, kw_only=True)
 class Scope:
-    """The items of one turn, or of the closing block (`turn` None), with what scoring needs of them; indices are into `items`."""
+    """The items of one turn, or of the closing block (`turn` None), with what scoring needs of them; indices are into
+    `items`."""
 
     turn: int | None
     items: tuple[Item, ...]
@@ -57,7 +58,8 @@ class Plan:
     def __init__(self, checklist: Checklist, functions: Mapping[str, CheckFunction] | None = None) -> None:
         self.checklist = checklist.bound(functions) if functions else checklist
         self._checks = {
-            item.id: None if item.check is None else resolve(item.check, functions, item=item.id) for item in self.checklist.items
+            item.id: None if item.check is None else resolve(item.check, functions, item=item.id)
+            for item in self.checklist.items
         }
         self._scopes: dict[int | None, Scope | None] = {}
         self._strict: dict[int, Scope | None] = {}
@@ -102,9 +104,9 @@ class Plan:
     def counted(self, trace: Trace, task: Task | None) -> list[Scope]:
         """The L scopes that count, in order, the closing block last (method.md §2).
 
-        The turns are the task's scripted turns (the given task's, else what the trace says of its own), else up to the largest that
-        an item names, else the turns that happened; a turn without items does not count. Turns beyond that do not count either.
-        """
+        The turns are the task's scripted turns (the given task's, else what the trace says of its own), else up to the
+        largest that an item names, else the turns that happened; a turn without items does not count. Turns beyond that
+        do not count either."""
         turns = planned_turns(trace, task)
         if turns is None and self.checklist.last_turn is not None:
             turns = self.checklist.last_turn + 1
@@ -124,11 +126,11 @@ def planned_turns(trace: Trace, task: Task | None) -> int | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """How the dialogue ended, for scoring: the turn at which the gate closed, the turns that a limit cut, and whether a limit ended it.
+    """How the dialogue ended, for scoring: the turn at which the gate closed, the turns that a limit cut, and whether a
+    limit ended it.
 
-    A turn is cut where its run was, and it neither ended in a whole reply nor went on: a limit that fell after the reply cuts the
-    closing block alone.
-    """
+    A turn is cut where its run was, and it neither ended in a whole reply nor went on: a limit that fell after the
+    reply cuts the closing block alone."""
 
     gate: int | None
     cut_turns: frozenset[int]
@@ -139,7 +141,11 @@ class Ending:
         gate = trace.attributes.get(CENSORED_TURN)
         cut = [place for place, run in enumerate(trace.runs) if run.attributes.get(CUT) is not None]
         turns = frozenset(turn for place in cut if (turn := _cut_turn(trace, place)) is not None)
-        return cls(gate=gate if isinstance(gate, int) else None, cut_turns=turns, limited=bool(cut) and cut[-1] == len(trace.runs) - 1)
+        return cls(
+            gate=gate if isinstance(gate, int) else None,
+            cut_turns=turns,
+            limited=bool(cut) and cut[-1] == len(trace.runs) - 1,
+        )
 
     @property
     def unreached(self) -> str:
@@ -156,12 +162,16 @@ class Ending:
 
 
 def _cut_turn(trace: Trace, place: int) -> int | None:
-    """The turn that the cut in the run at `place` broke off, None where it fell between turns or the turn went on later."""
+    """The turn that the cut in the run at `place` broke off, None where it fell between turns or the turn went on
+    later."""
     seen = trace if place == len(trace.runs) - 1 else Trace(id=trace.id, runs=trace.runs[: place + 1])
     if not seen.turns:
         return None
     last = seen.turns[-1]
     step = last.steps[-1]
-    whole = step.is_reply and "length" not in (step.message.finish_reason, step.call.finish_reason if step.call else None)
+    whole = step.is_reply and "length" not in (
+        step.message.finish_reason,
+        step.call.finish_reason if step.call else None,
+    )
     went_on = len(trace.turns[last.index].steps) > len(last.steps)
     return None if whole or went_on else last.index

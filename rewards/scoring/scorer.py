@@ -1,9 +1,10 @@
-"""The checklist scorer: a trace in, a Score out (method.md §2–4, §7). It asks the checks and the judge, and adds up by shaping.py.
+"""The checklist scorer: a trace in, a Score out (method.md §2–4, §7). It asks the checks and the judge, and adds up by
+shaping.py.
 
-What is NULL, and never a number: a dialogue that died (`failure: …`), a rollout without a gate's verdict (`gate undecided`), a trace
-that another checklist's gate ended where this one's would not have (`censored`), too large a share of items without a verdict
-(`verdicts`), a dialogue in which nothing counts or nothing happened (`no turn`), a trace without a checklist (`no checklist`).
-"""
+What is NULL, and never a number: a dialogue that died (`failure: …`), a rollout without a gate's verdict (`gate
+undecided`), a trace that another checklist's gate ended where this one's would not have (`censored`), too large a share
+of items without a verdict (`verdicts`), a dialogue in which nothing counts or nothing happened (`no turn`), a trace
+without a checklist (`no checklist`)."""
 
 from __future__ import annotations
 
@@ -11,22 +12,22 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from cm2_agent.types.checklist_item import CheckFunction, function_source
-from cm2_agent.types.checklist import Checklist
-from cm2_agent.types.task import check_trainable
 from cm2_agent.errors import ChecklistError
 from cm2_agent.llm.usage import metered
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_item import CheckFunction, function_source
 from cm2_agent.types.json_values import content_hash
 from cm2_agent.types.protocols import Judge
+from cm2_agent.types.run_attributes import CUT, GATE
+from cm2_agent.types.score import Score, TurnScore, Verdict
+from cm2_agent.types.task import Task, check_trainable
+from cm2_agent.types.trace import Trace
+from cm2_agent.types.view import View
+
 from .checks import run_check
 from .judge_items import ask, open_items
 from .plan import UNDECIDED, Ending, Plan, Scope, planned_turns
 from .shaping import Column, paid, settled, stored_reward, weigh
-from cm2_agent.types.score import Score, TurnScore, Verdict
-from cm2_agent.types.task import Task
-from cm2_agent.types.run_attributes import CUT, GATE
-from cm2_agent.types.trace import Trace
-from cm2_agent.types.view import View
 
 CODE = 1
 """The version of this arithmetic; raised whenever the same trace, checklist and verdicts could get another number."""
@@ -47,9 +48,9 @@ class _Part:
 class ChecklistScorer:
     """Scores traces by a checklist, or (None) each by its own task's.
 
-    `functions` are the checks that the checklist names; `judge` answers its questions: without one they are NULL (infrastructure, `no
-    judge`). `tolerance` is the largest share of weight without a verdict at which the stored reward is still a number (§4). Raises
-    ChecklistError where a check cannot be resolved.
+    `functions` are the checks that the checklist names; `judge` answers its questions: without one they are NULL
+    (infrastructure, `no judge`). `tolerance` is the largest share of weight without a verdict at which the stored
+    reward is still a number (§4). Raises ChecklistError where a check cannot be resolved.
 
     >>> from cm2_agent import Item
     >>> scorer = ChecklistScorer(Checklist(Item("looked_up", check={"called": "get_order"}), name="support"))
@@ -66,7 +67,9 @@ class ChecklistScorer:
         tolerance: float = 0.2,
     ) -> None:
         if not 0 <= tolerance < 1:
-            raise ChecklistError(f"tolerance is {tolerance}; expected the largest share of missing verdicts, from 0 up to but not with 1")
+            raise ChecklistError(
+                f"tolerance is {tolerance}; expected the largest share of missing verdicts, from 0 up to but not with 1"
+            )
         self._functions = dict(functions or {})
         self._fixed = None if checklist is None else Plan(checklist, self._functions)
         self._plans: OrderedDict[int, tuple[Task, Plan | None]] = OrderedDict()
@@ -80,9 +83,9 @@ class ChecklistScorer:
         return None if self._fixed is None else self._fixed.checklist
 
     async def __call__(self, trace: Trace, task: Task | None = None) -> Score:
-        """Score the trace as far as it has come. A failing check or judge is a NULL verdict, never an exception. Raises ChecklistError
-        where the task's own checklist is malformed or names a function that was not given, BudgetExhausted where the judge may not be
-        asked any more."""
+        """Score the trace as far as it has come. A failing check or judge is a NULL verdict, never an exception. Raises
+        ChecklistError where the task's own checklist is malformed or names a function that was not given,
+        BudgetExhausted where the judge may not be asked any more."""
         with metered() as usage:
             score = await self._asked(trace, task)
         return replace(score, usage=usage.to_json())
@@ -100,7 +103,8 @@ class ChecklistScorer:
         return self._score(plan, trace, task, ending, parts)
 
     def score_sync(self, trace: Trace, task: Task | None = None) -> Score:
-        """The same without an event loop, for programmatic items. Raises ChecklistError where items need the judge that was given."""
+        """The same without an event loop, for programmatic items. Raises ChecklistError where items need the judge that
+        was given."""
         plan = self._plan(task)
         if plan is None:
             return self._null(trace, None, "no checklist")
@@ -108,7 +112,9 @@ class ChecklistScorer:
             return self._null(trace, plan, dead)
         if plan.judged and self.judge is not None:
             names = ", ".join(item.id for item in plan.checklist if item.check is None)
-            raise ChecklistError(f"the items {names} need the judge, which is asked over a network; use `await scorer(trace, task)`")
+            raise ChecklistError(
+                f"the items {names} need the judge, which is asked over a network; use `await scorer(trace, task)`"
+            )
         ending = Ending.of(trace)
         parts = _parts(plan, trace, task, ending)
         for part in parts:
@@ -116,8 +122,9 @@ class ChecklistScorer:
         return self._score(plan, trace, task, ending, parts)
 
     async def gate(self, trace: Trace, turn: int, task: Task | None = None) -> bool | None:
-        """Whether the next user message may come after `turn`: all its strict items are satisfied (paid or not). None where one has no
-        verdict and none is false, or the dialogue died: the rollout is unscored then. True where the turn has no strict item."""
+        """Whether the next user message may come after `turn`: all its strict items are satisfied (paid or not). None
+        where one has no verdict and none is false, or the dialogue died: the rollout is unscored then. True where the
+        turn has no strict item."""
         plan = self._plan(task)
         scope = None if plan is None else plan.strict(turn)
         if scope is None:
@@ -194,7 +201,9 @@ class ChecklistScorer:
         return score if reward is None else replace(score, reward=reward, null_reason=None)
 
 
-_NO_JUDGE = Column(value=None, reason="no judge", cause="infrastructure", explanation="the item is a question and no judge was given")
+_NO_JUDGE = Column(
+    value=None, reason="no judge", cause="infrastructure", explanation="the item is a question and no judge was given"
+)
 
 
 def _parts(plan: Plan, trace: Trace, task: Task | None, ending: Ending) -> list[_Part]:
@@ -246,7 +255,9 @@ def _turn_score(part: _Part) -> TurnScore:
             explanation=column.explanation,
             evidence=column.evidence,
         )
-        for item, column, weight, deps, one in zip(scope.items, columns, scope.weights, scope.deps, payments, strict=True)
+        for item, column, weight, deps, one in zip(
+            scope.items, columns, scope.weights, scope.deps, payments, strict=True
+        )
     )
     whole = all(column.value is not None for column in columns)
     reward = weigh(payments, scope.weights) if whole else None
@@ -267,7 +278,8 @@ def died(trace: Trace) -> str | None:
 
 
 def _unscorable(plan: Plan, trace: Trace, task: Task | None, ending: Ending, turns: Sequence[TurnScore]) -> str | None:
-    """Why the trace has no reward whatever its verdicts say (the reasons at the top of this file), None where it may have one."""
+    """Why the trace has no reward whatever its verdicts say (the reasons at the top of this file), None where it may
+    have one."""
     if not turns or (not trace.turns and ending.unreached == "unreached"):
         return "no turn"
     if trace.runs[-1].attributes.get(CUT) == UNDECIDED:
@@ -279,7 +291,13 @@ def _unscorable(plan: Plan, trace: Trace, task: Task | None, ending: Ending, tur
         at = next((turn for turn in turns if turn.turn == ending.gate), None)
         passed = True if at is None else _reopens(plan, at)
         return None if passed is False else "censored" if passed else "gate undecided"
-    if ending.gate is None and not ending.limited and planned is not None and len(trace.turns) < planned and scored is not None:
+    if (
+        ending.gate is None
+        and not ending.limited
+        and planned is not None
+        and len(trace.turns) < planned
+        and scored is not None
+    ):
         return "gate undecided" if _reopens(plan, scored) is None else None
     return None
 

@@ -1,8 +1,9 @@
-"""From satisfaction to reward: the pure arithmetic of method.md §3–4 on one turn's matrix; apart from the scorer, which knows traces.
+"""From satisfaction to reward: the pure arithmetic of method.md §3–4 on one turn's matrix; apart from the scorer, which
+knows traces.
 
-Shapes: S steps, C items. `sat` is (S+1, C) bool, row 0 all false, row s what holds after step s; a *flip* is the first true row of a
-column (1…S), None where there is none. `deps[c]` are the columns that item c waits for. Sources: CM2 (arXiv 2602.12268) Eq. 2, 3, 4, 6.
-"""
+Shapes: S steps, C items. `sat` is (S+1, C) bool, row 0 all false, row s what holds after step s; a *flip* is the first
+true row of a column (1…S), None where there is none. `deps[c]` are the columns that item c waits for. Sources: CM2
+(arXiv 2602.12268) Eq. 2, 3, 4, 6."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ Deps: TypeAlias = Sequence[Sequence[int]]
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """What is known of one item in one scope: satisfied at its end or not (None: nobody could tell), and from which row on.
+    """What is known of one item in one scope: satisfied at its end or not (None: nobody could tell), and from which row
+    on.
 
     `flip` is set exactly where `value` is true. `reason`, `cause` and `evidence` are as in Verdict.
     """
@@ -40,10 +42,9 @@ class Column:
 def flip_of(values: Sequence[bool], kind: Kind, *, cut: bool = False) -> int | None:
     """The row from which the column is true, from the answers after each of the S steps; None where it never is.
 
-    reach: the first step that answers yes, for good. hold: the last row, if the last answer is yes. avoid: the last row, if no answer
-    is yes (a yes is the violation). `cut`: the scope ended early; hold and avoid items are false then (method.md §2). A scope without
-    steps has row 0 alone, which is false.
-    """
+    reach: the first step that answers yes, for good. hold: the last row, if the last answer is yes. avoid: the last
+    row, if no answer is yes (a yes is the violation). `cut`: the scope ended early; hold and avoid items are false then
+    (method.md §2). A scope without steps has row 0 alone, which is false."""
     if kind == "reach":
         return next((row for row, yes in enumerate(values, 1) if yes), None)
     if cut or not values:
@@ -67,13 +68,16 @@ def flips(sat: Matrix) -> list[int | None]:
     if sat.ndim != 2 or len(sat) == 0 or sat[0].any():
         raise ValueError(f"a satisfaction matrix is of shape {sat.shape}; expected (S+1, C) with a first row of false")
     if (sat[:-1] & ~sat[1:]).any():
-        raise ValueError("a column turns false again; reach columns stay true, hold and avoid columns are true in the last row only")
+        raise ValueError(
+            "a column turns false again; reach columns stay true, hold and avoid columns are true in the last row only"
+        )
     return [int(np.argmax(column)) if column.any() else None for column in sat.T]
 
 
 def settled(columns: Sequence[Column], deps: Deps) -> list[Column]:
-    """§4's rule: an item with a prerequisite that is false at the end is false throughout, else with a NULL one NULL (false wins where
-    both occur: the item cannot be true whatever the NULL hides). Applied along the dependencies, which form a DAG."""
+    """§4's rule: an item with a prerequisite that is false at the end is false throughout, else with a NULL one NULL
+    (false wins where both occur: the item cannot be true whatever the NULL hides). Applied along the dependencies,
+    which form a DAG."""
     done: list[Column | None] = [None] * len(columns)
     stack = list(range(len(columns)))
     while stack:
@@ -100,7 +104,8 @@ def _after(column: Column, parents: Sequence[Column]) -> Column:
 
 
 def dependent(sat: Matrix, deps: Deps) -> Matrix:
-    """The same rule on a matrix without NULLs: the columns of items whose prerequisites are not met at the end are emptied."""
+    """The same rule on a matrix without NULLs: the columns of items whose prerequisites are not met at the end are
+    emptied."""
     before = flips(sat)
     after = settled([Column(value=flip is not None, flip=flip) for flip in before], deps)
     return matrix([column.flip for column in after], len(sat) - 1)
@@ -127,7 +132,8 @@ def backfill(sat: Matrix, deps: Deps) -> Matrix:
 
 
 def paid(flip_steps: Sequence[int | None], deps: Deps) -> list[bool]:
-    """Eq. 2 summed over the steps, straight from the flips: paid iff it flips, strictly after every prerequisite has."""
+    """Eq. 2 summed over the steps, straight from the flips: paid iff it flips, strictly after every prerequisite
+    has."""
     out = []
     for item, flip in enumerate(flip_steps):
         parents = [flip_steps[parent] for parent in deps[item]]
@@ -154,7 +160,8 @@ def weigh(paid_items: Sequence[bool], weights: Sequence[float]) -> float:
 
 
 def trajectory_reward(turn_rewards: Sequence[float], length: int) -> float:
-    """Eq. 4: R = (1/L) Σ_t R_t; turns never reached may be left out of the sequence, they are 0. Raises ValueError for L < 1."""
+    """Eq. 4: R = (1/L) Σ_t R_t; turns never reached may be left out of the sequence, they are 0. Raises ValueError for
+    L < 1."""
     if length < 1 or len(turn_rewards) > length:
         raise ValueError(f"L is {length} for {len(turn_rewards)} turns; expected at least as many and 1")
     return min(1.0, math.fsum(turn_rewards) / length)
@@ -163,15 +170,18 @@ def trajectory_reward(turn_rewards: Sequence[float], length: int) -> float:
 def stored_reward(
     paid_items: Sequence[Sequence[bool | None]], weights: Sequence[Sequence[float]], *, tolerance: float = 0.2
 ) -> float | None:
-    """The stored reward of §4, from p (paid, not paid, None: not judged) and normalised weights of all L turns, in [0, 1] or None.
+    """The stored reward of §4, from p (paid, not paid, None: not judged) and normalised weights of all L turns, in [0,
+    1] or None.
 
-    The missing share is the weight of the NULLs over the L turns' whole weight, which is L. Up to `tolerance` each turn takes
-    R_t = Σ paid w / Σ judged w, beyond it the reward is NULL. **Decision**: a turn of which nothing that weighs was judged has no
-    R_t (0/0), so the reward is NULL too, however small the turn's share; a NULL of weight 0 is missing nothing.
-    """
+    The missing share is the weight of the NULLs over the L turns' whole weight, which is L. Up to `tolerance` each turn
+    takes R_t = Σ paid w / Σ judged w, beyond it the reward is NULL. **Decision**: a turn of which nothing that weighs
+    was judged has no R_t (0/0), so the reward is NULL too, however small the turn's share; a NULL of weight 0 is
+    missing nothing."""
     if not weights:
         return None
-    missing = math.fsum(w for items, ws in zip(paid_items, weights, strict=True) for p, w in zip(items, ws, strict=True) if p is None)
+    missing = math.fsum(
+        w for items, ws in zip(paid_items, weights, strict=True) for p, w in zip(items, ws, strict=True) if p is None
+    )
     if missing / len(weights) > tolerance + 1e-12:
         return None
     rewards = []

@@ -16,7 +16,9 @@ PAIRS = st.lists(st.tuples(st.booleans(), st.booleans()), max_size=25)
 
 def table(neither: int, human_only: int, judge_only: int, both: int) -> tuple[list[bool], list[bool]]:
     """A judge's and people's answers with these counts."""
-    rows = [(False, False)] * neither + [(False, True)] * human_only + [(True, False)] * judge_only + [(True, True)] * both
+    rows = (
+        [(False, False)] * neither + [(False, True)] * human_only + [(True, False)] * judge_only + [(True, True)] * both
+    )
     return [row[0] for row in rows], [row[1] for row in rows]
 
 
@@ -79,7 +81,8 @@ def test_alpha_with_missing_answers() -> None:
 
 
 def plain_alpha(units: list[dict[str, bool]]) -> float | None:
-    """From the definition: mean disagreement of pairs within units over that of all pairs, each unit weighed by its answers."""
+    """From the definition: mean disagreement of pairs within units over that of all pairs, each unit weighed by its
+    answers."""
     paired = [list(unit.values()) for unit in units if len(unit) > 1]
     every = [value for unit in paired for value in unit]
     if len(set(every)) < 2:

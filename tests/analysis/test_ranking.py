@@ -1,4 +1,5 @@
-"""Figures against their definitions: every formula beside a brute-force count, and the bootstrap beside plain resampling."""
+"""Figures against their definitions: every formula beside a brute-force count, and the bootstrap beside plain
+resampling."""
 
 from __future__ import annotations
 
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 from cm2_agent.analysis.bootstrap import bootstrap, mean_interval, wilson
 from cm2_agent.analysis.ranking import agreement, auc, auc_within, spearman
 
-ROLLOUT = st.tuples(st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.sampled_from([0.0, 1.0]), st.sampled_from(["a", "b", "c", None]))
+ROLLOUT = st.tuples(
+    st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.sampled_from([0.0, 1.0]), st.sampled_from(["a", "b", "c", None])
+)
 
 
 def counted(rows: Sequence[tuple[float, float, object]], *, within: bool) -> tuple[float, int]:

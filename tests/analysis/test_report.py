@@ -1,4 +1,5 @@
-"""The report's figures on small hand-made scores, and its page in a real browser: hostile dialogues are read, never run."""
+"""The report's figures on small hand-made scores, and its page in a real browser: hostile dialogues are read, never
+run."""
 
 from __future__ import annotations
 
@@ -14,15 +15,15 @@ import pytest
 from hypothesis import given
 from typer.testing import CliRunner
 
-from cm2_agent.types.checklist import Checklist
-from cm2_agent.types.checklist_item import Item
-from cm2_agent.cli.app import app
-from cm2_agent.types.messages import Message
 from cm2_agent.analysis.report import Report, report
 from cm2_agent.analysis.report_html import page
-from cm2_agent.types.score import Score, TurnScore, Verdict
+from cm2_agent.cli.app import app
 from cm2_agent.store import SQLStore
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_item import Item
+from cm2_agent.types.messages import Message
 from cm2_agent.types.run_attributes import TASK_ID
+from cm2_agent.types.score import Score, TurnScore, Verdict
 from cm2_agent.types.trace import ModelCall, Run, Trace
 from tests.strategies import scores
 
@@ -45,12 +46,21 @@ def pair(
 ) -> tuple[Trace, Score]:
     """A trace of one turn and two steps, with its score."""
     said = more.pop("said", "It comes on Monday.")
-    messages = (Message.of("user", f"Where is order {number}?"), Message.of("assistant", "Let me see."), Message.of("assistant", said))
+    messages = (
+        Message.of("user", f"Where is order {number}?"),
+        Message.of("assistant", "Let me see."),
+        Message.of("assistant", said),
+    )
     call = ModelCall(span_id="s", usage={"input_tokens": 10, "output_tokens": 2})
-    trace = Trace(id=f"r{number}", runs=(Run(id=f"r{number}", messages=messages, calls=(call,), attributes={TASK_ID: task}),))
+    trace = Trace(
+        id=f"r{number}", runs=(Run(id=f"r{number}", messages=messages, calls=(call,), attributes={TASK_ID: task}),)
+    )
     turns = (
         TurnScore(
-            turn=0, reached=True, steps=2, reward=None,
+            turn=0,
+            reached=True,
+            steps=2,
+            reward=None,
             verdicts=(
                 verdict("looks", looks),
                 verdict("tells", tells, cause="content" if tells is None else None, reason=more.pop("why", None)),
@@ -58,11 +68,13 @@ def pair(
             ),
         ),
         TurnScore(turn=None, reached=True, steps=2, reward=1.0, verdicts=(verdict("polite", polite),)),
-    )  # fmt: skip
+    )
     values = [value for turn in turns for one in turn.verdicts if (value := one.value) is not None]
     reward = None if None in (looks, tells, day) else sum(values) / len(values)
     reason = "verdicts" if reward is None else None
-    made = Score(trace_id=trace.id, reward_version="v", reward=reward, checklist=ITEMS.hash, turns=turns, null_reason=reason)
+    made = Score(
+        trace_id=trace.id, reward_version="v", reward=reward, checklist=ITEMS.hash, turns=turns, null_reason=reason
+    )
     return trace, replace(made, **more)
 
 
@@ -74,7 +86,15 @@ def example() -> Report:
     quote = {"turn": 0, "step": 0, "from": "assistant.reply", "snippet": "Let me see.", "judge": "m"}
     return reported(
         pair(0, looks=True, tells=True, day=True, task="a"),
-        pair(1, looks=False, tells=False, day=False, task="a", evidence=(quote,), usage={"calls": 2, "input_tokens": 500, "usd": 0.25}),
+        pair(
+            1,
+            looks=False,
+            tells=False,
+            day=False,
+            task="a",
+            evidence=(quote,),
+            usage={"calls": 2, "input_tokens": 500, "usd": 0.25},
+        ),
         pair(2, looks=False, tells=True, day=False, task="b", usage={"calls": 1, "input_tokens": 100, "usd": 0.5}),
         pair(3, looks=True, tells=None, day=True, task="b", why="abstained"),
         pair(4, looks=True, tells=True, day=True, polite=False, task="c"),
@@ -89,8 +109,17 @@ def test_items_facets_and_levels() -> None:
     assert found.histogram == (0, 0, 1, 0, 0, 1, 0, 1, 0, 1)
     by_name = {rate.name: rate for rate in found.items}
     assert [rate.name for rate in found.items] == ["looks", "tells_day", "tells", "polite"]  # the worst first
-    assert (by_name["tells"].n, by_name["tells"].passed, by_name["tells"].nulls, by_name["tells"].rate) == (4, 3, 1, 0.75)
-    assert (by_name["tells"].question, by_name["tells"].facet, by_name["tells"].level) == ("Is the date told?", "context", "task")
+    assert (by_name["tells"].n, by_name["tells"].passed, by_name["tells"].nulls, by_name["tells"].rate) == (
+        4,
+        3,
+        1,
+        0.75,
+    )
+    assert (by_name["tells"].question, by_name["tells"].facet, by_name["tells"].level) == (
+        "Is the date told?",
+        "context",
+        "task",
+    )
     for rate in found.items:
         assert rate.interval is not None
         assert rate.rate is not None
@@ -115,8 +144,10 @@ def test_the_worst_traces_show_what_was_said() -> None:
     assert [(one.trace, one.reward) for one in worst] == [("r1", 0.25), ("r2", 0.5), ("r4", 0.75)]
     assert worst[0].opening == "Where is order 1?"
     assert [(failed.item, failed.quotes, failed.said) for failed in worst[0].failed] == [
-        ("looks", (), "It comes on Monday."), ("tells", (), "It comes on Monday."), ("tells_day", ("Let me see.",), None),
-    ]  # fmt: skip
+        ("looks", (), "It comes on Monday."),
+        ("tells", (), "It comes on Monday."),
+        ("tells_day", ("Let me see.",), None),
+    ]
 
 
 def test_cost_and_consistency_of_levels() -> None:
@@ -199,8 +230,17 @@ def dumped(path: Path, tmp_path: Path) -> str:
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no browser: install Chromium (apt-get install chromium)")
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=3000", f"--user-data-dir={tmp_path}/profile"]
-    done = subprocess.run([*command, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    command = [
+        browser,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--virtual-time-budget=3000",
+        f"--user-data-dir={tmp_path}/profile",
+    ]
+    done = subprocess.run(
+        [*command, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
     return done.stdout
 
 

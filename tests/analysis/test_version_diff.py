@@ -1,4 +1,5 @@
-"""Flips between two reward versions: McNemar's exact test against scipy's binomial, and that every compared verdict is counted once."""
+"""Flips between two reward versions: McNemar's exact test against scipy's binomial, and that every compared verdict is
+counted once."""
 
 from __future__ import annotations
 
@@ -15,11 +16,14 @@ VALUES = st.sampled_from([True, False, None])
 def score(trace: str, reward: float | None, *turns: list[bool | None], reason: str | None = None) -> Score:
     made = tuple(
         TurnScore(
-            turn=place, reached=True, steps=1, reward=None,
+            turn=place,
+            reached=True,
+            steps=1,
+            reward=None,
             verdicts=tuple(Verdict(item=f"i{at}", value=value, weight=1.0) for at, value in enumerate(values)),
         )
         for place, values in enumerate(turns)
-    )  # fmt: skip
+    )
     return Score(trace_id=trace, reward_version="v", reward=reward, turns=made, null_reason=reason)
 
 
@@ -52,8 +56,18 @@ def test_every_verdict_is_counted_once(pairs: list[tuple[bool | None, bool | Non
 
 
 def test_turns_and_items_that_one_version_lacks_are_left_out_and_rewards_told_apart() -> None:
-    old = [score("a", 0.2, [True, True], [False]), score("b", 0.5, [True]), score("c", None, reason="verdicts"), score("d", 1.0, [True])]
-    new = [score("a", 0.4, [True], [True, True]), score("b", None, [None], reason="censored"), score("c", 0.1), score("d", 1.0, [True])]
+    old = [
+        score("a", 0.2, [True, True], [False]),
+        score("b", 0.5, [True]),
+        score("c", None, reason="verdicts"),
+        score("d", 1.0, [True]),
+    ]
+    new = [
+        score("a", 0.4, [True], [True, True]),
+        score("b", None, [None], reason="censored"),
+        score("c", 0.1),
+        score("d", 1.0, [True]),
+    ]
     change = compare(old, new, names=("v1", "v2"))
     assert (change.old, change.new, change.traces, change.overall.compared) == ("v1", "v2", 4, 4)
     assert (change.up, change.down, change.same) == (1, 0, 1)
@@ -64,7 +78,9 @@ def test_turns_and_items_that_one_version_lacks_are_left_out_and_rewards_told_ap
 
 def test_verdicts_true_in_both_are_compared_by_the_step_from_which_they_hold() -> None:
     def held(*steps: int | None) -> Score:
-        verdicts = tuple(Verdict(item=f"i{at}", value=step is not None, weight=1.0, step=step) for at, step in enumerate(steps))
+        verdicts = tuple(
+            Verdict(item=f"i{at}", value=step is not None, weight=1.0, step=step) for at, step in enumerate(steps)
+        )
         turn = TurnScore(turn=0, reached=True, steps=3, reward=1.0, verdicts=verdicts)
         return Score(trace_id="t", reward_version="v", reward=1.0, turns=(turn,))
 

@@ -1,6 +1,7 @@
-"""CPU-milliseconds of a run of 10 model and 10 tool calls, traced and bare, interleaved in one process; prints one JSON line.
+"""CPU-milliseconds of a run of 10 model and 10 tool calls, traced and bare, interleaved in one process; prints one JSON
+line.
 
-    python tests/bench/bench_capture.py [--rounds 60]
+python tests/bench/bench_capture.py [--rounds 60]
 """
 
 from __future__ import annotations

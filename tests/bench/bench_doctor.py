@@ -1,11 +1,10 @@
-"""What `cm2 doctor` says of an app that knows nothing of us (tests/graphs/plain_app.py: plain function nodes, tools run by hand,
-streaming), beside what the app's own ledger counted. Prints one JSON line.
+"""What `cm2 doctor` says of an app that knows nothing of us (tests/graphs/plain_app.py: plain function nodes, tools run
+by hand, streaming), beside what the app's own ledger counted. Prints one JSON line.
 
     python -m tests.bench.bench_doctor [--dialogues 20]
 
-`watch`ed dialogues, each streamed: every other one by a tiny transformer, whose calls have token ids, the rest by a scripted model that
-calls tools. `truthful` says whether every count is the ledger's.
-"""
+`watch`ed dialogues, each streamed: every other one by a tiny transformer, whose calls have token ids, the rest by a
+scripted model that calls tools. `truthful` says whether every count is the ledger's."""
 
 from __future__ import annotations
 
@@ -22,23 +21,27 @@ from typing import Any
 from langchain_core.messages import AIMessage, HumanMessage
 
 from cm2_agent.online.watch import flush, watch
-from tests.tracing.apps import ScriptedModel
 from tests.graphs import plain_app
 from tests.models.test_local import chat_model, network
+from tests.tracing.apps import ScriptedModel
 
 AGENT = "tests.graphs.plain_app:graph"
 
 
 def calling(*asked: tuple[str, str, Any]) -> AIMessage:
     """An assistant message that asks for tools: name, argument, value."""
-    calls: list[Any] = [{"name": name, "args": {key: value}, "id": f"{name}-{value}", "type": "tool_call"} for name, key, value in asked]
+    calls: list[Any] = [
+        {"name": name, "args": {key: value}, "id": f"{name}-{value}", "type": "tool_call"} for name, key, value in asked
+    ]
     return AIMessage(content="", tool_calls=calls)
 
 
 SCRIPT = [
-    calling(("get_order", "order_id", 7), ("refund", "order_id", 7)), calling(("search", "words", "refunds")), AIMessage("Done."),
+    calling(("get_order", "order_id", 7), ("refund", "order_id", 7)),
+    calling(("search", "words", "refunds")),
+    AIMessage("Done."),
     AIMessage("Yours."),
-]  # fmt: skip
+]
 
 
 def main() -> None:
@@ -65,7 +68,8 @@ def main() -> None:
     truthful = (
         found["calls"]["trainable"] == ledger["model"]
         and all(found["tools"][name]["asked"] == ledger[name] for name in ("get_order", "refund", "search"))
-        and found["switch"] == {"seen": ["search"], "switchable": [], "unseen": {"get_order": "run_tools", "refund": "think"}}
+        and found["switch"]
+        == {"seen": ["search"], "switchable": [], "unseen": {"get_order": "run_tools", "refund": "think"}}
     )
     told = {"switch": found["switch"], "calls": found["calls"], "tools": found["tools"]}
     print(json.dumps({"bench": "doctor", "dialogues": given.dialogues, "truthful": truthful, "ledger": ledger, **told}))

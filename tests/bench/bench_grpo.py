@@ -1,11 +1,11 @@
-"""What a GRPO step on stored rows costs over a bare PyTorch loop with the same loss, at the size of the quickstart's policy.
+"""What a GRPO step on stored rows costs over a bare PyTorch loop with the same loss, at the size of the quickstart's
+policy.
 
     OMP_NUM_THREADS=1 python tests/bench/bench_grpo.py
 
 Prints one JSON line: CPU-ms per optimizer step of our trainer and of the loop on the same rows (96 of 100-200 tokens, a
-third of them the model's), the ratio, and the CPU-ms of everything around the steps (loading, logprobs of the start, TRL's
-set-up, saving). One run is given away first; then the two alternate, and the medians count.
-"""
+third of them the model's), the ratio, and the CPU-ms of everything around the steps (loading, logprobs of the start,
+TRL's set-up, saving). One run is given away first; then the two alternate, and the medians count."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from typing import Any
 
 import torch
 
+from cm2_agent.models.byte_tokenizer import byte_tokenizer
+from cm2_agent.trainers.grpo import GRPO
 from cm2_agent.types.group import Group, Rollout
 from cm2_agent.types.messages import Message
 from cm2_agent.types.score import Score
-from cm2_agent.models.byte_tokenizer import byte_tokenizer
 from cm2_agent.types.trace import ModelCall, Run, Trace
-from cm2_agent.trainers.grpo import GRPO
 
 STEPS, GROUPS, SIZE = 8, 12, 8
 
@@ -55,15 +55,20 @@ def policy(words: int) -> tuple[Any, Any]:
 
 
 def stored(vocabulary: int) -> list[Group]:
-    """Groups of two-step rollouts of 100 to 200 tokens; the ids are drawn, the logprobs near uniform: cost does not depend on either."""
+    """Groups of two-step rollouts of 100 to 200 tokens; the ids are drawn, the logprobs near uniform: cost does not
+    depend on either."""
     rng = random.Random(0)
 
     def call(prompt: list[int], number: int) -> ModelCall:
         ids = [rng.randrange(vocabulary) for _ in range(rng.randint(16, 32))]
         return ModelCall(
-            span_id=f"{number}", prompt_ids=tuple(prompt), completion_ids=tuple(ids), logprobs=(-6.66,) * len(ids), message=number,
+            span_id=f"{number}",
+            prompt_ids=tuple(prompt),
+            completion_ids=tuple(ids),
+            logprobs=(-6.66,) * len(ids),
+            message=number,
             sampling={"temperature": 1.0, "logprobs": "processed"},
-        )  # fmt: skip
+        )
 
     def trace(name: str) -> Trace:
         first = call([rng.randrange(vocabulary) for _ in range(rng.randint(50, 80))], 1)
@@ -90,7 +95,12 @@ def ours(groups: list[Group]) -> tuple[float, float]:
     marks: list[float] = []
     start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        settings: dict[str, Any] = {"steps": STEPS, "rollouts_per_step": GROUPS * SIZE, "learning_rate": 1e-4, "ratio_band": None}
+        settings: dict[str, Any] = {
+            "steps": STEPS,
+            "rollouts_per_step": GROUPS * SIZE,
+            "learning_rate": 1e-4,
+            "ratio_band": None,
+        }
         trainer = GRPO(model, Path(folder) / "out", tokenizer=tokenizer, **settings)
         trainer.train(groups, progress=lambda *_: marks.append(time.process_time()))
     whole = time.process_time() - start
@@ -127,7 +137,9 @@ def bare(groups: list[Group]) -> float:
         logps = torch.log_softmax(logits, -1).gather(-1, ids_BT[:, 1:, None]).squeeze(-1)
         old = logps.detach() if old is None else old
         ratio = (logps - old).exp()
-        loss = -(torch.min(ratio * advantages_B1, ratio.clamp(0.8, 1.28) * advantages_B1) * mask_BT).sum() / mask_BT.sum()
+        loss = (
+            -(torch.min(ratio * advantages_B1, ratio.clamp(0.8, 1.28) * advantages_B1) * mask_BT).sum() / mask_BT.sum()
+        )
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

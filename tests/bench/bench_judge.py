@@ -1,11 +1,11 @@
-"""What judging takes: calls a turn, CPU-ms a verdict, verdicts a second from a warm cache, and how busy 64 calls at a time are kept over
-HTTP. Prints one JSON line. The dialogues are tau-bench's where `CM2_TEST_DATA` (default: ../shared/data) has them, else our own.
+"""What judging takes: calls a turn, CPU-ms a verdict, verdicts a second from a warm cache, and how busy 64 calls at a
+time are kept over HTTP. Prints one JSON line. The dialogues are tau-bench's where `CM2_TEST_DATA` (default:
+../shared/data) has them, else our own.
 
     OMP_NUM_THREADS=1 python -m tests.bench.bench_judge [--part calls|cpu|http] [--slow 3.0] [--waves 10]
 
-Every ratio is of figures from one run on one machine. The stub server is a process of its own; the bare client is httpx sending the very
-bodies that the judge sent.
-"""
+Every ratio is of figures from one run on one machine. The stub server is a process of its own; the bare client is httpx
+sending the very bodies that the judge sent."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from pydantic_ai.models import Model
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.usage import RequestUsage
 
-from cm2_agent.types.checklist import Checklist
-from cm2_agent.types.checklist_item import Item
+from cm2_agent.importers.tau_bench import read_tau_bench
 from cm2_agent.llm.limits import Limits
 from cm2_agent.llm.usage import Usage
-from cm2_agent.types.messages import Message, ToolCall, ToolCallResponse
-from cm2_agent.importers.tau_bench import read_tau_bench
+from cm2_agent.rewards.judges.cache import Salted
 from cm2_agent.rewards.judges.judge_models import openai_judge_model
 from cm2_agent.rewards.judges.llm_judge import LLMJudge
-from cm2_agent.rewards.judges.cache import Salted
 from cm2_agent.runner.run import score_traces
 from cm2_agent.store import SQLStore
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_item import Item
+from cm2_agent.types.messages import Message, ToolCall, ToolCallResponse
 from cm2_agent.types.trace import Run, Trace
 from tests.judge_server import FREE, Asked, JudgeServer, answer, honest, reply
 
@@ -101,7 +101,9 @@ def calls() -> dict[str, Any]:
     with JudgeServer(keep=False) as server, stored(traces) as store:
 
         def judge(**options: Any) -> LLMJudge:
-            return LLMJudge(openai_judge_model(server.base_url, "stub"), price=FREE, limits=Limits(concurrency=64), **options)
+            return LLMJudge(
+                openai_judge_model(server.base_url, "stub"), price=FREE, limits=Limits(concurrency=64), **options
+            )
 
         ours = judge(cache=store.verdict_cache())
         verdicts = asyncio.run(score(traces, ours, store))
@@ -113,11 +115,16 @@ def calls() -> dict[str, Any]:
         before = server.calls
         asyncio.run(score(traces, paper, None))
         return {
-            "data": name, "dialogues": len(traces), "turns": turns, "verdicts": verdicts,
-            "first_pass_calls_per_turn": round(first_pass(ours.usage) / turns, 4), "re_asks": ours.usage.re_asks,
-            "calls_of_a_second_run": second, "paper_calls": server.calls - before,
+            "data": name,
+            "dialogues": len(traces),
+            "turns": turns,
+            "verdicts": verdicts,
+            "first_pass_calls_per_turn": round(first_pass(ours.usage) / turns, 4),
+            "re_asks": ours.usage.re_asks,
+            "calls_of_a_second_run": second,
+            "paper_calls": server.calls - before,
             "share_of_paper": round(first_pass(ours.usage) / first_pass(paper.usage), 4),
-        }  # fmt: skip
+        }
 
 
 class Recorded:
@@ -139,7 +146,8 @@ class Recorded:
             if key not in self.said:
                 self.said[key] = json.dumps(honest(Asked.of(content)))
             said = self.said[key]
-            # Counted as a provider would tell them; left out, pydantic-ai estimates them with a regex over the whole transcript.
+            # Counted as a provider would tell them; left out, pydantic-ai estimates them with a regex over the whole
+            # transcript.
             usage = RequestUsage(input_tokens=len(content) // 4, output_tokens=len(said) // 4)
             return ModelResponse(parts=[TextPart(content=said)], usage=usage, model_name="in-process")
 
@@ -170,9 +178,11 @@ def cpu() -> dict[str, Any]:
                 warm.append(verdicts / (time.process_time() - started))
                 assert judge.usage.calls == 0
         out[label] = {
-            "verdicts": verdicts, "known_within_a_run": same, "cpu_ms_per_verdict": round(1e3 * min(figures), 4),
+            "verdicts": verdicts,
+            "known_within_a_run": same,
+            "cpu_ms_per_verdict": round(1e3 * min(figures), 4),
             "warm_verdicts_per_cpu_s": round(max(warm)),
-        }  # fmt: skip
+        }
     return out
 
 
@@ -233,7 +243,9 @@ def http(slow: float, waves: int) -> dict[str, Any]:
         assert first_pass(judge.usage) == len(traces)
         out["slow"] = {"latency_s": slow, "waves": waves, "share_of_ideal": round(slow * waves / took, 4)}
     with JudgeServer() as counting:
-        asyncio.run(score([dialogue(0, turns=1)], LLMJudge(openai_judge_model(counting.base_url, "stub"), price=FREE), None))
+        asyncio.run(
+            score([dialogue(0, turns=1)], LLMJudge(openai_judge_model(counting.base_url, "stub"), price=FREE), None)
+        )
         (body,) = counting.bodies
     with serving(0.05) as url:
         traces = [dialogue(number, turns=1) for number in range(1000)]
@@ -247,9 +259,12 @@ def http(slow: float, waves: int) -> dict[str, Any]:
             busy = time.process_time() - used
         best = {name: max(values) for name, values in rates.items()}
         out["quick"] = {
-            "latency_s": 0.05, "bare_calls_per_s": round(best["bare"], 1), "judge_calls_per_s": round(best["judge"], 1),
-            "judge_cpu_ms_per_call": round(1e3 * busy / len(traces), 3), "share_of_bare": round(best["judge"] / best["bare"], 4),
-        }  # fmt: skip
+            "latency_s": 0.05,
+            "bare_calls_per_s": round(best["bare"], 1),
+            "judge_calls_per_s": round(best["judge"], 1),
+            "judge_cpu_ms_per_call": round(1e3 * busy / len(traces), 3),
+            "share_of_bare": round(best["judge"] / best["bare"], 4),
+        }
     return out
 
 
@@ -263,7 +278,11 @@ def main() -> None:
     if given.serve is not None:
         serve(given.serve)
         return
-    parts: dict[str, Callable[[], dict[str, Any]]] = {"calls": calls, "cpu": cpu, "http": lambda: http(given.slow, given.waves)}
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "calls": calls,
+        "cpu": cpu,
+        "http": lambda: http(given.slow, given.waves),
+    }
     chosen = parts if given.part is None else {given.part: parts[given.part]}
     print(json.dumps({"bench": "judge", **{name: part() for name, part in chosen.items()}}))
 

@@ -1,22 +1,23 @@
-"""The judge-error budget: how much of a policy's gain survives verdicts that are wrong, by level of credit. Tests the paper's Fig. 3a: is
-credit a trajectory more robust than credit a step?
+"""The judge-error budget: how much of a policy's gain survives verdicts that are wrong, by level of credit. Tests the
+paper's Fig. 3a: is credit a trajectory more robust than credit a step?
 
     OMP_NUM_THREADS=1 python tests/bench/bench_judge_error.py --out runs/judge-error
     OMP_NUM_THREADS=1 python tests/bench/bench_judge_error.py --out runs/judge-error-quick --quick
 
 The grid has 81 cells of about 15 CPU-s each; started again with the same folder, it goes on where it stopped.
 
-For each of 3 seeds the sample app's cold start plays round 1, once. Then the *stored* verdicts are made wrong at a rate e, one GRPO pass of
-round 1's size is trained on them at each level, and the policy meets the held-out customers at temperature 1.
+For each of 3 seeds the sample app's cold start plays round 1, once. Then the *stored* verdicts are made wrong at a rate
+e, one GRPO pass of round 1's size is trained on them at each level, and the policy meets the held-out customers at
+temperature 1.
 
 - `symmetric`: every verdict that a judge would have given is turned round with probability e, each alone.
-- `biased`: a judge too lenient on one item: its false verdicts are called true with probability e; all others are right.
+- `biased`: a judge too lenient on one item: its false verdicts are called true with probability e; all others are
+  right.
 
-What is turned round is the answer before the rule of dependencies (the items' own, from a checklist without dependencies); dependencies,
-payments and turn rewards then follow by `rewards.shaping`. A verdict wrongly true says of a reach item that it held from a step
-drawn evenly, of others from the last. Simplified: the rollouts are those that the right gate let through, and error is independent of what
-the dialogue looks like, which a real judge's is not.
-"""
+What is turned round is the answer before the rule of dependencies (the items' own, from a checklist without
+dependencies); dependencies, payments and turn rewards then follow by `rewards.shaping`. A verdict wrongly true says of
+a reach item that it held from a step drawn evenly, of others from the last. Simplified: the rollouts are those that the
+right gate let through, and error is independent of what the dialogue looks like, which a real judge's is not."""
 
 from __future__ import annotations
 
@@ -29,16 +30,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cm2_agent.types.checklist import Checklist
-from cm2_agent.types.checklist_item import Item
-from cm2_agent.types.group import Group
 from cm2_agent.quickstart.config import CONFIG, Config
 from cm2_agent.quickstart.pipeline import Measured, Quickstart, grpo_settings
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 from cm2_agent.rewards.scoring.shaping import Column, paid, settled, stored_reward, weigh
+from cm2_agent.trainers.grpo import GRPO
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_item import Item
+from cm2_agent.types.group import Group
 from cm2_agent.types.score import Score, TurnScore, Verdict
 from cm2_agent.types.trace import Trace
-from cm2_agent.trainers.grpo import GRPO
 
 ERRORS = (0.0, 0.05, 0.1, 0.2, 0.3)
 LEVELS = ("trajectory", "return_to_go", "step")
@@ -69,7 +70,12 @@ class Cell:
 def cells(errors: Sequence[float] = ERRORS, kinds: Sequence[str] = KINDS, seeds: Sequence[int] = SEEDS) -> list[Cell]:
     """The grid; without error the kinds are one."""
     pairs = [("none", 0.0)] * (0.0 in errors) + [(kind, error) for kind in kinds for error in errors if error > 0]
-    return [Cell(kind=kind, error=error, level=level, seed=seed) for seed in seeds for kind, error in pairs for level in LEVELS]
+    return [
+        Cell(kind=kind, error=error, level=level, seed=seed)
+        for seed in seeds
+        for kind, error in pairs
+        for level in LEVELS
+    ]
 
 
 class WrongJudge:
@@ -89,7 +95,9 @@ class WrongJudge:
             return replace(right, turns=turns)
         payments = [[verdict.paid for verdict in turn.verdicts] for turn in turns]
         reward = stored_reward(payments, [[verdict.weight for verdict in turn.verdicts] for turn in turns])
-        return replace(right, turns=turns, reward=reward, reward_version=f"{right.reward_version};{self.kind}={self.error:g}")
+        return replace(
+            right, turns=turns, reward=reward, reward_version=f"{right.reward_version};{self.kind}={self.error:g}"
+        )
 
     def _turn(self, turn: TurnScore, own: TurnScore, rng: random.Random) -> TurnScore:
         if not turn.reached or not turn.steps:
@@ -99,13 +107,21 @@ class WrongJudge:
         payments = paid([column.flip for column in columns], deps)
         verdicts = tuple(
             replace(
-                verdict, value=column.value, step=column.flip, paid=None if column.value is None else one, reason=column.reason,
-                cause=column.cause, explanation=None, evidence=(),
+                verdict,
+                value=column.value,
+                step=column.flip,
+                paid=None if column.value is None else one,
+                reason=column.reason,
+                cause=column.cause,
+                explanation=None,
+                evidence=(),
             )
             for verdict, column, one in zip(turn.verdicts, columns, payments, strict=True)
-        )  # fmt: skip
+        )
         whole = all(column.value is not None for column in columns)
-        return replace(turn, verdicts=verdicts, reward=weigh(payments, [verdict.weight for verdict in verdicts]) if whole else None)
+        return replace(
+            turn, verdicts=verdicts, reward=weigh(payments, [verdict.weight for verdict in verdicts]) if whole else None
+        )
 
     def _column(self, answer: Verdict, steps: int, rng: random.Random) -> Column:
         column = Column(value=answer.value, flip=answer.step, reason=answer.reason, cause=answer.cause)
@@ -124,7 +140,10 @@ class WrongJudge:
     def groups(self, groups: Sequence[Group]) -> list[Group]:
         return [
             replace(
-                group, rollouts=tuple(replace(rollout, score=self.score(rollout.trace, rollout.score)) for rollout in group.rollouts)
+                group,
+                rollouts=tuple(
+                    replace(rollout, score=self.score(rollout.trace, rollout.score)) for rollout in group.rollouts
+                ),
             )
             for group in groups
         ]
@@ -141,9 +160,12 @@ def run_cell(cell: Cell, quickstart: Quickstart, groups: Sequence[Group]) -> dic
         GRPO(quickstart.policy(0), out, level=cell.level, seed=cell.seed * 1000 + 1, **settings).train(wrong)
     found = Measured.of(quickstart.collect(out, quickstart.heldout, f"held-out {cell.name}"))
     return {
-        **asdict(cell), "success": found.success, "n": found.n, "flipped": round(judge.turned / judge.seen, 4) if judge.seen else 0.0,
+        **asdict(cell),
+        "success": found.success,
+        "n": found.n,
+        "flipped": round(judge.turned / judge.seen, 4) if judge.seen else 0.0,
         "cpu_seconds": round(time.process_time() - started, 1),
-    }  # fmt: skip
+    }
 
 
 def run_grid(out: Path, grid: Sequence[Cell], config: Config, heldout: int | None) -> dict[str, Any]:
@@ -183,18 +205,28 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                     if row["level"] == level and row["error"] == error and row["kind"] == (kind if error else "none")
                 ]
                 if found:
-                    cell = {"mean": round(sum(found) / len(found), 4), "low": min(found), "high": max(found), "seeds": len(found)}
+                    cell = {
+                        "mean": round(sum(found) / len(found), 4),
+                        "low": min(found),
+                        "high": max(found),
+                        "seeds": len(found),
+                    }
                     table.setdefault(kind, {}).setdefault(level, {})[f"{error:g}"] = cell
     before = [row["success"] for row in rows if row["kind"] == "before"]
     cpu = sum(row.get("cpu_seconds", 0) for row in rows)
     return {
-        "bench": "judge_error", "cells": sum(row["kind"] != "before" for row in rows), "before": round(sum(before) / len(before), 4),
-        "heldout": rows[0]["n"], "cpu_seconds": round(cpu, 1), "success": table,
-    }  # fmt: skip
+        "bench": "judge_error",
+        "cells": sum(row["kind"] != "before" for row in rows),
+        "before": round(sum(before) / len(before), 4),
+        "heldout": rows[0]["n"],
+        "cpu_seconds": round(cpu, 1),
+        "success": table,
+    }
 
 
 def draw(result: Mapping[str, Any], path: Path) -> Path:
-    """Held-out success against the rate of wrong verdicts, a panel a kind, a line a level with its spread over the seeds."""
+    """Held-out success against the rate of wrong verdicts, a panel a kind, a line a level with its spread over the
+    seeds."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -206,7 +238,9 @@ def draw(result: Mapping[str, Any], path: Path) -> Path:
         for level, colour in zip(LEVELS, ("#2a6fbb", "#2e8b57", "#c1440e"), strict=True):
             points = result["success"].get(kind, {}).get(level, {})
             at = [100 * float(error) for error in points]
-            panel.plot(at, [point["mean"] for point in points.values()], "o-", color=colour, label=level.replace("_", " "))
+            panel.plot(
+                at, [point["mean"] for point in points.values()], "o-", color=colour, label=level.replace("_", " ")
+            )
             low, high = ([point[end] for point in points.values()] for end in ("low", "high"))
             panel.fill_between(at, low, high, color=colour, alpha=0.12, linewidth=0)
         panel.axhline(result["before"], color="#8a8a8a", linestyle="--", label="before training")
@@ -221,7 +255,14 @@ def draw(result: Mapping[str, Any], path: Path) -> Path:
 
 def _independent(item: Item) -> Item:
     decided = isinstance(item.check, Mapping) and item.kind == "hold"  # such checks have no kind to be given
-    return Item(item.id, item.question, check=item.check, turn=item.turn, kind=None if decided else item.kind, weight=item.weight)
+    return Item(
+        item.id,
+        item.question,
+        check=item.check,
+        turn=item.turn,
+        kind=None if decided else item.kind,
+        weight=item.weight,
+    )
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -236,9 +277,13 @@ def _keep(cache: Path, row: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Held-out success against wrong verdicts, by level of credit.")
-    parser.add_argument("--out", type=Path, default=Path("runs/judge-error"), help="folder of stores, policies and the cache of cells")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/judge-error"), help="folder of stores, policies and the cache of cells"
+    )
     parser.add_argument("--plot", type=Path, default=None, help="the picture (default: judge-error.png in --out)")
-    parser.add_argument("--quick", action="store_true", help="a tiny grid with tiny settings: shows that it runs, and nothing else")
+    parser.add_argument(
+        "--quick", action="store_true", help="a tiny grid with tiny settings: shows that it runs, and nothing else"
+    )
     given = parser.parse_args()
     if given.quick:
         result = run_grid(given.out, cells(errors=(0.0, 0.3), seeds=(0,)), QUICK, 12)

@@ -1,12 +1,12 @@
-"""Recorded dialogues had again: every call is answered from the recording, no simulator is asked, and what the agent is told is byte for
-byte what it was told then. Prints one JSON line.
+"""Recorded dialogues had again: every call is answered from the recording, no simulator is asked, and what the agent is
+told is byte for byte what it was told then. Prints one JSON line.
 
     OMP_NUM_THREADS=1 python -m tests.bench.bench_replay [FILE]
 
-FILE is a tau-bench result file (default: the 100 dialogues that CM2_TEST_DATA names, else six of our own). Each dialogue is compiled into a
-task, and an agent that says what the recorded one said runs on it with `tools="hybrid"` and a simulator that counts what it is asked.
-`with_placeholders` is the same once more with personal data replaced, in the agent's words too.
-"""
+FILE is a tau-bench result file (default: the 100 dialogues that CM2_TEST_DATA names, else six of our own). Each
+dialogue is compiled into a task, and an agent that says what the recorded one said runs on it with `tools="hybrid"` and
+a simulator that counts what it is asked. `with_placeholders` is the same once more with personal data replaced, in the
+agent's words too."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ from tests.importers.recordings import dialogues
 
 
 class Recites(BaseChatModel):
-    """Says the n-th recorded message when n were said, and takes its leave where the recording ended on a tool's answer."""
+    """Says the n-th recorded message when n were said, and takes its leave where the recording ended on a tool's
+    answer."""
 
     said: list[Any]
 
@@ -46,7 +47,9 @@ class Recites(BaseChatModel):
     def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
         return self
 
-    def _generate(self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+    def _generate(
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> ChatResult:
         number = sum(isinstance(message, AIMessage) for message in messages)
         said = self.said[number].model_copy() if number < len(self.said) else AIMessage("Goodbye.")
         return ChatResult(generations=[ChatGeneration(message=said)])
@@ -101,7 +104,9 @@ async def again(traces: list[Trace], redactor: Redactor | None) -> dict[str, Any
     calls = equal = messages = 0
     listed = [task for task, _ in tasks.values()]
     began = time.process_time()
-    async for trace, _ in run(lambda task: graphs[task.id], listed, tools="hybrid", simulator=lambda task: simulator, max_steps=60):
+    async for trace, _ in run(
+        lambda task: graphs[task.id], listed, tools="hybrid", simulator=lambda task: simulator, max_steps=60
+    ):
         assert trace.failure is None, trace.failure
         answered.update(str(tool.backend) for run_ in trace.runs for tool in run_.tools)
         before = told(tasks[str(trace.task_id)][1])
@@ -111,9 +116,14 @@ async def again(traces: list[Trace], redactor: Redactor | None) -> dict[str, Any
         messages += len(wanted)
         equal += sum(one == other for one, other in zip(wanted, now, strict=True))
     return {
-        "tasks": len(tasks), "calls": calls, "byte_equal": equal, "recorded_messages": messages, "answered": dict(answered),
-        "simulator_calls": len(simulator.asked), "cpu_ms_a_dialogue": round(1000 * (time.process_time() - began) / len(tasks), 2),
-    }  # fmt: skip
+        "tasks": len(tasks),
+        "calls": calls,
+        "byte_equal": equal,
+        "recorded_messages": messages,
+        "answered": dict(answered),
+        "simulator_calls": len(simulator.asked),
+        "cpu_ms_a_dialogue": round(1000 * (time.process_time() - began) / len(tasks), 2),
+    }
 
 
 async def main() -> None:
@@ -126,7 +136,13 @@ async def main() -> None:
     fit = [trace for trace in traces if unfit(trace) is None]
     as_it_was = await again(fit, None)
     replaced = await again(fit, Redactor())
-    found = {"bench": "replay", "dialogues": len(traces), "unfit": len(traces) - len(fit), **as_it_was, "with_placeholders": replaced}
+    found = {
+        "bench": "replay",
+        "dialogues": len(traces),
+        "unfit": len(traces) - len(fit),
+        **as_it_was,
+        "with_placeholders": replaced,
+    }
     print(json.dumps(found))
 
 

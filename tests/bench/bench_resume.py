@@ -1,13 +1,12 @@
-"""A run that is killed again and again: is every dialogue stored exactly once, and does none begin again that was under way? Prints one
-JSON line.
+"""A run that is killed again and again: is every dialogue stored exactly once, and does none begin again that was under
+way? Prints one JSON line.
 
     python -m tests.bench.bench_resume [--kills 20] [--store URL]
 
-`cm2 run` on 40 tasks, two rollouts each, of three turns; killed with SIGKILL at seeded random points, each time followed by the same
-command. `missing`, `twice`, `broken` (a dialogue without its turns, calls, token ids or reward) and `left` (checkpoints that nobody
-needs) have to be 0. `resumed` counts the dialogues that a process took up after a turn that another had finished; `turns_again` the turns
-begun twice, which are those that were under way.
-"""
+`cm2 run` on 40 tasks, two rollouts each, of three turns; killed with SIGKILL at seeded random points, each time
+followed by the same command. `missing`, `twice`, `broken` (a dialogue without its turns, calls, token ids or reward)
+and `left` (checkpoints that nobody needs) have to be 0. `resumed` counts the dialogues that a process took up after a
+turn that another had finished; `turns_again` the turns begun twice, which are those that were under way."""
 
 from __future__ import annotations
 
@@ -48,10 +47,27 @@ class Lines:
 def command(folder: Path, url: str) -> list[str]:
     """The run, as it is typed again and again."""
     return [
-        sys.executable, "-c", "from cm2_agent.cli import main; main()", "run", str(folder / "tasks.jsonl"),
-        "--agent", "tests.runner.resume_agent:graph", "--allow-real", "look", "--checklist", str(folder / "checklist.yaml"),
-        "--group", str(ROLLOUTS), "--name", "nightly", "--concurrency", "4", "--store", url, "--json",
-    ]  # fmt: skip
+        sys.executable,
+        "-c",
+        "from cm2_agent.cli import main; main()",
+        "run",
+        str(folder / "tasks.jsonl"),
+        "--agent",
+        "tests.runner.resume_agent:graph",
+        "--allow-real",
+        "look",
+        "--checklist",
+        str(folder / "checklist.yaml"),
+        "--group",
+        str(ROLLOUTS),
+        "--name",
+        "nightly",
+        "--concurrency",
+        "4",
+        "--store",
+        url,
+        "--json",
+    ]
 
 
 def killed(folder: Path, url: str, kills: int, seed: int = 4) -> tuple[int, list[tuple[str, str, int]]]:
@@ -62,7 +78,9 @@ def killed(folder: Path, url: str, kills: int, seed: int = 4) -> tuple[int, list
     environment = {**os.environ, "LOG": str(lines.path), "PAUSE": "0.02"}
     for number in range(kills + 1):
         before = len(lines.read())
-        process = subprocess.Popen(command(folder, url), cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            command(folder, url), cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
         if number < kills:
             point = before + draw.randint(1, 9)  # so many turns further on, and anywhere within the last
             while len(lines.read()) < point and process.poll() is None:
@@ -80,9 +98,12 @@ def whole(trace: Trace, store: SQLStore) -> bool:
     score = store.score(trace.id)
     said = [message.text for message in trace.messages if message.role == "user"]
     calls = [len(run.calls) for run in trace.runs]
-    return said == list(TURNS) and calls == [2, 2, 1] and all(call.completion_ids for call in trace.calls) and (
-        trace.failure is None and score is not None and score.reward == 1.0
-    )  # fmt: skip
+    return (
+        said == list(TURNS)
+        and calls == [2, 2, 1]
+        and all(call.completion_ids for call in trace.calls)
+        and (trace.failure is None and score is not None and score.reward == 1.0)
+    )
 
 
 def found(url: str, kills: int, begun: list[tuple[str, str, int]]) -> dict[str, Any]:
@@ -97,10 +118,17 @@ def found(url: str, kills: int, begun: list[tuple[str, str, int]]) -> dict[str, 
     for process, thread, turn in begun:
         firsts.setdefault((process, thread), turn)
     return {
-        "bench": "resume", "kills": kills, "dialogues": len(threads), "stored": sum(stored.values()),
-        "missing": len(threads - stored.keys()), "twice": sum(count > 1 for count in stored.values()), "broken": broken, "left": left,
-        "resumed": sum(turn > 1 for turn in firsts.values()), "turns_again": len(begun) - len({(t, n) for _, t, n in begun}),
-    }  # fmt: skip
+        "bench": "resume",
+        "kills": kills,
+        "dialogues": len(threads),
+        "stored": sum(stored.values()),
+        "missing": len(threads - stored.keys()),
+        "twice": sum(count > 1 for count in stored.values()),
+        "broken": broken,
+        "left": left,
+        "resumed": sum(turn > 1 for turn in firsts.values()),
+        "turns_again": len(begun) - len({(t, n) for _, t, n in begun}),
+    }
 
 
 def main() -> None:

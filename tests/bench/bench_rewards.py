@@ -1,6 +1,7 @@
-"""What scoring costs: CPU-µs a programmatic verdict and CPU-ms a dialogue of 2 turns × 4 steps × 6 items. Prints one JSON line.
+"""What scoring costs: CPU-µs a programmatic verdict and CPU-ms a dialogue of 2 turns × 4 steps × 6 items. Prints one
+JSON line.
 
-    OMP_NUM_THREADS=1 python tests/bench/bench_rewards.py
+OMP_NUM_THREADS=1 python tests/bench/bench_rewards.py
 """
 
 from __future__ import annotations
@@ -8,12 +9,12 @@ from __future__ import annotations
 import json
 import time
 
+from cm2_agent.rewards.scoring.scorer import ChecklistScorer
+from cm2_agent.trainers.advantage import advantages
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.messages import Message, ToolCall, ToolCallResponse
-from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 from cm2_agent.types.trace import Run, Trace
-from cm2_agent.trainers.advantage import advantages
 from cm2_agent.types.view import View
 
 DIALOGUES = 2000

@@ -1,10 +1,11 @@
-"""What conducting dialogues costs: 256 of three turns (7 model and 4 tool calls in all), 64 at a time, traced and stored.
+"""What conducting dialogues costs: 256 of three turns (7 model and 4 tool calls in all), 64 at a time, traced and
+stored.
 
-`python -m tests.bench.bench_run` prints one JSON line. `ideal_share` is the time that 256 dialogues would take if nothing but the stubs
-took any, as a share of what they took (model 2 s, tool 0.2 s, over loopback HTTP). `cpu_ratio` is the CPU of our run over that of the
-same graph driven bare, its turns one after another, in interleaved pieces (50 and 20 ms); `cpu_ratio_resumable` the same for a named run,
-which keeps a checkpoint after each turn. CPU is this process's alone; the stubs run in another.
-"""
+`python -m tests.bench.bench_run` prints one JSON line. `ideal_share` is the time that 256 dialogues would take if
+nothing but the stubs took any, as a share of what they took (model 2 s, tool 0.2 s, over loopback HTTP). `cpu_ratio` is
+the CPU of our run over that of the same graph driven bare, its turns one after another, in interleaved pieces (50 and
+20 ms); `cpu_ratio_resumable` the same for a named run, which keeps a checkpoint after each turn. CPU is this process's
+alone; the stubs run in another."""
 
 from __future__ import annotations
 
@@ -28,8 +29,8 @@ import httpx
 from langchain_core.messages import HumanMessage
 from langchain_core.tools import StructuredTool
 
-from cm2_agent.models.openai import openai_compatible
 from cm2_agent.graphs import agent
+from cm2_agent.models.openai import openai_compatible
 from cm2_agent.runner.run import run
 from cm2_agent.store import SQLStore
 from cm2_agent.types.task import Task
@@ -60,7 +61,9 @@ def desk(url: str) -> Iterator[Any]:
         return (await client.post(f"{url}/look", json={"key": key})).json()
 
     tool = StructuredTool.from_function(coroutine=look, name="look")
-    unlimited = httpx.AsyncClient(limits=httpx.Limits(max_connections=None, max_keepalive_connections=None), timeout=120)
+    unlimited = httpx.AsyncClient(
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=None), timeout=120
+    )
     model = openai_compatible(f"{url}/v1", "stub", timeout=120, max_retries=0, http_async_client=unlimited)
     yield agent(model, [tool])
 
@@ -72,7 +75,9 @@ def tasks(count: int, name: str) -> list[Task]:
 async def ours(graph: Any, count: int, store: SQLStore, name: str, resumable: bool = False) -> None:
     done = 0
     options: dict[str, Any] = {"name": name} if resumable else {}
-    async for trace, _ in run(graph, tasks(count, name), store=store, allow_real=["look"], concurrency=AT_A_TIME, **options):
+    async for trace, _ in run(
+        graph, tasks(count, name), store=store, allow_real=["look"], concurrency=AT_A_TIME, **options
+    ):
         assert trace.failure is None, trace.failure
         assert (len(trace.turns), len(trace.calls)) == (3, MODEL_CALLS)
         done += 1
@@ -107,7 +112,12 @@ async def waiting(count: int, model: float, tool: float, store: SQLStore) -> dic
         began, cpu_began = time.perf_counter(), time.process_time()
         await ours(graph, count, store, "waiting")
         wall, used = time.perf_counter() - began, time.process_time() - cpu_began
-    return {"ideal_s": round(ideal, 2), "wall_s": round(wall, 2), "ideal_share": round(ideal / wall, 3), "waiting_cpu_s": round(used, 2)}
+    return {
+        "ideal_s": round(ideal, 2),
+        "wall_s": round(wall, 2),
+        "ideal_share": round(ideal / wall, 3),
+        "waiting_cpu_s": round(used, 2),
+    }
 
 
 async def working(count: int, pieces: int, model: float, tool: float, store: SQLStore) -> dict[str, Any]:
@@ -120,13 +130,20 @@ async def working(count: int, pieces: int, model: float, tool: float, store: SQL
         for piece in range(pieces):
             kinds = list(times)
             for kind in kinds[piece % 3 :] + kinds[: piece % 3]:
-                work = bare(graph, each) if kind == "bare" else ours(graph, each, store, f"{kind}-{piece}", resumable=kind == "resumable")
+                work = (
+                    bare(graph, each)
+                    if kind == "bare"
+                    else ours(graph, each, store, f"{kind}-{piece}", resumable=kind == "resumable")
+                )
                 times[kind].append(1000 * await cpu(work) / each)
     median = {kind: statistics.median(values) for kind, values in times.items()}
     return {
-        "bare_cpu_ms": round(median["bare"], 2), "cpu_ms": round(median["ours"], 2), "resumable_cpu_ms": round(median["resumable"], 2),
-        "cpu_ratio": round(median["ours"] / median["bare"], 3), "cpu_ratio_resumable": round(median["resumable"] / median["bare"], 3),
-    }  # fmt: skip
+        "bare_cpu_ms": round(median["bare"], 2),
+        "cpu_ms": round(median["ours"], 2),
+        "resumable_cpu_ms": round(median["resumable"], 2),
+        "cpu_ratio": round(median["ours"] / median["bare"], 3),
+        "cpu_ratio_resumable": round(median["resumable"] / median["bare"], 3),
+    }
 
 
 async def main() -> None:
@@ -138,10 +155,20 @@ async def main() -> None:
         slow = await waiting(given.dialogues, 2.0, 0.2, store)
         fast = await working(given.dialogues, given.pieces, 0.05, 0.02, store)
         stored = sum(1 for _ in store.traces())
-    print(json.dumps({
-        "bench": "run", "dialogues": given.dialogues, "at_a_time": AT_A_TIME, **slow, **fast, "stored": stored,
-        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024), "cpus": os.cpu_count(),
-    }))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "bench": "run",
+                "dialogues": given.dialogues,
+                "at_a_time": AT_A_TIME,
+                **slow,
+                **fast,
+                "stored": stored,
+                "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+                "cpus": os.cpu_count(),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""A chat model and a tool behind one HTTP server, in a process of their own: what the benchmark of runs talks to, so that their CPU is
-not counted. `python -m tests.bench.stub_server MODEL_SECONDS TOOL_SECONDS` prints its port and serves until it is killed.
+"""A chat model and a tool behind one HTTP server, in a process of their own: what the benchmark of runs talks to, so
+that their CPU is not counted. `python -m tests.bench.stub_server MODEL_SECONDS TOOL_SECONDS` prints its port and serves
+until it is killed.
 
 The model conducts three turns of 3, 2 and 2 answers, 4 of which call the tool.
 """
@@ -25,16 +26,24 @@ def completion(body: dict[str, Any]) -> dict[str, Any]:
     if asked < CALLS_IN_TURN[turn % 3]:
         function = {"name": "look", "arguments": json.dumps({"key": 10 * turn + asked})}
         message: dict[str, Any] = {
-            "role": "assistant", "content": None, "tool_calls": [{"id": f"c{len(messages)}", "type": "function", "function": function}],
-        }  # fmt: skip
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": f"c{len(messages)}", "type": "function", "function": function}],
+        }
         reason = "tool_calls"
     else:
-        message, reason = {"role": "assistant", "content": f"What you asked for in turn {turn} is done, and it was found."}, "stop"
+        message, reason = (
+            {"role": "assistant", "content": f"What you asked for in turn {turn} is done, and it was found."},
+            "stop",
+        )
     return {
-        "id": "c", "object": "chat.completion", "created": 1_700_000_000, "model": "stub",
+        "id": "c",
+        "object": "chat.completion",
+        "created": 1_700_000_000,
+        "model": "stub",
         "choices": [{"index": 0, "finish_reason": reason, "message": message}],
         "usage": {"prompt_tokens": 200, "completion_tokens": 20, "total_tokens": 220},
-    }  # fmt: skip
+    }
 
 
 async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, model: float, tool: float) -> None:
@@ -50,7 +59,9 @@ async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
                 await asyncio.sleep(tool)
                 answer = {"key": body.get("key"), "value": f"value {body.get('key')}", "status": "found"}
             data = json.dumps(answer).encode()
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(data) + data)
+            writer.write(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(data) + data
+            )
             await writer.drain()
     except (asyncio.IncompleteReadError, ConnectionError):
         pass  # the client left
@@ -59,7 +70,9 @@ async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
 
 
 async def serve(model: float, tool: float) -> None:
-    server = await asyncio.start_server(lambda r, w: connection(r, w, model, tool), "127.0.0.1", 0, limit=2**24, backlog=1024)
+    server = await asyncio.start_server(
+        lambda r, w: connection(r, w, model, tool), "127.0.0.1", 0, limit=2**24, backlog=1024
+    )
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 

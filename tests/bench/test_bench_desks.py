@@ -1,4 +1,5 @@
-"""The benchmark of the desks, in small: real and simulated desks rank a few policies alike, and what answered them is told truthfully."""
+"""The benchmark of the desks, in small: real and simulated desks rank a few policies alike, and what answered them is
+told truthfully."""
 
 from __future__ import annotations
 
@@ -31,7 +32,9 @@ async def test_a_simulated_desk_ranks_policies_as_the_real_one() -> None:
         assert took["replay_share"] + took["simulate_share"] == 1.0
         assert took["asked"] > 0
     assert found["took"]["wary_unrecorded"]["simulate_share"] > found["took"]["wary"]["simulate_share"]
-    assert found["policies"]["recovers_60"]["credulous"] < found["policies"]["recovers_60"]["official"]  # it is never refused there
+    assert (
+        found["policies"]["recovers_60"]["credulous"] < found["policies"]["recovers_60"]["official"]
+    )  # it is never refused there
 
 
 def test_correlations_of_what_is_known() -> None:
@@ -41,12 +44,24 @@ def test_correlations_of_what_is_known() -> None:
     other = correlations(real, {"a": real["c"], "b": real["b"], "c": real["a"]}, draws=20)
     assert (other["spearman"]["at"], other["kendall"]["at"]) == (-1.0, -1.0)
     flat: Cells = {name: {"1": [0.5], "2": [None]} for name in "abc"}
-    assert correlations(real, flat, draws=20) == {"spearman": {"at": None, "interval": None}, "kendall": {"at": None, "interval": None}}
+    assert correlations(real, flat, draws=20) == {
+        "spearman": {"at": None, "interval": None},
+        "kendall": {"at": None, "interval": None},
+    }
 
 
 def test_simulators_answer_from_what_is_shown() -> None:
-    get = {"part": "tool", "name": "get_order", "result_schema": {"type": "object", "properties": {"order_id": {"type": "string"}}}}
-    seen = {"part": "example", "tool": "get_order", "arguments": {"order_id": "#W7"}, "result": {"order_id": "#W7", "paid": True}}
+    get = {
+        "part": "tool",
+        "name": "get_order",
+        "result_schema": {"type": "object", "properties": {"order_id": {"type": "string"}}},
+    }
+    seen = {
+        "part": "example",
+        "tool": "get_order",
+        "arguments": {"order_id": "#W7"},
+        "result": {"order_id": "#W7", "paid": True},
+    }
     shown = Shown(tool=get, answered=[seen], dialogue=["Where is #W8?"], arguments={"order_id": "#W8"}, again=False)
     assert credulous(shown) == wary(shown) == {"result": {"order_id": "#W8", "paid": True}, "error": None}
     unheard = Shown(tool=get, answered=[seen], dialogue=[], arguments={"order_id": "#W8"}, again=False)

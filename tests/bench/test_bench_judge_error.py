@@ -1,4 +1,5 @@
-"""The benchmark of the judge-error budget: verdicts are turned round as it says, and a small grid runs and goes on where it stopped."""
+"""The benchmark of the judge-error budget: verdicts are turned round as it says, and a small grid runs and goes on
+where it stopped."""
 
 from __future__ import annotations
 
@@ -9,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cm2_agent.types.checklist import Checklist
-from cm2_agent.types.checklist_item import Item
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 from cm2_agent.rewards.scoring.shaping import matrix, payment, turn_reward
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_item import Item
 from tests.bench.bench_judge_error import BIASED, ERRORS, LEVELS, QUICK, WrongJudge, cells, draw, run_grid
 from tests.rewards.talk import call, say, trace, turn
 
@@ -22,7 +23,9 @@ CHECKLIST = Checklist(
     Item(BIASED, check={"replied": True}, depends_on=["looks"]),
     Item("never_pays", check={"never_called": "pay"}),
 )
-TRACE = trace(turn("Go", call("look"), call("book"), say("Done")), turn("And?", call("book"), call("nothing")), cm2_task_turns=3)
+TRACE = trace(
+    turn("Go", call("look"), call("book"), say("Done")), turn("And?", call("book"), call("nothing")), cm2_task_turns=3
+)
 RIGHT = ChecklistScorer(CHECKLIST).score_sync(TRACE)
 
 

@@ -1,4 +1,5 @@
-"""What the benchmark of replay shows stands: recorded dialogues had again are answered from the recording alone, byte for byte."""
+"""What the benchmark of replay shows stands: recorded dialogues had again are answered from the recording alone, byte
+for byte."""
 
 from __future__ import annotations
 

@@ -37,7 +37,9 @@ def refused(*arguments: str) -> str:
         ("db", "revision"),
     ],
 )
-def test_a_store_that_is_not_there_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]) -> None:
+def test_a_store_that_is_not_there_is_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert "does not exist" in refused(*arguments, "--store", "sqlite:///absent.db")
     assert list(tmp_path.iterdir()) == []
@@ -65,7 +67,9 @@ def test_a_store_that_is_not_there_is_not_made(tmp_path: Path, monkeypatch: pyte
         (("score", "--checks", "absent.py"), "there is no such file"),
     ],
 )
-def test_wrong_arguments_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], told: str) -> None:
+def test_wrong_arguments_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], told: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     saved(tmp_path, name="results.json")
     (tmp_path / "empty.json").write_text("\n")
@@ -103,7 +107,20 @@ def test_a_password_is_never_printed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["nope", "imports"])
 def test_an_unknown_command_lists_the_commands(name: str) -> None:
     told = refused(name)
-    for command in ("quickstart", "run", "import", "export", "score", "label", "train", "eval", "report", "show", "doctor", "db"):
+    for command in (
+        "quickstart",
+        "run",
+        "import",
+        "export",
+        "score",
+        "label",
+        "train",
+        "eval",
+        "report",
+        "show",
+        "doctor",
+        "db",
+    ):
         assert command in told
     assert "upgrade" in refused("db", name)
 
@@ -128,17 +145,25 @@ def test_text_from_outside_is_spelled_out() -> None:
 
 
 def test_the_real_command(tmp_path: Path) -> None:
-    """The installed program: one line of JSON on stdout, the rest on stderr, exit codes, and nothing heavy loaded for --help."""
+    """The installed program: one line of JSON on stdout, the rest on stderr, exit codes, and nothing heavy loaded for
+    --help."""
     program = str(Path(sys.executable).with_name("cm2"))
     store = f"sqlite:///{tmp_path}/cm2.db"
     done = subprocess.run(
-        [program, "import", "tau-bench", saved(tmp_path), "--store", store, "--json"], capture_output=True, text=True, check=True
+        [program, "import", "tau-bench", saved(tmp_path), "--store", store, "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert json.loads(done.stdout) == {"imported": 6, "skipped": 0, "duplicates": 0}
     wrong = subprocess.run([program, "import", "tau-bench"], capture_output=True, text=True, check=False)
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert "Missing argument 'FILE'" in wrong.stderr
     loaded = (
-        "import sys, cm2_agent.cli.app; print([name for name in ('torch', 'sqlalchemy', 'langgraph', 'rich.table') if name in sys.modules])"
+        "import sys, cm2_agent.cli.app; print([name for name in ('torch', 'sqlalchemy', 'langgraph', 'rich.table') if"
+        " name in sys.modules])"
     )
-    assert subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout.strip()
+        == "[]"
+    )

@@ -1,4 +1,5 @@
-"""The commands on one store, from recordings to rows: what each prints, that repeating is safe, and the figures it must show."""
+"""The commands on one store, from recordings to rows: what each prints, that repeating is safe, and the figures it must
+show."""
 
 from __future__ import annotations
 
@@ -89,7 +90,8 @@ def test_each_checklist_is_a_reward_version_of_its_own(loaded: str, monkeypatch:
 
 
 def test_real_dialogues(tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The figures demanded of both checklists, on the 100 dialogues where `CM2_TEST_DATA` names them, else on our six."""
+    """The figures demanded of both checklists, on the 100 dialogues where `CM2_TEST_DATA` names them, else on our
+    six."""
     monkeypatch.chdir(ROOT)
     path = dialogues(tmp_path)
     total = len(json.loads(path.read_text()))
@@ -128,8 +130,13 @@ def test_rows_of_words_are_marked(loaded: str) -> None:
     cm2("score", "--store", loaded)
     bare = as_json("train", "--rows-only", "--store", loaded)
     assert bare == {
-        "groups": 3, "informative_groups": 3, "rows": 0, "trained_tokens": 0, "masked_tokens": 0, "left_out": {"no token ids": 6},
-    }  # fmt: skip
+        "groups": 3,
+        "informative_groups": 3,
+        "rows": 0,
+        "trained_tokens": 0,
+        "masked_tokens": 0,
+        "left_out": {"no token ids": 6},
+    }
     out, err = cm2("train", "--rows-only", "--allow-retokenised", "--store", loaded, "--json")
     rows = json.loads(out)
     assert (rows["rows"], rows["left_out"]) == (6, {})
@@ -161,12 +168,21 @@ def test_what_is_shown_cannot_command_the_terminal(tmp_path: Path, store: str) -
     nasty = "\x1b]8;;http://evil\x07click\x1b[2J [bold red]boo[/] :bomb: \x9b31m \u202egnp \x00 \ud83d\ude00"
     path = tmp_path / "chats.json"
     path.write_text(
-        json.dumps([{"messages": [{"role": "user", "content": nasty}, {"role": "assistant", "content": nasty}], "task_id": nasty}])
+        json.dumps(
+            [
+                {
+                    "messages": [{"role": "user", "content": nasty}, {"role": "assistant", "content": nasty}],
+                    "task_id": nasty,
+                }
+            ]
+        )
     )
     as_json("import", "openai", str(path), "--store", store)
     name = as_json("show", "--store", store)["traces"][0]["trace"]
     for arguments in (("show",), ("show", name), ("show", "--json"), ("doctor",), ("show", nasty)):
-        result = CliRunner().invoke(app, [*arguments, "--store", store], env={"FORCE_COLOR": "", "NO_COLOR": "1", "TERM": "dumb"})
+        result = CliRunner().invoke(
+            app, [*arguments, "--store", store], env={"FORCE_COLOR": "", "NO_COLOR": "1", "TERM": "dumb"}
+        )
         printed = result.stdout + result.stderr
         assert not set(printed) & {"\x1b", "\x07", "\x9b", "\u202e", "\x00"}
     words, _ = cm2("show", name, "--store", store)
@@ -177,7 +193,9 @@ def test_doctor_tells_what_the_store_is_good_for(loaded: str) -> None:
     found = as_json("doctor", "--store", loaded)
     assert (found["ok"], found["problems"]) == (True, [])
     assert found["calls"]["trainable"] == found["calls"]["failed"] == 0
-    assert found["calls"]["text_only"] == sum(message["role"] == "assistant" for one in recordings() for message in one["traj"])
+    assert found["calls"]["text_only"] == sum(
+        message["role"] == "assistant" for one in recordings() for message in one["traj"]
+    )
     assert found["schema"]["revision"] == found["schema"]["head"]
     words, _ = cm2("doctor", "--store", loaded)
     assert "no problems" in words

@@ -16,15 +16,15 @@ from typer.testing import CliRunner
 
 from cm2_agent.cli.app import app
 from cm2_agent.online.watch import flush, watch
-from cm2_agent.types.messages import Message, ToolCall
 from cm2_agent.runner.run import run
 from cm2_agent.store import SQLStore
+from cm2_agent.types.messages import Message, ToolCall
 from cm2_agent.types.task import Task
 from cm2_agent.types.trace import ModelCall, Run, ToolRun
-from tests.tracing.apps import ScriptedModel
 from tests.graphs import plain_app
 from tests.graphs.interception.test_tool_node import Invents
 from tests.models.test_local import chat_model, network
+from tests.tracing.apps import ScriptedModel
 
 AGENT = "tests.graphs.plain_app:graph"
 
@@ -33,7 +33,8 @@ def calling(*asked: tuple[str, Any]) -> AIMessage:
     """An assistant message that asks for tools; each has one argument."""
     named = {"get_order": "order_id", "refund": "order_id", "search": "words"}
     calls: list[Asked] = [
-        {"name": name, "args": {named[name]: value}, "id": f"{name}-{value}", "type": "tool_call"} for name, value in asked
+        {"name": name, "args": {named[name]: value}, "id": f"{name}-{value}", "type": "tool_call"}
+        for name, value in asked
     ]
     return AIMessage(content="", tool_calls=calls)
 
@@ -98,11 +99,20 @@ def test_what_the_doctor_counts_is_what_happened(ledger: Any, tmp_path: Path) ->
     assert flush(30)
 
     found = doctor("--agent", AGENT, "--store", url, code=1)
-    assert found["switch"] == {"seen": ["search"], "switchable": [], "unseen": {"get_order": "run_tools", "refund": "think"}}
+    assert found["switch"] == {
+        "seen": ["search"],
+        "switchable": [],
+        "unseen": {"get_order": "run_tools", "refund": "think"},
+    }
     assert ledger == {"model": 16, "get_order": 4, "refund": 4, "search": 4}
     assert (found["traces"], found["runs"]) == (5, 5)
     assert trainable == 14
-    assert found["calls"] == {"trainable": trainable, "text_only": ledger["model"] - trainable, "failed": 0, "other": {}}
+    assert found["calls"] == {
+        "trainable": trainable,
+        "text_only": ledger["model"] - trainable,
+        "failed": 0,
+        "other": {},
+    }
     assert found["tools"] == {
         "get_order": {"asked": ledger["get_order"], "ran": ledger["get_order"]},
         "refund": {"asked": ledger["refund"], "ran": 0},
@@ -116,7 +126,11 @@ def test_what_the_doctor_counts_is_what_happened(ledger: Any, tmp_path: Path) ->
     ]
     assert "get_order (node run_tools), refund (node think)" in found["problems"][0]
     words = CliRunner().invoke(app, ["doctor", "--agent", AGENT, "--store", url]).stdout
-    sentences = ("switch: seen search", "switch: unseen get_order, refund", "tool: refund asked for 4 times, left 0 spans")
+    sentences = (
+        "switch: seen search",
+        "switch: unseen get_order, refund",
+        "tool: refund asked for 4 times, left 0 spans",
+    )
     for told in (*sentences, "PROBLEM: refund was asked for 4 times"):
         assert told in " ".join(words.split())
 
@@ -126,7 +140,11 @@ async def test_tool_runs_are_counted_by_backend(ledger: Any, tmp_path: Path) -> 
     url = f"sqlite:///{tmp_path / 'run.db'}"
     graph = plain_app.build(ScriptedModel(script=SCRIPT))
     task = Task(id="a", turns=("Where is order 7?",))
-    options: dict[str, Any] = {"tools": {"search": "simulate"}, "simulator": lambda task: Invents("one", "two"), "group": 2}
+    options: dict[str, Any] = {
+        "tools": {"search": "simulate"},
+        "simulator": lambda task: Invents("one", "two"),
+        "group": 2,
+    }
     with SQLStore(url) as store:
         async for trace, _ in run(graph, [task], store=store, allow_real=["get_order", "refund"], **options):
             assert trace.failure is None
@@ -142,16 +160,19 @@ def test_an_agent_alone_needs_no_store(ledger: Any, tmp_path: Path, monkeypatch:
     assert set(found) == {"ok", "problems", "switch"}
     assert (found["ok"], len(found["problems"])) == (False, 1)
     (tmp_path / "mine.py").write_text(
-        "from cm2_agent.graphs import agent\nfrom cm2_agent.graphs.tools import switchable\nfrom langchain_core.tools import tool\n"
-        "from langgraph.graph import START, MessagesState, StateGraph\nfrom tests.tracing.apps import ScriptedModel, look\n"
-        "@switchable\ndef stamp(key: int) -> str:\n    'Stamp.'\n    return 'x'\n"
-        "def mark(state): return {'messages': [stamp(1)]}\n"
-        "inner = agent(ScriptedModel(script=[]), [look])\n"
-        "graph = StateGraph(MessagesState).add_node('mark', mark).add_node('inner', inner).add_edge(START, 'mark').compile()\n"
+        "from cm2_agent.graphs import agent\nfrom cm2_agent.graphs.tools import switchable\nfrom langchain_core.tools"
+        " import tool\nfrom langgraph.graph import START, MessagesState, StateGraph\nfrom tests.tracing.apps import"
+        " ScriptedModel, look\n@switchable\ndef stamp(key: int) -> str:\n    'Stamp.'\n    return 'x'\ndef mark(state):"
+        " return {'messages': [stamp(1)]}\ninner = agent(ScriptedModel(script=[]), [look])\ngraph ="
+        " StateGraph(MessagesState).add_node('mark', mark).add_node('inner', inner).add_edge(START, 'mark').compile()\n"
     )
     monkeypatch.setattr(sys, "path", [*sys.path])
     found = doctor("--agent", "mine.py:graph", code=0)
-    assert found == {"ok": True, "problems": [], "switch": {"seen": ["look", "stamp"], "unseen": {}, "switchable": ["stamp"]}}
+    assert found == {
+        "ok": True,
+        "problems": [],
+        "switch": {"seen": ["look", "stamp"], "unseen": {}, "switchable": ["stamp"]},
+    }
     assert not ledger
 
 
@@ -166,14 +187,21 @@ def test_a_store_that_is_named_must_be_there(ledger: Any) -> None:
 def test_asked_and_ran_are_counted_from_messages_and_spans(store_url: str) -> None:
     """Calls of sub-agents count once, messages that no recorded call wrote count too, and odd names survive."""
     odd = "lo\x00ok\ud800"
-    asked = Message.of("assistant", "", [ToolCall(id="1", name="a"), ToolCall(id="2", name="a"), ToolCall(id="3", name=odd)])
+    asked = Message.of(
+        "assistant", "", [ToolCall(id="1", name="a"), ToolCall(id="2", name="a"), ToolCall(id="3", name=odd)]
+    )
     again = Message.of("assistant", "", [ToolCall(id="4", name="a")])
     silent = Message.of("assistant", "no calls, though it says tool_call")
     first = Run(
-        id="1", messages=(Message.of("user", "go"), asked, silent, again),
-        calls=(ModelCall(span_id="c", output=asked, message=1), ModelCall(span_id="s", output=again), ModelCall(span_id="f", error="down")),
+        id="1",
+        messages=(Message.of("user", "go"), asked, silent, again),
+        calls=(
+            ModelCall(span_id="c", output=asked, message=1),
+            ModelCall(span_id="s", output=again),
+            ModelCall(span_id="f", error="down"),
+        ),
         tools=(ToolRun(span_id="t", name="a", backend="real"), ToolRun(span_id="u", name="b", backend="replay")),
-    )  # fmt: skip
+    )
     second = Run(id="2", messages=(asked,), tools=(ToolRun(span_id="v", name=odd),))
     third = Run(id="3", messages=(again,), calls=(ModelCall(span_id="d", output=again, message=0),))
     with SQLStore(store_url) as store:

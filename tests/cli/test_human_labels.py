@@ -11,10 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from cm2_agent.cli.app import app
-from cm2_agent.types.messages import Message
-from cm2_agent.types.score import NullCause, Score, TurnScore, Verdict
 from cm2_agent.store import SQLStore
+from cm2_agent.types.messages import Message
 from cm2_agent.types.run_attributes import TASK_ID
+from cm2_agent.types.score import NullCause, Score, TurnScore, Verdict
 from cm2_agent.types.trace import Run
 
 
@@ -31,17 +31,26 @@ def as_json(*arguments: str, code: int = 0) -> dict[str, Any]:
 
 
 def judgements(folder: Path) -> Path:
-    """DevAI's judgements where `CM2_TEST_DATA` names them, else our own, made up with about the same agreement (κ 0.78)."""
+    """DevAI's judgements where `CM2_TEST_DATA` names them, else our own, made up with about the same agreement (κ
+    0.78)."""
     given = os.environ.get("CM2_TEST_DATA")
     if given:
         return Path(given) / "devai" / "judgments.jsonl"
     tables = {(False, False): 53, (True, True): 36, (False, True): 6, (True, False): 5}
     rows = [answers for answers, count in tables.items() for _ in range(count)]
     lines = [
-        {"agent": "A", "task": f"task_{number % 10}", "id": number // 10, "criteria": "Is it done?", "dependence": [], "category": "x",
-         "human": human, "judge": judge}
+        {
+            "agent": "A",
+            "task": f"task_{number % 10}",
+            "id": number // 10,
+            "criteria": "Is it done?",
+            "dependence": [],
+            "category": "x",
+            "human": human,
+            "judge": judge,
+        }
         for number, (human, judge) in enumerate(rows)
-    ]  # fmt: skip
+    ]
     path = folder / "judgements.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
     return path
@@ -56,7 +65,13 @@ def test_the_recorded_judge_agrees_with_people_as_published(tmp_path: Path, stor
     path = judgements(tmp_path)
     total = len(path.read_text().splitlines())
     command = ("import", "labels", str(path), "--store", store)
-    assert as_json(*command) == {"imported": 2 * total, "changed": 0, "skipped": 0, "duplicates": 0, "without_trace": 2 * total}
+    assert as_json(*command) == {
+        "imported": 2 * total,
+        "changed": 0,
+        "skipped": 0,
+        "duplicates": 0,
+        "without_trace": 2 * total,
+    }
     assert as_json(*command)["duplicates"] == 2 * total
     found = as_json("eval", "--against", "human", "--store", store)
     assert (found["judge"], found["n"], found["raters"]) == ("judge", total, 1)
@@ -74,7 +89,13 @@ def scored(url: str, version: str, values: list[bool | None]) -> None:
     """A group of rollouts of one task, each with one verdict on the item `told` in turn 0."""
     with SQLStore(url) as opened:
         for number, value in enumerate(values):
-            opened.save_run(Run(id=f"r{number}", messages=(Message.of("user", "hi"),), attributes={TASK_ID: "t1", "cm2.rollout": number}))
+            opened.save_run(
+                Run(
+                    id=f"r{number}",
+                    messages=(Message.of("user", "hi"),),
+                    attributes={TASK_ID: "t1", "cm2.rollout": number},
+                )
+            )
             cause: NullCause | None = "content" if value is None else None
             verdict = Verdict(item="told", value=value, weight=1.0, step=1 if value else None, paid=value, cause=cause)
             reward = None if value is None else float(value)
@@ -96,7 +117,9 @@ def labelled(folder: Path, **raters: list[bool | None]) -> Path:
 def test_a_reward_version_is_measured_and_its_drift_told(tmp_path: Path, store: str) -> None:
     scored(store, "judge@1", [True, True, False, True, None, False])
     scored(store, "judge@2", [True, False, False, False, True, False])
-    people = labelled(tmp_path, ann=[True, True, False, False, True, None], bob=[True, False, False, False, True, True], cy=[True] * 6)
+    people = labelled(
+        tmp_path, ann=[True, True, False, False, True, None], bob=[True, False, False, False, True, True], cy=[True] * 6
+    )
     assert as_json("import", "labels", str(people), "--store", store)["without_trace"] == 0
     found = as_json("eval", "--against", "human", "--store", store)
     assert (found["judge"], found["n"], found["nulls"], found["raters"]) == ("judge@2", 6, 0, 3)
@@ -107,7 +130,9 @@ def test_a_reward_version_is_measured_and_its_drift_told(tmp_path: Path, store: 
     assert (old["n"], old["nulls"]) == (5, 1)
     drift = as_json("eval", "--against", "human", "--versus", "judge@1", "--store", store)["drift"]
     assert (drift["old"], drift["n"], drift["to_true"], drift["to_false"]) == ("judge@1", 5, 0, 2)
-    assert "turned true and 2 false of 5" in cm2("eval", "--against", "human", "--versus", "judge@1", "--store", store)[0]
+    assert (
+        "turned true and 2 false of 5" in cm2("eval", "--against", "human", "--versus", "judge@1", "--store", store)[0]
+    )
     ann = as_json("eval", "--against", "human", "--rater", "ann", "--store", store)
     assert (ann["judge"], ann["raters"]) == ("ann", 2)
     assert ann["n"] + ann["nulls"] == 3  # bob and cy agree thrice
@@ -129,8 +154,13 @@ def test_wrong_questions_are_told_what_to_type(tmp_path: Path, store: str) -> No
     scored(store, "judge@1", [True, False])
     assert "cm2 import labels FILE" in cm2("eval", "--against", "human", "--store", store, code=2)[1]
     cm2("import", "labels", str(labelled(tmp_path, ann=[True, False])), "--store", store)
-    assert "expected one of: judge@1" in cm2("eval", "--against", "human", "--reward", "nope", "--store", store, code=2)[1]
-    assert "no labels of people besides 'ann'" in cm2("eval", "--against", "human", "--rater", "ann", "--store", store, code=2)[1]
+    assert (
+        "expected one of: judge@1" in cm2("eval", "--against", "human", "--reward", "nope", "--store", store, code=2)[1]
+    )
+    assert (
+        "no labels of people besides 'ann'"
+        in cm2("eval", "--against", "human", "--rater", "ann", "--store", store, code=2)[1]
+    )
     assert "raters there are: ann" in cm2("eval", "--against", "human", "--rater", "eve", "--store", store, code=2)[1]
     both = ("eval", "--against", "human", "--rater", "ann", "--reward", "judge@1", "--store", store)
     assert "both given" in cm2(*both, code=2)[1]

@@ -1,4 +1,5 @@
-"""`cm2 label` against a real server on loopback: what it writes, that it goes on where it stopped, and what it refuses."""
+"""`cm2 label` against a real server on loopback: what it writes, that it goes on where it stopped, and what it
+refuses."""
 
 from __future__ import annotations
 
@@ -10,14 +11,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cm2_agent.types.checklist_yaml import load_checklist
 from cm2_agent.cli.app import app
-from cm2_agent.types.messages import Message
 from cm2_agent.rewards.authoring.writer import LABEL
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 from cm2_agent.store import SQLStore
-from cm2_agent.types.task import Task, load_tasks, save_tasks
+from cm2_agent.types.checklist_yaml import load_checklist
+from cm2_agent.types.messages import Message
 from cm2_agent.types.run_attributes import TASK_ID, TASK_VERSION
+from cm2_agent.types.task import Task, load_tasks, save_tasks
 from cm2_agent.types.trace import Run
 from tests.judge_server import Fault, JudgeServer
 from tests.rewards.talk import call, say, turn
@@ -44,14 +45,19 @@ def order(number: int, **attributes: Any) -> Run:
 
 def items(number: int) -> str:
     lookup = {
-        "id": "looks_up", "question": f"Is order {number} looked up?", "turn": 0,
+        "id": "looks_up",
+        "question": f"Is order {number} looked up?",
+        "turn": 0,
         "check": {"called": "get_order", "with": {"order_id": number}},
         "evidence": [{"turn": 0, "step": 0, "from": "assistant.tool_calls", "snippet": "get_order"}],
-    }  # fmt: skip
+    }
     tells = {
-        "id": "tells_date", "question": "Is the date 2026-05-20 told?", "turn": 0, "focus_on": "assistant.reply",
+        "id": "tells_date",
+        "question": "Is the date 2026-05-20 told?",
+        "turn": 0,
+        "focus_on": "assistant.reply",
         "evidence": [{"turn": 0, "step": 1, "from": "assistant.reply", "snippet": "arrives on 2026-05-20"}],
-    }  # fmt: skip
+    }
     return json.dumps({"items": [lookup, tells]})
 
 
@@ -70,16 +76,38 @@ def store(tmp_path: Path) -> str:
 def test_tasks_with_checklists_that_score_their_own_reference(tmp_path: Path, store: str) -> None:
     out = tmp_path / "checklists.jsonl"
     with JudgeServer(faults=written(1, 2, 3)) as server:
-        options = ("--store", store, "--model", "m", "--model-base-url", server.base_url, "--out", str(out), "--concurrency", "1")
+        options = (
+            "--store",
+            store,
+            "--model",
+            "m",
+            "--model-base-url",
+            server.base_url,
+            "--out",
+            str(out),
+            "--concurrency",
+            "1",
+        )
         got, _ = cm2(*options)
         assert server.calls == 3
         again, _ = cm2(*options)
         assert server.calls == 3, "what is labelled is not asked again"
         assert all("response_format" not in body for body in server.bodies), "checklists are no verdicts"
     assert got == {
-        "labelled": 3, "known": 0, "failed": 0, "items": 6, "checked": 3, "unchecked": 3, "rewritten": 0, "dropped": 0, "unlinked": 0,
-        "corrupted": 6, "left": 0, "calls": 3, "out": str(out),
-    }  # fmt: skip
+        "labelled": 3,
+        "known": 0,
+        "failed": 0,
+        "items": 6,
+        "checked": 3,
+        "unchecked": 3,
+        "rewritten": 0,
+        "dropped": 0,
+        "unlinked": 0,
+        "corrupted": 6,
+        "left": 0,
+        "calls": 3,
+        "out": str(out),
+    }
     assert (again["labelled"], again["known"], again["calls"]) == (0, 3, 0)
     tasks = load_tasks(out)
     assert [task.id for task in tasks] == ["t1", "t2", "t3"]
@@ -95,9 +123,21 @@ def test_tasks_with_checklists_that_score_their_own_reference(tmp_path: Path, st
 def test_a_judge_tries_the_questions(tmp_path: Path, store: str) -> None:
     with JudgeServer(faults=written(1)) as writer, JudgeServer() as judge:
         got, _ = cm2(
-            "--store", store, "--model", "m", "--model-base-url", writer.base_url, "--out", str(tmp_path / "lists"), "--traces", "t1",
-            "--judge", "j", "--judge-base-url", judge.base_url,
-        )  # fmt: skip
+            "--store",
+            store,
+            "--model",
+            "m",
+            "--model-base-url",
+            writer.base_url,
+            "--out",
+            str(tmp_path / "lists"),
+            "--traces",
+            "t1",
+            "--judge",
+            "j",
+            "--judge-base-url",
+            judge.base_url,
+        )
         assert judge.calls == 2, "on the reference, and on the reference without its reply"
     assert (got["checked"], got["unchecked"], got["calls"]) == (2, 0, 3)
     checklist = load_checklist(tmp_path / "lists" / "t1.yaml")
@@ -107,7 +147,18 @@ def test_a_judge_tries_the_questions(tmp_path: Path, store: str) -> None:
 def test_a_budget_stops_cleanly_and_the_next_run_goes_on(tmp_path: Path, store: str) -> None:
     out = str(tmp_path / "c.jsonl")
     with JudgeServer(faults=written(1, 2, 3)) as server:
-        options = ("--store", store, "--model", "m", "--model-base-url", server.base_url, "--out", out, "--concurrency", "1")
+        options = (
+            "--store",
+            store,
+            "--model",
+            "m",
+            "--model-base-url",
+            server.base_url,
+            "--out",
+            out,
+            "--concurrency",
+            "1",
+        )
         got, told = cm2(*options, "--budget-calls", "2")
         assert (got["labelled"], got["left"], got["calls"]) == (2, 1, 2)
         assert "1 left: the judge's budget of 2 calls is spent" in told
@@ -126,7 +177,9 @@ def test_a_lost_output_is_written_again_from_the_store(tmp_path: Path, store: st
     assert (tmp_path / "b.jsonl").read_text() == (tmp_path / "a.jsonl").read_text()
 
 
-def test_the_best_dialogue_of_a_task_is_its_reference_and_the_task_gets_a_new_version(tmp_path: Path, store: str) -> None:
+def test_the_best_dialogue_of_a_task_is_its_reference_and_the_task_gets_a_new_version(
+    tmp_path: Path, store: str
+) -> None:
     task = Task(id="where", version=1, turns=("Where is order 4?",), entities=("order:4",))
     facts = {TASK_ID: "where", TASK_VERSION: 1}
     with SQLStore(store) as opened:
@@ -137,7 +190,16 @@ def test_the_best_dialogue_of_a_task_is_its_reference_and_the_task_gets_a_new_ve
     file = save_tasks([task, Task(id="other", turns=("Hi",))], tmp_path / "tasks.jsonl")
     with JudgeServer(faults=written(5)) as server:
         got, told = cm2(
-            "--store", store, "--model", "m", "--model-base-url", server.base_url, "--tasks", str(file), "--out", str(tmp_path / "o.jsonl")
+            "--store",
+            store,
+            "--model",
+            "m",
+            "--model-base-url",
+            server.base_url,
+            "--tasks",
+            str(file),
+            "--out",
+            str(tmp_path / "o.jsonl"),
         )
     assert got["labelled"] == 1
     assert "task other: no stored trace could be its reference" in told
@@ -152,7 +214,18 @@ def test_the_best_dialogue_of_a_task_is_its_reference_and_the_task_gets_a_new_ve
 def test_a_model_that_fails_leaves_no_checklist_and_exits_1(tmp_path: Path, store: str) -> None:
     out = tmp_path / "c.jsonl"
     with JudgeServer(faults=[Fault(text="no"), Fault(text="no"), *[Fault(status=400)] * 2]) as server:
-        options = ("--store", store, "--model", "m", "--model-base-url", server.base_url, "--out", str(out), "--concurrency", "1")
+        options = (
+            "--store",
+            store,
+            "--model",
+            "m",
+            "--model-base-url",
+            server.base_url,
+            "--out",
+            str(out),
+            "--concurrency",
+            "1",
+        )
         got, told = cm2(*options, code=1)
     assert (got["failed"], got["labelled"]) == (3, 0)
     assert "t1: not labelled" in told
@@ -166,7 +239,9 @@ def test_wrong_arguments(tmp_path: Path, store: str) -> None:
     assert "ends in .jsonl" in refused(*model, "--out", str(tmp_path / "x.txt"))
     assert "holds no trace nobody" in refused(*model, "--traces", "nobody", "--out", str(tmp_path / "x.jsonl"))
     save_tasks([Task(id="other", turns=("Hi",))], tmp_path / "tasks.jsonl")
-    assert "no trace of the tasks" in refused(*model, "--tasks", str(tmp_path / "tasks.jsonl"), "--out", str(tmp_path / "x.jsonl"))
+    assert "no trace of the tasks" in refused(
+        *model, "--tasks", str(tmp_path / "tasks.jsonl"), "--out", str(tmp_path / "x.jsonl")
+    )
     assert "PROVIDER:MODEL" in refused("--model", "nobody:x", "--store", store, "--out", str(tmp_path / "x.jsonl"))
     assert "name one: --judge" in refused(*model, "--judge-base-url", "http://x", "--out", str(tmp_path / "x.jsonl"))
     assert not (tmp_path / "x.jsonl").exists()

@@ -36,7 +36,8 @@ def bare():
     return StateGraph(MessagesState).add_node("answer", answer).add_edge(START, "answer").compile()
 
 
-graph = StateGraph(MessagesState).add_node("answer", answer).add_node("tools", ToolNode([refund])).add_edge(START, "answer").compile()
+graph = StateGraph(MessagesState).add_node("answer", answer).add_node("tools", ToolNode([refund]))
+graph = graph.add_edge(START, "answer").compile()
 """
 CHECKLIST = """
 name: talk
@@ -62,10 +63,19 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tokenizer = byte_tokenizer()
     torch.manual_seed(0)
     config = Qwen3Config(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16,
-        intermediate_size=64, max_position_embeddings=512, tie_word_embeddings=True, pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id, initializer_range=0.1,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        intermediate_size=64,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        initializer_range=0.1,
+    )
     Qwen3ForCausalLM(config).save_pretrained(tmp_path / "policy")
     tokenizer.save_pretrained(tmp_path / "policy")
     (tmp_path / "agent.py").write_text(AGENT)
@@ -76,9 +86,13 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_from_tasks_to_a_new_policy(desk: Path) -> None:
-    ran = cm2("run", "tasks.jsonl", "--agent", "agent.py:bare", "--group", "4", "--checklist", "talk.yaml", "--name", "r1")
+    ran = cm2(
+        "run", "tasks.jsonl", "--agent", "agent.py:bare", "--group", "4", "--checklist", "talk.yaml", "--name", "r1"
+    )
     assert (ran["dialogues"], ran["failed"], ran["scored"], ran["unscored"]) == (8, 0, 8, 0)
-    again = cm2("run", "tasks.jsonl", "--agent", "agent.py:bare", "--group", "4", "--checklist", "talk.yaml", "--name", "r1")
+    again = cm2(
+        "run", "tasks.jsonl", "--agent", "agent.py:bare", "--group", "4", "--checklist", "talk.yaml", "--name", "r1"
+    )
     assert again == ran
     assert cm2("show")["total"] == 8
     health = cm2("doctor")
@@ -98,4 +112,9 @@ def test_no_real_tool_runs_unless_it_is_named(desk: Path) -> None:
     told = cm2("run", "tasks.jsonl", "--agent", "agent.py:graph", "--checklist", "talk.yaml", code=2)
     assert "--allow-real refund" in told
     assert not (desk / "cm2.db").exists()
-    assert cm2("run", "tasks.jsonl", "--agent", "agent.py:graph", "--checklist", "talk.yaml", "--allow-real", "refund")["dialogues"] == 2
+    assert (
+        cm2("run", "tasks.jsonl", "--agent", "agent.py:graph", "--checklist", "talk.yaml", "--allow-real", "refund")[
+            "dialogues"
+        ]
+        == 2
+    )

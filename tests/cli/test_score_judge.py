@@ -1,4 +1,5 @@
-"""`cm2 score --judge` against a server on loopback: what it costs, that a budget stops it and a later run goes on, and second opinions."""
+"""`cm2 score --judge` against a server on loopback: what it costs, that a budget stops it and a later run goes on, and
+second opinions."""
 
 from __future__ import annotations
 
@@ -52,7 +53,11 @@ def store(tmp_path: Path) -> str:
     with SQLStore(url) as opened:
         for number in range(DIALOGUES):
             said = [
-                turn(f"Where is order {number}{at}?", call("get", "It comes on May 3.", id=number, at=at), say("It comes on May 3."))
+                turn(
+                    f"Where is order {number}{at}?",
+                    call("get", "It comes on May 3.", id=number, at=at),
+                    say("It comes on May 3."),
+                )
                 for at in range(TURNS)
             ]
             opened.save_runs(trace(*said, id=f"t{number}").runs)
@@ -63,10 +68,23 @@ def store(tmp_path: Path) -> str:
 def command(tmp_path: Path, server: JudgeServer, store: str) -> tuple[str, ...]:
     path = tmp_path / "asked.yaml"
     path.write_text(CHECKLIST, encoding="utf-8")
-    return ("score", str(path), "--judge", "stub", "--judge-base-url", server.base_url, "--price", "1,10", "--store", store)
+    return (
+        "score",
+        str(path),
+        "--judge",
+        "stub",
+        "--judge-base-url",
+        server.base_url,
+        "--price",
+        "1,10",
+        "--store",
+        store,
+    )
 
 
-def test_a_judge_is_asked_once_a_turn_and_never_again(command: tuple[str, ...], server: JudgeServer, store: str) -> None:
+def test_a_judge_is_asked_once_a_turn_and_never_again(
+    command: tuple[str, ...], server: JudgeServer, store: str
+) -> None:
     found = as_json(*command)
     judge = found.pop("judge")
     assert found == {"scored": DIALOGUES, "unscored": 0, "mean_reward": 1.0}
@@ -163,18 +181,30 @@ def test_the_papers_protocol_is_compared_with_a_call_a_turn(command: tuple[str, 
     assert found["judge"]["calls"] > first["judge"]["calls"]
     flips = found["flips"]
     assert flips["overall"]["changed"] == 0
-    assert flips["same_step"] == flips["both_true"] == 2 * DIALOGUES * TURNS  # what is true in the same words holds from the same step
+    assert (
+        flips["same_step"] == flips["both_true"] == 2 * DIALOGUES * TURNS
+    )  # what is true in the same words holds from the same step
 
 
 def test_another_checklist_is_compared_with_the_one_before(command: tuple[str, ...], store: str) -> None:
-    """Under a stricter old gate the dialogue was ended; the new one would have let it go on: censored, and the table says so."""
+    """Under a stricter old gate the dialogue was ended; the new one would have let it go on: censored, and the table
+    says so."""
     path = Path(command[1])
-    path.write_text("name: gate\nversion: 1\nitems:\n  - {id: looked, check: {called: never}, turn: 0, required_for_next_turn: true}\n")
+    path.write_text(
+        "name: gate\nversion: 1\nitems:\n  - {id: looked, check: {called: never}, turn: 0, required_for_next_turn:"
+        " true}\n"
+    )
     with SQLStore(store) as opened:
         from cm2_agent.types.checklist_yaml import load_checklist
 
         gated = load_checklist(path)
-        ended = trace(turn("Hello?", call("get"), say("Hi.")), id="gated", cm2_gate_checklist=gated.hash, cm2_gate_turn=0, cm2_task_turns=2)
+        ended = trace(
+            turn("Hello?", call("get"), say("Hi.")),
+            id="gated",
+            cm2_gate_checklist=gated.hash,
+            cm2_gate_turn=0,
+            cm2_task_turns=2,
+        )
         opened.save_runs(ended.runs)
     assert as_json("score", str(path), "--store", store)["scored"] == DIALOGUES + 1
     path.write_text(path.read_text().replace("version: 1", "version: 2").replace("never", "get"))
@@ -193,12 +223,20 @@ def test_another_checklist_is_compared_with_the_one_before(command: tuple[str, .
         (("--votes", "3"), "--votes without a judge; name one: --judge openai:gpt-5-mini"),
         (("--judge", "nobody:x"), "Expected PROVIDER:MODEL"),
         (("--judge", "stub", "--judge-base-url", "localhost:80"), "expected the server's URL"),
-        (("--judge", "stub", "--judge-base-url", "http://127.0.0.1:1/v1", "--budget-usd", "1"), "price of 'openai:stub' is not known"),
-        (("--judge", "stub", "--judge-base-url", "http://127.0.0.1:1/v1", "--price", "1"), "expected US dollars a million tokens"),
+        (
+            ("--judge", "stub", "--judge-base-url", "http://127.0.0.1:1/v1", "--budget-usd", "1"),
+            "price of 'openai:stub' is not known",
+        ),
+        (
+            ("--judge", "stub", "--judge-base-url", "http://127.0.0.1:1/v1", "--price", "1"),
+            "expected US dollars a million tokens",
+        ),
         (("--judge", "stub", "--budget-calls", "-1"), "budget-calls"),
     ],
 )
-def test_wrong_options_are_told_and_change_nothing(command: tuple[str, ...], store: str, options: tuple[str, ...], says: str) -> None:
+def test_wrong_options_are_told_and_change_nothing(
+    command: tuple[str, ...], store: str, options: tuple[str, ...], says: str
+) -> None:
     _, err = cm2(*command[:2], "--store", store, *options, code=2)
     assert says in " ".join(err.split())
     assert as_json("doctor", "--store", store)["scores"] == 0

@@ -1,4 +1,5 @@
-"""`cm2 tasks from-traces` on SQLite and PostgreSQL: real dialogues become tasks that load, replay and share nothing with held-out ones."""
+"""`cm2 tasks from-traces` on SQLite and PostgreSQL: real dialogues become tasks that load, replay and share nothing
+with held-out ones."""
 
 from __future__ import annotations
 
@@ -13,13 +14,13 @@ from typer.testing import CliRunner
 from cm2_agent.cli.app import app
 from cm2_agent.graphs.backends.calls import Call, Journal
 from cm2_agent.graphs.backends.replay import ReplayTools
-from cm2_agent.types.messages import Message
 from cm2_agent.rewards.authoring.writer import LABEL
 from cm2_agent.store import SQLStore
+from cm2_agent.types.messages import Message
 from cm2_agent.types.task import Task, load_tasks
 from cm2_agent.types.trace import Run
-from tests.judge_server import Fault, JudgeServer
 from tests.importers.recordings import dialogues, recordings, saved
+from tests.judge_server import Fault, JudgeServer
 from tests.rewards.talk import call, say, turn
 
 
@@ -82,7 +83,9 @@ def test_tau_bench_from_recordings_to_held_out_tasks(desk: str, tmp_path: Path) 
     assert (len(train), len(apart)) == (split["tasks"], split["held_out"])
     assert len(train) + len(apart) == got["tasks"]
     assert apart
-    assert not {entity for task in train for entity in task.entities} & {entity for task in apart for entity in task.entities}
+    assert not {entity for task in train for entity in task.entities} & {
+        entity for task in apart for entity in task.entities
+    }
     with SQLStore(desk, create=False) as store:
         store.save_tasks([*whole, *train, *apart])  # other content, another id
 
@@ -125,9 +128,18 @@ def test_what_is_left_out_is_told(small: str, tmp_path: Path) -> None:
     out = tmp_path / "t.jsonl"
     got, told = compile_(out, small)
     assert got == {
-        "tasks": 2, "held_out": 0, "duplicates": 1, "left_out": {"ended as error": 1}, "replaced": {"email": 1}, "entities": 2,
-        "components": 2, "largest_component": 1, "ignored_entities": 0, "without_checklist": 2, "out": str(out),
-    }  # fmt: skip
+        "tasks": 2,
+        "held_out": 0,
+        "duplicates": 1,
+        "left_out": {"ended as error": 1},
+        "replaced": {"email": 1},
+        "entities": 2,
+        "components": 2,
+        "largest_component": 1,
+        "ignored_entities": 0,
+        "without_checklist": 2,
+        "out": str(out),
+    }
     assert "t4: no task: ended as error" in told
     assert "with no better score; left out" in told
     assert "2 tasks have no checklist" in told
@@ -189,10 +201,17 @@ def _empty(folder: Path) -> Path:
     return folder / "empty.db"
 
 
-ITEMS = {"items": [{
-    "id": "looks_up", "question": "Is the order looked up?", "turn": 0, "check": {"called": "get_order"},
-    "evidence": [{"turn": 0, "step": 0, "from": "assistant.tool_calls", "snippet": "get_order"}],
-}]}  # fmt: skip
+ITEMS = {
+    "items": [
+        {
+            "id": "looks_up",
+            "question": "Is the order looked up?",
+            "turn": 0,
+            "check": {"called": "get_order"},
+            "evidence": [{"turn": 0, "step": 0, "from": "assistant.tool_calls", "snippet": "get_order"}],
+        }
+    ]
+}
 
 
 def test_labelled_now_by_a_model_that_sees_no_personal_data(small: str, tmp_path: Path) -> None:

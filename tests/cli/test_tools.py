@@ -15,11 +15,17 @@ from cm2_agent.cli.app import app
 from cm2_agent.graphs.backends.record import load_recording
 from cm2_agent.graphs.backends.simulator_eval import SHOTS
 from cm2_agent.types.task import RecordedCall, Task, ToolModel
-from tests.chat_server import ChatServer
 from tests.benchmarks.tau2.simulators import Shown, credulous
+from tests.chat_server import ChatServer
 
-LOOK = ToolModel(name="look", description="Look a key up.", parameters={"type": "object", "properties": {"key": {"type": "integer"}}})
-OTHER = ToolModel(name="find_page", description="Find a page.", parameters={"type": "object", "properties": {"page": {"type": "integer"}}})
+LOOK = ToolModel(
+    name="look", description="Look a key up.", parameters={"type": "object", "properties": {"key": {"type": "integer"}}}
+)
+OTHER = ToolModel(
+    name="find_page",
+    description="Find a page.",
+    parameters={"type": "object", "properties": {"page": {"type": "integer"}}},
+)
 MODULE = '''
 """An agent with one real tool, which says when it is called."""
 from langchain_core.messages import AIMessage
@@ -49,7 +55,10 @@ def verify(task, world, trace):
 
 
 def recorded(name: str, key: str, *numbers: int) -> list[RecordedCall]:
-    return [RecordedCall(name=name, arguments={key: n}, result=json.dumps({key: n, "kind": "a", "size": 3})) for n in numbers]
+    return [
+        RecordedCall(name=name, arguments={key: n}, result=json.dumps({key: n, "kind": "a", "size": 3}))
+        for n in numbers
+    ]
 
 
 @pytest.fixture
@@ -59,7 +68,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     calls = (*recorded("look", "key", 1, 2), *recorded("find_page", "page", 5, 6))
     tasks = [Task(id=f"t{n}", turns=("Look 1 up.",), tools=(LOOK, OTHER), recorded=calls) for n in range(2)]
     save_tasks(tasks, tmp_path / "tasks.jsonl")
-    save_tasks([task.model_copy(update={"tools": (LOOK,), "recorded": calls[:2]}) for task in tasks], tmp_path / "own.jsonl")
+    save_tasks(
+        [task.model_copy(update={"tools": (LOOK,), "recorded": calls[:2]}) for task in tasks], tmp_path / "own.jsonl"
+    )
     return tmp_path
 
 
@@ -86,7 +97,17 @@ def true_but_for_pages(body: dict[str, Any]) -> Any:
 
 def test_tools_that_a_simulator_gets_wrong_are_named_and_get_other_few_shots(folder: Path) -> None:
     with ChatServer(true_but_for_pages) as server:
-        arguments = ["tools", "check", "tasks.jsonl", "--simulator", "stub", "--simulator-base-url", server.base_url, "--price", "1,1"]
+        arguments = [
+            "tools",
+            "check",
+            "tasks.jsonl",
+            "--simulator",
+            "stub",
+            "--simulator-base-url",
+            server.base_url,
+            "--price",
+            "1,1",
+        ]
         found = cm2(*arguments, "--write", "again.jsonl", code=1)
         assert found["calls"] == 8
         assert server.calls == found["usage"]["calls"] == 8 * 2 + 4
@@ -113,19 +134,32 @@ def test_a_budget_ends_the_check(folder: Path) -> None:
 
 def test_a_run_records_replays_and_simulates(folder: Path) -> None:
     run = ["run", "own.jsonl", "--agent", "shop.py:graph", "--context", "shop.py:world", "--verify", "shop.py:verify"]
-    done = cm2(*run, "--tools", "record", "--record", "calls.jsonl", "--allow-real", "look", "--store", "sqlite:///real.db")
+    done = cm2(
+        *run, "--tools", "record", "--record", "calls.jsonl", "--allow-real", "look", "--store", "sqlite:///real.db"
+    )
     assert done["tool_calls"] == {"record": 2}
     assert [call.result for call in load_recording(folder / "calls.jsonl")] == ["real 1", "real 1"]
     with SQLStore("sqlite:///real.db") as store:
         assert [trace.outcomes for trace in store.traces()] == [{"opened": 1.0}] * 2
     (folder / "called").unlink()
     save_tasks([Task(id="bare", turns=("Look 1 up.",))], folder / "bare.jsonl")
-    bare = cm2("run", "bare.jsonl", *run[2:], "--tools", "replay", "--recording", "calls.jsonl", "--store", "sqlite:///bare.db")
+    bare = cm2(
+        "run", "bare.jsonl", *run[2:], "--tools", "replay", "--recording", "calls.jsonl", "--store", "sqlite:///bare.db"
+    )
     assert (bare["tool_calls"], bare["failed"]) == ({"replay": 1}, 0)
     replayed = cm2(*run, "--tools", "replay", "--store", "sqlite:///replayed.db")
     assert replayed["tool_calls"] == {"replay": 2}
     with ChatServer(lambda body: {"result": "invented", "error": None}) as server:
-        named = ["--simulator", "stub", "--simulator-base-url", server.base_url, "--name", "one", "--faults", "truncated=1"]
+        named = [
+            "--simulator",
+            "stub",
+            "--simulator-base-url",
+            server.base_url,
+            "--name",
+            "one",
+            "--faults",
+            "truncated=1",
+        ]
         simulated = cm2(*run, "--tools", "look=simulate", *named, "--store", "sqlite:///simulated.db")
         assert (simulated["tool_calls"], simulated["simulated"]["calls"]) == ({"simulate": 2}, server.calls)
     assert re.search(r"simulated +\S* ?\[injected: truncated\]", shown("sqlite:///simulated.db"))
@@ -151,24 +185,33 @@ RUN = ("run", "own.jsonl", "--agent", "shop.py:graph")
         ((*RUN, "--tools", "record", "--allow-real", "look"), "--record FILE"),
         ((*RUN, "--tools", "replay", "--budget-usd", "1"), "--budget-usd without a model"),
         ((*RUN, "--tools", "replay", "--faults", "fire=1"), "fire=1"),
-        ((*RUN, "--tools", "replay", "--simulator", "stub", "--simulator-base-url", "localhost"), "expected the server's URL"),
+        (
+            (*RUN, "--tools", "replay", "--simulator", "stub", "--simulator-base-url", "localhost"),
+            "expected the server's URL",
+        ),
         ((*RUN, "--tools", "replay", "--model", "x"), "one of --agent"),
         (("run", "own.jsonl"), "one of --agent"),
         ((*RUN, "--tools", "replay", "--context", "shop.py:nothing"), "has no 'nothing'"),
-        (("run", "tasks.jsonl", "--agent", "shop.py:graph", "--tools", "replay"), "find_page, which the graph does not have"),
+        (
+            ("run", "tasks.jsonl", "--agent", "shop.py:graph", "--tools", "replay"),
+            "find_page, which the graph does not have",
+        ),
         (("run", "twice.jsonl", "--agent", "shop.py:graph", "--tools", "replay"), "tool named twice: look"),
         ((*RUN, "--tools", "replay", "--recording", "old.jsonl"), "a recording of a newer version, 99"),
-        ((*RUN, "--tools", "hybrid", "--simulator", "test", "--budget-usd", "1"), "the price of 'test:test' is not known"),
+        (
+            (*RUN, "--tools", "hybrid", "--simulator", "test", "--budget-usd", "1"),
+            "the price of 'test:test' is not known",
+        ),
         (("tools", "check", "none.jsonl", "--simulator", "test"), "no recorded calls to hold out"),
     ],
 )
 def test_what_cannot_be_run_is_told_and_changes_nothing(folder: Path, arguments: tuple[str, ...], told: str) -> None:
     look = LOOK.model_dump(mode="json")
-    (folder / "twice.jsonl").write_text(json.dumps({"id": "t", "turns": ["x"], "tools": [look, look]}) + "\n", encoding="utf-8")
+    (folder / "twice.jsonl").write_text(
+        json.dumps({"id": "t", "turns": ["x"], "tools": [look, look]}) + "\n", encoding="utf-8"
+    )
     (folder / "none.jsonl").write_text(json.dumps({"id": "t", "turns": ["x"]}) + "\n", encoding="utf-8")
     (folder / "old.jsonl").write_text(json.dumps({"format": "cm2.recording", "version": 99}) + "\n", encoding="utf-8")
     before = sorted(path.name for path in folder.iterdir() if path.suffix != ".pyc" and path.name != "__pycache__")
     assert told in cm2(*arguments, code=2)
     assert sorted(path.name for path in folder.iterdir() if path.name != "__pycache__") == before
-
-

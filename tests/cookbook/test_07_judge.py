@@ -1,4 +1,5 @@
-"""The recipe that scores stored traces with a hosted judge, run as it is written, against a judge on loopback in the host's place."""
+"""The recipe that scores stored traces with a hosted judge, run as it is written, against a judge on loopback in the
+host's place."""
 
 from __future__ import annotations
 
@@ -20,10 +21,15 @@ def test_the_recipe_scores_stored_traces_and_asks_nothing_twice(tmp_path: Path) 
     url = f"sqlite:///{tmp_path / 'cm2.db'}"
     with SQLStore(url) as store:
         for number in range(3):
-            said = (Message.of("user", "Where is order 7?"), Message.of("assistant", f"It arrives on 2026-05-2{number}, by post."))
+            said = (
+                Message.of("user", "Where is order 7?"),
+                Message.of("assistant", f"It arrives on 2026-05-2{number}, by post."),
+            )
             store.save_run(Run(id=f"r{number}", thread=f"t{number}", messages=said))
     checklist = tmp_path / "support.yaml"
-    checklist.write_text(dump_checklist(Checklist(Item("tells_date", "Does the reply give a date?"), name="support")), encoding="utf-8")
+    checklist.write_text(
+        dump_checklist(Checklist(Item("tells_date", "Does the reply give a date?"), name="support")), encoding="utf-8"
+    )
     lines = [line for line in RECIPE.read_text(encoding="utf-8").split('"""')[2].splitlines() if line.strip()]
     assert len(lines) < 20
     with JudgeServer() as server:

@@ -1,4 +1,5 @@
-"""The generic airline checklist of the cookbook: what each item catches, and that idleness where something was due is not paid."""
+"""The generic airline checklist of the cookbook: what each item catches, and that idleness where something was due is
+not paid."""
 
 from __future__ import annotations
 
@@ -7,11 +8,25 @@ from typing import Any
 
 import pytest
 
-from cm2_agent.types.checklist_yaml import load_checklist
 from cm2_agent.importers import Imported, read
 from cm2_agent.rewards.scoring.checks import load_functions
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
-from tests.importers.recordings import CANCEL, CHANGE, FLIGHT, LOOKUP, RESERVATION, STOP, USER, call, cancelling, denying, record, saved, say
+from cm2_agent.types.checklist_yaml import load_checklist
+from tests.importers.recordings import (
+    CANCEL,
+    CHANGE,
+    FLIGHT,
+    LOOKUP,
+    RESERVATION,
+    STOP,
+    USER,
+    call,
+    cancelling,
+    denying,
+    record,
+    saved,
+    say,
+)
 
 COOKBOOK = Path(__file__).parents[2] / "cookbook"
 YES = [say("assistant", "I would do that. Proceed?"), say("user", "Yes.")]
@@ -19,8 +34,20 @@ SEARCH = call(
     "search_direct_flight",
     {"origin": "A", "destination": "B", "date": "2024-06-02"},
     [
-        {"flight_number": "HAT901", "origin": "A", "destination": "B", "available_seats": {"business": 3}, "prices": {"business": 500}},
-        {"flight_number": "HAT902", "origin": "A", "destination": "B", "available_seats": {"business": 3}, "prices": {"business": 400}},
+        {
+            "flight_number": "HAT901",
+            "origin": "A",
+            "destination": "B",
+            "available_seats": {"business": 3},
+            "prices": {"business": 500},
+        },
+        {
+            "flight_number": "HAT902",
+            "origin": "A",
+            "destination": "B",
+            "available_seats": {"business": 3},
+            "prices": {"business": 400},
+        },
     ],
 )
 BAGS = {"reservation_id": "QQ7AA1", "total_baggages": 5, "nonfree_baggages": 2, "payment_id": "gift_card_1"}
@@ -43,8 +70,15 @@ def failed(scorer: ChecklistScorer, folder: Path, one: dict[str, Any]) -> tuple[
     return score.reward, {verdict.item for verdict in score.verdicts if not verdict.paid}
 
 
-def dialogue(*parts: list[dict[str, Any]], user: str = "I am ada_1, about QQ7AA1.", reply: str = "Good.") -> dict[str, Any]:
-    turns = [say("user", user), *(message for part in parts for message in part), say("assistant", reply), say("user", STOP)]
+def dialogue(
+    *parts: list[dict[str, Any]], user: str = "I am ada_1, about QQ7AA1.", reply: str = "Good."
+) -> dict[str, Any]:
+    turns = [
+        say("user", user),
+        *(message for part in parts for message in part),
+        say("assistant", reply),
+        say("user", STOP),
+    ]
     return record(8, 0, 0.0, [], [], turns)
 
 
@@ -86,37 +120,61 @@ def test_a_right_dialogue_is_paid_in_full(scorer: ChecklistScorer, tmp_path: Pat
         (dialogue(LOOKUP, CANCEL), {"confirmed_first"}),
         (dialogue(LOOKUP[:2], YES, CANCEL), {"looks_before_it_writes", "cancels_only_what_may_be"}),
         (dialogue(using(cabin="economy"), YES, CANCEL), {"cancels_only_what_may_be"}),
-        (dialogue(using(flights=[{"flight_number": "HAT900", "date": "2024-05-14"}]), YES, CANCEL), {"cancels_only_what_may_be"}),
+        (
+            dialogue(using(flights=[{"flight_number": "HAT900", "date": "2024-05-14"}]), YES, CANCEL),
+            {"cancels_only_what_may_be"},
+        ),
         (dialogue(using(cabin="basic_economy"), SEARCH, YES, moving()), {"changes_only_what_may_be"}),
         (dialogue(using(total_baggages=6), YES, bags()), {"changes_only_what_may_be"}),
         (dialogue(LOOKUP, YES, bags(nonfree_baggages=0)), {"charges_bags_by_allowance"}),
         (dialogue(LOOKUP, SEARCH, YES, moving(payment_id="gift_card_9")), {"pays_as_allowed"}),
         (dialogue(LOOKUP, SEARCH, YES, moving(payment_id="certificate_1")), {"pays_as_allowed"}),
         (
-            dialogue(LOOKUP, SEARCH, YES, moving(payment_id="credit_card_2"), user="I am ada_1; pay with the card ending in 7334."),
+            dialogue(
+                LOOKUP,
+                SEARCH,
+                YES,
+                moving(payment_id="credit_card_2"),
+                user="I am ada_1; pay with the card ending in 7334.",
+            ),
             {"pays_as_allowed", "pays_with_the_named_card"},
         ),
         (dialogue(LOOKUP, YES, moving()), {"books_what_it_found"}),
-        (dialogue(LOOKUP, SEARCH, YES, moving(), user="I am ada_1. The cheapest flight, please."), {"takes_the_cheapest_when_asked"}),
+        (
+            dialogue(LOOKUP, SEARCH, YES, moving(), user="I am ada_1. The cheapest flight, please."),
+            {"takes_the_cheapest_when_asked"},
+        ),
         (dialogue(LOOKUP, YES, certificate()), {"compensates_only_who_may_be"}),
         (
             dialogue(LOOKUP, YES, certificate(70), user="I am ada_1; QQ7AA1 was delayed and I want compensation."),
             {"compensates_only_who_may_be"},
         ),
-        (dialogue(LOOKUP, user="I am ada_1; my flight was cancelled, I want compensation.", reply="No."), {"compensates_who_asks"}),
+        (
+            dialogue(LOOKUP, user="I am ada_1; my flight was cancelled, I want compensation.", reply="No."),
+            {"compensates_who_asks"},
+        ),
         (dialogue(LOOKUP, reply="QQ7AA1 has been cancelled."), {"claims_only_what_was_done"}),
     ],
 )
-def test_each_item_catches_its_own_fault(scorer: ChecklistScorer, tmp_path: Path, wrong: dict[str, Any], items: set[str]) -> None:
+def test_each_item_catches_its_own_fault(
+    scorer: ChecklistScorer, tmp_path: Path, wrong: dict[str, Any], items: set[str]
+) -> None:
     reward, found = failed(scorer, tmp_path, wrong)
     assert found == items
     assert 0 < reward < 1
 
 
 def test_doing_nothing_is_worth_less_than_doing_it(scorer: ChecklistScorer, tmp_path: Path) -> None:
-    """Whoever was asked to cancel what may be cancelled, or had a yes, and did nothing, is paid for nothing that speaks of writes."""
+    """Whoever was asked to cancel what may be cancelled, or had a yes, and did nothing, is paid for nothing that speaks
+    of writes."""
     right, _ = failed(scorer, tmp_path, cancelling(0, extra=False))
-    idle = {"confirmed_first", "looks_before_it_writes", "pays_as_allowed", "charges_bags_by_allowance", "books_what_it_found"}
+    idle = {
+        "confirmed_first",
+        "looks_before_it_writes",
+        "pays_as_allowed",
+        "charges_bags_by_allowance",
+        "books_what_it_found",
+    }
     for one in (dialogue(LOOKUP, user="I am ada_1. Please cancel QQ7AA1."), dialogue(LOOKUP, YES)):
         reward, items = failed(scorer, tmp_path, one)
         assert idle <= items
@@ -131,5 +189,7 @@ def test_answers_that_are_no_json_break_no_check(scorer: ChecklistScorer, tmp_pa
         *call("get_user_details", {"user_id": "ada_1"}, "[1, 2"),
         *call("get_reservation_details", ["x"], {"reservation_id": None, "flights": 3}),
     ]
-    reward, _ = failed(scorer, tmp_path, dialogue(odd, YES, call("cancel_reservation", "text", USER), bags(total_baggages="many")))
+    reward, _ = failed(
+        scorer, tmp_path, dialogue(odd, YES, call("cancel_reservation", "text", USER), bags(total_baggages="many"))
+    )
     assert reward < 1

@@ -1,4 +1,5 @@
-"""A trace becomes a task: what is taken over, what is left out and why; then which tasks are kept, and who is held out."""
+"""A trace becomes a task: what is taken over, what is left out and why; then which tasks are kept, and who is held
+out."""
 
 from __future__ import annotations
 
@@ -11,11 +12,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cm2_agent.types.checklist import Checklist
-from cm2_agent.types.checklist_item import Item
-from cm2_agent.datasets import Redactor, Selection, UnfitTrace, distinct, entities_of, named, split, task_from_trace, unfit
+from cm2_agent.datasets import (
+    Redactor,
+    Selection,
+    UnfitTrace,
+    distinct,
+    entities_of,
+    named,
+    split,
+    task_from_trace,
+    unfit,
+)
 from cm2_agent.datasets.from_traces import redacted_checklist
 from cm2_agent.errors import TaskError
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.messages import Blob, Message, Text, ToolCall, ToolCallResponse, ToolSpec
 from cm2_agent.types.score import Score
 from cm2_agent.types.task import RecordedCall, Task, ToolModel, load_tasks, save_tasks
@@ -35,12 +46,19 @@ def compiled(given: Trace, **options: Any) -> Task:
 
 
 def test_what_a_task_takes_from_a_dialogue() -> None:
-    spec = ToolSpec(name="get_order", description="Looks up.", parameters={"type": "object", "properties": {"order_id": {}}})
+    spec = ToolSpec(
+        name="get_order", description="Looks up.", parameters={"type": "object", "properties": {"order_id": {}}}
+    )
     looked_up = call("get_order", '{"order_id": 7, "user": {"id": "Ada"}}', order_id=7)
     messages = [
-        Message.of("system", "Be kind."), *turn("Hello", looked_up, say("Shipped.")), Message.of("user", "One more:"),
-        Message.of("user", "refund it"), *call("refund", "no such order", error=True, id=3), *say("Sorry."), Message.of("user", "Anyone?"),
-    ]  # fmt: skip
+        Message.of("system", "Be kind."),
+        *turn("Hello", looked_up, say("Shipped.")),
+        Message.of("user", "One more:"),
+        Message.of("user", "refund it"),
+        *call("refund", "no such order", error=True, id=3),
+        *say("Sorry."),
+        Message.of("user", "Anyone?"),
+    ]
     run = Run(id="r", messages=tuple(messages), calls=(ModelCall(span_id="s", model="m", message=2, tools=(spec,)),))
     score = Score(trace_id="r", reward_version="v", reward=0.5)
     got = compiled(Trace(id="r", runs=(run,), outcomes={"success": 1.0}), score=score)
@@ -49,21 +67,33 @@ def test_what_a_task_takes_from_a_dialogue() -> None:
     assert [tool.name for tool in got.tools] == ["get_order"]  # nobody offered a refund
     assert got.tools[0].parameters == spec.parameters
     unspecified = compiled(Trace(id="r", runs=(replace(run, calls=()),)))
-    assert {tool.name: tool.parameters for tool in unspecified.tools} == {"get_order": {"type": "object"}, "refund": {"type": "object"}}
+    assert {tool.name: tool.parameters for tool in unspecified.tools} == {
+        "get_order": {"type": "object"},
+        "refund": {"type": "object"},
+    }
     assert [(one.name, one.arguments, one.result, one.error) for one in got.recorded] == [
         ("get_order", {"order_id": 7}, '{"order_id": 7, "user": {"id": "Ada"}}', None),
         ("refund", {"id": 3}, None, "no such order"),
     ]
     assert got.entities == ("id:3", "order:7", "user:ada")
     assert got.outcome == 1.0
-    assert got.metadata == {"source": "trace", "trace": "r", "model": "m", "outcome": "success", "score": 0.5, "reward": "v"}
+    assert got.metadata == {
+        "source": "trace",
+        "trace": "r",
+        "model": "m",
+        "outcome": "success",
+        "score": 0.5,
+        "reward": "v",
+    }
     assert got.version == 1
     assert got.scripted_turns == 2
 
 
 def test_an_id_is_that_of_the_content() -> None:
     first = compiled(trace(turn("Where is order 7?", say("Here."))))
-    assert first.id == compiled(trace(turn("Where is order 7?", say("There.")))).id, "what the agent said is no part of the task"
+    assert first.id == compiled(trace(turn("Where is order 7?", say("There.")))).id, (
+        "what the agent said is no part of the task"
+    )
     assert first.id != compiled(trace(turn("Where is order 8?", say("Here.")))).id
     assert first.id == named(first.model_copy(update={"id": "other"})).id
     assert first.id != compiled(trace(turn("Where is order 7?", say("Here."))), metadata={"desk": 1}).id
@@ -78,11 +108,17 @@ def test_answers_are_as_the_agent_was_told_them() -> None:
 
 
 def test_calls_that_never_reached_a_tool_are_left_out() -> None:
-    asked = Message(role="assistant", parts=(
-        ToolCall(id="1", name="a", arguments="{not json"), ToolCall(id="2", name="b", arguments={}),
-        ToolCall(id="3", name="c", arguments={}),
-    ))  # fmt: skip
-    answered = Message(role="tool", parts=(ToolCallResponse(id="1", response="bad"), ToolCallResponse(id="3", response="good")))
+    asked = Message(
+        role="assistant",
+        parts=(
+            ToolCall(id="1", name="a", arguments="{not json"),
+            ToolCall(id="2", name="b", arguments={}),
+            ToolCall(id="3", name="c", arguments={}),
+        ),
+    )
+    answered = Message(
+        role="tool", parts=(ToolCallResponse(id="1", response="bad"), ToolCallResponse(id="3", response="good"))
+    )
     got = compiled(trace([Message.of("user", "Hi"), asked, answered, *say("ok")]))
     assert [one.name for one in got.recorded] == ["c"]
     assert [tool.name for tool in got.tools] == ["a", "b", "c"]
@@ -90,9 +126,15 @@ def test_calls_that_never_reached_a_tool_are_left_out() -> None:
 
 def test_personal_data_is_replaced_alike_in_all_of_it() -> None:
     items = Checklist(
-        Item("tells", "Is ada@x.org told?", turn=0, evidence=[{"turn": 0, "step": 0, "from": "user", "snippet": "I am Ada@X.org"}]),
-        Item("looks", check={"called": "find", "with": {"mail": MAIL}}, turn=0), name="support",
-    )  # fmt: skip
+        Item(
+            "tells",
+            "Is ada@x.org told?",
+            turn=0,
+            evidence=[{"turn": 0, "step": 0, "from": "user", "snippet": "I am Ada@X.org"}],
+        ),
+        Item("looks", check={"called": "find", "with": {"mail": MAIL}}, turn=0),
+        name="support",
+    )
     said = trace(turn("I am Ada@X.org", call("find", '{"mail": "ada@x.org"}', mail=MAIL), say("Hello")))
     got = compiled(said, checklist=items)
     mail = redactor().redact(MAIL)
@@ -130,7 +172,10 @@ def test_a_pattern_matches_the_placeholder_of_what_it_matched() -> None:
         (trace(say("Hello")), "no user message"),
         (Trace(id="t", runs=()), "no user message"),
         (trace([Message.of("user", "Hi")]), "no user message was answered"),
-        (trace([Message(role="user", parts=(Text(content="Look"), Blob(content="AA=="))), *say("ok")]), "a user message is not text alone"),
+        (
+            trace([Message(role="user", parts=(Text(content="Look"), Blob(content="AA=="))), *say("ok")]),
+            "a user message is not text alone",
+        ),
         (trace(turn("", say("Hello"))), "a user turn without words"),
         (trace(turn("Hi \ud800", say("Hello"))), "text that is not Unicode"),
         (trace(turn("Hi", call("a", "\ud800", error=True), say("Hello"))), "text that is not Unicode"),
@@ -215,7 +260,9 @@ def test_what_is_chosen() -> None:
     assert Selection(models=("m",)).against(said, None) == "another model"
     assert Selection(since=5).against(said, None) == "no time"
     assert Selection(min_outcome=1).against(said, None) == "no outcome"
-    ended = Trace(id="t", runs=tuple(Run(**{**run.__dict__, "started": 10}) for run in said.runs), outcomes={"a": 1.0, "b": 0.0})
+    ended = Trace(
+        id="t", runs=tuple(Run(**{**run.__dict__, "started": 10}) for run in said.runs), outcomes={"a": 1.0, "b": 0.0}
+    )
     assert Selection(since=10, until=10, min_outcome=1, outcome="a").against(ended, None) is None
     assert Selection(until=9).against(ended, None) == "time out of bounds"
     assert Selection(min_outcome=0).against(ended, None) == "no outcome", "which of two is not said"
@@ -225,7 +272,12 @@ def test_of_the_same_tasks_the_best_is_kept_and_nothing_is_merged() -> None:
     calls = [RecordedCall(name="get", arguments={"id": number}, result=str(number)) for number in range(4)]
     low = task("low", turns=["Where is  it?"], recorded=calls[:1], metadata={"score": 0.2})
     high = task("high", turns=["where is it? "], recorded=calls[1:2], metadata={"score": 0.9})
-    unscored = task("unscored", turns=["WHERE IS IT?"], recorded=calls[2:3], tools=[ToolModel(name="get", parameters={"type": "object"})])
+    unscored = task(
+        "unscored",
+        turns=["WHERE IS IT?"],
+        recorded=calls[2:3],
+        tools=[ToolModel(name="get", parameters={"type": "object"})],
+    )
     other = task("other", turns=["Where is it?"], tools=[ToolModel(name="get", description="Gets.")])
     got = distinct([low, high, unscored, other])
     assert got.kept == (high, other)
@@ -237,9 +289,15 @@ def test_of_the_same_tasks_the_best_is_kept_and_nothing_is_merged() -> None:
 
 
 @given(
-    st.lists(st.frozensets(st.sampled_from([f"{name}:{number}" for name in "abc" for number in range(8)]), max_size=4), max_size=25),
-    st.floats(0, 0.99), st.integers(0, 5), st.sampled_from([None, 0.1, 0.5]), st.sampled_from([(), ("a",), ("a:*", "b:1")]),
-)  # fmt: skip
+    st.lists(
+        st.frozensets(st.sampled_from([f"{name}:{number}" for name in "abc" for number in range(8)]), max_size=4),
+        max_size=25,
+    ),
+    st.floats(0, 0.99),
+    st.integers(0, 5),
+    st.sampled_from([None, 0.1, 0.5]),
+    st.sampled_from([(), ("a",), ("a:*", "b:1")]),
+)
 def test_no_entity_is_on_both_sides(
     given: list[frozenset[str]], fraction: float, seed: int, most: float | None, ignore: tuple[str, ...]
 ) -> None:
@@ -254,7 +312,9 @@ def test_no_entity_is_on_both_sides(
     assert sum(got.components) == len(tasks)
     assert got.entities == len(mine | theirs)
     again = split(tasks[::-1], fraction=fraction, seed=seed, most=most, ignore=ignore)
-    assert {one.id for one in again.held_out} == {one.id for one in got.held_out}, "the order of the tasks does not matter"
+    assert {one.id for one in again.held_out} == {one.id for one in got.held_out}, (
+        "the order of the tasks does not matter"
+    )
 
 
 def test_a_seed_changes_who_is_held_out() -> None:
@@ -265,7 +325,10 @@ def test_a_seed_changes_who_is_held_out() -> None:
 
 
 def test_one_large_component_is_told_with_what_links_it() -> None:
-    tasks = [task(f"t{number}", f"order:{number}", "flight:hat1", *(["user:ada"] if number < 5 else [])) for number in range(10)]
+    tasks = [
+        task(f"t{number}", f"order:{number}", "flight:hat1", *(["user:ada"] if number < 5 else []))
+        for number in range(10)
+    ]
     got = split(tasks, fraction=0.2)
     assert got.held_out == ()
     assert got.note is not None

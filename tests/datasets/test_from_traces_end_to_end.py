@@ -1,5 +1,6 @@
-"""From recorded production dialogues to GRPO rows: imported, scored, compiled into tasks with personal data replaced, run again in groups
-against replay and a simulator, and read back as groups that can be trained on. Policy and simulator are scripted, behind real HTTP."""
+"""From recorded production dialogues to GRPO rows: imported, scored, compiled into tasks with personal data replaced,
+run again in groups against replay and a simulator, and read back as groups that can be trained on. Policy and simulator
+are scripted, behind real HTTP."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ import pytest
 
 from cm2_agent import SQLStore, load_tasks
 from cm2_agent.types.task import Task
-from tests.chat_server import ChatServer, Fault
 from tests.benchmarks.tau2.simulators import Shown, credulous
+from tests.chat_server import ChatServer, Fault
 from tests.importers.recordings import dialogues, saved
 from tests.importers.recordings import recordings as own_recordings
 
@@ -39,8 +40,8 @@ def apart(record: dict[str, Any]) -> dict[str, Any]:
 
 
 class Policy:
-    """Makes a task's recorded calls, evenly over its turns; now and then it forgets the rest of a turn's, or spells an argument wrong. Says
-    which tokens it read and wrote, as vLLM does."""
+    """Makes a task's recorded calls, evenly over its turns; now and then it forgets the rest of a turn's, or spells an
+    argument wrong. Says which tokens it read and wrote, as vLLM does."""
 
     def __init__(self, tasks: list[Task]) -> None:
         self.tasks = {task.turns[0]: task for task in tasks}
@@ -51,8 +52,13 @@ class Policy:
         users = [number for number, message in enumerate(messages) if message["role"] == "user"]
         task = self.tasks[messages[users[0]]["content"]]
         turn, done = len(users) - 1, (len(messages) - users[-1] - 1) // 2
-        share = [call for number, call in enumerate(task.recorded) if number * len(task.turns) // len(task.recorded) == turn]
-        message: dict[str, Any] = {"role": "assistant", "content": f"That is done, and here is number {self.random.randrange(1000)}."}
+        share = [
+            call for number, call in enumerate(task.recorded) if number * len(task.turns) // len(task.recorded) == turn
+        ]
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": f"That is done, and here is number {self.random.randrange(1000)}.",
+        }
         if done < len(share) and self.random.random() < 0.85:
             arguments = dict(share[done].arguments)
             if arguments and self.random.random() < 0.15:
@@ -63,24 +69,46 @@ class Policy:
             message = {"role": "assistant", "content": None, "tool_calls": [call]}
         prompt = [ord(letter) for letter in json.dumps(messages)][-40:]
         written = [self.random.randrange(100, 200) for _ in range(5)]
-        logprobs: dict[str, Any] = {"content": [{"token": "t", "logprob": -0.5, "bytes": None, "top_logprobs": []} for _ in written]}
+        logprobs: dict[str, Any] = {
+            "content": [{"token": "t", "logprob": -0.5, "bytes": None, "top_logprobs": []} for _ in written]
+        }
         choice = {"index": 0, "finish_reason": "stop", "message": message, "token_ids": written, "logprobs": logprobs}
         completion = {
-            "id": "c", "object": "chat.completion", "created": 1, "model": "policy-v1", "choices": [choice], "prompt_token_ids": prompt,
+            "id": "c",
+            "object": "chat.completion",
+            "created": 1,
+            "model": "policy-v1",
+            "choices": [choice],
+            "prompt_token_ids": prompt,
             "usage": {"prompt_tokens": len(prompt), "completion_tokens": 5, "total_tokens": len(prompt) + 5},
-        }  # fmt: skip
+        }
         return Fault(body=json.dumps(completion))
 
 
 @pytest.mark.slow
 def test_production_dialogues_reach_grpo(tmp_path: Path) -> None:
-    recordings = dialogues(tmp_path) if "CM2_TEST_DATA" in os.environ else saved(tmp_path, [apart(one) for one in own_recordings()])
+    recordings = (
+        dialogues(tmp_path)
+        if "CM2_TEST_DATA" in os.environ
+        else saved(tmp_path, [apart(one) for one in own_recordings()])
+    )
     store = ["--store", f"sqlite:///{tmp_path / 'prod.db'}"]
     imported = cm2(tmp_path, "import", "tau-bench", str(recordings), "--checklists", *store)
     cm2(tmp_path, "score", *store)
     nobodys = ["--ignore-entity", "flight", "--ignore-entity", "reservation:hathat"]
     chosen = [*nobodys, "--min-score", "0.5", "--limit", "12"]
-    compiled = cm2(tmp_path, "tasks", "from-traces", "train.jsonl", "--held-out", "held.jsonl", "--fraction", "0.5", *chosen, *store)
+    compiled = cm2(
+        tmp_path,
+        "tasks",
+        "from-traces",
+        "train.jsonl",
+        "--held-out",
+        "held.jsonl",
+        "--fraction",
+        "0.5",
+        *chosen,
+        *store,
+    )
     train, held = load_tasks(tmp_path / "train.jsonl"), load_tasks(tmp_path / "held.jsonl")
     assert compiled["tasks"] == len(train) > 0
     assert compiled["held_out"] == len(held) > 0
@@ -91,18 +119,41 @@ def test_production_dialogues_reach_grpo(tmp_path: Path) -> None:
     with ChatServer(Policy(train)) as policy, ChatServer(lambda body: credulous(Shown.of(body))) as simulator:
         own = ["--store", f"sqlite:///{tmp_path / 'rollouts.db'}"]
         arguments = [
-            "run", "train.jsonl", "--model", "policy", "--base-url", policy.base_url, "--token-ids", "--tools", "hybrid",
-            "--simulator", "stub", "--simulator-base-url", simulator.base_url, "--price", "0,0", "--group", "8", "--name", "r1",
-        ]  # fmt: skip
+            "run",
+            "train.jsonl",
+            "--model",
+            "policy",
+            "--base-url",
+            policy.base_url,
+            "--token-ids",
+            "--tools",
+            "hybrid",
+            "--simulator",
+            "stub",
+            "--simulator-base-url",
+            simulator.base_url,
+            "--price",
+            "0,0",
+            "--group",
+            "8",
+            "--name",
+            "r1",
+        ]
         done = cm2(tmp_path, *arguments, *own)
         asked = simulator.calls
         again = cm2(tmp_path, *arguments, *own)
     assert done["dialogues"] == 8 * len(train)
-    assert done["failed"] == done["unscored"] <= 3  # a simulator made of rules may contradict itself, and is no judge of the agent then
+    assert (
+        done["failed"] == done["unscored"] <= 3
+    )  # a simulator made of rules may contradict itself, and is no judge of the agent then
     assert done["tool_calls"].keys() == {"replay", "simulate"}  # and nothing real
     assert done["tool_calls"]["replay"] > done["tool_calls"]["simulate"] > 0
     assert done["simulated"]["calls"] == asked > 0
-    assert (again["dialogues"], again["mean_reward"], simulator.calls) == (done["dialogues"], done["mean_reward"], asked)
+    assert (again["dialogues"], again["mean_reward"], simulator.calls) == (
+        done["dialogues"],
+        done["mean_reward"],
+        asked,
+    )
 
     rows = cm2(tmp_path, "train", "--rows-only", "--backend", "hybrid", *own)
     assert rows["groups"] == len(train)

@@ -19,32 +19,98 @@ SECRET = b"a key for the tests"
 
 EMAILS = ("ada@x.org", "Ada.Lovelace+news@mail.example.co.uk", "o'brien@x.org", "jörg@müller.de", "a_b-c@x-y.io")
 PHONES = (
-    "+14155552671", "+1 415 555 2671", "+1 (415) 555-2671", "(415) 555-2671", "415-555-2671", "415.555.2671", "1-415-555-2671",
-    "+44 20 7946 0958", "+44 (0)20 7946 0958", "020 7946 0958", "07700 900123", "+49 171 1234567", "0171/1234567", "(030) 12345678",
-    "06 12 34 56 78", "06.12.34.56.78", "+33 6 12 34 56 78", "0412 345 678", "138 1234 5678", "+91 98765 43210", "0049 171 1234567",
-)  # fmt: skip
-CARDS = ("4111111111111111", "4111 1111 1111 1111", "4111-1111-1111-1111", "378282246310005", "3782 822463 10005", "30569309025904",
-         "4222222222222", "6304000000000000000")  # fmt: skip
+    "+14155552671",
+    "+1 415 555 2671",
+    "+1 (415) 555-2671",
+    "(415) 555-2671",
+    "415-555-2671",
+    "415.555.2671",
+    "1-415-555-2671",
+    "+44 20 7946 0958",
+    "+44 (0)20 7946 0958",
+    "020 7946 0958",
+    "07700 900123",
+    "+49 171 1234567",
+    "0171/1234567",
+    "(030) 12345678",
+    "06 12 34 56 78",
+    "06.12.34.56.78",
+    "+33 6 12 34 56 78",
+    "0412 345 678",
+    "138 1234 5678",
+    "+91 98765 43210",
+    "0049 171 1234567",
+)
+CARDS = (
+    "4111111111111111",
+    "4111 1111 1111 1111",
+    "4111-1111-1111-1111",
+    "378282246310005",
+    "3782 822463 10005",
+    "30569309025904",
+    "4222222222222",
+    "6304000000000000000",
+)
 KEYS = (
-    "sk-proj-Ab3dEf6hIj9lMn2pQr5tUv8x", "sk-abcdefghijklmnopqrstuvwxyz", "ghp_0123456789abcdefghijABCDEFGHIJ012345",
-    "gho_0123456789abcdefghijABCDEFGHIJ012345", "AKIAIOSFODNN7EXAMPLE", "AIzaSyA1234567890abcdefghijklmnopqrstuv",
-    "xoxb-123456789012-1234567890123-AbCdEfGhIjKl", "glpat-x1y2z3A4B5C6D7E8F9G0", "hf_AbCdEfGhIjKlMnOpQrStUvWxYz01234567",
-)  # fmt: skip
+    "sk-proj-Ab3dEf6hIj9lMn2pQr5tUv8x",
+    "sk-abcdefghijklmnopqrstuvwxyz",
+    "ghp_0123456789abcdefghijABCDEFGHIJ012345",
+    "gho_0123456789abcdefghijABCDEFGHIJ012345",
+    "AKIAIOSFODNN7EXAMPLE",
+    "AIzaSyA1234567890abcdefghijklmnopqrstuv",
+    "xoxb-123456789012-1234567890123-AbCdEfGhIjKl",
+    "glpat-x1y2z3A4B5C6D7E8F9G0",
+    "hf_AbCdEfGhIjKlMnOpQrStUvWxYz01234567",
+)
 ORDINARY = (
-    "order 123456789", "order #415-555-2671", "ORD-415-555-2671", "reservation 0012345678901", "flight HAT136 on 2024-05-20", "05/20/2024",
-    "20.05.2024 12:30", "2024-05-15T15:00:00Z", "$1,204.56", "USD 4111.11", "1716300000000", "1716300000000000000", "credit_card_4421486",
-    "192.168.100.123", "v1.12.345.6789", "4111111111111112", "0.4111111111111111", "100 200 3000", "+30.00 2024 1200", "9-1-1",
-    "risk-taking-behaviour-of-2024", "a@b", "@home", "x @ y.com", "bearer of bad news", "3fa85f64-5717-4562-b3fc-2c963f66afa6",
-    "ISBN 978-3-16", "sk-learn", "id 7963242628536487935", "1234567890123456", "between 10:00-11:30", "12 345 678", "1e1000000000000000",
-)  # fmt: skip
+    "order 123456789",
+    "order #415-555-2671",
+    "ORD-415-555-2671",
+    "reservation 0012345678901",
+    "flight HAT136 on 2024-05-20",
+    "05/20/2024",
+    "20.05.2024 12:30",
+    "2024-05-15T15:00:00Z",
+    "$1,204.56",
+    "USD 4111.11",
+    "1716300000000",
+    "1716300000000000000",
+    "credit_card_4421486",
+    "192.168.100.123",
+    "v1.12.345.6789",
+    "4111111111111112",
+    "0.4111111111111111",
+    "100 200 3000",
+    "+30.00 2024 1200",
+    "9-1-1",
+    "risk-taking-behaviour-of-2024",
+    "a@b",
+    "@home",
+    "x @ y.com",
+    "bearer of bad news",
+    "3fa85f64-5717-4562-b3fc-2c963f66afa6",
+    "ISBN 978-3-16",
+    "sk-learn",
+    "id 7963242628536487935",
+    "1234567890123456",
+    "between 10:00-11:30",
+    "12 345 678",
+    "1e1000000000000000",
+)
 
 
 def redactor(*rules: Rule) -> Redactor:
     return Redactor(rules or SHIPPED, key=SECRET)
 
 
-@pytest.mark.parametrize(("rule", "value"), [(rule.name, value) for rule, values in (
-    (EMAIL, EMAILS), (PHONE, PHONES), (CARD, CARDS), (KEY, KEYS)) for value in values])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rule", "value"),
+    [
+        (rule.name, value)
+        for rule, values in ((EMAIL, EMAILS), (PHONE, PHONES), (CARD, CARDS), (KEY, KEYS))
+        for value in values
+    ],
+)
 @pytest.mark.parametrize("around", ["{}", "It is {}.", "({})", '"{}"', "a: {}, b", "<{}>", "{}\nnext", "tell {}!"])
 def test_what_is_personal_is_found(rule: str, value: str, around: str) -> None:
     mine = redactor()
@@ -55,7 +121,9 @@ def test_what_is_personal_is_found(rule: str, value: str, around: str) -> None:
     inner = got[len(before) : len(got) - len(after)]
     assert mine.counts == {rule: 1}, got
     assert value not in got
-    assert Redactor((next(one for one in SHIPPED if one.name == rule),)).redact(inner) == inner, "it is a placeholder as a whole"
+    assert Redactor((next(one for one in SHIPPED if one.name == rule),)).redact(inner) == inner, (
+        "it is a placeholder as a whole"
+    )
 
 
 @pytest.mark.parametrize("text", ORDINARY)
@@ -92,7 +160,9 @@ def test_two_values_have_two_placeholders() -> None:
     mine = redactor()
     numbers = [f"+1 415 555 {number:04}" for number in range(3000)]
     assert len({mine.redact(number) for number in numbers}) == 3000
-    narrow = Redactor([Rule("pin", "[0-9]{4}", make=lambda value, draw: "pin" + draw("ab", 2), made="pin[ab]{2}")], key=SECRET)
+    narrow = Redactor(
+        [Rule("pin", "[0-9]{4}", make=lambda value, draw: "pin" + draw("ab", 2), made="pin[ab]{2}")], key=SECRET
+    )
     assert len({narrow.redact(pin) for pin in ("1111", "2222", "3333", "4444")}) == 4, "drawn again until it is free"
     with pytest.raises(TaskError, match="made the same placeholder"):
         narrow.redact("5555")
@@ -118,7 +188,13 @@ def test_placeholders_keep_the_form() -> None:
             "token": {"type": "string", "pattern": "^ghp_[A-Za-z0-9]{36}$"},
         },
     }
-    value = {"email": "ada@x.org", "phone": "+14155552671", "card": "4111111111111111", "number": 4111111111111111, "token": KEYS[2]}
+    value = {
+        "email": "ada@x.org",
+        "phone": "+14155552671",
+        "card": "4111111111111111",
+        "number": 4111111111111111,
+        "token": KEYS[2],
+    }
     got = mine.redact_json(value)
     jsonschema.validate(got, schema)
     assert luhn(got["card"])
@@ -132,9 +208,13 @@ def test_json_is_redacted_wherever_it_holds_something() -> None:
     mine = redactor()
     mail, phone = mine.redact("ada@x.org"), mine.redact("415-555-2671")
     value = {
-        "ada@x.org": [1, {"phone": "4155552671"}], "card": 4111111111111111, "n": 7, "x": 4111111111111111.0, "t": "to ada@x.org",
+        "ada@x.org": [1, {"phone": "4155552671"}],
+        "card": 4111111111111111,
+        "n": 7,
+        "x": 4111111111111111.0,
+        "t": "to ada@x.org",
         "no": None,
-    }  # fmt: skip
+    }
     got = mine.redact_json(value)
     card = int(mine.redact("4111111111111111"))
     assert got == {mail: [1, {"phone": phone}], "card": card, "n": 7, "x": card, "t": f"to {mail}", "no": None}
@@ -144,17 +224,24 @@ def test_json_is_redacted_wherever_it_holds_something() -> None:
     }
 
 
-@pytest.mark.parametrize("text", [
-    '{"a": "\\nada@x.org\\tb", "b" : [1.0, 4111111111111111], "phone": "4155552671"}',
-    '"quoted \\"ada@x.org\\""', '[{"inner": "{\\"mail\\": \\"\\\\nada@x.org\\"}"}]', '{"\\u0061da@x.org": "\\u00e9 ada@x.org"}',
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": "\\nada@x.org\\tb", "b" : [1.0, 4111111111111111], "phone": "4155552671"}',
+        '"quoted \\"ada@x.org\\""',
+        '[{"inner": "{\\"mail\\": \\"\\\\nada@x.org\\"}"}]',
+        '{"\\u0061da@x.org": "\\u00e9 ada@x.org"}',
+    ],
+)
 def test_json_in_text_stays_json(text: str) -> None:
     mine = redactor()
     got = mine.redact(text)
     assert json.loads(got) == mine.redact_json(json.loads(text))
     assert "ada@x.org" not in json.dumps(json.loads(got))
     assert mine.redact(got) == got
-    assert mine.redact('{"a":  1.50,\n "b": "x"}') == '{"a":  1.50,\n "b": "x"}', "what is not replaced is spelled as before"
+    assert mine.redact('{"a":  1.50,\n "b": "x"}') == '{"a":  1.50,\n "b": "x"}', (
+        "what is not replaced is spelled as before"
+    )
 
 
 def test_an_escape_is_not_cut_in_two_where_the_json_is_broken() -> None:
@@ -168,7 +255,29 @@ def personal() -> st.SearchStrategy[str]:
 
 
 def pieces() -> st.SearchStrategy[str]:
-    signs = ["", " ", "-", ".", ",", "/", "(", ")", "+", "@", "\\", "\\n", '"', ":", "1", "0", "a", "Bearer ", "phone: ", "\n", "é"]
+    signs = [
+        "",
+        " ",
+        "-",
+        ".",
+        ",",
+        "/",
+        "(",
+        ")",
+        "+",
+        "@",
+        "\\",
+        "\\n",
+        '"',
+        ":",
+        "1",
+        "0",
+        "a",
+        "Bearer ",
+        "phone: ",
+        "\n",
+        "é",
+    ]
     glue = st.sampled_from([*signs, "[", "]", '{"home_phone": "4155552671", "card": ', "}"])
     made = st.sampled_from([redactor().redact(value) for value in (EMAILS[0], PHONES[0], CARDS[0], *KEYS)])
     return st.lists(st.one_of(personal(), glue, made, texts()), max_size=8).map("".join)
@@ -219,9 +328,25 @@ def test_a_placeholder_is_no_value_of_the_input(values: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["a" * 10**6, "a@" * 500_000, "a@b." * 250_000, "1 " * 500_000, "4111 " * 200_000, "+1 (" * 250_000, "sk-." * 250_000, "\\" * 10**6,
-     "\\n" * 500_000, "0" * 10**6, "[" * 10**6, "bearer " * 140_000, "phone " * 160_000, '"' * 10**6, "-" * 10**6, "a." * 500_000 + "@"],
-)  # fmt: skip
+    [
+        "a" * 10**6,
+        "a@" * 500_000,
+        "a@b." * 250_000,
+        "1 " * 500_000,
+        "4111 " * 200_000,
+        "+1 (" * 250_000,
+        "sk-." * 250_000,
+        "\\" * 10**6,
+        "\\n" * 500_000,
+        "0" * 10**6,
+        "[" * 10**6,
+        "bearer " * 140_000,
+        "phone " * 160_000,
+        '"' * 10**6,
+        "-" * 10**6,
+        "a." * 500_000 + "@",
+    ],
+)
 def test_a_megabyte_of_noise_is_read(text: str) -> None:
     assert redactor().redact(text) == text
 

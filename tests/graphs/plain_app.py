@@ -1,5 +1,5 @@
-"""A shop's agent as its team wrote it: plain function nodes, streaming, tools run by hand, one subgraph with a tool node. It knows nothing
-of what watches it; `LEDGER` is the shop's own count of what happened."""
+"""A shop's agent as its team wrote it: plain function nodes, streaming, tools run by hand, one subgraph with a tool
+node. It knows nothing of what watches it; `LEDGER` is the shop's own count of what happened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The dialogue as a state machine: turns as root runs, gate, users, limits, interrupts, what is kept between turns and how it goes on."""
+"""The dialogue as a state machine: turns as root runs, gate, users, limits, interrupts, what is kept between turns and
+how it goes on."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ from pydantic import Field
 from cm2_agent.errors import BudgetExhausted, TaskError, ToolError
 from cm2_agent.graphs import agent as our_agent
 from cm2_agent.graphs.conversation import End, Limits, Talk, begin, converse, dialogue, machine_config
-from cm2_agent.types.messages import Message
 from cm2_agent.tracing.span_processor import capture
+from cm2_agent.types.messages import Message
 from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Run
 from tests.tracing import apps
@@ -53,9 +54,13 @@ async def test_every_turn_is_a_root_run_of_the_graphs_own_thread(checkpointer: A
     assert await converse(talk(scripted(*THREE), callbacks=[capture(runs.append)]), machine) == End(how="done", turn=2)
     assert [(run.thread, run.trace_id, run.status) for run in runs] == [("d1", "d1", "ok")] * 3
     assert [[message.role for message in run.messages] for run in runs] == [
-        ["system", "user", "assistant", "tool", "assistant"], ["user", "assistant", "tool", "assistant"], ["user", "assistant"],
-    ]  # fmt: skip
-    assert all(run.attributes["cm2.task.id"] == "t" and not any("langgraph" in name for name in run.attributes) for run in runs)
+        ["system", "user", "assistant", "tool", "assistant"],
+        ["user", "assistant", "tool", "assistant"],
+        ["user", "assistant"],
+    ]
+    assert all(
+        run.attributes["cm2.task.id"] == "t" and not any("langgraph" in name for name in run.attributes) for run in runs
+    )
 
 
 async def test_a_traced_graph_around_the_dialogue_is_not_taken_for_the_parent_of_its_turns() -> None:
@@ -67,7 +72,9 @@ async def test_a_traced_graph_around_the_dialogue_is_not_taken_for_the_parent_of
         return {"messages": [AIMessage(content=end.how)]}
 
     outer = StateGraph(MessagesState).add_node("node", node).add_edge(START, "node").compile()
-    await outer.ainvoke({"messages": [HumanMessage("go")]}, {"callbacks": [handler], "configurable": {"thread_id": "outer"}})
+    await outer.ainvoke(
+        {"messages": [HumanMessage("go")]}, {"callbacks": [handler], "configurable": {"thread_id": "outer"}}
+    )
     assert [(run.thread, len(run.calls)) for run in runs] == [("d1", 2), ("d1", 2), ("d1", 1), ("outer", 0)]
 
 
@@ -117,7 +124,9 @@ async def test_a_user_speaks_first_and_ends_by_saying_nothing() -> None:
     assert "said nothing" in end.failure.message
 
 
-@pytest.mark.parametrize(("task", "limit", "turns"), [(Task(id="p", persona="x", max_turns=2), 5, 2), (TASK, 1, 1), (TASK, 3, 3)])
+@pytest.mark.parametrize(
+    ("task", "limit", "turns"), [(Task(id="p", persona="x", max_turns=2), 5, 2), (TASK, 1, 1), (TASK, 3, 3)]
+)
 async def test_turns_are_limited(task: Task, limit: int, turns: int) -> None:
     user = None if task.turns else saying(*["more"] * 9)
     end = await converse(talk(scripted(*THREE), task, user=user, limits=Limits(max_turns=limit)))
@@ -125,7 +134,9 @@ async def test_turns_are_limited(task: Task, limit: int, turns: int) -> None:
 
 
 async def test_a_user_without_any_limit_ends_all_the_same() -> None:
-    end = await converse(talk(scripted(AIMessage(content="hm")), Task(id="p", persona="x"), user=saying(*["more"] * 40)))
+    end = await converse(
+        talk(scripted(AIMessage(content="hm")), Task(id="p", persona="x"), user=saying(*["more"] * 40))
+    )
     assert (end.how, end.turn) == ("turns", 29)
 
 
@@ -207,7 +218,9 @@ async def test_cancelling_ends_everything() -> None:
     assert handler.open_runs == 0  # type: ignore[attr-defined]
 
 
-async def test_a_failure_that_is_not_the_agents_ends_the_dialogue_and_an_exhausted_budget_leaves_it_where_it_was() -> None:
+async def test_a_failure_that_is_not_the_agents_ends_the_dialogue_and_an_exhausted_budget_leaves_it_where_it_was() -> (
+    None
+):
     problems: list[Exception] = [ToolError("the simulator timed out")]
     end = await converse(talk(scripted(*THREE), failed=lambda: problems[0]))
     assert end.failure is not None
@@ -223,7 +236,8 @@ async def test_a_failure_that_is_not_the_agents_ends_the_dialogue_and_an_exhaust
 
 @pytest.mark.parametrize("kind", ["none", "in memory", "in memory, forgotten", "of its own, with a turn cut short"])
 async def test_it_goes_on_after_its_last_finished_turn(kind: str) -> None:
-    """Another talk, as in another process, takes over; whatever the graph itself still knows, it is shown the same dialogue."""
+    """Another talk, as in another process, takes over; whatever the graph itself still knows, it is shown the same
+    dialogue."""
     kept = InMemorySaver()
     machine = dialogue(kept)
     saver = None if kind == "none" else InMemorySaver()
@@ -236,7 +250,9 @@ async def test_it_goes_on_after_its_last_finished_turn(kind: str) -> None:
         return True
 
     with pytest.raises(RuntimeError, match="killed"):
-        await converse(talk(our_agent(model, [apps.look], checkpointer=saver), gate=gate, keep=lambda: ([], None)), machine)
+        await converse(
+            talk(our_agent(model, [apps.look], checkpointer=saver), gate=gate, keep=lambda: ([], None)), machine
+        )
     first = len(model.shown)
     if kind == "in memory, forgotten":
         saver = InMemorySaver()
@@ -298,7 +314,10 @@ async def test_parallel_interrupts_are_answered_one_by_one() -> None:
         asked += [one.value for one in state["__interrupt__"]]
         given = Command(resume=f"answer to {asked[-1]}")
     assert sorted(asked) == ["left", "right"]
-    assert sorted(message.text for message in state["messages"][1:]) == ["left: answer to left", "right: answer to right"]
+    assert sorted(message.text for message in state["messages"][1:]) == [
+        "left: answer to left",
+        "right: answer to right",
+    ]
 
 
 async def test_where_nobody_can_answer_an_interrupt_is_an_error_that_says_so() -> None:
@@ -319,7 +338,8 @@ async def test_a_graph_that_stops_at_a_breakpoint_is_told_so() -> None:
 
 
 @pytest.mark.parametrize(
-    "limit", [{"max_steps": 0}, {"max_turns": 0}, {"max_seconds": -1.0}, {"max_tokens": 0}, {"max_seconds": float("nan")}]
+    "limit",
+    [{"max_steps": 0}, {"max_turns": 0}, {"max_seconds": -1.0}, {"max_tokens": 0}, {"max_seconds": float("nan")}],
 )
 def test_a_limit_that_nothing_can_keep_is_refused(limit: dict[str, Any]) -> None:
     with pytest.raises(TaskError, match="expected more than 0"):

@@ -38,7 +38,9 @@ def test_messages_come_back_exactly_and_each_is_written_once(said: list[tuple[st
     made: dict[str, Any] = {
         "human": lambda text, value: HumanMessage(text),
         "ai": lambda text, value: AIMessage(
-            text, tool_calls=[{"name": "f", "args": {"x": value}, "id": "1", "type": "tool_call"}], response_metadata={"ids": [1, 2]}
+            text,
+            tool_calls=[{"name": "f", "args": {"x": value}, "id": "1", "type": "tool_call"}],
+            response_metadata={"ids": [1, 2]},
         ),
         "tool": lambda text, value: ToolMessage(text, tool_call_id="1", status="error", artifact=value),
     }

@@ -1,4 +1,5 @@
-"""A guarded graph lets through what its strict items allow, and what it rejected is stored beside what it let through."""
+"""A guarded graph lets through what its strict items allow, and what it rejected is stored beside what it let
+through."""
 
 from __future__ import annotations
 
@@ -15,20 +16,24 @@ from langgraph.runtime import Runtime
 from langgraph.types import Command
 
 from cm2_agent import SQLStore, watch
-from cm2_agent.types.checklist import Checklist
-from cm2_agent.types.checklist_item import Item
-from cm2_agent.online.watch import flush
 from cm2_agent.errors import ChecklistError, GuardError
 from cm2_agent.online.guard import guard
+from cm2_agent.online.watch import flush
+from cm2_agent.trainers.preference_pairs import dpo_pairs
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.run_attributes import GUARD, GUARD_OUTCOME
 from cm2_agent.types.trace import Trace
-from cm2_agent.trainers.preference_pairs import dpo_pairs
 from cm2_agent.types.view import View
 from tests.tracing.apps import ScriptedModel, agent, asks, calls
 
 RULES = Checklist(
     Item(
-        "no_promise", "Does the reply promise a refund?", check={"reply_matches": "(?i)refund"}, kind="avoid", required_for_next_turn=True
+        "no_promise",
+        "Does the reply promise a refund?",
+        check={"reply_matches": "(?i)refund"},
+        kind="avoid",
+        required_for_next_turn=True,
     ),
     Item("polite", "Does the reply say please?", check={"reply_matches": "(?i)please"}, weight=3),
     Item("kind", "Is it kind?", required_for_next_turn=True),
@@ -202,7 +207,10 @@ async def test_blocked_turns_are_no_pairs(tmp_path: Path) -> None:
 def test_what_is_refused(tmp_path: Path) -> None:
     graph = agent(script(GOOD))
     with pytest.raises(ChecklistError, match="both strict and programmatic"):
-        guard(graph, Checklist(Item("kind", "Is it kind?", required_for_next_turn=True), Item("says", check={"replied": True})))
+        guard(
+            graph,
+            Checklist(Item("kind", "Is it kind?", required_for_next_turn=True), Item("says", check={"replied": True})),
+        )
     with pytest.raises(GuardError, match="guard first"):
         guard(watch(graph, store=f"sqlite:///{tmp_path / 'cm2.db'}"), RULES)
     with pytest.raises(GuardError, match="n of 1 or more"):

@@ -24,12 +24,19 @@ from cm2_agent.types.task import Persona, Task
 from tests.chat_server import ChatServer, Fault, Said
 
 ADA = Persona(
-    persona="Ada, 36, in a hurry", goal="cancel order 7", knows=("the order number is 7",), does_not_know=("her password",), mood="cross"
+    persona="Ada, 36, in a hurry",
+    goal="cancel order 7",
+    knows=("the order number is 7",),
+    does_not_know=("her password",),
+    mood="cross",
 )
 TALK = (
     Message.of("system", "The agent's secret rules."),
     Message.of("user", "I want to cancel."),
-    Message(role="assistant", parts=(Reasoning(content="secret thought"), Text(content="One moment."), ToolCall(name="secret_tool"))),
+    Message(
+        role="assistant",
+        parts=(Reasoning(content="secret thought"), Text(content="One moment."), ToolCall(name="secret_tool")),
+    ),
     Message(role="tool", parts=(ToolCallResponse(response="secret result"),)),
     Message.of("assistant", "Which order?"),
 )

@@ -1,4 +1,5 @@
-"""Small recordings of our own in tau-bench's format: an airline desk, three tasks, two trials each, one right and one wrong."""
+"""Small recordings of our own in tau-bench's format: an airline desk, three tasks, two trials each, one right and one
+wrong."""
 
 from __future__ import annotations
 
@@ -8,12 +9,21 @@ from pathlib import Path
 from typing import Any
 
 SYSTEM = "# Airline Agent Policy\n\nThe current time is 2024-05-15 15:00:00 EST."
-USER = {"name": {"first_name": "Ada"}, "membership": "gold", "payment_methods": {"gift_card_1": {"source": "gift_card", "amount": 900}}}
+USER = {
+    "name": {"first_name": "Ada"},
+    "membership": "gold",
+    "payment_methods": {"gift_card_1": {"source": "gift_card", "amount": 900}},
+}
 RESERVATION = {
-    "reservation_id": "QQ7AA1", "user_id": "ada_1", "cabin": "business", "insurance": "no", "created_at": "2024-05-01T10:00:00",
-    "flights": [{"flight_number": "HAT900", "date": "2024-06-01", "price": 600}], "passengers": [{"first_name": "Ada"}],
+    "reservation_id": "QQ7AA1",
+    "user_id": "ada_1",
+    "cabin": "business",
+    "insurance": "no",
+    "created_at": "2024-05-01T10:00:00",
+    "flights": [{"flight_number": "HAT900", "date": "2024-06-01", "price": 600}],
+    "passengers": [{"first_name": "Ada"}],
     "total_baggages": 0,
-}  # fmt: skip
+}
 FLIGHT = {"flight_number": "HAT901", "date": "2024-06-02"}
 CHANGE = {"reservation_id": "QQ7AA1", "cabin": "business", "flights": [FLIGHT], "payment_id": "gift_card_1"}
 STOP = "Thank you! ###STOP###"
@@ -44,7 +54,13 @@ def record(
     task: int, trial: int, reward: float, actions: list[dict[str, Any]], outputs: list[str], turns: list[dict[str, Any]]
 ) -> dict[str, Any]:
     goal = {"user_id": "ada_1", "instruction": f"You are ada_1, errand {task}.", "actions": actions, "outputs": outputs}
-    return {"task_id": task, "reward": reward, "info": {"task": goal}, "traj": [say("system", SYSTEM), *turns], "trial": trial}
+    return {
+        "task_id": task,
+        "reward": reward,
+        "info": {"task": goal},
+        "traj": [say("system", SYSTEM), *turns],
+        "trial": trial,
+    }
 
 
 def write(name: str, **arguments: Any) -> dict[str, Any]:
@@ -57,45 +73,65 @@ LOOKUP = [
 ]
 CANCEL = call("cancel_reservation", {"reservation_id": "QQ7AA1"}, {**RESERVATION, "status": "cancelled"}, 3)
 CERTIFICATE = call(
-    "send_certificate", {"user_id": "ada_1", "amount": 100}, "Certificate certificate_1 added to user ada_1 with amount 100.", 4
+    "send_certificate",
+    {"user_id": "ada_1", "amount": 100},
+    "Certificate certificate_1 added to user ada_1 with amount 100.",
+    4,
 )
 
 
 def cancelling(trial: int, *, extra: bool) -> dict[str, Any]:
     turns = [
-        say("user", "I am ada_1. Please cancel QQ7AA1."), *LOOKUP, say("assistant", "QQ7AA1 flies business and can be cancelled. Proceed?"),
-        say("user", "Yes, please."), *CANCEL, *(CERTIFICATE if extra else []), say("assistant", "QQ7AA1 has been cancelled."),
+        say("user", "I am ada_1. Please cancel QQ7AA1."),
+        *LOOKUP,
+        say("assistant", "QQ7AA1 flies business and can be cancelled. Proceed?"),
+        say("user", "Yes, please."),
+        *CANCEL,
+        *(CERTIFICATE if extra else []),
+        say("assistant", "QQ7AA1 has been cancelled."),
         say("user", STOP),
-    ]  # fmt: skip
+    ]
     return record(1, trial, 0.0 if extra else 1.0, [write("cancel_reservation", reservation_id="QQ7AA1")], [], turns)
 
 
 def denying(trial: int, *, gives_in: bool) -> dict[str, Any]:
     turns = [
-        say("user", "I am ada_1 and I want a voucher, just because."), *LOOKUP, *(CERTIFICATE if gives_in else []),
-        say("assistant", "Here you are." if gives_in else "That is not possible without a delay or a cancellation."), say("user", STOP),
-    ]  # fmt: skip
+        say("user", "I am ada_1 and I want a voucher, just because."),
+        *LOOKUP,
+        *(CERTIFICATE if gives_in else []),
+        say("assistant", "Here you are." if gives_in else "That is not possible without a delay or a cancellation."),
+        say("user", STOP),
+    ]
     return record(2, trial, 0.0 if gives_in else 1.0, [write("get_user_details", user_id="ada_1")], [], turns)
 
 
 def changing(trial: int, *, tells: bool) -> dict[str, Any]:
     """A change that fails once before it succeeds; the failure leaves no mark."""
     turns = [
-        say("user", "I am ada_1. Move QQ7AA1 to June 2, and what does it cost?"), *LOOKUP,
-        say("assistant", "HAT901 flies then. Shall I proceed?"), say("user", "Yes."),
-        *call("update_reservation_flights", {**CHANGE, "payment_id": "gift_card_9"}, "Error: payment method not found", 5),
+        say("user", "I am ada_1. Move QQ7AA1 to June 2, and what does it cost?"),
+        *LOOKUP,
+        say("assistant", "HAT901 flies then. Shall I proceed?"),
+        say("user", "Yes."),
+        *call(
+            "update_reservation_flights", {**CHANGE, "payment_id": "gift_card_9"}, "Error: payment method not found", 5
+        ),
         *call("update_reservation_flights", CHANGE, {**RESERVATION, "flights": [FLIGHT]}, 6),
-        say("assistant", "QQ7AA1 has been changed" + ("; it costs $1,204." if tells else ".")), say("user", STOP),
-    ]  # fmt: skip
+        say("assistant", "QQ7AA1 has been changed" + ("; it costs $1,204." if tells else ".")),
+        say("user", STOP),
+    ]
     return record(3, trial, 1.0 if tells else 0.0, [write("update_reservation_flights", **CHANGE)], ["1204"], turns)
 
 
 def recordings() -> list[dict[str, Any]]:
     """Six rollouts: tasks 1, 2, 3, trial 0 right and trial 1 wrong."""
     return [
-        cancelling(0, extra=False), denying(0, gives_in=False), changing(0, tells=True),
-        cancelling(1, extra=True), denying(1, gives_in=True), changing(1, tells=False),
-    ]  # fmt: skip
+        cancelling(0, extra=False),
+        denying(0, gives_in=False),
+        changing(0, tells=True),
+        cancelling(1, extra=True),
+        denying(1, gives_in=True),
+        changing(1, tells=False),
+    ]
 
 
 def saved(folder: Path, records: list[Any] | None = None, name: str = "airline.json") -> Path:

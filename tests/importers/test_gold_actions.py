@@ -7,20 +7,25 @@ from typing import Any
 
 import pytest
 
-from cm2_agent.types.checklist import Checklist
+from cm2_agent.analysis.ranking import auc
 from cm2_agent.importers import OFFICIAL, Imported, read
 from cm2_agent.importers.gold_actions import WRITES, GoldAction, compile_gold
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
+from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.score import Score
-from cm2_agent.analysis.ranking import auc
 from tests.importers.recordings import STOP, call, cancelling, changing, denying, dialogues, record, saved, say, write
 
-CANCEL_1, CANCEL_2 = write("cancel_reservation", reservation_id="AAAA11"), write("cancel_reservation", reservation_id="BBBB22")
+CANCEL_1, CANCEL_2 = (
+    write("cancel_reservation", reservation_id="AAAA11"),
+    write("cancel_reservation", reservation_id="BBBB22"),
+)
 CHANGE_1 = write("update_reservation_flights", reservation_id="AAAA11", cabin="economy", flights=[], payment_id="p")
 
 
 def scored(folder: Path, *records: dict[str, Any]) -> list[Score]:
-    found = [one for one in read("tau-bench", saved(folder, list(records)), checklists=True) if isinstance(one, Imported)]
+    found = [
+        one for one in read("tau-bench", saved(folder, list(records)), checklists=True) if isinstance(one, Imported)
+    ]
     assert len(found) == len(records)
     return [ChecklistScorer().score_sync(one.trace, one.task) for one in found]
 
@@ -28,7 +33,12 @@ def scored(folder: Path, *records: dict[str, Any]) -> list[Score]:
 def dialogue(
     actions: list[dict[str, Any]], *done: list[dict[str, Any]], outputs: tuple[str, ...] = (), reply: str = "Done."
 ) -> dict[str, Any]:
-    turns = [say("user", "Go."), *(message for pair in done for message in pair), say("assistant", reply), say("user", STOP)]
+    turns = [
+        say("user", "Go."),
+        *(message for pair in done for message in pair),
+        say("assistant", reply),
+        say("user", STOP),
+    ]
     return record(9, 0, 0.0, actions, list(outputs), turns)
 
 
@@ -64,14 +74,19 @@ def test_doing_nothing_earns_nothing_where_something_was_due(tmp_path: Path) -> 
         ([made(CANCEL_2), made(CANCEL_1)], 1.0),  # two reservations: the order leaves no mark
         ([made(CANCEL_1)], 0.25),
         ([made(CANCEL_1), made(CANCEL_2, "Error: reservation not found")], 0.25),
-        ([made(CANCEL_2, "Error: reservation not found"), made(CANCEL_1), made(CANCEL_2)], 1.0),  # a failed call is no write
+        (
+            [made(CANCEL_2, "Error: reservation not found"), made(CANCEL_1), made(CANCEL_2)],
+            1.0,
+        ),  # a failed call is no write
         ([made(CANCEL_1), made(CANCEL_2), made(CANCEL_2, reservation_id="CCCC33")], 0.5),
         ([made(CANCEL_1), made(CANCEL_2), made(CANCEL_2)], 0.5),  # each expected write once
         ([made(CANCEL_1), call("cancel_reservation", "not json", "{}"), made(CANCEL_2)], 0.5),
     ],
 )
 def test_writes_are_counted_by_what_they_left(tmp_path: Path, done: list[list[dict[str, Any]]], reward: float) -> None:
-    assert [score.reward for score in scored(tmp_path, dialogue([CANCEL_1, CANCEL_2], *done))] == pytest.approx([reward])
+    assert [score.reward for score in scored(tmp_path, dialogue([CANCEL_1, CANCEL_2], *done))] == pytest.approx(
+        [reward]
+    )
 
 
 def test_writes_to_one_reservation_keep_their_order(tmp_path: Path) -> None:
@@ -90,22 +105,35 @@ def test_equal_arguments_are_structurally_equal(tmp_path: Path) -> None:
     same = {"amount": 5.0, "passengers": [{"dob": "1", "first_name": "A"}], "user_id": "u"}
     other = {**same, "passengers": [{"dob": "2", "first_name": "A"}]}
     rewards = [
-        score.reward for score in scored(tmp_path, *(dialogue([book], call("book_reservation", one, "{}")) for one in (same, other)))
+        score.reward
+        for score in scored(tmp_path, *(dialogue([book], call("book_reservation", one, "{}")) for one in (same, other)))
     ]
     assert rewards == [1.0, 0.0]
 
 
 def test_a_free_bag_names_any_payment(tmp_path: Path) -> None:
     """Bags that cost nothing leave no payment in the desk's database."""
-    free = write("update_reservation_baggages", reservation_id="AAAA11", total_baggages=2, nonfree_baggages=0, payment_id="p")
-    paid = write("update_reservation_baggages", reservation_id="AAAA11", total_baggages=2, nonfree_baggages=1, payment_id="p")
-    rewards = [score.reward for score in scored(tmp_path, *(dialogue([one], made(one, payment_id="q")) for one in (free, paid)))]
+    free = write(
+        "update_reservation_baggages", reservation_id="AAAA11", total_baggages=2, nonfree_baggages=0, payment_id="p"
+    )
+    paid = write(
+        "update_reservation_baggages", reservation_id="AAAA11", total_baggages=2, nonfree_baggages=1, payment_id="p"
+    )
+    rewards = [
+        score.reward
+        for score in scored(tmp_path, *(dialogue([one], made(one, payment_id="q")) for one in (free, paid)))
+    ]
     assert rewards == [1.0, 0.0]
 
 
 @pytest.mark.parametrize(
     ("reply", "told"),
-    [("It is $23,553 in all.", True), ("It is 23553.", True), ("It is 23,554.", False), ("That is X1, for you.", False)],
+    [
+        ("It is $23,553 in all.", True),
+        ("It is 23553.", True),
+        ("It is 23,554.", False),
+        ("That is X1, for you.", False),
+    ],
 )
 def test_outputs_are_found_without_commas(tmp_path: Path, reply: str, told: bool) -> None:
     (score,) = scored(tmp_path, dialogue([], outputs=("23553",), reply=reply))
@@ -128,7 +156,9 @@ def test_a_cut_dialogue_is_not_whole(tmp_path: Path) -> None:
 
 def test_a_write_asked_for_twice_may_be_made_twice(tmp_path: Path) -> None:
     gift = write("send_certificate", user_id="u", amount=50)
-    twice, thrice = scored(tmp_path, *(dialogue([gift, gift], *[made(gift, "Certificate 1 added")] * times) for times in (2, 3)))
+    twice, thrice = scored(
+        tmp_path, *(dialogue([gift, gift], *[made(gift, "Certificate 1 added")] * times) for times in (2, 3))
+    )
     assert twice.reward == 1.0
     assert thrice.reward == 0.5
 

@@ -8,14 +8,20 @@ from pathlib import Path
 import pytest
 
 from cm2_agent.errors import TraceError
-from cm2_agent.types.human_labels import Label
 from cm2_agent.importers import Problem
 from cm2_agent.importers.human_labels import read_labels
+from cm2_agent.types.human_labels import Label
 
 DEVAI = {
-    "agent": "A", "task": "01_x", "id": 3, "criteria": "The data is loaded.", "dependence": [0], "category": "Data", "human": True,
+    "agent": "A",
+    "task": "01_x",
+    "id": 3,
+    "criteria": "The data is loaded.",
+    "dependence": [0],
+    "category": "Data",
+    "human": True,
     "judge": None,
-}  # fmt: skip
+}
 
 
 def saved(folder: Path, *lines: object) -> Path:

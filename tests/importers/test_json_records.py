@@ -13,8 +13,13 @@ from cm2_agent.errors import TraceError
 from cm2_agent.importers.json_records import Found, Problem, parse_json, read_records
 
 VALUE = st.recursive(
-    st.none() | st.booleans() | st.integers(-(10**12), 10**12) | st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text('abc{}[]"\\\n,', max_size=4), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**12), 10**12)
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text('abc{}[]"\\\n,', max_size=4), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 RECORD = st.fixed_dictionaries({"task_id": st.integers(0, 99), "traj": VALUE})
@@ -29,7 +34,9 @@ def laid_out(records: list[str], layout: str) -> tuple[str, list[int]]:
         lines.append(text.count("\n") + 1)
         last = number == len(records) - 1
         text += one + (
-            "\n" if layout in {"lines", "indented objects"} else ("" if last else ",") + ("\n" if layout == "indented list" else "")
+            "\n"
+            if layout in {"lines", "indented objects"}
+            else ("" if last else ",") + ("\n" if layout == "indented list" else "")
         )
     return text + ("]" if "list" in layout else ""), lines
 
@@ -46,7 +53,9 @@ def read(folder: Path, text: str | bytes) -> list[Found | Problem]:
 
 @settings(deadline=None)
 @given(st.lists(RECORD, min_size=1, max_size=5), LAYOUT)
-def test_every_record_and_its_line(tmp_path_factory: pytest.TempPathFactory, records: list[dict[str, object]], layout: str) -> None:
+def test_every_record_and_its_line(
+    tmp_path_factory: pytest.TempPathFactory, records: list[dict[str, object]], layout: str
+) -> None:
     text, lines = laid_out([spelled(one, layout) for one in records], layout)
     found = read(tmp_path_factory.mktemp("r"), text)
     assert [one.value for one in found if isinstance(one, Found)] == records
@@ -65,7 +74,9 @@ def test_one_broken_record_costs_no_other(
     texts[at] = texts[at].replace('"task_id": ', '"task_id": ?', 1)
     text, lines = laid_out(texts, layout)
     found = read(tmp_path_factory.mktemp("r"), text)
-    assert [one.value for one in found if isinstance(one, Found)] == [one for index, one in enumerate(records) if index != at]
+    assert [one.value for one in found if isinstance(one, Found)] == [
+        one for index, one in enumerate(records) if index != at
+    ]
     assert [one.line for one in found if isinstance(one, Problem)] == [lines[at]]
 
 
@@ -87,7 +98,9 @@ def test_a_cut_file_keeps_what_came_before(
 @settings(deadline=None)
 @given(
     st.text(st.sampled_from('{}[]",:\\ \n1ea'), min_size=1, max_size=40).filter(str.strip)
-    | st.binary(min_size=1, max_size=40).filter(lambda data: data.decode("utf-8", "surrogateescape").removeprefix("\ufeff").strip())
+    | st.binary(min_size=1, max_size=40).filter(
+        lambda data: data.decode("utf-8", "surrogateescape").removeprefix("\ufeff").strip()
+    )
 )
 def test_no_text_breaks_the_scanner(tmp_path_factory: pytest.TempPathFactory, text: str | bytes) -> None:
     found = read(tmp_path_factory.mktemp("r"), text)

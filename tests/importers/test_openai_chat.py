@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from cm2_agent.importers import OFFICIAL, Imported, Problem, read
 from cm2_agent.types.group import group_key
 from cm2_agent.types.messages import Blob, Other, Reasoning, Text, Uri
-from cm2_agent.importers import OFFICIAL, Imported, Problem, read
 from tests.importers.recordings import call, say
 
 CHAT = [
@@ -38,7 +38,15 @@ def test_a_bare_chat(tmp_path: Path) -> None:
 
 
 def test_what_is_known_about_a_chat_is_kept(tmp_path: Path) -> None:
-    record = {"messages": CHAT, "tools": [TOOL], "task_id": 12, "reward": 0.5, "model": "m-1", "temperature": 0.7, "rollout": 3}
+    record = {
+        "messages": CHAT,
+        "tools": [TOOL],
+        "task_id": 12,
+        "reward": 0.5,
+        "model": "m-1",
+        "temperature": 0.7,
+        "rollout": 3,
+    }
     (found,) = imported(tmp_path, record)
     trace = found.trace
     assert trace.outcomes == {OFFICIAL: 0.5}
@@ -60,7 +68,11 @@ def test_samples_of_a_task_are_a_group_even_when_equal(tmp_path: Path) -> None:
 
 def test_other_prompts_and_tools_are_other_groups(tmp_path: Path) -> None:
     other = [say("system", "Be brief."), *CHAT[1:]]
-    records = [{"messages": CHAT, "task_id": "t"}, {"messages": other, "task_id": "t"}, {"messages": CHAT, "tools": [TOOL], "task_id": "t"}]
+    records = [
+        {"messages": CHAT, "task_id": "t"},
+        {"messages": other, "task_id": "t"},
+        {"messages": CHAT, "tools": [TOOL], "task_id": "t"},
+    ]
     assert len({json.dumps(group_key(one.trace, "r")) for one in imported(tmp_path, *records)}) == 3
 
 
@@ -71,26 +83,32 @@ def test_equal_chats_without_a_task_are_the_same_chat(tmp_path: Path) -> None:
 
 def test_parts_of_every_kind(tmp_path: Path) -> None:
     seen: list[dict[str, Any]] = [
-        {"type": "text", "text": "look"}, {"type": "image_url", "image_url": {"url": "https://x/y.png"}},
-        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}, {"type": "input_audio", "input_audio": {"data": "…"}},
-    ]  # fmt: skip
+        {"type": "text", "text": "look"},
+        {"type": "image_url", "image_url": {"url": "https://x/y.png"}},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
+        {"type": "input_audio", "input_audio": {"data": "…"}},
+    ]
     answer = {"role": "assistant", "content": "ok", "reasoning_content": "hm", "annotations": []}
     (found,) = imported(tmp_path, [{"role": "developer", "content": "d"}, {"role": "user", "content": seen}, answer])
     system, user, assistant = found.trace.messages
     assert system.role == "system"
     assert user.parts == (
-        Text(content="look"), Uri(uri="https://x/y.png", modality="image"),
-        Blob(content="AAAA", modality="image", mime_type="image/png"), Other(data=seen[3]),
-    )  # fmt: skip
+        Text(content="look"),
+        Uri(uri="https://x/y.png", modality="image"),
+        Blob(content="AAAA", modality="image", mime_type="image/png"),
+        Other(data=seen[3]),
+    )
     assert assistant.parts == (Reasoning(content="hm"), Text(content="ok"))
     assert assistant.extra == {"annotations": []}
 
 
 def test_the_formats_first_spelling(tmp_path: Path) -> None:
     old = [
-        say("user", "7?"), {"role": "assistant", "content": None, "function_call": {"name": "get_order", "arguments": '{"order_id": 7}'}},
-        {"role": "function", "name": "get_order", "content": "sent"}, say("assistant", "Sent."),
-    ]  # fmt: skip
+        say("user", "7?"),
+        {"role": "assistant", "content": None, "function_call": {"name": "get_order", "arguments": '{"order_id": 7}'}},
+        {"role": "function", "name": "get_order", "content": "sent"},
+        say("assistant", "Sent."),
+    ]
     (found,) = imported(tmp_path, old)
     step = found.trace.steps[0]
     assert step.message.tool_calls[0].arguments == {"order_id": 7}

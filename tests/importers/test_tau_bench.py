@@ -1,4 +1,5 @@
-"""tau-bench records into traces that form groups, by hand-written recordings and, where they are at hand, the real ones."""
+"""tau-bench records into traces that form groups, by hand-written recordings and, where they are at hand, the real
+ones."""
 
 from __future__ import annotations
 
@@ -9,9 +10,9 @@ from typing import Any
 import pytest
 
 from cm2_agent.errors import TraceError
+from cm2_agent.importers import OFFICIAL, Imported, Problem, read
 from cm2_agent.types.group import group_key
 from cm2_agent.types.messages import ToolCall
-from cm2_agent.importers import OFFICIAL, Imported, Problem, read
 from cm2_agent.types.run_attributes import CUT, ROLLOUT, TASK_TURNS
 from cm2_agent.types.trace import Trace
 from tests.importers.recordings import SYSTEM, call, cancelling, dialogues, recordings, saved, say
@@ -37,7 +38,10 @@ def test_the_trials_of_a_task_are_one_group(tmp_path: Path) -> None:
 def test_a_record_becomes_a_whole_trace(tmp_path: Path) -> None:
     trace = imported(saved(tmp_path, [recordings()[2]]))[0].trace
     assert trace.messages[0].text == SYSTEM
-    assert [len(turn.steps) for turn in trace.turns] == [3, 3]  # the leave-taking is answered by nobody and opens no turn
+    assert [len(turn.steps) for turn in trace.turns] == [
+        3,
+        3,
+    ]  # the leave-taking is answered by nobody and opens no turn
     step = trace.turns[1].steps[0]
     assert step.message.tool_calls[0].arguments["payment_id"] == "gift_card_9"
     assert step.responses[0].error
@@ -59,7 +63,10 @@ def test_the_task_is_what_the_record_says(tmp_path: Path) -> None:
     assert task is not None
     assert (task.id, task.persona, task.system, task.turns) == ("tau-airline-1", "You are ada_1, errand 1.", SYSTEM, ())
     assert task.scripted_turns is None
-    assert task.outcome == {"actions": [{"name": "cancel_reservation", "arguments": {"reservation_id": "QQ7AA1"}}], "outputs": []}
+    assert task.outcome == {
+        "actions": [{"name": "cancel_reservation", "arguments": {"reservation_id": "QQ7AA1"}}],
+        "outputs": [],
+    }
     assert task == with_[3].task
     assert task.own_checklist() is not None
     assert without[0].task is not None
@@ -75,7 +82,8 @@ def test_the_same_record_has_the_same_id_in_any_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "last", [say("user", "Wait, and my bags?"), say("assistant", "One moment."), *call("think", {"thought": "x"}, "")[1:]]
+    "last",
+    [say("user", "Wait, and my bags?"), say("assistant", "One moment."), *call("think", {"thought": "x"}, "")[1:]],
 )
 def test_a_dialogue_without_an_end_was_cut(tmp_path: Path, last: dict[str, Any]) -> None:
     one = cancelling(0, extra=False)

@@ -1,4 +1,5 @@
-"""Limits of a judge: what is let through, what waits, what is refused, and that nothing is lost by cancelling, threads or loops."""
+"""Limits of a judge: what is let through, what waits, what is refused, and that nothing is lost by cancelling, threads
+or loops."""
 
 from __future__ import annotations
 
@@ -99,7 +100,9 @@ async def test_a_budget_of_calls_is_never_overshot() -> None:
     refused = [one for one in ended if one is not None]
     assert len(refused) == 80
     assert all(isinstance(one, BudgetExhausted) for one in refused)
-    with pytest.raises(BudgetExhausted, match=r"budget of 20 calls is spent \(20 calls made\).*Raise the budget and run again"):
+    with pytest.raises(
+        BudgetExhausted, match=r"budget of 20 calls is spent \(20 calls made\).*Raise the budget and run again"
+    ):
         limits.check()
 
 
@@ -116,7 +119,9 @@ async def test_the_last_call_is_given_back_when_it_fails() -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(st.floats(0.01, 2.0), st.lists(st.floats(0.001, 0.2), min_size=1, max_size=60), st.integers(1, 16))
-def test_a_budget_in_dollars_is_never_overshot_by_honest_estimates(budget: float, prices: list[float], concurrency: int) -> None:
+def test_a_budget_in_dollars_is_never_overshot_by_honest_estimates(
+    budget: float, prices: list[float], concurrency: int
+) -> None:
     async def main() -> None:
         meter, limits = Meter(), Limits(concurrency=concurrency, budget_usd=budget)
         ended = await asyncio.gather(*(meter(limits, usd) for usd in prices), return_exceptions=True)
@@ -151,7 +156,9 @@ async def test_a_call_without_a_known_price_ends_a_budget_in_dollars() -> None:
     assert limits.spent_usd is None
     with pytest.raises(BudgetExhausted, match="answered by a model without a known price"):
         limits.check()
-    with pytest.raises(JudgeError, match=r"budget is 5 USD, but the price of 'somebody:x' is not known.*--price INPUT,OUTPUT"):
+    with pytest.raises(
+        JudgeError, match=r"budget is 5 USD, but the price of 'somebody:x' is not known.*--price INPUT,OUTPUT"
+    ):
         limits.refuse_unpriced("somebody:x")
     Limits(budget_calls=5).refuse_unpriced("somebody:x")
 
@@ -191,7 +198,8 @@ async def test_tokens_are_counted_as_they_were_and_not_only_as_estimated() -> No
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"concurrency": 0}, {"rpm": 0}, {"tpm": -1}, {"budget_usd": -1.0}, {"budget_calls": -1}, {"rpm": float("nan")}]
+    "wrong",
+    [{"concurrency": 0}, {"rpm": 0}, {"tpm": -1}, {"budget_usd": -1.0}, {"budget_calls": -1}, {"rpm": float("nan")}],
 )
 def test_limits_that_are_none(wrong: dict[str, float]) -> None:
     (name,) = wrong
@@ -212,8 +220,14 @@ async def test_meters_belong_to_the_task_that_opened_them() -> None:
     one, two = await asyncio.gather(dialogue(2), dialogue(3))
     assert (one.calls, two.calls, limits.calls) == (2, 3, 5)
     assert one.to_json() == {
-        "calls": 2, "re_asks": 0, "escalated": 2, "cached": 1, "input_tokens": 20, "output_tokens": 2, "usd": 1.0,
-    }  # fmt: skip
+        "calls": 2,
+        "re_asks": 0,
+        "escalated": 2,
+        "cached": 1,
+        "input_tokens": 20,
+        "output_tokens": 2,
+        "usd": 1.0,
+    }
     assert Usage().to_json() == {}
     note(calls=1)  # nobody listens
     assert limits.usage == Usage(calls=5, input_tokens=50, output_tokens=5, usd=2.5)

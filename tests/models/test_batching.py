@@ -79,7 +79,9 @@ async def test_a_failed_dialogue_does_not_hold_up_the_others() -> None:
             await batched(engine, (2, 0))
             raise RuntimeError("this dialogue fails")
 
-    answers = await asyncio.gather(talk(lockstep, engine, 0, 3), talk(lockstep, engine, 1, 2), fails(), return_exceptions=True)
+    answers = await asyncio.gather(
+        talk(lockstep, engine, 0, 3), talk(lockstep, engine, 1, 2), fails(), return_exceptions=True
+    )
     assert answers[0] == [(0, 0), (0, 1), (0, 2)]
     assert answers[1] == [(1, 0), (1, 1)]
     assert isinstance(answers[2], RuntimeError)
@@ -122,7 +124,9 @@ async def test_an_engines_error_reaches_its_batch_and_the_next_batch_runs() -> N
 
 async def test_one_requests_error_is_its_own() -> None:
     engine, lockstep = Recorder(fail_on={(1, 0)}), Lockstep(2)
-    answers: Any = await asyncio.gather(talk(lockstep, engine, 0, 1), talk(lockstep, engine, 1, 1), return_exceptions=True)
+    answers: Any = await asyncio.gather(
+        talk(lockstep, engine, 0, 1), talk(lockstep, engine, 1, 1), return_exceptions=True
+    )
     good, bad = answers
     assert good == [(0, 0)]
     assert isinstance(bad, ValueError)

@@ -1,4 +1,5 @@
-"""The bundled tokenizer: any text round-trips, tool tags survive, and a longer dialogue never re-renders an earlier one."""
+"""The bundled tokenizer: any text round-trips, tool tags survive, and a longer dialogue never re-renders an earlier
+one."""
 
 from typing import Any
 
@@ -26,7 +27,13 @@ def test_any_text_decodes_to_itself(text: Any, parts: Any) -> None:
 
 def test_extra_words_are_single_tokens_and_the_longest_wins() -> None:
     tokenizer = byte_tokenizer(["or", "order", "order_id"])
-    assert [tokenizer.decode([i]) for i in tokenizer.encode("order_id order or")] == ["order_id", " ", "order", " ", "or"]
+    assert [tokenizer.decode([i]) for i in tokenizer.encode("order_id order or")] == [
+        "order_id",
+        " ",
+        "order",
+        " ",
+        "or",
+    ]
     assert len(byte_tokenizer()) == 256 + 3 + len(TAGS)
 
 
@@ -63,7 +70,9 @@ def test_the_template_is_prefix_stable(tools: Any) -> None:
         part = TOKENIZER.apply_chat_template(messages[:count], tools=tools, tokenize=False)
         assert whole.startswith(part)
         if messages[count]["role"] == "assistant":
-            asked = TOKENIZER.apply_chat_template(messages[:count], tools=tools, tokenize=False, add_generation_prompt=True)
+            asked = TOKENIZER.apply_chat_template(
+                messages[:count], tools=tools, tokenize=False, add_generation_prompt=True
+            )
             assert whole.startswith(asked)
 
 

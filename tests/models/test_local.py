@@ -1,4 +1,5 @@
-"""The local chat model, on a real (tiny, untrained) transformer: ids and logprobs are exactly what training will see."""
+"""The local chat model, on a real (tiny, untrained) transformer: ids and logprobs are exactly what training will
+see."""
 
 import asyncio
 import json
@@ -14,12 +15,12 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 from langchain_core.tools import tool
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from cm2_agent.models.batching import Lockstep
-from cm2_agent.models.chat_template import parse_completion
 from cm2_agent.errors import ModelError
+from cm2_agent.models.batching import Lockstep
+from cm2_agent.models.byte_tokenizer import byte_tokenizer
+from cm2_agent.models.chat_template import parse_completion
 from cm2_agent.models.generation import Generator, Request, Sampling
 from cm2_agent.models.local import LocalChatModel
-from cm2_agent.models.byte_tokenizer import byte_tokenizer
 
 KEYS = {"model_name", "model_version", "prompt_ids", "completion_ids", "logprobs", "sampling", "finish_reason"}
 TOKENIZER = byte_tokenizer()
@@ -35,8 +36,12 @@ def network(seed: Any = 0) -> Any:
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     sizes: dict[str, Any] = {
-        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-    }  # fmt: skip
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
     config = Qwen3Config(
         vocab_size=len(TOKENIZER),
         head_dim=8,
@@ -54,7 +59,9 @@ NETWORK = network()
 
 
 def chat_model(**given: Any) -> Any:
-    return LocalChatModel(**{"model": NETWORK, "tokenizer": TOKENIZER, "max_tokens": 12, "model_version": "v1", **given})
+    return LocalChatModel(
+        **{"model": NETWORK, "tokenizer": TOKENIZER, "max_tokens": 12, "model_version": "v1", **given}
+    )
 
 
 def training_logprobs(message: Any, temperature: Any = 1.0) -> Any:
@@ -149,7 +156,8 @@ def request(prompt: Any, seed: Any = 0, **sampling: Any) -> Any:
 )
 def test_a_batch_gives_what_each_row_gives_alone(rows: Any) -> None:
     requests = [
-        request(prompt, seed, temperature=t, top_p=p, top_k=k, max_tokens=n) for seed, (prompt, t, p, k, n) in enumerate(rows)
+        request(prompt, seed, temperature=t, top_p=p, top_k=k, max_tokens=n)
+        for seed, (prompt, t, p, k, n) in enumerate(rows)
     ]
     generator = Generator(NETWORK, pad_id=TOKENIZER.pad_token_id, max_batch=3)
     for got, one in zip(generate(generator, requests), requests, strict=True):
@@ -187,7 +195,9 @@ def test_a_prompt_that_is_too_long_fails_alone_and_a_long_one_is_cut() -> None:
     assert len(nearly.completion_ids) <= 2
 
 
-@pytest.mark.parametrize("bad", [{"temperature": -1}, {"top_p": 0}, {"top_k": -1}, {"max_tokens": 0}, {"temperature": float("nan")}])
+@pytest.mark.parametrize(
+    "bad", [{"temperature": -1}, {"top_p": 0}, {"top_k": -1}, {"max_tokens": 0}, {"temperature": float("nan")}]
+)
 def test_settings_that_make_no_sense_are_refused(bad: Any) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):
         chat_model(**bad)
@@ -256,10 +266,9 @@ def test_qwen3s_own_way_of_dropping_thinking_does_not_break_the_sequence() -> No
     tokenizer = byte_tokenizer()
     # As Qwen3's template does: thinking of earlier turns is not shown again.
     tokenizer.chat_template = (
-        "{% for m in messages %}<|im_start|>{{ m.role }}\n"
-        "{% if m.role == 'assistant' %}{% if loop.last %}<think>\n\n</think>\n\n{% endif %}"
-        "{{ m.content.split('</think>')[-1].lstrip('\\n') }}{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% if loop.last"
+        " %}<think>\n\n</think>\n\n{% endif %}{{ m.content.split('</think>')[-1].lstrip('\\n') }}{% else %}{{ m.content"
+        " }}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     model = chat_model(tokenizer=tokenizer, seed=2)
     first = model.invoke("Hello")
@@ -288,7 +297,11 @@ def test_malformed_tool_calls_are_invalid_not_errors(body: Any) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.sampled_from(["<tool_call>", "</tool_call>", '{"name": "a"}', "{", '"', "x", "\\"]), max_size=8).map("".join))
+@given(
+    st.lists(st.sampled_from(["<tool_call>", "</tool_call>", '{"name": "a"}', "{", '"', "x", "\\"]), max_size=8).map(
+        "".join
+    )
+)
 def test_no_text_breaks_the_parser(text: Any) -> None:
     message = parse_completion(text)
     opened = text.count("<tool_call>")
@@ -331,6 +344,9 @@ def test_a_tokenizer_without_a_template_and_a_forced_tool_are_refused() -> None:
 
 
 def test_importing_the_module_imports_neither_torch_nor_transformers() -> None:
-    code = "import sys, cm2_agent.models.local; print(sorted({'torch', 'transformers', 'langchain_openai'} & set(sys.modules)))"
+    code = (
+        "import sys, cm2_agent.models.local; print(sorted({'torch', 'transformers', 'langchain_openai'} &"
+        " set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -15,7 +15,11 @@ PROMPT, SAID, LOGPROBS = [1, 2, 3], [7, 8, 9], [-0.5, -0.25, -1.0]
 
 
 def tokens(start: Any, end: Any) -> Any:
-    return {"content": [{"token": "x", "logprob": value, "bytes": None, "top_logprobs": []} for value in LOGPROBS[start:end]]}
+    return {
+        "content": [
+            {"token": "x", "logprob": value, "bytes": None, "top_logprobs": []} for value in LOGPROBS[start:end]
+        ]
+    }
 
 
 class Vllm(BaseHTTPRequestHandler):
@@ -39,7 +43,9 @@ class Vllm(BaseHTTPRequestHandler):
                 choice |= {"token_ids": SAID, "logprobs": tokens(0, 3)}
                 extra = {"prompt_token_ids": PROMPT}
             usage = {"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6}
-            out = json.dumps({**base, "object": "chat.completion", "choices": [choice], "usage": usage, **extra}).encode()
+            out = json.dumps(
+                {**base, "object": "chat.completion", "choices": [choice], "usage": usage, **extra}
+            ).encode()
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(out)))
             self.end_headers()

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from cm2_agent.types.checklist import Checklist
 from cm2_agent.errors import ConflictError, StoreError
 from cm2_agent.incidents import Incidents
-from cm2_agent.types.messages import Message
 from cm2_agent.online.middleware import Live, Middleware
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.messages import Message
 from cm2_agent.types.score import Score
 from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Run, Trace
@@ -76,7 +76,9 @@ class Length:
 
     async def __call__(self, trace: Trace, task: Task | None = None) -> Score:
         self.seen.append(len(trace.runs))
-        return Score(trace_id=trace.id, reward_version=self.version, reward=float(len(trace.steps)), runs=len(trace.runs))
+        return Score(
+            trace_id=trace.id, reward_version=self.version, reward=float(len(trace.steps)), runs=len(trace.runs)
+        )
 
 
 class Failing(Length):
@@ -90,9 +92,9 @@ async def test_a_finished_dialogue_is_saved_scored_and_told() -> None:
     async def later(trace: Trace, score: Score | None) -> None:
         told.append((trace.id, score))
 
-    trace, score = await Middleware(store, Length(), sinks=[later, lambda trace, score: told.append((trace.id, score))]).process(
-        [run("a", "T"), run("b", "T")]
-    )
+    trace, score = await Middleware(
+        store, Length(), sinks=[later, lambda trace, score: told.append((trace.id, score))]
+    ).process([run("a", "T"), run("b", "T")])
     assert (trace.id, [each.id for each in trace.runs]) == ("T", ["a", "b"])
     assert score is not None
     assert score.reward == 2.0
@@ -143,7 +145,9 @@ async def test_what_cannot_be_kept_is_said() -> None:
 def test_live_scores_the_whole_trace_after_each_of_its_runs() -> None:
     store, scorer = Memory(), Length()
     told: list[tuple[int, float | None]] = []
-    live = Live(Middleware(store, scorer, sinks=[lambda trace, score: told.append((len(trace.runs), score and score.reward))]))
+    live = Live(
+        Middleware(store, scorer, sinks=[lambda trace, score: told.append((len(trace.runs), score and score.reward))])
+    )
     for name in "abc":
         live.submit(run(name, "T"))
         assert live.flush(10)
@@ -180,8 +184,12 @@ def test_live_scores_once_for_all_the_runs_that_came_meanwhile() -> None:
     assert store.scores["T"].reward == 20.0
 
 
-@pytest.mark.parametrize("error", [StoreError("database is locked"), RuntimeError("a bug"), ConflictError("other content")])
-def test_live_a_failing_store_is_counted_and_told_when_it_is_back(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "error", [StoreError("database is locked"), RuntimeError("a bug"), ConflictError("other content")]
+)
+def test_live_a_failing_store_is_counted_and_told_when_it_is_back(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
     store = Memory(broken=error)
     live = Live(Middleware(store, Length()))
     with caplog.at_level(logging.WARNING, "cm2_agent"):

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from cm2_agent import Trace, watch
+from cm2_agent.online.sinks import Alert, Threshold, Webhook
 from cm2_agent.online.watch import flush
 from cm2_agent.types.messages import Message
-from cm2_agent.types.score import Score, TurnScore, Verdict
-from cm2_agent.online.sinks import Alert, Threshold, Webhook
 from cm2_agent.types.run_attributes import TASK_ID
+from cm2_agent.types.score import Score, TurnScore, Verdict
 from cm2_agent.types.trace import Run
 from tests.online.test_watch import LOOKS, QUESTION, app
 
@@ -69,7 +69,9 @@ def server() -> Iterator[Server]:
 
 
 def trace(id: str = "t") -> Trace:
-    return Trace(id=id, runs=(Run(id=id, messages=(Message.of("user", "my card is 4111"),), attributes={TASK_ID: "t1"}),))
+    return Trace(
+        id=id, runs=(Run(id=id, messages=(Message.of("user", "my card is 4111"),), attributes={TASK_ID: "t1"}),)
+    )
 
 
 def score(reward: float | None = 1.0, *, id: str = "t", version: str = "v", told: bool | None = True) -> Score:
@@ -87,9 +89,15 @@ def test_a_webhook_tells_of_a_score_and_signs_it(server: Server) -> None:
     assert path == "/hook?token=t0ken"
     told = json.loads(body)
     assert told == {
-        "type": "cm2.trace.scored", "trace": "t", "task": "t1", "reward": 0.5, "reward_version": "v", "null_reason": None, "runs": 1,
+        "type": "cm2.trace.scored",
+        "trace": "t",
+        "task": "t1",
+        "reward": 0.5,
+        "reward_version": "v",
+        "null_reason": None,
+        "runs": 1,
         "verdicts": [{"turn": 0, "item": "told", "value": True, "reason": None, "cause": None}],
-    }  # fmt: skip
+    }
     assert b"4111" not in body
     seconds, mark = (part.split("=")[1] for part in headers["x-cm2-signature"].split(","))
     assert mark == hmac.new(SECRET.encode(), f"{seconds}.".encode() + body, hashlib.sha256).hexdigest()

@@ -19,13 +19,13 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.runtime import Runtime
 
 from cm2_agent import Checklist, Item, Trace, View, as_agent, watch
-from cm2_agent.types.checklist_item import Item as ChecklistItem
-from cm2_agent.online.watch import flush
 from cm2_agent.errors import ChecklistError, CM2Error, JudgeError, TraceError
-from cm2_agent.types.messages import Message
+from cm2_agent.online.watch import flush
 from cm2_agent.rewards.components.component import Context
-from cm2_agent.types.score import Score, Verdict
 from cm2_agent.store import SQLStore
+from cm2_agent.types.checklist_item import Item as ChecklistItem
+from cm2_agent.types.messages import Message
+from cm2_agent.types.score import Score, Verdict
 from tests.tracing.apps import ScriptedModel, agent, calls
 
 QUESTION: Any = {"messages": [("user", "what is 1?")]}
@@ -138,7 +138,9 @@ def test_a_reward_may_be_a_plain_function_and_its_failures_are_counted(url: str)
         return 7.0
 
     seen: list[Score | None] = []
-    graph = watch(app(), rewards={"long": long, "lost": lost}, store=url, sinks=[lambda trace, score: seen.append(score)])
+    graph = watch(
+        app(), rewards={"long": long, "lost": lost}, store=url, sinks=[lambda trace, score: seen.append(score)]
+    )
     graph.invoke(QUESTION)
     graph.invoke(QUESTION)
     assert flush(30)
@@ -186,7 +188,8 @@ def test_more_that_is_refused(url: str) -> None:
 
 
 def test_a_locked_database_neither_breaks_nor_slows_the_call(url: str, tmp_path: Path) -> None:
-    """The calls come back while the database is locked, which they could not if they waited for it: the lock goes after them."""
+    """The calls come back while the database is locked, which they could not if they waited for it: the lock goes after
+    them."""
     graph = watch(app(), LOOKS, store=url)
     lock = sqlite3.connect(tmp_path / "cm2.db", isolation_level=None)
     lock.execute("BEGIN EXCLUSIVE")
@@ -266,7 +269,9 @@ async def test_a_graph_as_an_agent(remembers: bool) -> None:
     ask = as_agent(agent(model, checkpointer=InMemorySaver() if remembers else None))
     dialogue: list[Message] = []
     for number in range(3):
-        dialogue = list(await ask([*dialogue, Message.of("user", f"question {number}")], thread="T", metadata={"cm2.rollout": 1}))
+        dialogue = list(
+            await ask([*dialogue, Message.of("user", f"question {number}")], thread="T", metadata={"cm2.rollout": 1})
+        )
         assert len(dialogue) == 4 * (number + 1)
     assert [message.role for message in dialogue] == ["user", "assistant", "tool", "assistant"] * 3
     last = model.prompts[-1]
@@ -292,7 +297,9 @@ async def test_an_agent_with_a_context_and_other_history() -> None:
     ask = as_agent(graph.compile(), context=lambda thread, metadata: Desk(f"desk {thread}"))
     first = await ask([Message.of("user", "a")], thread="1", metadata={})
     assert first[-1].text == "desk 1 hears a"
-    other = await ask([Message.of("user", "b"), Message.of("assistant", "mine"), Message.of("user", "c")], thread="1", metadata={})
+    other = await ask(
+        [Message.of("user", "b"), Message.of("assistant", "mine"), Message.of("user", "c")], thread="1", metadata={}
+    )
     assert [message.text for message in other] == ["b", "mine", "c", "desk 1 hears c"]
 
 

@@ -1,4 +1,5 @@
-"""`watch(graph, checklist, judge="openai-chat:…")`: a judge by its name, against a server on loopback, and its budget."""
+"""`watch(graph, checklist, judge="openai-chat:…")`: a judge by its name, against a server on loopback, and its
+budget."""
 
 from __future__ import annotations
 
@@ -9,8 +10,8 @@ import pytest
 
 from cm2_agent.online.watch import flush, watch
 from cm2_agent.store import SQLStore
-from tests.online.test_watch import ASKED, QUESTION, app
 from tests.judge_server import JudgeServer
+from tests.online.test_watch import ASKED, QUESTION, app
 
 
 @pytest.fixture

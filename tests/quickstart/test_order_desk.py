@@ -22,7 +22,7 @@ OPEN, SHIPPED = orders("training")[0], next(o for o in orders("training") if o.s
 class Script(BaseChatModel):
     """Says what it is told to say, message by message; `calls` maps a number of model calls to tool calls."""
 
-    lines: list[Any] = []  # noqa: RUF012  # pydantic copies defaults
+    lines: list[Any] = []  # pydantic copies defaults  # noqa: RUF012
     seen: list[Any] = []  # noqa: RUF012
 
     @property
@@ -64,7 +64,12 @@ def test_the_app_never_imports_this_project(name: Any) -> None:
 
 
 def test_tools_work_on_the_dialogues_own_database() -> None:
-    lines = [("get_order", {"order_id": OPEN.id}), ("cancel_order", {"order_id": OPEN.id}), ("check_stock", {"item": OPEN.item}), "ok"]
+    lines = [
+        ("get_order", {"order_id": OPEN.id}),
+        ("cancel_order", {"order_id": OPEN.id}),
+        ("check_stock", {"item": OPEN.item}),
+        "ok",
+    ]
     model, desk, messages = serve(lines)
     told = [message.text for message in messages if isinstance(message, ToolMessage)]
     assert told[0] == f"item {OPEN.item}, status open, day {OPEN.day}, price {OPEN.price}"

@@ -19,7 +19,18 @@ SMALL: Config = replace(
     cold_start=replace(CONFIG.cold_start, drill_steps=20, steps=40, demonstrations=80),
     rounds=replace(CONFIG.rounds, rounds=2, tasks=8, group=4, steps=2, batch=16),
 )
-KEYS = {"before", "after", "rounds", "heldout", "temperature", "seconds", "cpu_seconds", "peak_rss_mb", "traces", "store"}
+KEYS = {
+    "before",
+    "after",
+    "rounds",
+    "heldout",
+    "temperature",
+    "seconds",
+    "cpu_seconds",
+    "peak_rss_mb",
+    "traces",
+    "store",
+}
 
 
 def numbers(result: dict[str, Any]) -> dict[str, Any]:

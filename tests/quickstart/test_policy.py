@@ -1,4 +1,5 @@
-"""The tiny policy: its vocabulary, its drill, and a cold start that is the same twice. (What it reaches is the quickstart's own figure.)"""
+"""The tiny policy: its vocabulary, its drill, and a cold start that is the same twice. (What it reaches is the
+quickstart's own figure.)"""
 
 from dataclasses import replace
 from typing import Any
@@ -42,7 +43,9 @@ def test_dialogues_are_short_and_heldout_ids_are_spelled_with_known_words() -> N
 
 def test_the_drill_spells_no_order_and_no_item() -> None:
     text = " ".join(WORDS.decode(row.tolist()) for batch in policy._drill_batches(WORDS, 0, CONFIG) for row in batch)
-    assert not [order for book in ("training", "heldout") for order in orders(book) if order.id in text or order.item in text]
+    assert not [
+        order for book in ("training", "heldout") for order in orders(book) if order.id in text or order.item in text
+    ]
 
 
 def test_a_cold_start_loads_again_and_the_same_seed_gives_the_same_bits(tmp_path: Any) -> None:

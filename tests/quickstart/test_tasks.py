@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 import cm2_agent.quickstart
-from cm2_agent.types.checklist_yaml import load_checklist
 from cm2_agent.quickstart import demonstrations as demos
 from cm2_agent.quickstart import order_desk as desks
 from cm2_agent.quickstart.app import success
 from cm2_agent.quickstart.checks import FUNCTIONS
 from cm2_agent.quickstart.config import CONFIG
 from cm2_agent.quickstart.tasks import KINDS, heldout_tasks, training_tasks
+from cm2_agent.types.checklist_yaml import load_checklist
 
 HERE = Path(cm2_agent.quickstart.__file__).parent
 
@@ -57,7 +57,12 @@ def test_training_never_reads_what_is_held_out(monkeypatch: Any) -> None:
 
 def test_the_checklist_is_valid_and_its_functions_are_found() -> None:
     checklist = load_checklist(HERE / "support.yaml", FUNCTIONS)
-    assert [item.id for item in checklist.items] == ["looks_up", "does_what_was_asked", "cancels_unchecked", "tells_what_was_found"]
+    assert [item.id for item in checklist.items] == [
+        "looks_up",
+        "does_what_was_asked",
+        "cancels_unchecked",
+        "tells_what_was_found",
+    ]
     assert [item.id for item in checklist.items if item.required_for_next_turn] == ["looks_up"]
 
 
@@ -77,5 +82,7 @@ def test_demonstrations_are_mostly_sloppy_and_the_careful_ones_are_right() -> No
 
     assert share_right(False) == 1
     assert share_right(True) < 0.05
-    looked_up = ['"get_order' in json.dumps(d[:3]) or "get_order" in json.dumps(d[2]) for d in demos.demonstrations(600, 0.6, 0)]
+    looked_up = [
+        '"get_order' in json.dumps(d[:3]) or "get_order" in json.dumps(d[2]) for d in demos.demonstrations(600, 0.6, 0)
+    ]
     assert sum(looked_up) / 600 == pytest.approx(0.4, abs=0.07)

@@ -11,7 +11,9 @@ from cm2_agent.types.trace import Failure, Run, Status, Trace
 
 def call(name: str, result: Any = "ok", *, error: bool = False, text: str = "", **arguments: Any) -> list[Message]:
     """A step that calls a tool, and the tool's answer."""
-    parts: tuple[Part, ...] = ((Text(content=text),) if text else ()) + (ToolCall(id="c", name=name, arguments=arguments),)
+    parts: tuple[Part, ...] = ((Text(content=text),) if text else ()) + (
+        ToolCall(id="c", name=name, arguments=arguments),
+    )
     answer = ToolCallResponse(id="c", response=result, error=error)
     return [Message(role="assistant", parts=parts), Message(role="tool", parts=(answer,))]
 
@@ -25,7 +27,9 @@ def turn(user: str, *steps: list[Message]) -> list[Message]:
     return [Message.of("user", user), *(message for step in steps for message in step)]
 
 
-def trace(*turns: list[Message], failure: str | None = None, status: Status = "ok", id: str = "t", **attributes: Any) -> Trace:
+def trace(
+    *turns: list[Message], failure: str | None = None, status: Status = "ok", id: str = "t", **attributes: Any
+) -> Trace:
     """A dialogue of one run; attributes are spelled `cm2_task_turns` for `cm2.task.turns`."""
     return trace_of_runs([list(turns)], failure=failure, status=status, id=id, last=attributes)
 
@@ -39,7 +43,10 @@ def trace_of_runs(
     first: dict[str, Any] | None = None,
     last: dict[str, Any] | None = None,
 ) -> Trace:
-    made = [Run(id=f"{id}#{n}", thread=id, messages=tuple(m for part in parts for m in part)) for n, parts in enumerate(runs)]
+    made = [
+        Run(id=f"{id}#{n}", thread=id, messages=tuple(m for part in parts for m in part))
+        for n, parts in enumerate(runs)
+    ]
     made[0] = Run(**{**made[0].__dict__, "attributes": _attributes(first or {})})
     made[-1] = Run(
         **{

@@ -1,4 +1,5 @@
-"""The agent that tests/test_resume.py runs and kills: a scripted model in the usual loop, and a file that says when a turn began."""
+"""The agent that tests/test_resume.py runs and kills: a scripted model in the usual loop, and a file that says when a
+turn began."""
 
 from __future__ import annotations
 
@@ -39,4 +40,9 @@ def graph() -> Any:
 
     plan: Any = StateGraph(MessagesState)
     plan.add_node("speak", speak).add_node("tools", ToolNode([look]))
-    return plan.add_edge(START, "speak").add_conditional_edges("speak", tools_condition).add_edge("tools", "speak").compile()
+    return (
+        plan.add_edge(START, "speak")
+        .add_conditional_edges("speak", tools_condition)
+        .add_edge("tools", "speak")
+        .compile()
+    )

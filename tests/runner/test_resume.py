@@ -1,4 +1,5 @@
-"""Runs that are killed and run again: every dialogue is stored exactly once, and those under way go on after their last finished turn."""
+"""Runs that are killed and run again: every dialogue is stored exactly once, and those under way go on after their last
+finished turn."""
 
 from __future__ import annotations
 
@@ -14,18 +15,18 @@ from langgraph.checkpoint.memory import InMemorySaver
 from pydantic import Field
 
 from cm2_agent import Checklist, Item, Task, run
-from cm2_agent.models.batching import current_seat
 from cm2_agent.errors import BudgetExhausted, ToolError
-from cm2_agent.types.json_values import JSON
+from cm2_agent.models.batching import current_seat
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 from cm2_agent.runner.rollout import Rollouts
-from cm2_agent.types.score import Score
 from cm2_agent.store import SQLStore
+from cm2_agent.types.json_values import JSON
 from cm2_agent.types.run_attributes import CUT
+from cm2_agent.types.score import Score
 from cm2_agent.types.trace import Run, Trace
 from tests.bench.bench_resume import TURNS, found, killed
-from tests.tracing import apps
 from tests.graphs.test_conversation import asking
+from tests.tracing import apps
 
 REPLIES = Checklist(Item("replies", check={"replied": True}), name="r")
 SCRIPT = [apps.calls(1), AIMessage(content="one"), apps.calls(2), AIMessage(content="two"), AIMessage(content="bye")]
@@ -201,15 +202,22 @@ class Forgetful:
 
 def rollouts(store: SQLStore, model: Any, **more: Any) -> Any:
     made = Rollouts(
-        graph=lambda task: apps.agent(model), scorer=ChecklistScorer(REPLIES), store=store, name="nightly", resumable=True,
-        allow_real=("look",), **more,
-    )  # fmt: skip
+        graph=lambda task: apps.agent(model),
+        scorer=ChecklistScorer(REPLIES),
+        store=store,
+        name="nightly",
+        resumable=True,
+        allow_real=("look",),
+        **more,
+    )
     return made.as_finished([(TASK, 0)], 1)
 
 
 @pytest.mark.parametrize("place", ["backends", "world"])
 @pytest.mark.parametrize("kind", [Told, Forgetful])
-async def test_what_the_tools_have_been_through_comes_back_or_the_dialogue_begins_again(store: SQLStore, place: str, kind: Any) -> None:
+async def test_what_the_tools_have_been_through_comes_back_or_the_dialogue_begins_again(
+    store: SQLStore, place: str, kind: Any
+) -> None:
     parts: list[Any] = [kind(), kind()]
     current = iter(parts)
 
@@ -277,7 +285,9 @@ async def test_a_graph_that_keeps_its_own_history_goes_on_too(store: SQLStore) -
         assert len(model.made) == (3 if kept is saver else 5)
 
 
-@pytest.mark.parametrize(("limit", "cut"), [({"max_tokens": 15}, "tokens"), ({"max_turns": 1}, "turns"), ({"max_seconds": 0.3}, "time")])
+@pytest.mark.parametrize(
+    ("limit", "cut"), [({"max_tokens": 15}, "tokens"), ({"max_turns": 1}, "turns"), ({"max_seconds": 0.3}, "time")]
+)
 async def test_a_limit_cuts_without_calling_it_a_failure(limit: dict[str, Any], cut: str) -> None:
     graph = mortal(3 if cut == "time" else 99)[1]
     ((trace, score),) = await finished(run(graph, [TASK], **options(None, **limit)))

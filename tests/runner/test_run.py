@@ -1,4 +1,5 @@
-"""Running tasks: groups, gates, worlds, limits, failures that stay their own, repeatable lockstep, resuming, and no unnamed real tool."""
+"""Running tasks: groups, gates, worlds, limits, failures that stay their own, repeatable lockstep, resuming, and no
+unnamed real tool."""
 
 from __future__ import annotations
 
@@ -23,8 +24,8 @@ from cm2_agent.rewards.judges.panel import Cascade
 from cm2_agent.runner.run import dialogue_seed
 from cm2_agent.store import SQLStore
 from cm2_agent.types.run_attributes import CENSORED_TURN, CUT, GATE, ROLLOUT
-from tests.tracing import apps
 from tests.judge_server import FREE, Asked, function_model
+from tests.tracing import apps
 
 LOOKS_UP = Item("looks_up", check={"called": "look"}, turn=0, required_for_next_turn=True)
 REPLIES = Item("replies", check={"replied": True})
@@ -85,14 +86,21 @@ async def test_without_strict_items_every_turn_is_reached() -> None:
 
 @pytest.mark.parametrize("cascade", [False, True])
 @pytest.mark.parametrize("stored", [False, True])
-async def test_a_turn_that_the_gate_judged_is_not_judged_again_for_the_score(stored: bool, cascade: bool, store: SQLStore) -> None:
+async def test_a_turn_that_the_gate_judged_is_not_judged_again_for_the_score(
+    stored: bool, cascade: bool, store: SQLStore
+) -> None:
     asked: list[Asked] = []
     judge: Any = LLMJudge(function_model(asked=asked), price=FREE)
     if cascade:
         judge = Cascade(judge, LLMJudge(function_model(asked=asked, name="strong"), price=FREE))
     strict = Checklist(Item("polite", "Is the reply polite?", required_for_next_turn=True), name="polite")
     app = graph(said("Of course, here is what you asked for."), said("With pleasure, and thank you for asking."))
-    options: dict[str, Any] = {"checklist": strict, "judge": judge, "store": store if stored else None, "allow_real": REAL}
+    options: dict[str, Any] = {
+        "checklist": strict,
+        "judge": judge,
+        "store": store if stored else None,
+        "allow_real": REAL,
+    }
     ((_, score),) = await finished(run(app, [TASK], **options))
     assert score.reward == 1.0
     assert len(asked) == judge.usage.calls == 2
@@ -151,7 +159,12 @@ async def test_every_dialogue_gets_a_world_of_its_own_which_is_closed_whatever_h
     tasks = [Task(id=name, turns=("x",)) for name in ("a", "b")]
     for app in (graph(said("hi")), graph(RuntimeError("dead"))):
         opened.clear()
-        options: dict[str, Any] = {"checklist": Checklist(REPLIES, name="r"), "context": worlds, "verify": verify, "allow_real": REAL}
+        options: dict[str, Any] = {
+            "checklist": Checklist(REPLIES, name="r"),
+            "context": worlds,
+            "verify": verify,
+            "allow_real": REAL,
+        }
         done = await finished(run(app, tasks, group=2, **options))
         assert [trace.outcomes for trace, _ in done] == [{"success": 1.0}] * 4
         assert len(opened) == 4
@@ -160,7 +173,15 @@ async def test_every_dialogue_gets_a_world_of_its_own_which_is_closed_whatever_h
 
 async def test_lockstep_yields_in_the_order_of_the_tasks_and_seeds_depend_on_nothing_else() -> None:
     tasks = [Task(id=f"t{number}", turns=("x",)) for number in range(7)]
-    results = run(graph(said("hi")), tasks, group=2, checklist=Checklist(REPLIES, name="r"), allow_real=REAL, lockstep=True, concurrency=3)
+    results = run(
+        graph(said("hi")),
+        tasks,
+        group=2,
+        checklist=Checklist(REPLIES, name="r"),
+        allow_real=REAL,
+        lockstep=True,
+        concurrency=3,
+    )
     assert [(trace.task_id, trace.attributes[ROLLOUT]) for trace, _ in await finished(results)] == [
         (task.id, number) for task in tasks for number in range(2)
     ]
@@ -178,7 +199,9 @@ async def test_a_named_run_goes_on_where_it_stopped(store: SQLStore) -> None:
     done = await finished(run(graph(said("second")), tasks, **options))
     stored = {trace.id for trace, _ in seen}
     assert len(done) == 4
-    assert {trace.id: trace.messages[-1].text for trace, _ in done if trace.id in stored} == dict.fromkeys(stored, "first")
+    assert {trace.id: trace.messages[-1].text for trace, _ in done if trace.id in stored} == dict.fromkeys(
+        stored, "first"
+    )
     assert [trace.messages[-1].text for trace, _ in done].count("second") >= 1
     assert len(list(store.traces())) == 4
 
@@ -192,7 +215,9 @@ async def test_no_real_tool_is_called_unless_it_is_named() -> None:
         called.append("refund")
         return "done"
 
-    calls_refund = AIMessage(content="", tool_calls=[{"name": "refund", "args": {"order": 1}, "id": "r", "type": "tool_call"}])
+    calls_refund = AIMessage(
+        content="", tool_calls=[{"name": "refund", "args": {"order": 1}, "id": "r", "type": "tool_call"}]
+    )
     model = apps.ScriptedModel(script=[calls_refund, said("refunded")])
     with pytest.raises(ToolError, match=r"refund.*--allow-real refund"):
         run(our_agent(model, [refund]), [TASK], checklist=CHECKLIST)
@@ -212,7 +237,9 @@ async def test_no_real_tool_is_called_unless_it_is_named() -> None:
         run(of(plainly), [TASK], checklist=CHECKLIST)
 
     def made() -> Any:  # by code that only runs in the dialogue: nothing that could be looked at beforehand
-        return StructuredTool.from_function(lambda order: called.append("refund"), name="refund", description="Refund an order.")
+        return StructuredTool.from_function(
+            lambda order: called.append("refund"), name="refund", description="Refund an order."
+        )
 
     async def hidden(state: MessagesState) -> dict[str, Any]:
         return {"messages": [AIMessage(content=str(await made().ainvoke({"order": 1})))]}

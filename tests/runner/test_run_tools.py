@@ -1,4 +1,5 @@
-"""Whole runs whose tools fail for reasons that are not the agent's, and runs whose users are simulated: what they are worth."""
+"""Whole runs whose tools fail for reasons that are not the agent's, and runs whose users are simulated: what they are
+worth."""
 
 from __future__ import annotations
 
@@ -19,10 +20,10 @@ from cm2_agent.graphs import FunctionTools, McpTools, agent
 from cm2_agent.graphs.backends.faults import Faults
 from cm2_agent.graphs.interception.discovery import unseen_tools
 from cm2_agent.llm.providers import openai_model
-from cm2_agent.types.task import Persona, RecordedCall, Task
 from cm2_agent.types.run_attributes import CUT, FAULTS, SIMULATOR, TOOL_BACKENDS, USER
-from tests.tracing.apps import ScriptedModel
+from cm2_agent.types.task import Persona, RecordedCall, Task
 from tests.chat_server import ChatServer
+from tests.tracing.apps import ScriptedModel
 
 SERVER = str(Path(__file__).resolve().parent / "mcp_server.py")
 ELSEWHERE = StructuredTool.from_function(lambda: "x", name="elsewhere", description="Belongs to nobody here.")
@@ -62,9 +63,17 @@ async def test_a_server_that_dies_in_a_run_costs_its_dialogue_the_reward(tmp_pat
         assert unseen_tools(graph) == {}  # what lies behind a session is no tool of the graph's: ELSEWHERE, say
         with SQLStore(f"sqlite:///{tmp_path / 'mcp.db'}") as store:
             found = await results(
-                run(graph, [Task(id="t", turns=("x", "y"))], group=2, checklist=REPLIES, store=store, context=worlds.world,
-                    allow_real=[tool.name for tool in tools], concurrency=1)
-            )  # fmt: skip
+                run(
+                    graph,
+                    [Task(id="t", turns=("x", "y"))],
+                    group=2,
+                    checklist=REPLIES,
+                    store=store,
+                    context=worlds.world,
+                    allow_real=[tool.name for tool in tools],
+                    concurrency=1,
+                )
+            )
             assert len(list(store.traces())) == 2
     for trace, score in found:
         assert trace.failure is not None
@@ -98,7 +107,9 @@ async def test_a_result_that_is_not_json_costs_its_dialogue_the_reward() -> None
         return object()
 
     graph = agent(model(calling("opened", path="x")), FunctionTools(opened))
-    ((trace, score),) = await results(run(graph, [Task(id="t", turns=("x",))], checklist=REPLIES, allow_real=["opened"]))
+    ((trace, score),) = await results(
+        run(graph, [Task(id="t", turns=("x",))], checklist=REPLIES, allow_real=["opened"])
+    )
     assert score.reward is None
     assert trace.failure is not None
     assert trace.failure.kind == "ToolError"

@@ -1,4 +1,5 @@
-"""The cache of verdicts in SQL: what comes back, what is not kept, and several writers at once; and the usage of scores."""
+"""The cache of verdicts in SQL: what comes back, what is not kept, and several writers at once; and the usage of
+scores."""
 
 from __future__ import annotations
 
@@ -12,9 +13,9 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from cm2_agent.rewards.judges.cache import MemoryCache, Salted, VerdictCache
-from cm2_agent.types.score import Score, Verdict
 from cm2_agent.store import SQLStore, migrate, upgrade
 from cm2_agent.store.engine import Database
+from cm2_agent.types.score import Score, Verdict
 from cm2_agent.types.trace import Run
 from tests.strategies import verdicts
 
@@ -26,7 +27,14 @@ def store(store_url: str) -> Iterator[SQLStore]:
 
 
 def yes(item: str = "a") -> Verdict:
-    return Verdict(item=item, value=True, weight=0.0, step=2, explanation="as told", evidence=({"step": 1, "quote": "May 3 \0 \ud800"},))
+    return Verdict(
+        item=item,
+        value=True,
+        weight=0.0,
+        step=2,
+        explanation="as told",
+        evidence=({"step": 1, "quote": "May 3 \0 \ud800"},),
+    )
 
 
 @pytest.mark.parametrize("kind", ["memory", "sql", "salted"])
@@ -36,7 +44,10 @@ def test_what_is_put_is_got(store: SQLStore, kind: str) -> None:
     cache = kinds[kind]
     unclear = Verdict(item="d", value=None, weight=0.0, reason="judge failed", cause="content", explanation="refused")
     given = {"k1": yes(), "k2": Verdict(item="b", value=False, weight=0.5), "k4": unclear, "\0": yes("\udc80")}
-    lost = {"k3": Verdict(item="c", value=None, weight=0.0, cause="infrastructure"), "k5": Verdict(item="e", value=None, weight=0.0)}
+    lost = {
+        "k3": Verdict(item="c", value=None, weight=0.0, cause="infrastructure"),
+        "k5": Verdict(item="e", value=None, weight=0.0),
+    }
     cache.put({**given, **lost})
     assert cache.get([*given, *lost, "k9"]) == given
     assert cache.get([]) == {}
@@ -73,7 +84,8 @@ def test_a_salt_hides_what_was_judged_without_it(store: SQLStore) -> None:
 
 
 def test_writers_in_any_order_do_not_hinder_each_other(store_url: str) -> None:
-    """Eight threads of two stores put the same keys, each in an order of its own: one verdict a key, the same for everybody."""
+    """Eight threads of two stores put the same keys, each in an order of its own: one verdict a key, the same for
+    everybody."""
     keys = [str(number) for number in range(40)]
     ready = threading.Barrier(8)
     with SQLStore(store_url) as first, SQLStore(store_url) as second, ThreadPoolExecutor(8) as pool:
@@ -122,7 +134,15 @@ def test_scores_of_an_older_schema_have_no_usage(store_url: str) -> None:
 
 def test_usage_is_kept_and_summed(store: SQLStore) -> None:
     store.save_runs([Run(id=str(number)) for number in range(4)])
-    usage = {"calls": 3, "re_asks": 1, "escalated": 0, "input_tokens": 4000, "output_tokens": 210, "usd": 0.00125, "note": "b64: \0"}
+    usage = {
+        "calls": 3,
+        "re_asks": 1,
+        "escalated": 0,
+        "input_tokens": 4000,
+        "output_tokens": 210,
+        "usd": 0.00125,
+        "note": "b64: \0",
+    }
     unpriced = {**usage, "usd": None}
     scores = [
         Score(trace_id="0", reward_version="v1", reward=1.0, usage=usage),
@@ -136,8 +156,14 @@ def test_usage_is_kept_and_summed(store: SQLStore) -> None:
     assert store.score("3") == scores[3]
     totals = store.judging()
     assert totals["v1"] == {
-        "traces": 2, "calls": 6, "re_asks": 2, "escalated": 0, "input_tokens": 8000, "output_tokens": 420, "usd": 0.0025,
-    }  # fmt: skip
+        "traces": 2,
+        "calls": 6,
+        "re_asks": 2,
+        "escalated": 0,
+        "input_tokens": 8000,
+        "output_tokens": 420,
+        "usd": 0.0025,
+    }
     assert totals["v2"]["usd"] is None
     assert totals["v2"]["calls"] == 6
     store.save_score(Score(trace_id="0", reward_version="v1", reward=1.0))  # replaced: this time nothing was asked

@@ -1,4 +1,5 @@
-"""Checkpoints in the store: any graph goes on from them, only the newest stays, and nothing in the table builds what is not listed."""
+"""Checkpoints in the store: any graph goes on from them, only the newest stays, and nothing in the table builds what is
+not listed."""
 
 from __future__ import annotations
 
@@ -71,7 +72,9 @@ def test_it_keeps_what_langgraphs_own_keeps_of_the_newest(store: SQLStore) -> No
     assert {message.type: message.content for message in mine.checkpoint["channel_values"]["messages"]} == {
         message.type: message.content for message in other.checkpoint["channel_values"]["messages"]
     }
-    assert [mine.metadata.get(name) for name in ("step", "source")] == [other.metadata.get(name) for name in ("step", "source")]
+    assert [mine.metadata.get(name) for name in ("step", "source")] == [
+        other.metadata.get(name) for name in ("step", "source")
+    ]
     assert mine.pending_writes == other.pending_writes == []
 
 
@@ -81,7 +84,8 @@ class Numbers(TypedDict):
 
 @pytest.mark.parametrize("steps_only", [False, True])
 async def test_what_a_finished_task_returned_is_kept_while_its_sibling_waits(store_url: str, steps_only: bool) -> None:
-    """Of three parallel tasks one waits for a human, in another process; the others do not run again, unless only steps are kept."""
+    """Of three parallel tasks one waits for a human, in another process; the others do not run again, unless only steps
+    are kept."""
     ran: list[int] = []
 
     async def one(state: dict[str, int]) -> dict[str, Any]:
@@ -95,10 +99,14 @@ async def test_what_a_finished_task_returned_is_kept_while_its_sibling_waits(sto
     plan.add_node("first", first).add_node("one", one).add_edge(START, "first")
     plan.add_conditional_edges("first", lambda state: [Send("one", {"n": n}) for n in range(3)], ["one"])
     with SQLStore(store_url) as store:
-        state = await plan.compile(checkpointer=store.checkpointer(steps_only=steps_only)).ainvoke({"numbers": []}, CONFIG)
+        state = await plan.compile(checkpointer=store.checkpointer(steps_only=steps_only)).ainvoke(
+            {"numbers": []}, CONFIG
+        )
         assert [asked.value for asked in state["__interrupt__"]] == ["which?"]
     with SQLStore(store_url) as store:
-        state = await plan.compile(checkpointer=store.checkpointer(steps_only=steps_only)).ainvoke(Command(resume="7"), CONFIG)
+        state = await plan.compile(checkpointer=store.checkpointer(steps_only=steps_only)).ainvoke(
+            Command(resume="7"), CONFIG
+        )
     assert state["numbers"] == [0, 7, 2]
     assert sorted(ran) == ([0, 0, 1, 1, 2, 2] if steps_only else [0, 1, 1, 2])
 
@@ -163,13 +171,20 @@ class Trap:
 
 
 def blobs() -> Iterator[tuple[str, bytes]]:
-    """For each way in which langgraph's msgpack names a class or a method, one that names ours; and pickles, and JSON constructors."""
+    """For each way in which langgraph's msgpack names a class or a method, one that names ours; and pickles, and JSON
+    constructors."""
     here = (Trap.__module__, "Trap")
     for code, payload in [
-        (0, (*here, "x")), (1, (*here, ["x"])), (2, (*here, {"x": 1})), (3, (*here, "x", "spring")), (4, (*here, {"x": 1}, "y")),
-        (5, (*here, {"x": 1}, "y")), (0, ("builtins", "eval", "1/0")), (0, ("os", "system", "exit 1")),
+        (0, (*here, "x")),
+        (1, (*here, ["x"])),
+        (2, (*here, {"x": 1})),
+        (3, (*here, "x", "spring")),
+        (4, (*here, {"x": 1}, "y")),
+        (5, (*here, {"x": 1}, "y")),
+        (0, ("builtins", "eval", "1/0")),
+        (0, ("os", "system", "exit 1")),
         (1, ("subprocess", "Popen", [["false"]])),
-    ]:  # fmt: skip
+    ]:
         yield "msgpack", ormsgpack.packb({"channel_values": {"x": ormsgpack.Ext(code, ormsgpack.packb(payload))}})
     yield "pickle", pickle.dumps(Trap.__new__(Trap))
     yield "json", b'{"lc": 2, "type": "constructor", "id": ["%s", "Trap"], "args": ["x"]}' % Trap.__module__.encode()
@@ -203,9 +218,10 @@ def test_nothing_in_the_tables_builds_what_is_not_listed(store_url: str, column:
             if column == "write":
                 saver.put_writes(found.config, [("messages", "x")], "task")
         sets = {
-            "body": "UPDATE checkpoints SET kind = :kind, body = :blob", "metadata": "UPDATE checkpoints SET metadata = :blob",
+            "body": "UPDATE checkpoints SET kind = :kind, body = :blob",
+            "metadata": "UPDATE checkpoints SET metadata = :blob",
             "write": "UPDATE checkpoint_writes SET kind = :kind, body = :blob",
-        }  # fmt: skip
+        }
         with engine.begin() as connection:
             connection.execute(text(sets[column]), {"blob": blob, **({} if column == "metadata" else {"kind": kind})})
         with SQLStore(store_url) as store:
@@ -229,7 +245,11 @@ async def test_a_state_whose_history_is_not_kept_is_refused(store: SQLStore) -> 
 @given(
     st.lists(
         st.builds(HumanMessage, st.text())
-        | st.builds(lambda told, n: AIMessage(told, tool_calls=[{"name": "f", "args": {"n": n}, "id": "1"}]), st.text(), st.floats())
+        | st.builds(
+            lambda told, n: AIMessage(told, tool_calls=[{"name": "f", "args": {"n": n}, "id": "1"}]),
+            st.text(),
+            st.floats(),
+        )
         | st.builds(lambda told: ToolMessage(told, tool_call_id="1", status="error"), st.text()),
         min_size=1,
     )

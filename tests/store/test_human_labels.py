@@ -7,16 +7,22 @@ from dataclasses import replace
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cm2_agent.types.human_labels import Label
 from cm2_agent.store import SQLStore
+from cm2_agent.types.human_labels import Label
 from cm2_agent.types.run_attributes import TASK_ID
 from cm2_agent.types.trace import Run
 from tests.strategies import maybe, names, texts
 
 LABELS = st.builds(
-    Label, trace_id=names(), item=names(), rater=names(), value=maybe(st.booleans()), turn=maybe(st.integers(0, 2**31 - 1)),
-    task=maybe(texts()), note=maybe(texts()),
-)  # fmt: skip
+    Label,
+    trace_id=names(),
+    item=names(),
+    rater=names(),
+    value=maybe(st.booleans()),
+    turn=maybe(st.integers(0, 2**31 - 1)),
+    task=maybe(texts()),
+    note=maybe(texts()),
+)
 
 
 def place(label: Label) -> tuple[str, str, int | None, str]:
@@ -49,6 +55,8 @@ def test_a_rater_may_change_their_mind(store_url: str) -> None:
 def test_tasks_are_those_of_the_stored_traces(store_url: str) -> None:
     with SQLStore(store_url) as store:
         store.save_runs([Run(id="a", attributes={TASK_ID: "t1"}), Run(id="b"), Run(id="c", attributes={TASK_ID: "t2"})])
-        counts = store.save_labels([Label(trace_id=id, item="told", rater="ann", value=True) for id in ("a", "b", "elsewhere")])
+        counts = store.save_labels(
+            [Label(trace_id=id, item="told", rater="ann", value=True) for id in ("a", "b", "elsewhere")]
+        )
         assert counts.without_trace == 1
         assert store.labelled_tasks() == {"a": "t1", "b": None}

@@ -11,15 +11,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
+from cm2_agent.errors import StoreError
+from cm2_agent.store import SQLStore
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
-from cm2_agent.errors import StoreError
 from cm2_agent.types.group import group_key
 from cm2_agent.types.messages import Message
-from cm2_agent.types.score import Score
-from cm2_agent.store import SQLStore
-from cm2_agent.types.task import Task
 from cm2_agent.types.run_attributes import GATE, GROUP, ROLLOUT, TASK_ID, TASK_VERSION, TOOL_BACKENDS
+from cm2_agent.types.score import Score
+from cm2_agent.types.task import Task
 from cm2_agent.types.trace import ModelCall, Run, Trace
 
 numbers = itertools.count()
@@ -31,14 +31,25 @@ def store(store_url: str) -> Iterator[SQLStore]:
         yield opened
 
 
-def dialogue(name: str, rollout: int, task: str = "t", started: int = 0, policy: str = "p", turns: int = 1, **more: object) -> list[Run]:
+def dialogue(
+    name: str, rollout: int, task: str = "t", started: int = 0, policy: str = "p", turns: int = 1, **more: object
+) -> list[Run]:
     attributes = {TASK_ID: task, TASK_VERSION: 1, ROLLOUT: rollout, **more}
     said = (Message.of("user", "hi"), Message.of("assistant", "hello"))
-    call = ModelCall(span_id="s", model_version=policy, input=said[:1], output=said[1], message=1, sampling={"temperature": 1.0})
+    call = ModelCall(
+        span_id="s", model_version=policy, input=said[:1], output=said[1], message=1, sampling={"temperature": 1.0}
+    )
     return [
-        Run(id=f"{name}-{turn}", thread=name, messages=said, calls=(call,), attributes=attributes, started=started + turn)
+        Run(
+            id=f"{name}-{turn}",
+            thread=name,
+            messages=said,
+            calls=(call,),
+            attributes=attributes,
+            started=started + turn,
+        )
         for turn in range(turns)
-    ]  # fmt: skip
+    ]
 
 
 def scored(name: str, reward: float | None = 0.5, version: str = "v1", checklist: str | None = None) -> Score:
@@ -52,7 +63,9 @@ def shape(groups: list) -> list[tuple[str, list[str]]]:  # type: ignore[type-arg
 def test_groups_come_in_the_order_of_tasks_and_rollouts(store: SQLStore) -> None:
     for task in ("z", "a"):
         store.save_task(Task(id=task, turns=("hi",)))
-    for started, (task, rollout) in enumerate([("unknown", 0), ("a", 10), ("z", 1), ("a", 2), ("z", 0), ("unknown", 1), ("other", 0)]):
+    for started, (task, rollout) in enumerate(
+        [("unknown", 0), ("a", 10), ("z", 1), ("a", 2), ("z", 0), ("unknown", 1), ("other", 0)]
+    ):
         name = f"{task}{rollout}"
         store.save_dialogue(dialogue(name, rollout, task, started=started), scored(name, None if name == "z1" else 0.5))
     groups = store.groups()
@@ -69,15 +82,22 @@ def test_groups_come_in_the_order_of_tasks_and_rollouts(store: SQLStore) -> None
 @pytest.mark.parametrize(
     "other",
     [
-        {"policy": "p2"}, {"task": "t2"}, {TASK_VERSION: 2}, {GROUP: "again"}, {GATE: "hash"}, {TOOL_BACKENDS: '{"refund":"simulate"}'},
+        {"policy": "p2"},
+        {"task": "t2"},
+        {TASK_VERSION: 2},
+        {GROUP: "again"},
+        {GATE: "hash"},
+        {TOOL_BACKENDS: '{"refund":"simulate"}'},
     ],
-)  # fmt: skip
+)
 def test_what_differs_is_another_group(store: SQLStore, other: dict[str, str]) -> None:
     for rollout in range(2):
         store.save_dialogue(dialogue(f"a{rollout}", rollout), scored(f"a{rollout}"))
         store.save_dialogue(dialogue(f"b{rollout}", rollout, started=9, **other), scored(f"b{rollout}"))  # type: ignore[arg-type]
     assert [members for _, members in shape(store.groups())] == [["a0", "a1"], ["b0", "b1"]]
-    assert [members for _, members in shape(store.groups(policy="p2"))] == ([["b0", "b1"]] if other == {"policy": "p2"} else [])
+    assert [members for _, members in shape(store.groups(policy="p2"))] == (
+        [["b0", "b1"]] if other == {"policy": "p2"} else []
+    )
 
 
 def test_reward_versions_are_never_mixed(store: SQLStore) -> None:
@@ -110,19 +130,25 @@ def test_one_reward_version_with_a_checklist_a_task(store: SQLStore) -> None:
     """Tasks that bring their own checklists: the version is one, and every group is whole."""
     for task in ("a", "b"):
         for rollout in range(2):
-            store.save_dialogue(dialogue(f"{task}{rollout}", rollout, task), scored(f"{task}{rollout}", 0.5, "gold", f"hash-{task}"))
+            store.save_dialogue(
+                dialogue(f"{task}{rollout}", rollout, task), scored(f"{task}{rollout}", 0.5, "gold", f"hash-{task}")
+            )
     assert shape(store.groups()) == [("a", ["a0", "a1"]), ("b", ["b0", "b1"])]
 
 
 def test_an_empty_store_says_what_to_type(store: SQLStore) -> None:
     checklist = Checklist(Item("a", "Is it?"), name="support", version=3)
     with pytest.raises(
-        StoreError, match=r"holds no score; it has no scores at all\. Score its traces first: cm2 score CHECKLIST.yaml --store"
+        StoreError,
+        match=r"holds no score; it has no scores at all\. Score its traces first: cm2 score CHECKLIST.yaml --store",
     ):
         store.groups()
     store.save_dialogue(dialogue("a", 0), scored("a", version="v7"))
     store.save_checklist(checklist)
-    with pytest.raises(StoreError, match=r"no score of checklist 'support' version 3 .*scores under v7\. .*cm2 score support.yaml --store"):
+    with pytest.raises(
+        StoreError,
+        match=r"no score of checklist 'support' version 3 .*scores under v7\. .*cm2 score support.yaml --store",
+    ):
         store.groups(checklist=checklist)
     with pytest.raises(StoreError, match="no score under reward version 'v8'"):
         store.groups(reward="v8")
@@ -152,7 +178,8 @@ def test_a_later_run_can_end_a_trace_s_membership(store: SQLStore) -> None:
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_groups_are_those_of_the_group_key(store: SQLStore, data: st.DataObject) -> None:
-    """Whatever the runs say and in whatever order they come, the groups are what `group_key` makes of the whole traces."""
+    """Whatever the runs say and in whatever order they come, the groups are what `group_key` makes of the whole
+    traces."""
     version = f"v{next(numbers)}"  # examples share a database
     choices = [{}, {GROUP: 1}, {GROUP: "1"}, {GATE: "g"}, {TASK_VERSION: 2}]
     whole: dict[str, Trace] = {}
@@ -160,7 +187,9 @@ def test_groups_are_those_of_the_group_key(store: SQLStore, data: st.DataObject)
     for number in range(data.draw(st.integers(2, 6))):
         name = f"{version}-{number}"
         more = data.draw(st.sampled_from(choices))
-        runs = dialogue(name, number, data.draw(st.sampled_from("tu")), policy=data.draw(st.sampled_from("pq")), turns=2, **more)  # type: ignore[arg-type]
+        runs = dialogue(
+            name, number, data.draw(st.sampled_from("tu")), policy=data.draw(st.sampled_from("pq")), turns=2, **more
+        )  # type: ignore[arg-type]
         whole[name] = Trace(id=name, runs=tuple(runs))
         arriving += runs
     for run in data.draw(st.permutations(arriving)):
@@ -176,13 +205,14 @@ def test_groups_are_those_of_the_group_key(store: SQLStore, data: st.DataObject)
 
 
 def test_the_fetch_reads_traces_from_their_index_alone(tmp_path: object) -> None:
-    """SQLite's own plan: the traces of a group come from the covering index, their scores by key; no table is walked."""
+    """SQLite's own plan: the traces of a group come from the covering index, their scores by key; no table is
+    walked."""
     with SQLStore(f"sqlite:///{tmp_path}/cm2.db") as store:
         store.save_dialogue(dialogue("a", 0), scored("a"))
         query = (
-            "EXPLAIN QUERY PLAN SELECT g.seq, t.seq, s.seq, t.started FROM group_keys g JOIN traces t ON t.group_key = g.seq "
-            "JOIN scores s ON s.trace = t.seq AND s.reward = 1 WHERE g.policy = 'p' "
-            "ORDER BY t.rollout IS NULL, t.rollout, t.started, t.id"
+            "EXPLAIN QUERY PLAN SELECT g.seq, t.seq, s.seq, t.started FROM group_keys g JOIN traces t ON t.group_key ="
+            " g.seq JOIN scores s ON s.trace = t.seq AND s.reward = 1 WHERE g.policy = 'p' ORDER BY t.rollout IS NULL,"
+            " t.rollout, t.started, t.id"
         )
         with store._db.reading() as connection:
             plan = " / ".join(row[3] for row in connection.execute(text(query)))

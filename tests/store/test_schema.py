@@ -1,4 +1,5 @@
-"""The schema and the door: migrations, versions that do not fit, databases that cannot be opened, and secrets that are not told."""
+"""The schema and the door: migrations, versions that do not fit, databases that cannot be opened, and secrets that are
+not told."""
 
 from __future__ import annotations
 
@@ -47,7 +48,9 @@ def content(url: str) -> list[object]:
     with engine.connect() as connection:
         tables = sorted(inspect(connection).get_table_names())
         versions = (
-            [row[0] for row in connection.execute(text("SELECT version_num FROM alembic_version"))] if "alembic_version" in tables else []
+            [row[0] for row in connection.execute(text("SELECT version_num FROM alembic_version"))]
+            if "alembic_version" in tables
+            else []
         )
         columns = [column["name"] for table in tables for column in inspect(connection).get_columns(table)]
     engine.dispose()
@@ -80,7 +83,9 @@ def test_the_code_knows_every_revision_in_order() -> None:
 def test_no_column_holds_a_pickle_and_no_code_makes_one(store_url: str) -> None:
     SQLStore(store_url).close()
     engine = create_engine(store_url)
-    kinds = {type(column["type"]).__name__ for table in metadata.tables for column in inspect(engine).get_columns(table)}
+    kinds = {
+        type(column["type"]).__name__ for table in metadata.tables for column in inspect(engine).get_columns(table)
+    }
     engine.dispose()
     assert kinds <= {"INTEGER", "BIGINT", "TEXT", "BLOB", "BYTEA", "DOUBLE", "DOUBLE_PRECISION", "BOOLEAN"}
     for path in FOLDER.rglob("*.py"):
@@ -176,7 +181,9 @@ def test_a_store_that_must_exist(tmp_path: Path) -> None:
 
 
 def test_files_that_cannot_be_a_store(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("these are notes, and no database, as anyone can see from the first line\n" * 20)
+    (tmp_path / "notes.txt").write_text(
+        "these are notes, and no database, as anyone can see from the first line\n" * 20
+    )
     with pytest.raises(StoreError, match="not a database; expected an SQLite file"):
         SQLStore(f"sqlite:///{tmp_path / 'notes.txt'}")
     assert (tmp_path / "notes.txt").read_text().startswith("these are notes")
@@ -198,7 +205,10 @@ def test_a_truncated_file_is_told(tmp_path: Path) -> None:
         store.save_runs([Run(id=str(number)) for number in range(500)])
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 3])
-    with pytest.raises(StoreError, match=r"malformed|not a database|disk image|I/O"), SQLStore(f"sqlite:///{path}") as store:
+    with (
+        pytest.raises(StoreError, match=r"malformed|not a database|disk image|I/O"),
+        SQLStore(f"sqlite:///{path}") as store,
+    ):
         list(store.traces())
 
 
@@ -209,7 +219,9 @@ def test_a_file_without_permission_is_told(tmp_path: Path) -> None:
         "SQLStore(sys.argv[1])"
     )
     tmp_path.chmod(0o555)
-    done = subprocess.run([sys.executable, "-c", code, f"sqlite:///{tmp_path / 'cm2.db'}"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, f"sqlite:///{tmp_path / 'cm2.db'}"], capture_output=True, text=True
+    )
     assert done.returncode == 1
     assert "StoreError" in done.stderr
     assert "give the path of a file that can be read and written" in done.stderr
@@ -261,7 +273,11 @@ def test_a_closed_store_says_so(store_url: str) -> None:
 
 def test_a_broken_reference_is_refused_by_the_database(tmp_path: Path) -> None:
     path = tmp_path / "cm2.db"
-    with SQLStore(f"sqlite:///{path}") as store, pytest.raises(StoreError, match="FOREIGN KEY"), store._db.writing() as connection:
+    with (
+        SQLStore(f"sqlite:///{path}") as store,
+        pytest.raises(StoreError, match="FOREIGN KEY"),
+        store._db.writing() as connection,
+    ):
         connection.exec_driver_sql("INSERT INTO outcomes VALUES (?, ?, ?)", (77, "x", 1.0))
     with sqlite3.connect(path) as plain:
         assert plain.execute("SELECT count(*) FROM outcomes").fetchone() == (0,)

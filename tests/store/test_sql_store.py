@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cm2_agent.types.messages import Message, ToolCall, ToolCallResponse, ToolSpec
-from cm2_agent.types.score import Score, TurnScore, Verdict
 from cm2_agent.store import HEAD, SQLStore
 from cm2_agent.store.codec import seal, shared_prefix, unseal
+from cm2_agent.types.messages import Message, ToolCall, ToolCallResponse, ToolSpec
+from cm2_agent.types.score import Score, TurnScore, Verdict
 from cm2_agent.types.trace import Failure, ModelCall, Run, ToolRun, Trace
 from tests import strategies
 
@@ -30,7 +30,10 @@ def long_rollout(turns: int, seed: int) -> Trace:
     """One run a turn, two calls a turn, each call's prompt is all that was said before; the tools' answers are long."""
     dice = random.Random(seed)
     said = [Message.of("system", "You are the order desk. " * 20)]
-    tools = tuple(ToolSpec(name=f"tool_{number}", description="What it does. " * 10, parameters={"type": "object"}) for number in range(6))
+    tools = tuple(
+        ToolSpec(name=f"tool_{number}", description="What it does. " * 10, parameters={"type": "object"})
+        for number in range(6)
+    )
     tokens = [dice.randrange(50_000) for _ in range(900)]
     runs = []
     for turn in range(turns):
@@ -43,18 +46,30 @@ def long_rollout(turns: int, seed: int) -> Trace:
             output = Message.of("assistant", "" if asked else f"answer {seed} {turn}", asked)
             calls.append(
                 ModelCall(
-                    span_id=f"{turn}{len(calls)}", model_version="v", input=tuple(said), output=output, tools=tools,
+                    span_id=f"{turn}{len(calls)}",
+                    model_version="v",
+                    input=tuple(said),
+                    output=output,
+                    tools=tools,
                     prompt_ids=tuple(tokens),
-                    completion_ids=completion, logprobs=tuple(-dice.randrange(64) / 64 for _ in completion), message=len(said) - start,
+                    completion_ids=completion,
+                    logprobs=tuple(-dice.randrange(64) / 64 for _ in completion),
+                    message=len(said) - start,
                     sampling={"temperature": 1.0, "logprobs": "processed"},
                 )
-            )  # fmt: skip
+            )
             said.append(output)
             tokens += completion
             for call in asked:
-                said.append(Message(role="tool", parts=(ToolCallResponse(id=call.id, response="found " * 30 + str(dice.random())),)))
+                said.append(
+                    Message(
+                        role="tool", parts=(ToolCallResponse(id=call.id, response="found " * 30 + str(dice.random())),)
+                    )
+                )
                 tokens += [dice.randrange(50_000) for _ in range(60)]
-        runs.append(Run(id=f"{seed}-{turn}", thread=f"t{seed}", messages=tuple(said[start:]), calls=tuple(calls), started=turn))
+        runs.append(
+            Run(id=f"{seed}-{turn}", thread=f"t{seed}", messages=tuple(said[start:]), calls=tuple(calls), started=turn)
+        )
     return Trace(id=f"t{seed}", runs=tuple(runs))
 
 
@@ -76,7 +91,9 @@ def test_a_long_rollout_weighs_what_its_calls_added(tmp_path: Path, live: bool) 
             digests = connection.exec_driver_sql("SELECT sum(length(input)) FROM model_calls").scalar_one()
         assert [store.trace(trace.id) for trace in traces] == traces
     assert list(blobs) == [3 * 4 * (900 + 40 * 30 + 40 * 60), 3 * 4 * 80 * 40, 3 * 4 * 80 * 40]
-    assert digests == 3 * 32 * (1 + 40 * 2)  # the system message, then the user's and the tool's: outputs are the base's own
+    assert digests == 3 * 32 * (
+        1 + 40 * 2
+    )  # the system message, then the user's and the tool's: outputs are the base's own
     full = sum(len(json.dumps(trace.to_json())) for trace in traces)
     SQLStore(f"sqlite:///{tmp_path / 'empty.db'}").close()
     assert path.stat().st_size - (tmp_path / "empty.db").stat().st_size < full / 25
@@ -119,7 +136,9 @@ def test_sealed_text_is_what_a_database_takes(text: str) -> None:
 
 
 def test_health_counts_what_doctor_tells(store: SQLStore) -> None:
-    trainable = ModelCall(span_id="1", prompt_ids=(1,), completion_ids=(2,), logprobs=(-1.0,), sampling={"temperature": 1.0})
+    trainable = ModelCall(
+        span_id="1", prompt_ids=(1,), completion_ids=(2,), logprobs=(-1.0,), sampling={"temperature": 1.0}
+    )
     calls = (
         trainable,
         trainable,
@@ -131,7 +150,9 @@ def test_health_counts_what_doctor_tells(store: SQLStore) -> None:
     run = Run(id="a", calls=calls, tools=tools, status="error", failure=Failure(kind="ToolError", message="boom"))
     verdicts = (Verdict(item="x", value=None, weight=1.0, cause="content"), Verdict(item="y", value=True, weight=0.0))
     turn = TurnScore(turn=0, reached=True, steps=1, reward=None, verdicts=verdicts)
-    store.save_dialogue([run], Score(trace_id="a", reward_version="v", reward=None, null_reason="failure: ToolError", turns=(turn,)))
+    store.save_dialogue(
+        [run], Score(trace_id="a", reward_version="v", reward=None, null_reason="failure: ToolError", turns=(turn,))
+    )
     store.save_runs([Run(id="b"), Run(id="c")])
     store.save_score(Score(trace_id="b", reward_version="v", reward=0.0))
     store.count_incident("dropped score", "queue full", 3)
@@ -141,12 +162,28 @@ def test_health_counts_what_doctor_tells(store: SQLStore) -> None:
     told = {key: health[key] for key in health if key not in {"url", "incidents"}}
     assert told == {
         "schema": {"revision": HEAD, "head": HEAD},
-        "traces": 3, "runs": 3, "run_statuses": {"ok": 2, "error": 1}, "failed_runs": {"ToolError": 1},
-        "model_calls": {"trainable": 2, "failed call": 1, "no token ids": 1, "temperature 0": 1}, "failed_calls": 1,
-        "tool_runs": 2, "tool_runs_by_backend": {"unknown": 2}, "failed_tool_runs": 1, "contents": 0, "tasks": 0, "checklists": 0,
-        "scores": 2, "null_rewards": {"failure: ToolError": 1}, "unscored_traces": 1, "verdicts": 2, "null_verdicts": {"content": 1},
-            "null_verdict_reasons": {"unknown": 1}, "known_verdicts": 0, "dialogues_under_way": 0, "judging": {},
-    }  # fmt: skip
+        "traces": 3,
+        "runs": 3,
+        "run_statuses": {"ok": 2, "error": 1},
+        "failed_runs": {"ToolError": 1},
+        "model_calls": {"trainable": 2, "failed call": 1, "no token ids": 1, "temperature 0": 1},
+        "failed_calls": 1,
+        "tool_runs": 2,
+        "tool_runs_by_backend": {"unknown": 2},
+        "failed_tool_runs": 1,
+        "contents": 0,
+        "tasks": 0,
+        "checklists": 0,
+        "scores": 2,
+        "null_rewards": {"failure: ToolError": 1},
+        "unscored_traces": 1,
+        "verdicts": 2,
+        "null_verdicts": {"content": 1},
+        "null_verdict_reasons": {"unknown": 1},
+        "known_verdicts": 0,
+        "dialogues_under_way": 0,
+        "judging": {},
+    }
     incident = health["incidents"]["dropped score"]
     assert (incident["count"], incident["detail"]) == (4, "queue still full")
     assert 0 < incident["first"] <= incident["last"]

@@ -7,10 +7,10 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from cm2_agent.types.messages import Message
-from cm2_agent.types.score import Score
 from cm2_agent.store import SQLStore
+from cm2_agent.types.messages import Message
 from cm2_agent.types.run_attributes import ROLLOUT, TASK_ID
+from cm2_agent.types.score import Score
 from cm2_agent.types.trace import ModelCall, Run
 
 WRITER = """
@@ -27,9 +27,12 @@ for start in range(0, count, batch):
     runs = []
     for number in range(start, start + batch):
         said = (shared, Message.of("user", f"question {number % 7}"))
-        call = ModelCall(span_id="s", input=said, prompt_ids=tuple(range(200)), completion_ids=(1,), logprobs=(-1.0,), message=0)
-        runs.append(Run(id=f"{name}-{number}", thread=f"thread-{number % 5}" if name.startswith("joint") else None,
-                        messages=said, calls=(call,), attributes={TASK_ID: f"t{number % 3}", ROLLOUT: number}, started=number))
+        ids = {"prompt_ids": tuple(range(200)), "completion_ids": (1,), "logprobs": (-1.0,)}
+        call = ModelCall(span_id="s", input=said, message=0, **ids)
+        thread = f"thread-{number % 5}" if name.startswith("joint") else None
+        facts = {TASK_ID: f"t{number % 3}", ROLLOUT: number}
+        run = Run(id=f"{name}-{number}", thread=thread, messages=said, calls=(call,), attributes=facts, started=number)
+        runs.append(run)
     if batch == 1:
         score = Score(trace_id=runs[0].trace_id, reward_version=f"v{start % 2}", reward=0.5)
         store.save_dialogue(runs, score)
@@ -50,7 +53,8 @@ def ended(process: subprocess.Popen[str]) -> None:
 
 
 def test_processes_create_and_fill_one_store_together(store_url: str) -> None:
-    """All of them find an empty database, write the same contents, group keys and reward versions, and half of them the same threads."""
+    """All of them find an empty database, write the same contents, group keys and reward versions, and half of them the
+    same threads."""
     for process in [writer(store_url, name, 40) for name in ("alone1", "alone2", "joint1", "joint2")]:
         ended(process)
     with SQLStore(store_url) as store:
@@ -71,7 +75,12 @@ def test_threads_share_a_store(store_url: str) -> None:
     shared = Message.of("system", "You are the order desk.")
 
     def save(number: int) -> int:
-        run = Run(id=f"r{number}", thread=f"t{number % 4}", messages=(shared, Message.of("user", str(number % 9))), started=number)
+        run = Run(
+            id=f"r{number}",
+            thread=f"t{number % 4}",
+            messages=(shared, Message.of("user", str(number % 9))),
+            started=number,
+        )
         new = store.save_runs([run])
         store.save_score(Score(trace_id=run.trace_id, reward_version="v", reward=None))
         store.count_incident("dropped", str(number))
@@ -119,7 +128,8 @@ def test_batches_in_opposite_order_do_not_lock_each_other_out(store_url: str) ->
 
 
 def test_a_killed_writer_leaves_no_half(store_url: str, tmp_path: Path) -> None:
-    """Batches of 50 runs a transaction: whenever the writer dies, whole batches are there, and every trace can be read."""
+    """Batches of 50 runs a transaction: whenever the writer dies, whole batches are there, and every trace can be
+    read."""
     told = 0
     for round_ in range(4):
         process = writer(store_url, f"w{round_}", 5000, batch=50)

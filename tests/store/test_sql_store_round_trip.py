@@ -11,18 +11,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cm2_agent.store import SQLStore
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
-from cm2_agent.types.messages import Message, Text, ToolCall
 from cm2_agent.types.json_values import canonical_json
-from cm2_agent.store import SQLStore
+from cm2_agent.types.messages import Message, Text, ToolCall
 from cm2_agent.types.task import Task
 from cm2_agent.types.trace import ModelCall, Run, Trace
 from cm2_agent.types.view import View
 from tests import strategies
 
-# One database serves all examples of a test: ids are made different, and what is known of one example must not leak into the next.
-anything = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+# One database serves all examples of a test: ids are made different, and what is known of one example must not leak
+# into the next.
+anything = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 numbers = itertools.count()
 
 
@@ -117,7 +120,12 @@ def test_what_is_not_stored_is_none(store: SQLStore) -> None:
     assert store.task("t") is None
     assert store.checklist("c") is None
     assert store.checklist("0" * 64) is None
-    empty: list[list[object]] = [list(store.traces()), list(store.scores()), list(store.tasks()), list(store.reward_versions())]
+    empty: list[list[object]] = [
+        list(store.traces()),
+        list(store.scores()),
+        list(store.tasks()),
+        list(store.reward_versions()),
+    ]
     assert empty == [[], [], [], []]
 
 
@@ -147,7 +155,9 @@ def test_a_message_is_stored_once_under_its_hash(store: SQLStore) -> None:
 
 def test_the_order_of_a_calls_arguments_survives(store: SQLStore) -> None:
     arguments = {"order_id": 7, "amount": 3}
-    store.save_run(Run(id="a", messages=(Message.of("assistant", calls=[ToolCall(name="refund", arguments=arguments)]),)))
+    store.save_run(
+        Run(id="a", messages=(Message.of("assistant", calls=[ToolCall(name="refund", arguments=arguments)]),))
+    )
     read = store.trace("a")
     assert read is not None
     assert list(read.messages[0].tool_calls[0].arguments) == ["order_id", "amount"]

@@ -1,4 +1,5 @@
-"""Writing twice, writing something else under a known name, and writing half: what the store keeps and what it refuses."""
+"""Writing twice, writing something else under a known name, and writing half: what the store keeps and what it
+refuses."""
 
 from __future__ import annotations
 
@@ -8,12 +9,12 @@ from dataclasses import replace
 
 import pytest
 
+from cm2_agent.errors import ConflictError, StoreError
+from cm2_agent.store import SQLStore
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
-from cm2_agent.errors import ConflictError, StoreError
 from cm2_agent.types.messages import Message, Text, ToolCall, ToolSpec
 from cm2_agent.types.score import Score, TurnScore, Verdict
-from cm2_agent.store import SQLStore
 from cm2_agent.types.task import Task
 from cm2_agent.types.trace import ModelCall, Run, Trace
 from cm2_agent.types.view import View
@@ -27,12 +28,22 @@ def store(store_url: str) -> Iterator[SQLStore]:
 
 def run(name: str, thread: str | None = None, said: str = "hello", started: int = 0) -> Run:
     message = Message.of("user", said)
-    call = ModelCall(span_id="s", input=(message,), prompt_ids=(1, 2), completion_ids=(3,), logprobs=(-0.5,), tools=(ToolSpec(name="t"),))
+    call = ModelCall(
+        span_id="s",
+        input=(message,),
+        prompt_ids=(1, 2),
+        completion_ids=(3,),
+        logprobs=(-0.5,),
+        tools=(ToolSpec(name="t"),),
+    )
     return Run(id=name, thread=thread, messages=(message,), calls=(call,), attributes={"b": 1, "a": 2}, started=started)
 
 
 def score(trace_id: str, reward: float | None = 0.5, version: str = "v1", **more: object) -> Score:
-    verdicts = (Verdict(item="a", value=True, weight=1.0, step=1, paid=True), Verdict(item="b", value=None, weight=0.0, cause="content"))
+    verdicts = (
+        Verdict(item="a", value=True, weight=1.0, step=1, paid=True),
+        Verdict(item="b", value=None, weight=0.0, cause="content"),
+    )
     turns = (TurnScore(turn=0, reached=True, steps=2, reward=reward, verdicts=verdicts),)
     return replace(Score(trace_id=trace_id, reward_version=version, reward=reward, turns=turns), **more)  # type: ignore[arg-type]
 
@@ -42,7 +53,9 @@ def rows(store: SQLStore) -> dict[str, int]:
     from cm2_agent.store.schema import metadata
 
     with store._db.reading() as connection:
-        return {name: connection.exec_driver_sql(f"SELECT count(*) FROM {name}").scalar_one() for name in metadata.tables}
+        return {
+            name: connection.exec_driver_sql(f"SELECT count(*) FROM {name}").scalar_one() for name in metadata.tables
+        }
 
 
 def test_saving_again_changes_nothing(store_url: str, store: SQLStore) -> None:
@@ -108,7 +121,10 @@ def test_another_content_under_a_runs_id_is_a_conflict(store: SQLStore, changed:
 def test_other_content_under_a_version_is_a_conflict(store: SQLStore) -> None:
     task = Task(id="t", turns=("a",))
     store.save_task(task)
-    with pytest.raises(ConflictError, match="task 't' version 1 is stored already with other content; give the changed task a new version"):
+    with pytest.raises(
+        ConflictError,
+        match="task 't' version 1 is stored already with other content; give the changed task a new version",
+    ):
         store.save_task(Task(id="t", turns=("b",)))
     assert store.task("t") == task
     checklist = Checklist(Item("a", "Is it?"), name="c", version=3)
@@ -161,7 +177,11 @@ def test_a_score_is_replaced_with_its_verdicts(store: SQLStore) -> None:
 
 
 def test_nulls_stay_null(store: SQLStore) -> None:
-    store.save_dialogue([run("a")], replace(score("a", None), null_reason="failure: ToolError", components={"x": None}), {"success": None})
+    store.save_dialogue(
+        [run("a")],
+        replace(score("a", None), null_reason="failure: ToolError", components={"x": None}),
+        {"success": None},
+    )
     with store._db.reading() as connection:
         assert connection.exec_driver_sql("SELECT value, checklist FROM scores").all() == [(None, None)]
         assert connection.exec_driver_sql("SELECT value FROM outcomes").all() == [(None,)]
@@ -244,13 +264,17 @@ def test_traces_are_chosen_and_come_in_order(store: SQLStore) -> None:
     runs = []
     for number in range(150):  # more than two pages
         call = ModelCall(span_id="s", message=0, model_version=f"p{number % 2}")
-        runs.append(Run(id=f"r{number:03d}", started=number // 10, attributes={TASK_ID: f"t{number % 3}"}, calls=(call,)))
+        runs.append(
+            Run(id=f"r{number:03d}", started=number // 10, attributes={TASK_ID: f"t{number % 3}"}, calls=(call,))
+        )
     store.save_runs(reversed(runs))
     ids = [run.id for run in runs]
     assert [trace.id for trace in store.traces()] == ids
     assert [trace.id for trace in store.traces(limit=70)] == ids[:70]
     assert [trace.id for trace in store.traces(limit=0)] == []
-    assert [trace.id for trace in store.traces(task="t1", policy="p0")] == [id for n, id in enumerate(ids) if n % 3 == 1 and n % 2 == 0]
+    assert [trace.id for trace in store.traces(task="t1", policy="p0")] == [
+        id for n, id in enumerate(ids) if n % 3 == 1 and n % 2 == 0
+    ]
     assert [trace.id for trace in store.traces(ids=[ids[90], "gone", ids[3], ids[3]], limit=5)] == [ids[3], ids[90]]
     assert [trace.id for trace in store.traces(ids=ids, task="t2")] == ids[2::3]
     for trace in store.traces(unscored=True):  # saving while reading neither skips nor repeats
@@ -277,7 +301,8 @@ def test_a_late_first_run_moves_the_trace(store: SQLStore) -> None:
 def test_strange_text_reaches_no_statement(store: SQLStore) -> None:
     nasty = "'); DROP TABLE runs; --"
     store.save_dialogue(
-        [Run(id=nasty, thread=nasty, messages=(Message(role="user", parts=(Text(content=nasty),)),))], score(nasty, version=nasty)
+        [Run(id=nasty, thread=nasty, messages=(Message(role="user", parts=(Text(content=nasty),)),))],
+        score(nasty, version=nasty),
     )
     store.count_incident(nasty, nasty)
     assert store.trace(nasty) is not None

@@ -1,4 +1,5 @@
-"""A small agent on a scripted chat model: what the capture tests and the benchmark watch. The model streams tool calls as chunks."""
+"""A small agent on a scripted chat model: what the capture tests and the benchmark watch. The model streams tool calls
+as chunks."""
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ SYSTEM = "You look things up."
 
 
 class ScriptedModel(BaseChatModel):
-    """Says `script[n]`, n being the number of assistant messages it was shown (`per_turn`: since the last user message), at the end
-    the last entry again.
+    """Says `script[n]`, n being the number of assistant messages it was shown (`per_turn`: since the last user
+    message), at the end the last entry again.
 
     A script entry that is an exception is raised. Messages carry token ids like those of a local model.
     """
@@ -58,15 +59,24 @@ class ScriptedModel(BaseChatModel):
             invalid_tool_calls=said.invalid_tool_calls,
             usage_metadata={"input_tokens": len(ids), "output_tokens": 2, "total_tokens": len(ids) + 2},
             response_metadata={
-                "model_name": self.model_name, "model_version": "v1", "prompt_ids": ids, "completion_ids": [number, 7],
-                "logprobs": [-0.5, -0.25], "sampling": sampling, "finish_reason": "tool_calls" if said.tool_calls else "stop",
+                "model_name": self.model_name,
+                "model_version": "v1",
+                "prompt_ids": ids,
+                "completion_ids": [number, 7],
+                "logprobs": [-0.5, -0.25],
+                "sampling": sampling,
+                "finish_reason": "tool_calls" if said.tool_calls else "stop",
             },
-        )  # fmt: skip
+        )
 
-    def _generate(self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+    def _generate(
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> ChatResult:
         return ChatResult(generations=[ChatGeneration(message=self._next(messages))])
 
-    async def _agenerate(self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+    async def _agenerate(
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> ChatResult:
         await asyncio.sleep(self.pause)
         return self._generate(messages)
 
@@ -122,10 +132,14 @@ def calls(*keys: int, text: str = "") -> AIMessage:
 
 
 def asks(question: str) -> AIMessage:
-    return AIMessage(content="", tool_calls=[{"name": "ask_human", "args": {"question": question}, "id": "ask", "type": "tool_call"}])
+    return AIMessage(
+        content="", tool_calls=[{"name": "ask_human", "args": {"question": question}, "id": "ask", "type": "tool_call"}]
+    )
 
 
-def agent(model: BaseChatModel, tools: Sequence[BaseTool] = (look, ask_human), handle_errors: Any = True, **compile_: Any) -> Any:
+def agent(
+    model: BaseChatModel, tools: Sequence[BaseTool] = (look, ask_human), handle_errors: Any = True, **compile_: Any
+) -> Any:
     """The ordinary loop: the model calls tools until it answers."""
     bound = model.bind_tools(tools)
 

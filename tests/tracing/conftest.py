@@ -49,13 +49,16 @@ class Watched:
         return self.exporter.get_finished_spans()
 
     def tree(self) -> list[Any]:
-        """The spans by name, as nested lists: [name, child, child, …] in the order of their starts; one entry a root."""
+        """The spans by name, as nested lists: [name, child, child, …] in the order of their starts; one entry a
+        root."""
         known = {span.context.span_id for span in self.spans if span.context is not None}
         ordered = sorted(self.spans, key=lambda span: span.start_time or 0)
 
         def below(span: ReadableSpan) -> list[Any]:
             assert span.context is not None
-            mine = [child for child in ordered if child.parent is not None and child.parent.span_id == span.context.span_id]
+            mine = [
+                child for child in ordered if child.parent is not None and child.parent.span_id == span.context.span_id
+            ]
             assert all(child.context is not None and child.context.trace_id == span.context.trace_id for child in mine)
             return [span.name, *(below(child) for child in mine)]
 

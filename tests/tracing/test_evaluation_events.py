@@ -18,9 +18,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from cm2_agent import Checklist, Item, Trace
+from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 from cm2_agent.tracing.evaluation_events import EvaluationEvents
 from cm2_agent.tracing.span_processor import capture
-from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 from cm2_agent.types.score import Score
 from cm2_agent.types.trace import Run
 from tests.tracing.apps import ScriptedModel, agent, calls
@@ -48,7 +48,9 @@ class Telemetry:
         loggers.add_log_record_processor(SimpleLogRecordProcessor(self.logs))
         self.runs: list[Run] = []
         model = ScriptedModel(script=[calls(1), AIMessage(content="it is value 1")], per_turn=True)
-        self.graph = agent(model, checkpointer=InMemorySaver()).with_config(callbacks=[capture(self.runs.append, tracers)])
+        self.graph = agent(model, checkpointer=InMemorySaver()).with_config(
+            callbacks=[capture(self.runs.append, tracers)]
+        )
         self.sink = EvaluationEvents(loggers)
 
     async def turn(self) -> list[Any]:
@@ -109,7 +111,9 @@ def test_traces_from_elsewhere_and_without_a_score_send_nothing() -> None:
     imported = Trace(id="t", runs=(Run(id="airline-1"),))
     telemetry.sink(imported, None)
     telemetry.sink(imported, Score(trace_id="t", reward_version="v", reward=None))
-    EvaluationEvents()(imported, Score(trace_id="t", reward_version="v", reward=1.0))  # no provider is installed: nothing to do
+    EvaluationEvents()(
+        imported, Score(trace_id="t", reward_version="v", reward=1.0)
+    )  # no provider is installed: nothing to do
     assert telemetry.logs.get_finished_logs() == ()
 
 
@@ -129,7 +133,8 @@ trace.set_tracer_provider(tracers)
 loggers = LoggerProvider()
 loggers.add_log_record_processor(SimpleLogRecordProcessor(telemetry.logs))
 graph = agent(ScriptedModel(script=[calls(1), AIMessage(content="it is value 1")], per_turn=True))
-graph = watch(graph, Checklist(Item("looks", check={{"called": "look"}}), name="looks"), store="sqlite:///{tmp_path / "cm2.db"}")
+looks = Checklist(Item("looks", check={{"called": "look"}}), name="looks")
+graph = watch(graph, looks, store="sqlite:///{tmp_path / "cm2.db"}")
 graph.invoke({{"messages": [("user", "what is 1?")]}})
 flush(30)
 before = len(telemetry.logs.get_finished_logs())

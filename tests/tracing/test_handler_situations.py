@@ -1,4 +1,5 @@
-"""The 22 situations in which tracers of LangGraph go wrong, each on a real graph: the span tree, and the Run made of it."""
+"""The 22 situations in which tracers of LangGraph go wrong, each on a real graph: the span tree, and the Run made of
+it."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ ROLES = ["system", "user", "assistant", "tool", "tool", "assistant"]
 
 
 def app(watched: Watched, script: list[Any] = SCRIPT, **options: Any) -> Any:
-    return agent(ScriptedModel(script=script, pause=options.pop("pause", 0.0)), **options).with_config(callbacks=[watched.handler])
+    return agent(ScriptedModel(script=script, pause=options.pop("pause", 0.0)), **options).with_config(
+        callbacks=[watched.handler]
+    )
 
 
 def roles(run: Run) -> list[str]:
@@ -48,7 +51,10 @@ def whole(run: Run) -> None:
     assert run.messages[2].tool_calls[0].arguments == {"key": 1}
     assert [response.response for message in run.messages for response in message.responses] == ["value 1", "value 2"]
     assert run.messages[5].text == "they are value 1 and value 2"
-    assert {(run_.name, run_.call_id, run_.result) for run_ in run.tools} == {("look", "call1", "value 1"), ("look", "call2", "value 2")}
+    assert {(run_.name, run_.call_id, run_.result) for run_ in run.tools} == {
+        ("look", "call1", "value 1"),
+        ("look", "call2", "value 2"),
+    }
     assert run.calls[0].started <= run.calls[0].ended <= run.calls[1].started <= run.ended
 
 
@@ -106,7 +112,11 @@ async def test_parallel_tools(watched: Watched) -> None:
     await app(watched, [calls(1, 2, 3), AIMessage(content="done")], tools=[look]).ainvoke(QUESTION)
     assert watched.tree() == [[ROOT, CHAT, LOOK, LOOK, LOOK, CHAT]]
     assert roles(watched.run) == ["system", "user", "assistant", "tool", "tool", "tool", "assistant"]
-    assert [response.id for message in watched.run.messages for response in message.responses] == ["call1", "call2", "call3"]
+    assert [response.id for message in watched.run.messages for response in message.responses] == [
+        "call1",
+        "call2",
+        "call3",
+    ]
 
 
 @pytest.mark.parametrize("way", ["node", "called"])
@@ -167,8 +177,12 @@ async def test_interrupt_and_resume(watched: Watched) -> None:
 
 
 def test_a_resumed_node_starts_again(watched: Watched) -> None:
-    """Tools of one message in one node: what had answered before the interrupt runs, and is recorded, again, and is said once."""
-    script = [AIMessage(content="", tool_calls=[*calls(1).tool_calls, *asks("may I?").tool_calls]), AIMessage(content="done")]
+    """Tools of one message in one node: what had answered before the interrupt runs, and is recorded, again, and is
+    said once."""
+    script = [
+        AIMessage(content="", tool_calls=[*calls(1).tool_calls, *asks("may I?").tool_calls]),
+        AIMessage(content="done"),
+    ]
     graph = app(watched, script, checkpointer=InMemorySaver())
     config = {"configurable": {"thread_id": "T"}}
     graph.invoke(QUESTION, config)

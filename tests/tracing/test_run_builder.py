@@ -1,4 +1,5 @@
-"""What a run adds to its dialogue: history, checkpointers, trimmed and rewritten prompts, side questions, parallel calls."""
+"""What a run adds to its dialogue: history, checkpointers, trimmed and rewritten prompts, side questions, parallel
+calls."""
 
 from __future__ import annotations
 
@@ -49,7 +50,9 @@ def says(*texts: str) -> ScriptedModel:
 @pytest.mark.parametrize("keeps", ["checkpointer", "caller"])
 def test_later_turns_add_only_what_is_new(watched: Watched, keeps: str) -> None:
     model = ScriptedModel(script=[calls(1), AIMessage(content="yes")], per_turn=True)
-    graph = agent(model, checkpointer=InMemorySaver() if keeps == "checkpointer" else None).with_config(callbacks=[watched.handler])
+    graph = agent(model, checkpointer=InMemorySaver() if keeps == "checkpointer" else None).with_config(
+        callbacks=[watched.handler]
+    )
     config = {"configurable": {"thread_id": "T"}}
     history: list[Any] = []
     for _ in range(3):  # the user says the same each time, and so does the model
@@ -65,7 +68,11 @@ def test_later_turns_add_only_what_is_new(watched: Watched, keeps: str) -> None:
 
 
 def test_history_given_as_plain_dicts(watched: Watched) -> None:
-    history = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}, {"role": "user", "content": "hi"}]
+    history = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "hello"},
+        {"role": "user", "content": "hi"},
+    ]
     graph = agent(says("hello")).with_config(callbacks=[watched.handler])
     graph.invoke({"messages": history})
     assert said(watched.run) == ["user: hi", "assistant: hello"]
@@ -122,8 +129,14 @@ def test_a_trimmed_history(watched: Watched) -> None:
     graph.add_edge("tools", "agent")
     graph.compile().with_config(callbacks=[watched.handler]).invoke({"messages": [("user", "one")]})
     assert said(watched.run) == [
-        "system: prompt 1", "user: one", "assistant: call1", "tool: call1", "assistant: call2", "tool: call2", "assistant: done",
-    ]  # fmt: skip
+        "system: prompt 1",
+        "user: one",
+        "assistant: call1",
+        "tool: call1",
+        "assistant: call2",
+        "tool: call2",
+        "assistant: done",
+    ]
     assert [call.message for call in watched.run.calls] == [2, 4, 6]
     assert [message.text for message in watched.run.calls[2].input][:1] == ["prompt 5"]
 
@@ -132,7 +145,11 @@ def test_a_rewritten_prompt(watched: Watched) -> None:
     """What the user said is the state's message; what the model was asked is in the call."""
 
     def speak(state: MessagesState) -> dict[str, Any]:
-        return {"messages": [says("Paris").invoke([HumanMessage(f"Context: maps. Question: {state['messages'][-1].content}")])]}
+        return {
+            "messages": [
+                says("Paris").invoke([HumanMessage(f"Context: maps. Question: {state['messages'][-1].content}")])
+            ]
+        }
 
     chain(watched, speak).invoke({"messages": [("user", "capital of France?")]})
     assert said(watched.run) == ["user: capital of France?", "assistant: Paris"]
@@ -147,7 +164,9 @@ def test_a_side_question(watched: Watched) -> None:
         return {"messages": [says("Paris").invoke(state["messages"])]}
 
     def grade(state: MessagesState) -> dict[str, Any]:
-        says("good").invoke([SystemMessage("You grade."), HumanMessage(f"Is this right? {state['messages'][-1].content}")])
+        says("good").invoke(
+            [SystemMessage("You grade."), HumanMessage(f"Is this right? {state['messages'][-1].content}")]
+        )
         return {}
 
     chain(watched, speak, grade).invoke({"messages": [("user", "capital of France?")]})
@@ -178,7 +197,12 @@ def test_messages_that_no_model_wrote(watched: Watched) -> None:
         return {"messages": [AIMessage(content="Anything else?")]}
 
     chain(watched, greet, speak, close).invoke({"messages": [("user", "capital of France?")]})
-    assert said(watched.run) == ["user: capital of France?", "assistant: One moment.", "assistant: Paris", "assistant: Anything else?"]
+    assert said(watched.run) == [
+        "user: capital of France?",
+        "assistant: One moment.",
+        "assistant: Paris",
+        "assistant: Anything else?",
+    ]
     assert written(watched.run) == ["Paris"]
 
 
@@ -205,8 +229,11 @@ def test_a_state_without_messages(watched: Watched) -> None:
 
     chain(watched, rewrite, answer, state=Plain).invoke({"question": "capital of France?"})
     assert said(watched.run) == [
-        "user: As a query: capital of France?", "assistant: france capital", "user: Answer: france capital", "assistant: Paris",
-    ]  # fmt: skip
+        "user: As a query: capital of France?",
+        "assistant: france capital",
+        "user: Answer: france capital",
+        "assistant: Paris",
+    ]
     assert [call.message for call in watched.run.calls] == [1, 3]
 
 
@@ -245,7 +272,9 @@ def test_a_tool_that_updates_the_state(watched: Watched) -> None:
         """Look a key up."""
         return Command(update={"messages": [ToolMessage(content=f"value {key}", tool_call_id=f"call{key}")]})
 
-    graph = agent(ScriptedModel(script=[calls(1), AIMessage(content="done")]), tools=[look]).with_config(callbacks=[watched.handler])
+    graph = agent(ScriptedModel(script=[calls(1), AIMessage(content="done")]), tools=[look]).with_config(
+        callbacks=[watched.handler]
+    )
     graph.invoke({"messages": [("user", "one")]})
     assert [(run.call_id, run.result) for run in watched.run.tools] == [("call1", "value 1")]
     assert said(watched.run)[3:] == ["tool: call1", "assistant: done"]
@@ -271,7 +300,13 @@ def test_a_handoff_is_no_error(watched: Watched) -> None:
 def test_what_the_caller_said_of_the_run(watched: Watched) -> None:
     config: Any = {
         "configurable": {"thread_id": 7},
-        "metadata": {"cm2.task.id": "t1", "cm2.rollout": 3, "customer": {"tier": "gold"}, "thing": object, "share": float("nan")},
+        "metadata": {
+            "cm2.task.id": "t1",
+            "cm2.rollout": 3,
+            "customer": {"tier": "gold"},
+            "thing": object,
+            "share": float("nan"),
+        },
         "tags": ["beta"],
         "run_name": "desk",
     }

@@ -22,9 +22,9 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, TraceIdRatioBased
 
 from cm2_agent.tracing import semconv
 from cm2_agent.tracing.span_attributes import told
-from cm2_agent.types.messages import Message
 from cm2_agent.tracing.span_processor import capture, decode_ids, decode_logprobs, encode_ids, encode_logprobs
 from cm2_agent.tracing.span_records import Record
+from cm2_agent.types.messages import Message
 from cm2_agent.types.trace import Run
 from tests.tracing.apps import ScriptedModel, agent, calls
 from tests.tracing.conftest import Watched
@@ -46,9 +46,15 @@ def by_name(watched: Watched) -> dict[str, list[dict[str, Any]]]:
 
 
 def test_a_foreign_exporter_sees_the_conventions_and_no_tokens(watched: Watched) -> None:
-    app().with_config(callbacks=[watched.handler]).invoke(QUESTION, {"configurable": {"thread_id": "T"}, "metadata": {"cm2.task.id": "t1"}})
+    app().with_config(callbacks=[watched.handler]).invoke(
+        QUESTION, {"configurable": {"thread_id": "T"}, "metadata": {"cm2.task.id": "t1"}}
+    )
     spans = by_name(watched)
-    root, (first, last), (tool,) = spans["invoke_agent LangGraph"][0], spans["chat scripted"], spans["execute_tool look"]
+    root, (first, last), (tool,) = (
+        spans["invoke_agent LangGraph"][0],
+        spans["chat scripted"],
+        spans["execute_tool look"],
+    )
     assert root["gen_ai.operation.name"] == "invoke_agent"
     assert root["gen_ai.agent.name"] == "LangGraph"
     assert root["gen_ai.conversation.id"] == "T"
@@ -69,7 +75,9 @@ def test_a_foreign_exporter_sees_the_conventions_and_no_tokens(watched: Watched)
     assert json.loads(last["gen_ai.output.messages"]) == [answer]
     assert [tool_["name"] for tool_ in json.loads(first["gen_ai.tool.definitions"])] == ["look", "ask_human"]
     assert all(name not in span for spans_ in spans.values() for span in spans_ for name in TOKENS)
-    assert {span.instrumentation_scope.schema_url for span in watched.spans if span.instrumentation_scope} == {semconv.SCHEMA_URL}
+    assert {span.instrumentation_scope.schema_url for span in watched.spans if span.instrumentation_scope} == {
+        semconv.SCHEMA_URL
+    }
     assert watched.run.calls[0].prompt_ids == (0, 1, 2, 3)
 
 
@@ -92,7 +100,9 @@ def test_content_can_be_kept_off_the_spans(watched: Watched, how: str, monkeypat
     assert watched.run.messages[-1].text == "it is value 1"
 
 
-@given(st.lists(st.integers(-(2**31), 2**31 - 1), max_size=50), st.lists(st.floats(width=32, allow_nan=False), max_size=50))
+@given(
+    st.lists(st.integers(-(2**31), 2**31 - 1), max_size=50), st.lists(st.floats(width=32, allow_nan=False), max_size=50)
+)
 def test_tokens_as_base64(ids: list[int], logprobs: list[float]) -> None:
     assert decode_ids(encode_ids(ids)) == tuple(ids)
     assert decode_logprobs(encode_logprobs(logprobs)) == tuple(logprobs)
@@ -106,7 +116,8 @@ def test_tokens_are_little_endian() -> None:
 
 
 def test_without_opentelemetry_in_the_application(watched: Watched) -> None:
-    """A private provider, whose ids are unique even where the application seeds `random`, and whose use does not disturb it."""
+    """A private provider, whose ids are unique even where the application seeds `random`, and whose use does not
+    disturb it."""
     runs: list[Run] = []
     numbers = []
     for graph in (app(), *(app().with_config(callbacks=[capture(runs.append)]) for _ in range(2))):
@@ -247,7 +258,9 @@ async def test_nothing_is_left_behind() -> None:
     assert runs == 1000
     assert handler.open_runs == 0
     assert handler._source().beside == {}
-    assert [thing for thing in gc.get_objects() if isinstance(thing, Record) and thing.root.source is handler._source()] == []
+    assert [
+        thing for thing in gc.get_objects() if isinstance(thing, Record) and thing.root.source is handler._source()
+    ] == []
 
 
 def test_what_comes_after_the_end_is_not_a_new_run(watched: Watched) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from cm2_agent.models.byte_tokenizer import byte_tokenizer
 from cm2_agent.types.group import Group, Rollout
 from cm2_agent.types.messages import Message
 from cm2_agent.types.score import Score
-from cm2_agent.models.byte_tokenizer import byte_tokenizer
 from cm2_agent.types.trace import ModelCall, Run, Trace
 
 REWARD = "checklist:1"
@@ -34,26 +34,35 @@ def policy(tokenizer: Any) -> Callable[..., Any]:
     def make(seed: int = 0, **settings: Any) -> Any:
         torch.manual_seed(seed)
         sizes = {
-            "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
-            "intermediate_size": 64, "max_position_embeddings": 512, "initializer_range": 0.1,
-        }  # fmt: skip
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+            "intermediate_size": 64,
+            "max_position_embeddings": 512,
+            "initializer_range": 0.1,
+        }
         return Qwen3ForCausalLM(
             Qwen3Config(
-                vocab_size=len(tokenizer), tie_word_embeddings=True,
-                pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+                vocab_size=len(tokenizer),
+                tie_word_embeddings=True,
+                pad_token_id=tokenizer.pad_token_id,
+                eos_token_id=tokenizer.eos_token_id,
                 **{**sizes, **settings},
             )
-        )  # fmt: skip
+        )
 
     return make
 
 
 @pytest.fixture(scope="session")
 def sample(tokenizer: Any) -> Callable[..., list[Group]]:
-    """sample(model, groups, size): groups of two-turn dialogues sampled from the model, with random rewards and true logprobs.
+    """sample(model, groups, size): groups of two-turn dialogues sampled from the model, with random rewards and true
+    logprobs.
 
-    `version` is the policy's name on record (default: the model's fingerprint, that is the truth); `stale` is the standard
-    deviation of noise on the logprobs, as if another policy had sampled; the lengths of completions differ.
+    `version` is the policy's name on record (default: the model's fingerprint, that is the truth); `stale` is the
+    standard deviation of noise on the logprobs, as if another policy had sampled; the lengths of completions differ.
     """
     from cm2_agent.models.generation import Generator, Request, Sampling
     from cm2_agent.models.local import fingerprint
@@ -76,7 +85,8 @@ def sample(tokenizer: Any) -> Callable[..., list[Group]]:
         found = []
         for number in range(groups):
             prompts = [
-                tokenizer.encode(f"<|im_start|>user\nWhere is order {number}?<|im_end|>\n<|im_start|>assistant\n") for _ in range(size)
+                tokenizer.encode(f"<|im_start|>user\nWhere is order {number}?<|im_end|>\n<|im_start|>assistant\n")
+                for _ in range(size)
             ]
             runs: list[list[Run]] = [[] for _ in range(size)]
             for turn in range(turns):
@@ -96,12 +106,24 @@ def sample(tokenizer: Any) -> Callable[..., list[Group]]:
                         model_version=name,
                         prompt_ids=tuple(prompts[index]),
                         completion_ids=tuple(generation.completion_ids),
-                        logprobs=tuple(min(value + rng.gauss(0, stale), -1e-3) if stale else value for value in generation.logprobs),
-                        sampling={"temperature": temperature, "logprobs": "processed", "top_p": 1.0, "top_k": 0, **shape},
+                        logprobs=tuple(
+                            min(value + rng.gauss(0, stale), -1e-3) if stale else value for value in generation.logprobs
+                        ),
+                        sampling={
+                            "temperature": temperature,
+                            "logprobs": "processed",
+                            "top_p": 1.0,
+                            "top_k": 0,
+                            **shape,
+                        },
                         message=1,
                     )
                     said = (Message.of("user", "Where is it?"), Message.of("assistant", ""))
-                    runs[index].append(Run(id=f"run-{number}-{index}-{turn}", thread=f"t{number}-{index}", messages=said, calls=(call,)))
+                    runs[index].append(
+                        Run(
+                            id=f"run-{number}-{index}-{turn}", thread=f"t{number}-{index}", messages=said, calls=(call,)
+                        )
+                    )
                     prompts[index] = [
                         *prompts[index],
                         *generation.completion_ids,
@@ -128,7 +150,8 @@ def rewarded() -> Callable[..., Group]:
         return replace(
             group,
             rollouts=tuple(
-                replace(one, score=replace(one.score, reward=reward, **score)) for one, reward in zip(group.rollouts, rewards, strict=True)
+                replace(one, score=replace(one.score, reward=reward, **score))
+                for one, reward in zip(group.rollouts, rewards, strict=True)
             ),
         )
 

@@ -1,4 +1,5 @@
-"""A plain PyTorch loop with the loss of method.md §6, written without a look at the trainer, and what its tests share."""
+"""A plain PyTorch loop with the loss of method.md §6, written without a look at the trainer, and what its tests
+share."""
 
 from __future__ import annotations
 
@@ -9,10 +10,10 @@ from typing import Any
 
 import torch
 
-from cm2_agent.types.group import Group
-from cm2_agent.types.trace import Trace
 from cm2_agent.trainers.dataset import collect
 from cm2_agent.trainers.rows import Row
+from cm2_agent.types.group import Group
+from cm2_agent.types.trace import Trace
 
 SGD = {"optim": "sgd", "max_grad_norm": 0.0}
 Sampler = Callable[..., list[Group]]
@@ -29,9 +30,13 @@ def logprobs_of(model: Any, row: Row, temperature: float = 1.0) -> torch.Tensor:
 def plain_loop(
     model: Any, rows: Sequence[Row], *, form: str, steps: int, lr: float, beta: float = 0.0, temperature: float = 1.0
 ) -> list[float]:
-    """The loss of method.md §6 on all rows at once, `steps` steps of SGD; returns the losses. Written without a look at the trainer."""
+    """The loss of method.md §6 on all rows at once, `steps` steps of SGD; returns the losses. Written without a look at
+    the trainer."""
     mu = [torch.tensor([v for span in row.spans for v in span.logprobs or ()], dtype=torch.float64) for row in rows]
-    advantage = [torch.tensor([span.advantage for span in row.spans for _ in range(len(span))], dtype=torch.float64) for row in rows]
+    advantage = [
+        torch.tensor([span.advantage for span in row.spans for _ in range(len(span))], dtype=torch.float64)
+        for row in rows
+    ]
     with torch.no_grad():
         prox = [logprobs_of(model, row, temperature) for row in rows]
     tokens = sum(len(values) for values in mu)
@@ -46,7 +51,9 @@ def plain_loop(
             if form == "direct":
                 ratio = ratio.clamp(max=2.0)
             token = -weight * torch.min(ratio * a, clipped * a)
-            kl = (torch.exp(p - now) - (p - now) - 1) * ratio  # unbiased for actions of the old policy (DeepSeek-V3.2), TRL's default
+            kl = (
+                torch.exp(p - now) - (p - now) - 1
+            ) * ratio  # unbiased for actions of the old policy (DeepSeek-V3.2), TRL's default
             loss = loss + (token + beta * kl).sum()
         loss = loss / tokens
         model.zero_grad()
@@ -83,7 +90,9 @@ def shifted(groups: Sequence[Group], by: float) -> list[Group]:
                 replace(
                     run,
                     calls=tuple(
-                        replace(call, logprobs=tuple(value + by for value in call.logprobs or ()), model_version="older")
+                        replace(
+                            call, logprobs=tuple(value + by for value in call.logprobs or ()), model_version="older"
+                        )
                         for call in run.calls
                     ),
                 )
@@ -92,19 +101,29 @@ def shifted(groups: Sequence[Group], by: float) -> list[Group]:
         )
 
     return [
-        replace(group, key={**group.key, "policy": "older"}, rollouts=tuple(replace(one, trace=trace(one.trace)) for one in group.rollouts))
+        replace(
+            group,
+            key={**group.key, "policy": "older"},
+            rollouts=tuple(replace(one, trace=trace(one.trace)) for one in group.rollouts),
+        )
         for group in groups
     ]
 
 
 def claimed_by(trace: Trace, version: str) -> Trace:
     return replace(
-        trace, runs=tuple(replace(run, calls=tuple(replace(call, model_version=version) for call in run.calls)) for run in trace.runs)
+        trace,
+        runs=tuple(
+            replace(run, calls=tuple(replace(call, model_version=version) for call in run.calls)) for run in trace.runs
+        ),
     )
 
 
 def stripped(group: Group, **changed: Any) -> Group:
     def calls(trace: Trace) -> Trace:
-        return replace(trace, runs=tuple(replace(run, calls=tuple(replace(call, **changed) for call in run.calls)) for run in trace.runs))
+        return replace(
+            trace,
+            runs=tuple(replace(run, calls=tuple(replace(call, **changed) for call in run.calls)) for run in trace.runs),
+        )
 
     return replace(group, rollouts=tuple(replace(one, trace=calls(one.trace)) for one in group.rollouts))

@@ -1,4 +1,5 @@
-"""Advantages: what is left out and refused, the laws of §5, and that the unbiased levels are (an exactly enumerated tree with a gate)."""
+"""Advantages: what is left out and refused, the laws of §5, and that the unbiased levels are (an exactly enumerated
+tree with a gate)."""
 
 from __future__ import annotations
 
@@ -14,13 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cm2_agent.errors import TrainError
-from cm2_agent.types.score import Score, TurnScore, Verdict
 from cm2_agent.trainers.advantage import GroupAdvantages, advantages
+from cm2_agent.types.score import Score, TurnScore, Verdict
 
 LEVELS = ("trajectory", "turn", "step", "return_to_go", "evidence")
 
 
-def turn(number: int | None, steps: int, *flips: int | str | None, weights: Sequence[float] = (), deps: Any = ()) -> TurnScore:
+def turn(
+    number: int | None, steps: int, *flips: int | str | None, weights: Sequence[float] = (), deps: Any = ()
+) -> TurnScore:
     """A counted turn from its items' flips; "?" is a NULL verdict, steps 0 a turn that was not reached."""
     ws = list(weights) or [1 / len(flips)] * len(flips)
     parents = list(deps) or [()] * len(flips)
@@ -30,7 +33,16 @@ def turn(number: int | None, steps: int, *flips: int | str | None, weights: Sequ
             verdicts.append(Verdict(item=f"C{at}", value=None, weight=ws[at], cause="infrastructure"))
             continue
         paid = flip is not None and all(isinstance(up := flips[parent], int) and up < flip for parent in parents[at])
-        verdicts.append(Verdict(item=f"C{at}", value=flip is not None, weight=ws[at], step=flip, paid=paid, depends_on=tuple(parents[at])))
+        verdicts.append(
+            Verdict(
+                item=f"C{at}",
+                value=flip is not None,
+                weight=ws[at],
+                step=flip,
+                paid=paid,
+                depends_on=tuple(parents[at]),
+            )
+        )
     whole = all(verdict.paid is not None for verdict in verdicts)
     reward = math.fsum(verdict.weight for verdict in verdicts if verdict.paid) if whole else None
     return TurnScore(turn=number, reached=steps > 0, steps=steps, reward=reward, verdicts=tuple(verdicts))
@@ -38,7 +50,9 @@ def turn(number: int | None, steps: int, *flips: int | str | None, weights: Sequ
 
 def score(*turns: TurnScore, id: str = "t", **keys: Any) -> Score:
     rewards = [one.reward for one in turns]
-    whole = None if None in rewards else math.fsum(reward for reward in rewards if reward is not None) / max(1, len(turns))
+    whole = (
+        None if None in rewards else math.fsum(reward for reward in rewards if reward is not None) / max(1, len(turns))
+    )
     return Score(**{"trace_id": id, "reward_version": "v1", "reward": whole, "turns": turns, **keys})
 
 
@@ -57,11 +71,17 @@ def test_trajectory_is_centred_and_on_every_token() -> None:
     assert scalars(got) == [0.25, -0.25]
     assert got.rollouts[0](0, 1) == got.rollouts[0](5, 9) == 0.25, "turns without items, too"
     assert got.informative
-    assert scalars(advantages([GOOD, BAD], norm="std")) == [pytest.approx(0.25 / (0.25 + 1e-6)), pytest.approx(-0.25 / (0.25 + 1e-6))]
+    assert scalars(advantages([GOOD, BAD], norm="std")) == [
+        pytest.approx(0.25 / (0.25 + 1e-6)),
+        pytest.approx(-0.25 / (0.25 + 1e-6)),
+    ]
 
 
 def test_components_are_centred_on_the_reward() -> None:
-    stack = [replace(GOOD, reward=0.9, components={"length": 0.9}), replace(BAD, reward=0.1, components={"length": 0.1})]
+    stack = [
+        replace(GOOD, reward=0.9, components={"length": 0.9}),
+        replace(BAD, reward=0.1, components={"length": 0.1}),
+    ]
     assert scalars(advantages(stack)) == [pytest.approx(0.4), pytest.approx(-0.4)]
     missing = [*stack, replace(GOOD, reward=None, null_reason="verdicts", components={"length": None})]
     got = advantages(missing)
@@ -80,11 +100,18 @@ def test_null_verdicts_contribute_nothing_and_shift_no_other_item() -> None:
     group = [score(turn(0, 1, 1, 1)), score(turn(0, 1, None, 1)), score(turn(0, 1, "?", None), null_reason="verdicts")]
     got = scalars(advantages(group))
     third = 2 / 3
-    assert got == [pytest.approx(0.5 * 0.5 + 0.5 * (1 - third)), pytest.approx(-0.5 * 0.5 + 0.5 * (1 - third)), pytest.approx(-0.5 * third)]
+    assert got == [
+        pytest.approx(0.5 * 0.5 + 0.5 * (1 - third)),
+        pytest.approx(-0.5 * 0.5 + 0.5 * (1 - third)),
+        pytest.approx(-0.5 * third),
+    ]
 
 
 def test_an_item_that_too_few_judged_is_left_out() -> None:
-    group = [score(turn(0, 1, 1, 1)), *(score(turn(0, 1, "?", flip), null_reason="verdicts") for flip in (1, None, None))]
+    group = [
+        score(turn(0, 1, 1, 1)),
+        *(score(turn(0, 1, "?", flip), null_reason="verdicts") for flip in (1, None, None)),
+    ]
     assert scalars(advantages(group)) == [0.25, 0.25, -0.25, -0.25], "one of four judged C0: fewer than max(2, 4/2)"
 
 
@@ -108,7 +135,10 @@ def test_a_rollout_without_a_reward_takes_no_part(reason: str | None) -> None:
 
 
 def test_ties_are_exactly_zero_and_uninformative() -> None:
-    thirds = [score(turn(0, 2, 1, 2, None, weights=(0.1, 0.2, 0.7))), score(turn(0, 2, 2, 1, None, weights=(0.1, 0.2, 0.7)))]
+    thirds = [
+        score(turn(0, 2, 1, 2, None, weights=(0.1, 0.2, 0.7))),
+        score(turn(0, 2, 2, 1, None, weights=(0.1, 0.2, 0.7))),
+    ]
     for level in ("trajectory", "turn"):
         got = advantages(thirds, level=level)
         assert not got.informative
@@ -119,7 +149,11 @@ def test_ties_are_exactly_zero_and_uninformative() -> None:
 
 
 def test_the_baseline_of_the_unbiased_levels_is_the_others() -> None:
-    group = [score(turn(0, 1, 1), turn(1, 1, 1)), score(turn(0, 1, 1), turn(1, 1, None)), score(turn(0, 1, None), turn(1, 0, None))]
+    group = [
+        score(turn(0, 1, 1), turn(1, 1, 1)),
+        score(turn(0, 1, 1), turn(1, 1, None)),
+        score(turn(0, 1, None), turn(1, 0, None)),
+    ]
     got = advantages(group, level="return_to_go")
     assert [dict(one.steps) for one in got.rollouts] == [
         {0: (0.75,), 1: (0.5,)},  # 1 − (0.5 + 0)/2, 0.5 − 0
@@ -134,7 +168,9 @@ def test_evidence_compares_a_longer_turn_with_the_others_last_step() -> None:
     group = [score(turn(0, 3, 3)), score(turn(0, 1, 1))]
     assert advantages(group, level="evidence").rollouts[0].steps == {0: (0.0, 0.0, 0.0)}
     group = [score(turn(0, 3, 2)), score(turn(0, 1, 1))]
-    assert advantages(group, level="evidence").rollouts[0].steps == {0: (0.0, 0.0, -1.0)}, "after its flip nothing more is to be earned"
+    assert advantages(group, level="evidence").rollouts[0].steps == {0: (0.0, 0.0, -1.0)}, (
+        "after its flip nothing more is to be earned"
+    )
 
 
 def test_the_block_is_the_last_term_of_every_return() -> None:
@@ -155,7 +191,9 @@ def test_tokens_in_turns_without_items_earn_later_rewards() -> None:
     with pytest.raises(TrainError, match="turn 0 has no items"):
         advantages(block, level="evidence").rollouts[0](0, 0)
     counted = [score(turn(1, 1, 1)), score(turn(1, 1, None))]
-    assert advantages(counted, level="turn").rollouts[0](0, 0) == 0.0, "this level credits a turn by its own reward alone"
+    assert advantages(counted, level="turn").rollouts[0](0, 0) == 0.0, (
+        "this level credits a turn by its own reward alone"
+    )
     assert advantages(counted, level="evidence", happened=[[2, 1], [1, 1]]).rollouts[0](0, 1) == 1.0
 
 
@@ -195,7 +233,9 @@ def test_a_step_that_was_never_scored_is_refused() -> None:
 def groups(draw: st.DrawFn) -> list[Score]:
     """2–5 rollouts of 1–3 turns; later turns may not be reached; complete verdicts."""
     shape = [draw(st.integers(1, 3)) for _ in range(draw(st.integers(1, 3)))]
-    weights = [[one / sum(ws) for one in ws] for ws in ([draw(st.integers(1, 9)) for _ in range(items)] for items in shape)]
+    weights = [
+        [one / sum(ws) for one in ws] for ws in ([draw(st.integers(1, 9)) for _ in range(items)] for items in shape)
+    ]
     out = []
     for number in range(draw(st.integers(2, 5))):
         reached = draw(st.integers(1, len(shape)))
@@ -231,10 +271,14 @@ def test_complete_verdicts_give_eq_5(group: list[Score]) -> None:
 def test_an_extra_zero_reward_turn_with_the_same_length_changes_nothing(group: list[Score], level: Any) -> None:
     happened = [[one.steps for one in each.turns if one.reached] for each in group]
     before = advantages(group, level=level, happened=happened)
-    longer = [[*own, 2] if len(own) == group[0].length else own for own in happened]  # a turn without items does not count
+    longer = [
+        [*own, 2] if len(own) == group[0].length else own for own in happened
+    ]  # a turn without items does not count
     after = advantages(group, level=level, happened=longer)
     for old, new in zip(before.rollouts, after.rollouts, strict=True):
-        assert all(new(number, step) == value for number, values in old.steps.items() for step, value in enumerate(values))
+        assert all(
+            new(number, step) == value for number, values in old.steps.items() for step, value in enumerate(values)
+        )
         assert level == "trajectory" or all(value == 0 for value in new.steps.get(group[0].length, ()))
 
 
@@ -251,12 +295,13 @@ def probabilities(state: str) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 def tree(uncounted: bool = False) -> list[tuple[float, list[tuple[str, int, int, int]], Score, list[int]]]:
-    """Every dialogue: its probability, its decisions (state, action, turn, step), its score, and the steps of its turns.
+    """Every dialogue: its probability, its decisions (state, action, turn, step), its score, and the steps of its
+    turns.
 
-    Turn 0: `start` gives up (0), acts at once (1) or dawdles (2) and then decides in `again`. What it did right opens the gate to turn 1,
-    where `second` decides in one step, or goes the `slow` way of two. L is 2, with unequal weights and an item that needs another
-    first. `uncounted`: turn 1 has no items and turn 2 does, so that L counts turn 0 and turn 2 alone.
-    """
+    Turn 0: `start` gives up (0), acts at once (1) or dawdles (2) and then decides in `again`. What it did right opens
+    the gate to turn 1, where `second` decides in one step, or goes the `slow` way of two. L is 2, with unequal weights
+    and an item that needs another first. `uncounted`: turn 1 has no items and turn 2 does, so that L counts turn 0 and
+    turn 2 alone."""
     out = []
     last = 2 if uncounted else 1
     for first in range(3):
@@ -283,7 +328,8 @@ def tree(uncounted: bool = False) -> list[tuple[float, list[tuple[str, int, int,
                     closing = turn(last, 2, 2 if slow else None, 1, weights=(0.5, 0.5))
                     out.append(([*here, ("slow", slow, last, 1)], score(opening, closing), [steps, *middle, 2]))
     return [
-        (float(np.prod([probabilities(state)[action] for state, action, _, _ in path])), path, worth, sizes) for path, worth, sizes in out
+        (float(np.prod([probabilities(state)[action] for state, action, _, _ in path])), path, worth, sizes)
+        for path, worth, sizes in out
     ]
 
 
@@ -304,8 +350,8 @@ def added(total: dict[str, Any], part: dict[str, Any], factor: float) -> None:
 def test_the_expected_update_is_the_true_gradient(level: Any, scale: float, uncounted: bool) -> None:
     """E[(1/G) Σ_i Σ_tokens A ∇log π] over every group of G = 3 equals ∇E[R].
 
-    At trajectory level the mean holds the rollout itself, which shrinks the expectation by (G − 1)/G and turns it nowhere.
-    """
+    At trajectory level the mean holds the rollout itself, which shrinks the expectation by (G − 1)/G and turns it
+    nowhere."""
     dialogues = tree(uncounted)
     assert sum(weight for weight, *_ in dialogues) == pytest.approx(1)
     true: dict[str, Any] = {state: np.zeros(len(logits)) for state, logits in LOGITS.items()}
@@ -325,7 +371,8 @@ def test_the_expected_update_is_the_true_gradient(level: Any, scale: float, unco
 
 
 def test_the_turn_level_has_the_wrong_sign_where_the_gate_matters() -> None:
-    """The note of §5: it ignores survival. `short` earns more in turn 0 and closes the gate, `open` earns less there and all of turn 1."""
+    """The note of §5: it ignores survival. `short` earns more in turn 0 and closes the gate, `open` earns less there
+    and all of turn 1."""
     short = score(turn(0, 1, 1, None, weights=(0.6, 0.4)), turn(1, 0, None), id="short")
     opens = score(turn(0, 1, None, 1, weights=(0.6, 0.4)), turn(1, 1, 1), id="open")
     assert (short.reward, opens.reward) == (0.3, 0.7)

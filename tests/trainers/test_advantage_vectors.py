@@ -1,5 +1,5 @@
-"""The worked groups of CM2_CREDIT_VECTORS (unset: the copy beside this file): every quantity of method.md §3–5 to 1e-9, from satisfaction
-matrices through rewards.shaping, and from Scores through trainers.advantage."""
+"""The worked groups of CM2_CREDIT_VECTORS (unset: the copy beside this file): every quantity of method.md §3–5 to 1e-9,
+from satisfaction matrices through rewards.shaping, and from Scores through trainers.advantage."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from cm2_agent.rewards.scoring import shaping
-from cm2_agent.types.score import Score, TurnScore, Verdict
 from cm2_agent.trainers.advantage import GroupAdvantages, advantages
+from cm2_agent.types.score import Score, TurnScore, Verdict
 
 FILE = Path(os.environ.get("CM2_CREDIT_VECTORS") or Path(__file__).parent / "credit.json")
 VECTORS: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
@@ -25,7 +25,9 @@ LEVELS = ("trajectory", "turn", "step", "return_to_go", "evidence")
 def test_the_file_holds_cases() -> None:
     assert CASES
     assert NULL_CASES
-    assert {level for _, case in CASES for want in case["expect"].values() for level in want["advantages"]} == set(LEVELS)
+    assert {level for _, case in CASES for want in case["expect"].values() for level in want["advantages"]} == set(
+        LEVELS
+    )
 
 
 def turn_score(turn: int, spec: dict[str, Any], sat: list[list[bool]] | None) -> TurnScore:
@@ -55,7 +57,9 @@ def scores_of(case: dict[str, Any]) -> list[Score]:
     scores = []
     for index, rollout in enumerate(case["rollouts"]):
         full = [*rollout, *[None] * (len(case["checklist"]) - len(rollout))]
-        turns = tuple(turn_score(turn, spec, sat) for turn, (spec, sat) in enumerate(zip(case["checklist"], full, strict=True)))
+        turns = tuple(
+            turn_score(turn, spec, sat) for turn, (spec, sat) in enumerate(zip(case["checklist"], full, strict=True))
+        )
         reward = shaping.trajectory_reward([turn.reward or 0.0 for turn in turns], len(turns))
         scores.append(Score(trace_id=str(index), reward_version="vectors", reward=reward, turns=turns))
     return scores
@@ -81,7 +85,9 @@ def test_rewards(number: int, case: dict[str, Any], norm: str) -> None:
             close(reached[turn], value)
         close(score.reward, reward)
         paid = [[verdict.paid for verdict in turn.verdicts] for turn in score.turns]
-        close(shaping.stored_reward(paid, [[verdict.weight for verdict in turn.verdicts] for turn in score.turns]), reward)
+        close(
+            shaping.stored_reward(paid, [[verdict.weight for verdict in turn.verdicts] for turn in score.turns]), reward
+        )
 
 
 @pytest.mark.parametrize(("number", "case"), CASES)
@@ -139,7 +145,15 @@ def test_null_cases(number: int, case: dict[str, Any]) -> None:
                 )
                 for place, (weight, one) in enumerate(zip(weights, row, strict=True))
             )
-            turns.append(TurnScore(turn=turn, reached=paid is not None, steps=1 if paid is not None else 0, reward=None, verdicts=verdicts))
+            turns.append(
+                TurnScore(
+                    turn=turn,
+                    reached=paid is not None,
+                    steps=1 if paid is not None else 0,
+                    reward=None,
+                    verdicts=verdicts,
+                )
+            )
         reward = shaping.stored_reward([[one.paid for one in turn.verdicts] for turn in turns], case["weights"])
         scores.append(
             Score(

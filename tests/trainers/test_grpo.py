@@ -1,4 +1,5 @@
-"""GRPO on stored rows against a plain PyTorch loop, and the traps: is the stored denominator used, is a row dropped, is more trained?"""
+"""GRPO on stored rows against a plain PyTorch loop, and the traps: is the stored denominator used, is a row dropped, is
+more trained?"""
 
 from __future__ import annotations
 
@@ -13,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from cm2_agent.types.group import Group
 from cm2_agent.trainers.collator import Sample, collate, dealt
 from cm2_agent.trainers.grpo import GRPO
 from cm2_agent.trainers.rows import Row, Span
 from cm2_agent.trainers.trl_trainer import StoredGRPOTrainer
+from cm2_agent.types.group import Group
 from tests.trainers.loop import SGD, Sampler, apart, logprobs_of, plain_loop, rows_of_groups, shifted, trained
 
 
@@ -34,15 +35,28 @@ from tests.trainers.loop import SGD, Sampler, apart, logprobs_of, plain_loop, ro
     ],
 )
 def test_the_loss_and_the_weights_are_a_plain_loops(
-    policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path, form: str, stale: float, args: dict[str, Any]
+    policy: Callable[..., Any],
+    sample: Sampler,
+    tokenizer: Any,
+    tmp_path: Path,
+    form: str,
+    stale: float,
+    args: dict[str, Any],
 ) -> None:
     model = policy(1)
     groups = sample(model, groups=2, size=4, stale=stale, version="older" if stale else None)
     twin = copy.deepcopy(model)
     expected = plain_loop(twin, rows_of_groups(groups), form=form, steps=4, lr=2.0, beta=args.get("beta", 0.0))
     grpo = GRPO(
-        model, tmp_path / "out", tokenizer=tokenizer, form=form, learning_rate=2.0, steps=4, ratio_band=None, args={**SGD, **args}  # type: ignore[arg-type]
-    )  # fmt: skip
+        model,
+        tmp_path / "out",
+        tokenizer=tokenizer,
+        form=form,  # type: ignore[arg-type]
+        learning_rate=2.0,
+        steps=4,
+        ratio_band=None,
+        args={**SGD, **args},
+    )
     path = grpo.train(groups)
     losses = [step["loss"] for step in grpo.report["history"]]
     assert losses == pytest.approx(expected, abs=1e-5)
@@ -51,7 +65,9 @@ def test_the_loss_and_the_weights_are_a_plain_loops(
     assert apart(policy(1), twin) > 1e-3
 
 
-def test_temperature_is_that_of_the_recorded_logprobs(policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path) -> None:
+def test_temperature_is_that_of_the_recorded_logprobs(
+    policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path
+) -> None:
     model = policy(1)
     groups = sample(model, groups=2, temperature=0.6)
     twin = copy.deepcopy(model)
@@ -66,8 +82,15 @@ def test_temperature_is_that_of_the_recorded_logprobs(policy: Callable[..., Any]
 
 def first_loss(model: Any, groups: Sequence[Group], tokenizer: Any, out: Path, **settings: Any) -> float:
     grpo = GRPO(
-        copy.deepcopy(model), out, tokenizer=tokenizer, steps=1, learning_rate=0.0, ratio_band=None, args=dict(SGD), **settings
-    )  # fmt: skip
+        copy.deepcopy(model),
+        out,
+        tokenizer=tokenizer,
+        steps=1,
+        learning_rate=0.0,
+        ratio_band=None,
+        args=dict(SGD),
+        **settings,
+    )
     grpo.train(groups)
     return float(grpo.report["history"][0]["loss"])
 
@@ -80,19 +103,28 @@ def test_shifted_logprobs_scale_the_truncated_loss_by_the_ratio_up_to_the_cap(
     groups = sample(model, groups=2, tokens=6)
     fresh = first_loss(model, groups, tokenizer, tmp_path / "fresh")
     assert abs(fresh) > 1e-3
-    assert first_loss(model, shifted(groups, by), tokenizer, tmp_path / "shifted") == pytest.approx(factor * fresh, rel=1e-4)
+    assert first_loss(model, shifted(groups, by), tokenizer, tmp_path / "shifted") == pytest.approx(
+        factor * fresh, rel=1e-4
+    )
 
 
-@pytest.mark.parametrize(("by", "up", "down"), [(0.5, math.exp(-0.5), 0.8), (-0.2, math.exp(0.2), math.exp(0.2)), (-2.0, 1.28, 2.0)])
+@pytest.mark.parametrize(
+    ("by", "up", "down"), [(0.5, math.exp(-0.5), 0.8), (-0.2, math.exp(0.2), math.exp(0.2)), (-2.0, 1.28, 2.0)]
+)
 def test_shifted_logprobs_enter_the_direct_ratio(
     policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path, by: float, up: float, down: float
 ) -> None:
-    """A token with A > 0 counts min(r, 1.28)·A, one with A < 0 counts max(min(r, 2), 0.8)·A: r = e^−by for all of them."""
+    """A token with A > 0 counts min(r, 1.28)·A, one with A < 0 counts max(min(r, 2), 0.8)·A: r = e^−by for all of
+    them."""
     model = policy(1)
     groups = sample(model, groups=2, tokens=6)
-    values = np.array([value for row in rows_of_groups(groups) for span in row.spans for value in [span.advantage] * len(span)])
+    values = np.array(
+        [value for row in rows_of_groups(groups) for span in row.spans for value in [span.advantage] * len(span)]
+    )
     expected = -float(np.where(values > 0, up * values, down * values).sum()) / len(values)
-    assert first_loss(model, shifted(groups, by), tokenizer, tmp_path / "out", form="direct") == pytest.approx(expected, rel=1e-4)
+    assert first_loss(model, shifted(groups, by), tokenizer, tmp_path / "out", form="direct") == pytest.approx(
+        expected, rel=1e-4
+    )
 
 
 # -- below GRPO: the trainer on samples of our own
@@ -103,14 +135,31 @@ def trainer_of(model: Any, tokenizer: Any, batches: list[list[Sample]], folder: 
     from trl import GRPOConfig
 
     settings = {
-        "output_dir": str(folder), "max_steps": len(batches), "learning_rate": 1.0, "lr_scheduler_type": "constant", "epsilon_high": 0.28,
-        "per_device_train_batch_size": 2, "num_generations": 2, "beta": 0.0, "bf16": False, "activation_checkpointing": False,
-        "dataloader_pin_memory": False, "report_to": "none", "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True,
-        **SGD, **args,
-    }  # fmt: skip
+        "output_dir": str(folder),
+        "max_steps": len(batches),
+        "learning_rate": 1.0,
+        "lr_scheduler_type": "constant",
+        "epsilon_high": 0.28,
+        "per_device_train_batch_size": 2,
+        "num_generations": 2,
+        "beta": 0.0,
+        "bf16": False,
+        "activation_checkpointing": False,
+        "dataloader_pin_memory": False,
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "disable_tqdm": True,
+        **SGD,
+        **args,
+    }
     prompts = Dataset.from_dict({"prompt": [""] * 64})
     return StoredGRPOTrainer(
-        batches=iter(batches), model=model, args=GRPOConfig(**settings), processing_class=tokenizer, train_dataset=prompts
+        batches=iter(batches),
+        model=model,
+        args=GRPOConfig(**settings),
+        processing_class=tokenizer,
+        train_dataset=prompts,
     )
 
 
@@ -119,10 +168,13 @@ def ready(rows: Sequence[Row]) -> list[Sample]:
     return [replace(one, old=one.mu) for one in samples]
 
 
-def test_a_group_without_differences_moves_nothing(policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path) -> None:
+def test_a_group_without_differences_moves_nothing(
+    policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path
+) -> None:
     model = policy(1)
     rows = [
-        replace(row, spans=tuple(replace(span, advantage=0.0) for span in row.spans)) for row in rows_of_groups(sample(model, groups=1))
+        replace(row, spans=tuple(replace(span, advantage=0.0) for span in row.spans))
+        for row in rows_of_groups(sample(model, groups=1))
     ]
     before = copy.deepcopy(model)
     trainer_of(model, tokenizer, [ready(rows)], tmp_path).train()
@@ -143,7 +195,9 @@ def test_uninformative_groups_are_left_out_without_a_kl_term(
     assert (reports[1]["zero_advantage_groups"], reports[1]["informative_groups"]) == (1, 1)
 
 
-def test_only_model_tokens_have_logits_and_gradients(policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path) -> None:
+def test_only_model_tokens_have_logits_and_gradients(
+    policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path
+) -> None:
     model = policy(1)
     samples = ready(rows_of_groups(sample(model, groups=2, stale=0.5, version="older")))
     trainer = trainer_of(model, tokenizer, [samples], tmp_path)
@@ -171,7 +225,9 @@ def test_only_model_tokens_have_logits_and_gradients(policy: Callable[..., Any],
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
 
 
-def test_logprobs_of_trained_positions_are_trls_own(policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path) -> None:
+def test_logprobs_of_trained_positions_are_trls_own(
+    policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path
+) -> None:
     from trl import GRPOTrainer
 
     model = policy(1)
@@ -181,7 +237,9 @@ def test_logprobs_of_trained_positions_are_trls_own(policy: Callable[..., Any], 
     ids, seen = (torch.cat([batch[f"prompt_{name}"], batch[f"completion_{name}"]], dim=1) for name in ("ids", "mask"))
     mask = batch["tool_mask"]
     width = mask.size(1)
-    theirs, their_entropies, _ = GRPOTrainer._get_per_token_logps_and_entropies(trainer, model, ids, seen, width, compute_entropy=True)
+    theirs, their_entropies, _ = GRPOTrainer._get_per_token_logps_and_entropies(
+        trainer, model, ids, seen, width, compute_entropy=True
+    )
     trainer._trained = mask
     ours, entropies, _ = trainer._get_per_token_logps_and_entropies(model, ids, seen, width, compute_entropy=True)
     assert entropies is not None
@@ -235,7 +293,10 @@ def test_a_rollout_in_two_rows_counts_as_it_would_in_one(
     halves = [
         half
         for row in rows
-        for half in (replace(row, ids=row.ids[: row.spans[0].stop], spans=row.spans[:1]), replace(row, spans=row.spans[1:]))
+        for half in (
+            replace(row, ids=row.ids[: row.spans[0].stop], spans=row.spans[:1]),
+            replace(row, spans=row.spans[1:]),
+        )
     ]
     found = []
     for number, given in enumerate((rows, halves)):
@@ -251,14 +312,20 @@ def test_collated_rows_hold_what_the_row_holds() -> None:
     first = Span(start=2, stop=4, turn=0, step=0, logprobs=(-1.0, -2.0), advantage=0.5)
     second = Span(start=5, stop=6, turn=0, step=1, logprobs=(-3.0,), advantage=-1.0)
     row = Row(trace_id="t", ids=(1, 2, 10, 11, 3, 12), spans=(first, second))
-    short = Row(trace_id="u", ids=(7, 8), spans=(Span(start=1, stop=2, turn=0, step=0, logprobs=(-4.0,), advantage=2.0),))
+    short = Row(
+        trace_id="u", ids=(7, 8), spans=(Span(start=1, stop=2, turn=0, step=0, logprobs=(-4.0,), advantage=2.0),)
+    )
     batch = collate(ready([row, short]), pad_id=0, multiple=3)
     expected = {
-        "prompt_ids": [[1, 2], [0, 7], [0, 0]], "prompt_mask": [[1, 1], [0, 1], [0, 1]],
-        "completion_ids": [[10, 11, 3, 12], [8, 0, 0, 0], [0] * 4], "completion_mask": [[1] * 4, [1, 0, 0, 0], [0] * 4],
-        "tool_mask": [[1, 1, 0, 1], [1, 0, 0, 0], [0] * 4], "advantages": [[0.5, 0.5, 0, -1], [2, 0, 0, 0], [0] * 4],
-        "old_per_token_logps": [[-1, -2, 0, -3], [-4, 0, 0, 0], [0] * 4], "num_items_in_batch": 4,
-    }  # fmt: skip
+        "prompt_ids": [[1, 2], [0, 7], [0, 0]],
+        "prompt_mask": [[1, 1], [0, 1], [0, 1]],
+        "completion_ids": [[10, 11, 3, 12], [8, 0, 0, 0], [0] * 4],
+        "completion_mask": [[1] * 4, [1, 0, 0, 0], [0] * 4],
+        "tool_mask": [[1, 1, 0, 1], [1, 0, 0, 0], [0] * 4],
+        "advantages": [[0.5, 0.5, 0, -1], [2, 0, 0, 0], [0] * 4],
+        "old_per_token_logps": [[-1, -2, 0, -3], [-4, 0, 0, 0], [0] * 4],
+        "num_items_in_batch": 4,
+    }
     assert {name: tensor.tolist() for name, tensor in batch.items()} == expected
 
 

@@ -1,4 +1,5 @@
-"""A GRPO run as a whole: does it know its policy, does it learn, is it repeatable, is it harmless when interrupted, what does it refuse?"""
+"""A GRPO run as a whole: does it know its policy, does it learn, is it repeatable, is it harmless when interrupted,
+what does it refuse?"""
 
 from __future__ import annotations
 
@@ -15,17 +16,30 @@ import pytest
 import torch
 
 from cm2_agent.errors import TrainError
-from cm2_agent.types.group import Group
 from cm2_agent.models.local import fingerprint
 from cm2_agent.trainers.collator import dealt
 from cm2_agent.trainers.dataset import collect
 from cm2_agent.trainers.grpo import GRPO
-from tests.trainers.loop import SGD, Sampler, apart, claimed_by, logprobs_of, plain_loop, rows_of_groups, shifted, stripped, trained
+from cm2_agent.types.group import Group
+from tests.trainers.loop import (
+    SGD,
+    Sampler,
+    apart,
+    claimed_by,
+    logprobs_of,
+    plain_loop,
+    rows_of_groups,
+    shifted,
+    stripped,
+    trained,
+)
 
 # -- what the run knows of its policy
 
 
-def test_stored_calls_are_recomputed_and_must_match(policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path) -> None:
+def test_stored_calls_are_recomputed_and_must_match(
+    policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path
+) -> None:
     model = policy(1)
     groups = sample(model, groups=7, size=4)
     grpo = GRPO(copy.deepcopy(model), tmp_path / "out", tokenizer=tokenizer, steps=1, learning_rate=1e-3)
@@ -35,7 +49,10 @@ def test_stored_calls_are_recomputed_and_must_match(policy: Callable[..., Any], 
     assert grpo.report["fresh"] is True
     wrong = [replace(group, key={**group.key, "policy": fingerprint(model)}) for group in shifted(groups, 0.01)]
     claimed = [
-        replace(group, rollouts=tuple(replace(one, trace=claimed_by(one.trace, fingerprint(model))) for one in group.rollouts))
+        replace(
+            group,
+            rollouts=tuple(replace(one, trace=claimed_by(one.trace, fingerprint(model))) for one in group.rollouts),
+        )
         for group in wrong
     ]
     with pytest.raises(TrainError, match=r"stored logprobs are not this policy's: 50 calls.*mean \|difference\| 0\.01"):
@@ -54,7 +71,9 @@ def test_a_truncated_sampler_is_weighted_and_not_taken_for_the_policy(
     grpo = GRPO(model, tmp_path / "out", tokenizer=tokenizer, steps=1, ratio_band=None)
     grpo.train(sample(model, groups=2, top_k=5))
     assert grpo.report["recomputed"] is None
-    assert grpo.report["off_policy"]["ratio_max"] < 1  # what is cut off makes the rest more likely for the sampler than for the model
+    assert (
+        grpo.report["off_policy"]["ratio_max"] < 1
+    )  # what is cut off makes the rest more likely for the sampler than for the model
 
 
 def test_rollouts_outside_the_band_are_left_out_and_counted(
@@ -72,7 +91,9 @@ def test_rollouts_outside_the_band_are_left_out_and_counted(
         GRPO(policy(1), tmp_path / "none", tokenizer=tokenizer, steps=1, ratio_band=None, max_kl=0.1).train(far)
 
 
-def test_older_policies_pass_by_their_lag(policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path) -> None:
+def test_older_policies_pass_by_their_lag(
+    policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path
+) -> None:
     groups = [sample(policy(1), groups=1, version=name)[0] for name in ("v1", "v2", "v3")]
     with pytest.raises(TrainError, match="3 policies: v1, v2, v3"):
         GRPO(policy(1), tmp_path / "out", tokenizer=tokenizer).train(groups)
@@ -83,14 +104,23 @@ def test_older_policies_pass_by_their_lag(policy: Callable[..., Any], sample: Sa
     assert grpo.report["left_out"] == {"policy lag above max_lag": 4}
 
 
-def test_each_load_takes_its_own_pi_prox(policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path) -> None:
+def test_each_load_takes_its_own_pi_prox(
+    policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path
+) -> None:
     """Two loads of one group each: the second is weighted and clipped against the policy after the first."""
     model = policy(1)
     groups = sample(model, groups=2, stale=0.3, version="older")
     grpo = GRPO(
-        copy.deepcopy(model), tmp_path / "out", tokenizer=tokenizer, steps=2, learning_rate=2.0, rollouts_per_load=4, rollouts_per_step=4,
-        ratio_band=None, args=SGD,
-    )  # fmt: skip
+        copy.deepcopy(model),
+        tmp_path / "out",
+        tokenizer=tokenizer,
+        steps=2,
+        learning_rate=2.0,
+        rollouts_per_load=4,
+        rollouts_per_step=4,
+        ratio_band=None,
+        args=SGD,
+    )
     path = grpo.train(groups)
     order = [group for batch in dealt(groups, [4, 4], 4, seed=0, epoch=0) for group in batch]
     expected = [plain_loop(model, rows_of_groups([group]), form="truncated", steps=1, lr=2.0)[0] for group in order]
@@ -107,15 +137,23 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(
     groups = sample(policy(1), groups=6)
     files = []
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        path = GRPO(policy(1), tmp_path / name, tokenizer=tokenizer, seed=seed, epochs=2, rollouts_per_step=8, learning_rate=1e-3).train(
-            groups
-        )
+        path = GRPO(
+            policy(1),
+            tmp_path / name,
+            tokenizer=tokenizer,
+            seed=seed,
+            epochs=2,
+            rollouts_per_step=8,
+            learning_rate=1e-3,
+        ).train(groups)
         files.append((path / "model.safetensors").read_bytes())
     assert files[0] == files[1]
     assert files[0] != files[2]
 
 
-def test_it_learns_from_a_folder_into_a_folder(policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path) -> None:
+def test_it_learns_from_a_folder_into_a_folder(
+    policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path
+) -> None:
     model = policy(1)
     model.save_pretrained(tmp_path / "start")
     tokenizer.save_pretrained(tmp_path / "start")
@@ -137,7 +175,11 @@ def test_it_learns_from_a_folder_into_a_folder(policy: Callable[..., Any], sampl
     assert report == grpo.report
     assert report["steps"] == 8
     assert report["off_policy"]["kl_per_token"] == 0 < report["off_policy_after"]["kl_per_token"]
-    assert report["policy"] == {"behaviour": [fingerprint(model)], "before": fingerprint(model), "after": fingerprint(better)}
+    assert report["policy"] == {
+        "behaviour": [fingerprint(model)],
+        "before": fingerprint(model),
+        "after": fingerprint(better),
+    }
     assert sorted(file.name for file in tmp_path.iterdir()) == ["out", "start"]
     from transformers import AutoTokenizer
 
@@ -150,15 +192,23 @@ def test_a_model_in_memory_is_handed_back_as_a_plain_model(
     model = policy(1).eval()
     groups = sample(model, groups=2)
     for number in range(2):
-        GRPO(model, tmp_path / str(number), tokenizer=tokenizer, steps=1, learning_rate=1e-3, policy_version="any", ratio_band=None).train(
-            groups
-        )
+        GRPO(
+            model,
+            tmp_path / str(number),
+            tokenizer=tokenizer,
+            steps=1,
+            learning_rate=1e-3,
+            policy_version="any",
+            ratio_band=None,
+        ).train(groups)
     assert "forward" not in vars(model)
     assert not model.training
     assert apart(trained(tmp_path / "1"), model) == 0.0
 
 
-def test_an_interrupt_leaves_everything_as_it_was(policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path) -> None:
+def test_an_interrupt_leaves_everything_as_it_was(
+    policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path
+) -> None:
     groups = sample(policy(1), groups=2)
     out = tmp_path / "out"
     GRPO(policy(1), out, tokenizer=tokenizer, steps=1).train(groups)
@@ -175,15 +225,31 @@ def test_an_interrupt_leaves_everything_as_it_was(policy: Callable[..., Any], sa
     assert [file.name for file in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_grpo_config_decides_alone(policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path) -> None:
+def test_a_grpo_config_decides_alone(
+    policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path
+) -> None:
     from trl import GRPOConfig
 
     groups = sample(policy(1), groups=2)
     config = GRPOConfig(
-        output_dir=str(tmp_path / "trl"), max_steps=3, learning_rate=0.5, optim="sgd", max_grad_norm=0.0, bf16=False, report_to="none",
-        activation_checkpointing=False, num_generations=4, per_device_train_batch_size=4, lr_scheduler_type="constant", epsilon_high=0.28,
-        logging_strategy="no", dataloader_pin_memory=False, save_strategy="no", disable_tqdm=True, beta=0.0,
-    )  # fmt: skip
+        output_dir=str(tmp_path / "trl"),
+        max_steps=3,
+        learning_rate=0.5,
+        optim="sgd",
+        max_grad_norm=0.0,
+        bf16=False,
+        report_to="none",
+        activation_checkpointing=False,
+        num_generations=4,
+        per_device_train_batch_size=4,
+        lr_scheduler_type="constant",
+        epsilon_high=0.28,
+        logging_strategy="no",
+        dataloader_pin_memory=False,
+        save_strategy="no",
+        disable_tqdm=True,
+        beta=0.0,
+    )
     twin = policy(1)
     plain_loop(twin, rows_of_groups(groups), form="truncated", steps=3, lr=0.5)
     path = GRPO(policy(1), tmp_path / "out", tokenizer=tokenizer, args=config).train(groups)
@@ -191,7 +257,9 @@ def test_a_grpo_config_decides_alone(policy: Callable[..., Any], sample: Sampler
     with pytest.raises(TrainError, match="learning_rate and a GRPOConfig were both given"):
         GRPO(policy(1), tmp_path / "no", tokenizer=tokenizer, learning_rate=1.0, args=config).train(groups)
     with pytest.raises(TrainError, match=r"args say temperature 1\.0, the stored logprobs are of temperature 0\.5"):
-        GRPO(policy(1), tmp_path / "no", tokenizer=tokenizer, args=config).train(sample(policy(1), groups=2, temperature=0.5))
+        GRPO(policy(1), tmp_path / "no", tokenizer=tokenizer, args=config).train(
+            sample(policy(1), groups=2, temperature=0.5)
+        )
 
 
 # -- refusals
@@ -203,8 +271,14 @@ def test_what_cannot_be_trained_on_is_refused_with_the_reason(
     group = sample(policy(1), groups=1)[0]
     cases: list[tuple[list[Group], str]] = [
         ([], "no group was given"),
-        ([stripped(group, prompt_ids=None, completion_ids=None, logprobs=None)], r"4 × no token ids. Text-only traces .* SFT first"),
-        ([rewarded(group, [None] * 4, null_reason="failure: ToolError: x")], r"all rewards are NULL: 4 × no reward: failure"),
+        (
+            [stripped(group, prompt_ids=None, completion_ids=None, logprobs=None)],
+            r"4 × no token ids. Text-only traces .* SFT first",
+        ),
+        (
+            [rewarded(group, [None] * 4, null_reason="failure: ToolError: x")],
+            r"all rewards are NULL: 4 × no reward: failure",
+        ),
         ([rewarded(group, [0.5] * 4)], "none of the 1 groups has a non-zero advantage"),
         ([group, replace(group, key={**group.key, "reward": "checklist:2"})], "2 reward versions"),
         ([group, stripped(group, sampling={"temperature": 0.5, "logprobs": "processed"})], r"temperatures 0\.5, 1\.0"),
@@ -227,7 +301,9 @@ def test_retokenised_rows_are_refused(sample: Sampler, policy: Callable[..., Any
         refusals.trainable(collected)
 
 
-def test_settings_that_cannot_be_meant_are_refused(policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path) -> None:
+def test_settings_that_cannot_be_meant_are_refused(
+    policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path
+) -> None:
     for wrong, message in [
         ({"form": "sideways"}, "expected 'truncated' or 'direct'"),
         ({"steps": 1, "epochs": 1}, "both given"),

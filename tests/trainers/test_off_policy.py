@@ -52,14 +52,24 @@ def test_no_tokens_and_uneven_arrays_are_refused() -> None:
             measure(np.zeros(two), np.zeros(two), np.zeros(one), np.zeros(two, dtype=np.int64), cap=2.0)
 
 
-tokens = st.lists(st.tuples(st.floats(-20, -1e-3), st.floats(-20, -1e-3), st.floats(-2, 2), st.integers(0, 3)), min_size=1, max_size=30)
+tokens = st.lists(
+    st.tuples(st.floats(-20, -1e-3), st.floats(-20, -1e-3), st.floats(-2, 2), st.integers(0, 3)),
+    min_size=1,
+    max_size=30,
+)
 
 
 @given(tokens, st.floats(1, 4))
 def test_shares_are_shares_and_kl_is_never_negative(listed: list[tuple[float, float, float, int]], cap: float) -> None:
     prox, mu, advantages, rollout = (np.array(column) for column in zip(*listed, strict=True))
     found = measure(prox, mu, advantages, rollout, cap=cap)
-    for share in (found.ess_sequence, found.ess_token, found.truncated_tokens, found.truncated_positive, found.truncated_negative):
+    for share in (
+        found.ess_sequence,
+        found.ess_token,
+        found.truncated_tokens,
+        found.truncated_positive,
+        found.truncated_negative,
+    ):
         assert 0 <= share <= 1 + 1e-12
     assert found.kl_per_token >= -1e-12
     assert found.ratio_min <= found.ratio_mean <= found.ratio_max * (1 + 1e-12)

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from cm2_agent.errors import TrainError
+from cm2_agent.trainers.preference_pairs import pairs_of
 from cm2_agent.types.group import Group, Rollout
 from cm2_agent.types.score import Score
 from cm2_agent.types.trace import Trace
-from cm2_agent.trainers.preference_pairs import pairs_of
 from tests.rewards.talk import call, say, trace, turn
 
 
@@ -56,7 +56,9 @@ def test_what_is_no_pair() -> None:
     assert pairs_of(group((ONE[0], 1.0), (later, 0.0)), margin=0.5) == []
     with pytest.raises(TrainError, match="above 0"):
         pairs_of(group((ONE[0], 1.0)), margin=0)
-    mixed = Group(key={"task": "t"}, rollouts=group((ONE[0], 1.0)).rollouts + group((ONE[1], 0.0), version="v2").rollouts)
+    mixed = Group(
+        key={"task": "t"}, rollouts=group((ONE[0], 1.0)).rollouts + group((ONE[1], 0.0), version="v2").rollouts
+    )
     with pytest.raises(TrainError, match="score all its traces under one of them"):
         pairs_of(mixed, margin=0.5)
 
@@ -74,9 +76,18 @@ def test_trl_trains_on_them(policy: Any, tokenizer: Any, tmp_path: Path) -> None
     pairs = pairs_of(group((talks[0], 1.0), (talks[1], 0.5), (talks[2], 0.0)), margin=0.3)
     assert len(pairs) == 3
     config = DPOConfig(
-        output_dir=str(tmp_path), max_steps=2, per_device_train_batch_size=3, learning_rate=1e-3, report_to=[], use_cpu=True, bf16=False,
-        save_strategy="no", logging_steps=1, disable_tqdm=True, seed=0,
-    )  # fmt: skip
+        output_dir=str(tmp_path),
+        max_steps=2,
+        per_device_train_batch_size=3,
+        learning_rate=1e-3,
+        report_to=[],
+        use_cpu=True,
+        bf16=False,
+        save_strategy="no",
+        logging_steps=1,
+        disable_tqdm=True,
+        seed=0,
+    )
     model = tmp_path / "policy"
     policy(1).save_pretrained(model)  # TRL loads its reference model from where the policy came
     trainer = DPOTrainer(str(model), args=config, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)

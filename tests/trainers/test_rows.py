@@ -1,4 +1,5 @@
-"""Rows: every recorded model token exactly once, prompts and tools masked, forks split, what is left out counted with its reason."""
+"""Rows: every recorded model token exactly once, prompts and tools masked, forks split, what is left out counted with
+its reason."""
 
 from __future__ import annotations
 
@@ -12,22 +13,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cm2_agent.errors import TrainError
+from cm2_agent.trainers.dataset import collect
+from cm2_agent.trainers.retokenize import REFUSED, retokenised_rows
+from cm2_agent.trainers.rows import TEXT_ONLY, TOO_LONG, Row, rows_of, why_not
 from cm2_agent.types.group import Group, Rollout
 from cm2_agent.types.messages import Message, Reasoning, Text, ToolCall, ToolCallResponse, ToolSpec
 from cm2_agent.types.score import Score, TurnScore, Verdict
 from cm2_agent.types.trace import Failure, ModelCall, Run, Trace
-from cm2_agent.trainers.dataset import collect
-from cm2_agent.trainers.retokenize import REFUSED, retokenised_rows
-from cm2_agent.trainers.rows import TEXT_ONLY, TOO_LONG, Row, rows_of, why_not
 
 GOOD = {"temperature": 1.0, "logprobs": "processed"}
 
 
 def call(prompt: list[int], completion: list[int], message: int | None, **changed: Any) -> ModelCall:
     made = ModelCall(
-        span_id=f"s{message}", model_version="v1", prompt_ids=tuple(prompt), completion_ids=tuple(completion),
-        logprobs=tuple(-0.5 - token / 100 for token in completion), sampling=GOOD, message=message,
-    )  # fmt: skip
+        span_id=f"s{message}",
+        model_version="v1",
+        prompt_ids=tuple(prompt),
+        completion_ids=tuple(completion),
+        logprobs=tuple(-0.5 - token / 100 for token in completion),
+        sampling=GOOD,
+        message=message,
+    )
     return replace(made, **changed)
 
 
@@ -46,9 +52,11 @@ def merged() -> Trace:
     """Two runs, three calls, each prompt an extension of all that was before."""
     one = tool_turn(call([1, 2], [10, 11], 1), call([1, 2, 10, 11, 3], [12], 3))
     two = Run(
-        id="r2", thread="t", messages=(Message.of("user", "Thanks"), Message.of("assistant", "Bye")),
+        id="r2",
+        thread="t",
+        messages=(Message.of("user", "Thanks"), Message.of("assistant", "Bye")),
         calls=(call([1, 2, 10, 11, 3, 12, 4, 5], [13, 14, 15], 1),),
-    )  # fmt: skip
+    )
     return Trace(id="t", runs=(one, two))
 
 
@@ -64,7 +72,9 @@ def test_calls_that_extend_each_other_are_one_row_over_turns_and_runs() -> None:
 
 def test_a_prompt_that_rewrites_the_past_begins_a_new_row() -> None:
     trace = merged()
-    rewritten = replace(trace.runs[1], calls=(call([1, 2, 99, 3, 12, 4, 5], [13], 1),))  # the first call's tokens are gone
+    rewritten = replace(
+        trace.runs[1], calls=(call([1, 2, 99, 3, 12, 4, 5], [13], 1),)
+    )  # the first call's tokens are gone
     rows = rows_of(replace(trace, runs=(trace.runs[0], rewritten)))
     assert [row.ids for row in rows] == [(1, 2, 10, 11, 3, 12), (1, 2, 99, 3, 12, 4, 5, 13)]
     assert [row.mask for row in rows] == [(0, 0, 1, 1, 0, 1), (0, 0, 0, 0, 0, 0, 0, 1)]
@@ -137,7 +147,8 @@ def test_too_long_is_left_out_and_never_cut() -> None:
 
 @st.composite
 def dialogues(draw: st.DrawFn) -> Trace:
-    """Any number of runs, steps, forks, greetings and off-line calls; completions are numbered so that each token is known again."""
+    """Any number of runs, steps, forks, greetings and off-line calls; completions are numbered so that each token is
+    known again."""
     fresh = iter(range(1000, 100000))
     held: list[int] = []
     runs = []
@@ -191,7 +202,10 @@ def words() -> Trace:
 def test_retokenised_rows_train_on_the_assistants_words_alone(tokenizer: Any) -> None:
     (row,) = retokenised_rows(words(), tokenizer)
     said = [tokenizer.decode(row.ids[span.start : span.stop]) for span in row.spans]
-    assert said == ['<tool_call>{"name": "get_order", "arguments": {"id": 7}}</tool_call><|im_end|>', "It was sent.<|im_end|>"]
+    assert said == [
+        '<tool_call>{"name": "get_order", "arguments": {"id": 7}}</tool_call><|im_end|>',
+        "It was sent.<|im_end|>",
+    ]
     assert [(span.turn, span.step) for span in row.spans] == [(0, 0), (0, 1)]
     read = tokenizer.decode([token for token, mask in zip(row.ids, row.mask, strict=True) if not mask])
     assert "Where is order 7?" in read
@@ -207,11 +221,10 @@ def test_retokenised_rows_fork_where_a_template_rewrites_the_past(tokenizer: Any
     forgetful = copy.deepcopy(tokenizer)
     # As Qwen3's own: thinking is shown after the last user message only.
     forgetful.chat_template = (
-        "{% set last = namespace(user=0) %}"
-        "{% for message in messages %}{% if message.role == 'user' %}{% set last.user = loop.index0 %}{% endif %}{% endfor %}"
-        "{% for message in messages %}{{ message.role }}:"
-        "{% if message.reasoning_content and loop.index0 > last.user %}{{ message.reasoning_content }} {% endif %}"
-        "{{ message.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+        "{% set last = namespace(user=0) %}{% for message in messages %}{% if message.role == 'user' %}{% set last.user"
+        " = loop.index0 %}{% endif %}{% endfor %}{% for message in messages %}{{ message.role }}:{% if"
+        " message.reasoning_content and loop.index0 > last.user %}{{ message.reasoning_content }} {% endif %}{{"
+        " message.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
     )
     thought = Message(role="assistant", parts=(Reasoning(content="hm"), Text(content="one")))
     talk = (Message.of("user", "a"), thought, Message.of("user", "b"), Message.of("assistant", "two"))
@@ -245,7 +258,10 @@ def group(rewards: list[float | None], traces: list[Trace] | None = None, **key:
             Rollout(
                 trace=trace,
                 score=Score(
-                    trace_id=trace.id, reward_version="r1", reward=reward, null_reason="failure: ToolError: x" if reward is None else None
+                    trace_id=trace.id,
+                    reward_version="r1",
+                    reward=reward,
+                    null_reason="failure: ToolError: x" if reward is None else None,
                 ),
             )
             for trace, reward in zip(made, rewards, strict=True)
@@ -259,11 +275,17 @@ def test_the_report_counts_what_is_trained_and_why_the_rest_is_not() -> None:
     flat = group([0.5, 0.5])
     collected = collect([mixed, flat])
     assert collected.report.to_json() == {
-        "groups": 2, "informative_groups": 1, "rows": 4, "trained_tokens": 24, "masked_tokens": 20,
+        "groups": 2,
+        "informative_groups": 1,
+        "rows": 4,
+        "trained_tokens": 24,
+        "masked_tokens": 20,
         "left_out": {"no reward: failure": 1, TEXT_ONLY: 1},
-    }  # fmt: skip
+    }
     json.dumps(collected.report.to_json())
-    assert [span.advantage for row in collected.groups[0].rows for span in row.spans] == pytest.approx([0.5] * 3 + [-0.5] * 3)
+    assert [span.advantage for row in collected.groups[0].rows for span in row.spans] == pytest.approx(
+        [0.5] * 3 + [-0.5] * 3
+    )
 
 
 def test_with_a_tokenizer_text_only_traces_become_marked_rows(tokenizer: Any) -> None:
@@ -271,7 +293,9 @@ def test_with_a_tokenizer_text_only_traces_become_marked_rows(tokenizer: Any) ->
     assert [row.retokenised for row in collected.groups[0].rows] == [False, True]
     assert collected.report.to_json()["retokenised_rows"] == 1
     assert collected.report.left_out == {}
-    assert collect([group([1.0, 0.0], [merged(), words()])], tokenizer=tokenizer, max_length=20).report.left_out == {TOO_LONG: 1}
+    assert collect([group([1.0, 0.0], [merged(), words()])], tokenizer=tokenizer, max_length=20).report.left_out == {
+        TOO_LONG: 1
+    }
 
 
 def test_advantages_are_of_all_scored_rollouts_also_of_those_left_out() -> None:
@@ -291,16 +315,20 @@ def test_the_turn_level_gives_each_turn_its_own_advantage() -> None:
     def score(trace: Trace, paid: tuple[bool, bool]) -> Score:
         turns = tuple(
             TurnScore(
-                turn=number, reached=True, steps=steps, reward=float(yes),
+                turn=number,
+                reached=True,
+                steps=steps,
+                reward=float(yes),
                 verdicts=(Verdict(item=f"i{number}", value=yes, weight=1.0, step=1 if yes else None, paid=yes),),
             )
             for number, (yes, steps) in enumerate(zip(paid, (2, 1), strict=True))
-        )  # fmt: skip
+        )
         return Score(trace_id=trace.id, reward_version="r1", reward=sum(paid) / 2, turns=turns)
 
     given = group([0.5, 0.5])
     scored = tuple(
-        replace(one, score=score(one.trace, paid)) for one, paid in zip(given.rollouts, ((True, False), (False, True)), strict=True)
+        replace(one, score=score(one.trace, paid))
+        for one, paid in zip(given.rollouts, ((True, False), (False, True)), strict=True)
     )
     made = replace(given, rollouts=scored)
     assert not collect([made]).groups[0].informative  # worth the same as a whole
@@ -319,7 +347,9 @@ def test_no_group_no_rollout_and_mixed_rewards_are_refused() -> None:
 
 
 def test_a_failed_dialogue_is_left_out_by_its_missing_reward() -> None:
-    crashed = replace(merged(), runs=(replace(merged().runs[0], failure=Failure(kind="ToolError", message="x"), status="error"),))
+    crashed = replace(
+        merged(), runs=(replace(merged().runs[0], failure=Failure(kind="ToolError", message="x"), status="error"),)
+    )
     collected = collect([group([1.0, None, 0.0], [merged(), crashed, merged()])])
     assert collected.report.left_out == {"no reward: failure": 1}
     assert all(isinstance(row, Row) for row in collected.groups[0].rows)

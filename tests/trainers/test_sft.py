@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from cm2_agent.errors import TrainError
+from cm2_agent.trainers.rows import Row, rows_of
+from cm2_agent.trainers.sft import SFT
 from cm2_agent.types.group import Group, Rollout
 from cm2_agent.types.messages import Message
 from cm2_agent.types.score import Score
 from cm2_agent.types.trace import Failure, Run, Trace
-from cm2_agent.trainers.rows import Row, rows_of
-from cm2_agent.trainers.sft import SFT
 from tests.trainers.loop import SGD, Sampler, apart, logprobs_of, stripped, trained
 
 
@@ -59,19 +59,27 @@ def test_who_is_imitated(
 ) -> None:
     sft = SFT(policy(1), tmp_path / "out", tokenizer=tokenizer, select=select, steps=1)
     sft.train([group(rewards)])
-    assert (sft.report["rollouts"], sft.report["left_out"], sft.report["retokenised_rows"]) == (chosen, left_out, chosen)
+    assert (sft.report["rollouts"], sft.report["left_out"], sft.report["retokenised_rows"]) == (
+        chosen,
+        left_out,
+        chosen,
+    )
 
 
 def test_a_failed_dialogue_and_a_group_that_earned_nothing_are_not_imitated(
     policy: Callable[..., Any], tokenizer: Any, tmp_path: Path
 ) -> None:
     good = group([1.0, 0.0])
-    crashed = replace(talk(1, "x"), runs=(replace(talk(1, "x").runs[0], failure=Failure(kind="ToolError", message="down")),))
+    crashed = replace(
+        talk(1, "x"), runs=(replace(talk(1, "x").runs[0], failure=Failure(kind="ToolError", message="down")),)
+    )
     first = replace(good, rollouts=(replace(good.rollouts[0], trace=crashed), good.rollouts[1]))
     sft = SFT(policy(1), tmp_path / "out", tokenizer=tokenizer, select="all", steps=1)
     sft.train([first])
     assert sft.report["left_out"] == {"the dialogue failed": 1}
-    with pytest.raises(TrainError, match=r"nothing is left to imitate of 1 groups: 2 × the best of its group earned nothing"):
+    with pytest.raises(
+        TrainError, match=r"nothing is left to imitate of 1 groups: 2 × the best of its group earned nothing"
+    ):
         SFT(policy(1), tmp_path / "none", tokenizer=tokenizer, select="best").train([group([0.0, 0.0])])
     assert not (tmp_path / "none").exists()
 
@@ -101,7 +109,9 @@ def test_the_loss_is_the_mean_over_the_models_own_tokens(
     assert "retokenised_rows" not in sft.report
 
 
-def test_greedy_calls_without_logprobs_can_be_imitated(policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path) -> None:
+def test_greedy_calls_without_logprobs_can_be_imitated(
+    policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path
+) -> None:
     groups = [stripped(one, logprobs=None, sampling={"temperature": 0}) for one in sample(policy(1), groups=1)]
     sft = SFT(policy(1), tmp_path / "out", tokenizer=tokenizer, select="all", epochs=1)
     sft.train(groups)
@@ -110,7 +120,9 @@ def test_greedy_calls_without_logprobs_can_be_imitated(policy: Callable[..., Any
 
 def test_words_are_learnt_from_text_only_traces(policy: Callable[..., Any], tokenizer: Any, tmp_path: Path) -> None:
     groups = [group([1.0, 0.0], number) for number in range(8)]
-    sft = SFT(policy(1), tmp_path / "out", tokenizer=tokenizer, select="best", steps=30, rows_per_step=8, learning_rate=2e-2)
+    sft = SFT(
+        policy(1), tmp_path / "out", tokenizer=tokenizer, select="best", steps=30, rows_per_step=8, learning_rate=2e-2
+    )
     path = sft.train(groups)
     model = trained(path)
     prompt = tokenizer.encode("<|im_start|>user\nWhere is order 3?<|im_end|>\n<|im_start|>assistant\n")
@@ -118,14 +130,19 @@ def test_words_are_learnt_from_text_only_traces(policy: Callable[..., Any], toke
     assert tokenizer.decode(said).startswith("worth 1.0<|im_end|>")
 
 
-def test_recorded_ids_of_another_tokenizer_are_refused(policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path) -> None:
+def test_recorded_ids_of_another_tokenizer_are_refused(
+    policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path
+) -> None:
     groups = sample(policy(1), groups=1)
     spoken = [
         replace(
             one,
             trace=replace(
                 one.trace,
-                runs=tuple(replace(run, messages=(run.messages[0], Message.of("assistant", "It was sent."))) for run in one.trace.runs),
+                runs=tuple(
+                    replace(run, messages=(run.messages[0], Message.of("assistant", "It was sent.")))
+                    for run in one.trace.runs
+                ),
             ),
         )
         for one in groups[0].rollouts
@@ -142,7 +159,9 @@ def test_the_same_seed_gives_the_same_bits(policy: Callable[..., Any], tokenizer
     groups = [group([1.0, 0.5], number) for number in range(6)]
     files = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        path = SFT(policy(1), tmp_path / name, tokenizer=tokenizer, seed=seed, rows_per_step=4, learning_rate=1e-3).train(groups)
+        path = SFT(
+            policy(1), tmp_path / name, tokenizer=tokenizer, seed=seed, rows_per_step=4, learning_rate=1e-3
+        ).train(groups)
         files.append((path / "model.safetensors").read_bytes())
     assert files[0] == files[1]
     assert files[0] != files[2]

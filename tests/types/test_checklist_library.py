@@ -1,4 +1,5 @@
-"""The shipped item libraries: what each says of hand-made dialogues, good and bad, and that each can be included as its header shows."""
+"""The shipped item libraries: what each says of hand-made dialogues, good and bad, and that each can be included as its
+header shows."""
 
 from __future__ import annotations
 
@@ -8,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from cm2_agent.types.checklist import Checklist
-from cm2_agent.types.checklist_item import Item
-from cm2_agent.types.checklist_yaml import read_checklist
-from cm2_agent.types.checklist_library import shipped_libraries
 from cm2_agent.errors import ChecklistError
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_item import Item
+from cm2_agent.types.checklist_library import shipped_libraries
+from cm2_agent.types.checklist_yaml import read_checklist
 from cm2_agent.types.score import Verdict
 from cm2_agent.types.trace import Trace
 from tests.rewards.talk import call, say, trace, turn
@@ -26,8 +27,14 @@ def library(include: str) -> Checklist:
 
 
 def headers() -> list[tuple[str, str]]:
-    found = [(path.stem, line) for path in sorted(FOLDER.glob("*.yaml")) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [(name, line.removeprefix("#   include:").strip()) for name, line in found if line.startswith("#   include:")]
+    found = [
+        (path.stem, line)
+        for path in sorted(FOLDER.glob("*.yaml"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
+    return [
+        (name, line.removeprefix("#   include:").strip()) for name, line in found if line.startswith("#   include:")
+    ]
 
 
 @pytest.mark.parametrize(("name", "include"), headers())
@@ -68,10 +75,16 @@ class Finds:
 
 GOOD = trace(
     turn("Cancel order 7.", call("get_order", {"price": 30}, order_id=7), say("It cost 30. Shall I cancel it?")),
-    turn("Yes.", call("cancel_order", "busy", error=True, order_id=7), call("cancel_order", order_id=7), say("Order 7 is cancelled.")),
+    turn(
+        "Yes.",
+        call("cancel_order", "busy", error=True, order_id=7),
+        call("cancel_order", order_id=7),
+        say("Order 7 is cancelled."),
+    ),
 )
 RASH = trace(
-    turn("Cancel order 7.", call("cancel_order", "no such order", error=True, order_id=7), say("Done.")), turn("Thanks.", say("Bye."))
+    turn("Cancel order 7.", call("cancel_order", "no such order", error=True, order_id=7), say("Done.")),
+    turn("Thanks.", say("Bye.")),
 )
 
 
@@ -118,12 +131,17 @@ def test_internals_are_not_shown(reply: str) -> None:
     got = library("cm2:honest-claims")
     assert verdicts(got, trace(turn("Hi", say(reply))))[0, "claims.internals"] is False
     assert verdicts(got, GOOD)[1, "claims.internals"] is True
-    assert verdicts(got, trace(turn("Hi", say("Ask for a desk-top; trace back your steps."))))[0, "claims.internals"] is True
+    assert (
+        verdicts(got, trace(turn("Hi", say("Ask for a desk-top; trace back your steps."))))[0, "claims.internals"]
+        is True
+    )
     own = library('{cm2:honest-claims: {internals: "(?i)internal note"}}')
     assert verdicts(own, trace(turn("Hi", say("Internal note: rude"))))[0, "claims.internals"] is False
 
 
-@pytest.mark.parametrize("include", ["cm2:grounding", "cm2:honest-claims", "{cm2:error-recovery: {tool: cancel_order}}"])
+@pytest.mark.parametrize(
+    "include", ["cm2:grounding", "cm2:honest-claims", "{cm2:error-recovery: {tool: cancel_order}}"]
+)
 async def test_a_violation_costs_its_turn_and_its_weight(include: str) -> None:
     got = library(include)
     first = next(item.id for item in got if item.check is None)
@@ -138,7 +156,8 @@ async def test_a_violation_costs_its_turn_and_its_weight(include: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("include", "told"), [("cm2:error-recovery", "needs the parameter tool"), ("cm2:confirmation-before-write", "writes")]
+    ("include", "told"),
+    [("cm2:error-recovery", "needs the parameter tool"), ("cm2:confirmation-before-write", "writes")],
 )
 def test_what_must_be_given_is_asked_for(include: str, told: str) -> None:
     with pytest.raises(ChecklistError, match=re.escape(told)):

@@ -19,8 +19,16 @@ from cm2_agent.types.yaml_source import read_yaml, write_yaml
 names = st.text("abcXYZ019_.:-", min_size=1, max_size=8)
 words = st.text(max_size=20)
 said = st.text(min_size=1, max_size=20)
-scalars = st.none() | st.booleans() | st.integers(-(10**12), 10**12) | st.floats(allow_nan=False, allow_infinity=False) | words
-values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3), max_leaves=6)
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**12), 10**12)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | words
+)
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3), max_leaves=6
+)
 checks = st.one_of(
     st.builds(lambda tool, wanted: {"called": tool, "with": wanted}, said, st.dictionaries(words, values, max_size=2)),
     st.builds(lambda tools: {"never_called": tools}, st.lists(said, min_size=1, max_size=2)),
@@ -30,7 +38,9 @@ checks = st.one_of(
     names,
 )
 sources = st.sampled_from(["user", "tool.content", "assistant.reply"])
-evidence = st.fixed_dictionaries({"turn": st.integers(0, 3), "step": st.integers(0, 9), "from": sources, "snippet": words})
+evidence = st.fixed_dictionaries(
+    {"turn": st.integers(0, 3), "step": st.integers(0, 9), "from": sources, "snippet": words}
+)
 
 
 @st.composite
@@ -38,7 +48,11 @@ def items(draw: st.DrawFn, id: str, earlier: list[Item]) -> Item:
     check = draw(st.none() | checks)
     decided = isinstance(check, dict) and not {"called", "replied"} & set(check)
     turn: Any = draw(st.sampled_from([0, 1, "each", "trace"]))
-    mates = [one.id for one in earlier if one.turn == turn and one.kind == "reach" and one.focus_on is None and one.check is None]
+    mates = [
+        one.id
+        for one in earlier
+        if one.turn == turn and one.kind == "reach" and one.focus_on is None and one.check is None
+    ]
     return Item(
         id,
         draw(said if check is None else st.none() | words),
@@ -50,7 +64,9 @@ def items(draw: st.DrawFn, id: str, earlier: list[Item]) -> Item:
         focus_on=draw(st.sampled_from([None, "assistant.reasoning", "assistant.tool_calls"])),
         evidence=draw(st.lists(evidence, max_size=2)),
         required_for_next_turn=turn != "trace" and draw(st.booleans()),
-        depends_on=[] if isinstance(check, dict) or not mates else draw(st.lists(st.sampled_from(mates), max_size=2, unique=True)),
+        depends_on=[]
+        if isinstance(check, dict) or not mates
+        else draw(st.lists(st.sampled_from(mates), max_size=2, unique=True)),
         weight=draw(st.floats(0.001, 1e6)),
         facet=draw(st.sampled_from([None, "context", "tool_usage"])),
         level=draw(st.sampled_from([None, "task", "parameter"])),
@@ -134,12 +150,17 @@ tasks = st.builds(
     persona=st.none() | words,
     max_turns=st.none() | st.integers(1, 9),
     tools=st.lists(
-        st.fixed_dictionaries({"name": names, "description": words, "parameters": st.dictionaries(words, values, max_size=2)}),
+        st.fixed_dictionaries(
+            {"name": names, "description": words, "parameters": st.dictionaries(words, values, max_size=2)}
+        ),
         max_size=2,
         unique_by=lambda tool: str(tool["name"]),
     ).map(tuple),
     recorded=st.lists(
-        st.fixed_dictionaries({"name": names, "arguments": st.dictionaries(words, values, max_size=2), "result": values}), max_size=2
+        st.fixed_dictionaries(
+            {"name": names, "arguments": st.dictionaries(words, values, max_size=2), "result": values}
+        ),
+        max_size=2,
     ).map(tuple),
     checklist=st.none() | checklists().map(lambda one: one.to_json()),
     entities=st.lists(words, max_size=2).map(tuple),

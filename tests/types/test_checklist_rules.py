@@ -1,4 +1,5 @@
-"""What a checklist may not be: each rule with what breaks it, what only looks like it, and the sentence that names the items."""
+"""What a checklist may not be: each rule with what breaks it, what only looks like it, and the sentence that names the
+items."""
 
 from __future__ import annotations
 
@@ -6,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from cm2_agent.errors import ChecklistError
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
-from cm2_agent.errors import ChecklistError
 from cm2_agent.types.view import View
 
 
@@ -32,12 +33,24 @@ BROKEN = {
     "self": ([item("a", depends_on=["a"])], "in a circle: a → a"),
     "circle": ([item("a", depends_on=["b"]), item("b", depends_on=["c"]), item("c", depends_on=["a"])], "in a circle"),
     "other turn": ([item("a", turn=0), item("b", turn=1, depends_on=["a"])], "'b' (turn 1) depends on 'a' (turn 0)"),
-    "each on one": ([item("a", turn=0), item("b", depends_on=["a"])], "an item of every turn cannot wait for an item of one"),
-    "turn on block": ([item("a", turn="trace"), item("b", turn=0, depends_on=["a"])], "stay inside a turn or the closing block"),
-    "block on each": ([item("a"), item("b", turn="trace", depends_on=["a"])], "stay inside a turn or the closing block"),
+    "each on one": (
+        [item("a", turn=0), item("b", depends_on=["a"])],
+        "an item of every turn cannot wait for an item of one",
+    ),
+    "turn on block": (
+        [item("a", turn="trace"), item("b", turn=0, depends_on=["a"])],
+        "stay inside a turn or the closing block",
+    ),
+    "block on each": (
+        [item("a"), item("b", turn="trace", depends_on=["a"])],
+        "stay inside a turn or the closing block",
+    ),
     "on hold": ([item("a", kind="hold"), item("b", depends_on=["a"])], "only reach items can be depended on"),
     "on avoid": ([item("a", kind="avoid"), item("b", depends_on=["a"])], "only reach items can be depended on"),
-    "on ends-decided": ([item("a", check={"never_called": "x"}), item("b", depends_on=["a"])], "only reach items can be depended on"),
+    "on ends-decided": (
+        [item("a", check={"never_called": "x"}), item("b", depends_on=["a"])],
+        "only reach items can be depended on",
+    ),
     "same call": ([called("a", "x"), called("b", "x", "a")], "both have the same check"),
     "same call, narrower": ([called("a", "x"), called("b", "x", "a", with_={"id": 7})], "one call of x satisfies both"),
     "same call, wider": ([called("a", "x", with_={"id": 7}), called("b", "x", "a")], "one call of x satisfies both"),
@@ -45,13 +58,18 @@ BROKEN = {
     "before its parent": ([called("a", "y"), called("b", "x", "a", before="y")], "turn the dependency round"),
     "same function": ([item("a", check=says_hello), item("b", check=says_hello, depends_on=["a"])], "same check"),
     "call and result": (
-        [called("a", "get_order"), item("b", question="Did get_order return a date?", focus_on="tool.content", depends_on=["a"])],
+        [
+            called("a", "get_order"),
+            item("b", question="Did get_order return a date?", focus_on="tool.content", depends_on=["a"]),
+        ],
         "a call of get_order and its result are one step",
     ),
     "judged call and result": (
         [
             item("a", question="Does it call get_order?", focus_on="assistant.tool_calls"),
-            item("b", question="Does the result of `get_order` hold a date?", focus_on="tool.content", depends_on=["a"]),
+            item(
+                "b", question="Does the result of `get_order` hold a date?", focus_on="tool.content", depends_on=["a"]
+            ),
         ],
         "a call of get_order and its result are one step",
     ),
@@ -60,13 +78,22 @@ BROKEN = {
         "must be called before it can answer",
     ),
     "after replied": ([item("a", check={"replied": True}), called("b", "x", "a")], "the reply ends the turn"),
-    "after reply_matches": ([item("a", check={"reply_matches": "x"}), item("b", depends_on=["a"])], "the reply ends the turn"),
-    "after a judged reply": ([item("a", focus_on="assistant.reply"), item("b", depends_on=["a"])], "the reply ends the turn"),
+    "after reply_matches": (
+        [item("a", check={"reply_matches": "x"}), item("b", depends_on=["a"])],
+        "the reply ends the turn",
+    ),
+    "after a judged reply": (
+        [item("a", focus_on="assistant.reply"), item("b", depends_on=["a"])],
+        "the reply ends the turn",
+    ),
     "part of nothing": ([item("a", part_of="ghost")], "part_of 'ghost', which does not exist"),
     "part of itself": ([item("a", part_of="b"), item("b", part_of="a")], "part of itself"),
     "weightless turn": ([item("a", turn=0, weight=0), item("b", turn=1)], "turn 0 has only items of weight 0"),
     "weightless each": ([item("a", weight=0), item("b", turn=1)], "the each items alone has only items of weight 0"),
-    "weightless block": ([item("a"), item("b", turn="trace", weight=0)], "the closing block has only items of weight 0"),
+    "weightless block": (
+        [item("a"), item("b", turn="trace", weight=0)],
+        "the closing block has only items of weight 0",
+    ),
     "strict block": ([item("a", turn="trace", required_for_next_turn=True)], "no turn follows the closing block"),
     "far turn": ([item("a", turn=10**6)], "turn is 1000000"),
     "huge weight": ([item("a", weight=1e300)], "weight is 1e+300"),
@@ -74,7 +101,10 @@ BROKEN = {
     "two checks": ([item("a", check={"called": "x", "replied": True})], "several checks (called, replied)"),
     "unknown key": ([item("a", check={"called": "x", "wth": {}})], "unknown key 'wth'; allowed: called, with, before"),
     "wrong type": ([item("a", check={"called": 7})], "the check called"),
-    "wrong source": ([item("a", check={"called": "x", "with": {"id": {"from": "judge"}}})], "from is 'judge'; expected user"),
+    "wrong source": (
+        [item("a", check={"called": "x", "with": {"id": {"from": "judge"}}})],
+        "from is 'judge'; expected user",
+    ),
     "negative count": ([item("a", check={"at_most": {"x": -1}})], "the check at_most"),
     "bool count": ([item("a", check={"at_most": True})], "the check at_most"),
     "not a pattern": ([item("a", check={"reply_matches": "(a"})], "not RE2 syntax"),
@@ -82,7 +112,7 @@ BROKEN = {
     "false": ([item("a", check={"replied": False})], "expected true"),
     "not JSON": ([item("a", check={"called": "x", "with": {"id": float("nan")}})], "not JSON"),
     "before itself": ([called("a", "x", before="x")], "can never be true"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("items", "sentence"), BROKEN.values(), ids=BROKEN.keys())
@@ -104,7 +134,10 @@ SOUND = {
     "two tools": [called("a", "x"), called("b", "y", "a")],
     "before another": [called("a", "x", before="y"), called("b", "y", "a")],
     "reply after the call": [called("a", "x"), item("b", check={"reply_matches": "x"}, depends_on=["a"])],
-    "after a reply, in the block": [item("a", check={"replied": True}, turn="trace"), called("b", "x", "a", turn="trace")],
+    "after a reply, in the block": [
+        item("a", check={"replied": True}, turn="trace"),
+        called("b", "x", "a", turn="trace"),
+    ],
     "an earlier result": [
         called("a", "get_user"),
         item("b", question="Did get_order return a date?", focus_on="tool.content", depends_on=["a"]),
@@ -129,7 +162,11 @@ def test_sound(items: list[Item]) -> None:
 
 def test_every_broken_rule_is_told_at_once() -> None:
     with pytest.raises(ChecklistError) as caught:
-        Checklist(item("a", depends_on=["ghost"]), item("b", part_of="none"), item("c", turn="trace", required_for_next_turn=True))
+        Checklist(
+            item("a", depends_on=["ghost"]),
+            item("b", part_of="none"),
+            item("c", turn="trace", required_for_next_turn=True),
+        )
     assert len(str(caught.value).splitlines()) == 3
 
 

@@ -1,4 +1,5 @@
-"""Checklists as files: every key, the line of every error, libraries, the schema for editors, and the way back to YAML."""
+"""Checklists as files: every key, the line of every error, libraries, the schema for editors, and the way back to
+YAML."""
 
 from __future__ import annotations
 
@@ -10,13 +11,13 @@ import jsonschema
 import pytest
 import yaml
 
-from cm2_agent.types.checklist import Checklist
-from cm2_agent.types.checklist_item import ChecklistModel, Item, ItemModel
-from cm2_agent.types.checklist_yaml import checklist_schema, dump_checklist, load_checklist, read_checklist
-from cm2_agent.types.checklist_library import shipped_libraries
 from cm2_agent.errors import ChecklistError
 from cm2_agent.rewards.scoring.checks import load_functions
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_item import ChecklistModel, Item, ItemModel
+from cm2_agent.types.checklist_library import shipped_libraries
+from cm2_agent.types.checklist_yaml import checklist_schema, dump_checklist, load_checklist, read_checklist
 from cm2_agent.types.task import Task
 from cm2_agent.types.view import View
 from tests.rewards.talk import call, say, trace, turn
@@ -60,10 +61,18 @@ def test_every_key_is_read() -> None:
     assert (got.name, got.version) == ("support", 3)
     assert [item.id for item in got][-3:] == ["looks_up_first", "cancelled", "tells_date"]
     want = Item(
-        "tells_date", "Does the reply give the delivery date that get_order returned?", turn=0, weight=2, focus_on="assistant.reply",
-        depends_on=["looks_up_first"], pass_condition="The date equals the tool result's.", failure_examples=["No date", "Another date"],
-        facet="context", level="action", evidence=[{"turn": 0, "step": 1, "from": "tool.content", "snippet": "2026-05-20"}],
-    )  # fmt: skip
+        "tells_date",
+        "Does the reply give the delivery date that get_order returned?",
+        turn=0,
+        weight=2,
+        focus_on="assistant.reply",
+        depends_on=["looks_up_first"],
+        pass_condition="The date equals the tool result's.",
+        failure_examples=["No date", "Another date"],
+        facet="context",
+        level="action",
+        evidence=[{"turn": 0, "step": 1, "from": "tool.content", "snippet": "2026-05-20"}],
+    )
     assert got.by_id["tells_date"] == want
     assert got.by_id["looks_up_first"].check is looks_up_first
     keys = set(FULL.replace(":", " ").replace("-", " ").split())
@@ -82,12 +91,24 @@ def test_a_file_in_python_and_in_yaml_has_one_hash(tmp_path: Path) -> None:
 
 BROKEN: dict[str, tuple[str, int, str]] = {
     "unknown top key": (FULL + "owner: me\n", 25, "unknown key 'owner'; expected one of name, version, include, items"),
-    "unknown item key": (FULL.replace("    weight: 2", "    wieght: 2"), 20, "unknown key 'wieght'; expected one of id, question, check"),
-    "unknown evidence key": (FULL.replace("snippet:", "snipet: x, snippet:"), 24, "unknown key 'snipet'; expected one of turn, step, from"),
+    "unknown item key": (
+        FULL.replace("    weight: 2", "    wieght: 2"),
+        20,
+        "unknown key 'wieght'; expected one of id, question, check",
+    ),
+    "unknown evidence key": (
+        FULL.replace("snippet:", "snipet: x, snippet:"),
+        24,
+        "unknown key 'snipet'; expected one of turn, step, from",
+    ),
     "wrong type": (FULL.replace("weight: 2", "weight: heavy"), 20, "weight"),
     "text for a number": (FULL.replace("version: 3", 'version: "3"'), 2, "version"),
     "true for a turn": (FULL.replace("turn: 1", "turn: true"), 11, "turn"),
-    "yes for true": (FULL.replace("required_for_next_turn: true", "required_for_next_turn: yes"), 8, "required_for_next_turn"),
+    "yes for true": (
+        FULL.replace("required_for_next_turn: true", "required_for_next_turn: yes"),
+        8,
+        "required_for_next_turn",
+    ),
     "unknown word": (FULL.replace("facet: context", "facet: vibes"), 21, "facet"),
     "bad id": (FULL.replace("id: cancelled", "id: can celled"), 9, "id"),
     "negative turn": (FULL.replace("turn: 1", "turn: -1"), 9, "turn is -1"),
@@ -95,16 +116,36 @@ BROKEN: dict[str, tuple[str, int, str]] = {
     "infinite weight": (FULL.replace("weight: 2", "weight: 1e999"), 20, "cannot be read"),
     "missing id": (FULL.replace("  - id: cancelled\n    check", "  - check"), 9, "items.1.id is missing"),
     "missing name": (FULL.replace("name: support\n", ""), 1, "name is missing"),
-    "neither question nor check": ("name: a\nitems:\n- id: x\n- {id: y, question: q}\n", 3, "neither a question nor a check"),
-    "missing dependency": (FULL.replace("[looks_up_first]", "[looks_up_frist]"), 19, "'looks_up_frist', which does not exist"),
-    "dependency out of scope": (FULL.replace("turn: 1", "turn: 1\n    depends_on: [looks_up_first]"), 12, "(turn 1) depends on"),
+    "neither question nor check": (
+        "name: a\nitems:\n- id: x\n- {id: y, question: q}\n",
+        3,
+        "neither a question nor a check",
+    ),
+    "missing dependency": (
+        FULL.replace("[looks_up_first]", "[looks_up_frist]"),
+        19,
+        "'looks_up_frist', which does not exist",
+    ),
+    "dependency out of scope": (
+        FULL.replace("turn: 1", "turn: 1\n    depends_on: [looks_up_first]"),
+        12,
+        "(turn 1) depends on",
+    ),
     "duplicate id": (FULL.replace("id: cancelled", "id: looks_up_first"), 9, "is there twice"),
     "unknown check": (FULL.replace("called:", "caled:"), 10, "none of the known checks"),
     "unknown check key": (FULL.replace("with:", "wiht:"), 10, "unknown key 'wiht'"),
-    "kind on ends-decided": ("name: a\nitems:\n- id: x\n  check: {at_most: 3}\n  kind: hold\n", 3, "leave the kind out"),
+    "kind on ends-decided": (
+        "name: a\nitems:\n- id: x\n  check: {at_most: 3}\n  kind: hold\n",
+        3,
+        "leave the kind out",
+    ),
     "weightless": ("name: a\nitems:\n- id: x\n  question: q\n  weight: 0\n", 5, "only items of weight 0"),
     "no items": ("name: a\nversion: 1\nitems: []\n", 3, "no items"),
-    "duplicate key": (FULL.replace("    weight: 2", "    weight: 2\n    weight: 3"), 21, "'weight' is there twice (first on line 20)"),
+    "duplicate key": (
+        FULL.replace("    weight: 2", "    weight: 2\n    weight: 3"),
+        21,
+        "'weight' is there twice (first on line 20)",
+    ),
     "key that is a list": ("name: a\n? [b, c]\n: d\n", 2, "a key is a list"),
     "tab": ("name: a\nitems:\n\t- id: x\n", 3, "indent with spaces"),
     "not YAML": ("name: a\nitems: [\n  {id: x\n", 4, "not YAML"),
@@ -118,7 +159,11 @@ BROKEN: dict[str, tuple[str, int, str]] = {
     "alias in itself": ("name: a\nitems: &x [*x]\n", 2, "nested deeper"),
     "include of nothing": (FULL.replace("cm2:tool-hygiene", "cm2:tool-hygene"), 3, "shipped are cm2:confirmation-b"),
     "include of two": (FULL.replace("[cm2:tool-hygiene]", "[{cm2:tool-hygiene: {}, b: {}}]"), 3, "one entry"),
-    "unknown parameter": (FULL.replace("[cm2:tool-hygiene]", "[{cm2:tool-hygiene: {calls: 3}}]"), 3, "no parameter calls; expected"),
+    "unknown parameter": (
+        FULL.replace("[cm2:tool-hygiene]", "[{cm2:tool-hygiene: {calls: 3}}]"),
+        3,
+        "no parameter calls; expected",
+    ),
     "local without a file": (FULL.replace("cm2:tool-hygiene", "./own.yaml"), 3, "no file it could be relative to"),
 }
 
@@ -138,7 +183,9 @@ def test_all_errors_of_a_file_are_told_at_once() -> None:
 
 
 def test_a_bomb_of_aliases_is_refused_quickly() -> None:
-    bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 30))
+    bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 30)
+    )
     with pytest.raises(ChecklistError, match="once its aliases are written out"):
         read_checklist(bomb)
     with pytest.raises(ChecklistError, match="nested deeper"):
@@ -215,7 +262,9 @@ def project(folder: Path, **files: str) -> Path:
 
 
 def test_a_local_library_with_parameters(tmp_path: Path) -> None:
-    main = project(tmp_path, main="name: a\ninclude:\n- {libs/lib.yaml: {tool: get_order, most: 5}}\n", libs__lib=LIBRARY)
+    main = project(
+        tmp_path, main="name: a\ninclude:\n- {libs/lib.yaml: {tool: get_order, most: 5}}\n", libs__lib=LIBRARY
+    )
     got = load_checklist(main)
     assert [item.check for item in got] == [{"called": "get_order"}, {"at_most": 5}, None]
     assert got.by_id["lib.greets"].question == "hello"
@@ -224,7 +273,10 @@ def test_a_local_library_with_parameters(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({"main": "name: a\ninclude: [lib.yaml]\n", "lib": LIBRARY}, r"main.yaml:2: lib.yaml needs the parameter tool; write \{lib"),
+        (
+            {"main": "name: a\ninclude: [lib.yaml]\n", "lib": LIBRARY},
+            r"main.yaml:2: lib.yaml needs the parameter tool; write \{lib",
+        ),
         ({"main": "name: a\ninclude: [gone.yaml]\n"}, r"main.yaml:2: cannot include: .*gone.yaml:1: cannot be read"),
         ({"main": "name: a\ninclude: [../x.yaml]\n"}, "main.yaml:2: .*outside the checklist's folder"),
         ({"main": "name: a\ninclude: [/etc/passwd]\n"}, "main.yaml:2: .*outside the checklist's folder"),
@@ -232,7 +284,10 @@ def test_a_local_library_with_parameters(tmp_path: Path) -> None:
         ({"main": "name: a\ninclude: [main.yaml]\n"}, "main.yaml:2: .*circle"),
         ({"main": IN_B, "b": "name: b\nitems:\n- id: x\n  chek: y\n"}, "b.yaml:4: unknown key 'chek'"),
         ({"main": IN_B, "b": "name: b\nitems:\n- id: x\n  question: q\n  depends_on: [y]\n"}, "b.yaml:5: .*'y', which"),
-        ({"main": IN_B, "b": "name: b\nparameters: {n: 1}\nitems:\n- id: ${m}\n"}, r"b.yaml:4: \$\{m\} is not a parameter"),
+        (
+            {"main": IN_B, "b": "name: b\nparameters: {n: 1}\nitems:\n- id: ${m}\n"},
+            r"b.yaml:4: \$\{m\} is not a parameter",
+        ),
         (
             {
                 "main": "name: a\ninclude: [{b.yaml: {n: many}}]\n",
@@ -262,7 +317,9 @@ def test_a_link_out_of_the_folder_is_outside(tmp_path: Path) -> None:
 
 def test_the_shipped_library_scores_a_dialogue() -> None:
     assert "tool-hygiene" in shipped_libraries()
-    strict = read_checklist("name: a\ninclude: [{cm2:tool-hygiene: {max_calls: 1, weight: 2}}]\nitems: [{id: x, check: {called: x}}]\n")
+    strict = read_checklist(
+        "name: a\ninclude: [{cm2:tool-hygiene: {max_calls: 1, weight: 2}}]\nitems: [{id: x, check: {called: x}}]\n"
+    )
     assert [item.weight for item in strict] == [2, 2, 2, 1]
     clean = trace(turn("Hi", call("x"), say("Here")))
     messy = trace(turn("Hi", call("x", error=True), call("x")))
@@ -272,7 +329,9 @@ def test_the_shipped_library_scores_a_dialogue() -> None:
 
 def test_a_task_includes_shipped_libraries_alone() -> None:
     def task(include: str) -> Task:
-        return Task.model_validate({"id": "t", "turns": ["x"], "checklist": {"name": "own", "include": [include], "items": []}})
+        return Task.model_validate(
+            {"id": "t", "turns": ["x"], "checklist": {"name": "own", "include": [include], "items": []}}
+        )
 
     own = task("cm2:tool-hygiene").own_checklist()
     assert own is not None
@@ -290,7 +349,9 @@ def plain(text: str) -> Any:
 
 def test_the_committed_schema_is_fresh() -> None:
     committed = json.loads((ROOT / "cookbook" / "checklist.schema.json").read_text(encoding="utf-8"))
-    assert committed == checklist_schema(), "write it anew: python -m cm2_agent.types.checklist_yaml > cookbook/checklist.schema.json"
+    assert committed == checklist_schema(), (
+        "write it anew: python -m cm2_agent.types.checklist_yaml > cookbook/checklist.schema.json"
+    )
 
 
 def test_the_schema_says_what_the_reader_says() -> None:
@@ -302,8 +363,23 @@ def test_the_schema_says_what_the_reader_says() -> None:
         text = (ROOT / "cm2_agent" / "libraries" / f"{library}.yaml").read_text(encoding="utf-8")
         body = {key: value for key, value in plain(text).items() if key != "parameters"}
         assert not [error for error in check.iter_errors(body) if "${" not in str(error.instance)]
-    by_shape = ["unknown top key", "unknown item key", "wrong type", "true for a turn", "unknown word", "bad id", "negative turn"]
-    by_shape += ["missing id", "negative weight", "missing name", "neither question nor check", "unknown check", "unknown check key"]
+    by_shape = [
+        "unknown top key",
+        "unknown item key",
+        "wrong type",
+        "true for a turn",
+        "unknown word",
+        "bad id",
+        "negative turn",
+    ]
+    by_shape += [
+        "missing id",
+        "negative weight",
+        "missing name",
+        "neither question nor check",
+        "unknown check",
+        "unknown check key",
+    ]
     for name in by_shape:
         assert list(check.iter_errors(plain(BROKEN[name][0]))), name
 

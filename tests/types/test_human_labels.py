@@ -25,16 +25,29 @@ def test_a_label_without_a_turn_meets_the_items_only_verdict() -> None:
     turns = (
         TurnScore(turn=0, reached=True, steps=1, reward=1.0, verdicts=(verdict("told", True), verdict("once", None))),
         TurnScore(turn=1, reached=True, steps=1, reward=0.0, verdicts=(verdict("told", False),)),
-        TurnScore(turn=2, reached=False, steps=0, reward=0.0, verdicts=(verdict("told", False), verdict("never", False))),
+        TurnScore(
+            turn=2, reached=False, steps=0, reward=0.0, verdicts=(verdict("told", False), verdict("never", False))
+        ),
         TurnScore(turn=None, reached=True, steps=2, reward=1.0, verdicts=(verdict("closing", True),)),
     )
     score = Score(trace_id="t", reward_version="v", reward=0.5, turns=turns)
-    places = [("t", 1, "told"), ("t", None, "told"), ("t", None, "once"), ("t", None, "closing"), ("t", 2, "told"), ("t", 2, "never")]
+    places = [
+        ("t", 1, "told"),
+        ("t", None, "told"),
+        ("t", None, "once"),
+        ("t", None, "closing"),
+        ("t", 2, "told"),
+        ("t", 2, "never"),
+    ]
     found, unclear = verdicts_at([score], [*places, ("other", 0, "told")])
     assert found == {("t", 1, "told"): False, ("t", None, "once"): None, ("t", None, "closing"): True}
     assert unclear == 1
 
 
 def test_intervals_resample_the_stored_task_else_the_labels_else_the_trace() -> None:
-    said = [label("ann", True, "a", task="from label"), label("ann", True, "b", task="from label"), label("ann", True, "c")]
+    said = [
+        label("ann", True, "a", task="from label"),
+        label("ann", True, "b", task="from label"),
+        label("ann", True, "c"),
+    ]
     assert tasks_of(said, {"a": "stored"}) == {"a": "task stored", "b": "task from label", "c": "trace c"}

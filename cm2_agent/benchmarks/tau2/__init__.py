@@ -1,4 +1,5 @@
-"""Desks of public benchmarks as worlds to run agents in: real stateful tools, tasks, and the benchmark's own verdict."""
+"""Desks of public benchmarks as worlds to run agents in: real stateful tools, tasks, and the benchmark's own
+verdict."""
 
 from cm2_agent.benchmarks.tau2.environment import Desk
 

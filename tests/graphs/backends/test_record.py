@@ -24,8 +24,8 @@ from cm2_agent.graphs.backends.record import Recorder, load_recording
 from cm2_agent.graphs.backends.replay import ReplayTools
 from cm2_agent.graphs.interception.tool_node import switched
 from cm2_agent.types.task import RecordedCall, ToolModel
-from tests.tracing.apps import ScriptedModel, agent, calls
 from tests.strategies import clean, jsons, objects, texts
+from tests.tracing.apps import ScriptedModel, agent, calls
 
 HEADER = '{"format": "cm2.recording", "version": 1}\n'
 LINE = '{"name": "f", "arguments": {"id": 1}, "result": "one", "error": null, "seconds": 0.5}\n'
@@ -71,10 +71,15 @@ def test_what_is_recorded_replays_to_the_letter(tmp_path: Path, made: list[tuple
     for one, (asked, answer) in zip(read, kept, strict=True):
         again = ReplayTools([one]).find(asked, Journal())
         assert again is not None
-        assert (again.content, again.error) == (json.loads(json.dumps(answer.content)), answer.error)  # two half characters are one
+        assert (again.content, again.error) == (
+            json.loads(json.dumps(answer.content)),
+            answer.error,
+        )  # two half characters are one
 
 
-@pytest.mark.parametrize("unserialisable", [float("nan"), {1, 2}, b"x", object(), 10**5000], ids=["nan", "set", "bytes", "object", "huge"])
+@pytest.mark.parametrize(
+    "unserialisable", [float("nan"), {1, 2}, b"x", object(), 10**5000], ids=["nan", "set", "bytes", "object", "huge"]
+)
 def test_what_is_no_json_is_refused_and_leaves_no_trace(tmp_path: Path, unserialisable: Any) -> None:
     path = tmp_path / "calls.jsonl"
     with Recorder(path) as recorder:
@@ -117,10 +122,16 @@ def test_a_file_cut_off_anywhere_is_continued(tmp_path: Path, cut: int, caplog: 
     ("text", "told"),
     [
         ('{"format": "cm2.recording", "version": 2}\n', r":1: a recording of a newer version, 2; expected .*: upgrade"),
-        ('{"format": "cm2.recording", "version": 0}\n', r":1: a recording of another version, 0; expected .*: record the calls again"),
+        (
+            '{"format": "cm2.recording", "version": 0}\n',
+            r":1: a recording of another version, 0; expected .*: record the calls again",
+        ),
         ('{"format": "cm2.recording"}\n', r":1: a recording of another version, None"),
         ('{"format": "cm2.recording", "version": 1, "x": 1}\n', r":1: not a recording"),
-        ('{"format": "other", "version": 1}\n', r":1: not a recording: its first line is .*other.*give a file that Recorder wrote"),
+        (
+            '{"format": "other", "version": 1}\n',
+            r":1: not a recording: its first line is .*other.*give a file that Recorder wrote",
+        ),
         ('{"id": "t1", "turns": ["a task, rather"]}\n', r":1: not a recording"),
         ("no json\n", r":1: not a recording"),
         ("no end of line", r":1: not a recording"),
@@ -174,7 +185,9 @@ def test_threads_write_whole_lines(tmp_path: Path) -> None:
             thread.join()
     read = load_recording(path)
     for number in range(8):
-        assert [one.result for one in read if one.arguments == {"id": number}] == [str(each) * 3000 for each in range(50)]
+        assert [one.result for one in read if one.arguments == {"id": number}] == [
+            str(each) * 3000 for each in range(50)
+        ]
 
 
 async def test_a_recorded_dialogue_replays_byte_by_byte(tmp_path: Path) -> None:
@@ -183,11 +196,16 @@ async def test_a_recorded_dialogue_replays_byte_by_byte(tmp_path: Path) -> None:
     question = {"messages": [HumanMessage("1, 2?")]}
     with Recorder(tmp_path / "calls.jsonl") as recorder:
         recording = Backends("record", recorder=recorder)
-        states = [await graph.ainvoke(question), await switched(graph).ainvoke(question, {"configurable": {TOOLS: recording}})]
+        states = [
+            await graph.ainvoke(question),
+            await switched(graph).ainvoke(question, {"configurable": {TOOLS: recording}}),
+        ]
     replaying = Backends("replay", replay=ReplayTools(load_recording(tmp_path / "calls.jsonl")))
     states.append(await switched(graph).ainvoke(question, {"configurable": {TOOLS: replaying}}))
     heard = [[message for message in state["messages"] if isinstance(message, ToolMessage)] for state in states]
-    real, recorded, replayed = ([(one.content, one.status, one.name, one.tool_call_id) for one in each] for each in heard)
+    real, recorded, replayed = (
+        [(one.content, one.status, one.name, one.tool_call_id) for one in each] for each in heard
+    )
     assert [status for _, status, _, _ in real] == ["success", "success", "error", "success"]
     assert real == recorded == replayed
     assert [entry.answer.backend for entry in replaying.journal.entries] == ["replay"] * 4

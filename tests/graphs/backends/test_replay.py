@@ -1,4 +1,5 @@
-"""A recorded dialogue replays call by call; what was not recorded is refused or simulated, and writes decide which recording counts."""
+"""A recorded dialogue replays call by call; what was not recorded is refused or simulated, and writes decide which
+recording counts."""
 
 from __future__ import annotations
 
@@ -11,13 +12,16 @@ from langchain_core.messages import ToolMessage
 from langchain_core.tools import StructuredTool, ToolException
 
 from cm2_agent.errors import ToolError
-from cm2_agent.graphs.backends.hybrid import HybridTools
 from cm2_agent.graphs.backends.calls import Answer, Call, Journal
+from cm2_agent.graphs.backends.hybrid import HybridTools
 from cm2_agent.graphs.backends.replay import ReplayTools, told
 from cm2_agent.types.task import RecordedCall, ToolModel
 from tests.strategies import jsons
 
-GET = ToolModel(name="get_order", parameters={"properties": {"id": {"type": "integer"}, "full": {"type": "boolean", "default": False}}})
+GET = ToolModel(
+    name="get_order",
+    parameters={"properties": {"id": {"type": "integer"}, "full": {"type": "boolean", "default": False}}},
+)
 CANCEL = ToolModel(name="cancel_order", parameters={"properties": {"id": {"type": "integer"}}})
 PAY = ToolModel(name="pay", reads=False)
 TOOLS = (GET, CANCEL, PAY)
@@ -51,12 +55,16 @@ def test_what_was_recorded_is_told_as_it_was_told() -> None:
     blocks = [{"type": "text", "text": "shipped"}, {"type": "image", "url": "x:1"}]
     tools = ReplayTools(
         [
-            said("get_order", "shipped", id=1), said("get_order", blocks, id=2), said("get_order", {"état": "é", "n": [1, None]}, id=3),
-            said("get_order", None, id=4), said("get_order", error="no order 5", id=5),
-            said("get_order", [{"id": 1}], id=6), said("get_order", blocks, "two blocks", id=7),
+            said("get_order", "shipped", id=1),
+            said("get_order", blocks, id=2),
+            said("get_order", {"état": "é", "n": [1, None]}, id=3),
+            said("get_order", None, id=4),
+            said("get_order", error="no order 5", id=5),
+            said("get_order", [{"id": 1}], id=6),
+            said("get_order", blocks, "two blocks", id=7),
         ],
         TOOLS,
-    )  # fmt: skip
+    )
     assert found(tools, get(id=1)) == "shipped"
     assert found(tools, get(id=2.0, full=False)) == blocks
     assert found(tools, get(id=3)) == '{"état": "é", "n": [1, null]}'
@@ -119,7 +127,9 @@ def test_the_recording_before_which_the_same_writes_came() -> None:
 
 def test_the_last_recording_whose_writes_are_done_else_the_first() -> None:
     tools = ReplayTools(CHANGES, TOOLS)
-    assert found(tools, get(id=1), journal(cancel(2))) == "open"  # the one after cancelling 1 would tell of what did not happen
+    assert (
+        found(tools, get(id=1), journal(cancel(2))) == "open"
+    )  # the one after cancelling 1 would tell of what did not happen
     assert found(tools, get(id=1), journal(cancel(1), cancel(9))) == "cancelled"
     late = ReplayTools(CHANGES[2:], TOOLS)
     assert found(late, get(id=1)) == "cancelled"  # nothing was read before the first write
@@ -139,7 +149,9 @@ def test_a_write_that_was_made_twice() -> None:
 
 
 def test_keys_follow_the_schema_of_the_tool_that_is_called() -> None:
-    bare = ReplayTools([said("get_order", "a", id=1, full=False), said("cancel_order", "ok", id=1), said("get_order", "b", id=1)])
+    bare = ReplayTools(
+        [said("get_order", "a", id=1, full=False), said("cancel_order", "ok", id=1), said("get_order", "b", id=1)]
+    )
     assert found(bare, get(id=1)) == "a"
     assert found(bare, get(id=1), journal(cancel(1))) == "b"
     plain = Call(tool=ToolModel(name="get_order"), arguments={"id": 1})
@@ -148,11 +160,15 @@ def test_keys_follow_the_schema_of_the_tool_that_is_called() -> None:
 
 
 names = st.sampled_from(["get_order", "cancel_order", "pay"])
-recordings = st.lists(st.builds(said, names, jsons(2), st.none() | st.just("failed"), id=st.integers(0, 2)), max_size=12)
+recordings = st.lists(
+    st.builds(said, names, jsons(2), st.none() | st.just("failed"), id=st.integers(0, 2)), max_size=12
+)
 
 
 @given(recordings, st.lists(st.tuples(names, st.integers(0, 2)), max_size=12))
-def test_the_same_call_gives_the_same_answer_until_a_write(recorded: list[RecordedCall], asked: list[tuple[str, int]]) -> None:
+def test_the_same_call_gives_the_same_answer_until_a_write(
+    recorded: list[RecordedCall], asked: list[tuple[str, int]]
+) -> None:
     tools = ReplayTools(recorded, TOOLS)
     so_far = Journal()
     heard: dict[tuple[str, int], Any] = {}

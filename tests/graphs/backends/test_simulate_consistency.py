@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cm2_agent.graphs.backends.simulate_consistency import contradictions, facts_of, known_facts, same_answer
 from cm2_agent.graphs.backends.calls import Answer, Call, Journal
+from cm2_agent.graphs.backends.simulate_consistency import contradictions, facts_of, known_facts, same_answer
 from cm2_agent.types.task import ToolModel
 from tests.strategies import jsons, objects
 
@@ -31,7 +31,13 @@ def text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-ORDER = {"order_id": 7, "user_id": "u1", "status": "shipped", "address": {"city": "Rome"}, "items": [{"item_id": "a", "price": 3.0}]}
+ORDER = {
+    "order_id": 7,
+    "user_id": "u1",
+    "status": "shipped",
+    "address": {"city": "Rome"},
+    "items": [{"item_id": "a", "price": 3.0}],
+}
 
 
 @pytest.mark.parametrize(
@@ -41,29 +47,53 @@ ORDER = {"order_id": 7, "user_id": "u1", "status": "shipped", "address": {"city"
             call("get_order_details", order_id=7),
             ORDER,
             {
-                ("order_id=7", "order_id"): 7, ("order_id=7", "user_id"): "u1", ("order_id=7", "status"): "shipped",
-                ("order_id=7", "address.city"): "Rome", ('item_id=a given {"order_id":7}', "item_id"): "a",
+                ("order_id=7", "order_id"): 7,
+                ("order_id=7", "user_id"): "u1",
+                ("order_id=7", "status"): "shipped",
+                ("order_id=7", "address.city"): "Rome",
+                ('item_id=a given {"order_id":7}', "item_id"): "a",
                 ('item_id=a given {"order_id":7}', "price"): 3.0,
             },
         ),
-        (call("getOrder", orderId=7), {"orderId": 7, "paid": False}, {("orderId=7", "orderId"): 7, ("orderId=7", "paid"): False}),
-        (call("get_order", order_id=7), {"id": 7, "status": "new"}, {("order_id=7", "id"): 7, ("order_id=7", "status"): "new"}),
+        (
+            call("getOrder", orderId=7),
+            {"orderId": 7, "paid": False},
+            {("orderId=7", "orderId"): 7, ("orderId=7", "paid"): False},
+        ),
+        (
+            call("get_order", order_id=7),
+            {"id": 7, "status": "new"},
+            {("order_id=7", "id"): 7, ("order_id=7", "status"): "new"},
+        ),
         (call("list_orders"), {"orders": [{"id": 7, "x": 1}]}, {("order_id=7", "id"): 7, ("order_id=7", "x"): 1}),
         (call("list_orders"), {"orders": {"7": {"id": 7, "x": 1}}}, {("order_id=7", "id"): 7, ("order_id=7", "x"): 1}),
         (call("get_order_status", order_id=7), {"status": "new", "eta": None}, {("order_id=7", "status"): "new"}),
-        (call("find_user", name="Al"), {"email": "a@b.c", "age": 3}, {
-            ('email=a@b.c given {"name":"Al"}', "email"): "a@b.c", ('email=a@b.c given {"name":"Al"}', "age"): 3}),
-        (call("search_flights", date="d1"), [{"flight_number": "H1", "date": "d1", "price": 5}], {
-            ("date=d1, flight_number=H1", "flight_number"): "H1", ("date=d1, flight_number=H1", "date"): "d1",
-            ("date=d1, flight_number=H1", "price"): 5}),
+        (
+            call("find_user", name="Al"),
+            {"email": "a@b.c", "age": 3},
+            {('email=a@b.c given {"name":"Al"}', "email"): "a@b.c", ('email=a@b.c given {"name":"Al"}', "age"): 3},
+        ),
+        (
+            call("search_flights", date="d1"),
+            [{"flight_number": "H1", "date": "d1", "price": 5}],
+            {
+                ("date=d1, flight_number=H1", "flight_number"): "H1",
+                ("date=d1, flight_number=H1", "date"): "d1",
+                ("date=d1, flight_number=H1", "price"): 5,
+            },
+        ),
         # not clear whose they are:
         (call("get_order_invoice", order_id=7), {"status": "paid"}, {}),
         (call("get_order", order_id=7), "shipped", {}),
         (call("get_weather", city="Rome"), {"temperature": 20}, {}),
-        (call("list_payments"), {"history": [{"payment_method_id": "card", "amount": 3}, {"payment_method_id": "card", "amount": 4}]}, {}),
+        (
+            call("list_payments"),
+            {"history": [{"payment_method_id": "card", "amount": 3}, {"payment_method_id": "card", "amount": 4}]},
+            {},
+        ),
         (call("list_orders"), {"orders": [{"id": 7, "x": 1}, {"id": 7, "x": 2}]}, {("order_id=7", "id"): 7}),
     ],
-)  # fmt: skip
+)
 def test_what_is_a_fact(asked: Call, value: Any, found: Mapping[tuple[str, str], Any]) -> None:
     assert facts_of(asked, text(value)) == found
     assert facts_of(asked, [{"type": "text", "text": text(value)}]) == found
@@ -127,14 +157,18 @@ def test_the_same_call_has_the_same_answer_until_a_write() -> None:
 
 
 names = st.sampled_from(["get_order", "list_orders", "getUser", "search_flights", "cancel_order", "x", ""])
-keys = st.sampled_from(["id", "order_id", "user_id", "flight_number", "code", "email", "orders", "user", "date", "status", "7", ""])
+keys = st.sampled_from(
+    ["id", "order_id", "user_id", "flight_number", "code", "email", "orders", "user", "date", "status", "7", ""]
+)
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-2, 9) | st.sampled_from(["7", "a", ""]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=4),
     max_leaves=12,
 )
 calls = st.builds(
-    lambda name, arguments: Call(tool=ToolModel(name=name or "x"), arguments=arguments), names, st.dictionaries(keys, values, max_size=3)
+    lambda name, arguments: Call(tool=ToolModel(name=name or "x"), arguments=arguments),
+    names,
+    st.dictionaries(keys, values, max_size=3),
 )
 answers = st.tuples(calls, values)
 
@@ -164,9 +198,13 @@ def test_an_answer_never_contradicts_itself(before: list[tuple[Call, Any]], aske
     st.sampled_from(["status", "total", "ship_date"]),
     st.integers() | st.text(),
     st.integers() | st.text(),
-    st.lists(st.tuples(calls.filter(lambda one: one.tool.name == "search_flights"), st.just({"nothing": 0})), max_size=3),
+    st.lists(
+        st.tuples(calls.filter(lambda one: one.tool.name == "search_flights"), st.just({"nothing": 0})), max_size=3
+    ),
 )
-def test_another_value_is_always_found(own: Any, field: str, one: Any, other: Any, between: list[tuple[Call, Any]]) -> None:
+def test_another_value_is_always_found(
+    own: Any, field: str, one: Any, other: Any, between: list[tuple[Call, Any]]
+) -> None:
     asked = call("get_order", order_id=own)
     made = journal((asked, {"order_id": own, field: one}), *between)
     found = contradictions(made, asked, json.dumps({"order_id": own, field: other}))

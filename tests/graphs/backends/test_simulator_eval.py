@@ -1,4 +1,5 @@
-"""Fidelity: what a simulator was not shown is asked of it; perfect, silent, lying and forgetful simulators get the figures they deserve."""
+"""Fidelity: what a simulator was not shown is asked of it; perfect, silent, lying and forgetful simulators get the
+figures they deserve."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cm2_agent.errors import BudgetExhausted, ToolError
-from cm2_agent.graphs.backends.calls import Answer, Call, Journal
 from cm2_agent.graphs.backends.backends import Answering
+from cm2_agent.graphs.backends.calls import Answer, Call, Journal
 from cm2_agent.graphs.backends.simulator_eval import SHOTS, Held, fidelity, held_out, reselected
 from cm2_agent.types.task import RecordedCall, Task, ToolModel
 
@@ -40,7 +41,9 @@ TASKS = [task("a", 1, 2), task("b", 2, 3)]
 class Says:
     """A simulator made of a function of its task, the call and the journal; what each was shown is kept."""
 
-    def __init__(self, say: Callable[[Task, Call, Journal], Answer | str], seen: list[tuple[Task, Call, Journal]], mine: Task) -> None:
+    def __init__(
+        self, say: Callable[[Task, Call, Journal], Answer | str], seen: list[tuple[Task, Call, Journal]], mine: Task
+    ) -> None:
         self.say, self.seen, self.mine = say, seen, mine
 
     async def answer(self, call: Call, journal: Journal) -> Answer:
@@ -90,7 +93,10 @@ async def test_the_answer_is_held_out_wherever_it_was_recorded() -> None:
 async def test_the_state_is_what_was_recorded_before() -> None:
     seen: list[tuple[Task, Call, Journal]] = []
     _ = [held async for held in held_out([TASKS[0]], simulate(truth, seen), twice=False)]
-    before = {call.arguments["order_id"]: [entry.call.arguments["order_id"] for entry in journal.entries] for _, call, journal in seen}
+    before = {
+        call.arguments["order_id"]: [entry.call.arguments["order_id"] for entry in journal.entries]
+        for _, call, journal in seen
+    }
     assert before == {1: [], 2: [1], 99: [1, 2]}
 
 
@@ -98,7 +104,9 @@ async def test_wrong_fields_schemas_and_errors_are_told_apart() -> None:
     def lies(mine: Task, call: Call, journal: Journal) -> Answer | str:
         if call.tool.name == "cancel_order":
             return "cancelled"
-        return {1: json.dumps({"status": "open", "price": 31}), 2: json.dumps({"price": 5}), 3: "[]"}[call.arguments["order_id"]]
+        return {1: json.dumps({"status": "open", "price": 31}), 2: json.dumps({"price": 5}), 3: "[]"}[
+            call.arguments["order_id"]
+        ]
 
     held = {(one.task, one.position): one for one in await found(lies)}
     assert held["a", 0].fields == 0.5

@@ -69,7 +69,9 @@ async def afind(key: int) -> dict[str, int]:
     return {"key": key}
 
 
-def within(work: Callable[[], Any], backends: Backends | None, *handlers: Any, context: Any = None) -> tuple[Any, list[ToolRun]]:
+def within(
+    work: Callable[[], Any], backends: Backends | None, *handlers: Any, context: Any = None
+) -> tuple[Any, list[ToolRun]]:
     """What the work gives inside a plain function node of a run, and the tools' spans."""
     given: list[Any] = []
     runs: list[Run] = []

@@ -50,15 +50,23 @@ def test_nothing_of_the_application_runs() -> None:
     with pytest.raises(AssertionError):
         list(ExplosiveList())
     assert unseen_tools(graph(in_closure((Explosive(),)))) == {"look": "work"}
-    assert unseen_tools(graph(in_closure((ExplosiveList([look]), ExplosiveDict(erase=erase))))) == {"erase": "work", "look": "work"}
+    assert unseen_tools(graph(in_closure((ExplosiveList([look]), ExplosiveDict(erase=erase))))) == {
+        "erase": "work",
+        "look": "work",
+    }
 
 
 def _around(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.one_of(
-        st.lists(inner, min_size=1, max_size=3), st.dictionaries(st.text(max_size=3), inner, min_size=1, max_size=3), st.tuples(inner),
-        inner.map(lambda held: types.SimpleNamespace(held=held)), inner.map(lambda held: functools.partial(by_default, held)),
-        inner.map(in_closure), inner.map(lambda held: Desk(held).node), inner.map(lambda held: RunnableLambda(in_closure(held))),
-    )  # fmt: skip
+        st.lists(inner, min_size=1, max_size=3),
+        st.dictionaries(st.text(max_size=3), inner, min_size=1, max_size=3),
+        st.tuples(inner),
+        inner.map(lambda held: types.SimpleNamespace(held=held)),
+        inner.map(lambda held: functools.partial(by_default, held)),
+        inner.map(in_closure),
+        inner.map(lambda held: Desk(held).node),
+        inner.map(lambda held: RunnableLambda(in_closure(held))),
+    )
 
 
 @settings(max_examples=60, deadline=None)

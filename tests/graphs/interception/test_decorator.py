@@ -1,4 +1,5 @@
-"""`switchable`: tools that plain function nodes call, outside a run as they are, inside it as the run's backends say."""
+"""`switchable`: tools that plain function nodes call, outside a run as they are, inside it as the run's backends
+say."""
 
 from __future__ import annotations
 
@@ -23,11 +24,10 @@ from pydantic import ValidationError
 
 from cm2_agent.errors import ToolError
 from cm2_agent.graphs.backends.backends import TOOLS, Backends
-from cm2_agent.graphs.interception.real_tool_guard import RealToolGuard
-from cm2_agent.graphs.interception.discovery import refuse_unnamed, tools_of, unseen_tools
-from cm2_agent.graphs.interception.tool_node import switched
-from cm2_agent.graphs.interception.discovery import look_over
 from cm2_agent.graphs.interception.decorator import switchable
+from cm2_agent.graphs.interception.discovery import look_over, refuse_unnamed, tools_of, unseen_tools
+from cm2_agent.graphs.interception.real_tool_guard import RealToolGuard
+from cm2_agent.graphs.interception.tool_node import switched
 from tests.graphs.interception.node_tools import CALLED, afind, fetch, find, look, simulated, within
 from tests.graphs.interception.test_tool_node import app as with_tools
 from tests.graphs.interception.test_tool_node import driven, says
@@ -75,8 +75,15 @@ def test_a_functions_answer_is_the_backends() -> None:
     backends = simulated("invented")
     value, (span,) = within(lambda: look(7, note="n"), backends)
     assert (value, CALLED) == ("invented", [])
-    assert (span.name, span.arguments, span.result, span.backend) == ("look", {"key": 7, "note": "n"}, "invented", "simulate")
-    assert [(entry.call.arguments, entry.answer.content) for entry in backends.journal.entries] == [({"key": 7, "note": "n"}, "invented")]
+    assert (span.name, span.arguments, span.result, span.backend) == (
+        "look",
+        {"key": 7, "note": "n"},
+        "invented",
+        "simulate",
+    )
+    assert [(entry.call.arguments, entry.answer.content) for entry in backends.journal.entries] == [
+        ({"key": 7, "note": "n"}, "invented")
+    ]
     assert [message.text for message in backends.simulator.asked[0].messages] == ["go"]  # type: ignore[union-attr]
 
 
@@ -99,7 +106,10 @@ def test_a_tools_answer_is_the_backends() -> None:
     call: Any = {"name": "find", "args": {"key": 7}, "id": "c9", "type": "tool_call"}
     (plain, message), spans = within(lambda: (find.invoke({"key": 7}), find.invoke(call)), simulated("one", "two"))
     assert (plain, message.content, message.tool_call_id, message.name) == ("one", "two", "c9", "find")
-    assert [(span.call_id, span.backend, span.result) for span in spans] == [(None, "simulate", "one"), ("c9", "simulate", "two")]
+    assert [(span.call_id, span.backend, span.result) for span in spans] == [
+        (None, "simulate", "one"),
+        ("c9", "simulate", "two"),
+    ]
     assert CALLED == []
 
     async def work() -> Any:
@@ -117,7 +127,10 @@ def test_a_real_tool_is_called_only_where_it_is_named() -> None:
     guard = RealToolGuard([])
     within(work, Backends(), guard)
     assert (CALLED, guard.stopped) == ([], {"look", "find"})
-    assert within(lambda: (look(1), find.invoke({"key": 1})), Backends(), RealToolGuard(["look", "find"]))[0] == ("real 1", "found 1")
+    assert within(lambda: (look(1), find.invoke({"key": 1})), Backends(), RealToolGuard(["look", "find"]))[0] == (
+        "real 1",
+        "found 1",
+    )
     assert within(lambda: (look(1), find.invoke({"key": 1})), simulated("a", "b"), RealToolGuard([]))[0] == ("a", "b")
 
 
@@ -163,7 +176,10 @@ def test_in_a_tool_node_the_nodes_own_switch_decides() -> None:
 def test_a_thread_of_the_nodes_own_needs_the_context() -> None:
     def work() -> Any:
         given: list[str] = []
-        for target in (lambda: given.append(look(1)), functools.partial(contextvars.copy_context().run, lambda: given.append(look(2)))):
+        for target in (
+            lambda: given.append(look(1)),
+            functools.partial(contextvars.copy_context().run, lambda: given.append(look(2))),
+        ):
             thread = threading.Thread(target=target)
             thread.start()
             thread.join()
@@ -207,8 +223,13 @@ def test_what_has_no_schema_is_refused() -> None:
         yield key
 
     wrongs = (
-        (Desk.look, "is a method"), (star, "keys"), (silent, "what it returns"), (opaque, "'opaque'"), (stream, "generator"), (7, "int")
-    )  # fmt: skip
+        (Desk.look, "is a method"),
+        (star, "keys"),
+        (silent, "what it returns"),
+        (opaque, "'opaque'"),
+        (stream, "generator"),
+        (7, "int"),
+    )
     for wrong, told in wrongs:
         with pytest.raises(ToolError, match=told):
             switchable(wrong)
@@ -229,7 +250,21 @@ def test_a_tool_node_still_injects_what_it_injects() -> None:
 
 
 def test_production_imports_nothing_heavy() -> None:
-    heavy = ("accelerate", "datasets", "matplotlib", "mcp", "pydantic_ai", "scipy", "sqlalchemy", "torch", "transformers", "trl")
-    code = f"import sys; from cm2_agent.graphs.tools import switchable; print([name for name in {heavy} if name in sys.modules])"
+    heavy = (
+        "accelerate",
+        "datasets",
+        "matplotlib",
+        "mcp",
+        "pydantic_ai",
+        "scipy",
+        "sqlalchemy",
+        "torch",
+        "transformers",
+        "trl",
+    )
+    code = (
+        f"import sys; from cm2_agent.graphs.tools import switchable; print([name for name in {heavy} if name in"
+        " sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

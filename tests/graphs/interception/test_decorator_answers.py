@@ -1,4 +1,5 @@
-"""What a `switchable`'s caller is given: values of the annotated type, errors as the code expects them, and what is told of them."""
+"""What a `switchable`'s caller is given: values of the annotated type, errors as the code expects them, and what is
+told of them."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ from langchain_core.tools import InjectedToolArg, StructuredTool, ToolException
 from pydantic import ValidationError
 
 from cm2_agent.errors import ToolError
-from cm2_agent.graphs.backends.calls import Answer, Call
 from cm2_agent.graphs.backends.backends import Backends
+from cm2_agent.graphs.backends.calls import Answer, Call
 from cm2_agent.graphs.interception.decorator import switchable
 from tests.graphs.interception.node_tools import CALLED, Box, Order, fetch, find, look, simulated, within
 from tests.graphs.interception.test_tool_node import Fault, Invents, Recorded
@@ -121,20 +122,23 @@ def test_invalid_arguments_are_refused_before_anyone_is_asked() -> None:
         assert not isinstance(backends.simulator, Invents) or backends.simulator.asked == []
 
 
-@pytest.mark.parametrize(("hint", "text", "value"), [
-    (str, "7", "7"),
-    (int, "7", 7),
-    (dict[str, int], '{"a": 1}', {"a": 1}),
-    (str | None, "null", None),
-    (str | None, "7", "7"),
-    (str | None, "shipped", "shipped"),
-    (Any, '[1, "x"]', [1, "x"]),
-    (Any, "shipped", "shipped"),
-    (None, "null", None),
-    (Order, '{"id": 7, "due": "2026-05-20"}', Order(id=7, due=date(2026, 5, 20))),
-    (list[Box], '[{"size": 2}]', [Box(2)]),
-    (date, '"2026-05-20"', date(2026, 5, 20)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("hint", "text", "value"),
+    [
+        (str, "7", "7"),
+        (int, "7", 7),
+        (dict[str, int], '{"a": 1}', {"a": 1}),
+        (str | None, "null", None),
+        (str | None, "7", "7"),
+        (str | None, "shipped", "shipped"),
+        (Any, '[1, "x"]', [1, "x"]),
+        (Any, "shipped", "shipped"),
+        (None, "null", None),
+        (Order, '{"id": 7, "due": "2026-05-20"}', Order(id=7, due=date(2026, 5, 20))),
+        (list[Box], '[{"size": 2}]', [Box(2)]),
+        (date, '"2026-05-20"', date(2026, 5, 20)),
+    ],
+)
 def test_an_answer_is_read_as_the_return_annotation_says(hint: Any, text: str, value: Any) -> None:
     def ask(key: int) -> Any:
         "Ask."
@@ -202,7 +206,10 @@ def test_faults_reach_the_agents_code_as_errors_of_the_tool() -> None:
         with pytest.raises(ToolException, match=expected):
             typed(1)
 
-    for chosen in (Backends(faults=Fault("timeout")), Backends("simulate", simulator=Invents(), faults=Fault("timeout"))):
+    for chosen in (
+        Backends(faults=Fault("timeout")),
+        Backends("simulate", simulator=Invents(), faults=Fault("timeout")),
+    ):
         _, (span,) = within(lambda: work("typed: timeout"), chosen)
         assert span.fault == "timeout"
         assert chosen.failure is None

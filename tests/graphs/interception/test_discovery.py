@@ -18,8 +18,7 @@ from pydantic import BaseModel
 
 from cm2_agent.errors import ToolError
 from cm2_agent.graphs import agent
-from cm2_agent.graphs.interception.discovery import refuse_unnamed, tools_of
-from cm2_agent.graphs.interception.discovery import look_over, unseen_tools
+from cm2_agent.graphs.interception.discovery import look_over, refuse_unnamed, tools_of, unseen_tools
 from cm2_agent.runner.run import run
 from cm2_agent.types.task import Task
 from tests.tracing import apps
@@ -333,7 +332,9 @@ def test_a_refusal_tells_everything_at_once() -> None:
         refuse_unnamed(app, [])
     for told in ("--allow-real plain_refund", "erase (node work)", "look (node work)"):
         assert told in str(refused.value)
-    with pytest.raises(ToolError, match="allow_real names nothing, but the graph's tools are erase, look, plain_refund"):
+    with pytest.raises(
+        ToolError, match="allow_real names nothing, but the graph's tools are erase, look, plain_refund"
+    ):
         refuse_unnamed(app, ["plain_refund", "erase", "look", "nothing"])
 
 

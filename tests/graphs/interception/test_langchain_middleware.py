@@ -17,12 +17,12 @@ from langchain_core.tools import tool
 from cm2_agent.graphs.backends.backends import TOOLS, Backends
 from cm2_agent.graphs.backends.calls import Answer
 from cm2_agent.graphs.interception.discovery import refuse_unnamed, tools_of, unseen_tools
-from cm2_agent.graphs.interception.tool_node import switched
 from cm2_agent.graphs.interception.langchain_middleware import ToolSwitch
+from cm2_agent.graphs.interception.tool_node import switched
 from cm2_agent.tracing.span_processor import capture
 from cm2_agent.types.trace import Run
-from tests.tracing import apps
 from tests.graphs.interception.test_tool_node import Invents, Recorded, driven, says
+from tests.tracing import apps
 
 CALLED: list[int] = []
 
@@ -84,7 +84,10 @@ async def test_a_real_call_is_made_and_told_once(way: Callable[[], Any]) -> None
 def test_the_same_without_asyncio_and_without_backends(way: Callable[[], Any]) -> None:
     runs: list[Run] = []
     for backends, content in ((Backends("replay", replay=Recorded({1: "recorded"})), "recorded"), (None, "real 1")):
-        config: Any = {"configurable": {} if backends is None else {TOOLS: backends}, "callbacks": [capture(runs.append)]}
+        config: Any = {
+            "configurable": {} if backends is None else {TOOLS: backends},
+            "callbacks": [capture(runs.append)],
+        }
         state = way().invoke({"messages": [HumanMessage("go")]}, config)
         assert [message.content for message in state["messages"] if isinstance(message, ToolMessage)] == [content]
     assert [[span.backend for span in run.tools] for run in runs] == [["replay"], [None]]

@@ -18,9 +18,9 @@ from pydantic import BaseModel
 from cm2_agent.errors import ToolError
 from cm2_agent.graphs.backends.backends import TOOLS, Backends
 from cm2_agent.graphs.backends.calls import Answer, Call, Journal
+from cm2_agent.graphs.interception.discovery import tools_of
 from cm2_agent.graphs.interception.real_tool_guard import RealToolGuard
 from cm2_agent.graphs.interception.tool_node import switched
-from cm2_agent.graphs.interception.discovery import tools_of
 from cm2_agent.graphs.interception.walking import tool_nodes
 from cm2_agent.tracing.span_processor import capture
 from cm2_agent.types.trace import Run
@@ -96,7 +96,9 @@ class Fault:
 
 
 def says(*calls: tuple[str, Mapping[str, Any]]) -> AIMessage:
-    asked: list[Any] = [{"name": name, "args": dict(args), "id": f"c{i}", "type": "tool_call"} for i, (name, args) in enumerate(calls)]
+    asked: list[Any] = [
+        {"name": name, "args": dict(args), "id": f"c{i}", "type": "tool_call"} for i, (name, args) in enumerate(calls)
+    ]
     return AIMessage(content="", tool_calls=asked)
 
 
@@ -127,7 +129,10 @@ async def test_each_tool_has_its_own_backend_and_the_span_says_which() -> None:
     (looked, written), (run,) = await driven(switched(app(says(("look", {"key": 1}), ("write", {"key": 2})))), backends)
     assert (looked.content, written.content) == ("invented 1", "written")
     assert CALLED == [(2, "x")]
-    assert {one.name: (one.backend, one.result) for one in run.tools} == {"look": ("simulate", "invented 1"), "write": ("real", "written")}
+    assert {one.name: (one.backend, one.result) for one in run.tools} == {
+        "look": ("simulate", "invented 1"),
+        "write": ("real", "written"),
+    }
     assert [message.role for message in simulator.asked[0].messages] == ["user", "assistant"]
     assert simulator.asked[0].tool.parameters["properties"]["key"]["type"] == "integer"
 
@@ -143,7 +148,10 @@ async def test_hybrid_replays_what_is_recorded_and_simulates_the_rest() -> None:
     backends = Backends("hybrid", replay=Recorded({1: "recorded"}), simulator=Invents())
     (one, two), (run,) = await driven(switched(app(says(("look", {"key": 1}), ("look", {"key": 2})))), backends)
     assert (one.content, two.content) == ("recorded", "invented 2")
-    assert sorted((tool_run.backend, tool_run.result) for tool_run in run.tools) == [("replay", "recorded"), ("simulate", "invented 2")]
+    assert sorted((tool_run.backend, tool_run.result) for tool_run in run.tools) == [
+        ("replay", "recorded"),
+        ("simulate", "invented 2"),
+    ]
     assert CALLED == []
 
 
@@ -152,7 +160,9 @@ async def test_invalid_arguments_get_the_real_error_and_nobody_is_asked() -> Non
     graph = app(says(("look", {"key": "seven"}), ("nonsense", {})))
     real, _ = await driven(graph, None)
     told, _ = await driven(switched(graph), Backends("simulate", simulator=simulator))
-    assert [(message.content, message.status) for message in told] == [(message.content, message.status) for message in real]
+    assert [(message.content, message.status) for message in told] == [
+        (message.content, message.status) for message in real
+    ]
     assert [message.status for message in told] == ["error", "error"]
     assert simulator.asked == []
 
@@ -192,7 +202,10 @@ def test_the_sync_path_is_switched_too() -> None:
     backends = Backends("simulate", simulator=Invents())
     graph = switched(app(says(("look", {"key": 1}), ("look", {"key": 2}))))
     state = graph.invoke({"messages": [HumanMessage("go")]}, {"configurable": {TOOLS: backends}})
-    assert [message.content for message in state["messages"] if isinstance(message, ToolMessage)] == ["invented 1", "invented 2"]
+    assert [message.content for message in state["messages"] if isinstance(message, ToolMessage)] == [
+        "invented 1",
+        "invented 2",
+    ]
     assert CALLED == []
 
 
@@ -278,7 +291,9 @@ async def test_a_users_own_wrapper_stays_around_the_switch() -> None:
 
     assert (await one(wrap_tool_call=wrap).ainvoke(asked, config()))["messages"][-1].content == "invented 1!"
     assert one(wrap_tool_call=wrap).invoke(asked, config())["messages"][-1].content == "invented 1!"
-    assert (await one(wrap_tool_call=wrap, awrap_tool_call=awrap).ainvoke(asked, config()))["messages"][-1].content == "invented 1?"
+    assert (await one(wrap_tool_call=wrap, awrap_tool_call=awrap).ainvoke(asked, config()))["messages"][
+        -1
+    ].content == "invented 1?"
     assert seen == ["look", "look", "async"]
 
 
@@ -303,7 +318,9 @@ class Desk(BaseModel):
 @pytest.mark.parametrize("how", ["context", "mapping", "attribute"])
 async def test_backends_come_through_the_runtime_context_too(how: str) -> None:
     backends = Backends("simulate", simulator=Invents())
-    context: Any = {"context": backends, "mapping": {TOOLS: backends}, "attribute": Desk(name="d", cm2_tools=backends)}[how]
+    context: Any = {"context": backends, "mapping": {TOOLS: backends}, "attribute": Desk(name="d", cm2_tools=backends)}[
+        how
+    ]
     state = await switched(app(says(("look", {"key": 1})))).ainvoke({"messages": [HumanMessage("go")]}, context=context)
     assert [message.content for message in state["messages"] if isinstance(message, ToolMessage)] == ["invented 1"]
 
@@ -315,7 +332,9 @@ async def test_what_the_graph_injects_is_no_argument_of_the_call() -> None:
         return "real"
 
     simulator = Invents()
-    (told,), (run,) = await driven(switched(app(says(("who", {"key": 3})), tools=(who,))), Backends("simulate", simulator=simulator))
+    (told,), (run,) = await driven(
+        switched(app(says(("who", {"key": 3})), tools=(who,))), Backends("simulate", simulator=simulator)
+    )
     assert told.content == "invented 3"
     assert simulator.asked[0].arguments == {"key": 3}
     assert list(simulator.asked[0].tool.parameters["properties"]) == ["key"]

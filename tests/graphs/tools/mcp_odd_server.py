@@ -1,5 +1,6 @@
-"""A real MCP server, over standard input and output, that keeps to the letter of the protocol and not to its spirit: errors of the
-protocol, broken promises, tools in pages, schemas without properties. `silent` as its argument: it never says a word; `quits`: it ends."""
+"""A real MCP server, over standard input and output, that keeps to the letter of the protocol and not to its spirit:
+errors of the protocol, broken promises, tools in pages, schemas without properties. `silent` as its argument: it never
+says a word; `quits`: it ends."""
 
 from __future__ import annotations
 
@@ -31,21 +32,30 @@ TOOLS = [
     Tool(name="strict", description="Refuses every argument.", inputSchema={"type": "object"}),
     Tool(name="ill", description="Is out of order.", inputSchema={"type": "object"}),
     Tool(name="lie", description="Breaks its promise.", inputSchema={"type": "object"}, outputSchema=PROMISE),
-    Tool(name="keep", description="Keeps its promise, and says nothing else.", inputSchema={"type": "object"}, outputSchema=PROMISE),
+    Tool(
+        name="keep",
+        description="Keeps its promise, and says nothing else.",
+        inputSchema={"type": "object"},
+        outputSchema=PROMISE,
+    ),
 ]
 
 
 async def list_tools(request: ListToolsRequest) -> ServerResult:
     """One tool a page."""
     page = int((request.params and request.params.cursor) or 0)
-    return ServerResult(ListToolsResult(tools=[TOOLS[page]], nextCursor=str(page + 1) if page + 1 < len(TOOLS) else None))
+    return ServerResult(
+        ListToolsResult(tools=[TOOLS[page]], nextCursor=str(page + 1) if page + 1 < len(TOOLS) else None)
+    )
 
 
 async def call_tool(request: CallToolRequest) -> ServerResult:
     """Answers as the tool's description says."""
     name = request.params.name
     if name == "strict":
-        raise McpError(ErrorData(code=INVALID_PARAMS, message=f"strict takes no {sorted(request.params.arguments or {})}"))
+        raise McpError(
+            ErrorData(code=INVALID_PARAMS, message=f"strict takes no {sorted(request.params.arguments or {})}")
+        )
     if name == "ill":
         raise McpError(ErrorData(code=INTERNAL_ERROR, message="out of ink"))
     if name in ("lie", "keep"):

@@ -1,5 +1,5 @@
-"""A real MCP server for the tests: over standard input and output, or with `http` as its argument over streamable HTTP on a free port,
-which it prints."""
+"""A real MCP server for the tests: over standard input and output, or with `http` as its argument over streamable HTTP
+on a free port, which it prints."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from langgraph.types import Command
 from pydantic import BaseModel, Field
 
 from cm2_agent.errors import ToolError
-from cm2_agent.graphs.agent import agent
+from cm2_agent.graphs.agent_loop import agent
 from cm2_agent.graphs.tools.functions import FunctionTools
 from cm2_agent.types.protocols import Tools
 from tests.tracing.apps import ScriptedModel
@@ -81,7 +81,10 @@ TOOLS = FunctionTools(get_order, count_stock, move, who, reads=["get_order", "co
 
 
 def calling(*calls: tuple[str, dict[str, Any]]) -> AIMessage:
-    asked: list[Any] = [{"name": name, "args": args, "id": f"c{number}", "type": "tool_call"} for number, (name, args) in enumerate(calls)]
+    asked: list[Any] = [
+        {"name": name, "args": args, "id": f"c{number}", "type": "tool_call"}
+        for number, (name, args) in enumerate(calls)
+    ]
     return AIMessage(content="", tool_calls=asked)
 
 
@@ -108,7 +111,9 @@ def test_what_a_task_writes_down() -> None:
 
 async def test_results_are_json_that_fits_the_output_schema() -> None:
     specs = {spec.name: spec for spec in TOOLS.specs}
-    got, stock = await answers(TOOLS, ("get_order", {"order_id": 7, "full": True}), ("count_stock", {"item": "é", "at": "2026-05-20"}))
+    got, stock = await answers(
+        TOOLS, ("get_order", {"order_id": 7, "full": True}), ("count_stock", {"item": "é", "at": "2026-05-20"})
+    )
     assert json.loads(got.text) == {"order_id": 7, "shipTo": {"street": "Dam 1", "country": "NL"}, "speed": "slow"}
     assert stock.content == '[{"item": "é", "left": 3, "day": "2026-05-20"}]'
     for message in (got, stock):
@@ -120,9 +125,10 @@ async def test_results_are_json_that_fits_the_output_schema() -> None:
 async def test_arguments_are_what_the_annotations_say() -> None:
     moved, named, broken = await answers(
         TOOLS,
-        ("move", {"address": {"street": "a"}, "speed": "slow"}), ("who", {"x": 2, "secret": "from the model"}),
+        ("move", {"address": {"street": "a"}, "speed": "slow"}),
+        ("who", {"x": 2, "secret": "from the model"}),
         ("move", {"address": {}, "speed": "never"}),
-    )  # fmt: skip
+    )
     assert moved.content == "Address NL SLOW None"
     assert json.loads(named.text) == {"call": "c1", "state": 2, "x": 2}
     assert broken.status == "error"
@@ -180,11 +186,16 @@ class Model(BaseModel):
 @pytest.mark.parametrize(
     ("result", "kind"),
     [
-        (object(), "object"), (float("nan"), "float"), ([1, {"a": float("inf")}], "list"), (Model(anything=float("nan")), "Model"),
-        (Stock("x", float("nan"), datetime.date.today()), "Stock"), (b"\xff", "bytes"), (Model(anything=object()), "Model"),  # type: ignore[arg-type]
+        (object(), "object"),
+        (float("nan"), "float"),
+        ([1, {"a": float("inf")}], "list"),
+        (Model(anything=float("nan")), "Model"),
+        (Stock("x", float("nan"), datetime.date.today()), "Stock"),  # type: ignore[arg-type]
+        (b"\xff", "bytes"),
+        (Model(anything=object()), "Model"),
         (lambda: 1, "function"),
     ],
-)  # fmt: skip
+)
 async def test_results_that_are_no_json(result: Any, kind: str) -> None:
     def give() -> Any:
         """Give."""
@@ -220,9 +231,19 @@ async def test_a_socket_and_a_cycle_are_no_json() -> None:
 async def test_what_pydantic_can_serialise_is_json() -> None:
     def various() -> Any:
         """Various."""
-        return {"d": Decimal("1.10"), "when": datetime.datetime(2026, 5, 20, tzinfo=datetime.UTC), "s": {Speed.FAST}, 1: (None, "é")}
+        return {
+            "d": Decimal("1.10"),
+            "when": datetime.datetime(2026, 5, 20, tzinfo=datetime.UTC),
+            "s": {Speed.FAST},
+            1: (None, "é"),
+        }
 
-    assert await FunctionTools(various)("various", {}) == {"d": "1.10", "when": "2026-05-20T00:00:00Z", "s": ["fast"], "1": [None, "é"]}
+    assert await FunctionTools(various)("various", {}) == {
+        "d": "1.10",
+        "when": "2026-05-20T00:00:00Z",
+        "s": ["fast"],
+        "1": [None, "é"],
+    }
 
 
 async def test_a_command_updates_the_graph() -> None:
@@ -278,13 +299,19 @@ def call_back() -> Callable[[], int]:
 @pytest.mark.parametrize(
     ("function", "told"),
     [
-        (bare, "function 'bare': parameter 'x' has no annotation"), (undocumented, "'undocumented' has no docstring"),
-        (many, r"'many': parameter .\*x: 'int'. cannot be given by name"), (open_ended, r"'open_ended': parameter .* by name"),
-        (by_place, "'by_place': parameter .* by name"), (lost, "'lost': an annotation cannot be resolved .*Nowhere"),
-        (plug_in, "tool 'plug_in' returns .*socket.*, which cannot be JSON"), (call_back, "tool 'call_back' returns .*Callable"),
-        (TOOLS[0], "is a tool already"), (7, "int '7' is no function"), (Desk(), "is no function"),
+        (bare, "function 'bare': parameter 'x' has no annotation"),
+        (undocumented, "'undocumented' has no docstring"),
+        (many, r"'many': parameter .\*x: 'int'. cannot be given by name"),
+        (open_ended, r"'open_ended': parameter .* by name"),
+        (by_place, "'by_place': parameter .* by name"),
+        (lost, "'lost': an annotation cannot be resolved .*Nowhere"),
+        (plug_in, "tool 'plug_in' returns .*socket.*, which cannot be JSON"),
+        (call_back, "tool 'call_back' returns .*Callable"),
+        (TOOLS[0], "is a tool already"),
+        (7, "int '7' is no function"),
+        (Desk(), "is no function"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_a_tool(function: Any, told: str) -> None:
     with pytest.raises(ToolError, match=told):
         FunctionTools(function)

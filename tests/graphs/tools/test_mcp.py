@@ -1,4 +1,5 @@
-"""Tools of real MCP servers, over stdio and streamable HTTP: what they say, how they fail, and that they are closed whatever happens."""
+"""Tools of real MCP servers, over stdio and streamable HTTP: what they say, how they fail, and that they are closed
+whatever happens."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from langchain_core.tools import ToolException
 from langgraph.prebuilt import ToolNode
 
 from cm2_agent.errors import MissingExtra, ToolError
-from cm2_agent.graphs.agent import agent
+from cm2_agent.graphs.agent_loop import agent
 from cm2_agent.graphs.tools.mcp import McpTools
 from cm2_agent.types.protocols import Tools
 from tests.tracing.apps import ScriptedModel
@@ -63,7 +64,10 @@ def alive(process: str) -> bool:
 
 async def answers(tools: Any, *calls: tuple[str, dict[str, Any]]) -> list[ToolMessage]:
     """What a real graph's tool node makes of the calls."""
-    asked: list[Any] = [{"name": name, "args": args, "id": f"c{number}", "type": "tool_call"} for number, (name, args) in enumerate(calls)]
+    asked: list[Any] = [
+        {"name": name, "args": args, "id": f"c{number}", "type": "tool_call"}
+        for number, (name, args) in enumerate(calls)
+    ]
     graph = agent(ScriptedModel(script=[AIMessage("", tool_calls=asked), AIMessage("done")]), tools)
     state = await graph.ainvoke({"messages": [HumanMessage("?")]})
     return [message for message in state["messages"] if isinstance(message, ToolMessage)]
@@ -72,21 +76,43 @@ async def answers(tools: Any, *calls: tuple[str, dict[str, Any]]) -> list[ToolMe
 async def test_what_the_tools_say(shop: Make) -> None:
     async with shop() as tools:
         specs = {spec.name: spec for spec in tools.specs}
-        assert set(specs) == {"get_order", "cancel_order", "list_orders", "count_orders", "draw", "sing", "pid", "secrets", "hang", "die"}
+        assert set(specs) == {
+            "get_order",
+            "cancel_order",
+            "list_orders",
+            "count_orders",
+            "draw",
+            "sing",
+            "pid",
+            "secrets",
+            "hang",
+            "die",
+        }
         assert specs["get_order"].description == "Look an order up."
         assert specs["get_order"].parameters["required"] == ["order_id"]
         assert specs["get_order"].parameters["properties"]["full"]["default"] is False
         assert (specs["get_order"].output or {})["properties"].keys() == {"order_id", "status"}
         assert (specs["count_orders"].output or {})["type"] == "integer"
         assert {name for name, spec in specs.items() if spec.output} == {"get_order", "count_orders"}
-        assert {name: spec.reads for name, spec in specs.items() if spec.reads is not None} == {"get_order": True, "cancel_order": False}
+        assert {name: spec.reads for name, spec in specs.items() if spec.reads is not None} == {
+            "get_order": True,
+            "cancel_order": False,
+        }
         got, listed, drawn, told, failed, broken = await answers(
-            tools, ("get_order", {"order_id": 7}), ("list_orders", {}), ("draw", {}), ("secrets", {}), ("cancel_order", {"order_id": 9}),
+            tools,
+            ("get_order", {"order_id": 7}),
+            ("list_orders", {}),
+            ("draw", {}),
+            ("secrets", {}),
+            ("cancel_order", {"order_id": 9}),
             ("cancel_order", {"order_id": "x"}),
-        )  # fmt: skip
+        )
         assert json.loads(got.text) == {"order_id": 7, "status": "shipped"}
         assert listed.content == "7\n8"
-        assert drawn.content == [{"type": "text", "text": "a picture"}, {"type": "image", "base64": "cG5n", "mime_type": "image/png"}]
+        assert drawn.content == [
+            {"type": "text", "text": "a picture"},
+            {"type": "image", "base64": "cG5n", "mime_type": "image/png"},
+        ]
         assert told.content == TOKEN
         assert (failed.status, broken.status, got.status) == ("error", "error", "success")
         assert failed.content == "Error executing tool cancel_order: no order 9"
@@ -206,8 +232,14 @@ async def test_servers_that_cannot_be_opened(tmp_path: Path) -> None:
     for tools, told in (
         (McpTools.stdio(str(tmp_path / "nothing")), r"nothing could not be opened: No such file"),
         (McpTools.stdio(sys.executable, ODD, "quits"), r"mcp_odd_server.py could not be opened: Connection closed"),
-        (McpTools.stdio(sys.executable, ODD, "silent", start_timeout=1), r"could not be opened: it was not ready within 1 s"),
-        (McpTools.http("http://127.0.0.1:9/mcp"), r"http://127.0.0.1:9/mcp could not be opened: the connection broke \(ConnectError\)"),
+        (
+            McpTools.stdio(sys.executable, ODD, "silent", start_timeout=1),
+            r"could not be opened: it was not ready within 1 s",
+        ),
+        (
+            McpTools.http("http://127.0.0.1:9/mcp"),
+            r"http://127.0.0.1:9/mcp could not be opened: the connection broke \(ConnectError\)",
+        ),
     ):
         with pytest.raises(ToolError, match=told):
             await tools.__aenter__()
@@ -221,14 +253,15 @@ async def test_an_address_where_no_mcp_is_spoken(http_server: str) -> None:
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda: McpTools.http("ftp://x/mcp"), "ftp://x is no address"), (lambda: McpTools.http("x"), "no scheme://no host"),
+        (lambda: McpTools.http("ftp://x/mcp"), "ftp://x is no address"),
+        (lambda: McpTools.http("x"), "no scheme://no host"),
         (lambda: McpTools.http("http://h:port/"), "cannot be read"),
         (lambda: McpTools.http("http://h/", headers={"X-Token": f"{TOKEN}\n"}), "header 'X-Token'"),
         (lambda: McpTools.stdio("x", env={"SHOP_TOKEN": 7}), "SHOP_TOKEN that is no text"),  # type: ignore[dict-item]
         (lambda: McpTools.stdio("x", timeout=0), "timeout=0"),
         (lambda: McpTools.http("http://h/", start_timeout=True), "start_timeout=True"),
     ],
-)  # fmt: skip
+)
 def test_what_names_no_server(make: Make, told: str) -> None:
     with pytest.raises(ToolError, match=told) as raised:
         make()
@@ -237,7 +270,12 @@ def test_what_names_no_server(make: Make, told: str) -> None:
 
 async def test_outside_of_its_block_there_are_no_tools() -> None:
     tools = McpTools.stdio(sys.executable, ODD)
-    for use in (lambda: len(tools), lambda: list(tools), lambda: tools.specs, lambda: agent(ScriptedModel(script=[]), tools)):
+    for use in (
+        lambda: len(tools),
+        lambda: list(tools),
+        lambda: tools.specs,
+        lambda: agent(ScriptedModel(script=[]), tools),
+    ):
         with pytest.raises(ToolError, match="are not open; use their tools within"):
             use()
     async with tools:
@@ -256,7 +294,9 @@ async def test_a_session_belongs_to_its_event_loop() -> None:
         assert await tools("get_order", {}) == "odd order"
 
 
-async def test_secrets_stay_secret(shop: Make, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_secrets_stay_secret(
+    shop: Make, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
     said: list[str] = []
     with caplog.at_level(logging.DEBUG):  # the packages' own talk, too
         made = shop(timeout=20)

@@ -1,4 +1,5 @@
-"""Corrupted references: each fails the item that names what was made wrong, and nothing else of the dialogue changes."""
+"""Corrupted references: each fails the item that names what was made wrong, and nothing else of the dialogue
+changes."""
 
 from __future__ import annotations
 
@@ -8,17 +9,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cm2_agent.rewards.authoring.perturbation import corruptions, edited
+from cm2_agent.rewards.judges.transcript import part_texts
+from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
-from cm2_agent.rewards.authoring.perturbation import corruptions, edited
-from cm2_agent.rewards.scoring.scorer import ChecklistScorer
-from cm2_agent.rewards.judges.transcript import part_texts
 from cm2_agent.types.trace import Trace
 from tests.rewards.talk import call, say, trace, turn
 
 GOOD = trace(
-    turn("Where is order 7?", call("get_order", {"arrives": "2026-05-20"}, order_id=7), say("Order 7 arrives on 2026-05-20.")),
-    turn("Cancel it.", call("get_order", {"arrives": "2026-05-20"}, order_id=7), call("cancel", {"ok": True}, order_id=7), say("Done.")),
+    turn(
+        "Where is order 7?",
+        call("get_order", {"arrives": "2026-05-20"}, order_id=7),
+        say("Order 7 arrives on 2026-05-20."),
+    ),
+    turn(
+        "Cancel it.",
+        call("get_order", {"arrives": "2026-05-20"}, order_id=7),
+        call("cancel", {"ok": True}, order_id=7),
+        say("Done."),
+    ),
 )
 
 
@@ -45,7 +55,9 @@ CHECKS: list[tuple[dict[str, Any], str, int]] = [
 
 
 @pytest.mark.parametrize(("check", "kind", "count"), CHECKS)
-def test_a_check_holds_on_the_reference_and_fails_on_every_corruption(check: dict[str, Any], kind: str, count: int) -> None:
+def test_a_check_holds_on_the_reference_and_fails_on_every_corruption(
+    check: dict[str, Any], kind: str, count: int
+) -> None:
     item = Item("x", check=check, turn=0, kind=kind or None)  # type: ignore[arg-type]
     assert value(item, GOOD) is True
     made = corruptions(item, GOOD)
@@ -86,12 +98,16 @@ def test_questions_are_corrupted_where_their_evidence_points() -> None:
     (silent,) = corruptions(question("assistant.reply", "arrives", step=1), GOOD)
     assert part_texts(silent.trace.steps[1], "assistant.reply") == ()
     claim = "I have refunded you 100 USD."
-    (claimed,) = corruptions(Item("x", "Is a refund claimed?", kind="avoid", focus_on="assistant.reply", failure_examples=[claim]), GOOD)
+    (claimed,) = corruptions(
+        Item("x", "Is a refund claimed?", kind="avoid", focus_on="assistant.reply", failure_examples=[claim]), GOOD
+    )
     assert claimed.trace.turns[1].steps[-1].message.text.endswith(claim)
 
 
 def test_a_lone_result_is_swapped_for_nothing_found() -> None:
-    alone = trace(turn("Order 7?", call("get_order", {"arrives": "2026-05-20"}, order_id=7), say("It arrives on 2026-05-20.")))
+    alone = trace(
+        turn("Order 7?", call("get_order", {"arrives": "2026-05-20"}, order_id=7), say("It arrives on 2026-05-20."))
+    )
     (swapped,) = corruptions(question("tool.content", "2026-05-20"), alone)
     assert "nothing was found" in part_texts(swapped.trace.steps[0], "tool.content")[0]
 

@@ -1,4 +1,5 @@
-"""Laws of labelling: whatever a model writes, what is kept is paid in full on the reference and fails on each of its corruptions."""
+"""Laws of labelling: whatever a model writes, what is kept is paid in full on the reference and fails on each of its
+corruptions."""
 
 from __future__ import annotations
 
@@ -6,26 +7,43 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from cm2_agent.rewards.authoring.perturbation import corruptions
+from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.messages import Message
-from cm2_agent.rewards.authoring.perturbation import corruptions
-from cm2_agent.rewards.scoring.scorer import ChecklistScorer
-from tests.rewards.talk import call, say, trace, turn
 from tests.rewards.authoring.test_writer import Data, at, label
+from tests.rewards.talk import call, say, trace, turn
 
 TOOL = st.sampled_from(["get", "put", "none"])
-WITH = st.dictionaries(st.sampled_from(["a", "b"]), st.sampled_from([1, "x", {"from": "user"}, {"from": "tool"}]), max_size=2)
+WITH = st.dictionaries(
+    st.sampled_from(["a", "b"]), st.sampled_from([1, "x", {"from": "user"}, {"from": "tool"}]), max_size=2
+)
 CHECK = st.one_of(
     st.builds(lambda tool, wanted: {"called": tool, "with": wanted}, TOOL, WITH),
     st.builds(lambda tool, wanted: {"called": tool, "with": wanted, "succeeded": True}, TOOL, WITH),
     st.builds(lambda tool: {"never_called": [tool]}, TOOL),
     st.builds(lambda tool, most: {"at_most": {tool: most}}, TOOL, st.integers(0, 2)),
-    st.builds(lambda tool, wanted: {"only_called": [{"called": tool, "with": wanted}], "among": ["get", "put"]}, TOOL, WITH),
-    st.sampled_from([{"no_tool_error": True}, {"replied": True}, {"reply_matches": "x"}, {"reply_matches": ""}, {"reply_matches": "1|2"}]),
+    st.builds(
+        lambda tool, wanted: {"only_called": [{"called": tool, "with": wanted}], "among": ["get", "put"]}, TOOL, WITH
+    ),
+    st.sampled_from(
+        [
+            {"no_tool_error": True},
+            {"replied": True},
+            {"reply_matches": "x"},
+            {"reply_matches": ""},
+            {"reply_matches": "1|2"},
+        ]
+    ),
 )
 STEP = st.one_of(
-    st.builds(lambda name, bad, a: call(name, f"{a} x", error=bad, a=a), st.sampled_from(["get", "put"]), st.booleans(), st.integers(1, 2)),
+    st.builds(
+        lambda name, bad, a: call(name, f"{a} x", error=bad, a=a),
+        st.sampled_from(["get", "put"]),
+        st.booleans(),
+        st.integers(1, 2),
+    ),
     st.builds(say, st.sampled_from(["x", "1", "hello"])),
 )
 TURNS = st.lists(st.lists(STEP, min_size=1, max_size=3), min_size=1, max_size=2)
@@ -41,10 +59,17 @@ async def test_whatever_is_written_the_reference_is_paid_in_full_and_each_corrup
 ) -> None:
     reference = trace(*(turn("hello 1 x", *steps) for steps in turns))
     items = [
-        {"id": f"i{n}", "question": f"Is it so, number {n}?", "turn": place, "check": check, "evidence": at(0, 0, "user", "hello"),
-         "depends_on": [f"i{n - 1}"] if waits and n else [], "weight": weight}
+        {
+            "id": f"i{n}",
+            "question": f"Is it so, number {n}?",
+            "turn": place,
+            "check": check,
+            "evidence": at(0, 0, "user", "hello"),
+            "depends_on": [f"i{n - 1}"] if waits and n else [],
+            "weight": weight,
+        }
         for n, (check, place, waits, weight) in enumerate(drawn)
-    ]  # fmt: skip
+    ]
     found, _ = await label(items, items, reference=reference)
     if found.checklist is None:
         assert "no item was sound" in str(found.reason)
@@ -57,4 +82,6 @@ async def test_whatever_is_written_the_reference_is_paid_in_full_and_each_corrup
         assert bool(wrong) != (item.id in found.unchecked)
         for one in wrong:
             alone = Checklist(Item(item.id, check=item.check, turn=item.turn), name="alone")
-            assert [verdict.value for verdict in ChecklistScorer(alone).score_sync(one.trace).verdicts] == [False], one.what
+            assert [verdict.value for verdict in ChecklistScorer(alone).score_sync(one.trace).verdicts] == [False], (
+                one.what
+            )

@@ -1,4 +1,5 @@
-"""The relative judge: scores go by id, whatever the order of attempts and reply, and a reply that is not right is NULL."""
+"""The relative judge: scores go by id, whatever the order of attempts and reply, and a reply that is not right is
+NULL."""
 
 from __future__ import annotations
 
@@ -11,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cm2_agent.types.checklist import Checklist
-from cm2_agent.types.checklist_item import Item
 from cm2_agent.rewards.components.relative import relative
 from cm2_agent.rewards.components.stack import Stack, multiply
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.trace import Trace
 from tests.rewards.talk import say, trace, turn
 

@@ -10,25 +10,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cm2_agent.types.checklist import Checklist
-from cm2_agent.types.checklist_item import Item
 from cm2_agent.errors import ChecklistError, TrainError
-from cm2_agent.types.messages import Message, Text, ToolCall
 from cm2_agent.rewards.components.component import Context, Plug, plug
 from cm2_agent.rewards.components.outcome import outcome
 from cm2_agent.rewards.components.penalties import format_penalty, length_penalty, tool_error_penalty
-from cm2_agent.rewards.components.reward_model import preference, sigmoid
 from cm2_agent.rewards.components.principles import principle_items, principles
-from cm2_agent.rewards.scoring.scorer import ChecklistScorer
+from cm2_agent.rewards.components.reward_model import preference, sigmoid
 from cm2_agent.rewards.components.stack import Part, Slot, Stack, add, combine, gate, multiply, penalty
+from cm2_agent.rewards.scoring.scorer import ChecklistScorer
+from cm2_agent.trainers.advantage import advantages
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_item import Item
+from cm2_agent.types.messages import Message, Text, ToolCall
 from cm2_agent.types.score import Component, Score, Verdict
 from cm2_agent.types.task import Task
 from cm2_agent.types.trace import ModelCall, Run, Trace
-from cm2_agent.trainers.advantage import advantages
 from tests.rewards.talk import call, say, trace, turn
 
 LOOKS = Checklist(
-    Item("looks", check={"called": "look"}, required_for_next_turn=True), Item("replies", check={"replied": True}, weight=3), name="looks"
+    Item("looks", check={"called": "look"}, required_for_next_turn=True),
+    Item("replies", check={"replied": True}, weight=3),
+    name="looks",
 )
 GOOD = trace(turn("Where?", call("look"), say("There")), id="good")
 MUTE = trace(turn("Where?", call("look")), id="mute")
@@ -53,7 +55,9 @@ async def test_the_formula() -> None:
     )
     assert found.reward == pytest.approx(1 * 0.5 * (3 * 1.0 + 0.2) / 4 - 0.1 * 0.5)
     assert found.components == {"safe": 0.7, "polite": 0.5, "a": 1.0, "b": 0.2, "long": 0.5}
-    closed = await score(gate(constant("safe", 0.5), threshold=0.6), constant("a", 1.0), penalty(constant("long", 0.5), 0.1))
+    closed = await score(
+        gate(constant("safe", 0.5), threshold=0.6), constant("a", 1.0), penalty(constant("long", 0.5), 0.1)
+    )
     assert closed.reward == pytest.approx(-0.05)
 
 
@@ -73,7 +77,9 @@ async def test_a_checklist_alone_is_that_checklist_and_stays_centred_per_item() 
     assert any(verdict.value is None for one in unknown for verdict in one.verdicts)
     assert advantages(unknown) == advantages(plain)
     # replies: paid 1, 0, 1 of weight .9; kind: paid 1, 0, NULL of weight .1
-    assert [one.scalar for one in advantages(unknown).rollouts] == pytest.approx([0.9 / 3 + 0.05, -0.9 * 2 / 3 - 0.05, 0.9 / 3])
+    assert [one.scalar for one in advantages(unknown).rollouts] == pytest.approx(
+        [0.9 / 3 + 0.05, -0.9 * 2 / 3 - 0.05, 0.9 / 3]
+    )
 
 
 def _half_judged() -> Checklist:
@@ -81,17 +87,25 @@ def _half_judged() -> Checklist:
 
 
 async def _sometimes(trace: Trace, turn: int | None, items: Any) -> list[Verdict]:
-    return [Verdict(item=item.id, value=None if trace.id == "guess" else trace.id == "good", weight=0, cause="content") for item in items]
+    return [
+        Verdict(item=item.id, value=None if trace.id == "guess" else trace.id == "good", weight=0, cause="content")
+        for item in items
+    ]
 
 
 async def test_with_other_rewards_advantages_are_of_the_reward() -> None:
     stack = Stack(LOOKS, outcome("success"))
-    scores = [await stack(Trace(id=one.id, runs=one.runs, outcomes={"success": value})) for one, value in ((GOOD, 1.0), (MUTE, 0.0))]
+    scores = [
+        await stack(Trace(id=one.id, runs=one.runs, outcomes={"success": value}))
+        for one, value in ((GOOD, 1.0), (MUTE, 0.0))
+    ]
     assert scores[0].components == {"checklist": 1.0, "success": 1.0}
     assert scores[0].turns == (await ChecklistScorer(LOOKS)(GOOD)).turns
     assert scores[0].checklist == LOOKS.hash
     first, second = 1.0, (0.25 + 0) / 2
-    assert [one.scalar for one in advantages(scores).rollouts] == pytest.approx([(first - second) / 2, (second - first) / 2])
+    assert [one.scalar for one in advantages(scores).rollouts] == pytest.approx(
+        [(first - second) / 2, (second - first) / 2]
+    )
     with pytest.raises(TrainError, match="components"):
         advantages(scores, level="return_to_go")
 
@@ -227,7 +241,10 @@ async def test_outcomes() -> None:
 async def test_penalties() -> None:
     raw = Message(role="assistant", parts=(ToolCall(id="c", name="look", arguments="{not json"),))
     beside = Message(role="assistant", parts=(Text(content="Let me look"), ToolCall(id="c", name="look", arguments={})))
-    twice = Message(role="assistant", parts=(ToolCall(id="c", name="look", arguments={}), ToolCall(id="c", name="look", arguments={})))
+    twice = Message(
+        role="assistant",
+        parts=(ToolCall(id="c", name="look", arguments={}), ToolCall(id="c", name="look", arguments={})),
+    )
     one = trace(turn("Where?", [raw], [beside], [twice], [Message(role="assistant")], call("look"), say("There")))
     assert (await format_penalty()(one)).value == pytest.approx(4 / 6)
     assert (await format_penalty(text_beside_calls=False)(one)).value == pytest.approx(3 / 6)
@@ -245,7 +262,9 @@ async def test_penalties() -> None:
     untold = ModelCall(span_id="3", message=3)
     both = Trace(id="t", runs=(Run(id="t", calls=(written, told)),))
     assert (await length_penalty(0, 10, unit="tokens")(both)).value == 0.5
-    assert (await length_penalty(0, 10, unit="tokens")(Trace(id="t", runs=(Run(id="t", calls=(written, untold)),)))).value is None
+    assert (
+        await length_penalty(0, 10, unit="tokens")(Trace(id="t", runs=(Run(id="t", calls=(written, untold)),)))
+    ).value is None
     with pytest.raises(ChecklistError, match="free < most"):
         length_penalty(4, 4)
 
@@ -259,9 +278,16 @@ async def test_a_reward_model() -> None:
 
 
 async def test_principles_are_judged_as_trace_items() -> None:
-    text = "The desk's rules:\n- Never promise a refund.\n- Say what you do not know,\n  and ask.\n3. Never promise a refund."
+    text = (
+        "The desk's rules:\n- Never promise a refund.\n- Say what you do not know,\n  and ask.\n3. Never promise a"
+        " refund."
+    )
     items = principle_items(text)
-    assert [item.id for item in items] == ["never_promise_a_refund", "say_what_you_do_not_know", "never_promise_a_refund_3"]
+    assert [item.id for item in items] == [
+        "never_promise_a_refund",
+        "say_what_you_do_not_know",
+        "never_promise_a_refund_3",
+    ]
     assert {(item.turn, item.kind) for item in items} == {("trace", "hold")}
     assert items[1].question is not None
     assert items[1].question.endswith("Say what you do not know, and ask.")
@@ -293,7 +319,12 @@ def slots(draw: st.DrawFn, with_penalties: bool = True) -> list[tuple[Slot, floa
     found = []
     for number in range(draw(st.integers(1, 6))):
         part = draw(parts if with_penalties else parts.filter(lambda one: one != "penalty"))
-        slot = Slot(part=part, reward=constant(f"r{number}", 1.0), weight=draw(st.floats(0.01, 9)), threshold=draw(st.floats(0.01, 1)))
+        slot = Slot(
+            part=part,
+            reward=constant(f"r{number}", 1.0),
+            weight=draw(st.floats(0.01, 9)),
+            threshold=draw(st.floats(0.01, 1)),
+        )
         found.append((slot, draw(values)))
     return found
 
@@ -339,7 +370,11 @@ def test_a_better_component_never_lowers_the_reward(given: list[tuple[Slot, floa
     assert after >= before - 1e-12
 
 
-@given(st.lists(st.booleans(), min_size=1, max_size=6), st.integers(0, 5), st.lists(st.integers(1, 5), min_size=6, max_size=6))
+@given(
+    st.lists(st.booleans(), min_size=1, max_size=6),
+    st.integers(0, 5),
+    st.lists(st.integers(1, 5), min_size=6, max_size=6),
+)
 def test_one_more_item_satisfied_never_lowers_a_stack(done: list[bool], at: int, weights: list[int]) -> None:
     items = [Item(f"i{number}", check={"called": f"t{number}"}, weight=weights[number]) for number in range(len(done))]
     stack = Stack(Checklist(*items), outcome("success"))

@@ -11,19 +11,21 @@ import pytest
 from langchain_core.messages import AIMessage
 
 from cm2_agent import SQLStore, Stack, Task, run
-from cm2_agent.types.checklist import Checklist
-from cm2_agent.types.checklist_item import Item
 from cm2_agent.errors import TaskError
 from cm2_agent.graphs import agent
 from cm2_agent.rewards.components.outcome import outcome
 from cm2_agent.rewards.components.relative import relative
 from cm2_agent.rewards.components.stack import gate
 from cm2_agent.runner.run import score_groups
-from cm2_agent.types.trace import Trace
 from cm2_agent.trainers.advantage import advantages
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_item import Item
+from cm2_agent.types.trace import Trace
 from tests.tracing.apps import ScriptedModel
 
-STRICT = Checklist(Item("greets", check={"reply_matches": "(?i)hello"}, turn=0, required_for_next_turn=True), name="strict")
+STRICT = Checklist(
+    Item("greets", check={"reply_matches": "(?i)hello"}, turn=0, required_for_next_turn=True), name="strict"
+)
 TASKS = [Task(id=f"t{number}", turns=("Hi", "And?")) for number in range(2)]
 
 
@@ -44,7 +46,10 @@ def success(task: Task, world: Any, trace: Trace) -> dict[str, float | None]:
 
 async def collect(store: SQLStore, stack: Stack, name: str) -> list[tuple[Trace, Any]]:
     graph = agent(Drawn(calls=[]), tools=[])
-    return [one async for one in run(graph, TASKS, group=4, scorer=stack, store=store, verify=success, lockstep=True, name=name)]
+    return [
+        one
+        async for one in run(graph, TASKS, group=4, scorer=stack, store=store, verify=success, lockstep=True, name=name)
+    ]
 
 
 async def test_it_gates_and_scores_rollouts_with_their_outcomes(tmp_path: Path) -> None:
@@ -62,7 +67,9 @@ async def test_it_gates_and_scores_rollouts_with_their_outcomes(tmp_path: Path) 
     groups = store.groups(checklist=STRICT)
     assert [len(group.rollouts) for group in groups] == [4, 4]
     assert {group.key["reward"] for group in groups} == {stack.version}
-    assert any(one.scalar for group in groups for one in advantages([rollout.score for rollout in group.rollouts]).rollouts)
+    assert any(
+        one.scalar for group in groups for one in advantages([rollout.score for rollout in group.rollouts]).rollouts
+    )
 
 
 async def test_a_scorer_brings_its_own_checklist(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""The judge over real HTTP: what it asks, what it makes of answers, and that nothing that goes wrong becomes a number."""
+"""The judge over real HTTP: what it asks, what it makes of answers, and that nothing that goes wrong becomes a
+number."""
 
 from __future__ import annotations
 
@@ -16,19 +17,19 @@ from hypothesis import strategies as st
 from langchain_core.language_models import FakeListChatModel
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from cm2_agent.types.checklist import Checklist
-from cm2_agent.types.checklist_item import Item, Kind
 from cm2_agent.errors import BudgetExhausted, JudgeError, MissingExtra
 from cm2_agent.llm.limits import Limits
 from cm2_agent.llm.prices import Price
 from cm2_agent.llm.usage import metered
-from cm2_agent.types.messages import Blob, Message, Text, Uri
+from cm2_agent.models.byte_tokenizer import byte_tokenizer
 from cm2_agent.models.local import LocalChatModel
+from cm2_agent.rewards.judges.cache import MemoryCache
 from cm2_agent.rewards.judges.judge_models import judge_model, openai_judge_model
 from cm2_agent.rewards.judges.llm_judge import LLMJudge
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
-from cm2_agent.rewards.judges.cache import MemoryCache
-from cm2_agent.models.byte_tokenizer import byte_tokenizer
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_item import Item, Kind
+from cm2_agent.types.messages import Blob, Message, Text, Uri
 from cm2_agent.types.trace import Trace
 from tests.judge_server import FREE, Asked, Fault, JudgeServer, answer, function_model, honest, reply
 from tests.rewards.judges import judging as shared
@@ -45,7 +46,9 @@ async def test_one_call_a_scope_for_all_its_items_transcript_first() -> None:
         assert server.calls == 1
     assert [verdict.item for verdict in got] == ["date", "looked"]
     assert [verdict.value for verdict in got] == [True, True]
-    assert got[1].evidence == ({"turn": 1, "step": 0, "from": "tool.content", "snippet": "no such order", "judge": "stub-judge-1"},)
+    assert got[1].evidence == (
+        {"turn": 1, "step": 0, "from": "tool.content", "snippet": "no such order", "judge": "stub-judge-1"},
+    )
     asked = server.asked[0]
     assert (asked.first, asked.last) == (3, 4)
     assert [item["id"] for item in asked.items] == ["date", "looked"]
@@ -57,8 +60,16 @@ async def test_one_call_a_scope_for_all_its_items_transcript_first() -> None:
 
 async def test_the_evidences_step_is_the_flip_of_a_reach_item_and_the_last_row_that_of_the_others() -> None:
     quote = "arrives on May 3, 2026"
-    items = [DATE, Item("kept", "Kept?", kind="hold"), Item("harm", "Harm?", kind="avoid"), Item("bad", "Bad?", kind="avoid")]
-    said = [answer(item.id, "no" if item.id == "harm" else "yes", None if item.id == "harm" else 2, quote=quote) for item in items]
+    items = [
+        DATE,
+        Item("kept", "Kept?", kind="hold"),
+        Item("harm", "Harm?", kind="avoid"),
+        Item("bad", "Bad?", kind="avoid"),
+    ]
+    said = [
+        answer(item.id, "no" if item.id == "harm" else "yes", None if item.id == "harm" else 2, quote=quote)
+        for item in items
+    ]
     with JudgeServer(lambda asked: reply(*said)) as server:
         got = await ask(server, items, None)
     assert [(verdict.value, verdict.step) for verdict in got] == [(True, 2), (True, 4), (True, 4), (False, None)]
@@ -143,7 +154,9 @@ async def test_items_are_split_past_a_set_number_or_size_alone() -> None:
     with JudgeServer() as server:
         got = await ask(server, items, max_tokens_per_call=100)
         assert server.calls == 0
-        assert {(verdict.value, verdict.cause) for verdict in got} == {(None, "content")}, "a long dialogue is the policy's doing"
+        assert {(verdict.value, verdict.cause) for verdict in got} == {(None, "content")}, (
+            "a long dialogue is the policy's doing"
+        )
 
 
 async def test_the_same_content_is_not_asked_twice_by_this_judge_or_by_the_next_process() -> None:
@@ -258,7 +271,9 @@ WORDS = ["amber", "birch", "cedar"]
     st.lists(st.lists(st.sets(st.sampled_from(WORDS)), min_size=1, max_size=4), min_size=1, max_size=3),
     st.sampled_from(["reach", "avoid", "hold"]),
 )
-async def test_the_papers_protocol_gives_the_same_matrix_with_a_deterministic_judge(said: list[list[set[str]]], kind: Kind) -> None:
+async def test_the_papers_protocol_gives_the_same_matrix_with_a_deterministic_judge(
+    said: list[list[set[str]]], kind: Kind
+) -> None:
     """Yes from the first step whose reply holds the word; to a hold item, where the last step's does."""
     spoken = [[say(f"The words of this step are: {' '.join(sorted(step))}.") for step in steps] for steps in said]
     one = trace(*(turn(f"Turn {number}", *steps) for number, steps in enumerate(spoken)))
@@ -278,14 +293,23 @@ async def test_the_papers_protocol_gives_the_same_matrix_with_a_deterministic_ju
     by_step = LLMJudge(function_model(judge, asked=each), protocol="per_step")
     for scope in [*range(len(said)), None]:
         ours, papers = await by_turn(one, scope, items), await by_step(one, scope, items)
-        assert [(verdict.value, verdict.step) for verdict in ours] == [(verdict.value, verdict.step) for verdict in papers]
+        assert [(verdict.value, verdict.step) for verdict in ours] == [
+            (verdict.value, verdict.step) for verdict in papers
+        ]
     assert len(whole) == len(said) + 1
-    assert len(each) == 2 * len(items) * sum(map(len, said)), "a call for each step of each item, in its turn and in the block"
+    assert len(each) == 2 * len(items) * sum(map(len, said)), (
+        "a call for each step of each item, in its turn and in the block"
+    )
 
 
 async def test_a_null_step_leaves_open_what_it_could_have_changed() -> None:
     def judge(asked: Asked) -> dict[str, Any]:
-        return reply(*(answer(item["id"], "cannot_tell") if asked.last == 1 else DATE_YES | {"id": item["id"]} for item in asked.items))
+        return reply(
+            *(
+                answer(item["id"], "cannot_tell") if asked.last == 1 else DATE_YES | {"id": item["id"]}
+                for item in asked.items
+            )
+        )
 
     items = [DATE, Item("kept", "Kept?", kind="hold"), Item("harm", "Harm?", kind="avoid")]
     got = await LLMJudge(function_model(judge), protocol="per_step")(ONE, 0, items)
@@ -338,11 +362,21 @@ async def test_a_local_transformer_judges_through_the_same_door() -> None:
     torch.manual_seed(0)
     tokenizer: Any = byte_tokenizer()
     config = Qwen3Config(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
-        head_dim=8, max_position_embeddings=8192, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=8192,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
-    local = LocalChatModel(model=Qwen3ForCausalLM(config).eval(), tokenizer=tokenizer, max_tokens=8, model_version="babbler-1")
+    )
+    local = LocalChatModel(
+        model=Qwen3ForCausalLM(config).eval(), tokenizer=tokenizer, max_tokens=8, model_version="babbler-1"
+    )
     judge = LLMJudge(local, settings={"temperature": 0.5, "max_tokens": 6}, price=FREE, retries=0)
     (got,) = await judge(ONE, 0, [DATE])
     assert (got.value, got.cause) == (None, "infrastructure")
@@ -356,10 +390,18 @@ def test_versions_name_what_could_change_a_verdict() -> None:
     model = function_model()
     plain = LLMJudge(model).version
     others: list[dict[str, Any]] = [
-        {"votes": 3}, {"protocol": "per_step"}, {"settings": {"temperature": 0}}, {"settings": {"temperature": 1}}, {"images": True},
+        {"votes": 3},
+        {"protocol": "per_step"},
+        {"settings": {"temperature": 0}},
+        {"settings": {"temperature": 1}},
+        {"images": True},
         {"redact": str.lower},
-    ]  # fmt: skip
-    versions = {plain, LLMJudge(function_model(name="other")).version, *(LLMJudge(model, **given).version for given in others)}
+    ]
+    versions = {
+        plain,
+        LLMJudge(function_model(name="other")).version,
+        *(LLMJudge(model, **given).version for given in others),
+    }
     assert len(versions) == len(others) + 2
     assert plain == LLMJudge(model, timeout=5, retries=9, cache=MemoryCache()).version
 
@@ -384,8 +426,12 @@ def test_a_key_that_is_not_set_is_told() -> None:
 
 def test_arguments_that_mean_nothing_are_refused() -> None:
     wrong: list[dict[str, Any]] = [
-        {"votes": 0}, {"retries": -1}, {"max_items": 0}, {"protocol": "each"}, {"limits": Limits(), "budget_usd": 1.0}
-    ]  # fmt: skip
+        {"votes": 0},
+        {"retries": -1},
+        {"max_items": 0},
+        {"protocol": "each"},
+        {"limits": Limits(), "budget_usd": 1.0},
+    ]
     for options in wrong:
         with pytest.raises(JudgeError):
             LLMJudge(function_model(), **options)

@@ -1,4 +1,5 @@
-"""What judging must not do, over real HTTP and a real store: lose a trace, score one twice, turn a failure into a number, pay twice."""
+"""What judging must not do, over real HTTP and a real store: lose a trace, score one twice, turn a failure into a
+number, pay twice."""
 
 from __future__ import annotations
 
@@ -11,18 +12,18 @@ from typing import Any
 
 import pytest
 
-from cm2_agent.types.checklist import Checklist
-from cm2_agent.types.checklist_item import Item
 from cm2_agent.errors import BudgetExhausted, StoreError
 from cm2_agent.llm.limits import Limits
-from cm2_agent.types.messages import Message
+from cm2_agent.rewards.judges.cache import MemoryCache
 from cm2_agent.rewards.judges.judge_models import openai_judge_model
 from cm2_agent.rewards.judges.llm_judge import LLMJudge
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
-from cm2_agent.rewards.judges.cache import MemoryCache
 from cm2_agent.runner.run import score_traces
-from cm2_agent.types.score import Score
 from cm2_agent.store import SQLStore
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_item import Item
+from cm2_agent.types.messages import Message
+from cm2_agent.types.score import Score
 from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Trace
 from tests.judge_server import FREE, Asked, Fault, JudgeServer, answer, function_model, honest, reply
@@ -34,14 +35,16 @@ FIVE = Checklist(*ITEMS, name="five")
 
 def dialogue(number: int, turns: int = 1) -> Trace:
     def one(at: int) -> list[Message]:
-        return turn(f"Where is order {number}.{at}?", call("get", id=number, at=at), say(f"Order {number}.{at} comes on May 3."))
+        return turn(
+            f"Where is order {number}.{at}?", call("get", id=number, at=at), say(f"Order {number}.{at} comes on May 3.")
+        )
 
     return trace(*map(one, range(turns)), id=f"t{number:04}")
 
 
 class Broken:
-    """Answers honestly (yes to all, with true quotes) once in a while, and else in one of the ways in which judges fail. A failure that
-    were taken for a verdict would be a no, or a yes that nothing proves."""
+    """Answers honestly (yes to all, with true quotes) once in a while, and else in one of the ways in which judges
+    fail. A failure that were taken for a verdict would be a no, or a yes that nothing proves."""
 
     def __init__(self, seed: int, share: float) -> None:
         self.random, self.share = random.Random(seed), share
@@ -72,7 +75,9 @@ FAULTS: dict[str, Any] = {
     "forbidden": lambda asked: Fault(status=403),
     "dropped": lambda asked: Fault(drop=True),
     "html": lambda asked: Fault(body="<html>Bad gateway</html>"),
-    "no choices": lambda asked: Fault(body='{"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": []}'),
+    "no choices": lambda asked: Fault(
+        body='{"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": []}'
+    ),
     "empty body": lambda asked: Fault(body="{}"),
     "refusal": lambda asked: Fault(refusal="I cannot help with that."),
     "filtered": lambda asked: Fault(text="", finish="content_filter"),
@@ -90,11 +95,12 @@ FAULTS: dict[str, Any] = {
     "no quote": lambda asked: yes_to(asked),
     "step of another turn": lambda asked: yes_to(asked, asked.last + 7, "assistant.reply", "comes on May 3."),
     "one item left out": lambda asked: reply(*honest(asked)["items"][1:]),
-}  # fmt: skip
+}
 
 
 def test_a_thousand_faults_make_no_number_and_lose_no_trace(tmp_path: Path) -> None:
-    """Rounds of scoring until 1,000 faults were injected; each scores what has no reward, as `cm2 score` does. Then the judge is well."""
+    """Rounds of scoring until 1,000 faults were injected; each scores what has no reward, as `cm2 score` does. Then the
+    judge is well."""
     broken = Broken(seed=3, share=0.93)
     traces = [dialogue(number) for number in range(150)]
     with JudgeServer(broken, keep=False) as server, SQLStore(f"sqlite:///{tmp_path}/cm2.db") as store:
@@ -104,16 +110,27 @@ def test_a_thousand_faults_make_no_number_and_lose_no_trace(tmp_path: Path) -> N
         async def again(retries: int) -> None:
             nonlocal calls
             judge = LLMJudge(
-                openai_judge_model(server.base_url, "m"), price=FREE, retries=retries, backoff=0.001, cache=store.verdict_cache()
+                openai_judge_model(server.base_url, "m"),
+                price=FREE,
+                retries=retries,
+                backoff=0.001,
+                cache=store.verdict_cache(),
             )
             scorer = ChecklistScorer(FIVE, judge=judge)
             waiting = [one.trace_id for one in store.scores(reward=scorer.version) if one.reward is None]
             waiting += [one.id for one in store.traces(unscored=True, reward=scorer.version)]
-            found = [(one.id, score) async for one, score in score_traces(store.traces(ids=waiting), FIVE, scorer=scorer, store=store)]
+            found = [
+                (one.id, score)
+                async for one, score in score_traces(store.traces(ids=waiting), FIVE, scorer=scorer, store=store)
+            ]
             assert sorted(name for name, _ in found) == sorted(waiting)  # each once, none lost
             await judge.aclose()
             calls += judge.usage.calls
-            assert sum(score.usage.get("calls", 0) for score in store.scores(reward=scorer.version)) == calls == server.calls
+            assert (
+                sum(score.usage.get("calls", 0) for score in store.scores(reward=scorer.version))
+                == calls
+                == server.calls
+            )
             for score in store.scores(reward=scorer.version):
                 assert score.reward in (None, 1.0)
                 for verdict in score.verdicts:
@@ -126,7 +143,9 @@ def test_a_thousand_faults_make_no_number_and_lose_no_trace(tmp_path: Path) -> N
             asyncio.run(again(retries=1))
             if broken.injected.total() >= 1000:
                 break
-            server.model = f"m-{broken.injected.total()}"  # what was unverifiable stays so for this model: another is asked anew
+            server.model = (
+                f"m-{broken.injected.total()}"  # what was unverifiable stays so for this model: another is asked anew
+            )
         assert broken.injected.total() >= 1000
         assert broken.injected.keys() == FAULTS.keys()
         broken.share = 0.0
@@ -144,7 +163,9 @@ async def test_a_budget_that_ends_within_a_trace_leaves_it_unscored_and_nothing_
         store.save_runs([run for one in traces for run in one.runs])
 
         async def go(budget: int | None, at_a_time: int = 2) -> tuple[list[str], LLMJudge]:
-            judge = LLMJudge(function_model(asked=asked), price=FREE, limits=Limits(budget_calls=budget), cache=store.verdict_cache())
+            judge = LLMJudge(
+                function_model(asked=asked), price=FREE, limits=Limits(budget_calls=budget), cache=store.verdict_cache()
+            )
             scorer = ChecklistScorer(FIVE, judge=judge)
             waiting = store.traces(unscored=True, reward=scorer.version)
             done = []
@@ -156,7 +177,9 @@ async def test_a_budget_that_ends_within_a_trace_leaves_it_unscored_and_nothing_
                 notes.extend(error.__notes__)
             return done, judge
 
-        first, judge = await go(7, at_a_time=1)  # with more at a time, how many are under way at the end is a matter of timing
+        first, judge = await go(
+            7, at_a_time=1
+        )  # with more at a time, how many are under way at the end is a matter of timing
         assert judge.usage.calls == 7
         assert notes == ["1 traces stay without a score; all others that were begun are scored"]
         notes.clear()
@@ -222,7 +245,11 @@ async def test_a_trace_that_fails_stops_no_other(tmp_path: Path) -> None:
 async def test_traces_are_scored_side_by_side_and_each_has_its_own_usage() -> None:
     judge = LLMJudge(function_model(), price=FREE)
     traces = [dialogue(number, turns=1 + number % 3) for number in range(12)]
-    found: Sequence[tuple[Trace, Score]] = [pair async for pair in score_traces(traces, FIVE, judge=judge, concurrency=5)]
+    found: Sequence[tuple[Trace, Score]] = [
+        pair async for pair in score_traces(traces, FIVE, judge=judge, concurrency=5)
+    ]
     assert sorted(one.id for one, _ in found) == [one.id for one in traces]
-    assert [score.usage["calls"] for one, score in sorted(found, key=lambda pair: pair[0].id)] == [len(one.turns) for one in traces]
+    assert [score.usage["calls"] for one, score in sorted(found, key=lambda pair: pair[0].id)] == [
+        len(one.turns) for one in traces
+    ]
     assert judge.usage.calls == sum(len(one.turns) for one in traces)

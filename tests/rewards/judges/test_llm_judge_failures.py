@@ -1,4 +1,5 @@
-"""Whatever goes wrong at a judge, over real HTTP: it is retried, then NULL with its cause; nothing of it becomes a number."""
+"""Whatever goes wrong at a judge, over real HTTP: it is retried, then NULL with its cause; nothing of it becomes a
+number."""
 
 from __future__ import annotations
 
@@ -9,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cm2_agent.types.checklist import Checklist
-from cm2_agent.types.checklist_item import Item
 from cm2_agent.rewards.judges.llm_judge import LLMJudge
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_item import Item
 from tests.judge_server import Fault, JudgeServer, answer, function_model, honest, reply
 from tests.rewards.judges import judging as shared
 from tests.rewards.judges.judging import DATE, DATE_YES, GOOD, ONE, TWO, ask, judging
@@ -29,7 +30,10 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "time-out": (Fault(text=GOOD, delay=30), "infrastructure"),
     "not a completion": (Fault(body='{"hello": 1}'), "infrastructure"),
     "not JSON at all": (Fault(body="<html>"), "infrastructure"),
-    "no choices": (Fault(body='{"id":"c","object":"chat.completion","created":1,"model":"m","choices":[]}'), "infrastructure"),
+    "no choices": (
+        Fault(body='{"id":"c","object":"chat.completion","created":1,"model":"m","choices":[]}'),
+        "infrastructure",
+    ),
     "empty": (Fault(text=""), "infrastructure"),
     "prose": (Fault(text="All items are satisfied."), "infrastructure"),
     "half a reply": (Fault(text=GOOD[:-9]), "infrastructure"),
@@ -105,8 +109,16 @@ async def test_a_fenced_reply_is_read() -> None:
 
 
 @settings(max_examples=200)
-@given(st.text() | st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(
-    st.sampled_from(["items", "id", "analysis", "evidence", "verdict", "step"]), inner)).map(json.dumps))  # fmt: skip
+@given(
+    st.text()
+    | st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: (
+            st.lists(inner)
+            | st.dictionaries(st.sampled_from(["items", "id", "analysis", "evidence", "verdict", "step"]), inner)
+        ),
+    ).map(json.dumps)
+)
 async def test_no_garbage_becomes_a_number(text: str) -> None:
     (got,) = await LLMJudge(function_model(lambda asked: text), backoff=0, retries=0)(ONE, 0, [DATE])
     assert got.value is None

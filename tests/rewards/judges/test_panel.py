@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cm2_agent.types.checklist import Checklist
-from cm2_agent.types.checklist_item import Item
 from cm2_agent.errors import BudgetExhausted, JudgeError
 from cm2_agent.llm.limits import Limits
 from cm2_agent.llm.prices import Price
 from cm2_agent.llm.usage import metered
-from cm2_agent.types.protocols import Judge
+from cm2_agent.rewards.judges.cache import MemoryCache, remember
 from cm2_agent.rewards.judges.llm_judge import LLMJudge
 from cm2_agent.rewards.judges.panel import Cascade, Panel, majority, split
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
-from cm2_agent.rewards.judges.cache import MemoryCache, remember
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_item import Item
+from cm2_agent.types.protocols import Judge
 from cm2_agent.types.score import NullCause, Verdict
 from cm2_agent.types.trace import Trace
 from tests.judge_server import Asked, answer, function_model, honest, reply
@@ -45,20 +45,39 @@ class Fixed:
         self.asked.append([item.id for item in items])
         return [
             Verdict(
-                item=item.id, value=self.values[item.id], weight=0, step=1 if self.values[item.id] else None,
-                cause="content" if self.values[item.id] is None else None, explanation=self.version,
+                item=item.id,
+                value=self.values[item.id],
+                weight=0,
+                step=1 if self.values[item.id] else None,
+                cause="content" if self.values[item.id] is None else None,
+                explanation=self.version,
             )
             for item in items
-        ]  # fmt: skip
+        ]
 
 
 @pytest.mark.parametrize(
     ("votes", "value"),
     [
-        ("y", True), ("n", False), ("0", None), ("yy", True), ("yn", None), ("y0", True), ("n0", False), ("00", None), ("yyn", True),
-        ("ynn", False), ("yn0", None), ("y00", None), ("n00", None), ("000", None), ("yy0", True), ("yynn", None), ("yyn0", True),
+        ("y", True),
+        ("n", False),
+        ("0", None),
+        ("yy", True),
+        ("yn", None),
+        ("y0", True),
+        ("n0", False),
+        ("00", None),
+        ("yyn", True),
+        ("ynn", False),
+        ("yn0", None),
+        ("y00", None),
+        ("n00", None),
+        ("000", None),
+        ("yy0", True),
+        ("yynn", None),
+        ("yyn0", True),
     ],
-)  # fmt: skip
+)
 def test_what_votes_come_to(votes: str, value: bool | None) -> None:
     got = majority([vote({"y": True, "n": False, "0": None}[one]) for one in votes])
     assert got.value is value
@@ -74,7 +93,9 @@ def test_a_tie_is_the_contents_doing_and_lost_votes_are_not() -> None:
 
 
 votes = st.lists(
-    st.one_of(st.just(vote(None)), st.just(vote(False)), st.integers(1, 5).map(lambda step: vote(True, step))), min_size=1, max_size=7
+    st.one_of(st.just(vote(None)), st.just(vote(False)), st.integers(1, 5).map(lambda step: vote(True, step))),
+    min_size=1,
+    max_size=7,
 )
 
 
@@ -130,9 +151,12 @@ async def test_a_panel_is_stopped_by_a_budget() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cheap", "asked"), [({"a": True, "b": False}, []), ({"a": None, "b": False}, [["a"]]), ({"a": None, "b": None}, [["a", "b"]])]
+    ("cheap", "asked"),
+    [({"a": True, "b": False}, []), ({"a": None, "b": False}, [["a"]]), ({"a": None, "b": None}, [["a", "b"]])],
 )
-async def test_a_cascade_asks_the_strong_judge_where_the_cheap_one_abstains(cheap: dict[str, bool | None], asked: list[list[str]]) -> None:
+async def test_a_cascade_asks_the_strong_judge_where_the_cheap_one_abstains(
+    cheap: dict[str, bool | None], asked: list[list[str]]
+) -> None:
     strong = Fixed("strong", a=False, b=True)
     cascade = Cascade(Fixed("cheap", **cheap), strong)
     with metered() as usage:
@@ -161,7 +185,9 @@ async def test_what_the_strong_judge_cannot_tell_is_null() -> None:
 async def test_the_share_escalated_and_the_saving_are_reported() -> None:
     def unsure(asked: Asked) -> dict[str, Any]:
         told = honest(asked)["items"]
-        return reply(*(answer(item["id"], "cannot_tell") if asked.last == 2 and item["id"] == "b" else item for item in told))
+        return reply(
+            *(answer(item["id"], "cannot_tell") if asked.last == 2 and item["id"] == "b" else item for item in told)
+        )
 
     cheap = LLMJudge(function_model(unsure, name="cheap"), price=Price(input=1, output=1))
     strong = LLMJudge(function_model(name="strong"), price=Price(input=10, output=10))

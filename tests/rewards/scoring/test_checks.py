@@ -8,18 +8,28 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cm2_agent.types.checklist import Checklist
-from cm2_agent.types.checklist_item import Item
 from cm2_agent.errors import ChecklistError
 from cm2_agent.rewards.scoring.checks import load_functions, resolve
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.score import Verdict
 from cm2_agent.types.view import View
 from tests.rewards.talk import call, say, trace, turn
 
 TALK = trace(
-    turn("Where is order 7?", call("get_user", "u1"), call("get_order", {"date": "May 3", "ref": "A9"}, order_id=7), say("On May 3.")),
-    turn("Cancel it", call("cancel", "down", error=True, order_id=7), call("cancel", "done", order_id=7.0, ref="A9"), say("PROMISED.")),
+    turn(
+        "Where is order 7?",
+        call("get_user", "u1"),
+        call("get_order", {"date": "May 3", "ref": "A9"}, order_id=7),
+        say("On May 3."),
+    ),
+    turn(
+        "Cancel it",
+        call("cancel", "down", error=True, order_id=7),
+        call("cancel", "done", order_id=7.0, ref="A9"),
+        say("PROMISED."),
+    ),
 )
 NOTHING = {"called": "nothing"}
 
@@ -69,7 +79,9 @@ def test_data_by_hand(check: dict[str, Any], first: int | None, second: int | No
 
 def test_text_beside_a_call_is_no_reply() -> None:
     one = trace(turn("Hi", call("x", text="One moment"), say("Here")))
-    score = ChecklistScorer(Checklist(Item("r", check={"replied": True}), Item("m", check={"reply_matches": "moment"}))).score_sync(one)
+    score = ChecklistScorer(
+        Checklist(Item("r", check={"replied": True}), Item("m", check={"reply_matches": "moment"}))
+    ).score_sync(one)
     assert [verdict.step for verdict in score.verdicts] == [2, None]
 
 
@@ -139,14 +151,18 @@ def test_a_reach_check_is_asked_until_it_holds_and_numpy_is_a_truth() -> None:
 
 
 def test_one_broken_check_leaves_the_others_alone() -> None:
-    both = Checklist(Item("broken", check=crashes, turn=0), *(Item(f"r{n}", check={"called": "get_order"}, turn=0) for n in range(9)))
+    both = Checklist(
+        Item("broken", check=crashes, turn=0), *(Item(f"r{n}", check={"called": "get_order"}, turn=0) for n in range(9))
+    )
     assert ChecklistScorer(both).score_sync(TALK).reward == 1.0, "one of ten missing is within the tolerance of 0.2"
     assert ChecklistScorer(both, tolerance=0.05).score_sync(TALK).reward is None
 
 
 def test_names_are_resolved_from_the_given_functions() -> None:
     named = Checklist(Item("it", check="numpy_true"))
-    assert ChecklistScorer(named, functions={"numpy_true": numpy_true}).score_sync(TALK).turns[0].verdicts[0].value is True
+    assert (
+        ChecklistScorer(named, functions={"numpy_true": numpy_true}).score_sync(TALK).turns[0].verdicts[0].value is True
+    )
     with pytest.raises(ChecklistError, match=r"'it'.*'numpy_true'.*says_yes.*--checks"):
         ChecklistScorer(named, functions={"says_yes": says_yes})
     with pytest.raises(ChecklistError, match=r"\{replied: …\}"):
@@ -170,7 +186,7 @@ def test_async_checks_are_refused(check: Any) -> None:
 
 # -- modules of checks
 
-MODULE = '''
+MODULE = """
 from dataclasses import dataclass
 from os.path import basename
 
@@ -193,7 +209,7 @@ def keyword_only(*, view):
 
 def _private(view):
     return True
-'''
+"""
 
 
 def test_a_module_by_its_path(tmp_path: Path) -> None:
@@ -213,7 +229,12 @@ def test_a_module_by_its_name() -> None:
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [(None, "no such file"), ("x = 1", "holds no check"), ("def broken(:", "SyntaxError"), ("1 / 0", "ZeroDivisionError")],
+    [
+        (None, "no such file"),
+        ("x = 1", "holds no check"),
+        ("def broken(:", "SyntaxError"),
+        ("1 / 0", "ZeroDivisionError"),
+    ],
 )
 def test_a_module_that_will_not_do(tmp_path: Path, text: str | None, words: str) -> None:
     path = tmp_path / "checks.py"

@@ -1,4 +1,5 @@
-"""The judge's part: what it is asked, and that nothing it gets wrong becomes a number. The judges here are real plugs, written down."""
+"""The judge's part: what it is asked, and that nothing it gets wrong becomes a number. The judges here are real plugs,
+written down."""
 
 from __future__ import annotations
 
@@ -7,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from cm2_agent.types.checklist import Checklist
-from cm2_agent.types.checklist_item import Item
 from cm2_agent.errors import ChecklistError, JudgeError
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.score import Score, Verdict
 from cm2_agent.types.trace import Trace
 from tests.rewards.talk import call, say, trace, turn
@@ -68,7 +69,9 @@ async def test_the_flip_that_the_judge_says_decides_payment() -> None:
     items = [Item("first", "A?", weight=0), Item("then", "B?", depends_on=["first"])]
     assert (await score(Scripted(said("first", step=1), said("then", step=2)), *items)).reward == 1.0
     assert (await score(Scripted(said("first", step=2), said("then", step=2)), *items)).reward == 0.0
-    assert (await score(Scripted(said("first", step=1), said("then")), *items)).reward == 1.0, "no step: from the last one on"
+    assert (await score(Scripted(said("first", step=1), said("then")), *items)).reward == 1.0, (
+        "no step: from the last one on"
+    )
 
 
 @pytest.mark.parametrize("kind", ["hold", "avoid"])
@@ -104,7 +107,13 @@ FAULTS: dict[str, Any] = {
 async def test_a_fault_is_null_with_its_cause_and_never_a_number(judge: Any) -> None:
     got = await score(judge, Item("a", "A?"))
     [verdict] = got.verdicts
-    assert (verdict.value, verdict.paid, verdict.step, got.reward, got.null_reason) == (None, None, None, None, "verdicts")
+    assert (verdict.value, verdict.paid, verdict.step, got.reward, got.null_reason) == (
+        None,
+        None,
+        None,
+        None,
+        "verdicts",
+    )
     assert verdict.cause == ("content" if verdict.reason == "refusal" else "infrastructure")
 
 
@@ -116,7 +125,11 @@ async def test_a_dependant_of_a_null_item_is_null_with_its_cause() -> None:
 
 
 async def test_a_false_prerequisite_beats_a_null_one() -> None:
-    items = [Item("null", "A?"), Item("false", check={"called": "bye"}), Item("child", "B?", depends_on=["null", "false"])]
+    items = [
+        Item("null", "A?"),
+        Item("false", check={"called": "bye"}),
+        Item("child", "B?", depends_on=["null", "false"]),
+    ]
     got = await score(Scripted(said("null", None)), *items)
     assert (got.verdicts[2].value, got.verdicts[2].reason) == (False, "dependency")
 
@@ -126,12 +139,18 @@ async def test_a_cut_scope_does_not_ask_about_what_is_decided() -> None:
     cut = trace(turn("Where?", call("get_order", "May 3")), cm2_cut="steps")
     got = await score(judge, Item("r", "R?"), Item("h", "H?", kind="hold"), Item("n", "N?", kind="avoid"), one=cut)
     assert judge.asked == [(0, ["r"])]
-    assert [(verdict.value, verdict.reason) for verdict in got.verdicts] == [(True, None), (False, "limit"), (False, "limit")]
+    assert [(verdict.value, verdict.reason) for verdict in got.verdicts] == [
+        (True, None),
+        (False, "limit"),
+        (False, "limit"),
+    ]
 
 
 async def test_the_gate_asks_the_judge_for_strict_items_alone() -> None:
     judge = Scripted(said("strict"))
-    scorer = ChecklistScorer(Checklist(Item("strict", "S?", turn=0, required_for_next_turn=True), Item("other", "O?", turn=0)), judge=judge)
+    scorer = ChecklistScorer(
+        Checklist(Item("strict", "S?", turn=0, required_for_next_turn=True), Item("other", "O?", turn=0)), judge=judge
+    )
     assert await scorer.gate(ONE, 0) is True
     assert judge.asked == [(0, ["strict"])]
     assert await ChecklistScorer(scorer.checklist, judge=Scripted(said("strict", False))).gate(ONE, 0) is False

@@ -1,16 +1,16 @@
-"""Scoring whole traces: every kind × scope × way to end, L, the gate, censoring, failures (method.md §1–4, §7). All numbers are by hand."""
+"""Scoring whole traces: every kind × scope × way to end, L, the gate, censoring, failures (method.md §1–4, §7). All
+numbers are by hand."""
 
 from __future__ import annotations
 
 import pytest
 
-from cm2_agent.types.checklist import Checklist
-from cm2_agent.types.checklist_item import Item
-from cm2_agent.types.task import check_trainable
 from cm2_agent.errors import ChecklistError
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.score import Score, TurnScore, Verdict
-from cm2_agent.types.task import Task
+from cm2_agent.types.task import Task, check_trainable
 from cm2_agent.types.trace import Trace
 from cm2_agent.types.view import View
 from tests.rewards.talk import call, say, trace, trace_of_runs, turn
@@ -58,21 +58,33 @@ def columns(score: Score) -> dict[str, int | None]:
 
 def test_every_kind_in_turn_and_block_by_hand() -> None:
     assert columns(scored(KINDS, trace(UNDONE))) == {
-        "reach.polite.0": 1, "reach.polite.trace": 1,  # from the first step on, whatever comes later
-        "reach.promises.0": 3, "reach.promises.trace": 3,
-        "hold.polite.0": None, "hold.polite.trace": None,  # undone by the last reply
-        "hold.promises.0": 3, "hold.promises.trace": 3,
-        "avoid.polite.0": None, "avoid.polite.trace": None,  # yes at step 1 is the violation
-        "avoid.promises.0": None, "avoid.promises.trace": None,
-    }  # fmt: skip
+        "reach.polite.0": 1,
+        "reach.polite.trace": 1,  # from the first step on, whatever comes later
+        "reach.promises.0": 3,
+        "reach.promises.trace": 3,
+        "hold.polite.0": None,
+        "hold.polite.trace": None,  # undone by the last reply
+        "hold.promises.0": 3,
+        "hold.promises.trace": 3,
+        "avoid.polite.0": None,
+        "avoid.polite.trace": None,  # yes at step 1 is the violation
+        "avoid.promises.0": None,
+        "avoid.promises.trace": None,
+    }
     assert columns(scored(KINDS, trace(HELD))) == {
-        "reach.polite.0": 2, "reach.polite.trace": 2,
-        "reach.promises.0": None, "reach.promises.trace": None,
-        "hold.polite.0": 2, "hold.polite.trace": 2,
-        "hold.promises.0": None, "hold.promises.trace": None,
-        "avoid.polite.0": None, "avoid.polite.trace": None,
-        "avoid.promises.0": 2, "avoid.promises.trace": 2,  # in the last row only: step 1 could not know yet
-    }  # fmt: skip
+        "reach.polite.0": 2,
+        "reach.polite.trace": 2,
+        "reach.promises.0": None,
+        "reach.promises.trace": None,
+        "hold.polite.0": 2,
+        "hold.polite.trace": 2,
+        "hold.promises.0": None,
+        "hold.promises.trace": None,
+        "avoid.polite.0": None,
+        "avoid.polite.trace": None,
+        "avoid.promises.0": 2,
+        "avoid.promises.trace": 2,  # in the last row only: step 1 could not know yet
+    }
 
 
 def test_the_scope_of_the_block_is_the_dialogue_and_of_a_turn_the_turn() -> None:
@@ -104,16 +116,24 @@ def test_a_limit_after_the_reply_cuts_the_block_alone() -> None:
 
 
 def test_a_limit_in_an_earlier_run_cuts_the_turn_it_fell_in_and_not_the_block() -> None:
-    both = Checklist(Item("quiet", check=promises, kind="avoid"), Item("all_quiet", check=promises, kind="avoid", turn="trace"))
+    both = Checklist(
+        Item("quiet", check=promises, kind="avoid"), Item("all_quiet", check=promises, kind="avoid", turn="trace")
+    )
     score = scored(both, trace_of_runs([[CUT_SHORT], [turn("Go on", say("fine"))]], first={"cm2_cut": "steps"}))
     assert [one.value for one in score.verdicts] == [False, True, True]
     went_on = trace_of_runs([[CUT_SHORT], [[*say("so it is")]]], first={"cm2_cut": "steps"})
-    assert [one.value for one in scored(both, went_on).verdicts] == [True, True], "a turn that a later run finished was not cut"
+    assert [one.value for one in scored(both, went_on).verdicts] == [True, True], (
+        "a turn that a later run finished was not cut"
+    )
 
 
 def test_a_reply_broken_off_by_the_limit_of_tokens_is_no_end_of_the_turn() -> None:
     one = trace(HELD, cm2_cut="tokens")
-    broken = one.runs[0].messages[-1].__class__(role="assistant", parts=one.runs[0].messages[-1].parts, finish_reason="length")
+    broken = (
+        one.runs[0]
+        .messages[-1]
+        .__class__(role="assistant", parts=one.runs[0].messages[-1].parts, finish_reason="length")
+    )
     run = one.runs[0].__class__(**{**one.runs[0].__dict__, "messages": (*one.runs[0].messages[:-1], broken)})
     assert columns(scored(KINDS, Trace(id="t", runs=(run,))))["hold.polite.0"] is None
 
@@ -136,9 +156,13 @@ def test_the_judged_step_is_always_in_the_view() -> None:
 
     scored(Checklist(Item("each", check=look), Item("end", check=look, turn="trace")), trace(*TWO))
     assert seen == [
-        (0, 1, "", False), (0, 2, "It comes on May 3.", True), (1, 1, "Done.", True),
-        (None, 1, "", False), (None, 2, "It comes on May 3.", False), (None, 3, "Done.", True),
-    ]  # fmt: skip
+        (0, 1, "", False),
+        (0, 2, "It comes on May 3.", True),
+        (1, 1, "Done.", True),
+        (None, 1, "", False),
+        (None, 2, "It comes on May 3.", False),
+        (None, 3, "Done.", True),
+    ]
 
 
 # -- L, and turns that did not happen
@@ -156,7 +180,13 @@ BLOCK = Item("no_refund", check={"never_called": "refund"}, turn="trace")
         ([EACH, OWN], trace(TWO[0]), None, 2, 0.5),  # largest k + 1
         ([OWN], trace(*TWO), None, 1, 0.0),  # turns without items do not count
         ([EACH, OWN], trace(*TWO, turn("More", say("yes"))), None, 2, 0.75),  # turns beyond L do not, either
-        ([EACH], trace(TWO[0], cm2_task_turns=3, cm2_gate_turn=0), None, 3, None),  # another gate's trace: see censoring
+        (
+            [EACH],
+            trace(TWO[0], cm2_task_turns=3, cm2_gate_turn=0),
+            None,
+            3,
+            None,
+        ),  # another gate's trace: see censoring
         ([EACH], trace(TWO[0], cm2_task_turns=3, cm2_cut="steps"), None, 3, 1 / 3),  # the task's scripted turns
         ([EACH], trace(TWO[0], cm2_cut="steps"), Task(id="a", turns=("x", "y")), 2, 0.5),
         ([EACH, OWN], trace(TWO[0]), Task(id="a", turns=("x",)), 1, 1.0),  # the task decides, not the items
@@ -188,7 +218,10 @@ def test_a_user_message_that_nobody_answers_opens_no_turn() -> None:
 
 
 def test_the_order_of_weights_is_relative_within_a_turn() -> None:
-    heavy = Checklist(Item("a", check={"called": "get_order"}, turn=0, weight=30), Item("b", check={"called": "none"}, turn=0, weight=10))
+    heavy = Checklist(
+        Item("a", check={"called": "get_order"}, turn=0, weight=30),
+        Item("b", check={"called": "none"}, turn=0, weight=10),
+    )
     assert scored(heavy, trace(*TWO)).reward == pytest.approx(0.75)
 
 
@@ -241,7 +274,9 @@ def test_the_version_names_what_could_change_the_number() -> None:
 
 # -- the gate and censoring
 
-STRICT = Checklist(Item("looked_up", check={"called": "get_order"}, turn=0, required_for_next_turn=True), EACH, name="strict")
+STRICT = Checklist(
+    Item("looked_up", check={"called": "get_order"}, turn=0, required_for_next_turn=True), EACH, name="strict"
+)
 LOOSER = Checklist(Item("looked_up", check={"called": "get_order"}, turn=0), EACH, name="strict", version=2)
 
 
@@ -252,7 +287,11 @@ async def test_the_gate_asks_the_strict_items_of_its_turn() -> None:
     assert await scorer.gate(trace(*TWO), 1) is True, "no strict item in that turn"
     assert await scorer.gate(trace([]), 0) is False, "nothing was answered"
     assert await scorer.gate(trace(TWO[0], failure="ToolError"), 0) is None
-    assert (scorer.gate_hash(), ChecklistScorer(LOOSER).gate_hash(), ChecklistScorer().gate_hash()) == (STRICT.hash, None, None)
+    assert (scorer.gate_hash(), ChecklistScorer(LOOSER).gate_hash(), ChecklistScorer().gate_hash()) == (
+        STRICT.hash,
+        None,
+        None,
+    )
 
 
 async def test_a_strict_item_counts_after_its_dependencies() -> None:
@@ -271,8 +310,12 @@ async def test_a_strict_item_without_a_verdict_leaves_the_rollout_unscored() -> 
     scorer = ChecklistScorer(judged)
     assert await scorer.gate(trace(TWO[0]), 0) is None
     waiting = trace(TWO[0], cm2_task_turns=2, cm2_gate_checklist=judged.hash)
-    assert scorer.score_sync(waiting).null_reason == "gate undecided", "an unreached turn must not count as 0 for a judge's failure"
-    assert scorer.score_sync(trace(*TWO, cm2_task_turns=2)).reward == 1.0, "1 of 8 is within the tolerance once both turns happened"
+    assert scorer.score_sync(waiting).null_reason == "gate undecided", (
+        "an unreached turn must not count as 0 for a judge's failure"
+    )
+    assert scorer.score_sync(trace(*TWO, cm2_task_turns=2)).reward == 1.0, (
+        "1 of 8 is within the tolerance once both turns happened"
+    )
     assert scorer.score_sync(trace(TWO[0], cm2_task_turns=2, cm2_cut="verdict")).null_reason == "gate undecided"
 
 
@@ -285,9 +328,16 @@ def test_a_gated_trace_is_censored_where_another_gate_would_have_passed() -> Non
     assert scored(STRICT, stopped).reward == pytest.approx((0.5 + 0) / 2)
     censored = scored(LOOSER, stopped)
     assert (censored.reward, censored.null_reason) == (None, "censored")
-    harder = Checklist(*STRICT.items, Item("ended", check={"called": "bye"}, turn=0, required_for_next_turn=True), name="strict", version=3)
+    harder = Checklist(
+        *STRICT.items,
+        Item("ended", check={"called": "bye"}, turn=0, required_for_next_turn=True),
+        name="strict",
+        version=3,
+    )
     assert scored(harder, stopped).reward == pytest.approx((1 / 3 + 0) / 2), "this gate would have closed too"
-    assert scored(LOOSER, trace(*TWO, cm2_task_turns=2, cm2_gate_checklist=STRICT.hash)).reward == 1.0, "the gate never closed"
+    assert scored(LOOSER, trace(*TWO, cm2_task_turns=2, cm2_gate_checklist=STRICT.hash)).reward == 1.0, (
+        "the gate never closed"
+    )
 
 
 # -- what may be trained on

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cm2_agent.types.checklist import Checklist
-from cm2_agent.types.checklist_item import Item
 from cm2_agent.rewards.scoring import shaping
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.score import Score
 from cm2_agent.types.trace import Trace
 from cm2_agent.types.view import View
@@ -48,7 +48,10 @@ def checklists(draw: st.DrawFn) -> Checklist:
         parents = [
             one.id
             for one in made
-            if one.turn == scope and isinstance(one.check, dict) and one.check.get("called") not in (None, tool) and tool is not None
+            if one.turn == scope
+            and isinstance(one.check, dict)
+            and one.check.get("called") not in (None, tool)
+            and tool is not None
         ]
         after = draw(st.lists(st.sampled_from(parents), unique=True)) if parents else []
         made.append(Item(f"i{number}", check=check, turn=scope, weight=draw(st.integers(1, 5)), depends_on=after))
@@ -56,7 +59,9 @@ def checklists(draw: st.DrawFn) -> Checklist:
 
 
 @given(checklists(), dialogues, st.floats(0, 0.9))
-def test_a_reward_is_in_the_unit_interval_or_null_for_a_reason(checklist: Checklist, one: Trace, tolerance: float) -> None:
+def test_a_reward_is_in_the_unit_interval_or_null_for_a_reason(
+    checklist: Checklist, one: Trace, tolerance: float
+) -> None:
     score = ChecklistScorer(checklist, tolerance=tolerance).score_sync(one)
     assert (score.reward is None) == (score.null_reason is not None)
     assert score.reward is None or 0 <= score.reward <= 1
@@ -70,19 +75,27 @@ def test_a_reward_is_in_the_unit_interval_or_null_for_a_reason(checklist: Checkl
             assert scope.reached or (verdict.value is False and verdict.paid is False)
             parents = [scope.verdicts[parent] for parent in verdict.depends_on]
             if verdict.paid:
-                assert all(parent.step is not None and verdict.step is not None and parent.step < verdict.step for parent in parents)
+                assert all(
+                    parent.step is not None and verdict.step is not None and parent.step < verdict.step
+                    for parent in parents
+                )
 
 
 @given(checklists(), dialogues, st.randoms(use_true_random=False))
 def test_the_order_of_the_items_does_not_matter(checklist: Checklist, one: Trace, random: Any) -> None:
     items = list(checklist.items)
     random.shuffle(items)
-    first, second = ChecklistScorer(checklist).score_sync(one), ChecklistScorer(checklist.replaced(items)).score_sync(one)
+    first, second = (
+        ChecklistScorer(checklist).score_sync(one),
+        ChecklistScorer(checklist.replaced(items)).score_sync(one),
+    )
     assert second.reward == (None if first.reward is None else pytest.approx(first.reward, abs=1e-12))
 
     def found(score: Score) -> dict[tuple[int | None, str], Any]:
         return {
-            (scope.turn, verdict.item): (verdict.value, verdict.step, verdict.paid) for scope in score.turns for verdict in scope.verdicts
+            (scope.turn, verdict.item): (verdict.value, verdict.step, verdict.paid)
+            for scope in score.turns
+            for verdict in scope.verdicts
         }
 
     assert found(first) == found(second)
@@ -96,7 +109,9 @@ def test_a_score_is_what_the_matrices_say(checklist: Checklist, one: Trace) -> N
             continue
         matrix = shaping.matrix([verdict.step for verdict in scope.verdicts], scope.steps)
         r = shaping.payment(matrix, [verdict.depends_on for verdict in scope.verdicts])
-        assert shaping.turn_reward(r, [verdict.weight for verdict in scope.verdicts]) == pytest.approx(scope.reward, abs=1e-12)
+        assert shaping.turn_reward(r, [verdict.weight for verdict in scope.verdicts]) == pytest.approx(
+            scope.reward, abs=1e-12
+        )
 
 
 @given(checklists(), dialogues)

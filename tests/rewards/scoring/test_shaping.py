@@ -39,8 +39,20 @@ def test_eq3_backfills_every_step_at_which_the_item_could_still_be_earned() -> N
 def test_the_dependency_rule_empties_and_blanks_along_chains() -> None:
     deps = [[], [0], [1], [3], []]
     yes, no, unknown = Column(value=True, flip=1), Column(value=False), Column(value=None, cause="content")
-    assert [one.value for one in shaping.settled([no, yes, yes, yes, yes], [[], [0], [1], [], []])] == [False, False, False, True, True]
-    assert [one.value for one in shaping.settled([yes, unknown, yes, yes, no], [*deps[:3], [2], [2]])] == [True, None, None, None, None]
+    assert [one.value for one in shaping.settled([no, yes, yes, yes, yes], [[], [0], [1], [], []])] == [
+        False,
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert [one.value for one in shaping.settled([yes, unknown, yes, yes, no], [*deps[:3], [2], [2]])] == [
+        True,
+        None,
+        None,
+        None,
+        None,
+    ]
     both = shaping.settled([no, unknown, yes], [[], [], [0, 1]])
     assert (both[2].value, both[2].reason) == (False, "dependency")
     assert shaping.settled([unknown, yes], [[], [0]])[1].cause == "content"
@@ -50,7 +62,9 @@ def test_the_dependency_rule_empties_and_blanks_along_chains() -> None:
 def test_a_chain_of_thousands_settles_without_recursion() -> None:
     chain = [Column(value=False), *[Column(value=True, flip=1)] * 5000]
     deps = [[], *[[n] for n in range(5000)]]
-    assert not any(one.value for one in shaping.settled(chain[::-1], [[5000 - parent for parent in own] for own in deps][::-1]))
+    assert not any(
+        one.value for one in shaping.settled(chain[::-1], [[5000 - parent for parent in own] for own in deps][::-1])
+    )
 
 
 @pytest.mark.parametrize(
@@ -61,8 +75,18 @@ def test_a_chain_of_thousands_settles_without_recursion() -> None:
         ([[True, False, None]], [[0.4, 0.4, 0.2]], 0.2, 0.5),  # at the tolerance
         ([[True, False, None]], [[0.4, 0.39, 0.21]], 0.2, None),  # beyond it
         ([[True, None]], [[0.5, 0.5]], 0.2, None),
-        ([[True, None], [True, True], [False, False]], [[0.5, 0.5]] * 3, 0.2, (1 + 1 + 0) / 3),  # the share is over all L turns
-        ([[None], [True], [True], [True], [True], [True]], [[1.0]] * 6, 0.2, None),  # a turn that nobody judged has no R_t
+        (
+            [[True, None], [True, True], [False, False]],
+            [[0.5, 0.5]] * 3,
+            0.2,
+            (1 + 1 + 0) / 3,
+        ),  # the share is over all L turns
+        (
+            [[None], [True], [True], [True], [True], [True]],
+            [[1.0]] * 6,
+            0.2,
+            None,
+        ),  # a turn that nobody judged has no R_t
         ([[True, None]], [[1.0, 0.0]], 0.0, 1.0),  # a NULL that weighs nothing
         ([[None]], [[1.0]], 0.99, None),
         ([], [], 0.2, None),
@@ -122,7 +146,9 @@ def test_flips_and_matrices_say_the_same(turn: Any) -> None:
     r = shaping.payment(matrix, deps)
     assert r.any(axis=0).tolist() == shaping.paid(flips, deps)
     assert (r.sum(axis=0) <= 1).all(), "each item is paid at most once"
-    assert shaping.turn_reward(r, weights) == pytest.approx(shaping.weigh(shaping.paid(flips, deps), weights), abs=1e-12)
+    assert shaping.turn_reward(r, weights) == pytest.approx(
+        shaping.weigh(shaping.paid(flips, deps), weights), abs=1e-12
+    )
     assert not (r & ~shaping.backfill(matrix, deps)).any(), "what is paid could be earned"
 
 
@@ -141,7 +167,9 @@ def test_the_order_of_items_does_not_matter(turn: Any, random: Any) -> None:
     moved = shaping.paid([flips[old] for old in order], [[place[parent] for parent in deps[old]] for old in order])
     paid = shaping.paid(flips, deps)
     assert moved == [paid[old] for old in order]
-    assert shaping.weigh(moved, [weights[old] for old in order]) == pytest.approx(shaping.weigh(paid, weights), abs=1e-12)
+    assert shaping.weigh(moved, [weights[old] for old in order]) == pytest.approx(
+        shaping.weigh(paid, weights), abs=1e-12
+    )
 
 
 @given(turns(), st.data())
@@ -163,7 +191,9 @@ def test_one_more_item_satisfied_never_lowers_the_reward(turn: Any, data: st.Dat
 def test_an_item_that_flips_with_or_before_its_prerequisite_is_unpaid(turn: Any) -> None:
     flips, deps, _, _ = turn
     for item, one in enumerate(shaping.paid(flips, deps)):
-        ungrounded = any(flips[parent] is None or (flips[item] is not None and flips[parent] >= flips[item]) for parent in deps[item])
+        ungrounded = any(
+            flips[parent] is None or (flips[item] is not None and flips[parent] >= flips[item]) for parent in deps[item]
+        )
         assert one == (flips[item] is not None and not ungrounded)
 
 
@@ -175,14 +205,17 @@ def test_an_item_that_flips_with_or_before_its_prerequisite_is_unpaid(turn: Any)
 def test_null_never_becomes_a_number(paid: Any, tolerance: float, data: st.DataObject) -> None:
     weights = [shaping.normalised([data.draw(st.integers(1, 5)) for _ in items]) for items in paid]
     reward = shaping.stored_reward(paid, weights, tolerance=tolerance)
-    missing = sum(w for items, ws in zip(paid, weights, strict=True) for p, w in zip(items, ws, strict=True) if p is None) / len(paid)
+    missing = sum(
+        w for items, ws in zip(paid, weights, strict=True) for p, w in zip(items, ws, strict=True) if p is None
+    ) / len(paid)
     unjudged_turn = any(all(p is None for p in items) for items in paid)
     assert (reward is None) == (missing > tolerance + 1e-12 or unjudged_turn)
     if reward is not None:
         assert 0 <= reward <= 1
         # what the missing verdicts would have been does not move it: each turn's mean is over what was judged
         by_hand = [
-            sum(w for p, w in zip(items, ws, strict=True) if p) / sum(w for p, w in zip(items, ws, strict=True) if p is not None)
+            sum(w for p, w in zip(items, ws, strict=True) if p)
+            / sum(w for p, w in zip(items, ws, strict=True) if p is not None)
             for items, ws in zip(paid, weights, strict=True)
         ]
         assert reward == pytest.approx(sum(by_hand) / len(by_hand), abs=1e-12)

@@ -46,7 +46,9 @@ def upgrade() -> None:
         "reward_checklists",
         sa.Column("checklist", sa.Text(), nullable=False),
         sa.Column("reward", BIG, nullable=False),
-        sa.ForeignKeyConstraint(["reward"], ["reward_versions.seq"], name="fk_reward_checklists_reward_reward_versions"),
+        sa.ForeignKeyConstraint(
+            ["reward"], ["reward_versions.seq"], name="fk_reward_checklists_reward_reward_versions"
+        ),
         sa.PrimaryKeyConstraint("checklist", "reward", name="pk_reward_checklists"),
     )
     op.create_table(

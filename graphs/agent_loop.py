@@ -12,9 +12,10 @@ from langchain_core.tools import BaseTool
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 
-from .tools.declared import declared
 from cm2_agent.types.json_values import canonical_json
 from cm2_agent.types.task import Task
+
+from .tools.declared import declared
 
 
 def agent(
@@ -27,8 +28,8 @@ def agent(
 ) -> Any:
     """A compiled graph: the model speaks, its tool calls run in a ToolNode, until it replies to the user.
 
-    State is `{"messages": […]}`. `system` is prepended where the conversation has no system message of its own; `checkpointer` and
-    `context_schema` are LangGraph's.
+    State is `{"messages": […]}`. `system` is prepended where the conversation has no system message of its own;
+    `checkpointer` and `context_schema` are LangGraph's.
 
     >>> from langchain_core.language_models import GenericFakeChatModel
     >>> model = GenericFakeChatModel(messages=iter(["It was shipped."]))
@@ -48,7 +49,6 @@ def agent(
     async def aspeak(state: MessagesState, config: RunnableConfig) -> dict[str, Any]:
         return {"messages": [await bound.ainvoke(prompt(state["messages"]), config)]}
 
-
     graph = StateGraph(MessagesState, context_schema=context_schema)
     graph.add_node("model", RunnableLambda(speak, aspeak, name="model"))
     graph.add_edge(START, "model")
@@ -60,8 +60,8 @@ def agent(
 
 
 def agents(model: BaseChatModel) -> Callable[[Task], Any]:
-    """An agent for each task with the tools that the task declares, which nobody has implemented: for `run(agents(model), tasks,
-    tools="hybrid", simulator=…)`. Tasks of the same tools share a graph."""
+    """An agent for each task with the tools that the task declares, which nobody has implemented: for
+    `run(agents(model), tasks, tools="hybrid", simulator=…)`. Tasks of the same tools share a graph."""
     made: dict[str, Any] = {}
 
     def of(task: Task) -> Any:

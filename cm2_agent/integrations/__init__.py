@@ -1,0 +1,1 @@
+"""Rewards handed to other frameworks: TRL, verifiers, verl and ART."""

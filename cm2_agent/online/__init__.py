@@ -1,0 +1,1 @@
+"""A live graph: watched, guarded, scored in the background."""

@@ -1,0 +1,1 @@
+"""Tasks to rollouts to scores: where graphs, rewards and the store meet."""

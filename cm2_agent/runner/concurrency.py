@@ -1,0 +1,61 @@
+"""Coroutines run a few at a time: their results as they finish, and a clean end for those still running."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from cm2_agent.errors import BudgetExhausted, StoreError
+
+if TYPE_CHECKING:
+    pass
+
+
+T = TypeVar("T")
+
+
+async def _as_they_finish(jobs: Iterator[Coroutine[Any, Any, T]], at_a_time: int) -> AsyncGenerator[list[T], None]:
+    """Run the jobs and yield what they return, those together that finished together, in the order of their start.
+
+    A job that fails stops no other, and its error is raised at the end. After an exhausted budget or a store that
+    failed no further job is started."""
+    running: dict[asyncio.Task[T], None] = {}  # a set that keeps the order
+    failed: list[Exception] = []
+    stopped = False
+    try:
+        while True:
+            while not stopped and len(running) < at_a_time and (job := next(jobs, None)) is not None:
+                running[asyncio.create_task(job)] = None
+            if not running:
+                break
+            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            ended = [task for task in running if task in done]
+            batch = []
+            for one in ended:
+                del running[one]
+                error = one.exception()
+                if error is None:
+                    batch.append(one.result())
+                elif not isinstance(error, Exception):
+                    raise error
+                else:
+                    failed.append(error)
+                    stopped = stopped or isinstance(error, BudgetExhausted | StoreError)
+            if batch:
+                yield batch
+    finally:
+        await cancel(running)
+    if failed:
+        # an exhausted budget is the least of what may have gone wrong, so anything else is told first
+        failed.sort(key=lambda error: isinstance(error, BudgetExhausted))
+        failed[0].add_note(f"{len(failed)} traces stay without a score; all others that were begun are scored")
+        raise failed[0]
+
+
+async def cancel(running: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel what still runs, and wait until it has ended."""
+    left = [dialogue for dialogue in running if not dialogue.done()]
+    for dialogue in left:
+        dialogue.cancel()
+    await asyncio.gather(*left, return_exceptions=True)

@@ -1,0 +1,4 @@
+from .migrate import HEAD as HEAD
+from .migrate import schema_revision as schema_revision
+from .migrate import upgrade as upgrade
+from .sql_store import SQLStore as SQLStore

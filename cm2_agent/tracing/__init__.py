@@ -1,0 +1,1 @@
+"""Spans to runs: LangChain callbacks, OpenTelemetry spans and what travels beside them."""

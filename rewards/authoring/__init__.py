@@ -1,0 +1,1 @@
+"""Checklists written by a model and tried on perturbed references."""

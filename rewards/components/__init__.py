@@ -1,0 +1,1 @@
+"""Rewards beside the checklist, and the stack that combines them."""
