@@ -37,7 +37,7 @@ from cm2_agent.types.checklist import Checklist
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "cookbook").glob("*.md")])
-NEEDS_A_KEY = {"07_judge.py"}  # run by tests/rewards/test_judge_recipe.py, against a judge on loopback
+NEEDS_A_KEY = {"07_judge.py"}  # run by tests/cookbook/test_07_judge.py, against a judge on loopback
 RECIPES = sorted(path for path in (ROOT / "cookbook").glob("[0-9]*.py") if path.name not in NEEDS_A_KEY)
 FENCE = re.compile(r"^```(\w+) ?([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROMISE = re.compile(r"You should see: (.+)")

@@ -1,8 +1,9 @@
 """How well a judge agrees with people, and people with each other; apart from judging, since it only ever compares what
 was said.
 
-Labels of one task resemble each other, so that every interval is a bootstrap over tasks (`cm2_agent/resampling.py`). A
-figure that the data does not determine (everyone always says yes) is None, never 0 or 1."""
+Labels of one task resemble each other, so that every interval is a bootstrap over tasks
+(`cm2_agent/analysis/bootstrap.py`). A figure that the data does not determine (everyone always says yes) is None, never
+0 or 1."""
 
 from __future__ import annotations
 

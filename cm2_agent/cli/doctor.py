@@ -85,7 +85,7 @@ def unseen_of(sight: Sight) -> list[str]:
         return []
     named = ", ".join(f"{name} (node {node})" for name, node in sight.unseen.items())
     what = (
-        "put each into a ToolNode, or decorate it with cm2_agent.graphs.interception.decorator, or name it to `cm2 run"
+        "put each into a ToolNode, or decorate it with cm2_agent.graphs.switchable, or name it to `cm2 run"
         " --allow-real`"
     )
     return [plain(f"the switch cannot see the tools that plain function nodes call: {named}; {what}")]

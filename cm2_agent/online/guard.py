@@ -37,8 +37,8 @@ def guard(
     GuardError), retried up to `n` times with the failed items told, or is one of `n` of which the best by the
     checklist's programmatic items is taken. An item whose check fails, and one that hangs on a judged item, breaks
     nothing. What was rejected is stored with the trace as pairs for DPO:
-    `cm2_agent.trainers.preference_pairs.dpo_pairs`. Tools run in every attempt; see
-    `cm2_agent.graphs.guardrail.guarded` for what else to know.
+    `cm2_agent.trainers.dpo_pairs`. Tools run in every attempt; see
+    `cm2_agent.graphs.guarded` for what else to know.
 
     Guard first, then watch: `watch(guard(graph, checklist), checklist)`. Raises ChecklistError where no item is strict
     and programmatic, GuardError for a graph that cannot be guarded."""

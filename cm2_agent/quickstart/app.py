@@ -22,7 +22,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.prebuilt import ToolNode, ToolRuntime, tools_condition
 
-from cm2_agent.quickstart.order_desk import Desk, open_desk
+from .order_desk import Desk, open_desk
 
 __all__ = ["MAX_CALLS", "NOT_FOUND", "SYSTEM", "TOOLS", "build_graph", "open_desk", "success"]
 

@@ -23,7 +23,7 @@ _ALIKE = 8
 
 
 class SQLVerdictCache:
-    """A `VerdictCache` (cm2_agent/rewards/verdict_cache.py). Threads may share it; several processes may use one
+    """A `VerdictCache` (rewards/judges/cache.py). Threads may share it; several processes may use one
     database.
 
     `put` keeps what is there already, so that whoever asked twice gets one answer; a NULL that is no judgement (cause

@@ -243,7 +243,7 @@ verdicts = Table(
 verdict_cache = Table(
     "verdict_cache",
     metadata,
-    Column("key", key(), primary_key=True),  # of everything that the verdict depends on (rewards/verdict_cache.py)
+    Column("key", key(), primary_key=True),  # of everything that the verdict depends on (rewards/judges/cache.py)
     Column("item", key(), nullable=False),
     Column("value", Boolean),
     Column("body", Text, nullable=False),  # the rest of the Verdict
@@ -255,7 +255,7 @@ simulations = Table(
     metadata,
     Column(
         "key", key(), primary_key=True
-    ),  # of everything that the simulator was asked, and its seed (graphs/tools/simulated.py)
+    ),  # of everything that the simulator was asked, and its seed (graphs/backends/simulate.py)
     Column("tool", key(), nullable=False),
     Column("body", Text, nullable=False),  # the reply, as JSON
     Column("stored", big(), nullable=False),  # nanoseconds since the epoch

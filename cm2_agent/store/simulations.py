@@ -15,7 +15,7 @@ from cm2_agent.store.statements import Statements
 
 
 class SQLSimulationCache:
-    """A `SimulationCache` (cm2_agent/graphs/tools/simulations.py). Threads may share it; several processes may use one
+    """A `SimulationCache` (graphs/backends/simulations.py). Threads may share it; several processes may use one
     database.
 
     `put` keeps what is there already, so that whoever asked twice gets one answer. Raises StoreError.

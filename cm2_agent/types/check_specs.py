@@ -1,4 +1,4 @@
-"""Checks as data, `{called: get_order}` and its siblings: what may be written; apart from rewards/checks.py, which runs
+"""Checks as data, `{called: get_order}` and its siblings: what may be written; apart from rewards/scoring/checks.py, which runs
 them, so that a checklist is refused when it is read and not when it is first scored.
 
 | check | true when |

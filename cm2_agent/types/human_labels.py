@@ -1,5 +1,5 @@
 """What people said of the items of a trace: labels, who gave them, and how they meet a judge's verdicts; apart from
-verdicts, which a reward version gave. A judge is measured by them (`rewards/agreement.py`)."""
+verdicts, which a reward version gave. A judge is measured by them (`cm2_agent/analysis/agreement.py`)."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def refuse_unnamed(
         told = ", ".join(f"{name} (node {sight.unseen[name]})" for name in missed)
         wrong.append(
             f"the switch cannot see the tools that plain function nodes call: {told}. Put each into a ToolNode, or"
-            " decorate it with cm2_agent.graphs.interception.decorator, or, where it may really be called, name it:"
+            " decorate it with cm2_agent.graphs.switchable, or, where it may really be called, name it:"
             f" allow_real={missed!r}"
         )
     if wrong:

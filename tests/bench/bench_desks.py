@@ -7,8 +7,8 @@ tasks. Prints one JSON line.
 On the real desk a dialogue earns tau2's own reward (`official`) and that of the checklist compiled from the reference
 (`checklist`). On the simulated desk, where no database can be looked at, it earns the checklist's alone: recorded calls
 are replayed, all else is answered by a scripted simulator behind a loopback server that sees what a language model
-would see and nothing else (tests/desks/simulating.py). In the columns `…_unrecorded` the tasks hold the recorded
-look-ups alone, so that the simulator answers every write.
+would see and nothing else (tests/benchmarks/tau2/simulators.py). In the columns `…_unrecorded` the tasks hold the
+recorded look-ups alone, so that the simulator answers every write.
 
 tau2's reward is all or nothing, the checklist's is not (an unasked write costs half): `against_official` ranks policies
 by the mean reward, `solved_against_official` by the share of dialogues whose reward is whole.

@@ -160,7 +160,7 @@ def test_an_agent_alone_needs_no_store(ledger: Any, tmp_path: Path, monkeypatch:
     assert set(found) == {"ok", "problems", "switch"}
     assert (found["ok"], len(found["problems"])) == (False, 1)
     (tmp_path / "mine.py").write_text(
-        "from cm2_agent.graphs import agent\nfrom cm2_agent.graphs.tools import switchable\nfrom langchain_core.tools"
+        "from cm2_agent.graphs import agent\nfrom cm2_agent.graphs import switchable\nfrom langchain_core.tools"
         " import tool\nfrom langgraph.graph import START, MessagesState, StateGraph\nfrom tests.tracing.apps import"
         " ScriptedModel, look\n@switchable\ndef stamp(key: int) -> str:\n    'Stamp.'\n    return 'x'\ndef mark(state):"
         " return {'messages': [stamp(1)]}\ninner = agent(ScriptedModel(script=[]), [look])\ngraph ="

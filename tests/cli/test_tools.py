@@ -30,7 +30,7 @@ MODULE = '''
 """An agent with one real tool, which says when it is called."""
 from langchain_core.messages import AIMessage
 from cm2_agent.graphs import FunctionTools, agent
-from tests.capture.apps import ScriptedModel, calls
+from tests.tracing.apps import ScriptedModel, calls
 
 def look(key: int) -> str:
     """Look a key up."""

@@ -242,7 +242,7 @@ def test_what_is_waiting_is_saved_when_the_program_ends(url: str) -> None:
 import os
 os.environ["LANGSMITH_TRACING"] = "false"
 from cm2_agent import watch
-from tests.capture.test_embed import LOOKS, QUESTION, app
+from tests.online.test_watch import LOOKS, QUESTION, app
 graph = watch(app(), LOOKS, store={url!r})
 for _ in range(20):
     graph.invoke(QUESTION)

@@ -15,10 +15,10 @@ from cm2_agent.types.trace import ModelCall, Run
 
 WRITER = """
 import sys
-from cm2_agent.messages import Message
-from cm2_agent.score import Score
+from cm2_agent.types.messages import Message
+from cm2_agent.types.score import Score
 from cm2_agent.store import SQLStore
-from cm2_agent.trace import ROLLOUT, TASK_ID, ModelCall, Run
+from cm2_agent.types.run_attributes import ROLLOUT, TASK_ID; from cm2_agent.types.trace import ModelCall, Run
 
 url, name, count, batch = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 shared = Message.of("system", "You are the order desk.")

@@ -123,9 +123,9 @@ import json, os
 os.environ["LANGSMITH_TRACING"] = "false"
 from opentelemetry import trace
 from opentelemetry._logs import set_logger_provider
-from tests.capture.test_evaluation_events import *
+from tests.tracing.test_evaluation_events import *
 from cm2_agent import watch
-from cm2_agent.embed import flush
+from cm2_agent.online.watch import flush
 telemetry = Telemetry()
 tracers = TracerProvider()
 tracers.add_span_processor(SimpleSpanProcessor(telemetry.spans))

@@ -138,9 +138,9 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from cm2_agent.records import Record
-from cm2_agent.recorder import capture
-from tests.capture.test_spans import QUESTION, app
+from cm2_agent.tracing.span_records import Record
+from cm2_agent.tracing.span_processor import capture
+from tests.tracing.test_span_processor import QUESTION, app
 runs = []
 graph = app().with_config(callbacks=[capture(runs.append)])
 graph.invoke(QUESTION)

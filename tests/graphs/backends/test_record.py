@@ -216,10 +216,10 @@ async def test_a_recorded_dialogue_replays_byte_by_byte(tmp_path: Path) -> None:
 
 WRITER = """
 import sys
-from cm2_agent.graphs.tools.backends import TOOLS, Backends
-from cm2_agent.graphs.tools.journal import Answer, Call
-from cm2_agent.graphs.tools.recording import Recorder
-from cm2_agent.task import ToolModel
+from cm2_agent.graphs.backends.backends import TOOLS, Backends
+from cm2_agent.graphs.backends.calls import Answer, Call
+from cm2_agent.graphs.backends.record import Recorder
+from cm2_agent.types.task import ToolModel
 with Recorder(sys.argv[1]) as recorder:
     for number in range(10**9):
         recorder.add(Call(tool=ToolModel(name="f"), arguments={"id": number}), Answer(content="x" * 100_000), 0.0)

@@ -367,11 +367,11 @@ async def test_a_seed_repeats_itself(kind: str, store_url: str) -> None:
 
 _ELSEWHERE = """
 import asyncio, sys
-from cm2_agent.graphs.tools import Call, Journal
-from cm2_agent.graphs.tools.simulated import SimulatedTools
-from cm2_agent.llm.models import openai_model
+from cm2_agent.graphs.backends.calls import Call, Journal
+from cm2_agent.graphs.backends.simulate import SimulatedTools
+from cm2_agent.llm.providers import openai_model
 from cm2_agent.store import SQLStore
-from cm2_agent.task import Task
+from cm2_agent.types.task import Task
 task = Task.model_validate_json(sys.argv[1])
 with SQLStore(sys.argv[2]) as store:
     unreachable = openai_model("http://127.0.0.1:9/v1", "stub")

@@ -263,8 +263,7 @@ def test_production_imports_nothing_heavy() -> None:
         "trl",
     )
     code = (
-        f"import sys; from cm2_agent.graphs.tools import switchable; print([name for name in {heavy} if name in"
-        " sys.modules])"
+        f"import sys; from cm2_agent.graphs import switchable; print([name for name in {heavy} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

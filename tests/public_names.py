@@ -1,0 +1,178 @@
+"""The public names that no lasting face held when the outside was frozen: found by what they are, wherever they lie.
+
+Classes and functions go by their own name; constants and aliases, which have none, are listed with it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cm2_agent.datasets import (
+    CARD,
+    EMAIL,
+    KEY,
+    KEYS,
+    PHONE,
+    SHIPPED,
+    Distinct,
+    Redactor,
+    Rule,
+    Selection,
+    Split,
+    UnfitTrace,
+    distinct,
+    entities_of,
+    key_from,
+    named,
+    split,
+    task_from_trace,
+    unfit,
+)
+from cm2_agent.errors import (
+    BudgetExhausted,
+    ChecklistError,
+    CM2Error,
+    ConflictError,
+    GuardError,
+    JudgeError,
+    MissingExtra,
+    ModelError,
+    SchemaError,
+    StoreError,
+    TaskError,
+    ToolError,
+    TraceError,
+    TrainError,
+    UserError,
+)
+from cm2_agent.graphs.backends.backends import BACKENDS, TOOLS, Answering, Backend, Backends
+from cm2_agent.graphs.backends.calls import Answer, Call, Journal
+from cm2_agent.graphs.backends.faults import Faults
+from cm2_agent.graphs.backends.hybrid import HybridTools
+from cm2_agent.graphs.backends.record import Recorder, load_recording
+from cm2_agent.graphs.backends.replay import ReplayTools
+from cm2_agent.graphs.backends.simulate import SimulatedTools
+from cm2_agent.graphs.interception.decorator import switchable
+from cm2_agent.graphs.interception.discovery import refuse_unnamed, tools_of, unseen_tools
+from cm2_agent.graphs.interception.langchain_middleware import ToolSwitch
+from cm2_agent.graphs.interception.real_tool_guard import RealToolGuard
+from cm2_agent.graphs.interception.tool_node import switched
+from cm2_agent.graphs.tools.declared import DeclaredTool, declared
+from cm2_agent.graphs.tools.functions import FunctionTools
+from cm2_agent.graphs.tools.mcp import McpTools
+from cm2_agent.importers import FORMATS, OFFICIAL, Imported, Problem, read
+from cm2_agent.integrations.reward_functions import art_reward, trace_of_chat, trl_reward, verifiers_reward, verl_reward
+from cm2_agent.models.byte_tokenizer import END, PAD, byte_tokenizer
+from cm2_agent.online.sinks import Alert, Threshold, Webhook
+from cm2_agent.online.watch import flush
+from cm2_agent.rewards.authoring.writer import Labeler
+from cm2_agent.rewards.components.component import Plug, plug
+from cm2_agent.rewards.components.outcome import outcome
+from cm2_agent.rewards.components.penalties import length_penalty
+from cm2_agent.rewards.components.relative import relative
+from cm2_agent.rewards.components.stack import Slot, add, gate, multiply, penalty
+from cm2_agent.rewards.judges.panel import Cascade, Panel
+from cm2_agent.rewards.scoring.scorer import ChecklistScorer
+from cm2_agent.runner.rescore import score_groups
+from cm2_agent.trainers.preference_pairs import dpo_pairs, pairs_of
+from cm2_agent.types.checklist_yaml import dump_checklist, load_checklist
+from cm2_agent.types.group import Group, Rollout
+from cm2_agent.types.human_labels import Label
+from cm2_agent.types.messages import Message, Reasoning, Text, ToolCall, ToolCallResponse, ToolSpec
+from cm2_agent.types.score import Component, TurnScore
+from cm2_agent.types.task import Persona, RecordedCall, ToolModel
+from cm2_agent.types.trace import Failure, ModelCall, Step, ToolRun, Turn
+
+_OBJECTS: tuple[Any, ...] = (
+    *(art_reward, trace_of_chat, trl_reward, verifiers_reward, verl_reward, dump_checklist, load_checklist, flush),
+    *(
+        Distinct,
+        Redactor,
+        Rule,
+        Selection,
+        Split,
+        UnfitTrace,
+        distinct,
+        entities_of,
+        key_from,
+        named,
+        split,
+        task_from_trace,
+        unfit,
+    ),
+    *(
+        BudgetExhausted,
+        ChecklistError,
+        CM2Error,
+        ConflictError,
+        GuardError,
+        JudgeError,
+        MissingExtra,
+        ModelError,
+        SchemaError,
+    ),
+    *(StoreError, TaskError, ToolError, TraceError, TrainError, UserError),
+    *(
+        Answer,
+        Call,
+        DeclaredTool,
+        Faults,
+        FunctionTools,
+        HybridTools,
+        Journal,
+        McpTools,
+        RealToolGuard,
+        Recorder,
+        ReplayTools,
+    ),
+    *(
+        SimulatedTools,
+        ToolSwitch,
+        declared,
+        load_recording,
+        refuse_unnamed,
+        switchable,
+        switched,
+        tools_of,
+        unseen_tools,
+    ),
+    *(Group, Rollout, Label, Message, Reasoning, Text, ToolCall, ToolCallResponse, ToolSpec, Imported, Problem, read),
+    *(
+        Plug,
+        plug,
+        Labeler,
+        outcome,
+        Cascade,
+        Panel,
+        length_penalty,
+        relative,
+        ChecklistScorer,
+        Slot,
+        add,
+        gate,
+        multiply,
+        penalty,
+    ),
+    *(Component, TurnScore, score_groups, Alert, Threshold, Webhook, Persona, RecordedCall, ToolModel, byte_tokenizer),
+    *(Failure, ModelCall, Step, ToolRun, Turn, dpo_pairs, pairs_of),
+)
+OBJECTS: dict[str, Any] = {one.__name__: one for one in _OBJECTS}
+CONSTANTS: dict[str, Any] = {
+    "Answering": Answering,
+    "BACKENDS": BACKENDS,
+    "Backend": Backend,
+    "Backends": Backends,
+    "CARD": CARD,
+    "EMAIL": EMAIL,
+    "END": END,
+    "FORMATS": FORMATS,
+    "KEY": KEY,
+    "KEYS": KEYS,
+    "OFFICIAL": OFFICIAL,
+    "PAD": PAD,
+    "PHONE": PHONE,
+    "SHIPPED": SHIPPED,
+    "TOOLS": TOOLS,
+}
+
+__all__ = ["CONSTANTS", "OBJECTS"]
