@@ -12,12 +12,12 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test lint bench clean
+.PHONY: help install quickstart check test fuzz lint bench clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-install: $(STAMP)  ## make .venv with the package, editable, and the development extra
+install: $(STAMP)  ## make .venv with the package, editable, and all that the suite needs
 
 # The stamp names the folder it was made in: a copied or moved checkout would otherwise run the code of the first.
 ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
@@ -35,11 +35,24 @@ $(STAMP): pyproject.toml constraints.txt
 quickstart: $(STAMP)  ## train the sample agent from its own traces, and measure it before and after
 	$(VENV)/bin/cm2 quickstart $(ARGS)
 
-test: $(STAMP)  ## run the test suite
-	$(PY) -m pytest $(ARGS)
+# A process a core; a file's tests stay together, so that what a file prepares is prepared once.
+PARALLEL := --numprocesses auto --dist loadfile
+
+check: $(STAMP)  ## the inner loop: ruff, mypy and the quick tests
+	$(PY) -m ruff check --quiet .
+	$(PY) -m ruff format --check --quiet .
+	$(PY) -m mypy
+	$(PY) -m pytest --quiet $(PARALLEL) -m 'not slow' $(ARGS)
+
+test: $(STAMP)  ## run the whole test suite, the same examples every time
+	$(PY) -m pytest $(PARALLEL) $(ARGS)
+
+fuzz: $(STAMP)  ## run the property tests on many new examples
+	$(PY) -m pytest --quiet $(PARALLEL) --hypothesis-profile fuzz -m hypothesis $(ARGS)
 
 lint: $(STAMP)  ## ruff, mypy --strict, pyright
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(PY) -m pyright --pythonpath $(PY)
 

@@ -17,6 +17,10 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import create_engine, make_url, text
 
+from tests import fuzzing
+
+fuzzing.register_profiles()
+
 
 def _program(name: str) -> str | None:
     found = shutil.which(name)

@@ -9,7 +9,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cm2_agent.analysis.bootstrap import bootstrap, mean_interval, wilson
@@ -32,7 +32,6 @@ def counted(rows: Sequence[tuple[float, float, object]], *, within: bool) -> tup
     return wins, pairs
 
 
-@settings(deadline=None)
 @given(st.lists(ROLLOUT, max_size=14))
 def test_figures_are_the_counts(rows: list[tuple[float, float, str | None]]) -> None:
     rewards, outcomes, groups = [r for r, _, _ in rows], [o for _, o, _ in rows], [g for _, _, g in rows]
@@ -48,7 +47,6 @@ def test_figures_are_the_counts(rows: list[tuple[float, float, str | None]]) -> 
     assert auc_within(rewards, outcomes, groups) == pytest.approx(found.auc_within)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(-5, 5), st.floats(-5, 5)), min_size=2, max_size=30))
 def test_spearman_is_scipys(pairs: list[tuple[float, float]]) -> None:
     from scipy.stats import spearmanr
@@ -61,7 +59,6 @@ def test_spearman_is_scipys(pairs: list[tuple[float, float]]) -> None:
         assert found == pytest.approx(spearmanr(left, right)[0], abs=1e-12)
 
 
-@settings(deadline=None)
 @given(st.lists(ROLLOUT, min_size=2, max_size=14), st.sampled_from([2.0, 0.1]), st.floats(-3, 3))
 def test_only_the_order_counts(rows: list[tuple[float, float, str | None]], scale: float, shift: float) -> None:
     rewards, outcomes, groups = [r for r, _, _ in rows], [o for _, o, _ in rows], [g for _, _, g in rows]
@@ -129,7 +126,6 @@ def test_refuses_what_is_no_number() -> None:
         wilson(3, 2)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 400), st.data())
 def test_wilson_solves_its_equation(n: int, data: st.DataObject) -> None:
     """Each bound p obeys |k/n − p| = z sqrt(p(1 − p)/n): the score test at that p is just significant."""

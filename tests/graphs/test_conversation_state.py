@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
@@ -32,7 +32,6 @@ def test_json_comes_back_exactly(value: Any) -> None:
     assert json.dumps(again) == json.dumps(value)  # 1 and 1.0 and true are not the same
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["human", "ai", "tool"]), texts, json_values), max_size=6))
 def test_messages_come_back_exactly_and_each_is_written_once(said: list[tuple[str, str, Any]]) -> None:
     made: dict[str, Any] = {
@@ -52,7 +51,6 @@ def test_messages_come_back_exactly_and_each_is_written_once(said: list[tuple[st
     assert all(one is other for one, other in zip(blobs, again, strict=False))
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(traces(), st.integers(0, 3))
 def test_runs_come_back_exactly_and_another_process_goes_on_with_them(trace: Trace, cut: int) -> None:
     first, second, reader = WrittenRuns(), WrittenRuns(), WrittenRuns()

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cm2_agent.errors import TraceError
@@ -51,7 +51,6 @@ def read(folder: Path, text: str | bytes) -> list[Found | Problem]:
     return list(read_records(path))
 
 
-@settings(deadline=None)
 @given(st.lists(RECORD, min_size=1, max_size=5), LAYOUT)
 def test_every_record_and_its_line(
     tmp_path_factory: pytest.TempPathFactory, records: list[dict[str, object]], layout: str
@@ -63,7 +62,6 @@ def test_every_record_and_its_line(
     assert [one.number for one in found] == list(range(1, len(records) + 1))
 
 
-@settings(deadline=None)
 @given(st.lists(RECORD, min_size=2, max_size=5), LAYOUT, st.data())
 def test_one_broken_record_costs_no_other(
     tmp_path_factory: pytest.TempPathFactory, records: list[dict[str, object]], layout: str, data: st.DataObject
@@ -80,7 +78,6 @@ def test_one_broken_record_costs_no_other(
     assert [one.line for one in found if isinstance(one, Problem)] == [lines[at]]
 
 
-@settings(deadline=None)
 @given(st.lists(RECORD, min_size=1, max_size=3), LAYOUT, st.data())
 def test_a_cut_file_keeps_what_came_before(
     tmp_path_factory: pytest.TempPathFactory, records: list[dict[str, object]], layout: str, data: st.DataObject
@@ -95,7 +92,6 @@ def test_a_cut_file_keeps_what_came_before(
         assert "cut short" in str(found[-1])
 
 
-@settings(deadline=None)
 @given(
     st.text(st.sampled_from('{}[]",:\\ \n1ea'), min_size=1, max_size=40).filter(str.strip)
     | st.binary(min_size=1, max_size=40).filter(

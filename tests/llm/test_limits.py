@@ -14,6 +14,7 @@ from cm2_agent.errors import BudgetExhausted, JudgeError
 from cm2_agent.llm.limits import Limits
 from cm2_agent.llm.prices import Price, cost
 from cm2_agent.llm.usage import Usage, metered, note
+from tests.fuzzing import examples
 
 
 class Clock:
@@ -56,7 +57,7 @@ async def test_no_more_calls_at_a_time_than_allowed(concurrency: int) -> None:
     assert (limits.input_tokens, limits.output_tokens, limits.spent_usd) == (1000, 100, 0.0)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=examples(40))
 @given(st.integers(1, 4), st.lists(st.integers(0, 30), max_size=12))
 def test_places_survive_cancelling(concurrency: int, cancelled: list[int]) -> None:
     """Whichever calls are cancelled, waiting or under way, the others are made and every place is free at the end."""
@@ -117,7 +118,7 @@ async def test_the_last_call_is_given_back_when_it_fails() -> None:
     assert limits.calls == 1
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.floats(0.01, 2.0), st.lists(st.floats(0.001, 0.2), min_size=1, max_size=60), st.integers(1, 16))
 def test_a_budget_in_dollars_is_never_overshot_by_honest_estimates(
     budget: float, prices: list[float], concurrency: int

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cm2_agent.models.batching import Lockstep, batched, current_seat
+from tests.fuzzing import examples
 
 
 class Recorder:
@@ -35,7 +36,7 @@ async def talk(lockstep: Any, engine: Any, index: Any, calls: Any, rng: Any = No
         return answers
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25))
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=6), st.integers(0, 2**32))
 def test_batches_depend_on_the_dialogues_alone(calls: Any, seed: Any) -> None:
     def once(rng: Any) -> Any:

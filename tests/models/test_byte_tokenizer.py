@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from cm2_agent.models.byte_tokenizer import TAGS, byte_tokenizer
+from tests.fuzzing import examples
 
 WORDS = ["get_order", " order", "day ", "17", '{"name": "']
 TOKENIZER = byte_tokenizer(WORDS)
 TOOL = {"type": "function", "function": {"name": "get_order", "description": "Look up.", "parameters": {}}}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(st.text(), st.lists(st.sampled_from([*WORDS, *TAGS, "<|im_end|>", " ", "."]), max_size=4))
 def test_any_text_decodes_to_itself(text: Any, parts: Any) -> None:
     said = "".join(parts) + text + "".join(parts)

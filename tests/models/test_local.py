@@ -21,6 +21,7 @@ from cm2_agent.models.byte_tokenizer import byte_tokenizer
 from cm2_agent.models.chat_template import parse_completion
 from cm2_agent.models.generation import Generator, Request, Sampling
 from cm2_agent.models.local import LocalChatModel
+from tests.fuzzing import examples
 
 KEYS = {"model_name", "model_version", "prompt_ids", "completion_ids", "logprobs", "sampling", "finish_reason"}
 TOKENIZER = byte_tokenizer()
@@ -140,7 +141,7 @@ def request(prompt: Any, seed: Any = 0, **sampling: Any) -> Any:
     )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15))
 @given(
     st.lists(
         st.tuples(
@@ -296,7 +297,7 @@ def test_malformed_tool_calls_are_invalid_not_errors(body: Any) -> None:
     assert message.content == "ok"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(
     st.lists(st.sampled_from(["<tool_call>", "</tool_call>", '{"name": "a"}', "{", '"', "x", "\\"]), max_size=8).map(
         "".join

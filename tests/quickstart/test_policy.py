@@ -15,6 +15,7 @@ from cm2_agent.quickstart.config import CONFIG, ColdStartConfig, Config, PolicyC
 from cm2_agent.quickstart.demonstrations import demonstrations
 from cm2_agent.quickstart.order_desk import orders
 from cm2_agent.quickstart.tasks import heldout_tasks
+from tests.fuzzing import examples
 
 SMALL = Config(
     policy=PolicyConfig(hidden=32, layers=1, heads=2, kv_heads=1, head_dim=16, ffn=32),
@@ -23,7 +24,7 @@ SMALL = Config(
 WORDS = policy.tokenizer()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50))
 @given(st.text())
 def test_the_shops_vocabulary_still_holds_any_text(text: Any) -> None:
     text = text.encode("utf-8", "replace").decode()

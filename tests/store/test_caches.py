@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
@@ -17,6 +17,7 @@ from cm2_agent.store import SQLStore, migrate, upgrade
 from cm2_agent.store.engine import Database
 from cm2_agent.types.score import Score, Verdict
 from cm2_agent.types.trace import Run
+from tests.fuzzing import examples
 from tests.strategies import verdicts
 
 
@@ -55,7 +56,7 @@ def test_what_is_put_is_got(store: SQLStore, kind: str) -> None:
     assert cache.get(["k1"]) == {"k1": yes()}  # the first answer stays
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.dictionaries(st.text(min_size=1), verdicts(), max_size=20))
 def test_every_verdict_comes_back_as_it_was(found: dict[str, Verdict]) -> None:
     with SQLStore("sqlite://") as store:

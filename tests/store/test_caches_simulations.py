@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cm2_agent.errors import ToolError
 from cm2_agent.graphs.backends.simulations import MemorySimulations, SimulationCache
 from cm2_agent.store import SQLStore
+from tests.fuzzing import examples
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_writers_at_once_leave_one_answer(store: SQLStore) -> None:
     assert len(set(found)) == 5
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.dictionaries(st.text(min_size=1), st.tuples(st.text(), st.text()), max_size=20))
 def test_every_answer_comes_back_as_it_was(kept: dict[str, tuple[str, str]]) -> None:
     with SQLStore("sqlite://") as store:

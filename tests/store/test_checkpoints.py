@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypedDict
 
 import ormsgpack
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
@@ -23,6 +23,7 @@ from sqlalchemy import create_engine, text
 
 from cm2_agent.errors import StoreError
 from cm2_agent.store import SQLStore
+from tests.fuzzing import examples
 from tests.tracing import apps
 
 CONFIG: RunnableConfig = {"configurable": {"thread_id": "a"}}
@@ -241,7 +242,7 @@ async def test_a_state_whose_history_is_not_kept_is_refused(store: SQLStore) -> 
         saver.put(found.config, found.checkpoint, metadata, {})
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     st.lists(
         st.builds(HumanMessage, st.text())

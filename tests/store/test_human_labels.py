@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cm2_agent.store import SQLStore
 from cm2_agent.types.human_labels import Label
 from cm2_agent.types.run_attributes import TASK_ID
 from cm2_agent.types.trace import Run
+from tests.fuzzing import examples
 from tests.strategies import maybe, names, texts
 
 LABELS = st.builds(
@@ -29,7 +30,7 @@ def place(label: Label) -> tuple[str, str, int | None, str]:
     return label.trace_id, label.item, label.turn, label.rater
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(20))
 @given(st.lists(LABELS, max_size=6, unique_by=place))
 def test_labels_come_back_as_they_were(store_url: str, labels: list[Label]) -> None:
     with SQLStore(store_url) as store:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
@@ -21,6 +21,7 @@ from cm2_agent.types.run_attributes import GATE, GROUP, ROLLOUT, TASK_ID, TASK_V
 from cm2_agent.types.score import Score
 from cm2_agent.types.task import Task
 from cm2_agent.types.trace import ModelCall, Run, Trace
+from tests.fuzzing import examples
 
 numbers = itertools.count()
 
@@ -175,7 +176,7 @@ def test_a_later_run_can_end_a_trace_s_membership(store: SQLStore) -> None:
     assert [trace.id for trace in store.traces(policy="p")] == ["a0", "a2"]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(25))
 @given(data=st.data())
 def test_groups_are_those_of_the_group_key(store: SQLStore, data: st.DataObject) -> None:
     """Whatever the runs say and in whatever order they come, the groups are what `group_key` makes of the whole

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cm2_agent.store import SQLStore
@@ -20,12 +20,11 @@ from cm2_agent.types.task import Task
 from cm2_agent.types.trace import ModelCall, Run, Trace
 from cm2_agent.types.view import View
 from tests import strategies
+from tests.fuzzing import examples
 
 # One database serves all examples of a test: ids are made different, and what is known of one example must not leak
 # into the next.
-anything = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+anything = settings(max_examples=examples(25))
 numbers = itertools.count()
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cm2_agent.errors import TrainError
@@ -170,7 +170,6 @@ def dialogues(draw: st.DrawFn) -> Trace:
 
 
 @given(dialogues())
-@settings(deadline=None)
 def test_every_model_token_is_trained_exactly_once_in_its_own_context(trace: Trace) -> None:
     main = [one for run in trace.runs for one in run.calls if one.message is not None]
     if not main:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cm2_agent.types.checklist import Checklist
@@ -90,7 +90,6 @@ def test_a_checklist_through_json(checklist: Checklist) -> None:
 
 
 @given(checklists())
-@settings(suppress_health_check=[HealthCheck.too_slow])
 def test_a_checklist_through_yaml(checklist: Checklist) -> None:
     again = read_checklist(dump_checklist(checklist))
     assert again == checklist
@@ -170,7 +169,6 @@ tasks = st.builds(
 
 
 @given(st.lists(tasks, min_size=1, max_size=3, unique_by=lambda task: task.id))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 def test_tasks_through_their_file(tmp_path: Path, made: list[Task]) -> None:
     path = save_tasks(made, tmp_path / "tasks.jsonl")
     again = load_tasks(path)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import HumanMessage, ToolMessage
 
@@ -56,7 +56,6 @@ blocks = st.builds(lambda text, more: {"type": "text", "text": text, "x": more},
 answers = st.builds(Answer, content=texts(20) | st.lists(blocks, min_size=1, max_size=2), error=st.booleans())
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(clean().map(lambda name: name or "x"), objects(clean()), answers), max_size=5))
 def test_what_is_recorded_replays_to_the_letter(tmp_path: Path, made: list[tuple[str, dict[str, Any], Answer]]) -> None:
     path = tmp_path / f"{os.urandom(8).hex()}.jsonl"

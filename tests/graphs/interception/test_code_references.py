@@ -15,6 +15,7 @@ from langchain_core.tools import BaseTool
 from langgraph.graph import MessagesState
 
 from cm2_agent.graphs.interception.discovery import unseen_tools
+from tests.fuzzing import examples
 from tests.graphs.interception.test_discovery import Desk, by_default, erase, graph, in_closure, look
 
 
@@ -69,7 +70,7 @@ def _around(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(held=st.recursive(st.sampled_from([look, erase, None, 7, "look"]), _around, max_leaves=6))
 def test_whatever_holds_a_tool_it_is_found_and_nothing_else_is(held: Any) -> None:
     holds = {name for name, one in (("look", look), ("erase", erase)) if _holds(held, one)}

@@ -17,6 +17,7 @@ from cm2_agent.errors import ToolError
 from cm2_agent.graphs.backends.backends import Backends
 from cm2_agent.graphs.backends.calls import Answer, Call
 from cm2_agent.graphs.interception.decorator import switchable
+from tests.fuzzing import examples
 from tests.graphs.interception.node_tools import CALLED, Box, Order, fetch, find, look, simulated, within
 from tests.graphs.interception.test_tool_node import Fault, Invents, Recorded
 
@@ -154,7 +155,7 @@ def test_an_answer_is_read_as_the_return_annotation_says(hint: Any, text: str, v
 leaves = st.none() | st.booleans() | st.integers() | st.text()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 @given(value=st.recursive(leaves, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
 def test_what_a_real_call_recorded_is_what_its_replay_returns(value: Any) -> None:
     def ask(key: int) -> object:

@@ -12,6 +12,7 @@ from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.messages import Message
+from tests.fuzzing import examples
 from tests.rewards.authoring.test_writer import Data, at, label
 from tests.rewards.talk import call, say, trace, turn
 
@@ -53,7 +54,7 @@ DRAWN = st.tuples(st.one_of(CALLED, CALLED, CHECK), st.sampled_from([0, 0, 0, 1]
 
 @example([[call("get"), call("put"), say("x")]], [({"called": "put"}, 0, False, 1), ({"called": "get"}, 0, True, 1)])
 @given(TURNS, st.lists(DRAWN, min_size=1, max_size=6))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 async def test_whatever_is_written_the_reference_is_paid_in_full_and_each_corruption_fails(
     turns: list[list[list[Message]]], drawn: list[tuple[Data, int, bool, int]]
 ) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cm2_agent.rewards.components.relative import relative
@@ -46,7 +46,6 @@ async def test_scores_go_to_the_rollouts_they_are_of() -> None:
     assert await values(judge()) == [0.1, 0.5, 0.3, 0.9]
 
 
-@settings(deadline=None)
 @given(st.permutations(range(4)), st.permutations(range(4)), st.integers(0, 99))
 async def test_the_order_of_reply_and_group_changes_nothing(reply: list[int], order: list[int], seed: int) -> None:
     backwards = await values(judge(lambda lines: [lines[at] for at in reply]), [GROUP[at] for at in order], seed)

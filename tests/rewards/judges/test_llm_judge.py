@@ -31,6 +31,7 @@ from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item, Kind
 from cm2_agent.types.messages import Blob, Message, Text, Uri
 from cm2_agent.types.trace import Trace
+from tests.fuzzing import examples
 from tests.judge_server import FREE, Asked, Fault, JudgeServer, answer, function_model, honest, reply
 from tests.rewards.judges import judging as shared
 from tests.rewards.judges.judging import DATE, DATE_YES, GOOD, ONE, TWO, ask, judging
@@ -266,7 +267,7 @@ async def test_votes_are_samples_of_their_own_decided_by_majority() -> None:
 WORDS = ["amber", "birch", "cedar"]
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     st.lists(st.lists(st.sets(st.sampled_from(WORDS)), min_size=1, max_size=4), min_size=1, max_size=3),
     st.sampled_from(["reach", "avoid", "hold"]),

@@ -14,6 +14,7 @@ from cm2_agent.rewards.judges.llm_judge import LLMJudge
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
+from tests.fuzzing import examples
 from tests.judge_server import Fault, JudgeServer, answer, function_model, honest, reply
 from tests.rewards.judges import judging as shared
 from tests.rewards.judges.judging import DATE, DATE_YES, GOOD, ONE, TWO, ask, judging
@@ -108,7 +109,7 @@ async def test_a_fenced_reply_is_read() -> None:
         assert (await ask(server))[0].value is True
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(
     st.text()
     | st.recursive(

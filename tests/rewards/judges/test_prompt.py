@@ -21,6 +21,7 @@ from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.messages import Blob, Message, Other, Part, Reasoning, Text, ToolCall, ToolCallResponse, Uri
 from cm2_agent.types.trace import Run, Trace
 from tests import strategies
+from tests.fuzzing import examples
 from tests.judge_server import Asked
 from tests.rewards.talk import call, say, trace, turn
 
@@ -70,7 +71,7 @@ messages = st.builds(
 dialogues = st.lists(messages, min_size=1, max_size=10).map(lambda said: Trace.of(Run(id="r", messages=tuple(said))))
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(dialogues | strategies.traces())
 def test_the_judged_steps_are_always_shown_with_all_their_parts_and_what_came_before(one: Trace) -> None:
     shown = Transcript(trace=one)
