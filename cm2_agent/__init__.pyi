@@ -3,6 +3,7 @@ from .datasets.redaction import Redactor as Redactor
 from .errors import CM2Error as CM2Error
 from .errors import TrainError as TrainError
 from .models.local import LocalChatModel as LocalChatModel
+from .models.openai import openai_compatible as openai_compatible
 from .online.guard import guard as guard
 from .online.sinks import Threshold as Threshold
 from .online.sinks import Webhook as Webhook
@@ -21,17 +22,24 @@ from .types.checklist import Checklist as Checklist
 from .types.checklist_item import Item as Item
 from .types.checklist_yaml import dump_checklist as dump_checklist
 from .types.checklist_yaml import load_checklist as load_checklist
+from .types.group import Group as Group
+from .types.group import Rollout as Rollout
 from .types.messages import Message as Message
+from .types.messages import Reasoning as Reasoning
+from .types.messages import Text as Text
 from .types.messages import ToolCall as ToolCall
 from .types.messages import ToolCallResponse as ToolCallResponse
 from .types.score import Score as Score
+from .types.score import TurnScore as TurnScore
 from .types.score import Verdict as Verdict
 from .types.task import Persona as Persona
 from .types.task import RecordedCall as RecordedCall
 from .types.task import Task as Task
 from .types.task import load_tasks as load_tasks
 from .types.task import save_tasks as save_tasks
+from .types.trace import ModelCall as ModelCall
 from .types.trace import Run as Run
+from .types.trace import ToolRun as ToolRun
 from .types.trace import Trace as Trace
 from .types.view import View as View
 

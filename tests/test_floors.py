@@ -320,7 +320,7 @@ def test_what_is_allowed_is_allowed(tmp_path: Path) -> None:
             "cm2_agent/__init__.py": "from cm2_agent.online.watch import watch",
             "cm2_agent/store/__init__.py": "from .blobs import pack\nfrom . import blobs",
             "cm2_agent/store/blobs.py": "import json\nfrom cm2_agent.types.trace import Trace",
-            "cm2_agent/online/watch.py": "from cm2_agent import store, rewards\nfrom cm2_agent.tracing import Handler",
+            "cm2_agent/online/watch.py": "from cm2_agent.store import blobs\nfrom cm2_agent.tracing import Handler",
             "cm2_agent/cli/__init__.py": "from cm2_agent import watch\nimport cm2_agent.runner",
             "cm2_agent/tracing/__init__.py": "",
             "rewards/__init__.py": "",

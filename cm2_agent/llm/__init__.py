@@ -1,2 +1,8 @@
-"""Asking language models for anything but the policy's own words: which, how often, at what price. Apart because
-judges, labelers, simulators and simulated users all ask."""
+"""Asking other models: judges, simulators, simulated users and writers of checklists, within limits and budgets.
+
+The names stand in `__init__.pyi`.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

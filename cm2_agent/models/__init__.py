@@ -1,1 +1,8 @@
-"""The policy's chat models: local ones with token ids and logprobs, and OpenAI-compatible endpoints."""
+"""The policy's chat models: local ones with token ids and logprobs, and OpenAI-compatible endpoints.
+
+The names stand in `__init__.pyi`.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -25,7 +25,7 @@ from cm2_agent.types.task import Persona, RecordedCall, Task
 from tests.chat_server import ChatServer
 from tests.tracing.apps import ScriptedModel
 
-SERVER = str(Path(__file__).resolve().parent / "mcp_server.py")
+SERVER = str(Path(__file__).resolve().parents[1] / "graphs" / "tools" / "mcp_server.py")
 ELSEWHERE = StructuredTool.from_function(lambda: "x", name="elsewhere", description="Belongs to nobody here.")
 REPLIES = Checklist(Item("replies", check={"replied": True}), name="replies")
 BLOCK = Checklist(Item("thanks", check={"replied": True}, turn="trace"), name="block")
