@@ -18,8 +18,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 
-from cm2_agent import Checklist, Item, SQLStore, View, watch
-from cm2_agent.online.watch import flush
+from cm2_agent import Checklist, Item, SQLStore, View, flush, watch
 
 
 def get_order(order_id: str) -> str:

@@ -14,9 +14,8 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from cm2_agent import SQLStore, View, score_traces
+from cm2_agent import SQLStore, View, load_checklist, score_traces
 from cm2_agent.importers import Imported, read
-from cm2_agent.types.checklist_yaml import load_checklist
 
 
 def call(name: str, arguments: dict[str, str]) -> dict[str, object]:

@@ -18,7 +18,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from cm2_agent import GRPO, Checklist, Item, LocalChatModel, SQLStore, Task, run
 from cm2_agent.graphs import agent
-from cm2_agent.models.byte_tokenizer import END, PAD, byte_tokenizer
+from cm2_agent.models import END, PAD, byte_tokenizer
 
 checklist = Checklist(
     Item("speaks", check={"replied": True}),

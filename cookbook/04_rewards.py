@@ -17,11 +17,8 @@ import re
 from dataclasses import replace
 
 from cm2_agent import Checklist, Item, Stack, Trace
-from cm2_agent.integrations.reward_functions import art_reward, trace_of_chat, trl_reward, verifiers_reward, verl_reward
-from cm2_agent.rewards.components.outcome import outcome
-from cm2_agent.rewards.components.penalties import length_penalty
-from cm2_agent.rewards.components.relative import relative
-from cm2_agent.rewards.components.stack import add, gate, penalty
+from cm2_agent.integrations import art_reward, trace_of_chat, trl_reward, verifiers_reward, verl_reward
+from cm2_agent.rewards import add, gate, length_penalty, outcome, penalty, relative
 
 support = Checklist(
     Item("replies", check={"replied": True}),

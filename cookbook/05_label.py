@@ -18,11 +18,8 @@ from typing import Any
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
-from cm2_agent.rewards.authoring.writer import Labeler
-from cm2_agent.rewards.scoring.scorer import ChecklistScorer
-from cm2_agent.types.checklist_yaml import dump_checklist
-from cm2_agent.types.messages import Message, ToolCall, ToolCallResponse
-from cm2_agent.types.trace import Run, Trace
+from cm2_agent import Message, Run, ToolCall, ToolCallResponse, Trace, dump_checklist
+from cm2_agent.rewards import ChecklistScorer, Labeler
 
 
 def dialogue(name: str, *messages: Message) -> Trace:

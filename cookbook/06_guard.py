@@ -13,10 +13,9 @@ from __future__ import annotations
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
 
-from cm2_agent import Checklist, Item, SQLStore, guard, watch
+from cm2_agent import Checklist, Item, SQLStore, flush, guard, watch
 from cm2_agent.graphs import agent
-from cm2_agent.online.watch import flush
-from cm2_agent.trainers.preference_pairs import dpo_pairs
+from cm2_agent.trainers import dpo_pairs
 
 support = Checklist(
     Item(

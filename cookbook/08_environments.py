@@ -22,10 +22,8 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
-from cm2_agent import Checklist, Item, SQLStore, run, watch
-from cm2_agent.datasets import Redactor, task_from_trace
+from cm2_agent import Checklist, Item, Redactor, SQLStore, flush, run, task_from_trace, watch
 from cm2_agent.graphs import FunctionTools, agent
-from cm2_agent.online.watch import flush
 
 REAL: list[str] = []
 

@@ -1,8 +1,5 @@
-"""Checks for an airline desk, written from the desk's own policy: what it allows is worked out from what the tools
-answered.
-
-Used by `airline.yaml`. Each check is a function of a view over the whole dialogue; nothing here knows the reference
-solution of a task."""
+"""Checks for an airline desk, used by `airline.yaml`: what its written policy allows is worked out from what the tools
+answered. Each is a function of a view over the whole dialogue; nothing here knows a task's reference solution."""
 
 from __future__ import annotations
 
@@ -17,12 +14,8 @@ from cm2_agent import View
 
 NOW = datetime(2024, 5, 15, 15)  # "The current time is 2024-05-15 15:00:00 EST."
 WRITES = {
-    "book_reservation",
-    "cancel_reservation",
-    "send_certificate",
-    "update_reservation_baggages",
-    "update_reservation_flights",
-    "update_reservation_passengers",
+    *("book_reservation", "cancel_reservation", "send_certificate"),
+    *(f"update_reservation_{part}" for part in ("baggages", "flights", "passengers")),
 }
 FREE_BAGS = {  # free checked bags a passenger, by membership and cabin
     "regular": {"basic_economy": 0, "economy": 1, "business": 2},
@@ -39,9 +32,7 @@ WITHDRAWS = re.compile(
     r"(?i)\b(never ?mind|hold off|changed my mind|not proceed|(beyond|above|over|outside) my budget|leave it)\b"
 )
 COMPLAINT = re.compile(r"(?i)\b(delay\w*|cancel+ed|cancel+ation)\b")
-AIRLINE_CANCELLED = re.compile(
-    r"(?i)\bairline (has )?cancel+ed|cancel+ed by the airline|flight (was|got|has been) cancel+ed"
-)
+BY_AIRLINE = re.compile(r"(?i)\bairline (has )?cancel+ed|cancel+ed by the airline|flight (was|got|has been) cancel+ed")
 CARD = re.compile(r"(?i)\b(?:ending (?:in|with)|card|visa|mastercard)\D{0,12}(\d{4})\b|\b(\d{4}) card\b")
 CLAIMS = {
     "cancel_reservation": re.compile(r"(?i)\b(has|have) been (successfully )?cancel+ed"),
@@ -51,10 +42,9 @@ CLAIMS = {
 }
 
 
-@dataclass(kw_only=True)
+@dataclass
 class Write:
-    """A write that succeeded, with what was known just before it was made: the reservation and its cabin, the user's
-    profile, whether its flights had been found, and (of a cancellation) whether the policy allows it."""
+    """A write that succeeded, with what was known before it; `allowed` says whether policy allows a cancellation."""
 
     name: str
     arguments: Mapping[str, Any]
@@ -102,18 +92,10 @@ class Desk:
         identity = str(arguments.get("reservation_id"))
         reservation = self.reservations.get(identity)
         user = self.users.get(str(arguments.get("user_id") or (reservation or {}).get("user_id")))
-        self.writes.append(
-            Write(
-                name=name,
-                arguments=arguments,
-                step=step,
-                reservation=reservation,
-                cabin=self.cabins.get(identity),
-                user=user,
-                found=all(_key(flight) in self.flights for flight in _list(arguments.get("flights"))),
-                allowed=self.may_cancel(identity, view) if name == "cancel_reservation" else None,
-            )
-        )
+        found = all(_key(flight) in self.flights for flight in _list(arguments.get("flights")))
+        allowed = self.may_cancel(identity, view) if name == "cancel_reservation" else None
+        cabin = self.cabins.get(identity)
+        self.writes.append(Write(name, arguments, step, reservation, cabin, user, found, allowed))
         if name == "cancel_reservation":
             self.cancelled.add(identity)
 
@@ -158,7 +140,7 @@ class Desk:
             NOW - booked <= timedelta(hours=24)
             or "business" in (self.cabins.get(identity), reservation.get("cabin"))
             or reservation.get("insurance") == "yes"
-            or AIRLINE_CANCELLED.search(view.user_text)
+            or BY_AIRLINE.search(view.user_text)
         )
 
 
@@ -261,8 +243,7 @@ def pays_as_allowed(view: View) -> bool:
     for a change."""
     desk = Desk.of(view)
     for write in desk.writes:
-        ids = [str(one.get("payment_id")) for one in _list(write.arguments.get("payment_methods"))]
-        ids += [str(write.arguments["payment_id"])] if "payment_id" in write.arguments else []
+        ids = _payments(write)
         owned = (write.user or {}).get("payment_methods", {})
         count = {kind: sum(one.startswith(kind) for one in ids) for kind in ("certificate", "credit_card", "gift_card")}
         if any(one not in owned for one in ids) or count["credit_card"] > 1 or count["gift_card"] > 3:
@@ -277,9 +258,7 @@ def pays_with_the_named_card(view: View) -> bool:
     named = {first or second for first, second in CARD.findall(view.user_text)}
     desk = Desk.of(view)
     for write in desk.writes:
-        ids = [str(one.get("payment_id")) for one in _list(write.arguments.get("payment_methods"))]
-        ids += [str(write.arguments["payment_id"])] if "payment_id" in write.arguments else []
-        for identity in ids:
+        for identity in _payments(write):
             if named and identity.startswith("credit_card"):
                 card = (write.user or {}).get("payment_methods", {}).get(identity, {})
                 if card.get("last_four") not in named:
@@ -304,21 +283,14 @@ def takes_the_cheapest_when_asked(view: View) -> bool:
         if not chosen or any(leg is None or "prices" not in leg for leg in chosen):
             continue
         legs = [leg for leg in chosen if leg is not None]
-        rivals = [
-            journey
-            for journey in desk.journeys
-            if journey
-            and (journey[0]["date"], journey[0].get("origin"), journey[-1].get("destination"))
-            == (legs[0].get("date"), legs[0].get("origin"), legs[-1].get("destination"))
-        ]
+        rivals = [journey for journey in desk.journeys if journey and _route(journey) == _route(legs)]
         if any(_price(journey, cabin) < _price(legs, cabin) for journey in rivals):
             return False
     return not desk.idle
 
 
 def compensates_only_who_may_be(view: View) -> bool:
-    """A certificate goes to those who ask and are members, insured or in business, 100 (cancelled) or 50 (delayed)
-    dollars a passenger."""
+    """A certificate, 100 or 50 dollars a passenger, goes to those who ask and are members, insured or in business."""
     desk = Desk.of(view)
     for write in desk.writes:
         if write.name != "send_certificate":
@@ -335,8 +307,7 @@ def compensates_only_who_may_be(view: View) -> bool:
 
 
 def compensates_who_asks(view: View) -> bool:
-    """Who complains of a delayed or cancelled flight and asks for compensation is looked up, and offered it where the
-    policy allows."""
+    """Who complains of a delay or cancelling and asks for compensation is looked up, and offered what is allowed."""
     if not (COMPLAINT.search(view.user_text) and ASKS_FOR_COMPENSATION.search(view.user_text)):
         return True
     desk = Desk.of(view)
@@ -349,8 +320,7 @@ def compensates_who_asks(view: View) -> bool:
 
 
 def does_what_was_confirmed(view: View) -> bool:
-    """After a yes to what the agent proposed to do, something is done: a write, or the hand-over to a human; unless the
-    user withdraws."""
+    """After a yes to what the agent proposed, it writes or hands over to a human, unless the user withdraws."""
     for turn in _confirmations(view):
         later = [call.name for call in view.all_calls if view.steps[call.step].turn >= turn]
         if not any(name in WRITES or name == "transfer_to_human_agents" for name in later):
@@ -396,10 +366,18 @@ def _eligible(desk: Desk, user: Mapping[str, Any] | None) -> bool:
     )
 
 
+def _payments(write: Write) -> list[str]:
+    ids = [str(one.get("payment_id")) for one in _list(write.arguments.get("payment_methods"))]
+    return ids + ([str(write.arguments["payment_id"])] if "payment_id" in write.arguments else [])
+
+
+def _route(journey: list[Mapping[str, Any]]) -> tuple[Any, Any, Any]:
+    return journey[0].get("date"), journey[0].get("origin"), journey[-1].get("destination")
+
+
 def _price(journey: list[Mapping[str, Any]], cabin: str) -> float:
-    prices = [
-        leg.get("prices", {}).get(cabin) if leg.get("available_seats", {}).get(cabin) else None for leg in journey
-    ]
+    seats = [leg for leg in journey if leg.get("available_seats", {}).get(cabin)]
+    prices = [leg.get("prices", {}).get(cabin) for leg in seats] + [None] * (len(journey) - len(seats))
     return sum(price if isinstance(price, int | float) else float("inf") for price in prices)
 
 

@@ -149,9 +149,8 @@ def circles(root: Path) -> list[list[str]]:
 
 
 def _module(target: str, known: Mapping[str, Path]) -> str:
-    while target and target not in known:
-        target = target.rpartition(".")[0]
-    return target
+    """The module that an imported name is in; nothing for what is no module of ours."""
+    return target if target in known else target.rpartition(".")[0] if target.rpartition(".")[0] in known else ""
 
 
 def loose_files(root: Path) -> list[str]:

@@ -1,3 +1,5 @@
+from .byte_tokenizer import END as END
+from .byte_tokenizer import PAD as PAD
 from .byte_tokenizer import byte_tokenizer as byte_tokenizer
 from .local import LocalChatModel as LocalChatModel
 from .local import fingerprint as fingerprint
