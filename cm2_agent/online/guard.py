@@ -12,7 +12,7 @@ from cm2_agent.graphs.guardrail import NOTE, Finding, OnViolation, guarded
 from cm2_agent.rewards.scoring.checks import run_check
 from cm2_agent.rewards.scoring.plan import Plan, Scope
 from cm2_agent.rewards.scoring.shaping import Column, settled
-from cm2_agent.tracing.handler import SpanHandler
+from cm2_agent.tracing.handler import is_watched
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import CheckFunction
 from cm2_agent.types.messages import Message
@@ -52,7 +52,7 @@ def guard(
             f"checklist {checklist.name!r} has no item that is both strict and programmatic, so it could guard nothing;"
             " give one a check and required_for_next_turn: true"
         )
-    if _is_watched(graph):
+    if is_watched(graph):
         raise GuardError(
             "the graph is watched already, so each attempt would be a run of its own; guard first:"
             " watch(guard(graph, …))"
@@ -94,11 +94,6 @@ def _columns(scope: Scope, trace: Trace) -> list[Column]:
         for item, check in zip(scope.items, scope.checks, strict=True)
     ]
     return settled(columns, scope.deps)
-
-
-def _is_watched(graph: Any) -> bool:
-    callbacks = (getattr(graph, "config", None) or {}).get("callbacks") or ()
-    return any(isinstance(handler, SpanHandler) for handler in getattr(callbacks, "handlers", callbacks))
 
 
 __all__ = ["guard", "look_of"]

@@ -12,7 +12,6 @@ from dataclasses import replace
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.messages import BaseMessage
 
 from cm2_agent.errors import BudgetExhausted, ChecklistError, JudgeError, TraceError
@@ -20,7 +19,7 @@ from cm2_agent.incidents import Incidents
 from cm2_agent.langchain_messages import from_langchain, to_langchain
 from cm2_agent.online.middleware import Live, Middleware
 from cm2_agent.tracing.evaluation_events import EvaluationEvents
-from cm2_agent.tracing.handler import SpanHandler
+from cm2_agent.tracing.handler import is_watched
 from cm2_agent.tracing.span_processor import capture
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.json_values import JSON, content_hash
@@ -80,7 +79,7 @@ def watch(
         raise TypeError(
             f"watch was given a {type(graph).__name__}; expected a compiled graph: call graph.compile() first"
         )
-    if _is_watched(graph):
+    if is_watched(graph):
         raise ValueError(
             "the graph is watched already, each of its runs would be stored twice; give the first watch what this one"
             " adds"
@@ -326,10 +325,3 @@ def _open(store: Store | str) -> Store:
     from cm2_agent.store import SQLStore
 
     return SQLStore(store)
-
-
-def _is_watched(graph: Any) -> bool:
-    config = getattr(graph, "config", None) or {}
-    callbacks = config.get("callbacks")
-    handlers = callbacks.handlers if isinstance(callbacks, BaseCallbackManager) else callbacks or ()
-    return any(isinstance(handler, SpanHandler) for handler in handlers)

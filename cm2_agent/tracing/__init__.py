@@ -1,1 +1,1 @@
-"""Spans to runs: LangChain callbacks, OpenTelemetry spans and what travels beside them."""
+"""From LangChain callbacks to OpenTelemetry spans, and from spans to runs."""

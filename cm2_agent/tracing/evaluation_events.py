@@ -1,8 +1,7 @@
-"""Verdicts out: each leaves as the OpenTelemetry event `gen_ai.evaluation.result` on the span that it judges; apart
-from the spans, which have ended by then.
+"""The sink that sends each verdict as the OpenTelemetry event `gen_ai.evaluation.result` on the span that it judges.
 
-An event put on an ended span is dropped, so that these go through the Logs API with the span's context: any backend
-that joins logs to spans shows them there. Where the application has installed no logger provider nothing is done."""
+An event put on an ended span is dropped, so these go through the Logs API with the span's context: any backend that
+joins logs to spans shows them there. Where the application has installed no logger provider nothing is done."""
 
 from __future__ import annotations
 
@@ -27,17 +26,17 @@ __all__ = ["EvaluationEvents"]
 _CAPTURED = re.compile(r"[0-9a-f]{48}")
 """The id of a run that was captured here: trace id and span id of its root."""
 _REMEMBERED = 4096
-"""So many traces' last verdicts are known; an older trace that goes on has its verdicts sent again."""
+"""How many traces' last verdicts are remembered; an older trace that goes on has its verdicts sent again."""
 
 
 class EvaluationEvents:
     """A sink: an event for each verdict of a scored trace, on the model call that wrote the judged step.
 
-    That is the step from which the item is satisfied, else the last one of its turn; verdicts of the closing block go
-    to the root span of the last run. A trace is scored again after each run: only what is new or has changed is sent.
+    That is the step from which the item is satisfied, else the last one of its turn; verdicts on the whole trace go to
+    the root span of the last run. A trace is scored again after each run: only what is new or has changed is sent.
     `score.value` is 1.0 or 0.0 and `score.label` pass or fail; a NULL has neither, and `error.type` says its cause. The
-    explanation may quote the dialogue, so that it leaves only where message content does (`recorder.content_allowed`).
-    Turns that were not reached send nothing.
+    explanation may quote the dialogue, so it leaves only where message content does (`content_allowed`). Turns that
+    were not reached send nothing.
 
     `provider`: by default the one that the application has installed, looked up each time.
     """
@@ -51,17 +50,17 @@ class EvaluationEvents:
         if score is None or type(provider).__module__.startswith(otel.__name__):  # the API's own providers do nothing
             return
         logger = provider.get_logger("cm2_agent", schema_url=semconv.SCHEMA_URL)
-        sent = self._remembered(trace.id, score.reward_version)
-        homes = {call.span_id: run for run in trace.runs for call in run.calls}
+        sent = self._sent_before(trace.id, score.reward_version)
+        run_of_call = {call.span_id: run for run in trace.runs for call in run.calls}
         for turn in score.turns:
             if not turn.reached or (turn.turn is not None and turn.turn >= len(trace.turns)):
                 continue
             steps = trace.turns[turn.turn].steps if turn.turn is not None else ()
             for verdict in turn.verdicts:
-                place = (turn.turn, verdict.item)
-                if place in sent and sent[place] == verdict.value:
+                key = (turn.turn, verdict.item)
+                if key in sent and sent[key] == verdict.value:
                     continue
-                context = _context(trace, steps, verdict, homes)
+                context = _context(trace, steps, verdict, run_of_call)
                 if context is None:
                     continue
                 logger.emit(
@@ -70,9 +69,9 @@ class EvaluationEvents:
                     attributes=_attributes(trace, score, turn.turn, verdict),
                     event_name=semconv.EVALUATION_RESULT,
                 )
-                sent[place] = verdict.value
+                sent[key] = verdict.value
 
-    def _remembered(self, trace_id: str, version: str) -> dict[tuple[int | None, str], bool | None]:
+    def _sent_before(self, trace_id: str, version: str) -> dict[tuple[int | None, str], bool | None]:
         sent = self._sent.pop((trace_id, version), {})
         self._sent[trace_id, version] = sent
         while len(self._sent) > _REMEMBERED:
@@ -80,14 +79,16 @@ class EvaluationEvents:
         return sent
 
 
-def _context(trace: Trace, steps: tuple[Step, ...], verdict: Verdict, homes: dict[str, Run]) -> SpanContext | None:
+def _context(
+    trace: Trace, steps: tuple[Step, ...], verdict: Verdict, run_of_call: dict[str, Run]
+) -> SpanContext | None:
     """The context of the judged span, None for a trace whose spans were not ours."""
     run, span_id = trace.runs[-1], trace.runs[-1].id[32:]
     if steps:
         row = len(steps) if verdict.step is None else min(verdict.step, len(steps))
         call = steps[row - 1].call
-        if call is not None and call.span_id in homes:
-            run, span_id = homes[call.span_id], call.span_id
+        if call is not None and call.span_id in run_of_call:
+            run, span_id = run_of_call[call.span_id], call.span_id
     if _CAPTURED.fullmatch(run.id) is None:
         return None
     return SpanContext(

@@ -1,5 +1,4 @@
-"""What models and tools tell LangChain's callbacks, read into our words; apart from `tracing` since every provider says
-it differently."""
+"""Requests, replies and tool results as LangChain's callbacks report them, in one form whatever the provider's."""
 
 from __future__ import annotations
 
@@ -32,8 +31,8 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What a model told about its answer beside the message; None and empty where it told nothing."""
+class ResponseMetadata:
+    """What a model reported about its reply beside the message; None or empty where it reported nothing."""
 
     model: str | None = None
     model_version: str | None = None
@@ -45,25 +44,25 @@ class Answer:
     finish_reason: str | None = None
 
 
-class ToolSpecs:
-    """Reads the tools offered to a model; the last few lists are remembered, since an agent offers the same at every
+class ToolSpecReader:
+    """Reads the tools offered to a model; the last few lists are cached, since an agent offers the same at every
     call."""
 
     def __init__(self, size: int = 64) -> None:
         self._size = size
-        self._known: dict[tuple[int, ...], tuple[Sequence[Any], tuple[ToolSpec, ...]]] = {}
+        self._cache: dict[tuple[int, ...], tuple[Sequence[Any], tuple[ToolSpec, ...]]] = {}
 
     def read(self, tools: Any) -> tuple[ToolSpec, ...]:
         if not isinstance(tools, Sequence) or not tools:
             return ()
         identity = tuple(map(id, tools))
-        known = self._known.get(identity)
-        if known is not None:
-            return known[1]
+        cached = self._cache.get(identity)
+        if cached is not None:
+            return cached[1]
         specs = tool_specs(tools)
-        if len(self._known) >= self._size:
-            self._known.clear()
-        self._known[identity] = (list(tools), specs)  # holding the tools keeps their identities theirs
+        if len(self._cache) >= self._size:
+            self._cache.clear()
+        self._cache[identity] = (list(tools), specs)  # while the tools are held, no other object gets their ids
         return specs
 
 
@@ -83,38 +82,34 @@ def read_request(params: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[s
     return (str(model) if model else None), settings
 
 
-def read_answer(response: LLMResult) -> tuple[BaseMessage | None, Answer]:
-    """The first generation's message and what its metadata tells: our contract's keys, else what OpenAI-like providers
-    give."""
+def read_response(response: LLMResult) -> tuple[BaseMessage | None, ResponseMetadata]:
+    """The first generation's message and what its metadata reports: under the keys of `LocalChatModel`, else under
+    those of OpenAI-like providers."""
     generation = response.generations[0][0] if response.generations and response.generations[0] else None
     if generation is None:
-        return None, Answer()
+        return None, ResponseMetadata()
     message = generation.message if isinstance(generation, ChatGeneration) else AIMessage(content=generation.text)
-    said: Mapping[str, Any] = message.response_metadata or generation.generation_info or {}
-    sampling = said.get("sampling")
-    return message, Answer(
-        model=_text(said.get("model_name") or said.get("model")),
-        model_version=_text(said.get("model_version") or said.get("system_fingerprint")),
-        prompt_ids=_numbers(said.get("prompt_ids")),
-        completion_ids=_numbers(said.get("completion_ids")),
-        logprobs=_logprobs(said.get("logprobs")),
+    metadata: Mapping[str, Any] = message.response_metadata or generation.generation_info or {}
+    sampling = metadata.get("sampling")
+    return message, ResponseMetadata(
+        model=_text(metadata.get("model_name") or metadata.get("model")),
+        model_version=_text(metadata.get("model_version") or metadata.get("system_fingerprint")),
+        prompt_ids=_numbers(metadata.get("prompt_ids")),
+        completion_ids=_numbers(metadata.get("completion_ids")),
+        logprobs=_logprobs(metadata.get("logprobs")),
         sampling=plain(sampling) if isinstance(sampling, Mapping) else {},
         usage=_usage(message, response.llm_output),
-        finish_reason=finish_reason(said),
+        finish_reason=finish_reason(metadata),
     )
 
 
-def tool_answer(output: Any, call_id: str | None) -> tuple[JSON, str | None, str | None]:
-    """What a tool answered: the result, what it says of a failure, and the id of the call it answers."""
+def read_tool_result(output: Any, call_id: str | None) -> tuple[JSON, str | None, str | None]:
+    """A tool's result, its error message if it failed, and the id of the call that it answers."""
     message = output
     if isinstance(output, Command):
         update = output.update if isinstance(output.update, Mapping) else {}
-        said = (
-            [item for item in update.get("messages") or () if isinstance(item, ToolMessage)]
-            if isinstance(update, Mapping)
-            else []
-        )
-        message = next((item for item in said if item.tool_call_id == call_id), said[0] if said else None)
+        answers = [item for item in update.get("messages") or () if isinstance(item, ToolMessage)]
+        message = next((item for item in answers if item.tool_call_id == call_id), answers[0] if answers else None)
         if message is None:
             return plain(dict(update)) if update else None, None, call_id
     if isinstance(message, ToolMessage):
@@ -138,8 +133,8 @@ def _logprobs(value: Any) -> tuple[float, ...] | None:
         content = value.get("content")
         if not isinstance(content, list) or not content:
             return None
-        given = [token.get("logprob") for token in content if isinstance(token, Mapping)]
-        return tuple(float(item) for item in given if item is not None) if None not in given else None
+        values = [token.get("logprob") for token in content if isinstance(token, Mapping)]
+        return tuple(float(value) for value in values if value is not None) if None not in values else None
     return _numbers(value)
 
 
@@ -148,10 +143,10 @@ def _usage(message: BaseMessage, llm_output: Any) -> dict[str, int]:
     if usage:
         out = {"input_tokens": usage["input_tokens"], "output_tokens": usage["output_tokens"]}
         cached = (usage.get("input_token_details") or {}).get("cache_read")
-        thought = (usage.get("output_token_details") or {}).get("reasoning")
-        return out | ({"cache_read": cached} if cached else {}) | ({"reasoning": thought} if thought else {})
-    told = (llm_output or {}).get("token_usage") if isinstance(llm_output, Mapping) else None
-    if isinstance(told, Mapping):
+        reasoning = (usage.get("output_token_details") or {}).get("reasoning")
+        return out | ({"cache_read": cached} if cached else {}) | ({"reasoning": reasoning} if reasoning else {})
+    reported = llm_output.get("token_usage") if isinstance(llm_output, Mapping) else None
+    if isinstance(reported, Mapping):
         names = {"input_tokens": "prompt_tokens", "output_tokens": "completion_tokens"}
-        return {ours: int(told[theirs]) for ours, theirs in names.items() if isinstance(told.get(theirs), int)}
+        return {name: int(reported[key]) for name, key in names.items() if isinstance(reported.get(key), int)}
     return {}

@@ -1,11 +1,10 @@
 """From the records of one root span to a Run: which messages this run added to the dialogue, and which call wrote
 which.
 
-Apart from the recorder, which only gathers. Callbacks show every model call's input and answer, and a graph's first and
-last state if it has `messages`; neither shows what *this run* added: history may come from the caller or a
-checkpointer, prompts may be trimmed, rewritten or a side question. So the dialogue is grown call by call: what stands
-in the state before a call's answer (or, where the state doesn't show the answer, in the call's own input) after the
-last message already known is new."""
+Callbacks show every model call's input and output, and a graph's first and last state if it has `messages`; neither
+shows what *this run* added: history may come from the caller or a checkpointer, prompts may be trimmed, rewritten or a
+side question. So the dialogue is grown call by call: what stands in the state before a call's output (or, where the
+state doesn't show the output, in the call's own input) after the last message already known is new."""
 
 from __future__ import annotations
 
@@ -14,8 +13,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cm2_agent.tracing.message_index import Saying
-from cm2_agent.tracing.span_records import ChatRecord, Record, RootRecord, ToolRecord, run_status
+from cm2_agent.tracing.message_index import SeenMessage
+from cm2_agent.tracing.span_records import ChatRecord, Record, RootRecord, ToolRecord
 from cm2_agent.types.messages import Message, ToolCallResponse
 from cm2_agent.types.run_attributes import GUARD, GUARD_OUTCOME
 from cm2_agent.types.trace import Failure, ModelCall, Run, ToolRun
@@ -23,28 +22,28 @@ from cm2_agent.types.trace import Failure, ModelCall, Run, ToolRun
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    saying: Saying
+    seen: SeenMessage
     added: bool
     call: ChatRecord | None = None
 
 
-def assemble(root: RootRecord) -> Run:
+def build_run(root: RootRecord) -> Run:
     """The Run of an ended root. Its id is the hexadecimal trace id and span id of the root."""
     records = sorted(root.records, key=lambda record: record.started)
     chats = [record for record in records if isinstance(record, ChatRecord)]
     tools = [record for record in records if isinstance(record, ToolRecord)]
-    unsaid = _rejected(root)
-    on_line = [chat for chat in chats if not chat.in_tool and chat.attempt not in unsaid]
+    rejected = _rejected_attempts(root)
     messages, written = _Dialogue(
-        root, on_line, [tool for tool in tools if not tool.in_tool and tool.attempt not in unsaid]
-    ).run()
-    status = run_status(root)
+        root,
+        [chat for chat in chats if not chat.in_tool and chat.attempt not in rejected],
+        [tool for tool in tools if not tool.in_tool and tool.attempt not in rejected],
+    ).result()
     return Run(
         id=f"{root.key[0]:032x}{root.key[1]:016x}",
         thread=root.thread,
         name=root.name,
-        status=status,
-        failure=_failure(root, records) if status == "error" else None,
+        status=root.status,
+        failure=_failure(root, records) if root.status == "error" else None,
         messages=tuple(messages),
         calls=tuple(_model_call(chat, written.get(id(chat))) for chat in chats),
         tools=tuple(_tool_run(tool) for tool in tools),
@@ -55,13 +54,13 @@ def assemble(root: RootRecord) -> Run:
 
 
 def _model_call(chat: ChatRecord, message: int | None) -> ModelCall:
-    answer = chat.answer
-    given = tuple(saying.message for saying in chat.input)
-    if answer is None:
+    response = chat.response
+    prompt = tuple(seen.message for seen in chat.input)
+    if response is None:
         return ModelCall(
             span_id=chat.span_id,
             model=chat.model,
-            input=given,
+            input=prompt,
             tools=chat.tools,
             sampling=chat.settings,
             error=chat.error or "no answer",
@@ -70,17 +69,17 @@ def _model_call(chat: ChatRecord, message: int | None) -> ModelCall:
         )
     return ModelCall(
         span_id=chat.span_id,
-        model=answer.model or chat.model,
-        model_version=answer.model_version,
-        input=given,
+        model=response.model or chat.model,
+        model_version=response.model_version,
+        input=prompt,
         output=None if chat.output is None else chat.output.message,
         tools=chat.tools,
-        prompt_ids=answer.prompt_ids,
-        completion_ids=answer.completion_ids,
-        logprobs=answer.logprobs,
-        sampling={**chat.settings, **answer.sampling},
-        usage=answer.usage,
-        finish_reason=answer.finish_reason,
+        prompt_ids=response.prompt_ids,
+        completion_ids=response.completion_ids,
+        logprobs=response.logprobs,
+        sampling={**chat.settings, **response.sampling},
+        usage=response.usage,
+        finish_reason=response.finish_reason,
         error=chat.error,
         message=message,
         started=chat.started,
@@ -104,67 +103,66 @@ def _tool_run(tool: ToolRecord) -> ToolRun:
 
 
 def _failure(root: RootRecord, records: Sequence[Record]) -> Failure:
-    """What the run died of: the model's or the tool's doing if the same exception (or one it was raised from) left such
-    a span first."""
+    """What ended the run: an error of the model or of a tool if the same exception (or one it was raised from) ended
+    such a span first."""
     error = root.raised
     chain: list[BaseException] = []
-    while error is not None and len(chain) < 20 and not any(error is known for known in chain):
+    while error is not None and len(chain) < 20 and not any(error is earlier for earlier in chain):
         chain.append(error)
         error = error.__cause__ or error.__context__
     kind = type(chain[0]).__name__
     for record in sorted(records, key=lambda record: record.ended):
-        if record.raised is not None and any(record.raised is known for known in chain):
+        if record.raised is not None and any(record.raised is cause for cause in chain):
             kind = "ModelError" if record.kind == "chat" else "ToolError"
             break
     return Failure(kind=kind, message=root.error or kind)
 
 
-def _rejected(root: RootRecord) -> set[str]:
-    """The attempts of a guarded turn that never entered the dialogue. Of a blocked turn the last did, but for its
+def _rejected_attempts(root: RootRecord) -> set[str]:
+    """The attempts of a guarded turn that never entered the dialogue. Of a blocked turn the last one did, all but its
     reply."""
-    told = root.facts.get(GUARD) or ()
-    rejected = [str(attempt["attempt"]) for attempt in told]
+    rejected = [str(attempt["attempt"]) for attempt in root.facts.get(GUARD) or ()]
     return set(rejected[:-1] if root.facts.get(GUARD_OUTCOME) == "blocked" else rejected)
 
 
 class _Dialogue:
     def __init__(self, root: RootRecord, chats: list[ChatRecord], tools: list[ToolRecord]) -> None:
         self.root, self.tools = root, tools
-        self.state = root.state
+        self.state = root.final_messages
         self.entries: list[_Entry] = []
-        self.where: dict[int, list[int]] = {}  # key of a saying -> its positions in `entries`
-        self.ran = {tool.call_id for tool in tools if tool.call_id is not None}
-        self.given = _after_last_assistant(root.given or ())
-        self.state_start = _find_block(self.state or (), self.given) or 0
+        self.positions: dict[int, list[int]] = {}  # a message's key -> its positions in `entries`
+        self.executed = {tool.call_id for tool in tools if tool.call_id is not None}
+        self.new_input = _after_last_assistant(root.input_messages or ())
+        self.state_start = _find_block(self.state or (), self.new_input) or 0
         self.answered = [chat for chat in chats if chat.output is not None]
-        if root.resumed and root.base:
-            self._resume(root.base, chats)
+        if root.resumed and root.resumed_from:
+            self._resume(root.resumed_from, chats)
         if self.answered:
             self._from_calls()
         elif chats:
-            self._tell(chats[0].input)  # the model failed: what it was asked is all there is
+            self._grow(chats[0].input)  # the model failed: what it was asked is all there is
         else:
             self._without_calls()
         if not root.interrupted:
-            self._pending_answers()
+            self._unseen_answers()
 
-    def run(self) -> tuple[list[Message], dict[int, int]]:
+    def result(self) -> tuple[list[Message], dict[int, int]]:
         """The messages, and for the identity of each call's record the index of the message it wrote."""
         added = [entry for entry in self.entries if entry.added]
-        return [entry.saying.message for entry in added], {
+        return [entry.seen.message for entry in added], {
             id(entry.call): i for i, entry in enumerate(added) if entry.call is not None
         }
 
     def _from_calls(self) -> None:
-        positions = self._positions()
-        if not positions and self.state is not None and self.root.facts.get(GUARD_OUTCOME) == "blocked":
+        places = self._places()
+        if not places and self.state is not None and self.root.facts.get(GUARD_OUTCOME) == "blocked":
             self._without_calls()  # nothing that the model wrote was let through
             return
-        on_line = [chat for chat in self.answered if self.state is None or not positions or id(chat) in positions]
-        for chat in on_line:
-            place = positions.get(id(chat))
+        in_dialogue = [chat for chat in self.answered if self.state is None or not places or id(chat) in places]
+        for chat in in_dialogue:
+            place = places.get(id(chat))
             shown = self.state[:place] if place is not None and place >= 0 and self.state is not None else chat.input
-            self._tell(shown, chat.input, fork_is_new=self.state is None or not positions)
+            self._grow(shown, chat.input, fork_is_new=self.state is None or not places)
             output = self.state[place] if place is not None and place >= 0 and self.state is not None else chat.output
             self._write(chat, output)
         if self.state is not None:
@@ -172,16 +170,16 @@ class _Dialogue:
             if after:
                 self._add(self.state[after:])
 
-    def _positions(self) -> dict[int, int]:
+    def _places(self) -> dict[int, int]:
         """For each call whose answer became part of the dialogue: where it stands in the final state, -1 if only later
         prompts show it."""
         if self.state is None:
             return {}
-        by_id = {saying.id: place for place, saying in enumerate(self.state) if saying.id}
+        by_id = {seen.id: place for place, seen in enumerate(self.state) if seen.id}
         last_asked: dict[int, int] = {}
         for number, chat in enumerate(self.answered):
-            for saying in chat.input:
-                last_asked[saying.key] = number
+            for seen in chat.input:
+                last_asked[seen.key] = number
         taken: set[int] = set()
         places: dict[int, int] = {}
         for number, chat in enumerate(self.answered):
@@ -194,7 +192,7 @@ class _Dialogue:
                 taken.add(place)
             elif last_asked.get(chat.output.key, -1) > number:
                 places[id(chat)] = -1
-        for chat in self.answered:  # answers that a node rewrote before it kept them
+        for chat in self.answered:  # answers that a node rewrote before it stored them
             if id(chat) not in places and chat.output is not None:
                 message = chat.output.message
                 place = next((i for i in self._assistants(taken) if _rewritten(message, self.state[i].message)), None)
@@ -209,66 +207,68 @@ class _Dialogue:
             i for i in range(self.state_start, len(state)) if i not in taken and state[i].message.role == "assistant"
         )
 
-    def _resume(self, base: Sequence[Saying], chats: Sequence[ChatRecord]) -> None:
-        """What the interrupted run left in the state is known; it has told it."""
-        if chats and not any(saying.message.role == "assistant" for saying in base):
-            self._add(saying for saying in chats[0].input if saying.message.role == "system")
-        for saying in base:
-            self._append(saying, added=False)
+    def _resume(self, resumed_from: Sequence[SeenMessage], chats: Sequence[ChatRecord]) -> None:
+        """What the interrupted run left in the state is part of that run already."""
+        if chats and not any(seen.message.role == "assistant" for seen in resumed_from):
+            self._add(seen for seen in chats[0].input if seen.message.role == "system")
+        for seen in resumed_from:
+            self._append(seen, added=False)
 
-    def _tell(self, shown: Sequence[Saying], prompt: Sequence[Saying] = (), fork_is_new: bool = False) -> None:
+    def _grow(
+        self, shown: Sequence[SeenMessage], prompt: Sequence[SeenMessage] = (), fork_is_new: bool = False
+    ) -> None:
         if self.entries:
             self._extend(shown, fork_is_new)
         else:
             self._begin(shown, prompt)
 
-    def _begin(self, shown: Sequence[Saying], prompt: Sequence[Saying] = ()) -> None:
+    def _begin(self, shown: Sequence[SeenMessage], prompt: Sequence[SeenMessage] = ()) -> None:
         """The dialogue before the first answer: history is known but not added; what follows it is."""
-        start = _find_block(shown, self.given)
+        start = _find_block(shown, self.new_input)
         if start is None:
             start = len(shown) - len(_after_last_assistant(shown))
-        new_thread = not any(saying.message.role == "assistant" for saying in shown[:start])
+        new_thread = not any(seen.message.role == "assistant" for seen in shown[:start])
         if new_thread:
-            for saying in prompt or shown:
-                if saying.message.role == "system" and not any(saying is mine for mine in shown[start:]):
-                    self._append(saying, added=True)
-        for number, saying in enumerate(shown):
-            role = saying.message.role
+            for seen in prompt or shown:
+                if seen.message.role == "system" and not any(seen is later for later in shown[start:]):
+                    self._append(seen, added=True)
+        for number, seen in enumerate(shown):
+            role = seen.message.role
             if number < start:
                 if role != "system" or not new_thread:
-                    self._append(saying, added=False)
+                    self._append(seen, added=False)
             else:
-                self._append(saying, added=role != "tool" or self._answered_here(saying))
+                self._append(seen, added=role != "tool" or self._answered_here(seen))
 
-    def _answered_here(self, saying: Saying) -> bool:
+    def _answered_here(self, seen: SeenMessage) -> bool:
         """Whether a tool's answer before the first call is this run's: an interrupted run leaves its answers to the run
         that resumes."""
-        return self.root.resumed or any(part.id in self.ran for part in saying.message.responses)
+        return self.root.resumed or any(part.id in self.executed for part in seen.message.responses)
 
-    def _extend(self, shown: Sequence[Saying], fork_is_new: bool) -> None:
+    def _extend(self, shown: Sequence[SeenMessage], fork_is_new: bool) -> None:
         after = self._after(shown)
         if after:
             self._add(shown[after:])
         elif fork_is_new:  # another prompt altogether, in a graph whose state shows no dialogue
-            self._add(saying for saying in shown if saying.message.role in ("user", "tool"))
+            self._add(seen for seen in shown if seen.message.role in ("user", "tool"))
 
-    def _after(self, shown: Sequence[Saying]) -> int:
+    def _after(self, shown: Sequence[SeenMessage]) -> int:
         """The position after the last message that is known, going through both in order; 0 where none is."""
         at, after = 0, 0
-        for number, saying in enumerate(shown):
-            places = self.where.get(saying.key)
+        for number, seen in enumerate(shown):
+            places = self.positions.get(seen.key)
             if places is not None:
                 found = bisect_left(places, at)
                 if found < len(places):
                     at, after = places[found] + 1, number + 1
         return after
 
-    def _write(self, chat: ChatRecord, output: Saying | None) -> None:
+    def _write(self, chat: ChatRecord, output: SeenMessage | None) -> None:
         if output is None:
             return
-        for place in self.where.get(output.key, ()):  # a parallel call's state may have shown this answer already
+        for place in self.positions.get(output.key, ()):  # a parallel call's state may have shown this answer already
             entry = self.entries[place]
-            if entry.added and entry.call is None and entry.saying.id == output.id:
+            if entry.added and entry.call is None and entry.seen.id == output.id:
                 entry.call = chat
                 return
         self._append(output, added=True)
@@ -281,19 +281,19 @@ class _Dialogue:
         if self.entries:
             self._extend(shown, fork_is_new=False)
             return
-        start = _find_block(shown, self.given) if self.given else None
+        start = _find_block(shown, self.new_input) if self.new_input else None
         if start is None:
-            ours = (
-                i for i, saying in enumerate(shown) if any(part.id in self.ran for part in saying.message.responses)
+            answers = (
+                i for i, seen in enumerate(shown) if any(part.id in self.executed for part in seen.message.responses)
             )
-            start = next(ours, None)
+            start = next(answers, None)
         if start is None:
-            shown, start = (self.given, 0) if self.given else (shown, len(shown))
-        if self.given:
-            self._add(saying for saying in shown[:start] if saying.message.role == "system")
+            shown, start = (self.new_input, 0) if self.new_input else (shown, len(shown))
+        if self.new_input:
+            self._add(seen for seen in shown[:start] if seen.message.role == "system")
         self._add(shown[start:])
 
-    def _pending_answers(self) -> None:
+    def _unseen_answers(self) -> None:
         """Answers that no later prompt or state shows, because the run ended first; each goes behind the message that
         asked for it.
 
@@ -309,8 +309,8 @@ class _Dialogue:
         entries: list[_Entry] = []
         for block in _steps(self.entries):
             entries.extend(block)
-            shown = {part.id for entry in block[1:] for part in entry.saying.message.responses}
-            for call in block[0].saying.message.tool_calls if block[0].added else ():
+            shown = {part.id for entry in block[1:] for part in entry.seen.message.responses}
+            for call in block[0].seen.message.tool_calls if block[0].added else ():
                 if call.id is None:
                     continue
                 done = [
@@ -322,23 +322,23 @@ class _Dialogue:
                 if done and call.id not in shown:
                     response = ToolCallResponse(id=call.id, response=done[0].result)
                     answer = Message(role="tool", parts=(response,), name=done[0].name)
-                    entries.append(_Entry(Saying(-1, answer, None), added=True))
+                    entries.append(_Entry(SeenMessage(-1, answer, None), added=True))
         self.entries = entries
 
-    def _add(self, sayings: Iterable[Saying]) -> None:
-        for saying in sayings:
-            self._append(saying, added=True)
+    def _add(self, messages: Iterable[SeenMessage]) -> None:
+        for seen in messages:
+            self._append(seen, added=True)
 
-    def _append(self, saying: Saying, added: bool) -> None:
-        self.where.setdefault(saying.key, []).append(len(self.entries))
-        self.entries.append(_Entry(saying, added))
+    def _append(self, seen: SeenMessage, added: bool) -> None:
+        self.positions.setdefault(seen.key, []).append(len(self.entries))
+        self.entries.append(_Entry(seen, added))
 
 
 def _steps(entries: Sequence[_Entry]) -> Iterable[list[_Entry]]:
     """The entries cut before everything that is not a tool's answer."""
     block: list[_Entry] = []
     for entry in entries:
-        if block and entry.saying.message.role != "tool":
+        if block and entry.seen.message.role != "tool":
             yield block
             block = []
         block.append(entry)
@@ -346,30 +346,30 @@ def _steps(entries: Sequence[_Entry]) -> Iterable[list[_Entry]]:
         yield block
 
 
-def _after_last_assistant(sayings: Sequence[Saying]) -> list[Saying]:
-    """What was said since the assistant last spoke, from the first user message or tool answer on."""
-    start = next((i + 1 for i in range(len(sayings) - 1, -1, -1) if sayings[i].message.role == "assistant"), 0)
-    while start < len(sayings) and sayings[start].message.role == "system":
+def _after_last_assistant(messages: Sequence[SeenMessage]) -> list[SeenMessage]:
+    """The messages since the assistant's last one, from the first user message or tool answer on."""
+    start = next((i + 1 for i in range(len(messages) - 1, -1, -1) if messages[i].message.role == "assistant"), 0)
+    while start < len(messages) and messages[start].message.role == "system":
         start += 1
-    return list(sayings[start:])
+    return list(messages[start:])
 
 
-def _find_block(shown: Sequence[Saying], block: Sequence[Saying]) -> int | None:
+def _find_block(shown: Sequence[SeenMessage], block: Sequence[SeenMessage]) -> int | None:
     """Where the block last stands in what was shown."""
     if not block:
         return None
-    keys = [saying.key for saying in block]
+    keys = [seen.key for seen in block]
     for start in range(len(shown) - len(keys), -1, -1):
         if all(shown[start + i].key == key for i, key in enumerate(keys)):
             return start
     return None
 
 
-def _rewritten(answer: Message, kept: Message) -> bool:
+def _rewritten(answer: Message, stored: Message) -> bool:
     """Whether a message of the state is an answer that some node changed: the same calls, or one text within the
     other."""
     asked = [call.id for call in answer.tool_calls if call.id]
-    if asked or kept.tool_calls:
-        return bool(asked) and asked == [call.id for call in kept.tool_calls]
-    mine, theirs = answer.text.strip(), kept.text.strip()
-    return bool(mine and theirs) and (theirs in mine or mine in theirs)
+    if asked or stored.tool_calls:
+        return bool(asked) and asked == [call.id for call in stored.tool_calls]
+    before, after = answer.text.strip(), stored.text.strip()
+    return bool(before and after) and (before in after or after in before)

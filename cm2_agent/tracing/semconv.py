@@ -1,8 +1,8 @@
-"""Every span attribute name we write or read, in one file, since the GenAI conventions are in development and still
-move.
+"""Every span attribute name that is written or read, in one file because the GenAI conventions still move.
 
 Names and values follow the OpenTelemetry semantic conventions for generative AI as of `CONVENTIONS`
-(https://opentelemetry.io/docs/specs/semconv/gen-ai/); `cm2.*` is ours, for what the conventions have no name for.
+(https://opentelemetry.io/docs/specs/semconv/gen-ai/); `cm2.*` names are the project's own, for what the conventions
+have no name for.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ REQUEST: Final = {
 }
 """Our name of a sampling setting → the conventions' name of the attribute."""
 
-# Ours. The last three only ever leave for another CM2 collector (see `recorder.encode_ids`).
+# Ours. The last three only ever leave for another CM2 collector (see `span_attributes.encode_ids`).
 STATUS: Final = "cm2.status"
 MODEL_VERSION: Final = "cm2.model.version"
 SAMPLING: Final = "cm2.sampling"

@@ -1,4 +1,4 @@
-"""What is written on a span as text and numbers, and how it is read back; apart from `tracing`, which decides when."""
+"""What is written on a span as text and numbers, and how it is read back."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any
 
 from cm2_agent.langchain_messages import plain
 from cm2_agent.tracing import semconv
-from cm2_agent.tracing.llm_results import Answer
-from cm2_agent.tracing.message_index import Saying
+from cm2_agent.tracing.llm_results import ResponseMetadata
+from cm2_agent.tracing.message_index import SeenMessage
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import ToolSpec
 from cm2_agent.types.run_attributes import TOOL_BACKEND, TOOL_FAULT
@@ -38,9 +38,9 @@ _SECRETS = (
     (re.compile(r"://[^/\s:@]{1,200}:[^/\s@]{1,200}@"), "://***@"),
 )
 # LangChain's and LangGraph's own metadata: facts about the machinery, not about the run.
-_THEIRS = ("langgraph_", "ls_", "lc_", "checkpoint", "__pregel", "__")
+_FRAMEWORK_KEYS = ("langgraph_", "ls_", "lc_", "checkpoint", "__pregel", "__")
 _SIMPLE = (str, int, float, bool)
-_THEIR_TAGS = ("seq:step", "graph:step", "langsmith:")
+_FRAMEWORK_TAGS = ("seq:step", "graph:step", "langsmith:")
 
 
 def encode_ids(ids: Sequence[int]) -> str:
@@ -77,11 +77,15 @@ def _decode(code: str, text: str) -> array[Any]:
     return values
 
 
-def told(error: BaseException) -> str:
-    """The error in at most 500 characters, without what looks like a credential."""
+def error_message(error: BaseException) -> str:
+    """The error in at most 500 characters, without what looks like a credential.
+
+    >>> error_message(ValueError("no route; api_key=abcdef0123456"))
+    'ValueError: no route; api_key=***'
+    """
     text = str(error)[: 8 * _LONGEST]
-    for pattern, instead in _SECRETS:
-        text = pattern.sub(instead, text)
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
     name = type(error).__name__
     text = f"{name}: {text}" if text else name
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
@@ -95,17 +99,18 @@ def is_cancel(error: BaseException) -> bool:
 
 
 def caller_facts(metadata: Mapping[str, Any], tags: Sequence[str] | None) -> dict[str, JSON]:
-    """What the caller's config said of the run: its metadata without LangChain's and LangGraph's own, and its tags."""
+    """What the caller's config says about the run: its metadata without LangChain's and LangGraph's own, and its
+    tags."""
     facts = {
         key: plain(value)
         for key, value in metadata.items()
-        if isinstance(key, str) and key != "thread_id" and not key.startswith(_THEIRS)
+        if isinstance(key, str) and key != "thread_id" and not key.startswith(_FRAMEWORK_KEYS)
     }
-    own = [tag for tag in tags or () if not tag.startswith(_THEIR_TAGS)]
+    own = [tag for tag in tags or () if not tag.startswith(_FRAMEWORK_TAGS)]
     return {**facts, "tags": own} if own else facts
 
 
-def flat(facts: Mapping[str, JSON]) -> dict[str, Any]:
+def fact_attributes(facts: Mapping[str, JSON]) -> dict[str, Any]:
     """Facts as span attributes: ours under their names, the caller's under `cm2.metadata.`; structures as JSON."""
     return {
         key if key.startswith("cm2.") else f"cm2.metadata.{key}": value
@@ -116,39 +121,39 @@ def flat(facts: Mapping[str, JSON]) -> dict[str, Any]:
     }
 
 
-def of_answer(answer: Answer) -> dict[str, Any]:
-    """What a model told, as the conventions name it."""
-    given = {
-        semconv.RESPONSE_MODEL: answer.model,
-        semconv.MODEL_VERSION: answer.model_version,
-        semconv.FINISH_REASONS: [answer.finish_reason] if answer.finish_reason else None,
-        semconv.INPUT_TOKENS: answer.usage.get("input_tokens"),
-        semconv.OUTPUT_TOKENS: answer.usage.get("output_tokens"),
-        semconv.SAMPLING: json.dumps(dict(answer.sampling)) if answer.sampling else None,
+def response_attributes(response: ResponseMetadata) -> dict[str, Any]:
+    """What a model reported, as the conventions name it."""
+    values = {
+        semconv.RESPONSE_MODEL: response.model,
+        semconv.MODEL_VERSION: response.model_version,
+        semconv.FINISH_REASONS: [response.finish_reason] if response.finish_reason else None,
+        semconv.INPUT_TOKENS: response.usage.get("input_tokens"),
+        semconv.OUTPUT_TOKENS: response.usage.get("output_tokens"),
+        semconv.SAMPLING: json.dumps(dict(response.sampling)) if response.sampling else None,
     }
-    return {name: value for name, value in given.items() if value is not None}
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def of_tokens(answer: Answer) -> dict[str, str]:
+def token_attributes(response: ResponseMetadata) -> dict[str, str]:
     """Token ids and logprobs for another CM2 collector."""
     out = {}
-    if answer.prompt_ids is not None:
-        out[semconv.PROMPT_IDS] = encode_ids(answer.prompt_ids)
-    if answer.completion_ids is not None:
-        out[semconv.COMPLETION_IDS] = encode_ids(answer.completion_ids)
-    if answer.logprobs is not None:
-        out[semconv.LOGPROBS] = encode_logprobs(answer.logprobs)
+    if response.prompt_ids is not None:
+        out[semconv.PROMPT_IDS] = encode_ids(response.prompt_ids)
+    if response.completion_ids is not None:
+        out[semconv.COMPLETION_IDS] = encode_ids(response.completion_ids)
+    if response.logprobs is not None:
+        out[semconv.LOGPROBS] = encode_logprobs(response.logprobs)
     return out
 
 
 def as_json(value: Any) -> str:
-    """Sayings, tool definitions or plain JSON as an attribute's text; text stays as it is."""
+    """Messages, tool definitions or plain JSON as an attribute's text; text stays as it is."""
     if isinstance(value, str):
         return value
     if isinstance(value, list | tuple):
         value = [
             item.message.to_json()
-            if isinstance(item, Saying)
+            if isinstance(item, SeenMessage)
             else item.to_json()
             if isinstance(item, ToolSpec)
             else item
@@ -158,6 +163,6 @@ def as_json(value: Any) -> str:
 
 
 def tool_facts(metadata: Mapping[str, Any] | None) -> dict[str, str]:
-    """What the switch says of a tool's call in its metadata: who answers it, and the fault injected into it."""
-    said = metadata or {}
-    return {name: said[name] for name in (TOOL_BACKEND, TOOL_FAULT) if isinstance(said.get(name), str)}
+    """What a tool call's metadata says about its backend: which one answers, and the fault injected into the call."""
+    values = metadata or {}
+    return {name: values[name] for name in (TOOL_BACKEND, TOOL_FAULT) if isinstance(values.get(name), str)}

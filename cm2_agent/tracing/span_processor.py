@@ -1,7 +1,6 @@
-"""Spans in: the span processor that gathers what our handler wrote, and hands over a Run when a root span has ended.
+"""The span processor that gathers the records of ended spans and hands over a Run when a root span has ended.
 
-Apart from `tracing`, which writes the spans. In process a span brings its messages and token ids along as a record
-beside it, found by (trace id, span id). `capture` joins the two; it is what `watch` and the runner use."""
+`capture` joins it to the handler that writes the spans; `watch` and the runner use it."""
 
 from __future__ import annotations
 
@@ -20,30 +19,39 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from cm2_agent.incidents import Incidents
 from cm2_agent.tracing import semconv
 from cm2_agent.tracing.handler import SpanHandler
-from cm2_agent.tracing.run_builder import assemble
+from cm2_agent.tracing.run_builder import build_run
 from cm2_agent.tracing.span_attributes import decode_ids, decode_logprobs, encode_ids, encode_logprobs
 from cm2_agent.tracing.span_records import Key, Record, Source
 from cm2_agent.types.trace import Run
 
-__all__ = ["Recorder", "capture", "content_allowed", "decode_ids", "decode_logprobs", "encode_ids", "encode_logprobs"]
+__all__ = [
+    "RunSpanProcessor",
+    "capture",
+    "content_allowed",
+    "decode_ids",
+    "decode_logprobs",
+    "encode_ids",
+    "encode_logprobs",
+]
 
 _CONTENT = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 
 
-class Recorder(SpanProcessor):
-    """Finds the record beside each ended span and files it with its root. Spans that are not ours cost one lookup.
+class RunSpanProcessor(SpanProcessor):
+    """Finds the record beside each ended span and hands it to its root's source. Spans that are not ours cost one
+    lookup.
 
-    One recorder serves a provider whatever the number of handlers, since a processor cannot be taken off again.
+    One processor serves a provider whatever the number of handlers, since a processor cannot be taken off again.
     """
 
     def __init__(self) -> None:
-        self.beside: dict[Key, Record] = {}
+        self.by_key: dict[Key, Record] = {}
 
     def on_end(self, span: ReadableSpan) -> None:
         context = span.context
-        record = self.beside.pop((context.trace_id, context.span_id), None) if context is not None else None
+        record = self.by_key.pop((context.trace_id, context.span_id), None) if context is not None else None
         if record is not None:
-            record.root.source.done(record, span.start_time or record.started, span.end_time or record.started)
+            record.root.source.on_end(record, span.start_time or record.started, span.end_time or record.started)
 
 
 class _Ids(IdGenerator):
@@ -58,7 +66,7 @@ class _Ids(IdGenerator):
 
 
 _lock = threading.Lock()
-_recorders: weakref.WeakKeyDictionary[TracerProvider, Recorder] = weakref.WeakKeyDictionary()
+_processors: weakref.WeakKeyDictionary[TracerProvider, RunSpanProcessor] = weakref.WeakKeyDictionary()
 
 
 # Where the application has no provider: nothing is sampled away or cut short, and nothing leaves.
@@ -71,13 +79,13 @@ _private = TracerProvider(
 )
 
 
-def _recorder(provider: TracerProvider) -> Recorder:
+def _processor(provider: TracerProvider) -> RunSpanProcessor:
     with _lock:
-        recorder = _recorders.get(provider)
-        if recorder is None:
-            recorder = _recorders[provider] = Recorder()
-            provider.add_span_processor(recorder)
-        return recorder
+        processor = _processors.get(provider)
+        if processor is None:
+            processor = _processors[provider] = RunSpanProcessor()
+            provider.add_span_processor(processor)
+        return processor
 
 
 def capture(
@@ -91,33 +99,43 @@ def capture(
     """A LangChain callback handler that calls `on_run` once for every root run, when it has ended, in the thread where
     it ended.
 
-    The spans go to `provider`; by default to the OpenTelemetry SDK provider that the application has installed (looked
-    up at every root, so it may be installed later), whose exporters then see them and whose current span is their
-    parent; else to a private one that exports nothing.
-
-    `content`: whether messages, tool arguments and results stand on the spans as JSON. Default: not with the private
-    provider (nobody reads them; the Run has them in any case), yes with another, unless the environment variable
-    OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT says false, no_content or event_only. `tokens`: say True only
-    where the provider exports to another CM2 collector; token ids and logprobs then stand on the chat spans as base64
-    (`encode_ids`, `encode_logprobs`). Foreign exporters never get them.
+    A run that a sampler drops is recorded all the same: sampling decides what is exported. An `on_run` that raises is
+    counted in `incidents` and logged once; the user's call never sees it.
 
     Known limit, LangChain's own: a model or tool that is invoked inside a node with callbacks of its own in its config
     (`config={"callbacks": [other]}` rather than the node's config passed on) loses the inherited handlers, and is not
     seen.
 
-    A run that a sampler drops is recorded all the same: sampling decides what is exported. An `on_run` that raises is
-    counted in `incidents` and logged once; the user's call never sees it."""
+    Args:
+        on_run: receives the Run of each root: its messages, model calls, tool executions and status.
+        provider: where the spans go. Default: the OpenTelemetry SDK provider that the application has installed (looked
+            up at every root, so it may be installed later), whose exporters then see them and whose current span is
+            their parent; else a private one that exports nothing.
+        content: whether messages, tool arguments and results stand on the spans as JSON. Default: not with the private
+            provider (nobody reads them, and the Run has them in any case), yes with another, unless the environment
+            variable OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT says false, no_content or event_only.
+        tokens: whether token ids and logprobs stand on the chat spans as base64 (`encode_ids`, `encode_logprobs`). Say
+            True only where the provider exports to another CM2 collector; other exporters should never get them.
+        incidents: counts what fails in capture itself. Default: a counter of its own.
+
+    >>> from langchain_core.language_models import FakeListChatModel
+    >>> runs: list[Run] = []
+    >>> model = FakeListChatModel(responses=["Paris."])
+    >>> message = model.invoke("The capital of France?", {"callbacks": [capture(runs.append)]})
+    >>> [(message.role, message.text) for message in runs[0].messages]
+    [('user', 'The capital of France?'), ('assistant', 'Paris.')]
+    """
     problems = incidents if incidents is not None else Incidents()
     sources: weakref.WeakKeyDictionary[TracerProvider, Source] = weakref.WeakKeyDictionary()
 
-    def done(record: Record, started: int, ended: int) -> None:
+    def on_end(record: Record, started: int, ended: int) -> None:
         record.started, record.ended = started, ended
         root = record.root
         if record is not root:
             root.records.append(record)
             return
         try:
-            on_run(assemble(root))
+            on_run(build_run(root))
         except Exception as error:
             problems.add(f"a finished run was lost: {type(error).__name__}", error)
         finally:
@@ -128,23 +146,23 @@ def capture(
         if chosen is None:
             installed = otel.get_tracer_provider()
             chosen = installed if isinstance(installed, TracerProvider) else _private
-        known = sources.get(chosen)
-        if known is None:
+        found = sources.get(chosen)
+        if found is None:
             foreign = chosen is not _private
-            known = Source(
+            found = Source(
                 tracer=chosen.get_tracer("cm2_agent", schema_url=semconv.SCHEMA_URL),
-                beside=_recorder(chosen).beside,
-                done=done,
+                by_key=_processor(chosen).by_key,
+                on_end=on_end,
                 attach=foreign,
                 content=content if content is not None else foreign and content_allowed(),
                 tokens=tokens,
             )
-            sources[chosen] = known
-        return known
+            sources[chosen] = found
+        return found
 
     return SpanHandler(source, problems)
 
 
 def content_allowed() -> bool:
-    """Whether what was said may leave with the telemetry, by the conventions' environment variable."""
+    """Whether the text of messages may leave with the telemetry, by the conventions' environment variable."""
     return os.environ.get(_CONTENT, "").strip().lower() not in ("false", "no_content", "event_only")

@@ -1,5 +1,7 @@
-"""What goes beside a span in process: its record, with messages as objects and token ids; apart from the handler that
-writes and the recorder that reads them."""
+"""The record that travels beside each span inside the process: its messages as objects and its token ids.
+
+The handler writes records and the span processor reads them; span attributes carry the same content as text, and only
+where somebody outside reads the spans."""
 
 from __future__ import annotations
 
@@ -12,9 +14,9 @@ from uuid import UUID
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, Tracer
 
-from cm2_agent.tracing import span_attributes as attributes
-from cm2_agent.tracing.llm_results import Answer
-from cm2_agent.tracing.message_index import Saying, Sayings
+from cm2_agent.tracing.llm_results import ResponseMetadata
+from cm2_agent.tracing.message_index import MessageIndex, SeenMessage
+from cm2_agent.tracing.span_attributes import is_cancel
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import ToolSpec
 
@@ -24,8 +26,9 @@ Key = tuple[int, int]
 
 @dataclass(slots=True, eq=False)
 class Record:
-    """What one span says, with what goes beside it. `key` is that of the span, drawn anew where a sampler dropped
-    it."""
+    """One span and what goes beside it. `key` is the span's, or fresh ids where a sampler dropped the span. `started`
+    and `ended` are nanoseconds since 1970; `error` is the text of `raised`, the exception that ended the span; `token`
+    is what OpenTelemetry's context is reset with."""
 
     kind: Literal["agent", "chat", "tool"]
     run_id: UUID
@@ -53,12 +56,12 @@ class Record:
 class ChatRecord(Record):
     """A model call."""
 
-    input: list[Saying] = field(default_factory=list)
-    output: Saying | None = None
+    input: list[SeenMessage] = field(default_factory=list)
+    output: SeenMessage | None = None
     model: str | None = None
     settings: dict[str, JSON] = field(default_factory=dict)
     tools: tuple[ToolSpec, ...] = ()
-    answer: Answer | None = None
+    response: ResponseMetadata | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -75,42 +78,44 @@ class ToolRecord(Record):
 
 @dataclass(slots=True, eq=False)
 class RootRecord(Record):
-    """A root: one invocation of a graph. `given` and `state` are the messages in its input and in its final state,
-    where there are any; `base` those of the state that a resumed run found, as its first node was shown it."""
+    """A root: one invocation of a graph. `input_messages` and `final_messages` are those of its input and of its final
+    state, where there are any; `resumed_from` those of the state that a resumed run found, as its first node was shown
+    it. `open` holds the records of spans that have not ended, `records` those that have."""
 
     source: Source = field(kw_only=True)
-    sayings: Sayings = field(default_factory=Sayings)
+    message_index: MessageIndex = field(default_factory=MessageIndex)
     thread: str | None = None
     facts: dict[str, JSON] = field(default_factory=dict)
-    given: list[Saying] | None = None
-    state: list[Saying] | None = None
-    base: list[Saying] | None = None
+    input_messages: list[SeenMessage] | None = None
+    final_messages: list[SeenMessage] | None = None
+    resumed_from: list[SeenMessage] | None = None
     resumed: bool = False
     interrupted: bool = False
     run_ids: list[UUID] = field(default_factory=list)
     open: dict[UUID, Record] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
 
+    @property
+    def status(self) -> Literal["ok", "error", "interrupted", "cancelled"]:
+        """How the root ended: a run that was closed or cancelled from outside did not fail."""
+        if self.raised is not None:
+            return "cancelled" if is_cancel(self.raised) else "error"
+        return "interrupted" if self.interrupted else "ok"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where a root's spans are made, and who is told. `beside` is where the span processor looks up what goes beside a
-    span; `done` is called by it with the record of every ended span (by the handler itself where a sampler dropped the
-    span). `attach` makes the spans of models and tools current, so that the application's own spans nest in them."""
+    """Where a root's spans are made, and who receives the records. `by_key` is where the span processor looks a record
+    up; `on_end` is called by it with the record of every ended span and the times of its start and end (by the handler
+    itself where a sampler dropped the span). `attach` makes the spans of models and tools current, so that the
+    application's own spans nest in them. `content` and `tokens`: whether messages and token ids stand on the spans."""
 
     tracer: Tracer
-    beside: MutableMapping[Key, Record]
-    done: Callable[[Record, int, int], None]
+    by_key: MutableMapping[Key, Record]
+    on_end: Callable[[Record, int, int], None]
     attach: bool
     content: bool
     tokens: bool
-
-
-def run_status(root: RootRecord) -> Literal["ok", "error", "interrupted", "cancelled"]:
-    """How the root ended: a run that was closed or cancelled from outside did not fail."""
-    if root.raised is not None:
-        return "cancelled" if attributes.is_cancel(root.raised) else "error"
-    return "interrupted" if root.interrupted else "ok"
 
 
 def key_of(span: Span) -> Key:

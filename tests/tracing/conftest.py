@@ -1,4 +1,4 @@
-"""What every capture test looks at: the spans that left and the runs that were recorded."""
+"""The spans that left and the runs that were recorded, as every test of capture looks at them."""
 
 from __future__ import annotations
 
@@ -56,11 +56,13 @@ class Watched:
 
         def below(span: ReadableSpan) -> list[Any]:
             assert span.context is not None
-            mine = [
+            children = [
                 child for child in ordered if child.parent is not None and child.parent.span_id == span.context.span_id
             ]
-            assert all(child.context is not None and child.context.trace_id == span.context.trace_id for child in mine)
-            return [span.name, *(below(child) for child in mine)]
+            assert all(
+                child.context is not None and child.context.trace_id == span.context.trace_id for child in children
+            )
+            return [span.name, *(below(child) for child in children)]
 
         return [below(span) for span in ordered if span.parent is None or span.parent.span_id not in known]
 

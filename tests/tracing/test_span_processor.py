@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, TraceIdRatioBased
 
 from cm2_agent.tracing import semconv
-from cm2_agent.tracing.span_attributes import told
+from cm2_agent.tracing.span_attributes import error_message
 from cm2_agent.tracing.span_processor import capture, decode_ids, decode_logprobs, encode_ids, encode_logprobs
 from cm2_agent.tracing.span_records import Record
 from cm2_agent.types.messages import Message
@@ -180,17 +180,17 @@ def test_the_sdk_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_two_handlers_on_one_provider_keep_their_runs_apart(watched: Watched) -> None:
-    mine: list[Run] = []
-    other = capture(mine.append, watched.provider)
+    runs: list[Run] = []
+    other = capture(runs.append, watched.provider)
     app().with_config(callbacks=[watched.handler]).invoke(QUESTION)
     app().with_config(callbacks=[other]).invoke({"messages": [("user", "other")]})
     app().with_config(callbacks=[watched.handler, other]).invoke(QUESTION)
     assert [run.messages[1].text for run in watched.runs] == ["what is 1?"] * 2
-    assert [run.messages[1].text for run in mine] == ["other", "what is 1?"]
+    assert [run.messages[1].text for run in runs] == ["other", "what is 1?"]
 
 
 def test_a_graph_recorded_inside_a_recorded_graph(watched: Watched) -> None:
-    """Each is a run of its own; the inner one doesn't join the outer one's conversation, which tells it already."""
+    """Each is a run of its own; the inner one doesn't join the outer's conversation, where it would stand twice."""
     from langgraph.graph import START, MessagesState, StateGraph
 
     inner: list[Run] = []
@@ -235,6 +235,7 @@ async def test_nothing_is_left_behind() -> None:
 
     provider = TracerProvider()
     handler: Any = capture(count, provider)
+    source = handler.spans.source()
     graph = app().with_config(callbacks=[handler])
 
     async def some(number: int) -> None:
@@ -257,10 +258,8 @@ async def test_nothing_is_left_behind() -> None:
     gc.collect()
     assert runs == 1000
     assert handler.open_runs == 0
-    assert handler._source().beside == {}
-    assert [
-        thing for thing in gc.get_objects() if isinstance(thing, Record) and thing.root.source is handler._source()
-    ] == []
+    assert source.by_key == {}
+    assert [thing for thing in gc.get_objects() if isinstance(thing, Record) and thing.root.source is source] == []
 
 
 def test_what_comes_after_the_end_is_not_a_new_run(watched: Watched) -> None:
@@ -276,9 +275,9 @@ def test_what_comes_after_the_end_is_not_a_new_run(watched: Watched) -> None:
     assert watched.run.name == "graph"
 
 
-def test_errors_are_told_short_and_without_secrets() -> None:
+def test_error_messages_are_short_and_without_secrets() -> None:
     secrets = "Authorization: Bearer abcdefghijkl; postgresql://me:hunter2@db/x; token=abc123; sk-ant-REDACTED "
-    told_ = told(ValueError(secrets + "x" * 1000))
-    assert len(told_) <= 500
-    assert not any(secret in told_ for secret in ("abcdefghijkl", "hunter2", "abc123", "api03-zzzz"))
-    assert told(asyncio.CancelledError()) == "CancelledError"
+    message = error_message(ValueError(secrets + "x" * 1000))
+    assert len(message) <= 500
+    assert not any(secret in message for secret in ("abcdefghijkl", "hunter2", "abc123", "api03-zzzz"))
+    assert error_message(asyncio.CancelledError()) == "CancelledError"

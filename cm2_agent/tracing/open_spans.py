@@ -1,0 +1,239 @@
+"""The spans that are open: which record belongs to which LangChain run, and how a span starts and ends.
+
+Parents come from LangChain's `parent_run_id` alone; where a nested call was given its own callbacks, which drops that
+id, from the config that LangChain holds for the enclosing runnable."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+from uuid import UUID
+
+from langchain_core.callbacks import BaseCallbackManager
+from langchain_core.runnables.config import var_child_runnable_config
+from opentelemetry import context as otel_context
+from opentelemetry.context import Context
+from opentelemetry.trace import Status, StatusCode, set_span_in_context
+
+from cm2_agent.tracing import semconv
+from cm2_agent.tracing.span_attributes import as_json, caller_facts, error_message, fact_attributes
+from cm2_agent.tracing.span_records import ChatRecord, Record, RootRecord, Source, ToolRecord, key_of
+from cm2_agent.types.run_attributes import GUARD_ATTEMPT
+
+_REMEMBERED = 8192
+"""How many run ids of ended roots are remembered, so that what comes after the end is not taken for a new root."""
+
+_instances: weakref.WeakSet[OpenSpans] = weakref.WeakSet()
+_instances_lock = threading.Lock()
+_Leaf = TypeVar("_Leaf", ChatRecord, ToolRecord)
+
+
+class OpenSpans:
+    """The open roots of one handler with everything below them, by LangChain's run ids.
+
+    A run that is neither a root nor a model or tool call has no span: its id stands for its parent's record. `source`
+    is asked at every root, so that an OpenTelemetry provider set up later is found."""
+
+    def __init__(self, source: Callable[[], Source]) -> None:
+        self.source = source
+        self._records: dict[UUID, Record] = {}
+        self._ended: OrderedDict[UUID, None] = OrderedDict()
+        self._lock = threading.Lock()
+        with _instances_lock:
+            _instances.add(self)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __contains__(self, run_id: UUID) -> bool:
+        return run_id in self._records
+
+    def get(self, run_id: UUID | None) -> Record | None:
+        """The record that the run belongs to; None for a run that is not, or no longer, recorded."""
+        return self._records.get(run_id) if run_id is not None else None
+
+    def root(self, run_id: UUID | None) -> RootRecord | None:
+        """The run's record if the run is itself a root."""
+        record = self.get(run_id)
+        return record if isinstance(record, RootRecord) and record.run_id == run_id else None
+
+    def parent(self, parent_run_id: UUID | None) -> Record | None:
+        """The record under which a run with this parent stands; None where it starts a root."""
+        if parent_run_id is not None:
+            return self._records.get(parent_run_id)
+        around = var_child_runnable_config.get()
+        callbacks = around.get("callbacks") if around else None
+        if isinstance(callbacks, BaseCallbackManager) and callbacks.parent_run_id is not None:
+            return self._records.get(callbacks.parent_run_id)
+        return None
+
+    def has_ended(self, run_id: UUID | None) -> bool:
+        """Whether the run was part of a root that has ended."""
+        return run_id in self._ended
+
+    def pass_through(self, run_id: UUID, parent: Record) -> None:
+        """A run without a span of its own: what it starts hangs from its parent's."""
+        self._records[run_id] = parent
+        parent.root.run_ids.append(run_id)
+
+    def start_root(
+        self,
+        run_id: UUID,
+        parent_run_id: UUID | None,
+        name: str,
+        tags: Sequence[str] | None,
+        metadata: Mapping[str, Any] | None,
+    ) -> RootRecord:
+        source = self.source()
+        facts = metadata or {}
+        # Inside a run that another handler records, the thread is that run's: if this one joined it, the dialogue would
+        # be in it twice.
+        nested = parent_run_id is not None and _is_recorded(parent_run_id)
+        thread = None if nested else facts.get("thread_id")
+        start: dict[str, Any] = {semconv.OPERATION: semconv.INVOKE_AGENT, semconv.AGENT_NAME: name}
+        if thread is not None:
+            start[semconv.CONVERSATION] = str(thread)
+        around = otel_context.get_current() if source.attach else Context()
+        started = time.time_ns()
+        span = source.tracer.start_span(
+            f"{semconv.INVOKE_AGENT} {name}", context=around, attributes=start, start_time=started
+        )
+        root = RootRecord(
+            kind="agent",
+            run_id=run_id,
+            name=name,
+            root=None,  # type: ignore[arg-type]  # itself: the next line
+            parent=None,
+            span=span,
+            key=key_of(span),
+            context=set_span_in_context(span, around),
+            started=started,
+            source=source,
+        )
+        root.root = root
+        root.thread = None if thread is None else str(thread)
+        root.facts = caller_facts(facts, tags)
+        if source.content:
+            span.set_attributes(fact_attributes(root.facts))
+        self._add(root)
+        return root
+
+    def start_leaf(
+        self,
+        cls: type[_Leaf],
+        kind: Any,
+        run_id: UUID,
+        parent_run_id: UUID | None,
+        name: str,
+        start: Mapping[str, Any],
+        tags: Sequence[str] | None,
+        metadata: Mapping[str, Any] | None,
+    ) -> _Leaf | None:
+        """A span for a model or tool call; None where the run has one already or its root has ended. A call outside
+        every root (a bare model) gets a root of its own."""
+        if run_id in self._records:
+            return None
+        parent = self.parent(parent_run_id)
+        if parent is None:
+            if parent_run_id in self._ended:
+                return None
+            parent = self.start_root(run_id, parent_run_id, name.partition(" ")[2] or name, tags, metadata)
+        source = parent.root.source
+        started = time.time_ns()
+        span = source.tracer.start_span(name, context=parent.context, attributes=start, start_time=started)
+        record = cls(
+            kind=kind,
+            run_id=run_id,
+            name=name,
+            root=parent.root,
+            parent=parent,
+            span=span,
+            key=key_of(span),
+            context=set_span_in_context(span, parent.context),
+            started=started,
+            in_tool=parent.in_tool or parent.kind == "tool",
+            attempt=(metadata or {}).get(GUARD_ATTEMPT),
+        )
+        self._add(record)
+        if source.attach:
+            record.token = otel_context.attach(record.context)
+        return record
+
+    def end_leaf(self, record: Record) -> None:
+        if record.token is not None:
+            # Not by opentelemetry.context.detach, which logs what is to be expected: end and start may lie in different
+            # contexts.
+            with contextlib.suppress(ValueError):
+                record.token.var.reset(record.token)
+            record.token = None
+        self._end(record)
+        root = record.root
+        if root.run_id == record.run_id and not root.done:  # a bare model or tool: its root is only there to hold it
+            if record.raised is not None:
+                fail(root, record.raised)
+            self.end_root(root)
+
+    def end_root(self, root: RootRecord) -> None:
+        """End the root's span after those that are still open below it, and forget its runs."""
+        if root.done:
+            return
+        for record in [record for record in root.open.values() if record is not root]:
+            record.error = record.error or "did not end before its run did"
+            self._end(record)
+        root.span.set_attribute(semconv.STATUS, root.status)
+        write_content(root, {semconv.OUTPUT_MESSAGES: root.final_messages})
+        with self._lock:
+            for run_id in root.run_ids:
+                self._records.pop(run_id, None)
+                self._ended[run_id] = None
+            while len(self._ended) > _REMEMBERED:
+                self._ended.popitem(last=False)
+        self._end(root)
+
+    def _add(self, record: Record) -> None:
+        root = record.root
+        with self._lock:
+            self._records[record.run_id] = record
+            root.run_ids.append(record.run_id)
+            root.open[record.run_id] = record
+            if record.span.is_recording():
+                root.source.by_key[record.key] = record
+
+    def _end(self, record: Record) -> None:
+        with self._lock:
+            if record.done:
+                return
+            record.done = True
+            record.root.open.pop(record.run_id, None)
+        recording = record.span.is_recording()
+        record.span.end()
+        if not recording:
+            record.root.source.on_end(record, record.started, time.time_ns())
+
+
+def fail(record: Record, error: BaseException) -> None:
+    """Mark the record and its span as failed."""
+    record.raised = error
+    record.error = error_message(error)
+    if record.span.is_recording():
+        record.span.set_attribute(semconv.ERROR_TYPE, type(error).__name__)
+        record.span.set_status(Status(StatusCode.ERROR, record.error))
+
+
+def write_content(record: Record, contents: Mapping[str, Any]) -> None:
+    """Content as JSON on the span, only where somebody outside this process reads it."""
+    if record.root.source.content and record.span.is_recording():
+        for name, value in contents.items():
+            if value:
+                record.span.set_attribute(name, as_json(value))
+
+
+def _is_recorded(run_id: UUID) -> bool:
+    """Whether the run is part of one that some handler records."""
+    with _instances_lock:
+        return any(run_id in spans for spans in _instances)
