@@ -7,7 +7,6 @@ from .models.openai import openai_compatible as openai_compatible
 from .online.guard import guard as guard
 from .online.sinks import Threshold as Threshold
 from .online.sinks import Webhook as Webhook
-from .online.watch import as_agent as as_agent
 from .online.watch import flush as flush
 from .online.watch import watch as watch
 from .rewards.components.stack import Stack as Stack

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
@@ -65,7 +66,7 @@ def agents(model: BaseChatModel) -> Callable[[Task], Any]:
     made: dict[str, Any] = {}
 
     def of(task: Task) -> Any:
-        key = canonical_json([tool.model_dump(mode="json") for tool in task.tools])
+        key = canonical_json([asdict(tool) for tool in task.tools])
         if key not in made:
             made[key] = agent(model, declared(task.tools))
         return made[key]

@@ -28,7 +28,7 @@ from cm2_agent.langchain_messages import from_langchain
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.protocols import User
 from cm2_agent.types.task import Task
-from cm2_agent.types.trace import Failure
+from cm2_agent.types.trace import RunFailure
 
 from .conversation_state import Written, dump
 from .token_limit import Meter
@@ -51,7 +51,7 @@ class End:
 
     how: How
     turn: int
-    failure: Failure | None = None
+    failure: RunFailure | None = None
 
     def to_json(self) -> dict[str, JSON]:
         return {"how": self.how, "turn": self.turn, "failure": None if self.failure is None else self.failure.to_json()}
@@ -59,7 +59,9 @@ class End:
     @classmethod
     def from_json(cls, data: Mapping[str, JSON]) -> End:
         return cls(
-            how=data["how"], turn=data["turn"], failure=None if data["failure"] is None else Failure(**data["failure"])
+            how=data["how"],
+            turn=data["turn"],
+            failure=None if data["failure"] is None else RunFailure(**data["failure"]),
         )
 
 
@@ -235,13 +237,15 @@ class _Turn:
                 raise
             except Exception as error:  # a user that fails is not the agent's doing, and ends no other dialogue
                 return self._end(
-                    "error", Failure(kind=type(error).__name__, message=f"the user failed: {error}"[:500]), before=True
+                    "error",
+                    RunFailure(kind=type(error).__name__, message=f"the user failed: {error}"[:500]),
+                    before=True,
                 )
             if said is None:
                 if self.number == 0:
                     return self._end(
                         "error",
-                        Failure(kind="TaskError", message=f"the user of task {talk.task.id!r} said nothing at all"),
+                        RunFailure(kind="TaskError", message=f"the user of task {talk.task.id!r} said nothing at all"),
                     )
                 return self._end("done", before=True)
             if talk.gate is not None and self.number > 0:
@@ -332,7 +336,7 @@ class _Turn:
             return self._end("steps")
         if self.meter is not None and self.meter.stopped:
             return self._end("tokens")
-        return self._end("error", Failure(kind=type(error).__name__, message=str(error)[:500]))
+        return self._end("error", RunFailure(kind=type(error).__name__, message=str(error)[:500]))
 
     def _answered(self, answered: Any) -> Next:
         talk = self.talk
@@ -347,14 +351,14 @@ class _Turn:
             told = (
                 f"the graph interrupted for a human, {str(asked[0]['value'])[:200]!r}, and in a run nobody can answer"
             )
-            return self._end("error", Failure(kind="GraphInterrupt", message=told))
+            return self._end("error", RunFailure(kind="GraphInterrupt", message=told))
         said = answered.get("messages") if isinstance(answered, Mapping) else None
         if not isinstance(said, list):
             told = (
                 f"the graph's final state, a {type(answered).__name__}, has no list of `messages`; expected a graph"
                 " that keeps one"
             )
-            return self._end("error", Failure(kind="TaskError", message=told))
+            return self._end("error", RunFailure(kind="TaskError", message=told))
         self.messages = said
         if talk.user is None and self.number + 1 >= len(talk.task.turns):
             return self._end("done")
@@ -364,13 +368,13 @@ class _Turn:
             return self._end("turns")
         return self._go("turn", {"turn": self.number + 1})
 
-    def _failure(self) -> Failure | None:
+    def _failure(self) -> RunFailure | None:
         error = self.talk.failed() if self.talk.failed is not None else None
         if isinstance(error, BudgetExhausted):
             raise error
-        return None if error is None else Failure(kind="ToolError", message=str(error)[:500])
+        return None if error is None else RunFailure(kind="ToolError", message=str(error)[:500])
 
-    def _end(self, how: How, failure: Failure | None = None, *, before: bool = False) -> Next:
+    def _end(self, how: How, failure: RunFailure | None = None, *, before: bool = False) -> Next:
         """`before`: the turn never began, so the one before it was the last."""
         end = End(how=how, turn=self.number - 1 if before else self.number, failure=failure)
         return self._go("__end__", {"end": end.to_json()})

@@ -80,8 +80,8 @@ from cm2_agent.types.group import Group, Rollout
 from cm2_agent.types.human_labels import Label
 from cm2_agent.types.messages import Message, Reasoning, Text, ToolCall, ToolCallResponse, ToolSpec
 from cm2_agent.types.score import Component, TurnScore
-from cm2_agent.types.task import Persona, RecordedCall, ToolModel
-from cm2_agent.types.trace import Failure, ModelCall, Step, ToolRun, Turn
+from cm2_agent.types.task import Persona, RecordedCall
+from cm2_agent.types.trace import ModelCall, RunFailure, Step, ToolRun, Turn
 
 _OBJECTS: tuple[Any, ...] = (
     *(art_reward, trace_of_chat, trl_reward, verifiers_reward, verl_reward, dump_checklist, load_checklist, flush),
@@ -153,8 +153,8 @@ _OBJECTS: tuple[Any, ...] = (
         multiply,
         penalty,
     ),
-    *(Component, TurnScore, score_groups, Alert, Threshold, Webhook, Persona, RecordedCall, ToolModel, byte_tokenizer),
-    *(Failure, ModelCall, Step, ToolRun, Turn, dpo_pairs, pairs_of),
+    *(Component, TurnScore, score_groups, Alert, Threshold, Webhook, Persona, RecordedCall, ToolSpec, byte_tokenizer),
+    *(RunFailure, ModelCall, Step, ToolRun, Turn, dpo_pairs, pairs_of),
 )
 OBJECTS: dict[str, Any] = {one.__name__: one for one in _OBJECTS}
 CONSTANTS: dict[str, Any] = {

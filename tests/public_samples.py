@@ -35,8 +35,8 @@ from cm2_agent.types.checklist_yaml import dump_checklist, load_checklist
 from cm2_agent.types.human_labels import Label
 from cm2_agent.types.json_values import canonical_json
 from cm2_agent.types.messages import Blob, Message, Other, Reasoning, Text, ToolCall, ToolCallResponse, ToolSpec, Uri
-from cm2_agent.types.task import Persona, RecordedCall, ToolModel
-from cm2_agent.types.trace import Failure, ModelCall, ToolRun
+from cm2_agent.types.task import Persona, RecordedCall
+from cm2_agent.types.trace import ModelCall, RunFailure, ToolRun
 
 WALL_CLOCK = {"stored", "first", "last"}
 """Columns that hold the time of writing."""
@@ -191,7 +191,7 @@ THREAD = Trace(
             id="thread-2",
             thread="thread",
             status="error",
-            failure=Failure(kind="ToolError", message="the shop is down"),
+            failure=RunFailure(kind="ToolError", message="the shop is down"),
             messages=(Message.of("user", "Cancel it."),),
             attributes={**_FACTS, "cm2.gate.turn": 0, "cm2.gate.checklist": "0" * 64, "cm2.cut": "steps"},
             started=300,
@@ -239,7 +239,7 @@ TASK = Task(
     system="You are kind.",
     persona=Persona(persona="An impatient man", goal="wants order 7", knows=("order 7",), mood="cross"),
     max_turns=4,
-    tools=(ToolModel(name="get_order", description="An order's state.", parameters=GET_ORDER.parameters, reads=True),),
+    tools=(ToolSpec(name="get_order", description="An order's state.", parameters=GET_ORDER.parameters, reads=True),),
     recorded=(
         RecordedCall(name="get_order", arguments={"order_id": 7}, result="shipped"),
         RecordedCall(name="get_order", error="no"),

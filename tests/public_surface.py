@@ -1,10 +1,11 @@
 """A snapshot of what users rely on: names and parameters, commands, formats, versions, stored strings and stored bytes.
 
 `python -m tests.public_surface` prints how the code differs from the record (public_surface.json) and exits 1 where it
-does. The record holds `frozen` (never rewritten), `added` (what came later) and `renamed` ({old name: new name}, each
-of which also stands in CHANGELOG.md). `--write` lists what is new under `added`; it refuses while something frozen is
-gone or changed. A line of `renamed` is a name with all its members (`"OldTools": "NewTools"`) or one entry alone
-(`"run(old)": "run(new)"`, `"cm2 old": "cm2 new"`); the entry that is named may then have another value.
+does. The record holds `frozen` (never rewritten), `added` (what came later), `renamed` ({old name: new name}) and
+`removed` ({name: what to use instead}); each line of the last two also stands in CHANGELOG.md. `--write` lists what is
+new under `added`; it refuses while something frozen is gone or changed. A line of `renamed` is a name with all its
+members (`"OldTools": "NewTools"`) or one entry alone (`"run(old)": "run(new)"`, `"cm2 old": "cm2 new"`); the entry that
+is named may then have another value.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path, PurePath
 from typing import Any, TypeAlias
@@ -250,6 +251,8 @@ def expected(record: Record, now: Snapshot) -> Snapshot:
     for section, entries in record["frozen"].items():
         out = asked[section] = {}
         for key, value in entries.items():
+            if section in RENAMED and _within(key, record.get("removed", {})):
+                continue
             new = _renamed(key, record["renamed"]) if section in RENAMED else key
             listed = section in RENAMED and key in record["renamed"]
             out[new] = now.get(section, {}).get(new, value) if listed else value
@@ -267,20 +270,33 @@ def _renamed(key: str, renamed: Mapping[str, str]) -> str:
     return key if head is None or new is None or not new.isidentifier() else face + colon + new + name[head.end() :]
 
 
+def _within(key: str, names: Iterable[str]) -> bool:
+    """Whether the entry is one of the names or a part of it."""
+    name = key.rpartition(": ")[2]
+    return any(name == one or name.startswith((f"{one}(", f"{one}.")) for one in names)
+
+
 def problems(record: Record, now: Snapshot) -> list[str]:
     """How the outside differs from the record, one sentence an entry; nothing where it stands."""
     found = []
     asked = expected(record, now)
     frozen = {key for section in RENAMED for key in record["frozen"].get(section, {})}
-    for old in record["renamed"]:
-        if old not in frozen:
-            found.append(f"renamed: {old!r} was never public; expected an entry of the sections {', '.join(RENAMED)}")
+    for kind in ("renamed", "removed"):
+        for old in record.get(kind, {}):
+            if old not in frozen:
+                found.append(
+                    f"{kind}: {old!r} was never public; expected an entry of the sections {', '.join(RENAMED)}"
+                )
     callables = {key.split("(")[0] for key in asked.get("names", {}) if key not in record["added"].get("names", {})}
     for section in sorted(asked.keys() | now.keys()):
         before, after = asked.get(section, {}), now.get(section, {})
         for key in sorted(before.keys() | after.keys()):
             if key not in after:
-                hint = "restore it, or list it in `renamed` and in CHANGELOG.md" if section in RENAMED else "restore it"
+                hint = (
+                    "restore it, or list it in `renamed` or `removed` and in CHANGELOG.md"
+                    if section in RENAMED
+                    else "restore it"
+                )
                 found.append(f"{section}: {key!r} is gone (it was {before[key]!r}); {hint}")
             elif key not in before:
                 found.append(

@@ -27,8 +27,8 @@ from cm2_agent.types.messages import (
 )
 from cm2_agent.types.run_attributes import CUT, GROUP, ROLLOUT, TASK_ID, TASK_TURNS, TASK_VERSION
 from cm2_agent.types.score import Score, TurnScore, Verdict
-from cm2_agent.types.task import Persona, RecordedCall, Task, ToolModel
-from cm2_agent.types.trace import Failure, ModelCall, Run, Status, ToolRun, Trace
+from cm2_agent.types.task import Persona, RecordedCall, Task
+from cm2_agent.types.trace import ModelCall, Run, RunFailure, Status, ToolRun, Trace
 
 STRANGE = (
     "",
@@ -199,7 +199,7 @@ def runs(draw: st.DrawFn, thread: str | None = None) -> Run:
         thread=thread,
         name=draw(texts()),
         status=status,
-        failure=draw(maybe(st.builds(Failure, kind=texts(), message=texts()))),
+        failure=draw(maybe(st.builds(RunFailure, kind=texts(), message=texts()))),
         messages=tuple(draw(st.lists(messages(), max_size=4))),
         calls=tuple(calls),
         tools=tuple(draw(st.lists(tool_runs(), max_size=2))),
@@ -278,7 +278,7 @@ def personas() -> st.SearchStrategy[Persona]:
 
 def tasks() -> st.SearchStrategy[Task]:
     tool = st.builds(
-        ToolModel, name=clean().map(lambda text: text or "x"), description=clean(), parameters=objects(clean())
+        ToolSpec, name=clean().map(lambda text: text or "x"), description=clean(), parameters=objects(clean())
     )
     recorded = st.builds(
         RecordedCall,

@@ -70,6 +70,14 @@ def test_every_renamed_python_name_stands_in_the_changelog() -> None:
         assert any(all(name in line for name in names) for line in lines), f"CHANGELOG.md has no line {old} → {new}"
 
 
+def test_every_removed_python_name_stands_in_the_changelog() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    removed = text.split("### Removed", 1)[1].split("\n## ", 1)[0]
+    for name, instead in load()["removed"].items():
+        assert f"`{name}`" in removed, f"CHANGELOG.md does not list the removal of {name}"
+        assert instead
+
+
 def test_what_is_gone_changed_or_new_is_named(small: Record) -> None:
     present: Snapshot = copy.deepcopy(small["frozen"])
     assert problems(small, present) == []
@@ -111,6 +119,23 @@ def test_a_renamed_class_takes_its_members_with_it(small: Record) -> None:
     del present["names"]["New.go(far)"]
     (lost,) = problems(small, present)
     assert "names: 'New.go(far)' is gone" in lost
+
+
+def test_a_removed_name_goes_with_its_members_and_must_have_been_public(small: Record) -> None:
+    present: Snapshot = copy.deepcopy(small["frozen"])
+    present["faces"] = {}
+    present["names"] = {"run": "function"}
+    small["removed"] = {"Old": "run"}
+    assert problems(small, present) == []
+    present["names"]["Old.go"] = "function"
+    (back,) = problems(small, present)
+    assert "names: 'Old.go' is new" in back
+    del present["names"]["Old.go"]
+    del present["names"]["run"]
+    (lost,) = problems(small, present)
+    assert "names: 'run' is gone" in lost
+    small["removed"]["traces"] = "nothing"
+    assert "removed: 'traces' was never public" in problems(small, present)[0]
 
 
 def test_one_entry_may_be_renamed_alone_but_nothing_that_is_stored(small: Record) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cm2_agent.cli.common import answer, figure, open_store, plain, tell
 from cm2_agent.errors import StoreError, TraceError
-from cm2_agent.types.human_labels import Label, Place, by_rater, consensus, tasks_of, verdicts_at
+from cm2_agent.types.human_labels import Label, LabelKey, by_rater, consensus, tasks_of, verdicts_at
 
 if TYPE_CHECKING:
     from cm2_agent.analysis.agreement import Reliability
@@ -58,14 +58,14 @@ class Measured:
     people's consensus."""
 
     judge: str
-    truth: Mapping[Place, bool]
-    answers: Mapping[Place, bool | None]
+    truth: Mapping[LabelKey, bool]
+    answers: Mapping[LabelKey, bool | None]
     clusters: Mapping[str, str]
     labels: list[Label]
     unclear: int = 0
 
     @property
-    def places(self) -> list[Place]:
+    def places(self) -> list[LabelKey]:
         return [place for place in self.truth if place in self.answers]
 
     def reliability(self, item: str | None = None, *, draws: int = 2000) -> Reliability:
@@ -119,7 +119,7 @@ def measured(store: SQLStore, *, reward: str | None = None, rater: str | None = 
 
 
 def _by_rater(store: SQLStore, rater: str, made: Mapping[str, Any]) -> Measured:
-    answers = {label.place: label.value for label in made["labels"] if label.rater == rater}
+    answers = {label.key: label.value for label in made["labels"] if label.rater == rater}
     if not made["truth"].keys() & answers.keys():
         known = ", ".join(sorted({label.rater for label in made["labels"]}))
         raise StoreError(

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from cm2_agent.datasets.from_traces import UNTYPED
 from cm2_agent.types.json_values import canonical_json, content_hash
+from cm2_agent.types.messages import ToolSpec
 from cm2_agent.types.score import Score
-from cm2_agent.types.task import Task, ToolModel
+from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Trace
 
 
@@ -104,7 +105,7 @@ def likeness(task: Task) -> str:
     return content_hash([_plain(task.system or ""), [_plain(turn) for turn in task.turns], tools])
 
 
-def _only_called(tool: ToolModel) -> bool:
+def _only_called(tool: ToolSpec) -> bool:
     return not tool.description and dict(tool.parameters) == dict(UNTYPED)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from pydantic import ValidationError
@@ -20,9 +21,9 @@ from cm2_agent.datasets.redaction import Redactor
 from cm2_agent.errors import ChecklistError, TaskError
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.json_values import JSON, canonical_json, content_hash
-from cm2_agent.types.messages import Reasoning, Text, ToolCallResponse
+from cm2_agent.types.messages import Reasoning, Text, ToolCallResponse, ToolSpec
 from cm2_agent.types.score import Score
-from cm2_agent.types.task import RecordedCall, Task, ToolModel
+from cm2_agent.types.task import RecordedCall, Task
 from cm2_agent.types.trace import Trace, Turn
 
 UNTYPED: Mapping[str, JSON] = {"type": "object"}
@@ -124,7 +125,7 @@ def _content(trace: Trace, score: Score | None, metadata: Mapping[str, JSON]) ->
         "version": 1,
         "system": next((message.text for message in trace.messages if message.role == "system"), None),
         "turns": [said(turn) for turn in trace.turns],
-        "tools": [tool.model_dump() for tool in _tools(trace)],
+        "tools": [asdict(tool) for tool in _tools(trace)],
         "recorded": [call.model_dump() for call in _recorded(trace)],
         "outcome": next(iter(ends.values())) if len(ends) == 1 else ends or None,
         "metadata": {**_told(trace, score, ends), **metadata},
@@ -184,18 +185,14 @@ def _told(trace: Trace, score: Score | None, ends: Mapping[str, float | None]) -
     return {name: value for name, value in facts.items() if value is not None}
 
 
-def _tools(trace: Trace) -> list[ToolModel]:
+def _tools(trace: Trace) -> list[ToolSpec]:
     """The tools that the agent's own model calls offered, each as it was offered last; where nobody told what was
     offered, those that were called. A call of a tool that was not among those offered is the model's invention, and no
     tool."""
     calls = [call for call in trace.calls if call.message is not None] or list(trace.calls)
     found = {tool.name: tool for call in calls for tool in call.tools if tool.name}
-    tools = [
-        ToolModel(name=tool.name, description=tool.description, parameters=dict(tool.parameters))
-        for tool in found.values()
-    ]
     called = dict.fromkeys(call.name for step in trace.steps for call in step.message.tool_calls if call.name)
-    return tools or [ToolModel(name=name, parameters=dict(UNTYPED)) for name in called]
+    return list(found.values()) or [ToolSpec(name=name, parameters=dict(UNTYPED)) for name in called]
 
 
 def _recorded(trace: Trace) -> list[RecordedCall]:

@@ -1,5 +1,4 @@
-"""What a user puts around a graph: `watch` in place of the graph, `as_agent` to hand it to what speaks our protocol. An
-introducer: it joins capture, middleware, scorer and store, which do not know each other."""
+"""`watch`, which traces, scores and stores every run of a graph, and `flush`, which waits for it."""
 
 from __future__ import annotations
 
@@ -7,24 +6,20 @@ import atexit
 import os
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from langchain_core.messages import BaseMessage
-
-from cm2_agent.errors import BudgetExhausted, ChecklistError, JudgeError, TraceError
+from cm2_agent.errors import BudgetExhausted, ChecklistError, JudgeError
 from cm2_agent.incidents import Incidents
-from cm2_agent.langchain_messages import from_langchain, to_langchain
 from cm2_agent.online.middleware import Live, Middleware
 from cm2_agent.tracing.evaluation_events import EvaluationEvents
 from cm2_agent.tracing.handler import is_watched
 from cm2_agent.tracing.span_processor import capture
 from cm2_agent.types.checklist import Checklist
-from cm2_agent.types.json_values import JSON, content_hash
-from cm2_agent.types.messages import Message
-from cm2_agent.types.protocols import Agent, Judge, Reward, Scorer, Sink, Store
+from cm2_agent.types.json_values import content_hash
+from cm2_agent.types.protocols import Judge, Reward, Scorer, Sink, Store
 from cm2_agent.types.score import Score
 from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Trace
@@ -33,7 +28,7 @@ if TYPE_CHECKING:
     from cm2_agent.rewards.components.component import Plug
     from cm2_agent.rewards.judges.llm_judge import LLMJudge
 
-__all__ = ["as_agent", "flush", "watch"]
+__all__ = ["flush", "watch"]
 
 G = TypeVar("G")
 _AT_EXIT = 10.0
@@ -133,62 +128,6 @@ def flush(timeout: float | None = None) -> bool:
 
 
 atexit.register(flush, _AT_EXIT)
-
-
-def as_agent(graph: Any, *, context: Callable[[str, Mapping[str, JSON]], Any] | None = None) -> Agent:
-    """A compiled graph (whose state has `messages`) as an Agent: dialogue in, longer dialogue out.
-
-    A graph with a checkpointer is given only what its thread does not know yet; one without is given the whole
-    dialogue, its own earlier messages as the objects they were, so that a local model finds its own tokens again.
-    `context(thread, metadata)` makes LangGraph's runtime context. Raises TraceError where the dialogue is shorter than
-    what the thread already holds, or the graph gives no messages."""
-    return _GraphAgent(graph, context)
-
-
-class _GraphAgent:
-    _THREADS = 1024
-
-    def __init__(self, graph: Any, context: Callable[[str, Mapping[str, JSON]], Any] | None) -> None:
-        self.graph = graph
-        self.context = context
-        self._said: dict[str, list[BaseMessage]] = {}
-
-    async def __call__(
-        self, messages: Sequence[Message], *, thread: str, metadata: dict[str, JSON]
-    ) -> Sequence[Message]:
-        config = {"configurable": {"thread_id": thread}, "metadata": dict(metadata)}
-        extra = {} if self.context is None else {"context": self.context(thread, metadata)}
-        remembers = bool(getattr(self.graph, "checkpointer", None))
-        given = await self._new(messages, config) if remembers else self._whole(messages, thread)
-        state = await self.graph.ainvoke({"messages": given}, config, **extra)
-        said = state.get("messages") if isinstance(state, Mapping) else getattr(state, "messages", None)
-        if not isinstance(said, list):
-            raise TraceError(
-                f"the graph's final state, a {type(state).__name__}, has no list of `messages`; give a graph that"
-                " keeps one"
-            )
-        if not remembers:
-            self._said[thread] = said
-            while len(self._said) > self._THREADS:
-                del self._said[next(iter(self._said))]
-        return [from_langchain(message) for message in said]
-
-    async def _new(self, messages: Sequence[Message], config: dict[str, Any]) -> list[BaseMessage]:
-        known = (await self.graph.aget_state(config)).values
-        held = len(known.get("messages", ())) if isinstance(known, Mapping) else 0
-        if held > len(messages):
-            thread = config["configurable"]["thread_id"]
-            raise TraceError(
-                f"thread {thread!r} holds {held} messages, the dialogue given only {len(messages)}; use a new thread"
-            )
-        return to_langchain(messages[held:])
-
-    def _whole(self, messages: Sequence[Message], thread: str) -> list[BaseMessage]:
-        own = self._said.get(thread, [])
-        same = 0
-        while same < min(len(own), len(messages)) and from_langchain(own[same]) == messages[same]:
-            same += 1
-        return own[:same] + to_langchain(messages[same:])
 
 
 class _Budget:

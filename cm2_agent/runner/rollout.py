@@ -22,7 +22,7 @@ from cm2_agent.types.protocols import GatedScorer, Sink, User
 from cm2_agent.types.run_attributes import CENSORED_TURN, CUT, GATE, GROUP, ROLLOUT, TASK_ID, TASK_TURNS, TASK_VERSION
 from cm2_agent.types.score import Score
 from cm2_agent.types.task import Task
-from cm2_agent.types.trace import Failure, Run, Trace
+from cm2_agent.types.trace import Run, RunFailure, Trace
 
 if TYPE_CHECKING:
     from cm2_agent.graphs.conversation import End, Limits
@@ -139,7 +139,10 @@ class Rollouts:
             except Exception as error:  # a world that cannot be opened is this dialogue's end, and no other's
                 told = f"the dialogue's world could not be opened: {type(error).__name__}: {error}"
                 runs = _ended(
-                    [], thread, facts, End(how="error", turn=0, failure=Failure(kind="ToolError", message=told[:500]))
+                    [],
+                    thread,
+                    facts,
+                    End(how="error", turn=0, failure=RunFailure(kind="ToolError", message=told[:500])),
                 )
             else:
                 runs = await self._converse(task, number, thread, facts, world)

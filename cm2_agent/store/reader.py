@@ -14,7 +14,7 @@ from cm2_agent.store.codec import DIGEST, load, split_digests, unpack_ids, unpac
 from cm2_agent.store.encoder import ID_BYTES, Base
 from cm2_agent.store.schema import contents, model_calls, outcomes, runs, tool_runs, traces
 from cm2_agent.types.messages import Message, ToolSpec
-from cm2_agent.types.trace import Failure, ModelCall, Run, ToolRun, Trace
+from cm2_agent.types.trace import ModelCall, Run, RunFailure, ToolRun, Trace
 
 T = TypeVar("T")
 CHUNK = 500
@@ -79,7 +79,7 @@ class Reader:
         failure = (
             None
             if row.failure_kind is None
-            else Failure(kind=unseal(row.failure_kind), message=unseal(row.failure_message))
+            else RunFailure(kind=unseal(row.failure_kind), message=unseal(row.failure_message))
         )
         return Run(
             id=unseal(row.id),

@@ -17,7 +17,7 @@ from cm2_agent.tracing.message_index import SeenMessage
 from cm2_agent.tracing.span_records import ChatRecord, Record, RootRecord, ToolRecord
 from cm2_agent.types.messages import Message, ToolCallResponse
 from cm2_agent.types.run_attributes import GUARD, GUARD_OUTCOME
-from cm2_agent.types.trace import Failure, ModelCall, Run, ToolRun
+from cm2_agent.types.trace import ModelCall, Run, RunFailure, ToolRun
 
 
 @dataclass(slots=True, eq=False)
@@ -102,7 +102,7 @@ def _tool_run(tool: ToolRecord) -> ToolRun:
     )
 
 
-def _failure(root: RootRecord, records: Sequence[Record]) -> Failure:
+def _failure(root: RootRecord, records: Sequence[Record]) -> RunFailure:
     """What ended the run: an error of the model or of a tool if the same exception (or one it was raised from) ended
     such a span first."""
     error = root.raised
@@ -115,7 +115,7 @@ def _failure(root: RootRecord, records: Sequence[Record]) -> Failure:
         if record.raised is not None and any(record.raised is cause for cause in chain):
             kind = "ModelError" if record.kind == "chat" else "ToolError"
             break
-    return Failure(kind=kind, message=root.error or kind)
+    return RunFailure(kind=kind, message=root.error or kind)
 
 
 def _rejected_attempts(root: RootRecord) -> set[str]:

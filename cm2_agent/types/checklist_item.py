@@ -23,7 +23,7 @@ Check: TypeAlias = "str | Mapping[str, JSON] | CheckFunction"
 """A function of a view, a function's name, or data such as `{"called": "get_order"}`."""
 
 
-Scope: TypeAlias = int | Literal["each", "trace"]
+ItemTurn: TypeAlias = int | Literal["each", "trace"]
 
 
 Kind: TypeAlias = Literal["reach", "hold", "avoid"]
@@ -106,7 +106,7 @@ class Item:
     id: str
     question: str | None
     check: Check | None
-    turn: Scope
+    turn: ItemTurn
     kind: Kind
     pass_condition: str | None
     failure_examples: tuple[str, ...]
@@ -125,7 +125,7 @@ class Item:
         question: str | None = None,
         *,
         check: Check | None = None,
-        turn: Scope = "each",
+        turn: ItemTurn = "each",
         kind: Kind | None = None,
         pass_condition: str | None = None,
         failure_examples: Sequence[str] = (),

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 from cm2_agent.errors import ChecklistError
 from cm2_agent.types.checklist_item import ChecklistModel, Item
 from cm2_agent.types.json_values import JSON, canonical_json
-from cm2_agent.types.yaml_source import MAX_BYTES, Document, Place, YamlError, read_yaml
+from cm2_agent.types.yaml_source import MAX_BYTES, Document, KeyPath, YamlError, read_yaml
 
 SHIPPED = "cm2:"
 
@@ -57,7 +57,7 @@ class _Placed:
     index: int
 
     def line(self, key: str | None = None) -> int:
-        place: Place = ("items", self.index) if key is None else ("items", self.index, key)
+        place: KeyPath = ("items", self.index) if key is None else ("items", self.index, key)
         return self.document.line(place)
 
 
@@ -111,7 +111,7 @@ def _model(cls: type[_M], source: _Source, document: Document) -> _M:
 
 
 def _sentence(detail: Any, source: _Source, document: Document, cls: type[ChecklistModel]) -> str:
-    place: Place = tuple(detail["loc"])
+    place: KeyPath = tuple(detail["loc"])
     line = document.line(place)
     path = ".".join(
         str(part)
@@ -129,7 +129,7 @@ def _sentence(detail: Any, source: _Source, document: Document, cls: type[Checkl
     return f"{source.name}:{line}: {path}: {message} (given {given[:60]!r})"
 
 
-def _model_at(place: Place) -> Any:
+def _model_at(place: KeyPath) -> Any:
     from cm2_agent.types.checklist_item import EvidenceModel, ItemModel
 
     return EvidenceModel if "evidence" in place else ItemModel

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from cm2_agent.types.score import Score
 
-Place: TypeAlias = "tuple[str, int | None, str]"
+LabelKey: TypeAlias = "tuple[str, int | None, str]"
 """(trace id, turn, item id): what is judged. The turn is None for the closing block, or where the label did not name
 one."""
 
@@ -37,33 +37,33 @@ class Label:
         return self.rater == "judge" or self.rater.startswith("judge:")
 
     @property
-    def place(self) -> Place:
+    def key(self) -> LabelKey:
         return (self.trace_id, self.turn, self.item)
 
 
-def by_rater(labels: Iterable[Label]) -> dict[Place, dict[str, bool]]:
+def by_rater(labels: Iterable[Label]) -> dict[LabelKey, dict[str, bool]]:
     """`{place: {rater: value}}`; who could not tell has no entry."""
-    found: defaultdict[Place, dict[str, bool]] = defaultdict(dict)
+    found: defaultdict[LabelKey, dict[str, bool]] = defaultdict(dict)
     for label in labels:
         if label.value is not None:
-            found[label.place][label.rater] = label.value
+            found[label.key][label.rater] = label.value
     return dict(found)
 
 
-def consensus(labels: Iterable[Label]) -> dict[Place, bool]:
+def consensus(labels: Iterable[Label]) -> dict[LabelKey, bool]:
     """What most people said of each place; where as many said yes as no, nothing. Recorded judges have no vote."""
     votes = by_rater(label for label in labels if not label.by_judge)
     sums = {place: sum(1 if value else -1 for value in said.values()) for place, said in votes.items()}
     return {place: total > 0 for place, total in sums.items() if total}
 
 
-def verdicts_at(scores: Iterable[Score], places: Iterable[Place]) -> tuple[dict[Place, bool | None], int]:
+def verdicts_at(scores: Iterable[Score], places: Iterable[LabelKey]) -> tuple[dict[LabelKey, bool | None], int]:
     """The verdict at each of the places that the scores judged, and how many places name no turn although their item
     has several.
 
     A place without a turn is met by the item's only verdict in the trace. Verdicts that looked at nothing (a turn that
     was not reached) are left out: no rater saw what they speak of."""
-    exact: dict[Place, bool | None] = {}
+    exact: dict[LabelKey, bool | None] = {}
     anywhere: defaultdict[tuple[str, str], list[bool | None]] = defaultdict(list)
     for score in scores:
         for turn in score.turns:
@@ -72,7 +72,7 @@ def verdicts_at(scores: Iterable[Score], places: Iterable[Place]) -> tuple[dict[
             for verdict in turn.verdicts:
                 exact[score.trace_id, turn.turn, verdict.item] = verdict.value
                 anywhere[score.trace_id, verdict.item].append(verdict.value)
-    found: dict[Place, bool | None] = {}
+    found: dict[LabelKey, bool | None] = {}
     unclear = 0
     for place in places:
         trace_id, named, item = place
@@ -98,4 +98,4 @@ def tasks_of(labels: Iterable[Label], known: Mapping[str, str | None]) -> dict[s
     return found
 
 
-__all__ = ["Label", "Place", "by_rater", "consensus", "tasks_of", "verdicts_at"]
+__all__ = ["Label", "LabelKey", "by_rater", "consensus", "tasks_of", "verdicts_at"]

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import ClassVar, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
+
+from pydantic import ConfigDict, Field
 
 from cm2_agent.errors import TraceError
 from cm2_agent.types.json_values import JSON, content_hash
@@ -214,13 +216,26 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True)
 class ToolSpec:
-    """A tool as the model saw it: `parameters` is a JSON schema."""
+    """A tool as the model sees it, and what a task knows of it besides.
 
-    name: str
+    `parameters` is the JSON schema of its arguments. `output` is the JSON schema of its results, None where the tool
+    declares none. `reads` is True where its calls change nothing, False where they do, None where nobody knows. A Task
+    checks these types and refuses an empty name or unknown keys; the ToolSpec of a recorded call is what was recorded.
+
+    >>> ToolSpec(name="get_order", parameters={"type": "object"}, reads=True).to_json()["type"]
+    'function'
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", revalidate_instances="always")
+
+    name: Annotated[str, Field(min_length=1)]
     description: str = ""
     parameters: Mapping[str, JSON] = field(default_factory=dict)
+    output: Mapping[str, JSON] | None = None
+    reads: bool | None = None
 
     def to_json(self) -> dict[str, JSON]:
+        """The tool as the GenAI conventions write it and traces store it: without `output` and `reads`."""
         return {
             "type": "function",
             "name": self.name,

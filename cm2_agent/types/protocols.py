@@ -1,45 +1,16 @@
-"""The plugs: what can be swapped, each small enough that a plain function or object of one method will do.
-
-Apart so that rooms can speak of each other without importing each other.
-"""
+"""The protocols: what users may bring of their own, mostly a plain function or an object of one method."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
-from cm2_agent.types.group import Group
-from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import Message
 from cm2_agent.types.score import Score, Verdict
 from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Run, Trace
-
-
-class Agent(Protocol):
-    """Anything that answers a dialogue; a compiled LangGraph graph is wrapped by `as_agent(graph)`.
-
-    >>> class Echo:
-    ...     async def __call__(self, messages, *, thread, metadata):
-    ...         return [*messages, Message.of("assistant", messages[-1].text)]
-    """
-
-    async def __call__(
-        self, messages: Sequence[Message], *, thread: str, metadata: dict[str, JSON]
-    ) -> Sequence[Message]: ...
-
-
-class Tools(Protocol):
-    """A backend of tools: answers a call by name and arguments, raises ToolError where it fails for its own reasons.
-
-    >>> async def tools(name, arguments):
-    ...     return {"status": "shipped"}
-    """
-
-    async def __call__(self, name: str, arguments: JSON) -> JSON: ...
 
 
 class User(Protocol):
@@ -147,14 +118,3 @@ class Sink(Protocol):
     """
 
     def __call__(self, trace: Trace, score: Score | None) -> Any: ...
-
-
-class Trainer(Protocol):
-    """Trains on stored groups and returns the folder of the new policy.
-
-    >>> class Nothing:
-    ...     def train(self, groups):
-    ...         return Path("same-policy")
-    """
-
-    def train(self, groups: Iterable[Group]) -> Path: ...

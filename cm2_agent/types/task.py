@@ -12,20 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from cm2_agent.errors import ChecklistError, TaskError
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import ChecklistModel
-
-
-class ToolModel(BaseModel):
-    """A tool as the model sees it: `parameters` is a JSON schema."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str = Field(min_length=1)
-    description: str = ""
-    parameters: Mapping[str, Any] = Field(default_factory=dict)
-    output: Mapping[str, Any] | None = None
-    """The JSON schema of its results, where the tool declares one."""
-    reads: bool | None = None
-    """True where its calls change nothing, False where they do; None: nobody said."""
+from cm2_agent.types.messages import ToolSpec
 
 
 class RecordedCall(BaseModel):
@@ -72,7 +59,7 @@ class Task(BaseModel):
     turns: tuple[str, ...] = ()
     persona: str | Persona | None = None
     max_turns: int | None = Field(default=None, ge=1)
-    tools: tuple[ToolModel, ...] = ()
+    tools: tuple[ToolSpec, ...] = ()
     recorded: tuple[RecordedCall, ...] = ()
     checklist: ChecklistModel | None = None
     entities: tuple[str, ...] = ()
@@ -81,7 +68,7 @@ class Task(BaseModel):
 
     @field_validator("tools")
     @classmethod
-    def _unique_tools(cls, tools: tuple[ToolModel, ...]) -> tuple[ToolModel, ...]:
+    def _unique_tools(cls, tools: tuple[ToolSpec, ...]) -> tuple[ToolSpec, ...]:
         names = [tool.name for tool in tools]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:

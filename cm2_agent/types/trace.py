@@ -126,7 +126,7 @@ class ToolRun:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failure:
+class RunFailure:
     """Why a run ended badly: `kind` is ToolError, ModelError, or the crash's exception name."""
 
     kind: str
@@ -148,7 +148,7 @@ class Run:
     thread: str | None = None
     name: str = "agent"
     status: Status = "ok"
-    failure: Failure | None = None
+    failure: RunFailure | None = None
     messages: tuple[Message, ...] = ()
     calls: tuple[ModelCall, ...] = ()
     tools: tuple[ToolRun, ...] = ()
@@ -183,7 +183,7 @@ class Run:
             known = dict(data)
             failure = known.pop("failure", None)
             return cls(
-                failure=None if failure is None else Failure(**failure),
+                failure=None if failure is None else RunFailure(**failure),
                 messages=tuple(Message.from_json(message) for message in known.pop("messages", ())),
                 calls=tuple(ModelCall.from_json(call) for call in known.pop("calls", ())),
                 tools=tuple(ToolRun.from_json(tool) for tool in known.pop("tools", ())),
@@ -259,7 +259,7 @@ class Trace:
         return None if value is None else str(value)
 
     @property
-    def failure(self) -> Failure | None:
+    def failure(self) -> RunFailure | None:
         """Why the dialogue ended badly: what the last run died of."""
         return self.runs[-1].failure if self.runs else None
 

@@ -18,7 +18,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from cm2_agent.types.json_values import JSON
 
-Place: TypeAlias = tuple[str | int, ...]
+KeyPath: TypeAlias = tuple[str | int, ...]
 """A path of keys and list positions."""
 
 MAX_BYTES = 1 << 20
@@ -46,9 +46,9 @@ class Document:
     """Plain data, and the 1-based line of every place in it."""
 
     data: JSON
-    lines: Mapping[Place, int] = field(repr=False)
+    lines: Mapping[KeyPath, int] = field(repr=False)
 
-    def line(self, place: Place) -> int:
+    def line(self, place: KeyPath) -> int:
         """The line of the place, or of the nearest one around it."""
         while place not in self.lines and place:
             place = place[:-1]
@@ -92,11 +92,11 @@ def _told(error: yaml.YAMLError) -> YamlError:
 
 class _Reader:
     def __init__(self, scalar: Callable[[str, int], JSON] | None) -> None:
-        self.lines: dict[Place, int] = {}
+        self.lines: dict[KeyPath, int] = {}
         self._scalar = scalar
         self._nodes = 0
 
-    def value(self, node: Node, place: Place, depth: int) -> JSON:
+    def value(self, node: Node, place: KeyPath, depth: int) -> JSON:
         line = node.start_mark.line + 1
         self.lines.setdefault(place, line)
         self._nodes += 1
@@ -128,7 +128,7 @@ class _Reader:
         )  # written `!!str 5`
         return text if told or node.style in ("'", '"', "|", ">") else _plain(text, line)
 
-    def _mapping(self, node: MappingNode, place: Place, depth: int) -> dict[str, JSON]:
+    def _mapping(self, node: MappingNode, place: KeyPath, depth: int) -> dict[str, JSON]:
         out: dict[str, JSON] = {}
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1

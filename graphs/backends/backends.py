@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Literal, Protocol, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -13,7 +13,7 @@ from langchain_core.tools import BaseTool
 
 from cm2_agent.errors import CM2Error, ToolError
 from cm2_agent.types.json_values import JSON
-from cm2_agent.types.task import ToolModel
+from cm2_agent.types.messages import ToolSpec
 
 from .calls import Answer, Call, Journal
 
@@ -79,7 +79,7 @@ class Backends:
         simulator: Answering | None = None,
         recorder: Recording | None = None,
         faults: Injecting | None = None,
-        specs: Iterable[ToolModel] = (),
+        specs: Iterable[ToolSpec] = (),
     ) -> None:
         check_backends(chosen)
         named: set[str] = {chosen} if isinstance(chosen, str) else set(chosen.values())
@@ -97,14 +97,14 @@ class Backends:
         self.journal = Journal()
         self.failure: Exception | None = None
         self._specs = {spec.name: spec for spec in specs}
-        self._known: dict[str, ToolModel] = {}
+        self._known: dict[str, ToolSpec] = {}
         self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Lock]] = WeakKeyDictionary()
 
     def backend(self, name: str) -> Backend:
         """What was chosen for a tool."""
         return self.chosen if isinstance(self.chosen, str) else self.chosen.get(name, "real")
 
-    def spec(self, tool: BaseTool) -> ToolModel:
+    def spec(self, tool: BaseTool) -> ToolSpec:
         """The tool as the model sees it, with what the task says of its results and effects."""
         known = self._known.get(tool.name)
         if known is None:
@@ -114,7 +114,7 @@ class Backends:
             if told is not None:
                 output = told.output if told.output is not None else known.output
                 reads = told.reads if told.reads is not None else known.reads
-                known = known.model_copy(update={"output": output, "reads": reads})
+                known = replace(known, output=output, reads=reads)
             self._known[tool.name] = known
         return known
 
@@ -160,7 +160,7 @@ class Backends:
         by `restore`."""
         entries = self.journal.entries
         return {
-            "tools": {entry.call.tool.name: entry.call.tool.model_dump(mode="json") for entry in entries},
+            "tools": {entry.call.tool.name: asdict(entry.call.tool) for entry in entries},
             "entries": [
                 {"tool": entry.call.tool.name, "arguments": dict(entry.call.arguments), **asdict(entry.answer)}
                 for entry in entries
@@ -169,7 +169,7 @@ class Backends:
 
     def restore(self, state: JSON) -> None:
         """Take up what `state` told."""
-        tools = {name: ToolModel.model_validate(tool) for name, tool in state["tools"].items()}
+        tools = {name: ToolSpec(**tool) for name, tool in state["tools"].items()}
         for entry in state["entries"]:
             told = dict(entry)
             self.journal.add(Call(tool=tools[told.pop("tool")], arguments=told.pop("arguments")), Answer(**told))

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from cm2_agent.types.json_values import JSON
-from cm2_agent.types.messages import Message
-from cm2_agent.types.task import ToolModel
+from cm2_agent.types.messages import Message, ToolSpec
 
 from .call_key import call_key
 
@@ -19,7 +18,7 @@ _READING = re.compile(
 )
 
 
-def reads_only(tool: ToolModel) -> bool:
+def reads_only(tool: ToolSpec) -> bool:
     """Whether calls of the tool change nothing: as it declares (`reads`), else by the verb it begins with; an unknown
     verb is a write."""
     if tool.reads is not None:
@@ -32,7 +31,7 @@ def reads_only(tool: ToolModel) -> bool:
 class Call:
     """A call that a backend is asked to answer: `tool` as the model saw it, `messages` the dialogue so far."""
 
-    tool: ToolModel
+    tool: ToolSpec
     arguments: Mapping[str, JSON]
     messages: tuple[Message, ...] = ()
 

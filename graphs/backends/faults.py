@@ -31,8 +31,8 @@ class Faults:
 
     Raises ToolError for rates that are no probabilities, and for names of faults that do not exist.
 
-    >>> from cm2_agent.types.task import ToolModel
-    >>> Faults(timeout=1).draw(Call(tool=ToolModel(name="get_order"), arguments={}), Journal())
+    >>> from cm2_agent.types.messages import ToolSpec
+    >>> Faults(timeout=1).draw(Call(tool=ToolSpec(name="get_order"), arguments={}), Journal())
     'timeout'
     """
 

@@ -41,10 +41,10 @@ class Recorder:
     ToolError where it cannot be opened or is being written to.
 
     >>> import tempfile
-    >>> from cm2_agent.types.task import ToolModel
+    >>> from cm2_agent.types.messages import ToolSpec
     >>> path = Path(tempfile.mkdtemp()) / "calls.jsonl"
     >>> with Recorder(path) as recorder:
-    ...     recorder.add(Call(tool=ToolModel(name="get_order"), arguments={"id": 7}), Answer(content="shipped"), 0.2)
+    ...     recorder.add(Call(tool=ToolSpec(name="get_order"), arguments={"id": 7}), Answer(content="shipped"), 0.2)
     >>> load_recording(path)[0].result
     'shipped'
     """

@@ -14,7 +14,8 @@ from rapidfuzz import fuzz
 
 from cm2_agent.errors import ToolError
 from cm2_agent.types.json_values import JSON
-from cm2_agent.types.task import RecordedCall, ToolModel
+from cm2_agent.types.messages import ToolSpec
+from cm2_agent.types.task import RecordedCall
 
 from .calls import Answer, Call, Journal, reads_only
 
@@ -32,17 +33,17 @@ class ReplayTools:
     succeeded as in this dialogue so far (in the same order, else in any); else of the last before which no other writes
     had; else of the first. So within a dialogue the same call gives the same answer until a write succeeds. One object
     serves any number of dialogues: `find` and `answer` keep nothing between calls. It is itself a backend for one
-    dialogue (the plug `Tools`): `await tools(name, arguments)`.
+    dialogue: `await tools(name, arguments)`.
 
     Raises ToolError where two of `tools` bear one name.
 
     >>> recorded = [RecordedCall(name="get_order", arguments={"id": 7}, result={"status": "shipped"})]
-    >>> call = Call(tool=ToolModel(name="get_order"), arguments={"id": 7.0})
+    >>> call = Call(tool=ToolSpec(name="get_order"), arguments={"id": 7.0})
     >>> ReplayTools(recorded).find(call, Journal()).content
     '{"status": "shipped"}'
     """
 
-    def __init__(self, recorded: Sequence[RecordedCall], tools: Sequence[ToolModel] = ()) -> None:
+    def __init__(self, recorded: Sequence[RecordedCall], tools: Sequence[ToolSpec] = ()) -> None:
         self.recorded = tuple(recorded)
         self.tools = unique(tools)
         self.journal = Journal()
@@ -66,10 +67,10 @@ class ReplayTools:
         return found
 
     async def __call__(self, name: str, arguments: JSON) -> JSON:
-        """The plug `Tools`, as one dialogue. A recorded error raises LangChain's ToolException, which tells the
+        """Answers by name, as one dialogue. A recorded error raises LangChain's ToolException, which tells the
         agent."""
         call = Call(
-            tool=self.tools.get(name) or ToolModel(name=name),
+            tool=self.tools.get(name) or ToolSpec(name=name),
             arguments=arguments if isinstance(arguments, Mapping) else {},
         )
         answer = await self.answer(call, self.journal)
@@ -78,7 +79,7 @@ class ReplayTools:
             raise ToolException(answer.content)
         return answer.content
 
-    def _keyed(self, tool: ToolModel) -> _Keyed:
+    def _keyed(self, tool: ToolSpec) -> _Keyed:
         """The tool's recorded calls by their keys, under the schema that the tool has now."""
         known = self._keys.get(tool.name)
         if known is None or (known.parameters is not tool.parameters and known.parameters != tool.parameters):
@@ -106,7 +107,7 @@ class ReplayTools:
         tools = {**self.tools, **{entry.call.tool.name: entry.call.tool for entry in journal.entries}}
         writes: list[tuple[int, str]] = []
         for name in self._places:
-            tool = tools.get(name) or ToolModel(name=name)
+            tool = tools.get(name) or ToolSpec(name=name)
             if not reads_only(tool):
                 keyed = self._keyed(tool).places.items()
                 writes += [
@@ -169,9 +170,9 @@ def told(result: JSON) -> str | list[JSON]:
         ) from error
 
 
-def unique(tools: Iterable[ToolModel]) -> dict[str, ToolModel]:
+def unique(tools: Iterable[ToolSpec]) -> dict[str, ToolSpec]:
     """The tools by name. Raises ToolError where two bear one."""
-    named: dict[str, ToolModel] = {}
+    named: dict[str, ToolSpec] = {}
     for tool in tools:
         if tool.name in named:
             raise ToolError(

@@ -50,8 +50,8 @@ class _Unusable(AskFailed):
 
 
 class SimulatedTools:
-    """Answers calls of one task's tools as the real ones would: `Answering` for the switch, and `Tools` for whoever
-    asks by name.
+    """Answers calls of one task's tools as the real ones would: `Answering` for the switch, and called
+    by name: `await tools(name, arguments)`.
 
     `model`: a pydantic-ai model or its name, `local:FOLDER`, or a LangChain chat model. Shown are the tool and its
     schemas, at most `shots` of this task's recorded calls and no others (`Shots`), the dialogue, and what was answered
@@ -65,9 +65,10 @@ class SimulatedTools:
     One object may serve many dialogues, each with its journal; the calls of one are answered one after the other, so
     that none contradicts another. Raises ToolError, ModelError (a name that is no model), MissingExtra.
 
-    >>> from cm2_agent.types.task import RecordedCall, ToolModel
+    >>> from cm2_agent.types.messages import ToolSpec
+    >>> from cm2_agent.types.task import RecordedCall
     >>> shipped = RecordedCall(name="get_order", result="shipped")
-    >>> task = Task(id="t", tools=[ToolModel(name="get_order")], recorded=[shipped])
+    >>> task = Task(id="t", tools=[ToolSpec(name="get_order")], recorded=[shipped])
     >>> SimulatedTools("test", task=task, seed=3).version.startswith("test:test;prompt=")
     True
     """
@@ -94,7 +95,7 @@ class SimulatedTools:
         self.task, self.seed, self.cache, self.re_asks = task, seed, cache, re_asks
         self.of_cache = 0
         self.journal = Journal()
-        """What was answered by name (`Tools`); a switch brings a journal for each dialogue."""
+        """What was answered by name; a switch brings a journal for each dialogue."""
         self._shots = Shots(task, shots)
         self._tools = {tool.name: tool for tool in task.tools}
         self._settings = {"temperature": 0.0, **(settings or {})}

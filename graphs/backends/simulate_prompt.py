@@ -15,8 +15,8 @@ from pathlib import Path
 from cm2_agent.errors import ToolError
 from cm2_agent.llm.untrusted_text import json_line, mark_of
 from cm2_agent.types.json_values import JSON, canonical_json, content_hash
-from cm2_agent.types.messages import Message
-from cm2_agent.types.task import RecordedCall, Task, ToolModel
+from cm2_agent.types.messages import Message, ToolSpec
+from cm2_agent.types.task import RecordedCall, Task
 
 from .calls import Call, Journal, reads_only
 
@@ -95,7 +95,7 @@ def prompt_of(data: str, call: Call, seed: int, problem: str | None = None) -> s
     return f"{data}\n{_CALL.format(mark=mark, call=asked, note=note, seed=seed, tool=json_line(call.tool.name))}"
 
 
-def reply_schema(tool: ToolModel) -> dict[str, JSON]:
+def reply_schema(tool: ToolSpec) -> dict[str, JSON]:
     """The reply's JSON schema. Definitions of the result's own schema move to the top, where its references look for
     them; a schema that refers to itself as a whole cannot move, so the reply is held to any result, and checked when it
     comes."""

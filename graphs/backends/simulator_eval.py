@@ -21,8 +21,8 @@ from rapidfuzz import fuzz
 from cm2_agent.analysis.bootstrap import Interval, mean_interval
 from cm2_agent.errors import BudgetExhausted, CM2Error, ToolError
 from cm2_agent.types.json_values import JSON, canonical_json
-from cm2_agent.types.messages import Message
-from cm2_agent.types.task import RecordedCall, Task, ToolModel
+from cm2_agent.types.messages import Message, ToolSpec
+from cm2_agent.types.task import RecordedCall, Task
 
 from .backends import Answering
 from .calls import Answer, Call, Journal
@@ -192,7 +192,7 @@ def _without(task: Task, kept: Sequence[int]) -> Task:
 
 
 def _call(task: Task, recorded: RecordedCall) -> Call:
-    tool = next((tool for tool in task.tools if tool.name == recorded.name), None) or ToolModel(name=recorded.name)
+    tool = next((tool for tool in task.tools if tool.name == recorded.name), None) or ToolSpec(name=recorded.name)
     words = tuple(Message.of("user", turn) for turn in task.turns)
     return Call(tool=tool, arguments=recorded.arguments, messages=words)
 
@@ -206,7 +206,7 @@ def _parsed(answer: Answer) -> JSON:
         return answer.content
 
 
-def _valid(tool: ToolModel, told: Answer, others: Sequence[Answer]) -> bool:
+def _valid(tool: ToolSpec, told: Answer, others: Sequence[Answer]) -> bool:
     """Whether the answer has the declared schema; where none is declared, the JSON type that recorded answers have, and
     no key that none of them has. An error has a form of its own."""
     if told.error:

@@ -9,13 +9,13 @@ from typing import Any
 from langchain_core.tools import BaseTool
 
 from cm2_agent.errors import ToolError
-from cm2_agent.types.task import ToolModel
+from cm2_agent.types.messages import ToolSpec
 
 
 class DeclaredTool(BaseTool):
     """A tool known by its schema alone; calling it for real raises ToolError."""
 
-    spec: ToolModel
+    spec: ToolSpec
 
     def _run(self, **arguments: Any) -> Any:
         raise ToolError(
@@ -24,10 +24,10 @@ class DeclaredTool(BaseTool):
         )
 
 
-def declared(specs: Iterable[ToolModel]) -> list[BaseTool]:
+def declared(specs: Iterable[ToolSpec]) -> list[BaseTool]:
     """The tools of a task, for `agent(model, declared(task.tools))`.
 
-    >>> [tool.name for tool in declared([ToolModel(name="get_order")])]
+    >>> [tool.name for tool in declared([ToolSpec(name="get_order")])]
     ['get_order']
     """
     return [
@@ -42,7 +42,7 @@ def declared(specs: Iterable[ToolModel]) -> list[BaseTool]:
     ]
 
 
-def _object(spec: ToolModel) -> dict[str, Any]:
+def _object(spec: ToolSpec) -> dict[str, Any]:
     schema = dict(spec.parameters)
     return {**schema, "type": "object", "properties": dict(schema.get("properties") or {})}
 

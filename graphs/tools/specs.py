@@ -9,7 +9,7 @@ from typing import Any
 from langchain_core.tools import BaseTool
 
 from cm2_agent.errors import ToolError
-from cm2_agent.types.task import ToolModel
+from cm2_agent.types.messages import ToolSpec
 
 OUTPUT_SCHEMA = "output_schema"
 """Metadata of a tool: the JSON schema of its results."""
@@ -18,7 +18,7 @@ READ_ONLY = "readOnlyHint"
 there."""
 
 
-def spec_of(tool: BaseTool) -> ToolModel:
+def spec_of(tool: BaseTool) -> ToolSpec:
     """What the model is told of the tool (injected arguments left out), the schema of its results where its metadata
     has one under `output_schema`, and whether it only reads where its metadata has `readOnlyHint`. Raises ToolError
     where its arguments have no schema.
@@ -45,7 +45,7 @@ def spec_of(tool: BaseTool) -> ToolModel:
             parameters.pop(repeated)
     metadata = tool.metadata or {}
     output, reads = metadata.get(OUTPUT_SCHEMA), metadata.get(READ_ONLY)
-    return ToolModel(
+    return ToolSpec(
         name=tool.name,
         description=tool.description or "",
         parameters=parameters,

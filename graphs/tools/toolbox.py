@@ -10,14 +10,15 @@ from pydantic import ValidationError
 
 from cm2_agent.errors import ToolError
 from cm2_agent.types.json_values import JSON
-from cm2_agent.types.task import ToolModel
+from cm2_agent.types.messages import ToolSpec
 
 from .specs import spec_of
 
 
 class Toolbox(Sequence[BaseTool]):
     """Tools under unique names: goes wherever LangChain takes a list of tools (`agent(model, tools)`,
-    `ToolNode(tools)`), and is itself the plug `Tools`. Raises ToolError where two tools bear one name."""
+    `ToolNode(tools)`), and is itself called by name: `await tools(name, arguments)`. Raises ToolError where two tools
+    bear one name."""
 
     def __init__(self, tools: Iterable[BaseTool]) -> None:
         self._tools: dict[str, BaseTool] = {}
@@ -30,12 +31,12 @@ class Toolbox(Sequence[BaseTool]):
             self._tools[tool.name] = tool
 
     @property
-    def specs(self) -> list[ToolModel]:
+    def specs(self) -> list[ToolSpec]:
         """The tools as a task writes them down. Raises ToolError where arguments have no JSON schema."""
         return [spec_of(tool) for tool in self]
 
     async def __call__(self, name: str, arguments: JSON) -> JSON:
-        """The plug `Tools`: calls the tool for real, and returns its result. A failure that the agent is told of,
+        """Calls the tool by its name for real, and returns its result. A failure that the agent is told of,
         arguments that break the schema among them, raises LangChain's ToolException; what else a tool raises passes
         through.
 

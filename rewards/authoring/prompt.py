@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from cm2_agent.errors import ModelError
 from cm2_agent.llm.untrusted_text import fenced
 from cm2_agent.types.checklist_item import EvidenceModel, ItemModel
 from cm2_agent.types.json_values import JSON, content_hash
-from cm2_agent.types.task import ToolModel
+from cm2_agent.types.messages import ToolSpec
 from cm2_agent.types.trace import Trace
 
 from ..judges.transcript import shown
@@ -73,9 +74,9 @@ def prompt_version() -> str:
     return content_hash([instructions(False), instructions(True)])[:12]
 
 
-def first_question(trace: Trace, tools: Sequence[ToolModel], mark: str) -> str:
+def first_question(trace: Trace, tools: Sequence[ToolSpec], mark: str) -> str:
     """The tools and the dialogue as data, and what is wanted of them."""
-    specs = [tool.model_dump(mode="json") for tool in tools]
+    specs = [asdict(tool) for tool in tools]
     return (
         f"{fenced('tools', specs, mark)}\n\n{fenced('dialogue', shown(trace), mark)}\n\nWrite the checklist of the"
         f" dialogue between the marks {mark}. It has {len(trace.turns)} turns. Reply with the JSON object alone."

@@ -17,7 +17,7 @@ from cm2_agent.llm.untrusted_text import nonce
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.protocols import Judge
-from cm2_agent.types.task import RecordedCall, Task, ToolModel
+from cm2_agent.types.task import RecordedCall, Task
 from cm2_agent.types.trace import Trace
 
 from .client import Conversation
@@ -253,10 +253,7 @@ def task_of(reference: Trace, base: Task | None = None) -> Task:
         id=reference.task_id or reference.id,
         system=system,
         turns=tuple(said(turn) for turn in reference.turns),
-        tools=tuple(
-            ToolModel(name=tool.name, description=tool.description, parameters=tool.parameters)
-            for tool in tools.values()
-        ),
+        tools=tuple(tools.values()),
         recorded=tuple(recorded),
     )
 

@@ -26,7 +26,8 @@ from cm2_agent.runner.run import run
 from cm2_agent.store import SQLStore
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
-from cm2_agent.types.task import Task, ToolModel
+from cm2_agent.types.messages import ToolSpec
+from cm2_agent.types.task import Task
 from tests.chat_server import ChatServer, Fault, said
 from tests.tracing import apps
 
@@ -36,7 +37,7 @@ OUTPUT = {
     "required": ["value"],
     "additionalProperties": False,
 }
-LOOK = ToolModel(name="look", description="Look a key up.", output=OUTPUT, reads=True)
+LOOK = ToolSpec(name="look", description="Look a key up.", output=OUTPUT, reads=True)
 HEALTHY = {"result": {"value": 7}, "error": None}
 FAULTS: Mapping[str, Any] = {
     "malformed JSON": '{"result": {"value": 7',

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,15 @@ from cm2_agent import SQLStore, load_tasks, save_tasks
 from cm2_agent.cli.app import app
 from cm2_agent.graphs.backends.record import load_recording
 from cm2_agent.graphs.backends.simulator_eval import SHOTS
-from cm2_agent.types.task import RecordedCall, Task, ToolModel
+from cm2_agent.types.messages import ToolSpec
+from cm2_agent.types.task import RecordedCall, Task
 from tests.benchmarks.tau2.simulators import Shown, credulous
 from tests.chat_server import ChatServer
 
-LOOK = ToolModel(
+LOOK = ToolSpec(
     name="look", description="Look a key up.", parameters={"type": "object", "properties": {"key": {"type": "integer"}}}
 )
-OTHER = ToolModel(
+OTHER = ToolSpec(
     name="find_page",
     description="Find a page.",
     parameters={"type": "object", "properties": {"page": {"type": "integer"}}},
@@ -206,7 +208,7 @@ RUN = ("run", "own.jsonl", "--agent", "shop.py:graph")
     ],
 )
 def test_what_cannot_be_run_is_told_and_changes_nothing(folder: Path, arguments: tuple[str, ...], told: str) -> None:
-    look = LOOK.model_dump(mode="json")
+    look = asdict(LOOK)
     (folder / "twice.jsonl").write_text(
         json.dumps({"id": "t", "turns": ["x"], "tools": [look, look]}) + "\n", encoding="utf-8"
     )

@@ -29,7 +29,7 @@ from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.messages import Blob, Message, Text, ToolCall, ToolCallResponse, ToolSpec
 from cm2_agent.types.score import Score
-from cm2_agent.types.task import RecordedCall, Task, ToolModel, load_tasks, save_tasks
+from cm2_agent.types.task import RecordedCall, Task, load_tasks, save_tasks
 from cm2_agent.types.trace import ModelCall, Run, Trace
 from tests.rewards.talk import call, say, trace, trace_of_runs, turn
 from tests.strategies import clean, messages
@@ -276,9 +276,9 @@ def test_of_the_same_tasks_the_best_is_kept_and_nothing_is_merged() -> None:
         "unscored",
         turns=["WHERE IS IT?"],
         recorded=calls[2:3],
-        tools=[ToolModel(name="get", parameters={"type": "object"})],
+        tools=[ToolSpec(name="get", parameters={"type": "object"})],
     )
-    other = task("other", turns=["Where is it?"], tools=[ToolModel(name="get", description="Gets.")])
+    other = task("other", turns=["Where is it?"], tools=[ToolSpec(name="get", description="Gets.")])
     got = distinct([low, high, unscored, other])
     assert got.kept == (high, other)
     assert got.dropped == (("low", "high"), ("unscored", "high"))

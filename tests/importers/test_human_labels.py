@@ -48,7 +48,7 @@ def test_a_judgement_of_devai_is_two_labels(tmp_path: Path) -> None:
     human, judge = both
     assert (human.rater, human.value, human.by_judge) == ("human", True, False)
     assert (judge.rater, judge.value, judge.by_judge) == ("judge", None, True)
-    assert human.place == judge.place == ("devai/A/01_x", None, "01_x.3")
+    assert human.key == judge.key == ("devai/A/01_x", None, "01_x.3")
     assert (human.task, human.note) == ("01_x", "The data is loaded.")
 
 

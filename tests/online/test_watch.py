@@ -8,23 +8,19 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.graph import START, MessagesState, StateGraph
-from langgraph.runtime import Runtime
 
-from cm2_agent import Checklist, Item, Trace, View, as_agent, watch
-from cm2_agent.errors import ChecklistError, CM2Error, JudgeError, TraceError
+from cm2_agent import Checklist, Item, Trace, View, watch
+from cm2_agent.errors import ChecklistError, CM2Error, JudgeError
 from cm2_agent.online.watch import flush
 from cm2_agent.rewards.components.component import Context
 from cm2_agent.store import SQLStore
 from cm2_agent.types.checklist_item import Item as ChecklistItem
-from cm2_agent.types.messages import Message
 from cm2_agent.types.score import Score, Verdict
 from tests.tracing.apps import ScriptedModel, agent, calls
 
@@ -251,60 +247,3 @@ for _ in range(20):
     assert done.returncode == 0, done.stderr
     assert len(traces(url)) == 20
     assert len(scores(url)) == 20
-
-
-class Seen(ScriptedModel):
-    """Remembers the last prompt."""
-
-    prompts: list[list[BaseMessage]] = []  # noqa: RUF012
-
-    def _next(self, messages: Sequence[BaseMessage]) -> AIMessage:
-        self.prompts.append(list(messages))
-        return super()._next(messages)
-
-
-@pytest.mark.parametrize("remembers", [True, False])
-async def test_a_graph_as_an_agent(remembers: bool) -> None:
-    model = Seen(script=[calls(1), AIMessage(content="it is value 1")], per_turn=True, prompts=[])
-    ask = as_agent(agent(model, checkpointer=InMemorySaver() if remembers else None))
-    dialogue: list[Message] = []
-    for number in range(3):
-        dialogue = list(
-            await ask([*dialogue, Message.of("user", f"question {number}")], thread="T", metadata={"cm2.rollout": 1})
-        )
-        assert len(dialogue) == 4 * (number + 1)
-    assert [message.role for message in dialogue] == ["user", "assistant", "tool", "assistant"] * 3
-    last = model.prompts[-1]
-    assert len(last) == 1 + len(dialogue) - 1
-    # a local model finds its own tokens in the messages it wrote turns ago
-    assert all(message.response_metadata.get("completion_ids") for message in last if isinstance(message, AIMessage))
-
-
-@dataclass
-class Desk:
-    """A runtime context."""
-
-    name: str
-
-
-async def test_an_agent_with_a_context_and_other_history() -> None:
-    def speak(state: MessagesState, runtime: Runtime[Desk]) -> dict[str, Any]:
-        return {"messages": [AIMessage(content=f"{runtime.context.name} hears {state['messages'][-1].text}")]}
-
-    graph: Any = StateGraph(MessagesState, context_schema=Desk)
-    graph.add_node("speak", speak)
-    graph.add_edge(START, "speak")
-    ask = as_agent(graph.compile(), context=lambda thread, metadata: Desk(f"desk {thread}"))
-    first = await ask([Message.of("user", "a")], thread="1", metadata={})
-    assert first[-1].text == "desk 1 hears a"
-    other = await ask(
-        [Message.of("user", "b"), Message.of("assistant", "mine"), Message.of("user", "c")], thread="1", metadata={}
-    )
-    assert [message.text for message in other] == ["b", "mine", "c", "desk 1 hears c"]
-
-
-async def test_an_agent_refuses_what_it_cannot_continue() -> None:
-    ask = as_agent(app(checkpointer=InMemorySaver()))
-    await ask([Message.of("user", "a")], thread="T", metadata={})
-    with pytest.raises(TraceError, match="holds 4 messages"):
-        await ask([Message.of("user", "a")], thread="T", metadata={})

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cm2_agent.types.messages import Message, Part, Text, ToolCall, ToolCallResponse
-from cm2_agent.types.trace import Failure, Run, Status, Trace
+from cm2_agent.types.trace import Run, RunFailure, Status, Trace
 
 
 def call(name: str, result: Any = "ok", *, error: bool = False, text: str = "", **arguments: Any) -> list[Message]:
@@ -52,7 +52,7 @@ def trace_of_runs(
         **{
             **made[-1].__dict__,
             "attributes": {**made[-1].attributes, **_attributes(last or {})},
-            "failure": None if failure is None else Failure(kind=failure, message="as the test wants it"),
+            "failure": None if failure is None else RunFailure(kind=failure, message="as the test wants it"),
             "status": status if failure is None else "error",
         }
     )

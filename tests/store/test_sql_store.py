@@ -16,7 +16,7 @@ from cm2_agent.store import HEAD, SQLStore
 from cm2_agent.store.codec import seal, shared_prefix, unseal
 from cm2_agent.types.messages import Message, ToolCall, ToolCallResponse, ToolSpec
 from cm2_agent.types.score import Score, TurnScore, Verdict
-from cm2_agent.types.trace import Failure, ModelCall, Run, ToolRun, Trace
+from cm2_agent.types.trace import ModelCall, Run, RunFailure, ToolRun, Trace
 from tests import strategies
 
 
@@ -147,7 +147,7 @@ def test_health_counts_what_doctor_tells(store: SQLStore) -> None:
         ModelCall(span_id="3", error="time-out"),
     )
     tools = (ToolRun(span_id="t", name="a"), ToolRun(span_id="u", name="b", error="boom"))
-    run = Run(id="a", calls=calls, tools=tools, status="error", failure=Failure(kind="ToolError", message="boom"))
+    run = Run(id="a", calls=calls, tools=tools, status="error", failure=RunFailure(kind="ToolError", message="boom"))
     verdicts = (Verdict(item="x", value=None, weight=1.0, cause="content"), Verdict(item="y", value=True, weight=0.0))
     turn = TurnScore(turn=0, reached=True, steps=1, reward=None, verdicts=verdicts)
     store.save_dialogue(

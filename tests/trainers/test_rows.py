@@ -19,7 +19,7 @@ from cm2_agent.trainers.rows import TEXT_ONLY, TOO_LONG, Row, rows_of, why_not
 from cm2_agent.types.group import Group, Rollout
 from cm2_agent.types.messages import Message, Reasoning, Text, ToolCall, ToolCallResponse, ToolSpec
 from cm2_agent.types.score import Score, TurnScore, Verdict
-from cm2_agent.types.trace import Failure, ModelCall, Run, Trace
+from cm2_agent.types.trace import ModelCall, Run, RunFailure, Trace
 
 GOOD = {"temperature": 1.0, "logprobs": "processed"}
 
@@ -347,7 +347,7 @@ def test_no_group_no_rollout_and_mixed_rewards_are_refused() -> None:
 
 def test_a_failed_dialogue_is_left_out_by_its_missing_reward() -> None:
     crashed = replace(
-        merged(), runs=(replace(merged().runs[0], failure=Failure(kind="ToolError", message="x"), status="error"),)
+        merged(), runs=(replace(merged().runs[0], failure=RunFailure(kind="ToolError", message="x"), status="error"),)
     )
     collected = collect([group([1.0, None, 0.0], [merged(), crashed, merged()])])
     assert collected.report.left_out == {"no reward: failure": 1}

@@ -18,7 +18,7 @@ from cm2_agent.trainers.sft import SFT
 from cm2_agent.types.group import Group, Rollout
 from cm2_agent.types.messages import Message
 from cm2_agent.types.score import Score
-from cm2_agent.types.trace import Failure, Run, Trace
+from cm2_agent.types.trace import Run, RunFailure, Trace
 from tests.trainers.loop import SGD, Sampler, apart, logprobs_of, stripped, trained
 
 
@@ -71,7 +71,7 @@ def test_a_failed_dialogue_and_a_group_that_earned_nothing_are_not_imitated(
 ) -> None:
     good = group([1.0, 0.0])
     crashed = replace(
-        talk(1, "x"), runs=(replace(talk(1, "x").runs[0], failure=Failure(kind="ToolError", message="down")),)
+        talk(1, "x"), runs=(replace(talk(1, "x").runs[0], failure=RunFailure(kind="ToolError", message="down")),)
     )
     first = replace(good, rollouts=(replace(good.rollouts[0], trace=crashed), good.rollouts[1]))
     sft = SFT(policy(1), tmp_path / "out", tokenizer=tokenizer, select="all", steps=1)

@@ -24,8 +24,9 @@ from cm2_agent.benchmarks.tau2.tasks import Scenario, User, task_of
 from cm2_agent.benchmarks.tau2.world import DOMAINS, Domain, World, package
 from cm2_agent.errors import TaskError, ToolError
 from cm2_agent.graphs.backends.backends import INVENTED
+from cm2_agent.types.messages import ToolSpec
 from cm2_agent.types.run_attributes import CUT
-from cm2_agent.types.task import Task, ToolModel
+from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Trace
 
 OFFICIAL = "official"
@@ -146,9 +147,9 @@ class Desk:
         return self._states[number]
 
 
-def _spec(tool: Any, world: World) -> ToolModel:
+def _spec(tool: Any, world: World) -> ToolSpec:
     told = tool.openai_schema["function"]
-    return ToolModel(
+    return ToolSpec(
         name=told["name"],
         description=told["description"],
         parameters=told["parameters"],
@@ -167,7 +168,7 @@ def _output(schema: Mapping[str, Any]) -> dict[str, Any] | None:
     return {**inner, **({"$defs": schema["$defs"]} if "$defs" in schema else {})}
 
 
-def _tool(spec: ToolModel) -> BaseTool:
+def _tool(spec: ToolSpec) -> BaseTool:
     def call(runtime: ToolRuntime[Any], **arguments: Any) -> str:
         world = runtime.context
         if not isinstance(world, World):

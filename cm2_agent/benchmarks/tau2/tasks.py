@@ -12,7 +12,8 @@ from cm2_agent.benchmarks.tau2.world import World
 from cm2_agent.errors import TaskError
 from cm2_agent.importers.gold_actions import GoldAction, compile_gold
 from cm2_agent.types.json_values import JSON
-from cm2_agent.types.task import RecordedCall, Task, ToolModel
+from cm2_agent.types.messages import ToolSpec
+from cm2_agent.types.task import RecordedCall, Task
 
 User: TypeAlias = Literal["scripted", "persona"]
 CONFIRMATION = "Yes, please go ahead."
@@ -44,7 +45,7 @@ class Scenario:
         return cls(domain=domain, theirs=theirs, recorded=recorded, entities=_entities(theirs, recorded, world))
 
 
-def task_of(scenario: Scenario, policy: str, tools: Sequence[ToolModel], *, user: User, confirmations: int) -> Task:
+def task_of(scenario: Scenario, policy: str, tools: Sequence[ToolSpec], *, user: User, confirmations: int) -> Task:
     """The Task of a scenario. A write of the reference that the desk refused leaves no mark, so it is not asked for."""
     if user not in ("scripted", "persona"):
         raise TaskError(f"user={user!r}; expected 'scripted' or 'persona'")

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 from cm2_agent.graphs.backends.call_key import call_key
 from cm2_agent.graphs.backends.calls import Answer, Call, Journal
 from cm2_agent.graphs.tools.specs import spec_of
-from cm2_agent.types.task import ToolModel
+from cm2_agent.types.messages import ToolSpec
 from tests.strategies import jsons, objects
 
 
@@ -337,7 +337,7 @@ def test_keys_are_short_ascii() -> None:
 
 
 def test_a_journal_counts_by_key() -> None:
-    spec = ToolModel(name="find", parameters={"properties": {"limit": {"default": 5}}})
+    spec = ToolSpec(name="find", parameters={"properties": {"limit": {"default": 5}}})
     journal = Journal()
     journal.add(Call(tool=spec, arguments={"q": "a", "limit": 5}), Answer(content="x"))
     assert journal.count(Call(tool=spec, arguments={"q": "a"}).key) == 1

@@ -15,14 +15,14 @@ from scipy.stats import binomtest
 from cm2_agent.errors import ToolError
 from cm2_agent.graphs.backends.calls import Answer, Call, Journal
 from cm2_agent.graphs.backends.faults import FAULTS, Faults
-from cm2_agent.types.task import ToolModel
+from cm2_agent.types.messages import ToolSpec
 from tests.strategies import texts
 
 RATES: dict[str, Any] = {"timeout": 0.1, "error": 0.2, "empty": 0.05, "truncated": 0.3}
 
 
 def call(number: int = 0, name: str = "f") -> Call:
-    return Call(tool=ToolModel(name=name), arguments={"id": number})
+    return Call(tool=ToolSpec(name=name), arguments={"id": number})
 
 
 def test_rates_are_met() -> None:
@@ -39,7 +39,7 @@ def test_rates_are_met() -> None:
 
 def test_the_same_call_of_a_task_meets_the_same_fault_and_a_retry_draws_anew() -> None:
     faults = Faults(error=0.5, seed=1)
-    spelled = ToolModel(name="f", parameters={"properties": {"full": {"default": False}}})
+    spelled = ToolSpec(name="f", parameters={"properties": {"full": {"default": False}}})
     one, other = faults.for_task("t"), Faults(error=0.5, seed=1).for_task("t")
     for number in range(50):
         assert one.draw(call(number), Journal()) == other.draw(call(float(number)), Journal())  # type: ignore[arg-type]

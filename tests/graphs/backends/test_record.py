@@ -23,7 +23,8 @@ from cm2_agent.graphs.backends.calls import Answer, Call, Journal
 from cm2_agent.graphs.backends.record import Recorder, load_recording
 from cm2_agent.graphs.backends.replay import ReplayTools
 from cm2_agent.graphs.interception.tool_node import switched
-from cm2_agent.types.task import RecordedCall, ToolModel
+from cm2_agent.types.messages import ToolSpec
+from cm2_agent.types.task import RecordedCall
 from tests.strategies import clean, jsons, objects, texts
 from tests.tracing.apps import ScriptedModel, agent, calls
 
@@ -32,7 +33,7 @@ LINE = '{"name": "f", "arguments": {"id": 1}, "result": "one", "error": null, "s
 
 
 def call(name: str = "f", **arguments: Any) -> Call:
-    return Call(tool=ToolModel(name=name), arguments=arguments)
+    return Call(tool=ToolSpec(name=name), arguments=arguments)
 
 
 def test_the_file_as_it_is_written(tmp_path: Path) -> None:
@@ -62,7 +63,7 @@ def test_what_is_recorded_replays_to_the_letter(tmp_path: Path, made: list[tuple
     kept: list[tuple[Call, Answer]] = []
     with Recorder(path) as recorder:
         for name, arguments, answer in made:
-            asked = Call(tool=ToolModel(name=name), arguments=arguments)
+            asked = Call(tool=ToolSpec(name=name), arguments=arguments)
             recorder.add(asked, answer, 0.1)
             kept.append((asked, answer))
     read = load_recording(path)
@@ -218,10 +219,10 @@ import sys
 from cm2_agent.graphs.backends.backends import TOOLS, Backends
 from cm2_agent.graphs.backends.calls import Answer, Call
 from cm2_agent.graphs.backends.record import Recorder
-from cm2_agent.types.task import ToolModel
+from cm2_agent.types.messages import ToolSpec
 with Recorder(sys.argv[1]) as recorder:
     for number in range(10**9):
-        recorder.add(Call(tool=ToolModel(name="f"), arguments={"id": number}), Answer(content="x" * 100_000), 0.0)
+        recorder.add(Call(tool=ToolSpec(name="f"), arguments={"id": number}), Answer(content="x" * 100_000), 0.0)
         print(number, flush=True)
 """
 

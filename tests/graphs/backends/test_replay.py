@@ -15,15 +15,16 @@ from cm2_agent.errors import ToolError
 from cm2_agent.graphs.backends.calls import Answer, Call, Journal
 from cm2_agent.graphs.backends.hybrid import HybridTools
 from cm2_agent.graphs.backends.replay import ReplayTools, told
-from cm2_agent.types.task import RecordedCall, ToolModel
+from cm2_agent.types.messages import ToolSpec
+from cm2_agent.types.task import RecordedCall
 from tests.strategies import jsons
 
-GET = ToolModel(
+GET = ToolSpec(
     name="get_order",
     parameters={"properties": {"id": {"type": "integer"}, "full": {"type": "boolean", "default": False}}},
 )
-CANCEL = ToolModel(name="cancel_order", parameters={"properties": {"id": {"type": "integer"}}})
-PAY = ToolModel(name="pay", reads=False)
+CANCEL = ToolSpec(name="cancel_order", parameters={"properties": {"id": {"type": "integer"}}})
+PAY = ToolSpec(name="pay", reads=False)
 TOOLS = (GET, CANCEL, PAY)
 
 
@@ -154,7 +155,7 @@ def test_keys_follow_the_schema_of_the_tool_that_is_called() -> None:
     )
     assert found(bare, get(id=1)) == "a"
     assert found(bare, get(id=1), journal(cancel(1))) == "b"
-    plain = Call(tool=ToolModel(name="get_order"), arguments={"id": 1})
+    plain = Call(tool=ToolSpec(name="get_order"), arguments={"id": 1})
     assert found(bare, plain) == "b"  # without a schema the first is another call
     assert found(bare, get(id=1)) == "a"
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ from cm2_agent.llm.prices import Price
 from cm2_agent.llm.providers import openai_model
 from cm2_agent.llm.usage import metered
 from cm2_agent.store import SQLStore
-from cm2_agent.types.messages import Message
-from cm2_agent.types.task import RecordedCall, Task, ToolModel
+from cm2_agent.types.messages import Message, ToolSpec
+from cm2_agent.types.task import RecordedCall, Task
 from tests.chat_server import ChatServer, Fault, Said, said
 
 PARAMETERS = {
@@ -33,17 +34,16 @@ PARAMETERS = {
     "required": ["order_id"],
     "additionalProperties": False,
 }
-GET = ToolModel(name="get_order", description="Looks an order up.", parameters=PARAMETERS)
-CANCEL = ToolModel(name="cancel_order", description="Cancels an order.", parameters=PARAMETERS)
-TYPED = GET.model_copy(
-    update={
-        "output": {
-            "type": "object",
-            "properties": {"order_id": {"type": "integer"}, "status": {"$ref": "#/$defs/status"}},
-            "required": ["order_id", "status"],
-            "$defs": {"status": {"enum": ["new", "shipped"]}},
-        }
-    }
+GET = ToolSpec(name="get_order", description="Looks an order up.", parameters=PARAMETERS)
+CANCEL = ToolSpec(name="cancel_order", description="Cancels an order.", parameters=PARAMETERS)
+TYPED = replace(
+    GET,
+    output={
+        "type": "object",
+        "properties": {"order_id": {"type": "integer"}, "status": {"$ref": "#/$defs/status"}},
+        "required": ["order_id", "status"],
+        "$defs": {"status": {"enum": ["new", "shipped"]}},
+    },
 )
 RECORDED = tuple(
     RecordedCall(name=name, arguments={"order_id": number}, result=json.dumps({"order_id": number, "status": "new"}))
@@ -69,7 +69,7 @@ def simulating(server: ChatServer, **options: Any) -> SimulatedTools:
     return _OPEN[-1]
 
 
-def call(order: Any = 7, tool: ToolModel = GET, messages: Iterable[Message] = ()) -> Call:
+def call(order: Any = 7, tool: ToolSpec = GET, messages: Iterable[Message] = ()) -> Call:
     return Call(tool=tool, arguments={"order_id": order}, messages=tuple(messages))
 
 
@@ -189,7 +189,7 @@ async def test_an_attack_in_the_data_stays_data() -> None:
         tools=(GET,),
         recorded=(RecordedCall(name="get_order", arguments={"order_id": 1}, result=attack),),
     )
-    tool = GET.model_copy(update={"parameters": {"type": "object"}})
+    tool = replace(GET, parameters={"type": "object"})
     journal = Journal()
     journal.add(call(2, tool), Answer(content=attack))
     with ChatServer(always(SHIPPED)) as server:
@@ -267,7 +267,7 @@ async def test_one_bad_reply_is_asked_again_with_its_reason() -> None:
 async def test_a_contradiction_is_asked_again_and_named() -> None:
     journal = Journal()
     journal.add(call(), Answer(content='{"order_id": 7, "status": "new"}'))
-    listing = ToolModel(name="list_orders", parameters={"type": "object"})
+    listing = ToolSpec(name="list_orders", parameters={"type": "object"})
     wrong = {"result": {"orders": [{"order_id": 7, "status": "shipped"}]}, "error": None}
     right = {"result": {"orders": [{"order_id": 7, "status": "new"}]}, "error": None}
     asked = Call(tool=listing, arguments={})
@@ -298,7 +298,7 @@ async def test_the_same_call_is_asked_once_until_a_write() -> None:
 
 
 async def test_parallel_calls_of_a_dialogue_do_not_contradict_each_other() -> None:
-    listing = ToolModel(name="list_orders", parameters={"type": "object"})
+    listing = ToolSpec(name="list_orders", parameters={"type": "object"})
     journal = Journal()
 
     def answerer(body: dict[str, Any]) -> Said:
@@ -333,7 +333,7 @@ async def test_arguments_that_break_the_schema_are_told_without_a_model() -> Non
             assert answer.content == f"Error: the arguments of get_order are not valid: {told}"
         for schema in ({"type": "nonsense"}, {"$ref": "https://127.0.0.1:9/schema.json"}, {"$ref": "#/$defs/none"}):
             with pytest.raises(ToolError, match="tool 'get_order' has a JSON schema that cannot be used"):
-                await simulator.answer(call(tool=GET.model_copy(update={"parameters": schema})), Journal())
+                await simulator.answer(call(tool=replace(GET, parameters=schema)), Journal())
         assert server.calls == 0
 
 
@@ -463,5 +463,5 @@ def test_a_name_that_is_no_model_is_refused() -> None:
 
 def test_a_result_schema_that_refers_to_itself_is_only_checked() -> None:
     tree = {"type": "object", "properties": {"child": {"$ref": "#"}}}
-    assert reply_schema(GET.model_copy(update={"output": tree}))["properties"]["result"] == {}
+    assert reply_schema(replace(GET, output=tree))["properties"]["result"] == {}
     assert reply_schema(TYPED)["$defs"] == {"status": {"enum": ["new", "shipped"]}}

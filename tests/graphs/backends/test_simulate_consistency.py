@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from cm2_agent.graphs.backends.calls import Answer, Call, Journal
 from cm2_agent.graphs.backends.simulate_consistency import contradictions, facts_of, known_facts, same_answer
-from cm2_agent.types.task import ToolModel
+from cm2_agent.types.messages import ToolSpec
 from tests.strategies import jsons, objects
 
 
 def call(name: str, /, **arguments: Any) -> Call:
-    return Call(tool=ToolModel(name=name), arguments=arguments)
+    return Call(tool=ToolSpec(name=name), arguments=arguments)
 
 
 def journal(*answered: tuple[Call, Any]) -> Journal:
@@ -166,7 +166,7 @@ values = st.recursive(
     max_leaves=12,
 )
 calls = st.builds(
-    lambda name, arguments: Call(tool=ToolModel(name=name or "x"), arguments=arguments),
+    lambda name, arguments: Call(tool=ToolSpec(name=name or "x"), arguments=arguments),
     names,
     st.dictionaries(keys, values, max_size=3),
 )

@@ -15,14 +15,15 @@ from cm2_agent.errors import BudgetExhausted, ToolError
 from cm2_agent.graphs.backends.backends import Answering
 from cm2_agent.graphs.backends.calls import Answer, Call, Journal
 from cm2_agent.graphs.backends.simulator_eval import SHOTS, Held, fidelity, held_out, reselected
-from cm2_agent.types.task import RecordedCall, Task, ToolModel
+from cm2_agent.types.messages import ToolSpec
+from cm2_agent.types.task import RecordedCall, Task
 
-GET = ToolModel(
+GET = ToolSpec(
     name="get_order",
     parameters={"type": "object", "properties": {"order_id": {"type": "integer"}}},
     output={"type": "object", "properties": {"status": {"type": "string"}}, "required": ["status"]},
 )
-CANCEL = ToolModel(name="cancel_order", parameters={"type": "object", "properties": {"order_id": {"type": "integer"}}})
+CANCEL = ToolSpec(name="cancel_order", parameters={"type": "object", "properties": {"order_id": {"type": "integer"}}})
 TRUE = {1: {"status": "open", "price": 30}, 2: {"status": "sent", "price": 5}, 3: {"status": "open", "price": 7}}
 
 
@@ -183,7 +184,7 @@ values = st.recursive(
 
 @given(said=values, true=values)
 async def test_shares_stay_shares_and_the_truth_is_exact(said: Any, true: Any) -> None:
-    tool = ToolModel(name="get_thing")
+    tool = ToolSpec(name="get_thing")
     call = RecordedCall(name="get_thing", arguments={"n": 1}, result=json.dumps(true))
     mine = Task(id="t", turns=("x",), tools=(tool,), recorded=(call,))
     (told,) = await found(lambda *_: json.dumps(said), [mine], twice=False)

@@ -24,7 +24,6 @@ from pydantic import BaseModel, Field
 from cm2_agent.errors import ToolError
 from cm2_agent.graphs.agent_loop import agent
 from cm2_agent.graphs.tools.functions import FunctionTools
-from cm2_agent.types.protocols import Tools
 from tests.tracing.apps import ScriptedModel
 
 
@@ -164,7 +163,7 @@ class Desk:
 
 async def test_as_a_plug() -> None:
     desk = Desk()
-    tools: Tools = FunctionTools(desk.put, desk.get, get_order)
+    tools = FunctionTools(desk.put, desk.get, get_order)
     assert await tools("put", {"order_id": "7", "status": "open"}) is None
     assert desk.orders == {7: "open"}
     assert await tools("get", {"order_id": 7}) == "open"

@@ -23,7 +23,6 @@ from langgraph.prebuilt import ToolNode
 from cm2_agent.errors import MissingExtra, ToolError
 from cm2_agent.graphs.agent_loop import agent
 from cm2_agent.graphs.tools.mcp import McpTools
-from cm2_agent.types.protocols import Tools
 from tests.tracing.apps import ScriptedModel
 
 HERE = Path(__file__).resolve().parent
@@ -123,15 +122,14 @@ async def test_what_the_tools_say(shop: Make) -> None:
 
 async def test_one_session_keeps_its_state(shop: Make) -> None:
     async with shop() as tools:
-        plug: Tools = tools
-        assert await plug("pid", {}) == await plug("pid", {})
-        assert await plug("cancel_order", {"order_id": 7}) == "cancelled"
-        assert json.loads(await plug("get_order", {"order_id": 7}))["status"] == "cancelled"
+        assert await tools("pid", {}) == await tools("pid", {})
+        assert await tools("cancel_order", {"order_id": 7}) == "cancelled"
+        assert json.loads(await tools("get_order", {"order_id": 7}))["status"] == "cancelled"
         with pytest.raises(ToolException, match="no order 9"):
-            await plug("cancel_order", {"order_id": 9})
+            await tools("cancel_order", {"order_id": 9})
         with pytest.raises(ToolError, match="there is no tool 'refund'; the tools are cancel_order, "):
-            await plug("refund", {})
-        together = await asyncio.gather(*(plug("get_order", {"order_id": 7 + number % 2}) for number in range(20)))
+            await tools("refund", {})
+        together = await asyncio.gather(*(tools("get_order", {"order_id": 7 + number % 2}) for number in range(20)))
         assert [json.loads(one)["order_id"] for one in together] == [7 + number % 2 for number in range(20)]
 
 
