@@ -67,7 +67,7 @@ def class_fields(cls: type) -> list[Field]:
                 and isinstance(after.value, ast.Constant)
                 and isinstance(after.value.value, str)
             )
-            doc = inspect.cleandoc(after.value.value) if described else ""  # type: ignore[union-attr, arg-type]
+            doc = inspect.cleandoc(after.value.value) if described else ""  # type: ignore[union-attr]
             found[name] = Field(name=name, annotation=annotation, default=_default(node.value), doc=doc)
     return list(found.values())
 

@@ -58,7 +58,7 @@ def _table(one: Table) -> Iterator[str]:
 
 
 def _types(column: Column[object]) -> list[str]:
-    return [code(column.type.compile(dialect=dialect)) for dialect in (postgresql.dialect(), sqlite.dialect())]
+    return [code(column.type.compile(dialect=dialect)) for dialect in (postgresql.dialect(), sqlite.dialect())]  # type: ignore[no-untyped-call]
 
 
 def _keys(column: Column[object]) -> str:
