@@ -1,4 +1,4 @@
-"""What MkDocs does besides: fences lose the words that only the tests read, and a site that would fetch from the network is refused."""
+"""Hooks of MkDocs: fences lose the words that only the tests read; a site that fetches from the network is refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from mkdocs.exceptions import PluginError
 
 FENCE = re.compile(r"^```(\w+) +([^\n`]+)$", re.MULTILINE)
-"""The opening of a block with words after its language, as tests/test_docs.py reads them: `bash run`, `yaml support.yaml`."""
+"""The opening of a block with words for tests/test_docs.py after its language: `bash run`, `yaml support.yaml`."""
 FETCHED = re.compile(
     r"""<(?:script|img|iframe|source|audio|video|embed)\b[^>]*\ssrc=["']?(?:https?:)?//"""
     r"""|<link\b(?![^>]*\brel=["']?canonical)[^>]*\shref=["']?(?:https?:)?//"""
@@ -24,7 +24,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def on_post_build(config: Any, **_: Any) -> None:
-    """Raises PluginError where a page or style sheet of the site names a script, style, font or picture on another host."""
+    """Raises PluginError where a page or style sheet names a script, style, font or picture on another host."""
     site = Path(config["site_dir"])
     for path in sorted([*site.rglob("*.html"), *site.rglob("*.css")]):
         found = FETCHED.search(path.read_text(encoding="utf-8"))

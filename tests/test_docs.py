@@ -108,7 +108,9 @@ def execute(document: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def parsed(block: Block) -> Any:
     if block.language == "yaml":
         return yaml.safe_load(block.code)
-    return json.loads(block.code) if block.language == "json" else [json.loads(line) for line in block.code.splitlines()]
+    return (
+        json.loads(block.code) if block.language == "json" else [json.loads(line) for line in block.code.splitlines()]
+    )
 
 
 @pytest.fixture
@@ -138,11 +140,13 @@ def test_a_document_does_what_it_says(document: Path, capsys: pytest.CaptureFixt
     execute(document, capsys)
     text = document.read_text(encoding="utf-8")
     assert blocks(text) or document in PAGES, f"{document.name} shows nothing that could be run"
-    assert len(FENCE_LINE.findall(FENCE.sub("", text))) == 0, f"{document.name}: a block without a language, or indented, is not run"
+    assert len(FENCE_LINE.findall(FENCE.sub("", text))) == 0, (
+        f"{document.name}: a block without a language, or indented, is not run"
+    )
 
 
 def deep_imports(text: str) -> list[str]:
-    """The imports in a text, whatever it is, of modules of the package that are no face, or of names that a face does not list."""
+    """The imports in a text, prose and all, of modules that are no face, or of names that a face does not list."""
     found = []
     for start in IMPORT.finditer(text):
         statement = statement_at(text, text.rfind("\n", 0, start.end()) + 1)
@@ -168,7 +172,9 @@ def imported(node: ast.stmt) -> bool:
     return all(alias.name in listed or f"{face}.{alias.name}" in FACES for alias in node.names)
 
 
-@pytest.mark.parametrize("path", [*DOCUMENTS, *sorted((ROOT / "cookbook").glob("*.py"))], ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", [*DOCUMENTS, *sorted((ROOT / "cookbook").glob("*.py"))], ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_documents_and_recipes_import_from_faces_alone(path: Path) -> None:
     deep = deep_imports(path.read_text(encoding="utf-8"))
     assert not deep, f"{path.name}: not from {', '.join(FACES)}:\n" + "\n".join(deep)
@@ -254,7 +260,9 @@ def test_the_examples_of_a_module_run(name: str, tmp_path: Path, monkeypatch: py
     ],
 )
 @pytest.mark.usefixtures("own_modules")
-def test_a_false_document_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, complaint: str) -> None:
+def test_a_false_document_is_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, complaint: str
+) -> None:
     document = tmp_path / "false.md"
     document.write_text(text, encoding="utf-8")
     with pytest.raises(AssertionError, match=complaint):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cm2_agent.task import ToolModel
+from cm2_agent.types.task import ToolModel
 from docs.generate import COMMAND, REFERENCE, pages, stale, write
 from docs.generate.api import class_fields
 from docs.generate.markdown import docstring
@@ -41,7 +41,8 @@ def test_pages_hold_no_address_and_no_path_of_a_machine() -> None:
     [
         ("One <thing>.", "One &lt;thing>.\n"),
         (
-            "Do it.\n\nArgs:\n    a (int): first, in\n        seconds\n    *b: rest\n\nRaises:\n    ValueError: `a < 0`.\n\nMore.",
+            "Do it.\n\nArgs:\n    a (int): first, in\n        seconds\n    *b: rest\n\n"
+            "Raises:\n    ValueError: `a < 0`.\n\nMore.",
             "Do it.\n\n**Parameters**\n\n- `a` (`int`): first, in seconds\n- `*b`: rest\n\n"
             "**Raises**\n\n- `ValueError`: `a < 0`.\n\nMore.\n",
         ),

@@ -1,4 +1,4 @@
-"""The reference pages of docs/reference, made from the code: `python -m docs.generate` writes them, a test finds stale ones."""
+"""The pages of docs/reference, made from the code: `python -m docs.generate` writes them, a test finds stale ones."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def pages() -> Mapping[str, str]:
 
 
 def stale(folder: Path = REFERENCE) -> list[str]:
-    """The names of the pages in `folder` that are missing, differ from what the code gives now, or that nothing makes."""
+    """The names of the pages in `folder` that are missing, differ from what the code gives, or that nothing makes."""
     wanted = pages()
     found = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*") if path.is_file()}
     return sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
 
 
 def write(folder: Path = REFERENCE) -> list[str]:
-    """Bring the pages in `folder` up to date and return the names of those that changed; pages that nothing makes are deleted."""
+    """Bring the pages in `folder` up to date, delete those that nothing makes, and return the names of what changed."""
     folder.mkdir(parents=True, exist_ok=True)
     changed = stale(folder)
     wanted = pages()

@@ -1,4 +1,4 @@
-"""`python -m docs.generate` brings the pages of docs/reference up to date; with `--check` it only says which are stale, and exits 1."""
+"""`python -m docs.generate` brings docs/reference up to date; with `--check` it names stale pages and exits 1."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ FACES = {
     "cm2_agent.trainers": "api-trainers.md",
     "cm2_agent.store": "api-store.md",
 }
-"""The packages that users import from → their pages. A name that several export is described on the first of these pages."""
+"""The packages that users import from → their pages. A name that several export is described on the first of them."""
 
 WIDTH = 88
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -99,6 +99,8 @@ def _entry(name: str, thing: Any) -> Iterator[str]:
         node = _node(thing)
         assert isinstance(node, Function)
         yield fence(_signature(name, node))
+        yield docstring(_doc(thing))
+    elif inspect.ismodule(thing):
         yield docstring(_doc(thing))
     else:
         yield fence(f"{name} = {thing!r}")
@@ -213,10 +215,10 @@ def _node(thing: Any) -> Any:
 
 
 def _doc(thing: Any) -> str:
-    """The docstring written for a class or function itself: an inherited one, or one that dataclass makes, says nothing of it."""
+    """The docstring written for a class or function itself: one that is inherited or made says nothing of it."""
     if inspect.isclass(thing) or inspect.isroutine(thing):
         return ast.get_docstring(_node(thing)) or ""
-    return ""
+    return (inspect.getdoc(thing) or "") if inspect.ismodule(thing) else ""
 
 
 def _identity(module: Any, name: str) -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""The pages of the files that users write: keys of a checklist in YAML, of tasks and people's labels in JSON Lines, from the models."""
+"""The pages of the files that users write, from the models: checklists in YAML, tasks and labels in JSON Lines."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from cm2_agent.check_data import FORMS, Listed
-from cm2_agent.checklist import ChecklistModel, EvidenceModel, ItemModel
-from cm2_agent.checklist_file import LibraryModel, shipped_libraries
-from cm2_agent.readers.labels import LabelModel
-from cm2_agent.task import Persona, RecordedCall, Task, ToolModel
+from cm2_agent.importers.human_labels import LabelModel
+from cm2_agent.types.check_specs import FORMS, Listed
+from cm2_agent.types.checklist_item import ChecklistModel, EvidenceModel, ItemModel
+from cm2_agent.types.checklist_library import LibraryModel, shipped_libraries
+from cm2_agent.types.task import Persona, RecordedCall, Task, ToolModel
 from docs.generate.api import class_fields
 from docs.generate.markdown import code, docstring, escape, table
 
@@ -24,7 +24,7 @@ JSON = Mapping[str, Any]
 
 
 def checklist_page() -> str:
-    """The keys of a checklist file, the checks that can be written as data, and the libraries that come with the package."""
+    """The keys of a checklist file, the checks that can be written as data, and the shipped libraries."""
     parts = {"ItemModel": "An item", "EvidenceModel": "A pointer into the reference", "Listed": "A listed call"}
     sections = [
         "# Checklist files\n",
