@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cm2_agent.store.schema import metadata
 from cm2_agent.types.task import ToolModel
 from docs.generate import COMMAND, REFERENCE, pages, stale, write
 from docs.generate.api import class_fields
@@ -58,9 +59,19 @@ def test_a_docstring_becomes_markdown(doc: str, markdown: str) -> None:
     assert docstring(doc) == markdown
 
 
-def test_a_field_without_a_docstring_is_listed_too() -> None:
+def test_fields_come_with_their_defaults_and_docstrings() -> None:
     fields = {field.name: field for field in class_fields(ToolModel)}
     assert list(fields) == ["name", "description", "parameters", "output", "reads"]
     assert (fields["name"].default, fields["parameters"].default, fields["reads"].default) == (None, "{}", "None")
     assert fields["output"].doc == "The JSON schema of its results, where the tool declares one."
-    assert fields["description"].doc == ""
+
+
+@pytest.mark.parametrize("page", ["checklist.md", "jsonl.md"])
+def test_every_key_is_described(page: str) -> None:
+    rows = [line for line in pages()[page].splitlines() if line.startswith("| `") and line.count(" | ") == 3]
+    assert rows
+    assert not [row for row in rows if row.endswith("|  |")], "describe the field in its model"
+
+
+def test_every_table_is_described() -> None:
+    assert not [name for name, one in metadata.tables.items() if not one.info.get("doc")]

@@ -22,8 +22,8 @@ def database_page() -> str:
 def _page() -> Iterator[str]:
     yield "# Database\n"
     yield (
-        "The tables of a store, on SQLite and PostgreSQL. `NULL` always means that nobody knows. `seq` is the short key "
-        "by which rows refer to each other, and the order of storing; every noun has its natural key as a unique "
+        "The tables of a store, on SQLite and PostgreSQL. `NULL` always means that nobody knows. `seq` is the short "
+        "key by which rows refer to each other, and the order of storing; every noun has its natural key as a unique "
         "constraint, so that writing twice changes nothing. Times are nanoseconds since the epoch.\n"
     )
     tables = list(metadata.tables.values())
