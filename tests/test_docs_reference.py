@@ -41,6 +41,7 @@ def test_pages_hold_no_address_and_no_path_of_a_machine() -> None:
     ("doc", "markdown"),
     [
         ("One <thing>.", "One &lt;thing>.\n"),
+        ("**Note.** a*b, **kw of f_x _y", "**Note.** a\\*b, \\*\\*kw of f_x \\_y\n"),
         (
             "Do it.\n\nArgs:\n    a (int): first, in\n        seconds\n    *b: rest\n\n"
             "Raises:\n    ValueError: `a < 0`.\n\nMore.",

@@ -28,10 +28,10 @@ def fence(text: str, language: str = "python") -> str:
 
 
 def escape(text: str) -> str:
-    """Text in which `<`, `*` and `_` of placeholders are no markup, outside code spans."""
-    parts = re.split(r"(``.+?``|`[^`]+`)", text)
+    """Text whose `<`, `*` and `_` are no markup, outside code spans and `**bold words**`."""
+    parts = re.split(r"(``.+?``|`[^`]+`|\*\*\w[^*`<]*\*\*)", text)
     return "".join(
-        part if part.startswith("`") else re.sub(r"([<*_])", r"\\\1", part).replace(r"\<", "&lt;") for part in parts
+        part if at % 2 else _MARKUP.sub(r"\\\g<0>", part).replace("<", "&lt;") for at, part in enumerate(parts)
     )
 
 
