@@ -12,7 +12,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart check test fuzz lint bench clean
+.PHONY: help install quickstart check test fuzz lint docs bench clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -56,10 +56,14 @@ lint: $(STAMP)  ## ruff, mypy --strict, pyright
 	$(PY) -m mypy
 	$(PY) -m pyright --pythonpath $(PY)
 
+docs: $(STAMP)  ## check that docs/reference is up to date, and build the documentation into site/
+	$(PY) -m docs.generate --check
+	$(PY) -m mkdocs build --strict --quiet
+
 # Without the grid of the judge-error budget, which trains 81 policies (a quarter of an hour): python -m tests.bench.bench_judge_error
 bench: $(STAMP)  ## run the benchmarks in turn, one JSON line each
 	@for name in $(filter-out bench_judge_error,$(notdir $(basename $(wildcard tests/bench/bench_*.py)))); do \
 		$(PY) -m tests.bench.$$name || exit 1; done
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) build dist cm2_agent.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist site cm2_agent.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,11 +1,12 @@
-"""What the documents say is true: their code runs, in order, and prints what they print; apart since it is of no one
-room.
+"""What the documents say is true: their code runs, in order, prints what they print, and imports from the faces alone.
 
-In README.md and cookbook/*.md, by the words after a fence's language:
+In README.md, cookbook/*.md and docs/**/*.md (docs/reference is made from the code), by the words after a fence's
+language:
 
-- `python`: executed, in one namespace a document, in an empty folder.
+- `python`: executed, in one namespace a document, in an empty folder of the document's own.
+- `python NAME.py`: written to the file NAME.py there, which later blocks and commands can import.
 - `bash run`: every line is a `cm2 …` command, run there in its turn (other `bash` blocks are only shown).
-- `yaml NAME`, `json NAME`: written to the file NAME there; each is parsed, and a checklist is loaded.
+- `yaml NAME`, `json NAME`, `jsonl NAME`: written to the file NAME there; each is parsed, and a checklist is loaded.
 - `text output`: what the block before it printed, to the letter.
 
 Recipes (cookbook/01_embed.py …) run as scripts; the last line that one prints is the one that its docstring promises
@@ -23,6 +24,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,10 +38,27 @@ from cm2_agent.cli.app import app
 from cm2_agent.types.checklist import Checklist
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "cookbook").glob("*.md")])
+REFERENCE = ROOT / "docs" / "reference"
+PAGES = [path for path in (ROOT / "docs").rglob("*.md") if not path.is_relative_to(REFERENCE)]
+DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "cookbook").glob("*.md"), *PAGES])
 NEEDS_A_KEY = {"07_judge.py"}  # run by tests/cookbook/test_07_judge.py, against a judge on loopback
 RECIPES = sorted(path for path in (ROOT / "cookbook").glob("[0-9]*.py") if path.name not in NEEDS_A_KEY)
+FACES = {
+    "cm2_agent": "tracing, checklists, runs, scores, training",
+    "cm2_agent.graphs": "agents, tools, users",
+    "cm2_agent.rewards": "scorers, judges, reward components",
+    "cm2_agent.trainers": "GRPO, SFT, preference pairs",
+    "cm2_agent.store": "the SQL store",
+    "cm2_agent.models": "models for the agents",
+    "cm2_agent.llm": "models for judges, simulators and users",
+    "cm2_agent.importers": "other tools' recordings",
+    "cm2_agent.integrations": "rewards in other frameworks",
+    "cm2_agent.benchmarks": "public benchmarks",
+}
+"""The packages that documents and recipes may import from, and what for."""
 FENCE = re.compile(r"^```(\w+) ?([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE_LINE = re.compile(r"^\s*(?:```|~~~)", re.MULTILINE)
+IMPORT = re.compile(r"^\s*(?:>>> |\.\.\. )?(?:from cm2_agent[\w.]* import .|import cm2_agent)", re.MULTILINE)
 PROMISE = re.compile(r"You should see: (.+)")
 
 
@@ -71,21 +90,43 @@ def execute(document: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = ""
     for block in blocks(document.read_text(encoding="utf-8")):
         where = f"{document.name}:{block.line}"
-        if block.language == "python":
+        if block.language == "python" and block.words:
+            for name in block.words:
+                Path(name).write_text(block.code, encoding="utf-8")
+        elif block.language == "python":
             # Under the document's own name and line, so that tracebacks and inspect.getsource find it.
             code = "\n" * (block.line - 1) + block.code
             exec(compile(code, str(document), "exec"), namespace)
             printed = capsys.readouterr().out
         elif block.language == "bash" and "run" in block.words:
             printed = "".join(command(where, line) for line in block.code.splitlines() if not line.startswith("#"))
-        elif block.language in {"yaml", "json"}:
-            data = yaml.safe_load(block.code) if block.language == "yaml" else json.loads(block.code)
+        elif block.language in {"yaml", "json", "jsonl"}:
+            data = parsed(block)
             for name in block.words:
                 Path(name).write_text(block.code, encoding="utf-8")
-            if "items" in data:
+            if block.language != "jsonl" and "items" in data:
                 assert Checklist.from_json(data).items, where
         elif block.language == "text" and "output" in block.words:
             assert printed == block.code, f"{where}: the block before it printed something else"
+
+
+def parsed(block: Block) -> Any:
+    if block.language == "yaml":
+        return yaml.safe_load(block.code)
+    return (
+        json.loads(block.code) if block.language == "json" else [json.loads(line) for line in block.code.splitlines()]
+    )
+
+
+@pytest.fixture
+def own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The modules that a document writes can be imported, and are forgotten after it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None) or "").startswith(f"{tmp_path}{os.sep}"):
+            del sys.modules[name]
 
 
 def command(where: str, line: str) -> str:
@@ -98,13 +139,66 @@ def command(where: str, line: str) -> str:
     return done.stdout
 
 
+@pytest.mark.usefixtures("own_modules")
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_document_does_what_it_says(
-    document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_a_document_does_what_it_says(document: Path, capsys: pytest.CaptureFixture[str]) -> None:
     execute(document, capsys)
-    assert blocks(document.read_text(encoding="utf-8")), f"{document.name} shows nothing that could be run"
+    text = document.read_text(encoding="utf-8")
+    assert blocks(text) or document in PAGES, f"{document.name} shows nothing that could be run"
+    assert len(FENCE_LINE.findall(FENCE.sub("", text))) == 0, (
+        f"{document.name}: a block without a language, or indented, is not run"
+    )
+
+
+def deep_imports(text: str) -> list[str]:
+    """The imports in a text, prose and all, of modules that are no face, or of names that a face does not list."""
+    found = []
+    for start in IMPORT.finditer(text):
+        statement = statement_at(text, text.rfind("\n", 0, start.end()) + 1)
+        if not all(imported(node) for node in ast.parse(statement).body):
+            found.append(statement)
+    return found
+
+
+def statement_at(text: str, start: int) -> str:
+    """The import that begins on the line at `start`, through its closing parenthesis."""
+    lines = [re.sub(r"^\s*(>>> |\.\.\. )?", "", line) for line in text[start:].splitlines()]
+    end = 1 + (next(at for at, line in enumerate(lines) if ")" in line) if "(" in lines[0] else 0)
+    return " ".join(lines[:end])
+
+
+def imported(node: ast.stmt) -> bool:
+    """Whether an import takes from faces alone: a face, or names that a face lists."""
+    if isinstance(node, ast.Import):
+        return all(alias.name in FACES for alias in node.names)
+    assert isinstance(node, ast.ImportFrom)
+    face = node.module or ""
+    listed = getattr(importlib.import_module(face), "__all__", ()) if face in FACES else ()
+    return all(alias.name in listed or f"{face}.{alias.name}" in FACES for alias in node.names)
+
+
+@pytest.mark.parametrize(
+    "path", [*DOCUMENTS, *sorted((ROOT / "cookbook").glob("*.py"))], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_documents_and_recipes_import_from_faces_alone(path: Path) -> None:
+    deep = deep_imports(path.read_text(encoding="utf-8"))
+    assert not deep, f"{path.name}: not from {', '.join(FACES)}:\n" + "\n".join(deep)
+
+
+@pytest.mark.parametrize(
+    ("text", "deep"),
+    [
+        ("```python\nfrom cm2_agent import watch\nimport cm2_agent\nfrom cm2_agent import graphs\n```\n", 0),
+        ("```python\nfrom cm2_agent.store import (\n    SQLStore,\n)\n```\n", 0),
+        ("from cm2_agent.store.sql import SQLStore\n", 1),
+        (">>> from cm2_agent.messages import Message\n", 1),
+        ("    import cm2_agent.score\n", 1),
+        ("from cm2_agent import (\n    watch,\n    no_such_name,\n)\n", 1),
+        ("Import from cm2_agent.store, or\nimport yours.\n", 0),
+    ],
+)
+def test_a_deep_import_is_found(text: str, deep: int) -> None:
+    assert len(deep_imports(text)) == deep
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
@@ -167,12 +261,13 @@ def test_the_examples_of_a_module_run(name: str, tmp_path: Path, monkeypatch: py
         ("```python\nx = 1\n```\n```python\nassert x == 2, 'no'\n```\n", "no"),
         ("```bash run\nrm -r docs\n```\n", "only cm2 commands are run"),
         ("```bash run\ncm2 no-such-command\n```\n", "cm2 no-such-command: exit 2"),
+        ("```python own.py\nx = 1\n```\n```python\nimport own\n\nassert own.x == 2, 'another x'\n```\n", "another x"),
     ],
 )
+@pytest.mark.usefixtures("own_modules")
 def test_a_false_document_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str, complaint: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, complaint: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     document = tmp_path / "false.md"
     document.write_text(text, encoding="utf-8")
     with pytest.raises(AssertionError, match=complaint):

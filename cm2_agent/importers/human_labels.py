@@ -23,12 +23,19 @@ class LabelModel(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     trace: str = Field(min_length=1)
+    """The trace's id."""
     item: str = Field(min_length=1)
+    """The item's id."""
     rater: str = Field(min_length=1)
+    """Who judged."""
     value: bool | None
+    """The verdict; `null`: the rater could not tell."""
     turn: int | None = Field(default=None, ge=0)
+    """0-based; left out for the closing block, or where none is named."""
     task: str | None = None
+    """The task's id."""
     note: str | None = None
+    """The rater's words."""
 
     def labels(self) -> tuple[Label, ...]:
         return (

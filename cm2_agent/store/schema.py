@@ -52,9 +52,10 @@ def _seq() -> Column[int]:
 contents = Table(
     "contents",
     metadata,
-    Column("hash", LargeBinary, primary_key=True),  # SHA-256 of the canonical JSON: Message.hash in bytes
-    Column("kind", Text, nullable=False),  # message | tool | toolset (a list of tool hashes in hexadecimal)
-    Column("body", Text, nullable=False),
+    Column("hash", LargeBinary, primary_key=True, doc="SHA-256 of the canonical JSON: `Message.hash` in bytes"),
+    Column("kind", Text, nullable=False, doc="`message`, `tool` or `toolset` (a list of tool hashes in hexadecimal)"),
+    Column("body", Text, nullable=False, doc="JSON"),
+    info={"doc": "One message, tool definition or list of tools; each content is stored once."},
 )
 
 tasks = Table(
@@ -63,40 +64,43 @@ tasks = Table(
     _seq(),
     Column("id", key(), nullable=False),
     Column("version", Integer, nullable=False),
-    Column("hash", Text, nullable=False),
-    Column("body", Text, nullable=False),
+    Column("hash", Text, nullable=False, doc="of the content: one id and version has one"),
+    Column("body", Text, nullable=False, doc="JSON"),
     UniqueConstraint("id", "version"),
+    info={"doc": "One version of one task."},
 )
 
 group_keys = Table(
     "group_keys",
     metadata,
     _seq(),
-    Column("hash", LargeBinary, nullable=False, unique=True),  # address of the key
+    Column("hash", LargeBinary, nullable=False, unique=True, doc="address of the key"),
     Column("task", key(), nullable=False),
-    Column("policy", key()),
-    Column("key", Text, nullable=False),  # cm2_agent.types.group.group_key without the reward version
+    Column("policy", key(), doc="the model version that sampled"),
+    Column("key", Text, nullable=False, doc="the whole group key, without the reward version"),
     Index(None, "policy", "task"),
     Index(None, "task"),
+    info={"doc": "What the rollouts of a group have in common, short of the reward version."},
 )
 
 traces = Table(
     "traces",
     metadata,
     _seq(),
-    Column("id", key(), nullable=False, unique=True),
-    Column("started", big(), nullable=False),  # of the first run
-    Column("runs", Integer, nullable=False),
-    Column("task", key()),
-    Column("policy", key()),
+    Column("id", key(), nullable=False, unique=True, doc="the thread's id, or that of its only run"),
+    Column("started", big(), nullable=False, doc="of the first run"),
+    Column("runs", Integer, nullable=False, doc="how many"),
+    Column("task", key(), doc="the task's id"),
+    Column("policy", key(), doc="the model version"),
     Column("group_key", big(), ForeignKey("group_keys.seq")),
-    Column("rollout", big()),
+    Column("rollout", big(), doc="which rollout of its group"),
     Index(None, "started", "id"),
     Index(None, "task"),
     Index(None, "policy"),
     Index(
         "ix_traces_fetch", "group_key", "rollout", "started", "id", "seq"
     ),  # the GRPO fetch reads nothing else of a trace
+    info={"doc": "One trace: a dialogue."},
 )
 
 runs = Table(
@@ -106,65 +110,73 @@ runs = Table(
     Column("id", key(), nullable=False, unique=True),
     Column("trace", big(), ForeignKey("traces.seq"), nullable=False),
     Column(
-        "threaded", Boolean, nullable=False
-    ),  # whether the trace's id was the run's thread, or the run is a trace by itself
+        "threaded",
+        Boolean,
+        nullable=False,
+        doc="whether the trace's id was the run's thread, or the run is a trace by itself",
+    ),
     Column("name", Text, nullable=False),
     Column("status", Text, nullable=False),
-    Column("failure_kind", Text),
+    Column("failure_kind", Text, doc="ToolError, ModelError, or the crash's exception name"),
     Column("failure_message", Text),
-    Column("started", big(), nullable=False),
-    Column("ended", big(), nullable=False),
-    Column("hash", LargeBinary, nullable=False),  # of everything in it, to tell a repetition from a conflict
-    Column("attributes", Text, nullable=False),
-    Column("messages", LargeBinary, nullable=False),  # joined content addresses
+    Column("started", big(), nullable=False, doc="nanoseconds since the epoch"),
+    Column("ended", big(), nullable=False, doc="nanoseconds since the epoch"),
+    Column("hash", LargeBinary, nullable=False, doc="of everything in it, to tell a repetition from a conflict"),
+    Column("attributes", Text, nullable=False, doc="JSON"),
+    Column("messages", LargeBinary, nullable=False, doc="joined content addresses"),
     Index(None, "trace"),
+    info={"doc": "One run of a trace: an invocation of the graph."},
 )
 
 model_calls = Table(
     "model_calls",
     metadata,
     Column("run", big(), ForeignKey("runs.seq"), primary_key=True),
-    Column("position", Integer, primary_key=True),
+    Column("position", Integer, primary_key=True, doc="order within the run"),
     Column("span_id", Text, nullable=False),
     Column("model", Text),
     Column("model_version", Text),
-    Column("message", Integer),
+    Column("message", Integer, doc="index in the run's messages of the message that it wrote; NULL off the main line"),
     Column("started", big(), nullable=False),
     Column("ended", big(), nullable=False),
     Column("finish_reason", Text),
     Column("error", Text),
-    Column("untrainable", Text),  # ModelCall.untrainable when it was stored
-    Column("sampling", Text, nullable=False),
-    Column("usage", Text, nullable=False),
-    Column("toolset", LargeBinary),
-    Column("output", LargeBinary),
+    Column("untrainable", Text, doc="`ModelCall.untrainable` when it was stored"),
+    Column("sampling", Text, nullable=False, doc="JSON"),
+    Column("usage", Text, nullable=False, doc="JSON"),
+    Column("toolset", LargeBinary, doc="content address of the tools offered"),
+    Column("output", LargeBinary, doc="content address of the answer"),
     # An earlier call of the trace whose beginning this one shares: of `shared_input` messages and `shared_ids` tokens
     # of (prompt or input, then completion or output). `input` and `prompt_ids` hold what comes after.
-    Column("base_run", big()),
-    Column("base_position", Integer),
-    Column("shared_input", Integer, nullable=False),
-    Column("shared_ids", Integer, nullable=False),
-    Column("input", LargeBinary, nullable=False),
-    Column("prompt_ids", LargeBinary),
-    Column("completion_ids", LargeBinary),
-    Column("logprobs", LargeBinary),
+    Column("base_run", big(), doc="an earlier call of the trace whose beginning this one shares"),
+    Column("base_position", Integer, doc="that call's position"),
+    Column("shared_input", Integer, nullable=False, doc="how many messages of that call's input and output are shared"),
+    Column(
+        "shared_ids", Integer, nullable=False, doc="how many tokens of that call's prompt and completion are shared"
+    ),
+    Column("input", LargeBinary, nullable=False, doc="content addresses of the messages after the shared ones"),
+    Column("prompt_ids", LargeBinary, doc="token ids of the prompt after the shared ones"),
+    Column("completion_ids", LargeBinary, doc="token ids of what was sampled"),
+    Column("logprobs", LargeBinary, doc="one natural logarithm a sampled token"),
+    info={"doc": "One answer of a chat model in a run."},
 )
 
 tool_runs = Table(
     "tool_runs",
     metadata,
     Column("run", big(), ForeignKey("runs.seq"), primary_key=True),
-    Column("position", Integer, primary_key=True),
+    Column("position", Integer, primary_key=True, doc="order within the run"),
     Column("span_id", Text, nullable=False),
     Column("name", Text, nullable=False),
-    Column("call_id", Text),
-    Column("backend", Text),
+    Column("call_id", Text, doc="the model's id of the call"),
+    Column("backend", Text, doc="who answered"),
     Column("started", big(), nullable=False),
     Column("ended", big(), nullable=False),
     Column("error", Text),
-    Column("arguments", Text, nullable=False),
-    Column("result", Text, nullable=False),
-    Column("fault", Text),  # what was injected into the call, NULL where nothing was
+    Column("arguments", Text, nullable=False, doc="JSON"),
+    Column("result", Text, nullable=False, doc="JSON"),
+    Column("fault", Text, doc="what was injected into the call; NULL where nothing was"),
+    info={"doc": "One execution of a tool in a run."},
 )
 
 outcomes = Table(
@@ -172,7 +184,8 @@ outcomes = Table(
     metadata,
     Column("trace", big(), ForeignKey("traces.seq"), primary_key=True),
     Column("name", key(), primary_key=True),
-    Column("value", Double),
+    Column("value", Double, doc="NULL: nobody knows"),
+    info={"doc": "One outcome of a trace, such as a verifier's."},
 )
 
 checklists = Table(
@@ -182,9 +195,10 @@ checklists = Table(
     Column("hash", Text, nullable=False, unique=True),
     Column("name", key(), nullable=False),
     Column("version", Integer, nullable=False),
-    Column("body", Text, nullable=False),
-    Column("sources", Text, nullable=False),  # {item id: source of its function}
+    Column("body", Text, nullable=False, doc="JSON"),
+    Column("sources", Text, nullable=False, doc="`{item id: source of its function}`"),
     UniqueConstraint("name", "version"),
+    info={"doc": "One version of one checklist."},
 )
 
 reward_versions = Table(
@@ -192,14 +206,16 @@ reward_versions = Table(
     metadata,
     _seq(),
     Column("version", key(), nullable=False, unique=True),
-    Column("settings", Text),
+    Column("settings", Text, doc="JSON"),
+    info={"doc": "One reward version: checklist, judge and settings as one string."},
 )
 
 reward_checklists = Table(
     "reward_checklists",
     metadata,
-    Column("checklist", Text, primary_key=True),
+    Column("checklist", Text, primary_key=True, doc="its hash"),
     Column("reward", big(), ForeignKey("reward_versions.seq"), primary_key=True),
+    info={"doc": "Which reward versions score by which checklist."},
 )
 
 scores = Table(
@@ -208,70 +224,73 @@ scores = Table(
     _seq(),
     Column("trace", big(), ForeignKey("traces.seq"), nullable=False),
     Column("reward", big(), ForeignKey("reward_versions.seq"), nullable=False),
-    Column("value", Double),
+    Column("value", Double, doc="the reward; NULL where a verdict is missing, and `null_reason` says why"),
     Column("null_reason", Text),
-    Column("checklist", Text),
-    Column("runs", Integer, nullable=False),
-    Column("turns", Text, nullable=False),  # TurnScores without their verdicts
-    Column("components", Text, nullable=False),
-    Column("usage", Text),  # what judging took (Score.usage); NULL where no judge was asked
+    Column("checklist", Text, doc="its hash"),
+    Column("runs", Integer, nullable=False, doc="how many runs the trace had when it was scored"),
+    Column("turns", Text, nullable=False, doc="TurnScores without their verdicts, JSON"),
+    Column("components", Text, nullable=False, doc="JSON"),
+    Column("usage", Text, doc="what judging took (`Score.usage`); NULL where no judge was asked"),
     UniqueConstraint(
         "trace", "reward"
     ),  # and no index on `reward` alone: a planner would start a fetch there, among all scores
+    info={"doc": "The score of one trace under one reward version."},
 )
 
 verdicts = Table(
     "verdicts",
     metadata,
     Column("score", big(), ForeignKey("scores.seq"), primary_key=True),
-    Column("block", Integer, primary_key=True),  # which of the score's counted turns
+    Column("block", Integer, primary_key=True, doc="which of the score's counted turns"),
     Column("position", Integer, primary_key=True),
-    Column("turn", Integer),  # NULL in the closing block
+    Column("turn", Integer, doc="NULL in the closing block"),
     Column("item", key(), nullable=False),
     Column("value", Boolean),
-    Column("step", Integer),
-    Column("paid", Boolean),
-    Column("weight", Double, nullable=False),
-    Column("reason", Text),
-    Column("cause", Text),
-    Column("depends_on", Text, nullable=False),
+    Column("step", Integer, doc="row of the satisfaction matrix from which it is true; NULL where it never is"),
+    Column("paid", Boolean, doc="whether its weight was paid"),
+    Column("weight", Double, nullable=False, doc="normalised within the turn"),
+    Column("reason", Text, doc="what decided it where the item itself was not looked at, or could not be"),
+    Column("cause", Text, doc="of a NULL: `infrastructure` or `content`"),
+    Column("depends_on", Text, nullable=False, doc="indices into the turn's verdicts, JSON"),
     Column("explanation", Text),
-    Column("evidence", Text, nullable=False),
+    Column("evidence", Text, nullable=False, doc="JSON"),
     Index(None, "item"),
+    info={"doc": "The verdict on one item in one turn of a score."},
 )
 
 verdict_cache = Table(
     "verdict_cache",
     metadata,
-    Column("key", key(), primary_key=True),  # of everything that the verdict depends on (rewards/judges/cache.py)
+    Column("key", key(), primary_key=True, doc="of everything that the verdict depends on"),
     Column("item", key(), nullable=False),
     Column("value", Boolean),
-    Column("body", Text, nullable=False),  # the rest of the Verdict
-    Column("stored", big(), nullable=False),  # nanoseconds since the epoch
+    Column("body", Text, nullable=False, doc="the rest of the verdict, JSON"),
+    Column("stored", big(), nullable=False, doc="nanoseconds since the epoch"),
+    info={"doc": "A judge's verdict that need not be asked for again."},
 )
 
 simulations = Table(
     "simulations",
     metadata,
-    Column(
-        "key", key(), primary_key=True
-    ),  # of everything that the simulator was asked, and its seed (graphs/backends/simulate.py)
+    Column("key", key(), primary_key=True, doc="of everything that the simulator was asked, and its seed"),
     Column("tool", key(), nullable=False),
-    Column("body", Text, nullable=False),  # the reply, as JSON
-    Column("stored", big(), nullable=False),  # nanoseconds since the epoch
+    Column("body", Text, nullable=False, doc="the reply, as JSON"),
+    Column("stored", big(), nullable=False, doc="nanoseconds since the epoch"),
+    info={"doc": "A simulator's answer that need not be asked for again."},
 )
 
 checkpoints = Table(
-    "checkpoints",  # of dialogues that are under way: a finished one is a trace, and its checkpoint is deleted
+    "checkpoints",
     metadata,
     Column("thread", key(), primary_key=True),
     Column("namespace", key(), primary_key=True),
-    Column("checkpoint", key(), nullable=False),  # its id: only the newest of a thread is kept
+    Column("checkpoint", key(), nullable=False, doc="its id: only the newest of a thread is stored"),
     Column("parent", key()),
-    Column("kind", Text, nullable=False),  # of the serialisation, as langgraph names it
+    Column("kind", Text, nullable=False, doc="of the serialisation, as langgraph names it"),
     Column("body", LargeBinary, nullable=False),
     Column("metadata", LargeBinary, nullable=False),
-    Column("stored", big(), nullable=False),  # nanoseconds since the epoch
+    Column("stored", big(), nullable=False, doc="nanoseconds since the epoch"),
+    info={"doc": "The newest checkpoint of a dialogue under way; a finished one is a trace and has none."},
 )
 
 checkpoint_writes = Table(
@@ -279,25 +298,27 @@ checkpoint_writes = Table(
     metadata,
     Column("thread", key(), primary_key=True),
     Column("namespace", key(), primary_key=True),
-    Column("checkpoint", key(), primary_key=True),
+    Column("checkpoint", key(), primary_key=True, doc="the id of the checkpoint"),
     Column("task", key(), primary_key=True),
     Column("position", Integer, primary_key=True),
     Column("path", Text, nullable=False),
     Column("channel", Text, nullable=False),
-    Column("kind", Text, nullable=False),
+    Column("kind", Text, nullable=False, doc="of the serialisation, as langgraph names it"),
     Column("body", LargeBinary, nullable=False),
+    info={"doc": "What a node of a dialogue under way has written since its checkpoint."},
 )
 
 labels = Table(
     "labels",
     metadata,
-    Column("trace", key(), primary_key=True),  # its id, not its row: people may judge what is not stored (yet)
+    Column("trace", key(), primary_key=True, doc="its id, not its row: people may judge what is not stored (yet)"),
     Column("item", key(), primary_key=True),
-    Column("turn", Integer, primary_key=True),  # -1: the closing block, or none named
+    Column("turn", Integer, primary_key=True, doc="-1: the closing block, or none named"),
     Column("rater", key(), primary_key=True),
-    Column("value", Boolean),
+    Column("value", Boolean, doc="NULL: the rater could not tell"),
     Column("task", key()),
     Column("note", Text),
+    info={"doc": "One person's verdict on one item of one trace."},
 )
 
 incidents = Table(
@@ -305,7 +326,8 @@ incidents = Table(
     metadata,
     Column("kind", key(), primary_key=True),
     Column("count", big(), nullable=False),
-    Column("detail", Text, nullable=False),  # of the last one
-    Column("first", big(), nullable=False),  # nanoseconds since the epoch
-    Column("last", big(), nullable=False),
+    Column("detail", Text, nullable=False, doc="of the last one"),
+    Column("first", big(), nullable=False, doc="nanoseconds since the epoch"),
+    Column("last", big(), nullable=False, doc="nanoseconds since the epoch"),
+    info={"doc": "One kind of background failure, counted; `cm2 doctor` shows them."},
 )

@@ -35,9 +35,14 @@ class CheckData(BaseModel):
 
 class Called(CheckData):
     called: ToolName
+    """The tool."""
     with_: dict[str, Any] = Field(default_factory=dict, alias="with")
+    """Arguments that the call must have, others are free; `{from: user}`: any value that a user message so far
+    contains; `{from: tool}`: one that an earlier tool result contains."""
     before: ToolName | None = None
+    """Another tool, or `reply`: the call comes before its first call, or before the first reply."""
     succeeded: Literal[True] | None = None
+    """The call was answered without an error; not together with `before`."""
 
     @field_validator("with_")
     @classmethod
@@ -63,24 +68,31 @@ class Listed(CheckData):
     """One call that `only_called` allows."""
 
     called: ToolName
+    """The tool."""
     with_: dict[str, Any] = Field(default_factory=dict, alias="with")
+    """Arguments that the call must have; others are free."""
 
 
 class OnlyCalled(CheckData):
     only_called: list[Listed]
+    """The calls that are allowed."""
     among: Annotated[list[ToolName], Field(min_length=1)]
+    """The tools that the rule is about; calls of others are free."""
 
 
 class NeverCalled(CheckData):
     never_called: ToolName | Annotated[list[ToolName], Field(min_length=1)]
+    """The tool or tools."""
 
 
 class AtMost(CheckData):
     at_most: Count | Annotated[dict[ToolName, Count], Field(min_length=1)]
+    """A bound for all calls together, or one for each tool."""
 
 
 class NoToolError(CheckData):
     no_tool_error: Literal[True] | ToolName | Annotated[list[ToolName], Field(min_length=1)]
+    """`true` for every tool, or the tool or tools."""
 
     @field_validator("no_tool_error", mode="before")
     @classmethod
@@ -92,6 +104,7 @@ class NoToolError(CheckData):
 
 class Replied(CheckData):
     replied: Literal[True]
+    """Nothing else can be asked."""
 
     @field_validator("replied", mode="before")
     @classmethod
@@ -103,6 +116,7 @@ class Replied(CheckData):
 
 class ReplyMatches(CheckData):
     reply_matches: Annotated[str, Field(min_length=1, strict=True)]
+    """An RE2 pattern, searched for anywhere in a reply."""
 
     @field_validator("reply_matches")
     @classmethod

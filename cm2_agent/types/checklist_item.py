@@ -47,10 +47,12 @@ class EvidenceModel(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
-    turn: int = Field(ge=0)
-    step: int = Field(ge=0)
-    source: FocusOn | Literal["user"] = Field(alias="from")
-    snippet: str
+    turn: int = Field(ge=0, description="0-based.")
+    step: int = Field(ge=0, description="0-based, within the turn.")
+    source: FocusOn | Literal["user"] = Field(
+        alias="from", description="Which part of the step, or the user's message."
+    )
+    snippet: str = Field(description="The words themselves.")
 
 
 class ItemModel(BaseModel):
@@ -58,7 +60,7 @@ class ItemModel(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
-    id: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_.:\-]+$")
+    id: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_.:\-]+$", description="Unique within the checklist.")
     question: str | None = Field(default=None, description="A yes/no question to a judge.")
     check: str | dict[str, Any] | None = Field(
         default=None, description="A named function, or a check as data: {called: get_order}."
@@ -67,16 +69,22 @@ class ItemModel(BaseModel):
         default="each", description="0-based turn, each (default), or trace."
     )
     kind: Kind | None = Field(default=None, description="reach (default), hold or avoid.")
-    pass_condition: str | None = None
-    failure_examples: tuple[str, ...] = ()
-    focus_on: FocusOn | None = None
-    evidence: tuple[EvidenceModel, ...] = ()
-    required_for_next_turn: bool = False
-    depends_on: tuple[str, ...] = ()
+    pass_condition: str | None = Field(default=None, description="What a yes requires, for the judge.")
+    failure_examples: tuple[str, ...] = Field(default=(), description="What would be a no, for the judge.")
+    focus_on: FocusOn | None = Field(default=None, description="Where the judge's evidence must stand.")
+    evidence: tuple[EvidenceModel, ...] = Field(
+        default=(), description="Where in a reference dialogue the item was read."
+    )
+    required_for_next_turn: bool = Field(
+        default=False, description="Strict: unsatisfied when its turn ends, it ends the rollout."
+    )
+    depends_on: tuple[str, ...] = Field(
+        default=(), description="Ids of items of the same scope that must be satisfied before this one can pay."
+    )
     weight: float = Field(default=1.0, ge=0, allow_inf_nan=False, description="Relative; normalised within a turn.")
-    facet: Facet | None = None
-    level: Level | None = None
-    part_of: str | None = None
+    facet: Facet | None = Field(default=None, description="What it is about; for reports.")
+    level: Level | None = Field(default=None, description="How fine it is; for reports.")
+    part_of: str | None = Field(default=None, description="Id of the coarser item that it is a part of; for reports.")
 
 
 class ChecklistModel(BaseModel):
@@ -84,10 +92,12 @@ class ChecklistModel(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(min_length=1)
-    version: int = Field(default=1, ge=1)
-    include: tuple[str | dict[str, dict[str, Any]], ...] = ()
-    items: tuple[ItemModel, ...] = ()
+    name: str = Field(min_length=1, description="Name and version stand for one content in a store.")
+    version: int = Field(default=1, ge=1, description="Other content needs another version.")
+    include: tuple[str | dict[str, dict[str, Any]], ...] = Field(
+        default=(), description="Libraries whose items come first: cm2:NAME, or a path relative to this file."
+    )
+    items: tuple[ItemModel, ...] = Field(default=(), description="The checklist's own items, in order.")
 
 
 @dataclass(frozen=True, init=False)

@@ -28,7 +28,10 @@ _PARAMETER = re.compile(r"^\$\{([A-Za-z_][A-Za-z0-9_]*)\}$")
 class LibraryModel(ChecklistModel):
     """A checklist that others include."""
 
-    parameters: Mapping[str, Any] = Field(default_factory=dict)
+    parameters: Mapping[str, Any] = Field(
+        default_factory=dict,
+        description="What items use as ${NAME}: name and default; null: the including file must give it.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -229,10 +229,15 @@ class ToolSpec:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", revalidate_instances="always")
 
     name: Annotated[str, Field(min_length=1)]
+    """Unique within the task."""
     description: str = ""
+    """What the model reads."""
     parameters: Mapping[str, JSON] = field(default_factory=dict)
+    """The JSON schema of its arguments."""
     output: Mapping[str, JSON] | None = None
+    """The JSON schema of its results, where the tool declares one."""
     reads: bool | None = None
+    """True where its calls change nothing, False where they do; None: nobody said."""
 
     def to_json(self) -> dict[str, JSON]:
         """The tool as the GenAI conventions write it and traces store it: without `output` and `reads`."""

@@ -22,9 +22,13 @@ class RecordedCall(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(min_length=1)
+    """The tool."""
     arguments: Mapping[str, Any] = Field(default_factory=dict)
+    """Those of the call."""
     result: Any = None
+    """The answer: text, or a list of content blocks."""
     error: str | None = None
+    """The failure, in place of a result."""
 
 
 class Persona(BaseModel):
@@ -34,10 +38,15 @@ class Persona(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     persona: str = Field(min_length=1)
+    """Who they are."""
     goal: str | None = None
+    """What they want."""
     knows: tuple[str, ...] = ()
+    """What they say when asked."""
     does_not_know: tuple[str, ...] = ()
+    """What they cannot say when asked."""
     mood: str | None = None
+    """How they speak."""
 
 
 class Task(BaseModel):
@@ -54,17 +63,29 @@ class Task(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     id: str = Field(min_length=1)
+    """Unique within the file."""
     version: int = Field(default=1, ge=1)
+    """Other content needs another version."""
     system: str | None = None
+    """The system prompt."""
     turns: tuple[str, ...] = ()
+    """The user's messages, in order."""
     persona: str | Persona | None = None
+    """Whom a simulated user plays; then `turns` does not fix the user's messages."""
     max_turns: int | None = Field(default=None, ge=1)
+    """User messages at most, of a simulated user."""
     tools: tuple[ToolSpec, ...] = ()
+    """What the task declares, for an agent that is made for it (`cm2 run --model`)."""
     recorded: tuple[RecordedCall, ...] = ()
+    """Calls that `replay` answers with, and a simulator takes as examples."""
     checklist: ChecklistModel | None = None
+    """The task's own checklist."""
     entities: tuple[str, ...] = ()
+    """What the task is about, such as `"order:7"`: held-out tasks share none with those trained on."""
     outcome: Any = None
+    """The expected end, for verifiers."""
     metadata: Mapping[str, Any] = Field(default_factory=dict)
+    """Free."""
 
     @field_validator("tools")
     @classmethod
