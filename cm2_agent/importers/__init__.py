@@ -1,4 +1,4 @@
-"""Importers of other people's recordings: `read_recordings(format, path)` yields what each record became, or why it was skipped."""
+"""Importers of other people's recordings: `read_recordings` yields what each record became, or why it was skipped."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def formats() -> dict[str, EntryPoint]:
 
 
 def read_recordings(
-    format: str | Importer, path: str | Path, *, checklists: bool = False
+    format: str | Importer | type[Importer], path: str | Path, *, checklists: bool = False
 ) -> Iterator[Imported | ImportedLabels | Problem]:
     """Read a JSON or JSON Lines file, in order: what each record became, or a Problem for one that could not be read.
 
@@ -99,8 +99,8 @@ def _named(name: str) -> Callable[..., Any]:
     known = formats()
     if name not in known:
         raise TraceError(
-            f"format {name!r} is unknown; expected one of {', '.join(known)}, or an importer of your own. Type: cm2 import"
-            " MODULE:READER FILE"
+            f"format {name!r} is unknown; expected one of {', '.join(known)}, or an importer of your own. Type: cm2"
+            " import MODULE:READER FILE"
         )
     try:
         found = known[name].load()
@@ -132,19 +132,18 @@ def _read(
 
 
 def _result(result: ImportResult, record: Found) -> Imported | ImportedLabels | Problem:
-    where = {"line": record.line, "number": record.number}
+    line, number = record.line, record.number
     if isinstance(result, Trace):
-        return Imported(trace=result, **where)
+        return Imported(line=line, number=number, trace=result)
     if isinstance(result, ImportedDialogue):
-        return Imported(trace=result.trace, task=result.task, note=result.note, **where)
+        return Imported(line=line, number=number, trace=result.trace, task=result.task, note=result.note)
     if isinstance(result, Sequence) and result and all(isinstance(one, Label) for one in result):
-        return ImportedLabels(labels=tuple(result), **where)
-    shown = f"{result!r:.60}"
-    return Problem(
-        reason=f"the importer returned {type(result).__name__} {shown}; expected a Trace, an ImportedDialogue, or a list"
-        " of Labels",
-        **where,
+        return ImportedLabels(line=line, number=number, labels=tuple(result))
+    reason = (
+        f"the importer returned {type(result).__name__} {result!r:.60}; expected a Trace, an ImportedDialogue, or a"
+        " list of Labels"
     )
+    return Problem(line=line, number=number, reason=reason)
 
 
 def _reason(error: Exception) -> str:

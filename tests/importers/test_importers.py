@@ -1,4 +1,4 @@
-"""The importers' door: functions, classes and entry points by one protocol, and a reader that raises costs its record."""
+"""The importers' door: functions, classes and entry points by one protocol, and what raises costs its record."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_what_an_importer_may_return(tmp_path: Path) -> None:
 def test_what_it_raises_or_returns_by_mistake_costs_its_record(tmp_path: Path) -> None:
     def importer(record: Any, **options: Any) -> Any:
         if record == "key":
-            return {}["messages"]
+            return record["messages"]
         if record == "value":
             raise ValueError("two\nlines")
         if record == "stop":
@@ -60,7 +60,7 @@ def test_what_it_raises_or_returns_by_mistake_costs_its_record(tmp_path: Path) -
         read_recordings(importer, lines(tmp_path, "key", "value", "stop", "none", "text", "empty", "mixed", 8))
     )
     assert [one.reason for one in found[:3] if isinstance(one, Problem)] == [
-        "KeyError: 'messages'",
+        "TypeError: string indices must be integers, not 'str'",
         "two; lines",
         "StopIteration: ",
     ]
