@@ -2,6 +2,8 @@ from .datasets.from_traces import task_from_trace as task_from_trace
 from .datasets.redaction import Redactor as Redactor
 from .errors import CM2Error as CM2Error
 from .errors import TrainError as TrainError
+from .importers import Imported as Imported
+from .importers import read_recordings as read_recordings
 from .models.local import LocalChatModel as LocalChatModel
 from .models.openai import openai_compatible as openai_compatible
 from .online.guard import guard as guard
@@ -23,11 +25,14 @@ from .types.checklist_yaml import dump_checklist as dump_checklist
 from .types.checklist_yaml import load_checklist as load_checklist
 from .types.group import Group as Group
 from .types.group import Rollout as Rollout
+from .types.human_labels import Label as Label
+from .types.imported import ImportedDialogue as ImportedDialogue
 from .types.messages import Message as Message
 from .types.messages import Reasoning as Reasoning
 from .types.messages import Text as Text
 from .types.messages import ToolCall as ToolCall
 from .types.messages import ToolCallResponse as ToolCallResponse
+from .types.protocols import Importer as Importer
 from .types.score import Score as Score
 from .types.score import TurnScore as TurnScore
 from .types.score import Verdict as Verdict

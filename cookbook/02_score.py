@@ -14,8 +14,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from cm2_agent import SQLStore, View, load_checklist, score_traces
-from cm2_agent.importers import Imported, read
+from cm2_agent import Imported, SQLStore, View, load_checklist, read_recordings, score_traces
 
 
 def call(name: str, arguments: dict[str, str]) -> dict[str, object]:
@@ -64,7 +63,7 @@ def stored(url: str) -> SQLStore:
     """The dialogues above, imported into a store."""
     Path("chats.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in CHATS), encoding="utf-8")
     store = SQLStore(url)
-    for record in read("openai", "chats.jsonl"):
+    for record in read_recordings("openai", "chats.jsonl"):
         if isinstance(record, Imported):
             for run in record.trace.runs:
                 store.save_run(run)

@@ -60,7 +60,7 @@ from cm2_agent.graphs.interception.tool_node import switched
 from cm2_agent.graphs.tools.declared import DeclaredTool, declared
 from cm2_agent.graphs.tools.functions import FunctionTools
 from cm2_agent.graphs.tools.mcp import McpTools
-from cm2_agent.importers import FORMATS, OFFICIAL, Imported, Problem, read
+from cm2_agent.importers import FORMATS, OFFICIAL, Imported, Problem, read_recordings
 from cm2_agent.integrations.reward_functions import art_reward, trace_of_chat, trl_reward, verifiers_reward, verl_reward
 from cm2_agent.models.byte_tokenizer import END, PAD, byte_tokenizer
 from cm2_agent.online.sinks import Alert, Threshold, Webhook
@@ -136,7 +136,20 @@ _OBJECTS: tuple[Any, ...] = (
         tools_of,
         unseen_tools,
     ),
-    *(Group, Rollout, Label, Message, Reasoning, Text, ToolCall, ToolCallResponse, ToolSpec, Imported, Problem, read),
+    *(
+        Group,
+        Rollout,
+        Label,
+        Message,
+        Reasoning,
+        Text,
+        ToolCall,
+        ToolCallResponse,
+        ToolSpec,
+        Imported,
+        Problem,
+        read_recordings,
+    ),
     *(
         Plug,
         plug,

@@ -1,16 +1,14 @@
-"""What people said, for the commands: their labels read in, and a judge measured by them; apart from `cm2 import` and
-`cm2 eval`, which mostly do other things, and from `cm2 train`, which only asks whether a judge is good enough."""
+"""A judge measured by people's labels, for `cm2 eval --against human` and `cm2 train --min-kappa`."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cm2_agent.cli.common import answer, figure, open_store, plain, tell
-from cm2_agent.errors import StoreError, TraceError
+from cm2_agent.cli.common import figure, plain
+from cm2_agent.errors import StoreError
 from cm2_agent.types.human_labels import Label, LabelKey, by_rater, consensus, tasks_of, verdicts_at
 
 if TYPE_CHECKING:
@@ -20,36 +18,8 @@ if TYPE_CHECKING:
 HUMAN = "human"
 """What `cm2 eval --against` calls the consensus of people."""
 SHOWN = 20
-"""So many broken lines, or items, are told one by one."""
+"""So many items are listed one by one."""
 FIGURES = ("agreement", "kappa", "tpr", "tnr", "prevalence", "judged")
-
-
-def import_labels(file: Path, url: str, *, as_json: bool) -> None:
-    """`cm2 import labels FILE`. Raises TraceError where no line could be used."""
-    from cm2_agent.importers import Problem
-    from cm2_agent.importers.human_labels import read_labels
-
-    labels: list[Label] = []
-    skipped: list[Problem] = []
-    for read in read_labels(file):
-        if isinstance(read, Problem):
-            skipped.append(read)
-        else:
-            labels.extend(read)
-    for problem in skipped[:SHOWN]:
-        tell(plain(f"{file}: {problem}; skipped"))
-    if len(skipped) > SHOWN:
-        tell(f"… and {len(skipped) - SHOWN} more were skipped")
-    if not labels:
-        raise TraceError(
-            f"{file}: none of its {len(skipped)} records is a label; nothing was stored. The first: {skipped[0]}"
-        )
-    with open_store(url, create=True) as store:
-        counts = store.save_labels(labels)
-    if counts.without_trace:
-        tell(f"note: {counts.without_trace} labels speak of traces that the store does not hold")
-    result = {"imported": counts.new, "changed": counts.changed, "skipped": len(skipped), "duplicates": counts.same}
-    answer({**result, "without_trace": counts.without_trace}, as_json=as_json)
 
 
 @dataclass(frozen=True, kw_only=True)

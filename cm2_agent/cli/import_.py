@@ -1,22 +1,24 @@
-"""`cm2 import`: other people's recordings into the store."""
+"""`cm2 import`: other people's recordings and people's labels into the store."""
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cm2_agent.cli.common import STORE, JsonOption, StoreOption, answer, open_store, plain, tell, tracked
-from cm2_agent.cli.human_labels import import_labels
-from cm2_agent.errors import StoreError, TraceError
+from cm2_agent.cli.run import load_function
+from cm2_agent.errors import StoreError, TaskError, TraceError
 
 if TYPE_CHECKING:
-    from cm2_agent.importers import Imported
+    from cm2_agent.importers import Imported, ImportedLabels, Importer, Problem
     from cm2_agent.store import SQLStore
+    from cm2_agent.types.human_labels import Label
 
 SHOWN = 20
-"""So many broken records are told one by one; the rest are counted."""
+"""So many broken records are reported one by one; the rest are counted."""
 
 
 def register(app: typer.Typer) -> None:
@@ -27,7 +29,9 @@ def register(app: typer.Typer) -> None:
 
 
 def import_file(
-    format: Annotated[str, typer.Argument(metavar="FORMAT", help="tau-bench, openai or labels.")],
+    format: Annotated[
+        str, typer.Argument(metavar="FORMAT", help="tau-bench, openai, labels, or MODULE:READER of your own.")
+    ],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A JSON or JSON Lines file.")],
     store: StoreOption = STORE,
     checklists: Annotated[
@@ -35,49 +39,100 @@ def import_file(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    if format == "labels":
-        import_labels(file, store, as_json=as_json)
-        return
-    from cm2_agent.importers import Problem, read
+    from cm2_agent.importers import read_recordings
 
-    records = read(format, file, checklists=checklists)
-    counts = {"imported": 0, "skipped": 0, "duplicates": 0}
-    notes: set[str] = set()
-    first: str | None = None
-    opened: SQLStore | None = None
-    try:
+    records = read_recordings(_importer(format), file, checklists=checklists)
+    with closing(_Import(file, store, checklists)) as running:
         for record in tracked(records, "importing"):
-            problem = record if isinstance(record, Problem) else None
-            if not isinstance(record, Problem):
-                opened = opened or open_store(store, create=True)
-                try:
-                    counts["imported" if _keep(opened, record, checklists) else "duplicates"] += 1
-                except StoreError as error:  # this record contradicts what is stored; the others need not
-                    problem = Problem(line=record.line, number=record.number, reason=str(error))
-                notes |= {record.note} if record.note is not None else set()
-            if problem is not None:
-                counts["skipped"] += 1
-                first = first or str(problem)
-                if counts["skipped"] <= SHOWN:
-                    tell(plain(f"{file}: {problem}; skipped"))
-    finally:
-        if opened is not None:
-            opened.close()
-    if opened is None:
-        raise TraceError(
-            f"{file}: none of its {counts['skipped']} records is of format {format}; nothing was stored. The first:"
-            f" {first}"
-        )
-    if counts["skipped"] > SHOWN:
-        tell(f"… and {counts['skipped'] - SHOWN} more were skipped")
-    for note in sorted(notes):
-        tell(plain(f"note: {note}"))
-    answer(counts, as_json=as_json)
+            running.add(record)
+        answer(running.finish(format), as_json=as_json)
 
 
-def _keep(store: SQLStore, record: Imported, checklists: bool) -> bool:
-    """Whether the trace is new. Tasks are stored where checklists were asked for: a task once stored cannot get a
-    checklist later, and a first import may have gone without."""
-    if checklists and record.task is not None:
-        store.save_task(record.task)
-    return store.save_trace(record.trace)
+def _importer(format: str) -> str | Importer:
+    """A format's name as it is, or the importer that MODULE:READER names. Raises TraceError."""
+    if ":" not in format:
+        return format
+    try:
+        found: Importer = load_function(format, "importer")
+    except TaskError as error:
+        raise TraceError(f"{error}. Expected a function or a class. Type: cm2 import MODULE:READER FILE") from error
+    return found
+
+
+class _Import:
+    """One file on its way into the store, which is opened with the first record that can be stored."""
+
+    def __init__(self, file: Path, url: str, checklists: bool) -> None:
+        self.file, self.url, self.checklists = file, url, checklists
+        self.counts = {"imported": 0, "skipped": 0, "duplicates": 0}
+        self.labels: list[Label] = []
+        self.notes: set[str] = set()
+        self.first: Problem | None = None
+        self._store: SQLStore | None = None
+
+    @property
+    def store(self) -> SQLStore:
+        if self._store is None:
+            self._store = open_store(self.url, create=True)
+        return self._store
+
+    def close(self) -> None:
+        if self._store is not None:
+            self._store.close()
+
+    def add(self, record: Imported | ImportedLabels | Problem) -> None:
+        from cm2_agent.importers import ImportedLabels, Problem
+
+        if isinstance(record, ImportedLabels):
+            self.labels += record.labels
+        elif isinstance(record, Problem):
+            self._skip(record)
+        else:
+            store = self.store  # a store that cannot be opened is no fault of the record
+            if record.note is not None:
+                self.notes.add(record.note)
+            try:
+                self.counts["imported" if self._save(store, record) else "duplicates"] += 1
+            except StoreError as error:  # this record contradicts what is stored; the others need not
+                self._skip(Problem(line=record.line, number=record.number, reason=str(error)))
+            except (AttributeError, TypeError, ValueError) as error:
+                reason = f"the importer's trace cannot be stored: {type(error).__name__}: {error}"
+                self._skip(Problem(line=record.line, number=record.number, reason=reason))
+
+    def _save(self, store: SQLStore, record: Imported) -> bool:
+        """Whether the trace is new. Tasks are stored where checklists were asked for: a task once stored cannot get a
+        checklist later, and a first import may have gone without."""
+        if self.checklists and record.task is not None:
+            store.save_task(record.task)
+        return store.save_trace(record.trace)
+
+    def _skip(self, problem: Problem) -> None:
+        self.counts["skipped"] += 1
+        self.first = self.first or problem
+        if self.counts["skipped"] <= SHOWN:
+            tell(plain(f"{self.file}: {problem}; skipped"))
+
+    def finish(self, format: str) -> dict[str, int]:
+        """Store the labels and report what was skipped. Raises TraceError where nothing could be stored."""
+        skipped = self.counts["skipped"]
+        if self._store is None and not self.labels:
+            raise TraceError(
+                f"{self.file}: none of its {skipped} records is of format {format}; nothing was stored. The first:"
+                f" {self.first}"
+            )
+        if skipped > SHOWN:
+            tell(f"… and {skipped - SHOWN} more were skipped")
+        for note in sorted(self.notes):
+            tell(plain(f"note: {note}"))
+        if not self.labels:
+            return self.counts
+        found = self.store.save_labels(self.labels)
+        if found.without_trace:
+            tell(f"note: {found.without_trace} labels speak of traces that the store does not hold")
+        return {
+            "imported": self.counts["imported"] + found.new,
+            "changed": found.changed,
+            "skipped": skipped,
+            "duplicates": self.counts["duplicates"] + found.same,
+            "without_trace": found.without_trace,
+        }

@@ -1,27 +1,38 @@
-"""Readers of other people's recordings: `read(format, path)` yields what each record became, or why it was skipped."""
+"""Importers of other people's recordings: `read_recordings` yields what each record became, or why it was skipped."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, cast
 
 from cm2_agent.errors import CM2Error, TraceError
 from cm2_agent.importers.json_records import Found, Problem, read_records
-from cm2_agent.importers.openai_chat import OpenAIChats
-from cm2_agent.importers.tau_bench import OFFICIAL, read_tau_bench
+from cm2_agent.importers.tau_bench import OFFICIAL
+from cm2_agent.types.human_labels import Label
+from cm2_agent.types.imported import ImportedDialogue, ImportResult
+from cm2_agent.types.protocols import Importer
 from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Trace
 
-Reader: TypeAlias = Callable[..., tuple[Trace, Task | None, str | None]]
-FORMATS: Mapping[str, Callable[[], Reader]] = {"tau-bench": lambda: read_tau_bench, "openai": OpenAIChats}
-"""What `cm2 import` reads, by name: a fresh reader for each file."""
+ENTRY_POINTS = "cm2_agent.importers"
+"""The entry-point group in which an installed package offers formats of its own."""
+FORMATS: Mapping[str, EntryPoint] = {
+    name: EntryPoint(name, f"cm2_agent.importers.{value}", ENTRY_POINTS)
+    for name, value in {
+        "tau-bench": "tau_bench:read_tau_bench",
+        "openai": "openai_chat:OpenAIChats",
+        "labels": "human_labels:read_label",
+    }.items()
+}
+"""The formats that come with CM2, as entry points: they are loaded as those of other packages are."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Imported:
-    """What a record became. `note` says why it got no checklist although checklists were asked for."""
+    """A dialogue that a record became. `note` says why it got no checklist although checklists were asked for."""
 
     line: int
     number: int
@@ -30,30 +41,126 @@ class Imported:
     note: str | None = None
 
 
-def read(format: str, path: str | Path, *, checklists: bool = False) -> Iterator[Imported | Problem]:
-    """Read a file of recorded dialogues, in order. A record that is broken is a Problem; the rest is read all the same.
+@dataclass(frozen=True, kw_only=True)
+class ImportedLabels:
+    """People's labels that a record became."""
 
-    `format` is one of FORMATS. With `checklists` the tasks get one compiled from the record's gold actions, where it
-    has them. The same file gives the same ids. Raises TraceError: an unknown format, a file that cannot be opened or is
-    empty."""
-    if format not in FORMATS:
-        raise TraceError(f"format {format!r} is unknown; expected one of {', '.join(FORMATS)}, labels")
-    return _read(FORMATS[format](), read_records(path), Path(path).stem, checklists)
+    line: int
+    number: int
+    labels: tuple[Label, ...]
+
+
+def formats() -> dict[str, EntryPoint]:
+    """Every format that has a name: those that come with CM2, then those that installed packages offer.
+
+    Raises TraceError where two of them have the same name."""
+    found = dict(FORMATS)
+    for entry in entry_points(group=ENTRY_POINTS):
+        if found.setdefault(entry.name, entry).value != entry.value:
+            raise TraceError(
+                f"two importers are named {entry.name!r}: {found[entry.name].value} and {entry.value}; expected one."
+                " Uninstall the package of one of them"
+            )
+    return found
+
+
+def read_recordings(
+    format: str | Importer | type[Importer], path: str | Path, *, checklists: bool = False
+) -> Iterator[Imported | ImportedLabels | Problem]:
+    """Read a JSON or JSON Lines file, in order: what each record became, or a Problem for one that could not be read.
+
+    The same file gives the same ids.
+
+    Args:
+        format: the name of a format (`openai`, `tau-bench`, `labels`, or one that an installed package offers), or an
+            importer: a function of one record, or a class of such functions that is made anew for the file.
+        path: the file. Its name without the ending is the importer's `source`.
+        checklists: whether tasks get a checklist made from the record, where the format knows enough for that.
+
+    Raises:
+        TraceError: an unknown format, or a file that cannot be opened or is empty.
+
+    >>> import json, pathlib, tempfile
+    >>> from cm2_agent import Message, Run
+    >>> def read_note(record, **options):
+    ...     return Trace.of(Run(id=record["id"], messages=(Message.of("user", record["text"]),)))
+    >>> file = pathlib.Path(tempfile.mkdtemp()) / "notes.jsonl"
+    >>> _ = file.write_text(json.dumps({"id": "n1", "text": "Hi"}) + "\\n" + json.dumps({"id": "n2"}))
+    >>> first, second = read_recordings(read_note, file)
+    >>> first.trace.id, str(second)
+    ('n1', "line 2, record 2: KeyError: 'text'")
+    """
+    found = _named(format) if isinstance(format, str) else format
+    importer: Importer = found() if isinstance(found, type) else found
+    return _read(importer, read_records(path), Path(path).stem, checklists)
+
+
+def _named(name: str) -> Callable[..., Any]:
+    known = formats()
+    if name not in known:
+        raise TraceError(
+            f"format {name!r} is unknown; expected one of {', '.join(known)}, or an importer of your own. Type: cm2"
+            " import MODULE:READER FILE"
+        )
+    try:
+        found = known[name].load()
+    except Exception as error:  # the import runs another package's code, which may raise anything
+        raise TraceError(
+            f"format {name!r} cannot be loaded from {known[name].value}: {type(error).__name__}: {error}; expected a"
+            " function or a class. Install its package again, or name the importer: cm2 import MODULE:READER FILE"
+        ) from error
+    if not callable(found):
+        raise TraceError(
+            f"format {name!r} is {known[name].value}, a {type(found).__name__}; expected a function or a class"
+        )
+    return cast("Callable[..., Any]", found)
 
 
 def _read(
-    reader: Reader, records: Iterator[Found | Problem], source: str, checklists: bool
-) -> Iterator[Imported | Problem]:
+    importer: Importer, records: Iterator[Found | Problem], source: str, checklists: bool
+) -> Iterator[Imported | ImportedLabels | Problem]:
     for record in records:
         if isinstance(record, Problem):
             yield record
             continue
         try:
-            trace, task, note = reader(record.value, source=source, checklists=checklists)
-        except (CM2Error, ValueError) as error:
-            yield Problem(line=record.line, number=record.number, reason=str(error).replace("\n", "; "))
+            result = importer(record.value, source=source, checklists=checklists)
+        except Exception as error:  # an importer is other people's code: what it raises costs this record alone
+            yield Problem(line=record.line, number=record.number, reason=_reason(error))
             continue
-        yield Imported(line=record.line, number=record.number, trace=trace, task=task, note=note)
+        yield _result(result, record)
 
 
-__all__ = ["FORMATS", "OFFICIAL", "Imported", "Problem", "read"]
+def _result(result: ImportResult, record: Found) -> Imported | ImportedLabels | Problem:
+    line, number = record.line, record.number
+    if isinstance(result, Trace):
+        return Imported(line=line, number=number, trace=result)
+    if isinstance(result, ImportedDialogue):
+        return Imported(line=line, number=number, trace=result.trace, task=result.task, note=result.note)
+    if isinstance(result, Sequence) and result and all(isinstance(one, Label) for one in result):
+        return ImportedLabels(line=line, number=number, labels=tuple(result))
+    reason = (
+        f"the importer returned {type(result).__name__} {result!r:.60}; expected a Trace, an ImportedDialogue, or a"
+        " list of Labels"
+    )
+    return Problem(line=line, number=number, reason=reason)
+
+
+def _reason(error: Exception) -> str:
+    """Our own errors say all there is to say; of others the kind is half of it (`KeyError: 'text'`)."""
+    own = isinstance(error, CM2Error) or type(error) is ValueError
+    return (str(error) if own and str(error) else f"{type(error).__name__}: {error}").replace("\n", "; ")
+
+
+__all__ = [
+    "ENTRY_POINTS",
+    "FORMATS",
+    "OFFICIAL",
+    "Imported",
+    "ImportedDialogue",
+    "ImportedLabels",
+    "Importer",
+    "Problem",
+    "formats",
+    "read_recordings",
+]

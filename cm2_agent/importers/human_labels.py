@@ -1,17 +1,15 @@
-"""What people said of traces, read from a file: a label a line, or DevAI's judgements, where a line holds the people's
-consensus and a recorded judge's verdict. Apart from the readers of dialogues, since a file of labels brings no trace.
-"""
+"""People's labels of traces: a label a line, or DevAI's judgements, where a line holds the people's consensus and a
+recorded judge's verdict."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cm2_agent.importers.json_records import Problem, read_records
+from cm2_agent.errors import TraceError
 from cm2_agent.types.human_labels import Label
+from cm2_agent.types.json_values import JSON
 
 DEVAI = "devai"
 """The prefix of the ids of traces that DevAI's judgements speak of: `devai/AGENT/TASK`."""
@@ -76,26 +74,22 @@ class DevaiModel(BaseModel):
         return (Label(rater="human", value=self.human, **shared), Label(rater="judge", value=self.judge, **shared))
 
 
-def read_labels(path: str | Path) -> Iterator[tuple[Label, ...] | Problem]:
-    """The labels of each line of a file, or why the line was skipped. Each line says by its keys which of the two
-    formats it is of.
+def read_label(record: JSON, **options: Any) -> tuple[Label, ...]:
+    """The labels of a record. Its keys say which of the two formats it is of. Raises TraceError.
 
-    Raises TraceError: a file that cannot be opened or is empty.
+    >>> read_label({"trace": "t", "item": "polite", "rater": "ann", "value": True})[0].value
+    True
     """
-    for record in read_records(path):
-        if isinstance(record, Problem):
-            yield record
-            continue
-        model = (
-            DevaiModel if isinstance(record.value, dict) and {"human", "judge"} <= record.value.keys() else LabelModel
-        )
-        try:
-            yield model.model_validate(record.value).labels()
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"])) or "the record"
-            expected = "expected {trace, item, rater, value (true, false or null)} and at most {turn, task, note}"
-            yield Problem(line=record.line, number=record.number, reason=f"{where}: {first['msg']}; {expected}")
+    model = DevaiModel if isinstance(record, dict) and {"human", "judge"} <= record.keys() else LabelModel
+    try:
+        return model.model_validate(record).labels()
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the record"
+        raise TraceError(
+            f"{where}: {first['msg']}; expected {{trace, item, rater, value (true, false or null)}} and at most {{turn,"
+            " task, note}"
+        ) from error
 
 
-__all__ = ["DEVAI", "DevaiModel", "LabelModel", "read_labels"]
+__all__ = ["DEVAI", "DevaiModel", "LabelModel", "read_label"]

@@ -1,9 +1,8 @@
-"""Records out of a file that may be broken: where each begins, what it holds, and what is wrong with those that cannot
-be read.
+"""Records out of a JSON or JSON Lines file that may be broken: where each begins, what it holds, and what is wrong with
+those that cannot be read.
 
-It is apart from the formats because every one of them meets the same damage: a cut last line, a list that spans lines,
-bytes that are not UTF-8, numbers that are no numbers, nesting without end. Whatever is wrong with one record, the rest
-is still found."""
+A line of JSON Lines that is broken costs itself alone, whatever is wrong with it: a cut last line, bytes that are not
+UTF-8, numbers that are no numbers, nesting without end. A list that is broken is read up to there, and is one error."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cm2_agent.errors import TraceError
@@ -23,9 +22,11 @@ MAX_DEPTH = 100
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 _SPACE = re.compile(r"[ \t\r\n]*")
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"?|[{}\[\]]', re.DOTALL)
 _FIRST_KEY = re.compile(r'\{\s*("(?:[^"\\]|\\.)*")\s*:')
-_CLOSER = {"{": "}", "[": "]"}
+_LIST_IS_BROKEN = (
+    "nothing behind it in this list can be read. Write one record a line (JSON Lines): then a broken one costs itself"
+    " alone"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,18 +50,7 @@ class Problem:
         return f"line {self.line}, record {self.number}: {self.reason}"
 
 
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"the number {text[:40]} is too large")
-    return value
-
-
-def _no_constant(text: str) -> float:
-    raise ValueError(f"{text} is not a JSON number")
-
-
-_DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_no_constant)
+_DECODER = json.JSONDecoder()
 
 
 def parse_json(text: str) -> JSON:
@@ -100,7 +90,6 @@ class _Scanner:
         self.text = text
         self.number = 0
         self._line, self._counted = 1, 0
-        self._runs_out = False
 
     def scan(self) -> Iterator[Found | Problem]:
         at = self._space(0)
@@ -118,8 +107,8 @@ class _Scanner:
         return self._next_line(at) if end is None else end
 
     def _elements(self, at: int) -> Generator[Found | Problem, None, int]:
-        """The elements of a list whose bracket was passed. Returns where to go on."""
-        opener: str | None = None
+        """The elements of a list whose bracket was passed. Returns where to go on: behind a broken element nothing of
+        the file can be told from its inside."""
         while True:
             at = self._space(at)
             if at >= len(self.text):
@@ -135,16 +124,16 @@ class _Scanner:
             if self.text[at] == ",":
                 at += 1
                 continue
-            key = _FIRST_KEY.match(self.text, at)
-            opener = key.group(1) if key is not None else opener
             record, end = self._decode(at)
-            yield record
             if end is None:
-                end = self._closed(at)
-            at = end if end is not None else self._next_opener(at + 1, opener)
+                assert isinstance(record, Problem)
+                yield replace(record, reason=f"{record.reason}; {_LIST_IS_BROKEN}")
+                return len(self.text)
+            yield record
+            at = end
 
     def _decode(self, at: int) -> tuple[Found | Problem, int | None]:
-        """The record at a position, and its end; None for an end that only the repair can tell."""
+        """The record at a position, and its end; None where it has none that could be told."""
         self.number += 1
         line = self._line_of(at)
         try:
@@ -175,34 +164,6 @@ class _Scanner:
             key = _FIRST_KEY.match(self.text, first)
             return key is None or key.group(1) not in {'"role"', '"content"'}
         return "role" not in value
-
-    def _closed(self, at: int) -> int | None:
-        """The end of a broken element whose brackets still balance and which a comma or the list's end follows."""
-        if self._runs_out:
-            return None  # a scan to the end a broken record would take time quadratic in the file
-        open_: list[str] = []
-        for token in _TOKEN.finditer(self.text, at):
-            mark = token.group()
-            if mark in _CLOSER:
-                open_.append(_CLOSER[mark])
-            elif mark in "}]":
-                if not open_ or open_.pop() != mark:
-                    return None
-                if not open_:
-                    after = self._space(token.end())
-                    return token.end() if self.text[after : after + 1] in {",", "]"} else None
-            elif not open_:
-                return None
-        self._runs_out = True
-        return None
-
-    def _next_opener(self, at: int, key: str | None) -> int:
-        """Where the next element begins: at the next object that starts with the key that elements of this list start
-        with."""
-        if key is None:
-            return len(self.text)
-        found = re.compile(r"\{\s*" + re.escape(key) + r"\s*:").search(self.text, at)
-        return len(self.text) if found is None else found.start()
 
     def _next_line(self, at: int) -> int:
         """The next line that is indented no deeper than the broken record and does not merely close something."""
@@ -241,6 +202,9 @@ def _flaw(value: JSON) -> str | None:
             if isinstance(item, str):
                 if _SURROGATE.search(item):
                     return "holds half a surrogate pair, which is not text"
+            elif isinstance(item, float):
+                if not math.isfinite(item):
+                    return "holds a number that is not finite: NaN, or too large"
             elif isinstance(item, dict):
                 below.extend(item)
                 below.extend(item.values())

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cm2_agent.errors import TraceError
 from cm2_agent.importers.openai_messages import read_messages, read_tools, run_of
 from cm2_agent.importers.tau_bench import OFFICIAL
+from cm2_agent.types.imported import ImportedDialogue
 from cm2_agent.types.json_values import JSON, content_hash
 from cm2_agent.types.run_attributes import GROUP, ROLLOUT, TASK_ID, TASK_VERSION
 from cm2_agent.types.trace import Trace
@@ -35,58 +36,55 @@ class _Record(BaseModel):
 
 
 class OpenAIChats:
-    """The reader of one file: it numbers the rollouts of a task that say no number, and tells equal samples apart."""
+    """The importer of one file: it numbers the rollouts of a task that say no number, and tells equal samples apart."""
 
     def __init__(self) -> None:
         self._rollouts: Counter[str] = Counter()
         self._seen: Counter[str] = Counter()
 
-    def __call__(self, value: JSON, *, source: str, checklists: bool) -> tuple[Trace, None, str | None]:
+    def __call__(self, record: JSON, *, source: str, checklists: bool) -> ImportedDialogue:
         """One record → its trace. Raises TraceError. The format knows no gold actions, so there is never a
         checklist."""
-        if isinstance(value, list):
-            value = {"messages": value}
-        if not isinstance(value, Mapping):
-            raise TraceError(f"is {type(value).__name__}; expected a list of messages, or an object with messages")
+        if isinstance(record, list):
+            record = {"messages": record}
+        if not isinstance(record, Mapping):
+            raise TraceError(f"is {type(record).__name__}; expected a list of messages, or an object with messages")
         try:
-            record = _Record.model_validate(value)
+            chat = _Record.model_validate(record)
         except ValidationError as error:
             detail = error.errors(include_url=False)[0]
             raise TraceError(
                 f"{'.'.join(map(str, detail['loc']))}: {detail['msg']} (given {str(detail.get('input'))[:60]!r})"
             ) from error
-        messages, tools = read_messages(record.messages), read_tools(record.tools)
+        messages, tools = read_messages(chat.messages), read_tools(chat.tools)
         sampling = {
-            key: value[key]
+            key: record[key]
             for key in _SAMPLING
-            if isinstance(value.get(key), int | float) and not isinstance(value[key], bool)
+            if isinstance(record.get(key), int | float) and not isinstance(record[key], bool)
         }
-        rollout = record.rollout if record.rollout is not None else record.trial
-        known = [record.id, record.task_id, record.task_version, rollout, record.model, sampling]
-        said = content_hash([*known, record.messages, record.tools])
+        rollout = chat.rollout if chat.rollout is not None else chat.trial
+        known = [chat.id, chat.task_id, chat.task_version, rollout, chat.model, sampling]
+        identity = content_hash([*known, chat.messages, chat.tools])
         attributes: dict[str, JSON] = {}
-        if record.task_id is not None:
-            task = str(record.task_id)
+        if chat.task_id is not None:
+            task = str(chat.task_id)
             # Equal samples of one task are samples still; equal chats without a task are the same chat twice.
-            copies = self._seen[said]
-            self._seen[said] += 1
-            said = said if rollout is not None or not copies else content_hash([said, copies])
+            copies = self._seen[identity]
+            self._seen[identity] += 1
+            identity = identity if rollout is not None or not copies else content_hash([identity, copies])
             system = "\n".join(message.text for message in messages if message.role == "system")
             setting = content_hash([system, [tool.to_json() for tool in tools]])[:8]
             attributes = {
                 TASK_ID: task,
-                TASK_VERSION: record.task_version,
+                TASK_VERSION: chat.task_version,
                 GROUP: f"{source}:{setting}",
                 ROLLOUT: self._rollouts[task] if rollout is None else rollout,
             }
             self._rollouts[task] += 1
-        trace_id = f"chat-{said[:20]}"
+        trace_id = f"chat-{identity[:20]}"
         run = run_of(
-            trace_id, messages, name="chat", attributes=attributes, tools=tools, model=record.model, sampling=sampling
+            trace_id, messages, name="chat", attributes=attributes, tools=tools, model=chat.model, sampling=sampling
         )
         reason = "the format has no gold actions" if checklists else None
-        return (
-            Trace(id=trace_id, runs=(run,), outcomes={} if record.reward is None else {OFFICIAL: record.reward}),
-            None,
-            reason,
-        )
+        outcomes = {} if chat.reward is None else {OFFICIAL: chat.reward}
+        return ImportedDialogue(trace=Trace(id=trace_id, runs=(run,), outcomes=outcomes), note=reason)

@@ -14,6 +14,7 @@ from cm2_agent.errors import TraceError
 from cm2_agent.importers.gold_actions import READS, WRITES, GoldAction, compile_gold
 from cm2_agent.importers.openai_messages import read_messages, run_of
 from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.imported import ImportedDialogue
 from cm2_agent.types.json_values import JSON, canonical_json, content_hash
 from cm2_agent.types.messages import Message
 from cm2_agent.types.run_attributes import CUT, GROUP, ROLLOUT, TASK_ID, TASK_VERSION, TOOL_BACKENDS
@@ -53,32 +54,32 @@ class _Record(_Loose):
     traj: list[Any] = Field(min_length=1)
 
 
-def read_tau_bench(value: JSON, *, source: str, checklists: bool) -> tuple[Trace, Task, str | None]:
-    """One record → the trace, its task, and why the task got no checklist although asked for one (None where it did).
+def read_tau_bench(record: JSON, *, source: str, checklists: bool) -> ImportedDialogue:
+    """One record → the trace, its task, and a note on why the task got no checklist although asked for one.
 
     `source` names the sampling (the file): rollouts of the same task from two files are two groups. The trace's id
     comes from what was done and said, so that importing again changes nothing. Raises TraceError."""
-    if not isinstance(value, Mapping):
-        raise TraceError(f"is {type(value).__name__}; expected an object with task_id, trial, reward, info and traj")
+    if not isinstance(record, Mapping):
+        raise TraceError(f"is {type(record).__name__}; expected an object with task_id, trial, reward, info and traj")
     try:
-        record = _Record.model_validate(value)
+        rollout = _Record.model_validate(record)
     except ValidationError as error:
         detail = error.errors(include_url=False)[0]
         raise TraceError(
             f"{'.'.join(map(str, detail['loc']))}: {detail['msg']} (given {str(detail.get('input'))[:60]!r})"
         ) from error
-    messages = read_messages(record.traj, failed=lambda text: text.startswith(("Error", "Unknown action")))
-    desk = _desk(messages, record.info.task.actions)
-    goal = record.info.task
-    prefix = f"tau-{desk or content_hash(goal.instruction)[:8]}-{record.task_id}"
-    trace_id = f"{prefix}-{record.trial}-{content_hash([record.task_id, record.trial, value['traj']])[:12]}"
-    attributes: dict[str, JSON] = {TASK_ID: prefix, TASK_VERSION: 1, ROLLOUT: record.trial, GROUP: source}
+    messages = read_messages(rollout.traj, failed=lambda text: text.startswith(("Error", "Unknown action")))
+    desk = _desk(messages, rollout.info.task.actions)
+    goal = rollout.info.task
+    prefix = f"tau-{desk or content_hash(goal.instruction)[:8]}-{rollout.task_id}"
+    trace_id = f"{prefix}-{rollout.trial}-{content_hash([rollout.task_id, rollout.trial, record['traj']])[:12]}"
+    attributes: dict[str, JSON] = {TASK_ID: prefix, TASK_VERSION: 1, ROLLOUT: rollout.trial, GROUP: source}
     if desk is not None:
         attributes[TOOL_BACKENDS] = canonical_json(dict.fromkeys((*READS[desk], *WRITES[desk]), "real"))
     if not _ended(messages):
         attributes[CUT] = "limit of steps"
     run = run_of(trace_id, messages, name=prefix, attributes=attributes, backend="real")
-    trace = Trace(id=trace_id, runs=(run,), outcomes={} if record.reward is None else {OFFICIAL: record.reward})
+    trace = Trace(id=trace_id, runs=(run,), outcomes={} if rollout.reward is None else {OFFICIAL: rollout.reward})
     checklist, reason = None, None
     if checklists:
         if desk is None:
@@ -95,7 +96,7 @@ def read_tau_bench(value: JSON, *, source: str, checklists: bool) -> tuple[Trace
         outcome={"actions": [action.model_dump(mode="json") for action in goal.actions], "outputs": list(goal.outputs)},
         metadata={"source": "tau-bench"} if desk is None else {"source": "tau-bench", "desk": desk},
     )
-    return trace, task, reason
+    return ImportedDialogue(trace=trace, task=task, note=reason)
 
 
 def _desk(messages: Sequence[Message], actions: Sequence[GoldAction]) -> str | None:

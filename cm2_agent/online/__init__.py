@@ -1,1 +1,1 @@
-"""A live graph: watched, guarded, scored in the background."""
+"""What goes around a live graph: capture, guards, scoring in the background, and sinks."""

@@ -1,5 +1,6 @@
-"""`guard(graph, checklist)`: strict programmatic items keep a live agent's replies. An introducer: it joins the guard
-of graphs/, which knows no checklist, and the checks of rewards/, which know no graph."""
+"""`guard`: a live agent's turns have to pass the strict programmatic items of a checklist.
+
+It joins the guard of graphs/, which knows no checklist, and the checks of rewards/, which know no graph."""
 
 from __future__ import annotations
 
@@ -30,18 +31,42 @@ def guard(
     note: str = NOTE,
     functions: Mapping[str, CheckFunction] | None = None,
 ) -> Any:
-    """The graph, whose every turn is looked at by the checklist's strict programmatic items before it enters the
-    dialogue.
+    """The graph with a guard around it: a turn enters the dialogue only if it breaks no strict programmatic item.
 
-    Strict is `required_for_next_turn`. A turn that breaks one is blocked (`blocked` is said in its place; None raises
-    GuardError), retried up to `n` times with the failed items told, or is one of `n` of which the best by the
-    checklist's programmatic items is taken. An item whose check fails, and one that hangs on a judged item, breaks
-    nothing. What was rejected is stored with the trace as pairs for DPO:
-    `cm2_agent.trainers.dpo_pairs`. Tools run in every attempt; see
-    `cm2_agent.graphs.guarded` for what else to know.
+    Strict is `required_for_next_turn`. An item whose check raises, and one that depends on a judged item, breaks
+    nothing. What was rejected is stored with the trace, as pairs for DPO: `cm2_agent.trainers.dpo_pairs`.
 
-    Guard first, then watch: `watch(guard(graph, checklist), checklist)`. Raises ChecklistError where no item is strict
-    and programmatic, GuardError for a graph that cannot be guarded."""
+    Tools run in every attempt, so guard agents whose tools may run twice. The inner graph's steps are not checkpointed:
+    a node that interrupts for a human is asked again from the start of the turn. Token streams show rejected attempts
+    too. Guard first, then watch: `watch(guard(graph, checklist), checklist)`.
+
+    Args:
+        graph: a compiled graph whose state has `messages`.
+        checklist: a Checklist, or the path of a YAML file.
+        on_violation: "block" replaces the reply of a turn that breaks an item by `blocked`; "retry" makes up to `n`
+            more attempts first; "best_of" makes `n` attempts and takes, of those that break nothing, the one that
+            satisfies most of the programmatic items' weight.
+        n: the number of attempts, 1 or more; "block" does not use it.
+        blocked: what the user reads in place of a blocked reply. None: GuardError is raised instead.
+        note: what the next attempt of "retry" reads about the last, with {failed} for the items that it broke. The
+            dialogue never shows it.
+        functions: the check functions that a YAML file names.
+
+    Raises:
+        ChecklistError: no item is both strict and programmatic, or the file is no checklist.
+        GuardError: a graph that is not compiled, has no `messages` or is watched already; an unknown `on_violation`, or
+            `n` under 1. When called: `blocked` is None and no attempt passed.
+
+    >>> from langchain_core.language_models import FakeListChatModel
+    >>> from cm2_agent import Item
+    >>> from cm2_agent.graphs import agent
+    >>> no_promise = Item("no_promise", check={"reply_matches": "refund"}, kind="avoid", required_for_next_turn=True)
+    >>> support = Checklist(no_promise, Item("replies", check={"replied": True}), name="support")
+    >>> model = FakeListChatModel(responses=["You get a full refund!", "It was shipped yesterday."])
+    >>> guarded_agent = guard(agent(model, []), support, on_violation="retry")
+    >>> guarded_agent.invoke({"messages": [("user", "Where is order 7?")]})["messages"][-1].content
+    'It was shipped yesterday.'
+    """
     if isinstance(checklist, str | PathLike):
         from cm2_agent.types.checklist_yaml import load_checklist
 
@@ -49,20 +74,20 @@ def guard(
     plan = Plan(checklist, functions)
     if not any(item.required_for_next_turn and item.check is not None for item in plan.checklist):
         raise ChecklistError(
-            f"checklist {checklist.name!r} has no item that is both strict and programmatic, so it could guard nothing;"
-            " give one a check and required_for_next_turn: true"
+            f"checklist {checklist.name!r} has no item that is both strict and programmatic, so there is nothing to"
+            " guard; give one a check and required_for_next_turn: true"
         )
     if is_watched(graph):
         raise GuardError(
-            "the graph is watched already, so each attempt would be a run of its own; guard first:"
+            "the graph is watched already, so each attempt would be stored as a run of its own; guard first:"
             " watch(guard(graph, …))"
         )
-    return guarded(graph, look_of(plan), on_violation=on_violation, n=n, blocked=blocked, note=note)
+    return guarded(graph, _turn_check(plan), on_violation=on_violation, n=n, blocked=blocked, note=note)
 
 
-def look_of(plan: Plan) -> Callable[[Sequence[Message]], Finding]:
-    """What a checklist finds of a dialogue's last turn: the strict items that are false, and the share of programmatic
-    weight satisfied."""
+def _turn_check(plan: Plan) -> Callable[[Sequence[Message]], Finding]:
+    """A function that checks a dialogue's last turn: which strict items are false, and the weight of the programmatic
+    items that are satisfied."""
 
     def look(messages: Sequence[Message]) -> Finding:
         trace = Trace.of(Run(id="guarded", messages=tuple(messages)))
@@ -96,4 +121,4 @@ def _columns(scope: Scope, trace: Trace) -> list[Column]:
     return settled(columns, scope.deps)
 
 
-__all__ = ["guard", "look_of"]
+__all__ = ["guard"]

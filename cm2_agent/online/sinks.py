@@ -1,8 +1,4 @@
-"""Ready-made sinks: who is told of scored traces. Any callable `(trace, score)` is a sink; these two are what most
-applications need.
-
-Apart from the middleware, which tells sinks and must not wait for them.
-"""
+"""Ready-made sinks: `Webhook` and `Threshold`. Any callable `(trace, score)` is a sink."""
 
 from __future__ import annotations
 
@@ -33,18 +29,30 @@ _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 class Webhook:
-    """POSTs each scored trace as JSON to `url`, in the background.
+    """A sink that POSTs each scored trace as JSON to `url`, in the background.
 
     The body is `{type: "cm2.trace.scored", trace, task, reward, reward_version, null_reason, runs, verdicts: [{turn,
-    item, value, reason, cause}]}`: ids and verdicts, no word of the dialogue. With a `secret` the header
-    `X-CM2-Signature: t=SECONDS,v1=HEX` signs it: HMAC SHA-256 of `SECONDS.BODY`; `X-CM2-Delivery` is the same for a
-    body that is sent again.
+    item, value, reason, cause}]}`: ids and verdicts, no word of the dialogue. `X-CM2-Delivery` is the same for a body
+    that is sent again. A delivery that fails by a lost connection or by status 408, 425, 429, 500 or 502–504 is tried
+    again, then given up and counted. Redirects are not followed: a body goes to the host that was named, or nowhere. Of
+    the URL only the host is ever logged, and the secret never.
 
-    A delivery is tried once and again after each of `pauses` (seconds) on a lost connection and on 408, 425, 429, 500
-    and 502–504, then given up and counted. At most `size` wait; further ones are dropped and counted. Redirects are not
-    followed: a body goes to the host that was named, or nowhere. Neither the secret nor more of the URL than its host
-    is ever logged. `proxy` is a proxy's URL; none is taken from the environment. Raises ValueError for a URL that is
-    not http or https."""
+    Args:
+        url: http or https.
+        secret: signs the body in the header `X-CM2-Signature: t=SECONDS,v1=HEX`, the HMAC SHA-256 of `SECONDS.BODY`
+            (`signature`). None: the header is left out.
+        timeout: seconds for one try.
+        size: how many deliveries may wait; further ones are dropped and counted.
+        pauses: seconds before each further try; their number is that of the further tries.
+        proxy: a proxy's URL; none is taken from the environment.
+
+    Raises:
+        ValueError: a URL that is not http or https.
+
+    >>> webhook = Webhook("https://example.com/hooks/cm2?token=hidden", secret="a shared secret")
+    >>> webhook  # watch(graph, checklist, sinks=[webhook])
+    Webhook(host='example.com')
+    """
 
     def __init__(
         self,
@@ -59,7 +67,7 @@ class Webhook:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(
-                f"a webhook's URL begins with {parts.scheme or 'nothing'}://; expected http://HOST/… or https://HOST/…"
+                f"a webhook's URL has the scheme {parts.scheme or 'none'}; expected http://HOST/… or https://HOST/…"
             )
         self.host = parts.hostname
         self.incidents = Incidents()
@@ -81,7 +89,7 @@ class Webhook:
         self._worker.submit(canonical_json(_body(trace, score)).encode("utf-8", "replace"))
 
     def report_to(self, incidents: Incidents) -> None:
-        """Count what goes wrong there, as `watch` asks; before the first delivery."""
+        """Count failures in these incidents; `watch` calls it, before the first delivery."""
         if self._worker is None:
             self.incidents = incidents
 
@@ -125,7 +133,7 @@ class Webhook:
         request = httpx.Request("POST", self._url, content=body, headers=headers, extensions={"timeout": timeouts})
         async with asyncio.timeout(self._timeout):
             response = await self._transport.handle_async_request(request)
-            await response.aclose()  # whatever the other side has to say, its status says enough
+            await response.aclose()  # the status is enough; the body is not read
             return response.status_code
 
 
@@ -141,8 +149,8 @@ def signature(secret: bytes, body: bytes, seconds: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Alert:
-    """What a threshold tells: the mean `value` of the last `n` traces fell under `below`; `trace_id` is the trace that
-    did it. `item` is the item whose verdicts were counted, None for the reward."""
+    """The mean `value` of the last `n` traces, which fell under `below` with the trace `trace_id`. `item` is the item
+    whose verdicts were averaged, None for the reward."""
 
     value: float
     below: float
@@ -153,13 +161,29 @@ class Alert:
 
 
 class Threshold:
-    """Calls `alert(Alert)` when a mean falls under `below`: of the rewards of the last `window` traces, or with `item`
-    of the share of that item's verdicts that are satisfied.
+    """A sink that calls `alert(Alert)` when a mean falls under `below`.
 
-    It speaks once when the mean falls and again only after it rose to `below` or more. NULLs count nowhere. A trace
+    It alerts once when the mean falls, and again only after it rose to `below` or more. NULLs are left out. A trace
     that is scored again counts with its last score; another reward version begins anew, since numbers of two versions
-    are not comparable. With a `window` of more than 1 nothing is told before that many traces were seen. An `alert`
-    that answers an awaitable is awaited."""
+    are not comparable. Nothing is alerted before `window` traces were seen.
+
+    Args:
+        alert: called with an `Alert`; an awaitable that it returns is awaited.
+        below: 0…1.
+        item: average the share of this item's verdicts that are satisfied. None: average the reward.
+        window: the number of last traces that are averaged, 1 or more.
+
+    Raises:
+        ValueError: `below` or `window` out of range.
+
+    >>> alerts = []
+    >>> threshold = Threshold(alerts.append, below=0.5)
+    >>> for number, reward in enumerate([1.0, 0.2, 0.1]):
+    ...     trace, version = Trace(id=f"t{number}", runs=()), "support@1"
+    ...     threshold(trace, Score(trace_id=trace.id, reward_version=version, reward=reward, runs=1))
+    >>> [(alert.trace_id, alert.value) for alert in alerts]
+    [('t1', 0.2)]
+    """
 
     def __init__(
         self, alert: Callable[[Alert], Any], *, below: float = 0.5, item: str | None = None, window: int = 1
@@ -204,10 +228,10 @@ class Threshold:
     def _value(self, score: Score) -> float | None:
         if self._item is None:
             return score.reward
-        known = [
+        values = [
             verdict.value for verdict in score.verdicts if verdict.item == self._item and verdict.value is not None
         ]
-        return sum(known) / len(known) if known else None
+        return sum(values) / len(values) if values else None
 
 
 def _body(trace: Trace, score: Score) -> dict[str, JSON]:

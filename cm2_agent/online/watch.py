@@ -1,4 +1,4 @@
-"""`watch`, which traces, scores and stores every run of a graph, and `flush`, which waits for it."""
+"""`watch`: a graph whose every run is captured, stored and scored in the background."""
 
 from __future__ import annotations
 
@@ -7,22 +7,19 @@ import os
 import time
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cm2_agent.errors import BudgetExhausted, ChecklistError, JudgeError
+from cm2_agent.errors import ChecklistError
 from cm2_agent.incidents import Incidents
-from cm2_agent.online.middleware import Live, Middleware
+from cm2_agent.online.live import Live
+from cm2_agent.online.live_scorer import JudgeBudget, LiveScorer
+from cm2_agent.online.middleware import Middleware
 from cm2_agent.tracing.evaluation_events import EvaluationEvents
 from cm2_agent.tracing.handler import is_watched
 from cm2_agent.tracing.span_processor import capture
 from cm2_agent.types.checklist import Checklist
-from cm2_agent.types.json_values import content_hash
-from cm2_agent.types.protocols import Judge, Reward, Scorer, Sink, Store
-from cm2_agent.types.score import Score
-from cm2_agent.types.task import Task
-from cm2_agent.types.trace import Trace
+from cm2_agent.types.protocols import Judge, Reward, Sink, Store
 
 if TYPE_CHECKING:
     from cm2_agent.rewards.components.component import Plug
@@ -31,8 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["flush", "watch"]
 
 G = TypeVar("G")
-_AT_EXIT = 10.0
-_watching: weakref.WeakSet[Live] = weakref.WeakSet()
+_EXIT_TIMEOUT = 10.0
+"""Seconds for which the end of the program waits for what is still to be stored."""
+_watched: weakref.WeakSet[Live] = weakref.WeakSet()
 
 
 def watch(
@@ -51,24 +49,44 @@ def watch(
 
     Call it once, where the graph is built. After each run of a conversation (`configurable.thread_id`) the whole trace
     is scored again and its score replaced. All of it happens in a background thread: a store or scorer that fails is
-    logged once, counted (`cm2 doctor` shows it) and never breaks or slows a call; `flush` waits for it, and is called
-    when the program ends.
+    logged once, counted (`cm2 doctor` shows the counts) and never breaks or slows a call. `flush` waits for the thread,
+    and is called when the program ends. Where the application has an OpenTelemetry logger provider, each verdict also
+    leaves as an event `gen_ai.evaluation.result` on the span that it judges.
 
-    `checklist`: a Checklist, or the path of a YAML file. `judge` answers its questions, for the share `sample` (0…1) of
-    the traces and until `budget_usd` is spent: it needs both, since it sends data out and costs money. A model's name
-    such as "openai:gpt-5-mini" is an LLMJudge whose verdicts are kept in the store; another judge tells what it has
-    spent by an attribute `spent_usd`; for one that costs nothing say `budget_usd=0`. A trace for which the budget does
-    not suffice gets the score of its programmatic items alone, under their own reward version. `rewards`: further
-    components of the score, by name, for the same share of the traces: anything that `rewards.components.plug` takes;
-    they stand beside the reward and do not change it. `sinks` are told of every trace and its score; where the
-    application has an OpenTelemetry logger provider, each verdict also leaves as an event on the span that it judges
-    (`evaluation_events`). `enabled=False`, or CM2_DISABLED=1 in the environment where `enabled` is left out, gives the
-    graph back as it is: nothing is traced, stored, scored or opened.
+    Args:
+        graph: a compiled graph.
+        checklist: a Checklist, or the path of a YAML file. Without one and without rewards, runs are only stored.
+        rewards: further components of the score, by name: RewardComponents, scorers, or functions of a trace. They are
+            asked for the same share of the traces as the judge; they stand beside the reward and do not change it.
+        judge: answers the checklist's questions. A model's name such as "openai:gpt-5-mini" is an LLMJudge whose
+            verdicts are cached in the store; any other Judge reports what it has spent in an attribute `spent_usd`. It
+            needs `sample` and `budget_usd`, since it sends data out and costs money.
+        sample: the share of the traces, 0…1, that judge and rewards see; drawn by trace id.
+        budget_usd: US dollars that the judge may spend; 0 for a judge that costs nothing. A trace for which the budget
+            does not suffice gets the score of its programmatic items alone, under their own reward version.
+        store: a Store, or the URL of a database, which is created where it does not exist.
+        sinks: called with every trace and its score (`Webhook`, `Threshold`, or a function of both).
+        enabled: False returns the graph as it is: nothing is traced, stored, scored or opened. Default: True, unless
+            CM2_DISABLED=1 stands in the environment.
 
-    Raises ValueError for a judge without both limits or a graph that is watched already, JudgeError for a judge that
-    cannot be asked or whose price nobody knows, ChecklistError, StoreError.
+    Raises:
+        TypeError: `graph` is not compiled.
+        ValueError: a judge without both limits or without a checklist, a graph that is watched already, a `sample` or
+            `budget_usd` out of range.
+        JudgeError: a judge that cannot be asked, or whose price is not known.
+        ChecklistError: a checklist that cannot be used, or a reward that compares the rollouts of a group.
+        StoreError: a database that cannot be opened.
 
-        graph = watch(graph, "support.yaml")
+    >>> from langchain_core.language_models import FakeListChatModel
+    >>> from cm2_agent import Item, SQLStore
+    >>> from cm2_agent.graphs import agent
+    >>> support = Checklist(Item("says_when", check={"reply_matches": "today|tomorrow"}), name="support")
+    >>> graph = watch(agent(FakeListChatModel(responses=["It comes tomorrow."]), []), support, store="sqlite:///cm2.db")
+    >>> state = graph.invoke({"messages": [("user", "Where is order 7?")]}, {"configurable": {"thread_id": "t1"}})
+    >>> flush()
+    True
+    >>> SQLStore("sqlite:///cm2.db").score("t1").reward
+    1.0
     """
     if not callable(getattr(graph, "with_config", None)):
         raise TypeError(
@@ -76,50 +94,50 @@ def watch(
         )
     if is_watched(graph):
         raise ValueError(
-            "the graph is watched already, each of its runs would be stored twice; give the first watch what this one"
-            " adds"
+            "the graph is watched already, so each of its runs would be stored twice; pass what this call adds to the"
+            " first watch"
         )
     _check_judge(judge, sample, budget_usd, checklist)
-    if not (_enabled() if enabled is None else enabled):
+    if not (_is_enabled() if enabled is None else enabled):
         return graph
     from cm2_agent.rewards.judges.cache import remember
-    from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 
-    items = _checklist(checklist)
-    plugs = _plugs(rewards)
-    scorer: Scorer | None = None
-    hosted = _hosted(judge, budget_usd) if isinstance(judge, str) else None
-    asked = judge if not isinstance(judge, str) else hosted
-    if items is not None or plugs:
-        plain = ChecklistScorer(items)
-        judged = plain if asked is None else ChecklistScorer(items, judge=asked)
-        budget = _Budget(asked, budget_usd, kept=hosted is not None)
-        scorer = _LiveScorer(plain, judged, plugs, 1.0 if sample is None else sample, budget)
-    kept = _open(store)
-    cache: Any = getattr(kept, "verdict_cache", None)
+    loaded = _load_checklist(checklist)
+    components = _components(rewards)
+    asked = _llm_judge(judge, budget_usd) if isinstance(judge, str) else judge
+    budget = JudgeBudget(asked, budget_usd, holds_itself=isinstance(judge, str))
+    scorer = _scorer(loaded, components, asked, 1.0 if sample is None else sample, budget)
+    opened = _open(store)
+    cache: Any = getattr(opened, "verdict_cache", None)
     if asked is not None and cache is not None:
         remember(asked, cache())
-    if items is not None:
-        kept.save_checklist(items)
+    if loaded is not None:
+        opened.save_checklist(loaded)
     incidents = Incidents()
     for sink in sinks:
         if callable(report_to := getattr(sink, "report_to", None)):
             report_to(incidents)
-    live = Live(Middleware(kept, scorer, (*sinks, EvaluationEvents()), incidents))
-    if isinstance(scorer, _LiveScorer):
+    if scorer is not None:
         scorer.incidents = incidents
-    _watching.add(live)
+    live = Live(Middleware(opened, scorer, (*sinks, EvaluationEvents()), incidents))
+    _watched.add(live)
     handler = capture(live.submit, incidents=incidents)
     watched: G = graph.with_config(callbacks=[handler])  # type: ignore[attr-defined]
     return watched
 
 
 def flush(timeout: float | None = None) -> bool:
-    """Wait until every run of every watched graph is saved and scored, and sinks that have a `flush(timeout)` are done;
-    False if that took longer than `timeout` seconds."""
+    """Wait until every run of every watched graph is saved and scored, and sinks that have a `flush(timeout)` have
+    sent what they hold. A script calls it before it reads the store; a server has no reason to.
+
+    Returns False if that took longer than `timeout` seconds (None: however long it takes).
+
+    >>> flush(timeout=5.0)
+    True
+    """
     deadline = None if timeout is None else time.monotonic() + timeout
     done = True
-    for live in list(_watching):
+    for live in list(_watched):
         waiting = [live.flush, *(getattr(sink, "flush", None) for sink in live.middleware.sinks)]
         for wait in filter(callable, waiting):
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -127,64 +145,10 @@ def flush(timeout: float | None = None) -> bool:
     return done
 
 
-atexit.register(flush, _AT_EXIT)
+atexit.register(flush, _EXIT_TIMEOUT)
 
 
-class _Budget:
-    """Whether the judge may still be asked; one that is `kept` by the judge itself is left to it."""
-
-    def __init__(self, judge: Any, budget: float | None, *, kept: bool) -> None:
-        self._judge, self._budget, self._kept = judge, budget, kept
-
-    def left(self) -> bool:
-        if self._judge is None or self._budget is None:
-            return False
-        if self._kept or not hasattr(self._judge, "spent_usd"):
-            return True
-        spent = self._judge.spent_usd
-        return spent is not None and spent < self._budget
-
-
-class _LiveScorer:
-    """The checklist's score of every trace, with judge and further components for a sample of them that is drawn by
-    trace id."""
-
-    def __init__(self, plain: Scorer, judged: Scorer, rewards: Sequence[Plug], sample: float, budget: _Budget) -> None:
-        self.incidents = Incidents()
-        self._plain, self._judged, self._rewards, self._sample, self._budget = plain, judged, rewards, sample, budget
-
-    @property
-    def version(self) -> str:
-        return self._judged.version
-
-    async def __call__(self, trace: Trace, task: Task | None = None) -> Score:
-        drawn = int(content_hash(trace.id)[:8], 16) / 16**8 < self._sample
-        try:
-            score = await (self._judged if drawn and self._budget.left() else self._plain)(trace, task)
-        except BudgetExhausted as error:
-            self.incidents.add("the judge's budget did not suffice for a trace", error)
-            score = await self._plain(trace, task)
-        if not drawn or not self._rewards:
-            return score
-        return replace(
-            score,
-            components={**score.components, **{one.name: await self._ask(one, trace, task) for one in self._rewards}},
-        )
-
-    async def _ask(self, reward: Plug, trace: Trace, task: Task | None) -> float | None:
-        from cm2_agent.rewards.components.component import Context
-
-        try:
-            component = await reward(trace, Context(task=task))
-        except BudgetExhausted as error:
-            self.incidents.add(f"the reward {reward.name} has no budget left", error)
-            return None
-        if component.value is None:
-            self.incidents.add(f"the reward {reward.name} gave no value", JudgeError(component.explanation))
-        return component.value
-
-
-def _enabled() -> bool:
+def _is_enabled() -> bool:
     return os.environ.get("CM2_DISABLED", "").strip().lower() not in ("1", "true", "yes", "on")
 
 
@@ -200,8 +164,8 @@ def _check_judge(judge: object, sample: float | None, budget_usd: float | None, 
             name for name, value in (("sample", sample), ("budget_usd", budget_usd)) if value is None
         )
         raise ValueError(
-            f"a judge was given without {missing}; it sends dialogues out and costs money, so say both what share of"
-            " the traces it may see and what it may spend: watch(graph, checklist, judge=…, sample=0.1,"
+            f"a judge was given without {missing}; it sends dialogues out and costs money, so expected both the share"
+            " of the traces that it may see and what it may spend: watch(graph, checklist, judge=…, sample=0.1,"
             " budget_usd=5.0)"
         )
     if checklist is None:
@@ -211,19 +175,31 @@ def _check_judge(judge: object, sample: float | None, budget_usd: float | None, 
         )
     if budget_usd and not isinstance(judge, str) and not hasattr(judge, "spent_usd"):
         raise ValueError(
-            f"budget_usd is {budget_usd}, but the judge has no attribute spent_usd by which it could be kept; give it"
-            " one (US dollars spent so far), or say budget_usd=0 for a judge that costs nothing"
+            f"budget_usd is {budget_usd}, but the judge has no attribute spent_usd to hold it to; give it one (US"
+            " dollars spent so far), or pass budget_usd=0 for a judge that costs nothing"
         )
 
 
-def _hosted(model: str, budget_usd: float | None) -> LLMJudge:
+def _llm_judge(model: str, budget_usd: float | None) -> LLMJudge:
     from cm2_agent.llm.limits import Limits
     from cm2_agent.rewards.judges.llm_judge import LLMJudge
 
     return LLMJudge(model, limits=Limits(concurrency=8, budget_usd=budget_usd))
 
 
-def _checklist(checklist: Checklist | str | PathLike[str] | None) -> Checklist | None:
+def _scorer(
+    checklist: Checklist | None, rewards: Sequence[Plug], judge: Judge | None, sample: float, budget: JudgeBudget
+) -> LiveScorer | None:
+    if checklist is None and not rewards:
+        return None
+    from cm2_agent.rewards.scoring.scorer import ChecklistScorer
+
+    programmatic = ChecklistScorer(checklist)
+    judged = programmatic if judge is None else ChecklistScorer(checklist, judge=judge)
+    return LiveScorer(programmatic, judged, rewards, sample, budget)
+
+
+def _load_checklist(checklist: Checklist | str | PathLike[str] | None) -> Checklist | None:
     if checklist is None or isinstance(checklist, Checklist):
         return checklist
     from cm2_agent.types.checklist_yaml import load_checklist
@@ -231,31 +207,29 @@ def _checklist(checklist: Checklist | str | PathLike[str] | None) -> Checklist |
     return load_checklist(fspath(checklist))
 
 
-def _plugs(rewards: Mapping[str, Reward] | Sequence[Reward] | None) -> list[Plug]:
+def _components(rewards: Mapping[str, Reward] | Sequence[Reward] | None) -> list[Plug]:
     from cm2_agent.rewards.components.component import plug
 
-    plugs = [plug(reward, name=name) for name, reward in _named(rewards or {}).items()]
-    grouped = [one.name for one in plugs if one.of_group]
+    components = [plug(reward, name=name) for name, reward in _by_name(rewards or {}).items()]
+    grouped = [component.name for component in components if component.of_group]
     if grouped:
         raise ChecklistError(
-            f"the reward {grouped[0]} compares the rollouts of a group, a live trace has none; score groups with a"
+            f"the reward {grouped[0]} compares the rollouts of a group, and a live trace has none; score groups with a"
             " Stack"
         )
-    return plugs
+    return components
 
 
-def _named(rewards: Mapping[str, Reward] | Sequence[Reward]) -> dict[str, Reward]:
+def _by_name(rewards: Mapping[str, Reward] | Sequence[Reward]) -> dict[str, Reward]:
     if isinstance(rewards, Mapping):
         return dict(rewards)
-    named = {
+    found = {
         str(getattr(reward, "name", None) or getattr(reward, "__name__", type(reward).__name__)): reward
         for reward in rewards
     }
-    if len(named) != len(rewards):
-        raise ValueError(
-            f"two rewards have the same name among {sorted(named)}; give them as a mapping of name to reward"
-        )
-    return named
+    if len(found) != len(rewards):
+        raise ValueError(f"two rewards have the same name among {sorted(found)}; give a mapping of name to reward")
+    return found
 
 
 def _open(store: Store | str) -> Store:

@@ -1,5 +1,4 @@
-"""One daemon thread with an event loop of its own, fed through a bounded queue; apart from what is done with the
-items."""
+"""One daemon thread with an event loop of its own, fed through a bounded queue."""
 
 from __future__ import annotations
 
@@ -37,7 +36,7 @@ class Worker(Generic[_T]):
         self._forget = forget
         self._size = size
         self._incidents = incidents
-        self._start_over()
+        self._reset()
         if hasattr(os, "register_at_fork"):
             method = weakref.WeakMethod(self._in_child)
 
@@ -48,10 +47,10 @@ class Worker(Generic[_T]):
             os.register_at_fork(after_in_child=in_child)
 
     def _in_child(self) -> None:
-        self._start_over()
+        self._reset()
         self._forget()
 
-    def _start_over(self) -> None:
+    def _reset(self) -> None:
         self._changed = threading.Condition()
         self._items: deque[_T] = deque()
         self._unfinished = 0
@@ -90,12 +89,12 @@ class Worker(Generic[_T]):
         return True
 
     def hold(self) -> None:
-        """One more thing that `flush` must wait for."""
+        """`flush` waits for one thing more, until `release`."""
         with self._changed:
             self._unfinished += 1
 
     def release(self) -> None:
-        """One thing less."""
+        """`flush` no longer waits for one thing that was held."""
         with self._changed:
             self._unfinished -= 1
             if not self._unfinished:

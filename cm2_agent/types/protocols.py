@@ -7,6 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
+from cm2_agent.types.imported import ImportResult
+from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import Message
 from cm2_agent.types.score import Score, Verdict
 from cm2_agent.types.task import Task
@@ -118,3 +120,21 @@ class Sink(Protocol):
     """
 
     def __call__(self, trace: Trace, score: Score | None) -> Any: ...
+
+
+class Importer(Protocol):
+    """Reads one record of a file of recordings: what `cm2 import MODULE:READER FILE` calls.
+
+    `record` is JSON: a line of a JSON Lines file, or an element of a JSON list. `source` is the file's name without its
+    ending; `checklists` whether each task shall get a checklist. An importer that needs neither takes `**options`. What
+    it raises costs the record alone and is reported with the record's line. A class is made anew for each file, so that
+    it may count; a function is called as it is.
+
+    >>> from cm2_agent import Message, Run
+    >>> def read_note(record, **options):
+    ...     return Trace.of(Run(id=record["id"], messages=(Message.of("user", record["text"]),)))
+    >>> read_note({"id": "n1", "text": "Hi"}).messages[0].text
+    'Hi'
+    """
+
+    def __call__(self, record: JSON, *, source: str, checklists: bool) -> ImportResult: ...

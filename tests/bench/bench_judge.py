@@ -61,7 +61,7 @@ def dialogues() -> tuple[str, list[Trace]]:
     if not files:
         return "synthetic", [dialogue(number, turns=5) for number in range(100)]
     records = [record for path in files for record in json.loads(path.read_text(encoding="utf-8"))]
-    return "tau-bench", [read_tau_bench(record, source="bench", checklists=False)[0] for record in records]
+    return "tau-bench", [read_tau_bench(record, source="bench", checklists=False).trace for record in records]
 
 
 def dialogue(number: int, turns: int) -> Trace:

@@ -27,7 +27,7 @@ from cm2_agent.datasets import Redactor, task_from_trace, unfit
 from cm2_agent.graphs import agent
 from cm2_agent.graphs.backends.calls import Answer, Call, Journal
 from cm2_agent.graphs.tools.declared import declared
-from cm2_agent.importers import Imported, read
+from cm2_agent.importers import Imported, read_recordings
 from cm2_agent.runner.run import run
 from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Trace
@@ -132,7 +132,7 @@ async def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = given.file or dialogues(Path(folder))
-        traces = [record.trace for record in read("tau-bench", path) if isinstance(record, Imported)]
+        traces = [record.trace for record in read_recordings("tau-bench", path) if isinstance(record, Imported)]
     fit = [trace for trace in traces if unfit(trace) is None]
     as_it_was = await again(fit, None)
     replaced = await again(fit, Redactor())

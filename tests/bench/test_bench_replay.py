@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from cm2_agent.datasets import Redactor
-from cm2_agent.importers import Imported, read
+from cm2_agent.importers import Imported, read_recordings
 from cm2_agent.types.trace import Trace
 from tests.bench.bench_replay import again
 from tests.importers.recordings import dialogues, saved
 
 
 def traces(path: Path) -> list[Trace]:
-    return [record.trace for record in read("tau-bench", path) if isinstance(record, Imported)]
+    return [record.trace for record in read_recordings("tau-bench", path) if isinstance(record, Imported)]
 
 
 @pytest.mark.slow

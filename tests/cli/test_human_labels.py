@@ -167,7 +167,9 @@ def test_wrong_questions_are_told_what_to_type(tmp_path: Path, store: str) -> No
     assert "--against human" in cm2("eval", "--against", "success", "--min-kappa", "0.5", "--store", store, code=2)[1]
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"trace": "t"}\n')
-    assert "none of its 1 records is a label" in cm2("import", "labels", str(broken), "--store", store, code=2)[1]
+    assert (
+        "none of its 1 records is of format labels" in cm2("import", "labels", str(broken), "--store", store, code=2)[1]
+    )
 
 
 def test_verdicts_that_no_label_meets_point_to_recorded_judges(tmp_path: Path, store: str) -> None:

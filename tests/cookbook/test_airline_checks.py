@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cm2_agent.importers import Imported, read
+from cm2_agent.importers import Imported, read_recordings
 from cm2_agent.rewards.scoring.checks import load_functions
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 from cm2_agent.types.checklist_yaml import load_checklist
@@ -62,7 +62,7 @@ def scorer() -> ChecklistScorer:
 
 def failed(scorer: ChecklistScorer, folder: Path, one: dict[str, Any]) -> tuple[float, set[str]]:
     """The reward, and the items that were not paid."""
-    (found,) = read("tau-bench", saved(folder, [one]))
+    (found,) = read_recordings("tau-bench", saved(folder, [one]))
     assert isinstance(found, Imported)
     score = scorer.score_sync(found.trace)
     assert score.reward is not None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cm2_agent.analysis.ranking import auc
-from cm2_agent.importers import OFFICIAL, Imported, read
+from cm2_agent.importers import OFFICIAL, Imported, read_recordings
 from cm2_agent.importers.gold_actions import WRITES, GoldAction, compile_gold
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 from cm2_agent.types.checklist import Checklist
@@ -24,7 +24,9 @@ CHANGE_1 = write("update_reservation_flights", reservation_id="AAAA11", cabin="e
 
 def scored(folder: Path, *records: dict[str, Any]) -> list[Score]:
     found = [
-        one for one in read("tau-bench", saved(folder, list(records)), checklists=True) if isinstance(one, Imported)
+        one
+        for one in read_recordings("tau-bench", saved(folder, list(records)), checklists=True)
+        if isinstance(one, Imported)
     ]
     assert len(found) == len(records)
     return [ChecklistScorer().score_sync(one.trace, one.task) for one in found]
@@ -55,7 +57,9 @@ def test_the_reward_is_whole_exactly_when_all_is_right(tmp_path: Path) -> None:
 
 def test_it_orders_dialogues_as_the_official_check_does(tmp_path: Path) -> None:
     """Area under the curve at least 0.95, on the real dialogues where they are at hand."""
-    found = [one for one in read("tau-bench", dialogues(tmp_path), checklists=True) if isinstance(one, Imported)]
+    found = [
+        one for one in read_recordings("tau-bench", dialogues(tmp_path), checklists=True) if isinstance(one, Imported)
+    ]
     rewards = [ChecklistScorer().score_sync(one.trace, one.task).reward for one in found]
     assert None not in rewards
     area = auc([float(reward or 0) for reward in rewards], [float(one.trace.outcomes[OFFICIAL] or 0) for one in found])

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from cm2_agent.errors import TraceError
-from cm2_agent.importers import Problem
-from cm2_agent.importers.human_labels import read_labels
+from cm2_agent.importers import Imported, ImportedLabels, Problem, read_recordings
 from cm2_agent.types.human_labels import Label
 
 DEVAI = {
@@ -24,6 +23,12 @@ DEVAI = {
 }
 
 
+def read_labels(path: Path) -> list[tuple[Label, ...] | Problem]:
+    found = list(read_recordings("labels", path))
+    assert all(isinstance(one, ImportedLabels | Problem) for one in found)
+    return [one.labels if isinstance(one, ImportedLabels) else one for one in found if not isinstance(one, Imported)]
+
+
 def saved(folder: Path, *lines: object) -> Path:
     path = folder / "labels.jsonl"
     path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines), encoding="utf-8")
@@ -36,7 +41,7 @@ def test_our_own_lines(tmp_path: Path) -> None:
         {"trace": "t", "item": "told", "rater": "ann", "value": True, "turn": 0, "note": "clear", "task": "a"},
         {"trace": "t", "item": "told", "rater": "bob", "value": None},
     )
-    assert list(read_labels(path)) == [
+    assert read_labels(path) == [
         (Label(trace_id="t", item="told", rater="ann", value=True, turn=0, note="clear", task="a"),),
         (Label(trace_id="t", item="told", rater="bob", value=None),),
     ]
@@ -76,4 +81,4 @@ def test_a_line_that_is_no_label_is_told_and_the_rest_is_read(tmp_path: Path, li
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match="cannot be read"):
-        list(read_labels(tmp_path / "absent.jsonl"))
+        (read_labels(tmp_path / "absent.jsonl"))

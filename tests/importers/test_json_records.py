@@ -63,17 +63,18 @@ def test_every_record_and_its_line(
 
 
 @given(st.lists(RECORD, min_size=2, max_size=5), LAYOUT, st.data())
-def test_one_broken_record_costs_no_other(
+def test_one_broken_record_costs_itself_and_the_rest_of_its_list(
     tmp_path_factory: pytest.TempPathFactory, records: list[dict[str, object]], layout: str, data: st.DataObject
 ) -> None:
-    """A value is torn out of one record; the others are all there, and the broken one is told with its line."""
+    """A value is torn out of one record, which is reported with its line: in a list those before it are there, else all
+    others."""
     at = data.draw(st.integers(0, len(records) - 1))
     texts = [spelled(one, layout) for one in records]
     texts[at] = texts[at].replace('"task_id": ', '"task_id": ?', 1)
     text, lines = laid_out(texts, layout)
     found = read(tmp_path_factory.mktemp("r"), text)
     assert [one.value for one in found if isinstance(one, Found)] == [
-        one for index, one in enumerate(records) if index != at
+        one for index, one in enumerate(records) if index < at or (index > at and "list" not in layout)
     ]
     assert [one.line for one in found if isinstance(one, Problem)] == [lines[at]]
 
@@ -107,8 +108,8 @@ def test_no_text_breaks_the_scanner(tmp_path_factory: pytest.TempPathFactory, te
 @pytest.mark.parametrize(
     ("broken", "reason"),
     [
-        ('{"task_id": 1e999}', "too large"),
-        ('{"task_id": NaN}', "NaN is not a JSON number"),
+        ('{"task_id": 1e999}', "not finite"),
+        ('{"task_id": NaN}', "not finite"),
         ('{"task_id": ' + "9" * 5000 + "}", "digits"),
         ('{"task_id": ' + "[" * 300 + "]" * 300 + "}", "nested deeper"),
         ('{"task_id": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested deeper"),
@@ -119,15 +120,25 @@ def test_no_text_breaks_the_scanner(tmp_path_factory: pytest.TempPathFactory, te
     ],
 )
 @pytest.mark.parametrize("layout", ["lines", "list"])
-def test_hostile_records_are_told_and_passed_by(tmp_path: Path, broken: str, reason: str, layout: str) -> None:
+def test_hostile_records_are_reported_with_their_line(tmp_path: Path, broken: str, reason: str, layout: str) -> None:
     text, lines = laid_out(['{"task_id": 1}', broken, '{"task_id": 3}'], layout)
-    first, problem, last = read(tmp_path, text)
+    first, problem, *rest = read(tmp_path, text)
     assert isinstance(first, Found)
-    assert isinstance(last, Found)
-    assert last.value == {"task_id": 3}
     assert isinstance(problem, Problem)
     assert reason in problem.reason
     assert (problem.line, problem.number) == (lines[1], 2)
+    if layout == "list" and "JSON Lines" in problem.reason:
+        assert rest == []
+    else:
+        assert [one.value for one in rest if isinstance(one, Found)] == [{"task_id": 3}]
+
+
+def test_a_list_goes_on_behind_a_record_that_is_json_and_yet_unusable(tmp_path: Path) -> None:
+    for unusable in ('{"a": NaN}', '{"a": "\\ud800"}', '{"a": ' + "[" * 300 + "]" * 300 + "}"):
+        _, problem, last = read(tmp_path, f'[{{"a": 1}},\n{unusable},\n{{"a": 3}}]')
+        assert isinstance(problem, Problem)
+        assert isinstance(last, Found)
+        assert (problem.line, last.value) == (2, {"a": 3})
 
 
 def test_bytes_that_are_not_utf8_spoil_their_own_record_only(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cm2_agent.importers import OFFICIAL, Imported, Problem, read
+from cm2_agent.importers import OFFICIAL, Imported, Problem, read_recordings
 from cm2_agent.types.group import group_key
 from cm2_agent.types.messages import Blob, Other, Reasoning, Text, Uri
 from tests.importers.recordings import call, say
@@ -23,7 +23,7 @@ TOOL = {"type": "function", "function": {"name": "get_order", "description": "d"
 def imported(folder: Path, *records: Any) -> list[Imported]:
     path = folder / "chats.jsonl"
     path.write_text("\n".join(json.dumps(one) for one in records))
-    found = list(read("openai", path))
+    found = list(read_recordings("openai", path))
     assert not [one for one in found if isinstance(one, Problem)]
     return [one for one in found if isinstance(one, Imported)]
 
@@ -118,7 +118,7 @@ def test_the_formats_first_spelling(tmp_path: Path) -> None:
 def test_a_truncated_last_line_costs_itself_only(tmp_path: Path) -> None:
     path = tmp_path / "chats.jsonl"
     path.write_text(json.dumps(CHAT) + "\n" + json.dumps({"messages": CHAT})[:-20])
-    first, problem = list(read("openai", path))
+    first, problem = list(read_recordings("openai", path))
     assert isinstance(first, Imported)
     assert isinstance(problem, Problem)
     assert problem.line == 2
@@ -135,5 +135,5 @@ def test_wrong_records_are_told(tmp_path: Path) -> None:
         {"messages": CHAT, "reward": "good"},
     ]
     path.write_text("\n".join(json.dumps(one) for one in wrong))
-    found = list(read("openai", path))
+    found = list(read_recordings("openai", path))
     assert [one.line for one in found if isinstance(one, Problem)] == [1, 2, 3, 4, 5, 6]

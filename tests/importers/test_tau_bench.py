@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cm2_agent.errors import TraceError
-from cm2_agent.importers import OFFICIAL, Imported, Problem, read
+from cm2_agent.importers import OFFICIAL, Imported, Problem, read_recordings
 from cm2_agent.types.group import group_key
 from cm2_agent.types.messages import ToolCall
 from cm2_agent.types.run_attributes import CUT, ROLLOUT, TASK_TURNS
@@ -19,7 +19,7 @@ from tests.importers.recordings import SYSTEM, call, cancelling, dialogues, reco
 
 
 def imported(path: Path, **options: Any) -> list[Imported]:
-    found = list(read("tau-bench", path, **options))
+    found = list(read_recordings("tau-bench", path, **options))
     assert all(isinstance(one, Imported) for one in found)
     return [one for one in found if isinstance(one, Imported)]
 
@@ -125,7 +125,9 @@ def test_arguments_that_are_not_json_stay_text(tmp_path: Path) -> None:
 )
 def test_a_wrong_record_is_told_and_skipped(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
     good = recordings()
-    first, problem, last = list(read("tau-bench", saved(tmp_path, [good[0], {**good[1], **change}, good[2]])))
+    first, problem, last = list(
+        read_recordings("tau-bench", saved(tmp_path, [good[0], {**good[1], **change}, good[2]]))
+    )
     assert isinstance(first, Imported)
     assert isinstance(last, Imported)
     assert isinstance(problem, Problem)
@@ -134,7 +136,7 @@ def test_a_wrong_record_is_told_and_skipped(tmp_path: Path, change: dict[str, An
 
 
 def test_what_is_no_record_at_all(tmp_path: Path) -> None:
-    found = list(read("tau-bench", saved(tmp_path, [1, None, "x", [1], recordings()[0]])))
+    found = list(read_recordings("tau-bench", saved(tmp_path, [1, None, "x", [1], recordings()[0]])))
     assert [type(one) for one in found] == [Problem] * 4 + [Imported]
 
 
@@ -150,7 +152,7 @@ def test_an_unknown_desk_gets_no_checklist_and_says_so(tmp_path: Path) -> None:
 
 def test_unknown_formats_are_named() -> None:
     with pytest.raises(TraceError, match="expected one of tau-bench, openai"):
-        read("xml", "file")
+        read_recordings("xml", "file")
 
 
 def test_a_file_of_results_is_read_whole(tmp_path: Path) -> None:

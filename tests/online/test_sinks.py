@@ -74,21 +74,21 @@ def trace(id: str = "t") -> Trace:
     )
 
 
-def score(reward: float | None = 1.0, *, id: str = "t", version: str = "v", told: bool | None = True) -> Score:
-    verdict = Verdict(item="told", value=told, weight=1.0, explanation="the user said 4111")
+def score(reward: float | None = 1.0, *, id: str = "t", version: str = "v", satisfied: bool | None = True) -> Score:
+    verdict = Verdict(item="answered", value=satisfied, weight=1.0, explanation="the user said 4111")
     turn = TurnScore(turn=0, reached=True, steps=1, reward=reward, verdicts=(verdict,))
     return Score(trace_id=id, reward_version=version, reward=reward, turns=(turn,))
 
 
-def test_a_webhook_tells_of_a_score_and_signs_it(server: Server) -> None:
+def test_a_webhook_sends_a_score_and_signs_it(server: Server) -> None:
     hook = Webhook(f"{server.url}/hook?token=t0ken", SECRET)
     hook(trace(), score(0.5))
     hook(trace(), None)
     assert hook.flush(30)
     ((path, headers, body),) = server.seen
     assert path == "/hook?token=t0ken"
-    told = json.loads(body)
-    assert told == {
+    sent = json.loads(body)
+    assert sent == {
         "type": "cm2.trace.scored",
         "trace": "t",
         "task": "t1",
@@ -96,7 +96,7 @@ def test_a_webhook_tells_of_a_score_and_signs_it(server: Server) -> None:
         "reward_version": "v",
         "null_reason": None,
         "runs": 1,
-        "verdicts": [{"turn": 0, "item": "told", "value": True, "reason": None, "cause": None}],
+        "verdicts": [{"turn": 0, "item": "answered", "value": True, "reason": None, "cause": None}],
     }
     assert b"4111" not in body
     seconds, mark = (part.split("=")[1] for part in headers["x-cm2-signature"].split(","))
@@ -129,8 +129,8 @@ def test_what_asking_again_cannot_mend_is_not_asked_again(server: Server) -> Non
     other.close()
     assert (len(server.seen), other.seen) == (3, [])
     hint = "; redirects are not followed: give the final URL"
-    told = sorted(kind.split(": ", 1)[1] for kind in hook.incidents.counts)
-    assert told == [f"status 302{hint}", f"status 307{hint}", "status 400"]
+    failures = sorted(kind.split(": ", 1)[1] for kind in hook.incidents.counts)
+    assert failures == [f"status 302{hint}", f"status 307{hint}", "status 400"]
 
 
 def test_what_finds_the_queue_full_is_dropped_and_counted(server: Server) -> None:
@@ -145,7 +145,7 @@ def test_what_finds_the_queue_full_is_dropped_and_counted(server: Server) -> Non
     assert dropped >= 16
 
 
-def test_a_dead_host_harms_nobody_and_no_secret_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_dead_host_harms_nobody_and_no_secret_is_logged_or_shown(caplog: pytest.LogCaptureFixture) -> None:
     gone = Server()
     gone.close()
     hook = Webhook(f"{gone.url.replace('//', '//user:passw0rd@')}/t0ken", SECRET, pauses=(0,), timeout=5)
@@ -153,10 +153,10 @@ def test_a_dead_host_harms_nobody_and_no_secret_is_told(caplog: pytest.LogCaptur
         hook(trace(), score())
         assert hook.flush(30)
     assert hook.incidents.counts == {"a webhook was not delivered to 127.0.0.1 in 2 tries: ConnectError": 1}
-    told = caplog.text + repr(hook) + repr(hook.incidents.drain())
-    assert "webhook" in told
+    logged = caplog.text + repr(hook) + repr(hook.incidents.drain())
+    assert "webhook" in logged
     for secret in ("t0ken", "passw0rd", SECRET):
-        assert secret not in told
+        assert secret not in logged
 
 
 def test_no_secret_is_logged_when_all_goes_well(server: Server, caplog: pytest.LogCaptureFixture) -> None:
@@ -175,30 +175,30 @@ def test_a_url_that_is_none_is_refused(url: str) -> None:
         Webhook(url)
 
 
-def test_a_threshold_speaks_when_the_mean_falls_and_not_again_until_it_rose() -> None:
-    told: list[Alert] = []
-    alarm = Threshold(told.append, below=0.5, window=2)
+def test_a_threshold_alerts_when_the_mean_falls_and_not_again_until_it_rose() -> None:
+    alerts: list[Alert] = []
+    alarm = Threshold(alerts.append, below=0.5, window=2)
     for number, reward in enumerate([0.0, 1.0, None, 0.0, 0.9, 0.0, 0.2, 1.0, 0.0, 0.0]):
         alarm(trace(str(number)), score(reward, id=str(number)))
-    assert [(alert.trace_id, alert.value, alert.n) for alert in told] == [("4", 0.45, 2), ("9", 0.0, 2)]
+    assert [(alert.trace_id, alert.value, alert.n) for alert in alerts] == [("4", 0.45, 2), ("9", 0.0, 2)]
 
 
 def test_a_threshold_on_an_item_and_on_one_trace() -> None:
-    told: list[Alert] = []
-    alarm = Threshold(told.append, item="told")
+    alerts: list[Alert] = []
+    alarm = Threshold(alerts.append, item="answered")
     for value in (None, True, False, False, True, False):
-        alarm(trace(), score(1.0, told=value))
-    assert [(alert.item, alert.value, alert.below) for alert in told] == [("told", 0.0, 0.5)] * 2
-    Threshold(told.append, item="other")(trace(), score(0.0))
-    assert len(told) == 2
+        alarm(trace(), score(1.0, satisfied=value))
+    assert [(alert.item, alert.value, alert.below) for alert in alerts] == [("answered", 0.0, 0.5)] * 2
+    Threshold(alerts.append, item="other")(trace(), score(0.0))
+    assert len(alerts) == 2
 
 
 def test_scores_of_two_versions_are_never_averaged() -> None:
-    told: list[Alert] = []
-    alarm = Threshold(told.append, window=2)
+    alerts: list[Alert] = []
+    alarm = Threshold(alerts.append, window=2)
     for number, version in enumerate(["v1", "v2", "v1", "v2", "v2"]):
         alarm(trace(str(number)), score(0.0, id=str(number), version=version))
-    assert [(alert.trace_id, alert.reward_version) for alert in told] == [("4", "v2")]
+    assert [(alert.trace_id, alert.reward_version) for alert in alerts] == [("4", "v2")]
 
 
 @pytest.mark.parametrize("options", [{"below": 1.5}, {"window": 0}])
@@ -208,10 +208,10 @@ def test_thresholds_that_make_no_sense_are_refused(options: dict[str, Any]) -> N
 
 
 def test_sinks_of_a_watched_graph(server: Server, tmp_path: Path) -> None:
-    told: list[Alert] = []
+    alerts: list[Alert] = []
 
     async def alert(one: Alert) -> None:
-        told.append(one)
+        alerts.append(one)
 
     server.answers = [(200, None), (400, None)]
     hook = Webhook(server.url, SECRET)
@@ -221,7 +221,7 @@ def test_sinks_of_a_watched_graph(server: Server, tmp_path: Path) -> None:
     graph.invoke(QUESTION)
     assert flush(30)
     assert len(server.seen) == 2
-    assert told == []
+    assert alerts == []
     assert hook.incidents.counts == {"a webhook was not delivered to 127.0.0.1: status 400": 1}
 
 

@@ -1,4 +1,4 @@
-"""`watch` around a real graph with a real store, whatever happens to it; and a graph as an agent."""
+"""`watch` around a real graph with a real store, whatever happens to it."""
 
 from __future__ import annotations
 
@@ -62,16 +62,16 @@ def test_watch_keeps_the_graph_and_stores_what_it_does(url: str) -> None:
 
 
 def test_watch_scores_after_each_run_of_a_conversation(url: str) -> None:
-    told: list[tuple[int, float | None]] = []
+    received: list[tuple[int, float | None]] = []
 
-    def tell(trace: Trace, score: Score | None) -> None:
-        told.append((len(trace.runs), None if score is None else score.reward))
+    def receive(trace: Trace, score: Score | None) -> None:
+        received.append((len(trace.runs), None if score is None else score.reward))
 
-    graph = watch(app(checkpointer=InMemorySaver()), LOOKS, store=url, sinks=[tell])
+    graph = watch(app(checkpointer=InMemorySaver()), LOOKS, store=url, sinks=[receive])
     for _ in range(3):
         graph.invoke(QUESTION, {"configurable": {"thread_id": "T"}})
         assert flush(30)
-    assert told == [(1, 1.0), (2, 1.0), (3, 1.0)]
+    assert received == [(1, 1.0), (2, 1.0), (3, 1.0)]
     (trace,) = traces(url)
     assert (trace.id, len(trace.turns)) == ("T", 3)
     (score,) = scores(url)
@@ -199,8 +199,8 @@ def test_a_locked_database_neither_breaks_nor_slows_the_call(url: str, tmp_path:
 
 
 def test_a_destroyed_database_never_breaks_the_call(url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    told: list[str] = []
-    graph = watch(app(), LOOKS, store=url, sinks=[lambda trace, score: told.append(trace.id)])
+    received: list[str] = []
+    graph = watch(app(), LOOKS, store=url, sinks=[lambda trace, score: received.append(trace.id)])
     graph.invoke(QUESTION)
     assert flush(30)
     for path in tmp_path.glob("cm2.db*"):
@@ -209,7 +209,7 @@ def test_a_destroyed_database_never_breaks_the_call(url: str, tmp_path: Path, ca
         for _ in range(3):
             assert graph.invoke(QUESTION)["messages"][-1].content == "it is value 1"
         assert flush(60)
-    assert len(told) == 1
+    assert len(received) == 1
     assert [record.message for record in caplog.records if "a run was not saved" in record.message] != []
     assert len(caplog.records) == 1
 

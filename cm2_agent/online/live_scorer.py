@@ -1,0 +1,74 @@
+"""The scorer of a watched graph: the checklist for every trace, judge and further components for a sample of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from cm2_agent.errors import BudgetExhausted, JudgeError
+from cm2_agent.incidents import Incidents
+from cm2_agent.types.json_values import content_hash
+from cm2_agent.types.protocols import Scorer
+from cm2_agent.types.score import Score
+from cm2_agent.types.task import Task
+from cm2_agent.types.trace import Trace
+
+if TYPE_CHECKING:
+    from cm2_agent.rewards.components.component import Plug
+
+
+class JudgeBudget:
+    """Whether the judge may still be asked, by the US dollars it has spent; a judge that `holds_itself` to its budget
+    is always asked, and raises BudgetExhausted."""
+
+    def __init__(self, judge: Any, budget_usd: float | None, *, holds_itself: bool) -> None:
+        self._judge, self._budget_usd, self._holds_itself = judge, budget_usd, holds_itself
+
+    def is_left(self) -> bool:
+        if self._judge is None or self._budget_usd is None:
+            return False
+        if self._holds_itself or not hasattr(self._judge, "spent_usd"):
+            return True
+        spent = self._judge.spent_usd
+        return spent is not None and spent < self._budget_usd
+
+
+class LiveScorer:
+    """Scores with `judged` the share `sample` (0…1) of the traces, drawn by trace id, as long as the budget lasts, and
+    the rest with `programmatic`. `rewards` become components of the sampled traces' scores."""
+
+    def __init__(
+        self, programmatic: Scorer, judged: Scorer, rewards: Sequence[Plug], sample: float, budget: JudgeBudget
+    ) -> None:
+        self.incidents = Incidents()
+        self._programmatic, self._judged, self._rewards = programmatic, judged, rewards
+        self._sample, self._budget = sample, budget
+
+    @property
+    def version(self) -> str:
+        return self._judged.version
+
+    async def __call__(self, trace: Trace, task: Task | None = None) -> Score:
+        drawn = int(content_hash(trace.id)[:8], 16) / 16**8 < self._sample
+        try:
+            score = await (self._judged if drawn and self._budget.is_left() else self._programmatic)(trace, task)
+        except BudgetExhausted as error:
+            self.incidents.add("the judge's budget did not suffice for a trace", error)
+            score = await self._programmatic(trace, task)
+        if not drawn or not self._rewards:
+            return score
+        values = {reward.name: await self._value(reward, trace, task) for reward in self._rewards}
+        return replace(score, components={**score.components, **values})
+
+    async def _value(self, reward: Plug, trace: Trace, task: Task | None) -> float | None:
+        from cm2_agent.rewards.components.component import Context
+
+        try:
+            component = await reward(trace, Context(task=task))
+        except BudgetExhausted as error:
+            self.incidents.add(f"the reward {reward.name} has no budget left", error)
+            return None
+        if component.value is None:
+            self.incidents.add(f"the reward {reward.name} gave no value", JudgeError(component.explanation))
+        return component.value

@@ -1,0 +1,33 @@
+"""What an importer makes of one record of somebody else's file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from cm2_agent.types.human_labels import Label
+from cm2_agent.types.task import Task
+from cm2_agent.types.trace import Trace
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportedDialogue:
+    """A recorded dialogue and what else its record tells.
+
+    `task` is the task that the dialogue was a rollout of; it is stored with `cm2 import --checklists`. `note` is shown
+    once for all records that have it, such as why tasks got no checklist although one was asked for.
+
+    >>> from cm2_agent import Message, Run
+    >>> run = Run(id="t1", messages=(Message.of("user", "Hi"),))
+    >>> ImportedDialogue(trace=Trace.of(run), note="no tool results were logged").trace.id
+    't1'
+    """
+
+    trace: Trace
+    task: Task | None = None
+    note: str | None = None
+
+
+ImportResult: TypeAlias = Trace | ImportedDialogue | Sequence[Label]
+"""A dialogue, a dialogue with its task, or people's labels."""

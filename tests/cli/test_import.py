@@ -1,0 +1,110 @@
+"""`cm2 import MODULE:READER FILE`: what is stored, what is skipped, and what a wrong name is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cm2_agent import SQLStore
+from cm2_agent.cli.app import app
+
+MODULE = """
+from cm2_agent import ImportedDialogue, Label, Message, Run, Task, Trace
+
+NUMBER = 3
+
+
+def read_note(record, **options):
+    if "label" in record:
+        return [Label(trace_id=record["of"], item="polite", rater="ann", value=record["label"])]
+    run = Run(id=record["id"], messages=(Message.of("user", record["text"]),), attributes={"x": record.get("x")})
+    return ImportedDialogue(trace=Trace.of(run), task=Task(id="t-" + record["id"]), note="from notes")
+
+
+def read_wrongly(record, **options):
+    return Trace.of(Run(id=7, messages=("not a message",)))
+
+
+def read_what_is_no_json(record, **options):
+    return Trace.of(Run(id="r", messages=(), attributes={"x": object()}))
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder with the module, under a name of this test's own: modules are imported once a process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    name = f"notes_{abs(hash(str(tmp_path)))}.py"
+    (tmp_path / name).write_text(MODULE)
+    return Path(name)
+
+
+def notes(*records: object) -> str:
+    Path("notes.jsonl").write_text("\n".join(json.dumps(one) for one in records))
+    return "notes.jsonl"
+
+
+def cm2(*arguments: str, code: int = 0) -> tuple[str, str]:
+    done = CliRunner().invoke(app, ["import", *arguments])
+    assert done.exit_code == code, done.output
+    return done.stdout, done.stderr
+
+
+def test_records_of_an_importer_of_ones_own(here: Path) -> None:
+    path = notes({"id": "a", "text": "Hi"}, {"id": "b"}, {"id": "c", "text": "Ho"}, {"id": "a", "text": "other"})
+    command = (f"{here.stem}:read_note", path, "--store", "sqlite:///n.db", "--json")
+    out, err = cm2(*command)
+    assert json.loads(out) == {"imported": 2, "skipped": 2, "duplicates": 0}
+    assert "notes.jsonl: line 2, record 2: KeyError: 'text'; skipped" in err
+    assert "line 4, record 4: run 'a' is stored already with other content" in err
+    assert "note: from notes" in err
+    assert json.loads(cm2(*command, "--checklists")[0]) == {"imported": 0, "skipped": 2, "duplicates": 2}
+    with SQLStore("sqlite:///n.db") as store:
+        assert [trace.id for trace in store.traces()] == ["a", "c"]
+        assert store.task("t-a") is not None, "stored with --checklists"
+    assert json.loads(cm2(f"{here}:read_note", *command[1:])[0])["duplicates"] == 2, "a file's name does as well"
+
+
+def test_dialogues_and_labels_of_one_file(here: Path) -> None:
+    path = notes({"id": "a", "text": "Hi"}, {"label": True, "of": "a"}, {"label": None, "of": "gone"})
+    out, err = cm2(f"{here.stem}:read_note", path, "--store", "sqlite:///n.db", "--json")
+    assert json.loads(out) == {"imported": 3, "changed": 0, "skipped": 0, "duplicates": 0, "without_trace": 1}
+    assert "1 labels speak of traces that the store does not hold" in err
+
+
+def test_a_trace_that_cannot_be_stored_costs_its_record(here: Path) -> None:
+    path = notes({}, {})
+    for reader, reason in (("read_wrongly", "cannot be stored"), ("read_what_is_no_json", "not JSON")):
+        out, err = cm2(f"{here.stem}:{reader}", path, "--store", "sqlite:///n.db", "--json")
+        assert json.loads(out) == {"imported": 0, "skipped": 2, "duplicates": 0}
+        assert reason in err
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "hint"),
+    [
+        ("xml", "format 'xml' is unknown; expected one of tau-bench, openai, labels", "MODULE:READER"),
+        ("no_such_module:read", "importer 'no_such_module:read': no_such_module cannot be imported", "MODULE:READER"),
+        ("absent.py:read", "there is no file absent.py", "MODULE:READER"),
+        ("{here}:nothing", "has no 'nothing'; it holds ImportedDialogue, Label", "MODULE:READER"),
+        ("{here}:NUMBER", "is a int; expected a function", "MODULE:READER"),
+        ("{here}:", "expected MODULE:NAME", "MODULE:READER"),
+    ],
+)
+def test_a_wrong_name_exits_2(here: Path, name: str, given: str, hint: str) -> None:
+    out, err = cm2(name.format(here=here.stem), notes({"id": "a", "text": "Hi"}), "--store", "sqlite:///n.db", code=2)
+    assert out == ""
+    assert given in err
+    assert f"Type: cm2 import {hint} FILE" in err
+    assert not Path("n.db").exists()
+
+
+def test_nothing_usable_exits_2_and_stores_nothing(here: Path) -> None:
+    _, err = cm2(f"{here.stem}:read_note", notes({}, {}), "--store", "sqlite:///n.db", code=2)
+    assert "none of its 2 records is of format" in err
+    assert "line 1, record 1: KeyError: 'id'" in err
+    assert not Path("n.db").exists()

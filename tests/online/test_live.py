@@ -1,0 +1,200 @@
+"""Live runs: stored and scored in the background, whatever fails, and nothing comes back to the caller."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from cm2_agent.errors import ConflictError, StoreError
+from cm2_agent.online.live import Live
+from cm2_agent.online.middleware import Middleware
+from cm2_agent.types.score import Score
+from cm2_agent.types.task import Task
+from cm2_agent.types.trace import Run, Trace
+from tests.online.stores import Failing, Length, Memory, run
+
+
+def test_live_scores_the_whole_trace_after_each_of_its_runs() -> None:
+    store, scorer = Memory(), Length()
+    received: list[tuple[int, float | None]] = []
+    live = Live(
+        Middleware(
+            store, scorer, sinks=[lambda trace, score: received.append((len(trace.runs), score and score.reward))]
+        )
+    )
+    for name in "abc":
+        live.submit(run(name, "T"))
+        assert live.flush(10)
+    assert received == [(1, 1.0), (2, 2.0), (3, 3.0)]
+    assert store.scores["T"].runs == 3
+    live.submit(run("d", "other"))
+    assert live.flush(10)
+    assert store.scores["other"].runs == 1
+    assert live.incidents.counts == {}
+
+
+def test_live_scores_once_for_all_the_runs_that_came_meanwhile() -> None:
+    class Slow(Length):
+        async def __call__(self, trace: Trace, task: Task | None = None) -> Score:
+            score = await super().__call__(trace, task)
+            self.loop, self.go = asyncio.get_running_loop(), asyncio.Event()
+            if len(self.seen) == 1:
+                started.set()
+                await self.go.wait()
+            return score
+
+    started = threading.Event()
+    store, scorer = Memory(), Slow()
+    live = Live(Middleware(store, scorer))
+    for number in range(20):
+        live.submit(run(str(number), "T"))
+    started.wait()
+    while len(store.runs) < 20:  # saving does not wait for scoring
+        assert not live.flush(0.001)
+    scorer.loop.call_soon_threadsafe(scorer.go.set)
+    assert live.flush(10)
+    assert scorer.seen[-1] == 20
+    assert len(scorer.seen) == 2
+    assert store.scores["T"].reward == 20.0
+
+
+@pytest.mark.parametrize(
+    "error", [StoreError("database is locked"), RuntimeError("a bug"), ConflictError("other content")]
+)
+def test_live_a_failing_store_is_counted_and_gets_the_counts_when_it_is_back(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Memory(broken=error)
+    live = Live(Middleware(store, Length()))
+    with caplog.at_level(logging.WARNING, "cm2_agent"):
+        live.submit(run("a"))
+        live.submit(run("b"))
+        assert live.flush(20)
+    assert live.incidents.counts == {"a run was not saved": 2}
+    assert len(caplog.records) == 1
+    assert store.runs == {}
+    assert store.incidents == {}
+    store.broken = None
+    live.submit(run("c"))
+    assert live.flush(10)
+    assert list(store.runs) == ["c"]
+    assert store.incidents == {"a run was not saved": 2}
+    assert store.scores["c"].reward == 1.0
+
+
+def test_live_a_store_that_is_back_in_time_loses_nothing() -> None:
+    @dataclass
+    class Flaky(Memory):
+        tries: int = 0
+
+        def save_run(self, run: Run) -> None:
+            self.tries += 1
+            if self.tries < 3:
+                raise StoreError("database is locked")
+            super().save_run(run)
+
+    store = Flaky()
+    live = Live(Middleware(store))
+    live.submit(run("a"))
+    assert live.flush(10)
+    assert (list(store.runs), store.tries, live.incidents.counts) == (["a"], 3, {})
+
+
+def test_live_a_failing_scorer_is_counted() -> None:
+    store = Memory()
+    live = Live(Middleware(store, Failing()))
+    live.submit(run("a"))
+    assert live.flush(10)
+    assert list(store.runs) == ["a"]
+    assert store.scores == {}
+    assert store.incidents == {"a trace was not scored": 1}
+
+
+def test_live_a_full_queue_drops_and_never_blocks() -> None:
+    go = threading.Event()
+
+    @dataclass
+    class Stuck(Memory):
+        def save_run(self, run: Run) -> None:
+            go.wait()
+            super().save_run(run)
+
+    store = Stuck()
+    live = Live(Middleware(store), size=5)
+    for number in range(50):
+        live.submit(run(str(number)))
+    dropped = live.incidents.counts["dropped: more than 5 runs were waiting"]
+    go.set()
+    assert live.flush(10)
+    assert 44 <= dropped <= 45  # one may have been taken up before the queue was full
+    assert len(store.runs) == 50 - dropped
+    live.submit(run("later"))
+    assert live.flush(10)
+    assert store.incidents == {"dropped: more than 5 runs were waiting": dropped}
+
+
+def test_live_from_many_threads() -> None:
+    store = Memory()
+    live = Live(Middleware(store, Length()))
+
+    def some(thread: int) -> None:
+        for number in range(100):
+            live.submit(run(f"{thread}-{number}", f"T{number}"))
+
+    threads = [threading.Thread(target=some, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert live.flush(30)
+    assert len(store.runs) == 800
+    assert {score.runs for score in store.scores.values()} == {8}
+    assert len(store.scores) == 100
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
+def test_live_works_in_a_forked_child(tmp_path: Any) -> None:
+    store = Memory()
+    live = Live(Middleware(store, Length()))
+    live.submit(run("parent"))
+    assert live.flush(10)
+    child = os.fork()
+    if child == 0:
+        live.submit(run("child"))
+        done = live.flush(10) and set(store.runs) == {"parent", "child"} and "child" in store.scores
+        os._exit(0 if done else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_no_more_than_so_many_traces_wait_for_their_score() -> None:
+    store, held = Memory(), threading.Event()
+
+    class Slow:
+        version = "slow"
+
+        async def __call__(self, trace: Trace, task: Task | None = None) -> Score:
+            await asyncio.to_thread(held.wait)
+            return Score(trace_id=trace.id, reward_version="slow", reward=1.0, runs=len(trace.runs))
+
+    live = Live(Middleware(store, Slow()), size=2, scoring=1)
+    for number in range(6):  # the first is being scored, the next two wait; the third again, which costs no place
+        name = f"r{number}"
+        live.submit(run(name, thread="T2" if number in (2, 5) else f"T{number}"))
+        while name not in store.runs:
+            held.wait(0.005)
+    held.set()
+    assert live.flush(30)
+    assert {trace_id: score.runs for trace_id, score in store.scores.items()} == {"T0": 1, "T1": 1, "T2": 2}
+    assert live.incidents.counts == {"dropped: more than 2 traces were waiting to be scored": 2}
+    assert len(store.runs) == 6
+
+
+def test_a_live_path_needs_a_store() -> None:
+    with pytest.raises(StoreError, match="needs a middleware with a store"):
+        Live(Middleware(None))
