@@ -20,7 +20,8 @@ from cm2_agent.types.score import Component, Score
 from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Trace
 
-from ..scoring.scorer import ChecklistScorer, died
+from ..scoring.ending import failure_of
+from ..scoring.scorer import ChecklistScorer
 from .component import Context, Plug, plug
 
 CODE = 1
@@ -152,7 +153,7 @@ class Stack:
         return None if self._checklist is None else self._checklist.gate_hash(task)
 
     async def _scores(self, traces: Sequence[Trace], task: Task | None, context: Context) -> list[Score]:
-        living = [trace for trace in traces if died(trace) is None]
+        living = [trace for trace in traces if failure_of(trace) is None]
         found: dict[int, dict[str, Component]] = {}
         if living:
             told = await self._components(living, replace(context, group=tuple(living) if context.group else ()))
@@ -169,7 +170,11 @@ class Stack:
 
     async def _score(self, trace: Trace, task: Task | None, told: dict[str, Component] | None) -> Score:
         empty = Score(
-            trace_id=trace.id, reward_version=self.version, reward=None, runs=len(trace.runs), null_reason=died(trace)
+            trace_id=trace.id,
+            reward_version=self.version,
+            reward=None,
+            runs=len(trace.runs),
+            null_reason=failure_of(trace),
         )
         base = (
             empty
