@@ -111,6 +111,4 @@ def _turn_check(plan: Plan) -> Callable[[Sequence[Message]], Finding]:
     return look
 
 
-
-
 __all__ = ["guard"]
