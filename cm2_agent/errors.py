@@ -22,6 +22,8 @@ Every message says what was given, what was expected and what to do.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 
 class CM2Error(Exception):
     """The root of the tree; also what the command line reports without a traceback."""
@@ -93,3 +95,21 @@ class MissingExtra(CM2Error):
         super().__init__(
             f'{what} need an extra: pip install "cm2-agent[{extra}]"' + ("" if then is None else f" && {then}")
         )
+
+
+def require_extra(extra: str, what: str, *modules: str) -> None:
+    """Raises MissingExtra where one of the modules is not installed. Imports none of them.
+
+    >>> require_extra("train", "Local chat models", "json")
+    >>> require_extra("train", "Local chat models", "no_such_module")
+    Traceback (most recent call last):
+    ...
+    cm2_agent.errors.MissingExtra: Local chat models need an extra: pip install "cm2-agent[train]"
+    """
+    for module in modules:
+        try:
+            found = find_spec(module) is not None
+        except ImportError:  # an import hook refuses it
+            found = False
+        if not found:
+            raise MissingExtra(extra, what)

@@ -62,7 +62,7 @@ from cm2_agent.graphs.tools.functions import FunctionTools
 from cm2_agent.graphs.tools.mcp import McpTools
 from cm2_agent.importers import FORMATS, OFFICIAL, Imported, Problem, read_recordings
 from cm2_agent.integrations.reward_functions import art_reward, trace_of_chat, trl_reward, verifiers_reward, verl_reward
-from cm2_agent.models.byte_tokenizer import END, PAD, byte_tokenizer
+from cm2_agent.models.tokenizer import END, PAD, byte_tokenizer
 from cm2_agent.online.sinks import Alert, Threshold, Webhook
 from cm2_agent.online.watch import flush
 from cm2_agent.rewards.authoring.writer import Labeler

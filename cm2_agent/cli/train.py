@@ -144,7 +144,7 @@ def _count(groups: list[Group], model: str | None, retokenise: bool, *, level: s
 def _tokenizer(model: str | None) -> Any:
     """The tokenizer of a model, or the bundled byte-level one. Raises TrainError."""
     if model is None:
-        from cm2_agent.models.byte_tokenizer import byte_tokenizer
+        from cm2_agent.models.tokenizer import byte_tokenizer
 
         return byte_tokenizer()
     from transformers import AutoTokenizer

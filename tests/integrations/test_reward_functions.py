@@ -130,7 +130,7 @@ def test_trl_trains_a_step_and_leaves_null_out(tmp_path: Path) -> None:
     from transformers import Qwen3Config, Qwen3ForCausalLM
     from trl import GRPOConfig, GRPOTrainer
 
-    from cm2_agent.models.byte_tokenizer import byte_tokenizer
+    from cm2_agent.models.tokenizer import byte_tokenizer
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -21,8 +21,8 @@ from cm2_agent.errors import BudgetExhausted, JudgeError, MissingExtra
 from cm2_agent.llm.limits import Limits
 from cm2_agent.llm.prices import Price
 from cm2_agent.llm.usage import metered
-from cm2_agent.models.byte_tokenizer import byte_tokenizer
 from cm2_agent.models.local import LocalChatModel
+from cm2_agent.models.tokenizer import byte_tokenizer
 from cm2_agent.rewards.judges.cache import MemoryCache
 from cm2_agent.rewards.judges.judge_models import judge_model, openai_judge_model
 from cm2_agent.rewards.judges.llm_judge import LLMJudge
