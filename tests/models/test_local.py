@@ -238,7 +238,9 @@ def test_what_comes_after_is_what_the_template_writes() -> None:
     assert first.response_metadata["finish_reason"] == "length"
     ids = model.prompt_ids([HumanMessage("Hello"), first, HumanMessage("More")])
     written = first.response_metadata["prompt_ids"] + first.response_metadata["completion_ids"]
-    assert TOKENIZER.decode(ids[len(written) :]) == "<|im_end|>\n<|im_start|>user\nMore<|im_end|>\n<|im_start|>assistant\n"
+    assert (
+        TOKENIZER.decode(ids[len(written) :]) == "<|im_end|>\n<|im_start|>user\nMore<|im_end|>\n<|im_start|>assistant\n"
+    )
 
 
 @pytest.mark.parametrize("edit", ["earlier message", "own words", "tools", "other model", "lost metadata"])
