@@ -83,7 +83,9 @@ class WrongJudge:
 
     def __init__(self, checklist: Checklist, kind: str, error: float, seed: int) -> None:
         self.checklist, self.kind, self.error, self.seed = checklist, kind, error, seed
-        self.plain = ChecklistScorer(checklist.replaced(_independent(item) for item in checklist))
+        self.plain = ChecklistScorer(
+            Checklist(*map(_independent, checklist), name=checklist.name, version=checklist.version)
+        )
         self.seen = self.turned = 0
 
     def score(self, trace: Trace, right: Score) -> Score:

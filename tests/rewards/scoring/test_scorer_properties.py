@@ -88,7 +88,7 @@ def test_the_order_of_the_items_does_not_matter(checklist: Checklist, one: Trace
     random.shuffle(items)
     first, second = (
         ChecklistScorer(checklist).score_sync(one),
-        ChecklistScorer(checklist.replaced(items)).score_sync(one),
+        ChecklistScorer(Checklist(*items, name=checklist.name, version=checklist.version)).score_sync(one),
     )
     assert second.reward == (None if first.reward is None else pytest.approx(first.reward, abs=1e-12))
 
