@@ -216,11 +216,9 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True)
 class ToolSpec:
-    """A tool as the model sees it, and what a task knows of it besides.
+    """A tool as the model sees it, with what a task knows of its results and effects.
 
-    `parameters` is the JSON schema of its arguments. `output` is the JSON schema of its results, None where the tool
-    declares none. `reads` is True where its calls change nothing, False where they do, None where nobody knows. A Task
-    checks these types and refuses an empty name or unknown keys; the ToolSpec of a recorded call is what was recorded.
+    A Task checks the types and refuses an empty name; the tools of a trace are as they were recorded.
 
     >>> ToolSpec(name="get_order", parameters={"type": "object"}, reads=True).to_json()["type"]
     'function'
@@ -237,7 +235,7 @@ class ToolSpec:
     output: Mapping[str, JSON] | None = None
     """The JSON schema of its results, where the tool declares one."""
     reads: bool | None = None
-    """True where its calls change nothing, False where they do; None: nobody said."""
+    """True where its calls change nothing, False where they do; None: unknown."""
 
     def to_json(self) -> dict[str, JSON]:
         """The tool as the GenAI conventions write it and traces store it: without `output` and `reads`."""

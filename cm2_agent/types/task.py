@@ -66,7 +66,8 @@ class Task(BaseModel):
         outcome: The expected end, for verifiers.
         metadata: Free.
 
-    Raises pydantic's ValidationError: an unknown key, a wrong type, two tools of one name.
+    Raises:
+        ValidationError: pydantic's, for an unknown key, a wrong type or two tools of one name.
 
     >>> from cm2_agent import Task
     >>> Task(id="t1", turns=["Where is order 7?"], entities=["order:7"]).scripted_turns
@@ -76,29 +77,17 @@ class Task(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     id: str = Field(min_length=1)
-    """Unique within the file."""
     version: int = Field(default=1, ge=1)
-    """Other content needs another version."""
     system: str | None = None
-    """The system prompt."""
     turns: tuple[str, ...] = ()
-    """The user's messages, in order."""
     persona: str | Persona | None = None
-    """Whom a simulated user plays; then `turns` does not fix the user's messages."""
     max_turns: int | None = Field(default=None, ge=1)
-    """User messages at most, of a simulated user."""
     tools: tuple[ToolSpec, ...] = ()
-    """What the task declares, for an agent that is made for it (`cm2 run --model`)."""
     recorded: tuple[RecordedCall, ...] = ()
-    """Calls that `replay` answers with, and a simulator takes as examples."""
     checklist: ChecklistModel | None = None
-    """The task's own checklist."""
     entities: tuple[str, ...] = ()
-    """What the task is about, such as `"order:7"`: held-out tasks share none with those trained on."""
     outcome: Any = None
-    """The expected end, for verifiers."""
     metadata: Mapping[str, Any] = Field(default_factory=dict)
-    """Free."""
 
     @field_validator("tools")
     @classmethod
