@@ -174,6 +174,6 @@ def _libraries() -> Iterator[list[str]]:
         yield [code(f"cm2:{name}"), given, "<br>".join(code(item["id"]) for item in data["items"])]
 
 
-def _doc(model: type[BaseModel]) -> str:
+def _doc(model: type) -> str:
     """The docstring's prose, on one line."""
     return escape(" ".join(prose(inspect.getdoc(model) or "").split()))
