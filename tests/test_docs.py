@@ -31,10 +31,7 @@ from typing import Any
 
 import pytest
 import yaml
-from typer.core import TyperGroup
-from typer.main import get_command
 
-from cm2_agent.cli.app import app
 from cm2_agent.types.checklist import Checklist
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -218,16 +215,6 @@ def test_a_recipe_prints_what_it_promises(recipe: Path, tmp_path: Path) -> None:
         assert re.split(r"[-+]?\d", last)[0] == re.split(r"[-+]?\d", promised.group(1))[0]
     else:
         assert last == promised.group(1)
-
-
-def test_the_command_table_is_the_programs_own() -> None:
-    group = get_command(app)
-    assert isinstance(group, TyperGroup)
-    table = [f"| `cm2 {name}` | {group.commands[name].get_short_help_str(1000)} |" for name in group.commands]
-    shown = [
-        line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| `cm2 ")
-    ]
-    assert shown == table
 
 
 def with_examples() -> list[str]:
