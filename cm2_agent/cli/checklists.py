@@ -29,7 +29,7 @@ from cm2_agent.cli.judge_options import BaseUrlOption, JudgeOption, JudgeOptions
 from cm2_agent.errors import BudgetExhausted, StoreError, TaskError
 
 if TYPE_CHECKING:
-    from cm2_agent.rewards.authoring.writer import Labeler, Labelled
+    from cm2_agent.rewards.authoring.writer import ChecklistWriter, WrittenChecklist
     from cm2_agent.store import SQLStore
     from cm2_agent.types.task import Task
     from cm2_agent.types.trace import Trace
@@ -82,8 +82,8 @@ def write(
     store: StoreOption = STORE,
     as_json: JsonOption = False,
 ) -> None:
-    from cm2_agent.llm.limits import Limits
-    from cm2_agent.rewards.authoring.writer import Labeler
+    from cm2_agent.llm.limits import RateLimits
+    from cm2_agent.rewards.authoring.writer import ChecklistWriter
 
     output = _Output.at(out)
     judge_model = JudgeOptions(
@@ -98,8 +98,10 @@ def write(
         tpm=None,
         price=None,
     ).make()
-    limits = Limits(concurrency=concurrency, budget_calls=budget_calls) if judge_model is None else judge_model.limits
-    labeler = Labeler(model, base_url=base_url, api_key=os.environ.get(KEY), judge=judge_model, limits=limits)
+    limits = (
+        RateLimits(concurrency=concurrency, budget_calls=budget_calls) if judge_model is None else judge_model.limits
+    )
+    labeler = ChecklistWriter(model, base_url=base_url, api_key=os.environ.get(KEY), judge=judge_model, limits=limits)
     with open_store(store) as opened:
         references = _select_references(opened, traces, tasks)
         result = asyncio.run(_write_all(opened, references, labeler, output, block=block, concurrency=concurrency))
@@ -193,7 +195,7 @@ def _select_references(
 async def _write_all(
     store: SQLStore,
     selected: dict[str, tuple[str, Task | None]],
-    labeler: Labeler,
+    labeler: ChecklistWriter,
     output: _Output,
     *,
     block: bool,
@@ -238,7 +240,7 @@ async def _write_all(
 
 async def _write_one(
     store: SQLStore,
-    labeler: Labeler,
+    labeler: ChecklistWriter,
     output: _Output,
     trace: Trace,
     newest: Task | None,
@@ -248,7 +250,7 @@ async def _write_one(
 ) -> None:
     """Write one reference's checklist, store its task, and count."""
     from cm2_agent.rewards.authoring.prompt import prompt_version
-    from cm2_agent.rewards.authoring.writer import LABEL, labelled_task, task_of
+    from cm2_agent.rewards.authoring.writer import LABEL, task_of, task_with_checklist
 
     label = {} if newest is None else dict(newest.metadata.get(LABEL) or {})
     same = (label.get("trace"), label.get("model"), label.get("prompt")) == (
@@ -270,12 +272,12 @@ async def _write_one(
         return
     for name, why in found.dropped.items():
         echo_err(printable(f"{one_line(trace.id, 60)}: dropped {name}: {one_line(why, 200)}"))
-    labelled = labelled_task(task, found, labeler.model_name)
+    labelled = task_with_checklist(task, found, labeler.model_name)
     store.save_task(labelled)
     output.write(labelled)
 
 
-def _count(found: Labelled, counts: Counter[str]) -> None:
+def _count(found: WrittenChecklist, counts: Counter[str]) -> None:
     counts["labelled" if found.checklist is not None else "failed"] += 1
     counts["dropped"] += len(found.dropped)
     counts["corrupted"] += found.corrupted

@@ -82,7 +82,7 @@ class JudgeOptions:
             if others:
                 raise JudgeError(f"{', '.join(others)} needs a judge; name one: --judge openai:gpt-5-mini")
             return None
-        from cm2_agent.llm.limits import Limits
+        from cm2_agent.llm.limits import RateLimits
         from cm2_agent.llm.prices import Price
         from cm2_agent.rewards.judges.judge_models import openai_judge_model
         from cm2_agent.rewards.judges.llm_judge import LLMJudge
@@ -94,7 +94,7 @@ class JudgeOptions:
                     f"--judge-base-url is {self.base_url!r}; expected the server's URL, such as http://localhost:8000/v1"
                 )
             model = openai_judge_model(self.base_url, self.model.removeprefix("openai:"), api_key=os.environ.get(KEY))
-        limits = Limits(
+        limits = RateLimits(
             concurrency=self.concurrency or 16,
             rpm=self.rpm,
             tpm=self.tpm,

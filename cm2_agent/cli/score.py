@@ -84,7 +84,7 @@ def score(
     as_json: JsonOption = False,
 ) -> None:
     from cm2_agent.analysis.version_diff import compare
-    from cm2_agent.rewards.judges.cache import Salted
+    from cm2_agent.rewards.judges.cache import NamespacedCache
     from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 
     functions, chosen = load_checklist_and_checks(checklist, checks)
@@ -118,7 +118,7 @@ def score(
             scorer.version, old, salt = second_opinion(opened, scorer.version)
         if judge_model is not None:
             cache = opened.verdict_cache()
-            judge_model.cache = Salted(cache, salt) if salt else cache
+            judge_model.cache = NamespacedCache(cache, salt) if salt else cache
         missing = [
             one.trace_id for one in opened.scores(reward=scorer.version) if one.reward is None
         ]  # a NULL may be a verdict now

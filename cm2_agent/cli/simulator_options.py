@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cm2_agent.graphs.backends.backends import Answering
-    from cm2_agent.llm.limits import Limits
+    from cm2_agent.llm.limits import RateLimits
     from cm2_agent.llm.prices import Price
     from cm2_agent.store import SQLStore
     from cm2_agent.types.protocols import User
@@ -80,13 +80,13 @@ class SimulatorModels:
     budget_usd: float | None = None
     price: str | None = None
 
-    def limits(self) -> Limits:
-        from cm2_agent.llm.limits import Limits
+    def limits(self) -> RateLimits:
+        from cm2_agent.llm.limits import RateLimits
 
-        return Limits(budget_usd=self.budget_usd, of="simulator")
+        return RateLimits(budget_usd=self.budget_usd, of="simulator")
 
     def make(
-        self, store: SQLStore | None, *, seed: int, limits: Limits, cached: bool = True
+        self, store: SQLStore | None, *, seed: int, limits: RateLimits, cached: bool = True
     ) -> tuple[Callable[[Task], Answering] | None, Callable[[Task], User] | None]:
         """Functions that make a task's simulator and its user, None for a model that is not named. With `cached` the
         simulator caches its answers in the store, or in memory without one. Raises CM2Error for a model that cannot
@@ -105,7 +105,7 @@ class SimulatorModels:
         )
 
     def _simulator_factory(
-        self, store: SQLStore | None, seed: int, limits: Limits, price: Price | None, cached: bool
+        self, store: SQLStore | None, seed: int, limits: RateLimits, price: Price | None, cached: bool
     ) -> Any:
         from cm2_agent.graphs.backends.simulate import SimulatedTools
         from cm2_agent.graphs.backends.simulations import MemorySimulations
@@ -116,7 +116,7 @@ class SimulatorModels:
             cache = MemorySimulations() if store is None else store.simulation_cache()
         return lambda task: SimulatedTools(model, task=task, seed=seed, cache=cache, limits=limits, price=price)
 
-    def _user_factory(self, seed: int, limits: Limits, price: Price | None) -> Any:
+    def _user_factory(self, seed: int, limits: RateLimits, price: Price | None) -> Any:
         from cm2_agent.graphs.users import LLMUser
 
         model = self._model(str(self.user), "user")

@@ -23,7 +23,7 @@ from cm2_agent.types.trace import Trace
 
 if TYPE_CHECKING:
     from cm2_agent.datasets import Redactor
-    from cm2_agent.rewards.authoring.writer import Labeler
+    from cm2_agent.rewards.authoring.writer import ChecklistWriter
     from cm2_agent.store import SQLStore
 
 OUT_OF_BUDGET = "not labelled: the budget is spent"
@@ -34,7 +34,7 @@ class TaskChecklists:
     """Writes the checklists of tasks, in order. `left_out` counts the tasks without one, by reason."""
 
     store: SQLStore
-    labeler: Labeler
+    labeler: ChecklistWriter
     redactor: Redactor | None
     known: dict[str, Task]
     concurrency: int
@@ -52,12 +52,12 @@ class TaskChecklists:
         budget_calls: int | None,
         concurrency: int,
     ) -> TaskChecklists:
-        """Raises MissingExtra and ModelError, as a Labeler does, and TaskError where an earlier file holds no tasks."""
-        from cm2_agent.llm.limits import Limits
-        from cm2_agent.rewards.authoring.writer import Labeler
+        """Raises MissingExtra and ModelError as ChecklistWriter does; TaskError where a file holds no tasks."""
+        from cm2_agent.llm.limits import RateLimits
+        from cm2_agent.rewards.authoring.writer import ChecklistWriter
 
-        limits = Limits(concurrency=concurrency, budget_calls=budget_calls)
-        labeler = Labeler(model, base_url=base_url, api_key=os.environ.get(KEY), limits=limits)
+        limits = RateLimits(concurrency=concurrency, budget_calls=budget_calls)
+        labeler = ChecklistWriter(model, base_url=base_url, api_key=os.environ.get(KEY), limits=limits)
         files = [path for path in earlier if path.exists() and path.stat().st_size]
         known = {_unlabelled(task): task for path in files for task in load_tasks(path) if task.checklist is not None}
         return cls(store=store, labeler=labeler, redactor=redactor, known=known, concurrency=concurrency)
@@ -79,7 +79,7 @@ class TaskChecklists:
     async def _one(self, task: Task, trace_id: str) -> Task | None:
         from cm2_agent.datasets import named
         from cm2_agent.rewards.authoring.prompt import prompt_version
-        from cm2_agent.rewards.authoring.writer import LABEL, labelled_task
+        from cm2_agent.rewards.authoring.writer import LABEL, task_with_checklist
 
         earlier = self.known.get(_unlabelled(task))
         if earlier is not None:
@@ -102,7 +102,7 @@ class TaskChecklists:
             echo_err(printable(f"{task.id}: not labelled: {one_line(found.reason or 'unknown', 300)}"))
             self.left_out["not labelled"] += 1
             return None
-        return named(labelled_task(task, found, self.labeler.model_name))
+        return named(task_with_checklist(task, found, self.labeler.model_name))
 
     def _redacted_trace(self, trace: Trace) -> Trace:
         """The messages of the dialogue alone, with personal data replaced."""
