@@ -23,7 +23,8 @@ def too_long(max_length: int | None, model: ModelLimits | None = None) -> Drop:
     """
 
     def drop(group: Group, rollout: RolloutRows) -> str | None:
-        given = [limit for limit in (max_length, model and model.context) if limit is not None]
+        context = None if model is None else model.context
+        given = [limit for limit in (max_length, context) if limit is not None]
         return TOO_LONG if given and any(len(row.ids) > min(given) for row in rollout.rows) else None
 
     return drop
