@@ -18,6 +18,15 @@ from cm2_agent.types.json_values import JSON, content_hash
 
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
+OPENAI_ROLES: Mapping[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+    "function": "tool",
+}
+"""The roles of OpenAI's chat format → ours."""
 
 
 @dataclass(frozen=True, kw_only=True)
