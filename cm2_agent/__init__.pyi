@@ -1,9 +1,17 @@
+__version__: str
 from .datasets.from_traces import task_from_trace as task_from_trace
 from .datasets.redaction import Redactor as Redactor
 from .errors import CM2Error as CM2Error
 from .errors import TrainError as TrainError
 from .importers import Imported as Imported
 from .importers import read_recordings as read_recordings
+from .integrations.reward_functions import art_group_reward as art_group_reward
+from .integrations.reward_functions import art_reward as art_reward
+from .integrations.reward_functions import trl_reward as trl_reward
+from .integrations.reward_functions import verifiers_reward as verifiers_reward
+from .integrations.reward_functions import verl_reward as verl_reward
+from .llm.limits import RateLimits as RateLimits
+from .llm.prices import Price as Price
 from .models.local import LocalChatModel as LocalChatModel
 from .models.openai import openai_compatible as openai_compatible
 from .online.guard import guard as guard
@@ -33,6 +41,7 @@ from .types.messages import Text as Text
 from .types.messages import ToolCall as ToolCall
 from .types.messages import ToolCallResponse as ToolCallResponse
 from .types.protocols import Importer as Importer
+from .types.score import Component as Component
 from .types.score import Score as Score
 from .types.score import TurnScore as TurnScore
 from .types.score import Verdict as Verdict
@@ -46,5 +55,3 @@ from .types.trace import Run as Run
 from .types.trace import ToolRun as ToolRun
 from .types.trace import Trace as Trace
 from .types.view import View as View
-
-__version__: str

@@ -1,5 +1,4 @@
-"""The errors a user can meet, as one tree named by the boundary that was crossed; apart so that nothing else is needed
-to catch them.
+"""The errors a user can meet, as one tree.
 
     CM2Error
     ├── TaskError         a task file or a task that cannot be used
@@ -10,17 +9,19 @@ to catch them.
     ├── UserError         a simulated user failed
     ├── JudgeError        a judge failed; never a score
     │   └── BudgetExhausted   the judge may not be asked any more: what it was about to judge stays unscored
-    ├── GuardError        a run-time guard let nothing of the agent's pass
+    ├── GuardError        a run-time guard rejected every reply of the agent
     ├── StoreError        the database cannot be read, written or understood
     │   ├── ConflictError     the same name and version with other content
     │   └── SchemaError       the database's schema is not this version's
-    ├── TrainError        what was given to a trainer cannot be trained on
+    ├── TrainError        these groups or settings cannot be trained on
     └── MissingExtra      an optional dependency is not installed
 
 Every message says what was given, what was expected and what to do.
 """
 
 from __future__ import annotations
+
+from importlib.util import find_spec
 
 
 class CM2Error(Exception):
@@ -48,7 +49,7 @@ class ToolError(CM2Error):
 
 
 class UserError(CM2Error):
-    """A simulated user said nothing usable (time-out, refusal, empty reply): not the agent's doing."""
+    """A simulated user gave no usable message (time-out, refusal, empty reply); not the agent's doing."""
 
 
 class JudgeError(CM2Error):
@@ -60,7 +61,7 @@ class BudgetExhausted(JudgeError):
 
 
 class GuardError(CM2Error):
-    """A guarded agent broke a strict item, and its guard was told to raise rather than to answer in its place."""
+    """A guarded agent broke a strict item, and its guard raises instead of answering in its place."""
 
 
 class StoreError(CM2Error):
@@ -76,7 +77,7 @@ class SchemaError(StoreError):
 
 
 class TrainError(CM2Error):
-    """What was given to a trainer cannot be trained on; the message says which, why and what to do."""
+    """These groups or settings cannot be trained on; the message says which, why and what to do."""
 
 
 class MissingExtra(CM2Error):
@@ -93,3 +94,21 @@ class MissingExtra(CM2Error):
         super().__init__(
             f'{what} need an extra: pip install "cm2-agent[{extra}]"' + ("" if then is None else f" && {then}")
         )
+
+
+def require_extra(extra: str, what: str, *modules: str) -> None:
+    """Raises MissingExtra where one of the modules is not installed. Imports none of them.
+
+    >>> require_extra("train", "Local chat models", "json")
+    >>> require_extra("train", "Local chat models", "no_such_module")
+    Traceback (most recent call last):
+    ...
+    cm2_agent.errors.MissingExtra: Local chat models need an extra: pip install "cm2-agent[train]"
+    """
+    for module in modules:
+        try:
+            found = find_spec(module) is not None
+        except ImportError:  # an import hook refuses it
+            found = False
+        if not found:
+            raise MissingExtra(extra, what)

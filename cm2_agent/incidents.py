@@ -1,5 +1,4 @@
-"""What went wrong beside the user's call: counted and logged once a kind, never raised; apart since capture and worker
-both meet it."""
+"""Failures in the background: counted, logged once for each kind, never raised."""
 
 from __future__ import annotations
 
@@ -42,17 +41,17 @@ class Incidents:
 
     @property
     def pending(self) -> bool:
-        """Whether something was counted that no store was told."""
+        """Whether something was counted since the last `drain`."""
         return bool(self._pending)
 
     def drain(self) -> dict[str, tuple[int, str]]:
-        """`{kind: (count, last detail)}` that no store has been told yet. The caller gives back with `restore` what it
-        could not store."""
+        """`{kind: (count, last detail)}` since the last `drain`. The caller hands back with `restore` what it could not
+        store."""
         with self._lock:
             pending, self._pending = self._pending, Counter()
             return {kind: (count, self._details[kind]) for kind, count in pending.items()}
 
     def restore(self, counts: Mapping[str, tuple[int, str]]) -> None:
-        """Count as pending again what could not be stored."""
+        """Make pending again what could not be stored."""
         with self._lock:
             self._pending.update({kind: count for kind, (count, _) in counts.items()})

@@ -1,9 +1,9 @@
-"""LangChain's messages and ours, both ways; apart since the recorder, the runner and the readers all need it.
+"""LangChain's messages as ours, and ours as LangChain's.
 
 What LangChain has no place for does not survive a trip through it: the order of text and tool calls within a message,
 `extra` of messages, tool calls and reasoning, and a tool's answer that is neither text nor a list of content blocks (it
-becomes its JSON text). What we have no place for does not survive the other way: LangChain's message ids and
-`additional_kwargs` (but `reasoning_content`), and `response_metadata` but the finish reason."""
+becomes its JSON text). What we have no place for does not survive the other way: LangChain's message ids,
+`additional_kwargs` other than `reasoning_content`, and `response_metadata` other than the finish reason."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from langchain_core.messages import (
 
 from cm2_agent.types.json_values import JSON, canonical_json
 from cm2_agent.types.messages import (
+    OPENAI_ROLES,
     Blob,
     Message,
     Other,
@@ -39,18 +40,9 @@ from cm2_agent.types.messages import (
 
 __all__ = ["from_langchain", "plain", "to_langchain", "tool_specs"]
 
-_ROLES: dict[str, Role] = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "ai": "assistant",
-    "tool": "tool",
-    "function": "tool",
-}
+_ROLES: dict[str, Role] = {**OPENAI_ROLES, "human": "user", "ai": "assistant"}
 _MEDIA = ("image", "audio", "video", "file")
-# Blocks by which providers repeat, in an assistant's content, the calls that LangChain keeps in `tool_calls`.
+# Blocks by which providers repeat, in an assistant's content, the calls that LangChain has in `tool_calls`.
 _CALL_BLOCKS = frozenset(
     {"tool_use", "tool_call", "tool_call_chunk", "invalid_tool_call", "function_call", "input_json_delta"}
 )
@@ -59,7 +51,11 @@ _DEPTH = 100
 
 def plain(value: Any) -> JSON:
     """The value as JSON: mappings and sequences are walked; what JSON cannot hold (objects, bytes, NaN, cycles) is
-    text. Never raises."""
+    text. Never raises.
+
+    >>> plain({"order": 7, "ids": {2, 1}, "total": float("nan")})
+    {'order': 7, 'ids': [1, 2], 'total': 'nan'}
+    """
     kind = type(value)
     if kind is str or kind is int or kind is bool or value is None:
         return value
@@ -105,8 +101,13 @@ def _as_text(value: Any) -> str:
 
 
 def from_langchain(message: BaseMessage) -> Message:
-    """Our form of one LangChain message. Never raises for what a provider put into its content: unknown blocks are kept
-    as they came."""
+    """Our form of one LangChain message. Never raises for what a provider put into its content: unknown blocks stay as
+    they are. Raises TypeError for a RemoveMessage, which is an instruction and no message.
+
+    >>> message = from_langchain(HumanMessage("Where is order 7?"))
+    >>> message.role, message.text
+    ('user', 'Where is order 7?')
+    """
     if isinstance(message, AIMessage):
         return _assistant(message)
     if isinstance(message, ToolMessage):
@@ -120,7 +121,11 @@ def from_langchain(message: BaseMessage) -> Message:
 
 
 def to_langchain(messages: Iterable[Message]) -> list[BaseMessage]:
-    """LangChain's form of a dialogue. A tool message of several responses becomes one ToolMessage each."""
+    """LangChain's form of a dialogue. A tool message with several responses becomes one ToolMessage each.
+
+    >>> [message.type for message in to_langchain([Message.of("user", "Hi"), Message.of("assistant", "Hello")])]
+    ['human', 'ai']
+    """
     out: list[BaseMessage] = []
     for message in messages:
         if message.role == "tool":
@@ -155,7 +160,9 @@ def _role(message: BaseMessage) -> Role:
     if isinstance(message, SystemMessage):
         return "system"
     if isinstance(message, RemoveMessage):
-        raise TypeError("a RemoveMessage is an instruction to a state, not something said; leave it out")
+        raise TypeError(
+            "a RemoveMessage is an instruction to a graph's state and no message of a dialogue; leave it out"
+        )
     if isinstance(message, ChatMessage):
         return _ROLES.get(message.role.lower(), "user")
     return _ROLES.get(message.type, "user")
@@ -163,9 +170,9 @@ def _role(message: BaseMessage) -> Role:
 
 def _assistant(message: AIMessage) -> Message:
     parts: list[Part] = []
-    thought = message.additional_kwargs.get("reasoning_content")
-    if isinstance(thought, str) and thought:
-        parts.append(Reasoning(content=thought))
+    reasoning = message.additional_kwargs.get("reasoning_content")
+    if isinstance(reasoning, str) and reasoning:
+        parts.append(Reasoning(content=reasoning))
     parts.extend(_parts(message.content, calls=bool(message.tool_calls or message.invalid_tool_calls)))
     for call in message.tool_calls:
         parts.append(ToolCall(id=call.get("id"), name=call["name"], arguments=plain(call["args"])))
@@ -181,7 +188,7 @@ def _assistant(message: AIMessage) -> Message:
 
 
 def finish_reason(metadata: Mapping[str, Any]) -> str | None:
-    """Why the model stopped, under the names providers give it."""
+    """Why the model stopped, under the keys that providers use."""
     for key in ("finish_reason", "stop_reason", "done_reason"):
         value = metadata.get(key)
         if isinstance(value, str):
@@ -212,9 +219,9 @@ def _part(block: Any) -> Part:
     if kind == "text" and isinstance(data.get("text"), str):
         return Text(content=data["text"], extra=_rest(data, "text"))
     if kind in ("reasoning", "thinking"):
-        thought = _thought(data)
-        if thought is not None:
-            return Reasoning(content=thought, extra=_rest(data, "reasoning", "thinking"))
+        reasoning = _reasoning(data)
+        if reasoning is not None:
+            return Reasoning(content=reasoning, extra=_rest(data, "reasoning", "thinking"))
     if kind == "image_url":
         address = data.get("image_url")
         url = address.get("url") if isinstance(address, Mapping) else address
@@ -227,7 +234,7 @@ def _part(block: Any) -> Part:
     return Other(data=data)
 
 
-def _thought(data: Mapping[str, JSON]) -> str | None:
+def _reasoning(data: Mapping[str, JSON]) -> str | None:
     for key in ("reasoning", "thinking"):
         if isinstance(data.get(key), str):
             return str(data[key])
@@ -259,12 +266,12 @@ def _media(kind: str, url: str, mime: str | None, extra: Mapping[str, JSON]) -> 
     return Uri(uri=url, modality=kind, mime_type=mime, extra=extra)
 
 
-def _rest(data: Mapping[str, JSON], *known: str) -> dict[str, JSON]:
-    return {key: value for key, value in data.items() if key != "type" and key not in known}
+def _rest(data: Mapping[str, JSON], *read: str) -> dict[str, JSON]:
+    return {key: value for key, value in data.items() if key != "type" and key not in read}
 
 
 def _block(part: Part) -> dict[str, JSON] | None:
-    """The content block of a part; None for tool calls, which LangChain keeps elsewhere."""
+    """The content block of a part; None for tool calls and responses, which LangChain has elsewhere."""
     if isinstance(part, Text):
         return {**part.extra, "type": "text", "text": part.content}
     if isinstance(part, Reasoning):
@@ -280,14 +287,14 @@ def _block(part: Part) -> dict[str, JSON] | None:
 
 
 def _content(parts: Iterable[Part]) -> Any:
-    """Text where one plain text says it all, as most models want it; else a list of blocks."""
-    said = [part for part in parts if not isinstance(part, ToolCall | ToolCallResponse)]
-    if not said:
+    """Text where the content is one plain text, as most models want it; else a list of blocks."""
+    contents = [part for part in parts if not isinstance(part, ToolCall | ToolCallResponse)]
+    if not contents:
         return ""
-    only = said[0]
-    if len(said) == 1 and isinstance(only, Text) and not only.extra and only.content:
+    only = contents[0]
+    if len(contents) == 1 and isinstance(only, Text) and not only.extra and only.content:
         return only.content
-    return [block for part in said for block in (_block(part),) if block is not None]
+    return [block for part in contents for block in (_block(part),) if block is not None]
 
 
 def _ai_message(message: Message) -> AIMessage:

@@ -19,7 +19,7 @@ from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
 from cm2_agent import Message, Run, ToolCall, ToolCallResponse, Trace, dump_checklist
-from cm2_agent.rewards import ChecklistScorer, Labeler
+from cm2_agent.rewards import ChecklistScorer, ChecklistWriter
 
 
 def dialogue(name: str, *messages: Message) -> Trace:
@@ -65,7 +65,7 @@ def scripted(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
 
 
 async def main() -> None:
-    found = await Labeler(FunctionModel(scripted))(REFERENCE)
+    found = await ChecklistWriter(FunctionModel(scripted))(REFERENCE)
     for name, why in found.dropped.items():
         print(f"dropped {name}: {why}")
     if found.checklist is None:

@@ -13,8 +13,8 @@ from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, Text
 from pydantic_ai.models import Model
 
 from cm2_agent.errors import TaskError, UserError
-from cm2_agent.llm.client import Asker, AskFailed, Malformed
-from cm2_agent.llm.limits import Limits
+from cm2_agent.llm.client import LLMClient, MalformedReply, RequestFailed
+from cm2_agent.llm.limits import RateLimits
 from cm2_agent.llm.prices import Price
 from cm2_agent.llm.providers import language_model
 from cm2_agent.llm.untrusted_text import fenced, mark_of
@@ -77,7 +77,7 @@ class LLMUser:
         timeout: float = 60.0,
         retries: int = 2,
         backoff: float = 0.5,
-        limits: Limits | None = None,
+        limits: RateLimits | None = None,
         price: Price | None = None,
         stop: str = "###STOP###",
     ) -> None:
@@ -90,7 +90,7 @@ class LLMUser:
             )
         self.persona, self.seed, self.stop = shown, seed, stop
         self._settings = {"temperature": 0.0, **(settings or {})}
-        self._asker = Asker(
+        self._asker = LLMClient(
             language_model(model, "user"),
             of="user",
             settings={"seed": seed, **self._settings},
@@ -124,7 +124,7 @@ class LLMUser:
         BudgetExhausted where it may not be asked."""
         try:
             words = await self._asker.ask(self._flipped(messages), _spoken, answer_tokens=_ANSWER_TOKENS)
-        except AskFailed as error:
+        except RequestFailed as error:
             raise UserError(f"the simulated user failed: {error}") from error
         return None if self.stop in words else words
 
@@ -161,7 +161,7 @@ def _sendable(text: str) -> str:
 
 def _spoken(text: str) -> str:
     if not text.strip():
-        raise Malformed("the user's model said nothing")
+        raise MalformedReply("the user's model said nothing")
     return text.strip()
 
 

@@ -62,15 +62,15 @@ from cm2_agent.graphs.tools.functions import FunctionTools
 from cm2_agent.graphs.tools.mcp import McpTools
 from cm2_agent.importers import FORMATS, OFFICIAL, Imported, Problem, read_recordings
 from cm2_agent.integrations.reward_functions import art_reward, trace_of_chat, trl_reward, verifiers_reward, verl_reward
-from cm2_agent.models.byte_tokenizer import END, PAD, byte_tokenizer
+from cm2_agent.models.tokenizer import END, PAD, byte_tokenizer
 from cm2_agent.online.sinks import Alert, Threshold, Webhook
 from cm2_agent.online.watch import flush
-from cm2_agent.rewards.authoring.writer import Labeler
-from cm2_agent.rewards.components.component import Plug, plug
+from cm2_agent.rewards.authoring.writer import ChecklistWriter
+from cm2_agent.rewards.components.component import RewardComponent, as_component
 from cm2_agent.rewards.components.outcome import outcome
 from cm2_agent.rewards.components.penalties import length_penalty
 from cm2_agent.rewards.components.relative import relative
-from cm2_agent.rewards.components.stack import Slot, add, gate, multiply, penalty
+from cm2_agent.rewards.components.stack import StackTerm, add, gate, multiply, penalty
 from cm2_agent.rewards.judges.panel import Cascade, Panel
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 from cm2_agent.runner.rescore import score_groups
@@ -151,16 +151,16 @@ _OBJECTS: tuple[Any, ...] = (
         read_recordings,
     ),
     *(
-        Plug,
-        plug,
-        Labeler,
+        RewardComponent,
+        as_component,
+        ChecklistWriter,
         outcome,
         Cascade,
         Panel,
         length_penalty,
         relative,
         ChecklistScorer,
-        Slot,
+        StackTerm,
         add,
         gate,
         multiply,

@@ -8,9 +8,10 @@ import pytest
 
 from cm2_agent.store.schema import metadata
 from cm2_agent.types.messages import ToolSpec
+from cm2_agent.types.task import Task
 from docs.generate import COMMAND, REFERENCE, pages, stale, write
 from docs.generate.api import class_fields
-from docs.generate.markdown import docstring
+from docs.generate.markdown import arguments, docstring, prose
 
 
 def test_no_page_is_stale() -> None:
@@ -58,6 +59,14 @@ def test_pages_hold_no_address_and_no_path_of_a_machine() -> None:
 )
 def test_a_docstring_becomes_markdown(doc: str, markdown: str) -> None:
     assert docstring(doc) == markdown
+
+
+def test_arguments_describe_fields_and_prose_leaves_sections_out() -> None:
+    doc = "Do.\n\nArgs:\n    a (int): One\n        thing.\n    b: Two.\n\n>>> f(1)\n2\n\nRaises:\n    E: No.\n\nSo."
+    assert arguments(doc) == {"a": "One thing.", "b": "Two."}
+    assert prose(doc) == "Do.\n\nSo."
+    assert arguments("Do.") == {}
+    assert {field.name: field.doc for field in class_fields(Task)}["system"] == "The system prompt."
 
 
 def test_fields_come_with_their_defaults_and_docstrings() -> None:

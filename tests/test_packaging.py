@@ -1,5 +1,4 @@
-"""What is built holds what is in the checkout: the wheel, the sdist and the wheel made of the sdist; apart since it
-builds.
+"""What is built holds what is in the checkout: the wheel, the sdist and the wheel made of the sdist.
 
 Nothing is downloaded: the build runs with the installed setuptools, and what is built is looked into without installing
 its dependencies again."""
@@ -16,7 +15,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = {"cm2_agent": "cm2_agent", **{f"cm2_agent/{wing}": wing for wing in ("graphs", "rewards", "trainers")}}
+OUTSIDE = ("cookbook", "graphs", "rewards", "trainers")
+FOLDERS = {"cm2_agent": "cm2_agent", **{f"cm2_agent/{folder}": folder for folder in OUTSIDE}}
 LITTER = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info", "runs", "*.db*")
 BUILD = "import sys; from setuptools import build_meta; print(getattr(build_meta, sys.argv[1])(sys.argv[2]))"
 
@@ -40,7 +40,10 @@ def package_files(checkout: Path) -> set[str]:
         f"{package}/{path.relative_to(checkout / folder).as_posix()}"
         for package, folder in FOLDERS.items()
         for path in (checkout / folder).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts and not is_wing(path.relative_to(checkout))
+        if path.is_file()
+        and path.suffix != ".png"  # pictures of the documents
+        and "__pycache__" not in path.parts
+        and not is_wing(path.relative_to(checkout))
     }
 
 
@@ -74,7 +77,8 @@ def test_the_wheel_holds_every_file_of_the_package(checkout: Path, wheel: Path) 
     """A sub-package that `packages` of pyproject.toml does not name, or a data file of a kind it does not name, is
     missing here."""
     expected = package_files(checkout)
-    assert {"cm2_agent/py.typed", "cm2_agent/rewards/__init__.py"} <= expected
+    assert {"cm2_agent/py.typed", "cm2_agent/rewards/__init__.py", "cm2_agent/libraries/grounding.yaml"} <= expected
+    assert {"cm2_agent/cookbook/01_embed.py", "cm2_agent/cookbook/checklist.schema.json"} <= expected
     assert sorted(expected - wheel_files(wheel)) == []
     assert sorted(wheel_files(wheel) - expected) == []
 

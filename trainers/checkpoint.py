@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,36 @@ class Policy:
     """
 
 
+class ModelLimits:
+    """What a model can read, by its configuration: looked up when first asked for, and before any weight is loaded."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    @cached_property
+    def context(self) -> int | None:
+        """How many tokens the model reads at most, None where its configuration does not say."""
+        value = getattr(self._config, "max_position_embeddings", None)
+        return None if value is None else int(value)
+
+    @cached_property
+    def vocabulary(self) -> int:
+        """How many token ids the model knows."""
+        if _source(self._model) is not None:
+            return int(self._config.vocab_size)
+        return int(self._model.get_input_embeddings().weight.shape[0])
+
+    @cached_property
+    def _config(self) -> Any:
+        from transformers import AutoConfig
+
+        source = _source(self._model)
+        if source is None:
+            return self._model.config.get_text_config()
+        with _loading(source):
+            return AutoConfig.from_pretrained(source).get_text_config()
+
+
 def load_policy(model: Any, tokenizer: Any = None) -> Policy:
     """A folder or hub name is loaded; a transformers model is taken as it is and trained in place. Raises
     TrainError.
@@ -42,21 +73,12 @@ def load_policy(model: Any, tokenizer: Any = None) -> Policy:
 
     from cm2_agent.models.local import fingerprint
 
-    source: str | None
-    if isinstance(model, str | Path):
-        source = str(model)
-        try:
-            with _no_bars():
-                loaded = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
-        except (OSError, ValueError, KeyError) as error:
-            raise TrainError(
-                f"cannot load a model from {source!r}: {error}. Expected a folder or a hub name of a causal language"
-                " model."
-            ) from error
+    source = _source(model)
+    if source is not None:
+        with _loading(source), _no_bars():
+            loaded = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
     else:
         loaded, source = model, getattr(getattr(model, "config", None), "_name_or_path", None) or None
-        if not callable(getattr(loaded, "save_pretrained", None)) or not callable(getattr(loaded, "parameters", None)):
-            raise TrainError(f"model is a {type(model).__name__}; expected a path, a hub name or a transformers model")
     if tokenizer is None:
         if source is None:
             raise TrainError(
@@ -77,6 +99,25 @@ def load_policy(model: Any, tokenizer: Any = None) -> Policy:
     if not full and isinstance(model, str | Path):
         loaded = loaded.float()
     return Policy(model=loaded, tokenizer=tokenizer, version=version, full_precision=full)
+
+
+def _source(model: Any) -> str | None:
+    """The folder or hub name to load, None for a transformers model in memory. Raises TrainError for anything else."""
+    if isinstance(model, str | Path):
+        return str(model)
+    if not callable(getattr(model, "save_pretrained", None)) or not callable(getattr(model, "parameters", None)):
+        raise TrainError(f"model is a {type(model).__name__}; expected a path, a hub name or a transformers model")
+    return None
+
+
+@contextmanager
+def _loading(source: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        raise TrainError(
+            f"cannot load a model from {source!r}: {error}. Expected a folder or a hub name of a causal language model."
+        ) from error
 
 
 def check_out(out: Path) -> None:
@@ -130,14 +171,3 @@ def _no_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def longest(model: Any) -> int | None:
-    """How many tokens the model reads at most, None where its configuration does not say."""
-    value = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return None if value is None else int(value)
-
-
-def vocabulary(model: Any) -> int:
-    """How many token ids the model knows."""
-    return int(model.get_input_embeddings().weight.shape[0])

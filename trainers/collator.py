@@ -1,49 +1,28 @@
-"""From rows to the tensors of TRL's GRPOTrainer, and from rollouts to optimizer steps; apart from the trainer, which
-only consumes both.
-"""
+"""The batches of TRL's GRPOTrainer as tensors: samples in, padded prompts, completions and masks out."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from .rows import Row
-
-Floats = NDArray[np.float64]
-T = TypeVar("T")
+from .rows import Floats, Row
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sample:
     """A row with what the loss needs of each of its model tokens, in order: arrays of shape (row.trained,).
 
-    `mu` is log μ. `old` is the logarithm of the ratio's denominator, `advantages` what multiplies the ratio (weights
-    are already in it), `ref` the reference policy's log-probability where there is a KL term.
+    `advantages` is what multiplies the ratio (weights are already in it), `old` the logarithm of the ratio's
+    denominator, `ref` the reference policy's log-probability where there is a KL term.
     """
 
     row: Row
-    mu: Floats
-    advantages: Floats
+    advantages: Floats | None = None
     old: Floats | None = None
     ref: Floats | None = None
-
-    @classmethod
-    def of(cls, row: Row) -> Sample:
-        """Recorded logprobs and the spans' advantages, not weighted yet."""
-        mu = [value for span in row.spans for value in span.logprobs or ()]
-        advantages = [span.advantage for span in row.spans for _ in range(len(span))]
-        return cls(row=row, mu=np.array(mu, dtype=np.float64), advantages=np.array(advantages, dtype=np.float64))
-
-    @property
-    def places(self) -> NDArray[np.int64]:
-        """Where the model tokens stand in the row."""
-        return np.concatenate([np.arange(span.start, span.stop) for span in self.row.spans])
 
 
 def collate(
@@ -77,7 +56,7 @@ def collate(
         prompt_mask[index, width_p - first :] = 1
         completion_ids[index, : len(ids) - first] = ids[first:]
         completion_mask[index, : len(ids) - first] = 1
-        places = torch.from_numpy(sample.places - first)
+        places = torch.from_numpy(sample.row.positions - first)
         tool_mask[index, places] = 1
         for name, values in zip(floats, (sample.advantages, sample.old, sample.ref), strict=True):
             if values is not None:
@@ -98,31 +77,3 @@ def collate(
         **floats,
     }
     return {name: tensor.to(device) for name, tensor in batch.items()}
-
-
-def dealt(groups: Sequence[T], sizes: Sequence[int], target: int, *, seed: int, epoch: int) -> list[list[T]]:
-    """One pass: the groups in a shuffled order, dealt whole into batches of about `target` rollouts (`sizes` are
-    theirs); none is left out.
-
-    Whole, since advantages are centred within a group. The batches are as even as the groups allow, so that no step is
-    a small remainder.
-    """
-    order = list(range(len(groups)))
-    random.Random(f"{seed}:{epoch}").shuffle(order)
-    total = sum(sizes)
-    count = max(1, -(-total // target))
-    batches: list[list[T]] = [[] for _ in range(count)]
-    done = 0
-    for index in order:
-        # By the middle of the group: each batch gets the groups whose rollouts mostly fall into its share of the line.
-        batches[min(count - 1, int((done + sizes[index] / 2) * count / total))].append(groups[index])
-        done += sizes[index]
-    return [batch for batch in batches if batch]
-
-
-def forever(one_pass: Callable[[int], Sequence[T]]) -> Iterator[T]:
-    """The elements of pass 0, 1, 2 … without end."""
-    epoch = 0
-    while True:
-        yield from one_pass(epoch)
-        epoch += 1

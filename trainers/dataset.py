@@ -1,7 +1,8 @@
-"""Groups in, rows out: what a trainer will see of stored, scored groups, and the account of what it will not see.
+"""Groups in, token rows out: the dataset a trainer sees of stored, scored groups, and the account of what it leaves
+out.
 
-Apart from `rows`, which knows one trace: here rollouts are compared, left out and counted. Runs that silently train on
-nothing are what users of other trainers complain of most, so whatever is left out has a reason and a number.
+Runs that silently train on nothing are what users of other trainers complain of most, so whatever is left out has a
+reason and a number.
 """
 
 from __future__ import annotations
@@ -9,23 +10,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias, cast
 
 from cm2_agent.errors import TrainError
 from cm2_agent.types.group import Group, Rollout
 from cm2_agent.types.json_values import JSON
+from cm2_agent.types.trace import Trace
 
 from .advantage import Level, Norm, advantages
-from .retokenize import REFUSED, TemplateRefused, retokenised_rows
-from .rows import TEXT_ONLY, TOO_LONG, Credit, Row, rows_of, why_not
+from .rows import TEXT_ONLY, Credit, Row, rows_or_reason
 
 Credits: TypeAlias = Callable[[Group], Sequence[Credit | str]]
 """The advantages of a group's rollouts, in their order; for a rollout that is left out, the reason."""
+MakeRows: TypeAlias = Callable[[Trace, Credit], "list[Row] | str"]
+"""The rows of a trace that has no token ids, or the reason why it has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutRows:
-    """A rollout and its rows."""
+    """A rollout and its rows. Compared as an object: nothing says that a trace stands in one group only."""
 
     rollout: Rollout
     rows: tuple[Row, ...]
@@ -73,8 +76,8 @@ class RowReport:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Collected:
-    """All groups that were given, each with what is left of it, and the rollouts that were left out by reason."""
+class RolloutDataset:
+    """All groups that were given, each with what is left of it, and how many rollouts were left out by reason."""
 
     groups: tuple[GroupRows, ...]
     left_out: Mapping[str, int]
@@ -93,66 +96,55 @@ class Collected:
             retokenised_rows=sum(row.retokenised for row in rows),
         )
 
-    def without(self, drop: Callable[[RolloutRows], str | None]) -> Collected:
-        """The same less the rollouts for which `drop` gives a reason; which groups are informative is not asked
-        again.
-        """
-        left_out = Counter(self.left_out)
-        groups = []
-        for group in self.groups:
-            kept = []
-            for rollout in group.rollouts:
-                reason = drop(rollout)
-                if reason is None:
-                    kept.append(rollout)
-                else:
-                    left_out[reason] += 1
-            groups.append(GroupRows(group=group.group, rollouts=tuple(kept), informative=group.informative))
-        return Collected(groups=tuple(groups), left_out=dict(left_out))
+
+Drop: TypeAlias = Callable[[Group, RolloutRows], "str | None"]
+"""Why a rollout of a group is left out, in words that are the same for all with that reason; None where it is not."""
 
 
-def collect(
+def build_dataset(
     groups: Iterable[Group],
     *,
     level: str = "trajectory",
     norm: str = "none",
-    max_length: int | None = None,
-    tokenizer: Any = None,
     credits: Credits | None = None,
-) -> Collected:
-    """The rows of groups with their advantages (method.md §5).
+    drop: Sequence[Drop] = (),
+    from_words: MakeRows | None = None,
+) -> RolloutDataset:
+    """The rows of groups with their advantages (docs/method.md §5), less what `drop` gives a reason to leave out.
 
-    Advantages are of all scored rollouts of a group, whether or not they can become rows: they are what the rollouts
-    were worth beside each other. A rollout longer than `max_length` tokens is left out, never cut. With a `tokenizer`,
-    text-only rollouts become retokenised rows. `credits` replaces `advantages(level, norm)`. Raises TrainError on an
-    empty set, and on several reward versions in it.
+    Advantages are of all scored rollouts of a group, whether or not they become rows: they are what the rollouts were
+    worth beside each other. `credits` replaces `advantages(level, norm)`; `from_words` makes the rows of traces
+    without token ids, which are left out without it. Raises TrainError on an empty set, and on several reward versions
+    in it.
     """
-    groups = checked(groups)
+    groups = require_scored(groups)
     credits = credits or by_level(level, norm)
     left_out: Counter[str] = Counter()
     made = []
     for group in groups:
-        if not group.rollouts:
-            made.append(GroupRows(group=group, rollouts=(), informative=False))
-            continue
-        worth = list(credits(group))
-        kept, informative = [], False
-        for rollout, credit in zip(group.rollouts, worth, strict=True):
+        rollouts, informative = [], False
+        for rollout, credit in zip(group.rollouts, credits(group) if group.rollouts else (), strict=True):
             if isinstance(credit, str):
                 left_out[credit] += 1
                 continue
-            steps = rollout.trace.steps
-            informative = informative or any(credit(step.turn, step.index) != 0 for step in steps)
-            rows = _rows(rollout, credit, max_length, tokenizer)
+            informative = informative or any(credit(step.turn, step.index) != 0 for step in rollout.trace.steps)
+            rows = rows_or_reason(rollout.trace, credit)
+            if rows == TEXT_ONLY and from_words is not None:
+                rows = from_words(rollout.trace, credit)
             if isinstance(rows, str):
                 left_out[rows] += 1
+                continue
+            one = RolloutRows(rollout=rollout, rows=tuple(rows))
+            reason = next((reason for reason in (why(group, one) for why in drop) if reason is not None), None)
+            if reason is None:
+                rollouts.append(one)
             else:
-                kept.append(RolloutRows(rollout=rollout, rows=tuple(rows)))
-        made.append(GroupRows(group=group, rollouts=tuple(kept), informative=informative))
-    return Collected(groups=tuple(made), left_out=dict(left_out))
+                left_out[reason] += 1
+        made.append(GroupRows(group=group, rollouts=tuple(rollouts), informative=informative))
+    return RolloutDataset(groups=tuple(made), left_out=dict(left_out))
 
 
-def checked(groups: Iterable[Group], *, one_reward: bool = True) -> list[Group]:
+def require_scored(groups: Iterable[Group], *, one_reward: bool = True) -> list[Group]:
     """The groups as a list. Raises TrainError where there is none, or no rollout in them, or they mix reward
     versions.
     """
@@ -175,24 +167,9 @@ def checked(groups: Iterable[Group], *, one_reward: bool = True) -> list[Group]:
     return groups
 
 
-def _rows(rollout: Rollout, credit: Credit, max_length: int | None, tokenizer: Any) -> list[Row] | str:
-    reason = why_not(rollout.trace, max_length=max_length)
-    if reason is None:
-        return rows_of(rollout.trace, credit)
-    if reason != TEXT_ONLY or tokenizer is None:
-        return reason
-    try:
-        rows = retokenised_rows(rollout.trace, tokenizer, credit)
-    except TemplateRefused:
-        return REFUSED
-    if max_length is not None and any(len(row.ids) > max_length for row in rows):
-        return TOO_LONG
-    return rows
-
-
 def by_level(level: str, norm: str) -> Credits:
-    """The advantages of method.md §5 as credits of a group's rollouts. Raises TrainError on an unknown level or norm
-    when it is called.
+    """The advantages of docs/method.md §5 as credits of a group's rollouts. Raises TrainError on an unknown level or
+    norm when it is called.
     """
 
     def credits(group: Group) -> list[Credit | str]:

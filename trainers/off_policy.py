@@ -1,24 +1,24 @@
-"""How far the stored tokens are from the policy that is to learn from them: weights, figures and limits of method.md
-§6; pure arithmetic.
+"""How far the stored tokens are from the policy that is to learn from them: weights, figures and limits of
+docs/method.md §6, in plain arithmetic.
 
-Apart from the trainer so that it can be read and tested without torch. Throughout, one array an object: log μ (what
-the sampler recorded), log π_prox (the policy when training loads the batch) and A, each (N,) over model tokens, and
-`rollout`, (N,) the index of each token's rollout.
+Throughout, one array an object: log μ (what the sampler recorded), log π_prox (the policy when training loads the
+batch) and A, each (N,) over model tokens, and `rollout`, (N,) the index of each token's rollout.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from .rows import Floats, Row
 
 
-def truncated_weights(prox: Floats, mu: Floats, cap: float) -> Floats:
-    """w = min(c, π_prox/μ) a token (method.md §6); it is a constant: no gradient ever passes through it."""
-    return np.minimum(cap, np.exp(np.minimum(prox - mu, 50.0)))
+def truncated_weights(prox: Floats, mu: Floats, max_weight: float) -> Floats:
+    """w = min(c, π_prox/μ) a token (docs/method.md §6) with c = `max_weight`; no gradient ever passes through it."""
+    return np.minimum(max_weight, np.exp(np.minimum(prox - mu, 50.0)))
 
 
 def mean_ratio(prox: Floats, mu: Floats) -> float:
@@ -34,8 +34,8 @@ class OffPolicy:
     (mean of r − 1 − log r), and `kl_per_rollout` times the mean number of trained tokens. `ess_sequence` is the
     effective share of rollouts under whole-sequence weights, which dies with length; `ess_token` that of tokens under
     token weights, which hardly ever fires: each in (0, 1] and under its own name. `truncated_positive` is the share of
-    Σ r·|A| that the cap removes from tokens with A > 0, `truncated_negative` with A < 0; `truncated_tokens` the share
-    of tokens that it touches.
+    Σ r·|A| that `max_weight` removes from tokens with A > 0, `truncated_negative` with A < 0; `truncated_tokens` the
+    share of tokens that it touches.
     """
 
     tokens: int
@@ -55,7 +55,9 @@ class OffPolicy:
         return asdict(self)
 
 
-def measure(prox: Floats, mu: Floats, advantages: Floats, rollout: NDArray[np.int64], *, cap: float) -> OffPolicy:
+def measure(
+    prox: Floats, mu: Floats, advantages: Floats, rollout: NDArray[np.int64], *, max_weight: float
+) -> OffPolicy:
     """The figures of a set of tokens, at least one. Raises ValueError on an empty set or arrays of different length."""
     if not len(mu) or not len(prox) == len(mu) == len(advantages) == len(rollout):
         raise ValueError(
@@ -67,7 +69,7 @@ def measure(prox: Floats, mu: Floats, advantages: Floats, rollout: NDArray[np.in
     _, index = np.unique(rollout, return_inverse=True)
     rollouts = int(index.max()) + 1
     kl = float(np.mean(ratio - 1.0 - log_ratio))
-    excess, weight = np.maximum(ratio - cap, 0.0) * np.abs(advantages), ratio * np.abs(advantages)
+    excess, weight = np.maximum(ratio - max_weight, 0.0) * np.abs(advantages), ratio * np.abs(advantages)
     return OffPolicy(
         tokens=len(mu),
         rollouts=rollouts,
@@ -78,10 +80,27 @@ def measure(prox: Floats, mu: Floats, advantages: Floats, rollout: NDArray[np.in
         kl_per_rollout=kl * len(mu) / rollouts,
         ess_sequence=_effective(np.bincount(index, weights=log_ratio).astype(np.float64)),
         ess_token=_effective(log_ratio),
-        truncated_tokens=float(np.mean(ratio > cap)),
+        truncated_tokens=float(np.mean(ratio > max_weight)),
         truncated_positive=_share(excess, weight, advantages > 0),
         truncated_negative=_share(excess, weight, advantages < 0),
     )
+
+
+def measure_rollouts(rollouts: Iterable[Sequence[Row]], prox: Mapping[int, Floats], *, max_weight: float) -> OffPolicy:
+    """The figures over the rows of rollouts for which `prox` holds log π_prox, by the `id` of the row."""
+    rows = [(number, row) for number, one in enumerate(rollouts) for row in one if id(row) in prox]
+    return measure(
+        np.concatenate([prox[id(row)] for _, row in rows]),
+        np.concatenate([row.mu for _, row in rows]),
+        np.concatenate([row.token_advantages for _, row in rows]),
+        np.concatenate([np.full(row.trained, number) for number, row in rows]),
+        max_weight=max_weight,
+    )
+
+
+def rollout_ratio(rows: Sequence[Row], prox: Mapping[int, Floats]) -> float:
+    """`mean_ratio` over all rows of one rollout."""
+    return mean_ratio(np.concatenate([prox[id(row)] for row in rows]), np.concatenate([row.mu for row in rows]))
 
 
 def _effective(log_weights: Floats) -> float:

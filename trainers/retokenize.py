@@ -1,13 +1,12 @@
 """Rows from words alone: text-only traces through a tokenizer's chat template, for imitation and never for GRPO.
 
-Apart from `rows`, which only repeats ids that a model really read and wrote. Here the dialogue is rendered once a
-step, the way a model would have been asked, and what the template adds for the assistant's message is the span;
-templates need no generation marks for that.
+The dialogue is rendered once a step, the way a model would have been asked, and what the template adds for the
+assistant's message is the span; templates need no generation marks for that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cm2_agent.errors import TrainError
@@ -15,7 +14,7 @@ from cm2_agent.types.messages import Message, ToolSpec
 from cm2_agent.types.trace import Trace
 from cm2_agent.types.view import as_text
 
-from .rows import Credit, Row, Said, join
+from .rows import Credit, Row, StepTokens, join
 
 REFUSED = "the chat template refused the dialogue"
 
@@ -36,8 +35,8 @@ def retokenised_rows(trace: Trace, tokenizer: Any, credit: Credit | None = None)
             "the tokenizer has no chat template; set tokenizer.chat_template, or take an instruction-tuned model's"
         )
     messages: list[dict[str, Any]] = []
-    said: list[Said] = []
-    steps = iter(trace.steps)
+    steps: list[StepTokens] = []
+    happened = iter(trace.steps)
     tools = [_tool(spec) for spec in _tools(trace)] or None
     text = ""  # what the row holds so far, as text and as ids
     ids: list[int] = []
@@ -45,7 +44,7 @@ def retokenised_rows(trace: Trace, tokenizer: Any, credit: Credit | None = None)
         if message.role != "assistant":
             messages.extend(template_messages(message))
             continue
-        step = next(steps)
+        step = next(happened)
         prompt = _render(tokenizer, messages, tools, asks=True, trace=trace)
         messages.extend(template_messages(message))
         whole = _render(tokenizer, messages, tools, asks=False, trace=trace)
@@ -62,9 +61,21 @@ def retokenised_rows(trace: Trace, tokenizer: Any, credit: Credit | None = None)
         completion = _encode(tokenizer, written)
         if not completion or not prompt_ids:
             continue
-        said.append(Said(prompt=prompt_ids, completion=completion, turn=step.turn, step=step.index))
+        steps.append(StepTokens(prompt=prompt_ids, completion=completion, turn=step.turn, step=step.index))
         text, ids = prompt + written, [*prompt_ids, *completion]
-    return join(said, credit, trace_id=trace.id, retokenised=True)
+    return join(steps, credit, trace_id=trace.id, retokenised=True)
+
+
+def rows_from_words(tokenizer: Any) -> Callable[[Trace, Credit | None], list[Row] | str]:
+    """`retokenised_rows` by one tokenizer, for whole data sets: a dialogue that the template refuses gives a reason."""
+
+    def make(trace: Trace, credit: Credit | None = None) -> list[Row] | str:
+        try:
+            return retokenised_rows(trace, tokenizer, credit)
+        except TemplateRefused:
+            return REFUSED
+
+    return make
 
 
 def _encode(tokenizer: Any, text: str) -> list[int]:

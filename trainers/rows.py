@@ -1,6 +1,6 @@
 """Token rows: what a stored trace becomes for training, by the ids that the model really read and wrote.
 
-Apart from the trainers since nothing here needs torch: `cm2 train --rows-only` counts rows on any machine.
+Nothing here needs torch: `cm2 train --rows-only` counts rows on any machine.
 
 A model call is its prompt and its completion. While each call's prompt extends what the row already holds, the calls
 of a dialogue share one row, over turns and runs; where a template rewrote the past (Qwen3's own drops earlier
@@ -13,7 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cm2_agent.errors import TrainError
 from cm2_agent.types.trace import ModelCall, Step, Trace
@@ -22,6 +26,7 @@ TEXT_ONLY = "no token ids"
 """The reason of a trace that is words alone: imported, or from a hosted model that gives no ids."""
 TOO_LONG = "longer than max_length"
 
+Floats: TypeAlias = NDArray[np.float64]
 Credit: TypeAlias = Callable[[int, int], float]
 """The advantage of every token of step (turn, step in the turn), both 0-based."""
 
@@ -99,6 +104,21 @@ class Row:
         """(T,) turn and step of model tokens, None elsewhere."""
         return tuple(None if span is None else (span.turn, span.step) for _, span in self._places())
 
+    @cached_property
+    def positions(self) -> NDArray[np.int64]:
+        """(trained,) where the model tokens stand in `ids`."""
+        return np.concatenate([np.arange(span.start, span.stop) for span in self.spans])
+
+    @cached_property
+    def mu(self) -> Floats:
+        """(trained,) the recorded log μ of the model tokens, in their order."""
+        return np.array([value for span in self.spans for value in span.logprobs or ()], dtype=np.float64)
+
+    @cached_property
+    def token_advantages(self) -> Floats:
+        """(trained,) the advantages of the model tokens, in their order."""
+        return np.array([span.advantage for span in self.spans for _ in range(len(span))], dtype=np.float64)
+
     def _places(self) -> Iterator[tuple[int, Span | None]]:
         spans = iter(self.spans)
         span = next(spans, None)
@@ -109,8 +129,8 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
-    """One step's tokens before they are joined into rows: what was read, and what was written."""
+class StepTokens:
+    """One step's tokens before they are joined into rows: the ids that were read, and those that were written."""
 
     prompt: Sequence[int]
     completion: Sequence[int]
@@ -124,10 +144,10 @@ def rows_of(trace: Trace, credit: Credit | None = None, *, imitation: bool = Fal
     span.
 
     `credit` gives the advantage of a step's tokens (0 where there is none). With `imitation` only ids are needed: how
-    the tokens were sampled does not matter then. Raises TrainError where `why_not` gives a reason: a rollout is used
-    whole or not at all, since the advantage of its tokens is the worth of all of its steps.
+    the tokens were sampled does not matter then. Raises TrainError where there is an `untrainable_reason`: a rollout is
+    used whole or not at all, since the advantage of its tokens is the worth of all of its steps.
     """
-    reason = why_not(trace, imitation=imitation)
+    reason = untrainable_reason(trace, imitation=imitation)
     if reason is not None:
         raise TrainError(
             f"trace {trace.id!r} cannot become rows: {reason}. Expected every step's model call with prompt and"
@@ -135,10 +155,10 @@ def rows_of(trace: Trace, credit: Credit | None = None, *, imitation: bool = Fal
             + ("" if imitation else " and the sampler's own logprobs at a temperature above 0")
             + "; record it with LocalChatModel or an endpoint that returns them, or leave it to SFT."
         )
-    steps = written(trace)
+    steps = recorded_steps(trace)
     calls = [call for _, call in steps]
-    said = [
-        Said(
+    tokens = [
+        StepTokens(
             prompt=call.prompt_ids or (),
             completion=call.completion_ids or (),
             logprobs=None if imitation else call.logprobs,
@@ -149,7 +169,7 @@ def rows_of(trace: Trace, credit: Credit | None = None, *, imitation: bool = Fal
     ]
     temperatures = {_temperature(call) for call in calls}
     return join(
-        said,
+        tokens,
         credit,
         trace_id=trace.id,
         temperature=temperatures.pop() if len(temperatures) == 1 else None,
@@ -158,8 +178,13 @@ def rows_of(trace: Trace, credit: Credit | None = None, *, imitation: bool = Fal
     )
 
 
+def rows_or_reason(trace: Trace, credit: Credit | None = None) -> list[Row] | str:
+    """The rows of a trace as GRPO trains on them, or the reason why it is left out."""
+    return untrainable_reason(trace) or rows_of(trace, credit)
+
+
 def join(
-    said: Sequence[Said],
+    steps: Sequence[StepTokens],
     credit: Credit | None,
     *,
     trace_id: str,
@@ -172,7 +197,7 @@ def join(
     row.
     """
     rows: list[tuple[list[int], list[Span]]] = []
-    for one in said:
+    for one in steps:
         if not rows or list(one.prompt[: len(rows[-1][0])]) != rows[-1][0]:
             rows.append(([], []))
         ids, spans = rows[-1]
@@ -203,18 +228,18 @@ def join(
     ]
 
 
-def written(trace: Trace) -> list[tuple[Step, ModelCall]]:
+def recorded_steps(trace: Trace) -> list[tuple[Step, ModelCall]]:
     """The steps that a recorded model call wrote, in order. A step without a call is the graph's own words: part of
     what the model reads.
     """
     return [(step, step.call) for step in trace.steps if step.call is not None]
 
 
-def why_not(trace: Trace, *, imitation: bool = False, max_length: int | None = None) -> str | None:
+def untrainable_reason(trace: Trace, *, imitation: bool = False) -> str | None:
     """Why a rollout is left out, in words that are the same for every rollout with that reason; None where it can be
     used.
     """
-    steps = written(trace)
+    steps = recorded_steps(trace)
     if not trace.steps:
         return "no assistant step"
     if not steps:
@@ -223,8 +248,6 @@ def why_not(trace: Trace, *, imitation: bool = False, max_length: int | None = N
         reason = _no_ids(call) if imitation else (call.untrainable or _no_ids(call))
         if reason is not None:
             return reason
-        if max_length is not None and len(call.prompt_ids or ()) + len(call.completion_ids or ()) > max_length:
-            return TOO_LONG
     if not imitation:
         if len({_temperature(call) for _, call in steps}) > 1:
             return "several temperatures in one dialogue"

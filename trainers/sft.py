@@ -1,11 +1,9 @@
 """Imitation of stored traces: supervised fine-tuning on all of them, on the best of each group, or on those above a
 score.
 
-    path = SFT(model="Qwen/Qwen3-4B", out="runs/sft", select="best").train(store.groups(checklist=support))
-
-Apart from `grpo` since it needs neither logprobs nor advantages: it is where text-only traces go, and the baseline
-that GRPO has to beat. Where full-score traces exist, `select="best"` (rejection sampling) is strong; where none does,
-imitation of partial successes can harm a policy that GRPO would still improve.
+It needs neither logprobs nor advantages: it is where text-only traces go, and the baseline that GRPO has to beat.
+Where full-score traces exist, `select="best"` (rejection sampling) is strong; where none does, imitation of partial
+successes can harm a policy that GRPO would still improve.
 """
 
 from __future__ import annotations
@@ -20,9 +18,9 @@ from cm2_agent.types.group import Group, Rollout
 from cm2_agent.types.json_values import JSON
 
 from . import checkpoint
-from .dataset import Collected, GroupRows, RolloutRows, checked
-from .retokenize import REFUSED, TemplateRefused, retokenised_rows
-from .rows import TEXT_ONLY, TOO_LONG, Row, rows_of, why_not, written
+from .dataset import GroupRows, RolloutDataset, RolloutRows, require_scored
+from .retokenize import rows_from_words
+from .rows import TEXT_ONLY, TOO_LONG, Row, recorded_steps, rows_of, untrainable_reason
 from .trl_config import config
 
 Progress = Callable[[int, int, dict[str, float]], object]
@@ -84,50 +82,50 @@ class SFT:
     def train(self, groups: Iterable[Group], progress: Progress | None = None) -> Path:
         """Train and return `out`: safetensors, tokenizer and report.json (also `self.report`).
 
-        `progress(step, total, metrics)` is told of every optimizer step. An interrupted run leaves `out` as it was.
-        Raises TrainError where nothing is left to imitate, with the reasons.
+        `progress(step, total, metrics)` is called after every optimizer step. An interrupted run leaves `out` as it
+        was. Raises TrainError where nothing is left to imitate, with the reasons.
         """
         checkpoint.check_out(self.out)
-        groups = checked(groups, one_reward=self.select != "all")
+        groups = require_scored(groups, one_reward=self.select != "all")
         policy = checkpoint.load_policy(self.model, self.tokenizer)
-        limits = [limit for limit in (self.max_length, checkpoint.longest(policy.model)) if limit is not None]
-        collected = self._collect(groups, policy.tokenizer, min(limits, default=None))
-        rows = [row for group in collected.groups for row in group.rows]
+        limits = checkpoint.ModelLimits(policy.model)
+        longest = min((one for one in (self.max_length, limits.context) if one is not None), default=None)
+        dataset = self._dataset(groups, policy.tokenizer, longest)
+        rows = [row for group in dataset.groups for row in group.rows]
         if not rows:
-            reasons = ", ".join(f"{count} × {reason}" for reason, count in sorted(collected.left_out.items()))
+            reasons = ", ".join(f"{count} × {reason}" for reason, count in sorted(dataset.left_out.items()))
             raise TrainError(
                 f"nothing is left to imitate of {len(groups)} groups: {reasons}. Ask for less with select, or score the"
                 " traces first."
             )
-        known = checkpoint.vocabulary(policy.model)
-        if (largest := max(max(row.ids) for row in rows)) >= known:
+        if (largest := max(max(row.ids) for row in rows)) >= limits.vocabulary:
             raise TrainError(
-                f"a row holds token id {largest}, the model knows {known}: its ids are another model's; pass"
-                " retokenise=True"
+                f"a row holds token id {largest}, the model knows {limits.vocabulary}: its ids are another model's;"
+                " pass retokenise=True"
             )
         with checkpoint.whole_folder(self.out) as folder:
-            from .trl_trainer import restored
+            from .trl_trainer import config_restored
 
-            with restored(policy.model):
+            with config_restored(policy.model):
                 steps = self._fit(policy, rows, folder, progress)
-            self.report = self._report(collected, policy, steps)
+            self.report = self._report(dataset, policy, steps)
             checkpoint.save(folder, policy.model, policy.tokenizer, self.report)
         return self.out
 
-    def _collect(self, groups: Sequence[Group], tokenizer: Any, max_length: int | None) -> Collected:
+    def _dataset(self, groups: Sequence[Group], tokenizer: Any, max_length: int | None) -> RolloutDataset:
         left_out: Counter[str] = Counter()
         made = []
         for group in groups:
-            kept = []
+            chosen = []
             for rollout in group.rollouts:
                 rows = self._reason(group, rollout) or self._rows(rollout, tokenizer, max_length)
                 if isinstance(rows, str):
                     left_out[rows] += 1
                 else:
-                    kept.append(RolloutRows(rollout=rollout, rows=tuple(rows)))
+                    chosen.append(RolloutRows(rollout=rollout, rows=tuple(rows)))
             rewards = {rollout.score.reward for rollout in group.rollouts}
-            made.append(GroupRows(group=group, rollouts=tuple(kept), informative=len(rewards - {None}) > 1))
-        return Collected(groups=tuple(made), left_out=dict(left_out))
+            made.append(GroupRows(group=group, rollouts=tuple(chosen), informative=len(rewards - {None}) > 1))
+        return RolloutDataset(groups=tuple(made), left_out=dict(left_out))
 
     def _reason(self, group: Group, rollout: Rollout) -> str | None:
         """Why the rollout is not chosen, None where it is."""
@@ -146,28 +144,25 @@ class SFT:
         return None if reward >= float(self.select) else BELOW
 
     def _rows(self, rollout: Rollout, tokenizer: Any, max_length: int | None) -> list[Row] | str:
-        reason = TEXT_ONLY if self.retokenise else why_not(rollout.trace, imitation=True, max_length=max_length)
-        if reason is None:
-            _same_words(rollout, tokenizer)
-            return rows_of(rollout.trace, imitation=True)
-        if reason != TEXT_ONLY:
+        reason = TEXT_ONLY if self.retokenise else untrainable_reason(rollout.trace, imitation=True)
+        if reason is not None and reason != TEXT_ONLY:
             return reason
-        try:
-            rows = retokenised_rows(rollout.trace, tokenizer)
-        except TemplateRefused:
-            return REFUSED
-        return (
-            TOO_LONG
-            if max_length is not None and any(len(row.ids) > max_length for row in rows)
-            else rows or "no assistant step"
-        )
+        recorded = reason is None
+        rows = rows_of(rollout.trace, imitation=True) if recorded else rows_from_words(tokenizer)(rollout.trace, None)
+        if isinstance(rows, str):
+            return rows
+        if max_length is not None and any(len(row.ids) > max_length for row in rows):
+            return TOO_LONG
+        if recorded:
+            _same_words(rollout, tokenizer)
+        return rows or "no assistant step"
 
     def _fit(self, policy: checkpoint.Policy, rows: Sequence[Row], folder: Path, progress: Progress | None) -> int:
         from datasets import Dataset
         from transformers import PrinterCallback
         from trl import SFTConfig, SFTTrainer
 
-        from .trl_trainer import Told
+        from .trl_trainer import ProgressCallback
 
         given = isinstance(self.args, SFTConfig)
         defaults = {
@@ -198,19 +193,19 @@ class SFT:
             args=made,
             train_dataset=data,
             processing_class=policy.tokenizer,
-            callbacks=[Told(progress)],
+            callbacks=[ProgressCallback(progress)],
         )
         trainer.remove_callback(PrinterCallback)  # it writes to stdout, which is the command line's
         trainer.train()
         return int(trainer.state.global_step)
 
-    def _report(self, collected: Collected, policy: checkpoint.Policy, steps: int) -> dict[str, JSON]:
+    def _report(self, dataset: RolloutDataset, policy: checkpoint.Policy, steps: int) -> dict[str, JSON]:
         from cm2_agent.models.local import fingerprint
 
         return {
-            **collected.report.to_json(),
+            **dataset.report.to_json(),
             "select": self.select,
-            "rollouts": sum(len(group.rollouts) for group in collected.groups),
+            "rollouts": sum(len(group.rollouts) for group in dataset.groups),
             "policy": {"before": policy.version, "after": fingerprint(policy.model)},
             "steps": steps,
             "seed": self.seed,
@@ -225,12 +220,12 @@ def _same_words(rollout: Rollout, tokenizer: Any) -> None:
     """Raises TrainError where the recorded ids, read by this tokenizer, are not the words that were recorded beside
     them.
     """
-    for step, call in written(rollout.trace):
-        said = "".join(step.message.text.split())
+    for step, call in recorded_steps(rollout.trace):
+        text = "".join(step.message.text.split())
         read = "".join(str(tokenizer.decode(list(call.completion_ids or ()))).split())
-        if said and said not in read:
+        if text and text not in read:
             raise TrainError(
-                f"trace {rollout.trace.id!r}: the recorded ids read as {read[:60]!r}, the message says {said[:60]!r}: "
+                f"trace {rollout.trace.id!r}: the recorded ids read as {read[:60]!r}, the message says {text[:60]!r}: "
                 "they are of another tokenizer than the model's. Pass retokenise=True to train on the words, or give "
                 "the tokenizer that was used."
             )

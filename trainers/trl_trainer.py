@@ -1,8 +1,5 @@
 """TRL's GRPOTrainer fed with stored rows instead of generating: the one override, and log-probabilities of trained
 positions only.
-
-Apart from `grpo`, which decides what is trained on: this file imports torch and TRL and is loaded when training really
-begins.
 """
 
 from __future__ import annotations
@@ -15,7 +12,8 @@ import torch
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 from trl import GRPOTrainer
 
-from .collator import Floats, Sample, collate
+from .collator import Sample, collate
+from .rows import Floats, Row
 
 # Above this many logits (tokens × vocabulary) at a time TRL's chunked head is the better one: it never holds them all.
 MANY_LOGITS = 2**26
@@ -24,7 +22,7 @@ FORWARD_ROWS = 16
 _SCALED_HEADS = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
 
 
-def already_scored(*args: Any, **kwargs: Any) -> list[float]:
+def no_reward_func(*args: Any, **kwargs: Any) -> list[float]:
     """TRL wants a reward function; stored rollouts have their rewards, so that nobody may ask for one here."""
     raise RuntimeError("stored rollouts were scored before training; no reward is computed in the trainer")
 
@@ -33,7 +31,7 @@ class StoredGRPOTrainer(GRPOTrainer):
     """GRPOTrainer whose "generation" is the next batch of stored rows.
 
     `batches` yields the rows of one load of the data (TRL's generation batch), without end. `on_step(step, total,
-    metrics)` is told of every optimizer step; the same metrics are kept in `history`.
+    metrics)` is called after every optimizer step; the same metrics stand in `history`.
     """
 
     def __init__(
@@ -43,7 +41,7 @@ class StoredGRPOTrainer(GRPOTrainer):
         on_step: Callable[[int, int, dict[str, float]], object] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(reward_funcs=cast(Any, already_scored), **kwargs)
+        super().__init__(reward_funcs=cast(Any, no_reward_func), **kwargs)
         self.settings: Any = self.args  # a GRPOConfig; the base class knows it as less
         self.pad_id = int(cast(Any, self._tokenizer.pad_token_id))
         self.batches = batches
@@ -90,15 +88,15 @@ class StoredGRPOTrainer(GRPOTrainer):
         return metrics
 
     @torch.no_grad()
-    def logprobs(self, samples: Sequence[Sample]) -> list[Floats]:
+    def logprobs(self, rows: Sequence[Row]) -> list[Floats]:
         """log π of each row's model tokens under the weights as they are now, by the same forward pass that training
         takes.
         """
         found: list[Floats] = []
         with _evaluating(self.model):
-            for start in range(0, len(samples), FORWARD_ROWS):
-                part = samples[start : start + FORWARD_ROWS]
-                batch = self._collated(part)
+            for start in range(0, len(rows), FORWARD_ROWS):
+                part = rows[start : start + FORWARD_ROWS]
+                batch = self._collated([Sample(row=row) for row in part])
                 self._trained = batch["completion_mask"] * batch["tool_mask"]
                 try:
                     logps, _, _ = self._get_per_token_logps_and_entropies(
@@ -110,8 +108,15 @@ class StoredGRPOTrainer(GRPOTrainer):
                 finally:
                     self._trained = None
                 values: Floats = logps.double().cpu().numpy()
-                found += [values[index, sample.places - sample.row.spans[0].start] for index, sample in enumerate(part)]
+                found += [values[index, row.positions - row.spans[0].start] for index, row in enumerate(part)]
         return found
+
+    def logprobs_by_row(self, rows: Sequence[Row]) -> dict[int, Floats]:
+        """`logprobs` by the `id` of the row: of rows as objects, since nothing says that a trace stands in one group
+        only.
+        """
+        ordered = sorted(rows, key=lambda row: len(row.ids))
+        return dict(zip(map(id, ordered), self.logprobs(ordered), strict=True))
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -212,7 +217,7 @@ def _evaluating(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def restored(model: Any) -> Iterator[None]:
+def config_restored(model: Any) -> Iterator[None]:
     """Take off, at the end, what TRL put on the model for training: its fused forward, and the training mode."""
     patched, training = "forward" in vars(model), model.training
     try:
@@ -224,7 +229,7 @@ def restored(model: Any) -> Iterator[None]:
 
 
 class _Steps(TrainerCallback):
-    """Closes the figures of each optimizer step and tells whoever wants to know."""
+    """Closes the figures of each optimizer step and reports them to `on_step`."""
 
     def __init__(
         self, trainer: StoredGRPOTrainer, on_step: Callable[[int, int, dict[str, float]], object] | None
@@ -237,8 +242,8 @@ class _Steps(TrainerCallback):
             self._on_step(state.global_step, state.max_steps, metrics)
 
 
-class Told(TrainerCallback):
-    """Tells `progress(step, total, metrics)` of every optimizer step that a trainer logs."""
+class ProgressCallback(TrainerCallback):
+    """Calls `progress(step, total, metrics)` for every optimizer step that a trainer logs."""
 
     def __init__(self, progress: Callable[[int, int, dict[str, float]], object] | None) -> None:
         self._progress = progress

@@ -1,4 +1,4 @@
-"""The command line: one file a command group, one line of help each."""
+"""The command line `cm2`: one file for each command."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""`cm2 doctor`: what the store can be used for, and what went wrong where nobody was told; of an agent's tools, which
-the switch sees."""
+"""`cm2 doctor`: what the store can be used for, what failed silently, and which tools of an agent can be replaced."""
 
 from __future__ import annotations
 
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cm2_agent.cli.common import STORE, JsonOption, StoreOption, answer, open_store, plain
+from cm2_agent.cli.common import STORE, JsonOption, StoreOption, open_store, print_result, printable
 
 if TYPE_CHECKING:
     from cm2_agent.graphs.interception.discovery import Sight
@@ -20,8 +19,12 @@ FAILED = "failed call"
 
 
 def register(app: typer.Typer) -> None:
-    help = "Check the store: trainable calls, failed writes, dropped scores, schema, NULLs; exits 1 on a problem."
-    app.command("doctor", help=help)(doctor)
+    short = "Check the store and an agent's tools; exit 1 on a problem."
+    help = (
+        "Check the store: how many model calls can be trained on, failed writes, dropped scores, failed runs, NULL"
+        " verdicts and the schema. With --agent, check which of its tools a run can replace. Exits 1 on a problem."
+    )
+    app.command("doctor", help=help, short_help=short)(doctor)
 
 
 def doctor(
@@ -29,27 +32,29 @@ def doctor(
     agent: Annotated[
         str | None,
         typer.Option(
-            "--agent", metavar="MODULE:GRAPH", help="Say which tools of this graph the switch sees; calls nothing."
+            "--agent",
+            metavar="MODULE:GRAPH",
+            help="List the tools of this graph that a run can replace; calls nothing.",
         ),
     ] = None,
     store: StoreOption = STORE,
     as_json: JsonOption = False,
 ) -> None:
     sight = None if agent is None else _look_over(agent)
-    named = getattr(context.get_parameter_source("store"), "name", "") != "DEFAULT"
+    store_given = getattr(context.get_parameter_source("store"), "name", "") != "DEFAULT"
     result: dict[str, Any] = {"ok": True, "problems": []}
     if sight is not None:
-        result["problems"] += unseen_of(sight)
+        result["problems"] += undiscovered_tools(sight)
         result["switch"] = {
             "seen": sorted(sight.tools),
             "unseen": dict(sight.unseen),
             "switchable": list(sight.switchable),
         }
-    if sight is None or named or Path(STORE.removeprefix("sqlite:///")).exists():
-        told = _of_store(store, sight)
-        result = {**result, **told, "problems": [*result["problems"], *told["problems"]]}
+    if sight is None or store_given or Path(STORE.removeprefix("sqlite:///")).exists():
+        of_store = _check_store(store, sight)
+        result = {**result, **of_store, "problems": [*result["problems"], *of_store["problems"]]}
     result["ok"] = not result["problems"]
-    answer(result, as_json=as_json, lines=_lines(result))
+    print_result(result, as_json=as_json, lines=_lines(result))
     if result["problems"]:
         raise typer.Exit(1)
 
@@ -61,8 +66,8 @@ def _look_over(agent: str) -> Sight:
     return look_over(load_graph(agent))
 
 
-def _of_store(store: str, sight: Sight | None) -> dict[str, Any]:
-    """What the store holds; with an agent, also how often each tool was asked for and how often it left a span."""
+def _check_store(store: str, sight: Sight | None) -> dict[str, Any]:
+    """What the store holds, and with an agent how often each tool was called and how often a span shows it."""
     from cm2_agent.store import HEAD, schema_revision
 
     found = schema_revision(store)
@@ -72,15 +77,19 @@ def _of_store(store: str, sight: Sight | None) -> dict[str, Any]:
     with open_store(store) as opened:
         health = opened.health()
         tools = None if sight is None else opened.count_tools()
-    told: dict[str, Any] = {"problems": problems_of(health), "calls": calls_of(health["model_calls"]), **health}
+    result: dict[str, Any] = {
+        "problems": store_problems(health),
+        "calls": calls_by_use(health["model_calls"]),
+        **health,
+    }
     if sight is not None and tools is not None:
-        told["problems"] += untraced_of(tools, sight)
-        told["tools"] = tools
-    return told
+        result["problems"] += untraced_tools(tools, sight)
+        result["tools"] = tools
+    return result
 
 
-def unseen_of(sight: Sight) -> list[str]:
-    """The tools that a run with this agent would refuse, in a sentence."""
+def undiscovered_tools(sight: Sight) -> list[str]:
+    """A sentence on the tools that a run with this agent would refuse."""
     if not sight.unseen:
         return []
     named = ", ".join(f"{name} (node {node})" for name, node in sight.unseen.items())
@@ -88,14 +97,14 @@ def unseen_of(sight: Sight) -> list[str]:
         "put each into a ToolNode, or decorate it with cm2_agent.graphs.switchable, or name it to `cm2 run"
         " --allow-real`"
     )
-    return [plain(f"the switch cannot see the tools that plain function nodes call: {named}; {what}")]
+    return [printable(f"the switch cannot see the tools that plain function nodes call: {named}; {what}")]
 
 
-def untraced_of(tools: Mapping[str, Any], sight: Sight) -> list[str]:
-    """Tools that messages ask for and that never left a span, where no tool node has them."""
+def untraced_tools(tools: Mapping[str, Any], sight: Sight) -> list[str]:
+    """Sentences on tools outside any tool node that messages call and no span shows."""
     elsewhere = {name for name in tools if name not in sight.tools or name in sight.switchable}
     return [
-        plain(
+        printable(
             f"{name} was asked for {tools[name]['asked']} times and left no span: if it ran, nothing traced it (a plain"
             " function)"
         )
@@ -104,8 +113,8 @@ def untraced_of(tools: Mapping[str, Any], sight: Sight) -> list[str]:
     ]
 
 
-def calls_of(counts: Mapping[str, int]) -> dict[str, Any]:
-    """Model calls by what GRPO can do with them: `trainable`, `text_only`, `failed`, and `other` by reason."""
+def calls_by_use(counts: Mapping[str, int]) -> dict[str, Any]:
+    """Counts of model calls: `trainable` by GRPO, `text_only`, `failed`, and `other` by reason."""
     known = {TRAINABLE, TEXT_ONLY, FAILED}
     return {
         "trainable": counts.get(TRAINABLE, 0),
@@ -115,9 +124,9 @@ def calls_of(counts: Mapping[str, int]) -> dict[str, Any]:
     }
 
 
-def problems_of(health: Mapping[str, Any]) -> list[str]:
-    """What somebody has to look at, in sentences. Text-only calls, tool errors that the agent saw and low rewards are
-    no problems."""
+def store_problems(health: Mapping[str, Any]) -> list[str]:
+    """Sentences on what needs attention. Text-only calls, tool errors the agent saw and low rewards are no
+    problems."""
     found = []
     if not health["traces"]:
         found.append("the store holds no traces: nothing was captured or imported into it")
@@ -130,38 +139,38 @@ def problems_of(health: Mapping[str, Any]) -> list[str]:
     if health["failed_calls"]:
         found.append(f"{health['failed_calls']} model calls failed; cm2 show TRACE names the error")
     for kind, count in health["failed_runs"].items():
-        found.append(f"{count} runs died of {kind}: they are stored, and have no reward")
+        found.append(f"{count} runs failed with {kind}: they are stored without a reward")
     infrastructure = health["null_verdicts"].get("infrastructure", 0)
     if infrastructure:
         reasons = ", ".join(f"{count} × {reason}" for reason, count in health["null_verdict_reasons"].items())
         why = f"a check or the judge failed, or there was no judge ({reasons})"
         found.append(f"{infrastructure} verdicts are NULL: {why}; cm2 show TRACE says why")
-    return [plain(one) for one in found]
+    return [printable(one) for one in found]
 
 
 def _lines(result: Mapping[str, Any]) -> list[str]:
     shown = {
         name: value for name, value in result.items() if name not in {"ok", "problems", "incidents", "switch", "tools"}
     }
-    lines = [f"{name.replace('_', ' '):<18} {_told(value)}" for name, value in shown.items()]
+    lines = [f"{name.replace('_', ' '):<18} {_text(value)}" for name, value in shown.items()]
     lines += [
-        f"{'switch: ' + name:<18} {plain(', '.join(tools) or 'none')}"
+        f"{'switch: ' + name:<18} {printable(', '.join(tools) or 'none')}"
         for name, tools in result.get("switch", {}).items()
     ]
     counts = result.get("tools", {})
     lines += [
-        f"{'tool: ' + plain(name):<18} asked for {count['asked']} times, left {count['ran']} spans"
+        f"{'tool: ' + printable(name):<18} asked for {count['asked']} times, left {count['ran']} spans"
         for name, count in counts.items()
     ]
     return [*lines, *(f"PROBLEM: {one}" for one in result["problems"]), "" if result["problems"] else "no problems"]
 
 
-def _told(value: Any) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, Mapping):
         return (
             ", ".join(
-                f"{plain(str(name)).replace('_', ' ')} {_told(item)}" for name, item in value.items() if item != {}
+                f"{printable(str(name)).replace('_', ' ')} {_text(item)}" for name, item in value.items() if item != {}
             )
             or "none"
         )
-    return plain(str(value))
+    return printable(str(value))

@@ -1,4 +1,4 @@
-"""`cm2 eval`: how well stored rewards agree with an outcome known from elsewhere, or a judge with people."""
+"""`cm2 eval`: how well stored rewards agree with a known outcome, or a judge with people's labels."""
 
 from __future__ import annotations
 
@@ -6,9 +6,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cm2_agent.cli import human_labels as people
-from cm2_agent.cli.common import STORE, JsonOption, StoreOption, answer, figure, open_store, plain, tell
-from cm2_agent.cli.human_labels import HUMAN
+from cm2_agent.cli.common import (
+    STORE,
+    JsonOption,
+    StoreOption,
+    echo_err,
+    format_number,
+    open_store,
+    print_result,
+    printable,
+)
+from cm2_agent.cli.human_labels import (
+    HUMAN,
+    agreement_report,
+    compare_with_people,
+    kappa_shortfall,
+    report_lines,
+)
 from cm2_agent.errors import StoreError
 
 if TYPE_CHECKING:
@@ -17,18 +31,21 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    words = (
-        "Compare rewards with an outcome (AUC, rank correlation), or a judge with people's labels (Cohen's kappa, TPR,"
-        " TNR)."
+    short = "Compare rewards with an outcome, or a judge with people."
+    help = (
+        "Compare rewards with an outcome (AUC over all pairs and within groups, rank correlation), or with --against"
+        " human a judge with people's labels (agreement, Cohen's kappa, TPR, TNR, Krippendorff's alpha)."
     )
-    app.command("eval", help=words)(evaluate)
+    app.command("eval", help=help, short_help=short)(evaluate)
 
 
 def evaluate(
     against: Annotated[
         str,
         typer.Option(
-            "--against", metavar="OUTCOME", help="The outcome's name, such as official_reward; human: people's labels."
+            "--against",
+            metavar="OUTCOME",
+            help="An outcome's name, such as official_reward, or human for people's labels.",
         ),
     ],
     reward: Annotated[
@@ -40,20 +57,22 @@ def evaluate(
     ] = None,
     versus: Annotated[
         str | None,
-        typer.Option("--versus", metavar="VERSION", help="With human: also the drift from this version or rater."),
+        typer.Option(
+            "--versus", metavar="VERSION", help="With human: also report the drift from this version or rater."
+        ),
     ] = None,
     min_kappa: Annotated[
-        float | None, typer.Option("--min-kappa", min=-1, max=1, help="With human: exit 1 when kappa is below.")
+        float | None, typer.Option("--min-kappa", min=-1, max=1, help="With human: exit 1 where kappa is below this.")
     ] = None,
     store: StoreOption = STORE,
     as_json: JsonOption = False,
 ) -> None:
     if against == HUMAN:
-        _people(store, reward, rater, versus, min_kappa, as_json=as_json)
+        _evaluate_judge(store, reward, rater, versus, min_kappa, as_json=as_json)
         return
     if (rater, versus, min_kappa) != (None, None, None):
         raise StoreError(
-            f"--rater, --versus and --min-kappa measure a judge by people; type: cm2 eval --against {HUMAN} …"
+            f"--rater, --versus and --min-kappa compare a judge with people; type: cm2 eval --against {HUMAN} …"
         )
     from cm2_agent.analysis.ranking import agreement
     from cm2_agent.types.group import group_key
@@ -78,7 +97,7 @@ def evaluate(
         )
     worths, outcomes, groups, clusters = zip(*rows, strict=True)
     found = agreement(worths, outcomes, groups, clusters)
-    tell(plain(f"reward {version} against {against}; intervals: 95 %, clustered by task"))
+    echo_err(printable(f"reward {version} against {against}; intervals: 95 %, clustered by task"))
     result = {
         "n": found.n,
         "auc": found.auc,
@@ -89,45 +108,46 @@ def evaluate(
     }
     lines = [f"traces      {found.n}"]
     lines += [
-        f"{name:<11} {figure(getattr(found, name), found.ci[name])}" for name in ("auc", "auc_within", "spearman")
+        f"{name:<11} {format_number(getattr(found, name), found.ci[name])}"
+        for name in ("auc", "auc_within", "spearman")
     ]
-    answer(
+    print_result(
         result, as_json=as_json, lines=[*lines, f"pairs       {found.pairs}  (of one group, with different outcomes)"]
     )
 
 
-def _people(
-    url: str, reward: str | None, rater: str | None, versus: str | None, least: float | None, *, as_json: bool
+def _evaluate_judge(
+    url: str, reward: str | None, rater: str | None, versus: str | None, min_kappa: float | None, *, as_json: bool
 ) -> None:
     if reward is not None and rater is not None:
-        raise StoreError("--reward and --rater were both given; expected the one judge that is to be measured")
+        raise StoreError("--reward and --rater were both given; expected one of them, the judge to compare")
     with open_store(url) as opened:
-        found = people.measured(opened, reward=reward, rater=rater)
+        found = compare_with_people(opened, reward=reward, rater=rater)
         other = None
         if versus is not None:
-            named = {"reward": versus} if versus in opened.reward_versions() else {"rater": versus}
-            other = people.measured(opened, **named)
-    tell(plain(f"{found.judge} against the consensus of people; intervals: 95 %, clustered by task"))
-    result = people.report(found, other)
-    answer(result, as_json=as_json, lines=people.lines(result))
-    reason = people.too_low(result["kappa"], least)
+            judge = {"reward": versus} if versus in opened.reward_versions() else {"rater": versus}
+            other = compare_with_people(opened, **judge)
+    echo_err(printable(f"{found.judge} against the consensus of people; intervals: 95 %, clustered by task"))
+    result = agreement_report(found, other)
+    print_result(result, as_json=as_json, lines=report_lines(result))
+    reason = kappa_shortfall(result["kappa"], min_kappa)
     if reason is not None:
-        tell(reason)
+        echo_err(reason)
         raise typer.Exit(1)
 
 
-def reward_version(store: SQLStore, given: str | None) -> str:
-    """The reward version that was named, or the newest. Raises StoreError where it is not there."""
+def reward_version(store: SQLStore, version: str | None) -> str:
+    """The named reward version, or the newest. Raises StoreError where the store does not hold it."""
     versions = list(store.reward_versions())
     if not versions:
         raise StoreError(f"{store.url} holds no scores; type first: cm2 score CHECKLIST.yaml --store {store.url}")
-    if given is None:
+    if version is None:
         return versions[0]
-    if given not in versions:
+    if version not in versions:
         raise StoreError(
-            f"{store.url} holds no scores of reward version {given!r}; expected one of: {', '.join(versions)}"
+            f"{store.url} holds no scores of reward version {version!r}; expected one of: {', '.join(versions)}"
         )
-    return given
+    return version
 
 
 def _cluster(trace: Trace) -> str:

@@ -1,4 +1,4 @@
-"""`cm2 export`: stored traces, their scores and outcomes as JSON Lines."""
+"""`cm2 export`: write stored traces and their scores as JSON Lines."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Annotated
 
 import typer
 
-from cm2_agent.cli.common import STORE, JsonOption, StoreOption, answer, open_store, tracked
+from cm2_agent.cli.common import STORE, JsonOption, StoreOption, open_store, print_result, tracked
 from cm2_agent.cli.eval import reward_version
 from cm2_agent.errors import StoreError
 
 
 def register(app: typer.Typer) -> None:
-    app.command("export", help="Write stored traces as JSON Lines, each with its score.")(export)
+    app.command("export", help="Write stored traces and their scores as JSON Lines.")(export)
 
 
 def export(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write; replaced only when it is complete.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write; replaced only once complete.")],
     reward: Annotated[
         str | None, typer.Option("--reward", metavar="VERSION", help="Whose scores (default: the newest).")
     ] = None,
@@ -46,4 +46,4 @@ def export(
             ) from error
         finally:
             partial.unlink(missing_ok=True)
-    answer({"exported": count, "file": str(file)}, as_json=as_json)
+    print_result({"exported": count, "file": str(file)}, as_json=as_json)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cm2_agent.cli.common import figure, plain
+from cm2_agent.cli.common import format_number, printable
 from cm2_agent.errors import StoreError
 from cm2_agent.types.human_labels import Label, LabelKey, by_rater, consensus, tasks_of, verdicts_at
 
@@ -16,16 +16,15 @@ if TYPE_CHECKING:
     from cm2_agent.store import SQLStore
 
 HUMAN = "human"
-"""What `cm2 eval --against` calls the consensus of people."""
+"""The name of people's consensus in `cm2 eval --against`."""
 SHOWN = 20
 """So many items are listed one by one."""
 FIGURES = ("agreement", "kappa", "tpr", "tnr", "prevalence", "judged")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """A judge beside the people who judged the same places: `answers` hold its verdicts (None: NULL), `truth` the
-    people's consensus."""
+class JudgeVsPeople:
+    """A judge's verdicts (`answers`, None for NULL) beside people's consensus (`truth`) at the same places."""
 
     judge: str
     truth: Mapping[LabelKey, bool]
@@ -39,7 +38,7 @@ class Measured:
         return [place for place in self.truth if place in self.answers]
 
     def reliability(self, item: str | None = None, *, draws: int = 2000) -> Reliability:
-        """Over all places, or those of an item."""
+        """Agreement over all places, or those of one item."""
         from cm2_agent.analysis.agreement import reliability
 
         places = [place for place in self.places if item is None or place[2] == item]
@@ -51,21 +50,21 @@ class Measured:
         )
 
 
-def measured(store: SQLStore, *, reward: str | None = None, rater: str | None = None) -> Measured:
-    """A reward version's verdicts, or a rater's labels, beside what (other) people said. Where neither is named: the
-    newest reward version that judged what people did, else the only recorded judge. Raises StoreError where there is
+def compare_with_people(store: SQLStore, *, reward: str | None = None, rater: str | None = None) -> JudgeVsPeople:
+    """A reward version's verdicts, or a rater's labels, beside the labels of (other) people. By default the newest
+    reward version with verdicts on the same places, else the only recorded judge. Raises StoreError where there is
     nothing to compare."""
     labels = store.labels()
     truth = consensus(label for label in labels if label.rater != rater)
     if not truth:
         raise StoreError(
-            f"{store.url} holds no labels of people{_besides(rater)}; type first: cm2 import labels FILE --store"
-            f" {store.url}"
+            f"{store.url} holds no labels of people{_other_than(rater)}; import some first: cm2 import labels FILE"
+            f" --store {store.url}"
         )
     clusters = tasks_of(labels, store.labelled_tasks())
-    made: dict[str, Any] = {"truth": truth, "clusters": clusters, "labels": labels}
+    shared: dict[str, Any] = {"truth": truth, "clusters": clusters, "labels": labels}
     if rater is not None:
-        return _by_rater(store, rater, made)
+        return _by_rater(store, rater, shared)
     ids = list(dict.fromkeys(place[0] for place in truth))
     versions = store.reward_versions()
     if reward is not None and reward not in versions:
@@ -77,29 +76,29 @@ def measured(store: SQLStore, *, reward: str | None = None, rater: str | None = 
         scores = (score for id in ids if (score := store.score(id, version)) is not None)
         answers, unclear = verdicts_at(scores, truth)
         if answers:
-            return Measured(judge=version, answers=answers, unclear=unclear, **made)
+            return JudgeVsPeople(judge=version, answers=answers, unclear=unclear, **shared)
     judges = sorted({label.rater for label in labels if label.by_judge})
     if reward is None and len(judges) == 1:
-        return _by_rater(store, judges[0], made)
+        return _by_rater(store, judges[0], shared)
     asked = "no reward version" if reward is None else f"reward version {reward!r}"
-    hint = f"; recorded judges there are, for --rater: {', '.join(judges)}" if judges else ""
+    hint = f"; recorded judges for --rater: {', '.join(judges)}" if judges else ""
     raise StoreError(
         f"{asked} in {store.url} gave a verdict where people gave a label (same trace, turn and item){hint}"
     )
 
 
-def _by_rater(store: SQLStore, rater: str, made: Mapping[str, Any]) -> Measured:
-    answers = {label.key: label.value for label in made["labels"] if label.rater == rater}
-    if not made["truth"].keys() & answers.keys():
-        known = ", ".join(sorted({label.rater for label in made["labels"]}))
+def _by_rater(store: SQLStore, rater: str, shared: Mapping[str, Any]) -> JudgeVsPeople:
+    answers = {label.key: label.value for label in shared["labels"] if label.rater == rater}
+    if not shared["truth"].keys() & answers.keys():
+        known = ", ".join(sorted({label.rater for label in shared["labels"]}))
         raise StoreError(
-            f"rater {rater!r} judged nothing in {store.url} that other people did; raters there are: {known}"
+            f"rater {rater!r} judged no place in {store.url} that other people judged; its raters: {known}"
         )
-    return Measured(judge=rater, answers=answers, **made)
+    return JudgeVsPeople(judge=rater, answers=answers, **shared)
 
 
-def report(found: Measured, versus: Measured | None = None) -> dict[str, Any]:
-    """Everything that `cm2 eval --against human` tells, as JSON."""
+def agreement_report(found: JudgeVsPeople, versus: JudgeVsPeople | None = None) -> dict[str, Any]:
+    """The result of `cm2 eval --against human`, as JSON."""
     from cm2_agent.analysis.agreement import alpha
     from cm2_agent.analysis.bootstrap import wilson
 
@@ -108,9 +107,9 @@ def report(found: Measured, versus: Measured | None = None) -> dict[str, Any]:
     people = by_rater(label for label in found.labels if not label.by_judge and label.rater != found.judge)
     units = [people[place] for place in people]
     with_judge = [
-        {**people[place], f"judge {found.judge}": said}
+        {**people[place], f"judge {found.judge}": verdict}
         for place in places
-        if (said := found.answers[place]) is not None
+        if (verdict := found.answers[place]) is not None
     ]
     among, _ = alpha(units, [found.clusters[place[0]] for place in people], draws=0)
     every, interval = alpha(
@@ -138,7 +137,7 @@ def report(found: Measured, versus: Measured | None = None) -> dict[str, Any]:
         **{name: getattr(whole, name) for name in FIGURES},
         "alpha": every,
         "alpha_people": among,
-        "raters": len({rater for said in units for rater in said}),
+        "raters": len({rater for unit in units for rater in unit}),
         "ci": {**{name: _listed(interval) for name, interval in whole.ci.items()}, "alpha": _listed(interval)},
         "items": items,
     }
@@ -147,7 +146,7 @@ def report(found: Measured, versus: Measured | None = None) -> dict[str, Any]:
     return result
 
 
-def _drift(new: Measured, old: Measured) -> dict[str, Any]:
+def _drift(new: JudgeVsPeople, old: JudgeVsPeople) -> dict[str, Any]:
     from cm2_agent.analysis.agreement import drift
 
     places = list(new.answers.keys() & old.answers.keys())
@@ -166,43 +165,43 @@ def _drift(new: Measured, old: Measured) -> dict[str, Any]:
     }
 
 
-def lines(result: Mapping[str, Any]) -> Iterator[str]:
-    """The report as words."""
+def report_lines(result: Mapping[str, Any]) -> Iterator[str]:
+    """The report as text."""
     yield (
         f"places       {result['n']}  (NULL: {result['nulls']}, not judged: {result['unjudged']}, no turn named:"
         f" {result['unclear']})"
     )
     for name in (*FIGURES, "alpha"):
-        yield f"{name:<12} {figure(result[name], result['ci'][name])}"
+        yield f"{name:<12} {format_number(result[name], result['ci'][name])}"
     if result["raters"] > 1:
-        yield f"alpha of the {result['raters']} people: {figure(result['alpha_people'])}"
+        yield f"alpha of the {result['raters']} people: {format_number(result['alpha_people'])}"
     worst = sorted(
         result["items"].items(), key=lambda pair: (pair[1]["agreement"] is None, pair[1]["agreement"], -pair[1]["n"])
     )
     for item, one in worst[:SHOWN]:
-        yield plain(
-            f"  {item}: agreement {figure(one['agreement'], one['agreement_ci'])}, kappa {figure(one['kappa'])}, n"
-            f" {one['n']}"
+        yield printable(
+            f"  {item}: agreement {format_number(one['agreement'], one['agreement_ci'])},"
+            f" kappa {format_number(one['kappa'])}, n {one['n']}"
         )
     if len(worst) > SHOWN:
         yield f"  … and {len(worst) - SHOWN} more items"
     drift = result.get("drift")
     if drift is not None:
-        yield plain(
+        yield printable(
             f"against {drift['old']}: {drift['to_true']} turned true and {drift['to_false']} false of {drift['n']}"
         )
-        change = figure(drift["change"], drift["ci"]["change"])
-        yield f"kappa        {figure(drift['kappa_old'])} → {figure(drift['kappa_new'])}, change {change}"
+        change = format_number(drift["change"], drift["ci"]["change"])
+        yield f"kappa        {format_number(drift['kappa_old'])} → {format_number(drift['kappa_new'])}, change {change}"
 
 
-def too_low(kappa: float | None, least: float | None) -> str | None:
-    """Why a judge is not good enough, None where it is or nothing was asked."""
-    if least is None or (kappa is not None and kappa >= least):
+def kappa_shortfall(kappa: float | None, minimum: float | None) -> str | None:
+    """Why a judge agrees too little with people; None where it does not, or no minimum is set."""
+    if minimum is None or (kappa is not None and kappa >= minimum):
         return None
-    return f"kappa is {figure(kappa)}, expected at least {least:g}"
+    return f"kappa is {format_number(kappa)}, expected at least {minimum:g}"
 
 
-def _besides(rater: str | None) -> str:
+def _other_than(rater: str | None) -> str:
     return "" if rater is None else f" besides {rater!r}"
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cm2_agent.cli.common import STORE, JsonOption, StoreOption, answer, open_store, plain, tell, tracked
+from cm2_agent.cli.common import STORE, JsonOption, StoreOption, echo_err, open_store, print_result, printable, tracked
 from cm2_agent.cli.run import load_function
 from cm2_agent.errors import StoreError, TaskError, TraceError
 
@@ -22,10 +22,12 @@ SHOWN = 20
 
 
 def register(app: typer.Typer) -> None:
-    words = (
-        "Read recorded dialogues (tau-bench results, OpenAI chats) or people's labels into the store; safe to repeat."
+    short = "Import recorded dialogues or human labels into the store."
+    help = (
+        "Read recorded dialogues (tau-bench results, OpenAI chats) or people's labels into the store. A broken record"
+        " is reported and skipped, and importing a file again changes nothing."
     )
-    app.command("import", help=words)(import_file)
+    app.command("import", help=help, short_help=short)(import_file)
 
 
 def import_file(
@@ -45,7 +47,7 @@ def import_file(
     with closing(_Import(file, store, checklists)) as running:
         for record in tracked(records, "importing"):
             running.add(record)
-        answer(running.finish(format), as_json=as_json)
+        print_result(running.finish(format), as_json=as_json)
 
 
 def _importer(format: str) -> str | Importer:
@@ -110,7 +112,7 @@ class _Import:
         self.counts["skipped"] += 1
         self.first = self.first or problem
         if self.counts["skipped"] <= SHOWN:
-            tell(plain(f"{self.file}: {problem}; skipped"))
+            echo_err(printable(f"{self.file}: {problem}; skipped"))
 
     def finish(self, format: str) -> dict[str, int]:
         """Store the labels and report what was skipped. Raises TraceError where nothing could be stored."""
@@ -121,14 +123,14 @@ class _Import:
                 f" {self.first}"
             )
         if skipped > SHOWN:
-            tell(f"… and {skipped - SHOWN} more were skipped")
+            echo_err(f"… and {skipped - SHOWN} more were skipped")
         for note in sorted(self.notes):
-            tell(plain(f"note: {note}"))
+            echo_err(printable(f"note: {note}"))
         if not self.labels:
             return self.counts
         found = self.store.save_labels(self.labels)
         if found.without_trace:
-            tell(f"note: {found.without_trace} labels speak of traces that the store does not hold")
+            echo_err(f"note: {found.without_trace} labels speak of traces that the store does not hold")
         return {
             "imported": self.counts["imported"] + found.new,
             "changed": found.changed,

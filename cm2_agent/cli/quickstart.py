@@ -1,4 +1,4 @@
-"""`cm2 quickstart`: the whole loop on the bundled sample app, with progress, a table and the next command to type."""
+"""`cm2 quickstart`: the whole loop on the bundled sample agent, with progress and a table of results."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cm2_agent.cli.common import require
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -17,24 +19,26 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to the app."""
-    app.command("quickstart")(quickstart)
+    short = "Train a small agent on its own scored traces, in minutes."
+    help = (
+        "Train a small agent on its own scored traces, in minutes, on this machine. Prints how many held-out tasks it"
+        " solves before and after. An interrupted run resumes when the command is repeated."
+    )
+    app.command("quickstart", help=help, short_help=short)(quickstart)
 
 
 def quickstart(
     seed: Annotated[
-        int, typer.Option(help="Of the policy, the tasks and every dialogue; the same seed gives the same numbers.")
+        int, typer.Option(help="Of the policy, tasks and dialogues; the same seed gives the same numbers.")
     ] = 0,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for store, policies and picture; default runs/quickstart-SEED.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder of the results (default: runs/quickstart-SEED).")] = None,
     controls: Annotated[
-        bool, typer.Option("--controls", help="Also one pass of each control over round 1's store.")
+        bool, typer.Option("--controls", help="Also train each control for one pass over round 1's store.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
 ) -> None:
-    """Train a tiny agent on its own scored traces, in minutes, on this machine."""
-    folder = out or _free(Path("runs") / f"quickstart-{seed}")
+    require("The quickstart's training and plots", "torch", "transformers", "trl", "datasets", "matplotlib")
+    folder = out or _unused_folder(Path("runs") / f"quickstart-{seed}")
     try:
         with _bars() as progress:
             from cm2_agent.quickstart.controls import run_controls
@@ -47,7 +51,7 @@ def quickstart(
                 quickstart.save(result)
     except KeyboardInterrupt:
         typer.echo(
-            f"\nInterrupted. The same command goes on. To look: cm2 show --store sqlite:///{folder / 'cm2.db'}",
+            f"\nInterrupted; the same command resumes. To look: cm2 show --store sqlite:///{folder / 'cm2.db'}",
             err=True,
         )
         raise typer.Exit(130) from None
@@ -57,8 +61,8 @@ def quickstart(
         _print(result)
 
 
-def _free(folder: Path) -> Path:
-    """The folder itself, or the next of its name where it holds a finished run."""
+def _unused_folder(folder: Path) -> Path:
+    """The folder, or the next `FOLDER-2`, … that holds no finished run."""
     number, free = 2, folder
     while (free / "result.json").exists():
         free, number = folder.with_name(f"{folder.name}-{number}"), number + 1
@@ -67,7 +71,7 @@ def _free(folder: Path) -> Path:
 
 @contextmanager
 def _bars() -> Iterator[Progress]:
-    """One bar a piece of work, on stderr; plain lines where that is no terminal."""
+    """A progress bar for each stage on stderr; lines of text where that is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 

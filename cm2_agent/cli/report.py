@@ -1,4 +1,4 @@
-"""`cm2 report`: what fails, together with what, where first, and at what cost; as words, JSON, or a page."""
+"""`cm2 report`: what fails, where first, together with what, and at what cost; as text, JSON or a page."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from cm2_agent.cli.common import (
     STORE,
     JsonOption,
     StoreOption,
-    answer,
-    figure,
+    echo_err,
+    format_number,
     one_line,
     open_store,
-    plain,
-    tell,
+    print_result,
+    printable,
     tracked,
 )
 from cm2_agent.cli.eval import reward_version
@@ -31,14 +31,15 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    words = (
-        "Say what fails and why: pass rates, failures that come together, first failing step, worst traces, NULL"
-        " causes, cost."
+    short = "Report what fails, where first, with what, and the cost."
+    help = (
+        "Report what fails and why: pass rates by item, facet and level, failures that occur together, the step that"
+        " fails first, the worst traces, why verdicts are NULL, and the cost. --html writes the same as one page."
     )
-    app.command("report", help=words)(make)
+    app.command("report", help=help, short_help=short)(report)
 
 
-def make(
+def report(
     reward: Annotated[
         str | None, typer.Option("--reward", metavar="VERSION", help="The reward version (default: the newest).")
     ] = None,
@@ -48,13 +49,13 @@ def make(
     store: StoreOption = STORE,
     as_json: JsonOption = False,
 ) -> None:
-    from cm2_agent.analysis.report import report
+    from cm2_agent.analysis import report as analysis
 
     if html is not None and not html.resolve().parent.is_dir():
         raise StoreError(f"--html {html}: the folder {html.parent} does not exist; make it, or name another file")
     with open_store(store) as opened:
         version = reward_version(opened, reward)
-        found = report(tracked(_scored(opened, version), "reading"), opened.checklist)
+        found = analysis.report(tracked(_scored(opened, version), "reading"), opened.checklist)
     if not found.traces:
         raise StoreError(f"no trace has a score under {version}; type first: cm2 score CHECKLIST.yaml --store {store}")
     if html is not None:
@@ -64,12 +65,12 @@ def make(
             html.write_text(page(found), encoding="utf-8", errors="replace")  # half a surrogate pair is no text
         except OSError as error:
             raise StoreError(f"--html {html}: cannot be written: {error.strerror or error}") from error
-        tell(plain(f"wrote {html}"))
-    answer(found.to_json(), as_json=as_json, lines=_lines(found))
+        echo_err(printable(f"wrote {html}"))
+    print_result(found.to_json(), as_json=as_json, lines=_lines(found))
 
 
 def _scored(store: SQLStore, version: str) -> Iterator[tuple[Trace, Score]]:
-    """The traces with their scores; read trace by trace, so that a large store fits."""
+    """The traces with their scores, read one by one, so that a large store fits in memory."""
     for trace in store.traces(reward=version):
         score = store.score(trace.id, version)
         if score is not None:
@@ -77,8 +78,9 @@ def _scored(store: SQLStore, version: str) -> Iterator[tuple[Trace, Score]]:
 
 
 def _lines(found: Report) -> Iterator[str]:
-    yield plain(f"reward {found.version}")
-    yield f"{found.traces} traces, mean reward {figure(found.mean_reward, found.reward_interval)} over {found.rewarded}"
+    yield printable(f"reward {found.version}")
+    mean = format_number(found.mean_reward, found.reward_interval)
+    yield f"{found.traces} traces, mean reward {mean} over {found.rewarded}"
     yield from _counts("no reward because", found.null_rewards)
     for title, rates in (("items", found.items), ("facets", found.facets), ("levels", found.levels)):
         if rates:
@@ -89,24 +91,24 @@ def _lines(found: Report) -> Iterator[str]:
         yield f"  {'closing block' if first.turn is None else f'turn {first.turn}'}, step {first.step}: {first.n}"
     yield from _counts("item that failed first", found.first_items)
     if found.together:
-        yield "\nfailures that come together"
+        yield "\nfailures that occur together"
         for pair in found.together:
-            yield plain(
+            yield printable(
                 f"  {pair.left} + {pair.right}: {pair.both} of {pair.n} traces, {pair.expected:.1f} by chance, phi"
                 f" {pair.phi:.2f}"
             )
     if found.worst:
         yield "\nworst traces"
     for worst in found.worst:
-        yield plain(f"  {worst.reward:.3f}  {worst.trace}  {one_line(worst.opening, 60)}")
+        yield printable(f"  {worst.reward:.3f}  {worst.trace}  {one_line(worst.opening, 60)}")
         for failed in worst.failed[:4]:
             said = failed.quotes[0] if failed.quotes else failed.said
-            yield f"         {plain(failed.item)}" + (f": “{one_line(said, 90)}”" if said else "")
+            yield f"         {printable(failed.item)}" + (f": “{one_line(said, 90)}”" if said else "")
     yield from _counts("verdicts that are NULL", found.null_causes)
     for row in found.consistency:
         words = f"parent without a part {row.parent_alone}, parts without the parent {row.children_alone}"
-        yield plain(
-            f"{row.parent} and its {len(row.children)} parts: consistent {figure(row.rate)} of {row.n}; {words}"
+        yield printable(
+            f"{row.parent} and its {len(row.children)} parts: consistent {format_number(row.rate)} of {row.n}; {words}"
         )
     yield "\ncost: " + ", ".join(
         f"{name.replace('_', ' ')} {'unknown' if n is None else f'{n:g}'}" for name, n in found.cost.items()
@@ -117,10 +119,10 @@ def _rate(rate: Rate) -> str:
     extra = "".join(
         f", {count} {what}" for what, count in (("decided elsewhere", rate.decided), ("NULL", rate.nulls)) if count
     )
-    return plain(f"  {rate.name:<28} {figure(rate.rate, rate.interval)}  of {rate.n}{extra}")
+    return printable(f"  {rate.name:<28} {format_number(rate.rate, rate.interval)}  of {rate.n}{extra}")
 
 
 def _counts(title: str, counts: object) -> Iterator[str]:
     if isinstance(counts, dict) and counts:
         yield f"\n{title}"
-        yield from (plain(f"  {name}: {count}") for name, count in counts.items())
+        yield from (printable(f"  {name}: {count}") for name, count in counts.items())

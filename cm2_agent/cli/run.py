@@ -1,4 +1,4 @@
-"""`cm2 run`: an agent on tasks, every dialogue stored and scored."""
+"""`cm2 run`: run an agent on tasks; every dialogue is stored and scored."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cm2_agent.cli.common import STORE, JsonOption, StoreOption, answer, open_store, progress
-from cm2_agent.cli.score import named
+from cm2_agent.cli.common import STORE, JsonOption, StoreOption, open_store, print_result, progress
+from cm2_agent.cli.score import load_checklist_and_checks
 from cm2_agent.cli.simulator_options import (
     MODEL_KEY,
     BaseUrlOption,
     BudgetOption,
     FaultsOption,
-    Models,
     PriceOption,
     RecordingOption,
     RecordOption,
+    SimulatorModels,
     SimulatorOption,
     ToolsOption,
     UserOption,
@@ -42,11 +42,16 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    app.command("run", help="Run an agent G times on every task; store and score each dialogue.")(run_tasks)
+    short = "Run an agent on every task; store and score the dialogues."
+    help = (
+        "Run an agent on every task, --group times each; store and score each dialogue. With --name an interrupted run"
+        " resumes where it stopped. No real tool is called unless --allow-real names it."
+    )
+    app.command("run", help=help, short_help=short)(run_tasks)
 
 
 def run_tasks(
-    tasks: Annotated[Path, typer.Argument(metavar="TASKS.jsonl", help="One task a line.")],
+    tasks: Annotated[Path, typer.Argument(metavar="TASKS.jsonl", help="One task per line.")],
     agent: Annotated[
         str | None,
         typer.Option(
@@ -59,7 +64,7 @@ def run_tasks(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", metavar="MODEL", help="In place of an agent: a folder or hub name, with each task's tools."
+            "--model", metavar="MODEL", help="Instead of an agent: a model (folder or hub name) with each task's tools."
         ),
     ] = None,
     base_url: Annotated[
@@ -70,7 +75,7 @@ def run_tasks(
         bool,
         typer.Option("--token-ids", help="Ask that server for token ids and logprobs (vLLM does), which GRPO needs."),
     ] = False,
-    group: Annotated[int, typer.Option("--group", min=1, help="Rollouts a task.")] = 1,
+    group: Annotated[int, typer.Option("--group", min=1, help="Rollouts per task.")] = 1,
     tools: ToolsOption = None,
     simulator: SimulatorOption = None,
     user: UserOption = None,
@@ -82,32 +87,46 @@ def run_tasks(
     record: RecordOption = None,
     context: Annotated[
         str | None,
-        typer.Option("--context", metavar="MODULE:NAME", help="Opens a fresh world for each dialogue: world(task)."),
+        typer.Option(
+            "--context",
+            metavar="MODULE:NAME",
+            help="A function world(task) that opens a fresh world for each dialogue.",
+        ),
     ] = None,
     verify: Annotated[
-        str | None, typer.Option("--verify", metavar="MODULE:NAME", help="Tells outcomes: verify(task, world, trace).")
+        str | None,
+        typer.Option(
+            "--verify", metavar="MODULE:NAME", help="A function verify(task, world, trace) that returns outcomes."
+        ),
     ] = None,
     allow_real: Annotated[
         list[str] | None,
         typer.Option("--allow-real", metavar="NAME", help="A real tool that may be called; repeatable."),
     ] = None,
     checklist: Annotated[
-        Path | None, typer.Option("--checklist", metavar="FILE", help="Left out: each task's own checklist.")
+        Path | None, typer.Option("--checklist", metavar="FILE", help="A checklist (default: each task's own).")
     ] = None,
-    checks: Annotated[str | None, typer.Option("--checks", metavar="MODULE", help="The checklist's functions.")] = None,
+    checks: Annotated[
+        str | None,
+        typer.Option("--checks", metavar="MODULE", help="A module or .py file with the checklist's functions."),
+    ] = None,
     name: Annotated[
-        str | None, typer.Option("--name", help="The run's name; under it, what was interrupted goes on.")
+        str | None, typer.Option("--name", help="The run's name; a run of this name resumes where it stopped.")
     ] = None,
-    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Dialogues at a time.")] = 64,
-    max_steps: Annotated[int, typer.Option("--max-steps", min=1, help="Assistant messages a turn at most.")] = 24,
-    max_turns: Annotated[int | None, typer.Option("--max-turns", min=1, help="User messages at most.")] = None,
+    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Concurrent dialogues.")] = 64,
+    max_steps: Annotated[
+        int, typer.Option("--max-steps", min=1, help="At most this many assistant messages per turn.")
+    ] = 24,
+    max_turns: Annotated[
+        int | None, typer.Option("--max-turns", min=1, help="At most this many user messages.")
+    ] = None,
     max_seconds: Annotated[
-        float | None, typer.Option("--max-seconds", min=0.001, help="Seconds a dialogue at most.")
+        float | None, typer.Option("--max-seconds", min=0.001, help="At most this many seconds per dialogue.")
     ] = None,
     max_tokens: Annotated[
-        int | None, typer.Option("--max-tokens", min=1, help="Tokens of the model a dialogue at most.")
+        int | None, typer.Option("--max-tokens", min=1, help="At most this many model tokens per dialogue.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Of every dialogue; the same seed repeats the run.")] = 0,
     store: StoreOption = STORE,
     as_json: JsonOption = False,
 ) -> None:
@@ -116,10 +135,12 @@ def run_tasks(
     from cm2_agent.runner.run import run
     from cm2_agent.types.task import load_tasks
 
-    listed = load_tasks(tasks)
-    _, chosen = named(checklist, checks)
+    task_list = load_tasks(tasks)
+    _, chosen = load_checklist_and_checks(checklist, checks)
     graph = agent_of(agent, model, base_url, token_ids=token_ids)
-    models = Models(simulator=simulator, user=user, base_url=simulator_base_url, budget_usd=budget_usd, price=price)
+    models = SimulatorModels(
+        simulator=simulator, user=user, base_url=simulator_base_url, budget_usd=budget_usd, price=price
+    )
     limits = models.limits()
     with ExitStack() as opened:
         options: dict[str, Any] = {
@@ -140,14 +161,14 @@ def run_tasks(
             "recording": () if recording is None else load_recording(recording),
             "recorder": None if record is None else opened.enter_context(Recorder(record)),
         }
-        simulate, speak = models.make(None, seed=seed, limits=limits)
+        simulate, user_of = models.make(None, seed=seed, limits=limits)
         run(
-            graph, listed, simulator=simulate, user=speak, **options
-        )  # refuses what cannot be run, before there is a store
-        held = opened.enter_context(open_store(store, create=True))
-        simulate, speak = models.make(held, seed=seed, limits=limits)
-        results = run(graph, listed, simulator=simulate, user=speak, store=held, **options)
-        result = asyncio.run(_finished(results, len(listed) * group))
+            graph, task_list, simulator=simulate, user=user_of, **options
+        )  # raises on what cannot be run, before there is a store
+        results_store = opened.enter_context(open_store(store, create=True))
+        simulate, user_of = models.make(results_store, seed=seed, limits=limits)
+        results = run(graph, task_list, simulator=simulate, user=user_of, store=results_store, **options)
+        result = asyncio.run(_finished(results, len(task_list) * group))
     if simulator is not None or user is not None:
         used = limits.usage
         result["simulated"] = {
@@ -156,12 +177,11 @@ def run_tasks(
             "output_tokens": used.output_tokens,
             "usd": used.usd,
         }
-    answer(result, as_json=as_json)
+    print_result(result, as_json=as_json)
 
 
 def agent_of(agent: str | None, model: str | None, base_url: str | None, *, token_ids: bool = False) -> Any:
-    """The graph of `--agent`, or the agents of `--model` with each task's own declared tools. Raises TaskError,
-    ModelError."""
+    """The graph of `--agent`, or agents of `--model` with each task's declared tools. Raises TaskError, ModelError."""
     if (agent is None) == (model is None):
         raise TaskError(
             "expected one of --agent MODULE:GRAPH (your agent) and --model MODEL (an agent of each task's own tools)"
@@ -185,8 +205,8 @@ def agent_of(agent: str | None, model: str | None, base_url: str | None, *, toke
 
 
 def load_graph(spec: str) -> Any:
-    """The graph that `module.name:attribute` or `file.py:attribute` names; a function without parameters is called for
-    it. The current folder is on the path. Raises TaskError."""
+    """The graph `module.name:attribute` or `file.py:attribute`; a function without parameters is called for it. The
+    current folder is on the path. Raises TaskError."""
     graph = _attribute(spec, "agent")
     if not hasattr(graph, "ainvoke") and callable(graph):
         try:
@@ -204,7 +224,7 @@ def load_graph(spec: str) -> Any:
 
 
 def load_function(spec: str | None, what: str) -> Any:
-    """The function that `module:name` or `file.py:name` names, None for None. Raises TaskError."""
+    """The function `module:name` or `file.py:name`, None for None. Raises TaskError."""
     if spec is None:
         return None
     found = _attribute(spec, what)
@@ -224,7 +244,7 @@ def _attribute(spec: str, what: str) -> Any:
     return getattr(module, attribute)
 
 
-def _module(where: str, told: str) -> ModuleType:
+def _module(where: str, source: str) -> ModuleType:
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
@@ -232,12 +252,12 @@ def _module(where: str, told: str) -> ModuleType:
             return importlib.import_module(where)
         path = Path(where).resolve()
         if not path.is_file():
-            raise TaskError(f"{told}: there is no file {where}")
+            raise TaskError(f"{source}: there is no file {where}")
         if str(getattr(sys.modules.get(path.stem), "__file__", "")) == str(path):
-            return sys.modules[path.stem]  # the agent and its world are of one module
+            return sys.modules[path.stem]  # the agent and its world may share a module
         found = importlib.util.spec_from_file_location(path.stem, path)
         if found is None or found.loader is None:
-            raise TaskError(f"{told}: {where} cannot be imported as a Python module")
+            raise TaskError(f"{source}: {where} cannot be imported as a Python module")
         module = importlib.util.module_from_spec(found)
         sys.modules[path.stem] = module
         found.loader.exec_module(module)
@@ -245,7 +265,7 @@ def _module(where: str, told: str) -> ModuleType:
     except TaskError:
         raise
     except Exception as error:  # an import runs the user's code, which may raise anything
-        raise TaskError(f"{told}: {where} cannot be imported: {type(error).__name__}: {error}") from error
+        raise TaskError(f"{source}: {where} cannot be imported: {type(error).__name__}: {error}") from error
 
 
 async def _finished(results: AsyncIterator[tuple[Trace, Score | None]], total: int) -> dict[str, Any]:
@@ -260,7 +280,7 @@ async def _finished(results: AsyncIterator[tuple[Trace, Score | None]], total: i
             if score is not None and score.reward is not None:
                 rewards.append(score.reward)
             advance()
-    mean = math.fsum(rewards) / len(rewards) if rewards else None  # whatever the order in which dialogues end
+    mean = math.fsum(rewards) / len(rewards) if rewards else None  # fsum: the same in every order of dialogues
     return {
         "dialogues": dialogues,
         "failed": failed,

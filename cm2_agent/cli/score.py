@@ -1,9 +1,10 @@
-"""`cm2 score`: a checklist's rewards for the stored traces."""
+"""`cm2 score`: score stored traces by a checklist, and compare a second opinion with the first."""
 
 from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections import Counter
 from itertools import chain
 from pathlib import Path
@@ -11,7 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cm2_agent.cli.common import STORE, JsonOption, StoreOption, answer, open_store, plain, progress, tell
+from cm2_agent.cli.common import (
+    STORE,
+    JsonOption,
+    StoreOption,
+    console,
+    echo_err,
+    one_line,
+    open_store,
+    print_result,
+    printable,
+    progress,
+)
 from cm2_agent.cli.judge_options import (
     BaseUrlOption,
     CallsOption,
@@ -24,15 +36,14 @@ from cm2_agent.cli.judge_options import (
     TpmOption,
     UsdOption,
     VotesOption,
-    print_flips,
-    told,
+    usage_text,
 )
-from cm2_agent.cli.judge_options import again as second_opinion
 from cm2_agent.errors import BudgetExhausted, ChecklistError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from cm2_agent.analysis.version_diff import Change
     from cm2_agent.rewards.scoring.scorer import ChecklistScorer
     from cm2_agent.store import SQLStore
     from cm2_agent.types.checklist import Checklist
@@ -41,14 +52,17 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    app.command(
-        "score", help="Score stored traces by a checklist, or each by its own task's; goes on where it stopped."
-    )(score)
+    short = "Score stored traces by a checklist."
+    help = (
+        "Score stored traces by a checklist, or each trace by its own task's. Traces with this reward version already"
+        " are skipped, so the same command resumes where it stopped."
+    )
+    app.command("score", help=help, short_help=short)(score)
 
 
 def score(
     checklist: Annotated[
-        Path | None, typer.Argument(metavar="CHECKLIST.yaml", help="Left out: each task's own checklist.")
+        Path | None, typer.Argument(metavar="CHECKLIST.yaml", help="A checklist (default: each task's own).")
     ] = None,
     checks: Annotated[
         str | None, typer.Option("--checks", metavar="MODULE", help="A module or .py file with check functions.")
@@ -64,16 +78,16 @@ def score(
     tpm: TpmOption = None,
     price: PriceOption = None,
     again: Annotated[
-        bool, typer.Option("--again", help="A new reward version, and the verdicts that flipped since the old one.")
+        bool, typer.Option("--again", help="Score as a new reward version and list the verdicts that changed.")
     ] = False,
     store: StoreOption = STORE,
     as_json: JsonOption = False,
 ) -> None:
     from cm2_agent.analysis.version_diff import compare
-    from cm2_agent.rewards.judges.cache import Salted
+    from cm2_agent.rewards.judges.cache import NamespacedCache
     from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 
-    functions, chosen = named(checklist, checks)
+    functions, chosen = load_checklist_and_checks(checklist, checks)
     options = JudgeOptions(
         model=judge,
         base_url=judge_base_url,
@@ -86,13 +100,13 @@ def score(
         tpm=tpm,
         price=price,
     )
-    asked = options.make()
-    scorer = ChecklistScorer(chosen, judge=asked, functions=functions)
+    judge_model = options.make()
+    scorer = ChecklistScorer(chosen, judge=judge_model, functions=functions)
     with open_store(store) as opened:
         total = int(opened.health()["traces"])
         if not total:
             raise StoreError(
-                f"{opened.url} holds no traces; bring some in first: cm2 import FORMAT FILE --store {opened.url}"
+                f"{opened.url} holds no traces; import some first: cm2 import FORMAT FILE --store {opened.url}"
             )
         if chosen is None and not any(task.checklist is not None for task in opened.tasks()):
             raise ChecklistError(
@@ -102,29 +116,29 @@ def score(
         old, salt = None, ""
         if again:
             scorer.version, old, salt = second_opinion(opened, scorer.version)
-        if asked is not None:
+        if judge_model is not None:
             cache = opened.verdict_cache()
-            asked.cache = Salted(cache, salt) if salt else cache
+            judge_model.cache = NamespacedCache(cache, salt) if salt else cache
         missing = [
             one.trace_id for one in opened.scores(reward=scorer.version) if one.reward is None
-        ]  # what was NULL may have changed
+        ]  # a NULL may be a verdict now
         waiting = chain(opened.traces(unscored=True, reward=scorer.version), opened.traces(ids=missing))
         reasons, stopped = asyncio.run(_score(opened, waiting, scorer, chosen))
         scores = list(opened.scores(reward=scorer.version))
         change = None if old is None else compare(opened.scores(reward=old), scores, names=(old, scorer.version))
     for reason, count in reasons.most_common():
-        tell(plain(f"{count} without a reward: {reason}"))
+        echo_err(printable(f"{count} without a reward: {reason}"))
     rewards = [one.reward for one in scores if one.reward is not None]
     mean = math.fsum(rewards) / len(rewards) if rewards else None
     result: dict[str, Any] = {"scored": len(rewards), "unscored": total - len(rewards), "mean_reward": mean}
-    if asked is not None:
+    if judge_model is not None:
         left = total - len(scores)
-        tell(plain(f"judged by {asked.name}: {told(asked.usage.to_json())}"))
+        echo_err(printable(f"judged by {judge_model.name}: {usage_text(judge_model.usage.to_json())}"))
         if stopped is not None:
-            tell(plain(f"STOPPED, {left} traces left: {stopped}"))
+            echo_err(printable(f"STOPPED, {left} traces left: {stopped}"))
         result["judge"] = {
-            "model": asked.served or asked.name,
-            **asked.usage.__dict__,
+            "model": judge_model.served or judge_model.name,
+            **judge_model.usage.__dict__,
             "stopped": stopped is not None,
             "left": left,
         }
@@ -132,14 +146,16 @@ def score(
         result["reward"] = scorer.version
         result["flips"] = None if change is None else change.to_json()
         if change is None:
-            tell("no earlier scores by this checklist to compare with")
+            echo_err("no earlier scores by this checklist to compare with")
         else:
             print_flips(change)
-    answer(result, as_json=as_json, but="flips")
+    print_result(result, as_json=as_json, omit="flips")
 
 
-def named(checklist: Path | None, checks: str | None) -> tuple[dict[str, CheckFunction], Checklist | None]:
-    """The functions and the checklist that a command names. Raises ChecklistError."""
+def load_checklist_and_checks(
+    checklist: Path | None, checks: str | None
+) -> tuple[dict[str, CheckFunction], Checklist | None]:
+    """The check functions of `checks` and the checklist that may use them. Raises ChecklistError."""
     functions: dict[str, CheckFunction] = {}
     if checks is not None:
         from cm2_agent.rewards.scoring.checks import load_functions
@@ -155,7 +171,7 @@ def named(checklist: Path | None, checks: str | None) -> tuple[dict[str, CheckFu
 async def _score(
     store: SQLStore, traces: Iterable[Trace], scorer: ChecklistScorer, checklist: Checklist | None
 ) -> tuple[Counter[str], BudgetExhausted | None]:
-    """The reasons of rewards that are NULL, and what stopped the scoring before its end."""
+    """Why rewards are NULL, counted, and the budget that stopped the scoring, if one did."""
     from cm2_agent.runner.run import score_traces
 
     reasons: Counter[str] = Counter()
@@ -173,3 +189,51 @@ async def _score(
             if close is not None:
                 await close()
     return reasons, None
+
+
+def second_opinion(store: SQLStore, version: str) -> tuple[str, str | None, str]:
+    """The reward version of a second opinion, the version to compare it with, and the namespace of its cache.
+
+    A version that the store does not hold (another judge or checklist) is a second opinion as it is. Else a number
+    makes it one, `…;again=1`; an interrupted opinion is resumed."""
+    known = store.reward_versions()
+    if version not in known:
+        name = _checklist_name(version)
+        return version, next((one for one in known if _checklist_name(one) == name), None), ""
+    numbers = {
+        int(found[1]): one for one in known if (found := re.fullmatch(re.escape(version) + r";again=(\d+)", one))
+    }
+    last = max(numbers, default=0)
+    if last and next(store.traces(unscored=True, reward=numbers[last], limit=1), None) is not None:
+        last -= 1
+    earlier = numbers.get(last, version)
+    return f"{version};again={last + 1}", earlier, f"again={last + 1}"
+
+
+def _checklist_name(version: str) -> str:
+    return re.split("[@:;]", version, maxsplit=1)[0]
+
+
+def print_flips(change: Change) -> None:
+    """Print how many verdicts of each item changed from what to what, with McNemar's p, and how the rewards changed."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from cm2_agent.analysis.version_diff import WORDS
+
+    table = Table(title=printable(f"{change.traces} traces: {change.old} → {change.new}"), title_justify="left")
+    moves = [(old, new) for old in (True, False, None) for new in (True, False, None) if old is not new]
+    for name in ("item", "n", "flips", "p"):
+        table.add_column(name, justify="right" if name in {"n", "p"} else "left", overflow="fold")
+    for flips in (*change.items, change.overall):
+        name = "(all)" if flips.item is None else one_line(flips.item, 60)
+        moved = [f"{count} {WORDS[old]}→{WORDS[new]}" for old, new in moves if (count := flips.counts.get((old, new)))]
+        table.add_row(
+            *(Text(cell) for cell in (name, str(flips.compared), ", ".join(moved) or "none", f"{flips.p:.3g}"))
+        )
+    out = console(err=True)
+    out.print(table)
+    out.print(f"of {change.both_true} verdicts true in both, {change.same_step} hold from the same step")
+    out.print(f"rewards: {change.up} higher, {change.down} lower, {change.same} the same")
+    for (old, new), count in change.null.items():
+        out.print(printable(f"{count} × {old or 'a reward'} → {new or 'a reward'}"), soft_wrap=True)

@@ -1,7 +1,6 @@
 """`cm2 show`: the stored traces as a table, or one of them with its dialogue and verdicts.
 
-What is printed came from users, models and tools: it is never read as markup, and control characters are spelled out.
-"""
+The text came from users, models and tools: it is never read as markup, and control characters are escaped."""
 
 from __future__ import annotations
 
@@ -11,9 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cm2_agent.cli.common import STORE, JsonOption, StoreOption, answer, console, figure, one_line, open_store, plain
+from cm2_agent.cli.common import (
+    STORE,
+    JsonOption,
+    StoreOption,
+    console,
+    format_number,
+    one_line,
+    open_store,
+    print_result,
+    printable,
+)
 from cm2_agent.cli.eval import reward_version
-from cm2_agent.cli.judge_options import told
+from cm2_agent.cli.judge_options import usage_text
 from cm2_agent.errors import StoreError
 
 if TYPE_CHECKING:
@@ -24,16 +33,18 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    app.command("show", help="List the stored traces, or open one with its dialogue and its verdicts.")(show)
+    app.command("show", help="List stored traces, or show one with its verdicts.")(show)
 
 
 def show(
-    trace: Annotated[str | None, typer.Argument(metavar="TRACE", help="A trace's id; left out: the list.")] = None,
+    trace: Annotated[
+        str | None, typer.Argument(metavar="TRACE", help="A trace's id (default: list the traces).")
+    ] = None,
     reward: Annotated[
         str | None, typer.Option("--reward", metavar="VERSION", help="Whose scores (default: the newest).")
     ] = None,
     task: Annotated[str | None, typer.Option("--task", help="List only traces of this task.")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="How many to list.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="List at most this many.")] = 50,
     store: StoreOption = STORE,
     as_json: JsonOption = False,
 ) -> None:
@@ -50,7 +61,7 @@ def show(
             )
         score = opened.score(trace, reward=reward)
     if as_json:
-        answer({"trace": found.to_json(), "score": None if score is None else score.to_json()}, as_json=True)
+        print_result({"trace": found.to_json(), "score": None if score is None else score.to_json()}, as_json=True)
         return
     _dialogue(found)
     _verdicts(score)
@@ -62,7 +73,7 @@ def _list(store: SQLStore, version: str | None, task: str | None, limit: int, as
     total = sum(1 for _ in store.traces(task=task)) if task is not None else int(store.health()["traces"])
     usage = {} if version is None else store.judging().get(version, {})
     if as_json:
-        answer(
+        print_result(
             {"total": total, "reward": version, "traces": rows, **({"judging": usage} if usage else {})}, as_json=True
         )
         return
@@ -70,7 +81,7 @@ def _list(store: SQLStore, version: str | None, task: str | None, limit: int, as
     from rich.text import Text
 
     table = Table(
-        title=plain(f"{len(rows)} of {total} traces; reward {version or '(not scored yet)'}"), title_justify="left"
+        title=printable(f"{len(rows)} of {total} traces; reward {version or '(not scored yet)'}"), title_justify="left"
     )
     for name in ("trace", "turns", "steps", "reward", "outcomes", "begins"):
         table.add_column(
@@ -83,11 +94,11 @@ def _list(store: SQLStore, version: str | None, task: str | None, limit: int, as
         table.add_row(*(Text(one_line(cell, 60)) for cell in cells))
     console().print(table)
     if usage:
-        console().print(f"judging took {told(usage)}", soft_wrap=True)
+        console().print(f"judging cost: {usage_text(usage)}", soft_wrap=True)
 
 
 def _row(trace: Trace, score: Score | None) -> dict[str, Any]:
-    said = next((message.text for message in trace.messages if message.role == "user"), "")
+    first_message = next((message.text for message in trace.messages if message.role == "user"), "")
     return {
         "trace": trace.id,
         "task": trace.task_id,
@@ -98,13 +109,13 @@ def _row(trace: Trace, score: Score | None) -> dict[str, Any]:
         "usd": None if score is None else score.usage.get("usd"),
         "failure": None if trace.failure is None else trace.failure.kind,
         "outcomes": dict(trace.outcomes),
-        "begins": one_line(said, 40),
+        "begins": one_line(first_message, 40),
     }
 
 
 def _dialogue(trace: Trace) -> None:
     out = console()
-    out.print(plain(f"trace {trace.id}"), style="bold", soft_wrap=True)
+    out.print(printable(f"trace {trace.id}"), style="bold", soft_wrap=True)
     for name, value in sorted(trace.attributes.items()):
         out.print(f"  {one_line(f'{name} = {value}', 160)}", style="dim", soft_wrap=True)
     ran: dict[str | None, ToolRun] = {
@@ -113,16 +124,18 @@ def _dialogue(trace: Trace) -> None:
     for message in trace.messages:
         for who, text, style in _parts(message, ran):
             out.print(f"{who:>9}  ", style="bold " + style, end="")
-            out.print(plain(text).replace("\n", "\n           "), style=style, soft_wrap=True)
+            out.print(printable(text).replace("\n", "\n           "), style=style, soft_wrap=True)
     if trace.failure is not None:
-        out.print(plain(f"died of {trace.failure.kind}: {trace.failure.message}"), style="bold red", soft_wrap=True)
+        out.print(
+            printable(f"failed with {trace.failure.kind}: {trace.failure.message}"), style="bold red", soft_wrap=True
+        )
     for name, value in trace.outcomes.items():
-        out.print(plain(f"outcome {name}: {_number(value)}"), soft_wrap=True)
+        out.print(printable(f"outcome {name}: {_number(value)}"), soft_wrap=True)
 
 
 def _parts(message: Message, ran: Mapping[str | None, ToolRun]) -> Iterator[tuple[str, str, str]]:
-    """(who, text, style) of a message's parts, as they are shown. `ran` are the executed calls by id: they tell who
-    answered, where that was no real tool, and which fault was injected."""
+    """(who, text, style) of each part of a message. The executed calls by id (`ran`) name a simulated tool and an
+    injected fault."""
     from cm2_agent.types.messages import Reasoning, Text, ToolCall, ToolCallResponse, part_to_json
     from cm2_agent.types.view import as_text
 
@@ -160,8 +173,8 @@ def _verdicts(score: Score | None) -> None:
     if score is None:
         out.print("not scored yet; type: cm2 score CHECKLIST.yaml")
         return
-    worth = f"NULL ({score.null_reason})" if score.reward is None else figure(score.reward)
-    table = Table(title=plain(f"reward {worth} under {score.reward_version}"), title_justify="left")
+    worth = f"NULL ({score.null_reason})" if score.reward is None else format_number(score.reward)
+    table = Table(title=printable(f"reward {worth} under {score.reward_version}"), title_justify="left")
     for name in ("turn", "item", "verdict", "paid", "weight", "step", "why"):
         table.add_column(name, overflow="fold", justify="right" if name in {"weight", "step"} else "left")
     for turn in score.turns:
@@ -182,7 +195,7 @@ def _verdicts(score: Score | None) -> None:
             place = ""
     out.print(table)
     if score.usage:
-        out.print(f"judging took {told(score.usage)}", soft_wrap=True)
+        out.print(f"judging cost: {usage_text(score.usage)}", soft_wrap=True)
 
 
 def _word(value: bool | None) -> str:

@@ -1,5 +1,4 @@
-"""What a command is told of a run's environment: who answers for the tools, who speaks for the user, and what may go
-wrong; apart from the commands that run or check it."""
+"""The options of a run's environment: tool backends, the simulator, the simulated user, and faults."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cm2_agent.graphs.backends.backends import Answering
-    from cm2_agent.llm.limits import Limits
+    from cm2_agent.llm.limits import RateLimits
     from cm2_agent.llm.prices import Price
     from cm2_agent.store import SQLStore
     from cm2_agent.types.protocols import User
@@ -36,11 +35,11 @@ ToolsOption: TypeAlias = Annotated[
 SimulatorOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        "--simulator", metavar="MODEL", help="Who answers in place of tools: openai-chat:gpt-5-mini, local:FOLDER, …"
+        "--simulator", metavar="MODEL", help="The model that simulates tools: openai-chat:gpt-5-mini, local:FOLDER."
     ),
 ]
 UserOption: TypeAlias = Annotated[
-    str | None, typer.Option("--user", metavar="MODEL", help="Who speaks for the users of tasks that have a persona.")
+    str | None, typer.Option("--user", metavar="MODEL", help="The model that plays the users of tasks with a persona.")
 ]
 BaseUrlOption: TypeAlias = Annotated[
     str | None,
@@ -48,32 +47,32 @@ BaseUrlOption: TypeAlias = Annotated[
 ]
 BudgetOption: TypeAlias = Annotated[
     float | None,
-    typer.Option("--budget-usd", min=0, help="Stop before simulator and user have cost more; run again to go on."),
+    typer.Option("--budget-usd", min=0, help="Stop before simulator and user cost more; run again to resume."),
 ]
 PriceOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        "--price", metavar="INPUT,OUTPUT", help="USD a million tokens, where the published price is not yours."
+        "--price", metavar="INPUT,OUTPUT", help="USD per million tokens, where the published price is not yours."
     ),
 ]
 FaultsOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        "--faults", metavar="KIND=RATE,…", help="Tools that fail: timeout=0.02,error=0.05,empty=0.01,truncated=0.01."
+        "--faults", metavar="KIND=RATE,…", help="Make tools fail: timeout=0.02,error=0.05,empty=0.01,truncated=0.01."
     ),
 ]
 RecordingOption: TypeAlias = Annotated[
     Path | None,
-    typer.Option("--recording", metavar="FILE", help="Calls that --record wrote, replayed beside each task's own."),
+    typer.Option("--recording", metavar="FILE", help="Calls written by --record, replayed with each task's own."),
 ]
 RecordOption: TypeAlias = Annotated[
-    Path | None, typer.Option("--record", metavar="FILE", help="Write the calls of tools with the backend record down.")
+    Path | None, typer.Option("--record", metavar="FILE", help="Write the calls of tools with backend record to FILE.")
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Models:
-    """The models that were named, behind one server and one budget where those were."""
+class SimulatorModels:
+    """The named models, with the one server and budget they share."""
 
     simulator: str | None
     user: str | None = None
@@ -81,43 +80,43 @@ class Models:
     budget_usd: float | None = None
     price: str | None = None
 
-    def limits(self) -> Limits:
-        from cm2_agent.llm.limits import Limits
+    def limits(self) -> RateLimits:
+        from cm2_agent.llm.limits import RateLimits
 
-        return Limits(budget_usd=self.budget_usd, of="simulator")
+        return RateLimits(budget_usd=self.budget_usd, of="simulator")
 
     def make(
-        self, store: SQLStore | None, *, seed: int, limits: Limits, remembers: bool = True
+        self, store: SQLStore | None, *, seed: int, limits: RateLimits, cached: bool = True
     ) -> tuple[Callable[[Task], Answering] | None, Callable[[Task], User] | None]:
-        """What makes a task's simulator, and what makes its user; None for what was not named. A simulator that
-        `remembers` keeps its answers in the store, in memory where there is none. Raises CM2Error for a model that
-        cannot be asked."""
+        """Functions that make a task's simulator and its user, None for a model that is not named. With `cached` the
+        simulator caches its answers in the store, or in memory without one. Raises CM2Error for a model that cannot
+        be used."""
         from cm2_agent.llm.prices import Price
 
         price = None if self.price is None else Price.parse(self.price)
         if self.simulator is None and self.user is None:
-            given = {"--simulator-base-url": self.base_url, "--budget-usd": self.budget_usd, "--price": self.price}
-            alone = [name for name, value in given.items() if value is not None]
-            if alone:
-                raise ToolError(f"{', '.join(alone)} without a model; name one: --simulator MODEL, or --user MODEL")
+            others = {"--simulator-base-url": self.base_url, "--budget-usd": self.budget_usd, "--price": self.price}
+            unused = [name for name, value in others.items() if value is not None]
+            if unused:
+                raise ToolError(f"{', '.join(unused)} needs a model; name one: --simulator MODEL, or --user MODEL")
         return (
-            None if self.simulator is None else self._simulating(store, seed, limits, price, remembers),
-            None if self.user is None else self._speaking(seed, limits, price),
+            None if self.simulator is None else self._simulator_factory(store, seed, limits, price, cached),
+            None if self.user is None else self._user_factory(seed, limits, price),
         )
 
-    def _simulating(
-        self, store: SQLStore | None, seed: int, limits: Limits, price: Price | None, remembers: bool
+    def _simulator_factory(
+        self, store: SQLStore | None, seed: int, limits: RateLimits, price: Price | None, cached: bool
     ) -> Any:
         from cm2_agent.graphs.backends.simulate import SimulatedTools
         from cm2_agent.graphs.backends.simulations import MemorySimulations
 
         model = self._model(str(self.simulator), "simulator")
         cache: Any = None
-        if remembers:
+        if cached:
             cache = MemorySimulations() if store is None else store.simulation_cache()
         return lambda task: SimulatedTools(model, task=task, seed=seed, cache=cache, limits=limits, price=price)
 
-    def _speaking(self, seed: int, limits: Limits, price: Price | None) -> Any:
+    def _user_factory(self, seed: int, limits: RateLimits, price: Price | None) -> Any:
         from cm2_agent.graphs.users import LLMUser
 
         model = self._model(str(self.user), "user")
@@ -137,17 +136,17 @@ class Models:
         return openai_model(self.base_url, name.removeprefix("openai:"), api_key=os.environ.get(KEY))
 
 
-def backends(given: list[str] | None) -> Any:
-    """`hybrid`, or `{tool: backend}` of NAME=BACKEND options. Raises ToolError."""
+def backends(options: list[str] | None) -> Any:
+    """One backend for all tools, or `{tool: backend}` from NAME=BACKEND options. Raises ToolError."""
     from cm2_agent.graphs.backends.backends import check_backends
 
-    if not given:
+    if not options:
         return "real"
-    plain = [one for one in given if "=" not in one]
-    if plain and len(given) > 1:
+    for_all = [one for one in options if "=" not in one]
+    if for_all and len(options) > 1:
         raise ToolError(
-            f"--tools was given as {', '.join(given)}; expected one BACKEND for all tools, or NAME=BACKEND for each"
+            f"--tools was given as {', '.join(options)}; expected one BACKEND for all tools, or NAME=BACKEND for each"
         )
-    chosen: str | Mapping[str, str] = plain[0] if plain else dict(one.split("=", 1) for one in given)
+    chosen: str | Mapping[str, str] = for_all[0] if for_all else dict(one.split("=", 1) for one in options)
     check_backends(chosen)
     return chosen

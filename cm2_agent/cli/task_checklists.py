@@ -1,8 +1,7 @@
-"""The checklists that `cm2 tasks from-traces --label MODEL` has written; apart from the command, which only chooses and
-writes.
+"""Checklists that a model writes for new tasks, in `cm2 tasks from-traces --label MODEL`.
 
-The model is shown what the tasks hold: the dialogues with personal data replaced. What an earlier file has of the same
-task, by the same model and prompt, is taken from there and not asked for again."""
+The model sees the dialogues with personal data replaced. A checklist of the same task in an earlier file, by the same
+model and prompt, is reused."""
 
 from __future__ import annotations
 
@@ -14,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cm2_agent.cli.common import one_line, plain, progress, tell
-from cm2_agent.cli.label import KEY
+from cm2_agent.cli.checklists import KEY
+from cm2_agent.cli.common import echo_err, one_line, printable, progress
 from cm2_agent.errors import BudgetExhausted, TaskError
 from cm2_agent.types.json_values import content_hash
 from cm2_agent.types.messages import Message
@@ -24,18 +23,18 @@ from cm2_agent.types.trace import Trace
 
 if TYPE_CHECKING:
     from cm2_agent.datasets import Redactor
-    from cm2_agent.rewards.authoring.writer import Labeler
+    from cm2_agent.rewards.authoring.writer import ChecklistWriter
     from cm2_agent.store import SQLStore
 
 OUT_OF_BUDGET = "not labelled: the budget is spent"
 
 
 @dataclass(kw_only=True)
-class Labels:
-    """Labels tasks in the order given. `left_out` counts those that got no checklist, by why."""
+class TaskChecklists:
+    """Writes the checklists of tasks, in order. `left_out` counts the tasks without one, by reason."""
 
     store: SQLStore
-    labeler: Labeler
+    labeler: ChecklistWriter
     redactor: Redactor | None
     known: dict[str, Task]
     concurrency: int
@@ -52,36 +51,35 @@ class Labels:
         earlier: Iterable[Path],
         budget_calls: int | None,
         concurrency: int,
-    ) -> Labels:
-        """Raises MissingExtra and ModelError, as a Labeler does, and TaskError where an earlier file holds no tasks."""
-        from cm2_agent.llm.limits import Limits
-        from cm2_agent.rewards.authoring.writer import Labeler
+    ) -> TaskChecklists:
+        """Raises MissingExtra and ModelError as ChecklistWriter does; TaskError where a file holds no tasks."""
+        from cm2_agent.llm.limits import RateLimits
+        from cm2_agent.rewards.authoring.writer import ChecklistWriter
 
-        limits = Limits(concurrency=concurrency, budget_calls=budget_calls)
-        labeler = Labeler(model, base_url=base_url, api_key=os.environ.get(KEY), limits=limits)
+        limits = RateLimits(concurrency=concurrency, budget_calls=budget_calls)
+        labeler = ChecklistWriter(model, base_url=base_url, api_key=os.environ.get(KEY), limits=limits)
         files = [path for path in earlier if path.exists() and path.stat().st_size]
         known = {_unlabelled(task): task for path in files for task in load_tasks(path) if task.checklist is not None}
         return cls(store=store, labeler=labeler, redactor=redactor, known=known, concurrency=concurrency)
 
     async def of(self, tasks: Sequence[Task], traces: Sequence[str]) -> list[Task]:
-        """The tasks with their checklists; `traces` are the ids of what each was compiled from. Tasks that got none are
-        left out."""
-        made: list[Task | None] = [None] * len(tasks)
+        """The tasks with their checklists, without those that got none; `traces` are the ids of their traces."""
+        labelled: list[Task | None] = [None] * len(tasks)
         waiting = iter(range(len(tasks)))
 
         async def worker(advance: Any) -> None:
             for index in waiting:
-                made[index] = await self._one(tasks[index], traces[index])
+                labelled[index] = await self._one(tasks[index], traces[index])
                 advance()
 
         with progress("labelling", len(tasks)) as advance:
             await asyncio.gather(*(worker(advance) for _ in range(self.concurrency)))
-        return [task for task in made if task is not None]
+        return [task for task in labelled if task is not None]
 
     async def _one(self, task: Task, trace_id: str) -> Task | None:
         from cm2_agent.datasets import named
         from cm2_agent.rewards.authoring.prompt import prompt_version
-        from cm2_agent.rewards.authoring.writer import LABEL, labelled_task
+        from cm2_agent.rewards.authoring.writer import LABEL, task_with_checklist
 
         earlier = self.known.get(_unlabelled(task))
         if earlier is not None:
@@ -95,31 +93,32 @@ class Labels:
         if trace is None:
             raise TaskError(f"trace {trace_id!r} is no longer in {self.store.url}; type the command again")
         try:
-            found = await self.labeler(self._shown(trace), task)
+            found = await self.labeler(self._redacted_trace(trace), task)
         except BudgetExhausted as error:
-            tell(plain(str(error)))
+            echo_err(printable(str(error)))
             self.left_out[OUT_OF_BUDGET] += 1
             return None
         if found.checklist is None:
-            tell(plain(f"{task.id}: not labelled: {one_line(found.reason or 'unknown', 300)}"))
+            echo_err(printable(f"{task.id}: not labelled: {one_line(found.reason or 'unknown', 300)}"))
             self.left_out["not labelled"] += 1
             return None
-        return named(labelled_task(task, found, self.labeler.model_name))
+        return named(task_with_checklist(task, found, self.labeler.model_name))
 
-    def _shown(self, trace: Trace) -> Trace:
-        """The dialogue with personal data replaced, and nothing beside its messages."""
+    def _redacted_trace(self, trace: Trace) -> Trace:
+        """The messages of the dialogue alone, with personal data replaced."""
         runs = tuple(
-            replace(run, messages=tuple(map(self._redacted, run.messages)), calls=(), tools=()) for run in trace.runs
+            replace(run, messages=tuple(map(self._redacted_message, run.messages)), calls=(), tools=())
+            for run in trace.runs
         )
         shown = replace(trace, runs=runs)
         return shown if self.redactor is None else replace(shown, id=self.redactor.redact(trace.id))
 
-    def _redacted(self, message: Message) -> Message:
+    def _redacted_message(self, message: Message) -> Message:
         return message if self.redactor is None else Message.from_json(self.redactor.redact_json(message.to_json()))
 
 
 def _unlabelled(task: Task) -> str:
-    """What a task and its labelled form share."""
+    """A hash of what a task has with and without its checklist."""
     from cm2_agent.rewards.authoring.writer import LABEL
 
     data = task.to_json()
@@ -127,4 +126,4 @@ def _unlabelled(task: Task) -> str:
     return content_hash({**data, "id": None, "checklist": None, "entities": None, "metadata": metadata})
 
 
-__all__ = ["Labels"]
+__all__ = ["TaskChecklists"]

@@ -1,4 +1,4 @@
-"""`cm2 tasks`: stored dialogues into files of tasks."""
+"""`cm2 tasks`: compile stored dialogues into files of tasks."""
 
 from __future__ import annotations
 
@@ -13,8 +13,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cm2_agent.cli.common import STORE, JsonOption, StoreOption, answer, one_line, open_store, plain, tell, tracked
-from cm2_agent.cli.label import KEY
+from cm2_agent.cli.checklists import KEY
+from cm2_agent.cli.common import (
+    STORE,
+    JsonOption,
+    StoreOption,
+    command_group,
+    echo_err,
+    one_line,
+    open_store,
+    print_result,
+    printable,
+    tracked,
+)
 from cm2_agent.errors import StoreError, TaskError
 from cm2_agent.types.run_attributes import TASK_VERSION
 
@@ -28,39 +39,32 @@ if TYPE_CHECKING:
 
 SECRET = "CM2_REDACTION_KEY"  # noqa: S105 (the name of a variable)
 SHOWN = 20
-"""So many traces that cannot be tasks are told one by one; the rest are counted."""
+"""The number of unfit traces that are listed one by one; the rest are counted."""
 
 
 def register(app: typer.Typer) -> None:
-    from cm2_agent.cli.app import Group
-
-    help = "Files of tasks out of stored dialogues."
-    group = typer.Typer(cls=Group, no_args_is_help=True, help=help, rich_markup_mode=None)
+    group = command_group("Compile stored dialogues into files of tasks.")
 
     @group.callback()
     def root() -> None:
-        """Files of tasks out of stored dialogues."""
+        """Compile stored dialogues into files of tasks."""
 
-    words = (
-        "Compile stored dialogues into tasks: turns, tools, recorded calls and checklist, with personal data replaced;"
-        " safe to repeat."
+    help = (
+        "Compile stored dialogues into tasks, with their turns, tools, recorded calls and checklists; personal data is"
+        " replaced. Running it again writes the same tasks."
     )
-    group.command("from-traces", help=words)(from_traces)
+    group.command("from-traces", help=help)(from_traces)
     app.add_typer(group, name="tasks")
 
 
 def from_traces(
-    out: Annotated[
-        Path, typer.Argument(metavar="OUT.jsonl", help="The file of tasks; replaced only when it is complete.")
-    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="The file of tasks; replaced only once complete.")],
     held_out: Annotated[
         Path | None,
-        typer.Option(
-            "--held-out", metavar="FILE", help="A second file, of tasks that share no entity with the first's."
-        ),
+        typer.Option("--held-out", metavar="FILE", help="A second file, whose tasks share no entity with the first's."),
     ] = None,
-    fraction: Annotated[float, typer.Option("--fraction", help="The share of tasks to hold out, at most.")] = 0.2,
-    seed: Annotated[int, typer.Option("--seed", help="Which of them are held out.")] = 0,
+    fraction: Annotated[float, typer.Option("--fraction", help="Hold out at most this share of the tasks.")] = 0.2,
+    seed: Annotated[int, typer.Option("--seed", help="Decides which tasks are held out.")] = 0,
     min_score: Annotated[
         float | None, typer.Option("--min-score", help="Only dialogues with at least this reward.")
     ] = None,
@@ -83,48 +87,56 @@ def from_traces(
         str | None, typer.Option("--outcome", metavar="NAME", help="Which outcome (default: the only one).")
     ] = None,
     tool: Annotated[
-        list[str] | None, typer.Option("--tool", metavar="NAME", help="Only where it was called; repeatable: all.")
+        list[str] | None,
+        typer.Option("--tool", metavar="NAME", help="Only dialogues that call this tool; repeatable: all of them."),
     ] = None,
     model: Annotated[
-        list[str] | None, typer.Option("--model", metavar="NAME", help="Only answers of it; repeatable: of these.")
+        list[str] | None,
+        typer.Option("--model", metavar="NAME", help="Only dialogues of this model; repeatable: of one of them."),
     ] = None,
     since: Annotated[
-        str | None, typer.Option("--since", metavar="TIME", help="Begun then or later: 2026-05-20, 2026-05-20T12:00.")
+        str | None,
+        typer.Option("--since", metavar="TIME", help="Only dialogues that began then or later: 2026-05-20T12:00."),
     ] = None,
-    until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Begun before then.")] = None,
-    min_turns: Annotated[int | None, typer.Option("--min-turns", min=0, help="At least so many user turns.")] = None,
-    max_turns: Annotated[int | None, typer.Option("--max-turns", min=0, help="At most so many.")] = None,
-    min_calls: Annotated[int | None, typer.Option("--min-calls", min=0, help="At least so many tool calls.")] = None,
-    max_calls: Annotated[int | None, typer.Option("--max-calls", min=0, help="At most so many.")] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="TIME", help="Only dialogues that began before then.")
+    ] = None,
+    min_turns: Annotated[int | None, typer.Option("--min-turns", min=0, help="At least this many user turns.")] = None,
+    max_turns: Annotated[int | None, typer.Option("--max-turns", min=0, help="At most this many user turns.")] = None,
+    min_calls: Annotated[int | None, typer.Option("--min-calls", min=0, help="At least this many tool calls.")] = None,
+    max_calls: Annotated[int | None, typer.Option("--max-calls", min=0, help="At most this many tool calls.")] = None,
     checklist: Annotated[
         Path | None,
         typer.Option(
-            "--checklist", metavar="FILE.yaml", help="Of every task (default: the one that scored the dialogue)."
+            "--checklist",
+            metavar="FILE.yaml",
+            help="Every task's checklist (default: the one that scored the dialogue).",
         ),
     ] = None,
     checks: Annotated[
-        str | None, typer.Option("--checks", metavar="MODULE", help="Functions that --checklist names.")
+        str | None,
+        typer.Option("--checks", metavar="MODULE", help="A module or .py file with the functions of --checklist."),
     ] = None,
     label: Annotated[
-        str | None, typer.Option("--label", metavar="MODEL", help="Who writes each task a checklist of its own.")
+        str | None, typer.Option("--label", metavar="MODEL", help="The model that writes each task its own checklist.")
     ] = None,
     label_base_url: Annotated[
         str | None,
-        typer.Option(
-            "--label-base-url", metavar="URL", help=f"An OpenAI-compatible server that has MODEL (key: {KEY})."
-        ),
+        typer.Option("--label-base-url", metavar="URL", help=f"An OpenAI-compatible server of MODEL (key: {KEY})."),
     ] = None,
     budget_calls: Annotated[
-        int | None, typer.Option("--budget-calls", min=0, help="Stop labelling after this many calls.")
+        int | None, typer.Option("--budget-calls", min=0, help="Write no more checklists after this many calls.")
     ] = None,
-    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Dialogues labelled at a time.")] = 8,
-    keep_personal_data: Annotated[bool, typer.Option("--keep-personal-data", help="Replace nothing.")] = False,
+    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Concurrent checklists.")] = 8,
+    keep_personal_data: Annotated[
+        bool, typer.Option("--keep-personal-data", help="Do not replace personal data.")
+    ] = False,
     entity: Annotated[
         list[str] | None,
         typer.Option(
             "--entity",
             metavar="KEY",
-            help="A name under which ids stand: order_id, *_id; repeatable (default: id, *_id …).",
+            help="A key whose values are ids: order_id, *_id; repeatable (default: id, *_id, …).",
         ),
     ] = None,
     ignore_entity: Annotated[
@@ -132,28 +144,28 @@ def from_traces(
         typer.Option(
             "--ignore-entity",
             metavar="NAME",
-            help="What tasks may share: flight, flight:hat001, flight:hat*; repeatable.",
+            help="Entities that tasks may share: flight, flight:hat001, flight:hat*; repeatable.",
         ),
     ] = None,
     ignore_above: Annotated[
         float | None,
-        typer.Option("--ignore-above", metavar="SHARE", help="Tasks may share what more than this share of them has."),
+        typer.Option(
+            "--ignore-above", metavar="SHARE", help="Tasks may share entities that more than SHARE of them has."
+        ),
     ] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many tasks, the earliest.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most this many tasks, the earliest.")] = None,
     store: StoreOption = STORE,
     as_json: JsonOption = False,
 ) -> None:
     from cm2_agent.cli.eval import reward_version
-    from cm2_agent.cli.score import named as checklist_named
-    from cm2_agent.cli.task_checklists import Labels
+    from cm2_agent.cli.score import load_checklist_and_checks
+    from cm2_agent.cli.task_checklists import TaskChecklists
     from cm2_agent.datasets import KEYS, Selection, distinct, named, split
 
     if label is not None and checklist is not None:
-        raise TaskError(
-            f"--checklist {checklist} and --label {label} both say what the tasks' checklists are; give one of them"
-        )
+        raise TaskError(f"--checklist {checklist} and --label {label} both set the tasks' checklists; give one of them")
     if held_out is not None and held_out.resolve() == out.resolve():
-        raise TaskError(f"the tasks and the held-out ones are both to be written to {out}; name two files")
+        raise TaskError(f"--held-out is the same file as the tasks', {out}; name two files")
     selection = Selection(
         min_score=min_score,
         max_score=max_score,
@@ -169,14 +181,14 @@ def from_traces(
         since=_time("--since", since),
         until=_time("--until", until, before=True),
     )
-    given = None if checklist is None else checklist_named(checklist, checks)[1]
+    given = None if checklist is None else load_checklist_and_checks(checklist, checks)[1]
     with open_store(store) as opened:
         version = None if reward is None else reward_version(opened, reward)
         redactor = None if keep_personal_data else _redactor(opened)
         labels = None
         if label is not None:
             earlier = [path for path in (out, held_out) if path is not None]
-            labels = Labels.by(
+            labels = TaskChecklists.by(
                 label,
                 label_base_url,
                 store=opened,
@@ -205,13 +217,13 @@ def from_traces(
             tasks = tuple(asyncio.run(labels.of(tasks, [found.sources[task.id] for task in tasks])))
             found.left_out.update(labels.left_out)
     for dropped, kept in sorted_out.dropped[:SHOWN]:
-        tell(f"{dropped} says what {kept} says, with no better score; left out")
+        echo_err(f"{dropped} is a duplicate of {kept}, with no better score; skipped")
     if len(sorted_out.dropped) > SHOWN:
-        tell(f"… and {len(sorted_out.dropped) - SHOWN} more duplicates")
+        echo_err(f"… and {len(sorted_out.dropped) - SHOWN} more duplicates")
     if not tasks:
-        told = ", ".join(f"{reason} ({count})" for reason, count in found.left_out.most_common())
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in found.left_out.most_common())
         raise TaskError(
-            f"no dialogue of {found.seen} in {store} became a task: {told}. Nothing was written; widen the selection"
+            f"no dialogue of {found.seen} in {store} became a task: {reasons}. Nothing was written; widen the selection"
         )
     parts = split(
         tasks,
@@ -224,18 +236,18 @@ def from_traces(
         why = parts.note or f"there are {len(tasks)} tasks"
         raise TaskError(f"no task can be held out at --fraction {fraction}: {why}. Nothing was written")
     if parts.note is not None:
-        tell(plain(f"note: {parts.note}"))
+        echo_err(printable(f"note: {parts.note}"))
     sides = [(out, parts.train)] if held_out is None else [(out, parts.train), (held_out, parts.held_out)]
     _write(
         [(path, [named(task) for task in side]) for path, side in sides]
     )  # without the entities that were left out: other content
     without = sum(task.checklist is None for task in tasks)
     if without:
-        tell(
+        echo_err(
             f"note: {without} tasks have no checklist: their dialogues were not scored by one (cm2 score), and"
             " --checklist named none"
         )
-    answer(
+    print_result(
         {
             "tasks": len(parts.train),
             "held_out": len(parts.held_out),
@@ -255,7 +267,7 @@ def from_traces(
 
 @dataclass(kw_only=True)
 class _Compiled:
-    """The tasks that the chosen traces became, and what became of the others."""
+    """The tasks compiled from the selected traces, and why the others were skipped."""
 
     store: SQLStore
     selection: Selection
@@ -264,9 +276,9 @@ class _Compiled:
     reward: str | None
     keys: tuple[str, ...]
     unlabelled: bool
-    """Whether the tasks get their checklists later."""
+    """Whether the tasks get their checklists later, from --label."""
     sources: dict[str, str] = field(default_factory=dict)
-    """The trace of each task, by ids as they are stored: a task tells a redacted one."""
+    """The stored trace id of each task; the task itself holds a redacted one."""
     tasks: list[Task] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     seen: int = 0
@@ -289,18 +301,17 @@ class _Compiled:
             except UnfitTrace as error:
                 self.left_out[error.reason] += 1
                 if sum(self.left_out.values()) <= SHOWN:
-                    tell(plain(f"{one_line(trace.id, 60)}: no task: {error.reason}"))
+                    echo_err(printable(f"{one_line(trace.id, 60)}: no task: {error.reason}"))
                 continue
             self.tasks.append(task)
             self.sources[task.id] = trace.id
         if not self.seen:
             raise StoreError(
-                f"{self.store.url} holds no traces; bring some in first: cm2 import FORMAT FILE --store"
-                f" {self.store.url}"
+                f"{self.store.url} holds no traces; import some first: cm2 import FORMAT FILE --store {self.store.url}"
             )
 
     def _checklist(self, trace: Trace, score: Score | None) -> Checklist | None:
-        """The one that was given, else the one that scored the dialogue: a stored one, or its task's own."""
+        """The checklist of --checklist, else the one that scored the dialogue: stored, or its task's own."""
         if self.given is not None or score is None or score.checklist is None:
             return self.given
         if score.checklist not in self._checklists:
@@ -310,8 +321,8 @@ class _Compiled:
         return self._checklists[score.checklist]
 
     def _own(self, trace: Trace, hash: str) -> Checklist | None:
-        """The checklist of the trace's task, where it is the one of that hash, as far as can be told: functions that it
-        names count for the hash, and are not stored with a task."""
+        """The checklist of the trace's task, where it can be the one of that hash: functions count for the hash, and a
+        task does not store them."""
         version = trace.attributes.get(TASK_VERSION)
         task = (
             None
@@ -324,8 +335,8 @@ class _Compiled:
 
 
 def _redactor(store: SQLStore) -> Redactor:
-    """With the key that the environment gives. Without one the key follows from the store's earliest trace, so that the
-    same store gives the same placeholders, and nobody who has not that trace can try out values against them."""
+    """With the key in the environment. Without one the key follows from the store's earliest trace, so that the same
+    store gives the same placeholders, and nobody without that trace can test values against them."""
     import json
 
     from cm2_agent.datasets import Redactor, key_from
@@ -354,7 +365,7 @@ def _time(option: str, text: str | None, *, before: bool = False) -> int | None:
 
 
 def _write(files: Sequence[tuple[Path, Sequence[Any]]]) -> None:
-    """All files or none: each is written beside its place and moved there when all are."""
+    """Write all files or none: each is written beside its place, and moved there once all are complete."""
     from cm2_agent.types.task import save_tasks
 
     partials = [path.with_name(f".{path.name}.{os.getpid()}.part") for path, _ in files]

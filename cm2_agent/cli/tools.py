@@ -1,4 +1,4 @@
-"""`cm2 tools`: whether a simulator may stand for the tools of these tasks."""
+"""`cm2 tools`: how well a simulator matches the recorded answers of tools."""
 
 from __future__ import annotations
 
@@ -9,8 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cm2_agent.cli.common import JsonOption, answer, console, figure, plain, progress, tell
-from cm2_agent.cli.simulator_options import BaseUrlOption, BudgetOption, Models, PriceOption
+from cm2_agent.cli.common import (
+    JsonOption,
+    command_group,
+    console,
+    echo_err,
+    format_number,
+    print_result,
+    printable,
+    progress,
+)
+from cm2_agent.cli.simulator_options import BaseUrlOption, BudgetOption, PriceOption, SimulatorModels
 
 if TYPE_CHECKING:
     from cm2_agent.graphs.backends.backends import Answering
@@ -19,11 +28,12 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    group = typer.Typer(
-        no_args_is_help=True, help="Tools behind a switch: whether a simulator is true to what was recorded."
+    group = command_group("Test how well a simulator matches recorded tools.")
+    help = (
+        "Ask a simulator for recorded answers that it was not shown, and list the tools that it gets wrong. Exits 1"
+        " where there are any."
     )
-    words = "Ask a simulator for recorded answers that it was not shown; name the tools it gets wrong; exits 1 on any."
-    group.command("check", help=words)(check)
+    group.command("check", help=help)(check)
     app.add_typer(group, name="tools")
 
 
@@ -32,35 +42,36 @@ def check(
         Path, typer.Argument(metavar="TASKS.jsonl", help="Tasks with recorded calls (cm2 tasks from-traces).")
     ],
     simulator: Annotated[
-        str, typer.Option("--simulator", metavar="MODEL", help="Who answers: openai-chat:gpt-5-mini, local:FOLDER, …")
+        str,
+        typer.Option("--simulator", metavar="MODEL", help="The model to test: openai-chat:gpt-5-mini, local:FOLDER."),
     ],
     base_url: BaseUrlOption = None,
     threshold: Annotated[
-        float, typer.Option("--threshold", min=0, max=1, help="Field match below which a tool is named.")
+        float, typer.Option("--threshold", min=0, max=1, help="List tools whose field match is below this.")
     ] = 0.7,
     write: Annotated[
         Path | None,
         typer.Option(
-            "--write", metavar="OUT.jsonl", help="Write the tasks with few-shots re-selected by what was missed."
+            "--write", metavar="OUT.jsonl", help="Write the tasks with few-shots re-selected from the misses."
         ),
     ] = None,
-    most: Annotated[int | None, typer.Option("--most", min=1, help="Recorded calls of a tool at most.")] = None,
-    once: Annotated[bool, typer.Option("--once", help="Ask once a call; consistency is then not measured.")] = False,
-    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Calls at a time.")] = 16,
+    most: Annotated[int | None, typer.Option("--most", min=1, help="At most this many calls per tool.")] = None,
+    once: Annotated[bool, typer.Option("--once", help="Ask once per call, without measuring consistency.")] = False,
+    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Concurrent calls.")] = 16,
     budget_usd: BudgetOption = None,
     price: PriceOption = None,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Of the simulator and the few-shots.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     from cm2_agent.graphs.backends.simulator_eval import fidelity, reselected
     from cm2_agent.types.task import load_tasks, save_tasks
 
-    listed = load_tasks(tasks)
-    models = Models(simulator=simulator, base_url=base_url, budget_usd=budget_usd, price=price)
+    task_list = load_tasks(tasks)
+    models = SimulatorModels(simulator=simulator, base_url=base_url, budget_usd=budget_usd, price=price)
     limits = models.limits()
-    simulate, _ = models.make(None, seed=seed, limits=limits, remembers=False)
+    simulate, _ = models.make(None, seed=seed, limits=limits, cached=False)
     assert simulate is not None
-    found = asyncio.run(_asked(listed, simulate, most, concurrency, twice=not once))
+    found = asyncio.run(_ask(task_list, simulate, most, concurrency, twice=not once))
     measured = fidelity(found)
     below = frozenset(one.tool for one in measured if one.fields[0] < threshold)
     result: dict[str, Any] = {
@@ -68,16 +79,16 @@ def check(
         "failed": sum(held.failed is not None for held in found),
         "threshold": threshold,
         "below": sorted(below),
-        "tools": {one.tool: _told(one) for one in measured},
+        "tools": {one.tool: _shares(one) for one in measured},
     }
     if below:
-        again = [reselected(task, found, below) for task in listed]
-        second = fidelity(asyncio.run(_asked(again, simulate, most, concurrency, twice=False, tools=below)))
+        again = [reselected(task, found, below) for task in task_list]
+        second = fidelity(asyncio.run(_ask(again, simulate, most, concurrency, twice=False, tools=below)))
         result["reselected"] = {one.tool: {"fields": one.fields[0], "interval": list(one.fields[1])} for one in second}
         if write is not None:
             save_tasks(again, write)
     elif write is not None:
-        save_tasks(listed, write)
+        save_tasks(task_list, write)
     usage = limits.usage
     result["usage"] = {
         "calls": usage.calls,
@@ -87,13 +98,13 @@ def check(
     }
     _table(measured, threshold)
     for reason in sorted({held.failed for held in found if held.failed is not None})[:5]:
-        tell(plain(f"no answer: {reason}"))
-    answer(result, as_json=as_json, lines=_lines(result))
+        echo_err(printable(f"no answer: {reason}"))
+    print_result(result, as_json=as_json, lines=_lines(result))
     if below:
         raise typer.Exit(1)
 
 
-async def _asked(
+async def _ask(
     tasks: Sequence[Task], simulate: Callable[[Task], Answering], most: int | None, concurrency: int, **options: Any
 ) -> list[Held]:
     from cm2_agent.graphs.backends.simulator_eval import held_out
@@ -106,27 +117,27 @@ async def _asked(
     return sorted(found, key=lambda held: (held.task, held.position))
 
 
-def _told(one: Fidelity) -> dict[str, Any]:
+def _shares(one: Fidelity) -> dict[str, Any]:
     names = ("valid", "exact", "fields", "error_form", "consistent")
     shares = {name: getattr(one, name) for name in names}
-    told = {
+    as_json = {
         name: None if share is None else {"mean": share[0], "interval": list(share[1])}
         for name, share in shares.items()
     }
-    return {"calls": one.calls, "failed": one.failed, **told}
+    return {"calls": one.calls, "failed": one.failed, **as_json}
 
 
 def _table(measured: Sequence[Fidelity], threshold: float) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=f"field match under {threshold:g} is too little", title_justify="left")
+    table = Table(title=f"tools below a field match of {threshold:g} fail", title_justify="left")
     for name in ("tool", "calls", "valid", "exact", "fields", "error form", "consistent"):
         table.add_column(name, overflow="fold", justify="left" if name == "tool" else "right")
     for one in measured:
         shares = (one.valid, one.exact, one.fields, one.error_form, one.consistent)
-        cells = [figure(None) if share is None else figure(*share) for share in shares]
-        table.add_row(*map(Text, (plain(one.tool), str(one.calls), *cells)))
+        cells = [format_number(None) if share is None else format_number(*share) for share in shares]
+        table.add_row(*map(Text, (printable(one.tool), str(one.calls), *cells)))
     console(err=True).print(table)
 
 
@@ -135,7 +146,7 @@ def _lines(result: dict[str, Any]) -> list[str]:
     for tool in result["below"]:
         before, after = result["tools"][tool]["fields"]["mean"], result["reselected"][tool]["fields"]
         lines.append(
-            plain(
+            printable(
                 f"UNDER {result['threshold']:g}: {tool}: fields {before:.3f}; with its misses as few-shots {after:.3f}"
             )
         )

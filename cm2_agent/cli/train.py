@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cm2_agent.cli.common import STORE, JsonOption, StoreOption, answer, open_store, plain, progress, tell
+from cm2_agent.cli.common import STORE, JsonOption, StoreOption, echo_err, open_store, print_result, printable, progress
 from cm2_agent.cli.eval import reward_version
-from cm2_agent.cli.human_labels import measured, too_low
-from cm2_agent.cli.score import named
+from cm2_agent.cli.human_labels import compare_with_people, kappa_shortfall
+from cm2_agent.cli.score import load_checklist_and_checks
 from cm2_agent.errors import TrainError
 
 if TYPE_CHECKING:
@@ -19,10 +19,9 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    app.command(
-        "train",
-        help="Train a policy with GRPO on stored, scored groups; --rows-only counts the rows and trains nothing.",
-    )(train)
+    short = "Train a policy on stored, scored groups."
+    help = "Train a policy with GRPO on stored, scored groups. --rows-only counts the rows and trains nothing."
+    app.command("train", help=help, short_help=short)(train)
 
 
 def train(
@@ -70,8 +69,10 @@ def train(
         int | None, typer.Option("--steps", min=1, help="Optimizer steps (default: one pass over the rollouts).")
     ] = None,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="Default 3e-6.")] = None,
-    rollouts_per_step: Annotated[int, typer.Option("--rollouts-per-step", min=1)] = 64,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
+    rollouts_per_step: Annotated[
+        int, typer.Option("--rollouts-per-step", min=1, help="Rollouts of one optimizer step.")
+    ] = 64,
+    seed: Annotated[int, typer.Option("--seed", help="Of the order of the rollouts.")] = 0,
     store: StoreOption = STORE,
     as_json: JsonOption = False,
 ) -> None:
@@ -87,7 +88,7 @@ def train(
         raise TrainError(
             "--checklist and --reward were both given; a reward version names its checklist already: give one of them"
         )
-    _, chosen = named(checklist, checks)
+    _, chosen = load_checklist_and_checks(checklist, checks)
     with open_store(store) as opened:
         version = None if chosen is not None else reward_version(opened, reward)
         groups = opened.groups(checklist=chosen, reward=version, policy=policy, backends=backend or None)
@@ -108,7 +109,7 @@ def train(
     trainer = GRPO(model, out or "", rollouts_per_step=rollouts_per_step, **settings)
     with progress("training", steps) as advance:
         path = trainer.train(groups, progress=lambda step, total, metrics: advance())
-    answer(
+    print_result(
         {"out": str(path), **{name: value for name, value in trainer.report.items() if name != "history"}},
         as_json=as_json,
     )
@@ -117,8 +118,8 @@ def train(
 def _check_judge(store: SQLStore, groups: list[Group], least: float) -> None:
     """Raises TrainError where the reward version's verdicts agree with people's labels less than they must."""
     for version in sorted({str(group.key["reward"]) for group in groups}):
-        found = measured(store, reward=version)
-        reason = too_low(found.reliability(draws=0).kappa, least)
+        found = compare_with_people(store, reward=version)
+        reason = kappa_shortfall(found.reliability(draws=0).kappa, least)
         if reason is not None:
             raise TrainError(
                 f"reward version {version}: {reason}; nothing was trained. Type: cm2 eval --against human --reward"
@@ -127,24 +128,25 @@ def _check_judge(store: SQLStore, groups: list[Group], least: float) -> None:
 
 
 def _count(groups: list[Group], model: str | None, retokenise: bool, *, level: str, norm: str, as_json: bool) -> None:
-    from cm2_agent.trainers.dataset import collect
+    from cm2_agent.trainers.dataset import build_dataset
+    from cm2_agent.trainers.retokenize import rows_from_words
 
-    tokenizer = _tokenizer(model) if retokenise else None
-    report = collect(groups, level=level, norm=norm, tokenizer=tokenizer).report
+    from_words = rows_from_words(_tokenizer(model)) if retokenise else None
+    report = build_dataset(groups, level=level, norm=norm, from_words=from_words).report
     if report.retokenised_rows:
-        tell(
+        echo_err(
             f"{report.retokenised_rows} of {report.rows} rows were made from words: not trainable by GRPO, for"
             " imitation alone"
         )
     for reason, count in sorted(report.left_out.items()):
-        tell(plain(f"{count} rollouts left out: {reason}"))
-    answer(report.to_json(), as_json=as_json)
+        echo_err(printable(f"{count} rollouts left out: {reason}"))
+    print_result(report.to_json(), as_json=as_json)
 
 
 def _tokenizer(model: str | None) -> Any:
     """The tokenizer of a model, or the bundled byte-level one. Raises TrainError."""
     if model is None:
-        from cm2_agent.models.byte_tokenizer import byte_tokenizer
+        from cm2_agent.models.tokenizer import byte_tokenizer
 
         return byte_tokenizer()
     from transformers import AutoTokenizer

@@ -10,12 +10,12 @@ from cm2_agent.errors import TraceError
 from cm2_agent.importers.json_records import parse_json
 from cm2_agent.types.json_values import JSON, content_hash
 from cm2_agent.types.messages import (
+    OPENAI_ROLES,
     Blob,
     Message,
     Other,
     Part,
     Reasoning,
-    Role,
     Text,
     ToolCall,
     ToolCallResponse,
@@ -24,14 +24,6 @@ from cm2_agent.types.messages import (
 )
 from cm2_agent.types.trace import ModelCall, Run, ToolRun
 
-_ROLES: Mapping[str, Role] = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "assistant": "assistant",
-    "tool": "tool",
-    "function": "tool",
-}
 _READ = {
     "role",
     "content",
@@ -126,9 +118,9 @@ def run_of(
 def _message(data: JSON, failed: Callable[[str], bool]) -> Message:
     if not isinstance(data, Mapping):
         raise TraceError(f"is {_shown(data)}; expected an object with a role")
-    role = _ROLES.get(data["role"]) if isinstance(data.get("role"), str) else None
+    role = OPENAI_ROLES.get(data["role"]) if isinstance(data.get("role"), str) else None
     if role is None:
-        raise TraceError(f"has role {_shown(data.get('role'))}; expected one of {', '.join(_ROLES)}")
+        raise TraceError(f"has role {_shown(data.get('role'))}; expected one of {', '.join(OPENAI_ROLES)}")
     name = data.get("name")
     if name is not None and not isinstance(name, str):
         raise TraceError(f"has name {_shown(name)}; expected text")

@@ -24,7 +24,7 @@ from pydantic_ai.output import OutputObjectDefinition
 from pydantic_ai.settings import ModelSettings
 
 from cm2_agent.errors import BudgetExhausted, ModelError
-from cm2_agent.llm.limits import Limits
+from cm2_agent.llm.limits import RateLimits
 from cm2_agent.llm.prices import Price, cost
 from cm2_agent.llm.providers import PerLoopModel
 from cm2_agent.llm.usage import Usage
@@ -37,7 +37,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failure:
+class RequestFailure:
     """Why there is no answer. `retry`: asking again may help, after `wait` seconds where the provider said so; `reply`:
     there was a reply, but not what was asked for. `cause`: `content` where what was shown can bring it about (method.md
     §4)."""
@@ -59,14 +59,14 @@ class Schema:
     strict: bool = True
 
 
-class Malformed(ModelError):
+class MalformedReply(ModelError):
     """A reply that cannot be read as what was asked for."""
 
 
-class AskFailed(ModelError):
+class RequestFailed(ModelError):
     """No answer: `failure` says why. Raised by a reader of replies, it ends the asking."""
 
-    def __init__(self, failure: Failure) -> None:
+    def __init__(self, failure: RequestFailure) -> None:
         super().__init__(failure.explanation)
         self.failure = failure
 
@@ -75,7 +75,7 @@ class _Refused(Exception):
     """The model would not answer."""
 
 
-class Asker:
+class LLMClient:
     """One model, asked within its limits; `of` is who asks, as errors name it.
 
     `settings` are pydantic-ai's model settings. `timeout` is seconds a request; `retries` requests beyond the first,
@@ -93,11 +93,11 @@ class Asker:
         retries: int = 3,
         backoff: float = 0.5,
         longest_wait: float = 60.0,
-        limits: Limits | None = None,
+        limits: RateLimits | None = None,
         price: Price | None = None,
     ) -> None:
         self.model, self.of, self.price = model, of, price
-        self.limits = limits or Limits(of=of)
+        self.limits = limits or RateLimits(of=of)
         self.settings = cast(ModelSettings, dict(settings)) if settings else None
         self.timeout, self.retries, self.backoff, self.longest_wait = timeout, retries, backoff, longest_wait
         self.usage = Usage()
@@ -122,12 +122,12 @@ class Asker:
         answer_tokens: int = 150,
         re_ask: bool = False,
     ) -> _T:
-        """What `read` makes of the reply's text. A `read` that raises Malformed has the model asked again, one that
-        raises AskFailed ends it. `answer_tokens` is the reply's expected length, for limits.
+        """What `read` makes of the reply's text. A `read` that raises MalformedReply has the model asked again,
+        one that raises RequestFailed ends it. `answer_tokens` is the reply's expected length, for limits.
 
-        Raises AskFailed after the retries, BudgetExhausted before a request that the budget does not allow.
+        Raises RequestFailed after the retries, BudgetExhausted before a request that the budget does not allow.
         """
-        failure: Failure | None = None
+        failure: RequestFailure | None = None
         for attempt in range(self.retries + 1):
             if failure is not None:
                 wait = self.wait(failure, attempt)
@@ -140,12 +140,12 @@ class Asker:
                     messages, tokens=estimated(messages), answer_tokens=answer_tokens, schema=schema, re_ask=again
                 )
                 return read(reply_text(response))
-            except (AskFailed, BudgetExhausted):
+            except (RequestFailed, BudgetExhausted):
                 raise
             except Exception as error:  # whatever a provider's client raises is a failure of the model asked
                 failure = self.failure(error)
         assert failure is not None
-        raise AskFailed(failure)
+        raise RequestFailed(failure)
 
     async def request(
         self,
@@ -184,31 +184,31 @@ class Asker:
                 )
         return response
 
-    def wait(self, failure: Failure, attempt: int) -> float | None:
+    def wait(self, failure: RequestFailure, attempt: int) -> float | None:
         """Seconds to wait before this attempt (1 is the first retry), None where there should be none."""
         if not failure.retry or (failure.wait is not None and failure.wait > self.longest_wait):
             return None
         backoff = min(self.longest_wait, self.backoff * 2 ** (attempt - 1)) * random.uniform(0.5, 1.5)
         return float(max(backoff, failure.wait or 0.0))
 
-    def failure(self, error: Exception) -> Failure:
+    def failure(self, error: Exception) -> RequestFailure:
         """What an error of a request, or of reading its reply, means."""
         said = f"{type(error).__name__}: {str(error)[:200]}"
-        if isinstance(error, Malformed):
-            return Failure(cause="infrastructure", explanation=str(error)[:300], reply=True)
+        if isinstance(error, MalformedReply):
+            return RequestFailure(cause="infrastructure", explanation=str(error)[:300], reply=True)
         if isinstance(error, _Refused | ContentFilterError):
-            return Failure(cause="content", explanation=f"the {self.of} refused: {str(error)[:200]}", reply=True)
+            return RequestFailure(cause="content", explanation=f"the {self.of} refused: {str(error)[:200]}", reply=True)
         if isinstance(error, TimeoutError):
-            return Failure(cause="infrastructure", explanation=f"no answer within {self.timeout:g} s")
+            return RequestFailure(cause="infrastructure", explanation=f"no answer within {self.timeout:g} s")
         if isinstance(error, ModelContextWindowExceededError):
-            return Failure(
+            return RequestFailure(
                 cause="content", explanation=f"what was shown is too long for the {self.of}: {said}", retry=False
             )
         if isinstance(error, ModelRequestRejectedError | ModelQuotaExceededError | UserError):
-            return Failure(cause="infrastructure", explanation=said, retry=False)
+            return RequestFailure(cause="infrastructure", explanation=said, retry=False)
         if isinstance(error, ModelAPIError):
-            return Failure(cause="infrastructure", explanation=said, wait=error.retry_after)
-        return Failure(cause="infrastructure", explanation=said)
+            return RequestFailure(cause="infrastructure", explanation=said, wait=error.retry_after)
+        return RequestFailure(cause="infrastructure", explanation=said)
 
     async def aclose(self) -> None:
         """Close the connections that this event loop's requests left open."""
@@ -262,7 +262,7 @@ def reply_text(response: ModelResponse) -> str:
         details = response.provider_details or {}
         raise _Refused(str(details.get("refusal") or "the provider filtered its answer"))
     if response.finish_reason == "length":
-        raise Malformed("the reply was cut off at its token limit")
+        raise MalformedReply("the reply was cut off at its token limit")
     return "".join(part.content for part in response.parts if isinstance(part, TextPart))
 
 
@@ -274,4 +274,13 @@ def unfenced(text: str) -> str:
     return text
 
 
-__all__ = ["AskFailed", "Asker", "Failure", "Malformed", "Schema", "estimated", "reply_text", "unfenced"]
+__all__ = [
+    "LLMClient",
+    "MalformedReply",
+    "RequestFailed",
+    "RequestFailure",
+    "Schema",
+    "estimated",
+    "reply_text",
+    "unfenced",
+]

@@ -28,7 +28,7 @@ class _Slot:
     tokens: int
 
 
-class Limits:
+class RateLimits:
     """Holds calls back, and refuses them when the budget does not allow one more.
 
     `concurrency`: calls at a time. `rpm`, `tpm`: requests and tokens a minute, kept by spacing, so that no minute holds
@@ -39,7 +39,7 @@ class Limits:
     >>> async def ask(limits):
     ...     async with limits.slot(estimated_tokens=900):
     ...         limits.spend(input_tokens=820, output_tokens=60, usd=0.0003)
-    >>> limits = Limits(budget_calls=1)
+    >>> limits = RateLimits(budget_calls=1)
     >>> asyncio.run(ask(limits))
     >>> asyncio.run(ask(limits))
     Traceback (most recent call last):
@@ -260,7 +260,7 @@ asked by then stays open. Raise the budget and run again: nothing is asked twice
                 continue
 
 
-_SLOT: ContextVar[tuple[tuple[Limits, _Slot], ...]] = ContextVar("cm2_slots", default=())
+_SLOT: ContextVar[tuple[tuple[RateLimits, _Slot], ...]] = ContextVar("cm2_slots", default=())
 
 
 def _wake(turn: asyncio.Future[None]) -> None:
@@ -268,4 +268,4 @@ def _wake(turn: asyncio.Future[None]) -> None:
         turn.set_result(None)
 
 
-__all__ = ["BudgetExhausted", "Limits"]
+__all__ = ["BudgetExhausted", "RateLimits"]

@@ -84,7 +84,7 @@ def note(
     output_tokens: int = 0,
     usd: float | None = 0.0,
 ) -> None:
-    """Add to every open meter. `Limits.spend` does so for calls, tokens and dollars; a judge notes the rest itself."""
+    """Add to every open meter. `RateLimits.spend` does so for calls, tokens and dollars; a judge the rest."""
     for usage in _OPEN.get():
         usage.add(
             calls=calls,

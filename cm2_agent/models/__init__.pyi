@@ -1,6 +1,6 @@
-from .byte_tokenizer import END as END
-from .byte_tokenizer import PAD as PAD
-from .byte_tokenizer import byte_tokenizer as byte_tokenizer
 from .local import LocalChatModel as LocalChatModel
 from .local import fingerprint as fingerprint
 from .openai import openai_compatible as openai_compatible
+from .tokenizer import END as END
+from .tokenizer import PAD as PAD
+from .tokenizer import byte_tokenizer as byte_tokenizer

@@ -1,9 +1,8 @@
-"""When the requests of many concurrent dialogues become batches, and which: the lockstep barrier, seats and
-micro-batching.
+"""When the requests of many concurrent dialogues become batches: the lockstep barrier, seats and micro-batching.
 
-Apart from `models` and `generation` because it knows neither messages nor torch: an engine is anything with a
-`run(requests)`. One forward pass for all waiting dialogues is what makes rollouts affordable; a barrier instead of a
-timer is what makes them repeatable, since asyncio's order of wake-ups then decides nothing."""
+It knows neither messages nor torch: an engine is anything with a `run(requests)`. One forward pass for all waiting
+dialogues is what makes rollouts affordable; a barrier instead of a timer is what makes them repeatable, since asyncio's
+order of wake-ups then decides nothing."""
 
 from __future__ import annotations
 
@@ -24,9 +23,11 @@ T = TypeVar("T", covariant=True)
 class Engine(Protocol[R, T]):
     """Answers a batch: one result a request, in order; an exception in a result's place fails that request alone.
 
-    class Echo:
-        def run(self, requests: Sequence[str]) -> list[str | Exception]:
-            return list(requests)
+    >>> class Echo:
+    ...     def run(self, requests):
+    ...         return list(requests)
+    >>> asyncio.run(micro_batch(Echo(), "hello"))
+    'hello'
     """
 
     def run(self, requests: Sequence[R]) -> Sequence[T | Exception]: ...
@@ -71,14 +72,21 @@ class Lockstep:
     the start until it is left: with `n_seats` larger than what a semaphore lets run, nobody would ever be served. A
     dialogue that waits on something else (a tool, a remote model) holds the others up for so long, and no longer.
 
-        lockstep = Lockstep(len(tasks))
-        async def one(index, task):
-            async with lockstep.seat(index, seed=index):
-                return await graph.ainvoke(...)          # the model finds the seat by itself
-        await asyncio.gather(*(one(i, task) for i, task in enumerate(tasks)))
-
     A seat that is left — normally, by an error, or cancelled — no longer holds up the rest. An error of the engine
-    reaches exactly the dialogues of that batch."""
+    reaches exactly the dialogues of that batch.
+
+    >>> class Echo:
+    ...     def run(self, requests):
+    ...         return [f"{request} of {len(requests)}" for request in requests]
+    >>> async def dialogue(lockstep, index, echo):
+    ...     async with lockstep.seat(index, seed=index):
+    ...         return await batched(echo, index)  # as a LocalChatModel does: it finds the seat by itself
+    >>> async def dialogues(n):
+    ...     lockstep, echo = Lockstep(n), Echo()
+    ...     return await asyncio.gather(*(dialogue(lockstep, index, echo) for index in range(n)))
+    >>> asyncio.run(dialogues(3))
+    ['0 of 3', '1 of 3', '2 of 3']
+    """
 
     def __init__(self, n_seats: int) -> None:
         self._live = set(range(n_seats))
@@ -130,7 +138,7 @@ class Lockstep:
         # Stable: several requests of one dialogue stay in the order in which it made them.
         batch = sorted(self._waiting, key=lambda waiting: waiting.seat)
         self._waiting = []
-        _keep(asyncio.get_running_loop().create_task(self._run(batch)))
+        _hold(asyncio.get_running_loop().create_task(self._run(batch)))
 
     async def _run(self, batch: Sequence[_Waiting]) -> None:
         try:
@@ -221,7 +229,7 @@ _worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cm2-batch")
 _tasks: set[asyncio.Task[None]] = set()
 
 
-def _keep(task: asyncio.Task[None]) -> None:
+def _hold(task: asyncio.Task[None]) -> None:
     """Hold a reference: an event loop keeps only weak ones to its tasks."""
     _tasks.add(task)
     task.add_done_callback(_tasks.discard)

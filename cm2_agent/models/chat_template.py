@@ -1,7 +1,4 @@
-"""Between LangChain's messages and a chat template's: what a model reads, and what its text means.
-
-Apart from `models` so that it can be used, and tested, without one.
-"""
+"""LangChain's messages as a chat template wants them, and the message that a model's text means."""
 
 from __future__ import annotations
 
@@ -35,7 +32,12 @@ def parse_completion(text: str, salt: str = "") -> AIMessage:
 
     What stands outside the blocks is the content. A block that does not hold such an object becomes an invalid tool
     call with the reason; nothing is raised, whatever the text. The ids of the calls are a function of `salt` and the
-    text: give each call of a dialogue its own salt, since a model may well say the same thing twice."""
+    text: give each call of a dialogue its own salt, since a model may write the same text twice.
+
+    >>> message = parse_completion('One moment.<tool_call>{"name": "get_order", "arguments": {"id": 7}}</tool_call>')
+    >>> message.content, message.tool_calls[0]["name"], message.tool_calls[0]["args"]
+    ('One moment.', 'get_order', {'id': 7})
+    """
     calls: list[ToolCall] = []
     invalid: list[InvalidToolCall] = []
     for number, match in enumerate(_CALL.finditer(text)):

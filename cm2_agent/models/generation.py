@@ -1,7 +1,7 @@
-"""Sampling from a causal language model: one padded batch, one row's own randomness, logprobs that training can rely
+"""Sampling from a causal language model: one padded batch, each row's own randomness, logprobs that training can rely
 on.
 
-Apart from `models`, which speaks of messages: here there are only token ids, and torch is imported by whoever calls.
+It knows token ids alone. Importing it imports torch, so `local` does that only when a model is made.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One prompt to continue. `seed` alone decides this row's randomness; `stop_ids` end it and are kept as its last
-    token."""
+    """One prompt to continue. `seed` alone decides this row's randomness; the first of `stop_ids` ends it, as
+    its last token."""
 
     prompt_ids: Sequence[int]
     sampling: Sampling
@@ -211,5 +211,5 @@ class _Picker:
         probs = ranked.softmax(-1)
         before = probs.cumsum(-1) - probs
         ranked = ranked.masked_fill((before >= self.top_p[index, None]) & (place > 0), -torch.inf)
-        kept = torch.full_like(logprobs, -torch.inf).scatter(-1, order, ranked.log_softmax(-1))
-        return torch.where(self.greedy[index, None], logprobs, kept)
+        truncated = torch.full_like(logprobs, -torch.inf).scatter(-1, order, ranked.log_softmax(-1))
+        return torch.where(self.greedy[index, None], logprobs, truncated)

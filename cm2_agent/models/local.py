@@ -1,8 +1,7 @@
-"""Chat models that tell what they did: a local transformers model whose messages carry token ids and logprobs.
+"""`LocalChatModel`: a transformers model as a chat model whose messages carry token ids and logprobs.
 
-`LocalChatModel` is an ordinary langchain-core chat model; any OpenAI-compatible server is reached by
-`openai_compatible` (kept in `endpoints`, since it needs an extra). torch and transformers are imported when a model is
-made, not before."""
+It needs the extra `train`: importing this module without it raises MissingExtra. torch and transformers themselves are
+imported when a model is made, not before."""
 
 from __future__ import annotations
 
@@ -21,14 +20,16 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, PrivateAttr, model_validator
 
-from cm2_agent.errors import ModelError
+from cm2_agent.errors import ModelError, require_extra
 from cm2_agent.models.batching import batched, current_seat
 from cm2_agent.models.chat_template import history_hash, parse_completion, template_messages
 
 if TYPE_CHECKING:
     from cm2_agent.models.generation import Generation, Generator, Request, Sampling
 
-__all__ = ["LocalChatModel", "openai_compatible"]
+__all__ = ["LocalChatModel", "fingerprint"]
+
+require_extra("train", "Local chat models", "torch", "transformers")
 
 HISTORY = "cm2_history"  # in additional_kwargs: what the prompt of this message was made of
 # Stands where an assistant message was, to see what a template puts after it. Plain letters: no template escapes or
@@ -44,16 +45,27 @@ class LocalChatModel(BaseChatModel):
     top_k, max_tokens, logprobs: "processed" or "raw") and `finish_reason` ("stop", "length" or "tool_calls"); token
     counts are in `usage_metadata`.
 
-    All calls of one dialogue form one token sequence: the next prompt is the last prompt, what the model said *in its
-    own tokens*, and the encoding of only what came after. If the history was edited, it is encoded afresh from the chat
-    template.
+    All calls of one dialogue form one token sequence: the next prompt is the last prompt, the model's completion *in
+    its own tokens*, and the encoding of only what came after. If the history was edited, it is encoded afresh from the
+    chat template.
 
     Concurrent async calls are batched (see `batching`). A malformed tool call becomes one of `invalid_tool_calls`,
     never an error. A sync call runs alone, at once. Weights must not change under a model that is in use: make a new
     one, with a new version.
 
-        model = LocalChatModel.load("Qwen/Qwen3-0.6B", temperature=0.7, max_tokens=512)
-        message = model.bind_tools([get_order]).invoke("Where is order 7?")
+    `temperature` 0 is greedy; `top_p` 1 and `top_k` 0 truncate nothing; `max_tokens` counts new tokens. `max_batch`
+    bounds the rows of one forward pass; `template_kwargs` go to the chat template. `model_version` is by default a
+    fingerprint of the weights.
+
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> from cm2_agent.models import byte_tokenizer
+    >>> tokenizer = byte_tokenizer()
+    >>> size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    >>> network = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **size))  # untrained, so it answers noise
+    >>> message = LocalChatModel(model=network, tokenizer=tokenizer, max_tokens=4).invoke("Where is order 7?")
+    >>> ids, logprobs = (message.response_metadata[key] for key in ("completion_ids", "logprobs"))
+    >>> 1 <= len(ids) == len(logprobs) <= 4
+    True
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=())
@@ -79,11 +91,21 @@ class LocalChatModel(BaseChatModel):
     def load(
         cls, path: str | Path, *, dtype: str | None = None, model_options: dict[str, Any] | None = None, **settings: Any
     ) -> Self:
-        """Load from a directory or a hub name. `dtype` as torch names it ("float32", "bfloat16"; default: the
-        checkpoint's own); `model_options` go to `from_pretrained` (a GGUF file: `{"gguf_file": …}`, for the tokenizer
-        too); `settings` are the fields of this class.
+        """Load model and tokenizer from a directory or the hub.
 
-        Raises ModelError when there is no such model, or it has no chat template.
+        Args:
+            path: a directory, or a hub name such as "Qwen/Qwen3-0.6B".
+            dtype: of the weights, as torch names it ("float32", "bfloat16"). Default: the checkpoint's own.
+            model_options: go to transformers' `from_pretrained`; `gguf_file` goes to the tokenizer too.
+            settings: the fields of this class: `max_tokens`, `temperature`, `top_p`, `seed`, `model_version`, …
+
+        Raises:
+            ModelError: there is no such model, or its tokenizer has no chat template.
+
+        To ask it with a tool:
+
+            model = LocalChatModel.load("Qwen/Qwen3-0.6B", temperature=0.7, max_tokens=512)
+            message = model.bind_tools([get_order]).invoke("Where is order 7?")
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -143,7 +165,9 @@ class LocalChatModel(BaseChatModel):
         """Offer tools to the model, through its chat template. A forced `tool_choice` cannot be honoured and is
         refused."""
         if tool_choice not in (None, "auto"):
-            raise ValueError(f"tool_choice {tool_choice!r}: a local model decides for itself; expected None or 'auto'")
+            raise ValueError(
+                f"tool_choice is {tool_choice!r}, and a local model cannot be forced; expected None or 'auto'"
+            )
         return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], **kwargs)
 
     def _generate(
@@ -201,7 +225,7 @@ class LocalChatModel(BaseChatModel):
             after = self._text_after(messages, last, tools)
             if after is not None:
                 if own[-1] in self._stop_ids:
-                    # The template writes the end of the message too; the model has already said it.
+                    # The template writes the end of the message too, which is the model's stop token already.
                     stop = self.tokenizer.decode([own[-1]])
                     after = after.removeprefix(stop) if after.startswith(stop) else after.partition(stop)[2]
                 return own + self.tokenizer.encode(after, add_special_tokens=False)
@@ -211,7 +235,7 @@ class LocalChatModel(BaseChatModel):
     def _own_tokens(
         self, messages: Sequence[BaseMessage], last: int, tools: list[dict[str, Any]] | None
     ) -> list[int] | None:
-        """Prompt and completion of `messages[last]`, if this model said it and nothing up to it was edited since."""
+        """Prompt and completion of `messages[last]`, if this model wrote it and nothing up to it was edited since."""
         message = messages[last]
         meta = message.response_metadata
         if (
@@ -222,17 +246,13 @@ class LocalChatModel(BaseChatModel):
             return None
         if message.additional_kwargs.get(HISTORY) != history_hash(messages[:last], tools):
             return None
-        said = self._parse(meta["completion_ids"], ())
-        same = (said.content, [(c["name"], c["args"]) for c in said.tool_calls], len(said.invalid_tool_calls)) == (
-            message.content,
-            [(c["name"], c["args"]) for c in message.tool_calls],
-            len(message.invalid_tool_calls),
-        )
-        return [*meta["prompt_ids"], *meta["completion_ids"]] if same else None
+        if _content(self._parse(meta["completion_ids"], ())) != _content(message):
+            return None
+        return [*meta["prompt_ids"], *meta["completion_ids"]]
 
     def _text_after(self, messages: Sequence[BaseMessage], last: int, tools: list[dict[str, Any]] | None) -> str | None:
-        """What the template writes after the assistant message `last`, up to where the model is to speak; None if that
-        cannot be told."""
+        """What the template writes after the assistant message `last`, up to the model's next completion; None if
+        that cannot be found out."""
         listed = template_messages(messages)
         listed[last] = {"role": "assistant", "content": SENTINEL}
         try:
@@ -250,8 +270,8 @@ class LocalChatModel(BaseChatModel):
         )
 
     def _parse(self, ids: Sequence[int], stop: Sequence[str], salt: str = "") -> AIMessage:
-        said = list(ids[:-1] if ids and ids[-1] in self._stop_ids else ids)
-        text = self.tokenizer.decode(said, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        written = list(ids[:-1] if ids and ids[-1] in self._stop_ids else ids)
+        text = self.tokenizer.decode(written, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         for word in stop:
             text = text.partition(word)[0]
         return parse_completion(text, salt)
@@ -295,6 +315,12 @@ class LocalChatModel(BaseChatModel):
         return ids, stopped
 
 
+def _content(message: AIMessage) -> Any:
+    """What a message says, however it was made."""
+    calls = [(call["name"], call["args"]) for call in message.tool_calls]
+    return message.content, calls, len(message.invalid_tool_calls)
+
+
 def fingerprint(model: Any) -> str:
     """A name for these exact weights: 16 hexadecimal digits of a hash over every parameter's name, shape, type and
     bytes."""
@@ -305,13 +331,3 @@ def fingerprint(model: Any) -> str:
         digest.update(json.dumps([name, list(tensor.shape), str(tensor.dtype)]).encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
-
-
-def openai_compatible(base_url: str, model: str, *, api_key: str | None = None, **settings: Any) -> BaseChatModel:
-    """A chat model behind any server that speaks the OpenAI protocol; with vLLM, token ids and logprobs come along.
-
-    See `endpoints.openai_compatible`. Raises MissingExtra (with the pip line to type) without langchain-openai.
-    """
-    from cm2_agent.models.openai import openai_compatible as connect
-
-    return connect(base_url, model, api_key=api_key, **settings)

@@ -1,8 +1,8 @@
-"""Chat models behind an OpenAI-compatible server; apart from `models` because langchain-openai is an extra.
+"""Chat models behind an OpenAI-compatible server, with the token ids that vLLM gives.
 
-vLLM gives the token ids it read and wrote when asked to; langchain-openai drops them. The subclass here keeps them,
-under the same names in `response_metadata` as a local model's. A server that gives none yields text-only messages: fit
-for imitation, not for GRPO."""
+vLLM reports the token ids it read and wrote when asked to, and langchain-openai drops them. The subclass here puts them
+into `response_metadata`, under the same names as a local model's. A server that reports none yields text-only messages:
+fit for imitation, not for GRPO. Importing this module raises MissingExtra without the extra `openai`."""
 
 from __future__ import annotations
 
@@ -29,15 +29,26 @@ def openai_compatible(
     logprobs_mode: str = "raw",
     **settings: Any,
 ) -> BaseChatModel:
-    """A chat model at `base_url` (such as "http://localhost:8000/v1").
+    """A chat model at `base_url`, such as "http://localhost:8000/v1".
 
-    `token_ids=True` asks for token ids and logprobs, as vLLM understands it (servers that do not may refuse the
-    request). `model_version` names the weights that are served; without it the server's own name for the model stands
-    there. `logprobs_mode` says what the server takes logprobs of: "raw" (vLLM's default: before temperature and
-    truncation) or "processed". `settings` go to ChatOpenAI (temperature, top_p, max_tokens, timeout, …). For
-    api.openai.com without `api_key`, ChatOpenAI reads OPENAI_API_KEY; other servers are then sent none.
+    Args:
+        base_url: the server's address, with the path before `/chat/completions`.
+        model: the name under which the server knows the model.
+        api_key: sent as the bearer token. Without one, OPENAI_API_KEY of the environment goes to api.openai.com, and
+            none to any other server.
+        model_version: names the weights that are served. Default: the server's own name for the model.
+        token_ids: ask for token ids and logprobs, as vLLM understands it; other servers may refuse the request.
+        logprobs_mode: what the server takes logprobs of: "raw" (vLLM's default: before temperature and truncation) or
+            "processed".
+        settings: go to ChatOpenAI (temperature, top_p, max_tokens, timeout, …).
 
-    Raises ValueError for another `logprobs_mode`; MissingExtra, with the pip line, on import without langchain-openai.
+    Raises:
+        ValueError: another `logprobs_mode`.
+        MissingExtra: on import, without langchain-openai; the message is the pip line.
+
+    >>> model = openai_compatible("http://localhost:8000/v1", "Qwen/Qwen3-8B", token_ids=True, temperature=0.7)
+    >>> model.model_name, model.logprobs
+    ('Qwen/Qwen3-8B', True)
     """
     if logprobs_mode not in ("raw", "processed"):
         raise ValueError(f"logprobs_mode {logprobs_mode!r}: expected 'raw' or 'processed'")
@@ -58,7 +69,7 @@ def openai_compatible(
 
 
 class EndpointChatModel(ChatOpenAI):
-    """ChatOpenAI that keeps what the server says about tokens; made by `openai_compatible`."""
+    """ChatOpenAI that passes on what the server reports about tokens; made by `openai_compatible`."""
 
     served_version: str | None = None
     logprobs_mode: str = "raw"
@@ -82,7 +93,7 @@ class EndpointChatModel(ChatOpenAI):
         info = dict(made.generation_info or {}) | self._tokens(chunk, choices[0])
         if chunk.get("prompt_token_ids"):  # the first chunk alone has it; a second copy would be appended on merging
             info |= self._about(chunk)
-            info.pop("model_name")  # said by ChatOpenAI, in the last chunk
+            info.pop("model_name")  # ChatOpenAI adds it, in the last chunk
         made.generation_info = info or None
         return made
 
@@ -107,7 +118,7 @@ class EndpointChatModel(ChatOpenAI):
             "model_name": name,
             "model_version": self.served_version or name,
             "sampling": {
-                # What the server does without being told is its own affair: the protocol's default is 1.
+                # A server may have defaults of its own; the protocol's is 1.
                 "temperature": 1.0 if self.temperature is None else self.temperature,
                 "top_p": 1.0 if self.top_p is None else self.top_p,
                 "top_k": body.get("top_k", 0),

@@ -10,15 +10,14 @@ from typing import Any
 
 from cm2_agent.errors import ChecklistError, GuardError
 from cm2_agent.graphs.guardrail import NOTE, Finding, OnViolation, guarded
-from cm2_agent.rewards.scoring.checks import run_check
-from cm2_agent.rewards.scoring.plan import Plan, Scope
-from cm2_agent.rewards.scoring.shaping import Column, settled
+from cm2_agent.rewards.scoring.judge_items import leave_unjudged
+from cm2_agent.rewards.scoring.plan import Plan
+from cm2_agent.rewards.scoring.shaping import apply_dependencies
 from cm2_agent.tracing.handler import is_watched
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import CheckFunction
 from cm2_agent.types.messages import Message
 from cm2_agent.types.trace import Run, Trace
-from cm2_agent.types.view import View
 
 
 def guard(
@@ -91,34 +90,25 @@ def _turn_check(plan: Plan) -> Callable[[Sequence[Message]], Finding]:
 
     def look(messages: Sequence[Message]) -> Finding:
         trace = Trace.of(Run(id="guarded", messages=tuple(messages)))
-        scope = plan.scope(len(trace.turns) - 1) if trace.turns else None
-        if scope is None:
+        turn = plan.turn(len(trace.turns) - 1) if trace.turns else None
+        if turn is None:
             return Finding()
-        columns = _columns(scope, trace)
+        checked = turn.run_checks(trace)
+        leave_unjudged(checked)
+        columns = apply_dependencies([column for column in checked.columns if column is not None], turn.deps)
         failed = {
             item.id: (
                 f"{item.id}: {item.question or 'this check failed'}{' (it must not)' if item.kind == 'avoid' else ''}"
             )
-            for item, column in zip(scope.items, columns, strict=True)
+            for item, column in zip(turn.items, columns, strict=True)
             if item.required_for_next_turn and item.check is not None and column.value is False
         }
         return Finding(
             failed=failed,
-            worth=sum(weight for weight, column in zip(scope.weights, columns, strict=True) if column.value),
+            worth=sum(weight for weight, column in zip(turn.weights, columns, strict=True) if column.value),
         )
 
     return look
-
-
-def _columns(scope: Scope, trace: Trace) -> list[Column]:
-    steps = len(trace.turns[-1].steps)
-    views = [View(trace=trace, turn=scope.turn, seen=seen) for seen in range(1, steps + 1)]
-    unknown = Column(value=None, reason="no judge", cause="infrastructure")
-    columns = [
-        unknown if check is None else run_check(check, item, views)
-        for item, check in zip(scope.items, scope.checks, strict=True)
-    ]
-    return settled(columns, scope.deps)
 
 
 __all__ = ["guard"]

@@ -15,7 +15,7 @@ from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Trace
 
 if TYPE_CHECKING:
-    from cm2_agent.rewards.components.component import Plug
+    from cm2_agent.rewards.components.component import RewardComponent
 
 
 class JudgeBudget:
@@ -39,7 +39,12 @@ class LiveScorer:
     the rest with `programmatic`. `rewards` become components of the sampled traces' scores."""
 
     def __init__(
-        self, programmatic: Scorer, judged: Scorer, rewards: Sequence[Plug], sample: float, budget: JudgeBudget
+        self,
+        programmatic: Scorer,
+        judged: Scorer,
+        rewards: Sequence[RewardComponent],
+        sample: float,
+        budget: JudgeBudget,
     ) -> None:
         self.incidents = Incidents()
         self._programmatic, self._judged, self._rewards = programmatic, judged, rewards
@@ -61,7 +66,7 @@ class LiveScorer:
         values = {reward.name: await self._value(reward, trace, task) for reward in self._rewards}
         return replace(score, components={**score.components, **values})
 
-    async def _value(self, reward: Plug, trace: Trace, task: Task | None) -> float | None:
+    async def _value(self, reward: RewardComponent, trace: Trace, task: Task | None) -> float | None:
         from cm2_agent.rewards.components.component import Context
 
         try:

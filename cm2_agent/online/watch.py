@@ -22,7 +22,7 @@ from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.protocols import Judge, Reward, Sink, Store
 
 if TYPE_CHECKING:
-    from cm2_agent.rewards.components.component import Plug
+    from cm2_agent.rewards.components.component import RewardComponent
     from cm2_agent.rewards.judges.llm_judge import LLMJudge
 
 __all__ = ["flush", "watch"]
@@ -100,7 +100,7 @@ def watch(
     _check_judge(judge, sample, budget_usd, checklist)
     if not (_is_enabled() if enabled is None else enabled):
         return graph
-    from cm2_agent.rewards.judges.cache import remember
+    from cm2_agent.rewards.judges.cache import attach_cache
 
     loaded = _load_checklist(checklist)
     components = _components(rewards)
@@ -110,7 +110,7 @@ def watch(
     opened = _open(store)
     cache: Any = getattr(opened, "verdict_cache", None)
     if asked is not None and cache is not None:
-        remember(asked, cache())
+        attach_cache(asked, cache())
     if loaded is not None:
         opened.save_checklist(loaded)
     incidents = Incidents()
@@ -181,14 +181,18 @@ def _check_judge(judge: object, sample: float | None, budget_usd: float | None, 
 
 
 def _llm_judge(model: str, budget_usd: float | None) -> LLMJudge:
-    from cm2_agent.llm.limits import Limits
+    from cm2_agent.llm.limits import RateLimits
     from cm2_agent.rewards.judges.llm_judge import LLMJudge
 
-    return LLMJudge(model, limits=Limits(concurrency=8, budget_usd=budget_usd))
+    return LLMJudge(model, limits=RateLimits(concurrency=8, budget_usd=budget_usd))
 
 
 def _scorer(
-    checklist: Checklist | None, rewards: Sequence[Plug], judge: Judge | None, sample: float, budget: JudgeBudget
+    checklist: Checklist | None,
+    rewards: Sequence[RewardComponent],
+    judge: Judge | None,
+    sample: float,
+    budget: JudgeBudget,
 ) -> LiveScorer | None:
     if checklist is None and not rewards:
         return None
@@ -207,10 +211,10 @@ def _load_checklist(checklist: Checklist | str | PathLike[str] | None) -> Checkl
     return load_checklist(fspath(checklist))
 
 
-def _components(rewards: Mapping[str, Reward] | Sequence[Reward] | None) -> list[Plug]:
-    from cm2_agent.rewards.components.component import plug
+def _components(rewards: Mapping[str, Reward] | Sequence[Reward] | None) -> list[RewardComponent]:
+    from cm2_agent.rewards.components.component import as_component
 
-    components = [plug(reward, name=name) for name, reward in _by_name(rewards or {}).items()]
+    components = [as_component(reward, name=name) for name, reward in _by_name(rewards or {}).items()]
     grouped = [component.name for component in components if component.of_group]
     if grouped:
         raise ChecklistError(

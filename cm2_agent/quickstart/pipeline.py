@@ -256,7 +256,7 @@ def grpo_settings(size: RoundConfig, number: int) -> dict[str, Any]:
         "rollouts_per_step": size.batch,
         "learning_rate": size.learning_rate(number),
         "warmup_steps": size.warmup,
-        "cap": size.weight_cap,
+        "max_weight": size.weight_cap,
         "args": {"epsilon": size.epsilon, "epsilon_high": size.epsilon_high},
     }
 

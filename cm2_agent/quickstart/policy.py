@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
-from cm2_agent.models.byte_tokenizer import byte_tokenizer
+from cm2_agent.models.tokenizer import byte_tokenizer
 from cm2_agent.quickstart.app import NOT_FOUND, SYSTEM, TOOLS
 from cm2_agent.quickstart.config import CONFIG, Config
 from cm2_agent.quickstart.demonstrations import demonstrations

@@ -72,9 +72,9 @@ async def score_traces(
 def remembering(judge: Judge | None, store: SQLStore | None) -> Judge | None:
     """The judge, whose verdicts are kept in the store, or in memory where there is none."""
     if judge is not None:
-        from cm2_agent.rewards.judges.cache import MemoryCache, remember
+        from cm2_agent.rewards.judges.cache import MemoryCache, attach_cache
 
-        remember(judge, MemoryCache() if store is None else store.verdict_cache())
+        attach_cache(judge, MemoryCache() if store is None else store.verdict_cache())
     return judge
 
 

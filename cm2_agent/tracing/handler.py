@@ -60,7 +60,7 @@ class SpanHandler(GraphCallbackHandler):
     @property
     def open_runs(self) -> int:
         """How many LangChain runs are being recorded: 0 when no root is open."""
-        return len(self.spans)
+        return len(self.spans.records)
 
     # Chains: the root, and what passes through
 
@@ -76,7 +76,7 @@ class SpanHandler(GraphCallbackHandler):
         metadata: Any = None,
         **kwargs: Any,
     ) -> None:
-        if run_id in self.spans:  # the handler is in the list twice: in the graph's config and in the caller's
+        if run_id in self.spans.records:  # the handler is in the list twice: in the graph's config and in the caller's
             return
         parent = self.spans.parent(parent_run_id)
         if parent is not None:
@@ -88,7 +88,8 @@ class SpanHandler(GraphCallbackHandler):
         elif not self.spans.has_ended(parent_run_id):
             root = self.spans.start_root(run_id, parent_run_id, kwargs.get("name") or "agent", tags, metadata)
             root.input_messages = root.message_index.add_state(inputs)
-            write_content(root, {semconv.INPUT_MESSAGES: root.input_messages})
+            if root.source.content:
+                write_content(root, {semconv.INPUT_MESSAGES: root.input_messages})
 
     @never_raises
     def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
@@ -127,7 +128,7 @@ class SpanHandler(GraphCallbackHandler):
 
     @never_raises
     def on_custom_event(self, name: str, data: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        record = self.spans.get(run_id)
+        record = self.spans.records.get(run_id)
         if name == FACTS and record is not None and isinstance(data, Mapping):
             record.root.facts.update(data)
 
@@ -173,7 +174,7 @@ class SpanHandler(GraphCallbackHandler):
 
     @never_raises
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
-        record = self.spans.get(run_id)
+        record = self.spans.records.get(run_id)
         if not isinstance(record, ChatRecord) or record.done:
             return
         message, metadata = read_response(response)
@@ -189,7 +190,7 @@ class SpanHandler(GraphCallbackHandler):
 
     @never_raises
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        record = self.spans.get(run_id)
+        record = self.spans.records.get(run_id)
         if isinstance(record, ChatRecord) and not record.done:
             fail(record, error)
             self.spans.end_leaf(record)
@@ -227,24 +228,27 @@ class SpanHandler(GraphCallbackHandler):
         record.arguments = plain(inputs) if inputs is not None else input_str
         facts = tool_facts(metadata)
         record.backend, record.fault = facts.get(TOOL_BACKEND), facts.get(TOOL_FAULT)
-        write_content(record, {semconv.TOOL_ARGUMENTS: record.arguments})
-        record.span.set_attributes(facts)
+        if record.root.source.content:
+            write_content(record, {semconv.TOOL_ARGUMENTS: record.arguments})
+        if facts:
+            record.span.set_attributes(facts)
 
     @never_raises
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        record = self.spans.get(run_id)
+        record = self.spans.records.get(run_id)
         if not isinstance(record, ToolRecord) or record.done:
             return
         record.result, record.error, call_id = read_tool_result(output, record.call_id)
         record.call_id = record.call_id or call_id
         if record.error is not None:
             record.span.set_status(Status(StatusCode.ERROR, record.error))
-        write_content(record, {semconv.TOOL_RESULT: record.result})
+        if record.root.source.content:
+            write_content(record, {semconv.TOOL_RESULT: record.result})
         self.spans.end_leaf(record)
 
     @never_raises
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        record = self.spans.get(run_id)
+        record = self.spans.records.get(run_id)
         if isinstance(record, ToolRecord) and not record.done:
             if isinstance(error, GraphBubbleUp):
                 record.interrupted = True

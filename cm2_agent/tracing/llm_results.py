@@ -74,12 +74,20 @@ def read_request(params: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[s
     sources = (params, extra, facts) if isinstance(extra, Mapping) else (params, facts)
     settings: dict[str, JSON] = {}
     for name, spellings in _SETTINGS.items():
-        for source in sources:
-            value = next((source[spelling] for spelling in spellings if source.get(spelling) is not None), None)
-            if value is not None:
-                settings[name] = plain(value)
-                break
+        value = _first(sources, spellings)
+        if value is not None:
+            settings[name] = plain(value)
     return (str(model) if model else None), settings
+
+
+def _first(sources: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Any:
+    """The value of the first source that has one of the keys, None where none has."""
+    for source in sources:
+        for key in keys:
+            value = source.get(key)
+            if value is not None:
+                return value
+    return None
 
 
 def read_response(response: LLMResult) -> tuple[BaseMessage | None, ResponseMetadata]:

@@ -41,35 +41,26 @@ class OpenSpans:
 
     def __init__(self, source: Callable[[], Source]) -> None:
         self.source = source
-        self._records: dict[UUID, Record] = {}
+        self.records: dict[UUID, Record] = {}
+        """The record that each run belongs to."""
         self._ended: OrderedDict[UUID, None] = OrderedDict()
         self._lock = threading.Lock()
         with _instances_lock:
             _instances.add(self)
 
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __contains__(self, run_id: UUID) -> bool:
-        return run_id in self._records
-
-    def get(self, run_id: UUID | None) -> Record | None:
-        """The record that the run belongs to; None for a run that is not, or no longer, recorded."""
-        return self._records.get(run_id) if run_id is not None else None
-
     def root(self, run_id: UUID | None) -> RootRecord | None:
         """The run's record if the run is itself a root."""
-        record = self.get(run_id)
+        record = self.records.get(run_id) if run_id is not None else None
         return record if isinstance(record, RootRecord) and record.run_id == run_id else None
 
     def parent(self, parent_run_id: UUID | None) -> Record | None:
         """The record under which a run with this parent stands; None where it starts a root."""
         if parent_run_id is not None:
-            return self._records.get(parent_run_id)
+            return self.records.get(parent_run_id)
         around = var_child_runnable_config.get()
         callbacks = around.get("callbacks") if around else None
         if isinstance(callbacks, BaseCallbackManager) and callbacks.parent_run_id is not None:
-            return self._records.get(callbacks.parent_run_id)
+            return self.records.get(callbacks.parent_run_id)
         return None
 
     def has_ended(self, run_id: UUID | None) -> bool:
@@ -78,7 +69,7 @@ class OpenSpans:
 
     def pass_through(self, run_id: UUID, parent: Record) -> None:
         """A run without a span of its own: what it starts hangs from its parent's."""
-        self._records[run_id] = parent
+        self.records[run_id] = parent
         parent.root.run_ids.append(run_id)
 
     def start_root(
@@ -136,7 +127,7 @@ class OpenSpans:
     ) -> _Leaf | None:
         """A span for a model or tool call; None where the run has one already or its root has ended. A call outside
         every root (a bare model) gets a root of its own."""
-        if run_id in self._records:
+        if run_id in self.records:
             return None
         parent = self.parent(parent_run_id)
         if parent is None:
@@ -186,10 +177,11 @@ class OpenSpans:
             record.error = record.error or "did not end before its run did"
             self._end(record)
         root.span.set_attribute(semconv.STATUS, root.status)
-        write_content(root, {semconv.OUTPUT_MESSAGES: root.final_messages})
+        if root.source.content:
+            write_content(root, {semconv.OUTPUT_MESSAGES: root.final_messages})
         with self._lock:
             for run_id in root.run_ids:
-                self._records.pop(run_id, None)
+                self.records.pop(run_id, None)
                 self._ended[run_id] = None
             while len(self._ended) > _REMEMBERED:
                 self._ended.popitem(last=False)
@@ -198,7 +190,7 @@ class OpenSpans:
     def _add(self, record: Record) -> None:
         root = record.root
         with self._lock:
-            self._records[record.run_id] = record
+            self.records[record.run_id] = record
             root.run_ids.append(record.run_id)
             root.open[record.run_id] = record
             if record.span.is_recording():
@@ -226,8 +218,8 @@ def fail(record: Record, error: BaseException) -> None:
 
 
 def write_content(record: Record, contents: Mapping[str, Any]) -> None:
-    """Content as JSON on the span, only where somebody outside this process reads it."""
-    if record.root.source.content and record.span.is_recording():
+    """Content as JSON on the span, for readers outside this process; see `Source.content`."""
+    if record.span.is_recording():
         for name, value in contents.items():
             if value:
                 record.span.set_attribute(name, as_json(value))
@@ -236,4 +228,4 @@ def write_content(record: Record, contents: Mapping[str, Any]) -> None:
 def _is_recorded(run_id: UUID) -> bool:
     """Whether the run is part of one that some handler records."""
     with _instances_lock:
-        return any(run_id in spans for spans in _instances)
+        return any(run_id in spans.records for spans in _instances)

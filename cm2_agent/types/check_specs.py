@@ -1,5 +1,6 @@
-"""Checks as data, `{called: get_order}` and its siblings: what may be written; apart from rewards/scoring/checks.py, which runs
-them, so that a checklist is refused when it is read and not when it is first scored.
+"""Checks written as data, such as `{called: get_order}`: their keys and values; rewards/scoring/checks.py runs them.
+
+They are parsed when a checklist is read, so that a wrong one is refused then and not at the first score.
 
 | check | true when |
 |---|---|
@@ -9,7 +10,7 @@ them, so that a checklist is refused when it is read and not when it is first sc
 | `{only_called: [{called: TOOL, with: {…}}], among: [TOOL]}` | in the whole scope, a successful call of a tool in `among` is a listed one |
 | `{at_most: {TOOL: N}}` or `{at_most: N}` | each tool was called at most N times in the whole scope; a bare N bounds all calls together |
 | `{no_tool_error: true}`, a TOOL or a list | no call (of these tools) in the whole scope came back as an error |
-| `{replied: true}` | the user was told something: a step with text and no tool call |
+| `{replied: true}` | the agent replied: a step with text and no tool call |
 | `{reply_matches: PATTERN}` | a reply of the scope so far holds a match of the RE2 pattern (linear time; `(?i)` ignores case) |
 """  # noqa: E501
 
@@ -50,8 +51,8 @@ class Called(CheckData):
         for name, value in wanted.items():
             if isinstance(value, Mapping) and set(value) == {"from"} and value["from"] not in ("user", "tool"):
                 raise ValueError(
-                    f"{name}: from is {value['from']!r}; expected user (said in a user message so far) or tool (told by"
-                    " an earlier step)"
+                    f"{name}: from is {value['from']!r}; expected user (it occurs in a user message so far) or tool (in"
+                    " a tool result of an earlier step)"
                 )
         return wanted
 
@@ -140,11 +141,11 @@ FORMS: dict[str, type[Parsed]] = {
 def parse_check(data: Mapping[str, JSON]) -> Parsed:
     """Read a check written as data. Raises ChecklistError: an unknown check or key (with those allowed), a value of the
     wrong type, an impossible check, a pattern that RE2 does not read."""
-    named = [name for name in FORMS if name in data]
-    if len(named) != 1:
-        what = "none of the known checks" if not named else f"several checks ({', '.join(named)})"
+    names = [name for name in FORMS if name in data]
+    if len(names) != 1:
+        what = "none of the known checks" if not names else f"several checks ({', '.join(names)})"
         raise ChecklistError(f"the check {dict(data)!r} names {what}; give exactly one of {', '.join(FORMS)}")
-    form = FORMS[named[0]]
+    form = FORMS[names[0]]
     try:
         return form.model_validate(dict(data))
     except ValidationError as error:
@@ -152,12 +153,11 @@ def parse_check(data: Mapping[str, JSON]) -> Parsed:
         allowed = ", ".join(spec.alias or name for name, spec in form.model_fields.items())
         if detail["type"] == "extra_forbidden":
             raise ChecklistError(
-                f"the check {named[0]} has an unknown key {detail['loc'][-1]!r}; allowed: {allowed}"
+                f"the check {names[0]} has an unknown key {detail['loc'][-1]!r}; allowed: {allowed}"
             ) from error
-        place = ".".join(str(part) for part in detail["loc"]) or named[0]
+        place = ".".join(str(part) for part in detail["loc"]) or names[0]
         message = str(detail["msg"]).removeprefix("Value error, ")
-        given = dict(data).get(named[0])
-        raise ChecklistError(f"the check {named[0]}: {place}: {message} (given {given!r})") from error
+        raise ChecklistError(f"the check {names[0]}: {place}: {message} (given {data.get(names[0])!r})") from error
 
 
 def compile_pattern(pattern: str) -> Any:

@@ -1,9 +1,8 @@
-"""What it is worth: items and the checklist they form (method.md §2). A check is data or a function; rewards/ resolves
-it."""
+"""Checklist: items under a name and a version, validated when they are put together (docs/method.md)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -19,11 +18,15 @@ from cm2_agent.types.json_values import JSON, content_hash
 class Checklist:
     """Items under a name and a version. Immutable: other content needs another version.
 
+    An item is an Item, or a function of a View: its name is the id, its docstring's first line the question.
+
+    >>> from cm2_agent import Checklist, Item
     >>> def looks_up_first(view):
-    ...     "The order is looked up before the user is told anything."
+    ...     "The order is looked up before the first reply."
     ...     return view.called("get_order", before="reply")
-    >>> Checklist(looks_up_first, name="support").items[0].id
-    'looks_up_first'
+    >>> polite = Item("polite", "Is every reply polite?", kind="hold")
+    >>> [item.id for item in Checklist(looks_up_first, polite, name="support", version=2)]
+    ['looks_up_first', 'polite']
     """
 
     items: tuple[Item, ...]
@@ -71,7 +74,7 @@ class Checklist:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 over everything, the functions' sources too (house.md §4)."""
+        """SHA-256 over everything, the functions' sources too."""
         return content_hash(
             {**self.to_json(), "sources": {item.id: item.source for item in self.items if item.source is not None}}
         )
@@ -82,7 +85,7 @@ class Checklist:
 
     @property
     def block(self) -> tuple[Item, ...]:
-        """The `trace` items: the closing block, which counts as one more turn (method.md §2)."""
+        """The `trace` items: the closing block, which counts as one more turn (docs/method.md, "Scope and L")."""
         return tuple(item for item in self.items if item.turn == "trace")
 
     @property
@@ -92,9 +95,6 @@ class Checklist:
 
     def __iter__(self) -> Iterator[Item]:
         return iter(self.items)
-
-    def replaced(self, items: Iterable[Item]) -> Checklist:
-        return Checklist(*items, name=self.name, version=self.version)
 
 
 __all__ = ["Checklist"]

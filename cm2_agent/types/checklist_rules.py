@@ -1,5 +1,4 @@
-"""What a checklist must obey as a whole (method.md §2): ids, scopes, dependencies that can pay, weights; apart from the
-words themselves.
+"""The rules that a checklist's items must obey together: unique ids, scopes, dependencies that can pay, weights.
 
 **Dependencies that can never pay.** Eq. 2 pays an item only where its prerequisites were satisfied in an *earlier*
 step. Refused is what follows from the two items alone, whatever the agent does; nothing is guessed:
@@ -7,7 +6,7 @@ step. Refused is what follows from the two items alone, whatever the agent does;
 - the same check twice: both turn true in the same step;
 - two calls of the same tool of which one's `with` contains the other's: the call that satisfies the narrower one
   satisfies both. (A call with other arguments could come first, but an agent that calls the tool rightly at once would
-  never be paid.) Calls told apart by their arguments are two calls and may depend on each other;
+  never be paid.) Calls with different arguments are two calls and may depend on each other;
 - "calls X", then "X returned Y": a call and its result are one step. A question speaks of X where X is the only tool it
   names;
 - "called X before Y" that depends on Y having been called;
@@ -127,7 +126,7 @@ def _dependencies(items: Sequence[Item], by_id: Mapping[str, Item], parsed: Mapp
 
 def _edge(item: Item, parent: Item, parsed: Mapping[str, Parsed], tools: set[str]) -> str:
     if item.id == parent.id:
-        return ""  # a circle of one, told by the sorter
+        return ""  # a circle of one, which the sorter reports
     where = f"item {item.id!r} (turn {item.turn}) depends on {parent.id!r} (turn {parent.turn})"
     if "trace" in (item.turn, parent.turn):
         if item.turn != parent.turn:
@@ -156,33 +155,33 @@ def unpayable(item: Item, parent: Item, parsed: Mapping[str, Parsed], tools: set
 
     `parsed` are the checks given as data, by item id; `tools` the tools that any check of the checklist names.
     """
-    mine, theirs = parsed.get(item.id), parsed.get(parent.id)
-    same_function = mine is None and item.check is not None and item.check == parent.check
-    if same_function or (mine is not None and mine == theirs):
+    own, other = parsed.get(item.id), parsed.get(parent.id)
+    same_function = own is None and item.check is not None and item.check == parent.check
+    if same_function or (own is not None and own == other):
         return "both have the same check and turn true in the same step; drop one of the items"
     if parent.turn != "trace" and (
-        isinstance(theirs, Replied | ReplyMatches) or (theirs is None and parent.focus_on == "assistant.reply")
+        isinstance(other, Replied | ReplyMatches) or (other is None and parent.focus_on == "assistant.reply")
     ):
         return "it waits for the reply, and the reply ends the turn; turn the dependency round, or drop it"
-    if isinstance(mine, Called) and isinstance(theirs, Called):
-        if mine.before == theirs.called:
+    if isinstance(own, Called) and isinstance(other, Called):
+        if own.before == other.called:
             return (
-                f"it asks for {mine.called} before {theirs.called}, and waits for {theirs.called} to be called; turn"
+                f"it asks for {own.called} before {other.called}, and waits for {other.called} to be called; turn"
                 " the dependency round"
             )
-        if mine.called == theirs.called and (_within(mine.with_, theirs.with_) or _within(theirs.with_, mine.with_)):
+        if own.called == other.called and (_within(own.with_, other.with_) or _within(other.with_, own.with_)):
             return (
-                f"one call of {mine.called} satisfies both in the same step; drop the dependency, or tell the two calls"
-                " apart by their arguments (`with`)"
+                f"one call of {own.called} satisfies both in the same step; drop the dependency, or give the two"
+                " calls different arguments (`with`)"
             )
         return None
-    if isinstance(mine, Called):
-        if parent.focus_on == "tool.content" and not mine.with_ and _sole_tool(parent, tools) == mine.called:
-            return f"{mine.called} must be called before it can answer; turn the dependency round, or drop it"
+    if isinstance(own, Called):
+        if parent.focus_on == "tool.content" and not own.with_ and _sole_tool(parent, tools) == own.called:
+            return f"{own.called} must be called before it can answer; turn the dependency round, or drop it"
         return None
-    if mine is None and item.check is None and item.focus_on == "tool.content":
-        tool = theirs.called if isinstance(theirs, Called) else None
-        if theirs is None and parent.check is None and parent.focus_on == "assistant.tool_calls":
+    if own is None and item.check is None and item.focus_on == "tool.content":
+        tool = other.called if isinstance(other, Called) else None
+        if other is None and parent.check is None and parent.focus_on == "assistant.tool_calls":
             tool = _sole_tool(parent, tools)
         if tool is not None and _sole_tool(item, tools | {tool}) == tool:
             return (
@@ -201,10 +200,10 @@ def _sole_tool(item: Item, tools: set[str]) -> str | None:
     none or several."""
     text = f"{item.question or ''}\n{item.pass_condition or ''}"
     words = set(re.findall(r"[A-Za-z0-9_]+", text))
-    named = {word for word in words if word in tools or ("_" in word.strip("_"))} | set(
+    names = {word for word in words if word in tools or ("_" in word.strip("_"))} | set(
         re.findall(r"`([A-Za-z][A-Za-z0-9_.\-]*)`", text)
     )
-    return next(iter(named)) if len(named) == 1 else None
+    return next(iter(names)) if len(names) == 1 else None
 
 
 def _parents(items: Sequence[Item], by_id: Mapping[str, Item]) -> Iterator[Problem]:
@@ -237,9 +236,9 @@ def _weights(items: Sequence[Item]) -> Iterator[Problem]:
             )
             yield Problem(at=at, field="weight", message=message)
     names = {"trace": "the closing block", "each": "a turn that holds the each items alone"}
-    for scope, own in scopes.items():
+    for scope, positions in scopes.items():
         # a turn that no item names holds the each items alone, so these must weigh something by themselves
-        members = own if scope in names else [*own, *scopes["each"]]
+        members = positions if scope in names else [*positions, *scopes["each"]]
         if members and not any(items[at].weight > 0 for at in members):
             ids = ", ".join(items[at].id for at in members)
             where = names.get(scope, f"turn {scope}")

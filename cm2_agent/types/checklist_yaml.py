@@ -1,5 +1,4 @@
-"""Checklists as files: YAML in, with the line of every error, item libraries, YAML out and a JSON schema for editors;
-apart from the words.
+"""Checklists as YAML files: reading with the line of every error, writing, and a JSON schema for editors.
 
 YAML never imports code: a check that is a name stays a name until functions are given. Libraries are included by
 `cm2:NAME` (shipped) or by a path relative to the including file; a path may not leave the folder of the checklist,
@@ -17,10 +16,18 @@ from cm2_agent.errors import ChecklistError
 from cm2_agent.types.check_specs import FORMS
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import CheckFunction, ChecklistModel
-from cm2_agent.types.checklist_library import _document, _items, _libraries, _model, _Placed, _Source, _text
+from cm2_agent.types.checklist_library import library_items
 from cm2_agent.types.checklist_rules import problems
+from cm2_agent.types.checklist_source import (
+    ChecklistSource,
+    LocatedItem,
+    located_items,
+    parse_checklist,
+    read_document,
+    read_file,
+)
 from cm2_agent.types.json_values import JSON
-from cm2_agent.types.yaml_source import Document, write_yaml
+from cm2_agent.types.yaml_source import write_yaml
 
 
 def load_checklist(path: str | Path, functions: Mapping[str, CheckFunction] | None = None) -> Checklist:
@@ -31,7 +38,7 @@ def load_checklist(path: str | Path, functions: Mapping[str, CheckFunction] | No
     itself or lacks a parameter, a check name without a function."""
     where = Path(path)
     root = where.resolve().parent
-    return read_checklist(_text(where, str(path)), functions, name=str(path), folder=root)
+    return read_checklist(read_file(where, str(path)), functions, name=str(path), folder=root)
 
 
 def read_checklist(
@@ -44,18 +51,23 @@ def read_checklist(
     """The same from a text; `name` stands for the file in errors, local libraries are looked for in `folder` (None:
     refused)."""
     chain = () if folder is None else (str((folder / Path(name).name).resolve()),)
-    source = _Source(name=name, text=text, folder=folder, root=folder, chain=chain)
-    document = _document(source, {})
-    model = _model(ChecklistModel, source, document)
-    placed = [*_libraries(model.include, source, document), *_items(model, source, document)]
-    found = problems([one.item for one in placed])
+    source = ChecklistSource(name=name, text=text, folder=folder, root=folder, chain=chain)
+    document = read_document(source, {})
+    model = parse_checklist(ChecklistModel, source, document)
+    located = [*library_items(model.include, source, document), *located_items(model, source, document)]
+    items = [one.item for one in located]
+    found = problems(items)
     if found:
-        raise ChecklistError(
-            "\n".join(_told(problem.at, problem.field, problem.message, placed, source, document) for problem in found)
+        lines = (
+            source.error(document.line(("items",)), problem.message)
+            if problem.at is None
+            else located[problem.at].source.error(located[problem.at].line(problem.field), problem.message)
+            for problem in found
         )
+        raise ChecklistError("\n".join(map(str, lines)))
     if functions is not None:
-        _named(placed, functions)
-    checklist = Checklist(*(one.item for one in placed), name=model.name, version=model.version)
+        _require_functions(located, functions)
+    checklist = Checklist(*items, name=model.name, version=model.version)
     return checklist if functions is None else checklist.bound(functions)
 
 
@@ -82,16 +94,8 @@ def checklist_schema() -> dict[str, JSON]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "CM2 checklist"}
 
 
-def _told(
-    at: int | None, key: str | None, message: str, placed: Sequence[_Placed], source: _Source, document: Document
-) -> str:
-    if at is None:
-        return f"{source.name}:{document.line(('items',))}: {message}"
-    return f"{placed[at].source.name}:{placed[at].line(key)}: {message}"
-
-
-def _named(placed: Sequence[_Placed], functions: Mapping[str, CheckFunction]) -> None:
-    lost = [one for one in placed if isinstance(one.item.check, str) and one.item.check not in functions]
+def _require_functions(located: Sequence[LocatedItem], functions: Mapping[str, CheckFunction]) -> None:
+    lost = [one for one in located if isinstance(one.item.check, str) and one.item.check not in functions]
     if lost:
         known = ", ".join(sorted(functions)) or "none"
         raise ChecklistError(

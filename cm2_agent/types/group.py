@@ -1,5 +1,4 @@
-"""A GRPO group: rollouts of one task that may be compared with each other (method.md §5); apart because store, rewards
-and trainers all speak of it and none of them may import another."""
+"""A GRPO group: rollouts of one task that may be compared with each other (docs/method.md, "Groups")."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ from cm2_agent.types.score import Score
 from cm2_agent.types.trace import Trace
 
 _ENVIRONMENT = {"simulator": SIMULATOR, "faults": FAULTS, "user": USER}
-"""What a key names only where there is one, so that keys of groups without stay what they were."""
+"""Parts of a key that are left out where there are none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,15 +47,15 @@ class Group:
 
     @property
     def backends(self) -> frozenset[str] | None:
-        """Who could answer its tools (`cm2.tool.backend`'s values); None where nobody said, as of imported
-        dialogues."""
+        """Who could answer its tools (`cm2.tool.backend`'s values); None where it is not known, as of
+        imported dialogues."""
         return backends_of(self.key)
 
 
 def backends_of(key: Mapping[str, JSON]) -> frozenset[str] | None:
     """The backends that a group's key names."""
-    told = key.get("tools")
-    return frozenset(json.loads(told).values()) if isinstance(told, str) else None
+    tools = key.get("tools")
+    return frozenset(json.loads(tools).values()) if isinstance(tools, str) else None
 
 
 def group_key(trace: Trace, reward_version: str) -> dict[str, JSON] | None:

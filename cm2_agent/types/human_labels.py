@@ -1,5 +1,4 @@
-"""What people said of the items of a trace: labels, who gave them, and how they meet a judge's verdicts; apart from
-verdicts, which a reward version gave. A judge is measured by them (`cm2_agent/analysis/agreement.py`)."""
+"""Labels: people's answers on the items of a trace, their consensus, and the verdicts on the same items."""
 
 from __future__ import annotations
 
@@ -11,8 +10,8 @@ from typing import TypeAlias
 from cm2_agent.types.score import Score
 
 LabelKey: TypeAlias = "tuple[str, int | None, str]"
-"""(trace id, turn, item id): what is judged. The turn is None for the closing block, or where the label did not name
-one."""
+"""(trace id, turn, item id): what a label speaks of. The turn is None for the closing block, or where the label names
+none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +41,7 @@ class Label:
 
 
 def by_rater(labels: Iterable[Label]) -> dict[LabelKey, dict[str, bool]]:
-    """`{place: {rater: value}}`; who could not tell has no entry."""
+    """`{key: {rater: value}}`; a rater who could not tell has no entry."""
     found: defaultdict[LabelKey, dict[str, bool]] = defaultdict(dict)
     for label in labels:
         if label.value is not None:
@@ -51,18 +50,18 @@ def by_rater(labels: Iterable[Label]) -> dict[LabelKey, dict[str, bool]]:
 
 
 def consensus(labels: Iterable[Label]) -> dict[LabelKey, bool]:
-    """What most people said of each place; where as many said yes as no, nothing. Recorded judges have no vote."""
+    """The majority of people's answers for each key; a tie has none, and recorded judges have no vote."""
     votes = by_rater(label for label in labels if not label.by_judge)
-    sums = {place: sum(1 if value else -1 for value in said.values()) for place, said in votes.items()}
-    return {place: total > 0 for place, total in sums.items() if total}
+    sums = {key: sum(1 if value else -1 for value in by_person.values()) for key, by_person in votes.items()}
+    return {key: total > 0 for key, total in sums.items() if total}
 
 
-def verdicts_at(scores: Iterable[Score], places: Iterable[LabelKey]) -> tuple[dict[LabelKey, bool | None], int]:
-    """The verdict at each of the places that the scores judged, and how many places name no turn although their item
-    has several.
+def verdicts_at(scores: Iterable[Score], keys: Iterable[LabelKey]) -> tuple[dict[LabelKey, bool | None], int]:
+    """The verdict at each of the keys that the scores judged, and how many keys name no turn although their item has
+    several.
 
-    A place without a turn is met by the item's only verdict in the trace. Verdicts that looked at nothing (a turn that
-    was not reached) are left out: no rater saw what they speak of."""
+    A key without a turn is met by the item's only verdict in the trace. Verdicts of a turn that was not reached are
+    left out: no rater saw what they speak of."""
     exact: dict[LabelKey, bool | None] = {}
     anywhere: defaultdict[tuple[str, str], list[bool | None]] = defaultdict(list)
     for score in scores:
@@ -74,14 +73,14 @@ def verdicts_at(scores: Iterable[Score], places: Iterable[LabelKey]) -> tuple[di
                 anywhere[score.trace_id, verdict.item].append(verdict.value)
     found: dict[LabelKey, bool | None] = {}
     unclear = 0
-    for place in places:
-        trace_id, named, item = place
+    for key in keys:
+        trace_id, turn_of_key, item = key
         several = anywhere.get((trace_id, item), [])
-        if place in exact:
-            found[place] = exact[place]
-        elif named is None and len(several) == 1:
-            found[place] = several[0]
-        elif named is None and several:
+        if key in exact:
+            found[key] = exact[key]
+        elif turn_of_key is None and len(several) == 1:
+            found[key] = several[0]
+        elif turn_of_key is None and several:
             unclear += 1
     return found, unclear
 

@@ -1,4 +1,4 @@
-"""JSON values: their type, the one spelling that is hashed, and equality as JSON sees it."""
+"""JSON values: their type, the canonical spelling that hashes are taken of, and equality."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""What is said: messages in the OpenTelemetry GenAI schema; apart from the trace since tasks, tools and models speak it
-too.
+"""Messages and their parts in the OpenTelemetry GenAI schema, and the tools that a model is offered.
 
 A message is a role and parts, as the semantic conventions for generative AI write them
 (https://opentelemetry.io/docs/specs/semconv/gen-ai/, `gen_ai.input.messages`): text, reasoning, tool_call,
-tool_call_response, uri, blob, file. Unknown part types and additional properties are kept, so that reading and writing
+tool_call_response, uri, blob, file. Unknown part types and additional properties stay, so that reading and writing
 loses nothing."""
 
 from __future__ import annotations
@@ -19,6 +18,15 @@ from cm2_agent.types.json_values import JSON, content_hash
 
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
+OPENAI_ROLES: Mapping[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+    "function": "tool",
+}
+"""The roles of OpenAI's chat format → ours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +93,7 @@ class Blob:
 
 @dataclass(frozen=True, kw_only=True)
 class Other:
-    """A part of a type that this version does not know, kept as it came; `data` holds every key, `type` too."""
+    """A part of a type that this version does not know, unchanged; `data` holds every key, `type` too."""
 
     data: Mapping[str, JSON]
 
@@ -123,7 +131,7 @@ def part_to_json(part: Part) -> dict[str, JSON]:
 
 
 def part_from_json(data: Mapping[str, JSON]) -> Part:
-    """Read a part. Raises TraceError where a known type lacks its key; an unknown type is kept as Other."""
+    """Read a part; an unknown type becomes Other. Raises TraceError where a known type lacks its key."""
     if not isinstance(data, Mapping):
         raise TraceError(f"a message part is {type(data).__name__} {str(data)[:60]!r}; expected an object with a type")
     kind = str(data.get("type", ""))
@@ -140,7 +148,7 @@ def part_from_json(data: Mapping[str, JSON]) -> Part:
     known = {name: data[name] for name in names if name in data}
     if kind == "tool_call_response":
         known["error"] = known.get("error") is True
-        if "result" in data and "response" not in data:  # earlier revisions of the conventions said `result`
+        if "result" in data and "response" not in data:  # the key of earlier revisions of the conventions
             known["response"] = data["result"]
             names = names | {"result"}
     return cls(**known, extra={key: value for key, value in data.items() if key not in names and key != "type"})
@@ -150,6 +158,7 @@ def part_from_json(data: Mapping[str, JSON]) -> Part:
 class Message:
     """One message: who speaks, and the parts.
 
+    >>> from cm2_agent import Message
     >>> Message.of("user", "Where is order 7?").text
     'Where is order 7?'
     """
@@ -216,11 +225,9 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True)
 class ToolSpec:
-    """A tool as the model sees it, and what a task knows of it besides.
+    """A tool as the model sees it, with what a task knows of its results and effects.
 
-    `parameters` is the JSON schema of its arguments. `output` is the JSON schema of its results, None where the tool
-    declares none. `reads` is True where its calls change nothing, False where they do, None where nobody knows. A Task
-    checks these types and refuses an empty name or unknown keys; the ToolSpec of a recorded call is what was recorded.
+    A Task checks the types and refuses an empty name; the tools of a trace are as they were recorded.
 
     >>> ToolSpec(name="get_order", parameters={"type": "object"}, reads=True).to_json()["type"]
     'function'
@@ -237,7 +244,7 @@ class ToolSpec:
     output: Mapping[str, JSON] | None = None
     """The JSON schema of its results, where the tool declares one."""
     reads: bool | None = None
-    """True where its calls change nothing, False where they do; None: nobody said."""
+    """True where its calls change nothing, False where they do; None: unknown."""
 
     def to_json(self) -> dict[str, JSON]:
         """The tool as the GenAI conventions write it and traces store it: without `output` and `reads`."""

@@ -20,8 +20,8 @@ class User(Protocol):
 
     >>> def scripted(turns):
     ...     async def user(messages):
-    ...         said = sum(message.role == "user" for message in messages)
-    ...         return turns[said] if said < len(turns) else None
+    ...         number = sum(message.role == "user" for message in messages)
+    ...         return turns[number] if number < len(turns) else None
     ...     return user
     """
 
@@ -92,7 +92,7 @@ class Reward(Protocol):
 
 @runtime_checkable
 class Store(Protocol):
-    """Where runs, checklists and scores are kept; `SQLStore(url)` is ours.
+    """A database of runs, checklists and scores; `SQLStore(url)` is ours.
 
     >>> def newest(store):
     ...     return next(store.traces(), None)
@@ -112,7 +112,7 @@ class Store(Protocol):
 
 
 class Sink(Protocol):
-    """Told of every trace when it is stored and, where it was scored, of its score.
+    """Called with every trace when it is stored and, where it was scored, with its score.
 
     >>> def alert(trace, score):
     ...     if score is not None and score.reward is not None and score.reward < 0.5:

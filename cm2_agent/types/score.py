@@ -1,8 +1,7 @@
-"""What a trace was found to be worth: verdicts, turn scores and the Score they add up to; apart from the checklist,
-which is the question.
+"""Scores: verdicts on items, turn scores, reward components and the Score of a trace that they add up to.
 
-A Score is self-contained: a trainer computes every advantage of method.md §5 from scores alone and never needs reward
-code."""
+A Score is self-contained: a trainer computes every advantage (docs/method.md, "Advantages over a group") from scores
+alone and never needs reward code."""
 
 from __future__ import annotations
 
@@ -20,13 +19,20 @@ NullCause: TypeAlias = Literal["infrastructure", "content"]
 class Verdict:
     """The verdict on one item in one turn (or the closing block).
 
-    `value`: satisfied at the end of the scope (for avoid items: never violated), or None where nobody could tell.
-    `step` is the row (1…S) of the satisfaction matrix from which the column is true, None where it never is: with
-    `TurnScore.steps` it is the column. `paid` is Eq. 2 summed over the steps (at most one), None with the value.
-    `weight` is the item's share of its turn (they sum to 1); `depends_on` are indices into the turn's verdicts.
-    `reason` says what decided it where the item itself was not looked at (`dependency`, `gate`, `limit`, `unreached`)
-    or could not be (`check failed`, `judge failed`, `no judge`); `cause` of a NULL is `infrastructure` or `content`
-    (method.md §4)."""
+    Args:
+        item: The item's id.
+        value: Satisfied at the end of the scope (for avoid items: never violated), or None where nobody could tell.
+        weight: The item's share of its turn; the shares of a turn sum to 1.
+        step: The first step (1…S) at which the item is satisfied, None where it never is. With `TurnScore.steps` it is
+            the item's column of the satisfaction matrix.
+        paid: Whether a step was paid for it (Eq. 2 summed over the steps), None with the value.
+        depends_on: Indices into the turn's verdicts.
+        reason: What decided it where the item itself was not looked at (`dependency`, `gate`, `limit`, `unreached`) or
+            could not be (`check failed`, `judge failed`, `no judge`).
+        cause: Of a value of None: `infrastructure` or `content` (docs/method.md, "Causes").
+        explanation: The judge's.
+        evidence: The judge's quotes, and how a panel voted.
+    """
 
     item: str
     value: bool | None
@@ -58,7 +64,7 @@ class TurnScore:
     """One counted turn, or the closing block (`turn` is None). Turns without items are not here: they do not count.
 
     `steps` is S, the steps of the scope; 0 for a turn that was not `reached`, whose items all count as judged and
-    unpaid. `reward` is R_t in [0, 1] (Eq. 6), None where a verdict is."""
+    unpaid. `reward` is R_t in [0, 1] (Eq. 6), None where the value of a verdict is."""
 
     turn: int | None
     reached: bool
@@ -76,8 +82,7 @@ class TurnScore:
 
 @dataclass(frozen=True, kw_only=True)
 class Component:
-    """What one reward said of one trace: a value in [0, 1], or None where it could not tell; `explanation` then says
-    why.
+    """One reward's value for one trace, in [0, 1], or None where it could not tell; `explanation` then says why.
 
     `version` names everything that could change the value. Raises ValueError for a value that is not a number in [0,
     1]."""
@@ -98,13 +103,27 @@ class Component:
 class Score:
     """The reward of one trace under one reward version.
 
-    `reward` is Eq. 4 with method.md §4's rule for NULLs, in [0, 1], or None; then `null_reason` says why (`failure: …`,
-    `verdicts`, `censored`, `gate undecided`, `no turn`, `no checklist`). `turns` are the L counted turns in order, the
-    closing block last. `reward_version` names everything that could change the number (checklist hash, judge, code).
-    `runs` is how many runs of the trace it saw; `components` are the stack's other rewards by name. `checklist` is the
-    content hash under which the store keeps the checklist. `usage` is what judging it took: `calls` (`re_asks` among
-    them), items `escalated`, verdicts `cached`, `input_tokens`, `output_tokens`, and `usd`, None where a price is not
-    known; empty where no judge was asked. It is no part of what the score says."""
+    Args:
+        trace_id: The trace.
+        reward_version: Names everything that could change the number (checklist hash, judge, code).
+        reward: Eq. 4 with the rule for NULLs (docs/method.md, "The stored reward"), in [0, 1], or None.
+        checklist: The content hash under which the store holds the checklist.
+        turns: The L counted turns in order, the closing block last.
+        runs: How many runs of the trace it saw.
+        null_reason: Why the reward is None: `failure: …`, `verdicts`, `censored`, `gate undecided`, `no turn` or
+            `no checklist`.
+        components: A stack's other rewards by name.
+        usage: What judging it took: `calls` (`re_asks` among them), items `escalated`, verdicts `cached`,
+            `input_tokens`, `output_tokens`, and `usd`, None where a price is not known; empty where no judge was
+            asked. It does not change what the score means.
+
+    >>> from cm2_agent import Score
+    >>> verdict = {"item": "looks_up_first", "value": True, "weight": 1.0, "step": 1, "paid": True}
+    >>> turn = {"turn": 0, "reached": True, "steps": 2, "reward": 1.0, "verdicts": [verdict]}
+    >>> score = Score.from_json({"trace_id": "run", "reward_version": "v1", "reward": 1.0, "turns": [turn]})
+    >>> score.length, [verdict.value for verdict in score.verdicts]
+    (1, [True])
+    """
 
     trace_id: str
     reward_version: str

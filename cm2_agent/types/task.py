@@ -1,4 +1,4 @@
-"""What to do: a Task, and loading and saving tasks as JSON Lines."""
+"""Task: what an agent is asked to do; tasks as JSON Lines files, and whether a task can be trained on."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from cm2_agent.types.messages import ToolSpec
 
 
 class RecordedCall(BaseModel):
-    """One real call of a tool, kept for replay and as an example to a simulator: `result` is the answer as the agent
-    was told it (text, or a list of content blocks), `error` in its place where the answer told of a failure."""
+    """One real call of a tool, for replay and as an example to a simulator: `result` is the answer as the agent saw it
+    (text, or a list of content blocks), `error` takes its place where the call failed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -52,40 +52,42 @@ class Persona(BaseModel):
 class Task(BaseModel):
     """One thing an agent is asked to do: scripted user turns, or a persona for a simulated user.
 
-    `turns` are the user's messages in order; `max_turns` bounds a simulated user. `entities` name what the task is
-    about (`"order:7"`), so that held-out tasks can be kept apart. `outcome` is the task's own expected end, for
-    verifiers; `metadata` is free. A task whose content changes gets a new `version`: a GRPO group never mixes versions.
+    Args:
+        id: Unique within a file.
+        version: From 1; a task whose content changes gets a new one, since a GRPO group never mixes versions.
+        system: The system prompt.
+        turns: The user's messages, in order.
+        persona: Whom a simulated user plays; then `turns` does not fix the user's messages.
+        max_turns: At most this many user messages of a simulated user.
+        tools: What the task declares, for an agent that is made for it (`agents(model)`).
+        recorded: Calls that `replay` answers with, and a simulator takes as examples.
+        checklist: The task's own.
+        entities: What the task is about (`"order:7"`): held-out tasks share none with those trained on.
+        outcome: The expected end, for verifiers.
+        metadata: Free.
 
-    >>> Task(id="t1", turns=["Where is order 7?"]).scripted_turns
+    Raises:
+        ValidationError: pydantic's, for an unknown key, a wrong type or two tools of one name.
+
+    >>> from cm2_agent import Task
+    >>> Task(id="t1", turns=["Where is order 7?"], entities=["order:7"]).scripted_turns
     1
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     id: str = Field(min_length=1)
-    """Unique within the file."""
     version: int = Field(default=1, ge=1)
-    """Other content needs another version."""
     system: str | None = None
-    """The system prompt."""
     turns: tuple[str, ...] = ()
-    """The user's messages, in order."""
     persona: str | Persona | None = None
-    """Whom a simulated user plays; then `turns` does not fix the user's messages."""
     max_turns: int | None = Field(default=None, ge=1)
-    """User messages at most, of a simulated user."""
     tools: tuple[ToolSpec, ...] = ()
-    """What the task declares, for an agent that is made for it (`cm2 run --model`)."""
     recorded: tuple[RecordedCall, ...] = ()
-    """Calls that `replay` answers with, and a simulator takes as examples."""
     checklist: ChecklistModel | None = None
-    """The task's own checklist."""
     entities: tuple[str, ...] = ()
-    """What the task is about, such as `"order:7"`: held-out tasks share none with those trained on."""
     outcome: Any = None
-    """The expected end, for verifiers."""
     metadata: Mapping[str, Any] = Field(default_factory=dict)
-    """Free."""
 
     @field_validator("tools")
     @classmethod
@@ -98,7 +100,7 @@ class Task(BaseModel):
 
     @property
     def scripted_turns(self) -> int | None:
-        """How many user turns are fixed before the rollout, or None where a simulated user decides (method.md §2)."""
+        """How many user turns are fixed before the rollout, or None where a simulated user decides."""
         return len(self.turns) if self.persona is None and self.turns else None
 
     def own_checklist(self) -> Checklist | None:
@@ -106,6 +108,7 @@ class Task(BaseModel):
         return None if self.checklist is None else Checklist.from_model(self.checklist)
 
     def to_json(self) -> dict[str, Any]:
+        """Every key, those at their default too: a line of a tasks file."""
         return self.model_dump(mode="json", exclude_none=False)
 
 
@@ -159,8 +162,8 @@ def _example() -> str:
 
 
 def check_trainable(checklist: Checklist | None, task: Task) -> None:
-    """Whether rollouts of the task may be trained on by the checklist: L must be fixed before the rollout (method.md
-    §2).
+    """Whether rollouts of the task may be trained on by the checklist: L must be fixed before the rollout
+    (docs/method.md, "Scope and L").
 
     Raises ChecklistError: no checklist; a simulated user with items that are not `turn: trace` (the policy would decide
     how many turns count); scripted turns of which none has an item. Names the items."""

@@ -1,5 +1,4 @@
-"""What happened: model calls, tool runs, runs and the trace they join into (method.md §1); apart from messages, which
-have no history."""
+"""What happened: model calls, tool runs, runs and the trace they form (docs/method.md, "Run, trace, turn, step")."""
 
 from __future__ import annotations
 
@@ -20,12 +19,27 @@ Status: TypeAlias = Literal["ok", "error", "interrupted", "cancelled"]
 class ModelCall:
     """One answer of a chat model.
 
-    `prompt_ids` and `completion_ids` are the token ids of the whole prompt and of what was sampled, `logprobs` one
-    natural logarithm a sampled token (float32 precision); None where the model did not give them: such a call is
-    text-only and cannot be trained on by GRPO. `sampling` holds temperature, top_p, top_k, penalties, grammar,
-    max_tokens as far as known, and under `logprobs` whether they are `processed` (after temperature and truncation) or
-    `raw`. `message` is the index in the run's messages of the assistant message that this call wrote, None for a call
-    off the main line (a sub-agent's). Times are nanoseconds since the epoch."""
+    Args:
+        span_id: The span that recorded it.
+        model: The model's name.
+        model_version: Names the weights; rollouts of a group share it.
+        input: The messages of the prompt.
+        output: The assistant message, None for a failed call.
+        tools: The tools that were offered.
+        prompt_ids: Token ids of the whole prompt, None where the model did not give them: such a call is text-only and
+            cannot be trained on by GRPO.
+        completion_ids: Token ids of what was sampled.
+        logprobs: One natural logarithm for each sampled token, in float32 precision.
+        sampling: temperature, top_p, top_k, penalties, grammar and max_tokens as far as known; under `logprobs` whether
+            they are `processed` (after temperature and truncation) or `raw`.
+        usage: Tokens by kind.
+        finish_reason: The provider's.
+        error: Why the call failed.
+        message: Index in the run's messages of the assistant message that this call wrote, None for a call off the main
+            line (a sub-agent's).
+        started: Nanoseconds since the epoch.
+        ended: Nanoseconds since the epoch.
+    """
 
     span_id: str
     model: str | None = None
@@ -46,7 +60,7 @@ class ModelCall:
 
     @property
     def untrainable(self) -> str | None:
-        """Why GRPO cannot train on this call (method.md §6), or None where it can."""
+        """Why GRPO cannot train on this call (docs/method.md, "What can be trained on"), or None where it can."""
         if self.error is not None:
             return "failed call"
         if self.prompt_ids is None or self.completion_ids is None:
@@ -140,9 +154,25 @@ class RunFailure:
 class Run:
     """One invocation of a graph: one root span.
 
-    `messages` are what this run added to the dialogue, in order: the user's, then each assistant message with its tool
-    responses (a system message where it is new). `thread` is the conversation id that joins runs into a trace.
-    `attributes` hold the `cm2.*` facts above and whatever the caller's metadata said."""
+    Args:
+        id: Unique in a store.
+        thread: The conversation id that joins runs into a trace; None for a run that is a trace by itself.
+        name: The graph's.
+        status: `ok`, `error`, `interrupted` or `cancelled`.
+        failure: Why a run of status `error` ended.
+        messages: What this run added to the dialogue, in order: the user's message, then each assistant message with
+            its tool responses (a system message where it is new).
+        calls: The model's answers, in order.
+        tools: The tools' executions, in order.
+        attributes: The `cm2.*` attributes (`run_attributes.py`) and the caller's metadata.
+        started: Nanoseconds since the epoch.
+        ended: Nanoseconds since the epoch.
+
+    >>> from cm2_agent import Message, Run
+    >>> run = Run(id="run-1", messages=(Message.of("user", "Hello"), Message.of("assistant", "Hello, how can I help?")))
+    >>> run.trace_id, Run.from_json(run.to_json()) == run
+    ('run-1', True)
+    """
 
     id: str
     thread: str | None = None
@@ -218,7 +248,7 @@ class Step:
             for response in self.responses:
                 if response.id == call.id:
                     return response
-        position = next((i for i, mine in enumerate(self.message.tool_calls) if mine is call), None)
+        position = next((i for i, own in enumerate(self.message.tool_calls) if own is call), None)
         if position is not None and position < len(self.responses):
             response = self.responses[position]
             return response if response.id is None or call.id is None else None
@@ -237,7 +267,14 @@ class Turn:
 @dataclass(frozen=True, kw_only=True)
 class Trace:
     """A dialogue: the runs of one conversation in order. `outcomes` are results known from elsewhere, such as a
-    benchmark's own reward."""
+    benchmark's own reward.
+
+    >>> from cm2_agent import Message, Run, Trace
+    >>> hello = (Message.of("user", "Hello"), Message.of("assistant", "Hello, how can I help?"))
+    >>> trace = Trace.of(Run(id="run-1", messages=hello))
+    >>> len(trace.turns), trace.turns[0].user[0].text, trace.steps[0].is_reply
+    (1, 'Hello', True)
+    """
 
     id: str
     runs: tuple[Run, ...]
@@ -260,7 +297,7 @@ class Trace:
 
     @property
     def failure(self) -> RunFailure | None:
-        """Why the dialogue ended badly: what the last run died of."""
+        """Why the dialogue ended badly: the failure of its last run."""
         return self.runs[-1].failure if self.runs else None
 
     @cached_property
@@ -269,7 +306,7 @@ class Trace:
 
     @cached_property
     def turns(self) -> tuple[Turn, ...]:
-        """The dialogue cut at user messages (method.md §1). A user message that no assistant step answers opens no
+        """The dialogue cut at user messages. A user message that no assistant step answers opens no
         turn."""
         return _turns(self.runs)
 
@@ -289,8 +326,8 @@ class Trace:
 
     def with_run(self, run: Run) -> Trace:
         """The trace with one more run, or with the run of that id replaced."""
-        kept = tuple(mine for mine in self.runs if mine.id != run.id)
-        return replace(self, runs=(*kept, run))
+        others = tuple(other for other in self.runs if other.id != run.id)
+        return replace(self, runs=(*others, run))
 
     def to_json(self) -> dict[str, JSON]:
         return {"id": self.id, "runs": [run.to_json() for run in self.runs], "outcomes": dict(self.outcomes)}

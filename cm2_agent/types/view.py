@@ -1,5 +1,4 @@
-"""The View: a dialogue up to a step, with the current turn marked. It is the only argument of a check (method.md
-§2)."""
+"""The View: a dialogue up to a step, with the current turn marked; the only argument of a check."""
 
 from __future__ import annotations
 
@@ -7,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from cm2_agent.types.json_values import JSON, same_json
+from cm2_agent.types.json_values import JSON, canonical_json, same_json
 from cm2_agent.types.messages import Message, ToolCallResponse
 from cm2_agent.types.trace import Step, Trace, Turn
 
@@ -36,7 +35,15 @@ class View:
     """The dialogue up to and with step `seen` (a count: 0 = before the first) of its scope.
 
     The scope is one turn (`turn` is its 0-based index), or the whole dialogue for the closing block (`turn` is None).
-    Everything but `user_text`, `turns` and `dialogue_steps` speaks of the scope."""
+    Everything but `user_text`, `turns` and `dialogue_steps` speaks of the scope.
+
+    >>> from cm2_agent import Message, Run, ToolCall, Trace, View
+    >>> call = ToolCall(id="1", name="get_order", arguments={"id": 7})
+    >>> asked = Message.of("user", "Where is order 7?")
+    >>> view = View.of(Trace.of(Run(id="run", messages=(asked, Message.of("assistant", calls=[call])))), turn=0)
+    >>> view.called("get_order", with_={"id": {"from": "user"}}), view.reply
+    (True, '')
+    """
 
     trace: Trace
     turn: int | None
@@ -74,7 +81,7 @@ class View:
 
     @property
     def user(self) -> str:
-        """What the user said to open this turn; all user messages for the closing block."""
+        """The user message that opens this turn; all user messages for the closing block."""
         turns = self.trace.turns if self.turn is None else (self.trace.turns[self.turn],)
         return "\n".join(message.text for turn in turns for message in turn.user)
 
@@ -126,7 +133,7 @@ class View:
 
     @property
     def replies(self) -> tuple[str, ...]:
-        """What the user was told in the scope so far: the texts of steps without a tool call."""
+        """The agent's replies in the scope so far: the texts of steps without a tool call."""
         return tuple(step.message.text for step in self.steps if step.is_reply)
 
     @property
@@ -152,20 +159,18 @@ class View:
         for key, value in wanted.items():
             if key not in call.arguments:
                 return False
-            given = call.arguments[key]
+            argument = call.arguments[key]
             if isinstance(value, Mapping) and set(value) == {"from"}:
-                known = self.said_by_user(given) if value["from"] == "user" else self.told_by_tool(given, call.step)
-                if not known:
+                by_user = value["from"] == "user"
+                if not (self.said_by_user(argument) if by_user else self.told_by_tool(argument, call.step)):
                     return False
-            elif not same_json(given, value):
+            elif not same_json(argument, value):
                 return False
         return True
 
 
 def as_text(value: JSON) -> str:
     """A JSON value as it would be read: text as it is, anything else as canonical JSON."""
-    from cm2_agent.types.json_values import canonical_json
-
     return value if isinstance(value, str) else canonical_json(value)
 
 

@@ -1,5 +1,4 @@
-"""YAML with the lines it was written on: text to plain data and the place of every key and list entry; apart since it
-knows no checklist.
+"""YAML with line numbers: text to plain data, the line of every key and list entry, and back to text.
 
 What is read is a plain subset, close to YAML 1.2: mappings with text keys, lists, text, true and false, whole and
 decimal numbers, null. So `no`, `on`, `1:30`, `007` and `2026-05-20` are text. Refused, with the line: tags, duplicate
@@ -65,7 +64,7 @@ def read_yaml(text: str, scalar: Callable[[str, int], JSON] | None = None) -> Do
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
-        raise _told(error) from error
+        raise _syntax_error(error) from error
     except RecursionError as error:
         raise YamlError(1, f"nested deeper than {MAX_DEPTH} levels; expected a plain checklist") from error
     if root is None:
@@ -74,7 +73,7 @@ def read_yaml(text: str, scalar: Callable[[str, int], JSON] | None = None) -> Do
     return Document(data=reader.value(root, (), 0), lines=reader.lines)
 
 
-def _told(error: yaml.YAMLError) -> YamlError:
+def _syntax_error(error: yaml.YAMLError) -> YamlError:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     if isinstance(error, yaml.reader.ReaderError):
         return YamlError(
@@ -120,13 +119,13 @@ class _Reader:
             return [self.value(child, (*place, index), depth + 1) for index, child in enumerate(node.value)]
         assert isinstance(node, ScalarNode)
         text: str = node.value
-        given = text if self._scalar is None else self._scalar(text, line)
-        if given is not text:
-            return given
-        told = node.tag.endswith(":str") and any(
+        value = text if self._scalar is None else self._scalar(text, line)
+        if value is not text:
+            return value
+        tagged_text = node.tag.endswith(":str") and any(
             pattern.match(text) for pattern in (_NULL, _BOOL, _INT)
         )  # written `!!str 5`
-        return text if told or node.style in ("'", '"', "|", ">") else _plain(text, line)
+        return text if tagged_text or node.style in ("'", '"', "|", ">") else _plain(text, line)
 
     def _mapping(self, node: MappingNode, place: KeyPath, depth: int) -> dict[str, JSON]:
         out: dict[str, JSON] = {}

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from docs.generate.markdown import code, docstring, escape, fence, first_sentence, table
+from docs.generate.markdown import arguments, code, docstring, escape, fence, first_sentence, table
 
 FACES = {
     "cm2_agent": "api.md",
@@ -55,9 +55,11 @@ def api_pages() -> dict[str, str]:
 
 
 def class_fields(cls: type) -> list[Field]:
-    """The public annotated attributes of a class and of its bases in the package, bases first."""
+    """The public annotated attributes of a class and of its bases in the package, bases first. Each is described by the
+    text below it, or by the `Args:` of its class."""
     found: dict[str, Field] = {}
     for base in reversed(_own_bases(cls)):
+        listed = arguments(inspect.getdoc(base) or "")
         body = _node(base).body
         for at, node in enumerate(body):
             if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
@@ -71,7 +73,7 @@ def class_fields(cls: type) -> list[Field]:
                 and isinstance(after.value, ast.Constant)
                 and isinstance(after.value.value, str)
             )
-            doc = inspect.cleandoc(after.value.value) if described else ""  # type: ignore[union-attr]
+            doc = inspect.cleandoc(after.value.value) if described else listed.get(name, "")  # type: ignore[union-attr]
             found[name] = Field(name=name, annotation=annotation, default=_default(node.value), doc=doc)
     return list(found.values())
 
@@ -127,7 +129,12 @@ def _class(name: str, cls: type) -> Iterator[str]:
     yield docstring(_doc(cls))
     if init is not None and (doc := ast.get_docstring(init)):
         yield docstring(doc)
-    described = [f"- {code(field.name)}: {escape(' '.join(field.doc.split()))}\n" for field in fields if field.doc]
+    listed = arguments(_doc(cls))
+    described = [
+        f"- {code(field.name)}: {escape(' '.join(field.doc.split()))}\n"
+        for field in fields
+        if field.doc and field.name not in listed
+    ]
     if described:
         yield "**Attributes**\n\n" + "".join(described)
     seen: set[str] = set()

@@ -19,7 +19,7 @@ from cm2_agent.types.checklist_library import LibraryModel, shipped_libraries
 from cm2_agent.types.messages import ToolSpec
 from cm2_agent.types.task import Persona, RecordedCall, Task
 from docs.generate.api import class_fields
-from docs.generate.markdown import code, docstring, escape, table
+from docs.generate.markdown import code, escape, prose, table
 
 JSON = Mapping[str, Any]
 
@@ -64,7 +64,7 @@ def jsonl_page() -> str:
         "# JSON Lines files\n",
         "One JSON object a line. Unknown keys are refused, and an error names its line.\n",
         "## Tasks\n",
-        f"{docstring(_prose_of(Task))}",
+        f"{_doc(Task)}\n",
         _keys(Task, parts),
         "### A persona\n",
         f"{_doc(Persona)}\n",
@@ -174,10 +174,6 @@ def _libraries() -> Iterator[list[str]]:
         yield [code(f"cm2:{name}"), given, "<br>".join(code(item["id"]) for item in data["items"])]
 
 
-def _doc(model: type[BaseModel]) -> str:
-    return escape(" ".join((inspect.getdoc(model) or "").split()))
-
-
-def _prose_of(model: type[BaseModel]) -> str:
-    """The docstring without its examples of Python."""
-    return (inspect.getdoc(model) or "").split(">>>")[0].rstrip()
+def _doc(model: type) -> str:
+    """The docstring's prose, on one line."""
+    return escape(" ".join(prose(inspect.getdoc(model) or "").split()))

@@ -52,6 +52,24 @@ def docstring(doc: str) -> str:
     return "\n".join(part for part in [*out, _prose(rest)] if part)
 
 
+def arguments(doc: str) -> dict[str, str]:
+    """Name → text of the entries of a docstring's `Args:` section."""
+    found = next((one for one in _SECTION.finditer(doc) if one.group(1) == "Args"), None)
+    body = "" if found is None else _indented(doc[found.end() + 1 :])[0]
+    entries = ((_ENTRY.match(entry), entry) for entry in _joined(body))
+    return {start.group(1): entry[start.end() :].strip() for start, entry in entries if start is not None}
+
+
+def prose(doc: str) -> str:
+    """A docstring without its sections and examples."""
+    rest, out = doc, ""
+    while found := _SECTION.search(rest):
+        out += rest[: found.start()]
+        rest = _indented(rest[found.end() + 1 :])[1]
+    paragraphs = re.split(r"\n[ ]*\n", out + rest)
+    return "\n\n".join(one.strip("\n") for one in paragraphs if one.strip() and not one.lstrip().startswith(">>>"))
+
+
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
@@ -75,19 +93,24 @@ def _section(name: str, body: str) -> str:
 
 def _entries(body: str) -> Iterable[str]:
     """A list item for each `name (type): text` of a section."""
-    entries: list[str] = []
-    for line in body.split("\n"):
-        if _ENTRY.match(line) or not entries:
-            entries.append(line)
-        else:
-            entries[-1] += " " + line.strip()
-    for entry in entries:
+    for entry in _joined(body):
         found = _ENTRY.match(entry)
         if found is None:
             yield f"- {escape(entry)}\n"
         else:
             kind = f" ({code(found.group(2))})" if found.group(2) else ""
             yield f"- {code(found.group(1))}{kind}: {escape(entry[found.end() :].strip())}\n"
+
+
+def _joined(body: str) -> list[str]:
+    """The entries of a section, each on one line."""
+    entries: list[str] = []
+    for line in body.split("\n"):
+        if _ENTRY.match(line) or not entries:
+            entries.append(line)
+        else:
+            entries[-1] += " " + line.strip()
+    return entries
 
 
 def _prose(text: str) -> str:

@@ -16,8 +16,8 @@ from pydantic_ai.messages import ModelRequest, UserPromptPart
 from pydantic_ai.models import Model
 
 from cm2_agent.errors import ToolError
-from cm2_agent.llm.client import Asker, AskFailed, Failure, Schema, unfenced
-from cm2_agent.llm.limits import Limits
+from cm2_agent.llm.client import LLMClient, RequestFailed, RequestFailure, Schema, unfenced
+from cm2_agent.llm.limits import RateLimits
 from cm2_agent.llm.prices import Price
 from cm2_agent.llm.providers import language_model
 from cm2_agent.llm.usage import Usage
@@ -42,11 +42,11 @@ class _Reply(BaseModel):
     error: str | None = None
 
 
-class _Unusable(AskFailed):
+class _Unusable(RequestFailed):
     """A reply that cannot be the tool's answer: it is asked again, with the reason named."""
 
     def __init__(self, problem: str) -> None:
-        super().__init__(Failure(cause="infrastructure", explanation=problem, reply=True))
+        super().__init__(RequestFailure(cause="infrastructure", explanation=problem, reply=True))
 
 
 class SimulatedTools:
@@ -86,7 +86,7 @@ class SimulatedTools:
         retries: int = 2,
         re_asks: int = 2,
         backoff: float = 0.5,
-        limits: Limits | None = None,
+        limits: RateLimits | None = None,
         price: Price | None = None,
     ) -> None:
         for name, value, least in (("timeout", timeout, 0.001), ("retries", retries, 0), ("re_asks", re_asks, 0)):
@@ -99,7 +99,7 @@ class SimulatedTools:
         self._shots = Shots(task, shots)
         self._tools = {tool.name: tool for tool in task.tools}
         self._settings = {"temperature": 0.0, **(settings or {})}
-        self._asker = Asker(
+        self._asker = LLMClient(
             language_model(model, "simulator"),
             of="simulator",
             settings={"seed": seed, **self._settings},
@@ -205,7 +205,7 @@ class SimulatedTools:
                 )
             except _Unusable as error:
                 problem = str(error)
-            except AskFailed as error:
+            except RequestFailed as error:
                 raise ToolError(f"the simulator of tool {call.tool.name!r} failed: {error}") from error
         raise ToolError(
             f"the simulator of tool {call.tool.name!r} gave no usable answer, asked {self.re_asks + 1} times: {problem}"

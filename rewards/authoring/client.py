@@ -10,11 +10,11 @@ from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, Text
 from pydantic_ai.models import Model
 
 from cm2_agent.errors import ModelError
-from cm2_agent.llm.client import Asker, AskFailed
-from cm2_agent.llm.limits import Limits
+from cm2_agent.llm.client import LLMClient, RequestFailed
+from cm2_agent.llm.limits import RateLimits
 
 
-class Conversation:
+class WriterSession:
     """One dialogue's questions to the model; each sees those before it and their answers.
 
     `timeout` is seconds a request; `retries` requests beyond the first where the provider failed, after a back-off that
@@ -25,7 +25,7 @@ class Conversation:
         model: Model,
         *,
         instructions: str,
-        limits: Limits,
+        limits: RateLimits,
         settings: Mapping[str, Any] | None = None,
         timeout: float = 300.0,
         retries: int = 3,
@@ -33,7 +33,7 @@ class Conversation:
     ) -> None:
         self.instructions = instructions
         self.history: list[ModelMessage] = []
-        self._asker = Asker(
+        self._asker = LLMClient(
             model,
             of="labelling model",
             settings=settings,
@@ -53,10 +53,10 @@ class Conversation:
         self.history.append(ModelRequest(parts=[UserPromptPart(content=question)], instructions=self.instructions))
         try:
             text = await self._asker.ask(self.history, str)
-        except AskFailed as error:
+        except RequestFailed as error:
             raise ModelError(f"{self._asker.model.model_name} failed: {error}") from error
         self.history.append(ModelResponse(parts=[TextPart(content=text)]))
         return text
 
 
-__all__ = ["Conversation"]
+__all__ = ["WriterSession"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cm2_agent.errors import BudgetExhausted, JudgeError, ModelError
-from cm2_agent.llm.limits import Limits
+from cm2_agent.llm.limits import RateLimits
 from cm2_agent.llm.untrusted_text import nonce
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
@@ -20,7 +20,7 @@ from cm2_agent.types.protocols import Judge
 from cm2_agent.types.task import RecordedCall, Task
 from cm2_agent.types.trace import Trace
 
-from .client import Conversation
+from .client import WriterSession
 from .prompt import (
     LabelItem,
     Rewritten,
@@ -41,7 +41,7 @@ LABEL = "label"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelled:
+class WrittenChecklist:
     """What became of one reference. `checklist` is None where `reason` says why. `written` counts the items of the
     first answer; `rewritten` are the ids of kept items that needed the second call; `dropped` and `unchecked` say why,
     by id; `unlinked` counts the dependencies that went with what they waited for; `corrupted` the wrong dialogues that
@@ -64,17 +64,17 @@ class Labelled:
         return 0 if self.checklist is None else len(self.checklist.items) - len(self.unchecked)
 
 
-class Labeler:
+class ChecklistWriter:
     """Writes checklists with a model: a pydantic-ai model or its name (`openai:gpt-5-mini`); `base_url` is an
     OpenAI-compatible server's, which is sent `api_key` and no other.
 
     `judge` tries the questions too (without one they are kept and reported as unchecked); it keeps its own budget.
     `limits` bound the calls of the labelling model. `settings` are pydantic-ai's model settings; `timeout`, `retries`,
-    `backoff`: see Conversation. Raises MissingExtra where the provider's package is not installed, ModelError where the
-    model cannot be used.
+    `backoff`: see WriterSession. Raises MissingExtra where the provider's package is not installed, ModelError where
+    the model cannot be used.
 
     >>> from pydantic_ai.models.function import FunctionModel
-    >>> Labeler(FunctionModel(lambda messages, info: None, model_name="scripted")).model_name
+    >>> ChecklistWriter(FunctionModel(lambda messages, info: None, model_name="scripted")).model_name
     'scripted'
     """
 
@@ -85,7 +85,7 @@ class Labeler:
         base_url: str | None = None,
         api_key: str | None = None,
         judge: Judge | None = None,
-        limits: Limits | None = None,
+        limits: RateLimits | None = None,
         settings: Mapping[str, Any] | None = None,
         timeout: float = 300.0,
         retries: int = 3,
@@ -93,7 +93,7 @@ class Labeler:
     ) -> None:
         self.model = _model(model, base_url, api_key)
         self.judge = judge
-        self.limits = limits or Limits()
+        self.limits = limits or RateLimits()
         self.call_options: dict[str, Any] = {
             "settings": settings,
             "timeout": timeout,
@@ -105,38 +105,38 @@ class Labeler:
     def model_name(self) -> str:
         return self.model.model_name
 
-    async def __call__(self, reference: Trace, task: Task | None = None, *, block: bool = False) -> Labelled:
+    async def __call__(self, reference: Trace, task: Task | None = None, *, block: bool = False) -> WrittenChecklist:
         """The reference's checklist, named after the task (or the trace) and with the task's version. A task with a
         simulated user, and any other with `block`, gets items of the closing block alone. Raises BudgetExhausted where
         the limits allow no further call: nothing is kept of the trace then."""
         why = _unusable(reference)
         if why is not None:
-            return Labelled(trace_id=reference.id, reason=why)
+            return WrittenChecklist(trace_id=reference.id, reason=why)
         work = _Work(labeler=self, reference=reference, task=task or task_of(reference), block=block)
         try:
             return await work.done()
         except BudgetExhausted:
             raise
         except (ModelError, JudgeError) as error:
-            return Labelled(trace_id=reference.id, reason=str(error), calls=work.talk.calls)
+            return WrittenChecklist(trace_id=reference.id, reason=str(error), calls=work.talk.calls)
 
 
 class _Work:
     """The labelling of one reference: the conversation with the model, and the items as they stand."""
 
-    def __init__(self, *, labeler: Labeler, reference: Trace, task: Task, block: bool) -> None:
+    def __init__(self, *, labeler: ChecklistWriter, reference: Trace, task: Task, block: bool) -> None:
         self.labeler, self.reference, self.task = labeler, reference, task
         self.block = block or task.scripted_turns is None
         self.tools = {tool.name for tool in task.tools} | {
             call.name for step in reference.steps for call in step.message.tool_calls
         }
         self.mark = nonce()
-        self.talk = Conversation(
+        self.talk = WriterSession(
             labeler.model, instructions=instructions(self.block), limits=labeler.limits, **labeler.call_options
         )
         self.corrupted = 0
 
-    async def done(self) -> Labelled:
+    async def done(self) -> WrittenChecklist:
         items, asked_again = await self._first()
         written = len(items)
         faults, trial = await self._tried(items)
@@ -159,11 +159,11 @@ class _Work:
             "rewritten": tuple(name for name in rewritten if name not in gone),
         }
         if not items:
-            return Labelled(
+            return WrittenChecklist(
                 **found,
                 reason="no item was sound: " + "; ".join(f"{name}: {told}" for name, told in gone.items())[:500],
             )
-        return Labelled(
+        return WrittenChecklist(
             **found, checklist=Checklist(*map(Item.from_model, items), name=self.task.id, version=self.task.version)
         )
 
@@ -258,7 +258,7 @@ def task_of(reference: Trace, base: Task | None = None) -> Task:
     )
 
 
-def labelled_task(task: Task, found: Labelled, model: str) -> Task:
+def task_with_checklist(task: Task, found: WrittenChecklist, model: str) -> Task:
     """The task with the checklist that was written. Raises ValueError where there is none."""
     if found.checklist is None:
         raise ValueError(f"trace {found.trace_id!r} has no checklist: {found.reason}")
@@ -285,4 +285,4 @@ def _model(model: str | Model, base_url: str | None, api_key: str | None) -> Mod
     return language_model(model, of="labelling model")
 
 
-__all__ = ["LABEL", "Labeler", "Labelled", "labelled_task", "task_of"]
+__all__ = ["LABEL", "ChecklistWriter", "WrittenChecklist", "task_of", "task_with_checklist"]

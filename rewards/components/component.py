@@ -1,7 +1,7 @@
-"""Plugs made of whatever a user has: a function, a method, an object becomes a Plug that always answers Components.
+"""Reward components: a function, a method or an object of the user's becomes a reward with a name and a version.
 
-Apart from the stack, which only does arithmetic: here is decided what a returned value means, and that a reward which
-fails, or answers what is no number in [0, 1], is NULL and never a number."""
+Here is decided what a returned value means: a reward that fails, or answers what is no number in [0, 1], is NULL and
+never a number."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Context:
     group: tuple[Trace, ...] = ()
 
 
-class Plug:
-    """A reward with a name and a version, whose answers are Components. Made by `plug`.
+class RewardComponent:
+    """A reward with a name and a version, whose answers are Components. Made by `as_component`.
 
     `of_group` says that it looks at all rollouts of a group at once; asked about a single trace it answers NULL.
     """
@@ -75,7 +75,7 @@ class Plug:
     def _component(self, answer: Any) -> Component:
         if isinstance(answer, _Failed):
             return self.null(answer.why)
-        if isinstance(answer, Component):  # under the plug's own name and version, which are the stored ones
+        if isinstance(answer, Component):  # under this reward's name and version, which are the stored ones
             return Component(name=self.name, version=self.version, value=answer.value, explanation=answer.explanation)
         if answer is None:
             return self.null("it could not tell")
@@ -93,18 +93,20 @@ class _Failed:
     why: str
 
 
-def plug(reward: Reward | Plug, *, name: str | None = None, version: str | None = None) -> Plug:
-    """The reward as a Plug.
+def as_component(
+    reward: Reward | RewardComponent, *, name: str | None = None, version: str | None = None
+) -> RewardComponent:
+    """The reward as a RewardComponent.
 
     The name is the given one, else the reward's `name`, else the function's; the version the given one, else the
     reward's, else a hash of the function's source (what it closes over is not seen: give a version where that can
     change the value). Raises ChecklistError for what cannot be called, takes neither one nor two arguments, or has
     neither a version nor a source."""
-    if isinstance(reward, Plug):
+    if isinstance(reward, RewardComponent):
         return (
             reward
             if name is None and version is None
-            else Plug(
+            else RewardComponent(
                 reward.function, name=name or reward.name, version=version or reward.version, of_group=reward.of_group
             )
         )
@@ -117,7 +119,7 @@ def plug(reward: Reward | Plug, *, name: str | None = None, version: str | None 
     if stated is None:
         source = reward if inspect.isroutine(reward) else type(reward)
         stated = content_hash(function_source(source))[:12]
-    return Plug(reward, name=called, version=str(stated), of_group=bool(getattr(reward, "of_group", False)))
+    return RewardComponent(reward, name=called, version=str(stated), of_group=bool(getattr(reward, "of_group", False)))
 
 
 def _positional(function: Callable[..., Any]) -> int:
@@ -140,4 +142,4 @@ def _shown(value: object) -> str:
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '…'}"
 
 
-__all__ = ["Context", "Plug", "plug"]
+__all__ = ["Context", "RewardComponent", "as_component"]

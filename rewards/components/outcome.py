@@ -10,10 +10,10 @@ from cm2_agent.types.checklist_item import function_source
 from cm2_agent.types.json_values import content_hash
 from cm2_agent.types.trace import Trace
 
-from .component import Context, Plug
+from .component import Context, RewardComponent
 
 
-def outcome(of: str | Callable[..., Any], *, name: str | None = None, version: str | None = None) -> Plug:
+def outcome(of: str | Callable[..., Any], *, name: str | None = None, version: str | None = None) -> RewardComponent:
     """The stored outcome of that name (a number in [0, 1]; NULL where the trace has none), or what a function of (task,
     trace) says.
 
@@ -23,7 +23,7 @@ def outcome(of: str | Callable[..., Any], *, name: str | None = None, version: s
     'stored'
     """
     if isinstance(of, str):
-        return Plug(lambda trace: trace.outcomes.get(of), name=name or of, version=version or "stored")
+        return RewardComponent(lambda trace: trace.outcomes.get(of), name=name or of, version=version or "stored")
 
     async def ask(trace: Trace, context: Context) -> Any:
         answer = of(context.task, trace)
@@ -31,7 +31,7 @@ def outcome(of: str | Callable[..., Any], *, name: str | None = None, version: s
 
     source = of if inspect.isroutine(of) else type(of)
     called = name or str(getattr(of, "__name__", "outcome"))
-    return Plug(ask, name=called, version=version or content_hash(function_source(source))[:12])
+    return RewardComponent(ask, name=called, version=version or content_hash(function_source(source))[:12])
 
 
 __all__ = ["outcome"]

@@ -11,12 +11,12 @@ from typing import Literal, TypeAlias
 from cm2_agent.errors import ChecklistError
 from cm2_agent.types.trace import Step, Trace
 
-from .component import Plug
+from .component import RewardComponent
 
 Unit: TypeAlias = Literal["steps", "calls", "tokens", "characters"]
 
 
-def format_penalty(*, text_beside_calls: bool = True, tools: frozenset[str] | None = None) -> Plug:
+def format_penalty(*, text_beside_calls: bool = True, tools: frozenset[str] | None = None) -> RewardComponent:
     """malformed steps / steps: the share of the assistant's messages whose form is wrong.
 
     A step is malformed where it is empty (neither text nor call), where a call's arguments are no JSON object, where
@@ -28,20 +28,20 @@ def format_penalty(*, text_beside_calls: bool = True, tools: frozenset[str] | No
         return sum(_malformed(step, text_beside_calls, tools) for step in steps) / len(steps) if steps else None
 
     named = "" if tools is None else f",tools={'+'.join(sorted(tools))}"
-    return Plug(form, name="format", version=f"1(text_beside_calls={text_beside_calls}{named})")
+    return RewardComponent(form, name="format", version=f"1(text_beside_calls={text_beside_calls}{named})")
 
 
-def tool_error_penalty() -> Plug:
+def tool_error_penalty() -> RewardComponent:
     """failed tool responses / tool responses; 0 for a dialogue without any: nothing failed."""
 
     def errors(trace: Trace) -> float:
         responses = [response for step in trace.steps for response in step.responses]
         return sum(response.error for response in responses) / len(responses) if responses else 0.0
 
-    return Plug(errors, name="tool_error", version="1")
+    return RewardComponent(errors, name="tool_error", version="1")
 
 
-def length_penalty(free: float, most: float, *, unit: Unit = "steps") -> Plug:
+def length_penalty(free: float, most: float, *, unit: Unit = "steps") -> RewardComponent:
     """clip((n − free) / (most − free), 0, 1): nothing up to `free`, all of it from `most` on (the soft overlong
     punishment of DAPO, arXiv 2503.14476 Eq. 13, turned to [0, 1]).
 
@@ -59,7 +59,7 @@ def length_penalty(free: float, most: float, *, unit: Unit = "steps") -> Plug:
         n = _COUNTS[unit](trace)
         return None if n is None else min(1.0, max(0.0, (n - free) / (most - free)))
 
-    return Plug(length, name="length", version=f"1({free:g}..{most:g} {unit})")
+    return RewardComponent(length, name="length", version=f"1({free:g}..{most:g} {unit})")
 
 
 def _malformed(step: Step, text_beside_calls: bool, tools: frozenset[str] | None) -> bool:

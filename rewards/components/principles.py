@@ -13,7 +13,7 @@ from cm2_agent.types.score import Component
 from cm2_agent.types.trace import Trace
 
 from ..scoring.scorer import ChecklistScorer
-from .component import Context, Plug
+from .component import Context, RewardComponent
 
 _MARK = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+")
 _SLUG = re.compile(r"[^a-z0-9]+")
@@ -48,7 +48,7 @@ def principle_items(text: str) -> tuple[Item, ...]:
     return tuple(items)
 
 
-def principles(text: str, *, judge: Judge, name: str = "principles", version: int = 1) -> Plug:
+def principles(text: str, *, judge: Judge, name: str = "principles", version: int = 1) -> RewardComponent:
     """A reward: the share of the principles that the judge finds kept. NULL where the judge leaves too much open
     (method.md §4)."""
     scorer = ChecklistScorer(Checklist(*principle_items(text), name=name, version=version), judge=judge)
@@ -59,7 +59,7 @@ def principles(text: str, *, judge: Judge, name: str = "principles", version: in
         why = score.null_reason or (f"not kept: {broken}" if broken else None)
         return Component(name=name, version=scorer.version, value=score.reward, explanation=why)
 
-    return Plug(kept, name=name, version=scorer.version)
+    return RewardComponent(kept, name=name, version=scorer.version)
 
 
 def _principles(text: str) -> list[str]:

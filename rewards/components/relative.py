@@ -22,7 +22,7 @@ from cm2_agent.types.score import Component
 from cm2_agent.types.trace import Trace
 
 from ..judges.transcript import shown
-from .component import Context, Plug
+from .component import Context, RewardComponent
 
 Ask: TypeAlias = Callable[[str], Awaitable[str]]
 """A prompt in, the model's text out."""
@@ -55,7 +55,7 @@ def relative(
     version: str | None = None,
     seed: int = 0,
     settings: Any = None,
-) -> Plug:
+) -> RewardComponent:
     """A reward of a group's rollouts, each in [0, 1], by a judge that sees them all.
 
     `judge` is an async function of a prompt, or a model as pydantic-ai names it (`"openai:gpt-5-mini"`, or its Model
@@ -75,7 +75,7 @@ def relative(
         return [found.get(one) for one in ids]
 
     named = version or f"{called};{content_hash([PROMPT, criteria, _plain(settings)])[:12]};seed={seed}"
-    return Plug(compare, name=name, version=named, of_group=True)
+    return RewardComponent(compare, name=name, version=named, of_group=True)
 
 
 def _ids(traces: Sequence[Trace], seed: int) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from cm2_agent.errors import JudgeError
 from cm2_agent.types.trace import Trace
 
-from .component import Context, Plug
+from .component import Context, RewardComponent
 
 
 def sigmoid(value: float) -> float:
@@ -25,7 +25,7 @@ def preference(
     version: str,
     name: str = "preference",
     to_unit: Callable[[float], float] | None = None,
-) -> Plug:
+) -> RewardComponent:
     """What the reward model says of the trace.
 
     `model(trace)` answers a number (or a scalar of torch or numpy), sync or async. `to_unit` maps it into [0, 1]
@@ -43,7 +43,7 @@ def preference(
         return value if to_unit is None else to_unit(value)
 
     mapped = "" if to_unit is None else f"|{getattr(to_unit, '__name__', 'mapped')}"
-    return Plug(ask, name=name, version=f"{version}{mapped}")
+    return RewardComponent(ask, name=name, version=f"{version}{mapped}")
 
 
 __all__ = ["preference", "sigmoid"]

@@ -1,5 +1,4 @@
-"""The stack: several rewards made one, `R = Π gate · Π multiply · (Σ w·add / Σ w) − Σ w·penalty`; apart from the
-rewards, which know nothing of each other.
+"""The stack: several rewards made one, `R = Π gate · Π multiply · (Σ w·add / Σ w) − Σ w·penalty`.
 
 A gate is 1 where its value is at least its threshold and 0 elsewhere: what it guards is released on condition, as in
 FlowSteer. An empty product or mean is 1, so that a gate alone is the gate. Any NULL component makes R NULL, whatever
@@ -20,71 +19,70 @@ from cm2_agent.types.score import Component, Score
 from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Trace
 
-from ..scoring.scorer import ChecklistScorer, died
-from .component import Context, Plug, plug
+from ..scoring.ending import failure_of
+from ..scoring.scorer import ChecklistScorer
+from .component import Context, RewardComponent, as_component
 
 CODE = 1
 """The version of this arithmetic; raised whenever the same components could give another number."""
-Part: TypeAlias = Literal["gate", "multiply", "add", "penalty"]
+Role: TypeAlias = Literal["gate", "multiply", "add", "penalty"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slot:
-    """A reward at its place in the formula. `weight` counts for add and penalty, `threshold` for a gate."""
+class StackTerm:
+    """A reward with its role in the formula. `weight` counts for add and penalty, `threshold` for a gate."""
 
-    part: Part
-    reward: Plug | GatedScorer
+    role: Role
+    reward: RewardComponent | GatedScorer
     weight: float = 1.0
     threshold: float = 1.0
 
     @property
     def name(self) -> str:
-        return self.reward.name if isinstance(self.reward, Plug) else "checklist"
+        return self.reward.name if isinstance(self.reward, RewardComponent) else "checklist"
 
     @property
     def version(self) -> str:
-        """Everything of the slot that could change R."""
-        number = (
-            f">={self.threshold:g}"
-            if self.part == "gate"
-            else f"*{self.weight:.12g}"
-            if self.part != "multiply"
-            else ""
-        )
-        return f"{self.part}{number} {self.name}={self.reward.version}"
+        """Everything of the term that could change R."""
+        number = ""
+        if self.role == "gate":
+            number = f">={self.threshold:g}"
+        elif self.role != "multiply":
+            number = f"*{self.weight:.12g}"
+        return f"{self.role}{number} {self.name}={self.reward.version}"
 
 
-Given: TypeAlias = "Slot | Plug | Reward | GatedScorer | Checklist"
+RewardLike: TypeAlias = "StackTerm | RewardComponent | Reward | GatedScorer | Checklist"
 
 
-def gate(reward: Given, threshold: float = 1.0) -> Slot:
+def gate(reward: RewardLike, threshold: float = 1.0) -> StackTerm:
     """R is released only where the reward is at least `threshold`, in (0, 1]."""
     if not 0 < threshold <= 1:
         raise ChecklistError(
             f"a gate's threshold is {threshold}; expected a number above 0 and up to 1 (at 0 it would always be open)"
         )
-    return replace(_slot(reward, "gate"), threshold=threshold)
+    return replace(_term(reward, "gate"), threshold=threshold)
 
 
-def multiply(reward: Given) -> Slot:
+def multiply(reward: RewardLike) -> StackTerm:
     """R is multiplied by the reward."""
-    return _slot(reward, "multiply")
+    return _term(reward, "multiply")
 
 
-def add(reward: Given, weight: float = 1.0) -> Slot:
+def add(reward: RewardLike, weight: float = 1.0) -> StackTerm:
     """The reward is averaged in, by its weight among the others that are added."""
-    return replace(_slot(reward, "add"), weight=_weight(weight))
+    return replace(_term(reward, "add"), weight=_weight(weight))
 
 
-def penalty(reward: Given, weight: float = 1.0) -> Slot:
-    """`weight` times the reward is taken off R at the end: 1 is the worst it can say."""
-    return replace(_slot(reward, "penalty"), weight=_weight(weight))
+def penalty(reward: RewardLike, weight: float = 1.0) -> StackTerm:
+    """`weight` times the reward is subtracted from R at the end: 1 is the worst it can say."""
+    return replace(_term(reward, "penalty"), weight=_weight(weight))
 
 
 class Stack:
     """A scorer made of rewards: `Stack(checklist, gate(outcome("success")), penalty(length_penalty(8, 16), 0.1))`.
 
-    Takes slots, and bare rewards, which are added with weight 1. At most one is a checklist (a Checklist or a
+    Takes terms, and bare rewards, which are added with weight 1. At most one is a checklist (a Checklist or a
     ChecklistScorer): it alone has turns and steps, so its turn scores are the Score's, and its strict items gate
     rollouts. Every value is stored in `Score.components` by name, and `version` names every component, its version and
     place. A stack of one added checklist is that checklist: the same version, no components, and so every level of
@@ -98,27 +96,28 @@ class Stack:
     {'short': 1.0}
     """
 
-    def __init__(self, *rewards: Given) -> None:
-        self.slots = tuple(one if isinstance(one, Slot) else _slot(one, "add") for one in rewards)
-        if not self.slots:
+    def __init__(self, *rewards: RewardLike) -> None:
+        self.terms = tuple(one if isinstance(one, StackTerm) else _term(one, "add") for one in rewards)
+        if not self.terms:
             raise ChecklistError("a stack without rewards; give at least one, such as a checklist")
-        names = [slot.name for slot in self.slots]
+        names = [term.name for term in self.terms]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            hint = "values are stored by name: plug(reward, name=…) gives another"
+            hint = "values are stored by name: as_component(reward, name=…) gives another"
             raise ChecklistError(f"a stack with two rewards named {', '.join(twice)}; {hint}")
-        added = [slot.weight for slot in self.slots if slot.part == "add"]
+        added = [term.weight for term in self.terms if term.role == "add"]
         if added and not math.fsum(added) > 0:
             raise ChecklistError(f"the added rewards of a stack have the weights {added}; expected one above 0")
-        self._checklist = next((slot.reward for slot in self.slots if not isinstance(slot.reward, Plug)), None)
-        self._alone = len(self.slots) == 1 and self.slots[0].part == "add" and self._checklist is not None
+        checklists = [term.reward for term in self.terms if not isinstance(term.reward, RewardComponent)]
+        self._checklist = checklists[0] if checklists else None
+        self._checklist_only = len(self.terms) == 1 and self.terms[0].role == "add" and self._checklist is not None
         self.version = self._version()
 
     def _version(self) -> str:
-        if self._alone:
-            return self.slots[0].reward.version
-        # the order of slots of one part changes nothing, so it is not part of the version
-        return f"stack[{' | '.join(sorted(slot.version for slot in self.slots))}];stack={CODE}"
+        if self._checklist_only:
+            return self.terms[0].reward.version
+        # the order of terms of one role changes nothing, so it is not part of the version
+        return f"stack[{' | '.join(sorted(term.version for term in self.terms))}];stack={CODE}"
 
     @property
     def checklist(self) -> Checklist | None:
@@ -129,7 +128,7 @@ class Stack:
     def of_group(self) -> bool:
         """Whether a component compares the rollouts of a group: then single traces are NULL and `score_group` is the
         way."""
-        return any(isinstance(slot.reward, Plug) and slot.reward.of_group for slot in self.slots)
+        return any(isinstance(term.reward, RewardComponent) and term.reward.of_group for term in self.terms)
 
     async def __call__(self, trace: Trace, task: Task | None = None) -> Score:
         """The trace's score. Raises what the checklist's scorer raises; a component that fails is a NULL."""
@@ -141,7 +140,7 @@ class Stack:
         return await self._scores(traces, task, Context(task=task, group=tuple(traces)))
 
     async def components(self, traces: Sequence[Trace], task: Task | None = None) -> list[dict[str, Component]]:
-        """What each plug says of each trace, with its explanation; the checklist is not among them."""
+        """What each component says of each trace, with its explanation; the checklist is not among them."""
         return await self._components(traces, Context(task=task, group=tuple(traces)))
 
     async def gate(self, trace: Trace, turn: int, task: Task | None = None) -> bool | None:
@@ -152,77 +151,82 @@ class Stack:
         return None if self._checklist is None else self._checklist.gate_hash(task)
 
     async def _scores(self, traces: Sequence[Trace], task: Task | None, context: Context) -> list[Score]:
-        living = [trace for trace in traces if died(trace) is None]
+        living = [trace for trace in traces if failure_of(trace) is None]
         found: dict[int, dict[str, Component]] = {}
         if living:
-            told = await self._components(living, replace(context, group=tuple(living) if context.group else ()))
-            found = {id(trace): one for trace, one in zip(living, told, strict=True)}
+            values = await self._components(living, replace(context, group=tuple(living) if context.group else ()))
+            found = {id(trace): one for trace, one in zip(living, values, strict=True)}
         return [await self._score(trace, task, found.get(id(trace))) for trace in traces]
 
     async def _components(self, traces: Sequence[Trace], context: Context) -> list[dict[str, Component]]:
-        plugs = [slot.reward for slot in self.slots if isinstance(slot.reward, Plug)]
+        components = [term.reward for term in self.terms if isinstance(term.reward, RewardComponent)]
         if context.group:
-            told = await asyncio.gather(*(one.group(traces, context) for one in plugs))
+            answers = await asyncio.gather(*(one.group(traces, context) for one in components))
         else:
-            told = await asyncio.gather(*(_each(one, traces, context) for one in plugs))
-        return [{one.name: values[at] for one, values in zip(plugs, told, strict=True)} for at in range(len(traces))]
+            answers = await asyncio.gather(*(_each(one, traces, context) for one in components))
+        names = [one.name for one in components]
+        return (
+            [dict(zip(names, values, strict=True)) for values in zip(*answers, strict=True)]
+            if names
+            else [{} for _ in traces]
+        )
 
-    async def _score(self, trace: Trace, task: Task | None, told: dict[str, Component] | None) -> Score:
-        empty = Score(
-            trace_id=trace.id, reward_version=self.version, reward=None, runs=len(trace.runs), null_reason=died(trace)
-        )
-        base = (
-            empty
-            if self._checklist is None
-            else replace(await self._checklist(trace, task), reward_version=self.version)
-        )
-        if self._alone or told is None:
+    async def _score(self, trace: Trace, task: Task | None, found: dict[str, Component] | None) -> Score:
+        """The score from the components' answers, `found` by name; None where the dialogue died and nobody was
+        asked."""
+        if self._checklist is None:
+            base = Score(
+                trace_id=trace.id,
+                reward_version=self.version,
+                reward=None,
+                runs=len(trace.runs),
+                null_reason=failure_of(trace),
+            )
+        else:
+            base = replace(await self._checklist(trace, task), reward_version=self.version)
+        if self._checklist_only or found is None:
             return base
         values = {
-            slot.name: base.reward if slot.reward is self._checklist else told[slot.name].value for slot in self.slots
+            term.name: base.reward if term.reward is self._checklist else found[term.name].value for term in self.terms
         }
-        reward = combine(self.slots, values)
-        reason = None
-        if (
-            reward is None
-        ):  # the checklist's own reason first: what no reward could be given for says more than who gave none
-            reason = base.null_reason or "component: " + ", ".join(
-                name for name, value in values.items() if value is None
-            )
+        reward, reason = combine(self.terms, values), None
+        if reward is None:  # the checklist's own reason first: it says why no reward could be given at all
+            unknown = ", ".join(name for name, value in values.items() if value is None)
+            reason = base.null_reason or f"component: {unknown}"
         return replace(base, reward=reward, null_reason=reason, components=values)
 
 
-def combine(slots: Sequence[Slot], values: dict[str, float | None]) -> float | None:
-    """R from the components' values by slot name, None where one of them is."""
+def combine(terms: Sequence[StackTerm], values: dict[str, float | None]) -> float | None:
+    """R from the components' values by term name, None where one of them is."""
     known = {name: value for name, value in values.items() if value is not None}
-    if len(known) < len(slots):
+    if len(known) < len(terms):
         return None
     product = 1.0
-    for slot in slots:
-        if slot.part == "gate":
-            product *= float(known[slot.name] >= slot.threshold)
-        elif slot.part == "multiply":
-            product *= known[slot.name]
-    added = [slot for slot in slots if slot.part == "add"]
-    total = math.fsum(slot.weight for slot in added)
+    for term in terms:
+        if term.role == "gate":
+            product *= float(known[term.name] >= term.threshold)
+        elif term.role == "multiply":
+            product *= known[term.name]
+    added = [term for term in terms if term.role == "add"]
+    total = math.fsum(term.weight for term in added)
     # shares of the weight rather than a quotient of sums: with values of 1 it is 1 to the bit, and never above
-    mean = min(1.0, math.fsum(slot.weight / total * known[slot.name] for slot in added)) if added else 1.0
-    taken = math.fsum(slot.weight * known[slot.name] for slot in slots if slot.part == "penalty")
-    return product * mean - taken
+    mean = min(1.0, math.fsum(term.weight / total * known[term.name] for term in added)) if added else 1.0
+    subtracted = math.fsum(term.weight * known[term.name] for term in terms if term.role == "penalty")
+    return product * mean - subtracted
 
 
-async def _each(one: Plug, traces: Sequence[Trace], context: Context) -> list[Component]:
+async def _each(one: RewardComponent, traces: Sequence[Trace], context: Context) -> list[Component]:
     return [await one(trace, context) for trace in traces]
 
 
-def _slot(reward: Given, part: Part) -> Slot:
-    if isinstance(reward, Slot):
-        raise ChecklistError(f"{part} was given a slot that is a {reward.part} already; give the reward itself")
+def _term(reward: RewardLike, role: Role) -> StackTerm:
+    if isinstance(reward, StackTerm):
+        raise ChecklistError(f"{role} was given a term that is a {reward.role} already; give the reward itself")
     if isinstance(reward, Checklist):
-        return Slot(part=part, reward=ChecklistScorer(reward))
+        return StackTerm(role=role, reward=ChecklistScorer(reward))
     if isinstance(reward, ChecklistScorer):
-        return Slot(part=part, reward=reward)
-    return Slot(part=part, reward=plug(reward))
+        return StackTerm(role=role, reward=reward)
+    return StackTerm(role=role, reward=as_component(reward))
 
 
 def _weight(weight: float) -> float:
@@ -231,4 +235,4 @@ def _weight(weight: float) -> float:
     return float(weight)
 
 
-__all__ = ["Slot", "Stack", "add", "combine", "gate", "multiply", "penalty"]
+__all__ = ["Stack", "StackTerm", "add", "combine", "gate", "multiply", "penalty"]

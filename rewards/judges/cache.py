@@ -57,7 +57,7 @@ class MemoryCache:
         """The first verdict under a key stays: whoever asked twice gets one answer."""
         with self._lock:
             for key, verdict in verdicts.items():
-                if lasting(verdict):
+                if is_cacheable(verdict):
                     self._known.setdefault(key, verdict)
                     self._known.move_to_end(key)
             while len(self._known) > self._size:
@@ -67,7 +67,7 @@ class MemoryCache:
         return len(self._known)
 
 
-class Salted:
+class NamespacedCache:
     """A cache seen through other keys: what was judged without the salt is judged anew, and what was judged with it is
     not."""
 
@@ -85,12 +85,12 @@ class Salted:
         return hashlib.sha256(f"{self._salt}\0{key}".encode()).hexdigest()
 
 
-def lasting(verdict: Verdict) -> bool:
+def is_cacheable(verdict: Verdict) -> bool:
     """Whether a verdict may be kept: a judgement, or a NULL of the content's own doing."""
     return verdict.value is not None or verdict.cause == "content"
 
 
-def remember(judge: object, cache: VerdictCache) -> None:
+def attach_cache(judge: object, cache: VerdictCache) -> None:
     """Give the cache to a judge that can keep one and has none, and to each judge of a panel or a cascade: what the
     gate asked is known to the score then, and nothing is paid for twice."""
     keepers: Any = getattr(judge, "judges", (judge,))
@@ -99,4 +99,4 @@ def remember(judge: object, cache: VerdictCache) -> None:
             keeper.cache = cache
 
 
-__all__ = ["MemoryCache", "Salted", "VerdictCache", "lasting", "remember"]
+__all__ = ["MemoryCache", "NamespacedCache", "VerdictCache", "attach_cache", "is_cacheable"]

@@ -1,8 +1,7 @@
-"""Asking a judge's model until it answers every item, or cannot; apart from the judge, which knows items and evidence
-but no network, and from `llm.asking`, which knows requests but no items.
+"""Asking a judge's model until it answers every item, or cannot.
 
-Whatever goes wrong is a Failure with its cause (method.md §4): `infrastructure` for time-outs, rate limits, server
-errors and malformed or incomplete replies, `content` for refusals and transcripts too long for the model, which the
+Whatever goes wrong is a RequestFailure with its cause (docs/method.md, 4). `infrastructure`: time-outs, rate limits,
+server errors, malformed and incomplete replies. `content`: refusals and transcripts too long for the model, which the
 judged text itself can bring about. None is a verdict."""
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from pydantic_ai.messages import ModelRequest, ModelResponse, UserPromptPart
 from pydantic_ai.models import Model
 
 from cm2_agent.errors import BudgetExhausted
-from cm2_agent.llm.client import CHARACTERS_A_TOKEN, Asker, Failure, Schema, reply_text
+from cm2_agent.llm.client import CHARACTERS_A_TOKEN, LLMClient, RequestFailure, Schema, reply_text
 
 from .prompt import INSTRUCTIONS, Window, tail
-from .reply import SCHEMA, Answer, read
+from .reply import SCHEMA, ItemAnswer, read
 
 TOKENS_AN_ANSWER = 150
 """An estimate for limits and splitting: what is spent is counted from the replies."""
@@ -27,25 +26,25 @@ _VERDICTS = Schema(name="verdicts", body=SCHEMA)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answered:
+class ServedAnswer:
     """An answer, and the model that returned it."""
 
-    answer: Answer
+    answer: ItemAnswer
     served: str
 
 
-class Caller(Asker):
+class JudgeClient(LLMClient):
     """An asker of items. What a reply leaves out is asked again, alone."""
 
     def __init__(self, model: Model, **options: Any) -> None:
-        """`options` are an Asker's."""
+        """`options` are an LLMClient's."""
         super().__init__(model, of="judge", **options)
 
     async def verdicts(
         self,
         window: Window,
         items: Mapping[str, str],
-        found: dict[str, Answered | Failure],
+        found: dict[str, ServedAnswer | RequestFailure],
         *,
         note: str = "",
         re_ask: bool = False,
@@ -53,7 +52,7 @@ class Caller(Asker):
         """Put an answer or a failure for each item, given as id → line, into `found` as it comes. Raises
         BudgetExhausted where the budget does not allow a call: what was answered by then is in `found`."""
         waiting = dict(items)
-        failure: Failure | None = None
+        failure: RequestFailure | None = None
         for attempt in range(self.retries + 1):
             if failure is not None:
                 wait = self.wait(failure, attempt)
@@ -71,11 +70,11 @@ class Caller(Asker):
                 continue
             served = response.model_name or self.model.model_name
             for name, answer in answers.items():
-                found[name] = Answered(answer=answer, served=served)
+                found[name] = ServedAnswer(answer=answer, served=served)
                 del waiting[name]
             if not waiting:
                 return
-            failure = Failure(cause="infrastructure", explanation="the reply left the item out", reply=True)
+            failure = RequestFailure(cause="infrastructure", explanation="the reply left the item out", reply=True)
         assert failure is not None
         found.update(dict.fromkeys(waiting, failure))
 
@@ -103,4 +102,4 @@ def _read_tokens(window: Window, items: Mapping[str, str]) -> int:
     return (len(INSTRUCTIONS) + len(window.text) + sum(map(len, items.values()))) // CHARACTERS_A_TOKEN
 
 
-__all__ = ["Answered", "Caller"]
+__all__ = ["JudgeClient", "ServedAnswer"]

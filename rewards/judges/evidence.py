@@ -61,7 +61,7 @@ def allowed(item: Item) -> tuple[str, ...]:
     return PARTS if item.focus_on is None else (item.focus_on,)
 
 
-def why_not(item: Item, part: str, quote: str, texts: Sequence[str]) -> str | None:
+def quote_problem(item: Item, part: str, quote: str, texts: Sequence[str]) -> str | None:
     """What is wrong with a quote said to stand in `part`, whose normalised texts these are; None where nothing is."""
     if part not in PARTS:
         return f"the quoted part is none of {', '.join(PARTS)}"
@@ -75,4 +75,4 @@ def why_not(item: Item, part: str, quote: str, texts: Sequence[str]) -> str | No
     return f"the quote does not stand in {part} of that step"
 
 
-__all__ = ["LIKENESS", "SHORTEST", "allowed", "normalised_text", "stands_in", "why_not"]
+__all__ = ["LIKENESS", "SHORTEST", "allowed", "normalised_text", "quote_problem", "stands_in"]

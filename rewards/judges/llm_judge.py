@@ -15,8 +15,8 @@ from langchain_core.language_models import BaseChatModel
 from pydantic_ai.models import Model
 
 from cm2_agent.errors import BudgetExhausted, JudgeError
-from cm2_agent.llm.client import CHARACTERS_A_TOKEN, Failure
-from cm2_agent.llm.limits import Limits
+from cm2_agent.llm.client import CHARACTERS_A_TOKEN, RequestFailure
+from cm2_agent.llm.limits import RateLimits
 from cm2_agent.llm.prices import Price
 from cm2_agent.llm.usage import Usage, note
 from cm2_agent.types.checklist_item import Item
@@ -25,8 +25,8 @@ from cm2_agent.types.score import Verdict
 from cm2_agent.types.trace import Trace
 
 from .cache import VerdictCache
-from .client import TOKENS_AN_ANSWER, Answered, Caller
-from .evidence import why_not
+from .client import TOKENS_AN_ANSWER, JudgeClient, ServedAnswer
+from .evidence import quote_problem
 from .judge_models import judge_model
 from .panel import majority
 from .prompt import INSTRUCTIONS, PROMPT_VERSION, Transcript, Window, item_line
@@ -75,7 +75,7 @@ class LLMJudge:
         max_items: int = 16,
         max_tokens_per_call: int = 200_000,
         protocol: Protocol = "turn",
-        limits: Limits | None = None,
+        limits: RateLimits | None = None,
         budget_usd: float | None = None,
         cache: VerdictCache | None = None,
         price: Price | None = None,
@@ -95,7 +95,7 @@ class LLMJudge:
                 f"protocol is {protocol!r}; expected 'turn' (one call a scope) or 'per_step' (one a step and item)"
             )
         if limits is not None and budget_usd is not None:
-            raise JudgeError("both limits and budget_usd were given; give Limits(budget_usd=…) alone")
+            raise JudgeError("both limits and budget_usd were given; give RateLimits(budget_usd=…) alone")
         self.model = judge_model(model)
         self.votes, self.max_items, self.max_tokens_per_call, self.protocol = (
             votes,
@@ -103,11 +103,11 @@ class LLMJudge:
             max_tokens_per_call,
             protocol,
         )
-        self.limits = limits or Limits(budget_usd=budget_usd)
+        self.limits = limits or RateLimits(budget_usd=budget_usd)
         self.cache, self.images, self.redact = cache, images, redact
         self.name = f"{self.model.system}:{self.model.model_name}"
         self.settings: dict[str, Any] = dict(settings or {})
-        self._caller = Caller(
+        self._caller = JudgeClient(
             self.model,
             settings=self.settings,
             timeout=timeout,
@@ -198,11 +198,11 @@ class LLMJudge:
     ) -> dict[str, Verdict]:
         """One call for the items, a second one for those whose evidence does not hold."""
         if self._caller.estimate(window, {items[0][0].id: items[0][1]}) > self.max_tokens_per_call:
-            too_long = Failure(
+            too_long = RequestFailure(
                 cause="content", explanation=f"the transcript passes {self.max_tokens_per_call} tokens a call"
             )
             return {item.id: _failed(item, too_long) for item, _ in items}
-        answers: dict[str, Answered | Failure] = {}
+        answers: dict[str, ServedAnswer | RequestFailure] = {}
         try:
             await self._caller.verdicts(window, {item.id: line for item, line in items}, answers)
         except BudgetExhausted:
@@ -241,14 +241,14 @@ class LLMJudge:
         transcript: Transcript,
         window: Window,
         items: Sequence[tuple[Item, str]],
-        answers: Mapping[str, Answered | Failure],
+        answers: Mapping[str, ServedAnswer | RequestFailure],
     ) -> tuple[dict[str, Verdict], dict[str, str]]:
         """Verdicts by id, and what is wrong with the answers that are none."""
         verdicts: dict[str, Verdict] = {}
         problems: dict[str, str] = {}
         for item, _ in items:
             answered = answers[item.id]
-            if isinstance(answered, Failure):
+            if isinstance(answered, RequestFailure):
                 verdicts[item.id] = _failed(item, answered)
                 continue
             self._serve(answered.served)
@@ -361,7 +361,7 @@ class LLMJudge:
         return known[1]
 
 
-def _verdict(item: Item, answered: Answered, transcript: Transcript, window: Window) -> Verdict | str:
+def _verdict(item: Item, answered: ServedAnswer, transcript: Transcript, window: Window) -> Verdict | str:
     """The verdict that an answer is, or what is wrong with its evidence."""
     answer, judge = answered.answer, {"judge": answered.served}
     if answer.verdict == "cannot_tell":
@@ -391,7 +391,7 @@ def _verdict(item: Item, answered: Answered, transcript: Transcript, window: Win
         return "a yes without a quote"
     if not window.first <= quote.step <= window.last:
         return f"step {quote.step} is not among the judged {window.first} to {window.last}"
-    wrong = why_not(item, quote.part, quote.quote, transcript.texts(quote.step, quote.part))
+    wrong = quote_problem(item, quote.part, quote.quote, transcript.texts(quote.step, quote.part))
     if wrong is not None:
         return wrong
     at = transcript.step(quote.step)
@@ -400,7 +400,7 @@ def _verdict(item: Item, answered: Answered, transcript: Transcript, window: Win
     return Verdict(item=item.id, value=value, weight=0, step=flip, explanation=answer.analysis, evidence=(shown,))
 
 
-def _failed(item: Item, failure: Failure) -> Verdict:
+def _failed(item: Item, failure: RequestFailure) -> Verdict:
     return Verdict(
         item=item.id, value=None, weight=0, reason="judge failed", cause=failure.cause, explanation=failure.explanation
     )

@@ -1,17 +1,17 @@
-"""What a judge's reply must be, and reading one; apart from the judge because what comes from outside is validated in
-one place.
+"""What a judge's reply must be, and reading one.
 
 The order of the fields is the order in which a model must write them: it analyses and quotes before it decides.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError
 
-from cm2_agent.llm.client import Malformed, unfenced
+from cm2_agent.llm.client import MalformedReply, unfenced
 from cm2_agent.types.json_values import JSON
 
 
@@ -25,7 +25,7 @@ class Quote(BaseModel):
     quote: str
 
 
-class Answer(BaseModel):
+class ItemAnswer(BaseModel):
     """The judge's answer to one item."""
 
     model_config = ConfigDict(extra="forbid")
@@ -41,33 +41,33 @@ class Reply(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    items: list[Answer]
+    items: list[ItemAnswer]
 
 
-SCHEMA: dict[str, JSON] = Reply.model_json_schema()
-"""The reply's JSON schema, for providers that can be held to one."""
+SCHEMA: dict[str, JSON] = json.loads(json.dumps(Reply.model_json_schema()).replace("ItemAnswer", "Answer"))
+"""The reply's JSON schema, for providers that can be held to one; servers compile it once, so its names stay."""
 
 
-def read(text: str, asked: Collection[str]) -> dict[str, Answer]:
-    """The answers by item id; ids that the reply left out are missing. Raises Malformed: not the JSON object that was
-    asked for, a second answer to an item, an answer to an item that was not asked (a judge that mixes up items cannot
-    be trusted with any)."""
+def read(text: str, asked: Collection[str]) -> dict[str, ItemAnswer]:
+    """The answers by item id; ids that the reply left out are missing. Raises MalformedReply: not the JSON object that
+    was asked for, a second answer to an item, an answer to an item that was not asked (a judge that mixes up items
+    cannot be trusted with any)."""
     try:
         reply = Reply.model_validate_json(unfenced(text))
     except ValidationError as error:
         detail = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, detail["loc"]))
-        raise Malformed(
+        raise MalformedReply(
             f"the reply is not the JSON that was asked for: {place + ': ' if place else ''}{detail['msg']}"
         ) from error
-    found: dict[str, Answer] = {}
+    found: dict[str, ItemAnswer] = {}
     for answer in reply.items:
         if answer.id not in asked:
-            raise Malformed(f"the reply answers an item that was not asked: {answer.id[:60]!r}")
+            raise MalformedReply(f"the reply answers an item that was not asked: {answer.id[:60]!r}")
         if answer.id in found:
-            raise Malformed(f"the reply answers the item {answer.id!r} twice")
+            raise MalformedReply(f"the reply answers the item {answer.id!r} twice")
         found[answer.id] = answer
     return found
 
 
-__all__ = ["SCHEMA", "Answer", "Quote", "Reply", "read"]
+__all__ = ["SCHEMA", "ItemAnswer", "Quote", "Reply", "read"]

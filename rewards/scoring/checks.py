@@ -1,5 +1,4 @@
-"""Checks that run: a function, a function's name or data becomes a function of a View; apart from check_data, which
-says what may be written, and from the scorer, which says when a check is run."""
+"""Checks that run: a function, a function's name or data becomes a function of a View, and its answers a column."""
 
 from __future__ import annotations
 
@@ -31,7 +30,7 @@ from cm2_agent.types.checklist_item import Check, CheckFunction, Item
 from cm2_agent.types.json_values import content_hash
 from cm2_agent.types.view import View
 
-from .shaping import Column
+from .shaping import ItemColumn
 
 Resolved: TypeAlias = Callable[[View], bool]
 
@@ -128,15 +127,15 @@ def _utf8(text: str) -> str:
     return text
 
 
-def run_check(function: Resolved, item: Item, views: Sequence[View]) -> Column:
-    """The item's column over a scope's views, one after each of its S steps (method.md §2).
+def run_check(function: Resolved, item: Item, views: Sequence[View]) -> ItemColumn:
+    """The item's column over a turn's views, one after each of its S steps (docs/method.md, satisfaction).
 
     A reach check is asked until it first answers yes, a hold check at the end alone (the ends-decided checks are hold
     items), an avoid check until it first answers yes, which is the violation. A check that raises or answers anything
     but true or false gives NULL: the checker's failure, never the agent's. Without a step every column stays in row 0,
     which is false."""
     if not views:
-        return Column(value=False)
+        return ItemColumn(value=False)
     asked = views[-1:] if item.kind == "hold" else views
     for row, view in enumerate(asked, len(views) - len(asked) + 1):
         try:
@@ -146,14 +145,14 @@ def run_check(function: Resolved, item: Item, views: Sequence[View]) -> Column:
         if not isinstance(answer, bool | np.bool_):
             return _failed(f"the check returned {type(answer).__name__} {str(answer)[:80]!r}; expected true or false")
         if answer and item.kind == "avoid":
-            return Column(value=False, explanation=f"violated at step {row} of the scope")
+            return ItemColumn(value=False, explanation=f"violated at step {row} of the scope")
         if answer:
-            return Column(value=True, flip=row)
-    return Column(value=True, flip=len(views)) if item.kind == "avoid" else Column(value=False)
+            return ItemColumn(value=True, first_true_step=row)
+    return ItemColumn(value=True, first_true_step=len(views)) if item.kind == "avoid" else ItemColumn(value=False)
 
 
-def _failed(explanation: str) -> Column:
-    return Column(value=None, reason="check failed", cause="infrastructure", explanation=explanation)
+def _failed(explanation: str) -> ItemColumn:
+    return ItemColumn(value=None, reason="check failed", cause="infrastructure", explanation=explanation)
 
 
 def load_functions(module: str | Path) -> dict[str, CheckFunction]:

@@ -1,9 +1,8 @@
-"""The judge's part of a scope: which items it is asked, and what its reply becomes; apart from any judge, which is a
-plug.
+"""The judge's part of a turn: it is asked the open items, and its reply becomes their columns.
 
-A judge's failure is never a score: an exception, a missing or doubled verdict, an unknown id or a flip outside the
-scope's steps gives NULL with cause `infrastructure`. Verdicts are taken by item id, never by their place in the reply.
-"""
+A judge's failure is never a score: an exception, a missing or doubled verdict, an unknown id or a first true step
+outside the turn gives NULL with cause `infrastructure`. Verdicts are taken by item id, never by their place in the
+reply."""
 
 from __future__ import annotations
 
@@ -15,31 +14,37 @@ from cm2_agent.types.protocols import Judge
 from cm2_agent.types.score import Verdict
 from cm2_agent.types.trace import Trace
 
-from .plan import Scope
-from .shaping import Column, settled
+from .plan import CheckedTurn
+from .shaping import ItemColumn
+
+_NO_JUDGE = ItemColumn(
+    value=None, reason="no judge", cause="infrastructure", explanation="the item is a question and no judge was given"
+)
 
 
-def open_items(columns: Sequence[Column | None], deps: Sequence[Sequence[int]]) -> list[int]:
-    """The items to ask a judge: those without a column (None) that hang on no item already known to be false or
-    NULL."""
-    hopeful = [Column(value=True, flip=1) if column is None else column for column in columns]
-    after = settled(hopeful, deps)
-    return [index for index, column in enumerate(columns) if column is None and after[index].value]
-
-
-async def ask(judge: Judge, trace: Trace, scope: Scope, indices: Sequence[int], steps: int) -> dict[int, Column]:
-    """One call of the judge for a scope's open items; a column for each of them. Raises BudgetExhausted where it may
-    not be asked."""
-    items = [scope.items[index] for index in indices]
+async def ask(judge: Judge, trace: Trace, checked: CheckedTurn) -> None:
+    """One call of the judge for a turn's open items, whose columns it fills. Raises BudgetExhausted where it may not be
+    asked."""
+    asked = [index for index, column in enumerate(checked.columns) if column is None]
+    if not asked:
+        return
+    items = [checked.turn.items[index] for index in asked]
     try:
-        reply = await judge(trace, scope.turn, items)
+        reply = await judge(trace, checked.turn.turn, items)
         verdicts = _by_id(reply, items)
     except BudgetExhausted:  # it was not asked, so it has not failed either: the trace is scored another time
         raise
     except Exception as error:  # a judge that fails, in whatever way, has not judged
-        lost = _null(f"the judge raised {type(error).__name__}: {str(error)[:200]}")
-        return dict.fromkeys(indices, lost)
-    return {index: _column(verdicts.get(item.id), item, steps) for index, item in zip(indices, items, strict=True)}
+        verdicts = dict.fromkeys(
+            (item.id for item in items), f"the judge raised {type(error).__name__}: {str(error)[:200]}"
+        )
+    for index, item in zip(asked, items, strict=True):
+        checked.columns[index] = _column(verdicts.get(item.id), item, checked.steps)
+
+
+def leave_unjudged(checked: CheckedTurn) -> None:
+    """Fill the open columns of a turn for which there is no judge."""
+    checked.columns[:] = [_NO_JUDGE if column is None else column for column in checked.columns]
 
 
 def _by_id(reply: Sequence[Verdict], items: Sequence[Item]) -> Mapping[str, Verdict | str]:
@@ -55,7 +60,7 @@ def _by_id(reply: Sequence[Verdict], items: Sequence[Item]) -> Mapping[str, Verd
     return found
 
 
-def _column(verdict: Verdict | str | None, item: Item, steps: int) -> Column:
+def _column(verdict: Verdict | str | None, item: Item, steps: int) -> ItemColumn:
     """A verdict as a column. A satisfied reach item without a step counts from the last one: the latest that its
     verdict allows."""
     if verdict is None:
@@ -63,7 +68,7 @@ def _column(verdict: Verdict | str | None, item: Item, steps: int) -> Column:
     if isinstance(verdict, str):
         return _null(verdict)
     if verdict.value is None:
-        return Column(
+        return ItemColumn(
             value=None,
             reason=verdict.reason,
             cause=verdict.cause or "infrastructure",
@@ -72,19 +77,22 @@ def _column(verdict: Verdict | str | None, item: Item, steps: int) -> Column:
         )
     if not isinstance(verdict.value, bool):
         return _null(f"the judge's verdict is {verdict.value!r}; expected true, false or nothing")
-    flip = None
+    step = None
     if verdict.value:
-        flip = steps if item.kind != "reach" or verdict.step is None else verdict.step
-        if not isinstance(flip, int) or not 1 <= flip <= steps:
+        step = steps if item.kind != "reach" or verdict.step is None else verdict.step
+        if not isinstance(step, int) or not 1 <= step <= steps:
             return _null(f"the judge says the item holds from step {verdict.step!r}; expected a step of 1…{steps}")
-    return Column(
+    return ItemColumn(
         value=verdict.value,
-        flip=flip,
+        first_true_step=step,
         reason=verdict.reason,
         explanation=verdict.explanation,
         evidence=verdict.evidence,
     )
 
 
-def _null(explanation: str) -> Column:
-    return Column(value=None, reason="judge failed", cause="infrastructure", explanation=explanation)
+def _null(explanation: str) -> ItemColumn:
+    return ItemColumn(value=None, reason="judge failed", cause="infrastructure", explanation=explanation)
+
+
+__all__ = ["ask", "leave_unjudged"]

@@ -1,30 +1,28 @@
-"""A checklist made ready to be scored: checks resolved, weights normalised, dependencies as indices, once for all
-traces; and which turns of a trace count (method.md §2). Apart from the scorer, which asks and adds up."""
+"""Plan: a checklist made ready to score any number of traces, and what its checks find in one of them.
+
+Checks are resolved, weights normalised and dependencies turned into indices once for all traces. Which turns of a trace
+count is defined in docs/method.md, satisfaction."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import CheckFunction, Item
-from cm2_agent.types.checklist_rules import MAX_TURNS
-from cm2_agent.types.run_attributes import CENSORED_TURN, CUT, TASK_TURNS
-from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Trace
+from cm2_agent.types.view import View
 
-from .checks import Resolved, resolve
-from .shaping import normalised
-
-UNDECIDED = "verdict"
-"""What the runner writes under `cm2.cut` where the gate had no verdict: nobody's limit, so nobody's zero."""
+from .checks import Resolved, resolve, run_check
+from .ending import Ending
+from .shaping import ItemColumn, normalised, only_open
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scope:
-    """The items of one turn, or of the closing block (`turn` None), with what scoring needs of them; indices are into
-    `items`."""
+class ScoredTurn:
+    """The items of one turn, or of the closing block (`turn` None), with what scoring needs of them; `deps` are indices
+    into `items`."""
 
     turn: int | None
     items: tuple[Item, ...]
@@ -32,8 +30,8 @@ class Scope:
     weights: tuple[float, ...]
     deps: tuple[tuple[int, ...], ...]
 
-    def strict(self) -> Scope:
-        """The scope with the strict items and what they wait for alone (weights do not matter to a gate)."""
+    def strict(self) -> ScoredTurn:
+        """The turn with the strict items and what they wait for alone (weights do not matter to a gate)."""
         wanted = {index for index, item in enumerate(self.items) if item.required_for_next_turn}
         waiting = list(wanted)
         while waiting:
@@ -41,15 +39,42 @@ class Scope:
                 if parent not in wanted:
                     wanted.add(parent)
                     waiting.append(parent)
-        kept = sorted(wanted)
-        place = {index: at for at, index in enumerate(kept)}
-        return Scope(
+        selected = sorted(wanted)
+        place = {index: at for at, index in enumerate(selected)}
+        return ScoredTurn(
             turn=self.turn,
-            items=tuple(self.items[index] for index in kept),
-            checks=tuple(self.checks[index] for index in kept),
-            weights=tuple(self.weights[index] for index in kept),
-            deps=tuple(tuple(place[parent] for parent in self.deps[index]) for index in kept),
+            items=tuple(self.items[index] for index in selected),
+            checks=tuple(self.checks[index] for index in selected),
+            weights=tuple(self.weights[index] for index in selected),
+            deps=tuple(tuple(place[parent] for parent in self.deps[index]) for index in selected),
         )
+
+    def run_checks(self, trace: Trace, *, cut: str | None = None) -> CheckedTurn:
+        """Run the checks on the turn, which the trace must have reached. `cut` says why it ended early: hold and avoid
+        items are false then."""
+        steps = len(trace.steps if self.turn is None else trace.turns[self.turn].steps)
+        views = [View(trace=trace, turn=self.turn, seen=seen) for seen in range(1, steps + 1)]
+        columns: list[ItemColumn | None] = []
+        for item, check in zip(self.items, self.checks, strict=True):
+            if cut is not None and item.kind != "reach":
+                columns.append(ItemColumn(value=False, reason=cut))
+            elif check is not None:
+                columns.append(run_check(check, item, views))
+            else:
+                columns.append(None if steps else ItemColumn(value=False))
+        if None in columns:
+            columns = only_open(columns, self.deps)
+        return CheckedTurn(turn=self, steps=steps, columns=columns)
+
+
+@dataclass(kw_only=True)
+class CheckedTurn:
+    """A turn of one trace whose checks have run: an item's column is None while a judge is still to be asked."""
+
+    turn: ScoredTurn
+    steps: int
+    columns: list[ItemColumn | None]
+    reached: bool = True
 
 
 class Plan:
@@ -61,8 +86,11 @@ class Plan:
             item.id: None if item.check is None else resolve(item.check, functions, item=item.id)
             for item in self.checklist.items
         }
-        self._scopes: dict[int | None, Scope | None] = {}
-        self._strict: dict[int, Scope | None] = {}
+        named = {item.turn for item in self.checklist.items if isinstance(item.turn, int)}
+        self._turns = {turn: self._scored_turn(turn, self.checklist.of_turn(turn)) for turn in named}
+        self._each = self._scored_turn(0, [item for item in self.checklist.items if item.turn == "each"])
+        self._block = self._scored_turn(None, self.checklist.block)
+        self._strict: dict[int, ScoredTurn | None] = {}
 
     @cached_property
     def judged(self) -> bool:
@@ -74,104 +102,54 @@ class Plan:
         """Whether any item is strict."""
         return any(item.required_for_next_turn for item in self.checklist.items)
 
-    def scope(self, turn: int | None) -> Scope | None:
-        """The scope of a turn or (None) of the closing block; None where it has no items and so does not count."""
-        if turn not in self._scopes:
-            self._scopes[turn] = self._made(turn)
-        return self._scopes[turn]
+    def turn(self, turn: int | None) -> ScoredTurn | None:
+        """A turn's items, or (None) the closing block's; None where it has no items and so does not count."""
+        if turn is None:
+            return self._block
+        if turn not in self._turns:  # one that no item names holds the `each` items alone
+            self._turns[turn] = None if self._each is None else replace(self._each, turn=turn)
+        return self._turns[turn]
 
-    def strict(self, turn: int) -> Scope | None:
+    def strict(self, turn: int) -> ScoredTurn | None:
         """What the gate after a turn asks: its strict items and what they wait for; None where it has none."""
         if turn not in self._strict:
-            scope = self.scope(turn)
-            strict = None if scope is None else scope.strict()
+            scored = self.turn(turn)
+            strict = None if scored is None else scored.strict()
             self._strict[turn] = strict if strict is not None and strict.items else None
         return self._strict[turn]
 
-    def _made(self, turn: int | None) -> Scope | None:
-        items = self.checklist.block if turn is None else self.checklist.of_turn(turn)
+    def check_turns(self, trace: Trace, ending: Ending) -> list[CheckedTurn]:
+        """The L turns that count with their checks run, in order, the closing block last. `ending` is the trace's.
+
+        They are the planned turns, else those up to the largest that an item names, else those that happened; a turn
+        without items does not count, and turns beyond these do not either. Every item of a turn that was never reached
+        is false."""
+        count = ending.planned
+        if count is None and self.checklist.last_turn is not None:
+            count = self.checklist.last_turn + 1
+        checked = []
+        for index in [*range(ending.turns if count is None else count), None]:
+            turn = self.turn(index)
+            if turn is None:
+                continue
+            if index is not None and index >= ending.turns:
+                never: list[ItemColumn | None] = [ItemColumn(value=False, reason=ending.unreached)] * len(turn.items)
+                checked.append(CheckedTurn(turn=turn, steps=0, columns=never, reached=False))
+            else:
+                checked.append(turn.run_checks(trace, cut=ending.cuts.get(index)))
+        return checked
+
+    def _scored_turn(self, turn: int | None, items: Sequence[Item]) -> ScoredTurn | None:
         if not items:
             return None
         place = {item.id: index for index, item in enumerate(items)}
-        return Scope(
+        return ScoredTurn(
             turn=turn,
-            items=items,
+            items=tuple(items),
             checks=tuple(self._checks[item.id] for item in items),
             weights=tuple(normalised([item.weight for item in items])),
             deps=tuple(tuple(dict.fromkeys(place[name] for name in item.depends_on)) for item in items),
         )
 
-    def counted(self, trace: Trace, task: Task | None) -> list[Scope]:
-        """The L scopes that count, in order, the closing block last (method.md §2).
 
-        The turns are the task's scripted turns (the given task's, else what the trace says of its own), else up to the
-        largest that an item names, else the turns that happened; a turn without items does not count. Turns beyond that
-        do not count either."""
-        turns = planned_turns(trace, task)
-        if turns is None and self.checklist.last_turn is not None:
-            turns = self.checklist.last_turn + 1
-        if turns is None:
-            turns = len(trace.turns)
-        scopes = [self.scope(turn) for turn in range(turns)] + [self.scope(None)]
-        return [scope for scope in scopes if scope is not None]
-
-
-def planned_turns(trace: Trace, task: Task | None) -> int | None:
-    """How many user turns were fixed before the rollout; None where nobody knows, or a simulated user decides."""
-    if task is not None:
-        return task.scripted_turns
-    turns = trace.attributes.get(TASK_TURNS)
-    return turns if isinstance(turns, int) and not isinstance(turns, bool) and 0 < turns <= MAX_TURNS else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ending:
-    """How the dialogue ended, for scoring: the turn at which the gate closed, the turns that a limit cut, and whether a
-    limit ended it.
-
-    A turn is cut where its run was, and it neither ended in a whole reply nor went on: a limit that fell after the
-    reply cuts the closing block alone."""
-
-    gate: int | None
-    cut_turns: frozenset[int]
-    limited: bool
-
-    @classmethod
-    def of(cls, trace: Trace) -> Ending:
-        gate = trace.attributes.get(CENSORED_TURN)
-        cut = [place for place, run in enumerate(trace.runs) if run.attributes.get(CUT) is not None]
-        turns = frozenset(turn for place in cut if (turn := _cut_turn(trace, place)) is not None)
-        return cls(
-            gate=gate if isinstance(gate, int) else None,
-            cut_turns=turns,
-            limited=bool(cut) and cut[-1] == len(trace.runs) - 1,
-        )
-
-    @property
-    def unreached(self) -> str:
-        """Why a turn that did not happen did not; `unreached` where nothing but the user's silence is known."""
-        return "gate" if self.gate is not None else "limit" if self.limited else "unreached"
-
-    def cuts(self, scope: Scope, trace: Trace, planned: int | None) -> str | None:
-        """Why the scope ended early, None where it ran its course."""
-        if scope.turn is not None:
-            return "limit" if scope.turn in self.cut_turns else None
-        if self.gate is not None and (planned is None or len(trace.turns) < planned):
-            return "gate"
-        return "limit" if self.limited else None
-
-
-def _cut_turn(trace: Trace, place: int) -> int | None:
-    """The turn that the cut in the run at `place` broke off, None where it fell between turns or the turn went on
-    later."""
-    seen = trace if place == len(trace.runs) - 1 else Trace(id=trace.id, runs=trace.runs[: place + 1])
-    if not seen.turns:
-        return None
-    last = seen.turns[-1]
-    step = last.steps[-1]
-    whole = step.is_reply and "length" not in (
-        step.message.finish_reason,
-        step.call.finish_reason if step.call else None,
-    )
-    went_on = len(trace.turns[last.index].steps) > len(last.steps)
-    return None if whole or went_on else last.index
+__all__ = ["CheckedTurn", "Plan", "ScoredTurn"]

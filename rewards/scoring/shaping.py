@@ -1,9 +1,7 @@
-"""From satisfaction to reward: the pure arithmetic of method.md §3–4 on one turn's matrix; apart from the scorer, which
-knows traces.
+"""From satisfaction to reward: the arithmetic of Eq. 2, 3, 4 and 6 on one turn's matrix (docs/method.md, 3 and 4).
 
-Shapes: S steps, C items. `sat` is (S+1, C) bool, row 0 all false, row s what holds after step s; a *flip* is the first
-true row of a column (1…S), None where there is none. `deps[c]` are the columns that item c waits for. Sources: CM2
-(arXiv 2602.12268) Eq. 2, 3, 4, 6."""
+Shapes: S steps, C items. `sat` is (S+1, C) bool, row 0 all false, row s what holds after step s. The first true step of
+a column is its first true row (1…S), None where there is none. `deps[c]` are the columns that item c waits for."""
 
 from __future__ import annotations
 
@@ -24,22 +22,22 @@ Deps: TypeAlias = Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Column:
+class ItemColumn:
     """What is known of one item in one scope: satisfied at its end or not (None: nobody could tell), and from which row
     on.
 
-    `flip` is set exactly where `value` is true. `reason`, `cause` and `evidence` are as in Verdict.
+    `first_true_step` is set exactly where `value` is true. `reason`, `cause` and `evidence` are as in Verdict.
     """
 
     value: bool | None
-    flip: int | None = None
+    first_true_step: int | None = None
     reason: str | None = None
     cause: NullCause | None = None
     explanation: str | None = None
     evidence: tuple[Mapping[str, JSON], ...] = ()
 
 
-def flip_of(values: Sequence[bool], kind: Kind, *, cut: bool = False) -> int | None:
+def first_true_step(values: Sequence[bool], kind: Kind, *, cut: bool = False) -> int | None:
     """The row from which the column is true, from the answers after each of the S steps; None where it never is.
 
     reach: the first step that answers yes, for good. hold: the last row, if the last answer is yes. avoid: the last
@@ -62,7 +60,7 @@ def matrix(flips: Sequence[int | None], steps: int) -> Matrix:
     return rows >= np.array([steps + 1 if flip is None else flip for flip in flips], dtype=np.int64)[None, :]
 
 
-def flips(sat: Matrix) -> list[int | None]:
+def first_true_steps(sat: Matrix) -> list[int | None]:
     """The flips of a matrix. Raises ValueError where row 0 is not all false, or a column turns false again."""
     sat = np.asarray(sat, dtype=bool)
     if sat.ndim != 2 or len(sat) == 0 or sat[0].any():
@@ -74,11 +72,11 @@ def flips(sat: Matrix) -> list[int | None]:
     return [int(np.argmax(column)) if column.any() else None for column in sat.T]
 
 
-def settled(columns: Sequence[Column], deps: Deps) -> list[Column]:
+def apply_dependencies(columns: Sequence[ItemColumn], deps: Deps) -> list[ItemColumn]:
     """§4's rule: an item with a prerequisite that is false at the end is false throughout, else with a NULL one NULL
     (false wins where both occur: the item cannot be true whatever the NULL hides). Applied along the dependencies,
     which form a DAG."""
-    done: list[Column | None] = [None] * len(columns)
+    done: list[ItemColumn | None] = [None] * len(columns)
     stack = list(range(len(columns)))
     while stack:
         at = stack[-1]
@@ -94,21 +92,24 @@ def settled(columns: Sequence[Column], deps: Deps) -> list[Column]:
     return [column for column in done if column is not None]
 
 
-def _after(column: Column, parents: Sequence[Column]) -> Column:
+def _after(column: ItemColumn, parents: Sequence[ItemColumn]) -> ItemColumn:
     if any(parent.value is False for parent in parents):
-        return Column(value=False, reason="dependency")
+        return ItemColumn(value=False, reason="dependency")
     unknown = next((parent for parent in parents if parent.value is None), None)
     if unknown is not None:
-        return Column(value=None, reason="dependency", cause=unknown.cause)
-    return column if column.value or column.flip is None else replace(column, flip=None)
+        return ItemColumn(value=None, reason="dependency", cause=unknown.cause)
+    return column if column.value or column.first_true_step is None else replace(column, first_true_step=None)
 
 
-def dependent(sat: Matrix, deps: Deps) -> Matrix:
-    """The same rule on a matrix without NULLs: the columns of items whose prerequisites are not met at the end are
-    emptied."""
-    before = flips(sat)
-    after = settled([Column(value=flip is not None, flip=flip) for flip in before], deps)
-    return matrix([column.flip for column in after], len(sat) - 1)
+def only_open(columns: Sequence[ItemColumn | None], deps: Deps) -> list[ItemColumn | None]:
+    """The columns with those alone left open (None) that hang on no item already known to be false or NULL: whatever
+    was said of the others would not count."""
+    hopeful = [ItemColumn(value=True, first_true_step=1) if column is None else column for column in columns]
+    after = apply_dependencies(hopeful, deps)
+    return [
+        settled if column is None and not settled.value else column
+        for column, settled in zip(columns, after, strict=True)
+    ]
 
 
 def _ready(sat: Matrix, deps: Deps) -> Matrix:
@@ -131,12 +132,12 @@ def backfill(sat: Matrix, deps: Deps) -> Matrix:
     return _ready(sat, deps) & ~sat[:-1] & later
 
 
-def paid(flip_steps: Sequence[int | None], deps: Deps) -> list[bool]:
+def paid_items(first_true: Sequence[int | None], deps: Deps) -> list[bool]:
     """Eq. 2 summed over the steps, straight from the flips: paid iff it flips, strictly after every prerequisite
     has."""
     out = []
-    for item, flip in enumerate(flip_steps):
-        parents = [flip_steps[parent] for parent in deps[item]]
+    for item, flip in enumerate(first_true):
+        parents = [first_true[parent] for parent in deps[item]]
         out.append(flip is not None and all(parent is not None and parent < flip for parent in parents))
     return out
 
@@ -149,14 +150,10 @@ def normalised(weights: Sequence[float]) -> list[float]:
     return [weight / total for weight in weights]
 
 
-def turn_reward(r: Matrix, weights: Sequence[float]) -> float:
-    """Eq. 6: R_t = Σ_s Σ_c w_c r[s,c], in [0, 1] for weights that sum to 1."""
-    return weigh(np.logical_or.reduce(r, axis=0).tolist(), weights)
-
-
-def weigh(paid_items: Sequence[bool], weights: Sequence[float]) -> float:
-    """Eq. 6 from the items paid: each flips at most once, so the sum over the steps is paid or not."""
-    return min(1.0, math.fsum(weight for weight, one in zip(weights, paid_items, strict=True) if one))
+def turn_reward(paid: Sequence[bool], weights: Sequence[float]) -> float:
+    """Eq. 6: R_t = Σ_s Σ_c w_c r[s,c], in [0, 1] for weights that sum to 1. Each item is paid in one step at most, so
+    `paid` says of each whether it was."""
+    return min(1.0, math.fsum(weight for weight, one in zip(weights, paid, strict=True) if one))
 
 
 def trajectory_reward(turn_rewards: Sequence[float], length: int) -> float:
@@ -168,7 +165,7 @@ def trajectory_reward(turn_rewards: Sequence[float], length: int) -> float:
 
 
 def stored_reward(
-    paid_items: Sequence[Sequence[bool | None]], weights: Sequence[Sequence[float]], *, tolerance: float = 0.2
+    paid: Sequence[Sequence[bool | None]], weights: Sequence[Sequence[float]], *, tolerance: float = 0.2
 ) -> float | None:
     """The stored reward of §4, from p (paid, not paid, None: not judged) and normalised weights of all L turns, in [0,
     1] or None.
@@ -180,12 +177,12 @@ def stored_reward(
     if not weights:
         return None
     missing = math.fsum(
-        w for items, ws in zip(paid_items, weights, strict=True) for p, w in zip(items, ws, strict=True) if p is None
+        w for items, ws in zip(paid, weights, strict=True) for p, w in zip(items, ws, strict=True) if p is None
     )
     if missing / len(weights) > tolerance + 1e-12:
         return None
     rewards = []
-    for items, ws in zip(paid_items, weights, strict=True):
+    for items, ws in zip(paid, weights, strict=True):
         judged = math.fsum(w for p, w in zip(items, ws, strict=True) if p is not None)
         if judged <= 0:
             return None

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from cm2_agent.models.byte_tokenizer import byte_tokenizer
+from cm2_agent.models.tokenizer import byte_tokenizer
 from cm2_agent.trainers.grpo import GRPO
 from cm2_agent.types.group import Group, Rollout
 from cm2_agent.types.messages import Message

@@ -30,9 +30,9 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.usage import RequestUsage
 
 from cm2_agent.importers.tau_bench import read_tau_bench
-from cm2_agent.llm.limits import Limits
+from cm2_agent.llm.limits import RateLimits
 from cm2_agent.llm.usage import Usage
-from cm2_agent.rewards.judges.cache import Salted
+from cm2_agent.rewards.judges.cache import NamespacedCache
 from cm2_agent.rewards.judges.judge_models import openai_judge_model
 from cm2_agent.rewards.judges.llm_judge import LLMJudge
 from cm2_agent.runner.run import score_traces
@@ -102,7 +102,7 @@ def calls() -> dict[str, Any]:
 
         def judge(**options: Any) -> LLMJudge:
             return LLMJudge(
-                openai_judge_model(server.base_url, "stub"), price=FREE, limits=Limits(concurrency=64), **options
+                openai_judge_model(server.base_url, "stub"), price=FREE, limits=RateLimits(concurrency=64), **options
             )
 
         ours = judge(cache=store.verdict_cache())
@@ -165,14 +165,14 @@ def cpu() -> dict[str, Any]:
         with stored(traces) as store:
             cache = store.verdict_cache()
             for attempt in ("0", "1", "2"):
-                judge = LLMJudge(recorded.model(), price=FREE, cache=Salted(cache, attempt))
+                judge = LLMJudge(recorded.model(), price=FREE, cache=NamespacedCache(cache, attempt))
                 started = time.process_time()
                 verdicts = asyncio.run(score(traces, judge, store))
                 figures.append((time.process_time() - started) / verdicts)
                 same = judge.usage.cached  # dialogues that begin alike share the verdicts of their first turn
             warm = []
             for attempt in ("0", "1", "2"):
-                judge = LLMJudge(recorded.model(), price=FREE, cache=Salted(cache, attempt))
+                judge = LLMJudge(recorded.model(), price=FREE, cache=NamespacedCache(cache, attempt))
                 started = time.process_time()
                 verdicts = asyncio.run(score(traces, judge, store))
                 warm.append(verdicts / (time.process_time() - started))
@@ -236,7 +236,7 @@ def http(slow: float, waves: int) -> dict[str, Any]:
     out: dict[str, Any] = {}
     with serving(slow) as url:
         traces = [dialogue(number, turns=1) for number in range(64 * waves)]
-        judge = LLMJudge(openai_judge_model(url, "stub"), price=FREE, limits=Limits(concurrency=64))
+        judge = LLMJudge(openai_judge_model(url, "stub"), price=FREE, limits=RateLimits(concurrency=64))
         started = time.perf_counter()
         asyncio.run(score(traces, judge, None))
         took = time.perf_counter() - started
@@ -252,7 +252,7 @@ def http(slow: float, waves: int) -> dict[str, Any]:
         rates: dict[str, list[float]] = {"bare": [], "judge": []}
         for _ in range(3):  # turn about, so that a busy moment of the machine hits both
             rates["bare"].append(asyncio.run(_bare(url, [body] * len(traces))))
-            judge = LLMJudge(openai_judge_model(url, "stub"), price=FREE, limits=Limits(concurrency=64))
+            judge = LLMJudge(openai_judge_model(url, "stub"), price=FREE, limits=RateLimits(concurrency=64))
             started, used = time.perf_counter(), time.process_time()
             asyncio.run(score(traces, judge, None))
             rates["judge"].append(len(traces) / (time.perf_counter() - started))

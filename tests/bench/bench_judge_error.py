@@ -33,7 +33,7 @@ from typing import Any
 from cm2_agent.quickstart.config import CONFIG, Config
 from cm2_agent.quickstart.pipeline import Measured, Quickstart, grpo_settings
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
-from cm2_agent.rewards.scoring.shaping import Column, paid, settled, stored_reward, weigh
+from cm2_agent.rewards.scoring.shaping import ItemColumn, apply_dependencies, paid_items, stored_reward, turn_reward
 from cm2_agent.trainers.grpo import GRPO
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
@@ -83,7 +83,9 @@ class WrongJudge:
 
     def __init__(self, checklist: Checklist, kind: str, error: float, seed: int) -> None:
         self.checklist, self.kind, self.error, self.seed = checklist, kind, error, seed
-        self.plain = ChecklistScorer(checklist.replaced(_independent(item) for item in checklist))
+        self.plain = ChecklistScorer(
+            Checklist(*map(_independent, checklist), name=checklist.name, version=checklist.version)
+        )
         self.seen = self.turned = 0
 
     def score(self, trace: Trace, right: Score) -> Score:
@@ -103,13 +105,13 @@ class WrongJudge:
         if not turn.reached or not turn.steps:
             return turn
         deps = [verdict.depends_on for verdict in turn.verdicts]
-        columns = settled([self._column(answer, turn.steps, rng) for answer in own.verdicts], deps)
-        payments = paid([column.flip for column in columns], deps)
+        columns = apply_dependencies([self._column(answer, turn.steps, rng) for answer in own.verdicts], deps)
+        payments = paid_items([column.first_true_step for column in columns], deps)
         verdicts = tuple(
             replace(
                 verdict,
                 value=column.value,
-                step=column.flip,
+                step=column.first_true_step,
                 paid=None if column.value is None else one,
                 reason=column.reason,
                 cause=column.cause,
@@ -120,11 +122,13 @@ class WrongJudge:
         )
         whole = all(column.value is not None for column in columns)
         return replace(
-            turn, verdicts=verdicts, reward=weigh(payments, [verdict.weight for verdict in verdicts]) if whole else None
+            turn,
+            verdicts=verdicts,
+            reward=turn_reward(payments, [verdict.weight for verdict in verdicts]) if whole else None,
         )
 
-    def _column(self, answer: Verdict, steps: int, rng: random.Random) -> Column:
-        column = Column(value=answer.value, flip=answer.step, reason=answer.reason, cause=answer.cause)
+    def _column(self, answer: Verdict, steps: int, rng: random.Random) -> ItemColumn:
+        column = ItemColumn(value=answer.value, first_true_step=answer.step, reason=answer.reason, cause=answer.cause)
         draw, at = rng.random(), rng.randint(1, steps)  # drawn for every item alike, so that rates share their draws
         if answer.value is None or answer.reason is not None:
             return column  # not judged: cut off by a limit, or a check that failed
@@ -134,8 +138,10 @@ class WrongJudge:
             return column
         self.turned += 1
         if answer.value:
-            return Column(value=False)
-        return Column(value=True, flip=at if self.checklist.by_id[answer.item].kind == "reach" else steps)
+            return ItemColumn(value=False)
+        return ItemColumn(
+            value=True, first_true_step=at if self.checklist.by_id[answer.item].kind == "reach" else steps
+        )
 
     def groups(self, groups: Sequence[Group]) -> list[Group]:
         return [

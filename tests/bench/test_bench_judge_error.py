@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,7 +40,9 @@ def test_what_follows_from_a_wrong_verdict_follows(kind: str, error: float, seed
             continue
         deps = [verdict.depends_on for verdict in own.verdicts]
         r = payment(matrix([verdict.step for verdict in own.verdicts], own.steps), deps)
-        assert own.reward == pytest.approx(turn_reward(r, [verdict.weight for verdict in own.verdicts]))
+        assert own.reward == pytest.approx(
+            turn_reward(np.logical_or.reduce(r, axis=0).tolist(), [verdict.weight for verdict in own.verdicts])
+        )
         for verdict, was in zip(own.verdicts, right.verdicts, strict=True):
             assert (verdict.step is not None) == verdict.value
             assert not (verdict.value and any(not own.verdicts[parent].value for parent in verdict.depends_on))

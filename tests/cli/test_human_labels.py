@@ -161,7 +161,7 @@ def test_wrong_questions_are_told_what_to_type(tmp_path: Path, store: str) -> No
         "no labels of people besides 'ann'"
         in cm2("eval", "--against", "human", "--rater", "ann", "--store", store, code=2)[1]
     )
-    assert "raters there are: ann" in cm2("eval", "--against", "human", "--rater", "eve", "--store", store, code=2)[1]
+    assert "its raters: ann" in cm2("eval", "--against", "human", "--rater", "eve", "--store", store, code=2)[1]
     both = ("eval", "--against", "human", "--rater", "ann", "--reward", "judge@1", "--store", store)
     assert "both given" in cm2(*both, code=2)[1]
     assert "--against human" in cm2("eval", "--against", "success", "--min-kappa", "0.5", "--store", store, code=2)[1]

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cm2_agent.cli.app import app
-from cm2_agent.models.byte_tokenizer import byte_tokenizer
+from cm2_agent.models.tokenizer import byte_tokenizer
 
 AGENT = """
 from langchain_core.tools import tool

@@ -98,11 +98,11 @@ def test_a_judge_is_asked_once_a_turn_and_never_again(
     assert judging[version]["usd"] == pytest.approx(usd)
     assert judging[version]["calls"] == DIALOGUES * TURNS
     words, _ = cm2("show", "t0", "--store", store)
-    assert "judging took 2 calls" in words
+    assert "judging cost: 2 calls" in words
     assert as_json("show", "t0", "--store", store)["score"]["usage"]["calls"] == TURNS
     assert as_json("show", "--store", store)["judging"]["calls"] == DIALOGUES * TURNS
     words, _ = cm2("show", "--store", store)
-    assert "judging took 8 calls" in words
+    assert "judging cost: 8 calls" in words
 
 
 def test_a_budget_stops_and_a_later_run_goes_on(command: tuple[str, ...], server: JudgeServer, store: str) -> None:
@@ -220,7 +220,7 @@ def test_another_checklist_is_compared_with_the_one_before(command: tuple[str, .
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--votes", "3"), "--votes without a judge; name one: --judge openai:gpt-5-mini"),
+        (("--votes", "3"), "--votes needs a judge; name one: --judge openai:gpt-5-mini"),
         (("--judge", "nobody:x"), "Expected PROVIDER:MODEL"),
         (("--judge", "stub", "--judge-base-url", "localhost:80"), "expected the server's URL"),
         (

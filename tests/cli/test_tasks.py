@@ -141,7 +141,7 @@ def test_what_is_left_out_is_told(small: str, tmp_path: Path) -> None:
         "out": str(out),
     }
     assert "t4: no task: ended as error" in told
-    assert "with no better score; left out" in told
+    assert "with no better score; skipped" in told
     assert "2 tasks have no checklist" in told
     first, second = load_tasks(out)
     assert (first.metadata["trace"], first.entities) == ("t1", ("order:7",))

@@ -185,7 +185,7 @@ RUN = ("run", "own.jsonl", "--agent", "shop.py:graph")
         ((*RUN, "--tools", "replay", "--tools", "look=replay"), "one BACKEND for all tools, or NAME=BACKEND"),
         ((*RUN, "--tools", "hybrid"), "--simulator MODEL"),
         ((*RUN, "--tools", "record", "--allow-real", "look"), "--record FILE"),
-        ((*RUN, "--tools", "replay", "--budget-usd", "1"), "--budget-usd without a model"),
+        ((*RUN, "--tools", "replay", "--budget-usd", "1"), "--budget-usd needs a model"),
         ((*RUN, "--tools", "replay", "--faults", "fire=1"), "fire=1"),
         (
             (*RUN, "--tools", "replay", "--simulator", "stub", "--simulator-base-url", "localhost"),

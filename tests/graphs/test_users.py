@@ -16,7 +16,7 @@ from langchain_core.outputs import ChatResult
 
 from cm2_agent.errors import BudgetExhausted, TaskError, UserError
 from cm2_agent.graphs.users import LLMUser, ScriptedUser
-from cm2_agent.llm.limits import Limits
+from cm2_agent.llm.limits import RateLimits
 from cm2_agent.llm.providers import openai_model
 from cm2_agent.types.messages import Message, Reasoning, Text, ToolCall, ToolCallResponse
 from cm2_agent.types.protocols import User
@@ -142,7 +142,7 @@ async def test_a_langchain_model_hears_both_sides() -> None:
 
 async def test_a_budget_stops_it() -> None:
     with ChatServer(always("Order 7.")) as server:
-        user = playing(server, limits=Limits(budget_calls=1, of="user"))
+        user = playing(server, limits=RateLimits(budget_calls=1, of="user"))
         await user(TALK)
         with pytest.raises(BudgetExhausted, match="the user's budget of 1 calls is spent"):
             await user(TALK)

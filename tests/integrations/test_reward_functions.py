@@ -19,7 +19,7 @@ from cm2_agent.integrations.reward_functions import (
     verifiers_reward,
     verl_reward,
 )
-from cm2_agent.rewards.components.component import Plug
+from cm2_agent.rewards.components.component import RewardComponent
 from cm2_agent.rewards.components.outcome import outcome
 from cm2_agent.rewards.components.stack import Stack, multiply
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
@@ -54,7 +54,7 @@ def longest(traces: list[Trace]) -> list[float]:
     return [length / max(lengths) for length in lengths]
 
 
-RELATIVE = Stack(Plug(longest, name="longest", version="1", of_group=True))
+RELATIVE = Stack(RewardComponent(longest, name="longest", version="1", of_group=True))
 
 
 def answered(task: Task | None, trace: Trace) -> bool | None:
@@ -130,7 +130,7 @@ def test_trl_trains_a_step_and_leaves_null_out(tmp_path: Path) -> None:
     from transformers import Qwen3Config, Qwen3ForCausalLM
     from trl import GRPOConfig, GRPOTrainer
 
-    from cm2_agent.models.byte_tokenizer import byte_tokenizer
+    from cm2_agent.models.tokenizer import byte_tokenizer
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cm2_agent.errors import BudgetExhausted, JudgeError
-from cm2_agent.llm.limits import Limits
+from cm2_agent.llm.limits import RateLimits
 from cm2_agent.llm.prices import Price, cost
 from cm2_agent.llm.usage import Usage, metered, note
 from tests.fuzzing import examples
@@ -38,7 +38,7 @@ class Meter:
     def __init__(self) -> None:
         self.now = self.most = self.done = 0
 
-    async def __call__(self, limits: Limits, usd: float = 0.0, pauses: int = 3) -> None:
+    async def __call__(self, limits: RateLimits, usd: float = 0.0, pauses: int = 3) -> None:
         async with limits.slot(estimated_usd=usd):
             self.now += 1
             self.most = max(self.most, self.now)
@@ -51,7 +51,7 @@ class Meter:
 
 @pytest.mark.parametrize("concurrency", [1, 3, 64])
 async def test_no_more_calls_at_a_time_than_allowed(concurrency: int) -> None:
-    meter, limits = Meter(), Limits(concurrency=concurrency)
+    meter, limits = Meter(), RateLimits(concurrency=concurrency)
     await asyncio.gather(*(meter(limits) for _ in range(100)))
     assert (meter.most, meter.done, limits.calls) == (concurrency, 100, 100)
     assert (limits.input_tokens, limits.output_tokens, limits.spent_usd) == (1000, 100, 0.0)
@@ -63,7 +63,7 @@ def test_places_survive_cancelling(concurrency: int, cancelled: list[int]) -> No
     """Whichever calls are cancelled, waiting or under way, the others are made and every place is free at the end."""
 
     async def main() -> None:
-        meter, limits = Meter(), Limits(concurrency=concurrency, budget_calls=1000)
+        meter, limits = Meter(), RateLimits(concurrency=concurrency, budget_calls=1000)
         tasks = [asyncio.create_task(meter(limits, pauses=2)) for _ in range(30)]
         for index in cancelled:
             await asyncio.sleep(0)
@@ -79,7 +79,7 @@ def test_places_survive_cancelling(concurrency: int, cancelled: list[int]) -> No
 
 
 def test_threads_with_loops_of_their_own_share_the_places() -> None:
-    limits = Limits(concurrency=2, budget_calls=300)
+    limits = RateLimits(concurrency=2, budget_calls=300)
     meter = Meter()
 
     def work(_: int) -> None:
@@ -95,7 +95,7 @@ def test_threads_with_loops_of_their_own_share_the_places() -> None:
 
 
 async def test_a_budget_of_calls_is_never_overshot() -> None:
-    meter, limits = Meter(), Limits(concurrency=8, budget_calls=20)
+    meter, limits = Meter(), RateLimits(concurrency=8, budget_calls=20)
     ended = await asyncio.gather(*(meter(limits) for _ in range(100)), return_exceptions=True)
     assert (meter.done, limits.calls) == (20, 20)
     refused = [one for one in ended if one is not None]
@@ -109,7 +109,7 @@ async def test_a_budget_of_calls_is_never_overshot() -> None:
 
 async def test_the_last_call_is_given_back_when_it_fails() -> None:
     """A call that was never made, or failed without being counted, leaves its share to the next one."""
-    limits = Limits(budget_calls=1)
+    limits = RateLimits(budget_calls=1)
     with pytest.raises(RuntimeError):
         async with limits.slot():
             raise RuntimeError("the network is down")
@@ -124,7 +124,7 @@ def test_a_budget_in_dollars_is_never_overshot_by_honest_estimates(
     budget: float, prices: list[float], concurrency: int
 ) -> None:
     async def main() -> None:
-        meter, limits = Meter(), Limits(concurrency=concurrency, budget_usd=budget)
+        meter, limits = Meter(), RateLimits(concurrency=concurrency, budget_usd=budget)
         ended = await asyncio.gather(*(meter(limits, usd) for usd in prices), return_exceptions=True)
         assert limits.spent_usd is not None
         assert limits.spent_usd <= budget + 1e-9
@@ -137,7 +137,7 @@ def test_a_budget_in_dollars_is_never_overshot_by_honest_estimates(
 
 
 async def test_without_estimates_the_mean_so_far_stands_for_a_call() -> None:
-    limits = Limits(concurrency=4, budget_usd=0.35)
+    limits = RateLimits(concurrency=4, budget_usd=0.35)
 
     async def ask() -> None:
         async with limits.slot():
@@ -151,7 +151,7 @@ async def test_without_estimates_the_mean_so_far_stands_for_a_call() -> None:
 
 
 async def test_a_call_without_a_known_price_ends_a_budget_in_dollars() -> None:
-    limits = Limits(budget_usd=5.0)
+    limits = RateLimits(budget_usd=5.0)
     async with limits.slot(estimated_usd=0.01):
         limits.spend(usd=None)
     assert limits.spent_usd is None
@@ -161,11 +161,11 @@ async def test_a_call_without_a_known_price_ends_a_budget_in_dollars() -> None:
         JudgeError, match=r"budget is 5 USD, but the price of 'somebody:x' is not known.*--price INPUT,OUTPUT"
     ):
         limits.refuse_unpriced("somebody:x")
-    Limits(budget_calls=5).refuse_unpriced("somebody:x")
+    RateLimits(budget_calls=5).refuse_unpriced("somebody:x")
 
 
 async def test_a_free_judge_may_be_asked_on_a_budget_of_nothing() -> None:
-    meter, limits = Meter(), Limits(budget_usd=0.0)
+    meter, limits = Meter(), RateLimits(budget_usd=0.0)
     await meter(limits)
     assert limits.spent_usd == 0.0
     with pytest.raises(BudgetExhausted):
@@ -174,7 +174,7 @@ async def test_a_free_judge_may_be_asked_on_a_budget_of_nothing() -> None:
 
 async def test_requests_are_spread_over_the_minute() -> None:
     clock = Clock()
-    limits = Limits(rpm=30, clock=clock, sleep=clock.sleep)
+    limits = RateLimits(rpm=30, clock=clock, sleep=clock.sleep)
     starts = []
     for _ in range(5):
         async with limits.slot():
@@ -189,7 +189,7 @@ async def test_requests_are_spread_over_the_minute() -> None:
 
 async def test_tokens_are_counted_as_they_were_and_not_only_as_estimated() -> None:
     clock = Clock()
-    limits = Limits(tpm=6000, clock=clock, sleep=clock.sleep)  # 100 a second
+    limits = RateLimits(tpm=6000, clock=clock, sleep=clock.sleep)  # 100 a second
     async with limits.slot(estimated_tokens=200):
         limits.spend(input_tokens=400, output_tokens=100)
     async with limits.slot(estimated_tokens=200):
@@ -205,12 +205,12 @@ async def test_tokens_are_counted_as_they_were_and_not_only_as_estimated() -> No
 def test_limits_that_are_none(wrong: dict[str, float]) -> None:
     (name,) = wrong
     with pytest.raises(JudgeError, match=f"{name} is .*; expected"):
-        Limits(**wrong)  # type: ignore[arg-type]
+        RateLimits(**wrong)  # type: ignore[arg-type]
 
 
 async def test_meters_belong_to_the_task_that_opened_them() -> None:
     """Two dialogues judged side by side over one judge: each meter has its own calls, the limits have both."""
-    limits = Limits()
+    limits = RateLimits()
 
     async def dialogue(calls: int) -> Usage:
         with metered() as usage:

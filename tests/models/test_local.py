@@ -17,10 +17,10 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from cm2_agent.errors import ModelError
 from cm2_agent.models.batching import Lockstep
-from cm2_agent.models.byte_tokenizer import byte_tokenizer
 from cm2_agent.models.chat_template import parse_completion
 from cm2_agent.models.generation import Generator, Request, Sampling
 from cm2_agent.models.local import LocalChatModel
+from cm2_agent.models.tokenizer import byte_tokenizer
 from tests.fuzzing import examples
 
 KEYS = {"model_name", "model_version", "prompt_ids", "completion_ids", "logprobs", "sampling", "finish_reason"}
@@ -59,9 +59,9 @@ def network(seed: Any = 0) -> Any:
 NETWORK = network()
 
 
-def chat_model(**given: Any) -> Any:
+def chat_model(**settings_: Any) -> Any:
     return LocalChatModel(
-        **{"model": NETWORK, "tokenizer": TOKENIZER, "max_tokens": 12, "model_version": "v1", **given}
+        **{"model": NETWORK, "tokenizer": TOKENIZER, "max_tokens": 12, "model_version": "v1", **settings_}
     )
 
 
@@ -110,17 +110,17 @@ def test_greedy_takes_the_most_likely_token_and_says_that_its_logprobs_are_raw()
 
 async def test_the_same_seed_gives_the_same_bits_and_a_dialogue_draws_its_own_numbers() -> None:
     async def rollout(order: Any, n_seats: Any = 6) -> Any:
-        model, lockstep, said = chat_model(seed=99), Lockstep(n_seats), {}
+        model, lockstep, written = chat_model(seed=99), Lockstep(n_seats), {}
 
         async def one(index: Any) -> None:
             async with lockstep.seat(index, seed=index):
                 history = [HumanMessage("a" * (index + 1))]
                 for _ in range(2):
                     history += [await model.ainvoke(history), HumanMessage("b")]
-                said[index] = [m.response_metadata for m in history if isinstance(m, AIMessage)]
+                written[index] = [m.response_metadata for m in history if isinstance(m, AIMessage)]
 
         await asyncio.gather(*(one(index) for index in order))
-        return said
+        return written
 
     first = await rollout([0, 1, 2, 3, 4, 5])
     assert first == await rollout([5, 2, 0, 4, 1, 3])
@@ -205,7 +205,7 @@ def test_settings_that_make_no_sense_are_refused(bad: Any) -> None:
 
 
 def conversation(model: Any, turns: Any = 3) -> Any:
-    """A dialogue in which every kind of message follows what the model said."""
+    """A dialogue in which every kind of message follows what the model wrote."""
     history = [SystemMessage("Be kind."), HumanMessage("Hello")]
     for turn in range(turns):
         answer = model.invoke(history)
@@ -237,8 +237,10 @@ def test_what_comes_after_is_what_the_template_writes() -> None:
     first = model.invoke("Hello")
     assert first.response_metadata["finish_reason"] == "length"
     ids = model.prompt_ids([HumanMessage("Hello"), first, HumanMessage("More")])
-    said = first.response_metadata["prompt_ids"] + first.response_metadata["completion_ids"]
-    assert TOKENIZER.decode(ids[len(said) :]) == "<|im_end|>\n<|im_start|>user\nMore<|im_end|>\n<|im_start|>assistant\n"
+    written = first.response_metadata["prompt_ids"] + first.response_metadata["completion_ids"]
+    assert (
+        TOKENIZER.decode(ids[len(written) :]) == "<|im_end|>\n<|im_start|>user\nMore<|im_end|>\n<|im_start|>assistant\n"
+    )
 
 
 @pytest.mark.parametrize("edit", ["earlier message", "own words", "tools", "other model", "lost metadata"])
@@ -273,8 +275,8 @@ def test_qwen3s_own_way_of_dropping_thinking_does_not_break_the_sequence() -> No
     )
     model = chat_model(tokenizer=tokenizer, seed=2)
     first = model.invoke("Hello")
-    said = first.response_metadata["prompt_ids"] + first.response_metadata["completion_ids"]
-    assert model.prompt_ids([HumanMessage("Hello"), first, HumanMessage("More")])[: len(said)] == said
+    written = first.response_metadata["prompt_ids"] + first.response_metadata["completion_ids"]
+    assert model.prompt_ids([HumanMessage("Hello"), first, HumanMessage("More")])[: len(written)] == written
 
 
 def test_tool_calls_are_parsed_and_text_around_them_is_content() -> None:
@@ -351,3 +353,20 @@ def test_importing_the_module_imports_neither_torch_nor_transformers() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_without_torch_the_face_says_which_extra_to_install_and_the_other_models_import() -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['torch'] = None\n"
+        "import cm2_agent.models.tokenizer, cm2_agent.models.batching, cm2_agent.models.chat_template\n"
+        "from cm2_agent.errors import MissingExtra\n"
+        "try:\n"
+        "    from cm2_agent import LocalChatModel\n"
+        "except MissingExtra as error:\n"
+        "    print(error)\n"
+        "print('transformers' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    pip = 'pip install "cm2-agent[train]"'
+    assert done.stdout == f"Local chat models need an extra: {pip}\nFalse\n", done.stderr

@@ -1,6 +1,8 @@
 """OpenAI-compatible endpoints, against a real HTTP server on loopback that answers as vLLM does."""
 
 import json
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -9,9 +11,9 @@ import pytest
 
 pytest.importorskip("langchain_openai", reason='needs the extra: pip install "cm2-agent[openai]"')
 
-from cm2_agent.models.local import openai_compatible
+from cm2_agent.models import openai_compatible
 
-PROMPT, SAID, LOGPROBS = [1, 2, 3], [7, 8, 9], [-0.5, -0.25, -1.0]
+PROMPT, COMPLETION, LOGPROBS = [1, 2, 3], [7, 8, 9], [-0.5, -0.25, -1.0]
 
 
 def tokens(start: Any, end: Any) -> Any:
@@ -40,7 +42,7 @@ class Vllm(BaseHTTPRequestHandler):
             choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Hello there"}}
             extra = {}
             if ids:
-                choice |= {"token_ids": SAID, "logprobs": tokens(0, 3)}
+                choice |= {"token_ids": COMPLETION, "logprobs": tokens(0, 3)}
                 extra = {"prompt_token_ids": PROMPT}
             usage = {"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6}
             out = json.dumps(
@@ -59,7 +61,7 @@ class Vllm(BaseHTTPRequestHandler):
             choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
             extra = {}
             if ids:
-                choice |= {"token_ids": SAID[start:end], "logprobs": tokens(start, end)}
+                choice |= {"token_ids": COMPLETION[start:end], "logprobs": tokens(start, end)}
                 extra = {"prompt_token_ids": PROMPT} if number == 0 else {}
             chunk = {**base, "object": "chat.completion.chunk", "choices": [choice], **extra}
             self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
@@ -78,7 +80,7 @@ def address() -> Any:
 
 
 def check(meta: Any) -> None:
-    assert (meta["prompt_ids"], meta["completion_ids"], meta["logprobs"]) == (PROMPT, SAID, LOGPROBS)
+    assert (meta["prompt_ids"], meta["completion_ids"], meta["logprobs"]) == (PROMPT, COMPLETION, LOGPROBS)
     assert meta["model_name"] == "served"
     assert meta["model_version"] == "v7"
     sampling = {"temperature": 0.5, "top_p": 1.0, "top_k": 0, "max_tokens": None, "logprobs": "raw"}
@@ -119,3 +121,20 @@ def test_a_server_that_gives_no_ids_gives_text_only_messages(address: Any) -> No
 def test_an_unknown_kind_of_logprobs_is_refused(address: Any) -> None:
     with pytest.raises(ValueError, match="logprobs_mode"):
         openai_compatible(address, "m", logprobs_mode="cooked")
+
+
+@pytest.mark.parametrize("blocked", ["torch", "langchain_openai"])
+def test_it_needs_langchain_openai_and_not_torch(blocked: str) -> None:
+    code = (
+        "import sys\n"
+        f"sys.modules[{blocked!r}] = None\n"
+        "from cm2_agent.errors import MissingExtra\n"
+        "try:\n"
+        "    from cm2_agent import openai_compatible\n"
+        "    print(type(openai_compatible('http://localhost:1/v1', 'm')).__name__)\n"
+        "except MissingExtra as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    missing = 'OpenAI-compatible endpoints need an extra: pip install "cm2-agent[openai]"'
+    assert done.stdout.strip() == {"torch": "EndpointChatModel", "langchain_openai": missing}[blocked], done.stderr

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from cm2_agent.rewards.judges.cache import MemoryCache, Salted, VerdictCache
+from cm2_agent.rewards.judges.cache import MemoryCache, NamespacedCache, VerdictCache
 from cm2_agent.store import SQLStore, migrate, upgrade
 from cm2_agent.store.engine import Database
 from cm2_agent.types.score import Score, Verdict
@@ -41,7 +41,7 @@ def yes(item: str = "a") -> Verdict:
 @pytest.mark.parametrize("kind", ["memory", "sql", "salted"])
 def test_what_is_put_is_got(store: SQLStore, kind: str) -> None:
     sql = store.verdict_cache()
-    kinds: dict[str, VerdictCache] = {"memory": MemoryCache(), "sql": sql, "salted": Salted(sql, "again=1")}
+    kinds: dict[str, VerdictCache] = {"memory": MemoryCache(), "sql": sql, "salted": NamespacedCache(sql, "again=1")}
     cache = kinds[kind]
     unclear = Verdict(item="d", value=None, weight=0.0, reason="judge failed", cause="content", explanation="refused")
     given = {"k1": yes(), "k2": Verdict(item="b", value=False, weight=0.5), "k4": unclear, "\0": yes("\udc80")}
@@ -77,10 +77,10 @@ def test_many_keys_at_once(store: SQLStore) -> None:
 def test_a_salt_hides_what_was_judged_without_it(store: SQLStore) -> None:
     cache = store.verdict_cache()
     cache.put({"k": yes()})
-    assert Salted(cache, "again=1").get(["k"]) == {}
-    Salted(cache, "again=1").put({"k": Verdict(item="a", value=False, weight=0.0)})
-    assert Salted(cache, "again=1").get(["k"])["k"].value is False
-    assert Salted(cache, "again=2").get(["k"]) == {}
+    assert NamespacedCache(cache, "again=1").get(["k"]) == {}
+    NamespacedCache(cache, "again=1").put({"k": Verdict(item="a", value=False, weight=0.0)})
+    assert NamespacedCache(cache, "again=1").get(["k"])["k"].value is False
+    assert NamespacedCache(cache, "again=2").get(["k"]) == {}
     assert cache.get(["k"]) == {"k": yes()}
 
 

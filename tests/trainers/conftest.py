@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cm2_agent.models.byte_tokenizer import byte_tokenizer
+from cm2_agent.models.tokenizer import byte_tokenizer
 from cm2_agent.types.group import Group, Rollout
 from cm2_agent.types.messages import Message
 from cm2_agent.types.score import Score

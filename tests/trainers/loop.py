@@ -1,4 +1,4 @@
-"""A plain PyTorch loop with the loss of method.md §6, written without a look at the trainer, and what its tests
+"""A plain PyTorch loop with the loss of docs/method.md §6, written without a look at the trainer, and what its tests
 share."""
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 
-from cm2_agent.trainers.dataset import collect
+from cm2_agent.trainers.collator import Sample
+from cm2_agent.trainers.dataset import build_dataset
 from cm2_agent.trainers.rows import Row
+from cm2_agent.trainers.trl_trainer import StoredGRPOTrainer
 from cm2_agent.types.group import Group
 from cm2_agent.types.trace import Trace
 
@@ -28,10 +30,17 @@ def logprobs_of(model: Any, row: Row, temperature: float = 1.0) -> torch.Tensor:
 
 
 def plain_loop(
-    model: Any, rows: Sequence[Row], *, form: str, steps: int, lr: float, beta: float = 0.0, temperature: float = 1.0
+    model: Any,
+    rows: Sequence[Row],
+    *,
+    importance_weighting: str,
+    steps: int,
+    lr: float,
+    beta: float = 0.0,
+    temperature: float = 1.0,
 ) -> list[float]:
-    """The loss of method.md §6 on all rows at once, `steps` steps of SGD; returns the losses. Written without a look at
-    the trainer."""
+    """The loss of docs/method.md §6 on all rows at once, `steps` steps of SGD, written without a look at the trainer;
+    returns the losses."""
     mu = [torch.tensor([v for span in row.spans for v in span.logprobs or ()], dtype=torch.float64) for row in rows]
     advantage = [
         torch.tensor([span.advantage for span in row.spans for _ in range(len(span))], dtype=torch.float64)
@@ -45,10 +54,10 @@ def plain_loop(
         loss = torch.zeros((), dtype=torch.float64)
         for row, m, a, p in zip(rows, mu, advantage, prox, strict=True):
             now = logprobs_of(model, row, temperature)
-            weight = torch.exp(p - m).clamp(max=2.0) if form == "truncated" else torch.ones_like(m)
-            ratio = torch.exp(now - (p if form == "truncated" else m))
+            weight = torch.exp(p - m).clamp(max=2.0) if importance_weighting == "decoupled" else torch.ones_like(m)
+            ratio = torch.exp(now - (p if importance_weighting == "decoupled" else m))
             clipped = ratio.clamp(0.8, 1.28)
-            if form == "direct":
+            if importance_weighting == "direct":
                 ratio = ratio.clamp(max=2.0)
             token = -weight * torch.min(ratio * a, clipped * a)
             kl = (
@@ -66,7 +75,7 @@ def plain_loop(
 
 
 def rows_of_groups(groups: Sequence[Group]) -> list[Row]:
-    return [row for group in collect(groups).groups for row in group.rows]
+    return [row for group in build_dataset(groups).groups for row in group.rows]
 
 
 def trained(folder: Path) -> Any:
@@ -127,3 +136,40 @@ def stripped(group: Group, **changed: Any) -> Group:
         )
 
     return replace(group, rollouts=tuple(replace(one, trace=calls(one.trace)) for one in group.rollouts))
+
+
+def trainer_of(model: Any, tokenizer: Any, batches: list[list[Sample]], folder: Path, **args: Any) -> StoredGRPOTrainer:
+    from datasets import Dataset
+    from trl import GRPOConfig
+
+    settings = {
+        "output_dir": str(folder),
+        "max_steps": len(batches),
+        "learning_rate": 1.0,
+        "lr_scheduler_type": "constant",
+        "epsilon_high": 0.28,
+        "per_device_train_batch_size": 2,
+        "num_generations": 2,
+        "beta": 0.0,
+        "bf16": False,
+        "activation_checkpointing": False,
+        "dataloader_pin_memory": False,
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "disable_tqdm": True,
+        **SGD,
+        **args,
+    }
+    prompts = Dataset.from_dict({"prompt": [""] * 64})
+    return StoredGRPOTrainer(
+        batches=iter(batches),
+        model=model,
+        args=GRPOConfig(**settings),
+        processing_class=tokenizer,
+        train_dataset=prompts,
+    )
+
+
+def ready(rows: Sequence[Row]) -> list[Sample]:
+    return [Sample(row=row, advantages=row.token_advantages, old=row.mu) for row in rows]

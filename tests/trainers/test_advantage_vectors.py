@@ -39,13 +39,13 @@ def turn_score(turn: int, spec: dict[str, Any], sat: list[list[bool]] | None) ->
         ]
         return TurnScore(turn=turn, reached=False, steps=0, reward=0.0, verdicts=tuple(verdicts))
     matrix = np.array(sat, dtype=bool).reshape(len(sat), len(spec["items"]))
-    flips = shaping.flips(matrix)
+    flips = shaping.first_true_steps(matrix)
     paid = np.logical_or.reduce(shaping.payment(matrix, spec["deps"]), axis=0)
     return TurnScore(
         turn=turn,
         reached=True,
         steps=len(sat) - 1,
-        reward=shaping.turn_reward(shaping.payment(matrix, spec["deps"]), weights),
+        reward=shaping.turn_reward(paid.tolist(), weights),
         verdicts=tuple(
             Verdict(item=item, value=flip is not None, weight=weight, step=flip, paid=bool(one), depends_on=tuple(deps))
             for item, weight, deps, flip, one in zip(spec["items"], weights, spec["deps"], flips, paid, strict=True)

@@ -17,9 +17,12 @@ import torch
 
 from cm2_agent.errors import TrainError
 from cm2_agent.models.local import fingerprint
-from cm2_agent.trainers.collator import dealt
-from cm2_agent.trainers.dataset import collect
+from cm2_agent.trainers.batches import shuffled_batches
+from cm2_agent.trainers.checkpoint import ModelLimits
+from cm2_agent.trainers.dataset import build_dataset
 from cm2_agent.trainers.grpo import GRPO
+from cm2_agent.trainers.retokenize import rows_from_words
+from cm2_agent.trainers.validation import check
 from cm2_agent.types.group import Group
 from tests.trainers.loop import (
     SGD,
@@ -122,8 +125,12 @@ def test_each_load_takes_its_own_pi_prox(
         args=SGD,
     )
     path = grpo.train(groups)
-    order = [group for batch in dealt(groups, [4, 4], 4, seed=0, epoch=0) for group in batch]
-    expected = [plain_loop(model, rows_of_groups([group]), form="truncated", steps=1, lr=2.0)[0] for group in order]
+    batches = shuffled_batches(build_dataset(groups).groups, 4, seed=0, epoch=0)
+    order = [group.group for batch in batches for group in batch]
+    expected = [
+        plain_loop(model, rows_of_groups([group]), importance_weighting="decoupled", steps=1, lr=2.0)[0]
+        for group in order
+    ]
     assert [step["loss"] for step in grpo.report["history"]] == pytest.approx(expected, abs=1e-5)
     assert apart(trained(path), model) < 1e-5
 
@@ -251,7 +258,7 @@ def test_a_grpo_config_decides_alone(
         beta=0.0,
     )
     twin = policy(1)
-    plain_loop(twin, rows_of_groups(groups), form="truncated", steps=3, lr=0.5)
+    plain_loop(twin, rows_of_groups(groups), importance_weighting="decoupled", steps=3, lr=0.5)
     path = GRPO(policy(1), tmp_path / "out", tokenizer=tokenizer, args=config).train(groups)
     assert apart(trained(path), twin) < 1e-5
     with pytest.raises(TrainError, match="learning_rate and a GRPOConfig were both given"):
@@ -292,23 +299,21 @@ def test_what_cannot_be_trained_on_is_refused_with_the_reason(
 
 
 def test_retokenised_rows_are_refused(sample: Sampler, policy: Callable[..., Any], tokenizer: Any) -> None:
-    from cm2_agent.trainers import validation as refusals
-
     group = stripped(sample(policy(1), groups=1)[0], prompt_ids=None, completion_ids=None)
-    collected = collect([group], tokenizer=tokenizer)
-    assert collected.report.rows == 4
+    dataset = build_dataset([group], from_words=rows_from_words(tokenizer))
+    assert dataset.report.rows == 4
     with pytest.raises(TrainError, match=r"4 of 4 rows were made from words \(retokenised\).*SFT"):
-        refusals.trainable(collected)
+        check(dataset, versions=None, model=ModelLimits(policy(1)))
 
 
 def test_settings_that_cannot_be_meant_are_refused(
     policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path
 ) -> None:
     for wrong, message in [
-        ({"form": "sideways"}, "expected 'truncated' or 'direct'"),
+        ({"importance_weighting": "sideways"}, "expected 'decoupled' .* or 'direct'"),
         ({"steps": 1, "epochs": 1}, "both given"),
         ({"steps": 0}, "steps 0; expected at least 1"),
-        ({"cap": 0.5}, "cap 0.5"),
+        ({"max_weight": 0.5}, "max_weight 0.5"),
         ({"ratio_band": 1.0}, "ratio_band"),
         ({"max_lag": 1}, "max_lag needs versions"),
     ]:

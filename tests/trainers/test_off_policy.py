@@ -27,7 +27,7 @@ def test_the_mean_ratio_is_geometric_and_knows_no_length() -> None:
 def test_figures_by_hand() -> None:
     ratio = np.array([4.0, 1.0, 1.0, 0.5])
     mu = np.full(4, -1.0)
-    found = measure(mu + np.log(ratio), mu, np.array([1.0, 1.0, -1.0, -2.0]), np.array([0, 0, 1, 1]), cap=2.0)
+    found = measure(mu + np.log(ratio), mu, np.array([1.0, 1.0, -1.0, -2.0]), np.array([0, 0, 1, 1]), max_weight=2.0)
     assert (found.tokens, found.rollouts) == (4, 2)
     assert (found.ratio_min, found.ratio_max) == pytest.approx((0.5, 4.0))
     assert found.ratio_mean == pytest.approx(6.5 / 4)
@@ -42,14 +42,14 @@ def test_figures_by_hand() -> None:
 
 def test_on_policy_nothing_is_lost() -> None:
     mu = np.log([0.1, 0.7, 0.3])
-    found = measure(mu, mu, np.array([1.0, 0.0, -1.0]), np.array([5, 5, 9]), cap=2.0)
+    found = measure(mu, mu, np.array([1.0, 0.0, -1.0]), np.array([5, 5, 9]), max_weight=2.0)
     assert (found.ess_sequence, found.ess_token, found.kl_per_token, found.truncated_tokens) == (1, 1, 0, 0)
 
 
 def test_no_tokens_and_uneven_arrays_are_refused() -> None:
     for two, one in ((0, 0), (2, 1)):
         with pytest.raises(ValueError, match="the same number, at least one"):
-            measure(np.zeros(two), np.zeros(two), np.zeros(one), np.zeros(two, dtype=np.int64), cap=2.0)
+            measure(np.zeros(two), np.zeros(two), np.zeros(one), np.zeros(two, dtype=np.int64), max_weight=2.0)
 
 
 tokens = st.lists(
@@ -60,9 +60,11 @@ tokens = st.lists(
 
 
 @given(tokens, st.floats(1, 4))
-def test_shares_are_shares_and_kl_is_never_negative(listed: list[tuple[float, float, float, int]], cap: float) -> None:
+def test_shares_are_shares_and_kl_is_never_negative(
+    listed: list[tuple[float, float, float, int]], max_weight: float
+) -> None:
     prox, mu, advantages, rollout = (np.array(column) for column in zip(*listed, strict=True))
-    found = measure(prox, mu, advantages, rollout, cap=cap)
+    found = measure(prox, mu, advantages, rollout, max_weight=max_weight)
     for share in (
         found.ess_sequence,
         found.ess_token,

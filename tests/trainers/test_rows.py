@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cm2_agent.errors import TrainError
-from cm2_agent.trainers.dataset import collect
-from cm2_agent.trainers.retokenize import REFUSED, retokenised_rows
-from cm2_agent.trainers.rows import TEXT_ONLY, TOO_LONG, Row, rows_of, why_not
+from cm2_agent.trainers.dataset import build_dataset
+from cm2_agent.trainers.retokenize import REFUSED, retokenised_rows, rows_from_words
+from cm2_agent.trainers.rows import TEXT_ONLY, TOO_LONG, Row, rows_of, untrainable_reason
+from cm2_agent.trainers.validation import too_long
 from cm2_agent.types.group import Group, Rollout
 from cm2_agent.types.messages import Message, Reasoning, Text, ToolCall, ToolCallResponse, ToolSpec
 from cm2_agent.types.score import Score, TurnScore, Verdict
@@ -116,7 +117,7 @@ def test_one_untrainable_step_leaves_out_the_whole_rollout(changed: dict[str, An
     trace = merged()
     run = replace(trace.runs[0], calls=(replace(trace.runs[0].calls[0], **changed), trace.runs[0].calls[1]))
     trace = replace(trace, runs=(run, trace.runs[1]))
-    assert why_not(trace) == reason
+    assert untrainable_reason(trace) == reason
     with pytest.raises(TrainError, match=reason):
         rows_of(trace)
 
@@ -125,7 +126,7 @@ def test_imitation_needs_only_ids() -> None:
     trace = merged()
     greedy = [replace(one, logprobs=None, sampling={"temperature": 0}) for one in trace.runs[0].calls]
     trace = replace(trace, runs=(replace(trace.runs[0], calls=tuple(greedy)), trace.runs[1]))
-    assert why_not(trace) is not None
+    assert untrainable_reason(trace) is not None
     (row,) = rows_of(trace, imitation=True)
     assert row.mask == (0, 0, 1, 1, 0, 1, 0, 0, 1, 1, 1)
     assert not row.trainable_by_grpo
@@ -140,9 +141,8 @@ def test_a_truncated_distribution_is_trainable_but_not_exact() -> None:
 
 
 def test_too_long_is_left_out_and_never_cut() -> None:
-    trace = merged()
-    assert why_not(trace, max_length=11) is None
-    assert why_not(trace, max_length=10) == TOO_LONG
+    assert build_dataset([group([1.0, 0.0])], drop=[too_long(11)]).report.left_out == {}
+    assert build_dataset([group([1.0, 0.0])], drop=[too_long(10)]).report.left_out == {TOO_LONG: 2}
 
 
 @st.composite
@@ -173,7 +173,7 @@ def dialogues(draw: st.DrawFn) -> Trace:
 def test_every_model_token_is_trained_exactly_once_in_its_own_context(trace: Trace) -> None:
     main = [one for run in trace.runs for one in run.calls if one.message is not None]
     if not main:
-        assert why_not(trace) is not None
+        assert untrainable_reason(trace) is not None
         return
     rows = rows_of(trace, lambda turn, step: 10.0 * turn + step + 1)
     trained = [token for row in rows for token, mask in zip(row.ids, row.mask, strict=True) if mask]
@@ -239,7 +239,7 @@ def test_a_template_that_refuses_says_which_trace_and_why(tokenizer: Any) -> Non
     strict.chat_template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(TrainError, match=r"'t'.*roles must alternate"):
         retokenised_rows(words(), strict)
-    refused = collect([group([1.0, 0.0], [merged(), words()])], tokenizer=strict)
+    refused = build_dataset([group([1.0, 0.0], [merged(), words()])], from_words=rows_from_words(strict))
     assert refused.report.left_out == {REFUSED: 1}
     strict.chat_template = None
     with pytest.raises(TrainError, match="no chat template"):
@@ -272,8 +272,8 @@ def test_the_report_counts_what_is_trained_and_why_the_rest_is_not() -> None:
     text_only = replace(words(), id="t3")
     mixed = group([1.0, 0.0, None, 0.5], [replace(merged(), id=f"t{n}") for n in range(3)] + [text_only])
     flat = group([0.5, 0.5])
-    collected = collect([mixed, flat])
-    assert collected.report.to_json() == {
+    dataset = build_dataset([mixed, flat])
+    assert dataset.report.to_json() == {
         "groups": 2,
         "informative_groups": 1,
         "rows": 4,
@@ -281,32 +281,34 @@ def test_the_report_counts_what_is_trained_and_why_the_rest_is_not() -> None:
         "masked_tokens": 20,
         "left_out": {"no reward: failure": 1, TEXT_ONLY: 1},
     }
-    json.dumps(collected.report.to_json())
-    assert [span.advantage for row in collected.groups[0].rows for span in row.spans] == pytest.approx(
+    json.dumps(dataset.report.to_json())
+    assert [span.advantage for row in dataset.groups[0].rows for span in row.spans] == pytest.approx(
         [0.5] * 3 + [-0.5] * 3
     )
 
 
 def test_with_a_tokenizer_text_only_traces_become_marked_rows(tokenizer: Any) -> None:
-    collected = collect([group([1.0, 0.0], [merged(), replace(words(), id="w")])], tokenizer=tokenizer)
-    assert [row.retokenised for row in collected.groups[0].rows] == [False, True]
-    assert collected.report.to_json()["retokenised_rows"] == 1
-    assert collected.report.left_out == {}
-    assert collect([group([1.0, 0.0], [merged(), words()])], tokenizer=tokenizer, max_length=20).report.left_out == {
-        TOO_LONG: 1
-    }
+    dataset = build_dataset(
+        [group([1.0, 0.0], [merged(), replace(words(), id="w")])], from_words=rows_from_words(tokenizer)
+    )
+    assert [row.retokenised for row in dataset.groups[0].rows] == [False, True]
+    assert dataset.report.to_json()["retokenised_rows"] == 1
+    assert dataset.report.left_out == {}
+    assert build_dataset(
+        [group([1.0, 0.0], [merged(), words()])], from_words=rows_from_words(tokenizer), drop=[too_long(20)]
+    ).report.left_out == {TOO_LONG: 1}
 
 
 def test_advantages_are_of_all_scored_rollouts_also_of_those_left_out() -> None:
-    collected = collect([group([1.0, 0.0, 0.2], [merged(), words(), words()])])
-    assert collected.groups[0].rows[0].spans[0].advantage == pytest.approx(0.6)
+    dataset = build_dataset([group([1.0, 0.0, 0.2], [merged(), words(), words()])])
+    assert dataset.groups[0].rows[0].spans[0].advantage == pytest.approx(0.6)
 
 
 def test_advantages_of_a_level_reach_the_steps_they_are_for() -> None:
     def by_turn(group: Group) -> list[Callable[[int, int], float]]:
         return [lambda turn, step: 1.0 if (turn, step) == (0, 1) else -2.0 for _ in group.rollouts]
 
-    (row,) = collect([group([1.0])], credits=by_turn).groups[0].rows
+    (row,) = build_dataset([group([1.0])], credits=by_turn).groups[0].rows
     assert row.advantages == (0, 0, -2, -2, 0, 1, 0, 0, -2, -2, -2)
 
 
@@ -330,25 +332,25 @@ def test_the_turn_level_gives_each_turn_its_own_advantage() -> None:
         for one, paid in zip(given.rollouts, ((True, False), (False, True)), strict=True)
     )
     made = replace(given, rollouts=scored)
-    assert not collect([made]).groups[0].informative  # worth the same as a whole
-    first, second = collect([made], level="turn").groups[0].rows
+    assert not build_dataset([made]).groups[0].informative  # worth the same as a whole
+    first, second = build_dataset([made], level="turn").groups[0].rows
     assert first.advantages == (0, 0, 0.5, 0.5, 0, 0.5, 0, 0, -0.5, -0.5, -0.5)
     assert second.advantages == tuple(-value for value in first.advantages)
 
 
 def test_no_group_no_rollout_and_mixed_rewards_are_refused() -> None:
     with pytest.raises(TrainError, match="no group"):
-        collect([])
+        build_dataset([])
     with pytest.raises(TrainError, match="none holds a rollout"):
-        collect([group([])])
+        build_dataset([group([])])
     with pytest.raises(TrainError, match="2 reward versions: r1, r2"):
-        collect([group([1.0, 0.0]), group([1.0], reward="r2")])
+        build_dataset([group([1.0, 0.0]), group([1.0], reward="r2")])
 
 
 def test_a_failed_dialogue_is_left_out_by_its_missing_reward() -> None:
     crashed = replace(
         merged(), runs=(replace(merged().runs[0], failure=RunFailure(kind="ToolError", message="x"), status="error"),)
     )
-    collected = collect([group([1.0, None, 0.0], [merged(), crashed, merged()])])
-    assert collected.report.left_out == {"no reward: failure": 1}
-    assert all(isinstance(row, Row) for row in collected.groups[0].rows)
+    dataset = build_dataset([group([1.0, None, 0.0], [merged(), crashed, merged()])])
+    assert dataset.report.left_out == {"no reward: failure": 1}
+    assert all(isinstance(row, Row) for row in dataset.groups[0].rows)

@@ -19,7 +19,7 @@ from cm2_agent.graphs.backends.calls import Answer, Call, Journal
 from cm2_agent.graphs.backends.simulate import SimulatedTools
 from cm2_agent.graphs.backends.simulate_prompt import reply_schema
 from cm2_agent.graphs.backends.simulations import MemorySimulations
-from cm2_agent.llm.limits import Limits
+from cm2_agent.llm.limits import RateLimits
 from cm2_agent.llm.prices import Price
 from cm2_agent.llm.providers import openai_model
 from cm2_agent.llm.usage import metered
@@ -413,15 +413,15 @@ async def test_by_name_it_keeps_a_journal_of_its_own() -> None:
 
 
 async def test_a_budget_stops_it_and_is_shared() -> None:
-    limits = Limits(budget_calls=1, of="simulator")
+    limits = RateLimits(budget_calls=1, of="simulator")
     with ChatServer(always(SHIPPED)) as server:
         await simulating(server, limits=limits).answer(call(), Journal())
         with pytest.raises(BudgetExhausted, match="the simulator's budget of 1 calls is spent"):
             await simulating(server, limits=limits).answer(call(), Journal())
         assert server.calls == 1
         with pytest.raises(JudgeError, match=r"the price of 'openai:stub' is not known"):
-            simulating(server, limits=Limits(budget_usd=1.0))
-        priced = simulating(server, limits=Limits(budget_usd=1.0), price=FREE)
+            simulating(server, limits=RateLimits(budget_usd=1.0))
+        priced = simulating(server, limits=RateLimits(budget_usd=1.0), price=FREE)
         await priced.answer(call(), Journal())
         assert priced.usage.usd == 0.0
 

@@ -13,9 +13,9 @@ from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, Text
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
 from cm2_agent.errors import BudgetExhausted, ModelError
-from cm2_agent.llm.limits import Limits
+from cm2_agent.llm.limits import RateLimits
 from cm2_agent.rewards.authoring.prompt import instructions, prompt_version, read_reply
-from cm2_agent.rewards.authoring.writer import LABEL, Labeler, Labelled, labelled_task, task_of
+from cm2_agent.rewards.authoring.writer import LABEL, ChecklistWriter, WrittenChecklist, task_of, task_with_checklist
 from cm2_agent.rewards.judges.transcript import part_texts, quoted_in, spelled
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 from cm2_agent.types.checklist_item import Item
@@ -100,9 +100,9 @@ class Script:
 
 async def label(
     *replies: Any, reference: Trace = GOOD, task: Task | None = None, **options: Any
-) -> tuple[Labelled, Script]:
+) -> tuple[WrittenChecklist, Script]:
     script = Script(*replies)
-    return await Labeler(FunctionModel(script, model_name="scripted"), **options)(reference, task), script
+    return await ChecklistWriter(FunctionModel(script, model_name="scripted"), **options)(reference, task), script
 
 
 class Reader:
@@ -329,7 +329,7 @@ async def test_a_dialogue_that_is_no_reference_costs_no_call(reference: Trace, t
 
 
 async def test_a_budget_stops_before_the_call() -> None:
-    limits = Limits(budget_calls=1)
+    limits = RateLimits(budget_calls=1)
     with pytest.raises(BudgetExhausted):
         await label([lookup(check={"called": "cancel"}), cancels()], [], limits=limits)
     assert limits.calls == 1
@@ -378,7 +378,7 @@ async def test_what_fails_is_told_as_data_too() -> None:
 
 async def test_a_task_with_the_checklist_is_what_run_and_score_take() -> None:
     found, _ = await label([lookup(), cancels()])
-    task = labelled_task(task_of(GOOD), found, "scripted")
+    task = task_with_checklist(task_of(GOOD), found, "scripted")
     again = Task.model_validate_json(json.dumps(task.to_json()))
     assert again.turns == ("Where is order 7?", "Cancel it.")
     assert [(one.name, one.result) for one in again.recorded] == [
@@ -392,12 +392,12 @@ async def test_a_task_with_the_checklist_is_what_run_and_score_take() -> None:
     assert own.hash == found.checklist.hash
     assert ChecklistScorer().score_sync(GOOD, again).reward == 1.0
     with pytest.raises(ValueError, match="has no checklist"):
-        labelled_task(again, Labelled(trace_id="x", reason="why"), "m")
+        task_with_checklist(again, WrittenChecklist(trace_id="x", reason="why"), "m")
 
 
 def test_a_model_that_cannot_be_used_is_told() -> None:
     with pytest.raises(ModelError, match="PROVIDER:MODEL"):
-        Labeler("no-such-provider:x")
+        ChecklistWriter("no-such-provider:x")
 
 
 def test_the_prompt_lists_every_check_and_key() -> None:

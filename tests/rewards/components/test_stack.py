@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cm2_agent.errors import ChecklistError, TrainError
-from cm2_agent.rewards.components.component import Context, Plug, plug
+from cm2_agent.rewards.components.component import Context, RewardComponent, as_component
 from cm2_agent.rewards.components.outcome import outcome
 from cm2_agent.rewards.components.penalties import format_penalty, length_penalty, tool_error_penalty
 from cm2_agent.rewards.components.principles import principle_items, principles
 from cm2_agent.rewards.components.reward_model import preference, sigmoid
-from cm2_agent.rewards.components.stack import Part, Slot, Stack, add, combine, gate, multiply, penalty
+from cm2_agent.rewards.components.stack import Role, Stack, StackTerm, add, combine, gate, multiply, penalty
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 from cm2_agent.trainers.advantage import advantages
 from cm2_agent.types.checklist import Checklist
@@ -37,8 +37,10 @@ MUTE = trace(turn("Where?", call("look")), id="mute")
 DEAD = trace(turn("Where?", call("look")), id="dead", failure="ToolError")
 
 
-def constant(name: str, value: Any, *, of_group: bool = False) -> Plug:
-    return Plug(lambda given: [value for _ in given] if of_group else value, name=name, version="1", of_group=of_group)
+def constant(name: str, value: Any, *, of_group: bool = False) -> RewardComponent:
+    return RewardComponent(
+        lambda given: [value for _ in given] if of_group else value, name=name, version="1", of_group=of_group
+    )
 
 
 async def score(*rewards: Any, of: Trace = GOOD, task: Task | None = None) -> Score:
@@ -126,7 +128,7 @@ def test_the_version_names_every_component() -> None:
         Stack(LOOKS, gate(constant("safe", 1.0), 0.6)).version,
         Stack(LOOKS, gate(constant("safe", 1.0), 0.5)).version,
         Stack(LOOKS, multiply(constant("safe", 1.0))).version,
-        Stack(LOOKS, plug(constant("safe", 1.0), version="2")).version,
+        Stack(LOOKS, as_component(constant("safe", 1.0), version="2")).version,
     }
     assert len(versions) == 4
 
@@ -138,7 +140,7 @@ async def test_what_is_no_number_is_null_and_says_why(broken: Any) -> None:
             raise broken
         return broken
 
-    stack = Stack(LOOKS, plug(reward, version="1"))
+    stack = Stack(LOOKS, as_component(reward, version="1"))
     found = await stack(GOOD)
     assert found.reward is None
     assert found.null_reason == "component: reward"
@@ -178,9 +180,9 @@ async def test_functions_of_every_shape() -> None:
     assert found.components == {"yes": 1.0, "of_task": 0.25, "model": 0.5}
     assert "model=m1" in found.reward_version
     with pytest.raises(ChecklistError, match=r"expected \(trace\) or \(trace, context\)"):
-        plug(lambda a, b, c: 1, version="1")
+        as_component(lambda a, b, c: 1, version="1")
     with pytest.raises(ChecklistError, match="expected a function"):
-        plug(7)  # type: ignore[arg-type]
+        as_component(7)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -215,7 +217,7 @@ async def test_rewards_of_a_group_need_the_group() -> None:
     assert (alone.reward, alone.null_reason) == (None, "component: relative")
     good, dead, mute = await stack.score_group([GOOD, DEAD, MUTE])
     assert [good.reward, dead.reward, mute.reward] == [0.75, None, (0.25 + 0.5) / 2]
-    short = Stack(Plug(lambda traces: [1.0], name="short", version="1", of_group=True))
+    short = Stack(RewardComponent(lambda traces: [1.0], name="short", version="1", of_group=True))
     assert [one.reward for one in await short.score_group([GOOD, MUTE])] == [None, None]
 
 
@@ -311,61 +313,63 @@ async def test_principles_are_judged_as_trace_items() -> None:
 # -- laws
 
 values = st.none() | st.floats(0, 1)
-parts: st.SearchStrategy[Part] = st.sampled_from(["gate", "multiply", "add", "penalty"])
+parts: st.SearchStrategy[Role] = st.sampled_from(["gate", "multiply", "add", "penalty"])
 
 
 @st.composite
-def slots(draw: st.DrawFn, with_penalties: bool = True) -> list[tuple[Slot, float | None]]:
+def terms(draw: st.DrawFn, with_penalties: bool = True) -> list[tuple[StackTerm, float | None]]:
     found = []
     for number in range(draw(st.integers(1, 6))):
         part = draw(parts if with_penalties else parts.filter(lambda one: one != "penalty"))
-        slot = Slot(
-            part=part,
+        term = StackTerm(
+            role=part,
             reward=constant(f"r{number}", 1.0),
             weight=draw(st.floats(0.01, 9)),
             threshold=draw(st.floats(0.01, 1)),
         )
-        found.append((slot, draw(values)))
+        found.append((term, draw(values)))
     return found
 
 
-def combined(given: list[tuple[Slot, float | None]]) -> float | None:
-    return combine([slot for slot, _ in given], {slot.name: value for slot, value in given})
+def combined(given: list[tuple[StackTerm, float | None]]) -> float | None:
+    return combine([term for term, _ in given], {term.name: value for term, value in given})
 
 
-@given(slots(with_penalties=False))
-def test_without_penalties_a_reward_is_in_the_unit_interval(given: list[tuple[Slot, float | None]]) -> None:
+@given(terms(with_penalties=False))
+def test_without_penalties_a_reward_is_in_the_unit_interval(given: list[tuple[StackTerm, float | None]]) -> None:
     found = combined(given)
     assert (found is None) == any(value is None for _, value in given)
     assert found is None or 0 <= found <= 1
 
 
-@given(slots())
-def test_penalties_take_off_at_most_their_weight(given: list[tuple[Slot, float | None]]) -> None:
+@given(terms())
+def test_penalties_take_off_at_most_their_weight(given: list[tuple[StackTerm, float | None]]) -> None:
     found = combined(given)
     assert (found is None) == any(value is None for _, value in given)
-    assert found is None or -sum(slot.weight for slot, _ in given if slot.part == "penalty") - 1e-9 <= found <= 1
+    assert found is None or -sum(term.weight for term, _ in given if term.role == "penalty") - 1e-9 <= found <= 1
 
 
-@given(slots(), st.randoms(use_true_random=False))
-def test_the_order_of_the_rewards_does_not_matter(given: list[tuple[Slot, float | None]], random: Any) -> None:
+@given(terms(), st.randoms(use_true_random=False))
+def test_the_order_of_the_rewards_does_not_matter(given: list[tuple[StackTerm, float | None]], random: Any) -> None:
     mixed = list(given)
     random.shuffle(mixed)
     found = combined(given)
     assert combined(mixed) == (None if found is None else pytest.approx(found, abs=1e-12))
-    if any(slot.part != "add" for slot, _ in given) or len(given) > 1:
-        assert Stack(*(slot for slot, _ in mixed)).version == Stack(*(slot for slot, _ in given)).version
+    if any(term.role != "add" for term, _ in given) or len(given) > 1:
+        assert Stack(*(term for term, _ in mixed)).version == Stack(*(term for term, _ in given)).version
 
 
-@given(slots(), st.integers(0, 5), st.floats(0, 1))
-def test_a_better_component_never_lowers_the_reward(given: list[tuple[Slot, float | None]], at: int, by: float) -> None:
+@given(terms(), st.integers(0, 5), st.floats(0, 1))
+def test_a_better_component_never_lowers_the_reward(
+    given: list[tuple[StackTerm, float | None]], at: int, by: float
+) -> None:
     at = at % len(given)
-    slot, value = given[at]
+    term, value = given[at]
     before = combined(given)
     if before is None or value is None:
         return
-    better = max(0.0, value - by) if slot.part == "penalty" else min(1.0, value + by)
-    after = combined([*given[:at], (slot, better), *given[at + 1 :]])
+    better = max(0.0, value - by) if term.role == "penalty" else min(1.0, value + by)
+    after = combined([*given[:at], (term, better), *given[at + 1 :]])
     assert after is not None
     assert after >= before - 1e-12
 

@@ -18,11 +18,11 @@ from langchain_core.language_models import FakeListChatModel
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from cm2_agent.errors import BudgetExhausted, JudgeError, MissingExtra
-from cm2_agent.llm.limits import Limits
+from cm2_agent.llm.limits import RateLimits
 from cm2_agent.llm.prices import Price
 from cm2_agent.llm.usage import metered
-from cm2_agent.models.byte_tokenizer import byte_tokenizer
 from cm2_agent.models.local import LocalChatModel
+from cm2_agent.models.tokenizer import byte_tokenizer
 from cm2_agent.rewards.judges.cache import MemoryCache
 from cm2_agent.rewards.judges.judge_models import judge_model, openai_judge_model
 from cm2_agent.rewards.judges.llm_judge import LLMJudge
@@ -214,7 +214,7 @@ async def test_a_turn_that_the_gate_judged_is_not_judged_twice() -> None:
 async def test_a_budget_stops_the_judge_and_what_was_judged_is_kept() -> None:
     cache = MemoryCache()
     with JudgeServer() as server:
-        judge = judging(server, limits=Limits(budget_calls=1), cache=cache)
+        judge = judging(server, limits=RateLimits(budget_calls=1), cache=cache)
         await judge(ONE, 0, TWO)
         with pytest.raises(BudgetExhausted):
             await judge(ONE, 1, TWO)
@@ -228,7 +228,7 @@ async def test_what_half_a_reply_answered_is_kept_where_the_budget_stops_the_res
     cache = MemoryCache()
     with JudgeServer(lambda asked: reply(*honest(asked)["items"][:1])) as server:
         with pytest.raises(BudgetExhausted):
-            await ask(server, TWO, limits=Limits(budget_calls=1), cache=cache)
+            await ask(server, TWO, limits=RateLimits(budget_calls=1), cache=cache)
         assert [verdict.value for verdict in await ask(server, TWO, cache=cache)] == [True, True]
         assert [[item["id"] for item in asked.items] for asked in server.asked] == [["date", "looked"], ["looked"]]
 
@@ -431,7 +431,7 @@ def test_arguments_that_mean_nothing_are_refused() -> None:
         {"retries": -1},
         {"max_items": 0},
         {"protocol": "each"},
-        {"limits": Limits(), "budget_usd": 1.0},
+        {"limits": RateLimits(), "budget_usd": 1.0},
     ]
     for options in wrong:
         with pytest.raises(JudgeError):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cm2_agent.errors import BudgetExhausted, StoreError
-from cm2_agent.llm.limits import Limits
+from cm2_agent.llm.limits import RateLimits
 from cm2_agent.rewards.judges.cache import MemoryCache
 from cm2_agent.rewards.judges.judge_models import openai_judge_model
 from cm2_agent.rewards.judges.llm_judge import LLMJudge
@@ -164,7 +164,10 @@ async def test_a_budget_that_ends_within_a_trace_leaves_it_unscored_and_nothing_
 
         async def go(budget: int | None, at_a_time: int = 2) -> tuple[list[str], LLMJudge]:
             judge = LLMJudge(
-                function_model(asked=asked), price=FREE, limits=Limits(budget_calls=budget), cache=store.verdict_cache()
+                function_model(asked=asked),
+                price=FREE,
+                limits=RateLimits(budget_calls=budget),
+                cache=store.verdict_cache(),
             )
             scorer = ChecklistScorer(FIVE, judge=judge)
             waiting = store.traces(unscored=True, reward=scorer.version)

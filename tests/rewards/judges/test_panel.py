@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cm2_agent.errors import BudgetExhausted, JudgeError
-from cm2_agent.llm.limits import Limits
+from cm2_agent.llm.limits import RateLimits
 from cm2_agent.llm.prices import Price
 from cm2_agent.llm.usage import metered
-from cm2_agent.rewards.judges.cache import MemoryCache, remember
+from cm2_agent.rewards.judges.cache import MemoryCache, attach_cache
 from cm2_agent.rewards.judges.llm_judge import LLMJudge
 from cm2_agent.rewards.judges.panel import Cascade, Panel, majority, split
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
@@ -141,7 +141,7 @@ async def test_a_panel_votes_item_by_item_and_a_judge_that_fails_casts_no_vote()
 
 
 async def test_a_panel_is_stopped_by_a_budget() -> None:
-    spent = LLMJudge(function_model(), limits=Limits(budget_calls=0))
+    spent = LLMJudge(function_model(), limits=RateLimits(budget_calls=0))
     with pytest.raises(BudgetExhausted):
         await Panel(Fixed(a=True, b=True), spent)(ONE, 0, ITEMS)
     with pytest.raises(BudgetExhausted):
@@ -211,6 +211,6 @@ async def test_the_share_escalated_and_the_saving_are_reported() -> None:
 def test_each_judge_behind_a_cascade_is_given_the_cache_unless_it_has_one() -> None:
     own, shared = MemoryCache(), MemoryCache()
     cheap, strong = LLMJudge("test"), LLMJudge("test", cache=own)
-    remember(Cascade(cheap, strong), shared)
+    attach_cache(Cascade(cheap, strong), shared)
     assert cheap.cache is shared
     assert strong.cache is own

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cm2_agent.rewards.scoring import shaping
-from cm2_agent.rewards.scoring.shaping import Column
+from cm2_agent.rewards.scoring.shaping import ItemColumn
 
 
 def sat(*flips: int | None, steps: int = 4) -> shaping.Matrix:
@@ -25,7 +25,7 @@ def test_eq2_pays_a_flip_strictly_after_its_prerequisites() -> None:
     for parent, child, pays in [(1, 2, True), (2, 2, False), (3, 2, False), (1, None, False), (1, 4, True)]:
         matrix = sat(parent, child)
         assert shaping.payment(matrix, deps)[:, 1].any() == pays, (parent, child)
-        assert shaping.paid([parent, child], deps)[1] == pays
+        assert shaping.paid_items([parent, child], deps)[1] == pays
     assert np.argwhere(shaping.payment(sat(1, 3), deps)).tolist() == [[0, 0], [2, 1]], "paid in the step of the flip"
 
 
@@ -38,32 +38,36 @@ def test_eq3_backfills_every_step_at_which_the_item_could_still_be_earned() -> N
 
 def test_the_dependency_rule_empties_and_blanks_along_chains() -> None:
     deps = [[], [0], [1], [3], []]
-    yes, no, unknown = Column(value=True, flip=1), Column(value=False), Column(value=None, cause="content")
-    assert [one.value for one in shaping.settled([no, yes, yes, yes, yes], [[], [0], [1], [], []])] == [
+    yes, no, unknown = (
+        ItemColumn(value=True, first_true_step=1),
+        ItemColumn(value=False),
+        ItemColumn(value=None, cause="content"),
+    )
+    assert [one.value for one in shaping.apply_dependencies([no, yes, yes, yes, yes], [[], [0], [1], [], []])] == [
         False,
         False,
         False,
         True,
         True,
     ]
-    assert [one.value for one in shaping.settled([yes, unknown, yes, yes, no], [*deps[:3], [2], [2]])] == [
+    assert [one.value for one in shaping.apply_dependencies([yes, unknown, yes, yes, no], [*deps[:3], [2], [2]])] == [
         True,
         None,
         None,
         None,
         None,
     ]
-    both = shaping.settled([no, unknown, yes], [[], [], [0, 1]])
+    both = shaping.apply_dependencies([no, unknown, yes], [[], [], [0, 1]])
     assert (both[2].value, both[2].reason) == (False, "dependency")
-    assert shaping.settled([unknown, yes], [[], [0]])[1].cause == "content"
-    assert shaping.dependent(sat(None, 2), [[], [0]]).any() == np.False_
+    assert shaping.apply_dependencies([unknown, yes], [[], [0]])[1].cause == "content"
 
 
 def test_a_chain_of_thousands_settles_without_recursion() -> None:
-    chain = [Column(value=False), *[Column(value=True, flip=1)] * 5000]
+    chain = [ItemColumn(value=False), *[ItemColumn(value=True, first_true_step=1)] * 5000]
     deps = [[], *[[n] for n in range(5000)]]
     assert not any(
-        one.value for one in shaping.settled(chain[::-1], [[5000 - parent for parent in own] for own in deps][::-1])
+        one.value
+        for one in shaping.apply_dependencies(chain[::-1], [[5000 - parent for parent in own] for own in deps][::-1])
     )
 
 
@@ -99,9 +103,9 @@ def test_the_stored_reward_by_hand(paid: Any, weights: Any, tolerance: float, re
 
 def test_what_is_no_matrix_is_refused() -> None:
     with pytest.raises(ValueError, match="turns false again"):
-        shaping.flips(np.array([[False], [True], [False]]))
+        shaping.first_true_steps(np.array([[False], [True], [False]]))
     with pytest.raises(ValueError, match="first row"):
-        shaping.flips(np.array([[True], [True]]))
+        shaping.first_true_steps(np.array([[True], [True]]))
     with pytest.raises(ValueError, match="row 5"):
         shaping.matrix([5], 4)
     with pytest.raises(ValueError, match="L is 0"):
@@ -113,7 +117,7 @@ def test_what_is_no_matrix_is_refused() -> None:
 
 @given(st.lists(st.booleans(), max_size=6), st.sampled_from(["reach", "hold", "avoid"]), st.booleans())
 def test_columns_by_kind(values: list[bool], kind: Any, cut: bool) -> None:
-    flip = shaping.flip_of(values, kind, cut=cut)
+    flip = shaping.first_true_step(values, kind, cut=cut)
     if kind == "reach":
         assert flip == (values.index(True) + 1 if True in values else None)
     elif cut or not values:
@@ -132,22 +136,23 @@ def turns(draw: st.DrawFn) -> tuple[list[int | None], list[list[int]], list[floa
     items = draw(st.integers(1, 6))
     deps = [draw(st.lists(st.integers(0, at - 1), unique=True, max_size=3)) if at else [] for at in range(items)]
     raw = draw(st.lists(st.none() | st.integers(1, steps), min_size=items, max_size=items))
-    columns = shaping.settled([Column(value=flip is not None, flip=flip) for flip in raw], deps)
+    columns = shaping.apply_dependencies(
+        [ItemColumn(value=flip is not None, first_true_step=flip) for flip in raw], deps
+    )
     weights = draw(st.lists(st.floats(0, 10), min_size=items, max_size=items).filter(lambda ws: sum(ws) > 1e-6))
-    return [one.flip for one in columns], deps, shaping.normalised(weights), steps
+    return [one.first_true_step for one in columns], deps, shaping.normalised(weights), steps
 
 
 @given(turns())
 def test_flips_and_matrices_say_the_same(turn: Any) -> None:
     flips, deps, weights, steps = turn
     matrix = shaping.matrix(flips, steps)
-    assert shaping.flips(matrix) == flips
-    assert (shaping.dependent(matrix, deps) == matrix).all()
+    assert shaping.first_true_steps(matrix) == flips
     r = shaping.payment(matrix, deps)
-    assert r.any(axis=0).tolist() == shaping.paid(flips, deps)
+    assert r.any(axis=0).tolist() == shaping.paid_items(flips, deps)
     assert (r.sum(axis=0) <= 1).all(), "each item is paid at most once"
-    assert shaping.turn_reward(r, weights) == pytest.approx(
-        shaping.weigh(shaping.paid(flips, deps), weights), abs=1e-12
+    assert (r @ np.array(weights)).sum() == pytest.approx(
+        shaping.turn_reward(shaping.paid_items(flips, deps), weights), abs=1e-12
     )
     assert not (r & ~shaping.backfill(matrix, deps)).any(), "what is paid could be earned"
 
@@ -155,7 +160,7 @@ def test_flips_and_matrices_say_the_same(turn: Any) -> None:
 @given(turns())
 def test_rewards_are_in_the_unit_interval(turn: Any) -> None:
     flips, deps, weights, _ = turn
-    assert 0 <= shaping.weigh(shaping.paid(flips, deps), weights) <= 1
+    assert 0 <= shaping.turn_reward(shaping.paid_items(flips, deps), weights) <= 1
 
 
 @given(turns(), st.randoms(use_true_random=False))
@@ -164,33 +169,37 @@ def test_the_order_of_items_does_not_matter(turn: Any, random: Any) -> None:
     order = list(range(len(flips)))
     random.shuffle(order)
     place = {old: new for new, old in enumerate(order)}
-    moved = shaping.paid([flips[old] for old in order], [[place[parent] for parent in deps[old]] for old in order])
-    paid = shaping.paid(flips, deps)
+    moved = shaping.paid_items(
+        [flips[old] for old in order], [[place[parent] for parent in deps[old]] for old in order]
+    )
+    paid = shaping.paid_items(flips, deps)
     assert moved == [paid[old] for old in order]
-    assert shaping.weigh(moved, [weights[old] for old in order]) == pytest.approx(
-        shaping.weigh(paid, weights), abs=1e-12
+    assert shaping.turn_reward(moved, [weights[old] for old in order]) == pytest.approx(
+        shaping.turn_reward(paid, weights), abs=1e-12
     )
 
 
 @given(turns(), st.data())
 def test_one_more_item_satisfied_never_lowers_the_reward(turn: Any, data: st.DataObject) -> None:
     flips, deps, weights, steps = turn
-    before = shaping.weigh(shaping.paid(flips, deps), weights)
+    before = shaping.turn_reward(shaping.paid_items(flips, deps), weights)
     missing = [item for item, flip in enumerate(flips) if flip is None]
     if not missing:
         assert before >= 0
         return
     item = data.draw(st.sampled_from(missing))
     more = [data.draw(st.integers(1, steps)) if at == item else flip for at, flip in enumerate(flips)]
-    columns = shaping.settled([Column(value=flip is not None, flip=flip) for flip in more], deps)
-    after = shaping.weigh(shaping.paid([one.flip for one in columns], deps), weights)
+    columns = shaping.apply_dependencies(
+        [ItemColumn(value=flip is not None, first_true_step=flip) for flip in more], deps
+    )
+    after = shaping.turn_reward(shaping.paid_items([one.first_true_step for one in columns], deps), weights)
     assert after >= before - 1e-12
 
 
 @given(turns())
 def test_an_item_that_flips_with_or_before_its_prerequisite_is_unpaid(turn: Any) -> None:
     flips, deps, _, _ = turn
-    for item, one in enumerate(shaping.paid(flips, deps)):
+    for item, one in enumerate(shaping.paid_items(flips, deps)):
         ungrounded = any(
             flips[parent] is None or (flips[item] is not None and flips[parent] >= flips[item]) for parent in deps[item]
         )

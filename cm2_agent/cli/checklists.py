@@ -1,4 +1,4 @@
-"""`cm2 label`: checklists out of stored reference dialogues, as tasks or as YAML files."""
+"""`cm2 checklists write`: a model writes checklists from stored reference dialogues, as tasks or as YAML files."""
 
 from __future__ import annotations
 
@@ -13,12 +13,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cm2_agent.cli.common import STORE, JsonOption, StoreOption, answer, one_line, open_store, plain, progress, tell
+from cm2_agent.cli.common import (
+    STORE,
+    JsonOption,
+    StoreOption,
+    command_group,
+    echo_err,
+    one_line,
+    open_store,
+    print_result,
+    printable,
+    progress,
+)
 from cm2_agent.cli.judge_options import BaseUrlOption, JudgeOption, JudgeOptions
 from cm2_agent.errors import BudgetExhausted, StoreError, TaskError
 
 if TYPE_CHECKING:
-    from cm2_agent.rewards.authoring.writer import Labeler, Labelled
+    from cm2_agent.rewards.authoring.writer import ChecklistWriter, WrittenChecklist
     from cm2_agent.store import SQLStore
     from cm2_agent.types.task import Task
     from cm2_agent.types.trace import Trace
@@ -27,29 +38,34 @@ KEY = "CM2_LABEL_API_KEY"
 
 
 def register(app: typer.Typer) -> None:
-    words = (
-        "Write checklists from stored reference dialogues with a model, and try them on corrupted references; goes on"
-        " where it stopped."
+    help = (
+        "Write a checklist from each stored reference dialogue with a model, and test it on corrupted copies of the"
+        " reference. Dialogues with a checklist already are skipped, so the same command resumes where it stopped."
     )
-    app.command("label", help=words)(label)
+    group = command_group("Write checklists with a model from good dialogues.")
+    group.command("write", help=help)(write)
+    app.add_typer(group, name="checklists")
+    app.command("label", help=help, hidden=True)(write)  # its name up to version 0.1
 
 
-def label(
+def write(
     model: Annotated[
-        str, typer.Option("--model", metavar="MODEL", help="Who writes: openai:gpt-5-mini, ollama:…, local:FOLDER.")
+        str,
+        typer.Option(
+            "--model", metavar="MODEL", help="The model that writes: openai:gpt-5-mini, ollama:…, local:FOLDER."
+        ),
     ],
     base_url: Annotated[
         str | None,
-        typer.Option(
-            "--model-base-url", metavar="URL", help=f"An OpenAI-compatible server that has MODEL (key: {KEY})."
-        ),
+        typer.Option("--model-base-url", metavar="URL", help=f"An OpenAI-compatible server of MODEL (key: {KEY})."),
     ] = None,
     traces: Annotated[
-        list[str] | None, typer.Option("--traces", metavar="ID", help="A reference; repeatable (default: all).")
+        list[str] | None,
+        typer.Option("--traces", metavar="ID", help="A reference dialogue; repeatable (default: all)."),
     ] = None,
     tasks: Annotated[
         Path | None,
-        typer.Option("--tasks", metavar="TASKS.jsonl", help="Only these tasks; each with its best stored dialogue."),
+        typer.Option("--tasks", metavar="TASKS.jsonl", help="Only these tasks, each from its best stored dialogue."),
     ] = None,
     out: Annotated[
         Path, typer.Option("--out", metavar="PATH", help="A .jsonl file of tasks, or a folder of YAML checklists.")
@@ -57,20 +73,20 @@ def label(
     judge: JudgeOption = None,
     judge_base_url: BaseUrlOption = None,
     block: Annotated[
-        bool, typer.Option("--block", help="Items about the whole dialogue, as for a simulated user, not per turn.")
+        bool, typer.Option("--block", help="Items over the whole dialogue, as for a simulated user, not per turn.")
     ] = False,
     budget_calls: Annotated[
-        int | None, typer.Option("--budget-calls", min=0, help="Stop after this many calls, the judge's too.")
+        int | None, typer.Option("--budget-calls", min=0, help="Stop after this many calls, the judge's included.")
     ] = None,
     concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Dialogues at a time.")] = 8,
     store: StoreOption = STORE,
     as_json: JsonOption = False,
 ) -> None:
-    from cm2_agent.llm.limits import Limits
-    from cm2_agent.rewards.authoring.writer import Labeler
+    from cm2_agent.llm.limits import RateLimits
+    from cm2_agent.rewards.authoring.writer import ChecklistWriter
 
     output = _Output.at(out)
-    asked = JudgeOptions(
+    judge_model = JudgeOptions(
         model=judge,
         base_url=judge_base_url,
         votes=None,
@@ -82,12 +98,14 @@ def label(
         tpm=None,
         price=None,
     ).make()
-    limits = Limits(concurrency=concurrency, budget_calls=budget_calls) if asked is None else asked.limits
-    labeler = Labeler(model, base_url=base_url, api_key=os.environ.get(KEY), judge=asked, limits=limits)
+    limits = (
+        RateLimits(concurrency=concurrency, budget_calls=budget_calls) if judge_model is None else judge_model.limits
+    )
+    labeler = ChecklistWriter(model, base_url=base_url, api_key=os.environ.get(KEY), judge=judge_model, limits=limits)
     with open_store(store) as opened:
-        chosen = _chosen(opened, traces, tasks)
-        result = asyncio.run(_label(opened, chosen, labeler, output, block=block, concurrency=concurrency))
-    answer({**result, "out": str(out)}, as_json=as_json)
+        references = _select_references(opened, traces, tasks)
+        result = asyncio.run(_write_all(opened, references, labeler, output, block=block, concurrency=concurrency))
+    print_result({**result, "out": str(out)}, as_json=as_json)
     if result["failed"] and not result["labelled"] and not result["known"]:
         raise typer.Exit(1)
 
@@ -99,11 +117,11 @@ class _Output:
     path: Path
     folder: bool
     known: set[str]
-    """The tasks that are in it already."""
+    """The tasks that it holds already."""
 
     @classmethod
     def at(cls, path: Path) -> _Output:
-        """Raises TaskError where the path is neither, or holds something else."""
+        """The output at a path. Raises TaskError where the path is neither."""
         from cm2_agent.types.task import load_tasks
 
         if (
@@ -142,9 +160,11 @@ class _Output:
         return self.path / (f"{safe}.yaml" if safe == task_id else f"{safe}-{content_hash(task_id)[:8]}.yaml")
 
 
-def _chosen(store: SQLStore, ids: list[str] | None, tasks: Path | None) -> dict[str, tuple[str, Task | None]]:
-    """Trace ids by task id, with the task as the file has it: the named traces, or for each task the one with the best
-    outcomes (the first of equals). Raises StoreError where a named trace, or any trace for the tasks, is not stored."""
+def _select_references(
+    store: SQLStore, ids: list[str] | None, tasks: Path | None
+) -> dict[str, tuple[str, Task | None]]:
+    """For each task id its reference's trace id and the task of the file: of several traces, the first with the best
+    outcomes. Raises StoreError where a named trace, or every trace of the tasks, is missing."""
     from cm2_agent.types.task import load_tasks
 
     listed = None if tasks is None else {task.id: task for task in load_tasks(tasks)}
@@ -155,52 +175,54 @@ def _chosen(store: SQLStore, ids: list[str] | None, tasks: Path | None) -> dict[
         key = trace.task_id or trace.id
         if listed is not None and key not in listed:
             continue
-        known = [value for value in trace.outcomes.values() if value is not None]
-        rank = (sum(known) / len(known) if known else -1.0) if trace.failure is None and trace.turns else -2.0
+        outcomes = [value for value in trace.outcomes.values() if value is not None]
+        rank = (sum(outcomes) / len(outcomes) if outcomes else -1.0) if trace.failure is None and trace.turns else -2.0
         if key not in best or rank > best[key][0]:
             best[key] = (rank, trace.id)
     missing = sorted(set(ids or ()) - seen)
     if missing:
         raise StoreError(f"{store.url} holds no trace {', '.join(missing)}; cm2 show --store {store.url} lists them")
     if not best:
-        what = "no traces" if listed is None else f"no trace of the tasks in {tasks}"
-        raise StoreError(f"{store.url} holds {what}; bring some in first: cm2 import FORMAT FILE --store {store.url}")
+        missing_traces = "no traces" if listed is None else f"no trace of the tasks in {tasks}"
+        raise StoreError(
+            f"{store.url} holds {missing_traces}; import some first: cm2 import FORMAT FILE --store {store.url}"
+        )
     for name in sorted(set(listed or ()) - set(best)):
-        tell(plain(f"task {name}: no stored trace could be its reference; left out"))
+        echo_err(printable(f"task {name}: no stored trace can be its reference; skipped"))
     return {key: (found, None if listed is None else listed[key]) for key, (_, found) in best.items()}
 
 
-async def _label(
+async def _write_all(
     store: SQLStore,
-    chosen: dict[str, tuple[str, Task | None]],
-    labeler: Labeler,
+    selected: dict[str, tuple[str, Task | None]],
+    labeler: ChecklistWriter,
     output: _Output,
     *,
     block: bool,
     concurrency: int,
 ) -> dict[str, Any]:
     counts: Counter[str] = Counter()
-    waiting = {key: one for key, one in chosen.items() if not output.holds(key)}
-    counts["known"] = len(chosen) - len(waiting)
+    waiting = {key: one for key, one in selected.items() if not output.holds(key)}
+    counts["known"] = len(selected) - len(waiting)
     references = _references(store, waiting)
-    spent: list[str] = []
+    out_of_budget: list[str] = []
 
     async def worker(advance: Any) -> None:
         for trace, newest, base in references:
-            if spent:
+            if out_of_budget:
                 return
             try:
-                await _one(store, labeler, output, trace, newest, base, block, counts)
+                await _write_one(store, labeler, output, trace, newest, base, block, counts)
             except BudgetExhausted as error:
-                spent.append(str(error))
+                out_of_budget.append(str(error))
                 return
             advance()
 
     with progress("labelling", len(waiting)) as advance:
         await asyncio.gather(*(worker(advance) for _ in range(min(concurrency, max(1, len(waiting))))))
-    left = len(chosen) - counts["known"] - counts["labelled"] - counts["failed"]
-    if spent:
-        tell(f"{left} left: {spent[0]}")
+    left = len(selected) - counts["known"] - counts["labelled"] - counts["failed"]
+    if out_of_budget:
+        echo_err(f"{left} left: {out_of_budget[0]}")
     names = (
         "labelled",
         "known",
@@ -216,9 +238,9 @@ async def _label(
     return {**{name: counts[name] for name in names}, "left": left, "calls": labeler.limits.calls}
 
 
-async def _one(
+async def _write_one(
     store: SQLStore,
-    labeler: Labeler,
+    labeler: ChecklistWriter,
     output: _Output,
     trace: Trace,
     newest: Task | None,
@@ -226,9 +248,9 @@ async def _one(
     block: bool,
     counts: Counter[str],
 ) -> None:
-    """Label one reference, keep what came of it and count."""
+    """Write one reference's checklist, store its task, and count."""
     from cm2_agent.rewards.authoring.prompt import prompt_version
-    from cm2_agent.rewards.authoring.writer import LABEL, labelled_task, task_of
+    from cm2_agent.rewards.authoring.writer import LABEL, task_of, task_with_checklist
 
     label = {} if newest is None else dict(newest.metadata.get(LABEL) or {})
     same = (label.get("trace"), label.get("model"), label.get("prompt")) == (
@@ -237,7 +259,7 @@ async def _one(
         prompt_version(),
     )
     if newest is not None and newest.checklist is not None and same:
-        output.write(newest)  # labelled before: only this output lacks it
+        output.write(newest)  # written before, but not to this output
         counts["known"] += 1
         return
     task = task_of(trace, base or newest)
@@ -246,16 +268,16 @@ async def _one(
     found = await labeler(trace, task, block=block)
     _count(found, counts)
     if found.checklist is None:
-        tell(plain(f"{one_line(trace.id, 60)}: not labelled: {one_line(found.reason or 'unknown', 300)}"))
+        echo_err(printable(f"{one_line(trace.id, 60)}: not labelled: {one_line(found.reason or 'unknown', 300)}"))
         return
     for name, why in found.dropped.items():
-        tell(plain(f"{one_line(trace.id, 60)}: dropped {name}: {one_line(why, 200)}"))
-    labelled = labelled_task(task, found, labeler.model_name)
+        echo_err(printable(f"{one_line(trace.id, 60)}: dropped {name}: {one_line(why, 200)}"))
+    labelled = task_with_checklist(task, found, labeler.model_name)
     store.save_task(labelled)
     output.write(labelled)
 
 
-def _count(found: Labelled, counts: Counter[str]) -> None:
+def _count(found: WrittenChecklist, counts: Counter[str]) -> None:
     counts["labelled" if found.checklist is not None else "failed"] += 1
     counts["dropped"] += len(found.dropped)
     counts["corrupted"] += found.corrupted
@@ -270,7 +292,7 @@ def _count(found: Labelled, counts: Counter[str]) -> None:
 def _references(
     store: SQLStore, waiting: dict[str, tuple[str, Task | None]]
 ) -> Iterator[tuple[Trace, Task | None, Task | None]]:
-    """Each reference, its newest stored task, and the task as a file gave it."""
+    """Each reference with its newest stored task and the task of the file."""
     traces: Iterable[Trace] = store.traces(ids=[found for found, _ in waiting.values()]) if waiting else ()
     for trace in traces:
         key = trace.task_id or trace.id

@@ -1,6 +1,7 @@
 """The bundled tokenizer: any text round-trips, tool tags survive, and a longer dialogue never re-renders an earlier
 one."""
 
+import sys
 from typing import Any
 
 import pytest
@@ -8,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from cm2_agent.models.byte_tokenizer import TAGS, byte_tokenizer
+from cm2_agent.errors import MissingExtra
+from cm2_agent.models.tokenizer import TAGS, byte_tokenizer
 from tests.fuzzing import examples
 
 WORDS = ["get_order", " order", "day ", "17", '{"name": "']
@@ -19,10 +21,10 @@ TOOL = {"type": "function", "function": {"name": "get_order", "description": "Lo
 @settings(max_examples=examples(200))
 @given(st.text(), st.lists(st.sampled_from([*WORDS, *TAGS, "<|im_end|>", " ", "."]), max_size=4))
 def test_any_text_decodes_to_itself(text: Any, parts: Any) -> None:
-    said = "".join(parts) + text + "".join(parts)
-    said = said.encode("utf-8", "replace").decode()  # lone surrogates are no text
-    ids = TOKENIZER.encode(said)
-    assert TOKENIZER.decode(ids) == said
+    whole = "".join(parts) + text + "".join(parts)
+    whole = whole.encode("utf-8", "replace").decode()  # lone surrogates are no text
+    ids = TOKENIZER.encode(whole)
+    assert TOKENIZER.decode(ids) == whole
     assert all(0 <= i < len(TOKENIZER) for i in ids)
 
 
@@ -44,7 +46,7 @@ def test_words_that_could_not_be_decoded_are_refused(word: Any) -> None:
         byte_tokenizer([word])
 
 
-def test_tool_tags_are_kept_where_special_tokens_are_skipped() -> None:
+def test_tool_tags_stay_where_special_tokens_are_skipped() -> None:
     ids = TOKENIZER.encode("<tool_call>{}</tool_call><|im_end|>")
     assert TOKENIZER.decode(ids, skip_special_tokens=True) == "<tool_call>{}</tool_call>"
 
@@ -77,11 +79,11 @@ def test_the_template_is_prefix_stable(tools: Any) -> None:
             assert whole.startswith(asked)
 
 
-def test_generation_marks_cover_what_the_assistant_says_and_nothing_else() -> None:
+def test_generation_marks_cover_the_assistants_messages_and_nothing_else() -> None:
     out = TOKENIZER.apply_chat_template(dialogue(), tools=[TOOL], return_dict=True, return_assistant_tokens_mask=True)
-    said = TOKENIZER.decode([i for i, mask in zip(out["input_ids"], out["assistant_masks"], strict=True) if mask])
+    covered = TOKENIZER.decode([i for i, mask in zip(out["input_ids"], out["assistant_masks"], strict=True) if mask])
     call = '<tool_call>{"name": "get_order", "arguments": {"order_id": "é 17"}}</tool_call>'
-    assert said == f"{call}{call}<|im_end|>On day 17.<|im_end|>Bye.<|im_end|>"
+    assert covered == f"{call}{call}<|im_end|>On day 17.<|im_end|>Bye.<|im_end|>"
 
 
 def test_arguments_may_be_a_json_string() -> None:
@@ -101,3 +103,9 @@ def test_it_is_the_same_after_saving(tmp_path: Any) -> None:
     assert again.decode(again.encode(text)) == text
     assert again.chat_template == TOKENIZER.chat_template
     assert again.eos_token_id == TOKENIZER.eos_token_id
+
+
+def test_without_transformers_it_says_which_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(MissingExtra, match=r'pip install "cm2-agent\[train\]"'):
+        byte_tokenizer()

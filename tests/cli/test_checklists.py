@@ -1,5 +1,4 @@
-"""`cm2 label` against a real server on loopback: what it writes, that it goes on where it stopped, and what it
-refuses."""
+"""`cm2 checklists write` against a real server on loopback: what it writes, how it resumes, and what it refuses."""
 
 from __future__ import annotations
 
@@ -25,13 +24,13 @@ from tests.rewards.talk import call, say, turn
 
 
 def cm2(*arguments: str, code: int = 0) -> tuple[dict[str, Any], str]:
-    result = CliRunner().invoke(app, ["label", *arguments, "--json"])
+    result = CliRunner().invoke(app, ["checklists", "write", *arguments, "--json"])
     assert result.exit_code == code, (result.stdout, result.stderr, result.exception)
     return json.loads(result.stdout) if result.stdout else {}, result.stderr
 
 
 def refused(*arguments: str) -> str:
-    result = CliRunner().invoke(app, ["label", *arguments])
+    result = CliRunner().invoke(app, ["checklists", "write", *arguments])
     assert result.exit_code == 2, (result.stdout, result.stderr, result.exception)
     assert result.stdout == ""
     return result.stderr
@@ -202,7 +201,7 @@ def test_the_best_dialogue_of_a_task_is_its_reference_and_the_task_gets_a_new_ve
             str(tmp_path / "o.jsonl"),
         )
     assert got["labelled"] == 1
-    assert "task other: no stored trace could be its reference" in told
+    assert "task other: no stored trace can be its reference" in told
     (labelled,) = load_tasks(tmp_path / "o.jsonl")
     assert (labelled.id, labelled.version, labelled.entities) == ("where", 2, ("order:4",))
     assert labelled.metadata[LABEL]["trace"] == "t5"

@@ -1,13 +1,16 @@
 """The bundled byte-level tokenizer: built in code, so that nothing is downloaded and any text round-trips.
 
-It is apart from `models` because it is also used without a model: to turn text-only traces into rows,
-and as the vocabulary of the quickstart's tiny policy.
+The quickstart's tiny policy uses it, and so does who turns text-only traces into rows without a model of their own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+from cm2_agent.errors import require_extra
+
+__all__ = ["CHAT_TEMPLATE", "END", "PAD", "START", "TAGS", "byte_tokenizer"]
 
 PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
 # Not "special": a decoder that skips special tokens must keep them, or no parser ever sees a tool call.
@@ -24,7 +27,7 @@ TAGS: Sequence[str] = (
 
 # Qwen3's layout, a little leaner, with two differences. Rendering a longer dialogue never changes what an earlier
 # message rendered to (so every call of a dialogue extends one token sequence), and the assistant's own
-# words stand between generation marks (so that TRL's assistant_only_loss trains exactly these).
+# words stand between generation marks (so that TRL's assistant_only_loss trains on exactly these).
 CHAT_TEMPLATE = r"""{%- set nl = '\n' -%}
 {%- if tools or (messages and messages[0].role == 'system') -%}
 {{ '<|im_start|>system' + nl }}
@@ -62,15 +65,20 @@ def byte_tokenizer(extra_words: Iterable[str] = ()) -> Any:
     """A transformers PreTrainedTokenizerFast with one token a byte, the chat and tool tags, and one token for each of
     `extra_words`.
 
-    Any unicode text is encoded, and decodes to itself. `extra_words` (printable ASCII and newlines, in the
-    order given; duplicates are dropped) shorten the sequences of a small model: the longest word wins.
-    The vocabulary holds 256 + 3 + 8 + len(extra_words) tokens; the stop token is `<|im_end|>`.
+    Any unicode text is encoded, and decodes to itself. `extra_words` (printable ASCII and newlines; duplicates are
+    dropped) shorten the sequences of a small model: the longest word wins. The vocabulary holds 256 + 3 + 8 +
+    len(extra_words) tokens, the words in the order of the argument; the stop token is `<|im_end|>`.
 
-    Raises ValueError for an empty word or one outside ASCII, whose bytes the decoder could not tell apart.
+    Raises ValueError for an empty word or one with other characters, whose bytes the decoder could not tell from
+    text's; MissingExtra without the extra `train`.
 
-        tokenizer = byte_tokenizer(["get_order"])
-        assert tokenizer.decode(tokenizer.encode("get_order 7 é")) == "get_order 7 é"
+    >>> tokenizer = byte_tokenizer(["get_order"])
+    >>> len(tokenizer), len(tokenizer.encode("get_order 7 é"))
+    (268, 6)
+    >>> tokenizer.decode(tokenizer.encode("get_order 7 é"))
+    'get_order 7 é'
     """
+    require_extra("train", "Tokenizers", "tokenizers", "transformers")
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -1,0 +1,96 @@
+"""Ending: how a dialogue ended, as far as its score depends on it (docs/method.md, satisfaction)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cm2_agent.types.checklist_rules import MAX_TURNS
+from cm2_agent.types.run_attributes import CENSORED_TURN, CUT, GATE, TASK_TURNS
+from cm2_agent.types.task import Task
+from cm2_agent.types.trace import Trace
+
+UNDECIDED = "verdict"
+"""What the runner writes under `cm2.cut` where the gate had no verdict: nobody's limit, so nobody's zero."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How a dialogue ended.
+
+    `failure` is the null reason of a dialogue that died, `turns` how many user turns were answered and `planned` how
+    many were fixed before the rollout (None where nobody knows, or a simulated user decides). `gate` is the turn after
+    which a gate closed and `gated_by` the hash of that gate's checklist; `undecided` says that a gate had no verdict.
+    `limited` says that a limit ended the dialogue. `cuts` are the turns that ended early with the reason, the closing
+    block under None. A turn is cut where its run was, and it neither ended in a whole reply nor went on: a limit that
+    fell after the reply cuts the closing block alone."""
+
+    failure: str | None
+    turns: int
+    planned: int | None
+    gate: int | None
+    gated_by: str | None
+    undecided: bool
+    limited: bool
+    cuts: Mapping[int | None, str]
+
+    @classmethod
+    def of(cls, trace: Trace, task: Task | None = None) -> Ending:
+        """The trace's ending. The planned turns are the given task's, else what the trace says of its own."""
+        closed = trace.attributes.get(CENSORED_TURN)
+        gate = closed if isinstance(closed, int) else None
+        turns, planned = len(trace.turns), _planned_turns(trace) if task is None else task.scripted_turns
+        cut = [place for place, run in enumerate(trace.runs) if run.attributes.get(CUT) is not None]
+        limited = bool(cut) and cut[-1] == len(trace.runs) - 1
+        cuts: dict[int | None, str] = {turn: "limit" for place in cut if (turn := _cut_turn(trace, place)) is not None}
+        if gate is not None and (planned is None or turns < planned):
+            cuts[None] = "gate"
+        elif limited:
+            cuts[None] = "limit"
+        return cls(
+            failure=failure_of(trace),
+            turns=turns,
+            planned=planned,
+            gate=gate,
+            gated_by=trace.attributes.get(GATE),
+            undecided=bool(trace.runs) and trace.runs[-1].attributes.get(CUT) == UNDECIDED,
+            limited=limited,
+            cuts=cuts,
+        )
+
+    @property
+    def unreached(self) -> str:
+        """Why a turn that did not happen did not; `unreached` where nothing but the user's silence is known."""
+        return "gate" if self.gate is not None else "limit" if self.limited else "unreached"
+
+
+def failure_of(trace: Trace) -> str | None:
+    """`failure: …` where the dialogue died of what is not the agent's doing, so that no reward may count it."""
+    if trace.failure is not None:
+        return f"failure: {trace.failure.kind}"
+    status = trace.runs[-1].status if trace.runs else "ok"
+    return f"failure: {status}" if status in ("error", "cancelled") else None
+
+
+def _planned_turns(trace: Trace) -> int | None:
+    turns = trace.attributes.get(TASK_TURNS)
+    return turns if isinstance(turns, int) and not isinstance(turns, bool) and 0 < turns <= MAX_TURNS else None
+
+
+def _cut_turn(trace: Trace, place: int) -> int | None:
+    """The turn that the cut in the run at `place` broke off, None where it fell between turns or the turn went on
+    later."""
+    before = trace if place == len(trace.runs) - 1 else Trace(id=trace.id, runs=trace.runs[: place + 1])
+    if not before.turns:
+        return None
+    last = before.turns[-1]
+    step = last.steps[-1]
+    whole = step.is_reply and "length" not in (
+        step.message.finish_reason,
+        step.call.finish_reason if step.call else None,
+    )
+    went_on = len(trace.turns[last.index].steps) > len(last.steps)
+    return None if whole or went_on else last.index
+
+
+__all__ = ["UNDECIDED", "Ending", "failure_of"]

@@ -1,0 +1,88 @@
+"""From a trace's checked and judged turns to its Score: dependencies, payments, rewards, and why there may be none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.score import Score, TurnScore, Verdict
+
+from .ending import Ending
+from .plan import CheckedTurn
+from .shaping import apply_dependencies, paid_items, stored_reward, turn_reward
+
+
+def add_up(
+    unscored: Score, checked: Sequence[CheckedTurn], *, checklist: Checklist, ending: Ending, tolerance: float
+) -> Score:
+    """The score with its turns, and the reward or the reason why it is NULL. Every column must be known by now."""
+    turns = tuple(turn_score(turn) for turn in checked)
+    reward = stored_reward(
+        [[verdict.paid for verdict in turn.verdicts] for turn in turns],
+        [[verdict.weight for verdict in turn.verdicts] for turn in turns],
+        tolerance=tolerance,
+    )
+    reason = null_reason(checklist, ending, turns) or ("verdicts" if reward is None else None)
+    return replace(unscored, turns=turns, reward=None if reason else reward, null_reason=reason)
+
+
+def turn_score(checked: CheckedTurn) -> TurnScore:
+    """A turn's verdicts and, where each is known, its reward (Eq. 6)."""
+    turn = checked.turn
+    columns = [column for column in checked.columns if column is not None]
+    if checked.reached:
+        columns = apply_dependencies(columns, turn.deps)
+    paid = paid_items([column.first_true_step for column in columns], turn.deps)
+    verdicts = tuple(
+        Verdict(
+            item=item.id,
+            value=column.value,
+            weight=weight,
+            step=column.first_true_step,
+            paid=None if column.value is None else one,
+            depends_on=deps,
+            reason=column.reason,
+            cause=column.cause,
+            explanation=column.explanation,
+            evidence=column.evidence,
+        )
+        for item, column, weight, deps, one in zip(turn.items, columns, turn.weights, turn.deps, paid, strict=True)
+    )
+    whole = all(column.value is not None for column in columns)
+    reward = turn_reward(paid, turn.weights) if whole else None
+    return TurnScore(turn=turn.turn, reached=checked.reached, steps=checked.steps, reward=reward, verdicts=verdicts)
+
+
+def null_reason(checklist: Checklist, ending: Ending, turns: Sequence[TurnScore]) -> str | None:
+    """Why the trace has no reward whatever its verdicts say (the reasons are listed in scorer.py), None where it may
+    have one."""
+    if not turns or (not ending.turns and ending.unreached == "unreached"):
+        return "no turn"
+    if ending.undecided:
+        return "gate undecided"
+    by_turn = {turn.turn: turn for turn in turns}
+    if ending.gate is not None:
+        if ending.gated_by == checklist.hash:
+            return None
+        at = by_turn.get(ending.gate)
+        passed = True if at is None else _passes(checklist, at)
+        return None if passed is False else "censored" if passed else "gate undecided"
+    last = by_turn.get(ending.turns - 1)
+    if not ending.limited and ending.planned is not None and ending.turns < ending.planned and last is not None:
+        return "gate undecided" if _passes(checklist, last) is None else None
+    return None
+
+
+def _passes(checklist: Checklist, turn: TurnScore) -> bool | None:
+    """What this checklist's gate says after a scored turn."""
+    by_id = checklist.by_id
+    return all_true([verdict.value for verdict in turn.verdicts if by_id[verdict.item].required_for_next_turn])
+
+
+def all_true(values: Sequence[bool | None]) -> bool | None:
+    """False where one is, else None where one is NULL."""
+    return False if False in values else None if None in values else True
+
+
+__all__ = ["add_up", "all_true", "null_reason", "turn_score"]

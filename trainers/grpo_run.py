@@ -1,0 +1,212 @@
+"""One run of GRPO on a dataset: prepare the trainer, recheck stored calls, limit how far off policy, train and report.
+
+Each function takes what the one before it returned, so that their order is the only one that types allow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from datasets import Dataset
+
+from cm2_agent.errors import TrainError
+from cm2_agent.models.local import fingerprint
+from cm2_agent.types.json_values import JSON
+
+from .batches import sample_batches
+from .checkpoint import Policy
+from .dataset import GroupRows, RolloutDataset
+from .off_policy import OffPolicy, measure_rollouts, rollout_ratio
+from .rows import Floats
+from .trl_trainer import StoredGRPOTrainer
+from .validation import leave_out
+
+if TYPE_CHECKING:
+    from .grpo import GRPO
+
+Progress = Callable[[int, int, dict[str, float]], object]
+
+FRESH = 1e-4
+"""Mean |log π − log μ| of the recomputed calls up to which the stored logprobs stand for π_prox itself."""
+
+DRIFT_ROWS = 64
+"""Rows, evenly spaced, on which the trained policy is measured against μ for the report."""
+
+REPORTED_AS = {"decoupled": "truncated", "direct": "direct"}
+"""`importance_weighting` as `form` in report.json, where it keeps the words of the first reports."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """The data, the policy and TRL's trainer, before any forward pass."""
+
+    grpo: GRPO
+    dataset: RolloutDataset
+    policy: Policy
+    trainer: StoredGRPOTrainer
+    beta: float
+
+    def trained(self, dataset: RolloutDataset) -> list[GroupRows]:
+        """The groups of a dataset that steps are taken on: those without any advantage only where there is a KL
+        term.
+        """
+        return [group for group in dataset.groups if group.rollouts and (group.informative or self.beta)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rechecked:
+    """A prepared run whose stored calls were recomputed: `check` is None where none could be compared.
+
+    `fresh`: the stored logprobs stand for those of the policy.
+    """
+
+    prepared: Prepared
+    check: Mapping[str, float] | None
+    fresh: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limited:
+    """A rechecked run less the rollouts outside the ratio band.
+
+    `start` is log π of each row's model tokens before training, by the `id` of the row.
+    """
+
+    rechecked: Rechecked
+    dataset: RolloutDataset
+    start: Mapping[int, Floats]
+    off_policy: OffPolicy
+
+
+def prepare(
+    grpo: GRPO, dataset: RolloutDataset, policy: Policy, config: Any, progress: Progress | None = None
+) -> Prepared:
+    """TRL's trainer for a dataset; `config` is a GRPOConfig, its number of steps set where it has none."""
+    # TRL would load a second model to refer to; ours is this one, before training.
+    beta, config.beta = config.beta, 0.0
+    if config.max_steps <= 0:
+        # A TRL batch is `steps_per_generation` parts, used `num_iterations` times.
+        rollouts = sum(len(group.rollouts) for group in dataset.groups if group.informative or beta)
+        parts = -(-rollouts // grpo.rollouts_per_step) * config.num_iterations * config.steps_per_generation
+        a_pass = max(1, parts // config.gradient_accumulation_steps)
+        config.max_steps = max(1, round(config.num_train_epochs * a_pass))
+    # TRL draws prompts to generate from; ours are nominal, as many as one of its batches and the next steps need.
+    prompts = Dataset.from_dict({"prompt": [""] * (config.generation_batch_size * min(64, config.max_steps))})
+    trainer = StoredGRPOTrainer(
+        on_step=progress,
+        model=policy.model,
+        args=config,
+        train_dataset=prompts,
+        processing_class=policy.tokenizer,
+    )
+    return Prepared(grpo=grpo, dataset=dataset, policy=policy, trainer=trainer, beta=beta)
+
+
+def recheck(prepared: Prepared) -> Rechecked:
+    """Recomputes stored calls where this model is the policy that wrote them. Raises TrainError where it does not give
+    their logprobs again (docs/method.md §6).
+    """
+    grpo, policy = prepared.grpo, prepared.policy
+    rows = [row for group in prepared.trained(prepared.dataset) for row in group.rows]
+    own = {policy.version} if grpo.policy_version is None else {policy.version, grpo.policy_version}
+    calls = [(row, number) for row in rows if row.exact for number in range(len(row.spans))]
+    if not {row.policy for row in rows} <= own or not calls or grpo.checks < 1:
+        return Rechecked(prepared=prepared, check=None, fresh=False)
+    count = min(grpo.checks, len(calls))
+    chosen = [calls[index * len(calls) // count] for index in range(count)]
+    distinct = list({id(row): row for row, _ in chosen}.values())
+    now = dict(zip(map(id, distinct), prepared.trainer.logprobs(distinct), strict=True))
+    differences = []
+    for row, number in chosen:
+        start = sum(len(span) for span in row.spans[:number])
+        part = slice(start, start + len(row.spans[number]))
+        differences.append(np.abs(now[id(row)][part] - row.mu[part]))
+    found = np.concatenate(differences)
+    check = {
+        "calls": len(chosen),
+        "tokens": len(found),
+        "mean_abs": float(found.mean()),
+        "max_abs": float(found.max()),
+    }
+    if not check["mean_abs"] <= grpo.tolerance:
+        raise _mismatch(check, policy.version, grpo.tolerance)
+    return Rechecked(prepared=prepared, check=check, fresh=check["mean_abs"] <= FRESH and policy.full_precision)
+
+
+def limit(rechecked: Rechecked) -> Limited:
+    """Leaves out the rollouts outside the ratio band. Raises TrainError where none is left, and above `max_kl`."""
+    prepared, grpo = rechecked.prepared, rechecked.prepared.grpo
+    rollouts = [rollout for group in prepared.trained(prepared.dataset) for rollout in group.rollouts]
+    rows = [row for rollout in rollouts for row in rollout.rows]
+    start: Mapping[int, Floats]
+    if rechecked.fresh and all(row.exact for row in rows):
+        start = {id(row): row.mu for row in rows}
+    else:
+        start = prepared.trainer.logprobs_by_row(rows)
+    dataset, outside, band = prepared.dataset, set[int](), grpo.ratio_band
+    if band is not None:
+        outside = {id(one) for one in rollouts if not 1 / band <= rollout_ratio(one.rows, start) <= band}
+    inside = [one.rows for one in rollouts if id(one) not in outside]
+    # Where none is inside the figures go unused: leaving them all out is refused.
+    figures = measure_rollouts(inside or [one.rows for one in rollouts], start, max_weight=grpo.max_weight)
+    if band is not None:
+        dataset = leave_out(dataset, outside, f"mean ratio outside [1/{band:g}, {band:g}]")
+    if grpo.max_kl is not None and figures.kl_per_rollout > grpo.max_kl:
+        raise TrainError(
+            f"KL(μ‖π) is {figures.kl_per_rollout:.3g} nats a rollout, above max_kl {grpo.max_kl}: these rollouts are "
+            "too old for this policy; sample new ones with it, or raise max_kl"
+        )
+    return Limited(rechecked=rechecked, dataset=dataset, start=start, off_policy=figures)
+
+
+def fit(limited: Limited) -> dict[str, JSON]:
+    """Trains, and returns what was trained on what, and what it did."""
+    dataset, rechecked, prepared = limited.dataset, limited.rechecked, limited.rechecked.prepared
+    grpo, policy, trainer = prepared.grpo, prepared.policy, prepared.trainer
+    groups = prepared.trained(dataset)
+    trainer.batches = sample_batches(
+        groups, grpo, start=limited.start, now=trainer.logprobs_by_row, reference=bool(prepared.beta)
+    )
+    trainer.beta = prepared.beta
+    trainer.train()
+    rollouts = [rollout.rows for group in groups for rollout in group.rollouts]
+    rows = [row for one in rollouts for row in one]
+    drifted = trainer.logprobs_by_row(rows[:: -(-len(rows) // DRIFT_ROWS)])
+    after = measure_rollouts(rollouts, drifted, max_weight=grpo.max_weight)
+    report, given = dataset.report, prepared.dataset.groups
+    behaviour = sorted({str(group.group.key.get("policy")) for group in given})
+    return {
+        **report.to_json(),
+        "zero_advantage_groups": report.groups - report.informative_groups,
+        "reward": given[0].group.key.get("reward"),
+        "policy": {"behaviour": behaviour, "before": policy.version, "after": fingerprint(policy.model)},
+        "level": grpo.level,
+        "norm": grpo.norm,
+        "form": REPORTED_AS[grpo.importance_weighting],
+        "cap": grpo.max_weight,
+        "temperature": trainer.settings.temperature,
+        "beta": prepared.beta,
+        "learning_rate": trainer.settings.learning_rate,
+        "rollouts_per_step": grpo.rollouts_per_step,
+        "steps": len(trainer.history),
+        "seed": trainer.settings.seed,
+        "recomputed": None if rechecked.check is None else dict(rechecked.check),
+        "fresh": rechecked.fresh,
+        "off_policy": limited.off_policy.to_json(),
+        "off_policy_after": after.to_json(),
+        "history": trainer.history,
+    }
+
+
+def _mismatch(check: Mapping[str, float], version: str, tolerance: float) -> TrainError:
+    """The refusal of stored logprobs that the model which is said to have written them does not give again."""
+    return TrainError(
+        f"stored logprobs are not this policy's: {check['calls']:g} calls of policy {version} recomputed, mean"
+        f" |difference| {check['mean_abs']:.3g} (at most {check['max_abs']:.3g}), expected up to {tolerance:g}. Either"
+        " the ids or logprobs were recorded wrongly, or another temperature, template or precision was used than"
+        " stored; training on them would go astray. If the sampler computed in lower precision on purpose, raise"
+        " tolerance."
+    )
