@@ -81,11 +81,8 @@ def mean(values: Sequence[float]) -> float:
     """
     if not values:
         raise ValueError("no values; expected at least one")
-    try:
-        return math.fsum(values) / len(values)
-    except OverflowError:
-        value, unit = _in_units(np.asarray(values, dtype=float))
-        return _in_ones(math.fsum(value) / len(value), unit)
+    value, unit = _in_units(np.asarray(values, dtype=float))
+    return _in_ones(math.fsum(value) / len(value), unit)
 
 
 def bootstrap(
