@@ -133,6 +133,11 @@ def calls(*keys: int, text: str = "") -> AIMessage:
     return AIMessage(content=text, tool_calls=asked)
 
 
+def says(*texts: str) -> ScriptedModel:
+    """A model that replies with the texts, from the first again in each turn."""
+    return ScriptedModel(script=[AIMessage(content=text) for text in texts], per_turn=True)
+
+
 def asks(question: str) -> AIMessage:
     return AIMessage(
         content="", tool_calls=[{"name": "ask_human", "args": {"question": question}, "id": "ask", "type": "tool_call"}]

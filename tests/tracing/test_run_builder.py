@@ -7,7 +7,7 @@ from typing import Any
 
 from cm2_agent.types.json_values import canonical_json
 from cm2_agent.types.trace import Run
-from tests.tracing.apps import agent
+from tests.tracing.apps import agent, says
 from tests.tracing.conftest import Watched
 
 

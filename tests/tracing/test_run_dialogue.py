@@ -15,7 +15,7 @@ from langgraph.prebuilt import ToolNode
 from langgraph.types import Command
 
 from cm2_agent.types.trace import Run, Trace
-from tests.tracing.apps import ScriptedModel, agent, calls
+from tests.tracing.apps import ScriptedModel, agent, calls, says
 from tests.tracing.conftest import Watched
 
 
@@ -39,10 +39,6 @@ def chain(watched: Watched, *nodes: Any, state: Any = MessagesState) -> Any:
         graph.add_node(f"node{number}", node)
         graph.add_edge(START if number == 0 else f"node{number - 1}", f"node{number}")
     return graph.compile().with_config(callbacks=[watched.handler])
-
-
-def says(*texts: str) -> ScriptedModel:
-    return ScriptedModel(script=[AIMessage(content=text) for text in texts], per_turn=True)
 
 
 @pytest.mark.parametrize("keeps", ["checkpointer", "caller"])
