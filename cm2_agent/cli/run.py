@@ -130,7 +130,7 @@ def run_tasks(
     as_json: JsonOption = False,
 ) -> None:
     from cm2_agent.graphs.backends.faults import Faults
-    from cm2_agent.graphs.backends.record import Recorder, load_recording
+    from cm2_agent.graphs.backends.record import CallRecorder, load_recording
     from cm2_agent.runner.run import run
     from cm2_agent.types.task import load_tasks
 
@@ -158,7 +158,7 @@ def run_tasks(
             "context": load_function(context, "context"),
             "verify": load_function(verify, "verify"),
             "recording": () if recording is None else load_recording(recording),
-            "recorder": None if record is None else opened.enter_context(Recorder(record)),
+            "recorder": None if record is None else opened.enter_context(CallRecorder(record)),
         }
         simulate, user_of = models.make(None, seed=seed, limits=limits)
         run(
