@@ -35,7 +35,7 @@ def test_real_calls_are_told_to_span_journal_and_recorder() -> None:
         def add(self, call: ToolRequest, answer: ToolAnswer, seconds: float) -> None:
             self.kept.append((call, answer, seconds))
 
-    recorder = Recorder()
+    recorder: Any = Recorder()
     backends = Backends({"look": "record"}, recorder=recorder)
 
     async def work() -> Any:
@@ -230,7 +230,7 @@ def test_what_the_model_does_not_give_is_no_argument_of_the_call() -> None:
     desk = object()
     backends = simulated("invented")
     assert within(lambda: handle(1, desk), backends)[0] == "invented"
-    assert backends.log.entries[0].call.arguments == {"key": 1}
+    assert backends.log.entries[0].request.arguments == {"key": 1}
     assert within(lambda: handle(1, desk=desk), Backends())[0] == "handled"
     ((key, held),) = CALLED
     assert (key, held) == (1, desk)

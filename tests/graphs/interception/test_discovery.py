@@ -318,7 +318,8 @@ def test_only_real_tools_must_be_named() -> None:
     app = agent(MODEL, [look, erase])
     for backend in ("replay", "simulate", "hybrid"):
         assert set(require_allowed(app, [], dict.fromkeys(("look", "erase"), backend))) == {"look", "erase"}
-    for backend in ("real", "record"):
+    real: tuple[Any, ...] = ("real", "record")
+    for backend in real:
         with pytest.raises(ToolError, match="real tools that are not named: erase"):
             require_allowed(app, [], {"look": "simulate", "erase": backend})
         assert set(require_allowed(app, ["erase"], {"look": "simulate", "erase": backend})) == {"look", "erase"}

@@ -234,7 +234,7 @@ async def test_a_fault_comes_before_the_tool_or_changes_what_it_says(chosen: Any
         assert (run.tools[0].fault, run.tools[0].backend) == (kind, chosen)
         assert bool(CALLED) is called
         assert run.messages[-2].responses[0].response == content
-        assert backends.log.count(backends.log.entries[0].call.key) == 1
+        assert backends.log.count(backends.log.entries[0].request.key) == 1
 
 
 async def test_real_calls_are_recorded_where_that_is_asked_for() -> None:
@@ -245,7 +245,7 @@ async def test_real_calls_are_recorded_where_that_is_asked_for() -> None:
         def add(self, call: ToolRequest, answer: ToolAnswer, seconds: float) -> None:
             self.kept.append((call.tool.name, call.arguments, answer, seconds))
 
-    recorder = Keeps()
+    recorder: Any = Keeps()
     backends = Backends({"look": "record"}, recorder=recorder)
     await driven(switched(app(says(("look", {"key": 1}), ("write", {"key": 1})))), backends)
     ((name, arguments, answer, seconds),) = recorder.kept
@@ -259,7 +259,7 @@ async def test_a_call_that_cannot_be_recorded_is_a_failure_of_ours() -> None:
         def add(self, call: ToolRequest, answer: ToolAnswer, seconds: float) -> None:
             raise ToolError("the disk is full")
 
-    backends = Backends("record", recorder=Full())
+    backends = Backends("record", recorder=cast("Any", Full()))
     await driven(switched(app(says(("look", {"key": 1})))), backends)  # the app hands every error to the model
     assert str(backends.failure) == "the disk is full"
 
@@ -414,6 +414,8 @@ def test_time_is_told_in_seconds() -> None:
         return "ok"
 
     graph = switched(app(says(("slow", {"key": 1})), tools=(slow,)))
-    graph.invoke({"messages": [HumanMessage("go")]}, {"configurable": {TOOLS: Backends("record", recorder=Keeps())}})
+    graph.invoke(
+        {"messages": [HumanMessage("go")]}, {"configurable": {TOOLS: Backends("record", recorder=cast("Any", Keeps()))}}
+    )
     assert kept[0] >= 0.02
     assert set(tools_of(graph)) == {"slow"}
