@@ -34,7 +34,7 @@ class ToolRequest:
     (empty for replay, which does not read it), and `task` the task of the dialogue, where there is one.
 
     >>> ToolRequest(tool=ToolSpec(name="get_order"), arguments={"order_id": 7.0}).key
-    'get_order{order_id:7}'
+    'get_order{"order_id":7}'
     """
 
     tool: ToolSpec
