@@ -45,15 +45,14 @@ from cm2_agent.errors import (
     TrainError,
     UserError,
 )
-from cm2_agent.graphs.backends.backends import BACKENDS, TOOLS, Answering, Backend, Backends
-from cm2_agent.graphs.backends.calls import Answer, Call, Journal
+from cm2_agent.graphs.backends.backends import TOOLS, Backends
 from cm2_agent.graphs.backends.faults import Faults
-from cm2_agent.graphs.backends.hybrid import HybridTools
-from cm2_agent.graphs.backends.record import Recorder, load_recording
+from cm2_agent.graphs.backends.record import CallRecorder, load_recording
 from cm2_agent.graphs.backends.replay import ReplayTools
 from cm2_agent.graphs.backends.simulate import SimulatedTools
+from cm2_agent.graphs.backends.tool_backends import BACKENDS, Backend, Hybrid
 from cm2_agent.graphs.interception.decorator import switchable
-from cm2_agent.graphs.interception.discovery import refuse_unnamed, tools_of, unseen_tools
+from cm2_agent.graphs.interception.discovery import require_allowed, tools_of, undiscovered_tools
 from cm2_agent.graphs.interception.langchain_middleware import ToolSwitch
 from cm2_agent.graphs.interception.real_tool_guard import RealToolGuard
 from cm2_agent.graphs.interception.tool_node import switched
@@ -79,8 +78,10 @@ from cm2_agent.types.checklist_yaml import dump_checklist, load_checklist
 from cm2_agent.types.group import Group, Rollout
 from cm2_agent.types.human_labels import Label
 from cm2_agent.types.messages import Message, Reasoning, Text, ToolCall, ToolCallResponse, ToolSpec
+from cm2_agent.types.protocols import ToolBackend
 from cm2_agent.types.score import Component, TurnScore
 from cm2_agent.types.task import Persona, RecordedCall
+from cm2_agent.types.tool_calls import CallLog, ToolAnswer, ToolRequest
 from cm2_agent.types.trace import ModelCall, RunFailure, Step, ToolRun, Turn
 
 _OBJECTS: tuple[Any, ...] = (
@@ -113,16 +114,16 @@ _OBJECTS: tuple[Any, ...] = (
     ),
     *(StoreError, TaskError, ToolError, TraceError, TrainError, UserError),
     *(
-        Answer,
-        Call,
+        ToolAnswer,
+        ToolRequest,
         DeclaredTool,
         Faults,
         FunctionTools,
-        HybridTools,
-        Journal,
+        Hybrid,
+        CallLog,
         McpTools,
         RealToolGuard,
-        Recorder,
+        CallRecorder,
         ReplayTools,
     ),
     *(
@@ -130,11 +131,11 @@ _OBJECTS: tuple[Any, ...] = (
         ToolSwitch,
         declared,
         load_recording,
-        refuse_unnamed,
+        require_allowed,
         switchable,
         switched,
         tools_of,
-        unseen_tools,
+        undiscovered_tools,
     ),
     *(
         Group,
@@ -171,7 +172,7 @@ _OBJECTS: tuple[Any, ...] = (
 )
 OBJECTS: dict[str, Any] = {one.__name__: one for one in _OBJECTS}
 CONSTANTS: dict[str, Any] = {
-    "Answering": Answering,
+    "ToolBackend": ToolBackend,
     "BACKENDS": BACKENDS,
     "Backend": Backend,
     "Backends": Backends,

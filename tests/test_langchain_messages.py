@@ -1,4 +1,4 @@
-"""LangChain's messages and ours: what one can say the other carries, both ways."""
+"""LangChain's messages and ours: a trip both ways loses nothing that both can hold."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ tool_calls: st.SearchStrategy[Part] = st.builds(
 
 
 def _valid_calls_first(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """The one order LangChain keeps: what is said, then calls, then calls that could not be read."""
+    """The one order that LangChain has: content, then calls, then calls that could not be read."""
     return tuple(sorted(parts, key=lambda part: isinstance(part, ToolCall) and 1 + isinstance(part.arguments, str)))
 
 
@@ -87,9 +87,9 @@ def test_ours_through_langchain(dialogue: list[Message]) -> None:
 
 @given(st.lists(messages, max_size=4))
 def test_langchains_through_ours(dialogue: list[Message]) -> None:
-    theirs = to_langchain(dialogue)
-    again = to_langchain([from_langchain(message) for message in theirs])
-    assert [message.model_dump() for message in again] == [message.model_dump() for message in theirs]
+    converted = to_langchain(dialogue)
+    again = to_langchain([from_langchain(message) for message in converted])
+    assert [message.model_dump() for message in again] == [message.model_dump() for message in converted]
 
 
 def one(message: BaseMessage) -> Message:

@@ -1,5 +1,4 @@
-"""How well a judge agrees with people, and people with each other; apart from judging, since it only ever compares what
-was said.
+"""How well a judge agrees with people, and people with each other.
 
 Labels of one task resemble each other, so that every interval is a bootstrap over tasks
 (`cm2_agent/analysis/bootstrap.py`). A figure that the data does not determine (everyone always says yes) is None, never
@@ -120,13 +119,13 @@ def alpha(
     if not paired:
         return None, None
     values = {
-        value: number for number, value in enumerate(dict.fromkeys(value for said, _ in paired for value in said))
+        value: number for number, value in enumerate(dict.fromkeys(value for answers, _ in paired for value in answers))
     }
     cluster = codes([name for _, name in paired])
     coincidences = np.zeros((int(cluster.max()) + 1, len(values), len(values)))  # (clusters, values, values)
-    for (said, _), mine in zip(paired, cluster, strict=True):
-        counts = np.bincount([values[value] for value in said], minlength=len(values)).astype(float)
-        coincidences[mine] += (np.outer(counts, counts) - np.diag(counts)) / (len(said) - 1)
+    for (answers, _), own in zip(paired, cluster, strict=True):
+        counts = np.bincount([values[value] for value in answers], minlength=len(values)).astype(float)
+        coincidences[own] += (np.outer(counts, counts) - np.diag(counts)) / (len(answers) - 1)
 
     def figure(matrix: Array) -> float | None:
         totals = matrix.sum(axis=1)

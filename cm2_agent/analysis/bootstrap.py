@@ -1,20 +1,23 @@
-"""How sure a figure is: intervals of proportions, means and anything else that is counted by cluster; apart since
-trainers, rewards and reports need the same arithmetic and never import each other.
+"""Means, proportions and their intervals, as reports, rankings and benchmarks need them.
 
 Rollouts of one task resemble each other, so that intervals resample whole *clusters* (tasks), never single rollouts:
 the percentile bootstrap of Davison & Hinkley (1997), §2.4 and §3.8, seeded. A figure that the data does not determine
-is None, never 0."""
+is None, never 0. Every figure over finite numbers is finite, whatever their size."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
+from statistics import NormalDist
 from typing import Any, TypeAlias
 
 import numpy as np
 
 Interval: TypeAlias = "tuple[float, float]"
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
+
+LARGE = 1e150
+"""Figures over larger numbers are computed in units of the largest of them, since their sums would overflow."""
 
 
 def wilson(successes: int, n: int, *, level: float = 0.95) -> Interval:
@@ -26,8 +29,6 @@ def wilson(successes: int, n: int, *, level: float = 0.95) -> Interval:
     """
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"{successes} successes of {n}; expected 0 ≤ successes ≤ n and n ≥ 1")
-    from statistics import NormalDist
-
     z = NormalDist().inv_cdf((1 + level) / 2)
     share, spread = successes / n, z * z / n
     centre = (share + spread / 2) / (1 + spread)
@@ -62,12 +63,26 @@ def mean_interval(
         value == 1.0
     ):  # resampling what is all the same would be sure of it: as many trials as clusters
         return float(value[0]), wilson(size if value[0] else 0, size, level=level)
+    value, unit = _in_units(value)
     sums, counts = np.bincount(code, value, size), np.bincount(code, minlength=size)
     found = bootstrap(
         lambda weights: ratio(weights @ sums, weights @ counts), size, draws=draws, seed=seed, level=level
     )
     mean = float(value.mean())
-    return mean, found if found is not None else (mean, mean)
+    low, high = found if found is not None else (mean, mean)
+    return _in_ones(mean, unit), (_in_ones(low, unit), _in_ones(high, unit))
+
+
+def mean(values: Sequence[float]) -> float:
+    """The mean of finite numbers, the same in whatever order they come. Raises ValueError where there is none.
+
+    >>> mean([0.1, 0.2, 0.6]), mean([1.7e308, 1.7e308])
+    (0.3, 1.7e+308)
+    """
+    if not values:
+        raise ValueError("no values; expected at least one")
+    value, unit = _in_units(np.asarray(values, dtype=float))
+    return _in_ones(math.fsum(value) / len(value), unit)
 
 
 def bootstrap(
@@ -75,25 +90,35 @@ def bootstrap(
 ) -> Interval | None:
     """The percentile interval of a figure under resampling of clusters with replacement.
 
-    `figure` gets how often each cluster was drawn, (clusters,). Draws in which the figure is undetermined are left out;
-    where that is more than half of them, or there are fewer than two clusters, the data does not carry an interval:
-    None."""
+    `figure` gets how often each cluster was drawn, (clusters,). Draws in which the figure is undetermined (None, or not
+    finite) are left out; where that is more than half of them, or there are fewer than two clusters, the data does not
+    carry an interval: None.
+
+    >>> heads = np.asarray([1.0, 0.0, 1.0, 1.0])  # four tasks, one rollout each
+    >>> bootstrap(lambda weights: ratio(weights @ heads, weights.sum()), 4)
+    (0.25, 1.0)
+    """
     if clusters < 2:
         return None
     random = np.random.default_rng(seed)
     weights = random.multinomial(clusters, np.full(clusters, 1 / clusters), size=draws).astype(
         float
     )  # (draws, clusters)
-    found = [value for value in map(figure, weights) if value is not None]
+    found = [value for value in map(figure, weights) if value is not None and math.isfinite(value)]
     if len(found) * 2 <= draws:
         return None
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    value, unit = _in_units(np.asarray(found, dtype=float))
+    low, high = np.quantile(value, [(1 - level) / 2, (1 + level) / 2])
+    return _in_ones(float(low), unit), _in_ones(float(high), unit)
 
 
 def ratio(part: Any, whole: Any) -> float | None:
-    """The quotient, None where the divisor is 0."""
-    return float(part / whole) if whole else None
+    """The quotient, None where the divisor is 0 or the quotient too large to be a number."""
+    if not whole:
+        return None
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = float(part / whole)
+    return found if math.isfinite(found) else None
 
 
 def codes(names: Sequence[Hashable]) -> Array:
@@ -102,4 +127,15 @@ def codes(names: Sequence[Hashable]) -> Array:
     return np.asarray([seen.setdefault(name, len(seen)) for name in names], dtype=int)
 
 
-__all__ = ["Array", "Interval", "bootstrap", "codes", "mean_interval", "ratio", "wilson"]
+def _in_units(value: Array) -> tuple[Array, float]:
+    """The values in units of the largest where that is so large that sums would overflow, and the unit."""
+    unit = float(np.abs(value).max(initial=0.0))
+    return (value / unit, unit) if unit > LARGE else (value, 1.0)
+
+
+def _in_ones(value: float, unit: float) -> float:
+    """A mean or a quantile of values in such units as a number: rounding may not carry it beyond the largest."""
+    return value if unit == 1.0 else min(1.0, max(-1.0, value)) * unit
+
+
+__all__ = ["Array", "Interval", "bootstrap", "codes", "mean", "mean_interval", "ratio", "wilson"]

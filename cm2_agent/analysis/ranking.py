@@ -1,5 +1,4 @@
-"""How well rewards order what happened, and how sure the figures are; apart from the trainers, which never look at an
-outcome.
+"""How well rewards order what happened, and how sure the figures are.
 
 Everything is a function of plain sequences. Rollouts of one task resemble each other, so that every interval resamples
 whole *clusters* (tasks), never single rollouts: the percentile bootstrap of Davison & Hinkley (1997), §2.4 and §3.8,
@@ -121,7 +120,7 @@ def _within(reward: Array, outcome: Array, group: Array, cluster: Array, size: i
         for index in members:
             other = members[outcome[members] != outcome[index]]
             better = np.where(outcome[other] < outcome[index], 1.0, -1.0)
-            gain = better * np.sign(reward[index] - reward[other])
+            gain = better * (np.where(reward[index] > reward[other], 1.0, 0.0) - (reward[index] < reward[other]))
             wins[cluster[index]] += ((1 + gain) / 2).sum()
             pairs[cluster[index]] += len(other)
     return wins, pairs

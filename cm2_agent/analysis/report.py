@@ -1,19 +1,27 @@
-"""What a store's scores say of the agent: which items fail, together with which, where first, in which traces, and at
-what cost; pure data, apart from how it is shown (`cm2 report`: words, JSON, a page)."""
+"""A report over a store's scores: which items fail, together with which, where first, in which traces, and at what
+cost."""
 
 from __future__ import annotations
 
 import heapq
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
 from cm2_agent.analysis.bootstrap import bootstrap, codes, mean_interval, ratio, wilson
+from cm2_agent.analysis.report_figures import (
+    CoFailure,
+    Consistency,
+    FailedItem,
+    FirstFailure,
+    PassRate,
+    Report,
+    WorstTrace,
+)
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
-from cm2_agent.types.json_values import JSON
 from cm2_agent.types.score import Score, TurnScore, Verdict
 from cm2_agent.types.trace import Trace
 
@@ -23,115 +31,6 @@ WORST = 10
 PAIRS = 12
 BINS = 10
 _CUT = 600
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rate:
-    """How often `name` was satisfied of the `n` verdicts that looked at it. `interval` is of 95 %, over tasks; None
-    where one task is all there is. `decided` verdicts were false for another reason (a dependency, the gate, a limit)
-    and `nulls` NULL: neither is in `n`."""
-
-    name: str
-    n: int
-    passed: int
-    rate: float | None
-    interval: tuple[float, float] | None
-    nulls: int = 0
-    decided: int = 0
-    question: str | None = None
-    facet: str | None = None
-    level: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pair:
-    """Two items that failed in the same `both` of `n` traces that judged both, where `expected` would by chance; `phi`
-    in [-1, 1]."""
-
-    left: str
-    right: str
-    n: int
-    both: int
-    expected: float
-    phi: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class First:
-    """How many traces failed first at this place: `step` counts from 1 within the turn; `turn` is None for the closing
-    block."""
-
-    turn: int | None
-    step: int
-    n: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Failed:
-    """A failed verdict of a bad trace. `quotes` are the judge's evidence, `said` the last reply of the judged turn
-    where there is none."""
-
-    item: str
-    turn: int | None
-    question: str | None
-    why: str | None
-    quotes: tuple[str, ...] = ()
-    said: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Worst:
-    """One of the traces with the lowest rewards."""
-
-    trace: str
-    task: str | None
-    reward: float
-    opening: str
-    failed: tuple[Failed, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Consistency:
-    """A parent item and those that are `part_of` it, over `n` turns in which all were judged. `parent_alone`: the
-    parent satisfied with a child failed; `children_alone`: all children satisfied and the parent failed; `rate` is the
-    share without the first."""
-
-    parent: str
-    children: tuple[str, ...]
-    n: int
-    parent_alone: int
-    children_alone: int
-    rate: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """Everything about one reward version. `histogram` counts rewards in ten bins of [0, 1]; `first` and `first_items`
-    count where and by which item the traces with a failure failed first; `cost` holds the agent's tokens, as far as
-    known, and what judging took where a judge was asked (`judge_usd` None: a price is not known), `judged_traces` being
-    those that it was asked about."""
-
-    version: str
-    traces: int
-    rewarded: int
-    mean_reward: float | None
-    reward_interval: tuple[float, float] | None
-    null_rewards: Mapping[str, int]
-    histogram: tuple[int, ...]
-    items: tuple[Rate, ...]
-    facets: tuple[Rate, ...]
-    levels: tuple[Rate, ...]
-    together: tuple[Pair, ...]
-    first: tuple[First, ...]
-    first_items: Mapping[str, int]
-    without_failure: int
-    worst: tuple[Worst, ...]
-    null_causes: Mapping[str, int]
-    cost: Mapping[str, float | int | None]
-    consistency: tuple[Consistency, ...] = field(default=())
-
-    def to_json(self) -> dict[str, JSON]:
-        return asdict(self)
 
 
 def report(pairs: Iterable[tuple[Trace, Score]], checklist: Callable[[str], Checklist | None]) -> Report:
@@ -253,7 +152,7 @@ class _Gathered:
         values, clusters = [value for value, _ in self.rewards], [cluster for _, cluster in self.rewards]
         several = len(set(clusters)) > 1
         mean, interval = mean_interval(values, clusters) if values else (None, None)
-        bins = Counter(min(BINS - 1, int(value * BINS)) for value in values)
+        bins = Counter(min(BINS - 1, int(max(-1.0, min(1.0, value)) * BINS)) for value in values)
         return Report(
             version=self.version or "",
             traces=self.traces,
@@ -266,23 +165,30 @@ class _Gathered:
             facets=self._by(lambda item: item.facet),
             levels=self._by(lambda item: item.level),
             together=_together(self.failures),
-            first=tuple(First(turn=turn, step=step, n=n) for (turn, step), n in self.first.most_common()),
+            first=tuple(FirstFailure(turn=turn, step=step, n=n) for (turn, step), n in self.first.most_common()),
             first_items=dict(self.first_items.most_common()),
             without_failure=self.traces - sum(self.first.values()),
             worst=tuple(
                 self._bad(trace, score) for _, _, trace, score in sorted(self.worst, key=lambda one: (-one[0], -one[1]))
             ),
             null_causes=dict(self.null_causes.most_common()),
-            cost={**self.cost, "judge_usd": self.usd} if "judged_traces" in self.cost else dict(self.cost),
+            cost=self._cost(),
             consistency=tuple(map(self._consistency, self.children)),
         )
 
-    def _rate(self, name: str) -> Rate:
+    def _cost(self) -> dict[str, float | int | None]:
+        """The sums, None for one that no number can hold."""
+        cost: dict[str, float | int | None] = dict(self.cost)
+        if "judged_traces" in cost:
+            cost["judge_usd"] = self.usd
+        return {name: None if value is not None and not math.isfinite(value) else value for name, value in cost.items()}
+
+    def _rate(self, name: str) -> PassRate:
         item = self.known[name]
         words = {} if item is None else {"question": item.question, "facet": item.facet, "level": item.level}
         return _rate(name, self.seen[name], nulls=self.nulls[name], decided=self.decided[name], **words)
 
-    def _by(self, property: Callable[[Item], str | None]) -> tuple[Rate, ...]:
+    def _by(self, property: Callable[[Item], str | None]) -> tuple[PassRate, ...]:
         groups: defaultdict[str, list[str]] = defaultdict(list)
         for name, item in self.known.items():
             groups[(property(item) if item is not None else None) or "none"].append(name)
@@ -299,7 +205,7 @@ class _Gathered:
         )
         return tuple(sorted(rates, key=_worst_first))
 
-    def _bad(self, trace: Trace, score: Score) -> Worst:
+    def _bad(self, trace: Trace, score: Score) -> WorstTrace:
         items = self._items_of(score)
         failed = [
             _failed(trace, turn, verdict, items.get(verdict.item))
@@ -310,7 +216,7 @@ class _Gathered:
         ]
         opening = next((message.text for message in trace.messages if message.role == "user"), "")
         assert score.reward is not None
-        return Worst(
+        return WorstTrace(
             trace=trace.id, task=trace.task_id, reward=score.reward, opening=_cut(opening), failed=tuple(failed)
         )
 
@@ -327,7 +233,7 @@ class _Gathered:
         )
 
 
-def _rate(name: str, seen: Sequence[tuple[bool, str]], *, nulls: int, decided: int, **words: str | None) -> Rate:
+def _rate(name: str, seen: Sequence[tuple[bool, str]], *, nulls: int, decided: int, **words: str | None) -> PassRate:
     passed = sum(value for value, _ in seen)
     interval: tuple[float, float] | None = None
     if seen:
@@ -341,7 +247,7 @@ def _rate(name: str, seen: Sequence[tuple[bool, str]], *, nulls: int, decided: i
             sums = np.bincount(cluster, [value for value, _ in seen], size)
             counts = np.bincount(cluster, minlength=size)
             interval = bootstrap(lambda weights: ratio(weights @ sums, weights @ counts), size, draws=1000)
-    return Rate(
+    return PassRate(
         name=name,
         n=len(seen),
         passed=passed,
@@ -353,11 +259,11 @@ def _rate(name: str, seen: Sequence[tuple[bool, str]], *, nulls: int, decided: i
     )
 
 
-def _worst_first(rate: Rate) -> tuple[bool, float, str]:
+def _worst_first(rate: PassRate) -> tuple[bool, float, str]:
     return rate.rate is None, rate.rate or 0.0, rate.name
 
 
-def _together(traces: Sequence[Mapping[str, bool]]) -> tuple[Pair, ...]:
+def _together(traces: Sequence[Mapping[str, bool]]) -> tuple[CoFailure, ...]:
     """The pairs of items whose failures share more traces than chance would have them, the strongest first."""
     names = sorted({item for failed in traces for item in failed})
     place = {name: number for number, name in enumerate(names)}
@@ -378,7 +284,9 @@ def _together(traces: Sequence[Mapping[str, bool]]) -> tuple[Pair, ...]:
             if phi > 0:
                 expected = float(a * b / total)
                 found.append(
-                    Pair(left=names[i], right=names[j], n=int(total), both=int(both[i, j]), expected=expected, phi=phi)
+                    CoFailure(
+                        left=names[i], right=names[j], n=int(total), both=int(both[i, j]), expected=expected, phi=phi
+                    )
                 )
     return tuple(sorted(found, key=lambda pair: (-pair.phi, -pair.both))[:PAIRS])
 
@@ -392,11 +300,11 @@ def _place(turn: TurnScore, verdict: Verdict) -> tuple[int | None, int]:
     return turn.turn, turn.steps
 
 
-def _failed(trace: Trace, turn: TurnScore, verdict: Verdict, item: Item | None) -> Failed:
+def _failed(trace: Trace, turn: TurnScore, verdict: Verdict, item: Item | None) -> FailedItem:
     quotes = tuple(_cut(str(quote["snippet"])) for quote in verdict.evidence if quote.get("snippet"))
     steps = trace.steps if turn.turn is None else trace.turns[turn.turn].steps if turn.turn < len(trace.turns) else ()
     said = next((step.message.text for step in reversed(steps) if step.is_reply), None)
-    return Failed(
+    return FailedItem(
         item=verdict.item,
         turn=turn.turn,
         question=None if item is None else item.question,
@@ -410,4 +318,4 @@ def _cut(text: str) -> str:
     return text if len(text) <= _CUT else text[: _CUT - 1] + "…"
 
 
-__all__ = ["Consistency", "Failed", "First", "Pair", "Rate", "Report", "Worst", "report"]
+__all__ = ["Report", "report"]

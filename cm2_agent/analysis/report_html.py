@@ -1,6 +1,7 @@
-"""A report as one HTML file that needs nothing else: every word of a trace is escaped, and the page's own policy
-forbids scripts, so that hostile dialogues are only ever read. Apart from the report, which knows nothing of how it is
-shown."""
+"""A report as one HTML file that needs nothing else.
+
+Every word of a trace is escaped, and the page's own policy forbids scripts, so that hostile dialogues are only ever
+read."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import base64
 import hashlib
 from importlib.resources import files
 
-from cm2_agent.analysis.report import Report
+from cm2_agent.analysis.report_figures import Report
 
 
 def page(report: Report) -> str:

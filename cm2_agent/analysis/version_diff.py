@@ -1,5 +1,5 @@
 """What changed between two reward versions of the same traces: verdicts item by item, with McNemar's exact test, and
-rewards; apart from scoring, which knows one version only.
+rewards.
 
 A verdict is compared with the one on the same item in the same turn of the same trace. The test takes those that both
 versions judged and counts every pair as independent: verdicts of one trace are not quite, so a p-value near the limit
@@ -127,12 +127,11 @@ def mcnemar(lost: int, gained: int) -> float:
     >>> mcnemar(1, 9)
     0.021484375
     """
-    n = lost + gained
-    tail = ways = 1
-    for k in range(min(lost, gained)):
-        ways = ways * (n - k) // (k + 1)  # n over k + 1
-        tail += ways
-    return 1.0 if 2 * tail >= 2**n else 2 * tail / 2**n
+    if not lost + gained:
+        return 1.0
+    from scipy.stats import binomtest  # half a second to import, and most commands compare nothing
+
+    return float(binomtest(lost, lost + gained).pvalue)
 
 
 def _verdicts(score: Score) -> dict[tuple[int | None, str], Verdict]:

@@ -11,7 +11,7 @@ import typer
 from cm2_agent.cli.common import STORE, JsonOption, StoreOption, open_store, print_result, printable
 
 if TYPE_CHECKING:
-    from cm2_agent.graphs.interception.discovery import Sight
+    from cm2_agent.graphs.interception.discovery import ToolInventory
 
 TEXT_ONLY = "no token ids"
 TRAINABLE = "trainable"
@@ -40,7 +40,7 @@ def doctor(
     store: StoreOption = STORE,
     as_json: JsonOption = False,
 ) -> None:
-    sight = None if agent is None else _look_over(agent)
+    sight = None if agent is None else _inventory(agent)
     store_given = getattr(context.get_parameter_source("store"), "name", "") != "DEFAULT"
     result: dict[str, Any] = {"ok": True, "problems": []}
     if sight is not None:
@@ -59,14 +59,14 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _look_over(agent: str) -> Sight:
+def _inventory(agent: str) -> ToolInventory:
     from cm2_agent.cli.run import load_graph
-    from cm2_agent.graphs.interception.discovery import look_over
+    from cm2_agent.graphs.interception.discovery import discover_tools
 
-    return look_over(load_graph(agent))
+    return discover_tools(load_graph(agent))
 
 
-def _check_store(store: str, sight: Sight | None) -> dict[str, Any]:
+def _check_store(store: str, sight: ToolInventory | None) -> dict[str, Any]:
     """What the store holds, and with an agent how often each tool was called and how often a span shows it."""
     from cm2_agent.store import HEAD, schema_revision
 
@@ -88,7 +88,7 @@ def _check_store(store: str, sight: Sight | None) -> dict[str, Any]:
     return result
 
 
-def undiscovered_tools(sight: Sight) -> list[str]:
+def undiscovered_tools(sight: ToolInventory) -> list[str]:
     """A sentence on the tools that a run with this agent would refuse."""
     if not sight.unseen:
         return []
@@ -100,7 +100,7 @@ def undiscovered_tools(sight: Sight) -> list[str]:
     return [printable(f"the switch cannot see the tools that plain function nodes call: {named}; {what}")]
 
 
-def untraced_tools(tools: Mapping[str, Any], sight: Sight) -> list[str]:
+def untraced_tools(tools: Mapping[str, Any], sight: ToolInventory) -> list[str]:
     """Sentences on tools outside any tool node that messages call and no span shows."""
     elsewhere = {name for name in tools if name not in sight.tools or name in sight.switchable}
     return [

@@ -24,7 +24,7 @@ from cm2_agent.cli.eval import reward_version
 from cm2_agent.errors import StoreError
 
 if TYPE_CHECKING:
-    from cm2_agent.analysis.report import Rate, Report
+    from cm2_agent.analysis.report_figures import PassRate, Report
     from cm2_agent.store import SQLStore
     from cm2_agent.types.score import Score
     from cm2_agent.types.trace import Trace
@@ -115,7 +115,7 @@ def _lines(found: Report) -> Iterator[str]:
     )
 
 
-def _rate(rate: Rate) -> str:
+def _rate(rate: PassRate) -> str:
     extra = "".join(
         f", {count} {what}" for what, count in (("decided elsewhere", rate.decided), ("NULL", rate.nulls)) if count
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
-import math
 import os
 import sys
 from collections import Counter
@@ -131,7 +130,7 @@ def run_tasks(
     as_json: JsonOption = False,
 ) -> None:
     from cm2_agent.graphs.backends.faults import Faults
-    from cm2_agent.graphs.backends.record import Recorder, load_recording
+    from cm2_agent.graphs.backends.record import CallRecorder, load_recording
     from cm2_agent.runner.run import run
     from cm2_agent.types.task import load_tasks
 
@@ -159,7 +158,7 @@ def run_tasks(
             "context": load_function(context, "context"),
             "verify": load_function(verify, "verify"),
             "recording": () if recording is None else load_recording(recording),
-            "recorder": None if record is None else opened.enter_context(Recorder(record)),
+            "recorder": None if record is None else opened.enter_context(CallRecorder(record)),
         }
         simulate, user_of = models.make(None, seed=seed, limits=limits)
         run(
@@ -269,6 +268,8 @@ def _module(where: str, source: str) -> ModuleType:
 
 
 async def _finished(results: AsyncIterator[tuple[Trace, Score | None]], total: int) -> dict[str, Any]:
+    from cm2_agent.analysis.bootstrap import mean
+
     rewards: list[float] = []
     answered: Counter[str] = Counter()
     dialogues = failed = 0
@@ -280,12 +281,11 @@ async def _finished(results: AsyncIterator[tuple[Trace, Score | None]], total: i
             if score is not None and score.reward is not None:
                 rewards.append(score.reward)
             advance()
-    mean = math.fsum(rewards) / len(rewards) if rewards else None  # fsum: the same in every order of dialogues
     return {
         "dialogues": dialogues,
         "failed": failed,
         "scored": len(rewards),
         "unscored": dialogues - len(rewards),
-        "mean_reward": mean,
+        "mean_reward": mean(rewards) if rewards else None,
         "tool_calls": dict(sorted(answered.items())),
     }

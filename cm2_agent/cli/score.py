@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import re
 from collections import Counter
 from itertools import chain
@@ -83,6 +82,7 @@ def score(
     store: StoreOption = STORE,
     as_json: JsonOption = False,
 ) -> None:
+    from cm2_agent.analysis.bootstrap import mean
     from cm2_agent.analysis.version_diff import compare
     from cm2_agent.rewards.judges.cache import NamespacedCache
     from cm2_agent.rewards.scoring.scorer import ChecklistScorer
@@ -129,8 +129,8 @@ def score(
     for reason, count in reasons.most_common():
         echo_err(printable(f"{count} without a reward: {reason}"))
     rewards = [one.reward for one in scores if one.reward is not None]
-    mean = math.fsum(rewards) / len(rewards) if rewards else None
-    result: dict[str, Any] = {"scored": len(rewards), "unscored": total - len(rewards), "mean_reward": mean}
+    average = mean(rewards) if rewards else None
+    result: dict[str, Any] = {"scored": len(rewards), "unscored": total - len(rewards), "mean_reward": average}
     if judge_model is not None:
         left = total - len(scores)
         echo_err(printable(f"judged by {judge_model.name}: {usage_text(judge_model.usage.to_json())}"))

@@ -16,11 +16,10 @@ from cm2_agent.errors import CM2Error, ToolError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cm2_agent.graphs.backends.backends import Answering
     from cm2_agent.llm.limits import RateLimits
     from cm2_agent.llm.prices import Price
     from cm2_agent.store import SQLStore
-    from cm2_agent.types.protocols import User
+    from cm2_agent.types.protocols import ToolBackend, User
     from cm2_agent.types.task import Task
 
 KEY = "CM2_SIMULATOR_API_KEY"
@@ -87,7 +86,7 @@ class SimulatorModels:
 
     def make(
         self, store: SQLStore | None, *, seed: int, limits: RateLimits, cached: bool = True
-    ) -> tuple[Callable[[Task], Answering] | None, Callable[[Task], User] | None]:
+    ) -> tuple[Callable[[Task], ToolBackend] | None, Callable[[Task], User] | None]:
         """Functions that make a task's simulator and its user, None for a model that is not named. With `cached` the
         simulator caches its answers in the store, or in memory without one. Raises CM2Error for a model that cannot
         be used."""
@@ -107,8 +106,7 @@ class SimulatorModels:
     def _simulator_factory(
         self, store: SQLStore | None, seed: int, limits: RateLimits, price: Price | None, cached: bool
     ) -> Any:
-        from cm2_agent.graphs.backends.simulate import SimulatedTools
-        from cm2_agent.graphs.backends.simulations import MemorySimulations
+        from cm2_agent.graphs.backends.simulate import MemorySimulations, SimulatedTools
 
         model = self._model(str(self.simulator), "simulator")
         cache: Any = None
@@ -138,7 +136,7 @@ class SimulatorModels:
 
 def backends(options: list[str] | None) -> Any:
     """One backend for all tools, or `{tool: backend}` from NAME=BACKEND options. Raises ToolError."""
-    from cm2_agent.graphs.backends.backends import check_backends
+    from cm2_agent.graphs.backends.tool_backends import check_backends
 
     if not options:
         return "real"

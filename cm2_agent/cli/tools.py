@@ -22,8 +22,8 @@ from cm2_agent.cli.common import (
 from cm2_agent.cli.simulator_options import BaseUrlOption, BudgetOption, PriceOption, SimulatorModels
 
 if TYPE_CHECKING:
-    from cm2_agent.graphs.backends.backends import Answering
     from cm2_agent.graphs.backends.simulator_eval import Fidelity, Held
+    from cm2_agent.types.protocols import ToolBackend
     from cm2_agent.types.task import Task
 
 
@@ -105,7 +105,7 @@ def check(
 
 
 async def _ask(
-    tasks: Sequence[Task], simulate: Callable[[Task], Answering], most: int | None, concurrency: int, **options: Any
+    tasks: Sequence[Task], simulate: Callable[[Task], ToolBackend], most: int | None, concurrency: int, **options: Any
 ) -> list[Held]:
     from cm2_agent.graphs.backends.simulator_eval import held_out
 

@@ -66,7 +66,7 @@ def verify(task: Task, desk: Any, trace: Trace) -> Mapping[str, float | None]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class EvalResult:
     """How a policy did on some dialogues: success and its 95 % interval, mean reward, success by kind of task."""
 
     n: int
@@ -76,7 +76,7 @@ class Measured:
     by_kind: Mapping[str, float]
 
     @classmethod
-    def of(cls, results: Iterable[tuple[Task, Result]]) -> Measured:
+    def of(cls, results: Iterable[tuple[Task, Result]]) -> EvalResult:
         """A dialogue that died has no outcome and counts as not served: a customer would say the same."""
         served: dict[str, list[float]] = {}
         rewards: list[float] = []
@@ -165,8 +165,8 @@ class Quickstart:
 
     def evaluate(self, path: Path, name: str) -> dict[str, Any]:
         """Success on the held-out tasks, sampled at temperature 1 and greedy, one dialogue a task each."""
-        sampled = Measured.of(self.collect(path, self.heldout, f"held-out {name}"))
-        greedy = Measured.of(self.collect(path, self.heldout, f"held-out {name} greedy", temperature=0.0))
+        sampled = EvalResult.of(self.collect(path, self.heldout, f"held-out {name}"))
+        greedy = EvalResult.of(self.collect(path, self.heldout, f"held-out {name} greedy", temperature=0.0))
         return {
             "success": sampled.success,
             "success_ci": list(sampled.interval),
@@ -184,7 +184,7 @@ class Quickstart:
         size = self.config.rounds
         chosen = _slice(self.training, (number - 1) * size.tasks, size.tasks)
         name = f"round {number}"
-        measured = Measured.of(self.collect(self.policy(number - 1), chosen, name, group=size.group))
+        measured = EvalResult.of(self.collect(self.policy(number - 1), chosen, name, group=size.group))
         groups = self.groups(number)
         report: dict[str, Any] = {}
         if not self.policy(number).exists():

@@ -4,13 +4,13 @@ other."""
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from cm2_agent.errors import TaskError
 from cm2_agent.runner.rescore import load, remembering, score_groups, score_traces
 from cm2_agent.runner.rollout import Result, Rollouts, Verify, Worlds, dialogue_seed
-from cm2_agent.runner.tool_setup import Simulator, tooling
+from cm2_agent.runner.tool_setup import Simulator, tool_setup
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.protocols import GatedScorer, Judge, Sink, User
@@ -18,9 +18,9 @@ from cm2_agent.types.run_attributes import USER
 from cm2_agent.types.task import RecordedCall, Task
 
 if TYPE_CHECKING:
-    from cm2_agent.graphs.backends.backends import Backend
     from cm2_agent.graphs.backends.faults import Faults
-    from cm2_agent.graphs.backends.record import Recorder
+    from cm2_agent.graphs.backends.record import CallRecorder
+    from cm2_agent.graphs.backends.tool_backends import ToolChoice
     from cm2_agent.store import SQLStore
 
 Users: TypeAlias = "str | Any | Callable[[Task], User | None]"
@@ -37,12 +37,12 @@ def run(
     judge: Judge | None = None,
     scorer: GatedScorer | None = None,
     store: SQLStore | None = None,
-    tools: Backend | Mapping[str, Backend] = "real",
+    tools: ToolChoice = "real",
     simulator: Simulator | None = None,
     allow_real: Iterable[str] = (),
     faults: Faults | None = None,
     recording: Iterable[RecordedCall] = (),
-    recorder: Recorder | None = None,
+    recorder: CallRecorder | None = None,
     user: Users | None = None,
     context: Worlds | None = None,
     verify: Verify | None = None,
@@ -94,7 +94,7 @@ def run(
     limits = Limits(max_steps=max_steps, max_turns=max_turns, max_seconds=max_seconds, max_tokens=max_tokens)
     chosen = scorer.checklist if scorer is not None else load(checklist) if isinstance(checklist, str) else checklist
     speaking = _users(user, seed)
-    tooled = tooling(
+    setup = tool_setup(
         tools,
         allow_real=allow_real,
         simulator=simulator,
@@ -117,22 +117,22 @@ def run(
             )
         if chosen is not None or task.checklist is not None:
             check_trainable(chosen or task.own_checklist(), task)
-        tooled.check(task, graph_of(task))
+        setup.check(task, graph_of(task))
 
     def attributes(task: Task) -> dict[str, JSON]:
         speaker = speakers.get((task.id, task.version))
-        return {**tooled.attributes(task, graph_of(task)), **({} if speaker is None else {USER: speaker})}
+        return {**setup.attributes(task, graph_of(task)), **({} if speaker is None else {USER: speaker})}
 
     rollouts = Rollouts(
-        graph=lambda task: tooled.graph(graph_of(task)),
+        graph=lambda task: setup.graph(graph_of(task)),
         scorer=scorer or ChecklistScorer(chosen, judge=remembering(judge, store)),
         store=store,
         context=context,
         verify=verify,
-        backends=lambda task, thread, number: tooled.backends(task),
+        backends=lambda task, thread, number: setup.backends(task),
         user=speaking if speakers else None,
         attributes=attributes,
-        allow_real=tooled.allow_real,
+        allow_real=setup.allow_real,
         limits=limits,
         seed=seed,
         name=name or uuid.uuid4().hex[:12],

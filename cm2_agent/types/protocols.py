@@ -12,7 +12,41 @@ from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import Message
 from cm2_agent.types.score import Score, Verdict
 from cm2_agent.types.task import Task
+from cm2_agent.types.tool_calls import CallLog, ToolAnswer, ToolRequest
 from cm2_agent.types.trace import Run, Trace
+
+
+class ToolBackend(Protocol):
+    """Answers tool calls in the place of the tools: `run(…, tools={"get_order": backend})`. A plain async function of a
+    request does as well.
+
+    It returns a ToolAnswer, text, or JSON. LangChain's ToolException (or a ToolAnswer with `error`) is a failure of the
+    tool that the agent sees; any other exception ends the dialogue, whose reward is NULL. One object may serve many
+    dialogues at a time, each with its own log. `name` (else the class's or function's own) and `version`, where it has
+    one, stand in the trace, and rollouts that differ in them are never compared.
+
+    >>> class Shipped:
+    ...     name, version = "shipped", "1"
+    ...     async def answer(self, request, log):
+    ...         return {"order_id": request.arguments["order_id"], "status": "shipped"}
+    """
+
+    async def answer(self, request: ToolRequest, log: CallLog) -> Any: ...
+
+
+class ReplayBackend(ToolBackend, Protocol):
+    """A ToolBackend that knows without being asked which calls it can answer: `find` returns None for the others."""
+
+    def find(self, request: ToolRequest, log: CallLog) -> ToolAnswer | None: ...
+
+
+class FaultInjector(Protocol):
+    """Decides, before a call is answered, whether a fault is injected into it (`draw`), and makes the answer that the
+    agent then gets (`faulty`); `graphs.Faults` is ours."""
+
+    def draw(self, request: ToolRequest, log: CallLog) -> str | None: ...
+
+    def faulty(self, fault: str, request: ToolRequest, answer: ToolAnswer | None) -> ToolAnswer: ...
 
 
 class User(Protocol):

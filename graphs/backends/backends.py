@@ -1,26 +1,25 @@
-"""Which backend answers a tool's calls in a run, and what one dialogue's backends have been through; apart from the
-switch, which only asks here."""
+"""The tools of one dialogue: which backend answers each of them, what was answered, and what failed."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any
 from weakref import WeakKeyDictionary
 
-from langchain_core.tools import BaseTool
+from langchain_core.tools import BaseTool, ToolException
 
 from cm2_agent.errors import CM2Error, ToolError
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import ToolSpec
+from cm2_agent.types.protocols import FaultInjector, ReplayBackend, ToolBackend
+from cm2_agent.types.task import Task
+from cm2_agent.types.tool_calls import CallLog, ToolAnswer, ToolRequest
 
-from .calls import Answer, Call, Journal
+from .record import CallRecorder
+from .tool_backends import ResolvedBackend, ToolChoice, check_backends, resolved, short_names
 
-Backend: TypeAlias = Literal["real", "record", "replay", "simulate", "hybrid"]
-BACKENDS: tuple[Backend, ...] = ("real", "record", "replay", "simulate", "hybrid")
-INVENTED = frozenset({"replay", "simulate"})
-"""What a span says of an answer that came from no real tool."""
 REPLAYING = frozenset({"replay", "hybrid"})
 SIMULATING = frozenset({"simulate", "hybrid"})
 TOOLS = "cm2_tools"
@@ -28,61 +27,43 @@ TOOLS = "cm2_tools"
 own."""
 
 
-class Answering(Protocol):
-    """Answers calls in place of a tool, for one dialogue. Raises ToolError where it fails for its own reasons.
-
-    >>> class Shipped:
-    ...     async def answer(self, call, journal):
-    ...         return Answer(content="shipped", backend="simulate")
-    """
-
-    async def answer(self, call: Call, journal: Journal) -> Answer: ...
-
-
-class Replaying(Answering, Protocol):
-    """An Answering that knows beforehand which calls it can answer: None where it cannot."""
-
-    def find(self, call: Call, journal: Journal) -> Answer | None: ...
-
-
-class Injecting(Protocol):
-    """Decides, before a call is answered, whether a fault is injected into it, and makes the faulty answer
-    (`faults.Faults` is ours)."""
-
-    def draw(self, call: Call, journal: Journal) -> str | None: ...
-
-    def faulty(self, fault: str, call: Call, answer: Answer | None) -> Answer: ...
-
-
-class Recording(Protocol):
-    """Writes real calls down (`recording.Recorder` is ours)."""
-
-    def add(self, call: Call, answer: Answer, seconds: float) -> None: ...
-
-
 class Backends:
-    """The tools of one dialogue: which backend answers whom, what was answered, and what failed.
+    """The tools of one dialogue: which backend answers each of them, what was answered, and what failed.
 
-    `chosen` is one backend for all tools, or `{tool: backend}` (a tool that is not named is real). `replay`,
-    `simulator`, `recorder` and `faults` are this dialogue's; `specs` what the task says of its tools, beyond what the
-    tools say themselves. `failure` is the first error that was not the agent's doing: it makes the dialogue's reward
-    NULL, even where the graph caught the error and went on.
+    `failure` is the first error that was not the agent's doing: it makes the dialogue's reward NULL, even where the
+    graph caught the error and went on.
 
-    Raises ToolError for a backend that does not exist, or one that lacks what it needs.
+    Args:
+        chosen: One backend for all tools, or `{tool: backend}` (a tool that is not named is real): a short form
+            ("real", "record", "replay", "simulate", "hybrid"), a `ToolBackend`, or a function.
+        replay: What the short forms "replay" and "hybrid" replay.
+        simulator: Who answers under the short forms "simulate" and "hybrid".
+        recorder: Where the short form "record" writes calls down.
+        faults: Makes some calls fail.
+        specs: What the task says of its tools, beyond what the tools say themselves.
+        task: The dialogue's task; each `ToolRequest` carries it.
+
+    Raises:
+        ToolError: A backend does not exist, or a short form lacks what it needs.
+
+    >>> backends = Backends({"get_order": "real"})
+    >>> backends.backend("get_order"), backends.failure
+    ('real', None)
     """
 
     def __init__(
         self,
-        chosen: Backend | Mapping[str, Backend] = "real",
+        chosen: ToolChoice = "real",
         *,
-        replay: Replaying | None = None,
-        simulator: Answering | None = None,
-        recorder: Recording | None = None,
-        faults: Injecting | None = None,
+        replay: ReplayBackend | None = None,
+        simulator: ToolBackend | None = None,
+        recorder: CallRecorder | None = None,
+        faults: FaultInjector | None = None,
         specs: Iterable[ToolSpec] = (),
+        task: Task | None = None,
     ) -> None:
         check_backends(chosen)
-        named: set[str] = {chosen} if isinstance(chosen, str) else set(chosen.values())
+        named = short_names(chosen)
         for backends, given, what in (
             (REPLAYING, replay, "recorded calls to replay"),
             (SIMULATING, simulator, "a simulator"),
@@ -92,17 +73,39 @@ class Backends:
                 raise ToolError(
                     f"the backend {'/'.join(sorted(named & backends))} was chosen without {what}; give it one"
                 )
-        self.chosen: Backend | Mapping[str, Backend] = chosen
+        self.chosen: ToolChoice = chosen
         self.replay, self.simulator, self.recorder, self.faults = replay, simulator, recorder, faults
-        self.journal = Journal()
+        self.task = task
+        self.log = CallLog()
         self.failure: Exception | None = None
+        self._resolved: dict[str, ResolvedBackend] = {}
         self._specs = {spec.name: spec for spec in specs}
         self._known: dict[str, ToolSpec] = {}
         self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Lock]] = WeakKeyDictionary()
 
-    def backend(self, name: str) -> Backend:
-        """What was chosen for a tool."""
-        return self.chosen if isinstance(self.chosen, str) else self.chosen.get(name, "real")
+    def backend(self, name: str) -> str:
+        """The name of the backend that was chosen for a tool."""
+        return self.resolved(name).name
+
+    def resolved(self, name: str) -> ResolvedBackend:
+        """The backend that was chosen for a tool."""
+        found = self._resolved.get(name)
+        if found is None:
+            choice: Any = self.chosen.get(name, "real") if isinstance(self.chosen, Mapping) else self.chosen
+            found = self._resolved[name] = self._short(choice) if isinstance(choice, str) else resolved(choice)
+        return found
+
+    def _short(self, name: str) -> ResolvedBackend:
+        if name not in SIMULATING | REPLAYING:
+            return ResolvedBackend(name=name, answers_as=name, recorder=self.recorder if name == "record" else None)
+        answering = self.replay if name == "replay" else self.simulator
+        assert answering is not None
+        return ResolvedBackend(
+            name=name,
+            answers_as="replay" if name == "replay" else "simulate",
+            ask=answering.answer,
+            find=self.replay.find if name in REPLAYING and self.replay is not None else None,
+        )
 
     def spec(self, tool: BaseTool) -> ToolSpec:
         """The tool as the model sees it, with what the task says of its results and effects."""
@@ -110,103 +113,90 @@ class Backends:
         if known is None:
             from ..tools.specs import spec_of
 
-            known, told = spec_of(tool), self._specs.get(tool.name)
-            if told is not None:
-                output = told.output if told.output is not None else known.output
-                reads = told.reads if told.reads is not None else known.reads
+            known, of_task = spec_of(tool), self._specs.get(tool.name)
+            if of_task is not None:
+                output = of_task.output if of_task.output is not None else known.output
+                reads = of_task.reads if of_task.reads is not None else known.reads
                 known = replace(known, output=output, reads=reads)
             self._known[tool.name] = known
         return known
 
-    def draw(self, call: Call) -> str | None:
+    def draw(self, request: ToolRequest) -> str | None:
         """The fault to inject into this call, None for none."""
-        return None if self.faults is None else self.faults.draw(call, self.journal)
+        return None if self.faults is None else self.faults.draw(request, self.log)
 
-    def before(self, call: Call, fault: str | None) -> Answer | None:
+    def fault_before(self, request: ToolRequest, fault: str | None) -> ToolAnswer | None:
         """The answer of a call that fails before any tool is asked."""
         if fault in ("timeout", "error") and self.faults is not None:
-            return self.faults.faulty(fault, call, None)
+            return self.faults.faulty(fault, request, None)
         return None
 
-    def after(self, call: Call, fault: str | None, answer: Answer) -> Answer:
+    def fault_after(self, request: ToolRequest, fault: str | None, answer: ToolAnswer) -> ToolAnswer:
         """The answer as the fault leaves it."""
-        return answer if fault is None or self.faults is None else self.faults.faulty(fault, call, answer)
+        return answer if fault is None or self.faults is None else self.faults.faulty(fault, request, answer)
 
-    def replayed(self, call: Call) -> Answer | None:
-        """The recorded answer, where replay was chosen and has one."""
-        if self.replay is None or self.backend(call.tool.name) not in REPLAYING:
-            return None
-        return self.replay.find(call, self.journal)
+    def replayed(self, request: ToolRequest) -> ToolAnswer | None:
+        """The recorded answer, where the tool's backend replays and has one."""
+        return self.resolved(request.tool.name).found(request, self.log)
 
-    async def invented(self, call: Call) -> Answer:
-        """What replay or the simulator answers, which the journal then knows. A failure of theirs is noted and raised.
-        Of parallel calls that are the same, the second waits, so that it hears what the first heard."""
-        answering = self.replay if self.backend(call.tool.name) == "replay" else self.simulator
+    async def answer(self, request: ToolRequest) -> ToolAnswer:
+        """What the tool's backend answers, written to the log. Its failure is noted as the dialogue's and raised; a
+        ToolException is the answer of a tool that failed. Of parallel calls that are the same, the second waits, so
+        that it gets the answer of the first."""
+        backend = self.resolved(request.tool.name)
         locks = self._locks.setdefault(asyncio.get_running_loop(), {})
-        async with locks.setdefault(call.key, asyncio.Lock()):
-            answer = self.replayed(call)
+        async with locks.setdefault(request.key, asyncio.Lock()):
+            answer = self.replayed(request)
             if answer is None:
-                assert answering is not None
                 try:
-                    answer = await answering.answer(call, self.journal)
+                    answer = await backend.answer(request, self.log)
+                except ToolException as error:
+                    answer = ToolAnswer(content=str(error), error=True, backend=backend.answers_as)
                 except CM2Error as error:
-                    self.note(error)
+                    self.fail(error)
                     raise
-            self.journal.add(call, answer)
+                except Exception as error:  # a backend of the user's own: its failure is not the agent's doing
+                    raise self.fail(
+                        ToolError(
+                            f"the backend {backend.answers_as!r} of tool {request.tool.name!r} failed:"
+                            f" {type(error).__name__}: {str(error)[:300]}"
+                        )
+                    ) from error
+            self.log.add(request, answer)
         return answer
 
     def state(self) -> JSON:
-        """What the dialogue's calls were and how they were answered, as JSON: another process's backends go on from it
-        by `restore`."""
-        entries = self.journal.entries
+        """The dialogue's calls and their answers, as JSON: another process's backends go on from there by `restore`."""
+        entries = self.log.entries
         return {
-            "tools": {entry.call.tool.name: asdict(entry.call.tool) for entry in entries},
+            "tools": {entry.request.tool.name: asdict(entry.request.tool) for entry in entries},
             "entries": [
-                {"tool": entry.call.tool.name, "arguments": dict(entry.call.arguments), **asdict(entry.answer)}
+                {"tool": entry.request.tool.name, "arguments": dict(entry.request.arguments), **asdict(entry.answer)}
                 for entry in entries
             ],
         }
 
     def restore(self, state: JSON) -> None:
-        """Take up what `state` told."""
+        """Go on from another object's `state`."""
         tools = {name: ToolSpec(**tool) for name, tool in state["tools"].items()}
         for entry in state["entries"]:
-            told = dict(entry)
-            self.journal.add(Call(tool=tools[told.pop("tool")], arguments=told.pop("arguments")), Answer(**told))
+            answer = dict(entry)
+            request = ToolRequest(tool=tools[answer.pop("tool")], arguments=answer.pop("arguments"), task=self.task)
+            self.log.add(request, ToolAnswer(**answer))
 
-    def note(self, error: Exception) -> Exception:
-        """Keep the first failure that was not the agent's doing; the error comes back, to be raised."""
+    def fail(self, error: Exception) -> Exception:
+        """Remember the first failure that was not the agent's doing; the error comes back, to be raised."""
         if self.failure is None:
             self.failure = error
         return error
 
-    def told(self, call: Call, answer: Answer, seconds: float = 0.0) -> None:
-        """A call was answered otherwise: the journal knows it from now on, and the recorder where that is the
-        backend."""
-        self.journal.add(call, answer)
-        if answer.backend == "record" and self.recorder is not None:
-            self.recorder.add(call, answer, seconds)
+    def record_real(self, request: ToolRequest, answer: ToolAnswer, seconds: float = 0.0) -> None:
+        """The tool itself answered (or a fault in its place): the log knows it from now on, and the recorder where that
+        is the backend."""
+        self.log.add(request, answer)
+        recorder = self.resolved(request.tool.name).recorder
+        if answer.backend == "record" and recorder is not None:
+            recorder.add(request, answer, seconds)
 
 
-def check_backends(chosen: Any) -> None:
-    """Raises ToolError for what names no backend."""
-    values = [chosen] if isinstance(chosen, str) else list(chosen.values()) if isinstance(chosen, Mapping) else [chosen]
-    for value in values:
-        if value not in BACKENDS:
-            raise ToolError(
-                f"tools={chosen!r} names the backend {value!r}; expected one of {', '.join(BACKENDS)}, or {{tool:"
-                " backend}"
-            )
-
-
-__all__ = [
-    "BACKENDS",
-    "TOOLS",
-    "Answering",
-    "Backend",
-    "Backends",
-    "Injecting",
-    "Recording",
-    "Replaying",
-    "check_backends",
-]
+__all__ = ["REPLAYING", "SIMULATING", "TOOLS", "Backends"]

@@ -1,5 +1,4 @@
-"""Faults injected into tool calls, by which error recovery is trained; apart from the backends, since any of them may
-be disturbed."""
+"""Faults injected into tool calls, so that agents learn to recover from errors."""
 
 from __future__ import annotations
 
@@ -10,8 +9,7 @@ from typing import Literal, TypeAlias
 
 from cm2_agent.errors import ToolError
 from cm2_agent.types.json_values import JSON, canonical_json
-
-from .calls import Answer, Call, Journal
+from cm2_agent.types.tool_calls import CallLog, ToolAnswer, ToolRequest
 
 Fault: TypeAlias = Literal["timeout", "error", "empty", "truncated"]
 FAULTS: tuple[Fault, ...] = ("timeout", "error", "empty", "truncated")
@@ -32,7 +30,7 @@ class Faults:
     Raises ToolError for rates that are no probabilities, and for names of faults that do not exist.
 
     >>> from cm2_agent.types.messages import ToolSpec
-    >>> Faults(timeout=1).draw(Call(tool=ToolSpec(name="get_order"), arguments={}), Journal())
+    >>> Faults(timeout=1).draw(ToolRequest(tool=ToolSpec(name="get_order"), arguments={}), CallLog())
     'timeout'
     """
 
@@ -100,35 +98,35 @@ class Faults:
         """Rates and seed as canonical JSON, for the trace's attribute FAULTS: the same for all tasks."""
         return canonical_json({**self.rates, "seed": self.seed, "tools": self.tools})
 
-    def draw(self, call: Call, journal: Journal) -> str | None:
+    def draw(self, request: ToolRequest, log: CallLog) -> str | None:
         """The fault that this call meets, None for none."""
-        rates = self.tools.get(call.tool.name, self.rates)
-        left = _uniform([self.seed, self.task, call.key, journal.count(call.key)])
+        rates = self.tools.get(request.tool.name, self.rates)
+        left = _uniform([self.seed, self.task, request.key, log.count(request.key)])
         for fault, rate in rates.items():
             if left < rate:
                 return fault
             left -= rate
         return None
 
-    def faulty(self, fault: str, call: Call, answer: Answer | None) -> Answer:
+    def faulty(self, fault: str, request: ToolRequest, answer: ToolAnswer | None) -> ToolAnswer:
         """The answer that the agent gets. `answer` is what the tool gave, which `timeout` and `error` don't have. A
         truncated answer is shorter by at least a character, where it had two. Raises ToolError for an unknown fault, or
         one that lacks its answer."""
         if fault in BEFORE:
-            said = f"Tool {call.tool.name} timed out after 30 s" if fault == "timeout" else _UNAVAILABLE
-            return Answer(
+            said = f"Tool {request.tool.name} timed out after 30 s" if fault == "timeout" else _UNAVAILABLE
+            return ToolAnswer(
                 content=said, error=True, backend="simulate" if answer is None else answer.backend, fault=fault
             )
         if fault not in FAULTS or answer is None:
             why = "is unknown" if fault not in FAULTS else "changes an answer, and was given none"
             raise ToolError(
-                f"the fault {fault!r} of tool {call.tool.name!r} {why}; expected one of {', '.join(FAULTS)}"
+                f"the fault {fault!r} of tool {request.tool.name!r} {why}; expected one of {', '.join(FAULTS)}"
             )
         if fault == "empty":
             return replace(answer, content="", fault=fault)
         return replace(
             answer,
-            content=_truncated(answer.content, _uniform([self.seed, self.task, call.key, answer.content])),
+            content=_truncated(answer.content, _uniform([self.seed, self.task, request.key, answer.content])),
             fault=fault,
         )
 

@@ -1,5 +1,5 @@
-"""Real calls of tools written down as they happen, one JSON object a line, and read back for replay; apart from the
-store, so that a recording can be made and carried where there is no database."""
+"""Recordings of real tool calls: a file of one JSON object a line, written as the calls happen and read back for
+replay; no database is needed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from cm2_agent.errors import TaskError, ToolError
 from cm2_agent.incidents import logger
 from cm2_agent.types.task import RecordedCall
-
-from .calls import Answer, Call
+from cm2_agent.types.tool_calls import ToolAnswer, ToolRequest
 
 FORMAT = "cm2.recording"
 VERSION = 1
@@ -33,7 +32,7 @@ class _Line(RecordedCall):
     seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
 
-class Recorder:
+class CallRecorder:
     """Appends calls to a recording file, each written out before `add` returns; safe to use from several threads.
 
     A file that is there is continued; what a killed run left of its last line is dropped. The file is locked while it
@@ -43,8 +42,9 @@ class Recorder:
     >>> import tempfile
     >>> from cm2_agent.types.messages import ToolSpec
     >>> path = Path(tempfile.mkdtemp()) / "calls.jsonl"
-    >>> with Recorder(path) as recorder:
-    ...     recorder.add(Call(tool=ToolSpec(name="get_order"), arguments={"id": 7}), Answer(content="shipped"), 0.2)
+    >>> with CallRecorder(path) as recorder:
+    ...     request = ToolRequest(tool=ToolSpec(name="get_order"), arguments={"id": 7})
+    ...     recorder.add(request, ToolAnswer(content="shipped"), 0.2)
     >>> load_recording(path)[0].result
     'shipped'
     """
@@ -64,18 +64,18 @@ class Recorder:
             self._file.close()
             raise
 
-    def add(self, call: Call, answer: Answer, seconds: float) -> None:
+    def add(self, request: ToolRequest, answer: ToolAnswer, seconds: float) -> None:
         """Write one call down. Raises ToolError where arguments or answer are not JSON, after `close`, and where the
         disk refuses."""
-        line = _line(call, answer, seconds)
+        line = _line(request, answer, seconds)
         with self._lock:
             if self._file.closed:
-                raise ToolError(f"{self.path}: the call of {call.tool.name!r} came after the recorder was closed")
+                raise ToolError(f"{self.path}: the call of {request.tool.name!r} came after the recorder was closed")
             try:
                 self._write(line)
             except OSError as error:
                 raise ToolError(
-                    f"{self.path}: the call of {call.tool.name!r} could not be written: {error.strerror}"
+                    f"{self.path}: the call of {request.tool.name!r} could not be written: {error.strerror}"
                 ) from error
 
     def close(self) -> None:
@@ -83,7 +83,7 @@ class Recorder:
         with self._lock:
             self._file.close()
 
-    def __enter__(self) -> Recorder:
+    def __enter__(self) -> CallRecorder:
         return self
 
     def __exit__(
@@ -133,7 +133,7 @@ def load_recording(path: str | Path) -> list[RecordedCall]:
         data = Path(path).read_bytes()
     except OSError as error:
         raise TaskError(
-            f"{path}: cannot read the recording: {error.strerror}. Expected a file that Recorder wrote"
+            f"{path}: cannot read the recording: {error.strerror}. Expected a file that CallRecorder wrote"
         ) from error
     whole = data[: data.rfind(b"\n") + 1]
     torn = data[len(whole) :]
@@ -180,10 +180,10 @@ def _parsed(path: str | Path, number: int, line: bytes) -> RecordedCall:
     return RecordedCall(name=read.name, arguments=read.arguments, result=read.result, error=read.error)
 
 
-def _line(call: Call, answer: Answer, seconds: float) -> bytes:
+def _line(request: ToolRequest, answer: ToolAnswer, seconds: float) -> bytes:
     said: dict[str, Any] = {
-        "name": call.tool.name,
-        "arguments": dict(call.arguments),
+        "name": request.tool.name,
+        "arguments": dict(request.arguments),
         "result": answer.content,
         "error": None,
     }
@@ -200,11 +200,11 @@ def _line(call: Call, answer: Answer, seconds: float) -> bytes:
             line = json.dumps(json.loads(line), ensure_ascii=True)
     except (TypeError, ValueError, RecursionError) as error:
         kinds = (
-            f"arguments of type {type(call.arguments).__name__} and a result of type {type(answer.content).__name__}"
+            f"arguments of type {type(request.arguments).__name__} and a result of type {type(answer.content).__name__}"
         )
         raise ToolError(
-            f"the call of tool {call.tool.name!r} cannot be recorded: {str(error)[:200]}. It has {kinds}; a recording"
-            " holds JSON: text, finite numbers, true, false, null, lists and objects with text as keys"
+            f"the call of tool {request.tool.name!r} cannot be recorded: {str(error)[:200]}. It has {kinds}; a"
+            " recording holds JSON: text, finite numbers, true, false, null, lists and objects with text as keys"
         ) from error
     return f"{line}\n".encode()
 
@@ -234,7 +234,8 @@ def _foreign(path: str | Path, header: str, said: Any = None) -> str:
         known = "a newer" if isinstance(said.get("version"), int) and said["version"] > VERSION else "another"
         what = "upgrade cm2-agent, or record the calls again" if known == "a newer" else "record the calls again"
         return f"{path}:1: a recording of {known} version, {said.get('version')!r}; {expected}: {what}"
-    return f"{path}:1: not a recording: its first line is {header[:120]!r}; {expected}: give a file that Recorder wrote"
+    what = f"its first line is {header[:120]!r}; {expected}: give a file that CallRecorder wrote"
+    return f"{path}:1: not a recording: {what}"
 
 
-__all__ = ["FORMAT", "VERSION", "Recorder", "load_recording"]
+__all__ = ["FORMAT", "VERSION", "CallRecorder", "load_recording"]

@@ -1,14 +1,16 @@
-"""Tools that a language model answers in place of (method.md §7); apart from the other backends because it asks a
-model, and may fail as a model does."""
+"""Tools simulated by a language model (docs/method.md §7), and the cache of simulated answers."""
 
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
+import threading
 import weakref
-from collections.abc import AsyncIterator, Mapping
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Protocol, cast
 
 from langchain_core.language_models import BaseChatModel
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -22,13 +24,13 @@ from cm2_agent.llm.prices import Price
 from cm2_agent.llm.providers import language_model
 from cm2_agent.llm.usage import Usage
 from cm2_agent.types.json_values import JSON, content_hash
+from cm2_agent.types.protocols import ToolBackend
 from cm2_agent.types.task import Task
+from cm2_agent.types.tool_calls import CallLog, ToolAnswer, ToolRequest
 
 from ..tools.json_schema import why_invalid
-from .calls import Answer, Call, Journal
 from .simulate_consistency import contradictions, same_answer
 from .simulate_prompt import INSTRUCTIONS, PROMPT_VERSION, Shots, data_of, prompt_of, reply_schema
-from .simulations import SimulationCache
 
 _ANSWER_TOKENS = 300
 
@@ -49,9 +51,131 @@ class _Unusable(RequestFailed):
         super().__init__(RequestFailure(cause="infrastructure", explanation=problem, reply=True))
 
 
+class SimulationCache(Protocol):
+    """Replies by key; `body` is the reply's JSON text. A `put` under a known key changes nothing: whoever asked twice
+    gets one answer. Both methods may be called from any thread.
+
+    >>> class Nothing:
+    ...     def get(self, key):
+    ...         return None
+    ...     def put(self, key, tool, body):
+    ...         pass
+    """
+
+    def get(self, key: str) -> str | None: ...
+
+    def put(self, key: str, tool: str, body: str) -> None: ...
+
+
+class MemorySimulations:
+    """The `size` replies last used, for as long as the process lives.
+
+    >>> cache = MemorySimulations()
+    >>> cache.put("k", "get_order", "{}")
+    >>> cache.get("k"), cache.get("other")
+    ('{}', None)
+    """
+
+    def __init__(self, size: int = 65_536) -> None:
+        if size < 1:
+            raise ToolError(f"a cache of {size} simulated answers was asked for; expected 1 or more")
+        self._size = size
+        self._known: OrderedDict[str, str] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: str) -> str | None:
+        with self._lock:
+            if key in self._known:
+                self._known.move_to_end(key)
+            return self._known.get(key)
+
+    def put(self, key: str, tool: str, body: str) -> None:
+        with self._lock:
+            self._known.setdefault(key, body)
+            self._known.move_to_end(key)
+            while len(self._known) > self._size:
+                self._known.popitem(last=False)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+
+class Simulate:
+    """Answers tool calls as the real tools would, for every task of a run: `SimulatedTools`, one for each task.
+
+    Args:
+        model: A pydantic-ai model or its name, `local:FOLDER`, a LangChain chat model, or a function that makes a
+            task's simulator (any `ToolBackend`, such as a `SimulatedTools` with settings of its own).
+        seed: Decides between inventions that are equally plausible; None: the run's.
+        cache: Where known answers are kept; None: the run's, which is the store's where the run has one.
+        limits: Requests, tokens and dollars at most; may be shared with other models.
+        price: Where the published one is not yours.
+
+    Raises:
+        ToolError: `model` is none of these.
+        ModelError: A name that is no model.
+        MissingExtra: The model's package is not installed.
+
+    >>> tools = {"refund": Simulate("test", seed=3)}
+    >>> tools["refund"].of(Task(id="t")).version.endswith(";seed=3")
+    True
+    """
+
+    name = "simulate"
+
+    def __init__(
+        self,
+        model: str | Model | BaseChatModel | Callable[[Task], ToolBackend],
+        *,
+        seed: int | None = None,
+        cache: SimulationCache | None = None,
+        limits: RateLimits | None = None,
+        price: Price | None = None,
+    ) -> None:
+        if not isinstance(model, str | Model | BaseChatModel) and not callable(model):
+            raise ToolError(
+                f"the simulator is a {type(model).__name__}; expected a model, its name, or a function of a task"
+            )
+        self.seed, self.cache, self.limits, self.price = seed, cache, limits, price
+        self._model = language_model(model, "simulator") if isinstance(model, str | Model | BaseChatModel) else None
+        self._make = None if self._model is not None else cast("Callable[[Task], ToolBackend]", model)
+        self._of_task: dict[tuple[str, int], ToolBackend] = {}
+
+    def with_defaults(self, *, seed: int, cache: SimulationCache | None) -> Simulate:
+        """The same, with a run's seed and cache where it has none of its own."""
+        made = copy.copy(self)
+        made.seed = seed if self.seed is None else self.seed
+        made.cache = cache if self.cache is None else self.cache
+        made._of_task = {}
+        return made
+
+    def of(self, task: Task) -> ToolBackend:
+        """The simulator of one task's tools."""
+        key = (task.id, task.version)
+        if key not in self._of_task:
+            self._of_task[key] = self._new(task)
+        return self._of_task[key]
+
+    def _new(self, task: Task) -> ToolBackend:
+        if self._model is None:
+            assert self._make is not None
+            return self._make(task)
+        return SimulatedTools(
+            self._model, task=task, seed=self.seed or 0, cache=self.cache, limits=self.limits, price=self.price
+        )
+
+    async def answer(self, request: ToolRequest, log: CallLog) -> Any:
+        """What the task's simulator answers. Raises ToolError for a request that names no task."""
+        if request.task is None:
+            raise ToolError(
+                f"Simulate was asked for tool {request.tool.name!r} without a task; give the dialogue's:"
+                " Backends(…, task=task)"
+            )
+        return await self.of(request.task).answer(request, log)
+
+
 class SimulatedTools:
-    """Answers calls of one task's tools as the real ones would: `Answering` for the switch, and called
-    by name: `await tools(name, arguments)`.
+    """Answers calls of one task's tools as the real ones would: a `ToolBackend`, and callable by a tool's name.
 
     `model`: a pydantic-ai model or its name, `local:FOLDER`, or a LangChain chat model. Shown are the tool and its
     schemas, at most `shots` of this task's recorded calls and no others (`Shots`), the dialogue, and what was answered
@@ -66,12 +190,15 @@ class SimulatedTools:
     that none contradicts another. Raises ToolError, ModelError (a name that is no model), MissingExtra.
 
     >>> from cm2_agent.types.messages import ToolSpec
+
     >>> from cm2_agent.types.task import RecordedCall
     >>> shipped = RecordedCall(name="get_order", result="shipped")
     >>> task = Task(id="t", tools=[ToolSpec(name="get_order")], recorded=[shipped])
     >>> SimulatedTools("test", task=task, seed=3).version.startswith("test:test;prompt=")
     True
     """
+
+    name = "simulate"
 
     def __init__(
         self,
@@ -94,8 +221,8 @@ class SimulatedTools:
                 raise ToolError(f"{name} is {value}; expected {least} or more")
         self.task, self.seed, self.cache, self.re_asks = task, seed, cache, re_asks
         self.of_cache = 0
-        self.journal = Journal()
-        """What was answered by name; a switch brings a journal for each dialogue."""
+        self.log = CallLog()
+        """What was answered by name (`Tools`); a switch brings a journal for each dialogue."""
         self._shots = Shots(task, shots)
         self._tools = {tool.name: tool for tool in task.tools}
         self._settings = {"temperature": 0.0, **(settings or {})}
@@ -127,21 +254,21 @@ class SimulatedTools:
         """Requests, tokens and dollars of this simulator alone."""
         return self._asker.usage
 
-    async def answer(self, call: Call, journal: Journal) -> Answer:
+    async def answer(self, request: ToolRequest, log: CallLog) -> ToolAnswer:
         """The tool's answer; `error` where it fails as the real one would, or the arguments break its schema (no model
         is asked then).
 
         Raises ToolError where the model gives no usable answer, BudgetExhausted where it may not be asked.
         """
-        wrong = why_invalid(dict(call.arguments), call.tool.parameters, f"tool {call.tool.name!r}")
+        wrong = why_invalid(dict(request.arguments), request.tool.parameters, f"tool {request.tool.name!r}")
         if wrong is not None:
-            return Answer(
-                content=f"Error: the arguments of {call.tool.name} are not valid: {wrong}",
+            return ToolAnswer(
+                content=f"Error: the arguments of {request.tool.name} are not valid: {wrong}",
                 error=True,
                 backend="simulate",
             )
-        async with self._turn(journal):
-            return same_answer(journal, call) or await self._simulated(call, journal)
+        async with self._turn(log):
+            return same_answer(log, request) or await self._simulated(request, log)
 
     async def __call__(self, name: str, arguments: JSON) -> JSON:
         """The result of the task's tool, as JSON where it is; what fails as the real tool would is `{"error":
@@ -153,9 +280,9 @@ class SimulatedTools:
             )
         if not isinstance(arguments, Mapping):
             raise ToolError(f"the arguments of tool {name!r} are {type(arguments).__name__}; expected an object")
-        call = Call(tool=tool, arguments=arguments)
-        answer = await self.answer(call, self.journal)
-        self.journal.add(call, answer)
+        request = ToolRequest(tool=tool, arguments=arguments)
+        answer = await self.answer(request, self.log)
+        self.log.add(request, answer)
         if answer.error:
             return {"error": answer.content}
         try:
@@ -167,37 +294,37 @@ class SimulatedTools:
         """Close the connections that this event loop's calls left open."""
         await self._asker.aclose()
 
-    async def _simulated(self, call: Call, journal: Journal) -> Answer:
-        data = data_of(call, journal, self._shots.of(call))
-        schema = reply_schema(call.tool)
-        key = content_hash([self.version, schema, prompt_of(data, call, self.seed)])
+    async def _simulated(self, request: ToolRequest, log: CallLog) -> ToolAnswer:
+        data = data_of(request, log, self._shots.of(request))
+        schema = reply_schema(request.tool)
+        key = content_hash([self.version, schema, prompt_of(data, request, self.seed)])
         known = None if self.cache is None else self.cache.get(key)
         if known is not None:
             self.of_cache += 1
             try:
-                return _answer(call, journal, known)
+                return _answer(request, log, known)
             except _Unusable as error:
                 raise ToolError(
-                    f"the kept answer of tool {call.tool.name!r} cannot be used: {error}. Take another seed"
+                    f"the kept answer of tool {request.tool.name!r} cannot be used: {error}. Take another seed"
                 ) from error
-        body, answer = await self._asked(data, call, journal, Schema(name="tool_answer", body=schema, strict=False))
+        body, answer = await self._asked(data, request, log, Schema(name="tool_answer", body=schema, strict=False))
         if self.cache is not None:
-            self.cache.put(key, call.tool.name, body)
+            self.cache.put(key, request.tool.name, body)
             kept = self.cache.get(key)
             if kept is not None and kept != body:  # somebody else asked at the same time, and was first
-                return _answer(call, journal, kept)
+                return _answer(request, log, kept)
         return answer
 
-    async def _asked(self, data: str, call: Call, journal: Journal, schema: Schema) -> tuple[str, Answer]:
+    async def _asked(self, data: str, request: ToolRequest, log: CallLog, schema: Schema) -> tuple[str, ToolAnswer]:
         """The reply's JSON text and the answer that it is, once it can be used."""
 
-        def read(text: str) -> tuple[str, Answer]:
+        def read(text: str) -> tuple[str, ToolAnswer]:
             text = unfenced(text)
-            return text, _answer(call, journal, text)
+            return text, _answer(request, log, text)
 
         problem: str | None = None
         for asked in range(self.re_asks + 1):
-            prompt = UserPromptPart(content=prompt_of(data, call, self.seed, problem))
+            prompt = UserPromptPart(content=prompt_of(data, request, self.seed, problem))
             message = ModelRequest(parts=[prompt], instructions=INSTRUCTIONS)
             try:
                 return await self._asker.ask(
@@ -206,24 +333,25 @@ class SimulatedTools:
             except _Unusable as error:
                 problem = str(error)
             except RequestFailed as error:
-                raise ToolError(f"the simulator of tool {call.tool.name!r} failed: {error}") from error
+                raise ToolError(f"the simulator of tool {request.tool.name!r} failed: {error}") from error
         raise ToolError(
-            f"the simulator of tool {call.tool.name!r} gave no usable answer, asked {self.re_asks + 1} times: {problem}"
+            f"the simulator of tool {request.tool.name!r} gave no usable answer, asked {self.re_asks + 1} times:"
+            f" {problem}"
         )
 
     @asynccontextmanager
-    async def _turn(self, journal: Journal) -> AsyncIterator[None]:
+    async def _turn(self, log: CallLog) -> AsyncIterator[None]:
         """One call of a dialogue at a time, within an event loop."""
-        key = (id(journal), id(asyncio.get_running_loop()))
+        key = (id(log), id(asyncio.get_running_loop()))
         lock = self._turns.get(key)
         if lock is None:
             lock = self._turns[key] = asyncio.Lock()
-            weakref.finalize(journal, self._turns.pop, key, None)
+            weakref.finalize(log, self._turns.pop, key, None)
         async with lock:
             yield
 
 
-def _answer(call: Call, journal: Journal, text: str) -> Answer:
+def _answer(request: ToolRequest, log: CallLog, text: str) -> ToolAnswer:
     """The answer that a reply is. Raises _Unusable."""
     try:
         given = json.loads(text, parse_constant=_refused)
@@ -241,20 +369,20 @@ def _answer(call: Call, journal: Journal, text: str) -> Answer:
     if reply.error:
         if reply.result is not None:
             raise _Unusable("the reply has both a result and an error; expected null for one of them")
-        return Answer(content=reply.error, error=True, backend="simulate")
-    if call.tool.output is not None:
-        wrong = why_invalid(reply.result, call.tool.output, f"tool {call.tool.name!r}")
+        return ToolAnswer(content=reply.error, error=True, backend="simulate")
+    if request.tool.output is not None:
+        wrong = why_invalid(reply.result, request.tool.output, f"tool {request.tool.name!r}")
         if wrong is not None:
             raise _Unusable(f"the result breaks the tool's result schema: {wrong}")
     content = reply.result if isinstance(reply.result, str) else json.dumps(reply.result, ensure_ascii=False)
-    against = contradictions(journal, call, content)
+    against = contradictions(log, request, content)
     if against:
         raise _Unusable(f"the result contradicts what was answered before: {'; '.join(against)[:1000]}")
-    return Answer(content=content, backend="simulate")
+    return ToolAnswer(content=content, backend="simulate")
 
 
 def _refused(constant: str) -> JSON:
     raise ValueError(f"{constant} is no JSON number")
 
 
-__all__ = ["SimulatedTools"]
+__all__ = ["MemorySimulations", "Simulate", "SimulatedTools", "SimulationCache"]

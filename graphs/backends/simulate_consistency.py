@@ -18,8 +18,7 @@ from functools import lru_cache
 from typing import TypeAlias
 
 from cm2_agent.types.json_values import JSON, canonical_json
-
-from .calls import Answer, Call, Journal, reads_only
+from cm2_agent.types.tool_calls import CallLog, ToolAnswer, ToolRequest, reads_only
 
 Facts: TypeAlias = dict[tuple[str, str], JSON]
 """Scalars by (entity, field), both spelled out: `order_id=7`, `address.city`."""
@@ -31,38 +30,38 @@ _ALIKE = frozenset(
 """Words of a tool's name that do not make its answer one about something else than its id argument names."""
 
 
-def same_answer(journal: Journal, call: Call) -> Answer | None:
+def same_answer(log: CallLog, request: ToolRequest) -> ToolAnswer | None:
     """What the same call was answered since the last write; None where it was not asked. Injected faults are not
     remembered."""
-    key, epoch = call.key, journal.epoch
-    for entry in reversed(journal.entries):
-        if entry.epoch != epoch:
+    key, writes_before = request.key, log.writes_before
+    for entry in reversed(log.entries):
+        if entry.writes_before != writes_before:
             return None
-        if entry.answer.fault is None and entry.call.key == key:
+        if entry.answer.fault is None and entry.request.key == key:
             return replace(entry.answer, backend="simulate")
     return None
 
 
-def known_facts(journal: Journal) -> Facts:
+def known_facts(log: CallLog) -> Facts:
     """The facts that hold: those of the answers since the last write, its own among them. The first value told
     stays."""
-    epoch, known = journal.epoch, Facts()
-    for entry in journal.entries:
-        changed = not reads_only(entry.call.tool) and not entry.answer.error
-        if entry.epoch + changed == epoch and not entry.answer.error and entry.answer.fault is None:
-            for fact, value in facts_of(entry.call, entry.answer.content).items():
+    writes_before, known = log.writes_before, Facts()
+    for entry in log.entries:
+        changed = not reads_only(entry.request.tool) and not entry.answer.error
+        if entry.writes_before + changed == writes_before and not entry.answer.error and entry.answer.fault is None:
+            for fact, value in facts_of(entry.request, entry.answer.content).items():
                 known.setdefault(fact, value)
     return known
 
 
-def contradictions(journal: Journal, call: Call, content: str | list[JSON]) -> tuple[str, ...]:
+def contradictions(log: CallLog, request: ToolRequest, content: str | list[JSON]) -> tuple[str, ...]:
     """What a new answer says otherwise than the facts that hold, a sentence each. A write may change anything."""
-    if not reads_only(call.tool):
+    if not reads_only(request.tool):
         return ()
-    new = facts_of(call, content)
+    new = facts_of(request, content)
     if not new:
         return ()
-    known = known_facts(journal)
+    known = known_facts(log)
     return tuple(
         f"{field} of {entity} was {canonical_json(known[entity, field])} before, now it is {canonical_json(value)}"
         for (entity, field), value in new.items()
@@ -70,7 +69,7 @@ def contradictions(journal: Journal, call: Call, content: str | list[JSON]) -> t
     )
 
 
-def facts_of(call: Call, content: str | list[JSON]) -> Facts:
+def facts_of(request: ToolRequest, content: str | list[JSON]) -> Facts:
     """The facts of one answer. What it gives two values for is none."""
     if isinstance(content, str):
         texts = [content]
@@ -84,14 +83,14 @@ def facts_of(call: Call, content: str | list[JSON]) -> Facts:
             value = json.loads(text)
         except (ValueError, RecursionError):
             continue
-        for fact, told in _objects(call, value):
+        for fact, told in _objects(request, value):
             if fact in found and not _same(found[fact], told):
                 unclear.add(fact)
             found.setdefault(fact, told)
     return {fact: value for fact, value in found.items() if fact not in unclear}
 
 
-def _objects(call: Call, value: JSON) -> Iterator[tuple[tuple[str, str], JSON]]:
+def _objects(request: ToolRequest, value: JSON) -> Iterator[tuple[tuple[str, str], JSON]]:
     """Facts of every object that names itself, however deep; `path` is the keys that an object lies under."""
     waiting: list[tuple[JSON, tuple[str, ...], bool]] = [(value, (), True)]
     while waiting:
@@ -99,7 +98,7 @@ def _objects(call: Call, value: JSON) -> Iterator[tuple[tuple[str, str], JSON]]:
         if isinstance(at, list):
             waiting += [(item, path, False) for item in reversed(at)]
         elif isinstance(at, Mapping):
-            entity = _own(call, at, path) or (_named_by(call, at) if top else None)
+            entity = _own(request, at, path) or (_named_by(request, at) if top else None)
             if entity is not None:
                 yield from (((entity, field), told) for field, told in _scalars(at))
             waiting += [(item, (*path, key), False) for key, item in reversed(list(at.items()))]
@@ -114,7 +113,7 @@ def _scalars(value: Mapping[str, JSON], above: str = "") -> Iterator[tuple[str, 
             yield f"{above}{key}", item
 
 
-def _own(call: Call, value: Mapping[str, JSON], path: tuple[str, ...]) -> str | None:
+def _own(request: ToolRequest, value: Mapping[str, JSON], path: tuple[str, ...]) -> str | None:
     """The object's own name; None where it has none, or more than one could be it."""
     ids = {key: item for key, item in value.items() if _is_id(key) and _names(item)}
     keyed = [key for key, item in ids.items() if path and str(item) == path[-1]]
@@ -122,57 +121,57 @@ def _own(call: Call, value: Mapping[str, JSON], path: tuple[str, ...]) -> str | 
         path = path[:-1]
     held = "_".join(_words(path[-1])) if path else None
     if keyed and keyed != ["id"]:
-        return _entity(call, value, {keyed[0]: ids[keyed[0]]}) if len(keyed) == 1 else None
+        return _entity(request, value, {keyed[0]: ids[keyed[0]]}) if len(keyed) == 1 else None
     if "id" in ids:
         asked = [
             name
-            for name, given in call.arguments.items()
+            for name, given in request.arguments.items()
             if _is_id(name) and _kind(name) and str(given) == str(ids["id"])
         ]
-        name = f"{held}_id" if held else asked[0] if len(asked) == 1 else f"{call.tool.name}_id"
-        return _entity(call, value, {name: ids["id"]}, key="id")
-    about = frozenset(_words(path[-1] if path else call.tool.name))
+        name = f"{held}_id" if held else asked[0] if len(asked) == 1 else f"{request.tool.name}_id"
+        return _entity(request, value, {name: ids["id"]}, key="id")
+    about = frozenset(_words(path[-1] if path else request.tool.name))
     own = [key for key in ids if _kind(key) and _kind(key) <= about]
     if len(own) == 1:
         (key,) = own
         dated = (
             {"date": value["date"]} if _words(key)[-1] == "number" and _names(value.get("date")) else {}
         )  # a flight leaves every day
-        return _entity(call, value, {key: ids[key], **dated})
+        return _entity(request, value, {key: ids[key], **dated})
     if not own and list(ids) == ["email"]:
-        return _entity(call, value, ids)
+        return _entity(request, value, ids)
     if not own and list(ids) == ["code"]:
-        return _entity(call, value, {f"{held or call.tool.name}_code": ids["code"]}, key="code")
+        return _entity(request, value, {f"{held or request.tool.name}_code": ids["code"]}, key="code")
     return None
 
 
-def _named_by(call: Call, value: Mapping[str, JSON]) -> str | None:
+def _named_by(request: ToolRequest, value: Mapping[str, JSON]) -> str | None:
     """What the call's id arguments name, where the tool is about that: `get_order_status(order_id)`, not
     `get_order_invoice(order_id)`."""
-    words = _words(call.tool.name)
+    words = _words(request.tool.name)
     own = {
         key: item
-        for key, item in call.arguments.items()
+        for key, item in request.arguments.items()
         if _is_id(key) and _names(item) and _kind(key) <= frozenset(words)
     }
     kinds = frozenset().union(*map(_kind, own), *map(_words, value))
     if not own or any(_is_id(key) for key in value) or not frozenset(words[1:]) <= _ALIKE | kinds:
         return None
     return _entity(
-        call,
+        request,
         value,
-        {key if _kind(key) else f"{call.tool.name}_{key}": item for key, item in own.items()},
+        {key if _kind(key) else f"{request.tool.name}_{key}": item for key, item in own.items()},
         key=next(iter(own)),
     )
 
 
-def _entity(call: Call, value: Mapping[str, JSON], own: Mapping[str, JSON], key: str | None = None) -> str:
+def _entity(request: ToolRequest, value: Mapping[str, JSON], own: Mapping[str, JSON], key: str | None = None) -> str:
     """The entity's name, with the arguments that it may depend on. `key` is what the object or the call calls its id,
     if that is not what the entity is named by."""
     named = frozenset(str(item) for item in own.values())
     asked = {
         name: given
-        for name, given in call.arguments.items()
+        for name, given in request.arguments.items()
         if name not in own
         and given is not None
         and not (name in value and _same(value[name], given))

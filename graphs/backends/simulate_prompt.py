@@ -17,8 +17,7 @@ from cm2_agent.llm.untrusted_text import json_line, mark_of
 from cm2_agent.types.json_values import JSON, canonical_json, content_hash
 from cm2_agent.types.messages import Message, ToolSpec
 from cm2_agent.types.task import RecordedCall, Task
-
-from .calls import Call, Journal, reads_only
+from cm2_agent.types.tool_calls import CallLog, ToolRequest, reads_only
 
 _FOLDER = Path(__file__).resolve().parent.parent / "prompts"
 INSTRUCTIONS = (_FOLDER / "simulator.md").read_text(encoding="utf-8").strip()
@@ -43,22 +42,26 @@ class Shots:
         self._values = [_leaves(one.arguments) for one in self.recorded]
         self._chosen = _chosen(task)
 
-    def of(self, call: Call) -> list[RecordedCall]:
-        chosen = self._chosen.get(call.tool.name)
+    def of(self, request: ToolRequest) -> list[RecordedCall]:
+        chosen = self._chosen.get(request.tool.name)
         if chosen is not None:
             return [self.recorded[index] for index in chosen]
-        asked = _leaves(call.arguments)
+        asked = _leaves(request.arguments)
         ranked = sorted(
             range(len(self.recorded)),
-            key=lambda index: (self.recorded[index].name != call.tool.name, -len(asked & self._values[index]), index),
+            key=lambda index: (
+                self.recorded[index].name != request.tool.name,
+                -len(asked & self._values[index]),
+                index,
+            ),
         )
         return [self.recorded[index] for index in ranked[: self.most]]
 
 
-def data_of(call: Call, journal: Journal, shots: Sequence[RecordedCall]) -> str:
+def data_of(request: ToolRequest, log: CallLog, shots: Sequence[RecordedCall]) -> str:
     """Everything but the call itself. Answers that an injected fault changed are left out: they tell nothing of the
     world."""
-    tool = call.tool
+    tool = request.tool
     described: dict[str, JSON] = {
         "name": tool.name,
         "description": tool.description,
@@ -71,28 +74,28 @@ def data_of(call: Call, journal: Journal, shots: Sequence[RecordedCall]) -> str:
         {"part": "example", "tool": one.name, "arguments": dict(one.arguments), **_outcome(one.result, one.error)}
         for one in shots
     ]
-    for message in call.messages:
+    for message in request.messages:
         if isinstance(message, Message) and message.role != "tool" and message.text:
             lines.append({"part": "dialogue", "role": message.role, "content": message.text})
-    for entry in journal.entries:
+    for entry in log.entries:
         if entry.answer.fault is None:
             content, failed = entry.answer.content, entry.answer.error
             outcome = _outcome(None if failed else content, _text(content) if failed else None)
-            asked = {"tool": entry.call.tool.name, "arguments": dict(entry.call.arguments)}
-            lines.append({"part": "answered", **asked, **outcome, "write": not reads_only(entry.call.tool)})
+            asked = {"tool": entry.request.tool.name, "arguments": dict(entry.request.arguments)}
+            lines.append({"part": "answered", **asked, **outcome, "write": not reads_only(entry.request.tool)})
     return "\n".join(map(json_line, lines))
 
 
-def prompt_of(data: str, call: Call, seed: int, problem: str | None = None) -> str:
+def prompt_of(data: str, request: ToolRequest, seed: int, problem: str | None = None) -> str:
     """The message: the data, then the call; `problem` is why the reply before could not be used."""
     note = (
         ""
         if problem is None
         else f"Your last reply could not be used. What was wrong with it: {json_line(problem)} Answer anew.\n"
     )
-    asked = json_line({"tool": call.tool.name, "arguments": dict(call.arguments)})
+    asked = json_line({"tool": request.tool.name, "arguments": dict(request.arguments)})
     mark = mark_of(f"{seed}\0{data}\0{asked}\0{note}")
-    return f"{data}\n{_CALL.format(mark=mark, call=asked, note=note, seed=seed, tool=json_line(call.tool.name))}"
+    return f"{data}\n{_CALL.format(mark=mark, call=asked, note=note, seed=seed, tool=json_line(request.tool.name))}"
 
 
 def reply_schema(tool: ToolSpec) -> dict[str, JSON]:

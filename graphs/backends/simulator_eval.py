@@ -1,5 +1,5 @@
-"""How true a simulator is to the tools it stands for: recorded calls asked again with their answers held out; apart
-from the simulator, which any `Answering` may be.
+"""How true a simulator (any `ToolBackend`) is to the tools it stands for: recorded calls asked again with their answers
+held out.
 
 For each recorded call the simulator knows the task's other recorded calls (never one that is the same call) and, as its
 state, those that came before. Two answers are drawn, so that consistency is measured too."""
@@ -22,11 +22,12 @@ from cm2_agent.analysis.bootstrap import Interval, mean_interval
 from cm2_agent.errors import BudgetExhausted, CM2Error, ToolError
 from cm2_agent.types.json_values import JSON, canonical_json
 from cm2_agent.types.messages import Message, ToolSpec
+from cm2_agent.types.protocols import ToolBackend
 from cm2_agent.types.task import RecordedCall, Task
+from cm2_agent.types.tool_calls import CallLog, ToolAnswer, ToolRequest
 
-from .backends import Answering
-from .calls import Answer, Call, Journal
 from .replay import replayed
+from .tool_backends import answer_of
 
 SHOTS = "shots"
 """The key of a task's metadata that names each tool's few-shots: `{tool: [positions among the recorded calls]}`."""
@@ -67,7 +68,7 @@ class Fidelity:
 
 async def held_out(
     tasks: Sequence[Task],
-    simulate: Callable[[Task], Answering],
+    simulate: Callable[[Task], ToolBackend],
     *,
     twice: bool = True,
     most: int | None = None,
@@ -137,21 +138,21 @@ def _chosen(tasks: Sequence[Task], most: int | None, tools: frozenset[str] | Non
     return chosen
 
 
-async def _held(task: Task, position: int, simulate: Callable[[Task], Answering], twice: bool) -> Held:
+async def _held(task: Task, position: int, simulate: Callable[[Task], ToolBackend], twice: bool) -> Held:
     recorded = task.recorded[position]
     call = _call(task, recorded)
     kept = [number for number, other in enumerate(task.recorded) if _call(task, other).key != call.key]
     left = _without(task, kept)
-    journal = Journal()
+    log = CallLog()
     for number in kept:
         if number < position:
             other = task.recorded[number]
-            journal.add(_call(task, other), replayed(other))
-    answers: list[Answer] = []
+            log.add(_call(task, other), replayed(other))
+    answers: list[ToolAnswer] = []
     for _ in range(2 if twice else 1):
         simulator = simulate(left)  # one that cannot be made at all is the caller's mistake
         try:
-            answers.append(await simulator.answer(call, journal))
+            answers.append(answer_of(await simulator.answer(call, log), "simulate"))
         except BudgetExhausted:
             raise
         except CM2Error as error:
@@ -191,13 +192,13 @@ def _without(task: Task, kept: Sequence[int]) -> Task:
     return task.model_copy(update={"recorded": tuple(task.recorded[number] for number in kept), "metadata": metadata})
 
 
-def _call(task: Task, recorded: RecordedCall) -> Call:
+def _call(task: Task, recorded: RecordedCall) -> ToolRequest:
     tool = next((tool for tool in task.tools if tool.name == recorded.name), None) or ToolSpec(name=recorded.name)
     words = tuple(Message.of("user", turn) for turn in task.turns)
-    return Call(tool=tool, arguments=recorded.arguments, messages=words)
+    return ToolRequest(tool=tool, arguments=recorded.arguments, messages=words)
 
 
-def _parsed(answer: Answer) -> JSON:
+def _parsed(answer: ToolAnswer) -> JSON:
     if not isinstance(answer.content, str):
         return answer.content
     try:
@@ -206,7 +207,7 @@ def _parsed(answer: Answer) -> JSON:
         return answer.content
 
 
-def _valid(tool: ToolSpec, told: Answer, others: Sequence[Answer]) -> bool:
+def _valid(tool: ToolSpec, told: ToolAnswer, others: Sequence[ToolAnswer]) -> bool:
     """Whether the answer has the declared schema; where none is declared, the JSON type that recorded answers have, and
     no key that none of them has. An error has a form of its own."""
     if told.error:
@@ -227,7 +228,7 @@ def _valid(tool: ToolSpec, told: Answer, others: Sequence[Answer]) -> bool:
     return True
 
 
-def _leaves(answer: Answer) -> Counter[tuple[str, str]]:
+def _leaves(answer: ToolAnswer) -> Counter[tuple[str, str]]:
     """The scalars of an answer under their paths; items of a list share theirs, so that their order does not matter."""
     found: Counter[tuple[str, str]] = Counter()
     waiting: list[tuple[str, JSON]] = [("", _parsed(answer))]
@@ -253,7 +254,7 @@ def _f1(told: Counter[tuple[str, str]], true: Counter[tuple[str, str]]) -> float
     return 2 * (told & true).total() / (told.total() + true.total())
 
 
-def _same_form(told: Answer, true: Answer) -> bool | None:
+def _same_form(told: ToolAnswer, true: ToolAnswer) -> bool | None:
     """Whether errors are told as errors, and in the tool's own form; None where both are answers."""
     if not told.error and not true.error:
         return None
@@ -262,7 +263,7 @@ def _same_form(told: Answer, true: Answer) -> bool | None:
     return fuzz.ratio(_form(told), _form(true)) >= _ALIKE
 
 
-def _form(answer: Answer) -> str:
+def _form(answer: ToolAnswer) -> str:
     """The message without what differs from call to call: numbers and quoted words."""
     text = answer.content if isinstance(answer.content, str) else canonical_json(answer.content)
     return re.sub(r"'[^']{0,200}'|\"[^\"]{0,200}\"|\w*\d\w*", "#", text[:2000])

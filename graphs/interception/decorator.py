@@ -309,7 +309,7 @@ class _Calling:
                 raise ToolException(said) from error
             backends = backends_of(self.runtime)
             broken = ToolError(f"{said}; answers must be JSON of that type ({str(error)[:200]})")
-            raise (broken if backends is None else backends.note(broken)) from error
+            raise (broken if backends is None else backends.fail(broken)) from error
 
     def _arguments(self) -> dict[str, JSON]:
         """What the model would have given: without injected arguments."""
@@ -329,7 +329,7 @@ class _Calling:
         assert request.tool is not None
         metadata = request.tool.metadata or {}
         self.fault, self.replaced = metadata.get(TOOL_FAULT), type(request.tool) is not type(self.tool)
-        # a twin answers errors as content, which without a tool call's id could not be told from an answer
+        # a stand-in answers errors as content, which without a tool call's id could not be told from an answer
         return request.tool.model_copy(update={"handle_tool_error": False}) if self.replaced else request.tool
 
     def _answered(self, result: Any) -> Any:

@@ -1,25 +1,27 @@
-"""The tools of a graph: which the switch sees, which it cannot, and which it refuses to run with; apart from the switch
-because production graphs are asked the same question by `cm2 doctor`."""
+"""The tools of a graph: where its tool nodes are, which tools the switch works on, which it cannot see, and which a run
+refuses."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
-from langchain_core.runnables import RunnableBinding
+from langchain_core.runnables import RunnableBinding, RunnableSequence
 from langchain_core.tools import BaseTool
+from langgraph._internal._runnable import RunnableSeq
 from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.prebuilt import ToolNode
 from langgraph.pregel import Pregel
 from langgraph.store.base import BaseStore
 
 from cm2_agent.errors import ToolError
 
-from ..backends.backends import REPLAYING, SIMULATING
+from ..backends.tool_backends import ToolChoice, check_backends, is_real
 from .code_references import fields_of, is_a, referred
-from .walking import tool_nodes
 
 SWITCHABLE = "__cm2_switchable__"
 """Where a function that is `switchable` keeps the tool that it is to the switch."""
@@ -29,9 +31,11 @@ _STRUCTURED = (  # LangChain's mark of a schema that is bound as a tool to be pa
 )
 _OUTPUT_TOOL = "OutputToolBinding"  # the same of create_agent's response_format
 
+Change = Callable[[ToolNode], ToolNode]
+
 
 @dataclass(frozen=True, kw_only=True)
-class Sight:
+class ToolInventory:
     """What can be seen of a graph's tools, by name: `tools` those that the switch works on, `nodes` where each of them
     is, `switchable` which of them are decorated; `unseen` the others, with the node whose code refers to them, or whose
     model is bound with them where no code has them. Nodes of subgraphs are `research.tools`."""
@@ -42,14 +46,14 @@ class Sight:
     unseen: Mapping[str, str]
 
 
-def look_over(graph: Any, invented: Callable[[str], bool] = lambda name: False) -> Sight:
+def discover_tools(graph: Any, replaced: Callable[[str], bool] = lambda name: False) -> ToolInventory:
     """The graph's tools, found without calling anything of it.
 
     A tool is seen in a ToolNode (of a subgraph that is a node, too) or as a `switchable`. Unseen are the other tools
     that the code of a node or of a conditional edge refers to: in closures, defaults and the globals that it names, in
     partials, instances and their methods, in lists, tuples, dicts and sets, in runnables, in functions that it calls in
     turn, in compiled graphs that it calls; and the names that a model is bound with and no ToolNode has. So are tools
-    that a seen tool's own code refers to (where it is real, so are they), but for those that are `invented`, which
+    that a seen tool's own code refers to (where it is real, so are they), but for those that are `replaced`, which
     never run.
 
     What is not found: tools that are looked up by a name made at run time (`getattr`, `globals()`, a registry filled
@@ -70,7 +74,7 @@ def look_over(graph: Any, invented: Callable[[str], bool] = lambda name: False) 
     decorated: dict[str, BaseTool] = {}
     unseen: dict[str, str] = {}
     bound: dict[str, str] = {}
-    inside = [(f"{nodes[name]}.{name}", tool) for name, tool in tools.items() if not invented(name)]
+    inside = [(f"{nodes[name]}.{name}", tool) for name, tool in tools.items() if not replaced(name)]
     for path, start in (*_starts(graph), *inside):
         for found in _named(start, nodes):
             if found.switchable is not None:
@@ -81,61 +85,60 @@ def look_over(graph: Any, invented: Callable[[str], bool] = lambda name: False) 
     missed = {
         name: path for name, path in sorted({**bound, **unseen}.items()) if name not in tools and name not in decorated
     }
-    return Sight(tools={**decorated, **tools}, nodes=nodes, switchable=tuple(sorted(decorated)), unseen=missed)
+    return ToolInventory(tools={**decorated, **tools}, nodes=nodes, switchable=tuple(sorted(decorated)), unseen=missed)
 
 
 def tools_of(graph: Any) -> dict[str, BaseTool]:
     """The tools that the switch sees, by name: those in the graph's tool nodes, its subgraphs' too, and its
     `switchable` ones."""
-    return dict(look_over(graph).tools)
+    return dict(discover_tools(graph).tools)
 
 
-def unseen_tools(graph: Any) -> dict[str, str]:
-    """The tools that the switch cannot see, with the node whose code refers to them. `look_over` says what is found and
-    what is not."""
-    return dict(look_over(graph).unseen)
+def undiscovered_tools(graph: Any) -> dict[str, str]:
+    """The tools that the switch cannot see, with the node whose code refers to them. `discover_tools` says what is
+    found and what is not."""
+    return dict(discover_tools(graph).unseen)
 
 
-def refuse_unnamed(
-    graph: Any, allow_real: Iterable[str], backends: Mapping[str, str] | str = "real"
-) -> dict[str, BaseTool]:
+def require_allowed(graph: Any, allow_real: Iterable[str], backends: ToolChoice = "real") -> dict[str, BaseTool]:
     """The graph's tools that the switch works on.
 
     `backends` is one for all tools, or `{tool: backend}`, and a tool without one is real. Raises ToolError naming tools
     that would really be called (`real`, `record`) without standing in `allow_real`, tools that the switch cannot see
     and that do not stand there either, and names that no tool bears."""
+    check_backends(backends)
     allowed = set(allow_real)
 
     def replaced(name: str) -> bool:
-        return (backends if isinstance(backends, str) else backends.get(name)) in REPLAYING | SIMULATING
+        return not is_real(backends, name)
 
-    sight = look_over(graph, replaced)
-    if not isinstance(backends, str) and (strange := sorted(backends.keys() - sight.tools.keys())):
-        has = ", ".join(sorted(sight.tools)) or "none"
+    inventory = discover_tools(graph, replaced)
+    if isinstance(backends, Mapping) and (strange := sorted(backends.keys() - inventory.tools.keys())):
+        has = ", ".join(sorted(inventory.tools)) or "none"
         raise ToolError(f"tools={dict(backends)!r} names {', '.join(strange)}, but the graph's tools are {has}")
     wrong = []
-    unnamed = sorted(name for name in sight.tools.keys() - allowed if not replaced(name))
+    unnamed = sorted(name for name in inventory.tools.keys() - allowed if not replaced(name))
     if unnamed:
         flags = " ".join(f"--allow-real {name}" for name in unnamed)
         wrong.append(
             f"the graph has real tools that are not named: {', '.join(unnamed)}. A run calls no real tool unless it is"
             f" named: allow_real={unnamed!r}, or on the command line {flags}"
         )
-    missed = sorted(sight.unseen.keys() - allowed)
+    missed = sorted(inventory.unseen.keys() - allowed)
     if missed:
-        told = ", ".join(f"{name} (node {sight.unseen[name]})" for name in missed)
+        places = ", ".join(f"{name} (node {inventory.unseen[name]})" for name in missed)
         wrong.append(
-            f"the switch cannot see the tools that plain function nodes call: {told}. Put each into a ToolNode, or"
+            f"the switch cannot see the tools that plain function nodes call: {places}. Put each into a ToolNode, or"
             " decorate it with cm2_agent.graphs.switchable, or, where it may really be called, name it:"
             f" allow_real={missed!r}"
         )
     if wrong:
         raise ToolError("; and ".join(wrong))
-    known = sight.tools.keys() | sight.unseen.keys()
+    known = inventory.tools.keys() | inventory.unseen.keys()
     unknown = sorted(allowed - known)
     if unknown and known:
         raise ToolError(f"allow_real names {', '.join(unknown)}, but the graph's tools are {', '.join(sorted(known))}")
-    return dict(sight.tools)
+    return dict(inventory.tools)
 
 
 def switchable_of(value: Any) -> BaseTool | None:
@@ -156,6 +159,54 @@ def _starts(graph: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from _starts(bound, f"{path}{name}.")
         for writer in getattr(node, "writers", None) or ():
             yield f"{path}{name}", writer
+
+
+def tool_nodes(graph: Any, path: str = "") -> Iterator[tuple[str, ToolNode]]:
+    """Each tool node with the path of its node, such as `research.tools` for one in a subgraph."""
+    for name, node in getattr(graph, "nodes", {}).items():
+        yield from _within(getattr(node, "bound", node), f"{path}{name}", graph)
+
+
+def _within(runnable: Any, path: str, outer: Any) -> Iterator[tuple[str, ToolNode]]:
+    if isinstance(runnable, ToolNode):
+        yield path, runnable
+    elif isinstance(runnable, Pregel):
+        if runnable is not outer:
+            yield from tool_nodes(runnable, f"{path}.")
+    elif isinstance(runnable, RunnableBinding):
+        yield from _within(runnable.bound, path, outer)
+    elif isinstance(runnable, RunnableSequence | RunnableSeq):
+        for step in runnable.steps:
+            yield from _within(step, path, outer)
+
+
+def with_tool_nodes(graph: Any, change: Change) -> Any:
+    """A copy of a compiled graph with each tool node changed; the graph itself stays as it is."""
+    nodes = {}
+    for name, node in graph.nodes.items():
+        changed = _changed(node.bound, change, graph)
+        subgraphs: Mapping[str, Any] = {"subgraphs": [changed]} if isinstance(changed, Pregel) else {}
+        nodes[name] = node if changed is node.bound else node.copy({"bound": changed, **subgraphs})
+    return graph.copy({"nodes": nodes})
+
+
+def _changed(runnable: Any, change: Change, outer: Any) -> Any:
+    if isinstance(runnable, ToolNode):
+        return change(runnable)
+    if isinstance(runnable, Pregel):
+        return runnable if runnable is outer else with_tool_nodes(runnable, change)
+    if isinstance(runnable, RunnableBinding):
+        bound = _changed(runnable.bound, change, outer)
+        return runnable if bound is runnable.bound else runnable.model_copy(update={"bound": bound})
+    if isinstance(runnable, RunnableSequence):
+        steps = [_changed(step, change, outer) for step in runnable.steps]
+        same = all(new is old for new, old in zip(steps, runnable.steps, strict=True))
+        return runnable if same else RunnableSequence(*steps, name=runnable.name)
+    if isinstance(runnable, RunnableSeq):
+        made = copy.copy(runnable)
+        made.steps = [_changed(step, change, outer) for step in runnable.steps]
+        return made
+    return runnable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,4 +256,14 @@ def _bound(kwargs: Any) -> Iterator[str]:
                 yield name
 
 
-__all__ = ["SWITCHABLE", "Sight", "look_over", "refuse_unnamed", "switchable_of", "tools_of", "unseen_tools"]
+__all__ = [
+    "SWITCHABLE",
+    "ToolInventory",
+    "discover_tools",
+    "require_allowed",
+    "switchable_of",
+    "tool_nodes",
+    "tools_of",
+    "undiscovered_tools",
+    "with_tool_nodes",
+]

@@ -1,4 +1,4 @@
-"""The switch as middleware for `langchain.agents.create_agent`; apart because LangChain's agents are an extra."""
+"""The switch as middleware for `langchain.agents.create_agent`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ except ImportError as error:
 
 
 class ToolSwitch(AgentMiddleware[Any, Any, Any]):
-    """Runs the agent's tool calls, or their twins', as the run's `Backends` say; where a run has none, nothing changes.
+    """Runs the agent's tool calls, or their stand-ins', as the run's `Backends` say; where a run has none, nothing
+    changes.
 
     `create_agent(model, tools, middleware=[…, ToolSwitch()])`: last, so that other middleware sees what the switch
     answered. An agent that `switched(graph)` was applied to needs it not, and is not harmed by it: a call is switched

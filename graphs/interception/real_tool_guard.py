@@ -1,5 +1,4 @@
-"""The guard that lets no real tool be called unless it is named, whatever calls it; apart from the switch, which only
-sees tool nodes."""
+"""The callback handler that stops a real tool before it is called, unless it is named."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from cm2_agent.errors import ToolError
 from cm2_agent.types.run_attributes import TOOL_BACKEND
 
-from ..backends.backends import INVENTED
+from ..backends.tool_backends import REAL
 
 
 class RealToolGuard(BaseCallbackHandler):
@@ -34,8 +33,9 @@ class RealToolGuard(BaseCallbackHandler):
 
     def on_tool_start(self, serialized: dict[str, Any], input_str: str, *, run_id: UUID, **kwargs: Any) -> None:
         name = str(kwargs.get("name") or (serialized or {}).get("name") or "")
-        if (kwargs.get("metadata") or {}).get(TOOL_BACKEND) in INVENTED:
-            return  # a twin that calls nothing real
+        backend = (kwargs.get("metadata") or {}).get(TOOL_BACKEND)
+        if backend is not None and backend not in REAL:
+            return  # a stand-in, which calls nothing real
         if name not in self.allowed:
             self.stopped.add(name)
             raise ToolError(

@@ -1,9 +1,9 @@
 """The switch in a graph's tool nodes: the same graph with real, recorded, replayed or simulated tools, no line of it
 changed.
 
-A call that is not real runs the *twin* of its tool: same name, description and argument schema, so that validation,
-errors, spans and callbacks are those of the real call. Who answers is said by the dialogue's `Backends`; where a run
-has none, the graph runs as it would without the switch."""
+A call that is not real runs a *stand-in* of its tool: same name, description and argument schema, so that validation,
+errors, spans and callbacks are those of the real call. The dialogue's `Backends` decide who answers; where a run has
+none, the graph runs as it would without the switch."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ from cm2_agent.errors import ToolError
 from cm2_agent.langchain_messages import from_langchain
 from cm2_agent.types.messages import Message
 from cm2_agent.types.run_attributes import TOOL_BACKEND, TOOL_FAULT
+from cm2_agent.types.tool_calls import ToolAnswer, ToolRequest
 
 from ..backends.backends import TOOLS, Backends
-from ..backends.calls import Answer, Call
-from .walking import with_tool_nodes
+from ..backends.tool_backends import ResolvedBackend
+from .discovery import with_tool_nodes
 
 T = TypeVar("T")
 Execute = Callable[[ToolCallRequest], Any]
@@ -103,7 +104,7 @@ def backends_of(runtime: Any) -> Backends | None:
 
 
 def wrap_tool_call(request: ToolCallRequest, execute: Execute) -> Any:
-    """For `ToolNode(wrap_tool_call=…)`: runs the call, or its twin's, as the run's backends say."""
+    """For `ToolNode(wrap_tool_call=…)`: runs the call, or its stand-in's, as the run's backends say."""
     plan = _Plan.of(request)
     if plan is None:
         return execute(request)
@@ -131,69 +132,75 @@ async def _run(request: ToolCallRequest, execute: AsyncExecute) -> Any:
 class _Plan:
     """One call on its way through the switch."""
 
-    def __init__(self, request: ToolCallRequest, tool: BaseTool, backends: Backends) -> None:
-        self.asked, self.tool, self.backends = request, tool, backends
-        given = request.tool_call["args"]
-        self.call = Call(tool=backends.spec(tool), arguments=given if isinstance(given, Mapping) else {})
-        self.fault = backends.draw(self.call)
-        self.answer = backends.before(self.call, self.fault)
-        self.backend: str = backends.backend(tool.name)
-        if self.backend not in ("real", "record") and backends.replayed(self.call) is None:
-            self.call = replace(self.call, arguments=_as_the_tool_reads(tool, self.call.arguments))
-        if self.backend in ("replay", "hybrid"):
-            self.backend = (
-                "replay" if self.backend == "replay" or backends.replayed(self.call) is not None else "simulate"
-            )
-        if self.backend == "simulate":
-            self.call = replace(self.call, messages=_dialogue(request.state))
-        self.real = self.backend in ("real", "record")
+    def __init__(self, call: ToolCallRequest, tool: BaseTool, backends: Backends) -> None:
+        self.tool_call, self.tool, self.backends = call, tool, backends
+        given = call.tool_call["args"]
+        arguments = given if isinstance(given, Mapping) else {}
+        self.asked = ToolRequest(tool=backends.spec(tool), arguments=arguments, task=backends.task)
+        self.fault = backends.draw(self.asked)
+        self.answer = backends.fault_before(self.asked, self.fault)
+        backend = backends.resolved(tool.name)
+        self.real = backend.ask is None
+        self.backend = backend.answers_as
+        if not self.real:
+            self._prepare(backend)
         self.began = time.perf_counter()
 
+    def _prepare(self, backend: ResolvedBackend) -> None:
+        """Whether a recording answers or the backend is asked, and what it is asked with."""
+        if self.backends.replayed(self.asked) is None:
+            self.asked = replace(self.asked, arguments=_as_the_tool_reads(self.tool, self.asked.arguments))
+        if self.backends.replayed(self.asked) is not None:
+            self.backend = backend.found_as
+        elif self.backend != "replay":
+            self.asked = replace(self.asked, messages=_dialogue(self.tool_call.state))
+
     @classmethod
-    def of(cls, request: ToolCallRequest) -> _Plan | None:
+    def of(cls, call: ToolCallRequest) -> _Plan | None:
         """None where nothing is to be switched: no backends, a tool that does not exist, or a call that is switched
         already."""
-        tool, backends = request.tool, backends_of(request.runtime)
+        tool, backends = call.tool, backends_of(call.runtime)
         if backends is None or tool is None or TOOL_BACKEND in (tool.metadata or {}):
             return None
         try:
-            return cls(request, tool, backends)
+            return cls(call, tool, backends)
         except ToolError as error:  # a tool without a schema, say
-            raise backends.note(error) from error.__cause__
+            raise backends.fail(error) from error.__cause__
 
     def request(self) -> ToolCallRequest:
-        said = {TOOL_BACKEND: self.backend, **({} if self.fault is None else {TOOL_FAULT: self.fault})}
-        metadata = {**(self.tool.metadata or {}), **said}
+        """The call as it is run: of the tool itself, or of its stand-in."""
+        names = {TOOL_BACKEND: self.backend, **({} if self.fault is None else {TOOL_FAULT: self.fault})}
+        metadata = {**(self.tool.metadata or {}), **names}
         if self.real and self.answer is None:
-            return self.asked.override(tool=self.tool.model_copy(update={"metadata": metadata}))
-        return self.asked.override(tool=twin(self.tool, self._invent, metadata))
+            return self.tool_call.override(tool=self.tool.model_copy(update={"metadata": metadata}))
+        return self.tool_call.override(tool=stand_in(self.tool, self._answer, metadata))
 
-    async def _invent(self) -> Answer:
+    async def _answer(self) -> ToolAnswer:
         if self.answer is not None:  # it failed before any tool was asked
-            self.backends.told(self.call, self.answer)
+            self.backends.record_real(self.asked, self.answer)
             return self.answer
-        return self.backends.after(self.call, self.fault, await self.backends.invented(self.call))
+        return self.backends.fault_after(self.asked, self.fault, await self.backends.answer(self.asked))
 
     def failed(self, error: Exception) -> Exception:
         """Infrastructure that failed is noted, whatever the graph makes of it."""
-        return self.backends.note(error) if isinstance(error, ToolError) else error
+        return self.backends.fail(error) if isinstance(error, ToolError) else error
 
     def done(self, answered: Any) -> Any:
-        message = _message(answered, self.asked.tool_call["id"])
+        message = _message(answered, self.tool_call.tool_call["id"])
         if message is None:
             return answered
         if self.real and self.answer is None:
-            answer = Answer(content=message.content, error=message.status == "error", backend=self.backend)
-            self.backends.told(self.call, answer, time.perf_counter() - self.began)
+            answer = ToolAnswer(content=message.content, error=message.status == "error", backend=self.backend)
+            self.backends.record_real(self.asked, answer, time.perf_counter() - self.began)
             if self.fault is not None:
-                answer = self.backends.after(self.call, self.fault, answer)
+                answer = self.backends.fault_after(self.asked, self.fault, answer)
                 message.content, message.status = answer.content, "error" if answer.error else "success"
         return answered
 
 
 def _as_the_tool_reads(tool: BaseTool, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     """The arguments as the tool would get them: pydantic reads "7" as the 7 that is asked for. What it cannot read
-    stays, for the twin to refuse."""
+    stays, for the stand-in to refuse."""
     schema = tool.tool_call_schema
     if isinstance(schema, type) and issubclass(schema, BaseModel):
         try:
@@ -226,10 +233,10 @@ def _message(answered: Any, call_id: str | None) -> ToolMessage | None:
     return next((item for item in found if item.tool_call_id == call_id), found[0] if found else None)
 
 
-class _Twin(BaseTool):
-    """A tool of the same face that calls nothing real."""
+class _StandIn(BaseTool):
+    """A tool of the same name and schema that calls nothing real."""
 
-    invent: Callable[[], Coroutine[Any, Any, Answer]]
+    answering: Callable[[], Coroutine[Any, Any, ToolAnswer]]
     injected: frozenset[str] = frozenset()
     """The arguments that LangGraph brings (state, runtime), by the signature of the real tool: no span holds them."""
 
@@ -238,20 +245,22 @@ class _Twin(BaseTool):
         return self.injected
 
     def _run(self, **arguments: Any) -> Any:
-        return _told(wait_for(self.invent))
+        return _content(wait_for(self.answering))
 
     async def _arun(self, **arguments: Any) -> Any:
-        return _told(await self.invent())
+        return _content(await self.answering())
 
 
-def twin(tool: BaseTool, invent: Callable[[], Coroutine[Any, Any, Answer]], metadata: Mapping[str, Any]) -> BaseTool:
-    """The twin of a tool: same name, description and argument schema; `invent` answers in its place, once the arguments
+def stand_in(
+    tool: BaseTool, answering: Callable[[], Coroutine[Any, Any, ToolAnswer]], metadata: Mapping[str, Any]
+) -> BaseTool:
+    """A tool of the same name, description and argument schema; `answering` answers in its place, once the arguments
     are valid."""
-    return _Twin(
+    return _StandIn(
         name=tool.name,
         description=tool.description,
         args_schema=tool.args_schema or tool.get_input_schema(),
-        invent=invent,
+        answering=answering,
         injected=tool._injected_args_keys,
         metadata=dict(metadata),
         tags=tool.tags,
@@ -261,9 +270,9 @@ def twin(tool: BaseTool, invent: Callable[[], Coroutine[Any, Any, Answer]], meta
     )
 
 
-def _told(answer: Answer) -> Any:
+def _content(answer: ToolAnswer) -> Any:
     if answer.error:
-        raise ToolException(answer.content)  # told to the agent as the tool's own error
+        raise ToolException(answer.content)  # the agent sees it as the tool's own error
     return answer.content
 
 
@@ -290,4 +299,4 @@ def wait_for(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
     return ended[0]
 
 
-__all__ = ["awrap_tool_call", "backends_of", "switched", "twin", "wait_for", "wrap_tool_call"]
+__all__ = ["awrap_tool_call", "backends_of", "stand_in", "switched", "wait_for", "wrap_tool_call"]

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from cm2_agent.quickstart.config import CONFIG, Config
-from cm2_agent.quickstart.pipeline import Measured, Quickstart, grpo_settings
+from cm2_agent.quickstart.pipeline import EvalResult, Quickstart, grpo_settings
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 from cm2_agent.rewards.scoring.shaping import ItemColumn, apply_dependencies, paid_items, stored_reward, turn_reward
 from cm2_agent.trainers.grpo import GRPO
@@ -164,7 +164,7 @@ def run_cell(cell: Cell, quickstart: Quickstart, groups: Sequence[Group]) -> dic
     if not out.exists():
         settings = grpo_settings(quickstart.config.rounds, 1)
         GRPO(quickstart.policy(0), out, level=cell.level, seed=cell.seed * 1000 + 1, **settings).train(wrong)
-    found = Measured.of(quickstart.collect(out, quickstart.heldout, f"held-out {cell.name}"))
+    found = EvalResult.of(quickstart.collect(out, quickstart.heldout, f"held-out {cell.name}"))
     return {
         **asdict(cell),
         "success": found.success,
@@ -191,7 +191,7 @@ def run_grid(out: Path, grid: Sequence[Cell], config: Config, heldout: int | Non
         quickstart.collect(start, quickstart.training[: size.tasks], "round 1", group=size.group)
         groups = quickstart.groups(1)
         if _key(before) not in done:
-            measured = Measured.of(quickstart.collect(start, quickstart.heldout, "held-out before"))
+            measured = EvalResult.of(quickstart.collect(start, quickstart.heldout, "held-out before"))
             done[_key(before)] = _keep(cache, {**before, "success": measured.success, "n": measured.n})
         for cell in mine:
             done[_key(asdict(cell))] = _keep(cache, run_cell(cell, quickstart, groups))

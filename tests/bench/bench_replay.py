@@ -25,11 +25,11 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 
 from cm2_agent.datasets import Redactor, task_from_trace, unfit
 from cm2_agent.graphs import agent
-from cm2_agent.graphs.backends.calls import Answer, Call, Journal
 from cm2_agent.graphs.tools.declared import declared
 from cm2_agent.importers import Imported, read_recordings
 from cm2_agent.runner.run import run
 from cm2_agent.types.task import Task
+from cm2_agent.types.tool_calls import CallLog, ToolAnswer, ToolRequest
 from cm2_agent.types.trace import Trace
 from tests.importers.recordings import dialogues
 
@@ -59,11 +59,11 @@ class Counts:
     """A simulator that answers nothing worth having, and knows what it was asked."""
 
     def __init__(self) -> None:
-        self.asked: list[Call] = []
+        self.asked: list[ToolRequest] = []
 
-    async def answer(self, call: Call, journal: Journal) -> Answer:
+    async def answer(self, call: ToolRequest, log: CallLog) -> ToolAnswer:
         self.asked.append(call)
-        return Answer(content="simulated", backend="simulate")
+        return ToolAnswer(content="simulated", backend="simulate")
 
 
 def recited(trace: Trace, redactor: Redactor | None) -> list[AIMessage]:

@@ -12,12 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 from cm2_agent.cli.app import app
-from cm2_agent.graphs.backends.calls import Call, Journal
 from cm2_agent.graphs.backends.replay import ReplayTools
 from cm2_agent.rewards.authoring.writer import LABEL
 from cm2_agent.store import SQLStore
 from cm2_agent.types.messages import Message
 from cm2_agent.types.task import Task, load_tasks
+from cm2_agent.types.tool_calls import CallLog, ToolRequest
 from cm2_agent.types.trace import Run
 from tests.importers.recordings import dialogues, recordings, saved
 from tests.judge_server import Fault, JudgeServer
@@ -96,12 +96,12 @@ def test_every_recorded_call_replays(desk: str, tmp_path: Path) -> None:
     replayed = 0
     for task in load_tasks(tmp_path / "t.jsonl"):
         tools = {tool.name: tool for tool in task.tools}
-        replay, journal = ReplayTools(task.recorded, task.tools), Journal()
+        replay, log = ReplayTools(task.recorded, task.tools), CallLog()
         for recorded in task.recorded:
-            asked = Call(tool=tools[recorded.name], arguments=recorded.arguments)
-            answer = replay.find(asked, journal)
+            asked = ToolRequest(tool=tools[recorded.name], arguments=recorded.arguments)
+            answer = replay.find(asked, log)
             assert answer is not None
-            journal.add(asked, answer)
+            log.add(asked, answer)
             assert answer.content == (recorded.result if recorded.error is None else recorded.error)
             assert answer.error == (recorded.error is not None)
             replayed += 1

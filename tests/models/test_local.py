@@ -59,9 +59,9 @@ def network(seed: Any = 0) -> Any:
 NETWORK = network()
 
 
-def chat_model(**settings_: Any) -> Any:
+def chat_model(**fields: Any) -> Any:
     return LocalChatModel(
-        **{"model": NETWORK, "tokenizer": TOKENIZER, "max_tokens": 12, "model_version": "v1", **settings_}
+        **{"model": NETWORK, "tokenizer": TOKENIZER, "max_tokens": 12, "model_version": "v1", **fields}
     )
 
 
@@ -199,7 +199,7 @@ def test_a_prompt_that_is_too_long_fails_alone_and_a_long_one_is_cut() -> None:
 @pytest.mark.parametrize(
     "bad", [{"temperature": -1}, {"top_p": 0}, {"top_k": -1}, {"max_tokens": 0}, {"temperature": float("nan")}]
 )
-def test_settings_that_make_no_sense_are_refused(bad: Any) -> None:
+def test_fieldsthat_make_no_sense_are_refused(bad: Any) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):
         chat_model(**bad)
 

@@ -18,7 +18,7 @@ from cm2_agent import Checklist, Item, SQLStore, run
 from cm2_agent.errors import ChecklistError, TaskError
 from cm2_agent.graphs import FunctionTools, McpTools, agent
 from cm2_agent.graphs.backends.faults import Faults
-from cm2_agent.graphs.interception.discovery import unseen_tools
+from cm2_agent.graphs.interception.discovery import undiscovered_tools
 from cm2_agent.llm.providers import openai_model
 from cm2_agent.types.run_attributes import CUT, FAULTS, SIMULATOR, TOOL_BACKENDS, USER
 from cm2_agent.types.task import Persona, RecordedCall, Task
@@ -60,7 +60,7 @@ async def test_a_server_that_dies_in_a_run_costs_its_dialogue_the_reward(tmp_pat
     worlds = Worlds()
     async with McpTools.stdio(sys.executable, SERVER, env={"SHOP_TOKEN": "t"}) as tools:
         graph = agent(model(calling("die")), tools)
-        assert unseen_tools(graph) == {}  # what lies behind a session is no tool of the graph's: ELSEWHERE, say
+        assert undiscovered_tools(graph) == {}  # what lies behind a session is no tool of the graph's: ELSEWHERE, say
         with SQLStore(f"sqlite:///{tmp_path / 'mcp.db'}") as store:
             found = await results(
                 run(

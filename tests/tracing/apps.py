@@ -48,15 +48,15 @@ class ScriptedModel(BaseChatModel):
     def _next(self, messages: Sequence[BaseMessage]) -> AIMessage:
         last = max((i for i, m in enumerate(messages) if m.type == "human"), default=0) if self.per_turn else 0
         number = sum(isinstance(message, AIMessage) for message in messages[last:])
-        said = self.script[min(number, len(self.script) - 1)]
-        if isinstance(said, BaseException):
-            raise said
+        reply = self.script[min(number, len(self.script) - 1)]
+        if isinstance(reply, BaseException):
+            raise reply
         ids = list(range(len(messages) + 2))
         sampling = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 9, "logprobs": "processed"}
         return AIMessage(
-            content=said.content,
-            tool_calls=said.tool_calls,
-            invalid_tool_calls=said.invalid_tool_calls,
+            content=reply.content,
+            tool_calls=reply.tool_calls,
+            invalid_tool_calls=reply.invalid_tool_calls,
             usage_metadata={"input_tokens": len(ids), "output_tokens": 2, "total_tokens": len(ids) + 2},
             response_metadata={
                 "model_name": self.model_name,
@@ -65,7 +65,7 @@ class ScriptedModel(BaseChatModel):
                 "completion_ids": [number, 7],
                 "logprobs": [-0.5, -0.25],
                 "sampling": sampling,
-                "finish_reason": "tool_calls" if said.tool_calls else "stop",
+                "finish_reason": "tool_calls" if reply.tool_calls else "stop",
             },
         )
 
@@ -81,16 +81,18 @@ class ScriptedModel(BaseChatModel):
         return self._generate(messages)
 
     def _chunks(self, messages: Sequence[BaseMessage]) -> Iterator[ChatGenerationChunk]:
-        said = self._next(messages)
-        for letter in said.text:
+        reply = self._next(messages)
+        for letter in reply.text:
             yield ChatGenerationChunk(message=AIMessageChunk(content=letter))
-        for number, call in enumerate(said.tool_calls):
+        for number, call in enumerate(reply.tool_calls):
             text = json.dumps(call["args"])
             first = tool_call_chunk(name=call["name"], args=text[:2], id=call["id"], index=number)
             yield ChatGenerationChunk(message=AIMessageChunk(content="", tool_call_chunks=[first]))
             rest = tool_call_chunk(name=None, args=text[2:], id=None, index=number)
             yield ChatGenerationChunk(message=AIMessageChunk(content="", tool_call_chunks=[rest]))
-        last = AIMessageChunk(content="", response_metadata=said.response_metadata, usage_metadata=said.usage_metadata)
+        last = AIMessageChunk(
+            content="", response_metadata=reply.response_metadata, usage_metadata=reply.usage_metadata
+        )
         yield ChatGenerationChunk(message=last)
 
     def _stream(
@@ -129,6 +131,11 @@ def calls(*keys: int, text: str = "") -> AIMessage:
     """An assistant message that looks up keys."""
     asked: list[Any] = [{"name": "look", "args": {"key": key}, "id": f"call{key}", "type": "tool_call"} for key in keys]
     return AIMessage(content=text, tool_calls=asked)
+
+
+def says(*texts: str) -> ScriptedModel:
+    """A model that replies with the texts, from the first again in each turn."""
+    return ScriptedModel(script=[AIMessage(content=text) for text in texts], per_turn=True)
 
 
 def asks(question: str) -> AIMessage:

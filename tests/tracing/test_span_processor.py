@@ -69,8 +69,8 @@ def test_a_foreign_exporter_sees_the_conventions_and_no_tokens(watched: Watched)
     assert tool["gen_ai.tool.call.id"] == "call1"
     assert json.loads(tool["gen_ai.tool.call.arguments"]) == {"key": 1}
     assert tool["gen_ai.tool.call.result"] == "value 1"
-    said = [Message.from_json(message) for message in json.loads(last["gen_ai.input.messages"])]
-    assert said == list(watched.run.calls[1].input)
+    sent = [Message.from_json(message) for message in json.loads(last["gen_ai.input.messages"])]
+    assert sent == list(watched.run.calls[1].input)
     answer = {"role": "assistant", "parts": [{"type": "text", "content": "it is value 1"}], "finish_reason": "stop"}
     assert json.loads(last["gen_ai.output.messages"]) == [answer]
     assert [tool_["name"] for tool_ in json.loads(first["gen_ai.tool.definitions"])] == ["look", "ask_human"]
@@ -91,7 +91,7 @@ def test_another_collector_gets_the_tokens(watched: Watched) -> None:
 
 
 @pytest.mark.parametrize("how", ["argument", "environment"])
-def test_content_can_be_kept_off_the_spans(watched: Watched, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_content_can_be_left_off_the_spans(watched: Watched, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if how == "environment":
         monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "NO_CONTENT")
     handler = watched.capture(**({"content": False} if how == "argument" else {}))

@@ -23,7 +23,7 @@ from langgraph.prebuilt import ToolRuntime
 from cm2_agent.benchmarks.tau2.tasks import Scenario, User, task_of
 from cm2_agent.benchmarks.tau2.world import DOMAINS, Domain, World, package
 from cm2_agent.errors import TaskError, ToolError
-from cm2_agent.graphs.backends.backends import INVENTED
+from cm2_agent.graphs.backends.tool_backends import REAL
 from cm2_agent.types.messages import ToolSpec
 from cm2_agent.types.run_attributes import CUT
 from cm2_agent.types.task import Task
@@ -98,7 +98,7 @@ class Desk:
         None where the desk cannot tell: the dialogue failed for reasons that are not the agent's, or calls were
         answered by another than this desk. Raises TaskError for a task of another desk."""
         scenario = self._scenario_of(task)
-        invented = any(call.backend in INVENTED for run in trace.runs for call in run.tools)
+        invented = any(call.backend not in (None, *REAL) for run in trace.runs for call in run.tools)
         if invented or trace.failure is not None:
             return {OFFICIAL: None, DATABASE: None}
         parts = package(self.domain)

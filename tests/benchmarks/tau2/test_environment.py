@@ -17,12 +17,12 @@ from cm2_agent.benchmarks.tau2.tasks import CONFIRMATION
 from cm2_agent.benchmarks.tau2.world import DOMAINS, INSTALL, Domain, World, package
 from cm2_agent.errors import TaskError, ToolError
 from cm2_agent.graphs import agent
-from cm2_agent.graphs.backends.calls import Answer, Call, Journal
 from cm2_agent.runner.run import run
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.json_values import canonical_json
 from cm2_agent.types.score import Score
 from cm2_agent.types.task import Task, load_tasks, save_tasks
+from cm2_agent.types.tool_calls import CallLog, ToolAnswer, ToolRequest
 from cm2_agent.types.trace import Trace
 from tests.benchmarks.tau2.policies import AT_LEAST, POLICIES, PolicyModel
 from tests.tracing.apps import ScriptedModel
@@ -289,7 +289,7 @@ class Nobody:
     def __init__(self, asked: list[str]) -> None:
         self.asked = asked
 
-    async def answer(self, call: Call, journal: Journal) -> Answer:
+    async def answer(self, call: ToolRequest, log: CallLog) -> ToolAnswer:
         self.asked.append(call.key)
         raise ToolError("asked")
 

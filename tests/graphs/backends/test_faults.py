@@ -13,28 +13,28 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from cm2_agent.errors import ToolError
-from cm2_agent.graphs.backends.calls import Answer, Call, Journal
 from cm2_agent.graphs.backends.faults import FAULTS, Faults
 from cm2_agent.types.messages import ToolSpec
+from cm2_agent.types.tool_calls import CallLog, ToolAnswer, ToolRequest
 from tests.strategies import texts
 
 RATES: dict[str, Any] = {"timeout": 0.1, "error": 0.2, "empty": 0.05, "truncated": 0.3}
 
 
-def call(number: int = 0, name: str = "f") -> Call:
-    return Call(tool=ToolSpec(name=name), arguments={"id": number})
+def call(number: int = 0, name: str = "f") -> ToolRequest:
+    return ToolRequest(tool=ToolSpec(name=name), arguments={"id": number})
 
 
 def test_rates_are_met() -> None:
     faults = Faults(**RATES, seed=3).for_task("t")
-    drawn = Counter(faults.draw(call(number), Journal()) for number in range(4000))
+    drawn = Counter(faults.draw(call(number), CallLog()) for number in range(4000))
     for fault, rate in RATES.items():
         assert binomtest(drawn[fault], 4000, rate).pvalue > 1e-6
     assert binomtest(drawn[None], 4000, 0.35).pvalue > 1e-6
     for fault in FAULTS:
         one: dict[str, Any] = {fault: 1.0}
-        assert {Faults(**one).draw(call(number), Journal()) for number in range(200)} == {fault}
-    assert {Faults().draw(call(number), Journal()) for number in range(200)} == {None}
+        assert {Faults(**one).draw(call(number), CallLog()) for number in range(200)} == {fault}
+    assert {Faults().draw(call(number), CallLog()) for number in range(200)} == {None}
 
 
 def test_the_same_call_of_a_task_meets_the_same_fault_and_a_retry_draws_anew() -> None:
@@ -42,21 +42,23 @@ def test_the_same_call_of_a_task_meets_the_same_fault_and_a_retry_draws_anew() -
     spelled = ToolSpec(name="f", parameters={"properties": {"full": {"default": False}}})
     one, other = faults.for_task("t"), Faults(error=0.5, seed=1).for_task("t")
     for number in range(50):
-        assert one.draw(call(number), Journal()) == other.draw(call(float(number)), Journal())  # type: ignore[arg-type]
-        mine, yours = (Call(tool=spelled, arguments=given) for given in ({"id": number}, {"id": number, "full": False}))
-        assert one.draw(mine, Journal()) == other.draw(yours, Journal())
+        assert one.draw(call(number), CallLog()) == other.draw(call(float(number)), CallLog())  # type: ignore[arg-type]
+        mine, yours = (
+            ToolRequest(tool=spelled, arguments=given) for given in ({"id": number}, {"id": number, "full": False})
+        )
+        assert one.draw(mine, CallLog()) == other.draw(yours, CallLog())
     drawn: set[tuple[str | None, ...]] = set()
     for number in range(100):
-        journal, row = Journal(), []
+        log, row = CallLog(), []
         for _ in range(6):
-            row.append(one.draw(call(number), journal))
-            journal.add(call(number), Answer(content="", error=True))
-            journal.add(call(1000), Answer(content=""))  # other calls in between change nothing
+            row.append(one.draw(call(number), log))
+            log.add(call(number), ToolAnswer(content="", error=True))
+            log.add(call(1000), ToolAnswer(content=""))  # other calls in between change nothing
         drawn.add(tuple(row))
     assert len(drawn) > 40  # of 64; 51 are expected of 100 rows
-    differ = [faults.for_task(task).draw(call(1), Journal()) for task in map(str, range(50))]
+    differ = [faults.for_task(task).draw(call(1), CallLog()) for task in map(str, range(50))]
     assert set(differ) == {None, "error"}
-    seeds = [Faults(error=0.5, seed=seed).draw(call(1), Journal()) for seed in range(50)]
+    seeds = [Faults(error=0.5, seed=seed).draw(call(1), CallLog()) for seed in range(50)]
     assert set(seeds) == {None, "error"}
 
 
@@ -65,7 +67,7 @@ def test_single_tools_have_rates_of_their_own() -> None:
         timeout=0.5, tools={"calm": {"timeout": 0}, "dead": {"error": 0.5}, "odd": {"timeout": 0, "empty": 1}}
     )
     drawn = {
-        name: {faults.draw(call(number, name), Journal()) for number in range(200)}
+        name: {faults.draw(call(number, name), CallLog()) for number in range(200)}
         for name in ("f", "calm", "dead", "odd")
     }
     assert drawn == {"f": {None, "timeout"}, "calm": {None}, "dead": {"timeout", "error"}, "odd": {"empty"}}
@@ -74,15 +76,15 @@ def test_single_tools_have_rates_of_their_own() -> None:
 def test_what_the_agent_is_told() -> None:
     faults = Faults()
     timeout = faults.faulty("timeout", call(name="get_order"), None)
-    assert timeout == Answer(
+    assert timeout == ToolAnswer(
         content="Tool get_order timed out after 30 s", error=True, backend="simulate", fault="timeout"
     )
     error = faults.faulty("error", call(), None)
     assert str(error.content).startswith("503 Service Unavailable")
     assert (error.error, error.fault) == (True, "error")
-    real = Answer(content="shipped", backend="record")
-    assert faults.faulty("empty", call(), real) == Answer(content="", backend="record", fault="empty")
-    failed = Answer(content="no such order", error=True)
+    real = ToolAnswer(content="shipped", backend="record")
+    assert faults.faulty("empty", call(), real) == ToolAnswer(content="", backend="record", fault="empty")
+    failed = ToolAnswer(content="no such order", error=True)
     assert faults.faulty("empty", call(), failed).error
     with pytest.raises(ToolError, match="'slow' of tool 'f' is unknown"):
         faults.faulty("slow", call(), real)
@@ -104,7 +106,7 @@ blocks = st.lists(texts(20) | text_blocks | st.just({"type": "image", "url": "u"
 
 @given(texts(60) | blocks, st.booleans())
 def test_truncated_is_a_proper_beginning(content: Any, failed: bool) -> None:
-    answer = Answer(content=content, error=failed, backend="simulate")
+    answer = ToolAnswer(content=content, error=failed, backend="simulate")
     cut = Faults(seed=2).faulty("truncated", call(), answer)
     assert cut == Faults(seed=2).faulty("truncated", call(), answer)
     assert (cut.error, cut.backend, cut.fault) == (failed, "simulate", "truncated")
@@ -120,9 +122,9 @@ def test_truncated_is_a_proper_beginning(content: Any, failed: bool) -> None:
 
 def test_truncated_at_places_that_the_call_decides() -> None:
     text = "".join(map(str, range(1000)))
-    places = {len(Faults().faulty("truncated", call(number), Answer(content=text)).content) for number in range(50)}
+    places = {len(Faults().faulty("truncated", call(number), ToolAnswer(content=text)).content) for number in range(50)}
     assert len(places) > 40
-    assert Faults().faulty("truncated", call(), Answer(content=[{"type": "image"}, {"type": "image"}])).content == [
+    assert Faults().faulty("truncated", call(), ToolAnswer(content=[{"type": "image"}, {"type": "image"}])).content == [
         {"type": "image"}
     ]
 

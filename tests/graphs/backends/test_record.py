@@ -19,12 +19,12 @@ from langchain_core.messages import HumanMessage, ToolMessage
 
 from cm2_agent.errors import TaskError, ToolError
 from cm2_agent.graphs.backends.backends import TOOLS, Backends
-from cm2_agent.graphs.backends.calls import Answer, Call, Journal
-from cm2_agent.graphs.backends.record import Recorder, load_recording
+from cm2_agent.graphs.backends.record import CallRecorder, load_recording
 from cm2_agent.graphs.backends.replay import ReplayTools
 from cm2_agent.graphs.interception.tool_node import switched
 from cm2_agent.types.messages import ToolSpec
 from cm2_agent.types.task import RecordedCall
+from cm2_agent.types.tool_calls import CallLog, ToolAnswer, ToolRequest
 from tests.strategies import clean, jsons, objects, texts
 from tests.tracing.apps import ScriptedModel, agent, calls
 
@@ -32,17 +32,17 @@ HEADER = '{"format": "cm2.recording", "version": 1}\n'
 LINE = '{"name": "f", "arguments": {"id": 1}, "result": "one", "error": null, "seconds": 0.5}\n'
 
 
-def call(name: str = "f", **arguments: Any) -> Call:
-    return Call(tool=ToolSpec(name=name), arguments=arguments)
+def call(name: str = "f", **arguments: Any) -> ToolRequest:
+    return ToolRequest(tool=ToolSpec(name=name), arguments=arguments)
 
 
 def test_the_file_as_it_is_written(tmp_path: Path) -> None:
     path = tmp_path / "calls.jsonl"
-    with Recorder(path) as recorder:
-        recorder.add(call(id=1), Answer(content="one"), 0.5)
+    with CallRecorder(path) as recorder:
+        recorder.add(call(id=1), ToolAnswer(content="one"), 0.5)
         assert path.read_text() == HEADER + LINE  # before it is closed
-        recorder.add(call("g"), Answer(content="no é", error=True), 0.25)
-        recorder.add(call("g"), Answer(content=[{"type": "text", "text": "a"}, "b"], error=True), 0)
+        recorder.add(call("g"), ToolAnswer(content="no é", error=True), 0.25)
+        recorder.add(call("g"), ToolAnswer(content=[{"type": "text", "text": "a"}, "b"], error=True), 0)
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert "no é" in path.read_text(encoding="utf-8")
     assert lines[2] == {"name": "g", "arguments": {}, "result": None, "error": "no é", "seconds": 0.25}
@@ -50,26 +50,28 @@ def test_the_file_as_it_is_written(tmp_path: Path) -> None:
     read = load_recording(path)
     assert read[0] == RecordedCall(name="f", arguments={"id": 1}, result="one")
     replay = ReplayTools(read)
-    assert replay.find(call("g"), Journal()) == Answer(content="no é", error=True, backend="replay")
+    assert replay.find(call("g"), CallLog()) == ToolAnswer(content="no é", error=True, backend="replay")
 
 
 blocks = st.builds(lambda text, more: {"type": "text", "text": text, "x": more}, texts(), jsons(2))
-answers = st.builds(Answer, content=texts(20) | st.lists(blocks, min_size=1, max_size=2), error=st.booleans())
+answers = st.builds(ToolAnswer, content=texts(20) | st.lists(blocks, min_size=1, max_size=2), error=st.booleans())
 
 
 @given(st.lists(st.tuples(clean().map(lambda name: name or "x"), objects(clean()), answers), max_size=5))
-def test_what_is_recorded_replays_to_the_letter(tmp_path: Path, made: list[tuple[str, dict[str, Any], Answer]]) -> None:
+def test_what_is_recorded_replays_to_the_letter(
+    tmp_path: Path, made: list[tuple[str, dict[str, Any], ToolAnswer]]
+) -> None:
     path = tmp_path / f"{os.urandom(8).hex()}.jsonl"
-    kept: list[tuple[Call, Answer]] = []
-    with Recorder(path) as recorder:
+    kept: list[tuple[ToolRequest, ToolAnswer]] = []
+    with CallRecorder(path) as recorder:
         for name, arguments, answer in made:
-            asked = Call(tool=ToolSpec(name=name), arguments=arguments)
+            asked = ToolRequest(tool=ToolSpec(name=name), arguments=arguments)
             recorder.add(asked, answer, 0.1)
             kept.append((asked, answer))
     read = load_recording(path)
     assert len(read) == len(kept)
     for one, (asked, answer) in zip(read, kept, strict=True):
-        again = ReplayTools([one]).find(asked, Journal())
+        again = ReplayTools([one]).find(asked, CallLog())
         assert again is not None
         assert (again.content, again.error) == (
             json.loads(json.dumps(answer.content)),
@@ -82,22 +84,22 @@ def test_what_is_recorded_replays_to_the_letter(tmp_path: Path, made: list[tuple
 )
 def test_what_is_no_json_is_refused_and_leaves_no_trace(tmp_path: Path, unserialisable: Any) -> None:
     path = tmp_path / "calls.jsonl"
-    with Recorder(path) as recorder:
+    with CallRecorder(path) as recorder:
         with pytest.raises(ToolError, match=r"call of tool 'f' cannot be recorded.*holds JSON"):
-            recorder.add(call(x=unserialisable), Answer(content="one"), 0.5)
+            recorder.add(call(x=unserialisable), ToolAnswer(content="one"), 0.5)
         with pytest.raises(ToolError, match="a result of type list"):
-            recorder.add(call(id=1), Answer(content=[unserialisable]), 0.5)
-        recorder.add(call(id=1), Answer(content="one"), 0.5)
+            recorder.add(call(id=1), ToolAnswer(content=[unserialisable]), 0.5)
+        recorder.add(call(id=1), ToolAnswer(content="one"), 0.5)
     assert path.read_text() == HEADER + LINE
     with pytest.raises(ToolError, match="after the recorder was closed"):
-        recorder.add(call(id=1), Answer(content="one"), 0.5)
+        recorder.add(call(id=1), ToolAnswer(content="one"), 0.5)
 
 
 def test_an_existing_file_is_continued(tmp_path: Path) -> None:
     path = tmp_path / "calls.jsonl"
     for _ in range(3):
-        with Recorder(path) as recorder:
-            recorder.add(call(id=1), Answer(content="one"), 0.5)
+        with CallRecorder(path) as recorder:
+            recorder.add(call(id=1), ToolAnswer(content="one"), 0.5)
     assert path.read_text() == HEADER + 3 * LINE
 
 
@@ -113,8 +115,8 @@ def test_a_file_cut_off_anywhere_is_continued(tmp_path: Path, cut: int, caplog: 
         else:
             assert len(load_recording(path)) == whole
     assert ("cut off" in caplog.text) == (len(HEADER) < cut and not whole)
-    with Recorder(path) as recorder:
-        recorder.add(call(id=1), Answer(content="one"), 0.5)
+    with CallRecorder(path) as recorder:
+        recorder.add(call(id=1), ToolAnswer(content="one"), 0.5)
     assert path.read_text() == HEADER + LINE * (2 if whole else 1)
 
 
@@ -130,7 +132,7 @@ def test_a_file_cut_off_anywhere_is_continued(tmp_path: Path, cut: int, caplog: 
         ('{"format": "cm2.recording", "version": 1, "x": 1}\n', r":1: not a recording"),
         (
             '{"format": "other", "version": 1}\n',
-            r":1: not a recording: its first line is .*other.*give a file that Recorder wrote",
+            r":1: not a recording: its first line is .*other.*give a file that CallRecorder wrote",
         ),
         ('{"id": "t1", "turns": ["a task, rather"]}\n', r":1: not a recording"),
         ("no json\n", r":1: not a recording"),
@@ -150,7 +152,7 @@ def test_what_is_no_recording_is_refused_and_left_alone(tmp_path: Path, text: st
     with pytest.raises(TaskError, match=f"calls.jsonl{told}"):
         load_recording(path)
     with pytest.raises(TaskError, match=f"calls.jsonl{told}"):
-        Recorder(path)
+        CallRecorder(path)
     assert path.read_text() == text
 
 
@@ -158,25 +160,25 @@ def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match="cannot read the recording: No such file"):
         load_recording(tmp_path / "none.jsonl")
     with pytest.raises(ToolError, match="cannot record calls there: No such file"):
-        Recorder(tmp_path / "none" / "calls.jsonl")
+        CallRecorder(tmp_path / "none" / "calls.jsonl")
     with pytest.raises(ToolError, match="cannot record calls there: Is a directory"):
-        Recorder(tmp_path)
+        CallRecorder(tmp_path)
 
 
 def test_one_recorder_writes_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "calls.jsonl"
-    with Recorder(path), pytest.raises(ToolError, match="another recorder"):
-        Recorder(path)
-    Recorder(path).close()
+    with CallRecorder(path), pytest.raises(ToolError, match="another recorder"):
+        CallRecorder(path)
+    CallRecorder(path).close()
 
 
 def test_threads_write_whole_lines(tmp_path: Path) -> None:
     path = tmp_path / "calls.jsonl"
-    with Recorder(path) as recorder:
+    with CallRecorder(path) as recorder:
 
         def work(number: int) -> None:
             for each in range(50):
-                recorder.add(call(id=number), Answer(content=str(each) * 3000), 0.0)
+                recorder.add(call(id=number), ToolAnswer(content=str(each) * 3000), 0.0)
 
         threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
         for thread in threads:
@@ -194,7 +196,7 @@ async def test_a_recorded_dialogue_replays_byte_by_byte(tmp_path: Path) -> None:
     """In a real graph: what the real tool said, errors too, and what its replay says, are the same tool messages."""
     graph = agent(ScriptedModel(script=[calls(1, 2), calls(-3), calls(1), calls(text="done")]))
     question = {"messages": [HumanMessage("1, 2?")]}
-    with Recorder(tmp_path / "calls.jsonl") as recorder:
+    with CallRecorder(tmp_path / "calls.jsonl") as recorder:
         recording = Backends("record", recorder=recorder)
         states = [
             await graph.ainvoke(question),
@@ -208,7 +210,7 @@ async def test_a_recorded_dialogue_replays_byte_by_byte(tmp_path: Path) -> None:
     )
     assert [status for _, status, _, _ in real] == ["success", "success", "error", "success"]
     assert real == recorded == replayed
-    assert [entry.answer.backend for entry in replaying.journal.entries] == ["replay"] * 4
+    assert [entry.answer.backend for entry in replaying.log.entries] == ["replay"] * 4
     seconds = [json.loads(line)["seconds"] for line in (tmp_path / "calls.jsonl").read_text().splitlines()[1:]]
     assert len(seconds) == 4
     assert min(seconds) > 0
@@ -217,12 +219,13 @@ async def test_a_recorded_dialogue_replays_byte_by_byte(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from cm2_agent.graphs.backends.backends import TOOLS, Backends
-from cm2_agent.graphs.backends.calls import Answer, Call
-from cm2_agent.graphs.backends.record import Recorder
+from cm2_agent.types.tool_calls import ToolAnswer, ToolRequest
+from cm2_agent.graphs.backends.record import CallRecorder
 from cm2_agent.types.messages import ToolSpec
-with Recorder(sys.argv[1]) as recorder:
+with CallRecorder(sys.argv[1]) as recorder:
     for number in range(10**9):
-        recorder.add(Call(tool=ToolSpec(name="f"), arguments={"id": number}), Answer(content="x" * 100_000), 0.0)
+        request = ToolRequest(tool=ToolSpec(name="f"), arguments={"id": number})
+        recorder.add(request, ToolAnswer(content="x" * 100_000), 0.0)
         print(number, flush=True)
 """
 
@@ -237,8 +240,8 @@ def test_a_killed_recorder_keeps_what_it_said_it_wrote(tmp_path: Path) -> None:
     writer.send_signal(signal.SIGKILL)
     last = max([20, *map(int, writer.stdout.read().split())])
     writer.wait()
-    with Recorder(path) as recorder:
-        recorder.add(call(id="after"), Answer(content="one"), 0.0)
+    with CallRecorder(path) as recorder:
+        recorder.add(call(id="after"), ToolAnswer(content="one"), 0.0)
     numbers = [one.arguments["id"] for one in load_recording(path)]
     assert numbers[:-1] == list(range(len(numbers) - 1))
     assert len(numbers) - 2 >= last

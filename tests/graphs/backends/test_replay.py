@@ -12,11 +12,11 @@ from langchain_core.messages import ToolMessage
 from langchain_core.tools import StructuredTool, ToolException
 
 from cm2_agent.errors import ToolError
-from cm2_agent.graphs.backends.calls import Answer, Call, Journal
-from cm2_agent.graphs.backends.hybrid import HybridTools
-from cm2_agent.graphs.backends.replay import ReplayTools, told
+from cm2_agent.graphs.backends.replay import ReplayTools, message_content
+from cm2_agent.graphs.backends.tool_backends import Hybrid
 from cm2_agent.types.messages import ToolSpec
 from cm2_agent.types.task import RecordedCall
+from cm2_agent.types.tool_calls import CallLog, ToolAnswer, ToolRequest
 from tests.strategies import jsons
 
 GET = ToolSpec(
@@ -28,27 +28,27 @@ PAY = ToolSpec(name="pay", reads=False)
 TOOLS = (GET, CANCEL, PAY)
 
 
-def get(**arguments: Any) -> Call:
-    return Call(tool=GET, arguments=arguments)
+def get(**arguments: Any) -> ToolRequest:
+    return ToolRequest(tool=GET, arguments=arguments)
 
 
-def cancel(id_: int) -> Call:
-    return Call(tool=CANCEL, arguments={"id": id_})
+def cancel(id_: int) -> ToolRequest:
+    return ToolRequest(tool=CANCEL, arguments={"id": id_})
 
 
 def said(name: str, result: Any = None, error: str | None = None, **arguments: Any) -> RecordedCall:
     return RecordedCall(name=name, arguments=arguments, result=result, error=error)
 
 
-def journal(*answered: Call, failed: bool = False) -> Journal:
-    made = Journal()
+def log(*answered: ToolRequest, failed: bool = False) -> CallLog:
+    made = CallLog()
     for call in answered:
-        made.add(call, Answer(content="done", error=failed))
+        made.add(call, ToolAnswer(content="done", error=failed))
     return made
 
 
-def found(tools: ReplayTools, call: Call, so_far: Journal | None = None) -> Any:
-    answer = tools.find(call, so_far or Journal())
+def found(tools: ReplayTools, call: ToolRequest, so_far: CallLog | None = None) -> Any:
+    answer = tools.find(call, so_far or CallLog())
     return None if answer is None else answer.content
 
 
@@ -70,9 +70,9 @@ def test_what_was_recorded_is_told_as_it_was_told() -> None:
     assert found(tools, get(id=2.0, full=False)) == blocks
     assert found(tools, get(id=3)) == '{"état": "é", "n": [1, null]}'
     assert found(tools, get(id=4)) == "null"
-    assert tools.find(get(id=5), Journal()) == Answer(content="no order 5", error=True, backend="replay")
+    assert tools.find(get(id=5), CallLog()) == ToolAnswer(content="no order 5", error=True, backend="replay")
     assert found(tools, get(id=6)) == '[{"id": 1}]'
-    assert tools.find(get(id=7), Journal()) == Answer(content=blocks, error=True, backend="replay")
+    assert tools.find(get(id=7), CallLog()) == ToolAnswer(content=blocks, error=True, backend="replay")
     assert found(tools, get(id=8)) is None
     assert found(tools, cancel(1)) is None
 
@@ -82,20 +82,20 @@ def test_results_read_as_langchain_writes_them(result: Any) -> None:
     real = StructuredTool.from_function(lambda: result, name="f", description="f")
     message = real.invoke({"type": "tool_call", "id": "1", "name": "f", "args": {}})
     assert isinstance(message, ToolMessage)
-    assert told(result) == message.content
+    assert message_content(result) == message.content
 
 
 async def test_a_call_that_was_not_recorded_is_named_with_its_nearest() -> None:
     tools = ReplayTools([said("get_order", "a", id=number) for number in (7, 71, 5000, 6000, 8000)], TOOLS)
     with pytest.raises(ToolError) as raised:
-        await tools.answer(get(id=72), Journal())
+        await tools.answer(get(id=72), CallLog())
     text = str(raised.value)
     assert 'get_order({"id": 72})' in text
     assert text.index('get_order({"id": 7})') < text.index('get_order({"id": 71})') < text.index("000})")
     assert text.count("get_order(") == 4
     assert "hybrid" in text
     with pytest.raises(ToolError, match=r"no call of tool 'pay' was recorded.*get_order"):
-        await tools.answer(Call(tool=PAY, arguments={}), Journal())
+        await tools.answer(ToolRequest(tool=PAY, arguments={}), CallLog())
 
 
 async def test_a_call_too_deep_to_spell_is_refused_all_the_same() -> None:
@@ -103,7 +103,7 @@ async def test_a_call_too_deep_to_spell_is_refused_all_the_same() -> None:
     for _ in range(100_000):
         deep = [deep]
     with pytest.raises(ToolError, match="not recorded"):
-        await ReplayTools([said("get_order", "a", id=1)]).answer(get(id=deep), Journal())
+        await ReplayTools([said("get_order", "a", id=1)]).answer(get(id=deep), CallLog())
 
 
 CHANGES = [
@@ -119,29 +119,29 @@ CHANGES = [
 def test_the_recording_before_which_the_same_writes_came() -> None:
     tools = ReplayTools(CHANGES, TOOLS)
     assert found(tools, get(id=1)) == "open"
-    assert found(tools, get(id=1), journal(get(id=1), get(id=2))) == "open"
-    assert found(tools, get(id=1), journal(cancel(1), failed=True)) == "open"
-    assert found(tools, get(id=1), journal(cancel(1))) == "cancelled"
-    assert found(tools, get(id=1), journal(cancel(1), cancel(2))) == "cancelled, and 2 too"
-    assert found(tools, get(id=1), journal(cancel(2), cancel(1))) == "cancelled, and 2 too"  # in another order
+    assert found(tools, get(id=1), log(get(id=1), get(id=2))) == "open"
+    assert found(tools, get(id=1), log(cancel(1), failed=True)) == "open"
+    assert found(tools, get(id=1), log(cancel(1))) == "cancelled"
+    assert found(tools, get(id=1), log(cancel(1), cancel(2))) == "cancelled, and 2 too"
+    assert found(tools, get(id=1), log(cancel(2), cancel(1))) == "cancelled, and 2 too"  # in another order
 
 
 def test_the_last_recording_whose_writes_are_done_else_the_first() -> None:
     tools = ReplayTools(CHANGES, TOOLS)
     assert (
-        found(tools, get(id=1), journal(cancel(2))) == "open"
+        found(tools, get(id=1), log(cancel(2))) == "open"
     )  # the one after cancelling 1 would tell of what did not happen
-    assert found(tools, get(id=1), journal(cancel(1), cancel(9))) == "cancelled"
+    assert found(tools, get(id=1), log(cancel(1), cancel(9))) == "cancelled"
     late = ReplayTools(CHANGES[2:], TOOLS)
     assert found(late, get(id=1)) == "cancelled"  # nothing was read before the first write
 
 
 def test_a_write_that_was_made_twice() -> None:
     pays = ReplayTools([said("pay", f"balance {left}", amount=10) for left in (20, 10, 0)], TOOLS)
-    so_far = Journal()
+    so_far = CallLog()
     heard: list[Any] = []
     for _ in range(4):
-        call = Call(tool=PAY, arguments={"amount": 10})
+        call = ToolRequest(tool=PAY, arguments={"amount": 10})
         answer = pays.find(call, so_far)
         assert answer is not None
         so_far.add(call, answer)
@@ -154,8 +154,8 @@ def test_keys_follow_the_schema_of_the_tool_that_is_called() -> None:
         [said("get_order", "a", id=1, full=False), said("cancel_order", "ok", id=1), said("get_order", "b", id=1)]
     )
     assert found(bare, get(id=1)) == "a"
-    assert found(bare, get(id=1), journal(cancel(1))) == "b"
-    plain = Call(tool=ToolSpec(name="get_order"), arguments={"id": 1})
+    assert found(bare, get(id=1), log(cancel(1))) == "b"
+    plain = ToolRequest(tool=ToolSpec(name="get_order"), arguments={"id": 1})
     assert found(bare, plain) == "b"  # without a schema the first is another call
     assert found(bare, get(id=1)) == "a"
 
@@ -171,15 +171,15 @@ def test_the_same_call_gives_the_same_answer_until_a_write(
     recorded: list[RecordedCall], asked: list[tuple[str, int]]
 ) -> None:
     tools = ReplayTools(recorded, TOOLS)
-    so_far = Journal()
+    so_far = CallLog()
     heard: dict[tuple[str, int], Any] = {}
     by_name = {tool.name: tool for tool in TOOLS}
     for name, number in asked:
-        call = Call(tool=by_name[name], arguments={"id": number})
+        call = ToolRequest(tool=by_name[name], arguments={"id": number})
         answer = tools.find(call, so_far)
         assert (answer is None) == (not any(one.name == name and one.arguments == {"id": number} for one in recorded))
         if answer is not None:
-            assert heard.setdefault((call.key, so_far.epoch), answer) == answer
+            assert heard.setdefault((call.key, so_far.writes_before), answer) == answer
             so_far.add(call, answer)
 
 
@@ -189,16 +189,16 @@ def test_a_recorded_dialogue_replays_to_the_letter(recorded: list[RecordedCall])
     tools = ReplayTools(recorded, TOOLS)
     by_name = {tool.name: tool for tool in TOOLS}
     world: dict[tuple[str, int], RecordedCall] = {}
-    so_far = Journal()
+    so_far = CallLog()
     for one in recorded:
-        call = Call(tool=by_name[one.name], arguments=one.arguments)
-        if world.setdefault((call.key, so_far.epoch), one) != one:
+        call = ToolRequest(tool=by_name[one.name], arguments=one.arguments)
+        if world.setdefault((call.key, so_far.writes_before), one) != one:
             return  # the world itself said two things of one call
         answer = tools.find(call, so_far)
         assert answer is not None
         assert answer.error == (one.error is not None)
         if one.error is None or (one.result and isinstance(one.result, list)):
-            assert answer.content == told(one.result)
+            assert answer.content == message_content(one.result)
         else:
             assert answer.content == one.error
         so_far.add(call, answer)
@@ -226,17 +226,17 @@ class Simulated:
     """A simulator that counts what it is asked."""
 
     def __init__(self) -> None:
-        self.asked: list[Call] = []
+        self.asked: list[ToolRequest] = []
 
-    async def answer(self, call: Call, journal: Journal) -> Answer:
+    async def answer(self, call: ToolRequest, log: CallLog) -> ToolAnswer:
         self.asked.append(call)
-        return Answer(content=f"invented {len(self.asked)}", backend="simulate")
+        return ToolAnswer(content=f"invented {len(self.asked)}", backend="simulate")
 
 
 async def test_hybrid_asks_the_simulator_only_for_what_was_not_recorded() -> None:
     simulated = Simulated()
-    tools = HybridTools(ReplayTools(CHANGES, TOOLS), simulated)
-    assert await tools.answer(get(id=1), Journal()) == Answer(content="open", backend="replay")
+    tools = Hybrid(ReplayTools(CHANGES, TOOLS), simulated)
+    assert await tools.answer(get(id=1), CallLog()) == ToolAnswer(content="open", backend="replay")
     assert not simulated.asked
-    assert await tools.answer(get(id=3), Journal()) == Answer(content="invented 1", backend="simulate")
-    assert tools.find(get(id=3), Journal()) is None
+    assert await tools.answer(get(id=3), CallLog()) == ToolAnswer(content="invented 1", backend="Simulated")
+    assert tools.find(get(id=3), CallLog()) is None

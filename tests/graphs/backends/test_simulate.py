@@ -15,10 +15,8 @@ from typing import Any
 import pytest
 
 from cm2_agent.errors import BudgetExhausted, JudgeError, MissingExtra, ModelError, ToolError
-from cm2_agent.graphs.backends.calls import Answer, Call, Journal
-from cm2_agent.graphs.backends.simulate import SimulatedTools
+from cm2_agent.graphs.backends.simulate import MemorySimulations, SimulatedTools
 from cm2_agent.graphs.backends.simulate_prompt import reply_schema
-from cm2_agent.graphs.backends.simulations import MemorySimulations
 from cm2_agent.llm.limits import RateLimits
 from cm2_agent.llm.prices import Price
 from cm2_agent.llm.providers import openai_model
@@ -26,6 +24,7 @@ from cm2_agent.llm.usage import metered
 from cm2_agent.store import SQLStore
 from cm2_agent.types.messages import Message, ToolSpec
 from cm2_agent.types.task import RecordedCall, Task
+from cm2_agent.types.tool_calls import CallLog, ToolAnswer, ToolRequest
 from tests.chat_server import ChatServer, Fault, Said, said
 
 PARAMETERS = {
@@ -69,8 +68,8 @@ def simulating(server: ChatServer, **options: Any) -> SimulatedTools:
     return _OPEN[-1]
 
 
-def call(order: Any = 7, tool: ToolSpec = GET, messages: Iterable[Message] = ()) -> Call:
-    return Call(tool=tool, arguments={"order_id": order}, messages=tuple(messages))
+def call(order: Any = 7, tool: ToolSpec = GET, messages: Iterable[Message] = ()) -> ToolRequest:
+    return ToolRequest(tool=tool, arguments={"order_id": order}, messages=tuple(messages))
 
 
 def always(reply: Said) -> Callable[[dict[str, Any]], Said]:
@@ -100,7 +99,7 @@ async def test_an_answer_is_text_as_langchain_writes_it() -> None:
     )
     with ChatServer(replies) as server:
         simulator = simulating(server)
-        made = [await simulator.answer(call(number), Journal()) for number in (1, 2, 3, 4, 7)]
+        made = [await simulator.answer(call(number), CallLog()) for number in (1, 2, 3, 4, 7)]
     assert [(answer.content, answer.error) for answer in made] == [
         ('{"name": "Zoë", "n": [1]}', False),
         ("shipped", False),
@@ -118,12 +117,12 @@ async def test_what_the_model_is_shown() -> None:
         Message.of("assistant", "One moment."),
         Message.of("tool", "not shown twice"),
     )
-    journal = Journal()
-    journal.add(call(2), Answer(content='{"order_id": 2, "status": "new"}'))
-    journal.add(call(3, CANCEL), Answer(content="Error: too late", error=True))
-    journal.add(call(5), Answer(content="", fault="empty"))
+    log = CallLog()
+    log.add(call(2), ToolAnswer(content='{"order_id": 2, "status": "new"}'))
+    log.add(call(3, CANCEL), ToolAnswer(content="Error: too late", error=True))
+    log.add(call(5), ToolAnswer(content="", fault="empty"))
     with ChatServer(always(SHIPPED)) as server:
-        await simulating(server, seed=5).answer(call(messages=talk), journal)
+        await simulating(server, seed=5).answer(call(messages=talk), log)
         (body,) = server.bodies
     first, *lines = shown(body)
     assert first == {"part": "tool", "name": "get_order", "description": "Looks an order up.", "parameters": PARAMETERS}
@@ -161,9 +160,9 @@ async def test_examples_are_this_tasks_alone_and_chosen_as_it_says() -> None:
     )
     named = TASK.model_copy(update={"metadata": {"shots": {"get_order": [3, 0]}}})
     with ChatServer(always(SHIPPED)) as server:
-        await simulating(server, task=other).answer(call(), Journal())
+        await simulating(server, task=other).answer(call(), CallLog())
         for options in ({"shots": 1}, {"shots": 0}, {"task": named}, {"task": named, "shots": 0}):
-            await simulating(server, **options).answer(call(), Journal())
+            await simulating(server, **options).answer(call(), CallLog())
         bodies = server.bodies[1:]
     assert all("secret" not in said(body) for body in bodies)
     found = [
@@ -190,10 +189,10 @@ async def test_an_attack_in_the_data_stays_data() -> None:
         recorded=(RecordedCall(name="get_order", arguments={"order_id": 1}, result=attack),),
     )
     tool = replace(GET, parameters={"type": "object"})
-    journal = Journal()
-    journal.add(call(2, tool), Answer(content=attack))
+    log = CallLog()
+    log.add(call(2, tool), ToolAnswer(content=attack))
     with ChatServer(always(SHIPPED)) as server:
-        await simulating(server, task=task).answer(call(attack, tool, [Message.of("user", attack)]), journal)
+        await simulating(server, task=task).answer(call(attack, tool, [Message.of("user", attack)]), log)
         (body,) = server.bodies
     lines = shown(body)
     assert [line.get("result", line.get("content")) for line in lines[1:]] == [attack, attack, attack]
@@ -236,25 +235,25 @@ async def test_every_failure_is_a_tool_error(kind: str) -> None:
     with ChatServer(always(fault)) as server:
         simulator = simulating(server, cache=cache, retries=1, re_asks=1)
         with pytest.raises(ToolError, match=re.escape(told)) as raised:
-            await simulator.answer(call(tool=TYPED), Journal())
+            await simulator.answer(call(tool=TYPED), CallLog())
         assert server.calls == (1 if kind == "rejected" else 2)
         assert "'get_order'" in str(raised.value)
         assert (len(cache), simulator.usage.calls) == (0, server.calls)
         server.answerer = always(SHIPPED)
-        assert not (await simulator.answer(call(tool=TYPED), Journal())).error  # nothing of the failure is remembered
+        assert not (await simulator.answer(call(tool=TYPED), CallLog())).error  # nothing of the failure is remembered
 
 
 async def test_a_time_out_is_a_tool_error() -> None:
     with ChatServer(always(SHIPPED), faults=[Fault(delay=30.0)] * 2) as server:
         with pytest.raises(ToolError, match=r"'get_order' failed: no answer within 0\.2 s"):
-            await simulating(server, retries=1, timeout=0.2).answer(call(), Journal())
+            await simulating(server, retries=1, timeout=0.2).answer(call(), CallLog())
         assert server.calls == 2
 
 
 async def test_one_bad_reply_is_asked_again_with_its_reason() -> None:
     lost = {"result": {"order_id": 7, "status": "lost"}, "error": None}
     with ChatServer(one_after_another("no", lost, SHIPPED), faults=[Fault(status=503)]) as server, metered() as usage:
-        answer = await simulating(server).answer(call(tool=TYPED), Journal())
+        answer = await simulating(server).answer(call(tool=TYPED), CallLog())
         prompts = [said(body) for body in server.bodies]
     assert answer.content == '{"order_id": 7, "status": "shipped"}'
     assert prompts[0] == prompts[1]
@@ -265,41 +264,41 @@ async def test_one_bad_reply_is_asked_again_with_its_reason() -> None:
 
 
 async def test_a_contradiction_is_asked_again_and_named() -> None:
-    journal = Journal()
-    journal.add(call(), Answer(content='{"order_id": 7, "status": "new"}'))
+    log = CallLog()
+    log.add(call(), ToolAnswer(content='{"order_id": 7, "status": "new"}'))
     listing = ToolSpec(name="list_orders", parameters={"type": "object"})
     wrong = {"result": {"orders": [{"order_id": 7, "status": "shipped"}]}, "error": None}
     right = {"result": {"orders": [{"order_id": 7, "status": "new"}]}, "error": None}
-    asked = Call(tool=listing, arguments={})
+    asked = ToolRequest(tool=listing, arguments={})
     with ChatServer(one_after_another(wrong, right)) as server:
-        answer = await simulating(server).answer(asked, journal)
+        answer = await simulating(server).answer(asked, log)
         assert 'status of order_id=7 was \\"new\\" before, now it is \\"shipped\\"' in said(server.bodies[1])
     assert json.loads(str(answer.content)) == right["result"]
     with ChatServer(always(wrong)) as server:
         with pytest.raises(ToolError, match="contradicts what was answered before"):
-            await simulating(server, re_asks=2).answer(asked, journal)
+            await simulating(server, re_asks=2).answer(asked, log)
         assert server.calls == 3
-        journal.add(call(7, CANCEL), Answer(content="done"))
-        assert (await simulating(server).answer(asked, journal)).error is False  # a write came between
+        log.add(call(7, CANCEL), ToolAnswer(content="done"))
+        assert (await simulating(server).answer(asked, log)).error is False  # a write came between
 
 
 async def test_the_same_call_is_asked_once_until_a_write() -> None:
     replies = [
         {"result": {"order_id": 7, "status": status}, "error": None} for status in ("new", "cancelled", "cancelled")
     ]
-    journal = Journal()
+    log = CallLog()
     with ChatServer(one_after_another(*replies)) as server:
         simulator = simulating(server)
         for asked in (call(), call(7.0), call(7, CANCEL), call(), call()):
-            journal.add(asked, await simulator.answer(asked, journal))
+            log.add(asked, await simulator.answer(asked, log))
         assert server.calls == 3
-    told = [json.loads(str(entry.answer.content))["status"] for entry in journal.entries]
+    told = [json.loads(str(entry.answer.content))["status"] for entry in log.entries]
     assert told == ["new", "new", "cancelled", "cancelled", "cancelled"]
 
 
 async def test_parallel_calls_of_a_dialogue_do_not_contradict_each_other() -> None:
     listing = ToolSpec(name="list_orders", parameters={"type": "object"})
-    journal = Journal()
+    log = CallLog()
 
     def answerer(body: dict[str, Any]) -> Said:
         known = [line["result"]["status"] for line in shown(body) if line["part"] == "answered"]
@@ -309,14 +308,14 @@ async def test_parallel_calls_of_a_dialogue_do_not_contradict_each_other() -> No
         }
         return {"result": order, "error": None}
 
-    async def asked(one: Call) -> Answer:
-        answer = await simulator.answer(one, journal)
-        journal.add(one, answer)
+    async def asked(one: ToolRequest) -> ToolAnswer:
+        answer = await simulator.answer(one, log)
+        log.add(one, answer)
         return answer
 
     with ChatServer(answerer) as server:
         simulator = simulating(server, shots=0)
-        made = await asyncio.gather(asked(call()), asked(Call(tool=listing, arguments={})))
+        made = await asyncio.gather(asked(call()), asked(ToolRequest(tool=listing, arguments={})))
         assert server.most_at_once == 1
     assert {json.loads(str(answer.content))["status"] for answer in made} == {"shipped"}
 
@@ -328,12 +327,12 @@ async def test_arguments_that_break_the_schema_are_told_without_a_model() -> Non
             ({}, "'order_id' is a required property"),
             ({"order_id": "x"}, "order_id: 'x' is not of type 'integer'"),
         ):
-            answer = await simulator.answer(Call(tool=GET, arguments=arguments), Journal())
+            answer = await simulator.answer(ToolRequest(tool=GET, arguments=arguments), CallLog())
             assert (answer.error, answer.backend) == (True, "simulate")
             assert answer.content == f"Error: the arguments of get_order are not valid: {told}"
         for schema in ({"type": "nonsense"}, {"$ref": "https://127.0.0.1:9/schema.json"}, {"$ref": "#/$defs/none"}):
             with pytest.raises(ToolError, match="tool 'get_order' has a JSON schema that cannot be used"):
-                await simulator.answer(call(tool=replace(GET, parameters=schema)), Journal())
+                await simulator.answer(call(tool=replace(GET, parameters=schema)), CallLog())
         assert server.calls == 0
 
 
@@ -347,10 +346,10 @@ async def test_a_seed_repeats_itself(kind: str, store_url: str) -> None:
         cache = MemorySimulations() if kind == "memory" else store.simulation_cache()
 
         async def told(**options: Any) -> list[str]:
-            simulator, journal, out = simulating(server, cache=cache, **options), Journal(), []
+            simulator, log, out = simulating(server, cache=cache, **options), CallLog(), []
             for asked in (call(1), call(2), call(3, CANCEL), call(1)):
-                answer = await simulator.answer(asked, journal)
-                journal.add(asked, answer)
+                answer = await simulator.answer(asked, log)
+                log.add(asked, answer)
                 out.append(str(answer.content))
             assert simulator.usage.calls + simulator.of_cache == 4
             return out
@@ -367,7 +366,7 @@ async def test_a_seed_repeats_itself(kind: str, store_url: str) -> None:
 
 _ELSEWHERE = """
 import asyncio, sys
-from cm2_agent.graphs.backends.calls import Call, Journal
+from cm2_agent.types.tool_calls import CallLog, ToolRequest
 from cm2_agent.graphs.backends.simulate import SimulatedTools
 from cm2_agent.llm.providers import openai_model
 from cm2_agent.store import SQLStore
@@ -376,14 +375,14 @@ task = Task.model_validate_json(sys.argv[1])
 with SQLStore(sys.argv[2]) as store:
     unreachable = openai_model("http://127.0.0.1:9/v1", "stub")
     simulator = SimulatedTools(unreachable, task=task, seed=4, cache=store.simulation_cache())
-    print(asyncio.run(simulator.answer(Call(tool=task.tools[0], arguments={"order_id": 7}), Journal())).content)
+    print(asyncio.run(simulator.answer(ToolRequest(tool=task.tools[0], arguments={"order_id": 7}), CallLog())).content)
 """
 
 
 async def test_another_process_gives_the_same_answer_without_a_model(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/kept.db"
     with SQLStore(url) as store, ChatServer(always(SHIPPED)) as server:
-        answer = await simulating(server, seed=4, cache=store.simulation_cache()).answer(call(), Journal())
+        answer = await simulating(server, seed=4, cache=store.simulation_cache()).answer(call(), CallLog())
     done = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-c", _ELSEWHERE, TASK.model_dump_json(), url],
@@ -405,7 +404,7 @@ async def test_by_name_it_keeps_a_journal_of_its_own() -> None:
         assert await tools("cancel_order", {"order_id": 7}) == "gone"
         assert await tools("get_order", {"order_id": 9}) == {"error": "Error: no such order"}
         assert server.calls == 3
-        assert (len(tools.journal.entries), tools.journal.epoch) == (4, 1)
+        assert (len(tools.log.entries), tools.log.writes_before) == (4, 1)
         with pytest.raises(ToolError, match="no tool 'refund'; its tools are cancel_order, get_order"):
             await tools("refund", {})
         with pytest.raises(ToolError, match="expected an object"):
@@ -415,14 +414,14 @@ async def test_by_name_it_keeps_a_journal_of_its_own() -> None:
 async def test_a_budget_stops_it_and_is_shared() -> None:
     limits = RateLimits(budget_calls=1, of="simulator")
     with ChatServer(always(SHIPPED)) as server:
-        await simulating(server, limits=limits).answer(call(), Journal())
+        await simulating(server, limits=limits).answer(call(), CallLog())
         with pytest.raises(BudgetExhausted, match="the simulator's budget of 1 calls is spent"):
-            await simulating(server, limits=limits).answer(call(), Journal())
+            await simulating(server, limits=limits).answer(call(), CallLog())
         assert server.calls == 1
         with pytest.raises(JudgeError, match=r"the price of 'openai:stub' is not known"):
             simulating(server, limits=RateLimits(budget_usd=1.0))
         priced = simulating(server, limits=RateLimits(budget_usd=1.0), price=FREE)
-        await priced.answer(call(), Journal())
+        await priced.answer(call(), CallLog())
         assert priced.usage.usd == 0.0
 
 

@@ -10,20 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cm2_agent.graphs.backends.calls import Answer, Call, Journal
 from cm2_agent.graphs.backends.simulate_consistency import contradictions, facts_of, known_facts, same_answer
 from cm2_agent.types.messages import ToolSpec
+from cm2_agent.types.tool_calls import CallLog, ToolAnswer, ToolRequest
 from tests.strategies import jsons, objects
 
 
-def call(name: str, /, **arguments: Any) -> Call:
-    return Call(tool=ToolSpec(name=name), arguments=arguments)
+def call(name: str, /, **arguments: Any) -> ToolRequest:
+    return ToolRequest(tool=ToolSpec(name=name), arguments=arguments)
 
 
-def journal(*answered: tuple[Call, Any]) -> Journal:
-    made = Journal()
+def log(*answered: tuple[ToolRequest, Any]) -> CallLog:
+    made = CallLog()
     for asked, value in answered:
-        made.add(asked, value if isinstance(value, Answer) else Answer(content=text(value), backend="simulate"))
+        made.add(asked, value if isinstance(value, ToolAnswer) else ToolAnswer(content=text(value), backend="simulate"))
     return made
 
 
@@ -94,13 +94,13 @@ ORDER = {
         (call("list_orders"), {"orders": [{"id": 7, "x": 1}, {"id": 7, "x": 2}]}, {("order_id=7", "id"): 7}),
     ],
 )
-def test_what_is_a_fact(asked: Call, value: Any, found: Mapping[tuple[str, str], Any]) -> None:
+def test_what_is_a_fact(asked: ToolRequest, value: Any, found: Mapping[tuple[str, str], Any]) -> None:
     assert facts_of(asked, text(value)) == found
     assert facts_of(asked, [{"type": "text", "text": text(value)}]) == found
 
 
 def test_a_contradiction_is_named() -> None:
-    known = journal((call("get_order_details", order_id=7), ORDER))
+    known = log((call("get_order_details", order_id=7), ORDER))
     (found,) = contradictions(known, call("list_orders"), text({"orders": [{"id": 7, "status": "new", "note": "x"}]}))
     assert found == 'status of order_id=7 was "shipped" before, now it is "new"'
     assert contradictions(known, call("get_order_status", order_id=7), text({"status": "shipped"})) == ()
@@ -118,12 +118,12 @@ def test_a_contradiction_is_named() -> None:
         (call("get_order", order_id=7), "the status is new"),
     ],
 )
-def test_what_is_no_contradiction(asked: Call, value: Any) -> None:
-    assert contradictions(journal((call("get_order", order_id=7), ORDER)), asked, text(value)) == ()
+def test_what_is_no_contradiction(asked: ToolRequest, value: Any) -> None:
+    assert contradictions(log((call("get_order", order_id=7), ORDER)), asked, text(value)) == ()
 
 
 def test_after_a_write_the_old_facts_are_gone_and_its_own_hold() -> None:
-    known = journal(
+    known = log(
         (call("get_order", order_id=7), ORDER),
         (call("cancel_order", order_id=7), {"order_id": 7, "status": "cancelled"}),
     )
@@ -135,25 +135,25 @@ def test_after_a_write_the_old_facts_are_gone_and_its_own_hold() -> None:
 
 def test_failures_and_injected_faults_are_no_facts() -> None:
     asked = call("get_order", order_id=7)
-    failed = Answer(content=text(ORDER), error=True, backend="simulate")
-    faulty = Answer(content=text(ORDER), backend="simulate", fault="truncated")
-    refused = journal((asked, failed), (asked, faulty), (call("cancel_order", order_id=7), failed))
+    failed = ToolAnswer(content=text(ORDER), error=True, backend="simulate")
+    faulty = ToolAnswer(content=text(ORDER), backend="simulate", fault="truncated")
+    refused = log((asked, failed), (asked, faulty), (call("cancel_order", order_id=7), failed))
     assert known_facts(refused) == {}
-    assert refused.epoch == 0
+    assert refused.writes_before == 0
 
 
 def test_the_same_call_has_the_same_answer_until_a_write() -> None:
     asked = call("get_order", order_id=7)
-    made = journal((asked, "shipped"))
-    made.add(asked, Answer(content="", backend="simulate", fault="empty"))
+    made = log((asked, "shipped"))
+    made.add(asked, ToolAnswer(content="", backend="simulate", fault="empty"))
     again = same_answer(made, call("get_order", order_id=7.0))
-    assert again == Answer(content="shipped", backend="simulate")
+    assert again == ToolAnswer(content="shipped", backend="simulate")
     assert same_answer(made, call("get_order", order_id=8)) is None
-    made.add(call("refund", order_id=7), Answer(content="no", error=True))  # a write that failed changed nothing
+    made.add(call("refund", order_id=7), ToolAnswer(content="no", error=True))  # a write that failed changed nothing
     assert same_answer(made, asked) == again
-    made.add(call("refund", order_id=7), Answer(content="done"))
+    made.add(call("refund", order_id=7), ToolAnswer(content="done"))
     assert same_answer(made, asked) is None
-    assert same_answer(Journal(), asked) is None
+    assert same_answer(CallLog(), asked) is None
 
 
 names = st.sampled_from(["get_order", "list_orders", "getUser", "search_flights", "cancel_order", "x", ""])
@@ -166,7 +166,7 @@ values = st.recursive(
     max_leaves=12,
 )
 calls = st.builds(
-    lambda name, arguments: Call(tool=ToolSpec(name=name or "x"), arguments=arguments),
+    lambda name, arguments: ToolRequest(tool=ToolSpec(name=name or "x"), arguments=arguments),
     names,
     st.dictionaries(keys, values, max_size=3),
 )
@@ -174,22 +174,24 @@ answers = st.tuples(calls, values)
 
 
 @given(calls, values | jsons() | objects())
-def test_facts_are_a_function_of_the_value_alone(asked: Call, value: Any) -> None:
+def test_facts_are_a_function_of_the_value_alone(asked: ToolRequest, value: Any) -> None:
     found = facts_of(asked, json.dumps(value))
     assert found == facts_of(asked, json.dumps(_turned(value)))  # the order of keys says nothing
     assert all(told is not None and not isinstance(told, list | dict) for told in found.values())
 
 
 @given(st.lists(answers, max_size=5), calls, values)
-def test_an_answer_never_contradicts_itself(before: list[tuple[Call, Any]], asked: Call, value: Any) -> None:
-    made = journal(*before, (asked, value))
+def test_an_answer_never_contradicts_itself(
+    before: list[tuple[ToolRequest, Any]], asked: ToolRequest, value: Any
+) -> None:
+    made = log(*before, (asked, value))
     again = contradictions(made, asked, text(value))
-    told_before = known_facts(journal(*before))
+    told_before = known_facts(log(*before))
     if not any(fact in told_before for fact in facts_of(asked, text(value))):
         assert again == ()
     repeated = same_answer(made, asked)
     assert repeated is None or repeated.content == next(
-        entry.answer.content for entry in reversed(made.entries) if entry.call.key == asked.key
+        entry.answer.content for entry in reversed(made.entries) if entry.request.key == asked.key
     )
 
 
@@ -203,10 +205,10 @@ def test_an_answer_never_contradicts_itself(before: list[tuple[Call, Any]], aske
     ),
 )
 def test_another_value_is_always_found(
-    own: Any, field: str, one: Any, other: Any, between: list[tuple[Call, Any]]
+    own: Any, field: str, one: Any, other: Any, between: list[tuple[ToolRequest, Any]]
 ) -> None:
     asked = call("get_order", order_id=own)
-    made = journal((asked, {"order_id": own, field: one}), *between)
+    made = log((asked, {"order_id": own, field: one}), *between)
     found = contradictions(made, asked, json.dumps({"order_id": own, field: other}))
     assert bool(found) == (one != other)
 

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cm2_agent.errors import BudgetExhausted, ToolError
-from cm2_agent.graphs.backends.backends import Answering
-from cm2_agent.graphs.backends.calls import Answer, Call, Journal
 from cm2_agent.graphs.backends.simulator_eval import SHOTS, Held, fidelity, held_out, reselected
 from cm2_agent.types.messages import ToolSpec
+from cm2_agent.types.protocols import ToolBackend
 from cm2_agent.types.task import RecordedCall, Task
+from cm2_agent.types.tool_calls import CallLog, ToolAnswer, ToolRequest
 
 GET = ToolSpec(
     name="get_order",
@@ -43,24 +43,29 @@ class Says:
     """A simulator made of a function of its task, the call and the journal; what each was shown is kept."""
 
     def __init__(
-        self, say: Callable[[Task, Call, Journal], Answer | str], seen: list[tuple[Task, Call, Journal]], mine: Task
+        self,
+        say: Callable[[Task, ToolRequest, CallLog], ToolAnswer | str],
+        seen: list[tuple[Task, ToolRequest, CallLog]],
+        mine: Task,
     ) -> None:
         self.say, self.seen, self.mine = say, seen, mine
 
-    async def answer(self, call: Call, journal: Journal) -> Answer:
-        self.seen.append((self.mine, call, journal))
-        said = self.say(self.mine, call, journal)
-        return said if isinstance(said, Answer) else Answer(content=said, backend="simulate")
+    async def answer(self, call: ToolRequest, log: CallLog) -> ToolAnswer:
+        self.seen.append((self.mine, call, log))
+        said = self.say(self.mine, call, log)
+        return said if isinstance(said, ToolAnswer) else ToolAnswer(content=said, backend="simulate")
 
 
-def simulate(say: Callable[[Task, Call, Journal], Answer | str], seen: Any = None) -> Callable[[Task], Answering]:
+def simulate(
+    say: Callable[[Task, ToolRequest, CallLog], ToolAnswer | str], seen: Any = None
+) -> Callable[[Task], ToolBackend]:
     kept = [] if seen is None else seen
     return lambda mine: Says(say, kept, mine)
 
 
-def truth(mine: Task, call: Call, journal: Journal) -> Answer | str:
+def truth(mine: Task, call: ToolRequest, log: CallLog) -> ToolAnswer | str:
     if call.tool.name == "cancel_order":
-        return Answer(content=f"Error: order {call.arguments['order_id']} not found", error=True)
+        return ToolAnswer(content=f"Error: order {call.arguments['order_id']} not found", error=True)
     return json.dumps(dict(reversed(TRUE[call.arguments["order_id"]].items())))
 
 
@@ -79,30 +84,30 @@ async def test_a_true_simulator_has_every_figure_at_one() -> None:
 
 
 async def test_the_answer_is_held_out_wherever_it_was_recorded() -> None:
-    seen: list[tuple[Task, Call, Journal]] = []
+    seen: list[tuple[Task, ToolRequest, CallLog]] = []
     shown, calls = {SHOTS: {"get_order": [0, 2]}}, (recorded(1), recorded(1), recorded(2))
     twice = Task(id="t", turns=("x",), tools=(GET,), recorded=calls, metadata=shown)
     _ = [held async for held in held_out([twice], simulate(truth, seen), twice=False)]
-    for mine, call, journal in seen:
+    for mine, call, log in seen:
         keys = {json.dumps(dict(other.arguments)) for other in mine.recorded}
         assert json.dumps(dict(call.arguments)) not in keys
-        assert all(entry.call.key != call.key for entry in journal.entries)
+        assert all(entry.request.key != call.key for entry in log.entries)
     shots = {call.arguments["order_id"]: mine.metadata[SHOTS]["get_order"] for mine, call, _ in seen}
     assert shots == {1: [0], 2: [0]}  # renumbered to what is left
 
 
 async def test_the_state_is_what_was_recorded_before() -> None:
-    seen: list[tuple[Task, Call, Journal]] = []
+    seen: list[tuple[Task, ToolRequest, CallLog]] = []
     _ = [held async for held in held_out([TASKS[0]], simulate(truth, seen), twice=False)]
     before = {
-        call.arguments["order_id"]: [entry.call.arguments["order_id"] for entry in journal.entries]
-        for _, call, journal in seen
+        call.arguments["order_id"]: [entry.request.arguments["order_id"] for entry in log.entries]
+        for _, call, log in seen
     }
     assert before == {1: [], 2: [1], 99: [1, 2]}
 
 
 async def test_wrong_fields_schemas_and_errors_are_told_apart() -> None:
-    def lies(mine: Task, call: Call, journal: Journal) -> Answer | str:
+    def lies(mine: Task, call: ToolRequest, log: CallLog) -> ToolAnswer | str:
         if call.tool.name == "cancel_order":
             return "cancelled"
         return {1: json.dumps({"status": "open", "price": 31}), 2: json.dumps({"price": 5}), 3: "[]"}[
@@ -121,10 +126,10 @@ async def test_wrong_fields_schemas_and_errors_are_told_apart() -> None:
 
 
 async def test_an_error_of_another_form_is_no_match() -> None:
-    def rude(mine: Task, call: Call, journal: Journal) -> Answer | str:
+    def rude(mine: Task, call: ToolRequest, log: CallLog) -> ToolAnswer | str:
         if call.tool.name == "cancel_order":
-            return Answer(content="HTTP 500: the database is on fire", error=True)
-        return truth(mine, call, journal)
+            return ToolAnswer(content="HTTP 500: the database is on fire", error=True)
+        return truth(mine, call, log)
 
     cancel, get = fidelity(await found(rude))
     assert cancel.error_form is not None
@@ -135,7 +140,7 @@ async def test_an_error_of_another_form_is_no_match() -> None:
 async def test_a_forgetful_simulator_is_inconsistent_and_one_that_fails_is_counted() -> None:
     said: list[int] = []
 
-    def forgets(mine: Task, call: Call, journal: Journal) -> Answer | str:
+    def forgets(mine: Task, call: ToolRequest, log: CallLog) -> ToolAnswer | str:
         if call.tool.name == "cancel_order":
             raise ToolError("the simulator timed out")
         said.append(1)
@@ -148,8 +153,8 @@ async def test_a_forgetful_simulator_is_inconsistent_and_one_that_fails_is_count
 
 
 async def test_misses_become_the_few_shots() -> None:
-    def weak(mine: Task, call: Call, journal: Journal) -> Answer | str:
-        return json.dumps({"status": "?"}) if call.arguments["order_id"] == 3 else truth(mine, call, journal)
+    def weak(mine: Task, call: ToolRequest, log: CallLog) -> ToolAnswer | str:
+        return json.dumps({"status": "?"}) if call.arguments["order_id"] == 3 else truth(mine, call, log)
 
     held = await found(weak)
     again = reselected(TASKS[1], held, frozenset({"get_order"}), shots=1)
@@ -168,7 +173,7 @@ async def test_nothing_recorded_and_an_exhausted_budget_are_said() -> None:
     with pytest.raises(ToolError, match="no recorded calls to hold out"):
         await found(truth, [Task(id="t", turns=("x",))])
 
-    def broke(mine: Task, call: Call, journal: Journal) -> Answer | str:
+    def broke(mine: Task, call: ToolRequest, log: CallLog) -> ToolAnswer | str:
         raise BudgetExhausted("spent")
 
     with pytest.raises(BudgetExhausted):

@@ -14,7 +14,7 @@ from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import BaseTool
 from langgraph.graph import MessagesState
 
-from cm2_agent.graphs.interception.discovery import unseen_tools
+from cm2_agent.graphs.interception.discovery import undiscovered_tools
 from tests.fuzzing import examples
 from tests.graphs.interception.test_discovery import Desk, by_default, erase, graph, in_closure, look
 
@@ -50,8 +50,8 @@ class ExplosiveDict(dict[str, Any]):
 def test_nothing_of_the_application_runs() -> None:
     with pytest.raises(AssertionError):
         list(ExplosiveList())
-    assert unseen_tools(graph(in_closure((Explosive(),)))) == {"look": "work"}
-    assert unseen_tools(graph(in_closure((ExplosiveList([look]), ExplosiveDict(erase=erase))))) == {
+    assert undiscovered_tools(graph(in_closure((Explosive(),)))) == {"look": "work"}
+    assert undiscovered_tools(graph(in_closure((ExplosiveList([look]), ExplosiveDict(erase=erase))))) == {
         "erase": "work",
         "look": "work",
     }
@@ -74,7 +74,7 @@ def _around(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 @given(held=st.recursive(st.sampled_from([look, erase, None, 7, "look"]), _around, max_leaves=6))
 def test_whatever_holds_a_tool_it_is_found_and_nothing_else_is(held: Any) -> None:
     holds = {name for name, one in (("look", look), ("erase", erase)) if _holds(held, one)}
-    assert set(unseen_tools(graph(in_closure(held)))) == holds
+    assert set(undiscovered_tools(graph(in_closure(held)))) == holds
 
 
 def _holds(held: Any, wanted: Any) -> bool:
@@ -106,4 +106,4 @@ def test_circles_come_to_an_end() -> None:
         return first(state) if state else app.invoke(state)
 
     app = graph(first)
-    assert unseen_tools(app) == {"look": "work"}
+    assert undiscovered_tools(app) == {"look": "work"}

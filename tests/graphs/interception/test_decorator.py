@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from cm2_agent.errors import ToolError
 from cm2_agent.graphs.backends.backends import TOOLS, Backends
 from cm2_agent.graphs.interception.decorator import switchable
-from cm2_agent.graphs.interception.discovery import look_over, refuse_unnamed, tools_of, unseen_tools
+from cm2_agent.graphs.interception.discovery import discover_tools, require_allowed, tools_of, undiscovered_tools
 from cm2_agent.graphs.interception.real_tool_guard import RealToolGuard
 from cm2_agent.graphs.interception.tool_node import switched
 from tests.graphs.interception.node_tools import CALLED, afind, fetch, find, look, simulated, within
@@ -81,7 +81,7 @@ def test_a_functions_answer_is_the_backends() -> None:
         "invented",
         "simulate",
     )
-    assert [(entry.call.arguments, entry.answer.content) for entry in backends.journal.entries] == [
+    assert [(entry.request.arguments, entry.answer.content) for entry in backends.log.entries] == [
         ({"key": 7, "note": "n"}, "invented")
     ]
     assert [message.text for message in backends.simulator.asked[0].messages] == ["go"]  # type: ignore[union-attr]
@@ -164,13 +164,13 @@ def test_in_a_tool_node_the_nodes_own_switch_decides() -> None:
         told, (run,) = asyncio.run(driven(app, backends))
         assert [message.content for message in told] == ["a", "b"]
         assert [span.backend for span in run.tools] == ["simulate", "simulate"]
-        assert len(backends.journal.entries) == 2
+        assert len(backends.log.entries) == 2
     real = Backends()
     told, (run,) = asyncio.run(driven(switched(graph), real))
     assert [message.content for message in told] == ["found 1", '{"key": 2}']
     assert [span.backend for span in run.tools] == ["real", "real"]
-    assert len(real.journal.entries) == 2
-    assert look_over(graph).switchable == ("afind", "find")
+    assert len(real.log.entries) == 2
+    assert discover_tools(graph).switchable == ("afind", "find")
 
 
 def test_a_thread_of_the_nodes_own_needs_the_context() -> None:
@@ -193,12 +193,12 @@ def test_it_is_seen_and_its_real_use_must_be_named() -> None:
         return {"messages": [look(1), find.invoke({"key": 1})]}
 
     graph = StateGraph(MessagesState).add_node("work", node).add_edge(START, "work").compile()
-    assert unseen_tools(graph) == {}
+    assert undiscovered_tools(graph) == {}
     assert sorted(tools_of(graph)) == ["find", "look"]
-    assert look_over(graph).nodes == {"find": "work", "look": "work"}
+    assert discover_tools(graph).nodes == {"find": "work", "look": "work"}
     with pytest.raises(ToolError, match="--allow-real find --allow-real look"):
-        refuse_unnamed(graph, [])
-    assert sorted(refuse_unnamed(graph, ["look"], {"find": "simulate"})) == ["find", "look"]
+        require_allowed(graph, [])
+    assert sorted(require_allowed(graph, ["look"], {"find": "simulate"})) == ["find", "look"]
 
 
 def test_what_has_no_schema_is_refused() -> None:

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from cm2_agent.errors import ToolError
 from cm2_agent.graphs.backends.backends import Backends
-from cm2_agent.graphs.backends.calls import Answer, Call
 from cm2_agent.graphs.interception.decorator import switchable
+from cm2_agent.types.tool_calls import ToolAnswer, ToolRequest
 from tests.fuzzing import examples
 from tests.graphs.interception.node_tools import CALLED, Box, Order, fetch, find, look, simulated, within
 from tests.graphs.interception.test_tool_node import Fault, Invents, Recorded
@@ -30,12 +30,12 @@ def nothing_called() -> None:
 def test_real_calls_are_told_to_span_journal_and_recorder() -> None:
     class Recorder:
         def __init__(self) -> None:
-            self.kept: list[tuple[Call, Answer, float]] = []
+            self.kept: list[tuple[ToolRequest, ToolAnswer, float]] = []
 
-        def add(self, call: Call, answer: Answer, seconds: float) -> None:
+        def add(self, call: ToolRequest, answer: ToolAnswer, seconds: float) -> None:
             self.kept.append((call, answer, seconds))
 
-    recorder = Recorder()
+    recorder: Any = Recorder()
     backends = Backends({"look": "record"}, recorder=recorder)
 
     async def work() -> Any:
@@ -45,7 +45,7 @@ def test_real_calls_are_told_to_span_journal_and_recorder() -> None:
     assert value == ("real 7", {"key": 8}, "found 9")
     assert CALLED == [(7, ""), 8, 9]
     assert [(span.name, span.backend) for span in spans] == [("look", "record"), ("fetch", "real"), ("find", "real")]
-    assert [entry.answer.content for entry in backends.journal.entries] == ["real 7", '{"key": 8}', "found 9"]
+    assert [entry.answer.content for entry in backends.log.entries] == ["real 7", '{"key": 8}', "found 9"]
     assert [(call.arguments, answer.content) for call, answer, _ in recorder.kept] == [({"key": 7}, "real 7")]
 
 
@@ -63,7 +63,7 @@ def test_a_real_value_comes_through_as_the_object_it_is() -> None:
     value, (span,) = within(lambda: boxes(Box(3), date(2026, 5, 20)), backends)
     assert value[0] is next(iter(held))
     assert span.arguments == {"box": {"size": 3}, "due": "2026-05-20"}
-    assert backends.journal.entries[0].answer.content == '[{"size": 1}]'
+    assert backends.log.entries[0].answer.content == '[{"size": 1}]'
 
 
 def test_a_real_exception_comes_through_and_is_recorded_as_an_error() -> None:
@@ -76,13 +76,13 @@ def test_a_real_exception_comes_through_and_is_recorded_as_an_error() -> None:
     backends = Backends()
     _, spans = within(work, backends)
     assert [bool(span.error) for span in spans] == [True, True]
-    told = [(entry.answer.content, entry.answer.error) for entry in backends.journal.entries]
+    told = [(entry.answer.content, entry.answer.error) for entry in backends.log.entries]
     assert told == [("KeyError: 'no key -1'", True), ("no key -2", True)]
     assert backends.failure is None
 
 
 def test_an_error_answer_raises_its_text() -> None:
-    failed = Answer(content="no such key", error=True, backend="simulate")
+    failed = ToolAnswer(content="no such key", error=True, backend="simulate")
 
     def work() -> Any:
         with pytest.raises(ToolException, match="no such key"):
@@ -95,13 +95,13 @@ def test_an_error_answer_raises_its_text() -> None:
     backends = simulated(failed, failed, failed)
     _, spans = within(work, backends)
     assert ["no such key" in (span.error or "") for span in spans] == [True, True, True]
-    assert [entry.answer.error for entry in backends.journal.entries] == [True, True, True]
+    assert [entry.answer.error for entry in backends.log.entries] == [True, True, True]
     assert backends.failure is None
 
 
 def test_a_tool_that_handles_its_errors_is_told_them() -> None:
     handling = switchable(StructuredTool.from_function(find.tool.func, name="find", handle_tool_error=True))  # type: ignore[attr-defined]
-    failed = Answer(content="no such key", error=True, backend="simulate")
+    failed = ToolAnswer(content="no such key", error=True, backend="simulate")
     call: Any = {"name": "find", "args": {"key": 1}, "id": "c", "type": "tool_call"}
     (text, message), _ = within(lambda: (handling.invoke({"key": 1}), handling.invoke(call)), simulated(failed, failed))
     assert text == "no such key"
@@ -149,7 +149,7 @@ def test_an_answer_is_read_as_the_return_annotation_says(hint: Any, text: str, v
     assert within(lambda: switchable(ask)(1), simulated(text))[0] == value
     backends = Backends()
     assert within(lambda: switchable(ask)(1), backends)[0] == value
-    assert within(lambda: switchable(ask)(1), simulated(backends.journal.entries[0].answer.content))[0] == value
+    assert within(lambda: switchable(ask)(1), simulated(backends.log.entries[0].answer.content))[0] == value
 
 
 leaves = st.none() | st.booleans() | st.integers() | st.text()
@@ -165,7 +165,7 @@ def test_what_a_real_call_recorded_is_what_its_replay_returns(value: Any) -> Non
     ask.__annotations__["return"] = dict
     backends = Backends()
     real, _ = within(lambda: switchable(ask)(1), backends)
-    kept = backends.journal.entries[0].answer.content
+    kept = backends.log.entries[0].answer.content
     assert json.loads(str(kept)) == real
     replayed = Backends("replay", replay=Recorded({1: str(kept)}))
     assert within(lambda: switchable(ask)(1), replayed)[0] == real == {"value": value}
@@ -230,7 +230,7 @@ def test_what_the_model_does_not_give_is_no_argument_of_the_call() -> None:
     desk = object()
     backends = simulated("invented")
     assert within(lambda: handle(1, desk), backends)[0] == "invented"
-    assert backends.journal.entries[0].call.arguments == {"key": 1}
+    assert backends.log.entries[0].request.arguments == {"key": 1}
     assert within(lambda: handle(1, desk=desk), Backends())[0] == "handled"
     ((key, held),) = CALLED
     assert (key, held) == (1, desk)

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from cm2_agent.errors import ToolError
 from cm2_agent.graphs import agent
-from cm2_agent.graphs.interception.discovery import look_over, refuse_unnamed, tools_of, unseen_tools
+from cm2_agent.graphs.interception.discovery import discover_tools, require_allowed, tools_of, undiscovered_tools
 from cm2_agent.runner.run import run
 from cm2_agent.types.task import Task
 from tests.tracing import apps
@@ -192,28 +192,28 @@ NODES: dict[str, Any] = {
 @pytest.mark.parametrize("node", NODES.values(), ids=NODES.keys())
 def test_a_tool_that_a_function_node_refers_to_is_found(node: Any) -> None:
     app = graph(node)
-    assert unseen_tools(app) == {"look": "work"}
+    assert undiscovered_tools(app) == {"look": "work"}
     assert tools_of(app) == {}
     with pytest.raises(ToolError, match=r"look \(node work\).*ToolNode.*switchable.*allow_real=\['look'\]"):
-        refuse_unnamed(app, [])
-    assert refuse_unnamed(app, ["look"]) == {}
+        require_allowed(app, [])
+    assert require_allowed(app, ["look"]) == {}
 
 
 def test_every_tool_of_a_dict_is_found() -> None:
-    assert unseen_tools(graph(by_dict)) == {"erase": "work", "look": "work"}
-    assert unseen_tools(graph(Desk().by_class)) == {"erase": "work"}
+    assert undiscovered_tools(graph(by_dict)) == {"erase": "work", "look": "work"}
+    assert undiscovered_tools(graph(Desk().by_class)) == {"erase": "work"}
 
 
 def test_a_tool_that_a_tool_node_has_is_seen_wherever_it_is_named_too() -> None:
     app = graph(in_closure(MODEL.bind_tools([look, erase])), look)
-    sight = look_over(app)
+    sight = discover_tools(app)
     assert (list(sight.tools), sight.nodes, sight.unseen) == (["look"], {"look": "tools"}, {"erase": "work"})
-    assert unseen_tools(agent(MODEL, [look, erase])) == {}
+    assert undiscovered_tools(agent(MODEL, [look, erase])) == {}
 
 
 def test_a_subgraph_as_a_node_is_seen_and_its_function_nodes_are_looked_at() -> None:
     inner = graph(by_dict, look, name="inner")
-    sight = look_over(graph(inner, name="research"))
+    sight = discover_tools(graph(inner, name="research"))
     assert sight.nodes == {"look": "research.tools"}
     assert sight.unseen == {"erase": "research.inner"}
 
@@ -226,7 +226,7 @@ def test_conditional_edges_are_code_too() -> None:
     built = StateGraph(MessagesState)
     built.add_node("work", prepare)
     built.add_conditional_edges(START, route, ["work"])
-    assert unseen_tools(built.compile()) == {"erase": "__start__"}
+    assert undiscovered_tools(built.compile()) == {"erase": "__start__"}
 
 
 def test_entrypoints_and_tasks() -> None:
@@ -238,7 +238,7 @@ def test_entrypoints_and_tasks() -> None:
     def flow(key: int) -> str:
         return step(key).result()
 
-    assert unseen_tools(flow) == {"look": "flow"}
+    assert undiscovered_tools(flow) == {"look": "flow"}
 
 
 def test_what_a_seen_tool_calls_is_unseen_while_that_tool_is_real() -> None:
@@ -248,10 +248,10 @@ def test_what_a_seen_tool_calls_is_unseen_while_that_tool_is_real() -> None:
         return str(by_dict({"messages": []}))
 
     app = graph(prepare, research)
-    assert unseen_tools(app) == {"erase": "tools.research", "look": "tools.research"}
+    assert undiscovered_tools(app) == {"erase": "tools.research", "look": "tools.research"}
     with pytest.raises(ToolError, match=r"erase \(node tools.research\)"):
-        refuse_unnamed(app, ["research"])
-    assert list(refuse_unnamed(app, [], {"research": "simulate"})) == ["research"]
+        require_allowed(app, ["research"])
+    assert list(require_allowed(app, [], {"research": "simulate"})) == ["research"]
 
 
 def test_a_tool_class_of_the_applications_own() -> None:
@@ -265,7 +265,7 @@ def test_a_tool_class_of_the_applications_own() -> None:
         def helper(self, key: int) -> str:
             return str(erase.invoke({"key": key}))
 
-    assert unseen_tools(graph(prepare, Both())) == {"erase": "tools.both"}
+    assert undiscovered_tools(graph(prepare, Both())) == {"erase": "tools.both"}
 
 
 def test_schemas_that_are_only_parsed_are_no_tools() -> None:
@@ -275,12 +275,12 @@ def test_schemas_that_are_only_parsed_are_no_tools() -> None:
         to: str
 
     routed = MODEL.with_structured_output(Route)
-    assert unseen_tools(graph(in_closure(routed))) == {}
-    assert unseen_tools(graph(in_closure(MODEL.bind_tools([Route])))) == {"Route": "work"}
+    assert undiscovered_tools(graph(in_closure(routed))) == {}
+    assert undiscovered_tools(graph(in_closure(MODEL.bind_tools([Route])))) == {"Route": "work"}
 
 
 def test_a_providers_own_tool_is_named_by_its_type() -> None:
-    assert unseen_tools(graph(in_closure(MODEL.bind(tools=[{"type": "web_search"}])))) == {"web_search": "work"}
+    assert undiscovered_tools(graph(in_closure(MODEL.bind(tools=[{"type": "web_search"}])))) == {"web_search": "work"}
 
 
 def plain_refund(order: int) -> str:
@@ -296,46 +296,47 @@ def by_late_binding(state: MessagesState) -> dict[str, Any]:
 
 
 def test_plain_functions_are_named_where_a_model_is_bound_with_them() -> None:
-    assert unseen_tools(graph(by_late_binding)) == {"plain_refund": "work"}
-    assert unseen_tools(graph(in_closure(MODEL.bind_tools(PLAIN)))) == {"plain_refund": "work"}
+    assert undiscovered_tools(graph(by_late_binding)) == {"plain_refund": "work"}
+    assert undiscovered_tools(graph(in_closure(MODEL.bind_tools(PLAIN)))) == {"plain_refund": "work"}
 
 
 def test_what_the_walk_does_not_find_is_what_it_says() -> None:
     """Named at run time, and a plain function that no model is bound with."""
     made = "lo" + "ok"
-    assert unseen_tools(graph(lambda state: {"messages": [globals()[made].invoke({"key": 1})]})) == {}
-    assert unseen_tools(graph(lambda state: {"messages": [plain_refund(7)]})) == {}
-    assert unseen_tools(graph(in_closure([*range(10_000), look]))) == {}
-    assert unseen_tools(graph(in_closure([*range(9_999), look]))) == {"look": "work"}
+    assert undiscovered_tools(graph(lambda state: {"messages": [globals()[made].invoke({"key": 1})]})) == {}
+    assert undiscovered_tools(graph(lambda state: {"messages": [plain_refund(7)]})) == {}
+    assert undiscovered_tools(graph(in_closure([*range(10_000), look]))) == {}
+    assert undiscovered_tools(graph(in_closure([*range(9_999), look]))) == {"look": "work"}
 
 
 def test_an_unused_tool_of_the_module_is_not_named() -> None:
-    assert unseen_tools(graph(by_global)) == {"look": "work"}
-    assert unseen_tools(graph(prepare)) == {}
+    assert undiscovered_tools(graph(by_global)) == {"look": "work"}
+    assert undiscovered_tools(graph(prepare)) == {}
 
 
 def test_only_real_tools_must_be_named() -> None:
     app = agent(MODEL, [look, erase])
     for backend in ("replay", "simulate", "hybrid"):
-        assert set(refuse_unnamed(app, [], dict.fromkeys(("look", "erase"), backend))) == {"look", "erase"}
-    for backend in ("real", "record"):
+        assert set(require_allowed(app, [], dict.fromkeys(("look", "erase"), backend))) == {"look", "erase"}
+    real: tuple[Any, ...] = ("real", "record")
+    for backend in real:
         with pytest.raises(ToolError, match="real tools that are not named: erase"):
-            refuse_unnamed(app, [], {"look": "simulate", "erase": backend})
-        assert set(refuse_unnamed(app, ["erase"], {"look": "simulate", "erase": backend})) == {"look", "erase"}
+            require_allowed(app, [], {"look": "simulate", "erase": backend})
+        assert set(require_allowed(app, ["erase"], {"look": "simulate", "erase": backend})) == {"look", "erase"}
     with pytest.raises(ToolError, match="not named: look"):
-        refuse_unnamed(app, [], {"erase": "simulate"})
+        require_allowed(app, [], {"erase": "simulate"})
 
 
 def test_a_refusal_tells_everything_at_once() -> None:
     app = graph(by_dict, StructuredTool.from_function(plain_refund))
     with pytest.raises(ToolError) as refused:
-        refuse_unnamed(app, [])
+        require_allowed(app, [])
     for told in ("--allow-real plain_refund", "erase (node work)", "look (node work)"):
         assert told in str(refused.value)
     with pytest.raises(
         ToolError, match="allow_real names nothing, but the graph's tools are erase, look, plain_refund"
     ):
-        refuse_unnamed(app, ["plain_refund", "erase", "look", "nothing"])
+        require_allowed(app, ["plain_refund", "erase", "look", "nothing"])
 
 
 def test_a_run_is_refused_before_it_begins() -> None:

@@ -15,11 +15,11 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 
 from cm2_agent.graphs.backends.backends import TOOLS, Backends
-from cm2_agent.graphs.backends.calls import Answer
-from cm2_agent.graphs.interception.discovery import refuse_unnamed, tools_of, unseen_tools
+from cm2_agent.graphs.interception.discovery import require_allowed, tools_of, undiscovered_tools
 from cm2_agent.graphs.interception.langchain_middleware import ToolSwitch
 from cm2_agent.graphs.interception.tool_node import switched
 from cm2_agent.tracing.span_processor import capture
+from cm2_agent.types.tool_calls import ToolAnswer
 from cm2_agent.types.trace import Run
 from tests.graphs.interception.test_tool_node import Invents, Recorded, driven, says
 from tests.tracing import apps
@@ -68,7 +68,7 @@ async def test_a_call_is_answered_by_the_backend_once(way: Callable[[], Any]) ->
     (told,), (run,) = await driven(way(), backends)
     assert (told.content, told.status, CALLED) == ("invented 1", "success", [])
     assert [(span.name, span.backend, span.call_id) for span in run.tools] == [("look", "simulate", "c0")]
-    assert len(backends.journal.entries) == 1
+    assert len(backends.log.entries) == 1
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
@@ -77,7 +77,7 @@ async def test_a_real_call_is_made_and_told_once(way: Callable[[], Any]) -> None
     (told,), (run,) = await driven(way(), backends)
     assert (told.content, CALLED) == ("real 1", [1])
     assert [span.backend for span in run.tools] == ["real"]
-    assert [entry.answer.content for entry in backends.journal.entries] == ["real 1"]
+    assert [entry.answer.content for entry in backends.log.entries] == ["real 1"]
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
@@ -96,7 +96,7 @@ def test_the_same_without_asyncio_and_without_backends(way: Callable[[], Any]) -
 async def test_errors_keep_their_form() -> None:
     wrong: tuple[Any, ...] = (("look", {"key": "seven"}), ("nonsense", {}))
     real, _ = await driven(agent(script=wrong), None)
-    simulator = Invents(Answer(content="no such key", error=True, backend="simulate"))
+    simulator = Invents(ToolAnswer(content="no such key", error=True, backend="simulate"))
     for app in (agent(ToolSwitch(), script=wrong), switched(agent(script=wrong))):
         told, _ = await driven(app, Backends("simulate", simulator=simulator))
         assert [(one.content, one.status) for one in told] == [(one.content, one.status) for one in real]
@@ -114,8 +114,8 @@ async def test_other_middleware_sees_what_the_switch_answered() -> None:
 def test_its_tools_are_seen() -> None:
     for app in (agent(), agent(ToolSwitch()), agent(Louder(), ToolSwitch())):
         assert list(tools_of(app)) == ["look"]
-        assert unseen_tools(app) == {}
-        assert list(refuse_unnamed(app, [], {"look": "simulate"})) == ["look"]
+        assert undiscovered_tools(app) == {}
+        assert list(require_allowed(app, [], {"look": "simulate"})) == ["look"]
 
 
 def test_many_at_once_keep_their_own_backends() -> None:

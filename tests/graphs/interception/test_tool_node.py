@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
@@ -17,12 +17,11 @@ from pydantic import BaseModel
 
 from cm2_agent.errors import ToolError
 from cm2_agent.graphs.backends.backends import TOOLS, Backends
-from cm2_agent.graphs.backends.calls import Answer, Call, Journal
-from cm2_agent.graphs.interception.discovery import tools_of
+from cm2_agent.graphs.interception.discovery import tool_nodes, tools_of
 from cm2_agent.graphs.interception.real_tool_guard import RealToolGuard
 from cm2_agent.graphs.interception.tool_node import switched
-from cm2_agent.graphs.interception.walking import tool_nodes
 from cm2_agent.tracing.span_processor import capture
+from cm2_agent.types.tool_calls import CallLog, ToolAnswer, ToolRequest
 from cm2_agent.types.trace import Run
 from tests.tracing import apps
 
@@ -53,14 +52,14 @@ class Invents:
 
     def __init__(self, *answers: Any) -> None:
         self.answers = list(answers)
-        self.asked: list[Call] = []
+        self.asked: list[ToolRequest] = []
 
-    async def answer(self, call: Call, journal: Journal) -> Answer:
+    async def answer(self, call: ToolRequest, log: CallLog) -> ToolAnswer:
         self.asked.append(call)
         said = self.answers.pop(0) if self.answers else f"invented {call.arguments.get('key')}"
         if isinstance(said, Exception):
             raise said
-        return said if isinstance(said, Answer) else Answer(content=said, backend="simulate")
+        return said if isinstance(said, ToolAnswer) else ToolAnswer(content=said, backend="simulate")
 
 
 class Recorded:
@@ -69,12 +68,12 @@ class Recorded:
     def __init__(self, known: Mapping[int, str]) -> None:
         self.known = known
 
-    def find(self, call: Call, journal: Journal) -> Answer | None:
+    def find(self, call: ToolRequest, log: CallLog) -> ToolAnswer | None:
         said = self.known.get(call.arguments.get("key", -1))
-        return None if said is None else Answer(content=said, backend="replay")
+        return None if said is None else ToolAnswer(content=said, backend="replay")
 
-    async def answer(self, call: Call, journal: Journal) -> Answer:
-        found = self.find(call, journal)
+    async def answer(self, call: ToolRequest, log: CallLog) -> ToolAnswer:
+        found = self.find(call, log)
         if found is None:
             raise ToolError(f"no recording of {call.tool.name}")
         return found
@@ -86,13 +85,13 @@ class Fault:
     def __init__(self, kind: str) -> None:
         self.kind = kind
 
-    def draw(self, call: Call, journal: Journal) -> str | None:
+    def draw(self, call: ToolRequest, log: CallLog) -> str | None:
         return self.kind
 
-    def faulty(self, fault: str, call: Call, answer: Answer | None) -> Answer:
+    def faulty(self, fault: str, call: ToolRequest, answer: ToolAnswer | None) -> ToolAnswer:
         if answer is None:
-            return Answer(content=f"{call.tool.name}: {fault}", error=True, fault=fault)
-        return Answer(content="", backend=answer.backend, fault=fault)
+            return ToolAnswer(content=f"{call.tool.name}: {fault}", error=True, fault=fault)
+        return ToolAnswer(content="", backend=answer.backend, fault=fault)
 
 
 def says(*calls: tuple[str, Mapping[str, Any]]) -> AIMessage:
@@ -176,7 +175,9 @@ async def test_arguments_are_read_as_the_tool_would_read_them() -> None:
 
 
 async def test_an_error_of_the_tools_own_is_told_to_the_agent() -> None:
-    backends = Backends("simulate", simulator=Invents(Answer(content="no such key", error=True, backend="simulate")))
+    backends = Backends(
+        "simulate", simulator=Invents(ToolAnswer(content="no such key", error=True, backend="simulate"))
+    )
     (told,), (run,) = await driven(switched(app(says(("look", {"key": 1})))), backends)
     assert (told.content, told.status) == ("no such key", "error")
     assert (run.tools[0].error, run.status, backends.failure) == ("no such key", "ok", None)
@@ -211,9 +212,9 @@ def test_the_sync_path_is_switched_too() -> None:
 
 async def test_of_two_same_calls_at_once_the_second_hears_what_the_first_heard() -> None:
     class Remembers(Invents):
-        async def answer(self, call: Call, journal: Journal) -> Answer:
-            known = next((entry.answer for entry in journal.entries if entry.call.key == call.key), None)
-            return known or await super().answer(call, journal)
+        async def answer(self, call: ToolRequest, log: CallLog) -> ToolAnswer:
+            known = next((entry.answer for entry in log.entries if entry.request.key == call.key), None)
+            return known or await super().answer(call, log)
 
     simulator = Remembers("first", "second")
     backends = Backends("simulate", simulator=simulator)
@@ -233,32 +234,32 @@ async def test_a_fault_comes_before_the_tool_or_changes_what_it_says(chosen: Any
         assert (run.tools[0].fault, run.tools[0].backend) == (kind, chosen)
         assert bool(CALLED) is called
         assert run.messages[-2].responses[0].response == content
-        assert backends.journal.count(backends.journal.entries[0].call.key) == 1
+        assert backends.log.count(backends.log.entries[0].request.key) == 1
 
 
 async def test_real_calls_are_recorded_where_that_is_asked_for() -> None:
     class Keeps:
         def __init__(self) -> None:
-            self.kept: list[tuple[str, Any, Answer, float]] = []
+            self.kept: list[tuple[str, Any, ToolAnswer, float]] = []
 
-        def add(self, call: Call, answer: Answer, seconds: float) -> None:
+        def add(self, call: ToolRequest, answer: ToolAnswer, seconds: float) -> None:
             self.kept.append((call.tool.name, call.arguments, answer, seconds))
 
-    recorder = Keeps()
+    recorder: Any = Keeps()
     backends = Backends({"look": "record"}, recorder=recorder)
     await driven(switched(app(says(("look", {"key": 1}), ("write", {"key": 1})))), backends)
     ((name, arguments, answer, seconds),) = recorder.kept
     assert (name, arguments, answer.content, answer.error) == ("look", {"key": 1}, "real 1", False)
     assert seconds > 0
-    assert len(backends.journal.entries) == 2
+    assert len(backends.log.entries) == 2
 
 
 async def test_a_call_that_cannot_be_recorded_is_a_failure_of_ours() -> None:
     class Full:
-        def add(self, call: Call, answer: Answer, seconds: float) -> None:
+        def add(self, call: ToolRequest, answer: ToolAnswer, seconds: float) -> None:
             raise ToolError("the disk is full")
 
-    backends = Backends("record", recorder=Full())
+    backends = Backends("record", recorder=cast("Any", Full()))
     await driven(switched(app(says(("look", {"key": 1})))), backends)  # the app hands every error to the model
     assert str(backends.failure) == "the disk is full"
 
@@ -350,7 +351,7 @@ async def test_a_tool_that_commands_the_graph_is_journalled_by_its_message() -> 
     backends = Backends("real")
     (told,), _ = await driven(switched(app(says(("go", {"key": 1})), tools=(go,))), backends)
     assert told.content == "gone"
-    assert [entry.answer.content for entry in backends.journal.entries] == ["gone"]
+    assert [entry.answer.content for entry in backends.log.entries] == ["gone"]
 
 
 async def test_the_guard_lets_twins_pass_and_stops_the_real() -> None:
@@ -403,7 +404,7 @@ def test_time_is_told_in_seconds() -> None:
     kept: list[float] = []
 
     class Keeps:
-        def add(self, call: Call, answer: Answer, seconds: float) -> None:
+        def add(self, call: ToolRequest, answer: ToolAnswer, seconds: float) -> None:
             kept.append(seconds)
 
     @tool
@@ -413,6 +414,8 @@ def test_time_is_told_in_seconds() -> None:
         return "ok"
 
     graph = switched(app(says(("slow", {"key": 1})), tools=(slow,)))
-    graph.invoke({"messages": [HumanMessage("go")]}, {"configurable": {TOOLS: Backends("record", recorder=Keeps())}})
+    graph.invoke(
+        {"messages": [HumanMessage("go")]}, {"configurable": {TOOLS: Backends("record", recorder=cast("Any", Keeps()))}}
+    )
     assert kept[0] >= 0.02
     assert set(tools_of(graph)) == {"slow"}

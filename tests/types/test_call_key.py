@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from langchain_core.tools import tool
 from pydantic import BaseModel, Field
 
-from cm2_agent.graphs.backends.call_key import call_key
-from cm2_agent.graphs.backends.calls import Answer, Call, Journal
 from cm2_agent.graphs.tools.specs import spec_of
+from cm2_agent.types.call_key import call_key
 from cm2_agent.types.messages import ToolSpec
+from cm2_agent.types.tool_calls import CallLog, ToolAnswer, ToolRequest
 from tests.strategies import jsons, objects
 
 
@@ -338,7 +338,7 @@ def test_keys_are_short_ascii() -> None:
 
 def test_a_journal_counts_by_key() -> None:
     spec = ToolSpec(name="find", parameters={"properties": {"limit": {"default": 5}}})
-    journal = Journal()
-    journal.add(Call(tool=spec, arguments={"q": "a", "limit": 5}), Answer(content="x"))
-    assert journal.count(Call(tool=spec, arguments={"q": "a"}).key) == 1
-    assert journal.count(Call(tool=spec, arguments={"q": "b"}).key) == 0
+    log = CallLog()
+    log.add(ToolRequest(tool=spec, arguments={"q": "a", "limit": 5}), ToolAnswer(content="x"))
+    assert log.count(ToolRequest(tool=spec, arguments={"q": "a"}).key) == 1
+    assert log.count(ToolRequest(tool=spec, arguments={"q": "b"}).key) == 0
