@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from cm2_agent.errors import TrainError
+from cm2_agent.errors import TrainError, require_extra
 from cm2_agent.types.group import Group
 from cm2_agent.types.json_values import JSON
 
@@ -89,8 +89,10 @@ class GRPO:
         """Train and return `out`: safetensors, tokenizer and report.json (also `self.report`).
 
         `progress(step, total, metrics)` is told of every optimizer step. An interrupted run leaves `out` as it was.
-        Raises TrainError, with which, why and what to do, for whatever cannot be trained on.
+        Raises MissingExtra without the extra `train`,
+        and TrainError, with which, why and what to do, for whatever cannot be trained on.
         """
+        require_extra("train", "Trainers", "torch", "transformers", "trl", "accelerate", "datasets")
         checkpoint.check_out(self.out)
         limits = checkpoint.ModelLimits(self.model)
         dataset = build_dataset(

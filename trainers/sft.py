@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from cm2_agent.errors import TrainError
+from cm2_agent.errors import TrainError, require_extra
 from cm2_agent.types.group import Group, Rollout
 from cm2_agent.types.json_values import JSON
 
@@ -83,8 +83,10 @@ class SFT:
         """Train and return `out`: safetensors, tokenizer and report.json (also `self.report`).
 
         `progress(step, total, metrics)` is called after every optimizer step. An interrupted run leaves `out` as it
-        was. Raises TrainError where nothing is left to imitate, with the reasons.
+        was. Raises MissingExtra without the extra `train`, and TrainError where nothing is left to imitate, with the
+        reasons.
         """
+        require_extra("train", "Trainers", "torch", "transformers", "trl", "accelerate", "datasets")
         checkpoint.check_out(self.out)
         groups = require_scored(groups, one_reward=self.select != "all")
         policy = checkpoint.load_policy(self.model, self.tokenizer)

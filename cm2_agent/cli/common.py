@@ -8,13 +8,12 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 
 import typer
 from typer.core import TyperGroup
 
-from cm2_agent.errors import CM2Error, MissingExtra
+from cm2_agent.errors import CM2Error
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,8 +32,6 @@ JsonOption: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on one line, and nothing else on stdout.")
 ]
 STORE = "sqlite:///cm2.db"
-
-_EXTRA_OF = {"torch": "train", "transformers": "train", "trl": "train", "datasets": "train", "matplotlib": "plot"}
 
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
@@ -69,13 +66,6 @@ class CommandGroup(TyperGroup):
 def command_group(help: str) -> typer.Typer:
     """A group of sub-commands, such as `cm2 db`."""
     return typer.Typer(cls=CommandGroup, no_args_is_help=True, help=help, rich_markup_mode=None)
-
-
-def require(what: str, *packages: str) -> None:
-    """Raise MissingExtra, naming all the extras it takes, where a package of an optional extra is not installed."""
-    missing = {_EXTRA_OF[name] for name in packages if find_spec(name) is None}
-    if missing:
-        raise MissingExtra(",".join(sorted(missing)), what)
 
 
 def printable(text: str) -> str:

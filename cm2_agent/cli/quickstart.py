@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cm2_agent.cli.common import require
+from cm2_agent.errors import require_extra
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +37,7 @@ def quickstart(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
 ) -> None:
-    require("The quickstart's training and plots", "torch", "transformers", "trl", "datasets", "matplotlib")
+    require_extra("train,plot", "Training and plotting", "torch", "transformers", "trl", "datasets", "matplotlib")
     folder = out or _unused_folder(Path("runs") / f"quickstart-{seed}")
     try:
         with _bars() as progress:
