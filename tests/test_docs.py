@@ -6,7 +6,8 @@ language:
 - `python`: executed, in one namespace a document, in an empty folder of the document's own.
 - `python NAME.py`: written to the file NAME.py there, which later blocks and commands can import.
 - `bash run`: every line is a `cm2 …` command, run there in its turn (other `bash` blocks are only shown).
-- `yaml NAME`, `json NAME`, `jsonl NAME`: written to the file NAME there; each is parsed, and a checklist is loaded.
+- `yaml NAME`, `json NAME`, `jsonl NAME`: written to the file NAME there; each is parsed, and a checklist is
+  loaded (an item library, which has `parameters`, where a checklist includes it).
 - `text output`: what the block before it printed, to the letter.
 
 Recipes (cookbook/01_embed.py …) run as scripts; the last line that one prints is the one that its docstring promises
@@ -33,6 +34,7 @@ import pytest
 import yaml
 
 from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_yaml import load_checklist
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
@@ -101,8 +103,9 @@ def execute(document: Path, capsys: pytest.CaptureFixture[str]) -> None:
             data = parsed(block)
             for name in block.words:
                 Path(name).write_text(block.code, encoding="utf-8")
-            if block.language != "jsonl" and "items" in data:
-                assert Checklist.from_json(data).items, where
+            if block.language != "jsonl" and "items" in data and "parameters" not in data:
+                read = load_checklist(block.words[0]) if block.words else Checklist.from_json(data)
+                assert read.items, where
         elif block.language == "text" and "output" in block.words:
             assert printed == block.code, f"{where}: the block before it printed something else"
 
