@@ -25,9 +25,9 @@ class Module:
 
     def __post_init__(self) -> None:
         package = self.name if self.file.endswith("__init__.py") else self.name.rpartition(".")[0]
-        for node in self.tree.body:
-            if isinstance(node, Function | ast.ClassDef):
-                self.definitions[node.name] = node
+        for statement in self.tree.body:
+            if isinstance(statement, Function | ast.ClassDef):
+                self.definitions[statement.name] = statement
         for node in ast.walk(self.tree):
             if isinstance(node, ast.ImportFrom):
                 above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []

@@ -211,7 +211,8 @@ class _Body:
                 return self.value(node.value)
             case ast.Compare() | ast.JoinedStr():
                 for child in _children(node):
-                    self.value(child)
+                    if isinstance(child, ast.expr):
+                        self.value(child)
                 return False, None
             case ast.ListComp() | ast.SetComp() | ast.GeneratorExp() | ast.DictComp():
                 for loop in node.generators:
@@ -219,8 +220,8 @@ class _Body:
                     for condition in loop.ifs:
                         self.value(condition)
                 made = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
-                parts = [self.value(one)[0] for one in made]
-                return any(parts), None
+                held_by = [self.value(one)[0] for one in made]
+                return any(held_by), None
             case ast.NamedExpr():
                 held, kind = self.value(node.value)
                 self.bind(node.target, held, kind)
@@ -236,8 +237,8 @@ class _Body:
                 self.value(node.body)
                 return False, None
             case _:
-                parts = [self.value(child)[0] for child in _children(node) if isinstance(child, ast.expr)]
-                return any(parts), None
+                held_by = [self.value(child)[0] for child in _children(node) if isinstance(child, ast.expr)]
+                return any(held_by), None
 
     def holds_inside(self, path: str) -> bool:
         return any(one.startswith(f"{path}.") for one in self.carried)
