@@ -24,7 +24,7 @@ from cm2_agent.llm.usage import metered
 from cm2_agent.models.local import LocalChatModel
 from cm2_agent.models.tokenizer import byte_tokenizer
 from cm2_agent.rewards.judges.cache import MemoryCache
-from cm2_agent.rewards.judges.judge_models import judge_model, openai_judge_model
+from cm2_agent.rewards.judges.client import judge_model, openai_judge_model
 from cm2_agent.rewards.judges.llm_judge import LLMJudge
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 from cm2_agent.types.checklist import Checklist

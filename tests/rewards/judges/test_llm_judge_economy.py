@@ -15,7 +15,7 @@ import pytest
 from cm2_agent.errors import BudgetExhausted, StoreError
 from cm2_agent.llm.limits import RateLimits
 from cm2_agent.rewards.judges.cache import MemoryCache
-from cm2_agent.rewards.judges.judge_models import openai_judge_model
+from cm2_agent.rewards.judges.client import openai_judge_model
 from cm2_agent.rewards.judges.llm_judge import LLMJudge
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 from cm2_agent.runner.run import score_traces
