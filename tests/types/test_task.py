@@ -30,11 +30,11 @@ LOOK = ToolSpec(name="look", description="Look a key up.", parameters={"type": "
 )
 def test_a_task_refuses_what_is_no_tool(tool: Any, words: str) -> None:
     with pytest.raises(ValidationError, match=words):
-        Task(id="t", tools=[LOOK, tool])
+        Task(id="t", tools=(LOOK, tool))
 
 
 def test_a_task_writes_every_key_of_a_tool_and_a_trace_those_of_the_conventions() -> None:
-    written = json.dumps(Task(id="t", tools=[LOOK]).to_json()["tools"])
+    written = json.dumps(Task(id="t", tools=(LOOK,)).to_json()["tools"])
     assert written == (
         '[{"name": "look", "description": "Look a key up.", "parameters": {"type": "object"}, "output": null,'
         ' "reads": true}]'
