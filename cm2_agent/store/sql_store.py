@@ -1,5 +1,4 @@
-"""`SQLStore(url)`: the door to the store; apart from the files that know the tables, so that what it promises can be
-read at once."""
+"""`SQLStore(url)`: runs, tasks, checklists, scores and labels in one SQL database."""
 
 from __future__ import annotations
 
@@ -7,24 +6,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, select
-
 from cm2_agent.errors import StoreError
-from cm2_agent.store import health, migrate
+from cm2_agent.store import health, migrate, queries
 from cm2_agent.store import human_labels as labelling
-from cm2_agent.store import queries as fetch
 from cm2_agent.store import scores as scoring
 from cm2_agent.store import tasks as catalog
-from cm2_agent.store.caches import SQLVerdictCache
+from cm2_agent.store.caches import SQLSimulationCache, SQLVerdictCache
 from cm2_agent.store.codec import seal
 from cm2_agent.store.encoder import Packer
 from cm2_agent.store.engine import Database
 from cm2_agent.store.human_labels import LabelCounts
-from cm2_agent.store.queries import Place
-from cm2_agent.store.reader import PAGE, Reader, chunks
-from cm2_agent.store.schema import reward_versions, scores, traces
+from cm2_agent.store.reader import Reader
 from cm2_agent.store.scores import KnownRewards, ScoreWriter, finite
-from cm2_agent.store.simulations import SQLSimulationCache
 from cm2_agent.store.statements import Statements
 from cm2_agent.store.writer import Caches, Writer
 from cm2_agent.types.checklist import Checklist
@@ -151,13 +144,13 @@ class SQLStore:
         """A result known from elsewhere; replaced on saving again. Raises StoreError where the trace is not stored."""
         number = finite(value, f"outcome {name!r}")
         with self._db.writing() as connection:
-            seq = self._trace_seqs(connection, [trace_id])[trace_id]
+            seq = queries.rows_of(connection, [trace_id], url=self.url)[trace_id]
             self._do.outcome.many(connection, [(seq, seal(name), number)])
 
     def trace(self, trace_id: str) -> Trace | None:
         """The trace as it was saved, None where there is none."""
         with self._db.reading() as connection:
-            found = fetch.places(connection, [trace_id])
+            found = queries.cursors(connection, [trace_id])
             return Reader(connection).traces([found[0][2]])[0] if found else None
 
     def holds(self, trace_id: str) -> bool:
@@ -182,45 +175,13 @@ class SQLStore:
         alone: those with one. `task`, `policy`: of that task id or policy version. `ids`: among these (those not stored
         are left out)."""
         left = limit
-        for seqs in self._pages(unscored=unscored, reward=reward, task=task, policy=policy, ids=ids):
+        for seqs in queries.pages(self._db, unscored=unscored, reward=reward, task=task, policy=policy, ids=ids):
             if left is not None and left <= 0:
                 return
             with self._db.reading() as connection:
                 page = Reader(connection).traces(seqs[:left])
             yield from page
             left = None if left is None else left - len(page)
-
-    def _pages(
-        self,
-        *,
-        unscored: bool = False,
-        reward: str | None = None,
-        task: str | None = None,
-        policy: str | None = None,
-        ids: Iterable[str] | None = None,
-    ) -> Iterator[list[int]]:
-        """The rows of these traces, page by page, in order."""
-        if ids is not None:
-            with self._db.reading() as connection:
-                chosen = fetch.places(connection, list(ids))
-            for chunk in chunks(chosen, PAGE):
-                with self._db.reading() as connection:
-                    seqs = [place[2] for place in chunk]
-                    found = fetch.page(
-                        connection, seqs=seqs, size=PAGE, unscored=unscored, reward=reward, task=task, policy=policy
-                    )
-                yield [place[2] for place in found]
-            return
-        after: Place | None = None
-        while True:
-            with self._db.reading() as connection:
-                found = fetch.page(
-                    connection, after=after, size=PAGE, unscored=unscored, reward=reward, task=task, policy=policy
-                )
-            if not found:
-                return
-            after = found[-1]
-            yield [place[2] for place in found]
 
     # Tasks and checklists
 
@@ -290,24 +251,15 @@ class SQLStore:
         given = list(scores)
         learned = KnownRewards()
         with self._db.writing() as connection:
-            seqs = self._trace_seqs(connection, [score.trace_id for score in given])
+            seqs = queries.rows_of(connection, [score.trace_id for score in given], url=self.url)
             self._scorer.write(connection, given, seqs, learned)
         self._rewards.learn(learned)
 
     def score(self, trace_id: str, reward: str | None = None) -> Score | None:
         """The trace's score under a reward version: where none is named, under the last registered one that it has a
         score under."""
-        query = select(scores.c.seq).join(traces, traces.c.seq == scores.c.trace).where(traces.c.id == seal(trace_id))
-        query = (
-            query.join(reward_versions, reward_versions.c.seq == scores.c.reward)
-            .order_by(reward_versions.c.seq.desc())
-            .limit(1)
-        )
-        if reward is not None:
-            query = query.where(reward_versions.c.version == seal(reward))
         with self._db.reading() as connection:
-            seq = connection.execute(query).scalar_one_or_none()
-            return None if seq is None else next(iter(scoring.read(connection, [seq]).values()))
+            return scoring.newest(connection, trace_id, reward)
 
     def scores(self, reward: str | None = None) -> Iterator[Score]:
         """The scores of one reward version (the newest where none is named), in the order of `traces()`; read in
@@ -315,12 +267,10 @@ class SQLStore:
         version = reward if reward is not None else next(iter(self.reward_versions()), None)
         if version is None:
             return
-        for seqs in self._pages(reward=version):
-            query = select(scores.c.seq).join(reward_versions, reward_versions.c.seq == scores.c.reward)
-            query = query.where(reward_versions.c.version == seal(version), scores.c.trace.in_(seqs))
+        for seqs in queries.pages(self._db, reward=version):
             with self._db.reading() as connection:
-                read = scoring.read(connection, list(connection.scalars(query)))
-            yield from (read[seq] for seq in seqs if seq in read)
+                page = scoring.of_traces(connection, seqs, version)
+            yield from page
 
     def judging(self) -> dict[str, dict[str, JSON]]:
         """What judging took, by reward version: the sums of `Score.usage`, None where a number is not known."""
@@ -365,7 +315,7 @@ class SQLStore:
         `cm2.rollout` attribute. Groups of fewer than `min_size` are left out, and with `backends` those whose tools
         were answered otherwise than so, or nobody said how. Raises StoreError where the store holds no such score."""
         with self._db.reading() as connection:
-            return fetch.groups(
+            return queries.groups(
                 connection,
                 url=self.url,
                 checklist=checklist,
@@ -375,19 +325,6 @@ class SQLStore:
                 min_size=min_size,
                 backends=None if backends is None else frozenset(backends),
             )
-
-    def _trace_seqs(self, connection: Connection, ids: Sequence[str]) -> dict[str, int]:
-        found: dict[str, int] = {}
-        for chunk in chunks(dict.fromkeys(ids)):
-            by_key = {seal(id): id for id in chunk}
-            for row in connection.execute(select(traces.c.id, traces.c.seq).where(traces.c.id.in_(list(by_key)))):
-                found[by_key[row.id]] = row.seq
-        missing = [id for id in ids if id not in found]
-        if missing:
-            raise StoreError(
-                f"trace {missing[0]!r} is not in store {self.url}; save its runs before its score or outcome"
-            )
-        return found
 
     # What people said
 
