@@ -5,13 +5,6 @@ from .errors import CM2Error as CM2Error
 from .errors import TrainError as TrainError
 from .importers import Imported as Imported
 from .importers import read_recordings as read_recordings
-from .integrations.reward_functions import art_group_reward as art_group_reward
-from .integrations.reward_functions import art_reward as art_reward
-from .integrations.reward_functions import trl_reward as trl_reward
-from .integrations.reward_functions import verifiers_reward as verifiers_reward
-from .integrations.reward_functions import verl_reward as verl_reward
-from .llm.limits import RateLimits as RateLimits
-from .llm.prices import Price as Price
 from .models.local import LocalChatModel as LocalChatModel
 from .models.openai import openai_compatible as openai_compatible
 from .online.guard import guard as guard
