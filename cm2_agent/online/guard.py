@@ -57,7 +57,7 @@ def guard(
             `n` under 1. When called: `blocked` is None and no attempt passed.
 
     >>> from langchain_core.language_models import FakeListChatModel
-    >>> from cm2_agent import Item
+    >>> from cm2_agent import Checklist, Item, guard
     >>> from cm2_agent.graphs import agent
     >>> no_promise = Item("no_promise", check={"reply_matches": "refund"}, kind="avoid", required_for_next_turn=True)
     >>> support = Checklist(no_promise, Item("replies", check={"replied": True}), name="support")
