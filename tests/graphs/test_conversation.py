@@ -179,7 +179,7 @@ class Slow(apps.ScriptedModel):
 async def test_seconds_are_limited_over_all_turns_and_those_of_a_run_before_count() -> None:
     machine, runs = dialogue(InMemorySaver()), list[Run]()
     handler = capture(runs.append)
-    one = talk(apps.agent(Slow(script=THREE, on="and 2")), callbacks=[handler], limits=Limits(max_seconds=0.2))
+    one = talk(apps.agent(Slow(script=THREE, on="and 2")), callbacks=[handler], limits=Limits(max_seconds=5))
     assert await converse(one, machine) == End(how="time", turn=1)
     assert [run.status for run in runs] == ["ok", "cancelled"]
     assert handler.open_runs == 0  # type: ignore[attr-defined]
