@@ -34,6 +34,7 @@ from .types.messages import Text as Text
 from .types.messages import ToolCall as ToolCall
 from .types.messages import ToolCallResponse as ToolCallResponse
 from .types.protocols import Importer as Importer
+from .types.protocols import Trainer as Trainer
 from .types.score import Component as Component
 from .types.score import Score as Score
 from .types.score import TurnScore as TurnScore

@@ -15,6 +15,8 @@ from .dataset import Credits, build_dataset
 from .trl_config import grpo_config
 from .validation import check, stale, too_long
 
+require_extra("train", "Trainers", "torch", "transformers", "trl", "accelerate", "datasets")
+
 ImportanceWeighting: TypeAlias = Literal["decoupled", "direct"]
 Progress: TypeAlias = Callable[[int, int, dict[str, float]], object]
 
@@ -92,7 +94,6 @@ class GRPO:
         Raises MissingExtra without the extra `train`,
         and TrainError, with which, why and what to do, for whatever cannot be trained on.
         """
-        require_extra("train", "Trainers", "torch", "transformers", "trl", "accelerate", "datasets")
         checkpoint.check_out(self.out)
         limits = checkpoint.ModelLimits(self.model)
         dataset = build_dataset(

@@ -23,6 +23,8 @@ from .retokenize import rows_from_words
 from .rows import TEXT_ONLY, TOO_LONG, Row, recorded_steps, rows_of, untrainable_reason
 from .trl_config import config
 
+require_extra("train", "Trainers", "torch", "transformers", "trl", "accelerate", "datasets")
+
 Progress = Callable[[int, int, dict[str, float]], object]
 Select = Literal["all", "best"] | float
 
@@ -86,7 +88,6 @@ class SFT:
         was. Raises MissingExtra without the extra `train`, and TrainError where nothing is left to imitate, with the
         reasons.
         """
-        require_extra("train", "Trainers", "torch", "transformers", "trl", "accelerate", "datasets")
         checkpoint.check_out(self.out)
         groups = require_scored(groups, one_reward=self.select != "all")
         policy = checkpoint.load_policy(self.model, self.tokenizer)
