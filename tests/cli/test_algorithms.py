@@ -126,8 +126,8 @@ def test_options_pass_through_keywords(tmp_path: Path) -> None:
         def __init__(self, **keywords: Any) -> None:
             self.keywords = keywords
 
-        def train(self, groups: Any) -> str:
-            return str(tmp_path)
+        def train(self, groups: Any) -> Path:
+            return tmp_path
 
     steps: list[int] = []
     made = make_trainer("m:Open", Open, {"level": "turn"}, {"beta": 0.1})
