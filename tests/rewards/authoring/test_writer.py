@@ -20,7 +20,7 @@ from cm2_agent.types.messages import ToolCall
 from cm2_agent.types.score import Verdict
 from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Trace
-from tests.rewards.authoring.writing import GOOD, Reader, at, cancels, date, label, lookup
+from tests.rewards.authoring.writing import GOOD, Data, Reader, at, cancels, date, label, lookup
 from tests.rewards.talk import say, trace, turn
 
 
