@@ -3,6 +3,7 @@ from .datasets.from_traces import task_from_trace as task_from_trace
 from .datasets.redaction import Redactor as Redactor
 from .errors import CM2Error as CM2Error
 from .errors import TrainError as TrainError
+from .graphs.conversation_setup import RolloutLimits as RolloutLimits
 from .importers import Imported as Imported
 from .importers import read_recordings as read_recordings
 from .models.local import LocalChatModel as LocalChatModel

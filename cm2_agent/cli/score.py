@@ -172,7 +172,7 @@ async def _score(
     store: SQLStore, traces: Iterable[Trace], scorer: ChecklistScorer, checklist: Checklist | None
 ) -> tuple[Counter[str], BudgetExhausted | None]:
     """Why rewards are NULL, counted, and the budget that stopped the scoring, if one did."""
-    from cm2_agent.runner.run import score_traces
+    from cm2_agent.runner.rescore import score_traces
 
     reasons: Counter[str] = Counter()
     at_a_time = 1 if scorer.judge is None else 64

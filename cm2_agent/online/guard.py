@@ -9,7 +9,7 @@ from os import PathLike, fspath
 from typing import Any
 
 from cm2_agent.errors import ChecklistError, GuardError
-from cm2_agent.graphs.guardrail import NOTE, Finding, OnViolation, guarded
+from cm2_agent.graphs.guardrail import NOTE, Finding, OnViolation, guarded_graph
 from cm2_agent.rewards.scoring.judge_items import leave_unjudged
 from cm2_agent.rewards.scoring.plan import Plan
 from cm2_agent.rewards.scoring.shaping import apply_dependencies
@@ -81,7 +81,7 @@ def guard(
             "the graph is watched already, so each attempt would be stored as a run of its own; guard first:"
             " watch(guard(graph, …))"
         )
-    return guarded(graph, _turn_check(plan), on_violation=on_violation, n=n, blocked=blocked, note=note)
+    return guarded_graph(graph, _turn_check(plan), on_violation=on_violation, n=n, blocked=blocked, note=note)
 
 
 def _turn_check(plan: Plan) -> Callable[[Sequence[Message]], Finding]:
