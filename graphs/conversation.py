@@ -40,6 +40,7 @@ def conversation_graph(checkpointer: Any = None) -> Any:
     `Command(resume=…)`. A checkpointer holds all that the dialogue needs after each turn.
 
     >>> from langchain_core.language_models import GenericFakeChatModel
+    >>> from cm2_agent import Task
     >>> from cm2_agent.graphs import agent
     >>> graph = agent(GenericFakeChatModel(messages=iter(["It was shipped.", "With pleasure."])), [])
     >>> task = Task(id="t", turns=["Where is order 7?", "Thanks!"])
@@ -82,6 +83,7 @@ async def converse(setup: ConversationSetup, machine: Any = None, *, facts: str 
     and BudgetExhausted of user or tools, is raised, and the finished turns stay in the checkpointer.
 
     >>> from langchain_core.language_models import GenericFakeChatModel
+    >>> from cm2_agent import Task
     >>> from cm2_agent.graphs import agent
     >>> graph = agent(GenericFakeChatModel(messages=iter(["It was shipped."])), [])
     >>> task = Task(id="t", turns=["Where is order 7?"])

@@ -39,7 +39,7 @@ class Heard(apps.ScriptedModel):
         return super()._next(messages)
 
 
-def setup(
+def conversation(
     graph: Any, task: Task = TASK, thread: str = "d1", callbacks: Sequence[Any] = (), **options: Any
 ) -> ConversationSetup:
     config = {"configurable": {"thread_id": thread}, "callbacks": list(callbacks), "metadata": {"cm2.task.id": task.id}}
@@ -54,7 +54,7 @@ def scripted(*script: Any, **options: Any) -> Any:
 async def test_every_turn_is_a_root_run_of_the_graphs_own_thread(checkpointer: Any) -> None:
     runs: list[Run] = []
     machine = conversation_graph(checkpointer)
-    assert await converse(setup(scripted(*THREE), callbacks=[capture(runs.append)]), machine) == Ending(
+    assert await converse(conversation(scripted(*THREE), callbacks=[capture(runs.append)]), machine) == Ending(
         reason="done", turn=2
     )
     assert [(run.thread, run.trace_id, run.status) for run in runs] == [("d1", "d1", "ok")] * 3
@@ -73,7 +73,7 @@ async def test_a_traced_graph_around_the_dialogue_is_not_taken_for_the_parent_of
     handler = capture(runs.append)
 
     async def node(state: MessagesState) -> dict[str, Any]:
-        end = await converse(setup(scripted(*THREE), callbacks=[handler]))
+        end = await converse(conversation(scripted(*THREE), callbacks=[handler]))
         return {"messages": [AIMessage(content=end.reason)]}
 
     outer = StateGraph(MessagesState).add_node("node", node).add_edge(START, "node").compile()
@@ -83,7 +83,7 @@ async def test_a_traced_graph_around_the_dialogue_is_not_taken_for_the_parent_of
     assert [(run.thread, len(run.calls)) for run in runs] == [("d1", 2), ("d1", 2), ("d1", 1), ("outer", 0)]
 
 
-@pytest.mark.parametrize(("verdict", "how"), [(True, "done"), (False, "gate"), (None, "verdict")])
+@pytest.mark.parametrize(("verdict", "reason"), [(True, "done"), (False, "gate"), (None, "verdict")])
 async def test_the_gate_is_asked_between_turns(verdict: bool | None, reason: str) -> None:
     asked: list[int] = []
 
@@ -91,7 +91,7 @@ async def test_the_gate_is_asked_between_turns(verdict: bool | None, reason: str
         asked.append(turn)
         return verdict if turn == 1 else True
 
-    end = await converse(setup(scripted(*THREE), gate=gate))
+    end = await converse(conversation(scripted(*THREE), gate=gate))
     assert (end.reason, end.turn) == (reason, 2 if verdict else 1)
     assert asked == [0, 1]
 
@@ -101,7 +101,7 @@ async def test_a_system_message_is_said_once_and_the_graph_keeps_its_own_history
     for checkpointer in (None, InMemorySaver()):
         model = Heard(script=THREE)
         model.shown.clear()
-        await converse(setup(our_agent(model, [apps.look], checkpointer=checkpointer), task))
+        await converse(conversation(our_agent(model, [apps.look], checkpointer=checkpointer), task))
         assert [sum(isinstance(message, SystemMessage) for message in shown) for shown in model.shown] == [1] * 5
         assert [len(shown) for shown in model.shown] == [2, 4, 6, 8, 10]
 
@@ -121,9 +121,9 @@ async def test_a_user_speaks_first_and_ends_by_saying_nothing() -> None:
         return None if len(seen) == 3 else f"message {len(seen)}"
 
     task = Task(id="p", persona="in a hurry")
-    assert await converse(setup(scripted(*THREE), task, user=user)) == Ending(reason="done", turn=1)
+    assert await converse(conversation(scripted(*THREE), task, user=user)) == Ending(reason="done", turn=1)
     assert [len(roles) for roles in seen] == [0, 4, 8]
-    end = await converse(setup(scripted(*THREE), task, user=saying(None)))
+    end = await converse(conversation(scripted(*THREE), task, user=saying(None)))
     assert end.reason == "error"
     assert end.failure is not None
     assert "said nothing" in end.failure.message
@@ -134,13 +134,13 @@ async def test_a_user_speaks_first_and_ends_by_saying_nothing() -> None:
 )
 async def test_turns_are_limited(task: Task, limit: int, turns: int) -> None:
     user = None if task.turns else saying(*["more"] * 9)
-    end = await converse(setup(scripted(*THREE), task, user=user, limits=RolloutLimits(max_turns=limit)))
+    end = await converse(conversation(scripted(*THREE), task, user=user, limits=RolloutLimits(max_turns=limit)))
     assert (end.reason, end.turn) == ("done" if turns == 3 else "turns", turns - 1)
 
 
 async def test_a_user_without_any_limit_ends_all_the_same() -> None:
     end = await converse(
-        setup(scripted(AIMessage(content="hm")), Task(id="p", persona="x"), user=saying(*["more"] * 40))
+        conversation(scripted(AIMessage(content="hm")), Task(id="p", persona="x"), user=saying(*["more"] * 40))
     )
     assert (end.reason, end.turn) == ("turns", 29)
 
@@ -152,18 +152,18 @@ async def test_a_user_that_fails_is_this_dialogues_end_and_an_exhausted_budget_i
     async def poor(messages: Sequence[Message]) -> str | None:
         raise BudgetExhausted("0 USD left")
 
-    end = await converse(setup(scripted(*THREE), user=broken))
+    end = await converse(conversation(scripted(*THREE), user=broken))
     assert end.failure is not None
     assert (end.reason, end.failure.kind) == ("error", "ToolError")
     with pytest.raises(BudgetExhausted):
-        await converse(setup(scripted(*THREE), user=poor))
+        await converse(conversation(scripted(*THREE), user=poor))
 
 
 async def test_tokens_are_limited_between_the_calls_of_a_turn_and_the_stopped_call_is_recorded_nowhere() -> None:
     for limit, calls, turn in ((1, 1, 0), (14, 2, 0), (15, 3, 1), (10_000, 5, 2)):  # its calls say 6, 8, 10 … tokens
         runs: list[Run] = []
         end = await converse(
-            setup(scripted(*THREE), callbacks=[capture(runs.append)], limits=RolloutLimits(max_tokens=limit))
+            conversation(scripted(*THREE), callbacks=[capture(runs.append)], limits=RolloutLimits(max_tokens=limit))
         )
         made = [call for run in runs for call in run.calls]
         assert (len(made), end.turn, end.reason) == (calls, turn, "done" if calls == 5 else "tokens"), limit
@@ -186,7 +186,9 @@ class Slow(apps.ScriptedModel):
 async def test_seconds_are_limited_over_all_turns_and_those_of_a_run_before_count() -> None:
     machine, runs = conversation_graph(InMemorySaver()), list[Run]()
     handler = capture(runs.append)
-    one = setup(apps.agent(Slow(script=THREE, on="and 2")), callbacks=[handler], limits=RolloutLimits(max_seconds=5))
+    one = conversation(
+        apps.agent(Slow(script=THREE, on="and 2")), callbacks=[handler], limits=RolloutLimits(max_seconds=5)
+    )
     assert await converse(one, machine) == Ending(reason="time", turn=1)
     assert [run.status for run in runs] == ["ok", "cancelled"]
     assert handler.open_runs == 0  # type: ignore[attr-defined]
@@ -198,16 +200,16 @@ async def test_seconds_of_another_process_count() -> None:
 
     machine, runs = conversation_graph(InMemorySaver()), list[Run]()
     with pytest.raises(RuntimeError, match="killed"):
-        await converse(setup(scripted(*THREE), gate=killed), machine)
+        await converse(conversation(scripted(*THREE), gate=killed), machine)
     used = (await machine.aget_state(machine_config("d1"))).values["seconds"]
     assert used > 0
-    again = setup(scripted(*THREE), callbacks=[capture(runs.append)], limits=RolloutLimits(max_seconds=used))
+    again = conversation(scripted(*THREE), callbacks=[capture(runs.append)], limits=RolloutLimits(max_seconds=used))
     assert await converse(again, machine, resumed=True) == Ending(reason="time", turn=0)
     assert runs == []
 
 
 async def test_a_time_out_of_the_agents_own_is_its_failure() -> None:
-    end = await converse(setup(scripted(TimeoutError("the model")), limits=RolloutLimits(max_seconds=60)))
+    end = await converse(conversation(scripted(TimeoutError("the model")), limits=RolloutLimits(max_seconds=60)))
     assert end.failure is not None
     assert (end.reason, end.failure.kind) == ("error", "TimeoutError")
 
@@ -216,7 +218,7 @@ async def test_cancelling_ends_everything() -> None:
     runs: list[Run] = []
     handler = capture(runs.append)
     model = Slow(script=THREE, on="look 1 up")
-    running = asyncio.create_task(converse(setup(apps.agent(model), callbacks=[handler])))
+    running = asyncio.create_task(converse(conversation(apps.agent(model), callbacks=[handler])))
     await model.waits.wait()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -229,16 +231,16 @@ async def test_a_failure_that_is_not_the_agents_ends_the_dialogue_and_an_exhaust
     None
 ):
     problems: list[Exception] = [ToolError("the simulator timed out")]
-    end = await converse(setup(scripted(*THREE), failed=lambda: problems[0]))
+    end = await converse(conversation(scripted(*THREE), failed=lambda: problems[0]))
     assert end.failure is not None
     assert (end.turn, end.failure.kind, end.failure.message) == (0, "ToolError", "the simulator timed out")
     machine = conversation_graph(InMemorySaver())
     turns = iter([None, BudgetExhausted("0 USD left")])
     with pytest.raises(BudgetExhausted):
-        await converse(setup(scripted(*THREE), failed=lambda: next(turns)), machine)
+        await converse(conversation(scripted(*THREE), failed=lambda: next(turns)), machine)
     state = (await machine.aget_state(machine_config("d1"))).values
     assert (state["turn"], state.get("end")) == (1, None)
-    assert (await converse(setup(scripted(*THREE)), machine, resumed=True)).reason == "done"
+    assert (await converse(conversation(scripted(*THREE)), machine, resumed=True)).reason == "done"
 
 
 @pytest.mark.parametrize("kind", ["none", "in memory", "in memory, forgotten", "of its own, with a turn cut short"])
@@ -258,7 +260,8 @@ async def test_it_goes_on_after_its_last_finished_turn(kind: str) -> None:
 
     with pytest.raises(RuntimeError, match="killed"):
         await converse(
-            setup(our_agent(model, [apps.look], checkpointer=saver), gate=gate, checkpoint=lambda: ([], None)), machine
+            conversation(our_agent(model, [apps.look], checkpointer=saver), gate=gate, checkpoint=lambda: ([], None)),
+            machine,
         )
     first = len(model.shown)
     if kind == "in memory, forgotten":
@@ -269,7 +272,7 @@ async def test_it_goes_on_after_its_last_finished_turn(kind: str) -> None:
     graph = our_agent(model, [apps.look], checkpointer=saver)
     state = (await machine.aget_state(machine_config("d1"))).values
     assert state["turn"] == 2
-    assert await converse(setup(graph), machine, resumed=True) == Ending(reason="done", turn=2)
+    assert await converse(conversation(graph), machine, resumed=True) == Ending(reason="done", turn=2)
     assert len(model.shown) == first + 1
     assert [message.text for message in model.shown[-1] if message.type == "human"] == list(TASK.turns)
     assert [message.response_metadata.get("completion_ids") for message in model.shown[-1] if message.type == "ai"] == [
@@ -293,7 +296,9 @@ async def test_a_graphs_interrupt_is_the_dialogues_and_its_answer_goes_back() ->
     graph, handler = asking("sure?"), capture(runs.append)
     for answer in (None, "yes", "no"):
         given: Any = begin() if answer is None else Command(resume=answer)
-        state = await machine.ainvoke(given, machine_config("d1"), context=setup(graph, task, callbacks=[handler]))
+        state = await machine.ainvoke(
+            given, machine_config("d1"), context=conversation(graph, task, callbacks=[handler])
+        )
         if answer != "no":
             assert [one.value for one in state["__interrupt__"]] == [{"ask": "sure?"}]
     assert state["end"]["how"] == "done"
@@ -315,7 +320,9 @@ async def test_parallel_interrupts_are_answered_one_by_one() -> None:
     asked: list[Any] = []
     given: Any = begin()
     while True:
-        state = await machine.ainvoke(given, machine_config("d1"), context=setup(graph, Task(id="t", turns=("go",))))
+        state = await machine.ainvoke(
+            given, machine_config("d1"), context=conversation(graph, Task(id="t", turns=("go",)))
+        )
         if "__interrupt__" not in state:
             break
         asked += [one.value for one in state["__interrupt__"]]
@@ -328,7 +335,7 @@ async def test_parallel_interrupts_are_answered_one_by_one() -> None:
 
 
 async def test_where_nobody_can_answer_an_interrupt_is_an_error_that_says_so() -> None:
-    end = await converse(setup(asking("sure?"), answerable=False))
+    end = await converse(conversation(asking("sure?"), answerable=False))
     assert end.failure is not None
     assert (end.reason, end.failure.kind) == ("error", "GraphInterrupt")
     assert "nobody can answer" in end.failure.message
@@ -338,11 +345,11 @@ async def test_a_graph_that_stops_at_a_breakpoint_is_told_so() -> None:
     plain: Any = StateGraph(MessagesState)
     plain.add_node("first", lambda state: {"messages": []}).add_node("second", lambda state: {"messages": []})
     plain.add_edge(START, "first").add_edge("first", "second")
-    end = await converse(setup(plain.compile(checkpointer=InMemorySaver(), interrupt_before=["second"])))
+    end = await converse(conversation(plain.compile(checkpointer=InMemorySaver(), interrupt_before=["second"])))
     assert end.failure is not None
     assert "breakpoint before second" in end.failure.message
     assert (
-        await converse(setup(plain.compile(checkpointer=InMemorySaver(), interrupt_after=["second"])))
+        await converse(conversation(plain.compile(checkpointer=InMemorySaver(), interrupt_after=["second"])))
     ).reason == "done"
 
 
@@ -365,7 +372,7 @@ async def test_a_graph_without_messages_in_its_state_is_told_so() -> None:
 
     plain: Any = StateGraph(Answered)
     graph = plain.add_node("node", node).add_edge(START, "node").compile()
-    end = await converse(setup(graph))
+    end = await converse(conversation(graph))
     assert end.failure is not None
     assert "no list of `messages`" in end.failure.message
 
@@ -377,5 +384,5 @@ async def test_what_cannot_be_kept_does_not_end_the_dialogue() -> None:
         return "found", object()
 
     machine = conversation_graph(InMemorySaver())
-    assert (await converse(setup(our_agent(apps.ScriptedModel(script=THREE), [look])), machine)).reason == "done"
+    assert (await converse(conversation(our_agent(apps.ScriptedModel(script=THREE), [look])), machine)).reason == "done"
     assert (await machine.aget_state(machine_config("d1"))).values["said"] is None
