@@ -202,7 +202,7 @@ def fit(limited: Limited) -> dict[str, JSON]:
 
 
 def _mismatch(check: Mapping[str, float], version: str, tolerance: float) -> TrainError:
-    """The refusal of stored logprobs that the model which is said to have written them does not give again."""
+    """The refusal of stored logprobs that their recorded policy does not give again."""
     return TrainError(
         f"stored logprobs are not this policy's: {check['calls']:g} calls of policy {version} recomputed, mean"
         f" |difference| {check['mean_abs']:.3g} (at most {check['max_abs']:.3g}), expected up to {tolerance:g}. Either"
