@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import importlib.util
 import os
@@ -129,6 +128,8 @@ def run_tasks(
     store: StoreOption = STORE,
     as_json: JsonOption = False,
 ) -> None:
+    import asyncio
+
     from cm2_agent.graphs.backends.faults import Faults
     from cm2_agent.graphs.backends.record import CallRecorder, load_recording
     from cm2_agent.graphs.conversation_setup import RolloutLimits

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections import Counter
 from itertools import chain
@@ -82,6 +81,8 @@ def score(
     store: StoreOption = STORE,
     as_json: JsonOption = False,
 ) -> None:
+    import asyncio
+
     from cm2_agent.analysis.bootstrap import mean
     from cm2_agent.analysis.version_diff import compare
     from cm2_agent.rewards.judges.cache import NamespacedCache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -157,6 +156,8 @@ def from_traces(
     store: StoreOption = STORE,
     as_json: JsonOption = False,
 ) -> None:
+    import asyncio
+
     from cm2_agent.cli.eval import reward_version
     from cm2_agent.cli.score import load_checklist_and_checks
     from cm2_agent.cli.task_checklists import TaskChecklists
