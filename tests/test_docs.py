@@ -224,12 +224,13 @@ def test_a_recipe_prints_what_it_promises(recipe: Path, tmp_path: Path) -> None:
         assert last == promised.group(1)
 
 
+PROGRAM = get_command(app)
 COMMAND = re.compile(r"^(cm2 [^\n]+)$|`(cm2 [^`]+)`", re.MULTILINE)
 
 
 def unknown_words(line: str) -> list[str]:
     """The subcommands and options of a `cm2 …` line that the program does not have, or hides."""
-    found: Any = get_command(app)
+    found: Any = PROGRAM
     words = shlex.split(line.replace("…", ""), comments=True)[1:]
     while isinstance(found, TyperGroup) and words and re.fullmatch(r"[a-z][a-z-]*", words[0]):
         if words[0] not in found.commands or found.commands[words[0]].hidden:
