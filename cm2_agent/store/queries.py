@@ -140,12 +140,12 @@ def groups(
     for group, key, trace, score, stored, started in connection.execute(query):
         members.setdefault(group, []).append((trace, score))
         keys[group] = key
-        mine = (stored is None, stored or 0, started, group)
-        order[group] = min(order.get(group, mine), mine)
+        place = (stored is None, stored or 0, started, group)
+        order[group] = min(order.get(group, place), place)
     selected = sorted((group for group in members if len(members[group]) >= min_size), key=order.__getitem__)
     if backends is not None:
-        told = {group: backends_of(load(keys[group])) for group in selected}
-        selected = [group for group in selected if (known := told[group]) is not None and known <= backends]
+        answered = {group: backends_of(load(keys[group])) for group in selected}
+        selected = [group for group in selected if (known := answered[group]) is not None and known <= backends]
     found = scoring.read(connection, [score for group in selected for _, score in members[group]])
     rows = [trace for group in selected for trace, _ in members[group]]
     read = dict(zip(rows, Reader(connection).traces(rows), strict=True))

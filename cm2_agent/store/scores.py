@@ -203,9 +203,9 @@ def read(connection: Connection, seqs: Sequence[int]) -> dict[int, Score]:
         query = select(scores, traces.c.id, reward_versions.c.version).join(traces, traces.c.seq == scores.c.trace)
         query = query.join(reward_versions, reward_versions.c.seq == scores.c.reward)
         for row in connection.execute(query.where(scores.c.seq.in_(chunk))):
-            mine = found.get(row.seq, {})
+            own = found.get(row.seq, {})
             turns = (
-                TurnScore(**turn, verdicts=tuple(mine.get(block, ()))) for block, turn in enumerate(load(row.turns))
+                TurnScore(**turn, verdicts=tuple(own.get(block, ()))) for block, turn in enumerate(load(row.turns))
             )
             made[row.trace] = Score(
                 trace_id=unseal(row.id),

@@ -81,7 +81,7 @@ class SQLStore:
     def __repr__(self) -> str:
         return f"SQLStore({self.url!r})"
 
-    # What happened
+    # Traces
 
     def save_run(self, run: Run) -> None:
         """Store a run; runs of a thread may come in any order. Raises ConflictError where another content is stored
@@ -171,9 +171,20 @@ class SQLStore:
     ) -> Iterator[Trace]:
         """Traces by the start of their first run, then by id; read in pages, so that saving meanwhile is fine.
 
-        `unscored`: those without a score, NULL or not, under `reward` (under any version where none is named). `reward`
-        alone: those with one. `task`, `policy`: of that task id or policy version. `ids`: among these (those not stored
-        are left out)."""
+        Args:
+            unscored: those without a score, NULL or not, under `reward` (under any version where none is named).
+            reward: those with a score under this version (with `unscored`: without one).
+            task: those of this task id.
+            policy: those whose every step this policy version wrote.
+            ids: among these; ids that are not stored are left out.
+            limit: at most so many.
+
+        >>> from cm2_agent import Message
+        >>> with SQLStore("sqlite://") as store:
+        ...     store.save_run(Run(id="r1", messages=(Message.of("user", "Hi"),)))
+        ...     [trace.id for trace in store.traces(unscored=True)]
+        ['r1']
+        """
         left = limit
         for seqs in queries.pages(self._db, unscored=unscored, reward=reward, task=task, policy=policy, ids=ids):
             if left is not None and left <= 0:
@@ -222,7 +233,7 @@ class SQLStore:
         with self._db.reading() as connection:
             return catalog.checklist_sources(connection, hash)
 
-    # What it is worth
+    # Scores
 
     def register_reward(
         self, version: str, checklist_hash: str | None = None, settings: Mapping[str, JSON] | None = None
@@ -310,10 +321,21 @@ class SQLStore:
         """The GRPO groups of one reward version: rollouts with a score under it, NULL or not, that share
         `cm2_agent.types.group.group_key`.
 
-        `reward` None is the newest version that has scores, of the checklist where one is given. Groups come in the
-        order in which their tasks were stored (tasks that were not, last), then by their first start; rollouts by their
-        `cm2.rollout` attribute. Groups of fewer than `min_size` are left out, and with `backends` those whose tools
-        were answered otherwise than so, or nobody said how. Raises StoreError where the store holds no such score."""
+        Groups come in the order in which their tasks were stored (tasks that were not, last), then by their first
+        start; rollouts by their `cm2.rollout` attribute.
+
+        Args:
+            checklist: scores by this checklist alone.
+            reward: the reward version; by default the newest that has scores (of `checklist`, where given).
+            policy: rollouts of this policy version alone.
+            task: rollouts of this task id alone.
+            backends: groups whose tools were answered by these backends alone (`real`, `replay`, …), as far as the
+                rollouts say by which.
+            min_size: groups of fewer rollouts are left out.
+
+        Raises:
+            StoreError: the store holds no such score.
+        """
         with self._db.reading() as connection:
             return queries.groups(
                 connection,
@@ -326,7 +348,7 @@ class SQLStore:
                 backends=None if backends is None else frozenset(backends),
             )
 
-    # What people said
+    # Human labels
 
     def save_labels(self, labels: Iterable[Label]) -> LabelCounts:
         """Store labels in one transaction; a rater's later word on the same place replaces the earlier one. A label may
@@ -345,11 +367,11 @@ class SQLStore:
         with self._db.reading() as connection:
             return labelling.tasks(connection)
 
-    # How the store is
+    # Health
 
     def count_incident(self, kind: str, detail: str = "", n: int = 1) -> None:
-        """Count something that went wrong and must not break anyone's call, such as a dropped score; `cm2 doctor` tells
-        of it."""
+        """Count something that went wrong and must not break anyone's call, such as a dropped score; `cm2 doctor`
+        reports it."""
         with self._db.writing() as connection:
             health.count_incident(connection, kind, detail, n)
 
