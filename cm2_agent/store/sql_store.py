@@ -19,7 +19,7 @@ from cm2_agent.store.human_labels import LabelCounts
 from cm2_agent.store.reader import Reader
 from cm2_agent.store.scores import KnownRewards, ScoreWriter, finite
 from cm2_agent.store.statements import Statements
-from cm2_agent.store.writer import Caches, Writer
+from cm2_agent.store.writer import Caches, Writer, require_one_trace
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.group import Group
 from cm2_agent.types.human_labels import Label
@@ -95,7 +95,7 @@ class SQLStore:
     def save_trace(self, trace: Trace) -> bool:
         """Store a trace with its outcomes; True where any of its runs was new. Runs are read back by their start, then
         in the order of storing."""
-        _same_trace(trace.runs, trace.id)
+        require_one_trace(trace.runs, trace.id)
         return self._save(trace.runs, outcomes=trace.outcomes, trace_id=trace.id) > 0
 
     def save_dialogue(
@@ -107,7 +107,7 @@ class SQLStore:
         if not given:
             raise StoreError("a dialogue has no runs; expected at least one")
         trace_id = given[0].trace_id
-        _same_trace(given, trace_id)
+        require_one_trace(given, trace_id)
         if score is not None and score.trace_id != trace_id:
             raise StoreError(
                 f"the score is of trace {score.trace_id!r}, the runs of {trace_id!r}; expected a dialogue and its own"
@@ -391,11 +391,3 @@ class SQLStore:
         span."""
         with self._db.reading() as connection:
             return health.count_tools(connection)
-
-
-def _same_trace(runs: Sequence[Run], trace_id: str) -> None:
-    other = next((run for run in runs if run.trace_id != trace_id), None)
-    if other is not None:
-        raise StoreError(
-            f"run {other.id!r} belongs to trace {other.trace_id!r}, not to {trace_id!r}; expected runs of one thread"
-        )

@@ -188,6 +188,15 @@ class Writer:
         return rows
 
 
+def require_one_trace(runs: Sequence[Run], trace_id: str) -> None:
+    """Raises StoreError where a run belongs to another trace."""
+    other = next((run for run in runs if run.trace_id != trace_id), None)
+    if other is not None:
+        raise StoreError(
+            f"run {other.id!r} belongs to trace {other.trace_id!r}, not to {trace_id!r}; expected runs of one thread"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Plan:
     trace_id: str
