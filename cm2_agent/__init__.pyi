@@ -3,15 +3,9 @@ from .datasets.from_traces import task_from_trace as task_from_trace
 from .datasets.redaction import Redactor as Redactor
 from .errors import CM2Error as CM2Error
 from .errors import TrainError as TrainError
+from .graphs.conversation_setup import RolloutLimits as RolloutLimits
 from .importers import Imported as Imported
 from .importers import read_recordings as read_recordings
-from .integrations.reward_functions import art_group_reward as art_group_reward
-from .integrations.reward_functions import art_reward as art_reward
-from .integrations.reward_functions import trl_reward as trl_reward
-from .integrations.reward_functions import verifiers_reward as verifiers_reward
-from .integrations.reward_functions import verl_reward as verl_reward
-from .llm.limits import RateLimits as RateLimits
-from .llm.prices import Price as Price
 from .models.local import LocalChatModel as LocalChatModel
 from .models.openai import openai_compatible as openai_compatible
 from .online.guard import guard as guard
@@ -41,6 +35,7 @@ from .types.messages import Text as Text
 from .types.messages import ToolCall as ToolCall
 from .types.messages import ToolCallResponse as ToolCallResponse
 from .types.protocols import Importer as Importer
+from .types.protocols import Trainer as Trainer
 from .types.score import Component as Component
 from .types.score import Score as Score
 from .types.score import TurnScore as TurnScore

@@ -2,7 +2,7 @@
 trainers as well.
 
 The dialogues are made up here; with a store they come from `store.traces()`, and `score_groups(store.traces(), stack,
-store=store)` of `cm2_agent.runner.run` scores them a group at a time. The judge is a function, so that no key is
+store=store)` of `cm2_agent` scores them a group at a time. The judge is a function, so that no key is
 needed: put the name of a model in its place, `relative("openai:gpt-5-mini")`. `run(graph, tasks, group=8, scorer=stack,
 …)` scores and gates new rollouts by the stack.
 

@@ -1,10 +1,10 @@
 """Label: a good recorded dialogue becomes a checklist, tried on corrupted copies of itself before anyone is scored by
 it.
 
-`cm2 label --model openai:gpt-5-mini --store URL` does the same with a hosted model. Here a script stands in for it, so
-that nothing needs a key; it writes two sound items, one that the dialogue does not satisfy and one that points at words
-nobody said, and gets one of these right when it is told what failed. The questions are tried by a judge where one is
-named (`--judge`); without one they are kept and counted.
+`cm2 checklists write --model openai:gpt-5-mini --store URL` does the same with a hosted model. Here a script stands in
+for it, so that nothing needs a key. It writes two sound items, one that the dialogue does not satisfy and one that
+points at words nobody said, and corrects one of these when it gets the failures. The questions are tried by a judge
+where one is named (`--judge`); without one they are accepted and counted.
 
 You should see: 3 items kept, 1 rewritten, 1 dropped; the sloppy dialogue scores 0.33
 """

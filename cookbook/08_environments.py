@@ -1,5 +1,5 @@
-"""Every dialogue becomes an environment: two from production are compiled into tasks and had again eight times each,
-with no real tool.
+"""Every dialogue becomes an environment: two from production are compiled into tasks and run eight times each, with no
+real tool.
 
 What production recorded is replayed; what it never asked is answered by a simulator (a script stands in for the
 language model here); the customer's address is a placeholder everywhere. `cm2 tasks from-traces OUT` and `cm2 run OUT

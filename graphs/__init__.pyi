@@ -15,10 +15,11 @@ from .backends.tool_backends import Record as Record
 from .backends.tool_backends import ToolAnswer as ToolAnswer
 from .backends.tool_backends import ToolBackend as ToolBackend
 from .backends.tool_backends import ToolRequest as ToolRequest
-from .conversation import End as End
-from .conversation import Limits as Limits
 from .conversation import converse as converse
-from .guardrail import guarded as guarded
+from .conversation_setup import ConversationSetup as ConversationSetup
+from .conversation_setup import Ending as Ending
+from .conversation_setup import RolloutLimits as RolloutLimits
+from .guardrail import guarded_graph as guarded_graph
 from .interception.decorator import switchable as switchable
 from .interception.discovery import tools_of as tools_of
 from .interception.langchain_middleware import ToolSwitch as ToolSwitch

@@ -1,5 +1,5 @@
-"""A dialogue's state as bytes that come back exactly, where a checkpointer's own serialisation would change it (lone
-surrogates) or refuse it (integers beyond 64 bits); apart from the dialogue, which does not care how."""
+"""A conversation's state as bytes that come back exactly, where a checkpointer's own serialisation would change it
+(lone surrogates) or refuse it (integers beyond 64 bits)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def load(blob: bytes) -> JSON:
     )
 
 
-class Written:
+class MessageEncoder:
     """The messages of a dialogue as bytes, each written once."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Written:
         return [message for message, _ in self._known]
 
 
-class WrittenRuns:
+class RunEncoder:
     """The runs of a dialogue as JSON, each message and tool definition once for all of them: a run's calls repeat the
     whole dialogue."""
 
@@ -128,4 +128,4 @@ class WrittenRuns:
         return tuple(self._known[place] for place in places)
 
 
-__all__ = ["Written", "WrittenRuns", "dump", "load"]
+__all__ = ["MessageEncoder", "RunEncoder", "dump", "load"]

@@ -1,5 +1,4 @@
-"""A guard around a graph: each turn that the agent writes is looked at before anyone sees it; apart from what looks,
-which is a plug.
+"""A guard around a graph: each turn that the agent writes is checked before anyone sees it.
 
 The guarded graph is a graph of one node that runs the inner one, as often as it takes, and lets one turn into the
 state. What did not pass is told as facts of the run (`cm2.guard.rejected`), so that it is stored with the trace and can
@@ -167,7 +166,7 @@ def _blocked(said: tuple[BaseMessage, ...], words: str | None) -> tuple[BaseMess
     return (*kept, AIMessage(words or "", id=f"cm2-guard-{uuid4().hex}"))
 
 
-def guarded(
+def guarded_graph(
     graph: Any,
     look: Look,
     *,
@@ -207,4 +206,4 @@ def guarded(
     return outer.compile(checkpointer=graph.checkpointer, store=graph.store, name=graph.name)
 
 
-__all__ = ["NOTE", "Finding", "Look", "OnViolation", "guarded"]
+__all__ = ["NOTE", "Finding", "Look", "OnViolation", "guarded_graph"]

@@ -1,5 +1,4 @@
-"""Counting the tokens of a dialogue while it runs, and stopping it at a limit; apart from the dialogue, which only asks
-how it stands."""
+"""A dialogue's token budget: callbacks that count its tokens while it runs and stop it at the limit."""
 
 from __future__ import annotations
 

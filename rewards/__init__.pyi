@@ -21,6 +21,7 @@ from .components.stack import multiply as multiply
 from .components.stack import penalty as penalty
 from .judges.cache import MemoryCache as MemoryCache
 from .judges.cache import NamespacedCache as NamespacedCache
+from .judges.client import openai_judge_model as openai_judge_model
 from .judges.llm_judge import LLMJudge as LLMJudge
 from .judges.panel import Cascade as Cascade
 from .judges.panel import Panel as Panel

@@ -46,7 +46,7 @@ def postgres_server() -> Iterator[str]:
         shutil.chown(folder, user, user)
 
     def call(*command: str) -> None:
-        done = subprocess.run(command, user=user, group=user, cwd=folder, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, user=user, group=user, cwd=folder, capture_output=True, text=True, timeout=600)
         if done.returncode != 0:
             pytest.fail(f"{' '.join(command)} failed: {done.stdout}{done.stderr}")
 

@@ -23,10 +23,10 @@ from cm2_agent.datasets import (
     distinct,
     entities_of,
     key_from,
-    named,
     split,
     task_from_trace,
     unfit,
+    with_content_id,
 )
 from cm2_agent.errors import (
     BudgetExhausted,
@@ -96,10 +96,10 @@ _OBJECTS: tuple[Any, ...] = (
         distinct,
         entities_of,
         key_from,
-        named,
         split,
         task_from_trace,
         unfit,
+        with_content_id,
     ),
     *(
         BudgetExhausted,

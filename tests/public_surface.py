@@ -108,8 +108,10 @@ def _class(name: str, cls: type) -> Iterator[tuple[str, str]]:
         yield name, "class"
     attributes = {one for base in ours for one in inspect.get_annotations(base) if not one.startswith("_")}
     attributes |= {one for base in ours for one in _assigned(base)}
+    own_init = any("__init__" in base.__dict__ for base in ours)
     if issubclass(cls, BaseModel):
         attributes -= {one for one in attributes if hasattr(BaseModel, one)}
+    if issubclass(cls, BaseModel) and not own_init:
         for field in sorted(attributes & cls.model_fields.keys()):
             info = cls.model_fields[field]
             default = "<factory>" if info.default_factory is not None else shown(info.default)
@@ -117,8 +119,8 @@ def _class(name: str, cls: type) -> Iterator[tuple[str, str]]:
                 f"{name}({info.alias or field})",
                 "keyword" + ("" if info.default is PydanticUndefined and default != "<factory>" else f" = {default}"),
             )
-    elif any("__init__" in base.__dict__ for base in ours) and not getattr(cls, "_is_protocol", False):
-        yield from _parameters(name, cls.__dict__.get("__init__", cls.__init__), bound=True)
+    elif own_init and not getattr(cls, "_is_protocol", False):
+        yield from _parameters(name, inspect.getattr_static(cls, "__init__"), bound=True)
     for base in reversed(ours):
         for member, value in base.__dict__.items():
             inherited = issubclass(cls, BaseModel) and hasattr(BaseModel, member)

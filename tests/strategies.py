@@ -1,5 +1,4 @@
-"""Hypothesis strategies for the words: traces, scores, tasks and checklists as strange as the words allow; shared by
-every test folder.
+"""Hypothesis strategies for the data types: traces, scores, tasks and checklists as strange as the types allow.
 
 Text holds NUL, lone surrogates and what looks like our own encodings; numbers are what JSON and the columns can hold:
 finite floats, log probabilities of float32, times and ids of 64 and 32 bits."""
@@ -69,11 +68,11 @@ def floats(**limits: Any) -> st.SearchStrategy[float]:
 
 
 def jsons(max_leaves: int = 4, text: st.SearchStrategy[str] | None = None) -> st.SearchStrategy[Any]:
-    said = texts() if text is None else text
-    leaves = st.none() | st.booleans() | st.integers() | floats() | said
+    words = texts() if text is None else text
+    leaves = st.none() | st.booleans() | st.integers() | floats() | words
     return st.recursive(
         leaves,
-        lambda inner: st.lists(inner, max_size=2) | st.dictionaries(said, inner, max_size=2),
+        lambda inner: st.lists(inner, max_size=2) | st.dictionaries(words, inner, max_size=2),
         max_leaves=max_leaves,
     )
 
@@ -126,11 +125,11 @@ def token_ids(max_size: int = 8) -> st.SearchStrategy[tuple[int, ...]]:
 @st.composite
 def model_calls(draw: st.DrawFn, before: ModelCall | None = None) -> ModelCall:
     """A call; often one that goes on where `before` ended, in its tokens, its messages or both."""
-    said = tuple(draw(st.lists(messages(), max_size=2)))
+    asked = tuple(draw(st.lists(messages(), max_size=2)))
     prompt = draw(maybe(token_ids()))
     if before is not None and draw(st.booleans()):
         earlier = before.input + ((before.output,) if before.output is not None and draw(st.booleans()) else ())
-        said = earlier[: draw(st.integers(0, len(earlier)))] + said
+        asked = earlier[: draw(st.integers(0, len(earlier)))] + asked
     if before is not None and before.prompt_ids is not None and prompt is not None and draw(st.booleans()):
         whole = before.prompt_ids + (before.completion_ids or ())
         prompt = whole[: draw(st.integers(0, len(whole)))] + prompt
@@ -140,7 +139,7 @@ def model_calls(draw: st.DrawFn, before: ModelCall | None = None) -> ModelCall:
         span_id=draw(texts()),
         model=draw(maybe(texts())),
         model_version=draw(maybe(st.sampled_from(["v1", "v2"]) | texts())),
-        input=said,
+        input=asked,
         output=draw(maybe(messages())),
         tools=tuple(draw(st.lists(tool_specs(), max_size=2))),
         prompt_ids=prompt,

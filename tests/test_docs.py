@@ -5,8 +5,10 @@ language:
 
 - `python`: executed, in one namespace a document, in an empty folder of the document's own.
 - `python NAME.py`: written to the file NAME.py there, which later blocks and commands can import.
-- `bash run`: every line is a `cm2 …` command, run there in its turn (other `bash` blocks are only shown).
-- `yaml NAME`, `json NAME`, `jsonl NAME`: written to the file NAME there; each is parsed, and a checklist is loaded.
+- `bash run`: every line is a `cm2 …` command, run there in its turn. Other `bash` blocks are only shown; their `cm2`
+  commands and options exist.
+- `yaml NAME`, `json NAME`, `jsonl NAME`: written to the file NAME there; each is parsed, and a checklist is
+  loaded (an item library, which has `parameters`, where a checklist includes it).
 - `text output`: what the block before it printed, to the letter.
 
 Recipes (cookbook/01_embed.py …) run as scripts; the last line that one prints is the one that its docstring promises
@@ -31,8 +33,12 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.core import TyperGroup
+from typer.main import get_command
 
+from cm2_agent.cli.app import app
 from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_yaml import load_checklist
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
@@ -101,8 +107,9 @@ def execute(document: Path, capsys: pytest.CaptureFixture[str]) -> None:
             data = parsed(block)
             for name in block.words:
                 Path(name).write_text(block.code, encoding="utf-8")
-            if block.language != "jsonl" and "items" in data:
-                assert Checklist.from_json(data).items, where
+            if block.language != "jsonl" and "items" in data and "parameters" not in data:
+                read = load_checklist(block.words[0]) if block.words else Checklist.from_json(data)
+                assert read.items, where
         elif block.language == "text" and "output" in block.words:
             assert printed == block.code, f"{where}: the block before it printed something else"
 
@@ -215,6 +222,44 @@ def test_a_recipe_prints_what_it_promises(recipe: Path, tmp_path: Path) -> None:
         assert re.split(r"[-+]?\d", last)[0] == re.split(r"[-+]?\d", promised.group(1))[0]
     else:
         assert last == promised.group(1)
+
+
+PROGRAM = get_command(app)
+COMMAND = re.compile(r"^(cm2 [^\n]+)$|`(cm2 [^`]+)`", re.MULTILINE)
+
+
+def unknown_words(line: str) -> list[str]:
+    """The subcommands and options of a `cm2 …` line that the program does not have, or hides."""
+    found: Any = PROGRAM
+    words = shlex.split(line.replace("…", ""), comments=True)[1:]
+    while isinstance(found, TyperGroup) and words and re.fullmatch(r"[a-z][a-z-]*", words[0]):
+        if words[0] not in found.commands or found.commands[words[0]].hidden:
+            return [words[0]]
+        found = found.commands[words.pop(0)]
+    options = {"--help", *(option for parameter in found.params for option in parameter.opts)}
+    return [word for word in words if word.startswith("--") and word.partition("=")[0] not in options]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_that_are_shown_exist(document: Path) -> None:
+    for found in COMMAND.finditer(document.read_text(encoding="utf-8")):
+        line = found.group(1) or " ".join(found.group(2).split())
+        assert not unknown_words(line), f"{document.name}: {line}"
+
+
+@pytest.mark.parametrize(
+    ("line", "unknown"),
+    [
+        ("cm2 score support.yaml --judge openai:gpt-5-mini  # --no-such-option", []),
+        ("cm2 tasks from-traces train.jsonl --held-out held.jsonl", []),
+        ("cm2 tasks from-nowhere", ["from-nowhere"]),
+        ("cm2 scores support.yaml", ["scores"]),
+        ("cm2 label --model openai:gpt-5-mini", ["label"]),
+        ("cm2 score support.yaml --jugde test --json", ["--jugde"]),
+    ],
+)
+def test_a_command_that_does_not_exist_is_found(line: str, unknown: list[str]) -> None:
+    assert unknown_words(line) == unknown
 
 
 def with_examples() -> list[str]:

@@ -1,9 +1,8 @@
-"""Advantages over a group, every level of method.md §5, from Scores alone: pure arithmetic, apart from anything that
-trains.
+"""Advantages over a group at every level of docs/method.md §5, from Scores alone, in plain arithmetic.
 
 Notation: G rollouts, L counted turns, S steps of a turn, C items of a turn; `weights_C` sum to 1; p_itc is 1 where
 rollout i was paid item c in turn t. Sources: CM2 (arXiv 2602.12268) Eq. 3, 5, 7–10; per-item centring, `return_to_go`
-and `evidence` are ours (method.md §4–5)."""
+and `evidence` are ours (docs/method.md §4–5)."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ Table: TypeAlias = dict[int, list[float]]
 """By dialogue turn, the advantage of each of its steps."""
 
 ZERO = 1e-9
-"""Advantages below this are set to 0 (method.md §5): what rounding leaves of a tie must not train."""
+"""Advantages below this are set to 0 (docs/method.md §5): what rounding leaves of a tie must not train."""
 _EPSILON = 1e-6
 _NEVER = np.inf
 
@@ -89,8 +88,8 @@ def advantages(
     norm: Norm = "none",
     happened: Sequence[Sequence[int]] | None = None,
 ) -> GroupAdvantages:
-    """The advantages of a group's rollouts at a level of credit (method.md §5), from their scores under one reward
-    version.
+    """The advantages of a group's rollouts at a level of credit (docs/method.md §5), from their scores under one
+    reward version.
 
     `trajectory` centres per item (§4): `A_i = (1/L) Σ_t Σ_c w_tc (p_itc − mean over rollouts that judged c)`; with
     components, or scores without turns, it is `R_i − mean R` over non-NULL R. `norm="std"` divides by the population
@@ -111,16 +110,16 @@ def advantages(
     _check_arguments(scores, level, norm, happened)
     by_reward = level == "trajectory" and any(score.components or not score.turns for score in scores if _usable(score))
     reasons = [_left_out(score, level, by_reward=by_reward) for score in scores]
-    kept = [index for index, reason in enumerate(reasons) if reason is None]
-    taking_part = [scores[index] for index in kept]
+    selected = [index for index, reason in enumerate(reasons) if reason is None]
+    taking_part = [scores[index] for index in selected]
     if not by_reward:
         _check_alike(taking_part)
     if level == "trajectory":
         scalars = _by_reward(taking_part, norm) if by_reward else _by_item(taking_part, norm)
-        found = {index: _scalar(scores[index], value) for index, value in zip(kept, scalars.tolist(), strict=True)}
+        found = {index: _scalar(scores[index], value) for index, value in zip(selected, scalars.tolist(), strict=True)}
     else:
         _check_level(taking_part, level)
-        lengths = [None if happened is None else happened[index] for index in kept]
+        lengths = [None if happened is None else happened[index] for index in selected]
         tables = _LEVELS[level](taking_part, norm, lengths)
         found = {
             index: RolloutAdvantage(
@@ -128,7 +127,7 @@ def advantages(
                 steps={turn: tuple(_zeroed(value) for value in values) for turn, values in table.items()},
                 elsewhere=0.0 if level in ("turn", "step") else None,
             )
-            for index, table in zip(kept, tables, strict=True)
+            for index, table in zip(selected, tables, strict=True)
         }
     rollouts = tuple(
         found[index] if reason is None else RolloutAdvantage(trace_id=score.trace_id, left_out=reason)
@@ -267,7 +266,7 @@ def _against_others(
 
 
 def _sizes(score: Score, happened: Sequence[int] | None) -> dict[int, int]:
-    """The steps of each turn that happened: those counted and reached, and the others where the caller told them."""
+    """The steps of each turn that happened: those counted and reached, and the others where the caller gave them."""
     sizes = {turn.turn: turn.steps for turn in score.turns if turn.turn is not None and turn.reached}
     for turn, steps in enumerate(happened or ()):
         if sizes.setdefault(turn, steps) != steps:

@@ -15,34 +15,80 @@ from .dataset import Credits, build_dataset
 from .trl_config import grpo_config
 from .validation import check, stale, too_long
 
+require_extra("train", "Trainers", "torch", "transformers", "trl", "accelerate", "datasets")
+
 ImportanceWeighting: TypeAlias = Literal["decoupled", "direct"]
 Progress: TypeAlias = Callable[[int, int, dict[str, float]], object]
 
 
 class GRPO:
-    """Trains `model` on stored groups and writes the new policy to the folder `out`.
+    """Trains a policy on stored groups and writes the new one to a folder, with the loss of docs/method.md §6 on
+    TRL's GRPOTrainer.
 
-    Data. `level` and `norm` choose the advantage (method.md §5); `credits` replaces both by any function of a group.
-    Rollouts longer than `max_length` tokens (default: what the model reads) are left out. `ratio_band` b leaves out
-    rollouts whose geometric-mean ratio to the behaviour policy lies outside [1/b, b]; `max_kl` refuses the run where
-    KL(μ‖π) a rollout, in nats, is above it. Groups of several policies need `versions`, the policy versions from
-    oldest to newest; those more than `max_lag` behind the newest are left out. Groups without any non-zero advantage
-    are trained on only where there is a KL term.
+    With r = π_θ/π_prox and w = min(c, π_prox/μ), which passes no gradient, the loss is the mean over the trained
+    tokens of an optimizer step of −w·min(r·A, clip(r, 0.8, 1.28)·A). μ is the policy that wrote the rollouts (its
+    logprobs are stored), π_prox the policy as it was when the rollouts were loaded, A the advantage (CM2,
+    arXiv 2602.12268, Eq. 5 and 7–10; docs/method.md §5–6). A KL term (`args={"beta": …}`) pulls towards the policy as
+    given.
 
-    Loss. `form` "truncated": `−w·min(rA, clip(r)A)` with r = π_θ/π_prox and w = min(`cap`, π_prox/μ), which passes no
-    gradient; "direct": r = π_θ/μ, bounded by `cap` where A < 0. π_prox is the policy as it was when the rollouts were
-    loaded: all at once at the start, or `rollouts_per_load` at a time. Averaged over the trained tokens of an
-    optimizer step (dapo), so that a rollout in two rows counts as it would in one.
+    Before anything is learnt from rollouts of this very policy, stored calls are recomputed, and the run is refused
+    where the logprobs differ. Rollouts that cannot be used are left out, each counted with its reason in the report. A
+    model in memory is trained in place. The same seed, groups and machine give the same weights, bit by bit.
 
-    Steps. Exactly `steps` optimizer steps, or `epochs` passes (default 1), of about `rollouts_per_step` rollouts;
-    groups stay whole. The learning rate is constant after `warmup_steps`. `args` is a GRPOConfig (then it alone
-    decides; give neither `steps` nor `learning_rate`) or a dict of its settings; `gradient_accumulation_steps` k
-    splits a step's rows into k parts. A KL term (`beta`) pulls towards the policy as given.
+    Args:
+        model: the policy to train: a folder, a hub name, or a transformers model.
+        out: the folder to write; it must not exist yet, or hold an earlier result of a trainer, which is replaced.
+        tokenizer: the model's, where `model` is in memory; else it is loaded from beside the model.
+        level: where credit is given: "trajectory" (one advantage a rollout, Eq. 5), "turn" (Eq. 7), "step" (Eq. 8–10),
+            "return_to_go" or "evidence" (docs/method.md §5).
+        norm: "none", or "std": advantages over the group's standard deviation + 1e-6.
+        credits: replaces `level` and `norm`: a function of a group that returns, for each of its rollouts, a function
+            of (turn, step), both 0-based, to the advantage of every token of that step; or the reason to leave it out.
+        importance_weighting: "decoupled" clips the ratio around π_prox and weighs by π_prox/μ, as above; "direct"
+            clips π_θ/μ itself, bounded by `max_weight` where A < 0.
+        max_weight: c, at least 1.
+        steps: optimizer steps, exactly so many; or give `epochs`.
+        epochs: passes over the rollouts (default 1).
+        rollouts_per_step: about so many rollouts an optimizer step; groups stay whole.
+        rollouts_per_load: take π_prox anew after so many rollouts; None: once, before the first step.
+        learning_rate: default 3e-6, constant after the warm-up.
+        warmup_steps: optimizer steps of linear warm-up (default 0).
+        seed: of the order of the rollouts, and of TRL.
+        max_length: rollouts with a row of more tokens are left out (default: what the model reads); none is ever cut.
+        ratio_band: b > 1: rollouts whose geometric-mean ratio π/μ lies outside [1/b, b] are left out; None: no limit.
+        max_kl: refuse the run where KL(μ‖π) a rollout, in nats, is above this.
+        versions: the policy versions from oldest to newest, for groups of several policies.
+        max_lag: leave out the rollouts of policies more than so many behind the newest of `versions`.
+        policy_version: the name under which this very policy wrote rollouts, where that is not its fingerprint.
+        checks: how many stored calls are recomputed (0: none).
+        tolerance: the mean |difference| of recomputed logprobs, in nats, above which the run is refused.
+        args: a GRPOConfig, which then decides alone (give neither `steps` nor `learning_rate`), or a dict of its
+            settings; `gradient_accumulation_steps` k splits the rows of a step into k parts.
 
-    Before anything is learnt from rollouts of this very policy (its fingerprint, or `policy_version` where versions
-    have names), `checks` stored calls are recomputed: a mean |difference| above `tolerance` refuses the run.
+    Raises:
+        TrainError: a setting that cannot be meant.
+        MissingExtra: on import, without the extra `train`.
 
-    A model in memory is trained in place. The same seed, groups and machine give the same weights, bit by bit.
+    >>> import tempfile
+    >>> from transformers import Qwen3Config, Qwen3ForCausalLM
+    >>> from cm2_agent import GRPO, Group, Message, ModelCall, Rollout, Run, Score, Trace
+    >>> from cm2_agent.models import byte_tokenizer
+    >>> sampling = {"temperature": 1.0, "logprobs": "processed"}
+    >>> def rollout(name, token, reward):
+    ...     ids = {"prompt_ids": (1, 2), "completion_ids": (token,), "logprobs": (-5.6,)}
+    ...     call = ModelCall(span_id=name, message=1, sampling=sampling, model_version="v0", **ids)
+    ...     messages = (Message.of("user", "A or B?"), Message.of("assistant", name))
+    ...     score = Score(trace_id=name, reward_version="r:1", reward=reward)
+    ...     return Rollout(trace=Trace.of(Run(id=name, messages=messages, calls=(call,))), score=score)
+    >>> key = {"task": "letters", "policy": "v0", "reward": "r:1"}
+    >>> group = Group(key=key, rollouts=(rollout("A", 65, 1.0), rollout("B", 66, 0.0)))
+    >>> sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "head_dim": 8}
+    >>> heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": len(byte_tokenizer())}
+    >>> model = Qwen3ForCausalLM(Qwen3Config(**sizes, **heads))
+    >>> grpo = GRPO(model, tempfile.mkdtemp(), tokenizer=byte_tokenizer(), steps=2, learning_rate=1e-3)
+    >>> folder = grpo.train([group])
+    >>> (folder / "model.safetensors").exists(), grpo.report["steps"], grpo.report["trained_tokens"]
+    (True, 2, 2)
     """
 
     def __init__(
@@ -88,11 +134,14 @@ class GRPO:
     def train(self, groups: Iterable[Group], progress: Progress | None = None) -> Path:
         """Train and return `out`: safetensors, tokenizer and report.json (also `self.report`).
 
-        `progress(step, total, metrics)` is told of every optimizer step. An interrupted run leaves `out` as it was.
-        Raises MissingExtra without the extra `train`,
-        and TrainError, with which, why and what to do, for whatever cannot be trained on.
+        Args:
+            groups: the scored rollouts of each task, `store.groups(…)`, of one reward version and temperature.
+            progress: called with (step, total, metrics) after every optimizer step.
+
+        Raises:
+            TrainError: with which, why and what to do, for whatever cannot be trained on. A refused or interrupted run
+                leaves `out` as it was.
         """
-        require_extra("train", "Trainers", "torch", "transformers", "trl", "accelerate", "datasets")
         checkpoint.check_out(self.out)
         limits = checkpoint.ModelLimits(self.model)
         dataset = build_dataset(

@@ -175,7 +175,7 @@ def fit(limited: Limited) -> dict[str, JSON]:
     rollouts = [rollout.rows for group in groups for rollout in group.rollouts]
     rows = [row for one in rollouts for row in one]
     drifted = trainer.logprobs_by_row(rows[:: -(-len(rows) // DRIFT_ROWS)])
-    after = measure_rollouts(rollouts, drifted, max_weight=grpo.max_weight)
+    after = measure_rollouts(rollouts, drifted, max_weight=grpo.max_weight).to_json()
     report, given = dataset.report, prepared.dataset.groups
     behaviour = sorted({str(group.group.key.get("policy")) for group in given})
     return {
@@ -196,13 +196,13 @@ def fit(limited: Limited) -> dict[str, JSON]:
         "recomputed": None if rechecked.check is None else dict(rechecked.check),
         "fresh": rechecked.fresh,
         "off_policy": limited.off_policy.to_json(),
-        "off_policy_after": after.to_json(),
+        "off_policy_after": after,
         "history": trainer.history,
     }
 
 
 def _mismatch(check: Mapping[str, float], version: str, tolerance: float) -> TrainError:
-    """The refusal of stored logprobs that the model which is said to have written them does not give again."""
+    """The refusal of stored logprobs that their recorded policy does not give again."""
     return TrainError(
         f"stored logprobs are not this policy's: {check['calls']:g} calls of policy {version} recomputed, mean"
         f" |difference| {check['mean_abs']:.3g} (at most {check['max_abs']:.3g}), expected up to {tolerance:g}. Either"

@@ -1,5 +1,5 @@
-"""Pairs for DPO: of turns that a run-time guard rejected and let through, and of rollouts of a group that scored apart;
-apart from the trainers, since TRL's own DPOTrainer takes them.
+"""Pairs for DPO: turns that a run-time guard let through beside those it rejected, and rollouts of a group with
+different rewards.
 
 A pair is `{"prompt": […], "chosen": […], "rejected": […]}` in the conversational format of TRL's preference data sets,
 messages as chat templates read them: `DPOTrainer(model, train_dataset=Dataset.from_list(list(pairs)), …)`. A turn with
@@ -36,7 +36,7 @@ def dpo_pairs(traces: Iterable[Trace]) -> Iterator[Pair]:
                 for attempt in run.attributes.get(GUARD) or ():
                     rejected = [Message.from_json(message) for message in attempt["messages"]]
                     worse = attempt["failed"] or attempt["worth"] < 0
-                    if worse and rejected and _said(rejected) != _said(chosen):
+                    if worse and rejected and _content(rejected) != _content(chosen):
                         yield _pair([*before, *opening], chosen, rejected)
             before.extend(run.messages)
 
@@ -45,7 +45,8 @@ def pairs_of(group: Group, *, margin: float, most: int | None = None) -> list[Pa
     """Pairs of a group's rollouts whose rewards differ by at least `margin`, widest first, at most `most`.
 
     The prompt is what both dialogues begin with, up to the last user message that they share; `chosen` and `rejected`
-    are the turn that follows in each. Rollouts without a reward, and pairs that begin apart or say the same, give none.
+    are the turn that follows in each. Rollouts without a reward, and pairs that begin differently or are the same, give
+    none.
     Raises TrainError for a margin that is not above 0, and a group that mixes reward versions."""
     if not margin > 0:
         raise TrainError(f"margin is {margin}; expected a difference of rewards above 0: equal rollouts prefer nothing")
@@ -56,7 +57,7 @@ def pairs_of(group: Group, *, margin: float, most: int | None = None) -> list[Pa
             " of them"
         )
     scored = [(rollout.score.reward, rollout) for rollout in group.rollouts if rollout.score.reward is not None]
-    apart = sorted(
+    different = sorted(
         (
             (better - worse, first, second)
             for better, first in scored
@@ -65,18 +66,18 @@ def pairs_of(group: Group, *, margin: float, most: int | None = None) -> list[Pa
         ),
         key=lambda found: -found[0],
     )
-    pairs = [pair for _, first, second in apart for pair in _forked(first, second)]
+    pairs = [pair for _, first, second in different for pair in _forked(first, second)]
     return pairs if most is None else pairs[:most]
 
 
 def _forked(better: Rollout, worse: Rollout) -> Iterator[Pair]:
     """The turn in which the dialogues part, where they begin alike."""
-    ours, theirs = list(better.trace.messages), list(worse.trace.messages)
-    same = sum(1 for _ in takewhile(lambda two: two[0] == two[1], zip(ours, theirs, strict=False)))
-    start = max((at + 1 for at in range(same) if ours[at].role == "user"), default=0)
-    chosen, rejected = _turn(ours[start:]), _turn(theirs[start:])
+    own, other = list(better.trace.messages), list(worse.trace.messages)
+    same = sum(1 for _ in takewhile(lambda two: two[0] == two[1], zip(own, other, strict=False)))
+    start = max((at + 1 for at in range(same) if own[at].role == "user"), default=0)
+    chosen, rejected = _turn(own[start:]), _turn(other[start:])
     if start and chosen and rejected and chosen != rejected:
-        yield _pair(ours[:start], chosen, rejected)
+        yield _pair(own[:start], chosen, rejected)
 
 
 def _turn(messages: Sequence[Message]) -> list[Message]:
@@ -87,8 +88,8 @@ def _pair(prompt: Sequence[Message], chosen: Sequence[Message], rejected: Sequen
     return {"prompt": _chat(prompt), "chosen": _chat(chosen), "rejected": _chat(rejected)}
 
 
-def _said(messages: Sequence[Message]) -> str:
-    """What was said, whatever ids the calls have."""
+def _content(messages: Sequence[Message]) -> str:
+    """What the messages hold, whatever ids the calls have."""
     plain = [
         [
             message.role,

@@ -23,6 +23,8 @@ from .retokenize import rows_from_words
 from .rows import TEXT_ONLY, TOO_LONG, Row, recorded_steps, rows_of, untrainable_reason
 from .trl_config import config
 
+require_extra("train", "Trainers", "torch", "transformers", "trl", "accelerate", "datasets")
+
 Progress = Callable[[int, int, dict[str, float]], object]
 Select = Literal["all", "best"] | float
 
@@ -34,16 +36,47 @@ NO_REWARD = "no reward"
 
 
 class SFT:
-    """Trains `model` to say what the chosen rollouts said, and writes it to the folder `out`.
+    """Trains a policy to write what the chosen rollouts hold, and writes the new one to a folder, on TRL's SFTTrainer.
 
-    `select` is "all" (every dialogue that did not fail, scored or not), "best" (those with the highest reward of their
-    group, ties included; none of a group that earned nothing), or a number (rewards of at least that, in [0, 1]). The
-    model's own tokens are the labels: by the recorded ids, or, for text-only traces and with `retokenise=True` for
-    all, by the tokenizer's chat template. Recorded ids of another tokenizer are refused.
+    The loss is the mean −log π_θ of the model's own tokens: by the recorded ids, or, for text-only traces, by the
+    tokenizer's chat template. Prompts, tool results and users are masked. Recorded ids of another tokenizer are
+    refused. A model in memory is trained in place; the same seed, groups and machine give the same weights.
 
-    Exactly `steps` optimizer steps, or `epochs` passes (default 1), of `rows_per_step` rows; the learning rate is
-    constant after `warmup_steps`. `args` is an SFTConfig (then it alone decides) or a dict of its settings. A model in
-    memory is trained in place; the same seed, groups and machine give the same weights.
+    Args:
+        model: the policy to train: a folder, a hub name, or a transformers model.
+        out: the folder to write; it must not exist yet, or hold an earlier result of a trainer, which is replaced.
+        tokenizer: the model's, where `model` is in memory; else it is loaded from beside the model.
+        select: "all" (every dialogue that did not fail, scored or not), "best" (those with the highest reward of their
+            group, ties included; none of a group that earned nothing), or the least reward as a number in [0, 1].
+        retokenise: take the words of all traces, also of those with recorded ids.
+        steps: optimizer steps, exactly so many; or give `epochs`.
+        epochs: passes over the rows (default 1).
+        rows_per_step: rows an optimizer step.
+        learning_rate: default 2e-5, constant after the warm-up.
+        warmup_steps: optimizer steps of linear warm-up (default 0).
+        seed: of the order of the rows, and of TRL.
+        max_length: rollouts with a row of more tokens are left out (default: what the model reads); none is ever cut.
+        args: an SFTConfig, which then decides alone (give neither `steps` nor `learning_rate`), or a dict of its
+            settings.
+
+    Raises:
+        TrainError: a setting that cannot be meant.
+        MissingExtra: on import, without the extra `train`.
+
+    >>> import tempfile
+    >>> from transformers import Qwen3Config, Qwen3ForCausalLM
+    >>> from cm2_agent import SFT, Group, Message, Rollout, Run, Score, Trace
+    >>> from cm2_agent.models import byte_tokenizer
+    >>> messages = (Message.of("user", "A or B?"), Message.of("assistant", "A"))
+    >>> score = Score(trace_id="a", reward_version="r:1", reward=1.0)
+    >>> rollout = Rollout(trace=Trace.of(Run(id="a", messages=messages)), score=score)
+    >>> sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "head_dim": 8}
+    >>> heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": len(byte_tokenizer())}
+    >>> model = Qwen3ForCausalLM(Qwen3Config(**sizes, **heads))
+    >>> sft = SFT(model, tempfile.mkdtemp(), tokenizer=byte_tokenizer(), select="best", steps=2)
+    >>> folder = sft.train([Group(key={"task": "letters", "reward": "r:1"}, rollouts=(rollout,))])
+    >>> (folder / "model.safetensors").exists(), sft.report["steps"], sft.report["rollouts"]
+    (True, 2, 1)
     """
 
     def __init__(
@@ -82,11 +115,14 @@ class SFT:
     def train(self, groups: Iterable[Group], progress: Progress | None = None) -> Path:
         """Train and return `out`: safetensors, tokenizer and report.json (also `self.report`).
 
-        `progress(step, total, metrics)` is called after every optimizer step. An interrupted run leaves `out` as it
-        was. Raises MissingExtra without the extra `train`, and TrainError where nothing is left to imitate, with the
-        reasons.
+        Args:
+            groups: the rollouts of each task, `store.groups(…)`; of one reward version unless `select` is "all".
+            progress: called with (step, total, metrics) after every optimizer step.
+
+        Raises:
+            TrainError: where nothing is left to imitate, with the reasons. A refused or interrupted run leaves `out` as
+                it was.
         """
-        require_extra("train", "Trainers", "torch", "transformers", "trl", "accelerate", "datasets")
         checkpoint.check_out(self.out)
         groups = require_scored(groups, one_reward=self.select != "all")
         policy = checkpoint.load_policy(self.model, self.tokenizer)

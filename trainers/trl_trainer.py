@@ -172,14 +172,14 @@ class StoredGRPOTrainer(GRPOTrainer):
         offset = input_ids.size(1) - width  # of the completion in (B, P + T)
         lengths = attention_mask.sum(1)
         lefts = attention_mask.argmax(1)  # rows are contiguous: pads left of the prompt, right of the completion
-        kept = torch.nonzero(trained.any(1)).flatten()
-        if not len(kept):  # a slice of filling rows: a zero that backward can pass through
+        filled = torch.nonzero(trained.any(1)).flatten()
+        if not len(filled):  # a slice of filling rows: a zero that backward can pass through
             nothing = next(model.parameters()).sum() * 0.0 + torch.zeros((rows, width), device=input_ids.device)
             return nothing, nothing.detach() if compute_entropy else None, None
-        kept = kept[torch.argsort(lengths[kept], stable=True)]
+        filled = filled[torch.argsort(lengths[filled], stable=True)]
         places, logps, entropies = [], [], []
         with_gradient = torch.is_grad_enabled() and self._entropy_bonus_enabled
-        for part in torch.split(kept, FORWARD_ROWS):
+        for part in torch.split(filled, FORWARD_ROWS):
             longest = int(lengths[part].max())
             columns = (lefts[part, None] + torch.arange(longest, device=part.device)).clamp(max=input_ids.size(1) - 1)
             ids = input_ids[part].gather(1, columns)  # (b, longest), flush left: causal attention then needs no mask

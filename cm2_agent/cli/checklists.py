@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 from collections import Counter
@@ -82,6 +81,8 @@ def write(
     store: StoreOption = STORE,
     as_json: JsonOption = False,
 ) -> None:
+    import asyncio
+
     from cm2_agent.llm.limits import RateLimits
     from cm2_agent.rewards.authoring.writer import ChecklistWriter
 
@@ -201,6 +202,8 @@ async def _write_all(
     block: bool,
     concurrency: int,
 ) -> dict[str, Any]:
+    import asyncio
+
     counts: Counter[str] = Counter()
     waiting = {key: one for key, one in selected.items() if not output.holds(key)}
     counts["known"] = len(selected) - len(waiting)

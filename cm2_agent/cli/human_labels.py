@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from cm2_agent.cli.common import format_number, printable
 from cm2_agent.errors import StoreError
-from cm2_agent.types.human_labels import Label, LabelKey, by_rater, consensus, tasks_of, verdicts_at
 
 if TYPE_CHECKING:
     from cm2_agent.analysis.agreement import Reliability
     from cm2_agent.store import SQLStore
+    from cm2_agent.types.human_labels import Label, LabelKey
 
 HUMAN = "human"
 """The name of people's consensus in `cm2 eval --against`."""
@@ -54,6 +54,8 @@ def compare_with_people(store: SQLStore, *, reward: str | None = None, rater: st
     """A reward version's verdicts, or a rater's labels, beside the labels of (other) people. By default the newest
     reward version with verdicts on the same places, else the only recorded judge. Raises StoreError where there is
     nothing to compare."""
+    from cm2_agent.types.human_labels import consensus, tasks_of, verdicts_at
+
     labels = store.labels()
     truth = consensus(label for label in labels if label.rater != rater)
     if not truth:
@@ -101,6 +103,7 @@ def agreement_report(found: JudgeVsPeople, versus: JudgeVsPeople | None = None) 
     """The result of `cm2 eval --against human`, as JSON."""
     from cm2_agent.analysis.agreement import alpha
     from cm2_agent.analysis.bootstrap import wilson
+    from cm2_agent.types.human_labels import by_rater
 
     whole = found.reliability()
     places = found.places

@@ -84,7 +84,7 @@ class JudgeOptions:
             return None
         from cm2_agent.llm.limits import RateLimits
         from cm2_agent.llm.prices import Price
-        from cm2_agent.rewards.judges.judge_models import openai_judge_model
+        from cm2_agent.rewards.judges.client import openai_judge_model
         from cm2_agent.rewards.judges.llm_judge import LLMJudge
 
         model: Any = self.model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import importlib.util
 import os
@@ -129,8 +128,11 @@ def run_tasks(
     store: StoreOption = STORE,
     as_json: JsonOption = False,
 ) -> None:
+    import asyncio
+
     from cm2_agent.graphs.backends.faults import Faults
     from cm2_agent.graphs.backends.record import CallRecorder, load_recording
+    from cm2_agent.graphs.conversation_setup import RolloutLimits
     from cm2_agent.runner.run import run
     from cm2_agent.types.task import load_tasks
 
@@ -149,10 +151,9 @@ def run_tasks(
             "allow_real": allow_real or (),
             "concurrency": concurrency,
             "faults": None if faults is None else Faults.parse(faults),
-            "max_steps": max_steps,
-            "max_turns": max_turns,
-            "max_seconds": max_seconds,
-            "max_tokens": max_tokens,
+            "limits": RolloutLimits(
+                max_steps=max_steps, max_turns=max_turns, max_seconds=max_seconds, max_tokens=max_tokens
+            ),
             "seed": seed,
             "name": name,
             "context": load_function(context, "context"),

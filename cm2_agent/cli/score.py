@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections import Counter
 from itertools import chain
@@ -82,6 +81,8 @@ def score(
     store: StoreOption = STORE,
     as_json: JsonOption = False,
 ) -> None:
+    import asyncio
+
     from cm2_agent.analysis.bootstrap import mean
     from cm2_agent.analysis.version_diff import compare
     from cm2_agent.rewards.judges.cache import NamespacedCache
@@ -172,7 +173,7 @@ async def _score(
     store: SQLStore, traces: Iterable[Trace], scorer: ChecklistScorer, checklist: Checklist | None
 ) -> tuple[Counter[str], BudgetExhausted | None]:
     """Why rewards are NULL, counted, and the budget that stopped the scoring, if one did."""
-    from cm2_agent.runner.run import score_traces
+    from cm2_agent.runner.rescore import score_traces
 
     reasons: Counter[str] = Counter()
     at_a_time = 1 if scorer.judge is None else 64

@@ -77,7 +77,7 @@ class TaskChecklists:
         return [task for task in labelled if task is not None]
 
     async def _one(self, task: Task, trace_id: str) -> Task | None:
-        from cm2_agent.datasets import named
+        from cm2_agent.datasets import with_content_id
         from cm2_agent.rewards.authoring.prompt import prompt_version
         from cm2_agent.rewards.authoring.writer import LABEL, task_with_checklist
 
@@ -102,7 +102,7 @@ class TaskChecklists:
             echo_err(printable(f"{task.id}: not labelled: {one_line(found.reason or 'unknown', 300)}"))
             self.left_out["not labelled"] += 1
             return None
-        return named(task_with_checklist(task, found, self.labeler.model_name))
+        return with_content_id(task_with_checklist(task, found, self.labeler.model_name))
 
     def _redacted_trace(self, trace: Trace) -> Trace:
         """The messages of the dialogue alone, with personal data replaced."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -157,10 +156,12 @@ def from_traces(
     store: StoreOption = STORE,
     as_json: JsonOption = False,
 ) -> None:
+    import asyncio
+
     from cm2_agent.cli.eval import reward_version
     from cm2_agent.cli.score import load_checklist_and_checks
     from cm2_agent.cli.task_checklists import TaskChecklists
-    from cm2_agent.datasets import KEYS, Selection, distinct, named, split
+    from cm2_agent.datasets import KEYS, Selection, distinct, split, with_content_id
 
     if label is not None and checklist is not None:
         raise TaskError(f"--checklist {checklist} and --label {label} both set the tasks' checklists; give one of them")
@@ -209,7 +210,7 @@ def from_traces(
         found.read()
         replaced = {} if redactor is None else dict(redactor.counts.most_common())
         sorted_out = distinct(found.tasks)
-        tasks = sorted_out.kept
+        tasks = sorted_out.selected
         if limit is not None and len(tasks) > limit:
             found.left_out["over the limit"] = len(tasks) - limit
             tasks = tasks[:limit]
@@ -239,7 +240,7 @@ def from_traces(
         echo_err(printable(f"note: {parts.note}"))
     sides = [(out, parts.train)] if held_out is None else [(out, parts.train), (held_out, parts.held_out)]
     _write(
-        [(path, [named(task) for task in side]) for path, side in sides]
+        [(path, [with_content_id(task) for task in side]) for path, side in sides]
     )  # without the entities that were left out: other content
     without = sum(task.checklist is None for task in tasks)
     if without:

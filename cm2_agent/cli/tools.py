@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -63,6 +62,8 @@ def check(
     seed: Annotated[int, typer.Option("--seed", help="Of the simulator and the few-shots.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
+    import asyncio
+
     from cm2_agent.graphs.backends.simulator_eval import fidelity, reselected
     from cm2_agent.types.task import load_tasks, save_tasks
 

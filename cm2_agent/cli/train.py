@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cm2_agent.cli.algorithms import load_algorithm, make_trainer, parse_settings, train_on
 from cm2_agent.cli.common import STORE, JsonOption, StoreOption, echo_err, open_store, print_result, printable, progress
 from cm2_agent.cli.eval import reward_version
 from cm2_agent.cli.human_labels import compare_with_people, kappa_shortfall
@@ -16,15 +17,27 @@ from cm2_agent.errors import TrainError
 if TYPE_CHECKING:
     from cm2_agent.store import SQLStore
     from cm2_agent.types.group import Group
+    from cm2_agent.types.protocols import Trainer
 
 
 def register(app: typer.Typer) -> None:
     short = "Train a policy on stored, scored groups."
-    help = "Train a policy with GRPO on stored, scored groups. --rows-only counts the rows and trains nothing."
+    help = (
+        "Train a policy on stored, scored groups: by GRPO, by imitation (sft), or by a trainer of your own."
+        " --rows-only counts the rows of GRPO and trains nothing."
+    )
     app.command("train", help=help, short_help=short)(train)
 
 
+TRAINER_OPTIONS = ("model", "out", "level", "norm", "steps", "learning_rate", "rollouts_per_step", "seed")
+"""The options that a trainer gets as keyword arguments, where they were typed."""
+
+
 def train(
+    context: typer.Context,
+    algorithm: Annotated[
+        str, typer.Option("--algorithm", metavar="NAME", help="grpo, sft, or MODULE:TRAINER of your own.")
+    ] = "grpo",
     model: Annotated[str | None, typer.Option("--model", help="The policy to train: a folder or hub name.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="A new folder for the trained policy.")] = None,
     rows_only: Annotated[
@@ -73,6 +86,10 @@ def train(
         int, typer.Option("--rollouts-per-step", min=1, help="Rollouts of one optimizer step.")
     ] = 64,
     seed: Annotated[int, typer.Option("--seed", help="Of the order of the rollouts.")] = 0,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Another keyword of the algorithm; repeatable."),
+    ] = None,
     store: StoreOption = STORE,
     as_json: JsonOption = False,
 ) -> None:
@@ -81,9 +98,16 @@ def train(
             "GRPO cannot train on retokenised rows: no sampler gave their logprobs; give --rows-only, or leave the"
             " flag out"
         )
-    if not rows_only and (model is None or out is None):
-        missing = " and ".join(name for name, value in (("--model", model), ("--out", out)) if value is None)
-        raise TrainError(f"{missing} not given; type: cm2 train --model MODEL --out NEW_FOLDER (or --rows-only)")
+    if rows_only and (set_ or algorithm != "grpo"):
+        raise TrainError("--rows-only counts the rows of GRPO and trains nothing; leave --algorithm and --set out")
+    trainer: Trainer | None = None
+    if not rows_only:
+        typed = {
+            name: value
+            for name, value in context.params.items()
+            if name in TRAINER_OPTIONS and (source := context.get_parameter_source(name)) and source.name != "DEFAULT"
+        }
+        trainer = make_trainer(algorithm, load_algorithm(algorithm), typed, parse_settings(set_ or ()))
     if checklist is not None and reward is not None:
         raise TrainError(
             "--checklist and --reward were both given; a reward version names its checklist already: give one of them"
@@ -94,24 +118,14 @@ def train(
         groups = opened.groups(checklist=chosen, reward=version, policy=policy, backends=backend or None)
         if min_kappa is not None:
             _check_judge(opened, groups, min_kappa)
-    if rows_only:
+    if trainer is None:
         _count(groups, model, allow_retokenised, level=level, norm=norm, as_json=as_json)
         return
-    from cm2_agent.trainers.grpo import GRPO
-
-    settings: dict[str, Any] = {
-        "level": level,
-        "norm": norm,
-        "steps": steps,
-        "learning_rate": learning_rate,
-        "seed": seed,
-    }
-    trainer = GRPO(model, out or "", rollouts_per_step=rollouts_per_step, **settings)
     with progress("training", steps) as advance:
-        path = trainer.train(groups, progress=lambda step, total, metrics: advance())
+        path = train_on(trainer, groups, advance)
+    report: dict[str, Any] = getattr(trainer, "report", {})
     print_result(
-        {"out": str(path), **{name: value for name, value in trainer.report.items() if name != "history"}},
-        as_json=as_json,
+        {"out": str(path), **{name: value for name, value in report.items() if name != "history"}}, as_json=as_json
     )
 
 

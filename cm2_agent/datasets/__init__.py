@@ -1,9 +1,8 @@
-"""Every trace becomes an environment: stored dialogues into tasks, with personal data replaced, duplicates set aside
-and held-out tasks apart."""
+"""Tasks from stored traces: personal data replaced, duplicates left out, held-out tasks by entity."""
 
 from cm2_agent.datasets.entities import KEYS, entities_of
 from cm2_agent.datasets.filters import Distinct, Selection, distinct
-from cm2_agent.datasets.from_traces import UnfitTrace, named, task_from_trace, unfit
+from cm2_agent.datasets.from_traces import UnfitTrace, task_from_trace, unfit, with_content_id
 from cm2_agent.datasets.pii_rules import CARD, EMAIL, KEY, PHONE, SHIPPED, Rule
 from cm2_agent.datasets.redaction import Redactor, key_from
 from cm2_agent.datasets.splits import Split, split
@@ -24,8 +23,8 @@ __all__ = [
     "distinct",
     "entities_of",
     "key_from",
-    "named",
     "split",
     "task_from_trace",
     "unfit",
+    "with_content_id",
 ]

@@ -1,4 +1,4 @@
-"""What a task is about: the ids in its recorded calls, as `order:7`; apart from splitting, which only compares them.
+"""The entities of a task: the ids in its recorded calls, as `order:7`.
 
 An id is the value of an argument, or of a key in a JSON result, whose name one of `keys` fits (`order_id: 7`,
 `orderIds: [7]`, `flight_number`). Ids that stand in plain words alone are not seen, and `user_id` and `customer_id` are
@@ -68,7 +68,7 @@ def _entities(value: JSON, keys: Sequence[str]) -> Iterator[str]:
                     for spelled in filter(None, map(_spelled, item if isinstance(item, list) else [item])):
                         by_id = (
                             spelled == around.casefold()
-                        )  # {"orders": {"7": {"id": "7"}}}: named after what is kept by id
+                        )  # {"orders": {"7": {"id": "7"}}}: named after what lies under its id
                         yield f"{_name(str(key), beyond, keys) if by_id else name}:{spelled}"
                 if isinstance(item, Mapping | list):
                     waiting.append((item, str(key), around))

@@ -1,7 +1,7 @@
-"""Which traces become tasks, and which tasks are the same: apart from compiling, which takes one trace as it is.
+"""Which traces become tasks, and which tasks are the same.
 
-Of tasks with the same system message, turns and tools the best-scored one is kept. **Their recorded calls are not put
-together**: two customers may ask in the same words, and the answers that one of them got are no examples for the
+Of tasks with the same system message, turns and tools the best-scored one is selected. **Their recorded calls are not
+merged**: two customers may ask in the same words, and the answers that one of them got are no examples for the
 other's environment."""
 
 from __future__ import annotations
@@ -71,15 +71,20 @@ class Selection:
 
 @dataclass(frozen=True, kw_only=True)
 class Distinct:
-    """`kept` in the given order; `dropped` says of each task left out, by id, which kept one is the same."""
+    """`selected` in the given order; `dropped` says of each task left out, by id, which selected one is the same."""
 
-    kept: tuple[Task, ...]
+    selected: tuple[Task, ...]
     dropped: tuple[tuple[str, str], ...]
 
 
 def distinct(tasks: Iterable[Task]) -> Distinct:
     """One task of those that are the same: the one with the highest `metadata["score"]`, the first of equals; no score
-    ranks below 0."""
+    ranks below 0.
+
+    >>> found = distinct([Task(id="a", turns=["Where is 7?"]), Task(id="b", turns=["where is  7?"])])
+    >>> [task.id for task in found.selected], found.dropped
+    (['a'], (('b', 'a'),))
+    """
     given = list(tasks)
     best: dict[str, int] = {}
     keys = [likeness(task) for task in given]
@@ -91,7 +96,7 @@ def distinct(tasks: Iterable[Task]) -> Distinct:
         for index, (task, key) in enumerate(zip(given, keys, strict=True))
         if best[key] != index
     )
-    return Distinct(kept=tuple(given[index] for index in sorted(best.values())), dropped=dropped)
+    return Distinct(selected=tuple(given[index] for index in sorted(best.values())), dropped=dropped)
 
 
 def likeness(task: Task) -> str:

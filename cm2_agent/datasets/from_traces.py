@@ -1,11 +1,10 @@
-"""A trace into a task: its user turns, tools and recorded calls, with personal data replaced; apart from choosing among
-traces and tasks.
+"""A stored trace into a task: its user turns, tools and recorded calls, with personal data replaced.
 
-What becomes of the dialogue: a user turn is what the user said until somebody answered, several messages joined by a
-line break; a last message that nobody answered is left out. A recorded call is a call of the dialogue's own line with
-an object of arguments and an answer, spelled as the agent was told it. A call whose arguments were no JSON object never
-reached the tool, and is left out; so is one without an answer. The recorded calls of a task are those of its own trace:
-another customer's answers would be examples that no replay should give."""
+A user turn is what the user wrote until somebody answered, several messages joined by a line break; a last message that
+nobody answered is left out. A recorded call is a call of the dialogue's own line with an object of arguments and an
+answer, spelled as the agent received it. A call whose arguments were no JSON object never reached the tool, and is left
+out; so is one without an answer. The recorded calls of a task are those of its own trace: another customer's answers
+would be examples that no replay should give."""
 
 from __future__ import annotations
 
@@ -56,12 +55,12 @@ def unfit(trace: Trace) -> str | None:
     for turn in trace.turns:
         if not all(isinstance(part, Text | Reasoning) for message in turn.user for part in message.parts):
             return "a user message is not text alone"
-        if not said(turn).strip():
+        if not user_text(turn).strip():
             return "a user turn without words"
     return None
 
 
-def said(turn: Turn) -> str:
+def user_text(turn: Turn) -> str:
     """What the user said in a turn."""
     return "\n".join(message.text for message in turn.user if message.text)
 
@@ -75,18 +74,27 @@ def task_from_trace(
     keys: Sequence[str] = KEYS,
     metadata: Mapping[str, JSON] | None = None,
 ) -> Task:
-    """The task that lets the dialogue be had again. `redactor` None keeps personal data.
+    """The task by which the trace's dialogue can be run again.
 
-    `system` is the dialogue's first system message. The outcome is the trace's, by itself where there is one and by
-    name where there are several; which one it is stands in the metadata, with the trace, its model and its score.
-    `keys` name what an entity is (entities.py). A checklist in whose words something was replaced gets a name of its
-    own. The id is a hash of everything in the task: other content, another id; the version is 1. Raises UnfitTrace
-    where `unfit` says why, and where the content is not JSON.
+    The id is a hash of everything in the task: other content, another id; the version is 1.
+
+    Args:
+        trace: the dialogue. Its first system message is the task's.
+        checklist: what scores the task's rollouts. Where something in its words was replaced it gets a name of its own.
+        redactor: replaces personal data; None leaves it as it is.
+        score: the trace's score, for the metadata.
+        keys: the names of arguments and JSON keys whose values are entities (`entities_of`).
+        metadata: goes into the task's metadata, with the trace, its model, policy and score.
+
+    Raises:
+        UnfitTrace: where `unfit(trace)` says why, and where the content is not JSON.
+
+    The outcome is the trace's: by itself where there is one, by name where there are several.
 
     >>> from cm2_agent.types.messages import Message
     >>> from cm2_agent.types.trace import Run
-    >>> said = (Message.of("user", "I am ada@x.org"), Message.of("assistant", "Hello."))
-    >>> task_from_trace(Trace.of(Run(id="r", messages=said)), redactor=Redactor(key=b"k")).turns
+    >>> messages = (Message.of("user", "I am ada@x.org"), Message.of("assistant", "Hello."))
+    >>> task_from_trace(Trace.of(Run(id="r", messages=messages)), redactor=Redactor(key=b"k")).turns
     ('I am uj6rz4mddkykr6rsi@redacted.example.com',)
     """
     reason = unfit(trace)
@@ -99,7 +107,7 @@ def task_from_trace(
             data = redactor.redact_json(data)
         data["checklist"] = None if checklist is None else redacted_checklist(checklist, redactor)
         made = Task.model_validate({"id": "unnamed", **data})
-        return named(made.model_copy(update={"entities": entities_of(made, keys)}))
+        return with_content_id(made.model_copy(update={"entities": entities_of(made, keys)}))
     except RecursionError as error:
         raise UnfitTrace(trace.id, "nested too deep") from error
     except ValidationError as error:
@@ -112,7 +120,7 @@ def task_from_trace(
         raise UnfitTrace(trace.id, _NOT_TEXT if isinstance(error, UnicodeError) else "not JSON") from error
 
 
-def named(task: Task) -> Task:
+def with_content_id(task: Task) -> Task:
     """The task under the id that its content gives it."""
     content = task.to_json()
     del content["id"]
@@ -124,11 +132,11 @@ def _content(trace: Trace, score: Score | None, metadata: Mapping[str, JSON]) ->
     return {
         "version": 1,
         "system": next((message.text for message in trace.messages if message.role == "system"), None),
-        "turns": [said(turn) for turn in trace.turns],
+        "turns": [user_text(turn) for turn in trace.turns],
         "tools": [asdict(tool) for tool in _tools(trace)],
         "recorded": [call.model_dump() for call in _recorded(trace)],
         "outcome": next(iter(ends.values())) if len(ends) == 1 else ends or None,
-        "metadata": {**_told(trace, score, ends), **metadata},
+        "metadata": {**_provenance(trace, score, ends), **metadata},
     }
 
 
@@ -169,7 +177,7 @@ def _redacted_pattern(pattern: str, redactor: Redactor) -> str:
     return out + pattern[at:]
 
 
-def _told(trace: Trace, score: Score | None, ends: Mapping[str, float | None]) -> dict[str, JSON]:
+def _provenance(trace: Trace, score: Score | None, ends: Mapping[str, float | None]) -> dict[str, JSON]:
     """Where the task comes from."""
     models = sorted({call.model for call in trace.calls if call.message is not None and call.model is not None})
     facts: dict[str, JSON] = {
@@ -203,11 +211,13 @@ def _recorded(trace: Trace) -> list[RecordedCall]:
             if answer is None or not call.name or not isinstance(call.arguments, Mapping | None):
                 continue
             arguments = dict(call.arguments or {})
-            told = _shown(answer)
-            said: dict[str, JSON] = {"result": told}
-            if answer.error:  # of several blocks both are kept: what they say, and they themselves
-                said = {"error": told} if isinstance(told, str) else {"error": _texts(told), "result": told}
-            recorded.append(RecordedCall(name=call.name, arguments=arguments, **said))
+            content = _shown(answer)
+            ended: dict[str, JSON] = {"result": content}
+            if answer.error:  # of several blocks both stay: their text, and they themselves
+                ended = (
+                    {"error": content} if isinstance(content, str) else {"error": _texts(content), "result": content}
+                )
+            recorded.append(RecordedCall(name=call.name, arguments=arguments, **ended))
     return recorded
 
 
@@ -226,4 +236,4 @@ def _texts(blocks: Sequence[JSON]) -> str:
     return "\n".join(text for text in texts if isinstance(text, str))
 
 
-__all__ = ["UNTYPED", "UnfitTrace", "named", "redacted_checklist", "said", "task_from_trace", "unfit"]
+__all__ = ["UNTYPED", "UnfitTrace", "redacted_checklist", "task_from_trace", "unfit", "user_text", "with_content_id"]

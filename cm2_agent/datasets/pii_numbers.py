@@ -1,5 +1,4 @@
-"""Card and phone numbers in a text: what groups of digits they come in; apart from the rules since a number is told
-from an order id, a date or a price by its layout alone.
+"""Card and phone numbers in a text: told from an order id, a date or a price by the layout of their groups of digits.
 
 A text is cut into groups of digits once; a number is looked for from each group over the few that follow it, so that
 the time is linear. Cards: ISO/IEC 7812 (13 to 19 digits, Luhn's check digit). Phones: E.164 after a plus sign, else the
@@ -9,8 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-
-from cm2_agent.datasets.pii_edges import after, before
 
 Span = tuple[int, int]
 
@@ -69,8 +66,40 @@ _HINTED = re.compile(
     r"(?i)\b(?:tele)?(?:phone|tel|mobile|cell|fax|whatsapp)(?:[ _](?:number|no|nr|is)){0,2}[\\\"'"
     r" .:#=]{1,6}(\+?[0-9]{7,15})(?![0-9A-Za-z])"
 )
-_PHONE_KEY = re.compile(r"(?i)(?:^|[_\- ])(?:tele)?(?:phone|tel|mobile|cell|fax|whatsapp|msisdn)(?:$|[_\- ])")
-_WHOLE_PHONE = re.compile(r"\+?[0-9][0-9 ().\-/]{5,24}")
+_ESCAPES = frozenset("nrtbf")
+"""Letters that a backslash makes an escape: no letters of a word."""
+
+
+def before(text: str, index: int) -> str:
+    """The character before `index`; empty at the beginning and after an escape such as a written-out line break."""
+    if index <= 0:
+        return ""
+    if index >= 2 and text[index - 1] in _ESCAPES and text[index - 2] == "\\" and _odd(text, index - 1):
+        return ""
+    if index >= 6 and text[index - 6 : index - 4] == "\\u" and _odd(text, index - 5):
+        return ""
+    return text[index - 1]
+
+
+def after(text: str, index: int) -> str:
+    """The character at `index`, empty at the end."""
+    return text[index] if index < len(text) else ""
+
+
+def unescaped(text: str, start: int, end: int) -> int:
+    """Where a find may begin so that it takes no part of an escape with it: an escape cut in two would break the JSON
+    around it."""
+    if start > 0 and text[start - 1] == "\\" and _odd(text, start):
+        return min(end, start + (5 if text[start] == "u" else 1))
+    return start
+
+
+def _odd(text: str, index: int) -> bool:
+    """Whether an odd number of backslashes stands before `index`."""
+    count = 0
+    while index - count > 0 and text[index - count - 1] == "\\":
+        count += 1
+    return count % 2 == 1
 
 
 def is_card(digits: str) -> bool:
@@ -115,41 +144,6 @@ def find_phones(text: str) -> Iterator[Span]:
             index = end
         index += 1
     yield from (found.span(1) for found in _HINTED.finditer(text))
-
-
-def phone_key(key: str) -> bool:
-    """Whether a JSON key says that its value is a phone number.
-
-    >>> [phone_key(key) for key in ("phone", "home_phone", "mobileNumber", "order_id")]
-    [True, True, True, False]
-    """
-    return _PHONE_KEY.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key[:200])) is not None
-
-
-def whole_phone(text: str) -> bool:
-    """Whether a text under such a key is nothing but a number of 7 to 15 digits."""
-    return len(text) <= 40 and _WHOLE_PHONE.fullmatch(text) is not None and 7 <= len(digits_of(text)) <= 15
-
-
-def digits_of(text: str) -> str:
-    return "".join(_DIGITS.findall(text))
-
-
-def normal_phone(text: str) -> str:
-    """The number as E.164 writes it, where the text tells the country; ten digits laid out as in North America are
-    taken to be there.
-
-    >>> normal_phone("(415) 555-2671") == normal_phone("+1 415.555.2671")
-    True
-    """
-    digits = digits_of(text.replace("(0)", "") if text.lstrip().startswith(("+", "00")) else text)
-    if text.lstrip(" (").startswith("+"):
-        return "+" + digits
-    if digits.startswith("00"):
-        return "+" + digits[2:]
-    if len(digits) == 10 and digits[0] in "23456789":
-        return "+1" + digits
-    return "+" + digits if len(digits) == 11 and digits[0] == "1" and digits[1] in "23456789" else digits
 
 
 class _Groups:
@@ -360,14 +354,4 @@ class _Groups:
         return not (right and right in "-/.,:" and (next_.isdigit() or (right in "-/" and next_.isalpha())))
 
 
-__all__ = [
-    "Span",
-    "digits_of",
-    "find_cards",
-    "find_phones",
-    "is_card",
-    "luhn",
-    "normal_phone",
-    "phone_key",
-    "whole_phone",
-]
+__all__ = ["after", "before", "find_cards", "find_phones", "is_card", "luhn", "unescaped"]

@@ -1,5 +1,4 @@
-"""What counts as personal data: a rule finds it, says when two finds are the same, and makes what is put in its place;
-apart from the redactor, which applies any rules.
+"""The rules for personal data: each finds it, says when two finds are the same, and makes a placeholder.
 
 A placeholder keeps the form of what it replaces, so that a tool's schema still holds, and stands where no real value
 can: e-mail addresses under a reserved domain (RFC 2606), phone numbers of a country code that nobody has, cards of an
@@ -13,21 +12,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from cm2_agent.datasets.pii_edges import after, before
-from cm2_agent.datasets.pii_numbers import (
-    digits_of,
-    find_cards,
-    find_phones,
-    is_card,
-    luhn,
-    normal_phone,
-    phone_key,
-    whole_phone,
-)
+from cm2_agent.datasets.pii_numbers import after, before, find_cards, find_phones, is_card, luhn
 from cm2_agent.errors import TaskError
 from cm2_agent.types.check_specs import compile_pattern
 
 BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
+_DIGITS = re.compile(r"[0-9]+")
+_PHONE_KEY = re.compile(r"(?i)(?:^|[_\- ])(?:tele)?(?:phone|tel|mobile|cell|fax|whatsapp|msisdn)(?:$|[_\- ])")
+_WHOLE_PHONE = re.compile(r"\+?[0-9][0-9 ().\-/]{5,24}")
 
 
 class Draw(Protocol):
@@ -184,6 +176,41 @@ def _make_phone(value: str, draw: Draw) -> str:
 def _make_card(value: str, draw: Draw) -> str:
     body = "9999" + draw("0123456789", 11)
     return next(body + last for last in "0123456789" if luhn(body + last))
+
+
+def phone_key(key: str) -> bool:
+    """Whether a JSON key says that its value is a phone number.
+
+    >>> [phone_key(key) for key in ("phone", "home_phone", "mobileNumber", "order_id")]
+    [True, True, True, False]
+    """
+    return _PHONE_KEY.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key[:200])) is not None
+
+
+def whole_phone(text: str) -> bool:
+    """Whether a text under such a key is nothing but a number of 7 to 15 digits."""
+    return len(text) <= 40 and _WHOLE_PHONE.fullmatch(text) is not None and 7 <= len(digits_of(text)) <= 15
+
+
+def digits_of(text: str) -> str:
+    return "".join(_DIGITS.findall(text))
+
+
+def normal_phone(text: str) -> str:
+    """The number as E.164 writes it, where the text tells the country; ten digits laid out as in North America are
+    taken to be there.
+
+    >>> normal_phone("(415) 555-2671") == normal_phone("+1 415.555.2671")
+    True
+    """
+    digits = digits_of(text.replace("(0)", "") if text.lstrip().startswith(("+", "00")) else text)
+    if text.lstrip(" (").startswith("+"):
+        return "+" + digits
+    if digits.startswith("00"):
+        return "+" + digits[2:]
+    if len(digits) == 10 and digits[0] in "23456789":
+        return "+1" + digits
+    return "+" + digits if len(digits) == 11 and digits[0] == "1" and digits[1] in "23456789" else digits
 
 
 PHONE = Rule(

@@ -1,5 +1,4 @@
-"""The redactor: personal data replaced consistently, in text and in JSON; apart from the rules, which say what is
-personal.
+"""The redactor replaces personal data consistently, in text and in JSON.
 
 One Redactor gives one value one placeholder, however it is spelled and wherever it stands, and two values two. The
 placeholders follow from an HMAC of the value: with the same `key` every process makes the same ones, so that a redactor
@@ -19,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from threading import Lock
 from typing import Any
 
-from cm2_agent.datasets.pii_edges import unescaped
+from cm2_agent.datasets.pii_numbers import unescaped
 from cm2_agent.datasets.pii_rules import SHIPPED, Rule
 from cm2_agent.errors import TaskError
 from cm2_agent.types.check_specs import compile_pattern

@@ -1,4 +1,4 @@
-"""Training tasks and held-out ones that share no entity; apart from what an entity is.
+"""Training tasks and held-out tasks that share no entity.
 
 Tasks that share an entity, directly or through others, form a component (union-find); a component goes to one side as a
 whole. So a policy is never tried on an order, a customer or a case that it was trained on. What nearly every task
@@ -34,10 +34,17 @@ class Split:
 def split(
     tasks: Sequence[Task], *, fraction: float, seed: int = 0, ignore: Iterable[str] = (), most: float | None = None
 ) -> Split:
-    """Hold out about `fraction` of the tasks, never more. The components are taken in an order that follows from `seed`
-    and their tasks' ids, each that still fits. `ignore` leaves out entities by name, by name and value, or by pattern
-    (entities.matches); `most` leaves out those that more than this share of all tasks have. Raises TaskError for a
-    fraction or a share that is not in [0, 1).
+    """Hold out about `fraction` of the tasks, never more, so that no entity stands on both sides.
+
+    Args:
+        tasks: in the order in which both sides come back.
+        fraction: the share to hold out, in [0, 1).
+        seed: components are taken in an order that follows from it and their tasks' ids, each that still fits.
+        ignore: entities to leave out by name, by name and value, or by pattern (`user`, `user:ada`, `flight:HAT*`).
+        most: leaves out entities that more than this share of all tasks have, in [0, 1).
+
+    Raises:
+        TaskError: a fraction or a share that is not in [0, 1).
 
     >>> entities = {"a": "order:1", "b": "order:1", "c": "order:2"}
     >>> tasks = [Task(id=name, entities=[entity]) for name, entity in entities.items()]
@@ -47,21 +54,23 @@ def split(
     for name, value in (("fraction", fraction), ("most", most)):
         if value is not None and not 0 <= value < 1:
             raise TaskError(f"{name} is {value}; expected a share of the tasks, 0 or more and less than 1")
-    kept, ignored = _without(tasks, tuple(ignore), most)
-    components = _components(kept)
-    wanted = math.floor(fraction * len(kept) + 1e-9)
+    compared, ignored = _without(tasks, tuple(ignore), most)
+    components = _components(compared)
+    wanted = math.floor(fraction * len(compared) + 1e-9)
     held: set[int] = set()
-    for component in sorted(components, key=lambda component: _rank(seed, min(kept[index].id for index in component))):
+    for component in sorted(
+        components, key=lambda component: _rank(seed, min(compared[index].id for index in component))
+    ):
         if len(held) + len(component) <= wanted:
             held.update(component)
     sizes = tuple(sorted(map(len, components), reverse=True))
     return Split(
-        train=tuple(task for index, task in enumerate(kept) if index not in held),
-        held_out=tuple(task for index, task in enumerate(kept) if index in held),
+        train=tuple(task for index, task in enumerate(compared) if index not in held),
+        held_out=tuple(task for index, task in enumerate(compared) if index in held),
         components=sizes,
-        entities=len({entity for task in kept for entity in task.entities}),
+        entities=len({entity for task in compared for entity in task.entities}),
         ignored=ignored,
-        note=_note(kept, components, wanted, len(held)),
+        note=_note(compared, components, wanted, len(held)),
     )
 
 
@@ -104,13 +113,15 @@ def _note(tasks: Sequence[Task], components: list[list[int]], wanted: int, held:
     if held >= wanted:
         return None
     largest = max(components, key=len)
-    told = f"{held} of the {wanted} tasks wanted are held out: one component holds {len(largest)} of {len(tasks)} tasks"
+    sentence = (
+        f"{held} of the {wanted} tasks wanted are held out: one component holds {len(largest)} of {len(tasks)} tasks"
+    )
     counts = Counter(entity for index in largest for entity in set(tasks[index].entities))
     if len(largest) == 1 or not counts:
-        return told
+        return sentence
     entity, count = max(counts.items(), key=lambda one: (one[1], one[0]))
     return (
-        f"{told}; what links most of them is {entity}, in {count}: if it is no one's own, leave it out (ignore"
+        f"{sentence}; what links most of them is {entity}, in {count}: if it is no one's own, leave it out (ignore"
         f" {entity!r}, or its name)"
     )
 

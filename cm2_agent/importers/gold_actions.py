@@ -1,8 +1,7 @@
-"""A checklist out of a benchmark's gold actions: what has to be written, that nothing else is, and what the user has to
-be told.
+"""A checklist out of a benchmark's gold actions: the expected writes, no other write, and what the user must be told.
 
-It is apart from the reader because it speaks of desks: which tools write, and which arguments leave no mark in the
-desk's database. Nothing here knows the rollout or its official reward."""
+The tables below name a desk's tools that write, and the arguments that leave no mark in its database. Nothing here
+knows the rollout or its official reward."""
 
 from __future__ import annotations
 
@@ -99,7 +98,7 @@ def compile_gold(
         facet="tool_usage",
         level="task",
     )
-    told = [
+    outputs_told = [
         ItemModel(
             id=f"tells_{number}",
             check={"reply_matches": _pattern(output)},
@@ -110,7 +109,7 @@ def compile_gold(
         )
         for number, output in enumerate(outputs, 1)
     ]
-    return ChecklistModel(name=name, items=(*items, others, *told))
+    return ChecklistModel(name=name, items=(*items, others, *outputs_told))
 
 
 def _marks(action: GoldAction) -> dict[str, JSON]:

@@ -1,5 +1,4 @@
-"""OpenAI chat messages into ours, and a dialogue of them into a Run; apart because both record formats speak this
-dialect."""
+"""OpenAI chat messages into ours, and a dialogue of them into a Run."""
 
 from __future__ import annotations
 
@@ -196,7 +195,7 @@ def _call(data: JSON) -> ToolCall:
     if isinstance(arguments, str) and key == "arguments":
         with contextlib.suppress(
             ValueError
-        ):  # what is not JSON is kept as the text it is: a malformed call is a fact of the dialogue
+        ):  # what is not JSON stays the text that it is: a malformed call is a fact of the dialogue
             arguments = parse_json(arguments)
     return ToolCall(id=identity, name=inner["name"], arguments=arguments)
 

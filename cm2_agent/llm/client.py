@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
@@ -127,25 +127,44 @@ class LLMClient:
 
         Raises RequestFailed after the retries, BudgetExhausted before a request that the budget does not allow.
         """
+        replies: list[_T] = []
+
+        async def attempt(again: bool) -> None:
+            response = await self.request(
+                messages,
+                tokens=estimated(messages),
+                answer_tokens=answer_tokens,
+                schema=schema,
+                re_ask=re_ask or again,
+            )
+            replies.append(read(reply_text(response)))
+
+        failure = await self.attempts(attempt)
+        if failure is not None:
+            raise RequestFailed(failure)
+        return replies[0]
+
+    async def attempts(self, attempt: Callable[[bool], Awaitable[RequestFailure | None]]) -> RequestFailure | None:
+        """Repeat the attempt, with the pauses of this client's retries, until it gives None; else the last failure.
+
+        `attempt(again)` makes a request and reads its reply; `again` says that the one before had a reply that could
+        not be used. What it raises is a failure too, but for RequestFailed and BudgetExhausted, which end it."""
         failure: RequestFailure | None = None
-        for attempt in range(self.retries + 1):
+        for number in range(self.retries + 1):
             if failure is not None:
-                wait = self.wait(failure, attempt)
+                wait = self.wait(failure, number)
                 if wait is None:
                     break
                 await asyncio.sleep(wait)
-            again = re_ask or (failure is not None and failure.reply)
             try:
-                response = await self.request(
-                    messages, tokens=estimated(messages), answer_tokens=answer_tokens, schema=schema, re_ask=again
-                )
-                return read(reply_text(response))
+                failure = await attempt(failure is not None and failure.reply)
             except (RequestFailed, BudgetExhausted):
                 raise
             except Exception as error:  # whatever a provider's client raises is a failure of the model asked
                 failure = self.failure(error)
-        assert failure is not None
-        raise RequestFailed(failure)
+            if failure is None:
+                return None
+        return failure
 
     async def request(
         self,

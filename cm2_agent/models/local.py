@@ -45,19 +45,33 @@ class LocalChatModel(BaseChatModel):
     top_k, max_tokens, logprobs: "processed" or "raw") and `finish_reason` ("stop", "length" or "tool_calls"); token
     counts are in `usage_metadata`.
 
-    All calls of one dialogue form one token sequence: the next prompt is the last prompt, the model's completion *in
-    its own tokens*, and the encoding of only what came after. If the history was edited, it is encoded afresh from the
-    chat template.
+    All calls of one dialogue form one token sequence: the next prompt is the last prompt, the model's completion in the
+    very tokens that it sampled, and the encoding of only what came after. If the history was edited, it is encoded
+    afresh from the chat template.
 
     Concurrent async calls are batched (see `batching`). A malformed tool call becomes one of `invalid_tool_calls`,
     never an error. A sync call runs alone, at once. Weights must not change under a model that is in use: make a new
     one, with a new version.
 
-    `temperature` 0 is greedy; `top_p` 1 and `top_k` 0 truncate nothing; `max_tokens` counts new tokens. `max_batch`
-    bounds the rows of one forward pass; `template_kwargs` go to the chat template. `model_version` is by default a
-    fingerprint of the weights.
+    Args:
+        model: a transformers causal language model.
+        tokenizer: its tokenizer, with a chat template.
+        model_name: by default the configuration's, or the class's name.
+        model_version: names these weights. Default: a fingerprint of them.
+        temperature: 0 (greedy) or more.
+        top_p: the share of the probability that is sampled from, in (0, 1]; 1 truncates nothing.
+        top_k: the number of tokens that is sampled from; 0 truncates nothing.
+        max_tokens: new tokens a call, at least 1.
+        seed: of calls outside a lockstep: the n-th call of this object draws from (seed, n).
+        max_batch: the most rows of one forward pass.
+        template_kwargs: go to the chat template.
+
+    Raises:
+        ModelError: the tokenizer has no chat template.
+        ValueError: a sampling setting out of range.
 
     >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> from cm2_agent import LocalChatModel
     >>> from cm2_agent.models import byte_tokenizer
     >>> tokenizer = byte_tokenizer()
     >>> size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
@@ -79,7 +93,6 @@ class LocalChatModel(BaseChatModel):
     top_k: int = 0
     max_tokens: int = 256
     seed: int = 0
-    """Of calls outside a lockstep: the n-th call of this object draws from (seed, n)."""
     max_batch: int = 256
     template_kwargs: dict[str, Any] = {}  # pydantic copies defaults  # noqa: RUF012
 
@@ -93,6 +106,9 @@ class LocalChatModel(BaseChatModel):
     ) -> Self:
         """Load model and tokenizer from a directory or the hub.
 
+            model = LocalChatModel.load("Qwen/Qwen3-0.6B", temperature=0.7, max_tokens=512)
+            message = model.bind_tools([get_order]).invoke("Where is order 7?")
+
         Args:
             path: a directory, or a hub name such as "Qwen/Qwen3-0.6B".
             dtype: of the weights, as torch names it ("float32", "bfloat16"). Default: the checkpoint's own.
@@ -101,11 +117,6 @@ class LocalChatModel(BaseChatModel):
 
         Raises:
             ModelError: there is no such model, or its tokenizer has no chat template.
-
-        To ask it with a tool:
-
-            model = LocalChatModel.load("Qwen/Qwen3-0.6B", temperature=0.7, max_tokens=512)
-            message = model.bind_tools([get_order]).invoke("Where is order 7?")
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 

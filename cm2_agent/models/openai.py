@@ -46,6 +46,7 @@ def openai_compatible(
         ValueError: another `logprobs_mode`.
         MissingExtra: on import, without langchain-openai; the message is the pip line.
 
+    >>> from cm2_agent import openai_compatible
     >>> model = openai_compatible("http://localhost:8000/v1", "Qwen/Qwen3-8B", token_ids=True, temperature=0.7)
     >>> model.model_name, model.logprobs
     ('Qwen/Qwen3-8B', True)

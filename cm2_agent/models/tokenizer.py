@@ -72,6 +72,7 @@ def byte_tokenizer(extra_words: Iterable[str] = ()) -> Any:
     Raises ValueError for an empty word or one with other characters, whose bytes the decoder could not tell from
     text's; MissingExtra without the extra `train`.
 
+    >>> from cm2_agent.models import byte_tokenizer
     >>> tokenizer = byte_tokenizer(["get_order"])
     >>> len(tokenizer), len(tokenizer.encode("get_order 7 é"))
     (268, 6)

@@ -9,7 +9,7 @@ from os import PathLike, fspath
 from typing import Any
 
 from cm2_agent.errors import ChecklistError, GuardError
-from cm2_agent.graphs.guardrail import NOTE, Finding, OnViolation, guarded
+from cm2_agent.graphs.guardrail import NOTE, Finding, OnViolation, guarded_graph
 from cm2_agent.rewards.scoring.judge_items import leave_unjudged
 from cm2_agent.rewards.scoring.plan import Plan
 from cm2_agent.rewards.scoring.shaping import apply_dependencies
@@ -57,7 +57,7 @@ def guard(
             `n` under 1. When called: `blocked` is None and no attempt passed.
 
     >>> from langchain_core.language_models import FakeListChatModel
-    >>> from cm2_agent import Item
+    >>> from cm2_agent import Checklist, Item, guard
     >>> from cm2_agent.graphs import agent
     >>> no_promise = Item("no_promise", check={"reply_matches": "refund"}, kind="avoid", required_for_next_turn=True)
     >>> support = Checklist(no_promise, Item("replies", check={"replied": True}), name="support")
@@ -81,7 +81,7 @@ def guard(
             "the graph is watched already, so each attempt would be stored as a run of its own; guard first:"
             " watch(guard(graph, …))"
         )
-    return guarded(graph, _turn_check(plan), on_violation=on_violation, n=n, blocked=blocked, note=note)
+    return guarded_graph(graph, _turn_check(plan), on_violation=on_violation, n=n, blocked=blocked, note=note)
 
 
 def _turn_check(plan: Plan) -> Callable[[Sequence[Message]], Finding]:

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Alert", "Threshold", "Webhook"]
 
-_PAUSES = (0.5, 2.0, 8.0)
-"""Seconds before a delivery is tried again."""
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -49,6 +47,7 @@ class Webhook:
     Raises:
         ValueError: a URL that is not http or https.
 
+    >>> from cm2_agent import Webhook
     >>> webhook = Webhook("https://example.com/hooks/cm2?token=hidden", secret="a shared secret")
     >>> webhook  # watch(graph, checklist, sinks=[webhook])
     Webhook(host='example.com')
@@ -61,7 +60,7 @@ class Webhook:
         *,
         timeout: float = 10.0,
         size: int = 1000,
-        pauses: Sequence[float] = _PAUSES,
+        pauses: Sequence[float] = (0.5, 2.0, 8.0),
         proxy: str | None = None,
     ) -> None:
         parts = urlsplit(url)
@@ -176,6 +175,7 @@ class Threshold:
     Raises:
         ValueError: `below` or `window` out of range.
 
+    >>> from cm2_agent import Score, Threshold, Trace
     >>> alerts = []
     >>> threshold = Threshold(alerts.append, below=0.5)
     >>> for number, reward in enumerate([1.0, 0.2, 0.1]):

@@ -78,7 +78,7 @@ def watch(
         StoreError: a database that cannot be opened.
 
     >>> from langchain_core.language_models import FakeListChatModel
-    >>> from cm2_agent import Item, SQLStore
+    >>> from cm2_agent import Checklist, Item, SQLStore, flush, watch
     >>> from cm2_agent.graphs import agent
     >>> support = Checklist(Item("says_when", check={"reply_matches": "today|tomorrow"}), name="support")
     >>> graph = watch(agent(FakeListChatModel(responses=["It comes tomorrow."]), []), support, store="sqlite:///cm2.db")
@@ -132,6 +132,7 @@ def flush(timeout: float | None = None) -> bool:
 
     Returns False if that took longer than `timeout` seconds (None: however long it takes).
 
+    >>> from cm2_agent import flush
     >>> flush(timeout=5.0)
     True
     """

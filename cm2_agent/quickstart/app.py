@@ -22,7 +22,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.prebuilt import ToolNode, ToolRuntime, tools_condition
 
-from .order_desk import Desk, open_desk
+from .order_desk import OrderDesk, open_desk
 
 __all__ = ["MAX_CALLS", "NOT_FOUND", "SYSTEM", "TOOLS", "build_graph", "open_desk", "success"]
 
@@ -34,19 +34,19 @@ MAX_CALLS = 5  # model calls for one customer message; a good dialogue needs at 
 
 
 @tool
-async def get_order(order_id: str, runtime: ToolRuntime[Desk]) -> str:
+async def get_order(order_id: str, runtime: ToolRuntime[OrderDesk]) -> str:
     """Look up an order: its item, status, day of delivery and price."""
     return runtime.context.get_order(order_id)
 
 
 @tool
-async def check_stock(item: str, runtime: ToolRuntime[Desk]) -> str:
+async def check_stock(item: str, runtime: ToolRuntime[OrderDesk]) -> str:
     """Look up how many pieces of an item are in stock."""
     return runtime.context.check_stock(item)
 
 
 @tool
-async def cancel_order(order_id: str, runtime: ToolRuntime[Desk]) -> str:
+async def cancel_order(order_id: str, runtime: ToolRuntime[OrderDesk]) -> str:
     """Cancel an order."""
     return runtime.context.cancel_order(order_id)
 
@@ -56,8 +56,8 @@ TOOLS = [get_order, check_stock, cancel_order]
 
 def build_graph(
     model: BaseChatModel, checkpointer: BaseCheckpointSaver[Any] | None = None
-) -> CompiledStateGraph[MessagesState, Desk, MessagesState, MessagesState]:
-    """The agent: the model calls tools until it answers. Its context is the `Desk` it works on."""
+) -> CompiledStateGraph[MessagesState, OrderDesk, MessagesState, MessagesState]:
+    """The agent: the model calls tools until it answers. Its context is the `OrderDesk` it works on."""
     bound = model.bind_tools(TOOLS)
 
     async def agent(state: MessagesState) -> dict[str, list[Any]]:
@@ -74,7 +74,7 @@ def build_graph(
             calls += isinstance(message, AIMessage)
         return "agent" if calls < MAX_CALLS else END
 
-    graph = StateGraph(MessagesState, context_schema=Desk)
+    graph = StateGraph(MessagesState, context_schema=OrderDesk)
     graph.add_node("agent", agent)
     graph.add_node("tools", ToolNode(TOOLS, handle_tool_errors=NOT_FOUND))
     graph.add_edge(START, "agent")
@@ -83,7 +83,7 @@ def build_graph(
     return graph.compile(checkpointer=checkpointer)
 
 
-def success(desk: Desk, fields: Mapping[str, Any], replies: Sequence[str]) -> bool:
+def success(desk: OrderDesk, fields: Mapping[str, Any], replies: Sequence[str]) -> bool:
     """Whether the customer was served, by the database as it is afterwards and the reply to each message.
 
     `fields` holds `order_id` and `asks`, what each message asked for: "status", "stock" or "cancel".
@@ -94,13 +94,13 @@ def success(desk: Desk, fields: Mapping[str, Any], replies: Sequence[str]) -> bo
         return False
     pieces = desk.pieces(order.item)
     for ask, reply in zip(asks, replies, strict=False):
-        said = set(re.findall(r"[a-z]+|[0-9]+", reply.lower()))
+        words = set(re.findall(r"[a-z]+|[0-9]+", reply.lower()))
         if ask == "stock":
-            right = str(pieces) in said
+            right = str(pieces) in words
         elif ask == "cancel" and may_cancel:
-            right = {"cancelled", str(order.price)} <= said
+            right = {"cancelled", str(order.price)} <= words
         else:
-            right = {order.status, str(order.day)} <= said and "cancelled" not in said
+            right = {order.status, str(order.day)} <= words and "cancelled" not in words
         if not right:
             return False
     return True

@@ -1,4 +1,4 @@
-"""The functions that the quickstart's checklist names: what a good desk clerk does, told from the dialogue alone.
+"""The functions that the quickstart's checklist names: what a good desk clerk does, by the dialogue alone.
 
 Nothing here knows an order: what is right is what the tools answered before, to what the customer asked for.
 """

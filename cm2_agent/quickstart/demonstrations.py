@@ -10,7 +10,7 @@ import random
 from typing import Any
 
 from cm2_agent.quickstart.app import SYSTEM
-from cm2_agent.quickstart.order_desk import STATUSES, Desk, open_desk, orders
+from cm2_agent.quickstart.order_desk import STATUSES, OrderDesk, open_desk, orders
 from cm2_agent.quickstart.tasks import SINGLE, TWO_TURNS, wording
 
 Message = dict[str, Any]
@@ -43,7 +43,7 @@ def demonstrations(count: int, sloppy: float, seed: int) -> list[list[Message]]:
 class Clerk:
     """Works through a dialogue with the desk's real functions, and keeps the messages."""
 
-    def __init__(self, desk: Desk, rng: random.Random) -> None:
+    def __init__(self, desk: OrderDesk, rng: random.Random) -> None:
         self.desk, self.rng = desk, rng
         self.messages: list[Message] = [{"role": "system", "content": SYSTEM}]
 

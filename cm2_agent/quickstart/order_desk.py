@@ -62,7 +62,7 @@ class UnknownError(LookupError):
 
 
 @dataclass(frozen=True)
-class Desk:
+class OrderDesk:
     """One customer dialogue's own copy of the shop: what one agent changes, no other sees."""
 
     connection: sqlite3.Connection
@@ -110,12 +110,12 @@ class Desk:
         self.connection.close()
 
 
-def open_desk(book: str = "training") -> Desk:
+def open_desk(book: str = "training") -> OrderDesk:
     """A fresh in-memory database with one of the order `BOOKS`, for one dialogue. Raises ValueError for another
     book."""
     connection = sqlite3.connect(":memory:", check_same_thread=False)
     connection.deserialize(_image(book))
-    return Desk(connection)
+    return OrderDesk(connection)
 
 
 @lru_cache
@@ -164,10 +164,10 @@ def orders(book: str) -> tuple[Order, ...]:
 
 
 def heldout_id(series: str, number: int) -> bool:
-    """Whether the order id made of these two is kept for evaluation: one in five."""
+    """Whether the order id made of these two is held out for evaluation: one in five."""
     return (SERIES.index(series) + 2 * number) % 5 == 0
 
 
 def heldout_item(word: int, number: int) -> bool:
-    """Whether the item `ITEMS[word] #number` is kept for evaluation: one in five."""
+    """Whether the item `ITEMS[word] #number` is held out for evaluation: one in five."""
     return (word + number) % 5 == 0

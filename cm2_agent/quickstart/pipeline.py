@@ -204,8 +204,8 @@ class Quickstart:
         """The stored groups of round `number`, in the order of the tasks."""
         version = fingerprint_of(self.policy(number - 1))
         groups = self.store.groups(checklist=self.checklist, policy=version)
-        mine = [group for group in groups if group.key["group"] == f"round {number}-seed-{self.seed}"]
-        return sorted(mine, key=lambda group: group.task_id)
+        own = [group for group in groups if group.key["group"] == f"round {number}-seed-{self.seed}"]
+        return sorted(own, key=lambda group: group.task_id)
 
     def _model(self, path: Path, temperature: float) -> LocalChatModel:
         from cm2_agent.models.local import LocalChatModel

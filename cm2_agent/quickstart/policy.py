@@ -51,8 +51,8 @@ def tokenizer() -> Any:
     """The byte-level tokenizer with a token for each word of the shop; the same for every seed."""
     names = [tool.name for tool in TOOLS]
     entities = [*NUMBERS, *SERIES, *ITEMS, *STATUSES, *names]
-    said = [m["content"] for d in demonstrations(120, 0.5, 0) for m in d if m["role"] in ("user", "assistant")]
-    found = {word for text in said for word in re.findall(r" ?[A-Za-z]+", text) if word.strip() not in entities}
+    spoken = [m["content"] for d in demonstrations(120, 0.5, 0) for m in d if m["role"] in ("user", "assistant")]
+    found = {word for text in spoken for word in re.findall(r" ?[A-Za-z]+", text) if word.strip() not in entities}
     texts = [SYSTEM, NOT_FOUND, *(json.dumps(tool, ensure_ascii=False) for tool in tools())]
     roles = ["system\n", "user\n", "assistant\n", "tool\n"]
     return byte_tokenizer([*entities, *FRAMES, *roles, *texts, *sorted(found)])
@@ -94,7 +94,7 @@ def cold_start(seed: int, out: Path, progress: Progress | None = None, config: C
 
 
 def drill(model: Any, words: Any, seed: int, config: Config, progress: Progress | None) -> None:
-    """Teach copying: random numbers, item names and statuses, said twice; the loss is on the second time.
+    """Teach copying: random numbers, item names and statuses, written twice; the loss is on the second time.
 
     Without it no id is ever copied: the demonstrations alone are too few for a fresh model to find out that it can.
     """

@@ -1,7 +1,7 @@
-"""What customers of the sample desk ask for: the generated training tasks and the held-out ones, kept apart by order
-and item.
+"""What customers of the sample desk ask for: the generated training tasks, and the held-out ones, which share no order
+and no item with them.
 
-Held-out tasks come from an order book of their own (`desk.BOOKS`), which nothing but these tasks reads.
+Held-out tasks come from an order book of their own (`order_desk.BOOKS`), which nothing but these tasks reads.
 """
 
 from __future__ import annotations

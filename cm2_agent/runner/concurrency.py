@@ -1,25 +1,22 @@
-"""Coroutines run a few at a time: their results as they finish, and a clean end for those still running."""
+"""Coroutines run a few at a time: results as they finish, and a clean end for those still running."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from cm2_agent.errors import BudgetExhausted, StoreError
-
-if TYPE_CHECKING:
-    pass
-
 
 T = TypeVar("T")
 
 
-async def _as_they_finish(jobs: Iterator[Coroutine[Any, Any, T]], at_a_time: int) -> AsyncGenerator[list[T], None]:
-    """Run the jobs and yield what they return, those together that finished together, in the order of their start.
+async def as_they_finish(jobs: Iterator[Coroutine[Any, Any, T]], at_a_time: int) -> AsyncGenerator[list[T], None]:
+    """Run the jobs, `at_a_time` of them, and yield what they return: those that finished together in one list, in the
+    order of their start.
 
-    A job that fails stops no other, and its error is raised at the end. After an exhausted budget or a store that
-    failed no further job is started."""
+    A job that fails stops no other, and its error is raised at the end. After BudgetExhausted or StoreError no further
+    job is started."""
     running: dict[asyncio.Task[T], None] = {}  # a set that keeps the order
     failed: list[Exception] = []
     stopped = False
@@ -47,7 +44,7 @@ async def _as_they_finish(jobs: Iterator[Coroutine[Any, Any, T]], at_a_time: int
     finally:
         await cancel(running)
     if failed:
-        # an exhausted budget is the least of what may have gone wrong, so anything else is told first
+        # an exhausted budget is the least of what may have gone wrong, so anything else is raised first
         failed.sort(key=lambda error: isinstance(error, BudgetExhausted))
         failed[0].add_note(f"{len(failed)} traces stay without a score; all others that were begun are scored")
         raise failed[0]
@@ -55,7 +52,10 @@ async def _as_they_finish(jobs: Iterator[Coroutine[Any, Any, T]], at_a_time: int
 
 async def cancel(running: Iterable[asyncio.Task[Any]]) -> None:
     """Cancel what still runs, and wait until it has ended."""
-    left = [dialogue for dialogue in running if not dialogue.done()]
-    for dialogue in left:
-        dialogue.cancel()
-    await asyncio.gather(*left, return_exceptions=True)
+    unfinished = [task for task in running if not task.done()]
+    for task in unfinished:
+        task.cancel()
+    await asyncio.gather(*unfinished, return_exceptions=True)
+
+
+__all__ = ["as_they_finish", "cancel"]

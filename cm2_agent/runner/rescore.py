@@ -1,5 +1,4 @@
-"""Scoring what is stored: the introducer of the store and rewards to each other; apart from the runner, which makes the
-dialogues."""
+"""Scores for traces that are stored already: trace by trace, or a group at a time."""
 
 from __future__ import annotations
 
@@ -9,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cm2_agent.errors import StoreError
-from cm2_agent.runner.concurrency import _as_they_finish, cancel
+from cm2_agent.runner.concurrency import as_they_finish
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.group import group_key
 from cm2_agent.types.json_values import JSON, canonical_json
@@ -31,33 +30,54 @@ async def score_traces(
     scorer: Scorer | None = None,
     concurrency: int = 64,
 ) -> AsyncIterator[tuple[Trace, Score]]:
-    """Score stored traces and yield each with its score, saved where a store is given. None scores each by its own
-    task's checklist (which needs the store).
+    """Score stored traces; yields each with its score.
 
-    With a judge or a scorer of your own, `concurrency` traces are scored at a time and come as they finish; else in
-    their order. A trace that cannot be scored stops no other: it stays without a score, and its error is raised when
-    the others are done. Where the judge's budget runs out, what is under way is finished as far as it allows,
-    everything else stays without a score, and BudgetExhausted is raised; scoring the same traces again goes on from
-    there, and what a cache holds is not asked again. Raises ChecklistError, StoreError, BudgetExhausted."""
+    A trace that cannot be scored stops no other: it stays without a score, and its error is raised when the others are
+    done. Where the judge's budget runs out, what is under way is finished as far as it allows and everything else stays
+    without a score; scoring the same traces again goes on from there, and a cached verdict is not asked for again.
+
+    Args:
+        traces: What to score, `store.traces()` say.
+        checklist: A Checklist or its YAML file; None: each trace's own task's (which needs the store).
+        judge: Answers the checklist's questions; its verdicts are cached in the store, in memory without one.
+        store: Where the scores are saved, and the tasks' own checklists are.
+        scorer: Scores in place of checklist and judge.
+        concurrency: Traces at a time, 1 or more. With a judge or a scorer they come as they finish, else in their
+            order.
+
+    Raises:
+        ChecklistError: A checklist that cannot be read, or an item that cannot be scored.
+        StoreError: Neither a checklist nor a store was given, or the store refuses.
+        BudgetExhausted: The judge may spend no more.
+
+    >>> import asyncio
+    >>> from cm2_agent import Checklist, Item, Message, Run, Trace
+    >>> run = Run(id="r", messages=[Message.of("user", "Hi"), Message.of("assistant", "Hello!")])
+    >>> checklist = Checklist(Item("replies", check={"replied": True}), name="shop")
+    >>> async def rewards():
+    ...     return [score.reward async for _, score in score_traces([Trace.of(run)], checklist)]
+    >>> asyncio.run(rewards())
+    [1.0]
+    """
     from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 
-    chosen = load(checklist) if isinstance(checklist, str) else checklist
+    chosen = read_checklist(checklist) if isinstance(checklist, str) else checklist
     if chosen is None and store is None and scorer is None:
         raise StoreError(
             "no checklist was given and no store to read the tasks' own from; give score_traces one of the two"
         )
-    plug = scorer or ChecklistScorer(chosen, judge=remembering(judge, store))
+    scoring = scorer or ChecklistScorer(chosen, judge=with_cache(judge, store))
     if store is not None and chosen is not None:
         store.save_checklist(chosen)
 
     async def scored(trace: Trace) -> tuple[Trace, Score]:
         task = store.task(trace.task_id, _version(trace)) if store is not None and trace.task_id is not None else None
-        return trace, await plug(trace, task)
+        return trace, await scoring(trace, task)
 
     at_a_time = concurrency if judge is not None or scorer is not None else 1
     if at_a_time < 1:
         raise StoreError(f"concurrency is {concurrency}; expected how many traces to score at a time, 1 or more")
-    async with aclosing(_as_they_finish(map(scored, traces), at_a_time)) as finishing:
+    async with aclosing(as_they_finish(map(scored, traces), at_a_time)) as finishing:
         async for batch in finishing:
             refused: StoreError | None = None
             for trace, score in batch if store is None else _saved(store, batch):
@@ -69,8 +89,8 @@ async def score_traces(
                 raise refused
 
 
-def remembering(judge: Judge | None, store: SQLStore | None) -> Judge | None:
-    """The judge, whose verdicts are kept in the store, or in memory where there is none."""
+def with_cache(judge: Judge | None, store: SQLStore | None) -> Judge | None:
+    """The judge, with its verdicts cached in the store, or in memory where there is none."""
     if judge is not None:
         from cm2_agent.rewards.judges.cache import MemoryCache, attach_cache
 
@@ -133,7 +153,7 @@ async def score_groups(
             yield scored
 
 
-def load(path: str) -> Checklist:
+def read_checklist(path: str) -> Checklist:
     """The checklist in a YAML file. Raises ChecklistError with file and line."""
     from cm2_agent.types.checklist_yaml import load_checklist
 
@@ -145,4 +165,4 @@ def _version(trace: Trace) -> int | None:
     return int(version) if isinstance(version, int) else None
 
 
-__all__ = ["cancel", "load", "remembering", "score_groups", "score_traces"]
+__all__ = ["read_checklist", "score_groups", "score_traces", "with_cache"]

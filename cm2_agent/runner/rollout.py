@@ -1,5 +1,4 @@
-"""The dialogues of one run: each put to the agent, gated, ended, scored and stored; apart from the runner, which
-refuses what cannot be run before any of them begins."""
+"""The rollouts of one run: each dialogue is held with the agent, gated, scored and stored."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from cm2_agent.errors import ToolError
 from cm2_agent.models.batching import Lockstep
 from cm2_agent.online.middleware import Middleware
 from cm2_agent.runner.concurrency import cancel
-from cm2_agent.runner.resume import Kept, can_be_brought_back
+from cm2_agent.runner.resume import ResumableRuns, is_resumable
 from cm2_agent.tracing.span_processor import capture
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.protocols import GatedScorer, Sink, User
@@ -25,7 +24,7 @@ from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Run, RunFailure, Trace
 
 if TYPE_CHECKING:
-    from cm2_agent.graphs.conversation import End, Limits
+    from cm2_agent.graphs.conversation_setup import Ending, RolloutLimits
     from cm2_agent.store import SQLStore
 
 Result = tuple[Trace, Score | None]
@@ -43,9 +42,9 @@ class Rollouts:
     `failure` tells of what failed and was not the agent's doing, which makes the reward NULL (BudgetExhausted: the
     dialogue is not stored, and raised).
 
-    A `resumable` run with a store keeps each dialogue's state there after every turn. Run again under its name, it goes
-    on from there, and what is stored is not run again. A world, and backends, that cannot say what they have been
-    through (`state()` gives JSON, `restore(state)` takes it up) cannot be brought back: their dialogues begin again.
+    A `resumable` run with a store saves each dialogue's state there after every turn. Run again under its name, it goes
+    on from there, and what is stored is not run again. A dialogue whose world or backends cannot be resumed (they need
+    `state()`, which gives JSON, and `restore(state)`) begins again.
     """
 
     graph: Callable[[Task], Any]
@@ -57,14 +56,14 @@ class Rollouts:
     user: Callable[[Task], User | None] | None = None
     attributes: Callable[[Task], Mapping[str, JSON]] = field(default=lambda task: {})
     allow_real: tuple[str, ...] = ()
-    limits: Limits | None = None
+    limits: RolloutLimits | None = None
     seed: int = 0
     name: str
     resumable: bool = False
     sinks: tuple[Sink, ...] = ()
     runs: dict[str, list[Run]] = field(default_factory=dict, init=False)
     _handler: Any = field(default=None, init=False)
-    _kept: Kept | None = field(default=None, init=False)
+    _resumable: ResumableRuns | None = field(default=None, init=False)
 
     async def in_lockstep(self, jobs: Sequence[tuple[Task, int]], concurrency: int) -> AsyncIterator[Result]:
         """`concurrency` dialogues at a time, in step; results in the order of the jobs.
@@ -104,22 +103,22 @@ class Rollouts:
             await cancel(running)
 
     def _prepare(self) -> None:
-        self._handler = capture(self._keep)
+        self._handler = capture(self._add)
         if self.resumable and self.store is not None:
-            self._kept = Kept(self.store, f"{self.name}/")
+            self._resumable = ResumableRuns(self.store, f"{self.name}/")
 
-    def _keep(self, run: Run) -> None:
+    def _add(self, run: Run) -> None:
         self.runs.setdefault(run.trace_id, []).append(run)
 
     async def _dialogue(self, task: Task, number: int) -> Result:
-        from cm2_agent.graphs.conversation import End
+        from cm2_agent.graphs.conversation_setup import Ending
 
         thread = f"{self.name}/{task.id}@{task.version}/{number}"
         if self.resumable and self.store is not None and self.store.holds(thread):
             stored = self.store.trace(thread)
             assert stored is not None
-            if self._kept is not None:
-                self._kept.forget(thread)
+            if self._resumable is not None:
+                self._resumable.forget(thread)
             return stored, self.store.score(thread)
         strict = self.scorer.gate_hash(task)
         turns = task.scripted_turns
@@ -142,19 +141,20 @@ class Rollouts:
                     [],
                     thread,
                     facts,
-                    End(how="error", turn=0, failure=RunFailure(kind="ToolError", message=told[:500])),
+                    Ending(reason="error", turn=0, failure=RunFailure(kind="ToolError", message=told[:500])),
                 )
             else:
                 runs = await self._converse(task, number, thread, facts, world)
                 if self.verify is not None:
                     outcomes = dict(self.verify(task, world, Trace(id=thread, runs=tuple(runs))))
         result = await Middleware(self.store, self.scorer, self.sinks).process(runs, task=task, outcomes=outcomes)
-        if self._kept is not None:
-            self._kept.forget(thread)
+        if self._resumable is not None:
+            self._resumable.forget(thread)
         return result
 
     async def _converse(self, task: Task, number: int, thread: str, facts: Mapping[str, JSON], world: Any) -> list[Run]:
-        from cm2_agent.graphs.conversation import Limits, Talk, converse
+        from cm2_agent.graphs.conversation import converse
+        from cm2_agent.graphs.conversation_setup import ConversationSetup, RolloutLimits
         from cm2_agent.graphs.interception.real_tool_guard import RealToolGuard
 
         guard = RealToolGuard(self.allow_real)
@@ -170,12 +170,12 @@ class Rollouts:
             failure: Exception | None = getattr(tools, "failure", None)
             return failure
 
-        talk = Talk(
+        setup = ConversationSetup(
             graph=self.graph(task),
             task=task,
             context=world,
             gate=gate if strict else None,
-            limits=self.limits or Limits(),
+            limits=self.limits or RolloutLimits(),
             failed=failed,
             user=None if self.user is None else self.user(task),
             answerable=False,
@@ -186,10 +186,10 @@ class Rollouts:
             },
         )
         parts = [*([] if self.context is None else [world]), *([] if tools is None else [tools])]
-        if self._kept is not None and all(can_be_brought_back(part) for part in parts):
-            end = await self._kept.converse(talk, facts, parts, self.runs)
+        if self._resumable is not None and all(is_resumable(part) for part in parts):
+            end = await self._resumable.converse(setup, facts, parts, self.runs)
         else:
-            end = await converse(talk)
+            end = await converse(setup)
         return _ended(self.runs.pop(thread, []), thread, facts, end)
 
 
@@ -205,18 +205,18 @@ def dialogue_seed(seed: int, task: str, number: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{task}:{number}".encode()).digest()[:8], "big") >> 1
 
 
-def _ended(runs: list[Run], thread: str, facts: Mapping[str, JSON], end: End) -> list[Run]:
+def _ended(runs: list[Run], thread: str, facts: Mapping[str, JSON], end: Ending) -> list[Run]:
     """The runs with what only the end of the dialogue told: the gate's turn, the limit that cut it, the error nobody
     recorded."""
     if not runs:
         runs = [Run(id=f"{thread}#0", thread=thread, attributes=dict(facts), status="error")]
     last = runs[-1]
     added: dict[str, JSON] = {}
-    if end.how == "gate":
+    if end.reason == "gate":
         added[CENSORED_TURN] = end.turn
-    elif end.how not in {"done", "error"}:
-        added[CUT] = end.how
-    if end.how in {
+    elif end.reason not in {"done", "error"}:
+        added[CUT] = end.reason
+    if end.reason in {
         "steps",
         "time",
         "tokens",

@@ -1,5 +1,4 @@
-"""Running an agent on tasks and scoring what is stored: the introducer of graphs, rewards and middleware to each
-other."""
+"""`run`: an agent on tasks, each dialogue traced, stored and scored."""
 
 from __future__ import annotations
 
@@ -8,8 +7,8 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from cm2_agent.errors import TaskError
-from cm2_agent.runner.rescore import load, remembering, score_groups, score_traces
-from cm2_agent.runner.rollout import Result, Rollouts, Verify, Worlds, dialogue_seed
+from cm2_agent.runner.rescore import read_checklist, with_cache
+from cm2_agent.runner.rollout import Result, Rollouts, Verify, Worlds
 from cm2_agent.runner.tool_setup import Simulator, tool_setup
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.json_values import JSON
@@ -21,11 +20,12 @@ if TYPE_CHECKING:
     from cm2_agent.graphs.backends.faults import Faults
     from cm2_agent.graphs.backends.record import CallRecorder
     from cm2_agent.graphs.backends.tool_backends import ToolChoice
+    from cm2_agent.graphs.conversation_setup import RolloutLimits
     from cm2_agent.store import SQLStore
 
 Users: TypeAlias = "str | Any | Callable[[Task], User | None]"
-"""A model's name or a chat model, which speaks for tasks that have a persona, or a function that makes a task's user
-(None: its turns)."""
+"""A model or its name, which plays the persona of tasks that have one, or a function that makes a task's user (None:
+the task's turns)."""
 
 
 def run(
@@ -46,41 +46,68 @@ def run(
     user: Users | None = None,
     context: Worlds | None = None,
     verify: Verify | None = None,
+    limits: RolloutLimits | None = None,
     concurrency: int = 64,
     lockstep: bool = False,
     seed: int = 0,
-    max_steps: int = 24,
-    max_turns: int | None = None,
-    max_seconds: float | None = None,
-    max_tokens: int | None = None,
     name: str | None = None,
     sinks: Sequence[Sink] = (),
 ) -> AsyncIterator[Result]:
-    """Run the graph `group` times on every task and yield each dialogue's (trace, score).
+    """Run an agent `group` times on every task; yields each dialogue's (trace, score).
 
-    `graph` is a compiled graph, or a function that gives a task's (`cm2_agent.graphs.agents(model)`: an agent of the
-    tools that the task declares). `checklist` scores and gates the rollouts (None: each task's own), or `scorer` does
-    in its place: a Stack, say.
+    A dialogue that fails stops no other: its trace says how it failed, and its reward is NULL where the failure was not
+    the agent's.
 
-    `tools` says who answers tool calls, for all tools or by name: `real`; `record` (real, and written down by
-    `recorder`); `replay` of the task's recorded calls, and of a `recording` beside them; `simulate` by `simulator`;
-    `hybrid`: replay, else simulate. No real tool is called unless it is named in `allow_real`. `faults` makes some
-    calls fail. `user` speaks where a task has a persona.
+    Args:
+        graph: A compiled graph, or a function that makes a task's graph (`graphs.agents(model)`: an agent of the tools
+            that the task declares).
+        tasks: What the agent is asked.
+        group: Rollouts of each task, 1 or more.
+        checklist: Scores and gates the rollouts: a Checklist or its YAML file; None: each task's own.
+        judge: Answers the checklist's questions; its verdicts are cached in the store, in memory without one.
+        scorer: Scores and gates in place of checklist and judge: a Stack, say.
+        store: Where tasks, checklists, traces and scores are stored.
+        tools: Who answers tool calls, one backend for all or `{tool: backend}`: an object (`Real()`,
+            `Record(recorder)`, `Replay(recording)`, `Simulate(model)`, `Hybrid(…)`, or your own), or a short form
+            ("real", "record", "replay", "simulate", "hybrid"). A tool that is not named is real.
+        simulator: Who answers under "simulate" and "hybrid": a model, its name, or a function that makes a task's.
+        allow_real: The real tools that may be called; no other is.
+        faults: Makes some calls fail.
+        recording: Calls that "replay" and "hybrid" replay beside each task's own.
+        recorder: Where "record" writes calls down.
+        user: Who writes the messages of tasks with a persona: a model, its name, or a function of a task.
+        context: `context(task)` opens a fresh world for a dialogue (LangGraph's runtime context; a context manager,
+            sync or async), which is closed whatever happens.
+        verify: `verify(task, world, trace)` returns outcomes, {name: number or None}, while the world is still open.
+        limits: What one dialogue may take; where a limit cuts it, what it did not reach counts as unpaid.
+        concurrency: Dialogues at a time, 1 or more.
+        lockstep: Makes the run repeatable: `concurrency` dialogues advance together, each with a random stream of its
+            own from `seed`, its task and its number, and results come in the order of the tasks; else they come as
+            they finish.
+        seed: Of the random streams, the simulators and the users.
+        name: Names the run. Under the same name, dialogues that the store holds are not run again, and unfinished ones
+            go on after their last finished turn.
+        sinks: Called with every trace and its score.
 
-    `context(task)` opens a fresh world for a dialogue (LangGraph's runtime context; a context manager, sync or async)
-    and closes it whatever happens; `verify(task, world, trace)` tells outcomes while it is still open. A dialogue may
-    take `max_steps` assistant messages a turn, `max_turns` user messages, `max_seconds`, `max_tokens` of its model:
-    what is cut there is no failure, and what it did not reach counts as unpaid.
+    Raises:
+        ToolError: A real tool that is not in `allow_real`, one that cannot be switched, a backend that lacks something.
+        TaskError: A task that cannot be run, or a limit of 0 or less.
+        ChecklistError: A checklist that cannot be read, or gates on what a rollout cannot show.
+        StoreError: The store refuses.
+        BudgetExhausted: A judge, simulator or user may spend no more; what is scored is stored.
 
-    `lockstep` makes the run repeatable: `concurrency` dialogues advance together, each with a random stream of its own
-    derived from `seed`, its task and its number, and results come in the order of the tasks; else they come as they
-    finish. `name` names the run: under the same name, dialogues that the store already holds are not run again, and
-    those under way go on after their last finished turn.
-
-    Raises ToolError for a real tool that is not named or one that cannot be switched, TaskError for tasks that cannot
-    be run, ChecklistError, StoreError, BudgetExhausted. A dialogue that fails stops no other: its trace says how it
-    failed and its reward is NULL."""
-    from cm2_agent.graphs.conversation import Limits
+    >>> import asyncio
+    >>> from langchain_core.language_models import GenericFakeChatModel
+    >>> from cm2_agent import Checklist, Item, Task
+    >>> from cm2_agent.graphs import agent
+    >>> graph = agent(GenericFakeChatModel(messages=iter(["It was shipped."])), [])
+    >>> checklist = Checklist(Item("replies", check={"replied": True}), name="shop")
+    >>> async def rewards():
+    ...     task = Task(id="where", turns=["Where is order 7?"])
+    ...     return [score.reward async for _, score in run(graph, [task], checklist=checklist)]
+    >>> asyncio.run(rewards())
+    [1.0]
+    """
     from cm2_agent.rewards.scoring.scorer import ChecklistScorer, check_trainable
 
     listed = list(tasks)
@@ -91,8 +118,13 @@ def run(
         )
     if group < 1 or concurrency < 1:
         raise TaskError(f"group is {group} and concurrency {concurrency}; expected 1 or more of each")
-    limits = Limits(max_steps=max_steps, max_turns=max_turns, max_seconds=max_seconds, max_tokens=max_tokens)
-    chosen = scorer.checklist if scorer is not None else load(checklist) if isinstance(checklist, str) else checklist
+    chosen = (
+        scorer.checklist
+        if scorer is not None
+        else read_checklist(checklist)
+        if isinstance(checklist, str)
+        else checklist
+    )
     speaking = _users(user, seed)
     setup = tool_setup(
         tools,
@@ -125,7 +157,7 @@ def run(
 
     rollouts = Rollouts(
         graph=lambda task: setup.graph(graph_of(task)),
-        scorer=scorer or ChecklistScorer(chosen, judge=remembering(judge, store)),
+        scorer=scorer or ChecklistScorer(chosen, judge=with_cache(judge, store)),
         store=store,
         context=context,
         verify=verify,
@@ -150,7 +182,7 @@ def run(
 
 
 def _users(user: Users | None, seed: int) -> Callable[[Task], User | None]:
-    """What makes a task's user, None where its turns are said. Raises TaskError."""
+    """The function that makes a task's user, None for the task's own turns. Raises TaskError."""
     from langchain_core.language_models import BaseChatModel
     from pydantic_ai.models import Model
 
@@ -167,4 +199,4 @@ def _users(user: Users | None, seed: int) -> Callable[[Task], User | None]:
     return lambda task: None if task.persona is None else LLMUser(model, task.persona, seed=seed)
 
 
-__all__ = ["dialogue_seed", "run", "score_groups", "score_traces"]
+__all__ = ["run"]

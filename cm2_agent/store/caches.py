@@ -1,5 +1,5 @@
-"""The cache of a judge's verdicts in SQL: the same question is not paid for twice, by whatever process; apart from
-scores, which say what a trace is worth, while this only saves calls and may be emptied at any time."""
+"""The caches in SQL: a judge's verdicts and a simulator's answers, so that the same question is paid for once, by
+whatever process. Both may be emptied at any time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sqlalchemy import Connection, func, select
 from cm2_agent.store.codec import dump, load, seal, unseal
 from cm2_agent.store.engine import Database
 from cm2_agent.store.reader import chunks
-from cm2_agent.store.schema import verdict_cache
+from cm2_agent.store.schema import simulations, verdict_cache
 from cm2_agent.store.statements import Row, Statements
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.score import Verdict
@@ -73,6 +73,32 @@ class SQLVerdictCache:
             return known_verdicts(connection)
 
 
+class SQLSimulationCache:
+    """A `SimulationCache` (graphs/backends/simulate.py). Threads may share it; several processes may use one
+    database.
+
+    The same question to a simulator has one answer: `put` keeps what is there already. Raises StoreError."""
+
+    def __init__(self, database: Database, statements: Statements) -> None:
+        self._db = database
+        self._do = statements
+        self._sql = f"SELECT body FROM simulations WHERE key = {'?' if database.sqlite else '%s'}"  # noqa: S608 (marks only)
+
+    def get(self, key: str) -> str | None:
+        with self._db.asking() as cursor:
+            cursor.execute(self._sql, (seal(key),))
+            row = cursor.fetchone()
+        return None if row is None else unseal(row[0])
+
+    def put(self, key: str, tool: str, body: str) -> None:
+        with self._db.writing() as connection:
+            self._do.simulation.many(connection, [(seal(key), seal(tool), seal(body), time.time_ns())])
+
+    def __len__(self) -> int:
+        with self._db.reading() as connection:
+            return int(connection.execute(select(func.count()).select_from(simulations)).scalar_one())
+
+
 def known_verdicts(connection: Connection) -> int:
     return int(connection.execute(select(func.count()).select_from(verdict_cache)).scalar_one())
 
@@ -89,3 +115,6 @@ def _rest(verdict: Verdict) -> dict[str, JSON]:
 
 def _verdict(item: str, value: bool | int | None, body: str) -> Verdict:
     return Verdict.from_json({"item": unseal(item), "value": None if value is None else bool(value), **load(body)})
+
+
+__all__ = ["SQLSimulationCache", "SQLVerdictCache", "known_verdicts"]

@@ -1,5 +1,4 @@
-"""LangGraph's checkpoints in the store: what is under way, so that it outlives its process; apart from traces, which
-are what has ended.
+"""LangGraph's checkpoints in the store: dialogues under way, which outlive their process.
 
 Nothing that lies in the table can make this process build an object that is not on a list (CVE-2026-28277 was about
 that): blobs are msgpack without extensions for foreign types, and there is no pickle."""

@@ -1,5 +1,4 @@
-"""How values lie in a column: JSON text, token blobs, content addresses; apart because writer and reader must agree on
-every byte.
+"""How values are stored in a column: JSON text, token blobs, content addresses.
 
 JSON is stored as readable text. Text that a database refuses (NUL, lone surrogates) is stored as `b64:` and the base64
 of its UTF-8 (surrogates passed), so that nothing is lost and nothing else becomes unreadable. Token ids are int32, log

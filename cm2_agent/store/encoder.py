@@ -1,5 +1,4 @@
-"""A run as it will lie in the tables, before the database is asked anything; apart from the writer, which only holds
-locks while it writes.
+"""Runs encoded as rows, before the database is asked anything.
 
 A model call keeps what it *added*: a base is an earlier call of the same trace, and its tokens (prompt, then
 completion) and dialogue (input, then output) are the beginning that the next call is compared with."""
@@ -125,13 +124,13 @@ class Packer:
             messages,
             *(blob for call in calls for blob in (call.input, call.prompt_ids, call.completion_ids, call.logprobs)),
         ]
-        told = [
+        facts_of_calls = [
             call.facts[:UNTRAINABLE] + call.facts[UNTRAINABLE + 1 :] for call in calls
         ]  # a judgement, not a fact of the run
         ran = [
             tool[:-1] if tool[-1] is None else tool for tool in tools
         ]  # runs stored before there were faults keep their hash
-        plain = (run.id, run.thread, facts, attributes, told, ran)
+        plain = (run.id, run.thread, facts, attributes, facts_of_calls, ran)
         return PackedRun(
             run=run,
             id=seal(run.id),

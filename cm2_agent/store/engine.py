@@ -92,7 +92,7 @@ class Database:
         try:
             yield
         except SQLAlchemyError as error:
-            raise StoreError(f"store {self.url}: {_told(error)}") from error
+            raise StoreError(f"store {self.url}: {error_message(error)}") from error
         except (OverflowError, sqlite3.Error) as error:
             raise StoreError(
                 f"store {self.url}: {error}; expected values that fit the columns (integers of 64 bits)"
@@ -129,7 +129,7 @@ def _masked(url: str) -> str:
     return re.sub(r"(?i)((?:ssl)?password=)[^&]*", r"\1***", re.sub(r"(:)[^:@/]*(@)", r"\1***\2", url))
 
 
-def _told(error: SQLAlchemyError) -> str:
+def error_message(error: SQLAlchemyError) -> str:
     cause = getattr(error, "orig", None) or error
     text = " ".join(str(cause).split())
     if "not a database" in text:

@@ -1,5 +1,4 @@
-"""How the store is: counts for `cm2 doctor`, and the incidents that capture and scoring report; apart since nothing
-else reads them."""
+"""The store's health: counts for `cm2 doctor`, and the incidents that capture and scoring report."""
 
 from __future__ import annotations
 
@@ -96,12 +95,12 @@ def count_tools(connection: Connection) -> dict[str, JSON]:
         names = [str(part.get("name")) for part in load(row.body).get("parts", ()) if part.get("type") == ToolCall.type]
         if names:
             calls[row.hash] = names
-    said = (
+    outputs = (
         select(model_calls.c.output, func.count())
         .where(model_calls.c.output.is_not(None))
         .group_by(model_calls.c.output)
     )
-    for digest, count in connection.execute(said):
+    for digest, count in connection.execute(outputs):
         asked.update({name: count * many for name, many in Counter(calls.get(digest, ())).items()})
     query = (
         select(model_calls.c.run, model_calls.c.message)
@@ -115,9 +114,9 @@ def count_tools(connection: Connection) -> dict[str, JSON]:
         while run is not None and run < row.seq:
             run, places = next(written, (None, ()))
             known = {place.message for place in places}
-        mine = known if run == row.seq else set()
+        own = known if run == row.seq else set()
         for position, digest in enumerate(split_digests(row.messages)):
-            if position not in mine:
+            if position not in own:
                 asked.update(calls.get(digest, ()))
     return {name: {"asked": asked[name], "ran": ran[name]} for name in sorted(asked.keys() | ran.keys())}
 

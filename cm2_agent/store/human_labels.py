@@ -1,4 +1,4 @@
-"""What people said, beside what judges did: labels in the same SQL; apart from the scores, which no label changes.
+"""People's labels in the same SQL as the scores.
 
 A label may speak of a trace that the store does not hold: people often judge elsewhere, before the recordings arrive or
 without them."""

@@ -1,5 +1,4 @@
-"""The schema's revisions: which there are, how far a database is, and moving it on; apart so that alembic is loaded
-only to migrate."""
+"""The schema's revisions: which there are, how far a database is, and upgrading it."""
 
 from __future__ import annotations
 

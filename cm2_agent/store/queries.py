@@ -1,37 +1,37 @@
-"""What is asked of stored traces: pages in order, and the groups that GRPO trains on; apart from the reader, which is
-told which rows."""
+"""Queries over stored traces: pages in order, and the groups that GRPO trains on."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from sqlalchemy import Connection, func, select, tuple_
 
 from cm2_agent.errors import StoreError
 from cm2_agent.store import scores as scoring
 from cm2_agent.store.codec import load, seal
-from cm2_agent.store.reader import Reader, chunks
+from cm2_agent.store.engine import Database
+from cm2_agent.store.reader import PAGE, Reader, chunks
 from cm2_agent.store.schema import group_keys, reward_versions, scores, tasks, traces
 from cm2_agent.store.tasks import name_of
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.group import Group, Rollout, backends_of
 
-Place = tuple[int, str, int]
-"""Where a trace stands in the order of traces: the start of its first run, its id; and its row."""
+PageCursor = tuple[int, str, int]
+"""Where a trace stands in the order of traces: the start of its first run, and its id; then its row."""
 
 
 def page(
     connection: Connection,
     *,
-    after: Place | None = None,
+    after: PageCursor | None = None,
     seqs: Sequence[int] | None = None,
     size: int,
     unscored: bool,
     reward: str | None,
     task: str | None,
     policy: str | None,
-) -> list[Place]:
-    """The next traces after a place, or those of these rows, in order."""
+) -> list[PageCursor]:
+    """The next traces after a cursor, or those of these rows, in order."""
     query = select(traces.c.started, traces.c.id, traces.c.seq)
     if after is not None:
         query = query.where(tuple_(traces.c.started, traces.c.id) > tuple_(after[0], after[1]))
@@ -51,13 +51,57 @@ def page(
     return [(row[0], row[1], row[2]) for row in rows]
 
 
-def places(connection: Connection, ids: Sequence[str]) -> list[Place]:
-    """Where these traces stand, in order; ids that are not stored are not among them."""
-    found: set[Place] = set()
+def cursors(connection: Connection, ids: Sequence[str]) -> list[PageCursor]:
+    """The cursors of these traces, in order; ids that are not stored are not among them."""
+    found: set[PageCursor] = set()
     for chunk in chunks(ids):
         query = select(traces.c.started, traces.c.id, traces.c.seq).where(traces.c.id.in_([seal(id) for id in chunk]))
         found.update((row[0], row[1], row[2]) for row in connection.execute(query))
     return sorted(found)
+
+
+def pages(
+    database: Database,
+    *,
+    unscored: bool = False,
+    reward: str | None = None,
+    task: str | None = None,
+    policy: str | None = None,
+    ids: Iterable[str] | None = None,
+) -> Iterator[list[int]]:
+    """The rows of these traces, page by page, in order; each page in a transaction of its own."""
+    if ids is not None:
+        with database.reading() as connection:
+            chosen = cursors(connection, list(ids))
+        for chunk in chunks(chosen, PAGE):
+            seqs = [cursor[2] for cursor in chunk]
+            with database.reading() as connection:
+                found = page(
+                    connection, seqs=seqs, size=PAGE, unscored=unscored, reward=reward, task=task, policy=policy
+                )
+            yield [cursor[2] for cursor in found]
+        return
+    after: PageCursor | None = None
+    while True:
+        with database.reading() as connection:
+            found = page(connection, after=after, size=PAGE, unscored=unscored, reward=reward, task=task, policy=policy)
+        if not found:
+            return
+        after = found[-1]
+        yield [cursor[2] for cursor in found]
+
+
+def rows_of(connection: Connection, ids: Sequence[str], *, url: str) -> dict[str, int]:
+    """The row of each trace by its id. Raises StoreError where one is not stored."""
+    found: dict[str, int] = {}
+    for chunk in chunks(dict.fromkeys(ids)):
+        by_key = {seal(id): id for id in chunk}
+        for row in connection.execute(select(traces.c.id, traces.c.seq).where(traces.c.id.in_(list(by_key)))):
+            found[by_key[row.id]] = row.seq
+    missing = [id for id in ids if id not in found]
+    if missing:
+        raise StoreError(f"trace {missing[0]!r} is not in store {url}; save its runs before its score or outcome")
+    return found
 
 
 def groups(
@@ -96,21 +140,21 @@ def groups(
     for group, key, trace, score, stored, started in connection.execute(query):
         members.setdefault(group, []).append((trace, score))
         keys[group] = key
-        mine = (stored is None, stored or 0, started, group)
-        order[group] = min(order.get(group, mine), mine)
-    kept = sorted((group for group in members if len(members[group]) >= min_size), key=order.__getitem__)
+        place = (stored is None, stored or 0, started, group)
+        order[group] = min(order.get(group, place), place)
+    selected = sorted((group for group in members if len(members[group]) >= min_size), key=order.__getitem__)
     if backends is not None:
-        told = {group: backends_of(load(keys[group])) for group in kept}
-        kept = [group for group in kept if (known := told[group]) is not None and known <= backends]
-    found = scoring.read(connection, [score for group in kept for _, score in members[group]])
-    rows = [trace for group in kept for trace, _ in members[group]]
+        answered = {group: backends_of(load(keys[group])) for group in selected}
+        selected = [group for group in selected if (known := answered[group]) is not None and known <= backends]
+    found = scoring.read(connection, [score for group in selected for _, score in members[group]])
+    rows = [trace for group in selected for trace, _ in members[group]]
     read = dict(zip(rows, Reader(connection).traces(rows), strict=True))
     return [
         Group(
             key={**load(keys[group]), "reward": version},
             rollouts=tuple(Rollout(trace=read[trace], score=found[trace]) for trace, _ in members[group]),
         )
-        for group in kept
+        for group in selected
     ]
 
 

@@ -1,5 +1,4 @@
-"""Rows into traces: every prefix restored, every content read once a page; apart from the writer since most users only
-read."""
+"""Rows into traces: every prefix restored, every content read once a page."""
 
 from __future__ import annotations
 
@@ -60,9 +59,9 @@ class Reader:
         for restored in _restored(self._connection, seqs):
             calls.setdefault(restored.row.run, []).append(restored)
         tools: dict[int, list[ToolRun]] = {}
-        mine = select(runs.c.seq).where(runs.c.trace.in_(seqs))
+        of_traces = select(runs.c.seq).where(runs.c.trace.in_(seqs))
         for row in run(
-            select(tool_runs).where(tool_runs.c.run.in_(mine)).order_by(tool_runs.c.run, tool_runs.c.position)
+            select(tool_runs).where(tool_runs.c.run.in_(of_traces)).order_by(tool_runs.c.run, tool_runs.c.position)
         ):
             tools.setdefault(row.run, []).append(_tool_run(row))
         ends: dict[int, dict[str, float | None]] = {}
@@ -180,8 +179,10 @@ def bases(connection: Connection, trace: int) -> list[Base]:
 def _restored(connection: Connection, seqs: Sequence[int]) -> Iterator[_Restored]:
     """The model calls of these traces by run and position. A base was stored before what builds on it, so it comes
     first."""
-    mine = select(runs.c.seq).where(runs.c.trace.in_(seqs))
-    query = select(model_calls).where(model_calls.c.run.in_(mine)).order_by(model_calls.c.run, model_calls.c.position)
+    of_traces = select(runs.c.seq).where(runs.c.trace.in_(seqs))
+    query = (
+        select(model_calls).where(model_calls.c.run.in_(of_traces)).order_by(model_calls.c.run, model_calls.c.position)
+    )
     known: dict[tuple[int, int], Base] = {}
     for row in connection.execute(query):
         restored = _Restored(row, None if row.base_run is None else known[row.base_run, row.base_position])

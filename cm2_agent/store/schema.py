@@ -1,4 +1,4 @@
-"""The tables; apart from the migrations, which must lead to exactly these (a test compares them).
+"""The tables. The migrations must lead to exactly these (a test compares them).
 
 What happened: traces ← runs ← model_calls, tool_runs; contents (messages, tool definitions); outcomes; tasks
 What is under way: checkpoints ← checkpoint_writes;  simulations (what a simulator answered)

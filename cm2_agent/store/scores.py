@@ -1,5 +1,4 @@
-"""Scores and verdicts: what traces were found to be worth, by reward version; apart from the traces, which scoring
-never changes."""
+"""Scores and verdicts of stored traces, by reward version."""
 
 from __future__ import annotations
 
@@ -163,6 +162,24 @@ def usage_of(connection: Connection, reward: str, ids: Sequence[str]) -> dict[st
     return found
 
 
+def newest(connection: Connection, trace_id: str, reward: str | None) -> Score | None:
+    """The trace's score under a reward version, or under the last registered one that it has a score under."""
+    query = select(scores.c.seq).join(traces, traces.c.seq == scores.c.trace).where(traces.c.id == seal(trace_id))
+    query = query.join(reward_versions, reward_versions.c.seq == scores.c.reward)
+    if reward is not None:
+        query = query.where(reward_versions.c.version == seal(reward))
+    seq = connection.execute(query.order_by(reward_versions.c.seq.desc()).limit(1)).scalar_one_or_none()
+    return None if seq is None else next(iter(read(connection, [seq]).values()))
+
+
+def of_traces(connection: Connection, seqs: Sequence[int], reward: str) -> list[Score]:
+    """The scores of these rows of traces under a reward version, in their order."""
+    query = select(scores.c.seq).join(reward_versions, reward_versions.c.seq == scores.c.reward)
+    query = query.where(reward_versions.c.version == seal(reward), scores.c.trace.in_(seqs))
+    found = read(connection, list(connection.scalars(query)))
+    return [found[seq] for seq in seqs if seq in found]
+
+
 def read(connection: Connection, seqs: Sequence[int]) -> dict[int, Score]:
     """The scores of these rows, by the `seq` of their trace."""
     made: dict[int, Score] = {}
@@ -186,9 +203,9 @@ def read(connection: Connection, seqs: Sequence[int]) -> dict[int, Score]:
         query = select(scores, traces.c.id, reward_versions.c.version).join(traces, traces.c.seq == scores.c.trace)
         query = query.join(reward_versions, reward_versions.c.seq == scores.c.reward)
         for row in connection.execute(query.where(scores.c.seq.in_(chunk))):
-            mine = found.get(row.seq, {})
+            own = found.get(row.seq, {})
             turns = (
-                TurnScore(**turn, verdicts=tuple(mine.get(block, ()))) for block, turn in enumerate(load(row.turns))
+                TurnScore(**turn, verdicts=tuple(own.get(block, ()))) for block, turn in enumerate(load(row.turns))
             )
             made[row.trace] = Score(
                 trace_id=unseal(row.id),

@@ -1,5 +1,4 @@
-"""`SQLStore(url)`: the door to the store; apart from the files that know the tables, so that what it promises can be
-read at once."""
+"""`SQLStore(url)`: runs, tasks, checklists, scores and labels in one SQL database."""
 
 from __future__ import annotations
 
@@ -7,26 +6,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, select
-
 from cm2_agent.errors import StoreError
-from cm2_agent.store import health, migrate
+from cm2_agent.store import health, migrate, queries
 from cm2_agent.store import human_labels as labelling
-from cm2_agent.store import queries as fetch
 from cm2_agent.store import scores as scoring
 from cm2_agent.store import tasks as catalog
-from cm2_agent.store.caches import SQLVerdictCache
+from cm2_agent.store.caches import SQLSimulationCache, SQLVerdictCache
 from cm2_agent.store.codec import seal
 from cm2_agent.store.encoder import Packer
 from cm2_agent.store.engine import Database
 from cm2_agent.store.human_labels import LabelCounts
-from cm2_agent.store.queries import Place
-from cm2_agent.store.reader import PAGE, Reader, chunks
-from cm2_agent.store.schema import reward_versions, scores, traces
+from cm2_agent.store.reader import Reader
 from cm2_agent.store.scores import KnownRewards, ScoreWriter, finite
-from cm2_agent.store.simulations import SQLSimulationCache
 from cm2_agent.store.statements import Statements
-from cm2_agent.store.writer import Caches, Writer
+from cm2_agent.store.writer import Caches, Writer, require_one_trace
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.group import Group
 from cm2_agent.types.human_labels import Label
@@ -88,7 +81,7 @@ class SQLStore:
     def __repr__(self) -> str:
         return f"SQLStore({self.url!r})"
 
-    # What happened
+    # Traces
 
     def save_run(self, run: Run) -> None:
         """Store a run; runs of a thread may come in any order. Raises ConflictError where another content is stored
@@ -102,7 +95,7 @@ class SQLStore:
     def save_trace(self, trace: Trace) -> bool:
         """Store a trace with its outcomes; True where any of its runs was new. Runs are read back by their start, then
         in the order of storing."""
-        _same_trace(trace.runs, trace.id)
+        require_one_trace(trace.runs, trace.id)
         return self._save(trace.runs, outcomes=trace.outcomes, trace_id=trace.id) > 0
 
     def save_dialogue(
@@ -114,7 +107,7 @@ class SQLStore:
         if not given:
             raise StoreError("a dialogue has no runs; expected at least one")
         trace_id = given[0].trace_id
-        _same_trace(given, trace_id)
+        require_one_trace(given, trace_id)
         if score is not None and score.trace_id != trace_id:
             raise StoreError(
                 f"the score is of trace {score.trace_id!r}, the runs of {trace_id!r}; expected a dialogue and its own"
@@ -151,13 +144,13 @@ class SQLStore:
         """A result known from elsewhere; replaced on saving again. Raises StoreError where the trace is not stored."""
         number = finite(value, f"outcome {name!r}")
         with self._db.writing() as connection:
-            seq = self._trace_seqs(connection, [trace_id])[trace_id]
+            seq = queries.rows_of(connection, [trace_id], url=self.url)[trace_id]
             self._do.outcome.many(connection, [(seq, seal(name), number)])
 
     def trace(self, trace_id: str) -> Trace | None:
         """The trace as it was saved, None where there is none."""
         with self._db.reading() as connection:
-            found = fetch.places(connection, [trace_id])
+            found = queries.cursors(connection, [trace_id])
             return Reader(connection).traces([found[0][2]])[0] if found else None
 
     def holds(self, trace_id: str) -> bool:
@@ -178,49 +171,28 @@ class SQLStore:
     ) -> Iterator[Trace]:
         """Traces by the start of their first run, then by id; read in pages, so that saving meanwhile is fine.
 
-        `unscored`: those without a score, NULL or not, under `reward` (under any version where none is named). `reward`
-        alone: those with one. `task`, `policy`: of that task id or policy version. `ids`: among these (those not stored
-        are left out)."""
+        Args:
+            unscored: those without a score, NULL or not, under `reward` (under any version where none is named).
+            reward: those with a score under this version (with `unscored`: without one).
+            task: those of this task id.
+            policy: those whose every step this policy version wrote.
+            ids: among these; ids that are not stored are left out.
+            limit: at most so many.
+
+        >>> from cm2_agent import Message
+        >>> with SQLStore("sqlite://") as store:
+        ...     store.save_run(Run(id="r1", messages=(Message.of("user", "Hi"),)))
+        ...     [trace.id for trace in store.traces(unscored=True)]
+        ['r1']
+        """
         left = limit
-        for seqs in self._pages(unscored=unscored, reward=reward, task=task, policy=policy, ids=ids):
+        for seqs in queries.pages(self._db, unscored=unscored, reward=reward, task=task, policy=policy, ids=ids):
             if left is not None and left <= 0:
                 return
             with self._db.reading() as connection:
                 page = Reader(connection).traces(seqs[:left])
             yield from page
             left = None if left is None else left - len(page)
-
-    def _pages(
-        self,
-        *,
-        unscored: bool = False,
-        reward: str | None = None,
-        task: str | None = None,
-        policy: str | None = None,
-        ids: Iterable[str] | None = None,
-    ) -> Iterator[list[int]]:
-        """The rows of these traces, page by page, in order."""
-        if ids is not None:
-            with self._db.reading() as connection:
-                chosen = fetch.places(connection, list(ids))
-            for chunk in chunks(chosen, PAGE):
-                with self._db.reading() as connection:
-                    seqs = [place[2] for place in chunk]
-                    found = fetch.page(
-                        connection, seqs=seqs, size=PAGE, unscored=unscored, reward=reward, task=task, policy=policy
-                    )
-                yield [place[2] for place in found]
-            return
-        after: Place | None = None
-        while True:
-            with self._db.reading() as connection:
-                found = fetch.page(
-                    connection, after=after, size=PAGE, unscored=unscored, reward=reward, task=task, policy=policy
-                )
-            if not found:
-                return
-            after = found[-1]
-            yield [place[2] for place in found]
 
     # Tasks and checklists
 
@@ -261,7 +233,7 @@ class SQLStore:
         with self._db.reading() as connection:
             return catalog.checklist_sources(connection, hash)
 
-    # What it is worth
+    # Scores
 
     def register_reward(
         self, version: str, checklist_hash: str | None = None, settings: Mapping[str, JSON] | None = None
@@ -290,24 +262,15 @@ class SQLStore:
         given = list(scores)
         learned = KnownRewards()
         with self._db.writing() as connection:
-            seqs = self._trace_seqs(connection, [score.trace_id for score in given])
+            seqs = queries.rows_of(connection, [score.trace_id for score in given], url=self.url)
             self._scorer.write(connection, given, seqs, learned)
         self._rewards.learn(learned)
 
     def score(self, trace_id: str, reward: str | None = None) -> Score | None:
         """The trace's score under a reward version: where none is named, under the last registered one that it has a
         score under."""
-        query = select(scores.c.seq).join(traces, traces.c.seq == scores.c.trace).where(traces.c.id == seal(trace_id))
-        query = (
-            query.join(reward_versions, reward_versions.c.seq == scores.c.reward)
-            .order_by(reward_versions.c.seq.desc())
-            .limit(1)
-        )
-        if reward is not None:
-            query = query.where(reward_versions.c.version == seal(reward))
         with self._db.reading() as connection:
-            seq = connection.execute(query).scalar_one_or_none()
-            return None if seq is None else next(iter(scoring.read(connection, [seq]).values()))
+            return scoring.newest(connection, trace_id, reward)
 
     def scores(self, reward: str | None = None) -> Iterator[Score]:
         """The scores of one reward version (the newest where none is named), in the order of `traces()`; read in
@@ -315,12 +278,10 @@ class SQLStore:
         version = reward if reward is not None else next(iter(self.reward_versions()), None)
         if version is None:
             return
-        for seqs in self._pages(reward=version):
-            query = select(scores.c.seq).join(reward_versions, reward_versions.c.seq == scores.c.reward)
-            query = query.where(reward_versions.c.version == seal(version), scores.c.trace.in_(seqs))
+        for seqs in queries.pages(self._db, reward=version):
             with self._db.reading() as connection:
-                read = scoring.read(connection, list(connection.scalars(query)))
-            yield from (read[seq] for seq in seqs if seq in read)
+                page = scoring.of_traces(connection, seqs, version)
+            yield from page
 
     def judging(self) -> dict[str, dict[str, JSON]]:
         """What judging took, by reward version: the sums of `Score.usage`, None where a number is not known."""
@@ -360,12 +321,23 @@ class SQLStore:
         """The GRPO groups of one reward version: rollouts with a score under it, NULL or not, that share
         `cm2_agent.types.group.group_key`.
 
-        `reward` None is the newest version that has scores, of the checklist where one is given. Groups come in the
-        order in which their tasks were stored (tasks that were not, last), then by their first start; rollouts by their
-        `cm2.rollout` attribute. Groups of fewer than `min_size` are left out, and with `backends` those whose tools
-        were answered otherwise than so, or nobody said how. Raises StoreError where the store holds no such score."""
+        Groups come in the order in which their tasks were stored (tasks that were not, last), then by their first
+        start; rollouts by their `cm2.rollout` attribute.
+
+        Args:
+            checklist: scores by this checklist alone.
+            reward: the reward version; by default the newest that has scores (of `checklist`, where given).
+            policy: rollouts of this policy version alone.
+            task: rollouts of this task id alone.
+            backends: groups whose tools were answered by these backends alone (`real`, `replay`, …), as far as the
+                rollouts say by which.
+            min_size: groups of fewer rollouts are left out.
+
+        Raises:
+            StoreError: the store holds no such score.
+        """
         with self._db.reading() as connection:
-            return fetch.groups(
+            return queries.groups(
                 connection,
                 url=self.url,
                 checklist=checklist,
@@ -376,20 +348,7 @@ class SQLStore:
                 backends=None if backends is None else frozenset(backends),
             )
 
-    def _trace_seqs(self, connection: Connection, ids: Sequence[str]) -> dict[str, int]:
-        found: dict[str, int] = {}
-        for chunk in chunks(dict.fromkeys(ids)):
-            by_key = {seal(id): id for id in chunk}
-            for row in connection.execute(select(traces.c.id, traces.c.seq).where(traces.c.id.in_(list(by_key)))):
-                found[by_key[row.id]] = row.seq
-        missing = [id for id in ids if id not in found]
-        if missing:
-            raise StoreError(
-                f"trace {missing[0]!r} is not in store {self.url}; save its runs before its score or outcome"
-            )
-        return found
-
-    # What people said
+    # Human labels
 
     def save_labels(self, labels: Iterable[Label]) -> LabelCounts:
         """Store labels in one transaction; a rater's later word on the same place replaces the earlier one. A label may
@@ -408,11 +367,11 @@ class SQLStore:
         with self._db.reading() as connection:
             return labelling.tasks(connection)
 
-    # How the store is
+    # Health
 
     def count_incident(self, kind: str, detail: str = "", n: int = 1) -> None:
-        """Count something that went wrong and must not break anyone's call, such as a dropped score; `cm2 doctor` tells
-        of it."""
+        """Count something that went wrong and must not break anyone's call, such as a dropped score; `cm2 doctor`
+        reports it."""
         with self._db.writing() as connection:
             health.count_incident(connection, kind, detail, n)
 
@@ -432,11 +391,3 @@ class SQLStore:
         span."""
         with self._db.reading() as connection:
             return health.count_tools(connection)
-
-
-def _same_trace(runs: Sequence[Run], trace_id: str) -> None:
-    other = next((run for run in runs if run.trace_id != trace_id), None)
-    if other is not None:
-        raise StoreError(
-            f"run {other.id!r} belongs to trace {other.trace_id!r}, not to {trace_id!r}; expected runs of one thread"
-        )

@@ -1,6 +1,5 @@
-"""Statements of the writing path: built once with SQLAlchemy Core, compiled once for the database, run by the driver
-with bound parameters; apart because this is what makes a dialogue cost a few milliseconds instead of tens
-(tests/bench/bench_store.py)."""
+"""The statements that write: built once with SQLAlchemy Core, compiled once for the database, run by the driver with
+bound parameters. So a dialogue costs a few milliseconds instead of tens (tests/bench/bench_store.py)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packed runs into the tables, within one transaction; apart from packing, which needs no database.
+"""Encoded runs into the tables, within one transaction.
 
 The order of locks is the same for every writer (traces, group keys, contents, each sorted), so that writers on
 PostgreSQL wait for each other and never deadlock."""
@@ -36,19 +36,19 @@ class Caches:
     """The last calls of a trace, and how many runs it had then: another process may have gone on."""
 
     def learn(self, other: Caches) -> None:
-        for mine, more, limit in (
+        for own, more, limit in (
             (self.contents, other.contents, KNOWN_CONTENTS),
             (self.group_keys, other.group_keys, KNOWN_CONTENTS),
             (self.tails, other.tails, KNOWN_TAILS),
         ):
-            known: dict[object, object] = mine  # type: ignore[assignment]
+            known: dict[object, object] = own  # type: ignore[assignment]
             if len(known) + len(more) > limit:
                 known.clear()
             known.update(more)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Written:
+class WriteResult:
     """What a write did: how many runs were new, the `seq` of each trace by its id, and what to remember once it is
     committed."""
 
@@ -71,7 +71,7 @@ class Writer:
         packed: Sequence[PackedRun],
         contents: Mapping[bytes, tuple[str, str]],
         empty: str | None = None,
-    ) -> Written:
+    ) -> WriteResult:
         """Write what is not stored yet. `empty` names a trace to note even without runs. Raises ConflictError where a
         run of that id is stored with other content."""
         by_trace: dict[str, list[PackedRun]] = {} if empty is None else {seal(empty): []}
@@ -94,7 +94,7 @@ class Writer:
                 learned.tails[plan.trace_id] = (len(plan.runs), tail[-CANDIDATES:])
         self._do.model_call.many(connection, calls)
         self._do.tool_run.many(connection, tools)
-        return Written(
+        return WriteResult(
             new=sum(len(plan.new) for plan in plans),
             traces={plan.trace_id: plan.seq for plan in plans},
             learned=learned,
@@ -186,6 +186,15 @@ class Writer:
             tail.append(call.as_base(position)._replace(run=seq))
         tools += [(seq, position, *facts) for position, facts in enumerate(run.tools)]
         return rows
+
+
+def require_one_trace(runs: Sequence[Run], trace_id: str) -> None:
+    """Raises StoreError where a run belongs to another trace."""
+    other = next((run for run in runs if run.trace_id != trace_id), None)
+    if other is not None:
+        raise StoreError(
+            f"run {other.id!r} belongs to trace {other.trace_id!r}, not to {trace_id!r}; expected runs of one thread"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

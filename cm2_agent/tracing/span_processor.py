@@ -119,7 +119,8 @@ def capture(
         incidents: counts what fails in capture itself. Default: a counter of its own.
 
     >>> from langchain_core.language_models import FakeListChatModel
-    >>> runs: list[Run] = []
+    >>> from cm2_agent.tracing.span_processor import capture
+    >>> runs = []
     >>> model = FakeListChatModel(responses=["Paris."])
     >>> message = model.invoke("The capital of France?", {"callbacks": [capture(runs.append)]})
     >>> [(message.role, message.text) for message in runs[0].messages]

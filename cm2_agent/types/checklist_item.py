@@ -4,40 +4,22 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cm2_agent.errors import ChecklistError
 from cm2_agent.types.json_values import JSON
+from cm2_agent.types.view import View
 
-if TYPE_CHECKING:
-    from cm2_agent.types.view import View
-
-
-CheckFunction: TypeAlias = "Callable[[View], bool]"
-
-
-Check: TypeAlias = "str | Mapping[str, JSON] | CheckFunction"
+CheckFunction: TypeAlias = Callable[[View], bool]
+Check: TypeAlias = str | Mapping[str, JSON] | CheckFunction
 """A function of a view, a function's name, or data such as `{"called": "get_order"}`."""
-
-
 ItemTurn: TypeAlias = int | Literal["each", "trace"]
-
-
 Kind: TypeAlias = Literal["reach", "hold", "avoid"]
-
-
 FocusOn: TypeAlias = Literal["assistant.tool_calls", "assistant.reasoning", "assistant.reply", "tool.content"]
-
-
 Facet: TypeAlias = Literal["behavioral_intent", "tool_usage", "reasoning", "context", "error_recovery"]
-
-
 Level: TypeAlias = Literal["task", "action", "parameter"]
-
-
 ENDS_DECIDED = ("never_called", "only_called", "at_most", "no_tool_error")
 """Checks that are decided at the end of their scope by themselves; giving them a kind is an error."""
 
@@ -100,34 +82,39 @@ class ChecklistModel(BaseModel):
     items: tuple[ItemModel, ...] = Field(default=(), description="The checklist's own items, in order.")
 
 
-@dataclass(frozen=True, init=False)
-class Item:
-    """One binary criterion: a yes/no `question` for a judge, or a programmatic `check`.
+class Item(ItemModel):
+    """One binary criterion: a yes/no `question` for a judge, or a programmatic `check`. Immutable.
 
-    `turn`: 0-based, `"each"` (copied into every turn) or `"trace"` (the closing block). `kind`: `reach` is true from
-    the first step at which it holds; `hold` must be true when its scope ends; `avoid` must never be violated (its
-    question's *yes* is the violation). `weight` is relative, ≥ 0. `depends_on` names `reach` items of the same scope
-    that must be satisfied *before* this one can pay.
+    Args:
+        id: Unique within the checklist; letters, digits, `_`, `.`, `:` and `-`.
+        question: A yes/no question to a judge.
+        check: A function of a View, the name of one, or data such as `{"called": "get_order"}`.
+        turn: A 0-based turn, `"each"` (every turn) or `"trace"` (the closing block).
+        kind: `reach` is true from the first step at which it holds; `hold` must be true when its scope ends; `avoid`
+            must never be violated (its question's *yes* is the violation). None: `hold` for a check that is decided at
+            the end of its scope (`never_called`, `only_called`, `at_most`, `no_tool_error`), `reach` for all else.
+        pass_condition: What a yes requires, for the judge.
+        failure_examples: What would be a no, for the judge.
+        focus_on: Where the judge's evidence must stand.
+        evidence: Where in a reference dialogue the item was read: mappings with `turn`, `step`, `from` and `snippet`.
+        required_for_next_turn: Strict: unsatisfied when its turn ends, it ends the rollout.
+        depends_on: Ids of `reach` items of the same scope that must be satisfied *before* this one can pay.
+        weight: Relative, ≥ 0; normalised within a turn.
+        facet: What it is about; for reports.
+        level: How fine it is; for reports.
+        part_of: Id of the coarser item that it is a part of; for reports.
 
+    Raises:
+        ChecklistError: A wrong type or value, neither a question nor a check, a kind for a check that has one.
+
+    >>> from cm2_agent import Item
     >>> Item("cancelled", check={"called": "cancel_order"}, turn=1).kind
     'reach'
     """
 
-    id: str
-    question: str | None
-    check: Check | None
-    turn: ItemTurn
-    kind: Kind
-    pass_condition: str | None
-    failure_examples: tuple[str, ...]
-    focus_on: FocusOn | None
-    evidence: tuple[Mapping[str, JSON], ...]
-    required_for_next_turn: bool
-    depends_on: tuple[str, ...]
-    weight: float
-    facet: Facet | None
-    level: Level | None
-    part_of: str | None
+    check: Check | None = None  # type: ignore[assignment]  # wider than as written: a function too
+    kind: Kind = "reach"
+    evidence: tuple[Mapping[str, JSON], ...] = ()  # type: ignore[assignment]  # as JSON writes it
 
     def __init__(
         self,
@@ -148,77 +135,55 @@ class Item:
         level: Level | None = None,
         part_of: str | None = None,
     ) -> None:
-        """Raises ChecklistError where a field is not what it must be."""
+        written = {name: value for name, value in locals().items() if name in ItemModel.model_fields}
+        written |= {name: tuple(written[name]) for name in ("failure_examples", "evidence", "depends_on")}
         function = check if callable(check) else None
-        given: dict[str, Any] = {
-            "id": id,
-            "question": question,
-            "turn": turn,
-            "kind": kind,
-            "pass_condition": pass_condition,
-            "check": function.__name__ if function is not None else check,
-            "failure_examples": tuple(failure_examples),
-            "focus_on": focus_on,
-            "evidence": tuple(evidence),
-            "required_for_next_turn": required_for_next_turn,
-            "depends_on": tuple(depends_on),
-            "weight": weight,
-            "facet": facet,
-            "level": level,
-            "part_of": part_of,
-        }
+        if function is not None:
+            written["check"] = function.__name__
         try:
-            model = ItemModel.model_validate(given)
+            model = ItemModel.model_validate(written)
         except ValidationError as error:
             detail = error.errors(include_url=False)[0]
             place = ".".join(map(str, detail["loc"]))
             raise ChecklistError(f"item {id!r}: {place}: {detail['msg']} (given {detail['input']!r})") from error
-        self._set(model, function)
+        self._fill(model, function)
 
     @classmethod
     def from_model(cls, model: ItemModel) -> Item:
+        """The item as written, checked. Raises ChecklistError."""
         item = cls.__new__(cls)
-        item._set(model, None)
+        item._fill(model, None)
         return item
 
     @classmethod
     def from_function(cls, function: CheckFunction) -> Item:
-        """A bare function is an item too: its id is its name, its question its docstring's first line."""
+        """An item of a bare function: its id is the function's name, its question its docstring's first line."""
         doc = inspect.getdoc(function)
         return cls(function.__name__, doc.split("\n")[0] if doc else None, check=function)
 
-    def _set(self, model: ItemModel, function: CheckFunction | None) -> None:
+    def _fill(self, model: ItemModel, function: CheckFunction | None) -> None:
         if isinstance(model.turn, int) and model.turn < 0:
             raise ChecklistError(f"item {model.id!r}: turn is {model.turn}; expected 0 or more, each, or trace")
         if model.check is None and not model.question:
             raise ChecklistError(
                 f"item {model.id!r} has neither a question nor a check; give one (a question needs a judge)"
             )
-        if (
-            isinstance(model.check, dict)
-            and model.kind is not None
-            and any(name in model.check for name in ENDS_DECIDED)
-        ):
+        ends_decided = isinstance(model.check, dict) and any(name in model.check for name in ENDS_DECIDED)
+        if ends_decided and model.kind is not None:
             raise ChecklistError(
                 f"item {model.id!r}: kind {model.kind} with the check {model.check}; {', '.join(ENDS_DECIDED)} are"
                 " decided at the end by themselves; leave the kind out"
             )
-        ends_decided = isinstance(model.check, dict) and any(name in model.check for name in ENDS_DECIDED)
-        values = {name: getattr(model, name) for name in ItemModel.model_fields}
+        values = dict(model)
         values["kind"] = model.kind or ("hold" if ends_decided else "reach")
-        values["check"] = function if function is not None else model.check
+        values["check"] = model.check if function is None else function
         values["evidence"] = tuple(pointer.model_dump(mode="json", by_alias=True) for pointer in model.evidence)
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
+        super().__init__(**values)
 
     def bound(self, functions: Mapping[str, CheckFunction]) -> Item:
         """The item with its check's name replaced by the function of that name, where it has one."""
         if isinstance(self.check, str) and self.check in functions:
-            item = Item.__new__(Item)
-            for name in ItemModel.model_fields:
-                object.__setattr__(item, name, getattr(self, name))
-            object.__setattr__(item, "check", functions[self.check])
-            return item
+            return self.model_copy(update={"check": functions[self.check]})
         return self
 
     def to_json(self) -> dict[str, JSON]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
+from cm2_agent.types.group import Group
 from cm2_agent.types.imported import ImportResult
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import Message
@@ -172,3 +174,24 @@ class Importer(Protocol):
     """
 
     def __call__(self, record: JSON, *, source: str, checklists: bool) -> ImportResult: ...
+
+
+class Trainer(Protocol):
+    """Trains on stored groups and returns the folder of the new policy: what `cm2 train --algorithm MODULE:TRAINER`
+    makes and calls.
+
+    It is made with the options that were typed, as keyword arguments (`model`, `out`, `steps`, `learning_rate`, …). A
+    `train(groups, progress)` is also given a function to call with (step, total, metrics) after every step; what an
+    attribute `report` holds is printed. A trainer that cannot train on the groups raises TrainError.
+
+    >>> from pathlib import Path
+    >>> class Unchanged:
+    ...     def __init__(self, model, out):
+    ...         self.model = model
+    ...     def train(self, groups):
+    ...         return Path(self.model)
+    >>> Unchanged(model="policy-0", out="policy-1").train([]).name
+    'policy-0'
+    """
+
+    def train(self, groups: Iterable[Group], /) -> Path: ...

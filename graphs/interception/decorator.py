@@ -1,44 +1,33 @@
-"""Tools that plain function nodes call, shown to the switch one by one: a decorator; apart from the switch, which works
-on tool nodes.
+"""`switchable`: a decorator that shows the switch a tool which plain function nodes call.
 
     @switchable
     def get_order(order_id: int) -> dict: ...        # or over @tool; the decorator stands outermost
 
 Where a run has no `Backends` (production) nothing changes. Where it has, the call goes the way of a ToolNode's call: a
-span, validation, the run's backend, faults and journal."""
+span, validation, the run's backend, faults and log."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
-import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, get_type_hints
 
-from langchain_core.messages import ToolMessage
 from langchain_core.runnables import RunnableConfig
-from langchain_core.runnables.config import ensure_config, var_child_runnable_config
-from langchain_core.tools import BaseTool, ToolException
-from langgraph._internal._constants import CONFIG_KEY_READ, CONFIG_KEY_RUNTIME
-from langgraph.errors import GraphBubbleUp
-from langgraph.prebuilt.tool_node import ToolCallRequest, ToolRuntime
-from pydantic import TypeAdapter, ValidationError
-from pydantic.errors import PydanticUserError
-from pydantic_core import to_jsonable_python
+from langchain_core.tools import BaseTool
+from langgraph.prebuilt.tool_node import ToolRuntime
 
-from cm2_agent.errors import CM2Error, ToolError
-from cm2_agent.langchain_messages import plain
-from cm2_agent.types.json_values import JSON
-from cm2_agent.types.run_attributes import TOOL_BACKEND, TOOL_FAULT
+from cm2_agent.errors import ToolError
+from cm2_agent.types.run_attributes import TOOL_BACKEND
 
 from ..tools.functions import FunctionTools
 from ..tools.specs import spec_of
 from .discovery import SWITCHABLE, switchable_of
-from .tool_node import awrap_tool_call, backends_of, wrap_tool_call
+from .switchable_call import ReturnType, SwitchableCall, as_json, runtime_with_backends
+from .tool_node import awrap_tool_call, wrap_tool_call
 
 W = TypeVar("W")
-_UNSAID = dict[str, Any] | list[Any] | str
+_UNANNOTATED = dict[str, Any] | list[Any] | str
 
 
 def switchable(wrapped: W) -> W:
@@ -77,7 +66,7 @@ def switchable(wrapped: W) -> W:
 
 
 class _Function:
-    """A decorated function: what it is to the switch, and how its calls are answered."""
+    """A decorated function: the tool that the switch sees, and how its calls are answered."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         name = function.__name__
@@ -85,8 +74,7 @@ class _Function:
             raise ToolError(f"switchable function {name!r} is a generator; expected one that returns its answer")
         if next(iter(inspect.signature(function).parameters), "") in ("self", "cls"):
             raise ToolError(
-                f"switchable function {name!r} is a method; its object cannot be told to a model, so decorate a"
-                " function"
+                f"switchable function {name!r} is a method; no model can name its object, so decorate a function"
             )
         (tool,) = FunctionTools(function)
         hints = get_type_hints(function)
@@ -95,7 +83,7 @@ class _Function:
                 f"switchable function {name!r} does not say what it returns; annotate it, such as `-> str` or `-> dict`"
             )
         spec_of(tool)
-        self.function, self.tool, self.returned = function, tool, _Returned(hints["return"])
+        self.function, self.tool, self.returned = function, tool, ReturnType(hints["return"])
         self.signature, self.awaited = inspect.signature(function), inspect.iscoroutinefunction(function)
         self.fields = frozenset(getattr(tool.args_schema, "model_fields", {}))
 
@@ -104,7 +92,7 @@ class _Function:
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
-            runtime = _running(None)
+            runtime = runtime_with_backends(None)
             if runtime is None:
                 return function(*args, **kwargs)
             calling = self._calling(runtime, args, kwargs, {"func": lambda **_: function(*args, **kwargs)})
@@ -112,7 +100,7 @@ class _Function:
 
         @functools.wraps(function)
         async def acall(*args: Any, **kwargs: Any) -> Any:
-            runtime = _running(None)
+            runtime = runtime_with_backends(None)
             if runtime is None:
                 return await function(*args, **kwargs)
 
@@ -126,14 +114,14 @@ class _Function:
         setattr(made, SWITCHABLE, self.tool)
         return made
 
-    def _calling(self, runtime: ToolRuntime, args: Any, kwargs: Any, real: Mapping[str, Any]) -> _Calling:
+    def _calling(self, runtime: ToolRuntime, args: Any, kwargs: Any, real: Mapping[str, Any]) -> SwitchableCall:
         given = self.signature.bind(*args, **kwargs).arguments
         arguments = {name: as_json(value) for name, value in given.items() if name in self.fields}
-        return _Calling(self.tool.model_copy(update=dict(real)), arguments, runtime, self.returned, strict=True)
+        return SwitchableCall(self.tool.model_copy(update=dict(real)), arguments, runtime, self.returned, strict=True)
 
 
 class _SwitchableTool(BaseTool):
-    """A tool of the same face that asks the run who answers its calls."""
+    """A tool of the same name and schema that asks the run's backends for its answers."""
 
     __cm2_switchable__ = True
 
@@ -159,7 +147,7 @@ class _SwitchableTool(BaseTool):
             handle_validation_error=tool.handle_validation_error,
             args_schema=tool.args_schema or tool.get_input_schema(),
             tool=tool,
-            returned=_Returned(hint),
+            returned=ReturnType(hint),
         )
 
     @property
@@ -206,199 +194,10 @@ class _SwitchableTool(BaseTool):
 
     def _runtime(self, config: RunnableConfig | None) -> ToolRuntime | None:
         """None outside a run, and where a tool node's switch has decided already."""
-        return None if TOOL_BACKEND in (self.metadata or {}) else _running(config)
+        return None if TOOL_BACKEND in (self.metadata or {}) else runtime_with_backends(config)
 
-    def _calling(self, runtime: ToolRuntime, given: Any) -> _Calling:
-        return _Calling(self.tool, given, runtime, self.returned, strict=False)
-
-
-class _Returned:
-    """What a function's return annotation makes of an answer's text."""
-
-    def __init__(self, hint: Any) -> None:
-        self.text = hint is str
-        self._type: TypeAdapter[Any] | None = None
-        with contextlib.suppress(
-            PydanticUserError
-        ):  # of a class that pydantic knows nothing of, JSON is all that can be given
-            self._type = TypeAdapter(hint)
-
-    def read(self, message: ToolMessage) -> Any:
-        """The value. Raises ValueError where the text is not one of this type."""
-        content: Any = message.content
-        if self.text:
-            return content if isinstance(content, str) else message.text
-        if isinstance(content, list):
-            return content if self._type is None else self._type.validate_python(content)
-        try:
-            parsed = json.loads(content)
-        except ValueError:
-            if self._type is None:
-                raise
-            return self._type.validate_python(content)
-        if self._type is None:
-            return parsed
-        try:
-            return self._type.validate_python(parsed)
-        except ValidationError:
-            return self._type.validate_python(content)  # text under `str | None`, say, that happens to be JSON
-
-
-class _Calling:
-    """One call on its way through the switch and back to code that expects a value."""
-
-    def __init__(self, tool: BaseTool, given: Any, runtime: ToolRuntime, returned: _Returned, *, strict: bool) -> None:
-        self.tool, self.given, self.runtime, self.returned = tool, given, runtime, returned
-        self.strict = (
-            strict  # a function's call: what its arguments break is an answer to the agent, not its code's own error
-        )
-        self.by_call = isinstance(given, Mapping) and given.get("type") == "tool_call"
-        self.request = ToolCallRequest(
-            tool_call={
-                "name": tool.name,
-                "args": self._arguments(),
-                "id": given["id"] if self.by_call else None,
-                "type": "tool_call",
-            },
-            tool=tool,
-            state=runtime.state,
-            runtime=runtime,
-        )
-        self.fault: str | None = None
-        self.replaced = False
-        self.raised: Exception | None = None
-        self.result: Any = None
-        self.told: tuple[Any, str] | None = None
-
-    def execute(self, request: ToolCallRequest) -> Any:
-        tool = self._ready(request)
-        try:
-            return self._answered(tool.invoke(self.given, self.runtime.config))
-        except Exception as error:
-            return self._failed(error)
-
-    async def aexecute(self, request: ToolCallRequest) -> Any:
-        tool = self._ready(request)
-        try:
-            return self._answered(await tool.ainvoke(self.given, self.runtime.config))
-        except Exception as error:
-            return self._failed(error)
-
-    def value(self, answered: Any) -> Any:
-        """What the caller is given of the switch's answer. Raises what the tool raised, or ToolException for an answer
-        that is an error."""
-        if self.raised is not None:
-            raise self.raised
-        message = answered if isinstance(answered, ToolMessage) else None
-        if message is None or (not self.replaced and self.told == (message.content, message.status)):
-            return self.result
-        failed = message.status == "error"
-        if failed and not (self.tool.handle_tool_error and not self.strict):
-            raise ToolException(message.text)
-        if self.by_call:
-            return message
-        if failed:
-            return message.text
-        try:
-            return self.returned.read(message)
-        except ValueError as error:
-            said = (
-                f"tool {self.tool.name!r} answered {message.text[:200]!r}, which is not what its return annotation says"
-            )
-            if self.fault is not None:
-                raise ToolException(said) from error
-            backends = backends_of(self.runtime)
-            broken = ToolError(f"{said}; answers must be JSON of that type ({str(error)[:200]})")
-            raise (broken if backends is None else backends.fail(broken)) from error
-
-    def _arguments(self) -> dict[str, JSON]:
-        """What the model would have given: without injected arguments."""
-        if isinstance(self.given, str):
-            given: Mapping[str, Any] = {next(iter(self.tool.args), "input"): self.given}
-        else:
-            given = self.given["args"] if self.by_call else self.given
-        fields = (
-            getattr(self.tool.get_input_schema(), "model_fields", {})
-            if not isinstance(self.tool.args_schema, dict)
-            else {}
-        )
-        hidden = self.tool._injected_args_keys | (fields.keys() - self.tool.args.keys())
-        return {str(name): as_json(value) for name, value in given.items() if name not in hidden}
-
-    def _ready(self, request: ToolCallRequest) -> BaseTool:
-        assert request.tool is not None
-        metadata = request.tool.metadata or {}
-        self.fault, self.replaced = metadata.get(TOOL_FAULT), type(request.tool) is not type(self.tool)
-        # a stand-in answers errors as content, which without a tool call's id could not be told from an answer
-        return request.tool.model_copy(update={"handle_tool_error": False}) if self.replaced else request.tool
-
-    def _answered(self, result: Any) -> Any:
-        self.result = result
-        if isinstance(result, ToolMessage):
-            message = result
-        elif type(result).__name__ == "Command":
-            return result
-        else:
-            message = self._message(
-                result if isinstance(result, str) else json.dumps(as_json(result), ensure_ascii=False)
-            )
-        self.told = (message.content, message.status)
-        return message
-
-    def _failed(self, error: Exception) -> ToolMessage:
-        if isinstance(error, (GraphBubbleUp, CM2Error)):
-            raise error
-        if (
-            self.strict
-            and isinstance(error, ValidationError)
-            and error.title == getattr(self.tool.args_schema, "__name__", None)
-        ):
-            self.raised = ToolException(
-                f"{self.tool.name} was called with arguments that its schema does not allow: {error}"
-            )
-            self.raised.__cause__ = error
-        elif not (self.replaced and isinstance(error, ToolException)):
-            self.raised = error
-        said = str(error) if isinstance(error, ToolException) else f"{type(error).__name__}: {error}"
-        return self._message(said, "error")
-
-    def _message(self, content: str, status: Any = "success") -> ToolMessage:
-        return ToolMessage(
-            content=content, name=self.tool.name, tool_call_id=self.request.tool_call["id"] or "", status=status
-        )
-
-
-def as_json(value: Any) -> JSON:
-    """A Python value as JSON: dates, models, dataclasses and enumerations as pydantic writes them, and what it does not
-    know as text."""
-    try:
-        return plain(to_jsonable_python(value, serialize_unknown=True))
-    except ValueError:  # a cycle, or bytes that are no text
-        return plain(value)
-
-
-def _running(config: RunnableConfig | None) -> ToolRuntime | None:
-    """The run that the caller is in, where it has backends."""
-    if config is None and var_child_runnable_config.get() is None:
-        return None
-    around = ensure_config(config)
-    configurable = around.get("configurable") or {}
-    inner = configurable.get(CONFIG_KEY_RUNTIME)
-    runtime: Any = ToolRuntime(
-        state={},
-        context=getattr(inner, "context", None),
-        config=around,
-        stream_writer=getattr(inner, "stream_writer", lambda _: None),
-        tool_call_id=None,
-        store=getattr(inner, "store", None),
-    )
-    if backends_of(runtime) is None:
-        return None
-    read = configurable.get(CONFIG_KEY_READ)  # as ToolNode reads the state of a graph that did not hand it over
-    if isinstance(read, functools.partial):
-        runtime.state = read(list(read.args[1]), True)
-    found: ToolRuntime = runtime
-    return found
+    def _calling(self, runtime: ToolRuntime, given: Any) -> SwitchableCall:
+        return SwitchableCall(self.tool, given, runtime, self.returned, strict=False)
 
 
 def _as_call(name: str, given: Any, call_id: str | None) -> Any:
@@ -409,9 +208,9 @@ def _return_hint(function: Any) -> Any:
     """The return annotation of a tool's function; where there is none that can be read, an answer is an object, a list
     or text."""
     try:
-        return get_type_hints(function).get("return", _UNSAID) if inspect.isfunction(function) else _UNSAID
+        return get_type_hints(function).get("return", _UNANNOTATED) if inspect.isfunction(function) else _UNANNOTATED
     except (NameError, TypeError):
-        return _UNSAID
+        return _UNANNOTATED
 
 
 __all__ = ["switchable"]

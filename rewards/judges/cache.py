@@ -1,17 +1,15 @@
-"""Verdicts that are known already: what a cache of them must do, and one in memory; apart from the judge, which makes
-the keys, and from the store, whose `SQLStore.verdict_cache()` keeps them for good.
+"""Verdicts that are known already: what a cache of them must do, one in memory, and one seen through other keys.
 
 A key names everything that a verdict depends on (item, returned model, settings, prompt version, evidence window,
-vote). A NULL that is no judgement (time-out, malformed reply) is never kept: it is asked again."""
+vote). A NULL that is no judgement (time-out, malformed reply) is never cached, so that it is asked again."""
 
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from cm2_agent.llm.memory_cache import LRUMemory
 from cm2_agent.types.score import Verdict
 
 
@@ -30,7 +28,7 @@ class VerdictCache(Protocol):
     def put(self, verdicts: Mapping[str, Verdict]) -> None: ...
 
 
-class MemoryCache:
+class MemoryCache(LRUMemory[Verdict]):
     """The `size` verdicts last used, for as long as the process lives.
 
     >>> cache = MemoryCache()
@@ -39,40 +37,17 @@ class MemoryCache:
     True
     """
 
-    def __init__(self, size: int = 65_536) -> None:
-        if size < 1:
-            raise ValueError(f"a cache of {size} verdicts was asked for; expected 1 or more")
-        self._size = size
-        self._known: OrderedDict[str, Verdict] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, keys: Sequence[str]) -> dict[str, Verdict]:
-        with self._lock:
-            found = {key: self._known[key] for key in keys if key in self._known}
-            for key in found:
-                self._known.move_to_end(key)
-            return found
-
     def put(self, verdicts: Mapping[str, Verdict]) -> None:
-        """The first verdict under a key stays: whoever asked twice gets one answer."""
-        with self._lock:
-            for key, verdict in verdicts.items():
-                if is_cacheable(verdict):
-                    self._known.setdefault(key, verdict)
-                    self._known.move_to_end(key)
-            while len(self._known) > self._size:
-                self._known.popitem(last=False)
-
-    def __len__(self) -> int:
-        return len(self._known)
+        """The first verdict under a key stays: whoever asked twice gets one answer. Failures are left out."""
+        super().put({key: verdict for key, verdict in verdicts.items() if is_cacheable(verdict)})
 
 
 class NamespacedCache:
-    """A cache seen through other keys: what was judged without the salt is judged anew, and what was judged with it is
-    not."""
+    """A cache seen through keys of its own namespace: what was judged outside it is judged anew, and what was judged
+    within it is not."""
 
-    def __init__(self, cache: VerdictCache, salt: str) -> None:
-        self._cache, self._salt = cache, salt
+    def __init__(self, cache: VerdictCache, namespace: str) -> None:
+        self._cache, self._namespace = cache, namespace
 
     def get(self, keys: Sequence[str]) -> dict[str, Verdict]:
         plain = {self._key(key): key for key in keys}
@@ -82,21 +57,21 @@ class NamespacedCache:
         self._cache.put({self._key(key): verdict for key, verdict in verdicts.items()})
 
     def _key(self, key: str) -> str:
-        return hashlib.sha256(f"{self._salt}\0{key}".encode()).hexdigest()
+        return hashlib.sha256(f"{self._namespace}\0{key}".encode()).hexdigest()
 
 
 def is_cacheable(verdict: Verdict) -> bool:
-    """Whether a verdict may be kept: a judgement, or a NULL of the content's own doing."""
+    """Whether a verdict may be cached: a judgement, or a NULL of the content's own doing."""
     return verdict.value is not None or verdict.cause == "content"
 
 
 def attach_cache(judge: object, cache: VerdictCache) -> None:
-    """Give the cache to a judge that can keep one and has none, and to each judge of a panel or a cascade: what the
-    gate asked is known to the score then, and nothing is paid for twice."""
-    keepers: Any = getattr(judge, "judges", (judge,))
-    for keeper in keepers:
-        if getattr(keeper, "cache", ...) is None:
-            keeper.cache = cache
+    """Give the cache to a judge that can use one and has none, and to each judge of a panel or a cascade: what the gate
+    asked is then known to the scorer, and nothing is paid for twice."""
+    judges: Any = getattr(judge, "judges", (judge,))
+    for one in judges:
+        if getattr(one, "cache", ...) is None:
+            one.cache = cache
 
 
 __all__ = ["MemoryCache", "NamespacedCache", "VerdictCache", "attach_cache", "is_cacheable"]

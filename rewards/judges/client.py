@@ -6,16 +6,18 @@ judged text itself can bring about. None is a verdict."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from langchain_core.language_models import BaseChatModel
 from pydantic_ai.messages import ModelRequest, ModelResponse, UserPromptPart
 from pydantic_ai.models import Model
+from pydantic_ai.settings import ModelSettings
 
-from cm2_agent.errors import BudgetExhausted
+from cm2_agent.errors import JudgeError, ModelError
 from cm2_agent.llm.client import CHARACTERS_A_TOKEN, LLMClient, RequestFailure, Schema, reply_text
+from cm2_agent.llm.providers import language_model, openai_model
 
 from .prompt import INSTRUCTIONS, Window, tail
 from .reply import SCHEMA, ItemAnswer, read
@@ -34,10 +36,10 @@ class ServedAnswer:
 
 
 class JudgeClient(LLMClient):
-    """An asker of items. What a reply leaves out is asked again, alone."""
+    """A client that asks about items. What a reply leaves out is asked again, alone."""
 
     def __init__(self, model: Model, **options: Any) -> None:
-        """`options` are an LLMClient's."""
+        """`options` are those of LLMClient."""
         super().__init__(model, of="judge", **options)
 
     async def verdicts(
@@ -52,37 +54,26 @@ class JudgeClient(LLMClient):
         """Put an answer or a failure for each item, given as id → line, into `found` as it comes. Raises
         BudgetExhausted where the budget does not allow a call: what was answered by then is in `found`."""
         waiting = dict(items)
-        failure: RequestFailure | None = None
-        for attempt in range(self.retries + 1):
-            if failure is not None:
-                wait = self.wait(failure, attempt)
-                if wait is None:
-                    break
-                await asyncio.sleep(wait)
-            again = re_ask or (failure is not None and failure.reply)
-            try:
-                response = await self._shown(window, waiting, note, again)
-                answers = read(reply_text(response), waiting)
-            except BudgetExhausted:
-                raise
-            except Exception as error:  # whatever a provider's client raises is the judge's failure, and no verdict
-                failure = self.failure(error)
-                continue
+
+        async def attempt(again: bool) -> RequestFailure | None:
+            response = await self._request(window, waiting, note, re_ask or again)
+            answers = read(reply_text(response), waiting)
             served = response.model_name or self.model.model_name
             for name, answer in answers.items():
                 found[name] = ServedAnswer(answer=answer, served=served)
                 del waiting[name]
-            if not waiting:
-                return
-            failure = RequestFailure(cause="infrastructure", explanation="the reply left the item out", reply=True)
-        assert failure is not None
-        found.update(dict.fromkeys(waiting, failure))
+            left_out = RequestFailure(cause="infrastructure", explanation="the reply left the item out", reply=True)
+            return left_out if waiting else None
+
+        failure = await self.attempts(attempt)
+        if failure is not None:
+            found.update(dict.fromkeys(waiting, failure))
 
     def estimate(self, window: Window, items: Mapping[str, str]) -> int:
         """Tokens of a call, in and out, roughly."""
         return _read_tokens(window, items) + TOKENS_AN_ANSWER * len(items)
 
-    async def _shown(self, window: Window, items: Mapping[str, str], note: str, re_ask: bool) -> ModelResponse:
+    async def _request(self, window: Window, items: Mapping[str, str], note: str, re_ask: bool) -> ModelResponse:
         end = tail(window, list(items.items()), note)
         content: str | list[Any] = f"{window.text}\n{end}"
         if window.images:
@@ -98,8 +89,25 @@ class JudgeClient(LLMClient):
         )
 
 
+def judge_model(model: str | Model | BaseChatModel) -> Model:
+    """`language_model` for a judge: raises JudgeError where that raises ModelError."""
+    try:
+        return language_model(model, of="judge")
+    except ModelError as error:
+        raise JudgeError(str(error)) from error
+
+
+def openai_judge_model(
+    base_url: str, model: str, api_key: str | None = None, *, settings: ModelSettings | None = None
+) -> Model:
+    """A judge's model behind an OpenAI-compatible server (vLLM, llama.cpp, a gateway) at `base_url`; the schema of its
+    verdicts goes into every request. Servers that need no key get "none". Raises MissingExtra without the openai
+    package."""
+    return openai_model(base_url, model, api_key, schema=("verdicts", SCHEMA), settings=settings)
+
+
 def _read_tokens(window: Window, items: Mapping[str, str]) -> int:
     return (len(INSTRUCTIONS) + len(window.text) + sum(map(len, items.values()))) // CHARACTERS_A_TOKEN
 
 
-__all__ = ["JudgeClient", "ServedAnswer"]
+__all__ = ["JudgeClient", "ServedAnswer", "judge_model", "openai_judge_model"]

@@ -1,14 +1,13 @@
-"""The judge that asks a language model: one first-pass call a scope for all its open items, each answer checked against
-the transcript before it counts. Apart from the asking (judge_call), the prompt (judge_prompt) and the evidence rules
-(evidence), which it joins."""
+"""LLMJudge: a language model that answers a checklist's questions with quotes that are checked.
+
+One first-pass call a turn asks for all its open items; each answer is checked against the transcript before it
+counts."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal, TypeVar, cast
 
 from langchain_core.language_models import BaseChatModel
@@ -25,14 +24,14 @@ from cm2_agent.types.score import Verdict
 from cm2_agent.types.trace import Trace
 
 from .cache import VerdictCache
-from .client import TOKENS_AN_ANSWER, JudgeClient, ServedAnswer
-from .evidence import quote_problem
-from .judge_models import judge_model
+from .client import TOKENS_AN_ANSWER, JudgeClient, ServedAnswer, judge_model
+from .known_verdicts import KnownVerdicts
 from .panel import majority
 from .prompt import INSTRUCTIONS, PROMPT_VERSION, Transcript, Window, item_line
+from .verdicts import failed_verdict, to_verdict, unproved_verdict, verdict_over_steps
 
 Protocol = Literal["turn", "per_step"]
-_REMEMBERED = 256
+_MOST_TRANSCRIPTS = 256
 _AGAIN = (
     "You were asked these items before. Your answers could not be used: {problems}. Answer anew. Quote verbatim from"
     " the judged steps, or answer no or cannot_tell."
@@ -41,21 +40,33 @@ _T = TypeVar("_T")
 
 
 class LLMJudge:
-    """Asks a model about a scope's items, and gives verdicts whose evidence stands in the transcript.
+    """Asks a model about a turn's items, and gives verdicts whose evidence stands in the transcript.
 
-    `model`: a pydantic-ai model or its name, `local:FOLDER`, or a LangChain chat model (`judge_model`);
-    `openai_judge_model(base_url, name)` for a server of your own. `votes`: samples an item, decided by majority.
-    `settings`: pydantic-ai model settings such as `{"temperature": 0}`. `timeout` seconds and `retries` a call. A scope
-    is split where it has more than `max_items` open items or the call would pass `max_tokens_per_call`.
-    `protocol="per_step"` is the paper's: a call for each step of each item. `limits` may be shared with other judges;
-    `budget_usd` makes one. `cache` keeps verdicts so that the same content is not asked twice (`run`, `score_traces`
-    and `watch` give one to a judge that has none). `price` where the published one is not yours. `images=True` where
-    the model takes them. `redact` is applied to every text before it is shown.
+    A yes needs a quote that stands in the named step and part; else the item is asked once more and is then NULL
+    (content). No failure becomes a verdict. `evidence` of a verdict is `{turn, step, from, snippet, judge}` with
+    0-based turn and step, as in a checklist's own evidence, or `{judge}` alone where nothing was quoted; `judge` is the
+    name that the model returned. Raises JudgeError for arguments that cannot be used, MissingExtra where the provider's
+    package is not installed.
 
-    A yes needs a quote that stands in the named step and part; else the item is asked once more and then NULL
-    (content). No failure becomes a verdict (judge_call). `evidence` of a verdict: `{turn, step, from, snippet, judge}`
-    with 0-based turn and step as in a checklist's own evidence, or `{judge}` alone where nothing was quoted; `judge` is
-    the model's returned name. Raises JudgeError, MissingExtra.
+    Args:
+        model: A pydantic-ai model or its name (`openai:gpt-5-mini`), `local:FOLDER`, or a LangChain chat model;
+            `openai_judge_model(base_url, name)` for a server of your own.
+        votes: Samples an item, decided by majority (1 or more).
+        settings: pydantic-ai model settings such as `{"temperature": 0}`.
+        timeout: Seconds a request may take.
+        retries: Requests beyond the first where the provider failed or the reply could not be read.
+        backoff: Seconds before the first retry; doubled at each and jittered.
+        longest_wait: Seconds; a provider that asks to wait longer is given up.
+        max_items: A turn with more open items is split into several calls.
+        max_tokens_per_call: So is one whose call would pass this many tokens, in and out.
+        protocol: `"turn"`: one call a turn. `"per_step"` is the paper's: a call for each step of each item.
+        limits: Concurrency, requests and tokens a minute, and a budget; may be shared with other judges.
+        budget_usd: US dollars to spend in all, in place of `limits`.
+        cache: Where verdicts are cached so that the same content is not asked twice; `run`, `score_traces` and `watch`
+            give one to a judge that has none.
+        price: US dollars a million tokens, where the published price is not yours.
+        images: Show images to the model, which must take them.
+        redact: Applied to every text before it is shown.
 
     >>> judge = LLMJudge("test", votes=3)
     >>> judge.version.startswith("test:test;prompt=") and judge.version.endswith(";votes=3")
@@ -97,17 +108,13 @@ class LLMJudge:
         if limits is not None and budget_usd is not None:
             raise JudgeError("both limits and budget_usd were given; give RateLimits(budget_usd=…) alone")
         self.model = judge_model(model)
-        self.votes, self.max_items, self.max_tokens_per_call, self.protocol = (
-            votes,
-            max_items,
-            max_tokens_per_call,
-            protocol,
-        )
+        self.votes, self.protocol = votes, protocol
+        self.max_items, self.max_tokens_per_call = max_items, max_tokens_per_call
         self.limits = limits or RateLimits(budget_usd=budget_usd)
-        self.cache, self.images, self.redact = cache, images, redact
+        self.images, self.redact = images, redact
         self.name = f"{self.model.system}:{self.model.model_name}"
         self.settings: dict[str, Any] = dict(settings or {})
-        self._caller = JudgeClient(
+        self._client = JudgeClient(
             self.model,
             settings=self.settings,
             timeout=timeout,
@@ -117,9 +124,7 @@ class LLMJudge:
             limits=self.limits,
             price=price,
         )
-        self._identity = content_hash([self.name, self.settings, PROMPT_VERSION, images])
-        self._served: str | None = None
-        self._names: list[str] | None = None
+        self._known = KnownVerdicts(cache, content_hash([self.name, self.settings, PROMPT_VERSION, images]))
         self._transcripts: OrderedDict[int, Transcript] = OrderedDict()
         self._lines: OrderedDict[int, tuple[Item, str]] = OrderedDict()
 
@@ -136,22 +141,31 @@ class LLMJudge:
     @property
     def served(self) -> str | None:
         """The model that answered last, by the name it returned; None before any answer."""
-        return self._served
+        return self._known.served
+
+    @property
+    def cache(self) -> VerdictCache | None:
+        """Where verdicts are cached; None where every item is asked anew."""
+        return self._known.cache
+
+    @cache.setter
+    def cache(self, cache: VerdictCache | None) -> None:
+        self._known.cache = cache
 
     @property
     def usage(self) -> Usage:
         """Calls, re-asks, tokens and dollars of this judge alone; first-pass calls are `calls − re_asks` less the
         retries of failed calls."""
-        return self._caller.usage
+        return self._client.usage
 
     @property
     def spent_usd(self) -> float | None:
         """US dollars so far, None where a price was not known."""
-        return self._caller.usage.usd
+        return self._client.usage.usd
 
     async def aclose(self) -> None:
         """Close the connections that this event loop's calls left open."""
-        await self._caller.aclose()
+        await self._client.aclose()
 
     async def __call__(self, trace: Trace, turn: int | None, items: Sequence[Item]) -> Sequence[Verdict]:
         """A verdict for each item, in the items' order. Raises BudgetExhausted where the budget stops it (what was
@@ -176,14 +190,17 @@ class LLMJudge:
         windows = [transcript.window(turn, upto=step) for step in steps]
         rows = await _all([self._judged(transcript, shown, [item], vote) for item in items for shown in windows])
         return [
-            _by_steps(item, [row[0] for row in rows[place * len(steps) : (place + 1) * len(steps)]])
+            verdict_over_steps(item, [row[0] for row in rows[place * len(steps) : (place + 1) * len(steps)]])
             for place, item in enumerate(items)
         ]
 
     async def _judged(self, transcript: Transcript, window: Window, items: Sequence[Item], vote: int) -> list[Verdict]:
         """The items' verdicts within one window: those known first, the others asked."""
         lines = [self._line(item) for item in items]
-        known = self._known(window, lines, vote)
+        known = self._known.get(window, lines, vote)
+        if cached := sum(verdict is not None for verdict in known):
+            self._client.usage.add(cached=cached)
+            note(cached=cached)
         waiting = [(item, line) for item, line, verdict in zip(items, lines, known, strict=True) if verdict is None]
         fresh: dict[str, Verdict] = {}
         if waiting:
@@ -197,42 +214,34 @@ class LLMJudge:
         self, transcript: Transcript, window: Window, items: Sequence[tuple[Item, str]], vote: int
     ) -> dict[str, Verdict]:
         """One call for the items, a second one for those whose evidence does not hold."""
-        if self._caller.estimate(window, {items[0][0].id: items[0][1]}) > self.max_tokens_per_call:
+        if self._client.estimate(window, {items[0][0].id: items[0][1]}) > self.max_tokens_per_call:
             too_long = RequestFailure(
                 cause="content", explanation=f"the transcript passes {self.max_tokens_per_call} tokens a call"
             )
-            return {item.id: _failed(item, too_long) for item, _ in items}
+            return {item.id: failed_verdict(item, too_long) for item, _ in items}
         answers: dict[str, ServedAnswer | RequestFailure] = {}
         try:
-            await self._caller.verdicts(window, {item.id: line for item, line in items}, answers)
+            await self._client.verdicts(window, {item.id: line for item, line in items}, answers)
         except BudgetExhausted:
             paid = [(item, line) for item, line in items if item.id in answers]
-            self._keep(window, paid, self._checked(transcript, window, paid, answers)[0], vote)
+            self._known.put(window, paid, self._checked(transcript, window, paid, answers)[0], vote)
             raise
         verdicts, problems = self._checked(transcript, window, items, answers)
-        self._keep(window, items, verdicts, vote)
+        self._known.put(window, items, verdicts, vote)
         if problems:
             again = [(item, line) for item, line in items if item.id in problems]
-            told = _AGAIN.format(problems="; ".join(f"{name}: {problem}" for name, problem in problems.items()))
+            reasons = _AGAIN.format(problems="; ".join(f"{name}: {problem}" for name, problem in problems.items()))
             answers = {}
-            await self._caller.verdicts(
-                window, {item.id: line for item, line in again}, answers, note=told, re_ask=True
+            await self._client.verdicts(
+                window, {item.id: line for item, line in again}, answers, note=reasons, re_ask=True
             )
             second, unproved = self._checked(transcript, window, again, answers)
             second |= {
-                item.id: Verdict(
-                    item=item.id,
-                    value=None,
-                    weight=0,
-                    reason="judge failed",
-                    cause="content",
-                    explanation=f"unverifiable evidence: {unproved[item.id]}",
-                    evidence=({"judge": self._served},),
-                )
+                item.id: unproved_verdict(item, unproved[item.id], self.served)
                 for item, _ in again
                 if item.id in unproved
             }
-            self._keep(window, again, second, vote)
+            self._known.put(window, again, second, vote)
             verdicts |= second
         return verdicts
 
@@ -249,10 +258,10 @@ class LLMJudge:
         for item, _ in items:
             answered = answers[item.id]
             if isinstance(answered, RequestFailure):
-                verdicts[item.id] = _failed(item, answered)
+                verdicts[item.id] = failed_verdict(item, answered)
                 continue
-            self._serve(answered.served)
-            made = _verdict(item, answered, transcript, window)
+            self._known.answered_by(answered.served)
+            made = to_verdict(item, answered, transcript, window)
             if isinstance(made, str):
                 problems[item.id] = made
             else:
@@ -273,82 +282,12 @@ class LLMJudge:
             size += tokens
         return list(chunks)
 
-    def _key(self, window: Window, line: str, vote: int, served: str) -> str:
-        text = (
-            f"{self._identity}\0{served}\0{window.digest}\0{window.turn}:{window.first}-{window.last}\0{vote}\0{line}"
-        )
-        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-    def _known(self, window: Window, lines: Sequence[str], vote: int) -> list[Verdict | None]:
-        if self.cache is None:
-            return [None] * len(lines)
-        served = self._remembered()
-        if served is None:
-            return [None] * len(lines)
-        keys = [self._key(window, line, vote, served) for line in lines]
-        found = self.cache.get(keys)
-        if found:
-            self._caller.usage.add(cached=len(found))
-            note(cached=len(found))
-        return [found.get(key) for key in keys]
-
-    def _keep(
-        self, window: Window, items: Sequence[tuple[Item, str]], verdicts: Mapping[str, Verdict], vote: int
-    ) -> None:
-        if self.cache is None:
-            return
-        kept = {}
-        for item, line in items:
-            verdict = verdicts.get(item.id)
-            if verdict is not None and verdict.evidence:  # a failure quotes no judge: it is asked again
-                kept[self._key(window, line, vote, str(verdict.evidence[0]["judge"]))] = verdict
-        if kept:
-            self.cache.put(kept)
-
-    def _remembered(self) -> str | None:
-        """The returned name under which verdicts are looked up: the one that answered last, else the newest that the
-        cache knows for this model and settings. Another returned name is another judge, so what the old one said is not
-        found under it."""
-        if self._served is None:
-            if self._names is None:
-                self._names = self._names_known()
-            if self._names:
-                self._served = self._names[-1]
-        return self._served
-
-    def _names_known(self) -> list[str]:
-        """The names that this model has returned, oldest first, kept in the cache under numbers: entries there are
-        never overwritten."""
-        assert self.cache is not None
-        names: list[str] = []
-        while (kept := self.cache.get([self._name_key(len(names))])) and (
-            name := next(iter(kept.values())).explanation
-        ):
-            names.append(name)
-        return names
-
-    def _name_key(self, number: int) -> str:
-        return content_hash(["returned model", self._identity, number])
-
-    def _serve(self, served: str) -> None:
-        if served == self._served and self._names is not None:
-            return
-        self._served = served
-        if self.cache is None:
-            return
-        if self._names is None:
-            self._names = self._names_known()
-        if served not in self._names:
-            record = Verdict(item="returned model", value=None, weight=0, cause="content", explanation=served)
-            self.cache.put({self._name_key(len(self._names)): record})
-            self._names.append(served)
-
     def _transcript(self, trace: Trace) -> Transcript:
         """The trace's rendering, made once; the trace is held, so its id cannot be another's."""
         known = self._transcripts.get(id(trace))
         if known is None or known.trace is not trace:
             known = self._transcripts[id(trace)] = Transcript(trace=trace, images=self.images, redact=self.redact)
-            if len(self._transcripts) > _REMEMBERED:
+            if len(self._transcripts) > _MOST_TRANSCRIPTS:
                 self._transcripts.popitem(last=False)
         return known
 
@@ -356,68 +295,9 @@ class LLMJudge:
         known = self._lines.get(id(item))
         if known is None or known[0] is not item:
             known = self._lines[id(item)] = (item, item_line(item))
-            if len(self._lines) > _REMEMBERED * 16:
+            if len(self._lines) > _MOST_TRANSCRIPTS * 16:
                 self._lines.popitem(last=False)
         return known[1]
-
-
-def _verdict(item: Item, answered: ServedAnswer, transcript: Transcript, window: Window) -> Verdict | str:
-    """The verdict that an answer is, or what is wrong with its evidence."""
-    answer, judge = answered.answer, {"judge": answered.served}
-    if answer.verdict == "cannot_tell":
-        return Verdict(
-            item=item.id,
-            value=None,
-            weight=0,
-            reason="abstained",
-            cause="content",
-            explanation=answer.analysis,
-            evidence=(judge,),
-        )
-    yes = answer.verdict == "yes"
-    value = yes != (item.kind == "avoid")
-    last = window.last - window.first + 1
-    if not yes:
-        return Verdict(
-            item=item.id,
-            value=value,
-            weight=0,
-            step=last if value else None,
-            explanation=answer.analysis,
-            evidence=(judge,),
-        )
-    quote = answer.evidence
-    if quote is None:
-        return "a yes without a quote"
-    if not window.first <= quote.step <= window.last:
-        return f"step {quote.step} is not among the judged {window.first} to {window.last}"
-    wrong = quote_problem(item, quote.part, quote.quote, transcript.texts(quote.step, quote.part))
-    if wrong is not None:
-        return wrong
-    at = transcript.step(quote.step)
-    shown = {"turn": at.turn, "step": at.index, "from": quote.part, "snippet": quote.quote, **judge}
-    flip = None if not value else quote.step - window.first + 1 if item.kind == "reach" else last
-    return Verdict(item=item.id, value=value, weight=0, step=flip, explanation=answer.analysis, evidence=(shown,))
-
-
-def _failed(item: Item, failure: RequestFailure) -> Verdict:
-    return Verdict(
-        item=item.id, value=None, weight=0, reason="judge failed", cause=failure.cause, explanation=failure.explanation
-    )
-
-
-def _by_steps(item: Item, rows: Sequence[Verdict]) -> Verdict:
-    """One verdict from those after each step, as `shaping.flip_of` reads answers; a NULL leaves open what it could have
-    changed."""
-    if item.kind == "hold":
-        return rows[-1]
-    decisive = item.kind == "reach"  # the value that ends the matter: satisfied for reach, violated for avoid
-    for step, verdict in enumerate(rows, 1):
-        if verdict.value is decisive:
-            return replace(verdict, step=step if decisive else None)
-        if verdict.value is None and decisive:
-            return verdict
-    return next((verdict for verdict in rows if verdict.value is None), rows[-1])
 
 
 async def _all(tasks: Sequence[Awaitable[_T]]) -> list[_T]:

@@ -239,7 +239,7 @@ def dumped(path: Path, tmp_path: Path) -> str:
         f"--user-data-dir={tmp_path}/profile",
     ]
     done = subprocess.run(
-        [*command, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=120, check=True
+        [*command, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=600, check=True
     )
     return done.stdout
 

@@ -61,7 +61,7 @@ def main() -> None:
         url = f"sqlite:///{Path(folder) / 'live.db'}"
         for number in range(given.dialogues):
             asyncio.run(streamed(watch(plain_app.build(models[number % 2]), store=url), f"t{number}"))
-        assert flush(60)
+        assert flush(300)
         words = [str(Path(sys.executable).with_name("cm2")), "doctor", "--agent", AGENT, "--store", url, "--json"]
         done = subprocess.run(words, check=False, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "."})
     found, ledger = json.loads(done.stdout.splitlines()[-1]), dict(plain_app.LEDGER)

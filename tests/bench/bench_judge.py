@@ -33,9 +33,9 @@ from cm2_agent.importers.tau_bench import read_tau_bench
 from cm2_agent.llm.limits import RateLimits
 from cm2_agent.llm.usage import Usage
 from cm2_agent.rewards.judges.cache import NamespacedCache
-from cm2_agent.rewards.judges.judge_models import openai_judge_model
+from cm2_agent.rewards.judges.client import openai_judge_model
 from cm2_agent.rewards.judges.llm_judge import LLMJudge
-from cm2_agent.runner.run import score_traces
+from cm2_agent.runner.rescore import score_traces
 from cm2_agent.store import SQLStore
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item

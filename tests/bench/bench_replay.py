@@ -25,6 +25,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 
 from cm2_agent.datasets import Redactor, task_from_trace, unfit
 from cm2_agent.graphs import agent
+from cm2_agent.graphs.conversation_setup import RolloutLimits
 from cm2_agent.graphs.tools.declared import declared
 from cm2_agent.importers import Imported, read_recordings
 from cm2_agent.runner.run import run
@@ -105,7 +106,11 @@ async def again(traces: list[Trace], redactor: Redactor | None) -> dict[str, Any
     listed = [task for task, _ in tasks.values()]
     began = time.process_time()
     async for trace, _ in run(
-        lambda task: graphs[task.id], listed, tools="hybrid", simulator=lambda task: simulator, max_steps=60
+        lambda task: graphs[task.id],
+        listed,
+        tools="hybrid",
+        simulator=lambda task: simulator,
+        limits=RolloutLimits(max_steps=60),
     ):
         assert trace.failure is None, trace.failure
         answered.update(str(tool.backend) for run_ in trace.runs for tool in run_.tools)

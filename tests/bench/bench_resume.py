@@ -18,7 +18,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -77,19 +76,13 @@ def killed(folder: Path, url: str, kills: int, seed: int = 4) -> tuple[int, list
     lines, draw, count = Lines(folder / "turns"), random.Random(seed), 0
     environment = {**os.environ, "LOG": str(lines.path), "PAUSE": "0.02"}
     for number in range(kills + 1):
-        before = len(lines.read())
-        process = subprocess.Popen(
-            command(folder, url), cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        # So many turns further on, and anywhere within the last.
+        kill = {"KILL": f"{draw.randint(1, 9)},{draw.uniform(0, 0.06)}"} if number < kills else {}
+        done = subprocess.run(
+            command(folder, url), cwd=ROOT, env={**environment, **kill}, check=False, capture_output=True
         )
-        if number < kills:
-            point = before + draw.randint(1, 9)  # so many turns further on, and anywhere within the last
-            while len(lines.read()) < point and process.poll() is None:
-                time.sleep(0.002)
-            time.sleep(draw.uniform(0, 0.06))
-            process.send_signal(signal.SIGKILL)
-        _, err = process.communicate(timeout=300)
-        count += process.returncode == -signal.SIGKILL
-    assert process.returncode == 0, err.decode()
+        count += done.returncode == -signal.SIGKILL
+    assert done.returncode == 0, done.stderr.decode()
     return count, lines.read()
 
 

@@ -96,7 +96,7 @@ def test_what_the_doctor_counts_is_what_happened(ledger: Any, tmp_path: Path) ->
         trainable += ledger["model"] - before
     wordy = Wordy(messages=iter([AIMessage("I do not know."), AIMessage("Yours.")]))
     streamed(watch(plain_app.build(wordy), store=url), "wordy")
-    assert flush(30)
+    assert flush(300)
 
     found = doctor("--agent", AGENT, "--store", url, code=1)
     assert found["switch"] == {

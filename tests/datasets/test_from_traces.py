@@ -18,10 +18,10 @@ from cm2_agent.datasets import (
     UnfitTrace,
     distinct,
     entities_of,
-    named,
     split,
     task_from_trace,
     unfit,
+    with_content_id,
 )
 from cm2_agent.datasets.from_traces import redacted_checklist
 from cm2_agent.errors import TaskError
@@ -95,7 +95,7 @@ def test_an_id_is_that_of_the_content() -> None:
         "what the agent said is no part of the task"
     )
     assert first.id != compiled(trace(turn("Where is order 8?", say("Here.")))).id
-    assert first.id == named(first.model_copy(update={"id": "other"})).id
+    assert first.id == with_content_id(first.model_copy(update={"id": "other"})).id
     assert first.id != compiled(trace(turn("Where is order 7?", say("Here."))), metadata={"desk": 1}).id
 
 
@@ -280,9 +280,9 @@ def test_of_the_same_tasks_the_best_is_kept_and_nothing_is_merged() -> None:
     )
     other = task("other", turns=["Where is it?"], tools=[ToolSpec(name="get", description="Gets.")])
     got = distinct([low, high, unscored, other])
-    assert got.kept == (high, other)
+    assert got.selected == (high, other)
     assert got.dropped == (("low", "high"), ("unscored", "high"))
-    assert got.kept[0].recorded == tuple(calls[1:2])
+    assert got.selected[0].recorded == tuple(calls[1:2])
 
 
 # Splitting

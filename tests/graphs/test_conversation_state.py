@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
-from cm2_agent.graphs.conversation_state import Written, WrittenRuns, dump, load
+from cm2_agent.graphs.conversation_state import MessageEncoder, RunEncoder, dump, load
 from cm2_agent.types.messages import Message
 from cm2_agent.types.trace import ModelCall, Run, Trace
 from tests.strategies import traces
@@ -44,16 +44,16 @@ def test_messages_come_back_exactly_and_each_is_written_once(said: list[tuple[st
         "tool": lambda text, value: ToolMessage(text, tool_call_id="1", status="error", artifact=value),
     }
     messages = [made[kind](text, value) for kind, text, value in said]
-    written = Written()
+    written = MessageEncoder()
     blobs = written.blobs(messages)
-    assert Written().messages(blobs) == messages
+    assert MessageEncoder().messages(blobs) == messages
     again = written.blobs([*messages, HumanMessage("more")])
     assert all(one is other for one, other in zip(blobs, again, strict=False))
 
 
 @given(traces(), st.integers(0, 3))
 def test_runs_come_back_exactly_and_another_process_goes_on_with_them(trace: Trace, cut: int) -> None:
-    first, second, reader = WrittenRuns(), WrittenRuns(), WrittenRuns()
+    first, second, reader = RunEncoder(), RunEncoder(), RunEncoder()
     blobs = [dump(first.write(one)) for one in trace.runs[:cut]]
     assert tuple(second.read(load(blob)) for blob in blobs) == trace.runs[:cut]
     blobs += [dump(second.write(one)) for one in trace.runs[cut:]]
@@ -63,7 +63,7 @@ def test_runs_come_back_exactly_and_another_process_goes_on_with_them(trace: Tra
 def test_a_message_is_written_once_however_many_calls_saw_it() -> None:
     said = Message.of("user", "x" * 1000)
     calls = tuple(ModelCall(span_id=str(number), input=(said,) * 3, output=said) for number in range(10))
-    writer = WrittenRuns()
+    writer = RunEncoder()
     first = dump(writer.write(Run(id="1", messages=(said,), calls=calls)))
     again = Message.of("user", "x" * 1000)
     second = dump(writer.write(Run(id="2", messages=(again,))))

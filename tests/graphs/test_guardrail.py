@@ -172,7 +172,7 @@ async def test_watched_it_stores_one_run_a_turn_and_pairs_for_dpo(tmp_path: Path
     graph = watch(guard(agent(model, checkpointer=InMemorySaver()), RULES, on_violation="retry"), RULES, store=store)
     await ask(graph, configurable={"thread_id": "t1"})
     await ask(graph, "And now?", configurable={"thread_id": "t1"})
-    assert flush(30)
+    assert flush(300)
     trace = store.trace("t1")
     assert trace is not None
     said = [(message.role, message.text) for message in trace.messages if message.role != "system"]
@@ -195,7 +195,7 @@ async def test_blocked_turns_are_no_pairs(tmp_path: Path) -> None:
     store = SQLStore(f"sqlite:///{tmp_path / 'cm2.db'}")
     graph = watch(guard(agent(script(PROMISE)), RULES, blocked="No."), store=store)
     await ask(graph)
-    assert flush(30)
+    assert flush(300)
     (trace,) = store.traces()
     assert isinstance(trace, Trace)
     assert trace.attributes[GUARD_OUTCOME] == "blocked"

@@ -32,7 +32,7 @@ async def talk(lockstep: Any, engine: Any, index: Any, calls: Any, rng: Any = No
         for number in range(calls):
             if rng is not None:
                 await asyncio.sleep(rng.random() / 1000)
-            answers.append(await asyncio.wait_for(batched(engine, (index, number)), 5))
+            answers.append(await asyncio.wait_for(batched(engine, (index, number)), 300))
         return answers
 
 

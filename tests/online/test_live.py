@@ -30,11 +30,11 @@ def test_live_scores_the_whole_trace_after_each_of_its_runs() -> None:
     )
     for name in "abc":
         live.submit(run(name, "T"))
-        assert live.flush(10)
+        assert live.flush(300)
     assert received == [(1, 1.0), (2, 2.0), (3, 3.0)]
     assert store.scores["T"].runs == 3
     live.submit(run("d", "other"))
-    assert live.flush(10)
+    assert live.flush(300)
     assert store.scores["other"].runs == 1
     assert live.incidents.counts == {}
 
@@ -58,7 +58,7 @@ def test_live_scores_once_for_all_the_runs_that_came_meanwhile() -> None:
     while len(store.runs) < 20:  # saving does not wait for scoring
         assert not live.flush(0.001)
     scorer.loop.call_soon_threadsafe(scorer.go.set)
-    assert live.flush(10)
+    assert live.flush(300)
     assert scorer.seen[-1] == 20
     assert len(scorer.seen) == 2
     assert store.scores["T"].reward == 20.0
@@ -75,14 +75,14 @@ def test_live_a_failing_store_is_counted_and_gets_the_counts_when_it_is_back(
     with caplog.at_level(logging.WARNING, "cm2_agent"):
         live.submit(run("a"))
         live.submit(run("b"))
-        assert live.flush(20)
+        assert live.flush(300)
     assert live.incidents.counts == {"a run was not saved": 2}
     assert len(caplog.records) == 1
     assert store.runs == {}
     assert store.incidents == {}
     store.broken = None
     live.submit(run("c"))
-    assert live.flush(10)
+    assert live.flush(300)
     assert list(store.runs) == ["c"]
     assert store.incidents == {"a run was not saved": 2}
     assert store.scores["c"].reward == 1.0
@@ -102,7 +102,7 @@ def test_live_a_store_that_is_back_in_time_loses_nothing() -> None:
     store = Flaky()
     live = Live(Middleware(store))
     live.submit(run("a"))
-    assert live.flush(10)
+    assert live.flush(300)
     assert (list(store.runs), store.tries, live.incidents.counts) == (["a"], 3, {})
 
 
@@ -110,7 +110,7 @@ def test_live_a_failing_scorer_is_counted() -> None:
     store = Memory()
     live = Live(Middleware(store, Failing()))
     live.submit(run("a"))
-    assert live.flush(10)
+    assert live.flush(300)
     assert list(store.runs) == ["a"]
     assert store.scores == {}
     assert store.incidents == {"a trace was not scored": 1}
@@ -131,11 +131,11 @@ def test_live_a_full_queue_drops_and_never_blocks() -> None:
         live.submit(run(str(number)))
     dropped = live.incidents.counts["dropped: more than 5 runs were waiting"]
     go.set()
-    assert live.flush(10)
+    assert live.flush(300)
     assert 44 <= dropped <= 45  # one may have been taken up before the queue was full
     assert len(store.runs) == 50 - dropped
     live.submit(run("later"))
-    assert live.flush(10)
+    assert live.flush(300)
     assert store.incidents == {"dropped: more than 5 runs were waiting": dropped}
 
 
@@ -152,7 +152,7 @@ def test_live_from_many_threads() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert live.flush(30)
+    assert live.flush(300)
     assert len(store.runs) == 800
     assert {score.runs for score in store.scores.values()} == {8}
     assert len(store.scores) == 100
@@ -163,11 +163,11 @@ def test_live_works_in_a_forked_child(tmp_path: Any) -> None:
     store = Memory()
     live = Live(Middleware(store, Length()))
     live.submit(run("parent"))
-    assert live.flush(10)
+    assert live.flush(300)
     child = os.fork()
     if child == 0:
         live.submit(run("child"))
-        done = live.flush(10) and set(store.runs) == {"parent", "child"} and "child" in store.scores
+        done = live.flush(300) and set(store.runs) == {"parent", "child"} and "child" in store.scores
         os._exit(0 if done else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
@@ -189,7 +189,7 @@ def test_no_more_than_so_many_traces_wait_for_their_score() -> None:
         while name not in store.runs:
             held.wait(0.005)
     held.set()
-    assert live.flush(30)
+    assert live.flush(300)
     assert {trace_id: score.runs for trace_id, score in store.scores.items()} == {"T0": 1, "T1": 1, "T2": 2}
     assert live.incidents.counts == {"dropped: more than 2 traces were waiting to be scored": 2}
     assert len(store.runs) == 6

@@ -84,7 +84,7 @@ def test_a_webhook_sends_a_score_and_signs_it(server: Server) -> None:
     hook = Webhook(f"{server.url}/hook?token=t0ken", SECRET)
     hook(trace(), score(0.5))
     hook(trace(), None)
-    assert hook.flush(30)
+    assert hook.flush(300)
     ((path, headers, body),) = server.seen
     assert path == "/hook?token=t0ken"
     sent = json.loads(body)
@@ -109,12 +109,12 @@ def test_a_delivery_is_tried_again_and_then_given_up(server: Server) -> None:
     hook = Webhook(server.url, pauses=(0, 0))
     server.answers = [(503, None), (429, None), (200, None)]
     hook(trace(), score())
-    assert hook.flush(30)
+    assert hook.flush(300)
     assert [len(server.seen), hook.incidents.counts] == [3, {}]
     assert len({headers["x-cm2-delivery"] for _, headers, _ in server.seen}) == 1
     server.answers = [(503, None)]
     hook(trace(), score())
-    assert hook.flush(30)
+    assert hook.flush(300)
     assert len(server.seen) == 6
     assert hook.incidents.counts == {"a webhook was not delivered to 127.0.0.1 in 3 tries: status 503": 1}
 
@@ -125,7 +125,7 @@ def test_what_asking_again_cannot_mend_is_not_asked_again(server: Server) -> Non
     server.answers = [(400, None), (307, f"{other.url}/elsewhere"), (302, f"{other.url}/elsewhere")]
     for _ in range(3):
         hook(trace(), score())
-    assert hook.flush(30)
+    assert hook.flush(300)
     other.close()
     assert (len(server.seen), other.seen) == (3, [])
     hint = "; redirects are not followed: give the final URL"
@@ -139,7 +139,7 @@ def test_what_finds_the_queue_full_is_dropped_and_counted(server: Server) -> Non
     for number in range(20):
         hook(trace(), score(id=str(number)))
     server.gate.set()
-    assert hook.flush(30)
+    assert hook.flush(300)
     (dropped,) = hook.incidents.counts.values()
     assert dropped + len(server.seen) == 20
     assert dropped >= 16
@@ -151,7 +151,7 @@ def test_a_dead_host_harms_nobody_and_no_secret_is_logged_or_shown(caplog: pytes
     hook = Webhook(f"{gone.url.replace('//', '//user:passw0rd@')}/t0ken", SECRET, pauses=(0,), timeout=5)
     with caplog.at_level(logging.DEBUG):
         hook(trace(), score())
-        assert hook.flush(30)
+        assert hook.flush(300)
     assert hook.incidents.counts == {"a webhook was not delivered to 127.0.0.1 in 2 tries: ConnectError": 1}
     logged = caplog.text + repr(hook) + repr(hook.incidents.drain())
     assert "webhook" in logged
@@ -163,7 +163,7 @@ def test_no_secret_is_logged_when_all_goes_well(server: Server, caplog: pytest.L
     hook = Webhook(f"{server.url}/t0ken", SECRET)
     with caplog.at_level(logging.DEBUG):
         hook(trace(), score())
-        assert hook.flush(30)
+        assert hook.flush(300)
     assert len(server.seen) == 1
     assert "t0ken" not in caplog.text
     assert SECRET not in caplog.text
@@ -219,7 +219,7 @@ def test_sinks_of_a_watched_graph(server: Server, tmp_path: Path) -> None:
     graph = watch(app(), LOOKS, store=url, sinks=[hook, Threshold(alert, below=1.0, item="looks")])
     graph.invoke(QUESTION)
     graph.invoke(QUESTION)
-    assert flush(30)
+    assert flush(300)
     assert len(server.seen) == 2
     assert alerts == []
     assert hook.incidents.counts == {"a webhook was not delivered to 127.0.0.1: status 400": 1}

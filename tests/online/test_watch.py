@@ -54,7 +54,7 @@ def test_watch_keeps_the_graph_and_stores_what_it_does(url: str) -> None:
     graph = watch(plain, store=url)
     assert type(graph) is type(plain)
     assert graph.invoke(QUESTION)["messages"][-1].content == "it is value 1"
-    assert flush(30)
+    assert flush(300)
     (trace,) = traces(url)
     assert [message.role for message in trace.messages] == ["system", "user", "assistant", "tool", "assistant"]
     assert [call.untrainable for call in trace.calls] == [None, None]
@@ -70,7 +70,7 @@ def test_watch_scores_after_each_run_of_a_conversation(url: str) -> None:
     graph = watch(app(checkpointer=InMemorySaver()), LOOKS, store=url, sinks=[receive])
     for _ in range(3):
         graph.invoke(QUESTION, {"configurable": {"thread_id": "T"}})
-        assert flush(30)
+        assert flush(300)
     assert received == [(1, 1.0), (2, 1.0), (3, 1.0)]
     (trace,) = traces(url)
     assert (trace.id, len(trace.turns)) == ("T", 3)
@@ -82,7 +82,7 @@ def test_watch_takes_a_yaml_file(url: str, tmp_path: Path) -> None:
     path = tmp_path / "looks.yaml"
     path.write_text("name: looks\nversion: 1\nitems:\n  - id: looks\n    check: {called: look}\n", encoding="utf-8")
     watch(app(), path, store=url).invoke(QUESTION)
-    assert flush(30)
+    assert flush(300)
     assert [score.reward for score in scores(url)] == [1.0]
 
 
@@ -102,11 +102,11 @@ def test_a_judge_sees_its_share_and_stops_at_its_budget(url: str) -> None:
     graph = watch(app(), ASKED, judge=judge, sample=1.0, budget_usd=2.0, store=url)
     for _ in range(4):
         graph.invoke(QUESTION)
-        assert flush(30)
+        assert flush(300)
     assert judge.spent_usd == 2.0
     unseen = Kind()
     watch(app(), ASKED, judge=unseen, sample=0.0, budget_usd=2.0, store=url).invoke(QUESTION)
-    assert flush(30)
+    assert flush(300)
     assert unseen.spent_usd == 0.0
 
 
@@ -120,7 +120,7 @@ def test_further_rewards_are_components(url: str) -> None:
     seen: list[Score | None] = []
     graph = watch(app(), LOOKS, rewards=[short, broken], store=url, sinks=[lambda trace, score: seen.append(score)])
     graph.invoke(QUESTION)
-    assert flush(30)
+    assert flush(300)
     assert seen[0] is not None
     assert seen[0].components == {"short": 1.0, "broken": None}
     assert seen[0].reward == 1.0
@@ -139,7 +139,7 @@ def test_a_reward_may_be_a_plain_function_and_its_failures_are_counted(url: str)
     )
     graph.invoke(QUESTION)
     graph.invoke(QUESTION)
-    assert flush(30)
+    assert flush(300)
     assert [score.components for score in seen if score is not None] == [{"long": 0.0, "lost": None}] * 2
     with SQLStore(url) as store:
         assert "expected a number in [0, 1]" in str(store.incidents()["the reward lost gave no value"]["detail"])
@@ -193,7 +193,7 @@ def test_a_locked_database_neither_breaks_nor_slows_the_call(url: str, tmp_path:
         assert graph.invoke(QUESTION)["messages"][-1].content == "it is value 1"
     lock.execute("ROLLBACK")
     lock.close()
-    assert flush(60)
+    assert flush(300)
     assert len(traces(url)) == 3
     assert [score.reward for score in scores(url)] == [1.0] * 3
 
@@ -202,13 +202,13 @@ def test_a_destroyed_database_never_breaks_the_call(url: str, tmp_path: Path, ca
     received: list[str] = []
     graph = watch(app(), LOOKS, store=url, sinks=[lambda trace, score: received.append(trace.id)])
     graph.invoke(QUESTION)
-    assert flush(30)
+    assert flush(300)
     for path in tmp_path.glob("cm2.db*"):
         path.write_bytes(b"this is no database " * 500)
     with caplog.at_level(logging.WARNING, "cm2_agent"):
         for _ in range(3):
             assert graph.invoke(QUESTION)["messages"][-1].content == "it is value 1"
-        assert flush(60)
+        assert flush(300)
     assert len(received) == 1
     assert [record.message for record in caplog.records if "a run was not saved" in record.message] != []
     assert len(caplog.records) == 1
@@ -221,14 +221,14 @@ def test_a_check_that_raises_is_a_missing_verdict(url: str) -> None:
 
     graph = watch(app(), Checklist(asks_too_much, name="raises"), store=url)
     assert graph.invoke(QUESTION)["messages"][-1].content == "it is value 1"
-    assert flush(30)
+    assert flush(300)
     assert [score.reward for score in scores(url)] == [None]
 
 
 async def test_many_at_once(url: str) -> None:
     graph = watch(app(), LOOKS, store=url)
     await asyncio.gather(*(graph.ainvoke(QUESTION, {"configurable": {"thread_id": f"T{i % 5}"}}) for i in range(25)))
-    assert flush(60)
+    assert flush(300)
     assert sorted((trace.id, len(trace.runs)) for trace in traces(url)) == [(f"T{i}", 5) for i in range(5)]
     assert {score.runs for score in scores(url)} == {5}
 

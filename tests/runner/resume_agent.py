@@ -1,9 +1,12 @@
-"""The agent that tests/test_resume.py runs and kills: a scripted model in the usual loop, and a file that says when a
-turn began."""
+"""The agent that tests/runner/test_resume.py runs: a scripted model in the usual loop, a log of the turns that began,
+and, where KILL is set to `turn,seconds`, a kill of its own process that long after it began its n-th turn."""
 
 from __future__ import annotations
 
 import os
+import signal
+import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,9 +25,24 @@ def look(key: int) -> str:
     return f"value {key}"
 
 
+turns_begun = 0
+
+
 def begun(thread: str, turn: int) -> None:
+    global turns_begun
     with open(os.environ["LOG"], "a") as log:
         log.write(f"{os.getpid()}\t{thread}\t{turn}\n")
+    turns_begun += 1
+    if "KILL" in os.environ:
+        last, seconds = os.environ["KILL"].split(",")
+        if turns_begun == int(last):
+            threading.Thread(target=kill_after, args=(float(seconds),), daemon=True).start()
+
+
+def kill_after(seconds: float) -> None:
+    """From within, since a busy machine could keep another process from it until the run is over."""
+    time.sleep(seconds)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def graph() -> Any:

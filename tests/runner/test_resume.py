@@ -14,7 +14,7 @@ from langchain_core.messages import AIMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from pydantic import Field
 
-from cm2_agent import Checklist, Item, Task, run
+from cm2_agent import Checklist, Item, RolloutLimits, Task, run
 from cm2_agent.errors import BudgetExhausted, ToolError
 from cm2_agent.models.batching import current_seat
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
@@ -172,7 +172,7 @@ class Judging:
 
 async def test_a_dialogue_that_had_ended_but_was_not_stored_is_not_run_again(store: SQLStore) -> None:
     scorer = Judging()
-    common = {**options(store, scorer=scorer, max_turns=2), "checklist": None}
+    common = {**options(store, scorer=scorer, limits=RolloutLimits(max_turns=2)), "checklist": None}
     await cut_short(run(mortal()[1], [TASK], **common), scorer.stuck)
     scorer.up = True
     model, graph = mortal()
@@ -286,10 +286,10 @@ async def test_a_graph_that_keeps_its_own_history_goes_on_too(store: SQLStore) -
 
 
 @pytest.mark.parametrize(
-    ("limit", "cut"), [({"max_tokens": 15}, "tokens"), ({"max_turns": 1}, "turns"), ({"max_seconds": 0.3}, "time")]
+    ("limit", "cut"), [({"max_tokens": 15}, "tokens"), ({"max_turns": 1}, "turns"), ({"max_seconds": 5}, "time")]
 )
 async def test_a_limit_cuts_without_calling_it_a_failure(limit: dict[str, Any], cut: str) -> None:
     graph = mortal(3 if cut == "time" else 99)[1]
-    ((trace, score),) = await finished(run(graph, [TASK], **options(None, **limit)))
+    ((trace, score),) = await finished(run(graph, [TASK], **options(None, limits=RolloutLimits(**limit))))
     assert (trace.attributes[CUT], trace.failure) == (cut, None)
     assert score.reward == pytest.approx(len([turn for turn in trace.turns if turn.steps[-1].is_reply]) / 3)

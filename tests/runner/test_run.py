@@ -16,12 +16,12 @@ from langchain_core.tools import StructuredTool, tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 
-from cm2_agent import Checklist, Item, LLMJudge, Score, Task, Trace, run, score_traces
+from cm2_agent import Checklist, Item, LLMJudge, RolloutLimits, Score, Task, Trace, run, score_traces
 from cm2_agent.errors import ChecklistError, StoreError, TaskError, ToolError
 from cm2_agent.graphs import agent as our_agent
 from cm2_agent.graphs import tools_of
 from cm2_agent.rewards.judges.panel import Cascade
-from cm2_agent.runner.run import dialogue_seed
+from cm2_agent.runner.rollout import dialogue_seed
 from cm2_agent.store import SQLStore
 from cm2_agent.types.run_attributes import CENSORED_TURN, CUT, GATE, ROLLOUT
 from tests.judge_server import FREE, Asked, function_model
@@ -108,7 +108,9 @@ async def test_a_turn_that_the_gate_judged_is_not_judged_again_for_the_score(
 
 async def test_a_limit_cuts_the_dialogue_without_calling_it_a_failure() -> None:
     app = graph(*[apps.calls(number) for number in range(50)])
-    ((trace, score),) = await finished(run(app, [TASK], checklist=CHECKLIST, allow_real=REAL, max_steps=3))
+    ((trace, score),) = await finished(
+        run(app, [TASK], checklist=CHECKLIST, allow_real=REAL, limits=RolloutLimits(max_steps=3))
+    )
     assert trace.failure is None
     assert trace.attributes[CUT] == "steps"
     assert score.reward == pytest.approx(0.25)

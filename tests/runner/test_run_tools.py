@@ -14,7 +14,7 @@ import pytest
 from langchain_core.messages import AIMessage
 from langchain_core.tools import StructuredTool
 
-from cm2_agent import Checklist, Item, SQLStore, run
+from cm2_agent import Checklist, Item, RolloutLimits, SQLStore, run
 from cm2_agent.errors import ChecklistError, TaskError
 from cm2_agent.graphs import FunctionTools, McpTools, agent
 from cm2_agent.graphs.backends.faults import Faults
@@ -157,7 +157,9 @@ async def test_limits_cut_a_user_who_does_not_stop_and_are_no_failure() -> None:
         tasks = [Task(id="p", persona="talks on", max_turns=3)]
         ((trace, score),) = await results(run(agent(model(), []), tasks, user=user, checklist=BLOCK))
         assert (len(trace.turns), trace.attributes[CUT], trace.failure) == (3, "turns", None)
-        ((trace, score),) = await results(run(agent(model(), []), tasks, user=user, checklist=BLOCK, max_turns=1))
+        ((trace, score),) = await results(
+            run(agent(model(), []), tasks, user=user, checklist=BLOCK, limits=RolloutLimits(max_turns=1))
+        )
     assert (len(trace.turns), trace.attributes[CUT]) == (1, "turns")
     assert score.reward is not None
 

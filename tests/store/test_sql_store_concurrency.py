@@ -48,7 +48,7 @@ def writer(url: str, name: str, count: int, batch: int = 1) -> subprocess.Popen[
 
 
 def ended(process: subprocess.Popen[str]) -> None:
-    _, error = process.communicate(timeout=300)
+    _, error = process.communicate(timeout=600)
     assert process.returncode == 0, error
 
 
@@ -160,7 +160,7 @@ def test_a_store_goes_through_a_fork(store_url: str) -> None:
         "assert child == 0 or os.waitpid(child, 0)[1] == 0\n"
         "assert {'parent', 'child'} <= {trace.id for trace in store.traces()}\n"
     )
-    subprocess.run([sys.executable, "-c", code, store_url], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code, store_url], check=True, timeout=600)
     with SQLStore(store_url) as store:
         assert {trace.id for trace in store.traces()} == {"parent", "child", "after"}
 

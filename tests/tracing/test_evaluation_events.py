@@ -136,11 +136,11 @@ graph = agent(ScriptedModel(script=[calls(1), AIMessage(content="it is value 1")
 looks = Checklist(Item("looks", check={{"called": "look"}}), name="looks")
 graph = watch(graph, looks, store="sqlite:///{tmp_path / "cm2.db"}")
 graph.invoke({{"messages": [("user", "what is 1?")]}})
-flush(30)
+flush(300)
 before = len(telemetry.logs.get_finished_logs())
 set_logger_provider(loggers)
 graph.invoke({{"messages": [("user", "what is 1?")]}})
-flush(30)
+flush(300)
 spans = {{(span.context.trace_id, span.context.span_id) for span in telemetry.spans.get_finished_spans()}}
 records = [record.log_record for record in telemetry.logs.get_finished_logs()]
 print(json.dumps([before, [[record.event_name, (record.trace_id, record.span_id) in spans] for record in records]]))

@@ -1,5 +1,5 @@
-"""The worked groups of CM2_CREDIT_VECTORS (unset: the copy beside this file): every quantity of method.md §3–5 to 1e-9,
-from satisfaction matrices through rewards.shaping, and from Scores through trainers.advantage."""
+"""The worked groups of CM2_CREDIT_VECTORS (unset: the copy beside this file): every quantity of docs/method.md §3–5 to
+1e-9, from satisfaction matrices through rewards.shaping, and from Scores through trainers.advantage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures of method.md §6, on numbers small enough to work out by hand."""
+"""The figures of docs/method.md §6, on numbers small enough to work out by hand."""
 
 from __future__ import annotations
 

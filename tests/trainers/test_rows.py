@@ -1,10 +1,7 @@
-"""Rows: every recorded model token exactly once, prompts and tools masked, forks split, what is left out counted with
-its reason."""
+"""Rows: every recorded model token exactly once, prompts and tools masked, forks split, reasons for what is none."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,52 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cm2_agent.errors import TrainError
-from cm2_agent.trainers.dataset import build_dataset
-from cm2_agent.trainers.retokenize import REFUSED, retokenised_rows, rows_from_words
-from cm2_agent.trainers.rows import TEXT_ONLY, TOO_LONG, Row, rows_of, untrainable_reason
-from cm2_agent.trainers.validation import too_long
-from cm2_agent.types.group import Group, Rollout
-from cm2_agent.types.messages import Message, Reasoning, Text, ToolCall, ToolCallResponse, ToolSpec
-from cm2_agent.types.score import Score, TurnScore, Verdict
-from cm2_agent.types.trace import ModelCall, Run, RunFailure, Trace
-
-GOOD = {"temperature": 1.0, "logprobs": "processed"}
-
-
-def call(prompt: list[int], completion: list[int], message: int | None, **changed: Any) -> ModelCall:
-    made = ModelCall(
-        span_id=f"s{message}",
-        model_version="v1",
-        prompt_ids=tuple(prompt),
-        completion_ids=tuple(completion),
-        logprobs=tuple(-0.5 - token / 100 for token in completion),
-        sampling=GOOD,
-        message=message,
-    )
-    return replace(made, **changed)
-
-
-def tool_turn(first: ModelCall, second: ModelCall, run: str = "r1") -> Run:
-    """A user message, a tool call, its result, the reply."""
-    messages = (
-        Message.of("user", "Where is order 7?"),
-        Message.of("assistant", calls=[ToolCall(id="c", name="get_order", arguments={"id": 7})]),
-        Message(role="tool", parts=(ToolCallResponse(id="c", response={"status": "sent"}),)),
-        Message.of("assistant", "It was sent."),
-    )
-    return Run(id=run, thread="t", messages=messages, calls=(first, second))
-
-
-def merged() -> Trace:
-    """Two runs, three calls, each prompt an extension of all that was before."""
-    one = tool_turn(call([1, 2], [10, 11], 1), call([1, 2, 10, 11, 3], [12], 3))
-    two = Run(
-        id="r2",
-        thread="t",
-        messages=(Message.of("user", "Thanks"), Message.of("assistant", "Bye")),
-        calls=(call([1, 2, 10, 11, 3, 12, 4, 5], [13, 14, 15], 1),),
-    )
-    return Trace(id="t", runs=(one, two))
+from cm2_agent.trainers.rows import TEXT_ONLY, rows_of, untrainable_reason
+from cm2_agent.types.messages import Message
+from cm2_agent.types.trace import Run, Trace
+from tests.trainers.dialogues import GOOD, call, merged
 
 
 def test_calls_that_extend_each_other_are_one_row_over_turns_and_runs() -> None:
@@ -140,11 +95,6 @@ def test_a_truncated_distribution_is_trainable_but_not_exact() -> None:
     assert not row.exact
 
 
-def test_too_long_is_left_out_and_never_cut() -> None:
-    assert build_dataset([group([1.0, 0.0])], drop=[too_long(11)]).report.left_out == {}
-    assert build_dataset([group([1.0, 0.0])], drop=[too_long(10)]).report.left_out == {TOO_LONG: 2}
-
-
 @st.composite
 def dialogues(draw: st.DrawFn) -> Trace:
     """Any number of runs, steps, forks, greetings and off-line calls; completions are numbered so that each token is
@@ -186,171 +136,3 @@ def test_every_model_token_is_trained_exactly_once_in_its_own_context(trace: Tra
         assert span.logprobs == one.logprobs
         assert (span.turn, span.step, span.advantage) == (step.turn, step.index, 10.0 * step.turn + step.index + 1)
     assert all(one == 0 for row in rows for one, mask in zip(row.advantages, row.mask, strict=True) if not mask)
-
-
-# -- from words
-
-
-def words() -> Trace:
-    run = tool_turn(call([1], [2], None), call([1], [2], None))  # no call is on the main line: text only
-    tools = (ToolSpec(name="get_order", parameters={"type": "object"}),)
-    asked = ModelCall(span_id="x", tools=tools, message=1)
-    return Trace(id="t", runs=(replace(run, calls=(asked,)),))
-
-
-def test_retokenised_rows_train_on_the_assistants_words_alone(tokenizer: Any) -> None:
-    (row,) = retokenised_rows(words(), tokenizer)
-    said = [tokenizer.decode(row.ids[span.start : span.stop]) for span in row.spans]
-    assert said == [
-        '<tool_call>{"name": "get_order", "arguments": {"id": 7}}</tool_call><|im_end|>',
-        "It was sent.<|im_end|>",
-    ]
-    assert [(span.turn, span.step) for span in row.spans] == [(0, 0), (0, 1)]
-    read = tokenizer.decode([token for token, mask in zip(row.ids, row.mask, strict=True) if not mask])
-    assert "Where is order 7?" in read
-    assert '{"status":"sent"}' in read
-    assert "<tools>" in read
-    assert row.retokenised
-    assert not row.trainable_by_grpo
-
-
-def test_retokenised_rows_fork_where_a_template_rewrites_the_past(tokenizer: Any) -> None:
-    import copy
-
-    forgetful = copy.deepcopy(tokenizer)
-    # As Qwen3's own: thinking is shown after the last user message only.
-    forgetful.chat_template = (
-        "{% set last = namespace(user=0) %}{% for message in messages %}{% if message.role == 'user' %}{% set last.user"
-        " = loop.index0 %}{% endif %}{% endfor %}{% for message in messages %}{{ message.role }}:{% if"
-        " message.reasoning_content and loop.index0 > last.user %}{{ message.reasoning_content }} {% endif %}{{"
-        " message.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
-    )
-    thought = Message(role="assistant", parts=(Reasoning(content="hm"), Text(content="one")))
-    talk = (Message.of("user", "a"), thought, Message.of("user", "b"), Message.of("assistant", "two"))
-    rows = retokenised_rows(Trace.of(Run(id="r", messages=talk)), forgetful)
-    assert [forgetful.decode(row.ids[row.spans[0].start :]) for row in rows] == ["hm one<|im_end|>", "two<|im_end|>"]
-    assert "hm" not in forgetful.decode(rows[1].ids)
-
-
-def test_a_template_that_refuses_says_which_trace_and_why(tokenizer: Any) -> None:
-    import copy
-
-    strict = copy.deepcopy(tokenizer)
-    strict.chat_template = "{{ raise_exception('roles must alternate') }}"
-    with pytest.raises(TrainError, match=r"'t'.*roles must alternate"):
-        retokenised_rows(words(), strict)
-    refused = build_dataset([group([1.0, 0.0], [merged(), words()])], from_words=rows_from_words(strict))
-    assert refused.report.left_out == {REFUSED: 1}
-    strict.chat_template = None
-    with pytest.raises(TrainError, match="no chat template"):
-        retokenised_rows(words(), strict)
-
-
-# -- groups
-
-
-def group(rewards: list[float | None], traces: list[Trace] | None = None, **key: Any) -> Group:
-    made = traces or [replace(merged(), id=f"t{number}") for number in range(len(rewards))]
-    return Group(
-        key={"task": "a", "policy": "v1", "reward": "r1", **key},
-        rollouts=tuple(
-            Rollout(
-                trace=trace,
-                score=Score(
-                    trace_id=trace.id,
-                    reward_version="r1",
-                    reward=reward,
-                    null_reason="failure: ToolError: x" if reward is None else None,
-                ),
-            )
-            for trace, reward in zip(made, rewards, strict=True)
-        ),
-    )
-
-
-def test_the_report_counts_what_is_trained_and_why_the_rest_is_not() -> None:
-    text_only = replace(words(), id="t3")
-    mixed = group([1.0, 0.0, None, 0.5], [replace(merged(), id=f"t{n}") for n in range(3)] + [text_only])
-    flat = group([0.5, 0.5])
-    dataset = build_dataset([mixed, flat])
-    assert dataset.report.to_json() == {
-        "groups": 2,
-        "informative_groups": 1,
-        "rows": 4,
-        "trained_tokens": 24,
-        "masked_tokens": 20,
-        "left_out": {"no reward: failure": 1, TEXT_ONLY: 1},
-    }
-    json.dumps(dataset.report.to_json())
-    assert [span.advantage for row in dataset.groups[0].rows for span in row.spans] == pytest.approx(
-        [0.5] * 3 + [-0.5] * 3
-    )
-
-
-def test_with_a_tokenizer_text_only_traces_become_marked_rows(tokenizer: Any) -> None:
-    dataset = build_dataset(
-        [group([1.0, 0.0], [merged(), replace(words(), id="w")])], from_words=rows_from_words(tokenizer)
-    )
-    assert [row.retokenised for row in dataset.groups[0].rows] == [False, True]
-    assert dataset.report.to_json()["retokenised_rows"] == 1
-    assert dataset.report.left_out == {}
-    assert build_dataset(
-        [group([1.0, 0.0], [merged(), words()])], from_words=rows_from_words(tokenizer), drop=[too_long(20)]
-    ).report.left_out == {TOO_LONG: 1}
-
-
-def test_advantages_are_of_all_scored_rollouts_also_of_those_left_out() -> None:
-    dataset = build_dataset([group([1.0, 0.0, 0.2], [merged(), words(), words()])])
-    assert dataset.groups[0].rows[0].spans[0].advantage == pytest.approx(0.6)
-
-
-def test_advantages_of_a_level_reach_the_steps_they_are_for() -> None:
-    def by_turn(group: Group) -> list[Callable[[int, int], float]]:
-        return [lambda turn, step: 1.0 if (turn, step) == (0, 1) else -2.0 for _ in group.rollouts]
-
-    (row,) = build_dataset([group([1.0])], credits=by_turn).groups[0].rows
-    assert row.advantages == (0, 0, -2, -2, 0, 1, 0, 0, -2, -2, -2)
-
-
-def test_the_turn_level_gives_each_turn_its_own_advantage() -> None:
-    def score(trace: Trace, paid: tuple[bool, bool]) -> Score:
-        turns = tuple(
-            TurnScore(
-                turn=number,
-                reached=True,
-                steps=steps,
-                reward=float(yes),
-                verdicts=(Verdict(item=f"i{number}", value=yes, weight=1.0, step=1 if yes else None, paid=yes),),
-            )
-            for number, (yes, steps) in enumerate(zip(paid, (2, 1), strict=True))
-        )
-        return Score(trace_id=trace.id, reward_version="r1", reward=sum(paid) / 2, turns=turns)
-
-    given = group([0.5, 0.5])
-    scored = tuple(
-        replace(one, score=score(one.trace, paid))
-        for one, paid in zip(given.rollouts, ((True, False), (False, True)), strict=True)
-    )
-    made = replace(given, rollouts=scored)
-    assert not build_dataset([made]).groups[0].informative  # worth the same as a whole
-    first, second = build_dataset([made], level="turn").groups[0].rows
-    assert first.advantages == (0, 0, 0.5, 0.5, 0, 0.5, 0, 0, -0.5, -0.5, -0.5)
-    assert second.advantages == tuple(-value for value in first.advantages)
-
-
-def test_no_group_no_rollout_and_mixed_rewards_are_refused() -> None:
-    with pytest.raises(TrainError, match="no group"):
-        build_dataset([])
-    with pytest.raises(TrainError, match="none holds a rollout"):
-        build_dataset([group([])])
-    with pytest.raises(TrainError, match="2 reward versions: r1, r2"):
-        build_dataset([group([1.0, 0.0]), group([1.0], reward="r2")])
-
-
-def test_a_failed_dialogue_is_left_out_by_its_missing_reward() -> None:
-    crashed = replace(
-        merged(), runs=(replace(merged().runs[0], failure=RunFailure(kind="ToolError", message="x"), status="error"),)
-    )
-    dataset = build_dataset([group([1.0, None, 0.0], [merged(), crashed, merged()])])
-    assert dataset.report.left_out == {"no reward: failure": 1}
-    assert all(isinstance(row, Row) for row in dataset.groups[0].rows)

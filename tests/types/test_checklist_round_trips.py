@@ -1,4 +1,4 @@
-"""Words in and out of JSON and YAML lose nothing: checklists, scores, tasks (hypothesis)."""
+"""Checklists, scores and tasks through JSON and YAML lose nothing (hypothesis)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cm2_agent.types.yaml_source import read_yaml, write_yaml
 
 names = st.text("abcXYZ019_.:-", min_size=1, max_size=8)
 words = st.text(max_size=20)
-said = st.text(min_size=1, max_size=20)
+texts = st.text(min_size=1, max_size=20)
 scalars = (
     st.none()
     | st.booleans()
@@ -30,8 +30,8 @@ values = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3), max_leaves=6
 )
 checks = st.one_of(
-    st.builds(lambda tool, wanted: {"called": tool, "with": wanted}, said, st.dictionaries(words, values, max_size=2)),
-    st.builds(lambda tools: {"never_called": tools}, st.lists(said, min_size=1, max_size=2)),
+    st.builds(lambda tool, wanted: {"called": tool, "with": wanted}, texts, st.dictionaries(words, values, max_size=2)),
+    st.builds(lambda tools: {"never_called": tools}, st.lists(texts, min_size=1, max_size=2)),
     st.builds(lambda most: {"at_most": most}, st.integers(0, 9)),
     st.just({"no_tool_error": True}),
     st.just({"replied": True}),
@@ -55,7 +55,7 @@ def items(draw: st.DrawFn, id: str, earlier: list[Item]) -> Item:
     ]
     return Item(
         id,
-        draw(said if check is None else st.none() | words),
+        draw(texts if check is None else st.none() | words),
         check=check,
         turn=turn,
         kind=None if decided else draw(st.sampled_from([None, "reach", "hold", "avoid"])),
@@ -79,7 +79,7 @@ def checklists(draw: st.DrawFn) -> Checklist:
     made: list[Item] = []
     for id in draw(st.lists(names, min_size=1, max_size=4, unique=True)):
         made.append(draw(items(id, made)))
-    return Checklist(*made, name=draw(said), version=draw(st.integers(1, 99)))
+    return Checklist(*made, name=draw(texts), version=draw(st.integers(1, 99)))
 
 
 @given(checklists())

@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 import pytest
 
+from cm2_agent import RolloutLimits
 from cm2_agent.benchmarks.tau2 import Desk
 from cm2_agent.benchmarks.tau2.tasks import CONFIRMATION
 from cm2_agent.benchmarks.tau2.world import DOMAINS, INSTALL, Domain, World, package
@@ -313,7 +314,9 @@ async def test_a_dialogue_cut_short_earns_nothing() -> None:
     (task,) = desk.tasks(limit=1)  # nothing is to be written
     look = _said(("get_user_details", {"user_id": "emma_kim_9957"}), 0)
     graph = agent(ScriptedModel(script=[look]), desk.tools(), context_schema=World)
-    found = run(graph, [task], context=desk.world, verify=desk.verify, allow_real=desk.names, max_steps=4)
+    found = run(
+        graph, [task], context=desk.world, verify=desk.verify, allow_real=desk.names, limits=RolloutLimits(max_steps=4)
+    )
     ((trace, _),) = [one async for one in found]
     assert trace.outcomes == {"official": 0.0, "database": 1.0}
 

@@ -146,15 +146,15 @@ async def test_a_server_that_dies_in_the_middle_of_a_call(shop: Make) -> None:
 
 
 async def test_a_server_that_hangs(shop: Make) -> None:
-    async with shop(timeout=3) as tools:
+    async with shop(timeout=5) as tools:
         process = await tools("pid", {})
-        with pytest.raises(ToolError, match=r"tool 'hang' of the MCP server .* failed: no answer within 3 s"):
+        with pytest.raises(ToolError, match=r"tool 'hang' of the MCP server .* failed: no answer within 5 s"):
             await answers(tools, ("hang", {}))
         assert await tools("pid", {}) == process  # the session goes on
 
 
 async def test_a_process_is_ended_whatever_happens() -> None:
-    tools = McpTools.stdio(sys.executable, SERVER, timeout=30)
+    tools = McpTools.stdio(sys.executable, SERVER, timeout=300)
     async with tools:
         process = await tools("pid", {})
         assert alive(process)
@@ -297,7 +297,7 @@ async def test_secrets_stay_secret(
 ) -> None:
     said: list[str] = []
     with caplog.at_level(logging.DEBUG):  # the packages' own talk, too
-        made = shop(timeout=20)
+        made = shop(timeout=300)
         async with made as tools:
             said += [repr(tools), repr(tools.specs), repr(list(tools)), str(made)]
             for name in ("die", "pid"):

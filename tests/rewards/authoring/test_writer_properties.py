@@ -13,7 +13,7 @@ from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.messages import Message
 from tests.fuzzing import examples
-from tests.rewards.authoring.test_writer import Data, at, label
+from tests.rewards.authoring.writing import Data, at, label
 from tests.rewards.talk import call, say, trace, turn
 
 TOOL = st.sampled_from(["get", "put", "none"])

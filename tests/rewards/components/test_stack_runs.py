@@ -16,7 +16,7 @@ from cm2_agent.graphs import agent
 from cm2_agent.rewards.components.outcome import outcome
 from cm2_agent.rewards.components.relative import relative
 from cm2_agent.rewards.components.stack import gate
-from cm2_agent.runner.run import score_groups
+from cm2_agent.runner.rescore import score_groups
 from cm2_agent.trainers.advantage import advantages
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cm2_agent.rewards.judges.judge_models import openai_judge_model
+from cm2_agent.rewards.judges.client import openai_judge_model
 from cm2_agent.rewards.judges.llm_judge import LLMJudge
 from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.score import Verdict

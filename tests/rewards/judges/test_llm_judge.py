@@ -3,38 +3,25 @@ number."""
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import importlib.util
-import os
-import warnings
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from langchain_core.language_models import FakeListChatModel
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from cm2_agent.errors import BudgetExhausted, JudgeError, MissingExtra
+from cm2_agent.errors import JudgeError
 from cm2_agent.llm.limits import RateLimits
 from cm2_agent.llm.prices import Price
-from cm2_agent.llm.usage import metered
-from cm2_agent.models.local import LocalChatModel
-from cm2_agent.models.tokenizer import byte_tokenizer
 from cm2_agent.rewards.judges.cache import MemoryCache
-from cm2_agent.rewards.judges.judge_models import judge_model, openai_judge_model
 from cm2_agent.rewards.judges.llm_judge import LLMJudge
-from cm2_agent.rewards.scoring.scorer import ChecklistScorer
-from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item, Kind
 from cm2_agent.types.messages import Blob, Message, Text, Uri
 from cm2_agent.types.trace import Trace
 from tests.fuzzing import examples
-from tests.judge_server import FREE, Asked, Fault, JudgeServer, answer, function_model, honest, reply
+from tests.judge_server import Asked, JudgeServer, answer, function_model, reply
 from tests.rewards.judges import judging as shared
-from tests.rewards.judges.judging import DATE, DATE_YES, GOOD, ONE, TWO, ask, judging
+from tests.rewards.judges.judging import DATE, DATE_YES, ONE, TWO, ask, judging
 from tests.rewards.talk import say, trace, turn
 
 closed = shared.closed
@@ -160,79 +147,6 @@ async def test_items_are_split_past_a_set_number_or_size_alone() -> None:
         )
 
 
-async def test_the_same_content_is_not_asked_twice_by_this_judge_or_by_the_next_process() -> None:
-    cache = MemoryCache()
-    with JudgeServer() as server:
-        first = await ask(server, TWO, cache=cache)
-        with metered() as usage:
-            assert await ask(server, TWO, cache=cache) == first
-        assert server.calls == 1
-        assert (usage.calls, usage.cached) == (0, 2)
-        await ask(server, [*TWO, Item("new", "Is it new?")], cache=cache)
-        assert [item["id"] for item in server.asked[-1].items] == ["new"]
-        await ask(server, TWO, turn=1, cache=cache)
-        await ask(server, TWO, cache=cache, settings={"temperature": 0.5})
-        await ask(server, [Item("date", "Is the date told kindly?")], cache=cache)
-        assert server.calls == 5
-        await ask(server, [Item("date", "Is the date told?", weight=5, required_for_next_turn=True)], cache=cache)
-        assert server.calls == 5, "a weight changes no verdict"
-
-
-async def test_another_returned_model_is_another_judge() -> None:
-    cache, name = MemoryCache(), ["model-1"]
-    with JudgeServer(model=lambda: name[0]) as server:
-        await ask(server, TWO, cache=cache)
-        name[0] = "model-2"
-        judge = judging(server, cache=cache)
-        await judge(ONE, 0, TWO)
-        assert server.calls == 1
-        await judge(ONE, 1, TWO)  # this answer shows that another model is behind the name
-        assert (judge.served, server.calls) == ("model-2", 2)
-        await judge(ONE, 0, TWO)
-        await ask(server, TWO, cache=cache)
-        assert server.calls == 3
-
-
-async def test_a_failure_is_asked_again_and_a_judgement_of_null_is_not() -> None:
-    cache = MemoryCache()
-    with JudgeServer(lambda asked: reply(answer("date", "cannot_tell")), faults=[Fault(status=500)]) as server:
-        for expected in (1, 2, 2):
-            assert (await ask(server, cache=cache, retries=0))[0].value is None
-            assert server.calls == expected
-
-
-async def test_a_turn_that_the_gate_judged_is_not_judged_twice() -> None:
-    strict = Checklist(Item("date", "Is the date told?", required_for_next_turn=True), Item("kind", "Is it kind?"))
-    with JudgeServer() as server:
-        scorer = ChecklistScorer(strict, judge=judging(server, cache=MemoryCache()))
-        assert await scorer.gate(ONE, 0) is True
-        await scorer(ONE)
-        asked = [(asked.last, [item["id"] for item in asked.items]) for asked in server.asked]
-    assert asked == [(2, ["date"]), (2, ["kind"]), (4, ["date", "kind"])]
-
-
-async def test_a_budget_stops_the_judge_and_what_was_judged_is_kept() -> None:
-    cache = MemoryCache()
-    with JudgeServer() as server:
-        judge = judging(server, limits=RateLimits(budget_calls=1), cache=cache)
-        await judge(ONE, 0, TWO)
-        with pytest.raises(BudgetExhausted):
-            await judge(ONE, 1, TWO)
-        assert server.calls == 1
-        assert (await judge(ONE, 0, TWO))[0].value is True, "what is known costs nothing"
-        await ask(server, TWO, turn=0, cache=cache)
-        assert server.calls == 1
-
-
-async def test_what_half_a_reply_answered_is_kept_where_the_budget_stops_the_rest() -> None:
-    cache = MemoryCache()
-    with JudgeServer(lambda asked: reply(*honest(asked)["items"][:1])) as server:
-        with pytest.raises(BudgetExhausted):
-            await ask(server, TWO, limits=RateLimits(budget_calls=1), cache=cache)
-        assert [verdict.value for verdict in await ask(server, TWO, cache=cache)] == [True, True]
-        assert [[item["id"] for item in asked.items] for asked in server.asked] == [["date", "looked"], ["looked"]]
-
-
 async def test_what_it_cost() -> None:
     with JudgeServer() as server:
         judge = judging(server, price=Price(input=1.0, output=10.0))
@@ -331,62 +245,6 @@ async def test_images_go_as_content_and_addresses_are_never_fetched() -> None:
         assert elsewhere.calls == 0
 
 
-def test_a_judge_serves_one_event_loop_after_another() -> None:
-    """A connection left from a closed loop would lose a reply that was paid for."""
-    with JudgeServer() as server:
-        judge = LLMJudge(openai_judge_model(server.base_url, "stub"), price=FREE, retries=0)
-
-        async def once() -> bool | None:
-            (got,) = await judge(ONE, 0, [DATE])
-            await judge.aclose()
-            return got.value
-
-        async def left_open() -> bool | None:
-            return (await judge(ONE, 0, [DATE]))[0].value
-
-        assert [asyncio.run(once()) for _ in range(3)] == [True] * 3
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)
-            assert [asyncio.run(left_open()) for _ in range(3)] == [True] * 3
-        assert server.calls == 6
-
-
-async def test_a_langchain_model_judges_too() -> None:
-    judge = LLMJudge(FakeListChatModel(responses=[GOOD, "no idea"]), retries=0)
-    assert [verdict.value for verdict in await judge(ONE, 0, [DATE])] == [True]
-    assert [verdict.cause for verdict in await judge(ONE, 0, [DATE])] == ["infrastructure"]
-
-
-async def test_a_local_transformer_judges_through_the_same_door() -> None:
-    """Untrained, it babbles: its reply is malformed or cut off, which is NULL, and its tokens are counted."""
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    tokenizer: Any = byte_tokenizer()
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=8192,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    local = LocalChatModel(
-        model=Qwen3ForCausalLM(config).eval(), tokenizer=tokenizer, max_tokens=8, model_version="babbler-1"
-    )
-    judge = LLMJudge(local, settings={"temperature": 0.5, "max_tokens": 6}, price=FREE, retries=0)
-    (got,) = await judge(ONE, 0, [DATE])
-    assert (got.value, got.cause) == (None, "infrastructure")
-    assert judge.usage.calls == 1
-    assert judge.usage.input_tokens > 1000
-    assert 1 <= judge.usage.output_tokens <= 6
-    assert judge.name == "langchain:babbler-1"
-
-
 def test_versions_name_what_could_change_a_verdict() -> None:
     model = function_model()
     plain = LLMJudge(model).version
@@ -405,24 +263,6 @@ def test_versions_name_what_could_change_a_verdict() -> None:
     }
     assert len(versions) == len(others) + 2
     assert plain == LLMJudge(model, timeout=5, retries=9, cache=MemoryCache()).version
-
-
-@pytest.mark.skipif(importlib.util.find_spec("anthropic") is not None, reason="the provider's package is installed")
-def test_a_missing_provider_package_is_told_with_the_pip_line() -> None:
-    with pytest.raises(MissingExtra, match=r'pip install "cm2-agent\[anthropic\]"'):
-        judge_model("anthropic:claude-haiku-4-5")
-
-
-@pytest.mark.parametrize("name", ["nonsense", "nobody:model", ""])
-def test_a_name_that_is_no_model_is_refused(name: str) -> None:
-    with pytest.raises(JudgeError, match=r"[Ee]xpected"):
-        judge_model(name)
-
-
-@pytest.mark.skipif("OPENAI_API_KEY" in os.environ, reason="a key is set")
-def test_a_key_that_is_not_set_is_told() -> None:
-    with pytest.raises(JudgeError, match="OPENAI_API_KEY"):
-        judge_model("openai:gpt-5-mini")
 
 
 def test_arguments_that_mean_nothing_are_refused() -> None:

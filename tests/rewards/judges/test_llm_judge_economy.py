@@ -15,10 +15,10 @@ import pytest
 from cm2_agent.errors import BudgetExhausted, StoreError
 from cm2_agent.llm.limits import RateLimits
 from cm2_agent.rewards.judges.cache import MemoryCache
-from cm2_agent.rewards.judges.judge_models import openai_judge_model
+from cm2_agent.rewards.judges.client import openai_judge_model
 from cm2_agent.rewards.judges.llm_judge import LLMJudge
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
-from cm2_agent.runner.run import score_traces
+from cm2_agent.runner.rescore import score_traces
 from cm2_agent.store import SQLStore
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item

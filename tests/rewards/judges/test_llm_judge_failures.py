@@ -54,16 +54,15 @@ FAULTS: dict[str, tuple[Fault, str]] = {
 
 @pytest.mark.parametrize(("fault", "cause"), FAULTS.values(), ids=FAULTS.keys())
 async def test_every_failure_is_retried_and_then_null_with_its_cause(fault: Fault, cause: str) -> None:
-    patient = 0.15 if fault.delay else 20
     with JudgeServer(faults=[fault] * 10) as server:
-        judge = judging(server, timeout=patient)
+        judge = judging(server, timeout=1 if fault.delay else 300)
         got = await judge(ONE, 0, TWO)
         assert server.calls == 3
     assert [(verdict.value, verdict.step, verdict.cause) for verdict in got] == [(None, None, cause)] * 2
     assert all(verdict.explanation for verdict in got)
     assert judge.usage.calls == 3
     with JudgeServer(faults=[fault], answerer=lambda asked: reply(DATE_YES)) as server:
-        (mended,) = await ask(server, timeout=patient if fault.delay else 20)
+        (mended,) = await ask(server, timeout=5 if fault.delay else 300)
         assert server.calls == 2
     assert mended.value is True, "and a judge that comes back judges"
 

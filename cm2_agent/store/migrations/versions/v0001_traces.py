@@ -1,4 +1,4 @@
-"""What happened: contents, tasks, traces, runs, model calls, tool runs, outcomes."""
+"""Traces: contents, tasks, traces, runs, model calls, tool runs, outcomes."""
 
 from __future__ import annotations
 

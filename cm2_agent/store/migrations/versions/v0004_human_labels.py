@@ -1,4 +1,4 @@
-"""What people said: labels on items of traces, by rater."""
+"""Human labels on items of traces, by rater."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What judging took: the usage of a score, and the verdicts that need not be asked for again."""
+"""What judges used: the usage of a score, and the cache of verdicts."""
 
 from __future__ import annotations
 

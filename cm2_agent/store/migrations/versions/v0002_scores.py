@@ -1,4 +1,4 @@
-"""What it is worth: checklists, reward versions, scores, verdicts; and the incidents that `cm2 doctor` tells of."""
+"""Scores: checklists, reward versions, scores, verdicts; and the incidents that `cm2 doctor` reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is simulated: injected faults, a simulator's answers, and dialogues that are under way."""
+"""Simulations: injected faults, the cache of simulated answers, and checkpoints of dialogues under way."""
 
 from __future__ import annotations
 

@@ -1,0 +1,111 @@
+"""The algorithms of `cm2 train`: `grpo`, `sft`, or a trainer of one's own, made with the options that were typed."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+from cm2_agent.cli.run import load_function
+from cm2_agent.errors import TaskError, TrainError
+from cm2_agent.types.protocols import Trainer
+
+ALGORITHMS = {"grpo": "GRPO", "sft": "SFT"}
+"""The algorithms that come with CM2, by the name of their class on the face of the trainers."""
+MakeTrainer = Callable[..., Trainer]
+
+
+def load_algorithm(name: str) -> MakeTrainer:
+    """What makes the trainer of an algorithm. Raises TrainError, and MissingExtra where its extra is not installed."""
+    if name in ALGORITHMS:
+        return cast(MakeTrainer, getattr(import_module("cm2_agent.trainers"), ALGORITHMS[name]))
+    if ":" not in name:
+        raise TrainError(
+            f"algorithm {name!r} is unknown; expected {', '.join(ALGORITHMS)}, or a trainer of your own. Type: cm2"
+            " train --algorithm MODULE:TRAINER"
+        )
+    try:
+        return cast(MakeTrainer, load_function(name, "trainer"))
+    except TaskError as error:
+        raise TrainError(
+            f"{error}. Expected a class with train(groups). Type: cm2 train --algorithm MODULE:TRAINER"
+        ) from error
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """`NAME=VALUE` as keywords: a value that is JSON is read as JSON, any other is text. Raises TrainError."""
+    found: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or not name.isidentifier():
+            raise TrainError(f"--set {setting!r}; expected NAME=VALUE, for example: --set select=best")
+        if name in found:
+            raise TrainError(f"--set {name} was given twice; give it once")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def make_trainer(algorithm: str, make: MakeTrainer, options: Mapping[str, Any], settings: Mapping[str, Any]) -> Trainer:
+    """The trainer, made with the options that were typed and the `--set` settings as keyword arguments.
+
+    Raises TrainError where the trainer does not take one of them (none is ignored), where it needs one that was not
+    given, and where what was made cannot train.
+    """
+    twice = sorted(options.keys() & settings.keys())
+    if twice:
+        raise TrainError(f"{_flag(twice[0])} and --set {twice[0]} were both given; give one of them")
+    given = {**options, **settings}
+    parameters = inspect.signature(make).parameters
+    takes = [
+        name
+        for name, one in parameters.items()
+        if one.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    ]
+    missing = [name for name in takes if name not in given and parameters[name].default is inspect.Parameter.empty]
+    if missing:
+        flags = " and ".join(_flag(name) for name in missing)
+        example = "--model MODEL --out NEW_FOLDER" if {*missing} <= {"model", "out"} else flags
+        chosen = "" if algorithm == "grpo" else f" --algorithm {algorithm}"
+        raise TrainError(f"{flags} not given; type: cm2 train{chosen} {example} (or --rows-only)")
+    if not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
+        unknown = [name for name in given if name not in takes]
+        if unknown:
+            raise TrainError(
+                f"{_flag(unknown[0]) if unknown[0] in options else f'--set {unknown[0]}'} was given, and algorithm"
+                f" {algorithm} takes no {unknown[0]!r}; expected one of {', '.join(takes)}. Leave it out"
+            )
+    trainer = make(**given)
+    if not callable(getattr(trainer, "train", None)):
+        raise TrainError(
+            f"algorithm {algorithm} made a {type(trainer).__name__}; expected an object with train(groups). Name a"
+            " class that has it"
+        )
+    return trainer
+
+
+def train_on(trainer: Trainer, groups: Sequence[Any], advance: Callable[[], object]) -> Path:
+    """The folder of the new policy. `advance` is called after every step where the trainer reports progress; what the
+    trainer prints goes to stderr, since stdout is the command's. Raises TrainError where it returns no folder.
+    """
+    train = cast(Callable[..., Any], trainer.train)
+    reports = "progress" in inspect.signature(train).parameters
+    with redirect_stdout(sys.stderr):
+        path = train(groups, progress=lambda *_: advance()) if reports else train(groups)
+    if not isinstance(path, str | Path):
+        raise TrainError(
+            f"{type(trainer).__name__}.train returned a {type(path).__name__}; expected the folder of the new policy"
+        )
+    return Path(path)
+
+
+def _flag(name: str) -> str:
+    flags = ("model", "out", "level", "norm", "steps", "learning_rate", "rollouts_per_step", "seed")
+    return f"--{name.replace('_', '-')}" if name in flags else f"--set {name}=…"

@@ -1,0 +1,137 @@
+"""`cm2 train --algorithm`: which trainer is made, with what, and what is refused before anything is trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from cm2_agent.cli.algorithms import load_algorithm, make_trainer, parse_settings, train_on
+from cm2_agent.cli.app import app
+from cm2_agent.errors import TrainError
+from cm2_agent.store import SQLStore
+from cm2_agent.trainers import GRPO, SFT
+from cm2_agent.types.messages import Message
+from cm2_agent.types.score import Score
+from cm2_agent.types.trace import Run
+
+OWN = '''
+from pathlib import Path
+
+
+class Best:
+    """Writes down the best rollout of each group."""
+
+    def __init__(self, model, out, *, seed=0, note="none"):
+        self.model, self.out, self.report = model, Path(out), {"seed": seed, "note": note}
+
+    def train(self, groups, progress=None):
+        self.out.mkdir()
+        best = [max(group.rollouts, key=lambda one: one.score.reward).trace.id for group in groups]
+        (self.out / "best.txt").write_text(" ".join(best))
+        if progress is not None:
+            progress(1, 1, {})
+        return self.out
+
+
+class Nowhere(Best):
+    def train(self, groups):
+        return None
+
+
+def not_a_trainer(model=None, out=None):
+    return model
+'''
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with trainers of one's own, and a store with a group of two rollouts."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("own_trainers.py").write_text(OWN, encoding="utf-8")
+    store = SQLStore("sqlite:///cm2.db")
+    for name, reward in (("a", 0.25), ("b", 0.75)):
+        attributes = {"cm2.task.id": "t", "cm2.task.version": 1, "cm2.rollout": ord(name), "cm2.group": "g"}
+        messages = (Message.of("user", "Hi"), Message.of("assistant", name))
+        store.save_run(Run(id=name, thread=name, messages=messages, attributes=attributes))
+        store.save_score(Score(trace_id=name, reward_version="r:1", reward=reward))
+    return tmp_path
+
+
+def train(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["train", "--reward", "r:1", *arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_a_trainer_of_ones_own_gets_what_was_typed(here: Path) -> None:
+    code, out, err = train(
+        *("--algorithm", "own_trainers:Best", "--model", "m", "--out", "new", "--set", "note=two", "--json")
+    )
+    assert code == 0, err
+    assert json.loads(out) == {"out": "new", "seed": 0, "note": "two"}
+    assert Path("new/best.txt").read_text() == "b"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--algorithm", "ppo"), "algorithm 'ppo' is unknown; expected grpo, sft, or a trainer of your own. Type: cm2"),
+        (("--algorithm", "no_such:X"), "no_such cannot be imported"),
+        (("--algorithm", "own_trainers:Worst"), "own_trainers:Worst"),
+        (("--algorithm", "own_trainers:not_a_trainer", "--model", "m"), "made a str; expected an object with train"),
+        (("--algorithm", "own_trainers:Nowhere", "--model", "m", "--out", "o"), "returned a NoneType; expected the"),
+        (("--algorithm", "own_trainers:Best", "--model", "m"), "--out not given; type: cm2 train --algorithm own_tr"),
+        (
+            ("--algorithm", "own_trainers:Best", "--model", "m", "--out", "o", "--level", "trajectory"),
+            "--level was given, and algorithm own_trainers:Best takes no 'level'; expected one of model, out, seed",
+        ),
+        (("--algorithm", "sft", "--model", "m", "--out", "o", "--set", "form=1"), "--set form was given"),
+        (("--model", "m", "--out", "o", "--seed", "1", "--set", "seed=1"), "--seed and --set seed were both given"),
+        (("--model", "m", "--out", "o", "--set", "seed"), "--set 'seed'; expected NAME=VALUE"),
+        (("--rows-only", "--algorithm", "sft"), "--rows-only counts the rows of GRPO"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(here: Path, arguments: tuple[str, ...], message: str) -> None:
+    code, out, err = train(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert not Path("o").exists()
+
+
+def test_the_algorithms_that_ship_are_the_public_classes() -> None:
+    assert load_algorithm("grpo") is GRPO
+    assert load_algorithm("sft") is SFT
+    sft = make_trainer("sft", SFT, {"model": "m", "out": "o"}, parse_settings(["select=0.5", "epochs=2"]))
+    assert isinstance(sft, SFT)
+    assert (sft.select, sft.epochs, sft.rows_per_step) == (0.5, 2, 16)
+
+
+def test_settings_are_json_or_text() -> None:
+    assert parse_settings(["a=1", "b=best", 'c={"d": null}', "e=x=y"]) == {
+        "a": 1,
+        "b": "best",
+        "c": {"d": None},
+        "e": "x=y",
+    }
+    with pytest.raises(TrainError, match="given twice"):
+        parse_settings(["a=1", "a=2"])
+
+
+def test_options_pass_through_keywords(tmp_path: Path) -> None:
+    class Open:
+        def __init__(self, **keywords: Any) -> None:
+            self.keywords = keywords
+
+        def train(self, groups: Any) -> Path:
+            return tmp_path
+
+    steps: list[int] = []
+    made = make_trainer("m:Open", Open, {"level": "turn"}, {"beta": 0.1})
+    assert isinstance(made, Open)
+    assert made.keywords == {"level": "turn", "beta": 0.1}
+    assert train_on(made, [], lambda: steps.append(1)) == tmp_path
+    assert steps == []

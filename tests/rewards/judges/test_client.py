@@ -1,0 +1,99 @@
+"""The models that a judge can ask: over HTTP, LangChain, a local transformer; and how a wrong name is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from langchain_core.language_models import FakeListChatModel
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from cm2_agent.errors import JudgeError, MissingExtra
+from cm2_agent.models.local import LocalChatModel
+from cm2_agent.models.tokenizer import byte_tokenizer
+from cm2_agent.rewards.judges.client import judge_model, openai_judge_model
+from cm2_agent.rewards.judges.llm_judge import LLMJudge
+from tests.judge_server import FREE, JudgeServer
+from tests.rewards.judges import judging as shared
+from tests.rewards.judges.judging import DATE, GOOD, ONE
+
+closed = shared.closed
+
+
+def test_a_judge_serves_one_event_loop_after_another() -> None:
+    """A connection left from a closed loop would lose a reply that was paid for."""
+    with JudgeServer() as server:
+        judge = LLMJudge(openai_judge_model(server.base_url, "stub"), price=FREE, retries=0)
+
+        async def once() -> bool | None:
+            (got,) = await judge(ONE, 0, [DATE])
+            await judge.aclose()
+            return got.value
+
+        async def left_open() -> bool | None:
+            return (await judge(ONE, 0, [DATE]))[0].value
+
+        assert [asyncio.run(once()) for _ in range(3)] == [True] * 3
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            assert [asyncio.run(left_open()) for _ in range(3)] == [True] * 3
+        assert server.calls == 6
+
+
+async def test_a_langchain_model_judges_too() -> None:
+    judge = LLMJudge(FakeListChatModel(responses=[GOOD, "no idea"]), retries=0)
+    assert [verdict.value for verdict in await judge(ONE, 0, [DATE])] == [True]
+    assert [verdict.cause for verdict in await judge(ONE, 0, [DATE])] == ["infrastructure"]
+
+
+async def test_a_local_transformer_judges_through_the_same_door() -> None:
+    """Untrained, it babbles: its reply is malformed or cut off, which is NULL, and its tokens are counted."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    tokenizer: Any = byte_tokenizer()
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=8192,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    local = LocalChatModel(
+        model=Qwen3ForCausalLM(config).eval(), tokenizer=tokenizer, max_tokens=8, model_version="babbler-1"
+    )
+    judge = LLMJudge(local, settings={"temperature": 0.5, "max_tokens": 6}, price=FREE, retries=0)
+    (got,) = await judge(ONE, 0, [DATE])
+    assert (got.value, got.cause) == (None, "infrastructure")
+    assert judge.usage.calls == 1
+    assert judge.usage.input_tokens > 1000
+    assert 1 <= judge.usage.output_tokens <= 6
+    assert judge.name == "langchain:babbler-1"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("anthropic") is not None, reason="the provider's package is installed")
+def test_a_missing_provider_package_is_told_with_the_pip_line() -> None:
+    with pytest.raises(MissingExtra, match=r'pip install "cm2-agent\[anthropic\]"'):
+        judge_model("anthropic:claude-haiku-4-5")
+
+
+@pytest.mark.parametrize("name", ["nonsense", "nobody:model", ""])
+def test_a_name_that_is_no_model_is_refused(name: str) -> None:
+    with pytest.raises(JudgeError, match=r"[Ee]xpected"):
+        judge_model(name)
+
+
+@pytest.mark.skipif("OPENAI_API_KEY" in os.environ, reason="a key is set")
+def test_a_key_that_is_not_set_is_told() -> None:
+    with pytest.raises(JudgeError, match="OPENAI_API_KEY"):
+        judge_model("openai:gpt-5-mini")

@@ -1,0 +1,111 @@
+"""Traces: how runs are cut into turns and steps, which call answers what, and why a call cannot be trained on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from cm2_agent.errors import TraceError
+from cm2_agent.types.messages import Message, ToolCall, ToolCallResponse
+from cm2_agent.types.trace import ModelCall, Run, Step, Trace
+from tests.strategies import traces
+
+
+def message(role: Any, text: str = "", *calls: ToolCall) -> Message:
+    return Message.of(role, text, calls)
+
+
+def answers(*responses: ToolCallResponse) -> Message:
+    return Message(role="tool", parts=responses)
+
+
+LOOK = ToolCall(id="1", name="get_order", arguments={"id": 7})
+SHIPPED = ToolCallResponse(id="1", response="shipped")
+GOOD = ModelCall(
+    span_id="s",
+    prompt_ids=(1, 2),
+    completion_ids=(3,),
+    logprobs=(-0.5,),
+    sampling={"temperature": 1.0, "top_p": 1, "top_k": 0},
+)
+
+
+@given(traces())
+def test_a_trace_through_json(trace: Trace) -> None:
+    written = trace.to_json()
+    again = Trace.from_json(written)
+    assert again == trace
+    assert again.to_json() == written
+    assert sum(len(turn.steps) for turn in trace.turns) == len(trace.steps)
+    assert [step.number for step in trace.steps] == list(range(len(trace.steps)))
+
+
+def test_a_dialogue_is_cut_at_user_messages() -> None:
+    first = Run(
+        id="a",
+        thread="t",
+        messages=(
+            message("assistant", "Welcome."),
+            message("user", "Where is order 7?"),
+            message("assistant", "", LOOK),
+            answers(SHIPPED),
+            message("assistant", "It is shipped."),
+        ),
+    )
+    goodbye = (message("user", "Well"), message("user", "thanks"), message("assistant", "Bye."), message("user"))
+    second = Run(id="b", thread="t", messages=goodbye)
+    trace = Trace(id="t", runs=(first,)).with_run(second)
+    assert [[one.text for one in turn.user] for turn in trace.turns] == [["Where is order 7?"], ["Well", "thanks"]]
+    assert [len(turn.steps) for turn in trace.turns] == [3, 1]  # the greeting is of the first user's turn
+    assert [step.is_reply for step in trace.steps] == [True, False, True, True]
+    assert trace.steps[1].response_to(LOOK) == SHIPPED
+    shorter = replace(second, messages=second.messages[:1])
+    assert trace.with_run(shorter).runs == (first, shorter)
+    assert len(trace.with_run(shorter).turns) == 1  # nobody answered the second
+
+
+def test_a_response_is_found_by_id_and_by_position_where_ids_are_missing() -> None:
+    calls = (ToolCall(name="a"), ToolCall(name="b"))
+    nameless = (ToolCallResponse(response=1), ToolCallResponse(response=2))
+    step = Step(turn=0, index=0, number=0, message=message("assistant", "", *calls), responses=nameless)
+    assert [step.response_to(call) for call in calls] == list(nameless)
+    other = ToolCall(id="2", name="c")
+    step = Step(turn=0, index=0, number=0, message=message("assistant", "", other, LOOK), responses=(SHIPPED,))
+    assert step.response_to(other) is None  # that response answers another call
+    assert step.response_to(LOOK) == SHIPPED
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, None),
+        ({"error": "timeout"}, "failed call"),
+        ({"prompt_ids": None}, "no token ids"),
+        ({"completion_ids": ()}, "empty completion"),
+        ({"logprobs": None}, "no logprobs"),
+        ({"logprobs": (-0.5, -0.5)}, "no logprobs"),
+        ({"sampling": {}}, "unknown temperature"),
+        ({"sampling": {"temperature": 0}}, "temperature 0"),
+        ({"sampling": {"temperature": 0.7, "logprobs": "processed"}}, None),
+        ({"sampling": {"temperature": 0.7}}, "logprobs are not those of the sampling distribution"),
+        ({"sampling": {"temperature": 1, "top_p": 0.9}}, "logprobs are not those of the sampling distribution"),
+        ({"sampling": {"temperature": 1, "grammar": "x"}}, "logprobs are not those of the sampling distribution"),
+    ],
+)
+def test_why_a_call_cannot_be_trained_on(changes: dict[str, Any], reason: str | None) -> None:
+    assert replace(GOOD, **changes).untrainable == reason
+
+
+def test_the_policy_is_the_one_version_that_wrote_the_dialogue() -> None:
+    calls = (replace(GOOD, model_version="v1", message=1), replace(GOOD, model_version="judge"))
+    assert Trace.of(Run(id="a", calls=calls)).policy == "v1"
+    assert Trace.of(Run(id="a", calls=(*calls, replace(GOOD, model_version="v2", message=2)))).policy is None
+
+
+@pytest.mark.parametrize("data", [None, {}, {"id": 3}, {"id": "t", "runs": [{"name": "x"}]}, {"id": "t", "runs": [3]}])
+def test_a_malformed_trace_is_refused(data: Any) -> None:
+    with pytest.raises(TraceError, match="expected the object that"):
+        Trace.from_json(data)
