@@ -45,7 +45,7 @@ Look: TypeAlias = Callable[[Sequence[Message]], Finding]
 @dataclass(frozen=True, kw_only=True)
 class _Attempt:
     id: str
-    said: tuple[BaseMessage, ...]
+    added: tuple[BaseMessage, ...]
     """What the agent added to the dialogue."""
     update: Mapping[str, Any]
     finding: Finding
@@ -110,7 +110,7 @@ class _Guard:
     ) -> _Attempt:
         before = {message.id: message for message in state["messages"]}
         shown = {message.id for message in asked["messages"]}
-        said = tuple(message for message in result["messages"] if message.id not in shown)
+        added = tuple(message for message in result["messages"] if message.id not in shown)
         left = {message.id for message in result["messages"]}
         removed = [RemoveMessage(id=str(id)) for id in before if id not in left]
         changed = [message for message in result["messages"] if message.id in before and message != before[message.id]]
@@ -121,9 +121,9 @@ class _Guard:
             for name, value in result.items()
             if name not in ("messages", "__interrupt__")
         }
-        finding = self.look([from_langchain(message) for message in (*state["messages"], *said)])
+        finding = self.look([from_langchain(message) for message in (*state["messages"], *added)])
         update["messages"] = [*removed, *changed]
-        return _Attempt(id=marked.get("metadata", {})[GUARD_ATTEMPT], said=said, update=update, finding=finding)
+        return _Attempt(id=marked.get("metadata", {})[GUARD_ATTEMPT], added=added, update=update, finding=finding)
 
     def _chosen(self, tried: Sequence[_Attempt]) -> tuple[_Attempt, dict[str, JSON], tuple[BaseMessage, ...]]:
         passed = [attempt for attempt in tried if not attempt.finding.failed]
@@ -132,27 +132,27 @@ class _Guard:
         # all that was not said is told, so that the trace does not take it for the dialogue
         rejected = [attempt for attempt in tried if attempt is not chosen] if passed else tried
         if not rejected:
-            return chosen, {}, chosen.said
-        told: list[JSON] = [
+            return chosen, {}, chosen.added
+        rejections: list[JSON] = [
             {
                 "attempt": attempt.id,
                 "failed": sorted(attempt.finding.failed),
                 "worth": attempt.finding.worth - chosen.finding.worth,
-                "messages": [from_langchain(message).to_json() for message in attempt.said],
+                "messages": [from_langchain(message).to_json() for message in attempt.added],
             }
             for attempt in rejected
         ]
-        facts: dict[str, JSON] = {GUARD: told, GUARD_OUTCOME: "accepted" if passed else "blocked"}
-        return chosen, facts, chosen.said if passed else _blocked(chosen.said, self.blocked)
+        facts: dict[str, JSON] = {GUARD: rejections, GUARD_OUTCOME: "accepted" if passed else "blocked"}
+        return chosen, facts, chosen.added if passed else _blocked(chosen.added, self.blocked)
 
-    def _let(self, chosen: _Attempt, said: tuple[BaseMessage, ...]) -> dict[str, Any]:
+    def _let(self, chosen: _Attempt, added: tuple[BaseMessage, ...]) -> dict[str, Any]:
         if chosen.finding.failed and self.blocked is None:
             broken = ", ".join(chosen.finding.failed)
             raise GuardError(
                 f"the reply was blocked, since it breaks the strict items {broken}; blocked='…' would answer in its"
                 " place"
             )
-        return {**chosen.update, "messages": [*chosen.update["messages"], *said]}
+        return {**chosen.update, "messages": [*chosen.update["messages"], *added]}
 
 
 def _marked(config: RunnableConfig) -> RunnableConfig:
@@ -160,10 +160,10 @@ def _marked(config: RunnableConfig) -> RunnableConfig:
     return {**config, "metadata": {**config.get("metadata", {}), GUARD_ATTEMPT: uuid4().hex}}
 
 
-def _blocked(said: tuple[BaseMessage, ...], words: str | None) -> tuple[BaseMessage, ...]:
+def _blocked(added: tuple[BaseMessage, ...], words: str | None) -> tuple[BaseMessage, ...]:
     """The turn with the guard's words in place of the reply: the tools did run, so their calls stay in the dialogue."""
-    kept = said[:-1] if said and isinstance(said[-1], AIMessage) else said
-    return (*kept, AIMessage(words or "", id=f"cm2-guard-{uuid4().hex}"))
+    calls = added[:-1] if added and isinstance(added[-1], AIMessage) else added
+    return (*calls, AIMessage(words or "", id=f"cm2-guard-{uuid4().hex}"))
 
 
 def guarded_graph(

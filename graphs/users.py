@@ -1,5 +1,4 @@
-"""Who speaks for the user of a dialogue: the task's own turns, or a language model that plays a persona; apart from the
-dialogue, which asks for the next message and for nothing else."""
+"""Users of a dialogue: scripted turns, or a language model that plays a persona."""
 
 from __future__ import annotations
 
@@ -100,9 +99,9 @@ class LLMUser:
             limits=limits,
             price=price,
         )
-        told = shown.model_dump(mode="json", exclude_defaults=True)
+        persona_json = shown.model_dump(mode="json", exclude_defaults=True)
         self._instructions = _TEMPLATE.format(
-            persona=fenced("persona", told, mark_of(canonical_json(told))), stop=stop, seed=seed
+            persona=fenced("persona", persona_json, mark_of(canonical_json(persona_json))), stop=stop, seed=seed
         )
 
     @property

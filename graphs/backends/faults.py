@@ -113,9 +113,9 @@ class Faults:
         truncated answer is shorter by at least a character, where it had two. Raises ToolError for an unknown fault, or
         one that lacks its answer."""
         if fault in BEFORE:
-            said = f"Tool {request.tool.name} timed out after 30 s" if fault == "timeout" else _UNAVAILABLE
+            message = f"Tool {request.tool.name} timed out after 30 s" if fault == "timeout" else _UNAVAILABLE
             return ToolAnswer(
-                content=said, error=True, backend="simulate" if answer is None else answer.backend, fault=fault
+                content=message, error=True, backend="simulate" if answer is None else answer.backend, fault=fault
             )
         if fault not in FAULTS or answer is None:
             why = "is unknown" if fault not in FAULTS else "changes an answer, and was given none"
@@ -161,14 +161,16 @@ def _truncated(content: str | list[JSON], place: float) -> str | list[JSON]:
         return content[: _cut(len(content), place)]
     texts = [len(text) for block in content if (text := _text_of(block)) is not None]
     left = _cut(sum(texts), place)
-    kept: list[JSON] = []
+    shown: list[JSON] = []
     for block in content:
         text = _text_of(block)
         if text is not None and len(text) > left:
-            return [*kept, text[:left] if isinstance(block, str) else {**block, "text": text[:left]}] if left else kept
+            return (
+                [*shown, text[:left] if isinstance(block, str) else {**block, "text": text[:left]}] if left else shown
+            )
         left -= len(text or "")
-        kept.append(block)
-    return kept[:-1] if len(kept) > 1 else kept  # nothing but pictures
+        shown.append(block)
+    return shown[:-1] if len(shown) > 1 else shown  # nothing but pictures
 
 
 def _cut(size: int, place: float) -> int:

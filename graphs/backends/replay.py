@@ -161,19 +161,19 @@ class ReplayTools:
             spelled = sorted(
                 dict.fromkeys(map(_spelled, calls)), key=lambda other: -fuzz.ratio(asked[:_COMPARED], other[:_COMPARED])
             )
-            said = (
+            problem = (
                 f"the call {_cut(asked)} was not recorded; the nearest that were:"
                 f" {'; '.join(map(_cut, spelled[:_NEAREST]))}"
             )
         else:
             named = ", ".join(sorted(self._places)) or "none"
-            said = (
+            problem = (
                 f"no call of tool {request.tool.name!r} was recorded, so {_cut(asked)} cannot be replayed; recorded"
                 f" tools: {named}"
             )
         return (
-            f"{said}. Record the call, let a simulator answer what was not recorded (backend `hybrid`), or let the tool"
-            " be called for real (`allow_real`)"
+            f"{problem}. Record the call, let a simulator answer what was not recorded (backend `hybrid`), or let the"
+            " tool be called for real (`allow_real`)"
         )
 
 

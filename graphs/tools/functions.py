@@ -1,4 +1,4 @@
-"""Typed Python functions as tools, whose results are JSON for certain; apart from the other kinds of tools."""
+"""Typed Python functions as tools, whose results are JSON for certain."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The tools of MCP servers, over stdio and streamable HTTP; apart from the sessions, which know nothing of
-LangChain."""
+"""The tools of MCP servers, over stdio and streamable HTTP, as LangChain tools."""
 
 from __future__ import annotations
 

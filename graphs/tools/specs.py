@@ -1,5 +1,4 @@
-"""A LangChain tool as a task writes it down; apart from the kinds of tools, since the switch asks it of tools of every
-origin."""
+"""A LangChain tool as a ToolSpec, the form in which a task writes it down."""
 
 from __future__ import annotations
 
