@@ -29,7 +29,7 @@ class Faults:
 
     Raises ToolError for rates that are no probabilities, and for names of faults that do not exist.
 
-    >>> from cm2_agent.types.messages import ToolSpec
+    >>> from cm2_agent import ToolSpec
     >>> Faults(timeout=1).draw(ToolRequest(tool=ToolSpec(name="get_order"), arguments={}), CallLog())
     'timeout'
     """

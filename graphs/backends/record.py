@@ -40,7 +40,7 @@ class CallRecorder:
     ToolError where it cannot be opened or is being written to.
 
     >>> import tempfile
-    >>> from cm2_agent.types.messages import ToolSpec
+    >>> from cm2_agent import ToolSpec
     >>> path = Path(tempfile.mkdtemp()) / "calls.jsonl"
     >>> with CallRecorder(path) as recorder:
     ...     request = ToolRequest(tool=ToolSpec(name="get_order"), arguments={"id": 7})

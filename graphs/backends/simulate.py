@@ -189,9 +189,7 @@ class SimulatedTools:
     One object may serve many dialogues, each with its journal; the calls of one are answered one after the other, so
     that none contradicts another. Raises ToolError, ModelError (a name that is no model), MissingExtra.
 
-    >>> from cm2_agent.types.messages import ToolSpec
-
-    >>> from cm2_agent.types.task import RecordedCall
+    >>> from cm2_agent import RecordedCall, ToolSpec
     >>> shipped = RecordedCall(name="get_order", result="shipped")
     >>> task = Task(id="t", tools=[ToolSpec(name="get_order")], recorded=[shipped])
     >>> SimulatedTools("test", task=task, seed=3).version.startswith("test:test;prompt=")
