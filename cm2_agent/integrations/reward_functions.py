@@ -1,9 +1,8 @@
-"""Our rewards in other people's trainers: TRL, verifiers, verl, ART. An introducer: it reads their chats into traces
-and asks a scorer.
+"""CM2's rewards in other people's trainers: TRL, verifiers, verl and ART.
 
-Each of them calls a function of its own shape; what is here gives it that function. None of these packages is imported.
-A NULL is never a number: TRL is given None (it leaves such a completion out), the others, which know no such thing, an
-exception.
+Each of them calls a function of its own shape; what is here gives it that function, which reads the chat into a trace
+and asks a scorer. None of these packages is imported. A NULL is never a number: TRL is given None (it leaves such a
+completion out), the others, which know no such thing, an exception.
 
     GRPOTrainer(model, reward_funcs=trl_reward(Stack(support)), train_dataset=…, args=…)      # TRL
     vf.Rubric(funcs=[verifiers_reward(Stack(support))])                                        # verifiers
@@ -41,10 +40,10 @@ def trace_of_chat(
 
     Raises TraceError naming the message that is not one.
     """
-    said = [*_chat(prompt, "user"), *_chat(completion, "assistant")]
-    name = id or f"chat-{content_hash([said, number])[:20]}"
-    told = {} if task is None else {TASK_ID: task.id, TASK_VERSION: task.version, TASK_TURNS: task.scripted_turns}
-    return Trace.of(run_of(name, read_messages(said), name="chat", attributes=told))
+    messages = [*_chat(prompt, "user"), *_chat(completion, "assistant")]
+    name = id or f"chat-{content_hash([messages, number])[:20]}"
+    attributes = {} if task is None else {TASK_ID: task.id, TASK_VERSION: task.version, TASK_TURNS: task.scripted_turns}
+    return Trace.of(run_of(name, read_messages(messages), name="chat", attributes=attributes))
 
 
 def trl_reward(
@@ -108,8 +107,8 @@ def verl_reward(
         extra = dict(extra_info or {})
         fields = {"data_source": data_source, "ground_truth": ground_truth, "extra_info": extra, **kwargs}
         (score,) = run_now(_scores(scorer, [extra.get("prompt", "")], [solution_str], [fields], task))
-        told = {f"cm2/{name}": value for name, value in score.components.items() if value is not None}
-        return {"score": _number(score), **told}
+        components = {f"cm2/{name}": value for name, value in score.components.items() if value is not None}
+        return {"score": _number(score), **components}
 
     return compute_score
 
@@ -175,10 +174,10 @@ async def _of_group(scorer: Scorer, traces: Sequence[Trace], task: Task | None) 
     return list(await asyncio.gather(*(scorer(trace, task) for trace in traces)))
 
 
-def _chat(said: Chat, role: str) -> list[dict[str, JSON]]:
-    if isinstance(said, str):
-        return [{"role": role, "content": said}] if said or role == "assistant" else []
-    return [dict(message) for message in said]
+def _chat(chat: Chat, role: str) -> list[dict[str, JSON]]:
+    if isinstance(chat, str):
+        return [{"role": role, "content": chat}] if chat or role == "assistant" else []
+    return [dict(message) for message in chat]
 
 
 def _number(score: Score) -> float:

@@ -1,6 +1,6 @@
-"""Where answers come from: any pydantic-ai model, an OpenAI-compatible server by address, or a LangChain chat model
-such as a local transformers one. Apart from who asks, so that naming a model wrongly, or lacking its package, is said
-before anything is asked."""
+"""Models by name: any pydantic-ai model, an OpenAI-compatible server by address, or a LangChain chat model.
+
+A wrong name, or a package that is missing, is reported before anything is asked."""
 
 from __future__ import annotations
 
@@ -161,16 +161,16 @@ class LangChainModel(Model):
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
         asked: list[BaseMessage] = []
-        told: str | None = None
+        instructions: str | None = None
         for message in messages:
             if isinstance(message, ModelRequest):
                 if message.instructions:
-                    told = message.instructions
+                    instructions = message.instructions
                 asked += [HumanMessage(_only_text(part)) for part in message.parts if isinstance(part, UserPromptPart)]
             else:
                 asked.append(AIMessage("".join(part.content for part in message.parts if isinstance(part, TextPart))))
-        if told is not None:  # every request of a dialogue carries them; they are said once
-            asked.insert(0, SystemMessage(told))
+        if instructions is not None:  # every request of a dialogue carries them; they are sent once
+            asked.insert(0, SystemMessage(instructions))
         given = dict(model_settings or {})
         known: dict[str, Any] = {name: given[name] for name in ("temperature", "max_tokens", "top_p") if name in given}
         answer = await self.chat.ainvoke(asked, **known)

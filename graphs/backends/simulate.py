@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
-import threading
 import weakref
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, cast
@@ -20,6 +18,7 @@ from pydantic_ai.models import Model
 from cm2_agent.errors import ToolError
 from cm2_agent.llm.client import LLMClient, RequestFailed, RequestFailure, Schema, unfenced
 from cm2_agent.llm.limits import RateLimits
+from cm2_agent.llm.memory_cache import LRUMemory
 from cm2_agent.llm.prices import Price
 from cm2_agent.llm.providers import language_model
 from cm2_agent.llm.usage import Usage
@@ -79,25 +78,16 @@ class MemorySimulations:
     def __init__(self, size: int = 65_536) -> None:
         if size < 1:
             raise ToolError(f"a cache of {size} simulated answers was asked for; expected 1 or more")
-        self._size = size
-        self._known: OrderedDict[str, str] = OrderedDict()
-        self._lock = threading.Lock()
+        self._replies = LRUMemory[str](size)
 
     def get(self, key: str) -> str | None:
-        with self._lock:
-            if key in self._known:
-                self._known.move_to_end(key)
-            return self._known.get(key)
+        return self._replies.get([key]).get(key)
 
     def put(self, key: str, tool: str, body: str) -> None:
-        with self._lock:
-            self._known.setdefault(key, body)
-            self._known.move_to_end(key)
-            while len(self._known) > self._size:
-                self._known.popitem(last=False)
+        self._replies.put({key: body})
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._replies)
 
 
 class Simulate:

@@ -1,5 +1,4 @@
-"""A conversation with a labelling model: questions out, text in, each seeing those before it; apart from the labeler,
-which knows items but no network."""
+"""WriterSession: a conversation with the model that writes a checklist; each question sees those before it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Penalties by rule: how much of a dialogue is malformed, failed or too long, each in [0, 1] where 1 is the worst.
-
-Apart from checklists since they are shares, not yes or no; a stack takes them off at the end.
-"""
+"""Penalties by rule: how much of a dialogue is malformed, failed or too long, each in [0, 1] where 1 is the worst."""
 
 from __future__ import annotations
 
@@ -27,8 +24,8 @@ def format_penalty(*, text_beside_calls: bool = True, tools: frozenset[str] | No
         steps = trace.steps
         return sum(_malformed(step, text_beside_calls, tools) for step in steps) / len(steps) if steps else None
 
-    named = "" if tools is None else f",tools={'+'.join(sorted(tools))}"
-    return RewardComponent(form, name="format", version=f"1(text_beside_calls={text_beside_calls}{named})")
+    limited_to = "" if tools is None else f",tools={'+'.join(sorted(tools))}"
+    return RewardComponent(form, name="format", version=f"1(text_beside_calls={text_beside_calls}{limited_to})")
 
 
 def tool_error_penalty() -> RewardComponent:
@@ -46,8 +43,8 @@ def length_penalty(free: float, most: float, *, unit: Unit = "steps") -> RewardC
     punishment of DAPO, arXiv 2503.14476 Eq. 13, turned to [0, 1]).
 
     n counts the dialogue's `steps`, tool `calls`, `characters` of the assistant's text, or `tokens` that its model
-    wrote (their ids, else the usage the provider told; NULL where a call has neither). Raises ChecklistError unless 0 ≤
-    free < most."""
+    wrote (their ids, else the usage that the provider reported; NULL where a call has neither). Raises
+    ChecklistError unless 0 ≤ free < most."""
     if not 0 <= free < most:
         raise ChecklistError(
             f"a length penalty is free up to {free} and whole at {most} {unit}; expected 0 <= free < most"
@@ -63,11 +60,11 @@ def length_penalty(free: float, most: float, *, unit: Unit = "steps") -> RewardC
 
 
 def _malformed(step: Step, text_beside_calls: bool, tools: frozenset[str] | None) -> bool:
-    calls, said = step.message.tool_calls, bool(step.message.text.strip())
+    calls, text = step.message.tool_calls, bool(step.message.text.strip())
     ids = [call.id for call in calls if call.id is not None]
     return (
-        (not calls and not said)
-        or (text_beside_calls and bool(calls) and said)
+        (not calls and not text)
+        or (text_beside_calls and bool(calls) and text)
         or len(set(ids)) < len(ids)
         or any(not isinstance(call.arguments, Mapping) for call in calls)
         or (tools is not None and any(call.name not in tools for call in calls))

@@ -1,5 +1,4 @@
-"""Principles: a constitution as text becomes judged items about the whole dialogue, and these a reward; apart from
-checklists written by hand, which name what a task needs."""
+"""Principles: a constitution as text becomes judged items about the whole dialogue, and these a reward."""
 
 from __future__ import annotations
 
@@ -49,17 +48,17 @@ def principle_items(text: str) -> tuple[Item, ...]:
 
 
 def principles(text: str, *, judge: Judge, name: str = "principles", version: int = 1) -> RewardComponent:
-    """A reward: the share of the principles that the judge finds kept. NULL where the judge leaves too much open
-    (method.md §4)."""
+    """A reward: the share of the principles that the judge finds respected. NULL where the judge leaves too much open
+    (docs/method.md, 4)."""
     scorer = ChecklistScorer(Checklist(*principle_items(text), name=name, version=version), judge=judge)
 
-    async def kept(trace: Trace, context: Context) -> Component:
+    async def share_respected(trace: Trace, context: Context) -> Component:
         score = await scorer(trace, context.task)
         broken = ", ".join(verdict.item for verdict in score.verdicts if verdict.value is False)
         why = score.null_reason or (f"not kept: {broken}" if broken else None)
         return Component(name=name, version=scorer.version, value=score.reward, explanation=why)
 
-    return RewardComponent(kept, name=name, version=scorer.version)
+    return RewardComponent(share_respected, name=name, version=scorer.version)
 
 
 def _principles(text: str) -> list[str]:

@@ -1,5 +1,4 @@
-"""A reward model as a reward: any callable that gives a dialogue a number, which is mapped into [0, 1]; apart from
-judges, which are asked questions."""
+"""A reward model as a reward: any callable that gives a dialogue a number, which is mapped into [0, 1]."""
 
 from __future__ import annotations
 
