@@ -31,8 +31,8 @@ NOTE = "Your last answer to this was not sent, since it failed: {failed}. Answer
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What was found of a turn: the strict items that it breaks, by id and what they ask, and how much it is worth
-    among others."""
+    """What was found of a turn: the strict items that it breaks, `{id: question}`, and what it is worth beside other
+    attempts."""
 
     failed: Mapping[str, str] = field(default_factory=dict)
     worth: float = 0.0
@@ -129,7 +129,7 @@ class _Guard:
         passed = [attempt for attempt in tried if not attempt.finding.failed]
         # of equals the first; of none that passes the last, which knew most of what was wrong
         chosen = max(passed, key=lambda attempt: attempt.finding.worth) if passed else tried[-1]
-        # all that was not said is told, so that the trace does not take it for the dialogue
+        # every rejected attempt is recorded, so that the trace does not take it for the dialogue
         rejected = [attempt for attempt in tried if attempt is not chosen] if passed else tried
         if not rejected:
             return chosen, {}, chosen.added
@@ -177,14 +177,32 @@ def guarded_graph(
 ) -> Any:
     """The graph, guarded: a compiled graph with the same state, context, checkpointer and store, and one node.
 
-    `look` finds what a turn breaks. "block": `blocked` is said in place of the reply (None: GuardError is raised).
-    "retry": up to `n` more attempts, each told what failed in a `note` (with {failed}) that the dialogue never shows;
-    then as block. "best_of": `n` attempts, of those that break nothing the one worth most; else as block.
+    Tools run in every attempt, so guard agents whose tools may run twice. The inner graph's steps are not checkpointed,
+    so a node that interrupts for a human is asked again from the turn's start. Token streams show rejected attempts
+    too. `cm2_agent.guard` makes such a graph from a checklist.
 
-    What to know: tools run in every attempt, so guard agents whose tools may run twice; the inner graph's steps are not
-    checkpointed, so a node that interrupts for a human is asked again from the turn's start; token streams show
-    rejected attempts too. Raises GuardError for a graph that is not compiled or has no `messages` in its state, or a
-    wrong setting."""
+    Args:
+        graph: A compiled graph with `messages` in its state.
+        look: Finds what a turn breaks, and what it is worth.
+        on_violation: "block": `blocked` replaces the reply. "retry": up to `n` more attempts, then as block.
+            "best_of": of `n` attempts that break nothing the one worth most, else as block.
+        n: Attempts, 1 or more.
+        blocked: The words in place of a blocked reply; None: GuardError is raised.
+        note: What a retry is asked with; `{failed}` stands for what failed. The dialogue never shows it.
+
+    Raises:
+        GuardError: A graph that is not compiled or has no `messages`, or a setting out of its range.
+
+    >>> from langchain_core.language_models import GenericFakeChatModel
+    >>> from cm2_agent.graphs import agent
+    >>> def no_promise(messages):
+    ...     promised = "guarantee" in messages[-1].text
+    ...     return Finding(failed={"no_promise": "Is nothing guaranteed?"} if promised else {})
+    >>> graph = agent(GenericFakeChatModel(messages=iter(["I guarantee it."])), [])
+    >>> safe = guarded_graph(graph, no_promise, blocked="I can't promise that.")
+    >>> safe.invoke({"messages": [("user", "Will it work?")]})["messages"][-1].content
+    "I can't promise that."
+    """
     if not hasattr(graph, "builder") or "messages" not in getattr(graph, "channels", {}):
         raise GuardError(
             f"a guard was given a {type(graph).__name__}; expected a compiled graph whose state has `messages`"

@@ -18,16 +18,22 @@ BEFORE = frozenset({"timeout", "error"})
 
 
 class Faults:
-    """Faults at set rates, each the probability in [0, 1] that a call meets it; their sum is at most 1.
+    """Faults at set rates: `run(…, faults=Faults(timeout=0.02, error=0.05))`.
 
-    `tools` gives single tools other rates, `{tool: {fault: rate}}`; a fault it does not name keeps the general rate.
-    The draw is a hash of the seed, the task, the call and how often it was answered before in the dialogue: the
-    rollouts of a group meet the same fault in the same call, and a call that is repeated draws anew.
+    A call meets at most one. The draw is a hash of the seed, the task, the call and how often it was answered before in
+    the dialogue: the rollouts of a group meet the same fault in the same call, and a call that is repeated draws anew.
 
-    - `timeout` and `error` are drawn before the tool is called: it is not, and the agent is told of a failure.
-    - `empty` and `truncated` change an answer that was given, a real write included; an error stays one.
+    Args:
+        timeout: Probability in [0, 1] that the tool is not called and the agent reads of a time-out.
+        error: Probability that the tool is not called and the agent reads of a service that is down.
+        empty: Probability that an answer, of a real write too, becomes empty.
+        truncated: Probability that an answer is cut; an error stays an error.
+        seed: Of the draws.
+        tools: Other rates for single tools, `{tool: {fault: rate}}`; a fault that is not named keeps the general rate.
+        task: The task whose calls are drawn; `for_task` sets it.
 
-    Raises ToolError for rates that are no probabilities, and for names of faults that do not exist.
+    Raises:
+        ToolError: A rate out of [0, 1], rates that sum to more than 1, or a fault that does not exist.
 
     >>> from cm2_agent import ToolSpec
     >>> Faults(timeout=1).draw(ToolRequest(tool=ToolSpec(name="get_order"), arguments={}), CallLog())

@@ -167,17 +167,30 @@ class Simulate:
 class SimulatedTools:
     """Answers calls of one task's tools as the real ones would: a `ToolBackend`, and callable by a tool's name.
 
-    `model`: a pydantic-ai model or its name, `local:FOLDER`, or a LangChain chat model. Shown are the tool and its
-    schemas, at most `shots` of this task's recorded calls and no others (`Shots`), the dialogue, and what was answered
-    in it. `seed` decides between inventions that are equally plausible; with a `cache` the same seed and dialogue give
-    the same answers, also in another process, without a model being asked. `settings` are pydantic-ai's, beside
-    temperature 0 and the seed. `timeout` seconds and `retries` a request, the first retry after about `backoff`
-    seconds. A reply that is malformed, breaks the tool's `output` schema or contradicts what was answered before is
-    asked again `re_asks` times, the reason named. `limits` may be shared with other models; `price` where the published
-    one is not yours. `of_cache` counts answers that were known.
+    The model is shown the tool and its schemas, at most `shots` of this task's recorded calls and no others, the
+    dialogue, and what was answered in it. A reply that is malformed, breaks the tool's `output` schema or contradicts
+    what was answered before is asked for again, with the reason. One object may serve many dialogues, each with its
+    log; the calls of one dialogue are answered one after the other, so that none contradicts another. `of_cache`
+    counts answers that were known.
 
-    One object may serve many dialogues, each with its journal; the calls of one are answered one after the other, so
-    that none contradicts another. Raises ToolError, ModelError (a name that is no model), MissingExtra.
+    Args:
+        model: A pydantic-ai model or its name, `local:FOLDER`, or a LangChain chat model.
+        task: Whose tools are simulated.
+        seed: Decides between inventions that are equally plausible.
+        cache: Known answers: the same seed and dialogue give the same answers, in every process, without a model.
+        settings: pydantic-ai's, beside temperature 0 and the seed.
+        shots: Recorded calls shown as examples, 0 or more.
+        timeout: Seconds of a request.
+        retries: Of a request that fails, 0 or more.
+        re_asks: Of a reply that cannot be used, 0 or more.
+        backoff: Seconds before the first retry, about.
+        limits: Requests, tokens and dollars at most; may be shared with other models.
+        price: Where the published one is not yours.
+
+    Raises:
+        ToolError: A setting out of its range.
+        ModelError: A name that is no model.
+        MissingExtra: The model's package is not installed.
 
     >>> from cm2_agent import RecordedCall, ToolSpec
     >>> shipped = RecordedCall(name="get_order", result="shipped")

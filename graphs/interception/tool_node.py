@@ -42,10 +42,29 @@ AsyncExecute = Callable[[ToolCallRequest], Awaitable[Any]]
 
 def switched(graph: Any) -> Any:
     """A copy of a compiled graph whose tool nodes, its subgraphs' too, ask the run's `Backends`; the graph itself stays
-    as it is.
+    as it is. `run` does this for the graphs that it is given.
 
     A tool node's own `wrap_tool_call` stays around the switch. Tools that plain function nodes call are not switched:
-    see `switchable`."""
+    see `switchable`.
+
+    >>> from langchain_core.language_models import GenericFakeChatModel
+    >>> from langchain_core.messages import AIMessage
+    >>> from cm2_agent.graphs import FunctionTools, agent
+    >>> def get_order(order_id: int) -> str:
+    ...     "Look an order up."
+    ...     return "real"
+    >>> async def always_shipped(request):
+    ...     return "shipped"
+    >>> class Model(GenericFakeChatModel):
+    ...     def bind_tools(self, tools, **kwargs):
+    ...         return self
+    >>> call = {"name": "get_order", "args": {"order_id": 7}, "id": "1", "type": "tool_call"}
+    >>> model = Model(messages=iter([AIMessage("", tool_calls=[call]), AIMessage("It was shipped.")]))
+    >>> graph = switched(agent(model, FunctionTools(get_order)))
+    >>> config = {"configurable": {TOOLS: Backends(always_shipped)}}
+    >>> graph.invoke({"messages": [("user", "Where is order 7?")]}, config)["messages"][2].content
+    'shipped'
+    """
     return with_tool_nodes(graph, _switched)
 
 
