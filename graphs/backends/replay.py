@@ -15,6 +15,7 @@ from cm2_agent.errors import ToolError
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import ToolSpec
 from cm2_agent.types.task import RecordedCall, Task
+from cm2_agent.types.text import shorten
 from cm2_agent.types.tool_calls import CallLog, ToolAnswer, ToolRequest, reads_only
 
 _NEAREST = 3
@@ -155,6 +156,7 @@ class ReplayTools:
 
     def _missing(self, request: ToolRequest) -> str:
         asked = _spelled(request)
+        shown = shorten(asked, _SHOWN)
         places = self._places.get(request.tool.name)
         if places:
             calls = (ToolRequest(tool=request.tool, arguments=self.recorded[place].arguments) for place in places)
@@ -162,13 +164,13 @@ class ReplayTools:
                 dict.fromkeys(map(_spelled, calls)), key=lambda other: -fuzz.ratio(asked[:_COMPARED], other[:_COMPARED])
             )
             problem = (
-                f"the call {_cut(asked)} was not recorded; the nearest that were:"
-                f" {'; '.join(map(_cut, spelled[:_NEAREST]))}"
+                f"the call {shown} was not recorded; the nearest that were:"
+                f" {'; '.join(shorten(call, _SHOWN) for call in spelled[:_NEAREST])}"
             )
         else:
             named = ", ".join(sorted(self._places)) or "none"
             problem = (
-                f"no call of tool {request.tool.name!r} was recorded, so {_cut(asked)} cannot be replayed; recorded"
+                f"no call of tool {request.tool.name!r} was recorded, so {shown} cannot be replayed; recorded"
                 f" tools: {named}"
             )
         return (
@@ -230,10 +232,6 @@ def _spelled(request: ToolRequest) -> str:
         return f"{request.tool.name}({json.dumps(request.arguments, ensure_ascii=False, sort_keys=True, default=str)})"
     except (TypeError, ValueError, RecursionError):  # too deep, or no JSON: what the matching made of it
         return request.key
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
 
 __all__ = ["Replay", "ReplayTools", "message_content", "replayed", "unique"]

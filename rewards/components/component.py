@@ -17,6 +17,7 @@ from cm2_agent.types.json_values import content_hash
 from cm2_agent.types.protocols import Reward
 from cm2_agent.types.score import Component
 from cm2_agent.types.task import Task
+from cm2_agent.types.text import shorten
 from cm2_agent.types.trace import Trace
 
 
@@ -138,8 +139,7 @@ def _positional(function: Callable[..., Any]) -> int:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '…'}"
+    return f"{type(value).__name__} {shorten(repr(value), 60)}"
 
 
 __all__ = ["Context", "RewardComponent", "as_component"]
