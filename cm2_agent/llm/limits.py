@@ -42,6 +42,8 @@ class RateLimits:
         clock: The monotonic clock to go by, in seconds.
         sleep: How to wait a number of seconds.
 
+    >>> import asyncio
+    >>> from cm2_agent.llm import RateLimits
     >>> async def ask(limits):
     ...     async with limits.slot(estimated_tokens=900):
     ...         limits.spend(input_tokens=820, output_tokens=60, usd=0.0003)
