@@ -1,8 +1,8 @@
 """A guard around a graph: each turn that the agent writes is checked before anyone sees it.
 
 The guarded graph is a graph of one node that runs the inner one, as often as it takes, and lets one turn into the
-state. What did not pass is told as facts of the run (`cm2.guard.rejected`), so that it is stored with the trace and can
-be paired with what did."""
+state. What did not pass is recorded as facts of the run (`cm2.guard.rejected`), so that it is stored with the trace and
+can be paired with what did."""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ class _Keyed:
 
 
 def replayed(recorded: RecordedCall) -> ToolAnswer:
-    """The answer as the agent was told it: text and lists of content blocks as they are, other JSON as LangChain writes
+    """The answer as the agent read it: text and lists of content blocks as they are, other JSON as LangChain writes
     it."""
     if recorded.error is None:
         return ToolAnswer(content=message_content(recorded.result), backend="replay")

@@ -89,7 +89,7 @@ async def test_another_process_gives_the_same_answer_without_a_model(tmp_path: P
     assert done.stdout.strip() == answer.content
 
 
-async def test_by_name_it_keeps_a_journal_of_its_own() -> None:
+async def test_by_name_it_keeps_a_log_of_its_own() -> None:
     replies = one_after_another(
         SHIPPED, {"result": "gone", "error": None}, {"result": None, "error": "Error: no such order"}
     )

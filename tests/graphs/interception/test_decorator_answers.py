@@ -27,7 +27,7 @@ def nothing_called() -> None:
     CALLED.clear()
 
 
-def test_real_calls_are_told_to_span_journal_and_recorder() -> None:
+def test_real_calls_are_told_to_span_log_and_recorder() -> None:
     class Recorder:
         def __init__(self) -> None:
             self.kept: list[tuple[ToolRequest, ToolAnswer, float]] = []

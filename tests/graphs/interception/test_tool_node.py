@@ -258,7 +258,7 @@ async def test_what_the_graph_injects_is_no_argument_of_the_call() -> None:
     assert run.tools[0].arguments == {"key": 3}
 
 
-async def test_a_tool_that_commands_the_graph_is_journalled_by_its_message() -> None:
+async def test_a_tool_that_commands_the_graph_is_logged_by_its_message() -> None:
     @tool
     def go(key: int) -> Any:
         """Go."""
@@ -270,7 +270,7 @@ async def test_a_tool_that_commands_the_graph_is_journalled_by_its_message() -> 
     assert [entry.answer.content for entry in backends.log.entries] == ["gone"]
 
 
-async def test_the_guard_lets_twins_pass_and_stops_the_real() -> None:
+async def test_the_guard_lets_stand_ins_pass_and_stops_the_real() -> None:
     graph = switched(app(says(("look", {"key": 1}), ("write", {"key": 2}))))
     guard = RealToolGuard([])
     runs: list[Run] = []
