@@ -118,7 +118,7 @@ class ChecklistWriter:
         why = _unusable(reference)
         if why is not None:
             return WrittenChecklist(trace_id=reference.id, reason=why)
-        draft = _Draft(labeler=self, reference=reference, task=task or task_of(reference), block=block)
+        draft = _Draft(writer=self, reference=reference, task=task or task_of(reference), block=block)
         try:
             return await draft.done()
         except BudgetExhausted:
@@ -130,15 +130,15 @@ class ChecklistWriter:
 class _Draft:
     """The labelling of one reference: the conversation with the model, and the items as they stand."""
 
-    def __init__(self, *, labeler: ChecklistWriter, reference: Trace, task: Task, block: bool) -> None:
-        self.labeler, self.reference, self.task = labeler, reference, task
+    def __init__(self, *, writer: ChecklistWriter, reference: Trace, task: Task, block: bool) -> None:
+        self.writer, self.reference, self.task = writer, reference, task
         self.block = block or task.scripted_turns is None
         self.tools = {tool.name for tool in task.tools} | {
             call.name for step in reference.steps for call in step.message.tool_calls
         }
         self.mark = nonce()
         self.session = WriterSession(
-            labeler.model, instructions=instructions(self.block), limits=labeler.limits, **labeler.call_options
+            writer.model, instructions=instructions(self.block), limits=writer.limits, **writer.call_options
         )
         self.corrupted = 0
 
@@ -186,7 +186,7 @@ class _Draft:
             return read_reply(text), True
         except ModelError as error:
             raise ModelError(
-                f"{self.labeler.model_name} gave no checklist that could be read, twice: {error}"
+                f"{self.writer.model_name} gave no checklist that could be read, twice: {error}"
             ) from error
 
     async def _tried(self, items: Sequence[LabelItem]) -> tuple[Faults, Trial]:
@@ -198,7 +198,7 @@ class _Draft:
         ):  # weights can be wrong once others are dropped
             faults.update(found)
             sound, _ = select(sound, found)
-        trial = await run_trials(sound, self.reference, self.labeler.judge) if sound else Trial()
+        trial = await run_trials(sound, self.reference, self.writer.judge) if sound else Trial()
         self.corrupted += trial.corrupted
         return {**faults, **trial.faults}, trial
 
@@ -230,7 +230,7 @@ class _Draft:
             faults = lint(left, self.reference, self.tools, block=self.block)
             if not faults:
                 open_ = {item.id for item in left} - passed
-                trial = await run_trials(left, self.reference, self.labeler.judge, open_)
+                trial = await run_trials(left, self.reference, self.writer.judge, open_)
                 self.corrupted += trial.corrupted
                 passed |= trial.passed & open_
                 faults = trial.faults
