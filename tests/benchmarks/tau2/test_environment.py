@@ -25,6 +25,8 @@ from tests.benchmarks.tau2.policies import AT_LEAST, POLICIES, PolicyModel
 from tests.benchmarks.tau2.rollouts import desk_of, official, played, rolled
 from tests.tracing.apps import ScriptedModel
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("domain", DOMAINS)
