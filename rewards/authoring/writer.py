@@ -267,7 +267,24 @@ def task_of(reference: Trace, base: Task | None = None) -> Task:
 
 
 def task_with_checklist(task: Task, found: WrittenChecklist, model: str) -> Task:
-    """The task with the checklist that was written. Raises ValueError where there is none."""
+    """The task with the checklist that a ChecklistWriter wrote for it.
+
+    Args:
+        task: The task; its `metadata` will say under `label` what the checklist was written from.
+        found: What the writer answered.
+        model: The writer's `model_name`.
+
+    Raises:
+        ValueError: No checklist was written; the message says why.
+
+    >>> from cm2_agent import Checklist, Item, Task
+    >>> from cm2_agent.rewards import WrittenChecklist, task_with_checklist
+    >>> written = Checklist(Item("replies", check={"replied": True}), name="where")
+    >>> found = WrittenChecklist(trace_id="t", checklist=written)
+    >>> task = task_with_checklist(Task(id="where", turns=["Where is order 7?"]), found, "openai:gpt-5-mini")
+    >>> [item.id for item in task.own_checklist()]
+    ['replies']
+    """
     if found.checklist is None:
         raise ValueError(f"trace {found.trace_id!r} has no checklist: {found.reason}")
     label = {"trace": found.trace_id, "model": model, "prompt": prompt_version(), "unchecked": sorted(found.unchecked)}

@@ -48,8 +48,25 @@ def principle_items(text: str) -> tuple[Item, ...]:
 
 
 def principles(text: str, *, judge: Judge, name: str = "principles", version: int = 1) -> RewardComponent:
-    """A reward: the share of the principles that the judge finds respected. NULL where the judge leaves too much open
-    (docs/method.md, 4)."""
+    r"""A reward: the share of the principles that the judge finds respected over the whole dialogue.
+
+    NULL where the judge leaves too much open (docs/method.md §4).
+
+    Args:
+        text: The principles, as `principle_items` reads them: a list, or paragraphs.
+        judge: Answers one question a principle.
+        name: Under which the value is stored.
+        version: Of the text; its items' hash is part of the stored version too.
+
+    Raises:
+        ChecklistError: A text without a principle.
+
+    >>> from cm2_agent import LLMJudge
+    >>> from cm2_agent.rewards import principles
+    >>> constitution = "- Never guess.\n- Say what you do not know."
+    >>> principles(constitution, judge=LLMJudge("test")).name
+    'principles'
+    """
     scorer = ChecklistScorer(Checklist(*principle_items(text), name=name, version=version), judge=judge)
 
     async def share_respected(trace: Trace, context: Context) -> Component:

@@ -126,8 +126,29 @@ class Escalation:
 
 
 class Cascade:
-    """A cheap judge first, a strong one for the items where it gives NULL or its votes differ; the strong one's verdict
-    counts then."""
+    """A cheap judge first, a strong one for the items that the cheap one leaves open.
+
+    An item is open where the cheap judge gives NULL or its votes (`votes=3`, or a Panel) differ; the strong judge's
+    verdict counts then. `usage` is that of both; `escalation` says how many items went to the strong one and what that
+    saved.
+
+    Args:
+        cheap: The judge that is asked first.
+        strong: The judge of the items left open.
+
+    >>> import asyncio
+    >>> from cm2_agent import Item, Message, Run, Trace, Verdict
+    >>> from cm2_agent.rewards import Cascade
+    >>> def scripted(value):  # a real one: LLMJudge("openai:gpt-5-nano", votes=3)
+    ...     async def judge(trace, turn, items):
+    ...         return [Verdict(item=item.id, value=value, weight=0) for item in items]
+    ...     return judge
+    >>> judge = Cascade(cheap=scripted(None), strong=scripted(True))
+    >>> trace = Trace.of(Run(id="t", messages=[Message.of("user", "Hi"), Message.of("assistant", "Hello!")]))
+    >>> (verdict,) = asyncio.run(judge(trace, 0, [Item("polite", "Is the reply polite?")]))
+    >>> verdict.value, judge.escalation.escalated
+    (True, 1)
+    """
 
     def __init__(self, cheap: Judge, strong: Judge) -> None:
         self.cheap, self.strong = cheap, strong
