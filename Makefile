@@ -35,8 +35,8 @@ $(STAMP): pyproject.toml constraints.txt
 quickstart: $(STAMP)  ## train the sample agent from its own traces, and measure it before and after
 	$(VENV)/bin/cm2 quickstart $(ARGS)
 
-# A process a core; a file's tests stay together, so that what a file prepares is prepared once.
-PARALLEL := --numprocesses auto --dist loadfile
+# A process a core; tests/conftest.py says which tests stay together.
+PARALLEL := --numprocesses auto --dist loadgroup --no-loadscope-reorder
 
 check: $(STAMP)  ## the inner loop: ruff, mypy and the quick tests
 	$(PY) -m ruff check --quiet .

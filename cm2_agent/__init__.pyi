@@ -34,6 +34,7 @@ from .types.messages import Reasoning as Reasoning
 from .types.messages import Text as Text
 from .types.messages import ToolCall as ToolCall
 from .types.messages import ToolCallResponse as ToolCallResponse
+from .types.messages import ToolSpec as ToolSpec
 from .types.protocols import Importer as Importer
 from .types.protocols import Trainer as Trainer
 from .types.score import Component as Component
@@ -47,6 +48,9 @@ from .types.task import load_tasks as load_tasks
 from .types.task import save_tasks as save_tasks
 from .types.trace import ModelCall as ModelCall
 from .types.trace import Run as Run
+from .types.trace import RunFailure as RunFailure
+from .types.trace import Step as Step
 from .types.trace import ToolRun as ToolRun
 from .types.trace import Trace as Trace
+from .types.trace import Turn as Turn
 from .types.view import View as View

@@ -29,8 +29,14 @@ def agent(
 ) -> Any:
     """A compiled graph: the model speaks, its tool calls run in a ToolNode, until it replies to the user.
 
-    State is `{"messages": […]}`. `system` is prepended where the conversation has no system message of its own;
-    `checkpointer` and `context_schema` are LangGraph's.
+    Args:
+        model: A chat model; with tools it must have `bind_tools`.
+        tools: LangChain tools or typed functions; FunctionTools and McpTools are such lists.
+        system: Prepended where the conversation has no system message of its own.
+        checkpointer: LangGraph's.
+        context_schema: LangGraph's: the type of the runtime context that tools may ask for.
+
+    The state is `{"messages": […]}`.
 
     >>> from langchain_core.language_models import GenericFakeChatModel
     >>> model = GenericFakeChatModel(messages=iter(["It was shipped."]))

@@ -130,11 +130,11 @@ class _Turn:
         if limits.max_seconds is not None and self.seconds >= limits.max_seconds:
             return self._end("time", before=True)
         answers = self.state.get("answers")
-        said: str | None = None
+        text: str | None = None
         if answers is None:
             try:
                 async with self._clock():
-                    said = await self._words()
+                    text = await self._words()
             except _OverTime:
                 return self._end("time", before=True)
             except BudgetExhausted:
@@ -145,7 +145,7 @@ class _Turn:
                     RunFailure(kind=type(error).__name__, message=f"the user failed: {error}"[:500]),
                     before=True,
                 )
-            if said is None:
+            if text is None:
                 if self.number == 0:
                     return self._end(
                         "error",
@@ -158,7 +158,7 @@ class _Turn:
                     return self._end("gate" if passed is False else "verdict", before=True)
         try:
             async with self._clock():
-                given: Any = Command(resume=answers) if said is None else {"messages": await self._new(said)}
+                given: Any = Command(resume=answers) if text is None else {"messages": await self._new(text)}
                 setup.started = True
                 answered = await setup.graph.ainvoke(
                     given, self._config(), **({} if setup.context is None else {"context": setup.context})
@@ -169,7 +169,7 @@ class _Turn:
         return self._answered(answered)
 
     async def _words(self) -> str | None:
-        """What the user says next, None where the user is done."""
+        """The user's next message, None where the user is done."""
         setup = self.setup
         if setup.user is None:
             return setup.task.turns[self.number] if self.number < len(setup.task.turns) else None
@@ -178,25 +178,25 @@ class _Turn:
     async def _new(self, words: str) -> list[BaseMessage]:
         """What the graph is given: the user's message alone where its own thread knows the rest, else the whole
         dialogue."""
-        setup, said = self.setup, self.messages
+        setup, messages = self.setup, self.messages
         keeper = getattr(setup.graph, "checkpointer", None)
         if keeper and not setup.started:
             held = len((await setup.graph.aget_state(self._config())).values.get("messages", ()))
-            if held and held != len(said):  # what it knows of a turn that was cut short
+            if held and held != len(messages):  # what it knows of a turn that was cut short
                 try:
                     await keeper.adelete_thread(setup.thread)
                 except NotImplementedError:
                     raise TaskError(
                         f"the graph's checkpointer ({type(keeper).__name__}) holds {held} messages of thread"
-                        f" {setup.thread!r}, {len(said)} were expected, and it cannot delete a thread; delete it there,"
-                        " or run under another name"
+                        f" {setup.thread!r}, {len(messages)} were expected, and it cannot delete a thread; delete it"
+                        " there, or run under another name"
                     ) from None
-            if held != len(said):
+            if held != len(messages):
                 keeper = None
         if keeper and self.number:
             return [HumanMessage(words)]
-        system = [SystemMessage(setup.task.system)] if setup.task.system and not said else []
-        return [*system, *said, HumanMessage(words)]
+        system = [SystemMessage(setup.task.system)] if setup.task.system and not messages else []
+        return [*system, *messages, HumanMessage(words)]
 
     async def _refuse_breakpoints(self, answered: Any) -> None:
         """A graph compiled with breakpoints stops without saying so: its turn looks finished, and is not."""
@@ -252,18 +252,18 @@ class _Turn:
             asked = [{"id": one.id, "value": one.value} for one in waiting]
             if setup.answerable:
                 return self._go("ask", {"waiting": asked, "turn": self.number})
-            told = (
+            problem = (
                 f"the graph interrupted for a human, {str(asked[0]['value'])[:200]!r}, and in a run nobody can answer"
             )
-            return self._end("error", RunFailure(kind="GraphInterrupt", message=told))
-        said = answered.get("messages") if isinstance(answered, Mapping) else None
-        if not isinstance(said, list):
-            told = (
+            return self._end("error", RunFailure(kind="GraphInterrupt", message=problem))
+        messages = answered.get("messages") if isinstance(answered, Mapping) else None
+        if not isinstance(messages, list):
+            problem = (
                 f"the graph's final state, a {type(answered).__name__}, has no list of `messages`; expected a graph"
                 " that keeps one"
             )
-            return self._end("error", RunFailure(kind="TaskError", message=told))
-        self.messages = said
+            return self._end("error", RunFailure(kind="TaskError", message=problem))
+        self.messages = messages
         if setup.user is None and self.number + 1 >= len(setup.task.turns):
             return self._end("done")
         if self.meter is not None and self.meter.spent >= self.meter.limit:

@@ -78,22 +78,22 @@ class RunEncoder:
 
         def place(one: Message | ToolSpec) -> int:
             if id(one) not in places:
-                key = dump(told := one.to_json())
+                key = dump(data := one.to_json())
                 if key not in self._places:
                     self._remember(key, one)
-                    new.append([isinstance(one, ToolSpec), told])
+                    new.append([isinstance(one, ToolSpec), data])
                 places[id(one)] = self._places[key]
             return places[id(one)]
 
         calls = []
         for call in run.calls:
-            told = replace(call, input=(), output=None, tools=()).to_json()
-            told["input"], told["tools"] = (
+            data = replace(call, input=(), output=None, tools=()).to_json()
+            data["input"], data["tools"] = (
                 [place(message) for message in call.input],
                 [place(tool) for tool in call.tools],
             )
-            told["output"] = None if call.output is None else place(call.output)
-            calls.append(told)
+            data["output"] = None if call.output is None else place(call.output)
+            calls.append(data)
         return {
             **replace(run, messages=(), calls=()).to_json(),
             "messages": [place(m) for m in run.messages],
@@ -101,8 +101,8 @@ class RunEncoder:
             "new": new,
         }
 
-    def read(self, told: JSON) -> Run:
-        known = dict(told)
+    def read(self, data: JSON) -> Run:
+        known = dict(data)
         for is_tool, one in known.pop("new"):
             self._remember(dump(one), ToolSpec.from_json(one) if is_tool else Message.from_json(one))
         calls, messages = known.pop("calls"), known.pop("messages")

@@ -1,8 +1,8 @@
 """A guard around a graph: each turn that the agent writes is checked before anyone sees it.
 
 The guarded graph is a graph of one node that runs the inner one, as often as it takes, and lets one turn into the
-state. What did not pass is told as facts of the run (`cm2.guard.rejected`), so that it is stored with the trace and can
-be paired with what did."""
+state. What did not pass is recorded as facts of the run (`cm2.guard.rejected`), so that it is stored with the trace and
+can be paired with what did."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ NOTE = "Your last answer to this was not sent, since it failed: {failed}. Answer
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What was found of a turn: the strict items that it breaks, by id and what they ask, and how much it is worth
-    among others."""
+    """What was found of a turn: the strict items that it breaks, `{id: question}`, and what it is worth beside other
+    attempts."""
 
     failed: Mapping[str, str] = field(default_factory=dict)
     worth: float = 0.0
@@ -45,7 +45,7 @@ Look: TypeAlias = Callable[[Sequence[Message]], Finding]
 @dataclass(frozen=True, kw_only=True)
 class _Attempt:
     id: str
-    said: tuple[BaseMessage, ...]
+    added: tuple[BaseMessage, ...]
     """What the agent added to the dialogue."""
     update: Mapping[str, Any]
     finding: Finding
@@ -110,7 +110,7 @@ class _Guard:
     ) -> _Attempt:
         before = {message.id: message for message in state["messages"]}
         shown = {message.id for message in asked["messages"]}
-        said = tuple(message for message in result["messages"] if message.id not in shown)
+        added = tuple(message for message in result["messages"] if message.id not in shown)
         left = {message.id for message in result["messages"]}
         removed = [RemoveMessage(id=str(id)) for id in before if id not in left]
         changed = [message for message in result["messages"] if message.id in before and message != before[message.id]]
@@ -121,38 +121,38 @@ class _Guard:
             for name, value in result.items()
             if name not in ("messages", "__interrupt__")
         }
-        finding = self.look([from_langchain(message) for message in (*state["messages"], *said)])
+        finding = self.look([from_langchain(message) for message in (*state["messages"], *added)])
         update["messages"] = [*removed, *changed]
-        return _Attempt(id=marked.get("metadata", {})[GUARD_ATTEMPT], said=said, update=update, finding=finding)
+        return _Attempt(id=marked.get("metadata", {})[GUARD_ATTEMPT], added=added, update=update, finding=finding)
 
     def _chosen(self, tried: Sequence[_Attempt]) -> tuple[_Attempt, dict[str, JSON], tuple[BaseMessage, ...]]:
         passed = [attempt for attempt in tried if not attempt.finding.failed]
         # of equals the first; of none that passes the last, which knew most of what was wrong
         chosen = max(passed, key=lambda attempt: attempt.finding.worth) if passed else tried[-1]
-        # all that was not said is told, so that the trace does not take it for the dialogue
+        # every rejected attempt is recorded, so that the trace does not take it for the dialogue
         rejected = [attempt for attempt in tried if attempt is not chosen] if passed else tried
         if not rejected:
-            return chosen, {}, chosen.said
-        told: list[JSON] = [
+            return chosen, {}, chosen.added
+        rejections: list[JSON] = [
             {
                 "attempt": attempt.id,
                 "failed": sorted(attempt.finding.failed),
                 "worth": attempt.finding.worth - chosen.finding.worth,
-                "messages": [from_langchain(message).to_json() for message in attempt.said],
+                "messages": [from_langchain(message).to_json() for message in attempt.added],
             }
             for attempt in rejected
         ]
-        facts: dict[str, JSON] = {GUARD: told, GUARD_OUTCOME: "accepted" if passed else "blocked"}
-        return chosen, facts, chosen.said if passed else _blocked(chosen.said, self.blocked)
+        facts: dict[str, JSON] = {GUARD: rejections, GUARD_OUTCOME: "accepted" if passed else "blocked"}
+        return chosen, facts, chosen.added if passed else _blocked(chosen.added, self.blocked)
 
-    def _let(self, chosen: _Attempt, said: tuple[BaseMessage, ...]) -> dict[str, Any]:
+    def _let(self, chosen: _Attempt, added: tuple[BaseMessage, ...]) -> dict[str, Any]:
         if chosen.finding.failed and self.blocked is None:
             broken = ", ".join(chosen.finding.failed)
             raise GuardError(
                 f"the reply was blocked, since it breaks the strict items {broken}; blocked='…' would answer in its"
                 " place"
             )
-        return {**chosen.update, "messages": [*chosen.update["messages"], *said]}
+        return {**chosen.update, "messages": [*chosen.update["messages"], *added]}
 
 
 def _marked(config: RunnableConfig) -> RunnableConfig:
@@ -160,10 +160,10 @@ def _marked(config: RunnableConfig) -> RunnableConfig:
     return {**config, "metadata": {**config.get("metadata", {}), GUARD_ATTEMPT: uuid4().hex}}
 
 
-def _blocked(said: tuple[BaseMessage, ...], words: str | None) -> tuple[BaseMessage, ...]:
+def _blocked(added: tuple[BaseMessage, ...], words: str | None) -> tuple[BaseMessage, ...]:
     """The turn with the guard's words in place of the reply: the tools did run, so their calls stay in the dialogue."""
-    kept = said[:-1] if said and isinstance(said[-1], AIMessage) else said
-    return (*kept, AIMessage(words or "", id=f"cm2-guard-{uuid4().hex}"))
+    calls = added[:-1] if added and isinstance(added[-1], AIMessage) else added
+    return (*calls, AIMessage(words or "", id=f"cm2-guard-{uuid4().hex}"))
 
 
 def guarded_graph(
@@ -177,14 +177,32 @@ def guarded_graph(
 ) -> Any:
     """The graph, guarded: a compiled graph with the same state, context, checkpointer and store, and one node.
 
-    `look` finds what a turn breaks. "block": `blocked` is said in place of the reply (None: GuardError is raised).
-    "retry": up to `n` more attempts, each told what failed in a `note` (with {failed}) that the dialogue never shows;
-    then as block. "best_of": `n` attempts, of those that break nothing the one worth most; else as block.
+    Tools run in every attempt, so guard agents whose tools may run twice. The inner graph's steps are not checkpointed,
+    so a node that interrupts for a human is asked again from the turn's start. Token streams show rejected attempts
+    too. `cm2_agent.guard` makes such a graph from a checklist.
 
-    What to know: tools run in every attempt, so guard agents whose tools may run twice; the inner graph's steps are not
-    checkpointed, so a node that interrupts for a human is asked again from the turn's start; token streams show
-    rejected attempts too. Raises GuardError for a graph that is not compiled or has no `messages` in its state, or a
-    wrong setting."""
+    Args:
+        graph: A compiled graph with `messages` in its state.
+        look: Finds what a turn breaks, and what it is worth.
+        on_violation: "block": `blocked` replaces the reply. "retry": up to `n` more attempts, then as block.
+            "best_of": of `n` attempts that break nothing the one worth most, else as block.
+        n: Attempts, 1 or more.
+        blocked: The words in place of a blocked reply; None: GuardError is raised.
+        note: What a retry is asked with; `{failed}` stands for what failed. The dialogue never shows it.
+
+    Raises:
+        GuardError: A graph that is not compiled or has no `messages`, or a setting out of its range.
+
+    >>> from langchain_core.language_models import GenericFakeChatModel
+    >>> from cm2_agent.graphs import agent
+    >>> def no_promise(messages):
+    ...     promised = "guarantee" in messages[-1].text
+    ...     return Finding(failed={"no_promise": "Is nothing guaranteed?"} if promised else {})
+    >>> graph = agent(GenericFakeChatModel(messages=iter(["I guarantee it."])), [])
+    >>> safe = guarded_graph(graph, no_promise, blocked="I can't promise that.")
+    >>> safe.invoke({"messages": [("user", "Will it work?")]})["messages"][-1].content
+    "I can't promise that."
+    """
     if not hasattr(graph, "builder") or "messages" not in getattr(graph, "channels", {}):
         raise GuardError(
             f"a guard was given a {type(graph).__name__}; expected a compiled graph whose state has `messages`"

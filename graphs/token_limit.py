@@ -69,8 +69,8 @@ def _tokens(message: Any) -> int:
     usage = getattr(message, "usage_metadata", None)
     if usage:
         return int(usage["total_tokens"])
-    told = getattr(message, "response_metadata", None) or {}
-    return len(told.get("prompt_ids") or ()) + len(told.get("completion_ids") or ())
+    metadata = getattr(message, "response_metadata", None) or {}
+    return len(metadata.get("prompt_ids") or ()) + len(metadata.get("completion_ids") or ())
 
 
 __all__ = ["Meter", "TokensSpent"]

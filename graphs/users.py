@@ -1,5 +1,4 @@
-"""Who speaks for the user of a dialogue: the task's own turns, or a language model that plays a persona; apart from the
-dialogue, which asks for the next message and for nothing else."""
+"""Users of a dialogue: scripted turns, or a language model that plays a persona."""
 
 from __future__ import annotations
 
@@ -54,13 +53,25 @@ class ScriptedUser:
 class LLMUser:
     """A language model that plays the persona until it says `stop`, which ends the dialogue and is shown to nobody.
 
-    `model`: a pydantic-ai model or its name, `local:FOLDER`, or a LangChain chat model. It sees what the assistant
-    wrote to the user, never its system message, reasoning, tool calls or their results. What it says depends on the
-    dialogue alone, so one object may serve many. `settings` are pydantic-ai's, beside temperature 0 and the seed;
-    `timeout` seconds and `retries` a request, the first retry after about `backoff` seconds; `limits` may be shared
-    with other models; `price` where the published one is not yours.
+    The model sees what the assistant wrote to the user, never its system message, reasoning, tool calls or their
+    results. What it writes depends on the dialogue alone, so one object may serve many.
 
-    Raises TaskError for a persona that says nothing, ModelError for a name that is no model, MissingExtra.
+    Args:
+        model: A pydantic-ai model or its name, `local:FOLDER`, or a LangChain chat model.
+        persona: Who the user is: words, or a Persona.
+        seed: Of the model.
+        settings: pydantic-ai's, beside temperature 0 and the seed.
+        timeout: Seconds of a request.
+        retries: Of a request that fails, 0 or more.
+        backoff: Seconds before the first retry, about.
+        limits: Requests, tokens and dollars at most; may be shared with other models.
+        price: Where the published one is not yours.
+        stop: What the model writes when the user is done.
+
+    Raises:
+        TaskError: An empty persona or stop signal.
+        ModelError: A name that is no model.
+        MissingExtra: The model's package is not installed.
 
     >>> user = LLMUser("test", Persona(persona="An impatient man", goal="wants to know where order 7 is"), seed=3)
     >>> user.version.startswith("test:test;prompt=") and user.version.endswith(";seed=3")
@@ -100,9 +111,9 @@ class LLMUser:
             limits=limits,
             price=price,
         )
-        told = shown.model_dump(mode="json", exclude_defaults=True)
+        persona_json = shown.model_dump(mode="json", exclude_defaults=True)
         self._instructions = _TEMPLATE.format(
-            persona=fenced("persona", told, mark_of(canonical_json(told))), stop=stop, seed=seed
+            persona=fenced("persona", persona_json, mark_of(canonical_json(persona_json))), stop=stop, seed=seed
         )
 
     @property
@@ -120,8 +131,8 @@ class LLMUser:
         return self._asker.usage
 
     async def __call__(self, messages: Sequence[Message]) -> str | None:
-        """What the user says next; None where the user is done. Raises UserError where the model says nothing or fails,
-        BudgetExhausted where it may not be asked."""
+        """The user's next message; None where the user is done. Raises UserError where the model writes nothing or
+        fails, BudgetExhausted where it may not be asked."""
         try:
             words = await self._asker.ask(self._flipped(messages), _spoken, answer_tokens=_ANSWER_TOKENS)
         except RequestFailed as error:

@@ -20,7 +20,6 @@ from .components.stack import gate as gate
 from .components.stack import multiply as multiply
 from .components.stack import penalty as penalty
 from .judges.cache import MemoryCache as MemoryCache
-from .judges.cache import NamespacedCache as NamespacedCache
 from .judges.client import openai_judge_model as openai_judge_model
 from .judges.llm_judge import LLMJudge as LLMJudge
 from .judges.panel import Cascade as Cascade

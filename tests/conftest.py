@@ -22,6 +22,16 @@ from tests import fuzzing
 fuzzing.register_profiles()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For `--dist loadgroup`: a file's tests run in one process, so that what it prepares is prepared once, and files
+    with slow tests go first. Documents and recipes need nothing of each other: each may run in any process."""
+    slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
+    items.sort(key=lambda item: item.path not in slow)
+    for item in items:
+        if item.path.name != "test_docs.py":
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
+
+
 def _program(name: str) -> str | None:
     found = shutil.which(name)
     return found or max(glob.glob(f"/usr/lib/postgresql/*/bin/{name}"), default=None)

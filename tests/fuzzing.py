@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from hypothesis import HealthCheck, settings
 
-_EXAMPLES = {"test": 100, "fuzz": 2000}
+_EXAMPLES = {"test": 100, "fuzz": 1000}
 """The profiles that `pytest --hypothesis-profile` takes, and the examples of a test that asks for no other number."""
 
 

@@ -144,6 +144,7 @@ def command(where: str, line: str) -> str:
 
 
 @pytest.mark.usefixtures("own_modules")
+@pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_document_does_what_it_says(document: Path, capsys: pytest.CaptureFixture[str]) -> None:
     execute(document, capsys)
@@ -205,6 +206,7 @@ def test_a_deep_import_is_found(text: str, deep: int) -> None:
     assert len(deep_imports(text)) == deep
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
 def test_a_recipe_prints_what_it_promises(recipe: Path, tmp_path: Path) -> None:
     source = recipe.read_text(encoding="utf-8")

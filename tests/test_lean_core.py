@@ -47,6 +47,7 @@ def test_the_extras_cannot_be_imported_here(tmp_path: Path, lean: dict[str, str]
     assert f"No module named '{name}'" in python(["-c", f"import {name}"], tmp_path, lean).stderr
 
 
+@pytest.mark.slow
 def test_the_core_works_without_extras(tmp_path: Path, lean: dict[str, str]) -> None:
     work = tmp_path / "work"
     work.mkdir()

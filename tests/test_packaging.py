@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 OUTSIDE = ("cookbook", "graphs", "rewards", "trainers")
 FOLDERS = {"cm2_agent": "cm2_agent", **{f"cm2_agent/{folder}": folder for folder in OUTSIDE}}

@@ -88,25 +88,29 @@ def advantages(
     norm: Norm = "none",
     happened: Sequence[Sequence[int]] | None = None,
 ) -> GroupAdvantages:
-    """The advantages of a group's rollouts at a level of credit (docs/method.md §5), from their scores under one
-    reward version.
+    """The advantages of a group's rollouts from their scores, at a level of credit (docs/method.md §5).
 
     `trajectory` centres per item (§4): `A_i = (1/L) Σ_t Σ_c w_tc (p_itc − mean over rollouts that judged c)`; with
-    components, or scores without turns, it is `R_i − mean R` over non-NULL R. `norm="std"` divides by the population
-    standard deviation + 1e-6 (of A at `trajectory`, which is that of R when every verdict is there); `return_to_go` and
-    `evidence` know no norm.
+    components, or scores without turns, it is `R_i − mean R` over non-NULL R. A rollout without a reward is left out,
+    with the reason (not for its verdicts, at `trajectory`), and so is, at other levels, one with any NULL verdict; it
+    does not count in G of "fewer than max(2, ⌈G/2⌉)".
 
-    `happened[i]` are the numbers of steps of all turns of rollout i's dialogue, counted or not: `[len(turn.steps) for
-    turn in trace.turns]`. The two unbiased levels need it where the dialogue has turns without items (a closing block
-    alone, say): tokens there earn later rewards too. At `turn` and `step` level such tokens get 0.
+    Args:
+        scores: The group's scores under one reward version, one a rollout.
+        level: `trajectory`, `turn`, `step`, or the unbiased `return_to_go` and `evidence`.
+        norm: `std` divides by the population standard deviation (of A at `trajectory`) + 1e-6; not at unbiased levels.
+        happened: Of each rollout the steps of all its turns, `[len(turn.steps) for turn in trace.turns]`. The unbiased
+            levels need it where turns have no items: tokens there earn later rewards too (0 at `turn` and `step`).
 
-    **Decisions.** G of "fewer than max(2, ⌈G/2⌉)" is the number of rollouts that take part: a crashed dialogue judged
-    nothing and is no reason to drop an item. With `norm="std"` and NULLs the centred A is divided by its own deviation.
+    Raises:
+        TrainError: An unknown level or norm, no scores, mixed reward versions, scores of different checklists or
+            weights, `turn` or `step` with a closing block or components, a norm where there is none.
 
-    A rollout is left out, with the reason, where its dialogue has no reward (other than for its verdicts, at
-    `trajectory`), and at the other levels for any NULL verdict. Raises TrainError: an unknown level or norm, no scores,
-    mixed reward versions, scores of different checklists or weights, `turn` and `step` with a closing block or
-    components, a norm where there is none."""
+    >>> from cm2_agent import Score
+    >>> scores = [Score(trace_id=str(reward), reward_version="v1", reward=reward) for reward in (1.0, 0.5)]
+    >>> [rollout.scalar for rollout in advantages(scores).rollouts]
+    [0.25, -0.25]
+    """
     _check_arguments(scores, level, norm, happened)
     by_reward = level == "trajectory" and any(score.components or not score.turns for score in scores if _usable(score))
     reasons = [_left_out(score, level, by_reward=by_reward) for score in scores]

@@ -24,9 +24,27 @@ Pair: TypeAlias = dict[str, list[dict[str, JSON]]]
 
 
 def dpo_pairs(traces: Iterable[Trace]) -> Iterator[Pair]:
-    """A pair for every attempt that a guard rejected where another was let through: the prompt is the dialogue up to
-    the turn, `chosen` what the turn became. A blocked turn has no chosen one and gives none; nor does an attempt (of a
-    best of n) that broke nothing and was worth as much, or one that wrote the same words."""
+    """A preference pair for every attempt that a guard rejected where another was let through.
+
+    `prompt` is the dialogue up to the turn, `chosen` the accepted turn, `rejected` the attempt, each a list of
+    messages for TRL's DPOTrainer. A blocked turn gives no pair; nor does an attempt (of a best of n) that broke
+    nothing and was worth as much, or one with the same words.
+
+    >>> from langchain_core.language_models import FakeListChatModel
+    >>> from cm2_agent import Checklist, Item, SQLStore, flush, guard, watch
+    >>> from cm2_agent.graphs import agent
+    >>> from cm2_agent.trainers import dpo_pairs
+    >>> no_promise = Item("no_promise", check={"reply_matches": "refund"}, kind="avoid", required_for_next_turn=True)
+    >>> support = Checklist(no_promise, name="support")
+    >>> model = FakeListChatModel(responses=["You get a refund!", "It was shipped."])
+    >>> graph = watch(guard(agent(model, []), support, on_violation="retry"), support, store="sqlite:///guard.db")
+    >>> _ = graph.invoke({"messages": [("user", "Where is order 7?")]}, {"configurable": {"thread_id": "t1"}})
+    >>> flush()
+    True
+    >>> for pair in dpo_pairs(SQLStore("sqlite:///guard.db").traces()):
+    ...     print(pair["chosen"][-1]["content"], "|", pair["rejected"][-1]["content"])
+    It was shipped. | You get a refund!
+    """
     for trace in traces:
         before: list[Message] = []
         for run in trace.runs:
@@ -42,12 +60,30 @@ def dpo_pairs(traces: Iterable[Trace]) -> Iterator[Pair]:
 
 
 def pairs_of(group: Group, *, margin: float, most: int | None = None) -> list[Pair]:
-    """Pairs of a group's rollouts whose rewards differ by at least `margin`, widest first, at most `most`.
+    """Preference pairs of a group's rollouts whose rewards differ, widest difference first.
 
     The prompt is what both dialogues begin with, up to the last user message that they share; `chosen` and `rejected`
-    are the turn that follows in each. Rollouts without a reward, and pairs that begin differently or are the same, give
-    none.
-    Raises TrainError for a margin that is not above 0, and a group that mixes reward versions."""
+    are the turns that follow. Rollouts without a reward give no pair, nor do two that begin differently or are the
+    same.
+
+    Args:
+        group: Rollouts of one task under one reward version, `store.groups()` say.
+        margin: The least difference of the two rewards, above 0.
+        most: How many pairs at most; None: all.
+
+    Raises:
+        TrainError: A margin that is not above 0, or a group that mixes reward versions.
+
+    >>> from cm2_agent import Group, Message, Rollout, Run, Score, Trace
+    >>> from cm2_agent.trainers import pairs_of
+    >>> def rollout(name, reply, reward):
+    ...     run = Run(id=name, messages=[Message.of("user", "Where is order 7?"), Message.of("assistant", reply)])
+    ...     return Rollout(trace=Trace.of(run), score=Score(trace_id=name, reward_version="v1", reward=reward))
+    >>> rollouts = (rollout("a", "It was shipped.", 1.0), rollout("b", "No idea.", 0.0))
+    >>> (pair,) = pairs_of(Group(key={"task": "where"}, rollouts=rollouts), margin=0.5)
+    >>> pair["chosen"], pair["rejected"]
+    ([{'role': 'assistant', 'content': 'It was shipped.'}], [{'role': 'assistant', 'content': 'No idea.'}])
+    """
     if not margin > 0:
         raise TrainError(f"margin is {margin}; expected a difference of rewards above 0: equal rollouts prefer nothing")
     versions = sorted({rollout.score.reward_version for rollout in group.rollouts})

@@ -23,6 +23,7 @@ from cm2_agent.analysis.report_figures import (
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.score import Score, TurnScore, Verdict
+from cm2_agent.types.text import shorten
 from cm2_agent.types.trace import Trace
 
 NOT_LOOKED = frozenset({"dependency", "gate", "limit", "unreached"})
@@ -217,7 +218,11 @@ class _Gathered:
         opening = next((message.text for message in trace.messages if message.role == "user"), "")
         assert score.reward is not None
         return WorstTrace(
-            trace=trace.id, task=trace.task_id, reward=score.reward, opening=_cut(opening), failed=tuple(failed)
+            trace=trace.id,
+            task=trace.task_id,
+            reward=score.reward,
+            opening=shorten(opening, _CUT),
+            failed=tuple(failed),
         )
 
     def _consistency(self, parent: str) -> Consistency:
@@ -301,7 +306,7 @@ def _place(turn: TurnScore, verdict: Verdict) -> tuple[int | None, int]:
 
 
 def _failed(trace: Trace, turn: TurnScore, verdict: Verdict, item: Item | None) -> FailedItem:
-    quotes = tuple(_cut(str(quote["snippet"])) for quote in verdict.evidence if quote.get("snippet"))
+    quotes = tuple(shorten(str(quote["snippet"]), _CUT) for quote in verdict.evidence if quote.get("snippet"))
     steps = trace.steps if turn.turn is None else trace.turns[turn.turn].steps if turn.turn < len(trace.turns) else ()
     said = next((step.message.text for step in reversed(steps) if step.is_reply), None)
     return FailedItem(
@@ -310,12 +315,8 @@ def _failed(trace: Trace, turn: TurnScore, verdict: Verdict, item: Item | None) 
         question=None if item is None else item.question,
         why=": ".join(filter(None, (verdict.reason, verdict.explanation))) or None,
         quotes=quotes,
-        said=None if quotes or said is None else _cut(said),
+        said=None if quotes or said is None else shorten(said, _CUT),
     )
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _CUT else text[: _CUT - 1] + "…"
 
 
 __all__ = ["Report", "report"]

@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from cm2_agent.errors import CM2Error
+from cm2_agent.types.text import shorten
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,8 +77,7 @@ def printable(text: str) -> str:
 
 def one_line(text: str, width: int) -> str:
     """Printable text on one line, cut to a width."""
-    joined = printable(" ".join(text.split()))
-    return joined if len(joined) <= width else joined[: width - 1] + "…"
+    return shorten(printable(" ".join(text.split())), width)
 
 
 def echo_err(text: str) -> None:

@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 def export(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write; replaced only once complete.")],
     reward: Annotated[
-        str | None, typer.Option("--reward", metavar="VERSION", help="Whose scores (default: the newest).")
+        str | None, typer.Option("--reward", metavar="VERSION", help="The reward version (default: the newest).")
     ] = None,
     task: Annotated[str | None, typer.Option("--task", help="Only traces of this task.")] = None,
     store: StoreOption = STORE,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 HUMAN = "human"
 """The name of people's consensus in `cm2 eval --against`."""
 SHOWN = 20
-"""So many items are listed one by one."""
+"""The number of items that are listed one by one."""
 FIGURES = ("agreement", "kappa", "tpr", "tnr", "prevalence", "judged")
 
 

@@ -102,8 +102,8 @@ def _lines(found: Report) -> Iterator[str]:
     for worst in found.worst:
         yield printable(f"  {worst.reward:.3f}  {worst.trace}  {one_line(worst.opening, 60)}")
         for failed in worst.failed[:4]:
-            said = failed.quotes[0] if failed.quotes else failed.said
-            yield f"         {printable(failed.item)}" + (f": “{one_line(said, 90)}”" if said else "")
+            quote = failed.quotes[0] if failed.quotes else failed.said
+            yield f"         {printable(failed.item)}" + (f": “{one_line(quote, 90)}”" if quote else "")
     yield from _counts("verdicts that are NULL", found.null_causes)
     for row in found.consistency:
         words = f"parent without a part {row.parent_alone}, parts without the parent {row.children_alone}"

@@ -41,7 +41,7 @@ def show(
         str | None, typer.Argument(metavar="TRACE", help="A trace's id (default: list the traces).")
     ] = None,
     reward: Annotated[
-        str | None, typer.Option("--reward", metavar="VERSION", help="Whose scores (default: the newest).")
+        str | None, typer.Option("--reward", metavar="VERSION", help="The reward version (default: the newest).")
     ] = None,
     task: Annotated[str | None, typer.Option("--task", help="List only traces of this task.")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="List at most this many.")] = 50,

@@ -72,9 +72,7 @@ def from_traces(
     ] = None,
     reward: Annotated[
         str | None,
-        typer.Option(
-            "--reward", metavar="VERSION", help="Whose scores and checklists (default: each dialogue's newest)."
-        ),
+        typer.Option("--reward", metavar="VERSION", help="The reward version (default: each dialogue's newest)."),
     ] = None,
     min_outcome: Annotated[
         float | None, typer.Option("--min-outcome", help="Only dialogues whose outcome is at least this.")
@@ -217,8 +215,8 @@ def from_traces(
         if labels is not None:
             tasks = tuple(asyncio.run(labels.of(tasks, [found.sources[task.id] for task in tasks])))
             found.left_out.update(labels.left_out)
-    for dropped, kept in sorted_out.dropped[:SHOWN]:
-        echo_err(f"{dropped} is a duplicate of {kept}, with no better score; skipped")
+    for dropped, original in sorted_out.dropped[:SHOWN]:
+        echo_err(f"{dropped} is a duplicate of {original}, with no better score; skipped")
     if len(sorted_out.dropped) > SHOWN:
         echo_err(f"… and {len(sorted_out.dropped) - SHOWN} more duplicates")
     if not tasks:

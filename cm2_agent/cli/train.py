@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cm2_agent.cli.algorithms import load_algorithm, make_trainer, parse_settings, train_on
 from cm2_agent.cli.common import STORE, JsonOption, StoreOption, echo_err, open_store, print_result, printable, progress
 from cm2_agent.cli.eval import reward_version
 from cm2_agent.cli.human_labels import compare_with_people, kappa_shortfall
@@ -93,6 +92,8 @@ def train(
     store: StoreOption = STORE,
     as_json: JsonOption = False,
 ) -> None:
+    from cm2_agent.cli.algorithms import load_algorithm, make_trainer, parse_settings, train_on
+
     if allow_retokenised and not rows_only:
         raise TrainError(
             "GRPO cannot train on retokenised rows: no sampler gave their logprobs; give --rows-only, or leave the"

@@ -25,7 +25,7 @@ def entities_of(task: Task, keys: Sequence[str] = KEYS) -> tuple[str, ...]:
     """The entities of a task's recorded calls, in order of their names; values in lower case, since ids are typed as
     one likes.
 
-    >>> from cm2_agent.types.task import RecordedCall
+    >>> from cm2_agent import RecordedCall
     >>> call = RecordedCall(name="get", arguments={"order_id": 7}, result='{"user": {"id": "Ada"}}')
     >>> entities_of(Task(id="t", recorded=[call]))
     ('order:7', 'user:ada')

@@ -2,7 +2,11 @@
 
 A text is cut into groups of digits once; a number is looked for from each group over the few that follow it, so that
 the time is linear. Cards: ISO/IEC 7812 (13 to 19 digits, Luhn's check digit). Phones: E.164 after a plus sign, else the
-national layouts below."""
+national layouts below.
+
+The layouts stand here, and no list of assigned numbers: `phonenumbers` (9.0) at its VALID leniency passes by numbers
+that nobody was given, such as +1 555 0100 123, which people and models write as examples; at POSSIBLE it takes dates
+and UUIDs; and without a country it needs a pass a region (seven regions: 19 times the CPU time)."""
 
 from __future__ import annotations
 

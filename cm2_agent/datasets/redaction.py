@@ -32,10 +32,18 @@ _TRIES = 1000
 
 
 class Redactor:
-    """Replaces what `rules` find. `key` makes the placeholders the same in every process that has it.
+    """Replaces what its rules find, one value always by one placeholder. Threads may share it.
 
-    `counts` is how often each rule replaced something, `distinct` how many different values it met. Raises TaskError
-    where two rules share a name.
+    `counts` is how often each rule replaced something, `distinct` how many different values it met.
+
+    Args:
+        rules: what is personal (by default keys, e-mail addresses, cards and phone numbers); of several finds at one
+            place the longest counts.
+        key: a secret that makes the placeholders the same in every process that has it; without one each Redactor
+            draws its own.
+
+    Raises:
+        TaskError: two rules share a name.
 
     >>> redactor = Redactor(key=b"a secret of yours")
     >>> redactor.redact("Write to Ada@x.org") == redactor.redact("Write to ada@x.org")

@@ -51,9 +51,17 @@ class ImportedLabels:
 
 
 def formats() -> dict[str, EntryPoint]:
-    """Every format that has a name: those that come with CM2, then those that installed packages offer.
+    """The formats that `read_recordings` knows by name: those that come with CM2, then those of installed packages.
 
-    Raises TraceError where two of them have the same name."""
+    A package offers one as an entry point of the group `cm2_agent.importers`.
+
+    Raises:
+        TraceError: Two formats have the same name.
+
+    >>> from cm2_agent.importers import formats
+    >>> sorted(formats())[:3]
+    ['labels', 'openai', 'tau-bench']
+    """
     found = dict(FORMATS)
     for entry in entry_points(group=ENTRY_POINTS):
         if found.setdefault(entry.name, entry).value != entry.value:

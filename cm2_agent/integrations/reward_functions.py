@@ -1,9 +1,8 @@
-"""Our rewards in other people's trainers: TRL, verifiers, verl, ART. An introducer: it reads their chats into traces
-and asks a scorer.
+"""CM2's rewards in other people's trainers: TRL, verifiers, verl and ART.
 
-Each of them calls a function of its own shape; what is here gives it that function. None of these packages is imported.
-A NULL is never a number: TRL is given None (it leaves such a completion out), the others, which know no such thing, an
-exception.
+Each of them calls a function of its own shape; what is here gives it that function, which reads the chat into a trace
+and asks a scorer. None of these packages is imported. A NULL is never a number: TRL is given None (it leaves such a
+completion out), the others, which know no such thing, an exception.
 
     GRPOTrainer(model, reward_funcs=trl_reward(Stack(support)), train_dataset=…, args=…)      # TRL
     vf.Rubric(funcs=[verifiers_reward(Stack(support))])                                        # verifiers
@@ -36,26 +35,55 @@ completion."""
 def trace_of_chat(
     prompt: Chat, completion: Chat, *, id: str | None = None, task: Task | None = None, number: int = 0
 ) -> Trace:
-    """The dialogue as a trace: everything in the prompt, then the completion. Without an `id` it is a hash of both and
-    `number`.
+    """A chat as a trace: the messages of the prompt, then those of the completion.
 
-    Raises TraceError naming the message that is not one.
+    Args:
+        prompt: Messages in OpenAI's chat format, or the user's text.
+        completion: Messages in the same format, or the assistant's text.
+        id: The trace's id. None: a hash of the messages and `number`.
+        task: The task that the trace belongs to, which its run then names.
+        number: Tells equal chats apart, such as the rollouts of a group.
+
+    Raises:
+        TraceError: A message that cannot be read, by its place.
+
+    >>> from cm2_agent.integrations import trace_of_chat
+    >>> trace = trace_of_chat("Where is order 7?", "It was shipped.", id="t")
+    >>> [(message.role, message.text) for message in trace.messages]
+    [('user', 'Where is order 7?'), ('assistant', 'It was shipped.')]
     """
-    said = [*_chat(prompt, "user"), *_chat(completion, "assistant")]
-    name = id or f"chat-{content_hash([said, number])[:20]}"
-    told = {} if task is None else {TASK_ID: task.id, TASK_VERSION: task.version, TASK_TURNS: task.scripted_turns}
-    return Trace.of(run_of(name, read_messages(said), name="chat", attributes=told))
+    messages = [*_chat(prompt, "user"), *_chat(completion, "assistant")]
+    name = id or f"chat-{content_hash([messages, number])[:20]}"
+    attributes = {} if task is None else {TASK_ID: task.id, TASK_VERSION: task.version, TASK_TURNS: task.scripted_turns}
+    return Trace.of(run_of(name, read_messages(messages), name="chat", attributes=attributes))
 
 
 def trl_reward(
     scorer: Scorer, *, task: Callable[[Mapping[str, Any]], Task | None] | None = None
 ) -> Callable[..., list[float | None]]:
-    """A reward function for TRL's GRPOTrainer (and RLOO): `(prompts, completions, **columns) -> list[float | None]`,
-    both in TRL's conversational and its text format.
+    """A reward function for TRL's GRPOTrainer and RLOOTrainer: `(prompts, completions, **columns) -> rewards`.
 
-    `task(row)` makes the Task of a row from the data set's other columns (default: none; a checklist of the scorer's
-    own needs none). A stack that compares rollouts is given those of equal prompts together. NULL becomes None, which
-    TRL (1.16) leaves out of the group's mean and gives no advantage."""
+    It reads TRL's conversational format and its text format. Completions of equal prompts are scored together, as a
+    `Stack` that compares rollouts needs. A NULL reward becomes None, which TRL (1.16) leaves out of the group's mean
+    and gives no advantage.
+
+        GRPOTrainer(model, reward_funcs=trl_reward(Stack(support)), train_dataset=…, args=…)
+
+    Args:
+        scorer: A `Stack`, or any scorer.
+        task: Makes the Task of a row from a dict of the data set's other columns. None: no task, so the scorer needs a
+            checklist of its own.
+
+    Raises:
+        TraceError: When called: a message that cannot be read, or not one prompt a completion.
+
+    >>> from cm2_agent import Checklist, Item, Stack
+    >>> from cm2_agent.integrations import trl_reward
+    >>> support = Checklist(Item("no_promise", check={"reply_matches": "refund"}, kind="avoid"), name="support")
+    >>> reward = trl_reward(Stack(support))
+    >>> reward(prompts=["Where is order 7?"] * 2, completions=["It was shipped.", "You get a refund!"])
+    [1.0, 0.0]
+    """
 
     def reward(*, prompts: Sequence[Chat], completions: Sequence[Chat], **columns: Any) -> list[float | None]:
         rows = [
@@ -77,8 +105,23 @@ def verifiers_reward(
 ) -> Callable[..., Coroutine[Any, Any, float]]:
     """A reward function for a rubric of verifiers: `async (prompt, completion, answer, state, **kwargs) -> float`.
 
-    `task(fields)` makes the Task from the other arguments (answer, state, info, task). A NULL raises JudgeError, which
-    fails the rollout: it is not trained on."""
+        vf.Rubric(funcs=[verifiers_reward(Stack(support))])
+
+    Args:
+        scorer: A `Stack`, or any scorer.
+        task: Makes the Task from a dict of the other arguments (`answer`, `state`, `info`, `task`). None: no task.
+
+    Raises:
+        JudgeError: When called: the reward is NULL. verifiers fails the rollout then, so it is not trained on.
+        TraceError: When called: a message that cannot be read.
+
+    >>> import asyncio
+    >>> from cm2_agent import Checklist, Item, Stack
+    >>> from cm2_agent.integrations import verifiers_reward
+    >>> reward = verifiers_reward(Stack(Checklist(Item("replies", check={"replied": True}), name="support")))
+    >>> asyncio.run(reward("Where is order 7?", "It was shipped.", answer=None, state={}))
+    1.0
+    """
 
     async def cm2_reward(prompt: Chat, completion: Chat, answer: Any = None, state: Any = None, **kwargs: Any) -> float:
         fields = {"answer": answer, "state": state, **kwargs}
@@ -91,12 +134,26 @@ def verifiers_reward(
 def verl_reward(
     scorer: Scorer, *, task: Callable[[Mapping[str, Any]], Task | None] | None = None
 ) -> Callable[..., dict[str, float | str]]:
-    """A `compute_score` for verl: `(data_source, solution_str, ground_truth, extra_info) -> {"score": …}`, with the
-    components beside it.
+    """A `compute_score` for verl: `(data_source, solution_str, ground_truth, extra_info) -> {"score": reward, …}`.
 
-    verl gives the decoded completion alone; the prompt is `extra_info["prompt"]` (a text or messages) where the data
-    set puts it there, else empty. `task(fields)` sees all four. A NULL raises JudgeError: verl has no way to leave a
-    completion out."""
+    A stack's components stand beside the score as `cm2/NAME`. verl gives the decoded completion alone; the prompt is
+    `extra_info["prompt"]` (a text or messages) where the data set puts it there, else empty. Name the function in
+    `custom_reward_function.path` and `.name`.
+
+    Args:
+        scorer: A `Stack`, or any scorer.
+        task: Makes the Task from a dict of `data_source`, `ground_truth`, `extra_info` and other keywords. None: no
+            task.
+
+    Raises:
+        JudgeError: When called: the reward is NULL; verl has no way to leave a completion out.
+
+    >>> from cm2_agent import Checklist, Item, Stack
+    >>> from cm2_agent.integrations import verl_reward
+    >>> compute_score = verl_reward(Stack(Checklist(Item("replies", check={"replied": True}), name="support")))
+    >>> compute_score("shop", "It was shipped.", extra_info={"prompt": "Where is order 7?"})
+    {'score': 1.0}
+    """
 
     def compute_score(
         data_source: str,
@@ -108,19 +165,30 @@ def verl_reward(
         extra = dict(extra_info or {})
         fields = {"data_source": data_source, "ground_truth": ground_truth, "extra_info": extra, **kwargs}
         (score,) = run_now(_scores(scorer, [extra.get("prompt", "")], [solution_str], [fields], task))
-        told = {f"cm2/{name}": value for name, value in score.components.items() if value is not None}
-        return {"score": _number(score), **told}
+        components = {f"cm2/{name}": value for name, value in score.components.items() if value is not None}
+        return {"score": _number(score), **components}
 
     return compute_score
 
 
 def art_reward(scorer: Scorer) -> Callable[..., Coroutine[Any, Any, float]]:
-    """A function for ART: `async (messages, task=None) -> float`, of a trajectory's messages in the chat format.
+    """A reward function for ART's trajectories: `async (messages, task=None) -> float`, messages in the chat format.
 
         trajectory.reward = await reward(trajectory.messages())
 
-    A NULL raises JudgeError: a rollout function that raises is one that `art.gather_trajectory_groups` counts as failed
-    and leaves out. For a stack that compares rollouts use `art_group_reward`."""
+    For a stack that compares rollouts use `art_group_reward`.
+
+    Raises:
+        JudgeError: When called: the reward is NULL. `art.gather_trajectory_groups` counts a rollout function that
+            raises as failed and leaves it out.
+
+    >>> import asyncio
+    >>> from cm2_agent import Checklist, Item, Stack
+    >>> from cm2_agent.integrations import art_reward
+    >>> reward = art_reward(Stack(Checklist(Item("replies", check={"replied": True}), name="support")))
+    >>> asyncio.run(reward([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]))
+    1.0
+    """
 
     async def reward(messages: Sequence[Mapping[str, JSON]], task: Task | None = None) -> float:
         return _number(await scorer(trace_of_chat(messages, [], task=task), task))
@@ -129,8 +197,19 @@ def art_reward(scorer: Scorer) -> Callable[..., Coroutine[Any, Any, float]]:
 
 
 def art_group_reward(scorer: Scorer) -> Callable[..., Coroutine[Any, Any, list[float | None]]]:
-    """The same for the trajectories of a group at once: `async ([messages, …], task=None) -> [reward or None, …]`, in
-    their order; leave out of the group what is None. In place of `ruler_score_group`."""
+    """A reward function for a group of ART's trajectories at once: `async ([messages, …], task=None) -> rewards`.
+
+    The rewards are in the order of the trajectories; leave out of the group what is None. It takes the place of
+    `ruler_score_group`.
+
+    >>> import asyncio
+    >>> from cm2_agent import Checklist, Item, Stack
+    >>> from cm2_agent.integrations import art_group_reward
+    >>> reward = art_group_reward(Stack(Checklist(Item("replies", check={"replied": True}), name="support")))
+    >>> asked = {"role": "user", "content": "Hi"}
+    >>> asyncio.run(reward([[asked, {"role": "assistant", "content": "Hello!"}], [asked]]))
+    [1.0, None]
+    """
 
     async def reward(group: Sequence[Sequence[Mapping[str, JSON]]], task: Task | None = None) -> list[float | None]:
         traces = [trace_of_chat(messages, [], task=task, number=number) for number, messages in enumerate(group)]
@@ -175,10 +254,10 @@ async def _of_group(scorer: Scorer, traces: Sequence[Trace], task: Task | None) 
     return list(await asyncio.gather(*(scorer(trace, task) for trace in traces)))
 
 
-def _chat(said: Chat, role: str) -> list[dict[str, JSON]]:
-    if isinstance(said, str):
-        return [{"role": role, "content": said}] if said or role == "assistant" else []
-    return [dict(message) for message in said]
+def _chat(chat: Chat, role: str) -> list[dict[str, JSON]]:
+    if isinstance(chat, str):
+        return [{"role": role, "content": chat}] if chat or role == "assistant" else []
+    return [dict(message) for message in chat]
 
 
 def _number(score: Score) -> float:

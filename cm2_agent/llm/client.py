@@ -1,5 +1,4 @@
-"""Asking a model until its reply can be read, or it cannot: requests within limits, retries, and what each failure
-means; apart from who asks (judge, labeler, simulator, user), who knows what for and what a reply must be."""
+"""LLMClient: asks a model within its limits until the reply can be read, and says what each failure means."""
 
 from __future__ import annotations
 
@@ -38,9 +37,9 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, kw_only=True)
 class RequestFailure:
-    """Why there is no answer. `retry`: asking again may help, after `wait` seconds where the provider said so; `reply`:
-    there was a reply, but not what was asked for. `cause`: `content` where what was shown can bring it about (method.md
-    §4)."""
+    """Why there is no answer. `retry`: asking again may help, after `wait` seconds where the provider says so; `reply`:
+    there was a reply, but not what was asked for. `cause`: `content` where what was shown can bring it about
+    (docs/method.md, 4)."""
 
     cause: NullCause
     explanation: str
@@ -76,12 +75,28 @@ class _Refused(Exception):
 
 
 class LLMClient:
-    """One model, asked within its limits; `of` is who asks, as errors name it.
+    """One language model, asked within its limits. `usage` counts this client's requests alone.
 
-    `settings` are pydantic-ai's model settings. `timeout` is seconds a request; `retries` requests beyond the first,
-    after a back-off that begins at `backoff` seconds, doubles, is jittered and never longer than `longest_wait`: a
-    provider that asks to wait longer is given up. `usage` counts this asker's requests alone; `limits` may be shared.
-    Raises JudgeError where limits in dollars cannot be kept."""
+    Raises JudgeError where limits in dollars cannot be held, since no price is known.
+
+    Args:
+        model: The model, as `language_model` makes it from a name.
+        of: Who asks, as errors name it.
+        settings: pydantic-ai model settings.
+        timeout: Seconds a request may take.
+        retries: Requests beyond the first.
+        backoff: Seconds before the first retry; doubled at each and jittered.
+        longest_wait: Seconds; a provider that asks to wait longer is given up.
+        limits: Concurrency, requests and tokens a minute, and a budget; may be shared.
+        price: US dollars a million tokens, where the published price is not yours.
+
+    >>> import asyncio
+    >>> from cm2_agent.llm.providers import language_model
+    >>> client = LLMClient(language_model("test"), of="example")
+    >>> question = ModelRequest(parts=[UserPromptPart(content="Is it right?")])
+    >>> asyncio.run(client.ask([question], str))
+    'success (no tool calls)'
+    """
 
     def __init__(
         self,
@@ -212,7 +227,7 @@ class LLMClient:
 
     def failure(self, error: Exception) -> RequestFailure:
         """What an error of a request, or of reading its reply, means."""
-        said = f"{type(error).__name__}: {str(error)[:200]}"
+        text = f"{type(error).__name__}: {str(error)[:200]}"
         if isinstance(error, MalformedReply):
             return RequestFailure(cause="infrastructure", explanation=str(error)[:300], reply=True)
         if isinstance(error, _Refused | ContentFilterError):
@@ -221,13 +236,13 @@ class LLMClient:
             return RequestFailure(cause="infrastructure", explanation=f"no answer within {self.timeout:g} s")
         if isinstance(error, ModelContextWindowExceededError):
             return RequestFailure(
-                cause="content", explanation=f"what was shown is too long for the {self.of}: {said}", retry=False
+                cause="content", explanation=f"what was shown is too long for the {self.of}: {text}", retry=False
             )
         if isinstance(error, ModelRequestRejectedError | ModelQuotaExceededError | UserError):
-            return RequestFailure(cause="infrastructure", explanation=said, retry=False)
+            return RequestFailure(cause="infrastructure", explanation=text, retry=False)
         if isinstance(error, ModelAPIError):
-            return RequestFailure(cause="infrastructure", explanation=said, wait=error.retry_after)
-        return RequestFailure(cause="infrastructure", explanation=said)
+            return RequestFailure(cause="infrastructure", explanation=text, wait=error.retry_after)
+        return RequestFailure(cause="infrastructure", explanation=text)
 
     async def aclose(self) -> None:
         """Close the connections that this event loop's requests left open."""

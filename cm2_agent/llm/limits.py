@@ -1,6 +1,4 @@
-"""How much a language model may be asked: calls at a time, requests and tokens a minute, a budget in US dollars or
-calls. Apart from who asks, so that several (a cheap judge and a strong one) can share one budget, and so that it can be
-tested without any."""
+"""RateLimits: how much a language model may be asked: calls at a time, requests and tokens a minute, a budget."""
 
 from __future__ import annotations
 
@@ -31,11 +29,21 @@ class _Slot:
 class RateLimits:
     """Holds calls back, and refuses them when the budget does not allow one more.
 
-    `concurrency`: calls at a time. `rpm`, `tpm`: requests and tokens a minute, kept by spacing, so that no minute holds
-    more. `budget_usd`, `budget_calls`: what may be spent in all; a call that is under way counts by its estimate, so
-    that many at a time do not overshoot. One object may serve several judges, threads and event loops. `of` is who
-    asks, as its errors name it. `clock` and `sleep` are the monotonic clock it goes by.
+    A call that is under way counts by its estimate, so that many at a time do not overshoot. One object may serve
+    several judges, simulators and users, threads and event loops.
 
+    Args:
+        concurrency: Calls at a time (1 or more).
+        rpm: Requests a minute, held by spacing, so that no minute has more; None for no limit.
+        tpm: Tokens a minute, in and out, likewise.
+        budget_usd: US dollars that may be spent in all; a model without a known price is refused then.
+        budget_calls: Calls that may be made in all.
+        of: Who asks, as errors name it.
+        clock: The monotonic clock to go by, in seconds.
+        sleep: How to wait a number of seconds.
+
+    >>> import asyncio
+    >>> from cm2_agent.llm import RateLimits
     >>> async def ask(limits):
     ...     async with limits.slot(estimated_tokens=900):
     ...         limits.spend(input_tokens=820, output_tokens=60, usd=0.0003)
@@ -60,7 +68,7 @@ asked by then stays open. Raise the budget and run again: nothing is asked twice
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Raises JudgeError where a limit is not a number that could be kept."""
+        """Raises JudgeError where a limit is not a number that could be held."""
         for name, value, least in (
             ("concurrency", concurrency, 1),
             ("budget_usd", budget_usd, 0),
@@ -170,7 +178,7 @@ asked by then stays open. Raise the budget and run again: nothing is asked twice
         note(calls=calls, input_tokens=input_tokens, output_tokens=output_tokens, usd=usd, re_asks=re_asks)
 
     def _estimate(self, given: float | None) -> float:
-        """What the next call may cost: as told, else what a call has cost so far."""
+        """What the next call may cost: as given, else what a call has cost so far."""
         if given is not None:
             return given
         return (self._spent.usd or 0.0) / self._spent.calls if self._spent.calls else 0.0

@@ -1,8 +1,6 @@
-"""What a language model's tokens cost, in US dollars; apart because prices change and come from a package of their own
-(genai-prices).
+"""What a language model's tokens cost, in US dollars, as genai-prices publishes it.
 
-A price that nobody knows is None, never 0: a budget in dollars cannot be kept by it and is refused.
-"""
+A price that nobody knows is None, never 0: a budget in dollars cannot be held by it and is refused."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Where answers come from: any pydantic-ai model, an OpenAI-compatible server by address, or a LangChain chat model
-such as a local transformers one. Apart from who asks, so that naming a model wrongly, or lacking its package, is said
-before anything is asked."""
+"""Models by name: any pydantic-ai model, an OpenAI-compatible server by address, or a LangChain chat model.
+
+A wrong name, or a package that is missing, is reported before anything is asked."""
 
 from __future__ import annotations
 
@@ -34,12 +34,23 @@ _EXTRAS = {
 
 
 def language_model(model: str | Model | BaseChatModel, of: str = "language model") -> Model:
-    """The model that `of` (a judge, a simulator, a user) asks: a pydantic-ai model or its name (`openai:gpt-5-mini`,
-    `anthropic:…`, `google:…`, `ollama:…`), a LangChain chat model, or `local:FOLDER` for a transformers model. Our own
-    retries count every request, so a client made here has none of its own.
+    """The model that a judge, a simulator or a simulated user asks, ready to be given to several of them.
 
-    Raises MissingExtra, with the pip line, where the provider's package is not installed; ModelError for a name that no
-    provider knows or a key that is not set."""
+    A client that is made here does not retry: CM2's own retries count every request.
+
+    Args:
+        model: A pydantic-ai model or its name (`openai:gpt-5-mini`, `anthropic:…`, `google:…`, `ollama:…`), a LangChain
+            chat model, or `local:FOLDER` for a transformers model.
+        of: Who asks, as the errors name it.
+
+    Raises:
+        MissingExtra: The provider's package is not installed; the message has the pip line.
+        ModelError: A name that no provider knows, or a key that is not set.
+
+    >>> from cm2_agent.llm import language_model
+    >>> language_model("test").model_name  # pydantic-ai's model for tests, which needs no key
+    'test'
+    """
     if isinstance(model, Model):
         return model
     if isinstance(model, BaseChatModel):
@@ -77,9 +88,23 @@ def openai_model(
     schema: tuple[str, Mapping[str, JSON]] | None = None,
     settings: ModelSettings | None = None,
 ) -> Model:
-    """A model behind an OpenAI-compatible server (vLLM, llama.cpp, a gateway) at `base_url`, such as
-    "http://localhost:8000/v1". Servers that need no key get "none". `schema`: the name and JSON schema that every reply
-    is held to. Raises MissingExtra without the openai package."""
+    """A model behind an OpenAI-compatible server such as vLLM, llama.cpp or a gateway. Nothing is sent until it is
+    asked.
+
+    Args:
+        base_url: Where the server is, `http://localhost:8000/v1` say.
+        model: The model's name there.
+        api_key: None sends "none", for servers that need no key.
+        schema: The name and JSON schema that every reply is held to (`response_format`, strict). None: free text.
+        settings: pydantic-ai's model settings, such as `{"temperature": 0}`.
+
+    Raises:
+        MissingExtra: The openai package is not installed.
+
+    >>> from cm2_agent.llm import openai_model
+    >>> openai_model("http://localhost:8000/v1", "qwen3-8b", settings={"temperature": 0}).model_name
+    'qwen3-8b'
+    """
     try:
         from openai import AsyncOpenAI
         from pydantic_ai.models.openai import OpenAIChatModel
@@ -161,16 +186,16 @@ class LangChainModel(Model):
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
         asked: list[BaseMessage] = []
-        told: str | None = None
+        instructions: str | None = None
         for message in messages:
             if isinstance(message, ModelRequest):
                 if message.instructions:
-                    told = message.instructions
+                    instructions = message.instructions
                 asked += [HumanMessage(_only_text(part)) for part in message.parts if isinstance(part, UserPromptPart)]
             else:
                 asked.append(AIMessage("".join(part.content for part in message.parts if isinstance(part, TextPart))))
-        if told is not None:  # every request of a dialogue carries them; they are said once
-            asked.insert(0, SystemMessage(told))
+        if instructions is not None:  # every request of a dialogue carries them; they are sent once
+            asked.insert(0, SystemMessage(instructions))
         given = dict(model_settings or {})
         known: dict[str, Any] = {name: given[name] for name in ("temperature", "max_tokens", "top_p") if name in given}
         answer = await self.chat.ainvoke(asked, **known)

@@ -1,5 +1,4 @@
-"""Showing a model what must not be obeyed: hostile text as lines of JSON in which nothing can end the data or begin an
-instruction; apart from the prompts, which all show something that others wrote."""
+"""Untrusted text in prompts: lines of JSON in which nothing can end the data or begin an instruction."""
 
 from __future__ import annotations
 

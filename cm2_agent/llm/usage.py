@@ -1,6 +1,7 @@
-"""What asking cost: calls, tokens and US dollars, added up for whoever opened a meter; apart because judges,
-simulators, limits and the scorer all speak of it. A meter belongs to the task that opened it and to the tasks started
-within, so traces judged side by side are told apart."""
+"""Usage: calls, tokens and US dollars, added up for whoever opened a meter.
+
+A meter belongs to the task that opened it and to the tasks started within, so traces judged side by side are counted
+separately."""
 
 from __future__ import annotations
 

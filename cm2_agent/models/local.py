@@ -333,8 +333,20 @@ def _content(message: AIMessage) -> Any:
 
 
 def fingerprint(model: Any) -> str:
-    """A name for these exact weights: 16 hexadecimal digits of a hash over every parameter's name, shape, type and
-    bytes."""
+    """A name for these exact weights: 16 hexadecimal digits of a SHA-256 over every tensor's name, shape, type and
+    bytes.
+
+    `model` is a torch module. It is the `model_version` of what a LocalChatModel writes.
+
+    >>> import torch
+    >>> from cm2_agent.models import fingerprint
+    >>> layer = torch.nn.Linear(2, 1)
+    >>> before = fingerprint(layer)
+    >>> with torch.no_grad():
+    ...     _ = layer.bias.add_(1.0)
+    >>> len(before), fingerprint(layer) == before
+    (16, False)
+    """
     import torch
 
     digest = hashlib.sha256()

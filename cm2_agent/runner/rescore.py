@@ -134,9 +134,37 @@ def _summed(one: Mapping[str, JSON], other: Mapping[str, JSON]) -> dict[str, JSO
 async def score_groups(
     traces: Iterable[Trace], scorer: GroupScorer, *, store: SQLStore | None = None
 ) -> AsyncIterator[tuple[Trace, Score]]:
-    """Score stored rollouts a GRPO group at a time (`cm2_agent.types.group.group_key`), for a stack with rewards that
-    compare them; save where a store is given, which also knows the tasks. A trace without a group is scored alone.
-    Raises ChecklistError, StoreError, BudgetExhausted (the groups yielded so far are saved)."""
+    """Score stored traces a GRPO group at a time; yields each with its score.
+
+    For a `Stack` with rewards that compare rollouts. A group shares task, policy version, sampling settings, tool
+    backends and reward version; a trace that belongs to no task is scored alone.
+
+    Args:
+        traces: What to score, `store.traces()` say.
+        scorer: A `Stack`, or another scorer with `score_group(traces, task)`.
+        store: Where each group's scores are saved as soon as it is scored, and where the tasks are read. None: nothing
+            is saved, and the scorer gets no task.
+
+    Raises:
+        ChecklistError: An item that cannot be scored.
+        StoreError: The store refuses.
+        BudgetExhausted: A judge may spend no more; the groups yielded so far are saved.
+
+    >>> import asyncio
+    >>> from cm2_agent import Message, Run, Stack, Trace, score_groups
+    >>> def shortest(traces):
+    ...     least = min(len(trace.steps) for trace in traces)
+    ...     return [len(trace.steps) == least for trace in traces]
+    >>> shortest.of_group = True
+    >>> def rollout(name, *replies):
+    ...     messages = [Message.of("user", "Hi"), *(Message.of("assistant", reply) for reply in replies)]
+    ...     return Trace.of(Run(id=name, messages=messages, attributes={"cm2.task.id": "greet"}))
+    >>> async def rewards():
+    ...     traces = [rollout("a", "Hello!"), rollout("b", "Wait.", "Hello!")]
+    ...     return {trace.id: score.reward async for trace, score in score_groups(traces, Stack(shortest))}
+    >>> asyncio.run(rewards())
+    {'a': 1.0, 'b': 0.0}
+    """
     groups: dict[str, list[Trace]] = {}
     for trace in traces:
         key = group_key(trace, scorer.version)

@@ -136,12 +136,12 @@ class Rollouts:
             try:
                 world = None if self.context is None else await _enter(opened, self.context(task))
             except Exception as error:  # a world that cannot be opened is this dialogue's end, and no other's
-                told = f"the dialogue's world could not be opened: {type(error).__name__}: {error}"
+                problem = f"the dialogue's world could not be opened: {type(error).__name__}: {error}"
                 runs = _ended(
                     [],
                     thread,
                     facts,
-                    Ending(reason="error", turn=0, failure=RunFailure(kind="ToolError", message=told[:500])),
+                    Ending(reason="error", turn=0, failure=RunFailure(kind="ToolError", message=problem[:500])),
                 )
             else:
                 runs = await self._converse(task, number, thread, facts, world)
@@ -206,7 +206,7 @@ def dialogue_seed(seed: int, task: str, number: int) -> int:
 
 
 def _ended(runs: list[Run], thread: str, facts: Mapping[str, JSON], end: Ending) -> list[Run]:
-    """The runs with what only the end of the dialogue told: the gate's turn, the limit that cut it, the error nobody
+    """The runs with what only the end of the dialogue shows: the gate's turn, the limit that cut it, the error nobody
     recorded."""
     if not runs:
         runs = [Run(id=f"{thread}#0", thread=thread, attributes=dict(facts), status="error")]

@@ -21,8 +21,20 @@ _LOCK = 0x636D32  # "cm2": the advisory lock under which PostgreSQL stores are c
 
 
 def schema_revision(url: str) -> str | None:
-    """The revision of the store's schema, None where the database is empty. Creates and changes nothing. Raises
-    StoreError, and SchemaError where the database holds something else."""
+    """The revision of the store's schema, None where the database is empty. Creates and changes nothing.
+
+    Args:
+        url: The store's SQLAlchemy URL, as for `SQLStore`.
+
+    Raises:
+        StoreError: The database cannot be opened.
+        SchemaError: It holds something else than a store.
+
+    >>> from cm2_agent.store import HEAD, SQLStore, schema_revision
+    >>> SQLStore("sqlite:///cm2.db").close()
+    >>> schema_revision("sqlite:///cm2.db") == HEAD
+    True
+    """
     database = Database(url, create=False)
     try:
         with database.reading() as connection:
@@ -32,8 +44,20 @@ def schema_revision(url: str) -> str | None:
 
 
 def upgrade(url: str) -> str:
-    """Bring the store's schema to this code's revision, in one transaction, and return it. Raises StoreError, and
-    SchemaError where the schema is newer than the code or not ours; then nothing has changed."""
+    """Bring the store's schema to this version's revision in one transaction, and return it. An empty database gets
+    the schema.
+
+    Args:
+        url: The store's SQLAlchemy URL, as for `SQLStore`.
+
+    Raises:
+        StoreError: The database cannot be opened or written.
+        SchemaError: Its schema is newer than this version or is not a store's; nothing has changed then.
+
+    >>> from cm2_agent.store import HEAD, upgrade
+    >>> upgrade("sqlite:///cm2.db") == HEAD
+    True
+    """
     database = Database(url)
     try:
         with database.writing() as connection:

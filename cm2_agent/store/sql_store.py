@@ -41,7 +41,7 @@ class SQLStore:
     error. Every save is one transaction and may be repeated: what is stored already stays as it is. Threads may share a
     store. Raises StoreError, SchemaError, MissingExtra.
 
-    >>> from cm2_agent.types.messages import Message
+    >>> from cm2_agent import Message
     >>> with SQLStore("sqlite://") as store:
     ...     store.save_run(Run(id="r1", messages=(Message.of("user", "Where is order 7?"),)))
     ...     store.trace("r1").messages[0].text

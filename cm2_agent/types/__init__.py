@@ -1,1 +1,3 @@
-"""The data types: what happened, what to do, what it is worth. No I/O, no LangChain, no torch."""
+"""The data types that all rooms share: traces, tasks, checklists, scores and the protocols of what can be swapped.
+
+They know no database, no LangChain and no torch. Users import them from `cm2_agent`."""

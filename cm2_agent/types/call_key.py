@@ -1,5 +1,5 @@
-"""When two calls of a tool are the same call (method.md §7); apart so that replay, caches and fidelity cannot disagree
-about it.
+"""When two calls of a tool are the same call (docs/method.md §7): replay, caches and the simulator's evaluation share
+this key.
 
 Every value gets one short text, its form, made from the leaves up; a long form is replaced by its hash. What equals the
 default that the schema gives is left out of its object, so that it does not matter whether it was spelled out. Where a

@@ -31,11 +31,25 @@ from cm2_agent.types.yaml_source import write_yaml
 
 
 def load_checklist(path: str | Path, functions: Mapping[str, CheckFunction] | None = None) -> Checklist:
-    """The checklist in a YAML file, its libraries included, its check names bound to `functions` where these are given.
+    r"""The checklist in a YAML file, with the libraries that it includes.
 
-    Raises ChecklistError, every line of which begins with `file:line:`: not UTF-8, not YAML, a duplicate, unknown or
-    missing key, a wrong type, an unknown check, a broken rule (checklist_rules), a library that is missing, includes
-    itself or lacks a parameter, a check name without a function."""
+    Args:
+        path: The YAML file. A library is included by `cm2:NAME` (shipped) or a path relative to the file.
+        functions: The check functions that items name, by name. None: the names stay names, and a scorer or guard must
+            be given the functions.
+
+    Raises:
+        ChecklistError: Not UTF-8, not YAML, a duplicate, unknown or missing key, a wrong type, an unknown check, a
+            broken rule, a library that is missing, includes itself or lacks a parameter, or a check name without a
+            function. Every line of the message begins with `file:line:`.
+
+    >>> from pathlib import Path
+    >>> from cm2_agent import load_checklist
+    >>> text = "name: support\nitems:\n  - id: looks_up_first\n    check: {called: get_order, before: reply}\n"
+    >>> _ = Path("support.yaml").write_text(text)
+    >>> [item.id for item in load_checklist("support.yaml")]
+    ['looks_up_first']
+    """
     where = Path(path)
     root = where.resolve().parent
     return read_checklist(read_file(where, str(path)), functions, name=str(path), folder=root)
@@ -72,8 +86,20 @@ def read_checklist(
 
 
 def dump_checklist(checklist: Checklist) -> str:
-    """The checklist as YAML that `load_checklist` reads back to the same hash. Libraries are written out; functions by
-    their names, which must be given again."""
+    """The checklist as YAML that `load_checklist` reads back to the same hash.
+
+    Libraries are written out in full, check functions by their names: give the functions again when you load it.
+
+    >>> from cm2_agent import Checklist, Item, dump_checklist
+    >>> print(dump_checklist(Checklist(Item("replies", check={"replied": True}), name="support")))
+    name: support
+    version: 1
+    items:
+    - id: replies
+      check:
+        replied: true
+    <BLANKLINE>
+    """
     return write_yaml(checklist.to_json())
 
 

@@ -113,8 +113,18 @@ class Task(BaseModel):
 
 
 def load_tasks(path: str | Path) -> list[Task]:
-    """Read a JSON Lines file of tasks. Raises TaskError with the line of the first that cannot be used; reads nothing
-    else then."""
+    r"""The tasks of a JSON Lines file, one object a line; blank lines are skipped.
+
+    Raises:
+        TaskError: The file cannot be read or holds no task, a line is no task, its own checklist cannot be used, or an
+            id occurs twice. The message begins with `file:line:`; no task is returned then.
+
+    >>> from pathlib import Path
+    >>> from cm2_agent import load_tasks
+    >>> _ = Path("tasks.jsonl").write_text('{"id": "where", "turns": ["Where is order 7?"]}\n')
+    >>> [(task.id, task.turns) for task in load_tasks("tasks.jsonl")]
+    [('where', ('Where is order 7?',))]
+    """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -141,7 +151,13 @@ def load_tasks(path: str | Path) -> list[Task]:
 
 
 def save_tasks(tasks: Iterable[Task], path: str | Path) -> Path:
-    """Write tasks as JSON Lines and return the path."""
+    """Write tasks as JSON Lines (UTF-8, an existing file is replaced) and return the path.
+
+    >>> from cm2_agent import Task, load_tasks, save_tasks
+    >>> path = save_tasks([Task(id="where", turns=["Where is order 7?"])], "tasks.jsonl")
+    >>> load_tasks(path)[0].id
+    'where'
+    """
     path = Path(path)
     path.write_text("".join(json.dumps(task.to_json(), ensure_ascii=False) + "\n" for task in tasks), encoding="utf-8")
     return path

@@ -18,18 +18,24 @@ BEFORE = frozenset({"timeout", "error"})
 
 
 class Faults:
-    """Faults at set rates, each the probability in [0, 1] that a call meets it; their sum is at most 1.
+    """Faults at set rates: `run(…, faults=Faults(timeout=0.02, error=0.05))`.
 
-    `tools` gives single tools other rates, `{tool: {fault: rate}}`; a fault it does not name keeps the general rate.
-    The draw is a hash of the seed, the task, the call and how often it was answered before in the dialogue: the
-    rollouts of a group meet the same fault in the same call, and a call that is repeated draws anew.
+    A call meets at most one. The draw is a hash of the seed, the task, the call and how often it was answered before in
+    the dialogue: the rollouts of a group meet the same fault in the same call, and a call that is repeated draws anew.
 
-    - `timeout` and `error` are drawn before the tool is called: it is not, and the agent is told of a failure.
-    - `empty` and `truncated` change an answer that was given, a real write included; an error stays one.
+    Args:
+        timeout: Probability in [0, 1] that the tool is not called and the agent reads of a time-out.
+        error: Probability that the tool is not called and the agent reads of a service that is down.
+        empty: Probability that an answer, of a real write too, becomes empty.
+        truncated: Probability that an answer is cut; an error stays an error.
+        seed: Of the draws.
+        tools: Other rates for single tools, `{tool: {fault: rate}}`; a fault that is not named keeps the general rate.
+        task: The task whose calls are drawn; `for_task` sets it.
 
-    Raises ToolError for rates that are no probabilities, and for names of faults that do not exist.
+    Raises:
+        ToolError: A rate out of [0, 1], rates that sum to more than 1, or a fault that does not exist.
 
-    >>> from cm2_agent.types.messages import ToolSpec
+    >>> from cm2_agent import ToolSpec
     >>> Faults(timeout=1).draw(ToolRequest(tool=ToolSpec(name="get_order"), arguments={}), CallLog())
     'timeout'
     """
@@ -113,9 +119,9 @@ class Faults:
         truncated answer is shorter by at least a character, where it had two. Raises ToolError for an unknown fault, or
         one that lacks its answer."""
         if fault in BEFORE:
-            said = f"Tool {request.tool.name} timed out after 30 s" if fault == "timeout" else _UNAVAILABLE
+            message = f"Tool {request.tool.name} timed out after 30 s" if fault == "timeout" else _UNAVAILABLE
             return ToolAnswer(
-                content=said, error=True, backend="simulate" if answer is None else answer.backend, fault=fault
+                content=message, error=True, backend="simulate" if answer is None else answer.backend, fault=fault
             )
         if fault not in FAULTS or answer is None:
             why = "is unknown" if fault not in FAULTS else "changes an answer, and was given none"
@@ -161,14 +167,16 @@ def _truncated(content: str | list[JSON], place: float) -> str | list[JSON]:
         return content[: _cut(len(content), place)]
     texts = [len(text) for block in content if (text := _text_of(block)) is not None]
     left = _cut(sum(texts), place)
-    kept: list[JSON] = []
+    shown: list[JSON] = []
     for block in content:
         text = _text_of(block)
         if text is not None and len(text) > left:
-            return [*kept, text[:left] if isinstance(block, str) else {**block, "text": text[:left]}] if left else kept
+            return (
+                [*shown, text[:left] if isinstance(block, str) else {**block, "text": text[:left]}] if left else shown
+            )
         left -= len(text or "")
-        kept.append(block)
-    return kept[:-1] if len(kept) > 1 else kept  # nothing but pictures
+        shown.append(block)
+    return shown[:-1] if len(shown) > 1 else shown  # nothing but pictures
 
 
 def _cut(size: int, place: float) -> int:

@@ -40,7 +40,7 @@ class CallRecorder:
     ToolError where it cannot be opened or is being written to.
 
     >>> import tempfile
-    >>> from cm2_agent.types.messages import ToolSpec
+    >>> from cm2_agent import ToolSpec
     >>> path = Path(tempfile.mkdtemp()) / "calls.jsonl"
     >>> with CallRecorder(path) as recorder:
     ...     request = ToolRequest(tool=ToolSpec(name="get_order"), arguments={"id": 7})
@@ -154,11 +154,11 @@ def _last(path: str | Path, torn: bytes) -> RecordedCall | None:
 def _read(path: str | Path, data: bytes) -> Iterator[RecordedCall]:
     header, *lines = data.split(b"\n")
     try:
-        said = json.loads(header)
+        found = json.loads(header)
     except (ValueError, RecursionError):
-        said = None
-    if said != {"format": FORMAT, "version": VERSION}:
-        raise TaskError(_foreign(path, header.decode("utf-8", "replace"), said))
+        found = None
+    if found != {"format": FORMAT, "version": VERSION}:
+        raise TaskError(_foreign(path, header.decode("utf-8", "replace"), found))
     for number, line in enumerate(lines, 2):
         if line.strip():
             yield _parsed(path, number, line)
@@ -181,7 +181,7 @@ def _parsed(path: str | Path, number: int, line: bytes) -> RecordedCall:
 
 
 def _line(request: ToolRequest, answer: ToolAnswer, seconds: float) -> bytes:
-    said: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "name": request.tool.name,
         "arguments": dict(request.arguments),
         "result": answer.content,
@@ -189,12 +189,12 @@ def _line(request: ToolRequest, answer: ToolAnswer, seconds: float) -> bytes:
     }
     if answer.error:
         plain = isinstance(answer.content, str)
-        said |= {
+        fields |= {
             "result": None if plain else answer.content,
             "error": answer.content if plain else _text(answer.content),
         }
     try:
-        line = json.dumps({**said, "seconds": round(seconds, 6)}, ensure_ascii=False, allow_nan=False)
+        line = json.dumps({**fields, "seconds": round(seconds, 6)}, ensure_ascii=False, allow_nan=False)
         _Line.model_validate(json.loads(line))
         if not _encodable(line):
             line = json.dumps(json.loads(line), ensure_ascii=True)
@@ -211,8 +211,8 @@ def _line(request: ToolRequest, answer: ToolAnswer, seconds: float) -> bytes:
 
 def _text(blocks: Any) -> str:
     """What an error of several content blocks says; the blocks themselves are recorded as its result."""
-    said = [block.get("text") if isinstance(block, dict) else block for block in blocks]
-    return "\n".join(text for text in said if isinstance(text, str))
+    texts = [block.get("text") if isinstance(block, dict) else block for block in blocks]
+    return "\n".join(text for text in texts if isinstance(text, str))
 
 
 def _encodable(text: str) -> bool:
@@ -228,12 +228,12 @@ def _no_number(name: str) -> Any:
     raise ValueError(f"{name} is no JSON number")
 
 
-def _foreign(path: str | Path, header: str, said: Any = None) -> str:
+def _foreign(path: str | Path, header: str, found: Any = None) -> str:
     expected = f"expected the first line {_HEADER}"
-    if isinstance(said, dict) and said.get("format") == FORMAT and said.get("version") != VERSION:
-        known = "a newer" if isinstance(said.get("version"), int) and said["version"] > VERSION else "another"
+    if isinstance(found, dict) and found.get("format") == FORMAT and found.get("version") != VERSION:
+        known = "a newer" if isinstance(found.get("version"), int) and found["version"] > VERSION else "another"
         what = "upgrade cm2-agent, or record the calls again" if known == "a newer" else "record the calls again"
-        return f"{path}:1: a recording of {known} version, {said.get('version')!r}; {expected}: {what}"
+        return f"{path}:1: a recording of {known} version, {found.get('version')!r}; {expected}: {what}"
     what = f"its first line is {header[:120]!r}; {expected}: give a file that CallRecorder wrote"
     return f"{path}:1: not a recording: {what}"
 

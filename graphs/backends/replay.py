@@ -15,6 +15,7 @@ from cm2_agent.errors import ToolError
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import ToolSpec
 from cm2_agent.types.task import RecordedCall, Task
+from cm2_agent.types.text import shorten
 from cm2_agent.types.tool_calls import CallLog, ToolAnswer, ToolRequest, reads_only
 
 _NEAREST = 3
@@ -155,25 +156,26 @@ class ReplayTools:
 
     def _missing(self, request: ToolRequest) -> str:
         asked = _spelled(request)
+        shown = shorten(asked, _SHOWN)
         places = self._places.get(request.tool.name)
         if places:
             calls = (ToolRequest(tool=request.tool, arguments=self.recorded[place].arguments) for place in places)
             spelled = sorted(
                 dict.fromkeys(map(_spelled, calls)), key=lambda other: -fuzz.ratio(asked[:_COMPARED], other[:_COMPARED])
             )
-            said = (
-                f"the call {_cut(asked)} was not recorded; the nearest that were:"
-                f" {'; '.join(map(_cut, spelled[:_NEAREST]))}"
+            problem = (
+                f"the call {shown} was not recorded; the nearest that were:"
+                f" {'; '.join(shorten(call, _SHOWN) for call in spelled[:_NEAREST])}"
             )
         else:
             named = ", ".join(sorted(self._places)) or "none"
-            said = (
-                f"no call of tool {request.tool.name!r} was recorded, so {_cut(asked)} cannot be replayed; recorded"
+            problem = (
+                f"no call of tool {request.tool.name!r} was recorded, so {shown} cannot be replayed; recorded"
                 f" tools: {named}"
             )
         return (
-            f"{said}. Record the call, let a simulator answer what was not recorded (backend `hybrid`), or let the tool"
-            " be called for real (`allow_real`)"
+            f"{problem}. Record the call, let a simulator answer what was not recorded (backend `hybrid`), or let the"
+            " tool be called for real (`allow_real`)"
         )
 
 
@@ -186,7 +188,7 @@ class _Keyed:
 
 
 def replayed(recorded: RecordedCall) -> ToolAnswer:
-    """The answer as the agent was told it: text and lists of content blocks as they are, other JSON as LangChain writes
+    """The answer as the agent read it: text and lists of content blocks as they are, other JSON as LangChain writes
     it."""
     if recorded.error is None:
         return ToolAnswer(content=message_content(recorded.result), backend="replay")
@@ -230,10 +232,6 @@ def _spelled(request: ToolRequest) -> str:
         return f"{request.tool.name}({json.dumps(request.arguments, ensure_ascii=False, sort_keys=True, default=str)})"
     except (TypeError, ValueError, RecursionError):  # too deep, or no JSON: what the matching made of it
         return request.key
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
 
 __all__ = ["Replay", "ReplayTools", "message_content", "replayed", "unique"]

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
-import threading
 import weakref
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, cast
@@ -20,6 +18,7 @@ from pydantic_ai.models import Model
 from cm2_agent.errors import ToolError
 from cm2_agent.llm.client import LLMClient, RequestFailed, RequestFailure, Schema, unfenced
 from cm2_agent.llm.limits import RateLimits
+from cm2_agent.llm.memory_cache import LRUMemory
 from cm2_agent.llm.prices import Price
 from cm2_agent.llm.providers import language_model
 from cm2_agent.llm.usage import Usage
@@ -79,25 +78,16 @@ class MemorySimulations:
     def __init__(self, size: int = 65_536) -> None:
         if size < 1:
             raise ToolError(f"a cache of {size} simulated answers was asked for; expected 1 or more")
-        self._size = size
-        self._known: OrderedDict[str, str] = OrderedDict()
-        self._lock = threading.Lock()
+        self._replies = LRUMemory[str](size)
 
     def get(self, key: str) -> str | None:
-        with self._lock:
-            if key in self._known:
-                self._known.move_to_end(key)
-            return self._known.get(key)
+        return self._replies.get([key]).get(key)
 
     def put(self, key: str, tool: str, body: str) -> None:
-        with self._lock:
-            self._known.setdefault(key, body)
-            self._known.move_to_end(key)
-            while len(self._known) > self._size:
-                self._known.popitem(last=False)
+        self._replies.put({key: body})
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._replies)
 
 
 class Simulate:
@@ -177,21 +167,32 @@ class Simulate:
 class SimulatedTools:
     """Answers calls of one task's tools as the real ones would: a `ToolBackend`, and callable by a tool's name.
 
-    `model`: a pydantic-ai model or its name, `local:FOLDER`, or a LangChain chat model. Shown are the tool and its
-    schemas, at most `shots` of this task's recorded calls and no others (`Shots`), the dialogue, and what was answered
-    in it. `seed` decides between inventions that are equally plausible; with a `cache` the same seed and dialogue give
-    the same answers, also in another process, without a model being asked. `settings` are pydantic-ai's, beside
-    temperature 0 and the seed. `timeout` seconds and `retries` a request, the first retry after about `backoff`
-    seconds. A reply that is malformed, breaks the tool's `output` schema or contradicts what was answered before is
-    asked again `re_asks` times, the reason named. `limits` may be shared with other models; `price` where the published
-    one is not yours. `of_cache` counts answers that were known.
+    The model is shown the tool and its schemas, at most `shots` of this task's recorded calls and no others, the
+    dialogue, and what was answered in it. A reply that is malformed, breaks the tool's `output` schema or contradicts
+    what was answered before is asked for again, with the reason. One object may serve many dialogues, each with its
+    log; the calls of one dialogue are answered one after the other, so that none contradicts another. `of_cache`
+    counts answers that were known.
 
-    One object may serve many dialogues, each with its journal; the calls of one are answered one after the other, so
-    that none contradicts another. Raises ToolError, ModelError (a name that is no model), MissingExtra.
+    Args:
+        model: A pydantic-ai model or its name, `local:FOLDER`, or a LangChain chat model.
+        task: Whose tools are simulated.
+        seed: Decides between inventions that are equally plausible.
+        cache: Known answers: the same seed and dialogue give the same answers, in every process, without a model.
+        settings: pydantic-ai's, beside temperature 0 and the seed.
+        shots: Recorded calls shown as examples, 0 or more.
+        timeout: Seconds of a request.
+        retries: Of a request that fails, 0 or more.
+        re_asks: Of a reply that cannot be used, 0 or more.
+        backoff: Seconds before the first retry, about.
+        limits: Requests, tokens and dollars at most; may be shared with other models.
+        price: Where the published one is not yours.
 
-    >>> from cm2_agent.types.messages import ToolSpec
+    Raises:
+        ToolError: A setting out of its range.
+        ModelError: A name that is no model.
+        MissingExtra: The model's package is not installed.
 
-    >>> from cm2_agent.types.task import RecordedCall
+    >>> from cm2_agent import RecordedCall, ToolSpec
     >>> shipped = RecordedCall(name="get_order", result="shipped")
     >>> task = Task(id="t", tools=[ToolSpec(name="get_order")], recorded=[shipped])
     >>> SimulatedTools("test", task=task, seed=3).version.startswith("test:test;prompt=")

@@ -1,5 +1,4 @@
-"""What a dialogue's tools have said so far, as facts, and whether a new answer contradicts them; apart from the
-simulator so that it can be proved without a model.
+"""Facts that a dialogue's tools have stated so far, and whether a new answer contradicts them.
 
 A fact is a scalar under (entity, field). An entity is an object that names itself: by `id`; by `KIND_id` or
 `KIND_number`, where KIND is what the tool, or the key that holds the object, is called (an order in `get_order`, in
@@ -83,10 +82,10 @@ def facts_of(request: ToolRequest, content: str | list[JSON]) -> Facts:
             value = json.loads(text)
         except (ValueError, RecursionError):
             continue
-        for fact, told in _objects(request, value):
-            if fact in found and not _same(found[fact], told):
+        for fact, stated in _objects(request, value):
+            if fact in found and not _same(found[fact], stated):
                 unclear.add(fact)
-            found.setdefault(fact, told)
+            found.setdefault(fact, stated)
     return {fact: value for fact, value in found.items() if fact not in unclear}
 
 
@@ -100,7 +99,7 @@ def _objects(request: ToolRequest, value: JSON) -> Iterator[tuple[tuple[str, str
         elif isinstance(at, Mapping):
             entity = _own(request, at, path) or (_named_by(request, at) if top else None)
             if entity is not None:
-                yield from (((entity, field), told) for field, told in _scalars(at))
+                yield from (((entity, field), value) for field, value in _scalars(at))
             waiting += [(item, (*path, key), False) for key, item in reversed(list(at.items()))]
 
 

@@ -1,10 +1,9 @@
-"""What a simulator is shown: the tool, real calls of this task as examples, the dialogue, the answers so far, the call;
-apart from the simulator, so that the prompt can be proved without a model.
+"""What a simulator is shown: the tool, real calls of this task as examples, the dialogue, the answers so far, the call.
 
 All of it was written by others, so it is data: one line of JSON each, in which nothing can end the data
-(llm/fencing.py). The mark after it is a hash of what it marks: the same question is the same prompt to the byte, in
-every process, and no data can hold the mark. What changes least comes first, so that a provider's prefix cache serves a
-dialogue's later calls."""
+(llm/untrusted_text.py). The mark after it is a hash of what it marks: the same question is the same prompt to the byte,
+in every process, and no data can hold the mark. What changes least comes first, so that a provider's prefix cache
+serves a dialogue's later calls."""
 
 from __future__ import annotations
 

@@ -110,14 +110,14 @@ def reselected(task: Task, found: Sequence[Held], tools: frozenset[str], shots: 
     be shown."""
     chosen = dict(task.metadata.get(SHOTS) or {})
     for tool in tools:
-        mine = sorted(
+        own_misses = sorted(
             (held for held in found if held.task == task.id and held.tool == tool),
             key=lambda held: (held.fields, held.position),
         )
-        known = {held.position for held in mine}
+        known = {held.position for held in own_misses}
         rest = [number for number, call in enumerate(task.recorded) if call.name == tool and number not in known]
-        if mine:
-            chosen[tool] = [*(held.position for held in mine), *rest][:shots]
+        if own_misses:
+            chosen[tool] = [*(held.position for held in own_misses), *rest][:shots]
     return task.model_copy(update={"metadata": {**task.metadata, SHOTS: chosen}})
 
 
@@ -141,10 +141,10 @@ def _chosen(tasks: Sequence[Task], most: int | None, tools: frozenset[str] | Non
 async def _held(task: Task, position: int, simulate: Callable[[Task], ToolBackend], twice: bool) -> Held:
     recorded = task.recorded[position]
     call = _call(task, recorded)
-    kept = [number for number, other in enumerate(task.recorded) if _call(task, other).key != call.key]
-    left = _without(task, kept)
+    remaining = [number for number, other in enumerate(task.recorded) if _call(task, other).key != call.key]
+    left = _without(task, remaining)
     log = CallLog()
-    for number in kept:
+    for number in remaining:
         if number < position:
             other = task.recorded[number]
             log.add(_call(task, other), replayed(other))
@@ -167,29 +167,31 @@ async def _held(task: Task, position: int, simulate: Callable[[Task], ToolBacken
                 consistent=None,
                 failed=str(error)[:300],
             )
-    true, told = replayed(recorded), answers[0]
+    expected, answered = replayed(recorded), answers[0]
     others = [replayed(other) for other in left.recorded if other.name == recorded.name]
     return Held(
         task=task.id,
         tool=recorded.name,
         position=position,
-        valid=_valid(call.tool, told, others),
-        exact=told.error == true.error and _leaves(told) == _leaves(true),
-        fields=0.0 if told.error != true.error else _f1(_leaves(told), _leaves(true)),
-        error_form=_same_form(told, true),
-        consistent=None if len(answers) < 2 else _leaves(answers[1]) == _leaves(told),
+        valid=_valid(call.tool, answered, others),
+        exact=answered.error == expected.error and _leaves(answered) == _leaves(expected),
+        fields=0.0 if answered.error != expected.error else _f1(_leaves(answered), _leaves(expected)),
+        error_form=_same_form(answered, expected),
+        consistent=None if len(answers) < 2 else _leaves(answers[1]) == _leaves(answered),
     )
 
 
-def _without(task: Task, kept: Sequence[int]) -> Task:
+def _without(task: Task, remaining: Sequence[int]) -> Task:
     """The task with these recorded calls alone, its chosen few-shots renumbered."""
-    places = {old: new for new, old in enumerate(kept)}
+    places = {old: new for new, old in enumerate(remaining)}
     shots = {
         tool: [places[old] for old in chosen if old in places]
         for tool, chosen in (task.metadata.get(SHOTS) or {}).items()
     }
     metadata = {**task.metadata, **({SHOTS: shots} if shots else {})}
-    return task.model_copy(update={"recorded": tuple(task.recorded[number] for number in kept), "metadata": metadata})
+    return task.model_copy(
+        update={"recorded": tuple(task.recorded[number] for number in remaining), "metadata": metadata}
+    )
 
 
 def _call(task: Task, recorded: RecordedCall) -> ToolRequest:
@@ -207,12 +209,12 @@ def _parsed(answer: ToolAnswer) -> JSON:
         return answer.content
 
 
-def _valid(tool: ToolSpec, told: ToolAnswer, others: Sequence[ToolAnswer]) -> bool:
+def _valid(tool: ToolSpec, answered: ToolAnswer, others: Sequence[ToolAnswer]) -> bool:
     """Whether the answer has the declared schema; where none is declared, the JSON type that recorded answers have, and
     no key that none of them has. An error has a form of its own."""
-    if told.error:
+    if answered.error:
         return True
-    value = _parsed(told)
+    value = _parsed(answered)
     if tool.output is not None:
         try:
             return bool(Draft202012Validator(dict(tool.output)).is_valid(value))
@@ -250,17 +252,17 @@ def _leaves(answer: ToolAnswer) -> Counter[tuple[str, str]]:
     return found
 
 
-def _f1(told: Counter[tuple[str, str]], true: Counter[tuple[str, str]]) -> float:
-    return 2 * (told & true).total() / (told.total() + true.total())
+def _f1(answered: Counter[tuple[str, str]], expected: Counter[tuple[str, str]]) -> float:
+    return 2 * (answered & expected).total() / (answered.total() + expected.total())
 
 
-def _same_form(told: ToolAnswer, true: ToolAnswer) -> bool | None:
+def _same_form(answered: ToolAnswer, expected: ToolAnswer) -> bool | None:
     """Whether errors are told as errors, and in the tool's own form; None where both are answers."""
-    if not told.error and not true.error:
+    if not answered.error and not expected.error:
         return None
-    if told.error != true.error:
+    if answered.error != expected.error:
         return False
-    return fuzz.ratio(_form(told), _form(true)) >= _ALIKE
+    return fuzz.ratio(_form(answered), _form(expected)) >= _ALIKE
 
 
 def _form(answer: ToolAnswer) -> str:
@@ -271,8 +273,8 @@ def _form(answer: ToolAnswer) -> str:
 
 def _fidelity(tool: str, found: Sequence[Held]) -> Fidelity:
     def share(values: Sequence[tuple[str, float | bool | None]]) -> tuple[float, Interval] | None:
-        told = [(task, float(value)) for task, value in values if value is not None]
-        return mean_interval([value for _, value in told], [task for task, _ in told]) if told else None
+        answered = [(task, float(value)) for task, value in values if value is not None]
+        return mean_interval([value for _, value in answered], [task for task, _ in answered]) if answered else None
 
     def every(name: str) -> tuple[float, Interval]:
         measured = share([(held.task, getattr(held, name)) for held in found])

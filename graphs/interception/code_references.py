@@ -1,4 +1,4 @@
-"""What a piece of code refers to, found without running any of it; apart from `seeing`, which knows what it looks for.
+"""What a piece of code refers to, found without running any of it.
 
 Only the interpreter's own slots are read (closures, globals that the code names, `__dict__`s, `__slots__`): no
 property, no descriptor of the application's, no `__getattr__`, `__iter__` or `__eq__` runs."""
@@ -244,8 +244,8 @@ def _uses(code: types.CodeType) -> tuple[_Names, _Names, _Names]:
             modules.add(str(instruction.argval))
     for inner in code.co_consts:
         if type(inner) is types.CodeType:
-            for mine, more in zip((names, global_names, modules), _uses(inner), strict=True):
-                mine.update(more)
+            for own, more in zip((names, global_names, modules), _uses(inner), strict=True):
+                own.update(more)
     return frozenset(names), frozenset(global_names), frozenset(modules)
 
 

@@ -22,7 +22,7 @@ class RealToolGuard(BaseCallbackHandler):
 
     raise_error = True
     run_inline = True
-    # told of tools alone: every event that it is not told of is dispatched faster
+    # called for tools alone: every event that it ignores is dispatched faster
     ignore_llm = ignore_chain = ignore_retriever = ignore_chat_model = ignore_custom_event = ignore_retry = property(
         lambda self: True
     )

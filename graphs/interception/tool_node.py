@@ -42,10 +42,29 @@ AsyncExecute = Callable[[ToolCallRequest], Awaitable[Any]]
 
 def switched(graph: Any) -> Any:
     """A copy of a compiled graph whose tool nodes, its subgraphs' too, ask the run's `Backends`; the graph itself stays
-    as it is.
+    as it is. `run` does this for the graphs that it is given.
 
     A tool node's own `wrap_tool_call` stays around the switch. Tools that plain function nodes call are not switched:
-    see `switchable`."""
+    see `switchable`.
+
+    >>> from langchain_core.language_models import GenericFakeChatModel
+    >>> from langchain_core.messages import AIMessage
+    >>> from cm2_agent.graphs import FunctionTools, agent
+    >>> def get_order(order_id: int) -> str:
+    ...     "Look an order up."
+    ...     return "real"
+    >>> async def always_shipped(request):
+    ...     return "shipped"
+    >>> class Model(GenericFakeChatModel):
+    ...     def bind_tools(self, tools, **kwargs):
+    ...         return self
+    >>> call = {"name": "get_order", "args": {"order_id": 7}, "id": "1", "type": "tool_call"}
+    >>> model = Model(messages=iter([AIMessage("", tool_calls=[call]), AIMessage("It was shipped.")]))
+    >>> graph = switched(agent(model, FunctionTools(get_order)))
+    >>> config = {"configurable": {TOOLS: Backends(always_shipped)}}
+    >>> graph.invoke({"messages": [("user", "Where is order 7?")]}, config)["messages"][2].content
+    'shipped'
+    """
     return with_tool_nodes(graph, _switched)
 
 
@@ -55,27 +74,27 @@ def _switched(node: ToolNode) -> ToolNode:
         method = getattr(node, name)
         if isinstance(method, types.MethodType) and method.__self__ is node:
             setattr(made, name, types.MethodType(method.__func__, made))
-    theirs, atheirs = node._wrap_tool_call, node._awrap_tool_call
-    made._wrap_tool_call = wrap_tool_call if theirs is None else _around(theirs)
-    if atheirs is not None:
-        made._awrap_tool_call = _aaround(atheirs)
+    wrapper, async_wrapper = node._wrap_tool_call, node._awrap_tool_call
+    made._wrap_tool_call = wrap_tool_call if wrapper is None else _around(wrapper)
+    if async_wrapper is not None:
+        made._awrap_tool_call = _aaround(async_wrapper)
     else:
-        made._awrap_tool_call = awrap_tool_call if theirs is None else _in_thread(theirs)
+        made._awrap_tool_call = awrap_tool_call if wrapper is None else _in_thread(wrapper)
     return made
 
 
-def _around(theirs: Any) -> Any:
-    return lambda request, execute: theirs(request, lambda asked: wrap_tool_call(asked, execute))
+def _around(wrapper: Any) -> Any:
+    return lambda request, execute: wrapper(request, lambda asked: wrap_tool_call(asked, execute))
 
 
-def _aaround(theirs: Any) -> Any:
+def _aaround(wrapper: Any) -> Any:
     async def wrap(request: ToolCallRequest, execute: AsyncExecute) -> Any:
-        return await theirs(request, lambda asked: awrap_tool_call(asked, execute))
+        return await wrapper(request, lambda asked: awrap_tool_call(asked, execute))
 
     return wrap
 
 
-def _in_thread(theirs: Any) -> Any:
+def _in_thread(wrapper: Any) -> Any:
     """A sync wrapper around an async switch: it waits in a thread of its own."""
 
     async def wrap(request: ToolCallRequest, execute: AsyncExecute) -> Any:
@@ -84,7 +103,7 @@ def _in_thread(theirs: Any) -> Any:
         def inner(asked: ToolCallRequest) -> Any:
             return asyncio.run_coroutine_threadsafe(_run(asked, execute), loop).result()
 
-        return await asyncio.to_thread(theirs, request, inner)
+        return await asyncio.to_thread(wrapper, request, inner)
 
     return wrap
 

@@ -1,4 +1,4 @@
-"""Typed Python functions as tools, whose results are JSON for certain; apart from the other kinds of tools."""
+"""Typed Python functions as tools, whose results are JSON for certain."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from .toolbox import Toolbox
 
 
 class FunctionTools(Toolbox):
-    """Functions, sync or async, as a list of LangChain tools. The name, the docstring and the annotated parameters are
-    what the model is told; pydantic models as parameters are given as such, and LangChain's injected ones stay hidden
-    from the model.
+    """Functions, sync or async, as a list of LangChain tools. The model sees the name, the docstring and the annotated
+    parameters; pydantic models as parameters are given as such, and LangChain's injected ones stay hidden from the
+    model.
 
     A result is serialised by pydantic (models, dataclasses, enums, dates) as the return annotation says, whose JSON
     schema is the tool's output schema unless it is text or unknown. LangChain's own results (a ToolMessage, LangGraph's

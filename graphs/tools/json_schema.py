@@ -1,5 +1,5 @@
-"""Values against the JSON schemas of tools, arguments and results alike; apart so that a schema is read once, and that
-checking one never fetches what it refers to."""
+"""Values checked against the JSON schemas of tools, arguments and results alike. A schema is read once, and what it
+refers to is never fetched."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The tools of MCP servers, over stdio and streamable HTTP; apart from the sessions, which know nothing of
-LangChain."""
+"""The tools of MCP servers, over stdio and streamable HTTP, as LangChain tools."""
 
 from __future__ import annotations
 
@@ -53,10 +52,18 @@ class McpTools(Toolbox):
         start_timeout: float = 60.0,
         prefix: str | None = None,
     ) -> McpTools:
-        """A server that is started as a process and spoken to over its standard input and output. `env` is added to a
-        few variables of ours (such as PATH), the rest of our environment is not passed on; `timeout` bounds each call
-        and `start_timeout` the start, in seconds; `prefix` is put before the tools' names. Raises MissingExtra and
-        ToolError."""
+        """A server that is started as a process and called over its standard input and output.
+
+        Args:
+            command: The program.
+            args: Its arguments.
+            env: Added to a few variables of ours (such as PATH); the rest of our environment is not passed on.
+            cwd: The folder in which it runs.
+            timeout: Seconds of each call.
+            start_timeout: Seconds of the start.
+            prefix: Put before the tools' names.
+
+        Raises MissingExtra and ToolError."""
         label, connect = mcp_session.stdio(command, args, env, cwd)
         return cls(McpSession(label, connect, timeout=timeout, start_timeout=start_timeout, prefix=prefix))
 

@@ -1,4 +1,4 @@
-"""One open session with one MCP server; apart from the tools it offers, which only call through it.
+"""One open session with one MCP server, through which its tools are called.
 
 The session lives in a task of its own: the transports' cancel scopes belong to the task that entered them, and a
 transport that breaks cancels its task, which must not be the caller's."""

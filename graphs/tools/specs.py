@@ -1,5 +1,4 @@
-"""A LangChain tool as a task writes it down; apart from the kinds of tools, since the switch asks it of tools of every
-origin."""
+"""A LangChain tool as a ToolSpec, the form in which a task writes it down."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ there."""
 
 
 def spec_of(tool: BaseTool) -> ToolSpec:
-    """What the model is told of the tool (injected arguments left out), the schema of its results where its metadata
+    """What the model sees of the tool (injected arguments left out), the schema of its results where its metadata
     has one under `output_schema`, and whether it only reads where its metadata has `readOnlyHint`. Raises ToolError
     where its arguments have no schema.
 

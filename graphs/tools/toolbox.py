@@ -1,4 +1,4 @@
-"""A list of LangChain tools that is a backend too; apart from where the tools come from (functions, MCP servers)."""
+"""A list of LangChain tools under unique names, which can also be called by name."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""A conversation with a labelling model: questions out, text in, each seeing those before it; apart from the labeler,
-which knows items but no network."""
+"""WriterSession: a conversation with the model that writes a checklist; each question sees those before it."""
 
 from __future__ import annotations
 
@@ -15,10 +14,17 @@ from cm2_agent.llm.limits import RateLimits
 
 
 class WriterSession:
-    """One dialogue's questions to the model; each sees those before it and their answers.
+    """One dialogue's questions to the model; each sees those before it and their answers. `calls` counts every request.
 
-    `timeout` is seconds a request; `retries` requests beyond the first where the provider failed, after a back-off that
-    begins at `backoff` seconds and doubles. `calls` counts every request."""
+    Args:
+        model: The model that writes.
+        instructions: The system prompt.
+        limits: Bound the calls.
+        settings: pydantic-ai model settings.
+        timeout: Seconds a request may take.
+        retries: Requests beyond the first where the provider failed.
+        backoff: Seconds before the first retry, doubled at each.
+    """
 
     def __init__(
         self,

@@ -1,5 +1,4 @@
-"""Corrupted references: a good dialogue with one thing made wrong, so that an item can be tried on it; apart from the
-labeler, which asks whether the item that names the thing notices.
+"""Corrupted references: a good dialogue with one thing made wrong, so that an item can be tried on it.
 
 Which corruptions an item must fail is read off the item: a check as data says what it is about, a question says by
 `focus_on`, and its evidence pointers say where. An item of which nothing can be made wrong (a question without
@@ -40,7 +39,7 @@ from cm2_agent.types.messages import Message, Reasoning, Text, ToolCall, ToolCal
 from cm2_agent.types.trace import Run, Step, Trace
 from cm2_agent.types.view import CallView, View, as_text, occurs
 
-from ..judges.transcript import folded, part_texts, quoted_in, spelled
+from ..judges.transcript import call_text, folded, part_texts, quoted_in
 
 NOTHING = {"found": [], "note": "nothing was found"}
 """What a swapped result says where the dialogue has no other result to take."""
@@ -177,7 +176,7 @@ def _of_question(item: Item, reference: Trace) -> Iterator[Corruption]:
         return
     if item.focus_on == "assistant.tool_calls":
         named = {folded(text) for pointer in pointers for text in _named(pointer, reference)}
-        calls = {id(call) for step in steps for call in step.message.tool_calls if folded(spelled(call)) in named}
+        calls = {id(call) for step in steps for call in step.message.tool_calls if folded(call_text(call)) in named}
         if item.level == "parameter":
             quotes = " ".join(str(pointer["snippet"]) for pointer in pointers)
             change = _changing(calls, lambda name: occurs(name, quotes), _known(reference))
@@ -241,11 +240,11 @@ def _without(chosen: Callable[[ToolCall], bool] | set[int]) -> Callable[[Step], 
     wanted = _predicate(chosen)
 
     def change(step: Step) -> Step:
-        gone = [call for call in step.message.tool_calls if wanted(call)]
-        answers = {id(step.response_to(call)) for call in gone}
-        parts = tuple(part for part in step.message.parts if not any(part is call for call in gone))
-        kept = tuple(one for one in step.responses if id(one) not in answers)
-        return replace(step, message=replace(step.message, parts=parts), responses=kept)
+        dropped = [call for call in step.message.tool_calls if wanted(call)]
+        answers = {id(step.response_to(call)) for call in dropped}
+        parts = tuple(part for part in step.message.parts if not any(part is call for call in dropped))
+        responses = tuple(one for one in step.responses if id(one) not in answers)
+        return replace(step, message=replace(step.message, parts=parts), responses=responses)
 
     return change
 
@@ -280,8 +279,8 @@ def _predicate(chosen: Callable[[ToolCall], bool] | set[int]) -> Callable[[ToolC
 
 def _known(reference: Trace) -> str:
     """Everything that the user said and the tools answered."""
-    told = [as_text(response.response) for step in reference.steps for response in step.responses]
-    return "\n".join([message.text for message in reference.messages if message.role == "user"] + told)
+    results = [as_text(response.response) for step in reference.steps for response in step.responses]
+    return "\n".join([message.text for message in reference.messages if message.role == "user"] + results)
 
 
 def _other(value: JSON, known: str) -> JSON:

@@ -1,5 +1,4 @@
-"""What a labelling model is told and what it may answer; apart from the labeler, which decides what becomes of the
-answer.
+"""What a model that writes checklists is shown, and how its reply is read.
 
 The instructions are prompts/label.md, the same for every dialogue. The dialogue follows as data behind a nonce
 (transcript.py). Where the first answer fails, one more question shows it together with what failed."""
@@ -22,7 +21,7 @@ from cm2_agent.types.json_values import JSON, content_hash
 from cm2_agent.types.messages import ToolSpec
 from cm2_agent.types.trace import Trace
 
-from ..judges.transcript import shown
+from ..judges.transcript import dialogue_data
 
 _FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*)\n\s*```\s*\Z", re.DOTALL)
 PER_TURN = ""
@@ -78,8 +77,8 @@ def first_question(trace: Trace, tools: Sequence[ToolSpec], mark: str) -> str:
     """The tools and the dialogue as data, and what is wanted of them."""
     specs = [asdict(tool) for tool in tools]
     return (
-        f"{fenced('tools', specs, mark)}\n\n{fenced('dialogue', shown(trace), mark)}\n\nWrite the checklist of the"
-        f" dialogue between the marks {mark}. It has {len(trace.turns)} turns. Reply with the JSON object alone."
+        f"{fenced('tools', specs, mark)}\n\n{fenced('dialogue', dialogue_data(trace), mark)}\n\nWrite the checklist of"
+        f" the dialogue between the marks {mark}. It has {len(trace.turns)} turns. Reply with the JSON object alone."
     )
 
 
@@ -110,9 +109,9 @@ def read_reply(text: str, form: type[LabelReply] = LabelReply) -> tuple[LabelIte
         return form.model_validate_json(fence.group(1) if fence else text).items
     except ValidationError as error:
         broken = error.errors(include_url=False, include_input=False)
-        told = [f"{'.'.join(map(str, one['loc'])) or 'reply'}: {one['msg']}" for one in broken]
-        more = f"; and {len(told) - 8} more" if len(told) > 8 else ""
-        raise ModelError("; ".join(told[:8]) + more) from error
+        messages = [f"{'.'.join(map(str, one['loc'])) or 'reply'}: {one['msg']}" for one in broken]
+        more = f"; and {len(messages) - 8} more" if len(messages) > 8 else ""
+        raise ModelError("; ".join(messages[:8]) + more) from error
 
 
 __all__ = [

@@ -1,5 +1,4 @@
-"""Whether a written checklist is sound: rules that need no scoring (`lint`), and trials on the reference and on
-corrupted references (`tried`). Apart from the labeler, which asks the model and decides what is kept."""
+"""Whether a written checklist is sound: rules (`lint`), and trials on good and corrupted references (`run_trials`)."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ from cm2_agent.types.protocols import Judge
 from cm2_agent.types.score import Verdict
 from cm2_agent.types.trace import Step, Trace
 
-from ..judges.transcript import folded, part_texts, quoted_in, said
+from ..judges.transcript import folded, part_texts, quoted_in, user_text
 from ..scoring.scorer import ChecklistScorer
 from .perturbation import Corruption, corruptions
 from .prompt import LabelItem
@@ -35,11 +34,11 @@ Faults = dict[str, list[str]]
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What came of trying items: `faults` failed, `unchecked` could not be tried (and why), `held` passed every trial.
-    An item that waits for a failed one is in none of them: it is tried again when that one is better or gone."""
+    """What came of trying items: `faults` failed, `unchecked` could not be tried (and why), `passed` every trial. An
+    item that waits for a failed one is in none of them: it is tried again when that one is better or gone."""
 
     faults: Faults = field(default_factory=dict)
-    held: frozenset[str] = frozenset()
+    passed: frozenset[str] = frozenset()
     unchecked: Mapping[str, str] = field(default_factory=dict)
     corrupted: int = 0
     """How many corrupted references were scored."""
@@ -72,10 +71,10 @@ def lint(items: Sequence[LabelItem], reference: Trace, tools: Collection[str], *
     ]
     for problem in problems(listed) if listed else []:
         faults[listed[problem.at or 0].id].append(problem.message)
-    return {name: list(dict.fromkeys(told)) for name, told in faults.items() if told}
+    return {name: list(dict.fromkeys(reasons)) for name, reasons in faults.items() if reasons}
 
 
-def kept(items: Sequence[LabelItem], dropped: Collection[str]) -> tuple[list[LabelItem], int]:
+def select(items: Sequence[LabelItem], dropped: Collection[str]) -> tuple[list[LabelItem], int]:
     """The items that are not dropped, without their dependencies on those that are, and how many links went."""
     names = {item.id for item in items} - set(dropped)
     left = [_without(item, names) for item in items if item.id in names]
@@ -83,7 +82,7 @@ def kept(items: Sequence[LabelItem], dropped: Collection[str]) -> tuple[list[Lab
     return left, before - sum(len(item.depends_on) + (item.part_of is not None) for item in left)
 
 
-async def tried(
+async def run_trials(
     items: Sequence[LabelItem], reference: Trace, judge: Judge | None, only: Collection[str] | None = None
 ) -> Trial:
     """The items on the reference, which must satisfy and pay each, and on corrupted references, on each of which the
@@ -91,7 +90,7 @@ async def tried(
     they are unchecked. `only`: the items to corrupt the reference for. The items must be free of lint."""
     faults: Faults = {}
     unchecked: dict[str, str] = {item.id: "no judge" for item in items if item.check is None and judge is None}
-    checkable, _ = kept(items, unchecked)
+    checkable, _ = select(items, unchecked)
     if not checkable:
         return Trial(unchecked=unchecked)
     verdicts = await _verdicts([item.model_copy(update={"weight": 1.0}) for item in checkable], reference, judge)
@@ -100,8 +99,8 @@ async def tried(
         verdict = verdicts.get(item.id)
         if verdict is not None and verdict.value is None:
             unchecked[item.id] = f"no verdict on the reference: {verdict.explanation or verdict.reason}"
-        elif (told := _unmet(verdict)) is not None:
-            faults[item.id] = [told]
+        elif (problem := _unmet(verdict)) is not None:
+            faults[item.id] = [problem]
         elif verdict is not None and verdict.value:
             standing.append(item)
     groups: dict[str, tuple[Corruption, list[LabelItem]]] = {}
@@ -113,9 +112,9 @@ async def tried(
             unchecked[item.id] = "nothing that it rests on could be made wrong"
         for one in found:
             groups.setdefault(_key(one.trace), (one, []))[1].append(item)
-    for one, named in groups.values():
-        verdicts = await _verdicts([_bare(item) for item in named], one.trace, judge)
-        for item in named:
+    for one, tested in groups.values():
+        verdicts = await _verdicts([_bare(item) for item in tested], one.trace, judge)
+        for item in tested:
             verdict = verdicts.get(item.id)
             if verdict is None or verdict.value is None:
                 unchecked.setdefault(item.id, f"no verdict where {one.what}")
@@ -124,8 +123,8 @@ async def tried(
                     f"the reference was corrupted ({one.what}), and the item is still satisfied"
                 )
     left = {name: why for name, why in unchecked.items() if name not in faults}
-    held = frozenset(item.id for item in standing if item.id not in faults and item.id not in left)
-    return Trial(faults=faults, held=held, unchecked=left, corrupted=len(groups))
+    passed = frozenset(item.id for item in standing if item.id not in faults and item.id not in left)
+    return Trial(faults=faults, passed=passed, unchecked=left, corrupted=len(groups))
 
 
 # -- lint
@@ -142,7 +141,7 @@ def _placed(item: LabelItem, reference: Trace, block: bool) -> Iterator[str]:
         if turn is None or (pointer.source != "user" and pointer.step >= len(turn.steps)):
             yield f"{where}: there is no such step in the reference"
             continue
-        texts = (said(turn),) if pointer.source == "user" else part_texts(turn.steps[pointer.step], pointer.source)
+        texts = (user_text(turn),) if pointer.source == "user" else part_texts(turn.steps[pointer.step], pointer.source)
         if not quoted_in(pointer.snippet, texts):
             yield f"{where}: the snippet {pointer.snippet[:80]!r} does not stand there"
 
@@ -250,4 +249,4 @@ def _key(trace: Trace) -> str:
     return content_hash([replace(message, extra={}).to_json() for message in trace.messages])
 
 
-__all__ = ["NEAR", "Faults", "Trial", "kept", "lint", "tried"]
+__all__ = ["NEAR", "Faults", "Trial", "lint", "run_trials", "select"]

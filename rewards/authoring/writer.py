@@ -1,8 +1,7 @@
-"""The labeler: a reference dialogue in, a checklist out that was tried on it. Apart from the prompt (label_prompt.py)
-and from what makes a checklist sound (label_check.py).
+"""ChecklistWriter: a reference dialogue in, a checklist out that was tried on it.
 
-One call a dialogue writes the items; one more at most tells what failed and has these written anew. An item that fails
-again is dropped, and what depended on it no longer does. A dialogue that cannot be labelled (the model failed, it died,
+One call a dialogue writes the items; at most one more shows what failed and has these written anew. An item that fails
+again is dropped, and what depended on it no longer does. A dialogue without a checklist (the model failed, it died,
 nothing sound was left) gives a reason, never a checklist of what happened to be there."""
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from .prompt import (
     read_reply,
     second_question,
 )
-from .validation import Faults, Trial, kept, lint, tried
+from .validation import Faults, Trial, lint, run_trials, select
 
 if TYPE_CHECKING:
     from pydantic_ai.models import Model
@@ -65,13 +64,20 @@ class WrittenChecklist:
 
 
 class ChecklistWriter:
-    """Writes checklists with a model: a pydantic-ai model or its name (`openai:gpt-5-mini`); `base_url` is an
-    OpenAI-compatible server's, which is sent `api_key` and no other.
+    """Writes checklists with a model, from reference dialogues.
 
-    `judge` tries the questions too (without one they are kept and reported as unchecked); it keeps its own budget.
-    `limits` bound the calls of the labelling model. `settings` are pydantic-ai's model settings; `timeout`, `retries`,
-    `backoff`: see WriterSession. Raises MissingExtra where the provider's package is not installed, ModelError where
-    the model cannot be used.
+    Raises MissingExtra where the provider's package is not installed, ModelError where the model cannot be used.
+
+    Args:
+        model: A pydantic-ai model or its name (`openai:gpt-5-mini`).
+        base_url: Address of an OpenAI-compatible server, in place of the provider's.
+        api_key: Sent to that server, and no other key is.
+        judge: Tries the questions too, on its own budget; without one they stay, reported as unchecked.
+        limits: Bound the calls of the writing model.
+        settings: pydantic-ai model settings.
+        timeout: Seconds a request may take.
+        retries: Requests beyond the first where the provider failed.
+        backoff: Seconds before the first retry, doubled at each.
 
     >>> from pydantic_ai.models.function import FunctionModel
     >>> ChecklistWriter(FunctionModel(lambda messages, info: None, model_name="scripted")).model_name
@@ -112,27 +118,27 @@ class ChecklistWriter:
         why = _unusable(reference)
         if why is not None:
             return WrittenChecklist(trace_id=reference.id, reason=why)
-        work = _Work(labeler=self, reference=reference, task=task or task_of(reference), block=block)
+        draft = _Draft(writer=self, reference=reference, task=task or task_of(reference), block=block)
         try:
-            return await work.done()
+            return await draft.done()
         except BudgetExhausted:
             raise
         except (ModelError, JudgeError) as error:
-            return WrittenChecklist(trace_id=reference.id, reason=str(error), calls=work.talk.calls)
+            return WrittenChecklist(trace_id=reference.id, reason=str(error), calls=draft.session.calls)
 
 
-class _Work:
+class _Draft:
     """The labelling of one reference: the conversation with the model, and the items as they stand."""
 
-    def __init__(self, *, labeler: ChecklistWriter, reference: Trace, task: Task, block: bool) -> None:
-        self.labeler, self.reference, self.task = labeler, reference, task
+    def __init__(self, *, writer: ChecklistWriter, reference: Trace, task: Task, block: bool) -> None:
+        self.writer, self.reference, self.task = writer, reference, task
         self.block = block or task.scripted_turns is None
         self.tools = {tool.name for tool in task.tools} | {
             call.name for step in reference.steps for call in step.message.tool_calls
         }
         self.mark = nonce()
-        self.talk = WriterSession(
-            labeler.model, instructions=instructions(self.block), limits=labeler.limits, **labeler.call_options
+        self.session = WriterSession(
+            writer.model, instructions=instructions(self.block), limits=writer.limits, **writer.call_options
         )
         self.corrupted = 0
 
@@ -141,27 +147,29 @@ class _Work:
         written = len(items)
         faults, trial = await self._tried(items)
         rewritten: tuple[str, ...] = ()
-        gone: dict[str, str] = {}
+        dropped: dict[str, str] = {}
         unchecked, unlinked = trial.unchecked, 0
         if faults:
             if not asked_again:
                 items, rewritten = await self._again(items, faults)
-                gone = {name: "; ".join(told) for name, told in faults.items() if name not in rewritten}
-            items, gone, unchecked, unlinked = await self._settled(items, set(trial.held) - set(rewritten), gone)
+                dropped = {name: "; ".join(reasons) for name, reasons in faults.items() if name not in rewritten}
+            items, dropped, unchecked, unlinked = await self._settled(
+                items, set(trial.passed) - set(rewritten), dropped
+            )
         found: dict[str, Any] = {
             "trace_id": self.reference.id,
             "written": written,
-            "dropped": gone,
+            "dropped": dropped,
             "unchecked": unchecked,
             "unlinked": unlinked,
             "corrupted": self.corrupted,
-            "calls": self.talk.calls,
-            "rewritten": tuple(name for name in rewritten if name not in gone),
+            "calls": self.session.calls,
+            "rewritten": tuple(name for name in rewritten if name not in dropped),
         }
         if not items:
             return WrittenChecklist(
                 **found,
-                reason="no item was sound: " + "; ".join(f"{name}: {told}" for name, told in gone.items())[:500],
+                reason="no item was sound: " + "; ".join(f"{name}: {why}" for name, why in dropped.items())[:500],
             )
         return WrittenChecklist(
             **found, checklist=Checklist(*map(Item.from_model, items), name=self.task.id, version=self.task.version)
@@ -169,16 +177,16 @@ class _Work:
 
     async def _first(self) -> tuple[Sequence[LabelItem], bool]:
         """The items, and whether the second call was needed to read any."""
-        text = await self.talk.ask(first_question(self.reference, self.task.tools, self.mark))
+        text = await self.session.ask(first_question(self.reference, self.task.tools, self.mark))
         try:
             return read_reply(text), False
         except ModelError as error:
-            text = await self.talk.ask(malformed_question(str(error), self.mark))
+            text = await self.session.ask(malformed_question(str(error), self.mark))
         try:
             return read_reply(text), True
         except ModelError as error:
             raise ModelError(
-                f"{self.labeler.model_name} gave no checklist that could be read, twice: {error}"
+                f"{self.writer.model_name} gave no checklist that could be read, twice: {error}"
             ) from error
 
     async def _tried(self, items: Sequence[LabelItem]) -> tuple[Faults, Trial]:
@@ -187,10 +195,10 @@ class _Work:
         sound = list(items)
         while sound and (
             found := lint(sound, self.reference, self.tools, block=self.block)
-        ):  # weights can be wrong once others are gone
+        ):  # weights can be wrong once others are dropped
             faults.update(found)
-            sound, _ = kept(sound, found)
-        trial = await tried(sound, self.reference, self.labeler.judge) if sound else Trial()
+            sound, _ = select(sound, found)
+        trial = await run_trials(sound, self.reference, self.writer.judge) if sound else Trial()
         self.corrupted += trial.corrupted
         return {**faults, **trial.faults}, trial
 
@@ -202,7 +210,7 @@ class _Work:
             for item in items
             if item.id in faults
         }
-        text = await self.talk.ask(second_question(written, faults, self.mark))
+        text = await self.session.ask(second_question(written, faults, self.mark))
         try:
             new = {item.id: item for item in read_reply(text, Rewritten) if item.id in faults}
         except ModelError:
@@ -211,27 +219,27 @@ class _Work:
         return merged, tuple(new)
 
     async def _settled(
-        self, items: Sequence[LabelItem], held: set[str], dropped: Mapping[str, str]
+        self, items: Sequence[LabelItem], passed: set[str], failed: Mapping[str, str]
     ) -> tuple[list[LabelItem], dict[str, str], Mapping[str, str], int]:
         """What is left when everything that fails is dropped, until nothing does; each pass drops an item or is the
         last."""
-        gone, unlinked = dict(dropped), 0
-        left, lost = kept(items, gone)
-        unlinked += lost
+        dropped, unlinked = dict(failed), 0
+        left, links = select(items, dropped)
+        unlinked += links
         while left:
             faults = lint(left, self.reference, self.tools, block=self.block)
             if not faults:
-                open_ = {item.id for item in left} - held
-                trial = await tried(left, self.reference, self.labeler.judge, open_)
+                open_ = {item.id for item in left} - passed
+                trial = await run_trials(left, self.reference, self.writer.judge, open_)
                 self.corrupted += trial.corrupted
-                held |= trial.held & open_
+                passed |= trial.passed & open_
                 faults = trial.faults
                 if not faults:
-                    return left, gone, trial.unchecked, unlinked
-            gone.update({name: "; ".join(told) for name, told in faults.items()})
-            left, lost = kept(left, faults)
-            unlinked += lost
-        return left, gone, {}, unlinked
+                    return left, dropped, trial.unchecked, unlinked
+            dropped.update({name: "; ".join(reasons) for name, reasons in faults.items()})
+            left, links = select(left, faults)
+            unlinked += links
+        return left, dropped, {}, unlinked
 
 
 def task_of(reference: Trace, base: Task | None = None) -> Task:
@@ -239,7 +247,7 @@ def task_of(reference: Trace, base: Task | None = None) -> Task:
     turns, its system message, its tools and the calls that answered)."""
     if base is not None:
         return base
-    from ..judges.transcript import said
+    from ..judges.transcript import user_text
 
     system = next((message.text for message in reference.messages if message.role == "system"), None)
     tools = {tool.name: tool for call in reference.calls for tool in call.tools}
@@ -252,14 +260,31 @@ def task_of(reference: Trace, base: Task | None = None) -> Task:
     return Task(
         id=reference.task_id or reference.id,
         system=system,
-        turns=tuple(said(turn) for turn in reference.turns),
+        turns=tuple(user_text(turn) for turn in reference.turns),
         tools=tuple(tools.values()),
         recorded=tuple(recorded),
     )
 
 
 def task_with_checklist(task: Task, found: WrittenChecklist, model: str) -> Task:
-    """The task with the checklist that was written. Raises ValueError where there is none."""
+    """The task with the checklist that a ChecklistWriter wrote for it.
+
+    Args:
+        task: The task; its `metadata` will say under `label` what the checklist was written from.
+        found: What the writer answered.
+        model: The writer's `model_name`.
+
+    Raises:
+        ValueError: No checklist was written; the message says why.
+
+    >>> from cm2_agent import Checklist, Item, Task
+    >>> from cm2_agent.rewards import WrittenChecklist, task_with_checklist
+    >>> written = Checklist(Item("replies", check={"replied": True}), name="where")
+    >>> found = WrittenChecklist(trace_id="t", checklist=written)
+    >>> task = task_with_checklist(Task(id="where", turns=["Where is order 7?"]), found, "openai:gpt-5-mini")
+    >>> [item.id for item in task.own_checklist()]
+    ['replies']
+    """
     if found.checklist is None:
         raise ValueError(f"trace {found.trace_id!r} has no checklist: {found.reason}")
     label = {"trace": found.trace_id, "model": model, "prompt": prompt_version(), "unchecked": sorted(found.unchecked)}

@@ -17,6 +17,7 @@ from cm2_agent.types.json_values import content_hash
 from cm2_agent.types.protocols import Reward
 from cm2_agent.types.score import Component
 from cm2_agent.types.task import Task
+from cm2_agent.types.text import shorten
 from cm2_agent.types.trace import Trace
 
 
@@ -32,7 +33,20 @@ class Context:
 class RewardComponent:
     """A reward with a name and a version, whose answers are Components. Made by `as_component`.
 
-    `of_group` says that it looks at all rollouts of a group at once; asked about a single trace it answers NULL.
+    Args:
+        function: Sync or async, of a trace or of a trace and its Context; it returns a number in [0, 1], a bool, a
+            Component, or None where it cannot tell (NULL). With `of_group` it takes the traces of a group and returns
+            one such value a trace.
+        name: Under which the value is stored in `Score.components`.
+        version: Names what could change the value.
+        of_group: Whether it compares the rollouts of a group; asked about a single trace it is NULL then.
+
+    >>> import asyncio
+    >>> from cm2_agent import Trace
+    >>> from cm2_agent.rewards import RewardComponent
+    >>> brief = RewardComponent(lambda trace: len(trace.steps) <= 4, name="brief", version="1")
+    >>> asyncio.run(brief(Trace(id="t", runs=()))).value
+    1.0
     """
 
     def __init__(self, function: Callable[..., Any], *, name: str, version: str, of_group: bool = False) -> None:
@@ -96,12 +110,25 @@ class _Failed:
 def as_component(
     reward: Reward | RewardComponent, *, name: str | None = None, version: str | None = None
 ) -> RewardComponent:
-    """The reward as a RewardComponent.
+    """The reward as a RewardComponent, to give it a name and a version of your own.
 
-    The name is the given one, else the reward's `name`, else the function's; the version the given one, else the
-    reward's, else a hash of the function's source (what it closes over is not seen: give a version where that can
-    change the value). Raises ChecklistError for what cannot be called, takes neither one nor two arguments, or has
-    neither a version nor a source."""
+    Args:
+        reward: A function or an object that is called with a trace, or with a trace and its Context (see
+            RewardComponent). With an attribute `of_group` that is true it is called with a group's traces.
+        name: None: the reward's `name`, else the function's or the class's.
+        version: None: the reward's `version`, else a hash of its source. What it closes over is not seen: give a
+            version where that can change the value.
+
+    Raises:
+        ChecklistError: It cannot be called, takes neither one nor two arguments, or has neither a version nor a source.
+
+    >>> from cm2_agent.rewards import as_component
+    >>> def brief(trace):
+    ...     return len(trace.steps) <= 4
+    >>> component = as_component(brief, version="2")
+    >>> component.name, component.version
+    ('brief', '2')
+    """
     if isinstance(reward, RewardComponent):
         return (
             reward
@@ -138,8 +165,7 @@ def _positional(function: Callable[..., Any]) -> int:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '…'}"
+    return f"{type(value).__name__} {shorten(repr(value), 60)}"
 
 
 __all__ = ["Context", "RewardComponent", "as_component"]

@@ -1,7 +1,4 @@
-"""Penalties by rule: how much of a dialogue is malformed, failed or too long, each in [0, 1] where 1 is the worst.
-
-Apart from checklists since they are shares, not yes or no; a stack takes them off at the end.
-"""
+"""Penalties by rule: how much of a dialogue is malformed, failed or too long, each in [0, 1] where 1 is the worst."""
 
 from __future__ import annotations
 
@@ -19,20 +16,39 @@ Unit: TypeAlias = Literal["steps", "calls", "tokens", "characters"]
 def format_penalty(*, text_beside_calls: bool = True, tools: frozenset[str] | None = None) -> RewardComponent:
     """malformed steps / steps: the share of the assistant's messages whose form is wrong.
 
-    A step is malformed where it is empty (neither text nor call), where a call's arguments are no JSON object, where
-    one step uses a call id twice, where it calls a tool that is not among `tools` (None: any), and, with
-    `text_beside_calls`, where it speaks beside its calls. NULL for a dialogue without steps."""
+    A step is malformed where it is empty (neither text nor call), where a call's arguments are no JSON object, and
+    where one step uses a call id twice. NULL for a dialogue without steps.
+
+    Args:
+        text_beside_calls: Whether a step is malformed, too, where it speaks beside its calls.
+        tools: The names that may be called; a call of any other is malformed. None: any.
+
+    >>> import asyncio
+    >>> from cm2_agent import Message, Run, Trace
+    >>> from cm2_agent.rewards import format_penalty
+    >>> replies = [Message.of("assistant", "Wait."), Message.of("assistant", "")]
+    >>> trace = Trace.of(Run(id="t", messages=[Message.of("user", "Hi"), *replies]))
+    >>> asyncio.run(format_penalty()(trace)).value
+    0.5
+    """
 
     def form(trace: Trace) -> float | None:
         steps = trace.steps
         return sum(_malformed(step, text_beside_calls, tools) for step in steps) / len(steps) if steps else None
 
-    named = "" if tools is None else f",tools={'+'.join(sorted(tools))}"
-    return RewardComponent(form, name="format", version=f"1(text_beside_calls={text_beside_calls}{named})")
+    limited_to = "" if tools is None else f",tools={'+'.join(sorted(tools))}"
+    return RewardComponent(form, name="format", version=f"1(text_beside_calls={text_beside_calls}{limited_to})")
 
 
 def tool_error_penalty() -> RewardComponent:
-    """failed tool responses / tool responses; 0 for a dialogue without any: nothing failed."""
+    """failed tool responses / tool responses; 0 for a dialogue without any: nothing failed.
+
+    >>> from cm2_agent import Checklist, Item, Stack
+    >>> from cm2_agent.rewards import penalty, tool_error_penalty
+    >>> support = Checklist(Item("replies", check={"replied": True}), name="support")
+    >>> Stack(support, penalty(tool_error_penalty(), weight=0.2)).terms[-1].version
+    'penalty*0.2 tool_error=1'
+    """
 
     def errors(trace: Trace) -> float:
         responses = [response for step in trace.steps for response in step.responses]
@@ -42,12 +58,26 @@ def tool_error_penalty() -> RewardComponent:
 
 
 def length_penalty(free: float, most: float, *, unit: Unit = "steps") -> RewardComponent:
-    """clip((n − free) / (most − free), 0, 1): nothing up to `free`, all of it from `most` on (the soft overlong
-    punishment of DAPO, arXiv 2503.14476 Eq. 13, turned to [0, 1]).
+    """clip((n − free) / (most − free), 0, 1): nothing up to `free`, all of it from `most` on.
 
-    n counts the dialogue's `steps`, tool `calls`, `characters` of the assistant's text, or `tokens` that its model
-    wrote (their ids, else the usage the provider told; NULL where a call has neither). Raises ChecklistError unless 0 ≤
-    free < most."""
+    The soft overlong punishment of DAPO (arXiv 2503.14476 Eq. 13), turned to [0, 1].
+
+    Args:
+        free: The length up to which nothing is taken, 0 or more.
+        most: The length from which on the penalty is 1, above `free`.
+        unit: What n counts: the dialogue's `steps`, tool `calls`, `characters` of the assistant's text, or `tokens`
+            that its model wrote (their ids, else the usage that the provider reported; NULL where a call has neither).
+
+    Raises:
+        ChecklistError: Not 0 ≤ free < most, or an unknown unit.
+
+    >>> import asyncio
+    >>> from cm2_agent import Message, Run, Trace
+    >>> from cm2_agent.rewards import length_penalty
+    >>> trace = Trace.of(Run(id="t", messages=[Message.of("user", "Hi"), Message.of("assistant", "Hello you!")]))
+    >>> asyncio.run(length_penalty(5, 15, unit="characters")(trace)).value
+    0.5
+    """
     if not 0 <= free < most:
         raise ChecklistError(
             f"a length penalty is free up to {free} and whole at {most} {unit}; expected 0 <= free < most"
@@ -63,11 +93,11 @@ def length_penalty(free: float, most: float, *, unit: Unit = "steps") -> RewardC
 
 
 def _malformed(step: Step, text_beside_calls: bool, tools: frozenset[str] | None) -> bool:
-    calls, said = step.message.tool_calls, bool(step.message.text.strip())
+    calls, text = step.message.tool_calls, bool(step.message.text.strip())
     ids = [call.id for call in calls if call.id is not None]
     return (
-        (not calls and not said)
-        or (text_beside_calls and bool(calls) and said)
+        (not calls and not text)
+        or (text_beside_calls and bool(calls) and text)
         or len(set(ids)) < len(ids)
         or any(not isinstance(call.arguments, Mapping) for call in calls)
         or (tools is not None and any(call.name not in tools for call in calls))

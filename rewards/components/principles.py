@@ -1,5 +1,4 @@
-"""Principles: a constitution as text becomes judged items about the whole dialogue, and these a reward; apart from
-checklists written by hand, which name what a task needs."""
+"""Principles: a constitution as text becomes judged items about the whole dialogue, and these a reward."""
 
 from __future__ import annotations
 
@@ -49,17 +48,34 @@ def principle_items(text: str) -> tuple[Item, ...]:
 
 
 def principles(text: str, *, judge: Judge, name: str = "principles", version: int = 1) -> RewardComponent:
-    """A reward: the share of the principles that the judge finds kept. NULL where the judge leaves too much open
-    (method.md §4)."""
+    r"""A reward: the share of the principles that the judge finds respected over the whole dialogue.
+
+    NULL where the judge leaves too much open (docs/method.md §4).
+
+    Args:
+        text: The principles, as `principle_items` reads them: a list, or paragraphs.
+        judge: Answers one question a principle.
+        name: Under which the value is stored.
+        version: Of the text; its items' hash is part of the stored version too.
+
+    Raises:
+        ChecklistError: A text without a principle.
+
+    >>> from cm2_agent import LLMJudge
+    >>> from cm2_agent.rewards import principles
+    >>> constitution = "- Never guess.\n- Say what you do not know."
+    >>> principles(constitution, judge=LLMJudge("test")).name
+    'principles'
+    """
     scorer = ChecklistScorer(Checklist(*principle_items(text), name=name, version=version), judge=judge)
 
-    async def kept(trace: Trace, context: Context) -> Component:
+    async def share_respected(trace: Trace, context: Context) -> Component:
         score = await scorer(trace, context.task)
         broken = ", ".join(verdict.item for verdict in score.verdicts if verdict.value is False)
         why = score.null_reason or (f"not kept: {broken}" if broken else None)
         return Component(name=name, version=scorer.version, value=score.reward, explanation=why)
 
-    return RewardComponent(kept, name=name, version=scorer.version)
+    return RewardComponent(share_respected, name=name, version=scorer.version)
 
 
 def _principles(text: str) -> list[str]:

@@ -1,5 +1,4 @@
-"""The relative judge: one model call compares all rollouts of a group, as ART's RULER does; apart from the item judge,
-which never sees two traces at once.
+"""The relative judge: one model call compares all rollouts of a group, as ART's RULER does.
 
 Scores are keyed by id and never by place in the reply. The attempts come in an order shuffled for every call (by `seed`
 and what the group holds), under ids that say nothing of it. An answer that is not what was asked for is NULL for every
@@ -21,7 +20,7 @@ from cm2_agent.types.json_values import content_hash
 from cm2_agent.types.score import Component
 from cm2_agent.types.trace import Trace
 
-from ..judges.transcript import shown
+from ..judges.transcript import dialogue_data
 from .component import Context, RewardComponent
 
 Ask: TypeAlias = Callable[[str], Awaitable[str]]
@@ -56,12 +55,25 @@ def relative(
     seed: int = 0,
     settings: Any = None,
 ) -> RewardComponent:
-    """A reward of a group's rollouts, each in [0, 1], by a judge that sees them all.
+    """A reward of a group's rollouts, each in [0, 1], by a judge that sees them all (RULER, as ART calls it).
 
-    `judge` is an async function of a prompt, or a model as pydantic-ai names it (`"openai:gpt-5-mini"`, or its Model
-    object; `settings` are then its ModelSettings). The version names the judge, the prompt with its criteria, and the
-    seed; a function says its own by `version`, since what model stands behind it cannot be seen. A group of one has
-    nothing to be compared with: NULL."""
+    A group of one has nothing to be compared with: NULL.
+
+    Args:
+        judge: An async function of a prompt, or a model as pydantic-ai names it (`"openai:gpt-5-mini"`), or its Model
+            object.
+        criteria: What a good attempt is, in words.
+        name: The component's name.
+        version: Names a function that is the judge, since the model behind it cannot be seen. By default the version
+            names the judge, the prompt with its criteria, and the seed.
+        seed: Shuffles the order in which the attempts are shown.
+        settings: pydantic-ai model settings, for a judge that is a model.
+
+    >>> async def longest_wins(prompt):
+    ...     return '{"scores": []}'
+    >>> relative(longest_wins, version="demo-1").of_group
+    True
+    """
     ask, called = (
         (judge, getattr(judge, "__name__", type(judge).__name__)) if _is_ask(judge) else _asker(judge, settings)
     )
@@ -74,8 +86,8 @@ def relative(
         found = _read(await ask(prompt), ids)
         return [found.get(one) for one in ids]
 
-    named = version or f"{called};{content_hash([PROMPT, criteria, _plain(settings)])[:12]};seed={seed}"
-    return RewardComponent(compare, name=name, version=named, of_group=True)
+    identity = version or f"{called};{content_hash([PROMPT, criteria, _plain(settings)])[:12]};seed={seed}"
+    return RewardComponent(compare, name=name, version=identity, of_group=True)
 
 
 def _ids(traces: Sequence[Trace], seed: int) -> list[str]:
@@ -95,7 +107,7 @@ def _prompt(traces: Sequence[Trace], ids: Sequence[str], criteria: str, seed: in
     mark = nonce()  # not of the seed: nobody who writes into a dialogue may know it
     order = sorted(range(len(traces)), key=lambda at: ids[at])
     random.Random(content_hash([seed, sorted(ids)])).shuffle(order)
-    attempts = "\n\n".join(fenced(f"attempt-{ids[at]}", shown(traces[at]), mark) for at in order)
+    attempts = "\n\n".join(fenced(f"attempt-{ids[at]}", dialogue_data(traces[at]), mark) for at in order)
     return PROMPT.format(criteria=criteria, nonce=mark, attempts=attempts, ids=", ".join(ids[at] for at in order))
 
 

@@ -1,5 +1,4 @@
-"""A reward model as a reward: any callable that gives a dialogue a number, which is mapped into [0, 1]; apart from
-judges, which are asked questions."""
+"""A reward model as a reward: any callable that gives a dialogue a number, which is mapped into [0, 1]."""
 
 from __future__ import annotations
 
@@ -15,7 +14,12 @@ from .component import Context, RewardComponent
 
 
 def sigmoid(value: float) -> float:
-    """1 / (1 + e^−x): what a Bradley–Terry reward model's logit means against a reply of logit 0."""
+    """1 / (1 + e^−x), in [0, 1]: what a Bradley–Terry reward model's logit means against a reply of logit 0.
+
+    >>> from cm2_agent.rewards import sigmoid
+    >>> sigmoid(0.0), round(sigmoid(3.0), 3)
+    (0.5, 0.953)
+    """
     return 1 / (1 + math.exp(-value)) if value >= 0 else math.exp(value) / (1 + math.exp(value))
 
 
@@ -26,11 +30,22 @@ def preference(
     name: str = "preference",
     to_unit: Callable[[float], float] | None = None,
 ) -> RewardComponent:
-    """What the reward model says of the trace.
+    """A reward model's number for a trace, as a reward.
 
-    `model(trace)` answers a number (or a scalar of torch or numpy), sync or async. `to_unit` maps it into [0, 1]
-    (`sigmoid` for a logit); without it a number outside is NULL, as is NaN. `version` names the model: its weights
-    cannot be seen from here."""
+    Args:
+        model: Called with the trace, sync or async; it returns a number (a scalar of torch or numpy too), or None for
+            NULL.
+        version: Names the model: its weights cannot be seen from here.
+        name: Under which the value is stored.
+        to_unit: Maps the number into [0, 1], `sigmoid` for a logit. None: a number outside [0, 1] is NULL, as is NaN.
+
+    >>> import asyncio
+    >>> from cm2_agent import Trace
+    >>> from cm2_agent.rewards import preference, sigmoid
+    >>> helpful = preference(lambda trace: 0.0, version="rm-2025-01", to_unit=sigmoid)
+    >>> asyncio.run(helpful(Trace(id="t", runs=()))).value, helpful.version
+    (0.5, 'rm-2025-01|sigmoid')
+    """
 
     async def ask(trace: Trace, context: Context) -> float | None:
         answer = model(trace)

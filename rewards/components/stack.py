@@ -56,7 +56,17 @@ RewardLike: TypeAlias = "StackTerm | RewardComponent | Reward | GatedScorer | Ch
 
 
 def gate(reward: RewardLike, threshold: float = 1.0) -> StackTerm:
-    """R is released only where the reward is at least `threshold`, in (0, 1]."""
+    """A term that lets R through only where the reward is at least `threshold`, in (0, 1]; elsewhere R is 0.
+
+    Raises:
+        ChecklistError: A threshold outside (0, 1].
+
+    >>> from cm2_agent import Checklist, Item, Stack
+    >>> from cm2_agent.rewards import gate, outcome
+    >>> support = Checklist(Item("replies", check={"replied": True}), name="support")
+    >>> [(term.name, term.role) for term in Stack(support, gate(outcome("success"))).terms]
+    [('checklist', 'add'), ('success', 'gate')]
+    """
     if not 0 < threshold <= 1:
         raise ChecklistError(
             f"a gate's threshold is {threshold}; expected a number above 0 and up to 1 (at 0 it would always be open)"
@@ -65,17 +75,56 @@ def gate(reward: RewardLike, threshold: float = 1.0) -> StackTerm:
 
 
 def multiply(reward: RewardLike) -> StackTerm:
-    """R is multiplied by the reward."""
+    """A term by which R is multiplied: the reward, in [0, 1].
+
+    >>> import asyncio
+    >>> from cm2_agent import Stack, Trace
+    >>> from cm2_agent.rewards import multiply
+    >>> def solved(trace):
+    ...     return 1.0
+    >>> def care(trace):
+    ...     return 0.5
+    >>> asyncio.run(Stack(solved, multiply(care))(Trace(id="t", runs=()))).reward
+    0.5
+    """
     return _term(reward, "multiply")
 
 
 def add(reward: RewardLike, weight: float = 1.0) -> StackTerm:
-    """The reward is averaged in, by its weight among the others that are added."""
+    """A term that is averaged in, by its weight among all that are added; a bare reward has weight 1.
+
+    Raises:
+        ChecklistError: A weight that is negative or not finite.
+
+    >>> import asyncio
+    >>> from cm2_agent import Stack, Trace
+    >>> from cm2_agent.rewards import add
+    >>> def solved(trace):
+    ...     return 1.0
+    >>> def polite(trace):
+    ...     return 0.0
+    >>> asyncio.run(Stack(add(solved, weight=3), polite)(Trace(id="t", runs=()))).reward
+    0.75
+    """
     return replace(_term(reward, "add"), weight=_weight(weight))
 
 
 def penalty(reward: RewardLike, weight: float = 1.0) -> StackTerm:
-    """`weight` times the reward is subtracted from R at the end: 1 is the worst it can say."""
+    """A term that is subtracted from R at the end: `weight` times the reward, where 1 is the worst.
+
+    Raises:
+        ChecklistError: A weight that is negative or not finite.
+
+    >>> import asyncio
+    >>> from cm2_agent import Stack, Trace
+    >>> from cm2_agent.rewards import penalty
+    >>> def solved(trace):
+    ...     return 1.0
+    >>> def rude(trace):
+    ...     return True
+    >>> asyncio.run(Stack(solved, penalty(rude, weight=0.25))(Trace(id="t", runs=()))).reward
+    0.75
+    """
     return replace(_term(reward, "penalty"), weight=_weight(weight))
 
 

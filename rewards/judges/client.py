@@ -100,9 +100,25 @@ def judge_model(model: str | Model | BaseChatModel) -> Model:
 def openai_judge_model(
     base_url: str, model: str, api_key: str | None = None, *, settings: ModelSettings | None = None
 ) -> Model:
-    """A judge's model behind an OpenAI-compatible server (vLLM, llama.cpp, a gateway) at `base_url`; the schema of its
-    verdicts goes into every request. Servers that need no key get "none". Raises MissingExtra without the openai
-    package."""
+    """A judge's model behind an OpenAI-compatible server such as vLLM, llama.cpp or a gateway.
+
+    As `cm2_agent.llm.openai_model`; the schema of the verdicts goes into every request.
+
+    Args:
+        base_url: Where the server is, `http://localhost:8000/v1` say.
+        model: The model's name there.
+        api_key: None sends "none", for servers that need no key.
+        settings: pydantic-ai's model settings, such as `{"temperature": 0}`.
+
+    Raises:
+        MissingExtra: The openai package is not installed.
+
+    >>> from cm2_agent import LLMJudge
+    >>> from cm2_agent.rewards import openai_judge_model
+    >>> judge = LLMJudge(openai_judge_model("http://localhost:8000/v1", "qwen3-8b"), votes=3)
+    >>> judge.version.endswith(";votes=3")
+    True
+    """
     return openai_model(base_url, model, api_key, schema=("verdicts", SCHEMA), settings=settings)
 
 

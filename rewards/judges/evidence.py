@@ -1,5 +1,4 @@
-"""Whether a quote stands where the judge says it does; apart from the judge because it decides what a verdict is worth
-without asking one.
+"""Evidence: whether a quote stands where the judge says it does.
 
 A quote counts when it has at least 12 characters, or is the whole part, and after NFKC, case-folding and collapsing
 white space stands in a part of that step which `focus_on` allows (rapidfuzz partial ratio of 90 or more where it does

@@ -1,5 +1,4 @@
-"""Several judges as one: a panel that votes, and a cascade that asks a strong judge only where a cheap one could not
-tell; apart from any judge, since both take whatever judges there are."""
+"""Several judges as one: a panel that votes, and a cascade that asks a strong judge where a cheap one cannot tell."""
 
 from __future__ import annotations
 
@@ -37,9 +36,9 @@ def majority(votes: Sequence[Verdict]) -> Verdict:
         "agreement": max(len(yes), len(no)) / len(cast) if cast else None,
     }
     if 2 * len(cast) < len(votes):
-        lost = [vote for vote in votes if vote.value is None]
+        unknown = [vote for vote in votes if vote.value is None]
         blank = next(
-            (vote for vote in lost if vote.cause == "infrastructure"), lost[0]
+            (vote for vote in unknown if vote.cause == "infrastructure"), unknown[0]
         )  # asking again can still mend it
         return replace(blank, evidence=(*blank.evidence, tally))
     if len(yes) == len(no):
@@ -127,8 +126,29 @@ class Escalation:
 
 
 class Cascade:
-    """A cheap judge first, a strong one for the items where it gives NULL or its votes differ; the strong one's verdict
-    counts then."""
+    """A cheap judge first, a strong one for the items that the cheap one leaves open.
+
+    An item is open where the cheap judge gives NULL or its votes (`votes=3`, or a Panel) differ; the strong judge's
+    verdict counts then. `usage` is that of both; `escalation` says how many items went to the strong one and what that
+    saved.
+
+    Args:
+        cheap: The judge that is asked first.
+        strong: The judge of the items left open.
+
+    >>> import asyncio
+    >>> from cm2_agent import Item, Message, Run, Trace, Verdict
+    >>> from cm2_agent.rewards import Cascade
+    >>> def scripted(value):  # a real one: LLMJudge("openai:gpt-5-nano", votes=3)
+    ...     async def judge(trace, turn, items):
+    ...         return [Verdict(item=item.id, value=value, weight=0) for item in items]
+    ...     return judge
+    >>> judge = Cascade(cheap=scripted(None), strong=scripted(True))
+    >>> trace = Trace.of(Run(id="t", messages=[Message.of("user", "Hi"), Message.of("assistant", "Hello!")]))
+    >>> (verdict,) = asyncio.run(judge(trace, 0, [Item("polite", "Is the reply polite?")]))
+    >>> verdict.value, judge.escalation.escalated
+    (True, 1)
+    """
 
     def __init__(self, cheap: Judge, strong: Judge) -> None:
         self.cheap, self.strong = cheap, strong
@@ -178,15 +198,15 @@ class Cascade:
 async def _ballot(judge: Judge, trace: Trace, turn: int | None, items: Sequence[Item]) -> list[Verdict]:
     """One judge's verdicts in the items' order, taken by id; NULL (infrastructure) for all that it failed at."""
     try:
-        given = await judge(trace, turn, items)
+        reply = await judge(trace, turn, items)
     except BudgetExhausted:
         raise
     except Exception as error:  # a judge that fails, in whatever way, has not judged
         return [_lost(item, f"the judge raised {type(error).__name__}: {str(error)[:200]}") for item in items]
-    if {verdict.item for verdict in given} - {item.id for item in items}:
+    if {verdict.item for verdict in reply} - {item.id for item in items}:
         return [_lost(item, "the judge gave verdicts on items that were not asked") for item in items]
     by_id: dict[str, list[Verdict]] = {}
-    for verdict in given:
+    for verdict in reply:
         by_id.setdefault(verdict.item, []).append(verdict)
     return [
         found[0]

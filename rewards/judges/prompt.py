@@ -1,5 +1,4 @@
-"""What a judge is shown: the transcript up to the judged scope, then the items; apart from the asking, so that every
-judge is shown the same and the prompt can be proved without one.
+"""What a judge is shown: the transcript up to the judged turn, then the items.
 
 A transcript is hostile. Each part is one line of JSON in which no line break, no `<` and no invisible character
 survives, so nothing inside can begin a line or write a special token. The line that ends it carries a nonce drawn for
@@ -28,7 +27,7 @@ from cm2_agent.types.trace import Step, Trace
 from cm2_agent.types.view import as_text
 
 from .evidence import normalised_text
-from .transcript import part_texts, spelled
+from .transcript import call_text, part_texts
 
 _FOLDER = Path(__file__).resolve().parent.parent / "prompts"
 INSTRUCTIONS = (_FOLDER / "judge.md").read_text(encoding="utf-8").strip()
@@ -66,7 +65,7 @@ class Transcript:
     """A trace rendered once for all its calls.
 
     `ends[n]` is how many lines the dialogue has after step n + 1. `images=True` shows images by value; otherwise, and
-    for any other file, their type alone is told. `redact` is applied to every text before anything is shown or
+    for any other file, their type alone is named. `redact` is applied to every text before anything is shown or
     compared."""
 
     trace: Trace
@@ -137,7 +136,7 @@ class Transcript:
             elif isinstance(part, Reasoning):
                 self._line(step, "assistant.reasoning" if message.role == "assistant" else strange, part.content)
             elif isinstance(part, ToolCall):
-                self._line(step, "assistant.tool_calls" if message.role == "assistant" else strange, spelled(part))
+                self._line(step, "assistant.tool_calls" if message.role == "assistant" else strange, call_text(part))
             elif isinstance(part, ToolCallResponse):
                 where = "tool.content" if message.role == "tool" else strange
                 self._line(step, where, as_text(part.response), ',"error":true' if part.error else "")

@@ -1,8 +1,7 @@
-"""A dialogue as data for a model to read: numbered turns and steps, each part under the name that `focus_on` uses;
-apart from the prompts, so that whoever shows a dialogue to a model shows the same one.
+"""A dialogue as data for a model to read: numbered turns and steps, each part under the name that `focus_on` uses.
 
 What is shown is hostile: it may hold text that looks like instructions or like the end of the data. It is therefore
-shown fenced (llm/fencing.py)."""
+shown fenced (llm/untrusted_text.py)."""
 
 from __future__ import annotations
 
@@ -19,13 +18,13 @@ PARTS = ("assistant.reasoning", "assistant.tool_calls", "assistant.reply", "tool
 """The parts of a step, in the order in which they come to be."""
 
 
-def shown(trace: Trace) -> list[dict[str, JSON]]:
+def dialogue_data(trace: Trace) -> list[dict[str, JSON]]:
     """The dialogue's turns, 0-based, each with what the user said and its steps, 0-based within the turn. Empty parts
     are left out; images and files are named, never fetched or shown."""
     return [
         {
             "turn": turn.index,
-            "user": said(turn),
+            "user": user_text(turn),
             "steps": [
                 {"step": step.index, **{part: _part(step, part) for part in PARTS if _has(step, part)}}
                 for step in turn.steps
@@ -35,12 +34,12 @@ def shown(trace: Trace) -> list[dict[str, JSON]]:
     ]
 
 
-def said(turn: Turn) -> str:
+def user_text(turn: Turn) -> str:
     """The user's words that opened the turn, attachments by name."""
     return "\n".join(_text(part) for message in turn.user for part in message.parts)
 
 
-def spelled(call: ToolCall) -> str:
+def call_text(call: ToolCall) -> str:
     """A tool call as it is quoted: its name and its arguments as canonical JSON."""
     return f"{call.name} {as_text(call.arguments)}"
 
@@ -49,7 +48,7 @@ def part_texts(step: Step, part: str) -> tuple[str, ...]:
     """The texts of a step's part that a quote may stand in: one for each tool call or tool result, none where the step
     lacks the part."""
     if part == "assistant.tool_calls":
-        return tuple(spelled(call) for call in step.message.tool_calls)
+        return tuple(call_text(call) for call in step.message.tool_calls)
     if part == "tool.content":
         return tuple(as_text(response.response) for response in step.responses)
     text = step.message.reasoning if part == "assistant.reasoning" else step.message.text
@@ -91,4 +90,4 @@ def _text(part: Any) -> str:
     return f"[{part.type}]"
 
 
-__all__ = ["PARTS", "folded", "part_texts", "quoted_in", "said", "shown", "spelled"]
+__all__ = ["PARTS", "call_text", "dialogue_data", "folded", "part_texts", "quoted_in", "user_text"]

@@ -156,11 +156,22 @@ def _failed(explanation: str) -> ItemColumn:
 
 
 def load_functions(module: str | Path) -> dict[str, CheckFunction]:
-    """The check functions of a Python module, by name (`--checks MODULE`): its public functions that take one argument,
-    the view.
+    r"""The check functions of a Python module, by name: its public functions that take one argument, the view.
 
-    `module` is a dotted name or the path of a .py file; it is imported, and so runs. Raises ChecklistError where it
-    cannot be imported or holds no such function."""
+    It is what `--checks MODULE` does. The module is imported, so its code runs.
+
+    Args:
+        module: A dotted name, or the path of a .py file.
+
+    Raises:
+        ChecklistError: The module cannot be imported or holds no such function.
+
+    >>> from pathlib import Path
+    >>> from cm2_agent.rewards import load_functions
+    >>> _ = Path("my_checks.py").write_text("def polite(view):\n    return 'please' in (view.reply or '')\n")
+    >>> list(load_functions("my_checks.py"))  # then: load_checklist("support.yaml", load_functions("my_checks.py"))
+    ['polite']
+    """
     loaded = _import(module)
     found: dict[str, CheckFunction] = {
         name: value

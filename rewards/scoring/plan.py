@@ -86,8 +86,8 @@ class Plan:
             item.id: None if item.check is None else resolve(item.check, functions, item=item.id)
             for item in self.checklist.items
         }
-        named = {item.turn for item in self.checklist.items if isinstance(item.turn, int)}
-        self._turns = {turn: self._scored_turn(turn, self.checklist.of_turn(turn)) for turn in named}
+        own = {item.turn for item in self.checklist.items if isinstance(item.turn, int)}
+        self._turns = {turn: self._scored_turn(turn, self.checklist.of_turn(turn)) for turn in own}
         self._each = self._scored_turn(0, [item for item in self.checklist.items if item.turn == "each"])
         self._block = self._scored_turn(None, self.checklist.block)
         self._strict: dict[int, ScoredTurn | None] = {}

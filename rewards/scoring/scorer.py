@@ -36,7 +36,7 @@ class ChecklistScorer:
 
     `functions` are the checks that the checklist names; `judge` answers its questions: without one they are NULL
     (infrastructure, `no judge`). `tolerance` is the largest share of weight without a verdict at which the stored
-    reward is still a number (§4). Raises ChecklistError where a check cannot be resolved.
+    reward is still a number (docs/method.md, 4). Raises ChecklistError where a check cannot be resolved.
 
     >>> from cm2_agent import Item
     >>> scorer = ChecklistScorer(Checklist(Item("looked_up", check={"called": "get_order"}), name="support"))

@@ -42,7 +42,7 @@ def first_true_step(values: Sequence[bool], kind: Kind, *, cut: bool = False) ->
 
     reach: the first step that answers yes, for good. hold: the last row, if the last answer is yes. avoid: the last
     row, if no answer is yes (a yes is the violation). `cut`: the scope ended early; hold and avoid items are false then
-    (method.md §2). A scope without steps has row 0 alone, which is false."""
+    (docs/method.md, 2). A scope without steps has row 0 alone, which is false."""
     if kind == "reach":
         return next((row for row, yes in enumerate(values, 1) if yes), None)
     if cut or not values:
@@ -73,9 +73,9 @@ def first_true_steps(sat: Matrix) -> list[int | None]:
 
 
 def apply_dependencies(columns: Sequence[ItemColumn], deps: Deps) -> list[ItemColumn]:
-    """§4's rule: an item with a prerequisite that is false at the end is false throughout, else with a NULL one NULL
-    (false wins where both occur: the item cannot be true whatever the NULL hides). Applied along the dependencies,
-    which form a DAG."""
+    """The rule of dependants: an item with a prerequisite that is false at the end is false throughout, else with a
+    NULL one NULL (false wins where both occur: the item cannot be true whatever the NULL hides). Applied along the
+    dependencies, which form a DAG."""
     done: list[ItemColumn | None] = [None] * len(columns)
     stack = list(range(len(columns)))
     while stack:
@@ -102,8 +102,8 @@ def _after(column: ItemColumn, parents: Sequence[ItemColumn]) -> ItemColumn:
 
 
 def only_open(columns: Sequence[ItemColumn | None], deps: Deps) -> list[ItemColumn | None]:
-    """The columns with those alone left open (None) that hang on no item already known to be false or NULL: whatever
-    was said of the others would not count."""
+    """The columns with those alone left open (None) that hang on no item already known to be false or NULL: no
+    answer to the others would count."""
     hopeful = [ItemColumn(value=True, first_true_step=1) if column is None else column for column in columns]
     after = apply_dependencies(hopeful, deps)
     return [
@@ -167,8 +167,8 @@ def trajectory_reward(turn_rewards: Sequence[float], length: int) -> float:
 def stored_reward(
     paid: Sequence[Sequence[bool | None]], weights: Sequence[Sequence[float]], *, tolerance: float = 0.2
 ) -> float | None:
-    """The stored reward of §4, from p (paid, not paid, None: not judged) and normalised weights of all L turns, in [0,
-    1] or None.
+    """The stored reward (docs/method.md, 4), from p (paid, not paid, None: not judged) and normalised weights of all L
+    turns: in [0, 1] or None.
 
     The missing share is the weight of the NULLs over the L turns' whole weight, which is L. Up to `tolerance` each turn
     takes R_t = Σ paid w / Σ judged w, beyond it the reward is NULL. **Decision**: a turn of which nothing that weighs

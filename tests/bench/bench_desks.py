@@ -36,7 +36,7 @@ import numpy as np
 from scipy.stats import kendalltau, spearmanr
 
 from cm2_agent.analysis.bootstrap import bootstrap
-from cm2_agent.benchmarks.tau2 import Desk
+from cm2_agent.benchmarks import Desk
 from cm2_agent.benchmarks.tau2.world import DOMAINS, World
 from cm2_agent.graphs import agent
 from cm2_agent.llm.providers import openai_model

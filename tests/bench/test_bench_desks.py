@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from cm2_agent.benchmarks.tau2 import Desk
+from cm2_agent.benchmarks import Desk
 from tests.bench.bench_desks import SIMULATED, Cells, chosen, correlations, measure
 from tests.benchmarks.tau2.simulators import Shown, credulous, wary
 

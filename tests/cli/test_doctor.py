@@ -22,7 +22,7 @@ from cm2_agent.types.messages import Message, ToolCall
 from cm2_agent.types.task import Task
 from cm2_agent.types.trace import ModelCall, Run, ToolRun
 from tests.graphs import plain_app
-from tests.graphs.interception.test_tool_node import Invents
+from tests.graphs.interception.switched_app import Invents
 from tests.models.test_local import chat_model, network
 from tests.tracing.apps import ScriptedModel
 

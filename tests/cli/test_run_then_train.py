@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 from cm2_agent.cli.app import app
 from cm2_agent.models.tokenizer import byte_tokenizer
 
+pytestmark = pytest.mark.slow
+
 AGENT = """
 from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph

@@ -29,6 +29,8 @@ PHONES = (
     "138 1234 5678",
     "+91 98765 43210",
     "0049 171 1234567",
+    "+1 555 0100 123",  # assigned to nobody: what people and models write as an example
+    "+1 (555) 123-4567",
 )
 CARDS = (
     "4111111111111111",

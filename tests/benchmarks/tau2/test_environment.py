@@ -3,17 +3,14 @@ dialogue."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-from collections.abc import Iterable
-from functools import lru_cache
 from typing import Any, get_args
 
 import pytest
 
 from cm2_agent import RolloutLimits
-from cm2_agent.benchmarks.tau2 import Desk
+from cm2_agent.benchmarks import Desk
 from cm2_agent.benchmarks.tau2.tasks import CONFIRMATION
 from cm2_agent.benchmarks.tau2.world import DOMAINS, INSTALL, Domain, World, package
 from cm2_agent.errors import TaskError, ToolError
@@ -21,36 +18,14 @@ from cm2_agent.graphs import agent
 from cm2_agent.runner.run import run
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.json_values import canonical_json
-from cm2_agent.types.score import Score
 from cm2_agent.types.task import Task, load_tasks, save_tasks
 from cm2_agent.types.tool_calls import CallLog, ToolAnswer, ToolRequest
 from cm2_agent.types.trace import Trace
 from tests.benchmarks.tau2.policies import AT_LEAST, POLICIES, PolicyModel
+from tests.benchmarks.tau2.rollouts import desk_of, official, played, rolled
 from tests.tracing.apps import ScriptedModel
 
-
-@lru_cache
-def desk_of(domain: Domain) -> Desk:
-    return Desk(domain)
-
-
-async def played(desk: Desk, tasks: list[Task], policy: str) -> list[tuple[Task, Trace, Score]]:
-    model = PolicyModel.of(policy, tasks)
-    return await rolled(desk, tasks, model)
-
-
-async def rolled(desk: Desk, tasks: list[Task], model: Any) -> list[tuple[Task, Trace, Score]]:
-    graph = agent(model, desk.tools(), context_schema=World)
-    known = {task.id: task for task in tasks}
-    found = []
-    async for trace, score in run(graph, tasks, context=desk.world, verify=desk.verify, allow_real=desk.names):
-        assert score is not None
-        found.append((known[str(trace.task_id)], trace, score))
-    return found
-
-
-def official(found: Iterable[tuple[Task, Trace, Score]]) -> list[float | None]:
-    return [trace.outcomes["official"] for _, trace, _ in found]
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.slow
@@ -181,48 +156,6 @@ def test_splits_users_and_confirmations() -> None:
     assert "emma_kim_9957" in str(person.persona)
     assert person.max_turns is not None
     assert person.checklist == task.checklist
-
-
-def test_a_world_is_a_copy_of_its_own() -> None:
-    desk = desk_of("retail")
-    before = package("retail").image.get_hash()
-    task = next(task for task in desk.tasks() if any(call.name == "cancel_pending_order" for call in task.recorded))
-    cancel = next(call for call in task.recorded if call.name == "cancel_pending_order")
-    with desk.world(task) as one, desk.world(task) as other:
-        untouched = other.digest()
-        answer, error = one.call(cancel.name, cancel.arguments)
-        assert not error
-        assert '"cancelled"' in answer
-        assert one.digest() != untouched
-        assert other.digest() == untouched == before
-        assert one.call(cancel.name, cancel.arguments) == ("Error: Non-pending order cannot be cancelled", True)
-    with pytest.raises(ToolError, match="was closed"):
-        one.call(cancel.name, cancel.arguments)
-    assert package("retail").image.get_hash() == before
-
-
-def test_a_world_can_be_brought_back() -> None:
-    """What it says of itself is JSON; a fresh desk that takes it up is where the first was left, and gives new bookings
-    the same ids."""
-    desk = desk_of("airline")
-    for task in desk.tasks(limit=12):
-        with desk.world(task) as one, desk.world(task) as other:
-            half = len(task.recorded) // 2 + 1
-            for call in task.recorded[:half]:
-                one.call(call.name, call.arguments)
-            other.restore(json.loads(json.dumps(one.state())))
-            for call in task.recorded[half:]:
-                assert one.call(call.name, call.arguments) == other.call(call.name, call.arguments)
-            if one.state():
-                assert one.digest() == other.digest()
-
-
-def test_a_world_is_closed_whatever_happens() -> None:
-    desk = desk_of("retail")
-    with pytest.raises(RuntimeError, match="midway"), desk.world(desk.tasks(limit=1)[0]) as world:
-        raise RuntimeError("midway")
-    with pytest.raises(ToolError, match="was closed"):
-        world.digest()
 
 
 async def test_the_desks_errors_are_told_in_its_own_words() -> None:

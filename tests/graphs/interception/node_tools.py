@@ -18,7 +18,7 @@ from cm2_agent.graphs.backends.backends import TOOLS, Backends
 from cm2_agent.graphs.interception.decorator import switchable
 from cm2_agent.tracing.span_processor import capture
 from cm2_agent.types.trace import Run, ToolRun
-from tests.graphs.interception.test_tool_node import Invents
+from tests.graphs.interception.switched_app import Invents
 
 CALLED: list[Any] = []
 

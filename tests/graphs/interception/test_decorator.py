@@ -29,8 +29,8 @@ from cm2_agent.graphs.interception.discovery import discover_tools, require_allo
 from cm2_agent.graphs.interception.real_tool_guard import RealToolGuard
 from cm2_agent.graphs.interception.tool_node import switched
 from tests.graphs.interception.node_tools import CALLED, afind, fetch, find, look, simulated, within
-from tests.graphs.interception.test_tool_node import app as with_tools
-from tests.graphs.interception.test_tool_node import driven, says
+from tests.graphs.interception.switched_app import app as with_tools
+from tests.graphs.interception.switched_app import driven, says
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from cm2_agent.graphs.interception.decorator import switchable
 from cm2_agent.types.tool_calls import ToolAnswer, ToolRequest
 from tests.fuzzing import examples
 from tests.graphs.interception.node_tools import CALLED, Box, Order, fetch, find, look, simulated, within
-from tests.graphs.interception.test_tool_node import Fault, Invents, Recorded
+from tests.graphs.interception.switched_app import Fault, Invents, Recorded
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def nothing_called() -> None:
     CALLED.clear()
 
 
-def test_real_calls_are_told_to_span_journal_and_recorder() -> None:
+def test_real_calls_are_told_to_span_log_and_recorder() -> None:
     class Recorder:
         def __init__(self) -> None:
             self.kept: list[tuple[ToolRequest, ToolAnswer, float]] = []

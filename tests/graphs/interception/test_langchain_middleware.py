@@ -21,7 +21,7 @@ from cm2_agent.graphs.interception.tool_node import switched
 from cm2_agent.tracing.span_processor import capture
 from cm2_agent.types.tool_calls import ToolAnswer
 from cm2_agent.types.trace import Run
-from tests.graphs.interception.test_tool_node import Invents, Recorded, driven, says
+from tests.graphs.interception.switched_app import Invents, Recorded, driven, says
 from tests.tracing import apps
 
 CALLED: list[int] = []

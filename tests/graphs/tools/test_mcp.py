@@ -25,6 +25,8 @@ from cm2_agent.graphs.agent_loop import agent
 from cm2_agent.graphs.tools.mcp import McpTools
 from tests.tracing.apps import ScriptedModel
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).resolve().parent
 SERVER, ODD = str(HERE / "mcp_server.py"), str(HERE / "mcp_odd_server.py")
 TOKEN, KEY = "hush-hush-4711", "in-the-address-0815"

@@ -13,7 +13,7 @@ from cm2_agent.errors import BudgetExhausted, ModelError
 from cm2_agent.llm.limits import RateLimits
 from cm2_agent.rewards.authoring.prompt import instructions, prompt_version
 from cm2_agent.rewards.authoring.writer import LABEL, ChecklistWriter, WrittenChecklist, task_of, task_with_checklist
-from cm2_agent.rewards.judges.transcript import quoted_in, spelled
+from cm2_agent.rewards.judges.transcript import call_text, quoted_in
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.messages import ToolCall
@@ -229,7 +229,7 @@ def test_a_model_that_cannot_be_used_is_told() -> None:
 
 
 def test_a_snippet_of_json_may_be_spaced_and_escaped_otherwise() -> None:
-    text = spelled(ToolCall(name="get", arguments={"b": "x y", "a": 7}))
+    text = call_text(ToolCall(name="get", arguments={"b": "x y", "a": 7}))
     assert text == 'get {"a":7,"b":"x y"}'
     for quote in ('{"a": 7, "b": "x y"}', '{\\"a\\":7', 'GET  {"a"'):
         assert quoted_in(quote, (text,)), quote

@@ -1,5 +1,4 @@
-"""Scoring whole traces: every kind × scope × way to end, L, the gate, censoring, failures (method.md §1–4, §7). All
-numbers are by hand."""
+"""Scoring whole traces: every kind × scope × way to end, L, the gate, censoring, failures. All numbers are by hand."""
 
 from __future__ import annotations
 

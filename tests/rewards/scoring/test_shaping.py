@@ -1,4 +1,4 @@
-"""The arithmetic of method.md §3–4: by hand where the text gives an example, by hypothesis where it gives a law."""
+"""The arithmetic of docs/method.md, 3 and 4: by hand where it gives an example, by hypothesis where it gives a law."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_columns_by_kind(values: list[bool], kind: Any, cut: bool) -> None:
 
 @st.composite
 def turns(draw: st.DrawFn) -> tuple[list[int | None], list[list[int]], list[float], int]:
-    """Flips after §4's rule, dependencies on earlier items, weights, S."""
+    """Flips after the rule of dependants, dependencies on earlier items, weights, S."""
     steps = draw(st.integers(1, 6))
     items = draw(st.integers(1, 6))
     deps = [draw(st.lists(st.integers(0, at - 1), unique=True, max_size=3)) if at else [] for at in range(items)]
