@@ -19,7 +19,6 @@ from .conversation import converse as converse
 from .conversation_setup import ConversationSetup as ConversationSetup
 from .conversation_setup import Ending as Ending
 from .conversation_setup import RolloutLimits as RolloutLimits
-from .guardrail import guarded_graph as guarded_graph
 from .interception.decorator import switchable as switchable
 from .interception.discovery import tools_of as tools_of
 from .interception.langchain_middleware import ToolSwitch as ToolSwitch

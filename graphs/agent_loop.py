@@ -39,6 +39,7 @@ def agent(
     The state is `{"messages": […]}`.
 
     >>> from langchain_core.language_models import GenericFakeChatModel
+    >>> from cm2_agent.graphs import agent
     >>> model = GenericFakeChatModel(messages=iter(["It was shipped."]))
     >>> agent(model, []).invoke({"messages": [("user", "Where is order 7?")]})["messages"][-1].content
     'It was shipped.'
@@ -67,8 +68,18 @@ def agent(
 
 
 def agents(model: BaseChatModel) -> Callable[[Task], Any]:
-    """An agent for each task with the tools that the task declares, which nobody has implemented: for
-    `run(agents(model), tasks, tools="hybrid", simulator=…)`. Tasks of the same tools share a graph."""
+    """A function that makes, for each task, an agent with the tools that the task declares and nobody has implemented.
+
+    It is for `run(agents(model), tasks, tools="hybrid", simulator=…)`, where recordings or a model answer the tools.
+    Tasks with the same tools share a graph. `model` must have `bind_tools` where a task declares tools.
+
+    >>> from langchain_core.language_models import GenericFakeChatModel
+    >>> from cm2_agent import Task
+    >>> from cm2_agent.graphs import agents
+    >>> graph_of = agents(GenericFakeChatModel(messages=iter([])))
+    >>> graph_of(Task(id="a", turns=["Hi"])) is graph_of(Task(id="b", turns=["Hello"]))
+    True
+    """
     made: dict[str, Any] = {}
 
     def of(task: Task) -> Any:

@@ -82,9 +82,10 @@ async def converse(setup: ConversationSetup, machine: Any = None, *, facts: str 
     go on from what its checkpointer holds. What the agent or the user raised is in the Ending; what the gate raised,
     and BudgetExhausted of user or tools, is raised, and the finished turns stay in the checkpointer.
 
+    >>> import asyncio
     >>> from langchain_core.language_models import GenericFakeChatModel
     >>> from cm2_agent import Task
-    >>> from cm2_agent.graphs import agent
+    >>> from cm2_agent.graphs import ConversationSetup, agent, converse
     >>> graph = agent(GenericFakeChatModel(messages=iter(["It was shipped."])), [])
     >>> task = Task(id="t", turns=["Where is order 7?"])
     >>> setup = ConversationSetup(graph=graph, task=task, config={"configurable": {"thread_id": "1"}})

@@ -30,6 +30,7 @@ class Ending:
     limit of ours ("steps", "turns", "time", "tokens"), which is no failure of the agent; or "error", described by
     `failure`.
 
+    >>> from cm2_agent.graphs import Ending
     >>> Ending(reason="gate", turn=1).to_json()["how"]
     'gate'
     """
@@ -69,6 +70,7 @@ class RolloutLimits:
     Raises:
         TaskError: A limit of 0 or less; None means no limit.
 
+    >>> from cm2_agent import RolloutLimits
     >>> RolloutLimits(max_turns=3).max_steps
     24
     """

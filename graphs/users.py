@@ -33,6 +33,8 @@ class ScriptedUser:
     """Says the given turns, one after another, whatever the assistant answers.
 
     >>> import asyncio
+    >>> from cm2_agent import Message
+    >>> from cm2_agent.graphs import ScriptedUser
     >>> user = ScriptedUser(["Where is order 7?"])
     >>> dialogue = [Message.of("user", "Where is order 7?"), Message.of("assistant", "It was shipped.")]
     >>> asyncio.run(user([])), asyncio.run(user(dialogue))
@@ -73,6 +75,8 @@ class LLMUser:
         ModelError: A name that is no model.
         MissingExtra: The model's package is not installed.
 
+    >>> from cm2_agent import Persona
+    >>> from cm2_agent.graphs import LLMUser
     >>> user = LLMUser("test", Persona(persona="An impatient man", goal="wants to know where order 7 is"), seed=3)
     >>> user.version.startswith("test:test;prompt=") and user.version.endswith(";seed=3")
     True

@@ -1,12 +1,15 @@
 """The doors of the faces describe themselves: what takes many parameters says each, what is called shows how.
 
 A door is a function of a face, or a class that does something; data types and exceptions are described field by field
-in the reference and need no example of their own.
+in the reference and need no example of their own. An example can be pasted: it imports what it uses.
 """
 
 from __future__ import annotations
 
+import ast
+import builtins
 import dataclasses
+import doctest
 import importlib
 import inspect
 import re
@@ -84,9 +87,42 @@ def undescribed(name: str, thing: Any) -> Iterator[str]:
                     yield f"{name}: Args: does not describe {', '.join(missing)}"
 
 
+def unbound(text: str) -> set[str]:
+    """The names that the examples of a docstring use, and neither import nor define."""
+    used, bound = set(), set(dir(builtins))
+    for node in ast.walk(ast.parse("".join(example.source for example in doctest.DocTestParser().get_examples(text)))):
+        match node:
+            case ast.Name(id=name, ctx=ast.Load()):
+                used.add(name)
+            case ast.Name(id=name) | ast.arg(arg=name) | ast.ExceptHandler(name=str(name)):
+                bound.add(name)
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                bound.add(name)
+            case ast.alias(name=name, asname=other):
+                bound.add(other or name.split(".")[0])
+    return used - bound
+
+
 @pytest.mark.parametrize("name", doors())
 def test_a_door_describes_itself(name: str) -> None:
     assert list(undescribed(name, doors()[name])) == []
+
+
+@pytest.mark.parametrize("name", doors())
+def test_the_example_of_a_door_can_be_pasted(name: str) -> None:
+    assert unbound(texts(doors()[name])) == set()
+
+
+def test_an_example_that_cannot_be_pasted_is_found() -> None:
+    text = """Does something.
+
+    >>> import json
+    >>> from cm2_agent import Task as Work
+    >>> def first(works):
+    ...     return [work.id for work in works][0]
+    >>> json.dumps(first([Work(id="a"), Task(id=few(1))]))
+    """
+    assert unbound(text) == {"Task", "few"}
 
 
 def test_a_door_that_does_not_is_found() -> None:

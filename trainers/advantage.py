@@ -91,9 +91,8 @@ def advantages(
     """The advantages of a group's rollouts from their scores, at a level of credit (docs/method.md §5).
 
     `trajectory` centres per item (§4): `A_i = (1/L) Σ_t Σ_c w_tc (p_itc − mean over rollouts that judged c)`; with
-    components, or scores without turns, it is `R_i − mean R` over non-NULL R. A rollout without a reward is left out,
-    with the reason (not for its verdicts, at `trajectory`), and so is, at other levels, one with any NULL verdict; it
-    does not count in G of "fewer than max(2, ⌈G/2⌉)".
+    components, or scores without turns, it is `R_i − mean R`. Left out, and not counted in G, are rollouts without a
+    reward (other than for a NULL verdict, at `trajectory`) and, at other levels, with any NULL verdict.
 
     Args:
         scores: The group's scores under one reward version, one a rollout.
@@ -107,6 +106,7 @@ def advantages(
             weights, `turn` or `step` with a closing block or components, a norm where there is none.
 
     >>> from cm2_agent import Score
+    >>> from cm2_agent.trainers import advantages
     >>> scores = [Score(trace_id=str(reward), reward_version="v1", reward=reward) for reward in (1.0, 0.5)]
     >>> [rollout.scalar for rollout in advantages(scores).rollouts]
     [0.25, -0.25]

@@ -91,7 +91,7 @@ def task_from_trace(
 
     The outcome is the trace's: by itself where there is one, by name where there are several.
 
-    >>> from cm2_agent import Message, Run
+    >>> from cm2_agent import Message, Redactor, Run, Trace, task_from_trace
     >>> messages = (Message.of("user", "I am ada@x.org"), Message.of("assistant", "Hello."))
     >>> task_from_trace(Trace.of(Run(id="r", messages=messages)), redactor=Redactor(key=b"k")).turns
     ('I am uj6rz4mddkykr6rsi@redacted.example.com',)

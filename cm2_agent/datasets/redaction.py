@@ -45,6 +45,7 @@ class Redactor:
     Raises:
         TaskError: two rules share a name.
 
+    >>> from cm2_agent import Redactor
     >>> redactor = Redactor(key=b"a secret of yours")
     >>> redactor.redact("Write to Ada@x.org") == redactor.redact("Write to ada@x.org")
     True

@@ -88,8 +88,10 @@ def read_recordings(
     Raises:
         TraceError: an unknown format, or a file that cannot be opened or is empty.
 
-    >>> import json, pathlib, tempfile
-    >>> from cm2_agent import Message, Run
+    >>> import json
+    >>> import pathlib
+    >>> import tempfile
+    >>> from cm2_agent import Message, Run, Trace, read_recordings
     >>> def read_note(record, **options):
     ...     return Trace.of(Run(id=record["id"], messages=(Message.of("user", record["text"]),)))
     >>> file = pathlib.Path(tempfile.mkdtemp()) / "notes.jsonl"

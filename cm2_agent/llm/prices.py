@@ -14,6 +14,7 @@ from cm2_agent.errors import JudgeError
 class Price:
     """US dollars a million tokens, where the published price is not what you pay (a local model: both 0).
 
+    >>> from cm2_agent.llm import Price
     >>> Price(input=0.25, output=2.0).cost(1_000_000, 500_000)
     1.25
     """

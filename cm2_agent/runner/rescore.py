@@ -51,7 +51,7 @@ async def score_traces(
         BudgetExhausted: The judge may spend no more.
 
     >>> import asyncio
-    >>> from cm2_agent import Checklist, Item, Message, Run, Trace
+    >>> from cm2_agent import Checklist, Item, Message, Run, Trace, score_traces
     >>> run = Run(id="r", messages=[Message.of("user", "Hi"), Message.of("assistant", "Hello!")])
     >>> checklist = Checklist(Item("replies", check={"replied": True}), name="shop")
     >>> async def rewards():

@@ -98,7 +98,7 @@ def run(
 
     >>> import asyncio
     >>> from langchain_core.language_models import GenericFakeChatModel
-    >>> from cm2_agent import Checklist, Item, Task
+    >>> from cm2_agent import Checklist, Item, Task, run
     >>> from cm2_agent.graphs import agent
     >>> graph = agent(GenericFakeChatModel(messages=iter(["It was shipped."])), [])
     >>> checklist = Checklist(Item("replies", check={"replied": True}), name="shop")

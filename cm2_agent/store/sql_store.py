@@ -41,7 +41,7 @@ class SQLStore:
     error. Every save is one transaction and may be repeated: what is stored already stays as it is. Threads may share a
     store. Raises StoreError, SchemaError, MissingExtra.
 
-    >>> from cm2_agent import Message
+    >>> from cm2_agent import Message, Run, SQLStore
     >>> with SQLStore("sqlite://") as store:
     ...     store.save_run(Run(id="r1", messages=(Message.of("user", "Where is order 7?"),)))
     ...     store.trace("r1").messages[0].text
@@ -179,7 +179,7 @@ class SQLStore:
             ids: among these; ids that are not stored are left out.
             limit: at most so many.
 
-        >>> from cm2_agent import Message
+        >>> from cm2_agent import Message, Run, SQLStore
         >>> with SQLStore("sqlite://") as store:
         ...     store.save_run(Run(id="r1", messages=(Message.of("user", "Hi"),)))
         ...     [trace.id for trace in store.traces(unscored=True)]

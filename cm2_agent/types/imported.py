@@ -18,7 +18,7 @@ class ImportedDialogue:
     `task` is the task that the dialogue was a rollout of; it is stored with `cm2 import --checklists`. `note` is shown
     once for all records that have it, such as why tasks got no checklist although one was asked for.
 
-    >>> from cm2_agent import Message, Run
+    >>> from cm2_agent import ImportedDialogue, Message, Run, Trace
     >>> run = Run(id="t1", messages=(Message.of("user", "Hi"),))
     >>> ImportedDialogue(trace=Trace.of(run), note="no tool results were logged").trace.id
     't1'

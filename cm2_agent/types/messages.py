@@ -229,6 +229,7 @@ class ToolSpec:
 
     A Task checks the types and refuses an empty name; the tools of a trace are as they were recorded.
 
+    >>> from cm2_agent import ToolSpec
     >>> ToolSpec(name="get_order", parameters={"type": "object"}, reads=True).to_json()["type"]
     'function'
     """

@@ -166,7 +166,7 @@ class Importer(Protocol):
     it raises costs the record alone and is reported with the record's line. A class is made anew for each file, so that
     it may count; a function is called as it is.
 
-    >>> from cm2_agent import Message, Run
+    >>> from cm2_agent import Message, Run, Trace
     >>> def read_note(record, **options):
     ...     return Trace.of(Run(id=record["id"], messages=(Message.of("user", record["text"]),)))
     >>> read_note({"id": "n1", "text": "Hi"}).messages[0].text

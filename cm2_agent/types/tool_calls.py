@@ -33,6 +33,8 @@ class ToolRequest:
     `tool` is the tool as the model saw it and `arguments` what the model wrote; `messages` is the dialogue so far
     (empty for replay, which does not read it), and `task` the task of the dialogue, where there is one.
 
+    >>> from cm2_agent import ToolSpec
+    >>> from cm2_agent.graphs import ToolRequest
     >>> ToolRequest(tool=ToolSpec(name="get_order"), arguments={"order_id": 7.0}).key
     'get_order{"order_id":7}'
     """
@@ -53,6 +55,7 @@ class ToolAnswer:
     """What a tool answered, as its message reads: text, or a list of content blocks; `error` marks a failure of the
     tool's own, which the agent sees. `backend` names who answered, `fault` the injected fault that changed it.
 
+    >>> from cm2_agent.graphs import ToolAnswer
     >>> ToolAnswer(content="no order 7", error=True).backend
     'real'
     """
@@ -76,6 +79,8 @@ class CallLogEntry:
 class CallLog:
     """The answered calls of one dialogue, in the order of their answers.
 
+    >>> from cm2_agent import ToolSpec
+    >>> from cm2_agent.graphs import CallLog, ToolAnswer, ToolRequest
     >>> log = CallLog()
     >>> log.add(ToolRequest(tool=ToolSpec(name="cancel_order"), arguments={}), ToolAnswer(content="cancelled"))
     >>> log.writes_before, log.count("cancel_order{}")

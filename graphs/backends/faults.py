@@ -36,6 +36,7 @@ class Faults:
         ToolError: A rate out of [0, 1], rates that sum to more than 1, or a fault that does not exist.
 
     >>> from cm2_agent import ToolSpec
+    >>> from cm2_agent.graphs import CallLog, Faults, ToolRequest
     >>> Faults(timeout=1).draw(ToolRequest(tool=ToolSpec(name="get_order"), arguments={}), CallLog())
     'timeout'
     """

@@ -40,7 +40,9 @@ class CallRecorder:
     ToolError where it cannot be opened or is being written to.
 
     >>> import tempfile
+    >>> from pathlib import Path
     >>> from cm2_agent import ToolSpec
+    >>> from cm2_agent.graphs import CallRecorder, ToolAnswer, ToolRequest, load_recording
     >>> path = Path(tempfile.mkdtemp()) / "calls.jsonl"
     >>> with CallRecorder(path) as recorder:
     ...     request = ToolRequest(tool=ToolSpec(name="get_order"), arguments={"id": 7})
@@ -127,8 +129,24 @@ class CallRecorder:
 
 
 def load_recording(path: str | Path) -> list[RecordedCall]:
-    """The calls of a recording, in the order of their answers. What a killed run left of its last line is dropped, with
-    a warning in the log. Raises TaskError naming the line for everything else that is no recording of this version."""
+    """The calls of a recording, in the order of their answers, as a task's `recorded` and `ReplayTools` take them.
+
+    What a killed run left of its last line is dropped, with a warning in the log.
+
+    Args:
+        path: A file that CallRecorder wrote (`cm2 run --record FILE`).
+
+    Raises:
+        TaskError: The file cannot be read, or a line, which is named, is no recording of this version.
+
+    >>> from cm2_agent import ToolSpec
+    >>> from cm2_agent.graphs import CallRecorder, ToolAnswer, ToolRequest, load_recording
+    >>> with CallRecorder("calls.jsonl") as recorder:
+    ...     request = ToolRequest(tool=ToolSpec(name="get_order"), arguments={"order_id": 7})
+    ...     recorder.add(request, ToolAnswer(content="shipped"), seconds=0.2)
+    >>> [(call.name, call.arguments, call.result) for call in load_recording("calls.jsonl")]
+    [('get_order', {'order_id': 7}, 'shipped')]
+    """
     try:
         data = Path(path).read_bytes()
     except OSError as error:

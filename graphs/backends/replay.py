@@ -30,6 +30,8 @@ class Replay:
     ToolError, naming the nearest recorded ones, and the dialogue's reward is NULL; `Hybrid` asks a simulator
     instead.
 
+    >>> from cm2_agent import RecordedCall, ToolSpec
+    >>> from cm2_agent.graphs import CallLog, Replay, ToolRequest
     >>> recorded = [RecordedCall(name="get_order", arguments={"id": 7}, result={"status": "shipped"})]
     >>> request = ToolRequest(tool=ToolSpec(name="get_order"), arguments={"id": 7.0})
     >>> Replay(recorded).find(request, CallLog()).content
@@ -72,6 +74,8 @@ class ReplayTools:
 
     Raises ToolError where two of `tools` bear one name.
 
+    >>> from cm2_agent import RecordedCall, ToolSpec
+    >>> from cm2_agent.graphs import CallLog, ReplayTools, ToolRequest
     >>> recorded = [RecordedCall(name="get_order", arguments={"id": 7}, result={"status": "shipped"})]
     >>> request = ToolRequest(tool=ToolSpec(name="get_order"), arguments={"id": 7.0})
     >>> ReplayTools(recorded).find(request, CallLog()).content

@@ -106,6 +106,8 @@ class Simulate:
         ModelError: A name that is no model.
         MissingExtra: The model's package is not installed.
 
+    >>> from cm2_agent import Task
+    >>> from cm2_agent.graphs import Simulate
     >>> tools = {"refund": Simulate("test", seed=3)}
     >>> tools["refund"].of(Task(id="t")).version.endswith(";seed=3")
     True
@@ -192,7 +194,8 @@ class SimulatedTools:
         ModelError: A name that is no model.
         MissingExtra: The model's package is not installed.
 
-    >>> from cm2_agent import RecordedCall, ToolSpec
+    >>> from cm2_agent import RecordedCall, Task, ToolSpec
+    >>> from cm2_agent.graphs import SimulatedTools
     >>> shipped = RecordedCall(name="get_order", result="shipped")
     >>> task = Task(id="t", tools=[ToolSpec(name="get_order")], recorded=[shipped])
     >>> SimulatedTools("test", task=task, seed=3).version.startswith("test:test;prompt=")

@@ -23,6 +23,7 @@ REAL = frozenset({"real", "record"})
 class Real:
     """The tool itself answers. `run` calls it only where `allow_real` names it.
 
+    >>> from cm2_agent.graphs import Real
     >>> Real().name
     'real'
     """
@@ -34,6 +35,7 @@ class Record(Real):
     """The tool itself answers, and `recorder` writes each call down; close the recorder when the run is over.
 
     >>> import tempfile
+    >>> from cm2_agent.graphs import CallRecorder, Record
     >>> with CallRecorder(f"{tempfile.mkdtemp()}/calls.jsonl") as recorder:
     ...     tools = {"get_order": Record(recorder)}
     """
@@ -47,7 +49,7 @@ class Record(Real):
 class Hybrid:
     """`replay` answers what was recorded, `simulated` everything else; each call's span names the one that answered.
 
-    >>> from cm2_agent.graphs import Replay, Simulate
+    >>> from cm2_agent.graphs import Hybrid, Replay, Simulate
     >>> tools = {"get_order": Hybrid(Replay(), Simulate("test"))}
     """
 

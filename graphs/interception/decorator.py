@@ -45,6 +45,7 @@ def switchable(wrapped: W) -> W:
     (`contextvars.copy_context`), or the call is taken for one outside a run. Raises ToolError for a method, a
     generator, and a function that FunctionTools would not take or whose return is not annotated.
 
+    >>> from cm2_agent.graphs import switchable
     >>> @switchable
     ... def get_order(order_id: int) -> str:
     ...     "Look an order up."

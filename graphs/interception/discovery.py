@@ -89,8 +89,20 @@ def discover_tools(graph: Any, replaced: Callable[[str], bool] = lambda name: Fa
 
 
 def tools_of(graph: Any) -> dict[str, BaseTool]:
-    """The tools that the switch sees, by name: those in the graph's tool nodes, its subgraphs' too, and its
-    `switchable` ones."""
+    """The tools that stand-ins can answer, by name: those in the graph's tool nodes, its subgraphs' too, and its
+    `switchable` ones.
+
+    >>> from langchain_core.language_models import GenericFakeChatModel
+    >>> from cm2_agent.graphs import FunctionTools, agent, tools_of
+    >>> class Model(GenericFakeChatModel):
+    ...     def bind_tools(self, tools, **kwargs):
+    ...         return self
+    >>> def get_order(order_id: int) -> str:
+    ...     "Look an order up."
+    ...     return "shipped"
+    >>> list(tools_of(agent(Model(messages=iter([])), FunctionTools(get_order))))
+    ['get_order']
+    """
     return dict(discover_tools(graph).tools)
 
 

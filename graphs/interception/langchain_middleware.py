@@ -16,12 +16,22 @@ except ImportError as error:
 
 
 class ToolSwitch(AgentMiddleware[Any, Any, Any]):
-    """Runs the agent's tool calls, or their stand-ins', as the run's `Backends` say; where a run has none, nothing
-    changes.
+    """Middleware that lets stand-ins answer the tool calls of a `create_agent` agent, as the run's backends say.
 
-    `create_agent(model, tools, middleware=[…, ToolSwitch()])`: last, so that other middleware sees what the switch
-    answered. An agent that `switched(graph)` was applied to needs it not, and is not harmed by it: a call is switched
-    once."""
+    Where a run has no backends (production) nothing changes. It comes last, so that other middleware sees the answers.
+    `run` switches the agents that it is given by itself, so only an agent that is built anew in a node needs it; a call
+    is switched once.
+
+        create_agent(model, tools, middleware=[…, ToolSwitch()])
+
+    >>> from langchain.agents import create_agent
+    >>> from langchain_core.language_models import GenericFakeChatModel
+    >>> from cm2_agent.graphs import ToolSwitch
+    >>> model = GenericFakeChatModel(messages=iter(["It was shipped."]))
+    >>> graph = create_agent(model, [], middleware=[ToolSwitch()])
+    >>> graph.invoke({"messages": [("user", "Where is order 7?")]})["messages"][-1].content
+    'It was shipped.'
+    """
 
     def wrap_tool_call(self, request: Any, handler: Callable[[Any], Any]) -> Any:
         return switch.wrap_tool_call(request, handler)

@@ -15,10 +15,34 @@ from ..backends.tool_backends import REAL
 
 
 class RealToolGuard(BaseCallbackHandler):
-    """Stops a tool that is not named before it runs, wherever it is called from (a plain function node, a sub-agent).
+    """A callback handler that stops a tool before it runs unless it is named, wherever a graph calls it from.
 
-    LangChain tells callbacks of a tool before calling it; raising there is what keeps the call from happening.
-    `stopped` remembers the names, since a graph may catch the error and go on."""
+    It reaches the LangChain tools that plain function nodes and sub-agents call, too; stand-ins are let through.
+    `stopped` holds the names of the tools that were stopped, since a graph may catch the error and go on. `run` puts
+    one into every rollout; give it to other graphs as `config={"callbacks": [guard]}`.
+
+    Args:
+        allow_real: The names of the tools that may run.
+
+    Raises:
+        ToolError: From within the call of a tool that is not named.
+
+    >>> from langchain_core.tools import tool
+    >>> from cm2_agent.errors import ToolError
+    >>> from cm2_agent.graphs import RealToolGuard
+    >>> @tool
+    ... def refund(order_id: int) -> str:
+    ...     "Pay an order back."
+    ...     return "paid"
+    >>> guard = RealToolGuard(allow_real=["get_order"])
+    >>> try:
+    ...     refund.invoke({"order_id": 7}, {"callbacks": [guard]})
+    ... except ToolError as error:
+    ...     print(error)
+    tool 'refund' was not called: a run calls no real tool that is not in allow_real=['get_order']
+    >>> guard.stopped
+    {'refund'}
+    """
 
     raise_error = True
     run_inline = True

@@ -49,7 +49,8 @@ def switched(graph: Any) -> Any:
 
     >>> from langchain_core.language_models import GenericFakeChatModel
     >>> from langchain_core.messages import AIMessage
-    >>> from cm2_agent.graphs import FunctionTools, agent
+    >>> from cm2_agent.graphs import FunctionTools, agent, switched
+    >>> from cm2_agent.graphs.backends.backends import TOOLS, Backends
     >>> def get_order(order_id: int) -> str:
     ...     "Look an order up."
     ...     return "real"

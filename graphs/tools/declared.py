@@ -27,6 +27,8 @@ class DeclaredTool(BaseTool):
 def declared(specs: Iterable[ToolSpec]) -> list[BaseTool]:
     """The tools of a task, for `agent(model, declared(task.tools))`.
 
+    >>> from cm2_agent import ToolSpec
+    >>> from cm2_agent.graphs import declared
     >>> [tool.name for tool in declared([ToolSpec(name="get_order")])]
     ['get_order']
     """

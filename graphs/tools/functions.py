@@ -35,6 +35,7 @@ class FunctionTools(Toolbox):
     Raises ToolError, when it is made, for a function without docstring, a parameter without annotation, a result type
     that cannot be JSON, two functions of one name; and, when a tool is called, for a result that is not JSON.
 
+    >>> from cm2_agent.graphs import FunctionTools
     >>> def get_order(order_id: int) -> dict[str, str]:
     ...     "Look an order up."
     ...     return {"status": "shipped"}

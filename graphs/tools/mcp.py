@@ -31,6 +31,7 @@ class McpTools(Toolbox):
     by line breaks; else it is LangChain's list of content blocks. The tools are async: run the graph with `ainvoke` or
     `astream`. Needs the extra `mcp`.
 
+    >>> from cm2_agent.graphs import McpTools, agent
     >>> async def main(model):
     ...     async with McpTools.stdio("python", "server.py") as tools:
     ...         return await agent(model, tools).ainvoke({"messages": [("user", "Where is order 7?")]})

@@ -80,6 +80,7 @@ class ChecklistWriter:
         backoff: Seconds before the first retry, doubled at each.
 
     >>> from pydantic_ai.models.function import FunctionModel
+    >>> from cm2_agent.rewards import ChecklistWriter
     >>> ChecklistWriter(FunctionModel(lambda messages, info: None, model_name="scripted")).model_name
     'scripted'
     """

@@ -19,6 +19,7 @@ def outcome(of: str | Callable[..., Any], *, name: str | None = None, version: s
 
     The function may be async; what it raises, and what is no number in [0, 1], is NULL.
 
+    >>> from cm2_agent.rewards import outcome
     >>> outcome("success").version
     'stored'
     """

@@ -25,6 +25,7 @@ def principle_items(text: str) -> tuple[Item, ...]:
     unmarked up to the next), or, in a text without a list, its paragraphs. They hold at the end of the dialogue or they
     do not. Raises ChecklistError for a text without any.
 
+    >>> from cm2_agent.rewards import principle_items
     >>> [item.id for item in principle_items("- Never guess.\\n- Say what you do not know.")]
     ['never_guess', 'say_what_you_do_not_know']
     """

@@ -69,6 +69,7 @@ def relative(
         seed: Shuffles the order in which the attempts are shown.
         settings: pydantic-ai model settings, for a judge that is a model.
 
+    >>> from cm2_agent.rewards import relative
     >>> async def longest_wins(prompt):
     ...     return '{"scores": []}'
     >>> relative(longest_wins, version="demo-1").of_group

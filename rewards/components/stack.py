@@ -139,6 +139,8 @@ class Stack:
 
     Raises ChecklistError: nothing given, two rewards of one name, two checklists, added weights that are all 0.
 
+    >>> import asyncio
+    >>> from cm2_agent import Stack, Trace
     >>> def short(trace):
     ...     return len(trace.steps) <= 4
     >>> asyncio.run(Stack(short)(Trace(id="t", runs=()))).components

@@ -31,6 +31,8 @@ class VerdictCache(Protocol):
 class MemoryCache(LRUMemory[Verdict]):
     """The `size` verdicts last used, for as long as the process lives.
 
+    >>> from cm2_agent import Verdict
+    >>> from cm2_agent.rewards import MemoryCache
     >>> cache = MemoryCache()
     >>> cache.put({"k": Verdict(item="a", value=True, weight=0)})
     >>> cache.get(["k", "other"])["k"].value

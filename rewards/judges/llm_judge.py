@@ -68,6 +68,7 @@ class LLMJudge:
         images: Show images to the model, which must take them.
         redact: Applied to every text before it is shown.
 
+    >>> from cm2_agent import LLMJudge
     >>> judge = LLMJudge("test", votes=3)
     >>> judge.version.startswith("test:test;prompt=") and judge.version.endswith(";votes=3")
     True

@@ -38,7 +38,8 @@ class ChecklistScorer:
     (infrastructure, `no judge`). `tolerance` is the largest share of weight without a verdict at which the stored
     reward is still a number (docs/method.md, 4). Raises ChecklistError where a check cannot be resolved.
 
-    >>> from cm2_agent import Item
+    >>> from cm2_agent import Checklist, Item, Trace
+    >>> from cm2_agent.rewards import ChecklistScorer
     >>> scorer = ChecklistScorer(Checklist(Item("looked_up", check={"called": "get_order"}), name="support"))
     >>> scorer.score_sync(Trace(id="t", runs=())).null_reason
     'no turn'
