@@ -37,10 +37,8 @@ class EvidenceModel(BaseModel):
     snippet: str = Field(description="The words themselves.")
 
 
-class ItemModel(BaseModel):
+class ItemModel(BaseModel, extra="forbid", frozen=True, arbitrary_types_allowed=True):
     """One item as YAML and JSON write it: every key there is; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     id: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_.:\-]+$", description="Unique within the checklist.")
     question: str | None = Field(default=None, description="A yes/no question to a judge.")
@@ -82,7 +80,7 @@ class ChecklistModel(BaseModel):
     items: tuple[ItemModel, ...] = Field(default=(), description="The checklist's own items, in order.")
 
 
-class Item(ItemModel):
+class Item(ItemModel, frozen=True):
     """One binary criterion: a yes/no `question` for a judge, or a programmatic `check`. Immutable.
 
     Args:

@@ -33,22 +33,22 @@ class ToolBackend(Protocol):
     ...         return {"order_id": request.arguments["order_id"], "status": "shipped"}
     """
 
-    async def answer(self, request: ToolRequest, log: CallLog) -> Any: ...
+    async def answer(self, request: ToolRequest, log: CallLog, /) -> Any: ...
 
 
 class ReplayBackend(ToolBackend, Protocol):
     """A ToolBackend that knows without being asked which calls it can answer: `find` returns None for the others."""
 
-    def find(self, request: ToolRequest, log: CallLog) -> ToolAnswer | None: ...
+    def find(self, request: ToolRequest, log: CallLog, /) -> ToolAnswer | None: ...
 
 
 class FaultInjector(Protocol):
     """Decides, before a call is answered, whether a fault is injected into it (`draw`), and makes the answer that the
     agent then gets (`faulty`); `graphs.Faults` is ours."""
 
-    def draw(self, request: ToolRequest, log: CallLog) -> str | None: ...
+    def draw(self, request: ToolRequest, log: CallLog, /) -> str | None: ...
 
-    def faulty(self, fault: str, request: ToolRequest, answer: ToolAnswer | None) -> ToolAnswer: ...
+    def faulty(self, fault: str, request: ToolRequest, answer: ToolAnswer | None, /) -> ToolAnswer: ...
 
 
 class User(Protocol):

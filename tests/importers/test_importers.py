@@ -49,7 +49,7 @@ def test_what_an_importer_may_return(tmp_path: Path) -> None:
 def test_what_it_raises_or_returns_by_mistake_costs_its_record(tmp_path: Path) -> None:
     def importer(record: Any, **options: Any) -> Any:
         if record == "key":
-            return record["messages"]
+            return {"text": record}["messages"]
         if record == "value":
             raise ValueError("two\nlines")
         if record == "stop":
