@@ -28,7 +28,7 @@ PER_TURN = ""
 CLOSING = '; here always `"trace"`: the items are about the whole dialogue, and none is required_for_next_turn'
 
 
-class LabelItem(ItemModel):
+class LabelItem(ItemModel, frozen=True):
     """An item as a model may write it: like ItemModel, but a check is data, a place is one turn or the closing block,
     and the reference is pointed at."""
 

@@ -60,7 +60,7 @@ def test_what_it_raises_or_returns_by_mistake_costs_its_record(tmp_path: Path) -
         read_recordings(importer, lines(tmp_path, "key", "value", "stop", "none", "text", "empty", "mixed", 8))
     )
     assert [one.reason for one in found[:3] if isinstance(one, Problem)] == [
-        "TypeError: string indices must be integers, not 'str'",
+        "KeyError: 'messages'",
         "two; lines",
         "StopIteration: ",
     ]
