@@ -287,8 +287,4 @@ def _slice(tasks: Sequence[Task], start: int, count: int) -> list[Task]:
 
 
 def _short(report: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: report[key]
-        for key in ("groups", "informative_groups", "trained_tokens", "kl", "truncated_mass")
-        if key in report
-    }
+    return {key: report[key] for key in ("groups", "informative_groups", "trained_tokens") if key in report}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from cm2_agent.errors import StoreError
 from cm2_agent.runner.concurrency import as_they_finish
 from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_yaml import load_checklist
 from cm2_agent.types.group import group_key
 from cm2_agent.types.json_values import JSON, canonical_json
 from cm2_agent.types.protocols import GroupScorer, Judge, Scorer
@@ -61,7 +62,7 @@ async def score_traces(
     """
     from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 
-    chosen = read_checklist(checklist) if isinstance(checklist, str) else checklist
+    chosen = load_checklist(checklist) if isinstance(checklist, str) else checklist
     if chosen is None and store is None and scorer is None:
         raise StoreError(
             "no checklist was given and no store to read the tasks' own from; give score_traces one of the two"
@@ -181,16 +182,9 @@ async def score_groups(
             yield scored
 
 
-def read_checklist(path: str) -> Checklist:
-    """The checklist in a YAML file. Raises ChecklistError with file and line."""
-    from cm2_agent.types.checklist_yaml import load_checklist
-
-    return load_checklist(path)
-
-
 def _version(trace: Trace) -> int | None:
     version = trace.attributes.get(TASK_VERSION)
     return int(version) if isinstance(version, int) else None
 
 
-__all__ = ["read_checklist", "score_groups", "score_traces", "with_cache"]
+__all__ = ["score_groups", "score_traces", "with_cache"]

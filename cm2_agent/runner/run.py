@@ -7,14 +7,15 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from cm2_agent.errors import TaskError
-from cm2_agent.runner.rescore import read_checklist, with_cache
+from cm2_agent.runner.rescore import with_cache
 from cm2_agent.runner.rollout import Result, Rollouts, Verify, Worlds
 from cm2_agent.runner.tool_setup import Simulator, tool_setup
 from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_yaml import load_checklist
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.protocols import GatedScorer, Judge, Sink, User
 from cm2_agent.types.run_attributes import USER
-from cm2_agent.types.task import RecordedCall, Task
+from cm2_agent.types.task import RecordedCall, Task, check_trainable
 
 if TYPE_CHECKING:
     from cm2_agent.graphs.backends.faults import Faults
@@ -108,7 +109,7 @@ def run(
     >>> asyncio.run(rewards())
     [1.0]
     """
-    from cm2_agent.rewards.scoring.scorer import ChecklistScorer, check_trainable
+    from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 
     listed = list(tasks)
     if scorer is not None and (checklist is not None or judge is not None):
@@ -121,7 +122,7 @@ def run(
     chosen = (
         scorer.checklist
         if scorer is not None
-        else read_checklist(checklist)
+        else load_checklist(checklist)
         if isinstance(checklist, str)
         else checklist
     )

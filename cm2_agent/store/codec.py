@@ -61,9 +61,7 @@ def dump(value: JSON, what: str) -> str:
     try:
         return seal(_encode(value))
     except (TypeError, ValueError) as error:
-        raise StoreError(
-            f"{what} is not JSON: {error}; expected text, finite numbers, true, false, null, lists and objects"
-        ) from error
+        raise _not_json(what, error) from error
 
 
 def dump_mapping(value: Mapping[str, JSON], what: str) -> str:
@@ -73,9 +71,7 @@ def dump_mapping(value: Mapping[str, JSON], what: str) -> str:
     try:
         return seal(_encode_sorted(value if type(value) is dict else dict(value)))
     except (TypeError, ValueError) as error:
-        raise StoreError(
-            f"{what} is not JSON: {error}; expected text, finite numbers, true, false, null, lists and objects"
-        ) from error
+        raise _not_json(what, error) from error
 
 
 def load(text: str) -> JSON:
@@ -89,9 +85,7 @@ def address(value: JSON, what: str) -> bytes:
     try:
         return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).digest()
     except (TypeError, ValueError) as error:
-        raise StoreError(
-            f"{what} is not JSON: {error}; expected text, finite numbers, true, false, null, lists and objects"
-        ) from error
+        raise _not_json(what, error) from error
 
 
 def pack_ids(ids: Sequence[int] | None) -> bytes | None:
@@ -147,6 +141,12 @@ def shared_prefix(left: bytes, right: bytes, unit: int) -> int:
         else:
             high = middle
     return low
+
+
+def _not_json(what: str, error: Exception) -> StoreError:
+    return StoreError(
+        f"{what} is not JSON: {error}; expected text, finite numbers, true, false, null, lists and objects"
+    )
 
 
 def _little(values: array[int] | array[float]) -> bytes:

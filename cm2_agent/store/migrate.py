@@ -123,7 +123,7 @@ def migrate(connection: Connection, database: Database, target: str = HEAD) -> N
 
 
 def alembic_config() -> Config:
-    """Alembic, told where our revisions lie."""
+    """Alembic's configuration, with the folder of our revisions."""
     from alembic.config import Config
 
     config = Config()

@@ -303,7 +303,7 @@ class SQLStore:
         return SQLSimulationCache(self._db, self._do)
 
     def checkpointer(self, *, allow: Iterable[type] = (), steps_only: bool = False) -> StoreCheckpointer:
-        """A checkpointer for LangGraph on this store (cm2_agent/store/checkpoints.py)."""
+        """A checkpointer for LangGraph on this store."""
         from cm2_agent.store.checkpoints import StoreCheckpointer
 
         return StoreCheckpointer(self._db, self._do, allow=allow, steps_only=steps_only)

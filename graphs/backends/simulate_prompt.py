@@ -24,6 +24,9 @@ _CALL = (_FOLDER / "simulator_call.md").read_text(encoding="utf-8").strip("\n")
 _RENDERING = 1
 """Raised whenever the same call would be shown otherwise."""
 PROMPT_VERSION = content_hash([INSTRUCTIONS, _CALL, _RENDERING])[:8]
+SHOTS = "shots"
+"""The key of a task's metadata that names each tool's few-shots: `{tool: [positions among the recorded calls]}`."""
+
 _DEFINITIONS = ("$defs", "definitions")
 
 
@@ -163,7 +166,7 @@ def _leaves(value: JSON) -> frozenset[str]:
 
 
 def _chosen(task: Task) -> dict[str, tuple[int, ...]]:
-    given = task.metadata.get("shots", {})
+    given = task.metadata.get(SHOTS, {})
     where = f"task {task.id!r}: metadata['shots']"
     if not isinstance(given, Mapping):
         raise ToolError(f"{where} is {str(given)[:60]!r}; expected {{tool: [indices into its recorded calls]}}")
@@ -183,4 +186,4 @@ def _chosen(task: Task) -> dict[str, tuple[int, ...]]:
     return found
 
 
-__all__ = ["INSTRUCTIONS", "PROMPT_VERSION", "Shots", "data_of", "prompt_of", "reply_schema"]
+__all__ = ["INSTRUCTIONS", "PROMPT_VERSION", "SHOTS", "Shots", "data_of", "prompt_of", "reply_schema"]

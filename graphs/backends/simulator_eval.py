@@ -27,10 +27,9 @@ from cm2_agent.types.task import RecordedCall, Task
 from cm2_agent.types.tool_calls import CallLog, ToolAnswer, ToolRequest
 
 from .replay import replayed
+from .simulate_prompt import SHOTS
 from .tool_backends import answer_of
 
-SHOTS = "shots"
-"""The key of a task's metadata that names each tool's few-shots: `{tool: [positions among the recorded calls]}`."""
 _ALIKE = 80.0
 """From this similarity on (0 to 100, numbers and quoted words left out) two error messages are of one form."""
 

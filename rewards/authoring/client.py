@@ -39,7 +39,7 @@ class WriterSession:
     ) -> None:
         self.instructions = instructions
         self.history: list[ModelMessage] = []
-        self._asker = LLMClient(
+        self._client = LLMClient(
             model,
             of="labelling model",
             settings=settings,
@@ -51,16 +51,16 @@ class WriterSession:
 
     @property
     def calls(self) -> int:
-        return self._asker.usage.calls
+        return self._client.usage.calls
 
     async def ask(self, question: str) -> str:
         """The answer's text. Raises BudgetExhausted before a request that the limits do not allow, ModelError where the
         model fails."""
         self.history.append(ModelRequest(parts=[UserPromptPart(content=question)], instructions=self.instructions))
         try:
-            text = await self._asker.ask(self.history, str)
+            text = await self._client.ask(self.history, str)
         except RequestFailed as error:
-            raise ModelError(f"{self._asker.model.model_name} failed: {error}") from error
+            raise ModelError(f"{self._client.model.model_name} failed: {error}") from error
         self.history.append(ModelResponse(parts=[TextPart(content=text)]))
         return text
 

@@ -33,7 +33,7 @@ from cm2_agent.types.check_specs import (
     ReplyMatches,
     parse_check,
 )
-from cm2_agent.types.checklist_item import Item
+from cm2_agent.types.checklist_item import Item, ItemModel
 from cm2_agent.types.json_values import JSON, same_json
 from cm2_agent.types.messages import Message, Reasoning, Text, ToolCall, ToolCallResponse
 from cm2_agent.types.trace import Run, Step, Trace
@@ -87,10 +87,10 @@ def edited(reference: Trace, change: Callable[[Step], Step], steps: Sequence[Ste
     return replace(reference, runs=tuple(runs))
 
 
-def scope_steps(item: Item, reference: Trace) -> tuple[Step, ...]:
+def scope_steps(item: ItemModel, reference: Trace) -> tuple[Step, ...]:
     """The steps of the item's scope in the reference; all of them for `trace` and `each`."""
     if isinstance(item.turn, int):
-        return reference.turns[item.turn].steps if item.turn < len(reference.turns) else ()
+        return reference.turns[item.turn].steps if 0 <= item.turn < len(reference.turns) else ()
     return reference.steps
 
 

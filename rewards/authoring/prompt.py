@@ -123,5 +123,5 @@ __all__ = [
     "malformed_question",
     "prompt_version",
     "read_reply",
+    "second_question",
 ]
-__all__ += ["second_question"]

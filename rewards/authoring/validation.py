@@ -17,11 +17,11 @@ from cm2_agent.types.checklist_rules import problems
 from cm2_agent.types.json_values import content_hash, same_json
 from cm2_agent.types.protocols import Judge
 from cm2_agent.types.score import Verdict
-from cm2_agent.types.trace import Step, Trace
+from cm2_agent.types.trace import Trace
 
 from ..judges.transcript import folded, part_texts, quoted_in, user_text
 from ..scoring.scorer import ChecklistScorer
-from .perturbation import Corruption, corruptions
+from .perturbation import Corruption, corruptions, scope_steps
 from .prompt import LabelItem
 
 NEAR = 90.0
@@ -155,16 +155,10 @@ def _observable(item: LabelItem, check: Parsed | None, reference: Trace, tools: 
     if item.focus_on is None:
         yield "a question needs focus_on: the part of a step that shows the answer"
         return
-    if not any(part_texts(step, item.focus_on) for step in _steps(item, reference)):
+    if not any(part_texts(step, item.focus_on) for step in scope_steps(item, reference)):
         yield f"it cannot be observed: no step of its turn has {item.focus_on}"
     elif item.kind != "avoid" and all(pointer.source != item.focus_on for pointer in item.evidence):
         yield f"no evidence pointer is from {item.focus_on}, which it focuses on"
-
-
-def _steps(item: LabelItem, reference: Trace) -> tuple[Step, ...]:
-    if isinstance(item.turn, int):
-        return reference.turns[item.turn].steps if 0 <= item.turn < len(reference.turns) else ()
-    return reference.steps
 
 
 def _tools(check: Parsed | None) -> Iterator[str]:

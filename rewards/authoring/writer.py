@@ -129,7 +129,7 @@ class ChecklistWriter:
 
 
 class _Draft:
-    """The labelling of one reference: the conversation with the model, and the items as they stand."""
+    """The checklist of one reference in the making: the conversation with the model, and the items as they stand."""
 
     def __init__(self, *, writer: ChecklistWriter, reference: Trace, task: Task, block: bool) -> None:
         self.writer, self.reference, self.task = writer, reference, task
