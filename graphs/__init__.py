@@ -1,6 +1,6 @@
-"""Graphs: the agent's tool loop, conversations of many turns, users, tools and who answers in their place. The names
-stand in `__init__.pyi`."""
+"""Graphs: the agent's tool loop, conversations of many turns, their users and tools, and who answers tool calls."""
 
 import lazy_loader
 
+# The names stand once, in `__init__.pyi`: type checkers and the loader read them there.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

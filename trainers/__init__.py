@@ -1,5 +1,6 @@
-"""Trainers: what makes a better policy out of stored, scored traces. The names stand in `__init__.pyi`."""
+"""Trainers: a better policy from stored, scored traces by GRPO or imitation, their advantages, and pairs for DPO."""
 
 import lazy_loader
 
+# The names stand once, in `__init__.pyi`: type checkers and the loader read them there.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

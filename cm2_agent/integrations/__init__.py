@@ -1,5 +1,6 @@
-"""Rewards handed to other frameworks: TRL, verifiers, verl and ART. The names stand in `__init__.pyi`."""
+"""Rewards handed to other frameworks: TRL, verifiers, verl and ART."""
 
 import lazy_loader
 
+# The names stand once, in `__init__.pyi`: type checkers and the loader read them there.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,8 +1,6 @@
-"""Asking other models: judges, simulators, simulated users and writers of checklists, within limits and budgets.
-
-The names stand in `__init__.pyi`.
-"""
+"""Asking other models: judges, simulators, simulated users and writers of checklists, within limits and budgets."""
 
 import lazy_loader
 
+# The names stand once, in `__init__.pyi`: type checkers and the loader read them there.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -39,7 +39,7 @@ _T = TypeVar("_T")
 class RequestFailure:
     """Why there is no answer. `retry`: asking again may help, after `wait` seconds where the provider says so; `reply`:
     there was a reply, but not what was asked for. `cause`: `content` where what was shown can bring it about
-    (docs/method.md, 4)."""
+    (docs/method.md §4)."""
 
     cause: NullCause
     explanation: str
@@ -91,7 +91,7 @@ class LLMClient:
         price: US dollars a million tokens, where the published price is not yours.
 
     >>> import asyncio
-    >>> from cm2_agent.llm.providers import language_model
+    >>> from cm2_agent.llm import language_model
     >>> client = LLMClient(language_model("test"), of="example")
     >>> question = ModelRequest(parts=[UserPromptPart(content="Is it right?")])
     >>> asyncio.run(client.ask([question], str))

@@ -1,8 +1,6 @@
-"""The policy's chat models: local ones with token ids and logprobs, and OpenAI-compatible endpoints.
-
-The names stand in `__init__.pyi`.
-"""
+"""The policy's chat models: local ones with token ids and logprobs, and OpenAI-compatible endpoints."""
 
 import lazy_loader
 
+# The names stand once, in `__init__.pyi`: type checkers and the loader read them there.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

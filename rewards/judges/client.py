@@ -1,6 +1,6 @@
 """Asking a judge's model until it answers every item, or cannot.
 
-Whatever goes wrong is a RequestFailure with its cause (docs/method.md, 4). `infrastructure`: time-outs, rate limits,
+Whatever goes wrong is a RequestFailure with its cause (docs/method.md §4). `infrastructure`: time-outs, rate limits,
 server errors, malformed and incomplete replies. `content`: refusals and transcripts too long for the model, which the
 judged text itself can bring about. None is a verdict."""
 

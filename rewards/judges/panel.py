@@ -63,8 +63,7 @@ def split(verdict: Verdict) -> bool:
 class Panel:
     """Several judges, decided by majority. A judge that fails casts no vote.
 
-    >>> from cm2_agent.rewards import Panel
-    >>> from cm2_agent.rewards.judges.llm_judge import LLMJudge
+    >>> from cm2_agent.rewards import LLMJudge, Panel
     >>> Panel(LLMJudge("test"), LLMJudge("test", settings={"temperature": 1})).version.count("|")
     1
     """
