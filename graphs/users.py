@@ -48,8 +48,8 @@ class ScriptedUser:
 
     async def __call__(self, messages: Sequence[Message]) -> str | None:
         """The next turn, None after the last."""
-        said = sum(message.role == "user" for message in messages)
-        return self.turns[said] if said < len(self.turns) else None
+        spoken = sum(message.role == "user" for message in messages)
+        return self.turns[spoken] if spoken < len(self.turns) else None
 
 
 class LLMUser:
@@ -105,7 +105,7 @@ class LLMUser:
             )
         self.persona, self.seed, self.stop = shown, seed, stop
         self._settings = {"temperature": 0.0, **(settings or {})}
-        self._asker = LLMClient(
+        self._client = LLMClient(
             language_model(model, "user"),
             of="user",
             settings={"seed": seed, **self._settings},
@@ -124,7 +124,7 @@ class LLMUser:
     def version(self) -> str:
         """Names the model as asked for, the prompt with its stop signal, the settings and the seed; the persona is the
         task's."""
-        model = self._asker.model
+        model = self._client.model
         prompt = content_hash([_TEMPLATE, _OPENING, _SILENCE, self.stop])[:8]
         settings = content_hash(self._settings)[:8]
         return f"{model.system}:{model.model_name};prompt={prompt};settings={settings};seed={self.seed}"
@@ -132,20 +132,20 @@ class LLMUser:
     @property
     def usage(self) -> Usage:
         """Requests, tokens and dollars of this user alone."""
-        return self._asker.usage
+        return self._client.usage
 
     async def __call__(self, messages: Sequence[Message]) -> str | None:
         """The user's next message; None where the user is done. Raises UserError where the model writes nothing or
         fails, BudgetExhausted where it may not be asked."""
         try:
-            words = await self._asker.ask(self._flipped(messages), _spoken, answer_tokens=_ANSWER_TOKENS)
+            words = await self._client.ask(self._flipped(messages), _spoken, answer_tokens=_ANSWER_TOKENS)
         except RequestFailed as error:
             raise UserError(f"the simulated user failed: {error}") from error
         return None if self.stop in words else words
 
     async def aclose(self) -> None:
         """Close the connections that this event loop's requests left open."""
-        await self._asker.aclose()
+        await self._client.aclose()
 
     def _flipped(self, messages: Sequence[Message]) -> list[ModelMessage]:
         """The dialogue as the user's model sees it: it is the one who answers."""

@@ -308,14 +308,14 @@ def _place(turn: TurnScore, verdict: Verdict) -> tuple[int | None, int]:
 def _failed(trace: Trace, turn: TurnScore, verdict: Verdict, item: Item | None) -> FailedItem:
     quotes = tuple(shorten(str(quote["snippet"]), _CUT) for quote in verdict.evidence if quote.get("snippet"))
     steps = trace.steps if turn.turn is None else trace.turns[turn.turn].steps if turn.turn < len(trace.turns) else ()
-    said = next((step.message.text for step in reversed(steps) if step.is_reply), None)
+    reply = next((step.message.text for step in reversed(steps) if step.is_reply), None)
     return FailedItem(
         item=verdict.item,
         turn=turn.turn,
         question=None if item is None else item.question,
         why=": ".join(filter(None, (verdict.reason, verdict.explanation))) or None,
         quotes=quotes,
-        said=None if quotes or said is None else shorten(said, _CUT),
+        said=None if quotes or reply is None else shorten(reply, _CUT),
     )
 
 

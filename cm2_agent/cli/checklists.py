@@ -102,10 +102,10 @@ def write(
     limits = (
         RateLimits(concurrency=concurrency, budget_calls=budget_calls) if judge_model is None else judge_model.limits
     )
-    labeler = ChecklistWriter(model, base_url=base_url, api_key=os.environ.get(KEY), judge=judge_model, limits=limits)
+    writer = ChecklistWriter(model, base_url=base_url, api_key=os.environ.get(KEY), judge=judge_model, limits=limits)
     with open_store(store) as opened:
         references = _select_references(opened, traces, tasks)
-        result = asyncio.run(_write_all(opened, references, labeler, output, block=block, concurrency=concurrency))
+        result = asyncio.run(_write_all(opened, references, writer, output, block=block, concurrency=concurrency))
     print_result({**result, "out": str(out)}, as_json=as_json)
     if result["failed"] and not result["labelled"] and not result["known"]:
         raise typer.Exit(1)
@@ -196,7 +196,7 @@ def _select_references(
 async def _write_all(
     store: SQLStore,
     selected: dict[str, tuple[str, Task | None]],
-    labeler: ChecklistWriter,
+    writer: ChecklistWriter,
     output: _Output,
     *,
     block: bool,
@@ -215,7 +215,7 @@ async def _write_all(
             if out_of_budget:
                 return
             try:
-                await _write_one(store, labeler, output, trace, newest, base, block, counts)
+                await _write_one(store, writer, output, trace, newest, base, block, counts)
             except BudgetExhausted as error:
                 out_of_budget.append(str(error))
                 return
@@ -238,12 +238,12 @@ async def _write_all(
         "unlinked",
         "corrupted",
     )
-    return {**{name: counts[name] for name in names}, "left": left, "calls": labeler.limits.calls}
+    return {**{name: counts[name] for name in names}, "left": left, "calls": writer.limits.calls}
 
 
 async def _write_one(
     store: SQLStore,
-    labeler: ChecklistWriter,
+    writer: ChecklistWriter,
     output: _Output,
     trace: Trace,
     newest: Task | None,
@@ -258,7 +258,7 @@ async def _write_one(
     label = {} if newest is None else dict(newest.metadata.get(LABEL) or {})
     same = (label.get("trace"), label.get("model"), label.get("prompt")) == (
         trace.id,
-        labeler.model_name,
+        writer.model_name,
         prompt_version(),
     )
     if newest is not None and newest.checklist is not None and same:
@@ -268,14 +268,14 @@ async def _write_one(
     task = task_of(trace, base or newest)
     if newest is not None:
         task = task.model_copy(update={"version": newest.version + 1})
-    found = await labeler(trace, task, block=block)
+    found = await writer(trace, task, block=block)
     _count(found, counts)
     if found.checklist is None:
         echo_err(printable(f"{one_line(trace.id, 60)}: not labelled: {one_line(found.reason or 'unknown', 300)}"))
         return
     for name, why in found.dropped.items():
         echo_err(printable(f"{one_line(trace.id, 60)}: dropped {name}: {one_line(why, 200)}"))
-    labelled = task_with_checklist(task, found, labeler.model_name)
+    labelled = task_with_checklist(task, found, writer.model_name)
     store.save_task(labelled)
     output.write(labelled)
 

@@ -40,18 +40,18 @@ def doctor(
     store: StoreOption = STORE,
     as_json: JsonOption = False,
 ) -> None:
-    sight = None if agent is None else _inventory(agent)
+    inventory = None if agent is None else _inventory(agent)
     store_given = getattr(context.get_parameter_source("store"), "name", "") != "DEFAULT"
     result: dict[str, Any] = {"ok": True, "problems": []}
-    if sight is not None:
-        result["problems"] += undiscovered_tools(sight)
+    if inventory is not None:
+        result["problems"] += undiscovered_tools(inventory)
         result["switch"] = {
-            "seen": sorted(sight.tools),
-            "unseen": dict(sight.unseen),
-            "switchable": list(sight.switchable),
+            "seen": sorted(inventory.tools),
+            "unseen": dict(inventory.unseen),
+            "switchable": list(inventory.switchable),
         }
-    if sight is None or store_given or Path(STORE.removeprefix("sqlite:///")).exists():
-        of_store = _check_store(store, sight)
+    if inventory is None or store_given or Path(STORE.removeprefix("sqlite:///")).exists():
+        of_store = _check_store(store, inventory)
         result = {**result, **of_store, "problems": [*result["problems"], *of_store["problems"]]}
     result["ok"] = not result["problems"]
     print_result(result, as_json=as_json, lines=_lines(result))
@@ -66,7 +66,7 @@ def _inventory(agent: str) -> ToolInventory:
     return discover_tools(load_graph(agent))
 
 
-def _check_store(store: str, sight: ToolInventory | None) -> dict[str, Any]:
+def _check_store(store: str, inventory: ToolInventory | None) -> dict[str, Any]:
     """What the store holds, and with an agent how often each tool was called and how often a span shows it."""
     from cm2_agent.store import HEAD, schema_revision
 
@@ -76,23 +76,23 @@ def _check_store(store: str, sight: ToolInventory | None) -> dict[str, Any]:
         return {"problems": [what], "schema": {"revision": found, "head": HEAD}}
     with open_store(store) as opened:
         health = opened.health()
-        tools = None if sight is None else opened.count_tools()
+        tools = None if inventory is None else opened.count_tools()
     result: dict[str, Any] = {
         "problems": store_problems(health),
         "calls": calls_by_use(health["model_calls"]),
         **health,
     }
-    if sight is not None and tools is not None:
-        result["problems"] += untraced_tools(tools, sight)
+    if inventory is not None and tools is not None:
+        result["problems"] += untraced_tools(tools, inventory)
         result["tools"] = tools
     return result
 
 
-def undiscovered_tools(sight: ToolInventory) -> list[str]:
+def undiscovered_tools(inventory: ToolInventory) -> list[str]:
     """A sentence on the tools that a run with this agent would refuse."""
-    if not sight.unseen:
+    if not inventory.unseen:
         return []
-    named = ", ".join(f"{name} (node {node})" for name, node in sight.unseen.items())
+    named = ", ".join(f"{name} (node {node})" for name, node in inventory.unseen.items())
     what = (
         "put each into a ToolNode, or decorate it with cm2_agent.graphs.switchable, or name it to `cm2 run"
         " --allow-real`"
@@ -100,9 +100,9 @@ def undiscovered_tools(sight: ToolInventory) -> list[str]:
     return [printable(f"the switch cannot see the tools that plain function nodes call: {named}; {what}")]
 
 
-def untraced_tools(tools: Mapping[str, Any], sight: ToolInventory) -> list[str]:
+def untraced_tools(tools: Mapping[str, Any], inventory: ToolInventory) -> list[str]:
     """Sentences on tools outside any tool node that messages call and no span shows."""
-    elsewhere = {name for name in tools if name not in sight.tools or name in sight.switchable}
+    elsewhere = {name for name in tools if name not in inventory.tools or name in inventory.switchable}
     return [
         printable(
             f"{name} was asked for {tools[name]['asked']} times and left no span: if it ran, nothing traced it (a plain"

@@ -34,7 +34,7 @@ class TaskChecklists:
     """Writes the checklists of tasks, in order. `left_out` counts the tasks without one, by reason."""
 
     store: SQLStore
-    labeler: ChecklistWriter
+    writer: ChecklistWriter
     redactor: Redactor | None
     known: dict[str, Task]
     concurrency: int
@@ -57,10 +57,10 @@ class TaskChecklists:
         from cm2_agent.rewards.authoring.writer import ChecklistWriter
 
         limits = RateLimits(concurrency=concurrency, budget_calls=budget_calls)
-        labeler = ChecklistWriter(model, base_url=base_url, api_key=os.environ.get(KEY), limits=limits)
+        writer = ChecklistWriter(model, base_url=base_url, api_key=os.environ.get(KEY), limits=limits)
         files = [path for path in earlier if path.exists() and path.stat().st_size]
         known = {_unlabelled(task): task for path in files for task in load_tasks(path) if task.checklist is not None}
-        return cls(store=store, labeler=labeler, redactor=redactor, known=known, concurrency=concurrency)
+        return cls(store=store, writer=writer, redactor=redactor, known=known, concurrency=concurrency)
 
     async def of(self, tasks: Sequence[Task], traces: Sequence[str]) -> list[Task]:
         """The tasks with their checklists, without those that got none; `traces` are the ids of their traces."""
@@ -84,7 +84,7 @@ class TaskChecklists:
         earlier = self.known.get(_unlabelled(task))
         if earlier is not None:
             label = dict(earlier.metadata.get(LABEL) or {})
-            if (label.get("model"), label.get("prompt")) == (self.labeler.model_name, prompt_version()):
+            if (label.get("model"), label.get("prompt")) == (self.writer.model_name, prompt_version()):
                 return earlier
         if self.left_out[OUT_OF_BUDGET]:
             self.left_out[OUT_OF_BUDGET] += 1
@@ -93,7 +93,7 @@ class TaskChecklists:
         if trace is None:
             raise TaskError(f"trace {trace_id!r} is no longer in {self.store.url}; type the command again")
         try:
-            found = await self.labeler(self._redacted_trace(trace), task)
+            found = await self.writer(self._redacted_trace(trace), task)
         except BudgetExhausted as error:
             echo_err(printable(str(error)))
             self.left_out[OUT_OF_BUDGET] += 1
@@ -102,7 +102,7 @@ class TaskChecklists:
             echo_err(printable(f"{task.id}: not labelled: {one_line(found.reason or 'unknown', 300)}"))
             self.left_out["not labelled"] += 1
             return None
-        return with_content_id(task_with_checklist(task, found, self.labeler.model_name))
+        return with_content_id(task_with_checklist(task, found, self.writer.model_name))
 
     def _redacted_trace(self, trace: Trace) -> Trace:
         """The messages of the dialogue alone, with personal data replaced."""

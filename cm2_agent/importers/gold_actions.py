@@ -98,7 +98,7 @@ def compile_gold(
         facet="tool_usage",
         level="task",
     )
-    outputs_told = [
+    output_items = [
         ItemModel(
             id=f"tells_{number}",
             check={"reply_matches": _pattern(output)},
@@ -109,7 +109,7 @@ def compile_gold(
         )
         for number, output in enumerate(outputs, 1)
     ]
-    return ChecklistModel(name=name, items=(*items, others, *outputs_told))
+    return ChecklistModel(name=name, items=(*items, others, *output_items))
 
 
 def _marks(action: GoldAction) -> dict[str, JSON]:

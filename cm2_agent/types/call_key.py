@@ -46,7 +46,7 @@ class _Forms:
     def __init__(self, root: JSON) -> None:
         self.root = root
         self.known: dict[tuple[int, int], str] = {}
-        self.kept: list[Any] = []  # an id says who it is only while its owner lives
+        self.held: list[Any] = []  # an id says who it is only while its owner lives
 
     def form(self, value: JSON) -> str:
         """What `_steps` returns, without recursion: how deep a value goes is its sender's choice."""
@@ -71,7 +71,7 @@ class _Forms:
         place = (id(value), id(schema))
         if place not in self.known:
             self.known[place] = "<within itself>"  # what a value that contains itself will find
-            self.kept += (value, schema)
+            self.held += (value, schema)
             stack.append((place, self._steps(value, schema)))
             return None
         return self.known[place]
@@ -224,10 +224,10 @@ def _leaf(value: Any) -> str:
     if isinstance(value, float):
         return repr(float(value))
     try:
-        said = repr(value)
+        shown = repr(value)
     except Exception:
-        said = ""
-    return f"<{type(value).__name__} {_text(said)}>"
+        shown = ""
+    return f"<{type(value).__name__} {_text(shown)}>"
 
 
 def _text(value: str) -> str:

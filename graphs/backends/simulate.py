@@ -97,7 +97,7 @@ class Simulate:
         model: A pydantic-ai model or its name, `local:FOLDER`, a LangChain chat model, or a function that makes a
             task's simulator (any `ToolBackend`, such as a `SimulatedTools` with settings of its own).
         seed: Decides between inventions that are equally plausible; None: the run's.
-        cache: Where known answers are kept; None: the run's, which is the store's where the run has one.
+        cache: Where known answers are stored; None: the run's, which is the store's where the run has one.
         limits: Requests, tokens and dollars at most; may be shared with other models.
         price: Where the published one is not yours.
 
@@ -226,11 +226,11 @@ class SimulatedTools:
         self.task, self.seed, self.cache, self.re_asks = task, seed, cache, re_asks
         self.of_cache = 0
         self.log = CallLog()
-        """What was answered by name (`Tools`); a switch brings a journal for each dialogue."""
+        """What was answered to calls by name; a dialogue brings its own log."""
         self._shots = Shots(task, shots)
         self._tools = {tool.name: tool for tool in task.tools}
         self._settings = {"temperature": 0.0, **(settings or {})}
-        self._asker = LLMClient(
+        self._client = LLMClient(
             language_model(model, "simulator"),
             of="simulator",
             settings={"seed": seed, **self._settings},
@@ -245,7 +245,7 @@ class SimulatedTools:
     @property
     def version(self) -> str:
         """Names the model as asked for, the prompt, the settings, the number of examples and the seed."""
-        model = self._asker.model
+        model = self._client.model
         parts = [
             f"{model.system}:{model.model_name}",
             f"prompt={PROMPT_VERSION}",
@@ -256,7 +256,7 @@ class SimulatedTools:
     @property
     def usage(self) -> Usage:
         """Requests, tokens and dollars of this simulator alone."""
-        return self._asker.usage
+        return self._client.usage
 
     async def answer(self, request: ToolRequest, log: CallLog) -> ToolAnswer:
         """The tool's answer; `error` where it fails as the real one would, or the arguments break its schema (no model
@@ -296,7 +296,7 @@ class SimulatedTools:
 
     async def aclose(self) -> None:
         """Close the connections that this event loop's calls left open."""
-        await self._asker.aclose()
+        await self._client.aclose()
 
     async def _simulated(self, request: ToolRequest, log: CallLog) -> ToolAnswer:
         data = data_of(request, log, self._shots.of(request))
@@ -309,14 +309,14 @@ class SimulatedTools:
                 return _answer(request, log, known)
             except _Unusable as error:
                 raise ToolError(
-                    f"the kept answer of tool {request.tool.name!r} cannot be used: {error}. Take another seed"
+                    f"the cached answer of tool {request.tool.name!r} cannot be used: {error}. Take another seed"
                 ) from error
         body, answer = await self._asked(data, request, log, Schema(name="tool_answer", body=schema, strict=False))
         if self.cache is not None:
             self.cache.put(key, request.tool.name, body)
-            kept = self.cache.get(key)
-            if kept is not None and kept != body:  # somebody else asked at the same time, and was first
-                return _answer(request, log, kept)
+            stored = self.cache.get(key)
+            if stored is not None and stored != body:  # somebody else asked at the same time, and was first
+                return _answer(request, log, stored)
         return answer
 
     async def _asked(self, data: str, request: ToolRequest, log: CallLog, schema: Schema) -> tuple[str, ToolAnswer]:
@@ -331,7 +331,7 @@ class SimulatedTools:
             prompt = UserPromptPart(content=prompt_of(data, request, self.seed, problem))
             message = ModelRequest(parts=[prompt], instructions=INSTRUCTIONS)
             try:
-                return await self._asker.ask(
+                return await self._client.ask(
                     [message], read, schema=schema, answer_tokens=_ANSWER_TOKENS, re_ask=asked > 0
                 )
             except _Unusable as error:

@@ -158,8 +158,8 @@ def _tool(session: McpSession, tool: Tool) -> BaseTool:
     output = _output(tool)
     return made.model_copy(
         update={
-            "coroutine": _telling(made.name, made.coroutine),
-            "handle_tool_error": _failing(made.handle_tool_error),
+            "coroutine": _with_plain_text(made.name, made.coroutine),
+            "handle_tool_error": _error_handler(made.handle_tool_error),
             "metadata": {**(made.metadata or {}), **({} if output is None else {OUTPUT_SCHEMA: output})},
         }
     )
@@ -177,8 +177,8 @@ def _intercepting(session: McpSession) -> Any:
         except McpError as error:
             if error.error.code == INVALID_PARAMS:
                 return CallToolResult(isError=True, content=[TextContent(type="text", text=error.error.message)])
-            said = f"error {error.error.code}: {error.error.message[:500]}"
-            raise ToolError(f"tool {request.name!r} of the MCP server {session.label} failed: {said}") from None
+            problem = f"error {error.error.code}: {error.error.message[:500]}"
+            raise ToolError(f"tool {request.name!r} of the MCP server {session.label} failed: {problem}") from None
         if any(isinstance(block, AudioContent) for block in result.content):
             raise ToolError(
                 f"tool {request.name!r} of the MCP server {session.label} answered with sound, which no tool message"
@@ -189,24 +189,24 @@ def _intercepting(session: McpSession) -> Any:
     return intercept
 
 
-def _telling(name: str, inner: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+def _with_plain_text(name: str, inner: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     async def call(runtime: Annotated[object | None, InjectedToolArg()] = None, **arguments: Any) -> tuple[Any, Any]:
         try:
             content, artifact = await inner(runtime=runtime, **arguments)
         except (NotImplementedError, ValueError) as error:
             raise ToolError(f"tool {name!r} answered with what no tool message can hold: {str(error)[:200]}") from error
-        if not content and artifact is not None:  # structured, and said in no other way
+        if not content and artifact is not None:  # structured alone
             return json.dumps(artifact["structured_content"], ensure_ascii=False), artifact
-        return _said(content), artifact
+        return _plain_text(content), artifact
 
     return call
 
 
-def _failing(theirs: Any) -> Callable[[ToolException], Any]:
-    return lambda error: _said(theirs(error))
+def _error_handler(handle: Any) -> Callable[[ToolException], Any]:
+    return lambda error: _plain_text(handle(error))
 
 
-def _said(blocks: Any) -> str | list[JSON]:
+def _plain_text(blocks: Any) -> str | list[JSON]:
     """Blocks of text alone as text. The ids that the adapters draw at random are left out: the same answer is the same
     message."""
     if not isinstance(blocks, list):

@@ -128,7 +128,7 @@ def _utf8(text: str) -> str:
 
 
 def run_check(function: Resolved, item: Item, views: Sequence[View]) -> ItemColumn:
-    """The item's column over a turn's views, one after each of its S steps (docs/method.md, satisfaction).
+    """The item's column over a turn's views, one after each of its S steps (docs/method.md, "Kinds").
 
     A reach check is asked until it first answers yes, a hold check at the end alone (the ends-decided checks are hold
     items), an avoid check until it first answers yes, which is the violation. A check that raises or answers anything

@@ -1,4 +1,4 @@
-"""Ending: how a dialogue ended, as far as its score depends on it (docs/method.md, satisfaction)."""
+"""Ending: how a dialogue ended, as far as its score depends on it (docs/method.md §2–4)."""
 
 from __future__ import annotations
 

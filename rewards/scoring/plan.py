@@ -1,7 +1,7 @@
 """Plan: a checklist made ready to score any number of traces, and what its checks find in one of them.
 
 Checks are resolved, weights normalised and dependencies turned into indices once for all traces. Which turns of a trace
-count is defined in docs/method.md, satisfaction."""
+count is defined in docs/method.md, "Scope and L"."""
 
 from __future__ import annotations
 

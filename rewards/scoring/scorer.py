@@ -1,4 +1,4 @@
-"""The checklist scorer: a trace in, a Score out. It runs checks, asks the judge and adds up (docs/method.md, 2 to 4).
+"""The checklist scorer: a trace in, a Score out. It runs checks, asks the judge and adds up (docs/method.md §2–4).
 
 What is NULL, and never a number: a dialogue that died (`failure: …`), a rollout without a gate's verdict (`gate
 undecided`), a trace that another checklist's gate ended where this one's would not have (`censored`), too large a share
@@ -18,7 +18,7 @@ from cm2_agent.types.checklist_item import CheckFunction, function_source
 from cm2_agent.types.json_values import content_hash
 from cm2_agent.types.protocols import Judge
 from cm2_agent.types.score import Score
-from cm2_agent.types.task import Task, check_trainable
+from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Trace
 
 from .ending import Ending
@@ -36,7 +36,7 @@ class ChecklistScorer:
 
     `functions` are the checks that the checklist names; `judge` answers its questions: without one they are NULL
     (infrastructure, `no judge`). `tolerance` is the largest share of weight without a verdict at which the stored
-    reward is still a number (docs/method.md, 4). Raises ChecklistError where a check cannot be resolved.
+    reward is still a number (docs/method.md §4). Raises ChecklistError where a check cannot be resolved.
 
     >>> from cm2_agent import Checklist, Item, Trace
     >>> from cm2_agent.rewards import ChecklistScorer
@@ -176,4 +176,4 @@ def _name(judge: object) -> str:
     return str(getattr(judge, "__qualname__", None) or type(judge).__qualname__)
 
 
-__all__ = ["CODE", "ChecklistScorer", "check_trainable"]
+__all__ = ["CODE", "ChecklistScorer"]

@@ -1,4 +1,4 @@
-"""From satisfaction to reward: the arithmetic of Eq. 2, 3, 4 and 6 on one turn's matrix (docs/method.md, 3 and 4).
+"""From satisfaction to reward: the arithmetic of Eq. 2, 3, 4 and 6 on one turn's matrix (docs/method.md §3–4).
 
 Shapes: S steps, C items. `sat` is (S+1, C) bool, row 0 all false, row s what holds after step s. The first true step of
 a column is its first true row (1…S), None where there is none. `deps[c]` are the columns that item c waits for."""
@@ -42,7 +42,7 @@ def first_true_step(values: Sequence[bool], kind: Kind, *, cut: bool = False) ->
 
     reach: the first step that answers yes, for good. hold: the last row, if the last answer is yes. avoid: the last
     row, if no answer is yes (a yes is the violation). `cut`: the scope ended early; hold and avoid items are false then
-    (docs/method.md, 2). A scope without steps has row 0 alone, which is false."""
+    (docs/method.md §2). A scope without steps has row 0 alone, which is false."""
     if kind == "reach":
         return next((row for row, yes in enumerate(values, 1) if yes), None)
     if cut or not values:
@@ -167,7 +167,7 @@ def trajectory_reward(turn_rewards: Sequence[float], length: int) -> float:
 def stored_reward(
     paid: Sequence[Sequence[bool | None]], weights: Sequence[Sequence[float]], *, tolerance: float = 0.2
 ) -> float | None:
-    """The stored reward (docs/method.md, 4), from p (paid, not paid, None: not judged) and normalised weights of all L
+    """The stored reward (docs/method.md §4), from p (paid, not paid, None: not judged) and normalised weights of all L
     turns: in [0, 1] or None.
 
     The missing share is the weight of the NULLs over the L turns' whole weight, which is L. Up to `tolerance` each turn
