@@ -1,6 +1,8 @@
 from . import tools as tools
 from .agent_loop import agent as agent
 from .agent_loop import agents as agents
+from .backends.backends import TOOLS as TOOLS
+from .backends.backends import Backends as Backends
 from .backends.faults import Faults as Faults
 from .backends.record import CallRecorder as CallRecorder
 from .backends.record import load_recording as load_recording

@@ -22,8 +22,10 @@ FACES = {
     "cm2_agent.llm": "api-llm.md",
     "cm2_agent.importers": "api-importers.md",
     "cm2_agent.integrations": "api-integrations.md",
+    "cm2_agent.benchmarks": "api-benchmarks.md",
 }
-"""The packages that users import from → their pages. A name that several export is described on the first of them."""
+"""The packages that users import from → their pages. A name that several export is described on the first of them, an
+alias where its class stands."""
 
 WIDTH = 88
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -48,7 +50,7 @@ def api_pages() -> dict[str, str]:
         module = importlib.import_module(face)
         names: list[str] = sorted(getattr(module, "__all__", ()), key=str.lower)
         slugs = _slugs(names, module)
-        for name in names:
+        for name in sorted(names, key=lambda name: name != getattr(getattr(module, name), "__name__", name)):
             home.setdefault(_identity(module, name), (page, slugs[name]))
         made[page] = "\n".join(_page(face, page, module, names, home))
     return made

@@ -46,6 +46,7 @@ class Backends:
     Raises:
         ToolError: A backend does not exist, or a short form lacks what it needs.
 
+    >>> from cm2_agent.graphs import Backends
     >>> backends = Backends({"get_order": "real"})
     >>> backends.backend("get_order"), backends.failure
     ('real', None)

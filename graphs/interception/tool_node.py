@@ -49,8 +49,7 @@ def switched(graph: Any) -> Any:
 
     >>> from langchain_core.language_models import GenericFakeChatModel
     >>> from langchain_core.messages import AIMessage
-    >>> from cm2_agent.graphs import FunctionTools, agent, switched
-    >>> from cm2_agent.graphs.backends.backends import TOOLS, Backends
+    >>> from cm2_agent.graphs import TOOLS, Backends, FunctionTools, agent, switched
     >>> def get_order(order_id: int) -> str:
     ...     "Look an order up."
     ...     return "real"

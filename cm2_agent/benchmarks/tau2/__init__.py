@@ -2,5 +2,6 @@
 
 from cm2_agent.benchmarks.tau2.environment import Tau2Environment
 from cm2_agent.benchmarks.tau2.environment import Tau2Environment as Desk
+from cm2_agent.benchmarks.tau2.world import World
 
-__all__ = ["Desk", "Tau2Environment"]
+__all__ = ["Desk", "Tau2Environment", "World"]

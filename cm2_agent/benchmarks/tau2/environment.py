@@ -37,6 +37,10 @@ class Tau2Environment:
 
     The tools work on the dialogue's own `World`, which LangGraph hands them as the run's context:
 
+        from cm2_agent import run
+        from cm2_agent.benchmarks import Desk, World
+        from cm2_agent.graphs import agent
+
         desk = Desk("airline")
         graph = agent(model, desk.tools(), context_schema=World)
         run(graph, desk.tasks(limit=10), context=desk.world, verify=desk.verify, allow_real=desk.names)
