@@ -108,12 +108,12 @@ def build_dataset(
     norm: str = "none",
     credits: Credits | None = None,
     drop: Sequence[Drop] = (),
-    from_words: MakeRows | None = None,
+    from_text: MakeRows | None = None,
 ) -> RolloutDataset:
     """The rows of groups with their advantages (docs/method.md §5), less what `drop` gives a reason to leave out.
 
     Advantages are of all scored rollouts of a group, whether or not they become rows: they are what the rollouts were
-    worth beside each other. `credits` replaces `advantages(level, norm)`; `from_words` makes the rows of traces
+    worth beside each other. `credits` replaces `advantages(level, norm)`; `from_text` makes the rows of traces
     without token ids, which are left out without it. Raises TrainError on an empty set, and on several reward versions
     in it.
     """
@@ -129,8 +129,8 @@ def build_dataset(
                 continue
             informative = informative or any(credit(step.turn, step.index) != 0 for step in rollout.trace.steps)
             rows = rows_or_reason(rollout.trace, credit)
-            if rows == TEXT_ONLY and from_words is not None:
-                rows = from_words(rollout.trace, credit)
+            if rows == TEXT_ONLY and from_text is not None:
+                rows = from_text(rollout.trace, credit)
             if isinstance(rows, str):
                 left_out[rows] += 1
                 continue

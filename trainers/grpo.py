@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from cm2_agent.errors import TrainError, require_extra
 from cm2_agent.types.group import Group
 from cm2_agent.types.json_values import JSON
+from cm2_agent.types.protocols import Progress
 
 from . import checkpoint
 from .dataset import Credits, build_dataset
@@ -18,7 +19,6 @@ from .validation import check, stale, too_long
 require_extra("train", "Trainers", "torch", "transformers", "trl", "accelerate", "datasets")
 
 ImportanceWeighting: TypeAlias = Literal["decoupled", "direct"]
-Progress: TypeAlias = Callable[[int, int, dict[str, float]], object]
 
 
 class GRPO:

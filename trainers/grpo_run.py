@@ -5,7 +5,7 @@ Each function takes what the one before it returned, so that their order is the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from datasets import Dataset
 from cm2_agent.errors import TrainError
 from cm2_agent.models.local import fingerprint
 from cm2_agent.types.json_values import JSON
+from cm2_agent.types.protocols import Progress
 
 from .batches import sample_batches
 from .checkpoint import Policy
@@ -26,8 +27,6 @@ from .validation import leave_out
 
 if TYPE_CHECKING:
     from .grpo import GRPO
-
-Progress = Callable[[int, int, dict[str, float]], object]
 
 FRESH = 1e-4
 """Mean |log π − log μ| of the recomputed calls up to which the stored logprobs stand for π_prox itself."""

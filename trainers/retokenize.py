@@ -66,7 +66,7 @@ def retokenised_rows(trace: Trace, tokenizer: Any, credit: Credit | None = None)
     return join(steps, credit, trace_id=trace.id, retokenised=True)
 
 
-def rows_from_words(tokenizer: Any) -> Callable[[Trace, Credit | None], list[Row] | str]:
+def rows_from_text(tokenizer: Any) -> Callable[[Trace, Credit | None], list[Row] | str]:
     """`retokenised_rows` by one tokenizer, for whole data sets: a dialogue that the template refuses gives a reason."""
 
     def make(trace: Trace, credit: Credit | None = None) -> list[Row] | str:

@@ -9,23 +9,23 @@ successes can harm a policy that GRPO would still improve.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from cm2_agent.errors import TrainError, require_extra
 from cm2_agent.types.group import Group, Rollout
 from cm2_agent.types.json_values import JSON
+from cm2_agent.types.protocols import Progress
 
 from . import checkpoint
 from .dataset import GroupRows, RolloutDataset, RolloutRows, require_scored
-from .retokenize import rows_from_words
+from .retokenize import rows_from_text
 from .rows import TEXT_ONLY, TOO_LONG, Row, recorded_steps, rows_of, untrainable_reason
 from .trl_config import config
 
 require_extra("train", "Trainers", "torch", "transformers", "trl", "accelerate", "datasets")
 
-Progress = Callable[[int, int, dict[str, float]], object]
 Select = Literal["all", "best"] | float
 
 FAILED = "the dialogue failed"
@@ -186,13 +186,13 @@ class SFT:
         if reason is not None and reason != TEXT_ONLY:
             return reason
         recorded = reason is None
-        rows = rows_of(rollout.trace, imitation=True) if recorded else rows_from_words(tokenizer)(rollout.trace, None)
+        rows = rows_of(rollout.trace, imitation=True) if recorded else rows_from_text(tokenizer)(rollout.trace, None)
         if isinstance(rows, str):
             return rows
         if max_length is not None and any(len(row.ids) > max_length for row in rows):
             return TOO_LONG
         if recorded:
-            _same_words(rollout, tokenizer)
+            _require_same_tokenizer(rollout, tokenizer)
         return rows or "no assistant step"
 
     def _fit(self, policy: checkpoint.Policy, rows: Sequence[Row], folder: Path, progress: Progress | None) -> int:
@@ -254,7 +254,7 @@ def _labels(row: Row) -> list[int]:
     return [token if trained else -100 for token, trained in zip(row.ids, row.mask, strict=True)]
 
 
-def _same_words(rollout: Rollout, tokenizer: Any) -> None:
+def _require_same_tokenizer(rollout: Rollout, tokenizer: Any) -> None:
     """Raises TrainError where the recorded ids, read by this tokenizer, are not the words that were recorded beside
     them.
     """

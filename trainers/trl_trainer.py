@@ -4,13 +4,15 @@ positions only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 from trl import GRPOTrainer
+
+from cm2_agent.types.protocols import Progress
 
 from .collator import Sample, collate
 from .rows import Floats, Row
@@ -38,7 +40,7 @@ class StoredGRPOTrainer(GRPOTrainer):
         self,
         *,
         batches: Iterator[Sequence[Sample]] | None = None,
-        on_step: Callable[[int, int, dict[str, float]], object] | None = None,
+        on_step: Progress | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(reward_funcs=cast(Any, no_reward_func), **kwargs)
@@ -231,9 +233,7 @@ def config_restored(model: Any) -> Iterator[None]:
 class _Steps(TrainerCallback):
     """Closes the figures of each optimizer step and reports them to `on_step`."""
 
-    def __init__(
-        self, trainer: StoredGRPOTrainer, on_step: Callable[[int, int, dict[str, float]], object] | None
-    ) -> None:
+    def __init__(self, trainer: StoredGRPOTrainer, on_step: Progress | None) -> None:
         self._trainer, self._on_step = trainer, on_step
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -245,7 +245,7 @@ class _Steps(TrainerCallback):
 class ProgressCallback(TrainerCallback):
     """Calls `progress(step, total, metrics)` for every optimizer step that a trainer logs."""
 
-    def __init__(self, progress: Callable[[int, int, dict[str, float]], object] | None) -> None:
+    def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:

@@ -76,10 +76,10 @@ def check(dataset: RolloutDataset, *, versions: Sequence[str] | None, model: Mod
             " from oldest to newest"
         )
     rows = [row for group in dataset.groups for row in group.rows]
-    from_words = sum(row.retokenised for row in rows)
-    if from_words:
+    from_text = sum(row.retokenised for row in rows)
+    if from_text:
         raise TrainError(
-            f"{from_words} of {len(rows)} rows were made from words (retokenised): their ids are not"
+            f"{from_text} of {len(rows)} rows were made from words (retokenised): their ids are not"
             " what the model wrote and they have no logprobs. Train on them with SFT, then collect rollouts with your"
             " own policy for GRPO."
         )

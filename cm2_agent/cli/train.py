@@ -144,10 +144,10 @@ def _check_judge(store: SQLStore, groups: list[Group], least: float) -> None:
 
 def _count(groups: list[Group], model: str | None, retokenise: bool, *, level: str, norm: str, as_json: bool) -> None:
     from cm2_agent.trainers.dataset import build_dataset
-    from cm2_agent.trainers.retokenize import rows_from_words
+    from cm2_agent.trainers.retokenize import rows_from_text
 
-    from_words = rows_from_words(_tokenizer(model)) if retokenise else None
-    report = build_dataset(groups, level=level, norm=norm, from_words=from_words).report
+    from_text = rows_from_text(_tokenizer(model)) if retokenise else None
+    report = build_dataset(groups, level=level, norm=norm, from_text=from_text).report
     if report.retokenised_rows:
         echo_err(
             f"{report.retokenised_rows} of {report.rows} rows were made from words: not trainable by GRPO, for"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
@@ -174,6 +174,10 @@ class Importer(Protocol):
     """
 
     def __call__(self, record: JSON, *, source: str, checklists: bool) -> ImportResult: ...
+
+
+Progress: TypeAlias = Callable[[int, int, dict[str, float]], object]
+"""What a trainer calls with (step, total, metrics) after every step."""
 
 
 class Trainer(Protocol):

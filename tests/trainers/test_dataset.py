@@ -11,7 +11,7 @@ import pytest
 
 from cm2_agent.errors import TrainError
 from cm2_agent.trainers.dataset import build_dataset
-from cm2_agent.trainers.retokenize import rows_from_words
+from cm2_agent.trainers.retokenize import rows_from_text
 from cm2_agent.trainers.rows import TEXT_ONLY, TOO_LONG, Row
 from cm2_agent.trainers.validation import too_long
 from cm2_agent.types.group import Group
@@ -46,13 +46,13 @@ def test_the_report_counts_what_is_trained_and_why_the_rest_is_not() -> None:
 
 def test_with_a_tokenizer_text_only_traces_become_marked_rows(tokenizer: Any) -> None:
     dataset = build_dataset(
-        [group([1.0, 0.0], [merged(), replace(words(), id="w")])], from_words=rows_from_words(tokenizer)
+        [group([1.0, 0.0], [merged(), replace(words(), id="w")])], from_text=rows_from_text(tokenizer)
     )
     assert [row.retokenised for row in dataset.groups[0].rows] == [False, True]
     assert dataset.report.to_json()["retokenised_rows"] == 1
     assert dataset.report.left_out == {}
     assert build_dataset(
-        [group([1.0, 0.0], [merged(), words()])], from_words=rows_from_words(tokenizer), drop=[too_long(20)]
+        [group([1.0, 0.0], [merged(), words()])], from_text=rows_from_text(tokenizer), drop=[too_long(20)]
     ).report.left_out == {TOO_LONG: 1}
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from cm2_agent.errors import TrainError
 from cm2_agent.trainers.dataset import build_dataset
-from cm2_agent.trainers.retokenize import REFUSED, retokenised_rows, rows_from_words
+from cm2_agent.trainers.retokenize import REFUSED, retokenised_rows, rows_from_text
 from cm2_agent.types.messages import Message, Reasoning, Text
 from cm2_agent.types.trace import Run, Trace
 from tests.trainers.dialogues import group, merged, words
@@ -55,7 +55,7 @@ def test_a_template_that_refuses_says_which_trace_and_why(tokenizer: Any) -> Non
     strict.chat_template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(TrainError, match=r"'t'.*roles must alternate"):
         retokenised_rows(words(), strict)
-    refused = build_dataset([group([1.0, 0.0], [merged(), words()])], from_words=rows_from_words(strict))
+    refused = build_dataset([group([1.0, 0.0], [merged(), words()])], from_text=rows_from_text(strict))
     assert refused.report.left_out == {REFUSED: 1}
     strict.chat_template = None
     with pytest.raises(TrainError, match="no chat template"):

@@ -13,7 +13,7 @@ from cm2_agent.errors import TrainError
 from cm2_agent.trainers.checkpoint import ModelLimits
 from cm2_agent.trainers.dataset import build_dataset
 from cm2_agent.trainers.grpo import GRPO
-from cm2_agent.trainers.retokenize import rows_from_words
+from cm2_agent.trainers.retokenize import rows_from_text
 from cm2_agent.trainers.validation import check
 from cm2_agent.types.group import Group
 from tests.trainers.loop import (
@@ -51,7 +51,7 @@ def test_what_cannot_be_trained_on_is_refused_with_the_reason(
 
 def test_retokenised_rows_are_refused(sample: Sampler, policy: Callable[..., Any], tokenizer: Any) -> None:
     group = stripped(sample(policy(1), groups=1)[0], prompt_ids=None, completion_ids=None)
-    dataset = build_dataset([group], from_words=rows_from_words(tokenizer))
+    dataset = build_dataset([group], from_text=rows_from_text(tokenizer))
     assert dataset.report.rows == 4
     with pytest.raises(TrainError, match=r"4 of 4 rows were made from words \(retokenised\).*SFT"):
         check(dataset, versions=None, model=ModelLimits(policy(1)))
