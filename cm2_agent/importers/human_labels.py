@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cm2_agent.errors import TraceError
 from cm2_agent.types.human_labels import Label
 from cm2_agent.types.json_values import JSON
+from cm2_agent.types.text import first_problem
 
 DEVAI = "devai"
 """The prefix of the ids of traces that DevAI's judgements speak of: `devai/AGENT/TASK`."""
@@ -84,11 +85,9 @@ def read_label(record: JSON, **options: Any) -> tuple[Label, ...]:
     try:
         return model.model_validate(record).labels()
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the record"
         raise TraceError(
-            f"{where}: {first['msg']}; expected {{trace, item, rater, value (true, false or null)}} and at most {{turn,"
-            " task, note}"
+            f"{first_problem(error, whole='the record')}; expected {{trace, item, rater, value (true, false or null)}}"
+            " and at most {turn, task, note}"
         ) from error
 
 

@@ -14,6 +14,7 @@ from cm2_agent.importers.tau_bench import OFFICIAL
 from cm2_agent.types.imported import ImportedDialogue
 from cm2_agent.types.json_values import JSON, content_hash
 from cm2_agent.types.run_attributes import GROUP, ROLLOUT, TASK_ID, TASK_VERSION
+from cm2_agent.types.text import first_problem
 from cm2_agent.types.trace import Trace
 
 _SAMPLING = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "seed")
@@ -52,10 +53,7 @@ class OpenAIChats:
         try:
             chat = _Record.model_validate(record)
         except ValidationError as error:
-            detail = error.errors(include_url=False)[0]
-            raise TraceError(
-                f"{'.'.join(map(str, detail['loc']))}: {detail['msg']} (given {str(detail.get('input'))[:60]!r})"
-            ) from error
+            raise TraceError(first_problem(error, shown=60)) from error
         messages, tools = read_messages(chat.messages), read_tools(chat.tools)
         sampling = {
             key: record[key]

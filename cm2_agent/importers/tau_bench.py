@@ -19,6 +19,7 @@ from cm2_agent.types.json_values import JSON, canonical_json, content_hash
 from cm2_agent.types.messages import Message
 from cm2_agent.types.run_attributes import CUT, GROUP, ROLLOUT, TASK_ID, TASK_VERSION, TOOL_BACKENDS
 from cm2_agent.types.task import Task
+from cm2_agent.types.text import first_problem
 from cm2_agent.types.trace import Trace
 
 OFFICIAL = "official_reward"
@@ -64,10 +65,7 @@ def read_tau_bench(record: JSON, *, source: str, checklists: bool) -> ImportedDi
     try:
         rollout = _Record.model_validate(record)
     except ValidationError as error:
-        detail = error.errors(include_url=False)[0]
-        raise TraceError(
-            f"{'.'.join(map(str, detail['loc']))}: {detail['msg']} (given {str(detail.get('input'))[:60]!r})"
-        ) from error
+        raise TraceError(first_problem(error, shown=60)) from error
     messages = read_messages(rollout.traj, failed=lambda text: text.startswith(("Error", "Unknown action")))
     desk = _desk(messages, rollout.info.task.actions)
     goal = rollout.info.task

@@ -12,6 +12,7 @@ from cm2_agent.errors import ChecklistError
 from cm2_agent.types.checklist_item import CheckFunction, ChecklistModel, Item
 from cm2_agent.types.checklist_rules import problems
 from cm2_agent.types.json_values import JSON, content_hash
+from cm2_agent.types.text import first_problem
 
 
 @dataclass(frozen=True, init=False)
@@ -62,8 +63,7 @@ class Checklist:
         try:
             return cls.from_model(ChecklistModel.model_validate(data))
         except ValidationError as error:
-            detail = error.errors(include_url=False)[0]
-            raise ChecklistError(f"checklist: {'.'.join(map(str, detail['loc']))}: {detail['msg']}") from error
+            raise ChecklistError(f"checklist: {first_problem(error)}") from error
 
     def bound(self, functions: Mapping[str, CheckFunction]) -> Checklist:
         """The checklist with check names replaced by the given functions."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from cm2_agent.errors import ChecklistError, TaskError
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import ChecklistModel
 from cm2_agent.types.messages import ToolSpec
+from cm2_agent.types.text import first_problem
 
 
 class RecordedCall(BaseModel):
@@ -136,7 +137,7 @@ def load_tasks(path: str | Path) -> list[Task]:
             task = Task.model_validate_json(line)
             task.own_checklist()
         except ValidationError as error:
-            raise TaskError(f"{path}:{number}: not a task: {_first(error)}") from error
+            raise TaskError(f"{path}:{number}: not a task: {first_problem(error, whole='line', shown=80)}") from error
         except ChecklistError as error:
             raise TaskError(f"{path}:{number}: the task's checklist: {error}") from error
         if task.id in lines_of:
@@ -165,12 +166,6 @@ def save_tasks(tasks: Iterable[Task], path: str | Path) -> Path:
 
 def _numbered(text: str) -> Iterator[tuple[int, str]]:
     return ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
-
-
-def _first(error: ValidationError) -> str:
-    detail = error.errors(include_url=False)[0]
-    place: Sequence[Any] = detail["loc"]
-    return f"{'.'.join(map(str, place)) or 'line'}: {detail['msg']} (given {str(detail.get('input'))[:80]!r})"
 
 
 def _example() -> str:

@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from cm2_agent.errors import TaskError, ToolError
 from cm2_agent.incidents import logger
 from cm2_agent.types.task import RecordedCall
+from cm2_agent.types.text import first_problem
 from cm2_agent.types.tool_calls import ToolAnswer, ToolRequest
 
 FORMAT = "cm2.recording"
@@ -187,10 +188,8 @@ def _parsed(path: str | Path, number: int, line: bytes) -> RecordedCall:
     try:
         read = _Line.model_validate(json.loads(line, parse_constant=_no_number))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"])) or "line"
-        given = str(first.get("input"))[:80]
-        raise TaskError(f"{path}:{number}: not a recorded call: {place}: {first['msg']} (given {given!r})") from error
+        problem = first_problem(error, whole="line", shown=80)
+        raise TaskError(f"{path}:{number}: not a recorded call: {problem}") from error
     except (ValueError, RecursionError) as error:
         raise TaskError(
             f"{path}:{number}: not JSON: {str(error)[:120]} (given {line[:80].decode('utf-8', 'replace')!r})"

@@ -25,6 +25,7 @@ from cm2_agent.llm.usage import Usage
 from cm2_agent.types.json_values import JSON, content_hash
 from cm2_agent.types.protocols import ToolBackend
 from cm2_agent.types.task import Task
+from cm2_agent.types.text import first_problem
 from cm2_agent.types.tool_calls import CallLog, ToolAnswer, ToolRequest
 
 from ..tools.json_schema import why_invalid
@@ -361,11 +362,7 @@ def _answer(request: ToolRequest, log: CallLog, text: str) -> ToolAnswer:
         given = json.loads(text, parse_constant=_refused)
         reply = _Reply.model_validate(given)
     except ValidationError as error:
-        detail = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, detail["loc"]))
-        raise _Unusable(
-            f"the reply is not the object that was asked for: {place + ': ' if place else ''}{detail['msg']}"
-        ) from error
+        raise _Unusable(f"the reply is not the object that was asked for: {first_problem(error)}") from error
     except (ValueError, RecursionError) as error:
         raise _Unusable(f"the reply is not JSON: {str(error)[:200]}") from error
     if not {"result", "error"} & set(given):

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError
 
 from cm2_agent.llm.client import MalformedReply, unfenced
 from cm2_agent.types.json_values import JSON
+from cm2_agent.types.text import first_problem
 
 
 class Quote(BaseModel):
@@ -55,11 +56,7 @@ def read(text: str, asked: Collection[str]) -> dict[str, ItemAnswer]:
     try:
         reply = Reply.model_validate_json(unfenced(text))
     except ValidationError as error:
-        detail = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, detail["loc"]))
-        raise MalformedReply(
-            f"the reply is not the JSON that was asked for: {place + ': ' if place else ''}{detail['msg']}"
-        ) from error
+        raise MalformedReply(f"the reply is not the JSON that was asked for: {first_problem(error)}") from error
     found: dict[str, ItemAnswer] = {}
     for answer in reply.items:
         if answer.id not in asked:
