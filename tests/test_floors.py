@@ -1,4 +1,4 @@
-"""The house stands: who may import what, how long a file may be, and what no committed file may hold.
+"""The shape of the code base: who may import what, how long a file may be, and what no committed file may hold.
 
 The checks read a tree of files and return what is wrong with it, so that each is tried on small bad trees as well as
 on ours.
@@ -189,7 +189,7 @@ def long_files(root: Path) -> list[str]:
 
 def undescribed_files(root: Path) -> list[str]:
     return [
-        f"{path.relative_to(root)}: does not open with a sentence that says what it holds and why it is apart"
+        f"{path.relative_to(root)}: does not open with a sentence that says what it holds"
         for path in modules(root).values()
         if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     ]
@@ -249,7 +249,7 @@ def test_no_module_imports_itself_through_others() -> None:
     assert circles(ROOT) == []
 
 
-def test_the_house_is_small_enough_to_see() -> None:
+def test_the_code_base_is_small_enough_to_see() -> None:
     rooms = {room_of(name) for name in modules(ROOT)}
     assert rooms == set(FLOOR_OF), "FLOORS of tests/test_floors.py and the folders differ"
     assert len(FLOORS) <= MOST_FLOORS
