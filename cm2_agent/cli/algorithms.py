@@ -93,7 +93,8 @@ def make_trainer(algorithm: str, make: MakeTrainer, options: Mapping[str, Any], 
 
 def train_on(trainer: Trainer, groups: Sequence[Any], advance: Callable[[], object]) -> Path:
     """The folder of the new policy. `advance` is called after every step where the trainer reports progress; what the
-    trainer prints goes to stderr, since stdout is the command's. Raises TrainError where it returns no folder.
+    trainer prints goes to stderr, since stdout is the command's. Raises TrainError where it returns no folder that
+    exists.
     """
     train = cast(Callable[..., Any], trainer.train)
     reports = "progress" in inspect.signature(train).parameters
@@ -103,7 +104,28 @@ def train_on(trainer: Trainer, groups: Sequence[Any], advance: Callable[[], obje
         raise TrainError(
             f"{type(trainer).__name__}.train returned a {type(path).__name__}; expected the folder of the new policy"
         )
+    if not Path(path).is_dir():
+        raise TrainError(
+            f"{type(trainer).__name__}.train returned {str(path)!r}, and there is no such folder; expected the folder"
+            " into which it wrote the new policy"
+        )
     return Path(path)
+
+
+def report_of(trainer: Trainer) -> dict[str, Any]:
+    """What stands in the trainer's `report`, without its history, as JSON: what is not JSON as its text."""
+    report = getattr(trainer, "report", {})
+    if not isinstance(report, Mapping):
+        report = {"report": report}
+    return {str(name): _plain(value) for name, value in report.items() if name != "history"}
+
+
+def _plain(value: Any) -> Any:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return str(value)
+    return value
 
 
 def _flag(name: str) -> str:

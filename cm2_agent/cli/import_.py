@@ -57,7 +57,7 @@ def _importer(format: str) -> str | Importer:
     try:
         found: Importer = load_function(format, "importer")
     except TaskError as error:
-        raise TraceError(f"{error}. Expected a function or a class. Type: cm2 import MODULE:READER FILE") from error
+        raise TraceError(f"{error}. Type: cm2 import MODULE:READER FILE") from error
     return found
 
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -33,8 +34,6 @@ from cm2_agent.cli.simulator_options import (
 from cm2_agent.errors import TaskError
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from cm2_agent.types.score import Score
     from cm2_agent.types.trace import Trace
 
@@ -229,17 +228,22 @@ def load_function(spec: str | None, what: str) -> Any:
         return None
     found = _attribute(spec, what)
     if not callable(found):
-        raise TaskError(f"{what} {spec!r} is a {type(found).__name__}; expected a function")
+        raise TaskError(f"{what} {spec!r} is {type(found).__name__} {found!r:.60}; expected a function or a class")
     return found
 
 
 def _attribute(spec: str, what: str) -> Any:
     where, colon, attribute = spec.rpartition(":")
     if not colon or not where or not attribute:
-        raise TaskError(f"{what} {spec!r}; expected MODULE:NAME, such as my_app.agent:graph or agent.py:graph")
+        raise TaskError(f"{what} is {spec!r}; expected MODULE:NAME, such as my_app:name or my_app.py:name")
     module = _module(where, f"{what} {spec!r}")
     if not hasattr(module, attribute):
-        public = ", ".join(name for name in vars(module) if not name.startswith("_")) or "nothing public"
+        names = (
+            name
+            for name, value in vars(module).items()
+            if not name.startswith("_") and not isinstance(value, ModuleType)
+        )
+        public = ", ".join(names) or "nothing public"
         raise TaskError(f"{what} {spec!r}: {where} has no {attribute!r}; it holds {public}")
     return getattr(module, attribute)
 
@@ -264,7 +268,7 @@ def _module(where: str, source: str) -> ModuleType:
         return module
     except TaskError:
         raise
-    except Exception as error:  # an import runs the user's code, which may raise anything
+    except (Exception, SystemExit) as error:  # an import runs the user's code, which may raise anything
         raise TaskError(f"{source}: {where} cannot be imported: {type(error).__name__}: {error}") from error
 
 

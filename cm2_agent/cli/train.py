@@ -92,7 +92,7 @@ def train(
     store: StoreOption = STORE,
     as_json: JsonOption = False,
 ) -> None:
-    from cm2_agent.cli.algorithms import load_algorithm, make_trainer, parse_settings, train_on
+    from cm2_agent.cli.algorithms import load_algorithm, make_trainer, parse_settings, report_of, train_on
 
     if allow_retokenised and not rows_only:
         raise TrainError(
@@ -124,10 +124,7 @@ def train(
         return
     with progress("training", steps) as advance:
         path = train_on(trainer, groups, advance)
-    report: dict[str, Any] = getattr(trainer, "report", {})
-    print_result(
-        {"out": str(path), **{name: value for name, value in report.items() if name != "history"}}, as_json=as_json
-    )
+    print_result({"out": str(path)} | report_of(trainer) | {"out": str(path)}, as_json=as_json)
 
 
 def _check_judge(store: SQLStore, groups: list[Group], least: float) -> None:

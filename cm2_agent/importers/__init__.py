@@ -86,7 +86,7 @@ def read_recordings(
         checklists: whether tasks get a checklist made from the record, where the format knows enough for that.
 
     Raises:
-        TraceError: an unknown format, or a file that cannot be opened or is empty.
+        TraceError: an unknown format, a class that cannot be made, or a file that cannot be opened or is empty.
 
     >>> import json
     >>> import pathlib
@@ -101,8 +101,23 @@ def read_recordings(
     ('n1', "line 2, record 2: KeyError: 'text'")
     """
     found = _named(format) if isinstance(format, str) else format
-    importer: Importer = found() if isinstance(found, type) else found
-    return _read(importer, read_records(path), Path(path).stem, checklists)
+    return _read(_made(found), read_records(path), Path(path).stem, checklists)
+
+
+def _made(found: Importer | type[Importer] | Callable[..., Any]) -> Importer:
+    """The importer itself, or a new one of its class. Raises TraceError."""
+    if not isinstance(found, type):
+        return found
+    expected = "expected a class that is made without arguments and called with a record"
+    try:
+        importer = found()
+    except Exception as error:  # other people's code, which may raise anything
+        raise TraceError(
+            f"importer {found.__name__} cannot be made: {type(error).__name__}: {error}; {expected}"
+        ) from error
+    if not callable(importer):
+        raise TraceError(f"importer {found.__name__} has no __call__; {expected}")
+    return importer
 
 
 def _named(name: str) -> Callable[..., Any]:
@@ -121,7 +136,8 @@ def _named(name: str) -> Callable[..., Any]:
         ) from error
     if not callable(found):
         raise TraceError(
-            f"format {name!r} is {known[name].value}, a {type(found).__name__}; expected a function or a class"
+            f"format {name!r} is {known[name].value}, {type(found).__name__} {found!r:.60}; expected a function or a"
+            " class"
         )
     return cast("Callable[..., Any]", found)
 
@@ -135,7 +151,7 @@ def _read(
             continue
         try:
             result = importer(record.value, source=source, checklists=checklists)
-        except Exception as error:  # an importer is other people's code: what it raises costs this record alone
+        except (Exception, SystemExit) as error:  # other people's code: what it raises costs this record alone
             yield Problem(line=record.line, number=record.number, reason=_reason(error))
             continue
         yield _result(result, record)
@@ -156,7 +172,7 @@ def _result(result: ImportResult, record: Found) -> Imported | ImportedLabels | 
     return Problem(line=line, number=number, reason=reason)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """Our own errors say all there is to say; of others the kind is half of it (`KeyError: 'text'`)."""
     own = isinstance(error, CM2Error) or type(error) is ValueError
     return (str(error) if own and str(error) else f"{type(error).__name__}: {error}").replace("\n", "; ")

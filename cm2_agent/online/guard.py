@@ -5,7 +5,7 @@ It joins the guard of graphs/, which knows no checklist, and the checks of rewar
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from os import PathLike, fspath
+from os import PathLike
 from typing import Any
 
 from cm2_agent.errors import ChecklistError, GuardError
@@ -66,10 +66,10 @@ def guard(
     >>> guarded_agent.invoke({"messages": [("user", "Where is order 7?")]})["messages"][-1].content
     'It was shipped yesterday.'
     """
-    if isinstance(checklist, str | PathLike):
-        from cm2_agent.types.checklist_yaml import load_checklist
+    if not isinstance(checklist, Checklist):
+        from cm2_agent.types.checklist_yaml import checklist_of
 
-        checklist = load_checklist(fspath(checklist), functions)
+        checklist = checklist_of(checklist, functions)
     plan = Plan(checklist, functions)
     if not any(item.required_for_next_turn and item.check is not None for item in plan.checklist):
         raise ChecklistError(

@@ -7,7 +7,7 @@ import os
 import time
 import weakref
 from collections.abc import Mapping, Sequence
-from os import PathLike, fspath
+from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cm2_agent.errors import ChecklistError
@@ -207,9 +207,9 @@ def _scorer(
 def _load_checklist(checklist: Checklist | str | PathLike[str] | None) -> Checklist | None:
     if checklist is None or isinstance(checklist, Checklist):
         return checklist
-    from cm2_agent.types.checklist_yaml import load_checklist
+    from cm2_agent.types.checklist_yaml import checklist_of
 
-    return load_checklist(fspath(checklist))
+    return checklist_of(checklist, otherwise="; other rewards are given as rewards=")
 
 
 def _components(rewards: Mapping[str, Reward] | Sequence[Reward] | None) -> list[RewardComponent]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cm2_agent.errors import StoreError
 from cm2_agent.runner.concurrency import as_they_finish
 from cm2_agent.types.checklist import Checklist
-from cm2_agent.types.checklist_yaml import load_checklist
+from cm2_agent.types.checklist_yaml import checklist_of
 from cm2_agent.types.group import group_key
 from cm2_agent.types.json_values import JSON, canonical_json
 from cm2_agent.types.protocols import GroupScorer, Judge, Scorer
@@ -62,7 +62,8 @@ async def score_traces(
     """
     from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 
-    chosen = load_checklist(checklist) if isinstance(checklist, str) else checklist
+    require_store(store)
+    chosen = read_if_path(checklist)
     if chosen is None and store is None and scorer is None:
         raise StoreError(
             "no checklist was given and no store to read the tasks' own from; give score_traces one of the two"
@@ -166,6 +167,7 @@ async def score_groups(
     >>> asyncio.run(rewards())
     {'a': 1.0, 'b': 0.0}
     """
+    require_store(store)
     groups: dict[str, list[Trace]] = {}
     for trace in traces:
         key = group_key(trace, scorer.version)
@@ -182,9 +184,22 @@ async def score_groups(
             yield scored
 
 
+def require_store(store: object) -> None:
+    """Raises StoreError for the URL of a store, which `watch` opens and keeps open, and nothing else does."""
+    if isinstance(store, str):
+        raise StoreError(f"store is {store!r}; expected an SQLStore: store=SQLStore({store!r})")
+
+
+def read_if_path(checklist: Checklist | str | None) -> Checklist | None:
+    """The checklist, read where it is a YAML file. Raises ChecklistError."""
+    if checklist is None or isinstance(checklist, Checklist):
+        return checklist
+    return checklist_of(checklist, otherwise="; a scorer, such as a Stack, is given as scorer=")
+
+
 def _version(trace: Trace) -> int | None:
     version = trace.attributes.get(TASK_VERSION)
     return int(version) if isinstance(version, int) else None
 
 
-__all__ = ["score_groups", "score_traces", "with_cache"]
+__all__ = ["read_if_path", "require_store", "score_groups", "score_traces", "with_cache"]

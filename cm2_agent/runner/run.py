@@ -7,11 +7,10 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from cm2_agent.errors import TaskError
-from cm2_agent.runner.rescore import with_cache
+from cm2_agent.runner.rescore import read_if_path, require_store, with_cache
 from cm2_agent.runner.rollout import Result, Rollouts, Verify, Worlds
 from cm2_agent.runner.tool_setup import Simulator, tool_setup
 from cm2_agent.types.checklist import Checklist
-from cm2_agent.types.checklist_yaml import load_checklist
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.protocols import GatedScorer, Judge, Sink, User
 from cm2_agent.types.run_attributes import USER
@@ -119,13 +118,8 @@ def run(
         )
     if group < 1 or concurrency < 1:
         raise TaskError(f"group is {group} and concurrency {concurrency}; expected 1 or more of each")
-    chosen = (
-        scorer.checklist
-        if scorer is not None
-        else load_checklist(checklist)
-        if isinstance(checklist, str)
-        else checklist
-    )
+    require_store(store)
+    chosen = read_if_path(checklist) if scorer is None else scorer.checklist
     speaking = _users(user, seed)
     setup = tool_setup(
         tools,

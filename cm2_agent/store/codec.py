@@ -60,7 +60,7 @@ def dump(value: JSON, what: str) -> str:
     belongs to."""
     try:
         return seal(_encode(value))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise _not_json(what, error) from error
 
 
@@ -70,7 +70,7 @@ def dump_mapping(value: Mapping[str, JSON], what: str) -> str:
         return "{}"
     try:
         return seal(_encode_sorted(value if type(value) is dict else dict(value)))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise _not_json(what, error) from error
 
 
@@ -84,7 +84,7 @@ def address(value: JSON, what: str) -> bytes:
     JSON."""
     try:
         return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).digest()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise _not_json(what, error) from error
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from cm2_agent.errors import StoreError, TraceError
 from cm2_agent.store.codec import (
     DIGEST,
     address,
@@ -98,8 +99,11 @@ class Packer:
         self._by_body: dict[str, bytes] = {}
 
     def pack(self, run: Run) -> PackedRun:
-        """Raises StoreError where the run holds what is not JSON."""
+        """Raises StoreError where the run holds what is not JSON, or what could not be read back."""
         where = f"run {run.id!r}"
+        for name, value in (("id", run.id), ("thread", run.thread or "")):
+            if not isinstance(value, str):
+                raise StoreError(f"{where}: {name} is {type(value).__name__} {value!r:.60}; expected text")
         failure = (None, None) if run.failure is None else (seal(run.failure.kind), seal(run.failure.message))
         facts = (seal(run.name), run.status, *failure, run.started, run.ended)
         attributes = dump_mapping(run.attributes, f"{where}: attributes")
@@ -195,9 +199,21 @@ class Packer:
         body = dump(value, f"{where}: a {kind}")
         found = self._by_body.get(body)
         if found is None:
+            _require_readable(kind, value, where)
             found = self._by_body[body] = address(value, f"{where}: a {kind}")
             self.contents.setdefault(found, (kind, body))
         return found
+
+
+def _require_readable(kind: str, value: JSON, where: str) -> None:
+    """Raises StoreError for a content that a reader of the store would refuse: every later command would fail on it."""
+    read = {"message": Message.from_json, "tool": ToolSpec.from_json}.get(kind)
+    if read is None:
+        return
+    try:
+        read(value)
+    except TraceError as error:
+        raise StoreError(f"{where}: {error}") from error
 
 
 def _hash(plain: object, blobs: Sequence[bytes | None]) -> bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from os import PathLike, fspath
 from pathlib import Path
 
 from cm2_agent.errors import ChecklistError
@@ -53,6 +54,21 @@ def load_checklist(path: str | Path, functions: Mapping[str, CheckFunction] | No
     where = Path(path)
     root = where.resolve().parent
     return read_checklist(read_file(where, str(path)), functions, name=str(path), folder=root)
+
+
+def checklist_of(
+    given: object, functions: Mapping[str, CheckFunction] | None = None, *, otherwise: str = ""
+) -> Checklist:
+    """What a parameter `checklist` was given, read where it is a path. Raises ChecklistError, which ends with
+    `otherwise` where it is neither a checklist nor a path."""
+    if isinstance(given, Checklist):
+        return given
+    if isinstance(given, str | PathLike):
+        return load_checklist(fspath(given), functions)
+    raise ChecklistError(
+        f"checklist is {type(given).__name__} {given!r:.60}; expected a Checklist or the path of its YAML file"
+        f"{otherwise}"
+    )
 
 
 def read_checklist(
@@ -133,7 +149,7 @@ def _require_functions(located: Sequence[LocatedItem], functions: Mapping[str, C
         )
 
 
-__all__ = ["checklist_schema", "dump_checklist", "load_checklist", "read_checklist"]
+__all__ = ["checklist_of", "checklist_schema", "dump_checklist", "load_checklist", "read_checklist"]
 
 if __name__ == "__main__":  # python -m cm2_agent.types.checklist_yaml > cookbook/checklist.schema.json
     sys.stdout.write(json.dumps(checklist_schema(), indent=1, ensure_ascii=False) + "\n")

@@ -56,6 +56,12 @@ class Hybrid:
     name = "hybrid"
 
     def __init__(self, replay: ReplayBackend, simulated: ToolBackend) -> None:
+        """Raises ToolError where `replay` cannot say what was recorded."""
+        if isinstance(replay, type | str) or not callable(getattr(replay, "find", None)):
+            raise ToolError(
+                f"the first backend of Hybrid is {type(replay).__name__}; expected Replay(recording), or a backend"
+                " with find(request, log)"
+            )
         self.replay, self.simulated = replay, simulated
 
     def find(self, request: ToolRequest, log: CallLog) -> ToolAnswer | None:
@@ -138,16 +144,19 @@ def name_of(backend: Any) -> str:
     """The name that spans and groups bear: the attribute `name`, else the function's or the class's own. Raises
     ToolError for what is no backend, a lambda without a name, and one of our names on a class that is not ours."""
     if isinstance(backend, type) or not (callable(getattr(backend, "answer", None)) or callable(backend)):
-        shown = backend.__name__ if isinstance(backend, type) else repr(backend)[:80]
+        shown = f"the class {backend.__name__}" if isinstance(backend, type) else repr(backend)[:80]
         raise ToolError(
             f"{shown} is no tool backend; expected one of {', '.join(BACKENDS)}, an object with an async"
             " answer(request, log), or an async function of a request"
         )
     name = getattr(backend, "name", None) or getattr(backend, "__name__", None) or type(backend).__name__
-    if not isinstance(name, str) or not name.isprintable() or name == "<lambda>":
-        raise ToolError(f"the tool backend {backend!r} is named {name!r}; give it a `name` of printable text")
+    kind = type(backend).__name__
+    if name == "<lambda>":
+        raise ToolError("a tool backend is a lambda, which has no name; write a function or a class")
+    if not isinstance(name, str) or not name.isprintable():
+        raise ToolError(f"a tool backend, {kind}, is named {name!r}; give it a `name` of printable text")
     if name in BACKENDS and type(backend).__module__.partition(".")[0] != "cm2_agent":
-        raise ToolError(f"the tool backend {backend!r} is named {name!r}, which is a name of cm2's own; choose another")
+        raise ToolError(f"a tool backend, {kind}, is named {name!r}, which is a name of cm2's own; choose another")
     return name
 
 
@@ -167,8 +176,8 @@ def check_backends(chosen: Any) -> None:
                 name_of(value)
         elif value not in BACKENDS:
             raise ToolError(
-                f"tools={chosen!r} names the backend {value!r}; expected one of {', '.join(BACKENDS)}, a backend object"
-                " such as Replay(), or {tool: backend}"
+                f"tools names the backend {value!r}; expected one of {', '.join(BACKENDS)}, a backend object such as"
+                " Replay(), or {tool: backend}"
             )
 
 

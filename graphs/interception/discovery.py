@@ -127,7 +127,7 @@ def require_allowed(graph: Any, allow_real: Iterable[str], backends: ToolChoice 
     inventory = discover_tools(graph, replaced)
     if isinstance(backends, Mapping) and (strange := sorted(backends.keys() - inventory.tools.keys())):
         has = ", ".join(sorted(inventory.tools)) or "none"
-        raise ToolError(f"tools={dict(backends)!r} names {', '.join(strange)}, but the graph's tools are {has}")
+        raise ToolError(f"tools names {', '.join(strange)}, but the graph's tools are {has}")
     wrong = []
     unnamed = sorted(name for name in inventory.tools.keys() - allowed if not replaced(name))
     if unnamed:

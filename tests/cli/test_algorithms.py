@@ -42,6 +42,17 @@ class Nowhere(Best):
         return None
 
 
+class Elsewhere(Best):
+    def train(self, groups):
+        return "elsewhere"
+
+
+class Chatty(Best):
+    def train(self, groups):
+        self.report = {"loss": float("nan"), "config": {1, 2}, "out": "not here", "history": [1]}
+        return super().train(groups)
+
+
 def not_a_trainer(model=None, out=None):
     return model
 '''
@@ -84,6 +95,7 @@ def test_a_trainer_of_ones_own_gets_what_was_typed(here: Path) -> None:
         (("--algorithm", "own_trainers:Worst"), "own_trainers:Worst"),
         (("--algorithm", "own_trainers:not_a_trainer", "--model", "m"), "made a str; expected an object with train"),
         (("--algorithm", "own_trainers:Nowhere", "--model", "m", "--out", "o"), "returned a NoneType; expected the"),
+        (("--algorithm", "own_trainers:Elsewhere", "--model", "m", "--out", "o"), "'elsewhere', and there is no such"),
         (("--algorithm", "own_trainers:Best", "--model", "m"), "--out not given; type: cm2 train --algorithm own_tr"),
         (
             ("--algorithm", "own_trainers:Best", "--model", "m", "--out", "o", "--level", "trajectory"),
@@ -100,6 +112,12 @@ def test_what_cannot_be_meant_is_refused(here: Path, arguments: tuple[str, ...],
     assert (code, out) == (2, "")
     assert message in err
     assert not Path("o").exists()
+
+
+def test_a_report_that_is_no_json_is_printed_all_the_same(here: Path) -> None:
+    code, out, err = train("--algorithm", "own_trainers:Chatty", "--model", "m", "--out", "new", "--json")
+    assert code == 0, err
+    assert json.loads(out) == {"out": "new", "loss": "nan", "config": "{1, 2}"}
 
 
 def test_the_algorithms_that_ship_are_the_public_classes() -> None:

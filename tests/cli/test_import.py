@@ -12,7 +12,9 @@ from cm2_agent import SQLStore
 from cm2_agent.cli.app import app
 
 MODULE = """
-from cm2_agent import ImportedDialogue, Label, Message, Run, Task, Trace
+import sys
+
+from cm2_agent import ImportedDialogue, Label, Message, Run, Task, ToolCall, Trace
 
 NUMBER = 3
 
@@ -26,6 +28,28 @@ def read_note(record, **options):
 
 def read_wrongly(record, **options):
     return Trace.of(Run(id=7, messages=("not a message",)))
+
+
+def read_a_message(record, **options):
+    # can be written and not be read again
+    messages = {
+        "role": Message.of("robot", "Hi"),
+        "text": Message.of("user", 7),
+        "call": Message.of("assistant", calls=[ToolCall(id=1, name="f")]),
+        "good": Message.of("user", "Hi"),
+    }
+    return Trace.of(Run(id=record["kind"], messages=(messages[record["kind"]],)))
+
+
+def read_deeply(record, **options):
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    return Trace.of(Run(id="r", messages=(), attributes={"x": deep}))
+
+
+def exits(record, **options):
+    sys.exit(3)
 
 
 def read_what_is_no_json(record, **options):
@@ -78,10 +102,34 @@ def test_dialogues_and_labels_of_one_file(here: Path) -> None:
 
 def test_a_trace_that_cannot_be_stored_costs_its_record(here: Path) -> None:
     path = notes({}, {})
-    for reader, reason in (("read_wrongly", "cannot be stored"), ("read_what_is_no_json", "not JSON")):
+    for reader, reason in (
+        ("read_wrongly", "run 7: id is int 7; expected text"),
+        ("read_what_is_no_json", "not JSON"),
+        ("read_deeply", "not JSON: maximum recursion depth"),
+    ):
         out, err = cm2(f"{here.stem}:{reader}", path, "--store", "sqlite:///n.db", "--json")
         assert json.loads(out) == {"imported": 0, "skipped": 2, "duplicates": 0}
         assert reason in err
+
+
+def test_what_could_not_be_read_back_is_not_stored(here: Path) -> None:
+    path = notes(*({"kind": kind} for kind in ("role", "text", "call", "good")))
+    out, err = cm2(f"{here.stem}:read_a_message", path, "--store", "sqlite:///n.db", "--json")
+    assert json.loads(out) == {"imported": 1, "skipped": 3, "duplicates": 0}
+    for reason in (
+        "run 'role': a message has role 'robot'; expected one of system, user, assistant, tool",
+        "run 'text': a text part has content 7; expected text",
+        "run 'call': a tool_call part has id 1; expected text or nothing",
+    ):
+        assert reason in err
+    with SQLStore("sqlite:///n.db") as store:
+        assert [trace.id for trace in store.traces()] == ["good"]
+
+
+def test_an_importer_that_exits_costs_its_records(here: Path) -> None:
+    _, err = cm2(f"{here.stem}:exits", notes({}, {}), "--store", "sqlite:///n.db", code=2)
+    assert "none of its 2 records is of format" in err
+    assert "line 1, record 1: SystemExit: 3" in err
 
 
 @pytest.mark.parametrize(
@@ -91,7 +139,7 @@ def test_a_trace_that_cannot_be_stored_costs_its_record(here: Path) -> None:
         ("no_such_module:read", "importer 'no_such_module:read': no_such_module cannot be imported", "MODULE:READER"),
         ("absent.py:read", "there is no file absent.py", "MODULE:READER"),
         ("{here}:nothing", "has no 'nothing'; it holds ImportedDialogue, Label", "MODULE:READER"),
-        ("{here}:NUMBER", "is a int; expected a function", "MODULE:READER"),
+        ("{here}:NUMBER", "is int 3; expected a function or a class", "MODULE:READER"),
         ("{here}:", "expected MODULE:NAME", "MODULE:READER"),
     ],
 )

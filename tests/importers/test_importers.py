@@ -120,6 +120,26 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return about
 
 
+class Needy:
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __call__(self, record: Any, **options: Any) -> Trace:
+        return note(self.path)
+
+
+class Mute:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"), [(Needy, "cannot be made: TypeError: .*'path'"), (Mute, "has no __call__")]
+)
+def test_a_class_that_is_no_importer_is_refused(kind: Any, reason: str, tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match=rf"importer {kind.__name__} {reason}.*made without arguments and called with"):
+        read_recordings(kind, lines(tmp_path, {"id": "n1"}))
+
+
 @pytest.mark.usefixtures("installed")
 def test_an_installed_package_offers_a_format(tmp_path: Path) -> None:
     (found,) = read_recordings("notes", lines(tmp_path, {"id": "n1"}))
@@ -129,7 +149,7 @@ def test_an_installed_package_offers_a_format(tmp_path: Path) -> None:
         TraceError, match="format 'gone' cannot be loaded from no_such_module_here:read: ModuleNotFound"
     ):
         read_recordings("gone", tmp_path)
-    with pytest.raises(TraceError, match="format 'number' is notes_of_one_test:NUMBER, a int; expected a function"):
+    with pytest.raises(TraceError, match="format 'number' is notes_of_one_test:NUMBER, int 3; expected a function"):
         read_recordings("number", tmp_path)
     with pytest.raises(TraceError, match="expected one of tau-bench, openai, labels, notes, gone, number, or"):
         read_recordings("xml", tmp_path)

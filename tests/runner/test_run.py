@@ -16,7 +16,20 @@ from langchain_core.tools import StructuredTool, tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 
-from cm2_agent import Checklist, Item, LLMJudge, RolloutLimits, Score, Task, Trace, run, score_traces
+from cm2_agent import (
+    Checklist,
+    Item,
+    LLMJudge,
+    RolloutLimits,
+    Score,
+    Stack,
+    Task,
+    Trace,
+    run,
+    score_groups,
+    score_traces,
+    watch,
+)
 from cm2_agent.errors import ChecklistError, StoreError, TaskError, ToolError
 from cm2_agent.graphs import agent as our_agent
 from cm2_agent.graphs import tools_of
@@ -283,6 +296,28 @@ async def test_closing_early_cancels_what_runs() -> None:
     assert (await anext(results))[0].task_id == "q"
     await results.aclose()  # type: ignore[attr-defined]
     assert ended == ["quick", "slow"]
+
+
+@pytest.mark.parametrize("wrong", [Stack(CHECKLIST), 7, {"name": "x"}])
+async def test_what_is_no_checklist_is_refused(wrong: Any) -> None:
+    expected = "expected a Checklist or the path of its YAML file; a scorer, such as a Stack, is given as scorer="
+    with pytest.raises(ChecklistError, match=f"checklist is {type(wrong).__name__} .*; {expected}"):
+        await finished(run(graph(said("hi")), [TASK], checklist=wrong, allow_real=REAL))
+    with pytest.raises(ChecklistError, match=expected):
+        await finished(score_traces([], wrong))
+    with pytest.raises(ChecklistError, match="expected a Checklist or the path of its YAML file"):
+        watch(graph(said("hi")), wrong)
+
+
+async def test_the_url_of_a_store_is_no_store() -> None:
+    url: Any = "sqlite:///x.db"
+    expected = r"store is 'sqlite:///x.db'; expected an SQLStore: store=SQLStore\("
+    with pytest.raises(StoreError, match=expected):
+        await finished(run(graph(said("hi")), [TASK], checklist=CHECKLIST, store=url, allow_real=REAL))
+    with pytest.raises(StoreError, match=expected):
+        await finished(score_traces([], CHECKLIST, store=url))
+    with pytest.raises(StoreError, match=expected):
+        await finished(score_groups([], Stack(CHECKLIST), store=url))
 
 
 async def test_stored_traces_are_scored_by_a_checklist_or_their_tasks_own(store: SQLStore) -> None:

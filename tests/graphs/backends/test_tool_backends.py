@@ -166,12 +166,20 @@ class Imposter:
         (3, "names the backend 3; expected one of real"),
         ({"get_order": None}, "names the backend None"),
         ({"get_order": "simulated"}, "names the backend 'simulated'"),
-        (Replay, "Replay is no tool backend"),
+        (Replay, "the class Replay is no tool backend"),
         (object(), "is no tool backend; expected"),
-        (lambda request: "x", "give it a `name`"),
-        (Imposter(), "a name of cm2's own; choose another"),
+        (lambda request: "x", "a lambda, which has no name; write a function or a class"),
+        (Imposter(), "a tool backend, Imposter, is named 'replay', which is a name of cm2's own; choose another"),
     ],
 )
 def test_what_is_no_backend_is_refused(choice: Any, complaint: str) -> None:
     with pytest.raises(ToolError, match=complaint):
         Backends(choice)
+
+
+@pytest.mark.parametrize("first", [Shop(), "replay", Replay])
+def test_hybrid_needs_a_backend_that_knows_what_it_can_answer(first: Any) -> None:
+    with pytest.raises(
+        ToolError, match=r"the first backend of Hybrid is .*; expected Replay\(recording\), or a backend"
+    ):
+        Hybrid(first, Shop())
