@@ -67,7 +67,7 @@ def check(dataset: RolloutDataset, *, versions: Sequence[str] | None, model: Mod
     if versions is None and len(policies) > 1:
         raise TrainError(
             f"the groups come from {len(policies)} policies: {', '.join(policies[:4])}. Train on one "
-            "(store.groups(policy=…)), or say which is older: versions=[oldest, …, newest]."
+            "(cm2 train --policy VERSION, store.groups(policy=…)), or say which is older: versions=[oldest, …, newest]."
         )
     unknown = [name for name in policies if versions is not None and name not in versions]
     if unknown:

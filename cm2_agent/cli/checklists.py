@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
         " reference. Dialogues with a checklist already are skipped, so the same command resumes where it stopped."
     )
     group = command_group("Write checklists with a model from good dialogues.")
-    group.command("write", help=help)(write)
+    group.command("write", help=help, short_help="Write a checklist from each stored reference dialogue.")(write)
     app.add_typer(group, name="checklists")
     app.command("label", help=help, hidden=True)(write)  # its name up to version 0.1
 

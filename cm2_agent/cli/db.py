@@ -9,7 +9,8 @@ from cm2_agent.cli.common import STORE, JsonOption, StoreOption, command_group, 
 
 def register(app: typer.Typer) -> None:
     group = command_group("Show or upgrade the store's schema.")
-    group.command("revision", help="Print the store's schema revision and the one this version needs.")(revision)
+    help = "Print the store's schema revision and the one this version needs."
+    group.command("revision", help=help, short_help="Print the schema revisions: the store's and the newest.")(revision)
     group.command("upgrade", help="Upgrade the store's schema to this version, in one transaction.")(upgrade)
     app.add_typer(group, name="db")
 

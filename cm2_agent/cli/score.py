@@ -129,6 +129,8 @@ def score(
         change = None if old is None else compare(opened.scores(reward=old), scores, names=(old, scorer.version))
     for reason, count in reasons.most_common():
         echo_err(printable(f"{count} without a reward: {reason}"))
+    if reasons and judge_model is None and chosen is not None and any(item.check is None for item in chosen):
+        echo_err("the checklist has questions, and nobody was there to answer them; give --judge MODEL")
     rewards = [one.reward for one in scores if one.reward is not None]
     average = mean(rewards) if rewards else None
     result: dict[str, Any] = {"scored": len(rewards), "unscored": total - len(rewards), "mean_reward": average}

@@ -52,7 +52,7 @@ def register(app: typer.Typer) -> None:
         "Compile stored dialogues into tasks, with their turns, tools, recorded calls and checklists; personal data is"
         " replaced. Running it again writes the same tasks."
     )
-    group.command("from-traces", help=help)(from_traces)
+    group.command("from-traces", help=help, short_help="Compile stored dialogues into tasks.")(from_traces)
     app.add_typer(group, name="tasks")
 
 

@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
         "Ask a simulator for recorded answers that it was not shown, and list the tools that it gets wrong. Exits 1"
         " where there are any."
     )
-    group.command("check", help=help)(check)
+    group.command("check", help=help, short_help="Ask a simulator for recorded answers that it was not shown.")(check)
     app.add_typer(group, name="tools")
 
 

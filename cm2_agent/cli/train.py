@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -14,6 +14,8 @@ from cm2_agent.cli.score import load_checklist_and_checks
 from cm2_agent.errors import TrainError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from cm2_agent.store import SQLStore
     from cm2_agent.types.group import Group
     from cm2_agent.types.protocols import Trainer
@@ -62,7 +64,7 @@ def train(
     backend: Annotated[
         list[str] | None,
         typer.Option(
-            "--backend", metavar="NAME", help="Only rollouts whose tools were so: real, replay, …; repeatable."
+            "--backend", metavar="NAME", help="Only rollouts whose tools answered so: real, replay, …; repeatable."
         ),
     ] = None,
     min_kappa: Annotated[
@@ -117,6 +119,8 @@ def train(
     with open_store(store) as opened:
         version = None if chosen is not None else reward_version(opened, reward)
         groups = opened.groups(checklist=chosen, reward=version, policy=policy, backends=backend or None)
+        if not groups and (policy or backend):
+            _raise_no_match(opened.groups(checklist=chosen, reward=version), policy, backend or ())
         if min_kappa is not None:
             _check_judge(opened, groups, min_kappa)
     if trainer is None:
@@ -125,6 +129,20 @@ def train(
     with progress("training", steps) as advance:
         path = train_on(trainer, groups, advance)
     print_result({"out": str(path)} | report_of(trainer) | {"out": str(path)}, as_json=as_json)
+
+
+def _raise_no_match(groups: Iterable[Group], policy: str | None, backends: Sequence[str]) -> NoReturn:
+    """Raises TrainError saying which policies and backends there are in place of those that were asked for."""
+    given = ([f"--policy {policy}"] if policy else []) + [f"--backend {name}" for name in backends]
+    policies, answered = set(), set()
+    for group in groups:
+        policies.add(group.key["policy"])
+        answered.update(group.backends or ())
+    raise TrainError(
+        f"no group of scored rollouts is of {' '.join(given)}; there are the policies"
+        f" {', '.join(sorted(map(str, policies - {None}))) or 'none'} and the backends"
+        f" {', '.join(sorted(answered)) or 'none'}"
+    )
 
 
 def _check_judge(store: SQLStore, groups: list[Group], least: float) -> None:

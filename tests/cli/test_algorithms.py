@@ -104,6 +104,11 @@ def test_a_trainer_of_ones_own_gets_what_was_typed(here: Path) -> None:
         (("--algorithm", "sft", "--model", "m", "--out", "o", "--set", "form=1"), "--set form was given"),
         (("--model", "m", "--out", "o", "--seed", "1", "--set", "seed=1"), "--seed and --set seed were both given"),
         (("--model", "m", "--out", "o", "--set", "seed"), "--set 'seed'; expected NAME=VALUE"),
+        (
+            ("--model", "m", "--out", "o", "--policy", "p", "--backend", "replay"),
+            "no group of scored rollouts is of --policy p --backend replay; there are the policies none and the"
+            " backends none",
+        ),
         (("--rows-only", "--algorithm", "sft"), "--rows-only counts the rows of GRPO"),
     ],
 )

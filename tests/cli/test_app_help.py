@@ -50,7 +50,9 @@ def test_every_option_of_a_command_is_explained(path: tuple[str, ...]) -> None:
         text = getattr(parameter, "help", None)
         assert text, f"cm2 {' '.join(path)}: {parameter.name} has no help"
         assert text.endswith("."), f"cm2 {' '.join(path)}: {parameter.name}: {text}"
-    assert max(map(len, help_of(*path).splitlines())) <= 80
+    shown = help_of(*path)
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "..." not in shown.replace("[ARGS]...", "").replace("{FILES}...", ""), "a line is cut off"
 
 
 def test_the_old_name_of_a_command_is_hidden_and_works() -> None:
