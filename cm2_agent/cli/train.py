@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from cm2_agent.store import SQLStore
     from cm2_agent.types.group import Group
+    from cm2_agent.types.json_values import JSON
     from cm2_agent.types.protocols import Trainer
 
 
@@ -134,7 +135,8 @@ def train(
 def _raise_no_match(groups: Iterable[Group], policy: str | None, backends: Sequence[str]) -> NoReturn:
     """Raises TrainError saying which policies and backends there are in place of those that were asked for."""
     given = ([f"--policy {policy}"] if policy else []) + [f"--backend {name}" for name in backends]
-    policies, answered = set(), set()
+    policies: set[JSON] = set()
+    answered: set[str] = set()
     for group in groups:
         policies.add(group.key["policy"])
         answered.update(group.backends or ())

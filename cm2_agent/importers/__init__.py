@@ -110,7 +110,7 @@ def _made(found: Importer | type[Importer] | Callable[..., Any]) -> Importer:
         return found
     expected = "expected a class that is made without arguments and called with a record"
     try:
-        importer = found()
+        importer: Importer = found()
     except Exception as error:  # other people's code, which may raise anything
         raise TraceError(
             f"importer {found.__name__} cannot be made: {type(error).__name__}: {error}; {expected}"
