@@ -36,6 +36,7 @@ from cm2_agent.types.messages import (
     ToolCallResponse,
     ToolSpec,
     Uri,
+    other_part,
 )
 
 __all__ = ["from_langchain", "plain", "to_langchain", "tool_specs"]
@@ -231,7 +232,7 @@ def _part(block: Any) -> Part:
         part = _media_block(str(kind), data)
         if part is not None:
             return part
-    return Other(data=data)
+    return other_part(data)
 
 
 def _reasoning(data: Mapping[str, JSON]) -> str | None:

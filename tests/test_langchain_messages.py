@@ -8,6 +8,7 @@ from enum import IntEnum, StrEnum
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
@@ -111,6 +112,25 @@ def test_reasoning_in_every_providers_form() -> None:
     for form in forms:
         message = one(AIMessage(**form))
         assert (message.reasoning, message.text) == ("hm", "so")
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"type": "text", "text": None},
+        {"type": "text", "text": 7},
+        {"type": "thinking", "thinking": None},
+        {"type": "reasoning", "summary": []},
+        {"type": "uri"},
+        {"type": "tool_call", "name": None},
+    ],
+)
+def test_a_block_without_what_its_type_needs_can_be_read_again(block: dict[str, Any]) -> None:
+    message = one(HumanMessage([{"type": "text", "text": "so"}, block]))
+    assert message.text == "so"
+    assert Message.from_json(message.to_json()) == message
+    data = message.parts[1].data  # type: ignore[union-attr]
+    assert block in (data, data.get("value"))
 
 
 def test_images_in_every_providers_form() -> None:

@@ -12,7 +12,6 @@ from cm2_agent.types.messages import (
     OPENAI_ROLES,
     Blob,
     Message,
-    Other,
     Part,
     Reasoning,
     Text,
@@ -20,6 +19,7 @@ from cm2_agent.types.messages import (
     ToolCallResponse,
     ToolSpec,
     Uri,
+    other_part,
 )
 from cm2_agent.types.trace import ModelCall, Run, ToolRun
 
@@ -177,7 +177,7 @@ def _part(part: JSON) -> Part:
         if head.startswith("data:") and comma:
             return Blob(content=body, modality="image", mime_type=head.removeprefix("data:") or None)
         return Uri(uri=address, modality="image")
-    return Other(data=dict(part))
+    return other_part(part)
 
 
 def _call(data: JSON) -> ToolCall:

@@ -154,6 +154,16 @@ def part_from_json(data: Mapping[str, JSON]) -> Part:
     return cls(**known, extra={key: value for key, value in data.items() if key not in names and key != "type"})
 
 
+def other_part(data: Mapping[str, JSON]) -> Other:
+    """What is no part that we know, as it is; wrapped where it bears a known type without what that needs, as a text
+    block without text does, since it could not be read again."""
+    try:
+        part_from_json(data)
+    except TraceError:
+        return Other(data={"type": "unknown", "value": dict(data)})
+    return Other(data=dict(data))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Message:
     """One message: who speaks, and the parts.
