@@ -300,14 +300,6 @@ def reply_text(response: ModelResponse) -> str:
     return "".join(part.content for part in response.parts if isinstance(part, TextPart))
 
 
-def unfenced(text: str) -> str:
-    """The text within a Markdown code fence, where the whole reply is one: many models cannot but write it."""
-    text = text.strip()
-    if text.startswith("```") and text.endswith("```") and "\n" in text:
-        return text[text.index("\n") + 1 : -3]
-    return text
-
-
 __all__ = [
     "LLMClient",
     "MalformedReply",
@@ -316,5 +308,4 @@ __all__ = [
     "Schema",
     "estimated",
     "reply_text",
-    "unfenced",
 ]

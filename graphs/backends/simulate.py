@@ -16,7 +16,7 @@ from pydantic_ai.messages import ModelRequest, UserPromptPart
 from pydantic_ai.models import Model
 
 from cm2_agent.errors import ToolError
-from cm2_agent.llm.client import LLMClient, RequestFailed, RequestFailure, Schema, unfenced
+from cm2_agent.llm.client import LLMClient, RequestFailed, RequestFailure, Schema
 from cm2_agent.llm.limits import RateLimits
 from cm2_agent.llm.memory_cache import LRUMemory
 from cm2_agent.llm.prices import Price
@@ -25,7 +25,7 @@ from cm2_agent.llm.usage import Usage
 from cm2_agent.types.json_values import JSON, content_hash
 from cm2_agent.types.protocols import ToolBackend
 from cm2_agent.types.task import Task
-from cm2_agent.types.text import first_problem
+from cm2_agent.types.text import first_problem, unfenced
 from cm2_agent.types.tool_calls import CallLog, ToolAnswer, ToolRequest
 
 from ..tools.json_schema import why_invalid

@@ -5,7 +5,6 @@ The instructions are prompts/label.md, the same for every dialogue. The dialogue
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
@@ -19,11 +18,11 @@ from cm2_agent.llm.untrusted_text import fenced
 from cm2_agent.types.checklist_item import EvidenceModel, ItemModel
 from cm2_agent.types.json_values import JSON, content_hash
 from cm2_agent.types.messages import ToolSpec
+from cm2_agent.types.text import unfenced
 from cm2_agent.types.trace import Trace
 
 from ..judges.transcript import dialogue_data
 
-_FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*)\n\s*```\s*\Z", re.DOTALL)
 PER_TURN = ""
 CLOSING = '; here always `"trace"`: the items are about the whole dialogue, and none is required_for_next_turn'
 
@@ -104,9 +103,8 @@ def malformed_question(error: str, mark: str) -> str:
 def read_reply(text: str, form: type[LabelReply] = LabelReply) -> tuple[LabelItem, ...]:
     """The items of an answer; one code fence around the object is taken off. Raises ModelError that says every broken
     rule (eight at most) by its place in the reply."""
-    fence = _FENCE.match(text)
     try:
-        return form.model_validate_json(fence.group(1) if fence else text).items
+        return form.model_validate_json(unfenced(text)).items
     except ValidationError as error:
         broken = error.errors(include_url=False, include_input=False)
         messages = [f"{'.'.join(map(str, one['loc'])) or 'reply'}: {one['msg']}" for one in broken]

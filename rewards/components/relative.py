@@ -18,6 +18,7 @@ from cm2_agent.errors import JudgeError
 from cm2_agent.llm.untrusted_text import fenced, nonce
 from cm2_agent.types.json_values import content_hash
 from cm2_agent.types.score import Component
+from cm2_agent.types.text import unfenced
 from cm2_agent.types.trace import Trace
 
 from ..judges.transcript import dialogue_data
@@ -115,11 +116,8 @@ def _prompt(traces: Sequence[Trace], ids: Sequence[str], criteria: str, seed: in
 def _read(text: str, ids: Sequence[str]) -> dict[str, Component]:
     """The components by id. Raises JudgeError for a reply that is no such object, or speaks of an attempt that is not
     there."""
-    body = text.strip()
-    if body.startswith("```") and body.endswith("```"):  # many models cannot leave the fence away
-        body = body[3:-3].removeprefix("json").strip()
     try:
-        reply = _Reply.model_validate_json(body)
+        reply = _Reply.model_validate_json(unfenced(text))
     except ValidationError as error:
         raise JudgeError(
             f"the relative judge's reply is malformed: {error.errors(include_url=False)[0]['msg']}"

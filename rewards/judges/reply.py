@@ -11,9 +11,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError
 
-from cm2_agent.llm.client import MalformedReply, unfenced
+from cm2_agent.llm.client import MalformedReply
 from cm2_agent.types.json_values import JSON
-from cm2_agent.types.text import first_problem
+from cm2_agent.types.text import first_problem, unfenced
 
 
 class Quote(BaseModel):
