@@ -31,7 +31,7 @@ async def judge(prompt: str) -> str:
     """Stands in for a model: it likes attempts that thank the user. Its scores go by id, in whatever order they
     come."""
     ids = re.findall(r"<attempt-(\w+) \w+>\n(.*)", prompt)
-    return json.dumps({"scores": [{"id": name, "score": 0.9 if "Thank" in said else 0.2} for name, said in ids]})
+    return json.dumps({"scores": [{"id": name, "score": 0.9 if "Thank" in text else 0.2} for name, text in ids]})
 
 
 stack = Stack(

@@ -58,12 +58,12 @@ class Clerk(BaseChatModel):
         answers = [json.loads(message.text) for message in messages if isinstance(message, ToolMessage)]
         if not answers:
             guesses, email = self.hasty and next(self.turns) % 2 == 1, messages[-1].content.split()[-1]
-            said = self._calls("get_order", order_id=99) if guesses else self._calls("find_customer", email=email)
+            reply = self._calls("get_order", order_id=99) if guesses else self._calls("find_customer", email=email)
         elif "order_id" in answers[-1]:
-            said = self._calls("get_order", order_id=answers[-1]["order_id"])
+            reply = self._calls("get_order", order_id=answers[-1]["order_id"])
         else:
-            said = AIMessage(f"It was {answers[-1]['status']} and arrives on {answers[-1]['arrives']}.")
-        return ChatResult(generations=[ChatGeneration(message=said)])
+            reply = AIMessage(f"It was {answers[-1]['status']} and arrives on {answers[-1]['arrives']}.")
+        return ChatResult(generations=[ChatGeneration(message=reply)])
 
     def _calls(self, name: str, **arguments: Any) -> AIMessage:
         return AIMessage("", tool_calls=[{"name": name, "args": arguments, "id": f"{name}-1", "type": "tool_call"}])
@@ -106,8 +106,8 @@ async def main() -> None:
         assert score is not None
         assert score.reward is not None
         rewards.append(score.reward)
-    told = f"{answered['replay']} calls replayed, {answered['simulate']} simulated, {len(REAL)} real"
-    print(f"{len(rewards)} rollouts of {len(tasks)} dialogues: {told}; mean reward {sum(rewards) / len(rewards):.2f}")
+    made = f"{answered['replay']} calls replayed, {answered['simulate']} simulated, {len(REAL)} real"
+    print(f"{len(rewards)} rollouts of {len(tasks)} dialogues: {made}; mean reward {sum(rewards) / len(rewards):.2f}")
 
 
 if __name__ == "__main__":

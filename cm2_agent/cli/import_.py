@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
 
 def import_file(
     format: Annotated[
-        str, typer.Argument(metavar="FORMAT", help="tau-bench, openai, labels, or MODULE:READER of your own.")
+        str, typer.Argument(metavar="FORMAT", help="tau-bench, openai, labels, or MODULE:IMPORTER of your own.")
     ],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A JSON or JSON Lines file.")],
     store: StoreOption = STORE,
@@ -51,13 +51,13 @@ def import_file(
 
 
 def _importer(format: str) -> str | Importer:
-    """A format's name as it is, or the importer that MODULE:READER names. Raises TraceError."""
+    """A format's name as it is, or the importer that MODULE:IMPORTER names. Raises TraceError."""
     if ":" not in format:
         return format
     try:
         found: Importer = load_function(format, "importer")
     except TaskError as error:
-        raise TraceError(f"{error}. Type: cm2 import MODULE:READER FILE") from error
+        raise TraceError(f"{error}. Type: cm2 import MODULE:IMPORTER FILE") from error
     return found
 
 

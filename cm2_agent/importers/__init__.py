@@ -125,14 +125,14 @@ def _named(name: str) -> Callable[..., Any]:
     if name not in known:
         raise TraceError(
             f"format {name!r} is unknown; expected one of {', '.join(known)}, or an importer of your own. Type: cm2"
-            " import MODULE:READER FILE"
+            " import MODULE:IMPORTER FILE"
         )
     try:
         found = known[name].load()
     except Exception as error:  # the import runs another package's code, which may raise anything
         raise TraceError(
             f"format {name!r} cannot be loaded from {known[name].value}: {type(error).__name__}: {error}; expected a"
-            " function or a class. Install its package again, or name the importer: cm2 import MODULE:READER FILE"
+            " function or a class. Install its package again, or name the importer: cm2 import MODULE:IMPORTER FILE"
         ) from error
     if not callable(found):
         raise TraceError(

@@ -107,8 +107,8 @@ class _Scanner:
         return self._next_line(at) if end is None else end
 
     def _elements(self, at: int) -> Generator[Found | Problem, None, int]:
-        """The elements of a list whose bracket was passed. Returns where to go on: behind a broken element nothing of
-        the file can be told from its inside."""
+        """The elements of a list whose bracket was passed. Returns where to go on. A broken element ends the file:
+        where it stops, and the next one begins, cannot be known."""
         while True:
             at = self._space(at)
             if at >= len(self.text):
@@ -133,7 +133,7 @@ class _Scanner:
             at = end
 
     def _decode(self, at: int) -> tuple[Found | Problem, int | None]:
-        """The record at a position, and its end; None where it has none that could be told."""
+        """The record at a position, and its end; None where the end cannot be known."""
         self.number += 1
         line = self._line_of(at)
         try:

@@ -159,7 +159,7 @@ class Sink(Protocol):
 
 
 class Importer(Protocol):
-    """Reads one record of a file of recordings: what `cm2 import MODULE:READER FILE` calls.
+    """Reads one record of a file of recordings: what `cm2 import MODULE:IMPORTER FILE` calls.
 
     `record` is JSON: a line of a JSON Lines file, or an element of a JSON list. `source` is the file's name without its
     ending; `checklists` whether each task shall get a checklist. An importer that needs neither takes `**options`. What

@@ -1,4 +1,4 @@
-"""`cm2 import MODULE:READER FILE`: what is stored, what is skipped, and what a wrong name is told."""
+"""`cm2 import MODULE:IMPORTER FILE`: what is stored, what is skipped, and what a wrong name is told."""
 
 from __future__ import annotations
 
@@ -135,12 +135,12 @@ def test_an_importer_that_exits_costs_its_records(here: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "given", "hint"),
     [
-        ("xml", "format 'xml' is unknown; expected one of tau-bench, openai, labels", "MODULE:READER"),
-        ("no_such_module:read", "importer 'no_such_module:read': no_such_module cannot be imported", "MODULE:READER"),
-        ("absent.py:read", "there is no file absent.py", "MODULE:READER"),
-        ("{here}:nothing", "has no 'nothing'; it holds ImportedDialogue, Label", "MODULE:READER"),
-        ("{here}:NUMBER", "is int 3; expected a function or a class", "MODULE:READER"),
-        ("{here}:", "expected MODULE:NAME", "MODULE:READER"),
+        ("xml", "format 'xml' is unknown; expected one of tau-bench, openai, labels", "MODULE:IMPORTER"),
+        ("no_such_module:read", "importer 'no_such_module:read': no_such_module cannot be imported", "MODULE:IMPORTER"),
+        ("absent.py:read", "there is no file absent.py", "MODULE:IMPORTER"),
+        ("{here}:nothing", "has no 'nothing'; it holds ImportedDialogue, Label", "MODULE:IMPORTER"),
+        ("{here}:NUMBER", "is int 3; expected a function or a class", "MODULE:IMPORTER"),
+        ("{here}:", "expected MODULE:NAME", "MODULE:IMPORTER"),
     ],
 )
 def test_a_wrong_name_exits_2(here: Path, name: str, given: str, hint: str) -> None:
