@@ -318,8 +318,8 @@ class SQLStore:
         backends: Iterable[str] | None = None,
         min_size: int = 2,
     ) -> list[Group]:
-        """The GRPO groups of one reward version: rollouts with a score under it, NULL or not, that share
-        `cm2_agent.types.group.group_key`.
+        """The GRPO groups of one reward version: rollouts with a score under it, NULL or not, of one
+        task (and its version), sampled by one policy with the same settings and the same tool backends.
 
         Groups come in the order in which their tasks were stored (tasks that were not, last), then by their first
         start; rollouts by their `cm2.rollout` attribute.
