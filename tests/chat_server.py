@@ -1,7 +1,7 @@
 """A chat model on loopback: a real HTTP server that speaks the OpenAI chat completions protocol, counts calls and
 tokens, and answers, fails or dawdles as it is told. Shared by tests and benchmarks.
 
-    with ChatServer(lambda body: f"You said: {said(body)}") as server:     # a text, an object (its JSON), or a Fault
+    with ChatServer(lambda body: f"You said: {last_message(body)}") as server:  # a text, an object (as JSON), a Fault
         model = openai_model(server.base_url, "stub")
     with ChatServer(answerer, faults=[Fault(drop=True), Fault(status=429, headers={"Retry-After": "0"})]) as server: …
 """
@@ -33,7 +33,7 @@ class Fault:
     delay: float = 0.0
 
 
-Said: TypeAlias = "Mapping[str, Any] | str | Fault"
+Reply: TypeAlias = "Mapping[str, Any] | str | Fault"
 
 
 def text_of(content: str | Sequence[Any]) -> str:
@@ -46,7 +46,7 @@ def text_of(content: str | Sequence[Any]) -> str:
     )
 
 
-def said(body: Mapping[str, Any]) -> str:
+def last_message(body: Mapping[str, Any]) -> str:
     """The last message of a request."""
     return text_of(body["messages"][-1]["content"])
 
@@ -60,7 +60,7 @@ class ChatServer:
 
     def __init__(
         self,
-        answerer: Callable[[dict[str, Any]], Said],
+        answerer: Callable[[dict[str, Any]], Reply],
         *,
         faults: Iterable[Fault] = (),
         latency: float = 0.0,
@@ -151,7 +151,7 @@ class ChatServer:
             "content": None if fault.refusal else fault.text or "",
             "refusal": fault.refusal,
         }
-        read = len(said(body)) // 4
+        read = len(last_message(body)) // 4
         name = self.model if isinstance(self.model, str) else self.model()
         completion = {
             "id": "c",

@@ -19,7 +19,7 @@ from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, Text
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
 from cm2_agent.llm.prices import Price
-from tests.chat_server import ChatServer, Fault, Said, said, text_of
+from tests.chat_server import ChatServer, Fault, Reply, last_message, text_of
 
 FREE = Price(input=0.0, output=0.0)
 _END = re.compile(r"^END OF TRANSCRIPT ([0-9a-f]{32})$", re.MULTILINE)
@@ -62,7 +62,7 @@ class Asked:
         return [(line["part"], line["content"]) for line in self.lines if line.get("step") == step]
 
 
-Answerer = Callable[[Asked], Said]
+Answerer = Callable[[Asked], Reply]
 
 
 def reply(*items: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,8 +133,8 @@ class JudgeServer(ChatServer):
         self.judge = answerer
         self.asked: list[Asked] = []
 
-    def _judged(self, body: dict[str, Any]) -> Said:
-        asked = Asked.of(said(body))
+    def _judged(self, body: dict[str, Any]) -> Reply:
+        asked = Asked.of(last_message(body))
         if self.keep:
             self.asked.append(asked)
         return self.judge(asked)

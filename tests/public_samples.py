@@ -311,7 +311,7 @@ def _prompts() -> list[tuple[str, Any]]:
     return found
 
 
-def kept() -> dict[str, dict[str, Any]]:
+def stored() -> dict[str, dict[str, Any]]:
     """The traces and their scores as JSON, what a SQLite store keeps of them, and its tables."""
     traces: dict[str, Any] = {one.id: _digest(canonical_json(one.to_json())) for one in TRACES}
     plain = [ChecklistScorer(SUPPORT).score_sync(one) for one in TRACES]
@@ -382,4 +382,4 @@ def _answer(*words: str) -> list[str]:
     return sorted(json.loads(result.stdout.splitlines()[-1]))
 
 
-__all__ = ["kept", "printed", "versions"]
+__all__ = ["printed", "stored", "versions"]

@@ -34,7 +34,7 @@ from cm2_agent import graphs, rewards, store, trainers
 from cm2_agent.cli.app import app
 from cm2_agent.store.migrate import REVISIONS, alembic_config
 from tests.public_names import CONSTANTS, OBJECTS
-from tests.public_samples import kept, printed, versions
+from tests.public_samples import printed, stored, versions
 
 RECORD = Path(__file__).with_suffix(".json")
 FACES = {
@@ -82,7 +82,7 @@ def snapshot() -> Snapshot:
         "migrations": migrations(),
         "strings": strings(),
         **versions(),
-        **kept(),
+        **stored(),
         "json": printed(),
     }
 

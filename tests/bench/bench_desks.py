@@ -64,7 +64,7 @@ class Rolled:
     cpu: float = 0.0
 
     @property
-    def told(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         calls = sum(self.answered.values())
         return {
             "calls": calls,
@@ -129,7 +129,7 @@ def correlations(real: Cells, other: Cells, draws: int = 1000) -> dict[str, Any]
     """Spearman's and Kendall's (tau-b) rank correlation of the policies' means, with 95 % intervals: tasks resampled
     with replacement."""
     tasks = list(dict.fromkeys(task for of in real.values() for task in of))
-    told: dict[str, Any] = {}
+    summary: dict[str, Any] = {}
     sides = [_table(cells, tasks) for cells in (real, other)]
     for name, measure in (("spearman", spearmanr), ("kendall", kendalltau)):
 
@@ -142,11 +142,11 @@ def correlations(real: Cells, other: Cells, draws: int = 1000) -> dict[str, Any]
 
         at = figure(np.ones(len(tasks)))
         between = bootstrap(figure, len(tasks), draws=draws)
-        told[name] = {
+        summary[name] = {
             "at": None if at is None else round(at, 3),
             "interval": None if between is None else [round(bound, 3) for bound in between],
         }
-    return told
+    return summary
 
 
 def _table(cells: Cells, tasks: Sequence[str]) -> tuple[Any, Any]:
@@ -174,12 +174,12 @@ async def measure(
     """All figures of one desk."""
     real = await roll(desk, tasks, policies, seeds)
     columns: dict[str, Cells] = {"official": real.official, "checklist": real.checklist}
-    took = {"real": real.told}
+    took = {"real": real.summary}
     for name, answers in SIMULATED.items():
         shown = [looked_up(task) for task in tasks] if name.endswith("_unrecorded") else tasks
         with ChatServer(lambda body, answers=answers: answers(Shown.of(body)), keep=False) as server:  # type: ignore[misc]
             simulated = await roll(desk, tasks, policies, seeds, openai_model(server.base_url, name), shown)
-            took[name] = {**simulated.told, "asked": server.calls}
+            took[name] = {**simulated.summary, "asked": server.calls}
         columns[name] = simulated.checklist
     by_policy = {name: means(cells) for name, cells in columns.items()}
     return {
@@ -228,16 +228,16 @@ def draw(found: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(9, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     for panel, domain in zip(figure.subplots(1, len(DOMAINS), sharey=True), DOMAINS, strict=True):
-        told = found[domain]["policies"]
+        summary = found[domain]["policies"]
         for column, marker, colour in (("wary", "o", "#1b6ca8"), ("credulous", "x", "#c8553d")):
             panel.scatter(
-                [one["official"] for one in told.values()],
-                [one[column] for one in told.values()],
+                [one["official"] for one in summary.values()],
+                [one[column] for one in summary.values()],
                 marker=marker,
                 color=colour,
                 label=f"replay, else a {column} simulator",
             )
-        for name, one in told.items():
+        for name, one in summary.items():
             if abs(one["wary"] - one["credulous"]) > 0.05:
                 at = (one["official"], one["credulous"])
                 panel.annotate(name, at, textcoords="offset points", xytext=(0, -13), fontsize=8, ha="center")

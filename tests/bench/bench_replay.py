@@ -84,7 +84,7 @@ def recited(trace: Trace, redactor: Redactor | None) -> list[AIMessage]:
     return found
 
 
-def told(trace: Trace) -> list[Any]:
+def tool_results(trace: Trace) -> list[Any]:
     """What the agent was told by its tools, in order."""
     return [response.response for step in trace.steps for response in step.responses]
 
@@ -114,9 +114,9 @@ async def again(traces: list[Trace], redactor: Redactor | None) -> dict[str, Any
     ):
         assert trace.failure is None, trace.failure
         answered.update(str(tool.backend) for run_ in trace.runs for tool in run_.tools)
-        before = told(tasks[str(trace.task_id)][1])
+        before = tool_results(tasks[str(trace.task_id)][1])
         wanted = before if redactor is None else [redactor.redact_json(one) for one in before]
-        now = told(trace)
+        now = tool_results(trace)
         calls += len(now)
         messages += len(wanted)
         equal += sum(one == other for one, other in zip(wanted, now, strict=True))

@@ -28,7 +28,7 @@ from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.messages import ToolSpec
 from cm2_agent.types.task import Task
-from tests.chat_server import ChatServer, Fault, said
+from tests.chat_server import ChatServer, Fault, last_message
 from tests.tracing import apps
 
 OUTPUT = {
@@ -66,7 +66,7 @@ CHECKLIST = Checklist(
 
 def answer(body: Mapping[str, Any]) -> Any:
     """The reply that the dialogue's own words ask for."""
-    kind = re.search(r"Fail by: ([^.]+)\.", said(body))
+    kind = re.search(r"Fail by: ([^.]+)\.", last_message(body))
     return HEALTHY if kind is None else FAULTS[kind[1]]
 
 

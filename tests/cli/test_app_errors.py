@@ -46,7 +46,7 @@ def test_a_store_that_is_not_there_is_not_made(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "problem"),
     [
         (("import", "xml", "results.json"), "expected one of tau-bench, openai"),
         (("import", "tau-bench", "absent.json"), "cannot be read"),
@@ -68,14 +68,14 @@ def test_a_store_that_is_not_there_is_not_made(
     ],
 )
 def test_wrong_arguments_change_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], told: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], problem: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     saved(tmp_path, name="results.json")
     (tmp_path / "empty.json").write_text("\n")
     (tmp_path / "tasks.jsonl").write_text('{"id": "t", "turns": ["hi"]}\n')
     before = sorted(path.name for path in tmp_path.iterdir())
-    assert told in refused(*arguments)
+    assert problem in refused(*arguments)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
@@ -106,7 +106,7 @@ def test_a_password_is_never_printed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nope", "imports"])
 def test_an_unknown_command_lists_the_commands(name: str) -> None:
-    told = refused(name)
+    problem = refused(name)
     for command in (
         "quickstart",
         "run",
@@ -122,8 +122,8 @@ def test_an_unknown_command_lists_the_commands(name: str) -> None:
         "db",
         "cookbook",
     ):
-        assert command in told
-    assert "label" not in told
+        assert command in problem
+    assert "label" not in problem
     assert "upgrade" in refused("db", name)
 
 

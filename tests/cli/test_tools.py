@@ -177,7 +177,7 @@ RUN = ("run", "own.jsonl", "--agent", "shop.py:graph")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "problem"),
     [
         ((*RUN,), "--allow-real look"),
         ((*RUN, "--tools", "imagined"), "expected one of real, record, replay, simulate, hybrid"),
@@ -207,7 +207,7 @@ RUN = ("run", "own.jsonl", "--agent", "shop.py:graph")
         (("tools", "check", "none.jsonl", "--simulator", "test"), "no recorded calls to hold out"),
     ],
 )
-def test_what_cannot_be_run_is_told_and_changes_nothing(folder: Path, arguments: tuple[str, ...], told: str) -> None:
+def test_what_cannot_be_run_is_told_and_changes_nothing(folder: Path, arguments: tuple[str, ...], problem: str) -> None:
     look = asdict(LOOK)
     (folder / "twice.jsonl").write_text(
         json.dumps({"id": "t", "turns": ["x"], "tools": [look, look]}) + "\n", encoding="utf-8"
@@ -215,5 +215,5 @@ def test_what_cannot_be_run_is_told_and_changes_nothing(folder: Path, arguments:
     (folder / "none.jsonl").write_text(json.dumps({"id": "t", "turns": ["x"]}) + "\n", encoding="utf-8")
     (folder / "old.jsonl").write_text(json.dumps({"format": "cm2.recording", "version": 99}) + "\n", encoding="utf-8")
     before = sorted(path.name for path in folder.iterdir() if path.suffix != ".pyc" and path.name != "__pycache__")
-    assert told in cm2(*arguments, code=2)
+    assert problem in cm2(*arguments, code=2)
     assert sorted(path.name for path in folder.iterdir() if path.name != "__pycache__") == before

@@ -21,7 +21,7 @@ from cm2_agent.llm.providers import openai_model
 from cm2_agent.types.messages import Message, Reasoning, Text, ToolCall, ToolCallResponse
 from cm2_agent.types.protocols import User
 from cm2_agent.types.task import Persona, Task
-from tests.chat_server import ChatServer, Fault, Said
+from tests.chat_server import ChatServer, Fault, Reply
 
 ADA = Persona(
     persona="Ada, 36, in a hurry",
@@ -56,7 +56,7 @@ def playing(server: ChatServer, persona: str | Persona = ADA, **options: Any) ->
     return _OPEN[-1]
 
 
-def always(reply: Said) -> Callable[[dict[str, Any]], Said]:
+def always(reply: Reply) -> Callable[[dict[str, Any]], Reply]:
     return lambda body: reply
 
 
@@ -97,7 +97,7 @@ async def test_the_stop_signal_ends_it_whoever_else_says_it() -> None:
         assert await user([*talk, Message.of("user", "No."), Message.of("assistant", "Well.")]) is None
 
 
-FAULTS: dict[str, tuple[Said, str]] = {
+FAULTS: dict[str, tuple[Reply, str]] = {
     "nothing": ("", "the user's model said nothing"),
     "white space": (" \n ", "the user's model said nothing"),
     "refused": (Fault(refusal="I will not."), "the user refused"),

@@ -131,7 +131,7 @@ def test_a_free_bag_names_any_payment(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reply", "told"),
+    ("reply", "tells"),
     [
         ("It is $23,553 in all.", True),
         ("It is 23553.", True),
@@ -139,9 +139,9 @@ def test_a_free_bag_names_any_payment(tmp_path: Path) -> None:
         ("That is X1, for you.", False),
     ],
 )
-def test_outputs_are_found_without_commas(tmp_path: Path, reply: str, told: bool) -> None:
+def test_outputs_are_found_without_commas(tmp_path: Path, reply: str, tells: bool) -> None:
     (score,) = scored(tmp_path, dialogue([], outputs=("23553",), reply=reply))
-    assert {verdict.item: verdict.value for verdict in score.verdicts}["tells_1"] is told
+    assert {verdict.item: verdict.value for verdict in score.verdicts}["tells_1"] is tells
 
 
 def test_words_beside_a_call_were_never_told(tmp_path: Path) -> None:

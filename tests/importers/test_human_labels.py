@@ -58,7 +58,7 @@ def test_a_judgement_of_devai_is_two_labels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ({"trace": "t", "item": "i", "rater": "ann", "value": "yes"}, "value"),
         ({"trace": "t", "item": "i", "rater": "ann", "value": 1}, "value"),
@@ -71,10 +71,10 @@ def test_a_judgement_of_devai_is_two_labels(tmp_path: Path) -> None:
         ("7", "the record"),
     ],
 )
-def test_a_line_that_is_no_label_is_told_and_the_rest_is_read(tmp_path: Path, line: object, told: str) -> None:
+def test_a_line_that_is_no_label_is_told_and_the_rest_is_read(tmp_path: Path, line: object, message: str) -> None:
     problem, good = read_labels(saved(tmp_path, line, {"trace": "t", "item": "i", "rater": "ann", "value": True}))
     assert isinstance(problem, Problem)
-    assert told in problem.reason
+    assert message in problem.reason
     assert problem.line == 1
     assert not isinstance(good, Problem)
 

@@ -46,7 +46,7 @@ CHECKLIST = Checklist(LOOKS_UP, REPLIES, name="looking")
 REAL = ["look", "ask_human"]
 
 
-def said(text: str) -> AIMessage:
+def reply(text: str) -> AIMessage:
     return AIMessage(content=text)
 
 
@@ -69,7 +69,7 @@ TASK = Task(id="t", turns=("look 1 up", "and thanks"))
 
 @pytest.mark.parametrize("checkpointer", [None, InMemorySaver()])
 async def test_a_group_is_run_scored_stored_and_read_back_as_a_group(store: SQLStore, checkpointer: Any) -> None:
-    app = graph(apps.calls(1), said("one"), said("bye"), checkpointer=checkpointer)
+    app = graph(apps.calls(1), reply("one"), reply("bye"), checkpointer=checkpointer)
     done = await finished(run(app, [TASK], group=3, checklist=CHECKLIST, store=store, allow_real=REAL))
     assert [score.reward for _, score in done] == [1.0, 1.0, 1.0]
     assert sorted(trace.attributes[ROLLOUT] for trace, _ in done) == [0, 1, 2]
@@ -80,7 +80,7 @@ async def test_a_group_is_run_scored_stored_and_read_back_as_a_group(store: SQLS
 
 
 async def test_the_gate_ends_the_rollout_and_the_unreached_turn_counts_as_zero() -> None:
-    app = graph(said("no idea"), said("you are welcome"))
+    app = graph(reply("no idea"), reply("you are welcome"))
     ((trace, score),) = await finished(run(app, [TASK], checklist=CHECKLIST, allow_real=REAL))
     assert len(trace.turns) == 1
     assert trace.attributes[CENSORED_TURN] == 0
@@ -90,7 +90,7 @@ async def test_the_gate_ends_the_rollout_and_the_unreached_turn_counts_as_zero()
 
 
 async def test_without_strict_items_every_turn_is_reached() -> None:
-    app = graph(said("no idea"), said("you are welcome"))
+    app = graph(reply("no idea"), reply("you are welcome"))
     ((trace, score),) = await finished(run(app, [TASK], checklist=Checklist(REPLIES, name="r"), allow_real=REAL))
     assert len(trace.turns) == 2
     assert GATE not in trace.attributes
@@ -107,7 +107,7 @@ async def test_a_turn_that_the_gate_judged_is_not_judged_again_for_the_score(
     if cascade:
         judge = Cascade(judge, LLMJudge(function_model(asked=asked, name="strong"), price=FREE))
     strict = Checklist(Item("polite", "Is the reply polite?", required_for_next_turn=True), name="polite")
-    app = graph(said("Of course, here is what you asked for."), said("With pleasure, and thank you for asking."))
+    app = graph(reply("Of course, here is what you asked for."), reply("With pleasure, and thank you for asking."))
     options: dict[str, Any] = {
         "checklist": strict,
         "judge": judge,
@@ -137,7 +137,7 @@ async def test_one_dialogue_that_crashes_is_null_and_stops_no_other(store: SQLSt
             return super()._next(messages)
 
     tasks = [Task(id="bad", turns=("boom",)), Task(id="good", turns=("look 1 up",))]
-    app = apps.agent(Moody(script=[apps.calls(1), said("one")]))
+    app = apps.agent(Moody(script=[apps.calls(1), reply("one")]))
     results = await finished(run(app, tasks, checklist=CHECKLIST, store=store, allow_real=REAL))
     done = {trace.task_id: (trace, score) for trace, score in results}
     trace, score = done["bad"]
@@ -172,7 +172,7 @@ async def test_every_dialogue_gets_a_world_of_its_own_which_is_closed_whatever_h
         return {"success": float(world.task == task.id == trace.task_id)}
 
     tasks = [Task(id=name, turns=("x",)) for name in ("a", "b")]
-    for app in (graph(said("hi")), graph(RuntimeError("dead"))):
+    for app in (graph(reply("hi")), graph(RuntimeError("dead"))):
         opened.clear()
         options: dict[str, Any] = {
             "checklist": Checklist(REPLIES, name="r"),
@@ -189,7 +189,7 @@ async def test_every_dialogue_gets_a_world_of_its_own_which_is_closed_whatever_h
 async def test_lockstep_yields_in_the_order_of_the_tasks_and_seeds_depend_on_nothing_else() -> None:
     tasks = [Task(id=f"t{number}", turns=("x",)) for number in range(7)]
     results = run(
-        graph(said("hi")),
+        graph(reply("hi")),
         tasks,
         group=2,
         checklist=Checklist(REPLIES, name="r"),
@@ -208,10 +208,10 @@ async def test_a_named_run_goes_on_where_it_stopped(store: SQLStore) -> None:
     tasks = [Task(id=f"t{number}", turns=("x",)) for number in range(4)]
     once: dict[str, Any] = {"allow_real": REAL, "name": "nightly", "concurrency": 1}
     options = {"checklist": Checklist(REPLIES, name="r"), "store": store, **once}
-    first = run(graph(said("first")), tasks, **options)
+    first = run(graph(reply("first")), tasks, **options)
     seen = [await anext(first), await anext(first)]
     await first.aclose()  # type: ignore[attr-defined]
-    done = await finished(run(graph(said("second")), tasks, **options))
+    done = await finished(run(graph(reply("second")), tasks, **options))
     stored = {trace.id for trace, _ in seen}
     assert len(done) == 4
     assert {trace.id: trace.messages[-1].text for trace, _ in done if trace.id in stored} == dict.fromkeys(
@@ -233,7 +233,7 @@ async def test_no_real_tool_is_called_unless_it_is_named() -> None:
     calls_refund = AIMessage(
         content="", tool_calls=[{"name": "refund", "args": {"order": 1}, "id": "r", "type": "tool_call"}]
     )
-    model = apps.ScriptedModel(script=[calls_refund, said("refunded")])
+    model = apps.ScriptedModel(script=[calls_refund, reply("refunded")])
     with pytest.raises(ToolError, match=r"refund.*--allow-real refund"):
         run(our_agent(model, [refund]), [TASK], checklist=CHECKLIST)
     with pytest.raises(ToolError, match="names nothing"):
@@ -269,7 +269,7 @@ async def test_no_real_tool_is_called_unless_it_is_named() -> None:
 
 
 async def test_what_cannot_be_run_is_refused_before_anything_runs(store: SQLStore) -> None:
-    app = graph(said("hi"))
+    app = graph(reply("hi"))
     with pytest.raises(TaskError, match="scripted turns"):
         run(app, [Task(id="p", persona="a customer")], checklist=CHECKLIST, allow_real=REAL, store=store)
     late = Checklist(Item("late", check={"replied": True}, turn=3), name="l")
@@ -292,7 +292,9 @@ async def test_closing_early_cancels_what_runs() -> None:
             return await super()._agenerate(messages)
 
     tasks = [Task(id="q", turns=("quick",)), Task(id="s", turns=("slow",))]
-    results = run(apps.agent(Slow(script=[said("hi")])), tasks, checklist=Checklist(REPLIES, name="r"), allow_real=REAL)
+    results = run(
+        apps.agent(Slow(script=[reply("hi")])), tasks, checklist=Checklist(REPLIES, name="r"), allow_real=REAL
+    )
     assert (await anext(results))[0].task_id == "q"
     await results.aclose()  # type: ignore[attr-defined]
     assert ended == ["quick", "slow"]
@@ -323,7 +325,7 @@ async def test_the_url_of_a_store_is_no_store() -> None:
 async def test_stored_traces_are_scored_by_a_checklist_or_their_tasks_own(store: SQLStore) -> None:
     own = Checklist(Item("looks", check={"called": "look"}), name="own")
     task = Task.model_validate({"id": "t", "turns": ["look 1 up"], "checklist": own.to_json()})
-    done = await finished(run(graph(apps.calls(1), said("one")), [task], store=store, allow_real=REAL))
+    done = await finished(run(graph(apps.calls(1), reply("one")), [task], store=store, allow_real=REAL))
     assert [score.reward for _, score in done] == [1.0]
     other = Checklist(Item("never", check={"never_called": "look"}), name="other")
     scored = [pair async for pair in score_traces(store.traces(), other, store=store)]

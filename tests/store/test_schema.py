@@ -164,11 +164,11 @@ def test_asking_for_the_revision_makes_nothing(store_url: str, tmp_path: Path) -
 
 def test_sqlite_is_set_up_as_promised(tmp_path: Path) -> None:
     with SQLStore(f"sqlite:///{tmp_path / 'cm2.db'}") as store, store._db.reading() as connection:
-        told = {
+        settings = {
             name: connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
             for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
         }
-    assert told == {"journal_mode": "wal", "synchronous": 1, "foreign_keys": 1, "busy_timeout": 60_000}
+    assert settings == {"journal_mode": "wal", "synchronous": 1, "foreign_keys": 1, "busy_timeout": 60_000}
 
 
 def test_a_store_that_must_exist(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_a_file_without_permission_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "problem"),
     [
         ("cm2.db", "is not a URL; expected sqlite:///FILE.db"),
         ("", "is not a URL; expected sqlite:///FILE.db"),
@@ -241,8 +241,8 @@ def test_a_file_without_permission_is_told(tmp_path: Path) -> None:
         (7, "a store's URL is int '7'; expected sqlite"),
     ],
 )
-def test_urls_that_lead_nowhere_are_told_without_the_password(url: str, told: str) -> None:
-    with pytest.raises(StoreError, match=told) as caught:
+def test_urls_that_lead_nowhere_are_told_without_the_password(url: str, problem: str) -> None:
+    with pytest.raises(StoreError, match=problem) as caught:
         SQLStore(url)
     error: BaseException | None = caught.value
     while error is not None:

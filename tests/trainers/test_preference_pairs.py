@@ -22,7 +22,7 @@ def group(*rated: tuple[Trace, float | None], version: str = "v1") -> Group:
     return Group(key={"task": "t"}, rollouts=rollouts)
 
 
-def told(pairs: list[Any]) -> list[tuple[str, str]]:
+def texts(pairs: list[Any]) -> list[tuple[str, str]]:
     return [(pair["chosen"][-1]["content"], pair["rejected"][-1]["content"]) for pair in pairs]
 
 
@@ -31,10 +31,10 @@ ONE = [trace(turn("Where?", say(text)), id=text) for text in ("good", "fair", "p
 
 def test_pairs_lie_apart_by_the_margin_widest_first() -> None:
     found = pairs_of(group((ONE[1], 0.5), (ONE[0], 1.0), (ONE[2], 0.2), (ONE[3], None)), margin=0.3)
-    assert told(found) == [("good", "poor"), ("good", "fair"), ("fair", "poor")]
+    assert texts(found) == [("good", "poor"), ("good", "fair"), ("fair", "poor")]
     assert found[0]["prompt"] == [{"role": "user", "content": "Where?"}]
-    assert told(pairs_of(group((ONE[1], 0.5), (ONE[0], 1.0)), margin=0.6)) == []
-    assert told(pairs_of(group((ONE[1], 0.5), (ONE[0], 1.0), (ONE[2], 0.2)), margin=0.3, most=1)) == [("good", "poor")]
+    assert texts(pairs_of(group((ONE[1], 0.5), (ONE[0], 1.0)), margin=0.6)) == []
+    assert texts(pairs_of(group((ONE[1], 0.5), (ONE[0], 1.0), (ONE[2], 0.2)), margin=0.3, most=1)) == [("good", "poor")]
 
 
 def test_dialogues_are_paired_at_the_turn_in_which_they_part() -> None:
@@ -44,7 +44,7 @@ def test_dialogues_are_paired_at_the_turn_in_which_they_part() -> None:
     (pair,) = pairs_of(group((better, 1.0), (worse, 0.0)), margin=0.5)
     assert [message["role"] for message in pair["prompt"]] == ["user", "assistant", "tool", "assistant", "user"]
     assert [message["role"] for message in pair["chosen"]] == ["assistant", "tool", "assistant"]
-    assert told([pair]) == [("Done", "No")]
+    assert texts([pair]) == [("Done", "No")]
 
 
 def test_what_is_no_pair() -> None:

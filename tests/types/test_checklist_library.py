@@ -156,9 +156,9 @@ async def test_a_violation_costs_its_turn_and_its_weight(include: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("include", "told"),
+    ("include", "problem"),
     [("cm2:error-recovery", "needs the parameter tool"), ("cm2:confirmation-before-write", "writes")],
 )
-def test_what_must_be_given_is_asked_for(include: str, told: str) -> None:
-    with pytest.raises(ChecklistError, match=re.escape(told)):
+def test_what_must_be_given_is_asked_for(include: str, problem: str) -> None:
+    with pytest.raises(ChecklistError, match=re.escape(problem)):
         library(include)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tests.chat_server import said
+from tests.chat_server import last_message
 
 _IDS = re.compile(r"(^|_)(id|ids|number|code)$")
 
@@ -31,7 +31,7 @@ class Shown:
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> Shown:
-        data, rest = re.split(r"^END OF DATA [0-9a-f]{32}$", said(body), maxsplit=1, flags=re.MULTILINE)
+        data, rest = re.split(r"^END OF DATA [0-9a-f]{32}$", last_message(body), maxsplit=1, flags=re.MULTILINE)
         lines = [json.loads(line) for line in data.split("\n") if line]
         return cls(
             tool=next(line for line in lines if line["part"] == "tool"),

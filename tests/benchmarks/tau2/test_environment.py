@@ -89,7 +89,7 @@ def test_tasks_hold_what_the_desk_says(domain: Domain, tmp_path: Any) -> None:
     tasks = desk.tasks(limit=20)
     assert [task.id for task in tasks] == [f"tau2-{domain}-{number}" for number in range(20)]
     assert len({task.turns[0] for task in desk.tasks()}) == len(desk.tasks())
-    schemas = {tool.name: tool.openai_schema["function"] for tool in _theirs(domain)}
+    schemas = {tool.name: tool.openai_schema["function"] for tool in _tau2_tools(domain)}
     for task in tasks:
         assert task.system == desk.policy
         assert task.turns[1:] == (CONFIRMATION,)
@@ -127,7 +127,7 @@ def test_tasks_hold_what_the_desk_says(domain: Domain, tmp_path: Any) -> None:
     )
 
 
-def _theirs(domain: Domain) -> list[Any]:
+def _tau2_tools(domain: Domain) -> list[Any]:
     world = World(domain)
     return world.tools()
 
@@ -168,8 +168,8 @@ async def test_the_desks_errors_are_told_in_its_own_words() -> None:
         ("calculate", {"expression": "2 ** x"}),
         ("calculate", {"expression": "2 + 2"}),
     ]
-    script = [_said(calls[at], at) for at in range(len(calls))]
-    ((_, trace, score),) = await rolled(desk, [task], ScriptedModel(script=[*script, _said(None, 9)]))
+    script = [_message(calls[at], at) for at in range(len(calls))]
+    ((_, trace, score),) = await rolled(desk, [task], ScriptedModel(script=[*script, _message(None, 9)]))
     answers = [(answer.response, answer.error) for step in trace.steps for answer in step.responses]
     assert answers == [
         ("Error: User nobody_0000 not found", True),
@@ -186,8 +186,10 @@ async def test_the_calls_of_one_message_are_carried_out_in_their_order() -> None
     task = next(task for task in desk.tasks() if any(call.name == "cancel_pending_order" for call in task.recorded))
     cancel = next(call for call in task.recorded if call.name == "cancel_pending_order")
     order = {"order_id": cancel.arguments["order_id"]}
-    both = _said((cancel.name, dict(cancel.arguments)), 0, ("get_order_details", order), ("get_order_details", order))
-    ((_, trace, _),) = await rolled(desk, [task], ScriptedModel(script=[both, _said(None, 1)]))
+    both = _message(
+        (cancel.name, dict(cancel.arguments)), 0, ("get_order_details", order), ("get_order_details", order)
+    )
+    ((_, trace, _),) = await rolled(desk, [task], ScriptedModel(script=[both, _message(None, 1)]))
     first, second, third = (str(answer.response) for answer in trace.steps[0].responses)
     assert first == second == third
     assert '"cancelled"' in first
@@ -245,7 +247,7 @@ async def test_a_call_outside_of_a_world_is_nobodys_answer() -> None:
 async def test_a_dialogue_cut_short_earns_nothing() -> None:
     desk = desk_of("airline")
     (task,) = desk.tasks(limit=1)  # nothing is to be written
-    look = _said(("get_user_details", {"user_id": "emma_kim_9957"}), 0)
+    look = _message(("get_user_details", {"user_id": "emma_kim_9957"}), 0)
     graph = agent(ScriptedModel(script=[look]), desk.tools(), context_schema=World)
     found = run(
         graph, [task], context=desk.world, verify=desk.verify, allow_real=desk.names, limits=RolloutLimits(max_steps=4)
@@ -318,7 +320,7 @@ def test_a_missing_package_is_told_as_the_lines_to_type() -> None:
     assert f'pip install "cm2-agent[tau2]" && {INSTALL}' in done.stderr
 
 
-def _said(*calls: Any) -> Any:
+def _message(*calls: Any) -> Any:
     """A message that makes these calls (name, arguments); the second argument numbers their ids. None: a reply."""
     from langchain_core.messages import AIMessage
 

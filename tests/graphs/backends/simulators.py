@@ -16,7 +16,7 @@ from cm2_agent.llm.providers import openai_model
 from cm2_agent.types.messages import Message, ToolSpec
 from cm2_agent.types.task import RecordedCall, Task
 from cm2_agent.types.tool_calls import ToolRequest
-from tests.chat_server import ChatServer, Said, said
+from tests.chat_server import ChatServer, Reply, last_message
 
 PARAMETERS = {
     "type": "object",
@@ -63,18 +63,18 @@ def call(order: Any = 7, tool: ToolSpec = GET, messages: Iterable[Message] = ())
     return ToolRequest(tool=tool, arguments={"order_id": order}, messages=tuple(messages))
 
 
-def always(reply: Said) -> Callable[[dict[str, Any]], Said]:
+def always(reply: Reply) -> Callable[[dict[str, Any]], Reply]:
     return lambda body: reply
 
 
-def one_after_another(*replies: Said) -> Callable[[dict[str, Any]], Said]:
+def one_after_another(*replies: Reply) -> Callable[[dict[str, Any]], Reply]:
     waiting = iter(replies)
     return lambda body: next(waiting)
 
 
 def shown(body: dict[str, Any]) -> list[dict[str, Any]]:
     """The data lines of a prompt: everything before the line with the mark."""
-    text = said(body)
+    text = last_message(body)
     (end,) = re.finditer(r"^END OF DATA ([0-9a-f]{32})$", text, re.MULTILINE)
     assert text.count(end[1]) == 3, "the mark is nowhere but in the prompt's own lines"
     return [json.loads(line) for line in text[: end.start()].splitlines()]

@@ -136,7 +136,7 @@ def test_from_the_command_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "problem"),
     [
         ("timeout", "'timeout' is not known"),
         ("slow=1", "'slow=1' is not known"),
@@ -152,8 +152,8 @@ def test_from_the_command_line() -> None:
         ("timeout=0.6,f.error=0.6", "faults of tool 'f' come to more than 1"),
     ],
 )
-def test_what_is_no_rate_is_refused(text: str, told: str) -> None:
-    with pytest.raises(ToolError, match=told):
+def test_what_is_no_rate_is_refused(text: str, problem: str) -> None:
+    with pytest.raises(ToolError, match=problem):
         Faults.parse(text)
 
 

@@ -121,7 +121,7 @@ def test_a_file_cut_off_anywhere_is_continued(tmp_path: Path, cut: int, caplog: 
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "problem"),
     [
         ('{"format": "cm2.recording", "version": 2}\n', r":1: a recording of a newer version, 2; expected .*: upgrade"),
         (
@@ -146,12 +146,12 @@ def test_a_file_cut_off_anywhere_is_continued(tmp_path: Path, cut: int, caplog: 
         (HEADER + "[" * 100_000 + "\n", r":2: not JSON"),
     ],
 )
-def test_what_is_no_recording_is_refused_and_left_alone(tmp_path: Path, text: str, told: str) -> None:
+def test_what_is_no_recording_is_refused_and_left_alone(tmp_path: Path, text: str, problem: str) -> None:
     path = tmp_path / "calls.jsonl"
     path.write_text(text)
-    with pytest.raises(TaskError, match=f"calls.jsonl{told}"):
+    with pytest.raises(TaskError, match=f"calls.jsonl{problem}"):
         load_recording(path)
-    with pytest.raises(TaskError, match=f"calls.jsonl{told}"):
+    with pytest.raises(TaskError, match=f"calls.jsonl{problem}"):
         CallRecorder(path)
     assert path.read_text() == text
 

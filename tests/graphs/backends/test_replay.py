@@ -36,7 +36,7 @@ def cancel(id_: int) -> ToolRequest:
     return ToolRequest(tool=CANCEL, arguments={"id": id_})
 
 
-def said(name: str, result: Any = None, error: str | None = None, **arguments: Any) -> RecordedCall:
+def recorded_call(name: str, result: Any = None, error: str | None = None, **arguments: Any) -> RecordedCall:
     return RecordedCall(name=name, arguments=arguments, result=result, error=error)
 
 
@@ -56,13 +56,13 @@ def test_what_was_recorded_is_told_as_it_was_told() -> None:
     blocks = [{"type": "text", "text": "shipped"}, {"type": "image", "url": "x:1"}]
     tools = ReplayTools(
         [
-            said("get_order", "shipped", id=1),
-            said("get_order", blocks, id=2),
-            said("get_order", {"état": "é", "n": [1, None]}, id=3),
-            said("get_order", None, id=4),
-            said("get_order", error="no order 5", id=5),
-            said("get_order", [{"id": 1}], id=6),
-            said("get_order", blocks, "two blocks", id=7),
+            recorded_call("get_order", "shipped", id=1),
+            recorded_call("get_order", blocks, id=2),
+            recorded_call("get_order", {"état": "é", "n": [1, None]}, id=3),
+            recorded_call("get_order", None, id=4),
+            recorded_call("get_order", error="no order 5", id=5),
+            recorded_call("get_order", [{"id": 1}], id=6),
+            recorded_call("get_order", blocks, "two blocks", id=7),
         ],
         TOOLS,
     )
@@ -86,7 +86,7 @@ def test_results_read_as_langchain_writes_them(result: Any) -> None:
 
 
 async def test_a_call_that_was_not_recorded_is_named_with_its_nearest() -> None:
-    tools = ReplayTools([said("get_order", "a", id=number) for number in (7, 71, 5000, 6000, 8000)], TOOLS)
+    tools = ReplayTools([recorded_call("get_order", "a", id=number) for number in (7, 71, 5000, 6000, 8000)], TOOLS)
     with pytest.raises(ToolError) as raised:
         await tools.answer(get(id=72), CallLog())
     text = str(raised.value)
@@ -103,16 +103,16 @@ async def test_a_call_too_deep_to_spell_is_refused_all_the_same() -> None:
     for _ in range(100_000):
         deep = [deep]
     with pytest.raises(ToolError, match="not recorded"):
-        await ReplayTools([said("get_order", "a", id=1)]).answer(get(id=deep), CallLog())
+        await ReplayTools([recorded_call("get_order", "a", id=1)]).answer(get(id=deep), CallLog())
 
 
 CHANGES = [
-    said("get_order", "open", id=1),
-    said("cancel_order", error="busy", id=1),
-    said("cancel_order", "ok", id=1),
-    said("get_order", "cancelled", id=1),
-    said("cancel_order", "ok", id=2),
-    said("get_order", "cancelled, and 2 too", id=1),
+    recorded_call("get_order", "open", id=1),
+    recorded_call("cancel_order", error="busy", id=1),
+    recorded_call("cancel_order", "ok", id=1),
+    recorded_call("get_order", "cancelled", id=1),
+    recorded_call("cancel_order", "ok", id=2),
+    recorded_call("get_order", "cancelled, and 2 too", id=1),
 ]
 
 
@@ -137,7 +137,7 @@ def test_the_last_recording_whose_writes_are_done_else_the_first() -> None:
 
 
 def test_a_write_that_was_made_twice() -> None:
-    pays = ReplayTools([said("pay", f"balance {left}", amount=10) for left in (20, 10, 0)], TOOLS)
+    pays = ReplayTools([recorded_call("pay", f"balance {left}", amount=10) for left in (20, 10, 0)], TOOLS)
     so_far = CallLog()
     heard: list[Any] = []
     for _ in range(4):
@@ -151,7 +151,11 @@ def test_a_write_that_was_made_twice() -> None:
 
 def test_keys_follow_the_schema_of_the_tool_that_is_called() -> None:
     bare = ReplayTools(
-        [said("get_order", "a", id=1, full=False), said("cancel_order", "ok", id=1), said("get_order", "b", id=1)]
+        [
+            recorded_call("get_order", "a", id=1, full=False),
+            recorded_call("cancel_order", "ok", id=1),
+            recorded_call("get_order", "b", id=1),
+        ]
     )
     assert found(bare, get(id=1)) == "a"
     assert found(bare, get(id=1), log(cancel(1))) == "b"
@@ -162,7 +166,7 @@ def test_keys_follow_the_schema_of_the_tool_that_is_called() -> None:
 
 names = st.sampled_from(["get_order", "cancel_order", "pay"])
 recordings = st.lists(
-    st.builds(said, names, jsons(2), st.none() | st.just("failed"), id=st.integers(0, 2)), max_size=12
+    st.builds(recorded_call, names, jsons(2), st.none() | st.just("failed"), id=st.integers(0, 2)), max_size=12
 )
 
 

@@ -17,7 +17,7 @@ from cm2_agent.llm.usage import metered
 from cm2_agent.types.messages import Message, ToolSpec
 from cm2_agent.types.task import RecordedCall, Task
 from cm2_agent.types.tool_calls import CallLog, ToolAnswer, ToolRequest
-from tests.chat_server import ChatServer, Fault, Said, said
+from tests.chat_server import ChatServer, Fault, Reply, last_message
 from tests.graphs.backends.simulators import (
     CANCEL,
     GET,
@@ -111,7 +111,7 @@ async def test_examples_are_this_tasks_alone_and_chosen_as_it_says() -> None:
         for options in ({"shots": 1}, {"shots": 0}, {"task": named}, {"task": named, "shots": 0}):
             await simulating(server, **options).answer(call(), CallLog())
         bodies = server.bodies[1:]
-    assert all("secret" not in said(body) for body in bodies)
+    assert all("secret" not in last_message(body) for body in bodies)
     found = [
         [(one["tool"], one["arguments"]["order_id"]) for one in shown(body) if one["part"] == "example"]
         for body in bodies
@@ -143,15 +143,15 @@ async def test_an_attack_in_the_data_stays_data() -> None:
         (body,) = server.bodies
     lines = shown(body)
     assert [line.get("result", line.get("content")) for line in lines[1:]] == [attack, attack, attack]
-    tail = said(body).splitlines()[len(lines) :]
+    tail = last_message(body).splitlines()[len(lines) :]
     mark = tail[0].removeprefix("END OF DATA ")
     assert tail[1] == f"CALL {mark}"
     assert json.loads(tail[2]) == {"tool": "get_order", "arguments": {"order_id": attack}}
     assert tail[3] == f"END OF CALL {mark}"
-    assert not {"<", "\u2028", "\u202e"} & set(said(body))
+    assert not {"<", "\u2028", "\u202e"} & set(last_message(body))
 
 
-FAULTS: dict[str, tuple[Said, str]] = {
+FAULTS: dict[str, tuple[Reply, str]] = {
     "no JSON": ("I think it was shipped.", "the reply is not JSON"),
     "half a reply": ('{"result": {"order_id"', "the reply is not JSON"),
     "NaN": ('{"result": NaN, "error": null}', "NaN is no JSON number"),
@@ -201,7 +201,7 @@ async def test_one_bad_reply_is_asked_again_with_its_reason() -> None:
     lost = {"result": {"order_id": 7, "status": "lost"}, "error": None}
     with ChatServer(one_after_another("no", lost, SHIPPED), faults=[Fault(status=503)]) as server, metered() as usage:
         answer = await simulating(server).answer(call(tool=TYPED), CallLog())
-        prompts = [said(body) for body in server.bodies]
+        prompts = [last_message(body) for body in server.bodies]
     assert answer.content == '{"order_id": 7, "status": "shipped"}'
     assert prompts[0] == prompts[1]
     assert [" could not be used" in prompt for prompt in prompts] == [False, False, True, True]
@@ -219,7 +219,7 @@ async def test_a_contradiction_is_asked_again_and_named() -> None:
     asked = ToolRequest(tool=listing, arguments={})
     with ChatServer(one_after_another(wrong, right)) as server:
         answer = await simulating(server).answer(asked, log)
-        assert 'status of order_id=7 was \\"new\\" before, now it is \\"shipped\\"' in said(server.bodies[1])
+        assert 'status of order_id=7 was \\"new\\" before, now it is \\"shipped\\"' in last_message(server.bodies[1])
     assert json.loads(str(answer.content)) == right["result"]
     with ChatServer(always(wrong)) as server:
         with pytest.raises(ToolError, match="contradicts what was answered before"):
@@ -247,11 +247,15 @@ async def test_parallel_calls_of_a_dialogue_do_not_contradict_each_other() -> No
     listing = ToolSpec(name="list_orders", parameters={"type": "object"})
     log = CallLog()
 
-    def answerer(body: dict[str, Any]) -> Said:
+    def answerer(body: dict[str, Any]) -> Reply:
         known = [line["result"]["status"] for line in shown(body) if line["part"] == "answered"]
         order = {
             "order_id": 7,
-            "status": known[0] if known else "new" if "list_orders" in said(body).rsplit("CALL", 1)[1] else "shipped",
+            "status": known[0]
+            if known
+            else "new"
+            if "list_orders" in last_message(body).rsplit("CALL", 1)[1]
+            else "shipped",
         }
         return {"result": order, "error": None}
 

@@ -41,7 +41,7 @@ async def test_a_seed_repeats_itself(kind: str, store_url: str) -> None:
     ):
         cache = MemorySimulations() if kind == "memory" else store.simulation_cache()
 
-        async def told(**options: Any) -> list[str]:
+        async def answers_with(**options: Any) -> list[str]:
             simulator, log, out = simulating(server, cache=cache, **options), CallLog(), []
             for asked in (call(1), call(2), call(3, CANCEL), call(1)):
                 answer = await simulator.answer(asked, log)
@@ -50,11 +50,15 @@ async def test_a_seed_repeats_itself(kind: str, store_url: str) -> None:
             assert simulator.usage.calls + simulator.of_cache == 4
             return out
 
-        first = await told(seed=1)
+        first = await answers_with(seed=1)
         assert server.calls == 4
-        assert await told(seed=1) == first
+        assert await answers_with(seed=1) == first
         assert server.calls == 4  # what is known is not asked
-        others = [await told(seed=2), await told(seed=1, shots=1), await told(seed=1, settings={"temperature": 0.5})]
+        others = [
+            await answers_with(seed=2),
+            await answers_with(seed=1, shots=1),
+            await answers_with(seed=1, settings={"temperature": 0.5}),
+        ]
         assert server.calls == 16
         assert len({*first, *(answer for other in others for answer in other)}) == 16
         assert len(cache) == 16
@@ -131,7 +135,7 @@ def test_the_version_names_what_could_change_an_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "problem"),
     [
         ({"timeout": 0}, "timeout is 0"),
         ({"retries": -1}, "retries is -1"),
@@ -146,8 +150,8 @@ def test_the_version_names_what_could_change_an_answer() -> None:
         ({"task": TASK.model_copy(update={"metadata": {"shots": [0]}})}, "expected {tool: [indices"),
     ],
 )
-def test_arguments_that_mean_nothing_are_refused(options: dict[str, Any], told: str) -> None:
-    with pytest.raises(ToolError, match=re.escape(told)):
+def test_arguments_that_mean_nothing_are_refused(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ToolError, match=re.escape(problem)):
         SimulatedTools("test", **{"task": TASK, **options})
 
 

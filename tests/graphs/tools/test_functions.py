@@ -296,7 +296,7 @@ def call_back() -> Callable[[], int]:
 
 
 @pytest.mark.parametrize(
-    ("function", "told"),
+    ("function", "problem"),
     [
         (bare, "function 'bare': parameter 'x' has no annotation"),
         (undocumented, "'undocumented' has no docstring"),
@@ -311,8 +311,8 @@ def call_back() -> Callable[[], int]:
         (Desk(), "is no function"),
     ],
 )
-def test_what_cannot_be_a_tool(function: Any, told: str) -> None:
-    with pytest.raises(ToolError, match=told):
+def test_what_cannot_be_a_tool(function: Any, problem: str) -> None:
+    with pytest.raises(ToolError, match=problem):
         FunctionTools(function)
 
 

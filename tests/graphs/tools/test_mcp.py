@@ -99,7 +99,7 @@ async def test_what_the_tools_say(shop: Make) -> None:
             "get_order": True,
             "cancel_order": False,
         }
-        got, listed, drawn, told, failed, broken = await answers(
+        got, listed, drawn, revealed, failed, broken = await answers(
             tools,
             ("get_order", {"order_id": 7}),
             ("list_orders", {}),
@@ -114,7 +114,7 @@ async def test_what_the_tools_say(shop: Make) -> None:
             {"type": "text", "text": "a picture"},
             {"type": "image", "base64": "cG5n", "mime_type": "image/png"},
         ]
-        assert told.content == TOKEN
+        assert revealed.content == TOKEN
         assert (failed.status, broken.status, got.status) == ("error", "error", "success")
         assert failed.content == "Error executing tool cancel_order: no order 9"
         assert "valid integer" in broken.text
@@ -229,7 +229,7 @@ async def test_several_servers() -> None:
 
 
 async def test_servers_that_cannot_be_opened(tmp_path: Path) -> None:
-    for tools, told in (
+    for tools, problem in (
         (McpTools.stdio(str(tmp_path / "nothing")), r"nothing could not be opened: No such file"),
         (McpTools.stdio(sys.executable, ODD, "quits"), r"mcp_odd_server.py could not be opened: Connection closed"),
         (
@@ -241,7 +241,7 @@ async def test_servers_that_cannot_be_opened(tmp_path: Path) -> None:
             r"http://127.0.0.1:9/mcp could not be opened: the connection broke \(ConnectError\)",
         ),
     ):
-        with pytest.raises(ToolError, match=told):
+        with pytest.raises(ToolError, match=problem):
             await tools.__aenter__()
 
 
@@ -251,7 +251,7 @@ async def test_an_address_where_no_mcp_is_spoken(http_server: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "problem"),
     [
         (lambda: McpTools.http("ftp://x/mcp"), "ftp://x is no address"),
         (lambda: McpTools.http("x"), "no scheme://no host"),
@@ -262,8 +262,8 @@ async def test_an_address_where_no_mcp_is_spoken(http_server: str) -> None:
         (lambda: McpTools.http("http://h/", start_timeout=True), "start_timeout=True"),
     ],
 )
-def test_what_names_no_server(make: Make, told: str) -> None:
-    with pytest.raises(ToolError, match=told) as raised:
+def test_what_names_no_server(make: Make, problem: str) -> None:
+    with pytest.raises(ToolError, match=problem) as raised:
         make()
     assert TOKEN not in str(raised.value)
 

@@ -15,7 +15,7 @@ from tests.rewards.talk import call, say, trace, turn
 
 
 @pytest.mark.parametrize(
-    ("reply", "told"),
+    ("reply", "problem"),
     [
         ("certainly!", "Invalid JSON"),
         ('{"items": []}', "at least 1 item"),
@@ -28,9 +28,9 @@ from tests.rewards.talk import call, say, trace, turn
         ({"items": [lookup(weight="NaN")]}, "items.0.weight"),
     ],
 )
-async def test_an_unreadable_reply_is_asked_for_once_more(reply: Any, told: str) -> None:
+async def test_an_unreadable_reply_is_asked_for_once_more(reply: Any, problem: str) -> None:
     text = reply if isinstance(reply, str) else json.dumps(reply)
-    with pytest.raises(ModelError, match=re.escape(told)):
+    with pytest.raises(ModelError, match=re.escape(problem)):
         read_reply(text)
     found, script = await label(text, [lookup(), date(), cancels()], judge=Reader())
     assert found.checklist is not None

@@ -89,14 +89,14 @@ WRONG: dict[str, tuple[Data, str]] = {
 
 @pytest.mark.parametrize("name", WRONG)
 async def test_a_failing_item_is_told_and_dropped_when_it_is_not_written_anew(name: str) -> None:
-    wrong, told = WRONG[name]
+    wrong, problem = WRONG[name]
     others = [one for one in (lookup(), date(), cancels()) if one["id"] != wrong["id"]]
     found, script = await label([*others, wrong], [], judge=Reader())
     assert found.checklist is not None
-    assert told in found.dropped[wrong["id"]]
+    assert problem in found.dropped[wrong["id"]]
     assert wrong["id"] not in found.checklist.by_id
     assert found.calls == len(script.shown) == 2
-    assert told in script.question(1)
+    assert problem in script.question(1)
     assert {one["id"] for one in others} - set(found.dropped) == set(found.checklist.by_id)
 
 
@@ -171,16 +171,16 @@ async def test_a_model_that_fails_gives_a_reason_and_no_checklist() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reference", "told"),
+    ("reference", "problem"),
     [
         (trace(turn("Hi", say("x")), failure="ToolError"), "died"),
         (trace(turn("Hi")), "no turn"),
         (trace(turn("Hi", say("x")), status="cancelled"), "cancelled"),
     ],
 )
-async def test_a_dialogue_that_is_no_reference_costs_no_call(reference: Trace, told: str) -> None:
+async def test_a_dialogue_that_is_no_reference_costs_no_call(reference: Trace, problem: str) -> None:
     found, script = await label(reference=reference)
-    assert told in str(found.reason)
+    assert problem in str(found.reason)
     assert script.shown == []
 
 

@@ -19,7 +19,7 @@ from tests.rewards.talk import call, say, trace, turn
 ONE = trace(turn("Where?", call("get_order", "May 3"), say("May 3")))
 
 
-def said(item: str, value: bool | None = True, **keys: Any) -> Verdict:
+def verdict_on(item: str, value: bool | None = True, **keys: Any) -> Verdict:
     return Verdict(item=item, value=value, weight=0, **keys)
 
 
@@ -50,7 +50,7 @@ async def test_one_call_a_turn_for_its_open_items_alone() -> None:
         Item("closed", "Is it late?", depends_on=["never"]),
         Item("whole", "Is the dialogue fine?", turn="trace"),
     ]
-    judge = Scripted(said("after_open", step=2), said("open", step=1), said("whole"))
+    judge = Scripted(verdict_on("after_open", step=2), verdict_on("open", step=1), verdict_on("whole"))
     got = await score(judge, *items)
     assert judge.asked == [(0, ["open", "after_open"]), (None, ["whole"])]
     assert [verdict.reason for verdict in got.verdicts if verdict.item == "closed"] == ["dependency"]
@@ -59,7 +59,7 @@ async def test_one_call_a_turn_for_its_open_items_alone() -> None:
 
 async def test_verdicts_are_taken_by_id_whatever_their_order() -> None:
     items = [Item("a", "A?"), Item("b", "B?"), Item("c", "C?", weight=2)]
-    verdicts = [said("a", True, step=1), said("b", False), said("c", True, step=2)]
+    verdicts = [verdict_on("a", True, step=1), verdict_on("b", False), verdict_on("c", True, step=2)]
     forwards, backwards = await score(Scripted(*verdicts), *items), await score(Scripted(*reversed(verdicts)), *items)
     assert forwards.turns == backwards.turns
     assert forwards.reward == 0.75
@@ -67,16 +67,16 @@ async def test_verdicts_are_taken_by_id_whatever_their_order() -> None:
 
 async def test_the_flip_that_the_judge_says_decides_payment() -> None:
     items = [Item("first", "A?", weight=0), Item("then", "B?", depends_on=["first"])]
-    assert (await score(Scripted(said("first", step=1), said("then", step=2)), *items)).reward == 1.0
-    assert (await score(Scripted(said("first", step=2), said("then", step=2)), *items)).reward == 0.0
-    assert (await score(Scripted(said("first", step=1), said("then")), *items)).reward == 1.0, (
+    assert (await score(Scripted(verdict_on("first", step=1), verdict_on("then", step=2)), *items)).reward == 1.0
+    assert (await score(Scripted(verdict_on("first", step=2), verdict_on("then", step=2)), *items)).reward == 0.0
+    assert (await score(Scripted(verdict_on("first", step=1), verdict_on("then")), *items)).reward == 1.0, (
         "no step: from the last one on"
     )
 
 
 @pytest.mark.parametrize("kind", ["hold", "avoid"])
 async def test_hold_and_avoid_turn_true_in_the_last_row_whatever_the_judge_says(kind: Any) -> None:
-    got = await score(Scripted(said("a", True, step=1)), Item("a", "A?", kind=kind))
+    got = await score(Scripted(verdict_on("a", True, step=1)), Item("a", "A?", kind=kind))
     assert got.verdicts[0].step == 2
 
 
@@ -93,12 +93,12 @@ FAULTS: dict[str, Any] = {
     "time-out": Broken(TimeoutError("30 s")),
     "bug": Broken(AttributeError("x")),
     "nothing": Scripted(),
-    "another item": Scripted(said("ghost"), said("a", step=1)),
-    "twice": Scripted(said("a", True, step=1), said("a", False)),
-    "no step of the turn": Scripted(said("a", True, step=9)),
-    "step 0": Scripted(said("a", True, step=0)),
-    "a number": Scripted(said("a", 1)),  # type: ignore[arg-type]
-    "abstains": Scripted(said("a", None, cause="content", reason="refusal")),
+    "another item": Scripted(verdict_on("ghost"), verdict_on("a", step=1)),
+    "twice": Scripted(verdict_on("a", True, step=1), verdict_on("a", False)),
+    "no step of the turn": Scripted(verdict_on("a", True, step=9)),
+    "step 0": Scripted(verdict_on("a", True, step=0)),
+    "a number": Scripted(verdict_on("a", 1)),  # type: ignore[arg-type]
+    "abstains": Scripted(verdict_on("a", None, cause="content", reason="refusal")),
     "no judge": None,
 }
 
@@ -120,7 +120,7 @@ async def test_a_fault_is_null_with_its_cause_and_never_a_number(judge: Any) -> 
 async def test_a_dependant_of_a_null_item_is_null_with_its_cause() -> None:
     looked = Item("b", check={"called": "get_order"}, depends_on=["a"])
     items = [Item("a", "A?"), looked, Item("c", check={"called": "bye"}, depends_on=["b"])]
-    got = await score(Scripted(said("a", None, cause="content")), *items)
+    got = await score(Scripted(verdict_on("a", None, cause="content")), *items)
     assert [(verdict.value, verdict.cause) for verdict in got.verdicts] == [(None, "content")] * 3
 
 
@@ -130,12 +130,12 @@ async def test_a_false_prerequisite_beats_a_null_one() -> None:
         Item("false", check={"called": "bye"}),
         Item("child", "B?", depends_on=["null", "false"]),
     ]
-    got = await score(Scripted(said("null", None)), *items)
+    got = await score(Scripted(verdict_on("null", None)), *items)
     assert (got.verdicts[2].value, got.verdicts[2].reason) == (False, "dependency")
 
 
 async def test_a_cut_scope_does_not_ask_about_what_is_decided() -> None:
-    judge = Scripted(said("r", step=1))
+    judge = Scripted(verdict_on("r", step=1))
     cut = trace(turn("Where?", call("get_order", "May 3")), cm2_cut="steps")
     got = await score(judge, Item("r", "R?"), Item("h", "H?", kind="hold"), Item("n", "N?", kind="avoid"), one=cut)
     assert judge.asked == [(0, ["r"])]
@@ -147,18 +147,18 @@ async def test_a_cut_scope_does_not_ask_about_what_is_decided() -> None:
 
 
 async def test_the_gate_asks_the_judge_for_strict_items_alone() -> None:
-    judge = Scripted(said("strict"))
+    judge = Scripted(verdict_on("strict"))
     scorer = ChecklistScorer(
         Checklist(Item("strict", "S?", turn=0, required_for_next_turn=True), Item("other", "O?", turn=0)), judge=judge
     )
     assert await scorer.gate(ONE, 0) is True
     assert judge.asked == [(0, ["strict"])]
-    assert await ChecklistScorer(scorer.checklist, judge=Scripted(said("strict", False))).gate(ONE, 0) is False
+    assert await ChecklistScorer(scorer.checklist, judge=Scripted(verdict_on("strict", False))).gate(ONE, 0) is False
     assert await ChecklistScorer(scorer.checklist, judge=FAULTS["time-out"]).gate(ONE, 0) is None
 
 
 async def test_unreached_turns_and_dead_dialogues_are_not_judged() -> None:
-    judge = Scripted(said("a", step=1))
+    judge = Scripted(verdict_on("a", step=1))
     cut = trace(turn("Where?", call("get_order", "May 3")), cm2_cut="steps", cm2_task_turns=3)
     got = await score(judge, Item("a", "A?"), one=cut)
     assert judge.asked == [(0, ["a"])]
