@@ -1,4 +1,4 @@
-"""Recorded dialogues had again: every call is answered from the recording, no simulator is asked, and what the agent is
+"""Recorded dialogues replayed: every call is answered from the recording, no simulator is asked, and what the agent is
 told is byte for byte what it was told then. Prints one JSON line.
 
     OMP_NUM_THREADS=1 python -m tests.bench.bench_replay [FILE]
@@ -90,7 +90,7 @@ def tool_results(trace: Trace) -> list[Any]:
 
 
 async def again(traces: list[Trace], redactor: Redactor | None) -> dict[str, Any]:
-    """The dialogues had again."""
+    """The dialogues, replayed."""
     tasks: dict[str, tuple[Task, Trace]] = {}
     for trace in traces:
         task = task_from_trace(trace, redactor=redactor)

@@ -1,4 +1,4 @@
-"""What the benchmark of replay shows stands: recorded dialogues had again are answered from the recording alone, byte
+"""What the benchmark of replay shows stands: replayed dialogues are answered from the recording alone, byte
 for byte."""
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ TASKS = [task("a", 1, 2), task("b", 2, 3)]
 
 
 class Says:
-    """A simulator made of a function of its task, the call and the journal; what each was shown is kept."""
+    """A simulator made of a function of its task, the call and the log; `seen` holds what each was shown."""
 
     def __init__(
         self,

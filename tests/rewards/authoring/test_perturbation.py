@@ -69,7 +69,7 @@ def test_a_check_holds_on_the_reference_and_fails_on_every_corruption(
 
 
 def test_what_a_vacuous_check_asks_is_still_there() -> None:
-    """The pattern matches silence and anything else: no corruption fails it, which is how the labeler finds out."""
+    """The pattern matches silence and anything else: no corruption fails it, which is how the writer finds out."""
     item = Item("x", check={"reply_matches": "(?i)order|2026|done|.*"}, turn=0, kind="avoid")
     assert corruptions(item, GOOD) == []
     loose = Item("x", check={"called": "get_order", "with": {"order_id": {"from": "tool"}}}, turn=1)
