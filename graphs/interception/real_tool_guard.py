@@ -28,7 +28,7 @@ class RealToolGuard(BaseCallbackHandler):
         ToolError: From within the call of a tool that is not named.
 
     >>> from langchain_core.tools import tool
-    >>> from cm2_agent.errors import ToolError
+    >>> from cm2_agent import CM2Error
     >>> from cm2_agent.graphs import RealToolGuard
     >>> @tool
     ... def refund(order_id: int) -> str:
@@ -37,7 +37,7 @@ class RealToolGuard(BaseCallbackHandler):
     >>> guard = RealToolGuard(allow_real=["get_order"])
     >>> try:
     ...     refund.invoke({"order_id": 7}, {"callbacks": [guard]})
-    ... except ToolError as error:
+    ... except CM2Error as error:
     ...     print(error)
     tool 'refund' was not called: a run calls no real tool that is not in allow_real=['get_order']
     >>> guard.stopped
