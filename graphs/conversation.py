@@ -308,4 +308,4 @@ def _messages(state: ConversationState, setup: ConversationSetup) -> list[BaseMe
     return [] if blobs is None else setup.encoder.messages(blobs)
 
 
-__all__ = ["ConversationSetup", "Ending", "begin", "conversation_graph", "converse", "machine_config"]
+__all__ = ["begin", "conversation_graph", "converse", "machine_config"]

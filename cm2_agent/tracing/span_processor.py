@@ -20,19 +20,10 @@ from cm2_agent.incidents import Incidents
 from cm2_agent.tracing import semconv
 from cm2_agent.tracing.handler import SpanHandler
 from cm2_agent.tracing.run_builder import build_run
-from cm2_agent.tracing.span_attributes import decode_ids, decode_logprobs, encode_ids, encode_logprobs
 from cm2_agent.tracing.span_records import Key, Record, Source
 from cm2_agent.types.trace import Run
 
-__all__ = [
-    "RunSpanProcessor",
-    "capture",
-    "content_allowed",
-    "decode_ids",
-    "decode_logprobs",
-    "encode_ids",
-    "encode_logprobs",
-]
+__all__ = ["RunSpanProcessor", "capture", "content_allowed"]
 
 _CONTENT = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 

@@ -21,8 +21,14 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, TraceIdRatioBased
 
 from cm2_agent.tracing import semconv
-from cm2_agent.tracing.span_attributes import error_message
-from cm2_agent.tracing.span_processor import capture, decode_ids, decode_logprobs, encode_ids, encode_logprobs
+from cm2_agent.tracing.span_attributes import (
+    decode_ids,
+    decode_logprobs,
+    encode_ids,
+    encode_logprobs,
+    error_message,
+)
+from cm2_agent.tracing.span_processor import capture
 from cm2_agent.tracing.span_records import Record
 from cm2_agent.types.messages import Message
 from cm2_agent.types.trace import Run
