@@ -304,18 +304,18 @@ async def test_closing_early_cancels_what_runs() -> None:
 async def test_what_is_no_checklist_is_refused(wrong: Any) -> None:
     expected = "expected a Checklist or the path of its YAML file; a scorer, such as a Stack, is given as scorer="
     with pytest.raises(ChecklistError, match=f"checklist is {type(wrong).__name__} .*; {expected}"):
-        await finished(run(graph(said("hi")), [TASK], checklist=wrong, allow_real=REAL))
+        await finished(run(graph(reply("hi")), [TASK], checklist=wrong, allow_real=REAL))
     with pytest.raises(ChecklistError, match=expected):
         await finished(score_traces([], wrong))
     with pytest.raises(ChecklistError, match="expected a Checklist or the path of its YAML file"):
-        watch(graph(said("hi")), wrong)
+        watch(graph(reply("hi")), wrong)
 
 
 async def test_the_url_of_a_store_is_no_store() -> None:
     url: Any = "sqlite:///x.db"
     expected = r"store is 'sqlite:///x.db'; expected an SQLStore: store=SQLStore\("
     with pytest.raises(StoreError, match=expected):
-        await finished(run(graph(said("hi")), [TASK], checklist=CHECKLIST, store=url, allow_real=REAL))
+        await finished(run(graph(reply("hi")), [TASK], checklist=CHECKLIST, store=url, allow_real=REAL))
     with pytest.raises(StoreError, match=expected):
         await finished(score_traces([], CHECKLIST, store=url))
     with pytest.raises(StoreError, match=expected):
