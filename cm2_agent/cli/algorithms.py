@@ -32,9 +32,7 @@ def load_algorithm(name: str) -> MakeTrainer:
     try:
         return cast(MakeTrainer, load_function(name, "trainer"))
     except TaskError as error:
-        raise TrainError(
-            f"{error}. Expected a class with train(groups). Type: cm2 train --algorithm MODULE:TRAINER"
-        ) from error
+        raise TrainError(f"{error}. A trainer has train(groups). Type: cm2 train --algorithm MODULE:TRAINER") from error
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:

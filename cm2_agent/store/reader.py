@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, select
 
-from cm2_agent.errors import StoreError
+from cm2_agent.errors import StoreError, TraceError
 from cm2_agent.store.codec import DIGEST, load, split_digests, unpack_ids, unpack_logprobs, unseal, unsealed
 from cm2_agent.store.encoder import ID_BYTES, Base
 from cm2_agent.store.schema import contents, model_calls, outcomes, runs, tool_runs, traces
-from cm2_agent.types.messages import Message, ToolSpec
+from cm2_agent.types.json_values import JSON
+from cm2_agent.types.messages import Message, ToolSpec, other_part
 from cm2_agent.types.trace import ModelCall, Run, RunFailure, ToolRun, Trace
 
 T = TypeVar("T")
@@ -131,7 +132,7 @@ class Reader:
             if restored.row.toolset is not None:
                 toolsets.add(restored.row.toolset)
         for digest, body in self._bodies(wanted - self._messages.keys()).items():
-            self._messages[digest] = Message.from_json(load(body))
+            self._messages[digest] = _message(load(body))
         sets = self._bodies(toolsets - self._toolsets.keys())
         lists = {digest: [bytes.fromhex(tool) for tool in json.loads(body)] for digest, body in sets.items()}
         for digest, body in self._bodies(
@@ -188,6 +189,15 @@ def _restored(connection: Connection, seqs: Sequence[int]) -> Iterator[_Restored
         restored = _Restored(row, None if row.base_run is None else known[row.base_run, row.base_position])
         known[row.run, row.position] = restored.as_base()
         yield restored
+
+
+def _message(data: JSON) -> Message:
+    """A stored message. Version 0.1 stored parts that lacked what their type needs: they are read as unknown parts.
+    Raises TraceError for a role that there is not."""
+    try:
+        return Message.from_json(data)
+    except TraceError:
+        return Message.from_json({**data, "parts": [dict(other_part(part).data) for part in data["parts"]]})
 
 
 def _tool_run(row: Any) -> ToolRun:

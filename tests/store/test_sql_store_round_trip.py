@@ -8,14 +8,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cm2_agent.store import SQLStore
+from cm2_agent.store.schema import contents
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.json_values import canonical_json
-from cm2_agent.types.messages import Message, Text, ToolCall
+from cm2_agent.types.messages import Message, Other, Text, ToolCall
 from cm2_agent.types.task import Task
 from cm2_agent.types.trace import ModelCall, Run, Trace
 from cm2_agent.types.view import View
@@ -173,3 +175,15 @@ def test_infinite_logprobs_and_empty_tokens_are_not_none(store: SQLStore) -> Non
     read = store.trace("a")
     assert read is not None
     assert read.calls == calls
+
+
+def test_a_part_that_an_earlier_version_stored_unreadable_is_read_as_unknown(store: SQLStore, store_url: str) -> None:
+    store.save_run(Run(id="a", messages=(Message.of("assistant", "here"),)))
+    stored = {"role": "assistant", "parts": [{"type": "reasoning", "summary": []}, {"type": "text", "content": "yo"}]}
+    with store._db.writing() as connection:
+        connection.execute(sa.update(contents).values(body=canonical_json(stored)))
+    with SQLStore(store_url) as other:
+        read = other.trace("a")
+    assert read is not None
+    assert read.messages[0].text == "yo"
+    assert read.messages[0].parts[0] == Other(data={"type": "unknown", "value": stored["parts"][0]})
