@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 def quickstart(
     seed: Annotated[
-        int, typer.Option(help="Of the policy, tasks and dialogues; the same seed gives the same numbers.")
+        int, typer.Option(help="Seed of policy, tasks and dialogues; the same seed gives the same numbers.")
     ] = 0,
     out: Annotated[Path | None, typer.Option(help="The folder of the results (default: runs/quickstart-SEED).")] = None,
     controls: Annotated[

@@ -123,7 +123,7 @@ def run_tasks(
     max_tokens: Annotated[
         int | None, typer.Option("--max-tokens", min=1, help="At most this many model tokens per dialogue.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of every dialogue; the same seed repeats the run.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of all dialogues; the same seed repeats the run.")] = 0,
     store: StoreOption = STORE,
     as_json: JsonOption = False,
 ) -> None:

@@ -51,7 +51,7 @@ BudgetOption: TypeAlias = Annotated[
 PriceOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        "--price", metavar="INPUT,OUTPUT", help="USD per million tokens, where the published price is not yours."
+        "--price", metavar="INPUT,OUTPUT", help="USD per million tokens, where you do not pay the published price."
     ),
 ]
 FaultsOption: TypeAlias = Annotated[

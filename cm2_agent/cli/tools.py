@@ -59,7 +59,7 @@ def check(
     concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Concurrent calls.")] = 16,
     budget_usd: BudgetOption = None,
     price: PriceOption = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the simulator and the few-shots.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the simulator and the few-shots.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     import asyncio

@@ -65,7 +65,9 @@ def train(
     backend: Annotated[
         list[str] | None,
         typer.Option(
-            "--backend", metavar="NAME", help="Only rollouts whose tools answered so: real, replay, …; repeatable."
+            "--backend",
+            metavar="NAME",
+            help="Only rollouts whose tools this backend answered: real, replay, …; repeatable.",
         ),
     ] = None,
     min_kappa: Annotated[
@@ -83,11 +85,13 @@ def train(
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="Optimizer steps (default: one pass over the rollouts).")
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="Default 3e-6.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", help="Learning rate (default: the algorithm's own).")
+    ] = None,
     rollouts_per_step: Annotated[
         int, typer.Option("--rollouts-per-step", min=1, help="Rollouts of one optimizer step.")
     ] = 64,
-    seed: Annotated[int, typer.Option("--seed", help="Of the order of the rollouts.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the order of the rollouts.")] = 0,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Another keyword of the algorithm; repeatable."),
