@@ -181,6 +181,7 @@ def test_scores_of_two_versions_are_not_one_report() -> None:
         reported((trace, score), (trace, replace(score, reward_version="w")))
 
 
+@pytest.mark.slow
 @given(scores())
 def test_any_score_can_be_reported_and_shown(score: Score) -> None:
     found = report([(Trace(id=score.trace_id, runs=(Run(id="r"),)), score)], lambda _: None)

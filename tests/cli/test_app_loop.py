@@ -89,6 +89,7 @@ def test_each_checklist_is_a_reward_version_of_its_own(loaded: str, monkeypatch:
     assert gold in err
 
 
+@pytest.mark.slow
 def test_real_dialogues(tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The figures demanded of both checklists, on the 100 dialogues where `CM2_TEST_DATA` names them, else on our
     six."""

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from cm2_agent import Checklist, Item, SQLStore
 from cm2_agent.types.checklist_yaml import dump_checklist
 from cm2_agent.types.messages import Message
@@ -17,6 +19,7 @@ from tests.judge_server import JudgeServer
 RECIPE = Path(__file__).resolve().parents[2] / "cookbook" / "07_judge.py"
 
 
+@pytest.mark.slow
 def test_the_recipe_scores_stored_traces_and_asks_nothing_twice(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'cm2.db'}"
     with SQLStore(url) as store:

@@ -90,6 +90,7 @@ def test_a_placeholder_is_no_value_of_the_input(values: list[str]) -> None:
     assert not {new for new, old in zip(got, values, strict=True) if new != old} & set(values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

@@ -183,6 +183,7 @@ class Slow(apps.ScriptedModel):
         return await super()._agenerate(messages)
 
 
+@pytest.mark.slow
 async def test_seconds_are_limited_over_all_turns_and_those_of_a_run_before_count() -> None:
     machine, runs = conversation_graph(InMemorySaver()), list[Run]()
     handler = capture(runs.append)

@@ -51,6 +51,7 @@ def test_messages_come_back_exactly_and_each_is_written_once(said: list[tuple[st
     assert all(one is other for one, other in zip(blobs, again, strict=False))
 
 
+@pytest.mark.slow
 @given(traces(), st.integers(0, 3))
 def test_runs_come_back_exactly_and_another_process_goes_on_with_them(trace: Trace, cut: int) -> None:
     first, second, reader = RunEncoder(), RunEncoder(), RunEncoder()

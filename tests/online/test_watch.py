@@ -198,6 +198,7 @@ def test_a_locked_database_neither_breaks_nor_slows_the_call(url: str, tmp_path:
     assert [score.reward for score in scores(url)] == [1.0] * 3
 
 
+@pytest.mark.slow
 def test_a_destroyed_database_never_breaks_the_call(url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     received: list[str] = []
     graph = watch(app(), LOOKS, store=url, sinks=[lambda trace, score: received.append(trace.id)])

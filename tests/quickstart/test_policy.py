@@ -49,6 +49,7 @@ def test_the_drill_spells_no_order_and_no_item() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_cold_start_loads_again_and_the_same_seed_gives_the_same_bits(tmp_path: Any) -> None:
     torch.set_num_threads(1)
     told = []

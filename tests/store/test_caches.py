@@ -56,6 +56,7 @@ def test_what_is_put_is_got(store: SQLStore, kind: str) -> None:
     assert cache.get(["k1"]) == {"k1": yes()}  # the first answer stays
 
 
+@pytest.mark.slow
 @settings(max_examples=examples(60))
 @given(st.dictionaries(st.text(min_size=1), verdicts(), max_size=20))
 def test_every_verdict_comes_back_as_it_was(found: dict[str, Verdict]) -> None:

@@ -49,6 +49,7 @@ def test_any_trace_comes_back_as_it_was(store: SQLStore, trace: Trace) -> None:
     assert Trace.from_json(read.to_json()) == mine
 
 
+@pytest.mark.slow
 @anything
 @given(trace=strategies.traces(), seed=st.integers(0, 9))
 def test_runs_may_come_one_by_one_in_any_order(store_url: str, store: SQLStore, trace: Trace, seed: int) -> None:

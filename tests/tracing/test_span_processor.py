@@ -231,6 +231,7 @@ async def test_context_is_as_it_was_after_a_run(watched: Watched) -> None:
     assert otel_context.get_current() == before
 
 
+@pytest.mark.slow
 async def test_nothing_is_left_behind() -> None:
     """After 1,000 runs, of which many were closed early with open children, no state of any span remains."""
     runs = 0

@@ -33,6 +33,7 @@ GOOD = ModelCall(
 )
 
 
+@pytest.mark.slow
 @given(traces())
 def test_a_trace_through_json(trace: Trace) -> None:
     written = trace.to_json()

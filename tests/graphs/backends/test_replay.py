@@ -98,6 +98,7 @@ async def test_a_call_that_was_not_recorded_is_named_with_its_nearest() -> None:
         await tools.answer(ToolRequest(tool=PAY, arguments={}), CallLog())
 
 
+@pytest.mark.slow
 async def test_a_call_too_deep_to_spell_is_refused_all_the_same() -> None:
     deep: Any = 1
     for _ in range(100_000):

@@ -79,6 +79,7 @@ with SQLStore(sys.argv[2]) as store:
 """
 
 
+@pytest.mark.slow
 async def test_another_process_gives_the_same_answer_without_a_model(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/kept.db"
     with SQLStore(url) as store, ChatServer(always(SHIPPED)) as server:

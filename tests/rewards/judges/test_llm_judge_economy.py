@@ -98,6 +98,7 @@ FAULTS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_a_thousand_faults_make_no_number_and_lose_no_trace(tmp_path: Path) -> None:
     """Rounds of scoring until 1,000 faults were injected; each scores what has no reward, as `cm2 score` does. Then the
     judge is well."""

@@ -52,6 +52,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fault", "cause"), FAULTS.values(), ids=FAULTS.keys())
 async def test_every_failure_is_retried_and_then_null_with_its_cause(fault: Fault, cause: str) -> None:
     with JudgeServer(faults=[fault] * 10) as server:
