@@ -57,7 +57,7 @@ lint: $(STAMP)  ## ruff, mypy --strict, pyright
 	$(PY) -m pyright --pythonpath $(PY)
 
 docs: $(STAMP)  ## check that docs/reference is up to date, and build the documentation into site/
-	$(PY) -m docs.generate --check
+	$(PY) -m tests.docs_reference --check
 	$(PY) -m mkdocs build --strict --quiet
 
 # Without the grid of the judge-error budget, which trains 81 policies (a quarter of an hour): python -m tests.bench.bench_judge_error

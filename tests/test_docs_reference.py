@@ -9,9 +9,9 @@ import pytest
 from cm2_agent.store.schema import metadata
 from cm2_agent.types.messages import ToolSpec
 from cm2_agent.types.task import Task
-from docs.generate import COMMAND, REFERENCE, pages, stale, write
-from docs.generate.api import class_fields
-from docs.generate.markdown import arguments, docstring, prose
+from tests.docs_reference import COMMAND, REFERENCE, pages, stale, write
+from tests.docs_reference.api import class_fields
+from tests.docs_reference.markdown import arguments, docstring, prose
 
 
 def test_no_page_is_stale() -> None:

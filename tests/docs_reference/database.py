@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from cm2_agent.store.migrations import versions
 from cm2_agent.store.schema import metadata
-from docs.generate.markdown import code, escape, table
+from tests.docs_reference.markdown import code, escape, table
 
 
 def database_page() -> str:

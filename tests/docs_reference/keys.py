@@ -18,8 +18,8 @@ from cm2_agent.types.checklist_item import ChecklistModel, EvidenceModel, ItemMo
 from cm2_agent.types.checklist_library import LibraryModel, shipped_libraries
 from cm2_agent.types.messages import ToolSpec
 from cm2_agent.types.task import Persona, RecordedCall, Task
-from docs.generate.api import class_fields
-from docs.generate.markdown import code, escape, prose, table
+from tests.docs_reference.api import class_fields
+from tests.docs_reference.markdown import code, escape, prose, table
 
 JSON = Mapping[str, Any]
 

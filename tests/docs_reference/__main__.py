@@ -1,11 +1,11 @@
-"""`python -m docs.generate` brings docs/reference up to date; with `--check` it names stale pages and exits 1."""
+"""`python -m tests.docs_reference` makes docs/reference anew; `--check` names stale pages and exits 1."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from docs.generate import COMMAND, stale, write
+from tests.docs_reference import COMMAND, stale, write
 
 parser = argparse.ArgumentParser(
     prog=COMMAND, description="Bring the pages of docs/reference up to date with the code."

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from docs.generate.markdown import arguments, code, docstring, escape, fence, first_sentence, table
+from tests.docs_reference.markdown import arguments, code, docstring, escape, fence, first_sentence, table
 
 FACES = {
     "cm2_agent": "api.md",

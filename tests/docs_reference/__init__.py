@@ -1,4 +1,4 @@
-"""The pages of docs/reference, made from the code: `python -m docs.generate` writes them, a test finds stale ones."""
+"""The pages of docs/reference, made from the code; `python -m tests.docs_reference` writes them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from docs.generate.api import api_pages
-from docs.generate.cli import cli_page
-from docs.generate.database import database_page
-from docs.generate.keys import checklist_page, jsonl_page
+from tests.docs_reference.api import api_pages
+from tests.docs_reference.cli import cli_page
+from tests.docs_reference.database import database_page
+from tests.docs_reference.keys import checklist_page, jsonl_page
 
-REFERENCE = Path(__file__).resolve().parent.parent / "reference"
-COMMAND = "python -m docs.generate"
+REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference"
+COMMAND = "python -m tests.docs_reference"
 
 
 @cache

@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from cm2_agent.cli.app import app
-from docs.generate.markdown import code, escape, fence, table
+from tests.docs_reference.markdown import code, escape, fence, table
 
 
 def cli_page() -> str:
