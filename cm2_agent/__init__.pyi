@@ -37,6 +37,10 @@ from .types.messages import ToolCallResponse as ToolCallResponse
 from .types.messages import ToolSpec as ToolSpec
 from .types.protocols import Importer as Importer
 from .types.protocols import Trainer as Trainer
+from .types.run import ModelCall as ModelCall
+from .types.run import Run as Run
+from .types.run import RunFailure as RunFailure
+from .types.run import ToolRun as ToolRun
 from .types.score import Component as Component
 from .types.score import Score as Score
 from .types.score import TurnScore as TurnScore
@@ -46,11 +50,7 @@ from .types.task import RecordedCall as RecordedCall
 from .types.task import Task as Task
 from .types.task import load_tasks as load_tasks
 from .types.task import save_tasks as save_tasks
-from .types.trace import ModelCall as ModelCall
-from .types.trace import Run as Run
-from .types.trace import RunFailure as RunFailure
 from .types.trace import Step as Step
-from .types.trace import ToolRun as ToolRun
 from .types.trace import Trace as Trace
 from .types.trace import Turn as Turn
 from .types.view import View as View

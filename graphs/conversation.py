@@ -23,7 +23,7 @@ from langgraph.types import Command, interrupt
 
 from cm2_agent.errors import BudgetExhausted, TaskError
 from cm2_agent.langchain_messages import from_langchain
-from cm2_agent.types.trace import RunFailure
+from cm2_agent.types.run import RunFailure
 
 from .conversation_setup import ConversationSetup, ConversationState, Ending, Reason
 from .conversation_state import dump

@@ -12,8 +12,8 @@ from langgraph.channels import UntrackedValue
 from cm2_agent.errors import TaskError
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.protocols import User
+from cm2_agent.types.run import RunFailure
 from cm2_agent.types.task import Task
-from cm2_agent.types.trace import RunFailure
 
 from .conversation_state import MessageEncoder
 

@@ -13,7 +13,7 @@ from langchain_core.messages import BaseMessage, message_to_dict, messages_from_
 
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import Message, ToolSpec
-from cm2_agent.types.trace import ModelCall, Run
+from cm2_agent.types.run import ModelCall, Run
 
 _STRICT = (
     ormsgpack.OPT_PASSTHROUGH_DATACLASS

@@ -79,10 +79,11 @@ from cm2_agent.types.group import Group, Rollout
 from cm2_agent.types.human_labels import Label
 from cm2_agent.types.messages import Message, Reasoning, Text, ToolCall, ToolCallResponse, ToolSpec
 from cm2_agent.types.protocols import ToolBackend
+from cm2_agent.types.run import ModelCall, RunFailure, ToolRun
 from cm2_agent.types.score import Component, TurnScore
 from cm2_agent.types.task import Persona, RecordedCall
 from cm2_agent.types.tool_calls import CallLog, ToolAnswer, ToolRequest
-from cm2_agent.types.trace import ModelCall, RunFailure, Step, ToolRun, Turn
+from cm2_agent.types.trace import Step, Turn
 
 _OBJECTS: tuple[Any, ...] = (
     *(art_reward, trace_of_chat, trl_reward, verifiers_reward, verl_reward, dump_checklist, load_checklist, flush),

@@ -35,8 +35,8 @@ from cm2_agent.types.checklist_yaml import dump_checklist, load_checklist
 from cm2_agent.types.human_labels import Label
 from cm2_agent.types.json_values import canonical_json
 from cm2_agent.types.messages import Blob, Message, Other, Reasoning, Text, ToolCall, ToolCallResponse, ToolSpec, Uri
+from cm2_agent.types.run import ModelCall, RunFailure, ToolRun
 from cm2_agent.types.task import Persona, RecordedCall
-from cm2_agent.types.trace import ModelCall, RunFailure, ToolRun
 
 WALL_CLOCK = {"stored", "first", "last"}
 """Columns that hold the time of writing."""

@@ -24,10 +24,11 @@ from cm2_agent.types.messages import (
     ToolSpec,
     Uri,
 )
+from cm2_agent.types.run import ModelCall, Run, RunFailure, Status, ToolRun
 from cm2_agent.types.run_attributes import CUT, GROUP, ROLLOUT, TASK_ID, TASK_TURNS, TASK_VERSION
 from cm2_agent.types.score import Score, TurnScore, Verdict
 from cm2_agent.types.task import Persona, RecordedCall, Task
-from cm2_agent.types.trace import ModelCall, Run, RunFailure, Status, ToolRun, Trace
+from cm2_agent.types.trace import Trace
 
 STRANGE = (
     "",

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cm2_agent.errors import TrainError
-from cm2_agent.types.trace import ModelCall, Step, Trace
+from cm2_agent.types.run import ModelCall
+from cm2_agent.types.trace import Step, Trace
 
 TEXT_ONLY = "no token ids"
 """The reason of a trace that is words alone: imported, or from a hosted model that gives no ids."""

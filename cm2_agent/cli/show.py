@@ -28,8 +28,9 @@ from cm2_agent.errors import StoreError
 if TYPE_CHECKING:
     from cm2_agent.store import SQLStore
     from cm2_agent.types.messages import Message
+    from cm2_agent.types.run import ToolRun
     from cm2_agent.types.score import Score, Verdict
-    from cm2_agent.types.trace import ToolRun, Trace
+    from cm2_agent.types.trace import Trace
 
 
 def register(app: typer.Typer) -> None:

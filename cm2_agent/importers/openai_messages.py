@@ -21,7 +21,7 @@ from cm2_agent.types.messages import (
     Uri,
     other_part,
 )
-from cm2_agent.types.trace import ModelCall, Run, ToolRun
+from cm2_agent.types.run import ModelCall, Run, ToolRun
 
 _READ = {
     "role",

@@ -17,7 +17,8 @@ from cm2_agent.tracing.handler import is_watched
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import CheckFunction
 from cm2_agent.types.messages import Message
-from cm2_agent.types.trace import Run, Trace
+from cm2_agent.types.run import Run
+from cm2_agent.types.trace import Trace
 
 
 def guard(

@@ -11,8 +11,9 @@ from cm2_agent.errors import ConflictError, SchemaError, StoreError
 from cm2_agent.online.middleware import Middleware
 from cm2_agent.online.worker import Worker
 from cm2_agent.types.protocols import Scorer, Store
+from cm2_agent.types.run import Run
 from cm2_agent.types.score import Score
-from cm2_agent.types.trace import Run, Trace
+from cm2_agent.types.trace import Trace
 
 __all__ = ["Live"]
 

@@ -9,9 +9,10 @@ from typing import Any
 from cm2_agent.errors import StoreError
 from cm2_agent.incidents import Incidents
 from cm2_agent.types.protocols import Scorer, Sink, Store
+from cm2_agent.types.run import Run
 from cm2_agent.types.score import Score
 from cm2_agent.types.task import Task
-from cm2_agent.types.trace import Run, Trace
+from cm2_agent.types.trace import Trace
 
 __all__ = ["Middleware"]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cm2_agent.models.batching import current_seat
 from cm2_agent.types.json_values import JSON, content_hash
-from cm2_agent.types.trace import Run
+from cm2_agent.types.run import Run
 
 if TYPE_CHECKING:
     from cm2_agent.graphs.conversation_setup import ConversationSetup, Ending

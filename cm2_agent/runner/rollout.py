@@ -18,10 +18,11 @@ from cm2_agent.runner.resume import ResumableRuns, is_resumable
 from cm2_agent.tracing.span_processor import capture
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.protocols import GatedScorer, Sink, User
+from cm2_agent.types.run import Run, RunFailure
 from cm2_agent.types.run_attributes import CENSORED_TURN, CUT, GATE, GROUP, ROLLOUT, TASK_ID, TASK_TURNS, TASK_VERSION
 from cm2_agent.types.score import Score
 from cm2_agent.types.task import Task
-from cm2_agent.types.trace import Run, RunFailure, Trace
+from cm2_agent.types.trace import Trace
 
 if TYPE_CHECKING:
     from cm2_agent.graphs.conversation_setup import Ending, RolloutLimits

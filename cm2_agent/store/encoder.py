@@ -24,7 +24,7 @@ from cm2_agent.store.codec import (
 )
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import Message, ToolSpec
-from cm2_agent.types.trace import ModelCall, Run
+from cm2_agent.types.run import ModelCall, Run
 
 ID_BYTES = 4
 CANDIDATES = 4

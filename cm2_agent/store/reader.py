@@ -14,7 +14,8 @@ from cm2_agent.store.encoder import ID_BYTES, Base
 from cm2_agent.store.schema import contents, model_calls, outcomes, runs, tool_runs, traces
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import Message, ToolSpec, other_part
-from cm2_agent.types.trace import ModelCall, Run, RunFailure, ToolRun, Trace
+from cm2_agent.types.run import ModelCall, Run, RunFailure, ToolRun
+from cm2_agent.types.trace import Trace
 
 T = TypeVar("T")
 CHUNK = 500

@@ -24,9 +24,10 @@ from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.group import Group
 from cm2_agent.types.human_labels import Label
 from cm2_agent.types.json_values import JSON
+from cm2_agent.types.run import Run
 from cm2_agent.types.score import Score
 from cm2_agent.types.task import Task
-from cm2_agent.types.trace import Run, Trace
+from cm2_agent.types.trace import Trace
 
 if TYPE_CHECKING:
     from cm2_agent.store.checkpoints import StoreCheckpointer

@@ -19,8 +19,9 @@ from cm2_agent.store.schema import group_keys, model_calls, runs, traces
 from cm2_agent.store.statements import Row, Statements
 from cm2_agent.types.group import group_key
 from cm2_agent.types.json_values import JSON
+from cm2_agent.types.run import ModelCall, Run
 from cm2_agent.types.run_attributes import ROLLOUT
-from cm2_agent.types.trace import ModelCall, Run, Trace
+from cm2_agent.types.trace import Trace
 
 KNOWN_CONTENTS = 65_536
 KNOWN_TAILS = 256

@@ -15,8 +15,9 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from cm2_agent.tracing import semconv
 from cm2_agent.tracing.span_processor import content_allowed
+from cm2_agent.types.run import Run
 from cm2_agent.types.score import Score, Verdict
-from cm2_agent.types.trace import Run, Step, Trace
+from cm2_agent.types.trace import Step, Trace
 
 if TYPE_CHECKING:
     from opentelemetry.util.types import AnyValue

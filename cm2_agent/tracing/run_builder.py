@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from cm2_agent.tracing.run_dialogue import RunDialogue
 from cm2_agent.tracing.span_records import ChatRecord, Record, RootRecord, ToolRecord
+from cm2_agent.types.run import ModelCall, Run, RunFailure, ToolRun
 from cm2_agent.types.run_attributes import GUARD, GUARD_OUTCOME
-from cm2_agent.types.trace import ModelCall, Run, RunFailure, ToolRun
 
 
 def build_run(root: RootRecord) -> Run:

@@ -21,7 +21,7 @@ from cm2_agent.tracing import semconv
 from cm2_agent.tracing.handler import SpanHandler
 from cm2_agent.tracing.run_builder import build_run
 from cm2_agent.tracing.span_records import Key, Record, Source
-from cm2_agent.types.trace import Run
+from cm2_agent.types.run import Run
 
 __all__ = ["RunSpanProcessor", "capture", "content_allowed"]
 

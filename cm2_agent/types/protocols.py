@@ -12,10 +12,11 @@ from cm2_agent.types.group import Group
 from cm2_agent.types.imported import ImportResult
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import Message
+from cm2_agent.types.run import Run
 from cm2_agent.types.score import Score, Verdict
 from cm2_agent.types.task import Task
 from cm2_agent.types.tool_calls import CallLog, ToolAnswer, ToolRequest
-from cm2_agent.types.trace import Run, Trace
+from cm2_agent.types.trace import Trace
 
 
 class ToolBackend(Protocol):

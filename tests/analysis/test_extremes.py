@@ -18,9 +18,10 @@ from cm2_agent.analysis.report import report
 from cm2_agent.analysis.report_html import page
 from cm2_agent.analysis.version_diff import compare, mcnemar
 from cm2_agent.types.messages import Message
+from cm2_agent.types.run import ModelCall, Run
 from cm2_agent.types.run_attributes import TASK_ID
 from cm2_agent.types.score import Score, TurnScore, Verdict
-from cm2_agent.types.trace import ModelCall, Run, Trace
+from cm2_agent.types.trace import Trace
 
 LARGEST = 1.7976931348623157e308
 EXTREMES = (LARGEST, -LARGEST, 5e-324, -5e-324, 1e150, -1.8e307, 0.0, -0.0, 1.0)

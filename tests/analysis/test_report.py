@@ -22,9 +22,10 @@ from cm2_agent.store import SQLStore
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.messages import Message
+from cm2_agent.types.run import ModelCall, Run
 from cm2_agent.types.run_attributes import TASK_ID
 from cm2_agent.types.score import Score, TurnScore, Verdict
-from cm2_agent.types.trace import ModelCall, Run, Trace
+from cm2_agent.types.trace import Trace
 from tests.strategies import scores
 
 ITEMS = Checklist(

@@ -25,7 +25,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from cm2_agent.tracing.span_processor import capture
-from cm2_agent.types.trace import Run
+from cm2_agent.types.run import Run
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 

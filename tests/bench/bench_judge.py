@@ -40,7 +40,8 @@ from cm2_agent.store import SQLStore
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.messages import Message, ToolCall, ToolCallResponse
-from cm2_agent.types.trace import Run, Trace
+from cm2_agent.types.run import Run
+from cm2_agent.types.trace import Trace
 from tests.judge_server import FREE, Asked, JudgeServer, answer, honest, reply
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,8 @@ from cm2_agent.trainers.advantage import advantages
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.messages import Message, ToolCall, ToolCallResponse
-from cm2_agent.types.trace import Run, Trace
+from cm2_agent.types.run import Run
+from cm2_agent.types.trace import Trace
 from cm2_agent.types.view import View
 
 DIALOGUES = 2000

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from cm2_agent.store import SQLStore
 from cm2_agent.types.messages import Message, ToolCall, ToolCallResponse, ToolSpec
+from cm2_agent.types.run import ModelCall, Run, ToolRun
 from cm2_agent.types.run_attributes import GATE, GROUP, ROLLOUT, TASK_ID, TASK_TURNS, TASK_VERSION
 from cm2_agent.types.score import Score, TurnScore, Verdict
-from cm2_agent.types.trace import ModelCall, Run, ToolRun
 
 TOOLS = ("get_order", "refund", "search", "cancel_order")
 PARAMETERS = {"type": "object", "properties": {"order_id": {"type": "integer"}}}

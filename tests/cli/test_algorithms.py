@@ -15,8 +15,8 @@ from cm2_agent.errors import TrainError
 from cm2_agent.store import SQLStore
 from cm2_agent.trainers import GRPO, SFT
 from cm2_agent.types.messages import Message
+from cm2_agent.types.run import Run
 from cm2_agent.types.score import Score
-from cm2_agent.types.trace import Run
 
 OWN = '''
 from pathlib import Path

@@ -16,9 +16,9 @@ from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 from cm2_agent.store import SQLStore
 from cm2_agent.types.checklist_yaml import load_checklist
 from cm2_agent.types.messages import Message
+from cm2_agent.types.run import Run
 from cm2_agent.types.run_attributes import TASK_ID, TASK_VERSION
 from cm2_agent.types.task import Task, load_tasks, save_tasks
-from cm2_agent.types.trace import Run
 from tests.judge_server import Fault, JudgeServer
 from tests.rewards.talk import call, say, turn
 

@@ -19,8 +19,8 @@ from cm2_agent.online.watch import flush, watch
 from cm2_agent.runner.run import run
 from cm2_agent.store import SQLStore
 from cm2_agent.types.messages import Message, ToolCall
+from cm2_agent.types.run import ModelCall, Run, ToolRun
 from cm2_agent.types.task import Task
-from cm2_agent.types.trace import ModelCall, Run, ToolRun
 from tests.graphs import plain_app
 from tests.graphs.interception.switched_app import Invents
 from tests.models.test_local import chat_model, network

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from cm2_agent.cli.app import app
 from cm2_agent.store import SQLStore
 from cm2_agent.types.messages import Message
+from cm2_agent.types.run import Run
 from cm2_agent.types.run_attributes import TASK_ID
 from cm2_agent.types.score import NullCause, Score, TurnScore, Verdict
-from cm2_agent.types.trace import Run
 
 
 def cm2(*arguments: str, code: int = 0) -> tuple[str, str]:

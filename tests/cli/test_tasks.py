@@ -16,9 +16,9 @@ from cm2_agent.graphs.backends.replay import ReplayTools
 from cm2_agent.rewards.authoring.writer import LABEL
 from cm2_agent.store import SQLStore
 from cm2_agent.types.messages import Message
+from cm2_agent.types.run import Run
 from cm2_agent.types.task import Task, load_tasks
 from cm2_agent.types.tool_calls import CallLog, ToolRequest
-from cm2_agent.types.trace import Run
 from tests.importers.recordings import dialogues, recordings, saved
 from tests.judge_server import Fault, JudgeServer
 from tests.rewards.talk import call, say, turn

@@ -13,7 +13,7 @@ import pytest
 from cm2_agent import Checklist, Item, SQLStore
 from cm2_agent.types.checklist_yaml import dump_checklist
 from cm2_agent.types.messages import Message
-from cm2_agent.types.trace import Run
+from cm2_agent.types.run import Run
 from tests.judge_server import JudgeServer
 
 RECIPE = Path(__file__).resolve().parents[2] / "cookbook" / "07_judge.py"

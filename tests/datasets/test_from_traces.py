@@ -28,9 +28,10 @@ from cm2_agent.errors import TaskError
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.messages import Blob, Message, Text, ToolCall, ToolCallResponse, ToolSpec
+from cm2_agent.types.run import ModelCall, Run
 from cm2_agent.types.score import Score
 from cm2_agent.types.task import RecordedCall, Task, load_tasks, save_tasks
-from cm2_agent.types.trace import ModelCall, Run, Trace
+from cm2_agent.types.trace import Trace
 from tests.rewards.talk import call, say, trace, trace_of_runs, turn
 from tests.strategies import clean, messages
 

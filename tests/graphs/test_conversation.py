@@ -21,8 +21,8 @@ from cm2_agent.graphs.conversation import begin, conversation_graph, converse, m
 from cm2_agent.graphs.conversation_setup import ConversationSetup, Ending, RolloutLimits
 from cm2_agent.tracing.span_processor import capture
 from cm2_agent.types.messages import Message
+from cm2_agent.types.run import Run
 from cm2_agent.types.task import Task
-from cm2_agent.types.trace import Run
 from tests.tracing import apps
 
 TASK = Task(id="t", turns=("look 1 up", "and 2", "thanks"))

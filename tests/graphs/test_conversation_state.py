@@ -12,7 +12,8 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
 from cm2_agent.graphs.conversation_state import MessageEncoder, RunEncoder, dump, load
 from cm2_agent.types.messages import Message
-from cm2_agent.types.trace import ModelCall, Run, Trace
+from cm2_agent.types.run import ModelCall, Run
+from cm2_agent.types.trace import Trace
 from tests.strategies import traces
 
 texts = st.text(st.characters(exclude_categories=()))  # lone surrogates too

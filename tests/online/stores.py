@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.messages import Message
+from cm2_agent.types.run import Run
 from cm2_agent.types.score import Score
 from cm2_agent.types.task import Task
-from cm2_agent.types.trace import Run, Trace
+from cm2_agent.types.trace import Trace
 
 
 def run(name: str, thread: str | None = None, text: str = "hi") -> Run:

@@ -14,9 +14,10 @@ import pytest
 from cm2_agent.errors import ConflictError, StoreError
 from cm2_agent.online.live import Live
 from cm2_agent.online.middleware import Middleware
+from cm2_agent.types.run import Run
 from cm2_agent.types.score import Score
 from cm2_agent.types.task import Task
-from cm2_agent.types.trace import Run, Trace
+from cm2_agent.types.trace import Trace
 from tests.online.stores import Failing, Length, Memory, run
 
 

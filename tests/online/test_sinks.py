@@ -18,9 +18,9 @@ from cm2_agent import Trace, watch
 from cm2_agent.online.sinks import Alert, Threshold, Webhook
 from cm2_agent.online.watch import flush
 from cm2_agent.types.messages import Message
+from cm2_agent.types.run import Run
 from cm2_agent.types.run_attributes import TASK_ID
 from cm2_agent.types.score import Score, TurnScore, Verdict
-from cm2_agent.types.trace import Run
 from tests.online.test_watch import LOOKS, QUESTION, app
 
 SECRET = "a secret of the user"

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from cm2_agent.types.messages import Message, Part, Text, ToolCall, ToolCallResponse
-from cm2_agent.types.trace import Run, RunFailure, Status, Trace
+from cm2_agent.types.run import Run, RunFailure, Status
+from cm2_agent.types.trace import Trace
 
 
 def call(name: str, result: Any = "ok", *, error: bool = False, text: str = "", **arguments: Any) -> list[Message]:

@@ -21,9 +21,10 @@ from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 from cm2_agent.runner.rollout import Rollouts
 from cm2_agent.store import SQLStore
 from cm2_agent.types.json_values import JSON
+from cm2_agent.types.run import Run
 from cm2_agent.types.run_attributes import CUT
 from cm2_agent.types.score import Score
-from cm2_agent.types.trace import Run, Trace
+from cm2_agent.types.trace import Trace
 from tests.bench.bench_resume import TURNS, found, killed
 from tests.graphs.test_conversation import asking
 from tests.tracing import apps

@@ -15,8 +15,8 @@ from sqlalchemy import text
 from cm2_agent.rewards.judges.cache import MemoryCache, NamespacedCache, VerdictCache
 from cm2_agent.store import SQLStore, migrate, upgrade
 from cm2_agent.store.engine import Database
+from cm2_agent.types.run import Run
 from cm2_agent.types.score import Score, Verdict
-from cm2_agent.types.trace import Run
 from tests.fuzzing import examples
 from tests.strategies import verdicts
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from cm2_agent.store import SQLStore
 from cm2_agent.types.human_labels import Label
+from cm2_agent.types.run import Run
 from cm2_agent.types.run_attributes import TASK_ID
-from cm2_agent.types.trace import Run
 from tests.fuzzing import examples
 from tests.strategies import maybe, names, texts
 

@@ -17,10 +17,11 @@ from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.group import group_key
 from cm2_agent.types.messages import Message
+from cm2_agent.types.run import ModelCall, Run
 from cm2_agent.types.run_attributes import GATE, GROUP, ROLLOUT, TASK_ID, TASK_VERSION, TOOL_BACKENDS
 from cm2_agent.types.score import Score
 from cm2_agent.types.task import Task
-from cm2_agent.types.trace import ModelCall, Run, Trace
+from cm2_agent.types.trace import Trace
 from tests.fuzzing import examples
 
 numbers = itertools.count()

@@ -20,7 +20,7 @@ from cm2_agent.errors import SchemaError, StoreError
 from cm2_agent.store import HEAD, SQLStore, migrate, schema_revision, upgrade
 from cm2_agent.store.engine import Database
 from cm2_agent.store.schema import metadata
-from cm2_agent.types.trace import Run
+from cm2_agent.types.run import Run
 
 FOLDER = Path(cm2_agent.store.__file__).parent
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from cm2_agent.store import HEAD, SQLStore
 from cm2_agent.store.codec import seal, shared_prefix, unseal
 from cm2_agent.types.messages import Message, ToolCall, ToolCallResponse, ToolSpec
+from cm2_agent.types.run import ModelCall, Run, RunFailure, ToolRun
 from cm2_agent.types.score import Score, TurnScore, Verdict
-from cm2_agent.types.trace import ModelCall, Run, RunFailure, ToolRun, Trace
+from cm2_agent.types.trace import Trace
 from tests import strategies
 
 

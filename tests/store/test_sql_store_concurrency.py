@@ -9,9 +9,9 @@ from pathlib import Path
 
 from cm2_agent.store import SQLStore
 from cm2_agent.types.messages import Message
+from cm2_agent.types.run import ModelCall, Run
 from cm2_agent.types.run_attributes import ROLLOUT, TASK_ID
 from cm2_agent.types.score import Score
-from cm2_agent.types.trace import ModelCall, Run
 
 WRITER = """
 import sys

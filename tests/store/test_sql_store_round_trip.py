@@ -18,8 +18,9 @@ from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.json_values import canonical_json
 from cm2_agent.types.messages import Message, Other, Text, ToolCall
+from cm2_agent.types.run import ModelCall, Run
 from cm2_agent.types.task import Task
-from cm2_agent.types.trace import ModelCall, Run, Trace
+from cm2_agent.types.trace import Trace
 from cm2_agent.types.view import View
 from tests import strategies
 from tests.fuzzing import examples

@@ -14,9 +14,10 @@ from cm2_agent.store import SQLStore
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.messages import Message, Text, ToolCall, ToolSpec
+from cm2_agent.types.run import ModelCall, Run
 from cm2_agent.types.score import Score, TurnScore, Verdict
 from cm2_agent.types.task import Task
-from cm2_agent.types.trace import ModelCall, Run, Trace
+from cm2_agent.types.trace import Trace
 from cm2_agent.types.view import View
 
 

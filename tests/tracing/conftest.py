@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from cm2_agent.incidents import Incidents
 from cm2_agent.tracing.span_processor import capture
-from cm2_agent.types.trace import Run
+from cm2_agent.types.run import Run
 
 os.environ["LANGSMITH_TRACING"] = "false"
 os.environ["LANGGRAPH_STRICT_MSGPACK"] = "true"

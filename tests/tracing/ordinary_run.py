@@ -6,7 +6,7 @@ from typing import Any
 
 from langchain_core.messages import AIMessage
 
-from cm2_agent.types.trace import Run
+from cm2_agent.types.run import Run
 from tests.tracing.apps import ScriptedModel, agent, calls
 from tests.tracing.conftest import Watched
 

@@ -21,8 +21,8 @@ from cm2_agent import Checklist, Item, Trace
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 from cm2_agent.tracing.evaluation_events import EvaluationEvents
 from cm2_agent.tracing.span_processor import capture
+from cm2_agent.types.run import Run
 from cm2_agent.types.score import Score
-from cm2_agent.types.trace import Run
 from tests.tracing.apps import ScriptedModel, agent, calls
 
 ITEMS = Checklist(

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from cm2_agent.types.json_values import canonical_json
-from cm2_agent.types.trace import Run
+from cm2_agent.types.run import Run
 from tests.tracing.apps import agent, says
 from tests.tracing.conftest import Watched
 

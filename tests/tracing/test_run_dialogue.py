@@ -14,7 +14,8 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
 from langgraph.types import Command
 
-from cm2_agent.types.trace import Run, Trace
+from cm2_agent.types.run import Run
+from cm2_agent.types.trace import Trace
 from tests.tracing.apps import ScriptedModel, agent, calls, says
 from tests.tracing.conftest import Watched
 

@@ -31,7 +31,7 @@ from cm2_agent.tracing.span_attributes import (
 from cm2_agent.tracing.span_processor import capture
 from cm2_agent.tracing.span_records import Record
 from cm2_agent.types.messages import Message
-from cm2_agent.types.trace import Run
+from cm2_agent.types.run import Run
 from tests.tracing.apps import ScriptedModel, agent, calls
 from tests.tracing.conftest import Watched
 

@@ -12,8 +12,9 @@ import pytest
 from cm2_agent.models.tokenizer import byte_tokenizer
 from cm2_agent.types.group import Group, Rollout
 from cm2_agent.types.messages import Message
+from cm2_agent.types.run import ModelCall, Run
 from cm2_agent.types.score import Score
-from cm2_agent.types.trace import ModelCall, Run, Trace
+from cm2_agent.types.trace import Trace
 
 REWARD = "checklist:1"
 

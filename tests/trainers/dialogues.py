@@ -7,8 +7,9 @@ from typing import Any
 
 from cm2_agent.types.group import Group, Rollout
 from cm2_agent.types.messages import Message, ToolCall, ToolCallResponse, ToolSpec
+from cm2_agent.types.run import ModelCall, Run
 from cm2_agent.types.score import Score
-from cm2_agent.types.trace import ModelCall, Run, Trace
+from cm2_agent.types.trace import Trace
 
 GOOD = {"temperature": 1.0, "logprobs": "processed"}
 

@@ -15,8 +15,9 @@ from cm2_agent.trainers.retokenize import rows_from_text
 from cm2_agent.trainers.rows import TEXT_ONLY, TOO_LONG, Row
 from cm2_agent.trainers.validation import too_long
 from cm2_agent.types.group import Group
+from cm2_agent.types.run import RunFailure
 from cm2_agent.types.score import Score, TurnScore, Verdict
-from cm2_agent.types.trace import RunFailure, Trace
+from cm2_agent.types.trace import Trace
 from tests.trainers.dialogues import group, merged, words
 
 

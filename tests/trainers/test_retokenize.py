@@ -10,7 +10,8 @@ from cm2_agent.errors import TrainError
 from cm2_agent.trainers.dataset import build_dataset
 from cm2_agent.trainers.retokenize import REFUSED, retokenised_rows, rows_from_text
 from cm2_agent.types.messages import Message, Reasoning, Text
-from cm2_agent.types.trace import Run, Trace
+from cm2_agent.types.run import Run
+from cm2_agent.types.trace import Trace
 from tests.trainers.dialogues import group, merged, words
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from cm2_agent.errors import TrainError
 from cm2_agent.trainers.rows import TEXT_ONLY, rows_of, untrainable_reason
 from cm2_agent.types.messages import Message
-from cm2_agent.types.trace import Run, Trace
+from cm2_agent.types.run import Run
+from cm2_agent.types.trace import Trace
 from tests.trainers.dialogues import GOOD, call, merged
 
 

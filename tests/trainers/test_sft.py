@@ -17,8 +17,9 @@ from cm2_agent.trainers.rows import Row, rows_of
 from cm2_agent.trainers.sft import SFT
 from cm2_agent.types.group import Group, Rollout
 from cm2_agent.types.messages import Message
+from cm2_agent.types.run import Run, RunFailure
 from cm2_agent.types.score import Score
-from cm2_agent.types.trace import Run, RunFailure, Trace
+from cm2_agent.types.trace import Trace
 from tests.trainers.loop import SGD, Sampler, apart, logprobs_of, stripped, trained
 
 

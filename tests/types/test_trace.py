@@ -10,7 +10,8 @@ from hypothesis import given
 
 from cm2_agent.errors import TraceError
 from cm2_agent.types.messages import Message, ToolCall, ToolCallResponse
-from cm2_agent.types.trace import ModelCall, Run, Step, Trace
+from cm2_agent.types.run import ModelCall, Run
+from cm2_agent.types.trace import Step, Trace
 from tests.strategies import traces
 
 

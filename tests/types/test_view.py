@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from cm2_agent.types.messages import Message, ToolCall, ToolCallResponse
-from cm2_agent.types.trace import Run, Trace
+from cm2_agent.types.run import Run
+from cm2_agent.types.trace import Trace
 from cm2_agent.types.view import View, occurs
 
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from cm2_agent.graphs.backends.backends import TOOLS, Backends
 from cm2_agent.graphs.interception.decorator import switchable
 from cm2_agent.tracing.span_processor import capture
-from cm2_agent.types.trace import Run, ToolRun
+from cm2_agent.types.run import Run, ToolRun
 from tests.graphs.interception.switched_app import Invents
 
 CALLED: list[Any] = []

@@ -11,8 +11,8 @@ from langchain_core.tools import tool
 from cm2_agent.errors import ToolError
 from cm2_agent.graphs.backends.backends import TOOLS, Backends
 from cm2_agent.tracing.span_processor import capture
+from cm2_agent.types.run import Run
 from cm2_agent.types.tool_calls import CallLog, ToolAnswer, ToolRequest
-from cm2_agent.types.trace import Run
 from tests.tracing import apps
 
 CALLED: list[Any] = []

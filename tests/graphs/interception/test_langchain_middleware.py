@@ -19,8 +19,8 @@ from cm2_agent.graphs.interception.discovery import require_allowed, tools_of, u
 from cm2_agent.graphs.interception.langchain_middleware import ToolSwitch
 from cm2_agent.graphs.interception.tool_node import switched
 from cm2_agent.tracing.span_processor import capture
+from cm2_agent.types.run import Run
 from cm2_agent.types.tool_calls import ToolAnswer
-from cm2_agent.types.trace import Run
 from tests.graphs.interception.switched_app import Invents, Recorded, driven, says
 from tests.tracing import apps
 

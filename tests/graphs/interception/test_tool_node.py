@@ -20,8 +20,8 @@ from cm2_agent.graphs.interception.discovery import tool_nodes, tools_of
 from cm2_agent.graphs.interception.real_tool_guard import RealToolGuard
 from cm2_agent.graphs.interception.tool_node import switched
 from cm2_agent.tracing.span_processor import capture
+from cm2_agent.types.run import Run
 from cm2_agent.types.tool_calls import CallLog, ToolAnswer, ToolRequest
-from cm2_agent.types.trace import Run
 from tests.graphs.interception.switched_app import CALLED, Fault, Invents, Recorded, app, driven, look, says, write
 
 

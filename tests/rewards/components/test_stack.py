@@ -22,9 +22,10 @@ from cm2_agent.trainers.advantage import advantages
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.messages import Message, Text, ToolCall
+from cm2_agent.types.run import ModelCall, Run
 from cm2_agent.types.score import Component, Score, Verdict
 from cm2_agent.types.task import Task
-from cm2_agent.types.trace import ModelCall, Run, Trace
+from cm2_agent.types.trace import Trace
 from tests.rewards.talk import call, say, trace, turn
 
 LOOKS = Checklist(

@@ -19,7 +19,8 @@ from cm2_agent.rewards.judges.prompt import INSTRUCTIONS, Transcript, item_line,
 from cm2_agent.rewards.judges.transcript import PARTS, part_texts
 from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.messages import Blob, Message, Other, Part, Reasoning, Text, ToolCall, ToolCallResponse, Uri
-from cm2_agent.types.trace import Run, Trace
+from cm2_agent.types.run import Run
+from cm2_agent.types.trace import Trace
 from tests import strategies
 from tests.fuzzing import examples
 from tests.judge_server import Asked
