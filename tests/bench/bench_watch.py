@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib
 import json
 import os
 import statistics
@@ -87,13 +88,12 @@ class Worker:
     """One side: the bare graph and the watched one, measured in turns."""
 
     def __init__(self, folder: Path) -> None:
-        from cm2_agent import watch
-
-        try:
-            from cm2_agent import flush
-        except ImportError:  # as it was at the baseline
-            from cm2_agent.embed import flush
-        self.watch, self.flush, self.folder = watch, flush, folder
+        face = importlib.import_module("cm2_agent")
+        if not hasattr(face, "flush"):  # as it was at the baseline
+            self.flush = importlib.import_module("cm2_agent.embed").flush
+        else:
+            self.flush = face.flush
+        self.watch, self.folder = face.watch, folder
         self.stores = 0
 
     def store(self) -> str:
