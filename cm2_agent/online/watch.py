@@ -22,6 +22,7 @@ from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.protocols import Judge, Reward, Sink, Store
 
 if TYPE_CHECKING:
+    from cm2_agent.datasets.redaction import Redactor
     from cm2_agent.rewards.components.component import RewardComponent
     from cm2_agent.rewards.judges.llm_judge import LLMJudge
 
@@ -43,6 +44,8 @@ def watch(
     budget_usd: float | None = None,
     store: Store | str = "sqlite:///cm2.db",
     sinks: Sequence[Sink] = (),
+    capture_content: bool | None = None,
+    redact: Redactor | None = None,
     enabled: bool | None = None,
 ) -> G:
     """The same kind of graph, whose every run is traced and stored, and scored by the checklist's programmatic items.
@@ -66,6 +69,12 @@ def watch(
             does not suffice gets the score of its programmatic items alone, under their own reward version.
         store: a Store, or the URL of a database, which is created where it does not exist.
         sinks: called with every trace and its score (`Webhook`, `Threshold`, or a function of both).
+        capture_content: whether message content stands on the spans and events of the application's own OpenTelemetry
+            providers. Default: where OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT says so (`span_only`,
+            `event_only`, `span_and_event`, `true`). The store has it in any case.
+        redact: replaces personal data and secrets before anything is stored, scored, judged or sent. Give the Redactor
+            a `key`, so that every process makes the same placeholders. Model calls whose text changed lose their token
+            ids and are not trained on.
         enabled: False returns the graph as it is: nothing is traced, stored, scored or opened. Default: True, unless
             CM2_DISABLED=1 stands in the environment.
 
@@ -119,9 +128,9 @@ def watch(
             report_to(incidents)
     if scorer is not None:
         scorer.incidents = incidents
-    live = Live(Middleware(opened, scorer, (*sinks, EvaluationEvents()), incidents))
+    live = Live(Middleware(opened, scorer, (*sinks, EvaluationEvents(capture_content=capture_content)), incidents))
     _watched.add(live)
-    handler = capture(live.submit, incidents=incidents)
+    handler = capture(live.submit, capture_content=capture_content, redactor=redact, incidents=incidents)
     watched: G = graph.with_config(callbacks=[handler])  # type: ignore[attr-defined]
     return watched
 

@@ -36,14 +36,16 @@ class EvaluationEvents:
     That is the step from which the item is satisfied, else the last one of its turn; verdicts on the whole trace go to
     the root span of the last run. A trace is scored again after each run: only what is new or has changed is sent.
     `score.value` is 1.0 or 0.0 and `score.label` pass or fail; a NULL has neither, and `error.type` says its cause. The
-    explanation may quote the dialogue, so it leaves only where message content does (`content_allowed`). Turns that
-    were not reached send nothing.
+    explanation may quote the dialogue, so it leaves only where message content does. Turns that were not reached send
+    nothing.
 
-    `provider`: by default the one that the application has installed, looked up each time.
+    `provider`: by default the one that the application has installed, looked up each time. `capture_content`: whether
+    explanations leave; by default where the environment variable OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT is
+    `event_only`, `span_and_event` or `true`.
     """
 
-    def __init__(self, provider: otel.LoggerProvider | None = None) -> None:
-        self._provider = provider
+    def __init__(self, provider: otel.LoggerProvider | None = None, *, capture_content: bool | None = None) -> None:
+        self._provider, self._capture_content = provider, capture_content
         self._sent: OrderedDict[tuple[str, str], dict[tuple[int | None, str], bool | None]] = OrderedDict()
 
     def __call__(self, trace: Trace, score: Score | None) -> None:
@@ -51,6 +53,7 @@ class EvaluationEvents:
         if score is None or type(provider).__module__.startswith(otel.__name__):  # the API's own providers do nothing
             return
         logger = provider.get_logger("cm2_agent", schema_url=semconv.SCHEMA_URL)
+        explained = content_allowed("events") if self._capture_content is None else self._capture_content
         sent = self._sent_before(trace.id, score.reward_version)
         run_of_call = {call.span_id: run for run in trace.runs for call in run.calls}
         for turn in score.turns:
@@ -67,7 +70,7 @@ class EvaluationEvents:
                 logger.emit(
                     context=spans.set_span_in_context(NonRecordingSpan(context)),
                     severity_number=otel.SeverityNumber.INFO,
-                    attributes=_attributes(trace, score, turn.turn, verdict),
+                    attributes=_attributes(trace, score, turn.turn, verdict, explained=explained),
                     event_name=semconv.EVALUATION_RESULT,
                 )
                 sent[key] = verdict.value
@@ -97,7 +100,9 @@ def _context(
     )
 
 
-def _attributes(trace: Trace, score: Score, turn: int | None, verdict: Verdict) -> dict[str, AnyValue]:
+def _attributes(
+    trace: Trace, score: Score, turn: int | None, verdict: Verdict, *, explained: bool
+) -> dict[str, AnyValue]:
     found: dict[str, AnyValue] = {semconv.EVALUATION_NAME: verdict.item, semconv.REWARD_VERSION: score.reward_version}
     if turn is not None:
         found[semconv.TURN] = turn
@@ -109,6 +114,6 @@ def _attributes(trace: Trace, score: Score, turn: int | None, verdict: Verdict) 
         found[semconv.EVALUATION_VALUE] = float(verdict.value)
         found[semconv.EVALUATION_LABEL] = "pass" if verdict.value else "fail"
     explanation = verdict.explanation or verdict.reason
-    if explanation is not None and content_allowed():
+    if explanation is not None and explained:
         found[semconv.EVALUATION_EXPLANATION] = explanation
     return found

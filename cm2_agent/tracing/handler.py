@@ -19,13 +19,12 @@ from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.outputs import LLMResult
 from langgraph.callbacks import GraphCallbackHandler, GraphInterruptEvent, GraphResumeEvent
 from langgraph.errors import GraphBubbleUp
-from opentelemetry.trace import Status, StatusCode
 
 from cm2_agent.incidents import Incidents
 from cm2_agent.langchain_messages import plain
 from cm2_agent.tracing import semconv
 from cm2_agent.tracing.llm_results import ToolSpecReader, read_request, read_response, read_tool_result
-from cm2_agent.tracing.open_spans import OpenSpans, fail, write_content
+from cm2_agent.tracing.open_spans import OpenSpans, fail, write_content, write_status
 from cm2_agent.tracing.span_attributes import response_attributes, token_attributes, tool_facts
 from cm2_agent.tracing.span_records import ChatRecord, Source, ToolRecord
 from cm2_agent.types.run_attributes import FACTS, TOOL_BACKEND, TOOL_FAULT
@@ -161,10 +160,11 @@ class SpanHandler(GraphCallbackHandler):
         record.model, record.settings = model, settings
         record.tools = self._tool_specs.read(params.get("tools") or params.get("functions"))
         record.input = record.root.message_index.add_all(messages[0] if messages else ())
-        if record.root.source.content:
+        if record.root.source.foreign:
             record.span.set_attributes(
                 {attribute: settings[key] for key, attribute in semconv.REQUEST.items() if key in settings}
             )
+        if record.root.source.content:
             write_content(record, {semconv.INPUT_MESSAGES: record.input, semconv.TOOL_DEFINITIONS: record.tools})
 
     def on_llm_start(self, serialized: Any, prompts: list[str], *, run_id: UUID, **kwargs: Any) -> None:
@@ -181,8 +181,9 @@ class SpanHandler(GraphCallbackHandler):
         record.response = metadata
         if message is not None:
             record.output = record.root.message_index.add(message)
+        if record.root.source.foreign:
+            record.span.set_attributes(response_attributes(metadata, content=record.root.source.content))
         if record.root.source.content:
-            record.span.set_attributes(response_attributes(metadata))
             write_content(record, {semconv.OUTPUT_MESSAGES: [record.output] if record.output else None})
         if record.root.source.tokens:
             record.span.set_attributes(token_attributes(metadata))
@@ -241,7 +242,8 @@ class SpanHandler(GraphCallbackHandler):
         record.result, record.error, call_id = read_tool_result(output, record.call_id)
         record.call_id = record.call_id or call_id
         if record.error is not None:
-            record.span.set_status(Status(StatusCode.ERROR, record.error))
+            record.span.set_attribute(semconv.ERROR_TYPE, "ToolError")
+            write_status(record)
         if record.root.source.content:
             write_content(record, {semconv.TOOL_RESULT: record.result})
         self.spans.end_leaf(record)

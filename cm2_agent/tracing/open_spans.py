@@ -23,6 +23,7 @@ from opentelemetry.trace import Status, StatusCode, set_span_in_context
 from cm2_agent.tracing import semconv
 from cm2_agent.tracing.span_attributes import as_json, caller_facts, error_message, fact_attributes
 from cm2_agent.tracing.span_records import ChatRecord, Record, RootRecord, Source, ToolRecord, key_of
+from cm2_agent.types.json_values import JSON
 from cm2_agent.types.run_attributes import GUARD_ATTEMPT
 
 _REMEMBERED = 8192
@@ -89,7 +90,7 @@ class OpenSpans:
         start: dict[str, Any] = {semconv.OPERATION: semconv.INVOKE_AGENT, semconv.AGENT_NAME: name}
         if thread is not None:
             start[semconv.CONVERSATION] = str(thread)
-        around = otel_context.get_current() if source.attach else Context()
+        around = otel_context.get_current() if source.foreign else Context()
         started = time.time_ns()
         span = source.tracer.start_span(
             f"{semconv.INVOKE_AGENT} {name}", context=around, attributes=start, start_time=started
@@ -109,8 +110,8 @@ class OpenSpans:
         root.root = root
         root.thread = None if thread is None else str(thread)
         root.facts = caller_facts(facts, tags)
-        if source.content:
-            span.set_attributes(fact_attributes(root.facts))
+        if source.foreign:
+            span.set_attributes(fact_attributes(_shown(root.facts, source)))
         self._add(root)
         return root
 
@@ -151,7 +152,7 @@ class OpenSpans:
             attempt=(metadata or {}).get(GUARD_ATTEMPT),
         )
         self._add(record)
-        if source.attach:
+        if source.foreign:
             record.token = otel_context.attach(record.context)
         return record
 
@@ -214,15 +215,36 @@ def fail(record: Record, error: BaseException) -> None:
     record.error = error_message(error)
     if record.span.is_recording():
         record.span.set_attribute(semconv.ERROR_TYPE, type(error).__name__)
-        record.span.set_status(Status(StatusCode.ERROR, record.error))
+        write_status(record)
+
+
+def write_status(record: Record) -> None:
+    """The record's error as the span's status; its text only where content may stand on the spans, since errors quote
+    what they failed on."""
+    source = record.root.source
+    text = record.error if source.content else None
+    if text is not None and source.redactor is not None:
+        text = source.redactor.redact(text)
+    record.span.set_status(Status(StatusCode.ERROR, text))
 
 
 def write_content(record: Record, contents: Mapping[str, Any]) -> None:
     """Content as JSON on the span, for readers outside this process; see `Source.content`."""
     if record.span.is_recording():
+        redactor = record.root.source.redactor
         for name, value in contents.items():
             if value:
-                record.span.set_attribute(name, as_json(value))
+                text = as_json(value)
+                record.span.set_attribute(name, text if redactor is None else redactor.redact(text))
+
+
+def _shown(facts: Mapping[str, JSON], source: Source) -> Mapping[str, JSON]:
+    """The facts that may stand on a span: without content only our own names and numbers."""
+    if not source.content:
+        return {
+            name: fact for name, fact in facts.items() if name.startswith("cm2.") and not isinstance(fact, list | dict)
+        }
+    return facts if source.redactor is None else source.redactor.redact_json(facts)
 
 
 def _is_recorded(run_id: UUID) -> bool:

@@ -121,15 +121,17 @@ def fact_attributes(facts: Mapping[str, JSON]) -> dict[str, Any]:
     }
 
 
-def response_attributes(response: ResponseMetadata) -> dict[str, Any]:
-    """What a model reported, as the conventions name it."""
+def response_attributes(response: ResponseMetadata, *, content: bool) -> dict[str, Any]:
+    """What a model reported, as the conventions name it; the sampling settings that are text (a grammar, stop
+    sequences) are content."""
+    sampling = {key: value for key, value in response.sampling.items() if content or isinstance(value, int | float)}
     values = {
         semconv.RESPONSE_MODEL: response.model,
         semconv.MODEL_VERSION: response.model_version,
         semconv.FINISH_REASONS: [response.finish_reason] if response.finish_reason else None,
         semconv.INPUT_TOKENS: response.usage.get("input_tokens"),
         semconv.OUTPUT_TOKENS: response.usage.get("output_tokens"),
-        semconv.SAMPLING: json.dumps(dict(response.sampling)) if response.sampling else None,
+        semconv.SAMPLING: json.dumps(sampling) if sampling else None,
     }
     return {name: value for name, value in values.items() if value is not None}
 

@@ -8,6 +8,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
 
 from langchain_core.callbacks import BaseCallbackHandler
 from opentelemetry import trace as otel
@@ -23,9 +24,16 @@ from cm2_agent.tracing.run_builder import build_run
 from cm2_agent.tracing.span_records import Key, Record, Source
 from cm2_agent.types.run import Run
 
+if TYPE_CHECKING:
+    from cm2_agent.datasets.redaction import Redactor
+
 __all__ = ["RunSpanProcessor", "capture", "content_allowed"]
 
 _CONTENT = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+_ALLOWS = {
+    "spans": ("true", "span_only", "span_and_event"),
+    "events": ("true", "event_only", "span_and_event"),
+}
 
 
 class RunSpanProcessor(SpanProcessor):
@@ -83,7 +91,8 @@ def capture(
     on_run: Callable[[Run], None],
     provider: TracerProvider | None = None,
     *,
-    content: bool | None = None,
+    capture_content: bool | None = None,
+    redactor: Redactor | None = None,
     tokens: bool = False,
     incidents: Incidents | None = None,
 ) -> BaseCallbackHandler:
@@ -102,9 +111,12 @@ def capture(
         provider: where the spans go. Default: the OpenTelemetry SDK provider that the application has installed (looked
             up at every root, so it may be installed later), whose exporters then see them and whose current span is
             their parent; else a private one that exports nothing.
-        content: whether messages, tool arguments and results stand on the spans as JSON. Default: not with the private
-            provider (nobody reads them, and the Run has them in any case), yes with another, unless the environment
-            variable OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT says false, no_content or event_only.
+        capture_content: whether the application's spans get the content: messages, tool definitions, arguments and
+            results, the caller's metadata, the text of errors. Default: only where the environment variable
+            OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT is `span_only`, `span_and_event` or `true`. Names,
+            times, settings, token counts and the types of errors stand there in any case; the Run always has all.
+        redactor: replaces personal data in the content that goes onto the spans, and in the Run. A run that it fails on
+            is counted in `incidents` and goes nowhere.
         tokens: whether token ids and logprobs stand on the chat spans as base64 (`encode_ids`, `encode_logprobs`). Say
             True only where the provider exports to another CM2 collector; other exporters should never get them.
         incidents: counts what fails in capture itself. Default: a counter of its own.
@@ -127,7 +139,12 @@ def capture(
             root.records.append(record)
             return
         try:
-            on_run(build_run(root))
+            run = build_run(root)
+            if redactor is not None:
+                from cm2_agent.datasets.redacted_run import redacted_run
+
+                run = redacted_run(run, redactor)
+            on_run(run)
         except Exception as error:
             problems.add(f"a finished run was lost: {type(error).__name__}", error)
         finally:
@@ -145,9 +162,10 @@ def capture(
                 tracer=chosen.get_tracer("cm2_agent", schema_url=semconv.SCHEMA_URL),
                 by_key=_processor(chosen).by_key,
                 on_end=on_end,
-                attach=foreign,
-                content=content if content is not None else foreign and content_allowed(),
+                foreign=foreign,
+                content=foreign and (content_allowed("spans") if capture_content is None else capture_content),
                 tokens=tokens,
+                redactor=redactor,
             )
             sources[chosen] = found
         return found
@@ -155,6 +173,6 @@ def capture(
     return SpanHandler(source, problems)
 
 
-def content_allowed() -> bool:
-    """Whether the text of messages may leave with the telemetry, by the conventions' environment variable."""
-    return os.environ.get(_CONTENT, "").strip().lower() not in ("false", "no_content", "event_only")
+def content_allowed(on: Literal["spans", "events"]) -> bool:
+    """Whether the conventions' environment variable lets message content leave on spans, or on events."""
+    return os.environ.get(_CONTENT, "").strip().lower() in _ALLOWS[on]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
 from opentelemetry.context import Context
@@ -19,6 +19,9 @@ from cm2_agent.tracing.message_index import MessageIndex, SeenMessage
 from cm2_agent.tracing.span_attributes import is_cancel
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import ToolSpec
+
+if TYPE_CHECKING:
+    from cm2_agent.datasets.redaction import Redactor
 
 Key = tuple[int, int]
 """(trace id, span id)."""
@@ -107,15 +110,18 @@ class RootRecord(Record):
 class Source:
     """Where a root's spans are made, and who receives the records. `by_key` is where the span processor looks a record
     up; `on_end` is called by it with the record of every ended span and the times of its start and end (by the handler
-    itself where a sampler dropped the span). `attach` makes the spans of models and tools current, so that the
-    application's own spans nest in them. `content` and `tokens`: whether messages and token ids stand on the spans."""
+    itself where a sampler dropped the span). `foreign`: the provider is the application's; the spans of models and
+    tools become current, so that the application's own spans nest in them. `content` and `tokens`: whether message
+    content (all that user, agent and tools wrote, the caller's metadata, and the text of exceptions, which may quote
+    either) and token ids stand on the spans; `redactor` replaces personal data in that content."""
 
     tracer: Tracer
     by_key: MutableMapping[Key, Record]
     on_end: Callable[[Record, int, int], None]
-    attach: bool
+    foreign: bool
     content: bool
     tokens: bool
+    redactor: Redactor | None = None
 
 
 def key_of(span: Span) -> Key:

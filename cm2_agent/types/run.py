@@ -36,8 +36,9 @@ class ModelCall:
         message: Index in the run's messages of the assistant message that this call wrote, None for a call off the main
             line (a sub-agent's).
         agent: The agent whose step this is, where a graph holds several; None for the only one.
-        changed: What the application did to the answer before it counted: `edited` (its calls ran with other arguments)
-            or `rewritten` (another text reached the user); None where it counted as it was sampled.
+        changed: What was done to the answer before it counted: `edited` (its calls ran with other arguments) or
+            `rewritten` (another text reached the user); `redacted` where personal data in answer or prompt was replaced
+            before it was stored. None where it counted as it was sampled.
         started: Nanoseconds since the epoch.
         ended: Nanoseconds since the epoch.
     """
@@ -57,7 +58,7 @@ class ModelCall:
     error: str | None = None
     message: int | None = None
     agent: str | None = None
-    changed: Literal["edited", "rewritten"] | None = None
+    changed: Literal["edited", "rewritten", "redacted"] | None = None
     started: int = 0
     ended: int = 0
 

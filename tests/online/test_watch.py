@@ -15,7 +15,7 @@ import pytest
 from langchain_core.messages import AIMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
-from cm2_agent import Checklist, Item, Trace, View, watch
+from cm2_agent import Checklist, Item, Redactor, Trace, View, watch
 from cm2_agent.errors import ChecklistError, CM2Error, JudgeError
 from cm2_agent.online.watch import flush
 from cm2_agent.rewards.components.component import Context
@@ -59,6 +59,41 @@ def test_watch_keeps_the_graph_and_stores_what_it_does(url: str) -> None:
     assert [message.role for message in trace.messages] == ["system", "user", "assistant", "tool", "assistant"]
     assert [call.untrainable for call in trace.calls] == [None, None]
     assert scores(url) == []
+
+
+def test_personal_data_is_replaced_before_anything_sees_it(url: str, tmp_path: Path) -> None:
+    asked: list[str] = []
+    received: list[Trace] = []
+
+    class Noting(Kind):
+        async def __call__(self, trace: Trace, turn: int | None, items: Sequence[ChecklistItem]) -> Sequence[Verdict]:
+            asked.append(str(trace))
+            return await super().__call__(trace, turn, items)
+
+    answers = [calls(1), AIMessage(content="I wrote to ada@x.org about order 415-555-2671")]
+    graph = watch(
+        agent(ScriptedModel(script=answers, per_turn=True), checkpointer=InMemorySaver()),
+        ASKED,
+        judge=Noting(),
+        sample=1.0,
+        budget_usd=99.0,
+        store=url,
+        sinks=[lambda trace, score: received.append(trace)],
+        redact=Redactor(key=b"k"),
+    )
+    config: Any = {"configurable": {"thread_id": "T"}, "metadata": {"mail": "ada@x.org"}}
+    for _ in range(2):
+        state = graph.invoke({"messages": [("user", "I am ada@x.org")]}, config)
+        assert "ada@x.org" in state["messages"][-1].content, "the application goes on with what was written"
+    assert flush(300)
+    assert len(asked) >= 2
+    assert len(received) == 2
+    assert "ada@x.org" not in str((asked, received))
+    files = b"".join(path.read_bytes() for path in tmp_path.iterdir() if path.is_file())
+    assert b"ada@x.org" not in files
+    assert Redactor(key=b"k").redact("ada@x.org").encode() in files
+    (trace,) = traces(url)
+    assert len(trace.turns) == 2
 
 
 def test_watch_scores_after_each_run_of_a_conversation(url: str) -> None:

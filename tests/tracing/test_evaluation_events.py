@@ -39,7 +39,7 @@ ITEMS = Checklist(
 class Telemetry:
     """A watched conversation, its spans and its log records, all in memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, capture_content: bool | None = None) -> None:
         self.spans = InMemorySpanExporter()
         self.logs = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call]
         tracers = TracerProvider()
@@ -51,7 +51,7 @@ class Telemetry:
         self.graph = agent(model, checkpointer=InMemorySaver()).with_config(
             callbacks=[capture(self.runs.append, tracers)]
         )
-        self.sink = EvaluationEvents(loggers)
+        self.sink = EvaluationEvents(loggers, capture_content=capture_content)
 
     async def turn(self) -> list[Any]:
         """One more turn, scored as a whole; the records that came of it."""
@@ -67,7 +67,7 @@ def names(records: list[Any]) -> list[tuple[Any, str]]:
 
 
 async def test_each_verdict_is_an_event_on_the_span_that_it_judges() -> None:
-    telemetry = Telemetry()
+    telemetry = Telemetry(capture_content=True)
     records = await telemetry.turn()
     assert {record.event_name for record in records} == {"gen_ai.evaluation.result"}
     by_item = {record.attributes["gen_ai.evaluation.name"]: record for record in records}
@@ -100,10 +100,27 @@ async def test_a_trace_that_goes_on_sends_only_what_is_new() -> None:
     assert (2, "third") in names(await telemetry.turn())
 
 
-async def test_explanations_stay_where_content_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "false")
-    for record in await Telemetry().turn():
-        assert "gen_ai.evaluation.explanation" not in record.attributes
+@pytest.mark.parametrize(
+    ("variable", "argument", "leaves"),
+    [
+        (None, None, False),
+        ("span_only", None, False),
+        ("no_content", None, False),
+        ("event_only", None, True),
+        ("SPAN_AND_EVENT", None, True),
+        ("true", None, True),
+        ("true", False, False),
+        (None, True, True),
+    ],
+)
+async def test_explanations_leave_by_opt_in_alone(
+    variable: str | None, argument: bool | None, leaves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", variable)
+    records = await Telemetry(argument).turn()
+    assert any("gen_ai.evaluation.explanation" in record.attributes for record in records) is leaves
 
 
 def test_traces_from_elsewhere_and_without_a_score_send_nothing() -> None:

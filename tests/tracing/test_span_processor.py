@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import logging
@@ -19,7 +20,9 @@ from langchain_core.messages import AIMessage, HumanMessage
 from opentelemetry import context as otel_context
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, TraceIdRatioBased
+from opentelemetry.trace import StatusCode
 
+from cm2_agent.datasets import Redactor
 from cm2_agent.tracing import semconv
 from cm2_agent.tracing.span_attributes import (
     decode_ids,
@@ -37,6 +40,7 @@ from tests.tracing.conftest import Watched
 
 QUESTION: Any = {"messages": [("user", "what is 1?")]}
 SCRIPT = [calls(1), AIMessage(content="it is value 1")]
+VARIABLE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 TOKENS = (semconv.PROMPT_IDS, semconv.COMPLETION_IDS, semconv.LOGPROBS)
 
 
@@ -52,7 +56,7 @@ def by_name(watched: Watched) -> dict[str, list[dict[str, Any]]]:
 
 
 def test_a_foreign_exporter_sees_the_conventions_and_no_tokens(watched: Watched) -> None:
-    app().with_config(callbacks=[watched.handler]).invoke(
+    app().with_config(callbacks=[watched.capture(capture_content=True)]).invoke(
         QUESTION, {"configurable": {"thread_id": "T"}, "metadata": {"cm2.task.id": "t1"}}
     )
     spans = by_name(watched)
@@ -96,14 +100,70 @@ def test_another_collector_gets_the_tokens(watched: Watched) -> None:
         assert decode_logprobs(span["cm2.logprobs"]) == call.logprobs
 
 
-@pytest.mark.parametrize("how", ["argument", "environment"])
-def test_content_can_be_left_off_the_spans(watched: Watched, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if how == "environment":
-        monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "NO_CONTENT")
-    handler = watched.capture(**({"content": False} if how == "argument" else {}))
-    app().with_config(callbacks=[handler]).invoke(QUESTION)
-    assert "value 1" not in str([span.to_json() for span in watched.spans])
+@pytest.mark.parametrize(
+    ("variable", "argument", "stands_there"),
+    [
+        (None, None, False),
+        ("", None, False),
+        ("false", None, False),
+        ("NO_CONTENT", None, False),
+        ("EVENT_ONLY", None, False),
+        ("anything else", None, False),
+        ("true", None, True),
+        ("SPAN_ONLY", None, True),
+        (" span_and_event ", None, True),
+        ("span_only", False, False),
+        (None, True, True),
+        ("no_content", True, True),
+    ],
+)
+def test_content_stands_on_the_applications_spans_by_opt_in_alone(
+    watched: Watched, variable: str | None, argument: bool | None, stands_there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    if variable is not None:
+        monkeypatch.setenv(VARIABLE, variable)
+    app().with_config(callbacks=[watched.capture(capture_content=argument)]).invoke(
+        QUESTION, {"metadata": {"cm2.task.id": "t1", "seat": "value 1"}}
+    )
+    assert ("value 1" in str([span.to_json() for span in watched.spans])) is stands_there
     assert watched.run.messages[-1].text == "it is value 1"
+    spans = by_name(watched)
+    first, last = spans["chat scripted"]
+    assert first["gen_ai.request.temperature"] == 0.5, "what is no content stands there in any case"
+    assert first["gen_ai.usage.input_tokens"] == 4
+    assert last["gen_ai.response.finish_reasons"] == ("stop",)
+    assert spans["execute_tool look"][0]["gen_ai.tool.name"] == "look"
+    assert spans["invoke_agent LangGraph"][0]["cm2.task.id"] == "t1"
+
+
+@pytest.mark.parametrize("content", [False, True])
+@pytest.mark.parametrize("what", ["tool raises", "tool answers with an error", "model raises"])
+def test_the_text_of_an_error_is_content(watched: Watched, content: bool, what: str) -> None:
+    script = [ValueError("no key -7")] if what == "model raises" else [calls(-7), AIMessage(content="sorry")]
+    graph = agent(ScriptedModel(script=script), handle_errors=what == "tool answers with an error")
+    with contextlib.suppress(ValueError):
+        graph.with_config(callbacks=[watched.capture(capture_content=content)]).invoke(QUESTION)
+    failed = [span for span in watched.spans if span.status.status_code is StatusCode.ERROR]
+    assert failed
+    assert all((span.attributes or {}).get("error.type") in ("ValueError", "ToolError") for span in failed)
+    assert any("key -7" in str(span.status.description) for span in failed) is content
+    assert ("key -7" in str([span.to_json() for span in watched.spans])) is content
+    assert "key -7" in str(watched.run)
+
+
+def test_what_stands_on_the_spans_is_redacted(watched: Watched) -> None:
+    redactor = Redactor(key=b"k")
+    answers = [calls(1), AIMessage(content="I write to ada@x.org")]
+    graph = agent(ScriptedModel(script=answers)).with_config(
+        callbacks=[watched.capture(capture_content=True, redactor=redactor)]
+    )
+    graph.invoke({"messages": [("user", "I am ada@x.org")]}, {"metadata": {"mail": "ada@x.org"}, "tags": ["ada@x.org"]})
+    spans = str([span.to_json() for span in watched.spans])
+    assert "ada@x.org" not in spans
+    assert redactor.redact("ada@x.org") in spans
+    assert "ada@x.org" not in str(watched.run)
+    assert [call.untrainable for call in watched.run.calls] == ["redacted after it was sampled"] * 2
 
 
 @given(
