@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cm2_agent.errors import BudgetExhausted, JudgeError
 from cm2_agent.incidents import Incidents
-from cm2_agent.types.json_values import content_hash
+from cm2_agent.online.sampling import is_drawn
 from cm2_agent.types.protocols import Scorer
 from cm2_agent.types.score import Score
 from cm2_agent.types.task import Task
@@ -55,7 +55,7 @@ class LiveScorer:
         return self._judged.version
 
     async def __call__(self, trace: Trace, task: Task | None = None) -> Score:
-        drawn = int(content_hash(trace.id)[:8], 16) / 16**8 < self._sample
+        drawn = is_drawn(trace.id, self._sample)
         try:
             score = await (self._judged if drawn and self._budget.is_left() else self._programmatic)(trace, task)
         except BudgetExhausted as error:

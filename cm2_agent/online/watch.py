@@ -15,6 +15,7 @@ from cm2_agent.incidents import Incidents
 from cm2_agent.online.live import Live
 from cm2_agent.online.live_scorer import JudgeBudget, LiveScorer
 from cm2_agent.online.middleware import Middleware
+from cm2_agent.online.sampling import sampled
 from cm2_agent.tracing.evaluation_events import EvaluationEvents
 from cm2_agent.tracing.handler import is_watched
 from cm2_agent.tracing.span_processor import capture
@@ -46,6 +47,7 @@ def watch(
     sinks: Sequence[Sink] = (),
     capture_content: bool | None = None,
     redact: Redactor | None = None,
+    sample_store: float | None = None,
     enabled: bool | None = None,
 ) -> G:
     """The same kind of graph, whose every run is traced and stored, and scored by the checklist's programmatic items.
@@ -75,13 +77,16 @@ def watch(
         redact: replaces personal data and secrets before anything is stored, scored, judged or sent. Give the Redactor
             a `key`, so that every process makes the same placeholders. Model calls whose text changed lose their token
             ids and are not trained on.
+        sample_store: the share of the traffic, 0…1, that is stored, and so scored and sent to sinks; drawn by thread, so
+            that a conversation is stored whole or not at all. None: all of it. `sample` is a share of all traffic too:
+            `sample=0.1` with `sample_store=0.5` has a fifth of what is stored judged.
         enabled: False returns the graph as it is: nothing is traced, stored, scored or opened. Default: True, unless
             CM2_DISABLED=1 stands in the environment.
 
     Raises:
         TypeError: `graph` is not compiled.
-        ValueError: a judge without both limits or without a checklist, a graph that is watched already, a `sample` or
-            `budget_usd` out of range.
+        ValueError: a judge without both limits or without a checklist, a graph that is watched already, a `sample`,
+            `sample_store` or `budget_usd` out of range.
         JudgeError: a judge that cannot be asked, or whose price is not known.
         ChecklistError: a checklist that cannot be used, or a reward that compares the rollouts of a group.
         StoreError: a database that cannot be opened.
@@ -106,6 +111,8 @@ def watch(
             "the graph is watched already, so each of its runs would be stored twice; pass what this call adds to the"
             " first watch"
         )
+    _check_share("sample", sample)
+    _check_share("sample_store", sample_store)
     _check_judge(judge, sample, budget_usd, checklist)
     if not (_is_enabled() if enabled is None else enabled):
         return graph
@@ -130,7 +137,9 @@ def watch(
         scorer.incidents = incidents
     live = Live(Middleware(opened, scorer, (*sinks, EvaluationEvents(capture_content=capture_content)), incidents))
     _watched.add(live)
-    handler = capture(live.submit, capture_content=capture_content, redactor=redact, incidents=incidents)
+    handler = capture(
+        sampled(live.submit, sample_store), capture_content=capture_content, redactor=redact, incidents=incidents
+    )
     watched: G = graph.with_config(callbacks=[handler])  # type: ignore[attr-defined]
     return watched
 
@@ -162,9 +171,12 @@ def _is_enabled() -> bool:
     return os.environ.get("CM2_DISABLED", "").strip().lower() not in ("1", "true", "yes", "on")
 
 
+def _check_share(name: str, share: float | None) -> None:
+    if share is not None and not 0 <= share <= 1:
+        raise ValueError(f"{name} is {share}; expected a share of the traces between 0 and 1")
+
+
 def _check_judge(judge: object, sample: float | None, budget_usd: float | None, checklist: object) -> None:
-    if sample is not None and not 0 <= sample <= 1:
-        raise ValueError(f"sample is {sample}; expected a share of the traces between 0 and 1")
     if budget_usd is not None and not budget_usd >= 0:
         raise ValueError(f"budget_usd is {budget_usd}; expected US dollars, 0 or more")
     if judge is None:

@@ -17,6 +17,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from cm2_agent import Checklist, Item, Redactor, Trace, View, watch
 from cm2_agent.errors import ChecklistError, CM2Error, JudgeError
+from cm2_agent.online.sampling import is_drawn
 from cm2_agent.online.watch import flush
 from cm2_agent.rewards.components.component import Context
 from cm2_agent.store import SQLStore
@@ -94,6 +95,27 @@ def test_personal_data_is_replaced_before_anything_sees_it(url: str, tmp_path: P
     assert Redactor(key=b"k").redact("ada@x.org").encode() in files
     (trace,) = traces(url)
     assert len(trace.turns) == 2
+
+
+def test_a_share_of_the_conversations_is_stored_each_whole(url: str) -> None:
+    graph = watch(app(checkpointer=InMemorySaver()), LOOKS, store=url, sample_store=0.5)
+    for _ in range(2):
+        for number in range(40):
+            graph.invoke(QUESTION, {"configurable": {"thread_id": f"thread-{number}"}})
+    assert flush(300)
+    stored = traces(url)
+    assert {trace.id for trace in stored} == {f"thread-{n}" for n in range(40) if is_drawn(f"thread-{n}", 0.5)}
+    assert 10 < len(stored) < 30
+    assert {len(trace.runs) for trace in stored} == {2}
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (1.0, 3), (None, 3)])
+def test_runs_without_a_thread_are_drawn_by_themselves(url: str, share: float | None, count: int) -> None:
+    graph = watch(app(), store=url, sample_store=share)
+    for _ in range(3):
+        graph.invoke(QUESTION)
+    assert flush(300)
+    assert len(traces(url)) == count
 
 
 def test_watch_scores_after_each_run_of_a_conversation(url: str) -> None:
@@ -200,6 +222,8 @@ def test_a_reward_of_groups_is_refused(url: str) -> None:
         ({"judge": lambda *_: [], "sample": 0.1, "budget_usd": 1.0}, ValueError, "spent_usd"),
         ({"judge": Kind(), "sample": 1.5, "budget_usd": 1.0}, ValueError, "between 0 and 1"),
         ({"judge": Kind(), "sample": 0.5, "budget_usd": -1.0}, ValueError, "0 or more"),
+        ({"sample_store": 1.5}, ValueError, "sample_store is 1.5; expected a share"),
+        ({"sample_store": float("nan")}, ValueError, "between 0 and 1"),
         ({"rewards": [Kind(), Kind()]}, ValueError, "same name"),
         ({"store": "sqlite:///no/such/folder/cm2.db"}, CM2Error, "no/such/folder"),
     ],
