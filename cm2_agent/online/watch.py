@@ -77,9 +77,9 @@ def watch(
         redact: replaces personal data and secrets before anything is stored, scored, judged or sent. Give the Redactor
             a `key`, so that every process makes the same placeholders. Model calls whose text changed lose their token
             ids and are not trained on.
-        sample_store: the share of the traffic, 0…1, that is stored, and so scored and sent to sinks; drawn by thread, so
-            that a conversation is stored whole or not at all. None: all of it. `sample` is a share of all traffic too:
-            `sample=0.1` with `sample_store=0.5` has a fifth of what is stored judged.
+        sample_store: the share of the traffic, 0…1, that is stored, and so scored and sent to sinks; drawn by thread,
+            so that a conversation is stored whole or not at all. None: all of it. `sample` is a share of all traffic
+            too: `sample=0.1` with `sample_store=0.5` has a fifth of what is stored judged.
         enabled: False returns the graph as it is: nothing is traced, stored, scored or opened. Default: True, unless
             CM2_DISABLED=1 stands in the environment.
 
