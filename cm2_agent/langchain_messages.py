@@ -22,6 +22,7 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
+from cm2_agent.models.reasoning_text import split_reasoning
 from cm2_agent.types.json_values import JSON, canonical_json
 from cm2_agent.types.messages import (
     OPENAI_ROLES,
@@ -174,7 +175,8 @@ def _assistant(message: AIMessage) -> Message:
     reasoning = message.additional_kwargs.get("reasoning_content")
     if isinstance(reasoning, str) and reasoning:
         parts.append(Reasoning(content=reasoning))
-    parts.extend(_parts(message.content, calls=bool(message.tool_calls or message.invalid_tool_calls)))
+    for part in _parts(message.content, calls=bool(message.tool_calls or message.invalid_tool_calls)):
+        parts.extend(_without_thinking(part))
     for call in message.tool_calls:
         parts.append(ToolCall(id=call.get("id"), name=call["name"], arguments=plain(call["args"])))
     for broken in message.invalid_tool_calls:
@@ -186,6 +188,16 @@ def _assistant(message: AIMessage) -> Message:
     return Message(
         role="assistant", parts=tuple(parts), name=message.name, finish_reason=finish_reason(message.response_metadata)
     )
+
+
+def _without_thinking(part: Part) -> Iterable[Part]:
+    """A model's text, with the thinking that it wrote into it as a part of its own."""
+    if not isinstance(part, Text):
+        return (part,)
+    thinking, said = split_reasoning(part.content)
+    if not thinking:
+        return (part,) if said == part.content else (Text(content=said, extra=part.extra),) if said else ()
+    return (Reasoning(content=thinking), *((Text(content=said, extra=part.extra),) if said else ()))
 
 
 def finish_reason(metadata: Mapping[str, Any]) -> str | None:

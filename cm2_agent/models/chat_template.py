@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -20,62 +19,63 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
-# An opened call that never closes runs to the end of the text: it is malformed, not a reply.
-_CALL = re.compile(r"<tool_call>(.*?)(</tool_call>|\Z)", re.DOTALL)
+from cm2_agent.models.reasoning_text import split_reasoning
+from cm2_agent.models.tool_call_text import find_calls
+
 # Ids of tool calls are derived, not drawn, so that the same run gives the same bytes.
 _NAMESPACE = uuid.UUID("6f0d2f4c-5a8e-4b8e-9d0c-3f8f4c1f2a11")
+REASONING = "reasoning_content"
+"""Where LangChain's messages have a model's thinking, in `additional_kwargs`."""
 
 
-def parse_completion(text: str, salt: str = "") -> AIMessage:
+def parse_completion(text: str, salt: str = "", opening: str = "") -> AIMessage:
     """The message that a completion means: `<tool_call>{"name": …, "arguments": {…}}</tool_call>` blocks are its tool
     calls.
 
-    What stands outside the blocks is the content. A block that does not hold such an object becomes an invalid tool
-    call with the reason; nothing is raised, whatever the text. The ids of the calls are a function of `salt` and the
-    text: give each call of a dialogue its own salt, since a model may write the same text twice.
+    Thinking is split off first (`split_reasoning`; `opening` is the tag with which the prompt ended) and stands in
+    `additional_kwargs["reasoning_content"]`: a call drafted there is none. What stands outside the blocks is the
+    content. What looks like a call and cannot be read becomes an invalid tool call with the reason; nothing is raised,
+    whatever the text. The ids of the calls are a function of `salt` and the text: give each call of a dialogue its own
+    salt, since a model may write the same text twice.
 
     >>> message = parse_completion('One moment.<tool_call>{"name": "get_order", "arguments": {"id": 7}}</tool_call>')
     >>> message.content, message.tool_calls[0]["name"], message.tool_calls[0]["args"]
     ('One moment.', 'get_order', {'id': 7})
     """
+    reasoning, said = split_reasoning(text, opening)
+    content, found = find_calls(said)
     calls: list[ToolCall] = []
     invalid: list[InvalidToolCall] = []
-    for number, match in enumerate(_CALL.finditer(text)):
-        body = match.group(1).strip()
-        call_id = f"call_{uuid.uuid5(_NAMESPACE, f'{salt}:{number}:{text}').hex[:16]}"
-        parsed = _call(body) if match.group(2) else "the tool call is not closed"
-        if isinstance(parsed, str):
-            name = re.search(r'"name"\s*:\s*"([^"]*)"', body)
+    for number, call in enumerate(found):
+        call_id = call_id_of(f"{salt}:{number}:{text}")
+        if call.arguments is None:
             invalid.append(
-                InvalidToolCall(
-                    name=name and name.group(1), args=body, id=call_id, error=parsed, type="invalid_tool_call"
-                )
+                InvalidToolCall(name=call.name, args=call.text, id=call_id, error=call.error, type="invalid_tool_call")
             )
         else:
-            calls.append(ToolCall(name=parsed[0], args=parsed[1], id=call_id, type="tool_call"))
-    content = _CALL.sub("", text).strip()
-    return AIMessage(content=content, tool_calls=calls, invalid_tool_calls=invalid)
+            calls.append(ToolCall(name=call.name or "", args=call.arguments, id=call_id, type="tool_call"))
+    return AIMessage(
+        content=content,
+        tool_calls=calls,
+        invalid_tool_calls=invalid,
+        additional_kwargs={REASONING: reasoning} if reasoning else {},
+    )
 
 
-def _call(body: str) -> tuple[str, dict[str, Any]] | str:
-    """Name and arguments, or what is wrong with the text."""
-    try:
-        value = json.loads(body, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        return f"not JSON: {error}"
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str) or not value["name"]:
-        return 'expected an object with "name" and "arguments"'
-    arguments = value.get("arguments", {})
-    if isinstance(arguments, str):  # some models write the arguments as a string of JSON
-        try:
-            arguments = json.loads(arguments, parse_constant=_refuse)
-        except (ValueError, RecursionError) as error:
-            return f"the arguments are not JSON: {error}"
-    return (value["name"], arguments) if isinstance(arguments, dict) else "the arguments are not an object"
+def call_id_of(text: str) -> str:
+    """The id of a tool call, as a function of the text."""
+    return f"call_{uuid.uuid5(_NAMESPACE, text.encode('utf-8', 'replace').decode()).hex[:16]}"
 
 
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is not JSON")
+def reasoning_of(message: AIMessage) -> str:
+    """The thinking of a message: as `parse_completion` gives it, or in blocks of its content."""
+    written = message.additional_kwargs.get(REASONING)
+    if isinstance(written, str) and written:
+        return written
+    if isinstance(message.content, str):
+        return ""
+    blocks = [block for block in message.content if isinstance(block, dict) and block.get("type") == "reasoning"]
+    return "\n".join(block["reasoning"] for block in blocks if isinstance(block.get("reasoning"), str))
 
 
 def template_messages(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
@@ -98,7 +98,12 @@ def _template_message(message: BaseMessage) -> dict[str, Any]:
         calls = [
             {"type": "function", "function": {"name": c["name"], "arguments": c["args"]}} for c in message.tool_calls
         ]
-        return {"role": "assistant", "content": text} | ({"tool_calls": calls} if calls else {})
+        reasoning = reasoning_of(message)
+        return (
+            {"role": "assistant", "content": text}
+            | ({REASONING: reasoning} if reasoning else {})
+            | ({"tool_calls": calls} if calls else {})
+        )
     if isinstance(message, ChatMessage):
         return {"role": message.role, "content": text}
     raise TypeError(

@@ -22,7 +22,8 @@ from pydantic import ConfigDict, PrivateAttr, model_validator
 
 from cm2_agent.errors import ModelError, require_extra
 from cm2_agent.models.batching import batched, current_seat
-from cm2_agent.models.chat_template import history_hash, parse_completion, template_messages
+from cm2_agent.models.chat_template import history_hash, parse_completion, reasoning_of, template_messages
+from cm2_agent.models.reasoning_text import opening_tag
 
 if TYPE_CHECKING:
     from cm2_agent.models.generation import Generation, Generator, Request, Sampling
@@ -32,6 +33,7 @@ __all__ = ["LocalChatModel", "fingerprint"]
 require_extra("train", "Local chat models", "torch", "transformers")
 
 HISTORY = "cm2_history"  # in additional_kwargs: what the prompt of this message was made of
+PROMPT_TAIL = 64  # tokens of the prompt's end in which a tag of thinking would stand, if each were a byte
 # Stands where an assistant message was, to see what a template puts after it. Plain letters: no template escapes or
 # trims them.
 SENTINEL = "CM2ENDOFCOMPLETION"
@@ -43,7 +45,8 @@ class LocalChatModel(BaseChatModel):
     Each AIMessage carries in `response_metadata`: `model_name`, `model_version`, `prompt_ids`, `completion_ids` (with
     the stop token, if one was drawn), `logprobs` (natural log, one a completion token), `sampling` (temperature, top_p,
     top_k, max_tokens, logprobs: "processed" or "raw") and `finish_reason` ("stop", "length" or "tool_calls"); token
-    counts are in `usage_metadata`.
+    counts are in `usage_metadata`. Thinking (`<think>…</think>` and other spellings, whether the model or the chat
+    template opened it) is no content: it is in `additional_kwargs["reasoning_content"]`.
 
     All calls of one dialogue form one token sequence: the next prompt is the last prompt, the model's completion in the
     very tokens that it sampled, and the encoding of only what came after. If the history was edited, it is encoded
@@ -257,7 +260,7 @@ class LocalChatModel(BaseChatModel):
             return None
         if message.additional_kwargs.get(HISTORY) != history_hash(messages[:last], tools):
             return None
-        if _content(self._parse(meta["completion_ids"], ())) != _content(message):
+        if _content(self._parse(meta["prompt_ids"], meta["completion_ids"], ())) != _content(message):
             return None
         return [*meta["prompt_ids"], *meta["completion_ids"]]
 
@@ -280,19 +283,23 @@ class LocalChatModel(BaseChatModel):
             )
         )
 
-    def _parse(self, ids: Sequence[int], stop: Sequence[str], salt: str = "") -> AIMessage:
-        written = list(ids[:-1] if ids and ids[-1] in self._stop_ids else ids)
-        text = self.tokenizer.decode(written, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    def _parse(self, prompt_ids: Sequence[int], ids: Sequence[int], stop: Sequence[str], salt: str = "") -> AIMessage:
+        text = self._text(ids)
         for word in stop:
             text = text.partition(word)[0]
-        return parse_completion(text, salt)
+        return parse_completion(text, salt, opening=opening_tag(self._text(prompt_ids[-PROMPT_TAIL:])))
+
+    def _text(self, ids: Sequence[int]) -> str:
+        """What the ids say, without the stop token."""
+        written = list(ids[:-1] if ids and ids[-1] in self._stop_ids else ids)
+        return str(self.tokenizer.decode(written, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def _result(self, request: Request, generation: Generation, history: str, stop: list[str] | None) -> ChatResult:
         ids, logprobs, stopped = generation.completion_ids, generation.logprobs, generation.stopped
-        if stop:
-            ids, stopped = self._cut(ids, stop, stopped)
-            logprobs = logprobs[: len(ids)]
-        message = self._parse(ids, stop or (), history)
+        cut = self._cut(ids, stop or ())
+        if cut is not None:
+            ids, logprobs, stopped = ids[:cut], logprobs[:cut], True
+        message = self._parse(request.prompt_ids, ids, stop or (), history)
         sampling = request.sampling
         message.response_metadata = {
             "model_name": self.model_name,
@@ -306,7 +313,9 @@ class LocalChatModel(BaseChatModel):
                 "top_k": sampling.top_k,
                 "max_tokens": sampling.max_tokens,
                 "logprobs": sampling.logprobs,
+                **({"stop": list(stop)} if stop else {}),
             },
+            **({} if cut is None else {"untrainable": "a stop string cut the text: the token ids hold more of it"}),
             "finish_reason": "length" if not stopped else "tool_calls" if message.tool_calls else "stop",
         }
         message.usage_metadata = {
@@ -317,19 +326,17 @@ class LocalChatModel(BaseChatModel):
         message.additional_kwargs[HISTORY] = history
         return ChatResult(generations=[ChatGeneration(message=message)])
 
-    def _cut(self, ids: list[int], stop: Sequence[str], stopped: bool) -> tuple[list[int], bool]:
-        """Drop the tokens after the first in which a stop string is complete."""
-        for count in range(1, len(ids)):
-            text = self.tokenizer.decode(ids[:count], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-            if any(word in text for word in stop):
-                return ids[:count], True
-        return ids, stopped
+    def _cut(self, ids: Sequence[int], stop: Sequence[str]) -> int | None:
+        """How many tokens there are up to the one in which a stop string is complete; None where none is."""
+        if not any(word in self._text(ids) for word in stop):
+            return None
+        return next(count for count in range(1, len(ids) + 1) if any(word in self._text(ids[:count]) for word in stop))
 
 
 def _content(message: AIMessage) -> Any:
     """What a message says, however it was made."""
     calls = [(call["name"], call["args"]) for call in message.tool_calls]
-    return message.content, calls, len(message.invalid_tool_calls)
+    return message.content, reasoning_of(message), calls, len(message.invalid_tool_calls)
 
 
 def fingerprint(model: Any) -> str:
