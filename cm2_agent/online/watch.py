@@ -16,7 +16,9 @@ from cm2_agent.online.live import Live
 from cm2_agent.online.live_scorer import JudgeBudget, LiveScorer
 from cm2_agent.online.middleware import Middleware
 from cm2_agent.online.sampling import sampled
+from cm2_agent.online.watchable import check_watchable
 from cm2_agent.tracing.evaluation_events import EvaluationEvents
+from cm2_agent.tracing.graph_values import Selector, check_selectors
 from cm2_agent.tracing.handler import is_watched
 from cm2_agent.tracing.span_processor import capture
 from cm2_agent.types.checklist import Checklist
@@ -49,6 +51,8 @@ def watch(
     redact: Redactor | None = None,
     sample_store: float | None = None,
     enabled: bool | None = None,
+    input: Selector | None = None,
+    output: Selector | None = None,
 ) -> G:
     """The same kind of graph, whose every run is traced and stored, and scored by the checklist's programmatic items.
 
@@ -82,9 +86,15 @@ def watch(
             too: `sample=0.1` with `sample_store=0.5` has a fifth of what is stored judged.
         enabled: False returns the graph as it is: nothing is traced, stored, scored or opened. Default: True, unless
             CM2_DISABLED=1 stands in the environment.
+        input: where the user's message stands in what the graph is given: a key, a dotted path of keys ("form.text"),
+            or a function of it. With it or `output`, the dialogue of a run is that message, the steps that called
+            tools, and the reply; other model calls are in `Run.calls` only. Default: the graph's messages; for a graph
+            without any, its only text (docs/method.md, "Graphs without messages").
+        output: where the reply stands in what the graph returns, likewise.
 
     Raises:
-        TypeError: `graph` is not compiled.
+        TypeError: `graph` is no compiled graph or other LangChain runnable that runs in this process; an `input` or
+            `output` that is neither a key nor a function.
         ValueError: a judge without both limits or without a checklist, a graph that is watched already, a `sample`,
             `sample_store` or `budget_usd` out of range.
         JudgeError: a judge that cannot be asked, or whose price is not known.
@@ -102,10 +112,8 @@ def watch(
     >>> SQLStore("sqlite:///cm2.db").score("t1").reward
     1.0
     """
-    if not callable(getattr(graph, "with_config", None)):
-        raise TypeError(
-            f"watch was given a {type(graph).__name__}; expected a compiled graph: call graph.compile() first"
-        )
+    check_watchable(graph)
+    check_selectors(input, output)
     if is_watched(graph):
         raise ValueError(
             "the graph is watched already, so each of its runs would be stored twice; pass what this call adds to the"
@@ -138,7 +146,12 @@ def watch(
     live = Live(Middleware(opened, scorer, (*sinks, EvaluationEvents(capture_content=capture_content)), incidents))
     _watched.add(live)
     handler = capture(
-        sampled(live.submit, sample_store), capture_content=capture_content, redactor=redact, incidents=incidents
+        sampled(live.submit, sample_store),
+        capture_content=capture_content,
+        redactor=redact,
+        incidents=incidents,
+        input=input,
+        output=output,
     )
     watched: G = graph.with_config(callbacks=[handler])  # type: ignore[attr-defined]
     return watched

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec
+from dataclasses import replace
+from typing import Any, Literal, ParamSpec
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackManager
@@ -23,10 +24,11 @@ from langgraph.errors import GraphBubbleUp
 from cm2_agent.incidents import Incidents
 from cm2_agent.langchain_messages import plain
 from cm2_agent.tracing import semconv
+from cm2_agent.tracing.graph_values import GraphValue, read_value, with_interrupts
 from cm2_agent.tracing.llm_results import ToolSpecReader, read_request, read_response, read_tool_result
 from cm2_agent.tracing.open_spans import OpenSpans, fail, write_content, write_status
 from cm2_agent.tracing.span_attributes import response_attributes, token_attributes, tool_facts
-from cm2_agent.tracing.span_records import ChatRecord, Source, ToolRecord
+from cm2_agent.tracing.span_records import ChatRecord, RootRecord, Source, ToolRecord
 from cm2_agent.types.run_attributes import FACTS, TOOL_BACKEND, TOOL_FAULT
 
 _P = ParamSpec("_P")
@@ -87,15 +89,36 @@ class SpanHandler(GraphCallbackHandler):
         elif not self.spans.has_ended(parent_run_id):
             root = self.spans.start_root(run_id, parent_run_id, kwargs.get("name") or "agent", tags, metadata)
             root.input_messages = root.message_index.add_state(inputs)
+            root.input = self._value(root, inputs, "user")
             if root.source.content:
-                write_content(root, {semconv.INPUT_MESSAGES: root.input_messages})
+                said = [message.to_json() for message in root.input.said or ()]
+                write_content(root, {semconv.INPUT_MESSAGES: said or root.input_messages})
 
     @never_raises
     def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
         root = self.spans.root(run_id)
         if root is not None:
             root.final_messages = root.message_index.add_state(outputs)
+            root.output = self._value(root, outputs, "assistant")
+            if root.interrupts:
+                root.output = with_interrupts(root.output, root.interrupts)
             self.spans.end_root(root)
+
+    def _value(self, root: RootRecord, value: Any, role: Literal["user", "assistant"]) -> GraphValue:
+        """A graph's input or output; what a selector does not find is counted, and nothing was said then."""
+        name, selector = ("input", root.source.input) if role == "user" else ("output", root.source.output)
+        whole = root.source.input is not None or root.source.output is not None
+        if root.interrupted:
+            selector = None
+
+        def missing() -> None:
+            self.incidents.add(f"capture: {name}={selector!r} found nothing in the graph's {name}")
+
+        try:
+            return read_value(value, role, selector, whole=whole, missing=missing)
+        except Exception as error:
+            self.incidents.add(f"capture: the function {name}= raised {type(error).__name__}", error)
+            return replace(read_value(value, role, whole=whole), said=() if selector is not None else None)
 
     @never_raises
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
@@ -119,6 +142,7 @@ class SpanHandler(GraphCallbackHandler):
     def on_interrupt(self, event: GraphInterruptEvent) -> None:
         if (root := self.spans.root(event.run_id)) is not None:
             root.interrupted = True
+            root.interrupts.extend(interrupt.value for interrupt in event.interrupts)
 
     @never_raises
     def on_resume(self, event: GraphResumeEvent) -> None:

@@ -6,13 +6,14 @@ recognised when it appears again.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, RemoveMessage, convert_to_messages
 
 from cm2_agent.langchain_messages import from_langchain
+from cm2_agent.tracing.graph_values import state_messages
 from cm2_agent.types.json_values import canonical_json
 from cm2_agent.types.messages import Message
 
@@ -58,9 +59,9 @@ class MessageIndex:
         return [self.add(message) for message in messages if not isinstance(message, RemoveMessage)]
 
     def add_state(self, state: Any) -> list[SeenMessage] | None:
-        """The `messages` of a graph's input or final state, in any form LangChain accepts; None where there are
-        none."""
-        value = state.get("messages") if isinstance(state, Mapping) else getattr(state, "messages", state)
+        """The messages of a graph's input or final state (`state_messages`), in any form LangChain accepts; None
+        where there are none."""
+        _, value = state_messages(state)
         if isinstance(value, BaseMessage):
             value = [value]
         if not isinstance(value, list | tuple) or not value:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from cm2_agent.tracing.run_dialogue import RunDialogue
 from cm2_agent.tracing.span_records import ChatRecord, Record, RootRecord, ToolRecord
+from cm2_agent.tracing.value_dialogue import value_dialogue
 from cm2_agent.types.run import ModelCall, Run, RunFailure, ToolRun
 from cm2_agent.types.run_attributes import GUARD, GUARD_OUTCOME
 
@@ -16,11 +17,10 @@ def build_run(root: RootRecord) -> Run:
     chats = [record for record in records if isinstance(record, ChatRecord)]
     tools = [record for record in records if isinstance(record, ToolRecord)]
     rejected = _rejected_attempts(root)
-    messages, written = RunDialogue(
-        root,
-        [chat for chat in chats if not chat.in_tool and chat.attempt not in rejected],
-        [tool for tool in tools if not tool.in_tool and tool.attempt not in rejected],
-    ).result()
+    own_chats = [chat for chat in chats if not chat.in_tool and chat.attempt not in rejected]
+    own_tools = [tool for tool in tools if not tool.in_tool and tool.attempt not in rejected]
+    by_values = value_dialogue(root, own_chats, own_tools)
+    messages, written = (by_values or RunDialogue(root, own_chats, own_tools)).result()
     return Run(
         id=f"{root.key[0]:032x}{root.key[1]:016x}",
         thread=root.thread,
@@ -28,6 +28,9 @@ def build_run(root: RootRecord) -> Run:
         status=root.status,
         failure=_failure(root, records) if root.status == "error" else None,
         messages=tuple(messages),
+        history=() if by_values is None else by_values.history,
+        input=None if root.input is None else root.input.json,
+        output=None if root.output is None else root.output.json,
         calls=tuple(_model_call(chat, written.get(id(chat))) for chat in chats),
         tools=tuple(_tool_run(tool) for tool in tools),
         attributes=root.facts,

@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 from cm2_agent.incidents import Incidents
 from cm2_agent.tracing import semconv
+from cm2_agent.tracing.graph_values import Selector, check_selectors
 from cm2_agent.tracing.handler import SpanHandler
 from cm2_agent.tracing.run_builder import build_run
 from cm2_agent.tracing.span_records import Key, Record, Source
@@ -95,6 +96,8 @@ def capture(
     redactor: Redactor | None = None,
     tokens: bool = False,
     incidents: Incidents | None = None,
+    input: Selector | None = None,
+    output: Selector | None = None,
 ) -> BaseCallbackHandler:
     """A LangChain callback handler that calls `on_run` once for every root run, when it has ended, in the thread where
     it ended.
@@ -120,6 +123,9 @@ def capture(
         tokens: whether token ids and logprobs stand on the chat spans as base64 (`encode_ids`, `encode_logprobs`). Say
             True only where the provider exports to another CM2 collector; other exporters should never get them.
         incidents: counts what fails in capture itself. Default: a counter of its own.
+        input: where the user's message stands in the graph's input: a key, a dotted path, or a function of the input.
+            Default: the graph's messages; without any, see "Graphs without messages" in docs/method.md.
+        output: where the reply stands in the graph's output, likewise.
 
     >>> from langchain_core.language_models import FakeListChatModel
     >>> from cm2_agent.tracing.span_processor import capture
@@ -129,6 +135,7 @@ def capture(
     >>> [(message.role, message.text) for message in runs[0].messages]
     [('user', 'The capital of France?'), ('assistant', 'Paris.')]
     """
+    check_selectors(input, output)
     problems = incidents if incidents is not None else Incidents()
     sources: weakref.WeakKeyDictionary[TracerProvider, Source] = weakref.WeakKeyDictionary()
 
@@ -166,6 +173,8 @@ def capture(
                 content=foreign and (content_allowed("spans") if capture_content is None else capture_content),
                 tokens=tokens,
                 redactor=redactor,
+                input=input,
+                output=output,
             )
             sources[chosen] = found
         return found

@@ -14,6 +14,7 @@ from uuid import UUID
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, Tracer
 
+from cm2_agent.tracing.graph_values import GraphValue, Selector
 from cm2_agent.tracing.llm_results import ResponseMetadata
 from cm2_agent.tracing.message_index import MessageIndex, SeenMessage
 from cm2_agent.tracing.span_attributes import is_cancel
@@ -92,8 +93,11 @@ class RootRecord(Record):
     input_messages: list[SeenMessage] | None = None
     final_messages: list[SeenMessage] | None = None
     resumed_from: list[SeenMessage] | None = None
+    input: GraphValue | None = None
+    output: GraphValue | None = None
     resumed: bool = False
     interrupted: bool = False
+    interrupts: list[Any] = field(default_factory=list)
     run_ids: list[UUID] = field(default_factory=list)
     open: dict[UUID, Record] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
@@ -113,7 +117,8 @@ class Source:
     itself where a sampler dropped the span). `foreign`: the provider is the application's; the spans of models and
     tools become current, so that the application's own spans nest in them. `content` and `tokens`: whether message
     content (all that user, agent and tools wrote, the caller's metadata, and the text of exceptions, which may quote
-    either) and token ids stand on the spans; `redactor` replaces personal data in that content."""
+    either) and token ids stand on the spans; `redactor` replaces personal data in that content. `input` and `output`
+    say where the user's message and the reply stand in a graph's input and output."""
 
     tracer: Tracer
     by_key: MutableMapping[Key, Record]
@@ -122,6 +127,8 @@ class Source:
     content: bool
     tokens: bool
     redactor: Redactor | None = None
+    input: Selector | None = None
+    output: Selector | None = None
 
 
 def key_of(span: Span) -> Key:

@@ -3,7 +3,7 @@ calls."""
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
@@ -205,31 +205,6 @@ def test_a_graph_without_a_model(watched: Watched) -> None:
     chain(watched, lambda state: {"messages": [AIMessage(content="no")]}).invoke({"messages": [("user", "hi")]})
     assert lines(watched.run) == ["user: hi", "assistant: no"]
     assert watched.run.calls == ()
-
-
-class Plain(TypedDict):
-    question: str
-    query: str
-    answer: str
-
-
-def test_a_state_without_messages(watched: Watched) -> None:
-    """Two prompts with nothing in common: both stand in the dialogue, in order."""
-
-    def rewrite(state: Plain) -> Any:
-        return {"query": str(says("france capital").invoke(f"As a query: {state['question']}").content)}
-
-    def answer(state: Plain) -> Any:
-        return {"answer": str(says("Paris").invoke(f"Answer: {state['query']}").content)}
-
-    chain(watched, rewrite, answer, state=Plain).invoke({"question": "capital of France?"})
-    assert lines(watched.run) == [
-        "user: As a query: capital of France?",
-        "assistant: france capital",
-        "user: Answer: france capital",
-        "assistant: Paris",
-    ]
-    assert [call.message for call in watched.run.calls] == [1, 3]
 
 
 def test_parallel_branches(watched: Watched) -> None:
