@@ -7,15 +7,16 @@ from dataclasses import asdict
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import BaseMessage, SystemMessage
+from langchain_core.messages import AIMessage, BaseMessage, SystemMessage
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langchain_core.tools import BaseTool
-from langgraph.graph import START, MessagesState, StateGraph
-from langgraph.prebuilt import ToolNode, tools_condition
+from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode
 
 from cm2_agent.types.json_values import canonical_json
 from cm2_agent.types.task import Task
 
+from .parse_errors import parse_errors, with_call_ids
 from .tools.declared import declared
 
 
@@ -28,6 +29,9 @@ def agent(
     context_schema: type[Any] | None = None,
 ) -> Any:
     """A compiled graph: the model speaks, its tool calls run in a ToolNode, until it replies to the user.
+
+    A call that could not be read (LangChain's `invalid_tool_calls`) is answered by an error that says what is wrong,
+    and the model goes on; calls beside it that can be read are run. Calls without an id get one.
 
     Args:
         model: A chat model; with tools it must have `bind_tools`.
@@ -52,18 +56,36 @@ def agent(
         return [SystemMessage(system), *messages]
 
     def speak(state: MessagesState, config: RunnableConfig) -> dict[str, Any]:
-        return {"messages": [bound.invoke(prompt(state["messages"]), config)]}
+        return {"messages": [with_call_ids(bound.invoke(prompt(state["messages"]), config), len(state["messages"]))]}
 
     async def aspeak(state: MessagesState, config: RunnableConfig) -> dict[str, Any]:
-        return {"messages": [await bound.ainvoke(prompt(state["messages"]), config)]}
+        answer = await bound.ainvoke(prompt(state["messages"]), config)
+        return {"messages": [with_call_ids(answer, len(state["messages"]))]}
+
+    node = ToolNode(list(tools)) if tools else None
+    names = list(node.tools_by_name) if node is not None else []
+
+    def refuse(state: MessagesState) -> dict[str, Any]:
+        asked = next(message for message in reversed(state["messages"]) if isinstance(message, AIMessage))
+        return {"messages": parse_errors(asked, names)}
+
+    def route(state: MessagesState) -> list[str]:
+        """Both at once: a turn's limit of steps counts the model's messages."""
+        last = state["messages"][-1]
+        if not isinstance(last, AIMessage):
+            return [END]
+        asked = [("parse_errors", last.invalid_tool_calls), ("tools", node is not None and last.tool_calls)]
+        return [to for to, calls in asked if calls] or [END]
 
     graph = StateGraph(MessagesState, context_schema=context_schema)
     graph.add_node("model", RunnableLambda(speak, aspeak, name="model"))
     graph.add_edge(START, "model")
-    if tools:
-        graph.add_node("tools", ToolNode(list(tools)))
-        graph.add_conditional_edges("model", tools_condition)
+    graph.add_node("parse_errors", refuse)
+    graph.add_edge("parse_errors", "model")
+    if node is not None:
+        graph.add_node("tools", node)
         graph.add_edge("tools", "model")
+    graph.add_conditional_edges("model", route, ["parse_errors", END, *(["tools"] if node is not None else [])])
     return graph.compile(checkpointer=checkpointer)
 
 
