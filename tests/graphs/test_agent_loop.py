@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, BaseMessage, SystemMessage, ToolMessage
 from langchain_core.outputs import ChatResult
 
 from cm2_agent import Checklist, Item, RolloutLimits, Task, run
 from cm2_agent.graphs import agent
-from tests.graphs.test_users import GenericFakeChatModel
 from tests.models.scripted_network import scripted
 
 RAN: list[int] = []
@@ -117,7 +117,7 @@ CHECKS = Checklist(
 
 async def dialogue(texts: Sequence[str], **limits: Any) -> tuple[Any, Any]:
     RAN.clear()
-    task = Task(id="t", turns=["Where is order 7?"])
+    task = Task(id="t", turns=("Where is order 7?",))
     model = scripted([f"{text}<|im_end|>" for text in texts])
     rolled = run(
         agent(model, [get_order]), [task], checklist=CHECKS, allow_real=["get_order"], limits=RolloutLimits(**limits)
