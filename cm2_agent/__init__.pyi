@@ -50,6 +50,8 @@ from .types.task import RecordedCall as RecordedCall
 from .types.task import Task as Task
 from .types.task import load_tasks as load_tasks
 from .types.task import save_tasks as save_tasks
+from .types.tool_use import CallStatus as CallStatus
+from .types.tool_use import ToolUse as ToolUse
 from .types.trace import Step as Step
 from .types.trace import Trace as Trace
 from .types.trace import Turn as Turn

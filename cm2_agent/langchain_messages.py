@@ -183,7 +183,9 @@ def _assistant(message: AIMessage) -> Message:
         error = broken.get("error")
         extra = {"error": error} if error else {}
         parts.append(
-            ToolCall(id=broken.get("id"), name=broken.get("name") or "", arguments=broken.get("args"), extra=extra)
+            ToolCall(
+                id=broken.get("id"), name=broken.get("name") or "", arguments=broken.get("args") or "", extra=extra
+            )
         )
     return Message(
         role="assistant", parts=tuple(parts), name=message.name, finish_reason=finish_reason(message.response_metadata)

@@ -4,7 +4,7 @@ The text came from users, models and tools: it is never read as markup, and cont
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,8 +28,8 @@ from cm2_agent.errors import StoreError
 if TYPE_CHECKING:
     from cm2_agent.store import SQLStore
     from cm2_agent.types.messages import Message
-    from cm2_agent.types.run import ToolRun
     from cm2_agent.types.score import Score, Verdict
+    from cm2_agent.types.tool_use import ToolUse
     from cm2_agent.types.trace import Trace
 
 
@@ -119,11 +119,12 @@ def _dialogue(trace: Trace) -> None:
     out.print(printable(f"trace {trace.id}"), style="bold", soft_wrap=True)
     for name, value in sorted(trace.attributes.items()):
         out.print(f"  {one_line(f'{name} = {value}', 160)}", style="dim", soft_wrap=True)
-    ran: dict[str | None, ToolRun] = {
-        tool.call_id: tool for run in trace.runs for tool in run.tools if tool.call_id is not None
-    }
+    steps = iter(trace.steps)  # one for each message of the assistant
+    asked: list[ToolUse] = []
     for message in trace.messages:
-        for who, text, style in _parts(message, ran):
+        if message.role == "assistant":
+            asked = list(next(steps).tool_uses)
+        for who, text, style in _parts(message, asked):
             out.print(f"{who:>9}  ", style="bold " + style, end="")
             out.print(printable(text).replace("\n", "\n           "), style=style, soft_wrap=True)
     if trace.failure is not None:
@@ -134,13 +135,14 @@ def _dialogue(trace: Trace) -> None:
         out.print(printable(f"outcome {name}: {_number(value)}"), soft_wrap=True)
 
 
-def _parts(message: Message, ran: Mapping[str | None, ToolRun]) -> Iterator[tuple[str, str, str]]:
-    """(who, text, style) of each part of a message. The executed calls by id (`ran`) name a simulated tool and an
-    injected fault."""
+def _parts(message: Message, asked: Sequence[ToolUse]) -> Iterator[tuple[str, str, str]]:
+    """(who, text, style) of each part of a message. `asked` are the calls of the last step: they say what became of
+    them, which arguments ran, and which answer was simulated or has an injected fault."""
     from cm2_agent.types.messages import Reasoning, Text, ToolCall, ToolCallResponse, part_to_json
     from cm2_agent.types.view import as_text
 
     style = {"system": "dim", "user": "cyan", "assistant": "green", "tool": "yellow"}[message.role]
+    calls = iter(asked)
     for part in message.parts:
         if isinstance(part, Text):
             text = part.content
@@ -148,9 +150,12 @@ def _parts(message: Message, ran: Mapping[str | None, ToolRun]) -> Iterator[tupl
         elif isinstance(part, Reasoning):
             yield "thinks", part.content, "dim"
         elif isinstance(part, ToolCall):
-            yield "calls", f"{part.name} {as_text(part.arguments)}", "magenta"
+            use = next(calls, None) if message.role == "assistant" else None
+            yield "calls", f"{part.name} {as_text(part.arguments)}{_became(use)}", "magenta"
+            if use is not None and use.error is not None:
+                yield "error", one_line(use.error, 600), "red"
         elif isinstance(part, ToolCallResponse):
-            tool = ran.get(part.id)
+            tool = next((use.run for use in asked if use.response is part), None)
             who = (
                 "tool"
                 if tool is None
@@ -164,6 +169,16 @@ def _parts(message: Message, ran: Mapping[str | None, ToolRun]) -> Iterator[tupl
             )
         else:
             yield message.role, one_line(str(part_to_json(part)), 200), style
+
+
+def _became(use: ToolUse | None) -> str:
+    """What the message does not show of a call: that it was invalid or never ran, or ran with other arguments."""
+    from cm2_agent.types.view import as_text
+
+    if use is None:
+        return ""
+    status = {"invalid": " [invalid]", "not_run": " [not run]"}.get(use.status, "")
+    return status if use.arguments is use.call.arguments else f" [ran with {as_text(use.arguments)}]{status}"
 
 
 def _verdicts(score: Score | None) -> None:

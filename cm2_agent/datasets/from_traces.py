@@ -1,10 +1,10 @@
 """A stored trace into a task: its user turns, tools and recorded calls, with personal data replaced.
 
 A user turn is what the user wrote until somebody answered, several messages joined by a line break; a last message that
-nobody answered is left out. A recorded call is a call of the dialogue's own line with an object of arguments and an
-answer, spelled as the agent received it. A call whose arguments were no JSON object never reached the tool, and is left
-out; so is one without an answer. The recorded calls of a task are those of its own trace: another customer's answers
-would be examples that no replay should give."""
+nobody answered is left out. A recorded call is an answered call of the dialogue's own line: its arguments are those
+that ran, its answer is spelled as the agent received it. A call that is invalid or never ran is left out, since no tool
+answered it. The recorded calls of a task are those of its own trace: another customer's answers would be examples that
+no replay should give."""
 
 from __future__ import annotations
 
@@ -205,18 +205,18 @@ def _tools(trace: Trace) -> list[ToolSpec]:
 def _recorded(trace: Trace) -> list[RecordedCall]:
     recorded: list[RecordedCall] = []
     for step in trace.steps:
-        for call in step.message.tool_calls:
-            answer = step.response_to(call)
-            if answer is None or not call.name or not isinstance(call.arguments, Mapping | None):
+        for use in step.tool_uses:
+            answer, given = use.response, use.arguments
+            if answer is None or use.status in ("invalid", "not_run") or not isinstance(given, Mapping | None):
                 continue
-            arguments = dict(call.arguments or {})
+            arguments = dict(given or {})
             content = _shown(answer)
             ended: dict[str, JSON] = {"result": content}
             if answer.error:  # of several blocks both stay: their text, and they themselves
                 ended = (
                     {"error": content} if isinstance(content, str) else {"error": _texts(content), "result": content}
                 )
-            recorded.append(RecordedCall(name=call.name, arguments=arguments, **ended))
+            recorded.append(RecordedCall(name=use.call.name, arguments=arguments, **ended))
     return recorded
 
 

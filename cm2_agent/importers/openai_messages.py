@@ -22,6 +22,7 @@ from cm2_agent.types.messages import (
     other_part,
 )
 from cm2_agent.types.run import ModelCall, Run, ToolRun
+from cm2_agent.types.tool_use import pair_answers
 
 _READ = {
     "role",
@@ -77,8 +78,7 @@ def run_of(
     """
     calls: list[ModelCall] = []
     runs: list[ToolRun] = []
-    asked: dict[str | None, ToolCall] = {}
-    waiting: list[ToolCall] = []
+    asked = _asked(messages)
     for index, message in enumerate(messages):
         span = content_hash([trace_id, index])[:16]
         if message.role == "assistant":
@@ -94,15 +94,13 @@ def run_of(
                     message=index,
                 )
             )
-            waiting = list(message.tool_calls)
-            asked = {call.id: call for call in waiting if call.id is not None}
         for position, response in enumerate(message.responses):
-            call = asked.get(response.id) if response.id is not None else (waiting.pop(0) if waiting else None)
+            call = asked.get((index, position))
             runs.append(
                 ToolRun(
                     span_id=content_hash([trace_id, index, position])[:16],
                     name=call.name if call is not None else message.name or "unknown",
-                    call_id=response.id,
+                    call_id=response.id if call is None else call.id,
                     arguments=None if call is None else call.arguments,
                     result=None if response.error else response.response,
                     error=str(response.response) if response.error else None,
@@ -112,6 +110,20 @@ def run_of(
     return Run(
         id=trace_id, name=name, messages=messages, calls=tuple(calls), tools=tuple(runs), attributes=dict(attributes)
     )
+
+
+def _asked(messages: Sequence[Message]) -> dict[tuple[int, int], ToolCall]:
+    """The call that each answer belongs to, by the answer's message and its place in it."""
+    found: dict[tuple[int, int], ToolCall] = {}
+    steps = [index for index, message in enumerate(messages) if message.role == "assistant"]
+    for start, end in zip(steps, [*steps[1:], len(messages)], strict=True):
+        places = [(at, place) for at in range(start, end) for place in range(len(messages[at].responses))]
+        answered = [messages[at].responses[place].id for at, place in places]
+        calls = messages[start].tool_calls
+        for call, answer in zip(calls, pair_answers([call.id for call in calls], answered), strict=True):
+            if answer is not None:
+                found[places[answer]] = call
+    return found
 
 
 def _message(data: JSON, failed: Callable[[str], bool]) -> Message:
@@ -197,7 +209,8 @@ def _call(data: JSON) -> ToolCall:
             ValueError
         ):  # what is not JSON stays the text that it is: a malformed call is a fact of the dialogue
             arguments = parse_json(arguments)
-    return ToolCall(id=identity, name=inner["name"], arguments=arguments)
+    extra = {"custom": True} if key == "input" else {}  # its argument is text of any form, not a broken object
+    return ToolCall(id=identity, name=inner["name"], arguments=arguments, extra=extra)
 
 
 def _response(data: Mapping[str, JSON], failed: Callable[[str], bool]) -> ToolCallResponse:

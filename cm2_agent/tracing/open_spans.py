@@ -24,6 +24,7 @@ from cm2_agent.tracing import semconv
 from cm2_agent.tracing.span_attributes import as_json, caller_facts, error_message, fact_attributes
 from cm2_agent.tracing.span_records import ChatRecord, Record, RootRecord, Source, ToolRecord, key_of
 from cm2_agent.types.json_values import JSON
+from cm2_agent.types.run import UNFINISHED
 from cm2_agent.types.run_attributes import GUARD_ATTEMPT
 
 _REMEMBERED = 8192
@@ -175,7 +176,7 @@ class OpenSpans:
         if root.done:
             return
         for record in [record for record in root.open.values() if record is not root]:
-            record.error = record.error or "did not end before its run did"
+            record.error = record.error or UNFINISHED
             self._end(record)
         root.span.set_attribute(semconv.STATUS, root.status)
         if root.source.content:

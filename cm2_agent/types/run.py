@@ -11,6 +11,8 @@ from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import Message, ToolSpec
 
 Status: TypeAlias = Literal["ok", "error", "interrupted", "cancelled"]
+UNFINISHED = "did not end before its run did"
+"""The error of a call or an execution that the end of its run broke off."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from cm2_agent.errors import TraceError
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import Message, ToolCall, ToolCallResponse
-from cm2_agent.types.run import Branch, ModelCall, Run, RunFailure
+from cm2_agent.types.run import Branch, ModelCall, Run, RunFailure, ToolRun
 from cm2_agent.types.run_attributes import TASK_ID
+from cm2_agent.types.tool_use import AskedCall, CallStatus, Executions, ToolUse, uses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,23 +27,39 @@ class Step:
     message: Message
     responses: tuple[ToolCallResponse, ...] = ()
     call: ModelCall | None = None
+    runs: tuple[ToolRun | None, ...] = ()
+    """For each tool call of the message its execution, None where there was none; empty where nothing is known."""
+    recorded: tuple[bool, ...] = ()
+    """For each tool call of the message whether an execution would have been recorded."""
 
     @property
     def is_reply(self) -> bool:
         """True where the step speaks to the user: text and no tool call."""
         return not self.message.tool_calls and bool(self.message.text.strip())
 
+    @cached_property
+    def tool_uses(self) -> tuple[ToolUse, ...]:
+        """The message's tool calls in order, each with its answer and its execution, which are matched by position
+        within an id."""
+        tools = () if self.call is None else self.call.tools
+        return uses(self.message.tool_calls, self.responses, runs=self.runs, recorded=self.recorded, tools=tools)
+
     def response_to(self, call: ToolCall) -> ToolCallResponse | None:
-        """The response to one of this step's calls: by id, or by position where the ids are missing."""
-        if call.id is not None:
-            for response in self.responses:
-                if response.id == call.id:
-                    return response
-        position = next((i for i, own in enumerate(self.message.tool_calls) if own is call), None)
-        if position is not None and position < len(self.responses):
-            response = self.responses[position]
-            return response if response.id is None or call.id is None else None
-        return None
+        """The response to one of this step's calls."""
+        found = self._use(call)
+        return None if found is None else found.response
+
+    def status_of(self, call: ToolCall) -> CallStatus:
+        """What became of one of this step's calls (`ToolUse.status`). Raises TraceError: the step has no such call."""
+        found = self._use(call)
+        if found is None:
+            raise TraceError(f"step {self.number} made no call {call!r}; expected one of step.message.tool_calls")
+        return found.status
+
+    def _use(self, call: ToolCall) -> ToolUse | None:
+        """By identity first: two calls of a message may be equal."""
+        same = next((use for use in self.tool_uses if use.call is call), None)
+        return same or next((use for use in self.tool_uses if use.call == call), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +167,7 @@ def _turns(runs: tuple[Run, ...]) -> tuple[Turn, ...]:
     users: list[Message] = []
     steps: list[Step] = []
     number = 0
-    spoken = False  # a greeting before the first user message belongs to that user's turn
+    answered = False  # a greeting before the first user message belongs to that user's turn
 
     def close() -> None:
         nonlocal users, steps
@@ -159,13 +176,14 @@ def _turns(runs: tuple[Run, ...]) -> tuple[Turn, ...]:
             users, steps = [], []
 
     def take(message: Message, call: ModelCall | None) -> None:
-        nonlocal spoken, number
+        nonlocal answered, number
         if message.role == "user":
-            if spoken:
+            if answered:
                 close()
-            spoken = True
+            answered = False
             users.append(message)
         elif message.role == "assistant":
+            answered = bool(users)
             steps.append(Step(turn=len(turns), index=len(steps), number=number, message=message, call=call))
             number += 1
         elif message.role == "tool" and steps:
@@ -173,9 +191,41 @@ def _turns(runs: tuple[Run, ...]) -> tuple[Turn, ...]:
 
     for message in runs[0].history if runs else ():
         take(message, None)
+    first_steps: list[int] = []  # of each run
     for run in runs:
+        first_steps.append(number)
         writers = {call.message: call for call in run.calls if call.message is not None}
         for position, message in enumerate(run.messages):
             take(message, writers.get(position))
     close()
-    return tuple(turns)
+    return _with_executions(turns, runs, first_steps)
+
+
+def _with_executions(turns: Sequence[Turn], runs: Sequence[Run], first_steps: Sequence[int]) -> tuple[Turn, ...]:
+    """The turns with what the runs executed of their calls."""
+    steps = [step for turn in turns for step in turn.steps]
+    executions = Executions()
+    asked: list[list[AskedCall]] = []
+    own_code: set[str] = set()  # tools that answered without an execution, so that none of theirs is recorded
+    captured: set[int] = set()
+    now = 0
+    for place, run in enumerate(runs):
+        end = first_steps[place + 1] if place + 1 < len(runs) else len(steps)
+        for step in steps[len(asked) : end]:
+            now = max(now, step.call.ended if step.call is not None else 0)
+            asked.append([AskedCall(use=use, step=step.number, at=now) for use in step.tool_uses])
+            for one in asked[-1]:
+                executions.ask(one)
+            if run.started and step.number >= first_steps[place]:  # imported runs have no times, and only answers
+                captured.add(step.number)
+        for tool in run.tools:
+            executions.execute(tool)
+    for number in captured:
+        own_code.update(one.use.call.name for one in asked[number] if one.run is None and one.use.status == "ok")
+
+    def known(step: Step) -> Step:
+        own = asked[step.number]
+        recorded = (step.number in captured and one.use.call.name not in own_code for one in own)
+        return replace(step, runs=tuple(one.run for one in own), recorded=tuple(recorded)) if own else step
+
+    return tuple(replace(turn, steps=tuple(map(known, turn.steps))) for turn in turns)

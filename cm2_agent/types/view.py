@@ -8,17 +8,26 @@ from functools import cached_property
 
 from cm2_agent.types.json_values import JSON, canonical_json, same_json
 from cm2_agent.types.messages import Message, ToolCallResponse
+from cm2_agent.types.tool_use import CallStatus
 from cm2_agent.types.trace import Step, Trace, Turn
 
 
 @dataclass(frozen=True, kw_only=True)
 class CallView:
-    """One tool call seen in a view. `step` is the 0-based step within the scope at which it was made."""
+    """One tool call seen in a view.
+
+    `arguments` are those that ran, where a person or a middleware changed the model's. `step` is the 0-based step
+    within the scope at which it was made. `status` says what became of it: `invalid` (it could not be parsed, its
+    arguments are no object, or no tool has its name), `not_run` (nothing was executed to its end, as where the run
+    ended first or a person refused the call), `failed` or `ok`. `error` is what a tool raised that never answered: it
+    ended the run."""
 
     name: str
     arguments: JSON
     step: int
     response: ToolCallResponse | None
+    status: CallStatus
+    error: str | None = None
 
     @property
     def result(self) -> JSON:
@@ -27,7 +36,8 @@ class CallView:
 
     @property
     def failed(self) -> bool:
-        return self.response is not None and self.response.error
+        """True where the answer is an error, and where the tool raised."""
+        return self.status == "failed" or (self.response is not None and self.response.error)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,17 +109,35 @@ class View:
     def all_calls(self) -> tuple[CallView, ...]:
         """Every tool call of the scope so far, in order."""
         return tuple(
-            CallView(name=call.name, arguments=call.arguments, step=number, response=step.response_to(call))
+            CallView(
+                name=use.call.name,
+                arguments=use.arguments,
+                step=number,
+                response=use.response,
+                status=use.status,
+                error=use.error,
+            )
             for number, step in enumerate(self.steps)
-            for call in step.message.tool_calls
+            for use in step.tool_uses
         )
 
-    def calls(self, name: str | None = None, with_: Mapping[str, JSON] | None = None) -> tuple[CallView, ...]:
-        """The calls of the scope so far; of one tool, with these arguments among its own, where asked for.
+    def calls(
+        self,
+        name: str | None = None,
+        with_: Mapping[str, JSON] | None = None,
+        *,
+        status: CallStatus | None = None,
+    ) -> tuple[CallView, ...]:
+        """The calls of the scope so far; of one tool, with these arguments among its own, of one status, where asked
+        for.
 
         A value of `with_` is a JSON value to equal, or `{"from": "user"}`: it occurs in a user message so far, or
         `{"from": "tool"}`: in a tool result of an earlier step of the dialogue."""
-        found = tuple(call for call in self.all_calls if name is None or call.name == name)
+        found = tuple(
+            call
+            for call in self.all_calls
+            if (name is None or call.name == name) and (status is None or call.status == status)
+        )
         return found if not with_ else tuple(call for call in found if self._matches(call, with_))
 
     def called(self, name: str, *, with_: Mapping[str, JSON] | None = None, before: str | None = None) -> bool:

@@ -71,11 +71,12 @@ def edited(reference: Trace, change: Callable[[Step], Step], steps: Sequence[Ste
     changed = {step.number: change(step) for step in steps}
     if all(changed[step.number] == step for step in steps):
         return reference
-    runs: list[Run] = []
     number = -1
-    for run in reference.runs:
+
+    def rewritten(dialogue: Sequence[Message]) -> tuple[Message, ...]:
+        nonlocal number
         messages: list[Message] = []
-        for message in run.messages:
+        for message in dialogue:
             if message.role == "assistant":
                 number += 1
                 new = changed.get(number)
@@ -84,7 +85,12 @@ def edited(reference: Trace, change: Callable[[Step], Step], steps: Sequence[Ste
                     messages.append(Message(role="tool", parts=new.responses))
             elif message.role != "tool" or number not in changed:
                 messages.append(message)
-        runs.append(replace(run, messages=tuple(messages), calls=(), tools=()))
+        return tuple(messages)
+
+    runs: list[Run] = []
+    for place, run in enumerate(reference.runs):
+        history = run.history if place else rewritten(run.history)  # only the first run's is part of the dialogue
+        runs.append(replace(run, history=history, messages=rewritten(run.messages), calls=(), tools=()))
     return replace(reference, runs=tuple(runs))
 
 
@@ -125,11 +131,11 @@ def _of_check(item: Item, check: Parsed, reference: Trace) -> Iterator[Corruptio
 def _of_called(item: Item, check: Called, reference: Trace, steps: Sequence[Step]) -> Iterator[Corruption]:
     done = _calls(item, reference, check.called, check.with_)
     yield Corruption(
-        what=f"the call of {check.called} is dropped", trace=edited(reference, _without(_same(done)), steps)
+        what=f"the call of {check.called} is dropped", trace=edited(reference, _without(_same(done, reference)), steps)
     )
     known = _known(reference)
     for key in check.with_:
-        changed = edited(reference, _changing(_same(done), {key}.__contains__, known), steps)
+        changed = edited(reference, _changing(_same(done, reference), {key}.__contains__, known), steps)
         yield Corruption(what=f"the argument {key} of {check.called} is changed", trace=changed)
     if check.succeeded:
         yield _failing(reference, steps, done)
@@ -177,7 +183,7 @@ def _of_question(item: Item, reference: Trace) -> Iterator[Corruption]:
         return
     if item.focus_on == "assistant.tool_calls":
         named = {folded(text) for pointer in pointers for text in _named(pointer, reference)}
-        calls = {id(call) for step in steps for call in step.message.tool_calls if folded(call_text(call)) in named}
+        calls = {id(use.call) for step in steps for use in step.tool_uses if folded(call_text(use)) in named}
         if item.level == "parameter":
             quotes = " ".join(str(pointer["snippet"]) for pointer in pointers)
             change = _changing(calls, lambda name: occurs(name, quotes), _known(reference))
@@ -233,17 +239,20 @@ def _calls(
     return [call for turn in known for call in View.of(reference, turn).calls(name, wanted)]
 
 
-def _same(done: Sequence[CallView]) -> Callable[[ToolCall], bool]:
-    return lambda call: any(call.name == one.name and same_json(call.arguments, one.arguments) for one in done)
+def _same(done: Sequence[CallView], reference: Trace) -> Callable[[ToolCall], bool]:
+    ran = {id(use.call): use.arguments for step in reference.steps for use in step.tool_uses}
+    return lambda call: any(
+        call.name == one.name and same_json(ran.get(id(call), call.arguments), one.arguments) for one in done
+    )
 
 
 def _without(chosen: Callable[[ToolCall], bool] | set[int]) -> Callable[[Step], Step]:
     wanted = _predicate(chosen)
 
     def change(step: Step) -> Step:
-        dropped = [call for call in step.message.tool_calls if wanted(call)]
-        answers = {id(step.response_to(call)) for call in dropped}
-        parts = tuple(part for part in step.message.parts if not any(part is call for call in dropped))
+        dropped = [use for use in step.tool_uses if wanted(use.call)]
+        answers = {id(use.response) for use in dropped}
+        parts = tuple(part for part in step.message.parts if not any(part is use.call for use in dropped))
         responses = tuple(one for one in step.responses if id(one) not in answers)
         return replace(step, message=replace(step.message, parts=parts), responses=responses)
 

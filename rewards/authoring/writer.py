@@ -253,10 +253,10 @@ def task_of(reference: Trace, base: Task | None = None) -> Task:
     system = next((message.text for message in reference.messages if message.role == "system"), None)
     tools = {tool.name: tool for call in reference.calls for tool in call.tools}
     recorded = [
-        RecordedCall(name=call.name, arguments=call.arguments, result=answer.response)
+        RecordedCall(name=use.call.name, arguments=use.arguments, result=use.response.response)
         for step in reference.steps
-        for call in step.message.tool_calls
-        if (answer := step.response_to(call)) is not None and not answer.error and isinstance(call.arguments, Mapping)
+        for use in step.tool_uses
+        if use.status == "ok" and use.response is not None and isinstance(use.arguments, Mapping)
     ]
     return Task(
         id=reference.task_id or reference.id,

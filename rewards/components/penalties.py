@@ -41,20 +41,23 @@ def format_penalty(*, text_beside_calls: bool = True, tools: frozenset[str] | No
 
 
 def tool_error_penalty() -> RewardComponent:
-    """failed tool responses / tool responses; 0 for a dialogue without any: nothing failed.
+    """failed tool responses / tool responses; 0 for a dialogue without any: nothing failed. A tool that raised without
+    an answer, ending the run, counts as a failed response.
 
     >>> from cm2_agent import Checklist, Item, Stack
     >>> from cm2_agent.rewards import penalty, tool_error_penalty
     >>> support = Checklist(Item("replies", check={"replied": True}), name="support")
     >>> Stack(support, penalty(tool_error_penalty(), weight=0.2)).terms[-1].version
-    'penalty*0.2 tool_error=1'
+    'penalty*0.2 tool_error=2'
     """
 
     def errors(trace: Trace) -> float:
         responses = [response for step in trace.steps for response in step.responses]
-        return sum(response.error for response in responses) / len(responses) if responses else 0.0
+        unanswered = sum(use.error is not None for step in trace.steps for use in step.tool_uses)
+        count = len(responses) + unanswered
+        return (sum(response.error for response in responses) + unanswered) / count if count else 0.0
 
-    return RewardComponent(errors, name="tool_error", version="1")
+    return RewardComponent(errors, name="tool_error", version="2")
 
 
 def length_penalty(free: float, most: float, *, unit: Unit = "steps") -> RewardComponent:

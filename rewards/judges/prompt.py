@@ -23,16 +23,17 @@ from cm2_agent.llm.untrusted_text import escaped
 from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.json_values import canonical_json, content_hash
 from cm2_agent.types.messages import Blob, Message, Reasoning, Text, ToolCall, ToolCallResponse, Uri, part_to_json
+from cm2_agent.types.tool_use import ToolUse
 from cm2_agent.types.trace import Step, Trace
 from cm2_agent.types.view import as_text
 
 from .evidence import normalised_text
-from .transcript import call_text, part_texts
+from .transcript import call_text, part_texts, shown_status
 
 _FOLDER = Path(__file__).resolve().parent.parent / "prompts"
 INSTRUCTIONS = (_FOLDER / "judge.md").read_text(encoding="utf-8").strip()
 _ITEMS = (_FOLDER / "judge_items.md").read_text(encoding="utf-8").strip("\n")
-_RENDERING = 1
+_RENDERING = 2
 """Raised whenever the same trace would be shown otherwise."""
 PROMPT_VERSION = content_hash([INSTRUCTIONS, _ITEMS, _RENDERING])[:8]
 
@@ -81,9 +82,11 @@ class Transcript:
     def __post_init__(self) -> None:
         self._steps = self.trace.steps
         for message in self.trace.messages:
+            uses: tuple[ToolUse, ...] = ()
             if message.role == "assistant":
+                uses = self._steps[len(self.ends)].tool_uses
                 self.ends.append(0)
-            self._show(message)
+            self._show(message, uses)
             if self.ends and message.role in ("assistant", "tool"):
                 self.ends[-1] = len(self.lines)
 
@@ -125,18 +128,26 @@ class Transcript:
     def _seen(self, text: str) -> str:
         return text if self.redact is None else self.redact(text)
 
-    def _show(self, message: Message) -> None:
+    def _show(self, message: Message, uses: Sequence[ToolUse]) -> None:
         step = f'"step":{len(self.ends)},' if message.role in ("assistant", "tool") and self.ends else ""
         own = {"assistant": "assistant.reply", "tool": "tool.content"}.get(message.role, message.role)
         # a part that others' messages hold must not pass for theirs, least of all a tool's result
         strange = f"{message.role}.other"
+        calls = iter(uses)
         for part in message.parts:
             if isinstance(part, Text):
                 self._line(step, own, part.content)
             elif isinstance(part, Reasoning):
                 self._line(step, "assistant.reasoning" if message.role == "assistant" else strange, part.content)
             elif isinstance(part, ToolCall):
-                self._line(step, "assistant.tool_calls" if message.role == "assistant" else strange, call_text(part))
+                use = next(calls, None)  # None in a message that is not the assistant's
+                status = None if use is None else shown_status(use)
+                self._line(
+                    step,
+                    strange if use is None else "assistant.tool_calls",
+                    call_text(ToolUse(call=part) if use is None else use),
+                    "" if status is None else f',"status":"{status}"',
+                )
             elif isinstance(part, ToolCallResponse):
                 where = "tool.content" if message.role == "tool" else strange
                 self._line(step, where, as_text(part.response), ',"error":true' if part.error else "")

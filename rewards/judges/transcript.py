@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from cm2_agent.types.json_values import JSON
-from cm2_agent.types.messages import Blob, Text, ToolCall, Uri
+from cm2_agent.types.messages import Blob, Text, Uri
+from cm2_agent.types.tool_use import CallStatus, ToolUse
 from cm2_agent.types.trace import Step, Trace, Turn
 from cm2_agent.types.view import as_text
 
@@ -39,16 +40,24 @@ def user_text(turn: Turn) -> str:
     return "\n".join(_text(part) for message in turn.user for part in message.parts)
 
 
-def call_text(call: ToolCall) -> str:
-    """A tool call as it is quoted: its name and its arguments as canonical JSON."""
-    return f"{call.name} {as_text(call.arguments)}"
+def call_text(use: ToolUse) -> str:
+    """A tool call as it is quoted: its name and the arguments that ran as canonical JSON."""
+    return f"{use.call.name} {as_text(use.arguments)}"
+
+
+def shown_status(use: ToolUse) -> CallStatus | None:
+    """What the dialogue does not show by itself of a call: that it was invalid, never ran, or failed without an
+    answer."""
+    if use.status == "ok" or (use.status == "failed" and use.response is not None):
+        return None
+    return use.status
 
 
 def part_texts(step: Step, part: str) -> tuple[str, ...]:
     """The texts of a step's part that a quote may stand in: one for each tool call or tool result, none where the step
     lacks the part."""
     if part == "assistant.tool_calls":
-        return tuple(call_text(call) for call in step.message.tool_calls)
+        return tuple(map(call_text, step.tool_uses))
     if part == "tool.content":
         return tuple(as_text(response.response) for response in step.responses)
     text = step.message.reasoning if part == "assistant.reasoning" else step.message.text
@@ -78,8 +87,12 @@ def _has(step: Step, part: str) -> bool:
 def _part(step: Step, part: str) -> JSON:
     if part == "tool.content":
         return [{"error": as_text(one.response)} if one.error else as_text(one.response) for one in step.responses]
-    texts = part_texts(step, part)
-    return list(texts) if part == "assistant.tool_calls" else texts[0]
+    if part == "assistant.tool_calls":
+        return [
+            call_text(use) if (status := shown_status(use)) is None else {"call": call_text(use), "status": status}
+            for use in step.tool_uses
+        ]
+    return part_texts(step, part)[0]
 
 
 def _text(part: Any) -> str:
@@ -90,4 +103,4 @@ def _text(part: Any) -> str:
     return f"[{part.type}]"
 
 
-__all__ = ["PARTS", "call_text", "dialogue_data", "folded", "part_texts", "quoted_in", "user_text"]
+__all__ = ["PARTS", "call_text", "dialogue_data", "folded", "part_texts", "quoted_in", "shown_status", "user_text"]

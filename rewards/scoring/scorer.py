@@ -26,7 +26,7 @@ from .judge_items import ask, leave_unjudged
 from .plan import Plan
 from .score import add_up, all_true, turn_score
 
-CODE = 1
+CODE = 2
 """The version of this arithmetic; raised whenever the same trace, checklist and verdicts could get another number."""
 _MOST_PLANS = 4096
 

@@ -11,6 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from cm2_agent.cli.app import app
+from cm2_agent.store import SQLStore
+from cm2_agent.types.messages import Message, ToolCall
+from cm2_agent.types.run import Run, ToolRun
 from tests.importers.recordings import dialogues, recordings, saved
 
 ROOT = Path(__file__).parents[2]
@@ -162,6 +165,26 @@ def test_show_lists_and_opens(loaded: str) -> None:
         assert text in words
     table, _ = cm2("show", "--store", loaded, "--limit", "2")
     assert "2 of 6 traces" in table
+
+
+def test_show_says_what_became_of_calls(store: str) -> None:
+    asked = (
+        ToolCall(id="1", name="cancel", arguments="{not json"),
+        ToolCall(id="2", name="cancel", arguments={"order": 2}),
+        ToolCall(id="3", name="cancel", arguments={"order": 3}),
+    )
+    ran = ToolRun(span_id="a", name="cancel", call_id="3", arguments={"order": 30}, error="RuntimeError: desk is down")
+    messages = (Message.of("user", "Cancel"), Message.of("assistant", "", asked))
+    with SQLStore(store) as opened:
+        opened.save_run(Run(id="r", messages=messages, tools=(ran,)))
+    words, _ = cm2("show", "r", "--store", store)
+    for text in (
+        "cancel {not json [invalid]",
+        'cancel {"order":2} [not run]',
+        'cancel {"order":3} [ran with {"order":30}]',
+        "RuntimeError: desk is down",
+    ):
+        assert text in words
 
 
 def test_what_is_shown_cannot_command_the_terminal(tmp_path: Path, store: str) -> None:

@@ -28,7 +28,7 @@ from cm2_agent.errors import TaskError
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.messages import Blob, Message, Text, ToolCall, ToolCallResponse, ToolSpec
-from cm2_agent.types.run import ModelCall, Run
+from cm2_agent.types.run import ModelCall, Run, ToolRun
 from cm2_agent.types.score import Score
 from cm2_agent.types.task import RecordedCall, Task, load_tasks, save_tasks
 from cm2_agent.types.trace import Trace
@@ -123,6 +123,22 @@ def test_calls_that_never_reached_a_tool_are_left_out() -> None:
     got = compiled(trace([Message.of("user", "Hi"), asked, answered, *say("ok")]))
     assert [one.name for one in got.recorded] == ["c"]
     assert [tool.name for tool in got.tools] == ["a", "b", "c"]
+
+
+def test_a_recorded_call_has_the_arguments_that_ran() -> None:
+    """A person changed the second order; both calls have one id."""
+    asked = Message.of("assistant", "", [ToolCall(id="cancel", name="cancel", arguments={"order": n}) for n in (1, 2)])
+    answers = tuple(ToolCallResponse(id="cancel", response=text) for text in ("cancelled 1", "cancelled 7"))
+    ran = tuple(
+        ToolRun(span_id=f"s{n}", name="cancel", call_id="cancel", arguments={"order": n}, result=f"cancelled {n}")
+        for n in (1, 7)
+    )
+    messages = (Message.of("user", "Hi"), asked, Message(role="tool", parts=answers), Message.of("assistant", "ok"))
+    got = compiled(Trace.of(Run(id="r", messages=messages, tools=ran)))
+    assert [(one.arguments, one.result) for one in got.recorded] == [
+        ({"order": 1}, "cancelled 1"),
+        ({"order": 7}, "cancelled 7"),
+    ]
 
 
 def test_personal_data_is_replaced_alike_in_all_of_it() -> None:

@@ -37,6 +37,40 @@ def test_a_bare_chat(tmp_path: Path) -> None:
     assert found.task is None
 
 
+def test_one_id_twice_in_a_message(tmp_path: Path) -> None:
+    """The second call has its own arguments and its own answer; ids that are missing count by position."""
+    for own in ("cancel", None):
+        functions = [
+            {"type": "function", "function": {"name": "cancel", "arguments": json.dumps({"order_id": order})}}
+            for order in (1, 2)
+        ]
+        asked = [function if own is None else {**function, "id": own} for function in functions]
+        answers = [
+            {"role": "tool", "content": text, **({} if own is None else {"tool_call_id": own})}
+            for text in ("cancelled 1", "2 was shipped")
+        ]
+        chat = [say("user", "Cancel both"), {"role": "assistant", "content": None, "tool_calls": asked}, *answers]
+        (found,) = imported(tmp_path, [*chat, say("assistant", "One is cancelled.")])
+        (run,) = found.trace.runs
+        assert [(tool.arguments, tool.result) for tool in run.tools] == [
+            ({"order_id": 1}, "cancelled 1"),
+            ({"order_id": 2}, "2 was shipped"),
+        ]
+        uses = found.trace.steps[0].tool_uses
+        assert [(use.arguments, use.response and use.response.response) for use in uses] == [
+            ({"order_id": 1}, "cancelled 1"),
+            ({"order_id": 2}, "2 was shipped"),
+        ]
+
+
+def test_a_custom_tool_takes_text(tmp_path: Path) -> None:
+    asked = {"id": "1", "type": "custom", "custom": {"name": "shell", "input": "ls -l"}}
+    chat = [say("user", "List"), {"role": "assistant", "content": None, "tool_calls": [asked]}]
+    (found,) = imported(tmp_path, [*chat, {"role": "tool", "tool_call_id": "1", "content": "a b"}])
+    (use,) = found.trace.steps[0].tool_uses
+    assert (use.arguments, use.status) == ("ls -l", "ok")
+
+
 def test_what_is_known_about_a_chat_is_kept(tmp_path: Path) -> None:
     record = {
         "messages": CHAT,

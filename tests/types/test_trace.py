@@ -34,6 +34,20 @@ GOOD = ModelCall(
 )
 
 
+def test_a_greeting_and_two_messages_of_the_user_are_one_turn() -> None:
+    greeting, one, two, reply = (
+        message("assistant", "Welcome."),
+        message("user", "Hi"),
+        message("user", "Where is 7?"),
+        message("assistant", "It is shipped."),
+    )
+    (turn,) = Trace.of(Run(id="a", messages=(greeting, one, two, reply))).turns
+    assert [step.message for step in turn.steps] == [greeting, reply]
+    assert turn.user == (one, two)
+    later = Trace.of(Run(id="a", messages=(greeting, one, reply, two, reply)))
+    assert [(len(turn.user), len(turn.steps)) for turn in later.turns] == [(1, 2), (1, 1)]
+
+
 @pytest.mark.slow
 @given(traces())
 def test_a_trace_through_json(trace: Trace) -> None:

@@ -19,6 +19,7 @@ from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.messages import ToolCall
 from cm2_agent.types.score import Verdict
 from cm2_agent.types.task import Task
+from cm2_agent.types.tool_use import ToolUse
 from cm2_agent.types.trace import Trace
 from tests.rewards.authoring.writing import GOOD, Data, Reader, at, cancels, date, label, lookup
 from tests.rewards.talk import say, trace, turn
@@ -229,7 +230,7 @@ def test_a_model_that_cannot_be_used_is_told() -> None:
 
 
 def test_a_snippet_of_json_may_be_spaced_and_escaped_otherwise() -> None:
-    text = call_text(ToolCall(name="get", arguments={"b": "x y", "a": 7}))
+    text = call_text(ToolUse(call=ToolCall(name="get", arguments={"b": "x y", "a": 7})))
     assert text == 'get {"a":7,"b":"x y"}'
     for quote in ('{"a": 7, "b": "x y"}', '{\\"a\\":7', 'GET  {"a"'):
         assert quoted_in(quote, (text,)), quote

@@ -16,10 +16,10 @@ from pydantic_ai.messages import BinaryContent
 
 from cm2_agent.errors import JudgeError
 from cm2_agent.rewards.judges.prompt import INSTRUCTIONS, Transcript, item_line, tail
-from cm2_agent.rewards.judges.transcript import PARTS, part_texts
+from cm2_agent.rewards.judges.transcript import PARTS, dialogue_data, part_texts
 from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.messages import Blob, Message, Other, Part, Reasoning, Text, ToolCall, ToolCallResponse, Uri
-from cm2_agent.types.run import Run
+from cm2_agent.types.run import Run, ToolRun
 from cm2_agent.types.trace import Trace
 from tests import strategies
 from tests.fuzzing import examples
@@ -241,3 +241,37 @@ def test_redacted_text_alone_is_shown_and_compared() -> None:
 )
 def test_an_item_is_shown_with_what_matters_to_its_verdict_alone(item: Item, expected: dict[str, Any]) -> None:
     assert json.loads(item_line(item)) == expected
+
+
+def test_what_became_of_a_call_is_shown_where_no_answer_does() -> None:
+    """Calls that could not be parsed, never ran or ended the run say so; arguments are those that ran."""
+    asked = (
+        ToolCall(id="1", name="cancel", arguments="{not json"),
+        ToolCall(id="2", name="cancel", arguments={"order": 2}),
+        ToolCall(id="3", name="cancel", arguments={"order": 3}),
+        ToolCall(id="4", name="cancel", arguments={"order": 4}),
+        ToolCall(id="4", name="cancel", arguments={"order": 5}),
+    )
+    answers = (ToolCallResponse(id="4", response="cancelled"), ToolCallResponse(id="4", response="no", error=True))
+    ran = (
+        ToolRun(span_id="a", name="cancel", call_id="3", arguments={"order": 3}, error="RuntimeError: down"),
+        ToolRun(span_id="b", name="cancel", call_id="4", arguments={"order": 40}, result="cancelled"),
+        ToolRun(span_id="c", name="cancel", call_id="4", arguments={"order": 5}, error="no"),
+    )
+    messages = (Message.of("user", "Cancel"), Message.of("assistant", "", asked), Message(role="tool", parts=answers))
+    one = Trace.of(Run(id="r", messages=messages, tools=ran))
+    lines = [json.loads(line) for line in Transcript(trace=one).lines if "assistant.tool_calls" in line]
+    assert [(line["content"], line.get("status")) for line in lines] == [
+        ("cancel {not json", "invalid"),
+        ('cancel {"order":2}', "not_run"),
+        ('cancel {"order":3}', "failed"),
+        ('cancel {"order":40}', None),
+        ('cancel {"order":5}', None),
+    ]
+    assert part_texts(one.steps[0], "assistant.tool_calls")[3] == 'cancel {"order":40}'
+    (shown,) = dialogue_data(one)
+    assert shown["steps"][0]["assistant.tool_calls"][1:4] == [
+        {"call": 'cancel {"order":2}', "status": "not_run"},
+        {"call": 'cancel {"order":3}', "status": "failed"},
+        'cancel {"order":40}',
+    ]
