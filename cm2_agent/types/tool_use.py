@@ -30,7 +30,7 @@ class ToolUse:
         tools: The tools that the model was offered, empty where that is unknown.
         recorded: Whether an execution would have been recorded, so that no `run` means that nothing ran.
 
-    >>> from cm2_agent.types.messages import ToolCall, ToolCallResponse
+    >>> from cm2_agent import ToolCall, ToolCallResponse, ToolUse
     >>> call = ToolCall(id="1", name="get_order", arguments={"id": 7})
     >>> ToolUse(call=call, response=ToolCallResponse(id="1", response="shipped")).status, ToolUse(call=call).status
     ('ok', 'not_run')
