@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 from cm2_agent.errors import TraceError
 from cm2_agent.importers.json_records import parse_json
@@ -116,7 +117,7 @@ def _asked(messages: Sequence[Message]) -> dict[tuple[int, int], ToolCall]:
     """The call that each answer belongs to, by the answer's message and its place in it."""
     found: dict[tuple[int, int], ToolCall] = {}
     steps = [index for index, message in enumerate(messages) if message.role == "assistant"]
-    for start, end in zip(steps, [*steps[1:], len(messages)], strict=True):
+    for start, end in pairwise([*steps, len(messages)]):
         places = [(at, place) for at in range(start, end) for place in range(len(messages[at].responses))]
         answered = [messages[at].responses[place].id for at, place in places]
         calls = messages[start].tool_calls

@@ -63,6 +63,11 @@ def test_one_id_twice_in_a_message(tmp_path: Path) -> None:
         ]
 
 
+def test_a_chat_that_nobody_answered(tmp_path: Path) -> None:
+    (found,) = imported(tmp_path, [say("user", "Hello?")])
+    assert found.trace.turns == ()
+
+
 def test_a_custom_tool_takes_text(tmp_path: Path) -> None:
     asked = {"id": "1", "type": "custom", "custom": {"name": "shell", "input": "ls -l"}}
     chat = [say("user", "List"), {"role": "assistant", "content": None, "tool_calls": [asked]}]
