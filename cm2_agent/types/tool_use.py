@@ -175,18 +175,22 @@ class Executions:
         call = asked.use.call
         self._waiting[call.id or None, call.name].append(asked)
 
-    def execute(self, tool: ToolRun) -> None:
+    def execute(self, tool: ToolRun) -> AskedCall | None:
+        """The call that the execution belongs to, None where there is none."""
         key = (tool.call_id or None, tool.name)
         waiting = self._waiting[key]
         candidates = [one for one in waiting if one.at <= tool.started] if tool.started else waiting
         if not candidates and key in self._last:
-            self._last[key].run = tool
+            found = self._last[key]
         elif candidates or waiting:
             found = _nearest(candidates or waiting, tool)
-            found.run = tool
             if ended(tool):
                 waiting.remove(found)
                 self._last[key] = found
+        else:
+            return None
+        found.run = tool
+        return found
 
 
 def _nearest(candidates: Sequence[AskedCall], tool: ToolRun) -> AskedCall:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
+from typing import Any
 
 from cm2_agent.errors import TraceError
+from cm2_agent.types.dialogue_words import DialogueWords
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import Message, ToolCall, ToolCallResponse
 from cm2_agent.types.run import Branch, ModelCall, Run, RunFailure, ToolRun
 from cm2_agent.types.run_attributes import TASK_ID
+from cm2_agent.types.scope import Scope
 from cm2_agent.types.tool_use import AskedCall, CallStatus, Executions, ToolUse, uses
 
 
@@ -70,6 +74,33 @@ class Turn:
     user: tuple[Message, ...]
     steps: tuple[Step, ...]
 
+    @cached_property
+    def scope(self) -> Scope:
+        """What views of this turn share."""
+        return Scope.of(self.steps)
+
+    @cached_property
+    def dialogue_scope(self) -> Scope:
+        """The turn as a part of the dialogue's scope: its steps are counted within the dialogue."""
+        first = self.steps[0].number if self.steps else 0
+        return Scope.of(self.steps, first=first) if first else self.scope
+
+    @cached_property
+    def memo(self) -> dict[object, Any]:
+        """What was computed of the dialogue up to and with this turn, by what computed it. A dialogue that goes on has
+        the same turns but for the one that goes on, and so what was computed of them."""
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunEnd:
+    """How far the dialogue had come when a run ended: the last turn's index (-1: there was none), its steps so far,
+    and whether a user message had come after it that nothing answered."""
+
+    turn: int
+    steps: int
+    unanswered: bool
+
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
@@ -126,11 +157,47 @@ class Trace:
     def turns(self) -> tuple[Turn, ...]:
         """The dialogue cut at user messages. A user message that no assistant step answers opens no
         turn."""
-        return _turns(self.runs)
+        return self._cut[0]
 
-    @property
+    @cached_property
+    def run_ends(self) -> tuple[RunEnd, ...]:
+        """For each run how far the dialogue had come when it ended."""
+        return self._cut[1]
+
+    @cached_property
+    def _cut(self) -> tuple[tuple[Turn, ...], tuple[RunEnd, ...]]:
+        cutter = _Cutter()
+        for run in self.runs:
+            cutter.add(run)
+        self.__dict__["_cutter"] = cutter
+        return cutter.turns(), tuple(cutter.ends)
+
+    @cached_property
     def steps(self) -> tuple[Step, ...]:
-        return tuple(step for turn in self.turns for step in turn.steps)
+        return tuple(chain.from_iterable(turn.steps for turn in self.turns))
+
+    @cached_property
+    def words(self) -> DialogueWords:
+        """Where values stand in what users wrote and tools answered."""
+        return DialogueWords(self.turns, self.__dict__.pop("_words_before", None))
+
+    @cached_property
+    def _scope(self) -> Scope:
+        turns = self.turns
+        return Scope(
+            steps=self.steps,
+            calls=tuple(chain.from_iterable(turn.dialogue_scope.calls for turn in turns)),
+            replies=tuple(chain.from_iterable(turn.dialogue_scope.replies for turn in turns)),
+        )
+
+    def scope(self, turn: int | None) -> Scope:
+        """What views of a turn, or (None) of the whole dialogue, share."""
+        return self._scope if turn is None else self.turns[turn].scope
+
+    def user_text(self, turn: int | None, *, alone: bool = False) -> str:
+        """The user messages up to and with those of a turn, or that turn's alone; (None) those of the dialogue."""
+        turns = self.turns if turn is None else self.turns[turn if alone else 0 : turn + 1]
+        return "\n".join(message.text for one in turns for message in one.user)
 
     @property
     def calls(self) -> tuple[ModelCall, ...]:
@@ -145,7 +212,23 @@ class Trace:
     def with_run(self, run: Run) -> Trace:
         """The trace with one more run, or with the run of that id replaced."""
         others = tuple(other for other in self.runs if other.id != run.id)
-        return replace(self, runs=(*others, run))
+        grown = replace(self, runs=(*others, run))
+        if len(others) == len(self.runs):
+            self._pass_on(grown, run)
+        return grown
+
+    def _pass_on(self, grown: Trace, run: Run) -> None:
+        """What is known of this trace and holds of one with a run more is not worked out again."""
+        known, more = self.__dict__, grown.__dict__
+        if "attributes" in known:
+            more["attributes"] = {**known["attributes"], **run.attributes}
+        if known.get("words", known.get("_words_before")) is not None:
+            more["_words_before"] = known.get("words", known.get("_words_before"))
+        cutter: _Cutter | None = known.pop("_cutter", None)
+        if cutter is not None and len(cutter.ends) == len(self.runs):  # else another copy of this trace has gone on
+            cutter.add(run)
+            more["_cutter"] = cutter
+            more["_cut"] = cutter.turns(), tuple(cutter.ends)
 
     def to_json(self) -> dict[str, JSON]:
         return {"id": self.id, "runs": [run.to_json() for run in self.runs], "outcomes": dict(self.outcomes)}
@@ -162,70 +245,132 @@ class Trace:
         )
 
 
-def _turns(runs: tuple[Run, ...]) -> tuple[Turn, ...]:
-    turns: list[Turn] = []
-    users: list[Message] = []
-    steps: list[Step] = []
-    number = 0
-    answered = False  # a greeting before the first user message belongs to that user's turn
+@dataclass(slots=True)
+class _StepDraft:
+    message: Message
+    call: ModelCall | None
+    number: int
+    recorded: bool
+    """Whether executions of its calls were recorded; imported runs have no times, and only answers."""
+    responses: list[ToolCallResponse] = field(default_factory=list)
+    asked: list[AskedCall] = field(default_factory=list)
 
-    def close() -> None:
-        nonlocal users, steps
-        if steps:
-            turns.append(Turn(index=len(turns), user=tuple(users), steps=tuple(steps)))
-            users, steps = [], []
+    def pair(self) -> None:
+        """Match the calls with the answers that there are by now."""
+        tools = () if self.call is None else self.call.tools
+        found = uses(self.message.tool_calls, self.responses, tools=tools)
+        if not self.asked:
+            self.asked = [AskedCall(use=use, step=self.number, at=0) for use in found]
+        for one, use in zip(self.asked, found, strict=True):
+            one.use = use
 
-    def take(message: Message, call: ModelCall | None) -> None:
-        nonlocal answered, number
-        if message.role == "user":
-            if answered:
-                close()
-            answered = False
-            users.append(message)
-        elif message.role == "assistant":
-            answered = bool(users)
-            steps.append(Step(turn=len(turns), index=len(steps), number=number, message=message, call=call))
-            number += 1
-        elif message.role == "tool" and steps:
-            steps[-1] = replace(steps[-1], responses=(*steps[-1].responses, *message.responses))
+    @property
+    def own_code(self) -> set[str]:
+        """The tools that answered without an execution, so that none of theirs is recorded."""
+        if not self.recorded:
+            return set()
+        return {one.use.call.name for one in self.asked if one.run is None and one.use.status == "ok"}
 
-    for message in runs[0].history if runs else ():
-        take(message, None)
-    first_steps: list[int] = []  # of each run
-    for run in runs:
-        first_steps.append(number)
+
+class _Cutter:
+    """Cuts a dialogue into turns, run by run. A turn that a run does not touch stays the same object, and so do those
+    before it."""
+
+    def __init__(self) -> None:
+        self._turns: list[tuple[list[Message], list[_StepDraft]]] = []
+        self._built: list[Turn] = []
+        self._users: list[Message] = []
+        self._steps: list[_StepDraft] = []
+        self._drafts: list[_StepDraft] = []
+        self._answered = False  # a greeting before the first user message belongs to that user's turn
+        self._executions = Executions()
+        self._own_code: list[set[str]] = []  # of each turn
+        self._own_code_used: set[str] = set()
+        self._turn_of: list[int] = []  # of each step
+        self._touched = 0  # the first turn that is not built as it is
+        self._now = 0
+        self.ends: list[RunEnd] = []
+
+    def add(self, run: Run) -> None:
+        first = len(self._drafts)
+        if not self.ends:
+            for message in run.history:
+                self._take(message, None, recorded=False)
         writers = {call.message: call for call in run.calls if call.message is not None}
         for position, message in enumerate(run.messages):
-            take(message, writers.get(position))
-    close()
-    return _with_executions(turns, runs, first_steps)
-
-
-def _with_executions(turns: Sequence[Turn], runs: Sequence[Run], first_steps: Sequence[int]) -> tuple[Turn, ...]:
-    """The turns with what the runs executed of their calls."""
-    steps = [step for turn in turns for step in turn.steps]
-    executions = Executions()
-    asked: list[list[AskedCall]] = []
-    own_code: set[str] = set()  # tools that answered without an execution, so that none of theirs is recorded
-    captured: set[int] = set()
-    now = 0
-    for place, run in enumerate(runs):
-        end = first_steps[place + 1] if place + 1 < len(runs) else len(steps)
-        for step in steps[len(asked) : end]:
-            now = max(now, step.call.ended if step.call is not None else 0)
-            asked.append([AskedCall(use=use, step=step.number, at=now) for use in step.tool_uses])
-            for one in asked[-1]:
-                executions.ask(one)
-            if run.started and step.number >= first_steps[place]:  # imported runs have no times, and only answers
-                captured.add(step.number)
+            self._take(message, writers.get(position), recorded=bool(run.started))
+        self._ask(first)
         for tool in run.tools:
-            executions.execute(tool)
-    for number in captured:
-        own_code.update(one.use.call.name for one in asked[number] if one.run is None and one.use.status == "ok")
+            found = self._executions.execute(tool)
+            if found is not None:
+                self._touched = min(self._touched, self._turn_of[found.step])
+        steps = len(self._turns[-1][1]) if self._turns else 0
+        self.ends.append(
+            RunEnd(turn=len(self._turns) - 1, steps=steps, unanswered=not self._steps and bool(self._users))
+        )
 
-    def known(step: Step) -> Step:
-        own = asked[step.number]
-        recorded = (step.number in captured and one.use.call.name not in own_code for one in own)
-        return replace(step, runs=tuple(one.run for one in own), recorded=tuple(recorded)) if own else step
+    def turns(self) -> tuple[Turn, ...]:
+        """The turns so far."""
+        first = min(self._touched, len(self._own_code))
+        self._own_code[first:] = [
+            set().union(*(draft.own_code for draft in drafts)) for _, drafts in self._turns[first:]
+        ]
+        own_code = set().union(*self._own_code)
+        if own_code != self._own_code_used:
+            first, self._own_code_used = 0, own_code
+        self._built[first:] = [self._turn(index) for index in range(first, len(self._turns))]
+        self._touched = len(self._turns)
+        return tuple(self._built)
 
-    return tuple(replace(turn, steps=tuple(map(known, turn.steps))) for turn in turns)
+    def _take(self, message: Message, call: ModelCall | None, *, recorded: bool) -> None:
+        if message.role == "user":
+            if self._answered:
+                self._users, self._steps = [], []
+            self._answered = False
+            self._users.append(message)
+        elif message.role == "assistant":
+            if not self._steps:
+                self._turns.append((self._users, self._steps))
+            self._answered = bool(self._users)
+            draft = _StepDraft(message=message, call=call, number=len(self._drafts), recorded=recorded)
+            self._steps.append(draft)
+            self._drafts.append(draft)
+            self._turn_of.append(len(self._turns) - 1)
+        elif message.role == "tool" and self._steps:
+            self._steps[-1].responses.extend(message.responses)
+        if self._steps:
+            self._touched = min(self._touched, len(self._turns) - 1)
+
+    def _ask(self, first: int) -> None:
+        """Have the calls of the steps from `first` on look for their executions. Answers may have come to the step
+        before these too."""
+        if 0 < first <= len(self._drafts):
+            self._drafts[first - 1].pair()
+        for draft in self._drafts[first:]:
+            self._now = max(self._now, draft.call.ended if draft.call is not None else 0)
+            draft.pair()
+            for one in draft.asked:
+                one.at = self._now
+                self._executions.ask(one)
+
+    def _turn(self, index: int) -> Turn:
+        users, drafts = self._turns[index]
+        return Turn(
+            index=index,
+            user=tuple(users),
+            steps=tuple(
+                Step(
+                    turn=index,
+                    index=place,
+                    number=draft.number,
+                    message=draft.message,
+                    responses=tuple(draft.responses),
+                    call=draft.call,
+                    runs=tuple(one.run for one in draft.asked),
+                    recorded=tuple(
+                        draft.recorded and one.use.call.name not in self._own_code_used for one in draft.asked
+                    ),
+                )
+                for place, draft in enumerate(drafts)
+            ),
+        )

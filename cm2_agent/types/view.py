@@ -6,38 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from cm2_agent.types.json_values import JSON, canonical_json, same_json
-from cm2_agent.types.messages import Message, ToolCallResponse
+from cm2_agent.types.dialogue_words import as_text, occurs
+from cm2_agent.types.json_values import JSON, same_json
+from cm2_agent.types.messages import Message
+from cm2_agent.types.scope import CallView, Scope
 from cm2_agent.types.tool_use import CallStatus
 from cm2_agent.types.trace import Step, Trace, Turn
-
-
-@dataclass(frozen=True, kw_only=True)
-class CallView:
-    """One tool call seen in a view.
-
-    `arguments` are those that ran, where a person or a middleware changed the model's. `step` is the 0-based step
-    within the scope at which it was made. `status` says what became of it: `invalid` (it could not be parsed, its
-    arguments are no object, or no tool has its name), `not_run` (nothing was executed to its end, as where the run
-    ended first or a person refused the call), `failed` or `ok`. `error` is what a tool raised that never answered: it
-    ended the run."""
-
-    name: str
-    arguments: JSON
-    step: int
-    response: ToolCallResponse | None
-    status: CallStatus
-    error: str | None = None
-
-    @property
-    def result(self) -> JSON:
-        """What the tool answered, None where nothing came back."""
-        return None if self.response is None else self.response.response
-
-    @property
-    def failed(self) -> bool:
-        """True where the answer is an error, and where the tool raised."""
-        return self.status == "failed" or (self.response is not None and self.response.error)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,27 +36,28 @@ class View:
     @classmethod
     def of(cls, trace: Trace, turn: int | None = None) -> View:
         """The view at the end of a turn, or of the whole dialogue."""
-        scope = trace.steps if turn is None else trace.turns[turn].steps
-        return cls(trace=trace, turn=turn, seen=len(scope))
+        return cls(trace=trace, turn=turn, seen=len(trace.scope(turn).steps))
+
+    @cached_property
+    def _scope(self) -> Scope:
+        return self.trace.scope(self.turn)
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
         """The steps of the scope so far."""
-        scope = self.trace.steps if self.turn is None else self.trace.turns[self.turn].steps
-        return scope[: self.seen]
+        return self._scope.steps[: self.seen]
 
     @property
     def ended(self) -> bool:
         """True at the last step of the scope."""
-        scope = self.trace.steps if self.turn is None else self.trace.turns[self.turn].steps
-        return self.seen >= len(scope)
+        return self.seen >= len(self._scope.steps)
 
     @cached_property
     def dialogue_steps(self) -> tuple[Step, ...]:
         """All steps so far, those of earlier turns too."""
         if self.turn is None:
             return self.steps
-        return tuple(step for turn in self.trace.turns[: self.turn] for step in turn.steps) + self.steps
+        return self.trace.steps[: self._first_step] + self.steps
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -92,13 +67,12 @@ class View:
     @property
     def user(self) -> str:
         """The user message that opens this turn; all user messages for the closing block."""
-        turns = self.trace.turns if self.turn is None else (self.trace.turns[self.turn],)
-        return "\n".join(message.text for turn in turns for message in turn.user)
+        return self.trace.user_text(self.turn, alone=True)
 
     @property
     def user_text(self) -> str:
         """All user messages so far."""
-        return "\n".join(message.text for turn in self.turns for message in turn.user)
+        return self.trace.user_text(self.turn)
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -108,18 +82,7 @@ class View:
     @cached_property
     def all_calls(self) -> tuple[CallView, ...]:
         """Every tool call of the scope so far, in order."""
-        return tuple(
-            CallView(
-                name=use.call.name,
-                arguments=use.arguments,
-                step=number,
-                response=use.response,
-                status=use.status,
-                error=use.error,
-            )
-            for number, step in enumerate(self.steps)
-            for use in step.tool_uses
-        )
+        return self._scope.calls_by(self.seen)
 
     def calls(
         self,
@@ -138,7 +101,7 @@ class View:
             for call in self.all_calls
             if (name is None or call.name == name) and (status is None or call.status == status)
         )
-        return found if not with_ else tuple(call for call in found if self._matches(call, with_))
+        return found if not with_ else tuple(call for call in found if self.matches(call, with_))
 
     def called(self, name: str, *, with_: Mapping[str, JSON] | None = None, before: str | None = None) -> bool:
         """Whether the tool was called in the scope so far. With `before="reply"`: in a step before the first reply
@@ -146,7 +109,7 @@ class View:
         of that tool."""
         limit = len(self.steps)
         if before == "reply":
-            limit = next((number for number, step in enumerate(self.steps) if step.is_reply), limit)
+            limit = next((reply.step for reply in self._scope.replies_by(self.seen)), limit)
         elif before is not None:
             limit = next((call.step for call in self.all_calls if call.name == before), limit)
         return any(call.step < limit for call in self.calls(name, with_))
@@ -162,26 +125,33 @@ class View:
     @property
     def replies(self) -> tuple[str, ...]:
         """The agent's replies in the scope so far: the texts of steps without a tool call."""
-        return tuple(step.message.text for step in self.steps if step.is_reply)
+        return tuple(reply.text for reply in self._scope.replies_by(self.seen))
 
     @property
     def reply(self) -> str:
         """The last reply of the scope so far, empty before there is one."""
-        return self.replies[-1] if self.replies else ""
+        replies = self._scope.replies_by(self.seen)
+        return replies[-1].text if replies else ""
 
     def said_by_user(self, value: JSON) -> bool:
         """Whether the value stands in a user message so far, as a whole word and whatever its case."""
-        return occurs(value, self.user_text)
+        turn = self.trace.words.user_turn(value)
+        return turn is not None and (self.turn is None or turn <= self.turn)
 
     def told_by_tool(self, value: JSON, before_step: int | None = None) -> bool:
         """Whether the value stands in a tool result of the dialogue so far (of earlier steps than `before_step` of the
         scope)."""
-        steps = self.dialogue_steps
-        if before_step is not None:
-            steps = steps[: len(steps) - len(self.steps) + before_step]
-        return any(occurs(value, as_text(response.response)) for step in steps for response in step.responses)
+        step = self.trace.words.tool_step(value)
+        limit = len(self.steps) if before_step is None else min(before_step, len(self.steps))
+        return step is not None and step < self._first_step + limit
 
-    def _matches(self, call: CallView, wanted: Mapping[str, JSON]) -> bool:
+    @property
+    def _first_step(self) -> int:
+        """The number within the dialogue of the scope's first step."""
+        return 0 if self.turn is None or not self._scope.steps else self._scope.steps[0].number
+
+    def matches(self, call: CallView, wanted: Mapping[str, JSON]) -> bool:
+        """Whether a call of the scope has these arguments among its own (`calls`)."""
         if not isinstance(call.arguments, Mapping):
             return False
         for key, value in wanted.items():
@@ -197,24 +167,4 @@ class View:
         return True
 
 
-def as_text(value: JSON) -> str:
-    """A JSON value as it would be read: text as it is, anything else as canonical JSON."""
-    return value if isinstance(value, str) else canonical_json(value)
-
-
-def occurs(value: JSON, text: str) -> bool:
-    """Whether the value, spelled as text, stands in the text with no letter or digit touching it, whatever the case.
-
-    >>> occurs(7, "order 7?"), occurs(7, "order 17")
-    (True, False)
-    """
-    needle, hay = as_text(value).casefold().strip(), text.casefold()
-    if not needle:
-        return False
-    start = hay.find(needle)
-    while start >= 0:
-        before, after = hay[start - 1 : start], hay[start + len(needle) : start + len(needle) + 1]
-        if not (before.isalnum() and needle[0].isalnum()) and not (after.isalnum() and needle[-1].isalnum()):
-            return True
-        start = hay.find(needle, start + 1)
-    return False
+__all__ = ["CallView", "View", "as_text", "occurs"]

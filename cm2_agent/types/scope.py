@@ -1,0 +1,92 @@
+"""Scope: what all views of a turn, or of a whole dialogue, share."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cm2_agent.types.json_values import JSON
+from cm2_agent.types.messages import ToolCallResponse
+from cm2_agent.types.tool_use import CallStatus
+
+if TYPE_CHECKING:
+    from cm2_agent.types.trace import Step
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallView:
+    """One tool call seen in a view.
+
+    `arguments` are those that ran, where a person or a middleware changed the model's. `step` is the 0-based step
+    within the scope at which it was made. `status` says what became of it: `invalid` (it could not be parsed, its
+    arguments are no object, or no tool has its name), `not_run` (nothing was executed to its end, as where the run
+    ended first or a person refused the call), `failed` or `ok`. `error` is what a tool raised that never answered: it
+    ended the run."""
+
+    name: str
+    arguments: JSON
+    step: int
+    response: ToolCallResponse | None
+    status: CallStatus
+    error: str | None = None
+
+    @property
+    def result(self) -> JSON:
+        """What the tool answered, None where nothing came back."""
+        return None if self.response is None else self.response.response
+
+    @property
+    def failed(self) -> bool:
+        """True where the answer is an error, and where the tool raised."""
+        return self.status == "failed" or (self.response is not None and self.response.error)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """A step that speaks to the user. `step` is 0-based within the scope."""
+
+    step: int
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scope:
+    """The steps of a turn or of a dialogue, with their calls and replies in order."""
+
+    steps: tuple[Step, ...]
+    calls: tuple[CallView, ...]
+    replies: tuple[Reply, ...]
+
+    @classmethod
+    def of(cls, steps: Sequence[Step], *, first: int = 0) -> Scope:
+        """The scope of these steps, which are counted from `first`."""
+        return cls(
+            steps=tuple(steps),
+            calls=tuple(
+                CallView(
+                    name=use.call.name,
+                    arguments=use.arguments,
+                    step=number,
+                    response=use.response,
+                    status=use.status,
+                    error=use.error,
+                )
+                for number, step in enumerate(steps, first)
+                for use in step.tool_uses
+            ),
+            replies=tuple(
+                Reply(step=number, text=step.message.text) for number, step in enumerate(steps, first) if step.is_reply
+            ),
+        )
+
+    def calls_by(self, seen: int) -> tuple[CallView, ...]:
+        """The calls of the first `seen` steps."""
+        return self.calls[: bisect_left(self.calls, seen, key=lambda call: call.step)]
+
+    def replies_by(self, seen: int) -> tuple[Reply, ...]:
+        return self.replies[: bisect_left(self.replies, seen, key=lambda reply: reply.step)]
+
+
+__all__ = ["CallView", "Reply", "Scope"]
