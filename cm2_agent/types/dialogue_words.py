@@ -5,6 +5,7 @@ is looked up among the texts before it and its place is remembered, also as the 
 
 from __future__ import annotations
 
+import json
 import re
 from bisect import bisect_left
 from collections import defaultdict
@@ -24,7 +25,12 @@ _REMEMBERED = 100_000
 
 def as_text(value: JSON) -> str:
     """A JSON value as it would be read: text as it is, anything else as canonical JSON."""
-    return value if isinstance(value, str) else canonical_json(value)
+    if isinstance(value, str):
+        return value
+    try:
+        return canonical_json(value)
+    except ValueError:  # NaN and infinities are no JSON, but a tool may have answered them
+        return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 def occurs(value: JSON, text: str) -> bool:
@@ -128,7 +134,7 @@ class DialogueWords:
             self._users, self._user_turns = before._users, before._user_turns
             self._tools, self._tool_steps = before._tools, before._tool_steps
             start, users, tools = before._last_turn
-        self._last_turn = (start, users, tools)
+        self._last_turn: tuple[int, int, int] = (start, users, tools)
         for turn in turns[start:]:
             self._last_turn = (turn.index, users, tools)
             for message in turn.user:
@@ -155,13 +161,13 @@ class DialogueWords:
                 end -= length + 1
                 if end < 0:
                     return self._user_turns[position]
-        position = self._users.first(needle)
-        return None if position is None or position >= count else self._user_turns[position]
+        found = self._users.first(needle)
+        return None if found is None or found >= count else self._user_turns[found]
 
     def tool_step(self, value: JSON) -> int | None:
         """The number of the first step in one of whose tool results the value stands."""
-        position, (_, count) = self._tools.first(_needle(value)), self._counts
-        return None if position is None or position >= count else self._tool_steps[position]
+        found, (_, count) = self._tools.first(_needle(value)), self._counts
+        return None if found is None or found >= count else self._tool_steps[found]
 
     def _is_latest(self) -> bool:
         return self._counts == (len(self._users), len(self._tools))
