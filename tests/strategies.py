@@ -24,7 +24,7 @@ from cm2_agent.types.messages import (
     ToolSpec,
     Uri,
 )
-from cm2_agent.types.run import ModelCall, Run, RunFailure, Status, ToolRun
+from cm2_agent.types.run import Branch, ModelCall, Run, RunFailure, StateMark, Status, ToolRun
 from cm2_agent.types.run_attributes import CUT, GROUP, ROLLOUT, TASK_ID, TASK_TURNS, TASK_VERSION
 from cm2_agent.types.score import Score, TurnScore, Verdict
 from cm2_agent.types.task import Persona, RecordedCall, Task
@@ -151,6 +151,8 @@ def model_calls(draw: st.DrawFn, before: ModelCall | None = None) -> ModelCall:
         finish_reason=draw(maybe(texts())),
         error=draw(maybe(texts())),
         message=draw(maybe(st.integers(0, 2**31 - 1))),
+        agent=draw(maybe(texts())),
+        changed=draw(st.sampled_from((None, "edited", "rewritten"))),
         started=draw(times()),
         ended=draw(times()),
     )
@@ -166,6 +168,9 @@ def tool_runs() -> st.SearchStrategy[ToolRun]:
         result=jsons(),
         error=maybe(texts()),
         backend=maybe(texts()),
+        fault=maybe(texts()),
+        agent=maybe(texts()),
+        artifact=jsons(),
         started=times(),
         ended=times(),
     )
@@ -187,6 +192,14 @@ def attributes() -> st.SearchStrategy[dict[str, Any]]:
     return st.tuples(known, objects()).map(lambda pair: {**pair[1], **pair[0]})
 
 
+def counts() -> st.SearchStrategy[int]:
+    return st.integers(0, 2**31 - 1)
+
+
+def branches() -> st.SearchStrategy[Branch]:
+    return st.builds(Branch, parent=texts(), messages=counts(), reason=st.sampled_from(("sampled", "person")))
+
+
 @st.composite
 def runs(draw: st.DrawFn, thread: str | None = None) -> Run:
     calls: list[ModelCall] = []
@@ -201,6 +214,13 @@ def runs(draw: st.DrawFn, thread: str | None = None) -> Run:
         status=status,
         failure=draw(maybe(st.builds(RunFailure, kind=texts(), message=texts()))),
         messages=tuple(draw(st.lists(messages(), max_size=4))),
+        input=draw(maybe(jsons())),
+        output=draw(maybe(jsons())),
+        branch=draw(maybe(branches())),
+        states=tuple(draw(st.lists(st.builds(StateMark, hash=texts(), messages=counts()), max_size=2))),
+        user=draw(maybe(texts())),
+        session=draw(maybe(texts())),
+        tags=tuple(draw(st.lists(texts(), max_size=2))),
         calls=tuple(calls),
         tools=tuple(draw(st.lists(tool_runs(), max_size=2))),
         attributes=draw(attributes()),
@@ -211,20 +231,33 @@ def runs(draw: st.DrawFn, thread: str | None = None) -> Run:
 
 @st.composite
 def traces(draw: st.DrawFn, max_runs: int = 3) -> Trace:
-    """A trace: one run by itself, or runs of a thread by their start; run ids are unique within it."""
+    """A trace: one run by itself, or runs of a thread, of a branch of it or of a stateless conversation, by their
+    start; run ids are unique within it. The first may have a history."""
     outcomes = draw(st.dictionaries(texts(), maybe(floats().map(lambda value: value + 0.0)), max_size=2))
+    history = tuple(draw(st.lists(messages(), max_size=2)))
     if draw(st.booleans()):
-        alone = draw(runs())
+        alone = replace(draw(runs()), history=history)
         return Trace(id=alone.id, runs=(alone,), outcomes=outcomes)
     thread = draw(names())
     several = draw(st.lists(runs(thread=thread), max_size=max_runs, unique_by=lambda run: run.id))
-    return Trace(id=thread, runs=tuple(sorted(several, key=lambda run: run.started)), outcomes=outcomes)
+    several.sort(key=lambda run: run.started)
+    several[:1] = [replace(run, history=history) for run in several[:1]]
+    kind = draw(st.sampled_from(("thread", "branch", "stateless")))
+    if kind != "thread":
+        thread += "~2"
+        several = [replace(run, trace=thread, thread=run.thread if kind == "branch" else None) for run in several]
+    return Trace(id=thread, runs=tuple(several), outcomes=outcomes)
 
 
 def renamed(trace: Trace, prefix: str) -> Trace:
     """The trace under other ids, so that examples share one database without meeting."""
-    thread = {run.id: None if run.thread is None else f"{prefix}{run.thread}" for run in trace.runs}
-    changed = tuple(replace(run, id=f"{prefix}{run.id}", thread=thread[run.id]) for run in trace.runs)
+
+    def other(id: str | None) -> str | None:
+        return None if id is None else f"{prefix}{id}"
+
+    changed = tuple(
+        replace(run, id=f"{prefix}{run.id}", thread=other(run.thread), trace=other(run.trace)) for run in trace.runs
+    )
     return replace(trace, id=f"{prefix}{trace.id}", runs=changed)
 
 

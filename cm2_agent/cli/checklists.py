@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cm2_agent.cli.common import (
+    PROJECT,
     STORE,
     JsonOption,
+    ProjectOption,
     StoreOption,
     command_group,
     echo_err,
@@ -79,6 +81,7 @@ def write(
     ] = None,
     concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Dialogues at a time.")] = 8,
     store: StoreOption = STORE,
+    project: ProjectOption = PROJECT,
     as_json: JsonOption = False,
 ) -> None:
     import asyncio
@@ -103,7 +106,7 @@ def write(
         RateLimits(concurrency=concurrency, budget_calls=budget_calls) if judge_model is None else judge_model.limits
     )
     writer = ChecklistWriter(model, base_url=base_url, api_key=os.environ.get(KEY), judge=judge_model, limits=limits)
-    with open_store(store) as opened:
+    with open_store(store, project=project) as opened:
         references = _select_references(opened, traces, tasks)
         result = asyncio.run(_write_all(opened, references, writer, output, block=block, concurrency=concurrency))
     print_result({**result, "out": str(out)}, as_json=as_json)

@@ -29,10 +29,14 @@ StoreOption: TypeAlias = Annotated[
         "--store", envvar="CM2_STORE", help="The store: sqlite:///FILE.db or postgresql+psycopg://USER@HOST/DATABASE."
     ),
 ]
+ProjectOption: TypeAlias = Annotated[
+    str, typer.Option("--project", envvar="CM2_PROJECT", help="The project whose traces are meant.")
+]
 JsonOption: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on one line, and nothing else on stdout.")
 ]
 STORE = "sqlite:///cm2.db"
+PROJECT = "default"
 
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
@@ -106,11 +110,11 @@ def format_number(value: float | None, interval: tuple[float, float] | None = No
     return f"{value:.3f}" + ("" if interval is None else f"  [{interval[0]:.3f}, {interval[1]:.3f}]")
 
 
-def open_store(url: str, *, create: bool = False) -> SQLStore:
-    """The store behind a URL; only commands that write traces `create` a new one. Raises StoreError."""
+def open_store(url: str, *, project: str = PROJECT, create: bool = False) -> SQLStore:
+    """A project's store behind a URL; only commands that write traces `create` a new one. Raises StoreError."""
     from cm2_agent.store import SQLStore
 
-    return SQLStore(url, create=create)
+    return SQLStore(url, project=project, create=create)
 
 
 def console(*, err: bool = False) -> Console:

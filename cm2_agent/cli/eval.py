@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cm2_agent.cli.common import (
+    PROJECT,
     STORE,
     JsonOption,
+    ProjectOption,
     StoreOption,
     echo_err,
     format_number,
@@ -65,10 +67,11 @@ def evaluate(
         float | None, typer.Option("--min-kappa", min=-1, max=1, help="With human: exit 1 where kappa is below this.")
     ] = None,
     store: StoreOption = STORE,
+    project: ProjectOption = PROJECT,
     as_json: JsonOption = False,
 ) -> None:
     if against == HUMAN:
-        _evaluate_judge(store, reward, rater, versus, min_kappa, as_json=as_json)
+        _evaluate_judge(store, project, reward, rater, versus, min_kappa, as_json=as_json)
         return
     if (rater, versus, min_kappa) != (None, None, None):
         raise StoreError(
@@ -78,7 +81,7 @@ def evaluate(
     from cm2_agent.types.group import group_key
     from cm2_agent.types.json_values import canonical_json
 
-    with open_store(store) as opened:
+    with open_store(store, project=project) as opened:
         version = reward_version(opened, reward)
         rewards = {score.trace_id: score.reward for score in opened.scores(reward=version)}
         known: set[str] = set()
@@ -117,11 +120,18 @@ def evaluate(
 
 
 def _evaluate_judge(
-    url: str, reward: str | None, rater: str | None, versus: str | None, min_kappa: float | None, *, as_json: bool
+    url: str,
+    project: str,
+    reward: str | None,
+    rater: str | None,
+    versus: str | None,
+    min_kappa: float | None,
+    *,
+    as_json: bool,
 ) -> None:
     if reward is not None and rater is not None:
         raise StoreError("--reward and --rater were both given; expected one of them, the judge to compare")
-    with open_store(url) as opened:
+    with open_store(url, project=project) as opened:
         found = compare_with_people(opened, reward=reward, rater=rater)
         other = None
         if versus is not None:

@@ -9,7 +9,16 @@ from typing import Annotated
 
 import typer
 
-from cm2_agent.cli.common import STORE, JsonOption, StoreOption, open_store, print_result, tracked
+from cm2_agent.cli.common import (
+    PROJECT,
+    STORE,
+    JsonOption,
+    ProjectOption,
+    StoreOption,
+    open_store,
+    print_result,
+    tracked,
+)
 from cm2_agent.cli.eval import reward_version
 from cm2_agent.errors import StoreError
 
@@ -25,9 +34,10 @@ def export(
     ] = None,
     task: Annotated[str | None, typer.Option("--task", help="Only traces of this task.")] = None,
     store: StoreOption = STORE,
+    project: ProjectOption = PROJECT,
     as_json: JsonOption = False,
 ) -> None:
-    with open_store(store) as opened:
+    with open_store(store, project=project) as opened:
         version = reward_version(opened, reward) if reward is not None or opened.reward_versions() else None
         scores = {} if version is None else {score.trace_id: score.to_json() for score in opened.scores(reward=version)}
         partial = file.with_name(f".{file.name}.{os.getpid()}.part")

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cm2_agent.cli.common import STORE, JsonOption, StoreOption, echo_err, open_store, print_result, printable, tracked
+from cm2_agent.cli.common import (
+    PROJECT,
+    STORE,
+    JsonOption,
+    ProjectOption,
+    StoreOption,
+    echo_err,
+    open_store,
+    print_result,
+    printable,
+    tracked,
+)
 from cm2_agent.cli.run import load_function
 from cm2_agent.errors import StoreError, TaskError, TraceError
 
@@ -36,6 +47,7 @@ def import_file(
     ],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A JSON or JSON Lines file.")],
     store: StoreOption = STORE,
+    project: ProjectOption = PROJECT,
     checklists: Annotated[
         bool, typer.Option("--checklists", help="Give each task a checklist compiled from its gold actions.")
     ] = False,
@@ -44,7 +56,7 @@ def import_file(
     from cm2_agent.importers import read_recordings
 
     records = read_recordings(_importer(format), file, checklists=checklists)
-    with closing(_Import(file, store, checklists)) as running:
+    with closing(_Import(file, store, project, checklists)) as running:
         for record in tracked(records, "importing"):
             running.add(record)
         print_result(running.finish(format), as_json=as_json)
@@ -64,8 +76,8 @@ def _importer(format: str) -> str | Importer:
 class _Import:
     """One file on its way into the store, which is opened with the first record that can be stored."""
 
-    def __init__(self, file: Path, url: str, checklists: bool) -> None:
-        self.file, self.url, self.checklists = file, url, checklists
+    def __init__(self, file: Path, url: str, project: str, checklists: bool) -> None:
+        self.file, self.url, self.project, self.checklists = file, url, project, checklists
         self.counts = {"imported": 0, "skipped": 0, "duplicates": 0}
         self.labels: list[Label] = []
         self.notes: set[str] = set()
@@ -75,7 +87,7 @@ class _Import:
     @property
     def store(self) -> SQLStore:
         if self._store is None:
-            self._store = open_store(self.url, create=True)
+            self._store = open_store(self.url, project=self.project, create=True)
         return self._store
 
     def close(self) -> None:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cm2_agent.cli.common import (
+    PROJECT,
     STORE,
     JsonOption,
+    ProjectOption,
     StoreOption,
     echo_err,
     format_number,
@@ -47,13 +49,14 @@ def report(
         Path | None, typer.Option("--html", metavar="FILE", help="Also write one self-contained page.")
     ] = None,
     store: StoreOption = STORE,
+    project: ProjectOption = PROJECT,
     as_json: JsonOption = False,
 ) -> None:
     from cm2_agent.analysis import report as analysis
 
     if html is not None and not html.resolve().parent.is_dir():
         raise StoreError(f"--html {html}: the folder {html.parent} does not exist; make it, or name another file")
-    with open_store(store) as opened:
+    with open_store(store, project=project) as opened:
         version = reward_version(opened, reward)
         found = analysis.report(tracked(_scored(opened, version), "reading"), opened.checklist)
     if not found.traces:

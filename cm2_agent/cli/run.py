@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cm2_agent.cli.common import STORE, JsonOption, StoreOption, open_store, print_result, progress
+from cm2_agent.cli.common import (
+    PROJECT,
+    STORE,
+    JsonOption,
+    ProjectOption,
+    StoreOption,
+    open_store,
+    print_result,
+    progress,
+)
 from cm2_agent.cli.score import load_checklist_and_checks
 from cm2_agent.cli.simulator_options import (
     MODEL_KEY,
@@ -125,6 +134,7 @@ def run_tasks(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of all dialogues; the same seed repeats the run.")] = 0,
     store: StoreOption = STORE,
+    project: ProjectOption = PROJECT,
     as_json: JsonOption = False,
 ) -> None:
     import asyncio
@@ -164,7 +174,7 @@ def run_tasks(
         run(
             graph, task_list, simulator=simulate, user=user_of, **options
         )  # raises on what cannot be run, before there is a store
-        results_store = opened.enter_context(open_store(store, create=True))
+        results_store = opened.enter_context(open_store(store, project=project, create=True))
         simulate, user_of = models.make(results_store, seed=seed, limits=limits)
         results = run(graph, task_list, simulator=simulate, user=user_of, store=results_store, **options)
         result = asyncio.run(_finished(results, len(task_list) * group))

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cm2_agent.cli.common import (
+    PROJECT,
     STORE,
     JsonOption,
+    ProjectOption,
     StoreOption,
     console,
     echo_err,
@@ -79,6 +81,7 @@ def score(
         bool, typer.Option("--again", help="Score as a new reward version and list the verdicts that changed.")
     ] = False,
     store: StoreOption = STORE,
+    project: ProjectOption = PROJECT,
     as_json: JsonOption = False,
 ) -> None:
     import asyncio
@@ -103,7 +106,7 @@ def score(
     )
     judge_model = options.make()
     scorer = ChecklistScorer(chosen, judge=judge_model, functions=functions)
-    with open_store(store) as opened:
+    with open_store(store, project=project) as opened:
         total = int(opened.health()["traces"])
         if not total:
             raise StoreError(

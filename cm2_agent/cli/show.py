@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cm2_agent.cli.common import (
+    PROJECT,
     STORE,
     JsonOption,
+    ProjectOption,
     StoreOption,
     console,
     format_number,
@@ -45,14 +47,19 @@ def show(
         str | None, typer.Option("--reward", metavar="VERSION", help="The reward version (default: the newest).")
     ] = None,
     task: Annotated[str | None, typer.Option("--task", help="List only traces of this task.")] = None,
+    user: Annotated[str | None, typer.Option("--user", help="List only traces of this user.")] = None,
+    session: Annotated[str | None, typer.Option("--session", help="List only traces of this session.")] = None,
+    tag: Annotated[str | None, typer.Option("--tag", help="List only traces with this tag.")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="List at most this many.")] = 50,
     store: StoreOption = STORE,
+    project: ProjectOption = PROJECT,
     as_json: JsonOption = False,
 ) -> None:
-    with open_store(store) as opened:
+    with open_store(store, project=project) as opened:
         version = reward_version(opened, reward) if reward is not None or opened.reward_versions() else None
         if trace is None:
-            _list(opened, version, task, limit, as_json)
+            wanted = {"task": task, "user": user, "session": session, "tag": tag}
+            _list(opened, version, {name: value for name, value in wanted.items() if value is not None}, limit, as_json)
             return
         found = opened.trace(trace)
         if found is None:
@@ -68,10 +75,10 @@ def show(
     _verdicts(score)
 
 
-def _list(store: SQLStore, version: str | None, task: str | None, limit: int, as_json: bool) -> None:
-    traces = list(store.traces(task=task, limit=limit))
+def _list(store: SQLStore, version: str | None, wanted: dict[str, str], limit: int, as_json: bool) -> None:
+    traces = list(store.traces(**wanted, limit=limit))
     rows = [_row(trace, None if version is None else store.score(trace.id, reward=version)) for trace in traces]
-    total = sum(1 for _ in store.traces(task=task)) if task is not None else int(store.health()["traces"])
+    total = sum(1 for _ in store.traces(**wanted)) if wanted else int(store.health()["projects"].get(store.project, 0))
     usage = {} if version is None else store.judging().get(version, {})
     if as_json:
         print_result(

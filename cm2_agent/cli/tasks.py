@@ -14,8 +14,10 @@ import typer
 
 from cm2_agent.cli.checklists import KEY
 from cm2_agent.cli.common import (
+    PROJECT,
     STORE,
     JsonOption,
+    ProjectOption,
     StoreOption,
     command_group,
     echo_err,
@@ -152,6 +154,7 @@ def from_traces(
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most this many tasks, the earliest.")] = None,
     store: StoreOption = STORE,
+    project: ProjectOption = PROJECT,
     as_json: JsonOption = False,
 ) -> None:
     import asyncio
@@ -181,7 +184,7 @@ def from_traces(
         until=_time("--until", until, before=True),
     )
     given = None if checklist is None else load_checklist_and_checks(checklist, checks)[1]
-    with open_store(store) as opened:
+    with open_store(store, project=project) as opened:
         version = None if reward is None else reward_version(opened, reward)
         redactor = None if keep_personal_data else _redactor(opened)
         labels = None

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from cm2_agent.cli.common import STORE, JsonOption, StoreOption, echo_err, open_store, print_result, printable, progress
+from cm2_agent.cli.common import (
+    PROJECT,
+    STORE,
+    JsonOption,
+    ProjectOption,
+    StoreOption,
+    echo_err,
+    open_store,
+    print_result,
+    printable,
+    progress,
+)
 from cm2_agent.cli.eval import reward_version
 from cm2_agent.cli.human_labels import compare_with_people, kappa_shortfall
 from cm2_agent.cli.score import load_checklist_and_checks
@@ -97,6 +108,7 @@ def train(
         typer.Option("--set", metavar="NAME=VALUE", help="Another keyword of the algorithm; repeatable."),
     ] = None,
     store: StoreOption = STORE,
+    project: ProjectOption = PROJECT,
     as_json: JsonOption = False,
 ) -> None:
     from cm2_agent.cli.algorithms import load_algorithm, make_trainer, parse_settings, report_of, train_on
@@ -121,7 +133,7 @@ def train(
             "--checklist and --reward were both given; a reward version names its checklist already: give one of them"
         )
     _, chosen = load_checklist_and_checks(checklist, checks)
-    with open_store(store) as opened:
+    with open_store(store, project=project) as opened:
         version = None if chosen is not None else reward_version(opened, reward)
         groups = opened.groups(checklist=chosen, reward=version, policy=policy, backends=backend or None)
         if not groups and (policy or backend):

@@ -29,7 +29,7 @@ from sqlalchemy import func, select
 from cm2_agent.errors import StoreError
 from cm2_agent.store.codec import seal, unseal
 from cm2_agent.store.engine import Database
-from cm2_agent.store.schema import checkpoints
+from cm2_agent.store.schema import DEFAULT_PROJECT, checkpoints
 from cm2_agent.store.statements import Row, Statements
 
 if TYPE_CHECKING:
@@ -77,19 +77,26 @@ class StoreCheckpointer(BaseCheckpointSaver[int]):
     """A LangGraph checkpointer on the store's tables: `graph.compile(checkpointer=store.checkpointer())`.
 
     Only the newest checkpoint of a thread (and namespace) is kept: enough to go on, to interrupt and to resume; there
-    is no history to go back to, and so a graph with a DeltaChannel is refused. With `steps_only` nothing is written
-    before the first step has ended, nor what the tasks of an unfinished step have returned: half the writes, and all
-    that a graph of one node a step needs.
+    is no history to go back to, and so a graph with a DeltaChannel is refused. Its threads are those of the store's
+    project. With `steps_only` nothing is written before the first step has ended, nor what the tasks of an unfinished
+    step have returned: half the writes, and all that a graph of one node a step needs.
 
     The async methods run on the event loop: a write is one short transaction (0.2 ms on SQLite), less than handing it
     to a thread takes. Threads may share it; of several processes on one database each must have threads of its own.
     Raises StoreError."""
 
     def __init__(
-        self, database: Database, statements: Statements, *, allow: Iterable[type] = (), steps_only: bool = False
+        self,
+        database: Database,
+        statements: Statements,
+        *,
+        project: str = DEFAULT_PROJECT,
+        allow: Iterable[type] = (),
+        steps_only: bool = False,
     ) -> None:
         super().__init__(serde=StrictSerializer(allow))
         self._db, self._do, self._steps_only = database, statements, steps_only
+        self._project = seal(project)
         self._mark = "?" if database.sqlite else "%s"
 
     def put(
@@ -109,6 +116,7 @@ class StoreCheckpointer(BaseCheckpointSaver[int]):
             kind, body = self.serde.dumps_typed(checkpoint)
             about = self.serde.dumps_typed(get_checkpoint_metadata(config, metadata))[1]
             row: Row = (
+                self._project,
                 seal(thread),
                 seal(namespace),
                 checkpoint["id"],
@@ -120,7 +128,7 @@ class StoreCheckpointer(BaseCheckpointSaver[int]):
             )
             with self._db.writing() as connection:
                 self._do.checkpoint.many(connection, [row])
-                self._do.old_writes.many(connection, [row[:3]])
+                self._do.old_writes.many(connection, [row[:4]])
         return _config(thread, namespace, checkpoint["id"])
 
     def put_writes(
@@ -129,12 +137,12 @@ class StoreCheckpointer(BaseCheckpointSaver[int]):
         thread, namespace = _place(config)
         known: list[Row] = []
         special: list[Row] = []
+        of = (self._project, seal(thread), seal(namespace), str(get_checkpoint_id(config)), task_id)
         for number, (channel, value) in enumerate(writes):
             position = WRITES_IDX_MAP.get(channel, number)
             if position < 0 or not self._steps_only:
-                place = (seal(thread), seal(namespace), str(get_checkpoint_id(config)), task_id, position)
                 (special if position < 0 else known).append(
-                    (*place, task_path, channel, *self.serde.dumps_typed(value))
+                    (*of, position, task_path, channel, *self.serde.dumps_typed(value))
                 )
         if known or special:
             with self._db.writing() as connection:
@@ -145,10 +153,11 @@ class StoreCheckpointer(BaseCheckpointSaver[int]):
         thread, namespace = _place(config)
         mark = self._mark
         with self._db.asking() as cursor:
-            where = f"WHERE thread = {mark} AND namespace = {mark}"
+            where = f"WHERE project = {mark} AND thread = {mark} AND namespace = {mark}"
+            place = (self._project, seal(thread), seal(namespace))
             cursor.execute(
                 f"SELECT checkpoint, parent, kind, body, metadata FROM checkpoints {where}",  # noqa: S608 (marks only)
-                (seal(thread), seal(namespace)),
+                place,
             )
             row = cursor.fetchone()
             if row is None or (get_checkpoint_id(config) or row[0]) != row[0]:
@@ -156,7 +165,7 @@ class StoreCheckpointer(BaseCheckpointSaver[int]):
             order = f"AND checkpoint = {mark} ORDER BY path, task, position"
             cursor.execute(
                 f"SELECT task, channel, kind, body FROM checkpoint_writes {where} {order}",  # noqa: S608 (marks only)
-                (seal(thread), seal(namespace), row[0]),
+                (*place, row[0]),
             )
             writes = cursor.fetchall()
         return CheckpointTuple(
@@ -180,6 +189,7 @@ class StoreCheckpointer(BaseCheckpointSaver[int]):
     ) -> Iterator[CheckpointTuple]:
         """The newest checkpoint of each thread and namespace that fits, newest first."""
         query = select(checkpoints.c.thread, checkpoints.c.namespace).order_by(checkpoints.c.checkpoint.desc())
+        query = query.where(checkpoints.c.project == self._project)
         asked: Mapping[str, Any] = (config or {}).get("configurable") or {}
         if "thread_id" in asked:
             query = query.where(checkpoints.c.thread == seal(str(asked["thread_id"])))
@@ -205,19 +215,25 @@ class StoreCheckpointer(BaseCheckpointSaver[int]):
     def delete_thread(self, thread_id: str) -> None:
         with self._db.writing() as connection:
             for statement in (self._do.no_writes, self._do.no_checkpoint):
-                statement.many(connection, [(seal(str(thread_id)),)])
+                statement.many(connection, [(self._project, seal(str(thread_id)))])
 
     def pending(self) -> tuple[str, ...]:
         """The threads under way: those with a checkpoint."""
         with self._db.reading() as connection:
             return tuple(
                 unseal(thread)
-                for thread in connection.scalars(select(checkpoints.c.thread).distinct().order_by("thread"))
+                for thread in connection.scalars(
+                    select(checkpoints.c.thread)
+                    .where(checkpoints.c.project == self._project)
+                    .distinct()
+                    .order_by("thread")
+                )
             )
 
     def __len__(self) -> int:
         with self._db.reading() as connection:
-            return int(connection.execute(select(func.count(checkpoints.c.thread.distinct()))).scalar_one())
+            counted = select(func.count(checkpoints.c.thread.distinct())).where(checkpoints.c.project == self._project)
+            return int(connection.execute(counted).scalar_one())
 
     def __bool__(self) -> bool:
         return True  # LangGraph asks `if checkpointer`; an empty one is one

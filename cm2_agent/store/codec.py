@@ -74,6 +74,32 @@ def dump_mapping(value: Mapping[str, JSON], what: str) -> str:
         raise _not_json(what, error) from error
 
 
+def dump_tags(tags: Sequence[str], where: str) -> str:
+    """Tags as a JSON list in which every tag is spelled in one way, so that it can be searched for. Raises
+    StoreError where one is no text."""
+    for tag in tags:
+        if not isinstance(tag, str):
+            raise StoreError(f"{where}: a tag is {type(tag).__name__} {tag!r:.60}; expected text")
+    return f"[{','.join(map(_spelled, tags))}]"
+
+
+def tag_pattern(tag: str) -> str:
+    """A LIKE pattern (escaped by `!`) for a text of `dump_tags` with this tag; `in` on the list has the last word."""
+    spelled = _spelled(tag)
+    for special in "!%_":
+        spelled = spelled.replace(special, "!" + special)
+    return f"%{spelled}%"
+
+
+def _spelled(tag: str) -> str:
+    spelled = _encode(tag)
+    try:
+        spelled.encode()
+    except UnicodeEncodeError:  # a lone surrogate
+        return json.dumps(tag)
+    return spelled
+
+
 def load(text: str) -> JSON:
     """The value that `dump` was given."""
     return json.loads(unseal(text))

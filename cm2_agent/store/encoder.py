@@ -16,6 +16,7 @@ from cm2_agent.store.codec import (
     address,
     dump,
     dump_mapping,
+    dump_tags,
     pack_ids,
     pack_logprobs,
     seal,
@@ -32,6 +33,8 @@ CANDIDATES = 4
 line."""
 UNTRAINABLE = 8
 """Where `untrainable` stands among a packed call's facts."""
+LATER = 2
+"""How many facts of calls and of tools' executions revision 0006 added at their end."""
 
 
 class Base(NamedTuple):
@@ -45,7 +48,7 @@ class Base(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class PackedCall:
-    """A model call: `facts` are its columns from span_id to output, the rest is whole, not yet shortened by a base."""
+    """A model call: `facts` are its columns from span_id to changed, the rest is whole, not yet shortened by a base."""
 
     facts: tuple[Any, ...]
     input: bytes
@@ -81,13 +84,27 @@ class PackedRun:
     trace_id: str
     facts: tuple[Any, ...]
     hash: bytes
+    """Of everything but the history."""
     attributes: str
     messages: bytes
+    history: bytes
+    seen: tuple[Any, ...]
+    """Its columns from input to tags."""
     calls: tuple[PackedCall, ...]
     tools: tuple[tuple[Any, ...], ...]
 
-    def row(self, trace: int) -> tuple[Any, ...]:
-        return (self.id, trace, self.run.thread is not None, *self.facts, self.hash, self.attributes, self.messages)
+    def hash_with(self, history: bytes) -> bytes:
+        """The hash of the run stored with this history: that of a run without one is as it was before there were
+        any."""
+        return hashlib.sha256(self.hash + history).digest() if history else self.hash
+
+    def row(self, project: str, trace: int, history: bytes) -> tuple[Any, ...]:
+        thread = self.run.thread
+        threaded = thread is not None and thread == self.run.trace_id
+        named = None if threaded else sealed(thread)
+        hash = self.hash_with(history)
+        head = (project, self.id, trace, threaded, named, *self.facts, hash, self.attributes, self.messages)
+        return (*head, history or None, *self.seen)
 
 
 class Packer:
@@ -101,13 +118,12 @@ class Packer:
     def pack(self, run: Run) -> PackedRun:
         """Raises StoreError where the run holds what is not JSON, or what could not be read back."""
         where = f"run {run.id!r}"
-        for name, value in (("id", run.id), ("thread", run.thread or "")):
-            if not isinstance(value, str):
-                raise StoreError(f"{where}: {name} is {type(value).__name__} {value!r:.60}; expected text")
+        _require_text(run, where)
         failure = (None, None) if run.failure is None else (seal(run.failure.kind), seal(run.failure.message))
         facts = (seal(run.name), run.status, *failure, run.started, run.ended)
         attributes = dump_mapping(run.attributes, f"{where}: attributes")
         messages = self._messages(run.messages, where)
+        seen = _seen(run, where)
         calls = tuple(self._call(call, f"{where}, model call {number}") for number, call in enumerate(run.calls))
         tools = tuple(
             (
@@ -121,6 +137,8 @@ class Packer:
                 dump(tool.arguments, f"{where}, tool {tool.name}: arguments"),
                 dump(tool.result, f"{where}, tool {tool.name}: result"),
                 sealed(tool.fault),
+                sealed(tool.agent),
+                None if tool.artifact is None else dump(tool.artifact, f"{where}, tool {tool.name}: artifact"),
             )
             for tool in run.tools
         )
@@ -128,13 +146,16 @@ class Packer:
             messages,
             *(blob for call in calls for blob in (call.input, call.prompt_ids, call.completion_ids, call.logprobs)),
         ]
-        facts_of_calls = [
-            call.facts[:UNTRAINABLE] + call.facts[UNTRAINABLE + 1 :] for call in calls
-        ]  # a judgement, not a fact of the run
-        ran = [
-            tool[:-1] if tool[-1] is None else tool for tool in tools
-        ]  # runs stored before there were faults keep their hash
-        plain = (run.id, run.thread, facts, attributes, facts_of_calls, ran)
+        plain: tuple[Any, ...] = (
+            run.id,
+            run.thread,
+            facts,
+            attributes,
+            [_facts_of_call(call.facts) for call in calls],
+            [_facts_of_tool(tool) for tool in tools],
+        )
+        if run.trace_id != (run.id if run.thread is None else run.thread) or any(value is not None for value in seen):
+            plain += (run.trace_id, seen)
         return PackedRun(
             run=run,
             id=seal(run.id),
@@ -143,6 +164,8 @@ class Packer:
             hash=_hash(plain, blobs),
             attributes=attributes,
             messages=messages,
+            history=self._messages(run.history, where),
+            seen=seen,
             calls=calls,
             tools=tools,
         )
@@ -163,6 +186,8 @@ class Packer:
             dump_mapping(call.usage, f"{where}: usage"),
             self._toolset(call.tools, where) if call.tools else None,
             output,
+            sealed(call.agent),
+            call.changed,
         )
         return PackedCall(
             facts=facts,
@@ -203,6 +228,43 @@ class Packer:
             found = self._by_body[body] = address(value, f"{where}: a {kind}")
             self.contents.setdefault(found, (kind, body))
         return found
+
+
+def _require_text(run: Run, where: str) -> None:
+    """Raises StoreError where an id is no text."""
+    parent = "" if run.branch is None else run.branch.parent
+    ids = {"thread": run.thread, "trace": run.trace, "user": run.user, "session": run.session}
+    for name, value in (("id", run.id), ("parent", parent), *ids.items()):
+        if not isinstance(value, str) and not (value is None and name in ids):
+            raise StoreError(f"{where}: {name} is {type(value).__name__} {value!r:.60}; expected text")
+
+
+def _seen(run: Run, where: str) -> tuple[Any, ...]:
+    """The columns from input to tags, each NULL where the run says nothing."""
+    return (
+        None if run.input is None else dump(run.input, f"{where}: input"),
+        None if run.output is None else dump(run.output, f"{where}: output"),
+        *((None,) * 3 if run.branch is None else (seal(run.branch.parent), run.branch.messages, run.branch.reason)),
+        dump([[mark.hash, mark.messages] for mark in run.states], f"{where}: states") if run.states else None,
+        sealed(run.user),
+        sealed(run.session),
+        dump_tags(run.tags, where) if run.tags else None,
+    )
+
+
+# A run without what came later keeps the hash that it was stored under before.
+
+
+def _facts_of_call(facts: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What the hash is taken of: not `untrainable`, a judgement and not a fact of the run."""
+    end = -LATER if facts[-LATER:] == (None,) * LATER else len(facts)
+    return facts[:UNTRAINABLE] + facts[UNTRAINABLE + 1 : end]
+
+
+def _facts_of_tool(tool: tuple[Any, ...]) -> tuple[Any, ...]:
+    if tool[-LATER:] != (None,) * LATER:
+        return tool
+    return tool[: -LATER - 1] if tool[-LATER - 1] is None else tool[:-LATER]
 
 
 def _require_readable(kind: str, value: JSON, where: str) -> None:

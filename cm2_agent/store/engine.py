@@ -77,6 +77,27 @@ class Database:
             with connection.begin():
                 yield connection
 
+    @contextmanager
+    def migrating(self) -> Iterator[Connection]:
+        """`writing`, for changes of the schema: SQLite changes a table by making it anew, which foreign keys would
+        forbid meanwhile. They are checked at the end. Raises StoreError."""
+        with self._errors(), self._writer, self.engine.connect() as connection:
+            if self.sqlite:
+                driver: Any = connection.connection.driver_connection
+                driver.execute("PRAGMA foreign_keys = OFF")  # it changes nothing within a transaction
+            try:
+                connection.execution_options(cm2_write=True)
+                with connection.begin():
+                    yield connection
+                    if self.sqlite and (broken := connection.exec_driver_sql("PRAGMA foreign_key_check").fetchone()):
+                        raise StoreError(
+                            f"store {self.url}: a row of {broken[0]} refers to no row of {broken[2]}; nothing was"
+                            " changed: restore the database from a copy"
+                        )
+            finally:
+                if self.sqlite:
+                    driver.execute("PRAGMA foreign_keys = ON")
+
     def close(self) -> None:
         self._open = False
         self.engine.dispose()

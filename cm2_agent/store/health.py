@@ -55,6 +55,7 @@ def health(connection: Connection, url: str) -> dict[str, JSON]:
         "url": url,
         "schema": {"revision": revision_of(connection, url), "head": HEAD},
         "traces": _count(connection, traces),
+        "projects": _counts(connection, traces.c.project),
         "runs": _count(connection, runs),
         "failed_runs": _counts(connection, runs.c.failure_kind, runs.c.failure_kind.is_not(None)),
         "run_statuses": _counts(connection, runs.c.status),
@@ -67,8 +68,10 @@ def health(connection: Connection, url: str) -> dict[str, JSON]:
         "dialogues_under_way": _count(connection, checkpoints),
         "tasks": _count(connection, tasks),
         "checklists": _count(connection, checklists),
-        "scores": _count(connection, scores),
-        "null_rewards": _counts(connection, scores.c.null_reason, scores.c.value.is_(None), none="unknown"),
+        "scores": _count(connection, scores, scoring.current()),
+        "null_rewards": _counts(
+            connection, scores.c.null_reason, scores.c.value.is_(None), scoring.current(), none="unknown"
+        ),
         "unscored_traces": _count(
             connection, traces, ~select(scores.c.seq).where(scores.c.trace == traces.c.seq).exists()
         ),

@@ -31,18 +31,21 @@ class LabelCounts:
     without_trace: int
 
 
-def save(connection: Connection, do: Statements, given: Sequence[Label]) -> LabelCounts:
+def save(connection: Connection, do: Statements, given: Sequence[Label], project: str) -> LabelCounts:
     """Store labels; a rater's later word on the same place replaces the earlier one."""
     latest = {(label.trace_id, label.turn, label.item, label.rater): label for label in given}
     ids = list(dict.fromkeys(label.trace_id for label in latest.values()))
-    known = {(label.trace_id, label.turn, label.item, label.rater): label for label in read(connection, traces_in=ids)}
+    known = {
+        (label.trace_id, label.turn, label.item, label.rater): label
+        for label in read(connection, project, traces_in=ids)
+    }
     stored = {
         unseal(id)
         for chunk in chunks([seal(id) for id in ids])
-        for id in connection.scalars(select(traces.c.id).where(traces.c.id.in_(chunk)))
+        for id in connection.scalars(select(traces.c.id).where(traces.c.project == project, traces.c.id.in_(chunk)))
     }
     write = [label for key, label in latest.items() if known.get(key) != label]
-    do.label.many(connection, [_row(label) for label in write])
+    do.label.many(connection, [(project, *_row(label)) for label in write])
     new = sum(key not in known for key in latest)
     return LabelCounts(
         new=new,
@@ -52,9 +55,12 @@ def save(connection: Connection, do: Statements, given: Sequence[Label]) -> Labe
     )
 
 
-def read(connection: Connection, *, rater: str | None = None, traces_in: Iterable[str] | None = None) -> list[Label]:
+def read(
+    connection: Connection, project: str, *, rater: str | None = None, traces_in: Iterable[str] | None = None
+) -> list[Label]:
     """Labels by trace, item, turn and rater; of one rater, or on some traces, where asked for."""
-    query = select(labels).order_by(labels.c.trace, labels.c.item, labels.c.turn, labels.c.rater)
+    query = select(labels).where(labels.c.project == project)
+    query = query.order_by(labels.c.trace, labels.c.item, labels.c.turn, labels.c.rater)
     if rater is not None:
         query = query.where(labels.c.rater == seal(rater))
     if traces_in is None:
@@ -76,10 +82,11 @@ def read(connection: Connection, *, rater: str | None = None, traces_in: Iterabl
     ]
 
 
-def tasks(connection: Connection) -> dict[str, str | None]:
+def tasks(connection: Connection, project: str) -> dict[str, str | None]:
     """`{trace id: its task}` of the stored traces that have labels."""
     query = select(traces.c.id, traces.c.task).where(
-        select(labels.c.trace).where(labels.c.trace == traces.c.id).exists()
+        traces.c.project == project,
+        select(labels.c.trace).where(labels.c.project == project, labels.c.trace == traces.c.id).exists(),
     )
     return {unseal(row.id): unsealed(row.task) for row in connection.execute(query)}
 

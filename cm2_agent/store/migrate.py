@@ -13,7 +13,7 @@ from cm2_agent.store.engine import Database
 if TYPE_CHECKING:
     from alembic.config import Config
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
 """Every revision of this version of the code, oldest first (a test compares them with the files in
 migrations/versions)."""
 HEAD = REVISIONS[-1]
@@ -60,7 +60,7 @@ def upgrade(url: str) -> str:
     """
     database = Database(url)
     try:
-        with database.writing() as connection:
+        with database.migrating() as connection:
             migrate(connection, database)
         return HEAD
     finally:
@@ -72,7 +72,7 @@ def ensure(database: Database) -> None:
     with database.reading() as connection:
         revision = revision_of(connection, database.url)
     if revision is None:
-        with database.writing() as connection:  # locked: whoever comes second finds the schema there
+        with database.migrating() as connection:  # locked: whoever comes second finds the schema there
             migrate(connection, database)
     elif revision != HEAD:
         check(revision, database.url)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, select, tuple_
 
 from cm2_agent.errors import StoreError
 from cm2_agent.store import scores as scoring
-from cm2_agent.store.codec import load, seal
+from cm2_agent.store.codec import load, seal, tag_pattern, unseal
 from cm2_agent.store.engine import Database
 from cm2_agent.store.reader import PAGE, Reader, chunks
-from cm2_agent.store.schema import group_keys, reward_versions, scores, tasks, traces
+from cm2_agent.store.schema import DEFAULT_PROJECT, group_keys, reward_versions, scores, tasks, traces
 from cm2_agent.store.tasks import name_of
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.group import Group, Rollout, backends_of
@@ -20,92 +21,113 @@ PageCursor = tuple[int, str, int]
 """Where a trace stands in the order of traces: the start of its first run, and its id; then its row."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """Which traces are meant; see `SQLStore.traces`."""
+
+    project: str
+    """As it is stored: sealed."""
+    unscored: bool = False
+    reward: str | None = None
+    task: str | None = None
+    policy: str | None = None
+    user: str | None = None
+    session: str | None = None
+    tag: str | None = None
+
+
 def page(
     connection: Connection,
+    wanted: Filter,
     *,
     after: PageCursor | None = None,
     seqs: Sequence[int] | None = None,
     size: int,
-    unscored: bool,
-    reward: str | None,
-    task: str | None,
-    policy: str | None,
-) -> list[PageCursor]:
-    """The next traces after a cursor, or those of these rows, in order."""
-    query = select(traces.c.started, traces.c.id, traces.c.seq)
+) -> list[tuple[PageCursor, bool]]:
+    """The next traces after a cursor, or those of these rows, in order; each with whether it has the tag."""
+    columns = (traces.c.started, traces.c.id, traces.c.seq, traces.c.tags)
+    query = select(*columns).where(traces.c.project == wanted.project)
     if after is not None:
         query = query.where(tuple_(traces.c.started, traces.c.id) > tuple_(after[0], after[1]))
     if seqs is not None:
         query = query.where(traces.c.seq.in_(seqs))
-    if task is not None:
-        query = query.where(traces.c.task == seal(task))
-    if policy is not None:
-        query = query.where(traces.c.policy == seal(policy))
-    if unscored or reward is not None:
+    for name in ("task", "policy", "user", "session"):
+        value = getattr(wanted, name)
+        if value is not None:
+            query = query.where(traces.c[name] == seal(value))
+    if wanted.tag is not None:
+        query = query.where(traces.c.tags.like(tag_pattern(wanted.tag), escape="!"))
+    if wanted.unscored or wanted.reward is not None:
         scored = select(scores.c.seq).where(scores.c.trace == traces.c.seq)
-        if reward is not None:
-            version = select(reward_versions.c.seq).where(reward_versions.c.version == seal(reward)).scalar_subquery()
-            scored = scored.where(scores.c.reward == version)
-        query = query.where(~scored.exists() if unscored else scored.exists())
+        if wanted.reward is not None:
+            versions = select(reward_versions.c.seq).where(reward_versions.c.version == seal(wanted.reward))
+            scored = scored.where(scores.c.reward == versions.scalar_subquery())
+        query = query.where(~scored.exists() if wanted.unscored else scored.exists())
     rows = connection.execute(query.order_by(traces.c.started, traces.c.id).limit(size))
-    return [(row[0], row[1], row[2]) for row in rows]
+    return [((row[0], row[1], row[2]), wanted.tag is None or wanted.tag in load(row[3])) for row in rows]
 
 
-def cursors(connection: Connection, ids: Sequence[str]) -> list[PageCursor]:
+def cursors(connection: Connection, project: str, ids: Sequence[str]) -> list[PageCursor]:
     """The cursors of these traces, in order; ids that are not stored are not among them."""
     found: set[PageCursor] = set()
     for chunk in chunks(ids):
-        query = select(traces.c.started, traces.c.id, traces.c.seq).where(traces.c.id.in_([seal(id) for id in chunk]))
+        query = select(traces.c.started, traces.c.id, traces.c.seq)
+        query = query.where(traces.c.project == project, traces.c.id.in_([seal(id) for id in chunk]))
         found.update((row[0], row[1], row[2]) for row in connection.execute(query))
     return sorted(found)
 
 
-def pages(
-    database: Database,
-    *,
-    unscored: bool = False,
-    reward: str | None = None,
-    task: str | None = None,
-    policy: str | None = None,
-    ids: Iterable[str] | None = None,
-) -> Iterator[list[int]]:
+def pages(database: Database, wanted: Filter, ids: Iterable[str] | None = None) -> Iterator[list[int]]:
     """The rows of these traces, page by page, in order; each page in a transaction of its own."""
     if ids is not None:
         with database.reading() as connection:
-            chosen = cursors(connection, list(ids))
+            chosen = cursors(connection, wanted.project, list(ids))
         for chunk in chunks(chosen, PAGE):
-            seqs = [cursor[2] for cursor in chunk]
             with database.reading() as connection:
-                found = page(
-                    connection, seqs=seqs, size=PAGE, unscored=unscored, reward=reward, task=task, policy=policy
-                )
-            yield [cursor[2] for cursor in found]
+                found = page(connection, wanted, seqs=[cursor[2] for cursor in chunk], size=PAGE)
+            yield [cursor[2] for cursor, tagged in found if tagged]
         return
     after: PageCursor | None = None
     while True:
         with database.reading() as connection:
-            found = page(connection, after=after, size=PAGE, unscored=unscored, reward=reward, task=task, policy=policy)
+            found = page(connection, wanted, after=after, size=PAGE)
         if not found:
             return
-        after = found[-1]
-        yield [cursor[2] for cursor in found]
+        after = found[-1][0]
+        yield [cursor[2] for cursor, tagged in found if tagged]
 
 
-def rows_of(connection: Connection, ids: Sequence[str], *, url: str) -> dict[str, int]:
+def projects(connection: Connection) -> list[str]:
+    """The projects that hold traces, in order; each is one look-up in an index."""
+    found: list[str] = []
+    query = select(traces.c.project).order_by(traces.c.project).limit(1)
+    last = connection.scalar(query)
+    while last is not None:
+        found.append(unseal(last))
+        last = connection.scalar(query.where(traces.c.project > last))
+    return found
+
+
+def rows_of(connection: Connection, project: str, ids: Sequence[str], *, url: str) -> dict[str, int]:
     """The row of each trace by its id. Raises StoreError where one is not stored."""
     found: dict[str, int] = {}
     for chunk in chunks(dict.fromkeys(ids)):
         by_key = {seal(id): id for id in chunk}
-        for row in connection.execute(select(traces.c.id, traces.c.seq).where(traces.c.id.in_(list(by_key)))):
+        query = select(traces.c.id, traces.c.seq).where(traces.c.project == project, traces.c.id.in_(list(by_key)))
+        for row in connection.execute(query):
             found[by_key[row.id]] = row.seq
     missing = [id for id in ids if id not in found]
     if missing:
-        raise StoreError(f"trace {missing[0]!r} is not in store {url}; save its runs before its score or outcome")
+        other = "" if project == DEFAULT_PROJECT else f", project {unseal(project)!r}"
+        raise StoreError(
+            f"trace {missing[0]!r} is not in store {url}{other}; save its runs before its score or outcome"
+        )
     return found
 
 
 def groups(
     connection: Connection,
+    project: str,
     *,
     url: str,
     checklist: Checklist | None,
@@ -116,16 +138,20 @@ def groups(
     min_size: int,
 ) -> list[Group]:
     """The groups under one reward version. Raises StoreError where nothing was scored under it."""
-    version = _version(connection, url, checklist, reward)
+    version = _version(connection, project, url, checklist, reward)
     number = connection.execute(
         select(reward_versions.c.seq).where(reward_versions.c.version == seal(version))
     ).scalar_one()
     storing = select(tasks.c.id, func.min(tasks.c.seq).label("first")).group_by(tasks.c.id).subquery()
     query = (
-        select(group_keys.c.seq, group_keys.c.key, traces.c.seq, scores.c.seq, storing.c.first, traces.c.started)
+        select(
+            *(group_keys.c.seq, group_keys.c.key, traces.c.seq, scores.c.seq, scores.c.runs),
+            *(storing.c.first, traces.c.started),
+        )
         .join(traces, traces.c.group_key == group_keys.c.seq)
         .join(scores, (scores.c.trace == traces.c.seq) & (scores.c.reward == number))
         .outerjoin(storing, storing.c.id == group_keys.c.task)
+        .where(traces.c.project == project)
         .order_by(traces.c.rollout.is_(None), traces.c.rollout, traces.c.started, traces.c.id)
     )
     if checklist is not None:
@@ -134,11 +160,12 @@ def groups(
         query = query.where(group_keys.c.policy == seal(policy))
     if task is not None:
         query = query.where(group_keys.c.task == seal(task))
-    members: dict[int, list[tuple[int, int]]] = {}
+    members: dict[int, dict[int, tuple[int, int]]] = {}  # group → trace → its current score's runs and row
     keys: dict[int, str] = {}
     order: dict[int, tuple[bool, int, int, int]] = {}
-    for group, key, trace, score, stored, started in connection.execute(query):
-        members.setdefault(group, []).append((trace, score))
+    for group, key, trace, score, seen, stored, started in connection.execute(query):
+        rollouts = members.setdefault(group, {})
+        rollouts[trace] = max(rollouts.get(trace, (seen, score)), (seen, score))
         keys[group] = key
         place = (stored is None, stored or 0, started, group)
         order[group] = min(order.get(group, place), place)
@@ -146,33 +173,34 @@ def groups(
     if backends is not None:
         answered = {group: backends_of(load(keys[group])) for group in selected}
         selected = [group for group in selected if (known := answered[group]) is not None and known <= backends]
-    found = scoring.read(connection, [score for group in selected for _, score in members[group]])
-    rows = [trace for group in selected for trace, _ in members[group]]
+    found = scoring.read(connection, [score for group in selected for _, score in members[group].values()])
+    rows = [trace for group in selected for trace in members[group]]
     read = dict(zip(rows, Reader(connection).traces(rows), strict=True))
     return [
         Group(
             key={**load(keys[group]), "reward": version},
-            rollouts=tuple(Rollout(trace=read[trace], score=found[trace]) for trace, _ in members[group]),
+            rollouts=tuple(Rollout(trace=read[trace], score=found[trace]) for trace in members[group]),
         )
         for group in selected
     ]
 
 
-def _version(connection: Connection, url: str, checklist: Checklist | None, reward: str | None) -> str:
+def _version(connection: Connection, project: str, url: str, checklist: Checklist | None, reward: str | None) -> str:
     """The reward version that is meant, which has scores. Raises StoreError."""
-    versions = scoring.versions(connection, None if checklist is None else checklist.hash)
+    versions = scoring.versions(connection, project, None if checklist is None else checklist.hash)
     if reward is not None:
         versions = [version for version in versions if version == reward]
     for version in versions:
         query = select(scores.c.seq).join(reward_versions, reward_versions.c.seq == scores.c.reward)
-        query = query.where(reward_versions.c.version == seal(version))
+        query = query.join(traces, traces.c.seq == scores.c.trace)
+        query = query.where(reward_versions.c.version == seal(version), traces.c.project == project)
         if checklist is not None:
             query = query.where(scores.c.checklist == checklist.hash)
         if connection.execute(query.limit(1)).first() is not None:
             return version
     wanted = "" if checklist is None else f" of {name_of(connection, checklist.hash)} (hash {checklist.hash[:12]})"
     wanted += "" if reward is None else f" under reward version {reward!r}"
-    there = scoring.versions(connection)
+    there = scoring.versions(connection, project)
     known = f"it has scores under {', '.join(there[:5])}" if there else "it has no scores at all"
     file = "CHECKLIST.yaml" if checklist is None else f"{checklist.name}.yaml"
     raise StoreError(

@@ -14,7 +14,7 @@ from cm2_agent.store.encoder import ID_BYTES, Base
 from cm2_agent.store.schema import contents, model_calls, outcomes, runs, tool_runs, traces
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import Message, ToolSpec, other_part
-from cm2_agent.types.run import ModelCall, Run, RunFailure, ToolRun
+from cm2_agent.types.run import Branch, ModelCall, Run, RunFailure, StateMark, ToolRun
 from cm2_agent.types.trace import Trace
 
 T = TypeVar("T")
@@ -82,13 +82,26 @@ class Reader:
             if row.failure_kind is None
             else RunFailure(kind=unseal(row.failure_kind), message=unseal(row.failure_message))
         )
+        branch = None
+        if row.branch_parent is not None:
+            branch = Branch(parent=unseal(row.branch_parent), messages=row.branch_messages, reason=row.branch_reason)
+        id, thread = unseal(row.id), trace_id if row.threaded else unsealed(row.thread)
         return Run(
-            id=unseal(row.id),
-            thread=trace_id if row.threaded else None,
+            id=id,
+            thread=thread,
+            trace=None if trace_id == (id if thread is None else thread) else trace_id,
             name=unseal(row.name),
             status=row.status,
             failure=failure,
             messages=self._dialogue(row.messages),
+            history=() if row.history is None else self._dialogue(row.history),
+            input=None if row.input is None else load(row.input),
+            output=None if row.output is None else load(row.output),
+            branch=branch,
+            states=tuple(StateMark(hash=mark, messages=count) for mark, count in _listed(row.states)),
+            user=unsealed(row.user),
+            session=unsealed(row.session),
+            tags=tuple(_listed(row.tags)),
             calls=tuple(self._call(call) for call in calls),
             tools=tuple(tools),
             attributes=load(row.attributes),
@@ -113,6 +126,8 @@ class Reader:
             finish_reason=unsealed(row.finish_reason),
             error=unsealed(row.error),
             message=row.message,
+            agent=unsealed(row.agent),
+            changed=row.changed,
             started=row.started,
             ended=row.ended,
         )
@@ -126,6 +141,8 @@ class Reader:
         toolsets: set[bytes] = set()
         for row in run_rows:
             wanted.update(split_digests(row.messages))
+            if row.history is not None:
+                wanted.update(split_digests(row.history))
         for restored in (call for several in calls.values() for call in several):
             wanted.update(split_digests(restored.row.input))  # what it shares with its base is among the base's own
             if restored.row.output is not None:
@@ -201,6 +218,11 @@ def _message(data: JSON) -> Message:
         return Message.from_json({**data, "parts": [dict(other_part(part).data) for part in data["parts"]]})
 
 
+def _listed(text: str | None) -> list[JSON]:
+    found: list[JSON] = [] if text is None else load(text)
+    return found
+
+
 def _tool_run(row: Any) -> ToolRun:
     return ToolRun(
         span_id=unseal(row.span_id),
@@ -211,6 +233,8 @@ def _tool_run(row: Any) -> ToolRun:
         error=unsealed(row.error),
         backend=unsealed(row.backend),
         fault=unsealed(row.fault),
+        agent=unsealed(row.agent),
+        artifact=None if row.artifact is None else load(row.artifact),
         started=row.started,
         ended=row.ended,
     )

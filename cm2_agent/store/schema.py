@@ -3,10 +3,11 @@
 What happened: traces ← runs ← model_calls, tool_runs; contents (messages, tool definitions); outcomes; tasks
 What is under way: checkpoints ← checkpoint_writes;  simulations (what a simulator answered)
 What it is worth:  checklists;  reward_versions ← scores ← verdicts;  verdict_cache;  labels;  incidents
+What is gone:      erasures
 
-Every noun has its natural key as a unique constraint (run id; trace id; task id and version; trace and reward version
-…), so that writing twice changes nothing; `seq` is the short key by which rows refer to each other, and the order of
-storing. NULL is always "nobody knows"."""
+Every noun has its natural key as a unique constraint (project and run id; project and trace id; task id and version;
+trace, reward version and runs …), so that writing twice changes nothing; `seq` is the short key by which rows refer to
+each other, and the order of storing. NULL is always "nobody knows"."""
 
 from __future__ import annotations
 
@@ -33,6 +34,8 @@ NAMING = {
     "pk": "pk_%(table_name)s",
 }
 metadata = MetaData(naming_convention=NAMING)
+DEFAULT_PROJECT = "default"
+"""The project of a store that names none, and of every row that was stored before there were projects."""
 
 
 def big() -> TypeEngine[int]:
@@ -47,6 +50,11 @@ def key() -> TypeEngine[str]:
 
 def _seq() -> Column[int]:
     return Column("seq", big(), primary_key=True, autoincrement=True)
+
+
+def _project(*, primary_key: bool = False) -> Column[str]:
+    """Projects share a database and nothing else: ids of traces, runs and threads are unique within one."""
+    return Column("project", key(), primary_key=primary_key, nullable=False, server_default=DEFAULT_PROJECT)
 
 
 contents = Table(
@@ -87,18 +95,25 @@ traces = Table(
     "traces",
     metadata,
     _seq(),
-    Column("id", key(), nullable=False, unique=True, doc="the thread's id, or that of its only run"),
+    _project(),
+    Column("id", key(), nullable=False, doc="the thread's id, a branch's, or that of its only run"),
     Column("started", big(), nullable=False, doc="of the first run"),
     Column("runs", Integer, nullable=False, doc="how many"),
     Column("task", key(), doc="the task's id"),
     Column("policy", key(), doc="the model version"),
     Column("group_key", big(), ForeignKey("group_keys.seq")),
     Column("rollout", big(), doc="which rollout of its group"),
-    Index(None, "started", "id"),
+    Column("user", key(), doc="the application's id of the user; like the next three the last that a run gave"),
+    Column("session", key(), doc="the application's id of the session"),
+    Column("tags", Text, doc="the caller's tags, a JSON list"),
+    Column("metadata", Text, doc="the caller's metadata, JSON"),
+    UniqueConstraint("project", "id"),
+    Index(None, "project", "started", "id"),
     Index(None, "task"),
     Index(None, "policy"),
+    Index(None, "user"),
     Index(
-        "ix_traces_fetch", "group_key", "rollout", "started", "id", "seq"
+        "ix_traces_fetch", "group_key", "rollout", "started", "id", "seq", "project"
     ),  # the GRPO fetch reads nothing else of a trace
     info={"doc": "One trace: a dialogue."},
 )
@@ -107,14 +122,11 @@ runs = Table(
     "runs",
     metadata,
     _seq(),
-    Column("id", key(), nullable=False, unique=True),
+    _project(),
+    Column("id", key(), nullable=False),
     Column("trace", big(), ForeignKey("traces.seq"), nullable=False),
-    Column(
-        "threaded",
-        Boolean,
-        nullable=False,
-        doc="whether the trace's id was the run's thread, or the run is a trace by itself",
-    ),
+    Column("threaded", Boolean, nullable=False, doc="whether the trace's id is the run's thread"),
+    Column("thread", key(), doc="the run's thread where it is not the trace's id; NULL for a run without one"),
     Column("name", Text, nullable=False),
     Column("status", Text, nullable=False),
     Column("failure_kind", Text, doc="ToolError, ModelError, or the crash's exception name"),
@@ -124,6 +136,19 @@ runs = Table(
     Column("hash", LargeBinary, nullable=False, doc="of everything in it, to tell a repetition from a conflict"),
     Column("attributes", Text, nullable=False, doc="JSON"),
     Column("messages", LargeBinary, nullable=False, doc="joined content addresses"),
+    Column(
+        "history", LargeBinary, doc="what it was shown before, where no earlier run of the trace holds it; addresses"
+    ),
+    Column("input", Text, doc="the graph's input, JSON"),
+    Column("output", Text, doc="the graph's output, JSON"),
+    Column("branch_parent", key(), doc="the id of the trace that this run's trace left"),
+    Column("branch_messages", Integer, doc="how many messages the two share"),
+    Column("branch_reason", Text, doc="`sampled` or `person`"),
+    Column("states", Text, doc="the states of the graph's messages: [[hash, messages added], …], JSON"),
+    Column("user", key(), doc="the application's id of the user"),
+    Column("session", key(), doc="the application's id of the session"),
+    Column("tags", Text, doc="the caller's tags, a JSON list"),
+    UniqueConstraint("project", "id"),
     Index(None, "trace"),
     info={"doc": "One run of a trace: an invocation of the graph."},
 )
@@ -146,6 +171,8 @@ model_calls = Table(
     Column("usage", Text, nullable=False, doc="JSON"),
     Column("toolset", LargeBinary, doc="content address of the tools offered"),
     Column("output", LargeBinary, doc="content address of the answer"),
+    Column("agent", Text, doc="the agent whose step it is, where a graph holds several"),
+    Column("changed", Text, doc="what the application did to the answer: `edited` or `rewritten`"),
     # An earlier call of the trace whose beginning this one shares: of `shared_input` messages and `shared_ids` tokens
     # of (prompt or input, then completion or output). `input` and `prompt_ids` hold what comes after.
     Column("base_run", big(), doc="an earlier call of the trace whose beginning this one shares"),
@@ -176,6 +203,8 @@ tool_runs = Table(
     Column("arguments", Text, nullable=False, doc="JSON"),
     Column("result", Text, nullable=False, doc="JSON"),
     Column("fault", Text, doc="what was injected into the call; NULL where nothing was"),
+    Column("agent", Text, doc="the agent that called it, where a graph holds several"),
+    Column("artifact", Text, doc="what the tool gave the application beside its result, JSON"),
     info={"doc": "One execution of a tool in a run."},
 )
 
@@ -227,14 +256,14 @@ scores = Table(
     Column("value", Double, doc="the reward; NULL where a verdict is missing, and `null_reason` says why"),
     Column("null_reason", Text),
     Column("checklist", Text, doc="its hash"),
-    Column("runs", Integer, nullable=False, doc="how many runs the trace had when it was scored"),
+    Column("runs", Integer, nullable=False, doc="how many runs the trace had; the current score saw most"),
     Column("turns", Text, nullable=False, doc="TurnScores without their verdicts, JSON"),
     Column("components", Text, nullable=False, doc="JSON"),
     Column("usage", Text, doc="what judging took (`Score.usage`); NULL where no judge was asked"),
     UniqueConstraint(
-        "trace", "reward"
+        "trace", "reward", "runs"
     ),  # and no index on `reward` alone: a planner would start a fetch there, among all scores
-    info={"doc": "The score of one trace under one reward version."},
+    info={"doc": "The score of one trace under one reward version, when it had so many runs."},
 )
 
 verdicts = Table(
@@ -282,6 +311,7 @@ simulations = Table(
 checkpoints = Table(
     "checkpoints",
     metadata,
+    _project(primary_key=True),
     Column("thread", key(), primary_key=True),
     Column("namespace", key(), primary_key=True),
     Column("checkpoint", key(), nullable=False, doc="its id: only the newest of a thread is stored"),
@@ -296,6 +326,7 @@ checkpoints = Table(
 checkpoint_writes = Table(
     "checkpoint_writes",
     metadata,
+    _project(primary_key=True),
     Column("thread", key(), primary_key=True),
     Column("namespace", key(), primary_key=True),
     Column("checkpoint", key(), primary_key=True, doc="the id of the checkpoint"),
@@ -311,6 +342,7 @@ checkpoint_writes = Table(
 labels = Table(
     "labels",
     metadata,
+    _project(primary_key=True),
     Column("trace", key(), primary_key=True, doc="its id, not its row: people may judge what is not stored (yet)"),
     Column("item", key(), primary_key=True),
     Column("turn", Integer, primary_key=True, doc="-1: the closing block, or none named"),
@@ -330,4 +362,13 @@ incidents = Table(
     Column("first", big(), nullable=False, doc="nanoseconds since the epoch"),
     Column("last", big(), nullable=False, doc="nanoseconds since the epoch"),
     info={"doc": "One kind of background failure, counted; `cm2 doctor` shows them."},
+)
+
+erasures = Table(
+    "erasures",
+    metadata,
+    _seq(),
+    Column("erased", big(), nullable=False, doc="nanoseconds since the epoch"),
+    Column("removed", Text, nullable=False, doc="how many of what, JSON"),
+    info={"doc": "One erasure. A process that has seen fewer of them forgets what it knew to be stored."},
 )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, select
+from sqlalchemy import ColumnElement, Connection, select
 
 from cm2_agent.errors import ConflictError, StoreError
 from cm2_agent.store.codec import dump, dump_mapping, load, seal, sealed, unseal, unsealed
@@ -121,13 +121,31 @@ def finite(value: float | None, where: str) -> float | None:
     return float(value)
 
 
-def versions(connection: Connection, checklist: str | None = None) -> list[str]:
-    """The reward versions, last registered first; those of a checklist (by its hash) where one is named."""
-    query = select(reward_versions.c.version).order_by(reward_versions.c.seq.desc())
+def versions(connection: Connection, project: str, checklist: str | None = None) -> list[str]:
+    """The reward versions, last registered first; those of a checklist (by its hash) where one is named. Not those
+    under which only other projects have scores."""
+    query = select(reward_versions.c.version, reward_versions.c.seq).order_by(reward_versions.c.seq.desc())
     if checklist is not None:
         query = query.join(reward_checklists, reward_checklists.c.reward == reward_versions.c.seq)
         query = query.where(reward_checklists.c.checklist == seal(checklist))
-    return [unseal(version) for version in connection.scalars(query)]
+    found = connection.execute(query).all()
+    sides = (traces.c.project < project, traces.c.project > project)  # two look-ups in an index
+    if any(connection.execute(select(traces.c.seq).where(side).limit(1)).first() is not None for side in sides):
+        under = select(scores.c.trace).join(traces, traces.c.seq == scores.c.trace)
+        found = [
+            row
+            for row in found
+            if connection.execute(under.where(scores.c.reward == row.seq, traces.c.project == project).limit(1)).first()
+            or not connection.execute(under.where(scores.c.reward == row.seq).limit(1)).first()
+        ]
+    return [unseal(row.version) for row in found]
+
+
+def current() -> ColumnElement[bool]:
+    """A condition on `scores`: of its trace's scores under its reward version it saw most runs."""
+    later = scores.alias("later")
+    same = (later.c.trace == scores.c.trace, later.c.reward == scores.c.reward)
+    return ~select(later.c.seq).where(*same, later.c.runs > scores.c.runs).exists()
 
 
 def usage(connection: Connection) -> dict[str, dict[str, JSON]]:
@@ -136,7 +154,7 @@ def usage(connection: Connection) -> dict[str, dict[str, JSON]]:
     query = select(reward_versions.c.version, scores.c.usage).join(scores, scores.c.reward == reward_versions.c.seq)
     totals: dict[str, dict[str, JSON]] = {}
     for row in connection.execute(
-        query.where(scores.c.usage.is_not(None)).order_by(reward_versions.c.seq, scores.c.seq)
+        query.where(scores.c.usage.is_not(None), current()).order_by(reward_versions.c.seq, scores.c.seq)
     ):
         total = totals.setdefault(unseal(row.version), {"traces": 0})
         total["traces"] += 1
@@ -147,7 +165,7 @@ def usage(connection: Connection) -> dict[str, dict[str, JSON]]:
     return totals
 
 
-def usage_of(connection: Connection, reward: str, ids: Sequence[str]) -> dict[str, dict[str, JSON]]:
+def usage_of(connection: Connection, project: str, reward: str, ids: Sequence[str]) -> dict[str, dict[str, JSON]]:
     """What judging these traces took under a reward version, by trace id; those without usage are left out."""
     version = connection.scalar(select(reward_versions.c.seq).where(reward_versions.c.version == seal(reward)))
     if version is None:
@@ -155,27 +173,28 @@ def usage_of(connection: Connection, reward: str, ids: Sequence[str]) -> dict[st
     found: dict[str, dict[str, JSON]] = {}
     for chunk in chunks(ids):
         query = select(traces.c.id, scores.c.usage).join(traces, traces.c.seq == scores.c.trace)
-        query = query.where(
-            traces.c.id.in_([seal(id) for id in chunk]), scores.c.reward == version, scores.c.usage.is_not(None)
-        )
+        query = query.where(traces.c.project == project, traces.c.id.in_([seal(id) for id in chunk]))
+        query = query.where(scores.c.reward == version, scores.c.usage.is_not(None), current())
         found.update({unseal(id): load(text) for id, text in connection.execute(query)})
     return found
 
 
-def newest(connection: Connection, trace_id: str, reward: str | None) -> Score | None:
+def newest(connection: Connection, project: str, trace_id: str, reward: str | None) -> Score | None:
     """The trace's score under a reward version, or under the last registered one that it has a score under."""
-    query = select(scores.c.seq).join(traces, traces.c.seq == scores.c.trace).where(traces.c.id == seal(trace_id))
+    query = select(scores.c.seq).join(traces, traces.c.seq == scores.c.trace)
+    query = query.where(traces.c.project == project, traces.c.id == seal(trace_id))
     query = query.join(reward_versions, reward_versions.c.seq == scores.c.reward)
     if reward is not None:
         query = query.where(reward_versions.c.version == seal(reward))
-    seq = connection.execute(query.order_by(reward_versions.c.seq.desc()).limit(1)).scalar_one_or_none()
+    query = query.order_by(reward_versions.c.seq.desc(), scores.c.runs.desc()).limit(1)
+    seq = connection.execute(query).scalar_one_or_none()
     return None if seq is None else next(iter(read(connection, [seq]).values()))
 
 
 def of_traces(connection: Connection, seqs: Sequence[int], reward: str) -> list[Score]:
     """The scores of these rows of traces under a reward version, in their order."""
     query = select(scores.c.seq).join(reward_versions, reward_versions.c.seq == scores.c.reward)
-    query = query.where(reward_versions.c.version == seal(reward), scores.c.trace.in_(seqs))
+    query = query.where(reward_versions.c.version == seal(reward), scores.c.trace.in_(seqs), current())
     found = read(connection, list(connection.scalars(query)))
     return [found[seq] for seq in seqs if seq in found]
 

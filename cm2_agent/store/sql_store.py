@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cm2_agent.errors import StoreError
-from cm2_agent.store import health, migrate, queries
 from cm2_agent.store import human_labels as labelling
+from cm2_agent.store import migrate, queries
 from cm2_agent.store import scores as scoring
-from cm2_agent.store import tasks as catalog
-from cm2_agent.store.caches import SQLSimulationCache, SQLVerdictCache
+from cm2_agent.store.catalog import Catalog
 from cm2_agent.store.codec import seal
 from cm2_agent.store.encoder import Packer
 from cm2_agent.store.engine import Database
 from cm2_agent.store.human_labels import LabelCounts
 from cm2_agent.store.reader import Reader
+from cm2_agent.store.schema import DEFAULT_PROJECT
 from cm2_agent.store.scores import KnownRewards, ScoreWriter, finite
 from cm2_agent.store.statements import Statements
 from cm2_agent.store.writer import Caches, Writer, require_one_trace
@@ -26,21 +26,24 @@ from cm2_agent.types.human_labels import Label
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.run import Run
 from cm2_agent.types.score import Score
-from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Trace
 
 if TYPE_CHECKING:
     from cm2_agent.store.checkpoints import StoreCheckpointer
 
 
-class SQLStore:
+class SQLStore(Catalog):
     """Runs, tasks, checklists and scores in one SQL database.
 
     `url`: `sqlite:///FILE.db` (four slashes for an absolute path; `sqlite://` keeps it in memory) or
     `postgresql+psycopg://USER:PASSWORD@HOST/DATABASE` (`pip install "cm2-agent[postgres]"`). An empty database gets its
     tables; an older schema is left alone (`cm2 db upgrade`). With `create=False` a file that does not exist is an
     error. Every save is one transaction and may be repeated: what is stored already stays as it is. Threads may share a
-    store. Raises StoreError, SchemaError, MissingExtra.
+    store.
+
+    `project` separates applications that share a database: traces, runs, scores, labels and checkpoints are those of
+    the project, within which their ids are unique; tasks, checklists, reward versions, caches and `health` are the
+    database's. Raises StoreError, SchemaError, MissingExtra.
 
     >>> from cm2_agent import Message, Run, SQLStore
     >>> with SQLStore("sqlite://") as store:
@@ -49,7 +52,12 @@ class SQLStore:
     'Where is order 7?'
     """
 
-    def __init__(self, url: str, *, echo: bool = False, create: bool = True) -> None:
+    def __init__(self, url: str, *, project: str = DEFAULT_PROJECT, echo: bool = False, create: bool = True) -> None:
+        if not isinstance(project, str) or not project.strip():
+            raise StoreError(f"project is {project!r}; expected its name, such as {DEFAULT_PROJECT!r}")
+        self.project = project
+        """The project whose traces are read and written."""
+        self._project = seal(project)
         self._db = Database(url, echo=echo, create=create)
         try:
             migrate.ensure(self._db)
@@ -59,13 +67,8 @@ class SQLStore:
         self._do = Statements(self._db.engine)
         self._caches = Caches()
         self._rewards = KnownRewards()
-        self._writer = Writer(self._do, self._caches, sqlite=self._db.sqlite)
+        self._writer = Writer(self._do, self._caches, project=self._project, sqlite=self._db.sqlite)
         self._scorer = ScoreWriter(self._do, self._rewards)
-
-    @property
-    def url(self) -> str:
-        """The URL without its password: fit for messages."""
-        return self._db.url
 
     def close(self) -> None:
         """Close every connection; the store cannot be used afterwards."""
@@ -80,7 +83,13 @@ class SQLStore:
         self.close()
 
     def __repr__(self) -> str:
-        return f"SQLStore({self.url!r})"
+        named = "" if self.project == DEFAULT_PROJECT else f", project={self.project!r}"
+        return f"SQLStore({self.url!r}{named})"
+
+    def projects(self) -> list[str]:
+        """The projects that hold traces, in order."""
+        with self._db.reading() as connection:
+            return queries.projects(connection)
 
     # Traces
 
@@ -145,19 +154,21 @@ class SQLStore:
         """A result known from elsewhere; replaced on saving again. Raises StoreError where the trace is not stored."""
         number = finite(value, f"outcome {name!r}")
         with self._db.writing() as connection:
-            seq = queries.rows_of(connection, [trace_id], url=self.url)[trace_id]
+            seq = queries.rows_of(connection, self._project, [trace_id], url=self.url)[trace_id]
             self._do.outcome.many(connection, [(seq, seal(name), number)])
 
     def trace(self, trace_id: str) -> Trace | None:
         """The trace as it was saved, None where there is none."""
         with self._db.reading() as connection:
-            found = queries.cursors(connection, [trace_id])
+            found = queries.cursors(connection, self._project, [trace_id])
             return Reader(connection).traces([found[0][2]])[0] if found else None
 
     def holds(self, trace_id: str) -> bool:
         """Whether a trace of that id is stored."""
         with self._db.asking() as cursor:
-            cursor.execute(f"SELECT 1 FROM traces WHERE id = {'?' if self._db.sqlite else '%s'}", (seal(trace_id),))  # noqa: S608 (marks only)
+            mark = "?" if self._db.sqlite else "%s"
+            sql = f"SELECT 1 FROM traces WHERE project = {mark} AND id = {mark}"  # noqa: S608 (marks only)
+            cursor.execute(sql, (self._project, seal(trace_id)))
             return cursor.fetchone() is not None
 
     def traces(
@@ -167,6 +178,9 @@ class SQLStore:
         reward: str | None = None,
         task: str | None = None,
         policy: str | None = None,
+        user: str | None = None,
+        session: str | None = None,
+        tag: str | None = None,
         ids: Iterable[str] | None = None,
         limit: int | None = None,
     ) -> Iterator[Trace]:
@@ -177,6 +191,9 @@ class SQLStore:
             reward: those with a score under this version (with `unscored`: without one).
             task: those of this task id.
             policy: those whose every step this policy version wrote.
+            user: those of this user, by the application's id.
+            session: those of this session, by the application's id.
+            tag: those whose caller's tags hold this one.
             ids: among these; ids that are not stored are left out.
             limit: at most so many.
 
@@ -187,7 +204,10 @@ class SQLStore:
         ['r1']
         """
         left = limit
-        for seqs in queries.pages(self._db, unscored=unscored, reward=reward, task=task, policy=policy, ids=ids):
+        wanted = self._filter(
+            unscored=unscored, reward=reward, task=task, policy=policy, user=user, session=session, tag=tag
+        )
+        for seqs in queries.pages(self._db, wanted, ids):
             if left is not None and left <= 0:
                 return
             with self._db.reading() as connection:
@@ -195,44 +215,8 @@ class SQLStore:
             yield from page
             left = None if left is None else left - len(page)
 
-    # Tasks and checklists
-
-    def save_task(self, task: Task) -> None:
-        """Raises ConflictError where a task of that id and version is stored with other content."""
-        self.save_tasks([task])
-
-    def save_tasks(self, tasks: Iterable[Task]) -> None:
-        """Several in one transaction; their order of storing is the order of their groups."""
-        given = list(tasks)
-        with self._db.writing() as connection:
-            catalog.save_tasks(connection, self._do, given)
-
-    def task(self, id: str, version: int | None = None) -> Task | None:
-        """The task of that version, or its newest; None where there is none."""
-        with self._db.reading() as connection:
-            return catalog.task(connection, id, version)
-
-    def tasks(self) -> list[Task]:
-        """The newest version of each task, in the order in which they were first stored."""
-        with self._db.reading() as connection:
-            return catalog.all_tasks(connection)
-
-    def save_checklist(self, checklist: Checklist) -> str:
-        """Store a checklist and return its hash. Raises ConflictError where that name and version is stored with other
-        content."""
-        with self._db.writing() as connection:
-            return catalog.save_checklist(connection, self._do, checklist)
-
-    def checklist(self, hash_or_name: str, version: int | None = None) -> Checklist | None:
-        """By hash, or by name and version (the newest where none is given). Functions come back as names:
-        `Checklist.bound` binds them."""
-        with self._db.reading() as connection:
-            return catalog.checklist(connection, hash_or_name, version)
-
-    def checklist_sources(self, hash: str) -> dict[str, str]:
-        """The sources of the Python functions in a stored checklist, by item id."""
-        with self._db.reading() as connection:
-            return catalog.checklist_sources(connection, hash)
+    def _filter(self, **wanted: Any) -> queries.Filter:
+        return queries.Filter(project=self._project, **wanted)
 
     # Scores
 
@@ -249,9 +233,9 @@ class SQLStore:
         self._rewards.learn(learned)
 
     def reward_versions(self) -> list[str]:
-        """The reward versions, last registered first."""
+        """The reward versions, last registered first; not those under which only other projects have scores."""
         with self._db.reading() as connection:
-            return scoring.versions(connection)
+            return scoring.versions(connection, self._project)
 
     def save_score(self, score: Score) -> None:
         """Store a score in place of the trace's earlier one under its reward version. Raises StoreError where the trace
@@ -263,7 +247,7 @@ class SQLStore:
         given = list(scores)
         learned = KnownRewards()
         with self._db.writing() as connection:
-            seqs = queries.rows_of(connection, [score.trace_id for score in given], url=self.url)
+            seqs = queries.rows_of(connection, self._project, [score.trace_id for score in given], url=self.url)
             self._scorer.write(connection, given, seqs, learned)
         self._rewards.learn(learned)
 
@@ -271,7 +255,7 @@ class SQLStore:
         """The trace's score under a reward version: where none is named, under the last registered one that it has a
         score under."""
         with self._db.reading() as connection:
-            return scoring.newest(connection, trace_id, reward)
+            return scoring.newest(connection, self._project, trace_id, reward)
 
     def scores(self, reward: str | None = None) -> Iterator[Score]:
         """The scores of one reward version (the newest where none is named), in the order of `traces()`; read in
@@ -279,7 +263,7 @@ class SQLStore:
         version = reward if reward is not None else next(iter(self.reward_versions()), None)
         if version is None:
             return
-        for seqs in queries.pages(self._db, reward=version):
+        for seqs in queries.pages(self._db, self._filter(reward=version)):
             with self._db.reading() as connection:
                 page = scoring.of_traces(connection, seqs, version)
             yield from page
@@ -293,21 +277,13 @@ class SQLStore:
         """What judging these traces took under a reward version so far, by trace id; those that no judge was asked
         about are left out."""
         with self._db.reading() as connection:
-            return scoring.usage_of(connection, reward, list(ids))
-
-    def verdict_cache(self) -> SQLVerdictCache:
-        """Where a judge keeps its verdicts, so that the same question is never paid for twice."""
-        return SQLVerdictCache(self._db, self._do)
-
-    def simulation_cache(self) -> SQLSimulationCache:
-        """Where a simulator keeps its answers, so that the same seed gives the same dialogue and is paid for once."""
-        return SQLSimulationCache(self._db, self._do)
+            return scoring.usage_of(connection, self._project, reward, list(ids))
 
     def checkpointer(self, *, allow: Iterable[type] = (), steps_only: bool = False) -> StoreCheckpointer:
         """A checkpointer for LangGraph on this store."""
         from cm2_agent.store.checkpoints import StoreCheckpointer
 
-        return StoreCheckpointer(self._db, self._do, allow=allow, steps_only=steps_only)
+        return StoreCheckpointer(self._db, self._do, project=self.project, allow=allow, steps_only=steps_only)
 
     def groups(
         self,
@@ -340,6 +316,7 @@ class SQLStore:
         with self._db.reading() as connection:
             return queries.groups(
                 connection,
+                self._project,
                 url=self.url,
                 checklist=checklist,
                 reward=reward,
@@ -356,39 +333,14 @@ class SQLStore:
         speak of a trace that is not stored."""
         given = list(labels)
         with self._db.writing() as connection:
-            return labelling.save(connection, self._do, given)
+            return labelling.save(connection, self._do, given, self._project)
 
     def labels(self, *, rater: str | None = None) -> list[Label]:
         """The labels, by trace, item, turn and rater; those of one rater where named."""
         with self._db.reading() as connection:
-            return labelling.read(connection, rater=rater)
+            return labelling.read(connection, self._project, rater=rater)
 
     def labelled_tasks(self) -> dict[str, str | None]:
         """`{trace id: task id}` of the stored traces that have labels."""
         with self._db.reading() as connection:
-            return labelling.tasks(connection)
-
-    # Health
-
-    def count_incident(self, kind: str, detail: str = "", n: int = 1) -> None:
-        """Count something that went wrong and must not break anyone's call, such as a dropped score; `cm2 doctor`
-        reports it."""
-        with self._db.writing() as connection:
-            health.count_incident(connection, kind, detail, n)
-
-    def incidents(self) -> dict[str, dict[str, JSON]]:
-        """`{kind: {count, detail of the last, first, last}}`, times in nanoseconds since the epoch."""
-        with self._db.reading() as connection:
-            return health.read_incidents(connection)
-
-    def health(self) -> dict[str, JSON]:
-        """Everything that `cm2 doctor` reports: the schema, and counts of traces, calls by trainability, failures and
-        NULLs by reason."""
-        with self._db.reading() as connection:
-            return health.health(connection, self.url)
-
-    def count_tools(self) -> dict[str, JSON]:
-        """`{tool: {"asked": n, "ran": m}}`: how often messages asked for the tool, and how many executions left a
-        span."""
-        with self._db.reading() as connection:
-            return health.count_tools(connection)
+            return labelling.tasks(connection, self._project)

@@ -65,29 +65,27 @@ class Statements:
         self.checklist = inserting(engine, schema.checklists, ignore=True)
         self.reward_version = inserting(engine, schema.reward_versions, ignore=True)
         self.reward_checklist = inserting(engine, schema.reward_checklists, ignore=True)
-        self.score = inserting(engine, schema.scores, replace=["trace", "reward"], returning=True)
+        self.score = inserting(engine, schema.scores, replace=["trace", "reward", "runs"], returning=True)
         self.verdict = inserting(engine, schema.verdicts)
-        self.label = inserting(engine, schema.labels, replace=["trace", "item", "turn", "rater"])
+        self.label = inserting(engine, schema.labels, replace=["project", "trace", "item", "turn", "rater"])
         self.known_verdict = inserting(engine, schema.verdict_cache, ignore=True)
         self.simulation = inserting(engine, schema.simulations, ignore=True)
-        self.checkpoint = inserting(engine, schema.checkpoints, replace=["thread", "namespace"])
-        of_write = ["thread", "namespace", "checkpoint", "task", "position"]
+        self.checkpoint = inserting(engine, schema.checkpoints, replace=["project", "thread", "namespace"])
+        of_write = ["project", "thread", "namespace", "checkpoint", "task", "position"]
         self.new_write = inserting(engine, schema.checkpoint_writes, ignore=True)
         self.special_write = inserting(engine, schema.checkpoint_writes, replace=of_write)
         writes = schema.checkpoint_writes.c
-        older = (
-            writes.thread == bindparam("t"),
-            writes.namespace == bindparam("n"),
-            writes.checkpoint < bindparam("c"),
-        )
-        self.old_writes = Statement(engine, delete(schema.checkpoint_writes).where(*older), ["t", "n", "c"])
+        of_thread = (writes.project == bindparam("p"), writes.thread == bindparam("t"))
+        older = (*of_thread, writes.namespace == bindparam("n"), writes.checkpoint < bindparam("c"))
+        self.old_writes = Statement(engine, delete(schema.checkpoint_writes).where(*older), ["p", "t", "n", "c"])
+        newest = schema.checkpoints
         self.no_checkpoint = Statement(
-            engine, delete(schema.checkpoints).where(schema.checkpoints.c.thread == bindparam("t")), ["t"]
+            engine,
+            delete(newest).where(newest.c.project == bindparam("p"), newest.c.thread == bindparam("t")),
+            ["p", "t"],
         )
-        self.no_writes = Statement(
-            engine, delete(schema.checkpoint_writes).where(writes.thread == bindparam("t")), ["t"]
-        )
-        facts = ["started", "runs", "task", "policy", "group_key", "rollout"]
+        self.no_writes = Statement(engine, delete(schema.checkpoint_writes).where(*of_thread), ["p", "t"])
+        facts = ["started", "runs", "task", "policy", "group_key", "rollout", "user", "session", "tags", "metadata"]
         rows = schema.traces
         self.trace_facts = Statement(
             engine,

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from sqlalchemy import Connection, select
 from sqlalchemy.exc import IntegrityError
 
 from cm2_agent.errors import ConflictError, StoreError
-from cm2_agent.store.codec import address, dump, load, seal, sealed, unsealed
+from cm2_agent.store.codec import address, dump, dump_mapping, dump_tags, load, seal, sealed, split_digests, unsealed
 from cm2_agent.store.encoder import CANDIDATES, Base, PackedRun
 from cm2_agent.store.reader import bases
 from cm2_agent.store.schema import group_keys, model_calls, runs, traces
@@ -61,9 +62,10 @@ class WriteResult:
 class Writer:
     """Writes packed runs; holds nothing but the statements and what is known to be stored."""
 
-    def __init__(self, statements: Statements, caches: Caches, *, sqlite: bool) -> None:
+    def __init__(self, statements: Statements, caches: Caches, *, project: str, sqlite: bool) -> None:
         self._do = statements
         self._known = caches
+        self._project = project
         self._sqlite = sqlite
 
     def write(
@@ -103,14 +105,17 @@ class Writer:
 
     def _plan(self, connection: Connection, trace_id: str, given: Sequence[PackedRun]) -> _Plan:
         """Lock the trace and find which of its runs are new."""
-        seq = self._do.trace.one(connection, (trace_id, 0, 0, None, None, None, None))
+        seq = self._do.trace.one(connection, (self._project, trace_id, 0, 0, *(None,) * 8))
         if seq is not None:
             new = _distinct(given)
             return _Plan(trace_id=trace_id, seq=seq, new=new, runs=[run.run for run in new])
-        query = select(traces.c.seq).where(traces.c.id == trace_id)
+        query = select(traces.c.seq).where(traces.c.project == self._project, traces.c.id == trace_id)
         seq = connection.execute(query if self._sqlite else query.with_for_update()).scalar_one()
         stored = connection.execute(
-            select(runs.c.seq, runs.c.id, runs.c.hash, runs.c.started, runs.c.attributes)
+            select(
+                *(runs.c.seq, runs.c.id, runs.c.hash, runs.c.started, runs.c.attributes, runs.c.messages),
+                *(runs.c.history, runs.c.user, runs.c.session, runs.c.tags),
+            )
             .where(runs.c.trace == seq)
             .order_by(runs.c.seq)
         ).all()
@@ -119,7 +124,7 @@ class Writer:
         for run in _distinct(given):
             if run.id not in hashes:
                 new.append(run)
-            elif hashes[run.id] != run.hash:
+            elif hashes[run.id] not in (run.hash, run.hash_with(run.history)):
                 raise _conflict(run.run.id)
         if not new:
             return _Plan(trace_id=trace_id, seq=seq, new=[], runs=[])
@@ -130,9 +135,10 @@ class Writer:
             new=new,
             runs=[*self._stored(connection, seq, stored), *(run.run for run in new)],
             tail=tail if count == len(stored) else bases(connection, seq)[-CANDIDATES:],
+            said=[(row.started, (row.history or b"") + row.messages) for row in stored],
         )
 
-    def _stored(self, connection: Connection, trace: int, rows: Sequence[object]) -> list[Run]:
+    def _stored(self, connection: Connection, trace: int, rows: Sequence[Any]) -> list[Run]:
         """As much of the stored runs as tells the trace's facts: attributes, and the settings of the calls that wrote
         the dialogue."""
         columns = (model_calls.c.run, model_calls.c.model_version, model_calls.c.sampling)
@@ -146,7 +152,15 @@ class Writer:
             )
             calls.setdefault(row.run, []).append(call)
         return [
-            Run(id=row.id, started=row.started, attributes=load(row.attributes), calls=tuple(calls.get(row.seq, ())))  # type: ignore[attr-defined]
+            Run(
+                id=row.id,
+                started=row.started,
+                attributes=load(row.attributes),
+                user=unsealed(row.user),
+                session=unsealed(row.session),
+                tags=() if row.tags is None else tuple(load(row.tags)),
+                calls=tuple(calls.get(row.seq, ())),
+            )
             for row in rows
         ]
 
@@ -171,13 +185,15 @@ class Writer:
             rollout = trace.attributes.get(ROLLOUT)
             number = rollout if type(rollout) is int and abs(rollout) < 2**63 else None
             facts = (trace.runs[0].started, len(trace.runs), sealed(trace.task_id), sealed(trace.policy), seq, number)
-            self._do.trace_facts.many(connection, [(*facts, plan.seq)])
+            self._do.trace_facts.many(connection, [(*facts, *_given(trace), plan.seq)])
 
     def _run(
         self, connection: Connection, plan: _Plan, run: PackedRun, tail: list[Base], tools: list[Row]
     ) -> list[Row]:
+        history = b"" if run.history and plan.holds(run) else run.history
+        plan.said.append((run.run.started, history + run.messages))
         try:
-            seq = self._do.run.one(connection, run.row(plan.seq))
+            seq = self._do.run.one(connection, run.row(self._project, plan.seq, history))
         except IntegrityError as error:
             raise _conflict(run.run.id) from error
         assert seq is not None
@@ -206,6 +222,29 @@ class _Plan:
     runs: Sequence[Run]
     """All runs of the trace that tell its facts, in the order of storing; empty where nothing is new."""
     tail: Sequence[Base] = ()
+    said: list[tuple[int, bytes]] = field(default_factory=list)
+    """Of each run that is stored: its start, and the addresses of what it was shown and added."""
+
+    def holds(self, run: PackedRun) -> bool:
+        """Whether the trace's earlier runs hold all that this one was shown; a trace's first run has none before it."""
+        earlier = [said for started, said in self.said if started <= run.run.started]
+        return bool(earlier) and {*split_digests(run.history)} <= {*split_digests(b"".join(earlier))}
+
+
+def _given(trace: Trace) -> tuple[str | None, ...]:
+    """Who the trace was of and what the caller called it: of each the last that a run gave."""
+    runs = trace.runs[::-1]
+    user = next((run.user for run in runs if run.user is not None), None)
+    session = next((run.session for run in runs if run.session is not None), None)
+    tags = next((run.tags for run in runs if run.tags), None)
+    metadata = {name: value for name, value in trace.attributes.items() if not name.startswith("cm2.")}
+    where = f"trace {trace.id!r}"
+    return (
+        sealed(user),
+        sealed(session),
+        None if tags is None else dump_tags(tags, where),
+        dump_mapping(metadata, f"{where}: metadata") if metadata else None,
+    )
 
 
 def _facts(trace_id: str, stored: Iterable[Run]) -> tuple[Trace, dict[str, JSON] | None]:

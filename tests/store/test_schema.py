@@ -68,8 +68,9 @@ def test_migrating_an_empty_database_gives_the_tables_of_the_code(store_url: str
             for table in metadata.tables
         }
     engine.dispose()
-    assert unique["scores"] == [("trace", "reward")]
-    assert unique["runs"] == [("id",)]
+    assert unique["scores"] == [("trace", "reward", "runs")]
+    assert unique["runs"] == [("project", "id")]
+    assert unique["traces"] == [("project", "id")]
     assert unique["tasks"] == [("id", "version")]
     assert unique["checklists"] == [("hash",), ("name", "version")]
 
