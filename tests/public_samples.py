@@ -340,6 +340,10 @@ async def _stacked() -> list[Score]:
 
 
 def _tables(path: Path) -> dict[str, dict[str, Any]]:
+    """Columns and rows. A column that came after the record was frozen counts among the columns alone: what lies in the
+    others must not change with it."""
+    record = json.loads(Path(__file__).with_name("public_surface.json").read_text(encoding="utf-8"))
+    frozen = record["frozen"]["columns"]
     columns: dict[str, Any] = {}
     rows: dict[str, Any] = {}
     with closing(connect(path)) as database:
@@ -351,7 +355,8 @@ def _tables(path: Path) -> dict[str, dict[str, Any]]:
                 continue
             listed = [one[1:4] for one in database.execute(f"PRAGMA table_info({table})")]
             columns |= {f"{table}.{name}": f"{kind}{' NOT NULL' if needed else ''}" for name, kind, needed in listed}
-            chosen = ", ".join(name for name, _, _ in listed if name not in WALL_CLOCK)
+            old = [name for name, _, _ in listed if f"{table}.{name}" in frozen] or [name for name, _, _ in listed]
+            chosen = ", ".join(name for name in old if name not in WALL_CLOCK)
             found = sorted(repr(row) for row in database.execute(f"SELECT {chosen} FROM {table}"))
             rows[table] = {"rows": len(found), **_digest("\n".join(found))}
     return {"columns": columns, "rows": rows}

@@ -75,7 +75,7 @@ def show(
     _verdicts(score)
 
 
-def _list(store: SQLStore, version: str | None, wanted: dict[str, str], limit: int, as_json: bool) -> None:
+def _list(store: SQLStore, version: str | None, wanted: dict[str, Any], limit: int, as_json: bool) -> None:
     traces = list(store.traces(**wanted, limit=limit))
     rows = [_row(trace, None if version is None else store.score(trace.id, reward=version)) for trace in traces]
     total = sum(1 for _ in store.traces(**wanted)) if wanted else int(store.health()["projects"].get(store.project, 0))

@@ -91,13 +91,13 @@ def tag_pattern(tag: str) -> str:
     return f"%{spelled}%"
 
 
+def load_tags(text: str | None) -> tuple[str, ...]:
+    """The tags that `dump_tags` was given; none for NULL."""
+    return () if text is None else tuple(unseal(tag) for tag in json.loads(text))
+
+
 def _spelled(tag: str) -> str:
-    spelled = _encode(tag)
-    try:
-        spelled.encode()
-    except UnicodeEncodeError:  # a lone surrogate
-        return json.dumps(tag)
-    return spelled
+    return _encode(seal(tag))
 
 
 def load(text: str) -> JSON:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, func, select, tuple_
 
 from cm2_agent.errors import StoreError
 from cm2_agent.store import scores as scoring
-from cm2_agent.store.codec import load, seal, tag_pattern, unseal
+from cm2_agent.store.codec import load, load_tags, seal, tag_pattern, unseal
 from cm2_agent.store.engine import Database
 from cm2_agent.store.reader import PAGE, Reader, chunks
 from cm2_agent.store.schema import DEFAULT_PROJECT, group_keys, reward_versions, scores, tasks, traces
@@ -64,7 +64,7 @@ def page(
             scored = scored.where(scores.c.reward == versions.scalar_subquery())
         query = query.where(~scored.exists() if wanted.unscored else scored.exists())
     rows = connection.execute(query.order_by(traces.c.started, traces.c.id).limit(size))
-    return [((row[0], row[1], row[2]), wanted.tag is None or wanted.tag in load(row[3])) for row in rows]
+    return [((row[0], row[1], row[2]), wanted.tag is None or wanted.tag in load_tags(row[3])) for row in rows]
 
 
 def cursors(connection: Connection, project: str, ids: Sequence[str]) -> list[PageCursor]:

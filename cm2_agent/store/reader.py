@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, select
 
 from cm2_agent.errors import StoreError, TraceError
-from cm2_agent.store.codec import DIGEST, load, split_digests, unpack_ids, unpack_logprobs, unseal, unsealed
+from cm2_agent.store.codec import DIGEST, load, load_tags, split_digests, unpack_ids, unpack_logprobs, unseal, unsealed
 from cm2_agent.store.encoder import ID_BYTES, Base
 from cm2_agent.store.schema import contents, model_calls, outcomes, runs, tool_runs, traces
 from cm2_agent.types.json_values import JSON
@@ -101,7 +101,7 @@ class Reader:
             states=tuple(StateMark(hash=mark, messages=count) for mark, count in _listed(row.states)),
             user=unsealed(row.user),
             session=unsealed(row.session),
-            tags=tuple(_listed(row.tags)),
+            tags=load_tags(row.tags),
             calls=tuple(self._call(call) for call in calls),
             tools=tuple(tools),
             attributes=load(row.attributes),

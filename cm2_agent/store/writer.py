@@ -13,7 +13,18 @@ from sqlalchemy import Connection, select
 from sqlalchemy.exc import IntegrityError
 
 from cm2_agent.errors import ConflictError, StoreError
-from cm2_agent.store.codec import address, dump, dump_mapping, dump_tags, load, seal, sealed, split_digests, unsealed
+from cm2_agent.store.codec import (
+    address,
+    dump,
+    dump_mapping,
+    dump_tags,
+    load,
+    load_tags,
+    seal,
+    sealed,
+    split_digests,
+    unsealed,
+)
 from cm2_agent.store.encoder import CANDIDATES, Base, PackedRun
 from cm2_agent.store.reader import bases
 from cm2_agent.store.schema import group_keys, model_calls, runs, traces
@@ -158,7 +169,7 @@ class Writer:
                 attributes=load(row.attributes),
                 user=unsealed(row.user),
                 session=unsealed(row.session),
-                tags=() if row.tags is None else tuple(load(row.tags)),
+                tags=load_tags(row.tags),
                 calls=tuple(calls.get(row.seq, ())),
             )
             for row in rows

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import empty_checkpoint
 
 from cm2_agent.errors import ConflictError, StoreError
@@ -74,7 +75,7 @@ def test_a_reward_version_of_another_project_is_not_the_newest_here(store_url: s
 
 def test_threads_under_way_are_the_projects_own(store_url: str, store: SQLStore) -> None:
     with SQLStore(store_url, project="shop") as shop:
-        place = {"configurable": {"thread_id": "1", "checkpoint_ns": ""}}
+        place: RunnableConfig = {"configurable": {"thread_id": "1", "checkpoint_ns": ""}}
         for number, each in enumerate((store, shop)):
             config = each.checkpointer().put(place, {**empty_checkpoint(), "id": f"{number}"}, {"step": 1}, {})
             each.checkpointer().put_writes(config, [("answer", each.project)], "task")

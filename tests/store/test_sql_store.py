@@ -164,6 +164,7 @@ def test_health_counts_what_doctor_tells(store: SQLStore) -> None:
     assert told == {
         "schema": {"revision": HEAD, "head": HEAD},
         "traces": 3,
+        "projects": {"default": 3},
         "runs": 3,
         "run_statuses": {"ok": 2, "error": 1},
         "failed_runs": {"ToolError": 1},
