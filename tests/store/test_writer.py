@@ -167,7 +167,7 @@ def test_reward_settings_are_immutable_and_newest_is_last_registered(store: SQLS
 def test_a_score_is_replaced_with_its_verdicts(store: SQLStore) -> None:
     store.save_runs([run("a"), run("b")])
     store.save_scores([score("a", 0.25), score("b", 0.75), score("a", 0.1, "v2")])
-    shorter = replace(score("a", None, null_reason="verdicts"), turns=(), runs=2)
+    shorter = replace(score("a", None, null_reason="verdicts"), turns=())
     store.save_score(shorter)
     assert store.score("a", "v1") == shorter
     assert store.score("a") == score("a", 0.1, "v2")
