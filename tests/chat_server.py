@@ -13,9 +13,11 @@ import json
 import re
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeAlias
+
+from tests.openai_protocol import STANDARD, refusal, request_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +57,10 @@ class ChatServer:
     """The server; a context manager that runs it in a thread of its own.
 
     `answerer` gives the reply to each request's body; `faults` are used up first, one a request. `latency` seconds pass
-    before each answer; `model` is the name returned (a callable is asked each time). Counts: `calls`, `input_tokens`,
-    `output_tokens` (four characters a token), `most_at_once`; `bodies` are the requests as they came."""
+    before each answer; `model` is the name returned (a callable is asked each time). A request for another model than
+    those it `serves`, without a key, or with keys that it does not know is refused as a real server refuses it, and is
+    no call. Counts: `calls`, `refused`, `input_tokens`, `output_tokens` (four characters a token), `most_at_once`;
+    `bodies` are the requests as they came."""
 
     def __init__(
         self,
@@ -65,10 +69,13 @@ class ChatServer:
         faults: Iterable[Fault] = (),
         latency: float = 0.0,
         model: str | Callable[[], str] = "stub-1",
+        serves: Collection[str] = ("stub",),
+        knows: Collection[str] = STANDARD,
         keep: bool = True,
     ) -> None:
+        self.serves, self.knows = frozenset(serves), knows
         self.answerer, self.faults, self.latency, self.model, self.keep = answerer, deque(faults), latency, model, keep
-        self.calls = self.input_tokens = self.output_tokens = self.most_at_once = 0
+        self.calls = self.refused = self.input_tokens = self.output_tokens = self.most_at_once = 0
         self.bodies: list[dict[str, Any]] = []
         self._at_once = 0
         self._loop = asyncio.new_event_loop()
@@ -117,7 +124,8 @@ class ChatServer:
                 self._at_once += 1
                 self.most_at_once = max(self.most_at_once, self._at_once)
                 try:
-                    out = await self._answer(json.loads(body))
+                    refused = self._refusal(head, body)
+                    out = refused if refused is not None else await self._answer(json.loads(body))
                 finally:
                     self._at_once -= 1
                 if out is None:
@@ -128,6 +136,13 @@ class ChatServer:
             pass  # the client left, or the server is being stopped
         finally:
             writer.close()
+
+    def _refusal(self, head: bytes, body: bytes) -> bytes | None:
+        refused = refusal(*request_of(head), body, serves=self.serves, known=self.knows)
+        if refused is None:
+            return None
+        self.refused += 1
+        return _http(refused[0], json.dumps(refused[1]), {})
 
     async def _answer(self, body: dict[str, Any]) -> bytes | None:
         self.calls += 1

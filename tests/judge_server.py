@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,9 +127,10 @@ class JudgeServer(ChatServer):
         faults: Iterable[Fault] = (),
         latency: float = 0.0,
         model: str | Callable[[], str] = "stub-judge-1",
+        serves: Collection[str] = ("stub",),
         keep: bool = True,
     ) -> None:
-        super().__init__(self._judged, faults=faults, latency=latency, model=model, keep=keep)
+        super().__init__(self._judged, faults=faults, latency=latency, model=model, serves=serves, keep=keep)
         self.judge = answerer
         self.asked: list[Asked] = []
 

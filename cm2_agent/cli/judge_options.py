@@ -93,7 +93,7 @@ class JudgeOptions:
                 raise JudgeError(
                     f"--judge-base-url is {self.base_url!r}; expected the server's URL, such as http://localhost:8000/v1"
                 )
-            model = openai_judge_model(self.base_url, self.model.removeprefix("openai:"), api_key=os.environ.get(KEY))
+            model = openai_judge_model(self.base_url, self.model, api_key=os.environ.get(KEY))
         limits = RateLimits(
             concurrency=self.concurrency or 16,
             rpm=self.rpm,

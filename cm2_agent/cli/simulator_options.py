@@ -131,7 +131,7 @@ class SimulatorModels:
             raise CM2Error(
                 f"--simulator-base-url is {self.base_url!r}; expected the server's URL, such as http://localhost:8000/v1"
             )
-        return openai_model(self.base_url, name.removeprefix("openai:"), api_key=os.environ.get(KEY))
+        return openai_model(self.base_url, name, api_key=os.environ.get(KEY))
 
 
 def backends(options: list[str] | None) -> Any:

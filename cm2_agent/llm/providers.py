@@ -19,6 +19,7 @@ from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RequestUsage
 
 from cm2_agent.errors import MissingExtra, ModelError
+from cm2_agent.models.served_name import served_name
 from cm2_agent.types.json_values import JSON
 
 _EXTRAS = {
@@ -93,7 +94,7 @@ def openai_model(
 
     Args:
         base_url: Where the server is, `http://localhost:8000/v1` say.
-        model: The model's name there.
+        model: The model's name there; `openai-chat:NAME` is NAME.
         api_key: None sends "none", for servers that need no key.
         schema: The name and JSON schema that every reply is held to (`response_format`, strict). None: free text.
         settings: pydantic-ai's model settings, such as `{"temperature": 0}`.
@@ -122,7 +123,7 @@ def openai_model(
     def make() -> Model:
         client = AsyncOpenAI(base_url=base_url, api_key=api_key or "none", max_retries=0)
         return OpenAIChatModel(
-            model, provider=OpenAIProvider(openai_client=client), settings=cast(ModelSettings, own) or None
+            served_name(model), provider=OpenAIProvider(openai_client=client), settings=cast(ModelSettings, own) or None
         )
 
     return PerLoopModel(make, sends_schema=schema is not None)

@@ -12,6 +12,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
 from cm2_agent.errors import MissingExtra
+from cm2_agent.models.served_name import served_name
 
 try:
     from langchain_openai import ChatOpenAI
@@ -33,7 +34,7 @@ def openai_compatible(
 
     Args:
         base_url: the server's address, with the path before `/chat/completions`.
-        model: the name under which the server knows the model.
+        model: the name under which the server knows the model; `openai-chat:NAME` is NAME.
         api_key: sent as the bearer token. Without one, OPENAI_API_KEY of the environment goes to api.openai.com, and
             none to any other server.
         model_version: names the weights that are served. Default: the server's own name for the model.
@@ -60,7 +61,7 @@ def openai_compatible(
         settings["api_key"] = api_key or "none"
     return EndpointChatModel(
         base_url=base_url,
-        model=model,
+        model=served_name(model),
         served_version=model_version,
         logprobs_mode=logprobs_mode,
         # An OpenAI-compatible server speaks chat completions; few speak the responses protocol.

@@ -307,7 +307,7 @@ def _model(model: str | Model, base_url: str | None, api_key: str | None) -> Mod
     from cm2_agent.llm.providers import language_model, openai_model
 
     if base_url is not None and isinstance(model, str):
-        return openai_model(base_url, model.removeprefix("openai:"), api_key)
+        return openai_model(base_url, model, api_key)
     return language_model(model, of="labelling model")
 
 

@@ -106,7 +106,7 @@ def openai_judge_model(
 
     Args:
         base_url: Where the server is, `http://localhost:8000/v1` say.
-        model: The model's name there.
+        model: The model's name there; `openai-chat:NAME` is NAME.
         api_key: None sends "none", for servers that need no key.
         settings: pydantic-ai's model settings, such as `{"temperature": 0}`.
 

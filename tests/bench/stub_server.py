@@ -13,6 +13,8 @@ import re
 import sys
 from typing import Any
 
+from tests.openai_protocol import refusal, request_of
+
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 CALLS_IN_TURN = (2, 1, 1)
 
@@ -51,16 +53,22 @@ async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
         while True:
             head = await reader.readuntil(b"\r\n\r\n")
             length = _LENGTH.search(head)
-            body = json.loads(await reader.readexactly(int(length[1]))) if length else {}
-            if head.startswith(b"POST /v1/chat/completions"):
+            raw = await reader.readexactly(int(length[1])) if length else b"{}"
+            body = json.loads(raw)
+            status = 200
+            if b" /v1/" in head.partition(b"\r\n")[0]:
+                refused = refusal(*request_of(head), raw, serves=("stub",))
                 await asyncio.sleep(model)
-                answer: Any = completion(body)
+                answer: Any
+                status, answer = refused if refused is not None else (200, completion(body))
             else:
                 await asyncio.sleep(tool)
                 answer = {"key": body.get("key"), "value": f"value {body.get('key')}", "status": "found"}
             data = json.dumps(answer).encode()
             writer.write(
-                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(data) + data
+                b"HTTP/1.1 %d As told\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+                % (status, len(data))
+                + data
             )
             await writer.drain()
     except (asyncio.IncompleteReadError, ConnectionError):

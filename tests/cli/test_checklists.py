@@ -79,7 +79,7 @@ def test_tasks_with_checklists_that_score_their_own_reference(tmp_path: Path, st
             "--store",
             store,
             "--model",
-            "m",
+            "stub",
             "--model-base-url",
             server.base_url,
             "--out",
@@ -125,7 +125,7 @@ def test_a_judge_tries_the_questions(tmp_path: Path, store: str) -> None:
             "--store",
             store,
             "--model",
-            "m",
+            "stub",
             "--model-base-url",
             writer.base_url,
             "--out",
@@ -133,7 +133,7 @@ def test_a_judge_tries_the_questions(tmp_path: Path, store: str) -> None:
             "--traces",
             "t1",
             "--judge",
-            "j",
+            "stub",
             "--judge-base-url",
             judge.base_url,
         )
@@ -150,7 +150,7 @@ def test_a_budget_stops_cleanly_and_the_next_run_goes_on(tmp_path: Path, store: 
             "--store",
             store,
             "--model",
-            "m",
+            "stub",
             "--model-base-url",
             server.base_url,
             "--out",
@@ -168,7 +168,7 @@ def test_a_budget_stops_cleanly_and_the_next_run_goes_on(tmp_path: Path, store: 
 
 def test_a_lost_output_is_written_again_from_the_store(tmp_path: Path, store: str) -> None:
     with JudgeServer(faults=written(1, 2, 3)) as server:
-        options = ("--store", store, "--model", "m", "--model-base-url", server.base_url, "--concurrency", "1")
+        options = ("--store", store, "--model", "stub", "--model-base-url", server.base_url, "--concurrency", "1")
         cm2(*options, "--out", str(tmp_path / "a.jsonl"))
         got, _ = cm2(*options, "--out", str(tmp_path / "b.jsonl"))
         assert server.calls == 3
@@ -192,7 +192,7 @@ def test_the_best_dialogue_of_a_task_is_its_reference_and_the_task_gets_a_new_ve
             "--store",
             store,
             "--model",
-            "m",
+            "stub",
             "--model-base-url",
             server.base_url,
             "--tasks",
@@ -217,7 +217,7 @@ def test_a_model_that_fails_leaves_no_checklist_and_exits_1(tmp_path: Path, stor
             "--store",
             store,
             "--model",
-            "m",
+            "stub",
             "--model-base-url",
             server.base_url,
             "--out",

@@ -217,7 +217,7 @@ ITEMS = {
 def test_labelled_now_by_a_model_that_sees_no_personal_data(small: str, tmp_path: Path) -> None:
     out = tmp_path / "t.jsonl"
     with JudgeServer(faults=[Fault(text=json.dumps(ITEMS))] * 2) as server:
-        options = ("--label", "m", "--label-base-url", server.base_url, "--concurrency", "1")
+        options = ("--label", "stub", "--label-base-url", server.base_url, "--concurrency", "1")
         got, _ = compile_(out, small, *options)
         assert (got["tasks"], got["without_checklist"], server.calls) == (2, 0, 2)
         assert "ada@x.org" not in json.dumps(server.bodies).lower()
@@ -233,7 +233,7 @@ def test_labelled_now_by_a_model_that_sees_no_personal_data(small: str, tmp_path
 def test_labelling_stops_at_its_budget_and_goes_on(small: str, tmp_path: Path) -> None:
     out = tmp_path / "t.jsonl"
     with JudgeServer(faults=[Fault(text=json.dumps(ITEMS))] * 2) as server:
-        options = ("--label", "m", "--label-base-url", server.base_url, "--concurrency", "1", "--budget-calls", "1")
+        options = ("--label", "stub", "--label-base-url", server.base_url, "--concurrency", "1", "--budget-calls", "1")
         got, _ = compile_(out, small, *options)
         assert (got["tasks"], got["left_out"]["not labelled: the budget is spent"]) == (1, 1)
         assert compile_(out, small, *options)[0]["tasks"] == 2

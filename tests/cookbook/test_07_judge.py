@@ -35,7 +35,7 @@ def test_the_recipe_scores_stored_traces_and_asks_nothing_twice(tmp_path: Path) 
     )
     lines = [line for line in RECIPE.read_text(encoding="utf-8").split('"""')[2].splitlines() if line.strip()]
     assert len(lines) < 20
-    with JudgeServer() as server:
+    with JudgeServer(serves=("gpt-5-mini",)) as server:
         env = {**os.environ, "OPENAI_BASE_URL": server.base_url, "OPENAI_API_KEY": "not a key"}
         calls = []
         for _ in range(2):

@@ -20,6 +20,7 @@ from tests.benchmarks.tau2.simulators import Shown, credulous
 from tests.chat_server import ChatServer, Fault
 from tests.importers.recordings import dialogues, saved
 from tests.importers.recordings import recordings as own_recordings
+from tests.openai_protocol import STANDARD, VLLM
 
 
 def cm2(folder: Path, *arguments: str) -> dict[str, Any]:
@@ -116,7 +117,11 @@ def test_production_dialogues_reach_grpo(tmp_path: Path) -> None:
     shared = {one for task in train for one in task.entities} & {one for task in held for one in task.entities}
     assert shared <= {one for one in shared if one.startswith("flight:")} | {"reservation:hathat"}
 
-    with ChatServer(Policy(train)) as policy, ChatServer(lambda body: credulous(Shown.of(body))) as simulator:
+    answering = Policy(train)
+    with (
+        ChatServer(answering, serves=("policy",), knows=STANDARD | VLLM) as policy,
+        ChatServer(lambda body: credulous(Shown.of(body))) as simulator,
+    ):
         own = ["--store", f"sqlite:///{tmp_path / 'rollouts.db'}"]
         arguments = [
             "run",

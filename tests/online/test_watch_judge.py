@@ -22,7 +22,7 @@ def url(tmp_path: Path) -> str:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[JudgeServer]:
     """A server that the environment names as OpenAI's, with a model that has a price."""
-    with JudgeServer(model="gpt-5-mini") as running:
+    with JudgeServer(model="gpt-5-mini", serves=("gpt-5-mini",)) as running:
         monkeypatch.setenv("OPENAI_BASE_URL", running.base_url)
         monkeypatch.setenv("OPENAI_API_KEY", "none")
         yield running

@@ -143,17 +143,17 @@ async def test_a_simulated_user_speaks_until_it_is_done() -> None:
     said = iter(["Where is order 7?", "And order 8?", "Thanks. ###STOP###"])
     task = Task(id="p", persona=Persona(persona="A hurried customer.", goal="Know where orders 7 and 8 are."))
     with ChatServer(lambda body: next(said)) as server:
-        user = openai_model(server.base_url, "talker")
+        user = openai_model(server.base_url, "stub")
         ((trace, score),) = await results(run(agent(model(), []), [task], user=user, checklist=BLOCK))
     assert [turn.user[0].text for turn in trace.turns] == ["Where is order 7?", "And order 8?"]
-    assert "talker" in trace.attributes[USER]
+    assert "stub" in trace.attributes[USER]
     assert score.reward == 1.0
     assert trace.failure is None
 
 
 async def test_limits_cut_a_user_who_does_not_stop_and_are_no_failure() -> None:
     with ChatServer(lambda body: "Tell me more.") as server:
-        user = openai_model(server.base_url, "talker")
+        user = openai_model(server.base_url, "stub")
         tasks = [Task(id="p", persona="talks on", max_turns=3)]
         ((trace, score),) = await results(run(agent(model(), []), tasks, user=user, checklist=BLOCK))
         assert (len(trace.turns), trace.attributes[CUT], trace.failure) == (3, "turns", None)
@@ -167,7 +167,7 @@ async def test_limits_cut_a_user_who_does_not_stop_and_are_no_failure() -> None:
 async def test_a_user_that_fails_is_no_doing_of_the_agents() -> None:
     with ChatServer(lambda body: "") as server:
         task = Task(id="p", persona="says nothing")
-        user = openai_model(server.base_url, "talker")
+        user = openai_model(server.base_url, "stub")
         ((trace, score),) = await results(run(agent(model(), []), [task], user=user, checklist=BLOCK))
     assert score.reward is None
     assert trace.failure is not None
@@ -179,5 +179,5 @@ async def test_who_may_train_on_simulated_users_is_asked_before_the_run() -> Non
     with pytest.raises(TaskError, match="name user=MODEL"):
         run(agent(model(), []), [task], checklist=BLOCK)
     with ChatServer(lambda body: "x") as server, pytest.raises(ChecklistError, match="replies"):
-        run(agent(model(), []), [task], user=openai_model(server.base_url, "talker"), checklist=REPLIES)
+        run(agent(model(), []), [task], user=openai_model(server.base_url, "stub"), checklist=REPLIES)
     assert server.calls == 0

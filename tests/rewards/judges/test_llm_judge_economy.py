@@ -111,7 +111,7 @@ def test_a_thousand_faults_make_no_number_and_lose_no_trace(tmp_path: Path) -> N
         async def again(retries: int) -> None:
             nonlocal calls
             judge = LLMJudge(
-                openai_judge_model(server.base_url, "m"),
+                openai_judge_model(server.base_url, "stub"),
                 price=FREE,
                 retries=retries,
                 backoff=0.001,
