@@ -1,6 +1,6 @@
 """What a server of OpenAI's chat completions refuses: the stubs on loopback answer as a real one would.
 
-refused = refusal(method, path, headers, body, serves=("stub",))
+refused = refusal(*request_of(head), body, serves=("stub",))
 if refused is not None: status, error = refused
 """
 
@@ -42,6 +42,13 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "tool_choice": (str, dict),
 }
 _ROLES = ("developer", "system", "user", "assistant", "tool")
+
+
+def request_of(head: bytes) -> tuple[str, str, dict[str, str]]:
+    """Method, path and headers of a request's head."""
+    request, *lines = head.decode("latin-1").split("\r\n")
+    method, path, _ = request.split(" ", 2)
+    return method, path, {name: value.strip() for name, _, value in (line.partition(":") for line in lines if line)}
 
 
 def refusal(
