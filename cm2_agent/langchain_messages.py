@@ -2,8 +2,8 @@
 
 What LangChain has no place for does not survive a trip through it: the order of text and tool calls within a message,
 `extra` of messages, tool calls and reasoning, and a tool's answer that is neither text nor a list of content blocks (it
-becomes its JSON text). What we have no place for does not survive the other way: LangChain's message ids,
-`additional_kwargs` other than `reasoning_content`, and `response_metadata` other than the finish reason."""
+becomes its JSON text). What we have no place for does not survive the other way: LangChain's message ids, artifacts,
+`additional_kwargs` other than `reasoning_content` and `refusal`, `response_metadata` other than the finish reason."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from cm2_agent.types.messages import (
     other_part,
 )
 
-__all__ = ["from_langchain", "plain", "to_langchain", "tool_specs"]
+__all__ = ["CUT_AT", "cut", "from_langchain", "plain", "to_langchain", "tool_specs"]
 
 _ROLES: dict[str, Role] = {**OPENAI_ROLES, "human": "user", "ai": "assistant"}
 _MEDIA = ("image", "audio", "video", "file")
@@ -49,6 +49,9 @@ _CALL_BLOCKS = frozenset(
     {"tool_use", "tool_call", "tool_call_chunk", "invalid_tool_call", "function_call", "input_json_delta"}
 )
 _DEPTH = 100
+CUT_AT = 262_144
+"""Characters of JSON that are stored of what an application passes around (a graph's input and output, a tool's
+artifact)."""
 
 
 def plain(value: Any) -> JSON:
@@ -93,6 +96,44 @@ def _plain(value: Any, above: set[int]) -> JSON:
         return _as_text(value)
     finally:
         above.discard(id(value))
+
+
+def cut(value: JSON, limit: int = CUT_AT) -> JSON:
+    """The JSON value, or its beginning where its text would take more than about `limit` characters; what is cut says
+    how much is missing.
+
+    >>> cut({"page": "abcdefghij", "rows": [1, 2, 3]}, limit=12)
+    {'page': 'abcd… (10 characters)', '…': '1 more keys'}
+    """
+    return _cut(value, [limit])
+
+
+def _cut(value: JSON, left: list[int]) -> JSON:
+    if isinstance(value, str):
+        size = len(value) + 2
+        text = value if size <= left[0] else f"{value[: max(0, left[0])]}… ({len(value)} characters)"
+        left[0] -= size
+        return text
+    if isinstance(value, dict):
+        out: dict[str, JSON] = {}
+        for number, (key, item) in enumerate(value.items()):
+            if left[0] <= 0:
+                out["…"] = f"{len(value) - number} more keys"
+                break
+            left[0] -= len(key) + 4
+            out[key] = _cut(item, left)
+        return out
+    if isinstance(value, list):
+        items: list[JSON] = []
+        for number, item in enumerate(value):
+            if left[0] <= 0:
+                items.append(f"… ({len(value) - number} more)")
+                break
+            items.append(_cut(item, left))
+        left[0] -= 2
+        return items
+    left[0] -= 8
+    return value
 
 
 def _as_text(value: Any) -> str:
@@ -177,6 +218,9 @@ def _assistant(message: AIMessage) -> Message:
         parts.append(Reasoning(content=reasoning))
     for part in _parts(message.content, calls=bool(message.tool_calls or message.invalid_tool_calls)):
         parts.extend(_without_thinking(part))
+    refusal = message.additional_kwargs.get("refusal")
+    if isinstance(refusal, str) and refusal and not any(_is_refusal(part) for part in parts):
+        parts.append(_refusal(refusal))
     for call in message.tool_calls:
         parts.append(ToolCall(id=call.get("id"), name=call["name"], arguments=plain(call["args"])))
     for broken in message.invalid_tool_calls:
@@ -200,6 +244,15 @@ def _without_thinking(part: Part) -> Iterable[Part]:
     if not thinking:
         return (part,) if said == part.content else (Text(content=said, extra=part.extra),) if said else ()
     return (Reasoning(content=thinking), *((Text(content=said, extra=part.extra),) if said else ()))
+
+
+def _refusal(text: str) -> Text:
+    """OpenAI's refusal: what the model said to the user, marked."""
+    return Text(content=text, extra={"refusal": True})
+
+
+def _is_refusal(part: Part) -> bool:
+    return isinstance(part, Text) and part.extra.get("refusal") is True
 
 
 def finish_reason(metadata: Mapping[str, Any]) -> str | None:
@@ -231,6 +284,10 @@ def _part(block: Any) -> Part:
         return Text(content=block)
     data: dict[str, JSON] = plain(block) if isinstance(block, Mapping) else {"type": "unknown", "value": plain(block)}
     kind = data.get("type")
+    if kind == "non_standard" and isinstance(data.get("value"), dict) and data["value"].get("type") == "refusal":
+        data, kind = data["value"], "refusal"
+    if kind == "refusal" and isinstance(data.get("refusal"), str):
+        return _refusal(data["refusal"])
     if kind == "text" and isinstance(data.get("text"), str):
         return Text(content=data["text"], extra=_rest(data, "text"))
     if kind in ("reasoning", "thinking"):
@@ -287,6 +344,8 @@ def _rest(data: Mapping[str, JSON], *read: str) -> dict[str, JSON]:
 
 def _block(part: Part) -> dict[str, JSON] | None:
     """The content block of a part; None for tool calls and responses, which LangChain has elsewhere."""
+    if isinstance(part, Text) and _is_refusal(part):
+        return {"type": "refusal", "refusal": part.content}
     if isinstance(part, Text):
         return {**part.extra, "type": "text", "text": part.content}
     if isinstance(part, Reasoning):

@@ -145,8 +145,8 @@ def _dialogue(trace: Trace) -> None:
 def _parts(message: Message, asked: Sequence[ToolUse]) -> Iterator[tuple[str, str, str]]:
     """(who, text, style) of each part of a message. `asked` are the calls of the last step: they say what became of
     them, which arguments ran, and which answer was simulated or has an injected fault."""
+    from cm2_agent.types.dialogue_words import as_text
     from cm2_agent.types.messages import Reasoning, Text, ToolCall, ToolCallResponse, part_to_json
-    from cm2_agent.types.view import as_text
 
     style = {"system": "dim", "user": "cyan", "assistant": "green", "tool": "yellow"}[message.role]
     calls = iter(asked)
@@ -180,7 +180,7 @@ def _parts(message: Message, asked: Sequence[ToolUse]) -> Iterator[tuple[str, st
 
 def _became(use: ToolUse | None) -> str:
     """What the message does not show of a call: that it was invalid or never ran, or ran with other arguments."""
-    from cm2_agent.types.view import as_text
+    from cm2_agent.types.dialogue_words import as_text
 
     if use is None:
         return ""

@@ -11,17 +11,15 @@ from typing import Any, TypeAlias
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, convert_to_messages
 from langgraph.types import Command
 
-from cm2_agent.langchain_messages import from_langchain, plain
+from cm2_agent.langchain_messages import cut, from_langchain, plain
 from cm2_agent.types.json_values import JSON, canonical_json
 from cm2_agent.types.messages import Message, Role
 
-__all__ = ["LIMIT", "GraphValue", "Selector", "check_selectors", "read_value", "state_messages", "with_interrupts"]
+__all__ = ["GraphValue", "Selector", "check_selectors", "read_value", "state_messages", "with_interrupts"]
 
 Selector: TypeAlias = str | Callable[[Any], Any]
 """Where the user's message stands in a graph's input, or the reply in its output: a key, a dotted path of keys, or a
 function of the value."""
-LIMIT = 262_144
-"""Characters of JSON that are kept of one input or output; beyond it the value is cut, and says how much is missing."""
 _MESSAGE_ROLES = frozenset({"user", "human", "assistant", "ai", "system", "developer", "tool", "function"})
 
 
@@ -61,12 +59,12 @@ def read_value(
             missing()
     kept = _fields(value) if whole else _without_messages(value)
     empty = kept is None or (isinstance(kept, Mapping) and not kept)
-    return GraphValue(None if empty else _cut(plain(kept), [LIMIT]), _texts(value, role), said)
+    return GraphValue(None if empty else cut(plain(kept)), _texts(value, role), said)
 
 
 def with_interrupts(value: GraphValue, questions: Sequence[Any]) -> GraphValue:
     """An output with what the run stopped to ask, under `__interrupt__` as LangGraph returns it."""
-    asked = _cut([plain(question) for question in questions], [LIMIT])
+    asked = cut([plain(question) for question in questions])
     kept = value.json if isinstance(value.json, dict) else {} if value.json is None else {"value": value.json}
     return dataclasses.replace(value, json={**kept, "__interrupt__": asked})
 
@@ -203,32 +201,3 @@ def _last_of(role: Role, messages: Sequence[Message]) -> list[Message]:
         if message.role == role:
             out.insert(0, message)
     return out
-
-
-def _cut(value: JSON, left: list[int]) -> JSON:
-    """The value as far as the characters that are left go."""
-    if isinstance(value, str):
-        size = len(value) + 2
-        text = value if size <= left[0] else f"{value[: max(0, left[0])]}… ({len(value)} characters)"
-        left[0] -= size
-        return text
-    if isinstance(value, dict):
-        out: dict[str, JSON] = {}
-        for number, (key, item) in enumerate(value.items()):
-            if left[0] <= 0:
-                out["…"] = f"{len(value) - number} more keys"
-                break
-            left[0] -= len(key) + 4
-            out[key] = _cut(item, left)
-        return out
-    if isinstance(value, list):
-        items: list[JSON] = []
-        for number, item in enumerate(value):
-            if left[0] <= 0:
-                items.append(f"… ({len(value) - number} more)")
-                break
-            items.append(_cut(item, left))
-        left[0] -= 2
-        return items
-    left[0] -= 8
-    return value

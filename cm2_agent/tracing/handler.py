@@ -263,8 +263,9 @@ class SpanHandler(GraphCallbackHandler):
         record = self.spans.records.get(run_id)
         if not isinstance(record, ToolRecord) or record.done:
             return
-        record.result, record.error, call_id = read_tool_result(output, record.call_id)
-        record.call_id = record.call_id or call_id
+        read = read_tool_result(output, record.call_id)
+        record.result, record.error, record.artifact = read.result, read.error, read.artifact
+        record.call_id = record.call_id or read.call_id
         if record.error is not None:
             record.span.set_attribute(semconv.ERROR_TYPE, "ToolError")
             write_status(record)

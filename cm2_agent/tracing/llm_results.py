@@ -10,7 +10,8 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 from langgraph.types import Command
 
-from cm2_agent.langchain_messages import finish_reason, from_langchain, plain, tool_specs
+from cm2_agent.langchain_messages import cut, finish_reason, from_langchain, plain, tool_specs
+from cm2_agent.types.dialogue_words import as_text
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import ToolSpec
 
@@ -19,14 +20,47 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
     "temperature": ("temperature", "ls_temperature"),
     "top_p": ("top_p",),
     "top_k": ("top_k",),
-    "max_tokens": ("max_tokens", "max_completion_tokens", "max_output_tokens", "ls_max_tokens"),
+    "max_tokens": ("max_tokens", "max_completion_tokens", "max_output_tokens", "num_predict", "ls_max_tokens"),
     "min_p": ("min_p",),
+    "typical_p": ("typical_p",),
     "presence_penalty": ("presence_penalty",),
     "frequency_penalty": ("frequency_penalty",),
-    "repetition_penalty": ("repetition_penalty",),
+    "repetition_penalty": ("repetition_penalty", "repeat_penalty"),
+    "length_penalty": ("length_penalty",),
     "seed": ("seed",),
     "stop": ("stop", "stop_sequences", "ls_stop"),
-    "grammar": ("grammar", "guided_json", "guided_regex", "guided_grammar", "response_format"),
+    "bias": ("logit_bias", "allowed_token_ids", "bad_words", "logits_processors"),
+    "grammar": (
+        "grammar",
+        "structured_outputs",
+        "guided_json",
+        "guided_regex",
+        "guided_grammar",
+        "guided_choice",
+        "json_schema",
+        "regex",
+        "ebnf",
+        "response_schema",
+        "response_format",
+        "format",
+    ),
+    "tool_choice": ("tool_choice",),
+    "n": ("n", "candidate_count"),
+    "best_of": ("best_of", "num_beams"),
+    "beam_search": ("use_beam_search",),
+    "min_tokens": ("min_tokens",),
+    "ignore_eos": ("ignore_eos",),
+}
+# What leaves sampling as it is, of the settings that are given where nothing is asked for.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "tool_choice": ("auto", "none", {"type": "auto"}, {"type": "none"}),
+    "grammar": ({"type": "text"}, ""),
+    "bias": ({}, []),
+    "n": (1,),
+    "best_of": (1,),
+    "beam_search": (False,),
+    "min_tokens": (0,),
+    "ignore_eos": (False,),
 }
 
 
@@ -67,16 +101,16 @@ class ToolSpecReader:
 
 
 def read_request(params: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[str | None, dict[str, JSON]]:
-    """The model asked for and the sampling settings, from a chat model's invocation parameters and LangChain's facts
-    about it."""
+    """The model asked for and the sampling settings, from the invocation parameters of one call (what is bound to the
+    model or given with the call wins over the model's own) and LangChain's facts about it."""
     model = params.get("model") or params.get("model_name") or facts.get("ls_model_name")
     extra = params.get("extra_body")
     sources = (params, extra, facts) if isinstance(extra, Mapping) else (params, facts)
     settings: dict[str, JSON] = {}
     for name, spellings in _SETTINGS.items():
-        value = _first(sources, spellings)
-        if value is not None:
-            settings[name] = plain(value)
+        value = plain(_first(sources, spellings))
+        if value is not None and value not in _NEUTRAL.get(name, ()):
+            settings[name] = value
     return (str(model) if model else None), settings
 
 
@@ -98,33 +132,51 @@ def read_response(response: LLMResult) -> tuple[BaseMessage | None, ResponseMeta
         return None, ResponseMetadata()
     message = generation.message if isinstance(generation, ChatGeneration) else AIMessage(content=generation.text)
     metadata: Mapping[str, Any] = message.response_metadata or generation.generation_info or {}
-    sampling = metadata.get("sampling")
+    reported = metadata.get("sampling")
+    sampling = plain(reported) if isinstance(reported, Mapping) else {}
+    if metadata.get("untrainable"):
+        sampling = {**sampling, "untrainable": str(metadata["untrainable"])}
     return message, ResponseMetadata(
         model=_text(metadata.get("model_name") or metadata.get("model")),
         model_version=_text(metadata.get("model_version") or metadata.get("system_fingerprint")),
         prompt_ids=_numbers(metadata.get("prompt_ids")),
         completion_ids=_numbers(metadata.get("completion_ids")),
         logprobs=_logprobs(metadata.get("logprobs")),
-        sampling=plain(sampling) if isinstance(sampling, Mapping) else {},
-        usage=_usage(message, response.llm_output),
+        sampling=sampling,
+        usage=_usage(message, metadata, response.llm_output),
         finish_reason=finish_reason(metadata),
     )
 
 
-def read_tool_result(output: Any, call_id: str | None) -> tuple[JSON, str | None, str | None]:
-    """A tool's result, its error message if it failed, and the id of the call that it answers."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolResult:
+    """What a tool answered, its error message if it failed, the id of the call that it answers, and what it gave the
+    application beside the answer."""
+
+    result: JSON = None
+    error: str | None = None
+    call_id: str | None = None
+    artifact: JSON = None
+
+
+def read_tool_result(output: Any, call_id: str | None) -> ToolResult:
+    """A tool's result, from whatever it returned."""
     message = output
     if isinstance(output, Command):
         update = output.update if isinstance(output.update, Mapping) else {}
         answers = [item for item in update.get("messages") or () if isinstance(item, ToolMessage)]
         message = next((item for item in answers if item.tool_call_id == call_id), answers[0] if answers else None)
         if message is None:
-            return plain(dict(update)) if update else None, None, call_id
+            return ToolResult(result=plain(dict(update)) if update else None, call_id=call_id)
     if isinstance(message, ToolMessage):
         answer = from_langchain(message).responses[0].response
-        failed = answer if isinstance(answer, str) else str(answer)
-        return answer, failed if message.status == "error" else None, message.tool_call_id
-    return plain(output), None, call_id
+        return ToolResult(
+            result=answer,
+            error=as_text(answer) if message.status == "error" else None,
+            call_id=message.tool_call_id,
+            artifact=None if message.artifact is None else cut(plain(message.artifact)),
+        )
+    return ToolResult(result=plain(output), call_id=call_id)
 
 
 def _text(value: Any) -> str | None:
@@ -146,15 +198,32 @@ def _logprobs(value: Any) -> tuple[float, ...] | None:
     return _numbers(value)
 
 
-def _usage(message: BaseMessage, llm_output: Any) -> dict[str, int]:
+def _usage(message: BaseMessage, metadata: Mapping[str, Any], llm_output: Any) -> dict[str, int]:
+    """Tokens by kind: `input_tokens`, `output_tokens`, and what is known of them beyond (`cache_read`,
+    `cache_creation`, `reasoning`, `audio_input`, …), where it is more than 0."""
     usage = message.usage_metadata if isinstance(message, AIMessage) else None
     if usage:
         out = {"input_tokens": usage["input_tokens"], "output_tokens": usage["output_tokens"]}
-        cached = (usage.get("input_token_details") or {}).get("cache_read")
-        reasoning = (usage.get("output_token_details") or {}).get("reasoning")
-        return out | ({"cache_read": cached} if cached else {}) | ({"reasoning": reasoning} if reasoning else {})
-    reported = llm_output.get("token_usage") if isinstance(llm_output, Mapping) else None
-    if isinstance(reported, Mapping):
-        names = {"input_tokens": "prompt_tokens", "output_tokens": "completion_tokens"}
-        return {name: int(reported[key]) for name, key in names.items() if isinstance(reported.get(key), int)}
+        _add_details(out, usage.get("input_token_details"), "input")
+        _add_details(out, usage.get("output_token_details"), "output")
+        return out
+    for source in (llm_output, metadata):
+        reported = source.get("token_usage") if isinstance(source, Mapping) else None
+        if isinstance(reported, Mapping):
+            names = {"input_tokens": "prompt_tokens", "output_tokens": "completion_tokens"}
+            out = {name: int(reported[key]) for name, key in names.items() if isinstance(reported.get(key), int)}
+            _add_details(out, reported.get("prompt_tokens_details"), "input")
+            _add_details(out, reported.get("completion_tokens_details"), "output")
+            return out
     return {}
+
+
+# OpenAI's names of the details → LangChain's.
+_DETAILS = {"cached_tokens": "cache_read", "reasoning_tokens": "reasoning", "audio_tokens": "audio"}
+
+
+def _add_details(out: dict[str, int], details: Any, side: str) -> None:
+    for key, number in details.items() if isinstance(details, Mapping) else ():
+        name = _DETAILS.get(key, key)
+        if isinstance(number, int) and number:
+            out[f"{name}_{side}" if name == "audio" or name in out else name] = number

@@ -83,6 +83,7 @@ def _tool_run(tool: ToolRecord) -> ToolRun:
         error=tool.error,
         backend=tool.backend,
         fault=tool.fault,
+        artifact=tool.artifact,
         started=tool.started,
         ended=tool.ended,
     )

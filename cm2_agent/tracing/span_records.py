@@ -75,6 +75,7 @@ class ToolRecord(Record):
     call_id: str | None = None
     arguments: JSON = None
     result: JSON = None
+    artifact: JSON = None
     backend: str | None = None
     fault: str | None = None
     interrupted: bool = False

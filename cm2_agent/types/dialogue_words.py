@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cm2_agent.types.json_values import JSON, canonical_json
+from cm2_agent.types.tool_content import content_text
 
 if TYPE_CHECKING:
     from cm2_agent.types.trace import Turn
@@ -24,9 +25,12 @@ _REMEMBERED = 100_000
 
 
 def as_text(value: JSON) -> str:
-    """A JSON value as it would be read: text as it is, anything else as canonical JSON."""
+    """A JSON value as it would be read: text as it is, content blocks by their texts (`content_text`), anything else as
+    canonical JSON."""
     if isinstance(value, str):
         return value
+    if isinstance(value, list) and isinstance(read := content_text(value), str):
+        return read
     try:
         return canonical_json(value)
     except ValueError:  # NaN and infinities are no JSON, but a tool may have answered them

@@ -66,7 +66,11 @@ def group_key(trace: Trace, reward_version: str) -> dict[str, JSON] | None:
     attributes = trace.attributes
     if attributes.get(TASK_ID) is None:
         return None
-    settings = {canonical_json(dict(call.sampling)) for call in trace.calls if call.message is not None}
+    settings = {
+        canonical_json({name: value for name, value in call.sampling.items() if name != "untrainable"})
+        for call in trace.calls
+        if call.message is not None
+    }
     versions = {call.model_version for call in trace.calls if call.message is not None}
     if len(settings) > 1 or len(versions) > 1:
         return None

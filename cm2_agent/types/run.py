@@ -15,6 +15,30 @@ UNFINISHED = "did not end before its run did"
 """The error of a call or an execution that the end of its run broke off."""
 
 
+# Settings that shape the distribution in ways that a trainer does not follow, each with the values that shape nothing.
+_PLAIN: Mapping[str, tuple[JSON, ...]] = {
+    "presence_penalty": (None, 0),
+    "frequency_penalty": (None, 0),
+    "repetition_penalty": (None, 1),
+    "length_penalty": (None, 1),
+    "bias": (None, {}, []),
+    "grammar": (None, False, "", {}),
+    "tool_choice": (None, "auto", "none"),
+    "n": (None, 1),
+    "best_of": (None, 1),
+    "beam_search": (None, False),
+    "min_tokens": (None, 0),
+    "ignore_eos": (None, False),
+}
+# Those that cut the distribution short: processed logprobs are those of what is left.
+_WHOLE: Mapping[str, tuple[JSON, ...]] = {
+    "top_p": (None, 1),
+    "top_k": (None, 0, -1),
+    "min_p": (None, 0),
+    "typical_p": (None, 1),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelCall:
     """One answer of a chat model.
@@ -30,9 +54,11 @@ class ModelCall:
             cannot be trained on by GRPO.
         completion_ids: Token ids of what was sampled.
         logprobs: One natural logarithm for each sampled token, in float32 precision.
-        sampling: temperature, top_p, top_k, penalties, grammar and max_tokens as far as known; under `logprobs` whether
-            they are `processed` (after temperature and truncation) or `raw`.
-        usage: Tokens by kind.
+        sampling: temperature, top_p, top_k, max_tokens, penalties, bias, grammar and the like of this call, as far as
+            known; under `logprobs` whether they are `processed` (after temperature and truncation) or `raw`; under
+            `untrainable` why the model itself says that its token ids are not to be trained on.
+        usage: Tokens by kind: `input_tokens`, `output_tokens`, and of those `cache_read`, `cache_creation`,
+            `reasoning`, … as far as reported.
         finish_reason: The provider's.
         error: Why the call failed.
         message: Index in the run's messages of the assistant message that this call wrote, None for a call off the main
@@ -71,24 +97,32 @@ class ModelCall:
             return "failed call"
         if self.changed is not None:
             return f"{self.changed} after it was sampled"
+        if self.sampling.get("untrainable"):
+            return str(self.sampling["untrainable"])
         if self.prompt_ids is None or self.completion_ids is None:
             return "no token ids"
         if not self.completion_ids:
             return "empty completion"
         if self.logprobs is None or len(self.logprobs) != len(self.completion_ids):
             return "no logprobs"
+        read, wrote = self.usage.get("input_tokens"), self.usage.get("output_tokens")
+        if read not in (None, len(self.prompt_ids)) or wrote not in (None, len(self.completion_ids)):
+            return "token ids disagree with usage"
         temperature = self.sampling.get("temperature")
         if temperature is None:
             return "unknown temperature"
         if temperature == 0:
             return "temperature 0"
+        shaped = [name for name, plain in _PLAIN.items() if self.sampling.get(name) not in plain]
+        if shaped:
+            return f"not plain sampling: {', '.join(shaped)}"
         if self.sampling.get("logprobs") == "processed":
             return None
-        top_p, top_k = self.sampling.get("top_p"), self.sampling.get("top_k")
-        shaped = any(self.sampling.get(key) for key in ("grammar", "presence_penalty", "frequency_penalty", "min_p"))
-        if temperature == 1 and top_p in (None, 1, 1.0) and top_k in (None, 0, -1) and not shaped:
+        truncated = [name for name, plain in _WHOLE.items() if self.sampling.get(name) not in plain]
+        if temperature == 1 and not truncated:
             return None
-        return "logprobs are not those of the sampling distribution"
+        names = f": {', '.join(truncated)}" if truncated else ""
+        return f"logprobs are not those of the sampling distribution{names}"
 
     def to_json(self) -> dict[str, JSON]:
         return {

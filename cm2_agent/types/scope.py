@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import ToolCallResponse
+from cm2_agent.types.tool_content import content_text
 from cm2_agent.types.tool_use import CallStatus
 
 if TYPE_CHECKING:
@@ -34,8 +35,9 @@ class CallView:
 
     @property
     def result(self) -> JSON:
-        """What the tool answered, None where nothing came back."""
-        return None if self.response is None else self.response.response
+        """What the tool answered, None where nothing came back. Of content blocks, as MCP servers answer, their text;
+        `response` has the blocks."""
+        return None if self.response is None else content_text(self.response.response)
 
     @property
     def failed(self) -> bool:

@@ -38,7 +38,8 @@ from cm2_agent.types.json_values import JSON, same_json
 from cm2_agent.types.messages import Message, Reasoning, Text, ToolCall, ToolCallResponse
 from cm2_agent.types.run import Run
 from cm2_agent.types.trace import Step, Trace
-from cm2_agent.types.view import CallView, View, as_text, occurs
+from cm2_agent.types.dialogue_words import as_text
+from cm2_agent.types.view import CallView, View, occurs
 
 from ..judges.transcript import call_text, folded, part_texts, quoted_in
 

@@ -18,7 +18,7 @@ from langgraph.types import Command, Send, interrupt
 from pydantic import BaseModel
 
 from cm2_agent.incidents import Incidents
-from cm2_agent.tracing.graph_values import LIMIT
+from cm2_agent.langchain_messages import CUT_AT
 from cm2_agent.tracing.span_processor import capture
 from cm2_agent.types.run import Run
 from cm2_agent.types.trace import Trace
@@ -314,7 +314,7 @@ def test_a_large_output_is_cut(watched: Watched) -> None:
 
     graph_of(complete).with_config(callbacks=[watched.handler]).invoke({"question": "hi"})
     kept = watched.run.output["answer"]
-    assert len(kept) < LIMIT + 100
+    assert len(kept) < CUT_AT + 100
     assert kept.endswith("… (2000000 characters)")
     assert len(watched.run.messages[1].text) == 2_000_000, "the reply is whole"
 

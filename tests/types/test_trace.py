@@ -107,8 +107,28 @@ def test_a_response_is_found_by_id_and_by_position_where_ids_are_missing() -> No
         ({"sampling": {"temperature": 0}}, "temperature 0"),
         ({"sampling": {"temperature": 0.7, "logprobs": "processed"}}, None),
         ({"sampling": {"temperature": 0.7}}, "logprobs are not those of the sampling distribution"),
-        ({"sampling": {"temperature": 1, "top_p": 0.9}}, "logprobs are not those of the sampling distribution"),
-        ({"sampling": {"temperature": 1, "grammar": "x"}}, "logprobs are not those of the sampling distribution"),
+        (
+            {"sampling": {"temperature": 1, "top_p": 0.9, "min_p": 0.1}},
+            "logprobs are not those of the sampling distribution: top_p, min_p",
+        ),
+        ({"sampling": {"temperature": 1, "top_p": 0.9, "top_k": 5, "logprobs": "processed"}}, None),
+        ({"sampling": {"temperature": 1, "grammar": "x"}}, "not plain sampling: grammar"),
+        (
+            {"sampling": {"temperature": 1, "presence_penalty": 0.5, "bias": {"7": 3}, "logprobs": "processed"}},
+            "not plain sampling: presence_penalty, bias",
+        ),
+        (
+            {"sampling": {"temperature": 1, "repetition_penalty": 1.1, "n": 2, "best_of": 3, "tool_choice": "any"}},
+            "not plain sampling: repetition_penalty, tool_choice, n, best_of",
+        ),
+        (
+            {"sampling": {"temperature": 1, "presence_penalty": 0.0, "repetition_penalty": 1.0, "top_k": -1, "n": 1}},
+            None,
+        ),
+        ({"sampling": {"temperature": 1, "untrainable": "a stop string cut the text"}}, "a stop string cut the text"),
+        ({"usage": {"input_tokens": 2, "output_tokens": 1, "cache_read": 1}}, None),
+        ({"usage": {"output_tokens": 2}}, "token ids disagree with usage"),
+        ({"usage": {"input_tokens": 1}}, "token ids disagree with usage"),
     ],
 )
 def test_why_a_call_cannot_be_trained_on(changes: dict[str, Any], reason: str | None) -> None:
