@@ -40,7 +40,7 @@ from cm2_agent.types.messages import (
     other_part,
 )
 
-__all__ = ["CUT_AT", "cut", "from_langchain", "plain", "to_langchain", "tool_specs"]
+__all__ = ["from_langchain", "plain", "to_langchain", "tool_specs"]
 
 _ROLES: dict[str, Role] = {**OPENAI_ROLES, "human": "user", "ai": "assistant"}
 _MEDIA = ("image", "audio", "video", "file")
@@ -49,9 +49,6 @@ _CALL_BLOCKS = frozenset(
     {"tool_use", "tool_call", "tool_call_chunk", "invalid_tool_call", "function_call", "input_json_delta"}
 )
 _DEPTH = 100
-CUT_AT = 262_144
-"""Characters of JSON that are stored of what an application passes around (a graph's input and output, a tool's
-artifact)."""
 
 
 def plain(value: Any) -> JSON:
@@ -96,44 +93,6 @@ def _plain(value: Any, above: set[int]) -> JSON:
         return _as_text(value)
     finally:
         above.discard(id(value))
-
-
-def cut(value: JSON, limit: int = CUT_AT) -> JSON:
-    """The JSON value, or its beginning where its text would take more than about `limit` characters; what is cut says
-    how much is missing.
-
-    >>> cut({"page": "abcdefghij", "rows": [1, 2, 3]}, limit=12)
-    {'page': 'abcd… (10 characters)', '…': '1 more keys'}
-    """
-    return _cut(value, [limit])
-
-
-def _cut(value: JSON, left: list[int]) -> JSON:
-    if isinstance(value, str):
-        size = len(value) + 2
-        text = value if size <= left[0] else f"{value[: max(0, left[0])]}… ({len(value)} characters)"
-        left[0] -= size
-        return text
-    if isinstance(value, dict):
-        out: dict[str, JSON] = {}
-        for number, (key, item) in enumerate(value.items()):
-            if left[0] <= 0:
-                out["…"] = f"{len(value) - number} more keys"
-                break
-            left[0] -= len(key) + 4
-            out[key] = _cut(item, left)
-        return out
-    if isinstance(value, list):
-        items: list[JSON] = []
-        for number, item in enumerate(value):
-            if left[0] <= 0:
-                items.append(f"… ({len(value) - number} more)")
-                break
-            items.append(_cut(item, left))
-        left[0] -= 2
-        return items
-    left[0] -= 8
-    return value
 
 
 def _as_text(value: Any) -> str:

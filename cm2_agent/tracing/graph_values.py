@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, convert_to_messages
 from langgraph.types import Command
 
-from cm2_agent.langchain_messages import cut, from_langchain, plain
-from cm2_agent.types.json_values import JSON, canonical_json
+from cm2_agent.langchain_messages import from_langchain, plain
+from cm2_agent.types.json_values import JSON, canonical_json, cut
 from cm2_agent.types.messages import Message, Role
 
 __all__ = ["GraphValue", "Selector", "check_selectors", "read_value", "state_messages", "with_interrupts"]

@@ -10,9 +10,9 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 from langgraph.types import Command
 
-from cm2_agent.langchain_messages import cut, finish_reason, from_langchain, plain, tool_specs
+from cm2_agent.langchain_messages import finish_reason, from_langchain, plain, tool_specs
 from cm2_agent.types.dialogue_words import as_text
-from cm2_agent.types.json_values import JSON
+from cm2_agent.types.json_values import JSON, cut
 from cm2_agent.types.messages import ToolSpec
 
 # Our name of a setting → the names under which invocation parameters and LangChain's `ls_*` facts give it.
@@ -224,6 +224,6 @@ _DETAILS = {"cached_tokens": "cache_read", "reasoning_tokens": "reasoning", "aud
 
 def _add_details(out: dict[str, int], details: Any, side: str) -> None:
     for key, number in details.items() if isinstance(details, Mapping) else ():
-        name = _DETAILS.get(key, key)
+        name = _DETAILS.get(str(key), str(key))
         if isinstance(number, int) and number:
             out[f"{name}_{side}" if name == "audio" or name in out else name] = number

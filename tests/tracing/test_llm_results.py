@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 from cm2_agent.tracing.llm_results import read_request, read_response, read_tool_result
 from cm2_agent.types.trace import Trace
@@ -43,7 +43,7 @@ def requested(model: Any, **call: Any) -> dict[str, Any]:
 
 
 def test_settings_are_those_of_the_call() -> None:
-    model = ChatOpenAI(model="m", api_key="none", temperature=0.5, top_p=0.9, presence_penalty=0.1, n=1)
+    model = ChatOpenAI(model="m", api_key=SecretStr("none"), temperature=0.5, top_p=0.9, presence_penalty=0.1, n=1)
     assert requested(model) == {"temperature": 0.5, "top_p": 0.9, "presence_penalty": 0.1}
     bound = model.bind(temperature=1.0, logit_bias={"7": 5}, n=2, extra_body={"guided_json": {"type": "object"}})
     assert requested(bound, temperature=0.0, stop=["END"]) == {
@@ -165,9 +165,8 @@ def test_content_blocks_are_text_for_checks_and_keep_their_structure(watched: Wa
         return "cancelled"
 
     model = ScriptedModel(script=[asks("get_order"), asks("cancel", order="A7"), AIMessage("Done.")])
-    create_agent(model, [get_order, cancel]).with_config(callbacks=[watched.handler]).invoke(
-        {"messages": [("user", "Cancel my late order.")]}
-    )
+    graph: Any = create_agent(model, [get_order, cancel]).with_config(callbacks=[watched.handler])
+    graph.invoke({"messages": [("user", "Cancel my late order.")]})
     trace = Trace.of(watched.run)
     view = View.of(trace)
     assert view.results("get_order") == ("Order\nA7 is late\neta 2026-05-20",)

@@ -18,8 +18,8 @@ from langgraph.types import Command, Send, interrupt
 from pydantic import BaseModel
 
 from cm2_agent.incidents import Incidents
-from cm2_agent.langchain_messages import CUT_AT
 from cm2_agent.tracing.span_processor import capture
+from cm2_agent.types.json_values import CUT_AT
 from cm2_agent.types.run import Run
 from cm2_agent.types.trace import Trace
 from tests.tracing.apps import ScriptedModel, agent, calls, says
