@@ -81,7 +81,7 @@ class SpanHandler(GraphCallbackHandler):
             return
         parent = self.spans.parent(parent_run_id)
         if parent is not None:
-            self.spans.pass_through(run_id, parent)
+            self.spans.pass_through(run_id, parent, parent_run_id, kwargs.get("name"), metadata)
             root = parent.root
             if root.resumed and root.resumed_from is None and parent_run_id == root.run_id:
                 state = inputs.get("state", inputs) if isinstance(inputs, Mapping) else inputs

@@ -21,6 +21,8 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Status, StatusCode, set_span_in_context
 
 from cm2_agent.tracing import semconv
+from cm2_agent.tracing.agents import Place
+from cm2_agent.tracing.caller import session_of, user_of
 from cm2_agent.tracing.span_attributes import as_json, caller_facts, error_message, fact_attributes
 from cm2_agent.tracing.span_records import ChatRecord, Record, RootRecord, Source, ToolRecord, key_of
 from cm2_agent.types.json_values import JSON
@@ -69,10 +71,20 @@ class OpenSpans:
         """Whether the run was part of a root that has ended."""
         return run_id in self._ended
 
-    def pass_through(self, run_id: UUID, parent: Record) -> None:
+    def pass_through(
+        self,
+        run_id: UUID,
+        parent: Record,
+        parent_run_id: UUID | None = None,
+        name: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
         """A run without a span of its own: what it starts hangs from its parent's."""
+        root = parent.root
         self.records[run_id] = parent
-        parent.root.run_ids.append(run_id)
+        root.run_ids.append(run_id)
+        root.places[run_id] = _place_above(parent, parent_run_id).below(name, metadata)
+        _ask_config(root)
 
     def start_root(
         self,
@@ -111,6 +123,9 @@ class OpenSpans:
         root.root = root
         root.thread = None if thread is None else str(thread)
         root.facts = caller_facts(facts, tags)
+        root.user, root.session = user_of(facts), session_of(facts)
+        root.tags = tuple(root.facts.get("tags") or ()) if tags else ()
+        root.place = root.places[run_id] = Place.of_root(name, facts)
         if source.foreign:
             span.set_attributes(fact_attributes(_shown(root.facts, source)))
         self._add(root)
@@ -151,7 +166,11 @@ class OpenSpans:
             started=started,
             in_tool=parent.in_tool or parent.kind == "tool",
             attempt=(metadata or {}).get(GUARD_ATTEMPT),
+            place=_place_above(parent, parent_run_id).below(name, metadata),
         )
+        if kind == "tool":
+            record.root.places[run_id] = record.place.within_tool(name.partition(" ")[2])
+        _ask_config(record.root)
         self._add(record)
         if source.foreign:
             record.token = otel_context.attach(record.context)
@@ -246,6 +265,26 @@ def _shown(facts: Mapping[str, JSON], source: Source) -> Mapping[str, JSON]:
             name: fact for name, fact in facts.items() if name.startswith("cm2.") and not isinstance(fact, list | dict)
         }
     return facts if source.redactor is None else source.redactor.redact_json(facts)
+
+
+def _place_above(parent: Record, parent_run_id: UUID | None) -> Place:
+    places = parent.root.places
+    return places.get(parent.run_id if parent_run_id is None else parent_run_id) or parent.place
+
+
+def _ask_config(root: RootRecord) -> None:
+    """The ids of user and session, where `configurable` or the graph's context has them. LangChain shows callbacks
+    neither: they are read from the config of the first node that calls something."""
+    if root.asked_config:
+        return
+    configurable = (var_child_runnable_config.get() or {}).get("configurable")
+    if not configurable:
+        return
+    root.asked_config = True
+    context = getattr(configurable.get("__pregel_runtime"), "context", None)
+    for values in (configurable, context):
+        root.user = root.user or user_of(values)
+        root.session = root.session or session_of(values)
 
 
 def _is_recorded(run_id: UUID) -> bool:

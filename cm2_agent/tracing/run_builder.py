@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cm2_agent.tracing.agents import name_agents
 from cm2_agent.tracing.run_dialogue import RunDialogue
 from cm2_agent.tracing.span_records import ChatRecord, Record, RootRecord, ToolRecord
 from cm2_agent.tracing.value_dialogue import value_dialogue
@@ -21,6 +22,7 @@ def build_run(root: RootRecord) -> Run:
     own_tools = [tool for tool in tools if not tool.in_tool and tool.attempt not in rejected]
     by_values = value_dialogue(root, own_chats, own_tools)
     messages, written = (by_values or RunDialogue(root, own_chats, own_tools)).result()
+    agents = name_agents(root.name, chats, tools, written)
     return Run(
         id=f"{root.key[0]:032x}{root.key[1]:016x}",
         thread=root.thread,
@@ -31,15 +33,18 @@ def build_run(root: RootRecord) -> Run:
         history=() if by_values is None else by_values.history,
         input=None if root.input is None else root.input.json,
         output=None if root.output is None else root.output.json,
-        calls=tuple(_model_call(chat, written.get(id(chat))) for chat in chats),
-        tools=tuple(_tool_run(tool) for tool in tools),
+        user=root.user,
+        session=root.session,
+        tags=root.tags,
+        calls=tuple(_model_call(chat, written.get(id(chat)), agents[id(chat)]) for chat in chats),
+        tools=tuple(_tool_run(tool, agents[id(tool)]) for tool in tools),
         attributes=root.facts,
         started=root.started,
         ended=root.ended,
     )
 
 
-def _model_call(chat: ChatRecord, message: int | None) -> ModelCall:
+def _model_call(chat: ChatRecord, message: int | None, agent: str | None) -> ModelCall:
     response = chat.response
     prompt = tuple(seen.message for seen in chat.input)
     if response is None:
@@ -50,6 +55,7 @@ def _model_call(chat: ChatRecord, message: int | None) -> ModelCall:
             tools=chat.tools,
             sampling=chat.settings,
             error=chat.error or "no answer",
+            agent=agent,
             started=chat.started,
             ended=chat.ended,
         )
@@ -68,12 +74,13 @@ def _model_call(chat: ChatRecord, message: int | None) -> ModelCall:
         finish_reason=response.finish_reason,
         error=chat.error,
         message=message,
+        agent=agent,
         started=chat.started,
         ended=chat.ended,
     )
 
 
-def _tool_run(tool: ToolRecord) -> ToolRun:
+def _tool_run(tool: ToolRecord, agent: str | None) -> ToolRun:
     return ToolRun(
         span_id=tool.span_id,
         name=tool.name,
@@ -84,6 +91,7 @@ def _tool_run(tool: ToolRecord) -> ToolRun:
         backend=tool.backend,
         fault=tool.fault,
         artifact=tool.artifact,
+        agent=agent,
         started=tool.started,
         ended=tool.ended,
     )

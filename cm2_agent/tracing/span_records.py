@@ -14,6 +14,7 @@ from uuid import UUID
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, Tracer
 
+from cm2_agent.tracing.agents import NOWHERE, Place
 from cm2_agent.tracing.graph_values import GraphValue, Selector
 from cm2_agent.tracing.llm_results import ResponseMetadata
 from cm2_agent.tracing.message_index import MessageIndex, SeenMessage
@@ -47,6 +48,7 @@ class Record:
     done: bool = False
     in_tool: bool = False
     attempt: str | None = None
+    place: Place = NOWHERE
     error: str | None = None
     raised: BaseException | None = None
     token: Any = None
@@ -85,7 +87,8 @@ class ToolRecord(Record):
 class RootRecord(Record):
     """A root: one invocation of a graph. `input_messages` and `final_messages` are those of its input and of its final
     state, where there are any; `resumed_from` those of the state that a resumed run found, as its first node was shown
-    it. `open` holds the records of spans that have not ended, `records` those that have."""
+    it. `places` are those of the runs below it.
+    `open` holds the records of spans that have not ended, `records` those that have."""
 
     source: Source = field(kw_only=True)
     message_index: MessageIndex = field(default_factory=MessageIndex)
@@ -100,6 +103,11 @@ class RootRecord(Record):
     interrupted: bool = False
     interrupts: list[Any] = field(default_factory=list)
     run_ids: list[UUID] = field(default_factory=list)
+    places: dict[UUID, Place] = field(default_factory=dict)
+    user: str | None = None
+    session: str | None = None
+    tags: tuple[str, ...] = ()
+    asked_config: bool = False
     open: dict[UUID, Record] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
 

@@ -63,7 +63,7 @@ class ModelCall:
         error: Why the call failed.
         message: Index in the run's messages of the assistant message that this call wrote, None for a call off the main
             line (a sub-agent's).
-        agent: The agent whose step this is, where a graph holds several; None for the only one.
+        agent: The agent whose step this is, where a graph holds several; None for the only one that was given no name.
         changed: What was done to the answer before it counted: `edited` (its calls ran with other arguments) or
             `rewritten` (another text reached the user); `redacted` where personal data in answer or prompt was replaced
             before it was stored. None where it counted as it was sampled.
@@ -172,7 +172,7 @@ class ToolRun:
     fault: str | None = None
     """The fault that was injected into this call, if one was (TOOL_FAULT)."""
     agent: str | None = None
-    """The agent that called it, where a graph holds several."""
+    """The agent that called it, likewise (`ModelCall.agent`)."""
     artifact: JSON = None
     """What the tool gave the application beside its answer (LangChain's artifact, MCP's structured content)."""
     started: int = 0
@@ -242,8 +242,9 @@ class Run:
             conversation that this run continues.
         branch: Where the trace left another one; given by its first run.
         states: The states that the graph's messages stood in, from the run's start to its end.
-        user: The application's id of the user.
-        session: The application's id of the session.
+        user: The application's id of the user, from the config's metadata, `configurable` or context (`user_id` and its
+            like).
+        session: The application's id of the session (`session_id`, `conversation_id` and their like).
         tags: The caller's tags.
         calls: The model's answers, in order.
         tools: The tools' executions, in order.

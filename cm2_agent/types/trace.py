@@ -37,6 +37,11 @@ class Step:
     """For each tool call of the message whether an execution would have been recorded."""
 
     @property
+    def agent(self) -> str | None:
+        """The agent whose step it is, where the graph holds several: by its call, else by the message's name."""
+        return self.call.agent if self.call is not None and self.call.agent is not None else self.message.name
+
+    @property
     def is_reply(self) -> bool:
         """True where the step speaks to the user: text and no tool call."""
         return not self.message.tool_calls and bool(self.message.text.strip())
