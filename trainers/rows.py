@@ -246,7 +246,8 @@ def untrainable_reason(trace: Trace, *, imitation: bool = False) -> str | None:
     if not steps:
         return TEXT_ONLY
     for _, call in steps:
-        reason = _no_ids(call) if imitation else (call.untrainable or _no_ids(call))
+        sampled = call.changed is None  # else the ids hold what somebody found wrong
+        reason = _no_ids(call) if imitation and sampled else (call.untrainable or _no_ids(call))
         if reason is not None:
             return reason
     if not imitation:

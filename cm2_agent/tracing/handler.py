@@ -82,12 +82,12 @@ class SpanHandler(GraphCallbackHandler):
         parent = self.spans.parent(parent_run_id)
         if parent is not None:
             self.spans.pass_through(run_id, parent, parent_run_id, kwargs.get("name"), metadata)
-            root = parent.root
-            if root.resumed and root.resumed_from is None and parent_run_id == root.run_id:
-                state = inputs.get("state", inputs) if isinstance(inputs, Mapping) else inputs
-                root.resumed_from = root.message_index.add_state(state)
+            if parent_run_id is not None and not parent.in_tool and parent.kind != "tool":
+                root = parent.root
+                root.log.start(root.message_index, run_id, parent_run_id, inputs, tags, metadata or {})
         elif not self.spans.has_ended(parent_run_id):
             root = self.spans.start_root(run_id, parent_run_id, kwargs.get("name") or "agent", tags, metadata)
+            root.inputs = inputs
             root.input_messages = root.message_index.add_state(inputs)
             root.input = self._value(root, inputs, "user")
             if root.source.content:
@@ -103,6 +103,8 @@ class SpanHandler(GraphCallbackHandler):
             if root.interrupts:
                 root.output = with_interrupts(root.output, root.interrupts)
             self.spans.end_root(root)
+        elif (record := self.spans.records.get(run_id)) is not None:
+            record.root.log.end(record.root.message_index, run_id, outputs)
 
     def _value(self, root: RootRecord, value: Any, role: Literal["user", "assistant"]) -> GraphValue:
         """A graph's input or output; what a selector does not find is counted, and nothing was said then."""
@@ -129,6 +131,8 @@ class SpanHandler(GraphCallbackHandler):
             else:
                 fail(root, error)
             self.spans.end_root(root)
+        elif (record := self.spans.records.get(run_id)) is not None:
+            record.root.log.fail(record.root.message_index, run_id, error)
 
     @never_raises
     def on_retriever_start(
@@ -148,6 +152,8 @@ class SpanHandler(GraphCallbackHandler):
     def on_resume(self, event: GraphResumeEvent) -> None:
         if (root := self.spans.root(event.run_id)) is not None:
             root.resumed = True
+        elif event.run_id is not None and (record := self.spans.records.get(event.run_id)) is not None:
+            record.root.log.resume(event.run_id)
 
     @never_raises
     def on_custom_event(self, name: str, data: Any, *, run_id: UUID, **kwargs: Any) -> None:
@@ -182,6 +188,8 @@ class SpanHandler(GraphCallbackHandler):
         if record is None:
             return
         record.model, record.settings = model, settings
+        record.task = None if parent_run_id is None else record.root.log.within.get(parent_run_id)
+        record.internal = "lc_internal_call" in facts
         record.tools = self._tool_specs.read(params.get("tools") or params.get("functions"))
         record.input = record.root.message_index.add_all(messages[0] if messages else ())
         if record.root.source.foreign:

@@ -23,6 +23,7 @@ from opentelemetry.trace import Status, StatusCode, set_span_in_context
 from cm2_agent.tracing import semconv
 from cm2_agent.tracing.agents import Place
 from cm2_agent.tracing.caller import session_of, user_of
+from cm2_agent.tracing.message_index import MessageIndex, ThreadMessages
 from cm2_agent.tracing.span_attributes import as_json, caller_facts, error_message, fact_attributes
 from cm2_agent.tracing.span_records import ChatRecord, Record, RootRecord, Source, ToolRecord, key_of
 from cm2_agent.types.json_values import JSON
@@ -48,6 +49,7 @@ class OpenSpans:
         self.records: dict[UUID, Record] = {}
         """The record that each run belongs to."""
         self._ended: OrderedDict[UUID, None] = OrderedDict()
+        self._threads = ThreadMessages()
         self._lock = threading.Lock()
         with _instances_lock:
             _instances.add(self)
@@ -122,6 +124,7 @@ class OpenSpans:
         )
         root.root = root
         root.thread = None if thread is None else str(thread)
+        root.message_index = MessageIndex(self._threads.of(root.thread))
         root.facts = caller_facts(facts, tags)
         root.user, root.session = user_of(facts), session_of(facts)
         root.tags = tuple(root.facts.get("tags") or ()) if tags else ()
@@ -200,6 +203,7 @@ class OpenSpans:
         root.span.set_attribute(semconv.STATUS, root.status)
         if root.source.content:
             write_content(root, {semconv.OUTPUT_MESSAGES: root.final_messages})
+        self._threads.remember(root.thread, root.message_index.converted())
         with self._lock:
             for run_id in root.run_ids:
                 self.records.pop(run_id, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cm2_agent.tracing.agents import name_agents
-from cm2_agent.tracing.run_dialogue import RunDialogue
+from cm2_agent.tracing.run_dialogue import Dialogue, run_dialogue
 from cm2_agent.tracing.span_records import ChatRecord, Record, RootRecord, ToolRecord
 from cm2_agent.tracing.value_dialogue import value_dialogue
 from cm2_agent.types.run import ModelCall, Run, RunFailure, ToolRun
@@ -20,23 +20,23 @@ def build_run(root: RootRecord) -> Run:
     rejected = _rejected_attempts(root)
     own_chats = [chat for chat in chats if not chat.in_tool and chat.attempt not in rejected]
     own_tools = [tool for tool in tools if not tool.in_tool and tool.attempt not in rejected]
-    by_values = value_dialogue(root, own_chats, own_tools)
-    messages, written = (by_values or RunDialogue(root, own_chats, own_tools)).result()
-    agents = name_agents(root.name, chats, tools, written)
+    dialogue = _dialogue(root, own_chats, own_tools)
+    agents = name_agents(root.name, chats, tools, dialogue.written)
     return Run(
         id=f"{root.key[0]:032x}{root.key[1]:016x}",
         thread=root.thread,
         name=root.name,
         status=root.status,
         failure=_failure(root, records) if root.status == "error" else None,
-        messages=tuple(messages),
-        history=() if by_values is None else by_values.history,
+        messages=dialogue.messages,
+        history=dialogue.history,
+        states=dialogue.states,
         input=None if root.input is None else root.input.json,
         output=None if root.output is None else root.output.json,
         user=root.user,
         session=root.session,
         tags=root.tags,
-        calls=tuple(_model_call(chat, written.get(id(chat)), agents[id(chat)]) for chat in chats),
+        calls=tuple(_model_call(chat, dialogue, agents[id(chat)]) for chat in chats),
         tools=tuple(_tool_run(tool, agents[id(tool)]) for tool in tools),
         attributes=root.facts,
         started=root.started,
@@ -44,7 +44,15 @@ def build_run(root: RootRecord) -> Run:
     )
 
 
-def _model_call(chat: ChatRecord, message: int | None, agent: str | None) -> ModelCall:
+def _dialogue(root: RootRecord, chats: list[ChatRecord], tools: list[ToolRecord]) -> Dialogue:
+    by_values = value_dialogue(root, chats, tools)
+    if by_values is None:
+        return run_dialogue(root, chats, tools, [_tool_run(tool, None) for tool in tools])
+    messages, written = by_values.result()
+    return Dialogue(messages=tuple(messages), history=by_values.history, written=written)
+
+
+def _model_call(chat: ChatRecord, dialogue: Dialogue, agent: str | None) -> ModelCall:
     response = chat.response
     prompt = tuple(seen.message for seen in chat.input)
     if response is None:
@@ -73,8 +81,9 @@ def _model_call(chat: ChatRecord, message: int | None, agent: str | None) -> Mod
         usage=response.usage,
         finish_reason=response.finish_reason,
         error=chat.error,
-        message=message,
+        message=dialogue.written.get(id(chat)),
         agent=agent,
+        changed=dialogue.changed.get(id(chat)),
         started=chat.started,
         ended=chat.ended,
     )

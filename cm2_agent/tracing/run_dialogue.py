@@ -1,278 +1,303 @@
-"""Which messages a run added to its dialogue, and which model call wrote which.
+"""What a run added to its dialogue, which model call wrote which message, and the states its graph went through.
 
-Callbacks show every model call's input and output, and a graph's first and last state if it has `messages`; neither
-shows what *this run* added: history may come from the caller or a checkpointer, prompts may be trimmed, rewritten or a
-side question. So the dialogue is grown call by call: what stands in the state before a call's output (or, where the
-state doesn't show the output, in the call's own input) after the last message already known is new."""
+What capture promises of a Run, in the order of time:
+
+- `messages` is what user and agent said in this run: the messages of the input that were not there before, then what
+  the graph's nodes wrote. What reached the user is the reply: a reply that is replaced before anybody speaks again (by
+  its id, or removed for another) is a draft, which stays on its model call (`changed` is `rewritten`). What is removed
+  without a replacement was said. A call that ran with other arguments than the model gave has those that ran
+  (`changed` is `edited`).
+- What the application writes into the state for the model to read, as a summary, is not in it; in `ModelCall.input`
+  such a message bears `cm2.shown` in its `extra`.
+- `history` is what was there before: what the state held when the run began; where the caller sends the whole
+  conversation, its earlier messages. It is empty for the first run of a thread.
+- `states` begins with the state before the input and ends with the last one; between them stands each state that a
+  superstep left. A hash names the messages by id and content, whatever their order; the state without messages is
+  `0000000000000000`. A run that begins in a state that another run of the thread went through continues from there:
+  after `update_state`, it begins in a state that no run has left. States are known only where the graph has `messages`;
+  without a checkpointer ids are new in each run, and no two runs share a state.
+
+A graph whose state shows no messages has the dialogue that its model calls show (`prompt_dialogue`)."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal
 
+from langgraph.types import Command
+
+from cm2_agent.langchain_messages import plain
 from cm2_agent.tracing.message_index import SeenMessage
+from cm2_agent.tracing.prompt_dialogue import PromptDialogue
 from cm2_agent.tracing.span_records import ChatRecord, RootRecord, ToolRecord
+from cm2_agent.tracing.state_dialogue import Entry, StateDialogue
 from cm2_agent.types.messages import Message, ToolCallResponse
-from cm2_agent.types.run_attributes import GUARD_OUTCOME
+from cm2_agent.types.run import StateMark, ToolRun
+from cm2_agent.types.tool_use import AskedCall, Executions, as_it_ran, ended, pair_answers, uses
 
 
-@dataclass(slots=True, eq=False)
-class _Entry:
-    seen: SeenMessage
-    added: bool
-    call: ChatRecord | None = None
+@dataclass(frozen=True, kw_only=True)
+class Dialogue:
+    """`written` and `changed` are by the identity of a call's record: the index of the message it wrote, and what was
+    done to it."""
+
+    messages: tuple[Message, ...]
+    history: tuple[Message, ...] = ()
+    states: tuple[StateMark, ...] = ()
+    written: Mapping[int, int] = field(default_factory=dict)
+    changed: Mapping[int, Literal["edited", "rewritten"]] = field(default_factory=dict)
 
 
-class RunDialogue:
-    """Built from the calls and tool executions of one root that belong to its dialogue, in the order of their starts:
-    those inside tools and those of rejected attempts stay out."""
+def run_dialogue(
+    root: RootRecord, chats: list[ChatRecord], tools: list[ToolRecord], runs: Sequence[ToolRun]
+) -> Dialogue:
+    """The dialogue of a root from the calls and executions that belong to it, in the order of their starts: those
+    inside tools and those of rejected attempts stay out. `runs` are the executions as a Run holds them."""
+    own = root.log.graphs.get(root.run_id)
+    if own is None or not any(task.before is not None or task.writes for task in own.tasks):
+        return _from_prompts(root, chats, tools)
+    return _RunDialogue(root, chats, runs).dialogue()
 
-    def __init__(self, root: RootRecord, chats: list[ChatRecord], tools: list[ToolRecord]) -> None:
-        self.root, self.tools = root, tools
-        self.state = root.final_messages
-        self.entries: list[_Entry] = []
-        self.positions: dict[int, list[int]] = {}  # a message's key -> its positions in `entries`
-        self.executed = {tool.call_id for tool in tools if tool.call_id is not None}
-        self.new_input = _after_last_assistant(root.input_messages or ())
-        self.state_start = _find_block(self.state or (), self.new_input) or 0
+
+def _from_prompts(root: RootRecord, chats: list[ChatRecord], tools: list[ToolRecord]) -> Dialogue:
+    entries = PromptDialogue(root, chats, tools).entries
+    added = [entry for entry in entries if entry.added]
+    return Dialogue(
+        messages=tuple(entry.seen.message for entry in added),
+        history=tuple(entry.seen.message for entry in entries if not entry.added),
+        written={id(entry.call): number for number, entry in enumerate(added) if entry.call is not None},
+    )
+
+
+class _RunDialogue:
+    """The messages that a graph's state shows, joined with the calls and executions behind them."""
+
+    def __init__(self, root: RootRecord, chats: list[ChatRecord], tools: Sequence[ToolRun]) -> None:
+        self.root, self.chats, self.tools = root, chats, tools
         self.answered = [chat for chat in chats if chat.output is not None]
-        if root.resumed and root.resumed_from:
-            self._resume(root.resumed_from, chats)
-        if self.answered:
-            self._from_calls()
-        elif chats:
-            self._grow(chats[0].input)  # the model failed: what it was asked is all there is
-        else:
-            self._without_calls()
-        if not root.interrupted:
-            self._unseen_answers()
+        self.state = StateDialogue(
+            root.log,
+            root.log.graphs[root.run_id],
+            root.input_messages or (),
+            root.final_messages,
+            root.resumed,
+            cache(lambda: _words(root.inputs)),
+            {chat.output.message.text.strip() for chat in self.answered if chat.output is not None},
+        )
+        self.calls: dict[int, list[ChatRecord]] = {}  # an entry's identity → the calls behind it
+        self.linked: set[int] = set()
+        self._link_by_identity()
+        self._unfinished_nodes()
+        self.state.judge_users(root.status == "ok")
+        self._link_rewritten()
+        self._add_system()
+        self.final: dict[int, Message] = {}
+        self._executed()
 
-    def result(self) -> tuple[list[Message], dict[int, int]]:
-        """The messages, and for the identity of each call's record the index of the message it wrote."""
-        added = [entry for entry in self.entries if entry.added]
-        return [entry.seen.message for entry in added], {
-            id(entry.call): i for i, entry in enumerate(added) if entry.call is not None
-        }
-
-    def _from_calls(self) -> None:
-        places = self._places()
-        if not places and self.state is not None and self.root.facts.get(GUARD_OUTCOME) == "blocked":
-            self._without_calls()  # nothing that the model wrote was let through
-            return
-        in_dialogue = [chat for chat in self.answered if self.state is None or not places or id(chat) in places]
-        for chat in in_dialogue:
-            place = places.get(id(chat))
-            shown = self.state[:place] if place is not None and place >= 0 and self.state is not None else chat.input
-            self._grow(shown, chat.input, fork_is_new=self.state is None or not places)
-            output = self.state[place] if place is not None and place >= 0 and self.state is not None else chat.output
-            self._write(chat, output)
-        if self.state is not None:
-            after = self._after(self.state)
-            if after:
-                self._add(self.state[after:])
-
-    def _places(self) -> dict[int, int]:
-        """For each call whose answer became part of the dialogue: where it stands in the final state, -1 if only later
-        prompts show it."""
-        if self.state is None:
-            return {}
-        by_id = {seen.id: place for place, seen in enumerate(self.state) if seen.id}
-        last_asked: dict[int, int] = {}
-        for number, chat in enumerate(self.answered):
-            for seen in chat.input:
-                last_asked[seen.key] = number
-        taken: set[int] = set()
-        places: dict[int, int] = {}
-        for number, chat in enumerate(self.answered):
-            assert chat.output is not None
-            place = by_id.get(chat.output.id) if chat.output.id else None
-            if place is None:
-                place = next((i for i in self._assistants(taken) if self.state[i].key == chat.output.key), None)
-            if place is not None:
-                places[id(chat)] = place
-                taken.add(place)
-            elif last_asked.get(chat.output.key, -1) > number:
-                places[id(chat)] = -1
-        for chat in self.answered:  # answers that a node rewrote before it stored them
-            if id(chat) not in places and chat.output is not None:
-                message = chat.output.message
-                place = next((i for i in self._assistants(taken) if _rewritten(message, self.state[i].message)), None)
-                if place is not None:
-                    places[id(chat)] = place
-                    taken.add(place)
-        return places
-
-    def _assistants(self, taken: set[int]) -> Iterable[int]:
-        state = self.state or ()
-        return (
-            i for i in range(self.state_start, len(state)) if i not in taken and state[i].message.role == "assistant"
+    def dialogue(self) -> Dialogue:
+        added = [entry for entry in self.state.entries if not entry.dropped]
+        written: dict[int, int] = {}
+        changed: dict[int, Literal["edited", "rewritten"]] = {}
+        for number, entry in enumerate(added):
+            for chat in self.calls.get(id(entry), ()):
+                written[id(chat)] = number
+                assert chat.output is not None
+                how = _change(chat.output.message, self.final.get(id(entry), entry.seen.message))
+                if how is not None:
+                    changed[id(chat)] = how
+        return Dialogue(
+            messages=tuple(self.final.get(id(entry), entry.seen.message) for entry in added),
+            history=tuple(seen.message for seen in self.state.history),
+            states=self.state.marks(added),
+            written=written,
+            changed=changed,
         )
 
-    def _resume(self, resumed_from: Sequence[SeenMessage], chats: Sequence[ChatRecord]) -> None:
-        """What the interrupted run left in the state is part of that run already."""
-        if chats and not any(seen.message.role == "assistant" for seen in resumed_from):
-            self._add(seen for seen in chats[0].input if seen.message.role == "system")
-        for seen in resumed_from:
-            self._append(seen, added=False)
+    # Which call wrote which message
 
-    def _grow(
-        self, shown: Sequence[SeenMessage], prompt: Sequence[SeenMessage] = (), fork_is_new: bool = False
-    ) -> None:
-        if self.entries:
-            self._extend(shown, fork_is_new)
-        else:
-            self._begin(shown, prompt)
+    def _link(self, chat: ChatRecord, entry: Entry) -> None:
+        self.calls.setdefault(id(entry), []).append(chat)
+        self.linked.add(id(chat))
 
-    def _begin(self, shown: Sequence[SeenMessage], prompt: Sequence[SeenMessage] = ()) -> None:
-        """The dialogue before the first answer: history is known but not added; what follows it is."""
-        start = _find_block(shown, self.new_input)
-        if start is None:
-            start = len(shown) - len(_after_last_assistant(shown))
-        new_thread = not any(seen.message.role == "assistant" for seen in shown[:start])
-        if new_thread:
-            for seen in prompt or shown:
-                if seen.message.role == "system" and not any(seen is later for later in shown[start:]):
-                    self._append(seen, added=True)
-        for number, seen in enumerate(shown):
-            role = seen.message.role
-            if number < start:
-                if role != "system" or not new_thread:
-                    self._append(seen, added=False)
-            else:
-                self._append(seen, added=role != "tool" or self._answered_here(seen))
+    def _link_by_identity(self) -> None:
+        """By LangChain's id, or where a state keeps none by content."""
+        ids: dict[str, Entry] = {}
+        keys: dict[Hashable, list[Entry]] = {}
+        for entry in self._written():
+            for seen in (entry.seen, *entry.drafts):
+                if seen.id is not None:
+                    ids[seen.id] = entry
+                keys.setdefault(seen.key, []).append(entry)
+        for chat in self.answered:
+            assert chat.output is not None
+            found = ids.get(chat.output.id) if chat.output.id else None
+            if found is not None:
+                self._link(chat, found)
+        for chat in self.answered:
+            if id(chat) not in self.linked and chat.output is not None:
+                born = self._born(chat)
+                for entry in keys.get(chat.output.key, ()):
+                    if id(entry) not in self.calls and entry.born >= born:
+                        self._link(chat, entry)
+                        break
 
-    def _answered_here(self, seen: SeenMessage) -> bool:
-        """Whether a tool's answer before the first call is this run's: an interrupted run leaves its answers to the run
-        that resumes."""
-        return self.root.resumed or any(part.id in self.executed for part in seen.message.responses)
+    def _link_rewritten(self) -> None:
+        """Drafts that never stood in the state: an answer that its node changed before it wrote it, or that a later
+        node wrote otherwise."""
+        for entry in self._written():
+            if entry.dropped or id(entry) in self.calls:
+                continue
+            drafts = [chat for chat in self.answered if id(chat) not in self.linked and self._may_draft(chat, entry)]
+            close = [chat for chat in drafts if chat.output is not None and _rewritten(chat.output.message, entry)]
+            asked = [chat for chat in drafts if self._was_asked_for(chat, entry)]
+            if close or asked:
+                self._link(close[0] if close else asked[-1], entry)
 
-    def _extend(self, shown: Sequence[SeenMessage], fork_is_new: bool) -> None:
-        after = self._after(shown)
-        if after:
-            self._add(shown[after:])
-        elif fork_is_new:  # another prompt altogether, in a graph whose state shows no dialogue
-            self._add(seen for seen in shown if seen.message.role in ("user", "tool"))
+    def _may_draft(self, chat: ChatRecord, entry: Entry) -> bool:
+        return (
+            not chat.internal and self._born(chat) <= entry.born and (not entry.written or chat.ended <= entry.written)
+        )
 
-    def _after(self, shown: Sequence[SeenMessage]) -> int:
-        """The position after the last message that is known, going through both in order; 0 where none is."""
-        at, after = 0, 0
-        for number, seen in enumerate(shown):
-            places = self.positions.get(seen.key)
-            if places is not None:
-                found = bisect_left(places, at)
-                if found < len(places):
-                    at, after = places[found] + 1, number + 1
-        return after
+    def _was_asked_for(self, chat: ChatRecord, entry: Entry) -> bool:
+        """Whether the call was to answer what the message answers."""
+        if entry.seen.message.tool_calls or chat.output is None or chat.output.message.tool_calls or not chat.input:
+            return False
+        before = self._last_before(entry)
+        return before is not None and before.message.role != "assistant" and _same(chat.input[-1], before)
 
-    def _write(self, chat: ChatRecord, output: SeenMessage | None) -> None:
-        if output is None:
+    def _last_before(self, entry: Entry) -> SeenMessage | None:
+        last = self.state.history[-1] if self.state.history else None
+        for other in self.state.entries:
+            if other is entry:
+                break
+            if not other.dropped and other.role != "system":
+                last = other.seen
+        return last
+
+    def _written(self) -> list[Entry]:
+        return [entry for entry in self.state.entries if entry.origin == "node" and entry.role == "assistant"]
+
+    def _born(self, chat: ChatRecord) -> int:
+        return 0 if chat.task is None else self.state.steps.get(chat.task.top.step, 0)
+
+    # What the state does not show
+
+    def _unfinished_nodes(self) -> None:
+        """A node that failed after its model had answered wrote nothing: what it had been answered was said."""
+        for chat in self.answered:
+            task = chat.task
+            if id(chat) in self.linked or task is None or not task.unfinished or task.stopped or chat.internal:
+                continue
+            known = {seen.key for seen in self.state.history}
+            known |= {seen.key for entry in self.state.entries for seen in (entry.seen, *entry.drafts)}
+            after = max((place + 1 for place, seen in enumerate(chat.input) if seen.key in known), default=0)
+            if after or not known:
+                for seen in chat.input[after:]:
+                    if seen.message.role != "system":
+                        self.state.add(seen, chat.started)
+                assert chat.output is not None
+                self._link(chat, self.state.add(chat.output, chat.ended))
+
+    def _add_system(self) -> None:
+        """The prompt of a dialogue that begins here."""
+        history = self.state.history
+        if any(seen.message.role == "assistant" for seen in history):
             return
-        for place in self.positions.get(output.key, ()):  # a parallel call's state may have shown this answer already
-            entry = self.entries[place]
-            if entry.added and entry.call is None and entry.seen.id == output.id:
-                entry.call = chat
-                return
-        self._append(output, added=True)
-        self.entries[-1].call = chat
+        shown = [seen for seen in history if seen.message.role == "system"]
+        first = next((chat for chat in self.chats if id(chat) in self.linked), None)
+        if first is None and not self.answered:
+            first = self.chats[0] if self.chats else None
+        if first is not None:
+            shown = [seen for seen in first.input if seen.message.role == "system" and not seen.shown] or shown
+        known = {entry.seen.key for entry in self.state.entries}
+        prompts = [Entry(seen, "prompt") for seen in shown if seen.key not in known]
+        self.state.entries[:0] = prompts
+        self.state.history = [seen for seen in history if seen.message.role != "system"]
 
-    def _without_calls(self) -> None:
-        """No model was called: what the state shows from this run's input on, or after the first answer of a tool that
-        ran here."""
-        shown = self.state or []
-        if self.entries:
-            self._extend(shown, fork_is_new=False)
-            return
-        start = _find_block(shown, self.new_input) if self.new_input else None
-        if start is None:
-            answers = (
-                i for i, seen in enumerate(shown) if any(part.id in self.executed for part in seen.message.responses)
-            )
-            start = next(answers, None)
-        if start is None:
-            shown, start = (self.new_input, 0) if self.new_input else (shown, len(shown))
-        if self.new_input:
-            self._add(seen for seen in shown[:start] if seen.message.role == "system")
-        self._add(shown[start:])
-
-    def _unseen_answers(self) -> None:
-        """Answers that no later prompt or state shows, because the run ended first; each goes behind the message that
-        asked for it.
-
-        Some models give the same ids again and again: the n-th call of an id is answered by its n-th execution.
-        """
-        executed: dict[str, list[ToolRecord]] = {}
-        for tool in self.tools:
-            if tool.call_id:
-                executed.setdefault(tool.call_id, []).append(tool)
-        if not executed:
-            return
-        asked: Counter[str] = Counter()
-        entries: list[_Entry] = []
-        for block in _steps(self.entries):
-            entries.extend(block)
-            shown = {part.id for entry in block[1:] for part in entry.seen.message.responses}
-            for call in block[0].seen.message.tool_calls if block[0].added else ():
-                if call.id is None:
-                    continue
-                done = [
-                    tool
-                    for tool in executed.get(call.id, ())[asked[call.id] :]
-                    if tool.error is None and not tool.interrupted
+    def _executed(self) -> None:
+        """Calls as they ran, and responses that no state shows because the run ended first."""
+        executions = Executions()
+        asking: list[tuple[Entry, list[AskedCall]]] = []
+        for step, entry in enumerate(self.state.entries):
+            if entry.role == "assistant" and not entry.dropped and entry.seen.message.tool_calls:
+                own = [
+                    AskedCall(use=use, step=step, at=self._time(entry))
+                    for use in uses(entry.seen.message.tool_calls, ())
                 ]
-                asked[call.id] += 1
-                if done and call.id not in shown:
-                    response = ToolCallResponse(id=call.id, response=done[0].result)
-                    answer = Message(role="tool", parts=(response,), name=done[0].name)
-                    entries.append(_Entry(SeenMessage(-1, answer, None), added=True))
-        self.entries = entries
+                for one in own:
+                    executions.ask(one)
+                asking.append((entry, own))
+        if asking:
+            for tool in self.tools:
+                executions.execute(tool)
+        for entry, own in asking:
+            chats = self.calls.get(id(entry))
+            runs = [one.run for one in own]
+            message = as_it_ran(entry.seen.message, runs, chats[0].tools if chats else ())
+            if message is not entry.seen.message:
+                self.final[id(entry)] = message
+            if not self.root.interrupted:
+                self._unseen_responses(entry, runs)
 
-    def _add(self, messages: Iterable[SeenMessage]) -> None:
-        for seen in messages:
-            self._append(seen, added=True)
+    def _time(self, entry: Entry) -> int:
+        calls = self.calls.get(id(entry))
+        return calls[0].ended if calls else entry.written
 
-    def _append(self, seen: SeenMessage, added: bool) -> None:
-        self.positions.setdefault(seen.key, []).append(len(self.entries))
-        self.entries.append(_Entry(seen, added))
-
-
-def _steps(entries: Sequence[_Entry]) -> Iterable[list[_Entry]]:
-    """The entries cut before everything that is not a tool's answer."""
-    block: list[_Entry] = []
-    for entry in entries:
-        if block and entry.seen.message.role != "tool":
-            yield block
-            block = []
-        block.append(entry)
-    if block:
-        yield block
-
-
-def _after_last_assistant(messages: Sequence[SeenMessage]) -> list[SeenMessage]:
-    """The messages since the assistant's last one, from the first user message or tool answer on."""
-    start = next((i + 1 for i in range(len(messages) - 1, -1, -1) if messages[i].message.role == "assistant"), 0)
-    while start < len(messages) and messages[start].message.role == "system":
-        start += 1
-    return list(messages[start:])
+    def _unseen_responses(self, entry: Entry, runs: Sequence[ToolRun | None]) -> None:
+        entries = self.state.entries
+        start = end = entries.index(entry) + 1
+        while end < len(entries) and (entries[end].role == "tool" or entries[end].dropped):
+            end += 1
+        shown = [part.id for other in entries[start:end] if not other.dropped for part in other.seen.message.responses]
+        calls = entry.seen.message.tool_calls
+        for call, answer, run in zip(calls, pair_answers([call.id for call in calls], shown), runs, strict=True):
+            if answer is None and ended(run) and run is not None and run.error is None:
+                response = ToolCallResponse(id=call.id, response=run.result)
+                message = Message(role="tool", parts=(response,), name=run.name)
+                entries.insert(end, Entry(SeenMessage(message, None), "node", self.state.last_born))
+                end += 1
 
 
-def _find_block(shown: Sequence[SeenMessage], block: Sequence[SeenMessage]) -> int | None:
-    """Where the block last stands in what was shown."""
-    if not block:
-        return None
-    keys = [seen.key for seen in block]
-    for start in range(len(shown) - len(keys), -1, -1):
-        if all(shown[start + i].key == key for i, key in enumerate(keys)):
-            return start
-    return None
+def _words(inputs: Any) -> list[str]:
+    """The texts of a graph's input beside its messages; of a Command, what it resumes with."""
+    given = inputs.resume if isinstance(inputs, Command) else inputs
+    if isinstance(given, Mapping) and not isinstance(inputs, Command):
+        given = {key: value for key, value in given.items() if key != "messages"}
+    found: list[str] = []
+
+    def look(value: Any) -> None:
+        if isinstance(value, str) and value.strip():
+            found.append(value)
+        elif isinstance(value, dict):
+            for item in value.values():
+                look(item)
+        elif isinstance(value, list):
+            for item in value:
+                look(item)
+
+    if isinstance(given, str | dict | list):
+        look(given if isinstance(given, str) else plain(given))
+    return found
 
 
-def _rewritten(answer: Message, stored: Message) -> bool:
-    """Whether a message of the state is an answer that some node changed: the same calls, or one text within the
-    other."""
+def _same(left: SeenMessage, right: SeenMessage) -> bool:
+    return left is right or left.key == right.key
+
+
+def _rewritten(answer: Message, entry: Entry) -> bool:
+    """Whether a message is an answer that some node changed: the same calls, or one text within the other."""
+    stored = entry.seen.message
     asked = [call.id for call in answer.tool_calls if call.id]
     if asked or stored.tool_calls:
         return bool(asked) and asked == [call.id for call in stored.tool_calls]
     before, after = answer.text.strip(), stored.text.strip()
     return bool(before and after) and (before in after or after in before)
+
+
+def _change(draft: Message, final: Message) -> Literal["edited", "rewritten"] | None:
+    if draft.text.strip() != final.text.strip():
+        return "rewritten"
+    asked, ran = ([(call.name, call.arguments) for call in message.tool_calls] for message in (draft, final))
+    return None if asked == ran else "edited"

@@ -19,6 +19,7 @@ from cm2_agent.tracing.graph_values import GraphValue, Selector
 from cm2_agent.tracing.llm_results import ResponseMetadata
 from cm2_agent.tracing.message_index import MessageIndex, SeenMessage
 from cm2_agent.tracing.span_attributes import is_cancel
+from cm2_agent.tracing.state_log import NodeTask, StateLog
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import ToolSpec
 
@@ -60,7 +61,7 @@ class Record:
 
 @dataclass(slots=True, eq=False)
 class ChatRecord(Record):
-    """A model call."""
+    """A model call. `task` is the node's that made it; `internal` says that LangChain's middleware asked for itself."""
 
     input: list[SeenMessage] = field(default_factory=list)
     output: SeenMessage | None = None
@@ -68,6 +69,8 @@ class ChatRecord(Record):
     settings: dict[str, JSON] = field(default_factory=dict)
     tools: tuple[ToolSpec, ...] = ()
     response: ResponseMetadata | None = None
+    task: NodeTask | None = None
+    internal: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -85,10 +88,10 @@ class ToolRecord(Record):
 
 @dataclass(slots=True, eq=False)
 class RootRecord(Record):
-    """A root: one invocation of a graph. `input_messages` and `final_messages` are those of its input and of its final
-    state, where there are any; `resumed_from` those of the state that a resumed run found, as its first node was shown
-    it. `places` are those of the runs below it.
-    `open` holds the records of spans that have not ended, `records` those that have."""
+    """A root: one invocation of a graph. `inputs` is its input, `input_messages` and `final_messages` are the messages
+    of its input and of its final state, where there are any; `log` says what its nodes did with them in between.
+    `places` are those of the runs below it. `open` holds the records of spans that have not ended, `records` those that
+    have."""
 
     source: Source = field(kw_only=True)
     message_index: MessageIndex = field(default_factory=MessageIndex)
@@ -96,9 +99,10 @@ class RootRecord(Record):
     facts: dict[str, JSON] = field(default_factory=dict)
     input_messages: list[SeenMessage] | None = None
     final_messages: list[SeenMessage] | None = None
-    resumed_from: list[SeenMessage] | None = None
+    inputs: Any = None
     input: GraphValue | None = None
     output: GraphValue | None = None
+    log: StateLog = field(default_factory=StateLog)
     resumed: bool = False
     interrupted: bool = False
     interrupts: list[Any] = field(default_factory=list)

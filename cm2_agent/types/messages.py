@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, ClassVar, Final, Literal, TypeAlias
 
 from pydantic import ConfigDict, Field
 
@@ -27,6 +27,9 @@ OPENAI_ROLES: Mapping[str, Role] = {
     "function": "tool",
 }
 """The roles of OpenAI's chat format → ours."""
+SHOWN: Final = "cm2.shown"
+"""In a message's `extra`: the application wrote the message into the conversation for the model to read, as it does
+with a summary. Nobody said it: it stands in the input of model calls and not in the dialogue."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, TypeAlias
 
 from cm2_agent.types.json_values import JSON, same_json
-from cm2_agent.types.messages import ToolCall, ToolCallResponse, ToolSpec
+from cm2_agent.types.messages import Message, ToolCall, ToolCallResponse, ToolSpec
 from cm2_agent.types.run import UNFINISHED, ToolRun
 
 CallStatus: TypeAlias = Literal["invalid", "not_run", "failed", "ok"]
@@ -68,6 +68,8 @@ class ToolUse:
         adds for itself is left out."""
         if self.run is None or not ended(self.run):
             return self.call.arguments
+        if self.run.name != self.call.name and isinstance(self.run.arguments, Mapping):
+            return dict(self.run.arguments)  # another tool was run in its place
         given = {} if self.call.arguments is None else self.call.arguments
         ran = {} if self.run.arguments is None else self.run.arguments
         if not isinstance(ran, Mapping) or not isinstance(given, Mapping):
@@ -101,6 +103,22 @@ def ended(run: ToolRun | None) -> bool:
     """Whether there is an execution that came to an end: one that an interrupt or the run's own end broke off has
     neither a result nor an error of its own."""
     return run is not None and run.error != UNFINISHED and (run.error is not None or run.result is not None)
+
+
+def as_it_ran(message: Message, runs: Sequence[ToolRun | None], tools: tuple[ToolSpec, ...] = ()) -> Message:
+    """The message with the arguments, and the tool, with which each of its calls ran; itself where these are its own.
+
+    `runs` holds the execution of each call, None where there was none; `tools` are those that the model was offered."""
+    calls = message.tool_calls
+    ran: dict[int, ToolCall] = {}
+    for call, run in zip(calls, runs, strict=False):
+        if run is not None and ended(run) and (run.name != call.name or run.arguments != call.arguments):
+            arguments = ToolUse(call=call, run=run, tools=tools).arguments
+            if run.name != call.name or not same_json(arguments, call.arguments):
+                ran[id(call)] = replace(call, name=run.name, arguments=arguments)
+    if not ran:
+        return message
+    return replace(message, parts=tuple(ran.get(id(part), part) for part in message.parts))
 
 
 def pair_answers(asked: Sequence[str | None], answered: Sequence[str | None]) -> tuple[int | None, ...]:
@@ -170,14 +188,20 @@ class Executions:
     def __init__(self) -> None:
         self._waiting: dict[tuple[str | None, str], list[AskedCall]] = defaultdict(list)
         self._last: dict[tuple[str | None, str], AskedCall] = {}
+        self._names: dict[str, set[str]] = defaultdict(set)
 
     def ask(self, asked: AskedCall) -> None:
         call = asked.use.call
         self._waiting[call.id or None, call.name].append(asked)
+        if call.id:
+            self._names[call.id].add(call.name)
 
     def execute(self, tool: ToolRun) -> AskedCall | None:
         """The call that the execution belongs to, None where there is none."""
-        key = (tool.call_id or None, tool.name)
+        key: tuple[str | None, str] = (tool.call_id or None, tool.name)
+        if not self._waiting[key] and key not in self._last and tool.call_id:  # a person chose another tool
+            names = sorted(self._names.get(tool.call_id, ()))
+            key = next(((tool.call_id, name) for name in names if self._waiting[tool.call_id, name]), key)
         waiting = self._waiting[key]
         candidates = [one for one in waiting if one.at <= tool.started] if tool.started else waiting
         if not candidates and key in self._last:
@@ -213,4 +237,4 @@ def _is_default(value: JSON, schema: JSON) -> bool:
     return isinstance(schema, Mapping) and "default" in schema and same_json(schema["default"], value)
 
 
-__all__ = ["AskedCall", "CallStatus", "Executions", "ToolUse", "ended", "pair_answers", "uses"]
+__all__ = ["AskedCall", "CallStatus", "Executions", "ToolUse", "as_it_ran", "ended", "pair_answers", "uses"]

@@ -15,13 +15,13 @@ from cm2_agent.types.messages import Message, ToolCall, ToolCallResponse
 from cm2_agent.types.run import Branch, ModelCall, Run, RunFailure, ToolRun
 from cm2_agent.types.run_attributes import TASK_ID
 from cm2_agent.types.scope import Scope
-from cm2_agent.types.tool_use import AskedCall, CallStatus, Executions, ToolUse, uses
+from cm2_agent.types.tool_use import AskedCall, CallStatus, Executions, ToolUse, as_it_ran, uses
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """One assistant message with the tool responses that follow it. `call` is the model call that wrote it, where it
-    was recorded."""
+    was recorded. The message's calls have the arguments that ran: what the model wrote is in `call.output`."""
 
     turn: int
     index: int
@@ -66,9 +66,14 @@ class Step:
         return found.status
 
     def _use(self, call: ToolCall) -> ToolUse | None:
-        """By identity first: two calls of a message may be equal."""
-        same = next((use for use in self.tool_uses if use.call is call), None)
-        return same or next((use for use in self.tool_uses if use.call == call), None)
+        """By identity first: two calls of a message may be equal. The model's own call, where another ran in its
+        place, by its position."""
+        for same in (lambda own: own is call, lambda own: own == call):
+            found = next((use for use in self.tool_uses if same(use.call)), None)
+            if found is not None:
+                return found
+        written = () if self.call is None or self.call.output is None else self.call.output.tool_calls
+        return next((use for own, use in zip(written, self.tool_uses, strict=False) if own == call), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,8 +160,11 @@ class Trace:
 
     @cached_property
     def messages(self) -> tuple[Message, ...]:
-        """The dialogue: what the first run was shown of it, then what each run added."""
-        return (*self.history, *(message for run in self.runs for message in run.messages))
+        """The dialogue: what the first run was shown of it, then what each run added; calls with the arguments that
+        ran."""
+        steps = iter(self.steps)
+        every = chain(self.history, *(run.messages for run in self.runs))
+        return tuple(next(steps).message if message.role == "assistant" else message for message in every)
 
     @cached_property
     def turns(self) -> tuple[Turn, ...]:
@@ -360,22 +368,23 @@ class _Cutter:
 
     def _turn(self, index: int) -> Turn:
         users, drafts = self._turns[index]
-        return Turn(
-            index=index,
-            user=tuple(users),
-            steps=tuple(
-                Step(
-                    turn=index,
-                    index=place,
-                    number=draft.number,
-                    message=draft.message,
-                    responses=tuple(draft.responses),
-                    call=draft.call,
-                    runs=tuple(one.run for one in draft.asked),
-                    recorded=tuple(
-                        draft.recorded and one.use.call.name not in self._own_code_used for one in draft.asked
-                    ),
-                )
-                for place, draft in enumerate(drafts)
-            ),
+        steps = tuple(self._step(index, place, draft) for place, draft in enumerate(drafts))
+        return Turn(index=index, user=tuple(users), steps=steps)
+
+    def _step(self, turn: int, place: int, draft: _StepDraft) -> Step:
+        """A later run may show that a person changed the calls before they ran."""
+        runs = tuple(one.run for one in draft.asked)
+        call = draft.call
+        message = as_it_ran(draft.message, runs, () if call is None else call.tools)
+        if call is not None and message is not draft.message and call.changed is None:
+            call = replace(call, changed="edited")
+        return Step(
+            turn=turn,
+            index=place,
+            number=draft.number,
+            message=message,
+            responses=tuple(draft.responses),
+            call=call,
+            runs=runs,
+            recorded=tuple(draft.recorded and one.use.call.name not in self._own_code_used for one in draft.asked),
         )

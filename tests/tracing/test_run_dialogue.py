@@ -178,7 +178,7 @@ def test_an_answer_that_a_node_rewrites(watched: Watched) -> None:
     assert lines(watched.run) == ["user: capital of France?", "assistant: Paris"]
     assert written(watched.run) == ["Paris"]
     assert watched.run.calls[0].output is not None
-    assert watched.run.calls[0].output.text == "<think>maps</think>Paris"
+    assert (watched.run.calls[0].output.reasoning, watched.run.calls[0].changed) == ("maps", None)
 
 
 def test_messages_that_no_model_wrote(watched: Watched) -> None:

@@ -158,7 +158,7 @@ def test_every_call_has_a_status(call: ToolCall, more: dict[str, Any], status: s
     messages = [asks(call), *([answer(more["response"])] if "response" in more else [])]
     tools = (more["tool"],) if "tool" in more else ()
     found = trace(*messages, tools=tools, calls=more.get("calls", ()), started=more.get("started", 0))
-    assert found.steps[0].status_of(call) == status
+    assert found.steps[0].tool_uses[0].status == status
     assert [one.status for one in View.of(found).all_calls] == [status]
 
 
@@ -194,7 +194,21 @@ def test_what_ran_is_what_counts(given: Any, tool: dict[str, Any], arguments: An
     found = trace(asks(call), answer(said("ok")), tools=(ran(tool),), calls=(offered,))
     (seen,) = View.of(found).all_calls
     assert seen.arguments == arguments
-    assert found.steps[0].message.tool_calls[0].arguments == given
+    assert found.steps[0].message.tool_calls[0].arguments == arguments
+    assert found.runs[0].messages[1].tool_calls[0].arguments == given
+    (step,) = found.steps
+    assert step.call is not None
+    assert step.call.untrainable == ("no token ids" if arguments == given else "edited after it was sampled")
+    assert found.messages == (*found.runs[0].messages[:1], step.message, *found.runs[0].messages[2:])
+
+
+def test_another_tool_that_a_person_chose_instead() -> None:
+    """The person's decision comes with a later run than the model's call."""
+    asked = Run(id="a", thread="t", messages=(Message.of("user", "Cancel 1"), asks(cancel(1, "1"))), started=1)
+    instead = ToolRun(span_id="s", name="refund", call_id="1", arguments={"all": True}, result="paid", started=5)
+    done = Run(id="b", thread="t", messages=(answer(said("paid", "1")),), tools=(instead,), started=4)
+    (step,) = Trace(id="t", runs=(asked, done)).steps
+    assert [(use.call.name, use.arguments, use.status) for use in step.tool_uses] == [("refund", {"all": True}, "ok")]
 
 
 def test_a_call_that_was_tried_again_is_its_last_try() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cm2_agent.types.messages import Message, ToolCall, ToolCallResponse
 from cm2_agent.types.run import ModelCall, Run, ToolRun
-from cm2_agent.types.tool_use import AskedCall, Executions
+from cm2_agent.types.tool_use import AskedCall, Executions, as_it_ran
 from cm2_agent.types.trace import Step, Trace, Turn
 from cm2_agent.types.view import View, as_text, occurs
 
@@ -126,6 +126,7 @@ def reference_turns(runs: Sequence[Run]) -> tuple[Turn, ...]:
             steps=tuple(
                 replace(
                     step,
+                    **as_ran(step, [one.run for one in asked[step.number]]),
                     runs=tuple(one.run for one in asked[step.number]),
                     recorded=tuple(
                         step.number in captured and one.use.call.name not in own_code for one in asked[step.number]
@@ -136,6 +137,14 @@ def reference_turns(runs: Sequence[Run]) -> tuple[Turn, ...]:
         )
         for turn in turns
     )
+
+
+def as_ran(step: Step, runs: Sequence[ToolRun | None]) -> dict[str, Any]:
+    """The step's message with the arguments that ran; the call that wrote it says that it was edited."""
+    message = as_it_ran(step.message, runs, () if step.call is None else step.call.tools)
+    if message is step.message or step.call is None:
+        return {"message": message}
+    return {"message": message, "call": replace(step.call, changed=step.call.changed or "edited")}
 
 
 @given(all_runs())

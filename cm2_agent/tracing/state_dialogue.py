@@ -1,0 +1,328 @@
+"""The dialogue as an append-only log of what a graph's nodes wrote to its messages.
+
+What is written is added; what is removed later was said all the same. A message is replaced (by id, or removed for
+another) only until somebody speaks after it: that is a draft which nobody read. What an application writes for the
+model to read, as a summary, is no part of the dialogue (`_is_shown`)."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from cm2_agent.tracing.message_index import SeenMessage, state_hash
+from cm2_agent.tracing.message_lists import find, identified, identity_of, new_messages, reduced, shown_to, written_by
+from cm2_agent.tracing.state_log import GraphLog, NodeTask, StateLog
+from cm2_agent.types.run import StateMark
+
+Origin = Literal["given", "prompt", "node"]
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One message that the run added. `born` counts the states that the run went through before it, `written` is when
+    in nanoseconds since 1970 (0 for what was given); `drafts` are the messages it replaced."""
+
+    seen: SeenMessage
+    origin: Origin
+    born: int = 0
+    written: int = 0
+    drafts: tuple[SeenMessage, ...] = ()
+    dropped: bool = False
+
+    @property
+    def role(self) -> str:
+        return self.seen.message.role
+
+
+class StateDialogue:
+    """Built from the log of a run's own graph.
+
+    Args:
+        log: what the nodes of all graphs of the run did.
+        own: the log of the run's own graph.
+        given: the messages of the run's input.
+        final: those of its output, None where the run did not end by itself.
+        resumed: whether it went on from a checkpoint.
+        words: the texts of the run's input beside its messages, such as a person's answer to an interrupt.
+        answers: what the run's models said, each without white space around it.
+    """
+
+    def __init__(
+        self,
+        log: StateLog,
+        own: GraphLog,
+        given: Sequence[SeenMessage],
+        final: Sequence[SeenMessage] | None,
+        resumed: bool,
+        words: Callable[[], Sequence[str]] = tuple,
+        answers: Collection[str] = (),
+    ) -> None:
+        self.words, self.answers = words, answers
+        self.entries: list[Entry] = []
+        self.history: list[SeenMessage] = []
+        """What was there before the run's own messages, without what nobody said."""
+        self._by: dict[Hashable, Entry] = {}
+        self._drafts: list[Entry] = []  # taken out, and nobody has spoken since
+        self._before: set[Hashable] | None = None  # identities of the history; made when it is needed
+        self._extra: list[SeenMessage] = []  # history that only a subgraph holds
+        self._states: list[tuple[int, int]] = []
+        self._born = 0
+        self.steps: dict[int, int] = {}
+        """The number of each superstep → `born` of what it wrote."""
+        steps = own.steps()
+        self._begin(steps, given, final, resumed)
+        if resumed:
+            self._resumed_subgraphs(log)
+        for number, tasks in enumerate(steps):
+            after = final if number + 1 == len(steps) else shown_to(steps[number + 1])
+            self._born += 1
+            self.steps[tasks[0].step] = self._born
+            written = max((task.ended for task in tasks), default=0)
+            self._go(list(after) if after is not None else reduced(self._state, tasks), written)
+            self._mark()
+        for task in own.tasks:
+            if task.unfinished:
+                self._unfinished(log, task)
+        self.history = [seen for seen in [*self.history, *self._extra] if not seen.shown and not seen.notice]
+
+    # The state at the start
+
+    def _begin(
+        self,
+        steps: Sequence[Sequence[NodeTask]],
+        given: Sequence[SeenMessage],
+        final: Sequence[SeenMessage] | None,
+        resumed: bool,
+    ) -> None:
+        early: list[NodeTask] = []
+        first: Sequence[SeenMessage] | None = None
+        for tasks in steps:
+            first = shown_to(tasks)
+            if first is not None:
+                break
+            early.extend(tasks)
+        state = list(given) if first is None and final is None else list(first if first is not None else final or ())
+        own = {seen for task in early for seen in written_by(task)}
+        if own:  # the first state that anybody was shown holds what this run wrote before
+            keys = {seen.key for seen in own}
+            state = [seen for seen in state if seen not in own and seen.key not in keys]
+        new = new_messages(given)
+        start = find(state, new)
+        self._state = state
+        if start is None:
+            known = {seen.key for seen in new}
+            mine = [seen for seen in state if seen.key in known]
+            self.history = [seen for seen in state if seen.key not in known]
+        else:
+            mine = state[start : start + len(new)]
+            self.history = state[:start] + state[start + len(new) :]
+        self._total = sum(seen.hash for seen in self.history)
+        self._states.append((self._total, -1))
+        spoken = any(seen.message.role == "assistant" for seen in self.history)
+        for seen in self._without_repeats(mine):
+            if not spoken or seen.message.role != "system":
+                self._append(seen, "given", 0)
+        self._total = sum(seen.hash for seen in self._state)
+        self._mark()
+
+    def _without_repeats(self, mine: list[SeenMessage]) -> list[SeenMessage]:
+        """A user's message that nobody has answered, sent again after a failure, was said once."""
+        said = [seen for seen in self.history if seen.message.role == "user" or seen.message.role == "assistant"]
+        while mine and said and mine[0].message.role == "user" and said[-1].key == mine[0].key:
+            mine = mine[1:]
+        return mine
+
+    def _resumed_subgraphs(self, log: StateLog) -> None:
+        """What a subgraph had written before the run went on is part of the run that was interrupted."""
+        for graph in log.graphs.values():
+            if graph.resumed and graph.task is not None:
+                written = {seen for task in graph.tasks for seen in written_by(task)}
+                for seen in shown_to(graph.tasks) or ():
+                    if seen not in written and not self._is_known(seen):
+                        self._extra.append(seen)
+                        self._history_keys().add(identity_of(seen))
+
+    # From state to state
+
+    def _go(self, after: list[SeenMessage], written: int) -> None:
+        """The state is another one: what is new, replaced and gone."""
+        before = self._state
+        same = 0
+        for left, right in zip(before, after, strict=False):
+            if left is not right:
+                break
+            same += 1
+        self._state = after
+        old, new = identified(before, same), identified(after, same)
+        self._total += sum(seen.hash for seen in new.values()) - sum(seen.hash for seen in old.values())
+        lost = [identity for identity in old if identity not in new]
+        users = any(old[identity].message.role == "user" and not old[identity].shown for identity in lost)
+        added = [(identity, seen) for identity, seen in new.items() if identity not in old]
+        for identity, seen in new.items():
+            if identity in old and old[identity] is not seen:
+                self._replace(identity, old[identity], seen)
+        stays = max((place for place, identity in enumerate(new) if identity in old), default=-1)
+        places = {identity: place for place, identity in enumerate(new)}
+        gone = [] if users else [self._by[identity] for identity in lost if identity in self._by]
+        self._drafts = [
+            entry
+            for entry in [*self._drafts, *gone]
+            if entry.role == "assistant" and not entry.dropped and self._is_open(entry)
+        ]
+        for identity, seen in added:
+            if identity in self._by or self._is_known(seen):
+                continue  # it was taken out, and is there again
+            if self._is_shown(seen, places[identity] < stays, bool(lost), users):
+                seen.mark_shown()
+                continue
+            drafts = self._drafts if seen.message.role == "assistant" else []
+            entry = self._append(seen, "node", written, identity)
+            for draft in drafts:
+                draft.dropped = True
+                entry.drafts = (*entry.drafts, *draft.drafts, draft.seen)
+            self._drafts = []
+
+    def _is_shown(self, seen: SeenMessage, inserted: bool, removed: bool, users: bool) -> bool:
+        """Whether a node wrote it for the model to read. A user's or system message that comes with removals takes the
+        place of what was removed; so does an assistant's that is put before messages that stay. Other user messages are
+        judged at the end (`judge_users`)."""
+        role = seen.message.role
+        if seen.shown or (seen.notice and role == "user"):
+            return True
+        if role == "assistant":
+            return inserted and users
+        if role == "system":
+            return removed or bool(self.history) or any(entry.role == "assistant" for entry in self.entries)
+        return role == "user" and removed and not self._is_given(seen)
+
+    def _is_given(self, seen: SeenMessage) -> bool:
+        """Whether the message says what the run's input says beside its messages."""
+        text = seen.message.text
+        return any(word in text for word in self.words())
+
+    def judge_users(self, ended_well: bool) -> None:
+        """Which user messages that nodes wrote are a user's words: those that begin the dialogue, say what the input
+        says, or come after the assistant's reply and are answered, as where a graph conducts the dialogue with a
+        simulated user. Others, such as a reminder after a tool's response or a summary put at the end, are for the
+        model to read."""
+        said = [seen.message for seen in self.history]
+        conducts = False
+        for number, entry in enumerate(self.entries):
+            if entry.dropped:
+                continue
+            if entry.role == "user" and entry.origin == "node" and not self._is_given(entry.seen):
+                spoken = [message for message in said if message.role != "system"]
+                after_reply = bool(spoken) and spoken[-1].role == "assistant" and not spoken[-1].tool_calls
+                answered = any(not later.dropped and later.role == "assistant" for later in self.entries[number + 1 :])
+                if spoken and not (after_reply and (answered or conducts or not ended_well)):
+                    entry.seen.mark_shown()
+                    entry.dropped = True
+                    continue
+                conducts = conducts or (answered and after_reply)
+            said.append(entry.seen.message)
+
+    def _replace(self, identity: Hashable, old: SeenMessage, new: SeenMessage) -> None:
+        entry = self._by.get(identity)
+        if old.shown:
+            new.mark_shown()
+        if entry is None or entry.dropped or not self._is_open(entry, responses=True):
+            return
+        text = new.message.text
+        if entry.role == "user" and (old.message.text in text or text.strip() in self.answers):
+            return  # the application put more around the user's words, or had a model put them otherwise
+        entry.drafts = (*entry.drafts, entry.seen)
+        entry.seen = new
+
+    def _is_open(self, entry: Entry, responses: bool = False) -> bool:
+        """Whether nobody has spoken since."""
+        for later in reversed(self.entries):
+            if later is entry:
+                return True
+            if later.dropped or (later.role == "tool" and responses):
+                continue
+            if entry.role == "assistant" or later.role == "assistant":
+                return False
+        return False
+
+    def _unfinished(self, log: StateLog, task: NodeTask) -> None:
+        """A subgraph did not come to its end: what its nodes wrote is all there is of this node's."""
+        for graph in log.graphs.values():
+            if graph.task is not task:
+                continue
+            steps = graph.steps()
+            first = shown_to(graph.tasks)
+            if (
+                first
+                and self._state
+                and not any(self._is_known(seen) or identity_of(seen) in self._by for seen in first)
+            ):
+                continue  # a conversation of its own
+            state = list(first) if first else list(self._state)
+            kept, total = self._state, self._total
+            for number, tasks in enumerate(steps):
+                later = shown_to(steps[number + 1]) if number + 1 < len(steps) else None
+                state = list(later) if later is not None else reduced(state, tasks)
+                self._go(state, max((inner.ended for inner in tasks), default=0))
+            self._state, self._total = kept, total
+            self._mark()
+            for inner in graph.tasks:
+                if inner.unfinished:
+                    self._unfinished(log, inner)
+
+    def add(self, seen: SeenMessage, at: int) -> Entry:
+        """One more message at the end, that no state shows."""
+        return self._append(seen, "node", at)
+
+    @property
+    def last_born(self) -> int:
+        return self._born
+
+    # What is known
+
+    def _append(self, seen: SeenMessage, origin: Origin, written: int, identity: Hashable = None) -> Entry:
+        entry = Entry(seen, origin, self._born, written)
+        self._by[identity_of(seen) if identity is None else identity] = entry
+        place = len(self.entries)
+        if entry.role == "tool":
+            place = self._place_of_response(seen)
+        self.entries.insert(place, entry)
+        return entry
+
+    def _place_of_response(self, seen: SeenMessage) -> int:
+        """Behind the message that asked and what has answered it so far."""
+        ids = {part.id for part in seen.message.responses if part.id is not None}
+        place = len(self.entries)
+        for number in range(len(self.entries) - 1, -1, -1):
+            entry = self.entries[number]
+            if entry.role == "tool":
+                continue
+            if entry.role == "assistant" and any(call.id in ids for call in entry.seen.message.tool_calls):
+                place = number + 1
+                while place < len(self.entries) and self.entries[place].role == "tool":
+                    place += 1
+                return place
+        return place
+
+    def _is_known(self, seen: SeenMessage) -> bool:
+        return identity_of(seen) in self._history_keys()
+
+    def _history_keys(self) -> set[Hashable]:
+        if self._before is None:
+            self._before = {identity_of(seen) for seen in self.history}
+        return self._before
+
+    def _mark(self) -> None:
+        self._states.append((self._total, self._born))
+
+    def marks(self, added: Sequence[Entry]) -> tuple[StateMark, ...]:
+        """The states in order, each with how many of the messages that the run added were there."""
+        born = sorted(entry.born for entry in added)
+        out: list[StateMark] = []
+        for total, number in self._states:
+            mark = StateMark(hash=state_hash(total), messages=bisect_right(born, number))
+            if out and out[-1].hash == mark.hash:
+                out.pop()
+            out.append(mark)
+        return tuple(out)
