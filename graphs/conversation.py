@@ -24,6 +24,7 @@ from langgraph.types import Command, interrupt
 from cm2_agent.errors import BudgetExhausted, TaskError
 from cm2_agent.langchain_messages import from_langchain
 from cm2_agent.types.run import RunFailure
+from cm2_agent.types.secrets import error_text
 
 from .conversation_setup import ConversationSetup, ConversationState, Ending, Reason
 from .conversation_state import dump
@@ -241,7 +242,7 @@ class _Turn:
             return self._end("steps")
         if self.meter is not None and self.meter.stopped:
             return self._end("tokens")
-        return self._end("error", RunFailure(kind=type(error).__name__, message=str(error)[:500]))
+        return self._end("error", RunFailure(kind=type(error).__name__, message=error_text(error, 500)))
 
     def _answered(self, answered: Any) -> Next:
         setup = self.setup
@@ -277,7 +278,7 @@ class _Turn:
         error = self.setup.failed() if self.setup.failed is not None else None
         if isinstance(error, BudgetExhausted):
             raise error
-        return None if error is None else RunFailure(kind="ToolError", message=str(error)[:500])
+        return None if error is None else RunFailure(kind="ToolError", message=error_text(error, 500))
 
     def _end(self, reason: Reason, failure: RunFailure | None = None, *, before: bool = False) -> Next:
         """`before`: the turn never began, so the one before it was the last."""

@@ -24,9 +24,9 @@ LONGEST = 400
 # floors, so that no arrow runs up or along and there is no circle between rooms. What only type checkers import
 # (`TYPE_CHECKING`) does not count.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "incidents"),
+    ("errors",),
     ("models", "types"),
-    ("analysis", "datasets", "importers", "langchain_messages", "llm", "store", "trainers"),
+    ("analysis", "datasets", "importers", "incidents", "langchain_messages", "llm", "store", "trainers"),
     ("graphs", "integrations", "rewards", "tracing"),
     ("benchmarks", "online"),
     ("runner",),

@@ -13,6 +13,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from cm2_agent.types.escapes import after, before
+
 Span = tuple[int, int]
 
 _ISSUERS: tuple[tuple[tuple[int, ...], tuple[str, ...]], ...] = (
@@ -70,40 +72,6 @@ _HINTED = re.compile(
     r"(?i)\b(?:tele)?(?:phone|tel|mobile|cell|fax|whatsapp)(?:[ _](?:number|no|nr|is)){0,2}[\\\"'"
     r" .:#=]{1,6}(\+?[0-9]{7,15})(?![0-9A-Za-z])"
 )
-_ESCAPES = frozenset("nrtbf")
-"""Letters that a backslash makes an escape: no letters of a word."""
-
-
-def before(text: str, index: int) -> str:
-    """The character before `index`; empty at the beginning and after an escape such as a written-out line break."""
-    if index <= 0:
-        return ""
-    if index >= 2 and text[index - 1] in _ESCAPES and text[index - 2] == "\\" and _odd(text, index - 1):
-        return ""
-    if index >= 6 and text[index - 6 : index - 4] == "\\u" and _odd(text, index - 5):
-        return ""
-    return text[index - 1]
-
-
-def after(text: str, index: int) -> str:
-    """The character at `index`, empty at the end."""
-    return text[index] if index < len(text) else ""
-
-
-def unescaped(text: str, start: int, end: int) -> int:
-    """Where a find may begin so that it takes no part of an escape with it: an escape cut in two would break the JSON
-    around it."""
-    if start > 0 and text[start - 1] == "\\" and _odd(text, start):
-        return min(end, start + (5 if text[start] == "u" else 1))
-    return start
-
-
-def _odd(text: str, index: int) -> bool:
-    """Whether an odd number of backslashes stands before `index`."""
-    count = 0
-    while index - count > 0 and text[index - count - 1] == "\\":
-        count += 1
-    return count % 2 == 1
 
 
 def is_card(digits: str) -> bool:
@@ -192,7 +160,7 @@ class _Groups:
             return None
         if length != 4:
             return first if self._ends_card(first) and is_card(self.digits(first, first)) else None
-        separators = self.run(first, _SPACES | {"-"}, 4)
+        separators = self.run(first, _SEPARATORS, 4)
         for more in range(len(separators), 1, -1):
             lengths = tuple(self.length(first + i) for i in range(more + 1))
             same = len(set(separators[:more])) == 1
@@ -358,4 +326,4 @@ class _Groups:
         return not (right and right in "-/.,:" and (next_.isdigit() or (right in "-/" and next_.isalpha())))
 
 
-__all__ = ["after", "before", "find_cards", "find_phones", "is_card", "luhn", "unescaped"]
+__all__ = ["Span", "find_cards", "find_phones", "is_card", "luhn"]

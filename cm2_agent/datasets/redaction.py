@@ -18,10 +18,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from threading import Lock
 from typing import Any
 
-from cm2_agent.datasets.pii_numbers import unescaped
-from cm2_agent.datasets.pii_rules import SHIPPED, Rule
+from cm2_agent.datasets.pii_rules import SHIPPED
+from cm2_agent.datasets.rule import Rule
+from cm2_agent.datasets.spellings import as_encoded, plain_text
 from cm2_agent.errors import TaskError
 from cm2_agent.types.check_specs import compile_pattern
+from cm2_agent.types.escapes import unescaped
 from cm2_agent.types.json_values import JSON
 
 # In JSON, where each character has but one way to match
@@ -37,8 +39,9 @@ class Redactor:
     `counts` is how often each rule replaced something, `distinct` how many different values it met.
 
     Args:
-        rules: what is personal (by default keys, e-mail addresses, cards and phone numbers); of several finds at one
-            place the longest counts.
+        rules: what is personal (by default secrets, e-mail addresses, bank accounts, cards, social security and phone
+            numbers); of several finds at one place the longest counts. Each is found in other spellings too: full-width
+            and other Unicode forms, with invisible characters within, percent-encoded.
         key: a secret that makes the placeholders the same in every process that has it; without one each Redactor
             draws its own.
 
@@ -82,8 +85,11 @@ class Redactor:
         if not text or not self.rules:
             return text
         for rule in self.rules if under else ():
-            if rule.key is not None and rule.whole is not None and rule.key(under) and rule.whole(text):
-                return self._placeholder(rule, text)
+            if rule.key is not None and rule.whole is not None and rule.key(under):
+                plain = plain_text(text)
+                value = text if plain is None else plain.text
+                if rule.whole(value) and not (self._any_made is not None and self._any_made.fullmatch(value)):
+                    return self._placeholder(rule, value)
         while not _is_json(text):
             new = self._pass(text)
             if new == text:
@@ -100,26 +106,40 @@ class Redactor:
         return "".join((*out, text[at:]))
 
     def finds(self, text: str) -> list[tuple[int, int, str]]:
-        """What one look at a plain text finds: start, end and what to put there, from the left; none overlap."""
+        """What one look at a text finds: start, end and what to put there, from the left; none overlap."""
         seen = text if text.isascii() else _SURROGATES.sub("\ufffd", text)
+        finds = [(start, -end, order, seen[start:end]) for start, end, order in self._spans(seen)]
+        plain = plain_text(seen)
+        if plain is not None:
+            for start, end, order in self._spans(plain.text):
+                begin, stop = plain.span(start, end)
+                finds.append((begin, -stop, order, plain.text[start:end]))
+        found: list[tuple[int, int, str]] = []
+        at = 0
+        for start, minus, order, value in sorted(finds):  # from the left, the longest first
+            if start >= at:
+                placeholder = self._placeholder(self.rules[order], value, order)
+                found.append((start, -minus, as_encoded(placeholder, seen[start:-minus])))
+                at = -minus
+        return found
+
+    def _spans(self, text: str) -> list[tuple[int, int, int]]:
+        """Start, end and the rule's number of every find that touches no placeholder."""
         finds = [
-            (unescaped(seen, start, end), -end, order)
+            (unescaped(text, start, end), end, order)
             for order, rule in enumerate(self.rules)
-            for start, end in rule.spans(seen)
+            for start, end in rule.spans(text)
         ]
         if not finds or self._any_made is None:
             return []
-        barred = [(hit.start(), hit.end()) for hit in self._any_made.finditer(seen)]
-        found: list[tuple[int, int, str]] = []
-        at = bar = 0
-        for start, minus, order in sorted(finds):  # from the left, the longest first
-            end = -minus
+        barred = [(hit.start(), hit.end()) for hit in self._any_made.finditer(text)]
+        found: list[tuple[int, int, int]] = []
+        bar = 0
+        for start, end, order in sorted(finds):
             while bar < len(barred) and barred[bar][1] <= start:
                 bar += 1
-            if start < at or start >= end or (bar < len(barred) and barred[bar][0] < end):
-                continue
-            found.append((start, end, self._placeholder(self.rules[order], seen[start:end], order)))
-            at = end
+            if start < end and not (bar < len(barred) and barred[bar][0] < end):
+                found.append((start, end, order))
         return found
 
     def _json_text(self, text: str) -> str:

@@ -29,6 +29,7 @@ from cm2_agent.llm.providers import PerLoopModel
 from cm2_agent.llm.usage import Usage
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.score import NullCause
+from cm2_agent.types.secrets import error_text
 
 CHARACTERS_A_TOKEN = 4
 """An estimate for limits: what is spent is counted from the replies."""
@@ -227,11 +228,13 @@ class LLMClient:
 
     def failure(self, error: Exception) -> RequestFailure:
         """What an error of a request, or of reading its reply, means."""
-        text = f"{type(error).__name__}: {str(error)[:200]}"
+        text = f"{type(error).__name__}: {error_text(error)}"
         if isinstance(error, MalformedReply):
-            return RequestFailure(cause="infrastructure", explanation=str(error)[:300], reply=True)
+            return RequestFailure(cause="infrastructure", explanation=error_text(error, 300), reply=True)
         if isinstance(error, _Refused | ContentFilterError):
-            return RequestFailure(cause="content", explanation=f"the {self.of} refused: {str(error)[:200]}", reply=True)
+            return RequestFailure(
+                cause="content", explanation=f"the {self.of} refused: {error_text(error)}", reply=True
+            )
         if isinstance(error, TimeoutError):
             return RequestFailure(cause="infrastructure", explanation=f"no answer within {self.timeout:g} s")
         if isinstance(error, ModelContextWindowExceededError):

@@ -23,6 +23,7 @@ from cm2_agent.tracing.handler import is_watched
 from cm2_agent.tracing.span_processor import capture
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.protocols import Judge, Reward, Sink, Store
+from cm2_agent.types.secrets import mask_secrets
 
 if TYPE_CHECKING:
     from cm2_agent.datasets.redaction import Redactor
@@ -137,7 +138,7 @@ def watch(
         attach_cache(asked, cache())
     if loaded is not None:
         opened.save_checklist(loaded)
-    incidents = Incidents()
+    incidents = Incidents() if redact is None else Incidents(lambda text: redact.redact(mask_secrets(text)))
     for sink in sinks:
         if callable(report_to := getattr(sink, "report_to", None)):
             report_to(incidents)

@@ -21,6 +21,7 @@ from cm2_agent.types.protocols import GatedScorer, Sink, User
 from cm2_agent.types.run import Run, RunFailure
 from cm2_agent.types.run_attributes import CENSORED_TURN, CUT, GATE, GROUP, ROLLOUT, TASK_ID, TASK_TURNS, TASK_VERSION
 from cm2_agent.types.score import Score
+from cm2_agent.types.secrets import error_text
 from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Trace
 
@@ -137,12 +138,12 @@ class Rollouts:
             try:
                 world = None if self.context is None else await _enter(opened, self.context(task))
             except Exception as error:  # a world that cannot be opened is this dialogue's end, and no other's
-                problem = f"the dialogue's world could not be opened: {type(error).__name__}: {error}"
+                problem = f"the dialogue's world could not be opened: {type(error).__name__}: {error_text(error, 500)}"
                 runs = _ended(
                     [],
                     thread,
                     facts,
-                    Ending(reason="error", turn=0, failure=RunFailure(kind="ToolError", message=problem[:500])),
+                    Ending(reason="error", turn=0, failure=RunFailure(kind="ToolError", message=problem)),
                 )
             else:
                 runs = await self._converse(task, number, thread, facts, world)

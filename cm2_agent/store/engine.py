@@ -19,6 +19,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from cm2_agent.errors import MissingExtra, StoreError
+from cm2_agent.types.secrets import error_text
 
 BUSY_SECONDS = 60
 """How long a writer waits for another process to finish its transaction."""
@@ -152,7 +153,7 @@ def _masked(url: str) -> str:
 
 def error_message(error: SQLAlchemyError) -> str:
     cause = getattr(error, "orig", None) or error
-    text = " ".join(str(cause).split())
+    text = " ".join(error_text(cause, 1000).split())
     if "not a database" in text:
         return f"{text}; expected an SQLite file: name another path, or move that file away"
     if "unable to open" in text or "readonly" in text or "permission" in text.lower():

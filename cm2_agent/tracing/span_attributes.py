@@ -6,7 +6,6 @@ import asyncio
 import base64
 import concurrent.futures
 import json
-import re
 import sys
 from array import array
 from collections.abc import Mapping, Sequence
@@ -19,24 +18,12 @@ from cm2_agent.tracing.message_index import SeenMessage
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import ToolSpec
 from cm2_agent.types.run_attributes import TOOL_BACKEND, TOOL_FAULT
+from cm2_agent.types.secrets import error_text
+from cm2_agent.types.text import shorten
 
 __all__ = ["decode_ids", "decode_logprobs", "encode_ids", "encode_logprobs"]
 
 _LONGEST = 500
-# What must not be stored with an error: keys by their well-known beginnings, credentials by the word before them,
-# passwords in addresses.
-_SECRETS = (
-    (
-        re.compile(r"\b(sk|pk|rk|gh[pos]|github_pat|glpat|hf|xox[abprs]|AKIA|AIza)([-_]?)[A-Za-z0-9_*.-]{8,}"),
-        r"\1\2***",
-    ),
-    (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}"), r"\1 ***"),
-    (
-        re.compile(r"(?i)\b(api[-_ ]?key|token|secret|password|passwd|authorization)(\"?\s*[=:]\s*\"?)[^\s,;\"'&]+"),
-        r"\1\2***",
-    ),
-    (re.compile(r"://[^/\s:@]{1,200}:[^/\s@]{1,200}@"), "://***@"),
-)
 # LangChain's and LangGraph's own metadata: facts about the machinery, not about the run.
 _FRAMEWORK_KEYS = ("langgraph_", "ls_", "lc_", "checkpoint", "__pregel", "__")
 _SIMPLE = (str, int, float, bool)
@@ -83,12 +70,8 @@ def error_message(error: BaseException) -> str:
     >>> error_message(ValueError("no route; api_key=abcdef0123456"))
     'ValueError: no route; api_key=***'
     """
-    text = str(error)[: 8 * _LONGEST]
-    for pattern, replacement in _SECRETS:
-        text = pattern.sub(replacement, text)
     name = type(error).__name__
-    text = f"{name}: {text}" if text else name
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+    return shorten(f"{name}: {error_text(error, _LONGEST)}" if str(error) else name, _LONGEST)
 
 
 def is_cancel(error: BaseException) -> bool:

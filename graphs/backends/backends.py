@@ -14,6 +14,7 @@ from cm2_agent.errors import CM2Error, ToolError
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import ToolSpec
 from cm2_agent.types.protocols import FaultInjector, ReplayBackend, ToolBackend
+from cm2_agent.types.secrets import error_text
 from cm2_agent.types.task import Task
 from cm2_agent.types.tool_calls import CallLog, ToolAnswer, ToolRequest
 
@@ -160,7 +161,7 @@ class Backends:
                     raise self.fail(
                         ToolError(
                             f"the backend {backend.answers_as!r} of tool {request.tool.name!r} failed:"
-                            f" {type(error).__name__}: {str(error)[:300]}"
+                            f" {type(error).__name__}: {error_text(error, 300)}"
                         )
                     ) from error
             self.log.add(request, answer)

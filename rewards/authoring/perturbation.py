@@ -34,11 +34,11 @@ from cm2_agent.types.check_specs import (
     parse_check,
 )
 from cm2_agent.types.checklist_item import Item, ItemModel
+from cm2_agent.types.dialogue_words import as_text
 from cm2_agent.types.json_values import JSON, same_json
 from cm2_agent.types.messages import Message, Reasoning, Text, ToolCall, ToolCallResponse
 from cm2_agent.types.run import Run
 from cm2_agent.types.trace import Step, Trace
-from cm2_agent.types.dialogue_words import as_text
 from cm2_agent.types.view import CallView, View, occurs
 
 from ..judges.transcript import call_text, folded, part_texts, quoted_in

@@ -16,6 +16,7 @@ from cm2_agent.types.checklist_item import function_source
 from cm2_agent.types.json_values import content_hash
 from cm2_agent.types.protocols import Reward
 from cm2_agent.types.score import Component
+from cm2_agent.types.secrets import error_text
 from cm2_agent.types.task import Task
 from cm2_agent.types.text import shorten
 from cm2_agent.types.trace import Trace
@@ -84,7 +85,7 @@ class RewardComponent:
         except BudgetExhausted:  # nobody was asked: the trace is left for later
             raise
         except Exception as error:  # whatever a user's function raises is its own failure, and never the policy's
-            return _Failed(f"it raised {type(error).__name__}: {str(error)[:200]}")
+            return _Failed(f"it raised {type(error).__name__}: {error_text(error)}")
 
     def _component(self, answer: Any) -> Component:
         if isinstance(answer, _Failed):

@@ -13,6 +13,7 @@ from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.protocols import Judge
 from cm2_agent.types.score import Verdict
+from cm2_agent.types.secrets import error_text
 from cm2_agent.types.trace import Trace
 
 
@@ -202,7 +203,7 @@ async def _ballot(judge: Judge, trace: Trace, turn: int | None, items: Sequence[
     except BudgetExhausted:
         raise
     except Exception as error:  # a judge that fails, in whatever way, has not judged
-        return [_lost(item, f"the judge raised {type(error).__name__}: {str(error)[:200]}") for item in items]
+        return [_lost(item, f"the judge raised {type(error).__name__}: {error_text(error)}") for item in items]
     if {verdict.item for verdict in reply} - {item.id for item in items}:
         return [_lost(item, "the judge gave verdicts on items that were not asked") for item in items]
     by_id: dict[str, list[Verdict]] = {}

@@ -21,11 +21,11 @@ from pydantic_ai.messages import BinaryContent
 from cm2_agent.errors import JudgeError
 from cm2_agent.llm.untrusted_text import escaped
 from cm2_agent.types.checklist_item import Item
+from cm2_agent.types.dialogue_words import as_text
 from cm2_agent.types.json_values import canonical_json, content_hash
 from cm2_agent.types.messages import Blob, Message, Reasoning, Text, ToolCall, ToolCallResponse, Uri, part_to_json
 from cm2_agent.types.tool_use import ToolUse
 from cm2_agent.types.trace import Step, Trace
-from cm2_agent.types.dialogue_words import as_text
 
 from .evidence import normalised_text
 from .transcript import call_text, part_texts, shown_status

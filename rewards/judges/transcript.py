@@ -9,11 +9,11 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+from cm2_agent.types.dialogue_words import as_text
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import Blob, Text, Uri
 from cm2_agent.types.tool_use import CallStatus, ToolUse
 from cm2_agent.types.trace import Step, Trace, Turn
-from cm2_agent.types.dialogue_words import as_text
 
 PARTS = ("assistant.reasoning", "assistant.tool_calls", "assistant.reply", "tool.content")
 """The parts of a step, in the order in which they come to be."""

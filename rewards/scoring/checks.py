@@ -28,6 +28,7 @@ from cm2_agent.types.check_specs import (
 )
 from cm2_agent.types.checklist_item import Check, CheckFunction, Item
 from cm2_agent.types.json_values import content_hash
+from cm2_agent.types.secrets import error_text
 from cm2_agent.types.view import View
 
 from .shaping import ItemColumn
@@ -141,7 +142,7 @@ def run_check(function: Resolved, item: Item, views: Sequence[View]) -> ItemColu
         try:
             answer = function(view)
         except Exception as error:  # whatever a user's function raises is its own failure, and this item's alone
-            return _failed(f"the check raised {type(error).__name__}: {str(error)[:200]}")
+            return _failed(f"the check raised {type(error).__name__}: {error_text(error)}")
         if not isinstance(answer, bool | np.bool_):
             return _failed(f"the check returned {type(answer).__name__} {str(answer)[:80]!r}; expected true or false")
         if answer and item.kind == "avoid":

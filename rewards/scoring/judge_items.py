@@ -12,6 +12,7 @@ from cm2_agent.errors import BudgetExhausted
 from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.protocols import Judge
 from cm2_agent.types.score import Verdict
+from cm2_agent.types.secrets import error_text
 from cm2_agent.types.trace import Trace
 
 from .plan import CheckedTurn
@@ -36,7 +37,7 @@ async def ask(judge: Judge, trace: Trace, checked: CheckedTurn) -> None:
         raise
     except Exception as error:  # a judge that fails, in whatever way, has not judged
         verdicts = dict.fromkeys(
-            (item.id for item in items), f"the judge raised {type(error).__name__}: {str(error)[:200]}"
+            (item.id for item in items), f"the judge raised {type(error).__name__}: {error_text(error)}"
         )
     for index, item in zip(asked, items, strict=True):
         checked.columns[index] = _column(verdicts.get(item.id), item, checked.steps)

@@ -4,21 +4,45 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import unquote
 
 import jsonschema
 import pytest
 
-from cm2_agent.datasets import CARD, EMAIL, KEY, PHONE, SHIPPED, Redactor, Rule, key_from
+from cm2_agent.datasets import CARD, EMAIL, IBAN, JWT, KEY, PEM, PHONE, SHIPPED, SSN, Redactor, Rule, key_from
 from cm2_agent.datasets.pii_numbers import is_card, luhn
 from cm2_agent.errors import TaskError
-from tests.datasets.personal import CARDS, EMAILS, KEYS, ORDINARY, PHONES, SECRET, redactor
+from tests.datasets.personal import (
+    CARDS,
+    EMAILS,
+    IBANS,
+    JWTS,
+    KEYS,
+    ORDINARY,
+    PEMS,
+    PHONES,
+    SECRET,
+    SECRETS,
+    SPELLED,
+    SSNS,
+    redactor,
+)
 
 
 @pytest.mark.parametrize(
     ("rule", "value"),
     [
         (rule.name, value)
-        for rule, values in ((EMAIL, EMAILS), (PHONE, PHONES), (CARD, CARDS), (KEY, KEYS))
+        for rule, values in (
+            (EMAIL, EMAILS),
+            (PHONE, PHONES),
+            (CARD, CARDS),
+            (KEY, KEYS),
+            (JWT, JWTS),
+            (PEM, PEMS),
+            (IBAN, IBANS),
+            (SSN, SSNS),
+        )
         for value in values
     ],
 )
@@ -43,6 +67,64 @@ def test_what_is_not_personal_is_left_alone(text: str) -> None:
     assert mine.redact(text) == text
     assert mine.redact(f"It is {text}, as you said.") == f"It is {text}, as you said."
     assert not mine.counts
+
+
+@pytest.mark.parametrize(("text", "secret"), SECRETS)
+@pytest.mark.parametrize("around", ["{}", "I set {} there", "({})", "x\n{}\ny"])
+def test_a_secret_is_known_by_what_stands_before_it(text: str, secret: str, around: str) -> None:
+    text = around.format(text)
+    before, _, after = text.partition(secret)
+    got = redactor().redact(text)
+    assert got.startswith(before)
+    assert got.endswith(after)
+    assert secret not in got
+    assert "REDACTED" in got
+    assert redactor().redact(got) == got
+
+
+@pytest.mark.parametrize(("spelled", "plain"), SPELLED)
+@pytest.mark.parametrize("around", ["{}", "It is {}.", "({})", "a: {}, b", "tell {}!"])
+def test_another_spelling_is_the_same_value(spelled: str, plain: str, around: str) -> None:
+    mine = redactor()
+    before, _, after = around.partition("{}")
+    got = mine.redact(around.format(spelled))
+    assert got.startswith(before)
+    assert got.endswith(after)
+    inner = got[len(before) : len(got) - len(after)]
+    assert unquote(inner) == mine.redact(plain)
+    assert mine.redact(got) == got
+
+
+def test_json_keys_tell_of_secrets_and_numbers() -> None:
+    mine = redactor()
+    got = mine.redact_json(
+        {
+            "password": "correct horse",
+            "clientSecret": "abc",
+            "api_key": KEYS[0],
+            "ssn": 123456789,
+            "customer_ssn": "123 45 6789",
+            "next_page_token": "CAUQAA2",
+            "max_tokens": 512,
+            "schema": {"password": {"type": "string"}},
+            "required": ["password"],
+        }
+    )
+    assert got["api_key"] == mine.redact(KEYS[0]), "one value, one placeholder, wherever it stands"
+    assert got["password"].startswith("REDACTED")
+    assert got["clientSecret"].startswith("REDACTED")
+    assert str(got["ssn"]) == got["customer_ssn"].replace("-", "") == mine.redact("123-45-6789").replace("-", "")
+    assert got["next_page_token"] == "CAUQAA2"
+    assert (got["max_tokens"], got["required"]) == (512, ["password"])
+    assert got["schema"] == {"password": {"type": "string"}}
+    assert mine.redact_json(got) == got
+    assert mine.redact("password=abc") == f"password={got['clientSecret']}"
+
+
+def test_a_pem_block_that_was_cut_off_is_found() -> None:
+    got = redactor().redact("-----BEGIN PRIVATE KEY-----\nMIIEpAIBAAKCAQEA1c7+9z5Pad\nMIIEpAIBAA (cut here)")
+    assert got.endswith("(cut here)")
+    assert "MIIE" not in got
 
 
 def test_a_bearer_token_is_a_key() -> None:
