@@ -109,13 +109,24 @@ def build_dataset(
     credits: Credits | None = None,
     drop: Sequence[Drop] = (),
     from_text: MakeRows | None = None,
+    agent: str | None = None,
 ) -> RolloutDataset:
     """The rows of groups with their advantages (docs/method.md §5), less what `drop` gives a reason to leave out.
 
     Advantages are of all scored rollouts of a group, whether or not they become rows: they are what the rollouts were
-    worth beside each other. `credits` replaces `advantages(level, norm)`; `from_text` makes the rows of traces
-    without token ids, which are left out without it. Raises TrainError on an empty set, and on several reward versions
-    in it.
+    worth beside each other.
+
+    Args:
+        groups: scored rollouts of tasks.
+        level: where credit is given.
+        norm: what advantages are divided by.
+        credits: replaces `advantages(level, norm)`.
+        drop: functions of a group and one of its rollouts' rows to a reason to leave it out.
+        from_text: makes the rows of traces without token ids, which are left out without it.
+        agent: rows of the steps of the agent of this name alone, in a graph of several.
+
+    Raises:
+        TrainError: an empty set, or several reward versions in it.
     """
     groups = require_scored(groups)
     credits = credits or by_level(level, norm)
@@ -128,7 +139,7 @@ def build_dataset(
                 left_out[credit] += 1
                 continue
             informative = informative or any(credit(step.turn, step.index) != 0 for step in rollout.trace.steps)
-            rows = rows_or_reason(rollout.trace, credit)
+            rows = rows_or_reason(rollout.trace, credit, agent=agent)
             if rows == TEXT_ONLY and from_text is not None:
                 rows = from_text(rollout.trace, credit)
             if isinstance(rows, str):

@@ -44,6 +44,8 @@ class GRPO:
         norm: "none", or "std": advantages over the group's standard deviation + 1e-6.
         credits: replaces `level` and `norm`: a function of a group that returns, for each of its rollouts, a function
             of (turn, step), both 0-based, to the advantage of every token of that step; or the reason to leave it out.
+        agent: train on the steps of the agent of this name alone, in a graph of several (docs/method.md §6). Rollouts
+            in which it wrote no step of the dialogue are left out.
         importance_weighting: "decoupled" clips the ratio around π_prox and weighs by π_prox/μ, as above; "direct"
             clips π_θ/μ itself, bounded by `max_weight` where A < 0.
         max_weight: c, at least 1.
@@ -100,6 +102,7 @@ class GRPO:
         level: str = "trajectory",
         norm: str = "none",
         credits: Credits | None = None,
+        agent: str | None = None,
         importance_weighting: ImportanceWeighting = "decoupled",
         max_weight: float = 2.0,
         steps: int | None = None,
@@ -125,7 +128,7 @@ class GRPO:
         self.ratio_band, self.versions, self.max_lag = ratio_band, versions, max_lag
         self._refuse_settings()
         self.model, self.tokenizer, self.out = model, tokenizer, Path(out)
-        self.level, self.norm, self.credits = level, norm, credits
+        self.level, self.norm, self.credits, self.agent = level, norm, credits, agent
         self.learning_rate, self.warmup_steps, self.seed, self.args = learning_rate, warmup_steps, seed, args
         self.max_length, self.max_kl, self.policy_version = max_length, max_kl, policy_version
         self.checks, self.tolerance = checks, tolerance
@@ -149,6 +152,7 @@ class GRPO:
             level=self.level,
             norm=self.norm,
             credits=self.credits,
+            agent=self.agent,
             drop=[too_long(self.max_length, limits), stale(self.versions, self.max_lag)],
         )
         temperature = check(dataset, versions=self.versions, model=limits)

@@ -23,9 +23,11 @@ class TemplateRefused(TrainError):
     """The template cannot render this dialogue; others it may."""
 
 
-def retokenised_rows(trace: Trace, tokenizer: Any, credit: Credit | None = None) -> list[Row]:
-    """Token rows of a trace's words: the assistant's messages in spans (with the stop token), all else masked;
-    `retokenised` is set.
+def retokenised_rows(
+    trace: Trace, tokenizer: Any, credit: Credit | None = None, *, agent: str | None = None
+) -> list[Row]:
+    """Token rows of a trace's words: the assistant's messages (of one agent, where asked for) in spans with the stop
+    token, all else masked; `retokenised` is set.
 
     `tokenizer` is a transformers tokenizer with a chat template. Raises TrainError where there is no template,
     TemplateRefused where it refuses the dialogue.
@@ -61,17 +63,18 @@ def retokenised_rows(trace: Trace, tokenizer: Any, credit: Credit | None = None)
         completion = _encode(tokenizer, written)
         if not completion or not prompt_ids:
             continue
-        steps.append(StepTokens(prompt=prompt_ids, completion=completion, turn=step.turn, step=step.index))
+        if agent is None or step.agent == agent:
+            steps.append(StepTokens(prompt=prompt_ids, completion=completion, turn=step.turn, step=step.index))
         text, ids = prompt + written, [*prompt_ids, *completion]
     return join(steps, credit, trace_id=trace.id, retokenised=True)
 
 
-def rows_from_text(tokenizer: Any) -> Callable[[Trace, Credit | None], list[Row] | str]:
+def rows_from_text(tokenizer: Any, *, agent: str | None = None) -> Callable[[Trace, Credit | None], list[Row] | str]:
     """`retokenised_rows` by one tokenizer, for whole data sets: a dialogue that the template refuses gives a reason."""
 
     def make(trace: Trace, credit: Credit | None = None) -> list[Row] | str:
         try:
-            return retokenised_rows(trace, tokenizer, credit)
+            return retokenised_rows(trace, tokenizer, credit, agent=agent)
         except TemplateRefused:
             return REFUSED
 

@@ -140,15 +140,18 @@ class StepTokens:
     logprobs: tuple[float, ...] | None = None
 
 
-def rows_of(trace: Trace, credit: Credit | None = None, *, imitation: bool = False) -> list[Row]:
+def rows_of(
+    trace: Trace, credit: Credit | None = None, *, imitation: bool = False, agent: str | None = None
+) -> list[Row]:
     """The token rows of a trace, by the recorded ids of its main-line calls; each model token stands in exactly one
     span.
 
     `credit` gives the advantage of a step's tokens (0 where there is none). With `imitation` only ids are needed: how
-    the tokens were sampled does not matter then. Raises TrainError where there is an `untrainable_reason`: a rollout is
-    used whole or not at all, since the advantage of its tokens is the worth of all of its steps.
+    the tokens were sampled does not matter then. `agent`: the steps of this agent alone. Raises TrainError where there
+    is an `untrainable_reason`: a rollout is used whole or not at all, since the advantage of its tokens is the worth of
+    all of its steps.
     """
-    reason = untrainable_reason(trace, imitation=imitation)
+    reason = untrainable_reason(trace, imitation=imitation, agent=agent)
     if reason is not None:
         raise TrainError(
             f"trace {trace.id!r} cannot become rows: {reason}. Expected every step's model call with prompt and"
@@ -156,7 +159,7 @@ def rows_of(trace: Trace, credit: Credit | None = None, *, imitation: bool = Fal
             + ("" if imitation else " and the sampler's own logprobs at a temperature above 0")
             + "; record it with LocalChatModel or an endpoint that returns them, or leave it to SFT."
         )
-    steps = recorded_steps(trace)
+    steps = recorded_steps(trace, agent)
     calls = [call for _, call in steps]
     tokens = [
         StepTokens(
@@ -169,19 +172,20 @@ def rows_of(trace: Trace, credit: Credit | None = None, *, imitation: bool = Fal
         for step, call in steps
     ]
     temperatures = {_temperature(call) for call in calls}
+    versions = {call.model_version for call in calls}
     return join(
         tokens,
         credit,
         trace_id=trace.id,
         temperature=temperatures.pop() if len(temperatures) == 1 else None,
-        policy=trace.policy,
+        policy=versions.pop() if len(versions) == 1 else None,
         exact=all(exact(call) for call in calls),
     )
 
 
-def rows_or_reason(trace: Trace, credit: Credit | None = None) -> list[Row] | str:
-    """The rows of a trace as GRPO trains on them, or the reason why it is left out."""
-    return untrainable_reason(trace) or rows_of(trace, credit)
+def rows_or_reason(trace: Trace, credit: Credit | None = None, *, agent: str | None = None) -> list[Row] | str:
+    """The rows of a trace (or of one agent's steps in it) as GRPO trains on them, or the reason why it is left out."""
+    return untrainable_reason(trace, agent=agent) or rows_of(trace, credit, agent=agent)
 
 
 def join(
@@ -229,20 +233,24 @@ def join(
     ]
 
 
-def recorded_steps(trace: Trace) -> list[tuple[Step, ModelCall]]:
-    """The steps that a recorded model call wrote, in order. A step without a call is the graph's own words: part of
-    what the model reads.
+def recorded_steps(trace: Trace, agent: str | None = None) -> list[tuple[Step, ModelCall]]:
+    """The steps (of one agent, where asked for) that a recorded model call wrote, in order. A step without a call is
+    the graph's own words: part of what the model reads. Calls of a sub-agent that wrote no step are left out.
     """
-    return [(step, step.call) for step in trace.steps if step.call is not None]
+    return [
+        (step, step.call) for step in trace.steps if step.call is not None and (agent is None or step.agent == agent)
+    ]
 
 
-def untrainable_reason(trace: Trace, *, imitation: bool = False) -> str | None:
+def untrainable_reason(trace: Trace, *, imitation: bool = False, agent: str | None = None) -> str | None:
     """Why a rollout is left out, in words that are the same for every rollout with that reason; None where it can be
-    used.
+    used. With `agent`, its steps alone decide.
     """
-    steps = recorded_steps(trace)
+    steps = recorded_steps(trace, agent)
     if not trace.steps:
         return "no assistant step"
+    if agent is not None and all(step.agent != agent for step in trace.steps):
+        return f"no step of the agent {agent}"
     if not steps:
         return TEXT_ONLY
     for _, call in steps:

@@ -49,6 +49,7 @@ class SFT:
         select: "all" (every dialogue that did not fail, scored or not), "best" (those with the highest reward of their
             group, ties included; none of a group that earned nothing), or the least reward as a number in [0, 1].
         retokenise: take the words of all traces, also of those with recorded ids.
+        agent: train on the steps of the agent of this name alone, in a graph of several.
         steps: optimizer steps, exactly so many; or give `epochs`.
         epochs: passes over the rows (default 1).
         rows_per_step: rows an optimizer step.
@@ -87,6 +88,7 @@ class SFT:
         tokenizer: Any = None,
         select: Select = "all",
         retokenise: bool = False,
+        agent: str | None = None,
         steps: int | None = None,
         epochs: int | None = None,
         rows_per_step: int = 16,
@@ -106,7 +108,7 @@ class SFT:
             if count is not None and count < 1:
                 raise TrainError(f"{name} {count}; expected at least 1")
         self.model, self.tokenizer, self.out = model, tokenizer, Path(out)
-        self.select, self.retokenise = select, retokenise
+        self.select, self.retokenise, self.agent = select, retokenise, agent
         self.steps, self.epochs, self.rows_per_step = steps, epochs, rows_per_step
         self.learning_rate, self.warmup_steps, self.seed = learning_rate, warmup_steps, seed
         self.max_length, self.args = max_length, args
@@ -182,11 +184,15 @@ class SFT:
         return None if reward >= float(self.select) else BELOW
 
     def _rows(self, rollout: Rollout, tokenizer: Any, max_length: int | None) -> list[Row] | str:
-        reason = TEXT_ONLY if self.retokenise else untrainable_reason(rollout.trace, imitation=True)
+        reason = TEXT_ONLY if self.retokenise else untrainable_reason(rollout.trace, imitation=True, agent=self.agent)
         if reason is not None and reason != TEXT_ONLY:
             return reason
         recorded = reason is None
-        rows = rows_of(rollout.trace, imitation=True) if recorded else rows_from_text(tokenizer)(rollout.trace, None)
+        rows: list[Row] | str
+        if recorded:
+            rows = rows_of(rollout.trace, imitation=True, agent=self.agent)
+        else:
+            rows = rows_from_text(tokenizer, agent=self.agent)(rollout.trace, None)
         if isinstance(rows, str):
             return rows
         if max_length is not None and any(len(row.ids) > max_length for row in rows):

@@ -49,6 +49,9 @@ class ItemModel(BaseModel, extra="forbid", frozen=True, arbitrary_types_allowed=
         default="each", description="0-based turn, each (default), or trace."
     )
     kind: Kind | None = Field(default=None, description="reach (default), hold or avoid.")
+    agent: str | None = Field(
+        default=None, min_length=1, description="Only the steps of the agent of this name, in a graph of several."
+    )
     pass_condition: str | None = Field(default=None, description="What a yes requires, for the judge.")
     failure_examples: tuple[str, ...] = Field(default=(), description="What would be a no, for the judge.")
     focus_on: FocusOn | None = Field(default=None, description="Where the judge's evidence must stand.")
@@ -91,6 +94,7 @@ class Item(ItemModel, frozen=True):
         kind: `reach` is true from the first step at which it holds; `hold` must be true when its scope ends; `avoid`
             must never be violated (its question's *yes* is the violation). None: `hold` for a check that is decided at
             the end of its scope (`never_called`, `only_called`, `at_most`, `no_tool_error`), `reach` for all else.
+        agent: Only the steps of the agent of this name count, in a graph of several: its calls, its replies.
         pass_condition: What a yes requires, for the judge.
         failure_examples: What would be a no, for the judge.
         focus_on: Where the judge's evidence must stand.
@@ -132,6 +136,7 @@ class Item(ItemModel, frozen=True):
         facet: Facet | None = None,
         level: Level | None = None,
         part_of: str | None = None,
+        agent: str | None = None,
     ) -> None:
         written = {name: value for name, value in locals().items() if name in ItemModel.model_fields}
         written |= {name: tuple(written[name]) for name in ("failure_examples", "evidence", "depends_on")}

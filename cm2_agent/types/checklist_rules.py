@@ -155,6 +155,8 @@ def unpayable(item: Item, parent: Item, parsed: Mapping[str, Parsed], tools: set
 
     `parsed` are the checks given as data, by item id; `tools` the tools that any check of the checklist names.
     """
+    if item.agent != parent.agent:
+        return None  # steps of different agents, or of any agent and of one
     own, other = parsed.get(item.id), parsed.get(parent.id)
     same_function = own is None and item.check is not None and item.check == parent.check
     if same_function or (own is not None and own == other):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from cm2_agent.types.json_values import JSON
@@ -24,7 +25,7 @@ class CallView:
     within the scope at which it was made. `status` says what became of it: `invalid` (it could not be parsed, its
     arguments are no object, or no tool has its name), `not_run` (nothing was executed to its end, as where the run
     ended first or a person refused the call), `failed` or `ok`. `error` is what a tool raised that never answered: it
-    ended the run."""
+    ended the run. `agent` is the one that made the call, where there are several."""
 
     name: str
     arguments: JSON
@@ -32,6 +33,7 @@ class CallView:
     response: ToolCallResponse | None
     status: CallStatus
     error: str | None = None
+    agent: str | None = None
 
     @property
     def result(self) -> JSON:
@@ -47,10 +49,12 @@ class CallView:
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """A step that speaks to the user. `step` is 0-based within the scope."""
+    """A step that speaks to the user. `step` is 0-based within the scope; `agent` says whose it is, where there are
+    several."""
 
     step: int
     text: str
+    agent: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,14 +78,34 @@ class Scope:
                     response=use.response,
                     status=use.status,
                     error=use.error,
+                    agent=step.agent,
                 )
                 for number, step in enumerate(steps, first)
                 for use in step.tool_uses
             ),
             replies=tuple(
-                Reply(step=number, text=step.message.text) for number, step in enumerate(steps, first) if step.is_reply
+                Reply(step=number, text=step.message.text, agent=step.agent)
+                for number, step in enumerate(steps, first)
+                if step.is_reply
             ),
         )
+
+    @cached_property
+    def _agents(self) -> dict[str, Scope]:
+        return {}
+
+    def of_agent(self, agent: str | None) -> Scope:
+        """The scope with the calls and replies of one agent alone (None: of all). It has the same steps, so that they
+        are counted alike."""
+        if agent is None:
+            return self
+        if agent not in self._agents:
+            self._agents[agent] = replace(
+                self,
+                calls=tuple(call for call in self.calls if call.agent == agent),
+                replies=tuple(reply for reply in self.replies if reply.agent == agent),
+            )
+        return self._agents[agent]
 
     def calls_by(self, seen: int) -> tuple[CallView, ...]:
         """The calls of the first `seen` steps."""

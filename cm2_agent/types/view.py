@@ -19,7 +19,8 @@ class View:
     """The dialogue up to and with step `seen` (a count: 0 = before the first) of its scope.
 
     The scope is one turn (`turn` is its 0-based index), or the whole dialogue for the closing block (`turn` is None).
-    Everything but `user_text`, `turns` and `dialogue_steps` speaks of the scope.
+    Everything but `user_text`, `turns` and `dialogue_steps` speaks of the scope. With `agent`, its steps, calls and
+    replies are those of that agent alone; steps are counted as in the whole scope.
 
     >>> from cm2_agent import Message, Run, ToolCall, Trace, View
     >>> call = ToolCall(id="1", name="get_order", arguments={"id": 7})
@@ -32,20 +33,22 @@ class View:
     trace: Trace
     turn: int | None
     seen: int
+    agent: str | None = None
 
     @classmethod
-    def of(cls, trace: Trace, turn: int | None = None) -> View:
+    def of(cls, trace: Trace, turn: int | None = None, *, agent: str | None = None) -> View:
         """The view at the end of a turn, or of the whole dialogue."""
-        return cls(trace=trace, turn=turn, seen=len(trace.scope(turn).steps))
+        return cls(trace=trace, turn=turn, seen=len(trace.scope(turn).steps), agent=agent)
 
     @cached_property
     def _scope(self) -> Scope:
-        return self.trace.scope(self.turn)
+        return self.trace.scope(self.turn).of_agent(self.agent)
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
         """The steps of the scope so far."""
-        return self._scope.steps[: self.seen]
+        steps = self._scope.steps[: self.seen]
+        return steps if self.agent is None else tuple(step for step in steps if step.agent == self.agent)
 
     @property
     def ended(self) -> bool:
@@ -54,10 +57,9 @@ class View:
 
     @cached_property
     def dialogue_steps(self) -> tuple[Step, ...]:
-        """All steps so far, those of earlier turns too."""
-        if self.turn is None:
-            return self.steps
-        return self.trace.steps[: self._first_step] + self.steps
+        """All steps so far, those of earlier turns too, and of every agent."""
+        steps = self._scope.steps[: self.seen]
+        return steps if self.turn is None else self.trace.steps[: self._first_step] + steps
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -90,16 +92,19 @@ class View:
         with_: Mapping[str, JSON] | None = None,
         *,
         status: CallStatus | None = None,
+        agent: str | None = None,
     ) -> tuple[CallView, ...]:
-        """The calls of the scope so far; of one tool, with these arguments among its own, of one status, where asked
-        for.
+        """The calls of the scope so far; of one tool, with these arguments among its own, of one status, by one agent,
+        where asked for.
 
         A value of `with_` is a JSON value to equal, or `{"from": "user"}`: it occurs in a user message so far, or
         `{"from": "tool"}`: in a tool result of an earlier step of the dialogue."""
         found = tuple(
             call
             for call in self.all_calls
-            if (name is None or call.name == name) and (status is None or call.status == status)
+            if (name is None or call.name == name)
+            and (status is None or call.status == status)
+            and (agent is None or call.agent == agent)
         )
         return found if not with_ else tuple(call for call in found if self.matches(call, with_))
 
@@ -107,7 +112,7 @@ class View:
         """Whether the tool was called in the scope so far. With `before="reply"`: in a step before the first reply
         (true from the call's step on, if no reply came before it); with `before=TOOL`: in a step before the first call
         of that tool."""
-        limit = len(self.steps)
+        limit = self.seen
         if before == "reply":
             limit = next((reply.step for reply in self._scope.replies_by(self.seen)), limit)
         elif before is not None:
@@ -142,7 +147,8 @@ class View:
         """Whether the value stands in a tool result of the dialogue so far (of earlier steps than `before_step` of the
         scope)."""
         step = self.trace.words.tool_step(value)
-        limit = len(self.steps) if before_step is None else min(before_step, len(self.steps))
+        seen = min(self.seen, len(self._scope.steps))
+        limit = seen if before_step is None else min(before_step, seen)
         return step is not None and step < self._first_step + limit
 
     @property

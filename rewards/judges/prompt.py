@@ -65,9 +65,9 @@ class Window:
 class Transcript:
     """A trace rendered once for all its calls.
 
-    `ends[n]` is how many lines the dialogue has after step n + 1. `images=True` shows images by value; otherwise, and
-    for any other file, their type alone is named. `redact` is applied to every text before anything is shown or
-    compared."""
+    `ends[n]` is how many lines the dialogue has after step n + 1. Where several agents take part, each step names its
+    own. `images=True` shows images by value; otherwise, and for any other file, their type alone is named. `redact` is
+    applied to every text before anything is shown or compared."""
 
     trace: Trace
     images: bool = False
@@ -77,10 +77,12 @@ class Transcript:
     pictures: list[tuple[int, BinaryContent]] = field(default_factory=list)
     _texts: dict[tuple[int, str], list[str]] = field(default_factory=dict)
     _steps: tuple[Step, ...] = ()
+    _named: bool = False
     _windows: dict[tuple[int | None, int], Window] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._steps = self.trace.steps
+        self._named = len({step.agent for step in self._steps if step.agent is not None}) > 1
         for message in self.trace.messages:
             uses: tuple[ToolUse, ...] = ()
             if message.role == "assistant":
@@ -130,6 +132,9 @@ class Transcript:
 
     def _show(self, message: Message, uses: Sequence[ToolUse]) -> None:
         step = f'"step":{len(self.ends)},' if message.role in ("assistant", "tool") and self.ends else ""
+        agent = self._steps[len(self.ends) - 1].agent if step and self._named else None
+        if agent is not None:
+            step += f'"agent":{quoted(self._seen(agent))},'
         own = {"assistant": "assistant.reply", "tool": "tool.content"}.get(message.role, message.role)
         # a part that others' messages hold must not pass for theirs, least of all a tool's result
         strange = f"{message.role}.other"
@@ -193,6 +198,7 @@ def item_line(item: Item) -> str:
         "yes_requires" if item.kind != "avoid" else "no_requires": item.pass_condition,
         "no_examples" if item.kind != "avoid" else "yes_examples": list(item.failure_examples) or None,
         "quote_from": item.focus_on,
+        "only_steps_of_agent": item.agent,
     }
     return escaped(canonical_json({key: value for key, value in shown.items() if value is not None}))
 

@@ -44,6 +44,8 @@ def to_verdict(item: Item, answered: ServedAnswer, transcript: Transcript, windo
         return "a yes without a quote"
     if not window.first <= quote.step <= window.last:
         return f"step {quote.step} is not among the judged {window.first} to {window.last}"
+    if item.agent is not None and transcript.step(quote.step).agent != item.agent:
+        return f"step {quote.step} is not one of the agent {item.agent}, whose steps alone the item is about"
     wrong = quote_problem(item, quote.part, quote.quote, transcript.texts(quote.step, quote.part))
     if wrong is not None:
         return wrong

@@ -59,7 +59,8 @@ class ScoredTurn:
             if cut is not None and item.kind != "reach":
                 columns.append(ItemColumn(value=False, reason=cut))
             elif check is not None:
-                columns.append(run_check(check, item, views))
+                own = views if item.agent is None else [replace(view, agent=item.agent) for view in views]
+                columns.append(run_check(check, item, own))
             else:
                 columns.append(None if steps else ItemColumn(value=False))
         if None in columns:

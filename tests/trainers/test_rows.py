@@ -137,3 +137,24 @@ def test_every_model_token_is_trained_exactly_once_in_its_own_context(trace: Tra
         assert span.logprobs == one.logprobs
         assert (span.turn, span.step, span.advantage) == (step.turn, step.index, 10.0 * step.turn + step.index + 1)
     assert all(one == 0 for row in rows for one, mask in zip(row.advantages, row.mask, strict=True) if not mask)
+
+
+def test_rows_of_one_agent() -> None:
+    """Another agent's calls are read and not trained, and what they lack leaves nothing out."""
+    trace = merged()
+    (first, second), last = trace.runs[0].calls, trace.runs[1]
+    named = replace(
+        trace,
+        runs=(
+            replace(
+                trace.runs[0], calls=(replace(first, agent="triage", logprobs=None), replace(second, agent="sales"))
+            ),
+            replace(last, calls=tuple(replace(one, agent="sales") for one in last.calls)),
+        ),
+    )
+    whole = rows_of(trace)[0]
+    (row,) = rows_of(named, agent="sales")
+    assert (row.ids, row.spans) == (whole.ids, whole.spans[1:])
+    assert row.policy == whole.policy
+    assert untrainable_reason(named) == untrainable_reason(named, agent="triage") == "no logprobs"
+    assert untrainable_reason(named, agent="boss") == "no step of the agent boss"
