@@ -48,6 +48,7 @@ items:
     facet: context
     level: action
     part_of: null
+    agent: null
     evidence: [{turn: 0, step: 1, from: tool.content, snippet: "2026-05-20"}]
 """
 
