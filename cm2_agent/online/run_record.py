@@ -1,0 +1,131 @@
+"""A run as the bytes that a spool file holds: each distinct message and tool once, calls refer to them by number.
+
+`Run.to_json` repeats the whole dialogue in every call's input; here the size grows with what was said. The bytes are
+MessagePack, or JSON where MessagePack cannot say it (lone surrogates, integers beyond 64 bits)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from typing import Any
+
+import ormsgpack
+
+from cm2_agent.errors import TraceError
+from cm2_agent.types.messages import Message, ToolSpec
+from cm2_agent.types.run import Branch, ModelCall, Run, RunFailure, StateMark, ToolRun
+
+__all__ = ["decode_run", "encode_run"]
+
+_JSON, _MSGPACK = b"J", b"M"
+_STRICT = ormsgpack.OPT_PASSTHROUGH_DATACLASS | ormsgpack.OPT_PASSTHROUGH_DATETIME | ormsgpack.OPT_PASSTHROUGH_SUBCLASS
+
+
+def encode_run(run: Run) -> bytes:
+    """Raises TypeError or ValueError where the run holds what is not JSON; a store would refuse it too."""
+    record = _Table().of_run(run)
+    try:
+        return _MSGPACK + ormsgpack.packb(record, option=_STRICT)
+    except (TypeError, ValueError):
+        return _JSON + json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+
+
+def decode_run(record: bytes) -> Run:
+    """The run that `encode_run` was given. Raises TraceError on anything else."""
+    try:
+        kind, body = record[:1], record[1:]
+        data = ormsgpack.unpackb(body) if kind == _MSGPACK else json.loads(body.decode("utf-8", "surrogatepass"))
+        return _run(data)
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        raise TraceError(f"not a record of a run: {error}; expected the bytes that encode_run writes") from error
+
+
+class _Table:
+    """The distinct messages and tools of one run, in the order in which they were met."""
+
+    def __init__(self) -> None:
+        self._messages: list[Any] = []
+        self._tools: list[Any] = []
+        self._numbers: dict[int, int] = {}  # by identity: the run holds the objects, so an id stays its own
+
+    def of_run(self, run: Run) -> dict[str, Any]:
+        record = _given(run, _RUN)
+        record["messages"] = self._numbered(run.messages)
+        if run.history:
+            record["history"] = self._numbered(run.history)
+        if run.failure is not None:
+            record["failure"] = dict(run.failure.__dict__)
+        if run.branch is not None:
+            record["branch"] = dict(run.branch.__dict__)
+        if run.states:
+            record["states"] = [[mark.hash, mark.messages] for mark in run.states]
+        record["attributes"] = dict(run.attributes)
+        record["calls"] = [self._call(call) for call in run.calls]
+        record["tools"] = [_given(tool, _TOOL) for tool in run.tools]
+        record["table"] = self._messages
+        record["specs"] = self._tools
+        return record
+
+    def _call(self, call: ModelCall) -> dict[str, Any]:
+        record = _given(call, _CALL)
+        record["input"] = self._numbered(call.input)
+        if call.output is not None:
+            record["output"] = self._number(call.output, self._messages)
+        if call.tools:
+            record["tools"] = [self._number(tool, self._tools) for tool in call.tools]
+        record["sampling"], record["usage"] = dict(call.sampling), dict(call.usage)
+        return record
+
+    def _numbered(self, messages: Iterable[Message]) -> list[int]:
+        known, number = self._numbers, self._number
+        return [
+            found if (found := known.get(id(message))) is not None else number(message, self._messages)
+            for message in messages
+        ]
+
+    def _number(self, value: Message | ToolSpec, table: list[Any]) -> int:
+        found = self._numbers.get(id(value))
+        if found is None:
+            found = self._numbers[id(value)] = len(table)
+            table.append(value.to_json())
+        return found
+
+
+def _defaults(kind: type[Any]) -> dict[str, Any]:
+    return {spec.name: spec.default for spec in fields(kind)}
+
+
+_RUN, _CALL, _TOOL = _defaults(Run), _defaults(ModelCall), _defaults(ToolRun)
+
+
+def _given(value: Run | ModelCall | ToolRun, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that are not the default itself."""
+    return {name: given for name, given in value.__dict__.items() if given is not defaults.get(name)}
+
+
+def _run(data: dict[str, Any]) -> Run:
+    table = [Message.from_json(message) for message in data.pop("table")]
+    specs = [ToolSpec.from_json(tool) for tool in data.pop("specs")]
+    for name in ("messages", "history"):
+        data[name] = tuple(table[number] for number in data.get(name, ()))
+    if "failure" in data:
+        data["failure"] = RunFailure(**data["failure"])
+    if "branch" in data:
+        data["branch"] = Branch(**data["branch"])
+    data["states"] = tuple(StateMark(hash=mark[0], messages=mark[1]) for mark in data.get("states", ()))
+    data["tags"] = tuple(data.get("tags", ()))
+    data["calls"] = tuple(_call(call, table, specs) for call in data["calls"])
+    data["tools"] = tuple(ToolRun(**tool) for tool in data["tools"])
+    return Run(**data)
+
+
+def _call(data: dict[str, Any], table: list[Message], specs: list[ToolSpec]) -> ModelCall:
+    data["input"] = tuple(table[number] for number in data.get("input", ()))
+    if "output" in data:
+        data["output"] = table[data["output"]]
+    data["tools"] = tuple(specs[number] for number in data.get("tools", ()))
+    for name in ("prompt_ids", "completion_ids", "logprobs"):
+        if name in data:
+            data[name] = tuple(data[name])
+    return ModelCall(**data)
