@@ -1,0 +1,150 @@
+"""What the saver's thread does with the store: open it, write runs, put aside what it refuses, replay what dead
+processes left."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cm2_agent.incidents import Incidents
+from cm2_agent.online.save_errors import meaning_of
+from cm2_agent.online.spool import Spool
+from cm2_agent.online.spool_replay import Replayed, replay
+from cm2_agent.types.protocols import Store
+from cm2_agent.types.run import Run
+
+__all__ = ["REFUSED", "RunWriter"]
+
+REFUSED = "refused.jsonl"
+"""The file in a spool's folder that holds refused runs: one JSON object a line, `reason` and `run`."""
+_REFUSED_BYTES = 64 << 20
+_STRIKES = 3
+"""How often a run may fail for no clear reason while the store takes others."""
+
+
+class RunWriter:
+    """One store, for one thread. `refused` counts the runs that it did not take."""
+
+    def __init__(self, open_store: Callable[[], Store], incidents: Incidents, spool: Spool | None) -> None:
+        self.incidents, self.spool = incidents, spool
+        self.refused = 0
+        self._open_store = open_store
+        self.forget()
+
+    def forget(self) -> None:
+        """In a forked child: the connection is the parent's."""
+        self.store: Store | None = None
+        self.failure: Exception | None = None
+        self._strikes: dict[int, int] = {}
+
+    def open(self) -> bool:
+        """Try to open the store, if it is not; `failure` says why it could not be."""
+        if self.store is None:
+            try:
+                self.store = self._open_store()
+                self.failure = None
+            except Exception as error:
+                self.failure = error
+        return self.store is not None
+
+    def write(self, runs: dict[int, Run]) -> Exception | None:
+        """Save the runs, by number. What is saved or refused is taken out; where any is left, the error says why."""
+        if not runs:
+            return None
+        try:
+            self._save(list(runs.values()))
+        except Exception as error:
+            if meaning_of(error) == "away":
+                return error
+        else:
+            runs.clear()
+            return None
+        return self._one_by_one(runs)
+
+    def _one_by_one(self, runs: dict[int, Run]) -> Exception | None:
+        unclear: dict[int, Exception] = {}
+        takes = False
+        for number, run in list(runs.items()):
+            try:
+                self._save([run])
+            except Exception as error:
+                meaning = meaning_of(error)
+                if meaning == "away":
+                    return error
+                if meaning == "unclear":
+                    unclear[number] = error
+                    continue
+                self.refuse(run, error)
+            else:
+                takes = True
+            del runs[number]
+        if unclear and (takes or self.report()):
+            for number, error in unclear.items():
+                self._strikes[number] = self._strikes.get(number, 0) + 1
+                if self._strikes[number] >= _STRIKES:
+                    del self._strikes[number]
+                    self.refuse(runs.pop(number), error)
+        return next((unclear[number] for number in runs), None)
+
+    def _save(self, runs: Sequence[Run]) -> None:
+        many: Any = getattr(self.store, "save_runs", None)
+        if callable(many):
+            many(runs)
+            return
+        assert self.store is not None
+        for run in runs:
+            self.store.save_run(run)
+
+    def refuse(self, run: Run, error: BaseException) -> None:
+        """Put a run aside that the store will never take."""
+        self.refused += 1
+        self.incidents.add("a run was not saved", error)
+        if self.spool is None or not self.spool.ready:
+            return
+        line = json.dumps({"reason": f"{type(error).__name__}: {error}", "run": run.to_json()}, default=repr) + "\n"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            fd = os.open(os.path.join(self.spool.folder, REFUSED), flags, 0o600)
+            try:
+                if os.fstat(fd).st_size + len(line) <= _REFUSED_BYTES:
+                    os.write(fd, line.encode())
+            finally:
+                os.close(fd)
+        except OSError as failed:
+            self.incidents.add("a refused run could not be put aside", failed)
+
+    def replay(self, save: Callable[[Sequence[tuple[str | None, Run]]], None]) -> Replayed:
+        """Hand the runs that dead processes left in the spool's folder to `save`, as (key, run)."""
+        if self.spool is None or not self.spool.ready:
+            return Replayed()
+        try:
+            found = replay(self.spool.folder, self.spool.about, save)
+        except Exception as error:
+            self.incidents.add("the spool of an earlier process was not replayed", error)
+            return Replayed()
+        for kind, count in (
+            ("a run of an earlier process was never written to the spool", found.missing),
+            ("a run in the spool of an earlier process could not be read", found.unreadable),
+            ("the last record in the spool of an earlier process was torn", found.torn),
+        ):
+            for _ in range(count):
+                self.incidents.add(kind)
+        return found
+
+    def report(self) -> bool:
+        """Store what went wrong so far, if the store counts incidents; true where it took something."""
+        count: Any = getattr(self.store, "count_incident", None)
+        if not callable(count) or not self.incidents.pending:
+            return False
+        pending = self.incidents.drain()
+        for kind in list(pending):
+            try:
+                number, detail = pending[kind]
+                count(kind, detail, number)
+            except Exception:  # it is away again: they are reported later
+                self.incidents.restore(pending)
+                return False
+            del pending[kind]
+        return True

@@ -1,0 +1,203 @@
+"""The write-ahead spool: what a process has answered and not yet stored, in files that outlive it.
+
+A run is appended as it ends, without fsync: the page cache outlives the process, whatever ends it (not the machine). A
+file is locked by its process for as long as that lives, so a file that can be locked is what a dead one left."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import struct
+import zlib
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = ["ABOUT", "OWN", "RUN", "SETTLED", "SUFFIX", "UNSCORED", "Place", "Spool", "SpoolFull", "read_records"]
+
+SUFFIX = ".spool"
+ABOUT, RUN, SETTLED, UNSCORED = 1, 2, 3, 4
+"""The kinds of records: whose file it is, a run, the number up to which runs are settled, traces without a score."""
+_HEAD = struct.Struct("<IIBQ")
+"""Bytes of the payload, checksum, kind, number."""
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_FILE_BYTES = 16 << 20
+OWN: set[str] = set()
+"""The files of this process. To open and close one of them would give up its lock."""
+_SMALL_BYTES = 1 << 20
+
+
+class SpoolFull(OSError):
+    """The spool holds as much as it may."""
+
+
+class Place(NamedTuple):
+    """Where a run's record lies."""
+
+    file: _File
+    start: int
+    size: int
+
+
+@dataclass(eq=False)
+class _File:
+    path: str
+    fd: int
+    size: int = 0
+    last: int = 0
+    """The number of the last run in it."""
+
+
+class Spool:
+    """The spool files of one process in a folder. The caller holds one lock around every method; nothing but `prepare`
+    and `close` looks at the folder.
+
+    `about` says whose runs these are (`store`, `project`), and is compared when the files are read again. At most
+    `limit` bytes are held."""
+
+    def __init__(self, folder: str | os.PathLike[str], about: Mapping[str, str], *, limit: int = 1 << 30) -> None:
+        self.folder = os.fspath(folder)
+        self.about = dict(about)
+        self.limit = limit
+        self.ready = False
+        self.settled = 0
+        self._forget()
+
+    def _forget(self) -> None:
+        self._files: deque[_File] = deque()
+        self._name = f"{os.getpid()}-{secrets.token_hex(6)}"
+        self._made = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes in all files."""
+        return sum(file.size for file in self._files)
+
+    def prepare(self) -> None:
+        """Make the folder, for its owner alone. Raises OSError."""
+        self.folder = os.path.abspath(self.folder)
+        Path(self.folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.ready = True
+
+    def append(self, number: int, record: bytes, kind: int = RUN) -> Place:
+        """Raises OSError: the disk is full, or the folder is gone."""
+        file = self._files[-1] if self._files else None
+        size = _HEAD.size + len(record)
+        if self.size + size > self.limit:
+            raise SpoolFull(f"the spool {self.folder} holds {self.limit} bytes, as much as it may")
+        if file is None or file.size > _FILE_BYTES:
+            file = self._open()
+        place = Place(file, file.size + _HEAD.size, len(record))
+        self._write(file, kind, number, record)
+        file.last = max(file.last, number)
+        return place
+
+    def read(self, place: Place) -> bytes:
+        """A record again. Raises OSError."""
+        return os.pread(place.file.fd, place.size, place.start)
+
+    def settle(self, number: int) -> None:
+        """All runs up to this number are stored (or refused): they are not read again, and files that hold nothing else
+        go. Raises OSError."""
+        self.settled = number
+        while len(self._files) > 1 and self._files[0].last <= number:
+            self._remove(self._files.popleft())
+        if not self._files:
+            return
+        file = self._files[-1]
+        if file.last <= number and file.size > _SMALL_BYTES:
+            os.ftruncate(file.fd, 0)
+            file.size = 0
+            self._write(file, ABOUT, number, self._about())
+        else:
+            self._write(file, SETTLED, number, b"")
+
+    def close(self) -> None:
+        """Remove the files, if all of their runs are settled, and the folder, if nothing else is in it."""
+        if any(file.last > self.settled for file in self._files):
+            return
+        while self._files:
+            self._remove(self._files.popleft())
+        if self.ready:
+            try:
+                os.rmdir(self.folder)
+            except OSError:
+                pass
+            self.ready = False
+
+    def leave(self) -> None:
+        """In a forked child: the files are the parent's."""
+        for file in self._files:
+            OWN.discard(file.path)
+            os.close(file.fd)
+        self._forget()
+        self.settled = 0
+
+    def _open(self) -> _File:
+        self._made += 1
+        path = f"{self.folder}/{self._name}-{self._made:06d}{SUFFIX}"
+        OWN.add(path)
+        try:
+            file = _File(path, os.open(path, _FLAGS, 0o600))
+        except OSError:
+            OWN.discard(path)
+            raise
+        try:
+            fcntl.lockf(file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._write(file, ABOUT, self.settled, self._about())
+        except OSError:
+            self._remove(file)
+            raise
+        self._files.append(file)
+        return file
+
+    def _about(self) -> bytes:
+        return json.dumps(self.about).encode()
+
+    @staticmethod
+    def _write(file: _File, kind: int, number: int, payload: bytes) -> None:
+        data = pack_record(kind, number, payload)
+        written = 0
+        try:
+            while written < len(data):
+                written += os.write(file.fd, data[written:] if written else data)
+        except OSError:
+            os.ftruncate(file.fd, file.size)  # half a record would hide what comes after it
+            raise
+        file.size += len(data)
+
+    @staticmethod
+    def _remove(file: _File) -> None:
+        try:
+            os.unlink(file.path)
+        except FileNotFoundError:
+            pass
+        os.close(file.fd)
+        OWN.discard(file.path)
+
+
+def pack_record(kind: int, number: int, payload: bytes) -> bytes:
+    """One record: length, checksum, kind, number, payload."""
+    check = zlib.crc32(payload, zlib.crc32(_HEAD.pack(len(payload), 0, kind, number)))
+    return _HEAD.pack(len(payload), check, kind, number) + payload
+
+
+def read_records(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """(kind, number, payload) of each record, up to the first that is torn; a last (0, offset, b"") says that there was
+    one."""
+    start = 0
+    while start < len(data):
+        payload = b""
+        if start + _HEAD.size <= len(data):
+            size, check, kind, number = _HEAD.unpack_from(data, start)
+            payload = data[start + _HEAD.size : start + _HEAD.size + size]
+            if len(payload) == size and pack_record(kind, number, payload)[4:8] == check.to_bytes(4, "little"):
+                yield kind, number, payload
+                start += _HEAD.size + size
+                continue
+        yield 0, start, b""
+        return
