@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cm2_agent.incidents import Incidents
+from cm2_agent.online.incident_counts import store_incidents
 from cm2_agent.online.save_errors import meaning_of
 from cm2_agent.online.spool import Spool
 from cm2_agent.online.spool_replay import Replayed, replay
@@ -37,7 +38,9 @@ class RunWriter:
         """In a forked child: the connection is the parent's."""
         self.store: Store | None = None
         self.failure: Exception | None = None
-        self._strikes: dict[int, int] = {}
+        self._writes = 0
+        self._suspects: dict[int, list[int]] = {}
+        """By number of the run: how often it failed alone, and how many writes had succeeded when it first did."""
 
     def open(self) -> bool:
         """Try to open the store, if it is not; `failure` says why it could not be."""
@@ -65,7 +68,6 @@ class RunWriter:
 
     def _one_by_one(self, runs: dict[int, Run]) -> Exception | None:
         unclear: dict[int, Exception] = {}
-        takes = False
         for number, run in list(runs.items()):
             try:
                 self._save([run])
@@ -75,16 +77,19 @@ class RunWriter:
                     return error
                 if meaning == "unclear":
                     unclear[number] = error
+                    self._suspects.setdefault(number, [0, self._writes])
                     continue
                 self.refuse(run, error)
-            else:
-                takes = True
             del runs[number]
-        if unclear and (takes or self.report()):
-            for number, error in unclear.items():
-                self._strikes[number] = self._strikes.get(number, 0) + 1
-                if self._strikes[number] >= _STRIKES:
-                    del self._strikes[number]
+            self._suspects.pop(number, None)
+        if unclear:
+            self.report()
+        for number, error in unclear.items():
+            strikes, writes = self._suspects[number]
+            if self._writes > writes:  # the store has taken something since
+                self._suspects[number][0] = strikes + 1
+                if strikes + 1 >= _STRIKES:
+                    del self._suspects[number]
                     self.refuse(runs.pop(number), error)
         return next((unclear[number] for number in runs), None)
 
@@ -92,10 +97,11 @@ class RunWriter:
         many: Any = getattr(self.store, "save_runs", None)
         if callable(many):
             many(runs)
-            return
-        assert self.store is not None
-        for run in runs:
-            self.store.save_run(run)
+        else:
+            assert self.store is not None
+            for run in runs:
+                self.store.save_run(run)
+        self._writes += 1
 
     def refuse(self, run: Run, error: BaseException) -> None:
         """Put a run aside that the store will never take."""
@@ -133,18 +139,6 @@ class RunWriter:
                 self.incidents.add(kind)
         return found
 
-    def report(self) -> bool:
-        """Store what went wrong so far, if the store counts incidents; true where it took something."""
-        count: Any = getattr(self.store, "count_incident", None)
-        if not callable(count) or not self.incidents.pending:
-            return False
-        pending = self.incidents.drain()
-        for kind in list(pending):
-            try:
-                number, detail = pending[kind]
-                count(kind, detail, number)
-            except Exception:  # it is away again: they are reported later
-                self.incidents.restore(pending)
-                return False
-            del pending[kind]
-        return True
+    def report(self) -> None:
+        """Store what went wrong so far."""
+        self._writes += store_incidents(self.store, self.incidents)

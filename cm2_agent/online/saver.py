@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from cm2_agent.errors import TraceError
 from cm2_agent.incidents import Incidents
+from cm2_agent.online.forks import survive_forks
 from cm2_agent.online.run_record import encode_run
 from cm2_agent.online.run_writer import RunWriter
 from cm2_agent.online.spool import UNSCORED, Place, Spool
@@ -57,7 +58,8 @@ class Saver:
     While the store takes nothing (a locked file, a server that restarts, a full disk) the saver waits at the head of
     its queue, for as long as it takes. Runs beyond `size` or `held` bytes wait in the spool alone; without a spool they
     are dropped and counted. A run that the store refuses costs itself alone: it goes to the file `refused.jsonl` of the
-    spool's folder. `open_store` is called in the saver's thread, in a forked child again."""
+    spool's folder. `open_store` is called in the saver's thread, in a forked child again; `on_start` when the thread is
+    started."""
 
     def __init__(
         self,
@@ -67,14 +69,17 @@ class Saver:
         spool: Spool | None = None,
         size: int = 10_000,
         held: int = 64 << 20,
+        on_start: Callable[[], None] = lambda: None,
     ) -> None:
         self.incidents = incidents
         self.spool = spool
         self.pid = os.getpid()
         self._writer = RunWriter(open_store, incidents, spool)
         self._size, self._limit = size, held
+        self._on_start = on_start
         self._watched: weakref.WeakSet[Any] = weakref.WeakSet()
         self._forget()
+        survive_forks(self)
 
     def _forget(self) -> None:
         self.lock = threading.Lock()
@@ -104,11 +109,6 @@ class Saver:
         """The store, once it is open."""
         return self._writer.store
 
-    @property
-    def failure(self) -> Exception | None:
-        """Why the store is not open."""
-        return self._writer.failure
-
     # What callers do
 
     def add(self, watched: Watched, timeout: float | None) -> Exception | None:
@@ -123,12 +123,12 @@ class Saver:
             return None
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._changed:
-            while self._done < target and (self._tries == tries or self.failure is None):
+            while self._done < target and (self._tries == tries or self._away is None):
                 left = 1.0 if deadline is None else deadline - time.monotonic()
                 if left <= 0:
                     return TimeoutError("it has not answered yet")
                 self._changed.wait(min(left, 1.0))
-        return self.failure
+        return self._away
 
     def submit(self, watched: Watched, run: Run) -> None:
         """Hand over a finished run. Returns at once; never raises."""
@@ -145,7 +145,7 @@ class Saver:
                     place = self.spool.append(number, record)
                 except OSError as error:
                     failed = error
-            held = self._held + size <= self._limit and self._submitted - self._done < self._size
+            held = self._held + size <= self._limit and self.waiting < self._size
             if held:
                 self._held += size
             if held or place is not None:
@@ -234,6 +234,7 @@ class Saver:
     def _start(self) -> None:
         if self._thread is None or not self._thread.is_alive():
             try:
+                self._on_start()
                 self._thread = threading.Thread(target=self._run, name="cm2-saver", daemon=True)
                 self._thread.start()
             except RuntimeError:  # the interpreter is ending, and starts no thread any more
@@ -275,18 +276,17 @@ class Saver:
                     runs[entry.number] = run
                     told.setdefault(entry.watched, {})[run.trace_id] = None
             taken = len(batch)
-            error = self._writer.write(runs) if self._open() else self.failure
+            error = self._open() or self._writer.write(runs)
+            if error is not None and self._away is None:
+                self.incidents.add("the store is away, and runs wait for it", error)
             with self._changed:
+                self._away = error
                 self._tries += 1
                 self._changed.notify_all()
             if error is None:
                 break
-            if self._away is None:
-                self._away = error
-                self.incidents.add("the store is away, and runs wait for it", error)
             self._kick.wait(next(pauses, _PAUSES[-1]))
             self._kick.clear()
-        self._away = None
         if any(entry.watched is None for entry in batch):
             self._replay()
         for watched, trace_ids in told.items():
@@ -337,21 +337,28 @@ class Saver:
         except (OSError, TypeError, ValueError):  # counted when it was submitted, or by the store
             pass
 
-    def _open(self) -> bool:
-        """Whether the store is open, and every graph knows it."""
-        opened = self._writer.store is None
+    def _open(self) -> Exception | None:
+        """Open the store, and let every graph know; answers why that is not so."""
+        opening = self._writer.store is None
         if not self._writer.open():
-            return False
+            return self._writer.failure
         with self.lock:
-            fresh = list(self._watched) if opened else [one for ref in self._fresh if (one := ref()) is not None]
-            self._fresh.clear()
+            if opening:
+                self._fresh = [weakref.ref(watched) for watched in self._watched]
+            fresh, self._fresh = self._fresh, []
         store = self._writer.store
         assert store is not None
-        for watched in fresh:
-            watched.opened(store)
-        if opened:
+        for number, ref in enumerate(fresh):
+            try:
+                if (watched := ref()) is not None:
+                    watched.opened(store)
+            except Exception as error:
+                with self.lock:
+                    self._fresh = [*fresh[number:], *self._fresh]
+                return error
+        if opening:
             self._replay()
-        return True
+        return None
 
     def _replay(self) -> None:
         found = self._writer.replay(self._adopt)

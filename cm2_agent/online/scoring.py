@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from cm2_agent.incidents import Incidents
+from cm2_agent.online.forks import survive_forks
+from cm2_agent.online.incident_counts import store_incidents
 from cm2_agent.online.middleware import Middleware
 from cm2_agent.online.save_errors import meaning_of
 from cm2_agent.types.protocols import Store
@@ -51,10 +53,11 @@ class ScoringPath:
     def __init__(self, incidents: Incidents, *, size: int = 10_000, slots: int = 8) -> None:
         self.incidents = incidents
         self._size, self._slots = size, slots
-        self.forget()
+        self.in_child()
+        survive_forks(self)
 
-    def forget(self) -> None:
-        """In a forked child: what waits is the parent's."""
+    def in_child(self) -> None:
+        """Begin afresh; after a fork what waits is the parent's."""
         self.lock = threading.Lock()
         self._changed = threading.Condition()
         self._waiting: dict[_Key, int] = {}
@@ -246,6 +249,7 @@ class ScoringPath:
         self._free(one.key)
 
     def _free(self, key: _Key) -> None:
+        store_incidents(key.watched.middleware.store, self.incidents)
         with self.lock:
             self._busy.pop(key, None)
             more = bool(self._waiting)

@@ -12,7 +12,7 @@ import secrets
 import struct
 import zlib
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -56,13 +56,22 @@ class Spool:
     """The spool files of one process in a folder. The caller holds one lock around every method; nothing but `prepare`
     and `close` looks at the folder.
 
-    `about` says whose runs these are (`store`, `project`), and is compared when the files are read again. At most
-    `limit` bytes are held."""
+    `about` answers whose runs these are (`store`, `project`), which is compared when the files are read again. At most
+    `limit` bytes are held. `parents`: whether folders above it are made too."""
 
-    def __init__(self, folder: str | os.PathLike[str], about: Mapping[str, str], *, limit: int = 1 << 30) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        about: Callable[[], Mapping[str, str]],
+        *,
+        limit: int = 1 << 30,
+        parents: bool = True,
+    ) -> None:
         self.folder = os.fspath(folder)
-        self.about = dict(about)
+        self.about: dict[str, str] = {}
+        self._whose = about
         self.limit = limit
+        self._parents = parents
         self.ready = False
         self.settled = 0
         self._forget()
@@ -80,7 +89,8 @@ class Spool:
     def prepare(self) -> None:
         """Make the folder, for its owner alone. Raises OSError."""
         self.folder = os.path.abspath(self.folder)
-        Path(self.folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+        Path(self.folder).mkdir(mode=0o700, parents=self._parents, exist_ok=True)
+        self.about = dict(self._whose())
         self.ready = True
 
     def append(self, number: int, record: bytes, kind: int = RUN) -> Place:
@@ -93,7 +103,7 @@ class Spool:
             file = self._open()
         place = Place(file, file.size + _HEAD.size, len(record))
         self._write(file, kind, number, record)
-        file.last = max(file.last, number)
+        file.last = max(file.last, number if kind == RUN else number + 1)  # what is to be scored stays at the end
         return place
 
     def read(self, place: Place) -> bytes:

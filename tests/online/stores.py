@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from cm2_agent.incidents import Incidents
+from cm2_agent.online.live import Live
+from cm2_agent.online.middleware import Middleware
+from cm2_agent.online.saver import Saver
+from cm2_agent.online.scoring import ScoringPath
+from cm2_agent.online.spool import Spool
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.messages import Message
+from cm2_agent.types.protocols import Scorer, Sink, Store
 from cm2_agent.types.run import Run
 from cm2_agent.types.score import Score
 from cm2_agent.types.task import Task
@@ -15,6 +22,24 @@ from cm2_agent.types.trace import Trace
 
 def run(name: str, thread: str | None = None, text: str = "hi") -> Run:
     return Run(id=name, thread=thread, messages=(Message.of("user", text), Message.of("assistant", "hello")))
+
+
+def live_to(
+    store: Store,
+    scorer: Scorer | None = None,
+    sinks: Sequence[Sink] = (),
+    *,
+    spool: Spool | None = None,
+    size: int = 10_000,
+    held: int = 64 << 20,
+    slots: int = 8,
+) -> Live:
+    """The live path of one graph to a store that is there."""
+    incidents = Incidents()
+    saver = Saver(lambda: store, incidents, spool=spool, size=size, held=held)
+    live = Live(saver, ScoringPath(incidents, size=size, slots=slots), Middleware(None, scorer, sinks, incidents))
+    live.start(0)
+    return live
 
 
 @dataclass

@@ -1,0 +1,189 @@
+"""The paths of this process to its stores: one saver and one scoring path for each, and what the end of the process
+does with them."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from concurrent.futures import thread as executors
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from os import PathLike
+from typing import Any
+
+from cm2_agent.errors import MissingExtra
+from cm2_agent.incidents import Incidents
+from cm2_agent.online.live import STALLED, Live
+from cm2_agent.online.saver import Saver
+from cm2_agent.online.scoring import ScoringPath
+from cm2_agent.online.spool import Spool
+from cm2_agent.online.spool_folder import DEFAULT_PROJECT, spool_of
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.protocols import Store
+
+__all__ = ["StorePaths", "flush_all", "open_store", "paths_to"]
+
+_EXIT_SECONDS = 10.0
+"""How long the end of the process waits for what is not saved and scored."""
+_LATE_SECONDS = 2.0
+"""How long it waits for runs of threads that went on after that."""
+_OPEN_SECONDS = 2.0
+"""How long `watch` waits for a store to open."""
+
+
+@dataclass(eq=False)
+class StorePaths:
+    """Saver and scoring path of one store; `checklists` are those known to be stored, by the hash of what was given."""
+
+    saver: Saver
+    scoring: ScoringPath
+    checklists: dict[str, Checklist] = field(default_factory=dict)
+
+_by_url: dict[tuple[str, ...], StorePaths] = {}
+_by_object: weakref.WeakValueDictionary[int, StorePaths] = weakref.WeakValueDictionary()
+_lives: weakref.WeakSet[Live] = weakref.WeakSet()
+_lock = threading.RLock()
+_ended: list[int] = []
+
+
+def paths_to(store: Store | str, *, project: str | None, spool: str | PathLike[str] | None) -> StorePaths:
+    """The paths to a store: the same ones for the same URL, project and spool. Raises StoreError for what is no URL,
+    MissingExtra, and ValueError for a project beside a store that has one of its own."""
+    if isinstance(store, str):
+        _check_url(store)
+        key = (store, project or DEFAULT_PROJECT, "" if spool is None else os.fspath(spool))
+        with _lock:
+            found = _by_url.get(key)
+            if found is None:
+                found = _by_url[key] = _paths(_opener(store, project), spool_of(store, project, spool))
+        return found
+    if project is not None:
+        raise ValueError(
+            f"project={project!r} was given beside a {type(store).__name__}, which has its own; expected one of them:"
+            " SQLStore(url, project=…), or the URL and project="
+        )
+    with _lock:
+        kept = _by_object.get(id(store))
+        if kept is None:
+            given = store
+            kept = _by_object[id(store)] = _paths(
+                lambda: given, spool_of(getattr(store, "url", None), getattr(store, "project", None), spool)
+            )
+            weakref.finalize(kept, kept.saver.close)
+    return kept
+
+
+def _paths(opener: Callable[[], Store], spool: Spool | None) -> StorePaths:
+    incidents = Incidents()
+    return StorePaths(Saver(opener, incidents, spool=spool, on_start=_at_process_start), ScoringPath(incidents))
+
+
+def _opener(url: str, project: str | None) -> Callable[[], Store]:
+    from cm2_agent.store import SQLStore  # here, not in the saver's thread: a fork in the middle of an import deadlocks
+
+    return lambda: SQLStore(url)
+
+
+def _check_url(url: str) -> None:
+    from cm2_agent.store.engine import parse
+
+    if parse(url).get_backend_name() == "postgresql" and find_spec("psycopg") is None:
+        raise MissingExtra("postgres", "PostgreSQL stores")
+
+
+def open_store(live: Live, *, strict: bool) -> None:
+    """Open the store of a graph. A store that is away stops nobody: its runs wait. With `strict`, raises why it could
+    not be opened."""
+    _lives.add(live)
+    try:
+        asyncio.get_running_loop()
+        timeout: float | None = 0.0  # nothing may block an event loop
+    except RuntimeError:
+        timeout = _OPEN_SECONDS
+    failure = live.start(None if strict else timeout) or live.failure
+    if strict and failure is not None:
+        raise failure
+
+
+def flush_all(timeout: float | None) -> bool:
+    """Wait until every run of every watched graph is saved and scored, and sinks that can be flushed are."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    done = True
+    for paths in _all():
+        done = paths.saver.flush(deadline, STALLED) and done
+    for paths in _all():
+        done = paths.scoring.flush(deadline, STALLED) and done
+    for live in list(_lives):
+        for sink in live.middleware.sinks:
+            if callable(wait := getattr(sink, "flush", None)):
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                done = wait(left) is not False and done
+    return done
+
+
+def _all() -> list[StorePaths]:
+    with _lock:
+        return [*_by_url.values(), *_by_object.values()]
+
+
+# The end of the process. First, while executors still take work, so that judges can be asked; then, when all threads
+# have ended, for what they did meanwhile. A child of multiprocessing ends by os._exit, after its finalizers.
+
+
+def _before_executors_close() -> None:
+    flush_all(_EXIT_SECONDS)
+
+
+def _at_end() -> None:
+    if os.getpid() in _ended:
+        return
+    _ended.append(os.getpid())
+    deadline = time.monotonic() + _LATE_SECONDS
+    for paths in _all():
+        saver, scoring = paths.saver, paths.scoring
+        saver.flush(deadline, STALLED)
+        scoring.flush(deadline, STALLED)
+        where = None if saver.spool is None or not saver.spool.ready else saver.spool.folder
+        if saver.waiting:
+            what = "are lost: there is no spool" if where is None else f"wait in {where} for the next start"
+            _say(f"{saver.waiting} runs are not saved and {what}")
+        if unscored := scoring.unscored:
+            later = "the next start scores them" if saver.remember(unscored) else "cm2 score scores them"
+            _say(f"{len(unscored)} traces are stored without a score; {later}")
+        saver.close()
+
+
+def _say(what: str) -> None:
+    if sys.stderr is not None:
+        print(f"cm2_agent: {what}", file=sys.stderr, flush=True)
+
+
+def _at_process_start() -> None:
+    """The first run of a process: see to its end, where that is not the interpreter's."""
+    process: Any = sys.modules.get("multiprocessing.process")
+    if process is None or process.parent_process() is None or _finalized.get("pid") == os.getpid():
+        return
+    from multiprocessing.util import Finalize
+
+    _finalized["pid"] = os.getpid()
+    Finalize(None, _at_child_end, exitpriority=100)
+
+
+def _at_child_end() -> None:
+    flush_all(_EXIT_SECONDS)
+    _at_end()
+
+
+_finalized: dict[str, int] = {}
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+atexit.register(_at_end)
+_register: Any = getattr(threading, "_register_atexit", None)
+if callable(_register):  # not public, and since 3.9 in every version: without it a judge is not asked at the end
+    assert executors  # registered before ours, so that it is called after it
+    _register(_before_executors_close)
