@@ -13,7 +13,8 @@ __all__ = ["Forked", "survive_forks"]
 class Forked(Protocol):
     """Whose lock no other thread may hold while the process forks; in the child, `in_child` makes everything new."""
 
-    lock: threading.Lock
+    @property
+    def lock(self) -> threading.Lock: ...
 
     def in_child(self) -> None: ...
 

@@ -26,18 +26,22 @@ _STRIKES = 3
 
 
 class RunWriter:
-    """One store, for one thread. `refused` counts the runs that it did not take."""
+    """One store, for one thread. `refused` counts the runs that it did not take. `reopens`: `open_store` makes a new
+    store each time."""
 
-    def __init__(self, open_store: Callable[[], Store], incidents: Incidents, spool: Spool | None) -> None:
+    def __init__(
+        self, open_store: Callable[[], Store], incidents: Incidents, spool: Spool | None, *, reopens: bool = False
+    ) -> None:
         self.incidents, self.spool = incidents, spool
         self.refused = 0
-        self._open_store = open_store
+        self._open_store, self._reopens = open_store, reopens
         self.forget()
 
     def forget(self) -> None:
         """In a forked child: the connection is the parent's."""
         self.store: Store | None = None
         self.failure: Exception | None = None
+        self._file: tuple[str, int] | None = None
         self._writes = 0
         self._suspects: dict[int, list[int]] = {}
         """By number of the run: how often it failed alone, and how many writes had succeeded when it first did."""
@@ -48,9 +52,19 @@ class RunWriter:
             try:
                 self.store = self._open_store()
                 self.failure = None
+                self._file = _file_of(self.store) if self._reopens else None
             except Exception as error:
                 self.failure = error
         return self.store is not None
+
+    def check_file(self) -> None:
+        """Let go of an SQLite store whose file was removed or replaced: what is written to it would be gone."""
+        if self._file is None or self.store is None or _inode(self._file[0]) == self._file[1]:
+            return
+        self.incidents.add("the store's file was removed or replaced, and was opened again")
+        if callable(close := getattr(self.store, "close", None)):
+            close()
+        self.forget()
 
     def write(self, runs: dict[int, Run]) -> Exception | None:
         """Save the runs, by number. What is saved or refused is taken out; where any is left, the error says why."""
@@ -84,13 +98,13 @@ class RunWriter:
             self._suspects.pop(number, None)
         if unclear:
             self.report()
-        for number, error in unclear.items():
+        for number, reason in unclear.items():
             strikes, writes = self._suspects[number]
             if self._writes > writes:  # the store has taken something since
                 self._suspects[number][0] = strikes + 1
                 if strikes + 1 >= _STRIKES:
                     del self._suspects[number]
-                    self.refuse(runs.pop(number), error)
+                    self.refuse(runs.pop(number), reason)
         return next((unclear[number] for number in runs), None)
 
     def _save(self, runs: Sequence[Run]) -> None:
@@ -142,3 +156,21 @@ class RunWriter:
     def report(self) -> None:
         """Store what went wrong so far."""
         self._writes += store_incidents(self.store, self.incidents)
+
+
+def _file_of(store: Store) -> tuple[str, int] | None:
+    """The file of an SQLite store and its inode."""
+    url = str(getattr(store, "url", ""))
+    path = url.removeprefix("sqlite:///")
+    if path == url or not path or path.startswith((":memory:", "file:")):
+        return None
+    path = os.path.abspath(path)
+    inode = _inode(path)
+    return None if inode is None else (path, inode)
+
+
+def _inode(path: str) -> int | None:
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return None

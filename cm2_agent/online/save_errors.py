@@ -11,7 +11,7 @@ __all__ = ["Meaning", "meaning_of"]
 Meaning: TypeAlias = Literal["away", "refused", "unclear"]
 
 _CONTENT = (TypeError, ValueError, OverflowError, RecursionError, TraceError)
-_AWAY = ("locked", "busy", "full", "unable to open", "readonly", "disk I/O", "no space")
+_AWAY = ("locked", "busy", "full", "unable to open", "readonly", "disk I/O", "no space", "malformed", "not a database")
 _CLASSES: dict[str, Meaning] = {
     **dict.fromkeys(("08", "25", "28", "3D", "40", "53", "55", "57", "58"), "away"),
     **dict.fromkeys(("21", "22", "23", "54"), "refused"),

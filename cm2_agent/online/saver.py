@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from cm2_agent.errors import TraceError
 from cm2_agent.incidents import Incidents
 from cm2_agent.online.forks import survive_forks
-from cm2_agent.online.run_record import encode_run
+from cm2_agent.online.run_queue import Entry, RunQueue, Watched
 from cm2_agent.online.run_writer import RunWriter
-from cm2_agent.online.spool import UNSCORED, Place, Spool
-from cm2_agent.online.spool_replay import join_key, split_key
+from cm2_agent.online.spool import Spool
 from cm2_agent.types.protocols import Store
 from cm2_agent.types.run import Run
 
-__all__ = ["Saver", "Watched"]
+__all__ = ["Saver"]
 
-_BATCH, _BATCH_BYTES = 256, 8 << 20
 _LINGER = 0.1
 """Seconds for which the saver lets runs gather, so that they share a transaction; the spool has them already."""
 _IDLE = 30.0
@@ -32,33 +27,14 @@ _PAUSES = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0)
 """Seconds between tries of a store that takes nothing."""
 
 
-class Watched(Protocol):
-    """Whose runs are saved: told when the store is open, and which traces have new runs."""
-
-    key: str | None
-
-    def opened(self, store: Store) -> None: ...
-
-    def saved(self, trace_ids: Iterable[str]) -> None: ...
-
-
-class _Entry(NamedTuple):
-    number: int
-    watched: Watched | None
-    """None: no run, but the wish to save what dead processes left."""
-    run: Run | None
-    """None: in the spool alone."""
-    place: Place | None
-    size: int
-
-
 class Saver:
     """Takes runs from any thread (`submit`), writes each to the spool at once, and saves them in a thread of its own.
 
     While the store takes nothing (a locked file, a server that restarts, a full disk) the saver waits at the head of
     its queue, for as long as it takes. Runs beyond `size` or `held` bytes wait in the spool alone; without a spool they
     are dropped and counted. A run that the store refuses costs itself alone: it goes to the file `refused.jsonl` of the
-    spool's folder. `open_store` is called in the saver's thread, in a forked child again; `on_start` when the thread is
+    spool's folder. `open_store` is called in the saver's thread, in a forked child again, and where
+    the file is gone if that `reopens` it; `on_start` when the thread is
     started."""
 
     def __init__(
@@ -69,40 +45,39 @@ class Saver:
         spool: Spool | None = None,
         size: int = 10_000,
         held: int = 64 << 20,
+        reopens: bool = False,
         on_start: Callable[[], None] = lambda: None,
     ) -> None:
         self.incidents = incidents
         self.spool = spool
         self.pid = os.getpid()
-        self._writer = RunWriter(open_store, incidents, spool)
-        self._size, self._limit = size, held
+        self.queue = RunQueue(incidents, spool, size=size, held=held)
+        self._writer = RunWriter(open_store, incidents, spool, reopens=reopens)
         self._on_start = on_start
         self._watched: weakref.WeakSet[Any] = weakref.WeakSet()
         self._forget()
         survive_forks(self)
 
     def _forget(self) -> None:
-        self.lock = threading.Lock()
         self._changed = threading.Condition()
-        self._queue: SimpleQueue[_Entry] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._hurry, self._kick, self._tried = threading.Event(), threading.Event(), threading.Event()
-        self.waiting = 0
-        """How many runs are not saved."""
-        self._number = self._submitted = self._done = self._held = self._flushes = 0
-        self._gone = self._gone_told = 0
+        self._hurry, self._kick = threading.Event(), threading.Event()
+        self._done = self._flushes = self._tries = self._gone_told = 0
+        self._away: Exception | None = None
         self._moved = time.monotonic()
         self._unscored: list[tuple[str | None, str]] = []
         self._fresh: list[weakref.ref[Any]] = []
-        self._tries = 0
-        self._away: Exception | None = None
+        self._stopped = False
 
     def in_child(self) -> None:
-        """After a fork, in the child: what waits is the parent's, and so are connection and spool."""
+        """After a fork, in the child: what waits is the parent's, and so is the connection."""
+        self.queue.in_child()
         self._writer.forget()
-        if self.spool is not None:
-            self.spool.leave()
         self._forget()
+
+    @property
+    def lock(self) -> threading.Lock:
+        return self.queue.lock
 
     @property
     def store(self) -> Store | None:
@@ -132,34 +107,10 @@ class Saver:
 
     def submit(self, watched: Watched, run: Run) -> None:
         """Hand over a finished run. Returns at once; never raises."""
-        try:
-            record = join_key(watched.key, encode_run(run))
-        except Exception:  # it is not JSON: the store will say what is wrong with it
-            record = b""
-        failed: OSError | None = None
-        with self.lock:
-            self._number += 1
-            number, place, size = self._number, None, len(record)
-            if record and self.spool is not None and self.spool.ready:
-                try:
-                    place = self.spool.append(number, record)
-                except OSError as error:
-                    failed = error
-            held = self._held + size <= self._limit and self.waiting < self._size
-            if held:
-                self._held += size
-            if held or place is not None:
-                self._submitted += 1
-                self.waiting += 1
-                self._queue.put(_Entry(number, watched, run if held else None, place, size))
-                if self._thread is None:
-                    self._start()
-            else:
-                self._gone += 1
-        if failed is not None:
-            self.incidents.add("a run could not be written to the spool and waits in memory", failed)
-        if not held and place is None:
-            self.incidents.add(f"dropped: more than {self._size} runs or {self._limit >> 20} MB were waiting")
+        self.queue.put(watched, run)
+        if self._thread is None:
+            with self.lock:
+                self._start()
 
     def flush(self, deadline: float | None, stalled: float) -> bool:
         """Wait until what was submitted so far is saved, and what dead processes left. False where it is not: the
@@ -168,8 +119,8 @@ class Saver:
         with self.lock:
             self._flushes += 1
             self._hurry.set()
-            adopts = self.spool is not None and os.getpid() == self.pid
-            target = self._request() if adopts else self._submitted
+            adopts = self.spool is not None and os.getpid() == self.pid and (self.queue.waiting or self._away is None)
+            target = self._request() if adopts else self.queue.submitted if self.queue.waiting else 0
         self._kick.set()
         try:
             if not self._await(target, deadline, stalled):
@@ -180,7 +131,7 @@ class Saver:
                 if not self._flushes:
                     self._hurry.clear()
         with self.lock:
-            gone = self._gone + self._writer.refused
+            gone = self.queue.dropped + self._writer.refused
             lost, self._gone_told = gone - self._gone_told, gone
         return not lost
 
@@ -200,17 +151,6 @@ class Saver:
                 self._changed.wait(left)
         return True
 
-    def remember(self, unscored: Sequence[tuple[str | None, str]]) -> bool:
-        """Note the traces (key, trace id) that are saved and not scored, for the next start. False without a spool."""
-        with self.lock:
-            if self.spool is None or not self.spool.ready:
-                return False
-            try:
-                self.spool.append(self._number, json.dumps(unscored).encode(), kind=UNSCORED)
-            except OSError:
-                return False
-        return True
-
     def unscored_of(self, key: str | None) -> list[str]:
         """The traces of this key that an earlier process left without a score; each is handed out once."""
         with self.lock:
@@ -218,18 +158,17 @@ class Saver:
             self._unscored = [entry for entry in self._unscored if entry[0] != key]
         return found
 
-    def close(self) -> None:
-        """At the end of the process: remove what the spool need not keep."""
-        with self.lock:
-            if self.spool is not None and self.spool.ready and self._done == self._submitted:
-                self.spool.close()
+    def stop(self) -> None:
+        """End the thread: nobody uses the store after all."""
+        self._stopped = True
+        self._kick.set()
+        self.queue.close()
 
     def _request(self) -> int:
         """Have the thread look after what is new. The caller holds the lock; answers what `_done` then reaches."""
-        self._submitted += 1
-        self._queue.put(_Entry(self._number, None, None, None, 0))
+        target = self.queue.request()
         self._start()
-        return self._submitted
+        return target
 
     def _start(self) -> None:
         if self._thread is None or not self._thread.is_alive():
@@ -244,11 +183,10 @@ class Saver:
 
     def _run(self) -> None:
         while True:
-            try:
-                first = self._queue.get(timeout=_IDLE)
-            except Empty:
+            first = self.queue.get(_IDLE)
+            if first is None:
                 with self.lock:
-                    if self._queue.empty():
+                    if self.queue.empty():
                         self._thread = None
                         return
                 continue
@@ -261,18 +199,20 @@ class Saver:
                 for run in runs.values():
                     self._writer.refuse(run, error)
             self._settle(batch)
+            if self._stopped:
+                return
 
-    def _save(self, batch: list[_Entry], runs: dict[int, Run]) -> None:
+    def _save(self, batch: list[Entry], runs: dict[int, Run]) -> None:
         """Returns when the whole batch is saved or refused; while the store takes nothing, more joins it. `runs` are
         those that are neither yet."""
         pauses = iter(_PAUSES)
         told: dict[Watched, dict[str, None]] = {}
         taken = 0
         while True:
-            self._gather(batch)
-            self._prepare()
+            self.queue.gather(batch)
+            self.queue.prepare()
             for entry in batch[taken:]:
-                if entry.watched is not None and (run := self._read(entry)) is not None:
+                if entry.watched is not None and (run := self.queue.read(entry)) is not None:
                     runs[entry.number] = run
                     told.setdefault(entry.watched, {})[run.trace_id] = None
             taken = len(batch)
@@ -283,7 +223,7 @@ class Saver:
                 self._away = error
                 self._tries += 1
                 self._changed.notify_all()
-            if error is None:
+            if error is None or self._stopped:
                 break
             self._kick.wait(next(pauses, _PAUSES[-1]))
             self._kick.clear()
@@ -293,52 +233,9 @@ class Saver:
             watched.saved(trace_ids)
         self._writer.report()
 
-    def _gather(self, batch: list[_Entry]) -> None:
-        size = sum(entry.size for entry in batch)
-        while len(batch) < _BATCH and size < _BATCH_BYTES:
-            try:
-                batch.append(self._queue.get_nowait())
-            except Empty:
-                return
-            size += batch[-1].size
-
-    def _prepare(self) -> None:
-        """The spool's folder, which a caller inside an event loop could not make."""
-        if self.spool is None or self.spool.ready:
-            return
-        try:
-            with self.lock:
-                self.spool.prepare()
-        except OSError as error:
-            self.incidents.add("there is no spool: its folder cannot be made, and runs wait in memory alone", error)
-
-    def _read(self, entry: _Entry) -> Run | None:
-        if entry.run is not None:
-            if entry.place is None and self.spool is not None and self.spool.ready:
-                self._spool(entry)
-            return entry.run
-        assert entry.place is not None and self.spool is not None
-        try:
-            with self.lock:
-                record = self.spool.read(entry.place)
-            return split_key(record)[1]
-        except (OSError, TraceError) as error:
-            self.incidents.add("a run could not be read from the spool again", error)
-            self._gone += 1
-            return None
-
-    def _spool(self, entry: _Entry) -> None:
-        """Write a run that ended before the spool was there."""
-        assert entry.watched is not None and entry.run is not None and self.spool is not None
-        try:
-            record = join_key(entry.watched.key, encode_run(entry.run))
-            with self.lock:
-                self.spool.append(entry.number, record)
-        except (OSError, TypeError, ValueError):  # counted when it was submitted, or by the store
-            pass
-
     def _open(self) -> Exception | None:
         """Open the store, and let every graph know; answers why that is not so."""
+        self._writer.check_file()
         opening = self._writer.store is None
         if not self._writer.open():
             return self._writer.failure
@@ -380,15 +277,8 @@ class Saver:
             if key in known:
                 known[key].saved([trace_id])
 
-    def _settle(self, batch: Sequence[_Entry]) -> None:
-        with self.lock:
-            self.waiting -= sum(entry.watched is not None for entry in batch)
-            self._held -= sum(entry.size for entry in batch if entry.run is not None)
-            if self.spool is not None and self.spool.ready:
-                try:
-                    self.spool.settle(batch[-1].number)
-                except OSError as error:  # what is stored is stored again then, which changes nothing
-                    self.incidents.add("the spool could not be cut", error)
+    def _settle(self, batch: Sequence[Entry]) -> None:
+        self.queue.settle(batch)
         with self._changed:
             self._done += len(batch)
             self._moved = time.monotonic()

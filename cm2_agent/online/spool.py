@@ -13,6 +13,7 @@ import struct
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -133,10 +134,8 @@ class Spool:
         while self._files:
             self._remove(self._files.popleft())
         if self.ready:
-            try:
+            with suppress(OSError):
                 os.rmdir(self.folder)
-            except OSError:
-                pass
             self.ready = False
 
     def leave(self) -> None:
@@ -182,10 +181,8 @@ class Spool:
 
     @staticmethod
     def _remove(file: _File) -> None:
-        try:
+        with suppress(FileNotFoundError):
             os.unlink(file.path)
-        except FileNotFoundError:
-            pass
         os.close(file.fd)
         OWN.discard(file.path)
 

@@ -96,7 +96,7 @@ def _locked(path: str, stack: ExitStack) -> bytes | None:
     except OSError:
         return None
     status = os.fstat(fd)
-    if not status.st_nlink or status.st_uid not in (os.geteuid(), 0) and os.geteuid() != 0:
+    if not status.st_nlink or os.geteuid() not in (0, status.st_uid):
         return None  # another process has just replayed it; or it is somebody else's
     pieces = []
     while piece := os.read(fd, 1 << 20):

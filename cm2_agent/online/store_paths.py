@@ -23,7 +23,7 @@ from cm2_agent.online.live import STALLED, Live
 from cm2_agent.online.saver import Saver
 from cm2_agent.online.scoring import ScoringPath
 from cm2_agent.online.spool import Spool
-from cm2_agent.online.spool_folder import DEFAULT_PROJECT, spool_of
+from cm2_agent.online.spool_folder import spool_of
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.protocols import Store
 
@@ -45,6 +45,7 @@ class StorePaths:
     scoring: ScoringPath
     checklists: dict[str, Checklist] = field(default_factory=dict)
 
+
 _by_url: dict[tuple[str, ...], StorePaths] = {}
 _by_object: weakref.WeakValueDictionary[int, StorePaths] = weakref.WeakValueDictionary()
 _lives: weakref.WeakSet[Live] = weakref.WeakSet()
@@ -57,11 +58,11 @@ def paths_to(store: Store | str, *, project: str | None, spool: str | PathLike[s
     MissingExtra, and ValueError for a project beside a store that has one of its own."""
     if isinstance(store, str):
         _check_url(store)
-        key = (store, project or DEFAULT_PROJECT, "" if spool is None else os.fspath(spool))
+        key = (store, project or "", "" if spool is None else os.fspath(spool))
         with _lock:
             found = _by_url.get(key)
             if found is None:
-                found = _by_url[key] = _paths(_opener(store, project), spool_of(store, project, spool))
+                found = _by_url[key] = _paths(_opener(store, project), spool_of(store, project, spool), reopens=True)
         return found
     if project is not None:
         raise ValueError(
@@ -75,19 +76,20 @@ def paths_to(store: Store | str, *, project: str | None, spool: str | PathLike[s
             kept = _by_object[id(store)] = _paths(
                 lambda: given, spool_of(getattr(store, "url", None), getattr(store, "project", None), spool)
             )
-            weakref.finalize(kept, kept.saver.close)
+            weakref.finalize(kept, kept.saver.stop)
     return kept
 
 
-def _paths(opener: Callable[[], Store], spool: Spool | None) -> StorePaths:
+def _paths(opener: Callable[[], Store], spool: Spool | None, *, reopens: bool = False) -> StorePaths:
     incidents = Incidents()
-    return StorePaths(Saver(opener, incidents, spool=spool, on_start=_at_process_start), ScoringPath(incidents))
+    saver = Saver(opener, incidents, spool=spool, reopens=reopens, on_start=_at_process_start)
+    return StorePaths(saver, ScoringPath(incidents))
 
 
 def _opener(url: str, project: str | None) -> Callable[[], Store]:
     from cm2_agent.store import SQLStore  # here, not in the saver's thread: a fork in the middle of an import deadlocks
 
-    return lambda: SQLStore(url)
+    return lambda: SQLStore(url) if project is None else SQLStore(url, project=project)
 
 
 def _check_url(url: str) -> None:
@@ -108,7 +110,18 @@ def open_store(live: Live, *, strict: bool) -> None:
         timeout = _OPEN_SECONDS
     failure = live.start(None if strict else timeout) or live.failure
     if strict and failure is not None:
+        _forget(live)
         raise failure
+
+
+def _forget(live: Live) -> None:
+    """A graph that is not watched after all, and its store, where no other graph uses it."""
+    _lives.discard(live)
+    with _lock:
+        if not any(other.saver is live.saver for other in _lives):
+            for key in [key for key, paths in _by_url.items() if paths.saver is live.saver]:
+                del _by_url[key]
+            live.saver.stop()
 
 
 def flush_all(timeout: float | None) -> bool:
@@ -150,13 +163,13 @@ def _at_end() -> None:
         saver.flush(deadline, STALLED)
         scoring.flush(deadline, STALLED)
         where = None if saver.spool is None or not saver.spool.ready else saver.spool.folder
-        if saver.waiting:
+        if saver.queue.waiting:
             what = "are lost: there is no spool" if where is None else f"wait in {where} for the next start"
-            _say(f"{saver.waiting} runs are not saved and {what}")
+            _say(f"{saver.queue.waiting} runs are not saved and {what}")
         if unscored := scoring.unscored:
-            later = "the next start scores them" if saver.remember(unscored) else "cm2 score scores them"
+            later = "the next start scores them" if saver.queue.remember(unscored) else "cm2 score scores them"
             _say(f"{len(unscored)} traces are stored without a score; {later}")
-        saver.close()
+        saver.queue.close()
 
 
 def _say(what: str) -> None:

@@ -108,10 +108,10 @@ def test_flush_answers_while_a_store_is_away() -> None:
     live = live_to(store)
     live.submit(run("a"))
     assert not live.flush(0.01)
-    assert live.saver.waiting == 1
+    assert live.saver.queue.waiting == 1
     store.broken = None
     assert live.flush(300)
-    assert live.saver.waiting == 0
+    assert live.saver.queue.waiting == 0
 
 
 def test_a_run_that_fails_for_no_clear_reason_is_put_aside_once_others_are_saved() -> None:
