@@ -1,4 +1,7 @@
-"""What a fork does to the live path: locks are held across it, and the child begins afresh."""
+"""What a fork does to the live path: locks are held across it, no thread of ours is inside a database meanwhile, and
+the child begins afresh.
+
+A child that is forked while another thread is inside SQLite inherits its locks, and nobody who would release them."""
 
 from __future__ import annotations
 
@@ -7,7 +10,10 @@ import threading
 import weakref
 from typing import Any, Protocol
 
-__all__ = ["Forked", "survive_forks"]
+__all__ = ["DATABASE", "Forked", "survive_forks"]
+
+_PATIENCE = 1.0
+"""Seconds for which a fork waits for a transaction; one that takes longer is waiting itself, and holds nothing."""
 
 
 class Forked(Protocol):
@@ -19,6 +25,41 @@ class Forked(Protocol):
     def in_child(self) -> None: ...
 
 
+class _Gate:
+    """`with DATABASE:` around what must not be forked through. Any number of threads may be inside."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self._inside = self._forks = 0
+
+    def __enter__(self) -> None:
+        with self._changed:
+            while self._forks:
+                self._changed.wait()
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._inside -= 1
+            if self._forks and not self._inside:
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """Wait until nobody is inside, and let nobody in."""
+        with self._changed:
+            self._forks += 1
+            self._changed.wait_for(lambda: not self._inside, _PATIENCE)
+
+    def open(self) -> None:
+        with self._changed:
+            self._forks -= 1
+            self._changed.notify_all()
+
+
+DATABASE = _Gate()
 _all: weakref.WeakSet[Any] = weakref.WeakSet()
 _held: list[Forked] = []
 
@@ -29,6 +70,7 @@ def survive_forks(one: Forked) -> None:
 
 
 def _before() -> None:
+    DATABASE.close()
     _held[:] = list(_all)
     for one in _held:
         one.lock.acquire()
@@ -38,9 +80,11 @@ def _in_parent() -> None:
     for one in _held:
         one.lock.release()
     _held.clear()
+    DATABASE.open()
 
 
 def _in_child() -> None:
+    DATABASE.reset()
     for one in _held:
         one.in_child()
     _held.clear()

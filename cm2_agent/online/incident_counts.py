@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cm2_agent.incidents import Incidents
+from cm2_agent.online.forks import DATABASE
 from cm2_agent.types.protocols import Store
 
 __all__ = ["store_incidents"]
@@ -21,7 +22,8 @@ def store_incidents(store: Store | None, incidents: Incidents) -> int:
     for kind in list(pending):
         try:
             number, detail = pending[kind]
-            count(kind, detail, number)
+            with DATABASE:
+                count(kind, detail, number)
         except Exception:  # the store is away
             incidents.restore(pending)
             break

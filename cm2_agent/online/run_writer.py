@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cm2_agent.incidents import Incidents
+from cm2_agent.online.forks import DATABASE
 from cm2_agent.online.incident_counts import store_incidents
 from cm2_agent.online.save_errors import meaning_of
 from cm2_agent.online.spool import Spool
@@ -25,6 +26,9 @@ _STRIKES = 3
 """How often a run may fail for no clear reason while the store takes others."""
 
 
+_inherited: list[Store] = []
+
+
 class RunWriter:
     """One store, for one thread. `refused` counts the runs that it did not take. `reopens`: `open_store` makes a new
     store each time."""
@@ -37,8 +41,14 @@ class RunWriter:
         self._open_store, self._reopens = open_store, reopens
         self.forget()
 
+    def in_child(self) -> None:
+        """After a fork, in the child: the connection is the parent's, and must not even be closed here."""
+        if self.store is not None:
+            _inherited.append(self.store)
+        self.forget()
+
     def forget(self) -> None:
-        """In a forked child: the connection is the parent's."""
+        """Open the store anew with the next write."""
         self.store: Store | None = None
         self.failure: Exception | None = None
         self._file: tuple[str, int] | None = None
@@ -50,7 +60,8 @@ class RunWriter:
         """Try to open the store, if it is not; `failure` says why it could not be."""
         if self.store is None:
             try:
-                self.store = self._open_store()
+                with DATABASE:
+                    self.store = self._open_store()
                 self.failure = None
                 self._file = _file_of(self.store) if self._reopens else None
             except Exception as error:
@@ -109,12 +120,13 @@ class RunWriter:
 
     def _save(self, runs: Sequence[Run]) -> None:
         many: Any = getattr(self.store, "save_runs", None)
-        if callable(many):
-            many(runs)
-        else:
-            assert self.store is not None
-            for run in runs:
-                self.store.save_run(run)
+        with DATABASE:
+            if callable(many):
+                many(runs)
+            else:
+                assert self.store is not None
+                for run in runs:
+                    self.store.save_run(run)
         self._writes += 1
 
     def refuse(self, run: Run, error: BaseException) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cm2_agent.incidents import Incidents
-from cm2_agent.online.forks import survive_forks
+from cm2_agent.online.forks import DATABASE, survive_forks
 from cm2_agent.online.run_queue import Entry, RunQueue, Watched
 from cm2_agent.online.run_writer import RunWriter
 from cm2_agent.online.spool import Spool
@@ -72,7 +72,7 @@ class Saver:
     def in_child(self) -> None:
         """After a fork, in the child: what waits is the parent's, and so is the connection."""
         self.queue.in_child()
-        self._writer.forget()
+        self._writer.in_child()
         self._forget()
 
     @property
@@ -248,7 +248,8 @@ class Saver:
         for number, ref in enumerate(fresh):
             try:
                 if (watched := ref()) is not None:
-                    watched.opened(store)
+                    with DATABASE:
+                        watched.opened(store)
             except Exception as error:
                 with self.lock:
                     self._fresh = [*fresh[number:], *self._fresh]

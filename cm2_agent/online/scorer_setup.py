@@ -8,9 +8,11 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from cm2_agent.errors import ChecklistError, ConflictError
+from cm2_agent.online.forks import DATABASE
 from cm2_agent.online.live_scorer import JudgeBudget, LiveScorer
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.protocols import Judge, Reward, Store
+from cm2_agent.types.score import Verdict
 
 if TYPE_CHECKING:
     from cm2_agent.rewards.components.component import RewardComponent
@@ -61,7 +63,23 @@ class ScorerSetup:
         if self.judge is not None and cache is not None:
             from cm2_agent.rewards.judges.cache import attach_cache
 
-            attach_cache(self.judge, cache())
+            attach_cache(self.judge, _Cache(cache()))
+
+
+class _Cache:
+    """A store's cache of verdicts that no fork meets halfway."""
+
+    def __init__(self, cache: Any) -> None:
+        self._cache = cache
+
+    def get(self, keys: Sequence[str]) -> dict[str, Verdict]:
+        with DATABASE:
+            found: dict[str, Verdict] = self._cache.get(keys)
+        return found
+
+    def put(self, verdicts: Mapping[str, Verdict]) -> None:
+        with DATABASE:
+            self._cache.put(verdicts)
 
 
 def stored_checklist(store: Store, checklist: Checklist, *, strict: bool) -> Checklist:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from cm2_agent.incidents import Incidents
-from cm2_agent.online.forks import survive_forks
+from cm2_agent.online.forks import DATABASE, survive_forks
 from cm2_agent.online.incident_counts import store_incidents
 from cm2_agent.online.middleware import Middleware
 from cm2_agent.online.save_errors import meaning_of
@@ -168,7 +168,8 @@ class ScoringPath:
 
     def _load(self, store: Store, keys: Sequence[_Key]) -> None:
         try:
-            traces = _traces(store, list(dict.fromkeys(key.trace_id for key in keys)))
+            with DATABASE:
+                traces = _traces(store, list(dict.fromkeys(key.trace_id for key in keys)))
         except Exception as error:
             for key in keys:
                 self._failed(key, "a trace was not scored", error)
@@ -206,7 +207,8 @@ class ScoringPath:
         for store, group in by_store.values():
             scores = [one.score for one in group if one.score is not None]
             try:
-                _save_scores(store, scores)
+                with DATABASE:
+                    _save_scores(store, scores)
             except Exception:
                 for one in group:
                     self._save_alone(store, one)
@@ -217,7 +219,8 @@ class ScoringPath:
     def _save_alone(self, store: Store, one: _Finished) -> None:
         try:
             if one.score is not None:
-                store.save_score(one.score)
+                with DATABASE:
+                    store.save_score(one.score)
         except Exception as error:
             self._failed(one.key, "a score was not saved", error)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from cm2_agent.errors import TraceError
 from cm2_agent.online.run_record import decode_run, encode_run
@@ -14,6 +14,7 @@ from cm2_agent.types.run import Branch, ModelCall, Run, StateMark
 from tests import strategies
 
 
+@settings(max_examples=30)
 @given(strategies.runs())
 def test_what_goes_in_comes_out(run: Run) -> None:
     assert decode_run(encode_run(run)) == run
