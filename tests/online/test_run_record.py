@@ -12,9 +12,10 @@ from cm2_agent.online.run_record import decode_run, encode_run
 from cm2_agent.types.messages import Message, Text, ToolSpec
 from cm2_agent.types.run import Branch, ModelCall, Run, StateMark
 from tests import strategies
+from tests.fuzzing import examples
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(strategies.runs())
 def test_what_goes_in_comes_out(run: Run) -> None:
     assert decode_run(encode_run(run)) == run
