@@ -27,11 +27,16 @@ class Incidents:
     system (the whole traceback is, at the level DEBUG). What `drain` hands over has gone through `mask`."""
 
     def __init__(self, mask: Callable[[str], str] = mask_secrets) -> None:
-        self._mask = mask
+        self._masks = [mask]
         self._lock = threading.Lock()
         self._total: Counter[str] = Counter()
         self._pending: Counter[str] = Counter()
         self._details: dict[str, str] = {}
+
+    def mask_too(self, mask: Callable[[str], str]) -> None:
+        """Have what is counted from now on go through one more mask."""
+        if mask not in self._masks:
+            self._masks.append(mask)
 
     def add(self, kind: str, error: BaseException | None = None) -> None:
         """Count a failure; the first of its kind is logged. Never raises."""
@@ -49,7 +54,10 @@ class Incidents:
     def _detail(self, error: BaseException) -> str:
         name = type(error).__name__
         try:
-            return self._mask(f"{name}: {error}"[:_LOOKED_AT])[:_LONGEST]
+            text = f"{name}: {error}"[:_LOOKED_AT]
+            for mask in self._masks:
+                text = mask(text)
+            return text[:_LONGEST]
         except Exception:  # an exception whose text cannot be made, or a mask that fails on it
             return name
 

@@ -20,7 +20,6 @@ from cm2_agent.tracing.handler import is_watched
 from cm2_agent.tracing.span_processor import capture
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.protocols import Judge, Reward, Sink, Store
-from cm2_agent.types.secrets import mask_secrets
 
 if TYPE_CHECKING:
     from cm2_agent.datasets.redaction import Redactor
@@ -134,6 +133,8 @@ def watch(
     scorer = setup.scorer(setup.checklist)
     paths = paths_to(store, project=project, spool=spool)
     incidents = paths.saver.incidents
+    if redact is not None:
+        incidents.mask_too(redact.redact)
     for sink in sinks:
         if callable(report_to := getattr(sink, "report_to", None)):
             report_to(incidents)
