@@ -50,7 +50,10 @@ class ItemModel(BaseModel, extra="forbid", frozen=True, arbitrary_types_allowed=
     )
     kind: Kind | None = Field(default=None, description="reach (default), hold or avoid.")
     agent: str | None = Field(
-        default=None, min_length=1, description="Only the steps of the agent of this name, in a graph of several."
+        default=None,
+        min_length=1,
+        exclude_if=lambda agent: agent is None,  # a task is written as it was before the key existed
+        description="Only the steps of the agent of this name, in a graph of several.",
     )
     pass_condition: str | None = Field(default=None, description="What a yes requires, for the judge.")
     failure_examples: tuple[str, ...] = Field(default=(), description="What would be a no, for the judge.")

@@ -48,8 +48,8 @@ items:
     facet: context
     level: action
     part_of: null
-    agent: null
     evidence: [{turn: 0, step: 1, from: tool.content, snippet: "2026-05-20"}]
+    agent: null
 """
 
 
@@ -91,7 +91,7 @@ def test_a_file_in_python_and_in_yaml_has_one_hash(tmp_path: Path) -> None:
 # -- errors, with their lines
 
 BROKEN: dict[str, tuple[str, int, str]] = {
-    "unknown top key": (FULL + "owner: me\n", 25, "unknown key 'owner'; expected one of name, version, include, items"),
+    "unknown top key": (FULL + "owner: me\n", 26, "unknown key 'owner'; expected one of name, version, include, items"),
     "unknown item key": (
         FULL.replace("    weight: 2", "    wieght: 2"),
         20,
