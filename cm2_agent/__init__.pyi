@@ -7,6 +7,7 @@ from .graphs.conversation_setup import RolloutLimits as RolloutLimits
 from .importers import Imported as Imported
 from .importers import read_recordings as read_recordings
 from .models.local import LocalChatModel as LocalChatModel
+from .models.openai import EndpointChatModel as EndpointChatModel
 from .models.openai import openai_compatible as openai_compatible
 from .online.guard import guard as guard
 from .online.sinks import Threshold as Threshold

@@ -1,5 +1,6 @@
 from .local import LocalChatModel as LocalChatModel
 from .local import fingerprint as fingerprint
+from .openai import EndpointChatModel as EndpointChatModel
 from .openai import openai_compatible as openai_compatible
 from .tokenizer import END as END
 from .tokenizer import PAD as PAD

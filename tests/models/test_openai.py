@@ -1,126 +1,416 @@
 """OpenAI-compatible endpoints, against a real HTTP server on loopback that answers as vLLM does."""
 
+from __future__ import annotations
+
 import json
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from langchain_core.callbacks import BaseCallbackHandler
 
 pytest.importorskip("langchain_openai", reason='needs the extra: pip install "cm2-agent[openai]"')
 
+from cm2_agent import EndpointChatModel
 from cm2_agent.models import openai_compatible
+from tests.openai_protocol import STANDARD, VLLM, refusal
 
-PROMPT, COMPLETION, LOGPROBS = [1, 2, 3], [7, 8, 9], [-0.5, -0.25, -1.0]
+PROMPT = [1, 2, 3]
+TOKENS: list[tuple[int, str, float]] = [(7, "Hello", -0.5), (8, " there", -0.25), (9, "<|im_end|>", -1.0)]
+USAGE = {"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6}
+PLAIN = {
+    "temperature": 0.5,
+    "top_p": 1.0,
+    "top_k": -1,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "logprobs": "raw",
+}
 
 
-def tokens(start: Any, end: Any) -> Any:
+def entries(tokens: Any = TOKENS) -> Any:
     return {
         "content": [
-            {"token": "x", "logprob": value, "bytes": None, "top_logprobs": []} for value in LOGPROBS[start:end]
+            {"token": text, "logprob": value, "bytes": list(text.encode()), "top_logprobs": []}
+            for _, text, value in tokens
         ]
     }
 
 
-class Vllm(BaseHTTPRequestHandler):
-    """Keeps what it was asked; gives token ids where it was asked for them."""
+def response(text: str | None = "Hello there", tokens: Any = TOKENS, **changes: Any) -> dict[str, Any]:
+    """A whole response with token ids; `message`, `usage` and `choice` change parts of it."""
+    message = {"role": "assistant", "content": text} | changes.pop("message", {})
+    choice = {
+        "index": 0,
+        "finish_reason": "stop",
+        "message": message,
+        "logprobs": entries(tokens),
+        "token_ids": [number for number, _, _ in tokens],
+        **changes.pop("choice", {}),
+    }
+    usage = {**USAGE, "completion_tokens": len(tokens)}
+    base = {"id": "c", "created": 0, "model": "served", "object": "chat.completion", "prompt_token_ids": PROMPT}
+    return {**base, "choices": [choice], "usage": usage, **changes}
 
-    asked: list[Any] = []  # noqa: RUF012
+
+def piece(delta: Mapping[str, Any] | None = None, tokens: Any = None, finish: str | None = None, **more: Any) -> Any:
+    """A chunk of a stream; without `tokens` it holds no ids."""
+    choice: dict[str, Any] = {"index": 0, "delta": dict(delta or {}), "finish_reason": finish, "logprobs": None}
+    if tokens is not None:
+        choice |= {"token_ids": [number for number, _, _ in tokens], "logprobs": entries(tokens)}
+    return {"id": "c", "created": 0, "model": "served", "object": "chat.completion.chunk", "choices": [choice], **more}
+
+
+def counted(**usage: int) -> Any:
+    return piece() | {"choices": [], "usage": {**USAGE, **usage}}
+
+
+def said(text: str, tokens: Any) -> Any:
+    return piece({"content": text}, tokens)
+
+
+FIRST = piece({"role": "assistant", "content": ""}, prompt_token_ids=PROMPT)
+CHUNKS = [FIRST, said("Hello", TOKENS[:1]), said(" there", TOKENS[1:2]), piece({}, TOKENS[2:], "stop"), counted()]
+
+
+class Server(ThreadingHTTPServer):
+    """Serves the model "m"; `body` is its next response and `chunks` its next stream."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked: list[Any] = []
+        self.keys: list[str | None] = []
+        self.body: Any = response()
+        self.chunks: list[Any] = CHUNKS
+        self.knows = STANDARD | VLLM
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+    def model(self, **settings: Any) -> Any:
+        return openai_compatible(self.address, "m", **{"token_ids": True, "max_retries": 0, **settings})
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
 
     def log_message(self, *args: Any) -> None:
         pass
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.asked.append((body, self.headers.get("Authorization")))
-        ids = bool(body.get("return_token_ids"))
-        base = {"id": "c", "created": 0, "model": "served"}
-        self.send_response(200)
-        if not body.get("stream"):
-            choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Hello there"}}
-            extra = {}
-            if ids:
-                choice |= {"token_ids": COMPLETION, "logprobs": tokens(0, 3)}
-                extra = {"prompt_token_ids": PROMPT}
-            usage = {"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6}
-            out = json.dumps(
-                {**base, "object": "chat.completion", "choices": [choice], "usage": usage, **extra}
-            ).encode()
+        raw = self.rfile.read(int(self.headers["Content-Length"]))
+        refused = refusal("POST", self.path, dict(self.headers), raw, serves=("m",), known=self.server.knows)
+        body = json.loads(raw)
+        self.server.asked.append(body)
+        self.server.keys.append(self.headers.get("Authorization"))
+        if refused is not None or not body.get("stream"):
+            out = json.dumps(self.server.body if refused is None else refused[1]).encode()
+            self.send_response(200 if refused is None else refused[0])
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(out)))
             self.end_headers()
             self.wfile.write(out)
             return
+        self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
-        pieces = [("Hello", 0, 1, None), (" there", 1, 3, None), ("", 3, 3, "stop")]
-        for number, (text, start, end, finish) in enumerate(pieces):
-            delta = {"role": "assistant", "content": text}
-            choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
-            extra = {}
-            if ids:
-                choice |= {"token_ids": COMPLETION[start:end], "logprobs": tokens(start, end)}
-                extra = {"prompt_token_ids": PROMPT} if number == 0 else {}
-            chunk = {**base, "object": "chat.completion.chunk", "choices": [choice], **extra}
-            self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
+        for chunk in self.server.chunks:
+            if chunk["choices"] or (body.get("stream_options") or {}).get("include_usage"):
+                self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
         self.wfile.write(b"data: [DONE]\n\n")
 
 
 @pytest.fixture
-def address() -> Any:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Vllm)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    Vllm.asked.clear()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    server.server_close()
+def server() -> Iterator[Server]:
+    running = Server()
+    yield running
+    running.shutdown()
+    running.server_close()
+
+
+def streamed(model: Any) -> Any:
+    whole: Any = None
+    for chunk in model.stream("Hi"):
+        whole = chunk if whole is None else whole + chunk
+    return whole
 
 
 def check(meta: Any) -> None:
-    assert (meta["prompt_ids"], meta["completion_ids"], meta["logprobs"]) == (PROMPT, COMPLETION, LOGPROBS)
-    assert meta["model_name"] == "served"
-    assert meta["model_version"] == "v7"
-    sampling = {"temperature": 0.5, "top_p": 1.0, "top_k": 0, "max_tokens": None, "logprobs": "raw"}
-    assert meta["sampling"] == sampling
+    assert (meta["prompt_ids"], meta["completion_ids"]) == (PROMPT, [7, 8, 9])
+    assert meta["logprobs"] == [-0.5, -0.25, -1.0]
+    assert (meta["model_name"], meta["model_version"]) == ("served", "v7")
+    assert meta["sampling"] == PLAIN
     assert meta["finish_reason"] == "stop"
+    assert "untrainable" not in meta
 
 
-def test_token_ids_and_logprobs_are_kept(address: Any) -> None:
-    model = openai_compatible(address, "m", token_ids=True, model_version="v7", temperature=0.5)
-    message: Any = model.invoke("Hi")
+def test_token_ids_and_logprobs_are_recorded(server: Server) -> None:
+    message: Any = server.model(model_version="v7", temperature=0.5).invoke("Hi")
     assert message.content == "Hello there"
     check(message.response_metadata)
     assert message.usage_metadata["output_tokens"] == 3
-    [(body, key)] = Vllm.asked
-    assert body["return_token_ids"] is True
-    assert body["logprobs"] is True
-    assert key == "Bearer none"
+    (body,) = server.asked
+    assert {key: body[key] for key in PLAIN if key != "logprobs"} == {k: v for k, v in PLAIN.items() if k != "logprobs"}
+    assert (body["return_token_ids"], body["logprobs"]) == (True, True)
+    assert server.keys == ["Bearer none"]
 
 
-async def test_a_streams_chunks_add_up_to_the_same(address: Any) -> None:
-    model = openai_compatible(address, "m", api_key="k", token_ids=True, model_version="v7", temperature=0.5)
+async def test_a_streams_chunks_add_up_to_the_same(server: Server) -> None:
+    model = server.model(api_key="k", model_version="v7", temperature=0.5)
     whole: Any = None
     async for chunk in model.astream("Hi"):
         whole = chunk if whole is None else whole + chunk
     assert whole.content == "Hello there"
     check(whole.response_metadata)
-    assert Vllm.asked[0][1] == "Bearer k"
+    assert whole.usage_metadata["output_tokens"] == 3
+    assert server.keys == ["Bearer k"]
+    check(streamed(model).response_metadata)
+    check((await server.model(streaming=True, model_version="v7", temperature=0.5).ainvoke("Hi")).response_metadata)
 
 
-def test_a_server_that_gives_no_ids_gives_text_only_messages(address: Any) -> None:
-    message = openai_compatible(address, "m").invoke("Hi")
+def test_a_stream_that_is_broken_off_has_no_ids(server: Server) -> None:
+    chunks = server.model().stream("Hi")
+    whole = next(chunks) + next(chunks)
+    chunks.close()
+    assert whole.content == "Hello"
+    assert not {"prompt_ids", "completion_ids"} & set(whole.response_metadata)
+
+
+def test_a_server_that_gives_no_ids_gives_text_only_messages(server: Server) -> None:
+    server.body = response() | {"prompt_token_ids": None}
+    del server.body["choices"][0]["token_ids"]
+    server.knows = STANDARD  # as OpenAI: no key of vLLM's may be sent
+    message: Any = server.model(token_ids=False).invoke("Hi")
     assert message.content == "Hello there"
-    assert not {"prompt_ids", "completion_ids"} & set(message.response_metadata)
+    assert not {"prompt_ids", "completion_ids", "untrainable"} & set(message.response_metadata)
     assert message.response_metadata["model_version"] == "served"
-    assert "return_token_ids" not in Vllm.asked[0][0]
+    assert message.response_metadata["sampling"] == {"temperature": 1.0, "top_p": 1.0, "logprobs": "raw"}
+    assert (server.asked[0]["temperature"], server.asked[0]["top_p"]) == (1.0, 1.0)
 
 
-def test_an_unknown_kind_of_logprobs_is_refused(address: Any) -> None:
+def test_hosted_models_are_sent_nothing_that_they_refuse() -> None:
+    for address in (
+        "https://api.openai.com/v1",
+        "https://mine.openai.azure.com/openai/v1",
+        "https://api.anthropic.com/v1",
+    ):
+        model: Any = openai_compatible(address, "m", api_key="k")
+        assert (model.temperature, model.top_p, model.extra_body) == (None, None, None)
+    assert openai_compatible("https://api.openai.com/v1", "m", api_key="k", temperature=0.3).temperature == 0.3  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_what_a_call_gives_wins_and_is_recorded(server: Server, streaming: bool) -> None:
+    def sampling(model: Any, settings: Any, **call: Any) -> Any:
+        bound = model.bind(**settings) if settings else model
+        meta = (streamed(bound) if streaming else bound.invoke("Hi", **call)).response_metadata
+        return meta["sampling"], server.asked[-1], meta.get("untrainable")
+
+    model = server.model(temperature=1.0, max_tokens=50, seed=3)
+    found, body, _ = sampling(model, {"temperature": 0.2, "top_p": 0.3, "presence_penalty": 2.0, "max_tokens": 9})
+    assert (found["temperature"], found["top_p"], found["presence_penalty"], found["max_tokens"]) == (0.2, 0.3, 2.0, 9)
+    assert (body["temperature"], body["top_p"], body["max_completion_tokens"]) == (0.2, 0.3, 9)
+    assert found["seed"] == body["seed"] == 3
+    found, body, _ = sampling(model, {"extra_body": {"top_k": 1}, "stop": ["x"], "logit_bias": {"5": 100}})
+    assert (found["top_k"], found["stop"], found["bias"]) == (1, ["x"], {"5": 100})
+    assert (body["top_k"], body["min_p"], body["return_token_ids"]) == (1, 0.0, True)
+    found, body, _ = sampling(model, {"top_k": 5, "min_p": 0.1})
+    assert (found["top_k"], found["min_p"], body["top_k"], body["min_p"]) == (5, 0.1, 5, 0.1)
+    found, body, _ = sampling(model, {"extra_body": {"temperature": 0.4}})
+    assert found["temperature"] == body["temperature"] == 0.4
+    found, _, _ = sampling(model, {"guided_json": {"type": "object"}})
+    assert found["grammar"] == {"type": "object"}
+    tool = {"type": "function", "function": {"name": "a", "parameters": {}}}
+    found, _, _ = sampling(model, {"tools": [tool], "tool_choice": "required"})
+    assert found["tool_choice"] == "required"
+    assert "tool_choice" not in sampling(model, {"tools": [tool], "tool_choice": "auto"})[0]
+    server.knows = server.knows | {"mirostat"}
+    assert sampling(model, {"mirostat": 2})[2] == "not plain sampling: mirostat"
+    if not streaming:
+        assert sampling(model, {}, temperature=0.0)[0]["temperature"] == 0.0
+        found, _, _ = sampling(model, {"response_format": {"type": "json_object"}})
+        assert found["grammar"] == {"type": "json_object"}
+    found, body, _ = sampling(server.model(temperature=1.0, model_kwargs={"top_p": 0.5}), {})
+    assert found["top_p"] == body["top_p"] == 0.5
+    model = server.model(logit_bias={5: 1}, top_k=7, extra_body={"repetition_penalty": 1.3})
+    found, body, _ = sampling(model, {})
+    assert (found["bias"], found["top_k"], found["repetition_penalty"]) == ({"5": 1}, 7, 1.3)
+
+
+def test_an_unknown_kind_of_logprobs_is_refused(server: Server) -> None:
     with pytest.raises(ValueError, match="logprobs_mode"):
-        openai_compatible(address, "m", logprobs_mode="cooked")
+        server.model(logprobs_mode="cooked")
+
+
+def tokens(*texts: str) -> Any:
+    return [(number, text, -0.1) for number, text in enumerate(texts)]
+
+
+FIT: dict[str, Any] = {
+    "no stop token": response("Hello there", tokens("Hello", " there")),
+    "stripped": response("Hello", tokens("\n", "Hello", "\n", "</s>")),
+    "half characters": response("ok 👍 yes", tokens("ok ", "\ufffd", "\ufffd", " yes", "</s>")),
+    "placeholders": response("Hello", choice={"logprobs": {"content": [{"token": "t", "logprob": -1.0}] * 3}}),
+    "numbers": response(
+        "Hello", choice={"logprobs": {"content": [{"token": f"token_id:{n}", "logprob": -1.0} for n, _, _ in TOKENS]}}
+    ),
+    "thinking in the text": response("<think>hm</think>Yes.", tokens("<think>", "hm", "</think>", "Yes.", "</s>")),
+    "thinking apart": response(
+        "Yes.", tokens("<think>", "hm", "</think>", "Yes.", "</s>"), message={"reasoning_content": "hm"}
+    ),
+    "a call": response(
+        None,
+        tokens("<tool_call>", '{"name": "a", "arguments": {}}', "</tool_call>", "</s>"),
+        message={"tool_calls": [{"id": "1", "type": "function", "function": {"name": "a", "arguments": "{}"}}]},
+    ),
+    "silence": response("", tokens("</s>")),
+}
+UNFIT: dict[str, tuple[Any, str]] = {
+    "another text": (response("Good bye"), "do not decode to the text"),
+    "a cut text": (response("Hello"), "do not decode to the text"),
+    "another call": (
+        response(
+            None,
+            tokens("<tool_call>", '{"name": "b"}', "</tool_call>"),
+            message={"tool_calls": [{"id": "1", "type": "function", "function": {"name": "a", "arguments": "{}"}}]},
+        ),
+        "do not decode to the text",
+    ),
+    "words": (
+        response(
+            "Good bye", choice={"logprobs": {"content": [{"token": w, "logprob": -1.0} for w in ("He", "l", "o")]}}
+        ),
+        "do not decode",
+    ),
+    "more than the usage": (
+        response(usage={**USAGE, "completion_tokens": 6}),
+        "3 token ids of the completion, and a usage of 6",
+    ),
+    "another prompt": (response(usage={**USAGE, "prompt_tokens": 9}), "3 token ids of the prompt, and a usage of 9"),
+    "no usage": (response(usage=None), "no usage"),
+    "a logprob missing": (response(choice={"logprobs": entries(TOKENS[:2])}), "3 token ids and 2 logprobs"),
+    "no logprobs": (response(choice={"logprobs": None}), "3 token ids and 0 logprobs"),
+}
+
+
+@pytest.mark.parametrize("kind", FIT)
+def test_ids_that_agree_with_the_text(server: Server, kind: str) -> None:
+    server.body = FIT[kind]
+    assert "untrainable" not in server.model().invoke("Hi").response_metadata
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+def test_ids_that_do_not(server: Server, kind: str) -> None:
+    server.body, reason = UNFIT[kind]
+    assert reason in server.model().invoke("Hi").response_metadata["untrainable"]
+
+
+STREAMS: dict[str, tuple[Any, str | None]] = {
+    "prompt ids in every chunk": ([chunk | {"prompt_token_ids": PROMPT} for chunk in CHUNKS], None),
+    "empty choices between": ([CHUNKS[0], piece() | {"choices": []}, *CHUNKS[1:]], None),
+    "two prompts": ([*CHUNKS[:2], CHUNKS[2] | {"prompt_token_ids": [4]}, *CHUNKS[3:]], "two prompts"),
+    "text without ids": ([*CHUNKS[:2], piece({"content": " there"}), *CHUNKS[3:]], "without token ids"),
+    "a gap in the logprobs": (
+        [
+            *CHUNKS[:2],
+            piece({"content": " there"}, TOKENS[1:2]) | {"choices": [{**CHUNKS[2]["choices"][0], "logprobs": None}]},
+            *CHUNKS[3:],
+        ],
+        "3 token ids and 2 logprobs",
+    ),
+    "fewer than the usage": ([*CHUNKS[:4], counted(completion_tokens=6)], "a usage of 6"),
+    "no usage": (CHUNKS[:4], "no usage"),
+    "no end": ([*CHUNKS[:3], counted(completion_tokens=2)], "ended before the completion did"),
+    "another text": ([CHUNKS[0], said("Good", TOKENS[:1]), *CHUNKS[2:]], "do not decode"),
+}
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_incomplete_ids_of_a_stream(server: Server, kind: str) -> None:
+    server.chunks, reason = STREAMS[kind]
+    meta = streamed(server.model()).response_metadata
+    assert meta["prompt_ids"] == PROMPT
+    assert (meta.get("untrainable") is None) if reason is None else (reason in meta["untrainable"])
+
+
+class Heard(BaseCallbackHandler):
+    """Keeps the words that callbacks hear while they come."""
+
+    def __init__(self) -> None:
+        self.words = ""
+
+    def on_llm_new_token(self, token: Any, **_: Any) -> None:
+        self.words += token
+
+
+DRAFT = {"index": 0, "id": "1", "type": "function", "function": {"name": "refund", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("text", "thinking", "reply"),
+    [
+        ("<think>\nhm\n</think>\n\nYes, <b>.", "hm", "Yes, <b>."),
+        ("<think>hm", "hm", ""),
+        ("One. [THINK]hm[/THINK]Two.", "hm", "One. Two."),
+        ("1 < 2", "", "1 < 2"),
+    ],
+)
+def test_thinking_in_the_text_is_not_said(
+    server: Server, text: str, thinking: str, reply: str, streaming: bool
+) -> None:
+    server.body = response(text)
+    server.chunks = [FIRST, *(said(letter, []) for letter in text), piece({}, [], "stop"), counted(completion_tokens=0)]
+    heard = Heard()
+    message: Any = server.model(streaming=streaming).invoke("Hi", {"callbacks": [heard]})
+    assert (message.content, message.additional_kwargs.get("reasoning_content", "").strip()) == (reply, thinking)
+    assert heard.words == (reply if streaming else "")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_servers_own_parser_of_thinking(server: Server, streaming: bool) -> None:
+    for name in ("reasoning_content", "reasoning"):
+        server.body = response("Yes.", message={name: "hm"})
+        server.chunks = [FIRST, piece({name: "h"}, []), piece({name: "m"}, []), said("Yes.", []), piece({}, [], "stop")]
+        message: Any = server.model(streaming=streaming).invoke("Hi")
+        assert (message.content, message.additional_kwargs["reasoning_content"]) == ("Yes.", "hm")
+
+
+def test_a_call_that_a_server_took_out_of_the_thinking(server: Server) -> None:
+    server.body = response("<think>Shall I ", message={"tool_calls": [DRAFT]})
+    message: Any = server.model().invoke("Hi")
+    assert message.tool_calls == []
+    assert [(call["name"], call["id"]) for call in message.invalid_tool_calls] == [("refund", "1")]
+    assert "drafted in thinking" in message.invalid_tool_calls[0]["error"]
+    server.body = response("<think>I shall</think>", message={"tool_calls": [DRAFT]})
+    message = server.model().invoke("Hi")
+    assert [call["name"] for call in message.tool_calls] == ["refund"]
+    chunks = [FIRST, said("<think>Shall I ", []), piece({"tool_calls": [DRAFT]}, []), said("?</think>No.", [])]
+    server.chunks = [*chunks, piece({}, [], "stop"), counted(completion_tokens=0)]
+    message = streamed(server.model())
+    assert (message.content, message.tool_calls, message.invalid_tool_calls) == ("No.", [], [])
+    assert "refund" in message.additional_kwargs["reasoning_content"]
+    server.chunks = [
+        FIRST,
+        said("<think>a</think>", []),
+        piece({"tool_calls": [DRAFT]}, []),
+        piece({}, [], "tool_calls"),
+    ]
+    assert [call["name"] for call in streamed(server.model()).tool_calls] == ["refund"]
+
+
+def test_a_refusal_comes_with_the_message(server: Server) -> None:
+    server.chunks = [FIRST, piece({"refusal": "I can"}, []), piece({"refusal": "not."}, []), piece({}, [], "stop")]
+    message = streamed(server.model())
+    assert (message.content, message.additional_kwargs["refusal"]) == ("", "I cannot.")
 
 
 @pytest.mark.parametrize("blocked", ["torch", "langchain_openai"])
@@ -137,4 +427,6 @@ def test_it_needs_langchain_openai_and_not_torch(blocked: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     missing = 'OpenAI-compatible endpoints need an extra: pip install "cm2-agent[openai]"'
-    assert done.stdout.strip() == {"torch": "EndpointChatModel", "langchain_openai": missing}[blocked], done.stderr
+    assert done.stdout.strip() == {"torch": EndpointChatModel.__name__, "langchain_openai": missing}[blocked], (
+        done.stderr
+    )

@@ -1,0 +1,143 @@
+"""What a server reports of tokens, gathered over a response or a stream, and whether it is the text's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["ReportedTokens"]
+
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
+_REASONING = ("reasoning_content", "reasoning")
+
+
+@dataclass(kw_only=True)
+class ReportedTokens:
+    """Ids and logprobs of one completion, with the text and the usage that they have to agree with.
+
+    `add` takes a response, or each chunk of a stream in order; `problem` says at the end why the ids cannot be trained
+    on."""
+
+    streamed: bool = False
+    prompt_ids: list[int] | None = None
+    completion_ids: list[int] | None = None
+    logprobs: list[float] = field(default_factory=list)
+    model: str | None = None
+    _tokens: list[Mapping[str, Any]] = field(default_factory=list)
+    _text: str = ""
+    _reasoning: str = ""
+    _names: list[str] = field(default_factory=list)
+    _usage: Mapping[str, Any] = field(default_factory=dict)
+    _finished: bool = False
+    _broken: str | None = None
+
+    def add(self, data: Mapping[str, Any]) -> None:
+        """One response, or one chunk of a stream: the body as the server sent it."""
+        self.model = data.get("model") or self.model
+        self._usage = data.get("usage") or self._usage
+        choices = data.get("choices") or []
+        choice: Mapping[str, Any] = choices[0] if choices else {}
+        prompt = data.get("prompt_token_ids") or choice.get("prompt_token_ids")
+        if prompt:
+            if self.prompt_ids is None:
+                self.prompt_ids = list(prompt)
+            elif list(prompt) != self.prompt_ids:
+                self._broken = "the server reported two prompts"
+        message: Mapping[str, Any] = choice.get("delta" if self.streamed else "message") or {}
+        said = self._read(message)
+        self._finished = self._finished or choice.get("finish_reason") is not None
+        ids = choice.get("token_ids")
+        if ids is None:
+            if said:
+                self._broken = self._broken or "a part of the completion came without token ids"
+            return
+        self.completion_ids = [*(self.completion_ids or []), *ids]
+        entries = (choice.get("logprobs") or {}).get("content") or []
+        self._tokens += entries
+        self.logprobs += [float(entry["logprob"]) for entry in entries]
+
+    def metadata(self) -> dict[str, Any]:
+        """The ids and logprobs, under a local model's names; nothing where the server reported none."""
+        found: dict[str, Any] = {}
+        if self.prompt_ids is not None:
+            found["prompt_ids"] = self.prompt_ids
+        if self.completion_ids is not None:
+            found |= {"completion_ids": self.completion_ids, "logprobs": self.logprobs}
+            problem = self.problem()
+            found |= {} if problem is None else {"untrainable": problem}
+        return found
+
+    def problem(self) -> str | None:
+        """Why these ids are not those of the text, None where they are."""
+        ids = self.completion_ids or []
+        if self._broken is not None:
+            return self._broken
+        if self.streamed and not self._finished:
+            return "the stream ended before the completion did"
+        if len(self.logprobs) != len(ids):
+            return f"{len(ids)} token ids and {len(self.logprobs)} logprobs"
+        counts = [self._usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
+        if counts[1] is None:
+            return "no usage to count the token ids by"
+        for what, count, found in (("prompt", counts[0], self.prompt_ids or []), ("completion", counts[1], ids)):
+            if count is not None and count != len(found):
+                return f"{len(found)} token ids of the {what}, and a usage of {count}"
+        return None if self._decodes() else "the token ids do not decode to the text"
+
+    def _read(self, message: Mapping[str, Any]) -> bool:
+        """Take the text of a message or a delta; whether there was any."""
+        text = message.get("content")
+        reasoning = next((message[name] for name in _REASONING if isinstance(message.get(name), str)), "")
+        names = [
+            name
+            for call in message.get("tool_calls") or ()
+            if isinstance(name := (call.get("function") or {}).get("name"), str) and name
+        ]
+        self._text += text if isinstance(text, str) else ""
+        self._reasoning += reasoning
+        self._names += names
+        return bool(text or reasoning or message.get("tool_calls"))
+
+    def _decodes(self) -> bool:
+        pieces = self._pieces()
+        if pieces is None:
+            return True
+        whole = "".join(pieces)
+        if self._reasoning or self._names:  # the server took its markup out of the text
+            named = all(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", whole) for name in self._names)
+            return named and _stands_in(self._reasoning, whole) and _stands_in(self._text, whole)
+        # the stop token is an id, and no text
+        return any(_same(decoded, self._text) for decoded in (whole, "".join(pieces[:-1])))
+
+    def _pieces(self) -> list[str] | None:
+        """The text of each token; None where the server gives placeholders for it."""
+        if all(isinstance(token.get("bytes"), list) for token in self._tokens):
+            joined = [bytes(token["bytes"]) for token in self._tokens]
+            last = joined[-1] if joined else b""
+            rest = b"".join(joined[:-1])
+            return [rest.decode("utf-8", "replace"), last.decode("utf-8", "replace")]
+        words = [str(token.get("token") or "") for token in self._tokens]
+        numbered = zip(words, self.completion_ids or [], strict=False)
+        if len(set(words)) == 1 or all(word in (str(number), f"token_id:{number}") for word, number in numbered):
+            return None
+        return words
+
+
+def _same(decoded: str, text: str) -> bool:
+    """Whether the tokens' text is the text, but for white space at its ends, which servers strip."""
+    decoded, text = _comparable(decoded, text)
+    return decoded.strip() == text.strip()
+
+
+def _stands_in(part: str, decoded: str) -> bool:
+    decoded, part = _comparable(decoded, part)
+    return part.strip() in decoded
+
+
+def _comparable(decoded: str, text: str) -> tuple[str, str]:
+    """Both texts; their ASCII alone where a token was half a character, which decodes to U+FFFD."""
+    if "\ufffd" not in decoded:
+        return decoded, text
+    return _NOT_ASCII.sub("", decoded), _NOT_ASCII.sub("", text)
