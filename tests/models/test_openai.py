@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from langchain_core.callbacks import BaseCallbackHandler
 
 pytest.importorskip("langchain_openai", reason='needs the extra: pip install "cm2-agent[openai]"')
 
 from cm2_agent import EndpointChatModel
 from cm2_agent.models import openai_compatible
-from tests.openai_protocol import STANDARD, VLLM, refusal
+from tests.models.vllm_server import (
+    CHUNKS,
+    PROMPT,
+    TOKENS,
+    USAGE,
+    Server,
+    counted,
+    entries,
+    piece,
+    response,
+    running,
+    said,
+    streamed,
+)
+from tests.openai_protocol import STANDARD
 
-PROMPT = [1, 2, 3]
-TOKENS: list[tuple[int, str, float]] = [(7, "Hello", -0.5), (8, " there", -0.25), (9, "<|im_end|>", -1.0)]
-USAGE = {"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6}
 PLAIN = {
     "temperature": 0.5,
     "top_p": 1.0,
@@ -34,113 +41,10 @@ PLAIN = {
 }
 
 
-def entries(tokens: Any = TOKENS) -> Any:
-    return {
-        "content": [
-            {"token": text, "logprob": value, "bytes": list(text.encode()), "top_logprobs": []}
-            for _, text, value in tokens
-        ]
-    }
-
-
-def response(text: str | None = "Hello there", tokens: Any = TOKENS, **changes: Any) -> dict[str, Any]:
-    """A whole response with token ids; `message`, `usage` and `choice` change parts of it."""
-    message = {"role": "assistant", "content": text} | changes.pop("message", {})
-    choice = {
-        "index": 0,
-        "finish_reason": "stop",
-        "message": message,
-        "logprobs": entries(tokens),
-        "token_ids": [number for number, _, _ in tokens],
-        **changes.pop("choice", {}),
-    }
-    usage = {**USAGE, "completion_tokens": len(tokens)}
-    base = {"id": "c", "created": 0, "model": "served", "object": "chat.completion", "prompt_token_ids": PROMPT}
-    return {**base, "choices": [choice], "usage": usage, **changes}
-
-
-def piece(delta: Mapping[str, Any] | None = None, tokens: Any = None, finish: str | None = None, **more: Any) -> Any:
-    """A chunk of a stream; without `tokens` it holds no ids."""
-    choice: dict[str, Any] = {"index": 0, "delta": dict(delta or {}), "finish_reason": finish, "logprobs": None}
-    if tokens is not None:
-        choice |= {"token_ids": [number for number, _, _ in tokens], "logprobs": entries(tokens)}
-    return {"id": "c", "created": 0, "model": "served", "object": "chat.completion.chunk", "choices": [choice], **more}
-
-
-def counted(**usage: int) -> Any:
-    return piece() | {"choices": [], "usage": {**USAGE, **usage}}
-
-
-def said(text: str, tokens: Any) -> Any:
-    return piece({"content": text}, tokens)
-
-
-FIRST = piece({"role": "assistant", "content": ""}, prompt_token_ids=PROMPT)
-CHUNKS = [FIRST, said("Hello", TOKENS[:1]), said(" there", TOKENS[1:2]), piece({}, TOKENS[2:], "stop"), counted()]
-
-
-class Server(ThreadingHTTPServer):
-    """Serves the model "m"; `body` is its next response and `chunks` its next stream."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.asked: list[Any] = []
-        self.keys: list[str | None] = []
-        self.body: Any = response()
-        self.chunks: list[Any] = CHUNKS
-        self.knows = STANDARD | VLLM
-        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-    def model(self, **settings: Any) -> Any:
-        return openai_compatible(self.address, "m", **{"token_ids": True, "max_retries": 0, **settings})
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def log_message(self, *args: Any) -> None:
-        pass
-
-    def do_POST(self) -> None:
-        raw = self.rfile.read(int(self.headers["Content-Length"]))
-        refused = refusal("POST", self.path, dict(self.headers), raw, serves=("m",), known=self.server.knows)
-        body = json.loads(raw)
-        self.server.asked.append(body)
-        self.server.keys.append(self.headers.get("Authorization"))
-        if refused is not None or not body.get("stream"):
-            out = json.dumps(self.server.body if refused is None else refused[1]).encode()
-            self.send_response(200 if refused is None else refused[0])
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(out)))
-            self.end_headers()
-            self.wfile.write(out)
-            return
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.end_headers()
-        for chunk in self.server.chunks:
-            if chunk["choices"] or (body.get("stream_options") or {}).get("include_usage"):
-                self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
-        self.wfile.write(b"data: [DONE]\n\n")
-
-
 @pytest.fixture
 def server() -> Iterator[Server]:
-    running = Server()
-    yield running
-    running.shutdown()
-    running.server_close()
-
-
-def streamed(model: Any) -> Any:
-    whole: Any = None
-    for chunk in model.stream("Hi"):
-        whole = chunk if whole is None else whole + chunk
-    return whole
+    with running() as one:
+        yield one
 
 
 def check(meta: Any) -> None:
@@ -339,78 +243,6 @@ def test_incomplete_ids_of_a_stream(server: Server, kind: str) -> None:
     meta = streamed(server.model()).response_metadata
     assert meta["prompt_ids"] == PROMPT
     assert (meta.get("untrainable") is None) if reason is None else (reason in meta["untrainable"])
-
-
-class Heard(BaseCallbackHandler):
-    """Keeps the words that callbacks hear while they come."""
-
-    def __init__(self) -> None:
-        self.words = ""
-
-    def on_llm_new_token(self, token: Any, **_: Any) -> None:
-        self.words += token
-
-
-DRAFT = {"index": 0, "id": "1", "type": "function", "function": {"name": "refund", "arguments": "{}"}}
-
-
-@pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize(
-    ("text", "thinking", "reply"),
-    [
-        ("<think>\nhm\n</think>\n\nYes, <b>.", "hm", "Yes, <b>."),
-        ("<think>hm", "hm", ""),
-        ("One. [THINK]hm[/THINK]Two.", "hm", "One. Two."),
-        ("1 < 2", "", "1 < 2"),
-    ],
-)
-def test_thinking_in_the_text_is_not_said(
-    server: Server, text: str, thinking: str, reply: str, streaming: bool
-) -> None:
-    server.body = response(text)
-    server.chunks = [FIRST, *(said(letter, []) for letter in text), piece({}, [], "stop"), counted(completion_tokens=0)]
-    heard = Heard()
-    message: Any = server.model(streaming=streaming).invoke("Hi", {"callbacks": [heard]})
-    assert (message.content, message.additional_kwargs.get("reasoning_content", "").strip()) == (reply, thinking)
-    assert heard.words == (reply if streaming else "")
-
-
-@pytest.mark.parametrize("streaming", [False, True])
-def test_a_servers_own_parser_of_thinking(server: Server, streaming: bool) -> None:
-    for name in ("reasoning_content", "reasoning"):
-        server.body = response("Yes.", message={name: "hm"})
-        server.chunks = [FIRST, piece({name: "h"}, []), piece({name: "m"}, []), said("Yes.", []), piece({}, [], "stop")]
-        message: Any = server.model(streaming=streaming).invoke("Hi")
-        assert (message.content, message.additional_kwargs["reasoning_content"]) == ("Yes.", "hm")
-
-
-def test_a_call_that_a_server_took_out_of_the_thinking(server: Server) -> None:
-    server.body = response("<think>Shall I ", message={"tool_calls": [DRAFT]})
-    message: Any = server.model().invoke("Hi")
-    assert message.tool_calls == []
-    assert [(call["name"], call["id"]) for call in message.invalid_tool_calls] == [("refund", "1")]
-    assert "drafted in thinking" in message.invalid_tool_calls[0]["error"]
-    server.body = response("<think>I shall</think>", message={"tool_calls": [DRAFT]})
-    message = server.model().invoke("Hi")
-    assert [call["name"] for call in message.tool_calls] == ["refund"]
-    chunks = [FIRST, said("<think>Shall I ", []), piece({"tool_calls": [DRAFT]}, []), said("?</think>No.", [])]
-    server.chunks = [*chunks, piece({}, [], "stop"), counted(completion_tokens=0)]
-    message = streamed(server.model())
-    assert (message.content, message.tool_calls, message.invalid_tool_calls) == ("No.", [], [])
-    assert "refund" in message.additional_kwargs["reasoning_content"]
-    server.chunks = [
-        FIRST,
-        said("<think>a</think>", []),
-        piece({"tool_calls": [DRAFT]}, []),
-        piece({}, [], "tool_calls"),
-    ]
-    assert [call["name"] for call in streamed(server.model()).tool_calls] == ["refund"]
-
-
-def test_a_refusal_comes_with_the_message(server: Server) -> None:
-    server.chunks = [FIRST, piece({"refusal": "I can"}, []), piece({"refusal": "not."}, []), piece({}, [], "stop")]
-    message = streamed(server.model())
-    assert (message.content, message.additional_kwargs["refusal"]) == ("", "I cannot.")
 
 
 @pytest.mark.parametrize("blocked", ["torch", "langchain_openai"])
