@@ -124,6 +124,8 @@ def _row(trace: Trace, score: Score | None) -> dict[str, Any]:
 def _dialogue(trace: Trace) -> None:
     out = console()
     out.print(printable(f"trace {trace.id}"), style="bold", soft_wrap=True)
+    if (branch := trace.branch) is not None:
+        out.print(printable(f"branch of {branch.parent} after message {branch.messages}"), soft_wrap=True)
     for name, value in sorted(trace.attributes.items()):
         out.print(f"  {one_line(f'{name} = {value}', 160)}", style="dim", soft_wrap=True)
     steps = iter(trace.steps)  # one for each message of the assistant

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from cm2_agent.errors import StoreError, TraceError
@@ -25,7 +25,7 @@ from cm2_agent.store.codec import (
 )
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import Message, ToolSpec
-from cm2_agent.types.run import ModelCall, Run
+from cm2_agent.types.run import Branch, ModelCall, Run
 
 ID_BYTES = 4
 CANDIDATES = 4
@@ -33,6 +33,8 @@ CANDIDATES = 4
 line."""
 UNTRAINABLE = 8
 """Where `untrainable` stands among a packed call's facts."""
+BRANCH = 2
+"""Where the branch's three columns stand among what was seen of a run."""
 LATER = 2
 """How many facts of calls and of tools' executions revision 0006 added at their end."""
 
@@ -84,7 +86,7 @@ class PackedRun:
     trace_id: str
     facts: tuple[Any, ...]
     hash: bytes
-    """Of everything but the history."""
+    """Of everything that happened in it: not of the place in its conversation (trace, branch, history)."""
     attributes: str
     messages: bytes
     history: bytes
@@ -92,19 +94,34 @@ class PackedRun:
     """Its columns from input to tags."""
     calls: tuple[PackedCall, ...]
     tools: tuple[tuple[Any, ...], ...]
+    dialogue: bytes | None = None
+    """The key of all that had been said in its conversation when it ended (`dialogue_key`); None where nobody asked."""
+    begins: bool = False
+    """Whether its trace must not be there yet."""
 
-    def hash_with(self, history: bytes) -> bytes:
-        """The hash of the run stored with this history: that of a run without one is as it was before there were
-        any."""
-        return hashlib.sha256(self.hash + history).digest() if history else self.hash
+    def placed(
+        self, trace: str, branch: Branch | None, history: bytes, dialogue: bytes | None, *, begins: bool = False
+    ) -> PackedRun:
+        """The run as part of a trace."""
+        own = self.run.id if self.run.thread is None else self.run.thread
+        run = replace(self.run, trace=None if trace == own else trace, branch=branch)
+        seen = (*self.seen[:BRANCH], *_branch(branch), *self.seen[BRANCH + 3 :])
+        return replace(
+            self,
+            run=run,
+            trace_id=seal(trace),
+            history=history,
+            seen=seen,
+            dialogue=dialogue,
+            begins=begins,
+        )
 
     def row(self, project: str, trace: int, history: bytes) -> tuple[Any, ...]:
         thread = self.run.thread
         threaded = thread is not None and thread == self.run.trace_id
         named = None if threaded else sealed(thread)
-        hash = self.hash_with(history)
-        head = (project, self.id, trace, threaded, named, *self.facts, hash, self.attributes, self.messages)
-        return (*head, history or None, *self.seen)
+        head = (project, self.id, trace, threaded, named, *self.facts, self.hash, self.attributes, self.messages)
+        return (*head, history or None, *self.seen, self.dialogue)
 
 
 class Packer:
@@ -154,8 +171,9 @@ class Packer:
             [_facts_of_call(call.facts) for call in calls],
             [_facts_of_tool(tool) for tool in tools],
         )
-        if run.trace_id != (run.id if run.thread is None else run.thread) or any(value is not None for value in seen):
-            plain += (run.trace_id, seen)
+        happened = (*seen[:BRANCH], *seen[BRANCH + 3 :])
+        if any(value is not None for value in happened):
+            plain += (happened,)
         return PackedRun(
             run=run,
             id=seal(run.id),
@@ -244,12 +262,16 @@ def _seen(run: Run, where: str) -> tuple[Any, ...]:
     return (
         None if run.input is None else dump(run.input, f"{where}: input"),
         None if run.output is None else dump(run.output, f"{where}: output"),
-        *((None,) * 3 if run.branch is None else (seal(run.branch.parent), run.branch.messages, run.branch.reason)),
+        *_branch(run.branch),
         dump([[mark.hash, mark.messages] for mark in run.states], f"{where}: states") if run.states else None,
         sealed(run.user),
         sealed(run.session),
         dump_tags(run.tags, where) if run.tags else None,
     )
+
+
+def _branch(branch: Branch | None) -> tuple[Any, ...]:
+    return (None,) * 3 if branch is None else (seal(branch.parent), branch.messages, branch.reason)
 
 
 # A run without what came later keeps the hash that it was stored under before.

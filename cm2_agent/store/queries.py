@@ -12,7 +12,7 @@ from cm2_agent.store import scores as scoring
 from cm2_agent.store.codec import load, load_tags, seal, tag_pattern, unseal
 from cm2_agent.store.engine import Database
 from cm2_agent.store.reader import PAGE, Reader, chunks
-from cm2_agent.store.schema import DEFAULT_PROJECT, group_keys, reward_versions, scores, tasks, traces
+from cm2_agent.store.schema import DEFAULT_PROJECT, group_keys, reward_versions, runs, scores, tasks, traces
 from cm2_agent.store.tasks import name_of
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.group import Group, Rollout, backends_of
@@ -105,6 +105,17 @@ def projects(connection: Connection) -> list[str]:
     while last is not None:
         found.append(unseal(last))
         last = connection.scalar(query.where(traces.c.project > last))
+    return found
+
+
+def traces_of_runs(connection: Connection, project: str, ids: Sequence[str]) -> dict[str, str]:
+    """The id of each stored run's trace, by the run's."""
+    found: dict[str, str] = {}
+    for chunk in chunks(dict.fromkeys(ids)):
+        by_key = {seal(id): id for id in chunk}
+        query = select(runs.c.id, traces.c.id.label("trace")).join(traces, traces.c.seq == runs.c.trace)
+        for row in connection.execute(query.where(runs.c.project == project, runs.c.id.in_(list(by_key)))):
+            found[by_key[row.id]] = unseal(row.trace)
     return found
 
 

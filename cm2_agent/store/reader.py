@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, select
@@ -53,6 +53,15 @@ class Reader:
             made.update(self._page(chunk))
         return [made[seq] for seq in seqs]
 
+    def messages(self, digests: Sequence[bytes], new: Mapping[bytes, JSON]) -> list[Message]:
+        """The messages of these addresses; `new` are contents that are not written yet."""
+        missing = {digest for digest in digests if digest not in self._messages}
+        self._messages.update({digest: _message(new[digest]) for digest in missing if digest in new})
+        self._messages.update(
+            {digest: _message(load(body)) for digest, body in self._bodies(missing - new.keys()).items()}
+        )
+        return [self._messages[digest] for digest in digests]
+
     def _page(self, seqs: Sequence[int]) -> dict[int, Trace]:
         run = self._connection.execute
         heads = run(select(traces.c.seq, traces.c.id).where(traces.c.seq.in_(seqs))).all()
@@ -82,9 +91,6 @@ class Reader:
             if row.failure_kind is None
             else RunFailure(kind=unseal(row.failure_kind), message=unseal(row.failure_message))
         )
-        branch = None
-        if row.branch_parent is not None:
-            branch = Branch(parent=unseal(row.branch_parent), messages=row.branch_messages, reason=row.branch_reason)
         id, thread = unseal(row.id), trace_id if row.threaded else unsealed(row.thread)
         return Run(
             id=id,
@@ -97,7 +103,7 @@ class Reader:
             history=() if row.history is None else self._dialogue(row.history),
             input=None if row.input is None else load(row.input),
             output=None if row.output is None else load(row.output),
-            branch=branch,
+            branch=branch_of(row),
             states=tuple(StateMark(hash=mark, messages=count) for mark, count in _listed(row.states)),
             user=unsealed(row.user),
             session=unsealed(row.session),
@@ -171,6 +177,13 @@ class Reader:
                 " from `contents`; restore the database from a copy"
             )
         return found
+
+
+def branch_of(row: Any) -> Branch | None:
+    """Where the trace of a row of `runs` left another, None where it left none."""
+    if row.branch_parent is None:
+        return None
+    return Branch(parent=unseal(row.branch_parent), messages=row.branch_messages, reason=row.branch_reason)
 
 
 class _Restored:

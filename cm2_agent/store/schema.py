@@ -148,8 +148,12 @@ runs = Table(
     Column("user", key(), doc="the application's id of the user"),
     Column("session", key(), doc="the application's id of the session"),
     Column("tags", Text, doc="the caller's tags, a JSON list"),
+    Column("dialogue", LargeBinary, doc="key of all that user and agent had said; NULL where nobody joins by it"),
     UniqueConstraint("project", "id"),
     Index(None, "trace"),
+    Index(None, "trace", "started"),
+    Index(None, "project", "thread"),
+    Index(None, "project", "dialogue"),
     info={"doc": "One run of a trace: an invocation of the graph."},
 )
 

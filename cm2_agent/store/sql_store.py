@@ -12,14 +12,15 @@ from cm2_agent.store import migrate, queries
 from cm2_agent.store import scores as scoring
 from cm2_agent.store.catalog import Catalog
 from cm2_agent.store.codec import seal
-from cm2_agent.store.encoder import Packer
+from cm2_agent.store.encoder import PackedRun, Packer
 from cm2_agent.store.engine import Database
 from cm2_agent.store.human_labels import LabelCounts
+from cm2_agent.store.lineage import place_runs
 from cm2_agent.store.reader import Reader
 from cm2_agent.store.schema import DEFAULT_PROJECT
 from cm2_agent.store.scores import KnownRewards, ScoreWriter, finite
 from cm2_agent.store.statements import Statements
-from cm2_agent.store.writer import Caches, Writer, require_one_trace
+from cm2_agent.store.writer import Caches, NameTaken, Writer, require_one_trace
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.group import Group
 from cm2_agent.types.human_labels import Label
@@ -30,6 +31,9 @@ from cm2_agent.types.trace import Trace
 
 if TYPE_CHECKING:
     from cm2_agent.store.checkpoints import StoreCheckpointer
+
+KNOWN_RUNS = 4096
+"""How many saved runs' traces are remembered."""
 
 
 class SQLStore(Catalog):
@@ -66,6 +70,7 @@ class SQLStore(Catalog):
             raise
         self._do = Statements(self._db.engine)
         self._caches = Caches()
+        self._placed: dict[str, str] = {}  # the traces of the runs that were saved last
         self._rewards = KnownRewards()
         self._writer = Writer(self._do, self._caches, project=self._project, sqlite=self._db.sqlite)
         self._scorer = ScoreWriter(self._do, self._rewards)
@@ -94,13 +99,33 @@ class SQLStore(Catalog):
     # Traces
 
     def save_run(self, run: Run) -> None:
-        """Store a run; runs of a thread may come in any order. Raises ConflictError where another content is stored
-        under its id."""
+        """Store a run; runs of a thread may come in any order. A run that names no trace gets its place in the
+        conversation (`save_runs`). Raises ConflictError where another content is stored under its id."""
         self.save_runs([run])
 
     def save_runs(self, runs: Iterable[Run]) -> int:
-        """Store runs of any traces in one transaction and return how many were new."""
-        return self._save(list(runs))
+        """Store runs of any traces in one transaction and return how many were new.
+
+        A run is part of its thread's trace, or of a branch of it where it began in an earlier state; without a thread
+        it goes on with the stored conversation that says just what it was shown (docs/method.md, "Branches").
+        `trace_ids` says where a run went. A run with a `trace` of its own is stored there."""
+        return self._save(list(runs), place=True)
+
+    def trace_ids(self, runs: Iterable[str]) -> dict[str, str]:
+        """The trace that each of these runs is part of, by the runs' ids; those that are not stored are left out.
+
+        >>> from cm2_agent import Message, Run, SQLStore
+        >>> with SQLStore("sqlite://") as store:
+        ...     store.save_run(Run(id="r1", thread="t", messages=(Message.of("user", "Hi"),)))
+        ...     store.trace_ids(["r1", "r2"])
+        {'r1': 't'}
+        """
+        found = {run: self._placed.get(run) for run in runs}
+        missing = [run for run, trace in found.items() if trace is None]
+        if missing:
+            with self._db.reading() as connection:
+                found.update(queries.traces_of_runs(connection, self._project, missing))
+        return {run: trace for run, trace in found.items() if trace is not None}
 
     def save_trace(self, trace: Trace) -> bool:
         """Store a trace with its outcomes; True where any of its runs was new. Runs are read back by their start, then
@@ -132,15 +157,34 @@ class SQLStore(Catalog):
         outcomes: Mapping[str, float | None] | None = None,
         score: Score | None = None,
         trace_id: str | None = None,
+        place: bool = False,
     ) -> int:
         packer = Packer()
         packed = [packer.pack(run) for run in runs]
         if not packed and trace_id is None:
             return 0
         ends = [(seal(name), finite(value, f"outcome {name!r}")) for name, value in (outcomes or {}).items()]
+        while True:
+            try:
+                return self._write(packed, packer.contents, ends, score, trace_id, place=place)
+            except NameTaken:  # another process gave the name of a new branch away meanwhile
+                continue
+
+    def _write(
+        self,
+        packed: Sequence[PackedRun],
+        contents: Mapping[bytes, tuple[str, str]],
+        ends: Sequence[tuple[str, float | None]],
+        score: Score | None,
+        trace_id: str | None,
+        *,
+        place: bool,
+    ) -> int:
         learned = KnownRewards()
         with self._db.writing() as connection:
-            written = self._writer.write(connection, packed, packer.contents, trace_id if not packed else None)
+            if place:
+                packed = place_runs(connection, self._project, packed, contents, sqlite=self._db.sqlite)
+            written = self._writer.write(connection, packed, contents, trace_id if not packed else None)
             if trace_id is not None:
                 seq = written.traces[seal(trace_id)]
                 self._do.outcome.many(connection, [(seq, *end) for end in ends])
@@ -148,6 +192,10 @@ class SQLStore(Catalog):
                     self._scorer.write(connection, [score], {trace_id: seq}, learned)
         self._caches.learn(written.learned)
         self._rewards.learn(learned)
+        if place:
+            if len(self._placed) > KNOWN_RUNS:
+                self._placed.clear()
+            self._placed.update({run.run.id: run.run.trace_id for run in packed})
         return written.new
 
     def save_outcome(self, trace_id: str, name: str, value: float | None) -> None:

@@ -26,7 +26,7 @@ from cm2_agent.store.codec import (
     unsealed,
 )
 from cm2_agent.store.encoder import CANDIDATES, Base, PackedRun
-from cm2_agent.store.reader import bases
+from cm2_agent.store.reader import bases, branch_of
 from cm2_agent.store.schema import group_keys, model_calls, runs, traces
 from cm2_agent.store.statements import Row, Statements
 from cm2_agent.types.group import group_key
@@ -68,6 +68,10 @@ class WriteResult:
     new: int
     traces: Mapping[str, int]
     learned: Caches
+
+
+class NameTaken(Exception):
+    """A trace that was to begin is there already: it was given to another conversation since the name was chosen."""
 
 
 class Writer:
@@ -117,6 +121,8 @@ class Writer:
     def _plan(self, connection: Connection, trace_id: str, given: Sequence[PackedRun]) -> _Plan:
         """Lock the trace and find which of its runs are new."""
         seq = self._do.trace.one(connection, (self._project, trace_id, 0, 0, *(None,) * 8))
+        if seq is None and any(run.begins for run in given):
+            raise NameTaken
         if seq is not None:
             new = _distinct(given)
             return _Plan(trace_id=trace_id, seq=seq, new=new, runs=[run.run for run in new])
@@ -126,6 +132,7 @@ class Writer:
             select(
                 *(runs.c.seq, runs.c.id, runs.c.hash, runs.c.started, runs.c.attributes, runs.c.messages),
                 *(runs.c.history, runs.c.user, runs.c.session, runs.c.tags),
+                *(runs.c.branch_parent, runs.c.branch_messages, runs.c.branch_reason),
             )
             .where(runs.c.trace == seq)
             .order_by(runs.c.seq)
@@ -135,7 +142,7 @@ class Writer:
         for run in _distinct(given):
             if run.id not in hashes:
                 new.append(run)
-            elif hashes[run.id] not in (run.hash, run.hash_with(run.history)):
+            elif hashes[run.id] != run.hash:
                 raise _conflict(run.run.id)
         if not new:
             return _Plan(trace_id=trace_id, seq=seq, new=[], runs=[])
@@ -167,6 +174,7 @@ class Writer:
                 id=row.id,
                 started=row.started,
                 attributes=load(row.attributes),
+                branch=branch_of(row),
                 user=unsealed(row.user),
                 session=unsealed(row.session),
                 tags=load_tags(row.tags),

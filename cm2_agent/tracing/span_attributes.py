@@ -17,7 +17,7 @@ from cm2_agent.tracing.llm_results import ResponseMetadata
 from cm2_agent.tracing.message_index import SeenMessage
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import ToolSpec
-from cm2_agent.types.run_attributes import TOOL_BACKEND, TOOL_FAULT
+from cm2_agent.types.run_attributes import CHECKPOINT, TOOL_BACKEND, TOOL_FAULT
 from cm2_agent.types.secrets import error_text
 from cm2_agent.types.text import shorten
 
@@ -89,6 +89,8 @@ def caller_facts(metadata: Mapping[str, Any], tags: Sequence[str] | None) -> dic
         for key, value in metadata.items()
         if isinstance(key, str) and key != "thread_id" and not key.startswith(_FRAMEWORK_KEYS)
     }
+    if metadata.get("checkpoint_id"):
+        facts[CHECKPOINT] = plain(metadata["checkpoint_id"])
     own = [tag for tag in tags or () if not tag.startswith(_FRAMEWORK_TAGS)]
     return {**facts, "tags": own} if own else facts
 

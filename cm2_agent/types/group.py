@@ -62,9 +62,10 @@ def group_key(trace: Trace, reward_version: str) -> dict[str, JSON] | None:
     """What a trace shares with the rest of its group, or None where it belongs to no task and so has no group.
 
     The sampling settings are those of the calls that wrote the dialogue; a trace whose calls used several has no group
-    either."""
-    attributes = trace.attributes
-    if attributes.get(TASK_ID) is None:
+    either. Branches are compared only with samples from the same state of the same dialogue; one that a person made is
+    no sample, and has no group."""
+    attributes, branch = trace.attributes, trace.branch
+    if attributes.get(TASK_ID) is None or (branch is not None and branch.reason != "sampled"):
         return None
     settings = {
         canonical_json({name: value for name, value in call.sampling.items() if name != "untrainable"})
@@ -87,6 +88,7 @@ def group_key(trace: Trace, reward_version: str) -> dict[str, JSON] | None:
             for name, attribute in _ENVIRONMENT.items()
             if attributes.get(attribute) is not None
         },
+        **({} if branch is None else {"branch": [branch.parent, branch.messages]}),
         "gate": attributes.get(GATE),
         "reward": reward_version,
     }
