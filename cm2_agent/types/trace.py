@@ -302,6 +302,7 @@ class _Cutter:
         self._turn_of: list[int] = []  # of each step
         self._touched = 0  # the first turn that is not built as it is
         self._now = 0
+        self._failed = False  # whether the last run did
         self.ends: list[RunEnd] = []
 
     def add(self, run: Run) -> None:
@@ -313,6 +314,7 @@ class _Cutter:
         for position, message in enumerate(run.messages):
             self._take(message, writers.get(position), recorded=bool(run.started))
         self._ask(first)
+        self._failed = run.status in ("error", "cancelled")
         for tool in run.tools:
             found = self._executions.execute(tool)
             if found is not None:
@@ -337,6 +339,8 @@ class _Cutter:
 
     def _take(self, message: Message, call: ModelCall | None, *, recorded: bool) -> None:
         if message.role == "user":
+            if self._failed and self._users and not self._answered and self._users[-1].parts == message.parts:
+                return  # sent again after the run that should have answered failed
             if self._answered:
                 self._users, self._steps = [], []
             self._answered = False

@@ -137,8 +137,9 @@ def test_what_a_state_lost_is_no_fork(store: SQLStore) -> None:
 
 def test_what_broke_off_goes_on(store: SQLStore) -> None:
     """A retry from the last checkpoint, the message sent again, and a resumed tool; the message was said once."""
+    broken = [run(*ONE, states="- a b"), failed("two", states="b c")]
     retried = run(messages=talk("", "Second."), states="c d", history=(*ONE, "two"))
-    assert saved(store, run(*ONE, states="- a b"), failed("two", states="b c"), retried) == {"t": (TALK, None)}
+    assert saved(store, *broken, retried) == {"t": (TALK, None)}
     again = [run(*ONE, states="- a b", thread="s"), failed("two", states="b c", thread="s")]
     resent = run(*TWO, states="b d e", thread="s", history=ONE)  # the failed run left nothing behind
     found = saved(store, *again, resent)["s"]
@@ -146,8 +147,8 @@ def test_what_broke_off_goes_on(store: SQLStore) -> None:
     trace = store.trace("s")
     assert trace is not None
     assert [[message.text for message in turn.user] for turn in trace.turns] == [["one"], ["two"]]
-    resumed = run(messages=talk("", "Done."), states="v y", thread="r")
     waiting = run("do", "", states="- u v w", thread="r", status="interrupted")
+    resumed = run(messages=talk("", "Done."), states="v y", thread="r")
     assert saved(store, waiting, resumed)["r"] == (["do", "Done."], None)
 
 
