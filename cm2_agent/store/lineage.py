@@ -39,12 +39,13 @@ def place_runs(
     ordered = sorted(packed, key=lambda run: run.run.started)
     keys = {run.id: extended(START, run.run.history) for run in ordered}
     lines.lock(keys[run.id].hex() if run.run.thread is None else run.run.thread for run in ordered)
-    placed: dict[str, PackedRun] = {}
+    placed: list[PackedRun] = []
+    seen: set[tuple[str, bytes]] = set()  # another content under an id is the writer's to refuse
     for run in ordered:
-        earlier = placed.get(run.id)
-        if earlier is None or earlier.hash != run.hash:  # another content of that id is the writer's to refuse
-            placed[run.id] = _placed(lines, run, keys[run.id])
-    return list(placed.values())
+        if (run.id, run.hash) not in seen:
+            seen.add((run.id, run.hash))
+            placed.append(_placed(lines, run, keys[run.id]))
+    return placed
 
 
 @dataclass(frozen=True, kw_only=True)
