@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cm2_agent.incidents import Incidents
@@ -90,6 +90,19 @@ class RunWriter:
             runs.clear()
             return None
         return self._one_by_one(runs)
+
+    def traces_of(self, runs: Mapping[str, str]) -> dict[str, str]:
+        """The trace that each saved run is part of, by the run's id, as the store placed it; given is what the runs
+        themselves say, which holds in a store that places none."""
+        placed: Any = getattr(self.store, "trace_ids", None)
+        if not callable(placed):
+            return dict(runs)
+        try:
+            with DATABASE:
+                return {**runs, **placed(list(runs))}
+        except Exception as error:
+            self.incidents.add("it is unknown where a run was stored", error)
+            return dict(runs)
 
     def _one_by_one(self, runs: dict[int, Run]) -> Exception | None:
         unclear: dict[int, Exception] = {}

@@ -206,7 +206,7 @@ class Saver:
         """Returns when the whole batch is saved or refused; while the store takes nothing, more joins it. `runs` are
         those that are neither yet."""
         pauses = iter(_PAUSES)
-        told: dict[Watched, dict[str, None]] = {}
+        told: dict[Watched, dict[str, str]] = {}
         taken = 0
         while True:
             self.queue.gather(batch)
@@ -214,7 +214,7 @@ class Saver:
             for entry in batch[taken:]:
                 if entry.watched is not None and (run := self.queue.read(entry)) is not None:
                     runs[entry.number] = run
-                    told.setdefault(entry.watched, {})[run.trace_id] = None
+                    told.setdefault(entry.watched, {})[run.id] = run.trace_id
             taken = len(batch)
             error = self._open() or self._writer.write(runs)
             if error is not None and self._away is None:
@@ -229,8 +229,8 @@ class Saver:
             self._kick.clear()
         if any(entry.watched is None for entry in batch):
             self._replay()
-        for watched, trace_ids in told.items():
-            watched.saved(trace_ids)
+        for watched, saved in told.items():
+            watched.saved(dict.fromkeys(self._writer.traces_of(saved).values()))
         self._writer.report()
 
     def _open(self) -> Exception | None:
@@ -267,7 +267,8 @@ class Saver:
         left = {number: run for number, (_, run) in enumerate(runs)}
         if (error := self._writer.write(left)) is not None:
             raise error
-        self._score([(key, run.trace_id) for key, run in runs])
+        traces = self._writer.traces_of({run.id: run.trace_id for _, run in runs})
+        self._score([(key, traces[run.id]) for key, run in runs])
         self._moved = time.monotonic()
 
     def _score(self, traces: Sequence[tuple[str | None, str]]) -> None:
