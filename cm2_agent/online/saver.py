@@ -216,6 +216,8 @@ class Saver:
                     runs[entry.number] = run
                     told.setdefault(entry.watched, {})[run.id] = run.trace_id
             taken = len(batch)
+            if runs:
+                self._writer.check_file()
             error = self._open() or self._writer.write(runs)
             if error is not None and self._away is None:
                 self.incidents.add("the store is away, and runs wait for it", error)
@@ -235,7 +237,6 @@ class Saver:
 
     def _open(self) -> Exception | None:
         """Open the store, and let every graph know; answers why that is not so."""
-        self._writer.check_file()
         opening = self._writer.store is None
         if not self._writer.open():
             return self._writer.failure

@@ -30,9 +30,9 @@ from cm2_agent.types.protocols import Store
 __all__ = ["StorePaths", "flush_all", "open_store", "paths_to"]
 
 _EXIT_SECONDS = 10.0
-"""How long the end of the process waits for what is not saved and scored."""
+"""How long the end of the process waits for what is not saved and scored; CM2_EXIT_SECONDS says otherwise."""
 _LATE_SECONDS = 2.0
-"""How long it waits for runs of threads that went on after that."""
+"""How long it waits, at most, for runs of threads that went on after that."""
 _OPEN_SECONDS = 2.0
 """How long `watch` waits for a store to open."""
 
@@ -149,15 +149,22 @@ def _all() -> list[StorePaths]:
 # have ended, for what they did meanwhile. A child of multiprocessing ends by os._exit, after its finalizers.
 
 
+def _patience() -> float:
+    try:
+        return max(0.0, float(os.environ.get("CM2_EXIT_SECONDS", "")))
+    except ValueError:
+        return _EXIT_SECONDS
+
+
 def _before_executors_close() -> None:
-    flush_all(_EXIT_SECONDS)
+    flush_all(_patience())
 
 
 def _at_end() -> None:
     if os.getpid() in _ended:
         return
     _ended.append(os.getpid())
-    deadline = time.monotonic() + _LATE_SECONDS
+    deadline = time.monotonic() + min(_LATE_SECONDS, _patience())
     for paths in _all():
         saver, scoring = paths.saver, paths.scoring
         saver.flush(deadline, STALLED)
@@ -189,7 +196,7 @@ def _at_process_start() -> None:
 
 
 def _at_child_end() -> None:
-    flush_all(_EXIT_SECONDS)
+    flush_all(_patience())
     _at_end()
 
 

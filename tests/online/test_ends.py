@@ -1,0 +1,93 @@
+"""Whatever ends a process: what it has answered is stored, by then or at the next start, and nothing twice."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from cm2_agent.online.live import Live
+from cm2_agent.online.middleware import Middleware
+from cm2_agent.online.store_paths import open_store, paths_to
+from cm2_agent.store import SQLStore
+from tests.online.ends import ENDS, run_to_its_end
+from tests.online.stores import Length
+
+WORK = """
+from cm2_agent.online.live import Live
+from cm2_agent.online.middleware import Middleware
+from cm2_agent.online.store_paths import open_store, paths_to
+from tests.online.stores import Length, run
+
+paths = paths_to(os.environ["STORE"], project=None, spool=os.environ.get("SPOOL"))
+live = Live(paths.saver, paths.scoring, Middleware(None, Length(), (), paths.saver.incidents), key="length")
+open_store(live, strict=False)
+
+def work(k):
+    for number in range(5):
+        name = f"{os.getpid()}-{k}-{number}"
+        live.submit(run(name))
+        answered(name)
+"""
+
+
+def start_again(url: str, spool: str | None = None) -> Live:
+    """The application's next start, in this process."""
+    paths = paths_to(url, project=None, spool=spool)
+    live = Live(paths.saver, paths.scoring, Middleware(None, Length(), (), paths.saver.incidents), key="length")
+    open_store(live, strict=False)
+    return live
+
+
+def stored(url: str) -> dict[str, bool]:
+    """The stored traces, and whether each has a score."""
+    with SQLStore(url) as store:
+        return {trace.id: store.score(trace.id) is not None for trace in store.traces()}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_what_was_answered_is_stored_and_scored(end: str, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/cm2.db"
+    answered, _ = run_to_its_end(WORK + ENDS[end], STORE=url)
+    assert len(answered) >= 5
+    assert start_again(url).flush(300)
+    assert set(stored(url)) == answered
+    if end not in ("SIGTERM of a script", "SIGKILL", "os._exit", "multiprocessing.Pool, terminated"):
+        assert all(stored(url).values())
+
+
+def test_a_store_that_is_locked_at_the_end_gets_its_runs_at_the_next_start(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/cm2.db"
+    SQLStore(url).close()
+    lock = sqlite3.connect(tmp_path / "cm2.db", isolation_level=None)
+    lock.execute("BEGIN IMMEDIATE")
+    answered, said = run_to_its_end(WORK + "work(0)", STORE=url, CM2_EXIT_SECONDS="0.1")
+    assert f"5 runs are not saved and wait in {tmp_path}/cm2.db.spool for the next start" in said
+    lock.execute("ROLLBACK")
+    lock.close()
+    assert start_again(url).flush(300)
+    assert stored(url) == dict.fromkeys(answered, True)
+
+
+def test_what_was_stored_and_not_scored_is_scored_at_the_next_start(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/cm2.db"
+    code = """
+async def never(trace, task=None):
+    await asyncio.sleep(3600)
+live.middleware.scorer = never
+work(0)
+"""
+    answered, said = run_to_its_end(WORK + code, STORE=url, CM2_EXIT_SECONDS="0.2")
+    assert "5 traces are stored without a score; the next start scores them" in said
+    assert stored(url) == dict.fromkeys(answered, False)
+    assert start_again(url).flush(300)
+    assert stored(url) == dict.fromkeys(answered, True)
+
+
+def test_a_folder_that_cannot_be_made_is_said_and_the_runs_wait_in_memory(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/cm2.db"
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    answered, said = run_to_its_end(WORK + "work(0)", STORE=url, SPOOL=str(tmp_path / "file"))
+    assert "there is no spool: its folder cannot be made" in said
+    assert set(stored(url)) == answered
