@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from langchain_core.messages import BaseMessage
+from langgraph.constants import START
 from langgraph.errors import GraphInterrupt, ParentCommand
 from langgraph.types import Command, Overwrite
 
@@ -99,7 +100,8 @@ class StateLog:
         """A chain has started below the run's root."""
         around = self.within.get(parent)
         step = metadata.get("langgraph_step")
-        if not isinstance(step, int) or not any(str(tag).startswith(_NODE_TAG) for tag in tags or ()):
+        node = isinstance(step, int) and any(str(tag).startswith(_NODE_TAG) for tag in tags or ())
+        if not node or metadata.get("langgraph_node") == START:  # which is shown the input alone, and no state
             if around is not None:
                 self.within[run_id] = around
             return

@@ -8,6 +8,7 @@ import pytest
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.func import entrypoint, task
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import create_react_agent
@@ -16,6 +17,7 @@ from langgraph.types import Command
 from cm2_agent.types.trace import Trace
 from tests.tracing.apps import ScriptedModel, agent, calls, look, says
 from tests.tracing.conftest import Watched
+from tests.tracing.test_run_dialogue import lines
 
 pytestmark = pytest.mark.filterwarnings("ignore:create_react_agent has been moved")
 HI: Any = {"messages": [("user", "hi")]}
@@ -155,3 +157,20 @@ def test_one_agent_has_a_name_only_where_it_was_given_one(watched: Watched) -> N
     says("hi").invoke("hi", {"callbacks": [watched.handler]})
     assert [{call.agent for call in run.calls} for run in watched.runs] == [{None}, {None}, {"desk"}, {None}]
     assert [run.agent for run in watched.runs[0].tools] == [None]
+
+
+def test_a_router_at_the_start_is_no_node_that_sees_the_state(watched: Watched) -> None:
+    """A graph of agents begins at the active one: the conditional edge is shown the input alone, and the second turn
+    adds nothing of the first."""
+    graph: Any = StateGraph(MessagesState)
+    graph.add_node("alice", create_agent(says("hello", "again"), [], name="alice"))
+    graph.add_conditional_edges(START, lambda state: says("alice").invoke("who?").text, ["alice"])
+    app = graph.compile(checkpointer=InMemorySaver()).with_config(callbacks=[watched.handler])
+    for text in ("hi", "more"):
+        app.invoke({"messages": [("user", text)]}, {"configurable": {"thread_id": "t"}})
+    assert [lines(run) for run in watched.runs] == [
+        ["user: hi", "assistant: hello"],
+        ["user: more", "assistant: hello"],
+    ]
+    assert [[call.message for call in run.calls] for run in watched.runs] == [[None, 1], [None, 1]]
+    assert [message.text for message in watched.runs[1].history] == ["hi", "hello"]
