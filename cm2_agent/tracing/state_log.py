@@ -100,8 +100,8 @@ class StateLog:
         """A chain has started below the run's root."""
         around = self.within.get(parent)
         step = metadata.get("langgraph_step")
-        node = isinstance(step, int) and any(str(tag).startswith(_NODE_TAG) for tag in tags or ())
-        if not node or metadata.get("langgraph_node") == START:  # which is shown the input alone, and no state
+        start = metadata.get("langgraph_node") == START  # it is shown the input alone, and no state
+        if start or not isinstance(step, int) or not any(str(tag).startswith(_NODE_TAG) for tag in tags or ()):
             if around is not None:
                 self.within[run_id] = around
             return
