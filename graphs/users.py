@@ -11,6 +11,8 @@ from langchain_core.language_models import BaseChatModel
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart
 from pydantic_ai.models import Model
 
+from cm2_agent.datasets.redacted_run import redacted_message
+from cm2_agent.datasets.redaction import Redactor
 from cm2_agent.errors import TaskError, UserError
 from cm2_agent.llm.client import LLMClient, MalformedReply, RequestFailed
 from cm2_agent.llm.limits import RateLimits
@@ -69,6 +71,7 @@ class LLMUser:
         limits: Requests, tokens and dollars at most; may be shared with other models.
         price: Where the published one is not yours.
         stop: What the model writes when the user is done.
+        redact: Replaces personal data in what the model is shown, its persona too; it then speaks of the placeholders.
 
     Raises:
         TaskError: An empty persona or stop signal.
@@ -95,6 +98,7 @@ class LLMUser:
         limits: RateLimits | None = None,
         price: Price | None = None,
         stop: str = "###STOP###",
+        redact: Redactor | None = None,
     ) -> None:
         shown = Persona(persona=persona) if isinstance(persona, str) and persona.strip() else persona
         if not isinstance(shown, Persona):
@@ -103,7 +107,7 @@ class LLMUser:
             raise TaskError(
                 "the stop signal of a simulated user is empty; expected a word that nobody says, such as ###STOP###"
             )
-        self.persona, self.seed, self.stop = shown, seed, stop
+        self.persona, self.seed, self.stop, self.redact = shown, seed, stop, redact
         self._settings = {"temperature": 0.0, **(settings or {})}
         self._client = LLMClient(
             language_model(model, "user"),
@@ -116,6 +120,8 @@ class LLMUser:
             price=price,
         )
         persona_json = shown.model_dump(mode="json", exclude_defaults=True)
+        if redact is not None:
+            persona_json = redact.redact_json(persona_json)
         self._instructions = _TEMPLATE.format(
             persona=fenced("persona", persona_json, mark_of(canonical_json(persona_json))), stop=stop, seed=seed
         )
@@ -127,7 +133,8 @@ class LLMUser:
         model = self._client.model
         prompt = content_hash([_TEMPLATE, _OPENING, _SILENCE, self.stop])[:8]
         settings = content_hash(self._settings)[:8]
-        return f"{model.system}:{model.model_name};prompt={prompt};settings={settings};seed={self.seed}"
+        redacted = "" if self.redact is None else ";redacted"
+        return f"{model.system}:{model.model_name};prompt={prompt};settings={settings}{redacted};seed={self.seed}"
 
     @property
     def usage(self) -> Usage:
@@ -138,7 +145,9 @@ class LLMUser:
         """The user's next message; None where the user is done. Raises UserError where the model writes nothing or
         fails, BudgetExhausted where it may not be asked."""
         try:
-            words = await self._client.ask(self._flipped(messages), _spoken, answer_tokens=_ANSWER_TOKENS)
+            redact = self.redact
+            seen = messages if redact is None else [redacted_message(message, redact) for message in messages]
+            words = await self._client.ask(self._flipped(seen), _spoken, answer_tokens=_ANSWER_TOKENS)
         except RequestFailed as error:
             raise UserError(f"the simulated user failed: {error}") from error
         return None if self.stop in words else words

@@ -27,9 +27,11 @@ from cm2_agent.cli.common import (
     progress,
 )
 from cm2_agent.cli.judge_options import BaseUrlOption, JudgeOption, JudgeOptions
+from cm2_agent.cli.redaction import RedactOption, redactor_of
 from cm2_agent.errors import BudgetExhausted, StoreError, TaskError
 
 if TYPE_CHECKING:
+    from cm2_agent.datasets import Redactor
     from cm2_agent.rewards.authoring.writer import ChecklistWriter, WrittenChecklist
     from cm2_agent.store import SQLStore
     from cm2_agent.types.task import Task
@@ -80,6 +82,7 @@ def write(
         int | None, typer.Option("--budget-calls", min=0, help="Stop after this many calls, the judge's included.")
     ] = None,
     concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Dialogues at a time.")] = 8,
+    redact: RedactOption = False,
     store: StoreOption = STORE,
     project: ProjectOption = PROJECT,
     as_json: JsonOption = False,
@@ -107,8 +110,11 @@ def write(
     )
     writer = ChecklistWriter(model, base_url=base_url, api_key=os.environ.get(KEY), judge=judge_model, limits=limits)
     with open_store(store, project=project) as opened:
-        references = _select_references(opened, traces, tasks)
-        result = asyncio.run(_write_all(opened, references, writer, output, block=block, concurrency=concurrency))
+        selected = _select_references(opened, traces, tasks)
+        redactor = redactor_of(opened) if redact else None
+        result = asyncio.run(
+            _write_all(opened, selected, writer, output, redactor, block=block, concurrency=concurrency)
+        )
     print_result({**result, "out": str(out)}, as_json=as_json)
     if result["failed"] and not result["labelled"] and not result["known"]:
         raise typer.Exit(1)
@@ -201,6 +207,7 @@ async def _write_all(
     selected: dict[str, tuple[str, Task | None]],
     writer: ChecklistWriter,
     output: _Output,
+    redactor: Redactor | None,
     *,
     block: bool,
     concurrency: int,
@@ -210,7 +217,7 @@ async def _write_all(
     counts: Counter[str] = Counter()
     waiting = {key: one for key, one in selected.items() if not output.holds(key)}
     counts["known"] = len(selected) - len(waiting)
-    references = _references(store, waiting)
+    references = _references(store, waiting, redactor)
     out_of_budget: list[str] = []
 
     async def worker(advance: Any) -> None:
@@ -296,10 +303,17 @@ def _count(found: WrittenChecklist, counts: Counter[str]) -> None:
 
 
 def _references(
-    store: SQLStore, waiting: dict[str, tuple[str, Task | None]]
+    store: SQLStore, waiting: dict[str, tuple[str, Task | None]], redactor: Redactor | None
 ) -> Iterator[tuple[Trace, Task | None, Task | None]]:
-    """Each reference with its newest stored task and the task of the file."""
+    """Each reference with its newest stored task and the task of the file, all redacted where there is a redactor."""
+    from cm2_agent.datasets.redacted_run import redacted_trace
+    from cm2_agent.datasets.redacted_task import redacted_task
+
+    def shown(task: Task | None) -> Task | None:
+        return task if task is None or redactor is None else redacted_task(task, redactor)
+
     traces: Iterable[Trace] = store.traces(ids=[found for found, _ in waiting.values()]) if waiting else ()
     for trace in traces:
         key = trace.task_id or trace.id
-        yield trace, store.task(key), waiting[key][1]
+        seen = trace if redactor is None else redacted_trace(trace, redactor)
+        yield seen, shown(store.task(key)), shown(waiting[key][1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -74,9 +74,10 @@ class JudgeOptions:
     tpm: float | None
     price: str | None
 
-    def make(self) -> LLMJudge | None:
-        """The judge, or None where no model is named. Raises JudgeError where other options are given without a model,
-        or its price is unknown."""
+    def make(self, redact: Callable[[str], str] | None = None) -> LLMJudge | None:
+        """The judge, or None where no model is named; `redact` is applied to all that it is shown.
+
+        Raises JudgeError where other options are given without a model, or its price is unknown."""
         if self.model is None:
             others = [f"--{name.replace('_', '-')}" for name, value in self.__dict__.items() if value is not None]
             if others:
@@ -103,7 +104,7 @@ class JudgeOptions:
         )
         price = None if self.price is None else Price.parse(self.price)
         protocol: Any = "turn" if self.protocol is None else self.protocol.value
-        return LLMJudge(model, votes=self.votes or 1, protocol=protocol, limits=limits, price=price)
+        return LLMJudge(model, votes=self.votes or 1, protocol=protocol, limits=limits, price=price, redact=redact)
 
 
 def usage_text(usage: Mapping[str, Any]) -> str:

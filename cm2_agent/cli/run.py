@@ -25,6 +25,7 @@ from cm2_agent.cli.common import (
     print_result,
     progress,
 )
+from cm2_agent.cli.redaction import RedactOption, redactor_of
 from cm2_agent.cli.score import load_checklist_and_checks
 from cm2_agent.cli.simulator_options import (
     MODEL_KEY,
@@ -132,6 +133,7 @@ def run_tasks(
     max_tokens: Annotated[
         int | None, typer.Option("--max-tokens", min=1, help="At most this many model tokens per dialogue.")
     ] = None,
+    redact: RedactOption = False,
     seed: Annotated[int, typer.Option("--seed", help="Seed of all dialogues; the same seed repeats the run.")] = 0,
     store: StoreOption = STORE,
     project: ProjectOption = PROJECT,
@@ -148,8 +150,14 @@ def run_tasks(
     task_list = load_tasks(tasks)
     _, chosen = load_checklist_and_checks(checklist, checks)
     graph = agent_of(agent, model, base_url, token_ids=token_ids)
+    redactor = redactor_of(tasks) if redact else None
     models = SimulatorModels(
-        simulator=simulator, user=user, base_url=simulator_base_url, budget_usd=budget_usd, price=price
+        simulator=simulator,
+        user=user,
+        base_url=simulator_base_url,
+        budget_usd=budget_usd,
+        price=price,
+        redact=redactor,
     )
     limits = models.limits()
     with ExitStack() as opened:
@@ -167,6 +175,7 @@ def run_tasks(
             "name": name,
             "context": load_function(context, "context"),
             "verify": load_function(verify, "verify"),
+            "redact": redactor,
             "recording": () if recording is None else load_recording(recording),
             "recorder": None if record is None else opened.enter_context(CallRecorder(record)),
         }

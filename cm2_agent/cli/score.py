@@ -38,6 +38,7 @@ from cm2_agent.cli.judge_options import (
     VotesOption,
     usage_text,
 )
+from cm2_agent.cli.redaction import RedactOption, redactor_of
 from cm2_agent.errors import BudgetExhausted, ChecklistError, StoreError
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def score(
     again: Annotated[
         bool, typer.Option("--again", help="Score as a new reward version and list the verdicts that changed.")
     ] = False,
+    redact: RedactOption = False,
     store: StoreOption = STORE,
     project: ProjectOption = PROJECT,
     as_json: JsonOption = False,
@@ -104,9 +106,9 @@ def score(
         tpm=tpm,
         price=price,
     )
-    judge_model = options.make()
-    scorer = ChecklistScorer(chosen, judge=judge_model, functions=functions)
     with open_store(store, project=project) as opened:
+        judge_model = options.make(redactor_of(opened).redact if redact else None)
+        scorer = ChecklistScorer(chosen, judge=judge_model, functions=functions)
         total = int(opened.health()["traces"])
         if not total:
             raise StoreError(

@@ -16,6 +16,7 @@ from cm2_agent.errors import CM2Error, ToolError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cm2_agent.datasets.redaction import Redactor
     from cm2_agent.llm.limits import RateLimits
     from cm2_agent.llm.prices import Price
     from cm2_agent.store import SQLStore
@@ -78,6 +79,7 @@ class SimulatorModels:
     base_url: str | None = None
     budget_usd: float | None = None
     price: str | None = None
+    redact: Redactor | None = None
 
     def limits(self) -> RateLimits:
         from cm2_agent.llm.limits import RateLimits
@@ -106,20 +108,25 @@ class SimulatorModels:
     def _simulator_factory(
         self, store: SQLStore | None, seed: int, limits: RateLimits, price: Price | None, cached: bool
     ) -> Any:
-        from cm2_agent.graphs.backends.simulate import MemorySimulations, SimulatedTools
+        from cm2_agent.graphs.backends.simulate import SimulatedTools
+        from cm2_agent.graphs.backends.simulation_cache import MemorySimulations
 
         model = self._model(str(self.simulator), "simulator")
         cache: Any = None
         if cached:
             cache = MemorySimulations() if store is None else store.simulation_cache()
-        return lambda task: SimulatedTools(model, task=task, seed=seed, cache=cache, limits=limits, price=price)
+        return lambda task: SimulatedTools(
+            model, task=task, seed=seed, cache=cache, limits=limits, price=price, redact=self.redact
+        )
 
     def _user_factory(self, seed: int, limits: RateLimits, price: Price | None) -> Any:
         from cm2_agent.graphs.users import LLMUser
 
         model = self._model(str(self.user), "user")
         return lambda task: (
-            None if task.persona is None else LLMUser(model, task.persona, seed=seed, limits=limits, price=price)
+            None
+            if task.persona is None
+            else LLMUser(model, task.persona, seed=seed, limits=limits, price=price, redact=self.redact)
         )
 
     def _model(self, name: str, of: str) -> Any:

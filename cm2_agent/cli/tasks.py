@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from cm2_agent.types.task import Task
     from cm2_agent.types.trace import Trace
 
-SECRET = "CM2_REDACTION_KEY"  # noqa: S105 (the name of a variable)
 SHOWN = 20
 """The number of unfit traces that are listed one by one; the rest are counted."""
 
@@ -160,6 +159,7 @@ def from_traces(
     import asyncio
 
     from cm2_agent.cli.eval import reward_version
+    from cm2_agent.cli.redaction import redactor_of
     from cm2_agent.cli.score import load_checklist_and_checks
     from cm2_agent.cli.task_checklists import TaskChecklists
     from cm2_agent.datasets import KEYS, Selection, distinct, split, with_content_id
@@ -186,7 +186,7 @@ def from_traces(
     given = None if checklist is None else load_checklist_and_checks(checklist, checks)[1]
     with open_store(store, project=project) as opened:
         version = None if reward is None else reward_version(opened, reward)
-        redactor = None if keep_personal_data else _redactor(opened)
+        redactor = None if keep_personal_data else redactor_of(opened)
         labels = None
         if label is not None:
             earlier = [path for path in (out, held_out) if path is not None]
@@ -334,22 +334,6 @@ class _Compiled:
         own = None if task is None else task.own_checklist()
         named = own is not None and any(isinstance(item.check, str) for item in own.items)
         return own if own is not None and (named or own.hash == hash) else None
-
-
-def _redactor(store: SQLStore) -> Redactor:
-    """With the key in the environment. Without one the key follows from the store's earliest trace, so that the same
-    store gives the same placeholders, and nobody without that trace can test values against them."""
-    import json
-
-    from cm2_agent.datasets import Redactor, key_from
-
-    secret = os.environ.get(SECRET)
-    if secret is not None and len(secret) < 16:
-        raise TaskError(
-            f"{SECRET} has {len(secret)} characters; expected a secret of 16 or more, such as: openssl rand -hex 32"
-        )
-    first = (json.dumps(trace.to_json(), sort_keys=True) for trace in store.traces(limit=1))
-    return Redactor(key=key_from(first) if secret is None else secret.encode())
 
 
 def _time(option: str, text: str | None, *, before: bool = False) -> int | None:

@@ -235,4 +235,12 @@ def _texts(blocks: Sequence[JSON]) -> str:
     return "\n".join(text for text in texts if isinstance(text, str))
 
 
-__all__ = ["UNTYPED", "UnfitTrace", "redacted_checklist", "task_from_trace", "unfit", "user_text", "with_content_id"]
+__all__ = [
+    "UNTYPED",
+    "UnfitTrace",
+    "redacted_checklist",
+    "task_from_trace",
+    "unfit",
+    "user_text",
+    "with_content_id",
+]

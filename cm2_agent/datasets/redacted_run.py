@@ -20,8 +20,9 @@ from cm2_agent.types.messages import (
     Uri,
 )
 from cm2_agent.types.run import ModelCall, Run, RunFailure, ToolRun
+from cm2_agent.types.trace import Trace
 
-__all__ = ["redacted_message", "redacted_run"]
+__all__ = ["redacted_message", "redacted_run", "redacted_trace"]
 
 
 def redacted_run(run: Run, redactor: Redactor) -> Run:
@@ -39,6 +40,11 @@ def redacted_run(run: Run, redactor: Redactor) -> Run:
     (False, 'u7')
     """
     return _Redaction(redactor).run(run)
+
+
+def redacted_trace(trace: Trace, redactor: Redactor) -> Trace:
+    """The trace with its runs redacted; its id and outcomes stay."""
+    return replace(trace, runs=tuple(redacted_run(run, redactor) for run in trace.runs))
 
 
 def redacted_message(message: Message, redactor: Redactor) -> Message:

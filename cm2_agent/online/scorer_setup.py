@@ -15,6 +15,7 @@ from cm2_agent.types.protocols import Judge, Reward, Store
 from cm2_agent.types.score import Verdict
 
 if TYPE_CHECKING:
+    from cm2_agent.datasets.redaction import Redactor
     from cm2_agent.rewards.components.component import RewardComponent
     from cm2_agent.rewards.judges.llm_judge import LLMJudge
 
@@ -35,8 +36,9 @@ class ScorerSetup:
         judge: Judge | str | None,
         sample: float | None,
         budget_usd: float | None,
+        redact: Redactor | None = None,
     ) -> None:
-        self.checklist = _load_checklist(checklist)
+        self.checklist = _load_checklist(checklist, redact)
         self.judge: Judge | None = _llm_judge(judge, budget_usd) if isinstance(judge, str) else judge
         self._components = _components(rewards)
         self._sample = 1.0 if sample is None else sample
@@ -150,12 +152,19 @@ def _llm_judge(model: str, budget_usd: float | None) -> LLMJudge:
     return LLMJudge(model, limits=RateLimits(concurrency=8, budget_usd=budget_usd))
 
 
-def _load_checklist(checklist: Checklist | str | PathLike[str] | None) -> Checklist | None:
-    if checklist is None or isinstance(checklist, Checklist):
-        return checklist
-    from cm2_agent.types.checklist_yaml import checklist_of
+def _load_checklist(checklist: Checklist | str | PathLike[str] | None, redact: Redactor | None) -> Checklist | None:
+    """The checklist; redacted like the runs, so that a check that names a value still finds it."""
+    if checklist is None:
+        return None
+    if not isinstance(checklist, Checklist):
+        from cm2_agent.types.checklist_yaml import checklist_of
 
-    return checklist_of(checklist, otherwise="; other rewards are given as rewards=")
+        checklist = checklist_of(checklist, otherwise="; other rewards are given as rewards=")
+    if redact is None:
+        return checklist
+    from cm2_agent.datasets.redacted_task import checklist_without
+
+    return checklist_without(checklist, redact)
 
 
 def _components(rewards: Mapping[str, Reward] | Sequence[Reward] | None) -> list[RewardComponent]:

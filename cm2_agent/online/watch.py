@@ -129,7 +129,7 @@ def watch(
     check_judge(judge, sample, budget_usd, checklist)
     if not (_is_enabled() if enabled is None else enabled):
         return graph
-    setup = ScorerSetup(checklist, rewards, judge, sample, budget_usd)
+    setup = ScorerSetup(checklist, rewards, judge, sample, budget_usd, redact)
     scorer = setup.scorer(setup.checklist)
     paths = paths_to(store, project=project, spool=spool)
     incidents = paths.saver.incidents

@@ -26,6 +26,7 @@ from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Trace
 
 if TYPE_CHECKING:
+    from cm2_agent.datasets.redaction import Redactor
     from cm2_agent.graphs.conversation_setup import Ending, RolloutLimits
     from cm2_agent.store import SQLStore
 
@@ -46,7 +47,8 @@ class Rollouts:
 
     A `resumable` run with a store saves each dialogue's state there after every turn. Run again under its name, it goes
     on from there, and what is stored is not run again. A dialogue whose world or backends cannot be resumed (they need
-    `state()`, which gives JSON, and `restore(state)`) begins again.
+    `state()`, which gives JSON, and `restore(state)`) begins again; so does every unfinished one with `redact`, which
+    replaces personal data in the runs and tasks before anything is scored, stored or sent.
     """
 
     graph: Callable[[Task], Any]
@@ -63,9 +65,11 @@ class Rollouts:
     name: str
     resumable: bool = False
     sinks: tuple[Sink, ...] = ()
+    redact: Redactor | None = None
     runs: dict[str, list[Run]] = field(default_factory=dict, init=False)
     _handler: Any = field(default=None, init=False)
     _resumable: ResumableRuns | None = field(default=None, init=False)
+    _redacted: dict[tuple[str, int], Task] = field(default_factory=dict, init=False)
 
     async def in_lockstep(self, jobs: Sequence[tuple[Task, int]], concurrency: int) -> AsyncIterator[Result]:
         """`concurrency` dialogues at a time, in step; results in the order of the jobs.
@@ -105,8 +109,8 @@ class Rollouts:
             await cancel(running)
 
     def _prepare(self) -> None:
-        self._handler = capture(self._add)
-        if self.resumable and self.store is not None:
+        self._handler = capture(self._add, redactor=self.redact)
+        if self.resumable and self.store is not None and self.redact is None:
             self._resumable = ResumableRuns(self.store, f"{self.name}/")
 
     def _add(self, run: Run) -> None:
@@ -122,7 +126,8 @@ class Rollouts:
             if self._resumable is not None:
                 self._resumable.forget(thread)
             return stored, self.store.score(thread)
-        strict = self.scorer.gate_hash(task)
+        shown = self._shown(task)
+        strict = self.scorer.gate_hash(shown)
         turns = task.scripted_turns
         facts: dict[str, JSON] = {
             TASK_ID: task.id,
@@ -139,7 +144,7 @@ class Rollouts:
                 world = None if self.context is None else await _enter(opened, self.context(task))
             except Exception as error:  # a world that cannot be opened is this dialogue's end, and no other's
                 problem = f"the dialogue's world could not be opened: {type(error).__name__}: {error_text(error, 500)}"
-                runs = _ended(
+                runs = self._end(
                     [],
                     thread,
                     facts,
@@ -149,10 +154,29 @@ class Rollouts:
                 runs = await self._converse(task, number, thread, facts, world)
                 if self.verify is not None:
                     outcomes = dict(self.verify(task, world, Trace(id=thread, runs=tuple(runs))))
-        result = await Middleware(self.store, self.scorer, self.sinks).process(runs, task=task, outcomes=outcomes)
+        result = await Middleware(self.store, self.scorer, self.sinks).process(runs, task=shown, outcomes=outcomes)
         if self._resumable is not None:
             self._resumable.forget(thread)
         return result
+
+    def _shown(self, task: Task) -> Task:
+        """The task as scorer and store see it."""
+        if self.redact is None:
+            return task
+        from cm2_agent.datasets.redacted_task import redacted_task
+
+        key = (task.id, task.version)
+        if key not in self._redacted:
+            self._redacted[key] = redacted_task(task, self.redact)
+        return self._redacted[key]
+
+    def _end(self, runs: list[Run], thread: str, facts: Mapping[str, JSON], end: Ending) -> list[Run]:
+        ended = _ended(runs, thread, facts, end)
+        if self.redact is None:
+            return ended
+        from cm2_agent.datasets.redacted_run import redacted_run
+
+        return [*ended[:-1], redacted_run(ended[-1], self.redact)]  # the failure was added to it
 
     async def _converse(self, task: Task, number: int, thread: str, facts: Mapping[str, JSON], world: Any) -> list[Run]:
         from cm2_agent.graphs.conversation import converse
@@ -161,10 +185,10 @@ class Rollouts:
 
         guard = RealToolGuard(self.allow_real)
         tools = None if self.backends is None else self.backends(task, thread, number)
-        strict = facts.get(GATE)
+        strict, shown = facts.get(GATE), self._shown(task)
 
         async def gate(turn: int) -> bool | None:
-            return await self.scorer.gate(Trace(id=thread, runs=tuple(self.runs.get(thread, ()))), turn, task)
+            return await self.scorer.gate(Trace(id=thread, runs=tuple(self.runs.get(thread, ()))), turn, shown)
 
         def failed() -> Exception | None:
             if guard.stopped:
@@ -192,7 +216,7 @@ class Rollouts:
             end = await self._resumable.converse(setup, facts, parts, self.runs)
         else:
             end = await converse(setup)
-        return _ended(self.runs.pop(thread, []), thread, facts, end)
+        return self._end(self.runs.pop(thread, []), thread, facts, end)
 
 
 async def _enter(opened: AsyncExitStack, world: AbstractContextManager[Any] | AbstractAsyncContextManager[Any]) -> Any:

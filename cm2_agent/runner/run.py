@@ -17,6 +17,7 @@ from cm2_agent.types.run_attributes import USER
 from cm2_agent.types.task import RecordedCall, Task, check_trainable
 
 if TYPE_CHECKING:
+    from cm2_agent.datasets.redaction import Redactor
     from cm2_agent.graphs.backends.faults import Faults
     from cm2_agent.graphs.backends.record import CallRecorder
     from cm2_agent.graphs.backends.tool_backends import ToolChoice
@@ -52,6 +53,7 @@ def run(
     seed: int = 0,
     name: str | None = None,
     sinks: Sequence[Sink] = (),
+    redact: Redactor | None = None,
 ) -> AsyncIterator[Result]:
     """Run an agent `group` times on every task; yields each dialogue's (trace, score).
 
@@ -88,6 +90,10 @@ def run(
         name: Names the run. Under the same name, dialogues that the store holds are not run again, and unfinished ones
             go on after their last finished turn.
         sinks: Called with every trace and its score.
+        redact: Replaces personal data and secrets before anything is stored, judged, sent, or shown to a simulator or
+            simulated user that is given as a model; agent and real tools see what was written. Checklists are redacted
+            alike, so that what they compare still agrees. Give it a `key`: another run of the same tasks must make the
+            same placeholders. A named run holds finished dialogues only; unfinished ones begin again.
 
     Raises:
         ToolError: A real tool that is not in `allow_real`, one that cannot be switched, a backend that lacks something.
@@ -120,7 +126,13 @@ def run(
         raise TaskError(f"group is {group} and concurrency {concurrency}; expected 1 or more of each")
     require_store(store)
     chosen = read_if_path(checklist) if scorer is None else scorer.checklist
-    speaking = _users(user, seed)
+    speaking = _users(user, seed, redact)
+    shown = listed
+    if redact is not None:
+        from cm2_agent.datasets.redacted_task import checklist_without, redacted_task
+
+        shown = [redacted_task(task, redact) for task in listed]
+        chosen = None if chosen is None else checklist_without(chosen, redact)
     setup = tool_setup(
         tools,
         allow_real=allow_real,
@@ -130,6 +142,7 @@ def run(
         faults=faults,
         seed=seed,
         store=store,
+        redact=redact,
     )
     graph_of: Callable[[Task], Any] = graph if callable(graph) and not hasattr(graph, "ainvoke") else lambda task: graph
     speakers: dict[tuple[str, int], str] = {}
@@ -165,18 +178,19 @@ def run(
         name=name or uuid.uuid4().hex[:12],
         resumable=name is not None,
         sinks=tuple(sinks),
+        redact=redact,
     )
     if store is not None:
-        store.save_tasks(listed)
+        store.save_tasks(shown)
         for scored in {
-            one.hash: one for one in (chosen, *(task.own_checklist() for task in listed)) if one is not None
+            one.hash: one for one in (chosen, *(task.own_checklist() for task in shown)) if one is not None
         }.values():
             store.save_checklist(scored)
     jobs = [(task, number) for task in listed for number in range(group)]
     return rollouts.in_lockstep(jobs, concurrency) if lockstep else rollouts.as_finished(jobs, concurrency)
 
 
-def _users(user: Users | None, seed: int) -> Callable[[Task], User | None]:
+def _users(user: Users | None, seed: int, redact: Redactor | None) -> Callable[[Task], User | None]:
     """The function that makes a task's user, None for the task's own turns. Raises TaskError."""
     from langchain_core.language_models import BaseChatModel
     from pydantic_ai.models import Model
@@ -191,7 +205,7 @@ def _users(user: Users | None, seed: int) -> Callable[[Task], User | None]:
     from cm2_agent.llm.providers import language_model
 
     model = language_model(user, of="user")
-    return lambda task: None if task.persona is None else LLMUser(model, task.persona, seed=seed)
+    return lambda task: None if task.persona is None else LLMUser(model, task.persona, seed=seed, redact=redact)
 
 
 __all__ = ["run"]

@@ -14,10 +14,11 @@ from cm2_agent.types.run_attributes import FAULTS, SIMULATOR, TOOL_BACKENDS
 from cm2_agent.types.task import RecordedCall, Task
 
 if TYPE_CHECKING:
+    from cm2_agent.datasets.redaction import Redactor
     from cm2_agent.graphs.backends.backends import Backends
     from cm2_agent.graphs.backends.faults import Faults
     from cm2_agent.graphs.backends.record import CallRecorder
-    from cm2_agent.graphs.backends.simulate import SimulationCache
+    from cm2_agent.graphs.backends.simulation_cache import SimulationCache
     from cm2_agent.graphs.backends.tool_backends import BackendChoice, ToolChoice
     from cm2_agent.store import SQLStore
 
@@ -100,6 +101,7 @@ def tool_setup(
     faults: Faults | None = None,
     seed: int = 0,
     store: SQLStore | None = None,
+    redact: Redactor | None = None,
 ) -> ToolSetup:
     """What `run(…, tools=, simulator=, …)` means. Raises ToolError where a backend lacks what it needs."""
     from cm2_agent.graphs.backends.tool_backends import check_backends, short_names
@@ -115,7 +117,7 @@ def tool_setup(
         raise ToolError(
             "tools='record' without a file to record into; give recorder=CallRecorder('calls.jsonl'), or --record FILE"
         )
-    bind = _binding(simulator, tuple(recording), recorder, seed, store)
+    bind = _binding(simulator, tuple(recording), recorder, seed, store, redact)
     chosen = {name: bind(one) for name, one in tools.items()} if isinstance(tools, Mapping) else bind(tools)
     return ToolSetup(chosen=chosen, allow_real=tuple(allow_real), faults=faults)
 
@@ -126,11 +128,13 @@ def _binding(
     recorder: CallRecorder | None,
     seed: int,
     store: SQLStore | None,
+    redact: Redactor | None,
 ) -> Callable[[Any], Any]:
-    """What makes the backend objects of one run: short forms become objects, and simulators get the run's seed and
-    cache. A recording may be of any dialogue, so no simulator is shown it."""
+    """What makes the backend objects of one run: short forms become objects, and simulators get the run's seed, cache
+    and redactor. A recording may be of any dialogue, so no simulator is shown it."""
     from cm2_agent.graphs.backends.replay import Replay
-    from cm2_agent.graphs.backends.simulate import MemorySimulations, Simulate
+    from cm2_agent.graphs.backends.simulate import Simulate
+    from cm2_agent.graphs.backends.simulation_cache import MemorySimulations
     from cm2_agent.graphs.backends.tool_backends import Hybrid, Real, Record
 
     @functools.cache
@@ -145,7 +149,7 @@ def _binding(
         if id(choice) not in bound:  # one simulator for two tools stays one
             made = choice
             if isinstance(choice, Simulate):
-                made = choice.with_defaults(seed=seed, cache=cache())
+                made = choice.with_defaults(seed=seed, cache=cache(), redact=redact)
             elif isinstance(choice, Hybrid):
                 made = Hybrid(choice.replay, bind(choice.simulated))
             bound[id(choice)] = (choice, made)

@@ -1,4 +1,4 @@
-"""Tools simulated by a language model (docs/method.md §7), and the cache of simulated answers."""
+"""Tools simulated by a language model (docs/method.md §7)."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ import json
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Protocol, cast
+from dataclasses import replace
+from typing import Any, cast
 
 from langchain_core.language_models import BaseChatModel
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_ai.messages import ModelRequest, UserPromptPart
 from pydantic_ai.models import Model
 
+from cm2_agent.datasets.redacted_run import redacted_message
+from cm2_agent.datasets.redacted_task import redacted_task
+from cm2_agent.datasets.redaction import Redactor
 from cm2_agent.errors import ToolError
 from cm2_agent.llm.client import LLMClient, RequestFailed, RequestFailure, Schema
 from cm2_agent.llm.limits import RateLimits
-from cm2_agent.llm.memory_cache import LRUMemory
 from cm2_agent.llm.prices import Price
 from cm2_agent.llm.providers import language_model
 from cm2_agent.llm.usage import Usage
@@ -31,6 +34,7 @@ from cm2_agent.types.tool_calls import CallLog, ToolAnswer, ToolRequest
 from ..tools.json_schema import why_invalid
 from .simulate_consistency import contradictions, same_answer
 from .simulate_prompt import INSTRUCTIONS, PROMPT_VERSION, Shots, data_of, prompt_of, reply_schema
+from .simulation_cache import SimulationCache
 
 _ANSWER_TOKENS = 300
 
@@ -51,46 +55,6 @@ class _Unusable(RequestFailed):
         super().__init__(RequestFailure(cause="infrastructure", explanation=problem, reply=True))
 
 
-class SimulationCache(Protocol):
-    """Replies by key; `body` is the reply's JSON text. A `put` under a known key changes nothing: whoever asked twice
-    gets one answer. Both methods may be called from any thread.
-
-    >>> class Nothing:
-    ...     def get(self, key):
-    ...         return None
-    ...     def put(self, key, tool, body):
-    ...         pass
-    """
-
-    def get(self, key: str) -> str | None: ...
-
-    def put(self, key: str, tool: str, body: str) -> None: ...
-
-
-class MemorySimulations:
-    """The `size` replies last used, for as long as the process lives.
-
-    >>> cache = MemorySimulations()
-    >>> cache.put("k", "get_order", "{}")
-    >>> cache.get("k"), cache.get("other")
-    ('{}', None)
-    """
-
-    def __init__(self, size: int = 65_536) -> None:
-        if size < 1:
-            raise ToolError(f"a cache of {size} simulated answers was asked for; expected 1 or more")
-        self._replies = LRUMemory[str](size)
-
-    def get(self, key: str) -> str | None:
-        return self._replies.get([key]).get(key)
-
-    def put(self, key: str, tool: str, body: str) -> None:
-        self._replies.put({key: body})
-
-    def __len__(self) -> int:
-        return len(self._replies)
-
-
 class Simulate:
     """Answers tool calls as the real tools would, for every task of a run: `SimulatedTools`, one for each task.
 
@@ -101,6 +65,7 @@ class Simulate:
         cache: Where known answers are stored; None: the run's, which is the store's where the run has one.
         limits: Requests, tokens and dollars at most; may be shared with other models.
         price: Where the published one is not yours.
+        redact: Replaces personal data in what the model is shown; None: the run's. Not for a function of a task.
 
     Raises:
         ToolError: `model` is none of these.
@@ -124,21 +89,23 @@ class Simulate:
         cache: SimulationCache | None = None,
         limits: RateLimits | None = None,
         price: Price | None = None,
+        redact: Redactor | None = None,
     ) -> None:
         if not isinstance(model, str | Model | BaseChatModel) and not callable(model):
             raise ToolError(
                 f"the simulator is a {type(model).__name__}; expected a model, its name, or a function of a task"
             )
-        self.seed, self.cache, self.limits, self.price = seed, cache, limits, price
+        self.seed, self.cache, self.limits, self.price, self.redact = seed, cache, limits, price, redact
         self._model = language_model(model, "simulator") if isinstance(model, str | Model | BaseChatModel) else None
         self._make = None if self._model is not None else cast("Callable[[Task], ToolBackend]", model)
         self._of_task: dict[tuple[str, int], ToolBackend] = {}
 
-    def with_defaults(self, *, seed: int, cache: SimulationCache | None) -> Simulate:
-        """The same, with a run's seed and cache where it has none of its own."""
+    def with_defaults(self, *, seed: int, cache: SimulationCache | None, redact: Redactor | None = None) -> Simulate:
+        """The same, with a run's seed, cache and redactor where it has none of its own."""
         made = copy.copy(self)
         made.seed = seed if self.seed is None else self.seed
         made.cache = cache if self.cache is None else self.cache
+        made.redact = redact if self.redact is None else self.redact
         made._of_task = {}
         return made
 
@@ -154,7 +121,13 @@ class Simulate:
             assert self._make is not None
             return self._make(task)
         return SimulatedTools(
-            self._model, task=task, seed=self.seed or 0, cache=self.cache, limits=self.limits, price=self.price
+            self._model,
+            task=task,
+            seed=self.seed or 0,
+            cache=self.cache,
+            limits=self.limits,
+            price=self.price,
+            redact=self.redact,
         )
 
     async def answer(self, request: ToolRequest, log: CallLog) -> Any:
@@ -189,6 +162,7 @@ class SimulatedTools:
         backoff: Seconds before the first retry, about.
         limits: Requests, tokens and dollars at most; may be shared with other models.
         price: Where the published one is not yours.
+        redact: Replaces personal data in what the model is shown; its answers then hold the placeholders.
 
     Raises:
         ToolError: A setting out of its range.
@@ -220,6 +194,7 @@ class SimulatedTools:
         backoff: float = 0.5,
         limits: RateLimits | None = None,
         price: Price | None = None,
+        redact: Redactor | None = None,
     ) -> None:
         for name, value, least in (("timeout", timeout, 0.001), ("retries", retries, 0), ("re_asks", re_asks, 0)):
             if not value >= least:
@@ -228,7 +203,8 @@ class SimulatedTools:
         self.of_cache = 0
         self.log = CallLog()
         """What was answered to calls by name; a dialogue brings its own log."""
-        self._shots = Shots(task, shots)
+        self.redact = redact
+        self._shots = Shots(task if redact is None else redacted_task(task, redact), shots)
         self._tools = {tool.name: tool for tool in task.tools}
         self._settings = {"temperature": 0.0, **(settings or {})}
         self._client = LLMClient(
@@ -252,7 +228,8 @@ class SimulatedTools:
             f"prompt={PROMPT_VERSION}",
             f"settings={content_hash(self._settings)[:8]}",
         ]
-        return ";".join([*parts, f"shots={self._shots.most}", f"seed={self.seed}"])
+        parts += [f"shots={self._shots.most}", *([] if self.redact is None else ["redacted"]), f"seed={self.seed}"]
+        return ";".join(parts)
 
     @property
     def usage(self) -> Usage:
@@ -273,7 +250,7 @@ class SimulatedTools:
                 backend="simulate",
             )
         async with self._turn(log):
-            return same_answer(log, request) or await self._simulated(request, log)
+            return same_answer(log, request) or await self._simulated(*self._shown(request, log))
 
     async def __call__(self, name: str, arguments: JSON) -> JSON:
         """The result of the task's tool, as JSON where it is; what fails as the real tool would is `{"error":
@@ -298,6 +275,26 @@ class SimulatedTools:
     async def aclose(self) -> None:
         """Close the connections that this event loop's calls left open."""
         await self._client.aclose()
+
+    def _shown(self, request: ToolRequest, log: CallLog) -> tuple[ToolRequest, CallLog]:
+        """The call and what was answered before, without personal data where that is asked for."""
+        if self.redact is None:
+            return request, log
+        redact = self.redact
+
+        def shown(one: ToolRequest) -> ToolRequest:
+            messages = tuple(redacted_message(message, redact) for message in one.messages)
+            return replace(one, arguments=redact.redact_json(dict(one.arguments)), messages=messages)
+
+        entries = [
+            replace(
+                entry,
+                request=shown(replace(entry.request, messages=())),
+                answer=replace(entry.answer, content=redact.redact_json(entry.answer.content)),
+            )
+            for entry in log.entries
+        ]
+        return shown(request), CallLog(entries)
 
     async def _simulated(self, request: ToolRequest, log: CallLog) -> ToolAnswer:
         data = data_of(request, log, self._shots.of(request))
@@ -386,4 +383,4 @@ def _refused(constant: str) -> JSON:
     raise ValueError(f"{constant} is no JSON number")
 
 
-__all__ = ["MemorySimulations", "Simulate", "SimulatedTools", "SimulationCache"]
+__all__ = ["Simulate", "SimulatedTools"]

@@ -14,6 +14,7 @@ from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatResult
 
+from cm2_agent.datasets import Redactor
 from cm2_agent.errors import BudgetExhausted, TaskError, UserError
 from cm2_agent.graphs.users import LLMUser, ScriptedUser
 from cm2_agent.llm.limits import RateLimits
@@ -75,6 +76,20 @@ async def test_the_roles_are_flipped_and_the_agents_work_is_not_shown() -> None:
     (persona,) = re.findall(r"^<persona ([0-9a-f]{32})>\n(.*)\n</persona \1>$", system["content"], re.MULTILINE)
     assert Persona.model_validate_json(persona[1]) == ADA
     assert "###STOP###" in system["content"]
+
+
+async def test_a_redacting_user_sees_placeholders_alone() -> None:
+    redactor = Redactor(key=b"k")
+    persona = Persona(persona="Ada, ada@x.org", knows=("her phone is 415-555-2671",))
+    talk = [Message.of("user", "I am ada@x.org"), Message.of("assistant", "Is it 415-555-2671, ada@x.org?")]
+    with ChatServer(always("Yes.")) as server:
+        user = playing(server, persona, redact=redactor)
+        assert await user(talk) == "Yes."
+        shown = json.dumps(server.bodies)
+    assert "ada@x.org" not in shown
+    assert "555-2671" not in shown
+    assert shown.count(redactor.redact("ada@x.org")) == 3
+    assert ";redacted;" in user.version
 
 
 async def test_it_opens_the_dialogue_and_hears_silence() -> None:

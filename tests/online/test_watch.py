@@ -72,9 +72,10 @@ def test_personal_data_is_replaced_before_anything_sees_it(url: str, tmp_path: P
             return await super().__call__(trace, turn, items)
 
     answers = [calls(1), AIMessage(content="I wrote to ada@x.org about order 415-555-2671")]
+    checklist = Checklist(*ASKED, Item("names_her", check={"reply_matches": r"ada@x\.org"}), name="asked")
     graph = watch(
         agent(ScriptedModel(script=answers, per_turn=True), checkpointer=InMemorySaver()),
-        ASKED,
+        checklist,
         judge=Noting(),
         sample=1.0,
         budget_usd=99.0,
@@ -95,6 +96,8 @@ def test_personal_data_is_replaced_before_anything_sees_it(url: str, tmp_path: P
     assert Redactor(key=b"k").redact("ada@x.org").encode() in files
     (trace,) = traces(url)
     assert len(trace.turns) == 2
+    (score,) = scores(url)
+    assert score.reward == 1.0, "checks are redacted like the runs"
 
 
 def test_a_share_of_the_conversations_is_stored_each_whole(url: str) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cm2_agent.errors import ToolError
-from cm2_agent.graphs.backends.simulate import MemorySimulations, SimulationCache
+from cm2_agent.graphs.backends.simulation_cache import MemorySimulations, SimulationCache
 from cm2_agent.store import SQLStore
 from tests.fuzzing import examples
 

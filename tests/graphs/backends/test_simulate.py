@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from cm2_agent.errors import ToolError
-from cm2_agent.graphs.backends.simulate import MemorySimulations
 from cm2_agent.graphs.backends.simulate_prompt import reply_schema
+from cm2_agent.graphs.backends.simulation_cache import MemorySimulations
 from cm2_agent.llm.usage import metered
 from cm2_agent.types.messages import Message, ToolSpec
 from cm2_agent.types.task import RecordedCall, Task

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from cm2_agent.errors import BudgetExhausted, JudgeError, MissingExtra, ModelError, ToolError
-from cm2_agent.graphs.backends.simulate import MemorySimulations, SimulatedTools
+from cm2_agent.graphs.backends.simulate import SimulatedTools
+from cm2_agent.graphs.backends.simulation_cache import MemorySimulations
 from cm2_agent.llm.limits import RateLimits
 from cm2_agent.store import SQLStore
 from cm2_agent.types.tool_calls import CallLog

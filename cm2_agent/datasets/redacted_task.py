@@ -1,0 +1,43 @@
+"""A task and a checklist without personal data, as a redactor leaves them."""
+
+from __future__ import annotations
+
+from cm2_agent.datasets.from_traces import redacted_checklist
+from cm2_agent.datasets.redaction import Redactor
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.task import Task
+
+__all__ = ["checklist_without", "redacted_task"]
+
+
+def redacted_task(task: Task, redactor: Redactor) -> Task:
+    """The task with its words redacted: turns, persona, system prompt, recorded calls, checklist, metadata. Its id,
+    version and the names of its tools stay. Raises TaskError where its checklist is none any more.
+
+    >>> from cm2_agent import Redactor, Task
+    >>> redacted_task(Task(id="t", turns=["I am ada@x.org"]), Redactor(key=b"k")).turns
+    ('I am uj6rz4mddkykr6rsi@redacted.example.com',)
+    """
+    own = task.own_checklist()
+    kept = {"id": task.id, "version": task.version}
+    words = {key: value for key, value in task.to_json().items() if key not in (*kept, "checklist")}
+    shown = redactor.redact_json(words)
+    for group, entries in (("tools", task.tools), ("recorded", task.recorded)):
+        shown[group] = [{**new, "name": old.name} for new, old in zip(shown[group], entries, strict=True)]
+    checklist = None if own is None else redacted_checklist(own, redactor)
+    return Task.model_validate({**shown, **kept, "checklist": checklist})
+
+
+def checklist_without(checklist: Checklist, redactor: Redactor) -> Checklist:
+    """The checklist with the personal data in its questions and checks replaced, so that a check that names a value
+    still finds it in a redacted dialogue; the same object where it has none. Its functions stay. Raises TaskError where
+    what comes of it is no checklist."""
+    data = redacted_checklist(checklist, redactor)
+    if data == checklist.to_json():
+        return checklist
+    new = Checklist.from_json(data)
+    items = (
+        item.model_copy(update={"check": old.check}) if callable(old.check) else item
+        for item, old in zip(new.items, checklist.items, strict=True)
+    )
+    return Checklist(*items, name=new.name, version=new.version)
