@@ -97,7 +97,8 @@ def test_personal_data_is_replaced_before_anything_sees_it(url: str, tmp_path: P
     (trace,) = traces(url)
     assert len(trace.turns) == 2
     (score,) = scores(url)
-    assert score.reward == 1.0, "checks are redacted like the runs"
+    named = [verdict.value for verdict in score.verdicts if verdict.item == "names_her"]
+    assert named == [True, True], "checks are redacted like the runs"
 
 
 def test_a_share_of_the_conversations_is_stored_each_whole(url: str) -> None:
