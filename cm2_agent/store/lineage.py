@@ -37,14 +37,13 @@ def place_runs(
     one that names its trace itself is left there."""
     lines = Lines(connection, project, contents, sqlite=sqlite)
     ordered = sorted(packed, key=lambda run: run.run.started)
-    keys = {run.id: extended(START, run.run.history) for run in ordered}
-    lines.lock(keys[run.id].hex() if run.run.thread is None else run.run.thread for run in ordered)
+    lines.lock(_said(run.run).hex() if run.run.thread is None else run.run.thread for run in ordered)
     placed: list[PackedRun] = []
     seen: set[tuple[str, bytes]] = set()  # another content under an id is the writer's to refuse
     for run in ordered:
         if (run.id, run.hash) not in seen:
             seen.add((run.id, run.hash))
-            placed.append(_placed(lines, run, keys[run.id]))
+            placed.append(_placed(lines, run))
     return placed
 
 
@@ -59,26 +58,32 @@ class _Place:
     """None: that of the run, as far as the line does not hold it."""
 
 
-def _placed(lines: Lines, packed: PackedRun, said: bytes) -> PackedRun:
-    """The run in its place; `said` is the key of what it was shown."""
+def _said(run: Run) -> bytes:
+    """The key of what the run was shown."""
+    return extended(START, run.history)
+
+
+def _placed(lines: Lines, packed: PackedRun) -> PackedRun:
     run = packed.run
     stored = lines.place_of(run.id)
     if stored is not None:
         return packed.placed(*stored)
     place = None
     if run.trace is None and run.branch is None:
-        place = _in_thread(lines, packed, said) if run.thread is not None else _in_conversation(lines, run, said)
+        place = _in_thread(lines, packed) if run.thread is not None else _in_conversation(lines, run)
     name, branch, history = run.trace_id, run.branch, packed.history
-    if place is not None and place.shared is None:
+    if place is None:
+        said = _said(run)
+        if run.thread is not None and run.trace is None and lines.is_taken(name) and not lines.family(run.thread):
+            name = lines.free_name(name)  # another thread's branch has the name
+    elif place.shared is None:
         name, said = place.line.id, lines.dialogue(place.line)
         history = packed.history if place.history is None else place.history
-    elif place is not None:
+    else:
         name = lines.free_name(lines.root(place.line.id) if run.thread is None else run.thread)
-        branch = Branch(parent=place.line.id, messages=place.shared or 0, reason="person")
+        branch = Branch(parent=place.line.id, messages=place.shared, reason="person")
         history = place.history or b""
         said = extended(START, lines.messages(history))
-    elif run.thread is not None and run.trace is None and lines.is_taken(name) and not lines.family(run.thread):
-        name = lines.free_name(name)  # another thread's branch has the name
     dialogue = extended(said, run.messages)
     known = LineRun(
         started=run.started,
@@ -96,7 +101,7 @@ def _placed(lines: Lines, packed: PackedRun, said: bytes) -> PackedRun:
 # A thread: the application's checkpointer, or its client, keeps the conversation
 
 
-def _in_thread(lines: Lines, packed: PackedRun, said: bytes) -> _Place | None:
+def _in_thread(lines: Lines, packed: PackedRun) -> _Place | None:
     run = packed.run
     assert run.thread is not None
     family = sorted(lines.family(run.thread), key=lambda line: -line.head.started)
@@ -111,7 +116,7 @@ def _in_thread(lines: Lines, packed: PackedRun, said: bytes) -> _Place | None:
         found = _by_state(lines, family, run, str(start))
         if found is not None:
             return found
-    if said != START:
+    if (said := _said(run)) != START:
         for line in family:
             if line.head.dialogue == said and line.head.started <= run.started:
                 return _Place(line=line, history=b"")
@@ -224,9 +229,10 @@ def _beside(line: Line, own: Sequence[LineRun], digests: bytes, shared: int) -> 
 # No thread: the client sends the conversation
 
 
-def _in_conversation(lines: Lines, run: Run, said: bytes) -> _Place | None:
+def _in_conversation(lines: Lines, run: Run) -> _Place | None:
     """A stored conversation of the same user that says just what the run was shown: at its end, or beside it where it
     has gone on. A conversation's first run begins one, whatever others say."""
+    said = _said(run)
     if said == START:
         return None
     beside: _Place | None = None

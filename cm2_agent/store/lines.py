@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from cm2_agent.store.codec import DIGEST, load, seal, split_digests, unseal, unsealed
 from cm2_agent.store.dialogue_key import START, extended
 from cm2_agent.store.encoder import PackedRun
-from cm2_agent.store.reader import Reader
+from cm2_agent.store.reader import stored_message
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import Message
 from cm2_agent.types.run import Branch
@@ -35,6 +35,7 @@ WHERE r.project = ? AND r.dialogue = ? AND r.thread IS NULL AND r.threaded = ? O
 _TAKEN = "SELECT 1 FROM traces WHERE project = ? AND id = ?"
 _PARENT = """SELECT r.branch_parent FROM runs r JOIN traces t ON t.seq = r.trace
 WHERE t.project = ? AND t.id = ? AND r.branch_parent IS NOT NULL LIMIT 1"""
+_BODY = "SELECT body FROM contents WHERE hash = ?"
 _LOCK = "SELECT pg_advisory_xact_lock(?)"
 
 
@@ -89,7 +90,7 @@ class Lines:
         self._sqlite = sqlite
         self._families: dict[str, list[Line]] = {}
         self._lines: dict[str, Line] = {}
-        self._reader: Reader | None = None
+        self._messages: dict[bytes, Message] = {}
 
     def lock(self, names: Iterable[str]) -> None:
         """Writers of one conversation wait for each other, before any of them locks a row. (SQLite has one writer.)"""
@@ -153,11 +154,12 @@ class Lines:
 
     def messages(self, digests: bytes) -> list[Message]:
         """The messages of these addresses, also of what is not written yet."""
-        if self._reader is None:
-            self._reader = Reader(self._connection)
         wanted = split_digests(digests)
-        new = {digest: load(self._contents[digest][1]) for digest in wanted if digest in self._contents}
-        return self._reader.messages(wanted, new)
+        for digest in [digest for digest in dict.fromkeys(wanted) if digest not in self._messages]:
+            found = self._contents.get(digest)
+            body = self._rows(_BODY, digest)[0][0] if found is None else found[1]
+            self._messages[digest] = stored_message(load(body))
+        return [self._messages[digest] for digest in wanted]
 
     def add(self, trace: str, packed: PackedRun, run: LineRun) -> bool:
         """Remember where a run of this write goes; whether it begins its trace."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, select
@@ -52,15 +52,6 @@ class Reader:
         for chunk in chunks(seqs, PAGE):
             made.update(self._page(chunk))
         return [made[seq] for seq in seqs]
-
-    def messages(self, digests: Sequence[bytes], new: Mapping[bytes, JSON]) -> list[Message]:
-        """The messages of these addresses; `new` are contents that are not written yet."""
-        missing = {digest for digest in digests if digest not in self._messages}
-        self._messages.update({digest: _message(new[digest]) for digest in missing if digest in new})
-        self._messages.update(
-            {digest: _message(load(body)) for digest, body in self._bodies(missing - new.keys()).items()}
-        )
-        return [self._messages[digest] for digest in digests]
 
     def _page(self, seqs: Sequence[int]) -> dict[int, Trace]:
         run = self._connection.execute
@@ -156,7 +147,7 @@ class Reader:
             if restored.row.toolset is not None:
                 toolsets.add(restored.row.toolset)
         for digest, body in self._bodies(wanted - self._messages.keys()).items():
-            self._messages[digest] = _message(load(body))
+            self._messages[digest] = stored_message(load(body))
         sets = self._bodies(toolsets - self._toolsets.keys())
         lists = {digest: [bytes.fromhex(tool) for tool in json.loads(body)] for digest, body in sets.items()}
         for digest, body in self._bodies(
@@ -222,7 +213,7 @@ def _restored(connection: Connection, seqs: Sequence[int]) -> Iterator[_Restored
         yield restored
 
 
-def _message(data: JSON) -> Message:
+def stored_message(data: JSON) -> Message:
     """A stored message. Version 0.1 stored parts that lacked what their type needs: they are read as unknown parts.
     Raises TraceError for a role that there is not."""
     try:
