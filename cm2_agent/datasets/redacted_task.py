@@ -22,8 +22,9 @@ def redacted_task(task: Task, redactor: Redactor) -> Task:
     kept = {"id": task.id, "version": task.version}
     words = {key: value for key, value in task.to_json().items() if key not in (*kept, "checklist")}
     shown = redactor.redact_json(words)
-    for group, entries in (("tools", task.tools), ("recorded", task.recorded)):
-        shown[group] = [{**new, "name": old.name} for new, old in zip(shown[group], entries, strict=True)]
+    for group in ("tools", "recorded"):
+        names = [entry.name for entry in getattr(task, group)]
+        shown[group] = [{**new, "name": name} for new, name in zip(shown[group], names, strict=True)]
     checklist = None if own is None else redacted_checklist(own, redactor)
     return Task.model_validate({**shown, **kept, "checklist": checklist})
 
