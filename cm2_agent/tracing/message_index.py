@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from hashlib import blake2b
-from operator import is_
+from operator import attrgetter, is_
 from typing import Any, Final
 
 from langchain_core.messages import AIMessage, BaseMessage, RemoveMessage, convert_to_messages
@@ -27,13 +27,16 @@ _NOTICE: Final = "lc_source"
 
 
 class SeenMessage:
-    """One message as a callback showed it. `id` is LangChain's, where it has one by now; `notice` says that LangChain
-    marks it as written by the application."""
+    """One message as a callback showed it. `id` is LangChain's, where it has one by now; `shown` says that the model
+    was shown it and nobody said it, `notice` that LangChain marks it as such; `said` is what stood in its place when it
+    was said, where the application has changed it since."""
 
-    __slots__ = ("_hash", "_key", "id", "message", "notice")
+    __slots__ = ("_hash", "_key", "id", "message", "notice", "said", "shown")
 
     def __init__(self, message: Message, id: str | None, notice: bool = False, key: Hashable = None) -> None:
         self.message, self.id, self.notice = message, id, notice
+        self.shown = False
+        self.said: Message | None = None
         self._key = key
         self._hash: int | None = None
 
@@ -52,18 +55,26 @@ class SeenMessage:
             self._hash = int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_BITS // 8).digest())
         return self._hash
 
-    @property
-    def shown(self) -> bool:
-        """Whether the model was shown it and nobody said it."""
-        return bool(self.message.extra) and SHOWN in self.message.extra
-
     def mark_shown(self) -> None:
         if not self.shown:
             self.message = replace(self.message, extra={**self.message.extra, SHOWN: True})
+            self.shown = True
 
     def named(self, id: str | None) -> None:
         """A reducer has given the message its id."""
         self.id, self._hash = id, None
+
+
+_hashes = attrgetter("_hash")
+
+
+def total_hash(messages: Iterable[SeenMessage]) -> int:
+    """The sum of the messages' hashes, which names a state (`state_hash`)."""
+    listed = list(messages)
+    hashes = list(map(_hashes, listed))
+    if None in hashes:
+        hashes = [seen.hash for seen in listed]
+    return sum(hashes)
 
 
 def state_hash(total: int) -> str:
@@ -90,6 +101,13 @@ class _Converted:
         content = message.content
         self.content = content if isinstance(content, str) else _copied(content)
 
+    @property
+    def length(self) -> int:
+        """In characters, about."""
+        if isinstance(self.content, str):
+            return len(self.content)
+        return 200 + sum(len(str(block)) for block in self.content)
+
     def holds(self, message: BaseMessage) -> bool:
         """Whether the message still says what it said: nodes may change content and arguments in place."""
         content = message.content
@@ -104,63 +122,83 @@ class _Converted:
         return True
 
 
+class _Thread:
+    """What is held of a thread: its messages by id, and the last state's in order, as the fields of LangChain's objects
+    with our form of them. Fields are those of objects that no node can reach any more, or that were looked at when
+    their run ended."""
+
+    __slots__ = ("fields", "ids", "seen", "size")
+
+    def __init__(self) -> None:
+        self.ids: dict[str, _Converted] = {}
+        self.fields: list[dict[str, Any]] = []
+        self.seen: list[SeenMessage] = []
+        self.size = 0
+
+
 class ThreadMessages:
-    """The messages that the last runs of some threads ended with, so that a history that comes again, as new objects
-    out of a checkpointer, is not converted again. Bounded in messages and characters; the least recent threads go
-    first."""
+    """The messages of some threads, so that a history that comes again, as new objects out of a checkpointer, is not
+    converted again. Bounded in messages and characters; the least recent threads go first."""
 
     def __init__(self, messages: int = 50_000, characters: int = 32_000_000, longest: int = 200_000) -> None:
         self._limits = messages, characters
         self._longest = longest
-        self._threads: OrderedDict[str, tuple[dict[str, _Converted], int]] = OrderedDict()
+        self._threads: OrderedDict[str, _Thread] = OrderedDict()
         self._count = self._characters = 0
         self._lock = threading.Lock()
 
-    def of(self, thread: str | None) -> Mapping[str, _Converted]:
-        """The converted messages of a thread by id."""
-        found = self._threads.get(thread) if thread is not None else None
-        return {} if found is None else found[0]
+    def of(self, thread: str | None) -> _Thread | None:
+        """What is held of a thread."""
+        return self._threads.get(thread) if thread is not None else None
 
-    def remember(self, thread: str | None, converted: Iterable[_Converted]) -> None:
-        """Replace what is held of the thread."""
+    def remember(self, thread: str | None, index: MessageIndex) -> None:
+        """Hold what a run of the thread has shown."""
         if thread is None:
             return
-        held = {}
-        size = 0
-        for entry in converted:
-            content = entry.content
-            length = len(content) if isinstance(content, str) else 200 + sum(len(str(block)) for block in content)
-            if entry.seen.id is not None and length <= self._longest:
-                held[entry.seen.id] = entry
-                size += length
         with self._lock:
-            self._forget(thread)
-            if held:
-                self._threads[thread] = held, size
-                self._count += len(held)
-                self._characters += size
+            held = self._threads.pop(thread, None) or _Thread()
+            self._count -= len(held.ids)
+            self._characters -= held.size
+            new = index.new()
+            raw, seen, same = index.last_state()
+            if len(held.ids) > 2 * len(raw) + 100:  # most of them have been removed
+                left = {entry.id for entry in seen}
+                new = {id: found for id, found in [*held.ids.items(), *new.items()] if id in left}
+                held = _Thread()
+            for id, converted in new.items():
+                length = converted.length
+                if length <= self._longest and id not in held.ids:
+                    held.size += length
+                if length <= self._longest:
+                    held.ids[id] = converted
+            if same > len(held.fields):
+                same = 0
+            whole = all(entry.id is None or entry.id in held.ids for entry in seen[same:])
+            held.size += sum(len(entry.message.text) for entry in seen[same:] if entry.id is None)
+            held.fields = held.fields[:same] + [message.__dict__ for message in raw[same:]] if whole else []
+            held.seen = list(seen) if whole else []
+            self._threads[thread] = held
+            self._count += len(held.ids)
+            self._characters += held.size
             while self._threads and (self._count > self._limits[0] or self._characters > self._limits[1]):
-                self._forget(next(iter(self._threads)))
-
-    def _forget(self, thread: str) -> None:
-        found = self._threads.pop(thread, None)
-        if found is not None:
-            self._count -= len(found[0])
-            self._characters -= found[1]
+                _, dropped = self._threads.popitem(last=False)
+                self._count -= len(dropped.ids)
+                self._characters -= dropped.size
 
 
 class MessageIndex:
     """All messages that one run has shown. Two are the same if LangChain's ids agree, or role, text and tool calls
     do."""
 
-    def __init__(self, earlier: Mapping[str, _Converted] | None = None) -> None:
-        self.earlier = earlier or {}
-        """Those of the thread's last run by id."""
+    def __init__(self, thread: _Thread | None = None) -> None:
+        self._thread = thread or _Thread()
         self._objects: dict[int, tuple[BaseMessage, _Converted]] = {}
         self._ids: dict[str, _Converted] = {}
         # A state that a node was shown, its entries, and how many of these are not looked at again
         self._last: tuple[Sequence[BaseMessage], list[SeenMessage], int] = ((), [], 0)
         self._settled: int | None = None
+        self._same = 0  # so many of the state's first messages are those that are held of the thread
+        self._state: tuple[Sequence[BaseMessage], list[SeenMessage]] = ((), [])
 
     def add(self, message: BaseMessage) -> SeenMessage:
         """The entry of a message object. The same object is converted once, unless it was changed in between."""
@@ -172,7 +210,7 @@ class MessageIndex:
             return seen
         before = None
         if message.id:
-            before = self._ids.get(message.id) or self.earlier.get(message.id)
+            before = self._ids.get(message.id) or self._thread.ids.get(message.id)
             if before is not None and before.holds(message) and before.message.__dict__ == message.__dict__:
                 return self._hold(message, before)
         converted = from_langchain(message)
@@ -201,7 +239,12 @@ class MessageIndex:
         are none."""
         _, value = state_messages((state.update or None) if isinstance(state, Command) else state)
         found = as_messages(value) if value else None
-        return None if found is None else self.add_all(found)
+        if found is None:
+            return None
+        entries = self.add_all(found)
+        if self._settled is not None and len(entries) == len(found):
+            self._state = found, entries
+        return entries
 
     def add_snapshot(self, value: Any) -> list[SeenMessage] | None:
         """The messages of the graph's state as one of its nodes is shown it. What the run found there is converted once
@@ -209,12 +252,24 @@ class MessageIndex:
         found = as_messages(value)
         if found is None:
             return None
-        entries = self.add_all(found)
+        if self._settled is None:
+            self._same = self._count_same(found)
+            entries = self._thread.seen[: self._same] + self.add_all(found[self._same :])
+            self._settled = max(self._same, len(found) - 8)
+        else:
+            entries = self.add_all(found)
         if len(entries) == len(found):
-            if self._settled is None:
-                self._settled = max(0, len(found) - 8)
+            self._state = found, entries
             self._last = found, entries, min(self._settled, len(found))
         return entries
+
+    def _count_same(self, messages: Sequence[BaseMessage]) -> int:
+        """How many of the first messages are, field by field, the first of the thread's last state."""
+        held = self._thread.fields
+        fields = [message.__dict__ for message in messages[: len(held)]]
+        if fields == held[: len(fields)]:
+            return len(fields)
+        return next(place for place, (own, other) in enumerate(zip(fields, held, strict=False)) if own != other)
 
     def add_write(self, value: Any) -> list[SeenMessage | Removal] | None:
         """What a node writes to `messages`, in order; None where it is nothing of that kind."""
@@ -223,9 +278,17 @@ class MessageIndex:
             return None
         return [Removal(message.id) if isinstance(message, RemoveMessage) else self.add(message) for message in found]
 
-    def converted(self) -> Sequence[_Converted]:
-        """What `ThreadMessages` holds of the run: every message that has an id."""
-        return list(self._ids.values())
+    def new(self) -> dict[str, _Converted]:
+        """What the run has shown beside what was held of the thread, by id."""
+        return self._ids
+
+    def last_state(self) -> tuple[Sequence[BaseMessage], list[SeenMessage], int]:
+        """The last state that was shown, and how many of its first messages are the held ones."""
+        raw, seen = self._state
+        same = min(self._same, len(seen))
+        if not all(map(is_, seen[:same], self._thread.seen)):
+            same = 0
+        return raw, seen, same
 
     def _hold(self, message: BaseMessage, converted: _Converted) -> SeenMessage:
         self._objects[id(message)] = message, converted

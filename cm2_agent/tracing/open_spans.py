@@ -203,7 +203,7 @@ class OpenSpans:
         root.span.set_attribute(semconv.STATUS, root.status)
         if root.source.content:
             write_content(root, {semconv.OUTPUT_MESSAGES: root.final_messages})
-        self._threads.remember(root.thread, root.message_index.converted())
+        self._threads.remember(root.thread, root.message_index)
         with self._lock:
             for run_id in root.run_ids:
                 self.records.pop(run_id, None)

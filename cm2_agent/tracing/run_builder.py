@@ -54,7 +54,7 @@ def _dialogue(root: RootRecord, chats: list[ChatRecord], tools: list[ToolRecord]
 
 def _model_call(chat: ChatRecord, dialogue: Dialogue, agent: str | None) -> ModelCall:
     response = chat.response
-    prompt = tuple(seen.message for seen in chat.input)
+    prompt = tuple([seen.message for seen in chat.input])
     if response is None:
         return ModelCall(
             span_id=chat.span_id,

@@ -109,7 +109,7 @@ class _RunDialogue:
                     changed[id(chat)] = how
         return Dialogue(
             messages=tuple(self.final.get(id(entry), entry.seen.message) for entry in added),
-            history=tuple(seen.message for seen in self.state.history),
+            history=tuple(_said(self.state.history)),
             states=self.state.marks(added),
             written=written,
             changed=changed,
@@ -205,7 +205,7 @@ class _RunDialogue:
         history = self.state.history
         if any(seen.message.role == "assistant" for seen in history):
             return
-        shown = [seen for seen in history if seen.message.role == "system"]
+        shown = [seen for seen in history if seen.message.role == "system" and not seen.shown]
         first = next((chat for chat in self.chats if id(chat) in self.linked), None)
         if first is None and not self.answered:
             first = self.chats[0] if self.chats else None
@@ -258,6 +258,10 @@ class _RunDialogue:
                 message = Message(role="tool", parts=(response,), name=run.name)
                 entries.insert(end, Entry(SeenMessage(message, None), "node", self.state.last_born))
                 end += 1
+
+
+def _said(history: Sequence[SeenMessage]) -> list[Message]:
+    return [seen.said or seen.message for seen in history if seen.said or not (seen.shown or seen.notice)]
 
 
 def _words(inputs: Any) -> list[str]:

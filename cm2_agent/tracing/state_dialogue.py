@@ -9,9 +9,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
+from operator import is_
 from typing import Literal
 
-from cm2_agent.tracing.message_index import SeenMessage, state_hash
+from cm2_agent.tracing.message_index import SeenMessage, state_hash, total_hash
 from cm2_agent.tracing.message_lists import find, identified, identity_of, new_messages, reduced, shown_to, written_by
 from cm2_agent.tracing.state_log import GraphLog, NodeTask, StateLog
 from cm2_agent.types.run import StateMark
@@ -62,7 +63,7 @@ class StateDialogue:
         self.words, self.answers = words, answers
         self.entries: list[Entry] = []
         self.history: list[SeenMessage] = []
-        """What was there before the run's own messages, without what nobody said."""
+        """What was there before the run's own messages."""
         self._by: dict[Hashable, Entry] = {}
         self._drafts: list[Entry] = []  # taken out, and nobody has spoken since
         self._before: set[Hashable] | None = None  # identities of the history; made when it is needed
@@ -85,7 +86,7 @@ class StateDialogue:
         for task in own.tasks:
             if task.unfinished:
                 self._unfinished(log, task)
-        self.history = [seen for seen in [*self.history, *self._extra] if not seen.shown and not seen.notice]
+        self.history += self._extra
 
     # The state at the start
 
@@ -118,19 +119,19 @@ class StateDialogue:
         else:
             mine = state[start : start + len(new)]
             self.history = state[:start] + state[start + len(new) :]
-        self._total = sum(seen.hash for seen in self.history)
+        self._total = total_hash(self.history)
         self._states.append((self._total, -1))
+        self._total += total_hash(mine)
         spoken = any(seen.message.role == "assistant" for seen in self.history)
         for seen in self._without_repeats(mine):
             if not spoken or seen.message.role != "system":
                 self._append(seen, "given", 0)
-        self._total = sum(seen.hash for seen in self._state)
         self._mark()
 
     def _without_repeats(self, mine: list[SeenMessage]) -> list[SeenMessage]:
         """A user's message that nobody has answered, sent again after a failure, was said once."""
-        said = [seen for seen in self.history if seen.message.role == "user" or seen.message.role == "assistant"]
-        while mine and said and mine[0].message.role == "user" and said[-1].key == mine[0].key:
+        last = next((seen for seen in reversed(self.history) if seen.message.role in ("user", "assistant")), None)
+        while mine and last is not None and mine[0].message.role == "user" and last.key == mine[0].key:
             mine = mine[1:]
         return mine
 
@@ -149,20 +150,18 @@ class StateDialogue:
     def _go(self, after: list[SeenMessage], written: int) -> None:
         """The state is another one: what is new, replaced and gone."""
         before = self._state
-        same = 0
-        for left, right in zip(before, after, strict=False):
-            if left is not right:
-                break
-            same += 1
+        same = min(len(before), len(after))
+        if not all(map(is_, before, after)):
+            same = next(place for place, pair in enumerate(zip(before, after, strict=False)) if pair[0] is not pair[1])
         self._state = after
         old, new = identified(before, same), identified(after, same)
-        self._total += sum(seen.hash for seen in new.values()) - sum(seen.hash for seen in old.values())
+        self._total += total_hash(new.values()) - total_hash(old.values())
         lost = [identity for identity in old if identity not in new]
         users = any(old[identity].message.role == "user" and not old[identity].shown for identity in lost)
         added = [(identity, seen) for identity, seen in new.items() if identity not in old]
         for identity, seen in new.items():
             if identity in old and old[identity] is not seen:
-                self._replace(identity, old[identity], seen)
+                self._replace(identity, old[identity], seen, bool(lost))
         stays = max((place for place, identity in enumerate(new) if identity in old), default=-1)
         places = {identity: place for place, identity in enumerate(new)}
         gone = [] if users else [self._by[identity] for identity in lost if identity in self._by]
@@ -223,17 +222,19 @@ class StateDialogue:
                 conducts = conducts or (answered and after_reply)
             said.append(entry.seen.message)
 
-    def _replace(self, identity: Hashable, old: SeenMessage, new: SeenMessage) -> None:
+    def _replace(self, identity: Hashable, old: SeenMessage, new: SeenMessage, removed: bool) -> None:
         entry = self._by.get(identity)
-        if old.shown:
-            new.mark_shown()
-        if entry is None or entry.dropped or not self._is_open(entry, responses=True):
-            return
+        counts = entry is not None and not entry.dropped and self._is_open(entry, responses=True)
         text = new.message.text
-        if entry.role == "user" and (old.message.text in text or text.strip() in self.answers):
-            return  # the application put more around the user's words, or had a model put them otherwise
-        entry.drafts = (*entry.drafts, entry.seen)
-        entry.seen = new
+        if entry is not None and entry.role == "user" and (old.message.text in text or text.strip() in self.answers):
+            counts = False  # the application put more around the user's words, or had a model put them otherwise
+        if entry is not None and counts:
+            entry.drafts = (*entry.drafts, entry.seen)
+            entry.seen = new
+            return
+        if old.shown or (removed and new.message.role in ("user", "system")):
+            new.mark_shown()
+        new.said = old.said or (None if old.shown else old.message)
 
     def _is_open(self, entry: Entry, responses: bool = False) -> bool:
         """Whether nobody has spoken since."""
