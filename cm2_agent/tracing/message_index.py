@@ -198,6 +198,8 @@ class MessageIndex:
         self._last: tuple[Sequence[BaseMessage], list[SeenMessage], int] = ((), [], 0)
         self._settled: int | None = None
         self._same = 0  # so many of the state's first messages are those that are held of the thread
+        self.outside: list[SeenMessage] = []
+        """What the first state that was shown holds behind the state that the thread's last run here ended in."""
         self._state: tuple[Sequence[BaseMessage], list[SeenMessage]] = ((), [])
 
     def add(self, message: BaseMessage) -> SeenMessage:
@@ -255,6 +257,8 @@ class MessageIndex:
         if self._settled is None:
             self._same = self._count_same(found)
             entries = self._thread.seen[: self._same] + self.add_all(found[self._same :])
+            if self._same and self._same == len(self._thread.fields):
+                self.outside = [seen for seen in entries[self._same :] if seen.id not in self._thread.ids]
             self._settled = max(self._same, len(found) - 8)
         else:
             entries = self.add_all(found)

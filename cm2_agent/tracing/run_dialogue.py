@@ -83,6 +83,7 @@ class _RunDialogue:
             root.input_messages or (),
             root.final_messages,
             root.resumed,
+            root.message_index.outside,
             cache(lambda: _words(root.inputs)),
             {chat.output.message.text.strip() for chat in self.answered if chat.output is not None},
         )

@@ -145,6 +145,8 @@ def capture(
         if record is not root:
             root.records.append(record)
             return
+        if root.is_update:
+            return
         try:
             run = build_run(root)
             if redactor is not None:

@@ -116,6 +116,12 @@ class RootRecord(Record):
     records: list[Record] = field(default_factory=list)
 
     @property
+    def is_update(self) -> bool:
+        """Whether somebody wrote into a checkpoint (`update_state`): no run, and LangGraph shows it only where the
+        node that the write is ascribed to has conditional edges."""
+        return self.name.endswith("UpdateState") and not self.log.graphs and not self.records
+
+    @property
     def status(self) -> Literal["ok", "error", "interrupted", "cancelled"]:
         """How the root ended: a run that was closed or cancelled from outside did not fail."""
         if self.raised is not None:

@@ -46,6 +46,7 @@ class StateDialogue:
         given: the messages of the run's input.
         final: those of its output, None where the run did not end by itself.
         resumed: whether it went on from a checkpoint.
+        outside: what stands in its first state behind the state that the thread's last run ended in.
         words: the texts of the run's input beside its messages, such as a person's answer to an interrupt.
         answers: what the run's models said, each without white space around it.
     """
@@ -57,6 +58,7 @@ class StateDialogue:
         given: Sequence[SeenMessage],
         final: Sequence[SeenMessage] | None,
         resumed: bool,
+        outside: Sequence[SeenMessage] = (),
         words: Callable[[], Sequence[str]] = tuple,
         answers: Collection[str] = (),
     ) -> None:
@@ -73,7 +75,7 @@ class StateDialogue:
         self.steps: dict[int, int] = {}
         """The number of each superstep → `born` of what it wrote."""
         steps = own.steps()
-        self._begin(steps, given, final, resumed)
+        self._begin(steps, given or (_between_runs(outside) if resumed else ()), final)
         if resumed:
             self._resumed_subgraphs(log)
         for number, tasks in enumerate(steps):
@@ -95,7 +97,6 @@ class StateDialogue:
         steps: Sequence[Sequence[NodeTask]],
         given: Sequence[SeenMessage],
         final: Sequence[SeenMessage] | None,
-        resumed: bool,
     ) -> None:
         early: list[NodeTask] = []
         first: Sequence[SeenMessage] | None = None
@@ -327,3 +328,10 @@ class StateDialogue:
                 out.pop()
             out.append(mark)
         return tuple(out)
+
+
+def _between_runs(outside: Sequence[SeenMessage]) -> Sequence[SeenMessage]:
+    """What somebody wrote into the checkpoint (`update_state`) before the run went on: a user's message, or an answer
+    in a tool's place. Where an assistant's is among it, a run elsewhere wrote it."""
+    roles = {seen.message.role for seen in outside}
+    return outside if roles in ({"user"}, {"tool"}) else ()
