@@ -200,6 +200,8 @@ class MessageIndex:
         self._same = 0  # so many of the state's first messages are those that are held of the thread
         self.outside: list[SeenMessage] = []
         """What the first state that was shown holds behind the state that the thread's last run here ended in."""
+        self.repeated: set[str] = set()
+        """Ids at the end of the first state that an earlier run of the thread has shown."""
         self._state: tuple[Sequence[BaseMessage], list[SeenMessage]] = ((), [])
 
     def add(self, message: BaseMessage) -> SeenMessage:
@@ -257,6 +259,7 @@ class MessageIndex:
         if self._settled is None:
             self._same = self._count_same(found)
             entries = self._thread.seen[: self._same] + self.add_all(found[self._same :])
+            self.repeated = {seen.id for seen in entries[-8:] if seen.id is not None and seen.id in self._thread.ids}
             if self._same and self._same == len(self._thread.fields):
                 self.outside = [seen for seen in entries[self._same :] if seen.id not in self._thread.ids]
             self._settled = max(self._same, len(found) - 8)

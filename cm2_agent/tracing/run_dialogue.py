@@ -84,6 +84,7 @@ class _RunDialogue:
             root.final_messages,
             root.resumed,
             root.message_index.outside,
+            root.message_index.repeated,
             cache(lambda: _words(root.inputs)),
             {chat.output.message.text.strip() for chat in self.answered if chat.output is not None},
         )

@@ -47,6 +47,7 @@ class StateDialogue:
         final: those of its output, None where the run did not end by itself.
         resumed: whether it went on from a checkpoint.
         outside: what stands in its first state behind the state that the thread's last run ended in.
+        repeated: the ids of what an earlier run of the thread held already.
         words: the texts of the run's input beside its messages, such as a person's answer to an interrupt.
         answers: what the run's models said, each without white space around it.
     """
@@ -59,6 +60,7 @@ class StateDialogue:
         final: Sequence[SeenMessage] | None,
         resumed: bool,
         outside: Sequence[SeenMessage] = (),
+        repeated: Collection[str] = (),
         words: Callable[[], Sequence[str]] = tuple,
         answers: Collection[str] = (),
     ) -> None:
@@ -75,7 +77,7 @@ class StateDialogue:
         self.steps: dict[int, int] = {}
         """The number of each superstep → `born` of what it wrote."""
         steps = own.steps()
-        self._begin(steps, given or (_between_runs(outside) if resumed else ()), final)
+        self._begin(steps, given or (_between_runs(outside) if resumed else ()), final, resumed, repeated)
         if resumed:
             self._resumed_subgraphs(log)
         for number, tasks in enumerate(steps):
@@ -97,6 +99,8 @@ class StateDialogue:
         steps: Sequence[Sequence[NodeTask]],
         given: Sequence[SeenMessage],
         final: Sequence[SeenMessage] | None,
+        resumed: bool,
+        repeated: Collection[str],
     ) -> None:
         early: list[NodeTask] = []
         first: Sequence[SeenMessage] | None = None
@@ -110,6 +114,8 @@ class StateDialogue:
         if own:  # the first state that anybody was shown holds what this run wrote before
             keys = {seen.key for seen in own}
             state = [seen for seen in state if seen not in own and seen.key not in keys]
+        elif resumed and steps:
+            state += self._pending(state, steps[0], shown_to(steps[1]) if len(steps) > 1 else final)
         new = new_messages(given)
         start = find(state, new)
         self._state = state
@@ -120,6 +126,8 @@ class StateDialogue:
         else:
             mine = state[start : start + len(new)]
             self.history = state[:start] + state[start + len(new) :]
+        while mine and mine[0].id is not None and mine[0].id in repeated:  # sent again under its id
+            self.history.append(mine.pop(0))
         self._total = total_hash(self.history)
         self._states.append((self._total, -1))
         self._total += total_hash(mine)
@@ -128,6 +136,15 @@ class StateDialogue:
             if not spoken or seen.message.role != "system":
                 self._append(seen, "given", 0)
         self._mark()
+
+    def _pending(
+        self, state: Sequence[SeenMessage], tasks: Sequence[NodeTask], after: Sequence[SeenMessage] | None
+    ) -> list[SeenMessage]:
+        """What nodes had written beside the one that was interrupted: it comes into the state with the first step of
+        the run that goes on, and is not what this step wrote."""
+        own = {seen for task in tasks for seen in written_by(task)}
+        keys = {seen.key for seen in own} | {identity_of(seen) for seen in state}
+        return [seen for seen in after or () if not (seen in own or seen.key in keys or identity_of(seen) in keys)]
 
     def _without_repeats(self, mine: list[SeenMessage]) -> list[SeenMessage]:
         """A user's message that nobody has answered, sent again after a failure, was said once."""
@@ -140,9 +157,10 @@ class StateDialogue:
         """What a subgraph had written before the run went on is part of the run that was interrupted."""
         for graph in log.graphs.values():
             if graph.resumed and graph.task is not None:
-                written = {seen for task in graph.tasks for seen in written_by(task)}
-                for seen in shown_to(graph.tasks) or ():
-                    if seen not in written and not self._is_known(seen):
+                own = {seen for task in graph.tasks for seen in written_by(task)}
+                keys = {seen.key for seen in own}
+                for seen in {seen: None for task in graph.tasks for seen in task.before or ()}:
+                    if seen not in own and seen.key not in keys and not self._is_known(seen):
                         self._extra.append(seen)
                         self._history_keys().add(identity_of(seen))
 
