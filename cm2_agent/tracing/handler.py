@@ -20,6 +20,7 @@ from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.outputs import LLMResult
 from langgraph.callbacks import GraphCallbackHandler, GraphInterruptEvent, GraphResumeEvent
 from langgraph.errors import GraphBubbleUp
+from langgraph.types import Command
 
 from cm2_agent.incidents import Incidents
 from cm2_agent.langchain_messages import plain
@@ -274,6 +275,7 @@ class SpanHandler(GraphCallbackHandler):
         read = read_tool_result(output, record.call_id)
         record.result, record.error, record.artifact = read.result, read.error, read.artifact
         record.call_id = record.call_id or read.call_id
+        record.handoff = isinstance(output, Command) and output.graph == Command.PARENT
         if record.error is not None:
             record.span.set_attribute(semconv.ERROR_TYPE, "ToolError")
             write_status(record)

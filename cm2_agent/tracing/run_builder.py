@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cm2_agent.tracing.agents import name_agents
+from cm2_agent.tracing.handoffs import with_handoffs
 from cm2_agent.tracing.run_dialogue import Dialogue, run_dialogue
 from cm2_agent.tracing.span_records import ChatRecord, Record, RootRecord, ToolRecord
 from cm2_agent.tracing.value_dialogue import value_dialogue
@@ -47,7 +48,8 @@ def build_run(root: RootRecord) -> Run:
 def _dialogue(root: RootRecord, chats: list[ChatRecord], tools: list[ToolRecord]) -> Dialogue:
     by_values = value_dialogue(root, chats, tools)
     if by_values is None:
-        return run_dialogue(root, chats, tools, [_tool_run(tool, None) for tool in tools])
+        dialogue = run_dialogue(root, chats, tools, [_tool_run(tool, None) for tool in tools])
+        return with_handoffs(dialogue, chats, tools)
     messages, written = by_values.result()
     return Dialogue(messages=tuple(messages), history=by_values.history, written=written)
 

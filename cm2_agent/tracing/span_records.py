@@ -75,7 +75,8 @@ class ChatRecord(Record):
 
 @dataclass(slots=True, eq=False)
 class ToolRecord(Record):
-    """An execution of a tool. `interrupted`: it stopped to ask a human and answered nothing."""
+    """An execution of a tool. `interrupted`: it stopped to ask a human and answered nothing; `handoff`: it sent the
+    parent graph elsewhere."""
 
     call_id: str | None = None
     arguments: JSON = None
@@ -84,6 +85,7 @@ class ToolRecord(Record):
     backend: str | None = None
     fault: str | None = None
     interrupted: bool = False
+    handoff: bool = False
 
 
 @dataclass(slots=True, eq=False)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain_core.messages import AIMessage
-from langchain_core.tools import tool
+from langchain_core.messages import AIMessage, ToolMessage
+from langchain_core.tools import InjectedToolCallId, tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.func import entrypoint, task
 from langgraph.graph import END, START, MessagesState, StateGraph
-from langgraph.prebuilt import create_react_agent
+from langgraph.prebuilt import InjectedState, create_react_agent
 from langgraph.types import Command
 
 from cm2_agent.types.trace import Trace
+from cm2_agent.types.view import View
 from tests.tracing.apps import ScriptedModel, agent, calls, look, says
 from tests.tracing.conftest import Watched
 from tests.tracing.test_run_dialogue import lines
@@ -174,3 +175,37 @@ def test_a_router_at_the_start_is_no_node_that_sees_the_state(watched: Watched) 
     ]
     assert [[call.message for call in run.calls] for run in watched.runs] == [[None, 1], [None, 1]]
     assert [message.text for message in watched.runs[1].history] == ["hi", "hello"]
+
+
+@pytest.mark.parametrize("update", ["nothing", "the answer", "all"])
+def test_a_handoff_is_in_the_dialogue_whatever_the_graph_keeps(watched: Watched, update: str) -> None:
+    @tool
+    def to_bob(
+        state: Annotated[dict[str, Any], InjectedState], call: Annotated[str, InjectedToolCallId]
+    ) -> Command[Any]:
+        """Hand over."""
+        answer = ToolMessage("bob takes over", tool_call_id=call)
+        messages = {"nothing": [], "the answer": [answer], "all": [*state["messages"], answer]}[update]
+        return Command(goto="bob", graph=Command.PARENT, update={"messages": messages, "active": "bob"})
+
+    class Active(MessagesState):
+        active: str
+
+    graph: Any = StateGraph(Active)
+    graph.add_node("alice", create_agent(ScriptedModel(script=[asks("to_bob")]), [to_bob], name="alice"))
+    graph.add_node("bob", create_agent(says("bob here"), [], name="bob"))
+    graph.add_conditional_edges(START, lambda state: state.get("active") or "alice", ["alice", "bob"])
+    app = graph.compile(checkpointer=InMemorySaver()).with_config(callbacks=[watched.handler])
+    for text in ("hi", "more"):
+        app.invoke({"messages": [("user", text)]}, {"configurable": {"thread_id": "t"}})
+    assert [lines(run) for run in watched.runs] == [
+        ["user: hi", "assistant: to_bob-1", "tool: to_bob-1", "assistant: bob here"],
+        ["user: more", "assistant: bob here"],
+    ]
+    first, second = watched.runs
+    assert [(call.message, call.agent) for call in first.calls] == [(1, "alice"), (3, "bob")]
+    assert first.states[-1].messages == 4
+    assert second.states[0].hash == first.states[-1].hash
+    trace = Trace(id="t", runs=(first, second))
+    assert [step.agent for step in trace.steps] == ["alice", "bob", "bob"]
+    assert View.of(trace, 0, agent="alice").calls("to_bob")[0].status == "ok"
