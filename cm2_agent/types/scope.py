@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -110,6 +110,29 @@ class Scope:
     def calls_by(self, seen: int) -> tuple[CallView, ...]:
         """The calls of the first `seen` steps."""
         return self.calls[: bisect_left(self.calls, seen, key=lambda call: call.step)]
+
+    def named(self, name: str | None, seen: int) -> tuple[CallView, ...]:
+        """Those of one tool."""
+        calls = self.calls_by(seen)
+        return calls if name is None else tuple(call for call in calls if call.name == name)
+
+    def matching(
+        self, key: tuple[str | None, str], seen: int, matches: Callable[[CallView], bool]
+    ) -> tuple[CallView, ...]:
+        """The calls of the tool `key[0]` in the first `seen` steps that match what the key stands for. Each call is
+        asked about once."""
+        asked, found = self._asked.get(key, (0, ()))
+        calls = self.calls_by(seen)
+        if asked < len(calls):
+            new = tuple(call for call in calls[asked:] if key[0] in (None, call.name) and matches(call))
+            found = (*found, *new)
+            self._asked[key] = (len(calls), found)
+        return found[: bisect_left(found, seen, key=lambda call: call.step)]
+
+    @cached_property
+    def _asked(self) -> dict[tuple[str | None, str], tuple[int, tuple[CallView, ...]]]:
+        """For what was looked for, how many calls were asked about and which of them match."""
+        return {}
 
     def replies_by(self, seen: int) -> tuple[Reply, ...]:
         return self.replies[: bisect_left(self.replies, seen, key=lambda reply: reply.step)]

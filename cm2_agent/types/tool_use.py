@@ -131,6 +131,10 @@ def pair_answers(asked: Sequence[str | None], answered: Sequence[str | None]) ->
     >>> pair_answers(["a", "b", "a"], ["b", "a", "a"]), pair_answers([None, None], ["x", None]), pair_answers(["a"], [])
     ((1, 0, 2), (0, 1), (None,))
     """
+    if not asked:
+        return ()
+    if list(asked) == list(answered) and all(asked):  # as it mostly is
+        return tuple(range(len(asked)))
     by_id: dict[str, deque[int]] = defaultdict(deque)
     for place, name in enumerate(answered):
         if name:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from cm2_agent.types.dialogue_words import as_text, occurs
-from cm2_agent.types.json_values import JSON, same_json
+from cm2_agent.types.json_values import JSON, canonical_json, same_json
 from cm2_agent.types.messages import Message
 from cm2_agent.types.scope import CallView, Scope
 from cm2_agent.types.tool_use import CallStatus
@@ -99,14 +99,14 @@ class View:
 
         A value of `with_` is a JSON value to equal, or `{"from": "user"}`: it occurs in a user message so far, or
         `{"from": "tool"}`: in a tool result of an earlier step of the dialogue."""
-        found = tuple(
+        found = self._scope.named(name, self.seen) if not with_ else self._matching(name, with_)
+        if status is None and agent is None:
+            return found
+        return tuple(
             call
-            for call in self.all_calls
-            if (name is None or call.name == name)
-            and (status is None or call.status == status)
-            and (agent is None or call.agent == agent)
+            for call in found
+            if (status is None or call.status == status) and (agent is None or call.agent == agent)
         )
-        return found if not with_ else tuple(call for call in found if self.matches(call, with_))
 
     def called(self, name: str, *, with_: Mapping[str, JSON] | None = None, before: str | None = None) -> bool:
         """Whether the tool was called in the scope so far. With `before="reply"`: in a step before the first reply
@@ -155,6 +155,14 @@ class View:
     def _first_step(self) -> int:
         """The number within the dialogue of the scope's first step."""
         return 0 if self.turn is None or not self._scope.steps else self._scope.steps[0].number
+
+    def _matching(self, name: str | None, wanted: Mapping[str, JSON]) -> tuple[CallView, ...]:
+        """Whether a call matches is the same in all views of the scope that see it, and is found out once."""
+        try:
+            key = (name, canonical_json(wanted))
+        except (TypeError, ValueError):  # a value that is no JSON
+            return tuple(call for call in self._scope.named(name, self.seen) if self.matches(call, wanted))
+        return self._scope.matching(key, self.seen, lambda call: self.matches(call, wanted))
 
     def matches(self, call: CallView, wanted: Mapping[str, JSON]) -> bool:
         """Whether a call of the scope has these arguments among its own (`calls`)."""

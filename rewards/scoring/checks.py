@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -14,23 +14,14 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from cm2_agent.errors import ChecklistError
-from cm2_agent.types.check_specs import (
-    FORMS,
-    AtMost,
-    Called,
-    NeverCalled,
-    NoToolError,
-    OnlyCalled,
-    Parsed,
-    Replied,
-    compile_pattern,
-    parse_check,
-)
+from cm2_agent.types.check_specs import FORMS, parse_check
 from cm2_agent.types.checklist_item import Check, CheckFunction, Item
 from cm2_agent.types.json_values import content_hash
 from cm2_agent.types.secrets import error_text
+from cm2_agent.types.trace import Trace
 from cm2_agent.types.view import View
 
+from .data_checks import LastingCheck, data_check
 from .shaping import ItemColumn
 
 Resolved: TypeAlias = Callable[[View], bool]
@@ -52,7 +43,7 @@ def resolve(check: Check, functions: Mapping[str, CheckFunction] | None = None, 
         check = given[check]
     if isinstance(check, Mapping):
         try:
-            return _from_data(parse_check(check))
+            return data_check(parse_check(check))
         except ChecklistError as error:
             raise ChecklistError(f"{where}{error}") from error
     if not callable(check):
@@ -66,94 +57,65 @@ def resolve(check: Check, functions: Mapping[str, CheckFunction] | None = None, 
     return check
 
 
-def _from_data(data: Parsed) -> Resolved:
-    if isinstance(data, Called):
-        name, wanted, before = data.called, data.with_ or None, data.before
-        if data.succeeded:
-            return lambda view: any(call.response is not None and not call.failed for call in view.calls(name, wanted))
-        return lambda view: view.called(name, with_=wanted, before=before)
-    if isinstance(data, OnlyCalled):
-        return _only_called(data)
-    if isinstance(data, NeverCalled):
-        banned = frozenset([data.never_called] if isinstance(data.never_called, str) else data.never_called)
-        return lambda view: all(call.name not in banned for call in view.all_calls)
-    if isinstance(data, AtMost):
-        limits = data.at_most
-        if isinstance(limits, int):
-            return lambda view: len(view.all_calls) <= limits
-        return lambda view: all(
-            sum(call.name == name for call in view.all_calls) <= most for name, most in limits.items()
-        )
-    if isinstance(data, NoToolError):
-        only = None if data.no_tool_error is True else data.no_tool_error
-        names = None if only is None else frozenset([only] if isinstance(only, str) else only)
-        return lambda view: not any(call.failed and (names is None or call.name in names) for call in view.all_calls)
-    if isinstance(data, Replied):
-        return lambda view: bool(view.replies)
-    pattern = compile_pattern(data.reply_matches)
-    return lambda view: any(pattern.search(_utf8(reply)) is not None for reply in view.replies)
+def run_check(check: Resolved, item: Item, trace: Trace, turn: int | None) -> ItemColumn:
+    """The item's column over a scope (docs/method.md, "Kinds").
 
-
-def _only_called(data: OnlyCalled) -> Resolved:
-    """Every successful call is matched to a listed one of its own (the largest matching, by augmenting paths: a call
-    may fit several)."""
-    among = frozenset(data.among)
-
-    def check(view: View) -> bool:
-        done = [call for call in view.all_calls if call.name in among and call.response is not None and not call.failed]
-        fits = [{id(call) for call in view.calls(one.called, one.with_ or None)} for one in data.only_called]
-        user_of: dict[int, int] = {}  # listed call → the done call that uses it up
-
-        def place(index: int, tried: set[int]) -> bool:
-            for listed, allowed in enumerate(fits):
-                if listed not in tried and id(done[index]) in allowed:
-                    tried.add(listed)
-                    if listed not in user_of or place(user_of[listed], tried):
-                        user_of[listed] = index
-                        return True
-            return False
-
-        return all(place(index, set()) for index in range(len(done)))
-
-    return check
-
-
-def _utf8(text: str) -> str:
-    """Text that RE2 can read: lone surrogates, which a model can emit through broken JSON escapes, become question
-    marks."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "replace").decode()
-    return text
-
-
-def run_check(function: Resolved, item: Item, views: Sequence[View]) -> ItemColumn:
-    """The item's column over a turn's views, one after each of its S steps (docs/method.md, "Kinds").
-
-    A reach check is asked until it first answers yes, a hold check at the end alone (the ends-decided checks are hold
-    items), an avoid check until it first answers yes, which is the violation. A check that raises or answers anything
-    but true or false gives NULL: the checker's failure, never the agent's. Without a step every column stays in row 0,
-    which is false."""
-    if not views:
+    A reach check is asked after each step until it first answers yes, a hold check at the end alone (the ends-decided
+    checks are hold items), an avoid check until it first answers yes, which is the violation. A check that raises an
+    Exception or answers anything but true or false gives NULL: the checker's failure, never the agent's. Without a step
+    every column stays in row 0, which is false."""
+    steps = len(trace.scope(turn).steps)
+    if not steps:
         return ItemColumn(value=False)
-    asked = views[-1:] if item.kind == "hold" else views
-    for row, view in enumerate(asked, len(views) - len(asked) + 1):
-        try:
-            answer = function(view)
-        except Exception as error:  # whatever a user's function raises is its own failure, and this item's alone
-            return _failed(f"the check raised {type(error).__name__}: {error_text(error)}")
+    try:
+        row = _first_row(check, item, trace, turn, steps)
+    except Exception as error:  # whatever a user's function raises is its own failure, and this item's alone
+        return failed(error)
+    if item.kind == "avoid":
+        violation = None if row is None else f"violated at step {row} of the scope"
+        return ItemColumn(value=row is None, first_true_step=steps if row is None else None, explanation=violation)
+    if row is None:
+        return ItemColumn(value=False)
+    return ItemColumn(value=True, first_true_step=steps if item.kind == "hold" else row)
+
+
+def _first_row(check: Resolved, item: Item, trace: Trace, turn: int | None, steps: int) -> int | None:
+    """The first row, among those in which an item of its kind is asked, in which the check answers yes."""
+    if isinstance(check, LastingCheck):
+        step = check.first_step(View(trace=trace, turn=turn, seen=steps, agent=item.agent))
+        return None if step is None else step + 1
+    for row in range(steps if item.kind == "hold" else 1, steps + 1):
+        answer = check(View(trace=trace, turn=turn, seen=row, agent=item.agent))
         if not isinstance(answer, bool | np.bool_):
-            return _failed(f"the check returned {type(answer).__name__} {str(answer)[:80]!r}; expected true or false")
-        if answer and item.kind == "avoid":
-            return ItemColumn(value=False, explanation=f"violated at step {row} of the scope")
+            raise _NoAnswer(f"returned {type(answer).__name__} {str(answer)[:80]!r}; expected true or false")
         if answer:
-            return ItemColumn(value=True, first_true_step=row)
-    return ItemColumn(value=True, first_true_step=len(views)) if item.kind == "avoid" else ItemColumn(value=False)
+            return row
+    return None
 
 
-def _failed(explanation: str) -> ItemColumn:
-    return ItemColumn(value=None, reason="check failed", cause="infrastructure", explanation=explanation)
+class _NoAnswer(Exception):
+    """A check answered something else than true or false."""
+
+
+_BROUGHT_ABOUT = (RecursionError, MemoryError)
+"""What a dialogue can bring about by its size or depth."""
+
+
+def failed(error: BaseException) -> ItemColumn:
+    """The column of a check that raised. A dialogue is held to be the cause of what it can bring about, and of what
+    stops more than the check."""
+    try:
+        what = error_text(error)
+    except Exception:  # an exception's text is the user's code too
+        what = "(its text cannot be read)"
+    why = what if isinstance(error, _NoAnswer) else f"raised {type(error).__name__}: {what}"
+    by_content = isinstance(error, _BROUGHT_ABOUT) or not isinstance(error, Exception)
+    return ItemColumn(
+        value=None,
+        reason="check failed",
+        cause="content" if by_content else "infrastructure",
+        explanation=f"the check {why}",
+    )
 
 
 def load_functions(module: str | Path) -> dict[str, CheckFunction]:

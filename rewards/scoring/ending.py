@@ -13,6 +13,9 @@ from cm2_agent.types.trace import Trace
 UNDECIDED = "verdict"
 """What the runner writes under `cm2.cut` where the gate had no verdict: nobody's limit, so nobody's zero."""
 
+FAILURE = "failure"
+"""The reason of items of a turn that ended in an exception."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
@@ -22,8 +25,9 @@ class Ending:
     many were fixed before the rollout (None where nobody knows, or a simulated user decides). `gate` is the turn after
     which a gate closed and `gated_by` the hash of that gate's checklist; `undecided` says that a gate had no verdict.
     `limited` says that a limit ended the dialogue. `cuts` are the turns that ended early with the reason, the closing
-    block under None. A turn is cut where its run was, and it neither ended in a whole reply nor went on: a limit that
-    fell after the reply cuts the closing block alone."""
+    block under None. A limit cuts a turn that neither ended in a whole reply nor went on: one that fell after the reply
+    cuts the closing block alone. An exception (`failure`) cuts the turn that it ended, whole reply or not, unless that
+    went on later."""
 
     failure: str | None
     turns: int
@@ -40,9 +44,12 @@ class Ending:
         closed = trace.attributes.get(CENSORED_TURN)
         gate = closed if isinstance(closed, int) else None
         turns, planned = len(trace.turns), _planned_turns(trace) if task is None else task.scripted_turns
-        cut = [place for place, run in enumerate(trace.runs) if run.attributes.get(CUT) is not None]
-        limited = bool(cut) and cut[-1] == len(trace.runs) - 1
-        cuts: dict[int | None, str] = {turn: "limit" for place in cut if (turn := _cut_turn(trace, place)) is not None}
+        limited = bool(trace.runs) and trace.runs[-1].attributes.get(CUT) is not None
+        cuts: dict[int | None, str] = {}
+        for place, run in enumerate(trace.runs):
+            reason = "limit" if run.attributes.get(CUT) is not None else FAILURE if run.status == "error" else None
+            if reason is not None and (cut := _cut_turn(trace, place, reason)) is not None:
+                cuts[cut] = reason
         if gate is not None and (planned is None or turns < planned):
             cuts[None] = "gate"
         elif limited:
@@ -77,20 +84,19 @@ def _planned_turns(trace: Trace) -> int | None:
     return turns if isinstance(turns, int) and not isinstance(turns, bool) and 0 < turns <= MAX_TURNS else None
 
 
-def _cut_turn(trace: Trace, place: int) -> int | None:
-    """The turn that the cut in the run at `place` broke off, None where it fell between turns or the turn went on
-    later."""
-    before = trace if place == len(trace.runs) - 1 else Trace(id=trace.id, runs=trace.runs[: place + 1])
-    if not before.turns:
+def _cut_turn(trace: Trace, place: int, reason: str) -> int | None:
+    """The turn that the run at `place` broke off, None where it ended between turns or the turn went on later."""
+    end = trace.run_ends[place]
+    if end.turn < 0 or len(trace.turns[end.turn].steps) > end.steps:
         return None
-    last = before.turns[-1]
-    step = last.steps[-1]
+    if reason == FAILURE:
+        return None if end.unanswered else end.turn
+    step = trace.turns[end.turn].steps[end.steps - 1]
     whole = step.is_reply and "length" not in (
         step.message.finish_reason,
         step.call.finish_reason if step.call else None,
     )
-    went_on = len(trace.turns[last.index].steps) > len(last.steps)
-    return None if whole or went_on else last.index
+    return None if whole else end.turn
 
 
 __all__ = ["UNDECIDED", "Ending", "failure_of"]

@@ -6,20 +6,24 @@ count is defined in docs/method.md, "Scope and L"."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import CheckFunction, Item
+from cm2_agent.types.protocols import Judge
+from cm2_agent.types.score import TurnScore
 from cm2_agent.types.trace import Trace
-from cm2_agent.types.view import View
 
+from .check_limits import DISABLED, CheckLimits
 from .checks import Resolved, resolve, run_check
+from .data_checks import DataCheck
 from .ending import Ending
-from .shaping import ItemColumn, normalised, only_open
+from .function_checks import PENDING, FunctionChecks
+from .shaping import ItemColumn, Share, normalised, only_open
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ScoredTurn:
     """The items of one turn, or of the closing block (`turn` None), with what scoring needs of them; `deps` are indices
     into `items`."""
@@ -49,33 +53,63 @@ class ScoredTurn:
             deps=tuple(tuple(place[parent] for parent in self.deps[index]) for index in selected),
         )
 
-    def run_checks(self, trace: Trace, *, cut: str | None = None) -> CheckedTurn:
+    def run_checks(self, trace: Trace, *, cut: str | None = None, limits: CheckLimits | None = None) -> CheckedTurn:
         """Run the checks on the turn, which the trace must have reached. `cut` says why it ended early: hold and avoid
-        items are false then."""
-        steps = len(trace.steps if self.turn is None else trace.turns[self.turn].steps)
-        views = [View(trace=trace, turn=self.turn, seen=seen) for seen in range(1, steps + 1)]
+        items are false then. Blocks until the functions have answered or run out of time."""
+        functions = FunctionChecks(trace)
+        checked = self.check(trace, functions, cut=cut)
+        functions.run(limits or CheckLimits())
+        checked.close()
+        return checked
+
+    def check(self, trace: Trace, functions: FunctionChecks, *, cut: str | None = None) -> CheckedTurn:
+        """Run the checks that were written as data, and note the functions to ask. Call `close` when these have
+        answered."""
+        steps = len(trace.scope(self.turn).steps)
         columns: list[ItemColumn | None] = []
-        for item, check in zip(self.items, self.checks, strict=True):
+        for at, (item, check) in enumerate(zip(self.items, self.checks, strict=True)):
             if cut is not None and item.kind != "reach":
                 columns.append(ItemColumn(value=False, reason=cut))
-            elif check is not None:
-                own = views if item.agent is None else [replace(view, agent=item.agent) for view in views]
-                columns.append(run_check(check, item, own))
-            else:
+            elif check is None:
                 columns.append(None if steps else ItemColumn(value=False))
-        if None in columns:
-            columns = only_open(columns, self.deps)
-        return CheckedTurn(turn=self, steps=steps, columns=columns)
+            elif isinstance(check, DataCheck) or not steps:
+                columns.append(run_check(check, item, trace, self.turn))
+            else:
+                columns.append(PENDING)
+                functions.add(check, item, self.turn, columns, at)
+        return CheckedTurn(turn=self, steps=steps, columns=columns, cut=cut)
 
 
 @dataclass(kw_only=True)
 class CheckedTurn:
-    """A turn of one trace whose checks have run: an item's column is None while a judge is still to be asked."""
+    """A turn of one trace whose checks have run: an item's column is None while a judge is still to be asked. `score`
+    is there where the turn was scored before and has not changed."""
 
     turn: ScoredTurn
     steps: int
-    columns: list[ItemColumn | None]
+    columns: list[ItemColumn | None] = field(default_factory=list)
     reached: bool = True
+    cut: str | None = None
+    score: TurnScore | None = None
+    share: Share | None = None
+    """What the score adds to the reward."""
+
+    def close(self) -> None:
+        """Settle what hangs on an item that is known to be false or NULL, now that all checks have answered."""
+        if None in self.columns:
+            self.columns[:] = only_open(self.columns, self.turn.deps)
+
+    def remember(self, trace: Trace, judge: Judge | None) -> None:
+        """Keep the score with the turn, unless it is NULL for what may pass."""
+        if self.turn.turn is not None and self.reached and not any(map(_may_pass, self.columns)):
+            trace.turns[self.turn.turn].memo[self.turn] = (judge, self)
+
+
+def _may_pass(column: ItemColumn | None) -> bool:
+    if column is None or column.value is not None:
+        return False
+    lasts = column.cause == "content" or column.reason in ("no judge", "check failed")
+    return column.reason == DISABLED or not lasts
 
 
 class Plan:
@@ -119,8 +153,18 @@ class Plan:
             self._strict[turn] = strict if strict is not None and strict.items else None
         return self._strict[turn]
 
-    def check_turns(self, trace: Trace, ending: Ending) -> list[CheckedTurn]:
-        """The L turns that count with their checks run, in order, the closing block last. `ending` is the trace's.
+    def check_turns(
+        self,
+        trace: Trace,
+        ending: Ending,
+        functions: FunctionChecks,
+        *,
+        reuse: bool = False,
+        judge: Judge | None = None,
+    ) -> list[CheckedTurn]:
+        """The L turns that count with their checks run, in order, the closing block last. `ending` is the trace's. The
+        functions to ask are noted in `functions`; `close` each turn when they have answered. With `reuse`, turns that
+        were scored with this judge before (`remember`), and have not changed, come with that score.
 
         They are the planned turns, else those up to the largest that an item names, else those that happened; a turn
         without items does not count, and turns beyond these do not either. Every item of a turn that was never reached
@@ -136,8 +180,14 @@ class Plan:
             if index is not None and index >= ending.turns:
                 never: list[ItemColumn | None] = [ItemColumn(value=False, reason=ending.unreached)] * len(turn.items)
                 checked.append(CheckedTurn(turn=turn, steps=0, columns=never, reached=False))
-            else:
-                checked.append(turn.run_checks(trace, cut=ending.cuts.get(index)))
+                continue
+            cut = ending.cuts.get(index)
+            if index is not None and reuse:
+                by, known = trace.turns[index].memo.get(turn, (None, None))
+                if known is not None and by is judge and known.cut == cut:
+                    checked.append(known)
+                    continue
+            checked.append(turn.check(trace, functions, cut=cut))
         return checked
 
     def _scored_turn(self, turn: int | None, items: Sequence[Item]) -> ScoredTurn | None:

@@ -10,25 +10,24 @@ from cm2_agent.types.score import Score, TurnScore, Verdict
 
 from .ending import Ending
 from .plan import CheckedTurn
-from .shaping import apply_dependencies, paid_items, stored_reward, turn_reward
+from .shaping import Share, apply_dependencies, paid_items, reward_of, turn_reward
 
 
 def add_up(
     unscored: Score, checked: Sequence[CheckedTurn], *, checklist: Checklist, ending: Ending, tolerance: float
 ) -> Score:
-    """The score with its turns, and the reward or the reason why it is NULL. Every column must be known by now."""
+    """The score with its turns, and the reward or the reason why it is NULL. Every column must be known by now, and is
+    summed up in the checked turns."""
     turns = tuple(turn_score(turn) for turn in checked)
-    reward = stored_reward(
-        [[verdict.paid for verdict in turn.verdicts] for turn in turns],
-        [[verdict.weight for verdict in turn.verdicts] for turn in turns],
-        tolerance=tolerance,
-    )
+    reward = reward_of([turn.share for turn in checked if turn.share is not None], tolerance=tolerance)
     reason = null_reason(checklist, ending, turns) or ("verdicts" if reward is None else None)
     return replace(unscored, turns=turns, reward=None if reason else reward, null_reason=reason)
 
 
 def turn_score(checked: CheckedTurn) -> TurnScore:
     """A turn's verdicts and, where each is known, its reward (Eq. 6)."""
+    if checked.score is not None:
+        return checked.score
     turn = checked.turn
     columns = [column for column in checked.columns if column is not None]
     if checked.reached:
@@ -51,7 +50,11 @@ def turn_score(checked: CheckedTurn) -> TurnScore:
     )
     whole = all(column.value is not None for column in columns)
     reward = turn_reward(paid, turn.weights) if whole else None
-    return TurnScore(turn=turn.turn, reached=checked.reached, steps=checked.steps, reward=reward, verdicts=verdicts)
+    checked.share = Share.of([verdict.paid for verdict in verdicts], turn.weights)
+    checked.score = TurnScore(
+        turn=turn.turn, reached=checked.reached, steps=checked.steps, reward=reward, verdicts=verdicts
+    )
+    return checked.score
 
 
 def null_reason(checklist: Checklist, ending: Ending, turns: Sequence[TurnScore]) -> str | None:

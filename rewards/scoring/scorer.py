@@ -8,7 +8,7 @@ without a checklist (`no checklist`)."""
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from cm2_agent.errors import ChecklistError
@@ -21,9 +21,11 @@ from cm2_agent.types.score import Score
 from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Trace
 
+from .check_limits import CHECK_TIMEOUT, CheckLimits
 from .ending import Ending
+from .function_checks import FunctionChecks
 from .judge_items import ask, leave_unjudged
-from .plan import Plan
+from .plan import CheckedTurn, Plan
 from .score import add_up, all_true, turn_score
 
 CODE = 2
@@ -36,7 +38,10 @@ class ChecklistScorer:
 
     `functions` are the checks that the checklist names; `judge` answers its questions: without one they are NULL
     (infrastructure, `no judge`). `tolerance` is the largest share of weight without a verdict at which the stored
-    reward is still a number (docs/method.md §4). Raises ChecklistError where a check cannot be resolved.
+    reward is still a number (docs/method.md §4). `check_timeout` is how many seconds a check function may take in one
+    turn, or in the closing block, until it is stopped and its verdict is NULL. With `incremental` a trace that grows
+    (`Trace.with_run`) has only those turns checked and judged again that have changed. Raises ChecklistError where a
+    check cannot be resolved, ValueError for a timeout that is no positive number.
 
     >>> from cm2_agent import Checklist, Item, Trace
     >>> from cm2_agent.rewards import ChecklistScorer
@@ -52,6 +57,8 @@ class ChecklistScorer:
         judge: Judge | None = None,
         functions: Mapping[str, CheckFunction] | None = None,
         tolerance: float = 0.2,
+        check_timeout: float = CHECK_TIMEOUT,
+        incremental: bool = False,
     ) -> None:
         if not 0 <= tolerance < 1:
             raise ChecklistError(
@@ -62,6 +69,8 @@ class ChecklistScorer:
         self._plans: OrderedDict[int, tuple[Task, Plan | None]] = OrderedDict()
         self.judge = judge
         self.tolerance = tolerance
+        self.incremental = incremental
+        self.limits = CheckLimits(check_timeout)
         self.version = self._version()
 
     @property
@@ -85,13 +94,12 @@ class ChecklistScorer:
         ending = Ending.of(trace, task)
         if ending.failure is not None:
             return replace(unscored, null_reason=ending.failure)
-        turns = plan.check_turns(trace, ending)
+        functions = FunctionChecks(trace)
+        turns = plan.check_turns(trace, ending, functions, reuse=self.incremental, judge=self.judge)
+        await functions.run_async(self.limits)
         for turn in turns:
-            if self.judge is None:
-                leave_unjudged(turn)
-            else:
-                await ask(self.judge, trace, turn)
-        return add_up(unscored, turns, checklist=plan.checklist, ending=ending, tolerance=self.tolerance)
+            await self._judge(trace, turn)
+        return self._add_up(unscored, trace, turns, plan, ending)
 
     def score_sync(self, trace: Trace, task: Task | None = None) -> Score:
         """The same without an event loop, for programmatic items. Raises ChecklistError where items need the judge that
@@ -108,10 +116,14 @@ class ChecklistScorer:
             raise ChecklistError(
                 f"the items {names} need the judge, which is asked over a network; use `await scorer(trace, task)`"
             )
-        turns = plan.check_turns(trace, ending)
+        functions = FunctionChecks(trace)
+        turns = plan.check_turns(trace, ending, functions, reuse=self.incremental, judge=self.judge)
+        functions.run(self.limits)
         for turn in turns:
-            leave_unjudged(turn)
-        return add_up(unscored, turns, checklist=plan.checklist, ending=ending, tolerance=self.tolerance)
+            if turn.score is None:
+                turn.close()
+                leave_unjudged(turn)
+        return self._add_up(unscored, trace, turns, plan, ending)
 
     async def gate(self, trace: Trace, turn: int, task: Task | None = None) -> bool | None:
         """Whether the next user message may come after `turn`: all its strict items are satisfied (paid or not). None
@@ -126,11 +138,10 @@ class ChecklistScorer:
             return None
         if turn >= ending.turns:
             return False  # nothing was answered, so nothing is satisfied
-        checked = strict.run_checks(trace, cut=ending.cuts.get(turn))
-        if self.judge is None:
-            leave_unjudged(checked)
-        else:
-            await ask(self.judge, trace, checked)
+        functions = FunctionChecks(trace)
+        checked = strict.check(trace, functions, cut=ending.cuts.get(turn))
+        await functions.run_async(self.limits)
+        await self._judge(trace, checked)
         verdicts = zip(strict.items, turn_score(checked).verdicts, strict=True)
         return all_true([verdict.value for item, verdict in verdicts if item.required_for_next_turn])
 
@@ -138,6 +149,23 @@ class ChecklistScorer:
         """The hash of the checklist whose strict items gate a rollout of the task; None where it has none."""
         plan = self._plan(task)
         return plan.checklist.hash if plan is not None and plan.gated else None
+
+    async def _judge(self, trace: Trace, turn: CheckedTurn) -> None:
+        """Close a turn whose checks have answered: the judge is asked what they leave open."""
+        if turn.score is not None:
+            return
+        turn.close()
+        if self.judge is None:
+            leave_unjudged(turn)
+        else:
+            await ask(self.judge, trace, turn)
+
+    def _add_up(self, unscored: Score, trace: Trace, turns: Sequence[CheckedTurn], plan: Plan, ending: Ending) -> Score:
+        fresh = [turn for turn in turns if turn.score is None] if self.incremental else []
+        score = add_up(unscored, turns, checklist=plan.checklist, ending=ending, tolerance=self.tolerance)
+        for turn in fresh:
+            turn.remember(trace, self.judge)
+        return score
 
     def _plan(self, task: Task | None) -> Plan | None:
         if self._fixed is not None or task is None:

@@ -76,6 +76,8 @@ def apply_dependencies(columns: Sequence[ItemColumn], deps: Deps) -> list[ItemCo
     """The rule of dependants: an item with a prerequisite that is false at the end is false throughout, else with a
     NULL one NULL (false wins where both occur: the item cannot be true whatever the NULL hides). Applied along the
     dependencies, which form a DAG."""
+    if not any(deps):
+        return [_after(column, ()) for column in columns]
     done: list[ItemColumn | None] = [None] * len(columns)
     stack = list(range(len(columns)))
     while stack:
@@ -164,6 +166,25 @@ def trajectory_reward(turn_rewards: Sequence[float], length: int) -> float:
     return min(1.0, math.fsum(turn_rewards) / length)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """What a turn adds to the stored reward: the weight of its NULLs, and its reward over what was judged, None where
+    nothing that weighs was."""
+
+    missing: float
+    reward: float | None
+
+    @classmethod
+    def of(cls, paid: Sequence[bool | None], weights: Sequence[float]) -> Share:
+        missing = math.fsum(w for p, w in zip(paid, weights, strict=True) if p is None)
+        judged = math.fsum(w for p, w in zip(paid, weights, strict=True) if p is not None)
+        if judged <= 0:
+            return cls(missing=missing, reward=None)
+        whole = all(p is not None for p in paid)
+        earned = math.fsum(w for p, w in zip(paid, weights, strict=True) if p)
+        return cls(missing=missing, reward=earned / (1.0 if whole else judged))
+
+
 def stored_reward(
     paid: Sequence[Sequence[bool | None]], weights: Sequence[Sequence[float]], *, tolerance: float = 0.2
 ) -> float | None:
@@ -174,18 +195,12 @@ def stored_reward(
     takes R_t = Σ paid w / Σ judged w, beyond it the reward is NULL. **Decision**: a turn of which nothing that weighs
     was judged has no R_t (0/0), so the reward is NULL too, however small the turn's share; a NULL of weight 0 is
     missing nothing."""
-    if not weights:
+    return reward_of([Share.of(*turn) for turn in zip(paid, weights, strict=True)], tolerance=tolerance)
+
+
+def reward_of(shares: Sequence[Share], *, tolerance: float = 0.2) -> float | None:
+    """The stored reward of the L turns with these shares (`stored_reward`)."""
+    if not shares or math.fsum(share.missing for share in shares) / len(shares) > tolerance + 1e-12:
         return None
-    missing = math.fsum(
-        w for items, ws in zip(paid, weights, strict=True) for p, w in zip(items, ws, strict=True) if p is None
-    )
-    if missing / len(weights) > tolerance + 1e-12:
-        return None
-    rewards = []
-    for items, ws in zip(paid, weights, strict=True):
-        judged = math.fsum(w for p, w in zip(items, ws, strict=True) if p is not None)
-        if judged <= 0:
-            return None
-        whole = all(p is not None for p in items)
-        rewards.append(math.fsum(w for p, w in zip(items, ws, strict=True) if p) / (1.0 if whole else judged))
-    return trajectory_reward(rewards, len(weights))
+    rewards = [share.reward for share in shares if share.reward is not None]
+    return trajectory_reward(rewards, len(shares)) if len(rewards) == len(shares) else None

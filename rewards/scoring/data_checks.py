@@ -1,0 +1,180 @@
+"""Checks written as data (`{called: get_order}`), each of which looks through a scope once."""
+
+from __future__ import annotations
+
+from cm2_agent.types.check_specs import (
+    AtMost,
+    Called,
+    NeverCalled,
+    NoToolError,
+    OnlyCalled,
+    Parsed,
+    Replied,
+    ReplyMatches,
+    compile_pattern,
+)
+from cm2_agent.types.scope import CallView, Reply
+from cm2_agent.types.view import View
+
+
+class DataCheck:
+    """A check of a view that was written as data."""
+
+    def __call__(self, view: View) -> bool:
+        raise NotImplementedError
+
+
+class LastingCheck(DataCheck):
+    """One that stays true once it is: what it asks for has happened."""
+
+    def first_step(self, view: View) -> int | None:
+        """The 0-based step of the view after which it is true, None where it never is."""
+        raise NotImplementedError
+
+    def __call__(self, view: View) -> bool:
+        return self.first_step(view) is not None
+
+
+class CalledCheck(LastingCheck):
+    def __init__(self, data: Called) -> None:
+        self._name, self._wanted, self._before = data.called, data.with_, data.before
+        self._succeeded = data.succeeded
+
+    def first_step(self, view: View) -> int | None:
+        limit = self._limit(view)
+        for call in view.all_calls:
+            if call.step >= limit:
+                break
+            if (
+                call.name == self._name
+                and not (self._succeeded and not _succeeded(call))
+                and (not self._wanted or view.matches(call, self._wanted))
+            ):
+                return call.step
+        return None
+
+    def _limit(self, view: View) -> int:
+        """The step from which on a call comes too late."""
+        if self._before == "reply":
+            return next((reply.step for reply in _replies(view)), view.seen)
+        if self._before is not None:
+            return next((call.step for call in view.all_calls if call.name == self._before), view.seen)
+        return view.seen
+
+
+class RepliedCheck(LastingCheck):
+    def first_step(self, view: View) -> int | None:
+        return next((reply.step for reply in _replies(view)), None)
+
+
+class ReplyMatchesCheck(LastingCheck):
+    def __init__(self, data: ReplyMatches) -> None:
+        self._pattern = compile_pattern(data.reply_matches)
+
+    def first_step(self, view: View) -> int | None:
+        for reply in _replies(view):
+            if self._pattern.search(_utf8(reply.text)) is not None:
+                return reply.step
+        return None
+
+
+class NeverCalledCheck(DataCheck):
+    def __init__(self, data: NeverCalled) -> None:
+        self._tools = _names(data.never_called)
+
+    def __call__(self, view: View) -> bool:
+        return all(call.name not in self._tools for call in view.all_calls)
+
+
+class AtMostCheck(DataCheck):
+    def __init__(self, data: AtMost) -> None:
+        self._limits = data.at_most
+
+    def __call__(self, view: View) -> bool:
+        calls = view.all_calls
+        if isinstance(self._limits, int):
+            return len(calls) <= self._limits
+        return all(sum(call.name == name for call in calls) <= most for name, most in self._limits.items())
+
+
+class NoToolErrorCheck(DataCheck):
+    def __init__(self, data: NoToolError) -> None:
+        self._tools = None if data.no_tool_error is True else _names(data.no_tool_error)
+
+    def __call__(self, view: View) -> bool:
+        return not any(call.failed and (self._tools is None or call.name in self._tools) for call in view.all_calls)
+
+
+class OnlyCalledCheck(DataCheck):
+    """Every successful call is matched to a listed one of its own (the largest matching, by augmenting paths: a call
+    may fit several)."""
+
+    def __init__(self, data: OnlyCalled) -> None:
+        self._listed, self._among = data.only_called, frozenset(data.among)
+
+    def __call__(self, view: View) -> bool:
+        done = [call for call in view.all_calls if call.name in self._among and _succeeded(call)]
+        if len(done) > len(self._listed):
+            return False
+        fits = [
+            [
+                place
+                for place, one in enumerate(self._listed)
+                if call.name == one.called and (not one.with_ or view.matches(call, one.with_))
+            ]
+            for call in done
+        ]
+        user_of: dict[int, int] = {}  # listed call → the done call that uses it up
+
+        def place(index: int, tried: set[int]) -> bool:
+            for listed in fits[index]:
+                if listed not in tried:
+                    tried.add(listed)
+                    if listed not in user_of or place(user_of[listed], tried):
+                        user_of[listed] = index
+                        return True
+            return False
+
+        return all(place(index, set()) for index in range(len(done)))
+
+
+def data_check(data: Parsed) -> DataCheck:
+    """The check that the data describe."""
+    if isinstance(data, Called):
+        return CalledCheck(data)
+    if isinstance(data, OnlyCalled):
+        return OnlyCalledCheck(data)
+    if isinstance(data, NeverCalled):
+        return NeverCalledCheck(data)
+    if isinstance(data, AtMost):
+        return AtMostCheck(data)
+    if isinstance(data, NoToolError):
+        return NoToolErrorCheck(data)
+    if isinstance(data, Replied):
+        return RepliedCheck()
+    return ReplyMatchesCheck(data)
+
+
+def _succeeded(call: CallView) -> bool:
+    return call.response is not None and not call.failed
+
+
+def _replies(view: View) -> tuple[Reply, ...]:
+    return view.trace.scope(view.turn).of_agent(view.agent).replies_by(view.seen)
+
+
+def _names(tools: str | list[str]) -> frozenset[str]:
+    return frozenset([tools] if isinstance(tools, str) else tools)
+
+
+def _utf8(text: str) -> str:
+    """Text that RE2 can read: lone surrogates, which a model can emit through broken JSON escapes, become question
+    marks."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text
+
+
+__all__ = ["DataCheck", "LastingCheck", "data_check"]
