@@ -27,8 +27,9 @@ class Verdict:
             the item's column of the satisfaction matrix.
         paid: Whether a step was paid for it (Eq. 2 summed over the steps), None with the value.
         depends_on: Indices into the turn's verdicts.
-        reason: What decided it where the item itself was not looked at (`dependency`, `gate`, `limit`, `unreached`) or
-            could not be (`check failed`, `judge failed`, `no judge`).
+        reason: What decided it where the item itself was not looked at (`dependency`, `gate`, `limit`, `failure`,
+            `unreached`) or could not be (`check failed`, `check timed out`, `check disabled`, `check changed its
+            view`, `judge failed`, `no judge`).
         cause: Of a value of None: `infrastructure` or `content` (docs/method.md, "Causes").
         explanation: The judge's.
         evidence: The judge's quotes, and how a panel voted.

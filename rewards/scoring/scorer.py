@@ -36,12 +36,19 @@ _MOST_PLANS = 4096
 class ChecklistScorer:
     """Scores traces by a checklist, or (None) each by its own task's.
 
-    `functions` are the checks that the checklist names; `judge` answers its questions: without one they are NULL
-    (infrastructure, `no judge`). `tolerance` is the largest share of weight without a verdict at which the stored
-    reward is still a number (docs/method.md §4). `check_timeout` is how many seconds a check function may take in one
-    turn, or in the closing block, until it is stopped and its verdict is NULL. With `incremental` a trace that grows
-    (`Trace.with_run`) has only those turns checked and judged again that have changed. Raises ChecklistError where a
-    check cannot be resolved, ValueError for a timeout that is no positive number.
+    Args:
+        checklist: The one checklist, or None where each task brings its own.
+        judge: Answers its questions: without one they are NULL (infrastructure, `no judge`).
+        functions: The check functions that the checklist names.
+        tolerance: The largest share of weight without a verdict at which the stored reward is still a number
+            (docs/method.md §4).
+        check_timeout: Seconds that a check function may take in one turn, or in the closing block, by the clock; then
+            it is stopped, and its verdict is NULL.
+        incremental: Of a trace that grows (`Trace.with_run`), check and judge only those turns again that have changed.
+
+    Raises:
+        ChecklistError: A check cannot be resolved, or the tolerance is out of range.
+        ValueError: The timeout is no positive number.
 
     >>> from cm2_agent import Checklist, Item, Trace
     >>> from cm2_agent.rewards import ChecklistScorer
