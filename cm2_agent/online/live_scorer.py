@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 from cm2_agent.errors import BudgetExhausted, JudgeError
 from cm2_agent.incidents import Incidents
 from cm2_agent.online.sampling import is_drawn
-from cm2_agent.types.protocols import Scorer
 from cm2_agent.types.score import Score
 from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Trace
 
 if TYPE_CHECKING:
     from cm2_agent.rewards.components.component import RewardComponent
+    from cm2_agent.rewards.scoring.scorer import ChecklistScorer
+
+_OVERRUNS = 3
+"""How often in a row a check may run out of time before it rests."""
 
 
 class JudgeBudget:
@@ -36,19 +39,32 @@ class JudgeBudget:
 
 class LiveScorer:
     """Scores with `judged` the share `sample` (0…1) of the traces, drawn by trace id, as long as the budget lasts, and
-    the rest with `programmatic`. `rewards` become components of the sampled traces' scores."""
+    the rest with `programmatic`. `rewards` become components of the sampled traces' scores. Checks that run out of time
+    again and again rest, so that they hold up nothing else."""
 
     def __init__(
         self,
-        programmatic: Scorer,
-        judged: Scorer,
+        programmatic: ChecklistScorer,
+        judged: ChecklistScorer,
         rewards: Sequence[RewardComponent],
         sample: float,
         budget: JudgeBudget,
     ) -> None:
-        self.incidents = Incidents()
         self._programmatic, self._judged, self._rewards = programmatic, judged, rewards
         self._sample, self._budget = sample, budget
+        for scorer in (programmatic, judged):
+            scorer.limits.rest_after = _OVERRUNS
+        self.incidents = Incidents()
+
+    @property
+    def incidents(self) -> Incidents:
+        """Where failures are counted, those of checks too."""
+        return self._programmatic.limits.incidents
+
+    @incidents.setter
+    def incidents(self, incidents: Incidents) -> None:
+        for scorer in (self._programmatic, self._judged):
+            scorer.limits.incidents = incidents
 
     @property
     def version(self) -> str:

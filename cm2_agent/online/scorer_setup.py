@@ -37,7 +37,9 @@ class ScorerSetup:
         sample: float | None,
         budget_usd: float | None,
         redact: Redactor | None = None,
+        check_timeout: float = 2.0,
     ) -> None:
+        self._check_timeout = check_timeout
         self.checklist = _load_checklist(checklist, redact)
         self.judge: Judge | None = _llm_judge(judge, budget_usd) if isinstance(judge, str) else judge
         self._components = _components(rewards)
@@ -55,8 +57,9 @@ class ScorerSetup:
             return None
         from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 
-        programmatic = ChecklistScorer(checklist)
-        judged = programmatic if self.judge is None else ChecklistScorer(checklist, judge=self.judge)
+        limits: dict[str, Any] = {"check_timeout": self._check_timeout, "incremental": True}
+        programmatic = ChecklistScorer(checklist, **limits)
+        judged = programmatic if self.judge is None else ChecklistScorer(checklist, judge=self.judge, **limits)
         return LiveScorer(programmatic, judged, self._components, self._sample, self._budget)
 
     def attach_cache(self, store: Store) -> None:

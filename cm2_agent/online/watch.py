@@ -48,6 +48,7 @@ def watch(
     strict: bool = False,
     input: Selector | None = None,
     output: Selector | None = None,
+    check_timeout: float = 2.0,
 ) -> G:
     """The same kind of graph, whose every run is traced and stored, and scored by the checklist's programmatic items.
 
@@ -95,12 +96,14 @@ def watch(
             tools, and the reply; other model calls are in `Run.calls` only. Default: the graph's messages; for a graph
             without any, its only text (docs/method.md, "Graphs without messages").
         output: where the reply stands in what the graph returns, likewise.
+        check_timeout: seconds that a check function may take in one turn, or in the closing block; then it is stopped,
+            and its verdict is NULL. One that runs out of time three times in a row rests for a minute.
 
     Raises:
         TypeError: `graph` is no compiled graph or other LangChain runnable that runs in this process; an `input` or
             `output` that is neither a key nor a function.
         ValueError: a judge without both limits or without a checklist, a graph that is watched already, a `sample`,
-            `sample_store` or `budget_usd` out of range.
+            `sample_store`, `budget_usd` or `check_timeout` out of range.
         JudgeError: a judge that cannot be asked, or whose price is not known.
         ChecklistError: a checklist that cannot be used, or a reward that compares the rollouts of a group.
         StoreError: a URL that names no database; with `strict`, one that cannot be opened, or a changed checklist.
@@ -129,7 +132,7 @@ def watch(
     check_judge(judge, sample, budget_usd, checklist)
     if not (_is_enabled() if enabled is None else enabled):
         return graph
-    setup = ScorerSetup(checklist, rewards, judge, sample, budget_usd, redact)
+    setup = ScorerSetup(checklist, rewards, judge, sample, budget_usd, redact, check_timeout)
     scorer = setup.scorer(setup.checklist)
     paths = paths_to(store, project=project, spool=spool)
     incidents = paths.saver.incidents
