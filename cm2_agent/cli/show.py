@@ -29,7 +29,7 @@ from cm2_agent.errors import StoreError
 
 if TYPE_CHECKING:
     from cm2_agent.store import SQLStore
-    from cm2_agent.types.messages import Message
+    from cm2_agent.types.messages import Message, ToolCall
     from cm2_agent.types.score import Score, Verdict
     from cm2_agent.types.tool_use import ToolUse
     from cm2_agent.types.trace import Trace
@@ -129,11 +129,15 @@ def _dialogue(trace: Trace) -> None:
     for name, value in sorted(trace.attributes.items()):
         out.print(f"  {one_line(f'{name} = {value}', 160)}", style="dim", soft_wrap=True)
     steps = iter(trace.steps)  # one for each message of the assistant
-    asked: list[ToolUse] = []
+    asked: Sequence[ToolUse] = ()
     for message in trace.messages:
+        written: Sequence[ToolCall] = ()
         if message.role == "assistant":
-            asked = list(next(steps).tool_uses)
-        for who, text, style in _parts(message, asked):
+            step = next(steps)
+            asked = step.tool_uses
+            if step.call is not None and step.call.changed is not None and step.call.output is not None:
+                written = step.call.output.tool_calls
+        for who, text, style in _parts(message, asked, written):
             out.print(f"{who:>9}  ", style="bold " + style, end="")
             out.print(printable(text).replace("\n", "\n           "), style=style, soft_wrap=True)
     if trace.failure is not None:
@@ -144,14 +148,17 @@ def _dialogue(trace: Trace) -> None:
         out.print(printable(f"outcome {name}: {_number(value)}"), soft_wrap=True)
 
 
-def _parts(message: Message, asked: Sequence[ToolUse]) -> Iterator[tuple[str, str, str]]:
+def _parts(
+    message: Message, asked: Sequence[ToolUse], written: Sequence[ToolCall]
+) -> Iterator[tuple[str, str, str]]:
     """(who, text, style) of each part of a message. `asked` are the calls of the last step: they say what became of
-    them, which arguments ran, and which answer was simulated or has an injected fault."""
+    them, and which answer was simulated or has an injected fault. `written` are the model's own where somebody changed
+    them."""
     from cm2_agent.types.dialogue_words import as_text
     from cm2_agent.types.messages import Reasoning, Text, ToolCall, ToolCallResponse, part_to_json
 
     style = {"system": "dim", "user": "cyan", "assistant": "green", "tool": "yellow"}[message.role]
-    calls = iter(asked)
+    calls, models = iter(asked), iter(written)
     for part in message.parts:
         if isinstance(part, Text):
             text = part.content
@@ -160,7 +167,7 @@ def _parts(message: Message, asked: Sequence[ToolUse]) -> Iterator[tuple[str, st
             yield "thinks", part.content, "dim"
         elif isinstance(part, ToolCall):
             use = next(calls, None) if message.role == "assistant" else None
-            yield "calls", f"{part.name} {as_text(part.arguments)}{_became(use)}", "magenta"
+            yield "calls", f"{part.name} {as_text(part.arguments)}{_became(use, next(models, None))}", "magenta"
             if use is not None and use.error is not None:
                 yield "error", one_line(use.error, 600), "red"
         elif isinstance(part, ToolCallResponse):
@@ -180,14 +187,16 @@ def _parts(message: Message, asked: Sequence[ToolUse]) -> Iterator[tuple[str, st
             yield message.role, one_line(str(part_to_json(part)), 200), style
 
 
-def _became(use: ToolUse | None) -> str:
-    """What the message does not show of a call: that it was invalid or never ran, or ran with other arguments."""
+def _became(use: ToolUse | None, written: ToolCall | None) -> str:
+    """What the message does not show of a call: that it was invalid or never ran, or that the model wrote another."""
     from cm2_agent.types.dialogue_words import as_text
 
     if use is None:
         return ""
     status = {"invalid": " [invalid]", "not_run": " [not run]"}.get(use.status, "")
-    return status if use.arguments is use.call.arguments else f" [ran with {as_text(use.arguments)}]{status}"
+    if written is None or (written.name, written.arguments) == (use.call.name, use.call.arguments):
+        return status
+    return f"{status} [edited: the model wrote {written.name} {as_text(written.arguments)}]"
 
 
 def _verdicts(score: Score | None) -> None:

@@ -154,11 +154,13 @@ def _by_words(lines: Lines, family: Sequence[Line], packed: PackedRun) -> _Place
     """The place that the words give it which the run was shown; the end of the latest line where they say nothing."""
     run = packed.run
     latest = _Place(line=family[0])
-    if run.messages and run.messages[0].role in ("assistant", "tool"):
-        waiting = next((line for line in family if line.head.status != "ok"), None)
-        if waiting is not None:  # it goes on with what broke off, whatever a person has changed there
-            return _Place(line=waiting)
     shown = [words for message in run.history if (words := spoken(message)) is not None]
+    if run.messages and run.messages[0].role in ("assistant", "tool"):
+        # It goes on with what broke off, whatever a person has changed there, unless the caller went further back.
+        elsewhere = run.attributes.get(CHECKPOINT) is not None
+        for line in (one for one in family if one.head.status != "ok"):
+            if not elsewhere or len(shown) >= len(_words(lines, lines.digests(lines.runs(line)))):
+                return _Place(line=line)
     if not shown:
         empty = bool(run.states) and run.states[0].hash == EMPTY_STATE
         if empty and (run.attributes.get(CHECKPOINT) is not None or _resends(lines, family)):
@@ -182,12 +184,8 @@ def _compared(lines: Lines, line: Line, shown: Sequence[bytes], packed: PackedRu
     """How well a line fits what the run was shown, and the place that follows; None where they share nothing."""
     own = lines.runs(line)
     digests = lines.digests(own)
-    said: list[bytes] = []
-    ends: list[int] = []  # how many messages of the dialogue there are up to and with each of `said`
-    for number, message in enumerate(lines.messages(digests), 1):
-        if (spoke := spoken(message)) is not None:
-            said.append(spoke)
-            ends.append(number)
+    spoke = _words(lines, digests)
+    said, ends = [words for words, _ in spoke], [number for _, number in spoke]
     same = 0
     for words, other in zip(said, shown, strict=False):
         if words != other:
@@ -211,6 +209,12 @@ def _compared(lines: Lines, line: Line, shown: Sequence[bytes], packed: PackedRu
         left -= spoken(message) is not None
         rest = rest[DIGEST:]
     return 2 * same - 1, _Place(line=line, shared=shared, history=digests[: shared * DIGEST] + rest)
+
+
+def _words(lines: Lines, digests: bytes) -> list[tuple[bytes, int]]:
+    """What user and agent said in these messages, each with how many messages there are up to and with it."""
+    numbered = enumerate(lines.messages(digests), 1)
+    return [(words, number) for number, message in numbered if (words := spoken(message)) is not None]
 
 
 def _beside(line: Line, own: Sequence[LineRun], digests: bytes, shared: int) -> _Place:

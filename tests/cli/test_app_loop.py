@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from cm2_agent.cli.app import app
 from cm2_agent.store import SQLStore
 from cm2_agent.types.messages import Message, ToolCall
-from cm2_agent.types.run import Run, ToolRun
+from cm2_agent.types.run import Branch, ModelCall, Run, ToolRun
 from tests.importers.recordings import dialogues, recordings, saved
 
 ROOT = Path(__file__).parents[2]
@@ -175,13 +175,19 @@ def test_show_says_what_became_of_calls(store: str) -> None:
     )
     ran = ToolRun(span_id="a", name="cancel", call_id="3", arguments={"order": 30}, error="RuntimeError: desk is down")
     messages = (Message.of("user", "Cancel"), Message.of("assistant", "", asked))
+    call = ModelCall(span_id="c", output=messages[1], message=1)
     with SQLStore(store) as opened:
-        opened.save_run(Run(id="r", messages=messages, tools=(ran,)))
+        opened.save_run(Run(id="r", messages=messages, tools=(ran,), calls=(call,)))
+        opened.save_run(Run(id="b", branch=Branch(parent="r", messages=1), history=messages[:1], messages=messages[1:]))
+    words, _ = cm2("show", "b", "--store", store)
+    assert "branch of r after message 1" in words
+    assert words.index("Cancel") < words.index("cancel {not json")
     words, _ = cm2("show", "r", "--store", store)
+    assert "branch" not in words
     for text in (
         "cancel {not json [invalid]",
         'cancel {"order":2} [not run]',
-        'cancel {"order":3} [ran with {"order":30}]',
+        'cancel {"order":30} [edited: the model wrote cancel {"order":3}]',
         "RuntimeError: desk is down",
     ):
         assert text in words

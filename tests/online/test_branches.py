@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from langchain.agents import create_agent
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langgraph.checkpoint.memory import InMemorySaver
 
@@ -122,6 +122,22 @@ def test_a_state_that_a_person_changed(tmp_path: Path) -> None:
     talk.graph.update_state(CONFIG, {"messages": [AIMessage("a note from a person")]})
     talk.say("two")
     assert list(talk.stored()) == ["t"]
+
+
+def test_an_earlier_state_that_a_person_changed(tmp_path: Path) -> None:
+    """The user's second message was edited in its checkpoint, and the agent asked again."""
+    talk = Conversation(tmp_path)
+    talk.say("one")
+    talk.say("two")
+    earlier = talk.at(3, after="model")
+    second = talk.graph.get_state(earlier).values["messages"][-1]
+    edited = talk.graph.update_state(earlier, {"messages": [HumanMessage("two, edited", id=second.id)]})
+    talk.graph.invoke(None, edited)
+    talk.say("on")
+    assert talk.stored() == {
+        "t": (["one", "a1", "two", "a2"], None),
+        "t~1": (["one", "a1", "two, edited", "a3", "on", "a4"], Branch(parent="t", messages=2)),
+    }
 
 
 @pytest.mark.parametrize("config", [{}, CONFIG], ids=["stateless", "thread"])

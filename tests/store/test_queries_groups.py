@@ -17,7 +17,7 @@ from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.group import group_key
 from cm2_agent.types.messages import Message
-from cm2_agent.types.run import ModelCall, Run
+from cm2_agent.types.run import Branch, ModelCall, Run
 from cm2_agent.types.run_attributes import GATE, GROUP, ROLLOUT, TASK_ID, TASK_VERSION, TOOL_BACKENDS
 from cm2_agent.types.score import Score
 from cm2_agent.types.task import Task
@@ -221,3 +221,27 @@ def test_the_fetch_reads_traces_from_their_index_alone(tmp_path: object) -> None
     assert "COVERING INDEX ix_traces_fetch" in plan
     assert "INDEX uq_scores_trace_reward" in plan or "sqlite_autoindex_scores" in plan
     assert "SCAN" not in plan
+
+
+def test_only_sampled_branches_from_one_state_are_compared(store: SQLStore) -> None:
+    """A branch that a person made is no sample."""
+    store.save_task(Task(id="t", turns=("hi",)))
+    places = [
+        ("main", None),
+        ("a", Branch(parent="main", messages=2, reason="sampled")),
+        ("b", Branch(parent="main", messages=2, reason="sampled")),
+        ("c", Branch(parent="main", messages=4, reason="sampled")),
+        ("d", Branch(parent="main", messages=2, reason="person")),
+    ]
+    for rollout, (name, branch) in enumerate(places):
+        (run,) = dialogue(name, rollout)
+        store.save_run(replace(run, branch=branch))
+        store.save_score(scored(name))
+    assert sorted(names for _, names in shape(list(store.groups(reward="v1", min_size=1)))) == [
+        ["a", "b"],
+        ["c"],
+        ["main"],
+    ]
+    trace = store.trace("d")
+    assert trace is not None
+    assert group_key(trace, "v1") is None

@@ -31,6 +31,15 @@ def test_retokenised_rows_train_on_the_assistants_words_alone(tokenizer: Any) ->
     assert not row.trainable_by_grpo
 
 
+def test_a_history_is_read_and_not_trained_on(tokenizer: Any) -> None:
+    """It was written on another branch, or by the client."""
+    history = (Message.of("user", "a"), Message.of("assistant", "one"))
+    talk = (Message.of("user", "b"), Message.of("assistant", "two"))
+    (row,) = retokenised_rows(Trace.of(Run(id="r", history=history, messages=talk)), tokenizer)
+    assert [tokenizer.decode(row.ids[span.start : span.stop]) for span in row.spans] == ["two<|im_end|>"]
+    assert "one" in tokenizer.decode(row.ids[: row.spans[0].start])
+
+
 def test_retokenised_rows_fork_where_a_template_rewrites_the_past(tokenizer: Any) -> None:
     import copy
 
