@@ -148,9 +148,7 @@ def _dialogue(trace: Trace) -> None:
         out.print(printable(f"outcome {name}: {_number(value)}"), soft_wrap=True)
 
 
-def _parts(
-    message: Message, asked: Sequence[ToolUse], written: Sequence[ToolCall]
-) -> Iterator[tuple[str, str, str]]:
+def _parts(message: Message, asked: Sequence[ToolUse], written: Sequence[ToolCall]) -> Iterator[tuple[str, str, str]]:
     """(who, text, style) of each part of a message. `asked` are the calls of the last step: they say what became of
     them, and which answer was simulated or has an injected fault. `written` are the model's own where somebody changed
     them."""
