@@ -17,6 +17,8 @@ from langgraph.checkpoint.memory import InMemorySaver
 from cm2_agent import Checklist, Item, Trace, watch
 from cm2_agent.online.watch import flush
 from cm2_agent.store import SQLStore
+from cm2_agent.store.lineage import EMPTY_STATE
+from cm2_agent.tracing.message_index import state_hash
 from cm2_agent.types.run import Branch
 
 CONFIG: Any = {"configurable": {"thread_id": "t"}}
@@ -166,3 +168,7 @@ def test_clients_side_by_side(tmp_path: Path) -> None:
         ["one", "a1", "two", "a4"],
         ["uno", "a2", "due", "a3"],
     ]
+
+
+def test_the_mark_of_no_messages_is_the_store_s() -> None:
+    assert state_hash(0) == EMPTY_STATE
