@@ -35,12 +35,11 @@ from cm2_agent.types.messages import (
     Text,
     ToolCall,
     ToolCallResponse,
-    ToolSpec,
     Uri,
     other_part,
 )
 
-__all__ = ["from_langchain", "plain", "to_langchain", "tool_specs"]
+__all__ = ["from_langchain", "plain", "to_langchain"]
 
 _ROLES: dict[str, Role] = {**OPENAI_ROLES, "human": "user", "ai": "assistant"}
 _MEDIA = ("image", "audio", "video", "file")
@@ -51,48 +50,86 @@ _CALL_BLOCKS = frozenset(
 _DEPTH = 100
 
 
-def plain(value: Any) -> JSON:
+def plain(value: Any, limit: int | None = None) -> JSON:
     """The value as JSON: mappings and sequences are walked; what JSON cannot hold (objects, bytes, NaN, cycles) is
-    text. Never raises.
+    text. Never raises. With `limit`, what lies beyond about so many characters is cut, and the cut says how much.
 
     >>> plain({"order": 7, "ids": {2, 1}, "total": float("nan")})
     {'order': 7, 'ids': [1, 2], 'total': 'nan'}
+    >>> plain({"page": "abcdefghij", "rows": [1, 2, 3]}, limit=12)
+    {'page': 'abcd… (10 characters)', '…': '1 more keys'}
     """
     kind = type(value)
-    if kind is str or kind is int or kind is bool or value is None:
+    if (kind is str and limit is None) or kind is int or kind is bool or value is None:
         return value
-    return _plain(value, set())
+    return _plain(value, set(), None if limit is None else [limit])
 
 
-def _plain(value: Any, above: set[int]) -> JSON:
+def _plain(value: Any, above: set[int], left: list[int] | None = None) -> JSON:
+    """`left` holds how many characters there is room for; without it there is room for all."""
     kind = type(value)
+    if left is not None and kind is not str:
+        left[0] -= 4 if isinstance(value, Mapping | list | tuple) else 8
     if kind is str or kind is int or kind is bool or value is None:
-        return value
+        return _fitting(value, left) if kind is str else value
     if kind is float:
         return value if math.isfinite(value) else str(value)
     if isinstance(value, str):  # an enumeration's member, for one
-        return str.__str__(value)
+        return _fitting(str.__str__(value), left)
     if isinstance(value, int | float):
         return plain(int(value) if isinstance(value, int) else float(value))
     if id(value) in above or len(above) > _DEPTH:
-        return f"<{kind.__name__} within itself>" if id(value) in above else _as_text(value)
+        return f"<{kind.__name__} within itself>" if id(value) in above else _fitting(_as_text(value), left)
     above.add(id(value))
     try:
         if isinstance(value, Mapping):
+            if left is not None:
+                return _plain_mapping(value, above, left)
             return {key if type(key) is str else _as_text(key): _plain(item, above) for key, item in value.items()}
         if isinstance(value, list | tuple):
-            return [_plain(item, above) for item in value]
+            return [_plain(item, above) for item in value] if left is None else _plain_list(value, above, left)
         if isinstance(value, set | frozenset):
-            return sorted((_plain(item, above) for item in value), key=str)
+            return sorted((_plain(item, above, left) for item in value), key=str)
         if isinstance(value, BaseMessage):
-            return from_langchain(value).to_json()
+            message = from_langchain(value).to_json()
+            return message if left is None else _plain(message, above, left)
         if not isinstance(value, type) and callable(dump := getattr(value, "model_dump", None)):
-            return _plain(dump(mode="python"), above)
-        return _as_text(value)
+            return _plain(dump(mode="python"), above, left)
+        return _fitting(_as_text(value), left)
     except Exception:  # an object of the application's that cannot be looked at
-        return _as_text(value)
+        return _fitting(_as_text(value), left)
     finally:
         above.discard(id(value))
+
+
+def _plain_mapping(value: Mapping[Any, Any], above: set[int], left: list[int]) -> JSON:
+    out: dict[str, JSON] = {}
+    for number, (key, item) in enumerate(value.items()):
+        if left[0] <= 0:
+            out["…"] = f"{len(value) - number} more keys"
+            break
+        name = key if type(key) is str else _as_text(key)
+        left[0] -= len(name)
+        out[name] = _plain(item, above, left)
+    return out
+
+
+def _plain_list(value: Sequence[Any], above: set[int], left: list[int]) -> JSON:
+    out: list[JSON] = []
+    for number, item in enumerate(value):
+        if left[0] <= 0:
+            out.append(f"… ({len(value) - number} more)")
+            break
+        out.append(_plain(item, above, left))
+    return out
+
+
+def _fitting(text: str, left: list[int] | None) -> str:
+    if left is None:
+        return text
+    room, size = left[0], len(text) + 2
+    left[0] -= size
+    return text if size <= room else f"{text[: max(0, room)]}… ({len(text)} characters)"
 
 
 def _as_text(value: Any) -> str:
@@ -139,23 +176,6 @@ def to_langchain(messages: Iterable[Message]) -> list[BaseMessage]:
         else:
             out.append(HumanMessage(content=_content(message.parts), name=message.name))
     return out
-
-
-def tool_specs(tools: Any) -> tuple[ToolSpec, ...]:
-    """The tools of an `invocation_params["tools"]` list, in OpenAI's, Anthropic's or the flat form; a provider's own
-    tool by its type."""
-    return tuple(_tool_spec(tool) for tool in tools if isinstance(tool, Mapping)) if isinstance(tools, Sequence) else ()
-
-
-def _tool_spec(tool: Mapping[str, Any]) -> ToolSpec:
-    inner = tool.get("function")
-    inner = inner if isinstance(inner, Mapping) else tool
-    parameters = inner.get("parameters") or inner.get("input_schema") or {}
-    return ToolSpec(
-        name=str(inner.get("name") or tool.get("type") or ""),
-        description=str(inner.get("description") or ""),
-        parameters=plain(parameters) if isinstance(parameters, Mapping) else {},
-    )
 
 
 def _role(message: BaseMessage) -> Role:

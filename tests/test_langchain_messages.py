@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
 
-from cm2_agent.langchain_messages import from_langchain, plain, to_langchain, tool_specs
+from cm2_agent.langchain_messages import from_langchain, plain, to_langchain
+from cm2_agent.tracing.llm_results import tool_specs
 from cm2_agent.types.json_values import canonical_json
 from cm2_agent.types.messages import Blob, Message, Other, Part, Reasoning, Text, ToolCall, ToolCallResponse, Uri
 
@@ -232,3 +233,24 @@ def test_plain_of_what_cannot_be_looked_at() -> None:
 @given(values)
 def test_plain_of_json_is_the_same(value: Any) -> None:
     assert plain(value) == value
+
+
+def test_plain_with_a_limit_reads_no_further() -> None:
+    class Rows(list[int]):
+        read = 0
+
+        def __iter__(self) -> Any:
+            for number in range(10**9):
+                type(self).read += 1
+                yield number
+
+        def __len__(self) -> int:
+            return 10**9
+
+    kept = plain({"name": "a", "rows": Rows(), "more": 1}, limit=1000)
+    assert kept["rows"][-1].endswith("more)")
+    assert Rows.read < 200
+    assert kept["…"] == "1 more keys"
+    assert plain("x" * 50, limit=10) == "x" * 10 + "… (50 characters)"
+    assert plain([[1, 2], {"a": None}], limit=1000) == [[1, 2], {"a": None}]
+    assert len(str(plain([HumanMessage("y" * 10_000)] * 3, limit=100))) < 400

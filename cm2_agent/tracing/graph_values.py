@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, conver
 from langgraph.types import Command
 
 from cm2_agent.langchain_messages import from_langchain, plain
-from cm2_agent.types.json_values import JSON, canonical_json, cut
+from cm2_agent.types.json_values import CUT_AT, JSON, canonical_json
 from cm2_agent.types.messages import Message, Role
 
 __all__ = ["GraphValue", "Selector", "check_selectors", "read_value", "state_messages", "with_interrupts"]
@@ -59,12 +59,12 @@ def read_value(
             missing()
     kept = _fields(value) if whole else _without_messages(value)
     empty = kept is None or (isinstance(kept, Mapping) and not kept)
-    return GraphValue(None if empty else cut(plain(kept)), _texts(value, role), said)
+    return GraphValue(None if empty else plain(kept, CUT_AT), _texts(value, role), said)
 
 
 def with_interrupts(value: GraphValue, questions: Sequence[Any]) -> GraphValue:
     """An output with what the run stopped to ask, under `__interrupt__` as LangGraph returns it."""
-    asked = cut([plain(question) for question in questions])
+    asked = plain(list(questions), CUT_AT)
     kept = value.json if isinstance(value.json, dict) else {} if value.json is None else {"value": value.json}
     return dataclasses.replace(value, json={**kept, "__interrupt__": asked})
 

@@ -10,9 +10,9 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 from langgraph.types import Command
 
-from cm2_agent.langchain_messages import finish_reason, from_langchain, plain, tool_specs
+from cm2_agent.langchain_messages import finish_reason, from_langchain, plain
 from cm2_agent.types.dialogue_words import as_text
-from cm2_agent.types.json_values import JSON, cut
+from cm2_agent.types.json_values import CUT_AT, JSON
 from cm2_agent.types.messages import ToolSpec
 
 # Our name of a setting → the names under which invocation parameters and LangChain's `ls_*` facts give it.
@@ -100,6 +100,23 @@ class ToolSpecReader:
         return specs
 
 
+def tool_specs(tools: Any) -> tuple[ToolSpec, ...]:
+    """The tools of an `invocation_params["tools"]` list, in OpenAI's, Anthropic's or the flat form; a provider's own
+    tool by its type."""
+    return tuple(_tool_spec(tool) for tool in tools if isinstance(tool, Mapping)) if isinstance(tools, Sequence) else ()
+
+
+def _tool_spec(tool: Mapping[str, Any]) -> ToolSpec:
+    inner = tool.get("function")
+    inner = inner if isinstance(inner, Mapping) else tool
+    parameters = inner.get("parameters") or inner.get("input_schema") or {}
+    return ToolSpec(
+        name=str(inner.get("name") or tool.get("type") or ""),
+        description=str(inner.get("description") or ""),
+        parameters=plain(parameters) if isinstance(parameters, Mapping) else {},
+    )
+
+
 def read_request(params: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[str | None, dict[str, JSON]]:
     """The model asked for and the sampling settings, from the invocation parameters of one call (what is bound to the
     model or given with the call wins over the model's own) and LangChain's facts about it."""
@@ -174,7 +191,7 @@ def read_tool_result(output: Any, call_id: str | None) -> ToolResult:
             result=answer,
             error=as_text(answer) if message.status == "error" else None,
             call_id=message.tool_call_id,
-            artifact=None if message.artifact is None else cut(plain(message.artifact)),
+            artifact=None if message.artifact is None else plain(message.artifact, CUT_AT),
         )
     return ToolResult(result=plain(output), call_id=call_id)
 

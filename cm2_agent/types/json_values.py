@@ -1,4 +1,4 @@
-"""JSON values: their type, the canonical spelling that hashes are taken of, equality, and what is left of long ones."""
+"""JSON values: their type, the canonical spelling that hashes are taken of, and equality."""
 
 from __future__ import annotations
 
@@ -35,41 +35,3 @@ def same_json(left: JSON, right: JSON) -> bool:
     if isinstance(left, list | tuple) and isinstance(right, list | tuple):
         return len(left) == len(right) and all(map(same_json, left, right))
     return bool(left == right)
-
-
-def cut(value: JSON, limit: int = CUT_AT) -> JSON:
-    """The JSON value, or its beginning where its text would take more than about `limit` characters; what is cut says
-    how much is missing.
-
-    >>> cut({"page": "abcdefghij", "rows": [1, 2, 3]}, limit=12)
-    {'page': 'abcd… (10 characters)', '…': '1 more keys'}
-    """
-    return _cut(value, [limit])
-
-
-def _cut(value: JSON, left: list[int]) -> JSON:
-    if isinstance(value, str):
-        size = len(value) + 2
-        text = value if size <= left[0] else f"{value[: max(0, left[0])]}… ({len(value)} characters)"
-        left[0] -= size
-        return text
-    if isinstance(value, dict):
-        out: dict[str, JSON] = {}
-        for number, (key, item) in enumerate(value.items()):
-            if left[0] <= 0:
-                out["…"] = f"{len(value) - number} more keys"
-                break
-            left[0] -= len(key) + 4
-            out[key] = _cut(item, left)
-        return out
-    if isinstance(value, list):
-        items: list[JSON] = []
-        for number, item in enumerate(value):
-            if left[0] <= 0:
-                items.append(f"… ({len(value) - number} more)")
-                break
-            items.append(_cut(item, left))
-        left[0] -= 2
-        return items
-    left[0] -= 8
-    return value
