@@ -196,7 +196,7 @@ class MessageIndex:
         self._ids: dict[str, _Converted] = {}
         # A state that a node was shown, its entries, and how many of these are not looked at again
         self._last: tuple[Sequence[BaseMessage], list[SeenMessage], int] = ((), [], 0)
-        self._settled: int | None = None
+        self._begun = False
         self._same = 0  # so many of the state's first messages are those that are held of the thread
         self.outside: list[SeenMessage] = []
         """What the first state that was shown holds behind the state that the thread's last run here ended in."""
@@ -246,7 +246,7 @@ class MessageIndex:
         if found is None:
             return None
         entries = self.add_all(found)
-        if self._settled is not None and len(entries) == len(found):
+        if self._begun and len(entries) == len(found):
             self._state = found, entries
         return entries
 
@@ -256,18 +256,22 @@ class MessageIndex:
         found = as_messages(value)
         if found is None:
             return None
-        if self._settled is None:
+        if not self._begun:
             self._same = self._count_same(found)
             entries = self._thread.seen[: self._same] + self.add_all(found[self._same :])
             self.repeated = {seen.id for seen in entries[-8:] if seen.id is not None and seen.id in self._thread.ids}
             if self._same and self._same == len(self._thread.fields):
                 self.outside = [seen for seen in entries[self._same :] if seen.id not in self._thread.ids]
-            self._settled = max(self._same, len(found) - 8)
+            settled = max(self._same, len(found) - 8)
+            self._begun = True
         else:
             entries = self.add_all(found)
+            last, _, settled = self._last
+            if len(found) < settled or not all(map(is_, last[:settled], found)):
+                settled = 0
         if len(entries) == len(found):
             self._state = found, entries
-            self._last = found, entries, min(self._settled, len(found))
+            self._last = found, entries, settled
         return entries
 
     def _count_same(self, messages: Sequence[BaseMessage]) -> int:

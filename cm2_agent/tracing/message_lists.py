@@ -62,6 +62,16 @@ def shown_to(tasks: Iterable[NodeTask]) -> list[SeenMessage] | None:
     return next((task.before for task in tasks if task.before is not None), None)
 
 
+def clears(tasks: Iterable[NodeTask]) -> bool:
+    """Whether one of the tasks removed all messages at once."""
+    return any(
+        isinstance(item, Removal) and item.id == REMOVE_ALL_MESSAGES
+        for task in tasks
+        for write, _ in task.writes
+        for item in write
+    )
+
+
 def _repeats(state: Sequence[SeenMessage], write: Sequence[SeenMessage | Removal]) -> bool:
     """Whether a node gives back the whole list with its own messages behind, to a state that has no reducer."""
     return (

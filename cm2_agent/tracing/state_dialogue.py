@@ -13,7 +13,16 @@ from operator import is_
 from typing import Literal
 
 from cm2_agent.tracing.message_index import SeenMessage, state_hash, total_hash
-from cm2_agent.tracing.message_lists import find, identified, identity_of, new_messages, reduced, shown_to, written_by
+from cm2_agent.tracing.message_lists import (
+    clears,
+    find,
+    identified,
+    identity_of,
+    new_messages,
+    reduced,
+    shown_to,
+    written_by,
+)
 from cm2_agent.tracing.state_log import GraphLog, NodeTask, StateLog
 from cm2_agent.types.run import StateMark
 
@@ -85,7 +94,7 @@ class StateDialogue:
             self._born += 1
             self.steps[tasks[0].step] = self._born
             written = max((task.ended for task in tasks), default=0)
-            self._go(list(after) if after is not None else reduced(self._state, tasks), written)
+            self._go(list(after) if after is not None else reduced(self._state, tasks), written, clears(tasks))
             self._mark()
         for task in own.tasks:
             if task.unfinished:
@@ -166,8 +175,8 @@ class StateDialogue:
 
     # From state to state
 
-    def _go(self, after: list[SeenMessage], written: int) -> None:
-        """The state is another one: what is new, replaced and gone."""
+    def _go(self, after: list[SeenMessage], written: int, cleared: bool) -> None:
+        """The state is another one: what is new, replaced and gone. Who clears it takes nothing back."""
         before = self._state
         same = min(len(before), len(after))
         if not all(map(is_, before, after)):
@@ -200,6 +209,8 @@ class StateDialogue:
             for draft in drafts:
                 draft.dropped = True
                 entry.drafts = (*entry.drafts, *draft.drafts, draft.seen)
+            self._drafts = []
+        if cleared:
             self._drafts = []
 
     def _is_shown(self, seen: SeenMessage, inserted: bool, removed: bool, users: bool) -> bool:
@@ -284,7 +295,7 @@ class StateDialogue:
             for number, tasks in enumerate(steps):
                 later = shown_to(steps[number + 1]) if number + 1 < len(steps) else None
                 state = list(later) if later is not None else reduced(state, tasks)
-                self._go(state, max((inner.ended for inner in tasks), default=0))
+                self._go(state, max((inner.ended for inner in tasks), default=0), clears(tasks))
             self._state, self._total = kept, total
             self._mark()
             for inner in graph.tasks:
