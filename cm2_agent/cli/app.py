@@ -28,6 +28,7 @@ COMMANDS = (
     "tasks",
     "tools",
     "db",
+    "spool",
     "cookbook",
 )
 """The command files, in the order of the help, which lists groups of commands last."""

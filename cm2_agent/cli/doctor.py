@@ -82,10 +82,38 @@ def _check_store(store: str, inventory: ToolInventory | None) -> dict[str, Any]:
         "calls": calls_by_use(health["model_calls"]),
         **health,
     }
+    spool = _check_spool(store)
+    result["problems"] += spool.pop("problems")
+    result["spool"] = spool
     if inventory is not None and tools is not None:
         result["problems"] += untraced_tools(tools, inventory)
         result["tools"] = tools
     return result
+
+
+def _check_spool(store: str) -> dict[str, Any]:
+    """The runs that processes have answered and not stored."""
+    from cm2_agent.online.spool_status import read_status
+
+    status = read_status(store)
+    waiting = sum(status.runs.values())
+    found = []
+    if waiting:
+        found.append(
+            f"{waiting} runs of ended processes wait in {status.folder}: the application's next start saves them, or"
+            " type: cm2 spool replay"
+        )
+    if status.refused or status.unreadable:
+        found.append(
+            f"{status.refused} refused runs (refused.jsonl, with their reasons) and {status.unreadable} files that could"
+            f" not be read whole lie in {status.folder}"
+        )
+    return {
+        "problems": [printable(one) for one in found],
+        "waiting": waiting,
+        "refused": status.refused,
+        "unreadable": status.unreadable,
+    }
 
 
 def undiscovered_tools(inventory: ToolInventory) -> list[str]:

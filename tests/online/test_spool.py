@@ -20,8 +20,8 @@ from tests.online.stores import run
 ABOUT = {"store": "s", "project": "default"}
 
 
-def spool_in(folder: Path, **options: int) -> Spool:
-    spool = Spool(folder, lambda: ABOUT, **options)
+def spool_in(folder: Path, limit: int = 1 << 30) -> Spool:
+    spool = Spool(folder, lambda: ABOUT, limit=limit)
     spool.prepare()
     return spool
 
