@@ -105,8 +105,8 @@ def _check_spool(store: str) -> dict[str, Any]:
         )
     if status.refused or status.unreadable:
         found.append(
-            f"{status.refused} refused runs (refused.jsonl, with their reasons) and {status.unreadable} files that could"
-            f" not be read whole lie in {status.folder}"
+            f"{status.refused} refused runs (refused.jsonl, with their reasons) and {status.unreadable} files that"
+            f" could not be read whole lie in {status.folder}"
         )
     return {
         "problems": [printable(one) for one in found],

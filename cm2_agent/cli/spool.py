@@ -17,7 +17,7 @@ SpoolOption: TypeAlias = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    group = command_group("Show or save the runs that ended processes left in a store's spool.")
+    group = command_group("Show or save runs that ended processes left in a spool.")
     group.command("show", help="Count the runs that wait in the spool; nothing is changed.")(show)
     help = "Save the runs that ended processes left; they get their scores by cm2 score."
     group.command("replay", help=help, short_help="Save the runs that ended processes left.")(replay)

@@ -57,7 +57,7 @@ def paths_to(store: Store | str, *, project: str | None, spool: str | PathLike[s
     """The paths to a store: the same ones for the same URL, project and spool. Raises StoreError for what is no URL,
     MissingExtra, and ValueError for a project beside a store that has one of its own."""
     if isinstance(store, str):
-        _check_url(store)
+        store = _whole(store)
         key = (store, project or "", "" if spool is None else os.fspath(spool))
         with _lock:
             found = _by_url.get(key)
@@ -92,11 +92,21 @@ def _opener(url: str, project: str | None) -> Callable[[], Store]:
     return lambda: SQLStore(url) if project is None else SQLStore(url, project=project)
 
 
-def _check_url(url: str) -> None:
+def _whole(url: str) -> str:
+    """The URL with the whole path of an SQLite file: the application may go to another folder. Raises StoreError for
+    what is no URL, and MissingExtra."""
     from cm2_agent.store.engine import parse
 
-    if parse(url).get_backend_name() == "postgresql" and find_spec("psycopg") is None:
-        raise MissingExtra("postgres", "PostgreSQL stores")
+    parsed = parse(url)
+    if parsed.get_backend_name() == "postgresql":
+        if find_spec("psycopg") is None:
+            raise MissingExtra("postgres", "PostgreSQL stores")
+        return url
+    name = parsed.database
+    if name in (None, "", ":memory:") or str(name).startswith("file:"):
+        return url
+    folder = os.fsdecode(os.getcwdb())  # not getcwd, which counts as blocking where event loops are watched
+    return parsed.set(database=os.path.normpath(os.path.join(folder, str(name)))).render_as_string(hide_password=False)
 
 
 def open_store(live: Live, *, strict: bool) -> None:
