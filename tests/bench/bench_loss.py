@@ -112,7 +112,9 @@ class Postgres:
         self._call("pg_ctl", "-D", f"{self.folder}/data", "-m", "immediate", "stop")
 
 
-def measure(end: str, url: str, spool: Path, environment: dict[str, str], again: Callable[[], None]) -> dict[str, int]:
+def measure(
+    end: str, url: str, spool: Path, environment: dict[str, str], again: Callable[[], object]
+) -> dict[str, int]:
     before = stored(url) if environment.pop("SHARED", "") else set[str]()
     code = APPLICATION + environment.pop("READY", "") + WORK + ENDS[end]
     answered, said = run_to_its_end(code, STORE=url, SPOOL=str(spool), **environment)

@@ -3,6 +3,7 @@ and writes the id of each to stdout when it has."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -74,15 +75,13 @@ threading.Thread(target=later).start()
 }
 
 
-def run_to_its_end(code: str, timeout: float = 300.0, **environment: str) -> tuple[set[str], str]:
+def run_to_its_end(code: str, **environment: str) -> tuple[set[str], str]:
     """Run a program; answers the ids that it has answered, and what it wrote to stderr."""
-    import os
-
     done = subprocess.run(
         [sys.executable, "-c", IMPORTS + code],
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=300,
         env={**os.environ, **environment},
         check=False,
     )
