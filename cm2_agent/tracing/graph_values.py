@@ -43,23 +43,31 @@ def read_value(
     selector: Selector | None = None,
     *,
     whole: bool = False,
-    missing: Callable[[], None] | None = None,
+    unfound: Callable[[Exception | None], None] | None = None,
 ) -> GraphValue:
-    """Reads a graph's input (`role` user) or output (assistant). `whole`: messages are kept too. Calls `missing` where
-    the selector finds nothing. Raises what a selector's function raises."""
+    """Reads a graph's input (`role` user) or output (assistant). `whole`: messages are kept too. Where the selector
+    finds nothing, nothing was said, and `unfound` is called, with what the selector's function raised."""
     if value is None:
         return _NOTHING if selector is None else GraphValue(said=())
     if type(value) is dict and not whole and len(value) == 1 and "messages" in value:
         return _NOTHING
     said: tuple[Message, ...] | None = None
     if selector is not None:
-        resumed = isinstance(value, Command)  # a text that answers an interrupt is the user's, wherever it goes
-        said = tuple(_texts(value, role).values() if resumed else _messages_of(_select(value, selector), role))
-        if not said and missing is not None and not resumed:
-            missing()
+        said, error = _said(value, role, selector)
+        if not said and unfound is not None and not isinstance(value, Command):
+            unfound(error)
     kept = _fields(value) if whole else _without_messages(value)
     empty = kept is None or (isinstance(kept, Mapping) and not kept)
     return GraphValue(None if empty else plain(kept, CUT_AT), _texts(value, role), said)
+
+
+def _said(value: Any, role: Role, selector: Selector) -> tuple[tuple[Message, ...], Exception | None]:
+    if isinstance(value, Command):  # a text that answers an interrupt is the user's, wherever it goes
+        return tuple(_texts(value, role).values()), None
+    try:
+        return tuple(_messages_of(_select(value, selector), role)), None
+    except Exception as error:  # the selector's function is the application's
+        return (), error
 
 
 def with_interrupts(value: GraphValue, questions: Sequence[Any]) -> GraphValue:
@@ -99,9 +107,16 @@ def _mapping(value: Any) -> Mapping[str, Any] | None:
     if isinstance(value, BaseMessage | str | list | tuple | type):
         return None
     if dataclasses.is_dataclass(value):
-        return {item.name: getattr(value, item.name, None) for item in dataclasses.fields(value)}
+        return {item.name: _field(value, item.name) for item in dataclasses.fields(value)}
     names = getattr(type(value), "model_fields", None)
-    return {name: getattr(value, name, None) for name in names} if isinstance(names, Mapping) else None
+    return {name: _field(value, name) for name in names} if isinstance(names, Mapping) else None
+
+
+def _field(value: Any, name: str) -> Any:
+    try:
+        return getattr(value, name, None)
+    except Exception:  # a property of the application's
+        return None
 
 
 def _is_messages(value: Any) -> bool:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, Literal, ParamSpec
 from uuid import UUID
 
@@ -25,7 +24,7 @@ from langgraph.types import Command
 from cm2_agent.incidents import Incidents
 from cm2_agent.langchain_messages import plain
 from cm2_agent.tracing import semconv
-from cm2_agent.tracing.graph_values import GraphValue, read_value, with_interrupts
+from cm2_agent.tracing.graph_values import GraphValue, Selector, read_value, with_interrupts
 from cm2_agent.tracing.llm_results import ToolSpecReader, read_request, read_response, read_tool_result
 from cm2_agent.tracing.open_spans import OpenSpans, fail, write_content, write_status
 from cm2_agent.tracing.span_attributes import response_attributes, token_attributes, tool_facts
@@ -99,11 +98,13 @@ class SpanHandler(GraphCallbackHandler):
     def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
         root = self.spans.root(run_id)
         if root is not None:
-            root.final_messages = root.message_index.add_state(outputs)
-            root.output = self._value(root, outputs, "assistant")
-            if root.interrupts:
-                root.output = with_interrupts(root.output, root.interrupts)
-            self.spans.end_root(root)
+            try:
+                root.final_messages = root.message_index.add_state(outputs)
+                root.output = self._value(root, outputs, "assistant")
+                if root.interrupts:
+                    root.output = with_interrupts(root.output, root.interrupts)
+            finally:
+                self.spans.end_root(root)
         elif (record := self.spans.records.get(run_id)) is not None:
             record.root.log.end(record.root.message_index, run_id, outputs)
 
@@ -114,14 +115,15 @@ class SpanHandler(GraphCallbackHandler):
         if root.interrupted:
             selector = None
 
-        def missing() -> None:
-            self.incidents.add(f"capture: {name}={selector!r} found nothing in the graph's {name}")
+        def unfound(error: Exception | None) -> None:
+            said = "found nothing" if error is None else f"raised {type(error).__name__}"
+            self.incidents.add(f"capture: {name}={_named(selector)} {said}", error)
 
         try:
-            return read_value(value, role, selector, whole=whole, missing=missing)
-        except Exception as error:
-            self.incidents.add(f"capture: the function {name}= raised {type(error).__name__}", error)
-            return replace(read_value(value, role, whole=whole), said=() if selector is not None else None)
+            return read_value(value, role, selector, whole=whole, unfound=unfound)
+        except Exception as error:  # a state of the application's that cannot be read
+            self.incidents.add(f"capture: {type(error).__name__} in the graph's {name}", error)
+            return GraphValue(said=None if selector is None else ())
 
     @never_raises
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
@@ -292,6 +294,10 @@ class SpanHandler(GraphCallbackHandler):
             else:
                 fail(record, error)
             self.spans.end_leaf(record)
+
+
+def _named(selector: Selector | None) -> str:
+    return repr(selector) if isinstance(selector, str) else getattr(selector, "__name__", type(selector).__name__)
 
 
 def is_watched(graph: Any) -> bool:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypedDict
 import pytest
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.func import entrypoint, task
@@ -300,8 +301,8 @@ def test_what_a_selector_does_not_find_is_counted(watched: Watched) -> None:
         graph_of(answer).with_config(callbacks=[handler]).invoke({"question": "hi"})
     assert [lines(run) for run in watched.runs] == [["assistant: Paris"], ["user: hi"]]
     assert watched.incidents.drain().keys() == {
-        "capture: input='nothing' found nothing in the graph's input",
-        "capture: the function output= raised KeyError",
+        "capture: input='nothing' found nothing",
+        "capture: output=<lambda> raised KeyError",
     }
     watched.incidents = Incidents()
     with pytest.raises(TypeError, match="input is 7; expected a key"):
@@ -326,3 +327,29 @@ def test_what_was_said_leaves_on_the_span(watched: Watched) -> None:
     root = next(span for span in watched.spans if span.name.startswith("invoke_agent"))
     assert root.attributes is not None
     assert "hi" in str(root.attributes["gen_ai.input.messages"])
+
+
+class Broken(dict[str, Any]):
+    def items(self) -> Any:
+        raise RuntimeError("broken")
+
+
+def test_a_state_that_cannot_be_read_costs_what_is_in_it_alone(watched: Watched) -> None:
+    @dataclass
+    class Locked:
+        question: str
+        answer: str = ""
+
+        def __getattribute__(self, name: str) -> Any:
+            if name == "answer":
+                raise RuntimeError("locked")
+            return super().__getattribute__(name)
+
+    RunnableLambda(lambda given: "Paris").invoke(Locked(question="hi"), {"callbacks": [watched.handler]})
+    check(watched.run, "user: hi", "assistant: Paris")
+    assert watched.run.input == {"question": "hi", "answer": None}
+    watched.runs.clear()
+    RunnableLambda(lambda given: Broken(answer="Paris")).invoke("hi", {"callbacks": [watched.handler]})
+    check(watched.run, "user: hi")
+    assert any("RuntimeError" in kind for kind in watched.incidents.drain())
+    watched.incidents = Incidents()
