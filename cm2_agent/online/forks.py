@@ -5,9 +5,11 @@ A child that is forked while another thread is inside SQLite inherits its locks,
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import weakref
+from asyncio import _get_running_loop, _set_running_loop
 from typing import Any, Protocol
 
 __all__ = ["DATABASE", "Forked", "survive_forks"]
@@ -25,10 +27,21 @@ class Forked(Protocol):
     def in_child(self) -> None: ...
 
 
-class _Gate:
-    """`with DATABASE:` around what must not be forked through. Any number of threads may be inside."""
+class _Loops(threading.local):
+    """The loops that this thread has put aside, the innermost last."""
 
     def __init__(self) -> None:
+        self.aside: list[asyncio.AbstractEventLoop | None] = []
+
+
+class _Gate:
+    """`with DATABASE:` around what must not be forked through. Any number of threads may be inside.
+
+    These threads are ours and may block. One that scores has an event loop of its own, which is put aside meanwhile:
+    what watches over event loops, as `langgraph dev` does in the whole process, would refuse the call."""
+
+    def __init__(self) -> None:
+        self._loops = _Loops()
         self.reset()
 
     def reset(self) -> None:
@@ -40,8 +53,11 @@ class _Gate:
             while self._forks:
                 self._changed.wait()
             self._inside += 1
+        self._loops.aside.append(_get_running_loop())
+        _set_running_loop(None)
 
     def __exit__(self, *_: object) -> None:
+        _set_running_loop(self._loops.aside.pop())
         with self._changed:
             self._inside -= 1
             if self._forks and not self._inside:

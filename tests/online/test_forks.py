@@ -1,0 +1,29 @@
+"""Inside the gate to the database no event loop runs, so that nobody who guards event loops refuses the call."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from cm2_agent.online.forks import DATABASE
+
+
+async def test_the_loop_is_put_aside_and_comes_back() -> None:
+    loop = asyncio.get_running_loop()
+    with DATABASE:
+        assert asyncio._get_running_loop() is None
+        with DATABASE:
+            assert asyncio._get_running_loop() is None
+        assert asyncio._get_running_loop() is None
+        assert asyncio.run(_answer()) == 7, "a store of one's own may use a loop of its own"
+    assert asyncio.get_running_loop() is loop
+    with pytest.raises(ValueError, match="refused"), DATABASE:
+        raise ValueError("refused")
+    assert asyncio.get_running_loop() is loop
+    await asyncio.sleep(0)
+
+
+async def _answer() -> int:
+    await asyncio.sleep(0)
+    return 7
