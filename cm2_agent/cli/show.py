@@ -129,12 +129,15 @@ def _dialogue(trace: Trace) -> None:
     for name, value in sorted(trace.attributes.items()):
         out.print(f"  {one_line(f'{name} = {value}', 160)}", style="dim", soft_wrap=True)
     steps = iter(trace.steps)  # one for each message of the assistant
+    several = len({step.agent for step in trace.steps if step.agent is not None}) > 1
     asked: Sequence[ToolUse] = ()
     for message in trace.messages:
         written: Sequence[ToolCall] = ()
         if message.role == "assistant":
             step = next(steps)
             asked = step.tool_uses
+            if several and step.agent is not None:
+                out.print(printable(f"{'agent':>9}  {step.agent}"), style="dim", soft_wrap=True)
             if step.call is not None and step.call.changed is not None and step.call.output is not None:
                 written = step.call.output.tool_calls
         for who, text, style in _parts(message, asked, written):
