@@ -9,6 +9,7 @@
     ├── UserError         a simulated user failed
     ├── JudgeError        a judge failed; never a score
     │   └── BudgetExhausted   the judge may not be asked any more: what it was about to judge stays unscored
+    │       └── JudgeRefused      its provider refuses every request: the key, the model's name or the credit is missing
     ├── GuardError        a run-time guard rejected every reply of the agent
     ├── StoreError        the database cannot be read, written or understood
     │   ├── ConflictError     the same name and version with other content
@@ -58,6 +59,10 @@ class JudgeError(CM2Error):
 
 class BudgetExhausted(JudgeError):
     """A call of the judge that its budget does not allow: no failure of the judge, so no verdict of NULL either."""
+
+
+class JudgeRefused(BudgetExhausted):
+    """A judge whose provider refuses a request as it would any: a key, a model of that name or credit is missing."""
 
 
 class GuardError(CM2Error):

@@ -20,6 +20,7 @@ from cm2_agent.llm.prices import Price
 from cm2_agent.llm.providers import language_model
 from cm2_agent.llm.untrusted_text import fenced, mark_of
 from cm2_agent.llm.usage import Usage
+from cm2_agent.models.reasoning_text import split_reasoning
 from cm2_agent.types.json_values import canonical_json, content_hash
 from cm2_agent.types.messages import Message
 from cm2_agent.types.task import Persona
@@ -184,9 +185,11 @@ def _sendable(text: str) -> str:
 
 
 def _spoken(text: str) -> str:
-    if not text.strip():
+    """What the model says: its thinking is neither heard nor looked through for the stop signal."""
+    _, words = split_reasoning(text)
+    if not words.strip():
         raise MalformedReply("the user's model said nothing")
-    return text.strip()
+    return words.strip()
 
 
 __all__ = ["LLMUser", "ScriptedUser"]

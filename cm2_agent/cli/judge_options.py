@@ -119,6 +119,7 @@ def usage_text(usage: Mapping[str, Any]) -> str:
         f"{usage.get('input_tokens', 0)} + {usage.get('output_tokens', 0)} tokens",
         cost,
     ]
+    words += [f"tokens of {usage['estimated']} calls estimated"] if usage.get("estimated") else []
     words += [f"{usage['re_asks']} re-asks"] if usage.get("re_asks") else []
     words += [f"{usage['escalated']} items escalated"] if usage.get("escalated") else []
     words += [f"{usage['cached']} verdicts known already"] if asked and usage.get("cached") else []

@@ -39,7 +39,7 @@ from cm2_agent.cli.judge_options import (
     usage_text,
 )
 from cm2_agent.cli.redaction import RedactOption, redactor_of
-from cm2_agent.errors import BudgetExhausted, ChecklistError, StoreError
+from cm2_agent.errors import BudgetExhausted, ChecklistError, JudgeRefused, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -123,13 +123,18 @@ def score(
         if again:
             scorer.version, old, salt = second_opinion(opened, scorer.version)
         if judge_model is not None:
+            judge_model.stop_when_refused = True
             cache = opened.verdict_cache()
             judge_model.cache = NamespacedCache(cache, salt) if salt else cache
         missing = [
             one.trace_id for one in opened.scores(reward=scorer.version) if one.reward is None
         ]  # a NULL may be a verdict now
         waiting = chain(opened.traces(unscored=True, reward=scorer.version), opened.traces(ids=missing))
-        reasons, stopped = asyncio.run(_score(opened, waiting, scorer, chosen))
+        try:
+            reasons, stopped = asyncio.run(_score(opened, waiting, scorer, chosen))
+        except JudgeRefused as error:
+            echo_err(printable(str(error)))
+            raise typer.Exit(1) from error
         scores = list(opened.scores(reward=scorer.version))
         change = None if old is None else compare(opened.scores(reward=old), scores, names=(old, scorer.version))
     for reason, count in reasons.most_common():
@@ -190,6 +195,8 @@ async def _score(
                 if found.reward is None:
                     reasons[found.null_reason or "unknown"] += 1
                 advance()
+        except JudgeRefused:
+            raise
         except BudgetExhausted as error:
             return reasons, error
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
@@ -12,12 +13,15 @@ from pydantic_ai.direct import model_request
 from pydantic_ai.exceptions import (
     ContentFilterError,
     ModelAPIError,
+    ModelAuthenticationError,
     ModelContextWindowExceededError,
+    ModelNotFoundError,
     ModelQuotaExceededError,
     ModelRequestRejectedError,
+    ModelTimeoutError,
     UserError,
 )
-from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart
+from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, ThinkingPart, UserPromptPart
 from pydantic_ai.models import Model, ModelRequestParameters
 from pydantic_ai.output import OutputObjectDefinition
 from pydantic_ai.settings import ModelSettings
@@ -32,7 +36,9 @@ from cm2_agent.types.score import NullCause
 from cm2_agent.types.secrets import error_text
 
 CHARACTERS_A_TOKEN = 4
-"""An estimate for limits: what is spent is counted from the replies."""
+"""An estimate for limits, and for what a call took where the reply says nothing of it."""
+_NO_SCHEMA = re.compile(r"response_?format|json[_ ]?schema|structured[_ ]output|guided|grammar", re.IGNORECASE)
+"""What a server says that cannot hold a reply to a schema."""
 _T = TypeVar("_T")
 
 
@@ -78,6 +84,9 @@ class _Refused(Exception):
 class LLMClient:
     """One language model, asked within its limits. `usage` counts this client's requests alone.
 
+    A server that cannot hold its replies to a schema is asked without it from then on. Where a reply says nothing of
+    its tokens, they are estimated: four characters a token; so are those of a request that got no answer in time.
+
     Raises JudgeError where limits in dollars cannot be held, since no price is known.
 
     Args:
@@ -117,6 +126,9 @@ class LLMClient:
         self.settings = cast(ModelSettings, dict(settings)) if settings else None
         self.timeout, self.retries, self.backoff, self.longest_wait = timeout, retries, backoff, longest_wait
         self.usage = Usage()
+        self.refused: str | None = None
+        """Why the provider last refused a request as it would any: its key, the model's name or the credit."""
+        self._schema_refused = False
         self._unpriced: set[tuple[str, str | None]] = set()
         name = f"{model.system}:{model.model_name}"
         if (
@@ -193,8 +205,26 @@ class LLMClient:
     ) -> ModelResponse:
         """One request within the limits, counted whether it is answered or not. `tokens` and `answer_tokens` are what
         it may take in and give out. Raises BudgetExhausted, TimeoutError, or whatever the provider's client raises."""
-        parameters = ModelRequestParameters()
-        if schema is not None and self._native:
+        try:
+            return await self._send(messages, tokens, answer_tokens, schema, re_ask)
+        except ModelRequestRejectedError as error:
+            if self._schema_refused or not self._holds(schema) or not _NO_SCHEMA.search(str(error)):
+                raise
+            self._schema_refused = True
+            return await self._send(messages, tokens, answer_tokens, schema, re_ask)
+
+    def _holds(self, schema: Schema | None) -> bool:
+        """Whether a request carries a schema, its own or one that the model's settings have for all."""
+        return (schema is not None and self._native) or bool(getattr(self.model, "sends_schema", False))
+
+    async def _send(
+        self, messages: Sequence[ModelMessage], tokens: int, answer_tokens: int, schema: Schema | None, re_ask: bool
+    ) -> ModelResponse:
+        parameters, settings = ModelRequestParameters(), self.settings
+        if self._schema_refused:
+            if isinstance(self.model, PerLoopModel) and self.model.sends_schema:
+                settings = cast(ModelSettings, {"extra_body": self.model.other_extra_body, **(self.settings or {})})
+        elif schema is not None and self._native:
             held = OutputObjectDefinition(json_schema=dict(schema.body), name=schema.name, strict=schema.strict)
             parameters = ModelRequestParameters(output_mode="native", output_object=held)
         async with self.limits.slot(tokens + answer_tokens, self._estimated_usd(tokens, answer_tokens)):
@@ -202,22 +232,31 @@ class LLMClient:
             try:
                 async with asyncio.timeout(self.timeout):
                     response = await model_request(
-                        self.model, list(messages), model_settings=self.settings, model_request_parameters=parameters
+                        self.model, list(messages), model_settings=settings, model_request_parameters=parameters
                     )
-                used = response.usage
-                spent = replace(
-                    spent, input_tokens=used.input_tokens, output_tokens=used.output_tokens, usd=self._usd(response)
-                )
+                spent = self._spent(spent, response, tokens)
+            except (TimeoutError, ModelTimeoutError, asyncio.CancelledError):  # the server may have done the work
+                usd = self._cost(self.model.model_name, self.model.system, tokens, answer_tokens)
+                spent = replace(spent, input_tokens=tokens, output_tokens=answer_tokens, usd=usd, estimated=1)
+                raise
             finally:
                 self.usage.add(**spent.__dict__)
-                self.limits.spend(
-                    calls=1,
-                    input_tokens=spent.input_tokens,
-                    output_tokens=spent.output_tokens,
-                    usd=spent.usd,
-                    re_asks=spent.re_asks,
-                )
+                self.limits.spend(**spent.__dict__)
         return response
+
+    def _spent(self, call: Usage, response: ModelResponse, tokens: int) -> Usage:
+        """What an answered call took: as the reply says, else estimated."""
+        used = response.usage
+        name, provider = response.model_name or self.model.model_name, response.provider_name or self.model.system
+        if used.input_tokens or used.output_tokens:
+            thought = used.details.get("reasoning_tokens", 0)
+            made = used.output_tokens + (thought if thought > used.output_tokens else 0)  # some count it apart
+            usd = self._cost(name, provider, used.input_tokens, made, used.cache_read_tokens, used.cache_write_tokens)
+            return replace(call, input_tokens=used.input_tokens, output_tokens=made, usd=usd)
+        written = sum(len(part.content) for part in response.parts if isinstance(part, TextPart | ThinkingPart))
+        made = -(-written // CHARACTERS_A_TOKEN)
+        usd = self._cost(name, provider, tokens, made)
+        return replace(call, input_tokens=tokens, output_tokens=made, usd=usd, estimated=1)
 
     def wait(self, failure: RequestFailure, attempt: int) -> float | None:
         """Seconds to wait before this attempt (1 is the first retry), None where there should be none."""
@@ -241,31 +280,39 @@ class LLMClient:
             return RequestFailure(
                 cause="content", explanation=f"what was shown is too long for the {self.of}: {text}", retry=False
             )
+        if (
+            isinstance(error, ModelAuthenticationError | ModelNotFoundError | ModelQuotaExceededError)
+            and getattr(error, "status_code", None) != 403  # a firewall says that of what was shown
+        ):
+            self.refused = text
         if isinstance(error, ModelRequestRejectedError | ModelQuotaExceededError | UserError):
             return RequestFailure(cause="infrastructure", explanation=text, retry=False)
         if isinstance(error, ModelAPIError):
             return RequestFailure(cause="infrastructure", explanation=text, wait=error.retry_after)
         return RequestFailure(cause="infrastructure", explanation=text)
 
+    @property
+    def is_free(self) -> bool:
+        """Whether the model's price is known, and is nothing."""
+        return cost(self.model.model_name, 1000, 1000, provider=self.model.system, price=self.price) == 0
+
     async def aclose(self) -> None:
         """Close the connections that this event loop's requests left open."""
         if isinstance(self.model, PerLoopModel):
             await self.model.aclose()
 
-    def _usd(self, response: ModelResponse) -> float | None:
-        name, provider, used = (
-            response.model_name or self.model.model_name,
-            response.provider_name or self.model.system,
-            response.usage,
-        )
+    def _cost(
+        self, name: str, provider: str | None, read: int, made: int, cached: int = 0, cache_written: int = 0
+    ) -> float | None:
         if (name, provider) in self._unpriced:
             return None
         usd = cost(
             name,
-            used.input_tokens,
-            used.output_tokens,
+            read,
+            made,
             provider=provider,
-            cached_tokens=used.cache_read_tokens,
+            cached_tokens=cached,
+            cache_write_tokens=cache_written,
             price=self.price,
         )
         if usd is None:

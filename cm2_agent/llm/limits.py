@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 from cm2_agent.errors import BudgetExhausted, JudgeError
 from cm2_agent.llm.usage import Usage, note
@@ -161,21 +162,32 @@ asked by then stays open. Raise the budget and run again: nothing is asked twice
         output_tokens: int = 0,
         usd: float | None = 0.0,
         re_asks: int = 0,
+        escalated: int = 0,
+        cached: int = 0,
+        estimated: int = 0,
     ) -> None:
-        """Count what was spent; `usd` None where the price is not known: then a budget in dollars allows no further
-        call."""
+        """Count what was spent, as `Usage` has it; `usd` None where the price is not known: then a budget in dollars
+        allows no further call."""
+        counts: dict[str, Any] = {
+            "calls": calls,
+            "input_tokens": input_tokens,
+            "output_tokens": output_tokens,
+            "usd": usd,
+            "re_asks": re_asks,
+            "escalated": escalated,
+            "cached": cached,
+            "estimated": estimated,
+        }
         slot = next((slot for limits, slot in reversed(_SLOT.get()) if limits is self), None)
         with self._lock:
-            self._spent.add(
-                calls=calls, input_tokens=input_tokens, output_tokens=output_tokens, usd=usd, re_asks=re_asks
-            )
+            self._spent.add(**counts)
             if slot is not None:
                 self._release(slot)
                 beyond = input_tokens + output_tokens - slot.tokens
                 if self.tpm is not None and beyond > 0:
                     self._next["tpm"] = max(self._next["tpm"], self._clock()) + beyond * _MINUTE / self.tpm
                 slot.tokens = max(0, -beyond)
-        note(calls=calls, input_tokens=input_tokens, output_tokens=output_tokens, usd=usd, re_asks=re_asks)
+        note(**counts)
 
     def _estimate(self, given: float | None) -> float:
         """What the next call may cost: as given, else what a call has cost so far."""

@@ -51,9 +51,11 @@ def cost(
     *,
     provider: str | None = None,
     cached_tokens: int = 0,
+    cache_write_tokens: int = 0,
     price: Price | None = None,
 ) -> float | None:
-    """US dollars for these tokens (`cached_tokens` are among the input's); None where the model's price is not known.
+    """US dollars for these tokens; None where the model's price is not known. `cached_tokens`, read from a provider's
+    cache, and `cache_write_tokens` are among the input's.
 
     `model` is a name such as `openai:gpt-5-mini` or the one that a reply returned, with its `provider` beside it.
     `price` overrides what is published.
@@ -69,7 +71,12 @@ def cost(
 
     named, _, name = model.rpartition(":")
     try:
-        usage = Usage(input_tokens=input_tokens, output_tokens=output_tokens, cache_read_tokens=cached_tokens)
+        usage = Usage(
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            cache_read_tokens=cached_tokens,
+            cache_write_tokens=cache_write_tokens,
+        )
         found = calc_price(usage, name, provider_id=_PROVIDERS.get(provider or named, provider or named) or None)
     except LookupError:
         return None

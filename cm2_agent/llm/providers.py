@@ -15,6 +15,7 @@ from pydantic_ai.exceptions import UserError
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart
 from pydantic_ai.models import Model, ModelRequestParameters, infer_model
 from pydantic_ai.models.wrapper import WrapperModel
+from pydantic_ai.profiles import ModelProfile
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RequestUsage
 
@@ -22,6 +23,9 @@ from cm2_agent.errors import MissingExtra, ModelError
 from cm2_agent.models.served_name import served_name
 from cm2_agent.types.json_values import JSON
 
+# pydantic-ai takes thinking that never ends for the reply, and a tag within a JSON string for thinking: the readers of
+# replies know better (`split_reasoning`, `json_replies`).
+_NO_TAGS = ("\0no tag\0", "\0no tag\0")
 _EXTRAS = {
     "openai": "openai",
     "openai-chat": "openai",
@@ -123,20 +127,31 @@ def openai_model(
     def make() -> Model:
         client = AsyncOpenAI(base_url=base_url, api_key=api_key or "none", max_retries=0)
         return OpenAIChatModel(
-            served_name(model), provider=OpenAIProvider(openai_client=client), settings=cast(ModelSettings, own) or None
+            served_name(model),
+            provider=OpenAIProvider(openai_client=client),
+            settings=cast(ModelSettings, own) or None,
+            profile=ModelProfile(thinking_tags=_NO_TAGS),
         )
 
-    return PerLoopModel(make, sends_schema=schema is not None)
+    other = cast(dict[str, Any], (settings or {}).get("extra_body") or {})
+    return PerLoopModel(make, sends_schema=schema is not None, other_extra_body=other)
 
 
 class PerLoopModel(WrapperModel):
     """A model with connections of its own in every event loop. Asking runs in more than one (each `asyncio.run`, a
     background worker), and a connection left over from a closed loop fails the next request after it was paid for."""
 
-    def __init__(self, make: Callable[[], Model], *, sends_schema: bool = False) -> None:
-        """`sends_schema`: the model's own settings hold the reply's schema already."""
+    def __init__(
+        self,
+        make: Callable[[], Model],
+        *,
+        sends_schema: bool = False,
+        other_extra_body: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`sends_schema`: the model's own settings hold the reply's schema already, in an extra body;
+        `other_extra_body` is the rest of it."""
         super().__init__(make())
-        self.sends_schema = sends_schema
+        self.sends_schema, self.other_extra_body = sends_schema, dict(other_extra_body or {})
         self._make = make
         self._first: Model | None = (
             self.wrapped

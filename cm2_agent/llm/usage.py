@@ -19,7 +19,7 @@ class Usage:
 
     `calls` are all requests; `re_asks` those among them that asked again for what a reply lacked; `escalated` the items
     that went on to a stronger judge; `cached` the verdicts that were known already. `usd` is None as soon as the price
-    of one call is not known."""
+    of one call is not known. `estimated` are the calls whose tokens no reply reported."""
 
     calls: int = 0
     re_asks: int = 0
@@ -28,6 +28,7 @@ class Usage:
     input_tokens: int = 0
     output_tokens: int = 0
     usd: float | None = 0.0
+    estimated: int = 0
 
     def add(
         self,
@@ -39,6 +40,7 @@ class Usage:
         input_tokens: int = 0,
         output_tokens: int = 0,
         usd: float | None = 0.0,
+        estimated: int = 0,
     ) -> None:
         """`usd` None: the price of these calls is not known."""
         self.calls += calls
@@ -47,11 +49,13 @@ class Usage:
         self.cached += cached
         self.input_tokens += input_tokens
         self.output_tokens += output_tokens
+        self.estimated += estimated
         self.usd = None if self.usd is None or usd is None else self.usd + usd
 
     def to_json(self) -> dict[str, JSON]:
         """The counts as `Score.usage` keeps them; empty where no judge was asked and nothing was known."""
-        return dict(self.__dict__) if self.calls or self.cached else {}
+        known = {name: value for name, value in self.__dict__.items() if name != "estimated" or value}
+        return known if self.calls or self.cached else {}
 
 
 _OPEN: ContextVar[tuple[Usage, ...]] = ContextVar("cm2_open_meters", default=())
@@ -84,6 +88,7 @@ def note(
     input_tokens: int = 0,
     output_tokens: int = 0,
     usd: float | None = 0.0,
+    estimated: int = 0,
 ) -> None:
     """Add to every open meter. `RateLimits.spend` does so for calls, tokens and dollars; a judge the rest."""
     for usage in _OPEN.get():
@@ -95,6 +100,7 @@ def note(
             input_tokens=input_tokens,
             output_tokens=output_tokens,
             usd=usd,
+            estimated=estimated,
         )
 
 

@@ -10,17 +10,18 @@ import json
 import re
 from dataclasses import dataclass, field
 
-__all__ = ["ReasoningStream", "opening_tag", "split_reasoning"]
+__all__ = ["TAG", "ReasoningStream", "opening_tag", "split_reasoning"]
 
 _WORDS = r"(?:think|thinking|thought|reasoning|seed:think)"
 _OPEN = rf"<{_WORDS}>|\[THINK\]|◁think▷|<\|START_THINKING\|>|<\|begin_of_thought\|>"
 _CLOSE = rf"</{_WORDS}>|\[/THINK\]|◁/think▷|<\|END_THINKING\|>|<\|end_of_thought\|>"
-_TAG = re.compile(f"(?P<open>{_OPEN})|(?P<close>{_CLOSE})", re.IGNORECASE)
+TAG = re.compile(f"(?P<open>{_OPEN})|(?P<close>{_CLOSE})", re.IGNORECASE)
+"""A tag of thinking; its group `open` or `close` says which."""
 _LONGEST = 20
 """Characters of the longest tag: so many may be the beginning of one."""
 # What is text whatever it holds: a fenced block (one that no other fence begins in), and a tool call.
 _MARK = re.compile(
-    rf"{_TAG.pattern}|(?P<call><tool_call>)"
+    rf"{TAG.pattern}|(?P<call><tool_call>)"
     r"|(?P<fence>^(?P<ticks>```|~~~)[^\n]*\n(?:(?!^(?:```|~~~)).)*?^(?P=ticks)[ \t]*$)",
     re.IGNORECASE | re.MULTILINE | re.DOTALL,
 )
@@ -52,12 +53,12 @@ def split_reasoning(text: str, opening: str = "") -> tuple[str, str]:
     text = opening + text
     if _CHANNELS.match(text):
         return _split_channels(text)
-    if not _TAG.search(text):
+    if not TAG.search(text):
         return "", text
     thought: list[str] = []
     said: list[str] = []
     begin, position, inside, broken, found = 0, 0, False, 0, False
-    while mark := (_TAG if inside else _MARK).search(text, position):
+    while mark := (TAG if inside else _MARK).search(text, position):
         position = mark.end()
         if inside:
             if mark["close"]:
@@ -118,7 +119,7 @@ class ReasoningStream:
         self._held = ""
         thought: list[str] = []
         said: list[str] = []
-        while tag := _TAG.search(text):
+        while tag := TAG.search(text):
             before, word = text[: tag.start()], tag[0]
             text = text[tag.end() :]
             if self.inside:

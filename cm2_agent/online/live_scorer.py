@@ -34,6 +34,8 @@ class JudgeBudget:
         if self._holds_itself or not hasattr(self._judge, "spent_usd"):
             return True
         spent = self._judge.spent_usd
+        if self._budget_usd == 0:  # for a judge that costs nothing
+            return spent == 0 and bool(getattr(self._judge, "is_free", True))
         return spent is not None and spent < self._budget_usd
 
 

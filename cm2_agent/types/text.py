@@ -1,8 +1,7 @@
-"""Text for people, and from models: shortened to a line, what is wrong with data, a reply out of its code fence."""
+"""Text for people: shortened to a line, what is wrong with data."""
 
 from __future__ import annotations
 
-from string import ascii_letters
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,16 +31,4 @@ def shorten(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
-def unfenced(text: str) -> str:
-    """The text within a Markdown code fence, where the whole reply is one: many models cannot but write it.
-
-    >>> unfenced('```json\\n{"items": []}\\n```'), unfenced('```{"items": []}```'), unfenced(' {"items": []}')
-    ('{"items": []}', '{"items": []}', '{"items": []}')
-    """
-    text = text.strip()
-    if len(text) < 6 or not (text.startswith("```") and text.endswith("```")):
-        return text
-    return text[3:-3].lstrip(ascii_letters).strip()
-
-
-__all__ = ["first_problem", "shorten", "unfenced"]
+__all__ = ["first_problem", "shorten"]

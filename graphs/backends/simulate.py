@@ -24,11 +24,12 @@ from cm2_agent.llm.client import LLMClient, RequestFailed, RequestFailure, Schem
 from cm2_agent.llm.limits import RateLimits
 from cm2_agent.llm.prices import Price
 from cm2_agent.llm.providers import language_model
+from cm2_agent.llm.reply_json import json_replies
 from cm2_agent.llm.usage import Usage
 from cm2_agent.types.json_values import JSON, content_hash
 from cm2_agent.types.protocols import ToolBackend
 from cm2_agent.types.task import Task
-from cm2_agent.types.text import first_problem, unfenced
+from cm2_agent.types.text import first_problem
 from cm2_agent.types.tool_calls import CallLog, ToolAnswer, ToolRequest
 
 from ..tools.json_schema import why_invalid
@@ -321,7 +322,8 @@ class SimulatedTools:
         """The reply's JSON text and the answer that it is, once it can be used."""
 
         def read(text: str) -> tuple[str, ToolAnswer]:
-            text = unfenced(text)
+            found = [value for value in json_replies(text) if isinstance(value, dict)]
+            text = json.dumps(found[0], ensure_ascii=False) if len(found) == 1 else text.strip()
             return text, _answer(request, log, text)
 
         problem: str | None = None

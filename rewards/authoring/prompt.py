@@ -14,11 +14,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from cm2_agent.errors import ModelError
+from cm2_agent.llm.reply_json import json_replies
 from cm2_agent.llm.untrusted_text import fenced
 from cm2_agent.types.checklist_item import EvidenceModel, ItemModel
 from cm2_agent.types.json_values import JSON, content_hash
 from cm2_agent.types.messages import ToolSpec
-from cm2_agent.types.text import unfenced
 from cm2_agent.types.trace import Trace
 
 from ..judges.transcript import dialogue_data
@@ -102,10 +102,13 @@ def malformed_question(error: str, mark: str) -> str:
 
 
 def read_reply(text: str, form: type[LabelReply] = LabelReply) -> tuple[LabelItem, ...]:
-    """The items of an answer; one code fence around the object is taken off. Raises ModelError that says every broken
-    rule (eight at most) by its place in the reply."""
+    """The items of an answer, whatever stands around the JSON. Raises ModelError that says every broken rule (eight at
+    most) by its place in the reply."""
+    found = json_replies(text)
+    if not found:
+        raise ModelError("reply: it holds no JSON object")
     try:
-        return form.model_validate_json(unfenced(text)).items
+        return form.model_validate(found[-1]).items
     except ValidationError as error:
         broken = error.errors(include_url=False, include_input=False)
         messages = [f"{'.'.join(map(str, one['loc'])) or 'reply'}: {one['msg']}" for one in broken]

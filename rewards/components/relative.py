@@ -12,13 +12,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
 from typing import Any, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from cm2_agent.errors import JudgeError
+from cm2_agent.llm.client import MalformedReply
+from cm2_agent.llm.reply_json import read_reply
 from cm2_agent.llm.untrusted_text import fenced, nonce
 from cm2_agent.types.json_values import content_hash
 from cm2_agent.types.score import Component
-from cm2_agent.types.text import unfenced
 from cm2_agent.types.trace import Trace
 
 from ..judges.transcript import dialogue_data
@@ -117,11 +118,9 @@ def _read(text: str, ids: Sequence[str]) -> dict[str, Component]:
     """The components by id. Raises JudgeError for a reply that is no such object, or speaks of an attempt that is not
     there."""
     try:
-        reply = _Reply.model_validate_json(unfenced(text))
-    except ValidationError as error:
-        raise JudgeError(
-            f"the relative judge's reply is malformed: {error.errors(include_url=False)[0]['msg']}"
-        ) from error
+        reply = read_reply(text, _Reply)
+    except MalformedReply as error:
+        raise JudgeError(f"the relative judge's reply is malformed: {error}") from error
     unknown = sorted({line.id for line in reply.scores} - set(ids))
     if unknown:  # a judge that scores what was not there may have mixed up the rest
         raise JudgeError(f"the relative judge scored unknown attempts: {', '.join(unknown)}")

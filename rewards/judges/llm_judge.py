@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, cast
 from langchain_core.language_models import BaseChatModel
 from pydantic_ai.models import Model
 
-from cm2_agent.errors import BudgetExhausted, JudgeError
+from cm2_agent.errors import BudgetExhausted, JudgeError, JudgeRefused
 from cm2_agent.llm.client import CHARACTERS_A_TOKEN, RequestFailure
 from cm2_agent.llm.limits import RateLimits
 from cm2_agent.llm.prices import Price
@@ -126,6 +126,8 @@ class LLMJudge:
             price=price,
         )
         self._known = KnownVerdicts(cache, content_hash([self.name, self.settings, PROMPT_VERSION, images]))
+        self.stop_when_refused = False
+        """Raise JudgeRefused instead of giving NULLs, as who scores a whole store wants it."""
         self._transcripts: OrderedDict[int, Transcript] = OrderedDict()
         self._lines: OrderedDict[int, tuple[Item, str]] = OrderedDict()
 
@@ -164,9 +166,19 @@ class LLMJudge:
         """US dollars so far, None where a price was not known."""
         return self._client.usage.usd
 
+    @property
+    def is_free(self) -> bool:
+        """Whether the price is known, and is nothing."""
+        return self._client.is_free
+
     async def aclose(self) -> None:
         """Close the connections that this event loop's calls left open."""
         await self._client.aclose()
+
+    @property
+    def refused(self) -> str | None:
+        """Why the provider last refused a request as it would any: its key, the model's name or the credit."""
+        return self._client.refused
 
     async def __call__(self, trace: Trace, turn: int | None, items: Sequence[Item]) -> Sequence[Verdict]:
         """A verdict for each item, in the items' order. Raises BudgetExhausted where the budget stops it (what was
@@ -227,6 +239,11 @@ class LLMJudge:
             paid = [(item, line) for item, line in items if item.id in answers]
             self._known.put(window, paid, self._checked(transcript, window, paid, answers)[0], vote)
             raise
+        if self.stop_when_refused and self.refused is not None:
+            raise JudgeRefused(
+                f"the judge {self.name} is refused by its provider: {self.refused}. What was not judged by then stays"
+                " open: set its key, the model's name or its credit right, and score again"
+            )
         verdicts, problems = self._checked(transcript, window, items, answers)
         self._known.put(window, items, verdicts, vote)
         if problems:

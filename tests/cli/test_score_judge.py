@@ -125,6 +125,20 @@ def test_a_budget_in_dollars_stops(command: tuple[str, ...], server: JudgeServer
     assert server.calls == spent["calls"] < DIALOGUES * TURNS
 
 
+@pytest.mark.parametrize(("status", "reason"), [(401, "ModelAuthenticationError"), (402, "Quota"), (404, "NotFound")])
+def test_a_judge_that_its_provider_refuses_ends_the_command(
+    command: tuple[str, ...], server: JudgeServer, store: str, status: int, reason: str
+) -> None:
+    server.faults.extend([Fault(status=status)] * (DIALOGUES * TURNS))
+    _, err = cm2(*command, "--concurrency", "1", "--json", code=1)
+    assert "is refused by its provider" in err
+    assert reason in err
+    assert server.calls < DIALOGUES * TURNS
+    server.faults.clear()
+    assert as_json("doctor", "--store", store)["null_rewards"] == {}  # nothing was judged, so nothing is NULL
+    assert as_json(*command)["scored"] == DIALOGUES
+
+
 def test_a_failing_judge_leaves_nulls_that_are_asked_again(
     command: tuple[str, ...], server: JudgeServer, store: str
 ) -> None:

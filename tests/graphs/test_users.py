@@ -198,3 +198,19 @@ async def test_scripted_turns_are_said_in_order_and_then_no_more(turns: list[str
         heard.append(words)
         talk += [Message.of("user", words), *[Message.of("assistant", "Well.")] * answers]
     assert heard == turns
+
+
+@pytest.mark.parametrize(
+    ("reply", "heard"),
+    [
+        ("<think>I am Ada. ###STOP### not yet.</think>Order 7.", "Order 7."),
+        ("I am Ada. ###STOP### not yet.\n</think>\nOrder 7.", "Order 7."),
+        ("<think>Done.</think>###STOP###", None),
+    ],
+)
+async def test_what_the_users_model_thinks_is_not_heard(reply: str, heard: str | None) -> None:
+    with ChatServer(always(reply)) as server:
+        assert await playing(server)(TALK) == heard
+        server.faults.append(Fault(text="<think>What shall I say?"))
+        with pytest.raises(UserError, match="said nothing"):
+            await playing(server, retries=0)(TALK)

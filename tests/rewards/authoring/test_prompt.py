@@ -17,7 +17,7 @@ from tests.rewards.talk import call, say, trace, turn
 @pytest.mark.parametrize(
     ("reply", "problem"),
     [
-        ("certainly!", "Invalid JSON"),
+        ("certainly!", "no JSON object"),
         ('{"items": []}', "at least 1 item"),
         ({"items": [lookup(colour="red")]}, "items.0.colour: Extra inputs"),
         ({"items": [lookup(evidence=[])]}, "items.0.evidence"),

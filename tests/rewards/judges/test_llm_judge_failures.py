@@ -40,13 +40,12 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "half a reply": (Fault(text=GOOD[:-9]), "infrastructure"),
     "cut off": (Fault(text=GOOD, finish="length"), "infrastructure"),
     "no items": (Fault(text='{"items": []}'), "infrastructure"),
-    "unknown key": (Fault(text=json.dumps(reply({**DATE_YES, "score": 1}))), "infrastructure"),
     "unknown verdict": (Fault(text=json.dumps(reply({**DATE_YES, "verdict": "maybe"}))), "infrastructure"),
-    "true for yes": (Fault(text=json.dumps(reply({**DATE_YES, "verdict": True}))), "infrastructure"),
     "unknown id": (Fault(text=json.dumps(reply(DATE_YES, answer("other", "no")))), "infrastructure"),
     "twice": (Fault(text=json.dumps(reply(DATE_YES, answer("date", "no")))), "infrastructure"),
-    "step as text": (Fault(text=GOOD.replace('"step": 2', '"step": "2"')), "infrastructure"),
-    "a list": (Fault(text=json.dumps([DATE_YES])), "infrastructure"),
+    "two answers": (Fault(text=f"{GOOD} or rather {json.dumps(reply(answer('date', 'no')))}"), "infrastructure"),
+    "a draft in thinking": (Fault(text=f"<think>{GOOD}</think>I would rather not say."), "infrastructure"),
+    "a broken object around it": (Fault(text=f'{{"answer": {GOOD}, }}'), "infrastructure"),
     "refusal": (Fault(refusal="I cannot judge this."), "content"),
     "filtered": (Fault(text="", finish="content_filter"), "content"),
 }
@@ -104,9 +103,46 @@ async def test_what_a_reply_leaves_out_is_asked_again_alone() -> None:
     assert (judge.usage.calls, judge.usage.re_asks) == (2, 1)
 
 
-async def test_a_fenced_reply_is_read() -> None:
-    with JudgeServer(lambda asked: f"```json\n{GOOD}\n```") as server:
-        assert (await ask(server))[0].value is True
+QUOTE = DATE_YES["evidence"]
+READ: dict[str, str] = {
+    "a fence": f"```json\n{GOOD}\n```",
+    "words around a fence": f"Here is my verdict:\n```json\n{GOOD}\n```\nLet me know.",
+    "another fence": f"~~~\n{GOOD}\n~~~",
+    "words around": f"Sure! {GOOD}\n\nHope {'{this}'} helps [1].",
+    "thinking": f"<think>Perhaps {GOOD.replace('yes', 'no')}</think>\n{GOOD}",
+    "the end of thinking alone": f"Perhaps {GOOD.replace('yes', 'no')}\n</think>\n\n{GOOD}",
+    "a tag in the analysis": json.dumps(reply({**DATE_YES, "analysis": "it wrote </think> and <think>"})),
+    "a byte-order mark": f"\ufeff{GOOD}",
+    "a string of JSON": json.dumps(GOOD),
+    "a line break in a string": GOOD.replace("As the test", "As\nthe test"),
+    "the same twice": f"{GOOD}\n{GOOD}",
+    "Yes": json.dumps(reply({**DATE_YES, "verdict": " Yes. "})),
+    "true": json.dumps(reply({**DATE_YES, "verdict": True})),
+    "more keys": json.dumps({**reply({**DATE_YES, "score": 1}), "summary": "good"}),
+    "no analysis": json.dumps(reply({name: value for name, value in DATE_YES.items() if name != "analysis"})),
+    "a step as text": json.dumps(reply({**DATE_YES, "evidence": {**QUOTE, "step": "2"}})),
+    "a step with a point": json.dumps(reply({**DATE_YES, "evidence": {**QUOTE, "step": 2.0}})),
+    "a list of evidence": json.dumps(reply({**DATE_YES, "evidence": [QUOTE]})),
+    "a part by its last name": json.dumps(
+        reply({**DATE_YES, "evidence": {**QUOTE, "part": QUOTE["part"].partition(".")[2]}})
+    ),
+    "capitals in the id": json.dumps(reply({**DATE_YES, "id": "Date"})),
+    "a list": json.dumps([DATE_YES]),
+    "one answer": json.dumps(DATE_YES),
+    "by id": json.dumps({"date": {name: value for name, value in DATE_YES.items() if name != "id"}}),
+}
+
+
+@pytest.mark.parametrize("kind", READ)
+async def test_what_leaves_no_doubt_is_read(kind: str) -> None:
+    got = await LLMJudge(function_model(lambda asked: READ[kind]), backoff=0, retries=0)(ONE, 0, [DATE])
+    assert [verdict.value for verdict in got] == [True], got[0].explanation
+
+
+async def test_a_no_needs_no_evidence_and_no_analysis() -> None:
+    text = json.dumps({"items": [{"id": "date", "verdict": "NO"}]})
+    (got,) = await LLMJudge(function_model(lambda asked: text), backoff=0, retries=0)(ONE, 0, [DATE])
+    assert got.value is False
 
 
 @settings(max_examples=examples(200))
