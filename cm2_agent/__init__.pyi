@@ -38,9 +38,11 @@ from .types.messages import ToolCallResponse as ToolCallResponse
 from .types.messages import ToolSpec as ToolSpec
 from .types.protocols import Importer as Importer
 from .types.protocols import Trainer as Trainer
+from .types.run import Branch as Branch
 from .types.run import ModelCall as ModelCall
 from .types.run import Run as Run
 from .types.run import RunFailure as RunFailure
+from .types.run import StateMark as StateMark
 from .types.run import ToolRun as ToolRun
 from .types.score import Component as Component
 from .types.score import Score as Score
