@@ -5,7 +5,7 @@ What goes wrong here never comes back to the caller; it is counted."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 
 from cm2_agent.online.middleware import Middleware
 from cm2_agent.online.save_errors import meaning_of
@@ -70,9 +70,12 @@ class Live:
                 self.saver.incidents.add("a graph's runs cannot be scored", error)
         self.middleware.store = store
         if unscored := self.saver.unscored_of(self.key):
-            self.saved(unscored)
+            self.saved(dict.fromkeys(unscored, ()))
 
-    def saved(self, trace_ids: Iterable[str]) -> None:
-        """Runs of these traces were saved (called by the saver)."""
+    def saved(self, runs: Mapping[str, Sequence[Run]]) -> None:
+        """Runs were saved (called by the saver): by trace those that are known, in their order."""
         if self.failure is None and (self.middleware.scorer is not None or self.middleware.sinks):
-            self.scoring.submit(self, trace_ids)
+            for trace_id, own in runs.items():
+                for run in own:
+                    self.scoring.traces.add(trace_id, run)
+            self.scoring.submit(self, runs)

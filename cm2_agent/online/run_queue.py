@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from queue import Empty, SimpleQueue
 from typing import NamedTuple, Protocol
 
@@ -29,7 +29,7 @@ class Watched(Protocol):
 
     def opened(self, store: Store) -> None: ...
 
-    def saved(self, trace_ids: Iterable[str]) -> None: ...
+    def saved(self, runs: Mapping[str, Sequence[Run]]) -> None: ...
 
 
 class Entry(NamedTuple):

@@ -206,7 +206,7 @@ class Saver:
         """Returns when the whole batch is saved or refused; while the store takes nothing, more joins it. `runs` are
         those that are neither yet."""
         pauses = iter(_PAUSES)
-        told: dict[Watched, dict[str, str]] = {}
+        told: dict[Watched, dict[str, Run]] = {}
         taken = 0
         while True:
             self.queue.gather(batch)
@@ -214,7 +214,7 @@ class Saver:
             for entry in batch[taken:]:
                 if entry.watched is not None and (run := self.queue.read(entry)) is not None:
                     runs[entry.number] = run
-                    told.setdefault(entry.watched, {})[run.id] = run.trace_id
+                    told.setdefault(entry.watched, {})[run.id] = run
             taken = len(batch)
             if runs:
                 self._writer.check_file()
@@ -232,7 +232,10 @@ class Saver:
         if any(entry.watched is None for entry in batch):
             self._replay()
         for watched, saved in told.items():
-            watched.saved(dict.fromkeys(self._writer.traces_of(saved).values()))
+            by_trace: dict[str, list[Run]] = {}
+            for run_id, trace_id in self._writer.traces_of({run.id: run.trace_id for run in saved.values()}).items():
+                by_trace.setdefault(trace_id, []).append(saved[run_id])
+            watched.saved(by_trace)
         self._writer.report()
 
     def _open(self) -> Exception | None:
@@ -278,7 +281,7 @@ class Saver:
             self._unscored += [(key, trace_id) for key, trace_id in traces if key is not None and key not in known]
         for key, trace_id in traces:
             if key in known:
-                known[key].saved([trace_id])
+                known[key].saved({trace_id: ()})
 
     def _settle(self, batch: Sequence[Entry]) -> None:
         self.queue.settle(batch)

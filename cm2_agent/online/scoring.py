@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from cm2_agent.incidents import Incidents
 from cm2_agent.online.forks import DATABASE, survive_forks
 from cm2_agent.online.incident_counts import store_incidents
+from cm2_agent.online.live_traces import LiveTraces
 from cm2_agent.online.middleware import Middleware
 from cm2_agent.online.save_errors import meaning_of
 from cm2_agent.types.protocols import Store
@@ -53,11 +54,13 @@ class ScoringPath:
     def __init__(self, incidents: Incidents, *, size: int = 10_000, slots: int = 8) -> None:
         self.incidents = incidents
         self._size, self._slots = size, slots
+        self.traces = LiveTraces()
         self.in_child()
         survive_forks(self)
 
     def in_child(self) -> None:
         """Begin afresh; after a fork what waits is the parent's."""
+        self.traces.forget()
         self.lock = threading.Lock()
         self._changed = threading.Condition()
         self._waiting: dict[_Key, int] = {}
@@ -169,7 +172,7 @@ class ScoringPath:
     def _load(self, store: Store, keys: Sequence[_Key]) -> None:
         try:
             with DATABASE:
-                traces = _traces(store, list(dict.fromkeys(key.trace_id for key in keys)))
+                traces = self._traces(store, list(dict.fromkeys(key.trace_id for key in keys)))
         except Exception as error:
             for key in keys:
                 self._failed(key, "a trace was not scored", error)
@@ -180,6 +183,19 @@ class ScoringPath:
                 self._free(key)
             else:
                 self._spawn(self._score(key, trace))
+
+    def _traces(self, store: Store, trace_ids: Sequence[str]) -> dict[str, Trace]:
+        """The traces, from memory where the store says that they have no other runs."""
+        counted: Any = getattr(store, "run_counts", None)
+        counts: dict[str, int] = counted(trace_ids) if callable(counted) else {}
+        found = {
+            trace_id: trace for trace_id in counts if (trace := self.traces.get(trace_id, counts[trace_id])) is not None
+        }
+        loaded = _load_traces(store, [trace_id for trace_id in trace_ids if trace_id not in found])
+        for trace_id in loaded:
+            if trace_id in counts:
+                self.traces.put(loaded[trace_id])
+        return {**found, **loaded}
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -263,7 +279,7 @@ class ScoringPath:
             self._wake.set()
 
 
-def _traces(store: Store, trace_ids: Sequence[str]) -> dict[str, Trace]:
+def _load_traces(store: Store, trace_ids: Sequence[str]) -> dict[str, Trace]:
     many: Any = getattr(store, "save_scores", None)  # a store that takes many at once also gives them
     if callable(many) and len(trace_ids) > 1:
         found: Any = store.traces(ids=trace_ids)  # type: ignore[call-arg]

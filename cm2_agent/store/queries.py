@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection, func, select, tuple_
 
@@ -217,3 +218,17 @@ def _version(connection: Connection, project: str, url: str, checklist: Checklis
     raise StoreError(
         f"store {url} holds no score{wanted}; {known}. Score its traces first: cm2 score {file} --store {url}"
     )
+
+
+def counts(cursor: Any, sqlite: bool, project: str, ids: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """How many runs and outcomes each of these traces has, by a cursor of the driver; without those not stored."""
+    mark = "?" if sqlite else "%s"
+    found: dict[str, tuple[int, int]] = {}
+    for some in chunks(ids):
+        cursor.execute(
+            "SELECT id, runs, (SELECT count(*) FROM outcomes WHERE outcomes.trace = traces.seq) FROM traces"  # noqa: S608
+            f" WHERE project = {mark} AND id IN ({', '.join(mark for _ in some)})",
+            (project, *map(seal, some)),
+        )
+        found.update({unseal(row[0]): (row[1], row[2]) for row in cursor.fetchall()})
+    return found

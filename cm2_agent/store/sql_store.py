@@ -214,10 +214,13 @@ class SQLStore(Catalog):
     def holds(self, trace_id: str) -> bool:
         """Whether a trace of that id is stored."""
         with self._db.asking() as cursor:
-            mark = "?" if self._db.sqlite else "%s"
-            sql = f"SELECT 1 FROM traces WHERE project = {mark} AND id = {mark}"  # noqa: S608 (marks only)
-            cursor.execute(sql, (self._project, seal(trace_id)))
-            return cursor.fetchone() is not None
+            return bool(queries.counts(cursor, self._db.sqlite, self._project, [trace_id]))
+
+    def run_counts(self, ids: Iterable[str]) -> dict[str, int]:
+        """How many runs each of these traces has. Traces with outcomes, and those not stored, are left out."""
+        with self._db.asking() as cursor:
+            found = queries.counts(cursor, self._db.sqlite, self._project, list(ids))
+            return {trace_id: runs for trace_id, (runs, outcomes) in found.items() if not outcomes}
 
     def traces(
         self,
