@@ -289,6 +289,12 @@ class MessageIndex:
             return None
         return [Removal(message.id) if isinstance(message, RemoveMessage) else self.add(message) for message in found]
 
+    def name_all(self) -> None:
+        """Reducers have given their ids to messages that were written without one."""
+        for message, converted in list(self._objects.values()):
+            if message.id and converted.seen.id is None:
+                self._name(converted, message.id)
+
     def new(self) -> dict[str, _Converted]:
         """What the run has shown beside what was held of the thread, by id."""
         return self._ids

@@ -203,6 +203,7 @@ class OpenSpans:
         root.span.set_attribute(semconv.STATUS, root.status)
         if root.source.content:
             write_content(root, {semconv.OUTPUT_MESSAGES: root.final_messages})
+        root.message_index.name_all()
         self._threads.remember(root.thread, root.message_index)
         with self._lock:
             for run_id in root.run_ids:

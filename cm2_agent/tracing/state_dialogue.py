@@ -284,11 +284,13 @@ class StateDialogue:
                 continue
             steps = graph.steps()
             first = shown_to(graph.tasks)
-            if (
-                first
-                and self._state
-                and not any(self._is_known(seen) or identity_of(seen) in self._by for seen in first)
-            ):
+            last = (
+                self.entries[-1].seen.key if self.entries else None
+            )  # what was asked, perhaps as a message of its own
+            shared = any(
+                self._is_known(seen) or identity_of(seen) in self._by or seen.key == last for seen in first or ()
+            )
+            if first and self._state and not shared:
                 continue  # a conversation of its own
             state = list(first) if first else list(self._state)
             kept, total = self._state, self._total
@@ -334,6 +336,9 @@ class StateDialogue:
                 while place < len(self.entries) and self.entries[place].role == "tool":
                     place += 1
                 return place
+        asked = (call.id for seen in reversed(self.history) for call in seen.message.tool_calls)
+        if ids and any(id in ids for id in asked):  # it comes to the step of an earlier run
+            place = next((at for at, entry in enumerate(self.entries) if entry.role != "tool"), place)
         return place
 
     def _is_known(self, seen: SeenMessage) -> bool:

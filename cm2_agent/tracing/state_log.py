@@ -94,6 +94,11 @@ class StateLog:
     within: dict[UUID, NodeTask] = field(default_factory=dict)
     _tasks: dict[UUID, NodeTask] = field(default_factory=dict)
 
+    def wrote(self, run_id: UUID) -> bool:
+        """Whether a node of this graph wrote messages."""
+        graph = self.graphs.get(run_id)
+        return graph is not None and any(write for task in graph.tasks for write, _ in task.writes)
+
     def start(
         self, index: MessageIndex, run_id: UUID, parent: UUID, inputs: Any, tags: Any, metadata: Mapping[str, Any]
     ) -> None:

@@ -74,7 +74,7 @@ def value_dialogue(root: RootRecord, chats: list[ChatRecord], tools: list[ToolRe
         return ValueDialogue(
             root, user if given.said is None else given.said, reply if got.said is None else got.said, chats, tools
         )
-    has_state = root.final_messages is not None and "" not in got.texts
+    has_state = root.log.wrote(root.run_id) or (root.final_messages is not None and "" not in got.texts)
     if asked:
         return ValueDialogue(root, asked, reply, chats, tools) if reply and not has_state else None
     if (user and reply) or not (root.input_messages or has_state):
