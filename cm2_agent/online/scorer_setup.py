@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 from cm2_agent.errors import ChecklistError, ConflictError
 from cm2_agent.online.forks import DATABASE
 from cm2_agent.online.live_scorer import JudgeBudget, LiveScorer
+from cm2_agent.online.own_loop import blocking
+from cm2_agent.rewards.components.component import RewardComponent, as_component
+from cm2_agent.rewards.judges.cache import attach_cache
+from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.protocols import Judge, Reward, Store
 from cm2_agent.types.score import Verdict
 
 if TYPE_CHECKING:
     from cm2_agent.datasets.redaction import Redactor
-    from cm2_agent.rewards.components.component import RewardComponent
     from cm2_agent.rewards.judges.llm_judge import LLMJudge
 
 __all__ = ["ScorerSetup", "check_judge", "check_share", "stored_checklist"]
@@ -55,8 +58,6 @@ class ScorerSetup:
         """The scorer by this checklist, which is the given one or a later version of it."""
         if checklist is None and not self._components:
             return None
-        from cm2_agent.rewards.scoring.scorer import ChecklistScorer
-
         limits: dict[str, Any] = {"check_timeout": self._check_timeout, "incremental": True}
         programmatic = ChecklistScorer(checklist, **limits)
         judged = programmatic if self.judge is None else ChecklistScorer(checklist, judge=self.judge, **limits)
@@ -66,8 +67,6 @@ class ScorerSetup:
         """Keep the judge's verdicts in the store, where it has a place for them."""
         cache: Any = getattr(store, "verdict_cache", None)
         if self.judge is not None and cache is not None:
-            from cm2_agent.rewards.judges.cache import attach_cache
-
             attach_cache(self.judge, _Cache(cache()))
 
 
@@ -78,12 +77,12 @@ class _Cache:
         self._cache = cache
 
     def get(self, keys: Sequence[str]) -> dict[str, Verdict]:
-        with DATABASE:
+        with DATABASE, blocking():
             found: dict[str, Verdict] = self._cache.get(keys)
         return found
 
     def put(self, verdicts: Mapping[str, Verdict]) -> None:
-        with DATABASE:
+        with DATABASE, blocking():
             self._cache.put(verdicts)
 
 
@@ -171,8 +170,6 @@ def _load_checklist(checklist: Checklist | str | PathLike[str] | None, redact: R
 
 
 def _components(rewards: Mapping[str, Reward] | Sequence[Reward] | None) -> list[RewardComponent]:
-    from cm2_agent.rewards.components.component import as_component
-
     components = [as_component(reward, name=name) for name, reward in _by_name(rewards or {}).items()]
     grouped = [component.name for component in components if component.of_group]
     if grouped:

@@ -5,6 +5,7 @@ file is locked by its process for as long as that lives, so a file that can be l
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import json
 import os
@@ -151,7 +152,7 @@ class Spool:
         path = f"{self.folder}/{self._name}-{self._made:06d}{SUFFIX}"
         OWN.add(path)
         try:
-            file = _File(path, os.open(path, _FLAGS, 0o600))
+            file = _File(path, self._create(path))
         except OSError:
             OWN.discard(path)
             raise
@@ -163,6 +164,16 @@ class Spool:
             raise
         self._files.append(file)
         return file
+
+    def _create(self, path: str) -> int:
+        try:
+            return os.open(path, _FLAGS, 0o600)
+        except FileNotFoundError:  # another process that ended has removed the folder, which was empty
+            if _in_event_loop():  # an event loop cannot make it; the saver does
+                self.ready = False
+                raise
+            self.prepare()
+            return os.open(path, _FLAGS, 0o600)
 
     def _about(self) -> bytes:
         return json.dumps(self.about).encode()
@@ -185,6 +196,14 @@ class Spool:
             os.unlink(file.path)
         os.close(file.fd)
         OWN.discard(file.path)
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def pack_record(kind: int, number: int, payload: bytes) -> bytes:

@@ -7,7 +7,10 @@ import os
 from os import PathLike
 from pathlib import Path
 
+from sqlalchemy import make_url
+
 from cm2_agent.online.spool import Spool
+from cm2_agent.store.schema import DEFAULT_PROJECT
 
 __all__ = ["about", "default_folder", "spool_of"]
 
@@ -26,15 +29,11 @@ def spool_of(url: str | None, project: str | None, folder: str | PathLike[str] |
 
 def about(url: str | None, project: str | None) -> dict[str, str]:
     """What the files of a spool say of whose runs they hold."""
-    from cm2_agent.store.schema import DEFAULT_PROJECT
-
     return {"store": _digest(url), "project": project or DEFAULT_PROJECT}
 
 
 def default_folder(url: str) -> str | None:
     """The folder that CM2_SPOOL names, else one beside an SQLite file, else one under the user's state folder."""
-    from sqlalchemy import make_url
-
     parsed = make_url(url)
     sqlite = parsed.get_backend_name() == "sqlite"
     if sqlite and (parsed.database in (None, "", ":memory:") or str(parsed.database).startswith("file:")):
@@ -51,8 +50,6 @@ def _digest(url: str | None) -> str:
     """Which store it is, without its password and driver: alike however the URL is spelled."""
     if url is None:
         return "other"
-    from sqlalchemy import make_url
-
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
         name = os.path.realpath(parsed.database or "")

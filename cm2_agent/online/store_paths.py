@@ -1,5 +1,8 @@
 """The paths of this process to its stores: one saver and one scoring path for each, and what the end of the process
-does with them."""
+does with them.
+
+What is needed is imported with this module, not when it is used: a fork in the middle of an import deadlocks, and an
+import may block an event loop."""
 
 from __future__ import annotations
 
@@ -24,6 +27,8 @@ from cm2_agent.online.saver import Saver
 from cm2_agent.online.scoring import ScoringPath
 from cm2_agent.online.spool import Spool
 from cm2_agent.online.spool_folder import spool_of
+from cm2_agent.store.engine import parse
+from cm2_agent.store.sql_store import SQLStore
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.protocols import Store
 
@@ -87,16 +92,12 @@ def _paths(opener: Callable[[], Store], spool: Spool | None, *, reopens: bool = 
 
 
 def _opener(url: str, project: str | None) -> Callable[[], Store]:
-    from cm2_agent.store import SQLStore  # here, not in the saver's thread: a fork in the middle of an import deadlocks
-
     return lambda: SQLStore(url) if project is None else SQLStore(url, project=project)
 
 
 def _whole(url: str) -> str:
     """The URL with the whole path of an SQLite file: the application may go to another folder. Raises StoreError for
     what is no URL, and MissingExtra."""
-    from cm2_agent.store.engine import parse
-
     parsed = parse(url)
     if parsed.get_backend_name() == "postgresql":
         if find_spec("psycopg") is None:
