@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from cm2_agent.errors import ChecklistError, ConflictError
 from cm2_agent.online.forks import DATABASE
 from cm2_agent.online.live_scorer import JudgeBudget, LiveScorer
-from cm2_agent.online.own_loop import blocking
 from cm2_agent.rewards.components.component import RewardComponent, as_component
 from cm2_agent.rewards.judges.cache import attach_cache
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
@@ -77,12 +76,12 @@ class _Cache:
         self._cache = cache
 
     def get(self, keys: Sequence[str]) -> dict[str, Verdict]:
-        with DATABASE, blocking():
+        with DATABASE:
             found: dict[str, Verdict] = self._cache.get(keys)
         return found
 
     def put(self, verdicts: Mapping[str, Verdict]) -> None:
-        with DATABASE, blocking():
+        with DATABASE:
             self._cache.put(verdicts)
 
 

@@ -14,7 +14,6 @@ from cm2_agent.online.forks import DATABASE, survive_forks
 from cm2_agent.online.incident_counts import store_incidents
 from cm2_agent.online.live_traces import LiveTraces
 from cm2_agent.online.middleware import Middleware
-from cm2_agent.online.own_loop import blocking
 from cm2_agent.online.save_errors import meaning_of
 from cm2_agent.types.protocols import Store
 from cm2_agent.types.score import Score
@@ -172,7 +171,7 @@ class ScoringPath:
 
     def _load(self, store: Store, keys: Sequence[_Key]) -> None:
         try:
-            with DATABASE, blocking():
+            with DATABASE:
                 traces = self._traces(store, list(dict.fromkeys(key.trace_id for key in keys)))
         except Exception as error:
             for key in keys:
@@ -224,7 +223,7 @@ class ScoringPath:
         for store, group in by_store.values():
             scores = [one.score for one in group if one.score is not None]
             try:
-                with DATABASE, blocking():
+                with DATABASE:
                     _save_scores(store, scores)
             except Exception:
                 for one in group:
@@ -236,7 +235,7 @@ class ScoringPath:
     def _save_alone(self, store: Store, one: _Finished) -> None:
         try:
             if one.score is not None:
-                with DATABASE, blocking():
+                with DATABASE:
                     store.save_score(one.score)
         except Exception as error:
             self._failed(one.key, "a score was not saved", error)
@@ -269,8 +268,7 @@ class ScoringPath:
         self._free(one.key)
 
     def _free(self, key: _Key) -> None:
-        with blocking():
-            store_incidents(key.watched.middleware.store, self.incidents)
+        store_incidents(key.watched.middleware.store, self.incidents)
         with self.lock:
             self._busy.pop(key, None)
             more = bool(self._waiting)
