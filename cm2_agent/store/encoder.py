@@ -8,12 +8,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter, is_
 from typing import Any, NamedTuple
 
 from cm2_agent.errors import StoreError, TraceError
 from cm2_agent.store.codec import (
     DIGEST,
-    address,
     dump,
     dump_mapping,
     dump_tags,
@@ -23,14 +23,18 @@ from cm2_agent.store.codec import (
     sealed,
     shared_prefix,
 )
-from cm2_agent.types.json_values import JSON
+from cm2_agent.types.json_values import JSON, content_digest
 from cm2_agent.types.messages import Message, ToolSpec
 from cm2_agent.types.run import Branch, ModelCall, Run
+
+_digest = attrgetter("digest")
 
 ID_BYTES = 4
 CANDIDATES = 4
 """How many earlier calls are tried as a base: more than one, since sub-agents' calls lie between those of the main
 line."""
+PREFIXES = 4
+"""How many dialogues of a trace are remembered: the main line with and without its instructions, and sub-agents'."""
 UNTRAINABLE = 8
 """Where `untrainable` stands among a packed call's facts."""
 BRANCH = 2
@@ -116,26 +120,97 @@ class PackedRun:
             begins=begins,
         )
 
-    def row(self, project: str, trace: int, history: bytes) -> tuple[Any, ...]:
+    def row(self, project: str, trace: int) -> tuple[Any, ...]:
         thread = self.run.thread
         threaded = thread is not None and thread == self.run.trace_id
         named = None if threaded else sealed(thread)
         head = (project, self.id, trace, threaded, named, *self.facts, self.hash, self.attributes, self.messages)
-        return (*head, history or None, *self.seen, self.dialogue)
+        return (*head, self.history or None, *self.seen, self.dialogue)
+
+
+class KnownContents:
+    """The addresses of contents that are known to be stored: bounded, at least the latest half of `size`."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._newer: dict[bytes, None] = {}
+        self._older: dict[bytes, None] = {}
+
+    def missing(self, digests: Iterable[bytes]) -> set[bytes]:
+        """Those of the addresses that are not known."""
+        return set(digests).difference(self._newer, self._older)
+
+    def add(self, digests: Iterable[bytes]) -> None:
+        if len(self._newer) > self._size // 2:
+            self._older, self._newer = self._newer, {}
+        self._newer.update(dict.fromkeys(digests))
+
+    def clear(self) -> None:
+        self._newer, self._older = {}, {}
+
+
+class Prefixes:
+    """The last few dialogues of a trace whose messages are all in this write or known to be stored, and their
+    addresses: the next one goes on from there with the same objects, and only what it adds is looked at."""
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[tuple[Message, ...], bytes]] = []
+
+    def find(self, messages: tuple[Message, ...]) -> tuple[bytes, int]:
+        """The addresses of the first messages, and how many these are."""
+        for seen, joined in self._seen:
+            if seen[0] is messages[0] and all(map(is_, seen, messages)):
+                count = min(len(seen), len(messages))
+                return joined[: count * DIGEST], count
+        return b"", 0
+
+    def add(self, messages: tuple[Message, ...], joined: bytes, found: int) -> None:
+        """Take note of a dialogue of which `found` messages were found here."""
+        if found == len(messages):
+            return
+        others = [(seen, own) for seen, own in self._seen if len(seen) != found or own != joined[: found * DIGEST]]
+        self._seen = [(messages, joined), *others[: PREFIXES - 1]]
+
+    def __len__(self) -> int:
+        return sum(len(seen) for seen, _ in self._seen)
+
+
+class Content(NamedTuple):
+    """A message, tool definition or list of tools that is to be stored once, spelled out only if it is not there."""
+
+    kind: str
+    value: Message | ToolSpec | list[str]
+    where: str
+
+    def row(self, digest: bytes) -> tuple[bytes, str, str]:
+        """Raises StoreError for a content that a reader of the store would refuse: every later command would fail on
+        it."""
+        value: JSON = self.value if isinstance(self.value, list) else self.value.to_json()
+        read = {"message": Message.from_json, "tool": ToolSpec.from_json}.get(self.kind)
+        try:
+            if read is not None:
+                read(value)
+        except TraceError as error:
+            raise StoreError(f"{self.where}: {error}") from error
+        return digest, self.kind, dump(value, f"{self.where}: a {self.kind}")
 
 
 class Packer:
-    """Packs the runs of one write and gathers the contents that they refer to: `{hash: (kind, body)}`."""
+    """Packs the runs of one write and gathers the contents that they refer to, by content address, but for those that
+    are `known` to be stored."""
 
-    def __init__(self) -> None:
-        self.contents: dict[bytes, tuple[str, str]] = {}
-        self._by_object: dict[int, tuple[object, bytes]] = {}  # the object is held, so that its id stays its own
-        self._by_body: dict[str, bytes] = {}
+    def __init__(self, known: KnownContents, prefixes: dict[str, Prefixes] | None = None) -> None:
+        self.contents: dict[bytes, Content] = {}
+        self._known = known
+        self.prefixes: dict[str, Prefixes] = {} if prefixes is None else prefixes
+        self._prefixes = Prefixes()
+        self._toolsets: dict[int, bytes] = {}
 
     def pack(self, run: Run) -> PackedRun:
         """Raises StoreError where the run holds what is not JSON, or what could not be read back."""
         where = f"run {run.id!r}"
         _require_text(run, where)
+        self._prefixes = self.prefixes.setdefault(run.trace_id, Prefixes())
         failure = (None, None) if run.failure is None else (seal(run.failure.kind), seal(run.failure.message))
         facts = (seal(run.name), run.status, *failure, run.started, run.ended)
         attributes = dump_mapping(run.attributes, f"{where}: attributes")
@@ -189,7 +264,7 @@ class Packer:
         )
 
     def _call(self, call: ModelCall, where: str) -> PackedCall:
-        output = None if call.output is None else self._message(call.output, where)
+        output = None if call.output is None else self._messages((call.output,), where)
         facts = (
             seal(call.span_id),
             sealed(call.model),
@@ -216,36 +291,43 @@ class Packer:
             logprobs=pack_logprobs(call.logprobs),
         )
 
-    def _messages(self, messages: Iterable[Message], where: str) -> bytes:
-        return b"".join([self._message(message, where) for message in messages])
-
-    def _message(self, message: Message, where: str) -> bytes:
-        seen = self._by_object.get(id(message))
-        if seen is None:
-            seen = self._by_object[id(message)] = (message, self._content("message", message.to_json(), where))
-        return seen[1]
+    def _messages(self, messages: tuple[Message, ...], where: str) -> bytes:
+        if not messages:
+            return b""
+        shared, start = self._prefixes.find(messages)
+        rest = messages[start:]
+        try:
+            digests = list(map(_digest, rest))
+        except (TypeError, ValueError, RecursionError, AttributeError) as error:
+            raise _no_content("message", where, error) from error
+        if missing := self._known.missing(digests):
+            for digest, message in zip(digests, rest, strict=True):
+                if digest in missing:
+                    self.contents[digest] = Content("message", message, where)
+        joined = shared + b"".join(digests)
+        if len(messages) > 1:
+            self._prefixes.add(messages, joined, start)
+        return joined
 
     def _toolset(self, tools: tuple[ToolSpec, ...], where: str) -> bytes:
-        seen = self._by_object.get(id(tools))
-        if seen is None:
-            hashes = [self._tool(tool, where).hex() for tool in tools]
-            seen = self._by_object[id(tools)] = (tools, self._content("toolset", hashes, where))
-        return seen[1]
+        seen = self._toolsets.get(id(tools))  # which the packed runs hold, so that its id stays its own
+        if seen is not None:
+            return seen
+        try:
+            hashes = [tool.digest.hex() for tool in tools]
+        except (TypeError, ValueError, RecursionError, AttributeError) as error:
+            raise _no_content("tool", where, error) from error
+        seen = self._toolsets[id(tools)] = content_digest(hashes)
+        if self._known.missing([seen]):
+            self.contents[seen] = Content("toolset", hashes, where)
+            self.contents.update({tool.digest: Content("tool", tool, where) for tool in tools})
+        return seen
 
-    def _tool(self, tool: ToolSpec, where: str) -> bytes:
-        seen = self._by_object.get(id(tool))
-        if seen is None:
-            seen = self._by_object[id(tool)] = (tool, self._content("tool", tool.to_json(), where))
-        return seen[1]
 
-    def _content(self, kind: str, value: JSON, where: str) -> bytes:
-        body = dump(value, f"{where}: a {kind}")
-        found = self._by_body.get(body)
-        if found is None:
-            _require_readable(kind, value, where)
-            found = self._by_body[body] = address(value, f"{where}: a {kind}")
-            self.contents.setdefault(found, (kind, body))
-        return found
+def _no_content(kind: str, where: str, error: Exception) -> StoreError:
+    return StoreError(
+        f"{where}: a {kind} is not JSON: {error}; expected text, finite numbers, true, false, null, lists and objects"
+    )
 
 
 def _require_text(run: Run, where: str) -> None:
@@ -287,17 +369,6 @@ def _facts_of_tool(tool: tuple[Any, ...]) -> tuple[Any, ...]:
     if tool[-LATER:] != (None,) * LATER:
         return tool
     return tool[: -LATER - 1] if tool[-LATER - 1] is None else tool[:-LATER]
-
-
-def _require_readable(kind: str, value: JSON, where: str) -> None:
-    """Raises StoreError for a content that a reader of the store would refuse: every later command would fail on it."""
-    read = {"message": Message.from_json, "tool": ToolSpec.from_json}.get(kind)
-    if read is None:
-        return
-    try:
-        read(value)
-    except TraceError as error:
-        raise StoreError(f"{where}: {error}") from error
 
 
 def _hash(plain: object, blobs: Sequence[bytes | None]) -> bytes:

@@ -79,6 +79,24 @@ class Database:
                 yield connection
 
     @contextmanager
+    def storing(self) -> Iterator[Any]:
+        """`writing`, but for a cursor of the driver: SQLAlchemy's part in a transaction costs more than a small write
+        does. Raises StoreError."""
+        with self._errors(), self._writer:
+            connection = self.engine.raw_connection()
+            try:
+                cursor = connection.cursor()
+                if self.sqlite:
+                    cursor.execute("BEGIN IMMEDIATE")
+                yield cursor
+                connection.commit()
+            except BaseException:
+                connection.rollback()
+                raise
+            finally:
+                connection.close()
+
+    @contextmanager
     def migrating(self) -> Iterator[Connection]:
         """`writing`, for changes of the schema: SQLite changes a table by making it anew, which foreign keys would
         forbid meanwhile. They are checked at the end. Raises StoreError."""
@@ -113,9 +131,9 @@ class Database:
             raise StoreError(f"store {self.url} was closed; open it again with SQLStore(…)")
         try:
             yield
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, self.engine.dialect.loaded_dbapi.Error) as error:
             raise StoreError(f"store {self.url}: {error_message(error)}") from error
-        except (OverflowError, sqlite3.Error) as error:
+        except OverflowError as error:
             raise StoreError(
                 f"store {self.url}: {error}; expected values that fit the columns (integers of 64 bits)"
             ) from error
@@ -151,7 +169,7 @@ def _masked(url: str) -> str:
     return re.sub(r"(?i)((?:ssl)?password=)[^&]*", r"\1***", re.sub(r"(:)[^:@/]*(@)", r"\1***\2", url))
 
 
-def error_message(error: SQLAlchemyError) -> str:
+def error_message(error: Exception) -> str:
     cause = getattr(error, "orig", None) or error
     text = " ".join(error_text(cause, 1000).split())
     if "not a database" in text:

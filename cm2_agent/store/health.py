@@ -51,6 +51,7 @@ def read_incidents(connection: Connection) -> dict[str, dict[str, JSON]]:
 
 def health(connection: Connection, url: str) -> dict[str, JSON]:
     """Counts of everything that `cm2 doctor` reports; JSON values only."""
+    null_verdict = (verdicts.c.value.is_(None), scoring.current_verdict())
     return {
         "url": url,
         "schema": {"revision": revision_of(connection, url), "head": HEAD},
@@ -75,9 +76,9 @@ def health(connection: Connection, url: str) -> dict[str, JSON]:
         "unscored_traces": _count(
             connection, traces, ~select(scores.c.seq).where(scores.c.trace == traces.c.seq).exists()
         ),
-        "verdicts": _count(connection, verdicts),
-        "null_verdicts": _counts(connection, verdicts.c.cause, verdicts.c.value.is_(None), none="unknown"),
-        "null_verdict_reasons": _counts(connection, verdicts.c.reason, verdicts.c.value.is_(None), none="unknown"),
+        "verdicts": _count(connection, verdicts, scoring.current_verdict()),
+        "null_verdicts": _counts(connection, verdicts.c.cause, *null_verdict, none="unknown"),
+        "null_verdict_reasons": _counts(connection, verdicts.c.reason, *null_verdict, none="unknown"),
         "known_verdicts": known_verdicts(connection),
         "judging": scoring.usage(connection),
         "incidents": read_incidents(connection),

@@ -9,13 +9,13 @@ own all the same."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
 
 from cm2_agent.store.codec import DIGEST
 from cm2_agent.store.dialogue_key import START, extended, spoken
-from cm2_agent.store.encoder import PackedRun
+from cm2_agent.store.encoder import Content, PackedRun
 from cm2_agent.store.lines import Line, LineRun, Lines, count
 from cm2_agent.types.run import Branch, Run
 from cm2_agent.types.run_attributes import CHECKPOINT
@@ -29,7 +29,7 @@ def place_runs(
     connection: Connection,
     project: str,
     packed: Sequence[PackedRun],
-    contents: Mapping[bytes, tuple[str, str]],
+    contents: Mapping[bytes, Content],
     *,
     sqlite: bool,
 ) -> list[PackedRun]:
@@ -45,6 +45,27 @@ def place_runs(
             seen.add((run.id, run.hash))
             placed.append(_placed(lines, run))
     return placed
+
+
+def quick_place(packed: PackedRun, runs: int, end: str | None, dialogue: bytes | None) -> PackedRun | None:
+    """The run with the trace of its own name (its thread's, or its own), where that is its place and no query is
+    needed to tell: a conversation begins with it, or it goes on where the only line of its thread ends. None where
+    `place_runs` has to look.
+
+    `runs` is how many the trace has, `end` the last state of the last one (which began no later), `dialogue` the key of
+    all that was said."""
+    run = packed.run
+    if run.trace is not None or run.branch is not None:
+        return None
+    if not runs:
+        if run.thread is None and run.history:
+            return None
+        return replace(packed, dialogue=extended(_said(run), run.messages))
+    start = run.states[0].hash if run.states else None
+    goes_on = start == end and start != EMPTY_STATE if start is not None else not run.history
+    if not goes_on or dialogue is None:
+        return None
+    return replace(packed, history=b"", dialogue=extended(dialogue, run.messages))
 
 
 @dataclass(frozen=True, kw_only=True)

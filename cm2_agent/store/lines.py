@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from cm2_agent.store.codec import DIGEST, load, seal, split_digests, unseal, unsealed
 from cm2_agent.store.dialogue_key import START, extended
-from cm2_agent.store.encoder import PackedRun
+from cm2_agent.store.encoder import Content, PackedRun
 from cm2_agent.store.reader import stored_message
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import Message
@@ -80,7 +80,7 @@ class Lines:
         self,
         connection: Connection,
         project: str,
-        contents: Mapping[bytes, tuple[str, str]],
+        contents: Mapping[bytes, Content],
         *,
         sqlite: bool,
     ) -> None:
@@ -95,9 +95,7 @@ class Lines:
     def lock(self, names: Iterable[str]) -> None:
         """Writers of one conversation wait for each other, before any of them locks a row. (SQLite has one writer.)"""
         if not self._sqlite:
-            texts = {f"{self._project}\0{name}".encode("utf-8", "surrogatepass") for name in names}
-            keys = (hashlib.blake2b(text, digest_size=8).digest() for text in texts)
-            for key in sorted(int.from_bytes(digest, signed=True) for digest in keys):
+            for key in lock_keys(self._project, names):
                 self._rows(_LOCK, key)
 
     def place_of(self, run_id: str) -> tuple[str, Branch | None, bytes, bytes | None] | None:
@@ -157,8 +155,10 @@ class Lines:
         wanted = split_digests(digests)
         for digest in [digest for digest in dict.fromkeys(wanted) if digest not in self._messages]:
             found = self._contents.get(digest)
-            body = self._rows(_BODY, digest)[0][0] if found is None else found[1]
-            self._messages[digest] = stored_message(load(body))
+            if found is not None and isinstance(found.value, Message):
+                self._messages[digest] = found.value
+            else:
+                self._messages[digest] = stored_message(load(self._rows(_BODY, digest)[0][0]))
         return [self._messages[digest] for digest in wanted]
 
     def add(self, trace: str, packed: PackedRun, run: LineRun) -> bool:
@@ -217,6 +217,13 @@ class Lines:
     def _rows(self, sql: str, *values: Any) -> list[Any]:
         text = sql if self._sqlite else sql.replace("?", "%s")
         return list(self._connection.exec_driver_sql(text, values).fetchall())
+
+
+def lock_keys(project: str, names: Iterable[str]) -> list[int]:
+    """The keys of PostgreSQL's advisory locks on these conversations, in the order in which everybody takes them."""
+    texts = {f"{project}\0{name}".encode("utf-8", "surrogatepass") for name in names}
+    keys = (hashlib.blake2b(text, digest_size=8).digest() for text in texts)
+    return sorted(int.from_bytes(digest, signed=True) for digest in keys)
 
 
 def _marks(states: str | None) -> list[tuple[str, int]]:

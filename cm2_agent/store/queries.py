@@ -120,6 +120,11 @@ def traces_of_runs(connection: Connection, project: str, ids: Sequence[str]) -> 
     return found
 
 
+def no_trace(id: str, project: str, url: str) -> StoreError:
+    other = "" if project == DEFAULT_PROJECT else f", project {unseal(project)!r}"
+    return StoreError(f"trace {id!r} is not in store {url}{other}; save its runs before its score or outcome")
+
+
 def rows_of(connection: Connection, project: str, ids: Sequence[str], *, url: str) -> dict[str, int]:
     """The row of each trace by its id. Raises StoreError where one is not stored."""
     found: dict[str, int] = {}
@@ -130,10 +135,7 @@ def rows_of(connection: Connection, project: str, ids: Sequence[str], *, url: st
             found[by_key[row.id]] = row.seq
     missing = [id for id in ids if id not in found]
     if missing:
-        other = "" if project == DEFAULT_PROJECT else f", project {unseal(project)!r}"
-        raise StoreError(
-            f"trace {missing[0]!r} is not in store {url}{other}; save its runs before its score or outcome"
-        )
+        raise no_trace(missing[0], project, url)
     return found
 
 

@@ -95,7 +95,7 @@ class Reader:
             input=None if row.input is None else load(row.input),
             output=None if row.output is None else load(row.output),
             branch=branch_of(row),
-            states=tuple(StateMark(hash=mark, messages=count) for mark, count in _listed(row.states)),
+            states=states_of(row),
             user=unsealed(row.user),
             session=unsealed(row.session),
             tags=load_tags(row.tags),
@@ -222,9 +222,10 @@ def stored_message(data: JSON) -> Message:
         return Message.from_json({**data, "parts": [dict(other_part(part).data) for part in data["parts"]]})
 
 
-def _listed(text: str | None) -> list[JSON]:
-    found: list[JSON] = [] if text is None else load(text)
-    return found
+def states_of(row: Any) -> tuple[StateMark, ...]:
+    """The states of a row of `runs`."""
+    marks: list[JSON] = [] if row.states is None else load(row.states)
+    return tuple(StateMark(hash=mark, messages=count) for mark, count in marks)
 
 
 def _tool_run(row: Any) -> ToolRun:

@@ -261,9 +261,15 @@ scores = Table(
     Column("null_reason", Text),
     Column("checklist", Text, doc="its hash"),
     Column("runs", Integer, nullable=False, doc="how many runs the trace had; the current score saw most"),
-    Column("turns", Text, nullable=False, doc="TurnScores without their verdicts, JSON"),
+    Column(
+        "turns",
+        Text,
+        nullable=False,
+        doc="TurnScores without verdicts, JSON: all, or those that differ from the score before",
+    ),
     Column("components", Text, nullable=False, doc="JSON"),
     Column("usage", Text, doc="what judging took (`Score.usage`); NULL where no judge was asked"),
+    Column("stored", big(), doc="nanoseconds since the epoch; NULL for those of version 0.1"),
     UniqueConstraint(
         "trace", "reward", "runs"
     ),  # and no index on `reward` alone: a planner would start a fetch there, among all scores
@@ -288,7 +294,7 @@ verdicts = Table(
     Column("explanation", Text),
     Column("evidence", Text, nullable=False, doc="JSON"),
     Index(None, "item"),
-    info={"doc": "The verdict on one item in one turn of a score."},
+    info={"doc": "The verdict on one item in one turn of a score: of a turn that differs from the score before."},
 )
 
 verdict_cache = Table(

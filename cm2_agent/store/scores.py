@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, select
 
@@ -12,103 +15,151 @@ from cm2_agent.errors import ConflictError, StoreError
 from cm2_agent.store.codec import dump, dump_mapping, load, seal, sealed, unseal, unsealed
 from cm2_agent.store.reader import chunks
 from cm2_agent.store.schema import reward_checklists, reward_versions, scores, traces, verdicts
+from cm2_agent.store.score_history import StoredScore, chain, changed, turns_of, turns_text, verdict_rows
 from cm2_agent.store.statements import Row, Statements
+from cm2_agent.store.trace_state import Bounded, Stale
 from cm2_agent.types.json_values import JSON
-from cm2_agent.types.score import Score, TurnScore, Verdict
+from cm2_agent.types.score import Score
+
+BLOCKS = 50_000
+"""How many turns of scores are remembered: the next score of a trace is compared with its last."""
 
 
-@dataclass
 class KnownRewards:
-    """Reward versions known to be stored, by name, and the checklists that they were seen with."""
+    """Reward versions known to be stored, by name, the checklists that they were seen with, and the last scores of
+    traces (by trace and reward version), bounded. Filled after a commit only."""
 
-    seqs: dict[str, int] = field(default_factory=dict)
-    checklists: set[tuple[str, int]] = field(default_factory=set)
+    def __init__(self) -> None:
+        self.seqs: dict[str, int] = {}
+        self.checklists: set[tuple[str, int]] = set()
+        self.scores: dict[tuple[int, int], StoredScore] = {}
+        """What one write has stored."""
+        self._last: Bounded[StoredScore] = Bounded(BLOCKS)
+        self._lock = threading.Lock()
+
+    def take(self, trace: int, reward: int) -> StoredScore | None:
+        """The last score of a trace, which is then the caller's."""
+        with self._lock:
+            return self._last.pop(f"{trace}:{reward}")
 
     def learn(self, other: KnownRewards) -> None:
-        self.seqs.update(other.seqs)
-        self.checklists.update(other.checklists)
+        with self._lock:
+            self.seqs.update(other.seqs)
+            self.checklists.update(other.checklists)
+            for (trace, reward), score in other.scores.items():
+                self._last.put(f"{trace}:{reward}", score, len(score.turns) + 1)
 
 
 class ScoreWriter:
-    """Writes scores; a score of the same trace and reward version is replaced, verdicts and all."""
+    """Writes scores: one of the same trace, reward version and number of runs is replaced, verdicts and all."""
 
     def __init__(self, statements: Statements, known: KnownRewards) -> None:
         self._do = statements
         self._known = known
 
     def write(
-        self, connection: Connection, given: Iterable[Score], trace_seqs: dict[str, int], learned: KnownRewards
+        self,
+        target: Any,
+        given: Iterable[Score],
+        trace_seqs: Mapping[str, int],
+        learned: KnownRewards,
+        loaded: Mapping[tuple[int, int], list[StoredScore]] | None = None,
     ) -> None:
-        """`trace_seqs` holds the `seq` of every trace. Raises StoreError on numbers that are not finite."""
+        """`trace_seqs` holds the `seq` of every trace, each of which is locked. Raises StoreError on numbers that are
+        not finite, and Stale where the trace has scores that are not known; `load` then reads them."""
         rows: list[Row] = []
         for score in sorted(given, key=lambda score: (score.reward_version, score.trace_id)):
             where = f"the score of trace {score.trace_id!r}"
-            reward = self.register(connection, score.reward_version, score.checklist, learned)
-            turns = [
-                {"turn": turn.turn, "reached": turn.reached, "steps": turn.steps, "reward": turn.reward}
-                for turn in score.turns
-            ]
-            seq = self._do.score.one(
-                connection,
-                (
-                    trace_seqs[score.trace_id],
-                    reward,
-                    finite(score.reward, where),
-                    sealed(score.null_reason),
-                    sealed(score.checklist),
-                    score.runs,
-                    dump(turns, where),
-                    dump_mapping(score.components, where),
-                    dump(dict(score.usage), where) if score.usage else None,
-                ),
+            _require_finite(score, where)
+            trace = trace_seqs[score.trace_id]
+            reward = self.register(target, score.reward_version, score.checklist, learned)
+            chain = None if loaded is None else loaded.get((trace, reward))
+            if chain is None:
+                last, own = self._going_on(target, trace, reward, score, learned)
+            else:
+                last, own = None, _after(chain, score)
+            stored = time.time_ns()
+            row = (
+                *(trace, reward, score.reward, sealed(score.null_reason), sealed(score.checklist), score.runs),
+                turns_text(score.turns, own, where),
+                dump_mapping(score.components, where),
+                dump(dict(score.usage), where) if score.usage else None,
+                stored,
             )
+            seq = self._do.score.one(target, row)
             assert seq is not None
-            self._do.no_verdicts.many(connection, [(seq,)])
-            rows += [
-                (
-                    seq,
-                    block,
-                    position,
-                    turn.turn,
-                    seal(verdict.item),
-                    verdict.value,
-                    verdict.step,
-                    verdict.paid,
-                    finite(verdict.weight, where),
-                    sealed(verdict.reason),
-                    verdict.cause,
-                    dump(list(verdict.depends_on), where),
-                    sealed(verdict.explanation),
-                    dump([dict(quote) for quote in verdict.evidence], where),
-                )
-                for block, turn in enumerate(score.turns)
-                for position, verdict in enumerate(turn.verdicts)
-            ]
-        self._do.verdict.many(connection, rows)
+            made = StoredScore(seq=seq, runs=score.runs, stored=stored, turns=score.turns, own=own)
+            if chain is not None or (last is not None and last.runs == score.runs):
+                self._do.no_verdicts.many(target, [(seq,)])
+            rows += verdict_rows(seq, score.turns, own, where)
+            if chain is not None:
+                rows += self._insert(target, chain, made, where)
+                made = chain[-1]
+            learned.scores[trace, reward] = made
+        self._do.verdict.many(target, rows)
+
+    def _going_on(
+        self, target: Any, trace: int, reward: int, score: Score, learned: KnownRewards
+    ) -> tuple[StoredScore | None, frozenset[int] | None]:
+        """The trace's last score, and which blocks the new one stores. Raises Stale where that score is not known, or
+        saw more."""
+        latest = self._do.latest_score.row(target, (trace, reward))
+        if latest is None:
+            return None, None
+        last = learned.scores.get((trace, reward)) or self._known.take(trace, reward)
+        if last is None or (last.runs, last.stored) != tuple(latest) or last.runs > score.runs:
+            raise Stale
+        own = changed(last.turns, score.turns)
+        if last.runs == score.runs:  # it is replaced: what it stored, the new one stores
+            own = None if own is None or last.own is None else own | {one for one in last.own if one < score.length}
+        return last, own
+
+    def _insert(self, target: Any, chain: list[StoredScore], made: StoredScore, where: str) -> list[Row]:
+        """Put a score into its chain; returns the rows of what the one after it then stores itself."""
+        chain[:] = sorted([*(one for one in chain if one.runs != made.runs), made], key=lambda one: one.runs)
+        place = chain.index(made) + 1
+        if place == len(chain) or chain[place].own is None:
+            return []
+        after = chain[place] = replace(chain[place], own=changed(made.turns, chain[place].turns), stored=time.time_ns())
+        self._do.score_turns.many(target, [(turns_text(after.turns, after.own, where), after.stored, after.seq)])
+        self._do.no_verdicts.many(target, [(after.seq,)])
+        return verdict_rows(after.seq, after.turns, after.own, where)
+
+    def load(
+        self, connection: Connection, given: Iterable[Score], trace_seqs: Mapping[str, int]
+    ) -> dict[tuple[int, int], list[StoredScore]]:
+        """The scores that the given ones go on from, or come between."""
+        found: dict[tuple[int, int], list[StoredScore]] = {}
+        for trace_id, version in sorted({(score.trace_id, score.reward_version) for score in given}):
+            known = self._do.known_reward.row(connection, (seal(version),))
+            if known is not None:
+                pair = trace_seqs[trace_id], int(known[0])
+                found[pair] = chain(connection, *pair)
+        return found
 
     def register(
-        self, connection: Connection, version: str, checklist: str | None, learned: KnownRewards, settings: JSON = None
+        self, target: Any, version: str, checklist: str | None, learned: KnownRewards, settings: JSON = None
     ) -> int:
         """The `seq` of a reward version, registered where it is new. Raises ConflictError where it is stored with other
         settings."""
         seq = self._known.seqs.get(version) or learned.seqs.get(version)
         if seq is None or settings is not None:
             text = None if settings is None else dump_mapping(settings, f"the settings of reward {version!r}")
-            self._do.reward_version.many(connection, [(seal(version), text)])
-            row = connection.execute(select(reward_versions).where(reward_versions.c.version == seal(version))).one()
-            seq = learned.seqs[version] = int(row.seq)
-            if text is not None and row.settings is None:
-                connection.execute(reward_versions.update().where(reward_versions.c.seq == seq).values(settings=text))
-            elif text is not None and row.settings != text:
+            self._do.reward_version.many(target, [(seal(version), text)])
+            seq, stored = self._do.known_reward.row(target, (seal(version),))
+            learned.seqs[version] = seq
+            if text is not None and stored is None:
+                self._do.reward_settings.many(target, [(text, seq)])
+            elif text is not None and stored != text:
                 raise ConflictError(
                     f"reward version {version!r} is stored with other settings; expected the same ones, or another"
-                    f" version's name (stored: {str(unseal(row.settings))[:120]})"
+                    f" version's name (stored: {str(unseal(stored))[:120]})"
                 )
         pair = None if checklist is None else (checklist, seq)
         if pair is not None and pair not in self._known.checklists and pair not in learned.checklists:
-            self._do.reward_checklist.many(connection, [(seal(pair[0]), seq)])
+            self._do.reward_checklist.many(target, [(seal(pair[0]), seq)])
             learned.checklists.add(pair)
-        return seq
+        return int(seq)
 
 
 def finite(value: float | None, where: str) -> float | None:
@@ -148,6 +199,19 @@ def current() -> ColumnElement[bool]:
     return ~select(later.c.seq).where(*same, later.c.runs > scores.c.runs).exists()
 
 
+def current_verdict() -> ColumnElement[bool]:
+    """A condition on `verdicts`: no later score of the trace under the reward version stores its turn."""
+    own, later, newer = scores.alias("own"), scores.alias("later"), verdicts.alias("newer")
+    superseded = (
+        select(later.c.seq)
+        .select_from(own)
+        .join(later, (later.c.trace == own.c.trace) & (later.c.reward == own.c.reward) & (later.c.runs > own.c.runs))
+        .join(newer, (newer.c.score == later.c.seq) & (newer.c.block == verdicts.c.block))
+        .where(own.c.seq == verdicts.c.score)
+    )
+    return ~superseded.correlate(verdicts).exists()
+
+
 def usage(connection: Connection) -> dict[str, dict[str, JSON]]:
     """What judging took, summed by reward version: the numbers of `Score.usage`, over `traces` scores. A sum is None
     where one of its numbers is not known."""
@@ -180,15 +244,20 @@ def usage_of(connection: Connection, project: str, reward: str, ids: Sequence[st
 
 
 def newest(connection: Connection, project: str, trace_id: str, reward: str | None) -> Score | None:
-    """The trace's score under a reward version, or under the last registered one that it has a score under."""
-    query = select(scores.c.seq).join(traces, traces.c.seq == scores.c.trace)
+    """The trace's current score under a reward version, or under the last registered one that it has a score under."""
+    found = _newest(connection, project, trace_id, reward)
+    return None if found is None else next(iter(read(connection, [found[2]]).values()))
+
+
+def _newest(connection: Connection, project: str, trace_id: str, reward: str | None) -> tuple[int, int, int] | None:
+    """The rows of the trace, of the reward version and of its current score under it."""
+    query = select(scores.c.trace, scores.c.reward, scores.c.seq).join(traces, traces.c.seq == scores.c.trace)
     query = query.where(traces.c.project == project, traces.c.id == seal(trace_id))
     query = query.join(reward_versions, reward_versions.c.seq == scores.c.reward)
     if reward is not None:
         query = query.where(reward_versions.c.version == seal(reward))
-    query = query.order_by(reward_versions.c.seq.desc(), scores.c.runs.desc()).limit(1)
-    seq = connection.execute(query).scalar_one_or_none()
-    return None if seq is None else next(iter(read(connection, [seq]).values()))
+    row = connection.execute(query.order_by(reward_versions.c.seq.desc(), scores.c.runs.desc()).limit(1)).first()
+    return None if row is None else (row.trace, row.reward, row.seq)
 
 
 def of_traces(connection: Connection, seqs: Sequence[int], reward: str) -> list[Score]:
@@ -203,38 +272,50 @@ def read(connection: Connection, seqs: Sequence[int]) -> dict[int, Score]:
     """The scores of these rows, by the `seq` of their trace."""
     made: dict[int, Score] = {}
     for chunk in chunks(seqs):
-        found: dict[int, dict[int, list[Verdict]]] = {}
-        order = (verdicts.c.score, verdicts.c.block, verdicts.c.position)
-        for row in connection.execute(select(verdicts).where(verdicts.c.score.in_(chunk)).order_by(*order)):
-            verdict = Verdict(
-                item=unseal(row.item),
-                value=row.value,
-                weight=row.weight,
-                step=row.step,
-                paid=row.paid,
-                depends_on=tuple(load(row.depends_on)),
-                reason=unsealed(row.reason),
-                cause=row.cause,
-                explanation=unsealed(row.explanation),
-                evidence=tuple(load(row.evidence)),
-            )
-            found.setdefault(row.score, {}).setdefault(row.block, []).append(verdict)
-        query = select(scores, traces.c.id, reward_versions.c.version).join(traces, traces.c.seq == scores.c.trace)
-        query = query.join(reward_versions, reward_versions.c.seq == scores.c.reward)
-        for row in connection.execute(query.where(scores.c.seq.in_(chunk))):
-            own = found.get(row.seq, {})
-            turns = (
-                TurnScore(**turn, verdicts=tuple(own.get(block, ()))) for block, turn in enumerate(load(row.turns))
-            )
-            made[row.trace] = Score(
+        made.update({row.trace: score for row, score in _read(connection, scores.c.seq.in_(chunk))})
+    return made
+
+
+def history(connection: Connection, project: str, trace_id: str, reward: str | None) -> list[Score]:
+    """The scores of a trace under a reward version, or under the last registered one that it has a score under: those
+    that saw fewest runs first."""
+    version = _newest(connection, project, trace_id, reward)
+    if version is None:
+        return []
+    return [score for _, score in _read(connection, (scores.c.trace == version[0]) & (scores.c.reward == version[1]))]
+
+
+def _read(connection: Connection, wanted: ColumnElement[bool]) -> Iterator[tuple[Any, Score]]:
+    """The scores of these rows by the runs that they saw, each with its row."""
+    query = select(scores, traces.c.id, reward_versions.c.version).join(traces, traces.c.seq == scores.c.trace)
+    query = query.join(reward_versions, reward_versions.c.seq == scores.c.reward)
+    rows = connection.execute(query.where(wanted).order_by(scores.c.runs, scores.c.seq)).all()
+    turns = turns_of(connection, rows)
+    for row in rows:
+        yield (
+            row,
+            Score(
                 trace_id=unseal(row.id),
                 reward_version=unseal(row.version),
                 reward=row.value,
                 checklist=unsealed(row.checklist),
-                turns=tuple(turns),
+                turns=turns[row.seq],
                 runs=row.runs,
                 null_reason=unsealed(row.null_reason),
                 components=load(row.components),
                 usage={} if row.usage is None else load(row.usage),
-            )
-    return made
+            ),
+        )
+
+
+def _after(chain: Sequence[StoredScore], score: Score) -> frozenset[int] | None:
+    """Which blocks a score stores within its chain."""
+    before = [one for one in chain if one.runs < score.runs]
+    return changed(before[-1].turns, score.turns) if before else None
+
+
+def _require_finite(score: Score, where: str) -> None:
+    finite(score.reward, where)
+    for turn in score.turns:
+        for verdict in turn.verdicts:
+            finite(verdict.weight, where)

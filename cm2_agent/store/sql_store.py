@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 from cm2_agent.errors import StoreError
 from cm2_agent.store import human_labels as labelling
 from cm2_agent.store import migrate, queries
-from cm2_agent.store import scores as scoring
-from cm2_agent.store.catalog import Catalog
 from cm2_agent.store.codec import seal
 from cm2_agent.store.encoder import PackedRun, Packer
 from cm2_agent.store.engine import Database
@@ -18,13 +16,12 @@ from cm2_agent.store.human_labels import LabelCounts
 from cm2_agent.store.lineage import place_runs
 from cm2_agent.store.reader import Reader
 from cm2_agent.store.schema import DEFAULT_PROJECT
+from cm2_agent.store.scored import Scored
 from cm2_agent.store.scores import KnownRewards, ScoreWriter, finite
 from cm2_agent.store.statements import Statements
-from cm2_agent.store.writer import Caches, NameTaken, Writer, require_one_trace
-from cm2_agent.types.checklist import Checklist
-from cm2_agent.types.group import Group
+from cm2_agent.store.trace_state import ATTEMPTS, Caches, Stale
+from cm2_agent.store.writer import Writer, WriteResult, require_one_trace
 from cm2_agent.types.human_labels import Label
-from cm2_agent.types.json_values import JSON
 from cm2_agent.types.run import Run
 from cm2_agent.types.score import Score
 from cm2_agent.types.trace import Trace
@@ -32,11 +29,12 @@ from cm2_agent.types.trace import Trace
 if TYPE_CHECKING:
     from cm2_agent.store.checkpoints import StoreCheckpointer
 
+
 KNOWN_RUNS = 4096
 """How many saved runs' traces are remembered."""
 
 
-class SQLStore(Catalog):
+class SQLStore(Scored):
     """Runs, tasks, checklists and scores in one SQL database.
 
     `url`: `sqlite:///FILE.db` (four slashes for an absolute path; `sqlite://` keeps it in memory) or
@@ -159,44 +157,56 @@ class SQLStore(Catalog):
         trace_id: str | None = None,
         place: bool = False,
     ) -> int:
-        packer = Packer()
-        packed = [packer.pack(run) for run in runs]
-        if not packed and trace_id is None:
+        given = list(runs)
+        if not given and trace_id is None:
             return 0
         ends = [(seal(name), finite(value, f"outcome {name!r}")) for name, value in (outcomes or {}).items()]
-        while True:
-            try:
-                return self._write(packed, packer.contents, ends, score, trace_id, place=place)
-            except NameTaken:  # another process gave the name of a new branch away meanwhile
-                continue
 
-    def _write(
-        self,
-        packed: Sequence[PackedRun],
-        contents: Mapping[bytes, tuple[str, str]],
-        ends: Sequence[tuple[str, float | None]],
-        score: Score | None,
-        trace_id: str | None,
-        *,
-        place: bool,
-    ) -> int:
-        learned = KnownRewards()
-        with self._db.writing() as connection:
-            if place:
-                packed = place_runs(connection, self._project, packed, contents, sqlite=self._db.sqlite)
-            written = self._writer.write(connection, packed, contents, trace_id if not packed else None)
+        def save(
+            target: Any, packer: Packer, packed: Sequence[PackedRun], loaded: Any
+        ) -> tuple[WriteResult, KnownRewards]:
+            written = self._writer.write(
+                target, packed, packer.contents, empty=empty, place=place and loaded is None, loaded=loaded
+            )
+            learned = KnownRewards()
             if trace_id is not None:
-                seq = written.traces[seal(trace_id)]
-                self._do.outcome.many(connection, [(seq, *end) for end in ends])
+                seq = written.traces[seal(trace_id)].seq
+                self._do.outcome.many(target, [(seq, *end) for end in ends])
                 if score is not None:
-                    self._scorer.write(connection, [score], {trace_id: seq}, learned)
-        self._caches.learn(written.learned)
-        self._rewards.learn(learned)
-        if place:
-            if len(self._placed) > KNOWN_RUNS:
-                self._placed.clear()
-            self._placed.update({run.run.id: run.run.trace_id for run in packed})
-        return written.new
+                    chains = None if loaded is None else self._scorer.load(target, [score], {trace_id: seq})
+                    self._scorer.write(target, [score], {trace_id: seq}, learned, chains)
+            return written, learned
+
+        empty = trace_id if not given else None
+        for attempt in range(ATTEMPTS):
+            seen = self._caches.erasures
+            packer = Packer(self._caches.contents, {} if attempt else self._caches.take_prefixes(given))
+            packed = [packer.pack(run) for run in given]
+            try:
+                if attempt == 0:
+                    with self._db.storing() as cursor:
+                        written, learned = save(cursor, packer, packed, None)
+                else:
+                    with self._db.writing() as connection:
+                        if place:
+                            packed = place_runs(
+                                connection, self._project, packed, packer.contents, sqlite=self._db.sqlite
+                            )
+                        loaded = self._writer.load(connection, packed, empty)
+                        written, learned = save(connection, packer, packed, loaded)
+            except Stale as stale:
+                if stale.erasures is not None and stale.erasures != self._caches.erasures:
+                    self._caches.forget(stale.erasures)
+                continue
+            states, groups = written.traces.values(), written.group_keys
+            self._caches.learn(states, written.contents, groups, packer.prefixes, seen)
+            self._rewards.learn(learned)
+            if place:
+                if len(self._placed) > KNOWN_RUNS:
+                    self._placed.clear()
+                self._placed.update({run.run.id: run.run.trace_id for run in packed})
+            return written.new
+        raise StoreError(f"store {self.url}: other processes keep changing these traces; save the runs again")
 
     def save_outcome(self, trace_id: str, name: str, value: float | None) -> None:
         """A result known from elsewhere; replaced on saving again. Raises StoreError where the trace is not stored."""
@@ -266,116 +276,11 @@ class SQLStore(Catalog):
             yield from page
             left = None if left is None else left - len(page)
 
-    def _filter(self, **wanted: Any) -> queries.Filter:
-        return queries.Filter(project=self._project, **wanted)
-
-    # Scores
-
-    def register_reward(
-        self, version: str, checklist_hash: str | None = None, settings: Mapping[str, JSON] | None = None
-    ) -> None:
-        """Note a reward version, the newest from now on where it is new. Raises ConflictError where it is stored with
-        other settings."""
-        learned = KnownRewards()
-        with self._db.writing() as connection:
-            self._scorer.register(
-                connection, version, checklist_hash, learned, None if settings is None else dict(settings)
-            )
-        self._rewards.learn(learned)
-
-    def reward_versions(self) -> list[str]:
-        """The reward versions, last registered first; not those under which only other projects have scores."""
-        with self._db.reading() as connection:
-            return scoring.versions(connection, self._project)
-
-    def save_score(self, score: Score) -> None:
-        """Store a score in place of the trace's earlier one under its reward version. Raises StoreError where the trace
-        is not stored."""
-        self.save_scores([score])
-
-    def save_scores(self, scores: Iterable[Score]) -> None:
-        """Several in one transaction."""
-        given = list(scores)
-        learned = KnownRewards()
-        with self._db.writing() as connection:
-            seqs = queries.rows_of(connection, self._project, [score.trace_id for score in given], url=self.url)
-            self._scorer.write(connection, given, seqs, learned)
-        self._rewards.learn(learned)
-
-    def score(self, trace_id: str, reward: str | None = None) -> Score | None:
-        """The trace's score under a reward version: where none is named, under the last registered one that it has a
-        score under."""
-        with self._db.reading() as connection:
-            return scoring.newest(connection, self._project, trace_id, reward)
-
-    def scores(self, reward: str | None = None) -> Iterator[Score]:
-        """The scores of one reward version (the newest where none is named), in the order of `traces()`; read in
-        pages."""
-        version = reward if reward is not None else next(iter(self.reward_versions()), None)
-        if version is None:
-            return
-        for seqs in queries.pages(self._db, self._filter(reward=version)):
-            with self._db.reading() as connection:
-                page = scoring.of_traces(connection, seqs, version)
-            yield from page
-
-    def judging(self) -> dict[str, dict[str, JSON]]:
-        """What judging took, by reward version: the sums of `Score.usage`, None where a number is not known."""
-        with self._db.reading() as connection:
-            return scoring.usage(connection)
-
-    def usage(self, reward: str, ids: Iterable[str]) -> dict[str, dict[str, JSON]]:
-        """What judging these traces took under a reward version so far, by trace id; those that no judge was asked
-        about are left out."""
-        with self._db.reading() as connection:
-            return scoring.usage_of(connection, self._project, reward, list(ids))
-
     def checkpointer(self, *, allow: Iterable[type] = (), steps_only: bool = False) -> StoreCheckpointer:
         """A checkpointer for LangGraph on this store."""
         from cm2_agent.store.checkpoints import StoreCheckpointer
 
         return StoreCheckpointer(self._db, self._do, project=self.project, allow=allow, steps_only=steps_only)
-
-    def groups(
-        self,
-        *,
-        checklist: Checklist | None = None,
-        reward: str | None = None,
-        policy: str | None = None,
-        task: str | None = None,
-        backends: Iterable[str] | None = None,
-        min_size: int = 2,
-    ) -> list[Group]:
-        """The GRPO groups of one reward version: rollouts with a score under it, NULL or not, of one
-        task (and its version), sampled by one policy with the same settings and the same tool backends.
-
-        Groups come in the order in which their tasks were stored (tasks that were not, last), then by their first
-        start; rollouts by their `cm2.rollout` attribute.
-
-        Args:
-            checklist: scores by this checklist alone.
-            reward: the reward version; by default the newest that has scores (of `checklist`, where given).
-            policy: rollouts of this policy version alone.
-            task: rollouts of this task id alone.
-            backends: groups whose tools were answered by these backends alone (`real`, `replay`, …), as far as the
-                rollouts say by which.
-            min_size: groups of fewer rollouts are left out.
-
-        Raises:
-            StoreError: the store holds no such score.
-        """
-        with self._db.reading() as connection:
-            return queries.groups(
-                connection,
-                self._project,
-                url=self.url,
-                checklist=checklist,
-                reward=reward,
-                policy=policy,
-                task=task,
-                min_size=min_size,
-                backends=None if backends is None else frozenset(backends),
-            )
 
     # Human labels
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, bindparam, delete, update
+from sqlalchemy import BigInteger, Connection, Engine, Table, bindparam, delete, func, literal_column, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from cm2_agent.store import schema
@@ -22,21 +22,42 @@ class Statement:
         assert compiled.positiontup == list(names), (compiled.positiontup, names)
         self.sql = str(compiled)
 
-    def many(self, connection: Connection, rows: Sequence[Row]) -> None:
-        if rows:
-            connection.exec_driver_sql(self.sql, rows if len(rows) > 1 else rows[0])
+    def many(self, target: Any, rows: Sequence[Row]) -> None:
+        """Run once for each row, on a Connection or on a cursor of the driver."""
+        if not rows:
+            return
+        if isinstance(target, Connection):
+            target.exec_driver_sql(self.sql, rows if len(rows) > 1 else rows[0])
+        elif len(rows) > 1:
+            target.executemany(self.sql, rows)
+        else:
+            target.execute(self.sql, rows[0])
 
-    def one(self, connection: Connection, row: Row) -> int | None:
+    def row(self, target: Any, row: Row) -> Any:
+        """Run and return the first row found, None where there is none."""
+        if isinstance(target, Connection):
+            return target.exec_driver_sql(self.sql, row).fetchone()
+        target.execute(self.sql, row)
+        return target.fetchone()
+
+    def one(self, target: Any, row: Row) -> int | None:
         """Run and return the row's `seq`, None where there is none."""
-        found = connection.exec_driver_sql(self.sql, row).fetchone()
+        found = self.row(target, row)
         return None if found is None else int(found[0])
 
 
 def inserting(
-    engine: Engine, table: Table, *, ignore: bool = False, replace: Sequence[str] = (), returning: bool = False
+    engine: Engine,
+    table: Table,
+    *,
+    ignore: bool = False,
+    replace: Sequence[str] = (),
+    returning: bool = False,
+    also: Sequence[Any] = (),
 ) -> Statement:
     """An INSERT whose parameters are the table's columns in their declared order (without `seq`). `ignore`: a row whose
-    key is there already changes nothing. `replace`: the key columns whose repetition replaces the other columns."""
+    key is there already changes nothing. `replace`: the key columns whose repetition replaces the other columns.
+    `returning`: its `seq`, and what else is asked `also`."""
     insert: Any = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
     names = [column.name for column in table.columns if column.name != "seq"]
     statement = insert(table).values({name: bindparam(name) for name in names})
@@ -46,7 +67,7 @@ def inserting(
         others = {name: statement.excluded[name] for name in names if name not in replace}
         statement = statement.on_conflict_do_update(index_elements=list(replace), set_=others)
     if returning:
-        statement = statement.returning(table.c.seq)
+        statement = statement.returning(table.c.seq, *also)
     return Statement(engine, statement, names)
 
 
@@ -55,17 +76,50 @@ class Statements:
 
     def __init__(self, engine: Engine) -> None:
         self.content = inserting(engine, schema.contents, ignore=True)
-        self.trace = inserting(engine, schema.traces, ignore=True, returning=True)
+        erasures = select(func.coalesce(func.max(schema.erasures.c.seq), literal_column("0"))).scalar_subquery()
+        self.trace = inserting(engine, schema.traces, ignore=True, returning=True, also=[erasures])
+        known = select(schema.traces.c.runs, erasures).where(schema.traces.c.seq == bindparam("row"))
+        self.erased = Statement(engine, select(erasures), [])
+        of_branch = select(schema.runs.c.seq).where(
+            schema.runs.c.project == bindparam("p"), schema.runs.c.thread == bindparam("t")
+        )
+        lock = func.pg_advisory_xact_lock(bindparam("k", type_=BigInteger))
+        self.conversation = Statement(engine, select(lock), ["k"])  # PostgreSQL's alone
+        self.branch = Statement(engine, of_branch, ["p", "t"])
+        self.known_trace = Statement(engine, known.with_for_update(of=schema.traces), ["row"])
+        run = schema.runs.c
+        own = select(run.trace, run.hash).where(run.project == bindparam("p"), run.id == bindparam("i"))
+        self.known_run = Statement(engine, own, ["p", "i"])
+        place = schema.traces.c.project == bindparam("p"), schema.traces.c.id == bindparam("i")
+        self.trace_row = Statement(engine, select(schema.traces.c.seq).where(*place).with_for_update(), ["p", "i"])
         self.group_key = inserting(engine, schema.group_keys, ignore=True)
-        self.run = inserting(engine, schema.runs, returning=True)
+        groups = schema.group_keys.c
+        self.known_group = Statement(engine, select(groups.seq).where(groups.hash == bindparam("h")), ["h"])
+        self.run = inserting(engine, schema.runs, ignore=True, returning=True)
         self.model_call = inserting(engine, schema.model_calls)
         self.tool_run = inserting(engine, schema.tool_runs)
         self.outcome = inserting(engine, schema.outcomes, replace=["trace", "name"])
         self.task = inserting(engine, schema.tasks, ignore=True)
         self.checklist = inserting(engine, schema.checklists, ignore=True)
         self.reward_version = inserting(engine, schema.reward_versions, ignore=True)
+        rewards = schema.reward_versions
+        of_version = select(rewards.c.seq, rewards.c.settings).where(rewards.c.version == bindparam("v"))
+        self.known_reward = Statement(engine, of_version, ["v"])
+        self.reward_settings = Statement(
+            engine,
+            update(rewards).where(rewards.c.seq == bindparam("row")).values(settings=bindparam("s")),
+            ["s", "row"],
+        )
         self.reward_checklist = inserting(engine, schema.reward_checklists, ignore=True)
         self.score = inserting(engine, schema.scores, replace=["trace", "reward", "runs"], returning=True)
+        score = schema.scores
+        of_trace = (score.c.trace == bindparam("t"), score.c.reward == bindparam("r"))
+        latest = select(score.c.runs, score.c.stored).where(*of_trace).order_by(score.c.runs.desc())
+        self.latest_score = Statement(engine, latest, ["t", "r"])
+        turns = update(score).where(score.c.seq == bindparam("row"))
+        self.score_turns = Statement(
+            engine, turns.values(turns=bindparam("ts"), stored=bindparam("at")), ["ts", "at", "row"]
+        )
         self.verdict = inserting(engine, schema.verdicts)
         self.label = inserting(engine, schema.labels, replace=["project", "trace", "item", "turn", "rater"])
         self.known_verdict = inserting(engine, schema.verdict_cache, ignore=True)

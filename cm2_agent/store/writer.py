@@ -1,77 +1,42 @@
 """Encoded runs into the tables, within one transaction.
 
+A run of a new trace, or of one whose state this process remembers, is written by a few statements whatever the trace's
+length. Where the state is not known, or another process has gone on, `Stale` is raised before anything is committed:
+`load` then reads what is stored, and the write is done again.
+
 The order of locks is the same for every writer (traces, group keys, contents, each sorted), so that writers on
 PostgreSQL wait for each other and never deadlock."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from sqlalchemy import Connection, select
-from sqlalchemy.exc import IntegrityError
 
 from cm2_agent.errors import ConflictError, StoreError
-from cm2_agent.store.codec import (
-    address,
-    dump,
-    dump_mapping,
-    dump_tags,
-    load,
-    load_tags,
-    seal,
-    sealed,
-    split_digests,
-    unsealed,
-)
-from cm2_agent.store.encoder import CANDIDATES, Base, PackedRun
-from cm2_agent.store.reader import bases, branch_of
-from cm2_agent.store.schema import group_keys, model_calls, runs, traces
+from cm2_agent.store.codec import load, load_tags, seal, split_digests, unsealed
+from cm2_agent.store.encoder import CANDIDATES, Content, PackedRun
+from cm2_agent.store.lineage import quick_place
+from cm2_agent.store.lines import lock_keys
+from cm2_agent.store.reader import bases, branch_of, states_of
+from cm2_agent.store.schema import model_calls, runs, traces
 from cm2_agent.store.statements import Row, Statements
-from cm2_agent.types.group import group_key
-from cm2_agent.types.json_values import JSON
+from cm2_agent.store.trace_state import Caches, Stale, TraceState, state_of
 from cm2_agent.types.run import ModelCall, Run
-from cm2_agent.types.run_attributes import ROLLOUT
-from cm2_agent.types.trace import Trace
-
-KNOWN_CONTENTS = 65_536
-KNOWN_TAILS = 256
-
-
-@dataclass
-class Caches:
-    """What a process knows to be stored. Filled after a commit only, bounded, and never needed for being right."""
-
-    contents: dict[bytes, None] = field(default_factory=dict)
-    group_keys: dict[bytes, int] = field(default_factory=dict)
-    tails: dict[str, tuple[int, list[Base]]] = field(default_factory=dict)
-    """The last calls of a trace, and how many runs it had then: another process may have gone on."""
-
-    def learn(self, other: Caches) -> None:
-        for own, more, limit in (
-            (self.contents, other.contents, KNOWN_CONTENTS),
-            (self.group_keys, other.group_keys, KNOWN_CONTENTS),
-            (self.tails, other.tails, KNOWN_TAILS),
-        ):
-            known: dict[object, object] = own  # type: ignore[assignment]
-            if len(known) + len(more) > limit:
-                known.clear()
-            known.update(more)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
 class WriteResult:
-    """What a write did: how many runs were new, the `seq` of each trace by its id, and what to remember once it is
-    committed."""
+    """What a write did: how many runs were new, the state of each trace by its id, and which contents and groups it
+    stored, to be learned once it is committed."""
 
     new: int
-    traces: Mapping[str, int]
-    learned: Caches
-
-
-class NameTaken(Exception):
-    """A trace that was to begin is there already: it was given to another conversation since the name was chosen."""
+    traces: Mapping[str, TraceState]
+    contents: Sequence[bytes]
+    group_keys: Mapping[bytes, int]
 
 
 class Writer:
@@ -85,78 +50,161 @@ class Writer:
 
     def write(
         self,
-        connection: Connection,
+        cursor: Any,
         packed: Sequence[PackedRun],
-        contents: Mapping[bytes, tuple[str, str]],
+        contents: Mapping[bytes, Content],
+        *,
         empty: str | None = None,
+        place: bool = False,
+        loaded: Mapping[str, _Loaded] | None = None,
     ) -> WriteResult:
-        """Write what is not stored yet. `empty` names a trace to note even without runs. Raises ConflictError where a
-        run of that id is stored with other content."""
-        by_trace: dict[str, list[PackedRun]] = {} if empty is None else {seal(empty): []}
-        for run in packed:
-            by_trace.setdefault(run.trace_id, []).append(run)
-        learned = Caches()
-        plans = [self._plan(connection, trace_id, by_trace[trace_id]) for trace_id in sorted(by_trace)]
-        self._describe(connection, plans, learned)
-        if any(plan.new for plan in plans):
-            missing = sorted(contents.keys() - self._known.contents.keys())
-            self._do.content.many(connection, [(key, *contents[key]) for key in missing])
-            learned.contents.update(dict.fromkeys(missing))
+        """Write what is not stored yet. `empty` names a trace to note even without runs; `place`: the runs have yet to
+        get their place (`lineage`). Raises Stale, and ConflictError where a run of that id is stored with other
+        content."""
+        group_keys: dict[bytes, int] = {}
         calls: list[Row] = []
         tools: list[Row] = []
-        for plan in plans:
-            tail = list(plan.tail)
-            for run in plan.new:
-                calls += self._run(connection, plan, run, tail, tools)
-            if plan.new:
-                learned.tails[plan.trace_id] = (len(plan.runs), tail[-CANDIDATES:])
-        self._do.model_call.many(connection, calls)
-        self._do.tool_run.many(connection, tools)
-        return WriteResult(
-            new=sum(len(plan.new) for plan in plans),
-            traces={plan.trace_id: plan.seq for plan in plans},
-            learned=learned,
-        )
+        states: dict[str, TraceState] = {}
+        new = 0
+        given = by_trace(packed, empty)
+        if place and not self._sqlite:
+            for key in lock_keys(self._project, (run.run.thread for run in packed if run.run.thread is not None)):
+                self._do.conversation.row(cursor, (key,))
+        for trace_id in sorted(given):
+            if loaded is not None and trace_id in loaded:
+                stored = loaded[trace_id]
+                self._require_known(cursor, stored.state.seq, stored.runs)
+                state, fresh = stored.state, stored.new
+            else:
+                state, fresh = self._open(cursor, trace_id, given[trace_id], place=place)
+            states[trace_id] = state
+            new += len(fresh)
+            if fresh or state.seq == 0:
+                self._describe(cursor, state, group_keys)
+            for run in fresh:
+                self._run(cursor, state, run, calls, tools, sure=not place)
+        added: list[bytes] = []
+        if new:
+            added = sorted(self._known.contents.missing(contents))
+            self._do.content.many(cursor, [contents[digest].row(digest) for digest in added])
+        self._do.model_call.many(cursor, calls)
+        self._do.tool_run.many(cursor, tools)
+        return WriteResult(new=new, traces=states, contents=added, group_keys=group_keys)
 
-    def _plan(self, connection: Connection, trace_id: str, given: Sequence[PackedRun]) -> _Plan:
-        """Lock the trace and find which of its runs are new."""
-        seq = self._do.trace.one(connection, (self._project, trace_id, 0, 0, *(None,) * 8))
-        if seq is None and any(run.begins for run in given):
-            raise NameTaken
-        if seq is not None:
-            new = _distinct(given)
-            return _Plan(trace_id=trace_id, seq=seq, new=new, runs=[run.run for run in new])
-        query = select(traces.c.seq).where(traces.c.project == self._project, traces.c.id == trace_id)
-        seq = connection.execute(query if self._sqlite else query.with_for_update()).scalar_one()
-        stored = connection.execute(
+    def _open(
+        self, cursor: Any, trace_id: str, given: Sequence[PackedRun], *, place: bool
+    ) -> tuple[TraceState, list[PackedRun]]:
+        """The state of the trace with its new runs, and these as they are stored."""
+        state = self._known.take(trace_id) or TraceState(id=trace_id)
+        if state.seq:
+            self._require_known(cursor, state.seq, state.runs)
+        new = [
+            run for run in _distinct(given) if not (state.seq and self._repeats(cursor, state.seq, run, sure=not place))
+        ]
+        starts = [state.last] * (state.runs > 0) + [run.run.started for run in new]
+        threaded = place and new and new[0].run.thread is not None
+        if threaded and self._do.branch.row(cursor, (self._project, trace_id)) is not None:
+            raise Stale  # there are branches to choose from
+        if all(one <= next for one, next in pairwise(starts)):
+            return state, [_take_note(state, run, place=place) for run in new]
+        if state.seq or place:
+            raise Stale  # a run that began before others changes what the trace is said to be
+        return _with_new(state_of(trace_id, 0, (), new), [], new)
+
+    def _require_known(self, cursor: Any, seq: int, count: int) -> None:
+        """Lock a trace. Raises Stale where it has other runs than that many, or something was erased."""
+        found = self._do.known_trace.row(cursor, (seq,))
+        if found is None or found[0] != count or found[1] != self._known.erasures:
+            raise Stale(None if found is None else found[1])
+
+    def _repeats(self, cursor: Any, trace: int, run: PackedRun, *, sure: bool) -> bool:
+        """Whether the run is stored. Raises ConflictError where it is with other content, or in another trace though
+        its own is `sure`, and else Stale."""
+        found = self._do.known_run.row(cursor, (self._project, run.id))
+        if found is None:
+            return False
+        if bytes(found[1]) != run.hash or (found[0] != trace and sure):
+            raise _conflict(run.run.id)
+        if found[0] != trace:
+            raise Stale
+        return True
+
+    def _describe(self, cursor: Any, state: TraceState, group_keys: dict[bytes, int]) -> None:
+        """Write the trace's facts: when it began, its task, policy, group and rollout number, whose it is."""
+        if state.seq == 0:
+            found = self._do.trace.row(cursor, (self._project, state.id, 0, 0, *(None,) * 8))
+            if found is None:
+                raise Stale
+            if found[1] != self._known.erasures:
+                raise Stale(found[1])
+            state.seq = found[0]
+        seq = None
+        if (group := state.group()) is not None:
+            digest, row = group
+            seq = group_keys.get(digest) or self._known.group_keys.get(digest)
+            if seq is None:
+                self._do.group_key.many(cursor, [row])
+                seq = group_keys[digest] = self._do.known_group.row(cursor, (digest,))[0]
+        self._do.trace_facts.many(cursor, [(*state.facts(seq), state.seq)])
+
+    def _run(
+        self,
+        cursor: Any,
+        state: TraceState,
+        run: PackedRun,
+        calls: list[Row],
+        tools: list[Row],
+        *,
+        sure: bool,
+    ) -> None:
+        seq = self._do.run.one(cursor, run.row(self._project, state.seq))
+        if seq is None:  # a run of that id in another trace, or stored meanwhile
+            self._repeats(cursor, state.seq, run, sure=sure)
+            raise Stale
+        for position, call in enumerate(run.calls):
+            calls.append(call.row(seq, position, state.tail[-CANDIDATES:]))
+            state.tail.append(call.as_base(position)._replace(run=seq))
+        tools += [(seq, position, *facts) for position, facts in enumerate(run.tools)]
+
+    def load(self, connection: Connection, packed: Sequence[PackedRun], empty: str | None = None) -> dict[str, _Loaded]:
+        """Lock these traces, and read of each that is stored which runs are new, and its state with them."""
+        if (erasures := self._do.erased.one(connection, ()) or 0) != self._known.erasures:
+            raise Stale(erasures)
+        found: dict[str, _Loaded] = {}
+        given = by_trace(packed, empty)
+        for trace_id in sorted(given):
+            query = select(traces.c.seq).where(traces.c.project == self._project, traces.c.id == trace_id)
+            seq = connection.scalar(query if self._sqlite else query.with_for_update())
+            if seq is not None and any(run.begins for run in given[trace_id]):
+                raise Stale  # its name was given away meanwhile
+            if seq is not None:
+                found[trace_id] = self._load(connection, trace_id, seq, _distinct(given[trace_id]))
+        return found
+
+    def _load(self, connection: Connection, trace_id: str, seq: int, given: Sequence[PackedRun]) -> _Loaded:
+        rows = connection.execute(
             select(
                 *(runs.c.seq, runs.c.id, runs.c.hash, runs.c.started, runs.c.attributes, runs.c.messages),
-                *(runs.c.history, runs.c.user, runs.c.session, runs.c.tags),
+                *(runs.c.history, runs.c.user, runs.c.session, runs.c.tags, runs.c.states, runs.c.dialogue),
                 *(runs.c.branch_parent, runs.c.branch_messages, runs.c.branch_reason),
             )
             .where(runs.c.trace == seq)
             .order_by(runs.c.seq)
         ).all()
-        hashes = {row.id: row.hash for row in stored}
+        hashes = {row.id: bytes(row.hash) for row in rows}
         new = []
-        for run in _distinct(given):
+        for run in given:
             if run.id not in hashes:
                 new.append(run)
             elif hashes[run.id] != run.hash:
                 raise _conflict(run.run.id)
-        if not new:
-            return _Plan(trace_id=trace_id, seq=seq, new=[], runs=[])
-        count, tail = self._known.tails.get(trace_id, (0, []))
-        return _Plan(
-            trace_id=trace_id,
-            seq=seq,
-            new=new,
-            runs=[*self._stored(connection, seq, stored), *(run.run for run in new)],
-            tail=tail if count == len(stored) else bases(connection, seq)[-CANDIDATES:],
-            said=[(row.started, (row.history or b"") + row.messages) for row in stored],
-        )
+        state = state_of(trace_id, seq, self._stored(connection, seq, rows), new)
+        state.tail = bases(connection, seq)[-CANDIDATES:]
+        spoken = [(row.started, (row.history or b"") + row.messages) for row in rows]
+        state, placed = _with_new(state, spoken, new)
+        return _Loaded(runs=len(rows), state=state, new=placed)
 
-    def _stored(self, connection: Connection, trace: int, rows: Sequence[Any]) -> list[Run]:
+    def _stored(self, connection: Connection, trace: int, rows: Sequence[Any]) -> list[tuple[Run, bytes | None]]:
         """As much of the stored runs as tells the trace's facts: attributes, and the settings of the calls that wrote
         the dialogue."""
         columns = (model_calls.c.run, model_calls.c.model_version, model_calls.c.sampling)
@@ -170,58 +218,69 @@ class Writer:
             )
             calls.setdefault(row.run, []).append(call)
         return [
-            Run(
-                id=row.id,
-                started=row.started,
-                attributes=load(row.attributes),
-                branch=branch_of(row),
-                user=unsealed(row.user),
-                session=unsealed(row.session),
-                tags=load_tags(row.tags),
-                calls=tuple(calls.get(row.seq, ())),
+            (
+                Run(
+                    id=row.id,
+                    started=row.started,
+                    attributes=load(row.attributes),
+                    branch=branch_of(row),
+                    states=states_of(row),
+                    user=unsealed(row.user),
+                    session=unsealed(row.session),
+                    tags=load_tags(row.tags),
+                    calls=tuple(calls.get(row.seq, ())),
+                ),
+                None if row.dialogue is None else bytes(row.dialogue),
             )
             for row in rows
         ]
 
-    def _describe(self, connection: Connection, plans: Sequence[_Plan], learned: Caches) -> None:
-        """The facts of each changed trace: when it began, its task, policy, group and rollout number."""
-        described = [(plan, *_facts(plan.trace_id, plan.runs)) for plan in plans if plan.new]
-        keys: dict[bytes, Row] = {}
-        for _, trace, key in described:
-            if key is not None:
-                digest = address(key, f"trace {trace.id!r}: what it shares with its group")
-                keys[digest] = (digest, seal(str(key["task"])), sealed(key["policy"]), dump(key, "the group's key"))
-        missing = sorted(keys.keys() - self._known.group_keys.keys())
-        self._do.group_key.many(connection, [keys[digest] for digest in missing])
-        if missing:
-            found = select(group_keys.c.hash, group_keys.c.seq).where(group_keys.c.hash.in_(missing))
-            learned.group_keys.update({bytes(row.hash): row.seq for row in connection.execute(found)})
-        for plan, trace, key in described:
-            seq = None
-            if key is not None:
-                digest = address(key, "the group's key")
-                seq = learned.group_keys.get(digest) or self._known.group_keys[digest]
-            rollout = trace.attributes.get(ROLLOUT)
-            number = rollout if type(rollout) is int and abs(rollout) < 2**63 else None
-            facts = (trace.runs[0].started, len(trace.runs), sealed(trace.task_id), sealed(trace.policy), seq, number)
-            self._do.trace_facts.many(connection, [(*facts, *_given(trace), plan.seq)])
 
-    def _run(
-        self, connection: Connection, plan: _Plan, run: PackedRun, tail: list[Base], tools: list[Row]
-    ) -> list[Row]:
-        history = b"" if run.history and plan.holds(run) else run.history
-        plan.said.append((run.run.started, history + run.messages))
-        try:
-            seq = self._do.run.one(connection, run.row(self._project, plan.seq, history))
-        except IntegrityError as error:
-            raise _conflict(run.run.id) from error
-        assert seq is not None
-        rows = []
-        for position, call in enumerate(run.calls):
-            rows.append(call.row(seq, position, tail[-CANDIDATES:]))
-            tail.append(call.as_base(position)._replace(run=seq))
-        tools += [(seq, position, *facts) for position, facts in enumerate(run.tools)]
-        return rows
+@dataclass(frozen=True, kw_only=True)
+class _Loaded:
+    """A stored trace: how many runs it has; its state with the new ones, and these as they are stored."""
+
+    runs: int
+    state: TraceState
+    new: list[PackedRun]
+
+
+def _take_note(state: TraceState, run: PackedRun, *, place: bool) -> PackedRun:
+    """Add the trace's next run to its state; returns the run as it is stored. Raises Stale where it takes a look at the
+    stored conversation to place it."""
+    if place:
+        placed = quick_place(run, state.runs, state.end, state.dialogue)
+        if placed is None:
+            raise Stale
+        run = placed
+    if run.history and state.holds(run.history):
+        run = replace(run, history=b"")
+    state.add(run.run, run.dialogue)
+    state.said.update(split_digests(run.history + run.messages))
+    return run
+
+
+def _with_new(
+    state: TraceState, spoken: list[tuple[int, bytes]], new: Sequence[PackedRun]
+) -> tuple[TraceState, list[PackedRun]]:
+    """The state of all runs with what they said, and the new ones as they are stored: without a history that earlier
+    runs hold. `spoken` holds the start of each stored run, and what it was shown and added."""
+    stored = []
+    for run in new:
+        earlier = [said for started, said in spoken if started <= run.run.started]
+        held = bool(earlier) and {*split_digests(b"".join(earlier))}.issuperset(split_digests(run.history))
+        stored.append(replace(run, history=b"") if held and run.history else run)
+        spoken.append((run.run.started, stored[-1].history + run.messages))
+    state.said.update(split_digests(b"".join(said for _, said in spoken)))
+    return state, stored
+
+
+def by_trace(packed: Sequence[PackedRun], empty: str | None) -> dict[str, list[PackedRun]]:
+    """The runs of each trace by its sealed id, and none of the empty one."""
+    given: dict[str, list[PackedRun]] = {} if empty is None else {seal(empty): []}
+    for run in packed:
+        given.setdefault(run.trace_id, []).append(run)
+    return given
 
 
 def require_one_trace(runs: Sequence[Run], trace_id: str) -> None:
@@ -231,50 +290,6 @@ def require_one_trace(runs: Sequence[Run], trace_id: str) -> None:
         raise StoreError(
             f"run {other.id!r} belongs to trace {other.trace_id!r}, not to {trace_id!r}; expected runs of one thread"
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Plan:
-    trace_id: str
-    seq: int
-    new: Sequence[PackedRun]
-    runs: Sequence[Run]
-    """All runs of the trace that tell its facts, in the order of storing; empty where nothing is new."""
-    tail: Sequence[Base] = ()
-    said: list[tuple[int, bytes]] = field(default_factory=list)
-    """Of each run that is stored: its start, and the addresses of what it was shown and added."""
-
-    def holds(self, run: PackedRun) -> bool:
-        """Whether the trace's earlier runs hold all that this one was shown; a trace's first run has none before it."""
-        earlier = [said for started, said in self.said if started <= run.run.started]
-        return bool(earlier) and {*split_digests(run.history)} <= {*split_digests(b"".join(earlier))}
-
-
-def _given(trace: Trace) -> tuple[str | None, ...]:
-    """Who the trace was of and what the caller called it: of each the last that a run gave."""
-    runs = trace.runs[::-1]
-    user = next((run.user for run in runs if run.user is not None), None)
-    session = next((run.session for run in runs if run.session is not None), None)
-    tags = next((run.tags for run in runs if run.tags), None)
-    metadata = {name: value for name, value in trace.attributes.items() if not name.startswith("cm2.")}
-    where = f"trace {trace.id!r}"
-    return (
-        sealed(user),
-        sealed(session),
-        None if tags is None else dump_tags(tags, where),
-        dump_mapping(metadata, f"{where}: metadata") if metadata else None,
-    )
-
-
-def _facts(trace_id: str, stored: Iterable[Run]) -> tuple[Trace, dict[str, JSON] | None]:
-    trace = Trace(id=trace_id, runs=tuple(sorted(stored, key=lambda run: run.started)))
-    try:
-        key = group_key(trace, "")
-    except (TypeError, ValueError) as error:
-        raise StoreError(f"trace {trace_id!r}: sampling settings are not JSON: {error}") from error
-    if key is not None:
-        del key["reward"]
-    return trace, key
 
 
 def _distinct(given: Sequence[PackedRun]) -> list[PackedRun]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
 from cm2_agent.types.json_values import JSON, canonical_json
+from cm2_agent.types.run import Branch
 from cm2_agent.types.run_attributes import (
     FAULTS,
     GATE,
@@ -64,15 +65,30 @@ def group_key(trace: Trace, reward_version: str) -> dict[str, JSON] | None:
     The sampling settings are those of the calls that wrote the dialogue; a trace whose calls used several has no group
     either. Branches are compared only with samples from the same state of the same dialogue; one that a person made is
     no sample, and has no group."""
-    attributes, branch = trace.attributes, trace.branch
+    if trace.attributes.get(TASK_ID) is None:
+        return None
+    wrote = [call for call in trace.calls if call.message is not None]
+    settings = {sampling_key(call.sampling) for call in wrote}
+    versions = {call.model_version for call in wrote}
+    return group_key_of(trace.attributes, settings, versions, trace.branch, reward_version)
+
+
+def sampling_key(sampling: Mapping[str, JSON]) -> str:
+    """The sampling settings of one call, as they stand in a group's key."""
+    return canonical_json({name: value for name, value in sampling.items() if name != "untrainable"})
+
+
+def group_key_of(
+    attributes: Mapping[str, JSON],
+    settings: Set[str],
+    versions: Set[str | None],
+    branch: Branch | None,
+    reward_version: str,
+) -> dict[str, JSON] | None:
+    """`group_key` of a trace with these attributes and this branch, whose dialogue was written with these settings
+    (`sampling_key`) and policy versions."""
     if attributes.get(TASK_ID) is None or (branch is not None and branch.reason != "sampled"):
         return None
-    settings = {
-        canonical_json({name: value for name, value in call.sampling.items() if name != "untrainable"})
-        for call in trace.calls
-        if call.message is not None
-    }
-    versions = {call.model_version for call in trace.calls if call.message is not None}
     if len(settings) > 1 or len(versions) > 1:
         return None
     return {

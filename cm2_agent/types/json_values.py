@@ -14,15 +14,23 @@ CUT_AT = 262_144
 artifact)."""
 
 
+_canonical = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+
+
 def canonical_json(value: JSON) -> str:
     """The one spelling used for hashes and quotes: sorted keys, no spaces, real characters. Raises ValueError on NaN
     and infinities."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _canonical(value)
+
+
+def content_digest(value: JSON) -> bytes:
+    """SHA-256 of the canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).digest()
 
 
 def content_hash(value: JSON) -> str:
     """SHA-256 of the canonical JSON, as 64 hexadecimal digits."""
-    return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()
+    return content_digest(value).hex()
 
 
 def same_json(left: JSON, right: JSON) -> bool:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Annotated, ClassVar, Final, Literal, TypeAlias
 
 from pydantic import ConfigDict, Field
 
 from cm2_agent.errors import TraceError
-from cm2_agent.types.json_values import JSON, content_hash
+from cm2_agent.types.json_values import JSON, content_digest
 
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
@@ -110,6 +111,11 @@ _KINDS: dict[str, type[Text | Reasoning | ToolCall | ToolCallResponse | Uri | Bl
     kind.type: kind for kind in (Text, Reasoning, ToolCall, ToolCallResponse, Uri, Blob)
 }
 _REQUIRED = {"text": "content", "reasoning": "content", "tool_call": "name", "uri": "uri", "blob": "content"}
+_WRITTEN = {
+    kind: [(spec.name, spec.name in {"id", "modality", "mime_type", "error"}) for spec in fields(cls)][:-1]
+    for kind, cls in _KINDS.items()
+}
+"""The properties of each kind of part, without `extra`, which is the last, and whether each is left out when absent."""
 _OPTIONAL_TEXT = {
     "tool_call": ("id",),
     "tool_call_response": ("id",),
@@ -123,14 +129,11 @@ def part_to_json(part: Part) -> dict[str, JSON]:
     if isinstance(part, Other):
         return dict(part.data)
     out: dict[str, JSON] = {"type": part.type}
-    for spec in fields(part):
-        value = getattr(part, spec.name)
-        if spec.name == "extra" or (spec.name in {"id", "modality", "mime_type"} and value is None):
-            continue
-        if spec.name == "error" and not value:
-            continue
-        out[spec.name] = value
-    return {**part.extra, **out}
+    for name, absent in _WRITTEN[part.type]:
+        value = getattr(part, name)
+        if not absent or (value is not None and value is not False):
+            out[name] = value
+    return {**part.extra, **out} if part.extra else out
 
 
 def part_from_json(data: Mapping[str, JSON]) -> Part:
@@ -230,10 +233,15 @@ class Message:
             extra={key: value for key, value in data.items() if key not in known},
         )
 
+    @cached_property
+    def digest(self) -> bytes:
+        """The content address in 32 bytes. Raises TypeError or ValueError where a part is not JSON."""
+        return content_digest(self.to_json())
+
     @property
     def hash(self) -> str:
-        """The content address under which the store keeps the message once."""
-        return content_hash(self.to_json())
+        """The content address under which the store keeps the message once, as 64 hexadecimal digits."""
+        return self.digest.hex()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,6 +267,11 @@ class ToolSpec:
     """The JSON schema of its results, where the tool declares one."""
     reads: bool | None = None
     """True where its calls change nothing, False where they do; None: unknown."""
+
+    @cached_property
+    def digest(self) -> bytes:
+        """The content address in 32 bytes. Raises TypeError or ValueError where the schema is not JSON."""
+        return content_digest(self.to_json())
 
     def to_json(self) -> dict[str, JSON]:
         """The tool as the GenAI conventions write it and traces store it: without `output` and `reads`."""

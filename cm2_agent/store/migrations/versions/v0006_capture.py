@@ -45,6 +45,7 @@ def upgrade() -> None:
     op.add_column("tool_runs", sa.Column("agent", sa.Text(), nullable=True))
     op.add_column("tool_runs", sa.Column("artifact", sa.Text(), nullable=True))
     with op.batch_alter_table("scores") as table:
+        table.add_column(sa.Column("stored", BIG, nullable=True))
         table.drop_constraint("uq_scores_trace_reward", type_="unique")
         table.create_unique_constraint("uq_scores_trace_reward_runs", ["trace", "reward", "runs"])
     for name, key in (

@@ -1,0 +1,159 @@
+"""What the traces of a project are worth: the methods of `SQLStore` on scores and groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from cm2_agent.errors import StoreError
+from cm2_agent.store import queries
+from cm2_agent.store import scores as scoring
+from cm2_agent.store.catalog import Catalog
+from cm2_agent.store.codec import seal
+from cm2_agent.store.scores import KnownRewards, ScoreWriter
+from cm2_agent.store.trace_state import ATTEMPTS, Stale
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.group import Group
+from cm2_agent.types.json_values import JSON
+from cm2_agent.types.score import Score
+
+
+class Scored(Catalog):
+    """The methods of `SQLStore` on scores and groups."""
+
+    _project: str
+    _rewards: KnownRewards
+    _scorer: ScoreWriter
+
+    def _filter(self, **wanted: Any) -> queries.Filter:
+        return queries.Filter(project=self._project, **wanted)
+
+    def register_reward(
+        self, version: str, checklist_hash: str | None = None, settings: Mapping[str, JSON] | None = None
+    ) -> None:
+        """Note a reward version, the newest from now on where it is new. Raises ConflictError where it is stored with
+        other settings."""
+        learned = KnownRewards()
+        with self._db.writing() as connection:
+            self._scorer.register(
+                connection, version, checklist_hash, learned, None if settings is None else dict(settings)
+            )
+        self._rewards.learn(learned)
+
+    def reward_versions(self) -> list[str]:
+        """The reward versions, last registered first; not those under which only other projects have scores."""
+        with self._db.reading() as connection:
+            return scoring.versions(connection, self._project)
+
+    def save_score(self, score: Score) -> None:
+        """Store a score; it replaces one of the same trace and reward version that saw as many runs. Raises StoreError
+        where the trace is not stored."""
+        self.save_scores([score])
+
+    def save_scores(self, scores: Iterable[Score]) -> None:
+        """Several in one transaction."""
+        given = list(scores)
+        for attempt in range(ATTEMPTS):
+            learned = KnownRewards()
+            try:
+                if attempt == 0:
+                    with self._db.storing() as cursor:
+                        self._scorer.write(cursor, given, self._rows(cursor, given), learned)
+                else:
+                    with self._db.writing() as connection:
+                        rows = self._rows(connection, given)
+                        chains = self._scorer.load(connection, given, rows)
+                        self._scorer.write(connection, given, rows, learned, chains)
+            except Stale:
+                continue
+            self._rewards.learn(learned)
+            return
+        raise StoreError(f"store {self.url}: other processes keep scoring these traces; save the scores again")
+
+    def _rows(self, target: Any, given: Iterable[Score]) -> dict[str, int]:
+        """The row of each score's trace, locked."""
+        found: dict[str, int] = {}
+        for id in sorted({score.trace_id for score in given}):
+            row = self._do.trace_row.one(target, (self._project, seal(id)))
+            if row is None:
+                raise queries.no_trace(id, self._project, self.url)
+            found[id] = row
+        return found
+
+    def score(self, trace_id: str, reward: str | None = None) -> Score | None:
+        """The trace's current score under a reward version, the one that saw most of its runs: where none is named,
+        under the last registered one that it has a score under."""
+        with self._db.reading() as connection:
+            return scoring.newest(connection, self._project, trace_id, reward)
+
+    def score_history(self, trace_id: str, reward: str | None = None) -> list[Score]:
+        """The scores that the trace has had under a reward version, as `score` chooses it: one for each number of runs
+        that it had when it was scored, fewest first. The last is the current one."""
+        with self._db.reading() as connection:
+            return scoring.history(connection, self._project, trace_id, reward)
+
+    def scores(self, reward: str | None = None) -> Iterator[Score]:
+        """The scores of one reward version (the newest where none is named), in the order of `traces()`; read in
+        pages."""
+        version = reward if reward is not None else next(iter(self.reward_versions()), None)
+        if version is None:
+            return
+        for seqs in queries.pages(self._db, self._filter(reward=version)):
+            with self._db.reading() as connection:
+                page = scoring.of_traces(connection, seqs, version)
+            yield from page
+
+    def judging(self) -> dict[str, dict[str, JSON]]:
+        """What judging took, by reward version: the sums of `Score.usage`, None where a number is not known."""
+        with self._db.reading() as connection:
+            return scoring.usage(connection)
+
+    def usage(self, reward: str, ids: Iterable[str]) -> dict[str, dict[str, JSON]]:
+        """What judging these traces took under a reward version so far, by trace id; those that no judge was asked
+        about are left out."""
+        with self._db.reading() as connection:
+            return scoring.usage_of(connection, self._project, reward, list(ids))
+
+    def groups(
+        self,
+        *,
+        checklist: Checklist | None = None,
+        reward: str | None = None,
+        policy: str | None = None,
+        task: str | None = None,
+        backends: Iterable[str] | None = None,
+        min_size: int = 2,
+    ) -> list[Group]:
+        """The GRPO groups of one reward version: rollouts with a score under it, NULL or not, of one
+        task (and its version), sampled by one policy with the same settings and the same tool backends.
+
+        Groups come in the order in which their tasks were stored (tasks that were not, last), then by their first
+        start; rollouts by their `cm2.rollout` attribute.
+
+        Args:
+            checklist: scores by this checklist alone.
+            reward: the reward version; by default the newest that has scores (of `checklist`, where given).
+            policy: rollouts of this policy version alone.
+            task: rollouts of this task id alone.
+            backends: groups whose tools were answered by these backends alone (`real`, `replay`, …), as far as the
+                rollouts say by which.
+            min_size: groups of fewer rollouts are left out.
+
+        Raises:
+            StoreError: the store holds no such score.
+        """
+        with self._db.reading() as connection:
+            return queries.groups(
+                connection,
+                self._project,
+                url=self.url,
+                checklist=checklist,
+                reward=reward,
+                policy=policy,
+                task=task,
+                min_size=min_size,
+                backends=None if backends is None else frozenset(backends),
+            )
+
+
+__all__ = ["Scored"]
