@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cm2_agent.rewards.components.component import RewardComponent
     from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 
-_OVERRUNS = 3
+_OVERRUNS = 2
 """How often in a row a check may run out of time before it rests."""
 
 

@@ -24,7 +24,7 @@ class LiveTraces:
     A trace is here only where all its runs are known: `store_count`, the number of runs that the store says it has,
     must be that of ours, or another process has added to it. Runs come in the order in which they began."""
 
-    def __init__(self, most: int = 64_000_000) -> None:
+    def __init__(self, most: int = 32_000_000) -> None:
         self._most = most
         self.forget()
 

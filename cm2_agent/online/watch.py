@@ -97,7 +97,7 @@ def watch(
             without any, its only text (docs/method.md, "Graphs without messages").
         output: where the reply stands in what the graph returns, likewise.
         check_timeout: seconds that a check function may take in one turn, or in the closing block; then it is stopped,
-            and its verdict is NULL. One that runs out of time three times in a row rests for a minute.
+            and its verdict is NULL. One that runs out of time twice in a row rests for a minute.
 
     Raises:
         TypeError: `graph` is no compiled graph or other LangChain runnable that runs in this process; an `input` or

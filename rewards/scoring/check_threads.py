@@ -30,6 +30,8 @@ _CROWDED = 0.05
 _IDLE = 1.0
 """Seconds that a thread without work waits for more."""
 _MOST_THREADS = 8
+_COMPUTES = 0.05
+"""The share of the time that a thread must have the processor to be one that computes; others want it too."""
 _TICK = 0.5
 _LATE = 0.25
 """Seconds by which the watchdog may oversleep; more is time in which the process stood still, which no check used."""
@@ -208,9 +210,9 @@ class _Batch:
                     self.worker.stop()
                     _stuck.add(self.calls[self.at].function, self.worker.thread)
 
-    def give_up(self, error: Exception) -> None:
-        """No thread can be started: nothing is asked any more."""
-        why = f"no thread could be started for the check: {error}"
+    def give_up(self, error: BaseException) -> None:
+        """There is no thread for it: nothing is asked any more."""
+        why = f"there was no thread for the check: {type(error).__name__}"
         missing = ItemColumn(value=None, reason="check failed", cause="infrastructure", explanation=why)
         with self.lock:
             self._columns[self.at :] = [missing] * (len(self.calls) - self.at)
@@ -238,10 +240,12 @@ class _Worker:
     """A thread that works off batches. Once `stop` was called it is `retired`: it takes no more, since the exception
     may reach it late."""
 
-    def __init__(self, pool: _Pool, batch: _Batch | None = None) -> None:
+    def __init__(self, pool: _Pool, batch: _Batch) -> None:
         self.retired = False
+        self._looked, self._used, self._computes = time.monotonic(), 0.0, True
         self.inbox: SimpleQueue[_Batch] = SimpleQueue()
-        self._pool, self._first = pool, batch
+        self._pool = pool
+        self._first: _Batch | None = batch
         self.thread = threading.Thread(target=self._run, name="cm2-checks", daemon=True)
 
     def stop(self) -> None:
@@ -252,20 +256,27 @@ class _Worker:
         if self.thread.ident is not None and self.thread.is_alive():
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.thread.ident), ctypes.py_object(CheckStop))
 
+    def computes(self) -> bool:
+        """Whether it rather used the processor lately than slept."""
+        now = time.monotonic()
+        if now - self._looked >= _CROWDED:
+            used = _processor_time(self.thread)
+            self._computes = used - self._used > _COMPUTES * (now - self._looked)
+            self._looked, self._used = now, used
+        return self._computes
+
     def _run(self) -> None:
+        batch, self._first = self._first, None
         try:
-            batch, self._first = self._first, None
-            while True:
-                if batch is None:
-                    batch = self._pool.take(self)
-                if batch is None:
-                    return
+            while batch is not None:
                 batch.work(self)
-                if self.retired:
-                    return
-                batch = None
+                batch = None if self.retired else self._pool.take(self)
         except CheckStop:
             return
+        except BaseException as error:  # there is no memory left, say
+            self._pool.lose(self)
+            if batch is not None:
+                batch.give_up(error)
 
 
 class _Pool:
@@ -293,8 +304,11 @@ class _Pool:
                 self._waiting.append(batch)
 
     def grow(self) -> None:
+        """Start a thread more where functions wait for others that sleep. Beside one that computes it would only take
+        the interpreter's lock from the application."""
         with self._lock:
-            if self._waiting and len(self._workers) < _MOST_THREADS:
+            computing = [worker.computes() for worker in self._workers]
+            if self._waiting and len(self._workers) < _MOST_THREADS and not any(computing):
                 self._start(self._waiting.popleft())
 
     def take(self, worker: _Worker) -> _Batch | None:
@@ -325,6 +339,15 @@ class _Pool:
         worker = _Worker(self, batch)
         worker.thread.start()
         self._workers.add(worker)
+
+
+def _processor_time(thread: threading.Thread) -> float:
+    """The seconds of processor time that a thread has had; 0 where the system does not say."""
+    try:
+        with open(f"/proc/self/task/{thread.native_id}/schedstat", encoding="ascii") as file:
+            return int(file.read().split()[0]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def _null(reason: str, explanation: str) -> ItemColumn:
