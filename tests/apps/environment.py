@@ -29,10 +29,9 @@ class Environment:
         return str(self.bin / program)
 
     def variables(self) -> dict[str, str]:
-        """What a program in it is started with: nothing of this process's own paths."""
-        kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-        path = f"{self.bin}{os.pathsep}{kept['PATH']}"
-        return {**kept, "PATH": path, "LANGSMITH_TRACING": "false", "LANGGRAPH_CLI_NO_ANALYTICS": "1"}
+        """What a program in it is started with."""
+        path = f"{self.bin}{os.pathsep}{os.environ['PATH']}"
+        return {**_without_paths(), "PATH": path, "LANGSMITH_TRACING": "false", "LANGGRAPH_CLI_NO_ANALYTICS": "1"}
 
 
 def environment(folder: Path) -> Environment:
@@ -40,13 +39,21 @@ def environment(folder: Path) -> Environment:
     if ready := os.environ.get(READY):
         return Environment(Path(ready) / "bin")
     wheels, made = folder / "wheels", folder / "venv"
-    run = [sys.executable, "-m"]
-    wheel = ["pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(wheels), str(ROOT)]
-    subprocess.run([*run, *wheel], check=True)
-    subprocess.run([*run, "venv", str(made)], check=True)
-    install = [str(made / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*install, *map(str, wheels.glob("*.whl")), *PACKAGES], check=True)
+    pip = ["-m", "pip", "-qq", "--disable-pip-version-check"]
+    _run(sys.executable, *pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(wheels), str(ROOT))
+    _run(sys.executable, "-m", "venv", str(made))
+    (wheel,) = wheels.glob("*.whl")
+    _run(str(made / "bin" / "python"), *pip, "install", str(wheel), *PACKAGES)
     return Environment(made / "bin")
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, env=_without_paths())
+
+
+def _without_paths() -> dict[str, str]:
+    """This process's variables less the paths of its modules: pip would take the checkout there for installed."""
+    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
 
 
 def write_page(page: Path, folder: Path) -> None:
