@@ -16,6 +16,7 @@ from langgraph.prebuilt import ToolNode
 from cm2_agent.types.json_values import canonical_json
 from cm2_agent.types.task import Task
 
+from .conversation_setup import given_system
 from .parse_errors import parse_errors, with_call_ids
 from .tools.declared import declared
 
@@ -93,7 +94,8 @@ def agents(model: BaseChatModel) -> Callable[[Task], Any]:
     """A function that makes, for each task, an agent with the tools that the task declares and nobody has implemented.
 
     It is for `run(agents(model), tasks, tools="hybrid", simulator=…)`, where recordings or a model answer the tools.
-    Tasks with the same tools share a graph. `model` must have `bind_tools` where a task declares tools.
+    A system message that a task's own graph wrote (`{"system": "graph"}` in its metadata) is this agent's too. Tasks
+    with the same tools and prompt share a graph. `model` must have `bind_tools` where a task declares tools.
 
     >>> from langchain_core.language_models import GenericFakeChatModel
     >>> from cm2_agent import Task
@@ -105,9 +107,10 @@ def agents(model: BaseChatModel) -> Callable[[Task], Any]:
     made: dict[str, Any] = {}
 
     def of(task: Task) -> Any:
-        key = canonical_json([asdict(tool) for tool in task.tools])
+        system = None if given_system(task) == task.system else task.system
+        key = canonical_json([system, *(asdict(tool) for tool in task.tools)])
         if key not in made:
-            made[key] = agent(model, declared(task.tools))
+            made[key] = agent(model, declared(task.tools), system=system)
         return made[key]
 
     return of

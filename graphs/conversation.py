@@ -26,7 +26,7 @@ from cm2_agent.langchain_messages import from_langchain
 from cm2_agent.types.run import RunFailure
 from cm2_agent.types.secrets import error_text
 
-from .conversation_setup import ConversationSetup, ConversationState, Ending, Reason
+from .conversation_setup import ConversationSetup, ConversationState, Ending, Reason, given_system
 from .conversation_state import dump
 from .token_limit import Meter
 
@@ -197,7 +197,7 @@ class _Turn:
                 keeper = None
         if keeper and self.number:
             return [HumanMessage(words)]
-        system = [SystemMessage(setup.task.system)] if setup.task.system and not messages else []
+        system = [SystemMessage(setup.task.system)] if given_system(setup.task) and not messages else []
         return [*system, *messages, HumanMessage(words)]
 
     async def _refuse_breakpoints(self, answered: Any) -> None:

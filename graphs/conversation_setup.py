@@ -13,6 +13,7 @@ from cm2_agent.errors import TaskError
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.protocols import User
 from cm2_agent.types.run import RunFailure
+from cm2_agent.types.run_attributes import SYSTEM
 from cm2_agent.types.task import Task
 
 from .conversation_state import MessageEncoder
@@ -132,6 +133,13 @@ class ConversationSetup:
         return min(limits) if limits else max(TURNS, len(self.task.turns))
 
 
+def given_system(task: Task) -> str | None:
+    """The task's system message where the dialogue has to bring it: a task compiled from a trace may hold the one that
+    the graph writes itself, which must not be sent twice."""
+    own = task.metadata.get(SYSTEM.removeprefix("cm2.")) == "graph"
+    return None if own else task.system
+
+
 class ConversationStart(TypedDict):
     """What a dialogue's state always holds: the number of its finished turns, and what they took."""
 
@@ -162,4 +170,5 @@ __all__ = [
     "Gate",
     "Reason",
     "RolloutLimits",
+    "given_system",
 ]

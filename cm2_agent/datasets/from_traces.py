@@ -21,6 +21,7 @@ from cm2_agent.errors import ChecklistError, TaskError
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.json_values import JSON, canonical_json, content_hash
 from cm2_agent.types.messages import Reasoning, Text, ToolCallResponse, ToolSpec
+from cm2_agent.types.run_attributes import SYSTEM
 from cm2_agent.types.score import Score
 from cm2_agent.types.task import RecordedCall, Task
 from cm2_agent.types.trace import Trace, Turn
@@ -79,7 +80,8 @@ def task_from_trace(
     The id is a hash of everything in the task: other content, another id; the version is 1.
 
     Args:
-        trace: the dialogue. Its first system message is the task's.
+        trace: the dialogue. Its first system message is the task's; where the graph wrote it itself, the metadata say
+            `{"system": "graph"}`, and `run` leaves it to the graph.
         checklist: what scores the task's rollouts. Where something in its words was replaced it gets a name of its own.
         redactor: replaces personal data; None leaves it as it is.
         score: the trace's score, for the metadata.
@@ -188,6 +190,7 @@ def _provenance(trace: Trace, score: Score | None, ends: Mapping[str, float | No
         "outcome": next(iter(ends)) if len(ends) == 1 else None,
         "score": None if score is None else score.reward,
         "reward": None if score is None else score.reward_version,
+        SYSTEM.removeprefix("cm2."): trace.runs[0].attributes.get(SYSTEM) if trace.runs else None,
     }
     return {name: value for name, value in facts.items() if value is not None}
 

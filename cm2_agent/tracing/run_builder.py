@@ -10,7 +10,7 @@ from cm2_agent.tracing.run_dialogue import Dialogue, run_dialogue
 from cm2_agent.tracing.span_records import ChatRecord, Record, RootRecord, ToolRecord
 from cm2_agent.tracing.value_dialogue import value_dialogue
 from cm2_agent.types.run import ModelCall, Run, RunFailure, ToolRun
-from cm2_agent.types.run_attributes import GUARD, GUARD_OUTCOME
+from cm2_agent.types.run_attributes import GUARD, GUARD_OUTCOME, SYSTEM
 
 
 def build_run(root: RootRecord) -> Run:
@@ -39,10 +39,16 @@ def build_run(root: RootRecord) -> Run:
         tags=root.tags,
         calls=tuple(_model_call(chat, dialogue, agents[id(chat)]) for chat in chats),
         tools=tuple(_tool_run(tool, agents[id(tool)]) for tool in tools),
-        attributes=root.facts,
+        attributes={**root.facts, SYSTEM: "graph"} if _writes_its_prompt(root, dialogue) else root.facts,
         started=root.started,
         ended=root.ended,
     )
+
+
+def _writes_its_prompt(root: RootRecord, dialogue: Dialogue) -> bool:
+    """Whether the system message that begins the dialogue here is not the caller's."""
+    given = any(seen.message.role == "system" for seen in root.input_messages or ())
+    return not given and any(message.role == "system" for message in dialogue.messages)
 
 
 def _dialogue(root: RootRecord, chats: list[ChatRecord], tools: list[ToolRecord]) -> Dialogue:

@@ -32,7 +32,8 @@ def test_what_the_callers_config_says_about_the_run(watched: Watched) -> None:
     assert run.attributes["customer"] == {"tier": "gold"}
     assert run.attributes["tags"] == ["beta"]
     assert run.attributes["share"] == "nan"
-    assert set(run.attributes) == {"cm2.task.id", "cm2.rollout", "customer", "thing", "share", "tags"}
+    names = {"cm2.task.id", "cm2.rollout", "cm2.system", "customer", "thing", "share", "tags"}
+    assert set(run.attributes) == names
     assert Run.from_json(json.loads(canonical_json(run.to_json()))) == run
 
 
