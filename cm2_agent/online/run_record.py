@@ -88,7 +88,7 @@ class _Table:
         found = self._numbers.get(id(value))
         if found is None:
             found = self._numbers[id(value)] = len(table)
-            table.append(value.to_json())
+            table.append(value.json_form if isinstance(value, Message) else value.to_json())
         return found
 
 

@@ -238,6 +238,11 @@ class Message:
         """The content address in 32 bytes. Raises TypeError or ValueError where a part is not JSON."""
         return content_digest(self.to_json())
 
+    @cached_property
+    def json_form(self) -> Mapping[str, JSON]:
+        """What `to_json` gives, made once, since a history is written again with each run: not to be changed."""
+        return self.to_json()
+
     @property
     def hash(self) -> str:
         """The content address under which the store keeps the message once, as 64 hexadecimal digits."""
