@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 _OVERRUNS = 2
 """How often in a row a check may run out of time before it rests."""
+
+
+_AT_A_TIME = 8
+"""Traces that judge and further rewards are asked about at a time."""
 
 
 class JudgeBudget:
@@ -54,6 +59,8 @@ class LiveScorer:
     ) -> None:
         self._programmatic, self._judged, self._rewards = programmatic, judged, rewards
         self._sample, self._budget = sample, budget
+        self._asks = judged is not programmatic or bool(rewards)
+        self._turns = asyncio.Semaphore(_AT_A_TIME)
         for scorer in (programmatic, judged):
             scorer.limits.rest_after = _OVERRUNS
         self.incidents = Incidents()
@@ -74,12 +81,18 @@ class LiveScorer:
 
     async def __call__(self, trace: Trace, task: Task | None = None) -> Score:
         drawn = is_drawn(trace.id, self._sample)
+        if not drawn or not self._asks:
+            return await self._programmatic(trace, task)
+        async with self._turns:
+            return await self._ask(trace, task)
+
+    async def _ask(self, trace: Trace, task: Task | None) -> Score:
         try:
-            score = await (self._judged if drawn and self._budget.is_left() else self._programmatic)(trace, task)
+            score = await (self._judged if self._budget.is_left() else self._programmatic)(trace, task)
         except BudgetExhausted as error:
             self.incidents.add("the judge's budget did not suffice for a trace", error)
             score = await self._programmatic(trace, task)
-        if not drawn or not self._rewards:
+        if not self._rewards:
             return score
         values = {reward.name: await self._value(reward, trace, task) for reward in self._rewards}
         return replace(score, components={**score.components, **values})

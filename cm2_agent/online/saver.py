@@ -19,7 +19,7 @@ from cm2_agent.types.run import Run
 
 __all__ = ["Saver"]
 
-_LINGER = 0.1
+_LINGER = 0.2
 """Seconds for which the saver lets runs gather, so that they share a transaction; the spool has them already."""
 _IDLE = 30.0
 """Seconds without runs after which the thread ends; the next run starts another."""

@@ -51,7 +51,7 @@ class ScoringPath:
     score, until `cm2 score` or their next run. A trace waits while the store is away. What raises (SystemExit too)
     costs its own trace."""
 
-    def __init__(self, incidents: Incidents, *, size: int = 10_000, slots: int = 8) -> None:
+    def __init__(self, incidents: Incidents, *, size: int = 10_000, slots: int = 64) -> None:
         self.incidents = incidents
         self._size, self._slots = size, slots
         self.traces = LiveTraces()

@@ -15,7 +15,7 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import thread as executors
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from os import PathLike
 from typing import Any
@@ -44,11 +44,17 @@ _OPEN_SECONDS = 2.0
 
 @dataclass(eq=False)
 class StorePaths:
-    """Saver and scoring path of one store; `checklists` are those known to be stored, by the hash of what was given."""
+    """Saver and scoring path of one store."""
 
     saver: Saver
     scoring: ScoringPath
-    checklists: dict[str, Checklist] = field(default_factory=dict)
+    _checklists: tuple[object, dict[str, Checklist]] = (None, {})
+
+    def checklists_in(self, store: Store) -> dict[str, Checklist]:
+        """The checklists known to be in this store, by the hash of what was given."""
+        if self._checklists[0] is not store:  # it was opened again, and may be another file
+            self._checklists = (store, {})
+        return self._checklists[1]
 
 
 _by_url: dict[tuple[str, ...], StorePaths] = {}

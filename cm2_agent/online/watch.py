@@ -8,7 +8,6 @@ from os import PathLike
 from typing import TYPE_CHECKING, TypeVar
 
 from cm2_agent.online.live import Live
-from cm2_agent.online.live_scorer import LiveScorer
 from cm2_agent.online.middleware import Middleware
 from cm2_agent.online.sampling import sampled
 from cm2_agent.online.scorer_setup import ScorerSetup, check_judge, check_share, stored_checklist
@@ -146,13 +145,16 @@ def watch(
 
     def on_open(opened: Store) -> None:
         setup.attach_cache(opened)
-        if setup.checklist is not None:
-            known = paths.checklists.get(setup.checklist.hash)
-            stored = known if known is not None else stored_checklist(opened, setup.checklist, strict=strict)
-            paths.checklists[setup.checklist.hash] = stored
-            middleware.scorer = setup.scorer(stored)
-        if isinstance(middleware.scorer, LiveScorer):
-            middleware.scorer.incidents = incidents
+        stored = setup.checklist
+        if stored is not None:
+            checklists = paths.checklists_in(opened)
+            if stored.hash not in checklists:
+                checklists[stored.hash] = stored_checklist(opened, stored, strict=strict)
+            stored = checklists[stored.hash]
+        built = setup.scorer(stored)  # anew, since a forked child has an event loop of its own
+        if built is not None:
+            built.incidents = incidents
+        middleware.scorer = built
 
     live = Live(paths.saver, paths.scoring, middleware, key=setup.key, on_open=on_open)
     open_store(live, strict=strict)
