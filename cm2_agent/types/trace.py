@@ -14,6 +14,7 @@ from cm2_agent.types.messages import Message
 from cm2_agent.types.run import Branch, ModelCall, Run, RunFailure
 from cm2_agent.types.run_attributes import TASK_ID
 from cm2_agent.types.scope import Scope
+from cm2_agent.types.sub_agents import scope_of_steps, steps_of_sub_agents
 from cm2_agent.types.turn import RunEnd, Step, Turn
 from cm2_agent.types.turn_cutter import TurnCutter
 
@@ -112,6 +113,29 @@ class Trace:
     def scope(self, turn: int | None) -> Scope:
         """What views of a turn, or (None) of the whole dialogue, share."""
         return self._scope if turn is None else self.turns[turn].scope
+
+    def scope_of(self, agent: str | None, turn: int | None) -> Scope:
+        """The scope with the calls and replies of one agent (None: of all), as `steps_of` has them."""
+        whole = self.scope(turn)
+        if agent is None or agent not in self._sub_agents:
+            return whole.of_agent(agent)
+        key = (turn, agent)
+        if key not in self._sub_scopes:
+            self._sub_scopes[key] = scope_of_steps(whole, self._sub_agents[agent])
+        return self._sub_scopes[key]
+
+    def steps_of(self, agent: str) -> tuple[Step, ...]:
+        """The steps of one agent. Those of a sub-agent that wrote none of the dialogue's (inside a tool, say) stand at
+        the step during which they ran."""
+        return self._sub_agents.get(agent) or tuple(step for step in self.steps if step.agent == agent)
+
+    @cached_property
+    def _sub_agents(self) -> dict[str, tuple[Step, ...]]:
+        return steps_of_sub_agents(self.runs, self.steps)
+
+    @cached_property
+    def _sub_scopes(self) -> dict[tuple[int | None, str], Scope]:
+        return {}
 
     def user_text(self, turn: int | None, *, alone: bool = False) -> str:
         """The user messages up to and with those of a turn, or that turn's alone; (None) those of the dialogue."""

@@ -20,7 +20,8 @@ class View:
 
     The scope is one turn (`turn` is its 0-based index), or the whole dialogue for the closing block (`turn` is None).
     Everything but `user_text`, `turns` and `dialogue_steps` speaks of the scope. With `agent`, its steps, calls and
-    replies are those of that agent alone; steps are counted as in the whole scope.
+    replies are those of that agent alone; steps are counted as in the whole scope, and what a sub-agent did inside a
+    tool counts at the step that called it.
 
     >>> from cm2_agent import Message, Run, ToolCall, Trace, View
     >>> call = ToolCall(id="1", name="get_order", arguments={"id": 7})
@@ -42,13 +43,16 @@ class View:
 
     @cached_property
     def _scope(self) -> Scope:
-        return self.trace.scope(self.turn).of_agent(self.agent)
+        return self.trace.scope_of(self.agent, self.turn)
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
         """The steps of the scope so far."""
         steps = self._scope.steps[: self.seen]
-        return steps if self.agent is None else tuple(step for step in steps if step.agent == self.agent)
+        if self.agent is None or not steps:
+            return steps
+        first, last = steps[0].number, steps[-1].number
+        return tuple(step for step in self.trace.steps_of(self.agent) if first <= step.number <= last)
 
     @property
     def ended(self) -> bool:

@@ -160,7 +160,7 @@ def _succeeded(call: CallView) -> bool:
 
 
 def _replies(view: View) -> tuple[Reply, ...]:
-    return view.trace.scope(view.turn).of_agent(view.agent).replies_by(view.seen)
+    return view.trace.scope_of(view.agent, view.turn).replies_by(view.seen)
 
 
 def _names(tools: str | list[str]) -> frozenset[str]:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
+from langchain.agents import create_agent
+from langchain_core.messages import AIMessage
+from langchain_core.tools import tool
 
 from cm2_agent.errors import ChecklistError
 from cm2_agent.rewards.judges.client import ServedAnswer
@@ -20,6 +24,10 @@ from cm2_agent.types.run import ModelCall, Run
 from cm2_agent.types.score import Verdict
 from cm2_agent.types.trace import Trace
 from cm2_agent.types.view import View
+from tests.tracing.apps import ScriptedModel, calls, look
+from tests.tracing.conftest import Watched, watched
+
+__all__ = ["watched"]
 
 
 def step(agent: str | None, text: str = "", tool: str | None = None, **args: object) -> tuple[str | None, Message]:
@@ -125,3 +133,41 @@ def test_items_of_different_agents_may_depend_on_each_other() -> None:
     Checklist(first, Item("second", check={"called": "look"}, agent="sales", depends_on=["first"]), name="c")
     with pytest.raises(ChecklistError, match="same check"):
         Checklist(first, Item("second", check={"called": "look"}, agent="triage", depends_on=["first"]), name="c")
+
+
+def test_a_sub_agent_inside_a_tool_is_judged_by_what_it_did_there(watched: Watched) -> None:
+    """Its calls are off the main line, and count at the step whose tool ran it."""
+    inner: Any = create_agent(ScriptedModel(script=[calls(1), AIMessage("It is 42, I promise.")]), [look], name="alice")
+
+    @tool
+    def ask_alice(question: str) -> str:
+        """Ask alice."""
+        return str(inner.invoke({"messages": [("user", question)]})["messages"][-1].content)
+
+    asked = AIMessage("", tool_calls=[{"name": "ask_alice", "args": {"question": "what?"}, "id": "1"}])
+    outer = ScriptedModel(script=[calls(2), asked, AIMessage("It is 42.")])
+    graph: Any = create_agent(outer, [look, ask_alice], name="boss").with_config(callbacks=[watched.handler])
+    graph.invoke({"messages": [("user", "hi")]})
+    trace = Trace.of(watched.run)
+    view = View.of(trace, 0, agent="alice")
+    assert [(call.name, call.arguments, call.step, call.status) for call in view.all_calls] == [
+        ("look", {"key": 1}, 1, "ok")
+    ]
+    assert view.results("look") == ("value 1",)
+    assert [step.message.text for step in view.steps] == ["", "It is 42, I promise."]
+    assert View(trace=trace, turn=0, seen=1, agent="alice").steps == ()
+    assert [step.agent for step in trace.steps] == ["boss"] * 3
+    checklist = Checklist(
+        Item("alice_looks", check={"called": "look"}, agent="alice"),
+        Item("boss_looks", check={"called": "look", "with": {"key": 2}}, agent="boss"),
+        Item("alice_promises", check={"reply_matches": "promise"}, agent="alice", kind="avoid", turn="trace"),
+        Item("anybody_promises", check={"reply_matches": "promise"}, kind="avoid"),
+        name="team",
+    )
+    score = ChecklistScorer(checklist).score_sync(trace)
+    assert {one.item: (one.value, one.step) for one in score.verdicts} == {
+        "alice_looks": (True, 2),
+        "boss_looks": (True, 1),
+        "alice_promises": (False, None),
+        "anybody_promises": (True, 3),
+    }
