@@ -276,7 +276,7 @@ class ToolSpec:
     @cached_property
     def digest(self) -> bytes:
         """The content address in 32 bytes. Raises TypeError or ValueError where the schema is not JSON."""
-        return content_digest(self.json_form)
+        return content_digest(self.to_json())
 
     def to_json(self) -> dict[str, JSON]:
         """The tool as the GenAI conventions write it and traces store it: without `output` and `reads`."""
