@@ -101,7 +101,8 @@ _RUN, _CALL, _TOOL = _defaults(Run), _defaults(ModelCall), _defaults(ToolRun)
 
 def _given(value: Run | ModelCall | ToolRun, defaults: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that are not the default itself."""
-    return {name: given for name, given in value.__dict__.items() if given is not defaults.get(name)}
+    held = value.__dict__  # cached properties are in it too
+    return {name: held[name] for name, default in defaults.items() if held[name] is not default}
 
 
 def _run(data: dict[str, Any]) -> Run:
