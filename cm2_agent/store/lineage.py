@@ -47,13 +47,15 @@ def place_runs(
     return placed
 
 
-def quick_place(packed: PackedRun, runs: int, end: str | None, dialogue: bytes | None) -> PackedRun | None:
+def quick_place(
+    packed: PackedRun, runs: int, began: str | None, end: str | None, dialogue: bytes | None
+) -> PackedRun | None:
     """The run with the trace of its own name (its thread's, or its own), where that is its place and no query is
     needed to tell: a conversation begins with it, or it goes on where the only line of its thread ends. None where
     `place_runs` has to look.
 
-    `runs` is how many the trace has, `end` the last state of the last one (which began no later), `dialogue` the key of
-    all that was said."""
+    `runs` is how many the trace has, `began` and `end` are the first and the last state of the last one (which began no
+    later), `dialogue` is the key of all that was said."""
     run = packed.run
     if run.trace is not None or run.branch is not None:
         return None
@@ -62,7 +64,15 @@ def quick_place(packed: PackedRun, runs: int, end: str | None, dialogue: bytes |
             return None
         return replace(packed, dialogue=extended(_said(run), run.messages))
     start = run.states[0].hash if run.states else None
-    goes_on = start == end and start != EMPTY_STATE if start is not None else not run.history
+    if start is None:
+        goes_on = not run.history
+    elif start == end and start != EMPTY_STATE:
+        goes_on = True
+    elif run.history:
+        goes_on = _said(run) == dialogue
+    else:  # an agent that forgets, or whose state is cleared
+        forgets = end == EMPTY_STATE or began in (None, EMPTY_STATE)
+        goes_on = start == EMPTY_STATE and forgets and run.attributes.get(CHECKPOINT) is None
     if not goes_on or dialogue is None:
         return None
     return replace(packed, history=b"", dialogue=extended(dialogue, run.messages))

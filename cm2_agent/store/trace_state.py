@@ -55,8 +55,9 @@ class TraceState:
     session: str | None = None
     tags: tuple[str, ...] = ()
     branch: Branch | None = None
+    began: str | None = None
     end: str | None = None
-    """The last state of the last run."""
+    """The first and the last state of the last run."""
     dialogue: bytes | None = None
     """The key of all that was said (`dialogue_key`); None where nobody asked."""
     tail: list[Base] = field(default_factory=list)
@@ -70,7 +71,8 @@ class TraceState:
             self.branch = run.branch
         self.first = min(self.first, run.started) if self.runs else run.started
         self.last = max(self.last, run.started) if self.runs else run.started
-        self.end, self.dialogue = run.states[-1].hash if run.states else None, dialogue
+        self.began, self.end = (run.states[0].hash, run.states[-1].hash) if run.states else (None, None)
+        self.dialogue = dialogue
         self.runs += 1
         self.attributes.update(run.attributes)
         for call in run.calls:

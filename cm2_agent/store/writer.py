@@ -249,7 +249,7 @@ def _take_note(state: TraceState, run: PackedRun, *, place: bool) -> PackedRun:
     """Add the trace's next run to its state; returns the run as it is stored. Raises Stale where it takes a look at the
     stored conversation to place it."""
     if place:
-        placed = quick_place(run, state.runs, state.end, state.dialogue)
+        placed = quick_place(run, state.runs, state.began, state.end, state.dialogue)
         if placed is None:
             raise Stale
         run = placed
