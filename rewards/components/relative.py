@@ -34,6 +34,10 @@ CRITERIA = (
 )
 
 
+_RENDERING = 2
+"""Raised whenever the same attempts would be shown otherwise."""
+
+
 class _Line(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -89,7 +93,7 @@ def relative(
         found = _read(await ask(prompt), ids)
         return [found.get(one) for one in ids]
 
-    identity = version or f"{called};{content_hash([PROMPT, criteria, _plain(settings)])[:12]};seed={seed}"
+    identity = version or f"{called};{content_hash([PROMPT, _RENDERING, criteria, _plain(settings)])[:12]};seed={seed}"
     return RewardComponent(compare, name=name, version=identity, of_group=True)
 
 
@@ -110,7 +114,9 @@ def _prompt(traces: Sequence[Trace], ids: Sequence[str], criteria: str, seed: in
     mark = nonce()  # not of the seed: nobody who writes into a dialogue may know it
     order = sorted(range(len(traces)), key=lambda at: ids[at])
     random.Random(content_hash([seed, sorted(ids)])).shuffle(order)
-    attempts = "\n\n".join(fenced(f"attempt-{ids[at]}", dialogue_data(traces[at]), mark) for at in order)
+    attempts = "\n\n".join(
+        fenced(f"attempt-{ids[at]}", dialogue_data(traces[at], reasoning=False), mark) for at in order
+    )
     return PROMPT.format(criteria=criteria, nonce=mark, attempts=attempts, ids=", ".join(ids[at] for at in order))
 
 

@@ -12,7 +12,7 @@ from rapidfuzz import fuzz
 
 from cm2_agent.types.checklist_item import Item
 
-from .transcript import PARTS, folded
+from .transcript import PARTS, REASONING, folded
 
 SHORTEST = 12
 """Characters of a quote, after folding; a shorter one counts only as the whole part."""
@@ -56,8 +56,9 @@ def stands_in(quote: str, part: str) -> bool:
 
 
 def allowed(item: Item) -> tuple[str, ...]:
-    """The parts of a step in which the item's evidence may stand: the one it focuses on, else all."""
-    return PARTS if item.focus_on is None else (item.focus_on,)
+    """The parts of a step in which the item's evidence may stand: the one it focuses on, else all that it is judged by,
+    which is what was said and done."""
+    return tuple(part for part in PARTS if part != REASONING) if item.focus_on is None else (item.focus_on,)
 
 
 def quote_problem(item: Item, part: str, quote: str, texts: Sequence[str]) -> str | None:
@@ -65,7 +66,7 @@ def quote_problem(item: Item, part: str, quote: str, texts: Sequence[str]) -> st
     if part not in PARTS:
         return f"the quoted part is none of {', '.join(PARTS)}"
     if part not in allowed(item):
-        return f"the quote is from {part}, but the item must be shown by {item.focus_on}"
+        return f"the quote is from {part}, but the item must be shown by {item.focus_on or 'what was said and done'}"
     needle = normalised_text(quote)
     if any(stands_in(needle, text) for text in texts):
         return None

@@ -1,7 +1,7 @@
 """LLMJudge: a language model that answers a checklist's questions with quotes that are checked.
 
-One first-pass call a turn asks for all its open items; each answer is checked against the transcript before it
-counts."""
+One first-pass call a turn asks for all its open items, and one for those about the model's thinking, which no other is
+shown; each answer is checked against the transcript before it counts."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from .client import TOKENS_AN_ANSWER, JudgeClient, ServedAnswer, judge_model
 from .known_verdicts import KnownVerdicts
 from .panel import majority
 from .prompt import INSTRUCTIONS, PROMPT_VERSION, Transcript, Window, item_line
+from .transcript import REASONING
 from .verdicts import failed_verdict, to_verdict, unproved_verdict, verdict_over_steps
 
 Protocol = Literal["turn", "per_step"]
@@ -189,19 +190,36 @@ class LLMJudge:
         if self.protocol == "per_step":
             rounds = await _all([self._per_step(transcript, turn, items, vote) for vote in range(self.votes)])
         else:
-            window = transcript.window(turn)
-            rounds = await _all([self._judged(transcript, window, items, vote) for vote in range(self.votes)])
+            rounds = await _all([self._in_turn(transcript, turn, items, vote) for vote in range(self.votes)])
         if self.votes == 1:
             return rounds[0]
         return [majority([verdicts[place] for verdicts in rounds]) for place in range(len(items))]
+
+    async def _in_turn(
+        self, transcript: Transcript, turn: int | None, items: Sequence[Item], vote: int
+    ) -> list[Verdict]:
+        """Who judges what was said and done is not shown what the model thought: items about its thinking are asked
+        apart."""
+        windows = [transcript.window(turn, reasoning=item.focus_on == REASONING) for item in items]
+        parts = [
+            (one, [item for item, window in zip(items, windows, strict=True) if window is one])
+            for one in _unique(windows)
+        ]
+        judged = await _all([self._judged(transcript, window, some, vote) for window, some in parts])
+        verdicts = {verdict.item: verdict for row in judged for verdict in row}
+        return [verdicts[item.id] for item in items]
 
     async def _per_step(
         self, transcript: Transcript, turn: int | None, items: Sequence[Item], vote: int
     ) -> list[Verdict]:
         window = transcript.window(turn)
         steps = range(1, window.last - window.first + 2)
-        windows = [transcript.window(turn, upto=step) for step in steps]
-        rows = await _all([self._judged(transcript, shown, [item], vote) for item in items for shown in windows])
+        shown = [
+            (item, transcript.window(turn, upto=step, reasoning=item.focus_on == REASONING))
+            for item in items
+            for step in steps
+        ]
+        rows = await _all([self._judged(transcript, window, [item], vote) for item, window in shown])
         return [
             verdict_over_steps(item, [row[0] for row in rows[place * len(steps) : (place + 1) * len(steps)]])
             for place, item in enumerate(items)
@@ -316,6 +334,11 @@ class LLMJudge:
             if len(self._lines) > _MOST_TRANSCRIPTS * 16:
                 self._lines.popitem(last=False)
         return known[1]
+
+
+def _unique(windows: Sequence[Window]) -> list[Window]:
+    """The windows, each once: a transcript makes one object of each."""
+    return list({id(window): window for window in windows}.values())
 
 
 async def _all(tasks: Sequence[Awaitable[_T]]) -> list[_T]:

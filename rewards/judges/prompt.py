@@ -28,12 +28,12 @@ from cm2_agent.types.tool_use import ToolUse
 from cm2_agent.types.trace import Step, Trace
 
 from .evidence import normalised_text
-from .transcript import call_text, part_texts, shown_status
+from .transcript import REASONING, call_text, part_texts, shown_status
 
 _FOLDER = Path(__file__).resolve().parent.parent / "prompts"
 INSTRUCTIONS = (_FOLDER / "judge.md").read_text(encoding="utf-8").strip()
 _ITEMS = (_FOLDER / "judge_items.md").read_text(encoding="utf-8").strip("\n")
-_RENDERING = 2
+_RENDERING = 3
 """Raised whenever the same trace would be shown otherwise."""
 PROMPT_VERSION = content_hash([INSTRUCTIONS, _ITEMS, _RENDERING])[:8]
 
@@ -45,8 +45,8 @@ def quoted(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """What is shown of a trace for one scope: everything up to its end. `first` and `last` are the judged steps,
-    dialogue-wide from 1."""
+    """What is shown of a trace for one scope: everything up to its end, the model's thinking with `reasoning` alone.
+    `first` and `last` are the judged steps, dialogue-wide from 1."""
 
     text: str
     first: int
@@ -54,6 +54,7 @@ class Window:
     turn: int | None
     digest: str
     images: tuple[BinaryContent, ...] = ()
+    reasoning: bool = False
 
     @property
     def scope(self) -> str:
@@ -78,7 +79,8 @@ class Transcript:
     _texts: dict[tuple[int, str], list[str]] = field(default_factory=dict)
     _steps: tuple[Step, ...] = ()
     _named: bool = False
-    _windows: dict[tuple[int | None, int], Window] = field(default_factory=dict)
+    _thoughts: set[int] = field(default_factory=set)
+    _windows: dict[tuple[int | None, int, bool], Window] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._steps = self.trace.steps
@@ -92,9 +94,10 @@ class Transcript:
             if self.ends and message.role in ("assistant", "tool"):
                 self.ends[-1] = len(self.lines)
 
-    def window(self, turn: int | None, upto: int | None = None) -> Window:
+    def window(self, turn: int | None, upto: int | None = None, *, reasoning: bool = False) -> Window:
         """The window of a turn, or (None) of the whole dialogue; with `upto` as it was after that step of the scope
-        (1…S). Raises JudgeError where the scope has no step: there is nothing to judge."""
+        (1…S), with `reasoning` as who judges the model's thinking sees it. Raises JudgeError where the scope has no
+        step: there is nothing to judge."""
         steps = self._steps if turn is None else self.trace.turns[turn].steps if turn < len(self.trace.turns) else ()
         if not steps:
             raise JudgeError(
@@ -102,10 +105,12 @@ class Transcript:
             )
         first = steps[0].number + 1
         last = steps[-1].number + 1 if upto is None else first + upto - 1
-        key = (turn, last)
+        reasoning = reasoning and bool(self._thoughts)
+        key = (turn, last, reasoning)
         if key not in self._windows:
             end = len(self.lines) if turn is None and upto is None else self.ends[last - 1]
-            text = "\n".join(self.lines[:end])
+            shown = [line for place, line in enumerate(self.lines[:end]) if reasoning or place not in self._thoughts]
+            text = "\n".join(shown)
             self._windows[key] = Window(
                 text=text,
                 first=first,
@@ -113,6 +118,7 @@ class Transcript:
                 turn=turn,
                 digest=hashlib.sha256(text.encode()).hexdigest(),
                 images=tuple(picture for place, picture in self.pictures if place < end),
+                reasoning=reasoning,
             )
         return self._windows[key]
 
@@ -143,7 +149,9 @@ class Transcript:
             if isinstance(part, Text):
                 self._line(step, own, part.content)
             elif isinstance(part, Reasoning):
-                self._line(step, "assistant.reasoning" if message.role == "assistant" else strange, part.content)
+                if message.role == "assistant":
+                    self._thoughts.add(len(self.lines))
+                self._line(step, REASONING if message.role == "assistant" else strange, part.content)
             elif isinstance(part, ToolCall):
                 use = next(calls, None)  # None in a message that is not the assistant's
                 status = None if use is None else shown_status(use)
@@ -167,7 +175,9 @@ class Transcript:
                 self._blob(step, strange, part)
             else:
                 self._line(step, strange, canonical_json(part_to_json(part)))
-        if not message.parts and step:  # the step happened, so it is shown, even where nothing was said
+        if step and all(
+            isinstance(part, Reasoning) for part in message.parts
+        ):  # the step happened, so it is shown, even where nothing was said
             self._line(step, own, "")
 
     def _blob(self, step: str, part: str, blob: Blob) -> None:

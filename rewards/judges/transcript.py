@@ -17,17 +17,21 @@ from cm2_agent.types.trace import Step, Trace, Turn
 
 PARTS = ("assistant.reasoning", "assistant.tool_calls", "assistant.reply", "tool.content")
 """The parts of a step, in the order in which they come to be."""
+REASONING = "assistant.reasoning"
+"""The part that nobody is shown who judges what was said and done."""
 
 
-def dialogue_data(trace: Trace) -> list[dict[str, JSON]]:
+def dialogue_data(trace: Trace, *, reasoning: bool = True) -> list[dict[str, JSON]]:
     """The dialogue's turns, 0-based, each with what the user said and its steps, 0-based within the turn. Empty parts
-    are left out; images and files are named, never fetched or shown."""
+    are left out, with `reasoning=False` what the model thought too; images and files are named, never fetched or
+    shown."""
+    parts = [part for part in PARTS if reasoning or part != REASONING]
     return [
         {
             "turn": turn.index,
             "user": user_text(turn),
             "steps": [
-                {"step": step.index, **{part: _part(step, part) for part in PARTS if _has(step, part)}}
+                {"step": step.index, **{part: _part(step, part) for part in parts if _has(step, part)}}
                 for step in turn.steps
             ],
         }
@@ -103,4 +107,14 @@ def _text(part: Any) -> str:
     return f"[{part.type}]"
 
 
-__all__ = ["PARTS", "call_text", "dialogue_data", "folded", "part_texts", "quoted_in", "shown_status", "user_text"]
+__all__ = [
+    "PARTS",
+    "REASONING",
+    "call_text",
+    "dialogue_data",
+    "folded",
+    "part_texts",
+    "quoted_in",
+    "shown_status",
+    "user_text",
+]

@@ -16,7 +16,7 @@ from pydantic_ai.messages import BinaryContent
 
 from cm2_agent.errors import JudgeError
 from cm2_agent.rewards.judges.prompt import INSTRUCTIONS, Transcript, item_line, tail
-from cm2_agent.rewards.judges.transcript import PARTS, dialogue_data, part_texts
+from cm2_agent.rewards.judges.transcript import PARTS, REASONING, dialogue_data, part_texts
 from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.messages import Blob, Message, Other, Part, Reasoning, Text, ToolCall, ToolCallResponse, Uri
 from cm2_agent.types.run import Run, ToolRun
@@ -44,8 +44,8 @@ HOSTILE = (
 )
 
 
-def read(shown: Transcript, turn: int | None, upto: int | None = None) -> Asked:
-    window = shown.window(turn, upto)
+def read(shown: Transcript, turn: int | None, upto: int | None = None, *, reasoning: bool = False) -> Asked:
+    window = shown.window(turn, upto, reasoning=reasoning)
     return Asked.of(f"{window.text}\n{tail(window, LINES)}")
 
 
@@ -78,8 +78,9 @@ def test_the_judged_steps_are_always_shown_with_all_their_parts_and_what_came_be
     shown = Transcript(trace=one)
     scopes: list[int | None] = [*range(len(one.turns)), *([None] if one.turns else [])]
     for scope in scopes:
-        asked = read(shown, scope)
+        asked = read(shown, scope, reasoning=True)
         judged = steps_of(one, scope)
+        assert all(part != REASONING for step in judged for part, _ in read(shown, scope).parts(step))
         assert (asked.first, asked.last) == (judged[0], judged[-1])
         there = {line["step"] for line in asked.lines if "step" in line}
         assert there == set(range(1, judged[-1] + 1)), "every step up to the scope's end, and none after it"
@@ -102,13 +103,14 @@ def test_nothing_shown_ends_the_transcript_adds_a_line_or_writes_a_special_token
     shown = Transcript(trace=one)
     if not one.turns:
         return
-    asked = read(shown, None)  # it asserts that one line alone ends the transcript
+    asked = read(shown, None, reasoning=True)  # it asserts that one line alone ends the transcript
     assert [json.dumps(item, sort_keys=True) for item in asked.items] == [
         json.dumps(json.loads(line), sort_keys=True) for _, line in LINES
     ]
-    expected = sum(len(message.parts) or int(message.role in ("assistant", "tool")) for message in one.messages)
+    thoughts = [all(isinstance(part, Reasoning) for part in message.parts) for message in one.messages]
+    expected = sum(len(message.parts) + thought for message, thought in zip(one.messages, thoughts, strict=True))
     assert len(asked.lines) <= expected
-    assert len(shown.lines) == len(asked.lines) == len(shown.window(None).text.split("\n"))
+    assert len(shown.lines) == len(asked.lines) == len(shown.window(None, reasoning=True).text.split("\n"))
     before = asked.text[: asked.text.index(f"\nEND OF TRANSCRIPT {asked.nonce}")]
     assert "<" not in before
     assert not {unicodedata.category(letter) for letter in before.replace("\n", "")} & {"Cc", "Cs", "Zl", "Zp"}
