@@ -20,7 +20,8 @@ from cm2_agent.types.run import Run
 __all__ = ["Saver"]
 
 _LINGER = 0.2
-"""Seconds for which the saver lets runs gather, so that they share a transaction; the spool has them already."""
+"""Seconds from one transaction to the next, for which runs gather; the spool has them already. The first run after a
+quiet time is saved at once."""
 _IDLE = 30.0
 """Seconds without runs after which the thread ends; the next run starts another."""
 _PAUSES = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -190,17 +191,17 @@ class Saver:
                         self._thread = None
                         return
                 continue
-            if first.watched is not None and not self._hurry.is_set():
-                self._hurry.wait(_LINGER)
+            if first.watched is not None:
+                self._hurry.wait(max(0.0, self._moved + _LINGER - time.monotonic()))
             batch, runs = [first], dict[int, Run]()
             try:
                 self._save(batch, runs)
             except BaseException as error:  # nothing that goes wrong with one batch may cost the next
                 for run in runs.values():
                     self._writer.refuse(run, error)
-            self._settle(batch)
             if self._stopped:
-                return
+                return  # what is not saved stays in the spool
+            self._settle(batch)
 
     def _save(self, batch: list[Entry], runs: dict[int, Run]) -> None:
         """Returns when the whole batch is saved or refused; while the store takes nothing, more joins it. `runs` are

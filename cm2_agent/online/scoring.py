@@ -128,7 +128,7 @@ class ScoringPath:
         """The caller holds the lock."""
         if not self._waiting or (self._thread is not None and self._thread.is_alive()):
             return
-        self._busy.clear()
+        self._waiting, self._busy = {**self._busy, **self._waiting}, {}
         self._loop = self._wake = None
         self._awake = True
         try:

@@ -87,7 +87,7 @@ def paths_to(store: Store | str, *, project: str | None, spool: str | PathLike[s
             kept = _by_object[id(store)] = _paths(
                 lambda: given, spool_of(getattr(store, "url", None), getattr(store, "project", None), spool)
             )
-            weakref.finalize(kept, kept.saver.stop)
+            weakref.finalize(kept, kept.saver.stop).atexit = False
     return kept
 
 
