@@ -22,6 +22,10 @@ from cm2_agent.types.json_values import canonical_json
 from cm2_agent.types.messages import SHOWN, Message, Text
 
 _BITS: Final = 64
+_RECENT: Final = 16
+"""So many of a state's last messages are looked at again, since nodes may change them in place."""
+_LONGEST: Final = 1 << 18
+"""Of a longer text only its length and its ends count in a state's hash."""
 _NOTICE: Final = "lc_source"
 """LangChain's mark of a human message that the user did not type (`add_notification_metadata`)."""
 
@@ -251,24 +255,26 @@ class MessageIndex:
         return entries
 
     def add_snapshot(self, value: Any) -> list[SeenMessage] | None:
-        """The messages of the graph's state as one of its nodes is shown it. What the run found there is converted once
-        and not looked at again, but for the last few, which may be its own input."""
+        """The messages of the graph's state as one of its nodes is shown it. Only the last ones are looked at again:
+        what stands before them is what it was when it was converted."""
         found = as_messages(value)
         if found is None:
             return None
         if not self._begun:
             self._same = self._count_same(found)
             entries = self._thread.seen[: self._same] + self.add_all(found[self._same :])
-            self.repeated = {seen.id for seen in entries[-8:] if seen.id is not None and seen.id in self._thread.ids}
+            self.repeated = {
+                seen.id for seen in entries[-_RECENT:] if seen.id is not None and seen.id in self._thread.ids
+            }
             if self._same and self._same == len(self._thread.fields):
                 self.outside = [seen for seen in entries[self._same :] if seen.id not in self._thread.ids]
-            settled = max(self._same, len(found) - 8)
+            settled = max(self._same, len(found) - _RECENT)
             self._begun = True
         else:
             entries = self.add_all(found)
             last, _, settled = self._last
-            if len(found) < settled or not all(map(is_, last[:settled], found)):
-                settled = 0
+            same = len(found) >= settled and all(map(is_, last[:settled], found))
+            settled = max(settled if same else 0, len(found) - _RECENT)
         if len(entries) == len(found):
             self._state = found, entries
             self._last = found, entries, settled
@@ -359,8 +365,16 @@ def _signature(message: Message) -> Hashable:
 def _content(message: Message) -> list[Any]:
     """What of a message counts in the hash of a state: not how the model stopped, nor our marks."""
     if all(type(part) is Text for part in message.parts):
-        return [message.role, message.text]
-    return [message.role, *(part for part in message.to_json()["parts"])]
+        return [message.role, _shortened(message.text)]
+    return [message.role, *(_shortened(part) for part in message.to_json()["parts"])]
+
+
+def _shortened(value: Any) -> Any:
+    if isinstance(value, str):
+        return value if len(value) <= _LONGEST else [len(value), value[: _LONGEST // 2], value[-_LONGEST // 2 :]]
+    if isinstance(value, dict):
+        return {key: _shortened(item) for key, item in value.items()}
+    return [_shortened(item) for item in value] if isinstance(value, list) else value
 
 
 def _text(value: Any) -> str:

@@ -236,21 +236,25 @@ class StateDialogue:
         says, or come after the assistant's reply and are answered, as where a graph conducts the dialogue with a
         simulated user. Others, such as a reminder after a tool's response or a summary put at the end, are for the
         model to read."""
-        said = [seen.message for seen in self.history]
+        if not any(entry.role == "user" and entry.origin == "node" for entry in self.entries):
+            return
+        last = next((seen.message for seen in reversed(self.history) if seen.message.role != "system"), None)
+        speaks = [
+            number for number, entry in enumerate(self.entries) if entry.role == "assistant" and not entry.dropped
+        ]
         conducts = False
         for number, entry in enumerate(self.entries):
-            if entry.dropped:
+            if entry.dropped or entry.role == "system":
                 continue
             if entry.role == "user" and entry.origin == "node" and not self._is_given(entry.seen):
-                spoken = [message for message in said if message.role != "system"]
-                after_reply = bool(spoken) and spoken[-1].role == "assistant" and not spoken[-1].tool_calls
-                answered = any(not later.dropped and later.role == "assistant" for later in self.entries[number + 1 :])
-                if spoken and not (after_reply and (answered or conducts or not ended_well)):
+                after_reply = last is not None and last.role == "assistant" and not last.tool_calls
+                answered = bool(speaks) and speaks[-1] > number
+                if last is not None and not (after_reply and (answered or conducts or not ended_well)):
                     entry.seen.mark_shown()
                     entry.dropped = True
                     continue
                 conducts = conducts or (answered and after_reply)
-            said.append(entry.seen.message)
+            last = entry.seen.message
 
     def _replace(self, identity: Hashable, old: SeenMessage, new: SeenMessage, removed: bool) -> None:
         entry = self._by.get(identity)

@@ -90,6 +90,19 @@ def test_what_is_held_is_bounded() -> None:
     assert len(held.ids) < 150
 
 
+def test_very_long_texts_count_by_their_ends() -> None:
+    def hashed(text: str, *blocks: Any) -> int:
+        return SeenMessage(from_langchain(HumanMessage([{"type": "text", "text": text}, *blocks])), "1").hash
+
+    long = "x" * 1_000_000
+    image = {"type": "image", "base64": long, "mime_type": "image/png"}
+    assert hashed(long) != hashed(long + "x")
+    assert hashed(long) != hashed("y" + long[1:])
+    assert hashed(long, image) != hashed(long)
+    assert hashed(long, image) != hashed(long, {**image, "base64": long[1:]})
+    assert hashed(long, image) == hashed(long, dict(image))
+
+
 TEXTS = st.text(max_size=5)
 MESSAGES = st.one_of(
     st.builds(lambda text, id: HumanMessage(text, id=id), TEXTS, TEXTS),
