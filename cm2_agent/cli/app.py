@@ -27,6 +27,7 @@ COMMANDS = (
     "checklists",
     "tasks",
     "tools",
+    "traces",
     "db",
     "spool",
     "cookbook",

@@ -1,3 +1,4 @@
+from .erasing import Erasure as Erasure
 from .migrate import HEAD as HEAD
 from .migrate import schema_revision as schema_revision
 from .migrate import upgrade as upgrade

@@ -8,7 +8,7 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,32 @@ class Database:
             finally:
                 if self.sqlite:
                     driver.execute("PRAGMA foreign_keys = ON")
+
+    def compact(self, tables: Iterable[str]) -> tuple[str, ...]:
+        """Rewrite the database's files without what was deleted; returns what could not be done. On PostgreSQL these
+        tables are rewritten. Raises StoreError."""
+        with self._errors(), self._writer:
+            if not self.sqlite:
+                with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                    for table in tables:
+                        connection.exec_driver_sql(f"VACUUM (FULL) {table}")
+                return ()
+            held = self.engine.raw_connection()
+            try:
+                cursor = held.cursor()
+                cursor.execute("PRAGMA secure_delete = ON")
+                cursor.execute("VACUUM")
+                busy = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+                return ("another process is reading: the -wal file could not be emptied yet",) if busy else ()
+            finally:
+                held.close()
+
+    def files(self) -> list[Path]:
+        """The files of an SQLite database."""
+        name = self.engine.url.database
+        if not self.sqlite or name in (None, "", ":memory:") or name.startswith("file:"):
+            return []
+        return [file for end in ("", "-wal", "-shm", "-journal") if (file := Path(f"{name}{end}")).exists()]
 
     def close(self) -> None:
         self._open = False

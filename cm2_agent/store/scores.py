@@ -42,6 +42,11 @@ class KnownRewards:
         with self._lock:
             return self._last.pop(f"{trace}:{reward}")
 
+    def forget(self) -> None:
+        """Traces were erased, and their scores with them."""
+        with self._lock:
+            self._last.clear()
+
     def learn(self, other: KnownRewards) -> None:
         with self._lock:
             self.seqs.update(other.seqs)

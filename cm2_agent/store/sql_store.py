@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ from cm2_agent.store import migrate, queries
 from cm2_agent.store.codec import seal
 from cm2_agent.store.encoder import PackedRun, Packer
 from cm2_agent.store.engine import Database
+from cm2_agent.store.erasing import Erasure, chosen, run_erasure
 from cm2_agent.store.human_labels import LabelCounts
 from cm2_agent.store.lineage import place_runs
 from cm2_agent.store.reader import Reader
@@ -220,6 +223,45 @@ class SQLStore(Scored):
         with self._db.reading() as connection:
             found = queries.cursors(connection, self._project, [trace_id])
             return Reader(connection).traces([found[0][2]])[0] if found else None
+
+    def erase(
+        self,
+        *,
+        user: str | None = None,
+        thread: str | None = None,
+        older_than: timedelta | None = None,
+        everything: bool = False,
+        dry_run: bool = False,
+        spool: Iterable[str | PathLike[str]] = (),
+    ) -> Erasure:
+        """Erase traces of the project that meet every condition given, with all that was derived from them: runs,
+        calls, contents that no other trace has, scores, verdicts, labels, outcomes, cached verdicts and simulations
+        that quote them, and dialogues under way. The files are then rewritten and searched for what was erased.
+
+        Args:
+            user: traces of this user, by the application's id, with the branches that begin with them.
+            thread: those of this conversation, and its branches.
+            older_than: those whose last run ended longer ago, and dialogues under way that rested as long.
+            everything: all traces of the project.
+            dry_run: only say what would be removed.
+            spool: folders of write-ahead files (`watch(spool=…)`) to search too.
+
+        Raises:
+            StoreError: nothing was named, or the database cannot be written.
+
+        >>> from cm2_agent import Message, Run, SQLStore
+        >>> with SQLStore("sqlite://") as store:
+        ...     store.save_run(Run(id="r1", user="ann", messages=(Message.of("user", "Hi"),)))
+        ...     store.erase(user="ann").traces, store.trace("r1")
+        (('r1',), None)
+        """
+        wanted = chosen(self._project, user=user, thread=thread, older_than=older_than, everything=everything)
+        erasure, row = run_erasure(self._db, wanted, dry_run=dry_run, spool=spool)
+        if row is not None:
+            self._caches.forget(row)
+            self._rewards.forget()
+            self._placed.clear()
+        return erasure
 
     def holds(self, trace_id: str) -> bool:
         """Whether a trace of that id is stored."""

@@ -1,0 +1,143 @@
+"""`cm2 traces`: erase stored traces, with all that was derived from them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cm2_agent.cli.common import (
+    PROJECT,
+    STORE,
+    JsonOption,
+    ProjectOption,
+    StoreOption,
+    command_group,
+    echo_err,
+    open_store,
+    print_result,
+    printable,
+)
+from cm2_agent.errors import StoreError
+
+if TYPE_CHECKING:
+    from cm2_agent.store import Erasure
+
+_UNITS = {"d": "days", "h": "hours", "m": "minutes", "w": "weeks"}
+_SHOWN = 20
+
+
+def register(app: typer.Typer) -> None:
+    group = command_group("Erase stored traces.")
+
+    @group.callback()
+    def root() -> None:
+        """Erase stored traces."""
+
+    help = (
+        "Erase traces that meet every condition, or with --project alone all of its traces, and all that was derived"
+        " from them. The files are then rewritten and searched for what was erased. Exits 1 where some of it is found."
+    )
+    group.command("erase", help=help, short_help="Erase traces, and search the files for them.")(erase)
+    app.add_typer(group, name="traces")
+
+
+def erase(
+    context: typer.Context,
+    user: Annotated[str | None, typer.Option("--user", help="Traces of this user.")] = None,
+    thread: Annotated[
+        str | None, typer.Option("--thread", help="The trace of this conversation, and its branches.")
+    ] = None,
+    older_than: Annotated[
+        str | None,
+        typer.Option("--older-than", metavar="AGE", help="Traces that ended longer ago, such as 90d, 12h or 30m."),
+    ] = None,
+    spool: Annotated[
+        list[Path] | None,
+        typer.Option("--spool", metavar="FOLDER", help="Search this spool too (default: the store's own)."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    store: StoreOption = STORE,
+    project: ProjectOption = PROJECT,
+    as_json: JsonOption = False,
+) -> None:
+    named = getattr(context.get_parameter_source("project"), "name", "") == "COMMANDLINE"
+    everything = user is None and thread is None and older_than is None
+    if everything and not named:
+        raise StoreError("nothing was named; give --user, --thread or --older-than, or --project alone for all of it")
+    wanted: dict[str, Any] = {
+        "user": user,
+        "thread": thread,
+        "older_than": None if older_than is None else age(older_than),
+        "everything": everything,
+    }
+    with open_store(store, project=project) as opened:
+        if not dry_run and not yes:
+            planned = opened.erase(**wanted, dry_run=True)
+            for line in _removed(planned, "would be removed"):
+                echo_err(line)
+            if not typer.confirm(f"Erase {len(planned.traces)} traces for good?", err=True):
+                echo_err("nothing was erased")
+                raise typer.Exit(1)
+        erasure = opened.erase(**wanted, dry_run=dry_run, spool=() if dry_run else spool or _own_spool(store))
+    result = {
+        "dry_run": dry_run,
+        "traces": list(erasure.traces),
+        "removed": dict(erasure.removed),
+        "tasks": list(erasure.tasks),
+        "texts": erasure.texts,
+        "searched": list(erasure.searched),
+        "found": dict(erasure.found),
+        "held": dict(erasure.held),
+        "notes": list(erasure.notes),
+    }
+    print_result(result, as_json=as_json, lines=_lines(erasure, dry_run))
+    if erasure.found:
+        echo_err(
+            "some of it is still there: a file of a running application is rewritten when that ends; end it, or let it"
+            " start once to store what an earlier one left, and erase again"
+        )
+        raise typer.Exit(1)
+
+
+def age(text: str) -> timedelta:
+    """A length of time such as `90d`. Raises StoreError."""
+    found = re.fullmatch(r"([0-9]{1,6})([dhmw])", text.strip())
+    if found is None:
+        raise StoreError(f"--older-than is {text!r}; expected a number and w, d, h or m, such as 90d")
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
+def _own_spool(store: str) -> list[Path]:
+    from cm2_agent.online.spool_folder import default_folder
+
+    folder = default_folder(store)
+    return [Path(folder)] if folder is not None and Path(folder).is_dir() else []
+
+
+def _lines(erasure: Erasure, dry_run: bool) -> Iterator[str]:
+    yield from _removed(erasure, "would be removed" if dry_run else "removed")
+    if dry_run:
+        return
+    yield f"looked for {erasure.texts} texts and ids in:"
+    for place in erasure.searched:
+        found = erasure.found.get(place)
+        yield printable(f"  {place}: {f'{found} FOUND' if found else 'none'}")
+    for column, count in erasure.held.items():
+        yield printable(f"{count} of its texts are in other rows of {column} as well, and stay there")
+    for note in erasure.notes:
+        yield printable(f"note: {note}")
+
+
+def _removed(erasure: Erasure, what: str) -> Iterator[str]:
+    shown = ", ".join(erasure.traces[:_SHOWN]) + (", …" if len(erasure.traces) > _SHOWN else "")
+    yield printable(f"{len(erasure.traces)} traces {what}{f': {shown}' if shown else ''}")
+    rows = ", ".join(f"{count} {name}" for name, count in erasure.removed.items())
+    yield f"rows {what}: {rows or 'none'}"
+    if erasure.tasks:
+        yield printable(f"these tasks quote it and stay: {', '.join(erasure.tasks)}")
