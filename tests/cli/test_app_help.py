@@ -12,7 +12,21 @@ from typer.testing import CliRunner
 import cm2_agent
 from cm2_agent.cli.app import app, build
 
-VERBS = {"Check", "Compare", "Compile", "Erase", "Import", "List", "Report", "Run", "Score", "Show", "Test", "Train", "Write"}
+VERBS = {
+    "Check",
+    "Compare",
+    "Compile",
+    "Erase",
+    "Import",
+    "List",
+    "Report",
+    "Run",
+    "Score",
+    "Show",
+    "Test",
+    "Train",
+    "Write",
+}
 
 
 def commands(command: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
