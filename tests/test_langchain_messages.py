@@ -254,3 +254,13 @@ def test_plain_with_a_limit_reads_no_further() -> None:
     assert plain("x" * 50, limit=10) == "x" * 10 + "… (50 characters)"
     assert plain([[1, 2], {"a": None}], limit=1000) == [[1, 2], {"a": None}]
     assert len(str(plain([HumanMessage("y" * 10_000)] * 3, limit=100))) < 400
+
+
+def test_a_refusal_through_both_and_into_a_chat_template() -> None:
+    from cm2_agent.models.chat_template import template_messages
+
+    refused = AIMessage("", additional_kwargs={"refusal": "I cannot help."})
+    ours = from_langchain(refused)
+    assert ours.text == "I cannot help."
+    assert [from_langchain(message) for message in to_langchain([ours])] == [ours]
+    assert template_messages(to_langchain([ours])) == [{"role": "assistant", "content": "I cannot help."}]

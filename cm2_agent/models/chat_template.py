@@ -84,8 +84,15 @@ def template_messages(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
     return [_template_message(message) for message in messages]
 
 
+def _text(message: BaseMessage) -> str:
+    """What the message says; a refusal in the form of OpenAI is said too."""
+    blocks = message.content if isinstance(message.content, list) else ()
+    refusals = [block["refusal"] for block in blocks if isinstance(block, dict) and block.get("type") == "refusal"]
+    return "".join([str(message.text), *map(str, refusals)])
+
+
 def _template_message(message: BaseMessage) -> dict[str, Any]:
-    text = str(message.text)
+    text = _text(message)
     if isinstance(message, SystemMessage):
         return {"role": "system", "content": text}
     if isinstance(message, HumanMessage):

@@ -35,8 +35,10 @@ class Place:
     def below(self, name: str | None, metadata: Mapping[str, Any] | None) -> Place:
         """The place of a run that this one started."""
         facts = metadata or {}
-        namespace = str(facts.get("langgraph_checkpoint_ns") or self.namespace)
-        if _depth(namespace) <= _depth(self.namespace):
+        namespace = facts.get("langgraph_checkpoint_ns") or self.namespace
+        if namespace == self.namespace or _depth(namespace) <= _depth(self.namespace):
+            if name is None or name == self.name:
+                return replace(self, root=False) if self.root else self
             return Place(name or self.name, self.namespace, self.agent, self.node, self.tool)
         # The run is a node, and this one its graph; or a task of the functional API, and this one what called it.
         path = facts.get("langgraph_path")

@@ -51,6 +51,7 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
     "min_tokens": ("min_tokens",),
     "ignore_eos": ("ignore_eos",),
 }
+_SPELLED = {key: (name, rank) for name, spellings in _SETTINGS.items() for rank, key in enumerate(spellings)}
 # What leaves sampling as it is, of the settings that are given where nothing is asked for.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "tool_choice": ("auto", "none", {"type": "auto"}, {"type": "none"}),
@@ -124,21 +125,17 @@ def read_request(params: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[s
     extra = params.get("extra_body")
     sources = (params, extra, facts) if isinstance(extra, Mapping) else (params, facts)
     settings: dict[str, JSON] = {}
-    for name, spellings in _SETTINGS.items():
-        value = plain(_first(sources, spellings))
-        if value is not None and value not in _NEUTRAL.get(name, ()):
-            settings[name] = value
-    return (str(model) if model else None), settings
-
-
-def _first(sources: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Any:
-    """The value of the first source that has one of the keys, None where none has."""
     for source in sources:
-        for key in keys:
-            value = source.get(key)
-            if value is not None:
-                return value
-    return None
+        found: dict[str, tuple[int, Any]] = {}
+        for key, value in source.items():
+            name, rank = _SPELLED.get(key, (None, 0))
+            if name is not None and value is not None and name not in settings and rank <= found.get(name, (rank,))[0]:
+                found[name] = rank, value
+        settings |= {name: plain(value) for name, (_, value) in found.items()}
+    neutral = [name for name, values in _NEUTRAL.items() if name in settings and settings[name] in values]
+    for name in neutral:
+        del settings[name]
+    return (str(model) if model else None), settings
 
 
 def read_response(response: LLMResult) -> tuple[BaseMessage | None, ResponseMetadata]:
