@@ -100,7 +100,7 @@ def watch(
 
     Raises:
         TypeError: `graph` is no compiled graph or other LangChain runnable that runs in this process; an `input` or
-            `output` that is neither a key nor a function.
+            `output` that is neither a key nor a function; a `redact` that is no Redactor.
         ValueError: a judge without both limits or without a checklist, a graph that is watched already, a `sample`,
             `sample_store`, `budget_usd` or `check_timeout` out of range.
         JudgeError: a judge that cannot be asked, or whose price is not known.
@@ -126,6 +126,10 @@ def watch(
             "the graph is watched already, so each of its runs would be stored twice; pass what this call adds to the"
             " first watch"
         )
+    if redact is not None:
+        from cm2_agent.datasets.redaction import check_redactor
+
+        check_redactor(redact)
     check_share("sample", sample)
     check_share("sample_store", sample_store)
     check_judge(judge, sample, budget_usd, checklist)

@@ -130,6 +130,9 @@ def run(
     shown = listed
     if redact is not None:
         from cm2_agent.datasets.redacted_task import checklist_without, redacted_task
+        from cm2_agent.datasets.redaction import check_redactor
+
+        check_redactor(redact)
 
         shown = [redacted_task(task, redact) for task in listed]
         chosen = None if chosen is None else checklist_without(chosen, redact)

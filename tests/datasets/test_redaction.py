@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 from urllib.parse import unquote
 
@@ -281,3 +282,23 @@ def test_no_value_is_kept_or_shown() -> None:
     mine.redact("ada@x.org 4111111111111111")
     assert "ada" not in repr(mine)
     assert not any("ada" in str(value) or "4111" in str(value) for value in vars(mine).values())
+
+
+def test_what_was_seen_without_finds_is_known_and_what_was_replaced_is_counted_again() -> None:
+    mine = redactor()
+    for _ in range(3):
+        assert mine.redact("Where is order 7?") == "Where is order 7?"
+        assert mine.redact("ada@x.org") == mine.redact("ada@x.org")
+        assert mine.redact_json({"phone": "4155552671", "id": "4155552671"})["id"] == "4155552671"
+    assert mine.counts == {"email": 6, "phone": 3}
+
+
+def test_a_redactor_survives_a_fork_while_another_thread_uses_it() -> None:
+    mine = redactor()
+    with mine._lock:  # as another thread would hold it
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if "ada" not in mine.redact("ada@x.org") else 1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert "ada" not in mine.redact("ada@x.org")

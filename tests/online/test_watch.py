@@ -226,6 +226,7 @@ def test_a_reward_of_groups_is_refused(url: str) -> None:
         ({"judge": lambda *_: [], "sample": 0.1, "budget_usd": 1.0}, ValueError, "spent_usd"),
         ({"judge": Kind(), "sample": 1.5, "budget_usd": 1.0}, ValueError, "between 0 and 1"),
         ({"judge": Kind(), "sample": 0.5, "budget_usd": -1.0}, ValueError, "0 or more"),
+        ({"redact": str.lower}, TypeError, "redact is a method_descriptor; expected a Redactor"),
         ({"sample_store": 1.5}, ValueError, "sample_store is 1.5; expected a share"),
         ({"sample_store": float("nan")}, ValueError, "between 0 and 1"),
         ({"rewards": [Kind(), Kind()]}, ValueError, "same name"),
