@@ -105,7 +105,8 @@ class ChecklistScorer:
         turns = plan.check_turns(trace, ending, functions, reuse=self.incremental, judge=self.judge)
         await functions.run_async(self.limits)
         for turn in turns:
-            await self._judge(trace, turn)
+            if turn.score is None:
+                await self._judge(trace, turn)
         return self._add_up(unscored, trace, turns, plan, ending)
 
     def score_sync(self, trace: Trace, task: Task | None = None) -> Score:
@@ -159,8 +160,6 @@ class ChecklistScorer:
 
     async def _judge(self, trace: Trace, turn: CheckedTurn) -> None:
         """Close a turn whose checks have answered: the judge is asked what they leave open."""
-        if turn.score is not None:
-            return
         turn.close()
         if self.judge is None:
             leave_unjudged(turn)

@@ -1,5 +1,6 @@
-"""What scoring costs: CPU-µs a programmatic verdict and CPU-ms a dialogue of 2 turns × 4 steps × 6 items. Prints one
-JSON line.
+"""What scoring costs: CPU-µs a programmatic verdict and CPU-ms a dialogue of 2 turns × 4 steps × 6 items; CPU-ms of a
+turn of many steps whose arguments are looked up in the tools' results; CPU-µs of the next turn of a growing dialogue.
+Prints one JSON line.
 
 OMP_NUM_THREADS=1 python tests/bench/bench_rewards.py
 """
@@ -49,6 +50,41 @@ def dialogue(number: int) -> Trace:
     return Trace.of(Run(id=str(number), messages=tuple(messages)))
 
 
+def long_turn(steps: int) -> Trace:
+    """A turn whose every call has an argument that no tool answered."""
+    messages = [Message.of("user", "Where are my orders?")]
+    for step in range(steps):
+        call = ToolCall(id=str(step), name="get_order", arguments={"order_id": 10**6 + step})
+        answer = ToolCallResponse(id=str(step), response={"next": step, "text": "shipped on a Tuesday " * 4})
+        messages += [Message.of("assistant", calls=[call]), Message(role="tool", parts=(answer,))]
+    return Trace.of(Run(id="long", messages=(*messages, Message.of("assistant", "All on their way."))))
+
+
+def turn_costs() -> dict[str, float]:
+    from_tool = {"called": "get_order", "with": {"order_id": {"from": "tool"}}}
+    scorer = ChecklistScorer(Checklist(Item("known", check=from_tool)))
+    spent = {}
+    for steps in (250, 500, 1000):
+        trace = long_turn(steps)
+        started = time.process_time()
+        scorer.score_sync(trace)
+        spent[str(steps)] = round(1e3 * (time.process_time() - started), 2)
+    return spent
+
+
+def growth_costs() -> dict[str, float]:
+    """Of the second and of the 160th turn, with the data checks alone: the median of turns beside each."""
+    scorer = ChecklistScorer(Checklist(*(item for item in CHECKLIST if item.id != "told")), incremental=True)
+    trace, spent = Trace(id="grows", runs=()), []
+    for turn in range(165):
+        run = dialogue(turn).runs[0]
+        started = time.process_time()
+        trace = trace.with_run(Run(id=str(turn), thread="grows", messages=run.messages[:8], started=turn + 1))
+        scorer.score_sync(trace)
+        spent.append(time.process_time() - started)
+    return {name: round(1e6 * sorted(spent[at : at + 5])[2]) for name, at in (("2", 1), ("160", 158))}
+
+
 def main() -> None:
     scorer = ChecklistScorer(CHECKLIST)
     scorer.score_sync(dialogue(0))
@@ -74,6 +110,8 @@ def main() -> None:
                 "cpu_ms_per_dialogue": round(1e3 * scoring / DIALOGUES, 3),
                 "cpu_us_per_rollout_trajectory": round(1e6 * spent["trajectory"] / DIALOGUES, 1),
                 "cpu_us_per_rollout_evidence": round(1e6 * spent["evidence"] / DIALOGUES, 1),
+                "cpu_ms_by_steps": turn_costs(),
+                "cpu_us_of_turn": growth_costs(),
                 "mean_reward": round(sum(score.reward or 0.0 for score in scores) / DIALOGUES, 4),
             }
         )
