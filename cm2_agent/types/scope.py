@@ -91,6 +91,16 @@ class Scope:
         )
 
     @cached_property
+    def count(self) -> int:
+        """The number of steps."""
+        return len(self.steps)
+
+    @cached_property
+    def first(self) -> int:
+        """The number within the dialogue of the first step."""
+        return self.steps[0].number if self.steps else 0
+
+    @cached_property
     def _agents(self) -> dict[str, Scope]:
         return {}
 

@@ -39,7 +39,7 @@ class View:
     @classmethod
     def of(cls, trace: Trace, turn: int | None = None, *, agent: str | None = None) -> View:
         """The view at the end of a turn, or of the whole dialogue."""
-        return cls(trace=trace, turn=turn, seen=len(trace.scope(turn).steps), agent=agent)
+        return cls(trace=trace, turn=turn, seen=trace.scope(turn).count, agent=agent)
 
     @cached_property
     def _scope(self) -> Scope:
@@ -57,7 +57,7 @@ class View:
     @property
     def ended(self) -> bool:
         """True at the last step of the scope."""
-        return self.seen >= len(self._scope.steps)
+        return self.seen >= self._scope.count
 
     @cached_property
     def dialogue_steps(self) -> tuple[Step, ...]:
@@ -151,14 +151,14 @@ class View:
         """Whether the value stands in a tool result of the dialogue so far (of earlier steps than `before_step` of the
         scope)."""
         step = self.trace.words.tool_step(value)
-        seen = min(self.seen, len(self._scope.steps))
+        seen = min(self.seen, self._scope.count)
         limit = seen if before_step is None else min(before_step, seen)
         return step is not None and step < self._first_step + limit
 
     @property
     def _first_step(self) -> int:
         """The number within the dialogue of the scope's first step."""
-        return 0 if self.turn is None or not self._scope.steps else self._scope.steps[0].number
+        return 0 if self.turn is None else self._scope.first
 
     def _matching(self, name: str | None, wanted: Mapping[str, JSON]) -> tuple[CallView, ...]:
         """Whether a call matches is the same in all views of the scope that see it, and is found out once."""

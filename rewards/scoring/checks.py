@@ -64,7 +64,7 @@ def run_check(check: Resolved, item: Item, trace: Trace, turn: int | None) -> It
     checks are hold items), an avoid check until it first answers yes, which is the violation. A check that raises an
     Exception or answers anything but true or false gives NULL: the checker's failure, never the agent's. Without a step
     every column stays in row 0, which is false."""
-    steps = len(trace.scope(turn).steps)
+    steps = trace.scope(turn).count
     if not steps:
         return ItemColumn(value=False)
     try:

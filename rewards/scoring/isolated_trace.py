@@ -5,6 +5,7 @@ see copies of what they look at, made when they look, and these are compared wit
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -13,8 +14,8 @@ from cm2_agent.types.dialogue_words import DialogueWords
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import Message, ToolSpec
 from cm2_agent.types.run import ModelCall, Run
-from cm2_agent.types.scope import Scope
-from cm2_agent.types.trace import RunEnd, Trace, Turn
+from cm2_agent.types.scope import CallView, Scope
+from cm2_agent.types.trace import RunEnd, Step, Trace, Turn
 
 _T = TypeVar("_T")
 _ATOMS = frozenset({str, int, float, bool, type(None)})
@@ -55,9 +56,9 @@ class IsolatedTrace(Trace):
         return self._of.words
 
     def scope(self, turn: int | None) -> Scope:
-        scopes: dict[int | None, Scope] = self.__dict__["_scopes"]
+        scopes: dict[int | None, _IsolatedScope] = self.__dict__["_scopes"]
         if turn not in scopes:
-            scopes[turn] = self._copy(self._of.scope(turn))
+            scopes[turn] = _IsolatedScope(self._of.scope(turn), self.__dict__["_copies"])
         return scopes[turn]
 
     def user_text(self, turn: int | None, *, alone: bool = False) -> str:
@@ -70,7 +71,7 @@ class IsolatedTrace(Trace):
         return (
             same.holds(self.id, self._of.id)
             and same.holds(self.outcomes, dict(self._of.outcomes))
-            and all(same.holds(scope, self._of.scope(turn)) for turn, scope in self.__dict__["_scopes"].items())
+            and all(scope.is_unchanged(same) for scope in self.__dict__["_scopes"].values())
             and all(
                 same.holds(self.__dict__[name], getattr(self._of, name))
                 for name in ("runs", "turns", "attributes", "run_ends", "messages", "steps")
@@ -85,6 +86,39 @@ class IsolatedTrace(Trace):
 
     def _copy(self, value: _T) -> _T:
         return _copied(value, self.__dict__["_copies"])
+
+
+class _IsolatedScope(Scope):
+    """A scope whose calls and steps are copied when somebody looks at them. Of replies views give the texts alone."""
+
+    def __init__(self, original: Scope, copies: dict[int, Any]) -> None:
+        self.__dict__.update(_original=original, _copies=copies, _by_agent={})
+        self.__dict__.update(replies=original.replies, count=original.count, first=original.first)
+
+    _original: Scope
+    _copies: dict[int, Any]
+    _by_agent: dict[str, _IsolatedScope]
+
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        return _copied(self._original.steps, self._copies)
+
+    @cached_property
+    def calls(self) -> tuple[CallView, ...]:
+        return _copied(self._original.calls, self._copies)
+
+    def of_agent(self, agent: str | None) -> Scope:
+        if agent is None:
+            return self
+        if agent not in self._by_agent:
+            self._by_agent[agent] = _IsolatedScope(self._original.of_agent(agent), self._copies)
+        return self._by_agent[agent]
+
+    def is_unchanged(self, same: _Comparison) -> bool:
+        seen = [name for name in ("steps", "calls") if name in self.__dict__]
+        return all(same.holds(self.__dict__[name], getattr(self._original, name)) for name in seen) and all(
+            scope.is_unchanged(same) for scope in self._by_agent.values()
+        )
 
 
 class _IsolatedCall(ModelCall):
@@ -111,19 +145,23 @@ def _copied(value: _T, copies: dict[int, Any]) -> _T:
     if made is not None:
         return made  # type: ignore[no-any-return]
     if kind is tuple or kind is list:
-        made = kind([_copied(one, copies) for one in value])
+        if kind is tuple and not value:
+            return value
+        made = kind([one if type(one) in _ATOMS else _copied(one, copies) for one in value])
     elif isinstance(value, dict):
-        made = {key: _copied(one, copies) for key, one in value.items()}
+        made = {key: one if type(one) in _ATOMS else _copied(one, copies) for key, one in value.items()}
     elif kind is ModelCall:
         made = object.__new__(_IsolatedCall)
         made.__dict__.update(
             {name: _copied(one, copies) for name, one in value.__dict__.items() if name not in _MADE_LATE}
         )
         made.__dict__.update(_original=value, _copies=copies)
-    elif is_dataclass(value):
+    elif kind in _FIELDS or is_dataclass(value):
         made = object.__new__(kind)
-        own = value.__dict__
-        made.__dict__.update({name: _copied(own[name], copies) for name in _fields(kind)})
+        own, new = value.__dict__, made.__dict__
+        for name in _FIELDS.get(kind) or _fields(kind):
+            one = own[name]
+            new[name] = one if type(one) in _ATOMS else _copied(one, copies)
     else:  # of some other type, which JSON has not: nobody knows how to copy it
         made = value
     copies[id(value)] = made
@@ -152,15 +190,17 @@ class _Comparison:
             return len(made) == len(original) and all(map(self.holds, made, original))
         if kind is dict:
             return list(made) == list(original) and all(map(self.holds, made.values(), original.values()))
-        if is_dataclass(kind):
-            own, given = made.__dict__, original.__dict__
-            late = _MADE_LATE if kind is ModelCall else ()
-            return all(
-                name in own and self.holds(own[name], given[name])
-                for name in _fields(kind)
-                if name not in late or name in own
-            )
-        return False
+        if kind is ModelCall:
+            return self._same_fields(made, original, [name for name in _fields(kind) if name in made.__dict__])
+        return is_dataclass(kind) and self._same_fields(made, original, _fields(kind))
+
+    def _same_fields(self, made: Any, original: Any, names: Sequence[str]) -> bool:
+        own, given = made.__dict__, original.__dict__
+        for name in names:
+            one = own.get(name, self)  # no field holds this comparison
+            if one is not given[name] and not self.holds(one, given[name]):
+                return False
+        return True
 
 
 def _fields(kind: Any) -> tuple[str, ...]:

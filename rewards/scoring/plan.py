@@ -65,7 +65,7 @@ class ScoredTurn:
     def check(self, trace: Trace, functions: FunctionChecks, *, cut: str | None = None) -> CheckedTurn:
         """Run the checks that were written as data, and note the functions to ask. Call `close` when these have
         answered."""
-        steps = len(trace.scope(self.turn).steps)
+        steps = trace.scope(self.turn).count
         columns: list[ItemColumn | None] = []
         for at, (item, check) in enumerate(zip(self.items, self.checks, strict=True)):
             if cut is not None and item.kind != "reach":

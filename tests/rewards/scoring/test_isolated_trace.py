@@ -50,7 +50,8 @@ def containers(value: Any, found: dict[int, Any]) -> None:
 def reachable(trace: Trace) -> dict[int, Any]:
     found: dict[int, Any] = {}
     for scope in (*range(len(trace.turns)), None):
-        containers(trace.scope(scope), found)
+        containers(trace.scope(scope).steps, found)
+        containers(trace.scope(scope).calls, found)
     for part in (trace.runs, trace.turns, trace.attributes, trace.outcomes, trace.run_ends):
         containers(part, found)
     return found
