@@ -56,10 +56,14 @@ class EvaluationEvents:
         explained = content_allowed("events") if self._capture_content is None else self._capture_content
         sent = self._sent_before(trace.id, score.reward_version)
         run_of_call = {call.span_id: run for run in trace.runs for call in run.calls}
+        # Turns of the history happened in another trace, or nowhere that we know.
+        shown = sum(message.role == "assistant" for message in trace.history)
         for turn in score.turns:
             if not turn.reached or (turn.turn is not None and turn.turn >= len(trace.turns)):
                 continue
             steps = trace.turns[turn.turn].steps if turn.turn is not None else ()
+            if steps and steps[-1].number < shown:
+                continue
             for verdict in turn.verdicts:
                 key = (turn.turn, verdict.item)
                 if key in sent and sent[key] == verdict.value:
@@ -106,8 +110,9 @@ def _attributes(
     found: dict[str, AnyValue] = {semconv.EVALUATION_NAME: verdict.item, semconv.REWARD_VERSION: score.reward_version}
     if turn is not None:
         found[semconv.TURN] = turn
-    if trace.runs[-1].thread is not None:
-        found[semconv.CONVERSATION] = trace.id
+    thread = trace.runs[-1].thread
+    if thread is not None:  # of a branch too: its spans have the thread's id
+        found[semconv.CONVERSATION] = thread
     if verdict.value is None:
         found[semconv.ERROR_TYPE] = verdict.cause or verdict.reason or "unknown"
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from cm2_agent import Checklist, Item, Trace
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 from cm2_agent.tracing.evaluation_events import EvaluationEvents
 from cm2_agent.tracing.span_processor import capture
-from cm2_agent.types.run import Run
+from cm2_agent.types.run import Branch, Run
 from cm2_agent.types.score import Score
 from tests.tracing.apps import ScriptedModel, agent, calls
 
@@ -91,6 +92,23 @@ async def test_each_verdict_is_an_event_on_the_span_that_it_judges() -> None:
     assert "gen_ai.evaluation.score.label" not in unknown
     assert unknown["error.type"] == "infrastructure"
     assert "no judge was given" in unknown["gen_ai.evaluation.explanation"]
+
+
+async def test_a_branch_sends_nothing_of_what_it_shares() -> None:
+    telemetry = Telemetry()
+    await telemetry.turn()
+    await telemetry.turn()
+    first, second = telemetry.runs
+    place = Branch(parent="T", messages=len(first.messages))
+    branch = Trace(id="T~1", runs=(replace(second, trace="T~1", history=first.messages, branch=place),))
+    telemetry.logs.clear()
+    telemetry.sink(branch, await ChecklistScorer(ITEMS)(branch))
+    records = [record.log_record for record in telemetry.logs.get_finished_logs()]
+    assert names(records) == [
+        *((1, name) for name in ("looks", "tells", "calls_off", "right")),
+        (None, "looked_at_all"),
+    ]
+    assert {record.attributes["gen_ai.conversation.id"] for record in records} == {"T"}
 
 
 async def test_a_trace_that_goes_on_sends_only_what_is_new() -> None:
