@@ -108,7 +108,7 @@ async def test_a_branch_sends_nothing_of_what_it_shares() -> None:
         *((1, name) for name in ("looks", "tells", "calls_off", "right")),
         (None, "looked_at_all"),
     ]
-    assert {record.attributes["gen_ai.conversation.id"] for record in records} == {"T"}
+    assert all((record.attributes or {})["gen_ai.conversation.id"] == "T" for record in records)
 
 
 async def test_a_trace_that_goes_on_sends_only_what_is_new() -> None:
