@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
     app.command("train", help=help, short_help=short)(train)
 
 
-TRAINER_OPTIONS = ("model", "out", "level", "norm", "steps", "learning_rate", "rollouts_per_step", "seed")
+TRAINER_OPTIONS = ("model", "out", "agent", "level", "norm", "steps", "learning_rate", "rollouts_per_step", "seed")
 """The options that a trainer gets as keyword arguments, where they were typed."""
 
 
@@ -80,6 +80,10 @@ def train(
             metavar="NAME",
             help="Only rollouts whose tools this backend answered: real, replay, …; repeatable.",
         ),
+    ] = None,
+    agent: Annotated[
+        str | None,
+        typer.Option("--agent-name", metavar="NAME", help="Only the steps of this agent, in a graph of several."),
     ] = None,
     min_kappa: Annotated[
         float | None,
@@ -141,7 +145,7 @@ def train(
         if min_kappa is not None:
             _check_judge(opened, groups, min_kappa)
     if trainer is None:
-        _count(groups, model, allow_retokenised, level=level, norm=norm, as_json=as_json)
+        _count(groups, model, allow_retokenised, level=level, norm=norm, agent=agent, as_json=as_json)
         return
     with progress("training", steps) as advance:
         path = train_on(trainer, groups, advance)
@@ -175,12 +179,21 @@ def _check_judge(store: SQLStore, groups: list[Group], least: float) -> None:
             )
 
 
-def _count(groups: list[Group], model: str | None, retokenise: bool, *, level: str, norm: str, as_json: bool) -> None:
+def _count(
+    groups: list[Group],
+    model: str | None,
+    retokenise: bool,
+    *,
+    level: str,
+    norm: str,
+    agent: str | None,
+    as_json: bool,
+) -> None:
     from cm2_agent.trainers.dataset import build_dataset
     from cm2_agent.trainers.retokenize import rows_from_text
 
-    from_text = rows_from_text(_tokenizer(model)) if retokenise else None
-    report = build_dataset(groups, level=level, norm=norm, from_text=from_text).report
+    from_text = rows_from_text(_tokenizer(model), agent=agent) if retokenise else None
+    report = build_dataset(groups, level=level, norm=norm, from_text=from_text, agent=agent).report
     if report.retokenised_rows:
         echo_err(
             f"{report.retokenised_rows} of {report.rows} rows were made from words: not trainable by GRPO, for"

@@ -102,6 +102,8 @@ def test_from_tasks_to_a_new_policy(desk: Path) -> None:
     rows = cm2("train", "--rows-only", "--checklist", "talk.yaml")
     assert (rows["groups"], rows["rows"], rows["left_out"]) == (2, 8, {})
     assert "retokenised_rows" not in rows
+    of_nobody = cm2("train", "--rows-only", "--checklist", "talk.yaml", "--agent-name", "sales")
+    assert (of_nobody["rows"], of_nobody["left_out"]) == (0, {"no step of the agent sales": 8})
     trained = cm2("train", "--model", "policy", "--out", "next", "--steps", "1", "--learning-rate", "1e-3")
     assert trained["out"] == "next"
     assert trained["steps"] == 1
