@@ -19,6 +19,9 @@ from typing import Any, Self, TypeAlias
 
 from tests.openai_protocol import STANDARD, refusal, request_of
 
+MODELS = ("stub", "u")
+"""What a server serves where nothing else is said: a model, and a user's."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
@@ -69,7 +72,7 @@ class ChatServer:
         faults: Iterable[Fault] = (),
         latency: float = 0.0,
         model: str | Callable[[], str] = "stub-1",
-        serves: Collection[str] = ("stub",),
+        serves: Collection[str] = MODELS,
         knows: Collection[str] = STANDARD,
         keep: bool = True,
     ) -> None:

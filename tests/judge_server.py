@@ -19,7 +19,7 @@ from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, Text
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
 from cm2_agent.llm.prices import Price
-from tests.chat_server import ChatServer, Fault, Reply, last_message, text_of
+from tests.chat_server import MODELS, ChatServer, Fault, Reply, last_message, text_of
 
 FREE = Price(input=0.0, output=0.0)
 _END = re.compile(r"^END OF TRANSCRIPT ([0-9a-f]{32})$", re.MULTILINE)
@@ -127,7 +127,7 @@ class JudgeServer(ChatServer):
         faults: Iterable[Fault] = (),
         latency: float = 0.0,
         model: str | Callable[[], str] = "stub-judge-1",
-        serves: Collection[str] = ("stub",),
+        serves: Collection[str] = MODELS,
         keep: bool = True,
     ) -> None:
         super().__init__(self._judged, faults=faults, latency=latency, model=model, serves=serves, keep=keep)

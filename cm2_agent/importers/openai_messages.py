@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from cm2_agent.errors import TraceError
 from cm2_agent.importers.json_records import parse_json
+from cm2_agent.models.reasoning_text import split_reasoning
 from cm2_agent.types.json_values import JSON, content_hash
 from cm2_agent.types.messages import (
     OPENAI_ROLES,
@@ -127,6 +128,19 @@ def _asked(messages: Sequence[Message]) -> dict[tuple[int, int], ToolCall]:
     return found
 
 
+def _thinking_apart(parts: Iterable[Part]) -> Iterator[Part]:
+    """A model's parts, with the thinking that it wrote into its text as parts of their own."""
+    for part in parts:
+        thinking, said = split_reasoning(part.content) if isinstance(part, Text) else ("", "")
+        if not isinstance(part, Text) or (not thinking and said == part.content):
+            yield part
+            continue
+        if thinking:
+            yield Reasoning(content=thinking)
+        if said:
+            yield Text(content=said, extra=part.extra)
+
+
 def _message(data: JSON, failed: Callable[[str], bool]) -> Message:
     if not isinstance(data, Mapping):
         raise TraceError(f"is {_shown(data)}; expected an object with a role")
@@ -144,7 +158,8 @@ def _message(data: JSON, failed: Callable[[str], bool]) -> Message:
         if isinstance(data.get(key), str) and data[key]:
             parts.append(Reasoning(content=data[key]))
             break
-    parts.extend(_content(data.get("content")))
+    content = _content(data.get("content"))
+    parts.extend(_thinking_apart(content) if role == "assistant" else content)
     if isinstance(data.get("refusal"), str):
         parts.append(Text(content=data["refusal"], extra={"refusal": True}))
     calls = data.get("tool_calls")

@@ -37,6 +37,16 @@ def test_a_bare_chat(tmp_path: Path) -> None:
     assert found.task is None
 
 
+def test_thinking_in_the_text_is_a_part_of_its_own(tmp_path: Path) -> None:
+    asked = "Where is <think>order 7</think>?"
+    replies = ("<think>hm</think>\nSent.", "hm\n</think>\nSent.", "<think>hm")
+    chats = [[say("user", asked), say("assistant", reply)] for reply in replies]
+    found = imported(tmp_path, *chats)
+    assert [one.trace.messages[0].text for one in found] == [asked] * 3
+    parts = [one.trace.messages[1].parts for one in found]
+    assert parts == [(Reasoning(content="hm"), Text(content="Sent."))] * 2 + [(Reasoning(content="hm"),)]
+
+
 def test_one_id_twice_in_a_message(tmp_path: Path) -> None:
     """The second call has its own arguments and its own answer; ids that are missing count by position."""
     for own in ("cancel", None):
