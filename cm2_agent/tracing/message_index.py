@@ -131,9 +131,11 @@ class _Thread:
     with our form of them. Fields are those of objects that no node can reach any more, or that were looked at when
     their run ended."""
 
-    __slots__ = ("fields", "ids", "seen", "size")
+    __slots__ = ("fields", "ids", "prompted", "seen", "size")
 
-    def __init__(self) -> None:
+    def __init__(self, prompted: bool = False) -> None:
+        self.prompted = prompted
+        """Whether a run has the prompt of the dialogue."""
         self.ids: dict[str, _Converted] = {}
         self.fields: list[dict[str, Any]] = []
         self.seen: list[SeenMessage] = []
@@ -160,7 +162,7 @@ class ThreadMessages:
         if thread is None:
             return
         with self._lock:
-            held = self._threads.pop(thread, None) or _Thread()
+            held = self._threads.pop(thread, None) or index.thread
             self._count -= len(held.ids)
             self._characters -= held.size
             new = index.new()
@@ -168,7 +170,7 @@ class ThreadMessages:
             if len(held.ids) > 2 * len(raw) + 100:  # most of them have been removed
                 left = {entry.id for entry in seen}
                 new = {id: found for id, found in [*held.ids.items(), *new.items()] if id in left}
-                held = _Thread()
+                held = _Thread(held.prompted)
             for id, converted in new.items():
                 length = converted.length
                 if length <= self._longest and id not in held.ids:
@@ -195,7 +197,7 @@ class MessageIndex:
     do."""
 
     def __init__(self, thread: _Thread | None = None) -> None:
-        self._thread = thread or _Thread()
+        self.thread = thread or _Thread()
         self._objects: dict[int, tuple[BaseMessage, _Converted]] = {}
         self._ids: dict[str, _Converted] = {}
         # A state that a node was shown, its entries, and how many of these are not looked at again
@@ -218,7 +220,7 @@ class MessageIndex:
             return seen
         before = None
         if message.id:
-            before = self._ids.get(message.id) or self._thread.ids.get(message.id)
+            before = self._ids.get(message.id) or self.thread.ids.get(message.id)
             if before is not None and before.holds(message) and before.message.__dict__ == message.__dict__:
                 return self._hold(message, before)
         converted = from_langchain(message)
@@ -262,12 +264,12 @@ class MessageIndex:
             return None
         if not self._begun:
             self._same = self._count_same(found)
-            entries = self._thread.seen[: self._same] + self.add_all(found[self._same :])
+            entries = self.thread.seen[: self._same] + self.add_all(found[self._same :])
             self.repeated = {
-                seen.id for seen in entries[-_RECENT:] if seen.id is not None and seen.id in self._thread.ids
+                seen.id for seen in entries[-_RECENT:] if seen.id is not None and seen.id in self.thread.ids
             }
-            if self._same and self._same == len(self._thread.fields):
-                self.outside = [seen for seen in entries[self._same :] if seen.id not in self._thread.ids]
+            if self._same and self._same == len(self.thread.fields):
+                self.outside = [seen for seen in entries[self._same :] if seen.id not in self.thread.ids]
             settled = max(self._same, len(found) - _RECENT)
             self._begun = True
         else:
@@ -282,7 +284,7 @@ class MessageIndex:
 
     def _count_same(self, messages: Sequence[BaseMessage]) -> int:
         """How many of the first messages are, field by field, the first of the thread's last state."""
-        held = self._thread.fields
+        held = self.thread.fields
         fields = [message.__dict__ for message in messages[: len(held)]]
         if fields == held[: len(fields)]:
             return len(fields)
@@ -309,7 +311,7 @@ class MessageIndex:
         """The last state that was shown, and how many of its first messages are the held ones."""
         raw, seen = self._state
         same = min(self._same, len(seen))
-        if not all(map(is_, seen[:same], self._thread.seen)):
+        if not all(map(is_, seen[:same], self.thread.seen)):
             same = 0
         return raw, seen, same
 

@@ -203,9 +203,9 @@ class _RunDialogue:
                 self._link(chat, self.state.add(chat.output, chat.ended))
 
     def _add_system(self) -> None:
-        """The prompt of a dialogue that begins here."""
-        history = self.state.history
-        if any(seen.message.role == "assistant" for seen in history):
+        """The prompt of a dialogue that begins here, unless an attempt that failed has it."""
+        history, thread = self.state.history, self.root.message_index.thread
+        if (history and thread.prompted) or any(seen.message.role == "assistant" for seen in history):
             return
         shown = [seen for seen in history if seen.message.role == "system" and not seen.shown]
         first = next((chat for chat in self.chats if id(chat) in self.linked), None)
@@ -216,6 +216,7 @@ class _RunDialogue:
         known = {entry.seen.key for entry in self.state.entries}
         prompts = [Entry(seen, "prompt") for seen in shown if seen.key not in known]
         self.state.entries[:0] = prompts
+        thread.prompted = thread.prompted or bool(prompts)
         self.state.history = [seen for seen in history if seen.message.role != "system"]
 
     def _executed(self) -> None:

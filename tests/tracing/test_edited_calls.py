@@ -205,3 +205,19 @@ def test_a_tool_that_asks_before_it_acts(watched: Watched) -> None:
     step, written = first_step(watched.runs)
     assert (step.message.tool_calls[0].arguments, written.changed) == ({"key": 1}, None)
     assert step.responses[0].response == "value 1: yes"
+
+
+def test_decisions_on_parallel_calls(watched: Watched) -> None:
+    """One call is edited, one approved and one refused."""
+    asking = HumanInTheLoopMiddleware(interrupt_on={"look": True})
+    graph: Any = create_agent(model(calls(1, 2, 3)), [look], middleware=[asking], checkpointer=InMemorySaver())
+    graph = graph.with_config(callbacks=[watched.handler])
+    graph.invoke(user("look"), THREAD)
+    edit = {"type": "edit", "edited_action": {"name": "look", "args": {"key": 9}}}
+    decisions = [edit, {"type": "approve"}, {"type": "reject", "message": "not that one"}]
+    assert list(graph.stream(Command(resume={"decisions": decisions}), THREAD, stream_mode="updates"))
+    step, written = first_step(watched.runs)
+    assert [call.arguments for call in step.message.tool_calls] == [{"key": 9}, {"key": 2}, {"key": 3}]
+    assert [use.status for use in step.tool_uses] == ["ok", "ok", "not_run"]
+    assert written.untrainable == EDITED
+    assert sorted(str(part.id) for part in step.responses) == ["call1", "call2", "call3"]

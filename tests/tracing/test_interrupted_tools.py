@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
@@ -210,3 +210,68 @@ def test_one_id_twice_where_the_run_ends_before_the_answers_are_shown(watched: W
     (step,) = Trace.of(watched.run).steps
     assert [part.response for part in step.responses] == ["value 1"]
     assert [use.status for use in step.tool_uses] == ["ok", "failed"]
+
+
+@pytest.mark.parametrize("how", [how for how in BUILDERS if how != "one tool node" and not how.startswith("tool node")])
+def test_two_tools_that_are_answered_at_once(watched: Watched, how: str) -> None:
+    other = AIMessage("", tool_calls=[{"name": "ask_human", "args": {"question": "and this?"}, "id": "ask2"}])
+    graph = built(watched, how, both(asks("may I?"), calls(1), other))
+    graph.invoke(user("hi"), THREAD)
+    pending = graph.get_state(THREAD).interrupts
+    graph.invoke(Command(resume={one.id: f"to {one.value}" for one in pending}), THREAD)
+    assert [run.status for run in watched.runs] == ["interrupted", "ok"]
+    assert sorted(dialogue(watched)) == sorted(
+        ["user: hi", "assistant: ask,call1,ask2", "tool: ask", "tool: call1", "tool: ask2", "assistant: done"]
+    )
+    assert dict(answered(watched)) == {
+        "ask": "human said to may I?",
+        "call1": "value 1",
+        "ask2": "human said to and this?",
+    }
+
+
+def test_an_interrupt_in_an_agent_within_a_tool(watched: Watched) -> None:
+    """The inner agent's conversation is the tool's own; its answer is the tool's."""
+    inner: Any = create_agent(ScriptedModel(script=[asks("may I?"), AIMessage("the human agreed")]), [ask_human])
+
+    @tool
+    def helper(question: str) -> str:
+        """Ask the helper."""
+        return str(inner.invoke(user(question))["messages"][-1].text)
+
+    asked = AIMessage("", tool_calls=[{"name": "helper", "args": {"question": "?"}, "id": "h"}])
+    model = ScriptedModel(script=[asked, AIMessage("done")])
+    graph: Any = create_agent(model, [helper], checkpointer=InMemorySaver()).with_config(callbacks=[watched.handler])
+    graph.invoke(user("hi"), THREAD)
+    graph.invoke(Command(resume="yes"), THREAD)
+    assert dialogue(watched) == ["user: hi", "assistant: h", "tool: h", "assistant: done"]
+    assert answered(watched) == [("h", "the human agreed")]
+
+
+def test_calls_without_ids(watched: Watched) -> None:
+    """A node runs them by hand; the first fails and the second does not."""
+    keys = (-1, 2)
+    asked = AIMessage("", tool_calls=[{"name": "look", "args": {"key": key}, "id": None} for key in keys])
+    model = ScriptedModel(script=[asked, AIMessage("done")])
+
+    def run_tools(state: Any) -> dict[str, Any]:
+        answers = []
+        for call in state["messages"][-1].tool_calls:
+            try:
+                answers.append(ToolMessage(look.invoke(call["args"]), tool_call_id=""))
+            except ValueError as error:
+                answers.append(ToolMessage(str(error), tool_call_id="", status="error"))
+        return {"messages": answers}
+
+    graph: Any = StateGraph(MessagesState)
+    graph.add_node("answer", lambda state: {"messages": [model.invoke(state["messages"])]})
+    graph.add_node("tools", run_tools)
+    graph.add_edge(START, "answer")
+    graph.add_conditional_edges("answer", lambda s: "tools" if s["messages"][-1].tool_calls else "__end__")
+    graph.add_edge("tools", "answer")
+    graph.compile().with_config(callbacks=[watched.handler]).invoke(user("hi"))
+    (step, _) = Trace.of(watched.run).steps
+    assert [use.arguments for use in step.tool_uses] == [{"key": -1}, {"key": 2}]
+    assert [use.response.response for use in step.tool_uses if use.response] == ["no key -1", "value 2"]
+    assert [use.status for use in step.tool_uses] == ["failed", "ok"]
+    assert [call.changed for call in watched.run.calls] == [None, None]

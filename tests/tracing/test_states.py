@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command
@@ -144,6 +144,26 @@ def test_a_turn_that_is_tried_again_after_the_model_failed(watched: Watched, ret
     assert continues(failed, first)
     assert continues(again, failed)
     assert history(again) == ["user: one", "assistant: First.", "user: two"]
+
+
+@pytest.mark.parametrize("again", [None, "one"])
+def test_the_first_turn_tried_again_has_its_prompt_once(watched: Watched, again: str | None) -> None:
+    script = iter([_FAILS, AIMessage("First."), AIMessage("Second.")])
+
+    def answer(state: Any) -> dict[str, Any]:
+        model = ScriptedModel(script=[next(script)] * 9)
+        return {"messages": [model.invoke([SystemMessage("You help."), *state["messages"]])]}
+
+    graph = chain(watched, answer, checkpointer=InMemorySaver())
+    with pytest.raises(RuntimeError):
+        graph.invoke(user("one"), THREAD)
+    graph.invoke(again and user(again), THREAD)
+    graph.invoke(user("two"), THREAD)
+    assert [lines(run) for run in watched.runs] == [
+        ["system: You help.", "user: one"],
+        ["assistant: First."],
+        ["user: two", "assistant: Second."],
+    ]
 
 
 def test_a_client_that_sends_the_whole_conversation(watched: Watched) -> None:
