@@ -114,7 +114,8 @@ class Rollouts:
             self._resumable = ResumableRuns(self.store, f"{self.name}/")
 
     def _add(self, run: Run) -> None:
-        self.runs.setdefault(run.trace_id, []).append(run)
+        earlier = self.runs.setdefault(run.trace_id, [])
+        earlier.append(replace(run, history=()) if earlier else run)  # a trace holds each message once
 
     async def _dialogue(self, task: Task, number: int) -> Result:
         from cm2_agent.graphs.conversation_setup import Ending
