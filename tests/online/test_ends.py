@@ -91,3 +91,20 @@ def test_a_folder_that_cannot_be_made_is_said_and_the_runs_wait_in_memory(tmp_pa
     answered, said = run_to_its_end(WORK + "work(0)", STORE=url, SPOOL=str(tmp_path / "file"))
     assert "there is no spool: its folder cannot be made" in said
     assert set(stored(url)) == answered
+
+
+def test_a_store_whose_disk_is_full_gets_its_runs_when_there_is_room(tmp_path: Path) -> None:
+    """The limit of a file's size stands for the end of the store's disk; the spool's files are smaller."""
+    url = f"sqlite:///{tmp_path}/cm2.db"
+    code = """
+import resource
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (16_000, resource.RLIM_INFINITY))
+work(0)
+"""
+    answered, said = run_to_its_end(WORK + code, STORE=url, CM2_EXIT_SECONDS="0.2")
+    assert "the store is away, and runs wait for it" in said
+    assert "5 runs are not saved" in said
+    assert stored(url) == {}
+    assert start_again(url).flush(300)
+    assert stored(url) == dict.fromkeys(answered, True)
