@@ -249,6 +249,11 @@ def traces(draw: st.DrawFn, max_runs: int = 3) -> Trace:
     return Trace(id=thread, runs=tuple(several), outcomes=outcomes)
 
 
+def as_stored(trace: Trace) -> Trace:
+    """A trace of one conversation as a store gives it back: what later runs were shown is in the earlier ones."""
+    return replace(trace, runs=(*trace.runs[:1], *(replace(run, history=()) for run in trace.runs[1:])))
+
+
 def renamed(trace: Trace, prefix: str) -> Trace:
     """The trace under other ids, so that examples share one database without meeting."""
 

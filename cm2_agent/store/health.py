@@ -14,6 +14,7 @@ from cm2_agent.store import scores as scoring
 from cm2_agent.store.caches import known_verdicts
 from cm2_agent.store.codec import SEALED, load, seal, split_digests, unseal
 from cm2_agent.store.migrate import HEAD, revision_of
+from cm2_agent.store.reader import stored_message
 from cm2_agent.store.schema import (
     checklists,
     checkpoints,
@@ -28,7 +29,6 @@ from cm2_agent.store.schema import (
     verdicts,
 )
 from cm2_agent.types.json_values import JSON
-from cm2_agent.types.messages import ToolCall
 
 
 def count_incident(connection: Connection, kind: str, detail: str, n: int) -> None:
@@ -96,7 +96,7 @@ def count_tools(connection: Connection) -> dict[str, JSON]:
     for row in connection.execute(
         select(contents.c.hash, contents.c.body).where(contents.c.kind == "message", holding)
     ):
-        names = [str(part.get("name")) for part in load(row.body).get("parts", ()) if part.get("type") == ToolCall.type]
+        names = [call.name for call in stored_message(load(row.body)).tool_calls]
         if names:
             calls[row.hash] = names
     outputs = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, select
@@ -12,8 +12,8 @@ from cm2_agent.errors import StoreError, TraceError
 from cm2_agent.store.codec import DIGEST, load, load_tags, split_digests, unpack_ids, unpack_logprobs, unseal, unsealed
 from cm2_agent.store.encoder import ID_BYTES, Base
 from cm2_agent.store.schema import contents, model_calls, outcomes, runs, tool_runs, traces
-from cm2_agent.types.json_values import JSON
-from cm2_agent.types.messages import Message, ToolSpec, other_part
+from cm2_agent.types.json_values import JSON, canonical_json
+from cm2_agent.types.messages import ROLES, Message, ToolCall, ToolCallResponse, ToolSpec, other_part
 from cm2_agent.types.run import Branch, ModelCall, Run, RunFailure, StateMark, ToolRun
 from cm2_agent.types.trace import Trace
 
@@ -214,12 +214,27 @@ def _restored(connection: Connection, seqs: Sequence[int]) -> Iterator[_Restored
 
 
 def stored_message(data: JSON) -> Message:
-    """A stored message. Version 0.1 stored parts that lacked what their type needs: they are read as unknown parts.
-    Raises TraceError for a role that there is not."""
+    """A stored message. Version 0.1 stored some that are refused today, and one of them shall not make the others
+    unreadable: ids that are no text become text, parts that lack what their type needs unknown parts, and a message of
+    a role that there is not one of the system, which opens no turn; its role stands under `stored_role`."""
     try:
         return Message.from_json(data)
     except TraceError:
-        return Message.from_json({**data, "parts": [dict(other_part(part).data) for part in data["parts"]]})
+        known = dict(data) if isinstance(data, Mapping) else {"value": data}
+        if known.get("role") not in ROLES:
+            known = {**known, "stored_role": known.get("role"), "role": "system"}
+        parts = known.get("parts")
+        listed = parts if isinstance(parts, list) else [] if parts is None else [parts]
+        return Message.from_json({**known, "parts": [_stored_part(part) for part in listed]})
+
+
+def _stored_part(part: JSON) -> dict[str, JSON]:
+    if not isinstance(part, Mapping):
+        return {"type": "unknown", "value": part}
+    own = part.get("id")
+    if own is not None and not isinstance(own, str) and part.get("type") in (ToolCall.type, ToolCallResponse.type):
+        part = {**part, "id": canonical_json(own)}
+    return dict(other_part(part).data)
 
 
 def states_of(row: Any) -> tuple[StateMark, ...]:

@@ -27,6 +27,7 @@ from cm2_agent.types.score import Score
 from cm2_agent.types.trace import Trace
 from tests.bench.bench_resume import TURNS, found, killed
 from tests.graphs.test_conversation import asking
+from tests.strategies import as_stored
 from tests.tracing import apps
 
 REPLIES = Checklist(Item("replies", check={"replied": True}), name="r")
@@ -116,7 +117,7 @@ async def test_a_dialogue_goes_on_as_if_nothing_had_happened(store: SQLStore, lo
         assert trace.messages == whole.messages
         assert [call.prompt_ids for call in trace.calls] == [call.prompt_ids for call in whole.calls]
         assert [call.input for call in trace.calls] == [call.input for call in whole.calls]
-        assert (score.reward, store.trace(trace.id)) == (1.0, trace)
+        assert (score.reward, store.trace(trace.id)) == (1.0, as_stored(trace))
         assert store.checkpointer().pending() == ()
 
 

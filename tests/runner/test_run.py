@@ -38,6 +38,7 @@ from cm2_agent.runner.rollout import dialogue_seed
 from cm2_agent.store import SQLStore
 from cm2_agent.types.run_attributes import CENSORED_TURN, CUT, GATE, ROLLOUT
 from tests.judge_server import FREE, Asked, function_model
+from tests.strategies import as_stored
 from tests.tracing import apps
 
 LOOKS_UP = Item("looks_up", check={"called": "look"}, turn=0, required_for_next_turn=True)
@@ -76,7 +77,8 @@ async def test_a_group_is_run_scored_stored_and_read_back_as_a_group(store: SQLS
     assert [len(trace.turns) for trace, _ in done] == [2, 2, 2]
     (group,) = store.groups(checklist=CHECKLIST)
     assert [rollout.trace.id for rollout in group.rollouts] == sorted(trace.id for trace, _ in done)
-    assert {trace.id: trace for trace, _ in done} == {rollout.trace.id: rollout.trace for rollout in group.rollouts}
+    read = {rollout.trace.id: rollout.trace for rollout in group.rollouts}
+    assert {trace.id: as_stored(trace) for trace, _ in done} == read
 
 
 async def test_the_gate_ends_the_rollout_and_the_unreached_turn_counts_as_zero() -> None:

@@ -189,3 +189,33 @@ def test_a_part_that_an_earlier_version_stored_unreadable_is_read_as_unknown(sto
     assert read is not None
     assert read.messages[0].text == "yo"
     assert read.messages[0].parts[0] == Other(data={"type": "unknown", "value": stored["parts"][0]})
+
+
+@pytest.mark.parametrize(
+    ("stored", "role", "calls"),
+    [
+        ({"role": "critic", "parts": [{"type": "text", "content": "yo"}]}, "system", []),
+        ({"parts": [{"type": "text", "content": "yo"}, "no part"]}, "system", []),
+        (
+            {
+                "role": "assistant",
+                "parts": [{"type": "tool_call", "id": 7, "name": "f"}, {"type": "text", "content": "yo"}],
+            },
+            "assistant",
+            ["7"],
+        ),
+    ],
+)
+def test_a_message_that_is_refused_today_is_read(
+    store: SQLStore, store_url: str, stored: dict[str, object], role: str, calls: list[str]
+) -> None:
+    store.save_run(Run(id="a", messages=(Message.of("assistant", "here"),)))
+    with store._db.writing() as connection:
+        connection.execute(sa.update(contents).values(body=canonical_json(stored)))
+    with SQLStore(store_url) as other:
+        read = other.trace("a")
+        assert read is not None
+        assert (read.messages[0].role, read.messages[0].text) == (role, "yo")
+        assert [call.id for call in read.messages[0].tool_calls] == calls
+        assert len(list(other.traces())) == 1
+        assert sorted(other.count_tools()) == ["f"] * len(calls)
