@@ -97,7 +97,7 @@ def test_production_dialogues_reach_grpo(tmp_path: Path) -> None:
     imported = cm2(tmp_path, "import", "tau-bench", str(recordings), "--checklists", *store)
     cm2(tmp_path, "score", *store)
     nobodys = ["--ignore-entity", "flight", "--ignore-entity", "reservation:hathat"]
-    chosen = [*nobodys, "--min-score", "0.5", "--limit", "12"]
+    chosen = [*nobodys, "--min-score", "0.5", "--limit", "18"]
     compiled = cm2(
         tmp_path,
         "tasks",
