@@ -30,7 +30,6 @@ _FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O
 _FILE_BYTES = 16 << 20
 OWN: set[str] = set()
 """The files of this process. To open and close one of them would give up its lock."""
-_SMALL_BYTES = 1 << 20
 
 
 class SpoolFull(OSError):
@@ -113,15 +112,15 @@ class Spool:
         return os.pread(place.file.fd, place.size, place.start)
 
     def settle(self, number: int) -> None:
-        """All runs up to this number are stored (or refused): they are not read again, and files that hold nothing else
-        go. Raises OSError."""
+        """All runs up to this number are stored (or refused): they are not read again, and where nothing else is left
+        the file is emptied, so that no dialogue lies there longer than it must. Raises OSError."""
         self.settled = number
         while len(self._files) > 1 and self._files[0].last <= number:
             self._remove(self._files.popleft())
         if not self._files:
             return
         file = self._files[-1]
-        if file.last <= number and file.size > _SMALL_BYTES:
+        if file.last <= number:
             os.ftruncate(file.fd, 0)
             file.size = 0
             self._write(file, ABOUT, number, self._about())

@@ -55,6 +55,19 @@ def test_what_a_dead_process_left_is_read_once_and_removed(tmp_path: Path) -> No
     assert os.listdir(tmp_path / "spool") == []
 
 
+def test_a_stored_dialogue_does_not_lie_in_the_spool_any_longer(tmp_path: Path) -> None:
+    spool = spool_in(tmp_path)
+    spool.append(1, spooled("a"))
+    (file,) = tmp_path.iterdir()
+    assert b"hello" in file.read_bytes()
+    spool.settle(1)
+    assert b"hello" not in file.read_bytes()
+    spool.append(2, spooled("b"))
+    leave(spool)
+    names, found = replayed(tmp_path)
+    assert (names, found.missing) == (["k:b"], 0)
+
+
 def test_a_living_process_keeps_its_files(tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path
