@@ -32,15 +32,15 @@ _NOTICE: Final = "lc_source"
 
 class SeenMessage:
     """One message as a callback showed it. `id` is LangChain's, where it has one by now; `shown` says that the model
-    was shown it and nobody said it, `notice` that LangChain marks it as such; `said` is what stood in its place when it
-    was said, where the application has changed it since."""
+    was shown it and nobody said it, `notice` that LangChain marks it as such; `original` is the message in whose
+    place the application has put it since."""
 
-    __slots__ = ("_hash", "_key", "id", "message", "notice", "said", "shown")
+    __slots__ = ("_hash", "_key", "id", "message", "notice", "original", "shown")
 
     def __init__(self, message: Message, id: str | None, notice: bool = False, key: Hashable = None) -> None:
         self.message, self.id, self.notice = message, id, notice
         self.shown = False
-        self.said: Message | None = None
+        self.original: Message | None = None
         self._key = key
         self._hash: int | None = None
 

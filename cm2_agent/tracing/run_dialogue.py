@@ -111,7 +111,7 @@ class _RunDialogue:
                     changed[id(chat)] = how
         return Dialogue(
             messages=tuple(self.final.get(id(entry), entry.seen.message) for entry in added),
-            history=tuple(_said(self.state.history)),
+            history=tuple(_originals(self.state.history)),
             states=self.state.marks(added),
             written=written,
             changed=changed,
@@ -263,8 +263,9 @@ class _RunDialogue:
                 end += 1
 
 
-def _said(history: Sequence[SeenMessage]) -> list[Message]:
-    return [seen.said or seen.message for seen in history if seen.said or not (seen.shown or seen.notice)]
+def _originals(history: Sequence[SeenMessage]) -> list[Message]:
+    """The messages as they were when they were written, without those that nobody wrote to anybody."""
+    return [seen.original or seen.message for seen in history if seen.original or not (seen.shown or seen.notice)]
 
 
 def _words(inputs: Any) -> list[str]:

@@ -26,6 +26,8 @@ from cm2_agent.tracing.message_lists import (
 from cm2_agent.tracing.state_log import GraphLog, NodeTask, StateLog
 from cm2_agent.types.run import StateMark
 
+_TELLING = 20
+"""A model's answer of so many characters is not in another text by chance."""
 Origin = Literal["given", "prompt", "node"]
 
 
@@ -58,7 +60,7 @@ class StateDialogue:
         outside: what stands in its first state behind the state that the thread's last run ended in.
         repeated: the ids of what an earlier run of the thread held already.
         words: the texts of the run's input beside its messages, such as a person's answer to an interrupt.
-        answers: what the run's models said, each without white space around it.
+        answers: what the run's models answered, each without white space around it.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class StateDialogue:
         self._drafts: list[Entry] = []  # taken out, and nobody has spoken since
         self._before: set[Hashable] | None = None  # identities of the history; made when it is needed
         self._extra: list[SeenMessage] = []  # history that only a subgraph holds
+        self._known: set[Hashable] = set()  # identities of that, and of what was taken out of the state
         self._states: list[tuple[int, int]] = []
         self._born = 0
         self.steps: dict[int, int] = {}
@@ -169,9 +172,9 @@ class StateDialogue:
                 own = {seen for task in graph.tasks for seen in written_by(task)}
                 keys = {seen.key for seen in own}
                 for seen in {seen: None for task in graph.tasks for seen in task.before or ()}:
-                    if seen not in own and seen.key not in keys and not self._is_known(seen):
+                    if seen not in own and seen.key not in keys and not self._in_history(seen):
                         self._extra.append(seen)
-                        self._history_keys().add(identity_of(seen))
+                        self._known.add(identity_of(seen))
 
     # From state to state
 
@@ -187,6 +190,12 @@ class StateDialogue:
         lost = [identity for identity in old if identity not in new]
         users = any(old[identity].message.role == "user" and not old[identity].shown for identity in lost)
         added = [(identity, seen) for identity, seen in new.items() if identity not in old]
+        if len(lost) == 1 and users and lost[0] in self._by:  # the user's message under another id
+            other = [identity for identity, seen in added if seen.message.role == "user"]
+            if len(other) == 1 and self._is_open(self._by[lost[0]]):
+                self._by[other[0]] = self._by[lost[0]]
+                self._replace(other[0], old[lost[0]], new[other[0]], False)
+        self._known.update(lost)
         for identity, seen in new.items():
             if identity in old and old[identity] is not seen:
                 self._replace(identity, old[identity], seen, bool(lost))
@@ -199,7 +208,7 @@ class StateDialogue:
             if entry.role == "assistant" and not entry.dropped and self._is_open(entry)
         ]
         for identity, seen in added:
-            if identity in self._by or self._is_known(seen):
+            if identity in self._by or identity in self._known:
                 continue  # it was taken out, and is there again
             if self._is_shown(seen, places[identity] < stays, bool(lost), users):
                 seen.mark_shown()
@@ -259,16 +268,25 @@ class StateDialogue:
     def _replace(self, identity: Hashable, old: SeenMessage, new: SeenMessage, removed: bool) -> None:
         entry = self._by.get(identity)
         counts = entry is not None and not entry.dropped and self._is_open(entry, responses=True)
-        text = new.message.text
-        if entry is not None and entry.role == "user" and (old.message.text in text or text.strip() in self.answers):
-            counts = False  # the application put more around the user's words, or had a model put them otherwise
+        if entry is not None and entry.role == "user" and self._is_made_of(old, new):
+            counts = False
         if entry is not None and counts:
             entry.drafts = (*entry.drafts, entry.seen)
             entry.seen = new
             return
         if old.shown or (removed and new.message.role in ("user", "system")):
             new.mark_shown()
-        new.said = old.said or (None if old.shown else old.message)
+        new.original = old.original or (None if old.shown else old.message)
+
+    def _is_made_of(self, old: SeenMessage, new: SeenMessage) -> bool:
+        """Whether the application put more around the user's words, or had a model put them otherwise."""
+        text = new.message.text
+        return (
+            new.notice
+            or old.message.text in text
+            or text.strip() in self.answers
+            or any(len(answer) >= _TELLING and answer in text for answer in self.answers)
+        )
 
     def _is_open(self, entry: Entry, responses: bool = False) -> bool:
         """Whether nobody has spoken since."""
@@ -288,11 +306,9 @@ class StateDialogue:
                 continue
             steps = graph.steps()
             first = shown_to(graph.tasks)
-            last = (
-                self.entries[-1].seen.key if self.entries else None
-            )  # what was asked, perhaps as a message of its own
+            asked = self.entries[-1].seen.key if self.entries else None  # perhaps in a message of its own
             shared = any(
-                self._is_known(seen) or identity_of(seen) in self._by or seen.key == last for seen in first or ()
+                self._in_history(seen) or identity_of(seen) in self._by or seen.key == asked for seen in first or ()
             )
             if first and self._state and not shared:
                 continue  # a conversation of its own
@@ -345,13 +361,11 @@ class StateDialogue:
             place = next((at for at, entry in enumerate(self.entries) if entry.role != "tool"), place)
         return place
 
-    def _is_known(self, seen: SeenMessage) -> bool:
-        return identity_of(seen) in self._history_keys()
-
-    def _history_keys(self) -> set[Hashable]:
+    def _in_history(self, seen: SeenMessage) -> bool:
         if self._before is None:
-            self._before = {identity_of(seen) for seen in self.history}
-        return self._before
+            self._before = {identity_of(other) for other in self.history}
+        identity = identity_of(seen)
+        return identity in self._before or identity in self._known
 
     def _mark(self) -> None:
         self._states.append((self._total, self._born))

@@ -156,13 +156,28 @@ def test_langchains_summarization(watched: Watched) -> None:
     assert not any("summary" in line for run in fresh for line in (*history(run), *lines(run)))
 
 
-def test_personal_data_that_the_application_takes_out_of_the_users_message(watched: Watched) -> None:
+@pytest.mark.parametrize("same_id", [True, False])
+def test_personal_data_that_the_application_takes_out_of_the_users_message(watched: Watched, same_id: bool) -> None:
     def redact(state: Any) -> dict[str, Any]:
         last = state["messages"][-1]
-        return {"messages": [HumanMessage("my mail is ***", id=last.id)]}
+        if same_id:
+            return {"messages": [HumanMessage("my mail is ***", id=last.id)]}
+        return {"messages": [RemoveMessage(id=last.id), HumanMessage("my mail is ***")]}
 
     chain(watched, redact, speaker("ok")).invoke(user("my mail is a@b.example"))
     assert lines(watched.run) == ["user: my mail is ***", "assistant: ok"]
+
+
+@pytest.mark.parametrize("same_id", [True, False])
+def test_a_long_question_that_is_summarised(watched: Watched, same_id: bool) -> None:
+    def shorten(state: Any) -> dict[str, Any]:
+        last, text = state["messages"][-1], says("The user asks for the capital.").invoke("Summarise").text
+        short = HumanMessage(f"Here is a summary: {text}", id=last.id if same_id else None)
+        return {"messages": [short] if same_id else [RemoveMessage(id=last.id), short]}
+
+    chain(watched, shorten, speaker("Paris")).invoke(user("a very long question"))
+    assert lines(watched.run) == ["user: a very long question", "assistant: Paris"]
+    assert [message.text[:9] for message in watched.run.calls[-1].input] == ["Here is a"]
 
 
 @pytest.mark.parametrize("put", ["around", "instead"])
