@@ -1,7 +1,7 @@
 """Thinking that a model writes into its text, and splitting it off.
 
 A tag counts wherever it stands, but in Markdown code and in the arguments of a tool call it is text. The spellings are
-`<think>`, `<thinking>`, `<thought>` and `<reasoning>` (in any case), `<seed:think>`, Magistral's `[THINK]`, Kimi's
+`<think>`, `<thinking>`, `<thought>` and `<reasoning>`, small or capital, `<seed:think>`, Magistral's `[THINK]`, Kimi's
 `◁think▷`, Cohere's `<|START_THINKING|>`, `<|begin_of_thought|>`, and the channels of gpt-oss."""
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ _OPEN = rf"<{_WORDS}>|\[THINK\]|◁think▷|<\|START_THINKING\|>|<\|begin_of_tho
 _CLOSE = rf"</{_WORDS}>|\[/THINK\]|◁/think▷|<\|END_THINKING\|>|<\|end_of_thought\|>"
 TAG = re.compile(f"(?P<open>{_OPEN})|(?P<close>{_CLOSE})", re.IGNORECASE)
 """A tag of thinking; its group `open` or `close` says which."""
+_IN_TAGS = ("hink", "HINK", "hought", "HOUGHT", "easoning", "EASONING")
 _LONGEST = 20
 """Characters of the longest tag: so many may be the beginning of one."""
 # What is text whatever it holds: a fenced block (one that no other fence begins in), and a tool call.
@@ -53,7 +54,7 @@ def split_reasoning(text: str, opening: str = "") -> tuple[str, str]:
     text = opening + text
     if _CHANNELS.match(text):
         return _split_channels(text)
-    if not TAG.search(text):
+    if not _may_hold_a_tag(text) or not TAG.search(text):
         return "", text
     thought: list[str] = []
     said: list[str] = []
@@ -165,6 +166,13 @@ def _split_channels(text: str) -> tuple[str, str]:
         else:
             said.append(channel[0] if "to=" in channel["about"] else channel["text"])
     return _joined(thought, "\n"), _joined([*said, text[end:]], "\n")
+
+
+def _may_hold_a_tag(text: str) -> bool:
+    """Whether to look closer: most texts hold no bracket, or no such word, and finding that out is much cheaper."""
+    if "<" not in text and "[" not in text and "◁" not in text:
+        return False
+    return any(word in text for word in _IN_TAGS)
 
 
 def _quoted(text: str, mark: re.Match[str]) -> bool:
