@@ -21,7 +21,7 @@ from os import PathLike
 from typing import Any
 
 from cm2_agent.errors import MissingExtra
-from cm2_agent.incidents import Incidents
+from cm2_agent.incidents import Incidents, logger
 from cm2_agent.online.live import STALLED, Live
 from cm2_agent.online.saver import Saver
 from cm2_agent.online.scoring import ScoringPath
@@ -129,6 +129,8 @@ def open_store(live: Live, *, strict: bool) -> None:
     if strict and failure is not None:
         _forget(live)
         raise failure
+    if isinstance(failure, TimeoutError) and timeout:
+        logger.warning("the store has not answered for %g s; the application goes on, and runs wait for it", timeout)
 
 
 def _forget(live: Live) -> None:

@@ -88,11 +88,13 @@ def test_a_store_that_cannot_be_opened_stops_nobody(tmp_path: Path, caplog: pyte
     assert len(scores(url)) == 3
 
 
-def test_a_locked_file_at_the_start(url: str, tmp_path: Path) -> None:
+def test_a_locked_file_at_the_start(url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     SQLStore(url).close()
     lock = sqlite3.connect(tmp_path / "cm2.db", isolation_level=None)
     lock.execute("BEGIN IMMEDIATE")
-    graph = watch(app(), LOOKS, store=url)
+    with caplog.at_level(logging.WARNING, "cm2_agent"):
+        graph = watch(app(), LOOKS, store=url)
+    assert [record.message[:31] for record in caplog.records] == ["the store has not answered for "]
     graph.invoke(QUESTION)
     lock.execute("ROLLBACK")
     lock.close()
