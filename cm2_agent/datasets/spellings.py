@@ -11,9 +11,10 @@ from urllib.parse import quote
 
 _ENCODED = re.compile(
     r"(?:%[0-9A-Fa-f]{2})+|&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z]{2,8});|\\u[0-9A-Fa-f]{4}"
-    r"|[ ]?[\[({][ ]?(?:[aA][tT]|[dD][oO][tT])[ ]?[\])}][ ]?"
+    r"|[ ]?[\[({][ ]?(?:[aA][tT]|[dD][oO][tT])[ ]?[\])}][ ]?|(?<=[0-9])\+(?=[0-9])"
 )
 _HINT = re.compile(r"%[0-9A-Fa-f]{2}|&[#A-Za-z]|\\u[0-9A-Fa-f]{4}|[\[({][ ]?(?:[aA][tT]|[dD][oO][tT])[ ]?[\])}]")
+_PERCENT = re.compile("%[0-9A-Fa-f]{2}")
 _INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
 _ROUNDS = 3
 """How often what was encoded twice is looked at again."""
@@ -54,9 +55,9 @@ def _decoded(text: str) -> list[tuple[str, int, int]] | None:
     if not odd and _HINT.search(text) is None:
         return None
     pieces: list[tuple[str, int, int]] = []
-    at = 0
+    at, form = 0, _PERCENT.search(text) is not None
     for match in _ENCODED.finditer(text):
-        new = _meaning(match[0], match.start())
+        new = _meaning(match[0], match.start()) if form or match[0] != "+" else []
         if new:
             pieces += [*_characters(text, at, match.start(), odd), *new]
             at = match.end()
@@ -75,6 +76,8 @@ def _meaning(encoded: str, at: int) -> list[tuple[str, int, int]]:
     """What a piece means; nothing where it means itself."""
     if encoded[0] == "%":
         return _percent(encoded, at)
+    if encoded[0] == "+":  # a space between numbers, where a form is encoded
+        return [(" ", at, at + 1)]
     if encoded[0] == "\\":
         new = chr(int(encoded[2:], 16))
         return [(new, at, at + len(encoded))] if new.isprintable() else []
@@ -148,7 +151,7 @@ _CHARACTERS = _Characters()
 
 def as_encoded(placeholder: str, original: str) -> str:
     """The placeholder, percent-encoded where what it replaces was."""
-    return quote(placeholder, safe="") if re.search("%[0-9A-Fa-f]{2}", original) else placeholder
+    return quote(placeholder, safe="") if _PERCENT.search(original) else placeholder
 
 
 __all__ = ["PlainText", "as_encoded", "plain_text"]
