@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Literal
 
 from langchain_core.callbacks import BaseCallbackHandler
 from opentelemetry import trace as otel
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.id_generator import IdGenerator
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
 from cm2_agent.incidents import Incidents
 from cm2_agent.tracing import semconv
 from cm2_agent.tracing.graph_values import Selector, check_selectors
 from cm2_agent.tracing.handler import SpanHandler
+from cm2_agent.tracing.private_tracer import PrivateTracer
 from cm2_agent.tracing.run_builder import build_run
 from cm2_agent.tracing.span_records import Key, Record, Source
 from cm2_agent.types.run import Run
@@ -54,29 +52,8 @@ class RunSpanProcessor(SpanProcessor):
             record.root.source.on_end(record, span.start_time or record.started, span.end_time or record.started)
 
 
-class _Ids(IdGenerator):
-    """Ids from the operating system: the SDK's own draw from `random`, which an application may seed, and would then
-    repeat."""
-
-    def generate_span_id(self) -> int:
-        return int.from_bytes(os.urandom(8)) or 1
-
-    def generate_trace_id(self) -> int:
-        return int.from_bytes(os.urandom(16)) or 1
-
-
 _lock = threading.Lock()
 _processors: weakref.WeakKeyDictionary[TracerProvider, RunSpanProcessor] = weakref.WeakKeyDictionary()
-
-
-# Where the application has no provider: nothing is sampled away or cut short, and nothing leaves.
-_private = TracerProvider(
-    sampler=ALWAYS_ON,
-    resource=Resource({}),
-    shutdown_on_exit=False,
-    id_generator=_Ids(),
-    span_limits=SpanLimits(max_attributes=SpanLimits.UNSET, max_attribute_length=SpanLimits.UNSET),
-)
 
 
 def _processor(provider: TracerProvider) -> RunSpanProcessor:
@@ -113,7 +90,7 @@ def capture(
         on_run: receives the Run of each root: its messages, model calls, tool executions and status.
         provider: where the spans go. Default: the OpenTelemetry SDK provider that the application has installed (looked
             up at every root, so it may be installed later), whose exporters then see them and whose current span is
-            their parent; else a private one that exports nothing.
+            their parent; without one, spans have ids and nothing else.
         capture_content: whether the application's spans get the content: messages, tool definitions, arguments and
             results, the caller's metadata, the text of errors. Default: only where the environment variable
             OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT is `span_only`, `span_and_event` or `true`. Names,
@@ -159,26 +136,29 @@ def capture(
         finally:
             root.records.clear()
 
+    def made(chosen: TracerProvider | None) -> Source:
+        foreign = chosen is not None
+        return Source(
+            tracer=PrivateTracer() if chosen is None else chosen.get_tracer("cm2_agent", schema_url=semconv.SCHEMA_URL),
+            by_key={} if chosen is None else _processor(chosen).by_key,
+            on_end=on_end,
+            foreign=foreign,
+            content=foreign and (content_allowed("spans") if capture_content is None else capture_content),
+            tokens=tokens,
+            redactor=redactor,
+            input=input,
+            output=output,
+        )
+
+    nobody = made(None)
+
     def source() -> Source:
-        chosen = provider
-        if chosen is None:
-            installed = otel.get_tracer_provider()
-            chosen = installed if isinstance(installed, TracerProvider) else _private
+        chosen = provider or otel.get_tracer_provider()
+        if not isinstance(chosen, TracerProvider):
+            return nobody
         found = sources.get(chosen)
         if found is None:
-            foreign = chosen is not _private
-            found = Source(
-                tracer=chosen.get_tracer("cm2_agent", schema_url=semconv.SCHEMA_URL),
-                by_key=_processor(chosen).by_key,
-                on_end=on_end,
-                foreign=foreign,
-                content=foreign and (content_allowed("spans") if capture_content is None else capture_content),
-                tokens=tokens,
-                redactor=redactor,
-                input=input,
-                output=output,
-            )
-            sources[chosen] = found
+            found = sources[chosen] = made(chosen)
         return found
 
     return SpanHandler(source, problems)

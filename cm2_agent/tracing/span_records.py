@@ -18,6 +18,7 @@ from cm2_agent.tracing.agents import NOWHERE, Place
 from cm2_agent.tracing.graph_values import GraphValue, Selector
 from cm2_agent.tracing.llm_results import ResponseMetadata
 from cm2_agent.tracing.message_index import MessageIndex, SeenMessage
+from cm2_agent.tracing.private_tracer import PrivateSpan, PrivateTracer
 from cm2_agent.tracing.span_attributes import is_cancel
 from cm2_agent.tracing.state_log import NodeTask, StateLog
 from cm2_agent.types.json_values import JSON
@@ -141,7 +142,7 @@ class Source:
     either) and token ids stand on the spans; `redactor` replaces personal data in that content. `input` and `output`
     say where the user's message and the reply stand in a graph's input and output."""
 
-    tracer: Tracer
+    tracer: Tracer | PrivateTracer
     by_key: MutableMapping[Key, Record]
     on_end: Callable[[Record, int, int], None]
     foreign: bool
@@ -155,7 +156,7 @@ class Source:
 def key_of(span: Span) -> Key:
     """The span's own ids; fresh ones for a dropped span, whose context may be its parent's."""
     context = span.get_span_context()
-    if span.is_recording():
+    if span.is_recording() or isinstance(span, PrivateSpan):
         return context.trace_id, context.span_id
     trace = context.trace_id or int.from_bytes(os.urandom(16))
     return trace, int.from_bytes(os.urandom(8))
