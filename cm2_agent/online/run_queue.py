@@ -57,6 +57,8 @@ class RunQueue:
         self.lock = threading.Lock()
         self.waiting = self.dropped = self.submitted = 0
         self._number = self._held = 0
+        self._bare: set[int] = set()
+        """The numbers of the runs that wait in memory alone."""
         self._entries: SimpleQueue[Entry] = SimpleQueue()
 
     def in_child(self) -> None:
@@ -88,6 +90,8 @@ class RunQueue:
             if held or place is not None:
                 self.waiting += 1
                 self.submitted += 1
+                if place is None:
+                    self._bare.add(number)
                 self._entries.put(Entry(number, watched, run if held else None, place, size))
             else:
                 self.dropped += 1
@@ -157,12 +161,14 @@ class RunQueue:
             record = join_key(None if entry.watched is None else entry.watched.key, encode_run(run))
             with self.lock:
                 spool.append(entry.number, record)
+                self._bare.discard(entry.number)
         except (OSError, TypeError, ValueError):  # counted when it was put, or by the store
             pass
 
     def settle(self, batch: Sequence[Entry]) -> None:
         """All of the batch is saved or refused."""
         with self.lock:
+            self._bare.difference_update(entry.number for entry in batch)
             self.waiting -= sum(entry.watched is not None for entry in batch)
             self._held -= sum(entry.size for entry in batch if entry.run is not None)
             if self.spool is not None and self.spool.ready:
@@ -172,6 +178,11 @@ class RunQueue:
                     self.incidents.add("the spool could not be cut", error)
 
     # For the end
+
+    @property
+    def in_memory_alone(self) -> int:
+        """How many of the waiting runs end with the process."""
+        return len(self._bare)
 
     def remember(self, unscored: Sequence[tuple[str | None, str]]) -> bool:
         """Note the traces (key, trace id) that are saved and not scored, for the next start. False without a spool."""

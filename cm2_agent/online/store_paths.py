@@ -189,9 +189,12 @@ def _at_end() -> None:
         saver.flush(deadline, STALLED)
         scoring.flush(deadline, STALLED)
         where = None if saver.spool is None or not saver.spool.ready else saver.spool.folder
-        if saver.queue.waiting:
-            what = "are lost: there is no spool" if where is None else f"wait in {where} for the next start"
-            _say(f"{saver.queue.waiting} runs are not saved and {what}")
+        lost = saver.queue.in_memory_alone
+        if spooled := saver.queue.waiting - lost:
+            _say(f"{spooled} runs are not saved and wait in {where} for the next start")
+        if lost:
+            why = "there is no spool" if where is None else f"they could not be written to {where}"
+            _say(f"{lost} runs are not saved and lost: {why}")
         if unscored := scoring.unscored:
             later = "the next start scores them" if saver.queue.remember(unscored) else "cm2 score scores them"
             _say(f"{len(unscored)} traces are stored without a score; {later}")

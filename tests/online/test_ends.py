@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from pathlib import Path
 
@@ -83,6 +84,24 @@ work(0)
     assert stored(url) == dict.fromkeys(answered, False)
     assert start_again(url).flush(300)
     assert stored(url) == dict.fromkeys(answered, True)
+
+
+def test_runs_that_find_no_room_anywhere_are_not_lost_without_a_word(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/cm2.db"
+    code = """
+import resource
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (600, resource.RLIM_INFINITY))
+work(0)
+"""
+    answered, said = run_to_its_end(WORK + code, STORE=url, CM2_EXIT_SECONDS="0.2")
+    waiting = int(
+        re.findall(r"cm2_agent: (\d) runs are not saved and wait in .*/cm2.db.spool for the next start", said)[0]
+    )
+    lost = int(re.findall(r"cm2_agent: (\d) runs are not saved and lost: they could not be written to", said)[0])
+    assert waiting + lost == len(answered) == 5
+    assert start_again(url).flush(300)
+    assert len(stored(url).keys() & answered) == waiting
 
 
 def test_a_folder_that_cannot_be_made_is_said_and_the_runs_wait_in_memory(tmp_path: Path) -> None:
