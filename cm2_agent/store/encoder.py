@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from operator import attrgetter, is_
+from operator import is_
 from typing import Any, NamedTuple
 
 from cm2_agent.errors import StoreError, TraceError
@@ -26,8 +26,6 @@ from cm2_agent.store.codec import (
 from cm2_agent.types.json_values import JSON, content_digest
 from cm2_agent.types.messages import Message, ToolSpec
 from cm2_agent.types.run import Branch, ModelCall, Run
-
-_digest = attrgetter("digest")
 
 ID_BYTES = 4
 CANDIDATES = 4
@@ -181,6 +179,7 @@ class Content(NamedTuple):
     kind: str
     value: Message | ToolSpec | list[str]
     where: str
+    body: str | None = None
 
     def row(self, digest: bytes) -> tuple[bytes, str, str]:
         """Raises StoreError for a content that a reader of the store would refuse: every later command would fail on
@@ -192,7 +191,7 @@ class Content(NamedTuple):
                 read(value)
         except TraceError as error:
             raise StoreError(f"{self.where}: {error}") from error
-        return digest, self.kind, dump(value, f"{self.where}: a {self.kind}")
+        return digest, self.kind, dump(value, f"{self.where}: a {self.kind}") if self.body is None else self.body
 
 
 class Packer:
@@ -205,6 +204,7 @@ class Packer:
         self.prefixes: dict[str, Prefixes] = {} if prefixes is None else prefixes
         self._prefixes = Prefixes()
         self._toolsets: dict[int, bytes] = {}
+        self._by_body: dict[str, bytes] = {}
 
     def pack(self, run: Run) -> PackedRun:
         """Raises StoreError where the run holds what is not JSON, or what could not be read back."""
@@ -297,12 +297,12 @@ class Packer:
         shared, start = self._prefixes.find(messages)
         rest = messages[start:]
         try:
-            digests = list(map(_digest, rest))
+            digests = [vars(message).get("digest") or self._digest("message", message, where) for message in rest]
         except (TypeError, ValueError, RecursionError, AttributeError) as error:
             raise _no_content("message", where, error) from error
         if missing := self._known.missing(digests):
             for digest, message in zip(digests, rest, strict=True):
-                if digest in missing:
+                if digest in missing and digest not in self.contents:
                     self.contents[digest] = Content("message", message, where)
         joined = shared + b"".join(digests)
         if len(messages) > 1:
@@ -314,14 +314,29 @@ class Packer:
         if seen is not None:
             return seen
         try:
-            hashes = [tool.digest.hex() for tool in tools]
+            digests = [vars(tool).get("digest") or self._digest("tool", tool, where) for tool in tools]
         except (TypeError, ValueError, RecursionError, AttributeError) as error:
             raise _no_content("tool", where, error) from error
+        hashes = [digest.hex() for digest in digests]
         seen = self._toolsets[id(tools)] = content_digest(hashes)
         if self._known.missing([seen]):
             self.contents[seen] = Content("toolset", hashes, where)
-            self.contents.update({tool.digest: Content("tool", tool, where) for tool in tools})
+            for digest, tool in zip(digests, tools, strict=True):
+                self.contents.setdefault(digest, Content("tool", tool, where))
         return seen
+
+    def _digest(self, kind: str, thing: Message | ToolSpec, where: str) -> bytes:
+        """The address of a content that is met for the first time. Others of this write may say the same: comparing
+        their bodies costs less than another hash."""
+        body = dump(thing.to_json(), f"{where}: a {kind}")
+        digest = self._by_body.get(body)
+        if digest is None:
+            digest = self._by_body[body] = thing.digest
+            if self._known.missing([digest]):
+                self.contents[digest] = Content(kind, thing, where, body)
+        else:
+            vars(thing)["digest"] = digest  # as its `cached_property` does
+        return digest
 
 
 def _no_content(kind: str, where: str, error: Exception) -> StoreError:
