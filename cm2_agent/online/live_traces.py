@@ -51,12 +51,14 @@ class LiveTraces:
                 self._put(Trace(id=trace_id, runs=(run,)), weight_of(run))
             return
         trace, weight = held
-        known = next((other for other in trace.runs if other.id == run.id), None)
-        if known is not None:  # it was loaded with it, or the run was saved again
-            if known.ended == run.ended and known.messages == run.messages and known.status == run.status:
-                self._put(trace, weight)
-        elif run.started > trace.runs[-1].started:
+        if run.started > trace.runs[-1].started:
             self._put(trace.with_run(run), weight + weight_of(run, trace.runs[-1]))
+            return
+        known = next((other for other in trace.runs if other.id == run.id), None)
+        if known is None:
+            return
+        if known.ended == run.ended and known.messages == run.messages and known.status == run.status:
+            self._put(trace, weight)  # it was loaded with it
 
     def get(self, trace_id: str, store_count: int) -> Trace | None:
         """The trace with so many runs, None where it must be loaded."""

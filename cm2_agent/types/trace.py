@@ -12,7 +12,7 @@ from cm2_agent.types.dialogue_words import DialogueWords
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import Message
 from cm2_agent.types.run import Branch, ModelCall, Run, RunFailure
-from cm2_agent.types.run_attributes import TASK_ID
+from cm2_agent.types.run_attributes import CUT, TASK_ID
 from cm2_agent.types.scope import Scope
 from cm2_agent.types.sub_agents import scope_of_steps, steps_of_sub_agents
 from cm2_agent.types.turn import RunEnd, Step, Turn
@@ -83,6 +83,11 @@ class Trace:
     def run_ends(self) -> tuple[RunEnd, ...]:
         """For each run how far the dialogue had come when it ended."""
         return self._cut[1]
+
+    @cached_property
+    def broken_off(self) -> tuple[int, ...]:
+        """The places of the runs that a limit or an exception ended."""
+        return tuple(place for place, run in enumerate(self.runs) if _broken_off(run))
 
     @cached_property
     def _cut(self) -> tuple[tuple[Turn, ...], tuple[RunEnd, ...]]:
@@ -165,6 +170,8 @@ class Trace:
         known, more = self.__dict__, grown.__dict__
         if "attributes" in known:
             more["attributes"] = {**known["attributes"], **run.attributes}
+        if "broken_off" in known:
+            more["broken_off"] = (*known["broken_off"], *([len(self.runs)] if _broken_off(run) else []))
         if known.get("words", known.get("_words_before")) is not None:
             more["_words_before"] = known.get("words", known.get("_words_before"))
         cutter: TurnCutter | None = known.pop("_cutter", None)
@@ -186,6 +193,10 @@ class Trace:
             runs=tuple(Run.from_json(run) for run in data.get("runs", ())),
             outcomes=dict(data.get("outcomes") or {}),
         )
+
+
+def _broken_off(run: Run) -> bool:
+    return run.status == "error" or run.attributes.get(CUT) is not None
 
 
 __all__ = ["RunEnd", "Step", "Trace", "Turn"]

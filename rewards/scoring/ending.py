@@ -46,9 +46,9 @@ class Ending:
         turns, planned = len(trace.turns), _planned_turns(trace) if task is None else task.scripted_turns
         limited = bool(trace.runs) and trace.runs[-1].attributes.get(CUT) is not None
         cuts: dict[int | None, str] = {}
-        for place, run in enumerate(trace.runs):
-            reason = "limit" if run.attributes.get(CUT) is not None else FAILURE if run.status == "error" else None
-            if reason is not None and (cut := _cut_turn(trace, place, reason)) is not None:
+        for place in trace.broken_off:
+            reason = "limit" if trace.runs[place].attributes.get(CUT) is not None else FAILURE
+            if (cut := _cut_turn(trace, place, reason)) is not None:
                 cuts[cut] = reason
         if gate is not None and (planned is None or turns < planned):
             cuts[None] = "gate"

@@ -5,6 +5,7 @@ count is defined in docs/method.md, "Scope and L"."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -104,12 +105,30 @@ class CheckedTurn:
         if self.turn.turn is not None and self.reached and not any(map(_may_pass, self.columns)):
             trace.turns[self.turn.turn].memo[self.turn] = (judge, self)
 
+    def is_remembered(self, trace: Trace) -> bool:
+        if self.turn.turn is None:
+            return False
+        _, known = trace.turns[self.turn.turn].memo.get(self.turn, (None, None))
+        return known is self
+
 
 def _may_pass(column: ItemColumn | None) -> bool:
     if column is None or column.value is not None:
         return False
     lasts = column.cause == "content" or column.reason in ("no judge", "check failed")
     return column.reason == DISABLED or not lasts
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Settled:
+    """The scores of a dialogue's first `turns` turns, to which nothing can be added any more: `missing` and `rewards`
+    are what they add to the reward."""
+
+    judge: Judge | None = None
+    turns: int = 0
+    scores: tuple[TurnScore, ...] = ()
+    missing: float = 0.0
+    rewards: tuple[float | None, ...] = ()
 
 
 class Plan:
@@ -161,10 +180,12 @@ class Plan:
         *,
         reuse: bool = False,
         judge: Judge | None = None,
+        settled: Settled | None = None,
     ) -> list[CheckedTurn]:
-        """The L turns that count with their checks run, in order, the closing block last. `ending` is the trace's. The
-        functions to ask are noted in `functions`; `close` each turn when they have answered. With `reuse`, turns that
-        were scored with this judge before (`remember`), and have not changed, come with that score.
+        """The L turns that count with their checks run, in order, the closing block last; without those that are
+        `settled`. `ending` is the trace's. The functions to ask are noted in `functions`; `close` each turn when they
+        have answered. With `reuse`, turns that were scored with this judge before (`remember`), and have not changed,
+        come with that score.
 
         They are the planned turns, else those up to the largest that an item names, else those that happened; a turn
         without items does not count, and turns beyond these do not either. Every item of a turn that was never reached
@@ -173,7 +194,8 @@ class Plan:
         if count is None and self.checklist.last_turn is not None:
             count = self.checklist.last_turn + 1
         checked = []
-        for index in [*range(ending.turns if count is None else count), None]:
+        first = 0 if settled is None else settled.turns
+        for index in [*range(first, ending.turns if count is None else count), None]:
             turn = self.turn(index)
             if turn is None:
                 continue
@@ -190,6 +212,29 @@ class Plan:
             checked.append(turn.check(trace, functions, cut=cut))
         return checked
 
+    def settled(self, trace: Trace, ending: Ending, judge: Judge | None) -> Settled:
+        """What `settle` noted of the trace before it grew. Of planned turns, and those that items name, nothing is."""
+        if ending.planned is None and self.checklist.last_turn is None:
+            for last in (ending.turns - 2, ending.turns - 3):
+                found = trace.turns[last].memo.get(self) if last >= 0 else None
+                if found is not None and found.judge is judge:
+                    return found  # type: ignore[no-any-return]
+        return Settled(judge=judge)
+
+    def settle(self, trace: Trace, ending: Ending, settled: Settled, checked: Sequence[CheckedTurn]) -> None:
+        """Note the scores of all turns but the last, which may go on."""
+        if ending.planned is not None or self.checklist.last_turn is not None or ending.turns - 1 <= settled.turns:
+            return
+        more = [turn for turn in checked if turn.turn.turn is not None and turn.turn.turn < ending.turns - 1]
+        if all(turn.is_remembered(trace) for turn in more):
+            trace.turns[ending.turns - 2].memo[self] = Settled(
+                judge=settled.judge,
+                turns=ending.turns - 1,
+                scores=(*settled.scores, *(turn.score for turn in more if turn.score is not None)),
+                missing=math.fsum((settled.missing, *(turn.share.missing for turn in more if turn.share is not None))),
+                rewards=(*settled.rewards, *(turn.share.reward for turn in more if turn.share is not None)),
+            )
+
     def _scored_turn(self, turn: int | None, items: Sequence[Item]) -> ScoredTurn | None:
         if not items:
             return None
@@ -203,4 +248,4 @@ class Plan:
         )
 
 
-__all__ = ["CheckedTurn", "Plan", "ScoredTurn"]
+__all__ = ["CheckedTurn", "Plan", "ScoredTurn", "Settled"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -9,17 +10,25 @@ from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.score import Score, TurnScore, Verdict
 
 from .ending import Ending
-from .plan import CheckedTurn
+from .plan import CheckedTurn, Settled
 from .shaping import Share, apply_dependencies, paid_items, reward_of, turn_reward
 
 
 def add_up(
-    unscored: Score, checked: Sequence[CheckedTurn], *, checklist: Checklist, ending: Ending, tolerance: float
+    unscored: Score,
+    settled: Settled,
+    checked: Sequence[CheckedTurn],
+    *,
+    checklist: Checklist,
+    ending: Ending,
+    tolerance: float,
 ) -> Score:
     """The score with its turns, and the reward or the reason why it is NULL. Every column must be known by now, and is
     summed up in the checked turns."""
-    turns = tuple(turn_score(turn) for turn in checked)
-    reward = reward_of([turn.share for turn in checked if turn.share is not None], tolerance=tolerance)
+    turns = (*settled.scores, *map(turn_score, checked))
+    shares = [turn.share for turn in checked if turn.share is not None]
+    missing = math.fsum((settled.missing, *(share.missing for share in shares)))
+    reward = reward_of(missing, (*settled.rewards, *(share.reward for share in shares)), tolerance=tolerance)
     reason = null_reason(checklist, ending, turns) or ("verdicts" if reward is None else None)
     return replace(unscored, turns=turns, reward=None if reason else reward, null_reason=reason)
 
@@ -64,17 +73,20 @@ def null_reason(checklist: Checklist, ending: Ending, turns: Sequence[TurnScore]
         return "no turn"
     if ending.undecided:
         return "gate undecided"
-    by_turn = {turn.turn: turn for turn in turns}
     if ending.gate is not None:
         if ending.gated_by == checklist.hash:
             return None
-        at = by_turn.get(ending.gate)
+        at = _score_of(turns, ending.gate)
         passed = True if at is None else _passes(checklist, at)
         return None if passed is False else "censored" if passed else "gate undecided"
-    last = by_turn.get(ending.turns - 1)
+    last = _score_of(turns, ending.turns - 1)
     if not ending.limited and ending.planned is not None and ending.turns < ending.planned and last is not None:
         return "gate undecided" if _passes(checklist, last) is None else None
     return None
+
+
+def _score_of(turns: Sequence[TurnScore], index: int) -> TurnScore | None:
+    return next((turn for turn in reversed(turns) if turn.turn == index), None)
 
 
 def _passes(checklist: Checklist, turn: TurnScore) -> bool | None:

@@ -25,7 +25,7 @@ from .check_limits import CHECK_TIMEOUT, CheckLimits
 from .ending import Ending
 from .function_checks import FunctionChecks
 from .judge_items import ask, leave_unjudged
-from .plan import CheckedTurn, Plan
+from .plan import CheckedTurn, Plan, Settled
 from .score import add_up, all_true, turn_score
 
 CODE = 2
@@ -102,12 +102,13 @@ class ChecklistScorer:
         if ending.failure is not None:
             return replace(unscored, null_reason=ending.failure)
         functions = FunctionChecks(trace)
-        turns = plan.check_turns(trace, ending, functions, reuse=self.incremental, judge=self.judge)
+        settled = plan.settled(trace, ending, self.judge) if self.incremental else Settled()
+        turns = plan.check_turns(trace, ending, functions, reuse=self.incremental, judge=self.judge, settled=settled)
         await functions.run_async(self.limits)
         for turn in turns:
             if turn.score is None:
                 await self._judge(trace, turn)
-        return self._add_up(unscored, trace, turns, plan, ending)
+        return self._add_up(unscored, trace, settled, turns, plan, ending)
 
     def score_sync(self, trace: Trace, task: Task | None = None) -> Score:
         """The same without an event loop, for programmatic items. Raises ChecklistError where items need the judge that
@@ -125,13 +126,14 @@ class ChecklistScorer:
                 f"the items {names} need the judge, which is asked over a network; use `await scorer(trace, task)`"
             )
         functions = FunctionChecks(trace)
-        turns = plan.check_turns(trace, ending, functions, reuse=self.incremental, judge=self.judge)
+        settled = plan.settled(trace, ending, self.judge) if self.incremental else Settled()
+        turns = plan.check_turns(trace, ending, functions, reuse=self.incremental, judge=self.judge, settled=settled)
         functions.run(self.limits)
         for turn in turns:
             if turn.score is None:
                 turn.close()
                 leave_unjudged(turn)
-        return self._add_up(unscored, trace, turns, plan, ending)
+        return self._add_up(unscored, trace, settled, turns, plan, ending)
 
     async def gate(self, trace: Trace, turn: int, task: Task | None = None) -> bool | None:
         """Whether the next user message may come after `turn`: all its strict items are satisfied (paid or not). None
@@ -166,11 +168,21 @@ class ChecklistScorer:
         else:
             await ask(self.judge, trace, turn)
 
-    def _add_up(self, unscored: Score, trace: Trace, turns: Sequence[CheckedTurn], plan: Plan, ending: Ending) -> Score:
+    def _add_up(
+        self,
+        unscored: Score,
+        trace: Trace,
+        settled: Settled,
+        turns: Sequence[CheckedTurn],
+        plan: Plan,
+        ending: Ending,
+    ) -> Score:
         fresh = [turn for turn in turns if turn.score is None] if self.incremental else []
-        score = add_up(unscored, turns, checklist=plan.checklist, ending=ending, tolerance=self.tolerance)
+        score = add_up(unscored, settled, turns, checklist=plan.checklist, ending=ending, tolerance=self.tolerance)
         for turn in fresh:
             turn.remember(trace, self.judge)
+        if self.incremental:
+            plan.settle(trace, ending, settled, turns)
         return score
 
     def _plan(self, task: Task | None) -> Plan | None:

@@ -195,12 +195,14 @@ def stored_reward(
     takes R_t = Σ paid w / Σ judged w, beyond it the reward is NULL. **Decision**: a turn of which nothing that weighs
     was judged has no R_t (0/0), so the reward is NULL too, however small the turn's share; a NULL of weight 0 is
     missing nothing."""
-    return reward_of([Share.of(*turn) for turn in zip(paid, weights, strict=True)], tolerance=tolerance)
+    shares = [Share.of(*turn) for turn in zip(paid, weights, strict=True)]
+    missing = math.fsum(share.missing for share in shares)
+    return reward_of(missing, [share.reward for share in shares], tolerance=tolerance)
 
 
-def reward_of(shares: Sequence[Share], *, tolerance: float = 0.2) -> float | None:
-    """The stored reward of the L turns with these shares (`stored_reward`)."""
-    if not shares or math.fsum(share.missing for share in shares) / len(shares) > tolerance + 1e-12:
+def reward_of(missing: float, rewards: Sequence[float | None], *, tolerance: float = 0.2) -> float | None:
+    """The stored reward of the L turns with these rewards over what was judged, and this weight of NULLs together."""
+    if not rewards or missing / len(rewards) > tolerance + 1e-12:
         return None
-    rewards = [share.reward for share in shares if share.reward is not None]
-    return trajectory_reward(rewards, len(shares)) if len(rewards) == len(shares) else None
+    known = [reward for reward in rewards if reward is not None]
+    return trajectory_reward(known, len(rewards)) if len(known) == len(rewards) else None
