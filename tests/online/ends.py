@@ -66,11 +66,16 @@ with concurrent.futures.ProcessPoolExecutor(2, mp_context=multiprocessing.get_co
     list(pool.map(work, [1, 2]))
 """,
     "a thread that goes on": """
-def later():
-    threading.main_thread().join()
-    work(0)
+began = threading.Event()
 
-threading.Thread(target=later).start()
+def go_on():
+    work(0)
+    began.set()
+    threading.main_thread().join()
+    work(1)  # a graph has no executor any more then, and answers nothing
+
+threading.Thread(target=go_on).start()
+began.wait()
 """,
 }
 
