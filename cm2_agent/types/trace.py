@@ -159,6 +159,11 @@ class Trace:
 
     def with_run(self, run: Run) -> Trace:
         """The trace with one more run, or with the run of that id replaced."""
+        cutter: TurnCutter | None = self.__dict__.get("_cutter")
+        if cutter is not None and len(cutter.ends) == len(self.runs) and run.id not in cutter.runs:
+            grown = replace(self, runs=(*self.runs, run))
+            self._pass_on(grown, run)
+            return grown
         others = tuple(other for other in self.runs if other.id != run.id)
         grown = replace(self, runs=(*others, run))
         if len(others) == len(self.runs):

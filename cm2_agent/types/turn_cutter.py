@@ -51,15 +51,18 @@ class TurnCutter:
         self._drafts: list[_StepDraft] = []
         self._answered = False  # a greeting before the first user message belongs to that user's turn
         self._executions = Executions()
-        self._own_code: list[set[str]] = []  # of each turn
-        self._own_code_used: set[str] = set()
+        self._own_code: list[frozenset[str]] = []  # of the turns up to and with each
+        self._own_code_used: frozenset[str] = frozenset()
         self._turn_of: list[int] = []  # of each step
         self._touched = 0  # the first turn that is not built as it is
         self._now = 0
         self._failed = False  # whether the last run did
         self.ends: list[RunEnd] = []
+        self.runs: set[str] = set()
+        """The ids of the runs so far."""
 
     def add(self, run: Run) -> None:
+        self.runs.add(run.id)
         first = len(self._drafts)
         if not self.ends:
             for message in run.history:
@@ -81,10 +84,11 @@ class TurnCutter:
     def turns(self) -> tuple[Turn, ...]:
         """The turns so far."""
         first = min(self._touched, len(self._own_code))
-        self._own_code[first:] = [
-            set().union(*(draft.own_code for draft in drafts)) for _, drafts in self._turns[first:]
-        ]
-        own_code = set().union(*self._own_code)
+        own_code = self._own_code[first - 1] if first else frozenset[str]()
+        del self._own_code[first:]
+        for _, drafts in self._turns[first:]:
+            own_code = own_code.union(*(draft.own_code for draft in drafts))
+            self._own_code.append(own_code)
         if own_code != self._own_code_used:
             first, self._own_code_used = 0, own_code
         self._built[first:] = [self._turn(index) for index in range(first, len(self._turns))]
