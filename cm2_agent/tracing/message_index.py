@@ -22,7 +22,7 @@ from cm2_agent.types.json_values import canonical_json
 from cm2_agent.types.messages import SHOWN, Message, Text
 
 _BITS: Final = 64
-_RECENT: Final = 16
+_RECENT: Final = 8
 """So many of a state's last messages are looked at again, since nodes may change them in place."""
 _LONGEST: Final = 1 << 18
 """Of a longer text only its length and its ends count in a state's hash."""
@@ -98,10 +98,11 @@ class Removal:
 class _Converted:
     """A LangChain message with our form of it."""
 
-    __slots__ = ("content", "message", "seen")
+    __slots__ = ("calls", "content", "message", "seen")
 
     def __init__(self, message: BaseMessage, seen: SeenMessage) -> None:
         self.message, self.seen = message, seen
+        self.calls = seen.message.tool_calls if isinstance(message, AIMessage) else ()
         content = message.content
         self.content = content if isinstance(content, str) else _copied(content)
 
@@ -117,11 +118,11 @@ class _Converted:
         content = message.content
         if content is not self.content and content != self.content:
             return False
-        if isinstance(message, AIMessage) and message.tool_calls:
-            mine = self.seen.message.tool_calls
-            return len(mine) >= len(message.tool_calls) and all(
+        if isinstance(message, AIMessage) and (calls := message.tool_calls):
+            mine = self.calls
+            return len(mine) >= len(calls) and all(
                 call["name"] == own.name and call["args"] == own.arguments
-                for call, own in zip(message.tool_calls, mine, strict=False)
+                for call, own in zip(calls, mine, strict=False)
             )
         return True
 
