@@ -6,8 +6,9 @@ MessagePack, or JSON where MessagePack cannot say it (lone surrogates, integers 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from operator import is_
 from typing import Any
 
 import ormsgpack
@@ -48,12 +49,13 @@ class _Table:
         self._messages: list[Any] = []
         self._tools: list[Any] = []
         self._numbers: dict[int, int] = {}  # by identity: the run holds the objects, so an id stays its own
+        self._last: tuple[Sequence[Message], list[int]] = (), []
 
     def of_run(self, run: Run) -> dict[str, Any]:
         record = _given(run, _RUN)
-        record["messages"] = self._numbered(run.messages)
         if run.history:
             record["history"] = self._numbered(run.history)
+        record["messages"] = [self._number(message, self._messages) for message in run.messages]
         if run.failure is not None:
             record["failure"] = dict(run.failure.__dict__)
         if run.branch is not None:
@@ -77,18 +79,22 @@ class _Table:
         record["sampling"], record["usage"] = dict(call.sampling), dict(call.usage)
         return record
 
-    def _numbered(self, messages: Iterable[Message]) -> list[int]:
-        known, number = self._numbers, self._number
-        return [
-            found if (found := known.get(id(message))) is not None else number(message, self._messages)
-            for message in messages
-        ]
+    def _numbered(self, messages: Sequence[Message]) -> list[int]:
+        """Each list goes on from the one before, mostly: what they share is not looked up again."""
+        last, numbers = self._last
+        same = min(len(last), len(messages))
+        if not all(map(is_, last, messages)):
+            same = 0
+        out = numbers[:same]
+        out += [self._number(message, self._messages) for message in messages[same:]]
+        self._last = messages, out
+        return out
 
     def _number(self, value: Message | ToolSpec, table: list[Any]) -> int:
         found = self._numbers.get(id(value))
         if found is None:
             found = self._numbers[id(value)] = len(table)
-            table.append(value.json_form if isinstance(value, Message) else value.to_json())
+            table.append(value.json_text if isinstance(value, Message) else value.to_json())
         return found
 
 
@@ -106,7 +112,7 @@ def _given(value: Run | ModelCall | ToolRun, defaults: Mapping[str, Any]) -> dic
 
 
 def _run(data: dict[str, Any]) -> Run:
-    table = [Message.from_json(message) for message in data.pop("table")]
+    table = [Message.from_json(json.loads(text)) for text in data.pop("table")]
     specs = [ToolSpec.from_json(tool) for tool in data.pop("specs")]
     for name in ("messages", "history"):
         data[name] = tuple(table[number] for number in data.get(name, ()))

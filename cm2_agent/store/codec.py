@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from cm2_agent.errors import StoreError
-from cm2_agent.types.json_values import JSON, canonical_json
+from cm2_agent.types.json_values import JSON, canonical_json, json_text
 
 SEALED = "b64:"
 DIGEST = 32
@@ -23,7 +23,6 @@ DIGEST = 32
 
 N = TypeVar("N", int, float)
 
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _encode_sorted = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True).encode
 _SWAP = sys.byteorder == "big"
 
@@ -59,7 +58,7 @@ def dump(value: JSON, what: str) -> str:
     """JSON text for a column, keys in the order given. Raises StoreError where the value is not JSON, naming `what` it
     belongs to."""
     try:
-        return seal(_encode(value))
+        return seal(json_text(value))
     except (TypeError, ValueError, RecursionError) as error:
         raise _not_json(what, error) from error
 
@@ -97,7 +96,7 @@ def load_tags(text: str | None) -> tuple[str, ...]:
 
 
 def _spelled(tag: str) -> str:
-    return _encode(seal(tag))
+    return json_text(seal(tag))
 
 
 def load(text: str) -> JSON:

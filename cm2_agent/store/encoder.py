@@ -328,7 +328,7 @@ class Packer:
     def _digest(self, kind: str, thing: Message | ToolSpec, where: str) -> bytes:
         """The address of a content that is met for the first time. Others of this write may say the same: comparing
         their bodies costs less than another hash."""
-        body = dump(thing.to_json(), f"{where}: a {kind}")
+        body = seal(thing.json_text) if isinstance(thing, Message) else dump(thing.to_json(), f"{where}: a {kind}")
         digest = self._by_body.get(body)
         if digest is None:
             digest = self._by_body[body] = thing.digest

@@ -14,6 +14,7 @@ CUT_AT = 262_144
 artifact)."""
 
 
+_in_order = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 _canonical = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
 
@@ -21,6 +22,11 @@ def canonical_json(value: JSON) -> str:
     """The one spelling used for hashes and quotes: sorted keys, no spaces, real characters. Raises ValueError on NaN
     and infinities."""
     return _canonical(value)
+
+
+def json_text(value: JSON) -> str:
+    """JSON on one line with the keys in their order. Raises TypeError or ValueError on what is not JSON."""
+    return _in_order(value)
 
 
 def content_digest(value: JSON) -> bytes:

@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar, Final, Literal, TypeAlias
 from pydantic import ConfigDict, Field
 
 from cm2_agent.errors import TraceError
-from cm2_agent.types.json_values import JSON, content_digest
+from cm2_agent.types.json_values import JSON, content_digest, json_text
 
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
@@ -236,12 +236,13 @@ class Message:
     @cached_property
     def digest(self) -> bytes:
         """The content address in 32 bytes. Raises TypeError or ValueError where a part is not JSON."""
-        return content_digest(self.json_form)
+        return content_digest(self.to_json())
 
     @cached_property
-    def json_form(self) -> Mapping[str, JSON]:
-        """What `to_json` gives, made once, since a history is written again with each run: not to be changed."""
-        return self.to_json()
+    def json_text(self) -> str:
+        """What `to_json` gives as text, made once: a history is written again with each run. Raises TypeError or
+        ValueError where a part is not JSON."""
+        return json_text(self.to_json())
 
     @property
     def hash(self) -> str:
