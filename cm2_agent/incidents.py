@@ -38,13 +38,13 @@ class Incidents:
         if mask not in self._masks:
             self._masks.append(mask)
 
-    def add(self, kind: str, error: BaseException | None = None) -> None:
-        """Count a failure; the first of its kind is logged. Never raises."""
+    def add(self, kind: str, error: BaseException | None = None, *, number: int = 1) -> None:
+        """Count a failure, or a `number` of them; the first of its kind is logged. Never raises."""
         detail = "" if error is None else self._detail(error)
         with self._lock:
             first = kind not in self._total
-            self._total[kind] += 1
-            self._pending[kind] += 1
+            self._total[kind] += number
+            self._pending[kind] += number
             self._details[kind] = detail
         if first:
             shown = detail if isinstance(error, StoreError | MissingExtra | OSError) else _place(error)

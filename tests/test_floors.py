@@ -27,7 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("models", "types"),
     ("analysis", "datasets", "importers", "incidents", "langchain_messages", "llm", "store", "trainers"),
-    ("graphs", "integrations", "rewards", "tracing"),
+    ("graphs", "integrations", "rewards", "spool", "tracing"),
     ("benchmarks", "online"),
     ("runner",),
     ("__init__", "quickstart"),

@@ -93,7 +93,7 @@ def _check_store(store: str, inventory: ToolInventory | None) -> dict[str, Any]:
 
 def _check_spool(store: str) -> dict[str, Any]:
     """The runs that processes have answered and not stored."""
-    from cm2_agent.online.spool_status import read_status
+    from cm2_agent.spool.status import read_status
 
     status = read_status(store)
     waiting = sum(status.runs.values())

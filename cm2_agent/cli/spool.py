@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 
 def show(store: StoreOption = STORE, spool: SpoolOption = None, as_json: JsonOption = False) -> None:
-    from cm2_agent.online.spool_status import read_status
+    from cm2_agent.spool.status import read_status
 
     status = read_status(store, spool)
     print_result(
@@ -42,7 +42,7 @@ def show(store: StoreOption = STORE, spool: SpoolOption = None, as_json: JsonOpt
 
 
 def replay(store: StoreOption = STORE, spool: SpoolOption = None, as_json: JsonOption = False) -> None:
-    from cm2_agent.online.spool_status import save_leftovers
+    from cm2_agent.online.leftovers import save_leftovers
 
     found = save_leftovers(store, spool)
     print_result(

@@ -114,7 +114,7 @@ def age(text: str) -> timedelta:
 
 
 def _own_spool(store: str) -> list[Path]:
-    from cm2_agent.online.spool_folder import default_folder
+    from cm2_agent.spool.folder import default_folder
 
     folder = default_folder(store)
     return [Path(folder)] if folder is not None and Path(folder).is_dir() else []

@@ -11,9 +11,9 @@ from typing import NamedTuple, Protocol
 
 from cm2_agent.errors import TraceError
 from cm2_agent.incidents import Incidents
-from cm2_agent.online.run_record import encode_run
-from cm2_agent.online.spool import UNSCORED, Place, Spool
-from cm2_agent.online.spool_replay import join_key, split_key
+from cm2_agent.spool.files import UNSCORED, Place, Spool
+from cm2_agent.spool.record import encode_run
+from cm2_agent.spool.replay import join_key, split_key
 from cm2_agent.types.protocols import Store
 from cm2_agent.types.run import Run
 

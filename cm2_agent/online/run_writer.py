@@ -3,7 +3,6 @@ processes left."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,16 +11,14 @@ from cm2_agent.incidents import Incidents
 from cm2_agent.online.forks import DATABASE
 from cm2_agent.online.incident_counts import store_incidents
 from cm2_agent.online.save_errors import meaning_of
-from cm2_agent.online.spool import Spool
-from cm2_agent.online.spool_replay import Replayed, replay
+from cm2_agent.spool.files import Spool
+from cm2_agent.spool.refused import add_refused
+from cm2_agent.spool.replay import Replayed, replay
 from cm2_agent.types.protocols import Store
 from cm2_agent.types.run import Run
 
-__all__ = ["REFUSED", "RunWriter"]
+__all__ = ["RunWriter"]
 
-REFUSED = "refused.jsonl"
-"""The file in a spool's folder that holds refused runs: one JSON object a line, `reason` and `run`."""
-_REFUSED_BYTES = 64 << 20
 _STRIKES = 3
 """How often a run may fail for no clear reason while the store takes others."""
 
@@ -91,6 +88,12 @@ class RunWriter:
             return None
         return self._one_by_one(runs)
 
+    def write_all(self, runs: Sequence[Run]) -> None:
+        """Save the runs, or refuse those that cannot be. Raises what the store raises when it is away."""
+        error = self.write(dict(enumerate(runs)))
+        if error is not None:
+            raise error
+
     def traces_of(self, runs: Mapping[str, str]) -> dict[str, str]:
         """The trace that each saved run is part of, by the run's id, as the store placed it; given is what the runs
         themselves say, which holds in a store that places none."""
@@ -148,15 +151,8 @@ class RunWriter:
         self.incidents.add("a run was not saved", error)
         if self.spool is None or not self.spool.ready:
             return
-        line = json.dumps({"reason": f"{type(error).__name__}: {error}", "run": run.to_json()}, default=repr) + "\n"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            fd = os.open(os.path.join(self.spool.folder, REFUSED), flags, 0o600)
-            try:
-                if os.fstat(fd).st_size + len(line) <= _REFUSED_BYTES:
-                    os.write(fd, line.encode())
-            finally:
-                os.close(fd)
+            add_refused(self.spool.folder, run, error)
         except OSError as failed:
             self.incidents.add("a refused run could not be put aside", failed)
 
@@ -174,8 +170,8 @@ class RunWriter:
             ("a run in the spool of an earlier process could not be read", found.unreadable),
             ("the last record in the spool of an earlier process was torn", found.torn),
         ):
-            for _ in range(count):
-                self.incidents.add(kind)
+            if count:
+                self.incidents.add(kind, number=count)
         return found
 
     def report(self) -> None:

@@ -13,7 +13,7 @@ from cm2_agent.incidents import Incidents
 from cm2_agent.online.forks import DATABASE, survive_forks
 from cm2_agent.online.run_queue import Entry, RunQueue, Watched
 from cm2_agent.online.run_writer import RunWriter
-from cm2_agent.online.spool import Spool
+from cm2_agent.spool.files import Spool
 from cm2_agent.types.protocols import Store
 from cm2_agent.types.run import Run
 
@@ -34,9 +34,8 @@ class Saver:
     While the store takes nothing (a locked file, a server that restarts, a full disk) the saver waits at the head of
     its queue, for as long as it takes. Runs beyond `size` or `held` bytes wait in the spool alone; without a spool they
     are dropped and counted. A run that the store refuses costs itself alone: it goes to the file `refused.jsonl` of the
-    spool's folder. `open_store` is called in the saver's thread, in a forked child again, and where
-    the file is gone if that `reopens` it; `on_start` when the thread is
-    started."""
+    spool's folder. `open_store` is called in the saver's thread, in a forked child again, and where the file is gone if
+    that `reopens` it; `on_start` when the thread is started."""
 
     def __init__(
         self,
@@ -269,9 +268,7 @@ class Saver:
 
     def _adopt(self, runs: Sequence[tuple[str | None, Run]]) -> None:
         """Save runs of a dead process. Raises what the store raises when it is away: the files stay then."""
-        left = {number: run for number, (_, run) in enumerate(runs)}
-        if (error := self._writer.write(left)) is not None:
-            raise error
+        self._writer.write_all([run for _, run in runs])
         traces = self._writer.traces_of({run.id: run.trace_id for _, run in runs})
         self._score([(key, traces[run.id]) for key, run in runs])
         self._moved = time.monotonic()

@@ -25,8 +25,8 @@ from cm2_agent.incidents import Incidents, logger
 from cm2_agent.online.live import STALLED, Live
 from cm2_agent.online.saver import Saver
 from cm2_agent.online.scoring import ScoringPath
-from cm2_agent.online.spool import Spool
-from cm2_agent.online.spool_folder import spool_of
+from cm2_agent.spool.files import Spool
+from cm2_agent.spool.folder import spool_of
 from cm2_agent.store.engine import parse
 from cm2_agent.store.sql_store import SQLStore
 from cm2_agent.types.checklist import Checklist

@@ -32,7 +32,7 @@ os.environ.setdefault("LANGSMITH_TRACING", "false")
 TOP = Path(__file__).parents[2]
 sys.path.insert(0, str(TOP))
 
-from cm2_agent.online.spool_status import read_status  # noqa: E402
+from cm2_agent.spool.status import read_status  # noqa: E402
 from cm2_agent.store import SQLStore  # noqa: E402
 from tests.online.ends import ENDS, run_to_its_end  # noqa: E402
 

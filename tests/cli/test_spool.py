@@ -9,10 +9,10 @@ from typing import Any
 from typer.testing import CliRunner
 
 from cm2_agent.cli.app import app
-from cm2_agent.online.run_record import encode_run
-from cm2_agent.online.spool import Spool
-from cm2_agent.online.spool_folder import spool_of
-from cm2_agent.online.spool_replay import join_key
+from cm2_agent.spool.files import Spool
+from cm2_agent.spool.folder import spool_of
+from cm2_agent.spool.record import encode_run
+from cm2_agent.spool.replay import join_key
 from cm2_agent.store import SQLStore
 from tests.online.stores import run
 

@@ -10,7 +10,7 @@ from cm2_agent.online.live import Live
 from cm2_agent.online.middleware import Middleware
 from cm2_agent.online.saver import Saver
 from cm2_agent.online.scoring import ScoringPath
-from cm2_agent.online.spool import Spool
+from cm2_agent.spool.files import Spool
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.messages import Message
 from cm2_agent.types.protocols import Scorer, Sink, Store

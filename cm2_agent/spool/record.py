@@ -38,7 +38,7 @@ def decode_run(record: bytes) -> Run:
         kind, body = record[:1], record[1:]
         data = ormsgpack.unpackb(body) if kind == _MSGPACK else json.loads(body.decode("utf-8", "surrogatepass"))
         return _run(data)
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, RecursionError) as error:
         raise TraceError(f"not a record of a run: {error}; expected the bytes that encode_run writes") from error
 
 

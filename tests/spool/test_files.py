@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from cm2_agent.online.run_record import encode_run
-from cm2_agent.online.spool import SUFFIX, Spool, SpoolFull
-from cm2_agent.online.spool_replay import UNREADABLE, Replayed, join_key, replay
+from cm2_agent.spool.files import ABOUT as FROM
+from cm2_agent.spool.files import RUN, SUFFIX, UNSCORED, Spool, SpoolFull, pack_record
+from cm2_agent.spool.record import encode_run
+from cm2_agent.spool.replay import UNREADABLE, Replayed, join_key, replay
 from cm2_agent.types.run import Run
 from tests.online.stores import run
 
@@ -71,7 +72,7 @@ def test_a_stored_dialogue_does_not_lie_in_the_spool_any_longer(tmp_path: Path) 
 def test_a_living_process_keeps_its_files(tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path
-from tests.online.test_spool import spool_in, spooled
+from tests.spool.test_files import spool_in, spooled
 spool = spool_in(Path({str(tmp_path)!r}))
 spool.append(1, spooled("theirs"))
 print("ready", flush=True)
@@ -95,7 +96,7 @@ def test_own_files_are_never_opened_again_which_would_give_up_their_lock(tmp_pat
     assert replayed(tmp_path)[0] == []
     code = f"""
 from pathlib import Path
-from tests.online.test_spool import replayed
+from tests.spool.test_files import replayed
 print(replayed(Path({str(tmp_path)!r}))[0])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -149,6 +150,28 @@ def test_a_record_of_another_version_is_not_thrown_away(tmp_path: Path) -> None:
     assert [path.name.endswith(UNREADABLE) for path in tmp_path.iterdir()] == [True]
 
 
+@pytest.mark.parametrize("about", [b"", b"\xff", b"[]", b"{}", b'{"store": "s", "project": 3}', b"[" * 100_000])
+def test_a_file_that_says_not_whose_it_is_stays_and_stops_nothing(tmp_path: Path, about: bytes) -> None:
+    spool = spool_in(tmp_path)
+    spool.append(1, spooled("a"))
+    leave(spool)
+    other = tmp_path / f"0-0-000001{SUFFIX}"
+    other.write_bytes(pack_record(FROM, 0, about) + pack_record(RUN, 1, spooled("b")))
+    assert replayed(tmp_path)[0] == ["k:a"]
+    assert [path.name for path in tmp_path.iterdir()] == [other.name]
+
+
+@pytest.mark.parametrize("traces", [b"", b"{}", b"3", b'[["k"]]', b'[["k", 3], [3, "t"]]', b"[" * 100_000])
+def test_traces_to_score_that_cannot_be_read_stop_nothing(tmp_path: Path, traces: bytes) -> None:
+    spool = spool_in(tmp_path)
+    spool.append(1, spooled("a"))
+    spool.append(1, traces, kind=UNSCORED)
+    leave(spool)
+    names, found = replayed(tmp_path)
+    assert (names, found.unscored) == (["k:a"], [])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_only_the_runs_of_the_same_store_and_project_are_taken(tmp_path: Path) -> None:
     spool = spool_in(tmp_path)
     spool.append(1, spooled("a", None))
@@ -200,7 +223,7 @@ def test_a_full_disk_costs_one_record_and_hides_none(tmp_path: Path) -> None:
     code = f"""
 import resource, signal
 from pathlib import Path
-from tests.online.test_spool import spool_in, spooled
+from tests.spool.test_files import spool_in, spooled
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 spool = spool_in(Path({str(tmp_path)!r}))
 spool.append(1, spooled("a"))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 
 from cm2_agent.errors import TraceError
-from cm2_agent.online.run_record import decode_run, encode_run
+from cm2_agent.spool.record import decode_run, encode_run
 from cm2_agent.types.messages import Message, Text, ToolSpec
 from cm2_agent.types.run import Branch, ModelCall, Run, StateMark
 from tests import strategies
@@ -58,7 +58,9 @@ def test_what_is_not_json_is_refused() -> None:
         encode_run(Run(id="r", messages=(Message(role="user", parts=(Text(content="x", extra={"at": object()}),)),)))
 
 
-@pytest.mark.parametrize("record", [b"", b"M", b"M\xc1", b"J{}", b"J[]", b"X123", b'J{"table":[],"specs":[]}'])
+@pytest.mark.parametrize(
+    "record", [b"", b"M", b"M\xc1", b"J{}", b"J[]", b"X123", b'J{"table":[],"specs":[]}', b"J" + b"[" * 100_000]
+)
 def test_other_bytes_are_no_run(record: bytes) -> None:
     with pytest.raises(TraceError, match="not a record of a run"):
         decode_run(record)

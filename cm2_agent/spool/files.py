@@ -1,4 +1,4 @@
-"""The write-ahead spool: what a process has answered and not yet stored, in files that outlive it.
+"""The spool files of one process: what it has answered and not yet stored, in files that outlive it.
 
 A run is appended as it ends, without fsync: the page cache outlives the process, whatever ends it (not the machine). A
 file is locked by its process for as long as that lives, so a file that can be locked is what a dead one left."""
@@ -19,7 +19,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["ABOUT", "OWN", "RUN", "SETTLED", "SUFFIX", "UNSCORED", "Place", "Spool", "SpoolFull", "read_records"]
+__all__ = [
+    "ABOUT",
+    "OWN",
+    "RUN",
+    "SETTLED",
+    "SUFFIX",
+    "UNSCORED",
+    "Place",
+    "Spool",
+    "SpoolFull",
+    "pack_record",
+    "read_records",
+]
 
 SUFFIX = ".spool"
 ABOUT, RUN, SETTLED, UNSCORED = 1, 2, 3, 4

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sqlalchemy import make_url
 
-from cm2_agent.online.spool import Spool
+from cm2_agent.spool.files import Spool
 from cm2_agent.store.schema import DEFAULT_PROJECT
 
 __all__ = ["about", "default_folder", "spool_of"]

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from cm2_agent.errors import TraceError
-from cm2_agent.online.run_record import decode_run
-from cm2_agent.online.spool import ABOUT, OWN, RUN, SETTLED, SUFFIX, UNSCORED, read_records
+from cm2_agent.spool.files import ABOUT, OWN, RUN, SETTLED, SUFFIX, UNSCORED, read_records
+from cm2_agent.spool.record import decode_run
 from cm2_agent.types.run import Run
 
 __all__ = ["Leftover", "Replayed", "leftovers", "replay"]
@@ -107,17 +107,36 @@ def _locked(path: str, stack: ExitStack) -> bytes | None:
 def _read(data: bytes, found: Leftover) -> None:
     for kind, number, payload in read_records(data):
         if kind == ABOUT:
-            found.about = json.loads(payload)
+            found.about = _about(payload)
             found.settled = max(found.settled, number)
         elif kind == SETTLED:
             found.settled = max(found.settled, number)
         elif kind == RUN:
             found.records[number] = payload
         elif kind == UNSCORED:
-            found.unscored += [(key, trace_id) for key, trace_id in json.loads(payload)]
+            found.unscored += _unscored(payload)
         elif kind == 0:
             found.torn += 1
     found.records = {number: record for number, record in found.records.items() if number > found.settled}
+
+
+def _about(payload: bytes) -> dict[str, str]:
+    """Whose file it is; empty where that is no answer of `folder.about`, so that the file belongs to no store."""
+    try:
+        about = json.loads(payload)
+    except (ValueError, RecursionError):
+        return {}
+    known = isinstance(about, dict) and all(isinstance(about.get(name), str) for name in ("store", "project"))
+    return about if known else {}
+
+
+def _unscored(payload: bytes) -> list[tuple[str | None, str]]:
+    """Traces without a score; none where the record is of another form, since `cm2 score` finds them too."""
+    try:
+        found = [(key, trace_id) for key, trace_id in json.loads(payload)]
+    except (ValueError, TypeError, RecursionError):
+        return []
+    return [(key, trace_id) for key, trace_id in found if isinstance(key, str | None) and isinstance(trace_id, str)]
 
 
 def replay(

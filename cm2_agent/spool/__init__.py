@@ -1,0 +1,1 @@
+"""The write-ahead spool: files of runs that a process has answered and not yet stored."""
