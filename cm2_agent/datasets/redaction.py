@@ -284,7 +284,8 @@ def _in_child() -> None:
         redactor._lock = Lock()
 
 
-os.register_at_fork(after_in_child=_in_child)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
 
 
 class _Stream:

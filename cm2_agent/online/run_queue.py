@@ -20,6 +20,8 @@ from cm2_agent.types.run import Run
 __all__ = ["Entry", "RunQueue", "Watched"]
 
 _BATCH, _BATCH_BYTES = 256, 8 << 20
+_NOTED = 1000
+"""How many traces without a score are noted with each transaction."""
 
 
 class Watched(Protocol):
@@ -165,15 +167,15 @@ class RunQueue:
         except (OSError, TypeError, ValueError):  # counted when it was put, or by the store
             pass
 
-    def settle(self, batch: Sequence[Entry]) -> None:
-        """All of the batch is saved or refused."""
+    def settle(self, batch: Sequence[Entry], unscored: Sequence[tuple[str | None, str]] = ()) -> None:
+        """All of the batch is saved or refused; these traces (key, trace id) have no score yet, the oldest first."""
         with self.lock:
             self._bare.difference_update(entry.number for entry in batch)
             self.waiting -= sum(entry.watched is not None for entry in batch)
             self._held -= sum(entry.size for entry in batch if entry.run is not None)
             if self.spool is not None and self.spool.ready:
                 try:
-                    self.spool.settle(batch[-1].number)
+                    self.spool.settle(batch[-1].number, json.dumps(unscored[:_NOTED]).encode() if unscored else b"")
                 except OSError as error:  # what is stored is stored again then, which changes nothing
                     self.incidents.add("the spool could not be cut", error)
 

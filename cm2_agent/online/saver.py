@@ -35,7 +35,8 @@ class Saver:
     its queue, for as long as it takes. Runs beyond `size` or `held` bytes wait in the spool alone; without a spool they
     are dropped and counted. A run that the store refuses costs itself alone: it goes to the file `refused.jsonl` of the
     spool's folder. `open_store` is called in the saver's thread, in a forked child again, and where the file is gone if
-    that `reopens` it; `on_start` when the thread is started."""
+    that `reopens` it; `on_start` when the thread is started. `unscored` answers which saved traces, as (key, trace id),
+    have no score yet: the spool says so to the next start."""
 
     def __init__(
         self,
@@ -47,13 +48,14 @@ class Saver:
         held: int = 64 << 20,
         reopens: bool = False,
         on_start: Callable[[], None] = lambda: None,
+        unscored: Callable[[], Sequence[tuple[str | None, str]]] = tuple,
     ) -> None:
         self.incidents = incidents
         self.spool = spool
         self.pid = os.getpid()
         self.queue = RunQueue(incidents, spool, size=size, held=held)
         self._writer = RunWriter(open_store, incidents, spool, reopens=reopens)
-        self._on_start = on_start
+        self._on_start, self._unscored_now = on_start, unscored
         self._watched: weakref.WeakSet[Any] = weakref.WeakSet()
         self._forget()
         survive_forks(self)
@@ -282,7 +284,7 @@ class Saver:
                 known[key].saved({trace_id: ()})
 
     def _settle(self, batch: Sequence[Entry]) -> None:
-        self.queue.settle(batch)
+        self.queue.settle(batch, self._unscored_now())
         with self._changed:
             self._done += len(batch)
             self._moved = time.monotonic()

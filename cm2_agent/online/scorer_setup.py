@@ -46,6 +46,7 @@ class ScorerSetup:
         self.judge: Judge | None = _llm_judge(judge, budget_usd) if isinstance(judge, str) else judge
         self._components = _components(rewards)
         self._sample = 1.0 if sample is None else sample
+        self._cache = _Cache()
         self._budget = JudgeBudget(self.judge, budget_usd, holds_itself=isinstance(judge, str))
 
     @property
@@ -63,26 +64,27 @@ class ScorerSetup:
         return LiveScorer(programmatic, judged, self._components, self._sample, self._budget)
 
     def attach_cache(self, store: Store) -> None:
-        """Keep the judge's verdicts in the store, where it has a place for them."""
+        """Keep the judge's verdicts in the store, where it has a place for them: in this one from now on, as the one
+        before may be closed, or the parent's."""
         cache: Any = getattr(store, "verdict_cache", None)
         if self.judge is not None and cache is not None:
-            attach_cache(self.judge, _Cache(cache()))
+            self._cache.verdicts = cache()
+            attach_cache(self.judge, self._cache)
 
 
 class _Cache:
-    """A store's cache of verdicts that no fork meets halfway."""
+    """The `verdicts` of the store that is open, which no fork meets halfway."""
 
-    def __init__(self, cache: Any) -> None:
-        self._cache = cache
+    verdicts: Any = None
 
     def get(self, keys: Sequence[str]) -> dict[str, Verdict]:
         with DATABASE:
-            found: dict[str, Verdict] = self._cache.get(keys)
+            found: dict[str, Verdict] = self.verdicts.get(keys)
         return found
 
     def put(self, verdicts: Mapping[str, Verdict]) -> None:
         with DATABASE:
-            self._cache.put(verdicts)
+            self.verdicts.put(verdicts)
 
 
 def stored_checklist(store: Store, checklist: Checklist, *, strict: bool) -> Checklist:

@@ -93,8 +93,16 @@ def paths_to(store: Store | str, *, project: str | None, spool: str | PathLike[s
 
 def _paths(opener: Callable[[], Store], spool: Spool | None, *, reopens: bool = False) -> StorePaths:
     incidents = Incidents()
-    saver = Saver(opener, incidents, spool=spool, reopens=reopens, on_start=_at_process_start)
-    return StorePaths(saver, ScoringPath(incidents))
+    scoring = ScoringPath(incidents)
+    saver = Saver(
+        opener,
+        incidents,
+        spool=spool,
+        reopens=reopens,
+        on_start=_at_process_start,
+        unscored=lambda: scoring.unscored,
+    )
+    return StorePaths(saver, scoring)
 
 
 def _opener(url: str, project: str | None) -> Callable[[], Store]:
@@ -223,7 +231,8 @@ def _at_child_end() -> None:
 
 
 _finalized: dict[str, int] = {}
-os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 atexit.register(_at_end)
 _register: Any = getattr(threading, "_register_atexit", None)
 if callable(_register):  # not public, and since 3.9 in every version: without it a judge is not asked at the end

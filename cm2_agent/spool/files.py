@@ -1,12 +1,12 @@
 """The spool files of one process: what it has answered and not yet stored, in files that outlive it.
 
 A run is appended as it ends, without fsync: the page cache outlives the process, whatever ends it (not the machine). A
-file is locked by its process for as long as that lives, so a file that can be locked is what a dead one left."""
+file is locked by its process for as long as that lives, so a file that can be locked is what a dead one left. Where the
+system has no such locks (Windows) there is no spool."""
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import secrets
@@ -17,10 +17,18 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 __all__ = [
     "ABOUT",
+    "LOCKS",
     "OWN",
     "RUN",
     "SETTLED",
@@ -29,6 +37,7 @@ __all__ = [
     "Place",
     "Spool",
     "SpoolFull",
+    "lock_file",
     "pack_record",
     "read_records",
 ]
@@ -38,10 +47,14 @@ ABOUT, RUN, SETTLED, UNSCORED = 1, 2, 3, 4
 """The kinds of records: whose file it is, a run, the number up to which runs are settled, traces without a score."""
 _HEAD = struct.Struct("<IIBQ")
 """Bytes of the payload, checksum, kind, number."""
-_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+LOCKS = fcntl is not None
+"""Whether files can be locked here; without it there is no spool."""
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND
+for _name in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK"):
+    _FLAGS |= getattr(os, _name, 0)
 _FILE_BYTES = 16 << 20
 OWN: set[str] = set()
-"""The files of this process. To open and close one of them would give up its lock."""
+"""The files of this process, by their real paths. To open and close one of them would give up its lock."""
 
 
 class SpoolFull(OSError):
@@ -70,7 +83,8 @@ class Spool:
     and `close` looks at the folder.
 
     `about` answers whose runs these are (`store`, `project`), which is compared when the files are read again. At most
-    `limit` bytes are held. `parents`: whether folders above it are made too."""
+    `limit` bytes are held. `parents`: whether folders above it are made too. `folder` is its real path once it is
+    prepared: the same folder by another name is the same folder."""
 
     def __init__(
         self,
@@ -93,6 +107,7 @@ class Spool:
         self._files: deque[_File] = deque()
         self._name = f"{os.getpid()}-{secrets.token_hex(6)}"
         self._made = 0
+        self._noted = False
 
     @property
     def size(self) -> int:
@@ -101,7 +116,7 @@ class Spool:
 
     def prepare(self) -> None:
         """Make the folder, for its owner alone. Raises OSError."""
-        self.folder = os.path.abspath(self.folder)
+        self.folder = os.path.realpath(self.folder)
         Path(self.folder).mkdir(mode=0o700, parents=self._parents, exist_ok=True)
         self.about = dict(self._whose())
         self.ready = True
@@ -123,9 +138,11 @@ class Spool:
         """A record again. Raises OSError."""
         return os.pread(place.file.fd, place.size, place.start)
 
-    def settle(self, number: int) -> None:
+    def settle(self, number: int, unscored: bytes = b"") -> None:
         """All runs up to this number are stored (or refused): they are not read again, and where nothing else is left
-        the file is emptied, so that no dialogue lies there longer than it must. Raises OSError."""
+        the file is emptied, so that no dialogue lies there longer than it must. `unscored` are the traces that have no
+        score yet, for whoever reads what a killed process left; it takes the place of what was noted before. Raises
+        OSError."""
         self.settled = number
         while len(self._files) > 1 and self._files[0].last <= number:
             self._remove(self._files.popleft())
@@ -136,8 +153,12 @@ class Spool:
             os.ftruncate(file.fd, 0)
             file.size = 0
             self._write(file, ABOUT, number, self._about())
+            self._noted = False
         else:
             self._write(file, SETTLED, number, b"")
+        if unscored or self._noted:
+            self._write(file, UNSCORED, number, unscored or b"[]")
+            self._noted = bool(unscored)
 
     def close(self) -> None:
         """Remove the files, if all of their runs are settled, and the folder, if nothing else is in it."""
@@ -168,7 +189,7 @@ class Spool:
             OWN.discard(path)
             raise
         try:
-            fcntl.lockf(file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(file.fd)
             self._write(file, ABOUT, self.settled, self._about())
         except OSError:
             self._remove(file)
@@ -207,6 +228,12 @@ class Spool:
             os.unlink(file.path)
         os.close(file.fd)
         OWN.discard(file.path)
+
+
+def lock_file(fd: int) -> None:
+    """Raises OSError where another process has locked it."""
+    assert fcntl is not None
+    fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _in_event_loop() -> bool:

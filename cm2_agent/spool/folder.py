@@ -9,7 +9,8 @@ from pathlib import Path
 
 from sqlalchemy import make_url
 
-from cm2_agent.spool.files import Spool
+from cm2_agent.incidents import logger
+from cm2_agent.spool.files import LOCKS, Spool
 from cm2_agent.store.schema import DEFAULT_PROJECT
 
 __all__ = ["about", "default_folder", "spool_of"]
@@ -20,8 +21,11 @@ _BESIDE = ".spool"
 
 def spool_of(url: str | None, project: str | None, folder: str | PathLike[str] | None) -> Spool | None:
     """The spool of the store behind a URL: in the folder that is given, else in the default one; None where there is
-    neither (a database in memory, a store that is no database)."""
+    neither (a database in memory, a store that is no database), and where files cannot be locked."""
     chosen = os.fspath(folder) if folder is not None else None if url is None else default_folder(url)
+    if chosen is not None and not LOCKS:
+        logger.warning("this system cannot lock files, so there is no spool: runs wait in memory alone")
+        return None
     if chosen is None:
         return None
     return Spool(chosen, lambda: about(url, project), parents=folder is not None or not chosen.endswith(_BESIDE))

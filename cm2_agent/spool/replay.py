@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
+import stat
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from cm2_agent.errors import TraceError
-from cm2_agent.spool.files import ABOUT, OWN, RUN, SETTLED, SUFFIX, UNSCORED, read_records
+from cm2_agent.spool.files import ABOUT, OWN, RUN, SETTLED, SUFFIX, UNSCORED, lock_file, read_records
 from cm2_agent.spool.record import decode_run
 from cm2_agent.types.run import Run
 
@@ -22,7 +22,8 @@ UNREADABLE = ".unreadable"
 """What the name of a file ends in that was read as far as it could be."""
 _BATCH_BYTES = 8 << 20
 _turn = [threading.Lock()]
-os.register_at_fork(after_in_child=lambda: _turn.__setitem__(0, threading.Lock()))
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _turn.__setitem__(0, threading.Lock()))
 
 
 @dataclass
@@ -64,6 +65,7 @@ def leftovers(folder: str, handle: Callable[[Leftover], bool]) -> None:
 
 def _leftovers(folder: str, handle: Callable[[Leftover], bool]) -> None:
     try:
+        folder = os.path.realpath(folder)
         names = sorted(name for name in os.listdir(folder) if name.endswith(SUFFIX))
     except FileNotFoundError:
         return
@@ -87,12 +89,14 @@ def _leftovers(folder: str, handle: Callable[[Leftover], bool]) -> None:
 def _locked(path: str, stack: ExitStack) -> bytes | None:
     """The content of a file that no living process holds."""
     try:
-        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            return None  # nobody's spool; a pipe would be read for ever
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return None
     stack.callback(os.close, fd)
     try:
-        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_file(fd)
     except OSError:
         return None
     status = os.fstat(fd)
@@ -114,7 +118,7 @@ def _read(data: bytes, found: Leftover) -> None:
         elif kind == RUN:
             found.records[number] = payload
         elif kind == UNSCORED:
-            found.unscored += _unscored(payload)
+            found.unscored = _unscored(payload)  # the last note holds
         elif kind == 0:
             found.torn += 1
     found.records = {number: record for number, record in found.records.items() if number > found.settled}

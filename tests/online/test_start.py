@@ -14,8 +14,11 @@ import pytest
 from cm2_agent import Checklist, Item, View, watch
 from cm2_agent.errors import ConflictError, StoreError
 from cm2_agent.online.watch import flush
+from cm2_agent.rewards import openai_judge_model
+from cm2_agent.rewards.judges.llm_judge import LLMJudge
 from cm2_agent.store import SQLStore
-from tests.online.test_watch import LOOKS, QUESTION, app, scores, traces
+from tests.judge_server import FREE, JudgeServer
+from tests.online.test_watch import ASKED, LOOKS, QUESTION, app, scores, traces
 
 
 @pytest.fixture
@@ -150,6 +153,23 @@ def test_a_store_that_comes_back_empty_gets_the_checklist_too(url: str, tmp_path
     assert flush(300)
     with SQLStore(url) as store:
         assert store.checklist(LOOKS.hash) is not None
+
+
+def test_a_store_that_is_replaced_gets_the_judges_verdicts(url: str, tmp_path: Path) -> None:
+    with JudgeServer() as server:
+        judge = LLMJudge(openai_judge_model(server.base_url, "stub"), price=FREE)
+        graph = watch(app(), ASKED, judge=judge, sample=1.0, budget_usd=0, store=url)
+        for _ in range(2):
+            graph.invoke(QUESTION)
+            assert flush(300)
+            with SQLStore(url) as store:
+                (score,) = store.scores()
+                assert [verdict.value for verdict in score.verdicts] == [True, True]
+                assert len(store.verdict_cache()) > 0
+            for path in tmp_path.glob("cm2.db*"):
+                if path.is_file():
+                    path.unlink()
+    assert server.calls == 2
 
 
 def test_the_spool_of_a_graph_that_is_refused_goes_again(url: str, tmp_path: Path) -> None:

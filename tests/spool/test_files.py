@@ -106,6 +106,70 @@ print(replayed(Path({str(tmp_path)!r}))[0])
     assert not tmp_path.exists()
 
 
+def test_a_folder_by_another_name_holds_the_same_own_files(tmp_path: Path) -> None:
+    spool = spool_in(tmp_path / "spool")
+    spool.append(1, spooled("mine"))
+    (tmp_path / "other").symlink_to(tmp_path / "spool")
+    assert replayed(tmp_path / "other")[0] == []
+    other = spool_in(tmp_path / "other")
+    other.append(1, spooled("too"))
+    assert replayed(tmp_path / "spool")[0] == []
+    assert len(list((tmp_path / "spool").iterdir())) == 2
+
+
+def test_the_last_note_of_traces_without_a_score_holds(tmp_path: Path) -> None:
+    spool = spool_in(tmp_path)
+    spool.append(1, spooled("a"))
+    spool.append(2, spooled("b"))
+    spool.settle(1, b'[["k", "a"], [null, "z"]]')
+    spool.settle(1, b'[["k", "z"]]')
+    leave(spool)
+    names, found = replayed(tmp_path)
+    assert (names, found.unscored) == (["k:b"], [("k", "z")])
+    for notes, left in (([b'[["k", "a"]]'], [("k", "a")]), ([b'[["k", "a"]]', b""], [])):
+        spool.append(1, spooled("a"))
+        for note in notes:
+            spool.settle(1, note)
+        leave(spool)
+        assert replayed(tmp_path)[1].unscored == left
+    spool.append(1, spooled("a"))
+    spool.settle(1, b'[["k", "a"]]')
+    spool.close()  # a note keeps no file: an end in order has scored them, or appends what it has not
+    assert not tmp_path.exists()
+
+
+def test_what_is_no_file_is_left_alone(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "2-00-000001.spool")  # to read it would wait for ever
+    (tmp_path / "3-00-000001.spool").symlink_to("/dev/zero")
+    (tmp_path / "4-00-000001.spool").mkdir()
+    spool = spool_in(tmp_path)
+    spool.append(1, spooled("a"))
+    leave(spool)
+    assert replayed(tmp_path)[0] == ["k:a"]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_where_files_cannot_be_locked_runs_are_stored_without_a_spool(tmp_path: Path) -> None:
+    """As on Windows, whose Python has none of these."""
+    code = f"""
+import os, sys
+sys.modules["fcntl"] = None
+for name in ("register_at_fork", "fork", "geteuid", "pread", "O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK"):
+    delattr(os, name)
+from cm2_agent import SQLStore, flush, watch
+from tests.online.test_watch import LOOKS, QUESTION, app
+url = {f"sqlite:///{tmp_path}/cm2.db"!r}
+watch(app(), LOOKS, store=url, spool={str(tmp_path / "spool")!r}).invoke(QUESTION)
+assert flush(300)
+(trace,) = SQLStore(url).traces()
+print(SQLStore(url).score(trace.id).reward)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "1.0\n"
+    assert "this system cannot lock files" in done.stderr
+    assert not (tmp_path / "spool").exists()
+
+
 @pytest.mark.parametrize("cut", [1, 9, 30])
 def test_a_torn_end_costs_its_own_record_and_is_counted(tmp_path: Path, cut: int) -> None:
     spool = spool_in(tmp_path)
