@@ -45,10 +45,6 @@ SHOWN = 20
 def register(app: typer.Typer) -> None:
     group = command_group("Compile stored dialogues into files of tasks.")
 
-    @group.callback()
-    def root() -> None:
-        """Compile stored dialogues into files of tasks."""
-
     help = (
         "Compile stored dialogues into tasks, with their turns, tools, recorded calls and checklists; personal data is"
         " replaced. Running it again writes the same tasks."

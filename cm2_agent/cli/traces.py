@@ -34,10 +34,6 @@ _SHOWN = 20
 def register(app: typer.Typer) -> None:
     group = command_group("Erase stored traces.")
 
-    @group.callback()
-    def root() -> None:
-        """Erase stored traces."""
-
     help = (
         "Erase traces that meet every condition, or with --project alone all of its traces, and all that was derived"
         " from them. The files are then rewritten and searched for what was erased. Exits 1 where some of it is found."
@@ -81,7 +77,7 @@ def erase(
             planned = opened.erase(**wanted, dry_run=True)
             for line in _removed(planned, "would be removed"):
                 echo_err(line)
-            if not typer.confirm(f"Erase {len(planned.traces)} traces for good?", err=True):
+            if not typer.confirm(f"Erase {len(planned.traces)} traces? They cannot be restored.", err=True):
                 echo_err("nothing was erased")
                 raise typer.Exit(1)
         erasure = opened.erase(**wanted, dry_run=dry_run, spool=() if dry_run else spool or _own_spool(store))

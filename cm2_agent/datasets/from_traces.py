@@ -106,7 +106,7 @@ def task_from_trace(
         canonical_json(data).encode("utf-8")
         if redactor is not None:
             data = redactor.redact_json(data)
-        data["checklist"] = None if checklist is None else redacted_checklist(checklist, redactor)
+        data["checklist"] = None if checklist is None else redacted_checklist_json(checklist, redactor)
         made = Task.model_validate({"id": "unnamed", **data})
         return with_content_id(made.model_copy(update={"entities": entities_of(made, keys)}))
     except RecursionError as error:
@@ -141,7 +141,7 @@ def _content(trace: Trace, score: Score | None, metadata: Mapping[str, JSON]) ->
     }
 
 
-def redacted_checklist(checklist: Checklist, redactor: Redactor | None) -> dict[str, JSON]:
+def redacted_checklist_json(checklist: Checklist, redactor: Redactor | None) -> dict[str, JSON]:
     """The checklist as a task holds it, its words redacted. Raises TaskError where what comes of it is none."""
     data = checklist.to_json()
     if redactor is None:
@@ -241,7 +241,7 @@ def _texts(blocks: Sequence[JSON]) -> str:
 __all__ = [
     "UNTYPED",
     "UnfitTrace",
-    "redacted_checklist",
+    "redacted_checklist_json",
     "task_from_trace",
     "unfit",
     "user_text",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from cm2_agent.datasets.from_traces import redacted_checklist
+from cm2_agent.datasets.from_traces import redacted_checklist_json
 from cm2_agent.datasets.redaction import Redactor
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.task import Task
 
-__all__ = ["checklist_without", "redacted_task"]
+__all__ = ["redacted_checklist", "redacted_task"]
 
 
 def redacted_task(task: Task, redactor: Redactor) -> Task:
@@ -19,21 +19,21 @@ def redacted_task(task: Task, redactor: Redactor) -> Task:
     ('I am uj6rz4mddkykr6rsi@redacted.example.com',)
     """
     own = task.own_checklist()
-    kept = {"id": task.id, "version": task.version}
-    words = {key: value for key, value in task.to_json().items() if key not in (*kept, "checklist")}
+    fixed = {"id": task.id, "version": task.version}
+    words = {key: value for key, value in task.to_json().items() if key not in (*fixed, "checklist")}
     shown = redactor.redact_json(words)
     for group in ("tools", "recorded"):
         names = [entry.name for entry in getattr(task, group)]
         shown[group] = [{**new, "name": name} for new, name in zip(shown[group], names, strict=True)]
-    checklist = None if own is None else redacted_checklist(own, redactor)
-    return Task.model_validate({**shown, **kept, "checklist": checklist})
+    checklist = None if own is None else redacted_checklist_json(own, redactor)
+    return Task.model_validate({**shown, **fixed, "checklist": checklist})
 
 
-def checklist_without(checklist: Checklist, redactor: Redactor) -> Checklist:
+def redacted_checklist(checklist: Checklist, redactor: Redactor) -> Checklist:
     """The checklist with the personal data in its questions and checks replaced, so that a check that names a value
     still finds it in a redacted dialogue; the same object where it has none. Its functions stay. Raises TaskError where
     what comes of it is no checklist."""
-    data = redacted_checklist(checklist, redactor)
+    data = redacted_checklist_json(checklist, redactor)
     if data == checklist.to_json():
         return checklist
     new = Checklist.from_json(data)

@@ -299,9 +299,7 @@ class _Stream:
         while len(chars) < length:
             block = hashlib.sha256(self._digest + self._drawn.to_bytes(4, "big")).digest()
             self._drawn += 1
-            number = int.from_bytes(
-                block, "big"
-            )  # 256 bits for at most 32 draws of 5: what is uneven about it is past noticing
+            number = int.from_bytes(block, "big")  # 256 bits for at most 32 draws of 5: its unevenness is negligible
             for _ in range(min(32, length - len(chars))):
                 number, rest = divmod(number, len(alphabet))
                 chars.append(alphabet[rest])

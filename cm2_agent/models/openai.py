@@ -108,7 +108,7 @@ class EndpointChatModel(ChatOpenAI):
     the model's settings, and what `bind` or `invoke` gave in their place), `finish_reason`, and, where the server gives
     token ids, `prompt_ids`, `completion_ids` and `logprobs`; `untrainable` says why these cannot be trained on: they
     are incomplete, are not as many as the usage says, or do not decode to the text. Thinking in the text is in
-    `additional_kwargs["reasoning_content"]`, as is what a server reports apart from the text.
+    `additional_kwargs["reasoning_content"]`, as is reasoning that a server reports beside the text.
 
     >>> from cm2_agent import EndpointChatModel, openai_compatible
     >>> isinstance(openai_compatible("http://localhost:8000/v1", "qwen3-8b"), EndpointChatModel)
@@ -214,7 +214,7 @@ def _arguments(
 
 
 def _thinking_apart(message: AIMessage, sent: dict[str, Any]) -> AIMessage:
-    """The message without the thinking in its text, and with what the server reported apart from it."""
+    """The message without the thinking in its text, and with the reasoning that the server reported beside it."""
     if not isinstance(message.content, str):
         return message
     reported = _reported_thinking(sent)

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 _OVERRUNS = 2
 """How often in a row a check may run out of time before it rests."""
-
-
 _AT_A_TIME = 8
 """Traces that judge and further rewards are asked about at a time."""
 
@@ -60,7 +58,7 @@ class LiveScorer:
         self._programmatic, self._judged, self._rewards = programmatic, judged, rewards
         self._sample, self._budget = sample, budget
         self._asks = judged is not programmatic or bool(rewards)
-        self._turns = asyncio.Semaphore(_AT_A_TIME)
+        self._asking = asyncio.Semaphore(_AT_A_TIME)
         for scorer in (programmatic, judged):
             scorer.limits.rest_after = _OVERRUNS
         self.incidents = Incidents()
@@ -83,7 +81,7 @@ class LiveScorer:
         drawn = is_drawn(trace.id, self._sample)
         if not drawn or not self._asks:
             return await self._programmatic(trace, task)
-        async with self._turns:
+        async with self._asking:
             return await self._ask(trace, task)
 
     async def _ask(self, trace: Trace, task: Task | None) -> Score:

@@ -25,7 +25,7 @@ _NOTED = 1000
 
 
 class Watched(Protocol):
-    """Whose runs are saved: told when the store is open, and which traces have new runs."""
+    """Whose runs are saved: it hears when the store is open, and which traces have new runs."""
 
     key: str | None
 

@@ -64,7 +64,7 @@ class Saver:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._hurry, self._kick = threading.Event(), threading.Event()
-        self._done = self._flushes = self._tries = self._gone_told = 0
+        self._done = self._flushes = self._tries = self._gone_reported = 0
         self._away: Exception | None = None
         self._moved = time.monotonic()
         self._unscored: list[tuple[str | None, str]] = []
@@ -89,7 +89,7 @@ class Saver:
     # What callers do
 
     def add(self, watched: Watched, timeout: float | None) -> Exception | None:
-        """Save the runs of one more graph. Waits until the store is open and has told `watched` so, at most `timeout`
+        """Save the runs of one more graph. Waits until the store is open and `watched` knows it, at most `timeout`
         seconds, and not after a try that failed; answers why that is not so."""
         with self.lock:
             self._watched.add(watched)
@@ -134,7 +134,7 @@ class Saver:
                     self._hurry.clear()
         with self.lock:
             gone = self.queue.dropped + self._writer.refused
-            lost, self._gone_told = gone - self._gone_told, gone
+            lost, self._gone_reported = gone - self._gone_reported, gone
         return not lost
 
     def _await(self, target: int, deadline: float | None, stalled: float) -> bool:
@@ -208,7 +208,7 @@ class Saver:
         """Returns when the whole batch is saved or refused; while the store takes nothing, more joins it. `runs` are
         those that are neither yet."""
         pauses = iter(_PAUSES)
-        told: dict[Watched, dict[str, Run]] = {}
+        new: dict[Watched, dict[str, Run]] = {}
         taken = 0
         while True:
             self.queue.gather(batch)
@@ -216,7 +216,7 @@ class Saver:
             for entry in batch[taken:]:
                 if entry.watched is not None and (run := self.queue.read(entry)) is not None:
                     runs[entry.number] = run
-                    told.setdefault(entry.watched, {})[run.id] = run
+                    new.setdefault(entry.watched, {})[run.id] = run
             taken = len(batch)
             if runs:
                 self._writer.check_file()
@@ -233,7 +233,7 @@ class Saver:
             self._kick.clear()
         if any(entry.watched is None for entry in batch):
             self._replay()
-        for watched, saved in told.items():
+        for watched, saved in new.items():
             by_trace: dict[str, list[Run]] = {}
             for run_id, trace_id in self._writer.traces_of({run.id: run.trace_id for run in saved.values()}).items():
                 by_trace.setdefault(trace_id, []).append(saved[run_id])

@@ -165,9 +165,9 @@ def _load_checklist(checklist: Checklist | str | PathLike[str] | None, redact: R
         checklist = checklist_of(checklist, otherwise="; other rewards are given as rewards=")
     if redact is None:
         return checklist
-    from cm2_agent.datasets.redacted_task import checklist_without
+    from cm2_agent.datasets.redacted_task import redacted_checklist
 
-    return checklist_without(checklist, redact)
+    return redacted_checklist(checklist, redact)
 
 
 def _components(rewards: Mapping[str, Reward] | Sequence[Reward] | None) -> list[RewardComponent]:

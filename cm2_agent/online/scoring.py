@@ -92,8 +92,8 @@ class ScoringPath:
             if self._loop is not None and self._wake is not None and not self._awake:
                 self._awake = True
                 self._loop.call_soon_threadsafe(self._wake.set)
-        for _ in range(full):
-            self.incidents.add(f"dropped: more than {self._size} traces were waiting to be scored")
+        if full:
+            self.incidents.add(f"dropped: more than {self._size} traces were waiting to be scored", number=full)
 
     def flush(self, deadline: float | None, stalled: float) -> bool:
         """Wait until what was submitted so far is scored; False where the deadline (of time.monotonic) passed, or

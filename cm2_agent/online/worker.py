@@ -20,9 +20,8 @@ class Worker(Generic[_T]):
     """Calls `await handle(item)` for every item submitted, one after the other, in a background thread that starts with
     the first item.
 
-    `handle` may start tasks of its own on the running loop: it calls `hold` for each, and `release` when it is done, so
-    that `flush` waits for them. A process that forks gets a fresh worker in the child, after `forget`; what was waiting
-    is handled by the parent alone."""
+    A process that forks gets a fresh worker in the child, and calls `forget` there; what was waiting is handled by the
+    parent alone."""
 
     def __init__(
         self,
@@ -73,7 +72,7 @@ class Worker(Generic[_T]):
                     if self._loop is not None and self._wake is not None:
                         self._loop.call_soon_threadsafe(self._wake.set)
             if dropped:
-                self._incidents.add(f"dropped: more than {self._size} runs were waiting")
+                self._incidents.add(f"dropped: more than {self._size} deliveries were waiting")
         except Exception as error:  # no thread can be started any more, or the loop is gone: the interpreter is ending
             self._incidents.add("dropped: the background thread is gone", error)
 
@@ -88,21 +87,9 @@ class Worker(Generic[_T]):
                 self._changed.wait(left)
         return True
 
-    def hold(self) -> None:
-        """`flush` waits for one thing more, until `release`."""
-        with self._changed:
-            self._unfinished += 1
-
-    def release(self) -> None:
-        """`flush` no longer waits for one thing that was held."""
-        with self._changed:
-            self._unfinished -= 1
-            if not self._unfinished:
-                self._changed.notify_all()
-
     def _start(self) -> None:
         if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._run, name="cm2-live", daemon=True)
+            self._thread = threading.Thread(target=self._run, name="cm2-deliveries", daemon=True)
             self._thread.start()
 
     def _run(self) -> None:
@@ -123,8 +110,9 @@ class Worker(Generic[_T]):
             try:
                 await self._handle(item)
             except Exception as error:
-                self._incidents.add("a run was not handled", error)
+                self._incidents.add("a delivery failed", error)
             finally:
-                self.release()
-            # Items may come without a pause; what was started on the loop must not wait for one.
-            await asyncio.sleep(0)
+                with self._changed:
+                    self._unfinished -= 1
+                    if not self._unfinished:
+                        self._changed.notify_all()

@@ -129,13 +129,13 @@ def run(
     speaking = _users(user, seed, redact)
     shown = listed
     if redact is not None:
-        from cm2_agent.datasets.redacted_task import checklist_without, redacted_task
+        from cm2_agent.datasets.redacted_task import redacted_checklist, redacted_task
         from cm2_agent.datasets.redaction import check_redactor
 
         check_redactor(redact)
 
         shown = [redacted_task(task, redact) for task in listed]
-        chosen = None if chosen is None else checklist_without(chosen, redact)
+        chosen = None if chosen is None else redacted_checklist(chosen, redact)
     setup = tool_setup(
         tools,
         allow_real=allow_real,

@@ -24,12 +24,17 @@ _STRICT = ormsgpack.OPT_PASSTHROUGH_DATACLASS | ormsgpack.OPT_PASSTHROUGH_DATETI
 
 
 def encode_run(run: Run) -> bytes:
-    """Raises TypeError or ValueError where the run holds what is not JSON; a store would refuse it too."""
-    record = _Table().of_run(run)
+    """Raises TypeError or ValueError where the run holds what is not JSON, or is nested too deeply for it; a store
+    would refuse it too."""
     try:
-        return _MSGPACK + ormsgpack.packb(record, option=_STRICT)
-    except (TypeError, ValueError):
-        return _JSON + json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+        record = _Table().of_run(run)
+        try:
+            return _MSGPACK + ormsgpack.packb(record, option=_STRICT)
+        except (TypeError, ValueError):
+            text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+            return _JSON + text.encode("utf-8", "surrogatepass")
+    except RecursionError as error:
+        raise ValueError(f"run {run.id!r} is nested too deeply to be written: {error}") from error
 
 
 def decode_run(record: bytes) -> Run:

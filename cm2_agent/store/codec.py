@@ -7,7 +7,6 @@ probabilities float32, both little-endian whatever the machine."""
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import sys
 from array import array
@@ -15,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from cm2_agent.errors import StoreError
-from cm2_agent.types.json_values import JSON, canonical_json, json_text
+from cm2_agent.types.json_values import JSON, content_digest, json_text
 
 SEALED = "b64:"
 DIGEST = 32
@@ -108,7 +107,7 @@ def address(value: JSON, what: str) -> bytes:
     """The content address, as `Message.hash` writes it in hexadecimal. Raises StoreError where the value is not
     JSON."""
     try:
-        return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).digest()
+        return content_digest(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise _not_json(what, error) from error
 

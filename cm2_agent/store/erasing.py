@@ -15,7 +15,7 @@ from cm2_agent.store.erased_texts import found_in, held_by
 from cm2_agent.store.erasure import Chosen, Removed, erase
 from cm2_agent.store.schema import metadata
 
-POSTGRES_KEEPS = (
+POSTGRES_NOTE = (
     "PostgreSQL's write-ahead log holds what was written until it is recycled (CHECKPOINT, then its archive and"
     " replicas), and so do backups; no search from here can see them"
 )
@@ -76,7 +76,7 @@ def run_erasure(
     searched = [str(file) for file in files]
     if not database.sqlite:
         searched.insert(0, f"every text and binary column of {len(metadata.tables)} tables of {database.url}")
-        notes = (*notes, POSTGRES_KEEPS)
+        notes = (*notes, POSTGRES_NOTE)
     found = found_in(files, gone)
     erasure = Erasure(
         traces=ids,

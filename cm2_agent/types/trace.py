@@ -75,8 +75,7 @@ class Trace:
 
     @cached_property
     def turns(self) -> tuple[Turn, ...]:
-        """The dialogue cut at user messages. A user message that no assistant step answers opens no
-        turn."""
+        """The dialogue cut at user messages. A user message that no assistant step answers opens no turn."""
         return self._cut[0]
 
     @cached_property

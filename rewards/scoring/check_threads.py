@@ -24,7 +24,7 @@ from .check_limits import DISABLED, REST, TIMED_OUT, CheckLimits, StuckChecks
 from .shaping import ItemColumn
 
 _GRACE = 0.5
-"""Seconds in which a check that was told to stop has to end."""
+"""Seconds in which a check that was stopped has to end."""
 _CROWDED = 0.05
 """Seconds that functions wait for a busy thread before another is started."""
 _IDLE = 1.0
@@ -104,10 +104,10 @@ class _Batch:
         self._expected = self._since
         self._stopped: float | None = None
         self._columns: list[ItemColumn | None] = [None] * len(calls)
-        self._tell: Callable[[], None] = lambda: None
+        self._on_done: Callable[[], None] = lambda: None
 
-    def when_done(self, tell: Callable[[], None]) -> None:
-        self._tell = tell
+    def when_done(self, call: Callable[[], None]) -> None:
+        self._on_done = call
 
     def columns(self) -> list[ItemColumn]:
         return [column for column in self._columns if column is not None]
@@ -146,7 +146,7 @@ class _Batch:
 
     def _finish(self) -> None:
         self.done = True
-        self._tell()
+        self._on_done()
 
     # -- in the thread of who waits
 

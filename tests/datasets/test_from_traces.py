@@ -23,7 +23,7 @@ from cm2_agent.datasets import (
     unfit,
     with_content_id,
 )
-from cm2_agent.datasets.from_traces import redacted_checklist
+from cm2_agent.datasets.from_traces import redacted_checklist_json
 from cm2_agent.errors import TaskError
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
@@ -173,11 +173,11 @@ def test_personal_data_is_replaced_alike_in_all_of_it() -> None:
 
 def test_a_pattern_matches_the_placeholder_of_what_it_matched() -> None:
     item = Item("tells", check={"reply_matches": r"(?i)sent to ada@x\.org, \$12\.50"}, turn=0)
-    got = redacted_checklist(Checklist(item, name="c"), redactor())
+    got = redacted_checklist_json(Checklist(item, name="c"), redactor())
     pattern = got["items"][0]["check"]["reply_matches"]
     assert "ada" not in pattern
     assert re.search(pattern, redactor().redact("Sent to Ada@x.org, $12.50"))
-    again = redacted_checklist(Checklist.from_json(got), redactor())
+    again = redacted_checklist_json(Checklist.from_json(got), redactor())
     assert again == got
 
 

@@ -58,6 +58,14 @@ def test_what_is_not_json_is_refused() -> None:
         encode_run(Run(id="r", messages=(Message(role="user", parts=(Text(content="x", extra={"at": object()}),)),)))
 
 
+def test_what_is_nested_too_deeply_is_refused() -> None:
+    deep: list[object] = []
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(ValueError, match="nested too deeply"):
+        encode_run(Run(id="r", input=deep))
+
+
 @pytest.mark.parametrize(
     "record", [b"", b"M", b"M\xc1", b"J{}", b"J[]", b"X123", b'J{"table":[],"specs":[]}', b"J" + b"[" * 100_000]
 )
