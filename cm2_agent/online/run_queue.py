@@ -131,12 +131,16 @@ class RunQueue:
             size += batch[-1].size
 
     def prepare(self) -> None:
-        """Make the spool's folder, which a caller inside an event loop could not."""
-        if self.spool is None or self.spool.ready:
+        """Make the spool's folder, which a caller inside an event loop could not; see that its files are still
+        there."""
+        if self.spool is None:
             return
         try:
             with self.lock:
-                self.spool.prepare()
+                if self.spool.ready:
+                    self.spool.look()
+                else:
+                    self.spool.prepare()
         except OSError as error:
             self.incidents.add("there is no spool: its folder cannot be made, and runs wait in memory alone", error)
 
@@ -184,7 +188,11 @@ class RunQueue:
     @property
     def in_memory_alone(self) -> int:
         """How many of the waiting runs end with the process."""
-        return len(self._bare)
+        with self.lock:
+            if self.spool is None:
+                return len(self._bare)
+            self.spool.look()
+            return len(self._bare | self.spool.removed)
 
     def remember(self, unscored: Sequence[tuple[str | None, str]]) -> bool:
         """Note the traces (key, trace id) that are saved and not scored, for the next start. False without a spool."""

@@ -48,7 +48,14 @@ class StorePaths:
 
     saver: Saver
     scoring: ScoringPath
+    folder: str | None = None
+    """Where the file of an SQLite store is."""
     _checklists: tuple[object, dict[str, Checklist]] = (None, {})
+
+    @property
+    def hopeless(self) -> bool:
+        """The folder of the store was removed, or never there: not what is over in a moment, like a lock."""
+        return self.folder is not None and not os.path.isdir(self.folder)
 
     def checklists_in(self, store: Store) -> dict[str, Checklist]:
         """The checklists known to be in this store, by the hash of what was given."""
@@ -73,7 +80,10 @@ def paths_to(store: Store | str, *, project: str | None, spool: str | PathLike[s
         with _lock:
             found = _by_url.get(key)
             if found is None:
-                found = _by_url[key] = _paths(_opener(store, project), spool_of(store, project, spool), reopens=True)
+                found = _paths(_opener(store, project), spool_of(store, project, spool), reopens=True)
+                if store.startswith("sqlite:////"):  # a whole path
+                    found.folder = os.path.dirname(store.removeprefix("sqlite:///"))
+                _by_url[key] = found
         return found
     if project is not None:
         raise ValueError(
@@ -151,13 +161,15 @@ def _forget(live: Live) -> None:
             live.saver.stop()
 
 
-def flush_all(timeout: float | None) -> bool:
-    """Wait until every run of every watched graph is saved and scored, and sinks that can be flushed are."""
+def flush_all(timeout: float | None, *, ending: bool = False) -> bool:
+    """Wait until every run of every watched graph is saved and scored, and sinks that can be flushed are. `ending`: not
+    for a store that will not come back in time."""
     deadline = None if timeout is None else time.monotonic() + timeout
     done = True
-    for paths in _all():
+    wanted = [paths for paths in _all() if not (ending and paths.hopeless)]
+    for paths in wanted:
         done = paths.saver.flush(deadline, STALLED) and done
-    for paths in _all():
+    for paths in wanted:
         done = paths.scoring.flush(deadline, STALLED) and done
     for live in list(_lives):
         for sink in live.middleware.sinks:
@@ -184,7 +196,7 @@ def _patience() -> float:
 
 
 def _before_executors_close() -> None:
-    flush_all(_patience())
+    flush_all(_patience(), ending=True)
 
 
 def _at_end() -> None:
@@ -194,14 +206,15 @@ def _at_end() -> None:
     deadline = time.monotonic() + min(_LATE_SECONDS, _patience())
     for paths in _all():
         saver, scoring = paths.saver, paths.scoring
-        saver.flush(deadline, STALLED)
-        scoring.flush(deadline, STALLED)
+        if not paths.hopeless:
+            saver.flush(deadline, STALLED)
+            scoring.flush(deadline, STALLED)
         where = None if saver.spool is None or not saver.spool.ready else saver.spool.folder
         lost = saver.queue.in_memory_alone
         if spooled := saver.queue.waiting - lost:
             _say(f"{spooled} runs are not saved and wait in {where} for the next start")
         if lost:
-            why = "there is no spool" if where is None else f"they could not be written to {where}"
+            why = "there is no spool" if where is None else f"{where} was removed, or could not be written to"
             _say(f"{lost} runs are not saved and lost: {why}")
         if unscored := scoring.unscored:
             later = "the next start scores them" if saver.queue.remember(unscored) else "cm2 score scores them"
@@ -226,7 +239,7 @@ def _at_process_start() -> None:
 
 
 def _at_child_end() -> None:
-    flush_all(_patience())
+    flush_all(_patience(), ending=True)
     _at_end()
 
 

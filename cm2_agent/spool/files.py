@@ -74,8 +74,11 @@ class _File:
     path: str
     fd: int
     size: int = 0
+    first: int = 0
     last: int = 0
-    """The number of the last run in it."""
+    """The numbers of the first and the last run in it."""
+    removed: bool = False
+    """Somebody has removed it: what is written to it goes with the process."""
 
 
 class Spool:
@@ -127,16 +130,28 @@ class Spool:
         size = _HEAD.size + len(record)
         if self.size + size > self.limit:
             raise SpoolFull(f"the spool {self.folder} holds {self.limit} bytes, as much as it may")
-        if file is None or file.size > _FILE_BYTES:
+        if file is None or file.size > _FILE_BYTES or file.removed:
             file = self._open()
         place = Place(file, file.size + _HEAD.size, len(record))
         self._write(file, kind, number, record)
+        file.first = file.first or number
         file.last = max(file.last, number if kind == RUN else number + 1)  # what is to be scored stays at the end
         return place
 
     def read(self, place: Place) -> bytes:
         """A record again. Raises OSError."""
         return os.pread(place.file.fd, place.size, place.start)
+
+    def look(self) -> None:
+        """Notice files that somebody has removed: what comes from now on is written to a new one."""
+        for file in self._files:
+            file.removed = file.removed or not os.fstat(file.fd).st_nlink
+
+    @property
+    def removed(self) -> set[int]:
+        """The numbers of runs that are not settled and were in files that somebody has removed."""
+        files = [file for file in self._files if file.removed]
+        return {number for file in files for number in range(max(file.first, self.settled + 1), file.last + 1)}
 
     def settle(self, number: int, unscored: bytes = b"") -> None:
         """All runs up to this number are stored (or refused): they are not read again, and where nothing else is left
@@ -152,6 +167,7 @@ class Spool:
         if file.last <= number:
             os.ftruncate(file.fd, 0)
             file.size = 0
+            file.first = 0
             self._write(file, ABOUT, number, self._about())
             self._noted = False
         else:

@@ -112,10 +112,25 @@ work(0)
     waiting = int(
         re.findall(r"cm2_agent: (\d) runs are not saved and wait in .*/cm2.db.spool for the next start", said)[0]
     )
-    lost = int(re.findall(r"cm2_agent: (\d) runs are not saved and lost: they could not be written to", said)[0])
+    lost = int(re.findall(r"cm2_agent: (\d) runs are not saved and lost: .* could not be written to", said)[0])
     assert waiting + lost == len(answered) == 5
     assert start_again(url).flush(300)
     assert len(stored(url).keys() & answered) == waiting
+
+
+@pytest.mark.parametrize("removed", ["cm2.db.spool", "."])
+def test_a_spool_that_was_removed_is_no_place_where_runs_wait(removed: str, tmp_path: Path) -> None:
+    """Without the folder of the store too, the end of the process waits for nothing."""
+    (tmp_path / "data").mkdir()
+    url = f"sqlite:///{tmp_path}/data/cm2.db"
+    SQLStore(url).close()
+    lock = sqlite3.connect(tmp_path / "data" / "cm2.db", isolation_level=None)
+    lock.execute("BEGIN IMMEDIATE")
+    code = f"import shutil; work(0); shutil.rmtree({str(tmp_path / 'data' / removed)!r})"
+    answered, said = run_to_its_end(WORK + code, STORE=url, CM2_EXIT_SECONDS="3600" if removed == "." else "0.1")
+    lock.close()
+    assert len(answered) == 5
+    assert f"5 runs are not saved and lost: {tmp_path}/data/cm2.db.spool was removed" in said
 
 
 def test_a_folder_that_cannot_be_made_is_said_and_the_runs_wait_in_memory(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -136,6 +137,21 @@ def test_the_last_note_of_traces_without_a_score_holds(tmp_path: Path) -> None:
     spool.settle(1, b'[["k", "a"]]')
     spool.close()  # a note keeps no file: an end in order has scored them, or appends what it has not
     assert not tmp_path.exists()
+
+
+def test_a_file_that_somebody_removed_is_followed_by_another(tmp_path: Path) -> None:
+    spool = spool_in(tmp_path / "spool")
+    spool.append(1, spooled("a"))
+    shutil.rmtree(tmp_path / "spool")
+    spool.append(2, spooled("b"))
+    spool.look()
+    spool.append(3, spooled("c"))
+    assert spool.removed == {1, 2}
+    assert b"hello" in spool.read(spool.append(4, spooled("d")))
+    spool.settle(1)
+    assert spool.removed == {2}
+    leave(spool)
+    assert replayed(tmp_path / "spool")[0] == ["k:c", "k:d"]
 
 
 def test_what_is_no_file_is_left_alone(tmp_path: Path) -> None:
