@@ -69,9 +69,11 @@ def _plain(value: Any, above: set[int], left: list[int] | None = None) -> JSON:
     """`left` holds how many characters there is room for; without it there is room for all."""
     kind = type(value)
     if left is not None and kind is not str:
-        left[0] -= 4 if isinstance(value, Mapping | list | tuple) else 8
-    if kind is str or kind is int or kind is bool or value is None:
-        return _fitting(value, left) if kind is str else value
+        left[0] -= 4 if issubclass(kind, Mapping | list | tuple) else 8
+    if kind is str:
+        return _fitting(value, left)
+    if kind is int or kind is bool or value is None:
+        return value
     if kind is float:
         return value if math.isfinite(value) else str(value)
     if isinstance(value, str):  # an enumeration's member, for one

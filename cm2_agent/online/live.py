@@ -21,8 +21,7 @@ STALLED = 60.0
 
 
 class Live:
-    """Takes runs from any thread (`submit`): the saver saves each, then the scoring path scores its whole trace and
-    replaces the trace's score.
+    """Takes runs from any thread (`submit`): the saver saves each, then the scoring path scores its trace.
 
     `key` names what the runs are scored by, so that runs which an earlier process left are scored alike. `on_open` is
     called with the store when it is open, in a forked child again, before anything is scored; what it raises is in

@@ -1,4 +1,4 @@
-"""The one path of a finished trace, in training and live: score it, save runs and score, notify the sinks."""
+"""What stands between runs and a store: a scorer, and sinks that are notified of each score."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ __all__ = ["Middleware"]
 
 
 class Middleware:
-    """Scores, saves and notifies. Any of the three may be missing: nothing is scored without a scorer, saved without a
-    store, or sent without sinks.
+    """Store, scorer and sinks. Any of the three may be missing: nothing is scored without a scorer, saved without a
+    store, or sent without sinks. `process` takes a rollout that is finished; a watched graph's runs are saved and
+    scored on paths of their own (`Saver`, `ScoringPath`), which use the three.
 
     >>> import asyncio
     >>> received = []

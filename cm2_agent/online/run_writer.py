@@ -98,7 +98,7 @@ class RunWriter:
         """The trace that each saved run is part of, by the run's id, as the store placed it; given is what the runs
         themselves say, which holds in a store that places none."""
         placed: Any = getattr(self.store, "trace_ids", None)
-        if not callable(placed):
+        if placed is None:
             return dict(runs)
         try:
             with DATABASE:

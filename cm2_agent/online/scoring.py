@@ -44,7 +44,7 @@ class _Finished(NamedTuple):
 
 
 class ScoringPath:
-    """Loads each trace that has new runs, scores it, replaces its score and calls the sinks.
+    """Loads each trace that has new runs, scores it, stores the score and calls the sinks.
 
     At most `slots` traces are scored at a time, each once for all the runs that came meanwhile; scores that are ready
     at the same time share a transaction. As many as `size` traces may wait; further ones are counted and stay without a
@@ -187,7 +187,7 @@ class ScoringPath:
     def _traces(self, store: Store, trace_ids: Sequence[str]) -> dict[str, Trace]:
         """The traces, from memory where the store says that they have no other runs."""
         counted: Any = getattr(store, "run_counts", None)
-        counts: dict[str, int] = counted(trace_ids) if callable(counted) else {}
+        counts: dict[str, int] = {} if counted is None else counted(trace_ids)
         found = {
             trace_id: trace for trace_id in counts if (trace := self.traces.get(trace_id, counts[trace_id])) is not None
         }

@@ -51,9 +51,9 @@ def watch(
 ) -> G:
     """The same kind of graph, whose every run is traced and stored, and scored by the checklist's programmatic items.
 
-    Call it once, where the graph is built. After each run of a conversation (`configurable.thread_id`) the whole trace
-    is scored again and its score replaced. Saving and scoring happen in background threads, one of each for a store,
-    however many graphs are watched: a store or scorer that fails is logged once, counted (`cm2 doctor` shows the
+    Call it once, where the graph is built. After each run of a conversation (`configurable.thread_id`) its trace is
+    scored again; the new score is the current one. Saving and scoring happen in background threads, one of each for a
+    store, however many graphs are watched: a store or scorer that fails is logged once, counted (`cm2 doctor` shows the
     counts) and never breaks or slows a call. `flush` waits for both, and is called when the program ends. Where the
     application has an OpenTelemetry logger provider, each verdict also leaves as an event `gen_ai.evaluation.result` on
     the span that it judges.

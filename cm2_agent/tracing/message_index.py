@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from operator import attrgetter, is_
@@ -138,7 +138,7 @@ class _Thread:
         self.prompted = prompted
         """Whether a run has the prompt of the dialogue."""
         self.ids: dict[str, _Converted] = {}
-        self.fields: list[dict[str, Any]] = []
+        self.fields: list[Mapping[str, Any]] = []
         self.seen: list[SeenMessage] = []
         self.size = 0
 

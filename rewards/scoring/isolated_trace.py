@@ -141,13 +141,15 @@ def _copied(value: _T, copies: dict[int, Any]) -> _T:
     kind: Any = type(value)
     if kind in _ATOMS:
         return value
+    items: Any
     made: Any = copies.get(id(value))
     if made is not None:
         return made  # type: ignore[no-any-return]
     if kind is tuple or kind is list:
         if kind is tuple and not value:
             return value
-        made = kind([one if type(one) in _ATOMS else _copied(one, copies) for one in value])
+        items = value
+        made = kind([one if type(one) in _ATOMS else _copied(one, copies) for one in items])
     elif isinstance(value, dict):
         made = {key: one if type(one) in _ATOMS else _copied(one, copies) for key, one in value.items()}
     elif kind is ModelCall:

@@ -62,7 +62,7 @@ def build(calls: int, checkpointer: Any = None) -> Any:
         return f"order {order_id}: shipped, arrives on Friday"
 
     model = Scripted()
-    graph = StateGraph(MessagesState)
+    graph: Any = StateGraph(MessagesState)
     graph.add_node("model", lambda state: {"messages": [model.invoke(state["messages"])]})
     graph.add_node("tools", ToolNode([get_order]))
     graph.add_edge(START, "model")
