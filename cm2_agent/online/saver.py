@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 import weakref
@@ -174,6 +175,8 @@ class Saver:
 
     def _start(self) -> None:
         if self._thread is None or not self._thread.is_alive():
+            if sys.is_finalizing():  # a thread that is started now never begins, and its start never returns
+                return
             try:
                 self._on_start()
                 self._thread = threading.Thread(target=self._run, name="cm2-saver", daemon=True)

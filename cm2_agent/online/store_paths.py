@@ -188,6 +188,10 @@ def _all() -> list[StorePaths]:
 # have ended, for what they did meanwhile. A child of multiprocessing ends by os._exit, after its finalizers.
 
 
+before_end: list[Callable[[], None]] = []
+"""What is called when all threads have ended, before the last runs are saved."""
+
+
 def _patience() -> float:
     try:
         return max(0.0, float(os.environ.get("CM2_EXIT_SECONDS", "")))
@@ -203,6 +207,8 @@ def _at_end() -> None:
     if os.getpid() in _ended:
         return
     _ended.append(os.getpid())
+    for see_to in before_end:
+        see_to()
     deadline = time.monotonic() + min(_LATE_SECONDS, _patience())
     for paths in _all():
         saver, scoring = paths.saver, paths.scoring

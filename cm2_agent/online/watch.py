@@ -11,11 +11,11 @@ from cm2_agent.online.live import Live
 from cm2_agent.online.middleware import Middleware
 from cm2_agent.online.sampling import sampled
 from cm2_agent.online.scorer_setup import ScorerSetup, check_judge, check_share, stored_checklist
-from cm2_agent.online.store_paths import flush_all, open_store, paths_to
+from cm2_agent.online.store_paths import before_end, flush_all, open_store, paths_to
 from cm2_agent.online.watchable import check_watchable
 from cm2_agent.tracing.evaluation_events import EvaluationEvents
 from cm2_agent.tracing.graph_values import Selector, check_selectors
-from cm2_agent.tracing.handler import is_watched
+from cm2_agent.tracing.handler import end_open_runs, is_watched
 from cm2_agent.tracing.span_processor import capture
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.protocols import Judge, Reward, Sink, Store
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from cm2_agent.datasets.redaction import Redactor
 
 __all__ = ["flush", "watch"]
+
+before_end.append(end_open_runs)
 
 G = TypeVar("G")
 

@@ -10,6 +10,8 @@ only where `Source.tokens` does."""
 from __future__ import annotations
 
 import functools
+import os
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, ParamSpec
 from uuid import UUID
@@ -27,11 +29,12 @@ from cm2_agent.tracing import semconv
 from cm2_agent.tracing.graph_values import GraphValue, Selector, read_value, with_interrupts
 from cm2_agent.tracing.llm_results import ToolSpecReader, read_request, read_response, read_tool_result
 from cm2_agent.tracing.open_spans import OpenSpans, fail, write_content, write_status
-from cm2_agent.tracing.span_attributes import response_attributes, token_attributes, tool_facts
+from cm2_agent.tracing.span_attributes import is_cancel, response_attributes, token_attributes, tool_facts
 from cm2_agent.tracing.span_records import ChatRecord, RootRecord, Source, ToolRecord
 from cm2_agent.types.run_attributes import FACTS, TOOL_BACKEND, TOOL_FAULT
 
 _P = ParamSpec("_P")
+_handlers: weakref.WeakSet[SpanHandler] = weakref.WeakSet()
 
 
 def never_raises(method: Callable[_P, None]) -> Callable[_P, None]:
@@ -56,12 +59,21 @@ class SpanHandler(GraphCallbackHandler):
     def __init__(self, source: Callable[[], Source], incidents: Incidents) -> None:
         self.incidents = incidents
         self.spans = OpenSpans(source)
+        _handlers.add(self)
         self._tool_specs = ToolSpecReader()
 
     @property
     def open_runs(self) -> int:
         """How many LangChain runs are being recorded: 0 when no root is open."""
         return len(self.spans.records)
+
+    @never_raises
+    def end_open(self) -> None:
+        """End what this process has begun and nobody will end: streams that were left without being closed."""
+        for root in self.spans.open_roots():
+            if root.pid == os.getpid():  # else it is a fork's copy
+                fail(root, GeneratorExit())
+                self.spans.end_root(root)
 
     # Chains: the root, and what passes through
 
@@ -129,6 +141,8 @@ class SpanHandler(GraphCallbackHandler):
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         root = self.spans.root(run_id)
         if root is not None:
+            if is_cancel(error) and root.pid != os.getpid():
+                return  # a fork closes its copy of a stream; the run is the parent's
             if isinstance(error, GraphBubbleUp):
                 root.interrupted = True
             else:
@@ -294,6 +308,12 @@ class SpanHandler(GraphCallbackHandler):
             else:
                 fail(record, error)
             self.spans.end_leaf(record)
+
+
+def end_open_runs() -> None:
+    """The process ends: what is still open counts as cancelled, as if its stream had been closed."""
+    for handler in list(_handlers):
+        handler.end_open()
 
 
 def _named(selector: Selector | None) -> str:

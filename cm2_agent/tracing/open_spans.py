@@ -54,6 +54,11 @@ class OpenSpans:
         with _instances_lock:
             _instances.add(self)
 
+    def open_roots(self) -> list[RootRecord]:
+        """The roots that have not ended."""
+        with self._lock:
+            return list({record.root.run_id: record.root for record in self.records.values()}.values())
+
     def root(self, run_id: UUID | None) -> RootRecord | None:
         """The run's record if the run is itself a root."""
         record = self.records.get(run_id) if run_id is not None else None

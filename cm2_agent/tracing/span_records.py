@@ -94,7 +94,7 @@ class RootRecord(Record):
     """A root: one invocation of a graph. `inputs` is its input, `input_messages` and `final_messages` are the messages
     of its input and of its final state, where there are any; `log` says what its nodes did with them in between.
     `places` are those of the runs below it. `open` holds the records of spans that have not ended, `records` those that
-    have."""
+    have. `pid` is the process that began it."""
 
     source: Source = field(kw_only=True)
     message_index: MessageIndex = field(default_factory=MessageIndex)
@@ -115,6 +115,7 @@ class RootRecord(Record):
     session: str | None = None
     tags: tuple[str, ...] = ()
     asked_config: bool = False
+    pid: int = field(default_factory=os.getpid)
     open: dict[UUID, Record] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
 

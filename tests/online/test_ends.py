@@ -156,3 +156,32 @@ work(0)
     assert stored(url) == {}
     assert start_again(url).flush(300)
     assert stored(url) == dict.fromkeys(answered, True)
+
+
+def test_a_stream_that_nobody_closes_is_stored_as_cancelled(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/cm2.db"
+    code = """
+from langgraph.checkpoint.memory import InMemorySaver
+from cm2_agent import flush, watch
+from tests.tracing.apps import agent, says
+
+graph = watch(agent(says("Hello."), checkpointer=InMemorySaver()), store=os.environ["STORE"])
+stream = graph.stream({"messages": [("user", "hi")]}, {"configurable": {"thread_id": "open"}}, stream_mode="updates")
+next(stream)
+assert flush(60)
+child = os.fork()  # inside the run, which is the parent's
+if child == 0:
+    sys.exit(0)
+os.waitpid(child, 0)
+ended = graph.stream({"messages": [("user", "hi")]}, {"configurable": {"thread_id": "ended"}}, stream_mode="updates")
+list(ended)
+answered("open")
+"""
+    _, errors = run_to_its_end(code, STORE=url)
+    assert errors == ""
+    with SQLStore(url) as store:
+        found = {
+            trace.id: (trace.runs[0].status, [message.text for message in trace.messages]) for trace in store.traces()
+        }
+    assert {name: status for name, (status, _) in found.items()} == {"open": "cancelled", "ended": "ok"}
+    assert found["open"][1] == found["ended"][1]
