@@ -90,8 +90,13 @@ class _Table:
         same = min(len(last), len(messages))
         if not all(map(is_, last, messages)):
             same = 0
-        out = numbers[:same]
-        out += [self._number(message, self._messages) for message in messages[same:]]
+        out, known, table = numbers[:same], self._numbers, self._messages
+        for message in messages[same:]:
+            number = known.get(id(message))
+            if number is None:
+                number = known[id(message)] = len(table)
+                table.append(message.json_text)
+            out.append(number)
         self._last = messages, out
         return out
 

@@ -75,7 +75,6 @@ class ScoreWriter:
         rows: list[Row] = []
         for score in sorted(given, key=lambda score: (score.reward_version, score.trace_id)):
             where = f"the score of trace {score.trace_id!r}"
-            _require_finite(score, where)
             trace = trace_seqs[score.trace_id]
             reward = self.register(target, score.reward_version, score.checklist, learned)
             chain = None if loaded is None else loaded.get((trace, reward))
@@ -83,6 +82,7 @@ class ScoreWriter:
                 last, own = self._going_on(target, trace, reward, score, learned)
             else:
                 last, own = None, _after(chain, score)
+            _require_finite(score, own, where)
             stored = time.time_ns()
             row = (
                 *(trace, reward, score.reward, sealed(score.null_reason), sealed(score.checklist), score.runs),
@@ -319,8 +319,10 @@ def _after(chain: Sequence[StoredScore], score: Score) -> frozenset[int] | None:
     return changed(before[-1].turns, score.turns) if before else None
 
 
-def _require_finite(score: Score, where: str) -> None:
+def _require_finite(score: Score, own: frozenset[int] | None, where: str) -> None:
+    """The reward and the blocks that are written, all where `own` is None; the others are stored already."""
     finite(score.reward, where)
-    for turn in score.turns:
-        for verdict in turn.verdicts:
-            finite(verdict.weight, where)
+    for block, turn in enumerate(score.turns):
+        if own is None or block in own:
+            for verdict in turn.verdicts:
+                finite(verdict.weight, where)

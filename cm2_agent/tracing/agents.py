@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from cm2_agent.tracing.span_records import ChatRecord, ToolRecord
@@ -15,8 +14,7 @@ _AGENT_NODES = frozenset({"agent", "model", "call_model"})
 """Where the prebuilt agents call their model: such a node names nobody."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a LangChain run stands: its name, LangGraph's namespace around it, the agent whose step it is, the node of
     the outermost graph (unless the run is inside another graph there), and the tool that it is directly within."""
 
@@ -38,7 +36,7 @@ class Place:
         namespace = facts.get("langgraph_checkpoint_ns") or self.namespace
         if namespace == self.namespace or _depth(namespace) <= _depth(self.namespace):
             if name is None or name == self.name:
-                return replace(self, root=False) if self.root else self
+                return self._replace(root=False) if self.root else self
             return Place(name or self.name, self.namespace, self.agent, self.node, self.tool)
         # The run is a node, and this one its graph; or a task of the functional API, and this one what called it.
         path = facts.get("langgraph_path")
@@ -52,7 +50,7 @@ class Place:
 
     def within_tool(self, tool: str) -> Place:
         """The place of what a tool does: a graph without a name goes by the tool's."""
-        return replace(self, name=tool, tool=tool)
+        return self._replace(name=tool, tool=tool)
 
 
 NOWHERE = Place("")

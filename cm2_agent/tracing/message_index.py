@@ -7,92 +7,23 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from hashlib import blake2b
-from operator import attrgetter, is_
+from operator import is_
 from typing import Any, Final
 
-from langchain_core.messages import AIMessage, BaseMessage, RemoveMessage, convert_to_messages
+from langchain_core.messages import AIMessage, BaseMessage, RemoveMessage, SystemMessage, convert_to_messages
 from langgraph.types import Command
 
 from cm2_agent.langchain_messages import from_langchain
 from cm2_agent.tracing.graph_values import state_messages
-from cm2_agent.types.json_values import canonical_json
-from cm2_agent.types.messages import SHOWN, Message, Text
+from cm2_agent.tracing.seen_message import Removal, SeenMessage
+from cm2_agent.types.messages import SHOWN, Message
 
-_BITS: Final = 64
 _RECENT: Final = 8
 """So many of a state's last messages are looked at again, since nodes may change them in place."""
-_LONGEST: Final = 1 << 18
-"""Of a longer text only its length and its ends count in a state's hash."""
 _NOTICE: Final = "lc_source"
 """LangChain's mark of a human message that the user did not type (`add_notification_metadata`)."""
-
-
-class SeenMessage:
-    """One message as a callback showed it. `id` is LangChain's, where it has one by now; `shown` says that the model
-    was shown it and nobody said it, `notice` that LangChain marks it as such; `original` is the message in whose
-    place the application has put it since."""
-
-    __slots__ = ("_hash", "_key", "id", "message", "notice", "original", "shown")
-
-    def __init__(self, message: Message, id: str | None, notice: bool = False, key: Hashable = None) -> None:
-        self.message, self.id, self.notice = message, id, notice
-        self.shown = False
-        self.original: Message | None = None
-        self._key = key
-        self._hash: int | None = None
-
-    @property
-    def key(self) -> Hashable:
-        """The same for messages with the same content, and for those that had one id in one run."""
-        if self._key is None:
-            self._key = _signature(self.message)
-        return self._key
-
-    @property
-    def hash(self) -> int:
-        """Of id and content; the same in every process."""
-        if self._hash is None:
-            text = canonical_json([self.id, *_content(self.message)])
-            self._hash = int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_BITS // 8).digest())
-        return self._hash
-
-    def mark_shown(self) -> None:
-        if not self.shown:
-            self.message = replace(self.message, extra={**self.message.extra, SHOWN: True})
-            self.shown = True
-
-    def named(self, id: str | None) -> None:
-        """A reducer has given the message its id."""
-        self.id, self._hash = id, None
-
-
-_hashes = attrgetter("_hash")
-
-
-def total_hash(messages: Iterable[SeenMessage]) -> int:
-    """The sum of the messages' hashes, which names a state (`state_hash`)."""
-    listed = list(messages)
-    hashes = list(map(_hashes, listed))
-    if None in hashes:
-        hashes = [seen.hash for seen in listed]
-    return sum(hashes)
-
-
-def state_hash(total: int) -> str:
-    """The name of a state whose messages' hashes have this sum: the order does not count, ids and contents do."""
-    return f"{total % (1 << _BITS):0{_BITS // 4}x}"
-
-
-class Removal:
-    """A RemoveMessage: its id, or REMOVE_ALL_MESSAGES."""
-
-    __slots__ = ("id",)
-
-    def __init__(self, id: str | None) -> None:
-        self.id = id
 
 
 class _Converted:
@@ -118,19 +49,21 @@ class _Converted:
         content = message.content
         if content is not self.content and content != self.content:
             return False
-        if isinstance(message, AIMessage) and (calls := message.tool_calls):
-            mine = self.calls
-            return len(mine) >= len(calls) and all(
-                call["name"] == own.name and call["args"] == own.arguments
-                for call, own in zip(calls, mine, strict=False)
-            )
+        asked = message.tool_calls if isinstance(message, AIMessage) else None
+        if asked:
+            mine = self.seen.message.tool_calls
+            if len(mine) < len(asked):
+                return False
+            for call, own in zip(asked, mine, strict=False):
+                if call["name"] != own.name or call["args"] != own.arguments:
+                    return False
         return True
 
 
 class _Thread:
-    """What is held of a thread: its messages by id, and the last state's in order, as the fields of LangChain's objects
-    with our form of them. Fields are those of objects that no node can reach any more, or that were looked at when
-    their run ended."""
+    """What is held of a thread: its messages by id, and the last state's in order, as what LangChain's objects held
+    (`_fields`) with our form of them. The objects are those that no node can reach any more, or that were looked at
+    when their run ended."""
 
     __slots__ = ("fields", "ids", "prompted", "seen", "size")
 
@@ -138,7 +71,7 @@ class _Thread:
         self.prompted = prompted
         """Whether a run has the prompt of the dialogue."""
         self.ids: dict[str, _Converted] = {}
-        self.fields: list[Mapping[str, Any]] = []
+        self.fields: list[tuple[Any, ...]] = []
         self.seen: list[SeenMessage] = []
         self.size = 0
 
@@ -182,7 +115,7 @@ class ThreadMessages:
                 same = 0
             whole = all(entry.id is None or entry.id in held.ids for entry in seen[same:])
             held.size += sum(len(entry.message.text) for entry in seen[same:] if entry.id is None)
-            held.fields = held.fields[:same] + [message.__dict__ for message in raw[same:]] if whole else []
+            held.fields = [*held.fields[:same], *map(_fields, raw[same:])] if whole else []
             held.seen = list(seen) if whole else []
             self._threads[thread] = held
             self._count += len(held.ids)
@@ -210,6 +143,8 @@ class MessageIndex:
         self.repeated: set[str] = set()
         """Ids at the end of the first state that an earlier run of the thread has shown."""
         self._state: tuple[Sequence[BaseMessage], list[SeenMessage]] = ((), [])
+        # The last state with what was written since: the next one, where a node only adds
+        self._expected: tuple[list[BaseMessage], list[SeenMessage]] = [], []
 
     def add(self, message: BaseMessage) -> SeenMessage:
         """The entry of a message object. The same object is converted once, unless it was changed in between."""
@@ -233,6 +168,8 @@ class MessageIndex:
 
     def add_all(self, messages: Sequence[BaseMessage]) -> list[SeenMessage]:
         """The entries of the messages in order, without instructions to remove some."""
+        if (expected := self._as_expected(messages)) is not None:
+            return expected
         last, entries, settled = self._last
         skip = 1 if len(messages) > 1 and last and messages[0] is not last[0] else 0  # a system message before them
         same = 0
@@ -252,6 +189,7 @@ class MessageIndex:
         found = as_messages(value) if value else None
         if found is None:
             return None
+        self._expected = [], []
         entries = self.add_all(found)
         if self._begun and len(entries) == len(found):
             self._state = found, entries
@@ -281,12 +219,30 @@ class MessageIndex:
         if len(entries) == len(found):
             self._state = found, entries
             self._last = found, entries, settled
+            self._expected = list(found), list(entries)
         return entries
 
+    def _as_expected(self, messages: Sequence[BaseMessage]) -> list[SeenMessage] | None:
+        """The entries of the state as it was shown last, with what was written since, where the messages are these, as
+        objects; they may stand behind a system message. Only the last two are looked at again, where a node may have
+        changed one in place, as to moderate a reply; other such changes show when a node writes the message, or at the
+        end."""
+        raw, entries = self._expected
+        more = len(messages) - len(raw)
+        if not raw or more not in (0, 1) or (more and not isinstance(messages[0], SystemMessage)):
+            return None
+        if not all(map(is_, messages[more:] if more else messages, raw)):
+            return None
+        for message in raw[-2:]:
+            known = self._objects.get(id(message))
+            if known is None or not known[1].holds(message):
+                return None
+        return [self.add(messages[0]), *entries] if more else list(entries)
+
     def _count_same(self, messages: Sequence[BaseMessage]) -> int:
-        """How many of the first messages are, field by field, the first of the thread's last state."""
+        """How many of the first messages say what the first of the thread's last state did."""
         held = self.thread.fields
-        fields = [message.__dict__ for message in messages[: len(held)]]
+        fields = [*map(_fields, messages[: len(held)])]
         if fields == held[: len(fields)]:
             return len(fields)
         return next(place for place, (own, other) in enumerate(zip(fields, held, strict=False)) if own != other)
@@ -296,7 +252,17 @@ class MessageIndex:
         found = as_messages(value)
         if found is None:
             return None
-        return [Removal(message.id) if isinstance(message, RemoveMessage) else self.add(message) for message in found]
+        out: list[SeenMessage | Removal] = []
+        raw, entries = self._expected
+        for message in found:
+            if isinstance(message, RemoveMessage):
+                out.append(Removal(message.id))
+            else:
+                seen = self.add(message)
+                out.append(seen)
+                raw.append(message)
+                entries.append(seen)
+        return out
 
     def name_all(self) -> None:
         """Reducers have given their ids to messages that were written without one."""
@@ -328,6 +294,13 @@ class MessageIndex:
             self._ids[id] = converted
 
 
+def _fields(message: BaseMessage) -> tuple[Any, ...]:
+    """What makes a message that comes again the same one. The rest, such as the usage that a provider reported, says
+    nothing to a model; to compare it too took three times as long."""
+    held = message.__dict__
+    return message.type, held["id"], held["content"], held["additional_kwargs"], held.get("tool_calls")
+
+
 def as_messages(value: Any) -> Sequence[BaseMessage] | None:
     """One message or a list, in any form LangChain accepts; None for what is neither."""
     if isinstance(value, BaseMessage):
@@ -351,34 +324,3 @@ def _equal(ours: Message, converted: Message) -> bool:
 
 def _copied(content: Any) -> Any:
     return [dict(block) if isinstance(block, dict) else block for block in content]
-
-
-def _signature(message: Message) -> Hashable:
-    calls = tuple((call.id, call.name, None if call.id else _text(call.arguments)) for call in message.tool_calls)
-    responses = tuple((part.id, None if part.id else _text(part.response)) for part in message.responses)
-    counted = len(message.tool_calls) + len(message.responses)
-    others = (
-        ()
-        if counted + 1 >= len(message.parts)
-        else tuple(str(part) for part in message.parts if part.type not in ("text", "reasoning"))
-    )
-    return message.role, message.text, calls, responses, others
-
-
-def _content(message: Message) -> list[Any]:
-    """What of a message counts in the hash of a state: not how the model stopped, nor our marks."""
-    if all(type(part) is Text for part in message.parts):
-        return [message.role, _shortened(message.text)]
-    return [message.role, *(_shortened(part) for part in message.to_json()["parts"])]
-
-
-def _shortened(value: Any) -> Any:
-    if isinstance(value, str):
-        return value if len(value) <= _LONGEST else [len(value), value[: _LONGEST // 2], value[-_LONGEST // 2 :]]
-    if isinstance(value, dict):
-        return {key: _shortened(item) for key, item in value.items()}
-    return [_shortened(item) for item in value] if isinstance(value, list) else value
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else canonical_json(value)

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterable, Sequence
 
 from langgraph.graph.message import REMOVE_ALL_MESSAGES
 
-from cm2_agent.tracing.message_index import Removal, SeenMessage
+from cm2_agent.tracing.seen_message import Removal, SeenMessage
 from cm2_agent.tracing.state_log import NodeTask
 
 
@@ -111,3 +111,10 @@ def reduced(state: Sequence[SeenMessage], tasks: Iterable[NodeTask]) -> list[See
             if removed:
                 out = [seen for seen in out if seen.id is None or seen.id not in removed]
     return out
+
+
+def between_runs(outside: Sequence[SeenMessage]) -> Sequence[SeenMessage]:
+    """What somebody wrote into the checkpoint (`update_state`) before the run went on: a user's message, or an answer
+    in a tool's place. Where an assistant's is among it, a run elsewhere wrote it."""
+    roles = {seen.message.role for seen in outside}
+    return outside if roles in ({"user"}, {"tool"}) else ()

@@ -170,7 +170,7 @@ class OpenSpans:
             parent=parent,
             span=span,
             key=key_of(span),
-            context=set_span_in_context(span, parent.context),
+            context=set_span_in_context(span, parent.context) if source.foreign else parent.context,
             started=started,
             in_tool=parent.in_tool or parent.kind == "tool",
             attempt=(metadata or {}).get(GUARD_ATTEMPT),

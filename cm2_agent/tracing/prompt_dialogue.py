@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
-from cm2_agent.tracing.message_index import SeenMessage
+from cm2_agent.tracing.seen_message import SeenMessage
 from cm2_agent.tracing.span_records import ChatRecord, RootRecord, ToolRecord
 from cm2_agent.types.messages import Message, ToolCallResponse
 from cm2_agent.types.run_attributes import GUARD_OUTCOME

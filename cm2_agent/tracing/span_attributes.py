@@ -14,7 +14,7 @@ from typing import Any
 from cm2_agent.langchain_messages import plain
 from cm2_agent.tracing import semconv
 from cm2_agent.tracing.llm_results import ResponseMetadata
-from cm2_agent.tracing.message_index import SeenMessage
+from cm2_agent.tracing.seen_message import SeenMessage
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import ToolSpec
 from cm2_agent.types.run_attributes import CHECKPOINT, TOOL_BACKEND, TOOL_FAULT

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from operator import is_
 from typing import Literal
 
-from cm2_agent.tracing.message_index import SeenMessage, state_hash, total_hash
 from cm2_agent.tracing.message_lists import (
+    between_runs,
     clears,
     find,
     identified,
@@ -23,6 +23,7 @@ from cm2_agent.tracing.message_lists import (
     shown_to,
     written_by,
 )
+from cm2_agent.tracing.seen_message import SeenMessage, state_hash, total_hash
 from cm2_agent.tracing.state_log import GraphLog, NodeTask, StateLog
 from cm2_agent.types.run import StateMark
 
@@ -89,7 +90,7 @@ class StateDialogue:
         self.steps: dict[int, int] = {}
         """The number of each superstep → `born` of what it wrote."""
         steps = own.steps()
-        self._begin(steps, given or (_between_runs(outside) if resumed else ()), final, resumed, repeated)
+        self._begin(steps, given or (between_runs(outside) if resumed else ()), final, resumed, repeated)
         if resumed:
             self._resumed_subgraphs(log)
         for number, tasks in enumerate(steps):
@@ -184,6 +185,9 @@ class StateDialogue:
         same = min(len(before), len(after))
         if not all(map(is_, before, after)):
             same = next(place for place, pair in enumerate(zip(before, after, strict=False)) if pair[0] is not pair[1])
+        elif same == len(before):
+            self._added(after, same, written, cleared)
+            return
         self._state = after
         old, new = identified(before, same), identified(after, same)
         self._total += total_hash(new.values()) - total_hash(old.values())
@@ -210,17 +214,31 @@ class StateDialogue:
         for identity, seen in added:
             if identity in self._by or identity in self._known:
                 continue  # it was taken out, and is there again
-            if self._is_shown(seen, places[identity] < stays, bool(lost), users):
-                seen.mark_shown()
-                continue
-            drafts = self._drafts if seen.message.role == "assistant" else []
-            entry = self._append(seen, "node", written, identity)
-            for draft in drafts:
-                draft.dropped = True
-                entry.drafts = (*entry.drafts, *draft.drafts, draft.seen)
-            self._drafts = []
+            self._add_new(identity, seen, written, self._is_shown(seen, places[identity] < stays, bool(lost), users))
         if cleared:
             self._drafts = []
+
+    def _added(self, after: list[SeenMessage], start: int, written: int, cleared: bool) -> None:
+        """The state goes on, and nothing in it is another: as `_go` does it, without a look at the rest."""
+        self._state = after
+        self._drafts = [draft for draft in self._drafts if not draft.dropped and self._is_open(draft)]
+        for identity, seen in identified(after, start).items():
+            self._total += seen.hash
+            if identity not in self._by and identity not in self._known:
+                self._add_new(identity, seen, written, self._is_shown(seen, False, False, False))
+        if cleared:
+            self._drafts = []
+
+    def _add_new(self, identity: Hashable, seen: SeenMessage, written: int, shown: bool) -> None:
+        if shown:
+            seen.mark_shown()
+            return
+        drafts = self._drafts if seen.message.role == "assistant" else []
+        entry = self._append(seen, "node", written, identity)
+        for draft in drafts:
+            draft.dropped = True
+            entry.drafts = (*entry.drafts, *draft.drafts, draft.seen)
+        self._drafts = []
 
     def _is_shown(self, seen: SeenMessage, inserted: bool, removed: bool, users: bool) -> bool:
         """Whether a node wrote it for the model to read. A user's or system message that comes with removals takes the
@@ -380,10 +398,3 @@ class StateDialogue:
                 out.pop()
             out.append(mark)
         return tuple(out)
-
-
-def _between_runs(outside: Sequence[SeenMessage]) -> Sequence[SeenMessage]:
-    """What somebody wrote into the checkpoint (`update_state`) before the run went on: a user's message, or an answer
-    in a tool's place. Where an assistant's is among it, a run elsewhere wrote it."""
-    roles = {seen.message.role for seen in outside}
-    return outside if roles in ({"user"}, {"tool"}) else ()

@@ -190,20 +190,20 @@ class Message:
         """A message of one text (left out when empty) and tool calls."""
         return cls(role=role, parts=((Text(content=text),) if text else ()) + tuple(calls))
 
-    @property
+    @cached_property
     def text(self) -> str:
         """All text parts, joined by line breaks; reasoning is not among them."""
         return "\n".join(part.content for part in self.parts if isinstance(part, Text))
 
-    @property
+    @cached_property
     def reasoning(self) -> str:
         return "\n".join(part.content for part in self.parts if isinstance(part, Reasoning))
 
-    @property
+    @cached_property
     def tool_calls(self) -> tuple[ToolCall, ...]:
         return tuple(part for part in self.parts if isinstance(part, ToolCall))
 
-    @property
+    @cached_property
     def responses(self) -> tuple[ToolCallResponse, ...]:
         return tuple(part for part in self.parts if isinstance(part, ToolCallResponse))
 
