@@ -32,7 +32,7 @@ def show(store: StoreOption = STORE, spool: SpoolOption = None, as_json: JsonOpt
         {
             "folder": status.folder,
             "runs": sum(status.runs.values()),
-            "projects": status.runs,
+            "projects": {project: runs for project, runs in status.runs.items() if runs},
             "files_of_living_processes": status.living,
             "refused_runs": status.refused,
             "unreadable_files": status.unreadable,

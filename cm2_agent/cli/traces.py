@@ -72,6 +72,7 @@ def erase(
         "older_than": None if older_than is None else age(older_than),
         "everything": everything,
     }
+    _take_up(store, spool, dry_run=dry_run)
     with open_store(store, project=project) as opened:
         if not dry_run and not yes:
             planned = opened.erase(**wanted, dry_run=True)
@@ -95,8 +96,8 @@ def erase(
     print_result(result, as_json=as_json, lines=_lines(erasure, dry_run))
     if erasure.found:
         echo_err(
-            "some of it is still there: a file of a running application is rewritten when that ends; end it, or let it"
-            " start once to store what an earlier one left, and erase again"
+            "some of it is still there: a file of a running application goes when that ends; end it, and erase again."
+            " What could not be stored (refused.jsonl, *.unreadable) is yours to remove"
         )
         raise typer.Exit(1)
 
@@ -107,6 +108,20 @@ def age(text: str) -> timedelta:
     if found is None:
         raise StoreError(f"--older-than is {text!r}; expected a number and w, d, h or m, such as 90d")
     return timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
+def _take_up(store: str, spools: list[Path] | None, *, dry_run: bool) -> None:
+    """Save what ended processes left in the spools, so that it is erased too and does not come back."""
+    from cm2_agent.online.leftovers import save_leftovers
+    from cm2_agent.spool.status import read_status
+
+    for folder in [str(one) for one in spools] if spools else [None]:
+        if not dry_run:
+            save_leftovers(store, folder)
+        elif waiting := sum(read_status(store, folder).runs.values()):
+            echo_err(
+                f"{waiting} runs of ended processes wait in the spool; they are stored first, and erased like others"
+            )
 
 
 def _own_spool(store: str) -> list[Path]:

@@ -218,14 +218,18 @@ def _at_end() -> None:
         where = None if saver.spool is None or not saver.spool.ready else saver.spool.folder
         lost = saver.queue.in_memory_alone
         if spooled := saver.queue.waiting - lost:
-            _say(f"{spooled} runs are not saved and wait in {where} for the next start")
+            _say(f"{_runs(spooled)} not saved and wait{'s' * (spooled == 1)} in {where} for the next start")
         if lost:
             why = "there is no spool" if where is None else f"{where} was removed, or could not be written to"
-            _say(f"{lost} runs are not saved and lost: {why}")
+            _say(f"{_runs(lost)} not saved and lost: {why}")
         if unscored := scoring.unscored:
             later = "the next start scores them" if saver.queue.remember(unscored) else "cm2 score scores them"
             _say(f"{len(unscored)} traces are stored without a score; {later}")
         saver.queue.close()
+
+
+def _runs(count: int) -> str:
+    return "1 run is" if count == 1 else f"{count} runs are"
 
 
 def _say(what: str) -> None:

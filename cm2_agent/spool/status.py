@@ -16,7 +16,8 @@ __all__ = ["SpoolStatus", "read_status"]
 
 @dataclass
 class SpoolStatus:
-    """`runs` of ended processes by project, files of `living` ones, `refused` runs, `unreadable` files."""
+    """`runs` of ended processes by project, 0 where they left notes alone; files of `living` ones, `refused` runs,
+    `unreadable` files."""
 
     folder: str | None
     runs: dict[str, int] = field(default_factory=dict)
@@ -37,7 +38,7 @@ def read_status(url: str, folder: str | None = None) -> SpoolStatus:
     def count(found: Leftover) -> bool:
         nonlocal ended
         ended += len(found.paths)
-        if found.about.get("store") == store and found.records:
+        if found.about.get("store") == store:
             waiting[found.about["project"]] += len(found.records)
         return False
 

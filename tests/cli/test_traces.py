@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,13 @@ from typer.testing import CliRunner, Result
 from cm2_agent.cli.app import app
 from cm2_agent.cli.traces import age
 from cm2_agent.errors import StoreError
+from cm2_agent.spool.folder import spool_of
+from cm2_agent.spool.record import encode_run
+from cm2_agent.spool.replay import join_key
 from cm2_agent.store import SQLStore
 from cm2_agent.types.messages import Message
 from cm2_agent.types.run import Run
+from tests.online.stores import run
 
 SECRET = "My passport has the number C01X00T47"
 
@@ -58,6 +63,24 @@ def test_the_spool_beside_the_store_is_searched(url: str, tmp_path: Path) -> Non
     assert done.exit_code == 1
     assert "7.spool: 1 FOUND" in done.stdout
     assert "some of it is still there" in done.stderr
+
+
+def test_what_waits_in_the_spool_is_erased_too_and_does_not_come_back(url: str, tmp_path: Path) -> None:
+    spool = spool_of(url, None, None)
+    assert spool is not None
+    spool.prepare()
+    for number, user in enumerate(("u", "v"), 1):
+        left = replace(run(f"of-{user}", text=f"the words of {user}"), user=user)
+        spool.append(number, join_key(None, encode_run(left)))
+    spool.leave()
+    assert "2 runs of ended processes wait in the spool" in erase(url, "--user", "u", "--dry-run").stderr
+    done = erase(url, "--user", "u", "--yes", "--json")
+    assert (done.exit_code, json.loads(done.stdout)["found"]) == (0, {})
+    assert "of-u" in json.loads(done.stdout)["traces"]
+    assert list((tmp_path / "cm2.db.spool").iterdir()) == []
+    with SQLStore(url) as store:
+        assert [trace.id for trace in store.traces(user="v")] == ["of-v"]
+        assert list(store.traces(user="u")) == []
 
 
 def test_a_whole_project_goes_only_where_it_is_named(url: str) -> None:
