@@ -12,7 +12,15 @@ from dataclasses import replace
 from operator import is_
 from typing import Any, Final
 
-from langchain_core.messages import AIMessage, BaseMessage, RemoveMessage, SystemMessage, convert_to_messages
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    HumanMessage,
+    RemoveMessage,
+    SystemMessage,
+    ToolMessage,
+    convert_to_messages,
+)
 from langgraph.types import Command
 
 from cm2_agent.langchain_messages import from_langchain
@@ -22,6 +30,7 @@ from cm2_agent.types.messages import SHOWN, Message
 
 _RECENT: Final = 8
 """So many of a state's last messages are looked at again, since nodes may change them in place."""
+_KINDS: Final = frozenset({AIMessage, HumanMessage, RemoveMessage, SystemMessage, ToolMessage})
 _NOTICE: Final = "lc_source"
 """LangChain's mark of a human message that the user did not type (`add_notification_metadata`)."""
 
@@ -307,7 +316,8 @@ def as_messages(value: Any) -> Sequence[BaseMessage] | None:
         return [value]
     if not isinstance(value, list | tuple):
         return None
-    if all(issubclass(kind, BaseMessage) for kind in set(map(type, value))):
+    kinds = set(map(type, value))
+    if kinds <= _KINDS or all(issubclass(kind, BaseMessage) for kind in kinds):
         return value
     try:
         return convert_to_messages(list(value))

@@ -33,7 +33,7 @@ class NodeTask:
 
     graph: GraphLog
     step: int
-    path: tuple[str, ...]
+    path: tuple[Any, ...]
     before: list[SeenMessage] | None = None
     writes: list[tuple[list[SeenMessage | Removal], bool]] = field(default_factory=list)
     ended: int = 0
@@ -83,7 +83,8 @@ class GraphLog:
             else:
                 out.append([task])
         for tasks in out:
-            tasks.sort(key=lambda task: task.path)
+            if len(tasks) > 1:
+                tasks.sort(key=lambda task: [_sortable(part) for part in task.path])
         return out
 
 
@@ -107,14 +108,14 @@ class StateLog:
         around = self.within.get(parent)
         step = metadata.get("langgraph_step")
         start = metadata.get("langgraph_node") == START  # it is shown the input alone, and no state
-        if start or not isinstance(step, int) or not any(str(tag).startswith(_NODE_TAG) for tag in tags or ()):
+        if start or not isinstance(step, int) or not _is_task(tags):
             if around is not None:
                 self.within[run_id] = around
             return
         graph = self.graphs.get(parent)
         if graph is None:
             graph = self.graphs[parent] = GraphLog(around)
-        task = NodeTask(graph, step, tuple(_sortable(part) for part in metadata.get("langgraph_path") or ()))
+        task = NodeTask(graph, step, tuple(metadata.get("langgraph_path") or ()))
         sent = _SENT in (metadata.get("langgraph_triggers") or ())
         state = _sent_state(inputs) if sent else inputs
         if state is not None:
@@ -147,6 +148,11 @@ class StateLog:
         if run_id not in self.graphs:
             self.graphs[run_id] = GraphLog(self.within.get(run_id))
         self.graphs[run_id].resumed = True
+
+
+def _is_task(tags: Any) -> bool:
+    """Whether LangGraph says by a tag that the chain is a node's task."""
+    return any(isinstance(tag, str) and tag.startswith(_NODE_TAG) for tag in tags or ())
 
 
 def _sortable(part: Any) -> str:
