@@ -1,6 +1,5 @@
 __version__: str
 from .datasets.from_traces import task_from_trace as task_from_trace
-from .datasets.redaction import Redactor as Redactor
 from .errors import CM2Error as CM2Error
 from .errors import TrainError as TrainError
 from .graphs.conversation_setup import RolloutLimits as RolloutLimits
@@ -14,6 +13,7 @@ from .online.sinks import Threshold as Threshold
 from .online.sinks import Webhook as Webhook
 from .online.watch import flush as flush
 from .online.watch import watch as watch
+from .redaction.redactor import Redactor as Redactor
 from .rewards.components.stack import Stack as Stack
 from .rewards.judges.llm_judge import LLMJudge as LLMJudge
 from .runner.rescore import score_groups as score_groups

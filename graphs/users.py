@@ -11,8 +11,6 @@ from langchain_core.language_models import BaseChatModel
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart
 from pydantic_ai.models import Model
 
-from cm2_agent.datasets.redacted_run import redacted_message
-from cm2_agent.datasets.redaction import Redactor
 from cm2_agent.errors import TaskError, UserError
 from cm2_agent.llm.client import LLMClient, MalformedReply, RequestFailed
 from cm2_agent.llm.limits import RateLimits
@@ -21,6 +19,8 @@ from cm2_agent.llm.providers import language_model
 from cm2_agent.llm.untrusted_text import fenced, mark_of
 from cm2_agent.llm.usage import Usage
 from cm2_agent.models.reasoning_text import split_reasoning
+from cm2_agent.redaction.redacted_run import redacted_message
+from cm2_agent.redaction.redactor import Redactor
 from cm2_agent.types.json_values import canonical_json, content_hash
 from cm2_agent.types.messages import Message
 from cm2_agent.types.task import Persona

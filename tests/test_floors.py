@@ -26,8 +26,8 @@ LONGEST = 400
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("models", "types"),
-    ("analysis", "datasets", "importers", "incidents", "langchain_messages", "llm", "store", "trainers"),
-    ("graphs", "integrations", "rewards", "spool", "tracing"),
+    ("analysis", "importers", "incidents", "langchain_messages", "llm", "redaction", "store", "trainers"),
+    ("datasets", "graphs", "integrations", "rewards", "spool", "tracing"),
     ("benchmarks", "online"),
     ("runner",),
     ("__init__", "quickstart"),

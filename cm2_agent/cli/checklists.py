@@ -306,8 +306,8 @@ def _references(
     store: SQLStore, waiting: dict[str, tuple[str, Task | None]], redactor: Redactor | None
 ) -> Iterator[tuple[Trace, Task | None, Task | None]]:
     """Each reference with its newest stored task and the task of the file, all redacted where there is a redactor."""
-    from cm2_agent.datasets.redacted_run import redacted_trace
-    from cm2_agent.datasets.redacted_task import redacted_task
+    from cm2_agent.redaction.redacted_run import redacted_trace
+    from cm2_agent.redaction.redacted_task import redacted_task
 
     def shown(task: Task | None) -> Task | None:
         return task if task is None or redactor is None else redacted_task(task, redactor)

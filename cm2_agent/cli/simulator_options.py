@@ -16,9 +16,9 @@ from cm2_agent.errors import CM2Error, ToolError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cm2_agent.datasets.redaction import Redactor
     from cm2_agent.llm.limits import RateLimits
     from cm2_agent.llm.prices import Price
+    from cm2_agent.redaction.redactor import Redactor
     from cm2_agent.store import SQLStore
     from cm2_agent.types.protocols import ToolBackend, User
     from cm2_agent.types.task import Task

@@ -3,10 +3,10 @@
 from cm2_agent.datasets.entities import KEYS, entities_of
 from cm2_agent.datasets.filters import Distinct, Selection, distinct
 from cm2_agent.datasets.from_traces import UnfitTrace, task_from_trace, unfit, with_content_id
-from cm2_agent.datasets.pii_rules import CARD, CREDENTIAL, EMAIL, IBAN, JWT, KEY, PEM, PHONE, SHIPPED, SSN
-from cm2_agent.datasets.redaction import Redactor, key_from
-from cm2_agent.datasets.rule import Rule
 from cm2_agent.datasets.splits import Split, split
+from cm2_agent.redaction.pii_rules import CARD, CREDENTIAL, EMAIL, IBAN, JWT, KEY, PEM, PHONE, SHIPPED, SSN
+from cm2_agent.redaction.redactor import Redactor, key_from
+from cm2_agent.redaction.rule import Rule
 
 __all__ = [
     "CARD",

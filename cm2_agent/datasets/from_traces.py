@@ -8,7 +8,6 @@ no replay should give."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -16,8 +15,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from cm2_agent.datasets.entities import KEYS, entities_of
-from cm2_agent.datasets.redaction import Redactor
-from cm2_agent.errors import ChecklistError, TaskError
+from cm2_agent.errors import TaskError
+from cm2_agent.redaction.redacted_checklist import redacted_checklist_json
+from cm2_agent.redaction.redactor import Redactor
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.json_values import JSON, canonical_json, content_hash
 from cm2_agent.types.messages import Reasoning, Text, ToolCallResponse, ToolSpec
@@ -28,11 +28,7 @@ from cm2_agent.types.trace import Trace, Turn
 
 UNTYPED: Mapping[str, JSON] = {"type": "object"}
 """The parameters of a tool that was called, while nothing tells its schema."""
-_PIECE = re.compile(r"\\([^A-Za-z0-9])|.", re.DOTALL)
-"""A character of a pattern, by itself or escaped."""
 _NOT_TEXT = "text that is not Unicode"
-_REFERENCES = ("id", "depends_on", "part_of")
-"""What of an item is a name within the checklist, of letters that no placeholder has."""
 
 
 class UnfitTrace(TaskError):
@@ -106,7 +102,7 @@ def task_from_trace(
         canonical_json(data).encode("utf-8")
         if redactor is not None:
             data = redactor.redact_json(data)
-        data["checklist"] = None if checklist is None else redacted_checklist_json(checklist, redactor)
+        data["checklist"] = None if checklist is None else _checklist_json(checklist, redactor)
         made = Task.model_validate({"id": "unnamed", **data})
         return with_content_id(made.model_copy(update={"entities": entities_of(made, keys)}))
     except RecursionError as error:
@@ -141,41 +137,8 @@ def _content(trace: Trace, score: Score | None, metadata: Mapping[str, JSON]) ->
     }
 
 
-def redacted_checklist_json(checklist: Checklist, redactor: Redactor | None) -> dict[str, JSON]:
-    """The checklist as a task holds it, its words redacted. Raises TaskError where what comes of it is none."""
-    data = checklist.to_json()
-    if redactor is None:
-        return data
-    items = [{name: _redacted(name, value, redactor) for name, value in item.items()} for item in data["items"]]
-    name = redactor.redact(data["name"])
-    if items == data["items"] and name == data["name"]:
-        return data
-    try:  # the name and version of the original belong to the original's content
-        return Checklist.from_json(
-            {**data, "items": items, "name": f"{name}-{content_hash([name, items])[:8]}"}
-        ).to_json()
-    except ChecklistError as error:
-        raise TaskError(f"checklist {name!r}: redacted, it is no checklist any more: {error}") from error
-
-
-def _redacted(name: str, value: JSON, redactor: Redactor) -> JSON:
-    if name in _REFERENCES:
-        return value
-    if name == "check" and isinstance(value, Mapping) and isinstance(pattern := value.get("reply_matches"), str):
-        return {**value, "reply_matches": _redacted_pattern(pattern, redactor)}
-    return redactor.redact_json(value)
-
-
-def _redacted_pattern(pattern: str, redactor: Redactor) -> str:
-    """The pattern with the values that it spells replaced, as what matches them: `ada@x\\.org` is an address with an
-    escape in it."""
-    pieces = [(found.start(), found.group(1) or found.group()) for found in _PIECE.finditer(pattern)]
-    starts = [*(start for start, _ in pieces), len(pattern)]
-    out, at = "", 0
-    for start, end, placeholder in redactor.finds("".join(char for _, char in pieces)):
-        out += pattern[at : starts[start]] + re.escape(placeholder)
-        at = starts[end]
-    return out + pattern[at:]
+def _checklist_json(checklist: Checklist, redactor: Redactor | None) -> dict[str, JSON]:
+    return checklist.to_json() if redactor is None else redacted_checklist_json(checklist, redactor)
 
 
 def _provenance(trace: Trace, score: Score | None, ends: Mapping[str, float | None]) -> dict[str, JSON]:
@@ -241,7 +204,6 @@ def _texts(blocks: Sequence[JSON]) -> str:
 __all__ = [
     "UNTYPED",
     "UnfitTrace",
-    "redacted_checklist_json",
     "task_from_trace",
     "unfit",
     "user_text",

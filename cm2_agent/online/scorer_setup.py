@@ -18,7 +18,7 @@ from cm2_agent.types.protocols import Judge, Reward, Store
 from cm2_agent.types.score import Verdict
 
 if TYPE_CHECKING:
-    from cm2_agent.datasets.redaction import Redactor
+    from cm2_agent.redaction.redactor import Redactor
     from cm2_agent.rewards.judges.llm_judge import LLMJudge
 
 __all__ = ["ScorerSetup", "check_judge", "check_share", "stored_checklist"]
@@ -165,7 +165,7 @@ def _load_checklist(checklist: Checklist | str | PathLike[str] | None, redact: R
         checklist = checklist_of(checklist, otherwise="; other rewards are given as rewards=")
     if redact is None:
         return checklist
-    from cm2_agent.datasets.redacted_task import redacted_checklist
+    from cm2_agent.redaction.redacted_checklist import redacted_checklist
 
     return redacted_checklist(checklist, redact)
 

@@ -21,7 +21,7 @@ from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.protocols import Judge, Reward, Sink, Store
 
 if TYPE_CHECKING:
-    from cm2_agent.datasets.redaction import Redactor
+    from cm2_agent.redaction.redactor import Redactor
 
 __all__ = ["flush", "watch"]
 
@@ -129,7 +129,7 @@ def watch(
             " first watch"
         )
     if redact is not None:
-        from cm2_agent.datasets.redaction import check_redactor
+        from cm2_agent.redaction.redactor import check_redactor
 
         check_redactor(redact)
     check_share("sample", sample)

@@ -26,8 +26,8 @@ from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Trace
 
 if TYPE_CHECKING:
-    from cm2_agent.datasets.redaction import Redactor
     from cm2_agent.graphs.conversation_setup import Ending, RolloutLimits
+    from cm2_agent.redaction.redactor import Redactor
     from cm2_agent.store import SQLStore
 
 Result = tuple[Trace, Score | None]
@@ -164,7 +164,7 @@ class Rollouts:
         """The task as scorer and store see it."""
         if self.redact is None:
             return task
-        from cm2_agent.datasets.redacted_task import redacted_task
+        from cm2_agent.redaction.redacted_task import redacted_task
 
         key = (task.id, task.version)
         if key not in self._redacted:
@@ -175,7 +175,7 @@ class Rollouts:
         ended = _ended(runs, thread, facts, end)
         if self.redact is None:
             return ended
-        from cm2_agent.datasets.redacted_run import redacted_run
+        from cm2_agent.redaction.redacted_run import redacted_run
 
         return [*ended[:-1], redacted_run(ended[-1], self.redact)]  # the failure was added to it
 

@@ -17,11 +17,11 @@ from cm2_agent.types.run_attributes import USER
 from cm2_agent.types.task import RecordedCall, Task, check_trainable
 
 if TYPE_CHECKING:
-    from cm2_agent.datasets.redaction import Redactor
     from cm2_agent.graphs.backends.faults import Faults
     from cm2_agent.graphs.backends.record import CallRecorder
     from cm2_agent.graphs.backends.tool_backends import ToolChoice
     from cm2_agent.graphs.conversation_setup import RolloutLimits
+    from cm2_agent.redaction.redactor import Redactor
     from cm2_agent.store import SQLStore
 
 Users: TypeAlias = "str | Any | Callable[[Task], User | None]"
@@ -129,8 +129,9 @@ def run(
     speaking = _users(user, seed, redact)
     shown = listed
     if redact is not None:
-        from cm2_agent.datasets.redacted_task import redacted_checklist, redacted_task
-        from cm2_agent.datasets.redaction import check_redactor
+        from cm2_agent.redaction.redacted_checklist import redacted_checklist
+        from cm2_agent.redaction.redacted_task import redacted_task
+        from cm2_agent.redaction.redactor import check_redactor
 
         check_redactor(redact)
 

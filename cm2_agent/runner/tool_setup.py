@@ -14,12 +14,12 @@ from cm2_agent.types.run_attributes import FAULTS, SIMULATOR, TOOL_BACKENDS
 from cm2_agent.types.task import RecordedCall, Task
 
 if TYPE_CHECKING:
-    from cm2_agent.datasets.redaction import Redactor
     from cm2_agent.graphs.backends.backends import Backends
     from cm2_agent.graphs.backends.faults import Faults
     from cm2_agent.graphs.backends.record import CallRecorder
     from cm2_agent.graphs.backends.simulation_cache import SimulationCache
     from cm2_agent.graphs.backends.tool_backends import BackendChoice, ToolChoice
+    from cm2_agent.redaction.redactor import Redactor
     from cm2_agent.store import SQLStore
 
 Simulator: TypeAlias = "str | Any | Callable[[Task], ToolBackend]"

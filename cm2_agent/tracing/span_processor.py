@@ -24,7 +24,7 @@ from cm2_agent.tracing.span_records import Key, Record, Source
 from cm2_agent.types.run import Run
 
 if TYPE_CHECKING:
-    from cm2_agent.datasets.redaction import Redactor
+    from cm2_agent.redaction.redactor import Redactor
 
 __all__ = ["RunSpanProcessor", "capture", "content_allowed"]
 
@@ -127,7 +127,7 @@ def capture(
         try:
             run = build_run(root)
             if redactor is not None:
-                from cm2_agent.datasets.redacted_run import redacted_run
+                from cm2_agent.redaction.redacted_run import redacted_run
 
                 run = redacted_run(run, redactor)
             on_run(run)

@@ -26,7 +26,7 @@ from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import ToolSpec
 
 if TYPE_CHECKING:
-    from cm2_agent.datasets.redaction import Redactor
+    from cm2_agent.redaction.redactor import Redactor
 
 Key = tuple[int, int]
 """(trace id, span id)."""

@@ -1,7 +1,7 @@
 """Secrets in a text, known by their form or by the word before them: API keys, tokens, PEM blocks, passwords.
 
 `mask_secrets` is for what is logged or stored about a failure: a provider's error may quote the key it was given. The
-redactor's rules for secrets (`cm2_agent.datasets`) use the same finders. All take time linear in the text."""
+redactor's rules for secrets (`redaction/`) use the same finders. All take time linear in the text."""
 
 from __future__ import annotations
 

@@ -16,9 +16,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_ai.messages import ModelRequest, UserPromptPart
 from pydantic_ai.models import Model
 
-from cm2_agent.datasets.redacted_run import redacted_message
-from cm2_agent.datasets.redacted_task import redacted_task
-from cm2_agent.datasets.redaction import Redactor
 from cm2_agent.errors import ToolError
 from cm2_agent.llm.client import LLMClient, RequestFailed, RequestFailure, Schema
 from cm2_agent.llm.limits import RateLimits
@@ -26,6 +23,9 @@ from cm2_agent.llm.prices import Price
 from cm2_agent.llm.providers import language_model
 from cm2_agent.llm.reply_json import json_replies
 from cm2_agent.llm.usage import Usage
+from cm2_agent.redaction.redacted_run import redacted_message
+from cm2_agent.redaction.redacted_task import redacted_task
+from cm2_agent.redaction.redactor import Redactor
 from cm2_agent.types.json_values import JSON, content_hash
 from cm2_agent.types.protocols import ToolBackend
 from cm2_agent.types.task import Task

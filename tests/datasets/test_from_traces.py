@@ -3,7 +3,6 @@ out."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,7 +22,6 @@ from cm2_agent.datasets import (
     unfit,
     with_content_id,
 )
-from cm2_agent.datasets.from_traces import redacted_checklist_json
 from cm2_agent.errors import TaskError
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
@@ -169,16 +167,6 @@ def test_personal_data_is_replaced_alike_in_all_of_it() -> None:
     unchanged = kept.own_checklist()
     assert unchanged is not None
     assert unchanged.hash == items.hash
-
-
-def test_a_pattern_matches_the_placeholder_of_what_it_matched() -> None:
-    item = Item("tells", check={"reply_matches": r"(?i)sent to ada@x\.org, \$12\.50"}, turn=0)
-    got = redacted_checklist_json(Checklist(item, name="c"), redactor())
-    pattern = got["items"][0]["check"]["reply_matches"]
-    assert "ada" not in pattern
-    assert re.search(pattern, redactor().redact("Sent to Ada@x.org, $12.50"))
-    again = redacted_checklist_json(Checklist.from_json(got), redactor())
-    assert again == got
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cm2_agent.types.secrets import credential_name, error_text, mask_secrets
-from tests.datasets.personal import JWTS, KEYS, PEMS, SECRETS
+from tests.redaction.personal import JWTS, KEYS, PEMS, SECRETS
 
 
 @pytest.mark.parametrize("value", [*KEYS, *JWTS, *PEMS])

@@ -1,13 +1,12 @@
-"""A task and a checklist without personal data, as a redactor leaves them."""
+"""A task without personal data, as a redactor leaves it."""
 
 from __future__ import annotations
 
-from cm2_agent.datasets.from_traces import redacted_checklist_json
-from cm2_agent.datasets.redaction import Redactor
-from cm2_agent.types.checklist import Checklist
+from cm2_agent.redaction.redacted_checklist import redacted_checklist_json
+from cm2_agent.redaction.redactor import Redactor
 from cm2_agent.types.task import Task
 
-__all__ = ["redacted_checklist", "redacted_task"]
+__all__ = ["redacted_task"]
 
 
 def redacted_task(task: Task, redactor: Redactor) -> Task:
@@ -27,18 +26,3 @@ def redacted_task(task: Task, redactor: Redactor) -> Task:
         shown[group] = [{**new, "name": name} for new, name in zip(shown[group], names, strict=True)]
     checklist = None if own is None else redacted_checklist_json(own, redactor)
     return Task.model_validate({**shown, **fixed, "checklist": checklist})
-
-
-def redacted_checklist(checklist: Checklist, redactor: Redactor) -> Checklist:
-    """The checklist with the personal data in its questions and checks replaced, so that a check that names a value
-    still finds it in a redacted dialogue; the same object where it has none. Its functions stay. Raises TaskError where
-    what comes of it is no checklist."""
-    data = redacted_checklist_json(checklist, redactor)
-    if data == checklist.to_json():
-        return checklist
-    new = Checklist.from_json(data)
-    items = (
-        item.model_copy(update={"check": old.check}) if callable(old.check) else item
-        for item, old in zip(new.items, checklist.items, strict=True)
-    )
-    return Checklist(*items, name=new.name, version=new.version)

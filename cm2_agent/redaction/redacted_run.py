@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from cm2_agent.datasets.redaction import Redactor
+from cm2_agent.redaction.redactor import Redactor
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import (
     Blob,

@@ -11,10 +11,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from cm2_agent.datasets.pii_ids import find_ibans, find_ssns, is_ssn
-from cm2_agent.datasets.pii_numbers import find_cards, find_phones, is_card, luhn
-from cm2_agent.datasets.pii_secrets import CREDENTIAL, JWT, KEY, PEM
-from cm2_agent.datasets.rule import BASE32, Draw, Finder, Rule
+from cm2_agent.redaction.pii_ids import find_ibans, find_ssns, is_ssn
+from cm2_agent.redaction.pii_numbers import find_cards, find_phones, is_card, luhn
+from cm2_agent.redaction.pii_secrets import CREDENTIAL, JWT, KEY, PEM
+from cm2_agent.redaction.rule import BASE32, Draw, Finder, Rule
 from cm2_agent.types.escapes import after, before
 
 _DIGITS = re.compile(r"[0-9]+")

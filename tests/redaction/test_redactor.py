@@ -11,9 +11,9 @@ import jsonschema
 import pytest
 
 from cm2_agent.datasets import CARD, EMAIL, IBAN, JWT, KEY, PEM, PHONE, SHIPPED, SSN, Redactor, Rule, key_from
-from cm2_agent.datasets.pii_numbers import is_card, luhn
 from cm2_agent.errors import TaskError
-from tests.datasets.personal import (
+from cm2_agent.redaction.pii_numbers import is_card, luhn
+from tests.redaction.personal import (
     CARDS,
     EMAILS,
     IBANS,

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from cm2_agent.datasets import Redactor, Rule
-from cm2_agent.datasets.redacted_run import redacted_message, redacted_run
+from cm2_agent.redaction.redacted_run import redacted_message, redacted_run
 from cm2_agent.types.messages import (
     Blob,
     Message,

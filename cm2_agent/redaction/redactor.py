@@ -20,10 +20,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from threading import Lock
 from typing import Any
 
-from cm2_agent.datasets.pii_rules import SHIPPED
-from cm2_agent.datasets.rule import Rule
-from cm2_agent.datasets.spellings import as_encoded, plain_text
 from cm2_agent.errors import TaskError
+from cm2_agent.redaction.pii_rules import SHIPPED
+from cm2_agent.redaction.rule import Rule
+from cm2_agent.redaction.spellings import as_encoded, plain_text
 from cm2_agent.types.check_specs import compile_pattern
 from cm2_agent.types.escapes import unescaped
 from cm2_agent.types.json_values import JSON

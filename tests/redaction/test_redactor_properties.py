@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cm2_agent.datasets import Redactor
-from tests.datasets.personal import (
+from tests.redaction.personal import (
     CARDS,
     EMAILS,
     IBANS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from cm2_agent.datasets.rule import BASE32, Draw, Rule
+from cm2_agent.redaction.rule import BASE32, Draw, Rule
 from cm2_agent.types.secrets import (
     KEY_PREFIXES,
     credential_name,
