@@ -38,7 +38,7 @@ def retokenised_rows(
         )
     messages: list[dict[str, Any]] = []
     steps: list[StepTokens] = []
-    shown = sum(message.role == "assistant" for message in trace.history)  # written elsewhere, or by the client
+    shown = trace.unwritten  # elsewhere, or by the client
     happened = iter(trace.steps)
     tools = [_tool(spec) for spec in _tools(trace)] or None
     text = ""  # what the row holds so far, as text and as ids
@@ -64,7 +64,7 @@ def retokenised_rows(
         completion = _encode(tokenizer, written)
         if not completion or not prompt_ids:
             continue
-        if step.number >= shown and (agent is None or step.agent == agent):
+        if step.number not in shown and (agent is None or step.agent == agent):
             steps.append(StepTokens(prompt=prompt_ids, completion=completion, turn=step.turn, step=step.index))
         text, ids = prompt + written, [*prompt_ids, *completion]
     return join(steps, credit, trace_id=trace.id, retokenised=True)

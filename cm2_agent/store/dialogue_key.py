@@ -10,24 +10,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-from cm2_agent.types.json_values import canonical_json
-from cm2_agent.types.messages import Message, Reasoning, Text, ToolCall, part_to_json
+from cm2_agent.types.messages import Message
+from cm2_agent.types.spoken import spoken
 
 START = b""
 """The key of a dialogue in which nobody has spoken."""
 _BYTES = 16
-
-
-def spoken(message: Message) -> bytes | None:
-    """What the user or the agent said, as bytes; None for what neither said to the other."""
-    if message.role not in ("user", "assistant") or message.tool_calls:
-        return None
-    others = [part for part in message.parts if not isinstance(part, Text | Reasoning | ToolCall)]
-    text = message.text.strip()
-    if not text and not others:
-        return None
-    said = [message.role, text, *(part_to_json(part) for part in others)]
-    return canonical_json(said).encode("utf-8", "surrogatepass")
 
 
 def extended(key: bytes, messages: Iterable[Message]) -> bytes:
@@ -39,4 +27,4 @@ def extended(key: bytes, messages: Iterable[Message]) -> bytes:
     return key
 
 
-__all__ = ["START", "extended", "spoken"]
+__all__ = ["START", "extended"]

@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Connection
 
 from cm2_agent.store.codec import DIGEST
-from cm2_agent.store.dialogue_key import START, extended, spoken
+from cm2_agent.store.dialogue_key import START, extended
 from cm2_agent.store.encoder import Content, PackedRun
 from cm2_agent.store.lines import Line, LineRun, Lines, count
 from cm2_agent.types.run import Branch, Run
 from cm2_agent.types.run_attributes import CHECKPOINT
+from cm2_agent.types.spoken import spoken
 
 EMPTY_STATE = "0" * 16
 """The mark of a state without messages."""
@@ -110,6 +111,8 @@ def _placed(lines: Lines, packed: PackedRun) -> PackedRun:
     elif place.shared is None:
         name, said = place.line.id, lines.dialogue(place.line)
         history = packed.history if place.history is None else place.history
+        if history and (more := lines.unrecorded(history, lines.parts(lines.runs(place.line)))):
+            said = extended(said, lines.messages(more))
     else:
         name = lines.free_name(lines.root(place.line.id) if run.thread is None else run.thread)
         branch = Branch(parent=place.line.id, messages=place.shared, reason="person")
@@ -176,9 +179,9 @@ def _by_state(lines: Lines, family: Sequence[Line], run: Run, start: str) -> _Pl
     beside = any(one.started <= run.started or one.start == start for one in later)
     if (at_end or known.status != "ok") and not beside:
         return _Place(line=line, history=b"")
-    added = count(known.messages) if at_end else known.marks[at][1]
-    shared = count(lines.digests(own[:number]) if number else own[0].history) + added
-    return _Place(line=line, shared=shared, history=lines.digests(own[: number + 1])[: shared * DIGEST])
+    digests = lines.digests(own[: number + 1])
+    shared = count(digests) if at_end else count(digests) - count(known.messages) + known.marks[at][1]
+    return _Place(line=line, shared=shared, history=digests[: shared * DIGEST])
 
 
 def _by_words(lines: Lines, family: Sequence[Line], packed: PackedRun) -> _Place:
@@ -226,10 +229,10 @@ def _compared(lines: Lines, line: Line, shown: Sequence[bytes], packed: PackedRu
         return 2 * same + 1, _Place(line=line)  # all of it and perhaps more, or its end after a summary
     shared_before = count(own[0].history)  # a run that left before that is beside the branch's parent
     if same == len(shown) and ends[same - 1] > shared_before:
-        return 2 * same, _beside(line, own, digests, ends[same - 1])
+        return 2 * same, _beside(lines, line, own, digests, ends[same - 1])
     last = next((at for at in range(len(said) - 1, 0, -1) if said[at - 1 : at + 1] == shown[-2:]), None)
     if last is not None and ends[last] > shared_before:
-        return 1, _beside(line, own, digests, ends[last])
+        return 1, _beside(lines, line, own, digests, ends[last])
     if not same or same == len(shown) or ends[same - 1] <= shared_before:
         return None
     shared = ends[same - 1]  # an earlier message was edited: the branch goes on with what the run was shown instead
@@ -248,14 +251,15 @@ def _words(lines: Lines, digests: bytes) -> list[tuple[bytes, int]]:
     return [(words, number) for number, message in numbered if (words := spoken(message)) is not None]
 
 
-def _beside(line: Line, own: Sequence[LineRun], digests: bytes, shared: int) -> _Place:
+def _beside(lines: Lines, line: Line, own: Sequence[LineRun], digests: bytes, shared: int) -> _Place:
     """A branch after so many messages; the line's end where all that follows there failed."""
-    messages = count(own[0].history)
+    messages = 0
     later = []
-    for run in own:
+    for run, (before, added) in zip(own, lines.parts(own), strict=True):
+        messages += count(before)
         if messages >= shared:
             later.append(run)
-        messages += count(run.messages)
+        messages += count(added)
     if later and all(run.status in _FAILED for run in later):
         return _Place(line=line)
     return _Place(line=line, shared=shared, history=digests[: shared * DIGEST])

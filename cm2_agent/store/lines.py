@@ -18,6 +18,7 @@ from cm2_agent.store.reader import stored_message
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import Message
 from cm2_agent.types.run import Branch
+from cm2_agent.types.spoken import unrecorded
 
 _STORED = """SELECT t.id, r.branch_parent, r.branch_messages, r.branch_reason, r.history, r.dialogue
 FROM runs r JOIN traces t ON t.seq = r.trace WHERE r.project = ? AND r.id = ?"""
@@ -142,7 +143,22 @@ class Lines:
 
     def digests(self, runs: Sequence[LineRun]) -> bytes:
         """The addresses of the messages of the dialogue that these first runs of a line make."""
-        return b"".join([runs[0].history, *(run.messages for run in runs)]) if runs else b""
+        return b"".join(part for parts in self.parts(runs) for part in parts)
+
+    def parts(self, runs: Sequence[LineRun]) -> list[tuple[bytes, bytes]]:
+        """For each of these first runs of a line the addresses of what stands before its messages that no run wrote,
+        and of these."""
+        out: list[tuple[bytes, bytes]] = []
+        for run in runs:
+            out.append((self.unrecorded(run.history, out) if out and run.history else run.history, run.messages))
+        return out
+
+    def unrecorded(self, history: bytes, parts: Sequence[tuple[bytes, bytes]]) -> bytes:
+        """Of what a run was shown the addresses of what its line lacks (`types.spoken.unrecorded`)."""
+        shown = self.messages(history)
+        more = unrecorded(shown, self.messages(b"".join(part for own in parts for part in own)))
+        address = dict(zip(map(id, shown), split_digests(history), strict=True))
+        return b"".join(address[id(message)] for message in more)
 
     def dialogue(self, line: Line) -> bytes:
         """The key of all that was said in a line; runs of earlier versions were stored without."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from cm2_agent.types.messages import ToolCall, ToolCallResponse
 from cm2_agent.types.run import ModelCall, Run, ToolRun
@@ -13,15 +13,18 @@ from cm2_agent.types.turn import Step
 __all__ = ["scope_of_steps", "steps_of_sub_agents"]
 
 
-def steps_of_sub_agents(runs: Sequence[Run], steps: Sequence[Step]) -> dict[str, tuple[Step, ...]]:
+def steps_of_sub_agents(
+    runs: Sequence[Run], steps: Sequence[Step], unwritten: Collection[int] = ()
+) -> dict[str, tuple[Step, ...]]:
     """For each agent that wrote no step of the dialogue itself (one inside a tool, or in a graph that keeps no
     messages) what its calls wrote. `turn`, `index` and `number` are those of the dialogue's step around it: the last
-    one that had begun, else the run's first."""
+    one that had begun, else the run's first. `unwritten` are the numbers of the steps that no run wrote."""
     known = {step.agent for step in steps}
     found: dict[str, list[Step]] = defaultdict(list)
-    first = sum(message.role == "assistant" for message in runs[0].history) if runs else 0
+    written = [step for step in steps if step.number not in unwritten]
+    first = 0
     for run in runs:
-        own = steps[first : first + sum(message.role == "assistant" for message in run.messages)]
+        own = written[first : first + sum(message.role == "assistant" for message in run.messages)]
         first += len(own)
         if not own:
             continue

@@ -67,10 +67,12 @@ class Trace:
 
     @cached_property
     def messages(self) -> tuple[Message, ...]:
-        """The dialogue: what the first run was shown of it, then what each run added; calls with the arguments that
+        """The dialogue: what the first run was shown of it, then what each run added, and where a later one was shown
+        more than that (a person's answer, a turn that ran elsewhere), this before it; calls with the arguments that
         ran."""
         steps = iter(self.steps)
-        every = chain(self.history, *(run.messages for run in self.runs))
+        runs = zip(self.shown_before, self.runs, strict=True)
+        every = chain.from_iterable(chain(before, run.messages) for before, run in runs)
         return tuple(next(steps).message if message.role == "assistant" else message for message in every)
 
     @cached_property
@@ -88,13 +90,29 @@ class Trace:
         """The places of the runs that a limit or an exception ended."""
         return tuple(place for place, run in enumerate(self.runs) if _broken_off(run))
 
+    @property
+    def shown_before(self) -> tuple[tuple[Message, ...], ...]:
+        """For each run the messages before its own that no run wrote (`messages`)."""
+        return self._cut[2]
+
     @cached_property
-    def _cut(self) -> tuple[tuple[Turn, ...], tuple[RunEnd, ...]]:
+    def unwritten(self) -> frozenset[int]:
+        """The numbers of the steps that no run wrote: they stand in the history that the runs were shown."""
+        found: set[int] = set()
+        number = 0
+        for before, run in zip(self.shown_before, self.runs, strict=True):
+            shown = sum(message.role == "assistant" for message in before)
+            found.update(range(number, number + shown))
+            number += shown + sum(message.role == "assistant" for message in run.messages)
+        return frozenset(found)
+
+    @cached_property
+    def _cut(self) -> tuple[tuple[Turn, ...], tuple[RunEnd, ...], tuple[tuple[Message, ...], ...]]:
         cutter = TurnCutter()
         for run in self.runs:
             cutter.add(run)
         self.__dict__["_cutter"] = cutter
-        return cutter.turns(), tuple(cutter.ends)
+        return cutter.turns(), tuple(cutter.ends), tuple(cutter.before)
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
@@ -135,7 +153,7 @@ class Trace:
 
     @cached_property
     def _sub_agents(self) -> dict[str, tuple[Step, ...]]:
-        return steps_of_sub_agents(self.runs, self.steps)
+        return steps_of_sub_agents(self.runs, self.steps, self.unwritten)
 
     @cached_property
     def _sub_scopes(self) -> dict[tuple[int | None, str], Scope]:
@@ -182,7 +200,7 @@ class Trace:
         if cutter is not None and len(cutter.ends) == len(self.runs):  # else another copy of this trace has gone on
             cutter.add(run)
             more["_cutter"] = cutter
-            more["_cut"] = cutter.turns(), tuple(cutter.ends)
+            more["_cut"] = cutter.turns(), tuple(cutter.ends), tuple(cutter.before)
 
     def to_json(self) -> dict[str, JSON]:
         return {"id": self.id, "runs": [run.to_json() for run in self.runs], "outcomes": dict(self.outcomes)}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from cm2_agent.types.messages import Message, ToolCallResponse
 from cm2_agent.types.run import ModelCall, Run
+from cm2_agent.types.spoken import unrecorded
 from cm2_agent.types.tool_use import AskedCall, Executions, as_it_ran, uses
 from cm2_agent.types.turn import RunEnd, Step, Turn
 
@@ -58,15 +59,24 @@ class TurnCutter:
         self._now = 0
         self._failed = False  # whether the last run did
         self.ends: list[RunEnd] = []
+        self.before: list[tuple[Message, ...]] = []
+        """For each run what stands before its messages that no run wrote."""
+        self.dialogue: list[Message] = []
+        """All messages so far, as they were captured."""
+        self._end: str | None = None  # the state in which the last run ended
         self.runs: set[str] = set()
         """The ids of the runs so far."""
 
     def add(self, run: Run) -> None:
         self.runs.add(run.id)
         first = len(self._drafts)
-        if not self.ends:
-            for message in run.history:
-                self._take(message, None, recorded=False)
+        before = self._before(run)
+        for message in before:
+            self._take(message, None, recorded=False)
+        self.dialogue += before
+        self.dialogue += run.messages
+        self.before.append(before)
+        self._end = run.states[-1].hash if run.states else None
         writers = {call.message: call for call in run.calls if call.message is not None}
         for position, message in enumerate(run.messages):
             self._take(message, writers.get(position), recorded=bool(run.started))
@@ -80,6 +90,15 @@ class TurnCutter:
         self.ends.append(
             RunEnd(turn=len(self._turns) - 1, steps=steps, unanswered=not self._steps and bool(self._users))
         )
+
+    def _before(self, run: Run) -> tuple[Message, ...]:
+        """What stands before the run's messages that no run wrote: the first one's history, and what a later one was
+        shown behind the dialogue. Nothing where it began in the state in which the run before it ended."""
+        if not self.before:
+            return tuple(run.history)
+        if run.states and run.states[0].hash == self._end:
+            return ()
+        return unrecorded(run.history, self.dialogue)
 
     def turns(self) -> tuple[Turn, ...]:
         """The turns so far."""

@@ -89,9 +89,10 @@ def edited(reference: Trace, change: Callable[[Step], Step], steps: Sequence[Ste
         return tuple(messages)
 
     runs: list[Run] = []
-    for place, run in enumerate(reference.runs):
-        history = run.history if place else rewritten(run.history)  # only the first run's is part of the dialogue
-        runs.append(replace(run, history=history, messages=rewritten(run.messages), calls=(), tools=()))
+    for before, run in zip(reference.shown_before, reference.runs, strict=True):
+        shown, own = rewritten(before), rewritten(run.messages)
+        history, own = ((), (*shown, *own)) if runs else (shown, own)
+        runs.append(replace(run, history=history, messages=own, calls=(), tools=()))
     return replace(reference, runs=tuple(runs))
 
 

@@ -145,3 +145,52 @@ def test_the_policy_is_the_one_version_that_wrote_the_dialogue() -> None:
 def test_a_malformed_trace_is_refused(data: Any) -> None:
     with pytest.raises(TraceError, match="expected the object that"):
         Trace.from_json(data)
+
+
+def test_what_a_later_run_was_shown_beyond_the_trace_is_part_of_it() -> None:
+    hi, hello, wait = (
+        message("user", "Hi"),
+        message("assistant", "Hello."),
+        message("assistant", "I am a person: wait."),
+    )
+    asked = message("assistant", "", LOOK)
+    first = Run(id="a", messages=(hi, hello), calls=(replace(GOOD, message=1),))
+    last = message("user", "Where is 7?")
+    again = Run(
+        id="b",
+        history=(hi, hello, wait),
+        messages=(last, asked, answers(SHIPPED), message("assistant", "Shipped.")),
+        calls=(replace(GOOD, span_id="t", message=1),),
+    )
+    whole = Trace(id="t", runs=(first, again))
+    grown = Trace.of(first).with_run(again)
+    read = Trace.of(first)
+    assert len(read.turns) == 1
+    for trace in (whole, grown, read.with_run(again)):
+        assert trace.messages == (hi, hello, wait, *again.messages)
+        assert [[step.message.text for step in turn.steps] for turn in trace.turns] == [
+            ["Hello.", "I am a person: wait."],
+            ["", "Shipped."],
+        ]
+        assert trace.unwritten == {1} and trace.shown_before == ((), (wait,))
+        assert [step.call is not None for step in trace.steps] == [True, False, True, False]
+    assert read.messages == (hi, hello)
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        ("Hi", "Hello."),
+        ("Hi", "Hello.", "Hi", "Hello."),
+        ("Hi", "Hello.", "A reminder"),
+        ("Another", "beginning", "and", "more"),
+        ("Hello.",),
+    ],
+)
+def test_a_history_that_holds_no_more_changes_nothing(history: tuple[str, ...]) -> None:
+    said = tuple(message("user" if place % 2 == 0 else "assistant", text) for place, text in enumerate(history))
+    first = Run(id="a", messages=(message("user", "Hi"), message("assistant", "Hello.")))
+    again = Run(id="b", history=said, messages=(message("user", "Thanks"), message("assistant", "Bye.")))
+    trace = Trace(id="t", runs=(first, again))
+    assert trace.messages == first.messages + again.messages
+    assert trace.unwritten == frozenset()
