@@ -235,7 +235,7 @@ class Run:
         messages: What this run added to the dialogue, in order: the user's message, then each assistant message with
             its tool responses (a system message where it is new).
         history: What the run was shown of the dialogue before that, where it is not in the trace's earlier runs: the
-            beginning of a branch, or of a conversation that the caller keeps.
+            beginning of a branch, or of a conversation that the caller keeps; what was said elsewhere since.
         input: The graph's input as JSON.
         output: The graph's output as JSON.
         trace: The trace's id where it is neither the thread's nor the run's own: a branch of a thread, or a stored

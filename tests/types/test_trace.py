@@ -172,7 +172,8 @@ def test_what_a_later_run_was_shown_beyond_the_trace_is_part_of_it() -> None:
             ["Hello.", "I am a person: wait."],
             ["", "Shipped."],
         ]
-        assert trace.unwritten == {1} and trace.shown_before == ((), (wait,))
+        assert trace.unwritten == {1}
+        assert trace.shown_before == ((), (wait,))
         assert [step.call is not None for step in trace.steps] == [True, False, True, False]
     assert read.messages == (hi, hello)
 
