@@ -53,7 +53,9 @@ class ReportedTokens:
             if said:
                 self._broken = self._broken or "a part of the completion came without token ids"
             return
-        self.completion_ids = [*(self.completion_ids or []), *ids]
+        if self.completion_ids is None:
+            self.completion_ids = []
+        self.completion_ids += ids
         entries = (choice.get("logprobs") or {}).get("content") or []
         self._tokens += entries
         self.logprobs += [float(entry["logprob"]) for entry in entries]

@@ -181,7 +181,7 @@ class EndpointChatModel(ChatOpenAI):
                 **reported.metadata(),
             }
             if isinstance(generation.message, AIMessage):
-                generation.message = _thinking_apart(generation.message, choice["message"])
+                generation.message = _without_thinking(generation.message, choice["message"])
         return result
 
     def _convert_chunk_to_generation_chunk(
@@ -213,7 +213,7 @@ def _arguments(
     return stop, run_manager, kwargs
 
 
-def _thinking_apart(message: AIMessage, sent: dict[str, Any]) -> AIMessage:
+def _without_thinking(message: AIMessage, sent: dict[str, Any]) -> AIMessage:
     """The message without the thinking in its text, and with the reasoning that the server reported beside it."""
     if not isinstance(message.content, str):
         return message
@@ -264,7 +264,7 @@ class _Stream:
         if self.reported.prompt_ids is not None or self.reported.completion_ids is not None:
             info.pop("logprobs", None)  # they come as numbers, with the ids
         delta = (chunk.get("choices") or [{}])[0].get("delta") or {}
-        apart = _reported_thinking(delta)
+        reported = _reported_thinking(delta)
         more = {"refusal": delta["refusal"]} if delta.get("refusal") else {}
         message = made.message
         if not isinstance(message, AIMessageChunk) or not isinstance(message.content, str):
@@ -272,7 +272,7 @@ class _Stream:
         thinking, said = self.text.feed(message.content)
         drafts = message.tool_call_chunks if self.text.inside else []
         thinking += "".join(f"{call.get('name') or ''}{call.get('args') or ''}" for call in drafts)
-        thinking = apart + thinking
+        thinking = reported + thinking
         if thinking or drafts or more or said != message.content:
             message = AIMessageChunk(
                 content=said,

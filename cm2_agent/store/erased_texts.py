@@ -98,13 +98,12 @@ def held_by(connection: Connection, needles: Sequence[str]) -> tuple[dict[str, i
             binary = isinstance(column.type, LargeBinary)
             name = f'"{table.name}"."{column.name}"'
             if sqlite:
-                needle = "CAST(n.value AS BLOB)" if binary else "n.value"
-                sql = f'SELECT n.value FROM json_each(?) AS n WHERE EXISTS (SELECT 1 FROM "{table.name}" WHERE instr({name}, {needle}) > 0)'  # noqa: S608,E501
+                has = f"instr({name}, {'CAST(n.value AS BLOB)' if binary else 'n.value'})"
+                needles_of = "SELECT n.value FROM json_each(?) AS n"
             else:
                 has = f"position(convert_to(n, 'UTF8') IN {name})" if binary else f"strpos({name}, n)"
-                sql = (
-                    f'SELECT n FROM unnest(%s::text[]) AS n WHERE EXISTS (SELECT 1 FROM "{table.name}" WHERE {has} > 0)'  # noqa: S608
-                )
+                needles_of = "SELECT n FROM unnest(%s::text[]) AS n"
+            sql = f'{needles_of} WHERE EXISTS (SELECT 1 FROM "{table.name}" WHERE {has} > 0)'  # noqa: S608 (our tables)
             rows = {row[0] for row in connection.exec_driver_sql(sql, (given,))}
             if rows:
                 held[f"{table.name}.{column.name}"] = len(rows)

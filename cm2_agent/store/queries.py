@@ -228,7 +228,7 @@ def counts(cursor: Any, sqlite: bool, project: str, ids: Sequence[str]) -> dict[
     found: dict[str, tuple[int, int]] = {}
     for some in chunks(ids):
         cursor.execute(
-            "SELECT id, runs, (SELECT count(*) FROM outcomes WHERE outcomes.trace = traces.seq) FROM traces"  # noqa: S608
+            "SELECT id, runs, (SELECT count(*) FROM outcomes WHERE outcomes.trace = traces.seq) FROM traces"  # noqa: S608 (marks only)
             f" WHERE project = {mark} AND id IN ({', '.join(mark for _ in some)})",
             (project, *map(seal, some)),
         )
