@@ -10,7 +10,7 @@ from typing import Any
 from cm2_agent.incidents import Incidents
 from cm2_agent.online.forks import DATABASE
 from cm2_agent.online.incident_counts import store_incidents
-from cm2_agent.online.save_errors import meaning_of
+from cm2_agent.online.save_errors import is_another_store, meaning_of
 from cm2_agent.spool.files import Spool
 from cm2_agent.spool.refused import add_refused
 from cm2_agent.spool.replay import Replayed, replay
@@ -70,9 +70,19 @@ class RunWriter:
         if self._file is None or self.store is None or _inode(self._file[0]) == self._file[1]:
             return
         self.incidents.add("the store's file was removed or replaced, and was opened again")
+        self._let_go()
+        self.forget()
+
+    def _let_go(self) -> None:
+        """Open the store anew with the next write, and let what uses it meanwhile wait for that."""
         if callable(close := getattr(self.store, "close", None)):
             close()
-        self.forget()
+        self.store = self._file = None
+
+    def _away(self, error: Exception) -> Exception:
+        if self._reopens and is_another_store(error):
+            self._let_go()
+        return error
 
     def write(self, runs: dict[int, Run]) -> Exception | None:
         """Save the runs, by number. What is saved or refused is taken out; where any is left, the error says why."""
@@ -82,7 +92,7 @@ class RunWriter:
             self._save(list(runs.values()))
         except Exception as error:
             if meaning_of(error) == "away":
-                return error
+                return self._away(error)
         else:
             runs.clear()
             return None
@@ -115,7 +125,7 @@ class RunWriter:
             except Exception as error:
                 meaning = meaning_of(error)
                 if meaning == "away":
-                    return error
+                    return self._away(error)
                 if meaning == "unclear":
                     unclear[number] = error
                     self._suspects.setdefault(number, [0, self._writes])

@@ -46,6 +46,33 @@ def test_runs_wait_for_a_server_that_goes_and_comes_back(
     assert len(scores(postgres_url)) == 4
 
 
+@pytest.mark.parametrize("gone", ["DROP SCHEMA public CASCADE", "TRUNCATE traces, contents, reward_versions CASCADE"])
+def test_a_database_that_is_made_anew_gets_the_next_runs(
+    postgres_url: str, allow: Callable[[bool], None], gone: str, tmp_path: Path
+) -> None:
+    """What the process remembers of the rows of the one before holds no more."""
+    graph = watch(app(), LOOKS, store=postgres_url, spool=tmp_path / "spool")
+    graph.invoke(QUESTION)
+    assert flush(300)
+    engine = create_engine(postgres_url)
+    with engine.begin() as connection:
+        connection.execute(text(gone))
+        if gone.startswith("DROP"):
+            connection.execute(text("CREATE SCHEMA public"))
+    engine.dispose()
+    if gone.startswith("TRUNCATE"):  # as a backup that was restored: only the lost connections tell
+        allow(False)
+        graph.invoke(QUESTION)
+        assert not flush(0.2)
+        allow(True)
+    graph.invoke(QUESTION)
+    assert flush(300)
+    found = traces(postgres_url)
+    assert len(found) == (2 if gone.startswith("TRUNCATE") else 1)
+    assert all(trace.messages[-1].text == "it is value 1" for trace in found)
+    assert len(scores(postgres_url)) == len(found)
+
+
 def test_a_server_that_is_away_at_the_start_stops_nobody(
     postgres_url: str, allow: Callable[[bool], None], tmp_path: Path
 ) -> None:
