@@ -10,6 +10,8 @@ from typing import Any
 
 from cm2_agent.errors import ChecklistError, GuardError
 from cm2_agent.graphs.guardrail import NOTE, Finding, OnViolation, guarded_graph
+from cm2_agent.rewards.scoring.check_limits import CheckLimits
+from cm2_agent.rewards.scoring.function_checks import ask_functions
 from cm2_agent.rewards.scoring.judge_items import leave_unjudged
 from cm2_agent.rewards.scoring.plan import Plan
 from cm2_agent.rewards.scoring.shaping import apply_dependencies
@@ -94,8 +96,9 @@ def _turn_check(plan: Plan) -> Callable[[Sequence[Message]], Finding]:
         turn = plan.turn(len(trace.turns) - 1) if trace.turns else None
         if turn is None:
             return Finding()
-        checked = turn.run_checks(trace)
-        leave_unjudged(checked)
+        checked = turn.check(trace)
+        ask_functions(trace, [checked], CheckLimits())
+        leave_unjudged([checked])
         columns = apply_dependencies([column for column in checked.columns if column is not None], turn.deps)
         failed = {
             item.id: (

@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -41,26 +42,35 @@ class CheckStop(BaseException):
     """Raised in the thread of a check that ran out of time."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class CheckCall:
-    """A check function to ask about one scope; `ask` must not raise anything but CheckStop."""
+    """A check function to ask about one scope; `ask` must not raise anything but CheckStop. The answer goes into
+    `columns`, at the place `at`."""
 
-    def __init__(self, ask: Callable[[], ItemColumn], function: Callable[..., Any], item: str) -> None:
-        self.ask, self.function, self.item = ask, function, item
+    ask: Callable[[], ItemColumn]
+    function: Callable[..., Any]
+    item: str
+    columns: list[ItemColumn | None]
+    at: int
 
 
-def run_calls(calls: Sequence[CheckCall], limits: CheckLimits) -> list[ItemColumn]:
-    """The columns of the calls, in order. Blocks until all have answered or run out of time."""
+def run_calls(calls: Sequence[CheckCall], limits: CheckLimits) -> None:
+    """Fill the columns of the calls. Blocks until all have answered or run out of time."""
+    if not calls:
+        return
     batch = _Batch(calls, limits)
     finished = threading.Event()
     batch.when_done(finished.set)
     with _Watched(batch):
         while not finished.wait(batch.patience()):
             batch.look()
-    return batch.columns()
+    batch.fill()
 
 
-async def run_calls_async(calls: Sequence[CheckCall], limits: CheckLimits) -> list[ItemColumn]:
+async def run_calls_async(calls: Sequence[CheckCall], limits: CheckLimits) -> None:
     """The same without blocking the event loop."""
+    if not calls:
+        return
     batch = _Batch(calls, limits)
     loop = asyncio.get_running_loop()
     woken = loop.create_future()
@@ -76,7 +86,7 @@ async def run_calls_async(calls: Sequence[CheckCall], limits: CheckLimits) -> li
             batch.look()
             if batch.done:
                 break
-    return batch.columns()
+    batch.fill()
 
 
 def _wake(future: asyncio.Future[None]) -> None:
@@ -109,8 +119,10 @@ class _Batch:
     def when_done(self, call: Callable[[], None]) -> None:
         self._on_done = call
 
-    def columns(self) -> list[ItemColumn]:
-        return [column for column in self._columns if column is not None]
+    def fill(self) -> None:
+        """Hand the answers over to who asked, all at once: a call that is abandoned reaches no column of theirs."""
+        for call, column in zip(self.calls, self._columns, strict=True):
+            call.columns[call.at] = column
 
     # -- in the worker's thread
 

@@ -57,16 +57,12 @@ def resolve(check: Check, functions: Mapping[str, CheckFunction] | None = None, 
     return check
 
 
-def run_check(check: Resolved, item: Item, trace: Trace, turn: int | None) -> ItemColumn:
-    """The item's column over a scope (docs/method.md, "Kinds").
+def run_check(check: Resolved, item: Item, trace: Trace, turn: int | None, steps: int) -> ItemColumn:
+    """The item's column over a scope of so many steps, 1 or more (docs/method.md, "Kinds").
 
     A reach check is asked after each step until it first answers yes, a hold check at the end alone (the ends-decided
     checks are hold items), an avoid check until it first answers yes, which is the violation. A check that raises an
-    Exception or answers anything but true or false gives NULL: the checker's failure, never the agent's. Without a step
-    every column stays in row 0, which is false."""
-    steps = trace.scope(turn).count
-    if not steps:
-        return ItemColumn(value=False)
+    Exception or answers anything but true or false gives NULL: the checker's failure, never the agent's."""
     try:
         row = _first_row(check, item, trace, turn, steps)
     except Exception as error:  # whatever a user's function raises is its own failure, and this item's alone

@@ -1,7 +1,8 @@
-"""The check functions that one trace needs: collected over its turns, asked at once, each with a limit of time."""
+"""The check functions that the turns of one trace left open: asked at once, each with a limit of time."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from cm2_agent.types.checklist_item import CheckFunction, Item
@@ -11,10 +12,9 @@ from .check_limits import CheckLimits
 from .check_threads import CheckCall, CheckStop, run_calls, run_calls_async
 from .checks import failed, run_check
 from .isolated_trace import IsolatedTrace
-from .shaping import ItemColumn
+from .plan import PENDING, CheckedTurn
+from .shaping import ItemColumn, only_open
 
-PENDING = ItemColumn(value=None, reason="check failed", cause="infrastructure", explanation="the check was not asked")
-"""Stands in a column until the function has answered."""
 _CHANGED = ItemColumn(
     value=None,
     reason="check changed its view",
@@ -23,46 +23,52 @@ _CHANGED = ItemColumn(
 )
 
 
-class FunctionChecks:
-    """The functions to ask about a trace. `add` notes one, `run` or `run_async` asks them all and fills their columns.
+def ask_functions(trace: Trace, turns: Sequence[CheckedTurn], limits: CheckLimits) -> None:
+    """Fill the columns of the turns whose functions are still to be asked, and those that hang on an item which is
+    known to be false or NULL by then. Blocks until all functions have answered or were stopped."""
+    run_calls(_calls(trace, turns), limits)
+    for turn in turns:
+        turn.columns[:] = only_open(turn.columns, turn.turn.deps)
 
-    They are given a copy of the trace. What one of them changed in it is thrown away with the copy, and its verdict is
-    NULL."""
+
+async def ask_functions_async(trace: Trace, turns: Sequence[CheckedTurn], limits: CheckLimits) -> None:
+    """The same without blocking the event loop."""
+    await run_calls_async(_calls(trace, turns), limits)
+    for turn in turns:
+        turn.columns[:] = only_open(turn.columns, turn.turn.deps)
+
+
+def _calls(trace: Trace, turns: Iterable[CheckedTurn]) -> list[CheckCall]:
+    lent = _LentTrace(trace)
+    return [
+        CheckCall(
+            ask=partial(lent.ask, check, item, turn.turn.turn, turn.steps),
+            function=check,
+            item=item.id,
+            columns=turn.columns,
+            at=at,
+        )
+        for turn in turns
+        for at, (item, check) in enumerate(zip(turn.turn.items, turn.turn.checks, strict=True))
+        if check is not None and turn.columns[at] is PENDING
+    ]
+
+
+class _LentTrace:
+    """The copy of a trace that its functions are given. What one of them changed in it is thrown away with the copy,
+    and its verdict is NULL."""
 
     def __init__(self, trace: Trace) -> None:
         self._trace = trace
         self._copy: IsolatedTrace | None = None
-        self._calls: list[CheckCall] = []
-        self._places: list[tuple[list[ItemColumn | None], int]] = []
 
-    def add(
-        self, function: CheckFunction, item: Item, turn: int | None, columns: list[ItemColumn | None], at: int
-    ) -> None:
-        """Ask the function about a scope; the answer goes into the columns at this place."""
-        self._calls.append(CheckCall(partial(self._ask, function, item, turn), function, item.id))
-        self._places.append((columns, at))
-
-    def run(self, limits: CheckLimits) -> None:
-        """Blocks until all have answered or were stopped."""
-        if self._calls:
-            self._fill(run_calls(self._calls, limits))
-
-    async def run_async(self, limits: CheckLimits) -> None:
-        """The same without blocking the event loop."""
-        if self._calls:
-            self._fill(await run_calls_async(self._calls, limits))
-
-    def _fill(self, found: list[ItemColumn]) -> None:
-        for (columns, at), column in zip(self._places, found, strict=True):
-            columns[at] = column
-
-    def _ask(self, function: CheckFunction, item: Item, turn: int | None) -> ItemColumn:
+    def ask(self, function: CheckFunction, item: Item, turn: int | None, steps: int) -> ItemColumn:
         """In the thread of the checks."""
         copy, self._copy = self._copy, None  # one that is stopped on the way leaves none behind
         if copy is None:
             copy = IsolatedTrace(self._trace)
         try:
-            column = run_check(function, item, copy, turn)
+            column = run_check(function, item, copy, turn, steps)
             unchanged = copy.is_unchanged
         except CheckStop:
             raise
@@ -74,4 +80,4 @@ class FunctionChecks:
         return column
 
 
-__all__ = ["PENDING", "FunctionChecks"]
+__all__ = ["ask_functions", "ask_functions_async"]

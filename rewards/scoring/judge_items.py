@@ -23,9 +23,23 @@ _NO_JUDGE = ItemColumn(
 )
 
 
-async def ask(judge: Judge, trace: Trace, checked: CheckedTurn) -> None:
-    """One call of the judge for a turn's open items, whose columns it fills. Raises BudgetExhausted where it may not be
-    asked."""
+async def ask_judge(judge: Judge | None, trace: Trace, turns: Sequence[CheckedTurn]) -> None:
+    """One call of the judge for each turn with open items, whose columns it fills. Raises BudgetExhausted where it may
+    not be asked."""
+    if judge is None:
+        leave_unjudged(turns)
+        return
+    for turn in turns:
+        await _ask(judge, trace, turn)
+
+
+def leave_unjudged(turns: Sequence[CheckedTurn]) -> None:
+    """Fill the open columns of turns for which there is no judge."""
+    for turn in turns:
+        turn.columns[:] = [_NO_JUDGE if column is None else column for column in turn.columns]
+
+
+async def _ask(judge: Judge, trace: Trace, checked: CheckedTurn) -> None:
     asked = [index for index, column in enumerate(checked.columns) if column is None]
     if not asked:
         return
@@ -41,11 +55,6 @@ async def ask(judge: Judge, trace: Trace, checked: CheckedTurn) -> None:
         )
     for index, item in zip(asked, items, strict=True):
         checked.columns[index] = _column(verdicts.get(item.id), item, checked.steps)
-
-
-def leave_unjudged(checked: CheckedTurn) -> None:
-    """Fill the open columns of a turn for which there is no judge."""
-    checked.columns[:] = [_NO_JUDGE if column is None else column for column in checked.columns]
 
 
 def _by_id(reply: Sequence[Verdict], items: Sequence[Item]) -> Mapping[str, Verdict | str]:
@@ -96,4 +105,4 @@ def _null(explanation: str) -> ItemColumn:
     return ItemColumn(value=None, reason="judge failed", cause="infrastructure", explanation=explanation)
 
 
-__all__ = ["ask", "leave_unjudged"]
+__all__ = ["ask_judge", "leave_unjudged"]

@@ -16,12 +16,14 @@ from cm2_agent.types.protocols import Judge
 from cm2_agent.types.score import TurnScore
 from cm2_agent.types.trace import Trace
 
-from .check_limits import DISABLED, CheckLimits
+from .check_limits import DISABLED
 from .checks import Resolved, resolve, run_check
 from .data_checks import DataCheck
 from .ending import Ending
-from .function_checks import PENDING, FunctionChecks
-from .shaping import ItemColumn, Share, normalised, only_open
+from .shaping import ItemColumn, Share, normalised
+
+PENDING = ItemColumn(value=None, reason="check failed", cause="infrastructure", explanation="the check was not asked")
+"""Stands in a column until the check function has answered (function_checks.py)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,37 +56,29 @@ class ScoredTurn:
             deps=tuple(tuple(place[parent] for parent in self.deps[index]) for index in selected),
         )
 
-    def run_checks(self, trace: Trace, *, cut: str | None = None, limits: CheckLimits | None = None) -> CheckedTurn:
-        """Run the checks on the turn, which the trace must have reached. `cut` says why it ended early: hold and avoid
-        items are false then. Blocks until the functions have answered or run out of time."""
-        functions = FunctionChecks(trace)
-        checked = self.check(trace, functions, cut=cut)
-        functions.run(limits or CheckLimits())
-        checked.close()
-        return checked
-
-    def check(self, trace: Trace, functions: FunctionChecks, *, cut: str | None = None) -> CheckedTurn:
-        """Run the checks that were written as data, and note the functions to ask. Call `close` when these have
-        answered."""
+    def check(self, trace: Trace, *, cut: str | None = None) -> CheckedTurn:
+        """Run the checks that were written as data on the turn, which the trace must have reached; functions are still
+        to be asked. `cut` says why it ended early: hold and avoid items are false then."""
         steps = trace.scope(self.turn).count
         columns: list[ItemColumn | None] = []
-        for at, (item, check) in enumerate(zip(self.items, self.checks, strict=True)):
+        for item, check in zip(self.items, self.checks, strict=True):
             if cut is not None and item.kind != "reach":
                 columns.append(ItemColumn(value=False, reason=cut))
+            elif not steps:
+                columns.append(ItemColumn(value=False))
             elif check is None:
-                columns.append(None if steps else ItemColumn(value=False))
-            elif isinstance(check, DataCheck) or not steps:
-                columns.append(run_check(check, item, trace, self.turn))
+                columns.append(None)
+            elif isinstance(check, DataCheck):
+                columns.append(run_check(check, item, trace, self.turn, steps))
             else:
                 columns.append(PENDING)
-                functions.add(check, item, self.turn, columns, at)
         return CheckedTurn(turn=self, steps=steps, columns=columns, cut=cut)
 
 
 @dataclass(kw_only=True)
 class CheckedTurn:
-    """A turn of one trace whose checks have run: an item's column is None while a judge is still to be asked. `score`
-    is there where the turn was scored before and has not changed."""
+    """A turn of one trace whose checks have run: an item's column is PENDING while its function is still to be asked,
+    None while a judge is. `score` is there where the turn was scored before and has not changed."""
 
     turn: ScoredTurn
     steps: int
@@ -95,21 +89,10 @@ class CheckedTurn:
     share: Share | None = None
     """What the score adds to the reward."""
 
-    def close(self) -> None:
-        """Settle what hangs on an item that is known to be false or NULL, now that all checks have answered."""
-        if None in self.columns:
-            self.columns[:] = only_open(self.columns, self.turn.deps)
-
-    def remember(self, trace: Trace, judge: Judge | None) -> None:
-        """Keep the score with the turn, unless it is NULL for what may pass."""
-        if self.turn.turn is not None and self.reached and not any(map(_may_pass, self.columns)):
-            trace.turns[self.turn.turn].memo[self.turn] = (judge, self)
-
-    def is_remembered(self, trace: Trace) -> bool:
-        if self.turn.turn is None:
-            return False
-        _, known = trace.turns[self.turn.turn].memo.get(self.turn, (None, None))
-        return known is self
+    @property
+    def lasts(self) -> bool:
+        """Whether the score stays as it is while the turn does: no column is NULL for what may pass."""
+        return self.reached and not any(map(_may_pass, self.columns))
 
 
 def _may_pass(column: ItemColumn | None) -> bool:
@@ -129,6 +112,38 @@ class Settled:
     scores: tuple[TurnScore, ...] = ()
     missing: float = 0.0
     rewards: tuple[float | None, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedTrace:
+    """A trace whose checks have run: the turns that count, in order, the closing block last, without those that are
+    `settled`. `ending` is the trace's."""
+
+    plan: Plan
+    ending: Ending
+    settled: Settled
+    turns: list[CheckedTurn]
+
+    def remember(self, trace: Trace, judge: Judge | None) -> None:
+        """Keep the scores that last with the trace's turns, for when it has grown: each turn's, and together those of
+        all turns but the last, which may go on."""
+        for one in self.turns:
+            if one.turn.turn is not None and one.lasts:
+                trace.turns[one.turn.turn].memo[one.turn] = (judge, one)
+        last = self.ending.turns - 1
+        if not self.plan.is_open_ended(self.ending) or last <= self.settled.turns:
+            return
+        more = [one for one in self.turns if one.turn.turn is not None and one.turn.turn < last]
+        if all(one.lasts for one in more):
+            trace.turns[last - 1].memo[self.plan] = Settled(
+                judge=judge,
+                turns=last,
+                scores=(*self.settled.scores, *(one.score for one in more if one.score is not None)),
+                missing=math.fsum(
+                    (self.settled.missing, *(one.share.missing for one in more if one.share is not None))
+                ),
+                rewards=(*self.settled.rewards, *(one.share.reward for one in more if one.share is not None)),
+            )
 
 
 class Plan:
@@ -172,30 +187,23 @@ class Plan:
             self._strict[turn] = strict if strict is not None and strict.items else None
         return self._strict[turn]
 
-    def check_turns(
-        self,
-        trace: Trace,
-        ending: Ending,
-        functions: FunctionChecks,
-        *,
-        reuse: bool = False,
-        judge: Judge | None = None,
-        settled: Settled | None = None,
-    ) -> list[CheckedTurn]:
-        """The L turns that count with their checks run, in order, the closing block last; without those that are
-        `settled`. `ending` is the trace's. The functions to ask are noted in `functions`; `close` each turn when they
-        have answered. With `reuse`, turns that were scored with this judge before (`remember`), and have not changed,
-        come with that score.
+    def is_open_ended(self, ending: Ending) -> bool:
+        """Whether nothing but the dialogue says how many turns count."""
+        return ending.planned is None and self.checklist.last_turn is None
+
+    def check(self, trace: Trace, ending: Ending, *, reuse: bool = False, judge: Judge | None = None) -> CheckedTrace:
+        """The L turns that count, with the checks run that were written as data. With `reuse`, turns that were scored
+        with this judge before (`CheckedTrace.remember`), and have not changed, come with that score.
 
         They are the planned turns, else those up to the largest that an item names, else those that happened; a turn
         without items does not count, and turns beyond these do not either. Every item of a turn that was never reached
         is false."""
+        settled = self._settled(trace, ending, judge) if reuse else Settled()
         count = ending.planned
         if count is None and self.checklist.last_turn is not None:
             count = self.checklist.last_turn + 1
         checked = []
-        first = 0 if settled is None else settled.turns
-        for index in [*range(first, ending.turns if count is None else count), None]:
+        for index in [*range(settled.turns, ending.turns if count is None else count), None]:
             turn = self.turn(index)
             if turn is None:
                 continue
@@ -209,31 +217,18 @@ class Plan:
                 if known is not None and by is judge and known.cut == cut:
                     checked.append(known)
                     continue
-            checked.append(turn.check(trace, functions, cut=cut))
-        return checked
+            checked.append(turn.check(trace, cut=cut))
+        return CheckedTrace(plan=self, ending=ending, settled=settled, turns=checked)
 
-    def settled(self, trace: Trace, ending: Ending, judge: Judge | None) -> Settled:
-        """What `settle` noted of the trace before it grew. Of planned turns, and those that items name, nothing is."""
-        if ending.planned is None and self.checklist.last_turn is None:
+    def _settled(self, trace: Trace, ending: Ending, judge: Judge | None) -> Settled:
+        """What was remembered of the trace's first turns before it grew. Of planned turns, and those that items name,
+        nothing is."""
+        if self.is_open_ended(ending):
             for last in (ending.turns - 2, ending.turns - 3):
                 found = trace.turns[last].memo.get(self) if last >= 0 else None
                 if found is not None and found.judge is judge:
                     return found  # type: ignore[no-any-return]
-        return Settled(judge=judge)
-
-    def settle(self, trace: Trace, ending: Ending, settled: Settled, checked: Sequence[CheckedTurn]) -> None:
-        """Note the scores of all turns but the last, which may go on."""
-        if ending.planned is not None or self.checklist.last_turn is not None or ending.turns - 1 <= settled.turns:
-            return
-        more = [turn for turn in checked if turn.turn.turn is not None and turn.turn.turn < ending.turns - 1]
-        if all(turn.is_remembered(trace) for turn in more):
-            trace.turns[ending.turns - 2].memo[self] = Settled(
-                judge=settled.judge,
-                turns=ending.turns - 1,
-                scores=(*settled.scores, *(turn.score for turn in more if turn.score is not None)),
-                missing=math.fsum((settled.missing, *(turn.share.missing for turn in more if turn.share is not None))),
-                rewards=(*settled.rewards, *(turn.share.reward for turn in more if turn.share is not None)),
-            )
+        return Settled()
 
     def _scored_turn(self, turn: int | None, items: Sequence[Item]) -> ScoredTurn | None:
         if not items:
@@ -248,4 +243,4 @@ class Plan:
         )
 
 
-__all__ = ["CheckedTurn", "Plan", "ScoredTurn", "Settled"]
+__all__ = ["PENDING", "CheckedTrace", "CheckedTurn", "Plan", "ScoredTurn"]

@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.score import Score, TurnScore, Verdict
+from cm2_agent.types.trace import Trace
 
 from .ending import Ending
-from .plan import CheckedTurn, Settled
+from .plan import CheckedTrace, CheckedTurn
 from .shaping import Share, apply_dependencies, paid_items, reward_of, turn_reward
 
 
-def add_up(
-    unscored: Score,
-    settled: Settled,
-    checked: Sequence[CheckedTurn],
-    *,
-    checklist: Checklist,
-    ending: Ending,
-    tolerance: float,
-) -> Score:
-    """The score with its turns, and the reward or the reason why it is NULL. Every column must be known by now, and is
-    summed up in the checked turns."""
-    turns = (*settled.scores, *map(turn_score, checked))
-    shares = [turn.share for turn in checked if turn.share is not None]
+def add_up(trace: Trace, checked: CheckedTrace, *, version: str, tolerance: float) -> Score:
+    """The trace's score with its turns, and the reward or the reason why it is NULL. Every column must be known by now,
+    and is summed up in the checked turns."""
+    settled, checklist = checked.settled, checked.plan.checklist
+    turns = (*settled.scores, *map(turn_score, checked.turns))
+    reason = null_reason(checklist, checked.ending, turns)
+    shares = [turn.share for turn in checked.turns if turn.share is not None]
     missing = math.fsum((settled.missing, *(share.missing for share in shares)))
     reward = reward_of(missing, (*settled.rewards, *(share.reward for share in shares)), tolerance=tolerance)
-    reason = null_reason(checklist, ending, turns) or ("verdicts" if reward is None else None)
-    return replace(unscored, turns=turns, reward=None if reason else reward, null_reason=reason)
+    return Score(
+        trace_id=trace.id,
+        reward_version=version,
+        reward=None if reason else reward,
+        checklist=checklist.hash,
+        runs=len(trace.runs),
+        null_reason=reason or ("verdicts" if reward is None else None),
+        turns=turns,
+    )
 
 
 def turn_score(checked: CheckedTurn) -> TurnScore:

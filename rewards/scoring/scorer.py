@@ -8,7 +8,7 @@ without a checklist (`no checklist`)."""
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 from cm2_agent.errors import ChecklistError
@@ -23,9 +23,9 @@ from cm2_agent.types.trace import Trace
 
 from .check_limits import CHECK_TIMEOUT, CheckLimits
 from .ending import Ending
-from .function_checks import FunctionChecks
-from .judge_items import ask, leave_unjudged
-from .plan import CheckedTurn, Plan, Settled
+from .function_checks import ask_functions, ask_functions_async
+from .judge_items import ask_judge, leave_unjudged
+from .plan import CheckedTrace, Plan
 from .score import add_up, all_true, turn_score
 
 CODE = 2
@@ -94,46 +94,33 @@ class ChecklistScorer:
         return replace(score, usage=usage.to_json())
 
     async def _scored(self, trace: Trace, task: Task | None) -> Score:
-        plan = self._plan(task)
-        unscored = self._unscored(trace, plan)
-        if plan is None:
-            return unscored
-        ending = Ending.of(trace, task)
-        if ending.failure is not None:
-            return replace(unscored, null_reason=ending.failure)
-        functions = FunctionChecks(trace)
-        settled = plan.settled(trace, ending, self.judge) if self.incremental else Settled()
-        turns = plan.check_turns(trace, ending, functions, reuse=self.incremental, judge=self.judge, settled=settled)
-        await functions.run_async(self.limits)
-        for turn in turns:
-            if turn.score is None:
-                await self._judge(trace, turn)
-        return self._add_up(unscored, trace, settled, turns, plan, ending)
+        checked = self._checked(trace, task)
+        if isinstance(checked, Score):
+            return checked
+        await ask_functions_async(trace, checked.turns, self.limits)
+        await ask_judge(self.judge, trace, checked.turns)
+        score = add_up(trace, checked, version=self.version, tolerance=self.tolerance)
+        if self.incremental:
+            checked.remember(trace, self.judge)
+        return score
 
     def score_sync(self, trace: Trace, task: Task | None = None) -> Score:
         """The same without an event loop, for programmatic items. Raises ChecklistError where items need the judge that
         was given."""
-        plan = self._plan(task)
-        unscored = self._unscored(trace, plan)
-        if plan is None:
-            return unscored
-        ending = Ending.of(trace, task)
-        if ending.failure is not None:
-            return replace(unscored, null_reason=ending.failure)
-        if plan.judged and self.judge is not None:
-            names = ", ".join(item.id for item in plan.checklist if item.check is None)
+        checked = self._checked(trace, task)
+        if isinstance(checked, Score):
+            return checked
+        if checked.plan.judged and self.judge is not None:
+            names = ", ".join(item.id for item in checked.plan.checklist if item.check is None)
             raise ChecklistError(
                 f"the items {names} need the judge, which is asked over a network; use `await scorer(trace, task)`"
             )
-        functions = FunctionChecks(trace)
-        settled = plan.settled(trace, ending, self.judge) if self.incremental else Settled()
-        turns = plan.check_turns(trace, ending, functions, reuse=self.incremental, judge=self.judge, settled=settled)
-        functions.run(self.limits)
-        for turn in turns:
-            if turn.score is None:
-                turn.close()
-                leave_unjudged(turn)
-        return self._add_up(unscored, trace, settled, turns, plan, ending)
+        ask_functions(trace, checked.turns, self.limits)
+        leave_unjudged(checked.turns)
+        score = add_up(trace, checked, version=self.version, tolerance=self.tolerance)
+        if self.incremental:
+            checked.remember(trace, self.judge)
+        return score
 
     async def gate(self, trace: Trace, turn: int, task: Task | None = None) -> bool | None:
         """Whether the next user message may come after `turn`: all its strict items are satisfied (paid or not). None
@@ -148,10 +135,9 @@ class ChecklistScorer:
             return None
         if turn >= ending.turns:
             return False  # nothing was answered, so nothing is satisfied
-        functions = FunctionChecks(trace)
-        checked = strict.check(trace, functions, cut=ending.cuts.get(turn))
-        await functions.run_async(self.limits)
-        await self._judge(trace, checked)
+        checked = strict.check(trace, cut=ending.cuts.get(turn))
+        await ask_functions_async(trace, [checked], self.limits)
+        await ask_judge(self.judge, trace, [checked])
         verdicts = zip(strict.items, turn_score(checked).verdicts, strict=True)
         return all_true([verdict.value for item, verdict in verdicts if item.required_for_next_turn])
 
@@ -160,30 +146,23 @@ class ChecklistScorer:
         plan = self._plan(task)
         return plan.checklist.hash if plan is not None and plan.gated else None
 
-    async def _judge(self, trace: Trace, turn: CheckedTurn) -> None:
-        """Close a turn whose checks have answered: the judge is asked what they leave open."""
-        turn.close()
-        if self.judge is None:
-            leave_unjudged(turn)
-        else:
-            await ask(self.judge, trace, turn)
-
-    def _add_up(
-        self,
-        unscored: Score,
-        trace: Trace,
-        settled: Settled,
-        turns: Sequence[CheckedTurn],
-        plan: Plan,
-        ending: Ending,
-    ) -> Score:
-        fresh = [turn for turn in turns if turn.score is None] if self.incremental else []
-        score = add_up(unscored, settled, turns, checklist=plan.checklist, ending=ending, tolerance=self.tolerance)
-        for turn in fresh:
-            turn.remember(trace, self.judge)
-        if self.incremental:
-            plan.settle(trace, ending, settled, turns)
-        return score
+    def _checked(self, trace: Trace, task: Task | None) -> CheckedTrace | Score:
+        """The trace with the checks run that were written as data, or its score where there is nothing to check."""
+        plan = self._plan(task)
+        reason = "no checklist"
+        if plan is not None:
+            ending = Ending.of(trace, task)
+            if ending.failure is None:
+                return plan.check(trace, ending, reuse=self.incremental, judge=self.judge)
+            reason = ending.failure
+        return Score(
+            trace_id=trace.id,
+            reward_version=self.version,
+            reward=None,
+            checklist=None if plan is None else plan.checklist.hash,
+            runs=len(trace.runs),
+            null_reason=reason,
+        )
 
     def _plan(self, task: Task | None) -> Plan | None:
         if self._fixed is not None or task is None:
@@ -206,16 +185,6 @@ class ChecklistScorer:
         judge = "" if self.judge is None else f";judge={getattr(self.judge, 'version', None) or _name(self.judge)}"
         tolerance = "" if self.tolerance == 0.2 else f";tolerance={self.tolerance:g}"
         return f"{name}{judge}{tolerance};code={CODE}"
-
-    def _unscored(self, trace: Trace, plan: Plan | None) -> Score:
-        return Score(
-            trace_id=trace.id,
-            reward_version=self.version,
-            reward=None,
-            checklist=None if plan is None else plan.checklist.hash,
-            runs=len(trace.runs),
-            null_reason="no checklist",
-        )
 
 
 def _name(judge: object) -> str:

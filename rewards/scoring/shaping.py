@@ -106,6 +106,8 @@ def _after(column: ItemColumn, parents: Sequence[ItemColumn]) -> ItemColumn:
 def only_open(columns: Sequence[ItemColumn | None], deps: Deps) -> list[ItemColumn | None]:
     """The columns with those alone left open (None) that hang on no item already known to be false or NULL: no
     answer to the others would count."""
+    if None not in columns:
+        return list(columns)
     hopeful = [ItemColumn(value=True, first_true_step=1) if column is None else column for column in columns]
     after = apply_dependencies(hopeful, deps)
     return [
