@@ -22,7 +22,7 @@ A graph whose state shows no messages has the dialogue that its model calls show
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Literal
 
@@ -92,6 +92,8 @@ class _RunDialogue:
         self.linked: set[int] = set()
         self._link_by_identity()
         self._unfinished_nodes()
+        if root.status == "ok":
+            self._take_reply()
         self.state.judge_users(root.status == "ok")
         self._link_rewritten()
         self._add_system()
@@ -144,6 +146,14 @@ class _RunDialogue:
                     if id(entry) not in self.calls and entry.born >= born:
                         self._link(chat, entry)
                         break
+
+    def _take_reply(self) -> None:
+        """A model's answer that its node wrote as a user's message, as teams of agents do, is the reply at the end."""
+        said = [entry for entry in self.state.entries if not entry.dropped and entry.role != "system"]
+        replied = any(entry.role == "assistant" and not entry.seen.message.tool_calls for entry in said)
+        last = said[-1] if said and said[-1].role == "user" and said[-1].origin == "node" else None
+        if last is not None and not replied and last.seen.message.text.strip() in self.state.answers:
+            last.seen = SeenMessage(replace(last.seen.message, role="assistant"), last.seen.id)
 
     def _link_rewritten(self) -> None:
         """Drafts that never stood in the state: an answer that its node changed before it wrote it, or that a later

@@ -170,3 +170,23 @@ def test_a_call_that_did_not_run_is_replaced(watched: Watched) -> None:
     graph.invoke(user("tell me"))
     assert lines(watched.run) == SPOKEN
     assert [(call.message, call.changed) for call in watched.run.calls] == [(1, "rewritten")]
+
+
+def test_a_worker_s_answer_as_a_user_s_message_is_the_reply_where_nobody_else_replies(watched: Watched) -> None:
+    """Teams of agents write what a worker found as a named user's message, for their supervisor."""
+
+    def worker(state: Any) -> Any:
+        found = says("It is 42.").invoke([HumanMessage("Find it.")])
+        return {"messages": [HumanMessage(found.text, name="researcher")]}
+
+    alone = chain(watched, worker, checkpointer=InMemorySaver())
+    for _ in range(2):
+        alone.invoke(user("find it"), THREAD)
+    for run in watched.runs:
+        assert lines(run) == ["user: find it", "assistant: It is 42."]
+        assert written(run) == ["It is 42."]
+        assert run.calls[0].changed is None
+        assert run.messages[1].name == "researcher"
+    assert watched.runs[0].states[-1].hash == watched.runs[1].states[0].hash
+    chain(watched, worker, speaker("The answer is 42.")).invoke(user("find it"))
+    assert lines(watched.runs[2]) == ["user: find it", "assistant: The answer is 42."]
