@@ -113,9 +113,8 @@ def _lines(found: Report) -> Iterator[str]:
         yield printable(
             f"{row.parent} and its {len(row.children)} parts: consistent {format_number(row.rate)} of {row.n}; {words}"
         )
-    yield "\ncost: " + ", ".join(
-        f"{name.replace('_', ' ')} {'unknown' if n is None else f'{n:g}'}" for name, n in found.cost.items()
-    )
+    spent = [f"{name.replace('_', ' ')} {'unknown' if n is None else f'{n:g}'}" for name, n in found.cost.items()]
+    yield "\ncost: " + (", ".join(spent) or "no model calls were recorded")
 
 
 def _rate(rate: PassRate) -> str:
