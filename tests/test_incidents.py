@@ -14,8 +14,8 @@ from cm2_agent.incidents import Incidents
 def test_incidents_are_logged_once_and_drained_once(caplog: pytest.LogCaptureFixture) -> None:
     incidents = Incidents()
     with caplog.at_level(logging.WARNING, "cm2_agent"):
-        for _ in range(3):
-            incidents.add("kind", ValueError("why"))
+        incidents.add("kind", ValueError("why"))
+        incidents.add("kind", ValueError("why"), number=2)
         incidents.add("other")
     assert len(caplog.records) == 2
     assert incidents.drain() == {"kind": (3, "ValueError: why"), "other": (1, "")}

@@ -14,8 +14,13 @@ _MAX_BYTES = 64 << 20
 
 
 def add_refused(folder: str, run: Run, error: BaseException) -> None:
-    """Append a run and why it was refused; nothing where the file is full. Raises OSError."""
-    line = json.dumps({"reason": f"{type(error).__name__}: {error}", "run": run.to_json()}, default=repr) + "\n"
+    """Append a run and why it was refused, of one that is nested too deeply its id alone; nothing where the file is
+    full. Raises OSError."""
+    reason = f"{type(error).__name__}: {error}"
+    try:
+        line = json.dumps({"reason": reason, "run": run.to_json()}, default=repr) + "\n"
+    except (ValueError, TypeError, RecursionError):  # a circle, a key that is no text, too deep
+        line = json.dumps({"reason": reason, "run": {"id": run.id}}) + "\n"
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(os.path.join(folder, _NAME), flags, 0o600)
     try:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cm2_agent.errors import ConflictError, StoreError, TraceError
+from cm2_agent.spool.files import Spool
+from cm2_agent.store import SQLStore
 from cm2_agent.types.run import Run
 from cm2_agent.types.score import Score
 from cm2_agent.types.task import Task
@@ -155,6 +159,20 @@ def test_live_a_failing_scorer_is_counted() -> None:
     assert list(store.runs) == ["a"]
     assert store.scores == {}
     assert store.incidents == {"a trace was not scored": 1}
+
+
+def test_a_run_that_is_nested_too_deeply_costs_itself_alone(tmp_path: Path) -> None:
+    deep: list[Any] = []
+    for _ in range(5000):
+        deep = [deep]
+    with SQLStore(f"sqlite:///{tmp_path / 'cm2.db'}") as store:
+        live = live_to(store, spool=Spool(tmp_path / "spool", lambda: {"store": "s", "project": "default"}))
+        for one in (run("before"), replace(run("deep"), input=deep), run("after")):
+            live.submit(one)
+        assert not live.flush(300), "one was refused"
+        assert {trace.id for trace in store.traces()} == {"before", "after"}
+    (line,) = (tmp_path / "spool" / "refused.jsonl").read_text().splitlines()
+    assert json.loads(line)["run"]["id"] == "deep"
 
 
 def test_live_a_full_queue_drops_and_never_blocks() -> None:
