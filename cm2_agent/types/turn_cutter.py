@@ -93,9 +93,12 @@ class TurnCutter:
 
     def _before(self, run: Run) -> tuple[Message, ...]:
         """What stands before the run's messages that no run wrote: the first one's history, and what a later one was
-        shown behind the dialogue. Nothing where it began in the state in which the run before it ended."""
+        shown behind the dialogue. Nothing where it was shown nothing (the store drops what earlier runs hold), or began
+        in the state in which the run before it ended."""
         if not self.before:
             return tuple(run.history)
+        if not run.history:  # without a look through the dialogue, however long it is
+            return ()
         if run.states and run.states[0].hash == self._end:
             return ()
         return unrecorded(run.history, self.dialogue)
