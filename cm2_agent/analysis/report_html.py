@@ -25,7 +25,7 @@ def page(report: Report) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string((folder / "report.html").read_text(encoding="utf-8"))
     # The style sheet is ours; it alone is not escaped, since its hash is over what the browser reads.
-    return template.render(report=report, policy=policy, style=Markup(style))  # noqa: S704
+    return template.render(report=report, policy=policy, style=Markup(style))  # noqa: S704 (our own style sheet)
 
 
 __all__ = ["page"]

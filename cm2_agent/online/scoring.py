@@ -282,7 +282,7 @@ class ScoringPath:
 def _load_traces(store: Store, trace_ids: Sequence[str]) -> dict[str, Trace]:
     many: Any = getattr(store, "save_scores", None)  # a store that takes many at once also gives them
     if callable(many) and len(trace_ids) > 1:
-        found: Any = store.traces(ids=trace_ids)  # type: ignore[call-arg]
+        found: Any = store.traces(ids=trace_ids)  # type: ignore[call-arg]  # more than the protocol asks
         return {trace.id: trace for trace in found}
     return {trace_id: trace for trace_id in trace_ids if (trace := store.trace(trace_id)) is not None}
 

@@ -172,7 +172,7 @@ def watch(
         input=input,
         output=output,
     )
-    watched: G = graph.with_config(callbacks=[handler])  # type: ignore[attr-defined]
+    watched: G = graph.with_config(callbacks=[handler])  # type: ignore[attr-defined]  # it has one, as checked above
     return watched
 
 

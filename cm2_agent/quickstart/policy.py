@@ -110,7 +110,7 @@ def drill(model: Any, words: Any, seed: int, config: Config, progress: Progress 
         logits = model(input_ids=ids).logits[:, half.shape[1] - 1 : -1]
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), half.flatten())
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()

@@ -89,7 +89,7 @@ class _Redaction:
     def message(self, message: Message) -> Message:
         known = self._known.get(id(message))
         if known is not None:
-            return known[1]  # type: ignore[no-any-return]
+            return known[1]  # type: ignore[no-any-return]  # of the type that went in
         new = replace(
             message,
             parts=tuple(map(self.part, message.parts)),

@@ -273,7 +273,7 @@ def _journal(cursor: sqlite3.Cursor) -> None:
 
 def _postgres(url: URL, echo: bool) -> Engine:
     try:
-        import psycopg  # noqa: F401
+        import psycopg  # noqa: F401 (is it there?)
     except ImportError as error:
         raise MissingExtra("postgres", "PostgreSQL stores") from error
     return create_engine(

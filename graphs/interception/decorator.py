@@ -57,7 +57,7 @@ def switchable(wrapped: W) -> W:
         return wrapped
     if isinstance(wrapped, BaseTool):
         made: Any = _SwitchableTool.of(wrapped)
-        return made  # type: ignore[no-any-return]
+        return made  # type: ignore[no-any-return]  # of the type that went in
     if not inspect.isfunction(wrapped):
         raise ToolError(
             f"switchable was given a {type(wrapped).__name__}; expected a typed function or a LangChain tool"

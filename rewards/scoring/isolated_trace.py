@@ -144,7 +144,7 @@ def _copied(value: _T, copies: dict[int, Any]) -> _T:
     items: Any
     made: Any = copies.get(id(value))
     if made is not None:
-        return made  # type: ignore[no-any-return]
+        return made  # type: ignore[no-any-return]  # of the type that went in
     if kind is tuple or kind is list:
         if kind is tuple and not value:
             return value
@@ -167,7 +167,7 @@ def _copied(value: _T, copies: dict[int, Any]) -> _T:
     else:  # of some other type, which JSON has not: nobody knows how to copy it
         made = value
     copies[id(value)] = made
-    return made  # type: ignore[no-any-return]
+    return made  # type: ignore[no-any-return]  # of the type that went in
 
 
 class _Comparison:

@@ -227,7 +227,7 @@ class Plan:
             for last in (ending.turns - 2, ending.turns - 3):
                 found = trace.turns[last].memo.get(self) if last >= 0 else None
                 if found is not None and found.judge is judge:
-                    return found  # type: ignore[no-any-return]
+                    return found  # type: ignore[no-any-return]  # of the type that went in
         return Settled()
 
     def _scored_turn(self, turn: int | None, items: Sequence[Item]) -> ScoredTurn | None:

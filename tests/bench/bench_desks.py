@@ -177,7 +177,7 @@ async def measure(
     took = {"real": real.summary}
     for name, answers in SIMULATED.items():
         shown = [looked_up(task) for task in tasks] if name.endswith("_unrecorded") else tasks
-        with ChatServer(lambda body, answers=answers: answers(Shown.of(body)), serves=(name,), keep=False) as server:  # type: ignore[misc]
+        with ChatServer(lambda body, answers=answers: answers(Shown.of(body)), serves=(name,), keep=False) as server:  # type: ignore[misc]  # bound in the loop
             simulated = await roll(desk, tasks, policies, seeds, openai_model(server.base_url, name), shown)
             took[name] = {**simulated.summary, "asked": server.calls}
         columns[name] = simulated.checklist

@@ -32,9 +32,9 @@ os.environ.setdefault("LANGSMITH_TRACING", "false")
 TOP = Path(__file__).parents[2]
 sys.path.insert(0, str(TOP))
 
-from cm2_agent.spool.status import read_status  # noqa: E402
-from cm2_agent.store import SQLStore  # noqa: E402
-from tests.online.ends import ENDS, run_to_its_end  # noqa: E402
+from cm2_agent.spool.status import read_status  # noqa: E402 (after the path is set)
+from cm2_agent.store import SQLStore  # noqa: E402 (after the path is set)
+from tests.online.ends import ENDS, run_to_its_end  # noqa: E402 (after the path is set)
 
 APPLICATION = """
 import os
@@ -156,7 +156,7 @@ def on_full(end: str, folder: Path, options: argparse.Namespace) -> dict[str, in
         with ballast.open("wb", buffering=0) as file, suppress(OSError):
             while True:
                 file.write(b"x" * 4096)
-        again = lambda: subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)  # noqa: E731
+        again = lambda: subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)  # noqa: E731 (a short one of several)
         return measure(end, url, folder / "spool", {"CALLS": options.calls, "LONG": "word "}, again)
     finally:
         subprocess.run(["umount", str(small)], check=False)

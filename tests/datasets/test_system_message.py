@@ -25,7 +25,7 @@ REPLIES = Checklist(Item("replies", check={"replied": True}), name="c")
 class Listening(GenericFakeChatModel):
     """Keeps the system messages of what it is shown."""
 
-    systems: list[list[str]] = []  # noqa: RUF012
+    systems: list[list[str]] = []  # noqa: RUF012 (pydantic copies defaults)
 
     def bind_tools(self, tools: Sequence[Any], **_: Any) -> Any:
         return self

@@ -26,7 +26,7 @@ def get_order(order_id: int) -> str:
 class Scripted(GenericFakeChatModel):
     """Says the given messages, and keeps what it was shown."""
 
-    seen: list[Any] = []  # noqa: RUF012
+    seen: list[Any] = []  # noqa: RUF012 (pydantic copies defaults)
 
     def bind_tools(self, tools: Sequence[Any], **_: Any) -> Any:
         return self

@@ -32,7 +32,7 @@ THREE = [apps.calls(1), AIMessage(content="one"), apps.calls(2), AIMessage(conte
 class Heard(apps.ScriptedModel):
     """Also remembers what it was shown."""
 
-    shown: list[list[BaseMessage]] = []  # noqa: RUF012
+    shown: list[list[BaseMessage]] = []  # noqa: RUF012 (pydantic copies defaults)
 
     def _next(self, messages: Sequence[BaseMessage]) -> AIMessage:
         self.shown.append(list(messages))

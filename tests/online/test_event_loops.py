@@ -26,7 +26,7 @@ def strict_loops() -> Iterator[None]:
 
 async def test_the_guard_is_on(strict_loops: None) -> None:
     with pytest.raises(BlockingError):
-        Path("x").mkdir()  # noqa: ASYNC240
+        Path("x").mkdir()  # noqa: ASYNC240 (a test of just that)
 
 
 def test_a_graph_of_the_module_and_one_a_request(

@@ -143,17 +143,17 @@ def test_a_tool_that_kills_the_run(watched: Watched, how: str, retried: bool) ->
         return f"value {key}"
 
     if how == "one tool node":
-        builders: Any = lambda model: agent(  # noqa: E731
+        builders: Any = lambda model: agent(  # noqa: E731 (a short one of several)
             model, tools=[look], handle_errors=False, checkpointer=InMemorySaver()
         )
     elif how == "tool node in a subgraph":
-        builders = lambda model: within(agent(model, tools=[look], handle_errors=False))  # noqa: E731
+        builders = lambda model: within(agent(model, tools=[look], handle_errors=False))  # noqa: E731 (a short one of several)
     else:
         make: Any = create_react_agent if "react" in how else create_agent
         if "subgraph" in how:
-            builders = lambda model: within(make(model, [look]))  # noqa: E731
+            builders = lambda model: within(make(model, [look]))  # noqa: E731 (a short one of several)
         else:
-            builders = lambda model: make(model, [look], checkpointer=InMemorySaver())  # noqa: E731
+            builders = lambda model: make(model, [look], checkpointer=InMemorySaver())  # noqa: E731 (a short one of several)
     graph = builders(ScriptedModel(script=[calls(1), AIMessage(content="done")])).with_config(
         callbacks=[watched.handler]
     )

@@ -232,7 +232,7 @@ def test_a_reducer_that_keeps_the_last_messages(watched: Watched) -> None:
     def last(left: Any, right: Any) -> Any:
         return add_messages(left, right)[-3:]  # type: ignore[index]
 
-    Last = TypedDict("Last", {"messages": Annotated[list[Any], last]})  # noqa: UP013
+    Last = TypedDict("Last", {"messages": Annotated[list[Any], last]})  # noqa: UP013 (the reducer is a local name)
     graph = chain(watched, speaker(*"abcd"), state=Last, checkpointer=InMemorySaver())
     for number in range(4):
         graph.invoke(user(str(number)), THREAD)

@@ -247,7 +247,7 @@ async def test_questions_that_name_other_things_are_no_duplicates() -> None:
 
 async def test_on_a_corrupted_reference_the_judge_is_not_told_where_it_was_right() -> None:
     class Keeps(Reader):
-        seen: list[Item] = []  # noqa: RUF012
+        seen: list[Item] = []  # noqa: RUF012 (pydantic copies defaults)
 
         async def __call__(self, trace: Trace, turn: int | None, items: Sequence[Item]) -> list[Verdict]:
             self.seen.extend(items)
