@@ -51,8 +51,10 @@ def redacted_checklist_json(checklist: Checklist, redactor: Redactor) -> dict[st
 def _redacted(name: str, value: JSON, redactor: Redactor) -> JSON:
     if name in _REFERENCES:
         return value
-    if name == "check" and isinstance(value, Mapping) and isinstance(pattern := value.get("reply_matches"), str):
-        return {**value, "reply_matches": _redacted_pattern(pattern, redactor)}
+    if name == "check" and isinstance(value, Mapping):
+        for key in ("reply_matches", "user_matches"):
+            if isinstance(pattern := value.get(key), str):
+                return {**value, key: _redacted_pattern(pattern, redactor)}
     return redactor.redact_json(value)
 
 

@@ -12,6 +12,7 @@ They are parsed when a checklist is read, so that a wrong one is refused then an
 | `{no_tool_error: true}`, a TOOL or a list | no call (of these tools) in the whole scope came back as an error |
 | `{replied: true}` | the agent replied: a step with text and no tool call |
 | `{reply_matches: PATTERN}` | a reply of the scope so far holds a match of the RE2 pattern (linear time; `(?i)` ignores case) |
+| `{user_matches: PATTERN}` | a user message of the scope so far holds a match of the RE2 pattern |
 """  # noqa: E501
 
 from __future__ import annotations
@@ -126,7 +127,18 @@ class ReplyMatches(CheckData):
         return pattern
 
 
-Parsed: TypeAlias = Called | OnlyCalled | NeverCalled | AtMost | NoToolError | Replied | ReplyMatches
+class UserMatches(CheckData):
+    user_matches: Annotated[str, Field(min_length=1, strict=True)]
+    """An RE2 pattern, searched for anywhere in a user message. The agent has no hand in it."""
+
+    @field_validator("user_matches")
+    @classmethod
+    def _pattern(cls, pattern: str) -> str:
+        compile_pattern(pattern)
+        return pattern
+
+
+Parsed: TypeAlias = Called | OnlyCalled | NeverCalled | AtMost | NoToolError | Replied | ReplyMatches | UserMatches
 FORMS: dict[str, type[Parsed]] = {
     "called": Called,
     "only_called": OnlyCalled,
@@ -135,6 +147,7 @@ FORMS: dict[str, type[Parsed]] = {
     "no_tool_error": NoToolError,
     "replied": Replied,
     "reply_matches": ReplyMatches,
+    "user_matches": UserMatches,
 }
 
 

@@ -11,6 +11,7 @@ from cm2_agent.types.check_specs import (
     Parsed,
     Replied,
     ReplyMatches,
+    UserMatches,
     compile_pattern,
 )
 from cm2_agent.types.scope import CallView, Reply
@@ -75,6 +76,27 @@ class ReplyMatchesCheck(LastingCheck):
         for reply in _replies(view):
             if self._pattern.search(_utf8(reply.text)) is not None:
                 return reply.step
+        return None
+
+
+class UserMatchesCheck(LastingCheck):
+    def __init__(self, data: UserMatches) -> None:
+        self._pattern = compile_pattern(data.user_matches)
+
+    def matches(self, text: str) -> bool:
+        """Whether a user's message of this text is one."""
+        return self._pattern.search(_utf8(text)) is not None
+
+    def first_step(self, view: View) -> int | None:
+        """The first step of the turn that such a message opens."""
+        turns = view.trace.turns if view.turn is None else view.trace.turns[view.turn : view.turn + 1]
+        start = 0
+        for turn in turns:
+            if start >= view.seen:
+                break
+            if any(self.matches(message.text) for message in turn.user):
+                return start
+            start += len(turn.steps)
         return None
 
 
@@ -152,6 +174,8 @@ def data_check(data: Parsed) -> DataCheck:
         return NoToolErrorCheck(data)
     if isinstance(data, Replied):
         return RepliedCheck()
+    if isinstance(data, UserMatches):
+        return UserMatchesCheck(data)
     return ReplyMatchesCheck(data)
 
 
@@ -177,4 +201,4 @@ def _utf8(text: str) -> str:
     return text
 
 
-__all__ = ["DataCheck", "LastingCheck", "data_check"]
+__all__ = ["DataCheck", "LastingCheck", "UserMatchesCheck", "data_check"]

@@ -28,7 +28,7 @@ from .judge_items import ask_judge, leave_unjudged
 from .plan import CheckedTrace, Plan
 from .score import add_up, all_true, turn_score
 
-CODE = 2
+CODE = 3
 """The version of this arithmetic; raised whenever the same trace, checklist and verdicts could get another number."""
 _MOST_PLANS = 4096
 

@@ -65,6 +65,7 @@ lasting = st.one_of(
     before_tool,
     st.just({"replied": True}),
     st.sampled_from(["1", "(?i)a-9", "x"]).map(lambda p: {"reply_matches": p}),
+    st.sampled_from(["1", "(?i)order", "a.b"]).map(lambda p: {"user_matches": p}),
 )
 ends_decided = st.one_of(
     st.builds(lambda tools: {"never_called": tools}, TOOLS | st.lists(TOOLS, min_size=1, max_size=2)),
@@ -90,6 +91,9 @@ class Plainly:
         self.earlier = [] if at is None else [step for part in one.turns[:at] for step in part.steps]
         self.user = "\n".join(message.text for part in so_far for message in part.user)
         self.calls = [(number, use) for number, step in enumerate(own) for use in step.tool_uses]
+        self.user_messages = [
+            message.text for part in scope if part.steps and part.steps[0] in own for message in part.user
+        ]
         self.replies = [(n, s.message.text) for n, s in enumerate(own) if s.is_reply]
 
     def fits(self, number: int, use: ToolUse, wanted: dict[str, Any]) -> bool:
@@ -138,6 +142,8 @@ class Plainly:
             return self.assigned(done, list(check["only_called"]))
         if "replied" in check:
             return bool(self.replies)
+        if "user_matches" in check:
+            return any(re.search(check["user_matches"], text) for text in self.user_messages)
         return any(re.search(check["reply_matches"], text) for _, text in self.replies)
 
     def assigned(self, done: list[tuple[int, ToolUse]], listed: list[dict[str, Any]]) -> bool:
@@ -198,6 +204,11 @@ def test_a_function_of_a_view_answers_the_same(parts: list[list[Any]], check: di
             return view.called(check["called"], with_=check.get("with"), before=check.get("before"))
         if "replied" in check:
             return bool(view.replies)
+        if "user_matches" in check:
+            seen = {step.number for step in view.steps}
+            turns = [part for part in (view.turns if view.turn is None else view.turns[-1:]) if part.steps]
+            opened = [part for part in turns if part.steps[0].number in seen]
+            return any(re.search(check["user_matches"], m.text) for part in opened for m in part.user)
         return any(re.search(check["reply_matches"], text) for text in view.replies)
 
     holds_as_defined(parts, asks, check, kind, kind=kind)
