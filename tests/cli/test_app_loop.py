@@ -86,7 +86,7 @@ def test_each_checklist_is_a_reward_version_of_its_own(loaded: str, monkeypatch:
     gold = err.split()[1]
     assert as_json("score", *AIRLINE, "--store", loaded)["scored"] == 6
     _, err = cm2("eval", "--against", "official_reward", "--store", loaded, "--json")
-    assert err.startswith("reward airline-desk@1:")  # the newest
+    assert err.startswith("reward airline-desk@2:")  # the newest
     assert as_json("eval", "--against", "official_reward", "--reward", gold, "--store", loaded)["auc"] == 1.0
     _, err = cm2("eval", "--against", "official_reward", "--reward", "other", "--store", loaded, code=2)
     assert gold in err

@@ -50,8 +50,20 @@ SEARCH = call(
         },
     ],
 )
+TWO = [*call("get_user_details", {"user_id": "ada_1"}, {**USER, "reservations": ["QQ7AA1", "QQ7AA2"]}, 1), *LOOKUP[2:]]
 BAGS = {"reservation_id": "QQ7AA1", "total_baggages": 5, "nonfree_baggages": 2, "payment_id": "gift_card_1"}
-CHANGED = {**RESERVATION, "flights": [FLIGHT]}
+CHANGED = {**RESERVATION, "flights": [FLIGHT], "payment_history": [{"payment_id": "gift_card_1", "amount": 90}]}
+HOW = {  # what is asked of a write: unpaid where one was due and none was made
+    "confirmed_first",
+    "cancels_only_what_may_be",
+    "changes_only_what_may_be",
+    "compensates_only_who_may_be",
+    "charges_bags_by_allowance",
+    "pays_as_allowed",
+    "keeps_to_the_budget",
+    "books_what_it_found",
+    "takes_the_cheapest_when_asked",
+}
 
 
 @pytest.fixture(scope="module")
@@ -116,9 +128,30 @@ def test_a_right_dialogue_is_paid_in_full(scorer: ChecklistScorer, tmp_path: Pat
 @pytest.mark.parametrize(
     ("wrong", "items"),
     [
-        (dialogue(LOOKUP, YES, [{**SEARCH[0], "content": "Let me see."}, SEARCH[1]], CANCEL), {"one_thing_at_a_time"}),
+        (dialogue(LOOKUP, user="I am ada_1. Please move QQ7AA1.", reply="No."), {"acts_or_has_a_reason", *HOW}),
+        (dialogue(LOOKUP, YES), {"does_what_was_confirmed", *HOW}),
+        (
+            dialogue(LOOKUP, YES, CANCEL, call("update_reservation_flights", CHANGE, "Error: no")),
+            {"finishes_what_it_began"},
+        ),
+        (
+            dialogue(TWO, YES, CANCEL, user="I am ada_1. Cancel all my flights."),
+            {"looks_at_all_when_all_are_meant"},
+        ),
+        (
+            dialogue(LOOKUP, YES, bags(), user="I am ada_1. Please cancel QQ7AA1, and add bags."),
+            {"cancels_what_may_be"},
+        ),
+        (
+            dialogue(LOOKUP, SEARCH, YES, moving(), user="I am ada_1. Change the passenger on QQ7AA1 to Bob."),
+            {"changes_the_passenger"},
+        ),
+        (
+            dialogue(LOOKUP, SEARCH, YES, moving(), user="I am ada_1. Move QQ7AA1, I can pay up to $50."),
+            {"keeps_to_the_budget"},
+        ),
         (dialogue(LOOKUP, CANCEL), {"confirmed_first"}),
-        (dialogue(LOOKUP[:2], YES, CANCEL), {"looks_before_it_writes", "cancels_only_what_may_be"}),
+        (dialogue(LOOKUP[:2], YES, CANCEL), {"cancels_only_what_may_be"}),
         (dialogue(using(cabin="economy"), YES, CANCEL), {"cancels_only_what_may_be"}),
         (
             dialogue(using(flights=[{"flight_number": "HAT900", "date": "2024-05-14"}]), YES, CANCEL),
@@ -137,7 +170,7 @@ def test_a_right_dialogue_is_paid_in_full(scorer: ChecklistScorer, tmp_path: Pat
                 moving(payment_id="credit_card_2"),
                 user="I am ada_1; pay with the card ending in 7334.",
             ),
-            {"pays_as_allowed", "pays_with_the_named_card"},
+            {"pays_as_allowed"},
         ),
         (dialogue(LOOKUP, YES, moving()), {"books_what_it_found"}),
         (
@@ -151,7 +184,7 @@ def test_a_right_dialogue_is_paid_in_full(scorer: ChecklistScorer, tmp_path: Pat
         ),
         (
             dialogue(LOOKUP, user="I am ada_1; my flight was cancelled, I want compensation.", reply="No."),
-            {"compensates_who_asks"},
+            {"acts_or_has_a_reason", "compensates_who_asks", *HOW},
         ),
         (dialogue(LOOKUP, reply="QQ7AA1 has been cancelled."), {"claims_only_what_was_done"}),
     ],
@@ -168,16 +201,9 @@ def test_doing_nothing_is_worth_less_than_doing_it(scorer: ChecklistScorer, tmp_
     """Whoever was asked to cancel what may be cancelled, or had a yes, and did nothing, is paid for nothing that speaks
     of writes."""
     right, _ = failed(scorer, tmp_path, cancelling(0, extra=False))
-    idle = {
-        "confirmed_first",
-        "looks_before_it_writes",
-        "pays_as_allowed",
-        "charges_bags_by_allowance",
-        "books_what_it_found",
-    }
     for one in (dialogue(LOOKUP, user="I am ada_1. Please cancel QQ7AA1."), dialogue(LOOKUP, YES)):
         reward, items = failed(scorer, tmp_path, one)
-        assert idle <= items
+        assert items >= HOW
         assert reward < right / 2
     assert failed(scorer, tmp_path, dialogue())[0] == 0
     withdrawn = dialogue(LOOKUP, YES, [say("assistant", "It costs 9000."), say("user", "Never mind then.")])
