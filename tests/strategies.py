@@ -271,7 +271,7 @@ def verdicts() -> st.SearchStrategy[Verdict]:
         Verdict,
         item=texts(),
         value=maybe(st.booleans()),
-        weight=floats(),
+        weight=st.floats(0, 1),
         step=maybe(st.integers(1, 99)),
         paid=maybe(st.booleans()),
         depends_on=st.lists(st.integers(0, 9), max_size=2).map(tuple),
@@ -279,6 +279,8 @@ def verdicts() -> st.SearchStrategy[Verdict]:
         cause=maybe(st.sampled_from(["infrastructure", "content"])),
         explanation=maybe(texts()),
         evidence=st.lists(objects(), max_size=2).map(tuple),
+        payment=maybe(st.floats(0, 1)),
+        soft=st.lists(st.floats(0, 1, exclude_max=True), max_size=2).map(tuple),
     )
 
 

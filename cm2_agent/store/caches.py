@@ -108,6 +108,8 @@ def _rest(verdict: Verdict) -> dict[str, JSON]:
     rest = {name: value for name, default in _DEFAULTS.items() if (value := getattr(verdict, name)) != default}
     if "depends_on" in rest:
         rest["depends_on"] = list(verdict.depends_on)
+    if "soft" in rest:
+        rest["soft"] = list(verdict.soft)
     if "evidence" in rest:
         rest["evidence"] = [dict(quote) for quote in verdict.evidence]
     return {"weight": verdict.weight, **rest}

@@ -270,6 +270,8 @@ scores = Table(
     Column("components", Text, nullable=False, doc="JSON"),
     Column("usage", Text, doc="what judging took (`Score.usage`); NULL where no judge was asked"),
     Column("stored", big(), doc="nanoseconds since the epoch; NULL for those of version 0.1"),
+    Column("lower", Double, doc="the reward with every policy-caused NULL unpaid; NULL where it is pending"),
+    Column("upper", Double, doc="the reward with every policy-caused NULL paid"),
     UniqueConstraint(
         "trace", "reward", "runs"
     ),  # and no index on `reward` alone: a planner would start a fetch there, among all scores
@@ -293,6 +295,8 @@ verdicts = Table(
     Column("depends_on", Text, nullable=False, doc="indices into the turn's verdicts, JSON"),
     Column("explanation", Text),
     Column("evidence", Text, nullable=False, doc="JSON"),
+    Column("payment", Double, doc="the share of its weight that was paid, where that is a fraction"),
+    Column("soft", Text, doc="the λ of each dependency, JSON; NULL where all are hard"),
     Index(None, "item"),
     info={"doc": "The verdict on one item in one turn of a score: of a turn that differs from the score before."},
 )

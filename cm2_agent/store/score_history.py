@@ -67,6 +67,8 @@ def verdict_rows(seq: int, turns: Turns, own: frozenset[int] | None, where: str)
             dump(list(verdict.depends_on), where),
             sealed(verdict.explanation),
             dump([dict(quote) for quote in verdict.evidence], where),
+            verdict.payment,
+            dump(list(verdict.soft), where) if verdict.soft else None,
         )
         for block, turn in enumerate(turns)
         if own is None or block in own
@@ -148,6 +150,8 @@ def _verdicts(connection: Connection, seqs: Sequence[int]) -> dict[int, dict[int
                 cause=row.cause,
                 explanation=unsealed(row.explanation),
                 evidence=tuple(load(row.evidence)),
+                payment=row.payment,
+                soft=() if row.soft is None else tuple(load(row.soft)),
             )
             blocks = found.setdefault(row.score, {})
             blocks[row.block] = (*blocks.get(row.block, ()), verdict)

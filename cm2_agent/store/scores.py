@@ -89,7 +89,7 @@ class ScoreWriter:
                 turns_text(score.turns, own, where),
                 dump_mapping(score.components, where),
                 dump(dict(score.usage), where) if score.usage else None,
-                stored,
+                *(stored, score.lower, score.upper),
             )
             seq = self._do.score.one(target, row)
             assert seq is not None
@@ -309,6 +309,8 @@ def _read(connection: Connection, wanted: ColumnElement[bool]) -> Iterator[tuple
                 null_reason=unsealed(row.null_reason),
                 components=load(row.components),
                 usage={} if row.usage is None else load(row.usage),
+                lower=row.lower,
+                upper=row.upper,
             ),
         )
 
@@ -321,8 +323,10 @@ def _after(chain: Sequence[StoredScore], score: Score) -> frozenset[int] | None:
 
 def _require_finite(score: Score, own: frozenset[int] | None, where: str) -> None:
     """The reward and the blocks that are written, all where `own` is None; the others are stored already."""
-    finite(score.reward, where)
+    for reward in (score.reward, score.lower, score.upper):
+        finite(reward, where)
     for block, turn in enumerate(score.turns):
         if own is None or block in own:
             for verdict in turn.verdicts:
                 finite(verdict.weight, where)
+                finite(verdict.payment, where)

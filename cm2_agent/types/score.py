@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from cm2_agent.types.json_values import JSON
+from cm2_agent.types.score_bounds import bounds_of
 
 NullCause: TypeAlias = Literal["infrastructure", "content"]
 
@@ -26,10 +27,14 @@ class Verdict:
         step: The first step (1…S) at which the item is satisfied, None where it never is. With `TurnScore.steps` it is
             the item's column of the satisfaction matrix.
         paid: Whether a step was paid for it (Eq. 2 summed over the steps), None with the value.
+        payment: The share of its weight that was paid, in (0, 1), where a soft dependency makes it a fraction; None
+            where it is all or nothing. `pays` is the share in any case.
         depends_on: Indices into the turn's verdicts.
+        soft: For each of `depends_on` its λ, in [0, 1): what is paid where the prerequisite was not (0: nothing, a hard
+            dependency); empty where all are hard.
         reason: What decided it where the item itself was not looked at (`dependency`, `gate`, `limit`, `failure`,
-            `unreached`) or could not be (`check failed`, `check timed out`, `check disabled`, `check changed its
-            view`, `judge failed`, `no judge`).
+            `unreached`, `not applicable`) or could not be (`check failed`, `check timed out`, `check disabled`, `check
+            changed its view`, `judge failed`, `no judge`).
         cause: Of a value of None: `infrastructure` or `content` (docs/method.md, "Causes").
         explanation: The judge's.
         evidence: The judge's quotes, and how a panel voted.
@@ -45,19 +50,29 @@ class Verdict:
     cause: NullCause | None = None
     explanation: str | None = None
     evidence: tuple[Mapping[str, JSON], ...] = ()
+    payment: float | None = None
+    soft: tuple[float, ...] = ()
+
+    @property
+    def pays(self) -> float | None:
+        """The share of the weight that is paid, in [0, 1]; None where nobody could tell."""
+        return self.payment if self.payment is not None else None if self.paid is None else float(self.paid)
 
     def to_json(self) -> dict[str, JSON]:
-        return {
+        out: dict[str, JSON] = {
             **self.__dict__,
             "depends_on": list(self.depends_on),
             "evidence": [dict(quote) for quote in self.evidence],
+            "soft": list(self.soft),
         }
+        for name in ("payment", "soft"):  # as it was written before soft dependencies existed
+            if out[name] in (None, []):
+                del out[name]
+        return out
 
     @classmethod
     def from_json(cls, data: Mapping[str, JSON]) -> Verdict:
-        return cls(
-            **{**data, "depends_on": tuple(data.get("depends_on", ())), "evidence": tuple(data.get("evidence", ()))}
-        )
+        return cls(**{**data, **{name: tuple(data.get(name, ())) for name in ("depends_on", "evidence", "soft")}})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +129,10 @@ class Score:
         null_reason: Why the reward is None: `failure: …`, `verdicts`, `censored`, `gate undecided`, `no turn` or
             `no checklist`.
         components: A stack's other rewards by name.
+        lower: The reward with every policy-caused NULL unpaid, in [0, 1]: what training and selection use. None where
+            the score is pending (a verdict is missing that the policy did not cause) or means nothing (`censored`, `no
+            turn`). Taken from the verdicts where it is not given.
+        upper: The reward with every policy-caused NULL paid, in [0, 1]; None with `lower`.
         usage: What judging it took: `calls` (`re_asks` among them), items `escalated`, verdicts `cached`,
             `input_tokens`, `output_tokens`, and `usd`, None where a price is not known; empty where no judge was
             asked. It does not change what the score means.
@@ -135,6 +154,25 @@ class Score:
     null_reason: str | None = None
     components: Mapping[str, float | None] = field(default_factory=dict)
     usage: Mapping[str, JSON] = field(default_factory=dict)
+    lower: float | None = None
+    upper: float | None = None
+
+    def __post_init__(self) -> None:
+        # without a NULL the bounds are the reward: others are left from before dataclasses.replace gave another one
+        stale = self.lower == self.upper != self.reward and self.null_reason != "gate undecided"
+        if stale or (self.lower is None and self.upper is None):
+            found = bounds_of(self.reward, self.null_reason, self.turns, components=bool(self.components))
+            object.__setattr__(self, "lower", None if found is None else found.lower)
+            object.__setattr__(self, "upper", None if found is None else found.upper)
+
+    @property
+    def pending(self) -> bool:
+        """Whether a verdict is missing that the policy did not cause, or the dialogue died of such a failure: the score
+        is to be taken again, and until then its group is not trained on."""
+        if self.lower is not None:
+            return False
+        failed = self.null_reason is not None and self.null_reason.startswith("failure")
+        return failed or any(verdict.pays is None and verdict.weight for verdict in self.verdicts)
 
     @property
     def length(self) -> int:

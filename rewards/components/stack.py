@@ -244,7 +244,7 @@ class Stack:
         if reward is None:  # the checklist's own reason first: it says why no reward could be given at all
             unknown = ", ".join(name for name, value in values.items() if value is None)
             reason = base.null_reason or f"component: {unknown}"
-        return replace(base, reward=reward, null_reason=reason, components=values)
+        return replace(base, reward=reward, null_reason=reason, components=values, lower=None, upper=None)
 
 
 def combine(terms: Sequence[StackTerm], values: dict[str, float | None]) -> float | None:

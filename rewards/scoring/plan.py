@@ -5,7 +5,6 @@ count is defined in docs/method.md, "Scope and L"."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -104,14 +103,13 @@ def _may_pass(column: ItemColumn | None) -> bool:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Settled:
-    """The scores of a dialogue's first `turns` turns, to which nothing can be added any more: `missing` and `rewards`
-    are what they add to the reward."""
+    """The scores of a dialogue's first `turns` turns, to which nothing can be added any more, and what they add to the
+    reward."""
 
     judge: Judge | None = None
     turns: int = 0
     scores: tuple[TurnScore, ...] = ()
-    missing: float = 0.0
-    rewards: tuple[float | None, ...] = ()
+    shares: tuple[Share, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,10 +137,7 @@ class CheckedTrace:
                 judge=judge,
                 turns=last,
                 scores=(*self.settled.scores, *(one.score for one in more if one.score is not None)),
-                missing=math.fsum(
-                    (self.settled.missing, *(one.share.missing for one in more if one.share is not None))
-                ),
-                rewards=(*self.settled.rewards, *(one.share.reward for one in more if one.share is not None)),
+                shares=(*self.settled.shares, *(one.share for one in more if one.share is not None)),
             )
 
 

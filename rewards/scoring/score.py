@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.score import Score, TurnScore, Verdict
+from cm2_agent.types.score_bounds import WHOLE, Bounds
 from cm2_agent.types.trace import Trace
 
 from .ending import Ending
 from .plan import CheckedTrace, CheckedTurn
-from .shaping import Share, apply_dependencies, paid_items, reward_of, turn_reward
+from .shaping import Share, apply_dependencies, paid_items, stored_reward, turn_reward
 
 
 def add_up(trace: Trace, checked: CheckedTrace, *, version: str, tolerance: float) -> Score:
@@ -20,9 +20,9 @@ def add_up(trace: Trace, checked: CheckedTrace, *, version: str, tolerance: floa
     settled, checklist = checked.settled, checked.plan.checklist
     turns = (*settled.scores, *map(turn_score, checked.turns))
     reason = null_reason(checklist, checked.ending, turns)
-    shares = [turn.share for turn in checked.turns if turn.share is not None]
-    missing = math.fsum((settled.missing, *(share.missing for share in shares)))
-    reward = reward_of(missing, (*settled.rewards, *(share.reward for share in shares)), tolerance=tolerance)
+    shares = (*settled.shares, *(turn.share for turn in checked.turns if turn.share is not None))
+    reward = stored_reward(shares, tolerance=tolerance)
+    bounds = _bounds(reason, checked, turns, shares)
     return Score(
         trace_id=trace.id,
         reward_version=version,
@@ -31,7 +31,26 @@ def add_up(trace: Trace, checked: CheckedTrace, *, version: str, tolerance: floa
         runs=len(trace.runs),
         null_reason=reason or ("verdicts" if reward is None else None),
         turns=turns,
+        lower=None if bounds is None else bounds.lower,
+        upper=None if bounds is None else bounds.upper,
     )
+
+
+def _bounds(
+    reason: str | None, checked: CheckedTrace, turns: Sequence[TurnScore], shares: Sequence[Share]
+) -> Bounds | None:
+    """The bounds of the reward (docs/method.md §4). A gate that policy-caused NULLs left undecided is unsatisfied in
+    the lower one, which pays nothing of the turns behind it, and satisfied in the upper, which pays them in full."""
+    if reason is None:
+        return Bounds.sum([share.bounds for share in shares])
+    if reason != "gate undecided":
+        return None
+    ending, by_id = checked.ending, checked.plan.checklist.by_id
+    at = _score_of(turns, ending.turns - 1 if ending.gate is None else ending.gate)
+    strict = [] if at is None else [one for one in at.verdicts if by_id[one.item].required_for_next_turn]
+    if all(one.value is True for one in strict):  # what closed it was no verdict of this score
+        return None
+    return Bounds.sum([share.bounds if turn.reached else WHOLE for turn, share in zip(turns, shares, strict=True)])
 
 
 def turn_score(checked: CheckedTurn) -> TurnScore:
@@ -60,7 +79,7 @@ def turn_score(checked: CheckedTurn) -> TurnScore:
     )
     whole = all(column.value is not None for column in columns)
     reward = turn_reward(paid, turn.weights) if whole else None
-    checked.share = Share.of([verdict.paid for verdict in verdicts], turn.weights)
+    checked.share = Share.of(verdicts)
     checked.score = TurnScore(
         turn=turn.turn, reached=checked.reached, steps=checked.steps, reward=reward, verdicts=verdicts
     )

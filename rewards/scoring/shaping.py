@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from cm2_agent.types.checklist_item import Kind
 from cm2_agent.types.json_values import JSON
-from cm2_agent.types.score import NullCause
+from cm2_agent.types.score import NullCause, Verdict
+from cm2_agent.types.score_bounds import Bounds
 
 Matrix: TypeAlias = npt.NDArray[np.bool_]
 Deps: TypeAlias = Sequence[Sequence[int]]
@@ -170,41 +171,33 @@ def trajectory_reward(turn_rewards: Sequence[float], length: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """What a turn adds to the stored reward: the weight of its NULLs, and its reward over what was judged, None where
-    nothing that weighs was."""
+    """What a turn adds to the stored reward: the weight of its NULLs, its reward over what was judged (None where
+    nothing that weighs was), and its bounds, None where a verdict is pending."""
 
     missing: float
     reward: float | None
+    bounds: Bounds | None
 
     @classmethod
-    def of(cls, paid: Sequence[bool | None], weights: Sequence[float]) -> Share:
-        missing = math.fsum(w for p, w in zip(paid, weights, strict=True) if p is None)
-        judged = math.fsum(w for p, w in zip(paid, weights, strict=True) if p is not None)
-        if judged <= 0:
-            return cls(missing=missing, reward=None)
-        whole = all(p is not None for p in paid)
-        earned = math.fsum(w for p, w in zip(paid, weights, strict=True) if p)
-        return cls(missing=missing, reward=earned / (1.0 if whole else judged))
+    def of(cls, verdicts: Sequence[Verdict]) -> Share:
+        missing = math.fsum(one.weight for one in verdicts if one.pays is None)
+        judged = math.fsum(one.weight for one in verdicts if one.pays is not None)
+        earned = math.fsum(one.weight * one.pays for one in verdicts if one.pays is not None)
+        return cls(
+            missing=missing,
+            reward=None if judged <= 0 else min(1.0, earned / (judged if missing else 1.0)),
+            bounds=Bounds.of_turn(verdicts),
+        )
 
 
-def stored_reward(
-    paid: Sequence[Sequence[bool | None]], weights: Sequence[Sequence[float]], *, tolerance: float = 0.2
-) -> float | None:
-    """The stored reward (docs/method.md §4), from p (paid, not paid, None: not judged) and normalised weights of all L
-    turns: in [0, 1] or None.
+def stored_reward(shares: Sequence[Share], *, tolerance: float = 0.2) -> float | None:
+    """The stored reward (docs/method.md §4) of the L turns that these are the shares of, in [0, 1] or None.
 
     The missing share is the weight of the NULLs over the L turns' whole weight, which is L. Up to `tolerance` each turn
     takes R_t = Σ paid w / Σ judged w, beyond it the reward is NULL. **Decision**: a turn of which nothing that weighs
     was judged has no R_t (0/0), so the reward is NULL too, however small the turn's share; a NULL of weight 0 is
     missing nothing."""
-    shares = [Share.of(*turn) for turn in zip(paid, weights, strict=True)]
-    missing = math.fsum(share.missing for share in shares)
-    return reward_of(missing, [share.reward for share in shares], tolerance=tolerance)
-
-
-def reward_of(missing: float, rewards: Sequence[float | None], *, tolerance: float = 0.2) -> float | None:
-    """The stored reward of the L turns with these rewards over what was judged, and this weight of NULLs together."""
-    if not rewards or missing / len(rewards) > tolerance + 1e-12:
+    if not shares or math.fsum(share.missing for share in shares) / len(shares) > tolerance + 1e-12:
         return None
-    known = [reward for reward in rewards if reward is not None]
-    return trajectory_reward(known, len(rewards)) if len(known) == len(rewards) else None
+    known = [share.reward for share in shares if share.reward is not None]
+    return trajectory_reward(known, len(shares)) if len(known) == len(shares) else None

@@ -33,7 +33,14 @@ from typing import Any
 from cm2_agent.quickstart.config import CONFIG, Config
 from cm2_agent.quickstart.pipeline import EvalResult, Quickstart, grpo_settings
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
-from cm2_agent.rewards.scoring.shaping import ItemColumn, apply_dependencies, paid_items, stored_reward, turn_reward
+from cm2_agent.rewards.scoring.shaping import (
+    ItemColumn,
+    Share,
+    apply_dependencies,
+    paid_items,
+    stored_reward,
+    turn_reward,
+)
 from cm2_agent.trainers.grpo import GRPO
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
@@ -95,11 +102,9 @@ class WrongJudge:
         turns = tuple(self._turn(turn, answers, rng) for turn, answers in zip(right.turns, own.turns, strict=True))
         if right.reward is None:
             return replace(right, turns=turns)
-        payments = [[verdict.paid for verdict in turn.verdicts] for turn in turns]
-        reward = stored_reward(payments, [[verdict.weight for verdict in turn.verdicts] for turn in turns])
-        return replace(
-            right, turns=turns, reward=reward, reward_version=f"{right.reward_version};{self.kind}={self.error:g}"
-        )
+        reward, version = stored_reward(list(map(Share.of, (turn.verdicts for turn in turns)))), right.reward_version
+        named = f"{version};{self.kind}={self.error:g}"
+        return replace(right, turns=turns, reward=reward, lower=None, upper=None, reward_version=named)
 
     def _turn(self, turn: TurnScore, own: TurnScore, rng: random.Random) -> TurnScore:
         if not turn.reached or not turn.steps:

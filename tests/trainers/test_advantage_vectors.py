@@ -84,10 +84,7 @@ def test_rewards(number: int, case: dict[str, Any], norm: str) -> None:
         for turn, value in cells(turns):
             close(reached[turn], value)
         close(score.reward, reward)
-        paid = [[verdict.paid for verdict in turn.verdicts] for turn in score.turns]
-        close(
-            shaping.stored_reward(paid, [[verdict.weight for verdict in turn.verdicts] for turn in score.turns]), reward
-        )
+        close(shaping.stored_reward([shaping.Share.of(turn.verdicts) for turn in score.turns]), reward)
 
 
 @pytest.mark.parametrize(("number", "case"), CASES)
@@ -154,7 +151,7 @@ def test_null_cases(number: int, case: dict[str, Any]) -> None:
                     verdicts=verdicts,
                 )
             )
-        reward = shaping.stored_reward([[one.paid for one in turn.verdicts] for turn in turns], case["weights"])
+        reward = shaping.stored_reward([shaping.Share.of(turn.verdicts) for turn in turns])
         scores.append(
             Score(
                 trace_id=str(index),

@@ -11,10 +11,23 @@ from hypothesis import strategies as st
 
 from cm2_agent.rewards.scoring import shaping
 from cm2_agent.rewards.scoring.shaping import ItemColumn
+from cm2_agent.types.score import Verdict
 
 
 def sat(*flips: int | None, steps: int = 4) -> shaping.Matrix:
     return shaping.matrix(flips, steps)
+
+
+def shares_of(paid: Any, weights: Any) -> list[shaping.Share]:
+    return [
+        shaping.Share.of(
+            [
+                Verdict(item=str(at), value=one, weight=weight, paid=one, cause="content" if one is None else None)
+                for at, (one, weight) in enumerate(zip(*turn, strict=True))
+            ]
+        )
+        for turn in zip(paid, weights, strict=True)
+    ]
 
 
 # -- by hand
@@ -97,7 +110,7 @@ def test_a_chain_of_thousands_settles_without_recursion() -> None:
     ],
 )
 def test_the_stored_reward_by_hand(paid: Any, weights: Any, tolerance: float, reward: float | None) -> None:
-    got = shaping.stored_reward(paid, weights, tolerance=tolerance)
+    got = shaping.stored_reward(shares_of(paid, weights), tolerance=tolerance)
     assert got == (None if reward is None else pytest.approx(reward, abs=1e-12))
 
 
@@ -213,7 +226,7 @@ def test_an_item_that_flips_with_or_before_its_prerequisite_is_unpaid(turn: Any)
 )
 def test_null_never_becomes_a_number(paid: Any, tolerance: float, data: st.DataObject) -> None:
     weights = [shaping.normalised([data.draw(st.integers(1, 5)) for _ in items]) for items in paid]
-    reward = shaping.stored_reward(paid, weights, tolerance=tolerance)
+    reward = shaping.stored_reward(shares_of(paid, weights), tolerance=tolerance)
     missing = sum(
         w for items, ws in zip(paid, weights, strict=True) for p, w in zip(items, ws, strict=True) if p is None
     ) / len(paid)
