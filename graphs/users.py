@@ -12,7 +12,8 @@ from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, Text
 from pydantic_ai.models import Model
 
 from cm2_agent.errors import TaskError, UserError
-from cm2_agent.llm.client import LLMClient, MalformedReply, RequestFailed
+from cm2_agent.llm.client import LLMClient
+from cm2_agent.llm.failures import MalformedReply, RequestFailed
 from cm2_agent.llm.limits import RateLimits
 from cm2_agent.llm.prices import Price
 from cm2_agent.llm.providers import language_model

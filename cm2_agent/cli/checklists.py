@@ -28,7 +28,7 @@ from cm2_agent.cli.common import (
 )
 from cm2_agent.cli.judge_options import BaseUrlOption, JudgeOption, JudgeOptions
 from cm2_agent.cli.redaction import RedactOption, redactor_of
-from cm2_agent.errors import BudgetExhausted, StoreError, TaskError
+from cm2_agent.errors import BudgetExhausted, JudgeRefused, StoreError, TaskError
 
 if TYPE_CHECKING:
     from cm2_agent.datasets import Redactor
@@ -226,6 +226,8 @@ async def _write_all(
                 return
             try:
                 await _write_one(store, writer, output, trace, newest, base, block, counts)
+            except JudgeRefused:  # every other task would meet the same
+                raise
             except BudgetExhausted as error:
                 out_of_budget.append(str(error))
                 return

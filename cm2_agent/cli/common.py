@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 import typer
 from typer.core import TyperGroup
 
-from cm2_agent.errors import CM2Error
+from cm2_agent.errors import CM2Error, JudgeRefused
 from cm2_agent.types.text import shorten
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u
 
 
 class CommandGroup(TyperGroup):
-    """Commands that report an error without a traceback: exit 2 for what cannot be done, 130 for an interruption."""
+    """Commands that report an error without a traceback: exit 2 for what cannot be done, 1 where a model's
+    provider refuses it (key, name, credit), 130 for an interruption."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0] if args else ""
@@ -59,7 +60,7 @@ class CommandGroup(TyperGroup):
             return super().invoke(ctx)
         except CM2Error as error:
             echo_err(printable(str(error)))
-            raise typer.Exit(2) from None
+            raise typer.Exit(1 if isinstance(error, JudgeRefused) else 2) from None
         except KeyboardInterrupt:
             echo_err("interrupted; finished work is stored, and the same command resumes there")
             raise typer.Exit(130) from None

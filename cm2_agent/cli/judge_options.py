@@ -54,7 +54,9 @@ TpmOption: TypeAlias = Annotated[float | None, typer.Option("--tpm", min=1, help
 PriceOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        "--price", metavar="INPUT,OUTPUT", help="USD per million tokens, where you do not pay the published price."
+        "--price",
+        metavar="INPUT,OUTPUT[,CACHED[,WRITTEN]]",
+        help="USD per million tokens, where you do not pay the published price.",
     ),
 ]
 

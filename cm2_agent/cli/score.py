@@ -123,18 +123,13 @@ def score(
         if again:
             scorer.version, old, salt = second_opinion(opened, scorer.version)
         if judge_model is not None:
-            judge_model.stop_when_refused = True
             cache = opened.verdict_cache()
             judge_model.cache = NamespacedCache(cache, salt) if salt else cache
         missing = [
             one.trace_id for one in opened.scores(reward=scorer.version) if one.reward is None
         ]  # a NULL may be a verdict now
         waiting = chain(opened.traces(unscored=True, reward=scorer.version), opened.traces(ids=missing))
-        try:
-            reasons, stopped = asyncio.run(_score(opened, waiting, scorer, chosen))
-        except JudgeRefused as error:
-            echo_err(printable(str(error)))
-            raise typer.Exit(1) from error
+        reasons, stopped = asyncio.run(_score(opened, waiting, scorer, chosen))
         scores = list(opened.scores(reward=scorer.version))
         change = None if old is None else compare(opened.scores(reward=old), scores, names=(old, scorer.version))
     for reason, count in reasons.most_common():

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cm2_agent.cli.checklists import KEY
 from cm2_agent.cli.common import echo_err, one_line, printable, progress
-from cm2_agent.errors import BudgetExhausted, TaskError
+from cm2_agent.errors import BudgetExhausted, JudgeRefused, TaskError
 from cm2_agent.types.json_values import content_hash
 from cm2_agent.types.messages import Message
 from cm2_agent.types.task import Task, load_tasks
@@ -94,6 +94,8 @@ class TaskChecklists:
             raise TaskError(f"trace {trace_id!r} is no longer in {self.store.url}; type the command again")
         try:
             found = await self.writer(self._redacted_trace(trace), task)
+        except JudgeRefused:  # every other task would meet the same
+            raise
         except BudgetExhausted as error:
             echo_err(printable(str(error)))
             self.left_out[OUT_OF_BUDGET] += 1

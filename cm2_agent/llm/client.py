@@ -4,88 +4,54 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 from pydantic_ai.direct import model_request
-from pydantic_ai.exceptions import (
-    ContentFilterError,
-    ModelAPIError,
-    ModelAuthenticationError,
-    ModelContextWindowExceededError,
-    ModelNotFoundError,
-    ModelQuotaExceededError,
-    ModelRequestRejectedError,
-    ModelTimeoutError,
-    UserError,
+from pydantic_ai.exceptions import ModelTimeoutError
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    ModelResponsePart,
+    TextPart,
+    ThinkingPart,
+    ToolCallPart,
+    UserPromptPart,
 )
-from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, ThinkingPart, UserPromptPart
-from pydantic_ai.models import Model, ModelRequestParameters
-from pydantic_ai.output import OutputObjectDefinition
+from pydantic_ai.models import Model
 from pydantic_ai.settings import ModelSettings
 
-from cm2_agent.errors import BudgetExhausted, ModelError
+from cm2_agent.errors import BudgetExhausted, JudgeRefused
+from cm2_agent.llm.failures import (
+    AnswerRefused,
+    MalformedReply,
+    RequestFailed,
+    RequestFailure,
+    failure_of,
+    may_lack_schemas,
+)
 from cm2_agent.llm.limits import RateLimits
 from cm2_agent.llm.prices import Price, cost
 from cm2_agent.llm.providers import PerLoopModel
+from cm2_agent.llm.reply_modes import ReplyMode, ReplyModes, Schema
 from cm2_agent.llm.usage import Usage
-from cm2_agent.types.json_values import JSON
-from cm2_agent.types.score import NullCause
-from cm2_agent.types.secrets import error_text
 
 CHARACTERS_A_TOKEN = 4
 """An estimate for limits, and for what a call took where the reply says nothing of it."""
-_NO_SCHEMA = re.compile(r"response_?format|json[_ ]?schema|structured[_ ]output|guided|grammar", re.IGNORECASE)
-"""What a server says that cannot hold a reply to a schema."""
+_DENIED = 3
+"""Requests in a row that a provider denies (403), with no answer between, at which it is taken to deny all."""
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RequestFailure:
-    """Why there is no answer. `retry`: asking again may help, after `wait` seconds where the provider says so; `reply`:
-    there was a reply, but not what was asked for. `cause`: `content` where what was shown can bring it about
-    (docs/method.md §4)."""
-
-    cause: NullCause
-    explanation: str
-    retry: bool = True
-    wait: float | None = None
-    reply: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schema:
-    """What a reply is held to where the provider can. `strict`: the schema keeps to what OpenAI's strict mode
-    allows."""
-
-    name: str
-    body: Mapping[str, JSON]
-    strict: bool = True
-
-
-class MalformedReply(ModelError):
-    """A reply that cannot be read as what was asked for."""
-
-
-class RequestFailed(ModelError):
-    """No answer: `failure` says why. Raised by a reader of replies, it ends the asking."""
-
-    def __init__(self, failure: RequestFailure) -> None:
-        super().__init__(failure.explanation)
-        self.failure = failure
-
-
-class _Refused(Exception):
-    """The model would not answer."""
 
 
 class LLMClient:
     """One language model, asked within its limits. `usage` counts this client's requests alone.
 
-    A server that cannot hold its replies to a schema is asked without it from then on. Where a reply says nothing of
-    its tokens, they are estimated: four characters a token; so are those of a request that got no answer in time.
+    A server that cannot hold its replies to a schema is asked for any JSON object from then on, and one that cannot do
+    that either for text; the schema stands in the prompt then. Where a reply says nothing of its tokens, they are
+    estimated: four characters a token; so are those of a request that got no answer in time. A provider that would
+    refuse any request (401, 402, 404, a first 403) ends the asking: JudgeRefused.
 
     Raises JudgeError where limits in dollars cannot be held, since no price is known.
 
@@ -121,6 +87,8 @@ class LLMClient:
         limits: RateLimits | None = None,
         price: Price | None = None,
     ) -> None:
+        if price is None and getattr(model, "is_local", False):
+            price = Price(input=0.0, output=0.0)  # it runs in this process
         self.model, self.of, self.price = model, of, price
         self.limits = limits or RateLimits(of=of)
         self.settings = cast(ModelSettings, dict(settings)) if settings else None
@@ -128,18 +96,16 @@ class LLMClient:
         self.usage = Usage()
         self.refused: str | None = None
         """Why the provider last refused a request as it would any: its key, the model's name or the credit."""
-        self._schema_refused = False
+        self.modes = ReplyModes(model)
+        self._answered, self._denied = False, 0
         self._unpriced: set[tuple[str, str | None]] = set()
-        name = f"{model.system}:{model.model_name}"
+        self.name = f"{model.system}:{model.model_name}"
         if (
             price is None
             and self.limits.budget_usd is not None
             and cost(model.model_name, 0, 0, provider=model.system) is None
         ):
-            self.limits.refuse_unpriced(name)
-        self._native = bool(model.profile.get("supports_json_schema_output")) and not getattr(
-            model, "sends_schema", False
-        )
+            self.limits.refuse_unpriced(self.name)
 
     async def ask(
         self,
@@ -153,7 +119,8 @@ class LLMClient:
         """What `read` makes of the reply's text. A `read` that raises MalformedReply has the model asked again,
         one that raises RequestFailed ends it. `answer_tokens` is the reply's expected length, for limits.
 
-        Raises RequestFailed after the retries, BudgetExhausted before a request that the budget does not allow.
+        Raises RequestFailed after the retries, BudgetExhausted before a request that the budget does not allow,
+        JudgeRefused where the provider would refuse any request.
         """
         replies: list[_T] = []
 
@@ -176,7 +143,8 @@ class LLMClient:
         """Repeat the attempt, with the pauses of this client's retries, until it gives None; else the last failure.
 
         `attempt(again)` makes a request and reads its reply; `again` says that the one before had a reply that could
-        not be used. What it raises is a failure too, but for RequestFailed and BudgetExhausted, which end it."""
+        not be used. What it raises is a failure too, but for RequestFailed and BudgetExhausted, which end it. Raises
+        JudgeRefused where the provider would refuse any request."""
         failure: RequestFailure | None = None
         for number in range(self.retries + 1):
             if failure is not None:
@@ -190,6 +158,11 @@ class LLMClient:
                 raise
             except Exception as error:  # whatever a provider's client raises is a failure of the model asked
                 failure = self.failure(error)
+                if failure.refused:
+                    raise JudgeRefused(
+                        f"the {self.of} {self.name} is refused by its provider: {failure.explanation}. What it was not"
+                        " asked by then stays open: set its key, the model's name or its credit right, and run again"
+                    ) from error
             if failure is None:
                 return None
         return failure
@@ -205,34 +178,38 @@ class LLMClient:
     ) -> ModelResponse:
         """One request within the limits, counted whether it is answered or not. `tokens` and `answer_tokens` are what
         it may take in and give out. Raises BudgetExhausted, TimeoutError, or whatever the provider's client raises."""
-        try:
-            return await self._send(messages, tokens, answer_tokens, schema, re_ask)
-        except ModelRequestRejectedError as error:
-            if self._schema_refused or not self._holds(schema) or not _NO_SCHEMA.search(str(error)):
-                raise
-            self._schema_refused = True
-            return await self._send(messages, tokens, answer_tokens, schema, re_ask)
-
-    def _holds(self, schema: Schema | None) -> bool:
-        """Whether a request carries a schema, its own or one that the model's settings have for all."""
-        return (schema is not None and self._native) or bool(getattr(self.model, "sends_schema", False))
+        mode, first = self.modes.mode, None
+        while True:  # down the modes: each time round there is one less
+            try:
+                response = await self._send(messages, tokens, answer_tokens, schema, mode, re_ask)
+            except Exception as error:
+                lower = self.modes.below(mode, error)
+                if lower is None:
+                    if first is not None and may_lack_schemas(error):
+                        raise first from error
+                    raise
+                mode, first = lower, first or error
+            else:
+                self.modes.worked(mode)
+                self._answered, self._denied = True, 0
+                return response
 
     async def _send(
-        self, messages: Sequence[ModelMessage], tokens: int, answer_tokens: int, schema: Schema | None, re_ask: bool
+        self,
+        messages: Sequence[ModelMessage],
+        tokens: int,
+        answer_tokens: int,
+        schema: Schema | None,
+        mode: ReplyMode,
+        re_ask: bool,
     ) -> ModelResponse:
-        parameters, settings = ModelRequestParameters(), self.settings
-        if self._schema_refused:
-            if isinstance(self.model, PerLoopModel) and self.model.sends_schema:
-                settings = cast(ModelSettings, {"extra_body": self.model.other_extra_body, **(self.settings or {})})
-        elif schema is not None and self._native:
-            held = OutputObjectDefinition(json_schema=dict(schema.body), name=schema.name, strict=schema.strict)
-            parameters = ModelRequestParameters(output_mode="native", output_object=held)
+        shown, settings, parameters = self.modes.prepared(mode, messages, schema, self.settings)
         async with self.limits.slot(tokens + answer_tokens, self._estimated_usd(tokens, answer_tokens)):
             spent = Usage(calls=1, re_asks=int(re_ask))
             try:
                 async with asyncio.timeout(self.timeout):
                     response = await model_request(
-                        self.model, list(messages), model_settings=settings, model_request_parameters=parameters
+                        self.model, shown, model_settings=settings, model_request_parameters=parameters
                     )
                 spent = self._spent(spent, response, tokens)
             except (TimeoutError, ModelTimeoutError, asyncio.CancelledError):  # the server may have done the work
@@ -248,15 +225,15 @@ class LLMClient:
         """What an answered call took: as the reply says, else estimated."""
         used = response.usage
         name, provider = response.model_name or self.model.model_name, response.provider_name or self.model.system
-        if used.input_tokens or used.output_tokens:
-            thought = used.details.get("reasoning_tokens", 0)
-            made = used.output_tokens + (thought if thought > used.output_tokens else 0)  # some count it apart
-            usd = self._cost(name, provider, used.input_tokens, made, used.cache_read_tokens, used.cache_write_tokens)
-            return replace(call, input_tokens=used.input_tokens, output_tokens=made, usd=usd)
-        written = sum(len(part.content) for part in response.parts if isinstance(part, TextPart | ThinkingPart))
-        made = -(-written // CHARACTERS_A_TOKEN)
-        usd = self._cost(name, provider, tokens, made)
-        return replace(call, input_tokens=tokens, output_tokens=made, usd=usd, estimated=1)
+        thought = used.details.get("reasoning_tokens", 0)
+        read, made = used.input_tokens, used.output_tokens
+        made += thought if thought > made else 0  # some count it apart
+        written = sum(map(_written, response.parts))
+        guessed = not read or not (made or not written)
+        read = read or tokens
+        made = made or -(-written // CHARACTERS_A_TOKEN)
+        usd = self._cost(name, provider, read, made, used.cache_read_tokens, used.cache_write_tokens)
+        return replace(call, input_tokens=read, output_tokens=made, usd=usd, estimated=int(guessed))
 
     def wait(self, failure: RequestFailure, attempt: int) -> float | None:
         """Seconds to wait before this attempt (1 is the first retry), None where there should be none."""
@@ -267,29 +244,14 @@ class LLMClient:
 
     def failure(self, error: Exception) -> RequestFailure:
         """What an error of a request, or of reading its reply, means."""
-        text = f"{type(error).__name__}: {error_text(error)}"
-        if isinstance(error, MalformedReply):
-            return RequestFailure(cause="infrastructure", explanation=error_text(error, 300), reply=True)
-        if isinstance(error, _Refused | ContentFilterError):
-            return RequestFailure(
-                cause="content", explanation=f"the {self.of} refused: {error_text(error)}", reply=True
-            )
-        if isinstance(error, TimeoutError):
-            return RequestFailure(cause="infrastructure", explanation=f"no answer within {self.timeout:g} s")
-        if isinstance(error, ModelContextWindowExceededError):
-            return RequestFailure(
-                cause="content", explanation=f"what was shown is too long for the {self.of}: {text}", retry=False
-            )
-        if (
-            isinstance(error, ModelAuthenticationError | ModelNotFoundError | ModelQuotaExceededError)
-            and getattr(error, "status_code", None) != 403  # a firewall says that of what was shown
-        ):
-            self.refused = text
-        if isinstance(error, ModelRequestRejectedError | ModelQuotaExceededError | UserError):
-            return RequestFailure(cause="infrastructure", explanation=text, retry=False)
-        if isinstance(error, ModelAPIError):
-            return RequestFailure(cause="infrastructure", explanation=text, wait=error.retry_after)
-        return RequestFailure(cause="infrastructure", explanation=text)
+        failure = failure_of(error, of=self.of, timeout=self.timeout)
+        if failure.denied:
+            self._denied += 1
+            if not self._answered or self._denied >= _DENIED:
+                failure = replace(failure, refused=True)
+        if failure.refused:
+            self.refused = failure.explanation
+        return failure
 
     @property
     def is_free(self) -> bool:
@@ -325,6 +287,13 @@ class LLMClient:
         return cost(self.model.model_name, tokens, answer_tokens, provider=self.model.system, price=self.price)
 
 
+def _written(part: ModelResponsePart) -> int:
+    """Characters of a part that the model wrote."""
+    if isinstance(part, ToolCallPart):
+        return len(part.args_as_json_str())
+    return len(part.content) if isinstance(part, TextPart | ThinkingPart) else 0
+
+
 def estimated(messages: Sequence[ModelMessage]) -> int:
     """Tokens of what is shown, roughly."""
     characters = 0
@@ -344,18 +313,20 @@ def reply_text(response: ModelResponse) -> str:
     """The reply's text. Raises where the model refused, or was cut off: half a reply is none."""
     if response.finish_reason == "content_filter":
         details = response.provider_details or {}
-        raise _Refused(str(details.get("refusal") or "the provider filtered its answer"))
+        raise AnswerRefused(str(details.get("refusal") or "the provider filtered its answer"))
     if response.finish_reason == "length":
         raise MalformedReply("the reply was cut off at its token limit")
-    return "".join(part.content for part in response.parts if isinstance(part, TextPart))
+    text = "".join(part.content for part in response.parts if isinstance(part, TextPart))
+    if text.strip():
+        return text
+    calls = [part for part in response.parts if isinstance(part, ToolCallPart)]
+    if len(calls) == 1:  # some models answer a schema by calling a function of it
+        given = calls[0].args
+        return given if isinstance(given, str) else calls[0].args_as_json_str()
+    thoughts = [part.content.strip() for part in response.parts if isinstance(part, ThinkingPart)]
+    if not calls and len(thoughts) == 1 and thoughts[0].startswith("{") and thoughts[0].endswith("}"):
+        return thoughts[0]  # a server that looks for thinking takes the whole reply for it
+    return text
 
 
-__all__ = [
-    "LLMClient",
-    "MalformedReply",
-    "RequestFailed",
-    "RequestFailure",
-    "Schema",
-    "estimated",
-    "reply_text",
-]
+__all__ = ["LLMClient", "estimated", "reply_text"]

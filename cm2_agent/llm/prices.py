@@ -14,6 +14,8 @@ from cm2_agent.errors import JudgeError
 class Price:
     """US dollars a million tokens, where the published price is not what you pay (a local model: both 0).
 
+    `cached` and `cache_write` are those of input read from a provider's cache and written to it; None: as any input.
+
     >>> from cm2_agent.llm import Price
     >>> Price(input=0.25, output=2.0).cost(1_000_000, 500_000)
     1.25
@@ -21,27 +23,41 @@ class Price:
 
     input: float
     output: float
+    cached: float | None = None
+    cache_write: float | None = None
 
     def __post_init__(self) -> None:
-        if not all(math.isfinite(value) and value >= 0 for value in (self.input, self.output)):
+        given = [self.input, self.output, *(one for one in (self.cached, self.cache_write) if one is not None)]
+        if not all(math.isfinite(value) and value >= 0 for value in given):
             raise JudgeError(
-                f"a price is {self.input}, {self.output}; expected US dollars a million input and output tokens, 0 or"
-                " more"
+                f"a price is {', '.join(map(str, given))}; expected US dollars a million tokens (input, output, cached"
+                " input, input written to a cache), 0 or more"
             )
 
     @classmethod
     def parse(cls, text: str) -> Price:
-        """`INPUT,OUTPUT` as the command line writes it. Raises JudgeError."""
+        """`INPUT,OUTPUT[,CACHED[,WRITTEN]]` as the command line writes it. Raises JudgeError."""
         try:
-            given, made = (float(part) for part in text.split(","))
+            given = [float(part) for part in text.split(",")]
         except ValueError:
+            given = []
+        if not 2 <= len(given) <= 4:
             raise JudgeError(
-                f"a price is {text!r}; expected US dollars a million tokens as INPUT,OUTPUT, such as 0.25,2"
-            ) from None
-        return cls(input=given, output=made)
+                f"a price is {text!r}; expected US dollars a million tokens as INPUT,OUTPUT, such as 0.25,2, and after"
+                " them, where they differ, those of input read from the provider's cache and written to it"
+            )
+        names = ("input", "output", "cached", "cache_write")
+        return cls(**dict(zip(names, given, strict=False)))
 
-    def cost(self, input_tokens: int, output_tokens: int) -> float:
-        return (self.input * input_tokens + self.output * output_tokens) / 1e6
+    def cost(
+        self, input_tokens: int, output_tokens: int, *, cached_tokens: int = 0, cache_write_tokens: int = 0
+    ) -> float:
+        """US dollars; the cached and the written tokens are among the input's."""
+        cached = self.input if self.cached is None else self.cached
+        written = self.input if self.cache_write is None else self.cache_write
+        plain = max(0, input_tokens - cached_tokens - cache_write_tokens)
+        dollars = self.input * plain + cached * cached_tokens + written * cache_write_tokens
+        return (dollars + self.output * output_tokens) / 1e6
 
 
 def cost(
@@ -66,7 +82,9 @@ def cost(
     True
     """
     if price is not None:
-        return price.cost(input_tokens, output_tokens)
+        return price.cost(
+            input_tokens, output_tokens, cached_tokens=cached_tokens, cache_write_tokens=cache_write_tokens
+        )
     from genai_prices import Usage, calc_price
 
     named, _, name = model.rpartition(":")

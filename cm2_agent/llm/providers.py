@@ -10,16 +10,15 @@ from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from pydantic_ai.exceptions import UserError
-from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart
+from pydantic_ai.messages import ModelMessage, ModelResponse
 from pydantic_ai.models import Model, ModelRequestParameters, infer_model
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.profiles import ModelProfile
 from pydantic_ai.settings import ModelSettings
-from pydantic_ai.usage import RequestUsage
 
 from cm2_agent.errors import MissingExtra, ModelError
+from cm2_agent.llm.langchain_model import LangChainModel
 from cm2_agent.models.served_name import served_name
 from cm2_agent.types.json_values import JSON
 
@@ -63,7 +62,7 @@ def language_model(model: str | Model | BaseChatModel, of: str = "language model
     if model.startswith("local:"):
         from cm2_agent.models.local import LocalChatModel
 
-        return LangChainModel(LocalChatModel.load(model.removeprefix("local:")))
+        return LangChainModel(LocalChatModel.load(model.removeprefix("local:")), is_local=True)
     provider = model.partition(":")[0]
     try:
         return PerLoopModel(lambda: _without_retries(infer_model(model)))
@@ -112,8 +111,9 @@ def openai_model(
     """
     try:
         from openai import AsyncOpenAI
-        from pydantic_ai.models.openai import OpenAIChatModel
         from pydantic_ai.providers.openai import OpenAIProvider
+
+        from cm2_agent.llm.openai_chat import ServedChatModel
     except ImportError as error:
         raise MissingExtra("openai", "OpenAI-compatible servers") from error
 
@@ -126,7 +126,7 @@ def openai_model(
 
     def make() -> Model:
         client = AsyncOpenAI(base_url=base_url, api_key=api_key or "none", max_retries=0)
-        return OpenAIChatModel(
+        return ServedChatModel(
             served_name(model),
             provider=OpenAIProvider(openai_client=client),
             settings=cast(ModelSettings, own) or None,
@@ -179,60 +179,4 @@ class PerLoopModel(WrapperModel):
             await client.close()
 
 
-class LangChainModel(Model):
-    """A LangChain chat model spoken to as a pydantic-ai one: text in, text out. Images are not shown to it."""
-
-    def __init__(self, chat: BaseChatModel) -> None:
-        super().__init__()
-        self.chat = chat
-
-    @property
-    def model_name(self) -> str:
-        named = [getattr(self.chat, name, None) for name in ("model_version", "model_name", "model")]
-        return next((name for name in named if isinstance(name, str)), type(self.chat).__name__)
-
-    @property
-    def system(self) -> str:
-        return "langchain"
-
-    async def request(
-        self,
-        messages: list[ModelMessage],
-        model_settings: ModelSettings | None,
-        model_request_parameters: ModelRequestParameters,
-    ) -> ModelResponse:
-        asked: list[BaseMessage] = []
-        instructions: str | None = None
-        for message in messages:
-            if isinstance(message, ModelRequest):
-                if message.instructions:
-                    instructions = message.instructions
-                asked += [HumanMessage(_only_text(part)) for part in message.parts if isinstance(part, UserPromptPart)]
-            else:
-                asked.append(AIMessage("".join(part.content for part in message.parts if isinstance(part, TextPart))))
-        if instructions is not None:  # every request of a dialogue carries them; they are sent once
-            asked.insert(0, SystemMessage(instructions))
-        given = dict(model_settings or {})
-        known: dict[str, Any] = {name: given[name] for name in ("temperature", "max_tokens", "top_p") if name in given}
-        answer = await self.chat.ainvoke(asked, **known)
-        used = getattr(answer, "usage_metadata", None) or {}
-        return ModelResponse(
-            parts=[TextPart(content=str(answer.text))],
-            usage=RequestUsage(input_tokens=used.get("input_tokens", 0), output_tokens=used.get("output_tokens", 0)),
-            model_name=str(answer.response_metadata.get("model_version") or self.model_name),
-            provider_name="langchain",
-            finish_reason="length" if answer.response_metadata.get("finish_reason") == "length" else "stop",
-        )
-
-
-def _only_text(part: UserPromptPart) -> str:
-    if isinstance(part.content, str):
-        return part.content
-    if not all(isinstance(piece, str) for piece in part.content):
-        raise ModelError(
-            "images were to be shown to a LangChain model, which takes text alone here; leave images=False"
-        )
-    return "\n".join(str(piece) for piece in part.content)
-
-
-__all__ = ["LangChainModel", "PerLoopModel", "language_model", "openai_model"]
+__all__ = ["PerLoopModel", "language_model", "openai_model"]

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from cm2_agent.llm.client import MalformedReply
+from cm2_agent.llm.failures import MalformedReply
 from cm2_agent.models.reasoning_text import TAG
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.text import first_problem

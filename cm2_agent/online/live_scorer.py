@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from cm2_agent.errors import BudgetExhausted, JudgeError
+from cm2_agent.errors import BudgetExhausted, JudgeError, JudgeRefused
 from cm2_agent.incidents import Incidents
 from cm2_agent.online.sampling import is_drawn
 from cm2_agent.types.score import Score
@@ -87,6 +87,9 @@ class LiveScorer:
     async def _ask(self, trace: Trace, task: Task | None) -> Score:
         try:
             score = await (self._judged if self._budget.is_left() else self._programmatic)(trace, task)
+        except JudgeRefused as error:  # the application goes on, and `cm2 score` judges the trace later
+            self.incidents.add("the judge is refused by its provider: its key, the model's name or its credit", error)
+            score = await self._programmatic(trace, task)
         except BudgetExhausted as error:
             self.incidents.add("the judge's budget did not suffice for a trace", error)
             score = await self._programmatic(trace, task)
@@ -100,6 +103,9 @@ class LiveScorer:
 
         try:
             component = await reward(trace, Context(task=task))
+        except JudgeRefused as error:
+            self.incidents.add(f"the judge of the reward {reward.name} is refused by its provider", error)
+            return None
         except BudgetExhausted as error:
             self.incidents.add(f"the reward {reward.name} has no budget left", error)
             return None

@@ -17,11 +17,13 @@ from pydantic_ai.messages import ModelRequest, UserPromptPart
 from pydantic_ai.models import Model
 
 from cm2_agent.errors import ToolError
-from cm2_agent.llm.client import LLMClient, RequestFailed, RequestFailure, Schema
+from cm2_agent.llm.client import LLMClient
+from cm2_agent.llm.failures import RequestFailed, RequestFailure
 from cm2_agent.llm.limits import RateLimits
 from cm2_agent.llm.prices import Price
 from cm2_agent.llm.providers import language_model
 from cm2_agent.llm.reply_json import json_replies
+from cm2_agent.llm.reply_modes import Schema
 from cm2_agent.llm.usage import Usage
 from cm2_agent.redaction.redacted_run import redacted_message
 from cm2_agent.redaction.redacted_task import redacted_task

@@ -9,7 +9,8 @@ from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, Text
 from pydantic_ai.models import Model
 
 from cm2_agent.errors import ModelError
-from cm2_agent.llm.client import LLMClient, RequestFailed
+from cm2_agent.llm.client import LLMClient
+from cm2_agent.llm.failures import RequestFailed
 from cm2_agent.llm.limits import RateLimits
 
 

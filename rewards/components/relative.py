@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field
 
 from cm2_agent.errors import JudgeError
-from cm2_agent.llm.client import MalformedReply
+from cm2_agent.llm.failures import MalformedReply
 from cm2_agent.llm.reply_json import read_reply
 from cm2_agent.llm.untrusted_text import fenced, nonce
 from cm2_agent.types.json_values import content_hash

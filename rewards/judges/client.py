@@ -16,8 +16,10 @@ from pydantic_ai.models import Model
 from pydantic_ai.settings import ModelSettings
 
 from cm2_agent.errors import JudgeError, ModelError
-from cm2_agent.llm.client import CHARACTERS_A_TOKEN, LLMClient, RequestFailure, Schema, reply_text
+from cm2_agent.llm.client import CHARACTERS_A_TOKEN, LLMClient, reply_text
+from cm2_agent.llm.failures import RequestFailure
 from cm2_agent.llm.providers import language_model, openai_model
+from cm2_agent.llm.reply_modes import Schema
 
 from .prompt import INSTRUCTIONS, Window, tail
 from .reply import SCHEMA, ItemAnswer, read

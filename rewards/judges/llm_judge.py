@@ -13,8 +13,9 @@ from typing import Any, Literal, TypeVar, cast
 from langchain_core.language_models import BaseChatModel
 from pydantic_ai.models import Model
 
-from cm2_agent.errors import BudgetExhausted, JudgeError, JudgeRefused
-from cm2_agent.llm.client import CHARACTERS_A_TOKEN, RequestFailure
+from cm2_agent.errors import BudgetExhausted, JudgeError
+from cm2_agent.llm.client import CHARACTERS_A_TOKEN
+from cm2_agent.llm.failures import RequestFailure
 from cm2_agent.llm.limits import RateLimits
 from cm2_agent.llm.prices import Price
 from cm2_agent.llm.usage import Usage, note
@@ -127,8 +128,6 @@ class LLMJudge:
             price=price,
         )
         self._known = KnownVerdicts(cache, content_hash([self.name, self.settings, PROMPT_VERSION, images]))
-        self.stop_when_refused = False
-        """Raise JudgeRefused instead of giving NULLs, as who scores a whole store wants it."""
         self._transcripts: OrderedDict[int, Transcript] = OrderedDict()
         self._lines: OrderedDict[int, tuple[Item, str]] = OrderedDict()
 
@@ -183,7 +182,8 @@ class LLMJudge:
 
     async def __call__(self, trace: Trace, turn: int | None, items: Sequence[Item]) -> Sequence[Verdict]:
         """A verdict for each item, in the items' order. Raises BudgetExhausted where the budget stops it (what was
-        judged by then is in the cache); JudgeError where the scope has no step."""
+        judged by then is in the cache), JudgeRefused where its provider would refuse any request (the key, the model's
+        name or the credit), and JudgeError where the scope has no step."""
         if not items:
             return []
         transcript = self._transcript(trace)
@@ -257,11 +257,6 @@ class LLMJudge:
             paid = [(item, line) for item, line in items if item.id in answers]
             self._known.put(window, paid, self._checked(transcript, window, paid, answers)[0], vote)
             raise
-        if self.stop_when_refused and self.refused is not None:
-            raise JudgeRefused(
-                f"the judge {self.name} is refused by its provider: {self.refused}. What was not judged by then stays"
-                " open: set its key, the model's name or its credit right, and score again"
-            )
         verdicts, problems = self._checked(transcript, window, items, answers)
         self._known.put(window, items, verdicts, vote)
         if problems:

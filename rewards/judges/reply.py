@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, StrictInt
 
-from cm2_agent.llm.client import MalformedReply
+from cm2_agent.llm.failures import MalformedReply
 from cm2_agent.llm.reply_json import read_reply
 from cm2_agent.types.json_values import JSON
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from cm2_agent.llm.client import RequestFailure
+from cm2_agent.llm.failures import RequestFailure
 from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.score import Verdict
 

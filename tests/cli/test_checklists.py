@@ -72,6 +72,18 @@ def store(tmp_path: Path) -> str:
     return url
 
 
+@pytest.mark.parametrize("status", [401, 402, 404])
+def test_a_model_that_its_provider_refuses_ends_the_command(tmp_path: Path, store: str, status: int) -> None:
+    out = tmp_path / "checklists.jsonl"
+    with JudgeServer(faults=[Fault(status=status)] * 9) as server:
+        named = ("--store", store, "--model", "stub", "--model-base-url", server.base_url, "--out", str(out))
+        got, err = cm2(*named, "--concurrency", "1", code=1)
+        assert server.calls == 1
+    assert got == {}
+    assert "the labelling model openai:stub is refused by its provider" in err
+    assert str(status) in err
+
+
 def test_tasks_with_checklists_that_score_their_own_reference(tmp_path: Path, store: str) -> None:
     out = tmp_path / "checklists.jsonl"
     with JudgeServer(faults=written(1, 2, 3)) as server:

@@ -125,7 +125,9 @@ def test_a_budget_in_dollars_stops(command: tuple[str, ...], server: JudgeServer
     assert server.calls == spent["calls"] < DIALOGUES * TURNS
 
 
-@pytest.mark.parametrize(("status", "reason"), [(401, "ModelAuthenticationError"), (402, "Quota"), (404, "NotFound")])
+@pytest.mark.parametrize(
+    ("status", "reason"), [(401, "Authentication"), (402, "Quota"), (403, "Authentication"), (404, "NotFound")]
+)
 def test_a_judge_that_its_provider_refuses_ends_the_command(
     command: tuple[str, ...], server: JudgeServer, store: str, status: int, reason: str
 ) -> None:
@@ -142,7 +144,7 @@ def test_a_judge_that_its_provider_refuses_ends_the_command(
 def test_a_failing_judge_leaves_nulls_that_are_asked_again(
     command: tuple[str, ...], server: JudgeServer, store: str
 ) -> None:
-    server.faults.extend([Fault(status=403)] * (DIALOGUES * TURNS))
+    server.faults.extend([Fault(status=409)] * (DIALOGUES * TURNS * 4))
     out, err = cm2(*command, "--json")
     assert json.loads(out)["scored"] == 0
     assert f"{DIALOGUES} without a reward: verdicts" in err

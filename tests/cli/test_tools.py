@@ -176,6 +176,17 @@ def test_a_run_records_replays_and_simulates(folder: Path) -> None:
 RUN = ("run", "own.jsonl", "--agent", "shop.py:graph")
 
 
+def test_a_simulator_that_its_provider_refuses_ends_the_run(folder: Path) -> None:
+    with ChatServer(lambda body: {"result": "x", "error": None}, serves=()) as server:
+        named = ("--tools", "look=simulate", "--simulator", "stub", "--simulator-base-url", server.base_url)
+        result = CliRunner().invoke(app, [*RUN, *named, "--store", "sqlite:///refused.db"])
+    assert result.exit_code == 1, result.stderr
+    assert "is refused by its provider" in result.stderr
+    assert "`stub` does not exist" in result.stderr
+    with SQLStore("sqlite:///refused.db") as store:
+        assert list(store.traces()) == [], "what could not be simulated is no failure of the agent's, and is run again"
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [

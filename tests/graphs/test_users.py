@@ -118,7 +118,7 @@ FAULTS: dict[str, tuple[Reply, str]] = {
     "refused": (Fault(refusal="I will not."), "the user refused"),
     "cut off": (Fault(text="I want", finish="length"), "cut off at its token limit"),
     "dropped": (Fault(drop=True), "Connection error"),
-    "rejected": (Fault(status=403), "403"),
+    "rejected": (Fault(status=405), "405"),
 }
 
 

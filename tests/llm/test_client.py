@@ -1,18 +1,21 @@
-"""LLMClient: what a call costs where the reply does not say, and a server that cannot hold replies to a schema."""
+"""LLMClient: what a call costs, also where the reply does not say, and what is read as its text."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
+from langchain_core.language_models import FakeListChatModel
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.usage import RequestUsage
 
-from cm2_agent.errors import BudgetExhausted
-from cm2_agent.llm.client import LLMClient, RequestFailed, Schema
+from cm2_agent.errors import BudgetExhausted, JudgeError, JudgeRefused
+from cm2_agent.llm.client import LLMClient
+from cm2_agent.llm.failures import RequestFailed
+from cm2_agent.llm.langchain_model import LangChainModel
 from cm2_agent.llm.limits import RateLimits
 from cm2_agent.llm.prices import Price, cost
 from cm2_agent.llm.providers import openai_model
@@ -60,6 +63,8 @@ def completion(text: str, usage: Any) -> Fault:
             (9, 52),
             0,
         ),
+        ({"prompt_tokens": None, "completion_tokens": None, "total_tokens": None}, (325, 9), 1),
+        ({"prompt_tokens": 9, "completion_tokens": 0, "total_tokens": 9}, (9, 9), 1),
     ],
 )
 async def test_a_reply_that_does_not_say_what_it_took_is_estimated(
@@ -122,44 +127,6 @@ async def test_the_cache_that_a_reply_wrote_is_paid() -> None:
     assert asking.usage.usd == pytest.approx(0.375, rel=0.01)
 
 
-def refusing(message: str) -> Callable[[dict[str, Any]], Any]:
-    """A server that knows no schema, and says so."""
-    error = Fault(status=400, body=json.dumps({"error": {"message": message, "type": "invalid_request_error"}}))
-    return lambda body: error if "response_format" in body else '{"right": true}'
-
-
-MESSAGES = (
-    "response_format json_schema is not supported",
-    "This response_format type is unavailable now",
-    "structured output is not enabled for this model",
-)
-
-
-@pytest.mark.parametrize("message", MESSAGES)
-@pytest.mark.parametrize("everywhere", [False, True], ids=["a schema of the request", "a schema of the model"])
-async def test_a_server_without_schemas_is_asked_without_one(message: str, everywhere: bool) -> None:
-    with ChatServer(refusing(message)) as server:
-        schema = ("form", FORM) if everywhere else None
-        model = openai_model(server.base_url, "stub", schema=schema, settings={"extra_body": {"seed": 7}})
-        asking = client(model)
-        for _ in range(2):
-            assert await asking.ask(ASKED, str, schema=Schema(name="form", body=FORM)) == '{"right": true}'
-        assert ["response_format" in body for body in server.bodies] == [True, False, False]
-        assert [body.get("seed") for body in server.bodies] == [7, 7, 7]
-        assert asking.usage.calls == 3
-
-
-@pytest.mark.parametrize(("status", "message"), [(400, "the prompt is too long"), (401, "bad key for response_format")])
-async def test_other_refusals_are_no_matter_of_schemas(status: int, message: str) -> None:
-    body = json.dumps({"error": {"message": message}})
-    with ChatServer(lambda _: Fault(status=status, body=body)) as server:
-        asking = client(openai_model(server.base_url, "stub", schema=("form", FORM)))
-        with pytest.raises(RequestFailed):
-            await asking.ask(ASKED, str)
-        assert server.calls == (1 if status == 400 else 2)
-        assert (asking.refused is not None) is (status == 401)
-
-
 def texts(replies: Sequence[str]) -> FunctionModel:
     said = iter(replies)
     return FunctionModel(lambda messages, info: ModelResponse(parts=[TextPart(content=next(said))]))
@@ -169,3 +136,62 @@ async def test_a_free_model_is_one_whose_price_is_nothing() -> None:
     assert client(texts([])).is_free
     assert not client(texts([]), price=None).is_free
     assert not client(texts([]), price=Price(input=1, output=0)).is_free
+
+
+def test_a_price_of_ones_own_may_have_its_own_for_the_cache() -> None:
+    price = Price.parse("10,20,1,12.5")
+    assert price == Price(input=10, output=20, cached=1, cache_write=12.5)
+    spent = price.cost(1_000_000, 0, cached_tokens=500_000, cache_write_tokens=400_000)
+    assert spent == pytest.approx(0.1 * 10 + 0.5 * 1 + 0.4 * 12.5)
+    assert Price(input=10, output=20).cost(1_000_000, 0, cached_tokens=500_000) == 10
+    for wrong in ("1", "1,2,3,4,5", "1,x", "1,2,-3"):
+        with pytest.raises(JudgeError, match="a price is"):
+            Price.parse(wrong)
+
+
+async def test_a_model_in_this_process_costs_nothing_and_is_asked_under_a_budget_of_0() -> None:
+    local = LangChainModel(FakeListChatModel(responses=["Yes."]), is_local=True)
+    asking = client(local, price=None, limits=RateLimits(budget_usd=0.0))
+    assert asking.is_free
+    assert await asking.ask(ASKED, str) == "Yes."
+    assert (asking.usage.usd, asking.usage.estimated) == (0.0, 1)
+    with pytest.raises(JudgeError, match="is not known"):
+        client(LangChainModel(FakeListChatModel(responses=["Yes."])), price=None, limits=RateLimits(budget_usd=0.0))
+
+
+def completed(**message: Any) -> Fault:
+    """A completion as a plain server writes it: without id, model, time and usage."""
+    return Fault(body=json.dumps({"choices": [{"message": message}]}))
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (completed(role="assistant", content="Yes."), "Yes."),
+        (completed(content="Yes."), "Yes."),
+        (completed(role="assistant", content=None, reasoning_content='{"right": true}'), '{"right": true}'),
+        (completed(role="assistant", content=None, reasoning_content="Perhaps {}"), ""),
+        (completed(role="assistant", content="No.", reasoning_content='{"right": true}'), "No."),
+        (
+            completed(
+                role="assistant",
+                content=None,
+                tool_calls=[{"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"right": 1}'}}],
+            ),
+            '{"right": 1}',
+        ),
+    ],
+)
+async def test_the_text_of_a_reply_is_found_where_servers_put_it(answer: Fault, text: str) -> None:
+    with ChatServer(lambda body: answer) as server:
+        assert await client(openai_model(server.base_url, "stub")).ask(ASKED, str) == text
+
+
+@pytest.mark.parametrize(("code", "refused"), [(402, True), (429, False), ("upstream", False)])
+async def test_an_error_within_a_success_is_that_error(code: Any, refused: bool) -> None:
+    body = json.dumps({"id": None, "choices": None, "error": {"message": "Provider returned error", "code": code}})
+    with ChatServer(lambda _: Fault(body=body)) as server:
+        asking = client(openai_model(server.base_url, "stub"), retries=1)
+        with pytest.raises(JudgeRefused if refused else RequestFailed, match="Provider returned error"):
+            await asking.ask(ASKED, str)
+        assert server.calls == (1 if refused else 2)

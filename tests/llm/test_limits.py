@@ -242,7 +242,7 @@ def test_an_unknown_price_is_never_nothing() -> None:
     assert cost("no-such-model", 1000, 10) is None
     assert cost("no-such-model", 1000, 10, price=Price(input=0, output=0)) == 0.0
     assert Price.parse("0.25,2") == Price(input=0.25, output=2.0)
-    for wrong in ("1", "a,b", "1,2,3", "-1,2", "nan,1"):
+    for wrong in ("1", "a,b", "1,2,3,4,5", "-1,2", "nan,1"):
         with pytest.raises(JudgeError, match="expected US dollars a million"):
             Price.parse(wrong)
     total = Usage()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic_ai.messages import ModelRequest, UserPromptPart
 
-from cm2_agent.llm.client import LLMClient, RequestFailed
+from cm2_agent.errors import JudgeRefused
+from cm2_agent.llm.client import LLMClient
 from cm2_agent.llm.providers import openai_model
 from cm2_agent.models.served_name import served_name
 from tests.chat_server import ChatServer
@@ -31,7 +32,7 @@ async def test_a_server_is_sent_the_models_name_without_the_provider(prefix: str
 
 async def test_a_server_that_has_no_such_model_says_so() -> None:
     with ChatServer(lambda body: "Yes.") as server:
-        with pytest.raises(RequestFailed, match="The model `anthropic:stub` does not exist"):
+        with pytest.raises(JudgeRefused, match="The model `anthropic:stub` does not exist"):
             await asked(server, "anthropic:stub")
         assert (server.calls, server.refused) == (0, 1)
 

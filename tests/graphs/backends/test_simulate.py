@@ -170,7 +170,7 @@ FAULTS: dict[str, tuple[Reply, str]] = {
     "refused": (Fault(refusal="I will not."), "the simulator refused"),
     "dropped": (Fault(drop=True), "Connection error"),
     "server error": (Fault(status=500), "500"),
-    "rejected": (Fault(status=403), "403"),
+    "rejected": (Fault(status=405), "405"),
     "no completion": (Fault(body="<html>busy</html>"), "the simulator of tool 'get_order' failed"),
 }
 

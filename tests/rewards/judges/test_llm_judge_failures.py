@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cm2_agent.errors import JudgeRefused
 from cm2_agent.rewards.judges.llm_judge import LLMJudge
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 from cm2_agent.types.checklist import Checklist
@@ -67,12 +68,64 @@ async def test_every_failure_is_retried_and_then_null_with_its_cause(fault: Faul
     assert mended.value is True, "and a judge that comes back judges"
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
-async def test_what_no_repetition_mends_is_asked_once(status: int) -> None:
+@pytest.mark.parametrize("status", [400, 422])
+async def test_a_request_that_is_rejected_is_tried_without_its_schema_and_not_repeated(status: int) -> None:
     with JudgeServer(faults=[Fault(status=status)] * 10) as server:
         (got,) = await ask(server)
-        assert server.calls == 1
+        assert [body.get("response_format", {}).get("type") for body in server.bodies] == [
+            "json_schema",
+            "json_object",
+            None,
+        ]
     assert (got.value, got.cause) == (None, "infrastructure")
+
+
+@pytest.mark.parametrize("status", [401, 402, 403, 404])
+async def test_a_judge_that_would_refuse_any_request_is_no_verdict(status: int) -> None:
+    with JudgeServer(faults=[Fault(status=status)] * 10) as server:
+        judge = judging(server)
+        with pytest.raises(JudgeRefused, match=rf"judge openai:stub is refused by its provider: .*{status}"):
+            await ChecklistScorer(Checklist(DATE, name="c"), judge=judge)(ONE)
+        assert server.calls == 1
+        assert judge.refused is not None
+
+
+async def test_a_later_403_is_the_traces_own_until_nothing_else_is_answered() -> None:
+    """A firewall says 403 of what was shown; a key that was withdrawn, of everything."""
+    with JudgeServer(lambda asked: reply(DATE_YES)) as server:
+        judge = judging(server)
+        assert (await judge(ONE, 0, [DATE]))[0].value is True
+        server.faults.extend([Fault(status=403)] * 5)
+        for _ in range(2):
+            assert (await judge(ONE, 0, [DATE]))[0].cause == "infrastructure"
+        with pytest.raises(JudgeRefused):
+            await judge(ONE, 0, [DATE])
+
+
+TOO_LONG = (
+    "This model's maximum context length is 8192 tokens. However, you requested 9000 tokens",
+    "the request exceeds the available context size. try increasing the context size",
+    "prompt is too long: 210000 tokens > 200000 maximum",
+    "The input token count (2000000) exceeds the maximum number of tokens allowed (1048576).",
+    "Input is too long for requested model: too many input tokens",
+)
+
+
+@pytest.mark.parametrize("message", TOO_LONG)
+async def test_a_transcript_too_long_for_the_server_is_the_contents_doing(message: str) -> None:
+    body = json.dumps({"error": {"message": message, "type": "invalid_request_error"}})
+    with JudgeServer(faults=[Fault(status=400, body=body)] * 5) as server:
+        (got,) = await ask(server)
+        assert server.calls == 1
+    assert (got.value, got.cause) == (None, "content")
+
+
+async def test_what_a_provider_flags_is_the_contents_doing() -> None:
+    body = json.dumps({"error": {"message": "Your input was flagged", "metadata": {"reasons": ["violence"]}}})
+    with JudgeServer(faults=[Fault(status=403, body=body)] * 5) as server:
+        (got,) = await ask(server)
+        assert server.calls == 1
+    assert (got.value, got.cause) == (None, "content")
 
 
 async def test_a_server_that_is_not_there_gives_null() -> None:
