@@ -72,6 +72,16 @@ class LiveTraces:
             self._held.move_to_end(trace_id)
             return held[0]
 
+    def release(self, trace: Trace) -> None:
+        """Let go of a trace that was scored, where it hardly ever goes on: one run without a thread. Should a client
+        send its dialogue again, it is loaded once, and held from then on."""
+        if len(trace.runs) > 1 or trace.runs[0].thread is not None:
+            return
+        with self._lock:
+            held = self._held.get(trace.id)
+            if held is not None and held[0] is trace:
+                self._pop(trace.id)
+
     def _put(self, trace: Trace, weight: int) -> None:
         with self._lock:
             self._pop(trace.id)

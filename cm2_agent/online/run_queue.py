@@ -19,7 +19,8 @@ from cm2_agent.types.run import Run
 
 __all__ = ["Entry", "RunQueue", "Watched"]
 
-_BATCH, _BATCH_BYTES = 256, 8 << 20
+BATCH, _BATCH_BYTES = 256, 8 << 20
+"""How many runs one transaction saves at the most, and how many bytes of them."""
 _NOTED = 1000
 """How many traces without a score are noted with each transaction."""
 
@@ -123,7 +124,7 @@ class RunQueue:
     def gather(self, batch: list[Entry]) -> None:
         """Add what is there, up to the size of a batch."""
         size = sum(entry.size for entry in batch)
-        while len(batch) < _BATCH and size < _BATCH_BYTES:
+        while len(batch) < BATCH and size < _BATCH_BYTES:
             try:
                 batch.append(self._entries.get_nowait())
             except Empty:

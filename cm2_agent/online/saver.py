@@ -12,7 +12,7 @@ from typing import Any
 
 from cm2_agent.incidents import Incidents
 from cm2_agent.online.forks import DATABASE, survive_forks
-from cm2_agent.online.run_queue import Entry, RunQueue, Watched
+from cm2_agent.online.run_queue import BATCH, Entry, RunQueue, Watched
 from cm2_agent.online.run_writer import RunWriter
 from cm2_agent.spool.files import Spool
 from cm2_agent.types.protocols import Store
@@ -20,9 +20,9 @@ from cm2_agent.types.run import Run
 
 __all__ = ["Saver"]
 
-_LINGER = 0.2
-"""Seconds from one transaction to the next, for which runs gather; the spool has them already. The first run after a
-quiet time is saved at once."""
+_LINGER, _LINGER_BARE = 1.0, 0.2
+"""Seconds from one transaction to the next, for which runs gather that the spool has already, and runs that wait in
+memory alone. The first run after a quiet time is saved at once, and so is a whole batch."""
 _IDLE = 30.0
 """Seconds without runs after which the thread ends; the next run starts another."""
 _PAUSES = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -111,6 +111,8 @@ class Saver:
     def submit(self, watched: Watched, run: Run) -> None:
         """Hand over a finished run. Returns at once; never raises."""
         self.queue.put(watched, run)
+        if self.queue.waiting >= BATCH and not self._hurry.is_set():
+            self._hurry.set()
         if self._thread is None:
             with self.lock:
                 self._start()
@@ -131,12 +133,16 @@ class Saver:
         finally:
             with self.lock:
                 self._flushes -= 1
-                if not self._flushes:
-                    self._hurry.clear()
+                self._calm()
         with self.lock:
             gone = self.queue.dropped + self._writer.refused
             lost, self._gone_reported = gone - self._gone_reported, gone
         return not lost
+
+    def _calm(self) -> None:
+        """The caller holds the lock."""
+        if not self._flushes and self.queue.waiting < BATCH:
+            self._hurry.clear()
 
     def _await(self, target: int, deadline: float | None, stalled: float) -> bool:
         began = time.monotonic()
@@ -196,7 +202,8 @@ class Saver:
                         return
                 continue
             if first.watched is not None:
-                self._hurry.wait(max(0.0, self._moved + _LINGER - time.monotonic()))
+                linger = _LINGER_BARE if first.place is None else _LINGER
+                self._hurry.wait(max(0.0, self._moved + linger - time.monotonic()))
             batch, runs = [first], dict[int, Run]()
             try:
                 self._save(batch, runs)
@@ -288,6 +295,8 @@ class Saver:
 
     def _settle(self, batch: Sequence[Entry]) -> None:
         self.queue.settle(batch, self._unscored_now())
+        with self.lock:
+            self._calm()
         with self._changed:
             self._done += len(batch)
             self._moved = time.monotonic()

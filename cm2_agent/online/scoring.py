@@ -265,6 +265,7 @@ class ScoringPath:
             await one.key.watched.middleware.notify(one.trace, one.score)
         except BaseException as error:
             self.incidents.add("a sink failed", error)
+        self.traces.release(one.trace)
         self._free(one.key)
 
     def _free(self, key: _Key) -> None:

@@ -11,7 +11,7 @@ from cm2_agent.store import scores as scoring
 from cm2_agent.store.catalog import Catalog
 from cm2_agent.store.codec import seal
 from cm2_agent.store.scores import KnownRewards, ScoreWriter
-from cm2_agent.store.trace_state import ATTEMPTS, Stale
+from cm2_agent.store.trace_state import ATTEMPTS, Caches, Stale
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.group import Group
 from cm2_agent.types.json_values import JSON
@@ -22,6 +22,7 @@ class Scored(Catalog):
     """The methods of `SQLStore` on scores and groups."""
 
     _project: str
+    _caches: Caches
     _rewards: KnownRewards
     _scorer: ScoreWriter
 
@@ -58,7 +59,8 @@ class Scored(Catalog):
             try:
                 if attempt == 0:
                     with self._db.storing() as cursor:
-                        self._scorer.write(cursor, given, self._rows(cursor, given), learned)
+                        rows = self._rows(cursor, given)
+                        self._scorer.write(cursor, given, rows, learned)
                 else:
                     with self._db.writing() as connection:
                         rows = self._rows(connection, given)
@@ -66,7 +68,7 @@ class Scored(Catalog):
                         self._scorer.write(connection, given, rows, learned, chains)
             except Stale:
                 continue
-            self._rewards.learn(learned)
+            self._rewards.learn(learned, {row for id, row in rows.items() if self._caches.knows(seal(id))})
             return
         raise StoreError(f"store {self.url}: other processes keep scoring these traces; save the scores again")
 

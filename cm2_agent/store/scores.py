@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -47,12 +47,14 @@ class KnownRewards:
         with self._lock:
             self._last.clear()
 
-    def learn(self, other: KnownRewards) -> None:
+    def learn(self, other: KnownRewards, growing: Collection[int] = ()) -> None:
+        """Take note of what a committed write has stored; of the scores, those of traces (by row) that may go on."""
         with self._lock:
             self.seqs.update(other.seqs)
             self.checklists.update(other.checklists)
             for (trace, reward), score in other.scores.items():
-                self._last.put(f"{trace}:{reward}", score, len(score.turns) + 1)
+                if trace in growing:
+                    self._last.put(f"{trace}:{reward}", score, len(score.turns) + 1)
 
 
 class ScoreWriter:

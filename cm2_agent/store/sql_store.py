@@ -201,9 +201,11 @@ class SQLStore(Scored):
                 if stale.erasures is not None and stale.erasures != self._caches.erasures:
                     self._caches.forget(stale.erasures)
                 continue
-            states, groups = written.traces.values(), written.group_keys
-            self._caches.learn(states, written.contents, groups, packer.prefixes, seen)
-            self._rewards.learn(learned)
+            alone = _alone(packed, written)
+            states = [state for state in written.traces.values() if state.id not in alone]
+            prefixes = {id: known for id, known in packer.prefixes.items() if seal(id) not in alone}
+            self._caches.learn(states, written.contents, written.group_keys, prefixes, seen)
+            self._rewards.learn(learned, {state.seq for state in states})
             if place:
                 if len(self._placed) > KNOWN_RUNS:
                     self._placed.clear()
@@ -342,3 +344,13 @@ class SQLStore(Scored):
         """`{trace id: task id}` of the stored traces that have labels."""
         with self._db.reading() as connection:
             return labelling.tasks(connection, self._project)
+
+
+def _alone(packed: Iterable[PackedRun], written: WriteResult) -> set[str]:
+    """The traces that are one run without a thread, by their sealed ids. A run that goes on with one is placed by what
+    it was shown, and bears another id: nothing is looked up under this one again."""
+    return {
+        run.trace_id
+        for run in packed
+        if run.run.thread is None and run.run.trace is None and written.traces[run.trace_id].runs == 1
+    }

@@ -156,6 +156,9 @@ class Bounded(Generic[T]):
         while self._weight > self._most:
             self._weight -= self._held.popitem(last=False)[1][1]
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._held
+
     def clear(self) -> None:
         self._held.clear()
         self._weight = 0
@@ -178,6 +181,11 @@ class Caches:
         """The state of a trace, by its sealed id."""
         with self._lock:
             return self._traces.pop(trace_id)
+
+    def knows(self, trace_id: str) -> bool:
+        """Whether the state of a trace is known, by its sealed id: one that may go on."""
+        with self._lock:
+            return trace_id in self._traces
 
     def take_prefixes(self, runs: Iterable[Run]) -> dict[str, Prefixes]:
         """The last dialogues of the runs' traces."""

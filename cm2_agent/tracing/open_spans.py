@@ -9,7 +9,6 @@ import contextlib
 import threading
 import time
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
@@ -30,8 +29,9 @@ from cm2_agent.types.json_values import JSON
 from cm2_agent.types.run import UNFINISHED
 from cm2_agent.types.run_attributes import GUARD_ATTEMPT
 
-_REMEMBERED = 8192
-"""How many run ids of ended roots are remembered, so that what comes after the end is not taken for a new root."""
+_REMEMBERED = 4096
+"""At least so many run ids of ended roots are remembered, so that what comes after the end is not taken for a new
+root."""
 
 _instances: weakref.WeakSet[OpenSpans] = weakref.WeakSet()
 _instances_lock = threading.Lock()
@@ -48,7 +48,7 @@ class OpenSpans:
         self.source = source
         self.records: dict[UUID, Record] = {}
         """The record that each run belongs to."""
-        self._ended: OrderedDict[UUID, None] = OrderedDict()
+        self._ended, self._ended_before = set[int](), set[int]()
         self._threads = ThreadMessages()
         self._lock = threading.Lock()
         with _instances_lock:
@@ -76,7 +76,7 @@ class OpenSpans:
 
     def has_ended(self, run_id: UUID | None) -> bool:
         """Whether the run was part of a root that has ended."""
-        return run_id in self._ended
+        return run_id is not None and (run_id.int in self._ended or run_id.int in self._ended_before)
 
     def pass_through(
         self,
@@ -119,7 +119,6 @@ class OpenSpans:
             kind="agent",
             run_id=run_id,
             name=name,
-            root=None,  # type: ignore[arg-type]  # itself: the next line
             parent=None,
             span=span,
             key=key_of(span),
@@ -127,7 +126,6 @@ class OpenSpans:
             started=started,
             source=source,
         )
-        root.root = root
         root.thread = None if thread is None else str(thread)
         root.message_index = MessageIndex(self._threads.of(root.thread))
         root.facts = caller_facts(facts, tags)
@@ -156,7 +154,7 @@ class OpenSpans:
             return None
         parent = self.parent(parent_run_id)
         if parent is None:
-            if parent_run_id in self._ended:
+            if self.has_ended(parent_run_id):
                 return None
             parent = self.start_root(run_id, parent_run_id, name.partition(" ")[2] or name, tags, metadata)
         source = parent.root.source
@@ -213,9 +211,9 @@ class OpenSpans:
         with self._lock:
             for run_id in root.run_ids:
                 self.records.pop(run_id, None)
-                self._ended[run_id] = None
-            while len(self._ended) > _REMEMBERED:
-                self._ended.popitem(last=False)
+            if len(self._ended) > _REMEMBERED:
+                self._ended, self._ended_before = set(), self._ended
+            self._ended.update([run_id.int for run_id in root.run_ids])
         self._end(root)
 
     def _add(self, record: Record) -> None:

@@ -134,7 +134,7 @@ def capture(
         except Exception as error:
             problems.add(f"a finished run was lost: {type(error).__name__}", error)
         finally:
-            root.records.clear()
+            root.forget()
 
     def made(chosen: TracerProvider | None) -> Source:
         foreign = chosen is not None

@@ -41,7 +41,6 @@ class Record:
     kind: Literal["agent", "chat", "tool"]
     run_id: UUID
     name: str
-    root: RootRecord
     parent: Record | None
     span: Span
     key: Key
@@ -57,12 +56,24 @@ class Record:
     token: Any = None
 
     @property
+    def root(self) -> RootRecord:
+        """The root's record, itself for a root."""
+        raise NotImplementedError
+
+    @property
     def span_id(self) -> str:
         return f"{self.key[1]:016x}"
 
 
 @dataclass(slots=True, eq=False)
-class ChatRecord(Record):
+class LeafRecord(Record):
+    """A model or tool call."""
+
+    root: RootRecord = field(kw_only=True)
+
+
+@dataclass(slots=True, eq=False)
+class ChatRecord(LeafRecord):
     """A model call. `task` is the node's that made it; `internal` says that LangChain's middleware asked for itself."""
 
     input: list[SeenMessage] = field(default_factory=list)
@@ -76,7 +87,7 @@ class ChatRecord(Record):
 
 
 @dataclass(slots=True, eq=False)
-class ToolRecord(Record):
+class ToolRecord(LeafRecord):
     """An execution of a tool. `interrupted`: it stopped to ask a human and answered nothing; `handoff`: it sent the
     parent graph elsewhere."""
 
@@ -119,6 +130,15 @@ class RootRecord(Record):
     pid: int = field(default_factory=os.getpid)
     open: dict[UUID, Record] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
+
+    @property
+    def root(self) -> RootRecord:
+        return self  # and holds itself nowhere: what it holds goes with it, without the cyclic garbage collector
+
+    def forget(self) -> None:
+        """Let go of what refers to each other, once the run is built."""
+        self.records.clear()
+        self.log.forget()
 
     @property
     def is_update(self) -> bool:

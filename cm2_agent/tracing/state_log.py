@@ -96,6 +96,11 @@ class StateLog:
     within: dict[UUID, NodeTask] = field(default_factory=dict)
     _tasks: dict[UUID, NodeTask] = field(default_factory=dict)
 
+    def forget(self) -> None:
+        """Let the graphs go of their tasks, which refer to them."""
+        for graph in self.graphs.values():
+            graph.tasks.clear()
+
     def wrote(self, run_id: UUID) -> bool:
         """Whether a node of this graph wrote messages."""
         graph = self.graphs.get(run_id)
