@@ -21,8 +21,8 @@ from cm2_agent.types.run import Run
 __all__ = ["Saver"]
 
 _LINGER, _LINGER_BARE = 1.0, 0.2
-"""Seconds from one transaction to the next, for which runs gather that the spool has already, and runs that wait in
-memory alone. The first run after a quiet time is saved at once, and so is a whole batch."""
+"""Seconds from one transaction to the next, for which runs gather: where the spool has them already, and where they
+wait in memory alone."""
 _IDLE = 30.0
 """Seconds without runs after which the thread ends; the next run starts another."""
 _PAUSES = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -32,12 +32,13 @@ _PAUSES = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0)
 class Saver:
     """Takes runs from any thread (`submit`), writes each to the spool at once, and saves them in a thread of its own.
 
-    While the store takes nothing (a locked file, a server that restarts, a full disk) the saver waits at the head of
-    its queue, for as long as it takes. Runs beyond `size` or `held` bytes wait in the spool alone; without a spool they
-    are dropped and counted. A run that the store refuses costs itself alone: it goes to the file `refused.jsonl` of the
-    spool's folder. `open_store` is called in the saver's thread, in a forked child again, and where the file is gone if
-    that `reopens` it; `on_start` when the thread is started. `unscored` answers which saved traces, as (key, trace id),
-    have no score yet: the spool says so to the next start."""
+    The first run after a quiet time is saved at once; then runs gather for `linger` seconds (0.2 where only memory has
+    them), or until they are a whole batch. While the store takes nothing (a locked file, a server that restarts, a full
+    disk) the saver waits at the head of its queue, for as long as it takes. Runs beyond `size` or `held` bytes wait in
+    the spool alone; without a spool they are dropped and counted. A run that the store refuses costs itself alone: it
+    goes to the file `refused.jsonl` of the spool's folder. `open_store` is called in the saver's thread, in a forked
+    child again, and where the file is gone if that `reopens` it; `on_start` when the thread is started. `unscored`
+    answers which saved traces, as (key, trace id), have no score yet: the spool says so to the next start."""
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class Saver:
         size: int = 10_000,
         held: int = 64 << 20,
         reopens: bool = False,
+        linger: float = _LINGER,
         on_start: Callable[[], None] = lambda: None,
         unscored: Callable[[], Sequence[tuple[str | None, str]]] = tuple,
     ) -> None:
@@ -56,6 +58,7 @@ class Saver:
         self.pid = os.getpid()
         self.queue = RunQueue(incidents, spool, size=size, held=held)
         self._writer = RunWriter(open_store, incidents, spool, reopens=reopens)
+        self._linger = linger
         self._on_start, self._unscored_now = on_start, unscored
         self._watched: weakref.WeakSet[Any] = weakref.WeakSet()
         self._forget()
@@ -202,7 +205,7 @@ class Saver:
                         return
                 continue
             if first.watched is not None:
-                linger = _LINGER_BARE if first.place is None else _LINGER
+                linger = min(self._linger, _LINGER_BARE) if first.place is None else self._linger
                 self._hurry.wait(max(0.0, self._moved + linger - time.monotonic()))
             batch, runs = [first], dict[int, Run]()
             try:

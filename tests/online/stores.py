@@ -33,10 +33,11 @@ def live_to(
     size: int = 10_000,
     held: int = 64 << 20,
     slots: int = 8,
+    linger: float = 0.2,
 ) -> Live:
     """The live path of one graph to a store that is there."""
     incidents = Incidents()
-    saver = Saver(lambda: store, incidents, spool=spool, size=size, held=held)
+    saver = Saver(lambda: store, incidents, spool=spool, size=size, held=held, linger=linger)
     live = Live(saver, ScoringPath(incidents, size=size, slots=slots), Middleware(None, scorer, sinks, incidents))
     live.start(0)
     return live

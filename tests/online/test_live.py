@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import threading
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from cm2_agent.errors import ConflictError, StoreError, TraceError
+from cm2_agent.online.run_queue import BATCH
 from cm2_agent.spool.files import Spool
 from cm2_agent.store import SQLStore
 from cm2_agent.types.run import Run
@@ -105,6 +107,31 @@ def test_the_saver_waits_for_a_store_that_is_away_and_loses_nothing() -> None:
     assert live.flush(300)
     assert list(store.runs) == ["a", "b"]
     assert store.incidents == {"the store is away, and runs wait for it": 1}
+
+
+def test_runs_that_the_spool_has_gather_until_they_are_a_batch_or_somebody_waits(tmp_path: Path) -> None:
+    store = Memory()
+    spool = Spool(tmp_path / "spool", lambda: {"store": "s", "project": "default"})
+    live = live_to(store, spool=spool, linger=3600)
+    live.submit(run("first"))
+    assert live.flush(300)
+    live.submit(run("second"))
+    assert live.saver.queue.waiting == 1
+    assert live.flush(300)
+    for number in range(BATCH):
+        live.submit(run(str(number)))
+    while live.saver.queue.waiting:
+        time.sleep(0.01)
+    assert len(store.runs) == BATCH + 2
+
+
+def test_runs_that_wait_in_memory_alone_do_not_wait_long() -> None:
+    store = Memory()
+    live = live_to(store, linger=3600)
+    for name in ("first", "second"):
+        live.submit(run(name))
+        while name not in store.runs:
+            time.sleep(0.01)
 
 
 def test_flush_answers_while_a_store_is_away() -> None:

@@ -100,6 +100,28 @@ def test_what_runs_share_is_counted_once() -> None:
     assert weight_of(second) > 10_000
 
 
+def test_a_run_without_a_thread_is_held_until_it_is_scored() -> None:
+    traces = LiveTraces()
+    for thread in (None, "t"):
+        one = run(1, thread=thread)
+        traces.add(one.trace_id, one)
+        scored = traces.get(one.trace_id, 1)
+        assert scored is not None
+        traces.release(scored)
+        assert (traces.get(one.trace_id, 1) is None) == (thread is None)
+
+
+def test_a_run_that_came_while_its_trace_was_scored_is_held() -> None:
+    traces = LiveTraces()
+    first = run(1, thread=None)
+    traces.add(first.id, first)
+    scored = traces.get(first.id, 1)
+    assert scored is not None
+    traces.add(first.id, run(2, thread=None, trace=first.id, history=first.messages))
+    traces.release(scored)
+    assert traces.get(first.id, 2) is not None
+
+
 SEEN: list[int | None] = []
 
 
@@ -146,6 +168,24 @@ def test_a_thread_is_scored_as_its_stored_trace_is(tmp_path: Path) -> None:
             assert replace(score, usage={}) == replace(plain, usage={})
             SEEN.clear()
     assert asked == [[0], [1], [2], [0, 1, 2, 3, 4], [5]]
+
+
+def test_a_dialogue_that_its_client_sends_again_is_scored_as_its_stored_trace_is(tmp_path: Path) -> None:
+    said: tuple[Message, ...] = ()
+    with SQLStore(f"sqlite:///{tmp_path / 'cm2.db'}") as store:
+        store.save_checklist(CHECKS)
+        live = live_to(store, ChecklistScorer(CHECKS, incremental=True))
+        for number in range(4):
+            one = turn_run(number, thread=None, history=said)
+            said = (*said, *one.messages)
+            live.submit(one)
+            assert live.flush(300)
+            trace, score = store.trace("0"), store.score("0")
+            assert trace is not None
+            assert score is not None
+            assert score.runs == number + 1
+            plain = ChecklistScorer(CHECKS).score_sync(trace)
+            assert replace(score, usage={}) == replace(plain, usage={})
 
 
 def test_outcomes_that_came_later_are_loaded(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage
+from langgraph.graph import START, MessagesState, StateGraph
 from opentelemetry import context as otel_context
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, TraceIdRatioBased
@@ -24,6 +25,7 @@ from opentelemetry.trace import StatusCode
 
 from cm2_agent.datasets import Redactor
 from cm2_agent.tracing import semconv
+from cm2_agent.tracing.seen_message import SeenMessage
 from cm2_agent.tracing.span_attributes import (
     decode_ids,
     decode_logprobs,
@@ -33,6 +35,7 @@ from cm2_agent.tracing.span_attributes import (
 )
 from cm2_agent.tracing.span_processor import capture
 from cm2_agent.tracing.span_records import Record
+from cm2_agent.tracing.state_log import NodeTask
 from cm2_agent.types.messages import Message
 from cm2_agent.types.run import Run
 from tests.tracing.apps import ScriptedModel, agent, calls
@@ -327,6 +330,23 @@ async def test_nothing_is_left_behind() -> None:
     assert handler.open_runs == 0
     assert source.by_key == {}
     assert [thing for thing in gc.get_objects() if isinstance(thing, Record) and thing.root.source is source] == []
+
+
+def test_a_run_that_has_ended_leaves_nothing_to_the_garbage_collector() -> None:
+    """Cycles would hold the application's messages until it runs, and make it run often."""
+    inner = app()
+    nested = StateGraph(MessagesState).add_node("inner", inner).add_edge(START, "inner").compile()
+    graph: Any = nested.with_config(callbacks=[capture(lambda run: None)])
+    graph.invoke(QUESTION)
+    gc.collect()
+    known = {id(one) for one in gc.get_objects() if isinstance(one, Record | NodeTask | SeenMessage)}
+    gc.disable()
+    try:
+        graph.invoke(QUESTION)
+        left = [one for one in gc.get_objects() if isinstance(one, Record | NodeTask | SeenMessage)]
+    finally:
+        gc.enable()
+    assert [one for one in left if id(one) not in known] == []
 
 
 def test_what_comes_after_the_end_is_not_a_new_run(watched: Watched) -> None:
