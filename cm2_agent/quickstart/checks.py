@@ -71,7 +71,7 @@ def _found(view: View, before: int | None) -> dict[str, str] | None:
 
 
 def _done(view: View, name: str, with_: Mapping[str, object] | None = None) -> list[CallView]:
-    return [call for call in view.calls(name, with_) if call.response is not None and not call.failed]
+    return [call for call in view.calls(name, with_) if call.response is not None and call.done]
 
 
 def _reply_step(view: View) -> int | None:

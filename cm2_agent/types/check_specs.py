@@ -4,11 +4,12 @@ They are parsed when a checklist is read, so that a wrong one is refused then an
 
 | check | true when |
 |---|---|
-| `{called: TOOL, with: {ARG: VALUE}, before: reply}` | the tool was called in the scope so far; `with`, `before`: see `View.called` |
-| `{called: TOOL, with: {…}, succeeded: true}` | such a call was made in the scope so far and answered without an error |
-| `{never_called: TOOL}` or a list | none of the tools was called in the whole scope |
+| `{called: TOOL, with: {ARG: VALUE}, before: reply}` | a call of the tool ran in the scope so far and did not fail; `with`, `before`: see `View.called` |
+| `{called: TOOL, failed: allowed}` | one ran, whether it failed or not |
+| `{called: TOOL, succeeded: true}` | one is known to have succeeded: NULL where a recording does not tell of failures |
+| `{never_called: TOOL}` or a list | the agent tried to call none of the tools in the whole scope, whatever would have come of it |
 | `{only_called: [{called: TOOL, with: {…}}], among: [TOOL]}` | in the whole scope, a successful call of a tool in `among` is a listed one |
-| `{at_most: {TOOL: N}}` or `{at_most: N}` | each tool was called at most N times in the whole scope; a bare N bounds all calls together |
+| `{at_most: {TOOL: N}}` or `{at_most: N}` | each tool was tried at most N times in the whole scope; a bare N bounds all calls together |
 | `{no_tool_error: true}`, a TOOL or a list | no call (of these tools) in the whole scope came back as an error |
 | `{replied: true}` | the agent replied: a step with text and no tool call |
 | `{reply_matches: PATTERN}` | a reply of the scope so far holds a match of the RE2 pattern (linear time; `(?i)` ignores case) |
@@ -44,7 +45,10 @@ class Called(CheckData):
     before: ToolName | None = None
     """Another tool, or `reply`: the call comes before its first call, or before the first reply."""
     succeeded: Literal[True] | None = None
-    """The call was answered without an error; not together with `before`."""
+    """The call must be known to have succeeded; without it, an answer that may have been an error is enough. Not
+    together with `before`."""
+    failed: Literal["allowed"] | None = None
+    """A call that ran and failed counts too. One that never ran does not."""
 
     @field_validator("with_")
     @classmethod
@@ -61,6 +65,8 @@ class Called(CheckData):
     def _possible(self) -> Called:
         if self.succeeded and self.before is not None:
             raise ValueError("succeeded and before do not go together; make two items")
+        if self.succeeded and self.failed:
+            raise ValueError("succeeded: true and failed: allowed contradict each other; drop one")
         if self.before == self.called and not self.with_:
             raise ValueError(f"{self.called} before its own first call can never be true; name another tool, or reply")
         return self

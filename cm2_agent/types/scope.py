@@ -24,8 +24,9 @@ class CallView:
     `arguments` are those that ran, where a person or a middleware changed the model's. `step` is the 0-based step
     within the scope at which it was made. `status` says what became of it: `invalid` (it could not be parsed, its
     arguments are no object, or no tool has its name), `not_run` (nothing was executed to its end, as where the run
-    ended first or a person refused the call), `failed` or `ok`. `error` is what a tool raised that never answered: it
-    ended the run. `agent` is the one that made the call, where there are several."""
+    ended first or a person refused the call), `failed`, `answered` (whether it failed is unknown) or `ok`. `error` is
+    what a tool raised that never answered: it ended the run. `agent` is the one that made the call, where there are
+    several."""
 
     name: str
     arguments: JSON
@@ -45,6 +46,11 @@ class CallView:
     def failed(self) -> bool:
         """True where the answer is an error, and where the tool raised."""
         return self.status == "failed" or (self.response is not None and self.response.error)
+
+    @property
+    def done(self) -> bool:
+        """True where the call ran and is not known to have failed."""
+        return self.status in ("ok", "answered")
 
 
 @dataclass(frozen=True, kw_only=True)

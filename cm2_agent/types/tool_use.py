@@ -14,8 +14,9 @@ from typing import Literal, TypeAlias
 from cm2_agent.types.json_values import JSON, same_json
 from cm2_agent.types.messages import Message, ToolCall, ToolCallResponse, ToolSpec
 from cm2_agent.types.run import UNFINISHED, ToolRun
+from cm2_agent.types.tool_errors import FAILURE_UNKNOWN, is_error, reads_as_error
 
-CallStatus: TypeAlias = Literal["invalid", "not_run", "failed", "ok"]
+CallStatus: TypeAlias = Literal["invalid", "not_run", "failed", "answered", "ok"]
 """What became of a tool call (`ToolUse.status`)."""
 
 
@@ -49,18 +50,27 @@ class ToolUse:
         - `invalid`: it could not be run. Its arguments could not be parsed or are no object, or no tool has its name.
         - `not_run`: nothing was executed to its end: the run ended or was cancelled first, a person or a limit refused
           the call.
-        - `failed`: the tool's answer is an error, or the tool raised, also where that ended the run.
+        - `failed`: the tool's answer is an error or reads like one (`reads_as_error`), or the tool raised, also where
+          that ended the run.
+        - `answered`: the tool answered, and the recording does not tell whether the call failed.
         - `ok`: the tool answered."""
         if not self._readable:
             return "invalid"
-        refused = self.response is not None and self.response.error
-        if ended(self.run):
-            return "failed" if refused or (self.run is not None and self.run.error is not None) else "ok"
+        refused = self.response is not None and is_error(self.response)
+        if ended(self.run) and self.run is not None:
+            silent = self.response is None and reads_as_error(self.run.result)
+            return "failed" if refused or silent or self.run.error is not None else self._answered
         if self.response is not None and not refused:
-            return "ok"
+            return self._answered
         if self.tools and all(tool.name != self.call.name for tool in self.tools):
             return "invalid"
-        return "failed" if refused and not self.recorded else "not_run"
+        marked = self.response is not None and self.response.error
+        return "failed" if refused and not (marked and self.recorded) else "not_run"
+
+    @property
+    def _answered(self) -> CallStatus:
+        unknown = self.response is not None and self.response.extra.get(FAILURE_UNKNOWN) is True
+        return "answered" if unknown else "ok"
 
     @cached_property
     def arguments(self) -> JSON:

@@ -23,10 +23,11 @@ class View:
     replies are those of that agent alone; steps are counted as in the whole scope, and what a sub-agent did inside a
     tool counts at the step that called it.
 
-    >>> from cm2_agent import Message, Run, ToolCall, Trace, View
-    >>> call = ToolCall(id="1", name="get_order", arguments={"id": 7})
+    >>> from cm2_agent import Message, Run, ToolCall, ToolCallResponse, Trace, View
     >>> asked = Message.of("user", "Where is order 7?")
-    >>> view = View.of(Trace.of(Run(id="run", messages=(asked, Message.of("assistant", calls=[call])))), turn=0)
+    >>> calls = Message.of("assistant", calls=[ToolCall(id="1", name="get_order", arguments={"id": 7})])
+    >>> answers = Message(role="tool", parts=(ToolCallResponse(id="1", response="shipped"),))
+    >>> view = View.of(Trace.of(Run(id="run", messages=(asked, calls, answers))), turn=0)
     >>> view.called("get_order", with_={"id": {"from": "user"}}), view.reply
     (True, '')
     """
@@ -112,20 +113,30 @@ class View:
             if (status is None or call.status == status) and (agent is None or call.agent == agent)
         )
 
-    def called(self, name: str, *, with_: Mapping[str, JSON] | None = None, before: str | None = None) -> bool:
-        """Whether the tool was called in the scope so far. With `before="reply"`: in a step before the first reply
-        (true from the call's step on, if no reply came before it); with `before=TOOL`: in a step before the first call
-        of that tool."""
+    def called(
+        self,
+        name: str,
+        *,
+        with_: Mapping[str, JSON] | None = None,
+        before: str | None = None,
+        failed: bool = False,
+    ) -> bool:
+        """Whether a call of the tool ran in the scope so far and did not fail (`failed=True`: or did). With
+        `before="reply"`: in a step before the first reply (true from the call's step on, if no reply came before it);
+        with `before=TOOL`: in a step before the first call of that tool, whatever became of that one."""
         limit = self.seen
         if before == "reply":
             limit = next((reply.step for reply in self._scope.replies_by(self.seen)), limit)
         elif before is not None:
             limit = next((call.step for call in self.all_calls if call.name == before), limit)
-        return any(call.step < limit for call in self.calls(name, with_))
+        return any(
+            call.step < limit and (call.done or (failed and call.status == "failed"))
+            for call in self.calls(name, with_)
+        )
 
     def results(self, name: str | None = None) -> tuple[JSON, ...]:
         """What the tools (or one tool) answered in the scope so far; failures are left out."""
-        return tuple(call.result for call in self.calls(name) if call.response is not None and not call.failed)
+        return tuple(call.result for call in self.calls(name) if call.response is not None and call.done)
 
     @property
     def failed_calls(self) -> tuple[CallView, ...]:

@@ -139,7 +139,7 @@ def _of_called(item: Item, check: Called, reference: Trace, steps: Sequence[Step
     for key in check.with_:
         changed = edited(reference, _changing(_same(done, reference), {key}.__contains__, known), steps)
         yield Corruption(what=f"the argument {key} of {check.called} is changed", trace=changed)
-    if check.succeeded:
+    if not check.failed:
         yield _failing(reference, steps, done)
 
 

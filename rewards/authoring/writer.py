@@ -256,7 +256,7 @@ def task_of(reference: Trace, base: Task | None = None) -> Task:
         RecordedCall(name=use.call.name, arguments=use.arguments, result=use.response.response)
         for step in reference.steps
         for use in step.tool_uses
-        if use.status == "ok" and use.response is not None and isinstance(use.arguments, Mapping)
+        if use.status in ("ok", "answered") and use.response is not None and isinstance(use.arguments, Mapping)
     ]
     return Task(
         id=reference.task_id or reference.id,

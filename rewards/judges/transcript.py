@@ -52,7 +52,7 @@ def call_text(use: ToolUse) -> str:
 def shown_status(use: ToolUse) -> CallStatus | None:
     """What the dialogue does not show by itself of a call: that it was invalid, never ran, or failed without an
     answer."""
-    if use.status == "ok" or (use.status == "failed" and use.response is not None):
+    if use.status in ("ok", "answered") or (use.status == "failed" and use.response is not None):
         return None
     return use.status
 

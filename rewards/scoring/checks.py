@@ -21,10 +21,12 @@ from cm2_agent.types.secrets import error_text
 from cm2_agent.types.trace import Trace
 from cm2_agent.types.view import View
 
-from .data_checks import LastingCheck, data_check
+from .data_checks import FailureUnknown, LastingCheck, data_check
 from .shaping import ItemColumn
 
 Resolved: TypeAlias = Callable[[View], bool]
+UNKNOWN_FAILURE = "failure not recorded"
+"""The reason of a NULL that hangs on whether a call failed: the recording is to blame, no agent and no judge."""
 
 
 def resolve(check: Check, functions: Mapping[str, CheckFunction] | None = None, *, item: str = "") -> Resolved:
@@ -62,9 +64,12 @@ def run_check(check: Resolved, item: Item, trace: Trace, turn: int | None, steps
 
     A reach check is asked after each step until it first answers yes, a hold check at the end alone (the ends-decided
     checks are hold items), an avoid check until it first answers yes, which is the violation. A check that raises an
-    Exception or answers anything but true or false gives NULL: the checker's failure, never the agent's."""
+    Exception or answers anything but true or false gives NULL: the checker's failure, never the agent's. So does one
+    that hangs on whether a call failed where the recording does not tell."""
     try:
         row = _first_row(check, item, trace, turn, steps)
+    except FailureUnknown as error:
+        return ItemColumn(value=None, reason=UNKNOWN_FAILURE, cause="infrastructure", explanation=str(error))
     except Exception as error:  # whatever a user's function raises is its own failure, and this item's alone
         return failed(error)
     if item.kind == "avoid":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cm2_agent.types.check_specs import (
     AtMost,
     Called,
@@ -15,11 +17,22 @@ from cm2_agent.types.check_specs import (
     compile_pattern,
 )
 from cm2_agent.types.scope import CallView, Reply
+from cm2_agent.types.tool_use import CallStatus
 from cm2_agent.types.view import View
 
 
+class FailureUnknown(Exception):
+    """The answer hangs on whether a call failed, which the recording does not tell."""
+
+    def __init__(self, tool: str) -> None:
+        super().__init__(
+            f"whether the call of {tool} failed is not in the recording; import it with --error-pattern, which says how"
+            " its errors read"
+        )
+
+
 class DataCheck:
-    """A check of a view that was written as data."""
+    """A check of a view that was written as data. Raises FailureUnknown where it cannot be answered."""
 
     def __call__(self, view: View) -> bool:
         raise NotImplementedError
@@ -37,21 +50,31 @@ class LastingCheck(DataCheck):
 
 
 class CalledCheck(LastingCheck):
+    """What is asked for counts where it ran and did not fail; the call that it must come before, where it was tried."""
+
     def __init__(self, data: Called) -> None:
         self._name, self._wanted, self._before = data.called, data.with_, data.before
-        self._succeeded = data.succeeded
+        self._known = data.succeeded is True
+        self._statuses: frozenset[CallStatus] = frozenset(
+            ("ok", "answered", "failed") if data.failed else ("ok", "answered")
+        )
 
     def first_step(self, view: View) -> int | None:
         limit = self._limit(view)
+        unknown = False
         for call in view.all_calls:
             if call.step >= limit:
                 break
             if (
                 call.name == self._name
-                and not (self._succeeded and not _succeeded(call))
+                and call.status in self._statuses
                 and (not self._wanted or view.matches(call, self._wanted))
             ):
-                return call.step
+                if not self._known or call.status == "ok":
+                    return call.step
+                unknown = True
+        if unknown:
+            raise FailureUnknown(self._name)
         return None
 
     def _limit(self, view: View) -> int:
@@ -101,6 +124,8 @@ class UserMatchesCheck(LastingCheck):
 
 
 class NeverCalledCheck(DataCheck):
+    """What is forbidden counts where it was tried: a call that failed, never ran or could not be read was asked for."""
+
     def __init__(self, data: NeverCalled) -> None:
         self._tools = _names(data.never_called)
 
@@ -109,6 +134,8 @@ class NeverCalledCheck(DataCheck):
 
 
 class AtMostCheck(DataCheck):
+    """Every call counts that was tried, so that none is made cheaper by failing."""
+
     def __init__(self, data: AtMost) -> None:
         self._limits = data.at_most
 
@@ -124,7 +151,13 @@ class NoToolErrorCheck(DataCheck):
         self._tools = None if data.no_tool_error is True else _names(data.no_tool_error)
 
     def __call__(self, view: View) -> bool:
-        return not any(call.failed and (self._tools is None or call.name in self._tools) for call in view.all_calls)
+        calls = [call for call in view.all_calls if self._tools is None or call.name in self._tools]
+        if any(call.failed for call in calls):
+            return False
+        unknown = next((call for call in calls if call.status == "answered"), None)
+        if unknown is not None:
+            raise FailureUnknown(unknown.name)
+        return True
 
 
 class OnlyCalledCheck(DataCheck):
@@ -135,7 +168,19 @@ class OnlyCalledCheck(DataCheck):
         self._listed, self._among = data.only_called, frozenset(data.among)
 
     def __call__(self, view: View) -> bool:
-        done = [call for call in view.all_calls if call.name in self._among and _succeeded(call)]
+        done = [
+            call
+            for call in view.all_calls
+            if call.name in self._among and call.response is not None and not call.failed
+        ]
+        if self._all_listed(view, done):
+            return True
+        unknown = next((call for call in done if call.status == "answered"), None)
+        if unknown is not None and self._all_listed(view, [call for call in done if call.status != "answered"]):
+            raise FailureUnknown(unknown.name)
+        return False
+
+    def _all_listed(self, view: View, done: Sequence[CallView]) -> bool:
         if len(done) > len(self._listed):
             return False
         fits = [
@@ -179,10 +224,6 @@ def data_check(data: Parsed) -> DataCheck:
     return ReplyMatchesCheck(data)
 
 
-def _succeeded(call: CallView) -> bool:
-    return call.response is not None and not call.failed
-
-
 def _replies(view: View) -> tuple[Reply, ...]:
     return view.trace.scope_of(view.agent, view.turn).replies_by(view.seen)
 
@@ -201,4 +242,4 @@ def _utf8(text: str) -> str:
     return text
 
 
-__all__ = ["DataCheck", "LastingCheck", "UserMatchesCheck", "data_check"]
+__all__ = ["DataCheck", "FailureUnknown", "LastingCheck", "UserMatchesCheck", "data_check"]

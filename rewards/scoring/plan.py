@@ -16,7 +16,7 @@ from cm2_agent.types.score import TurnScore
 from cm2_agent.types.trace import Trace
 
 from .check_limits import DISABLED
-from .checks import Resolved, resolve, run_check
+from .checks import UNKNOWN_FAILURE, Resolved, resolve, run_check
 from .data_checks import DataCheck
 from .ending import Ending
 from .shaping import ItemColumn, Share, normalised
@@ -97,7 +97,7 @@ class CheckedTurn:
 def _may_pass(column: ItemColumn | None) -> bool:
     if column is None or column.value is not None:
         return False
-    lasts = column.cause == "content" or column.reason in ("no judge", "check failed")
+    lasts = column.cause == "content" or column.reason in ("no judge", "check failed", UNKNOWN_FAILURE)
     return column.reason == DISABLED or not lasts
 
 

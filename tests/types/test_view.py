@@ -57,10 +57,11 @@ def test_a_call_comes_before_the_reply_or_before_another_call() -> None:
     assert whole.called("get_order", before="reply")
     assert not whole.called("cancel_order", before="reply")  # in the dialogue a reply came first
     assert View.of(TRACE, 1).called("cancel_order", before="reply")
-    assert whole.called("track", before="cancel_order")
-    assert not whole.called("cancel_order", before="track")
-    assert whole.called("track", before="refund")  # which was never called
-    assert not View(trace=TRACE, turn=1, seen=0).called("track")
+    assert not whole.called("track", before="cancel_order")  # it failed
+    assert whole.called("track", before="cancel_order", failed=True)
+    assert not whole.called("cancel_order", before="track")  # which was tried, though it failed
+    assert whole.called("cancel_order", before="refund")  # which was never called
+    assert not View(trace=TRACE, turn=1, seen=0).called("track", failed=True)
 
 
 @pytest.mark.parametrize(
@@ -76,14 +77,15 @@ def test_a_call_comes_before_the_reply_or_before_another_call() -> None:
     ],
 )
 def test_arguments_are_compared_or_traced_to_their_source(arguments: dict[str, Any], name: str, called: bool) -> None:
-    assert View.of(TRACE).called(name, with_=arguments) is called
+    assert View.of(TRACE).called(name, with_=arguments, failed=True) is called
 
 
 def test_a_call_without_named_arguments_matches_no_arguments() -> None:
     odd = Message.of("assistant", calls=[ToolCall(name="f", arguments="7")])
     view = View.of(Trace.of(Run(id="r", messages=(Message.of("user", "x"), odd))))
-    assert view.called("f")
-    assert not view.called("f", with_={"id": 7})
+    assert view.calls("f")
+    assert not view.calls("f", with_={"id": 7})
+    assert not view.called("f", failed=True)  # it could not be run
 
 
 @pytest.mark.parametrize(

@@ -45,15 +45,17 @@ def flip(check: Any, at: int | None = 0) -> int | None:
     ("check", "first", "second", "block"),
     [
         ({"called": "get_order"}, 2, None, 2),
-        ({"called": "cancel"}, None, 1, 4),
+        ({"called": "cancel"}, None, 2, 5),  # the first one failed
+        ({"called": "cancel", "failed": "allowed"}, None, 1, 4),
         ({"called": "get_order", "before": "reply"}, 2, None, 2),
-        ({"called": "cancel", "before": "reply"}, None, 1, None),  # in the dialogue a reply came first
+        ({"called": "cancel", "before": "reply"}, None, 2, None),  # in the dialogue a reply came first
         ({"called": "get_user", "before": "get_order"}, 1, None, 1),
         ({"called": "get_order", "before": "get_user"}, None, None, None),
         ({"called": "get_order", "with": {"order_id": 7}}, 2, None, 2),
         ({"called": "get_order", "with": {"order_id": 8}}, None, None, None),
         ({"called": "get_order", "with": {"order_id": "7"}}, None, None, None),  # text is not a number
-        ({"called": "cancel", "with": {"order_id": 7}}, None, 1, 4),  # 7.0 is 7, and 7 came first
+        ({"called": "cancel", "with": {"order_id": 7}}, None, 2, 5),  # 7.0 is 7
+        ({"called": "cancel", "with": {"order_id": 7}, "failed": "allowed"}, None, 1, 4),  # and 7 came first
         ({"called": "cancel", "with": {"ref": {"from": "tool"}}}, None, 2, 5),
         ({"called": "cancel", "with": {"ref": {"from": "user"}}}, None, None, None),
         ({"called": "get_order", "with": {"order_id": {"from": "user"}}}, 2, None, 2),

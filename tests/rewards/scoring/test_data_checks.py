@@ -14,6 +14,7 @@ from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.json_values import same_json
 from cm2_agent.types.messages import Message, ToolCall, ToolCallResponse
+from cm2_agent.types.tool_errors import FAILURE_UNKNOWN
 from cm2_agent.types.tool_use import ToolUse
 from cm2_agent.types.trace import Step, Trace
 from cm2_agent.types.view import View, as_text, occurs
@@ -52,7 +53,7 @@ called = st.builds(
     lambda tool, with_, more: {"called": tool, **({"with": with_} if with_ else {}), **more},
     TOOLS,
     WITH,
-    st.sampled_from([{}, {"before": "reply"}, {"succeeded": True}]),
+    st.sampled_from([{}, {"before": "reply"}, {"succeeded": True}, {"failed": "allowed"}]),
 )
 before_tool = st.builds(
     lambda tool, with_, other: {"called": tool, "before": other, "with": {"v": 1} if tool == other else with_},
@@ -124,7 +125,7 @@ class Plainly:
                 use.call.name == check["called"]
                 and n < limit
                 and self.fits(n, use, check.get("with", {}))
-                and (not check.get("succeeded") or use.status == "ok")
+                and (use.status == "ok" or ("failed" in check and use.status == "failed"))
                 for n, use in self.calls
             )
         if "never_called" in check:
@@ -198,10 +199,9 @@ def test_a_function_of_a_view_answers_the_same(parts: list[list[Any]], check: di
     """What a view says of one prefix after another, from what all of them share."""
 
     def asks(view: View) -> bool:
-        if "called" in check and check.get("succeeded"):
-            return any(one.status == "ok" for one in view.calls(check["called"], check.get("with")))
         if "called" in check:
-            return view.called(check["called"], with_=check.get("with"), before=check.get("before"))
+            keys = {"with_": check.get("with"), "before": check.get("before"), "failed": "failed" in check}
+            return view.called(check["called"], **keys)
         if "replied" in check:
             return bool(view.replies)
         if "user_matches" in check:
@@ -227,3 +227,66 @@ def test_two_calls_of_one_step_are_none_before_the_other() -> None:
     both = turn("Go on", two_calls("look", "pay", 1, True), call("look"))
     holds_as_defined([[both]], {"called": "look", "before": "pay"}, {"called": "look", "before": "pay"}, "reach")
     holds_as_defined([[both]], {"called": "pay", "before": "look"}, {"called": "pay", "before": "look"}, "reach")
+
+
+# -- what became of the calls
+
+CALLS = st.lists(st.tuples(TOOLS, st.sampled_from(["ok", "answered", "failed", "not_run", "invalid"])), max_size=4)
+
+
+def outcome(name: str, status: str) -> list[Message]:
+    """A step with one call of that status."""
+    call = ToolCall(id="c", name=name, arguments="{broken" if status == "invalid" else {"v": "A-9"})
+    answer = {
+        "ok": ToolCallResponse(id="c", response="done"),
+        "answered": ToolCallResponse(id="c", response="done", extra={FAILURE_UNKNOWN: True}),
+        "failed": ToolCallResponse(id="c", response="error: no"),
+        "invalid": ToolCallResponse(id="c", response="cannot be read", error=True),
+    }.get(status)
+    said = [] if answer is None else [Message(role="tool", parts=(answer,))]
+    return [Message.of("assistant", "", [call]), *said]
+
+
+def verdict(check: Any, calls: list[tuple[str, str]]) -> tuple[bool | None, str | None]:
+    one = trace(turn("A-9", *(outcome(*call) for call in calls), say("Done")))
+    assert [call.status for call in View.of(one).all_calls] == [status for _, status in calls]
+    [found] = ChecklistScorer(Checklist(Item("it", check=check))).score_sync(one).verdicts
+    return found.value, found.reason
+
+
+@given(CALLS, TOOLS)
+def test_what_became_of_a_call_decides_what_it_counts_for(calls: list[tuple[str, str]], tool: str) -> None:
+    own = [status for name, status in calls if name == tool]
+    assert verdict({"called": tool}, calls)[0] is any(status in ("ok", "answered") for status in own)
+    assert verdict({"called": tool, "failed": "allowed"}, calls)[0] is any(
+        status in ("ok", "answered", "failed") for status in own
+    )
+    known = True if "ok" in own else None if "answered" in own else False
+    assert verdict({"called": tool, "succeeded": True}, calls)[0] is known
+    assert verdict({"never_called": tool}, calls)[0] is (not own)
+    assert verdict({"at_most": {tool: 1}}, calls)[0] is (len(own) <= 1)
+    clean = False if {"failed", "invalid"} & {*own} else None if "answered" in own else True
+    assert verdict({"no_tool_error": tool}, calls)[0] is clean
+    writes = {"only_called": [{"called": tool}], "among": [tool]}
+    done = [status for status in own if status in ("ok", "answered")]
+    assert verdict(writes, calls)[0] is (True if len(done) <= 1 else None if done.count("ok") <= 1 else False)
+
+
+@given(CALLS, st.integers(0, 3), st.sampled_from(["failed", "not_run", "invalid"]), lasting)
+def test_a_call_that_breaks_never_earns_anything(
+    calls: list[tuple[str, str]], at: int, status: str, check: dict[str, Any]
+) -> None:
+    if at < len(calls):
+        broken = [(name, status if place == at else before) for place, (name, before) in enumerate(calls)]
+        if "failed" in check:
+            broken = [(name, "not_run" if became == "failed" else became) for name, became in broken]
+        assert not (verdict(check, broken)[0] and verdict(check, calls)[0] is False)
+        for forbidden in ({"never_called": "look"}, {"at_most": 1}, {"at_most": {"look": 1}}):
+            assert verdict(forbidden, broken) == verdict(forbidden, calls)
+
+
+def test_an_unknown_failure_is_a_null_of_the_recording() -> None:
+    one = trace(turn("Hi", outcome("pay", "answered"), say("Done")))
+    [found] = ChecklistScorer(Checklist(Item("it", check={"no_tool_error": True}))).score_sync(one).verdicts
+    assert (found.value, found.reason, found.cause) == (None, "failure not recorded", "infrastructure")
+    assert "--error-pattern" in (found.explanation or "")
