@@ -200,7 +200,11 @@ def test_a_function_of_a_view_answers_the_same(parts: list[list[Any]], check: di
 
     def asks(view: View) -> bool:
         if "called" in check:
-            keys: dict[str, Any] = {"with_": check.get("with"), "before": check.get("before"), "failed": "failed" in check}
+            keys: dict[str, Any] = {
+                "with_": check.get("with"),
+                "before": check.get("before"),
+                "failed": "failed" in check,
+            }
             return view.called(check["called"], **keys)
         if "replied" in check:
             return bool(view.replies)
