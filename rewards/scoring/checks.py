@@ -15,7 +15,7 @@ import numpy as np
 
 from cm2_agent.errors import ChecklistError
 from cm2_agent.types.check_specs import FORMS, parse_check
-from cm2_agent.types.checklist_item import Check, CheckFunction, Item
+from cm2_agent.types.checklist_item import Check, CheckFunction, Item, Kind
 from cm2_agent.types.json_values import content_hash
 from cm2_agent.types.secrets import error_text
 from cm2_agent.types.trace import Trace
@@ -29,9 +29,15 @@ UNKNOWN_FAILURE = "failure not recorded"
 """The reason of a NULL that hangs on whether a call failed: the recording is to blame, no agent and no judge."""
 
 
-def resolve(check: Check, functions: Mapping[str, CheckFunction] | None = None, *, item: str = "") -> Resolved:
-    """The check as a function of a view. Raises ChecklistError: a name that no function was given for, malformed data,
-    an async function."""
+def resolve(
+    check: Check,
+    functions: Mapping[str, CheckFunction] | None = None,
+    *,
+    item: str = "",
+    kind: Kind = "reach",
+) -> Resolved:
+    """The check as a function of a view, of the item of this id and kind. Raises ChecklistError: a name that no
+    function was given for, malformed data, an async function."""
     where = f"item {item!r}: " if item else ""
     if isinstance(check, str):
         given = functions or {}
@@ -45,7 +51,7 @@ def resolve(check: Check, functions: Mapping[str, CheckFunction] | None = None, 
         check = given[check]
     if isinstance(check, Mapping):
         try:
-            return data_check(parse_check(check))
+            return data_check(parse_check(check), forbidden=kind == "avoid")
         except ChecklistError as error:
             raise ChecklistError(f"{where}{error}") from error
     if not callable(check):

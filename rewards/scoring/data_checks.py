@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 from cm2_agent.types.check_specs import (
     AtMost,
@@ -50,14 +51,17 @@ class LastingCheck(DataCheck):
 
 
 class CalledCheck(LastingCheck):
-    """What is asked for counts where it ran and did not fail; the call that it must come before, where it was tried."""
+    """What is asked for counts where it ran and did not fail; what is forbidden, and the call that it must come before,
+    where it was tried."""
 
-    def __init__(self, data: Called) -> None:
+    def __init__(self, data: Called, *, forbidden: bool = False) -> None:
         self._name, self._wanted, self._before = data.called, data.with_, data.before
         self._known = data.succeeded is True
-        self._statuses: frozenset[CallStatus] = frozenset(
-            ("ok", "answered", "failed") if data.failed else ("ok", "answered")
-        )
+        self._statuses: frozenset[CallStatus] = frozenset(("ok", "answered"))
+        if forbidden and not self._known:
+            self._statuses = frozenset(get_args(CallStatus))
+        elif data.failed:
+            self._statuses |= {"failed"}
 
     def first_step(self, view: View) -> int | None:
         limit = self._limit(view)
@@ -205,10 +209,10 @@ class OnlyCalledCheck(DataCheck):
         return all(place(index, set()) for index in range(len(done)))
 
 
-def data_check(data: Parsed) -> DataCheck:
-    """The check that the data describe."""
+def data_check(data: Parsed, *, forbidden: bool = False) -> DataCheck:
+    """The check that the data describe. `forbidden`: of an `avoid` item, whose yes is the violation."""
     if isinstance(data, Called):
-        return CalledCheck(data)
+        return CalledCheck(data, forbidden=forbidden)
     if isinstance(data, OnlyCalled):
         return OnlyCalledCheck(data)
     if isinstance(data, NeverCalled):

@@ -147,7 +147,7 @@ class Plan:
     def __init__(self, checklist: Checklist, functions: Mapping[str, CheckFunction] | None = None) -> None:
         self.checklist = checklist.bound(functions) if functions else checklist
         self._checks = {
-            item.id: None if item.check is None else resolve(item.check, functions, item=item.id)
+            item.id: None if item.check is None else resolve(item.check, functions, item=item.id, kind=item.kind)
             for item in self.checklist.items
         }
         own = {item.turn for item in self.checklist.items if isinstance(item.turn, int)}

@@ -38,9 +38,10 @@ def value(item: Item, dialogue: Trace) -> bool | None:
 
 
 CHECKS: list[tuple[dict[str, Any], str, int]] = [
-    ({"called": "get_order"}, "reach", 1),
-    ({"called": "get_order", "with": {"order_id": 7}}, "reach", 2),
-    ({"called": "get_order", "with": {"order_id": {"from": "user"}}, "before": "reply"}, "reach", 2),
+    ({"called": "get_order"}, "reach", 2),
+    ({"called": "get_order", "failed": "allowed"}, "reach", 1),
+    ({"called": "get_order", "with": {"order_id": 7}}, "reach", 3),
+    ({"called": "get_order", "with": {"order_id": {"from": "user"}}, "before": "reply"}, "reach", 3),
     ({"called": "get_order", "with": {"order_id": 7}, "succeeded": True}, "reach", 3),
     ({"replied": True}, "reach", 1),
     ({"reply_matches": "2026-05-20"}, "reach", 1),
@@ -79,7 +80,7 @@ def test_what_a_vacuous_check_asks_is_still_there() -> None:
 def test_an_equal_call_later_in_the_turn_is_dropped_too() -> None:
     twice = trace(turn("Order 7?", call("get_order", order_id=7), call("get_order", order_id=7), say("Here.")))
     item = Item("x", check={"called": "get_order", "with": {"order_id": 7}}, turn=0)
-    assert [value(item, one.trace) for one in corruptions(item, twice)] == [False, False]
+    assert [value(item, one.trace) for one in corruptions(item, twice)] == [False] * 3
 
 
 def question(focus: str, snippet: str, **more: Any) -> Item:

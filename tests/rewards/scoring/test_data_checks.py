@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
@@ -125,7 +125,11 @@ class Plainly:
                 use.call.name == check["called"]
                 and n < limit
                 and self.fits(n, use, check.get("with", {}))
-                and (use.status == "ok" or ("failed" in check and use.status == "failed"))
+                and (
+                    use.status == "ok"
+                    or ("failed" in check and use.status == "failed")
+                    or (check.get("kind") == "avoid" and "succeeded" not in check)
+                )
                 for n, use in self.calls
             )
         if "never_called" in check:
@@ -165,7 +169,7 @@ def expected(one: Trace, at: int | None, check: dict[str, Any], kind: str) -> tu
     steps = len(one.steps if at is None else one.turns[at].steps)
     if not steps:
         return False, None
-    answers = [Plainly(one, at, seen).answer(check) for seen in range(1, steps + 1)]
+    answers = [Plainly(one, at, seen).answer({**check, "kind": kind}) for seen in range(1, steps + 1)]
     if kind == "reach":
         return any(answers), answers.index(True) + 1 if any(answers) else None
     good = answers[-1] if kind == "hold" else not any(answers)
@@ -197,6 +201,7 @@ def test_checks_that_are_decided_at_the_end(parts: list[list[Any]], check: dict[
 @given(runs, lasting, KINDS)
 def test_a_function_of_a_view_answers_the_same(parts: list[list[Any]], check: dict[str, Any], kind: str) -> None:
     """What a view says of one prefix after another, from what all of them share."""
+    assume("called" not in check or kind != "avoid")  # where a call is forbidden, one that failed counts too
 
     def asks(view: View) -> bool:
         if "called" in check:
@@ -251,10 +256,10 @@ def outcome(name: str, status: str) -> list[Message]:
     return [Message.of("assistant", "", [call]), *said]
 
 
-def verdict(check: Any, calls: list[tuple[str, str]]) -> tuple[bool | None, str | None]:
+def verdict(check: Any, calls: list[tuple[str, str]], **keys: Any) -> tuple[bool | None, str | None]:
     one = trace(turn("A-9", *(outcome(*call) for call in calls), say("Done")))
     assert [call.status for call in View.of(one).all_calls] == [status for _, status in calls]
-    [found] = ChecklistScorer(Checklist(Item("it", check=check))).score_sync(one).verdicts
+    [found] = ChecklistScorer(Checklist(Item("it", check=check, **keys))).score_sync(one).verdicts
     return found.value, found.reason
 
 
@@ -287,6 +292,7 @@ def test_a_call_that_breaks_never_earns_anything(
         assert not (verdict(check, broken)[0] and verdict(check, calls)[0] is False)
         for forbidden in ({"never_called": "look"}, {"at_most": 1}, {"at_most": {"look": 1}}):
             assert verdict(forbidden, broken) == verdict(forbidden, calls)
+        assert verdict({"called": "look"}, broken, kind="avoid") == verdict({"called": "look"}, calls, kind="avoid")
 
 
 def test_an_unknown_failure_is_a_null_of_the_recording() -> None:
