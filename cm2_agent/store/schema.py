@@ -2,7 +2,7 @@
 
 What happened: traces ← runs ← model_calls, tool_runs; contents (messages, tool definitions); outcomes; tasks
 What is under way: checkpoints ← checkpoint_writes;  simulations (what a simulator answered)
-What it is worth:  checklists;  reward_versions ← scores ← verdicts;  verdict_cache;  labels;  incidents
+What it is worth:  checklists;  reward_versions ← scores ← verdicts;  verdict_cache;  labels;  certificates;  incidents
 What is gone:      erasures
 
 Every noun has its natural key as a unique constraint (project and run id; project and trace id; task id and version;
@@ -365,6 +365,18 @@ labels = Table(
     Column("task", key()),
     Column("note", Text),
     info={"doc": "One person's verdict on one item of one trace."},
+)
+
+certificates = Table(
+    "certificates",
+    metadata,
+    _seq(),
+    _project(),
+    Column("reward", key(), nullable=False, doc="the reward version, which may have no score yet"),
+    Column("body", Text, nullable=False, doc="the certificate, JSON"),
+    Column("stored", big(), nullable=False, doc="nanoseconds since the epoch"),
+    Index(None, "project", "reward"),
+    info={"doc": "What attacks on a reward version could get paid when it was measured; the last row counts."},
 )
 
 incidents = Table(

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from cm2_agent.errors import StoreError
-from cm2_agent.store import queries
+from cm2_agent.store import certificates, queries
 from cm2_agent.store import scores as scoring
 from cm2_agent.store.catalog import Catalog
 from cm2_agent.store.codec import seal
 from cm2_agent.store.scores import KnownRewards, ScoreWriter
 from cm2_agent.store.trace_state import ATTEMPTS, Caches, Stale
+from cm2_agent.store.trace_state import ATTEMPTS, Stale
+from cm2_agent.types.certificate import Certificate
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.group import Group
 from cm2_agent.types.json_values import JSON
@@ -104,6 +106,17 @@ class Scored(Catalog):
             with self._db.reading() as connection:
                 page = scoring.of_traces(connection, seqs, version)
             yield from page
+
+    def save_certificate(self, certificate: Certificate) -> None:
+        """Store what attacks on a reward version could get paid; it replaces no earlier measurement, and counts from
+        now on."""
+        with self._db.writing() as connection:
+            certificates.save(connection, self._do, certificate, self._project)
+
+    def certificate(self, reward: str) -> Certificate | None:
+        """The newest certificate of a reward version, None where it has none (`cm2 certify`)."""
+        with self._db.reading() as connection:
+            return certificates.newest(connection, self._project, reward)
 
     def judging(self) -> dict[str, dict[str, JSON]]:
         """What judging took, by reward version: the sums of `Score.usage`, None where a number is not known."""

@@ -122,6 +122,7 @@ class Statements:
         )
         self.verdict = inserting(engine, schema.verdicts)
         self.label = inserting(engine, schema.labels, replace=["project", "trace", "item", "turn", "rater"])
+        self.certificate = inserting(engine, schema.certificates)
         self.known_verdict = inserting(engine, schema.verdict_cache, ignore=True)
         self.simulation = inserting(engine, schema.simulations, ignore=True)
         self.checkpoint = inserting(engine, schema.checkpoints, replace=["project", "thread", "namespace"])
