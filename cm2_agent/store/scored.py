@@ -12,7 +12,6 @@ from cm2_agent.store.catalog import Catalog
 from cm2_agent.store.codec import seal
 from cm2_agent.store.scores import KnownRewards, ScoreWriter
 from cm2_agent.store.trace_state import ATTEMPTS, Caches, Stale
-from cm2_agent.store.trace_state import ATTEMPTS, Stale
 from cm2_agent.types.certificate import Certificate
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.group import Group
