@@ -13,7 +13,6 @@ from cm2_agent.cli.common import (
     ProjectOption,
     StoreOption,
     echo_err,
-    format_number,
     open_store,
     print_result,
     printable,
@@ -29,14 +28,14 @@ from cm2_agent.errors import StoreError
 
 if TYPE_CHECKING:
     from cm2_agent.store import SQLStore
-    from cm2_agent.types.trace import Trace
 
 
 def register(app: typer.Typer) -> None:
     short = "Compare rewards with an outcome, or a judge with people."
     help = (
-        "Compare rewards with an outcome (AUC over all pairs and within groups, rank correlation), or with --against"
-        " human a judge with people's labels (agreement, Cohen's kappa, TPR, TNR, Krippendorff's alpha)."
+        "Compare rewards with an outcome (AUC over all pairs and within groups, rank correlation, confusion and MCC of"
+        " a whole reward and of the best threshold, beside baselines that read nothing), or with --against human a"
+        " judge with people's labels (agreement, Cohen's kappa, TPR, TNR, Krippendorff's alpha)."
     )
     app.command("eval", help=help, short_help=short)(evaluate)
 
@@ -47,7 +46,8 @@ def evaluate(
         typer.Option(
             "--against",
             metavar="OUTCOME",
-            help="An outcome's name, such as official_reward, or human for people's labels.",
+            help="An outcome's name, such as official_reward; human for people's labels of items, human_outcome for"
+            " those of whole dialogues.",
         ),
     ],
     reward: Annotated[
@@ -66,6 +66,13 @@ def evaluate(
     min_kappa: Annotated[
         float | None, typer.Option("--min-kappa", min=-1, max=1, help="With human: exit 1 where kappa is below this.")
     ] = None,
+    success_at: Annotated[
+        float, typer.Option("--success-at", metavar="N", help="With an outcome: from this value on it is a success.")
+    ] = 1.0,
+    reads: Annotated[
+        list[str] | None,
+        typer.Option("--reads", metavar="TOOL", help="With an outcome: a tool that changes nothing; may be repeated."),
+    ] = None,
     store: StoreOption = STORE,
     project: ProjectOption = PROJECT,
     as_json: JsonOption = False,
@@ -77,46 +84,14 @@ def evaluate(
         raise StoreError(
             f"--rater, --versus and --min-kappa compare a judge with people; type: cm2 eval --against {HUMAN} …"
         )
-    from cm2_agent.analysis.ranking import agreement
-    from cm2_agent.types.group import group_key
-    from cm2_agent.types.json_values import canonical_json
+    from cm2_agent.cli.outcomes import measured, outcome_lines, outcome_report
 
     with open_store(store, project=project) as opened:
         version = reward_version(opened, reward)
-        rewards = {score.trace_id: score.reward for score in opened.scores(reward=version)}
-        known: set[str] = set()
-        rows: list[tuple[float, float, str | None, str]] = []
-        for trace in opened.traces():
-            known |= trace.outcomes.keys()
-            worth, outcome = rewards.get(trace.id), trace.outcomes.get(against)
-            if worth is None or outcome is None:
-                continue
-            key = group_key(trace, version)
-            rows.append((worth, outcome, None if key is None else canonical_json(key), _cluster(trace)))
-    if not rows:
-        raise StoreError(
-            f"no trace in {opened.url} has both a reward under {version} and the outcome {against!r}; outcomes there"
-            f" are: {', '.join(sorted(known)) or 'none'}"
-        )
-    worths, outcomes, groups, clusters = zip(*rows, strict=True)
-    found = agreement(worths, outcomes, groups, clusters)
+        found = measured(opened, version, against, reads or ())
     echo_err(printable(f"reward {version} against {against}; intervals: 95 %, clustered by task"))
-    result = {
-        "n": found.n,
-        "auc": found.auc,
-        "auc_within": found.auc_within,
-        "pairs": found.pairs,
-        "spearman": found.spearman,
-        "ci": {name: None if interval is None else list(interval) for name, interval in found.ci.items()},
-    }
-    lines = [f"traces      {found.n}"]
-    lines += [
-        f"{name:<11} {format_number(getattr(found, name), found.ci[name])}"
-        for name in ("auc", "auc_within", "spearman")
-    ]
-    print_result(
-        result, as_json=as_json, lines=[*lines, f"pairs       {found.pairs}  (of one group, with different outcomes)"]
-    )
+    result = outcome_report(found, success_at)
+    print_result(result, as_json=as_json, lines=outcome_lines(result))
 
 
 def _evaluate_judge(
@@ -158,7 +133,3 @@ def reward_version(store: SQLStore, version: str | None) -> str:
             f"{store.url} holds no scores of reward version {version!r}; expected one of: {', '.join(versions)}"
         )
     return version
-
-
-def _cluster(trace: Trace) -> str:
-    return f"task {trace.task_id}" if trace.task_id is not None else f"trace {trace.id}"

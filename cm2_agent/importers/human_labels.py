@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cm2_agent.errors import TraceError
-from cm2_agent.types.human_labels import Label
+from cm2_agent.types.human_labels import DIALOGUE, Label
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.text import first_problem
 
@@ -23,8 +23,8 @@ class LabelModel(BaseModel):
 
     trace: str = Field(min_length=1)
     """The trace's id."""
-    item: str = Field(min_length=1)
-    """The item's id."""
+    item: str = Field(default=DIALOGUE, min_length=1)
+    """The item's id; left out where the label speaks of the whole dialogue."""
     rater: str = Field(min_length=1)
     """Who judged."""
     value: bool | None
@@ -86,8 +86,8 @@ def read_label(record: JSON, **options: Any) -> tuple[Label, ...]:
         return model.model_validate(record).labels()
     except ValidationError as error:
         raise TraceError(
-            f"{first_problem(error, whole='the record')}; expected {{trace, item, rater, value (true, false or null)}}"
-            " and at most {turn, task, note}"
+            f"{first_problem(error, whole='the record')}; expected {{trace, rater, value (true, false or null)}}"
+            " and at most {item, turn, task, note}"
         ) from error
 
 

@@ -9,6 +9,9 @@ from typing import TypeAlias
 
 from cm2_agent.types.score import Score
 
+DIALOGUE = "*"
+"""The item of a label that speaks of the whole dialogue; no item of a checklist can have this id."""
+
 LabelKey: TypeAlias = "tuple[str, int | None, str]"
 """(trace id, turn, item id): what a label speaks of. The turn is None for the closing block, or where the label names
 none."""
@@ -17,7 +20,7 @@ none."""
 @dataclass(frozen=True, kw_only=True)
 class Label:
     """A rater's answer on one item of one trace: `value` is whether the item is satisfied (for `avoid` items: never
-    violated), None where the rater could not tell.
+    violated), None where the rater could not tell. With the item `DIALOGUE` it is whether the whole dialogue was good.
 
     `turn` is the 0-based turn; None for the closing block, or for an item that stands in the trace once. A rater named
     `judge` or `judge:…` is a recorded judge, everyone else a person. `task` is what intervals resample where the trace
@@ -54,6 +57,11 @@ def consensus(labels: Iterable[Label]) -> dict[LabelKey, bool]:
     votes = by_rater(label for label in labels if not label.by_judge)
     sums = {key: sum(1 if value else -1 for value in by_person.values()) for key, by_person in votes.items()}
     return {key: total > 0 for key, total in sums.items() if total}
+
+
+def of_dialogues(labels: Iterable[Label]) -> dict[str, bool]:
+    """`{trace id: the majority of people's answers on the whole dialogue}`; a tie has none."""
+    return {key[0]: value for key, value in consensus(one for one in labels if one.item == DIALOGUE).items()}
 
 
 def verdicts_at(scores: Iterable[Score], keys: Iterable[LabelKey]) -> tuple[dict[LabelKey, bool | None], int]:
@@ -97,4 +105,4 @@ def tasks_of(labels: Iterable[Label], known: Mapping[str, str | None]) -> dict[s
     return found
 
 
-__all__ = ["Label", "LabelKey", "by_rater", "consensus", "tasks_of", "verdicts_at"]
+__all__ = ["DIALOGUE", "Label", "LabelKey", "by_rater", "consensus", "of_dialogues", "tasks_of", "verdicts_at"]
