@@ -15,18 +15,13 @@ from cm2_agent.types.trace import Trace
 def fewest_writes(trace: Trace, reads: Collection[str] = ()) -> float:
     """Less the number of tool calls that succeeded and may have changed something: whose tool begins with no verb of
     reading and is none of `reads`."""
-    calls = trace.scope(None).calls_by(len(trace.steps))
-    return -float(
-        sum(
-            call.status == "ok" and call.name not in reads and not reads_only(ToolSpec(name=call.name))
-            for call in calls
-        )
-    )
+    ran = (call.name for call in trace.scope(None).calls_by(len(trace.steps)) if call.status == "ok")
+    return float(-sum(name not in reads and not reads_only(ToolSpec(name=name)) for name in ran))
 
 
 def shortest(trace: Trace) -> float:
     """Less the number of the assistant's messages."""
-    return -float(len(trace.steps))
+    return float(-len(trace.steps))
 
 
 def no_tool_error(trace: Trace) -> float:

@@ -186,6 +186,8 @@ def _spearman(reward: Array, outcome: Array) -> float | None:
 def _kendall(reward: Array, outcome: Array) -> float | None:
     if len(reward) < 2 or (reward == reward[0]).all() or (outcome == outcome[0]).all():
         return None
+    if len(reward) == 2:  # scipy divides by n − 2 for a p-value that nobody asked for
+        return 1.0 if (reward[0] < reward[1]) == (outcome[0] < outcome[1]) else -1.0
     from scipy.stats import kendalltau
 
     return float(kendalltau(reward, outcome, variant="b", method="asymptotic").statistic)

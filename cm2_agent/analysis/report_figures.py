@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
+from cm2_agent.analysis.corrected_mean import CorrectedMean
 from cm2_agent.types.json_values import JSON
 
 
@@ -88,11 +89,21 @@ class Consistency:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PolicyMean:
+    """The mean reward of one policy's traces corrected by people's labels of these (`mean`, None where nobody labelled
+    any), and how many labelled traces could not be used: `partly` were not labelled in all that a judge decided."""
+
+    policy: str
+    mean: CorrectedMean | None
+    partly: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """Everything about one reward version. `histogram` counts rewards in ten bins of [0, 1]; `first` and `first_items`
     count where and by which item the traces with a failure failed first; `cost` holds the agent's tokens, as far as
     known, and what judging took where a judge was asked (`judge_usd` None: a price is not known), `judged_traces` being
-    those that it was asked about."""
+    those that it was asked about. `corrected` holds the mean rewards by people's labels, where they were asked for."""
 
     version: str
     traces: int
@@ -112,9 +123,10 @@ class Report:
     null_causes: Mapping[str, int]
     cost: Mapping[str, float | int | None]
     consistency: tuple[Consistency, ...] = field(default=())
+    corrected: tuple[PolicyMean, ...] = field(default=())
 
     def to_json(self) -> dict[str, JSON]:
         return asdict(self)
 
 
-__all__ = ["CoFailure", "Consistency", "FailedItem", "FirstFailure", "PassRate", "Report", "WorstTrace"]
+__all__ = ["CoFailure", "Consistency", "FailedItem", "FirstFailure", "PassRate", "PolicyMean", "Report", "WorstTrace"]

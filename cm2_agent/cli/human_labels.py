@@ -54,14 +54,16 @@ def compare_with_people(store: SQLStore, *, reward: str | None = None, rater: st
     """A reward version's verdicts, or a rater's labels, beside the labels of (other) people. By default the newest
     reward version with verdicts on the same places, else the only recorded judge. Raises StoreError where there is
     nothing to compare."""
-    from cm2_agent.types.human_labels import consensus, tasks_of, verdicts_at
+    from cm2_agent.types.human_labels import DIALOGUE, consensus, tasks_of, verdicts_at
 
     labels = store.labels()
     truth = consensus(label for label in labels if label.rater != rater)
+    if rater is None:
+        truth = {place: value for place, value in truth.items() if place[2] != DIALOGUE}
     if not truth:
         raise StoreError(
-            f"{store.url} holds no labels of people{_other_than(rater)}; import some first: cm2 import labels FILE"
-            f" --store {store.url}"
+            f"{store.url} holds no labels of people{_other_than(rater)}; import some first: cm2 import labels"
+            f" FILE --store {store.url}"
         )
     clusters = tasks_of(labels, store.labelled_tasks())
     shared: dict[str, Any] = {"truth": truth, "clusters": clusters, "labels": labels}

@@ -171,8 +171,8 @@ def _unpaid(score: Score) -> list[tuple[str, float]]:
     own: set[str] = set()
     for turn in score.turns:
         for verdict in turn.verdicts:
-            if verdict.paid is not True:
-                lost[verdict.item] += verdict.weight
+            if verdict.weight and verdict.pays != 1.0:
+                lost[verdict.item] += verdict.weight * (1.0 - (verdict.pays or 0.0))
                 if verdict.reason not in NOT_LOOKED and verdict.value is not True:
                     own.add(verdict.item)
     return sorted(lost.items(), key=lambda pair: (pair[0] not in own, -pair[1]))
@@ -211,13 +211,14 @@ def outcome_lines(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _baseline_lines(found: Mapping[str, Any]) -> Iterator[str]:
-    yield "\nwithout a checklist: mcc held out, auc, auc_within, and how far the reward is above it"
+    yield "\nwhat reads nothing: mcc of its best threshold, and held out; then how far the reward is above it"
     for name, one in found.items():
         held = None if one["held_out"] is None else one["held_out"]["mcc"]
-        figures = (format_number(value) for value in (held, one["auc"], one["auc_within"]))
-        yield f"  {name:<14} {'  '.join(f'{figure:>6}' for figure in figures)}"
+        figures = {"mcc": one["best"]["mcc"], "held out": held, "auc": one["auc"], "auc_within": one["auc_within"]}
+        yield f"  {name:<14} " + "  ".join(f"{figure} {format_number(value)}" for figure, value in figures.items())
         for figure, difference in one["reward_is_above_by"].items():
-            yield f"    {figure:<12} {format_number(difference['value'], difference['ci'])}"
+            title = "mcc, held out" if figure == "mcc" else figure
+            yield f"    {title:<13} {format_number(difference['value'], difference['ci'])}"
 
 
 def _cluster(trace: Trace) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,7 +27,7 @@ from cm2_agent.cli.eval import reward_version
 from cm2_agent.errors import StoreError
 
 if TYPE_CHECKING:
-    from cm2_agent.analysis.report_figures import PassRate, Report
+    from cm2_agent.analysis.report_figures import PassRate, PolicyMean, Report
     from cm2_agent.store import SQLStore
     from cm2_agent.types.score import Score
     from cm2_agent.types.trace import Trace
@@ -48,6 +49,9 @@ def report(
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Also write one self-contained page.")
     ] = None,
+    labels: Annotated[
+        bool, typer.Option("--labels", help="Also correct the mean reward of each policy by people's labels of items.")
+    ] = False,
     store: StoreOption = STORE,
     project: ProjectOption = PROJECT,
     as_json: JsonOption = False,
@@ -59,6 +63,10 @@ def report(
     with open_store(store, project=project) as opened:
         version = reward_version(opened, reward)
         found = analysis.report(tracked(_scored(opened, version), "reading"), opened.checklist)
+        if labels:
+            from cm2_agent.cli.corrected import corrected_means
+
+            found = replace(found, corrected=corrected_means(opened, version))
     if not found.traces:
         raise StoreError(f"no trace has a score under {version}; type first: cm2 score CHECKLIST.yaml --store {store}")
     if html is not None:
@@ -84,6 +92,7 @@ def _lines(found: Report) -> Iterator[str]:
     yield printable(f"reward {found.version}")
     mean = format_number(found.mean_reward, found.reward_interval)
     yield f"{found.traces} traces, mean reward {mean} over {found.rewarded}"
+    yield from map(_corrected, found.corrected)
     yield from _counts("no reward because", found.null_rewards)
     for title, rates in (("items", found.items), ("facets", found.facets), ("levels", found.levels)):
         if rates:
@@ -122,6 +131,19 @@ def _rate(rate: PassRate) -> str:
         f", {count} {what}" for what, count in (("decided elsewhere", rate.decided), ("NULL", rate.nulls)) if count
     )
     return printable(f"  {rate.name:<28} {format_number(rate.rate, rate.interval)}  of {rate.n}{extra}")
+
+
+def _corrected(one: PolicyMean) -> str:
+    mean = one.mean
+    partly = f"; {one.partly} labelled in part" if one.partly else ""
+    if mean is None:
+        return printable(f"policy {one.policy}: no trace of it is labelled{partly}")
+    few = ", too few to trust the interval" if mean.few else ""
+    return printable(
+        f"policy {one.policy}: corrected by people {format_number(mean.estimate, mean.interval)}; {mean.n} of"
+        f" {mean.n + mean.unlabelled} traces labelled, of {mean.tasks} tasks{few}; there people"
+        f" {format_number(mean.people)}, the judge {format_number(mean.judged)}{partly}"
+    )
 
 
 def _counts(title: str, counts: object) -> Iterator[str]:

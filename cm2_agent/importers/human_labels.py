@@ -3,9 +3,9 @@ recorded judge's verdict."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cm2_agent.errors import TraceError
 from cm2_agent.types.human_labels import DIALOGUE, Label
@@ -36,6 +36,12 @@ class LabelModel(BaseModel):
     note: str | None = None
     """The rater's words."""
 
+    @model_validator(mode="after")
+    def _whole_dialogue_has_no_turn(self) -> Self:
+        if self.item == DIALOGUE and self.turn is not None:
+            raise ValueError("a turn and no item; name the item, or leave out the turn: the whole dialogue is meant")
+        return self
+
     def labels(self) -> tuple[Label, ...]:
         return (
             Label(
@@ -59,9 +65,9 @@ class DevaiModel(BaseModel):
     agent: str = Field(min_length=1)
     task: str = Field(min_length=1)
     id: int = Field(ge=0)
-    criteria: str
-    dependence: list[int]
-    category: str
+    criteria: str | None = None
+    dependence: list[int] | None = None
+    category: str | None = None
     human: bool | None
     judge: bool | None
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cm2_agent.analysis.bootstrap import bootstrap, mean_interval, wilson
-from cm2_agent.analysis.ranking import agreement, auc, auc_within, spearman
+from cm2_agent.analysis.ranking import agreement, auc, auc_differences, auc_within, kendall, spearman
 
 ROLLOUT = st.tuples(
     st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.sampled_from([0.0, 1.0]), st.sampled_from(["a", "b", "c", None])
@@ -45,6 +45,44 @@ def test_figures_are_the_counts(rows: list[tuple[float, float, str | None]]) -> 
     assert found.n == len(rows)
     assert auc(rewards, outcomes) == pytest.approx(found.auc)
     assert auc_within(rewards, outcomes, groups) == pytest.approx(found.auc_within)
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0, 2.0]), st.integers(0, 2)), min_size=2, max_size=12))
+def test_kendall_is_the_pairs_beside_what_the_ties_leave(rows: list[tuple[float, int]]) -> None:
+    """τ-b = (C − D) / √((C + D + ties of rewards alone) · (C + D + ties of outcomes alone))."""
+    concordant = discordant = reward_ties = outcome_ties = 0
+    for (r1, o1), (r2, o2) in combinations(rows, 2):
+        product = (r1 > r2) - (r1 < r2), (o1 > o2) - (o1 < o2)
+        concordant += product[0] * product[1] > 0
+        discordant += product[0] * product[1] < 0
+        reward_ties += not product[0] and bool(product[1])
+        outcome_ties += bool(product[0]) and not product[1]
+    apart = concordant + discordant
+    found = kendall([r for r, _ in rows], [float(o) for _, o in rows])
+    if not (apart + reward_ties) * (apart + outcome_ties):
+        assert found is None
+    else:
+        expected = (concordant - discordant) / math.sqrt((apart + reward_ties) * (apart + outcome_ties))
+        assert found == pytest.approx(expected, abs=1e-12)
+
+
+@given(st.lists(st.tuples(ROLLOUT, st.sampled_from([0.0, 0.5, 1.0])), min_size=1, max_size=14))
+def test_differences_of_two_rewards_are_those_of_their_figures(
+    rows: list[tuple[tuple[float, float, str | None], float]],
+) -> None:
+    rewards, outcomes, groups = [list(column) for column in zip(*(row for row, _ in rows), strict=True)]
+    others = [other for _, other in rows]
+    clusters = [f"{group}" for group in groups]
+    found = auc_differences(rewards, others, outcomes, groups, clusters, draws=20)
+    for name, of in (("auc", auc(rewards, outcomes)), ("auc_within", auc_within(rewards, outcomes, groups))):
+        that = auc(others, outcomes) if name == "auc" else auc_within(others, outcomes, groups)
+        assert found[name][0] == (None if of is None or that is None else pytest.approx(of - that))
+
+
+def test_a_difference_from_itself_is_sure() -> None:
+    rows = [(0.1, 0.0, "a"), (0.9, 1.0, "a"), (0.5, 0.0, "b"), (0.4, 1.0, "b")]
+    rewards, outcomes, groups = [r for r, _, _ in rows], [o for _, o, _ in rows], [g for _, _, g in rows]
+    assert auc_differences(rewards, rewards, outcomes, groups, groups)["auc_within"] == (0.0, (0.0, 0.0))
 
 
 @given(st.lists(st.tuples(st.floats(-5, 5), st.floats(-5, 5)), min_size=2, max_size=30))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,42 @@ def test_the_recorded_judge_agrees_with_people_as_published(tmp_path: Path, stor
     assert "kappa        0.7" in out
     assert "expected at least 0.9" in err
     cm2("eval", "--against", "human", "--min-kappa", "0.7", "--store", store)
+
+
+@pytest.mark.skipif("CM2_TEST_DATA" not in os.environ, reason="CM2_TEST_DATA is not set")
+def test_kappa_of_devai_is_what_its_lines_give_by_hand(tmp_path: Path, store: str) -> None:
+    """561 lines: both yes 205, people alone 26, the judge alone 33, neither 297. Agreement p = 502/561; by chance e =
+    (231 · 238 + 330 · 323)/561²; κ = (p − e)/(1 − e) = 0.7839."""
+    path = judgements(tmp_path)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    counts = Counter((line["human"], line["judge"]) for line in lines)
+    assert counts == {(True, True): 205, (True, False): 26, (False, True): 33, (False, False): 297}
+    assert as_json("import", "labels", str(path), "--store", store)["imported"] == 2 * 561
+    found = as_json("eval", "--against", "human", "--store", store)
+    p, e = 502 / 561, (231 * 238 + 330 * 323) / 561**2
+    assert (found["n"], found["nulls"], found["unjudged"]) == (561, 0, 0)
+    assert found["agreement"] == pytest.approx(p)
+    assert found["kappa"] == pytest.approx((p - e) / (1 - e))
+    assert round(found["kappa"], 4) == 0.7839
+    assert (found["tpr"], found["tnr"]) == (pytest.approx(205 / 231), pytest.approx(297 / 330))
+
+
+def test_lines_of_which_a_rater_could_not_tell_are_read(tmp_path: Path, store: str) -> None:
+    """A null of people's is no label, one of the judge's a NULL; both are stored, and every other line counts."""
+    path = tmp_path / "judgements.jsonl"
+    answers = [(True, True), (False, False), (None, True), (True, None), (None, None), (False, True)]
+    shared = {"agent": "A", "criteria": None, "dependence": None, "category": "x"}
+    lines = [
+        {**shared, "task": f"t{number}", "id": 0, "human": human, "judge": judge}
+        for number, (human, judge) in enumerate(answers)
+    ]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    assert as_json("import", "labels", str(path), "--store", store)["imported"] == 12
+    found = as_json("eval", "--against", "human", "--store", store)
+    assert (found["n"], found["nulls"]) == (3, 1)
+    assert found["agreement"] == pytest.approx(2 / 3)
+    with SQLStore(store) as opened:
+        assert sum(label.value is None for label in opened.labels()) == 4
 
 
 def scored(url: str, version: str, values: list[bool | None]) -> None:

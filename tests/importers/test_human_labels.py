@@ -40,10 +40,12 @@ def test_our_own_lines(tmp_path: Path) -> None:
         tmp_path,
         {"trace": "t", "item": "told", "rater": "ann", "value": True, "turn": 0, "note": "clear", "task": "a"},
         {"trace": "t", "item": "told", "rater": "bob", "value": None},
+        {"trace": "t", "rater": "bob", "value": False},
     )
     assert read_labels(path) == [
         (Label(trace_id="t", item="told", rater="ann", value=True, turn=0, note="clear", task="a"),),
         (Label(trace_id="t", item="told", rater="bob", value=None),),
+        (Label(trace_id="t", item="*", rater="bob", value=False),),
     ]
 
 
@@ -67,6 +69,7 @@ def test_a_judgement_of_devai_is_two_labels(tmp_path: Path) -> None:
         ({"trace": "", "item": "i", "rater": "ann", "value": True}, "trace"),
         ({"trace": "t", "item": "i", "rater": "ann", "value": True, "turn": -1}, "turn"),
         ({**DEVAI, "id": "three"}, "id"),
+        ({"trace": "t", "rater": "ann", "value": True, "turn": 0}, "name the item"),
         ("{broken", "not JSON"),
         ("7", "the record"),
     ],
