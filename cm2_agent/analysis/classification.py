@@ -66,17 +66,17 @@ def confusion(
     ValueError on sequences of different lengths."""
     tables = _tables(predicted, success, range(len(success)) if clusters is None else clusters)
     tn, fn, fp, tp = (int(count) for count in tables.sum(axis=0))
-    figures: dict[str, Callable[[Array], float | None]] = {"accuracy": _accuracy, "mcc": _mcc}
+
+    def interval(figure: Callable[[Array], float | None]) -> Interval | None:
+        return bootstrap(lambda weights: figure(weights @ tables), len(tables), draws=draws, seed=seed)
+
     return Confusion(
         tp=tp,
         fp=fp,
         fn=fn,
         tn=tn,
         threshold=threshold if threshold is not None and math.isfinite(threshold) else None,
-        ci={
-            name: bootstrap(lambda weights, of=figure: of(weights @ tables), len(tables), draws=draws, seed=seed)
-            for name, figure in figures.items()
-        },
+        ci={"accuracy": interval(_accuracy), "mcc": interval(_mcc)},
     )
 
 
@@ -101,7 +101,7 @@ def best_threshold(values: Sequence[float], success: Sequence[bool]) -> float | 
         (round(_mcc(table) or 0.0, 12), _accuracy(table) or 0.0, threshold)
         for table, threshold in zip(tables, [*steps.tolist(), math.inf], strict=True)
     ]
-    return max(found)[2]
+    return float(max(found)[2])
 
 
 def held_out(values: Sequence[float], success: Sequence[bool], clusters: Sequence[Hashable]) -> list[bool] | None:

@@ -3,7 +3,7 @@ differ."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -167,7 +167,7 @@ def _unpaid(score: Score) -> list[tuple[str, float]]:
     heaviest."""
     from cm2_agent.analysis.report import NOT_LOOKED
 
-    lost: Counter[str] = Counter()
+    lost: defaultdict[str, float] = defaultdict(float)
     own: set[str] = set()
     for turn in score.turns:
         for verdict in turn.verdicts:

@@ -71,6 +71,7 @@ def test_a_difference_is_paired() -> None:
     assert mcc_difference(left, left, success, tasks) == (0.0, (0.0, 0.0))
     value, interval = mcc_difference(success, left, success, tasks)
     assert value == pytest.approx(1 - (mcc(left, success) or 0.0))
+    assert value is not None
     assert interval is not None
     assert interval[0] < value < interval[1]
 

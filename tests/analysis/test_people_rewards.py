@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cm2_agent.analysis.people_rewards import people_reward
+from cm2_agent.types.human_labels import LabelKey
 from cm2_agent.types.score import Score, TurnScore, Verdict
 
 
@@ -52,13 +53,13 @@ def test_a_null_that_people_could_answer_counts() -> None:
 
 
 def test_a_label_without_a_turn_means_the_only_verdict() -> None:
-    labels = {("t", None, "a"): False, ("t", None, "b"): True, ("t", None, "c"): True}
+    labels: dict[LabelKey, bool] = {("t", None, "a"): False, ("t", None, "b"): True, ("t", None, "c"): True}
     assert people_reward(score(*CHAIN), labels) == pytest.approx(0.2)
     assert people_reward(score(*CHAIN, turns=2), labels) is None
 
 
 def test_all_that_the_judge_decided_must_be_labelled() -> None:
-    labels = {("t", 0, "c"): True}
+    labels: dict[LabelKey, bool] = {("t", 0, "c"): True}
     assert people_reward(score(*CHAIN), labels) is None
     assert people_reward(score(*CHAIN), labels, {"c"}) == 1.0  # a and b are checks
     assert people_reward(score(*CHAIN), {}, {"c"}) is None

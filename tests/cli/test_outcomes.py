@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def store(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/cm2.db"
 
 
-def save(url: str, rows: list[tuple[str, str, bool, bool, float | None]]) -> None:
+def save(url: str, rows: Sequence[tuple[str, str, bool, bool, float | None]]) -> None:
     """A trace a row: its task, its policy, the verdicts on `light` (weight 1/4) and `heavy`, its outcome."""
     with SQLStore(url) as opened:
         for number, (task, policy, light, heavy, outcome) in enumerate(rows):
@@ -109,7 +110,13 @@ def labelled(folder: Path, lines: list[dict[str, Any]]) -> str:
 
 def test_people_may_judge_whole_dialogues(tmp_path: Path, store: str) -> None:
     save(store, OUTCOMES)
-    answers = {"r0": [True, True], "r1": [True, False], "r2": [False, None], "r3": [None, None], "r5": [False, False]}
+    answers: dict[str, list[bool | None]] = {
+        "r0": [True, True],
+        "r1": [True, False],
+        "r2": [False, None],
+        "r3": [None, None],
+        "r5": [False, False],
+    }
     lines = [
         {"trace": trace, "rater": rater, "value": value}
         for trace, values in answers.items()
@@ -136,7 +143,7 @@ def test_the_mean_reward_is_corrected_by_the_labels_of_its_own_policy(tmp_path: 
     part only, policy z not at all."""
     rows = [(f"t{number}", "p", True, number % 2 == 0, None) for number in range(80)]
     save(store, [*rows, ("u0", "q", True, True, None), ("u1", "z", True, True, None)])
-    lines = [
+    lines: list[dict[str, Any]] = [
         {"trace": f"r{number}", "item": item, "turn": 0, "rater": "ann", "value": item == "light" or (number % 4 == 2)}
         for number in range(40)
         for item in ("light", "heavy")
