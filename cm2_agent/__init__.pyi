@@ -24,6 +24,7 @@ from .trainers.grpo import GRPO as GRPO
 from .trainers.sft import SFT as SFT
 from .types.checklist import Checklist as Checklist
 from .types.checklist_item import Item as Item
+from .types.checklist_item import SoftDependency as SoftDependency
 from .types.checklist_yaml import dump_checklist as dump_checklist
 from .types.checklist_yaml import load_checklist as load_checklist
 from .types.group import Group as Group
@@ -36,6 +37,7 @@ from .types.messages import Text as Text
 from .types.messages import ToolCall as ToolCall
 from .types.messages import ToolCallResponse as ToolCallResponse
 from .types.messages import ToolSpec as ToolSpec
+from .types.not_applicable import NOT_APPLICABLE as NOT_APPLICABLE
 from .types.protocols import Importer as Importer
 from .types.protocols import Trainer as Trainer
 from .types.run import Branch as Branch

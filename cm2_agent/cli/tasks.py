@@ -328,7 +328,7 @@ class _Compiled:
             else self.store.task(trace.task_id, version if isinstance(version, int) else None)
         )
         own = None if task is None else task.own_checklist()
-        named = own is not None and any(isinstance(item.check, str) for item in own.items)
+        named = own is not None and any(item.named_functions for item in own.items)
         return own if own is not None and (named or own.hash == hash) else None
 
 

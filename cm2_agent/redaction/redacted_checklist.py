@@ -14,7 +14,7 @@ __all__ = ["redacted_checklist", "redacted_checklist_json"]
 
 _PIECE = re.compile(r"\\([^A-Za-z0-9])|.", re.DOTALL)
 """A character of a pattern, by itself or escaped."""
-_REFERENCES = ("id", "depends_on", "part_of")
+_REFERENCES = ("id", "depends_on", "part_of", "any_of", "otherwise")
 """What of an item is a name within the checklist, of letters that no placeholder has."""
 
 
@@ -27,7 +27,7 @@ def redacted_checklist(checklist: Checklist, redactor: Redactor) -> Checklist:
         return checklist
     new = Checklist.from_json(data)
     items = (
-        item.model_copy(update={"check": old.check}) if callable(old.check) else item
+        item.model_copy(update={key: getattr(old, key) for key in ("check", "when") if callable(getattr(old, key))})
         for item, old in zip(new.items, checklist.items, strict=True)
     )
     return Checklist(*items, name=new.name, version=new.version)
@@ -51,7 +51,7 @@ def redacted_checklist_json(checklist: Checklist, redactor: Redactor) -> dict[st
 def _redacted(name: str, value: JSON, redactor: Redactor) -> JSON:
     if name in _REFERENCES:
         return value
-    if name == "check" and isinstance(value, Mapping):
+    if name in ("check", "when") and isinstance(value, Mapping):
         for key in ("reply_matches", "user_matches"):
             if isinstance(pattern := value.get(key), str):
                 return {**value, key: _redacted_pattern(pattern, redactor)}

@@ -75,9 +75,9 @@ class Checklist:
     @cached_property
     def hash(self) -> str:
         """SHA-256 over everything, the functions' sources too."""
-        return content_hash(
-            {**self.to_json(), "sources": {item.id: item.source for item in self.items if item.source is not None}}
-        )
+        sources = {item.id: item.source for item in self.items if item.source is not None}
+        whens = {item.id: item.when_source for item in self.items if item.when_source is not None}
+        return content_hash({**self.to_json(), "sources": sources, **({"when_sources": whens} if whens else {})})
 
     def of_turn(self, turn: int) -> tuple[Item, ...]:
         """The items of a turn: its own and those of `each`, in the checklist's order."""

@@ -11,6 +11,9 @@ step. Refused is what follows from the two items alone, whatever the agent does;
   names;
 - "called X before Y" that depends on Y having been called;
 - within a turn, anything after the reply: the reply ends the turn. In the closing block the dialogue goes on.
+
+An item with `any_of` can wait, or be waited for, where one of its items can. A soft dependency is held to the same: one
+that can never be met would never pay more than its share.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from cm2_agent.errors import ChecklistError
@@ -52,7 +56,15 @@ def problems(items: Sequence[Item]) -> list[Problem]:
         return found  # with ids in doubt every later sentence would be about the wrong item
     by_id = {item.id: item for item in items}
     parsed, broken = _checks(items)
-    found = [*broken, *_turns(items), *_dependencies(items, by_id, parsed), *_parents(items, by_id), *_weights(items)]
+    found = [
+        *broken,
+        *_turns(items),
+        *_any_of(items, by_id),
+        *_dependencies(items, by_id, parsed),
+        *_circles(items, by_id),
+        *_parents(items, by_id),
+        *_weights(items),
+    ]
     return sorted(found, key=lambda problem: -1 if problem.at is None else problem.at)
 
 
@@ -64,24 +76,42 @@ def _ids(items: Sequence[Item]) -> Iterator[Problem]:
                 at=at, field="id", message=f"item {item.id!r} is there twice; ids must be unique: rename or remove one"
             )
         seen.add(item.id)
+    for at, item in enumerate(items):
+        if item.when_question is not None and when_id(item) in seen:
+            message = (
+                f"the judge is asked under the id {when_id(item)!r} whether item {item.id!r} applies, and an item has"
+                " that id; rename it"
+            )
+            yield Problem(at=at, field="when", message=message)
+
+
+def when_id(item: Item) -> str:
+    """The id under which a judge is asked whether the item applies."""
+    return f"{item.id}:when"
 
 
 def _checks(items: Sequence[Item]) -> tuple[dict[str, Parsed], list[Problem]]:
+    """The items' checks that are data, by item id, and what is wrong with these and with their `when`."""
     parsed: dict[str, Parsed] = {}
     broken: list[Problem] = []
     for at, item in enumerate(items):
-        if isinstance(item.check, Mapping):
+        for key, check in (("check", item.check), ("when", item.when)):
+            if not isinstance(check, Mapping):
+                continue
             try:
-                canonical_json(dict(item.check))
-                parsed[item.id] = parse_check(item.check)
+                canonical_json(dict(check))
+                found = parse_check(check)
+                if key == "check":
+                    parsed[item.id] = found
             except ChecklistError as error:
-                broken.append(Problem(at=at, field="check", message=f"item {item.id!r}: {error}"))
+                where = "" if key == "check" else f"{key}: "
+                broken.append(Problem(at=at, field=key, message=f"item {item.id!r}: {where}{error}"))
             except (TypeError, ValueError) as error:
                 message = (
-                    f"item {item.id!r}: the check is not JSON: {error}; expected text, finite numbers, lists and"
+                    f"item {item.id!r}: the {key} is not JSON: {error}; expected text, finite numbers, lists and"
                     " mappings"
                 )
-                broken.append(Problem(at=at, field="check", message=message))
+                broken.append(Problem(at=at, field=key, message=message))
     return parsed, broken
 
 
@@ -100,11 +130,39 @@ def _turns(items: Sequence[Item]) -> Iterator[Problem]:
             yield Problem(at=at, field="required_for_next_turn", message=message)
 
 
+def _any_of(items: Sequence[Item], by_id: Mapping[str, Item]) -> Iterator[Problem]:
+    for at, item in enumerate(items):
+        for name in item.any_of:
+            one = by_id.get(name)
+            message = ""
+            if one is None:
+                message = (
+                    f"item {item.id!r} is any_of {name!r}, which does not exist; expected some of"
+                    f" {', '.join(sorted(by_id))}"
+                )
+            elif not _within_scope(item, one):
+                message = (
+                    f"item {item.id!r} (turn {item.turn}) is any_of {name!r} (turn {one.turn}); its items are of the"
+                    " same scope: give both the same turn"
+                )
+            if message:
+                yield Problem(at=at, field="any_of", message=message)
+
+
+def _within_scope(item: Item, other: Item) -> bool:
+    """Whether the other item is there wherever the item is."""
+    return item.turn == other.turn or (other.turn == "each" and item.turn != "trace")
+
+
 def _dependencies(items: Sequence[Item], by_id: Mapping[str, Item], parsed: Mapping[str, Parsed]) -> Iterator[Problem]:
     tools = {check.called for check in parsed.values() if isinstance(check, Called)}
-    edges: dict[str, list[str]] = {}
     for at, item in enumerate(items):
-        for name in item.depends_on:
+        if len(item.depends_on) > len(item.parents) and item.softness:
+            message = (
+                f"item {item.id!r} depends on an item twice, and softly once ({', '.join(item.softness)}); name it once"
+            )
+            yield Problem(at=at, field="depends_on", message=message)
+        for name in item.parents:
             parent = by_id.get(name)
             if parent is None:
                 message = (
@@ -112,42 +170,77 @@ def _dependencies(items: Sequence[Item], by_id: Mapping[str, Item], parsed: Mapp
                     f" {', '.join(sorted(by_id))}"
                 )
             else:
-                edges.setdefault(item.id, []).append(name)
-                message = _edge(item, parent, parsed, tools)
+                message = _edge(item, parent, by_id, parsed, tools)
             if message:
                 yield Problem(at=at, field="depends_on", message=message)
+
+
+def _circles(items: Sequence[Item], by_id: Mapping[str, Item]) -> Iterator[Problem]:
+    edges = {
+        item.id: [name for name in (*item.parents, *item.any_of) if name in by_id]
+        for item in items
+        if item.parents or item.any_of
+    }
     try:
         TopologicalSorter(edges).prepare()
     except CycleError as error:
         cycle = list(reversed(error.args[1]))
-        message = f"items depend on each other in a circle: {' → '.join(cycle)}; remove one of these dependencies"
-        yield Problem(at=[item.id for item in items].index(cycle[0]), field="depends_on", message=message)
+        first = by_id[cycle[0]]
+        through = "depends_on" if len(cycle) > 1 and cycle[1] in first.parents else "any_of"
+        by_any_of = any(other in by_id[one].any_of for one, other in pairwise(cycle))
+        message = (
+            f"items depend on each other in a circle{', through any_of' if by_any_of else ''}: {' → '.join(cycle)};"
+            " remove one of these dependencies"
+        )
+        yield Problem(at=[item.id for item in items].index(first.id), field=through, message=message)
 
 
-def _edge(item: Item, parent: Item, parsed: Mapping[str, Parsed], tools: set[str]) -> str:
+def _edge(item: Item, parent: Item, by_id: Mapping[str, Item], parsed: Mapping[str, Parsed], tools: set[str]) -> str:
     if item.id == parent.id:
         return ""  # a circle of one, which the sorter reports
-    where = f"item {item.id!r} (turn {item.turn}) depends on {parent.id!r} (turn {parent.turn})"
-    if "trace" in (item.turn, parent.turn):
-        if item.turn != parent.turn:
+    if not _within_scope(item, parent):
+        where = f"item {item.id!r} (turn {item.turn}) depends on {parent.id!r} (turn {parent.turn})"
+        if "trace" in (item.turn, parent.turn):
             return (
                 f"{where}; dependencies stay inside a turn or the closing block: give both the same turn, or drop the"
                 " dependency"
             )
-    elif parent.turn not in ("each", item.turn):
         hint = (
             "an item of every turn cannot wait for an item of one"
             if item.turn == "each"
             else "an item can wait for its own turn's or for each items"
         )
         return f"{where}; {hint}: give both the same turn, or drop the dependency"
-    if parent.kind != "reach":
+    own, others = _looked_at(item, by_id), _looked_at(parent, by_id)
+    if any(one.id == parent.id for one in own) or any(one in item.any_of for one in (parent.id, *parent.any_of)):
         return (
-            f"item {item.id!r} depends on {parent.id!r}, which is decided at the end of its scope (kind {parent.kind});"
+            f"item {item.id!r} is any_of {parent.id!r} and depends on it; it would turn true in the same step: drop one"
+            " of the two"
+        )
+    early = [one for one in others if one.kind == "reach"]
+    if others and not early:
+        kinds = ", ".join(sorted({one.kind for one in others}))
+        return (
+            f"item {item.id!r} depends on {parent.id!r}, which is decided at the end of its scope (kind {kinds});"
             " only reach items can be depended on: drop the dependency, or make it a reach item"
         )
-    reason = unpayable(item, parent, parsed, tools)
-    return "" if reason is None else f"item {item.id!r} can never be paid after {parent.id!r}: {reason}"
+    reasons = [unpayable(one, other, parsed, tools) for one in own for other in early]
+    if not reasons or None in reasons:
+        return ""
+    in_full = " in full" if parent.id in item.softness else ""
+    return f"item {item.id!r} can never be paid{in_full} after {parent.id!r}: {reasons[0]}"
+
+
+def _looked_at(item: Item, by_id: Mapping[str, Item]) -> list[Item]:
+    """The item, or in place of one with any_of the items that it rests on; those that do not exist are left out."""
+    found: dict[str, Item] = {}
+    waiting = [item]
+    while waiting:
+        one = waiting.pop()
+        if one.id not in found:
+            found[one.id] = one
+            waiting.extend(by_id[name] for name in reversed(one.any_of) if name in by_id)
+    return [one for one in found.values() if not one.any_of]
 
 
 def unpayable(item: Item, parent: Item, parsed: Mapping[str, Parsed], tools: set[str]) -> str | None:

@@ -11,7 +11,15 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from cm2_agent.errors import ChecklistError
-from cm2_agent.types.checklist_item import ChecklistModel, EvidenceModel, Item, ItemModel
+from cm2_agent.types.checklist_item import (
+    HARD,
+    SOFT,
+    ChecklistModel,
+    EvidenceModel,
+    Item,
+    ItemModel,
+    SoftDependency,
+)
 from cm2_agent.types.json_values import JSON, canonical_json
 from cm2_agent.types.yaml_source import MAX_BYTES, Document, KeyPath, YamlError, read_yaml
 
@@ -129,7 +137,7 @@ def located_items(model: ChecklistModel, source: ChecklistSource, document: Docu
 
 
 def _sentence(detail: Any, source: ChecklistSource, document: Document, cls: type[ChecklistModel]) -> str:
-    place: KeyPath = tuple(detail["loc"])
+    place: KeyPath = tuple(part for part in detail["loc"] if part not in (HARD, SOFT))  # which of the two forms it is
     line = document.line(place)
     path = ".".join(
         str(part)
@@ -148,7 +156,7 @@ def _sentence(detail: Any, source: ChecklistSource, document: Document, cls: typ
 
 
 def _model_at(place: KeyPath) -> Any:
-    return EvidenceModel if "evidence" in place else ItemModel
+    return EvidenceModel if "evidence" in place else SoftDependency if "depends_on" in place else ItemModel
 
 
 def _kind(value: JSON) -> str:

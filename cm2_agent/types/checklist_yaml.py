@@ -129,24 +129,25 @@ def checklist_schema() -> dict[str, JSON]:
         definitions.update(own.pop("$defs", {}))
         definitions[f"check_{name}"] = own
         forms.append({"$ref": f"#/$defs/check_{name}"})
-    check = definitions["ItemModel"]["properties"]["check"]
-    check["anyOf"] = [{"type": "string", "description": "The name of a check function."}, *forms, {"type": "null"}]
-    definitions["ItemModel"]["properties"]["turn"]["anyOf"][0]["minimum"] = 0
-    definitions["ItemModel"]["anyOf"] = [{"required": ["question"]}, {"required": ["check"]}]
+    keys = definitions["ItemModel"]["properties"]
+    for key, text in (("check", "The name of a check function."), ("when", "A check function's name, or a question.")):
+        keys[key]["anyOf"] = [{"type": "string", "description": text}, *forms, {"type": "null"}]
+    keys["turn"]["anyOf"][0]["minimum"] = 0
+    definitions["ItemModel"]["anyOf"] = [{"required": [form]} for form in ("question", "check", "any_of")]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "CM2 checklist"}
 
 
 def _require_functions(located: Sequence[LocatedItem], functions: Mapping[str, CheckFunction]) -> None:
-    lost = [one for one in located if isinstance(one.item.check, str) and one.item.check not in functions]
+    known = ", ".join(sorted(functions)) or "none"
+    lost = [
+        f"{one.source.name}:{one.line(key)}: item {one.item.id!r} names the {key} {name!r}, which is not among the"
+        f" given functions ({known})"
+        for one in located
+        for key, name in one.item.named_functions.items()
+        if name not in functions
+    ]
     if lost:
-        known = ", ".join(sorted(functions)) or "none"
-        raise ChecklistError(
-            "\n".join(
-                f"{one.source.name}:{one.line('check')}: item {one.item.id!r} names the check {one.item.check!r}, which"
-                f" is not among the given functions ({known})"
-                for one in lost
-            )
-        )
+        raise ChecklistError("\n".join(lost))
 
 
 __all__ = ["checklist_of", "checklist_schema", "dump_checklist", "load_checklist", "read_checklist"]

@@ -29,10 +29,15 @@ CLOSING = '; here always `"trace"`: the items are about the whole dialogue, and 
 
 class LabelItem(ItemModel, frozen=True):
     """An item as a model may write it: like ItemModel, but a check is data, a place is one turn or the closing block,
-    the reference is pointed at, and no agent is named, since the model is not shown any."""
+    the reference is pointed at, every item applies and depends on others wholly, and no agent is named, since the model
+    is not shown any."""
 
     check: dict[str, Any] | None = None
     agent: None = None
+    any_of: tuple[()] = ()
+    when: None = None
+    otherwise: None = None
+    depends_on: tuple[str, ...] = ()
     turn: int | Literal["trace"] = Field(union_mode="left_to_right")
     question: str = Field(min_length=8)
     evidence: tuple[EvidenceModel, ...] = Field(min_length=1)

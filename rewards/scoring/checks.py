@@ -17,6 +17,7 @@ from cm2_agent.errors import ChecklistError
 from cm2_agent.types.check_specs import FORMS, parse_check
 from cm2_agent.types.checklist_item import Check, CheckFunction, Item, Kind
 from cm2_agent.types.json_values import content_hash
+from cm2_agent.types.not_applicable import NotApplicable
 from cm2_agent.types.secrets import error_text
 from cm2_agent.types.trace import Trace
 from cm2_agent.types.view import View
@@ -24,7 +25,7 @@ from cm2_agent.types.view import View
 from .data_checks import FailureUnknown, LastingCheck, data_check
 from .shaping import ItemColumn
 
-Resolved: TypeAlias = Callable[[View], bool]
+Resolved: TypeAlias = Callable[[View], bool | NotApplicable]
 UNKNOWN_FAILURE = "failure not recorded"
 """The reason of a NULL that hangs on whether a call failed: the recording is to blame, no agent and no judge."""
 

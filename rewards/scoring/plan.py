@@ -234,7 +234,7 @@ class Plan:
             items=tuple(items),
             checks=tuple(self._checks[item.id] for item in items),
             weights=tuple(normalised([item.weight for item in items])),
-            deps=tuple(tuple(dict.fromkeys(place[name] for name in item.depends_on)) for item in items),
+            deps=tuple(tuple(place[name] for name in item.parents) for item in items),
         )
 
 

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from cm2_agent.errors import ChecklistError
-from cm2_agent.types.checklist_item import Item, ItemModel
+from cm2_agent.types.checklist_item import Item, ItemModel, SoftDependency
 from cm2_agent.types.view import View
 
 POINTER = {"turn": 0, "step": 1, "from": "user", "snippet": "order 7"}
@@ -35,6 +35,15 @@ def looks_up(view: View) -> bool:
         ({"question": "q", "weight": float("nan")}, "item 'a': weight: Input should be a finite number"),
         ({"question": "q", "evidence": [{**POINTER, "page": 3}]}, "item 'a': evidence.0.page: Extra inputs"),
         ({"check": {"at_most": 3}, "kind": "hold"}, "decided at the end by themselves; leave the kind out"),
+        ({"any_of": ["b"], "check": "c"}, "has any_of and check; its items say what is looked at: drop check"),
+        ({"any_of": ["b"], "kind": "hold"}, "has any_of and kind"),
+        ({"any_of": ["b", "b"]}, "any_of names an item twice"),
+        ({"question": "q", "otherwise": "paid"}, "otherwise is paid and nothing can find that the item does not apply"),
+        ({"question": "q", "when": " "}, "when is empty"),
+        ({"question": "q", "when": "q", "otherwise": "half"}, "otherwise: Input should be 'unpaid' or 'paid'"),
+        ({"question": "q", "depends_on": [{"item": "b", "soft": 1}]}, "depends_on.0.soft dependency.soft: Input"),
+        ({"question": "q", "depends_on": [{"item": "b", "soft": 0}]}, "should be greater than 0"),
+        ({"question": "q", "depends_on": [{"item": "b"}]}, "depends_on.0.soft dependency.soft: Field required"),
     ],
 )
 def test_what_an_item_cannot_be_is_refused(arguments: dict[str, Any], words: str) -> None:
@@ -45,6 +54,32 @@ def test_what_an_item_cannot_be_is_refused(arguments: dict[str, Any], words: str
 def test_an_id_has_no_blanks() -> None:
     with pytest.raises(ChecklistError, match="item 'a b': id: String should match pattern"):
         Item("a b", "Is it so?")
+
+
+def test_what_when_is() -> None:
+    one = Item("a", "q", when="shipped")
+    assert (one.when_question, one.named_functions) == (None, {"when": "shipped"})
+    assert one.bound({"shipped": looks_up}).when is looks_up
+    asked = Item("a", "q", when="Is it shipped?", otherwise="unpaid")
+    assert (asked.when_question, asked.named_functions) == ("Is it shipped?", {})
+    assert asked.to_json() == {"id": "a", "question": "q", "when": "Is it shipped?"}
+    assert Item("a", check="c", otherwise="paid").to_json() == {"id": "a", "check": "c", "otherwise": "paid"}
+    data = Item("a", "q", when={"user_matches": "x"})
+    assert (data.when_question, data.named_functions, data.source, data.when_source) == (None, {}, None, None)
+
+
+def test_what_an_item_depends_on() -> None:
+    one = Item("a", "q", depends_on=["b", {"item": "c", "soft": 0.25}, SoftDependency(item="d", soft=0.5), "b"])
+    assert (one.parents, one.softness) == (("b", "c", "d"), {"c": 0.25, "d": 0.5})
+    written = one.to_json()["depends_on"]
+    assert written == ["b", {"item": "c", "soft": 0.25}, {"item": "d", "soft": 0.5}, "b"]
+    assert Item.from_model(ItemModel.model_validate(one.to_json())) == one
+
+
+def test_an_item_without_the_new_keys_is_written_as_before() -> None:
+    one = ItemModel(id="a", question="q", depends_on=("b",)).model_dump(mode="json")
+    assert not {"any_of", "when", "otherwise"} & set(one)
+    assert one["depends_on"] == ["b"]
 
 
 def test_a_function_is_an_item() -> None:

@@ -43,16 +43,27 @@ evidence = st.fixed_dictionaries(
 )
 
 
+questions = st.builds("Is it {}?".format, words)
+"""No name of a function."""
+
+
 @st.composite
 def items(draw: st.DrawFn, id: str, earlier: list[Item]) -> Item:
     check = draw(st.none() | checks)
     decided = isinstance(check, dict) and not {"called", "replied"} & set(check)
     turn: Any = draw(st.sampled_from([0, 1, "each", "trace"]))
     mates = [
-        one.id
-        for one in earlier
-        if one.turn == turn and one.kind == "reach" and one.focus_on is None and one.check is None
+        one.id for one in earlier if one.turn == turn and one.kind == "reach" and one.focus_on is None and one.is_judged
     ]
+    when = draw(st.none() | st.just("applies") | questions | st.just({"user_matches": "x"}))
+    if draw(st.booleans()) and mates:
+        return Item(
+            id,
+            any_of=draw(st.lists(st.sampled_from(mates), min_size=1, unique=True)),
+            turn=turn,
+            when=when,
+            otherwise=None if when is None else draw(st.sampled_from([None, "unpaid", "paid"])),
+        )
     return Item(
         id,
         draw(texts if check is None else st.none() | words),
@@ -66,7 +77,13 @@ def items(draw: st.DrawFn, id: str, earlier: list[Item]) -> Item:
         required_for_next_turn=turn != "trace" and draw(st.booleans()),
         depends_on=[]
         if isinstance(check, dict) or not mates
-        else draw(st.lists(st.sampled_from(mates), max_size=2, unique=True)),
+        else [
+            {"item": name, "soft": soft} if soft else name
+            for name in draw(st.lists(st.sampled_from(mates), max_size=2, unique=True))
+            for soft in (draw(st.none() | st.floats(0.001, 0.999)),)
+        ],
+        when=when,
+        otherwise=None if when is None else draw(st.sampled_from([None, "unpaid", "paid"])),
         weight=draw(st.floats(0.001, 1e6)),
         facet=draw(st.sampled_from([None, "context", "tool_usage"])),
         level=draw(st.sampled_from([None, "task", "parameter"])),

@@ -17,7 +17,7 @@ def item(id: str, **keys: Any) -> Item:
     return Item(id, keys.pop("question", None if "check" in keys else "Is it so?"), **keys)
 
 
-def called(id: str, tool: str, *after: str, **keys: Any) -> Item:
+def called(id: str, tool: str, *after: Any, **keys: Any) -> Item:
     extra = {name.rstrip("_"): keys.pop(name) for name in ("with_", "before", "succeeded") if name in keys}
     return Item(id, check={"called": tool, **extra}, depends_on=after, **keys)
 
@@ -50,6 +50,35 @@ BROKEN = {
     "on ends-decided": (
         [item("a", check={"never_called": "x"}), item("b", depends_on=["a"])],
         "only reach items can be depended on",
+    ),
+    "any_of a ghost": ([item("a"), Item("b", any_of=["a", "ghost"])], "'b' is any_of 'ghost', which does not exist"),
+    "any_of another scope": ([item("a", turn="trace"), Item("b", any_of=["a"])], "its items are of the same scope"),
+    "any_of itself": ([Item("a", any_of=["a"])], "in a circle, through any_of: a → a"),
+    "a circle of both": (
+        [item("a", depends_on=["c"]), Item("b", any_of=["a"]), item("c", depends_on=["b"])],
+        "in a circle, through any_of",
+    ),
+    "any_of what it waits for": (
+        [item("a"), item("c"), Item("b", any_of=["a", "c"], depends_on=["a"])],
+        "'b' is any_of 'a' and depends on it",
+    ),
+    "on any_of what ends decided": (
+        [item("a", kind="hold"), Item("b", any_of=["a"]), item("c", depends_on=["b"])],
+        "only reach items can be depended on",
+    ),
+    "on any_of the same call": (
+        [called("a", "x"), Item("b", any_of=["a"]), called("c", "x", "b")],
+        "'c' can never be paid after 'b': both have the same check",
+    ),
+    "softly on the same call": (
+        [called("a", "x"), called("b", "x", {"item": "a", "soft": 0.5})],
+        "'b' can never be paid in full after 'a'",
+    ),
+    "hard and soft": ([item("a"), item("b", depends_on=["a", {"item": "a", "soft": 0.5}])], "twice, and softly once"),
+    "an id that its when has": ([item("a", when="Is it so?"), item("a:when")], "an item has that id; rename it"),
+    "a soft circle": (
+        [item("a", depends_on=[{"item": "b", "soft": 0.5}]), item("b", depends_on=["a"])],
+        "in a circle",
     ),
     "same call": ([called("a", "x"), called("b", "x", "a")], "both have the same check"),
     "same call, narrower": ([called("a", "x"), called("b", "x", "a", with_={"id": 7})], "one call of x satisfies both"),

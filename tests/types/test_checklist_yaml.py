@@ -50,6 +50,16 @@ items:
     part_of: null
     evidence: [{turn: 0, step: 1, from: tool.content, snippet: "2026-05-20"}]
     agent: null
+  - id: refused
+    check: {reply_matches: cannot}
+    turn: 1
+    when: Is the order shipped already?
+    otherwise: paid
+    depends_on: [{item: cancelled, soft: 0.5}]
+  - id: settled
+    any_of: [cancelled, refused]
+    turn: 1
+    when: {user_matches: cancel}
 """
 
 
@@ -60,7 +70,7 @@ def looks_up_first(view: View) -> bool:
 def test_every_key_is_read() -> None:
     got = read_checklist(FULL, {"looks_up_first": looks_up_first})
     assert (got.name, got.version) == ("support", 3)
-    assert [item.id for item in got][-3:] == ["looks_up_first", "cancelled", "tells_date"]
+    assert [item.id for item in got][-5:-2] == ["looks_up_first", "cancelled", "tells_date"]
     want = Item(
         "tells_date",
         "Does the reply give the delivery date that get_order returned?",
@@ -76,6 +86,17 @@ def test_every_key_is_read() -> None:
     )
     assert got.by_id["tells_date"] == want
     assert got.by_id["looks_up_first"].check is looks_up_first
+    assert got.by_id["refused"] == Item(
+        "refused",
+        check={"reply_matches": "cannot"},
+        turn=1,
+        when="Is the order shipped already?",
+        otherwise="paid",
+        depends_on=[{"item": "cancelled", "soft": 0.5}],
+    )
+    assert got.by_id["settled"] == Item(
+        "settled", any_of=["cancelled", "refused"], turn=1, when={"user_matches": "cancel"}
+    )
     keys = set(FULL.replace(":", " ").replace("-", " ").split())
     assert set(ItemModel.model_fields) <= keys, "the example has every key"
 
@@ -91,7 +112,7 @@ def test_a_file_in_python_and_in_yaml_has_one_hash(tmp_path: Path) -> None:
 # -- errors, with their lines
 
 BROKEN: dict[str, tuple[str, int, str]] = {
-    "unknown top key": (FULL + "owner: me\n", 26, "unknown key 'owner'; expected one of name, version, include, items"),
+    "unknown top key": (FULL + "owner: me\n", 36, "unknown key 'owner'; expected one of name, version, include, items"),
     "unknown item key": (
         FULL.replace("    weight: 2", "    wieght: 2"),
         20,
@@ -128,12 +149,37 @@ BROKEN: dict[str, tuple[str, int, str]] = {
         "'looks_up_frist', which does not exist",
     ),
     "dependency out of scope": (
-        FULL.replace("turn: 1", "turn: 1\n    depends_on: [looks_up_first]"),
+        FULL.replace("turn: 1", "turn: 1\n    depends_on: [looks_up_first]", 1),
         12,
         "(turn 1) depends on",
     ),
     "duplicate id": (FULL.replace("id: cancelled", "id: looks_up_first"), 9, "is there twice"),
     "unknown check": (FULL.replace("called:", "caled:"), 10, "none of the known checks"),
+    "unknown key of a soft dependency": (
+        FULL.replace("soft: 0.5", "sotf: 0.5"),
+        31,
+        "unknown key 'sotf'; expected one of item, soft",
+    ),
+    "a soft dependency of all": (
+        FULL.replace("soft: 0.5", "soft: 1"),
+        31,
+        "depends_on.0.soft: Input should be less than 1",
+    ),
+    "neither id nor soft dependency": (
+        FULL.replace("{item: cancelled, soft: 0.5}", "5"),
+        31,
+        "depends_on.0: Input should be",
+    ),
+    "unknown check of when": (
+        FULL.replace("{user_matches: cancel}", "{user_match: cancel}"),
+        35,
+        "item 'settled': when: the check",
+    ),
+    "otherwise without when": (
+        FULL.replace("when: {user_matches: cancel}", "otherwise: paid"),
+        32,
+        "nothing can find that the item does not apply",
+    ),
     "unknown check key": (FULL.replace("with:", "wiht:"), 10, "unknown key 'wiht'"),
     "kind on ends-decided": (
         "name: a\nitems:\n- id: x\n  check: {at_most: 3}\n  kind: hold\n",
@@ -179,7 +225,7 @@ def test_every_error_names_its_line(text: str, line: int, words: str) -> None:
 
 def test_all_errors_of_a_file_are_told_at_once() -> None:
     with pytest.raises(ChecklistError) as caught:
-        read_checklist(FULL.replace("facet: context", "facet: vibes").replace("turn: 1", "tunr: 1"), name="s")
+        read_checklist(FULL.replace("facet: context", "facet: vibes").replace("turn: 1", "tunr: 1", 1), name="s")
     assert [one.split(":")[1] for one in str(caught.value).splitlines()] == ["11", "21"]
 
 
@@ -220,6 +266,16 @@ def test_yaml_reads_words_as_words() -> None:
     assert isinstance(check, dict)
     assert (got.name, got.items[0].question) == ("no", "on")
     assert check["with"] == {"a": "007", "b": "1:30", "c": "2026-05-20", "d": 7, "e": 1.5, "g": True, "h": None}
+
+
+def test_a_when_name_needs_its_function_too() -> None:
+    text = "name: a\nitems:\n- id: x\n  question: q\n  when: shipped\n"
+    assert read_checklist(text).items[0].named_functions == {"when": "shipped"}
+    with pytest.raises(ChecklistError, match="checklist:5: item 'x' names the when 'shipped', which is not among"):
+        read_checklist(text, {})
+    found = read_checklist(text, {"shipped": looks_up_first})
+    assert found.items[0].when is looks_up_first
+    assert found.hash != read_checklist(text).hash, "a function's source counts"
 
 
 def test_a_check_name_needs_its_function_once_functions_are_given() -> None:
