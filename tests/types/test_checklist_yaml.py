@@ -1,23 +1,18 @@
-"""Checklists as files: every key, the line of every error, libraries, the schema for editors, and the way back to
-YAML."""
+"""Checklists as files: every key, the line of every error, libraries."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
-import jsonschema
 import pytest
-import yaml
 
 from cm2_agent.errors import ChecklistError
 from cm2_agent.rewards.scoring.checks import load_functions
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 from cm2_agent.types.checklist import Checklist
-from cm2_agent.types.checklist_item import ChecklistModel, Item, ItemModel
+from cm2_agent.types.checklist_item import Item, ItemModel
 from cm2_agent.types.checklist_library import shipped_libraries
-from cm2_agent.types.checklist_yaml import checklist_schema, dump_checklist, load_checklist, read_checklist
+from cm2_agent.types.checklist_yaml import load_checklist, read_checklist
 from cm2_agent.types.task import Task
 from cm2_agent.types.view import View
 from tests.rewards.talk import call, say, trace, turn
@@ -395,55 +390,3 @@ def test_a_task_includes_shipped_libraries_alone() -> None:
     assert len(own.items) == 3
     with pytest.raises(ChecklistError, match=r"checklist 'own'.*no file it could be relative to"):
         task("./lib.yaml").own_checklist()
-
-
-# -- the schema, and the way back
-
-
-def plain(text: str) -> Any:
-    return json.loads(json.dumps(yaml.safe_load(text)))
-
-
-def test_the_committed_schema_is_fresh() -> None:
-    committed = json.loads((ROOT / "cookbook" / "checklist.schema.json").read_text(encoding="utf-8"))
-    assert committed == checklist_schema(), (
-        "write it anew: python -m cm2_agent.types.checklist_yaml > cookbook/checklist.schema.json"
-    )
-
-
-def test_the_schema_says_what_the_reader_says() -> None:
-    schema = checklist_schema()
-    jsonschema.Draft202012Validator.check_schema(schema)
-    check = jsonschema.Draft202012Validator(schema)
-    check.validate(plain(FULL))
-    for library in shipped_libraries():
-        text = (ROOT / "cm2_agent" / "libraries" / f"{library}.yaml").read_text(encoding="utf-8")
-        body = {key: value for key, value in plain(text).items() if key != "parameters"}
-        assert not [error for error in check.iter_errors(body) if "${" not in str(error.instance)]
-    by_shape = [
-        "unknown top key",
-        "unknown item key",
-        "wrong type",
-        "true for a turn",
-        "unknown word",
-        "bad id",
-        "negative turn",
-    ]
-    by_shape += [
-        "missing id",
-        "negative weight",
-        "missing name",
-        "neither question nor check",
-        "unknown check",
-        "unknown check key",
-    ]
-    for name in by_shape:
-        assert list(check.iter_errors(plain(BROKEN[name][0]))), name
-
-
-def test_a_dump_reads_back() -> None:
-    first = read_checklist(FULL)
-    again = read_checklist(dump_checklist(first))
-    assert again.hash == first.hash
-    assert again == first
-    assert ChecklistModel.model_validate(again.to_json()).name == "support"
