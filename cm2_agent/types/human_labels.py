@@ -20,7 +20,7 @@ none."""
 @dataclass(frozen=True, kw_only=True)
 class Label:
     """A rater's answer on one item of one trace: `value` is whether the item is satisfied (for `avoid` items: never
-    violated), None where the rater could not tell. With the item `DIALOGUE` it is whether the whole dialogue was good.
+    violated), None where the rater could not tell. With the item `*` it is whether the whole dialogue was good.
 
     `turn` is the 0-based turn; None for the closing block, or for an item that stands in the trace once. A rater named
     `judge` or `judge:…` is a recorded judge, everyone else a person. `task` is what intervals resample where the trace
