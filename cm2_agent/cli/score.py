@@ -126,7 +126,9 @@ def score(
             cache = opened.verdict_cache()
             judge_model.cache = NamespacedCache(cache, salt) if salt else cache
         missing = [
-            one.trace_id for one in opened.scores(reward=scorer.version) if one.reward is None
+            one.trace_id
+            for one in opened.scores(reward=scorer.version)
+            if one.lower is None and (one.reward is None or judge_model is not None)
         ]  # a NULL may be a verdict now
         waiting = chain(opened.traces(unscored=True, reward=scorer.version), opened.traces(ids=missing))
         reasons, stopped = asyncio.run(_score(opened, waiting, scorer, chosen))

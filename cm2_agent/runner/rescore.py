@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Container, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cm2_agent.errors import StoreError
 from cm2_agent.runner.concurrency import as_they_finish
+from cm2_agent.runner.judge_retries import JudgeRetries, summed
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_yaml import checklist_of
 from cm2_agent.types.group import group_key
-from cm2_agent.types.json_values import JSON, canonical_json
+from cm2_agent.types.json_values import canonical_json
 from cm2_agent.types.protocols import GroupScorer, Judge, Scorer
 from cm2_agent.types.run_attributes import TASK_VERSION
 from cm2_agent.types.score import Score
@@ -37,19 +38,22 @@ async def score_traces(
     done. Where the judge's budget runs out, what is under way is finished as far as it allows and everything else stays
     without a score; scoring the same traces again goes on from there, and a cached verdict is not asked for again.
 
+    A trace at which the judge fails is scored again later, others between. Where it fails in three attempts and hardly
+    ever on the others, the failure is the trace's (docs/method.md §4); else its verdicts stay pending.
+
     Args:
         traces: What to score, `store.traces()` say.
         checklist: A Checklist or its YAML file; None: each trace's own task's (which needs the store).
         judge: Answers the checklist's questions; its verdicts are cached in the store, in memory without one.
         store: Where the scores are saved, and the tasks' own checklists are.
         scorer: Scores in place of checklist and judge.
-        concurrency: Traces at a time, 1 or more. With a judge or a scorer they come as they finish, else in their
-            order.
+        concurrency: Traces at a time, 1 or more. With a judge or a scorer they come as they finish (those at which the
+            judge failed at the end), else in their order.
 
     Raises:
         ChecklistError: A checklist that cannot be read, or an item that cannot be scored.
         StoreError: Neither a checklist nor a store was given, or the store refuses.
-        BudgetExhausted: The judge may spend no more.
+        BudgetExhausted: The judge may spend no more, or (JudgeRefused) its provider refuses it.
 
     >>> import asyncio
     >>> from cm2_agent import Checklist, Item, Message, Run, Trace, score_traces
@@ -72,23 +76,38 @@ async def score_traces(
     if store is not None and chosen is not None:
         store.save_checklist(chosen)
 
-    async def scored(trace: Trace) -> tuple[Trace, Score]:
+    async def scored(trace: Trace) -> Score:
         task = store.task(trace.task_id, _version(trace)) if store is not None and trace.task_id is not None else None
-        return trace, await scoring(trace, task)
+        return await scoring(trace, task)
 
     at_a_time = concurrency if judge is not None or scorer is not None else 1
     if at_a_time < 1:
         raise StoreError(f"concurrency is {concurrency}; expected how many traces to score at a time, 1 or more")
-    async with aclosing(as_they_finish(map(scored, traces), at_a_time)) as finishing:
-        async for batch in finishing:
-            refused: StoreError | None = None
-            for trace, score in batch if store is None else _saved(store, batch):
-                if isinstance(score, StoreError):
-                    refused = score
-                else:
-                    yield trace, score
-            if refused is not None:
-                raise refused
+    retries = JudgeRetries(scored)
+    pending: dict[str, tuple[Trace, Score]] = {}
+    failed: Exception | None = None
+    for part in (as_they_finish(retries.jobs(iter(traces)), at_a_time), retries.rest(at_a_time)):
+        try:
+            async with aclosing(part) as finishing:
+                async for batch in finishing:
+                    refused: StoreError | None = None
+                    for trace, score in batch if store is None else saved(store, batch, pending):
+                        if isinstance(score, StoreError):
+                            refused = score
+                        elif retries.is_held(trace):
+                            pending[trace.id] = trace, score
+                        else:
+                            pending.pop(trace.id, None)
+                            yield trace, score
+                    if refused is not None:
+                        raise refused
+        except Exception as error:  # raised below, when those that stay pending are yielded
+            failed = error
+            break
+    for one in pending.values():
+        yield one
+    if failed is not None:
+        raise failed
 
 
 def with_cache(judge: Judge | None, store: SQLStore | None) -> Judge | None:
@@ -100,18 +119,17 @@ def with_cache(judge: Judge | None, store: SQLStore | None) -> Judge | None:
     return judge
 
 
-def _saved(store: SQLStore, batch: Sequence[tuple[Trace, Score]]) -> list[tuple[Trace, Score | StoreError]]:
+def saved(
+    store: SQLStore, batch: Sequence[tuple[Trace, Score]], again: Container[str] = ()
+) -> list[tuple[Trace, Score | StoreError]]:
     """Save what finished together in one transaction; where the store refuses that, one by one, so that one trace fails
-    alone."""
+    alone. `again` are traces that were scored before in this pass."""
     version = batch[0][1].reward_version
     # what a score that is now replaced took was paid too
-    paid = (
-        store.usage(version, [trace.id for trace, score in batch if score.usage])
-        if any(score.usage for _, score in batch)
-        else {}
-    )
+    asked = [trace.id for trace, score in batch if score.usage or trace.id in again]
+    paid = store.usage(version, asked) if asked else {}
     whole = [
-        (trace, replace(score, usage=_summed(paid[trace.id], score.usage)) if trace.id in paid else score)
+        (trace, replace(score, usage=summed(paid[trace.id], score.usage)) if trace.id in paid else score)
         for trace, score in batch
     ]
     try:
@@ -126,11 +144,6 @@ def _saved(store: SQLStore, batch: Sequence[tuple[Trace, Score]]) -> list[tuple[
             except StoreError as error:
                 ended.append((trace, error))
         return ended
-
-
-def _summed(one: Mapping[str, JSON], other: Mapping[str, JSON]) -> dict[str, JSON]:
-    both = {name: (one.get(name, 0), other.get(name, 0)) for name in [*one, *other]}
-    return {name: None if None in pair else pair[0] + pair[1] for name, pair in both.items()}
 
 
 async def score_groups(
@@ -202,4 +215,4 @@ def _version(trace: Trace) -> int | None:
     return int(version) if isinstance(version, int) else None
 
 
-__all__ = ["read_if_path", "require_store", "score_groups", "score_traces", "with_cache"]
+__all__ = ["read_if_path", "require_store", "saved", "score_groups", "score_traces", "with_cache"]

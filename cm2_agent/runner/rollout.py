@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -71,7 +71,7 @@ class Rollouts:
     _resumable: ResumableRuns | None = field(default=None, init=False)
     _redacted: dict[tuple[str, int], Task] = field(default_factory=dict, init=False)
 
-    async def in_lockstep(self, jobs: Sequence[tuple[Task, int]], concurrency: int) -> AsyncIterator[Result]:
+    async def in_lockstep(self, jobs: Sequence[tuple[Task, int]], concurrency: int) -> AsyncGenerator[Result, None]:
         """`concurrency` dialogues at a time, in step; results in the order of the jobs.
 
         A dialogue that is resumed goes on in its random stream where the calls of its finished turns left it; only what
@@ -91,7 +91,7 @@ class Rollouts:
             finally:
                 await cancel(running)
 
-    async def as_finished(self, jobs: Sequence[tuple[Task, int]], concurrency: int) -> AsyncIterator[Result]:
+    async def as_finished(self, jobs: Sequence[tuple[Task, int]], concurrency: int) -> AsyncGenerator[Result, None]:
         """`concurrency` dialogues at a time; results as they come."""
         self._prepare()
         waiting = iter(jobs)

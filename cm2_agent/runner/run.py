@@ -6,15 +6,19 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from cm2_agent.errors import TaskError
-from cm2_agent.runner.rescore import read_if_path, require_store, with_cache
+from cm2_agent.errors import StoreError, TaskError
+from cm2_agent.online.middleware import Middleware
+from cm2_agent.runner.judge_retries import RetryingScorer
+from cm2_agent.runner.rescore import read_if_path, require_store, saved, with_cache
 from cm2_agent.runner.rollout import Result, Rollouts, Verify, Worlds
 from cm2_agent.runner.tool_setup import Simulator, tool_setup
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.protocols import GatedScorer, Judge, Sink, User
 from cm2_agent.types.run_attributes import USER
+from cm2_agent.types.score import Score
 from cm2_agent.types.task import RecordedCall, Task, check_trainable
+from cm2_agent.types.trace import Trace
 
 if TYPE_CHECKING:
     from cm2_agent.graphs.backends.faults import Faults
@@ -58,7 +62,8 @@ def run(
     """Run an agent `group` times on every task; yields each dialogue's (trace, score).
 
     A dialogue that fails stops no other: its trace says how it failed, and its reward is NULL where the failure was not
-    the agent's.
+    the agent's. One at which the judge failed is scored again at the end (`score_traces`); sinks get it a second time
+    where its score has changed.
 
     Args:
         graph: A compiled graph, or a function that makes a task's graph (`graphs.agents(model)`: an agent of the tools
@@ -100,7 +105,8 @@ def run(
         TaskError: A task that cannot be run, or a limit of 0 or less.
         ChecklistError: A checklist that cannot be read, or gates on what a rollout cannot show.
         StoreError: The store refuses.
-        BudgetExhausted: A judge, simulator or user may spend no more; what is scored is stored.
+        BudgetExhausted: A judge, simulator or user may spend no more, or its provider refuses it (JudgeRefused); what
+            is scored is stored.
 
     >>> import asyncio
     >>> from langchain_core.language_models import GenericFakeChatModel
@@ -167,9 +173,10 @@ def run(
         speaker = speakers.get((task.id, task.version))
         return {**setup.attributes(task, graph_of(task)), **({} if speaker is None else {USER: speaker})}
 
+    scoring = RetryingScorer(scorer or ChecklistScorer(chosen, judge=with_cache(judge, store)))
     rollouts = Rollouts(
         graph=lambda task: setup.graph(graph_of(task)),
-        scorer=scorer or ChecklistScorer(chosen, judge=with_cache(judge, store)),
+        scorer=scoring,
         store=store,
         context=context,
         verify=verify,
@@ -191,7 +198,15 @@ def run(
         }.values():
             store.save_checklist(scored)
     jobs = [(task, number) for task in listed for number in range(group)]
-    return rollouts.in_lockstep(jobs, concurrency) if lockstep else rollouts.as_finished(jobs, concurrency)
+
+    async def save(scored: list[tuple[Trace, Score]]) -> None:
+        for trace, score in scored if store is None else saved(store, scored, [trace.id for trace, _ in scored]):
+            if isinstance(score, StoreError):
+                raise score
+            await Middleware(sinks=tuple(sinks)).notify(trace, score)
+
+    results = rollouts.in_lockstep(jobs, concurrency) if lockstep else rollouts.as_finished(jobs, concurrency)
+    return scoring.settled(results, save, at_a_time=concurrency, in_order=lockstep)
 
 
 def _users(user: Users | None, seed: int, redact: Redactor | None) -> Callable[[Task], User | None]:

@@ -10,6 +10,7 @@ from cm2_agent.types.json_values import content_hash
 from cm2_agent.types.score import Verdict
 
 from .cache import VerdictCache
+from .judge_pass import is_asked_anew
 from .prompt import Window
 
 
@@ -28,7 +29,7 @@ class KnownVerdicts:
 
     def get(self, window: Window, lines: Sequence[str], vote: int) -> list[Verdict | None]:
         """The verdict on each item line, None where it must be asked."""
-        if self.cache is None:
+        if self.cache is None or is_asked_anew():
             return [None] * len(lines)
         served = self._last_served(self.cache)
         if served is None:
@@ -41,7 +42,7 @@ class KnownVerdicts:
         self, window: Window, items: Sequence[tuple[Item, str]], verdicts: Mapping[str, Verdict], vote: int
     ) -> None:
         """Cache the items' verdicts, but for failures."""
-        if self.cache is None:
+        if self.cache is None or is_asked_anew():
             return
         made = {}
         for item, line in items:

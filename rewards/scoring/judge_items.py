@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from cm2_agent.errors import BudgetExhausted
+from cm2_agent.llm.usage import metered
 from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.protocols import Judge
 from cm2_agent.types.score import Verdict
 from cm2_agent.types.secrets import error_text
 from cm2_agent.types.trace import Trace
 
+from ..judges.judge_pass import JudgeAttempt, Slot, attempt_at
 from .plan import CheckedTurn
 from .shaping import ItemColumn
 
+FAILED = "judge failed"
 _NO_JUDGE = ItemColumn(
     value=None, reason="no judge", cause="infrastructure", explanation="the item is a question and no judge was given"
 )
@@ -40,21 +43,46 @@ def leave_unjudged(turns: Sequence[CheckedTurn]) -> None:
 
 
 async def _ask(judge: Judge, trace: Trace, checked: CheckedTurn) -> None:
-    asked = [index for index, column in enumerate(checked.columns) if column is None]
-    if not asked:
+    """Within a pass over traces (judge_pass.py), what earlier attempts answered is not asked again."""
+    attempt = attempt_at(trace.id)
+    waiting = []
+    for index, column in enumerate(checked.columns):
+        if column is None:
+            found = None if attempt is None else _known(attempt, _slot(judge, checked, index))
+            if found is None:
+                waiting.append(index)
+            checked.columns[index] = found
+    if not waiting:
         return
-    items = [checked.turn.items[index] for index in asked]
-    try:
-        reply = await judge(trace, checked.turn.turn, items)
-        verdicts = _by_id(reply, items)
-    except BudgetExhausted:  # it was not asked, so it has not failed either: the trace is scored another time
-        raise
-    except Exception as error:  # a judge that fails, in whatever way, has not judged
-        verdicts = dict.fromkeys(
-            (item.id for item in items), f"the judge raised {type(error).__name__}: {error_text(error)}"
-        )
-    for index, item in zip(asked, items, strict=True):
-        checked.columns[index] = _column(verdicts.get(item.id), item, checked.steps)
+    items = [checked.turn.items[index] for index in waiting]
+    with metered() as usage:
+        try:
+            reply = await judge(trace, checked.turn.turn, items)
+            verdicts = _by_id(reply, items)
+        except BudgetExhausted:  # it was not asked, so it has not failed either: the trace is scored another time
+            raise
+        except Exception as error:  # a judge that fails, in whatever way, has not judged
+            verdicts = dict.fromkeys(
+                (item.id for item in items), f"the judge raised {type(error).__name__}: {error_text(error)}"
+            )
+    asked = usage.calls > 0 or not usage.cached  # a judge that counts neither was asked
+    for index, item in zip(waiting, items, strict=True):
+        column = checked.columns[index] = _column(verdicts.get(item.id), item, checked.steps)
+        if attempt is not None:
+            failed = column.reason == FAILED and column.cause == "infrastructure"
+            attempt.note(_slot(judge, checked, index), column, failed=failed, asked=asked)
+
+
+def _slot(judge: Judge, checked: CheckedTurn, index: int) -> Slot:
+    return id(judge), checked.turn.turn, checked.turn.items[index].id
+
+
+def _known(attempt: JudgeAttempt, slot: Slot) -> ItemColumn | None:
+    """What earlier attempts at the trace have shown: the answer, or that the failure is the trace's."""
+    if slot in attempt.blamed:
+        return ItemColumn(value=None, reason=FAILED, cause="content", explanation=str(attempt.blamed[slot]))
+    found: ItemColumn | None = attempt.known.get(slot)
+    return found
 
 
 def _by_id(reply: Sequence[Verdict], items: Sequence[Item]) -> Mapping[str, Verdict | str]:
@@ -102,7 +130,7 @@ def _column(verdict: Verdict | str | None, item: Item, steps: int) -> ItemColumn
 
 
 def _null(explanation: str) -> ItemColumn:
-    return ItemColumn(value=None, reason="judge failed", cause="infrastructure", explanation=explanation)
+    return ItemColumn(value=None, reason=FAILED, cause="infrastructure", explanation=explanation)
 
 
 __all__ = ["ask_judge", "leave_unjudged"]
