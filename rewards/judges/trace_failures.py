@@ -9,10 +9,11 @@ attempts are made where the first failed, so they would count a trace that break
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Hashable
 from dataclasses import dataclass, field
 from functools import lru_cache
+
+from ..certificate.rates import upper
 
 ATTEMPTS = 3
 """K: attempts that must have failed, other traces judged between."""
@@ -132,35 +133,13 @@ class TraceFailures:
 
 
 @lru_cache(maxsize=4096)
-def upper_bound(failures: int, attempts: int, level: float = LEVEL) -> float:
-    """The exact (Clopper–Pearson) one-sided upper bound of a rate of which `failures` of `attempts` were seen: the rate
-    at which so few are as unlikely as 1 − level. 1 where nothing was seen.
+def upper_bound(failures: int, attempts: int) -> float:
+    """q: the upper bound of a failure rate of which so much was seen.
 
     >>> round(upper_bound(0, 29), 4), round(upper_bound(0, 28), 4), upper_bound(0, 0)
     (0.0981, 0.1015, 1.0)
     """
-    if failures >= attempts:
-        return 1.0
-    low, high = failures / attempts, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        if _at_most(failures, attempts, middle) > 1 - level:
-            low = middle
-        else:
-            high = middle
-    return high
-
-
-def _at_most(failures: int, attempts: int, rate: float) -> float:
-    """The binomial chance of so many failures or fewer."""
-    if not 0 < rate < 1:
-        return float(rate <= 0)
-    yes, no = math.log(rate), math.log1p(-rate)
-    whole = math.lgamma(attempts + 1)
-    return math.fsum(
-        math.exp(whole - math.lgamma(k + 1) - math.lgamma(attempts - k + 1) + k * yes + (attempts - k) * no)
-        for k in range(failures + 1)
-    )
+    return upper(failures, attempts, alpha=1 - LEVEL)
 
 
 __all__ = ["ATTEMPTS", "CHANCE", "LEVEL", "Blame", "TraceFailures", "upper_bound"]
