@@ -23,9 +23,9 @@ class CorrectedMean:
     """What people would have said on average of all `n` labelled and `unlabelled` traces.
 
     `estimate` is ȳ_n + λ(f̄_N − f̄_n), `weight` the λ in [0, 1], `se` its standard error and `interval` of 95 %, by
-    Student's t over the labelled tasks. `people` is ȳ_n, `judged` f̄_n, the judge's mean over the same traces, and
-    `judged_unlabelled` f̄_N, None where all traces are labelled. `few`: the labels are too few for the interval to be
-    trusted. `se` and `interval` are None where they are of one task."""
+    Student's t over the labelled tasks, cut to [0, 1]. `people` is ȳ_n, `judged` f̄_n, the judge's mean over the same
+    traces, and `judged_unlabelled` f̄_N, None where all traces are labelled. `few`: the labels are too few for the
+    interval to be trusted. `se` and `interval` are None where they are of one task."""
 
     n: int
     tasks: int
@@ -49,8 +49,8 @@ def corrected_mean(
     *,
     level: float = 0.95,
 ) -> CorrectedMean:
-    """The mean of what people say, helped by what a judge says of the same traces and of `unlabelled` others. The
-    labelled traces must be a random part of all.
+    """The mean of what people say (each in [0, 1], as rewards are), helped by what a judge says of the same traces and
+    of `unlabelled` others. The labelled traces must be a random part of all.
 
     λ = Cov(y, f) / ((1 + n/N) · Var f), clipped to [0, 1]; Cov over the labelled, Var f over all. Where each trace is
     its own cluster SE² = Var(y − λf)/n + λ²·Var f/N, f of the second term unlabelled; else the same with the sums of
@@ -85,7 +85,7 @@ def corrected_mean(
         from scipy.stats import t  # half a second to import, and few reports correct anything
 
         half = float(t.ppf((1 + level) / 2, tasks - 1)) * se
-        interval = (estimate - half, estimate + half)
+        interval = (min(1.0, max(0.0, estimate - half)), min(1.0, max(0.0, estimate + half)))
     return CorrectedMean(
         n=n,
         tasks=tasks,

@@ -12,13 +12,18 @@ UNDECIDED = frozenset({"dependency", "gate", "limit", "unreached", "failure", "n
 """Reasons of verdicts that nobody was asked for."""
 
 
-def people_reward(score: Score, labels: Mapping[LabelKey, bool], judged: Collection[str] | None = None) -> float | None:
+def people_reward(
+    score: Score,
+    labels: Mapping[LabelKey, bool],
+    judged: Collection[str] | None = None,
+    any_of: Mapping[str, Collection[str]] | None = None,
+) -> float | None:
     """The reward with people's answers for the verdicts that they labelled; None where they labelled nothing of it, or
     not all that a judge decided, or the reward is no checklist's (a stack's, say).
 
-    `judged` names the items that a judge decides, by default all. An item that people call satisfied is paid where its
-    prerequisites are satisfied, whenever that was; one that was not asked, since a prerequisite was not satisfied,
-    stays unpaid unless people labelled it too."""
+    `judged` names the items that a judge decides, by default all; `any_of` those on which an item rests. An item that
+    people call satisfied is paid where its prerequisites are satisfied, whenever that was; one that was not asked,
+    since a prerequisite was not satisfied, stays unpaid unless people labelled it too."""
     if score.reward is None or not score.turns:
         return None
     plain = _mean([_earned(turn.verdicts, [verdict.pays for verdict in turn.verdicts]) for turn in score.turns])
@@ -39,13 +44,17 @@ def people_reward(score: Score, labels: Mapping[LabelKey, bool], judged: Collect
                 return None
             answers.append(label)
             used |= label is not None
-        rewards.append(_earned(turn.verdicts, _relabelled(turn, answers)))
+        rewards.append(_earned(turn.verdicts, _relabelled(turn, answers, any_of or {})))
     return _mean(rewards) if used else None
 
 
-def _relabelled(turn: TurnScore, answers: list[bool | None]) -> list[float | None]:
+def _relabelled(
+    turn: TurnScore, answers: list[bool | None], any_of: Mapping[str, Collection[str]]
+) -> list[float | None]:
     """What each verdict pays with people's answers (Eq. 2, whole scope as one row; GEAR's product where a dependency is
-    soft). Where neither an item nor what it depends on was changed it pays what it paid."""
+    soft; of `any_of` the largest payment). Where neither an item nor what it depends on was changed it pays what it
+    paid."""
+    places = {verdict.item: place for place, verdict in enumerate(turn.verdicts)}
     done: dict[int, tuple[bool | None, float | None, bool]] = {}
 
     def of(place: int) -> tuple[bool | None, float | None, bool]:
@@ -53,14 +62,18 @@ def _relabelled(turn: TurnScore, answers: list[bool | None]) -> list[float | Non
         if place not in done:
             verdict, label = turn.verdicts[place], answers[place]
             parents = [of(parent) for parent in verdict.depends_on]
-            value = verdict.value if label is None else label
-            changed = value is not verdict.value or any(parent[2] for parent in parents)
+            members = [of(places[name]) for name in any_of.get(verdict.item, ()) if name in places]
+            value, share = verdict.value if label is None else label, 1.0
+            if label is None and any(member[2] for member in members):
+                value = True in [member[0] for member in members]
+                share = max(member[1] or 0.0 for member in members)
+            changed = value is not verdict.value or any(one[2] for one in (*parents, *members))
             if not changed:
                 done[place] = value, verdict.pays, False
             elif value is None:
                 done[place] = None, None, True
             else:
-                factor = 1.0
+                factor = share
                 for number, (satisfied, pays, _) in enumerate(parents):
                     soft = verdict.soft[number] if verdict.soft else 0.0
                     earned = pays or 0.0

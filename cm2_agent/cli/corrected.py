@@ -12,6 +12,7 @@ from cm2_agent.errors import StoreError
 if TYPE_CHECKING:
     from cm2_agent.store import SQLStore
     from cm2_agent.types.checklist import Checklist
+    from cm2_agent.types.checklist_item import Item
     from cm2_agent.types.trace import Trace
 
 UNKNOWN = "unknown"
@@ -52,7 +53,9 @@ def corrected_means(store: SQLStore, version: str) -> tuple[PolicyMean, ...]:
         task = f"task {trace.task_id}" if trace.task_id is not None else f"trace {trace.id}"
         worth = None
         if trace.id in labelled:
-            worth = people_reward(score, labels, _judged(store, score.checklist, known))
+            items = _items(store, score.checklist, known)
+            judged = None if items is None else {item.id for item in items if item.question is not None}
+            worth = people_reward(score, labels, judged, {item.id: item.any_of for item in items or () if item.any_of})
             rewards.partly += worth is None
         if worth is None:
             rewards.others.append(score.reward)
@@ -76,14 +79,14 @@ def corrected_means(store: SQLStore, version: str) -> tuple[PolicyMean, ...]:
     )
 
 
-def _judged(store: SQLStore, checklist: str | None, known: dict[str, Checklist | None]) -> frozenset[str] | None:
-    """The items that a judge decides; None where the checklist is not stored."""
+def _items(store: SQLStore, checklist: str | None, known: dict[str, Checklist | None]) -> tuple[Item, ...] | None:
+    """The checklist's items; None where it is not stored."""
     if checklist is None:
         return None
     if checklist not in known:
         known[checklist] = store.checklist(checklist)
     found = known[checklist]
-    return None if found is None else frozenset(item.id for item in found.items if item.question is not None)
+    return None if found is None else tuple(found.items)
 
 
 def _policy(trace: Trace) -> str:

@@ -24,7 +24,8 @@ def test_the_numbers_worked_by_hand() -> None:
     assert (found.n, found.unlabelled, found.people, found.judged) == (4, 4, 0.5, 0.5)
     assert found.judged_unlabelled == pytest.approx(0.7)
     assert found.interval is not None
-    assert (found.interval[1] - found.interval[0]) / 2 == pytest.approx(3.182446 * (found.se or 0), rel=1e-6)  # t, df 3
+    assert found.interval[0] == pytest.approx(found.estimate - 3.182446 * (found.se or 0), rel=1e-6)  # t of 3 degrees
+    assert found.interval[1] == 1.0
     assert found.few
 
 

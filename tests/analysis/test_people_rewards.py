@@ -46,6 +46,16 @@ def test_a_soft_dependency_pays_its_share() -> None:
     assert people_reward(score(*part), {("t", 0, "a"): True, ("t", 0, "b"): True}) == 1.0
 
 
+def test_any_of_others_follows_them() -> None:
+    """`right` is either of two ways; a person says that the way which the judge saw was not taken, or that it was."""
+    ways = (verdict("one", True, 0.25), verdict("two", False, 0.25), verdict("right", True, 0.5))
+    answers = {("t", 0, "one"): False, ("t", 0, "two"): False}
+    of = {"right": ("one", "two")}
+    assert people_reward(score(*ways), answers, {"one", "two"}, of) == 0.0
+    assert people_reward(score(*ways), {**answers, ("t", 0, "two"): True}, {"one", "two"}, of) == 0.75
+    assert people_reward(score(*ways), {**answers, ("t", 0, "one"): True}, {"one", "two"}, of) == 0.75
+
+
 def test_a_null_that_people_could_answer_counts() -> None:
     unsure = (verdict("a", None, 0.2), verdict("b", True, 0.8))
     assert score(*unsure).reward == 1.0
