@@ -49,7 +49,7 @@ def test_a_soft_dependency_pays_its_share() -> None:
 def test_any_of_others_follows_them() -> None:
     """`right` is either of two ways; a person says that the way which the judge saw was not taken, or that it was."""
     ways = (verdict("one", True, 0.25), verdict("two", False, 0.25), verdict("right", True, 0.5))
-    answers = {("t", 0, "one"): False, ("t", 0, "two"): False}
+    answers: dict[LabelKey, bool] = {("t", 0, "one"): False, ("t", 0, "two"): False}
     of = {"right": ("one", "two")}
     assert people_reward(score(*ways), answers, {"one", "two"}, of) == 0.0
     assert people_reward(score(*ways), {**answers, ("t", 0, "two"): True}, {"one", "two"}, of) == 0.75
