@@ -36,6 +36,8 @@ class Measured:
     traces: list[tuple[str, str | None]] = field(default_factory=list)
     unpaid: list[list[tuple[str, float]]] = field(default_factory=list)
     baselines: dict[str, list[float]] = field(default_factory=dict)
+    nulls: int = 0
+    """Traces with the outcome whose reward is NULL; they are in no other figure."""
 
 
 def measured(store: SQLStore, version: str, against: str, reads: Collection[str] = ()) -> Measured:
@@ -55,7 +57,10 @@ def measured(store: SQLStore, version: str, against: str, reads: Collection[str]
         score, outcome = scores.get(trace.id), trace.outcomes.get(against)
         if trace.id in people:
             outcome = float(people[trace.id])
-        if score is None or score.reward is None or outcome is None:
+        if score is None or outcome is None:
+            continue
+        if score.reward is None:
+            found.nulls += 1
             continue
         key = group_key(trace, version)
         found.rewards.append(score.reward)
@@ -88,6 +93,7 @@ def outcome_report(found: Measured, success_at: float = 1.0) -> dict[str, Any]:
     names = ("auc", "auc_within", "spearman", "kendall")
     return {
         "n": order.n,
+        "nulls": found.nulls,
         "successes": sum(success),
         "success_at": success_at,
         **{name: getattr(order, name) for name in names},
@@ -180,7 +186,10 @@ def _unpaid(score: Score) -> list[tuple[str, float]]:
 
 def outcome_lines(result: Mapping[str, Any]) -> Iterator[str]:
     """The report as text."""
-    yield f"traces      {result['n']}  ({result['successes']} with an outcome of at least {result['success_at']:g})"
+    yield (
+        f"traces      {result['n']}  ({result['successes']} with an outcome of at least {result['success_at']:g}; NULL"
+        f" rewards left out: {result['nulls']})"
+    )
     for name in ("auc", "auc_within", "spearman", "kendall"):
         yield f"{name:<11} {format_number(result[name], result['ci'][name])}"
     yield f"pairs       {result['pairs']}  (of one group, with different outcomes)"

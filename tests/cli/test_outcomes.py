@@ -95,6 +95,15 @@ def test_a_reward_is_measured_as_a_prediction(store: str) -> None:
         assert line in words
 
 
+def test_a_reward_that_is_null_is_counted(store: str) -> None:
+    save(store, OUTCOMES)
+    with SQLStore(store) as opened:
+        opened.save_score(Score(trace_id="r5", reward_version="v@1", reward=None, null_reason="verdicts"))
+    found = as_json("eval", "--against", "official", "--store", store)
+    assert (found["n"], found["nulls"]) == (5, 1)
+    assert "NULL rewards left out: 1" in cm2("eval", "--against", "official", "--store", store)[0]
+
+
 def test_what_counts_as_success_can_be_said(store: str) -> None:
     save(store, [(task, policy, light, heavy, 4 * (outcome or 0)) for task, policy, light, heavy, outcome in OUTCOMES])
     assert as_json("eval", "--against", "official", "--success-at", "5", "--store", store)["successes"] == 0
