@@ -28,6 +28,8 @@ from cm2_agent.types.json_values import JSON
 
 ToolName: TypeAlias = Annotated[str, Field(min_length=1, strict=True)]
 Count: TypeAlias = Annotated[int, Field(ge=0, strict=True)]
+SOURCES = ("user", "tool", "system")
+"""Where an argument may be asked to come from."""
 
 
 class CheckData(BaseModel):
@@ -40,8 +42,9 @@ class Called(CheckData):
     called: ToolName
     """The tool."""
     with_: dict[str, Any] = Field(default_factory=dict, alias="with")
-    """Arguments that the call must have, others are free; `{from: user}`: any value that a user message so far
-    contains; `{from: tool}`: one that an earlier tool result contains."""
+    """Arguments that the call must have, others are free; `{from: user}`: any value that stands in a user message so
+    far, `{from: tool}` in an earlier tool result, `{from: system}` in the system prompt: whole tokens, one of which has
+    a digit or two letters and is no word of the tool's own description."""
     before: ToolName | None = None
     """Another tool, or `reply`: the call comes before its first call, or before the first reply."""
     succeeded: Literal[True] | None = None
@@ -54,10 +57,10 @@ class Called(CheckData):
     @classmethod
     def _sources(cls, wanted: dict[str, Any]) -> dict[str, Any]:
         for name, value in wanted.items():
-            if isinstance(value, Mapping) and set(value) == {"from"} and value["from"] not in ("user", "tool"):
+            if isinstance(value, Mapping) and set(value) == {"from"} and value["from"] not in SOURCES:
                 raise ValueError(
-                    f"{name}: from is {value['from']!r}; expected user (it occurs in a user message so far) or tool (in"
-                    " a tool result of an earlier step)"
+                    f"{name}: from is {value['from']!r}; expected user (it occurs in a user message so far), tool (in"
+                    " a tool result of an earlier step) or system (in the system prompt)"
                 )
         return wanted
 

@@ -1,4 +1,4 @@
-"""Where a value first stands in a dialogue: in a user's message, or in a tool's result.
+"""Where a value first stands in a dialogue: in a user's message, or in a tool's result that is no error.
 
 A check that asks where an argument came from asks it of every call after every step, so each text is read once: a value
 is looked up among the texts before it and its place is remembered, also as the dialogue grows."""
@@ -6,22 +6,26 @@ is looked up among the texts before it and its place is remembered, also as the 
 from __future__ import annotations
 
 import json
-import re
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from cm2_agent.types.json_values import JSON, canonical_json
+from cm2_agent.types.spellings import spelled
+from cm2_agent.types.tokens import INDEXED, end_of, fold, tells
 from cm2_agent.types.tool_content import content_text
+from cm2_agent.types.tool_errors import is_error
 
 if TYPE_CHECKING:
     from cm2_agent.types.trace import Turn
 
-_WORD = re.compile(r"[^\W_]+")
 _SCANS = 32
 """How often the texts are read through before their words are indexed: that costs about as much."""
 _REMEMBERED = 100_000
+_LONGEST = 1_000_000
+"""Characters of a tool's text that are still read as JSON."""
 
 
 def as_text(value: JSON) -> str:
@@ -38,30 +42,55 @@ def as_text(value: JSON) -> str:
 
 
 def occurs(value: JSON, text: str) -> bool:
-    """Whether the value, spelled as text, stands in the text with no letter or digit touching it, whatever the case.
+    """Whether the value, spelled as text, stands in the text as whole tokens (`is_boundary`), whatever the case.
 
-    >>> occurs(7, "order 7?"), occurs(7, "order 17")
-    (True, False)
+    >>> occurs(7, "order 7?"), occurs(7, "order 17"), occurs(7, "7.5")
+    (True, False, False)
     """
-    return _end_in(_needle(value), text.casefold()) is not None
+    return end_of(_needle(value), fold(text)) is not None
+
+
+def leaves(value: JSON) -> Iterator[JSON]:
+    """The values in a JSON value that are no lists and no objects, in order; content blocks by their texts."""
+    waiting = [value]
+    while waiting:
+        one = content_text(waiting.pop())
+        if isinstance(one, Mapping):
+            waiting.extend(reversed(list(one.values())))
+        elif isinstance(one, list | tuple):
+            waiting.extend(reversed(one))
+        else:
+            yield one
+
+
+def parsed(value: JSON) -> JSON:
+    """A tool's answer as JSON: text that is an object or a list is read as one, all else stays as it is."""
+    value = content_text(value)
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "[") and len(value) <= _LONGEST:
+        try:
+            return json.loads(value)  # type: ignore[no-any-return]
+        except (ValueError, RecursionError):
+            return value
+    return value
+
+
+def meanings(value: JSON) -> frozenset[Hashable]:
+    """What a value that is a date or a number, and nothing else, means however it is spelled; empty for all else, and
+    for what can be read in several ways."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return frozenset()
+    text = as_text(value).strip()
+    found = spelled(text) if len(text) <= 60 else []
+    whole = len(found) == 1 and not text[: found[0].start].strip(" $€£+") and not text[found[0].end :].strip(" $€£%")
+    if not whole or (found[0].kind == "date" and len(found[0].means) > 1):
+        return frozenset()
+    if isinstance(value, int | float):
+        return frozenset([Decimal(str(value)).normalize()])
+    return frozenset(found[0].means)
 
 
 def _needle(value: JSON) -> str:
-    return as_text(value).casefold().strip()
-
-
-def _end_in(needle: str, hay: str) -> int | None:
-    """Where the first occurrence ends that no letter or digit touches."""
-    if not needle:
-        return None
-    start = hay.find(needle)
-    while start >= 0:
-        end = start + len(needle)
-        before, after = hay[start - 1 : start], hay[end : end + 1]
-        if not (before.isalnum() and needle[0].isalnum()) and not (after.isalnum() and needle[-1].isalnum()):
-            return end
-        start = hay.find(needle, start + 1)
-    return None
+    return fold(as_text(value)).strip()
 
 
 class Passages:
@@ -76,6 +105,8 @@ class Passages:
         self._missed: dict[str, int] = {}  # how many texts the value is known not to stand in
         self._words: dict[str, list[int]] | None = None
         self._indexed = 0
+        self._meanings: dict[Hashable, int] = {}
+        self._read_for_meaning = 0
         self._size = 0
         self._read = 0
 
@@ -83,7 +114,7 @@ class Passages:
         return len(self._texts)
 
     def add(self, text: str) -> None:
-        folded = text.casefold()
+        folded = fold(text)
         self._texts.append(folded)
         self._size += len(folded) + 1
 
@@ -101,7 +132,7 @@ class Passages:
             return found
         for position in self._worth_reading(needle, self._missed.get(needle, 0)):
             self._read += len(self._texts[position]) + 1
-            if _end_in(needle, self._texts[position]) is not None:
+            if end_of(needle, self._texts[position]) is not None:
                 self._missed.pop(needle, None)
                 self._found[needle] = position
                 return position
@@ -111,17 +142,28 @@ class Passages:
         self._missed[needle] = len(self._texts)
         return None
 
+    def first_meaning(self, means: Collection[Hashable]) -> int | None:
+        """The position of the first text that holds a date or a number of one of these meanings, however spelled."""
+        if means:
+            for position in range(self._read_for_meaning, len(self._texts)):
+                for one in spelled(self._texts[position]):
+                    if one.kind == "number" or len(one.means) == 1:
+                        for mean in one.means:
+                            self._meanings.setdefault(mean, position)
+            self._read_for_meaning = len(self._texts)
+        return min((self._meanings[mean] for mean in means if mean in self._meanings), default=None)
+
     def _worth_reading(self, needle: str, start: int) -> Sequence[int]:
-        words = _WORD.findall(needle)
+        words = INDEXED.findall(needle)
         if not words or (self._words is None and self._read <= _SCANS * self._size):
             return range(start, len(self._texts))
         if self._words is None:
             self._words = defaultdict(list)
         for position in range(self._indexed, len(self._texts)):
-            for word in set(_WORD.findall(self._texts[position])):
+            for word in set(INDEXED.findall(self._texts[position])):
                 self._words[word].append(position)
         self._indexed = len(self._texts)
-        # No letter or digit touches an occurrence, so each of its words is a whole word of the text.
+        # An occurrence begins and ends at token boundaries, so each of its words is a whole word of the text.
         rarest = min((self._words.get(word, []) for word in words), key=len)
         return rarest[bisect_left(rarest, start) :]
 
@@ -150,31 +192,84 @@ class DialogueWords:
                 for response in step.responses:
                     tools += 1
                     if tools > len(self._tools):
-                        self._tools.add(as_text(response.response))
+                        self._tools.add("" if is_error(response) else _words_of(response.response))
                         self._tool_steps.append(step.number)
         self._counts = (users, tools)
 
-    def user_turn(self, value: JSON) -> int | None:
-        """The first turn by whose end the value stands in the users' messages."""
+    def user_turn(self, value: JSON, common: Collection[str] = (), listed: Collection[str] = ()) -> int | None:
+        """The first turn by whose end all of the value's leaves stand in the users' messages; None where one does not,
+        or tells nothing (`tells`, with the `common` words) without being one of the `listed` values."""
+        return self._first(value, common, listed, self._user_turn)
+
+    def tool_step(self, value: JSON, common: Collection[str] = (), listed: Collection[str] = ()) -> int | None:
+        """The number of the first step by whose end all of the value's leaves stand in tool results that are no
+        errors."""
+        return self._first(value, common, listed, self._tool_step)
+
+    def _first(
+        self, value: JSON, common: Collection[str], listed: Collection[str], place: Callable[[JSON], int | None]
+    ) -> int | None:
+        places: list[int] = []
+        for leaf in leaves(value):
+            if leaf is None or isinstance(leaf, bool):
+                continue  # nobody spells these out; alone they come from nowhere
+            needle = _needle(leaf)
+            found = place(leaf) if needle in listed or tells(needle, common=common) else None
+            if found is None:
+                return None
+            places.append(found)
+        return max(places, default=None)
+
+    def _user_turn(self, value: JSON) -> int | None:
         needle, (count, _) = _needle(value), self._counts
         if "\n" in needle:  # it may begin in one message and end in the next
-            end = _end_in(needle, self._users.joined(count))
+            end = end_of(needle, self._users.joined(count))
             if end is None:
                 return None
             for position, length in enumerate(self._users.lengths(count)):
                 end -= length + 1
                 if end < 0:
                     return self._user_turns[position]
-        found = self._users.first(needle)
-        return None if found is None or found >= count else self._user_turns[found]
+        found = _earliest(self._users, needle, value, count)
+        return None if found is None else self._user_turns[found]
 
-    def tool_step(self, value: JSON) -> int | None:
-        """The number of the first step in one of whose tool results the value stands."""
-        found, (_, count) = self._tools.first(_needle(value)), self._counts
-        return None if found is None or found >= count else self._tool_steps[found]
+    def _tool_step(self, value: JSON) -> int | None:
+        found = _earliest(self._tools, _needle(value), value, self._counts[1])
+        return None if found is None else self._tool_steps[found]
 
     def _is_latest(self) -> bool:
         return self._counts == (len(self._users), len(self._tools))
 
 
-__all__ = ["DialogueWords", "Passages", "as_text", "occurs"]
+def stands_in(value: JSON, text: str, common: Collection[str] = (), listed: Collection[str] = ()) -> bool:
+    """Whether all of the value's leaves stand in one text, and each tells something (`DialogueWords.user_turn`)."""
+    passages = Passages()
+    passages.add(text)
+    found = [leaf for leaf in leaves(value) if leaf is not None and not isinstance(leaf, bool)]
+    return bool(found) and all(
+        (_needle(leaf) in listed or tells(_needle(leaf), common=common))
+        and _earliest(passages, _needle(leaf), leaf, 1) is not None
+        for leaf in found
+    )
+
+
+def _earliest(passages: Passages, needle: str, value: JSON, count: int) -> int | None:
+    """Where the value first stands among the first `count` texts: as it is, without a leading #, or (a date, a number)
+    in another spelling."""
+    found = [passages.first(needle), passages.first(needle.lstrip("#"))]
+    known = [place for place in found if place is not None and place < count]
+    if not known and (means := meanings(value)):
+        place = passages.first_meaning(means)
+        known = [] if place is None or place >= count else [place]
+    return min(known, default=None)
+
+
+def _words_of(answer: JSON) -> str:
+    """What a tool's answer says: of JSON its values, one a line, since its keys are the tool's own words."""
+    read = parsed(answer)
+    if isinstance(read, Mapping | list):
+        return "\n".join(as_text(leaf) for leaf in leaves(read))
+    return as_text(answer)
+
+
+__all__ = ["DialogueWords", "Passages", "as_text", "leaves", "meanings", "occurs", "parsed", "stands_in"]

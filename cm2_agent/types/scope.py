@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from cm2_agent.types.json_values import JSON
-from cm2_agent.types.messages import ToolCallResponse
+from cm2_agent.types.messages import ToolCallResponse, ToolSpec
 from cm2_agent.types.tool_content import content_text
 from cm2_agent.types.tool_use import CallStatus
 
@@ -26,7 +26,7 @@ class CallView:
     arguments are no object, or no tool has its name), `not_run` (nothing was executed to its end, as where the run
     ended first or a person refused the call), `failed`, `answered` (whether it failed is unknown) or `ok`. `error` is
     what a tool raised that never answered: it ended the run. `agent` is the one that made the call, where there are
-    several."""
+    several; `tool` is the tool as the model saw it, where that was recorded."""
 
     name: str
     arguments: JSON
@@ -35,6 +35,7 @@ class CallView:
     status: CallStatus
     error: str | None = None
     agent: str | None = None
+    tool: ToolSpec | None = field(default=None, repr=False, compare=False)
 
     @property
     def result(self) -> JSON:
@@ -85,6 +86,7 @@ class Scope:
                     status=use.status,
                     error=use.error,
                     agent=step.agent,
+                    tool=next((tool for tool in use.tools if tool.name == use.call.name), None),
                 )
                 for number, step in enumerate(steps, first)
                 for use in step.tool_uses

@@ -10,7 +10,7 @@ from itertools import chain
 from cm2_agent.errors import TraceError
 from cm2_agent.types.dialogue_words import DialogueWords
 from cm2_agent.types.json_values import JSON
-from cm2_agent.types.messages import Message
+from cm2_agent.types.messages import SHOWN, Message
 from cm2_agent.types.run import Branch, ModelCall, Run, RunFailure
 from cm2_agent.types.run_attributes import CUT, TASK_ID
 from cm2_agent.types.scope import Scope
@@ -122,6 +122,19 @@ class Trace:
     def words(self) -> DialogueWords:
         """Where values stand in what users wrote and tools answered."""
         return DialogueWords(self.turns, self.__dict__.pop("_words_before", None))
+
+    @cached_property
+    def system(self) -> str:
+        """The system prompts: what the dialogue begins with, and what its model calls were shown before it. Notes that
+        the application wrote for the model meanwhile are not among them."""
+        prompts: dict[str, None] = {}
+        for messages in (self.history, *(run.messages for run in self.runs), *(call.input for call in self.calls)):
+            for message in messages:
+                if message.role != "system":
+                    break
+                if SHOWN not in message.extra:
+                    prompts[message.text] = None
+        return "\n".join(prompts)
 
     @cached_property
     def _scope(self) -> Scope:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from cm2_agent.types.dialogue_words import as_text, occurs
+from cm2_agent.types.dialogue_words import as_text, occurs, stands_in
 from cm2_agent.types.json_values import JSON, canonical_json, same_json
 from cm2_agent.types.messages import Message
 from cm2_agent.types.scope import CallView, Scope
 from cm2_agent.types.tool_use import CallStatus
+from cm2_agent.types.tool_words import own_words
 from cm2_agent.types.trace import Step, Trace, Turn
 
 
@@ -102,8 +103,9 @@ class View:
         """The calls of the scope so far; of one tool, with these arguments among its own, of one status, by one agent,
         where asked for.
 
-        A value of `with_` is a JSON value to equal, or `{"from": "user"}`: it occurs in a user message so far, or
-        `{"from": "tool"}`: in a tool result of an earlier step of the dialogue."""
+        A value of `with_` is a JSON value to equal, or `{"from": "user"}`: it stands in a user message so far
+        (`said_by_user`) and is no word of the tool's own name, description and parameters' names; `{"from": "tool"}`:
+        in a tool result of an earlier step of the dialogue; `{"from": "system"}`: in the system prompt."""
         found = self._scope.named(name, self.seen) if not with_ else self._matching(name, with_)
         if status is None and agent is None:
             return found
@@ -154,14 +156,24 @@ class View:
         return replies[-1].text if replies else ""
 
     def said_by_user(self, value: JSON) -> bool:
-        """Whether the value stands in a user message so far, as a whole word and whatever its case."""
-        turn = self.trace.words.user_turn(value)
-        return turn is not None and (self.turn is None or turn <= self.turn)
+        """Whether the value stands in a user message so far: as whole tokens, whatever their case, dates and amounts in
+        any usual spelling. It must tell something: a digit or a word of two letters that is no stop word. Of a list or
+        an object every value must; truth values and null, which nobody spells out, are passed over."""
+        return self._said_by_user(value)
 
     def told_by_tool(self, value: JSON, before_step: int | None = None) -> bool:
-        """Whether the value stands in a tool result of the dialogue so far (of earlier steps than `before_step` of the
-        scope)."""
-        step = self.trace.words.tool_step(value)
+        """Whether the value stands in a tool result of the dialogue so far that is no error (of earlier steps than
+        `before_step` of the scope)."""
+        return self._told_by_tool(value, before_step)
+
+    def _said_by_user(self, value: JSON, common: Collection[str] = (), listed: Collection[str] = ()) -> bool:
+        turn = self.trace.words.user_turn(value, common, listed)
+        return turn is not None and (self.turn is None or turn <= self.turn)
+
+    def _told_by_tool(
+        self, value: JSON, before_step: int | None, common: Collection[str] = (), listed: Collection[str] = ()
+    ) -> bool:
+        step = self.trace.words.tool_step(value, common, listed)
         seen = min(self.seen, self._scope.count)
         limit = seen if before_step is None else min(before_step, seen)
         return step is not None and step < self._first_step + limit
@@ -188,12 +200,22 @@ class View:
                 return False
             argument = call.arguments[key]
             if isinstance(value, Mapping) and set(value) == {"from"}:
-                by_user = value["from"] == "user"
-                if not (self.said_by_user(argument) if by_user else self.told_by_tool(argument, call.step)):
+                if not self._came_from(str(value["from"]), call, key):
                     return False
             elif not same_json(argument, value):
                 return False
         return True
+
+    def _came_from(self, source: str, call: CallView, key: str) -> bool:
+        """Whether an argument of a call stands in what the user, a tool or the system prompt said before it, in other
+        words than the tool's own."""
+        assert isinstance(call.arguments, Mapping)
+        value, (common, listed) = call.arguments[key], own_words(call, key)
+        if source == "user":
+            return self._said_by_user(value, common, listed)
+        if source == "tool":
+            return self._told_by_tool(value, call.step, common, listed)
+        return source == "system" and stands_in(value, self.trace.system, common, listed)
 
 
 __all__ = ["CallView", "View", "as_text", "occurs"]

@@ -55,6 +55,10 @@ class IsolatedTrace(Trace):
     def words(self) -> DialogueWords:
         return self._of.words
 
+    @property
+    def system(self) -> str:
+        return self._of.system
+
     def scope(self, turn: int | None) -> Scope:
         scopes: dict[int | None, _IsolatedScope] = self.__dict__["_scopes"]
         if turn not in scopes:

@@ -81,6 +81,20 @@ ends_decided = st.one_of(
 )
 
 
+def texts_of(value: Any) -> list[str]:
+    """The values of a JSON value as texts, those that nobody spells out left out."""
+    if isinstance(value, list | dict):
+        inner = value.values() if isinstance(value, dict) else value
+        return [text for one in inner for text in texts_of(one)]
+    return [] if value is None or isinstance(value, bool) else [as_text(value)]
+
+
+def stands(value: Any, texts: list[str]) -> bool:
+    """Whether every value of the argument stands in one of the texts; a lone letter tells nothing."""
+    wanted = texts_of(value)
+    return bool(wanted) and all(one != "a" and any(occurs(one, text) for text in texts) for one in wanted)
+
+
 class Plainly:
     """A check asked about the first `seen` steps of a scope, by the words of its definition."""
 
@@ -98,16 +112,17 @@ class Plainly:
         self.replies = [(n, s.message.text) for n, s in enumerate(own) if s.is_reply]
 
     def fits(self, number: int, use: ToolUse, wanted: dict[str, Any]) -> bool:
-        texts = [as_text(r.response) for s in [*self.earlier, *self.steps[:number]] for r in s.responses]
+        before = [*self.earlier, *self.steps[:number]]
+        texts = [leaf for s in before for r in s.responses if not r.error for leaf in texts_of(r.response)]
         for key, value in wanted.items():
             if key not in use.arguments:
                 return False
             argument = use.arguments[key]
             if value == {"from": "user"}:
-                if not occurs(argument, self.user):
+                if not stands(argument, [self.user]):
                     return False
             elif value == {"from": "tool"}:
-                if not any(occurs(argument, text) for text in texts):
+                if not stands(argument, texts):
                     return False
             elif not same_json(argument, value):
                 return False

@@ -1,0 +1,181 @@
+"""`{from: user}`, `{from: tool}` and `{from: system}`: where an argument must have come from."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cm2_agent.rewards.scoring.scorer import ChecklistScorer
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_item import Item
+from cm2_agent.types.messages import Message, ToolCall, ToolCallResponse, ToolSpec
+from cm2_agent.types.run import ModelCall, Run
+from cm2_agent.types.trace import Trace
+from tests.rewards.talk import say
+from tests.types.test_spellings import spellings
+
+ORDER = ToolSpec(
+    name="get_order",
+    description="Look up an order by the customer's number.",
+    parameters={
+        "properties": {
+            "order_id": {"type": "string"},
+            "cabin": {"enum": ["economy", "customer"]},
+            "items": {"type": "array", "items": {"properties": {"size": {"enum": ["yes", "no"]}}}},
+        }
+    },
+)
+
+
+def dialogue(user: str, value: Any, *, name: str = "v", tools: tuple[ToolSpec, ...] = (), before: Any = None) -> Trace:
+    """A user's message, a call with an argument, and its answer; before it another call with an answer of its own."""
+    first: list[Message] = []
+    if before is not None:
+        first = [
+            Message.of("assistant", calls=[ToolCall(id="0", name="search", arguments={})]),
+            Message(role="tool", parts=(before,)),
+        ]
+    asked = Message.of("assistant", calls=[ToolCall(id="1", name="get_order", arguments={name: value})])
+    answer = Message(role="tool", parts=(ToolCallResponse(id="1", response="found"),))
+    messages = (
+        Message.of("system", "Today is 2026-05-01."),
+        Message.of("user", user),
+        *first,
+        asked,
+        answer,
+        *say("Done"),
+    )
+    calls = tuple(
+        ModelCall(span_id=str(at), input=messages[:at], output=message, message=at, tools=tools)
+        for at, message in enumerate(messages)
+        if message.role == "assistant"
+    )
+    return Trace.of(Run(id="r", messages=messages, calls=calls))
+
+
+def comes(one: Trace, source: str = "user", name: str = "v") -> bool | None:
+    check = {"called": "get_order", "with": {name: {"from": source}}}
+    return ChecklistScorer(Checklist(Item("it", check=check))).score_sync(one).verdicts[0].value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "?",
+        "a",
+        "the",
+        "order",
+        "Order",
+        "where",
+        "is",
+        "where is",
+        "",
+        " ",
+        None,
+        True,
+        [],
+        {},
+        [None],
+        "e",
+        "s",
+        "look",
+    ],
+)
+@pytest.mark.parametrize("tools", [(), (ORDER,)])
+def test_what_anybody_says_comes_from_nobody(value: Any, tools: tuple[ToolSpec, ...]) -> None:
+    if value == "look" and not tools:
+        return  # nothing tells that it is the tool's own word
+    assert comes(dialogue("Where is the order? Look, true: e null a None, 7's", value, tools=tools)) is False
+
+
+@pytest.mark.parametrize(
+    ("user", "value"),
+    [
+        ("Where is order 7?", 7),
+        ("Where is order 7?", "7"),
+        ("Where is order 7?", 7.0),
+        ("Where is order #W7-12/b_9?", "W7-12/b_9"),
+        ("Where is order W712?", "#W712"),
+        ("My mail is Ada.Lovelace@Example.com.", "ada.lovelace@example.com"),
+        ("Pay $1,234.50", 1234.5),
+        ("Pay 1.234,50 EUR", "1234.50"),
+        ("On May 20th, 2026", "2026-05-20"),
+        ("On 2026-05-20", "2026-05-20"),
+        ("I am Noah’s friend Zoë", ["noah", "Zoë"]),
+        (
+            "Noah Brown, born 1980-01-02",
+            [{"name": "Noah", "last": "Brown", "born": "1980-01-02", "vip": True, "x": None}],
+        ),
+        ("我的订单是99号，去東京", ["99", "東京"]),
+    ],
+)
+def test_what_the_user_said(user: str, value: Any) -> None:
+    assert comes(dialogue(user, value)) is True
+
+
+@pytest.mark.parametrize(
+    ("user", "value"),
+    [
+        ("Where is order 17?", 7),
+        ("Where is order 7.5?", 7),
+        ("Where is order 1,007?", 7),
+        ("Where is order A7?", "7"),
+        ("On 2026-05-20", "20"),
+        ("On 2026-05-20", "2026-05-21"),
+        ("On May 20", "2026-05-20"),
+        ("Pay $1,234.50", 1234.05),
+        ("It is unauthorised", "authorised"),
+        ("Noah Brown", ["Noah", "Browne"]),
+        ("It is -7 degrees", 7),
+        ("ada@example.com", "example"),
+        ("On 5/6/2026", "2026-05-06"),
+    ],
+)
+def test_what_the_user_did_not_say(user: str, value: Any) -> None:
+    assert comes(dialogue(user, value)) is False
+
+
+def test_a_value_that_the_schema_lists_is_a_choice_and_no_word_about_the_tool() -> None:
+    said = "Economy for the customer please, size no"
+    assert comes(dialogue(said, "economy", name="cabin", tools=(ORDER,)), name="cabin") is True
+    assert comes(dialogue(said, "customer", name="cabin", tools=(ORDER,)), name="cabin") is True
+    assert comes(dialogue(said, "customer", name="order_id", tools=(ORDER,)), name="order_id") is False
+    assert comes(dialogue(said, [{"size": "no"}], name="items", tools=(ORDER,)), name="items") is True
+
+
+def test_a_tools_result_that_is_no_error_is_a_source() -> None:
+    for response, known in (
+        (ToolCallResponse(id="0", response={"order_id": "A-9"}), True),
+        (ToolCallResponse(id="0", response='{"order_id": "A-9", "date": "2026-05-20"}'), True),
+        (ToolCallResponse(id="0", response="no such order: A-9", error=True), False),
+        (ToolCallResponse(id="0", response="Error: no such order A-9"), False),
+    ):
+        assert comes(dialogue("Hi", "A-9", before=response), "tool") is known
+    keys = ToolCallResponse(id="0", response='{"order_id": "A-9"}')
+    assert comes(dialogue("Hi", "order_id", name="w", before=keys), "tool", "w") is False
+    assert comes(dialogue("Hi", "found"), "tool") is False  # the answer to the call itself
+
+
+def test_the_system_prompt_is_a_source() -> None:
+    assert comes(dialogue("Hi", "2026-05-01"), "system") is True
+    assert comes(dialogue("2026-05-02", "2026-05-02"), "system") is False
+    assert comes(dialogue("Hi", "today"), "system") is True
+    assert comes(dialogue("Hi", "is"), "system") is False
+
+
+@given(st.dates(date(1990, 1, 1), date(2049, 12, 31)), st.data())
+def test_a_date_comes_from_the_user_however_it_is_spelled(day: date, data: st.DataObject) -> None:
+    said = data.draw(st.sampled_from(spellings(day)))
+    assert comes(dialogue(f"I need it on {said}, thanks", day.isoformat())) is True
+    other = data.draw(st.dates(date(1990, 1, 1), date(2049, 12, 31)).filter(lambda one: one != day))
+    assert comes(dialogue(f"I need it on {said}, thanks", other.isoformat())) is False
+
+
+@given(st.integers(0, 10**9), st.integers(0, 10**9))
+def test_a_number_is_whole(said: int, called: int) -> None:
+    assert comes(dialogue(f"Where is {said}?", called)) is (said == called)
+    assert comes(dialogue(f"Where is {said}?", str(called))) is (said == called)
