@@ -68,7 +68,7 @@ def parsed(value: JSON) -> JSON:
     value = content_text(value)
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "[") and len(value) <= _LONGEST:
         try:
-            return json.loads(value)  # type: ignore[no-any-return]
+            return json.loads(value)
         except (ValueError, RecursionError):
             return value
     return value

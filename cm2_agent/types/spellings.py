@@ -134,7 +134,7 @@ def _dates(text: str) -> Iterator[Spelled]:
             year, month, day = found["year"], _MONTHS[found["month"].casefold()], found["day"]
         else:
             year, month, day = found["third"], _MONTHS[found["first"].casefold()], found["second"]
-        when = _day(year and int(year), month, int(day))
+        when = _day(int(year) if year else None, month, int(day))
         if when is None:
             continue
         yield Spelled(found.start(), found.end(), "date", frozenset([when]))
