@@ -13,11 +13,12 @@ from typing import Any, Literal, TypeVar, cast
 from langchain_core.language_models import BaseChatModel
 from pydantic_ai.models import Model
 
-from cm2_agent.errors import BudgetExhausted, JudgeError
+from cm2_agent.errors import JudgeError
 from cm2_agent.llm.client import CHARACTERS_A_TOKEN
 from cm2_agent.llm.failures import RequestFailure
 from cm2_agent.llm.limits import RateLimits
 from cm2_agent.llm.prices import Price
+from cm2_agent.llm.untrusted_text import control_tokens
 from cm2_agent.llm.usage import Usage, note
 from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.json_values import content_hash
@@ -25,29 +26,28 @@ from cm2_agent.types.score import Verdict
 from cm2_agent.types.trace import Trace
 
 from .cache import VerdictCache
-from .client import TOKENS_AN_ANSWER, JudgeClient, ServedAnswer, judge_model
+from .client import TOKENS_AN_ANSWER, JudgeClient, judge_model
 from .known_verdicts import KnownVerdicts
 from .panel import majority
 from .prompt import INSTRUCTIONS, PROMPT_VERSION, Transcript, Window, item_line
+from .rounds import Reversals, Rounds
 from .transcript import REASONING
-from .verdicts import failed_verdict, to_verdict, unproved_verdict, verdict_over_steps
+from .verdicts import failed_verdict, verdict_over_steps
 
 Protocol = Literal["turn", "per_step"]
 _MOST_TRANSCRIPTS = 256
-_AGAIN = (
-    "You were asked these items before. Your answers could not be used: {problems}. Answer anew. Quote verbatim from"
-    " the judged steps, or answer no or cannot_tell."
-)
 _T = TypeVar("_T")
 
 
 class LLMJudge:
     """Asks a model about a turn's items, and gives verdicts whose evidence stands in the transcript.
 
-    A yes needs a quote that stands in the named step and part; else the item is asked once more and is then NULL
-    (content). No failure becomes a verdict. `evidence` of a verdict is `{turn, step, from, snippet, judge}` with
-    0-based turn and step, as in a checklist's own evidence, or `{judge}` alone where nothing was quoted; `judge` is the
-    name that the model returned. Raises JudgeError for arguments that cannot be used, MissingExtra where the provider's
+    A yes needs a quote that stands in the named step and part, word for word; else the item is asked once more and is
+    then NULL (content). No failure becomes a verdict. `evidence` of a verdict is `{turn, step, from, snippet, judge}`
+    with 0-based turn and step, as in a checklist's own evidence, or `{judge}` alone where nothing was quoted; `snippet`
+    is the quote widened to its sentence, or to its key and value in JSON, and the quote itself is `quote` where it is
+    another; `judge` is the name that the model returned, `reversed` what asking an absence in reverse brought.
+    Raises JudgeError for arguments that cannot be used, MissingExtra where the provider's
     package is not installed.
 
     Args:
@@ -69,6 +69,9 @@ class LLMJudge:
         price: US dollars a million tokens, where the published price is not yours.
         images: Show images to the model, which must take them.
         redact: Applied to every text before it is shown.
+        reversed_share: Of the absences (an `avoid` item that was not violated, any other "no") this share, 0 to 1, is
+            asked in reverse: "quote the violation, if there is one". Where that finds one, the verdict is NULL.
+        seed: Draws them, together with what was judged: the same every time.
 
     >>> from cm2_agent import LLMJudge
     >>> judge = LLMJudge("test", votes=3)
@@ -95,6 +98,8 @@ class LLMJudge:
         price: Price | None = None,
         images: bool = False,
         redact: Callable[[str], str] | None = None,
+        reversed_share: float = 0.1,
+        seed: int = 0,
     ) -> None:
         for name, value, least in (
             ("votes", votes, 1),
@@ -104,6 +109,8 @@ class LLMJudge:
         ):
             if not value >= least:
                 raise JudgeError(f"{name} is {value}; expected {least} or more")
+        if not 0 <= reversed_share <= 1:
+            raise JudgeError(f"reversed_share is {reversed_share}; expected a share from 0 to 1")
         if protocol not in ("turn", "per_step"):
             raise JudgeError(
                 f"protocol is {protocol!r}; expected 'turn' (one call a scope) or 'per_step' (one a step and item)"
@@ -115,6 +122,8 @@ class LLMJudge:
         self.max_items, self.max_tokens_per_call = max_items, max_tokens_per_call
         self.limits = limits or RateLimits(budget_usd=budget_usd)
         self.images, self.redact = images, redact
+        self.reversals = Reversals(share=reversed_share, seed=seed)
+        self._control = _control_of(self.model)
         self.name = f"{self.model.system}:{self.model.model_name}"
         self.settings: dict[str, Any] = dict(settings or {})
         self._client = JudgeClient(
@@ -127,7 +136,9 @@ class LLMJudge:
             limits=self.limits,
             price=price,
         )
-        self._known = KnownVerdicts(cache, content_hash([self.name, self.settings, PROMPT_VERSION, images]))
+        self._known = KnownVerdicts(
+            cache, content_hash([self.name, self.settings, PROMPT_VERSION, images, reversed_share, seed])
+        )
         self._transcripts: OrderedDict[int, Transcript] = OrderedDict()
         self._lines: OrderedDict[int, tuple[Item, str]] = OrderedDict()
 
@@ -138,6 +149,9 @@ class LLMJudge:
         parts += [f"votes={self.votes}"] if self.votes > 1 else []
         parts += [self.protocol] if self.protocol != "turn" else []
         parts += [f"settings={content_hash(self.settings)[:8]}"] if self.settings else []
+        standard = Reversals()
+        parts += [f"reversed={self.reversals.share:g}"] if self.reversals.share != standard.share else []
+        parts += [f"seed={self.reversals.seed}"] if self.reversals.seed != standard.seed else []
         parts += [name for name, given in (("images", self.images), ("redacted", self.redact)) if given]
         return ";".join(parts)
 
@@ -244,60 +258,21 @@ class LLMJudge:
     async def _asked(
         self, transcript: Transcript, window: Window, items: Sequence[tuple[Item, str]], vote: int
     ) -> dict[str, Verdict]:
-        """One call for the items, a second one for those whose evidence does not hold."""
+        """One call for the items, and more about those whose evidence does not hold."""
         if self._client.estimate(window, {items[0][0].id: items[0][1]}) > self.max_tokens_per_call:
             too_long = RequestFailure(
                 cause="content", explanation=f"the transcript passes {self.max_tokens_per_call} tokens a call"
             )
             return {item.id: failed_verdict(item, too_long) for item, _ in items}
-        answers: dict[str, ServedAnswer | RequestFailure] = {}
-        try:
-            await self._client.verdicts(window, {item.id: line for item, line in items}, answers)
-        except BudgetExhausted:
-            paid = [(item, line) for item, line in items if item.id in answers]
-            self._known.put(window, paid, self._checked(transcript, window, paid, answers)[0], vote)
-            raise
-        verdicts, problems = self._checked(transcript, window, items, answers)
-        self._known.put(window, items, verdicts, vote)
-        if problems:
-            again = [(item, line) for item, line in items if item.id in problems]
-            reasons = _AGAIN.format(problems="; ".join(f"{name}: {problem}" for name, problem in problems.items()))
-            answers = {}
-            await self._client.verdicts(
-                window, {item.id: line for item, line in again}, answers, note=reasons, re_ask=True
-            )
-            second, unproved = self._checked(transcript, window, again, answers)
-            second |= {
-                item.id: unproved_verdict(item, unproved[item.id], self.served)
-                for item, _ in again
-                if item.id in unproved
-            }
-            self._known.put(window, again, second, vote)
-            verdicts |= second
-        return verdicts
-
-    def _checked(
-        self,
-        transcript: Transcript,
-        window: Window,
-        items: Sequence[tuple[Item, str]],
-        answers: Mapping[str, ServedAnswer | RequestFailure],
-    ) -> tuple[dict[str, Verdict], dict[str, str]]:
-        """Verdicts by id, and what is wrong with the answers that are none."""
-        verdicts: dict[str, Verdict] = {}
-        problems: dict[str, str] = {}
-        for item, _ in items:
-            answered = answers[item.id]
-            if isinstance(answered, RequestFailure):
-                verdicts[item.id] = failed_verdict(item, answered)
-                continue
-            self._known.answered_by(answered.served)
-            made = to_verdict(item, answered, transcript, window)
-            if isinstance(made, str):
-                problems[item.id] = made
-            else:
-                verdicts[item.id] = made
-        return verdicts, problems
+        rounds = Rounds(
+            client=self._client,
+            known=self._known,
+            transcript=transcript,
+            window=window,
+            vote=vote,
+            reversals=self.reversals,
+        )
+        return await rounds.verdicts(items)
 
     def _chunks(self, window: Window, items: Sequence[tuple[Item, str]]) -> list[Sequence[tuple[Item, str]]]:
         """The items in as few calls as the two limits allow."""
@@ -317,7 +292,9 @@ class LLMJudge:
         """The trace's rendering, made once; the trace is held, so its id cannot be another's."""
         known = self._transcripts.get(id(trace))
         if known is None or known.trace is not trace:
-            known = self._transcripts[id(trace)] = Transcript(trace=trace, images=self.images, redact=self.redact)
+            known = self._transcripts[id(trace)] = Transcript(
+                trace=trace, images=self.images, redact=self.redact, control=self._control
+            )
             if len(self._transcripts) > _MOST_TRANSCRIPTS:
                 self._transcripts.popitem(last=False)
         return known
@@ -329,6 +306,14 @@ class LLMJudge:
             if len(self._lines) > _MOST_TRANSCRIPTS * 16:
                 self._lines.popitem(last=False)
         return known[1]
+
+
+def _control_of(model: Model) -> frozenset[str]:
+    """The special tokens of a local model's own tokenizer: no text that is judged may write one."""
+    tokenizer = getattr(getattr(model, "chat", None), "tokenizer", None)
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    named = getattr(tokenizer, "all_special_tokens", ())
+    return control_tokens({*map(str, named), *(str(token.content) for token in added if token.special)})
 
 
 def _unique(windows: Sequence[Window]) -> list[Window]:

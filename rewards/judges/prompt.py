@@ -1,9 +1,9 @@
 """What a judge is shown: the transcript up to the judged turn, then the items.
 
-A transcript is hostile. Each part is one line of JSON in which no line break, no `<` and no invisible character
-survives, so nothing inside can begin a line or write a special token. The line that ends it carries a nonce drawn for
-the call. The nonce stands *after* the transcript alone: before it, it would differ in the first line of every call, and
-a provider's prefix cache could not serve a trace's later turns."""
+A transcript is hostile. Each part is one line of JSON in which no line break, no `<`, no invisible character and no
+beginning of a special token survives, so nothing inside can begin a line or pass for a mark of the chat. The line that
+ends it carries a nonce drawn for the call. The nonce stands *after* the transcript alone: before it, it would differ in
+the first line of every call, and a provider's prefix cache could not serve a trace's later turns."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from cm2_agent.errors import JudgeError
 from cm2_agent.llm.untrusted_text import escaped
 from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.dialogue_words import as_text
-from cm2_agent.types.json_values import canonical_json, content_hash
+from cm2_agent.types.json_values import JSON, canonical_json, content_hash
 from cm2_agent.types.messages import Blob, Message, Reasoning, Text, ToolCall, ToolCallResponse, Uri, part_to_json
 from cm2_agent.types.tool_use import ToolUse
 from cm2_agent.types.trace import Step, Trace
 
-from .evidence import normalised_text
+from .evidence import PartText, allowed
 from .transcript import REASONING, call_text, part_texts, shown_status
 
 _FOLDER = Path(__file__).resolve().parent.parent / "prompts"
-INSTRUCTIONS = (_FOLDER / "judge.md").read_text(encoding="utf-8").strip()
+INSTRUCTIONS = (_FOLDER / "judge_2.md").read_text(encoding="utf-8").strip()
 _ITEMS = (_FOLDER / "judge_items.md").read_text(encoding="utf-8").strip("\n")
-_RENDERING = 3
+_RENDERING = 4
 """Raised whenever the same trace would be shown otherwise."""
 PROMPT_VERSION = content_hash([INSTRUCTIONS, _ITEMS, _RENDERING])[:8]
 
 
-def quoted(text: str) -> str:
-    """The text as a JSON string of one line that shows everything in it."""
-    return escaped(encode_basestring(text))
+def quoted(text: str, control: frozenset[str] = frozenset()) -> str:
+    """The text as a JSON string of one line that shows everything in it; `control` are the reader's special tokens."""
+    return escaped(encode_basestring(text), control)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,8 @@ class Window:
     digest: str
     images: tuple[BinaryContent, ...] = ()
     reasoning: bool = False
+    whole: bool = True
+    """False where a part of the judged steps was left out of the text: what is not seen there is not proved absent."""
 
     @property
     def scope(self) -> str:
@@ -68,15 +70,18 @@ class Transcript:
 
     `ends[n]` is how many lines the dialogue has after step n + 1. Where several agents take part, each step names its
     own. `images=True` shows images by value; otherwise, and for any other file, their type alone is named. `redact` is
-    applied to every text before anything is shown or compared."""
+    applied to every text before anything is shown or compared. `control` are the special tokens of the judge's own
+    tokenizer, where it is known."""
 
     trace: Trace
     images: bool = False
     redact: Callable[[str], str] | None = None
+    control: frozenset[str] = frozenset()
     lines: list[str] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
     pictures: list[tuple[int, BinaryContent]] = field(default_factory=list)
-    _texts: dict[tuple[int, str], list[str]] = field(default_factory=dict)
+    _texts: dict[tuple[int, str], list[PartText]] = field(default_factory=dict)
+    _named_only: set[tuple[int, str]] = field(default_factory=set)
     _steps: tuple[Step, ...] = ()
     _named: bool = False
     _thoughts: set[int] = field(default_factory=set)
@@ -122,12 +127,39 @@ class Transcript:
             )
         return self._windows[key]
 
-    def texts(self, number: int, part: str) -> list[str]:
-        """The normalised texts of a part of a step (dialogue-wide, from 1): a quote may stand in each."""
+    def texts(self, number: int, part: str) -> list[PartText]:
+        """The texts of a part of a step (dialogue-wide, from 1): a quote may stand in each."""
         key = (number, part)
         if key not in self._texts:
-            self._texts[key] = [normalised_text(self._seen(text)) for text in part_texts(self._steps[number - 1], part)]
+            self._texts[key] = [PartText(raw=self._seen(text)) for text in part_texts(self._steps[number - 1], part)]
         return self._texts[key]
+
+    def last_step(self, item: Item, window: Window) -> int:
+        """The last judged step that says anything about the item: of its agent, with a part that it may be shown by."""
+        for number in range(window.last, window.first, -1):
+            if item.agent in (None, self.step(number).agent) and any(
+                part_texts(self.step(number), part) for part in allowed(item)
+            ):
+                return number
+        return window.first
+
+    def unseen(self, item: Item, window: Window) -> str | None:
+        """What of the item's scope the judge was not shown, so that its absence there is not proved; None where it saw
+        all."""
+        if not window.whole:
+            return "parts of the judged steps were not shown"
+        for number in range(window.first, window.last + 1) if self._named_only else ():
+            if item.agent in (None, self.step(number).agent):
+                for part in allowed(item):
+                    if (number, part) in self._named_only:
+                        return f"{part} of step {number} holds what was not shown, such as an image"
+        if item.agent is not None and all(
+            self.step(number).agent != item.agent for number in range(window.first, window.last + 1)
+        ):
+            calls = (call for run in self.trace.runs for call in run.calls)
+            if any(call.agent == item.agent and call.message is None and call.output is not None for call in calls):
+                return f"what the agent {item.agent} did is not in the dialogue"
+        return None
 
     def step(self, number: int) -> Step:
         """A step by its dialogue-wide number from 1."""
@@ -136,11 +168,18 @@ class Transcript:
     def _seen(self, text: str) -> str:
         return text if self.redact is None else self.redact(text)
 
+    def _quoted(self, text: str) -> str:
+        return quoted(self._seen(text), self.control)
+
+    def excerpt(self, item: str, step: int, part: str, text: str) -> str:
+        """A line that shows some sentences of a part again."""
+        return f'{{"excerpt_for":{quoted(item)},"of":"step {step}, {part}","content":{quoted(text, self.control)}}}'
+
     def _show(self, message: Message, uses: Sequence[ToolUse]) -> None:
         step = f'"step":{len(self.ends)},' if message.role in ("assistant", "tool") and self.ends else ""
         agent = self._steps[len(self.ends) - 1].agent if step and self._named else None
         if agent is not None:
-            step += f'"agent":{quoted(self._seen(agent))},'
+            step += f'"agent":{self._quoted(agent)},'
         own = {"assistant": "assistant.reply", "tool": "tool.content"}.get(message.role, message.role)
         # a part that others' messages hold must not pass for theirs, least of all a tool's result
         strange = f"{message.role}.other"
@@ -163,27 +202,32 @@ class Transcript:
                 )
             elif isinstance(part, ToolCallResponse):
                 where = "tool.content" if message.role == "tool" else strange
+                if isinstance(part.response, list) and any(map(_is_no_text, part.response)):
+                    self._note_unseen(where)
                 self._line(step, where, as_text(part.response), ',"error":true' if part.error else "")
             elif isinstance(part, Uri):
+                self._note_unseen(own)
                 self._line(
                     step,
                     strange,
                     part.uri,
-                    f',"address_of":{quoted(part.modality or part.mime_type or "file")},"fetched":false',
+                    f',"address_of":{self._quoted(part.modality or part.mime_type or "file")},"fetched":false',
                 )
             elif isinstance(part, Blob):
-                self._blob(step, strange, part)
+                self._blob(step, own, strange, part)
             else:
+                self._note_unseen(own)
                 self._line(step, strange, canonical_json(part_to_json(part)))
         if step and all(
             isinstance(part, Reasoning) for part in message.parts
         ):  # the step happened, so it is shown, even where nothing was said
             self._line(step, own, "")
 
-    def _blob(self, step: str, part: str, blob: Blob) -> None:
+    def _blob(self, step: str, own: str, part: str, blob: Blob) -> None:
         kind = blob.mime_type or blob.modality or "file"
         digest = hashlib.sha256(blob.content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-        about = f',"file":{quoted(kind)},"sha256":"{digest}"'
+        about = f',"file":{self._quoted(kind)},"sha256":"{digest}"'
+        before = len(self.pictures)
         if self.images and kind.startswith("image/"):
             try:
                 data = base64.b64decode(blob.content, validate=True)
@@ -192,10 +236,20 @@ class Transcript:
             if data:
                 about += f',"image":{len(self.pictures) + 1}'
                 self.pictures.append((len(self.lines), BinaryContent(data=data, media_type=kind)))
+        if len(self.pictures) == before:
+            self._note_unseen(own)
         self._line(step, part, "", about)
 
+    def _note_unseen(self, part: str) -> None:
+        if self.ends:
+            self._named_only.add((len(self.ends), part))
+
     def _line(self, step: str, part: str, content: str, about: str = "") -> None:
-        self.lines.append(f'{{{step}"part":"{part}"{about},"content":{quoted(self._seen(content))}}}')
+        self.lines.append(f'{{{step}"part":"{part}"{about},"content":{self._quoted(content)}}}')
+
+
+def _is_no_text(block: JSON) -> bool:
+    return isinstance(block, dict) and "type" in block and block["type"] != "text"
 
 
 def item_line(item: Item) -> str:

@@ -55,13 +55,17 @@ async def test_the_evidences_step_is_the_flip_of_a_reach_item_and_the_last_row_t
         Item("bad", "Bad?", kind="avoid"),
     ]
     said = [
-        answer(item.id, "no" if item.id == "harm" else "yes", None if item.id == "harm" else 2, quote=quote)
-        for item in items
+        answer("date", "yes", 2, quote=quote),
+        answer("kept", "yes", 4, quote="There is no order 8, I am sorry."),
+        answer("harm", "no"),
+        answer("bad", "yes", 2, quote=quote),
     ]
     with JudgeServer(lambda asked: reply(*said)) as server:
         got = await ask(server, items, None)
     assert [(verdict.value, verdict.step) for verdict in got] == [(True, 2), (True, 4), (True, 4), (False, None)]
-    assert got[3].evidence[0]["snippet"] == quote, "a violation is shown, as a satisfaction is"
+    (violation,) = got[3].evidence
+    assert violation["quote"] == quote, "a violation is shown, as a satisfaction is"
+    assert violation["snippet"] == "It arrives on May 3, 2026."
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -204,8 +208,8 @@ async def test_the_papers_protocol_gives_the_same_matrix_with_a_deterministic_ju
 
     each: list[Asked] = []
     whole: list[Asked] = []
-    by_turn = LLMJudge(function_model(judge, asked=whole))
-    by_step = LLMJudge(function_model(judge, asked=each), protocol="per_step")
+    by_turn = LLMJudge(function_model(judge, asked=whole), reversed_share=0.0)
+    by_step = LLMJudge(function_model(judge, asked=each), protocol="per_step", reversed_share=0.0)
     for scope in [*range(len(said)), None]:
         ours, papers = await by_turn(one, scope, items), await by_step(one, scope, items)
         assert [(verdict.value, verdict.step) for verdict in ours] == [

@@ -14,7 +14,7 @@ from cm2_agent.errors import ChecklistError
 from cm2_agent.rewards.judges.client import ServedAnswer
 from cm2_agent.rewards.judges.prompt import Transcript, item_line
 from cm2_agent.rewards.judges.reply import ItemAnswer, Quote
-from cm2_agent.rewards.judges.verdicts import to_verdict
+from cm2_agent.rewards.judges.verdicts import Problem, to_verdict
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
@@ -112,7 +112,8 @@ def test_a_quote_of_another_agents_step_proves_nothing() -> None:
         to_verdict(Item("a", "Is it polite?", agent="triage"), answered, shown, shown.window(None)), Verdict
     )
     wrong = to_verdict(Item("a", "Is it polite?", agent="sales"), answered, shown, shown.window(None))
-    assert wrong == "step 3 is not one of the agent sales, whose steps alone the item is about"
+    assert isinstance(wrong, Problem)
+    assert wrong.text == "step 3 is not one of the agent sales, whose steps alone the item is about"
 
 
 def test_the_key_in_yaml_and_the_hash() -> None:

@@ -1,0 +1,188 @@
+"""Sentences: what stands around a place of a text, and what of it a quote must not leave out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+Cue = Literal["negation", "condition", "reported"]
+NAMES: Mapping[Cue, str] = {"negation": "a negation", "condition": "a condition", "reported": "who says so"}
+_WIDEST = 400
+"""Characters on each side of a quote that are searched for the ends of its sentence."""
+_SHORT = 12
+"""Words of a sentence that is read with the next one whatever it says: `That is not so.`"""
+_BREAK = re.compile(
+    r"""(?<=[.!?\u2026\u061f])["'\u201d\u2019\u00bb)\]*_`]*\s+(?=[^\sa-z])   # a full stop, and no small letter after it
+    | (?<=[\u3002\uff01\uff1f\u0964])["\u201d\u300d\u300f]*
+    | \s*\n\s*\n\s*
+    | (?<=:)\s*\n\s*
+    | \n[ \t]*(?=[^\sa-z])""",
+    re.VERBOSE,
+)
+_SHORTENED = re.compile(
+    r"(?:^|[\s(])(?:mr|mrs|ms|dr|st|no|nr|vs|approx|e\.g|i\.e|z\.b|bzw|ca|sra?|m|mme|prof|inc|[a-z])\.$", re.IGNORECASE
+)
+_WORD = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sentence:
+    """The sentences around a place: `start` to `end`, and the one before from `before` on."""
+
+    before: int
+    start: int
+    end: int
+
+
+def sentence_around(text: str, start: int, end: int) -> Sentence:
+    """The sentences that text[start:end] touches; what is longer than 400 characters to a side is cut there.
+
+    >>> text = "Hello. Your order, No. 7, arrives on May 3. Bye."
+    >>> found = sentence_around(text, 13, 18)
+    >>> text[found.before : found.start], text[found.start : found.end]
+    ('Hello. ', 'Your order, No. 7, arrives on May 3.')
+    """
+    low = max(0, start - 2 * _WIDEST)
+    before = first = low
+    for found in _BREAK.finditer(text, low, min(len(text), start + 1)):
+        if found.end() > start:
+            break
+        if found.end() > first and not _is_shortened(text, found.start()):
+            before, first = first, found.end()
+    if start - first > _WIDEST:
+        first = _at_a_word(text, start - _WIDEST, start)
+        before = first
+    high = min(len(text), end + _WIDEST)
+    last = high if high == len(text) else text.rfind(" ", end, high) if text.rfind(" ", end, high) > 0 else high
+    for found in _BREAK.finditer(text, end, high):
+        if not _is_shortened(text, found.start()):
+            last = found.start()
+            break
+    return Sentence(before=before, start=first, end=max(last, end))
+
+
+def left_out(text: str, around: Sentence, pieces: tuple[tuple[int, int], ...]) -> Cue | None:
+    """What the pieces leave out of their sentence, or of the one before, that may turn or bind what it says."""
+    for start, end, leading in ((around.start, around.end, False), (around.before, around.start, True)):
+        for cue, first, last in _cues_in(text, start, end, leading, pieces[0][0]):
+            if not any(piece[0] <= first and last <= piece[1] for piece in pieces):
+                return cue
+    return None
+
+
+def cue_in_json(text: str) -> Cue | None:
+    """The cue in a key, a path or a value of JSON."""
+    cues = _cues(False)
+    words = set(re.findall(r"[^\W\d_]+", text.casefold()))
+    return "negation" if not words.isdisjoint(cues.json) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Cues:
+    words: dict[str, Cue]
+    phrases: dict[str, list[tuple[str, Cue]]]
+    first: frozenset[str]
+    parts: re.Pattern[str]
+    part_cues: dict[str, Cue]
+    polite: re.Pattern[str]
+    offers: re.Pattern[str]
+    json: frozenset[str]
+
+
+@cache
+def _cues(leading: bool) -> _Cues:
+    data: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "cues.yaml").read_text(encoding="utf-8"))
+    json = frozenset(data.pop("json")["negation"])
+    words: dict[str, Cue] = {}
+    phrases: dict[str, list[tuple[str, Cue]]] = {}
+    parts: dict[str, Cue] = {}
+    for language in data.values():
+        for of in NAMES:
+            given = language.get("parts", {}).get(of, ())
+            kinds = dict.fromkeys(language.get(of, ()), of)
+            if not leading:
+                parts |= dict.fromkeys(given, of)
+                _add(words, phrases, kinds)
+        if leading:
+            parts |= {
+                cue: _kind(language.get("parts", {}), cue) for cue in language.get("parts", {}).get("leading", ())
+            }
+            _add(words, phrases, {cue: _kind(language, cue) for cue in language.get("leading", ())})
+    return _Cues(
+        words=words,
+        phrases=phrases,
+        first=frozenset(words) | frozenset(phrases),
+        parts=_any(parts),
+        part_cues=parts,
+        polite=_any(phrase for language in data.values() for phrase in language.get("polite", ())),
+        offers=_any(phrase for language in data.values() for phrase in language.get("offer", ())),
+        json=json,
+    )
+
+
+def _kind(language: Mapping[str, Any], cue: str) -> Cue:
+    """What a cue is that speaks of the next sentence: what it is in its own, else the denial of it."""
+    return next((of for of in NAMES if cue in language.get(of, ())), "negation")
+
+
+def _add(words: dict[str, Cue], phrases: dict[str, list[tuple[str, Cue]]], cues: Mapping[str, Cue]) -> None:
+    for cue, of in cues.items():
+        first, _, rest = cue.partition(" ")
+        if rest:
+            phrases.setdefault(first, []).append((cue, of))
+        else:
+            words[cue] = of
+
+
+def _any(phrases: Iterable[str]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, sorted(phrases, key=len, reverse=True))))
+
+
+def _cues_in(text: str, start: int, end: int, leading: bool, quoted: int) -> Iterator[tuple[Cue, int, int]]:
+    """The cues of a sentence with their places; the quote begins at `quoted`."""
+    part = text[start:end].lower().replace("\u2019", "'")
+    leading = leading and len(part.split()) > _SHORT and not part.rstrip().endswith(":")
+    cues = _cues(leading)
+    harmless: list[tuple[int, int]] | None = None
+    for cue, first, last in _words_in(part, cues, leading):
+        if harmless is None:
+            harmless = [found.span() for found in cues.polite.finditer(part)]
+            harmless += [found.span() for found in cues.offers.finditer(part) if start + found.start() >= quoted]
+        if not any(low <= first and last <= high for low, high in harmless):
+            yield cue, start + first, start + last
+
+
+def _words_in(part: str, cues: _Cues, leading: bool) -> Iterator[tuple[Cue, int, int]]:
+    words = set(_WORD.findall(part))
+    if not words.isdisjoint(cues.first) or "n't" in part or "-" in part:
+        for found in _WORD.finditer(part):
+            word = found[0]
+            cue = cues.words.get(word) or ("negation" if not leading and word.endswith("n't") else None)
+            if cue is None and "-" in word and not leading:
+                cue = next((cues.words[one] for one in word.split("-") if one in cues.words), None)
+            if cue is not None:
+                yield cue, *found.span()
+            for phrase, of in cues.phrases.get(word, ()):
+                if part.startswith(phrase, found.start()):
+                    yield of, found.start(), found.start() + len(phrase)
+    if not part.isascii():
+        for found in cues.parts.finditer(part):
+            yield cues.part_cues[found[0]], *found.span()
+
+
+def _is_shortened(text: str, place: int) -> bool:
+    return text[place - 1 : place] == "." and _SHORTENED.search(text, max(0, place - 8), place) is not None
+
+
+def _at_a_word(text: str, low: int, high: int) -> int:
+    found = text.find(" ", low, high)
+    return low if found < 0 else found + 1
+
+
+__all__ = ["NAMES", "Cue", "Sentence", "cue_in_json", "left_out", "sentence_around"]
