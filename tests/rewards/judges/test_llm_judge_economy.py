@@ -49,11 +49,15 @@ class Broken:
     def __init__(self, seed: int, share: float) -> None:
         self.random, self.share = random.Random(seed), share
         self.injected: Counter[str] = Counter()
+        self.well = False
+        """Whether it has answered since the last 403: a first one, and many without an answer, refuse the judge."""
 
     def __call__(self, asked: Asked) -> Mapping[str, Any] | str | Fault:
-        if self.random.random() >= self.share:
-            return honest(asked)
         name = self.random.choice(list(FAULTS))
+        if self.random.random() >= self.share or (name == "forbidden" and not self.well):
+            self.well = True
+            return honest(asked)
+        self.well = self.well and name != "forbidden"
         self.injected[name] += 1
         return FAULTS[name](asked)
 
@@ -110,6 +114,7 @@ def test_a_thousand_faults_make_no_number_and_lose_no_trace(tmp_path: Path) -> N
 
         async def again(retries: int) -> None:
             nonlocal calls
+            broken.well = False
             judge = LLMJudge(
                 openai_judge_model(server.base_url, "stub"),
                 price=FREE,
