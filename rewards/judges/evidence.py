@@ -25,6 +25,8 @@ SHORTEST_PIECE = 6
 _MOST_PLACES = 64
 """Places of a quote in one part that are looked at."""
 _DOTS = re.compile(r"\s*[\[(<]?\s*(?:\u2026|\.{3,}|\.\s\.\s\.)+\s*[\])>]?\s*")
+_LEFT_OUT = re.compile(r"^[\s.\u2026*_`~]{2,}|[\s.\u2026*_`~]{2,}$")
+"""Dots and marks at a quote's ends, which make it no longer."""
 _ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|(["\\/nrt]))')
 _PLAIN = {"n": "\n", "r": "\n", "t": " "}
 _LINK = re.compile(r"!?\[([^\[\]]{1,300})\]\([^()\s]{1,500}\)|^[ \t]*>[ \t]?", re.MULTILINE)
@@ -243,13 +245,12 @@ def _is_clear(raw: str, start: int, end: int) -> bool:
 
 
 def _is_long_enough(quote: str) -> bool:
-    length = 0
-    words = " ".join(quote.split())
+    words = " ".join(_LEFT_OUT.sub("", quote).split())
     if words.isascii():
-        length = len(words.strip(" .*_`\"'"))
-        return length >= SHORTEST and any(map(str.isalnum, words))
-    words = unicodedata.normalize("NFKC", words).strip(" .*_`\"'")
-    length = sum(2 if unicodedata.east_asian_width(letter) == "W" else letter.isprintable() for letter in words)
+        length = len(words)
+    else:
+        words = unicodedata.normalize("NFKC", words)
+        length = sum(2 if unicodedata.east_asian_width(letter) == "W" else letter.isprintable() for letter in words)
     return length >= SHORTEST and any(map(str.isalnum, words))
 
 
