@@ -60,7 +60,7 @@ async def test_a_quote_that_leaves_out_what_turns_it_is_asked_again_with_both_se
 async def test_a_yes_that_still_leaves_it_out_is_unverifiable(second: dict[str, Any]) -> None:
     (got,) = await scripted(HALF, second)(TRAP, 0, [DONE])
     assert (got.value, got.reason, got.cause) == (None, "judge failed", "content")
-    assert "unverifiable" in got.explanation
+    assert "unverifiable" in str(got.explanation)
 
 
 async def test_a_no_at_the_second_asking_is_a_no() -> None:
@@ -197,7 +197,7 @@ async def test_an_absence_in_what_was_not_shown_is_no_proof() -> None:
     for item in (DONE, HARM):
         (got,) = await scripted(answer(item.id, "no"))(shown, 0, [item])
         assert (got.value, got.cause) == (None, "content")
-        assert "was not shown" in got.explanation
+        assert "was not shown" in str(got.explanation)
     elsewhere = Item("harm", "Was a wrong tool called?", kind="avoid", focus_on="assistant.tool_calls")
     (got,) = await scripted(answer("harm", "no"), reversed_share=0.0)(shown, 0, [elsewhere])
     assert got.value is True, "the calls were all shown"
