@@ -1,8 +1,8 @@
 """Advantages over a group at every level of docs/method.md §5, from Scores alone, in plain arithmetic.
 
 Notation: G rollouts, L counted turns, S steps of a turn, C items of a turn; `weights_C` sum to 1; p_itc is 1 where
-rollout i was paid item c in turn t. Sources: CM2 (arXiv 2602.12268) Eq. 3, 5, 7–10; per-item centring, `return_to_go`
-and `evidence` are ours (docs/method.md §4–5)."""
+rollout i was paid item c in turn t, the share that was paid where that is a fraction, and 0 for a NULL that the policy
+caused. Sources: CM2 (arXiv 2602.12268) Eq. 3, 5, 7–10; `return_to_go` and `evidence` are ours (docs/method.md §4–5)."""
 
 from __future__ import annotations
 
@@ -12,21 +12,19 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
-import numpy.typing as npt
 
 from cm2_agent.errors import TrainError
 from cm2_agent.types.score import Score, TurnScore
 
+from .step_level import Floats, Lengths, Norm, Table, fnorm, number_of, step_level
+
 Level: TypeAlias = Literal["trajectory", "turn", "step", "return_to_go", "evidence"]
-Norm: TypeAlias = Literal["none", "std"]
-Floats: TypeAlias = npt.NDArray[np.float64]
-Table: TypeAlias = dict[int, list[float]]
-"""By dialogue turn, the advantage of each of its steps."""
 
 ZERO = 1e-9
 """Advantages below this are set to 0 (docs/method.md §5): what rounding leaves of a tie must not train."""
-_EPSILON = 1e-6
-_NEVER = np.inf
+
+GROUP_PENDING = "another rollout of its group is pending"
+"""Why a rollout with a reward takes no part: what its group is worth beside it is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +34,8 @@ class RolloutAdvantage:
 
     `steps[turn][step]` holds for every token of that step. `scalar` is the one advantage of every token at `trajectory`
     level, None at the others. `left_out` says why the rollout takes no part (its tokens are not trained), None where it
-    does. `elsewhere` is the advantage in turns that are not in `steps`; None where it is not known."""
+    does; a group takes part as a whole or not at all. `elsewhere` is the advantage in turns that are not in `steps`;
+    None where it is not known."""
 
     trace_id: str
     steps: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
@@ -67,8 +66,8 @@ class RolloutAdvantage:
 
 @dataclass(frozen=True, kw_only=True)
 class GroupAdvantages:
-    """The rollouts' advantages, in the order of the scores. A group that is all 0 at the chosen level is not
-    `informative`: its policy-loss gradient is exactly 0 and it may be left out of a batch."""
+    """The rollouts' advantages, in the order of the scores. A group that is all 0 at the chosen level, or left out, is
+    not `informative`: its policy-loss gradient is exactly 0 and it may be left out of a batch."""
 
     level: Level
     norm: Norm
@@ -90,9 +89,9 @@ def advantages(
 ) -> GroupAdvantages:
     """The advantages of a group's rollouts from their scores, at a level of credit (docs/method.md §5).
 
-    `trajectory` centres per item (§4): `A_i = (1/L) Σ_t Σ_c w_tc (p_itc − mean over rollouts that judged c)`; with
-    components, or scores without turns, it is `R_i − mean R`. Left out, and not counted in G, are rollouts without a
-    reward (other than for a NULL verdict, at `trajectory`) and, at other levels, with any NULL verdict.
+    A rollout is worth its `Score.lower`: a verdict that is NULL by the policy's doing is unpaid, at every level, so that
+    breaking the judge never pays more than failing (§4). Where the lower bound of any rollout is not known (an
+    infrastructure failure left it pending), the whole group is left out.
 
     Args:
         scores: The group's scores under one reward version, one a rollout.
@@ -112,32 +111,30 @@ def advantages(
     [0.25, -0.25]
     """
     _check_arguments(scores, level, norm, happened)
-    by_reward = level == "trajectory" and any(score.components or not score.turns for score in scores if _usable(score))
-    reasons = [_left_out(score, level, by_reward=by_reward) for score in scores]
-    selected = [index for index, reason in enumerate(reasons) if reason is None]
-    taking_part = [scores[index] for index in selected]
-    if not by_reward:
-        _check_alike(taking_part)
+    reasons = [_left_out(score) for score in scores]
+    if any(reasons):
+        pending = tuple(
+            RolloutAdvantage(trace_id=score.trace_id, left_out=reason or GROUP_PENDING)
+            for score, reason in zip(scores, reasons, strict=True)
+        )
+        return GroupAdvantages(level=level, norm=norm, rollouts=pending)
+    if level != "trajectory" or all(score.turns and not score.components for score in scores):
+        _check_alike(scores)
     if level == "trajectory":
-        scalars = _by_reward(taking_part, norm) if by_reward else _by_item(taking_part, norm)
-        found = {index: _scalar(scores[index], value) for index, value in zip(selected, scalars.tolist(), strict=True)}
+        scalars = _trajectory(scores, norm).tolist()
+        found = [_scalar(score, value) for score, value in zip(scores, scalars, strict=True)]
     else:
-        _check_level(taking_part, level)
-        lengths = [None if happened is None else happened[index] for index in selected]
-        tables = _LEVELS[level](taking_part, norm, lengths)
-        found = {
-            index: RolloutAdvantage(
-                trace_id=scores[index].trace_id,
+        _check_level(scores, level)
+        tables = _LEVELS[level](scores, norm, happened or [None] * len(scores))
+        found = [
+            RolloutAdvantage(
+                trace_id=score.trace_id,
                 steps={turn: tuple(_zeroed(value) for value in values) for turn, values in table.items()},
                 elsewhere=0.0 if level in ("turn", "step") else None,
             )
-            for index, table in zip(selected, tables, strict=True)
-        }
-    rollouts = tuple(
-        found[index] if reason is None else RolloutAdvantage(trace_id=score.trace_id, left_out=reason)
-        for index, (score, reason) in enumerate(zip(scores, reasons, strict=True))
-    )
-    return GroupAdvantages(level=level, norm=norm, rollouts=rollouts)
+            for score, table in zip(scores, tables, strict=True)
+        ]
+    return GroupAdvantages(level=level, norm=norm, rollouts=tuple(found))
 
 
 def _scalar(score: Score, value: float) -> RolloutAdvantage:
@@ -150,44 +147,16 @@ def _zeroed(value: float) -> float:
     return 0.0 if abs(value) < ZERO else float(value)
 
 
-def _fnorm(values: Floats, norm: Norm) -> float:
-    """Fnorm of §5: 1, or the population standard deviation + 1e-6."""
-    return 1.0 if norm == "none" or not values.size else float(values.std()) + _EPSILON
-
-
 # -- trajectory
 
 
-def _by_reward(scores: Sequence[Score], norm: Norm) -> Floats:
-    """Eq. 5 on the rewards themselves, (G,)."""
-    rewards = np.array([score.reward for score in scores], dtype=np.float64)
-    return (rewards - rewards.mean()) / _fnorm(rewards, norm) if rewards.size else rewards
-
-
-def _by_item(scores: Sequence[Score], norm: Norm) -> Floats:
-    """Eq. 5 centred per item, NULLs contributing 0, (G,)."""
-    if not scores:
-        return np.zeros(0)
-    centred = np.zeros(len(scores))
-    enough = max(2, math.ceil(len(scores) / 2))
-    for at in range(scores[0].length):
-        turns = [score.turns[at] for score in scores]
-        paid_GC = np.array(
-            [[np.nan if one.paid is None else float(one.paid) for one in turn.verdicts] for turn in turns]
-        )
-        judged_GC = ~np.isnan(paid_GC)
-        number_C = judged_GC.sum(axis=0)
-        mean_C = np.where(judged_GC, paid_GC, 0.0).sum(axis=0) / np.maximum(number_C, 1)
-        counts_GC = judged_GC & (number_C >= enough)
-        centred += np.where(counts_GC, paid_GC - mean_C, 0.0) @ _weights(turns[0])
-    centred /= scores[0].length
-    return centred / _fnorm(centred, norm)
+def _trajectory(scores: Sequence[Score], norm: Norm) -> Floats:
+    """Eq. 5 on the lower bounds, (G,)."""
+    rewards_G = np.array([score.lower for score in scores], dtype=np.float64)
+    return (rewards_G - rewards_G.mean()) / fnorm(rewards_G, norm) if rewards_G.size else rewards_G
 
 
 # -- the levels with a table: each gives, per rollout, its turns' steps
-
-Lengths: TypeAlias = Sequence[Sequence[int] | None]
-
 
 def _turn_level(scores: Sequence[Score], norm: Norm, _lengths: Lengths) -> list[Table]:
     """Eq. 7: (R_it − mean_j R_jt)/Fnorm over the rollouts that reached t."""
@@ -196,45 +165,11 @@ def _turn_level(scores: Sequence[Score], norm: Norm, _lengths: Lengths) -> list[
         reached = [index for index, score in enumerate(scores) if score.turns[at].reached]
         rewards = np.array([_reward(scores[index].turns[at]) for index in reached])
         for index, value in zip(
-            reached, (rewards - rewards.mean()) / _fnorm(rewards, norm) if reached else (), strict=True
+            reached, (rewards - rewards.mean()) / fnorm(rewards, norm) if reached else (), strict=True
         ):
             turn = scores[index].turns[at]
-            tables[index][_number(turn)] = [float(value)] * turn.steps
+            tables[index][number_of(turn)] = [float(value)] * turn.steps
     return tables
-
-
-def _step_level(scores: Sequence[Score], norm: Norm, _lengths: Lengths) -> list[Table]:
-    """Eq. 8–10 with Eq. 3's backfill: over the items that could still be earned at the step."""
-    tables: list[Table] = [{} for _ in scores]
-    for at in range(scores[0].length if scores else 0):
-        reached = [index for index, score in enumerate(scores) if score.turns[at].reached]
-        if not reached:
-            continue
-        paid_GC = np.array([[float(bool(one.paid)) for one in scores[index].turns[at].verdicts] for index in reached])
-        mean_C, norm_C = paid_GC.mean(axis=0), np.array([_fnorm(column, norm) for column in paid_GC.T])
-        for index in reached:
-            turn = scores[index].turns[at]
-            weights_C = _weights(turn)
-            eligible_SC, filled_SC = _eligible(turn)
-            share_S = eligible_SC @ weights_C
-            sums_S = np.where(eligible_SC, (filled_SC - mean_C) / norm_C, 0.0) @ weights_C
-            tables[index][_number(turn)] = np.divide(
-                sums_S, share_S, out=np.zeros_like(sums_S), where=share_S > 0
-            ).tolist()
-    return tables
-
-
-def _eligible(turn: TurnScore) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """(S, C) eligible: dependencies true and itself false before the step; and Eq. 3's rb among these: it turns true at
-    some time."""
-    flips_C = _flips(turn)
-    before_S = np.arange(turn.steps)[:, None]  # the row before step s, counted from 1, is s − 1
-    ready_SC = np.ones((turn.steps, len(flips_C)), dtype=bool)
-    for item, verdict in enumerate(turn.verdicts):
-        for parent in verdict.depends_on:
-            ready_SC[:, item] &= flips_C[parent] <= before_S[:, 0]
-    eligible_SC = ready_SC & (flips_C[None, :] > before_S)
-    return eligible_SC, eligible_SC & np.isfinite(flips_C)[None, :]
 
 
 def _return_level(scores: Sequence[Score], _norm: Norm, lengths: Lengths) -> list[Table]:
@@ -291,53 +226,33 @@ def _within(score: Score, turn: int, step: int) -> float:
     found = next((one for one in score.turns if one.turn == turn), None)
     if found is None:
         return 0.0
-    return math.fsum(one.weight for one in found.verdicts if one.paid and (one.step or 0) > step) / score.length
+    return math.fsum(one.weight * (one.pays or 0.0) for one in found.verdicts if (one.step or 0) > step) / score.length
 
 
 _LEVELS: dict[str, Callable[[Sequence[Score], Norm, Lengths], list[Table]]] = {
     "turn": _turn_level,
-    "step": _step_level,
+    "step": step_level,
     "return_to_go": _return_level,
     "evidence": _evidence_level,
 }
 
 
-# -- what a score says of a turn
-
-
-def _weights(turn: TurnScore) -> Floats:
-    return np.array([one.weight for one in turn.verdicts], dtype=np.float64)
-
-
-def _flips(turn: TurnScore) -> Floats:
-    """(C,) the row from which each column is true, infinity where it never is."""
-    return np.array([_NEVER if one.step is None else one.step for one in turn.verdicts], dtype=np.float64)
-
-
 def _reward(turn: TurnScore) -> float:
-    """R_t (Eq. 6), from the verdicts: complete wherever this is asked."""
-    return math.fsum(one.weight for one in turn.verdicts if one.paid)
-
-
-def _number(turn: TurnScore) -> int:
-    assert turn.turn is not None, "a closing block was refused before"
-    return turn.turn
+    """R_t (Eq. 6) from what its verdicts pay; a NULL pays nothing."""
+    return min(1.0, math.fsum(one.weight * (one.pays or 0.0) for one in turn.verdicts))
 
 
 # -- what is refused and what is left out
 
 
-def _usable(score: Score) -> bool:
-    return score.reward is not None or score.null_reason == "verdicts"
-
-
-def _left_out(score: Score, level: Level, *, by_reward: bool) -> str | None:
-    if not _usable(score):
-        return f"no reward: {score.null_reason or 'unscored'}"
-    if level == "trajectory":
-        return "no reward: verdicts" if by_reward and score.reward is None else None
-    missing = sorted({one.item for one in score.verdicts if one.paid is None})
-    return f"no verdict on {', '.join(missing)}" if missing else None
+def _left_out(score: Score) -> str | None:
+    """Why a score has no lower bound: nobody knows yet, or will ever know, what the rollout was worth."""
+    if score.lower is not None:
+        return None
+    missing = sorted({one.item for one in score.verdicts if one.pays is None and one.weight})
+    if missing and score.null_reason in (None, "verdicts"):
+        return f"no verdict on {', '.join(missing)}"
+    return f"no reward: {score.null_reason or 'unscored'}"
 
 
 def _check_arguments(scores: Sequence[Score], level: str, norm: str, happened: Sequence[Sequence[int]] | None) -> None:

@@ -7,6 +7,7 @@ reason and a number.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,11 +42,13 @@ class RolloutRows:
 
 @dataclass(frozen=True, kw_only=True)
 class GroupRows:
-    """A group and those of its rollouts that became rows. `informative`: some advantage of the group is not 0."""
+    """A group and those of its rollouts that became rows. `informative`: some advantage of the group is not 0.
+    `pending`: it was left out whole, since nobody knows what one of its rollouts is worth."""
 
     group: Group
     rollouts: tuple[RolloutRows, ...]
     informative: bool
+    pending: bool = False
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -57,7 +60,10 @@ class RowReport:
     """What became of the groups. `left_out` counts rollouts by reason; `masked_tokens` are those of prompts, tools and
     users.
 
-    `retokenised_rows` (rows made from words, which GRPO refuses) is in the JSON only where there are some.
+    `pending_groups` were left out whole for a rollout whose reward is pending. `lower` and `upper` are the mean bounds
+    of the other groups' rewards, each in [0, 1], None where there is none: J − J_low is at most their difference
+    (docs/method.md §4). `retokenised_rows` (rows made from words, which GRPO refuses) is in the JSON only where there
+    are some.
     """
 
     groups: int
@@ -65,6 +71,9 @@ class RowReport:
     rows: int
     trained_tokens: int
     masked_tokens: int
+    pending_groups: int = 0
+    lower: float | None = None
+    upper: float | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
     retokenised_rows: int = 0
 
@@ -86,12 +95,17 @@ class RolloutDataset:
     def report(self) -> RowReport:
         rows = [row for group in self.groups for row in group.rows]
         trained = sum(row.trained for row in rows)
+        scores = [one.score for group in self.groups if not group.pending for one in group.group.rollouts]
+        bounds = [(one.lower, one.upper) for one in scores if one.lower is not None and one.upper is not None]
         return RowReport(
             groups=len(self.groups),
             informative_groups=sum(group.informative for group in self.groups),
             rows=len(rows),
             trained_tokens=trained,
             masked_tokens=sum(len(row.ids) for row in rows) - trained,
+            pending_groups=sum(group.pending for group in self.groups),
+            lower=math.fsum(lower for lower, _ in bounds) / len(bounds) if bounds else None,
+            upper=math.fsum(upper for _, upper in bounds) / len(bounds) if bounds else None,
             left_out=dict(self.left_out),
             retokenised_rows=sum(row.retokenised for row in rows),
         )
@@ -113,8 +127,8 @@ def build_dataset(
 ) -> RolloutDataset:
     """The rows of groups with their advantages (docs/method.md §5), less what `drop` gives a reason to leave out.
 
-    Advantages are of all scored rollouts of a group, whether or not they become rows: they are what the rollouts were
-    worth beside each other.
+    Advantages are of all rollouts of a group, whether or not they become rows: they are what the rollouts were worth
+    beside each other. A group with a rollout whose reward is pending is left out whole.
 
     Args:
         groups: scored rollouts of tasks.
@@ -134,7 +148,8 @@ def build_dataset(
     made = []
     for group in groups:
         rollouts, informative = [], False
-        for rollout, credit in zip(group.rollouts, credits(group) if group.rollouts else (), strict=True):
+        given = credits(group) if group.rollouts else ()
+        for rollout, credit in zip(group.rollouts, given, strict=True):
             if isinstance(credit, str):
                 left_out[credit] += 1
                 continue
@@ -151,7 +166,9 @@ def build_dataset(
                 rollouts.append(one)
             else:
                 left_out[reason] += 1
-        made.append(GroupRows(group=group, rollouts=tuple(rollouts), informative=informative))
+        unknown = any(rollout.score.lower is None for rollout in group.rollouts)
+        pending = unknown and all(isinstance(credit, str) for credit in given)
+        made.append(GroupRows(group=group, rollouts=tuple(rollouts), informative=informative, pending=pending))
     return RolloutDataset(groups=tuple(made), left_out=dict(left_out))
 
 

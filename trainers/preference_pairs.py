@@ -63,8 +63,8 @@ def pairs_of(group: Group, *, margin: float, most: int | None = None) -> list[Pa
     """Preference pairs of a group's rollouts whose rewards differ, widest difference first.
 
     The prompt is what both dialogues begin with, up to the last user message that they share; `chosen` and `rejected`
-    are the turns that follow. Rollouts without a reward give no pair, nor do two that begin differently or are the
-    same.
+    are the turns that follow. Both are worth `Score.lower`: what the policy kept from being judged is unpaid. Rollouts
+    whose reward is pending give no pair, nor do two that begin differently or are the same.
 
     Args:
         group: Rollouts of one task under one reward version, `store.groups()` say.
@@ -92,7 +92,7 @@ def pairs_of(group: Group, *, margin: float, most: int | None = None) -> list[Pa
             f"group {group.task_id!r} mixes the reward versions {', '.join(versions)}; score all its traces under one"
             " of them"
         )
-    scored = [(rollout.score.reward, rollout) for rollout in group.rollouts if rollout.score.reward is not None]
+    scored = [(rollout.score.lower, rollout) for rollout in group.rollouts if rollout.score.lower is not None]
     different = sorted(
         (
             (better - worse, first, second)

@@ -46,8 +46,9 @@ class SFT:
         model: the policy to train: a folder, a hub name, or a transformers model.
         out: the folder to write; it must not exist yet, or hold an earlier result of a trainer, which is replaced.
         tokenizer: the model's, where `model` is in memory; else it is loaded from beside the model.
-        select: "all" (every dialogue that did not fail, scored or not), "best" (those with the highest reward of their
-            group, ties included; none of a group that earned nothing), or the least reward as a number in [0, 1].
+        select: "all" (every dialogue that did not fail, scored or not), "best" (those with the highest `Score.lower` of
+            their group, ties included; none of a group that earned nothing), or the least `Score.lower` as a number in
+            [0, 1]. What the policy kept from being judged is unpaid in it.
         retokenise: take the words of all traces, also of those with recorded ids.
         agent: train on the steps of the agent of this name alone, in a graph of several.
         steps: optimizer steps, exactly so many; or give `epochs`.
@@ -163,7 +164,7 @@ class SFT:
                     left_out[rows] += 1
                 else:
                     chosen.append(RolloutRows(rollout=rollout, rows=tuple(rows)))
-            rewards = {rollout.score.reward for rollout in group.rollouts}
+            rewards = {rollout.score.lower for rollout in group.rollouts}
             made.append(GroupRows(group=group, rollouts=tuple(chosen), informative=len(rewards - {None}) > 1))
         return RolloutDataset(groups=tuple(made), left_out=dict(left_out))
 
@@ -173,11 +174,11 @@ class SFT:
             return FAILED
         if self.select == "all":
             return None
-        reward = rollout.score.reward
+        reward = rollout.score.lower
         if reward is None:
             return NO_REWARD
         if self.select == "best":
-            best = max(other.score.reward for other in group.rollouts if other.score.reward is not None)
+            best = max(other.score.lower for other in group.rollouts if other.score.lower is not None)
             if best <= 0:
                 return NOTHING_EARNED
             return None if reward == best else NOT_BEST

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
 
 from cm2_agent.errors import TrainError
 from cm2_agent.types.group import Group
 
+from .advantage import GROUP_PENDING
 from .checkpoint import ModelLimits
-from .dataset import Drop, GroupRows, RolloutDataset, RolloutRows
+from .dataset import Drop, RolloutDataset, RolloutRows
 from .rows import TEXT_ONLY, TOO_LONG
 
 STALE = "policy lag above max_lag"
@@ -48,7 +50,7 @@ def leave_out(dataset: RolloutDataset, rollouts: Container[int], reason: str) ->
     for group in dataset.groups:
         rest = tuple(one for one in group.rollouts if id(one) not in rollouts)
         number += len(group.rollouts) - len(rest)
-        groups.append(GroupRows(group=group.group, rollouts=rest, informative=group.informative))
+        groups.append(replace(group, rollouts=rest))
     left_out = Counter(dataset.left_out)
     if number:
         left_out[reason] += number
@@ -105,10 +107,11 @@ def require_something(dataset: RolloutDataset) -> None:
         return
     report = dataset.report
     reasons = report.left_out
-    if reasons and not report.rows and all(reason.startswith(("no reward", "no verdict")) for reason in reasons):
+    if report.groups and report.pending_groups == report.groups:
+        what = f"all {report.groups} groups are pending" if GROUP_PENDING in reasons else "all rewards are NULL"
         raise TrainError(
-            f"all rewards are NULL: {_sentence(reasons)}. A missing reward is never taken for 0; find out why (cm2"
-            " doctor lists the reasons), score again, and train then."
+            f"{what}: {_sentence(reasons)}. A reward that is missing by nobody's doing is never taken for 0, and its"
+            " group waits with it; find out why (cm2 doctor lists the reasons), score again, and train then."
         )
     if not report.informative_groups:
         raise TrainError(

@@ -130,8 +130,8 @@ class Score:
             `no checklist`.
         components: A stack's other rewards by name.
         lower: The reward with every policy-caused NULL unpaid, in [0, 1]: what training and selection use. None where
-            the score is pending (a verdict is missing that the policy did not cause) or means nothing (`censored`, `no
-            turn`). Taken from the verdicts where it is not given.
+            the score is pending (a verdict is missing that the policy did not cause) or means nothing (`no turn`); of a
+            `censored` one what was reached, the rest unpaid. Taken from the verdicts where it is not given.
         upper: The reward with every policy-caused NULL paid, in [0, 1]; None with `lower`.
         usage: What judging it took: `calls` (`re_asks` among them), items `escalated`, verdicts `cached`,
             `input_tokens`, `output_tokens`, and `usd`, None where a price is not known; empty where no judge was
@@ -171,7 +171,7 @@ class Score:
         is to be taken again, and until then its group is not trained on."""
         if self.lower is not None:
             return False
-        failed = self.null_reason is not None and self.null_reason.startswith("failure")
+        failed = self.null_reason is not None and self.null_reason.startswith(("failure", "gate undecided"))
         return failed or any(verdict.pays is None and verdict.weight for verdict in self.verdicts)
 
     @property

@@ -65,9 +65,25 @@ def bounds_of(
     if not turns or components:
         whole = all(verdict.pays is not None or not verdict.weight for turn in turns for verdict in turn.verdicts)
         return Bounds(lower=reward, upper=reward) if reward is not None and whole else None
-    if null_reason not in (None, "verdicts"):
-        return None
-    return Bounds.sum([Bounds.of_turn(turn.verdicts) for turn in turns])
+    if null_reason in (None, "verdicts"):
+        return Bounds.sum([Bounds.of_turn(turn.verdicts) for turn in turns])
+    if null_reason == "censored" or (null_reason == "gate undecided" and _undecided_by_policy(turns)):
+        return bounds_behind_gate(turns)
+    return None
 
 
-__all__ = ["WHOLE", "Bounds", "bounds_of"]
+def bounds_behind_gate(turns: Sequence[TurnScore]) -> Bounds | None:
+    """Those of a dialogue that a gate ended without a verdict of the checklist against it: what it never reached is
+    unpaid in the lower one and paid in full in the upper."""
+    return Bounds.sum([Bounds.of_turn(turn.verdicts) if turn.reached else WHOLE for turn in turns])
+
+
+def _undecided_by_policy(turns: Sequence[TurnScore]) -> bool:
+    """Whether all that is missing of the last turn that was reached is so by the policy's doing. Which of its items are
+    strict is not stored."""
+    last = next((turn for turn in reversed(turns) if turn.reached and turn.turn is not None), None)
+    missing = [] if last is None else [one.cause for one in last.verdicts if one.value is None]
+    return bool(missing) and set(missing) == {"content"}
+
+
+__all__ = ["WHOLE", "Bounds", "bounds_behind_gate", "bounds_of"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.score import Score, TurnScore, Verdict
-from cm2_agent.types.score_bounds import WHOLE, Bounds
+from cm2_agent.types.score_bounds import Bounds, bounds_behind_gate
 from cm2_agent.types.trace import Trace
 
 from .ending import Ending
@@ -40,9 +40,12 @@ def _bounds(
     reason: str | None, checked: CheckedTrace, turns: Sequence[TurnScore], shares: Sequence[Share]
 ) -> Bounds | None:
     """The bounds of the reward (docs/method.md §4). A gate that policy-caused NULLs left undecided is unsatisfied in
-    the lower one, which pays nothing of the turns behind it, and satisfied in the upper, which pays them in full."""
+    the lower one, which pays nothing of the turns behind it, and satisfied in the upper, which pays them in full; so is
+    one of another checklist that ended the dialogue."""
     if reason is None:
         return Bounds.sum([share.bounds for share in shares])
+    if reason == "censored":
+        return bounds_behind_gate(turns)
     if reason != "gate undecided":
         return None
     ending, by_id = checked.ending, checked.plan.checklist.by_id
@@ -50,7 +53,7 @@ def _bounds(
     strict = [] if at is None else [one for one in at.verdicts if by_id[one.item].required_for_next_turn]
     if all(one.value is True for one in strict):  # what closed it was no verdict of this score
         return None
-    return Bounds.sum([share.bounds if turn.reached else WHOLE for turn, share in zip(turns, shares, strict=True)])
+    return bounds_behind_gate(turns)
 
 
 def turn_score(checked: CheckedTurn) -> TurnScore:

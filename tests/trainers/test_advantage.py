@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cm2_agent.errors import TrainError
-from cm2_agent.trainers.advantage import GroupAdvantages, advantages
+from cm2_agent.trainers.advantage import GROUP_PENDING, GroupAdvantages, advantages
 from cm2_agent.types.score import Score, TurnScore, Verdict
 
 LEVELS = ("trajectory", "turn", "step", "return_to_go", "evidence")
@@ -24,13 +24,17 @@ LEVELS = ("trajectory", "turn", "step", "return_to_go", "evidence")
 def turn(
     number: int | None, steps: int, *flips: int | str | None, weights: Sequence[float] = (), deps: Any = ()
 ) -> TurnScore:
-    """A counted turn from its items' flips; "?" is a NULL verdict, steps 0 a turn that was not reached."""
+    """A counted turn from its items' flips; "?" is a NULL by the policy's doing, "!" another, steps 0 a turn that was
+    not reached."""
     ws = list(weights) or [1 / len(flips)] * len(flips)
     parents = list(deps) or [()] * len(flips)
     verdicts = []
     for at, flip in enumerate(flips):
         if isinstance(flip, str):
-            verdicts.append(Verdict(item=f"C{at}", value=None, weight=ws[at], cause="infrastructure"))
+            cause: Any = "content" if flip == "?" else "infrastructure"
+            verdicts.append(
+                Verdict(item=f"C{at}", value=None, weight=ws[at], cause=cause, depends_on=tuple(parents[at]))
+            )
             continue
         paid = flip is not None and all(isinstance(up := flips[parent], int) and up < flip for parent in parents[at])
         verdicts.append(
@@ -83,10 +87,12 @@ def test_components_are_centred_on_the_reward() -> None:
         replace(BAD, reward=0.1, components={"length": 0.1}),
     ]
     assert scalars(advantages(stack)) == [pytest.approx(0.4), pytest.approx(-0.4)]
-    missing = [*stack, replace(GOOD, reward=None, null_reason="verdicts", components={"length": None})]
-    got = advantages(missing)
-    assert scalars(got)[:2] == [pytest.approx(0.4), pytest.approx(-0.4)]
-    assert got.rollouts[2].left_out == "no reward: verdicts"
+    missing = [*stack, replace(GOOD, reward=None, null_reason="component: length", components={"length": None})]
+    assert [one.left_out for one in advantages(missing).rollouts] == [
+        GROUP_PENDING,
+        GROUP_PENDING,
+        "no reward: component: length",
+    ]
 
 
 def test_a_reward_without_turns_is_enough_at_trajectory_level() -> None:
@@ -96,42 +102,42 @@ def test_a_reward_without_turns_is_enough_at_trajectory_level() -> None:
         advantages(outcomes, level="return_to_go")
 
 
-def test_null_verdicts_contribute_nothing_and_shift_no_other_item() -> None:
-    group = [score(turn(0, 1, 1, 1)), score(turn(0, 1, None, 1)), score(turn(0, 1, "?", None), null_reason="verdicts")]
-    got = scalars(advantages(group))
-    third = 2 / 3
-    assert got == [
-        pytest.approx(0.5 * 0.5 + 0.5 * (1 - third)),
-        pytest.approx(-0.5 * 0.5 + 0.5 * (1 - third)),
-        pytest.approx(-0.5 * third),
-    ]
-
-
-def test_an_item_that_too_few_judged_is_left_out() -> None:
-    group = [
-        score(turn(0, 1, 1, 1)),
-        *(score(turn(0, 1, "?", flip), null_reason="verdicts") for flip in (1, None, None)),
-    ]
-    assert scalars(advantages(group)) == [0.25, 0.25, -0.25, -0.25], "one of four judged C0: fewer than max(2, 4/2)"
-
-
-def test_null_is_never_zero_at_the_other_levels() -> None:
+def test_a_null_by_the_policys_doing_is_unpaid_at_every_level() -> None:
     group = [GOOD, BAD, score(turn(0, 2, "?", 1), id="null", null_reason="verdicts")]
-    for level in LEVELS[1:]:
-        got = advantages(group, level=level)  # type: ignore[arg-type]
-        assert got.rollouts[2].left_out == "no verdict on C0"
-        assert got.rollouts[:2] == advantages(group[:2], level=level).rollouts, level  # type: ignore[arg-type]
-        with pytest.raises(TrainError, match=r"'null' has no advantage: no verdict on C0"):
-            got.rollouts[2](0, 0)
-
-
-@pytest.mark.parametrize("reason", ["failure: ToolError", "censored", "gate undecided", "no turn", None])
-def test_a_rollout_without_a_reward_takes_no_part(reason: str | None) -> None:
-    dead = score(turn(0, 2, None, None), id="dead", reward=None, null_reason=reason)
+    failed = [GOOD, BAD, score(turn(0, 2, None, 1), id="null")]
     for level in LEVELS:
-        got = advantages([GOOD, dead, BAD], level=level)  # type: ignore[arg-type]
-        assert got.rollouts[1].left_out == f"no reward: {reason or 'unscored'}"
-        assert (got.rollouts[0], got.rollouts[2]) == advantages([GOOD, BAD], level=level).rollouts  # type: ignore[arg-type]
+        assert advantages(group, level=level).rollouts == advantages(failed, level=level).rollouts, level  # type: ignore[arg-type]
+
+
+def test_breaking_the_judge_is_no_better_than_failing() -> None:
+    """Where a NULL was left out of its item's mean: +0.17, +0.17, −0.33, 0.0."""
+    group = [score(turn(0, 1, flip), id=str(at)) for at, flip in enumerate((1, 1, None, "?"))]
+    assert scalars(advantages(group)) == [0.5, 0.5, -0.5, -0.5]
+
+
+def test_the_step_level_takes_the_least_that_a_null_allows() -> None:
+    """C1 needs C0. A NULL of C0 may hide that it came in step 1, and then C1 could have been earned in step 2."""
+    deps: Any = ((), (0,), ())
+    ws = (0.25, 0.25, 0.5)
+    full, broken = turn(0, 2, 1, 2, 2, weights=ws, deps=deps), turn(0, 2, "?", "?", 2, weights=ws, deps=deps)
+    got = advantages([score(full), score(broken)], level="step").rollouts
+    assert got[0].steps[0] == pytest.approx(((0.25 * 0.5 + 0) / 0.75, (0.25 * 0.5 + 0) / 0.75))
+    assert got[1].steps[0] == pytest.approx(((0.5 * -0.5 + 0) / 1.0,) * 2)
+    plain = turn(0, 2, None, None, 2, weights=ws, deps=deps)
+    honest = advantages([score(full), score(plain)], level="step").rollouts[1]
+    assert honest.steps[0] == pytest.approx(((0.25 * -0.5 + 0) / 0.75,) * 2), "C1 could not be earned"
+
+
+@pytest.mark.parametrize("reason", ["failure: ToolError", "gate undecided", "no turn"])
+def test_a_group_with_a_pending_rollout_is_left_out_whole(reason: str) -> None:
+    dead = score(turn(0, 2, None, None), id="dead", reward=None, null_reason=reason)
+    unjudged = score(turn(0, 2, "!", 1), id="unjudged", null_reason="verdicts")
+    for level in LEVELS:
+        got = advantages([GOOD, dead, unjudged], level=level)  # type: ignore[arg-type]
+        assert [one.left_out for one in got.rollouts] == [GROUP_PENDING, f"no reward: {reason}", "no verdict on C0"]
+        assert not got.informative
+        with pytest.raises(TrainError, match=r"'good' has no advantage: another rollout of its group is pending"):
+            got.rollouts[0](0, 0)
 
 
 def test_ties_are_exactly_zero_and_uninformative() -> None:

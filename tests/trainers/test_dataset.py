@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cm2_agent.errors import TrainError
+from cm2_agent.trainers.advantage import GROUP_PENDING
 from cm2_agent.trainers.dataset import build_dataset
 from cm2_agent.trainers.retokenize import rows_from_text
 from cm2_agent.trainers.rows import TEXT_ONLY, TOO_LONG, Row
@@ -28,16 +29,20 @@ def test_too_long_is_left_out_and_never_cut() -> None:
 
 def test_the_report_counts_what_is_trained_and_why_the_rest_is_not() -> None:
     text_only = replace(words(), id="t3")
-    mixed = group([1.0, 0.0, None, 0.5], [replace(merged(), id=f"t{n}") for n in range(3)] + [text_only])
+    mixed = group([1.0, 0.0, 0.5], [replace(merged(), id=f"t{n}") for n in range(2)] + [text_only])
     flat = group([0.5, 0.5])
-    dataset = build_dataset([mixed, flat])
+    pending = group([1.0, None], [merged(), merged()])
+    dataset = build_dataset([mixed, flat, pending])
     assert dataset.report.to_json() == {
-        "groups": 2,
+        "groups": 3,
         "informative_groups": 1,
         "rows": 4,
         "trained_tokens": 24,
         "masked_tokens": 20,
-        "left_out": {"no reward: failure": 1, TEXT_ONLY: 1},
+        "pending_groups": 1,
+        "lower": 0.5,
+        "upper": 0.5,
+        "left_out": {"no reward: failure": 1, GROUP_PENDING: 1, TEXT_ONLY: 1},
     }
     json.dumps(dataset.report.to_json())
     assert [span.advantage for row in dataset.groups[0].rows for span in row.spans] == pytest.approx(
@@ -105,10 +110,11 @@ def test_no_group_no_rollout_and_mixed_rewards_are_refused() -> None:
         build_dataset([group([1.0, 0.0]), group([1.0], reward="r2")])
 
 
-def test_a_failed_dialogue_is_left_out_by_its_missing_reward() -> None:
+def test_a_failed_dialogue_leaves_its_group_out() -> None:
     crashed = replace(
         merged(), runs=(replace(merged().runs[0], failure=RunFailure(kind="ToolError", message="x"), status="error"),)
     )
-    dataset = build_dataset([group([1.0, None, 0.0], [merged(), crashed, merged()])])
-    assert dataset.report.left_out == {"no reward: failure": 1}
-    assert all(isinstance(row, Row) for row in dataset.groups[0].rows)
+    dataset = build_dataset([group([1.0, None, 0.0], [merged(), crashed, merged()]), group([1.0, 0.0])])
+    assert dataset.report.left_out == {"no reward: failure": 1, GROUP_PENDING: 2}
+    assert [one.pending for one in dataset.groups] == [True, False]
+    assert all(isinstance(row, Row) for row in dataset.groups[1].rows)

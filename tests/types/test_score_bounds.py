@@ -68,11 +68,37 @@ def test_a_null_of_weight_0_leaves_nothing_open() -> None:
     assert (made.lower, made.upper, made.pending) == (1.0, 1.0, False)
 
 
-@pytest.mark.parametrize("reason", ["censored", "no turn", "no checklist", "failure: crash"])
+@pytest.mark.parametrize("reason", ["no turn", "no checklist", "failure: crash"])
 def test_what_means_nothing_has_no_bounds(reason: str) -> None:
     made = score(["paid"], null_reason=reason)
     assert (made.lower, made.upper) == (None, None)
     assert made.pending == reason.startswith("failure")
+
+
+GATE = {"value": False, "paid": False, "reason": "gate"}
+
+
+@pytest.mark.parametrize(
+    ("reason", "last", "bounds"),
+    [
+        ("censored", ["paid", "failed"], (0.25, 0.75)),
+        ("censored", ["paid", "policy"], (0.25, 1.0)),
+        ("censored", ["paid", "pending"], (None, None)),
+        ("gate undecided", ["paid", "policy"], (0.25, 1.0)),
+        ("gate undecided", ["policy", "policy"], (0.0, 1.0)),
+        ("gate undecided", ["policy", "pending"], (None, None)),
+        ("gate undecided", ["paid", "paid"], (None, None)),  # what left it undecided is no verdict of this score
+    ],
+)
+def test_behind_a_gate_nothing_is_paid_or_all(
+    reason: str, last: list[str], bounds: tuple[float | None, float | None]
+) -> None:
+    behind = TurnScore(turn=1, reached=False, steps=0, reward=0.0, verdicts=(Verdict(item="0", weight=1.0, **GATE),))
+    reached = score(last).turns[0]
+    made = Score(trace_id="t", reward_version="v", reward=None, turns=(reached, behind), null_reason=reason)
+    assert (made.lower, made.upper) == bounds
+    assert made.pending == (bounds[0] is None)
+    assert Score.from_json(made.to_json()) == made
 
 
 @given(st.lists(st.lists(st.sampled_from(sorted(set(STATES) - {"pending"})), min_size=1, max_size=4), min_size=1))
