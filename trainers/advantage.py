@@ -89,8 +89,8 @@ def advantages(
 ) -> GroupAdvantages:
     """The advantages of a group's rollouts from their scores, at a level of credit (docs/method.md §5).
 
-    A rollout is worth its `Score.lower`: a verdict that is NULL by the policy's doing is unpaid, at every level, so that
-    breaking the judge never pays more than failing (§4). Where the lower bound of any rollout is not known (an
+    A rollout is worth its `Score.lower`: a verdict that is NULL by the policy's doing is unpaid, at every level, so
+    that breaking the judge never pays more than failing (§4). Where the lower bound of any rollout is not known (an
     infrastructure failure left it pending), the whole group is left out.
 
     Args:
@@ -157,6 +157,7 @@ def _trajectory(scores: Sequence[Score], norm: Norm) -> Floats:
 
 
 # -- the levels with a table: each gives, per rollout, its turns' steps
+
 
 def _turn_level(scores: Sequence[Score], norm: Norm, _lengths: Lengths) -> list[Table]:
     """Eq. 7: (R_it − mean_j R_jt)/Fnorm over the rollouts that reached t."""

@@ -113,6 +113,8 @@ def _row(trace: Trace, score: Score | None) -> dict[str, Any]:
         "turns": len(trace.turns),
         "steps": len(trace.steps),
         "reward": None if score is None else score.reward,
+        "lower": None if score is None else score.lower,
+        "upper": None if score is None else score.upper,
         "null_reason": None if score is None else score.null_reason,
         "usd": None if score is None else score.usage.get("usd"),
         "failure": None if trace.failure is None else trace.failure.kind,
@@ -209,6 +211,10 @@ def _verdicts(score: Score | None) -> None:
         out.print("not scored yet; type: cm2 score CHECKLIST.yaml")
         return
     worth = f"NULL ({score.null_reason})" if score.reward is None else format_number(score.reward)
+    if score.lower is not None and score.upper is not None and (score.lower, score.upper) != (score.reward,) * 2:
+        worth += f" (at least {format_number(score.lower)}, at most {format_number(score.upper)})"
+    elif score.pending:
+        worth += " (pending)"
     table = Table(title=printable(f"reward {worth} under {score.reward_version}"), title_justify="left")
     for name in ("turn", "item", "verdict", "paid", "weight", "step", "why"):
         table.add_column(name, overflow="fold", justify="right" if name in {"weight", "step"} else "left")

@@ -19,10 +19,11 @@ from cm2_agent.types.trace import Trace
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What a trace must be like. Bounds are inclusive, None is no bound; `min_score` and `max_score` want a score that
-    is not NULL, bounds on the outcome an outcome: the one of that `outcome` name, else the trace's only one. `tools`
-    must each have been called, `models` name those of which every answer is. `since` and `until` bound the start of the
-    dialogue, in nanoseconds since the epoch; a trace whose record tells no time is in neither."""
+    """What a trace must be like. Bounds are inclusive, None is no bound; `min_score` and `max_score` bound
+    `Score.lower` and want a score that is not pending, bounds on the outcome want an outcome: the one of that `outcome`
+    name, else the trace's only one. `tools` must each have been called, `models` name those of which every answer is.
+    `since` and `until` bound the start of the dialogue, in nanoseconds since the epoch; a trace whose record tells no
+    time is in neither."""
 
     min_score: float | None = None
     max_score: float | None = None
@@ -44,7 +45,7 @@ class Selection:
         models = {call.model for call in trace.calls if call.message is not None}
         started = min((run.started for run in trace.runs if run.started), default=None)
         bounds = (
-            ("score", None if score is None else score.reward, self.min_score, self.max_score),
+            ("score", None if score is None else score.lower, self.min_score, self.max_score),
             ("outcome", self._outcome(trace), self.min_outcome, self.max_outcome),
             ("number of turns", len(trace.turns), self.min_turns, self.max_turns),
             ("number of calls", len(calls), self.min_calls, self.max_calls),

@@ -151,7 +151,7 @@ def _provenance(trace: Trace, score: Score | None, ends: Mapping[str, float | No
         "model": models[0] if len(models) == 1 else models or None,
         "policy": trace.policy,
         "outcome": next(iter(ends)) if len(ends) == 1 else None,
-        "score": None if score is None else score.reward,
+        "score": None if score is None else score.lower,
         "reward": None if score is None else score.reward_version,
         SYSTEM.removeprefix("cm2."): trace.runs[0].attributes.get(SYSTEM) if trace.runs else None,
     }

@@ -1,7 +1,8 @@
 """CM2's rewards in other people's trainers: TRL, verifiers, verl and ART.
 
 Each of them calls a function of its own shape; what is here gives it that function, which reads the chat into a trace
-and asks a scorer. None of these packages is imported. A NULL is never a number: TRL is given None (it leaves such a
+and asks a scorer. None of these packages is imported. The reward is the score's lower bound, in which what the policy
+kept from being judged is unpaid (`Score.lower`). A pending score is never a number: TRL is given None (it leaves such a
 completion out), the others, which know no such thing, an exception.
 
     GRPOTrainer(model, reward_funcs=trl_reward(Stack(support)), train_dataset=…, args=…)      # TRL
@@ -64,7 +65,7 @@ def trl_reward(
     """A reward function for TRL's GRPOTrainer and RLOOTrainer: `(prompts, completions, **columns) -> rewards`.
 
     It reads TRL's conversational format and its text format. Completions of equal prompts are scored together, as a
-    `Stack` that compares rollouts needs. A NULL reward becomes None, which TRL (1.16) leaves out of the group's mean
+    `Stack` that compares rollouts needs. A pending reward becomes None, which TRL (1.16) leaves out of the group's mean
     and gives no advantage.
 
         GRPOTrainer(model, reward_funcs=trl_reward(Stack(support)), train_dataset=…, args=…)
@@ -94,7 +95,7 @@ def trl_reward(
             }
             for at in range(len(prompts))
         ]
-        return [score.reward for score in run_now(_scores(scorer, prompts, completions, rows, task))]
+        return [score.lower for score in run_now(_scores(scorer, prompts, completions, rows, task))]
 
     reward.__name__ = "cm2_reward"  # TRL logs a reward under the function's name
     return reward
@@ -112,7 +113,7 @@ def verifiers_reward(
         task: Makes the Task from a dict of the other arguments (`answer`, `state`, `info`, `task`). None: no task.
 
     Raises:
-        JudgeError: When called: the reward is NULL. verifiers fails the rollout then, so it is not trained on.
+        JudgeError: When called: the reward is pending. verifiers fails the rollout then, so it is not trained on.
         TraceError: When called: a message that cannot be read.
 
     >>> import asyncio
@@ -146,7 +147,7 @@ def verl_reward(
             task.
 
     Raises:
-        JudgeError: When called: the reward is NULL; verl has no way to leave a completion out.
+        JudgeError: When called: the reward is pending; verl has no way to leave a completion out.
 
     >>> from cm2_agent import Checklist, Item, Stack
     >>> from cm2_agent.integrations import verl_reward
@@ -179,7 +180,7 @@ def art_reward(scorer: Scorer) -> Callable[..., Coroutine[Any, Any, float]]:
     For a stack that compares rollouts use `art_group_reward`.
 
     Raises:
-        JudgeError: When called: the reward is NULL. `art.gather_trajectory_groups` counts a rollout function that
+        JudgeError: When called: the reward is pending. `art.gather_trajectory_groups` counts a rollout function that
             raises as failed and leaves it out.
 
     >>> import asyncio
@@ -213,7 +214,7 @@ def art_group_reward(scorer: Scorer) -> Callable[..., Coroutine[Any, Any, list[f
 
     async def reward(group: Sequence[Sequence[Mapping[str, JSON]]], task: Task | None = None) -> list[float | None]:
         traces = [trace_of_chat(messages, [], task=task, number=number) for number, messages in enumerate(group)]
-        return [score.reward for score in await _of_group(scorer, traces, task)]
+        return [score.lower for score in await _of_group(scorer, traces, task)]
 
     return reward
 
@@ -261,10 +262,10 @@ def _chat(chat: Chat, role: str) -> list[dict[str, JSON]]:
 
 
 def _number(score: Score) -> float:
-    if score.reward is None:
+    if score.lower is None:
         why = f"{score.null_reason or 'unscored'} ({score.reward_version})"
         raise JudgeError(f"the dialogue has no reward: {why}; it must not be trained on: leave it out")
-    return score.reward
+    return score.lower
 
 
 def run_now(work: Coroutine[Any, Any, T]) -> T:

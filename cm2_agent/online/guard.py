@@ -14,12 +14,13 @@ from cm2_agent.rewards.scoring.check_limits import CheckLimits
 from cm2_agent.rewards.scoring.function_checks import ask_functions
 from cm2_agent.rewards.scoring.judge_items import leave_unjudged
 from cm2_agent.rewards.scoring.plan import Plan
-from cm2_agent.rewards.scoring.shaping import apply_dependencies
+from cm2_agent.rewards.scoring.score import turn_score
 from cm2_agent.tracing.handler import is_watched
 from cm2_agent.types.checklist import Checklist
-from cm2_agent.types.checklist_item import CheckFunction
+from cm2_agent.types.checklist_item import CheckFunction, Item
 from cm2_agent.types.messages import Message
 from cm2_agent.types.run import Run
+from cm2_agent.types.score import Verdict
 from cm2_agent.types.trace import Trace
 
 
@@ -35,8 +36,9 @@ def guard(
 ) -> Any:
     """The graph with a guard around it: a turn enters the dialogue only if it breaks no strict programmatic item.
 
-    Strict is `required_for_next_turn`. An item whose check raises, and one that depends on a judged item, breaks
-    nothing. What was rejected is stored with the trace, as pairs for DPO: `cm2_agent.trainers.dpo_pairs`.
+    Strict is `required_for_next_turn`. A turn that its check cannot get through (out of time, memory or depth: the
+    turn's doing) breaks the item; an item whose check raises, and one that depends on a judged item, breaks nothing.
+    What was rejected is stored with the trace, as pairs for DPO: `cm2_agent.trainers.dpo_pairs`.
 
     Tools run in every attempt, so guard agents whose tools may run twice. The inner graph's steps are not checkpointed:
     a node that interrupts for a human is asked again from the start of the turn. Token streams show rejected attempts
@@ -47,7 +49,7 @@ def guard(
         checklist: a Checklist, or the path of a YAML file.
         on_violation: "block" replaces the reply of a turn that breaks an item by `blocked`; "retry" makes up to `n`
             more attempts first; "best_of" makes `n` attempts and takes, of those that break nothing, the one that
-            satisfies most of the programmatic items' weight.
+            is paid most of the programmatic items' weight.
         n: the number of attempts, 1 or more; "block" does not use it.
         blocked: what the user reads in place of a blocked reply. None: GuardError is raised instead.
         note: what the next attempt of "retry" reads about the last, with {failed} for the items that it broke. The
@@ -88,8 +90,8 @@ def guard(
 
 
 def _turn_check(plan: Plan) -> Callable[[Sequence[Message]], Finding]:
-    """A function that checks a dialogue's last turn: which strict items are false, and the weight of the programmatic
-    items that are satisfied."""
+    """A function that checks a dialogue's last turn: which strict items it breaks, and the weight of the programmatic
+    items that it is paid."""
 
     def look(messages: Sequence[Message]) -> Finding:
         trace = Trace.of(Run(id="guarded", messages=tuple(messages)))
@@ -99,20 +101,24 @@ def _turn_check(plan: Plan) -> Callable[[Sequence[Message]], Finding]:
         checked = turn.check(trace)
         ask_functions(trace, [checked], CheckLimits())
         leave_unjudged([checked])
-        columns = apply_dependencies([column for column in checked.columns if column is not None], turn.deps)
+        verdicts = turn_score(checked).verdicts
         failed = {
-            item.id: (
-                f"{item.id}: {item.question or 'this check failed'}{' (it must not)' if item.kind == 'avoid' else ''}"
-            )
-            for item, column in zip(turn.items, columns, strict=True)
-            if item.required_for_next_turn and item.check is not None and column.value is False
+            item.id: f"{item.id}: {_broken(item, verdict)}"
+            for item, verdict in zip(turn.items, verdicts, strict=True)
+            if item.required_for_next_turn
+            and item.check is not None
+            and (verdict.value is False or (verdict.value is None and verdict.cause == "content"))
         }
-        return Finding(
-            failed=failed,
-            worth=sum(weight for weight, column in zip(turn.weights, columns, strict=True) if column.value),
-        )
+        return Finding(failed=failed, worth=sum(verdict.weight * (verdict.pays or 0.0) for verdict in verdicts))
 
     return look
+
+
+def _broken(item: Item, verdict: Verdict) -> str:
+    """What the next attempt reads about a strict item that the turn breaks, or keeps from being checked."""
+    if verdict.value is None:
+        return f"this turn could not be checked ({verdict.reason or verdict.explanation or 'no verdict'})"
+    return f"{item.question or 'this check failed'}{' (it must not)' if item.kind == 'avoid' else ''}"
 
 
 __all__ = ["guard"]

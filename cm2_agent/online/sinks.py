@@ -162,14 +162,15 @@ class Alert:
 class Threshold:
     """A sink that calls `alert(Alert)` when a mean falls under `below`.
 
-    It alerts once when the mean falls, and again only after it rose to `below` or more. NULLs are left out. A trace
-    that is scored again counts with its last score; another reward version begins anew, since numbers of two versions
+    It alerts once when the mean falls, and again only after it rose to `below` or more. What the policy kept from
+    being judged is unpaid; what else is missing is left out. A trace that is scored again counts with its last score; another reward version begins anew, since numbers of two versions
     are not comparable. Nothing is alerted before `window` traces were seen.
 
     Args:
         alert: called with an `Alert`; an awaitable that it returns is awaited.
         below: 0…1.
-        item: average the share of this item's verdicts that are satisfied. None: average the reward.
+        item: average the share of this item's verdicts that are satisfied. None: average `Score.lower`, or the reward where the score
+            is pending.
         window: the number of last traces that are averaged, 1 or more.
 
     Raises:
@@ -227,9 +228,11 @@ class Threshold:
 
     def _value(self, score: Score) -> float | None:
         if self._item is None:
-            return score.reward
+            return score.reward if score.lower is None else score.lower
         values = [
-            verdict.value for verdict in score.verdicts if verdict.item == self._item and verdict.value is not None
+            bool(verdict.value)
+            for verdict in score.verdicts
+            if verdict.item == self._item and (verdict.value is not None or verdict.cause == "content")
         ]
         return sum(values) / len(values) if values else None
 
@@ -251,6 +254,8 @@ def _body(trace: Trace, score: Score) -> dict[str, JSON]:
         "trace": trace.id,
         "task": trace.task_id,
         "reward": score.reward,
+        "lower": score.lower,
+        "upper": score.upper,
         "reward_version": score.reward_version,
         "null_reason": score.null_reason,
         "runs": score.runs,

@@ -82,8 +82,8 @@ class EvalResult:
         rewards: list[float] = []
         for task, (trace, score) in results:
             served.setdefault(task.metadata["kind"], []).append(trace.outcomes.get(SUCCESS) or 0.0)
-            if score is not None and score.reward is not None:
-                rewards.append(score.reward)
+            if score is not None and score.lower is not None:
+                rewards.append(score.lower)
         every = [value for values in served.values() for value in values]
         return cls(
             n=len(every),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from cm2_agent.types.json_values import JSON
-from cm2_agent.types.score_bounds import bounds_of
+from cm2_agent.types.score_bounds import WHOLE, Bounds, bounds_of
 
 NullCause: TypeAlias = Literal["infrastructure", "content"]
 
@@ -100,19 +100,47 @@ class TurnScore:
 class Component:
     """One reward's value for one trace, in [0, 1], or None where it could not tell; `explanation` then says why.
 
-    `version` names everything that could change the value. Raises ValueError for a value that is not a number in [0,
-    1]."""
+    Args:
+        name: Under which the value is stored.
+        version: Names everything that could change the value.
+        value: In [0, 1], or None.
+        explanation: Why the value is what it is.
+        cause: Of a value of None: `content` where the trace kept it from telling (the policy's doing: nothing is paid
+            for it), `infrastructure` where something else did, so that the score is pending.
+        lower: The least that the value can be where part of it could not be told, in [0, 1]; with `upper`.
+        upper: The most that it can be.
+
+    Raises:
+        ValueError: A number that is not in [0, 1], or one bound without the other.
+    """
 
     name: str
     version: str
     value: float | None
     explanation: str | None = None
+    cause: NullCause | None = None
+    lower: float | None = None
+    upper: float | None = None
 
     def __post_init__(self) -> None:
-        if self.value is not None and not (math.isfinite(self.value) and 0 <= self.value <= 1):
+        for what, number in (("value", self.value), ("lower", self.lower), ("upper", self.upper)):
+            if number is not None and not (math.isfinite(number) and 0 <= number <= 1):
+                raise ValueError(
+                    f"component {self.name!r} has the {what} {number!r}; expected a number in [0, 1], or None"
+                )
+        if (self.lower is None) != (self.upper is None):
             raise ValueError(
-                f"component {self.name!r} has the value {self.value!r}; expected a number in [0, 1], or None"
+                f"component {self.name!r} has the bounds {self.lower!r} and {self.upper!r}; expected both, or neither"
             )
+
+    @property
+    def bounds(self) -> Bounds | None:
+        """What the value is at least and at most; None where it is pending."""
+        if self.lower is not None and self.upper is not None:
+            return Bounds(lower=self.lower, upper=self.upper)
+        if self.value is not None:
+            return Bounds(lower=self.value, upper=self.value)
+        return WHOLE if self.cause == "content" else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +187,8 @@ class Score:
 
     def __post_init__(self) -> None:
         # without a NULL the bounds are the reward: others are left from before dataclasses.replace gave another one
-        stale = self.lower == self.upper != self.reward and self.null_reason != "gate undecided"
+        open_ = (self.null_reason or "").startswith(("gate undecided", "component"))  # no reward, but known bounds
+        stale = self.lower == self.upper != self.reward and not open_
         if stale or (self.lower is None and self.upper is None):
             found = bounds_of(self.reward, self.null_reason, self.turns, components=bool(self.components))
             object.__setattr__(self, "lower", None if found is None else found.lower)

@@ -1,14 +1,15 @@
 """Reward components: a function, a method or an object of the user's becomes a reward with a name and a version.
 
-Here is decided what a returned value means: a reward that fails, or answers what is no number in [0, 1], is NULL and
-never a number."""
+Here is decided what a returned value means: a reward that fails, or answers None or what is no number in [0, 1], is
+NULL and never a number, and its score is pending. Where the trace itself keeps it from telling, it says so with the
+Component's cause, and nothing is paid for it."""
 
 from __future__ import annotations
 
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cm2_agent.errors import BudgetExhausted, ChecklistError
@@ -36,8 +37,9 @@ class RewardComponent:
 
     Args:
         function: Sync or async, of a trace or of a trace and its Context; it returns a number in [0, 1], a bool, a
-            Component, or None where it cannot tell (NULL). With `of_group` it takes the traces of a group and returns
-            one such value a trace.
+            Component, or None where it cannot tell: NULL, and its group is not trained on. What the policy can bring
+            about is better 0, or `Component(value=None, cause="content", …)`, which is unpaid (docs/method.md §4). With
+            `of_group` it takes the traces of a group and returns one such value a trace.
         name: Under which the value is stored in `Score.components`.
         version: Names what could change the value.
         of_group: Whether it compares the rollouts of a group; asked about a single trace it is NULL then.
@@ -76,7 +78,7 @@ class RewardComponent:
         return [self._component(value) for value in answer]
 
     def null(self, why: str) -> Component:
-        return Component(name=self.name, version=self.version, value=None, explanation=why)
+        return Component(name=self.name, version=self.version, value=None, explanation=why, cause="infrastructure")
 
     async def _answer(self, first: Any, context: Context) -> Any:
         try:
@@ -91,7 +93,8 @@ class RewardComponent:
         if isinstance(answer, _Failed):
             return self.null(answer.why)
         if isinstance(answer, Component):  # under this reward's name and version, which are the stored ones
-            return Component(name=self.name, version=self.version, value=answer.value, explanation=answer.explanation)
+            cause = answer.cause or ("infrastructure" if answer.value is None else None)
+            return replace(answer, name=self.name, version=self.version, cause=cause)
         if answer is None:
             return self.null("it could not tell")
         try:  # bools, ints, and the scalars of numpy and torch

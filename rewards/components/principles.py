@@ -74,7 +74,8 @@ def principles(text: str, *, judge: Judge, name: str = "principles", version: in
         score = await scorer(trace, context.task)
         broken = ", ".join(verdict.item for verdict in score.verdicts if verdict.value is False)
         why = score.null_reason or (f"not kept: {broken}" if broken else None)
-        return Component(name=name, version=scorer.version, value=score.reward, explanation=why)
+        known = {"value": score.reward, "lower": score.lower, "upper": score.upper}
+        return Component(name=name, version=scorer.version, explanation=why, cause="infrastructure", **known)
 
     return RewardComponent(share_respected, name=name, version=scorer.version)
 

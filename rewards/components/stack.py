@@ -2,13 +2,14 @@
 
 A gate is 1 where its value is at least its threshold and 0 elsewhere: what it guards is released on condition, as in
 FlowSteer. An empty product or mean is 1, so that a gate alone is the gate. Any NULL component makes R NULL, whatever
-the others say. Without penalties R is in [0, 1]; with them it can be as low as −Σ w."""
+the others say; its bounds are those of the components. Without penalties R is in [0, 1]; with them it can be as low as
+−Σ w."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -16,6 +17,7 @@ from cm2_agent.errors import ChecklistError
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.protocols import GatedScorer, Reward
 from cm2_agent.types.score import Component, Score
+from cm2_agent.types.score_bounds import Bounds
 from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Trace
 
@@ -237,21 +239,29 @@ class Stack:
             base = replace(await self._checklist(trace, task), reward_version=self.version)
         if self._checklist_only or found is None:
             return base
-        values = {
-            term.name: base.reward if term.reward is self._checklist else found[term.name].value for term in self.terms
-        }
+        values, bounds = {}, {}
+        for term in self.terms:
+            if term.reward is self._checklist:
+                known = base.lower is not None and base.upper is not None
+                values[term.name] = base.reward
+                bounds[term.name] = Bounds(lower=base.lower, upper=base.upper) if known else None
+            else:
+                values[term.name], bounds[term.name] = found[term.name].value, found[term.name].bounds
         reward, reason = combine(self.terms, values), None
+        least, most = combine_bounds(self.terms, bounds)
         if reward is None:  # the checklist's own reason first: it says why no reward could be given at all
             unknown = ", ".join(name for name, value in values.items() if value is None)
             reason = base.null_reason or f"component: {unknown}"
-        return replace(base, reward=reward, null_reason=reason, components=values, lower=None, upper=None)
+        return replace(base, reward=reward, null_reason=reason, components=values, lower=least, upper=most)
 
 
-def combine(terms: Sequence[StackTerm], values: dict[str, float | None]) -> float | None:
+def combine(terms: Sequence[StackTerm], values: Mapping[str, float | None]) -> float | None:
     """R from the components' values by term name, None where one of them is."""
     known = {name: value for name, value in values.items() if value is not None}
-    if len(known) < len(terms):
-        return None
+    return None if len(known) < len(terms) else _combined(terms, known)
+
+
+def _combined(terms: Sequence[StackTerm], known: Mapping[str, float]) -> float:
     product = 1.0
     for term in terms:
         if term.role == "gate":
@@ -264,6 +274,20 @@ def combine(terms: Sequence[StackTerm], values: dict[str, float | None]) -> floa
     mean = min(1.0, math.fsum(term.weight / total * known[term.name] for term in added)) if added else 1.0
     subtracted = math.fsum(term.weight * known[term.name] for term in terms if term.role == "penalty")
     return product * mean - subtracted
+
+
+def combine_bounds(
+    terms: Sequence[StackTerm], bounds: Mapping[str, Bounds | None]
+) -> tuple[float, float] | tuple[None, None]:
+    """The least and the most that R can be, from the components' bounds by term name: what policy-caused NULLs leave
+    open is unpaid in the least one, where a penalty counts in full. Both are None where a component is pending."""
+    known = {name: one for name, one in bounds.items() if one is not None}
+    if len(known) < len(terms):
+        return None, None
+    penalties = {term.name for term in terms if term.role == "penalty"}
+    least = {name: one.upper if name in penalties else one.lower for name, one in known.items()}
+    most = {name: one.lower if name in penalties else one.upper for name, one in known.items()}
+    return _combined(terms, least), _combined(terms, most)
 
 
 async def _each(one: RewardComponent, traces: Sequence[Trace], context: Context) -> list[Component]:
@@ -286,4 +310,4 @@ def _weight(weight: float) -> float:
     return float(weight)
 
 
-__all__ = ["Stack", "StackTerm", "add", "combine", "gate", "multiply", "penalty"]
+__all__ = ["Stack", "StackTerm", "add", "combine", "combine_bounds", "gate", "multiply", "penalty"]

@@ -166,6 +166,20 @@ async def test_an_item_that_cannot_be_checked_breaks_nothing() -> None:
     assert (await ask(graph))[-1] == GOOD
 
 
+async def test_a_turn_that_no_check_gets_through_is_broken() -> None:
+    """Else a turn that breaks the check would pass where one that fails it honestly is blocked."""
+
+    def deep(view: View) -> bool:
+        return deep(view)
+
+    rules = Checklist(Item("deep", check=deep, required_for_next_turn=True), name="deep")
+    model = script(GOOD)
+    assert (await ask(guard(agent(model), rules, blocked="Blocked.")))[-1] == "Blocked."
+    retried = script(GOOD)
+    await ask(guard(agent(retried), rules, on_violation="retry", n=1, blocked="Blocked."))
+    assert any("deep: this turn could not be checked (check failed)" in text for text in retried.shown[-1])
+
+
 async def test_watched_it_stores_one_run_a_turn_and_pairs_for_dpo(tmp_path: Path) -> None:
     store = SQLStore(f"sqlite:///{tmp_path / 'cm2.db'}")
     model = script(calls(7), PROMISE, calls(7), GOOD, BEST)

@@ -93,6 +93,8 @@ def test_a_webhook_sends_a_score_and_signs_it(server: Server) -> None:
         "trace": "t",
         "task": "t1",
         "reward": 0.5,
+        "lower": None,
+        "upper": None,
         "reward_version": "v",
         "null_reason": None,
         "runs": 1,

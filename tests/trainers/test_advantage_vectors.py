@@ -142,15 +142,11 @@ def null_scores(case: dict[str, Any], cause: Any) -> list[Score]:
                 for place, (weight, one) in enumerate(zip(weights, row, strict=True))
             )
             reached = paid is not None
-            turns.append(
-                TurnScore(turn=turn, reached=reached, steps=int(reached), reward=None, verdicts=verdicts)
-            )
+            turns.append(TurnScore(turn=turn, reached=reached, steps=int(reached), reward=None, verdicts=verdicts))
         reward = shaping.stored_reward([shaping.Share.of(turn.verdicts) for turn in turns])
         reason = "verdicts" if reward is None else None
         scores.append(
-            Score(
-                trace_id=str(index), reward_version="vectors", reward=reward, turns=tuple(turns), null_reason=reason
-            )
+            Score(trace_id=str(index), reward_version="vectors", reward=reward, turns=tuple(turns), null_reason=reason)
         )
     return scores
 
@@ -162,7 +158,10 @@ def test_null_cases(number: int, case: dict[str, Any]) -> None:
     got = [rollout.scalar for rollout in advantages(null_scores(case, "content")).rollouts]
     paid = [[[float(one or 0) for one in turn or ()] for turn in rollout] for rollout in case["paid"]]
     rewards = [
-        sum(sum(w * p for w, p in zip(weights, turn, strict=False)) for weights, turn in zip(case["weights"], rollout, strict=True))
+        sum(
+            sum(w * p for w, p in zip(weights, turn, strict=False))
+            for weights, turn in zip(case["weights"], rollout, strict=True)
+        )
         / len(case["weights"])
         for rollout in paid
     ]

@@ -188,7 +188,9 @@ def test_no_rank_and_no_choice_gains_by_a_null(groups: tuple[list[Score], list[S
     def beaten(pairs: list[Any], side: str, other: str) -> set[str]:
         return {pair[other][0]["content"] for pair in pairs if pair[side][0]["content"] == str(at)}
 
-    assert beaten(new, "chosen", "rejected") <= beaten(old, "chosen", "rejected"), "it is preferred to no other than before"
+    assert beaten(new, "chosen", "rejected") <= beaten(old, "chosen", "rejected"), (
+        "it is preferred to no other than before"
+    )
     assert beaten(new, "rejected", "chosen") >= beaten(old, "rejected", "chosen"), "and rejected for all as before"
 
 
@@ -216,6 +218,8 @@ def test_the_largest_gain_from_breaking_the_judge(capsys: pytest.CaptureFixture[
                             gain = max(now[place] - was[place] for place in was)
                             gains[level, norm] = max(gain, gains.get((level, norm), -math.inf))
     with capsys.disabled():
-        print("\nlargest gain from a NULL:", {f"{level}/{norm}": round(gain, 4) for (level, norm), gain in gains.items()})
+        print(
+            "\nlargest gain from a NULL:", {f"{level}/{norm}": round(gain, 4) for (level, norm), gain in gains.items()}
+        )
     assert set(gains) == set(NORMED)
     assert max(gains.values()) <= 1e-9

@@ -18,7 +18,7 @@ from cm2_agent.trainers.sft import SFT
 from cm2_agent.types.group import Group, Rollout
 from cm2_agent.types.messages import Message
 from cm2_agent.types.run import Run, RunFailure
-from cm2_agent.types.score import Score
+from cm2_agent.types.score import Score, TurnScore, Verdict
 from cm2_agent.types.trace import Trace
 from tests.trainers.loop import SGD, Sampler, apart, logprobs_of, stripped, trained
 
@@ -65,6 +65,22 @@ def test_who_is_imitated(
         left_out,
         chosen,
     )
+
+
+@pytest.mark.parametrize("select", ["best", 0.5])
+def test_what_the_policy_kept_from_being_judged_is_not_imitated(
+    policy: Callable[..., Any], tokenizer: Any, tmp_path: Path, select: Any
+) -> None:
+    """The stored reward of the second is 1.0: within the tolerance, what is missing counts with the rest."""
+    full, broken = group([0.9, 1.0]).rollouts
+    known = Verdict(item="a", value=True, weight=0.4, step=1, paid=True)
+    missing = Verdict(item="b", value=None, weight=0.6, cause="content")
+    turn = TurnScore(turn=0, reached=True, steps=1, reward=None, verdicts=(known, missing))
+    score = Score(trace_id=broken.trace.id, reward_version="r1", reward=1.0, turns=(turn,))
+    sft = SFT(policy(1), tmp_path / "out", tokenizer=tokenizer, select=select, steps=1)
+    sft.train([replace(group([]), rollouts=(full, replace(broken, score=score)))])
+    assert sft.report["rollouts"] == 1
+    assert sft.report["lower"] == pytest.approx(0.65)
 
 
 def test_a_failed_dialogue_and_a_group_that_earned_nothing_are_not_imitated(

@@ -16,7 +16,17 @@ from cm2_agent.rewards.components.outcome import outcome
 from cm2_agent.rewards.components.penalties import format_penalty, length_penalty, tool_error_penalty
 from cm2_agent.rewards.components.principles import principle_items, principles
 from cm2_agent.rewards.components.reward_model import preference, sigmoid
-from cm2_agent.rewards.components.stack import Role, Stack, StackTerm, add, combine, gate, multiply, penalty
+from cm2_agent.rewards.components.stack import (
+    Role,
+    Stack,
+    StackTerm,
+    add,
+    combine,
+    combine_bounds,
+    gate,
+    multiply,
+    penalty,
+)
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 from cm2_agent.trainers.advantage import advantages
 from cm2_agent.types.checklist import Checklist
@@ -24,6 +34,7 @@ from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.messages import Message, Text, ToolCall
 from cm2_agent.types.run import ModelCall, Run
 from cm2_agent.types.score import Component, Score, Verdict
+from cm2_agent.types.score_bounds import Bounds
 from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Trace
 from tests.rewards.talk import call, say, trace, turn
@@ -69,20 +80,18 @@ async def test_a_gate_alone_is_the_gate() -> None:
     assert (await score(gate(constant("safe", 0.59), threshold=0.6))).reward == 0
 
 
-async def test_a_checklist_alone_is_that_checklist_and_stays_centred_per_item() -> None:
+async def test_a_checklist_alone_is_that_checklist() -> None:
     stack, scorer = Stack(LOOKS), ChecklistScorer(LOOKS)
     traces = [GOOD, MUTE, trace(turn("Where?", say("There")), id="guess")]
     ours, theirs = [await stack(one) for one in traces], [await scorer(one) for one in traces]
     assert ours == theirs
-    # with a NULL verdict per-item centring and A = R - mean R differ: the stack's scores must get the first
+    # a NULL verdict makes the lower bound differ from the reward: the stack's scores must have the checklist's
     unknown = [await Stack(ChecklistScorer(_half_judged(), judge=_sometimes))(one) for one in traces]
     plain = [await ChecklistScorer(_half_judged(), judge=_sometimes)(one) for one in traces]
     assert any(verdict.value is None for one in unknown for verdict in one.verdicts)
     assert advantages(unknown) == advantages(plain)
-    # replies: paid 1, 0, 1 of weight .9; kind: paid 1, 0, NULL of weight .1
-    assert [one.scalar for one in advantages(unknown).rollouts] == pytest.approx(
-        [0.9 / 3 + 0.05, -0.9 * 2 / 3 - 0.05, 0.9 / 3]
-    )
+    # replies: paid 1, 0, 1 of weight .9; kind: paid 1, 0, NULL of weight .1, which is unpaid
+    assert [one.scalar for one in advantages(unknown).rollouts] == pytest.approx([1 - 1.9 / 3, -1.9 / 3, 0.9 - 1.9 / 3])
 
 
 def _half_judged() -> Checklist:
@@ -341,6 +350,53 @@ def test_without_penalties_a_reward_is_in_the_unit_interval(given: list[tuple[St
     found = combined(given)
     assert (found is None) == any(value is None for _, value in given)
     assert found is None or 0 <= found <= 1
+
+
+@given(terms(), st.data())
+def test_the_bounds_hold_whatever_a_null_hides(
+    given: list[tuple[StackTerm, float | None]], data: st.DataObject
+) -> None:
+    stack = [term for term, _ in given]
+    bounds = {
+        term.name: Bounds(lower=0.0, upper=1.0) if value is None else Bounds(lower=value, upper=value)
+        for term, value in given
+    }
+    least, most = combine_bounds(stack, bounds)
+    hidden = {term.name: data.draw(st.floats(0, 1)) if value is None else value for term, value in given}
+    found = combine(stack, hidden)
+    assert least is not None
+    assert most is not None
+    assert found is not None
+    assert least - 1e-9 <= found <= most + 1e-9
+    pending = {**bounds, given[0][0].name: None}
+    assert combine_bounds(stack, pending) == (None, None)
+
+
+async def test_a_null_of_a_component_is_unpaid_only_where_it_says_that_the_policy_caused_it() -> None:
+    def unreadable(trace: Trace) -> Component:
+        return Component(name="x", version="1", value=None, cause="content", explanation="no answer in it")
+
+    def raises(trace: Trace) -> float:
+        raise LookupError("away")
+
+    found = await score(add(constant("a", 1.0), 3), add(unreadable, 1), penalty(constant("long", 1.0), 0.25))
+    assert (found.reward, found.null_reason, found.pending) == (None, "component: unreadable", False)
+    assert (found.lower, found.upper) == (0.5, 0.75)
+    assert Score.from_json(found.to_json()) == found
+    fined = await score(constant("a", 1.0), penalty(unreadable, 0.25))
+    assert (fined.lower, fined.upper) == (0.75, 1.0), "what may be a fault is one"
+    closed = await score(gate(constant("safe", 0.0)), add(unreadable, 1))
+    assert (closed.lower, closed.upper) == (0.0, 0.0)
+    for unknown in (raises, constant("none", None)):
+        pending = await score(constant("a", 1.0), unknown)
+        assert (pending.lower, pending.upper) == (None, None)
+
+
+async def test_a_stack_takes_the_bounds_of_its_checklist() -> None:
+    half = ChecklistScorer(_half_judged(), judge=_sometimes)
+    guess = trace(turn("Where?", say("There")), id="guess")
+    found = await Stack(half, multiply(constant("care", 0.5)))(guess)
+    assert (found.reward, found.lower, found.upper) == (0.5, pytest.approx(0.45), 0.5)
 
 
 @given(terms())
