@@ -96,7 +96,7 @@ class RolloutDataset:
         rows = [row for group in self.groups for row in group.rows]
         trained = sum(row.trained for row in rows)
         scores = [one.score for group in self.groups if not group.pending for one in group.group.rollouts]
-        bounds = [(one.lower, one.upper) for one in scores if one.lower is not None and one.upper is not None]
+        bounds = [bounds for one in scores if (bounds := one.bounds) is not None]
         return RowReport(
             groups=len(self.groups),
             informative_groups=sum(group.informative for group in self.groups),
@@ -104,8 +104,8 @@ class RolloutDataset:
             trained_tokens=trained,
             masked_tokens=sum(len(row.ids) for row in rows) - trained,
             pending_groups=sum(group.pending for group in self.groups),
-            lower=math.fsum(lower for lower, _ in bounds) / len(bounds) if bounds else None,
-            upper=math.fsum(upper for _, upper in bounds) / len(bounds) if bounds else None,
+            lower=math.fsum(one.lower for one in bounds) / len(bounds) if bounds else None,
+            upper=math.fsum(one.upper for one in bounds) / len(bounds) if bounds else None,
             left_out=dict(self.left_out),
             retokenised_rows=sum(row.retokenised for row in rows),
         )

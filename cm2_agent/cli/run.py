@@ -45,6 +45,7 @@ from cm2_agent.errors import TaskError
 
 if TYPE_CHECKING:
     from cm2_agent.types.score import Score
+    from cm2_agent.types.score_bounds import Bounds
     from cm2_agent.types.trace import Trace
 
 
@@ -295,7 +296,7 @@ async def _finished(results: AsyncIterator[tuple[Trace, Score | None]], total: i
     from cm2_agent.analysis.bootstrap import mean
 
     rewards: list[float] = []
-    bounds: list[tuple[float, float]] = []
+    bounds: list[Bounds] = []
     answered: Counter[str] = Counter()
     dialogues = failed = 0
     with progress("running", total) as advance:
@@ -305,8 +306,8 @@ async def _finished(results: AsyncIterator[tuple[Trace, Score | None]], total: i
             answered.update(tool.backend or "real" for run in trace.runs for tool in run.tools)
             if score is not None and score.reward is not None:
                 rewards.append(score.reward)
-            if score is not None and score.lower is not None and score.upper is not None:
-                bounds.append((score.lower, score.upper))
+            if score is not None and score.bounds is not None:
+                bounds.append(score.bounds)
             advance()
     return {
         "dialogues": dialogues,
@@ -314,7 +315,7 @@ async def _finished(results: AsyncIterator[tuple[Trace, Score | None]], total: i
         "scored": len(rewards),
         "unscored": dialogues - len(rewards),
         "mean_reward": mean(rewards) if rewards else None,
-        "mean_lower": mean([lower for lower, _ in bounds]) if bounds else None,
-        "mean_upper": mean([upper for _, upper in bounds]) if bounds else None,
+        "mean_lower": mean([one.lower for one in bounds]) if bounds else None,
+        "mean_upper": mean([one.upper for one in bounds]) if bounds else None,
         "tool_calls": dict(sorted(answered.items())),
     }

@@ -211,8 +211,8 @@ def _verdicts(score: Score | None) -> None:
         out.print("not scored yet; type: cm2 score CHECKLIST.yaml")
         return
     worth = f"NULL ({score.null_reason})" if score.reward is None else format_number(score.reward)
-    if score.lower is not None and score.upper is not None and (score.lower, score.upper) != (score.reward,) * 2:
-        worth += f" (at least {format_number(score.lower)}, at most {format_number(score.upper)})"
+    if (bounds := score.bounds) is not None and (bounds.lower, bounds.upper) != (score.reward, score.reward):
+        worth += f" (at least {format_number(bounds.lower)}, at most {format_number(bounds.upper)})"
     elif score.pending:
         worth += " (pending)"
     table = Table(title=printable(f"reward {worth} under {score.reward_version}"), title_justify="left")

@@ -163,14 +163,15 @@ class Threshold:
     """A sink that calls `alert(Alert)` when a mean falls under `below`.
 
     It alerts once when the mean falls, and again only after it rose to `below` or more. What the policy kept from
-    being judged is unpaid; what else is missing is left out. A trace that is scored again counts with its last score; another reward version begins anew, since numbers of two versions
-    are not comparable. Nothing is alerted before `window` traces were seen.
+    being judged is unpaid; what else is missing is left out. A trace that is scored again counts with its last
+    score; another reward version begins anew, since numbers of two versions are not comparable. Nothing is alerted
+    before `window` traces were seen.
 
     Args:
         alert: called with an `Alert`; an awaitable that it returns is awaited.
         below: 0…1.
-        item: average the share of this item's verdicts that are satisfied. None: average `Score.lower`, or the reward where the score
-            is pending.
+        item: average the share of this item's verdicts that are satisfied. None: average `Score.lower`, or the reward
+            where the score is pending.
         window: the number of last traces that are averaged, 1 or more.
 
     Raises:

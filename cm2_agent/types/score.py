@@ -195,6 +195,11 @@ class Score:
             object.__setattr__(self, "upper", None if found is None else found.upper)
 
     @property
+    def bounds(self) -> Bounds | None:
+        """`lower` and `upper`; None where there are none."""
+        return None if self.lower is None or self.upper is None else Bounds(lower=self.lower, upper=self.upper)
+
+    @property
     def pending(self) -> bool:
         """Whether a verdict is missing that the policy did not cause, or the dialogue died of such a failure: the score
         is to be taken again, and until then its group is not trained on."""

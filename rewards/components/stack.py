@@ -239,12 +239,11 @@ class Stack:
             base = replace(await self._checklist(trace, task), reward_version=self.version)
         if self._checklist_only or found is None:
             return base
-        values, bounds = {}, {}
+        values: dict[str, float | None] = {}
+        bounds: dict[str, Bounds | None] = {}
         for term in self.terms:
             if term.reward is self._checklist:
-                known = base.lower is not None and base.upper is not None
-                values[term.name] = base.reward
-                bounds[term.name] = Bounds(lower=base.lower, upper=base.upper) if known else None
+                values[term.name], bounds[term.name] = base.reward, base.bounds
             else:
                 values[term.name], bounds[term.name] = found[term.name].value, found[term.name].bounds
         reward, reason = combine(self.terms, values), None

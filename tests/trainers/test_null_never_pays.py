@@ -1,5 +1,5 @@
-"""What a policy can make of an honest failure: at no level, norm or size does breaking the judge, a check or the gate do
-better for a token, in the ranking, in selection or in pairs."""
+"""What a policy can make of an honest failure: at no level, norm or size does breaking the judge, a check or the gate
+do better for a token, in the ranking, in selection or in pairs."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_no_token_gains_by_a_null(level: Any, norm: Any, data: st.DataObject) ->
 def as_group(scores: Sequence[Score]) -> Group:
     asks = Message.of("user", "Where is order 7?")
     rollouts = [
-        Rollout(trace=Trace.of(Run(id=one.trace_id, messages=[asks, Message.of("assistant", one.trace_id)])), score=one)
+        Rollout(trace=Trace.of(Run(id=one.trace_id, messages=(asks, Message.of("assistant", one.trace_id)))), score=one)
         for one in scores
     ]
     return Group(key={"task": "where", "reward": "v1"}, rollouts=tuple(rollouts))

@@ -75,7 +75,7 @@ def test_what_means_nothing_has_no_bounds(reason: str) -> None:
     assert made.pending == reason.startswith("failure")
 
 
-GATE = {"value": False, "paid": False, "reason": "gate"}
+GATE: dict[str, Any] = {"value": False, "paid": False, "reason": "gate"}
 
 
 @pytest.mark.parametrize(
