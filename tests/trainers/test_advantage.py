@@ -87,7 +87,8 @@ def test_components_are_centred_on_the_reward() -> None:
         replace(BAD, reward=0.1, components={"length": 0.1}),
     ]
     assert scalars(advantages(stack)) == [pytest.approx(0.4), pytest.approx(-0.4)]
-    missing = [*stack, replace(GOOD, reward=None, null_reason="component: length", components={"length": None})]
+    unknown = replace(stack[0], reward=None, null_reason="component: length", lower=None, upper=None)
+    missing = [*stack, unknown]
     assert [one.left_out for one in advantages(missing).rollouts] == [
         GROUP_PENDING,
         GROUP_PENDING,
