@@ -66,19 +66,18 @@ def agreement(
     def within(weights: Array) -> float | None:
         return ratio(weights @ wins_in, weights @ pairs_in)
 
-    def drawn(figure: Callable[[Array, Array], float | None]) -> Callable[[Array], float | None]:
-        def of(weights: Array) -> float | None:
-            chosen = np.repeat(np.arange(len(reward)), weights[cluster].astype(int))
-            return figure(reward[chosen], outcome[chosen])
+    def ranks(weights: Array) -> float | None:
+        chosen = np.repeat(np.arange(len(reward)), weights[cluster].astype(int))
+        return _spearman(reward[chosen], outcome[chosen])
 
-        return of
+    ordered = _ordered(reward, outcome, cluster, size)
 
     every = np.ones(size)
     figures: dict[str, Callable[[Array], float | None]] = {
         "auc": total,
         "auc_within": within,
-        "spearman": drawn(_spearman),
-        "kendall": drawn(_kendall),
+        "spearman": ranks,
+        "kendall": lambda weights: _kendall(*(weights @ each @ weights for each in ordered)),
     }
     return Agreement(
         n=len(reward),
@@ -142,7 +141,9 @@ def kendall(rewards: Sequence[float], outcomes: Sequence[float]) -> float | None
     >>> round(kendall([0.1, 0.4, 0.4, 1.0], [0, 0, 1, 1]), 4)
     0.6708
     """
-    return _kendall(*_numbers(rewards, outcomes))
+    reward, outcome = _numbers(rewards, outcomes)
+    sums = _ordered(reward, outcome, np.zeros(len(reward), int), 1)
+    return _kendall(*(float(each.sum()) for each in sums))
 
 
 def _between(reward: Array, outcome: Array, cluster: Array, size: int) -> tuple[Array, Array]:
@@ -183,14 +184,21 @@ def _spearman(reward: Array, outcome: Array) -> float | None:
     return float(np.clip((left @ right) / math.sqrt((left @ left) * (right @ right)), -1.0, 1.0))
 
 
-def _kendall(reward: Array, outcome: Array) -> float | None:
-    if len(reward) < 2 or (reward == reward[0]).all() or (outcome == outcome[0]).all():
-        return None
-    if len(reward) == 2:  # scipy divides by n − 2 for a p-value that nobody asked for
-        return 1.0 if (reward[0] < reward[1]) == (outcome[0] < outcome[1]) else -1.0
-    from scipy.stats import kendalltau
+def _ordered(reward: Array, outcome: Array, cluster: Array, size: int) -> tuple[Array, Array, Array]:
+    """(clusters, clusters) sums over ordered pairs: concordant less discordant ones, those with different rewards,
+    those with different outcomes."""
+    found = np.zeros((3, size, size))
+    for index in range(len(reward)):
+        one, other = (
+            np.where(values > values[index], 1.0, 0.0) - (values < values[index]) for values in (reward, outcome)
+        )
+        for place, kind in enumerate((one * other, np.abs(one), np.abs(other))):
+            found[place, cluster[index]] += np.bincount(cluster, kind, size)
+    return found[0], found[1], found[2]
 
-    return float(kendalltau(reward, outcome, variant="b", method="asymptotic").statistic)
+
+def _kendall(balance: float, rewards: float, outcomes: float) -> float | None:
+    return None if not rewards * outcomes else float(balance / math.sqrt(rewards * outcomes))
 
 
 def _numbers(rewards: Sequence[float], outcomes: Sequence[float]) -> tuple[Array, Array]:
