@@ -77,7 +77,7 @@ def agreement(
         "auc": total,
         "auc_within": within,
         "spearman": ranks,
-        "kendall": lambda weights: _kendall(*(weights @ each @ weights for each in ordered)),
+        "kendall": lambda weights: _kendall(*(float(weights @ each @ weights) for each in ordered)),
     }
     return Agreement(
         n=len(reward),
