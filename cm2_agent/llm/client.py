@@ -40,8 +40,9 @@ from cm2_agent.llm.usage import Usage
 
 CHARACTERS_A_TOKEN = 4
 """An estimate for limits, and for what a call took where the reply says nothing of it."""
-_DENIED = 3
-"""Requests in a row that a provider denies (403), with no answer between, at which it is taken to deny all."""
+_REJECTED = 3
+"""Requests in a row that a provider rejects, at which it is taken to reject all: any where it has never answered, else
+those that it rejects for the key or the model."""
 _T = TypeVar("_T")
 
 
@@ -97,7 +98,7 @@ class LLMClient:
         self.refused: str | None = None
         """Why the provider last refused a request as it would any: its key, the model's name or the credit."""
         self.modes = ReplyModes(model)
-        self._answered, self._denied = False, 0
+        self._answered, self._rejected = False, 0
         self._unpriced: set[tuple[str, str | None]] = set()
         self.name = f"{model.system}:{model.model_name}"
         if (
@@ -191,7 +192,7 @@ class LLMClient:
                 mode, first = lower, first or error
             else:
                 self.modes.worked(mode)
-                self._answered, self._denied = True, 0
+                self._answered, self._rejected = True, 0
                 return response
 
     async def _send(
@@ -245,9 +246,10 @@ class LLMClient:
     def failure(self, error: Exception) -> RequestFailure:
         """What an error of a request, or of reading its reply, means."""
         failure = failure_of(error, of=self.of, timeout=self.timeout)
-        if failure.denied:
-            self._denied += 1
-            if not self._answered or self._denied >= _DENIED:
+        if failure.rejected:
+            self._rejected += 1
+            many = self._rejected >= _REJECTED
+            if (many and failure.access) if self._answered else (many or failure.access):
                 failure = replace(failure, refused=True)
         if failure.refused:
             self.refused = failure.explanation

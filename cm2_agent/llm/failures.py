@@ -47,6 +47,12 @@ _NO_CREDIT = re.compile(
     r"|spend[_ ]limit|payment required",
     re.IGNORECASE,
 )
+_NO_ACCESS = re.compile(
+    r"api[_ -]?key|unauthori[sz]ed|(invalid|unknown|unsupported|no such) model|model[^.]{0,80}(does not exist|not found"
+    r"|not a valid|is not (valid|available|supported)|unavailable)|not a valid model|permission",
+    re.IGNORECASE,
+)
+"""What a provider says of a wrong key or model with a status that is not theirs."""
 _READ = 2000
 """Characters of an error that are looked at: what follows may be an echo of the request."""
 
@@ -63,8 +69,11 @@ class RequestFailure:
     wait: float | None = None
     reply: bool = False
     refused: bool = False
-    denied: bool = False
-    """A 403, which speaks of the key or (a firewall's) of what was shown."""
+    rejected: bool = False
+    """The provider rejects this request, and may reject any."""
+    access: bool = False
+    """So it does for the key, the model's name or a right: where it has answered before, it may be a firewall that
+    minds what was shown."""
 
 
 class MalformedReply(ModelError):
@@ -107,7 +116,8 @@ def failure_of(error: Exception, *, of: str, timeout: float) -> RequestFailure:
     if _is_refused(error, status, words):
         return RequestFailure(cause="infrastructure", explanation=text, retry=False, refused=True)
     if rejected or isinstance(error, UserError):
-        return RequestFailure(cause="infrastructure", explanation=text, retry=False, denied=status == 403)
+        access = status == 403 or (status in {400, 422} and _NO_ACCESS.search(words) is not None)
+        return RequestFailure(cause="infrastructure", explanation=text, retry=False, rejected=True, access=access)
     return RequestFailure(cause="infrastructure", explanation=text, wait=_wait_of(error))
 
 

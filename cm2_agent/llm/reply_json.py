@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from typing import TypeVar
@@ -10,6 +9,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from cm2_agent.llm.failures import MalformedReply
+from cm2_agent.llm.relaxed_json import DECODER, relaxed_json
 from cm2_agent.models.reasoning_text import TAG
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.text import first_problem
@@ -17,26 +17,22 @@ from cm2_agent.types.text import first_problem
 __all__ = ["json_replies", "read_reply"]
 
 
-def _refuse(constant: str) -> JSON:
-    raise ValueError(f"{constant} is no JSON number")
-
-
-_DECODER = json.JSONDecoder(strict=False, parse_constant=_refuse)  # a line break within a string is one
 _BRACKETS = re.compile(r"[{}\[\]]")
 M = TypeVar("M", bound=BaseModel)
 
 
 def json_replies(text: str) -> list[JSON]:
-    """The objects and lists of a reply, in order; what was drafted in thinking is none of them, nor is half a one. A
-    reply that is one JSON value as a whole is that value, a string of JSON what it says.
+    """The objects and lists of a reply, in order; what was drafted in thinking is none of them, nor is half a one, or
+    one that may be read in two ways (relaxed_json.py). A reply that is one JSON value as a whole is that value, a
+    string of JSON what it says.
 
     >>> json_replies('<think>{"a": 0}?</think>Sure:\\n```json\\n{"a": 1}\\n```')
     [{'a': 1}]
     """
     text = text.strip().lstrip("\ufeff").strip()
     try:
-        whole = _DECODER.decode(text)
-        return [_DECODER.decode(whole.strip()) if isinstance(whole, str) else whole]
+        whole = DECODER.decode(text)
+        return [DECODER.decode(whole.strip()) if isinstance(whole, str) else whole]
     except (ValueError, RecursionError):
         pass
     found: list[JSON] = []
@@ -47,7 +43,7 @@ def json_replies(text: str) -> list[JSON]:
         opened = -1 if inside else _bracket(text, position, end)
         if opened >= 0:
             try:
-                value, position = _DECODER.raw_decode(text, opened)
+                value, position = _value_at(text, opened)
                 found.append(value)
             except (ValueError, RecursionError):  # what is whole within something broken is no reply either
                 position = _after_brackets(text, opened)
@@ -88,6 +84,13 @@ def read_reply(text: str, form: type[M], shape: Callable[[JSON], JSON] = lambda 
     if not fitting:
         raise MalformedReply(f"the reply is not the JSON that was asked for: {problem}")
     return fitting[0]
+
+
+def _value_at(text: str, opened: int) -> tuple[JSON, int]:
+    try:
+        return DECODER.raw_decode(text, opened)
+    except ValueError:
+        return relaxed_json(text, opened)
 
 
 def _bracket(text: str, start: int, end: int) -> int:

@@ -6,14 +6,16 @@ The order of the fields is the order in which a model must write them: it analys
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, StrictInt
+from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError
 
 from cm2_agent.llm.failures import MalformedReply
-from cm2_agent.llm.reply_json import read_reply
+from cm2_agent.llm.reply_json import json_replies
 from cm2_agent.types.json_values import JSON
+from cm2_agent.types.text import first_problem
 
 from .transcript import PARTS
 
@@ -50,21 +52,46 @@ class Reply(BaseModel):
 SCHEMA: dict[str, JSON] = json.loads(json.dumps(Reply.model_json_schema()).replace("ItemAnswer", "Answer"))
 """The reply's JSON schema, for providers that can be held to one; servers compile it once, so its names stay."""
 
-_WORDS = {"true": "yes", "false": "no", "can't_tell": "cannot_tell", "cannottell": "cannot_tell"}
-_PARTS = {part.partition(".")[2]: part for part in PARTS}
+_YES = "yes y true ja oui sí si sim да 是 はい evet"
+_NO = "no n false nein non não нет 否 いいえ nee nej hayır"
+_UNKNOWN = "cannot_tell can't_tell cant_tell cannottell can_not_tell cannot_say unknown unclear unsure undetermined"
+_WORDS = {
+    word: verdict
+    for verdict, words in (("yes", _YES), ("no", _NO), ("cannot_tell", _UNKNOWN))
+    for word in words.split()
+}
+"""Other spellings of the three verdicts, in small letters: those that mean one of them in every language that has
+them."""
+_PARTS = {name: part for part in PARTS for name in (part.replace(".", ""), part.partition(".")[2])}
+_PARTS |= {name.replace("_", ""): part for name, part in _PARTS.items()}
+_STEP = re.compile(r"(?:step)?\s*#?\s*([0-9]{1,9})", re.IGNORECASE)
+_NOTHING = frozenset({"", "none", "null", "n/a", "-"})
+_MOST_WRAPPERS = 3
 
 
 def read(text: str, asked: Collection[str]) -> dict[str, ItemAnswer]:
     """The answers by item id; ids that the reply left out are missing.
 
     What leaves no doubt is mended: what stands around the JSON, another spelling of yes and no, a step as text, keys
-    that nobody asked for, an analysis or an evidence left out. Raises MalformedReply: not the JSON object that was
-    asked for, a second answer to an item, an answer to an item that was not asked (a judge that mixes up items cannot
-    be trusted with any)."""
+    that nobody asked for, an analysis or an evidence left out, one object in place of a list, an object for each item.
+    Raises MalformedReply: not the JSON that was asked for, two different answers to an item, an answer to an item that
+    was not asked (a judge that mixes up items cannot be trusted with any)."""
     ids = {name.casefold(): name for name in asked}
-    ids = ids if len(ids) == len(asked) else {}
+    ids = ids if len(ids) == len(asked) else {name: name for name in asked}
     found: dict[str, ItemAnswer] = {}
-    for answer in read_reply(text, Reply, lambda value: _mended(value, ids)).items:
+    problem = "it holds no JSON object"
+    replies: list[Reply] = []
+    for value in json_replies(text):
+        try:
+            one = Reply.model_validate(_mended(value, ids))
+        except ValidationError as error:
+            problem = first_problem(error)
+            continue
+        if one not in replies:
+            replies.append(one)
+    if not replies:
+        raise MalformedReply(f"the reply is not the JSON that was asked for: {problem}")
+    for answer in (answer for one in replies for answer in one.items):
         if answer.id not in asked:
             raise MalformedReply(f"the reply answers an item that was not asked: {answer.id[:60]!r}")
         if answer.id in found:
@@ -76,49 +103,102 @@ def read(text: str, asked: Collection[str]) -> dict[str, ItemAnswer]:
 def _mended(value: JSON, ids: Mapping[str, str]) -> JSON:
     """The reply in the form that was asked for, as far as it is one in other words; `ids` are the asked ones, by their
     small letters."""
+    for _ in range(_MOST_WRAPPERS):
+        listed = _listed(value, ids)
+        if listed is not None:
+            return {"items": [_mended_answer(one, ids) for one in listed]}
+        inner = _within(value)
+        if inner is None:
+            break
+        value = inner
+    return value
+
+
+def _listed(value: JSON, ids: Mapping[str, str]) -> list[JSON] | None:
+    """The answers of a reply in one of the forms in which they can stand."""
     if isinstance(value, list):
-        listed: Any = value
-    elif not isinstance(value, dict):
         return value
-    elif "items" in value:
-        listed = value["items"]
-    elif "id" in value and "verdict" in value:
-        listed = [value]
-    elif value and all(name.casefold() in ids and isinstance(answer, dict) for name, answer in value.items()):
-        listed = [{"id": name, **answer} for name, answer in value.items()]
-    else:
-        return value
-    return {"items": [_mended_answer(one, ids) for one in listed]} if isinstance(listed, list) else value
+    if not isinstance(value, dict):
+        return None
+    keyed = {_name(name): one for name, one in value.items()}
+    if "items" in keyed:
+        return _listed(keyed["items"], ids)
+    if "verdict" in keyed and ("id" in keyed or len(ids) == 1):
+        return [value]
+    if value and all(_id(name, ids) is not None and isinstance(one, dict | str | bool) for name, one in value.items()):
+        return [{"id": name, **(one if isinstance(one, dict) else {"verdict": one})} for name, one in value.items()]
+    return None
+
+
+def _within(value: JSON) -> JSON | None:
+    """What a wrapper holds: an object of one key, or a call of a function."""
+    if not isinstance(value, dict):
+        return None
+    inner: JSON = None
+    if len(value) == 1:
+        (inner,) = value.values()
+    elif value.keys() <= {"name", "arguments", "parameters", "type", "id"}:
+        inner = value.get("arguments", value.get("parameters"))
+    if isinstance(inner, str):
+        found = json_replies(inner)
+        inner = found[0] if len(found) == 1 else None
+    return inner if isinstance(inner, dict | list) else None
+
+
+def _name(key: str) -> str:
+    return key.strip().casefold()
+
+
+def _id(given: str, ids: Mapping[str, str]) -> str | None:
+    return ids.get(given) or ids.get(given.strip(" \t\n`'\"#:.").casefold())
 
 
 def _mended_answer(value: JSON, ids: Mapping[str, str]) -> JSON:
     if not isinstance(value, dict):
         return value
-    one: dict[str, Any] = {"analysis": "", "evidence": None, **value}
+    one: dict[str, Any] = {"analysis": "", "evidence": None, **{_name(name): given for name, given in value.items()}}
     one = {name: one[name] for name in ItemAnswer.model_fields if name in one}
-    if isinstance(one.get("id"), str):
-        one["id"] = ids.get(one["id"].strip().casefold(), one["id"])
+    if "id" not in one and len(ids) == 1:
+        one["id"] = next(iter(ids.values()))
+    elif isinstance(one.get("id"), str):
+        one["id"] = _id(one["id"], ids) or one["id"]
     if isinstance(one.get("verdict"), str | bool):
-        word = str(one["verdict"]).strip().strip(".!").casefold().replace(" ", "_").replace("-", "_")
-        one["verdict"] = _WORDS.get(word, word)
+        word = " ".join(str(one["verdict"]).strip().strip(".!").casefold().split())
+        one["verdict"] = _WORDS.get(re.sub(r"[ -]", "_", word), word)
+    if not isinstance(one["analysis"], str):
+        one["analysis"] = ""
     quotes = one["evidence"]
-    one["evidence"] = _mended_quote(quotes[0] if isinstance(quotes, list) and len(quotes) == 1 else quotes or None)
+    quote = _mended_quote(quotes[0] if isinstance(quotes, list) and len(quotes) == 1 else quotes or None)
+    if one.get("verdict") in ("no", "cannot_tell") and not _is_quote(quote):
+        quote = None  # neither needs one
+    one["evidence"] = quote
     return one
 
 
 def _mended_quote(value: JSON) -> JSON:
+    if isinstance(value, str):
+        return None if _name(value) in _NOTHING else value
     if not isinstance(value, dict):
         return value
-    one: dict[str, Any] = {name: value[name] for name in Quote.model_fields if name in value}
+    keyed = {_name(name): given for name, given in value.items()}
+    one: dict[str, Any] = {name: keyed[name] for name in Quote.model_fields if name in keyed}
     step, part = one.get("step"), one.get("part")
-    number = step.strip() if isinstance(step, str) else ""
-    if number.isascii() and number.isdigit():
-        one["step"] = int(number)
+    number = _STEP.fullmatch(step.strip()) if isinstance(step, str) else None
+    if number is not None:
+        one["step"] = int(number[1])
     elif isinstance(step, float) and step.is_integer():
         one["step"] = int(step)
     if isinstance(part, str):
-        one["part"] = _PARTS.get(part, part)
+        one["part"] = _PARTS.get(re.sub(r"[\s._-]", "", part.casefold()), part)
     return one
+
+
+def _is_quote(value: JSON) -> bool:
+    try:
+        Quote.model_validate(value)
+    except ValidationError:
+        return False
+    return True
 
 
 __all__ = ["SCHEMA", "ItemAnswer", "Quote", "Reply", "read"]

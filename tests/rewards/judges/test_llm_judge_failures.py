@@ -43,10 +43,14 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "no items": (Fault(text='{"items": []}'), "infrastructure"),
     "unknown verdict": (Fault(text=json.dumps(reply({**DATE_YES, "verdict": "maybe"}))), "infrastructure"),
     "unknown id": (Fault(text=json.dumps(reply(DATE_YES, answer("other", "no")))), "infrastructure"),
+    "a key twice": (
+        Fault(text=GOOD.replace('"verdict": "yes"', '"verdict": "no", "verdict": "yes"')),
+        "infrastructure",
+    ),
     "twice": (Fault(text=json.dumps(reply(DATE_YES, answer("date", "no")))), "infrastructure"),
     "two answers": (Fault(text=f"{GOOD} or rather {json.dumps(reply(answer('date', 'no')))}"), "infrastructure"),
     "a draft in thinking": (Fault(text=f"<think>{GOOD}</think>I would rather not say."), "infrastructure"),
-    "a broken object around it": (Fault(text=f'{{"answer": {GOOD}, }}'), "infrastructure"),
+    "a broken object around it": (Fault(text=f'{{"answer": {GOOD}, "and'), "infrastructure"),
     "refusal": (Fault(refusal="I cannot judge this."), "content"),
     "filtered": (Fault(text="", finish="content_filter"), "content"),
 }
@@ -100,6 +104,38 @@ async def test_a_later_403_is_the_traces_own_until_nothing_else_is_answered() ->
             assert (await judge(ONE, 0, [DATE]))[0].cause == "infrastructure"
         with pytest.raises(JudgeRefused):
             await judge(ONE, 0, [DATE])
+
+
+async def test_a_provider_that_rejects_all_that_it_is_asked_is_not_asked_on() -> None:
+    """Whatever its reason: where nothing was ever answered, nothing will be."""
+    with JudgeServer(faults=[Fault(status=400)] * 30) as server:
+        judge = judging(server)
+        for _ in range(2):
+            assert (await judge(ONE, 0, [DATE]))[0].cause == "infrastructure"
+        with pytest.raises(JudgeRefused, match="400"):
+            await judge(ONE, 0, [DATE])
+        server.faults.clear()
+        assert (await judge(ONE, 0, [DATE]))[0].value is True
+        server.faults.extend([Fault(status=400)] * 5)
+        for _ in range(5):
+            assert (await judge(ONE, 0, [DATE]))[0].cause == "infrastructure", "what is rejected is its own matter"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "stub is not a valid model ID",
+        "The model `stub` does not exist or you do not have access to it.",
+        "API key not valid. Please pass a valid API key.",
+    ],
+)
+async def test_a_400_that_speaks_of_key_or_model_is_a_refusal(message: str) -> None:
+    body = json.dumps({"error": {"message": message}})
+    with (
+        JudgeServer(faults=[Fault(status=400, body=body)] * 9) as server,
+        pytest.raises(JudgeRefused, match=message[:20]),
+    ):
+        await ask(server)
 
 
 TOO_LONG = (
