@@ -87,7 +87,7 @@ def agreement(
     )
 
 
-def auc_differences(
+def differences(
     rewards: Sequence[float],
     others: Sequence[float],
     outcomes: Sequence[float],
@@ -97,8 +97,8 @@ def auc_differences(
     draws: int = 2000,
     seed: int = 0,
 ) -> dict[str, tuple[float | None, Interval | None]]:
-    """`auc` and `auc_within` of the rewards less those of other values of the same rollouts, with paired intervals:
-    each draw resamples the clusters of both alike. Raises ValueError as `agreement` does."""
+    """`auc`, `auc_within` and `kendall` of the rewards less those of other values of the same rollouts, with paired
+    intervals: each draw resamples the clusters of both alike. Raises ValueError as `agreement` does."""
     reward, outcome = _numbers(rewards, outcomes)
     other, _ = _numbers(others, outcomes)
     cluster, group = codes(clusters), _group_codes(groups)
@@ -106,9 +106,16 @@ def auc_differences(
     gained = _between(reward, outcome, cluster, size)[0] - _between(other, outcome, cluster, size)[0]
     gained_in = _within(reward, outcome, group, cluster, size)[0] - _within(other, outcome, group, cluster, size)[0]
     pairs, pairs_in = _between(reward, outcome, cluster, size)[1], _within(reward, outcome, group, cluster, size)[1]
+    ordered = [_ordered(values, outcome, cluster, size) for values in (reward, other)]
+
+    def kendalls(weights: Array) -> float | None:
+        left, right = (_kendall(*(float(weights @ each @ weights) for each in sums)) for sums in ordered)
+        return None if left is None or right is None else left - right
+
     figures: dict[str, Callable[[Array], float | None]] = {
         "auc": lambda weights: ratio(weights @ gained @ weights, weights @ pairs @ weights),
         "auc_within": lambda weights: ratio(weights @ gained_in, weights @ pairs_in),
+        "kendall": kendalls,
     }
     return {
         name: (figure(np.ones(size)), bootstrap(figure, size, draws=draws, seed=seed))

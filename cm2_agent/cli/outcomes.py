@@ -110,14 +110,14 @@ def outcome_report(found: Measured, success_at: float = 1.0) -> dict[str, Any]:
 def _beside(found: Measured, values: list[float], success: list[bool]) -> dict[str, Any]:
     """A baseline's own figures, and how far the reward is above it."""
     from cm2_agent.analysis.classification import best_threshold, held_out, mcc_difference
-    from cm2_agent.analysis.ranking import agreement, auc_differences
+    from cm2_agent.analysis.ranking import agreement, differences
 
     order = agreement(values, found.outcomes, found.groups, found.clusters)
     best = best_threshold(values, success)
-    differences = auc_differences(found.rewards, values, found.outcomes, found.groups, found.clusters)
+    above = differences(found.rewards, values, found.outcomes, found.groups, found.clusters)
     ours, theirs = (held_out(one, success, found.clusters) for one in (found.rewards, values))
     if ours is not None and theirs is not None:
-        differences["mcc"] = mcc_difference(ours, theirs, success, found.clusters)
+        above["mcc"] = mcc_difference(ours, theirs, success, found.clusters)
     return {
         "auc": order.auc,
         "auc_within": order.auc_within,
@@ -126,7 +126,7 @@ def _beside(found: Measured, values: list[float], success: list[bool]) -> dict[s
         "held_out": _held_out(values, success, found.clusters),
         "ci": {name: _listed(order.ci[name]) for name in ("auc", "auc_within", "kendall")},
         "reward_is_above_by": {
-            name: {"value": value, "ci": _listed(interval)} for name, (value, interval) in differences.items()
+            name: {"value": value, "ci": _listed(interval)} for name, (value, interval) in above.items()
         },
     }
 
@@ -223,7 +223,8 @@ def _baseline_lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield "\nwhat reads nothing: mcc of its best threshold, and held out; then how far the reward is above it"
     for name, one in found.items():
         held = None if one["held_out"] is None else one["held_out"]["mcc"]
-        figures = {"mcc": one["best"]["mcc"], "held out": held, "auc": one["auc"], "auc_within": one["auc_within"]}
+        figures = {"mcc": one["best"]["mcc"], "held out": held}
+        figures |= {figure: one[figure] for figure in ("auc", "auc_within", "kendall")}
         yield f"  {name:<14} " + "  ".join(f"{figure} {format_number(value)}" for figure, value in figures.items())
         for figure, difference in one["reward_is_above_by"].items():
             title = "mcc, held out" if figure == "mcc" else figure

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cm2_agent.analysis.bootstrap import bootstrap, mean_interval, wilson
-from cm2_agent.analysis.ranking import agreement, auc, auc_differences, auc_within, kendall, spearman
+from cm2_agent.analysis.ranking import agreement, auc, auc_within, differences, kendall, spearman
 
 ROLLOUT = st.tuples(
     st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.sampled_from([0.0, 1.0]), st.sampled_from(["a", "b", "c", None])
@@ -73,16 +73,16 @@ def test_differences_of_two_rewards_are_those_of_their_figures(
     rewards, outcomes, groups = [list(column) for column in zip(*(row for row, _ in rows), strict=True)]
     others = [other for _, other in rows]
     clusters = [f"{group}" for group in groups]
-    found = auc_differences(rewards, others, outcomes, groups, clusters, draws=20)
-    for name, of in (("auc", auc(rewards, outcomes)), ("auc_within", auc_within(rewards, outcomes, groups))):
-        that = auc(others, outcomes) if name == "auc" else auc_within(others, outcomes, groups)
+    found = differences(rewards, others, outcomes, groups, clusters, draws=20)
+    for name in ("auc", "auc_within", "kendall"):
+        of, that = (getattr(agreement(values, outcomes, groups, draws=1), name) for values in (rewards, others))
         assert found[name][0] == (None if of is None or that is None else pytest.approx(of - that))
 
 
 def test_a_difference_from_itself_is_sure() -> None:
     rows = [(0.1, 0.0, "a"), (0.9, 1.0, "a"), (0.5, 0.0, "b"), (0.4, 1.0, "b")]
     rewards, outcomes, groups = [r for r, _, _ in rows], [o for _, o, _ in rows], [g for _, _, g in rows]
-    assert auc_differences(rewards, rewards, outcomes, groups, groups)["auc_within"] == (0.0, (0.0, 0.0))
+    assert differences(rewards, rewards, outcomes, groups, groups)["auc_within"] == (0.0, (0.0, 0.0))
 
 
 @given(st.lists(st.tuples(st.floats(-5, 5), st.floats(-5, 5)), min_size=2, max_size=30))
