@@ -218,10 +218,10 @@ def test_the_figures_of_the_airline_checklist(tmp_path: Path) -> None:
     }
     for name, row in rows.items():
         above = writes["reward_is_above_by"][name]
-        figures = (shown(one[name], one["ci"][name]) for one in (others, writes))
-        assert (*figures, shown(above["value"], above["ci"])) == row
+        beside = (shown(one[name], one["ci"][name]) for one in (others, writes))
+        assert (*beside, shown(above["value"], above["ci"])) == row
     above = writes["reward_is_above_by"]["mcc"]
-    figures = (shown(one["held_out"]["mcc"], one["held_out"]["ci"]["mcc"]) for one in (others, writes))
+    beside = (shown(one["held_out"]["mcc"], one["held_out"]["ci"]["mcc"]) for one in (others, writes))
     row = ("0.11 (-0.16-0.39)", "0.29 (-0.08-0.67)", "-0.17 (-0.53-0.16)")
-    assert (*figures, shown(above["value"], above["ci"])) == row
+    assert (*beside, shown(above["value"], above["ci"])) == row
     assert (round(first["auc"], 2), round(first["auc_within"], 2), round(first["whole"]["mcc"], 2)) == (0.91, 1.0, 0.86)
