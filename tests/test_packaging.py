@@ -80,6 +80,7 @@ def test_the_wheel_holds_every_file_of_the_package(checkout: Path, wheel: Path) 
     missing here."""
     expected = package_files(checkout)
     assert {"cm2_agent/py.typed", "cm2_agent/rewards/__init__.py", "cm2_agent/libraries/grounding.yaml"} <= expected
+    assert "cm2_agent/rewards/certificate/attacks/echo.yaml" in expected
     assert {"cm2_agent/cookbook/01_embed.py", "cm2_agent/cookbook/checklist.schema.json"} <= expected
     assert sorted(expected - wheel_files(wheel)) == []
     assert sorted(wheel_files(wheel) - expected) == []

@@ -22,6 +22,7 @@ COMMANDS = (
     "train",
     "eval",
     "report",
+    "certify",
     "show",
     "doctor",
     "checklists",

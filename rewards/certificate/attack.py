@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -82,27 +82,18 @@ class Outcome:
 def judged_items(checklist: Checklist) -> frozenset[str]:
     """The items whose payment a judge has a say in: questions, and what depends on one."""
     items = {item.id: item for item in checklist.items}
-    judged = {item.id for item in items.values() if _asks(item)}
+    judged = {one.id for one in items.values() if one.is_judged or one.when_question is not None}
     grown = True
     while grown:
-        more = {item.id for item in items.values() if judged.intersection(_looks_at(item))} - judged
+        more = {item.id for item in items.values() if judged.intersection((*item.parents, *item.any_of))} - judged
         grown = bool(more)
         judged |= more
     return frozenset(judged)
 
 
-def _asks(item: Item) -> bool:
-    when = getattr(item, "when", None)
-    return (item.check is None and not getattr(item, "any_of", ())) or isinstance(when, str)
-
-
-def _looks_at(item: Item) -> Iterable[str]:
-    parents: Sequence[str] = getattr(item, "parents", item.depends_on)
-    return [*parents, *(getattr(item, "any_of", None) or ())]
-
-
-def targets_of(score: Score, checklist: Checklist) -> tuple[Target, ...]:
-    """What the score left unpaid of the turns that happened, pending verdicts aside."""
+def targets_of(score: Score, checklist: Checklist, *, unasked: bool = False) -> tuple[Target, ...]:
+    """What the score left unpaid of the turns that happened. Pending verdicts are left out, or (`unasked`) count as
+    unpaid."""
     items = {item.id: item for item in checklist.items}
     judged = judged_items(checklist)
     return tuple(
@@ -110,7 +101,9 @@ def targets_of(score: Score, checklist: Checklist) -> tuple[Target, ...]:
         for turn in score.turns
         if turn.reached and turn.steps
         for one in turn.verdicts
-        if one.weight and (one.pays or 0.0) < 1 - MORE and (one.pays is not None or one.cause != "infrastructure")
+        if one.weight
+        and (one.pays or 0.0) < 1 - MORE
+        and (unasked or one.pays is not None or one.cause != "infrastructure")
     )
 
 

@@ -58,14 +58,15 @@ class Certifier:
     def __post_init__(self) -> None:
         if self.scorer.checklist is None:
             raise ValueError("the scorer has no checklist of its own; expected one for ChecklistScorer(checklist)")
-        self._checklist = self.scorer.checklist
-        self.judged = judged_items(self._checklist)
+        self.checklist = self.scorer.checklist
+        """What is certified."""
+        self.judged = judged_items(self.checklist)
         """The items that a judge has a say in; empty for a checklist of checks alone."""
 
     async def subject(self, trace: Trace, task: Task | None, cluster: str) -> Subject:
         """The trace with its honest score. Raises BudgetExhausted."""
         score = await self.scorer(trace, task)
-        return Subject(trace=trace, task=task, cluster=cluster, score=score, targets=targets_of(score, self._checklist))
+        return Subject(trace=trace, task=task, cluster=cluster, score=score, targets=targets_of(score, self.checklist))
 
     def work(self, failing: int, passing: int) -> int:
         """How many pieces of work so many traces make."""
@@ -107,7 +108,7 @@ class Certifier:
         judge = getattr(self.scorer.judge, "served", None) or getattr(self.scorer.judge, "name", None)
         return Certificate(
             reward_version=self.scorer.version,
-            checklist=self._checklist.hash,
+            checklist=self.checklist.hash,
             families=attack_rates(self._trials, benign, templates, exact=exact),
             passing=pass_rate(power, exact=exact),
             benign=benign_bound(benign, exact=exact),
@@ -116,7 +117,7 @@ class Certifier:
                 "failing": len(failing),
                 "failing_tasks": len({one.cluster for one in failing}),
                 "judged_items": len(self.judged),
-                "items": len(self._checklist.items),
+                "items": len(self.checklist.items),
                 "traces": content_hash(sorted(one.trace.id for one in (*failing, *passing)))[:16],
             },
             versions={"attacks": families_hash(self.families), "judge": None if judge is None else str(judge)},

@@ -1,0 +1,101 @@
+"""Which stored traces are known to be right or wrong, by whom, and which of them a certificate is made from."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cm2_agent.errors import StoreError
+from cm2_agent.types.human_labels import DIALOGUE, consensus
+
+if TYPE_CHECKING:
+    from cm2_agent.rewards.scoring.scorer import ChecklistScorer
+    from cm2_agent.store import SQLStore
+    from cm2_agent.types.checklist import Checklist
+
+RIGHT = 1 - 1e-9
+"""An outcome, or a reward, from here on says that the trace is right."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownTrace:
+    """A stored trace, its task, and whether it is right; None where nobody knows."""
+
+    id: str
+    cluster: str
+    right: bool | None
+
+
+def known_traces(
+    store: SQLStore, checklist: Checklist, *, outcome: str | None, passing: ChecklistScorer | None
+) -> tuple[list[KnownTrace], dict[str, int]]:
+    """The traces of the store, and how many each source says are right: an outcome of 1, people's labels (of the whole
+    dialogue, else of the checklist's items), and a checklist of checks. A trace is right where a source says so and
+    none denies it.
+
+    Raises StoreError: the outcome that was named is not there, or the store has several and none was named."""
+    name = _outcome(store, outcome)
+    labels = _labelled(store, {item.id for item in checklist.items})
+    found, sources = [], Counter[str]()
+    for trace in store.traces():
+        said: dict[str, bool] = {}
+        value = trace.outcomes.get(name) if name is not None else None
+        if value is not None:
+            said[f"outcome {name}"] = value >= RIGHT
+        if trace.id in labels:
+            said["human labels"] = labels[trace.id]
+        if passing is not None:
+            lower = passing.score_sync(trace).lower
+            said["--passing"] = lower is not None and lower >= RIGHT
+        sources.update(source for source, right in said.items() if right)
+        denied = any(not right for source, right in said.items() if source != "--passing")
+        right = False if denied else True if any(said.values()) else None
+        cluster = f"trace {trace.id}" if trace.task_id is None else f"task {trace.task_id}"
+        found.append(KnownTrace(id=trace.id, cluster=cluster, right=right))
+    return found, dict(sources)
+
+
+def spread(traces: Sequence[KnownTrace], seed: int) -> Iterator[KnownTrace]:
+    """The traces in an order drawn by the seed, such that each task gives one before any gives its second."""
+    chance = random.Random(seed)
+    of_task: dict[str, list[KnownTrace]] = defaultdict(list)
+    for trace in sorted(traces, key=lambda trace: trace.id):
+        of_task[trace.cluster].append(trace)
+    queues = [of_task[name] for name in sorted(of_task)]
+    for queue in queues:
+        chance.shuffle(queue)
+    chance.shuffle(queues)
+    while queues:
+        for queue in queues:
+            yield queue.pop()
+        queues = [queue for queue in queues if queue]
+
+
+def _outcome(store: SQLStore, named: str | None) -> str | None:
+    names = sorted({name for trace in store.traces() for name in trace.outcomes})
+    if named is not None and named not in names:
+        raise StoreError(f"no trace has the outcome {named!r}; outcomes there are: {', '.join(names) or 'none'}")
+    if named is None and len(names) > 1:
+        raise StoreError(
+            f"traces have the outcomes {', '.join(names)}; name the one that says what is right: --outcome"
+        )
+    return named or next(iter(names), None)
+
+
+def _labelled(store: SQLStore, items: set[str]) -> Mapping[str, bool]:
+    """Whether people found the trace right: by their word on the whole dialogue, else on every item that they
+    labelled."""
+    whole: dict[str, bool] = {}
+    parts: defaultdict[str, list[bool]] = defaultdict(list)
+    for (trace, _, item), value in consensus(store.labels()).items():
+        if item == DIALOGUE:
+            whole[trace] = value
+        elif item in items:
+            parts[trace].append(value)
+    return {trace: all(values) for trace, values in parts.items()} | whole
+
+
+__all__ = ["RIGHT", "KnownTrace", "known_traces", "spread"]
