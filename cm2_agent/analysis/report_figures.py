@@ -103,7 +103,8 @@ class Report:
     """Everything about one reward version. `histogram` counts rewards in ten bins of [0, 1]; `first` and `first_items`
     count where and by which item the traces with a failure failed first; `cost` holds the agent's tokens, as far as
     known, and what judging took where a judge was asked (`judge_usd` None: a price is not known), `judged_traces` being
-    those that it was asked about. `corrected` holds the mean rewards by people's labels, where they were asked for."""
+    those that it was asked about. `corrected` holds the mean rewards by people's labels, where they were asked for;
+    `certificate` what the reward version's certificate says (`Certificate.summary`), None where it has none."""
 
     version: str
     traces: int
@@ -124,6 +125,7 @@ class Report:
     cost: Mapping[str, float | int | None]
     consistency: tuple[Consistency, ...] = field(default=())
     corrected: tuple[PolicyMean, ...] = field(default=())
+    certificate: Mapping[str, JSON] | None = None
 
     def to_json(self) -> dict[str, JSON]:
         return asdict(self)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,6 @@ from cm2_agent.cli.common import (
     JsonOption,
     ProjectOption,
     StoreOption,
-    console,
     echo_err,
     open_store,
     print_result,
@@ -56,9 +56,9 @@ CertificatePower = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    short = "Measure what attacks on a checklist and its judge get paid."
+    short = "Check what attacks on a checklist and its judge get paid."
     help = (
-        "Measure what attacks on a checklist and its judge get paid: failing traces are changed and scored again, and"
+        "Check what attacks on a checklist and its judge get paid: failing traces are changed and scored again, and"
         " traces that are known to be right must stay paid. The certificate is stored under the reward version. Exit 1"
         " where it is not enough. What was judged is not judged again, so the same command resumes where it stopped."
     )
@@ -183,9 +183,11 @@ def certify(
     shortfall = certificate.shortfall(max_attack_rate, min_pass_rate)
     result = {**certificate.to_json(), "worst": certificate.worst, "shortfall": shortfall}
     result["examples"] = {one.family: dict(one.example) for one in certificate.families if one.example}
-    if not as_json:
-        _print_table(certificate, max_attack_rate, leave_one_out=leave_one_out)
-    print_result(result, as_json=as_json, lines=certificate_lines(certificate, max_attack_rate, min_pass_rate))
+    lines = chain(
+        _rows(certificate, max_attack_rate, leave_one_out=leave_one_out),
+        _lines(certificate, max_attack_rate, min_pass_rate),
+    )
+    print_result(result, as_json=as_json, lines=lines)
     if shortfall is not None:
         raise typer.Exit(1)
 
@@ -240,7 +242,7 @@ class _Run:
                             targets = targets_of(subject.score, self.certifier.checklist, unasked=True)
                         if right:
                             self.passing.append(subject)
-                        elif targets and (unasked or (subject.score.lower or RIGHT) < RIGHT):
+                        elif targets and (unasked or _fails(subject)):
                             self.failing.append(replace(subject, targets=targets))
         del self.failing[most_failing:], self.passing[most_passing:]
 
@@ -260,6 +262,11 @@ class _Run:
             return subject
 
         return list(await asyncio.gather(*map(one, page)))
+
+
+def _fails(subject: Subject) -> bool:
+    lower = subject.score.lower
+    return lower is not None and lower < RIGHT
 
 
 def _pages(traces: list[KnownTrace], size: int = 64) -> Iterator[list[KnownTrace]]:
@@ -290,23 +297,19 @@ def _print_forecast(run: _Run, *, as_json: bool) -> None:
     )
 
 
-def _print_table(certificate: Certificate, limit: float, *, leave_one_out: bool) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=printable(certificate.reward_version), title_justify="left")
-    columns = ["family", "traces", "paid", "tasks", "rate", "≤ alone", "≤ together", "verdict"]
-    for name in [*columns, *(["only it found"] if leave_one_out else [])]:
-        table.add_column(name, justify="left" if name in {"family", "verdict"} else "right", overflow="fold")
+def _rows(certificate: Certificate, limit: float, *, leave_one_out: bool) -> Iterator[str]:
+    """A line a family: traces paid and tried, tasks, the rate, its upper bounds by itself and with all others."""
+    yield printable(certificate.reward_version)
+    last = "  only" if leave_one_out else ""
+    yield f"{'family':<26}{'paid':>5}{'of':>5}{'tasks':>6}{'rate':>7}{'alone':>7}{'all':>7}  verdict  {last}"
     for one in certificate.families:
-        cells = [one.family, str(one.traces), str(one.hit_traces), str(one.tasks), f"{one.rate:.3f}"]
-        cells += [f"{one.bound:.3f}", f"{one.together:.3f}", one.verdict(limit)]
-        cells += [str(one.left_out)] if leave_one_out else []
-        table.add_row(*map(Text, map(printable, cells)))
-    console().print(table)
+        counts = f"{one.hit_traces:>5}{one.traces:>5}{one.tasks:>6}"
+        rates = f"{one.rate:>7.3f}{one.bound:>7.3f}{one.together:>7.3f}"
+        last = f"{one.left_out:>6}" if leave_one_out else ""
+        yield printable(f"{one.family:<26}{counts}{rates}  {one.verdict(limit):<9}{last}".rstrip())
 
 
-def certificate_lines(certificate: Certificate, max_attack_rate: float, min_pass_rate: float) -> Iterator[str]:
+def _lines(certificate: Certificate, max_attack_rate: float, min_pass_rate: float) -> Iterator[str]:
     """The certificate in a few lines."""
     from cm2_agent.rewards.certificate.rates import trials_needed
 

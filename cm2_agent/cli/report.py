@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -63,6 +63,9 @@ def report(
     with open_store(store, project=project) as opened:
         version = reward_version(opened, reward)
         found = analysis.report(tracked(_scored(opened, version), "reading"), opened.checklist)
+        certificate = opened.certificate(version)
+        if certificate is not None:
+            found = replace(found, certificate=certificate.summary())
         if labels:
             from cm2_agent.cli.corrected import corrected_means
 
@@ -93,6 +96,7 @@ def _lines(found: Report) -> Iterator[str]:
     mean = format_number(found.mean_reward, found.reward_interval)
     yield f"{found.traces} traces, mean reward {mean} over {found.rewarded}"
     yield from map(_corrected, found.corrected)
+    yield from _certificate(found.certificate)
     yield from _counts("no reward because", found.null_rewards)
     for title, rates in (("items", found.items), ("facets", found.facets), ("levels", found.levels)):
         if rates:
@@ -131,6 +135,17 @@ def _rate(rate: PassRate) -> str:
         f", {count} {what}" for what, count in (("decided elsewhere", rate.decided), ("NULL", rate.nulls)) if count
     )
     return printable(f"  {rate.name:<28} {format_number(rate.rate, rate.interval)}  of {rate.n}{extra}")
+
+
+def _certificate(found: Mapping[str, Any] | None) -> Iterator[str]:
+    if found is None:
+        yield "no certificate (cm2 certify)"
+        return
+    of = f"{found['families']} families of attacks on {found['failing_tasks']} tasks, {found['made']}"
+    rates = f"attacks paid at most {found['attack_rate_at_most']:.3f}, right traces at least"
+    yield printable(f"certificate of {of}: {rates} {found['pass_rate_at_least']:.3f}")
+    if found["shortfall"] is not None:
+        yield printable(f"  not enough: {found['shortfall']}")
 
 
 def _corrected(one: PolicyMean) -> str:

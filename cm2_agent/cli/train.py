@@ -23,6 +23,7 @@ from cm2_agent.cli.eval import reward_version
 from cm2_agent.cli.human_labels import compare_with_people, kappa_shortfall
 from cm2_agent.cli.score import load_checklist_and_checks
 from cm2_agent.errors import TrainError
+from cm2_agent.types.certificate import MAX_ATTACK_RATE, MIN_PASS_RATE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -91,6 +92,18 @@ def train(
             "--min-kappa", min=-1, max=1, help="Refuse unless the judge agrees this well with people's labels."
         ),
     ] = None,
+    require_certificate: Annotated[
+        bool,
+        typer.Option(
+            "--require-certificate", help="Refuse a reward version without a certificate that is enough (cm2 certify)."
+        ),
+    ] = False,
+    max_attack_rate: Annotated[
+        float, typer.Option("--max-attack-rate", min=0, max=1, help="With it: the most that an attack may be paid.")
+    ] = MAX_ATTACK_RATE,
+    min_pass_rate: Annotated[
+        float, typer.Option("--min-pass-rate", min=0, max=1, help="With it: the least share of right traces paid.")
+    ] = MIN_PASS_RATE,
     level: Annotated[
         str, typer.Option("--level", help="trajectory, turn, step, return_to_go or evidence.")
     ] = "trajectory",
@@ -144,6 +157,8 @@ def train(
             _raise_no_match(opened.groups(checklist=chosen, reward=version), policy, backend or ())
         if min_kappa is not None:
             _check_judge(opened, groups, min_kappa)
+        if require_certificate:
+            _check_certificate(opened, groups, max_attack_rate, min_pass_rate)
     if trainer is None:
         _count(groups, model, allow_retokenised, level=level, norm=norm, agent=agent, as_json=as_json)
         return
@@ -177,6 +192,26 @@ def _check_judge(store: SQLStore, groups: list[Group], least: float) -> None:
                 f"reward version {version}: {reason}; nothing was trained. Type: cm2 eval --against human --reward"
                 f" {version} to see on which items it differs, then mend them and score again"
             )
+
+
+def _check_certificate(store: SQLStore, groups: list[Group], max_attack_rate: float, min_pass_rate: float) -> None:
+    """Raises TrainError where a reward version has no certificate, or one that is not enough."""
+    from cm2_agent.rewards.certificate.families import shipped_families
+
+    families = {one.name for one in shipped_families()}
+    for version in sorted({str(group.key["reward"]) for group in groups}):
+        found = store.certificate(version)
+        if found is None:
+            reason = "it has no certificate"
+        else:
+            short = found.shortfall(max_attack_rate, min_pass_rate, families=families)
+            if short is None:
+                continue
+            reason = f"its certificate is not enough: {short}"
+        raise TrainError(
+            f"reward version {version}: {reason}; nothing was trained. Type: cm2 certify CHECKLIST.yaml --store"
+            f" {store.url} with the judge and the checks of that version, or leave --require-certificate out"
+        )
 
 
 def _count(

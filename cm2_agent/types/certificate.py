@@ -149,6 +149,24 @@ class Certificate:
             return f"{counted}, also after benign edits: at least {power.bound:.3f}; expected {min_pass_rate:g} or more"
         return None
 
+    def summary(self) -> dict[str, JSON]:
+        """What a report says of it, at the default limits."""
+        tried = [one for one in self.families if one.traces]
+        worst = max(tried, key=lambda one: one.together, default=None)
+        return {
+            "shortfall": self.shortfall(),
+            "worst_attack": None if worst is None else worst.family,
+            "attack_rate_at_most": self.worst,
+            "families": len(tried),
+            "failing_traces": self.scope.get("failing"),
+            "failing_tasks": self.scope.get("failing_tasks"),
+            "benign_rate_at_most": self.benign,
+            "pass_rate_at_least": self.passing.bound,
+            "passing_tasks": self.passing.tasks,
+            "judge": self.versions.get("judge"),
+            "made": self.made,
+        }
+
     def to_json(self) -> dict[str, JSON]:
         families = [one.to_json() for one in self.families]
         return {
