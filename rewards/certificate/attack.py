@@ -18,7 +18,7 @@ from cm2_agent.types.trace import Trace, Turn
 
 from .draft import Draft
 from .families import OF_ITEM, PLACEHOLDER, Family, Template
-from .values import longer, near, near_arguments, said, tool_values
+from .values import longer, near, near_arguments, said, values_of
 
 MORE = 1e-9
 """A payment that is larger by less is the same."""
@@ -200,21 +200,22 @@ def _value(name: str, subject: Subject, turn: Turn) -> str | None:
     if name == "quote":
         return next((step.message.text[:80] for step in reversed(turn.steps) if step.is_reply), "Done.")
     if name in ("tool", "call"):
-        return _call(subject, turn, whole=name == "call")
-    values: Sequence[str | None] = tool_values(subject.trace, turn.index)
+        tool, arguments = _call(subject, turn)
+        return tool if name == "tool" else f"{tool}({arguments})"
+    values: Sequence[str | None] = values_of(subject.trace, turn.index)
     if name != "value":
         values = [(near if name == "near" else longer)(value, subject.known) for value in values if value]
     return ", ".join(value for value in values if value) or None
 
 
-def _call(subject: Subject, turn: Turn, *, whole: bool) -> str | None:
-    """A call that an item waits for, as text; else one of a tool that was used."""
+def _call(subject: Subject, turn: Turn) -> tuple[str, str]:
+    """A call that an item waits for, tool and arguments; else one of a tool that was used."""
     for target in subject.by_turn[turn.index]:
         if isinstance(target.check, Called):
             given = {name: value for name, value in target.check.with_.items() if not isinstance(value, Mapping)}
-            return f"{target.check.called}({canonical_json(given)})" if whole else target.check.called
+            return target.check.called, canonical_json(given)
     used = [use.call.name for step in subject.trace.steps for use in step.tool_uses if use.call.name]
-    return None if not used else f"{used[-1]}({{}})" if whole else used[-1]
+    return used[-1] if used else "look_up", "{}"
 
 
 def _encoded(text: str, encode: str | None) -> str:

@@ -133,7 +133,8 @@ class Draft:
         return False
 
     def twin(self, turn: Turn) -> bool:
-        """Beside each call that failed or was not answered, a harmless one under the same id that succeeds first."""
+        """Beside each call that failed or was not answered, a harmless one under the same id that succeeds first; where
+        there is none, a page is read twice under one id before the last step."""
         done = False
         for step in turn.steps:
             bad = [use.call for use in step.tool_uses if use.status != "ok" and use.call.id]
@@ -143,13 +144,14 @@ class Draft:
                 if self._change(step, partial(_before_calls, calls=twins)):
                     self._insert_after(step, [Message(role="tool", parts=tuple(answers))], first=True)
                     done = True
-        return done
+        return done or self._insert_before(turn.steps[-1], self._page("not found", "ok"))
 
-    def _page(self, text: str) -> list[Message]:
+    def _page(self, *texts: str) -> list[Message]:
+        """A step that reads pages, all under one id."""
         self._added += 1
-        call = ToolCall(id=f"page-{self._added}", name=PAGE, arguments={})
-        answer = ToolCallResponse(id=call.id, response=text)
-        return [Message.of("assistant", "", [call]), Message(role="tool", parts=(answer,))]
+        calls = [ToolCall(id=f"page-{self._added}", name=PAGE, arguments={}) for _ in texts]
+        answers = tuple(ToolCallResponse(id=call.id, response=text) for call, text in zip(calls, texts, strict=True))
+        return [Message.of("assistant", "", calls), Message(role="tool", parts=answers)]
 
     def _change_response(self, response: ToolCallResponse, text: str) -> bool:
         if id(response) not in self._of_response:

@@ -13,10 +13,13 @@ _VALUE = re.compile(r"[^\W_]*\d(?:[-.:/][^\W_]*\d|[^\W_])*")
 _DIGITS = re.compile(r"\d+")
 MOST = 8
 """How many values of a dialogue are used."""
+ANY = ("2031-07-09", "48.50")
+"""A date and an amount for dialogues that hold no value."""
 
 
-def tool_values(trace: Trace, upto: int) -> list[str]:
-    """The words with a digit that tools answered in the turns up to `upto`, errors aside, newest first."""
+def values_of(trace: Trace, upto: int) -> list[str]:
+    """The words with a digit that tools answered in the turns up to `upto`, errors aside, newest first; where there are
+    none those of the user, else `ANY`."""
     answers = [
         as_text(response.response)
         for turn in trace.turns[: upto + 1]
@@ -24,8 +27,12 @@ def tool_values(trace: Trace, upto: int) -> list[str]:
         for response in step.responses
         if not response.error
     ]
-    found = [value for answer in reversed(answers) for value in _VALUE.findall(answer)]
-    return list(dict.fromkeys(found))[:MOST]
+    wrote = [message.text for turn in trace.turns[: upto + 1] for message in turn.user]
+    for texts in (answers, wrote):
+        found = [value for text in reversed(texts) for value in _VALUE.findall(text)]
+        if found:
+            return list(dict.fromkeys(found))[:MOST]
+    return list(ANY)
 
 
 def said(trace: Trace, more: Iterable[str] = ()) -> str:
@@ -80,4 +87,4 @@ def near_arguments(arguments: Mapping[str, JSON], known: str) -> Mapping[str, JS
     return {**arguments, **changed} if changed else None
 
 
-__all__ = ["longer", "near", "near_arguments", "said", "tool_values"]
+__all__ = ["longer", "near", "near_arguments", "said", "values_of"]
