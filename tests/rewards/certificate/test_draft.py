@@ -145,10 +145,14 @@ def test_placeholders_are_filled_once_an_item_and_as_json_where_they_stand_in_js
     changed = attacked(quoting, [Template(where="reply", text='{"asked": "${question}", "good": "${good}"}')])
     assert changed is not None
     assert changed.steps[-1].message.text.split("\n")[1:] == ['{"asked": "Is \\"it\\" said?", "good": "yes"}']
-    unanswered = attacked(subject(*traces_of((invented,), 1)), [Template(where="reply", text="It is not ${value}.")])
+    unanswered = attacked(
+        subject(next(traces_of((invented,), 1))), [Template(where="reply", text="It is not ${value}.")]
+    )
     assert unanswered is not None
     assert unanswered.steps[-1].message.text.endswith("It is not 1000.")  # what the user wrote, where no tool answered
-    assert attacked(subject(*traces_of((invented,), 1)), [Template(where="arguments", text="x")]) is None  # no call
+    assert (
+        attacked(subject(next(traces_of((invented,), 1))), [Template(where="arguments", text="x")]) is None
+    )  # no call
 
 
 @pytest.mark.parametrize("kind", [vague, right, failed_call, early_write])
