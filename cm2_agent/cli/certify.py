@@ -113,7 +113,7 @@ def certify(
         bool, typer.Option("--leave-one-out", help="Print for each family the hits that the others would have missed.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say how many calls of the judge it takes at most, and ask nobody.")
+        bool, typer.Option("--dry-run", help="Say how many calls of the judge it takes, re-asks aside, and ask nobody.")
     ] = False,
     store: StoreOption = STORE,
     project: ProjectOption = PROJECT,
@@ -290,8 +290,8 @@ def _print_forecast(run: _Run, *, as_json: bool) -> None:
             "failing_at_most": len(run.failing),
             "passing": len(run.passing),
             "families": len(certifier.families),
-            "judge_calls_at_most": found.calls,
-            "input_tokens_at_most": found.input_tokens,
+            "judge_calls": found.calls,
+            "input_tokens": found.input_tokens,
         },
         as_json=as_json,
     )

@@ -99,7 +99,8 @@ def test_a_weak_judge_is_found_out_and_what_it_was_asked_is_not_asked_again(tmp_
         assert row[-2:] == ["exceeded", "6"]  # the others would have missed all of them
         assert max(map(len, out.splitlines()[1:5])) <= 80
         found = as_json(*command, code=1)
-        assert asked < server.calls <= forecast["judge_calls_at_most"] + 10  # the honest scores come before
+        # the honest scores come before; what is asked twice for its evidence is not in the forecast
+        assert asked < server.calls - 10 <= 1.5 * forecast["judge_calls"]
         before = server.calls
         assert as_json(*command, code=1)["families"] == found["families"]
         assert server.calls == before
