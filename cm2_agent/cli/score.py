@@ -39,7 +39,7 @@ from cm2_agent.cli.judge_options import (
     usage_text,
 )
 from cm2_agent.cli.redaction import RedactOption, redactor_of
-from cm2_agent.errors import BudgetExhausted, ChecklistError, JudgeRefused, StoreError
+from cm2_agent.errors import BudgetExhausted, ChecklistError, JudgeError, JudgeRefused, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -81,6 +81,9 @@ def score(
     again: Annotated[
         bool, typer.Option("--again", help="Score as a new reward version and list the verdicts that changed.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Forecast the judge's calls, tokens and dollars; ask and store nothing.")
+    ] = False,
     redact: RedactOption = False,
     store: StoreOption = STORE,
     project: ProjectOption = PROJECT,
@@ -106,6 +109,8 @@ def score(
         tpm=tpm,
         price=price,
     )
+    if dry_run and judge is None:
+        raise JudgeError("--dry-run forecasts what a judge is asked; name one: --judge openai:gpt-5-mini")
     with open_store(store, project=project) as opened:
         judge_model = options.make(redactor_of(opened).redact if redact else None)
         scorer = ChecklistScorer(chosen, judge=judge_model, functions=functions)
@@ -131,6 +136,16 @@ def score(
             if one.lower is None and (one.reward is None or judge_model is not None)
         ]  # a NULL may be a verdict now
         waiting = chain(opened.traces(unscored=True, reward=scorer.version), opened.traces(ids=missing))
+        if dry_run and judge_model is not None:
+            from cm2_agent.cli.score_forecast import forecast
+
+            found = asyncio.run(forecast(opened, waiting, scorer, judge_model))
+            if budget_usd is not None and found.total.usd is not None and found.total.usd > budget_usd:
+                echo_err(f"the forecast passes the budget of {budget_usd:g} USD")
+            if not as_json:
+                found.print()
+            print_result(found.to_json(), as_json=as_json, lines=found.lines())
+            return
         reasons, stopped = asyncio.run(_score(opened, waiting, scorer, chosen))
         scores = list(opened.scores(reward=scorer.version))
         change = None if old is None else compare(opened.scores(reward=old), scores, names=(old, scorer.version))

@@ -27,6 +27,7 @@ from cm2_agent.types.trace import Trace
 
 from .cache import VerdictCache
 from .client import TOKENS_AN_ANSWER, JudgeClient, judge_model
+from .forecast import Forecast, ForecastClient
 from .known_verdicts import KnownVerdicts
 from .panel import majority
 from .prompt import INSTRUCTIONS, PROMPT_VERSION, Transcript, Window, item_line
@@ -184,6 +185,13 @@ class LLMJudge:
     def is_free(self) -> bool:
         """Whether the price is known, and is nothing."""
         return self._client.is_free
+
+    def forecast(self) -> Forecast:
+        """What the judge was asked since the first call of this method, a copy: from that call on it asks nobody, and
+        gives NULLs."""
+        if not isinstance(self._client, ForecastClient):
+            self._client = ForecastClient(self._client, self.votes)
+        return self._client.forecast.copy()
 
     async def aclose(self) -> None:
         """Close the connections that this event loop's calls left open."""
