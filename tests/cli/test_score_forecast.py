@@ -10,6 +10,7 @@ import pytest
 
 from cm2_agent import Checklist, Item, Task
 from cm2_agent.store import SQLStore
+from cm2_agent.types.checklist_item import ChecklistModel
 from tests.cli.test_app_loop import as_json, cm2
 from tests.judge_server import JudgeServer
 from tests.rewards.talk import call, say, trace, turn
@@ -96,7 +97,8 @@ def test_votes_and_steps_are_counted(command: tuple[str, ...]) -> None:
 def test_each_tasks_own_checklist_is_counted_by_itself(store: str, server: JudgeServer) -> None:
     question = Item("polite", "Is the reply polite?")
     tasks = [
-        Task(id=name, turns=("Hi",), checklist=Checklist(question, name=name).to_json()) for name in ("first", "second")
+        Task(id=name, turns=("Hi",), checklist=ChecklistModel.model_validate(Checklist(question, name=name).to_json()))
+        for name in ("first", "second")
     ]
     with SQLStore(store) as opened:
         opened.save_tasks(tasks)
