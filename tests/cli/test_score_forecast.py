@@ -96,10 +96,8 @@ def test_votes_and_steps_are_counted(command: tuple[str, ...]) -> None:
 
 def test_each_tasks_own_checklist_is_counted_by_itself(store: str, server: JudgeServer) -> None:
     question = Item("polite", "Is the reply polite?")
-    own = {
-        name: ChecklistModel.model_validate(Checklist(question, name=name).to_json()) for name in ("first", "second")
-    }
-    tasks = [Task(id=name, turns=("Hi",), checklist=checklist) for name, checklist in own.items()]
+    written = [Checklist(question, name=name).to_json() for name in ("first", "second")]
+    tasks = [Task(id=one["name"], turns=("Hi",), checklist=ChecklistModel.model_validate(one)) for one in written]
     with SQLStore(store) as opened:
         opened.save_tasks(tasks)
         for number, name in enumerate(("first", "second", "second")):
