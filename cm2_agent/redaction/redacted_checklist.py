@@ -55,6 +55,11 @@ def _redacted(name: str, value: JSON, redactor: Redactor) -> JSON:
         for key in ("reply_matches", "user_matches"):
             if isinstance(pattern := value.get(key), str):
                 return {**value, key: _redacted_pattern(pattern, redactor)}
+        stated = value.get("reply_states")
+        source = stated.get("from") if isinstance(stated, Mapping) else None
+        if isinstance(source, Mapping) and isinstance(pattern := source.get("pattern"), str):
+            redacted = {**redactor.redact_json(source), "pattern": _redacted_pattern(pattern, redactor)}
+            return {**value, "reply_states": {**stated, "from": redacted}}
     return redactor.redact_json(value)
 
 

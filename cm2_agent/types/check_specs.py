@@ -12,7 +12,8 @@ They are parsed when a checklist is read, so that a wrong one is refused then an
 | `{at_most: {TOOL: N}}` or `{at_most: N}` | each tool was tried at most N times in the whole scope; a bare N bounds all calls together |
 | `{no_tool_error: true}`, a TOOL or a list | no call (of these tools) in the whole scope came back as an error |
 | `{replied: true}` | the agent replied: a step with text and no tool call |
-| `{reply_matches: PATTERN}` | a reply of the scope so far holds a match of the RE2 pattern (linear time; `(?i)` ignores case) |
+| `{reply_states: {from: {tool: TOOL, path: KEY}}}` | a reply of the scope so far states the value that the tool gave, in a usual spelling, and no other of its kind |
+| `{reply_matches: PATTERN}` | a reply of the scope so far holds a match of the RE2 pattern that it does not deny (linear time; `(?i)` ignores case) |
 | `{user_matches: PATTERN}` | a user message of the scope so far holds a match of the RE2 pattern |
 """  # noqa: E501
 
@@ -56,13 +57,7 @@ class Called(CheckData):
     @field_validator("with_")
     @classmethod
     def _sources(cls, wanted: dict[str, Any]) -> dict[str, Any]:
-        for name, value in wanted.items():
-            if isinstance(value, Mapping) and set(value) == {"from"} and value["from"] not in SOURCES:
-                raise ValueError(
-                    f"{name}: from is {value['from']!r}; expected user (it occurs in a user message so far), tool (in"
-                    " a tool result of an earlier step) or system (in the system prompt)"
-                )
-        return wanted
+        return _with_sources(wanted)
 
     @model_validator(mode="after")
     def _possible(self) -> Called:
@@ -73,6 +68,17 @@ class Called(CheckData):
         if self.before == self.called and not self.with_:
             raise ValueError(f"{self.called} before its own first call can never be true; name another tool, or reply")
         return self
+
+
+def _with_sources(wanted: dict[str, Any]) -> dict[str, Any]:
+    """The wanted arguments. Raises ValueError where one is to come from an unknown source."""
+    for name, value in wanted.items():
+        if isinstance(value, Mapping) and set(value) == {"from"} and value["from"] not in SOURCES:
+            raise ValueError(
+                f"{name}: from is {value['from']!r}; expected user (it occurs in a user message so far), tool (in"
+                " a tool result of an earlier step) or system (in the system prompt)"
+            )
+    return wanted
 
 
 class Listed(CheckData):
@@ -125,9 +131,51 @@ class Replied(CheckData):
         return value
 
 
+class ToolValue(CheckData):
+    """A value that a tool gave: of its latest successful call before the reply, in the whole dialogue."""
+
+    tool: ToolName
+    """The tool."""
+    with_: dict[str, Any] = Field(default_factory=dict, alias="with")
+    """Arguments that the call must have; others are free."""
+    path: Annotated[str, Field(min_length=1, strict=True)] | None = None
+    """Keys and indices into the result as JSON, with dots between them: `order.items.0.price`; `*` for all of a list.
+    Left out: the whole result. Of several values each must be stated."""
+    pattern: Annotated[str, Field(min_length=1, strict=True)] | None = None
+    """An RE2 pattern that finds the value in the text there: its group, else its whole match."""
+
+    @field_validator("with_")
+    @classmethod
+    def _sources(cls, wanted: dict[str, Any]) -> dict[str, Any]:
+        return _with_sources(wanted)
+
+    @field_validator("pattern")
+    @classmethod
+    def _pattern(cls, pattern: str | None) -> str | None:
+        if pattern is not None and compile_pattern(pattern).groups > 1:
+            raise ValueError(f"the pattern {pattern!r} has several groups; expected one, which is the value")
+        return pattern
+
+
+class Statement(CheckData):
+    """What a reply must state."""
+
+    from_: ToolValue = Field(alias="from")
+    """Where the value comes from."""
+
+
+class ReplyStates(CheckData):
+    reply_states: Statement
+    """The value, which must stand in a reply after the call: not denied, asked or supposed, and beside no other value
+    of its kind that neither the user nor a tool named."""
+
+
 class ReplyMatches(CheckData):
     reply_matches: Annotated[str, Field(min_length=1, strict=True)]
     """An RE2 pattern, searched for anywhere in a reply."""
+    negated: Literal["allowed", "refused"] | None = None
+    """Whether a match that the reply denies counts ("it does not arrive on …"). Left out: `refused`, but `allowed` for
+    an `avoid` item, whose match is the violation."""
 
     @field_validator("reply_matches")
     @classmethod
@@ -147,7 +195,9 @@ class UserMatches(CheckData):
         return pattern
 
 
-Parsed: TypeAlias = Called | OnlyCalled | NeverCalled | AtMost | NoToolError | Replied | ReplyMatches | UserMatches
+Parsed: TypeAlias = (
+    Called | OnlyCalled | NeverCalled | AtMost | NoToolError | Replied | ReplyStates | ReplyMatches | UserMatches
+)
 FORMS: dict[str, type[Parsed]] = {
     "called": Called,
     "only_called": OnlyCalled,
@@ -155,6 +205,7 @@ FORMS: dict[str, type[Parsed]] = {
     "at_most": AtMost,
     "no_tool_error": NoToolError,
     "replied": Replied,
+    "reply_states": ReplyStates,
     "reply_matches": ReplyMatches,
     "user_matches": UserMatches,
 }

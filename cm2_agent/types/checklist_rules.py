@@ -26,7 +26,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from cm2_agent.errors import ChecklistError
-from cm2_agent.types.check_specs import Called, Parsed, Replied, ReplyMatches, parse_check
+from cm2_agent.types.check_specs import Called, Parsed, Replied, ReplyMatches, ReplyStates, parse_check
 from cm2_agent.types.json_values import canonical_json, same_json
 
 if TYPE_CHECKING:
@@ -255,7 +255,8 @@ def unpayable(item: Item, parent: Item, parsed: Mapping[str, Parsed], tools: set
     if same_function or (own is not None and own == other):
         return "both have the same check and turn true in the same step; drop one of the items"
     if parent.turn != "trace" and (
-        isinstance(other, Replied | ReplyMatches) or (other is None and parent.focus_on == "assistant.reply")
+        isinstance(other, Replied | ReplyMatches | ReplyStates)
+        or (other is None and parent.focus_on == "assistant.reply")
     ):
         return "it waits for the reply, and the reply ends the turn; turn the dependency round, or drop it"
     if isinstance(own, Called) and isinstance(other, Called):

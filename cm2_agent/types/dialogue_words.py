@@ -150,6 +150,8 @@ class Passages:
                     if one.kind == "number" or len(one.means) == 1:
                         for mean in one.means:
                             self._meanings.setdefault(mean, position)
+                            if one.kind == "date" and isinstance(mean, tuple):  # the day without its year
+                                self._meanings.setdefault((None, *mean[1:]), position)
             self._read_for_meaning = len(self._texts)
         return min((self._meanings[mean] for mean in means if mean in self._meanings), default=None)
 
@@ -205,6 +207,19 @@ class DialogueWords:
         """The number of the first step by whose end all of the value's leaves stand in tool results that are no
         errors."""
         return self._first(value, common, listed, self._tool_step)
+
+    def names(self, value: JSON, means: Collection[Hashable], *, turn: int, step: int) -> bool:
+        """Whether a value, or a date or number of these meanings, stands in a user's message up to and with those of a
+        turn, or in a tool's result before a step of the dialogue."""
+        users, tools = self._counts
+        for passages, count, places, last in (
+            (self._users, users, self._user_turns, turn),
+            (self._tools, tools, self._tool_steps, step - 1),
+        ):
+            found = (passages.first(_needle(value)), passages.first_meaning(means))
+            if any(one is not None and one < count and places[one] <= last for one in found):
+                return True
+        return False
 
     def _first(
         self, value: JSON, common: Collection[str], listed: Collection[str], place: Callable[[JSON], int | None]

@@ -55,10 +55,11 @@ _MORE = re.compile(
 )
 _LESS = re.compile(rf"(?<![\w.,:/\-])(?P<day>\d{{1,2}}){_ORDINAL}\s*{_OR}\s*$", re.IGNORECASE)
 _TIME = re.compile(
-    r"(?:(?<![\w.:])|(?<=\dT))(\d{1,2}):(\d{2})(?::\d{2}(?:\.\d+)?)?(?!\d)\s*(am\b|pm\b|a\.m\.|p\.m\.)?", re.IGNORECASE
+    r"(?:(?<![\w.:])|(?<=\d[Tt]))(\d{1,2}):(\d{2})(?::\d{2}(?:\.\d+)?)?(?!\d)\s*(am\b|pm\b|a\.m\.|p\.m\.)?",
+    re.IGNORECASE,
 )
 _NUMBER = re.compile(
-    r"(?:(?<![\w.,'])|(?<=USD)|(?<=EUR)|(?<=GBP)|(?<=CHF))(?<![^\W\d]-)(?P<sign>(?<!\w)[-−])?"
+    r"(?:(?<![\w.,'])|(?<=USD)|(?<=EUR)|(?<=GBP)|(?<=CHF)|(?<=usd)|(?<=eur)|(?<=gbp)|(?<=chf))(?<![^\W\d]-)(?P<sign>(?<!\w)[-−])?"
     r"(?P<digits>\d{1,3}(?:[,.'’\u00a0\u2009\u202f]\d{3})+(?:[.,]\d{1,2}(?!\d))?"
     r"|\d{1,3}(?: \d{3})+(?:[.,]\d{2})(?!\d)|\d+(?:[.,]\d+)?)"
     r"(?![\w]*[A-Za-z]*\d)(?![.,:]\d)"
@@ -77,7 +78,7 @@ _CODES = {
     "rupees": "inr",
 }
 _BEFORE = re.compile(
-    r"(?:(?P<sign>[$€£¥₹₽₩₺])|(?<![\w])(?P<code>[A-Za-z]{3})|(?<![\w])[A-Z]{1,2}(?P<dollar>\$))\s?[-−]?$"
+    r"(?:(?P<sign>[$€£¥₹₽₩₺])|(?<![\w])(?P<code>[A-Za-z]{3})|(?<![\w])[A-Za-z]{1,2}(?P<dollar>\$))\s?[-−]?$"
 )
 _AFTER = re.compile(r"[-  \u00a0\u202f]?(?:(?P<sign>[$€£¥₹₽₩₺%])|(?P<word>[^\W\d_]+))", re.UNICODE)
 _WORD_BEFORE = re.compile(r"(?<!\w)(?P<word>[^\W\d_]{2,})[ #:]{1,2}$")

@@ -10,7 +10,7 @@ pointers, a function) gives none.
 | `never_called`, `only_called` | a call that is not allowed is added |
 | `at_most` | calls above the limit are added |
 | `no_tool_error` | a result becomes an error |
-| `replied`, `reply_matches` | the replies are dropped; as `avoid`, the violation cannot be written by us: none |
+| `replied`, `reply_matches`, `reply_states` | the replies are dropped; as `avoid`, the violation cannot be written by us: none |
 | a question, reach or hold | what its evidence in its focus names is dropped (call, reply, reasoning) or swapped (a result, for another) |
 | a question of level `parameter` on a call | the arguments that the snippet quotes are changed |
 | a question, avoid, on the reply | its first failure example is said: an invented claim |
@@ -31,10 +31,11 @@ from cm2_agent.types.check_specs import (
     Parsed,
     Replied,
     ReplyMatches,
+    ReplyStates,
     parse_check,
 )
 from cm2_agent.types.checklist_item import Item, ItemModel
-from cm2_agent.types.dialogue_words import as_text
+from cm2_agent.types.dialogue_words import as_text, stands_in
 from cm2_agent.types.json_values import JSON, same_json
 from cm2_agent.types.messages import Message, Reasoning, Text, ToolCall, ToolCallResponse
 from cm2_agent.types.run import Run
@@ -126,7 +127,7 @@ def _of_check(item: Item, check: Parsed, reference: Trace) -> Iterator[Corruptio
         names = None if only is None else {only} if isinstance(only, str) else set(only)
         done = [call for call in _calls(item, reference) if names is None or call.name in names]
         yield _failing(reference, steps, done)
-    elif isinstance(check, Replied | ReplyMatches) and item.kind != "avoid":
+    elif isinstance(check, Replied | ReplyMatches | ReplyStates) and item.kind != "avoid":
         yield Corruption(what="the replies are dropped", trace=edited(reference, _silent, steps))
 
 
@@ -301,13 +302,13 @@ def _other(value: JSON, known: str) -> JSON:
         return not value
     if isinstance(value, int | float):
         step = 1
-        while occurs(value + step, known):
+        while occurs(value + step, known) or stands_in(value + step, known):
             step += 1
         return value + step
     if isinstance(value, list | tuple):
         return [*value, "changed"]
     if isinstance(value, Mapping):
-        return {**value, "changed": True}
+        return {**value, "changed": "changed"}
     return f"{as_text(value)}x9" if value else "changed"
 
 

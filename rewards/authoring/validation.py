@@ -10,7 +10,16 @@ from dataclasses import dataclass, field, replace
 from rapidfuzz import fuzz
 
 from cm2_agent.errors import ChecklistError
-from cm2_agent.types.check_specs import AtMost, Called, NeverCalled, NoToolError, OnlyCalled, Parsed, parse_check
+from cm2_agent.types.check_specs import (
+    AtMost,
+    Called,
+    NeverCalled,
+    NoToolError,
+    OnlyCalled,
+    Parsed,
+    ReplyStates,
+    parse_check,
+)
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.checklist_rules import problems
@@ -168,6 +177,8 @@ def _tools(check: Parsed | None) -> Iterator[str]:
             yield str(check.before)
     elif isinstance(check, NeverCalled):
         yield from [check.never_called] if isinstance(check.never_called, str) else check.never_called
+    elif isinstance(check, ReplyStates):
+        yield check.reply_states.from_.tool
     elif isinstance(check, OnlyCalled):
         yield from (*check.among, *(one.called for one in check.only_called))
     elif isinstance(check, AtMost) and not isinstance(check.at_most, int):

@@ -13,41 +13,16 @@ from cm2_agent.types.check_specs import (
     OnlyCalled,
     Parsed,
     Replied,
-    ReplyMatches,
+    ReplyStates,
     UserMatches,
     compile_pattern,
 )
-from cm2_agent.types.scope import CallView, Reply
+from cm2_agent.types.scope import CallView
 from cm2_agent.types.tool_use import CallStatus
 from cm2_agent.types.view import View
 
-
-class FailureUnknown(Exception):
-    """The answer hangs on whether a call failed, which the recording does not tell."""
-
-    def __init__(self, tool: str) -> None:
-        super().__init__(
-            f"whether the call of {tool} failed is not in the recording; import it with --error-pattern, which says how"
-            " its errors read"
-        )
-
-
-class DataCheck:
-    """A check of a view that was written as data. Raises FailureUnknown where it cannot be answered."""
-
-    def __call__(self, view: View) -> bool:
-        raise NotImplementedError
-
-
-class LastingCheck(DataCheck):
-    """One that stays true once it is: what it asks for has happened."""
-
-    def first_step(self, view: View) -> int | None:
-        """The 0-based step of the view after which it is true, None where it never is."""
-        raise NotImplementedError
-
-    def __call__(self, view: View) -> bool:
-        return self.first_step(view) is not None
+from .check_kinds import DataCheck, FailureUnknown, LastingCheck
+from .reply_checks import ReplyMatchesCheck, ReplyStatesCheck, replies_so_far, utf8
 
 
 class CalledCheck(LastingCheck):
@@ -84,7 +59,7 @@ class CalledCheck(LastingCheck):
     def _limit(self, view: View) -> int:
         """The step from which on a call comes too late."""
         if self._before == "reply":
-            return next((reply.step for reply in _replies(view)), view.seen)
+            return next((reply.step for reply in replies_so_far(view)), view.seen)
         if self._before is not None:
             return next((call.step for call in view.all_calls if call.name == self._before), view.seen)
         return view.seen
@@ -92,18 +67,7 @@ class CalledCheck(LastingCheck):
 
 class RepliedCheck(LastingCheck):
     def first_step(self, view: View) -> int | None:
-        return next((reply.step for reply in _replies(view)), None)
-
-
-class ReplyMatchesCheck(LastingCheck):
-    def __init__(self, data: ReplyMatches) -> None:
-        self._pattern = compile_pattern(data.reply_matches)
-
-    def first_step(self, view: View) -> int | None:
-        for reply in _replies(view):
-            if self._pattern.search(_utf8(reply.text)) is not None:
-                return reply.step
-        return None
+        return next((reply.step for reply in replies_so_far(view)), None)
 
 
 class UserMatchesCheck(LastingCheck):
@@ -112,7 +76,7 @@ class UserMatchesCheck(LastingCheck):
 
     def matches(self, text: str) -> bool:
         """Whether a user's message of this text is one."""
-        return self._pattern.search(_utf8(text)) is not None
+        return self._pattern.search(utf8(text)) is not None
 
     def first_step(self, view: View) -> int | None:
         """The first step of the turn that such a message opens."""
@@ -225,25 +189,13 @@ def data_check(data: Parsed, *, forbidden: bool = False) -> DataCheck:
         return RepliedCheck()
     if isinstance(data, UserMatches):
         return UserMatchesCheck(data)
-    return ReplyMatchesCheck(data)
-
-
-def _replies(view: View) -> tuple[Reply, ...]:
-    return view.trace.scope_of(view.agent, view.turn).replies_by(view.seen)
+    if isinstance(data, ReplyStates):
+        return ReplyStatesCheck(data, forbidden=forbidden)
+    return ReplyMatchesCheck(data, forbidden=forbidden)
 
 
 def _names(tools: str | list[str]) -> frozenset[str]:
     return frozenset([tools] if isinstance(tools, str) else tools)
-
-
-def _utf8(text: str) -> str:
-    """Text that RE2 can read: lone surrogates, which a model can emit through broken JSON escapes, become question
-    marks."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "replace").decode()
-    return text
 
 
 __all__ = ["DataCheck", "FailureUnknown", "LastingCheck", "UserMatchesCheck", "data_check"]

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, TypeAdapter
 
 from cm2_agent.importers.human_labels import LabelModel
-from cm2_agent.types.check_specs import FORMS, Listed
+from cm2_agent.types.check_specs import FORMS, Listed, Statement, ToolValue
 from cm2_agent.types.checklist_item import ChecklistModel, EvidenceModel, ItemModel
 from cm2_agent.types.checklist_library import LibraryModel, shipped_libraries
 from cm2_agent.types.messages import ToolSpec
@@ -26,7 +26,7 @@ JSON = Mapping[str, Any]
 
 def checklist_page() -> str:
     """The keys of a checklist file, the checks that can be written as data, and the shipped libraries."""
-    parts = {"ItemModel": "An item", "EvidenceModel": "A pointer into the reference", "Listed": "A listed call"}
+    parts = {"ItemModel": "An item", "EvidenceModel": "A pointer into the reference", "Listed": "A listed call", "Statement": "A statement", "ToolValue": "A tool's value"}
     sections = [
         "# Checklist files\n",
         "A checklist is a YAML file with these keys; unknown keys are refused, and every error names its line.\n",
@@ -45,6 +45,10 @@ def checklist_page() -> str:
         *(f"### {name}\n\n{_keys(form, parts)}" for name, form in FORMS.items()),
         "### A listed call\n",
         _keys(Listed, parts),
+        "### A statement\n",
+        _keys(Statement, parts),
+        "### A tool's value\n",
+        _keys(ToolValue, parts),
         "## Libraries that come with the package\n",
         "`include: [cm2:NAME]`, or `include: [{cm2:NAME: {PARAMETER: VALUE}}]` where one has parameters.\n",
         table(["library", "parameters", "items"], _libraries()),

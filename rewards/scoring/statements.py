@@ -1,0 +1,243 @@
+"""Whether a reply states a value: in a usual spelling, not denied, asked or supposed, and beside no other of its
+kind."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cached_property
+from typing import Literal, TypeAlias
+
+from cm2_agent.types.dialogue_words import as_text, stands_in
+from cm2_agent.types.json_values import JSON
+from cm2_agent.types.negation import Negation
+from cm2_agent.types.spellings import Spelled, spelled
+from cm2_agent.types.tokens import fold, is_boundary, tells
+from cm2_agent.types.trace import Trace
+
+Span: TypeAlias = tuple[int, int]
+_LONGEST_NAMED = 60
+_LEFT_OF_DATE = re.compile(
+    r"(?:t|z|utc|gmt|at|um|on|[+\-]\d{2}(?::?\d{2})?|[a-z]{3,9}day|mo|di|mi|do|fr|sa|so|mon|tue|wed|thu|fri|sat|sun|[\s,.()]+)*"
+)
+_LEFT_OF_NUMBER = re.compile(r"[\s$€£¥₹₽₩₺%.+]*(?:[a-z]{3}|dollars?|euros?|pounds?)?[\s$€£¥₹₽₩₺%.]*")
+_OR = re.compile(
+    r"\s*,?\s*(?:(?:or|oder|ou|o|ó|u|of)(?![^\W_])|或|或者|または|/|\|)\s*(?:perhaps|maybe|possibly|even|rather|on|the|by|am|le|el|il|op)?"
+    r"\s*(?:the\s+)?"
+)
+_OR_BEFORE = re.compile(
+    r"(?:[^\W_]|[€$£])\s*,?\s*(\bor|\boder|\bou|/|或|または)\s*(?:(?:on|by|at|the|am|den|le)\s+)*[$€£]?$"
+)
+_NO_ALTERNATIVE = re.compile(r"(?:so|later|earlier|sooner|before|after|less|more|call|contact|let|you|we|i)(?![^\W_])")
+_LISTED = re.compile(
+    r"\s*(?:[,;/&|–—-]|or|and|to|through|until|till|oder|und|bis|ou|et|o|y|e|of|en|à|a)(?:\s*(?:,|or|and|oder|und|on|the|am))*\s*"
+)
+_ID = re.compile(r"[^\W_]+(?:[-_/.#][^\W_]+)*")
+
+
+@dataclass(frozen=True)
+class _Value:
+    """A value that is to be stated: what it means, or how it is written."""
+
+    kind: Literal["date", "number", "id", "text"]
+    text: str
+    means: frozenset[object] = frozenset()
+    unit: str | None = None
+    time: tuple[int, int] | None = None
+
+    @classmethod
+    def of(cls, value: JSON) -> _Value | None:
+        """None for what nobody can state: a truth value, null, a text that tells nothing."""
+        if value is None or isinstance(value, bool):
+            return None
+        text = " ".join(fold(as_text(value)).split())
+        if isinstance(value, int | float):
+            return cls("number", text, frozenset([Decimal(str(value)).normalize()]))
+        if not isinstance(value, str) or not text:
+            return None
+        found = spelled(text) if len(text) <= _LONGEST_NAMED else []
+        rest = "".join(text[a:b] for a, b in _gaps(found, len(text)))
+        dates, times, numbers = ([one for one in found if one.kind == kind] for kind in ("date", "time", "number"))
+        if len(dates) == 1 and len(dates[0].means) == 1 and not numbers and _LEFT_OF_DATE.fullmatch(rest):
+            at = next((one for one in times[:1] if one.means != {(0, 0)}), None)
+            return cls("date", text, dates[0].means, time=next(iter(at.means), None) if at else None)  # type: ignore[arg-type]
+        bare = text.isdecimal() and (len(text) > 4 or (text[0] == "0" and len(text) > 1))
+        if len(numbers) == len(found) == 1 and not bare and _LEFT_OF_NUMBER.fullmatch(rest):
+            return cls("number", text, numbers[0].means, numbers[0].unit)
+        if any(char.isdigit() for char in text) and len(text.split()) <= 3 and not dates:
+            return cls("id", text)
+        return cls("text", text) if tells(text) else None
+
+
+class Known:
+    """What user, tools and system prompt said before a step of a dialogue."""
+
+    def __init__(self, trace: Trace, step: int) -> None:
+        self._trace, self._step = trace, step
+        self._turn = trace.steps[step].turn
+
+    def has(self, value: str, means: frozenset[object] = frozenset()) -> bool:
+        """Whether a value stands there, as it is or as a date or number of one of these meanings."""
+        words = self._trace.words
+        if words.names(value, means, turn=self._turn, step=self._step):
+            return True
+        return bool(self._trace.system) and stands_in(value, self._trace.system)
+
+
+class ReplyText:
+    """A reply, read for the values that it states."""
+
+    def __init__(self, text: str) -> None:
+        self.text = fold(text)
+
+    @cached_property
+    def _negation(self) -> Negation:
+        return Negation(self.text)
+
+    @cached_property
+    def _spelled(self) -> list[Spelled]:
+        return spelled(self.text)
+
+    def mentions(self, value: JSON) -> bool:
+        """Whether the value stands in the reply, whatever is said of it."""
+        wanted = _Value.of(value)
+        return wanted is not None and any(True for _ in self._places(wanted))
+
+    def states(self, value: JSON, known: Known, beside: Sequence[JSON] = ()) -> bool:
+        """Whether the reply states the value. `beside` are values that it is to state as well.
+
+        Another date, amount or id of the same kind must be one of these, or known. Where the value stands beside an
+        alternative ("the 20th or the 21st") it is not stated."""
+        wanted = _Value.of(value)
+        if wanted is None:
+            return False
+        places = [
+            place
+            for place in self._places(wanted)
+            if self._meant(place) and not self._is_alternative(place, wanted.kind)
+        ]
+        if not places:
+            return False
+        others = [one for one in map(_Value.of, beside) if one is not None]
+        return not any(self._hedges(other, known, others) for other in self._others(wanted, places))
+
+    def _places(self, wanted: _Value) -> Iterator[Span]:
+        if wanted.kind in ("date", "number"):
+            yield from ((one.start, one.end) for one in self._spelled if _is(one, wanted))
+            return
+        if wanted.kind == "id":
+            letters = [re.escape(char) for char in wanted.text if char.isalnum()]
+            pattern = r"[\s\-_/.#:]{0,2}".join(letters)
+        else:
+            pattern = r"\s+".join(map(re.escape, wanted.text.split()))
+        for found in re.finditer(pattern, self.text) if pattern else ():
+            if is_boundary(self.text, found.start()) and is_boundary(self.text, found.end()):
+                yield found.span()
+
+    def _meant(self, place: Span) -> bool:
+        says = self._negation
+        return not (says.denies(*place) or says.asks(*place) or says.supposes(place[0]))
+
+    def _is_alternative(self, place: Span, kind: str) -> bool:
+        """Whether an "or" (or a slash, where none belongs to the value) ties the place to something else that could
+        stand there."""
+        start, end = place
+        after = _OR.match(self.text, end)
+        if after is not None and self._ties(after.group(), self.text[after.end() :], kind):
+            return _NO_ALTERNATIVE.match(self.text, after.end()) is None
+        before = _OR_BEFORE.search(self.text, max(0, start - 30), start)
+        return before is not None and self._ties(before.group(1), "1", kind)
+
+    @staticmethod
+    def _ties(mark: str, then: str, kind: str) -> bool:
+        slash = "/" in mark or "|" in mark
+        return then[:1].isalnum() and not (slash and (kind == "id" or (kind == "number" and not then[:1].isdigit())))
+
+    def _others(self, wanted: _Value, places: list[Span]) -> Iterator[tuple[Span, str, frozenset[object]]]:
+        """The dates, amounts or ids of the value's kind that the reply gives beside it."""
+        if wanted.kind == "date":
+            for one in self._spelled:
+                if one.kind == "date" and not (one.means & wanted.means or _is(one, wanted)):
+                    yield (one.start, one.end), self.text[one.start : one.end], one.means
+                if one.kind == "time" and wanted.time is not None and wanted.time not in one.means:
+                    yield (one.start, one.end), self.text[one.start : one.end], one.means
+        elif wanted.kind == "number":
+            numbers = [one for one in self._spelled if one.kind == "number"]
+            stated = [one for one in numbers if (one.start, one.end) in set(places)]
+            tied = self._tied(numbers, stated)
+            for one in numbers:
+                if not _is(one, wanted) and (one in tied or any(_alike(one, other) for other in stated)):
+                    yield (one.start, one.end), self.text[one.start : one.end], one.means
+        elif wanted.kind == "id":
+            shape = _shape(wanted.text)
+            dates = {(one.start, one.end) for one in self._spelled if one.kind != "number"}
+            for found in _ID.finditer(self.text):
+                inside = any(start <= found.start() < end for start, end in places)
+                if not inside and _shape(found.group()) == shape and found.span() not in dates:
+                    yield found.span(), found.group(), frozenset()
+
+    def _tied(self, numbers: list[Spelled], stated: list[Spelled]) -> list[Spelled]:
+        """The numbers of enumerations in which the value is one: "30, 40 or 50 EUR"."""
+        tied: list[Spelled] = []
+        chain: list[Spelled] = []
+        for one in numbers:
+            if chain and not _LISTED.fullmatch(self._between(chain[-1], one)):
+                tied += chain if any(other in chain for other in stated) else []
+                chain = []
+            chain.append(one)
+        return tied + (chain if any(other in chain for other in stated) else [])
+
+    def _between(self, left: Spelled, right: Spelled) -> str:
+        gap = self.text[left.end : right.start] if right.start - left.end <= 40 else "?"
+        gap = re.sub(r"^\s?(?:[€$£%]|eur|usd|gbp|chf|euros?|dollars?)(?![^\W_])", "", gap)
+        return re.sub(r"(?:[€$£]|(?<![^\W_])(?:eur|usd|gbp|chf))\s?$", "", gap)
+
+    def _hedges(self, other: tuple[Span, str, frozenset[object]], known: Known, others: list[_Value]) -> bool:
+        place, text, means = other
+        if self._negation.denies(*place):
+            return False
+        if any(means & one.means or (one.kind == "id" and _compact(one.text) == _compact(text)) for one in others):
+            return False
+        return not known.has(text, means)
+
+
+def _is(one: Spelled, wanted: _Value) -> bool:
+    """Whether what is spelled is the value, and can be nothing else."""
+    if one.kind != wanted.kind:
+        return False
+    if wanted.kind == "number":
+        currencies = {one.unit, wanted.unit} - {None, "%"}
+        return bool(one.means & wanted.means) and len(currencies) < 2
+    [(year, month, day)] = wanted.means  # type: ignore[misc]
+    return all(
+        isinstance(mean, tuple) and mean[1:] == (month, day) and (mean[0] is None or year is None or mean[0] == year)
+        for mean in one.means
+    )
+
+
+def _alike(one: Spelled, stated: Spelled) -> bool:
+    if one.unit is not None or stated.unit is not None:
+        return one.unit == stated.unit
+    return bool(one.words & stated.words)
+
+
+def _compact(text: str) -> str:
+    return "".join(char for char in fold(text) if char.isalnum())
+
+
+def _shape(text: str) -> str:
+    shape = "".join("9" if char.isdigit() else "a" for char in _compact(text))
+    return shape if "9" in shape else ""
+
+
+def _gaps(found: list[Spelled], length: int) -> Iterator[Span]:
+    at = 0
+    for one in found:
+        yield at, one.start
+        at = one.end
+    yield at, length
+
+
+__all__ = ["Known", "ReplyText"]
