@@ -26,7 +26,13 @@ JSON = Mapping[str, Any]
 
 def checklist_page() -> str:
     """The keys of a checklist file, the checks that can be written as data, and the shipped libraries."""
-    parts = {"ItemModel": "An item", "EvidenceModel": "A pointer into the reference", "Listed": "A listed call", "Statement": "A statement", "ToolValue": "A tool's value"}
+    parts = {
+        "ItemModel": "An item",
+        "EvidenceModel": "A pointer into the reference",
+        "Listed": "A listed call",
+        "Statement": "A statement",
+        "ToolValue": "A tool's value",
+    }
     sections = [
         "# Checklist files\n",
         "A checklist is a YAML file with these keys; unknown keys are refused, and every error names its line.\n",
