@@ -59,7 +59,7 @@ def _redacted(name: str, value: JSON, redactor: Redactor) -> JSON:
         source = stated.get("from") if isinstance(stated, Mapping) else None
         if isinstance(source, Mapping) and isinstance(pattern := source.get("pattern"), str):
             redacted = {**redactor.redact_json(source), "pattern": _redacted_pattern(pattern, redactor)}
-            return {**value, "reply_states": {**stated, "from": redacted}}
+            return {**value, "reply_states": {"from": redacted}}
     return redactor.redact_json(value)
 
 

@@ -210,11 +210,14 @@ def _is(one: Spelled, wanted: _Value) -> bool:
     if wanted.kind == "number":
         currencies = {one.unit, wanted.unit} - {None, "%"}
         return bool(one.means & wanted.means) and len(currencies) < 2
-    [(year, month, day)] = wanted.means  # type: ignore[misc]
-    return all(
-        isinstance(mean, tuple) and mean[1:] == (month, day) and (mean[0] is None or year is None or mean[0] == year)
-        for mean in one.means
-    )
+    return all(_same_day(mean, own) for mean in one.means for own in wanted.means)
+
+
+def _same_day(one: object, other: object) -> bool:
+    """Whether two dates agree, where one may lack its year."""
+    if not isinstance(one, tuple) or not isinstance(other, tuple) or one[1:] != other[1:]:
+        return False
+    return one[0] is None or other[0] is None or bool(one[0] == other[0])
 
 
 def _alike(one: Spelled, stated: Spelled) -> bool:

@@ -31,7 +31,7 @@ def checklist_page() -> str:
         "EvidenceModel": "A pointer into the reference",
         "Listed": "A listed call",
         "Statement": "A statement",
-        "ToolValue": "A tool's value",
+        "ToolValue": "A value of a tool",
     }
     sections = [
         "# Checklist files\n",
@@ -53,7 +53,7 @@ def checklist_page() -> str:
         _keys(Listed, parts),
         "### A statement\n",
         _keys(Statement, parts),
-        "### A tool's value\n",
+        "### A value of a tool\n",
         _keys(ToolValue, parts),
         "## Libraries that come with the package\n",
         "`include: [cm2:NAME]`, or `include: [{cm2:NAME: {PARAMETER: VALUE}}]` where one has parameters.\n",
