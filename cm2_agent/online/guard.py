@@ -76,7 +76,7 @@ def guard(
 
         checklist = checklist_of(checklist, functions)
     plan = Plan(checklist, functions)
-    if not any(item.required_for_next_turn and item.check is not None for item in plan.checklist):
+    if not any(item.required_for_next_turn and not item.is_judged for item in plan.checklist):
         raise ChecklistError(
             f"checklist {checklist.name!r} has no item that is both strict and programmatic, so there is nothing to"
             " guard; give one a check and required_for_next_turn: true"
@@ -98,18 +98,19 @@ def _turn_check(plan: Plan) -> Callable[[Sequence[Message]], Finding]:
         turn = plan.turn(len(trace.turns) - 1) if trace.turns else None
         if turn is None:
             return Finding()
-        checked = turn.check(trace)
+        checked = turn.check(trace, live=True)
         ask_functions(trace, [checked], CheckLimits())
         leave_unjudged([checked])
         verdicts = turn_score(checked).verdicts
         failed = {
             item.id: f"{item.id}: {_broken(item, verdict)}"
-            for item, verdict in zip(turn.items, verdicts, strict=True)
+            for item, verdict in zip(turn.items, verdicts, strict=False)
             if item.required_for_next_turn
-            and item.check is not None
+            and not item.is_judged
             and (verdict.value is False or (verdict.value is None and verdict.cause == "content"))
         }
-        return Finding(failed=failed, worth=sum(verdict.weight * (verdict.pays or 0.0) for verdict in verdicts))
+        worth = (weight * (verdict.pays or 0.0) for weight, verdict in zip(turn.weights, verdicts, strict=False))
+        return Finding(failed=failed, worth=sum(worth))
 
     return look
 

@@ -13,10 +13,11 @@ from cm2_agent.runner.rescore import read_if_path, require_store, saved, with_ca
 from cm2_agent.runner.rollout import Result, Rollouts, Verify, Worlds
 from cm2_agent.runner.tool_setup import Simulator, tool_setup
 from cm2_agent.types.checklist import Checklist
-from cm2_agent.types.json_values import JSON
+from cm2_agent.types.json_values import JSON, canonical_json
 from cm2_agent.types.protocols import GatedScorer, Judge, Sink, User
-from cm2_agent.types.run_attributes import USER
+from cm2_agent.types.run_attributes import TASK_MESSAGES, USER
 from cm2_agent.types.score import Score
+from cm2_agent.types.scripted_turns import exogenous_pattern
 from cm2_agent.types.task import RecordedCall, Task, check_trainable
 from cm2_agent.types.trace import Trace
 
@@ -156,7 +157,8 @@ def run(
     )
     graph_of: Callable[[Task], Any] = graph if callable(graph) and not hasattr(graph, "ainvoke") else lambda task: graph
     speakers: dict[tuple[str, int], str] = {}
-    for task in listed:
+    scripted: dict[tuple[str, int], str] = {}
+    for task, known in zip(listed, shown, strict=True):
         speaker = speaking(task)
         if speaker is not None:
             speakers[task.id, task.version] = str(getattr(speaker, "version", type(speaker).__qualname__))
@@ -165,13 +167,20 @@ def run(
                 f"task {task.id!r} has no scripted turns, and no user speaks for it; give it `turns`, or name"
                 " user=MODEL"
             )
-        if chosen is not None or task.checklist is not None:
-            check_trainable(chosen or task.own_checklist(), task)
+        scored_by = chosen or known.own_checklist()
+        if scored_by is not None:
+            check_trainable(scored_by, known)
+            if known.scripted_turns and any(exogenous_pattern(item) is not None for item in scored_by):
+                scripted[task.id, task.version] = canonical_json(list(known.turns))
         setup.check(task, graph_of(task))
 
     def attributes(task: Task) -> dict[str, JSON]:
-        speaker = speakers.get((task.id, task.version))
-        return {**setup.attributes(task, graph_of(task)), **({} if speaker is None else {USER: speaker})}
+        speaker, messages = speakers.get((task.id, task.version)), scripted.get((task.id, task.version))
+        return {
+            **setup.attributes(task, graph_of(task)),
+            **({} if speaker is None else {USER: speaker}),
+            **({} if messages is None else {TASK_MESSAGES: messages}),
+        }
 
     scoring = RetryingScorer(scorer or ChecklistScorer(chosen, judge=with_cache(judge, store)))
     rollouts = Rollouts(

@@ -13,6 +13,7 @@ from cm2_agent.errors import ChecklistError, TaskError
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import ChecklistModel
 from cm2_agent.types.messages import ToolSpec
+from cm2_agent.types.scripted_turns import exogenous_pattern, turns_that_count
 from cm2_agent.types.text import first_problem
 
 
@@ -177,7 +178,8 @@ def check_trainable(checklist: Checklist | None, task: Task) -> None:
     (docs/method.md, "Scope and L").
 
     Raises ChecklistError: no checklist; a simulated user with items that are not `turn: trace` (the policy would decide
-    how many turns count); scripted turns of which none has an item. Names the items."""
+    how many turns count); scripted turns of which none has an item, or none has one that applies to the user's messages
+    (`when: {user_matches: …}`). Names the items."""
     if checklist is None:
         raise ChecklistError(
             f"task {task.id!r} has no checklist and none was given; nothing could score its rollouts: give one"
@@ -189,8 +191,11 @@ def check_trainable(checklist: Checklist | None, task: Task) -> None:
                 f"checklist {checklist.name!r} has items of turns ({ids}) and task {task.id!r} a simulated user: the"
                 " policy would decide how many turns count; give these items turn: trace, or script the task's turns"
             )
-    elif not checklist.block and not any(checklist.of_turn(turn) for turn in range(task.scripted_turns)):
+    elif not turns_that_count(checklist, task.turns):
+        whens = ", ".join(item.id for item in checklist.items if exogenous_pattern(item) is not None)
+        ids = ", ".join(item.id for item in checklist.items)
+        why = f"{whens} apply to other messages than its user's" if whens else "turns are 0-based"
         raise ChecklistError(
             f"checklist {checklist.name!r} has no item in the {task.scripted_turns} turns of task {task.id!r} (its"
-            f" items: {ids}); turns are 0-based: correct the items' turns, or use another checklist"
+            f" items: {ids}); {why}: correct the items' turns and `when`, or use another checklist"
         )

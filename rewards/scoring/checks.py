@@ -17,12 +17,13 @@ from cm2_agent.errors import ChecklistError
 from cm2_agent.types.check_specs import FORMS, parse_check
 from cm2_agent.types.checklist_item import Check, CheckFunction, Item, Kind
 from cm2_agent.types.json_values import content_hash
-from cm2_agent.types.not_applicable import NotApplicable
+from cm2_agent.types.not_applicable import NOT_APPLICABLE, NotApplicable
 from cm2_agent.types.secrets import error_text
 from cm2_agent.types.trace import Trace
 from cm2_agent.types.view import View
 
 from .data_checks import FailureUnknown, LastingCheck, data_check
+from .payments import INAPPLICABLE
 from .shaping import ItemColumn
 
 Resolved: TypeAlias = Callable[[View], bool | NotApplicable]
@@ -72,9 +73,12 @@ def run_check(check: Resolved, item: Item, trace: Trace, turn: int | None, steps
     A reach check is asked after each step until it first answers yes, a hold check at the end alone (the ends-decided
     checks are hold items), an avoid check until it first answers yes, which is the violation. A check that raises an
     Exception or answers anything but true or false gives NULL: the checker's failure, never the agent's. So does one
-    that hangs on whether a call failed where the recording does not tell."""
+    that hangs on whether a call failed where the recording does not tell. Where the last answer is NOT_APPLICABLE, and
+    none was yes, the item does not apply."""
     try:
         row = _first_row(check, item, trace, turn, steps)
+    except _DoesNotApply:
+        return INAPPLICABLE
     except FailureUnknown as error:
         return ItemColumn(value=None, reason=UNKNOWN_FAILURE, cause="infrastructure", explanation=str(error))
     except Exception as error:  # whatever a user's function raises is its own failure, and this item's alone
@@ -92,13 +96,24 @@ def _first_row(check: Resolved, item: Item, trace: Trace, turn: int | None, step
     if isinstance(check, LastingCheck):
         step = check.first_step(View(trace=trace, turn=turn, seen=steps, agent=item.agent))
         return None if step is None else step + 1
+    answer: bool | NotApplicable = False
     for row in range(steps if item.kind == "hold" else 1, steps + 1):
         answer = check(View(trace=trace, turn=turn, seen=row, agent=item.agent))
+        if answer is NOT_APPLICABLE:
+            continue
         if not isinstance(answer, bool | np.bool_):
-            raise _NoAnswer(f"returned {type(answer).__name__} {str(answer)[:80]!r}; expected true or false")
+            raise _NoAnswer(
+                f"returned {type(answer).__name__} {str(answer)[:80]!r}; expected true, false or NOT_APPLICABLE"
+            )
         if answer:
             return row
+    if answer is NOT_APPLICABLE:
+        raise _DoesNotApply
     return None
+
+
+class _DoesNotApply(Exception):
+    """The item does not apply to the scope."""
 
 
 class _NoAnswer(Exception):

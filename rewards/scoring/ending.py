@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cm2_agent.types.checklist_rules import MAX_TURNS
-from cm2_agent.types.run_attributes import CENSORED_TURN, CUT, GATE, TASK_TURNS
+from cm2_agent.types.run_attributes import CENSORED_TURN, CUT, GATE, TASK_MESSAGES, TASK_TURNS
 from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Trace
 
@@ -22,7 +23,8 @@ class Ending:
     """How a dialogue ended.
 
     `failure` is the null reason of a dialogue that died, `turns` how many user turns were answered and `planned` how
-    many were fixed before the rollout (None where nobody knows, or a simulated user decides). `gate` is the turn after
+    many were fixed before the rollout (None where nobody knows, or a simulated user decides), with the user's
+    `messages` in them where these are known. `live` says that no task is known at all. `gate` is the turn after
     which a gate closed and `gated_by` the hash of that gate's checklist; `undecided` says that a gate had no verdict.
     `limited` says that a limit ended the dialogue. `cuts` are the turns that ended early with the reason, the closing
     block under None. A limit cuts a turn that neither ended in a whole reply nor went on: one that fell after the reply
@@ -32,6 +34,8 @@ class Ending:
     failure: str | None
     turns: int
     planned: int | None
+    messages: tuple[str, ...] | None
+    live: bool
     gate: int | None
     gated_by: str | None
     undecided: bool
@@ -58,6 +62,8 @@ class Ending:
             failure=failure_of(trace),
             turns=turns,
             planned=planned,
+            messages=_planned_messages(trace, planned) if task is None else task.turns if planned else None,
+            live=planned is None and task is None and trace.task_id is None,
             gate=gate,
             gated_by=trace.attributes.get(GATE),
             undecided=bool(trace.runs) and trace.runs[-1].attributes.get(CUT) == UNDECIDED,
@@ -82,6 +88,19 @@ def failure_of(trace: Trace) -> str | None:
 def _planned_turns(trace: Trace) -> int | None:
     turns = trace.attributes.get(TASK_TURNS)
     return turns if isinstance(turns, int) and not isinstance(turns, bool) and 0 < turns <= MAX_TURNS else None
+
+
+def _planned_messages(trace: Trace, planned: int | None) -> tuple[str, ...] | None:
+    """The messages of the task's turns as the trace has them from its task: what the dialogue came to does not
+    matter."""
+    written = trace.attributes.get(TASK_MESSAGES)
+    try:
+        messages = json.loads(written) if isinstance(written, str) else None
+    except ValueError:
+        return None
+    if not isinstance(messages, list) or len(messages) != planned:
+        return None
+    return tuple(messages) if all(isinstance(one, str) for one in messages) else None
 
 
 def _cut_turn(trace: Trace, place: int, reason: str) -> int | None:

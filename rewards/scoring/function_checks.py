@@ -12,8 +12,8 @@ from .check_limits import CheckLimits
 from .check_threads import CheckCall, CheckStop, run_calls, run_calls_async
 from .checks import failed, run_check
 from .isolated_trace import IsolatedTrace
-from .plan import PENDING, CheckedTurn
-from .shaping import ItemColumn, only_open
+from .scored_turn import PENDING, CheckedTurn
+from .shaping import ItemColumn
 
 _CHANGED = ItemColumn(
     value=None,
@@ -28,14 +28,14 @@ def ask_functions(trace: Trace, turns: Sequence[CheckedTurn], limits: CheckLimit
     known to be false or NULL by then. Blocks until all functions have answered or were stopped."""
     run_calls(_calls(trace, turns), limits)
     for turn in turns:
-        turn.columns[:] = only_open(turn.columns, turn.turn.deps)
+        turn.close()
 
 
 async def ask_functions_async(trace: Trace, turns: Sequence[CheckedTurn], limits: CheckLimits) -> None:
     """The same without blocking the event loop."""
     await run_calls_async(_calls(trace, turns), limits)
     for turn in turns:
-        turn.columns[:] = only_open(turn.columns, turn.turn.deps)
+        turn.close()
 
 
 def _calls(trace: Trace, turns: Iterable[CheckedTurn]) -> list[CheckCall]:

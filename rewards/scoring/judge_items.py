@@ -17,7 +17,7 @@ from cm2_agent.types.secrets import error_text
 from cm2_agent.types.trace import Trace
 
 from ..judges.judge_pass import JudgeAttempt, Slot, attempt_at
-from .plan import CheckedTurn
+from .scored_turn import CheckedTurn
 from .shaping import ItemColumn
 
 FAILED = "judge failed"
@@ -27,31 +27,33 @@ _NO_JUDGE = ItemColumn(
 
 
 async def ask_judge(judge: Judge | None, trace: Trace, turns: Sequence[CheckedTurn]) -> None:
-    """One call of the judge for each turn with open items, whose columns it fills. Raises BudgetExhausted where it may
-    not be asked."""
+    """One call of the judge for each turn with open items, whose columns it fills; a second one for items of which the
+    first found that they apply. Raises BudgetExhausted where it may not be asked."""
     if judge is None:
         leave_unjudged(turns)
         return
     for turn in turns:
-        await _ask(judge, trace, turn)
+        while asked := turn.asked:
+            await _ask(judge, trace, turn, asked)
+            turn.close()
 
 
 def leave_unjudged(turns: Sequence[CheckedTurn]) -> None:
     """Fill the open columns of turns for which there is no judge."""
     for turn in turns:
         turn.columns[:] = [_NO_JUDGE if column is None else column for column in turn.columns]
+        turn.close()
 
 
-async def _ask(judge: Judge, trace: Trace, checked: CheckedTurn) -> None:
+async def _ask(judge: Judge, trace: Trace, checked: CheckedTurn, places: Sequence[int]) -> None:
     """Within a pass over traces (judge_pass.py), what earlier attempts answered is not asked again."""
     attempt = attempt_at(trace.id)
     waiting = []
-    for index, column in enumerate(checked.columns):
-        if column is None:
-            found = None if attempt is None else _known(attempt, _slot(judge, checked, index))
-            if found is None:
-                waiting.append(index)
-            checked.columns[index] = found
+    for index in places:
+        found = None if attempt is None else _known(attempt, _slot(judge, checked, index))
+        if found is None:
+            waiting.append(index)
+        checked.columns[index] = found
     if not waiting:
         return
     items = [checked.turn.items[index] for index in waiting]

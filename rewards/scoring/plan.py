@@ -6,99 +6,22 @@ count is defined in docs/method.md, "Scope and L"."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import CheckFunction, Item
 from cm2_agent.types.protocols import Judge
 from cm2_agent.types.score import TurnScore
+from cm2_agent.types.scripted_turns import items_that_apply
 from cm2_agent.types.trace import Trace
 
-from .check_limits import DISABLED
-from .checks import UNKNOWN_FAILURE, Resolved, resolve, run_check
-from .data_checks import DataCheck
+from .applicability import PreparedItem
 from .ending import Ending
-from .shaping import ItemColumn, Share, normalised
+from .scored_turn import CheckedTurn, ScoredTurn
+from .shaping import ItemColumn, Share
 
-PENDING = ItemColumn(value=None, reason="check failed", cause="infrastructure", explanation="the check was not asked")
-"""Stands in a column until the check function has answered (function_checks.py)."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ScoredTurn:
-    """The items of one turn, or of the closing block (`turn` None), with what scoring needs of them; `deps` are indices
-    into `items`."""
-
-    turn: int | None
-    items: tuple[Item, ...]
-    checks: tuple[Resolved | None, ...]
-    weights: tuple[float, ...]
-    deps: tuple[tuple[int, ...], ...]
-
-    def strict(self) -> ScoredTurn:
-        """The turn with the strict items and what they wait for alone (weights do not matter to a gate)."""
-        wanted = {index for index, item in enumerate(self.items) if item.required_for_next_turn}
-        waiting = list(wanted)
-        while waiting:
-            for parent in self.deps[waiting.pop()]:
-                if parent not in wanted:
-                    wanted.add(parent)
-                    waiting.append(parent)
-        selected = sorted(wanted)
-        place = {index: at for at, index in enumerate(selected)}
-        return ScoredTurn(
-            turn=self.turn,
-            items=tuple(self.items[index] for index in selected),
-            checks=tuple(self.checks[index] for index in selected),
-            weights=tuple(self.weights[index] for index in selected),
-            deps=tuple(tuple(place[parent] for parent in self.deps[index]) for index in selected),
-        )
-
-    def check(self, trace: Trace, *, cut: str | None = None) -> CheckedTurn:
-        """Run the checks that were written as data on the turn, which the trace must have reached; functions are still
-        to be asked. `cut` says why it ended early: hold and avoid items are false then."""
-        steps = trace.scope(self.turn).count
-        columns: list[ItemColumn | None] = []
-        for item, check in zip(self.items, self.checks, strict=True):
-            if cut is not None and item.kind != "reach":
-                columns.append(ItemColumn(value=False, reason=cut))
-            elif not steps:
-                columns.append(ItemColumn(value=False))
-            elif check is None:
-                columns.append(None)
-            elif isinstance(check, DataCheck):
-                columns.append(run_check(check, item, trace, self.turn, steps))
-            else:
-                columns.append(PENDING)
-        return CheckedTurn(turn=self, steps=steps, columns=columns, cut=cut)
-
-
-@dataclass(kw_only=True)
-class CheckedTurn:
-    """A turn of one trace whose checks have run: an item's column is PENDING while its function is still to be asked,
-    None while a judge is. `score` is there where the turn was scored before and has not changed."""
-
-    turn: ScoredTurn
-    steps: int
-    columns: list[ItemColumn | None] = field(default_factory=list)
-    reached: bool = True
-    cut: str | None = None
-    score: TurnScore | None = None
-    share: Share | None = None
-    """What the score adds to the reward."""
-
-    @property
-    def lasts(self) -> bool:
-        """Whether the score stays as it is while the turn does: no column is NULL for what may pass."""
-        return self.reached and not any(map(_may_pass, self.columns))
-
-
-def _may_pass(column: ItemColumn | None) -> bool:
-    if column is None or column.value is not None:
-        return False
-    lasts = column.cause == "content" or column.reason in ("no judge", "check failed", UNKNOWN_FAILURE)
-    return column.reason == DISABLED or not lasts
+_MOST_VARIANTS = 4096
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -146,41 +69,56 @@ class Plan:
 
     def __init__(self, checklist: Checklist, functions: Mapping[str, CheckFunction] | None = None) -> None:
         self.checklist = checklist.bound(functions) if functions else checklist
-        self._checks = {
-            item.id: None if item.check is None else resolve(item.check, functions, item=item.id, kind=item.kind)
-            for item in self.checklist.items
-        }
+        self._prepared = {item.id: PreparedItem.of(item, functions) for item in self.checklist.items}
+        self._by_user = any(one.by_user for one in self._prepared.values())
         own = {item.turn for item in self.checklist.items if isinstance(item.turn, int)}
         self._turns = {turn: self._scored_turn(turn, self.checklist.of_turn(turn)) for turn in own}
         self._each = self._scored_turn(0, [item for item in self.checklist.items if item.turn == "each"])
         self._block = self._scored_turn(None, self.checklist.block)
-        self._strict: dict[int, ScoredTurn | None] = {}
+        self._variants: dict[tuple[int | None, tuple[str, ...]], ScoredTurn | None] = {}
+        self._strict: dict[ScoredTurn, ScoredTurn | None] = {}
 
     @cached_property
     def judged(self) -> bool:
         """Whether any item needs a judge."""
-        return any(check is None for check in self._checks.values())
+        return any(item.is_judged or item.when_question is not None for item in self.checklist)
 
     @cached_property
     def gated(self) -> bool:
         """Whether any item is strict."""
         return any(item.required_for_next_turn for item in self.checklist.items)
 
-    def turn(self, turn: int | None) -> ScoredTurn | None:
-        """A turn's items, or (None) the closing block's; None where it has no items and so does not count."""
+    def turn(self, turn: int | None, messages: Sequence[str] | None = None) -> ScoredTurn | None:
+        """A turn's items, or (None) the closing block's; None where it has no items and so does not count. Of a task
+        whose user's `messages` are fixed, those that apply to them."""
+        if messages is not None and self._by_user:
+            return self._variant(turn, messages)
         if turn is None:
             return self._block
         if turn not in self._turns:  # one that no item names holds the `each` items alone
             self._turns[turn] = None if self._each is None else replace(self._each, turn=turn)
         return self._turns[turn]
 
-    def strict(self, turn: int) -> ScoredTurn | None:
-        """What the gate after a turn asks: its strict items and what they wait for; None where it has none."""
-        if turn not in self._strict:
-            scored = self.turn(turn)
-            strict = None if scored is None else scored.strict()
-            self._strict[turn] = strict if strict is not None and strict.items else None
-        return self._strict[turn]
+    def strict(self, turn: int, messages: Sequence[str] | None = None) -> ScoredTurn | None:
+        """What the gate after a turn asks: its strict items and what they hang on; None where it has none."""
+        scored = self.turn(turn, messages)
+        if scored is None:
+            return None
+        if scored not in self._strict:
+            strict = scored.strict()
+            self._strict[scored] = strict if strict.items else None
+        return self._strict[scored]
+
+    def _variant(self, turn: int | None, messages: Sequence[str]) -> ScoredTurn | None:
+        items = self.checklist.block if turn is None else self.checklist.of_turn(turn)
+        left = items_that_apply(items, turn, messages)
+        key = (turn, tuple(item.id for item in left))
+        if key not in self._variants:
+            if len(self._variants) >= _MOST_VARIANTS:
+                self._variants.clear()
+                self._strict.clear()
+            self._variants[key] = self._scored_turn(turn, left, known=True)
+        return self._variants[key]
 
     def is_open_ended(self, ending: Ending) -> bool:
         """Whether nothing but the dialogue says how many turns count."""
@@ -199,7 +137,7 @@ class Plan:
             count = self.checklist.last_turn + 1
         checked = []
         for index in [*range(settled.turns, ending.turns if count is None else count), None]:
-            turn = self.turn(index)
+            turn = self.turn(index, ending.messages)
             if turn is None:
                 continue
             if index is not None and index >= ending.turns:
@@ -209,10 +147,10 @@ class Plan:
             cut = ending.cuts.get(index)
             if index is not None and reuse:
                 by, known = trace.turns[index].memo.get(turn, (None, None))
-                if known is not None and by is judge and known.cut == cut:
+                if known is not None and by is judge and known.cut == cut and known.live == ending.live:
                     checked.append(known)
                     continue
-            checked.append(turn.check(trace, cut=cut))
+            checked.append(turn.check(trace, cut=cut, live=ending.live))
         return CheckedTrace(plan=self, ending=ending, settled=settled, turns=checked)
 
     def _settled(self, trace: Trace, ending: Ending, judge: Judge | None) -> Settled:
@@ -225,17 +163,8 @@ class Plan:
                     return found  # type: ignore[no-any-return]  # of the type that went in
         return Settled()
 
-    def _scored_turn(self, turn: int | None, items: Sequence[Item]) -> ScoredTurn | None:
-        if not items:
-            return None
-        place = {item.id: index for index, item in enumerate(items)}
-        return ScoredTurn(
-            turn=turn,
-            items=tuple(items),
-            checks=tuple(self._checks[item.id] for item in items),
-            weights=tuple(normalised([item.weight for item in items])),
-            deps=tuple(tuple(place[name] for name in item.parents) for item in items),
-        )
+    def _scored_turn(self, turn: int | None, items: Sequence[Item], *, known: bool = False) -> ScoredTurn | None:
+        return ScoredTurn.of(turn, [self._prepared[item.id] for item in items], known=known) if items else None
 
 
-__all__ = ["PENDING", "CheckedTrace", "CheckedTurn", "Plan", "ScoredTurn"]
+__all__ = ["CheckedTrace", "Plan", "Settled"]

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_item import Item
+from cm2_agent.types.not_applicable import REASON as NOT_APPLICABLE
 from cm2_agent.types.score import Score, TurnScore, Verdict
 from cm2_agent.types.score_bounds import Bounds, bounds_behind_gate
 from cm2_agent.types.trace import Trace
 
 from .ending import Ending
-from .plan import CheckedTrace, CheckedTurn
-from .shaping import Share, apply_dependencies, paid_items, stored_reward, turn_reward
+from .payments import Links, Outcome, settle
+from .plan import CheckedTrace
+from .scored_turn import CheckedTurn, ScoredTurn
+from .shaping import ItemColumn, Share, stored_reward, turn_reward
 
 
 def add_up(trace: Trace, checked: CheckedTrace, *, version: str, tolerance: float) -> Score:
@@ -19,8 +25,10 @@ def add_up(trace: Trace, checked: CheckedTrace, *, version: str, tolerance: floa
     and is summed up in the checked turns."""
     settled, checklist = checked.settled, checked.plan.checklist
     turns = (*settled.scores, *map(turn_score, checked.turns))
-    reason = null_reason(checklist, checked.ending, turns)
     shares = (*settled.shares, *(turn.share for turn in checked.turns if turn.share is not None))
+    reason = null_reason(checklist, checked.ending, turns)
+    if reason is None and not any(share.counts for share in shares):
+        reason = "no turn"
     reward = stored_reward(shares, tolerance=tolerance)
     bounds = _bounds(reason, checked, turns, shares)
     return Score(
@@ -48,45 +56,102 @@ def _bounds(
         return bounds_behind_gate(turns)
     if reason != "gate undecided":
         return None
-    ending, by_id = checked.ending, checked.plan.checklist.by_id
+    ending = checked.ending
     at = _score_of(turns, ending.turns - 1 if ending.gate is None else ending.gate)
-    strict = [] if at is None else [one for one in at.verdicts if by_id[one.item].required_for_next_turn]
-    if all(one.value is True for one in strict):  # what closed it was no verdict of this score
+    if at is None or _passes(checked.plan.checklist, at) is True:  # what closed it was no verdict of this score
         return None
     return bounds_behind_gate(turns)
 
 
 def turn_score(checked: CheckedTurn) -> TurnScore:
-    """A turn's verdicts and, where each is known, its reward (Eq. 6)."""
+    """A turn's verdicts and, where each is known, its reward (Eq. 6). The verdicts on its items come first, then a
+    judge's on whether some of them apply."""
     if checked.score is not None:
         return checked.score
     turn = checked.turn
     columns = [column for column in checked.columns if column is not None]
     if checked.reached:
-        columns = apply_dependencies(columns, turn.deps)
-    paid = paid_items([column.first_true_step for column in columns], turn.deps)
-    verdicts = tuple(
-        Verdict(
-            item=item.id,
-            value=column.value,
-            weight=weight,
-            step=column.first_true_step,
-            paid=None if column.value is None else one,
-            depends_on=deps,
-            reason=column.reason,
-            cause=column.cause,
-            explanation=column.explanation,
-            evidence=column.evidence,
-        )
-        for item, column, weight, deps, one in zip(turn.items, columns, turn.weights, turn.deps, paid, strict=True)
+        outcomes = settle(columns[: turn.size], turn.links)
+    else:
+        waits = zip(columns, turn.links.deps, turn.links.soft, strict=False)
+        outcomes = [Outcome(column=column, payment=0.0, deps=deps, soft=soft) for column, deps, soft in waits]
+    left_out = [not one.applies and one.column.value is None for one in outcomes]
+    weights = _weights(turn, left_out)
+    counts = any(weights)
+    verdicts = (
+        *map(_verdict, turn.items, outcomes, weights),
+        *(
+            _verdict(turn.items[at], Outcome(column=columns[at], payment=float(columns[at].value or 0)), 0.0)
+            for at in turn.conditions.values()
+            if turn.checks[at] is None
+        ),
     )
-    whole = all(column.value is not None for column in columns)
-    reward = turn_reward(paid, turn.weights) if whole else None
-    checked.share = Share.of(verdicts)
+    whole = all(one.column.value is not None or out for one, out in zip(outcomes, left_out, strict=True))
+    reward = turn_reward([one.payment for one in outcomes], weights) if whole and counts else None
+    share = Share.of(verdicts)
+    if any(left_out) or not turn.links.plain:
+        share = replace(share, counts=counts, bounds=_turn_bounds(turn, columns, outcomes))
+    checked.share = share
     checked.score = TurnScore(
         turn=turn.turn, reached=checked.reached, steps=checked.steps, reward=reward, verdicts=verdicts
     )
     return checked.score
+
+
+def _weights(turn: ScoredTurn, left_out: Sequence[bool]) -> Sequence[float]:
+    """The items' weights, those of the items that are left out shared among the others."""
+    own = turn.weights[: turn.size]
+    if not any(left_out):
+        return own
+    total = math.fsum(weight for weight, out in zip(own, left_out, strict=True) if not out)
+    return [0.0 if out or not total else weight / total for weight, out in zip(own, left_out, strict=True)]
+
+
+def _verdict(item: Item, outcome: Outcome, weight: float) -> Verdict:
+    column, payment = outcome.column, outcome.payment
+    return Verdict(
+        item=item.id,
+        value=column.value,
+        weight=weight,
+        step=column.first_true_step,
+        paid=None if column.value is None else payment > 0,
+        payment=payment if 0 < payment < 1 else None,
+        depends_on=outcome.deps,
+        soft=outcome.soft if any(outcome.soft) else (),
+        reason=column.reason,
+        cause=column.cause,
+        explanation=column.explanation,
+        evidence=column.evidence,
+    )
+
+
+def _turn_bounds(turn: ScoredTurn, columns: Sequence[ItemColumn], outcomes: Sequence[Outcome]) -> Bounds | None:
+    """The bounds of R_t (docs/method.md §4) by the items' own weights, of which an item that is left out has its too:
+    unpaid in the lower one, paid in the upper. In the upper one the policy-caused NULLs are paid, and were in time for
+    all that waits for them."""
+    weighed = list(zip(turn.weights, outcomes, strict=False))
+    if any(weight and one.pending for weight, one in weighed):
+        return None
+    links = turn.links
+    loose = {at for at, one in enumerate(outcomes) if one.column.value is None and not links.any_of[at]}
+    resting = {at for at, one in enumerate(outcomes) if one.column.value and not loose.isdisjoint(links.any_of[at])}
+    best = settle(
+        [
+            ItemColumn(value=True, first_true_step=0) if at in loose else column
+            for at, column in enumerate(columns[: turn.size])
+        ],
+        Links(
+            deps=tuple(() if at in loose | resting else deps for at, deps in enumerate(links.deps)),
+            soft=tuple(() if at in loose | resting else soft for at, soft in enumerate(links.soft)),
+            any_of=links.any_of,
+        ),
+    )
+    known = math.fsum(weight * one.payment for weight, one in weighed)
+    most = math.fsum(
+        weight * (1.0 if one.column.value is None else max(one.payment, top.payment))
+        for (weight, one), top in zip(weighed, best, strict=True)
+    )
+    return Bounds(lower=min(1.0, known), upper=min(1.0, most))
 
 
 def null_reason(checklist: Checklist, ending: Ending, turns: Sequence[TurnScore]) -> str | None:
@@ -114,13 +179,18 @@ def _score_of(turns: Sequence[TurnScore], index: int) -> TurnScore | None:
 
 def _passes(checklist: Checklist, turn: TurnScore) -> bool | None:
     """What this checklist's gate says after a scored turn."""
-    by_id = checklist.by_id
-    return all_true([verdict.value for verdict in turn.verdicts if by_id[verdict.item].required_for_next_turn])
+    return passes([checklist.by_id.get(verdict.item) for verdict in turn.verdicts], turn.verdicts)
 
 
-def all_true(values: Sequence[bool | None]) -> bool | None:
-    """False where one is, else None where one is NULL."""
+def passes(items: Sequence[Item | None], verdicts: Sequence[Verdict]) -> bool | None:
+    """What the gate says after the turn of these items and verdicts: false where a strict item is, else None where one
+    is NULL. One that does not apply asks for nothing."""
+    values = [
+        verdict.value
+        for item, verdict in zip(items, verdicts, strict=False)
+        if item is not None and item.required_for_next_turn and verdict.reason != NOT_APPLICABLE
+    ]
     return False if False in values else None if None in values else True
 
 
-__all__ = ["add_up", "all_true", "null_reason", "turn_score"]
+__all__ = ["add_up", "null_reason", "passes", "turn_score"]

@@ -26,7 +26,7 @@ from .ending import Ending
 from .function_checks import ask_functions, ask_functions_async
 from .judge_items import ask_judge, leave_unjudged
 from .plan import CheckedTrace, Plan
-from .score import add_up, all_true, turn_score
+from .score import add_up, passes, turn_score
 
 CODE = 3
 """The version of this arithmetic; raised whenever the same trace, checklist and verdicts could get another number."""
@@ -111,7 +111,8 @@ class ChecklistScorer:
         if isinstance(checked, Score):
             return checked
         if checked.plan.judged and self.judge is not None:
-            names = ", ".join(item.id for item in checked.plan.checklist if item.check is None)
+            judged = (item for item in checked.plan.checklist if item.is_judged or item.when_question is not None)
+            names = ", ".join(item.id for item in judged)
             raise ChecklistError(
                 f"the items {names} need the judge, which is asked over a network; use `await scorer(trace, task)`"
             )
@@ -123,14 +124,14 @@ class ChecklistScorer:
         return score
 
     async def gate(self, trace: Trace, turn: int, task: Task | None = None) -> bool | None:
-        """Whether the next user message may come after `turn`: all its strict items are satisfied (paid or not). None
-        where one has no verdict and none is false, or the dialogue died: the rollout is unscored then. True where the
-        turn has no strict item."""
+        """Whether the next user message may come after `turn`: all its strict items that apply are satisfied (paid or
+        not). None where one has no verdict and none is false, or the dialogue died: the rollout is unscored then. True
+        where the turn has no strict item."""
         plan = self._plan(task)
-        strict = None if plan is None else plan.strict(turn)
+        ending = Ending.of(trace, task)
+        strict = None if plan is None else plan.strict(turn, ending.messages)
         if strict is None:
             return True
-        ending = Ending.of(trace, task)
         if ending.failure is not None:
             return None
         if turn >= ending.turns:
@@ -138,8 +139,7 @@ class ChecklistScorer:
         checked = strict.check(trace, cut=ending.cuts.get(turn))
         await ask_functions_async(trace, [checked], self.limits)
         await ask_judge(self.judge, trace, [checked])
-        verdicts = zip(strict.items, turn_score(checked).verdicts, strict=True)
-        return all_true([verdict.value for item, verdict in verdicts if item.required_for_next_turn])
+        return passes(strict.items, turn_score(checked).verdicts)
 
     def gate_hash(self, task: Task | None = None) -> str | None:
         """The hash of the checklist whose strict items gate a rollout of the task; None where it has none."""

@@ -104,19 +104,6 @@ def _after(column: ItemColumn, parents: Sequence[ItemColumn]) -> ItemColumn:
     return column if column.value or column.first_true_step is None else replace(column, first_true_step=None)
 
 
-def only_open(columns: Sequence[ItemColumn | None], deps: Deps) -> list[ItemColumn | None]:
-    """The columns with those alone left open (None) that hang on no item already known to be false or NULL: no
-    answer to the others would count."""
-    if None not in columns:
-        return list(columns)
-    hopeful = [ItemColumn(value=True, first_true_step=1) if column is None else column for column in columns]
-    after = apply_dependencies(hopeful, deps)
-    return [
-        settled if column is None and not settled.value else column
-        for column, settled in zip(columns, after, strict=True)
-    ]
-
-
 def _ready(sat: Matrix, deps: Deps) -> Matrix:
     """(S, C): all of c's prerequisites were true *before* the step."""
     ready = np.ones((len(sat) - 1, sat.shape[1]), dtype=bool)
@@ -155,10 +142,10 @@ def normalised(weights: Sequence[float]) -> list[float]:
     return [weight / total for weight in weights]
 
 
-def turn_reward(paid: Sequence[bool], weights: Sequence[float]) -> float:
+def turn_reward(paid: Sequence[float], weights: Sequence[float]) -> float:
     """Eq. 6: R_t = Σ_s Σ_c w_c r[s,c], in [0, 1] for weights that sum to 1. Each item is paid in one step at most, so
-    `paid` says of each whether it was."""
-    return min(1.0, math.fsum(weight for weight, one in zip(weights, paid, strict=True) if one))
+    `paid` says of each whether it was, or the share of its weight that was (soft dependencies)."""
+    return min(1.0, math.fsum(weight * one for weight, one in zip(weights, paid, strict=True) if one))
 
 
 def trajectory_reward(turn_rewards: Sequence[float], length: int) -> float:
@@ -172,11 +159,13 @@ def trajectory_reward(turn_rewards: Sequence[float], length: int) -> float:
 @dataclass(frozen=True, kw_only=True)
 class Share:
     """What a turn adds to the stored reward: the weight of its NULLs, its reward over what was judged (None where
-    nothing that weighs was), and its bounds, None where a verdict is pending."""
+    nothing that weighs was), and its bounds, None where a verdict is pending. A turn in which nothing that weighs
+    applies does not `count` in the reward."""
 
     missing: float
     reward: float | None
     bounds: Bounds | None
+    counts: bool = True
 
     @classmethod
     def of(cls, verdicts: Sequence[Verdict]) -> Share:
@@ -191,13 +180,15 @@ class Share:
 
 
 def stored_reward(shares: Sequence[Share], *, tolerance: float = 0.2) -> float | None:
-    """The stored reward (docs/method.md §4) of the L turns that these are the shares of, in [0, 1] or None.
+    """The stored reward (docs/method.md §4) of the L turns that these are the shares of, in [0, 1] or None. Turns that
+    do not count are not among the L.
 
     The missing share is the weight of the NULLs over the L turns' whole weight, which is L. Up to `tolerance` each turn
     takes R_t = Σ paid w / Σ judged w, beyond it the reward is NULL. **Decision**: a turn of which nothing that weighs
     was judged has no R_t (0/0), so the reward is NULL too, however small the turn's share; a NULL of weight 0 is
     missing nothing."""
-    if not shares or math.fsum(share.missing for share in shares) / len(shares) > tolerance + 1e-12:
+    counted = [share for share in shares if share.counts]
+    if not counted or math.fsum(share.missing for share in counted) / len(counted) > tolerance + 1e-12:
         return None
-    known = [share.reward for share in shares if share.reward is not None]
-    return trajectory_reward(known, len(shares)) if len(known) == len(shares) else None
+    known = [share.reward for share in counted if share.reward is not None]
+    return trajectory_reward(known, len(counted)) if len(known) == len(counted) else None
