@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cm2_agent.types.check_specs import UserMatches, compile_pattern, parse_check
 
@@ -48,18 +48,14 @@ def turns_that_count(checklist: Checklist, messages: Sequence[str]) -> list[int 
     return [*found, None] if items_that_apply(checklist.block, None, messages) else found
 
 
+_compiled = lru_cache(maxsize=1024)(compile_pattern)
+
+
 def _applies(item: Item, texts: Sequence[str]) -> bool:
     pattern = exogenous_pattern(item)
-    return pattern is None or any(_compiled(pattern).search(_utf8(text)) is not None for text in texts)
-
-
-@lru_cache(maxsize=1024)
-def _compiled(pattern: str) -> Any:
-    return compile_pattern(pattern)
-
-
-def _utf8(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()
+    if pattern is None:
+        return True
+    return any(_compiled(pattern).search(text.encode("utf-8", "replace").decode()) is not None for text in texts)
 
 
 __all__ = ["exogenous_pattern", "items_that_apply", "turns_that_count"]

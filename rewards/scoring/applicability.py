@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cm2_agent.types.checklist_item import CheckFunction, Item
@@ -12,6 +12,9 @@ from cm2_agent.types.scripted_turns import exogenous_pattern
 from .checks import Resolved, resolve
 from .payments import INAPPLICABLE
 from .shaping import ItemColumn
+
+PENDING = ItemColumn(value=None, reason="check failed", cause="infrastructure", explanation="the check was not asked")
+"""Stands in a column until the check function has answered (function_checks.py)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,11 +51,40 @@ class PreparedItem:
         )
 
 
-def applied(column: ItemColumn | None, item: Item, condition: ItemColumn | None, waits: bool) -> ItemColumn | None:
-    """The item's column once its condition is known: NULL with the condition's, INAPPLICABLE where it is false. None
-    for a condition that is still to be judged, and (`waits`) for one whose function is still to be asked."""
-    if condition is None or waits or condition.value:
-        return column
+def apply_conditions(
+    columns: list[ItemColumn | None],
+    items: Sequence[Item],
+    conditions: Mapping[int, int],
+    *,
+    steps: int,
+    cut: str | None,
+    live: bool,
+) -> None:
+    """Fill the columns of the items of which it is known that they do not apply, or that nobody could tell.
+
+    Args:
+        columns: Those of a turn's items and of their conditions.
+        items: Whose they are.
+        conditions: By the index of an item that of its condition.
+        steps: How many steps the turn has.
+        cut: Why it ended early.
+        live: An item that does not apply is left out of the turn; else it is worth what its `otherwise` says.
+    """
+    if not steps:
+        return
+    for at, by in conditions.items():
+        condition = columns[by]
+        if condition is not None and condition is not PENDING and not condition.value:
+            columns[at] = _without(items[at], condition)
+    if live:
+        return
+    for at, column in enumerate(columns):
+        if column is not None and column.value is None and column.reason == INAPPLICABLE.reason:
+            columns[at] = _otherwise(items[at], steps, cut)
+
+
+def _without(item: Item, condition: ItemColumn) -> ItemColumn:
+    """The column of an item whose condition is false or NULL."""
     if condition.value is False or condition.reason == INAPPLICABLE.reason:
         return INAPPLICABLE
     return ItemColumn(
@@ -64,7 +96,7 @@ def applied(column: ItemColumn | None, item: Item, condition: ItemColumn | None,
     )
 
 
-def otherwise(item: Item, steps: int, cut: str | None) -> ItemColumn:
+def _otherwise(item: Item, steps: int, cut: str | None) -> ItemColumn:
     """The column of an item that does not apply, as its `otherwise` has it. What a limit or an exception cut short may
     have come to apply, so nothing is paid there."""
     if item.otherwise == "unpaid":
@@ -74,4 +106,4 @@ def otherwise(item: Item, steps: int, cut: str | None) -> ItemColumn:
     return ItemColumn(value=True, first_true_step=steps, reason=INAPPLICABLE.reason)
 
 
-__all__ = ["PreparedItem", "applied", "otherwise"]
+__all__ = ["PENDING", "PreparedItem", "apply_conditions"]

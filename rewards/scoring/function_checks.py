@@ -8,11 +8,12 @@ from functools import partial
 from cm2_agent.types.checklist_item import CheckFunction, Item
 from cm2_agent.types.trace import Trace
 
+from .applicability import PENDING
 from .check_limits import CheckLimits
 from .check_threads import CheckCall, CheckStop, run_calls, run_calls_async
 from .checks import failed, run_check
 from .isolated_trace import IsolatedTrace
-from .scored_turn import PENDING, CheckedTurn
+from .scored_turn import CheckedTurn
 from .shaping import ItemColumn
 
 _CHANGED = ItemColumn(

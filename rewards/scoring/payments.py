@@ -127,43 +127,52 @@ class _Turn:
         column = self._columns[at]
         if column.reason == NOT_APPLICABLE:
             self.outcomes[at] = Outcome(column=column, payment=float(column.value or 0))
-            self._keep(at, column, 1.0, True)
+            self._met[at] = True
+            self._levels[at] = [(column.first_true_step, 1.0)] if column.first_true_step is not None else []
             return
-        children = self._links.any_of[at]
-        if column is REST:
-            column = self._any_of([self.outcomes[child] for child in children])
         edges = [
             (parent, soft)
             for parent, soft in zip(self._links.deps[at], self._links.soft[at], strict=True)
             if self.outcomes[parent].applies or not self.outcomes[parent].column.value
         ]
-        column = self._after(column, edges)
-        flip = column.first_true_step
-        met = flip is not None and all(self._flip(parent) < flip for parent, soft in edges if not soft)
-        share = 1.0 if flip is None else self._share(edges, flip)
-        self._keep(at, column, share, met)
-        paid = max((amount for _, amount in self._levels[at]), default=0.0) if met else 0.0
+        rests = column is REST
+        column = self._after(self._any_of(at) if rests else column, edges)
+        if column.value:
+            events = self._paid(at) if rests else [(column.first_true_step or 0, 1.0)]
+            in_time = [event for event in events if self._in_time(edges, event[0])]
+            self._met[at] = bool(in_time)
+            self._levels[at] = [(step, worth * self._share(edges, step)) for step, worth in in_time or events]
+            if in_time:
+                column = replace(column, first_true_step=min(step for step, _ in in_time))
         self.outcomes[at] = Outcome(
             column=column,
-            payment=paid,
+            payment=max((amount for _, amount in self._levels[at]), default=0.0) if self._met[at] else 0.0,
             deps=tuple(parent for parent, _ in edges),
             soft=tuple(soft for _, soft in edges),
         )
+
+    def _paid(self, at: int) -> list[tuple[int, float]]:
+        """The steps at which items that this one rests on were paid, with what they were paid."""
+        children = self._links.any_of[at]
+        return [level for child in children if self._met[child] for level in self._levels[child] if level[1] > 0]
+
+    def _in_time(self, edges: Sequence[tuple[int, float]], step: int) -> bool:
+        """Whether the hard prerequisites were satisfied before the step."""
+        return all(self._flip(parent) < step for parent, soft in edges if not soft)
 
     def worth_at(self, at: int, step: int) -> float:
         """What a settled item would be paid if it turned true in this step, 0 once it has, and where it never does."""
         outcome = self.outcomes[at]
         edges = list(zip(outcome.deps, outcome.soft, strict=True))
-        if not step <= self._flip(at) < math.inf or any(
-            self._flip(parent) >= step for parent, soft in edges if not soft
-        ):
+        if not step <= self._flip(at) < math.inf or not self._in_time(edges, step):
             return 0.0
-        children = [self.outcomes[child].payment for child in self._links.any_of[at]]
-        best = max(children, default=0.0) if self._columns[at] is REST else 1.0
+        best = max((worth for _, worth in self._paid(at)), default=0.0) if self._columns[at] is REST else 1.0
         return best * self._share(edges, step)
 
-    def _any_of(self, children: Sequence[Outcome]) -> ItemColumn:
-        """True from the earliest that is paid on; else pending, where one is; else NULL, where one is; else false."""
+    def _any_of(self, at: int) -> ItemColumn:
+        """True where one of them is paid, from the earliest on; else pending, where one is; else NULL, where one is;
+        else false."""
+        children = [self.outcomes[child] for child in self._links.any_of[at]]
         paid = [one.column for one in children if one.column.value and (self._hopeful or one.payment > 0)]
         steps = [column.first_true_step for column in paid if column.first_true_step is not None]
         if steps:
@@ -205,17 +214,6 @@ class _Turn:
             else:
                 factors.append(level)
         return math.prod(factors)
-
-    def _keep(self, at: int, column: ItemColumn, share: float, met: bool) -> None:
-        self._met[at] = met
-        if not column.value or column.first_true_step is None:
-            return
-        children = self._links.any_of[at] if self._columns[at] is REST else ()
-        self._levels[at] = (
-            [(step, share * amount) for child in children if self._met[child] for step, amount in self._levels[child]]
-            if children
-            else [(column.first_true_step, share)]
-        )
 
     def _flip(self, at: int) -> float:
         step = self.outcomes[at].column.first_true_step

@@ -6,62 +6,22 @@ count is defined in docs/method.md, "Scope and L"."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import CheckFunction, Item
 from cm2_agent.types.protocols import Judge
-from cm2_agent.types.score import TurnScore
 from cm2_agent.types.scripted_turns import items_that_apply
 from cm2_agent.types.trace import Trace
 
 from .applicability import PreparedItem
+from .checked_trace import CheckedTrace, Settled
 from .ending import Ending
 from .scored_turn import CheckedTurn, ScoredTurn
-from .shaping import ItemColumn, Share
+from .shaping import ItemColumn
 
 _MOST_VARIANTS = 4096
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Settled:
-    """The scores of a dialogue's first `turns` turns, to which nothing can be added any more, and what they add to the
-    reward."""
-
-    judge: Judge | None = None
-    turns: int = 0
-    scores: tuple[TurnScore, ...] = ()
-    shares: tuple[Share, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckedTrace:
-    """A trace whose checks have run: the turns that count, in order, the closing block last, without those that are
-    `settled`. `ending` is the trace's."""
-
-    plan: Plan
-    ending: Ending
-    settled: Settled
-    turns: list[CheckedTurn]
-
-    def remember(self, trace: Trace, judge: Judge | None) -> None:
-        """Keep the scores that last with the trace's turns, for when it has grown: each turn's, and together those of
-        all turns but the last, which may go on."""
-        for one in self.turns:
-            if one.turn.turn is not None and one.lasts:
-                trace.turns[one.turn.turn].memo[one.turn] = (judge, one)
-        last = self.ending.turns - 1
-        if not self.plan.is_open_ended(self.ending) or last <= self.settled.turns:
-            return
-        more = [one for one in self.turns if one.turn.turn is not None and one.turn.turn < last]
-        if all(one.lasts for one in more):
-            trace.turns[last - 1].memo[self.plan] = Settled(
-                judge=judge,
-                turns=last,
-                scores=(*self.settled.scores, *(one.score for one in more if one.score is not None)),
-                shares=(*self.settled.shares, *(one.share for one in more if one.share is not None)),
-            )
 
 
 class Plan:
@@ -117,7 +77,8 @@ class Plan:
             if len(self._variants) >= _MOST_VARIANTS:
                 self._variants.clear()
                 self._strict.clear()
-            self._variants[key] = self._scored_turn(turn, left, known=True)
+            prepared = [self._prepared[item.id] for item in left]
+            self._variants[key] = ScoredTurn.of(turn, prepared, known=True) if prepared else None
         return self._variants[key]
 
     def is_open_ended(self, ending: Ending) -> bool:
@@ -163,8 +124,8 @@ class Plan:
                     return found  # type: ignore[no-any-return]  # of the type that went in
         return Settled()
 
-    def _scored_turn(self, turn: int | None, items: Sequence[Item], *, known: bool = False) -> ScoredTurn | None:
-        return ScoredTurn.of(turn, [self._prepared[item.id] for item in items], known=known) if items else None
+    def _scored_turn(self, turn: int | None, items: Sequence[Item]) -> ScoredTurn | None:
+        return ScoredTurn.of(turn, [self._prepared[item.id] for item in items]) if items else None
 
 
-__all__ = ["CheckedTrace", "Plan", "Settled"]
+__all__ = ["Plan"]

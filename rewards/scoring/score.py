@@ -10,14 +10,14 @@ from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.not_applicable import REASON as NOT_APPLICABLE
 from cm2_agent.types.score import Score, TurnScore, Verdict
-from cm2_agent.types.score_bounds import Bounds, bounds_behind_gate
+from cm2_agent.types.score_bounds import Bounds
 from cm2_agent.types.trace import Trace
 
+from .checked_trace import CheckedTrace
 from .ending import Ending
 from .payments import Links, Outcome, settle
-from .plan import CheckedTrace
 from .scored_turn import CheckedTurn, ScoredTurn
-from .shaping import ItemColumn, Share, stored_reward, turn_reward
+from .shaping import ItemColumn, Share, stored_bounds, stored_reward, turn_reward
 
 
 def add_up(trace: Trace, checked: CheckedTrace, *, version: str, tolerance: float) -> Score:
@@ -29,8 +29,9 @@ def add_up(trace: Trace, checked: CheckedTrace, *, version: str, tolerance: floa
     reason = null_reason(checklist, checked.ending, turns)
     if reason is None and not any(share.counts for share in shares):
         reason = "no turn"
+    whole = _paid_in_full(reason, checked, turns)
     reward = stored_reward(shares, tolerance=tolerance)
-    bounds = _bounds(reason, checked, turns, shares)
+    bounds = None if whole is None else stored_bounds(shares, whole)
     return Score(
         trace_id=trace.id,
         reward_version=version,
@@ -44,23 +45,22 @@ def add_up(trace: Trace, checked: CheckedTrace, *, version: str, tolerance: floa
     )
 
 
-def _bounds(
-    reason: str | None, checked: CheckedTrace, turns: Sequence[TurnScore], shares: Sequence[Share]
-) -> Bounds | None:
-    """The bounds of the reward (docs/method.md §4). A gate that policy-caused NULLs left undecided is unsatisfied in
-    the lower one, which pays nothing of the turns behind it, and satisfied in the upper, which pays them in full; so is
-    one of another checklist that ended the dialogue."""
+def _paid_in_full(reason: str | None, checked: CheckedTrace, turns: Sequence[TurnScore]) -> list[bool] | None:
+    """Of each turn whether the upper bound pays it in full and the lower one nothing (docs/method.md §4); None for a
+    score without bounds. A gate that policy-caused NULLs left undecided is unsatisfied in the lower bound, which pays
+    nothing of the turns behind it, and satisfied in the upper; so is one of another checklist that ended the
+    dialogue."""
     if reason is None:
-        return Bounds.sum([share.bounds for share in shares])
+        return [False] * len(turns)
     if reason == "censored":
-        return bounds_behind_gate(turns)
+        return [not turn.reached for turn in turns]
     if reason != "gate undecided":
         return None
     ending = checked.ending
     at = _score_of(turns, ending.turns - 1 if ending.gate is None else ending.gate)
     if at is None or _passes(checked.plan.checklist, at) is True:  # what closed it was no verdict of this score
         return None
-    return bounds_behind_gate(turns)
+    return [not turn.reached for turn in turns]
 
 
 def turn_score(checked: CheckedTurn) -> TurnScore:

@@ -10,15 +10,12 @@ from cm2_agent.types.not_applicable import REASON as NOT_APPLICABLE
 from cm2_agent.types.score import TurnScore
 from cm2_agent.types.trace import Trace
 
-from .applicability import PreparedItem, applied, otherwise
+from .applicability import PENDING, PreparedItem, apply_conditions
 from .check_limits import DISABLED
 from .checks import Resolved, run_check
 from .data_checks import DataCheck
 from .payments import REST, Links, only_open
 from .shaping import ItemColumn, Share, normalised
-
-PENDING = ItemColumn(value=None, reason="check failed", cause="infrastructure", explanation="the check was not asked")
-"""Stands in a column until the check function has answered (function_checks.py)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -114,9 +111,8 @@ class ScoredTurn:
                 columns.append(run_check(check, item, trace, self.turn, steps))
             else:
                 columns.append(PENDING)
-        checked = CheckedTurn(turn=self, steps=steps, columns=columns, cut=cut, live=live)
-        checked.apply_conditions()
-        return checked
+        apply_conditions(columns, self.items, self.conditions, steps=steps, cut=cut, live=live)
+        return CheckedTurn(turn=self, steps=steps, columns=columns, cut=cut, live=live)
 
 
 @dataclass(kw_only=True)
@@ -149,22 +145,9 @@ class CheckedTurn:
     def close(self) -> None:
         """Fill the columns that need no answer any more: of items that are known not to apply, and of those that hang
         on an item which is known to be false or NULL. The functions have been asked."""
-        self.apply_conditions()
-        size = self.turn.size
-        self.columns[:size] = only_open(self.columns[:size], self.turn.links)
-
-    def apply_conditions(self) -> None:
-        """Fill the columns of items that are known not to apply."""
-        for at, condition in self.turn.conditions.items():
-            by = self.columns[condition]
-            if self.steps:
-                self.columns[at] = applied(self.columns[at], self.turn.items[at], by, waits=by is PENDING)
-        if self.live:
-            return
-        for at in range(self.turn.size):
-            column = self.columns[at]
-            if column is not None and column.value is None and column.reason == NOT_APPLICABLE:
-                self.columns[at] = otherwise(self.turn.items[at], self.steps, self.cut)
+        turn = self.turn
+        apply_conditions(self.columns, turn.items, turn.conditions, steps=self.steps, cut=self.cut, live=self.live)
+        self.columns[: turn.size] = only_open(self.columns[: turn.size], turn.links)
 
 
 def _may_pass(column: ItemColumn | None) -> bool:
@@ -174,4 +157,4 @@ def _may_pass(column: ItemColumn | None) -> bool:
     return column.reason == DISABLED or not lasts
 
 
-__all__ = ["PENDING", "CheckedTurn", "ScoredTurn"]
+__all__ = ["CheckedTurn", "ScoredTurn"]

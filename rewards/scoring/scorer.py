@@ -22,10 +22,11 @@ from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Trace
 
 from .check_limits import CHECK_TIMEOUT, CheckLimits
+from .checked_trace import CheckedTrace
 from .ending import Ending
 from .function_checks import ask_functions, ask_functions_async
 from .judge_items import ask_judge, leave_unjudged
-from .plan import CheckedTrace, Plan
+from .plan import Plan
 from .score import add_up, passes, turn_score
 
 CODE = 3

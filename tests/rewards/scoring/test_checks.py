@@ -134,7 +134,7 @@ def verdict(check: Any, **keys: Any) -> Verdict:
     [
         (crashes, "ZeroDivisionError: no order"),
         (crashes_late, "KeyError"),
-        (says_yes, "returned str 'yes'; expected true or false"),
+        (says_yes, "returned str 'yes'; expected true, false or NOT_APPLICABLE"),
         (says_nothing, "returned NoneType"),
     ],
 )
