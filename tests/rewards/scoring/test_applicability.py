@@ -44,7 +44,7 @@ def by_id(score: Score, item: str) -> Verdict:
 
 
 def test_an_item_that_does_not_apply_is_no_part_of_its_turn() -> None:
-    task = Task(id="t", turns=["Where is my order?", "Thanks!"])
+    task = Task(id="t", turns=("Where is my order?", "Thanks!"))
     score = ChecklistScorer(Checklist(LOOKS, TELLS, POLITE)).score_sync(
         trace(
             turn("Where is my order?", call("get_order"), say("2026")), turn("Thanks!", say("It comes 2026, please"))
@@ -67,7 +67,7 @@ def test_a_turn_without_items_leaves_the_sum() -> None:
     only = Checklist(
         LOOKS, Item("rest", any_of=["looks_up"], weight=3), Item("aside", check={"replied": True}, weight=0)
     )
-    task = Task(id="t", turns=["My order?", "Thanks!"])
+    task = Task(id="t", turns=("My order?", "Thanks!"))
     score = ChecklistScorer(only).score_sync(trace(turn("My order?", call("get_order"), say("Yes"))), task)
     assert (score.length, score.reward) == (1, 1.0), "what is left weighs nothing, so the turn does not count"
 
@@ -75,7 +75,7 @@ def test_a_turn_without_items_leaves_the_sum() -> None:
 def test_the_closing_block_applies_by_any_message_and_a_turn_by_its_own() -> None:
     block = Item("closing", check={"called": "get_order"}, turn="trace", when={"user_matches": "order"})
     second = Item("second", check={"replied": True}, turn=1, when={"user_matches": "order"})
-    task = Task(id="t", turns=["An order", "Thanks"])
+    task = Task(id="t", turns=("An order", "Thanks"))
     score = ChecklistScorer(Checklist(block, second)).score_sync(trace(turn("An order", call("get_order"))), task)
     assert [one.turn for one in score.turns] == [None]
 
@@ -83,7 +83,7 @@ def test_the_closing_block_applies_by_any_message_and_a_turn_by_its_own() -> Non
 EXOGENOUS = Checklist(
     LOOKS, TELLS, POLITE, Item("sorry", check={"replied": True}, turn="trace", when={"user_matches": "late"})
 )
-TASK = Task(id="t", turns=["Where is my order?", "It is late!", "Thanks"])
+TASK = Task(id="t", turns=("Where is my order?", "It is late!", "Thanks"))
 steps = st.sampled_from([call("get_order"), say("order late 2026 please"), say("Hm")])
 dialogues = st.lists(st.lists(steps, min_size=1, max_size=3), min_size=1, max_size=4)
 
@@ -115,7 +115,7 @@ def test_what_applies_does_not_depend_on_the_dialogue(
 )
 def test_a_trace_that_does_not_say_what_its_task_was_loses_nothing_by_it(recorded: str | None) -> None:
     """Its own messages might be anything: the item stays, and is unpaid where it does not apply."""
-    attributes = {"cm2_task_id": "t", "cm2_task_turns": 3}
+    attributes: dict[str, Any] = {"cm2_task_id": "t", "cm2_task_turns": 3}
     if recorded is not None:
         attributes["cm2_task_messages"] = recorded
     made = trace(
@@ -140,12 +140,12 @@ def test_a_simulated_user_decides_nothing_before_the_rollout() -> None:
 
 
 def test_a_task_whose_turns_hold_nothing_that_applies_is_refused() -> None:
-    check_trainable(Checklist(LOOKS), Task(id="t", turns=["My order"]))
+    check_trainable(Checklist(LOOKS), Task(id="t", turns=("My order",)))
     with pytest.raises(ChecklistError, match=r"no item in the 1 turns of task 't'.*looks_up apply to other messages"):
-        check_trainable(Checklist(LOOKS), Task(id="t", turns=["Hello"]))
+        check_trainable(Checklist(LOOKS), Task(id="t", turns=("Hello",)))
     block = Item("late", check={"replied": True}, turn="trace", when={"user_matches": "late"})
     with pytest.raises(ChecklistError, match="no item in the 1 turns"):
-        check_trainable(Checklist(block), Task(id="t", turns=["Hello"]))
+        check_trainable(Checklist(block), Task(id="t", turns=("Hello",)))
 
 
 # -- by what happened
@@ -163,7 +163,7 @@ CANCELS = Item("cancels", check={"called": "cancel"}, when=eligible, weight=0)
 REFUSES = Item("refuses", check={"reply_matches": "cannot"}, when=ineligible, weight=0)
 RIGHT = Item("right", any_of=["cancels", "refuses"], weight=3)
 REFUND = Checklist(CANCELS, REFUSES, RIGHT, Item("looks_up", check={"called": "get_order"}))
-ORDER = Task(id="t", turns=["Cancel my order."])
+ORDER = Task(id="t", turns=("Cancel my order.",))
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_otherwise_paid_is_paid_at_the_last_step_and_holds_nobody_up() -> None:
     after = Item("after", check={"reply_matches": "zzz"}, when={"called": "zzz"}, otherwise="paid", depends_on=["no"])
     never = Item("no", check={"called": "nothing"})
     scorer = ChecklistScorer(Checklist(confirms, greets, never, after))
-    score = scorer.score_sync(trace(turn("Hello", call("look"), say("Hello"))), Task(id="t", turns=["Hello"]))
+    score = scorer.score_sync(trace(turn("Hello", call("look"), say("Hello"))), Task(id="t", turns=("Hello",)))
     assert [(one.value, one.paid, one.step, one.reason) for one in score.verdicts] == [
         (True, True, 2, "not applicable"),
         (True, True, 2, None),
@@ -198,7 +198,7 @@ def test_otherwise_paid_is_paid_at_the_last_step_and_holds_nobody_up() -> None:
         (True, True, 2, "not applicable"),
     ]
     assert score.reward == 0.75
-    asked = scorer.score_sync(trace(turn("Hello", call("cancel"), say("Hello"))), Task(id="t", turns=["Hello"]))
+    asked = scorer.score_sync(trace(turn("Hello", call("cancel"), say("Hello"))), Task(id="t", turns=("Hello",)))
     assert by_id(asked, "confirms").value is False
     assert by_id(asked, "greets").reason == "dependency"
 

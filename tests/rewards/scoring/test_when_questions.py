@@ -48,7 +48,7 @@ class Asked:
 
 SORRY = Item("sorry", "Does the agent say that it is sorry?", when="Is the parcel late?")
 KIND = Item("kind", "Is it kind?")
-LATE = Task(id="t", turns=["Where is it?"])
+LATE = Task(id="t", turns=("Where is it?",))
 
 
 def judged(answers: dict[str, Any], *items: Item, task: Task | None = LATE) -> tuple[Asked, Score]:
@@ -111,7 +111,7 @@ def test_a_check_with_a_question_as_its_when_needs_the_judge() -> None:
 )
 def test_a_gate_asks_nothing_of_an_item_that_does_not_apply(item: Item, passed: bool | None) -> None:
     scorer = ChecklistScorer(Checklist(item, Item("replies", check={"replied": True})))
-    task = Task(id="t", turns=["Hello", "x"])
+    task = Task(id="t", turns=("Hello", "x"))
     one = trace(turn("Hello", say("Hi")))
     assert asyncio.run(scorer.gate(one, 0, task)) is passed
     went_on = trace(turn("Hello", say("Hi")), turn("x", say("x")))
@@ -121,7 +121,7 @@ def test_a_gate_asks_nothing_of_an_item_that_does_not_apply(item: Item, passed: 
 def test_a_strict_item_may_rest_on_others() -> None:
     strict = Item("right", any_of=["cancels", "refuses"], required_for_next_turn=True)
     scorer = ChecklistScorer(Checklist(CANCELS, REFUSES, strict))
-    task = Task(id="t", turns=["Cancel.", "Thanks"])
+    task = Task(id="t", turns=("Cancel.", "Thanks"))
     refused = trace(turn("Cancel.", call("get_order", "ineligible"), say("I cannot.")))
     assert asyncio.run(scorer.gate(refused, 0, task)) is True
     assert asyncio.run(scorer.gate(trace(turn("Cancel.", say("I cannot."))), 0, task)) is False
