@@ -24,5 +24,9 @@ from .judges.client import openai_judge_model as openai_judge_model
 from .judges.llm_judge import LLMJudge as LLMJudge
 from .judges.panel import Cascade as Cascade
 from .judges.panel import Panel as Panel
+from .linting.finding import Finding as Finding
+from .linting.lint import LintReport as LintReport
+from .linting.lint import Paid as Paid
+from .linting.lint import lint as lint
 from .scoring.checks import load_functions as load_functions
 from .scoring.scorer import ChecklistScorer as ChecklistScorer

@@ -20,6 +20,7 @@ COMMANDS = (
     "export",
     "score",
     "train",
+    "lint",
     "eval",
     "report",
     "certify",

@@ -42,10 +42,11 @@ class Scored(Catalog):
             )
         self._rewards.learn(learned)
 
-    def reward_versions(self) -> list[str]:
-        """The reward versions, last registered first; not those under which only other projects have scores."""
+    def reward_versions(self, checklist: str | None = None) -> list[str]:
+        """The reward versions, last registered first; not those under which only other projects have scores. With the
+        hash of a `checklist`, those of its scores alone."""
         with self._db.reading() as connection:
-            return scoring.versions(connection, self._project)
+            return scoring.versions(connection, self._project, checklist)
 
     def save_score(self, score: Score) -> None:
         """Store a score; it replaces one of the same trace and reward version that saw as many runs. Raises StoreError

@@ -151,8 +151,9 @@ async def test_a_violation_costs_its_turn_and_its_weight(include: str) -> None:
     assert good.reward == 1.0
     assert bad.reward is not None
     assert bad.reward < 1.0
-    judged = {item.id for item in got if item.check is None}
-    assert set(fine.asked) == {(turn, name) for turn in (0, 1) for name in judged}, "each is asked in every turn"
+    judged = [item for item in got if item.check is None]
+    scopes = {(turn, item.id) for item in judged for turn in ([None] if item.turn == "trace" else [0, 1])}
+    assert set(fine.asked) == scopes, "each is asked in every scope of its own"
 
 
 @pytest.mark.parametrize(
