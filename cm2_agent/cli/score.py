@@ -42,13 +42,14 @@ from cm2_agent.cli.redaction import RedactOption, redactor_of
 from cm2_agent.errors import BudgetExhausted, ChecklistError, JudgeError, JudgeRefused, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from cm2_agent.analysis.version_diff import Change
     from cm2_agent.rewards.scoring.scorer import ChecklistScorer
     from cm2_agent.store import SQLStore
     from cm2_agent.types.checklist import Checklist
     from cm2_agent.types.checklist_item import CheckFunction
+    from cm2_agent.types.score import Score
     from cm2_agent.types.trace import Trace
 
 
@@ -153,6 +154,8 @@ def score(
         echo_err(printable(f"{count} without a reward: {reason}"))
     if reasons and judge_model is None and chosen is not None and any(item.check is None for item in chosen):
         echo_err("the checklist has questions, and nobody was there to answer them; give --judge MODEL")
+    if judge_model is not None:
+        echo_nulls(scores)
     rewards = [one.reward for one in scores if one.reward is not None]
     average = mean(rewards) if rewards else None
     result: dict[str, Any] = {"scored": len(rewards), "unscored": total - len(rewards), "mean_reward": average}
@@ -175,6 +178,16 @@ def score(
         else:
             print_flips(change)
     print_result(result, as_json=as_json, omit="flips")
+
+
+def echo_nulls(scores: Sequence[Score]) -> None:
+    """Say how many verdicts the judge still owes, and how many it cannot give for the trace's sake."""
+    missing = [verdict for score in scores for verdict in score.verdicts if verdict.reason == "judge failed"]
+    causes = Counter(verdict.cause for verdict in missing if verdict.value is None)
+    if owed := causes["infrastructure"]:
+        echo_err(f"{owed} verdicts are pending, since the judge failed; the same command asks again")
+    if own := causes["content"]:
+        echo_err(f"{own} verdicts are NULL for the trace's sake; cm2 show TRACE says why")
 
 
 def load_checklist_and_checks(

@@ -83,7 +83,7 @@ def read(text: str, asked: Collection[str]) -> dict[str, ItemAnswer]:
     replies: list[Reply] = []
     for value in json_replies(text):
         try:
-            one = Reply.model_validate(_mended(value, ids))
+            one = _reply(value, ids)
         except ValidationError as error:
             problem = first_problem(error)
             continue
@@ -98,6 +98,20 @@ def read(text: str, asked: Collection[str]) -> dict[str, ItemAnswer]:
             raise MalformedReply(f"the reply answers the item {answer.id!r} twice")
         found[answer.id] = answer
     return found
+
+
+def _reply(value: JSON, ids: Mapping[str, str]) -> Reply:
+    """Raises ValidationError where it is none, as it stands or mended."""
+    try:
+        as_asked = Reply.model_validate(value)
+        if all(
+            answer.id in ids.values() and (answer.evidence is None or answer.evidence.part in PARTS)
+            for answer in as_asked.items
+        ):
+            return as_asked
+    except ValidationError:
+        pass
+    return Reply.model_validate(_mended(value, ids))
 
 
 def _mended(value: JSON, ids: Mapping[str, str]) -> JSON:

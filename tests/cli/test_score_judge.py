@@ -148,6 +148,7 @@ def test_a_failing_judge_leaves_nulls_that_are_asked_again(
     out, err = cm2(*command, "--json")
     assert json.loads(out)["scored"] == 0
     assert f"{DIALOGUES} without a reward: verdicts" in err
+    assert f"{DIALOGUES * TURNS * 2} verdicts are pending, since the judge failed; the same command asks again" in err
     problems = as_json("doctor", "--store", store, code=1)
     assert problems["null_verdict_reasons"] == {"judge failed": DIALOGUES * TURNS * 2}
     assert "judge failed" in problems["problems"][0]

@@ -20,7 +20,7 @@ from cm2_agent.runner.judge_retries import RetryingScorer
 from cm2_agent.types.checklist_item import Item as ChecklistItem
 from cm2_agent.types.score import Score, Verdict
 from cm2_agent.types.trace import Trace
-from tests.cli.test_app_loop import as_json
+from tests.cli.test_app_loop import as_json, cm2
 from tests.judge_server import FREE, Asked, Fault, JudgeServer, honest
 from tests.rewards.talk import say, trace, turn
 
@@ -198,7 +198,8 @@ def test_the_command_says_what_follows_the_trace(url: str, tmp_path: Path) -> No
             store.save_runs(one.runs)
     with JudgeServer(breaking) as server:
         options = ("--judge", "stub", "--judge-base-url", server.base_url, "--price", "0,0", "--store", url)
-        as_json("score", str(path), *options)
+        _, err = cm2("score", str(path), *options)
+        assert "1 verdicts are NULL for the trace's sake" in err
         with SQLStore(url) as store:
             (verdict,) = [score.verdicts[0] for score in store.scores() if score.trace_id == "t3"]
         assert (verdict.cause, verdict.reason) == ("content", "judge failed")
