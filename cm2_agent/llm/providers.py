@@ -25,6 +25,8 @@ from cm2_agent.types.json_values import JSON
 # pydantic-ai takes thinking that never ends for the reply, and a tag within a JSON string for thinking: the readers of
 # replies know better (`split_reasoning`, `json_replies`).
 _NO_TAGS = ("\0no tag\0", "\0no tag\0")
+_LOCAL = "cm2-local"
+"""The type of a LocalChatModel, which is not imported here: it needs torch."""
 _EXTRAS = {
     "openai": "openai",
     "openai-chat": "openai",
@@ -58,7 +60,7 @@ def language_model(model: str | Model | BaseChatModel, of: str = "language model
     if isinstance(model, Model):
         return model
     if isinstance(model, BaseChatModel):
-        return LangChainModel(model)
+        return LangChainModel(model, is_local=model._llm_type == _LOCAL)
     if model.startswith("local:"):
         from cm2_agent.models.local import LocalChatModel
 

@@ -72,7 +72,8 @@ async def test_a_local_transformer_judges_through_the_same_door() -> None:
     local = LocalChatModel(
         model=Qwen3ForCausalLM(config).eval(), tokenizer=tokenizer, max_tokens=8, model_version="babbler-1"
     )
-    judge = LLMJudge(local, settings={"temperature": 0.5, "max_tokens": 6}, price=FREE, retries=0)
+    judge = LLMJudge(local, settings={"temperature": 0.5, "max_tokens": 6}, budget_usd=0.0, retries=0)
+    assert judge.is_free, "it runs in this process"
     (got,) = await judge(ONE, 0, [DATE])
     assert (got.value, got.cause) == (None, "infrastructure")
     assert judge.usage.calls == 1
