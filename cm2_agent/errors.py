@@ -5,6 +5,7 @@
     ├── ChecklistError    a checklist that is malformed, or can never pay
     ├── TraceError        a recorded trace or an imported record that is not what it should be
     ├── ModelError        a chat model could not be loaded or did not answer
+    │   └── ContextOverflowError  what it was to read is longer than its context
     ├── ToolError         a tool, real or simulated, failed for reasons that are not the agent's
     ├── UserError         a simulated user failed
     ├── JudgeError        a judge failed; never a score
@@ -43,6 +44,10 @@ class TraceError(CM2Error):
 
 class ModelError(CM2Error):
     """A chat model could not be loaded, or did not answer."""
+
+
+class ContextOverflowError(ModelError):
+    """What a chat model was to read is longer than its context."""
 
 
 class ToolError(CM2Error):

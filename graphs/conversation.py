@@ -28,6 +28,7 @@ from cm2_agent.types.secrets import error_text
 
 from .conversation_setup import ConversationSetup, ConversationState, Ending, Reason, given_system
 from .conversation_state import dump
+from .crashes import is_reproduced
 from .token_limit import Meter
 
 Next: TypeAlias = Command[Literal["turn", "ask", "__end__"]]
@@ -235,20 +236,25 @@ class _Turn:
     def _raised(self, error: Exception) -> Next:
         failure = self._failure()
         if failure is not None:
-            return self._end("error", failure)
+            return self._end(*failure)
         if isinstance(error, _OverTime):
             return self._end("time")
         if isinstance(error, GraphRecursionError):
             return self._end("steps")
         if self.meter is not None and self.meter.stopped:
             return self._end("tokens")
-        return self._end("error", RunFailure(kind=type(error).__name__, message=error_text(error, 500)))
+        from cm2_agent.llm.failures import says_too_long  # slow to import
+
+        if says_too_long(error):
+            return self._end("context")
+        crash: Reason = "crash" if is_reproduced(error) else "error"
+        return self._end(crash, RunFailure(kind=type(error).__name__, message=error_text(error, 500)))
 
     def _answered(self, answered: Any) -> Next:
         setup = self.setup
         failure = self._failure()
         if failure is not None:
-            return self._end("error", failure)
+            return self._end(*failure)
         waiting = answered.get("__interrupt__") if isinstance(answered, Mapping) else None
         if waiting:
             asked = [{"id": one.id, "value": one.value} for one in waiting]
@@ -274,11 +280,15 @@ class _Turn:
             return self._end("turns")
         return self._go("turn", {"turn": self.number + 1})
 
-    def _failure(self) -> RunFailure | None:
+    def _failure(self) -> tuple[Reason, RunFailure] | None:
+        """What the tools' side noted, whatever the graph made of it."""
         error = self.setup.failed() if self.setup.failed is not None else None
         if isinstance(error, BudgetExhausted):
             raise error
-        return None if error is None else RunFailure(kind="ToolError", message=error_text(error, 500))
+        if error is None:
+            return None
+        failure = RunFailure(kind="ToolError", message=error_text(error, 500))
+        return ("crash" if is_reproduced(error) else "error"), failure
 
     def _end(self, reason: Reason, failure: RunFailure | None = None, *, before: bool = False) -> Next:
         """`before`: the turn never began, so the one before it was the last."""

@@ -20,7 +20,7 @@ from .conversation_state import MessageEncoder
 
 Gate: TypeAlias = "Callable[[int], Awaitable[bool | None]]"
 """Asked before the next user message: may it come, after this turn? None where a strict item has no verdict."""
-Reason: TypeAlias = Literal["done", "gate", "verdict", "steps", "turns", "time", "tokens", "error"]
+Reason: TypeAlias = Literal["done", "gate", "verdict", "steps", "turns", "time", "tokens", "context", "crash", "error"]
 TURNS = 30
 """User messages at most, of a user who is not scripted and whom nothing else bounds."""
 
@@ -28,8 +28,8 @@ TURNS = 30
 @dataclass(frozen=True, kw_only=True)
 class Ending:
     """How a dialogue ended. `reason` is "done"; "gate" (at the gate after `turn`) or "verdict" (the gate had none); a
-    limit of ours ("steps", "turns", "time", "tokens"), which is no failure of the agent; or "error", described by
-    `failure`.
+    limit of ours ("steps", "turns", "time", "tokens") or of the model ("context"), which is no failure of the agent; a
+    tool's "crash" that the same call brings about again; or "error". `failure` describes a crash and an error.
 
     >>> from cm2_agent.graphs import Ending
     >>> Ending(reason="gate", turn=1).to_json()["how"]

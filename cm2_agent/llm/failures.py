@@ -168,6 +168,13 @@ def says_no_schema(error: Exception) -> bool:
     )
 
 
+def says_too_long(error: Exception) -> bool:
+    """Whether an error says that a model's context does not hold what it was to read, whichever client raised it."""
+    return isinstance(error, ModelContextWindowExceededError) or _is_too_long(
+        error, status_of(error), str(error)[:_READ]
+    )
+
+
 def _is_too_long(error: Exception, status: int | None, words: str) -> bool:
     if type(error).__name__.endswith("ContextOverflowError"):
         return True
@@ -192,5 +199,6 @@ __all__ = [
     "failure_of",
     "may_lack_schemas",
     "says_no_schema",
+    "says_too_long",
     "status_of",
 ]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cm2_agent.errors import ModelError
+from cm2_agent.errors import ContextOverflowError, ModelError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ class Generator:
         if not length:
             return ModelError("the prompt holds no token; give at least one message")
         if self.context is not None and length >= self.context:
-            return ModelError(
+            return ContextOverflowError(
                 f"the prompt has {length} tokens, the model reads at most {self.context}; shorten the dialogue"
             )
         return None

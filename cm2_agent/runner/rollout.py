@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, Asyn
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from cm2_agent.errors import ToolError
+from cm2_agent.errors import BudgetExhausted, ToolError
 from cm2_agent.models.batching import Lockstep
 from cm2_agent.online.middleware import Middleware
 from cm2_agent.runner.concurrency import cancel
@@ -19,7 +19,17 @@ from cm2_agent.tracing.span_processor import capture
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.protocols import GatedScorer, Sink, User
 from cm2_agent.types.run import Run, RunFailure
-from cm2_agent.types.run_attributes import CENSORED_TURN, CUT, GATE, GROUP, ROLLOUT, TASK_ID, TASK_TURNS, TASK_VERSION
+from cm2_agent.types.run_attributes import (
+    CENSORED_TURN,
+    CRASH,
+    CUT,
+    GATE,
+    GROUP,
+    ROLLOUT,
+    TASK_ID,
+    TASK_TURNS,
+    TASK_VERSION,
+)
 from cm2_agent.types.score import Score
 from cm2_agent.types.secrets import error_text
 from cm2_agent.types.task import Task
@@ -118,8 +128,6 @@ class Rollouts:
         earlier.append(replace(run, history=()) if earlier else run)  # a trace holds each message once
 
     async def _dialogue(self, task: Task, number: int) -> Result:
-        from cm2_agent.graphs.conversation_setup import Ending
-
         thread = f"{self.name}/{task.id}@{task.version}/{number}"
         if self.resumable and self.store is not None and self.store.holds(thread):
             stored = self.store.trace(thread)
@@ -145,16 +153,17 @@ class Rollouts:
                 world = None if self.context is None else await _enter(opened, self.context(task))
             except Exception as error:  # a world that cannot be opened is this dialogue's end, and no other's
                 problem = f"the dialogue's world could not be opened: {type(error).__name__}: {error_text(error, 500)}"
-                runs = self._end(
-                    [],
-                    thread,
-                    facts,
-                    Ending(reason="error", turn=0, failure=RunFailure(kind="ToolError", message=problem)),
-                )
+                runs = self._end([], thread, facts, _failed(problem))
             else:
                 runs = await self._converse(task, number, thread, facts, world)
                 if self.verify is not None:
-                    outcomes = dict(self.verify(task, world, Trace(id=thread, runs=tuple(runs))))
+                    try:
+                        outcomes = dict(self.verify(task, world, Trace(id=thread, runs=tuple(runs))))
+                    except BudgetExhausted:
+                        raise
+                    except Exception as error:  # as with the world: its own dialogue's end
+                        problem = f"the verifier raised {type(error).__name__}: {error_text(error, 500)}"
+                        runs = self._end(runs, thread, facts, _failed(problem))
         result = await Middleware(self.store, self.scorer, self.sinks).process(runs, task=shown, outcomes=outcomes)
         if self._resumable is not None:
             self._resumable.forget(thread)
@@ -232,6 +241,12 @@ def dialogue_seed(seed: int, task: str, number: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{task}:{number}".encode()).digest()[:8], "big") >> 1
 
 
+def _failed(problem: str) -> Ending:
+    from cm2_agent.graphs.conversation_setup import Ending
+
+    return Ending(reason="error", turn=0, failure=RunFailure(kind="ToolError", message=problem))
+
+
 def _ended(runs: list[Run], thread: str, facts: Mapping[str, JSON], end: Ending) -> list[Run]:
     """The runs with what only the end of the dialogue shows: the gate's turn, the limit that cut it, the error nobody
     recorded."""
@@ -242,12 +257,9 @@ def _ended(runs: list[Run], thread: str, facts: Mapping[str, JSON], end: Ending)
     if end.reason == "gate":
         added[CENSORED_TURN] = end.turn
     elif end.reason not in {"done", "error"}:
-        added[CUT] = end.reason
-    if end.reason in {
-        "steps",
-        "time",
-        "tokens",
-    }:  # a limit is ours, not the agent's failure: its unreached items count as unpaid
+        added[CUT] = CRASH if end.reason == "crash" else end.reason
+    # a limit is no failure: what it cut off counts as unpaid
+    if end.reason in {"steps", "time", "tokens", "context"}:
         last = replace(last, status="ok", failure=None)
     elif end.failure is not None and (last.failure is None or end.failure.kind == "ToolError"):
         last = replace(last, status="error", failure=end.failure)

@@ -17,6 +17,9 @@ GATE = "cm2.gate.checklist"
 """Hash of the checklist whose strict items gated the rollout; absent where nothing did."""
 CUT = "cm2.cut"
 """Why the rollout ended early for a reason other than the gate, such as a limit of steps."""
+CRASH = "crash"
+"""What stands there after a crash of a tool that the same call brought about again: its run has a failure, and the
+dialogue is scored all the same."""
 GUARD = "cm2.guard.rejected"
 """What a run-time guard rejected: a list of `{"attempt": id, "failed": [item, …], "worth": its worth less that of the
 chosen one (0 or below), "messages": [message, …]}`."""

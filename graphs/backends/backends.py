@@ -18,6 +18,7 @@ from cm2_agent.types.secrets import error_text
 from cm2_agent.types.task import Task
 from cm2_agent.types.tool_calls import CallLog, ToolAnswer, ToolRequest
 
+from ..crashes import may_repeat, note_reproduced
 from .record import CallRecorder
 from .tool_backends import ResolvedBackend, ToolChoice, check_backends, resolved, short_names
 
@@ -157,15 +158,24 @@ class Backends:
                 except CM2Error as error:
                     self.fail(error)
                     raise
-                except Exception as error:  # a backend of the user's own: its failure is not the agent's doing
-                    raise self.fail(
-                        ToolError(
-                            f"the backend {backend.answers_as!r} of tool {request.tool.name!r} failed:"
-                            f" {type(error).__name__}: {error_text(error, 300)}"
-                        )
-                    ) from error
+                except Exception as error:  # a backend of the user's own
+                    failure = ToolError(
+                        f"the backend {backend.answers_as!r} of tool {request.tool.name!r} failed:"
+                        f" {type(error).__name__}: {error_text(error, 300)}"
+                    )
+                    if may_repeat(error) and await self._fails_again(backend, request, error):
+                        note_reproduced(failure)
+                    raise self.fail(failure) from error
             self.log.add(request, answer)
         return answer
+
+    async def _fails_again(self, backend: ResolvedBackend, request: ToolRequest, error: Exception) -> bool:
+        """Whether the same call fails in the same way, so that it is the agent's doing."""
+        try:
+            await backend.answer(request, self.log)
+        except Exception as again:  # whatever it is
+            return type(again) is type(error)
+        return False
 
     def state(self) -> JSON:
         """The dialogue's calls and their answers, as JSON: another process's backends go on from there by `restore`."""

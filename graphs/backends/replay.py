@@ -18,6 +18,8 @@ from cm2_agent.types.task import RecordedCall, Task
 from cm2_agent.types.text import shorten
 from cm2_agent.types.tool_calls import CallLog, ToolAnswer, ToolRequest, reads_only
 
+from ..crashes import note_reproduced
+
 _NEAREST = 3
 _COMPARED = 2000
 _SHOWN = 200
@@ -27,8 +29,8 @@ _SHOWN = 200
 class Replay:
     """Answers tool calls from recordings: those of the dialogue's own task (`task.recorded`), and `recording` beside
     them (what `load_recording` read, say). One object serves a whole run. A call that was not recorded raises
-    ToolError, naming the nearest recorded ones, and the dialogue's reward is NULL; `Hybrid` asks a simulator
-    instead.
+    ToolError, naming the nearest recorded ones, and ends the dialogue: its turn is cut, as by a crash. `Hybrid` asks a
+    simulator instead.
 
     >>> from cm2_agent import RecordedCall, ToolSpec
     >>> from cm2_agent.graphs import CallLog, Replay, ToolRequest
@@ -104,7 +106,9 @@ class ReplayTools:
         """The recorded answer. Raises ToolError, naming the nearest recorded calls, where no such call was recorded."""
         found = self.find(request, log)
         if found is None:
-            raise ToolError(self._missing(request))
+            error = ToolError(self._missing(request))
+            note_reproduced(error)  # no second call will find it either
+            raise error
         return found
 
     async def __call__(self, name: str, arguments: JSON) -> JSON:

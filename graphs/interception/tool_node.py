@@ -33,6 +33,7 @@ from cm2_agent.types.tool_calls import ToolAnswer, ToolRequest
 
 from ..backends.backends import TOOLS, Backends
 from ..backends.tool_backends import ResolvedBackend
+from ..crashes import may_repeat, note_reproduced
 from .discovery import with_tool_nodes
 
 T = TypeVar("T")
@@ -130,6 +131,12 @@ def wrap_tool_call(request: ToolCallRequest, execute: Execute) -> Any:
     try:
         return plan.done(execute(plan.request()))
     except Exception as error:
+        if plan.repeats(error):
+            try:
+                execute(plan.request())
+            except Exception as again:
+                if type(again) is type(error):
+                    note_reproduced(error)
         raise plan.failed(error) from error.__cause__
 
 
@@ -145,6 +152,12 @@ async def _run(request: ToolCallRequest, execute: AsyncExecute) -> Any:
     try:
         return plan.done(await execute(plan.request()))
     except Exception as error:
+        if plan.repeats(error):
+            try:
+                await execute(plan.request())
+            except Exception as again:
+                if type(again) is type(error):
+                    note_reproduced(error)
         raise plan.failed(error) from error.__cause__
 
 
@@ -199,6 +212,10 @@ class _Plan:
             self.backends.record_real(self.asked, self.answer)
             return self.answer
         return self.backends.fault_after(self.asked, self.fault, await self.backends.answer(self.asked))
+
+    def repeats(self, error: Exception) -> bool:
+        """Whether the call is made once more, to see whether it is the call that crashes the tool."""
+        return self.real and self.answer is None and may_repeat(error)
 
     def failed(self, error: Exception) -> Exception:
         """Infrastructure that failed is noted, whatever the graph makes of it."""

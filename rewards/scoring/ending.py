@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cm2_agent.types.checklist_rules import MAX_TURNS
-from cm2_agent.types.run_attributes import CENSORED_TURN, CUT, GATE, TASK_MESSAGES, TASK_TURNS
+from cm2_agent.types.run_attributes import CENSORED_TURN, CRASH, CUT, GATE, TASK_MESSAGES, TASK_TURNS
 from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Trace
 
@@ -26,7 +26,7 @@ class Ending:
     many were fixed before the rollout (None where nobody knows, or a simulated user decides), with the user's
     `messages` in them where these are known. `live` says that no task is known at all. `gate` is the turn after
     which a gate closed and `gated_by` the hash of that gate's checklist; `undecided` says that a gate had no verdict.
-    `limited` says that a limit ended the dialogue. `cuts` are the turns that ended early with the reason, the closing
+    `limited` says that a limit ended the dialogue, `crashed` that a crash did which the same call brought about again. `cuts` are the turns that ended early with the reason, the closing
     block under None. A limit cuts a turn that neither ended in a whole reply nor went on: one that fell after the reply
     cuts the closing block alone. An exception (`failure`) cuts the turn that it ended, whole reply or not, unless that
     went on later."""
@@ -40,6 +40,7 @@ class Ending:
     gated_by: str | None
     undecided: bool
     limited: bool
+    crashed: bool
     cuts: Mapping[int | None, str]
 
     @classmethod
@@ -48,16 +49,17 @@ class Ending:
         closed = trace.attributes.get(CENSORED_TURN)
         gate = closed if isinstance(closed, int) else None
         turns, planned = len(trace.turns), _planned_turns(trace) if task is None else task.scripted_turns
-        limited = bool(trace.runs) and trace.runs[-1].attributes.get(CUT) is not None
+        crashed = _crashed(trace)
+        limited = bool(trace.runs) and trace.runs[-1].attributes.get(CUT) is not None and not crashed
         cuts: dict[int | None, str] = {}
         for place in trace.broken_off:
-            reason = "limit" if trace.runs[place].attributes.get(CUT) is not None else FAILURE
+            reason = "limit" if trace.runs[place].attributes.get(CUT) not in (None, CRASH) else FAILURE
             if (cut := _cut_turn(trace, place, reason)) is not None:
                 cuts[cut] = reason
         if gate is not None and (planned is None or turns < planned):
             cuts[None] = "gate"
-        elif limited:
-            cuts[None] = "limit"
+        elif limited or crashed:
+            cuts[None] = "limit" if limited else FAILURE
         return cls(
             failure=failure_of(trace),
             turns=turns,
@@ -68,21 +70,31 @@ class Ending:
             gated_by=trace.attributes.get(GATE),
             undecided=bool(trace.runs) and trace.runs[-1].attributes.get(CUT) == UNDECIDED,
             limited=limited,
+            crashed=crashed,
             cuts=cuts,
         )
 
     @property
     def unreached(self) -> str:
         """Why a turn that did not happen did not; `unreached` where nothing but the user's silence is known."""
-        return "gate" if self.gate is not None else "limit" if self.limited else "unreached"
+        if self.gate is not None:
+            return "gate"
+        return "limit" if self.limited else FAILURE if self.crashed else "unreached"
 
 
 def failure_of(trace: Trace) -> str | None:
     """`failure: …` where the dialogue died of what is not the agent's doing, so that no reward may count it."""
+    if _crashed(trace):
+        return None
     if trace.failure is not None:
         return f"failure: {trace.failure.kind}"
     status = trace.runs[-1].status if trace.runs else "ok"
     return f"failure: {status}" if status in ("error", "cancelled") else None
+
+
+def _crashed(trace: Trace) -> bool:
+    """Whether a crash ended the dialogue that the same call brought about again."""
+    return bool(trace.runs) and trace.runs[-1].attributes.get(CUT) == CRASH
 
 
 def _planned_turns(trace: Trace) -> int | None:

@@ -168,7 +168,8 @@ def null_reason(checklist: Checklist, ending: Ending, turns: Sequence[TurnScore]
         passed = True if at is None else _passes(checklist, at)
         return None if passed is False else "censored" if passed else "gate undecided"
     last = _score_of(turns, ending.turns - 1)
-    if not ending.limited and ending.planned is not None and ending.turns < ending.planned and last is not None:
+    ended = ending.limited or ending.crashed
+    if not ended and ending.planned is not None and ending.turns < ending.planned and last is not None:
         return "gate undecided" if _passes(checklist, last) is None else None
     return None
 

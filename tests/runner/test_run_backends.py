@@ -14,7 +14,7 @@ from cm2_agent import Checklist, Item, RecordedCall, SQLStore, Task, run
 from cm2_agent.errors import ToolError
 from cm2_agent.graphs import CallLog, Hybrid, Real, Replay, Simulate, ToolRequest, agent
 from cm2_agent.types.group import group_key
-from cm2_agent.types.run_attributes import SIMULATOR, TOOL_BACKENDS
+from cm2_agent.types.run_attributes import CRASH, CUT, SIMULATOR, TOOL_BACKENDS
 from tests.tracing.apps import ScriptedModel
 
 CHECKLIST = Checklist(Item("looks_up", check={"called": "get_order"}), name="shop")
@@ -115,10 +115,27 @@ async def test_rollouts_of_different_backends_or_versions_are_never_compared() -
     assert len(keys) == 3
 
 
-async def test_a_backend_that_breaks_costs_its_dialogue_the_reward() -> None:
-    ((trace, score),) = await rollouts(Shop(raises=KeyError("orders")))
-    assert (trace.failure.kind, score.reward) == ("ToolError", None)
+@pytest.mark.parametrize("error", [ConnectionError("away"), TimeoutError("slow"), ToolError("no answer")])
+async def test_a_backend_that_breaks_costs_its_dialogue_the_reward(error: Exception) -> None:
+    shop = Shop(raises=error)
+    ((trace, score),) = await rollouts(shop)
+    assert (trace.failure.kind, score.reward, score.pending) == ("ToolError", None, True)
+    assert len(shop.asked) == 1, "what is away is not asked again"
+
+
+async def test_a_call_that_a_backend_cannot_bear_is_the_calls_doing() -> None:
+    shop = Shop(raises=KeyError("orders"))
+    ((trace, score),) = await rollouts(shop)
     assert "the backend 'shop' of tool 'get_order' failed: KeyError" in trace.failure.message
+    assert (len(shop.asked), trace.attributes[CUT], score.null_reason) == (2, CRASH, None)
+    assert score.lower == score.upper == score.reward
+
+
+async def test_a_call_that_was_not_recorded_cuts_its_turn() -> None:
+    """Else a policy that asks for what nobody recorded would never be told that it was wrong."""
+    ((trace, score),) = await rollouts(Replay())
+    assert "refund" in trace.failure.message
+    assert (trace.attributes[CUT], score.null_reason, score.pending) == (CRASH, None, False)
 
 
 async def test_a_tool_without_a_backend_is_real_and_must_be_allowed() -> None:
