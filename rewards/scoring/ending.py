@@ -22,14 +22,14 @@ FAILURE = "failure"
 class Ending:
     """How a dialogue ended.
 
-    `failure` is the null reason of a dialogue that died, `turns` how many user turns were answered and `planned` how
-    many were fixed before the rollout (None where nobody knows, or a simulated user decides), with the user's
+    `failure` is the null reason of a dialogue that died, `turns` how many user turns were answered and `planned`
+    how many were fixed before the rollout (None where nobody knows, or a simulated user decides), with the user's
     `messages` in them where these are known. `live` says that no task is known at all. `gate` is the turn after
-    which a gate closed and `gated_by` the hash of that gate's checklist; `undecided` says that a gate had no verdict.
-    `limited` says that a limit ended the dialogue, `crashed` that a crash did which the same call brought about again. `cuts` are the turns that ended early with the reason, the closing
-    block under None. A limit cuts a turn that neither ended in a whole reply nor went on: one that fell after the reply
-    cuts the closing block alone. An exception (`failure`) cuts the turn that it ended, whole reply or not, unless that
-    went on later."""
+    which a gate closed and `gated_by` the hash of that gate's checklist; `undecided` says that a gate had no
+    verdict. `limited` says that a limit ended the dialogue, `crashed` that a crash did which the same call brought
+    about again. `cuts` are the turns that ended early with the reason, the closing block under None. A limit cuts a
+    turn that neither ended in a whole reply nor went on: one that fell after the reply cuts the closing block
+    alone. An exception (`failure`) cuts the turn that it ended, whole reply or not, unless that went on later."""
 
     failure: str | None
     turns: int

@@ -13,13 +13,14 @@ from cm2_agent import Checklist, Item, RolloutLimits, SQLStore, run
 from cm2_agent.errors import ContextOverflowError
 from cm2_agent.graphs import agent, switchable
 from cm2_agent.trainers import advantages
+from cm2_agent.trainers.advantage import Level
 from cm2_agent.types.run_attributes import CRASH, CUT
 from cm2_agent.types.score import Score
 from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Trace
 from tests.tracing.apps import ScriptedModel
 
-TASK = Task(id="t", turns=["Where is order 7?", "Thanks!"])
+TASK = Task(id="t", turns=("Where is order 7?", "Thanks!"))
 RULES = Checklist(
     Item("looks", check={"called": "look", "failed": "allowed"}),
     Item("no_promise", check={"reply_matches": "refund"}, kind="avoid"),
@@ -34,6 +35,7 @@ def calling(order: str) -> AIMessage:
     )
 
 
+LEVELS: tuple[Level, ...] = ("trajectory", "turn", "step", "return_to_go", "evidence")
 HONEST = (calling("7"), AIMessage("No idea."), AIMessage("Bye."))
 
 
@@ -108,7 +110,9 @@ async def test_a_switchable_function_is_called_again_too() -> None:
 
     graph = agent(ScriptedModel(script=[calling("?")]), [look])
     ((trace, score),) = [one async for one in run(graph, [TASK], checklist=RULES, allow_real=["look"])]
-    assert (calls, trace.attributes[CUT], score and score.lower) == (["?", "?"], CRASH, pytest.approx(1 / 6))
+    assert (calls, trace.attributes[CUT]) == (["?", "?"], CRASH)
+    assert score is not None
+    assert score.lower == pytest.approx(1 / 6)
 
 
 class Reads(ScriptedModel):
@@ -129,7 +133,7 @@ async def test_a_context_that_overflows_cuts_the_turn() -> None:
     assert {one.reason for one in score.turns[1].verdicts} == {"limit"}
 
 
-async def test_no_way_to_end_a_dialogue_beats_failing_honestly(tmp_path: Any) -> None:
+async def test_no_way_to_end_a_dialogue_beats_failing_honestly() -> None:
     """A group of one that does right and one that fails; the failure is exchanged for each thing that the policy can
     bring about."""
     right = (calling("7"), AIMessage("It was shipped."), AIMessage("It was shipped."))
@@ -139,10 +143,10 @@ async def test_no_way_to_end_a_dialogue_beats_failing_honestly(tmp_path: Any) ->
     _, overlong = await result(*[calling("7")] * 9, limits=limits)
     _, crashed = await result(calling("?"))
     _, spent = await result(*[calling("7")] * 9, limits=RolloutLimits(max_tokens=1))
-    for level in ("trajectory", "turn", "step", "return_to_go", "evidence"):
-        was = advantages([good, failed], level=level).rollouts[1]  # type: ignore[arg-type]
+    for level in LEVELS:
+        was = advantages([good, failed], level=level).rollouts[1]
         for broken in (overlong, crashed, spent):
-            now = advantages([good, broken], level=level).rollouts[1]  # type: ignore[arg-type]
+            now = advantages([good, broken], level=level).rollouts[1]
             assert now.left_out is None
             assert now(0, 0) <= was(0, 0) + 1e-9, level
 
@@ -154,7 +158,7 @@ async def test_a_verifier_that_raises_ends_its_own_dialogue_alone() -> None:
         return {"solved": 1.0}
 
     async def dialogues() -> AsyncIterator[Any]:
-        tasks = [Task(id=name, turns=["Hi"]) for name in ("good", "bad", "fine")]
+        tasks = [Task(id=name, turns=("Hi",)) for name in ("good", "bad", "fine")]
         graph = agent(ScriptedModel(script=[AIMessage("It was shipped.")], per_turn=True), [])
         async for one in run(graph, tasks, checklist=RULES, verify=verify, store=SQLStore("sqlite://")):
             yield one
