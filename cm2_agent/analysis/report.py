@@ -26,7 +26,7 @@ from cm2_agent.types.score import Score, TurnScore, Verdict
 from cm2_agent.types.text import shorten
 from cm2_agent.types.trace import Trace
 
-NOT_LOOKED = frozenset({"dependency", "gate", "limit", "unreached"})
+NOT_LOOKED = frozenset({"dependency", "gate", "limit", "unreached", "not applicable"})
 """Reasons of verdicts that say nothing of the item itself: something else decided."""
 WORST = 10
 PAIRS = 12
@@ -57,6 +57,7 @@ class _Gathered:
         self.seen: defaultdict[str, list[tuple[bool, str]]] = defaultdict(list)
         self.nulls: Counter[str] = Counter()
         self.decided: Counter[str] = Counter()
+        self.inapplicable: Counter[str] = Counter()
         self.null_causes: Counter[str] = Counter()
         self.failures: list[dict[str, bool]] = []
         self.first: Counter[tuple[int | None, int]] = Counter()
@@ -80,6 +81,8 @@ class _Gathered:
         places: list[tuple[tuple[int, int], tuple[int | None, int], str]] = []
         for block, turn in enumerate(score.turns):
             for verdict in turn.verdicts if turn.reached else ():
+                if verdict.reason == "when":  # whether another item applies: nobody's failure
+                    continue
                 self.known.setdefault(verdict.item, items.get(verdict.item))
                 self._count(verdict, cluster, failed)
                 if verdict.value is False and verdict.reason not in NOT_LOOKED:
@@ -111,7 +114,9 @@ class _Gathered:
         return self._items[score.checklist]
 
     def _count(self, verdict: Verdict, cluster: str, failed: dict[str, bool]) -> None:
-        if verdict.value is None:
+        if not verdict.applies:
+            self.inapplicable[verdict.item] += 1
+        elif verdict.value is None:
             self.nulls[verdict.item] += 1
             self.null_causes[": ".join(filter(None, (verdict.cause or "unknown", verdict.reason)))] += 1
         elif verdict.reason in NOT_LOOKED:
@@ -187,7 +192,14 @@ class _Gathered:
     def _rate(self, name: str) -> PassRate:
         item = self.known[name]
         words = {} if item is None else {"question": item.question, "facet": item.facet, "level": item.level}
-        return _rate(name, self.seen[name], nulls=self.nulls[name], decided=self.decided[name], **words)
+        return _rate(
+            name,
+            self.seen[name],
+            nulls=self.nulls[name],
+            decided=self.decided[name],
+            inapplicable=self.inapplicable[name],
+            **words,
+        )
 
     def _by(self, property: Callable[[Item], str | None]) -> tuple[PassRate, ...]:
         groups: defaultdict[str, list[str]] = defaultdict(list)
@@ -201,6 +213,7 @@ class _Gathered:
                 [one for name in names for one in self.seen[name]],
                 nulls=sum(self.nulls[name] for name in names),
                 decided=sum(self.decided[name] for name in names),
+                inapplicable=sum(self.inapplicable[name] for name in names),
             )
             for group, names in groups.items()
         )
@@ -238,7 +251,15 @@ class _Gathered:
         )
 
 
-def _rate(name: str, seen: Sequence[tuple[bool, str]], *, nulls: int, decided: int, **words: str | None) -> PassRate:
+def _rate(
+    name: str,
+    seen: Sequence[tuple[bool, str]],
+    *,
+    nulls: int,
+    decided: int,
+    inapplicable: int,
+    **words: str | None,
+) -> PassRate:
     passed = sum(value for value, _ in seen)
     interval: tuple[float, float] | None = None
     if seen:
@@ -260,6 +281,7 @@ def _rate(name: str, seen: Sequence[tuple[bool, str]], *, nulls: int, decided: i
         interval=interval,
         nulls=nulls,
         decided=decided,
+        inapplicable=inapplicable,
         **words,
     )
 

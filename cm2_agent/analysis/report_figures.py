@@ -12,8 +12,8 @@ from cm2_agent.types.json_values import JSON
 @dataclass(frozen=True, kw_only=True)
 class PassRate:
     """How often `name` was satisfied of the `n` verdicts that looked at it. `interval` is of 95 %, over tasks; None
-    where one task is all there is. `decided` verdicts were false for another reason (a dependency, the gate, a limit)
-    and `nulls` NULL: neither is in `n`."""
+    where one task is all there is. `decided` verdicts were false for another reason (a dependency, the gate, a limit),
+    `inapplicable` ones were on what the item does not apply to, and `nulls` NULL: none of these is in `n`."""
 
     name: str
     n: int
@@ -22,6 +22,7 @@ class PassRate:
     interval: tuple[float, float] | None
     nulls: int = 0
     decided: int = 0
+    inapplicable: int = 0
     question: str | None = None
     facet: str | None = None
     level: str | None = None

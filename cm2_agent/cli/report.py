@@ -132,7 +132,13 @@ def _lines(found: Report) -> Iterator[str]:
 
 def _rate(rate: PassRate) -> str:
     extra = "".join(
-        f", {count} {what}" for what, count in (("decided elsewhere", rate.decided), ("NULL", rate.nulls)) if count
+        f", {count} {what}"
+        for what, count in (
+            ("decided elsewhere", rate.decided),
+            ("not applicable", rate.inapplicable),
+            ("NULL", rate.nulls),
+        )
+        if count
     )
     return printable(f"  {rate.name:<28} {format_number(rate.rate, rate.interval)}  of {rate.n}{extra}")
 

@@ -225,13 +225,15 @@ def _verdicts(score: Score | None) -> None:
             cells = (
                 place,
                 verdict.item,
-                _word(verdict.value),
-                _word(verdict.paid),
+                _word(verdict.value) if verdict.applies else "n/a",
+                _paid(verdict),
                 f"{verdict.weight:.3f}",
                 step,
                 _why(verdict),
             )
-            colour = "green" if verdict.paid else "yellow" if verdict.value is None else "red"
+            colour = "green" if verdict.paid else "yellow" if verdict.value is None and verdict.applies else "red"
+            if not verdict.applies or verdict.reason == "when":
+                colour = "dim"
             table.add_row(*(Text(one_line(cell, 100)) for cell in cells), style=colour)
             place = ""
     out.print(table)
@@ -241,6 +243,12 @@ def _verdicts(score: Score | None) -> None:
 
 def _word(value: bool | None) -> str:
     return "NULL" if value is None else "yes" if value else "no"
+
+
+def _paid(verdict: Verdict) -> str:
+    if verdict.payment is not None:
+        return f"{verdict.payment:.2f}"
+    return _word(verdict.paid) if verdict.applies or verdict.paid is not None else ""
 
 
 def _why(verdict: Verdict) -> str:

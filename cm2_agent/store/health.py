@@ -7,7 +7,7 @@ from collections import Counter
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Column, Connection, Table, func, or_, select
+from sqlalchemy import Column, Connection, Table, and_, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from cm2_agent.store import scores as scoring
@@ -51,7 +51,9 @@ def read_incidents(connection: Connection) -> dict[str, dict[str, JSON]]:
 
 def health(connection: Connection, url: str) -> dict[str, JSON]:
     """Counts of everything that `cm2 doctor` reports; JSON values only."""
-    null_verdict = (verdicts.c.value.is_(None), scoring.current_verdict())
+    # without a cause and a weight it is no NULL: the item does not apply
+    null = and_(verdicts.c.value.is_(None), or_(verdicts.c.cause.is_not(None), verdicts.c.weight > 0))
+    null_verdict = (null, scoring.current_verdict())
     return {
         "url": url,
         "schema": {"revision": revision_of(connection, url), "head": HEAD},

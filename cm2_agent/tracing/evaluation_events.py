@@ -15,6 +15,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from cm2_agent.tracing import semconv
 from cm2_agent.tracing.span_processor import content_allowed
+from cm2_agent.types.not_applicable import REASON as NOT_APPLICABLE
 from cm2_agent.types.run import Run
 from cm2_agent.types.score import Score, Verdict
 from cm2_agent.types.trace import Step, Trace
@@ -35,9 +36,9 @@ class EvaluationEvents:
 
     That is the step from which the item is satisfied, else the last one of its turn; verdicts on the whole trace go to
     the root span of the last run. A trace is scored again after each run: only what is new or has changed is sent.
-    `score.value` is 1.0 or 0.0 and `score.label` pass or fail; a NULL has neither, and `error.type` says its cause. The
-    explanation may quote the dialogue, so it leaves only where message content does. Turns that were not reached send
-    nothing.
+    `score.value` is 1.0 or 0.0 and `score.label` pass or fail; a NULL has neither, and `error.type` says its cause; an
+    item that does not apply has the label `not applicable` alone. The explanation may quote the dialogue, so it leaves
+    only where message content does. Turns that were not reached send nothing.
 
     `provider`: by default the one that the application has installed, looked up each time. `capture_content`: whether
     explanations leave; by default where the environment variable OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT is
@@ -113,7 +114,9 @@ def _attributes(
     thread = trace.runs[-1].thread
     if thread is not None:  # of a branch too: its spans have the thread's id
         found[semconv.CONVERSATION] = thread
-    if verdict.value is None:
+    if not verdict.applies:
+        found[semconv.EVALUATION_LABEL] = NOT_APPLICABLE
+    elif verdict.value is None:
         found[semconv.ERROR_TYPE] = verdict.cause or verdict.reason or "unknown"
     else:
         found[semconv.EVALUATION_VALUE] = float(verdict.value)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from cm2_agent.types.json_values import JSON
+from cm2_agent.types.not_applicable import REASON as NOT_APPLICABLE
 from cm2_agent.types.score_bounds import WHOLE, Bounds, bounds_of
 
 NullCause: TypeAlias = Literal["infrastructure", "content"]
@@ -34,7 +35,7 @@ class Verdict:
             dependency); empty where all are hard.
         reason: What decided it where the item itself was not looked at (`dependency`, `gate`, `limit`, `failure`,
             `unreached`, `not applicable`) or could not be (`check failed`, `check timed out`, `check disabled`, `check
-            changed its view`, `judge failed`, `no judge`).
+            changed its view`, `judge failed`, `no judge`). `when`: the verdict says whether another item applies.
         cause: Of a value of None: `infrastructure` or `content` (docs/method.md, "Causes").
         explanation: The judge's.
         evidence: The judge's quotes, and how a panel voted.
@@ -52,6 +53,11 @@ class Verdict:
     evidence: tuple[Mapping[str, JSON], ...] = ()
     payment: float | None = None
     soft: tuple[float, ...] = ()
+
+    @property
+    def applies(self) -> bool:
+        """Whether the item applies to what happened; a verdict of None on one that does not is no NULL."""
+        return self.reason != NOT_APPLICABLE
 
     @property
     def pays(self) -> float | None:

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
-from cm2_agent.types.not_applicable import REASON as NOT_APPLICABLE
 from cm2_agent.types.score import Score, TurnScore, Verdict
 from cm2_agent.types.score_bounds import Bounds
 from cm2_agent.types.trace import Trace
@@ -80,11 +79,7 @@ def turn_score(checked: CheckedTurn) -> TurnScore:
     counts = any(weights)
     verdicts = (
         *map(_verdict, turn.items, outcomes, weights),
-        *(
-            _verdict(turn.items[at], Outcome(column=columns[at], payment=float(columns[at].value or 0)), 0.0)
-            for at in turn.conditions.values()
-            if turn.checks[at] is None
-        ),
+        *(_condition(turn.items[at], columns[at]) for at in turn.conditions.values() if turn.checks[at] is None),
     )
     whole = all(one.column.value is not None or out for one, out in zip(outcomes, left_out, strict=True))
     reward = turn_reward([one.payment for one in outcomes], weights) if whole and counts else None
@@ -123,6 +118,13 @@ def _verdict(item: Item, outcome: Outcome, weight: float) -> Verdict:
         explanation=column.explanation,
         evidence=column.evidence,
     )
+
+
+def _condition(item: Item, column: ItemColumn) -> Verdict:
+    """The judge's verdict on whether an item applies, which weighs nothing."""
+    if column.value is not None and column.reason is None:
+        column = replace(column, reason="when")
+    return _verdict(item, Outcome(column=column, payment=float(column.value or 0)), 0.0)
 
 
 def _turn_bounds(turn: ScoredTurn, columns: Sequence[ItemColumn], outcomes: Sequence[Outcome]) -> Bounds | None:
@@ -189,7 +191,7 @@ def passes(items: Sequence[Item | None], verdicts: Sequence[Verdict]) -> bool | 
     values = [
         verdict.value
         for item, verdict in zip(items, verdicts, strict=False)
-        if item is not None and item.required_for_next_turn and verdict.reason != NOT_APPLICABLE
+        if item is not None and item.required_for_next_turn and verdict.applies
     ]
     return False if False in values else None if None in values else True
 
