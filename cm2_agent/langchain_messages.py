@@ -48,6 +48,7 @@ _CALL_BLOCKS = frozenset(
     {"tool_use", "tool_call", "tool_call_chunk", "invalid_tool_call", "function_call", "input_json_delta"}
 )
 _DEPTH = 100
+_SIMPLE, _TEXT = frozenset({str, int, bool, type(None)}), frozenset({str})
 
 
 def plain(value: Any, limit: int | None = None) -> JSON:
@@ -62,6 +63,13 @@ def plain(value: Any, limit: int | None = None) -> JSON:
     kind = type(value)
     if (kind is str and limit is None) or kind is int or kind is bool or value is None:
         return value
+    if (
+        kind is dict
+        and limit is None
+        and _SIMPLE.issuperset(map(type, value.values()))
+        and set(map(type, value)) <= _TEXT
+    ):
+        return dict(value)
     return _plain(value, set(), None if limit is None else [limit])
 
 
@@ -153,11 +161,11 @@ def from_langchain(message: BaseMessage) -> Message:
         return _assistant(message)
     if isinstance(message, ToolMessage):
         response = ToolCallResponse(
-            id=message.tool_call_id or None, response=_answer(message.content), error=message.status == "error"
+            id=message.tool_call_id or None, response=tool_answer(message.content), error=message.status == "error"
         )
         return Message(role="tool", parts=(response,), name=message.name)
     if isinstance(message, FunctionMessage):
-        return Message(role="tool", parts=(ToolCallResponse(response=_answer(message.content)),), name=message.name)
+        return Message(role="tool", parts=(ToolCallResponse(response=tool_answer(message.content)),), name=message.name)
     return Message(role=_role(message), parts=tuple(_parts(message.content)), name=message.name)
 
 
@@ -194,23 +202,22 @@ def _role(message: BaseMessage) -> Role:
 
 def _assistant(message: AIMessage) -> Message:
     parts: list[Part] = []
-    reasoning = message.additional_kwargs.get("reasoning_content")
+    more, calls, broken = message.additional_kwargs, message.tool_calls, message.invalid_tool_calls
+    reasoning = more.get("reasoning_content") if more else None
     if isinstance(reasoning, str) and reasoning:
         parts.append(Reasoning(content=reasoning))
-    for part in _parts(message.content, calls=bool(message.tool_calls or message.invalid_tool_calls)):
+    for part in _parts(message.content, calls=bool(calls or broken)):
         parts.extend(_without_thinking(part))
-    refusal = message.additional_kwargs.get("refusal")
+    refusal = more.get("refusal") if more else None
     if isinstance(refusal, str) and refusal and not any(_is_refusal(part) for part in parts):
         parts.append(_refusal(refusal))
-    for call in message.tool_calls:
+    for call in calls:
         parts.append(ToolCall(id=call.get("id"), name=call["name"], arguments=plain(call["args"])))
-    for broken in message.invalid_tool_calls:
-        error = broken.get("error")
+    for bad in broken:
+        error = bad.get("error")
         extra = {"error": error} if error else {}
         parts.append(
-            ToolCall(
-                id=broken.get("id"), name=broken.get("name") or "", arguments=broken.get("args") or "", extra=extra
-            )
+            ToolCall(id=bad.get("id"), name=bad.get("name") or "", arguments=bad.get("args") or "", extra=extra)
         )
     return Message(
         role="assistant", parts=tuple(parts), name=message.name, finish_reason=finish_reason(message.response_metadata)
@@ -238,6 +245,8 @@ def _is_refusal(part: Part) -> bool:
 
 def finish_reason(metadata: Mapping[str, Any]) -> str | None:
     """Why the model stopped, under the keys that providers use."""
+    if not metadata:
+        return None
     for key in ("finish_reason", "stop_reason", "done_reason"):
         value = metadata.get(key)
         if isinstance(value, str):
@@ -245,7 +254,8 @@ def finish_reason(metadata: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _answer(content: str | list[Any]) -> JSON:
+def tool_answer(content: str | list[Any]) -> JSON:
+    """The content of a tool's message as what the tool answered."""
     return content if isinstance(content, str) else plain(content)
 
 

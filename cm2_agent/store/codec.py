@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from cm2_agent.errors import StoreError
-from cm2_agent.types.json_values import JSON, content_digest, json_text
+from cm2_agent.types.json_values import JSON, canonical_json, content_digest, json_text
 
 SEALED = "b64:"
 DIGEST = 32
@@ -22,7 +22,6 @@ DIGEST = 32
 
 N = TypeVar("N", int, float)
 
-_encode_sorted = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True).encode
 _SWAP = sys.byteorder == "big"
 
 
@@ -67,7 +66,7 @@ def dump_mapping(value: Mapping[str, JSON], what: str) -> str:
     if not value:
         return "{}"
     try:
-        return seal(_encode_sorted(value if type(value) is dict else dict(value)))
+        return seal(canonical_json(value if type(value) is dict else dict(value)))
     except (TypeError, ValueError, RecursionError) as error:
         raise _not_json(what, error) from error
 

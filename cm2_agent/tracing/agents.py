@@ -36,7 +36,7 @@ class Place(NamedTuple):
         namespace = facts.get("langgraph_checkpoint_ns") or self.namespace
         if namespace == self.namespace or _depth(namespace) <= _depth(self.namespace):
             if name is None or name == self.name:
-                return self._replace(root=False) if self.root else self
+                return Place(self.name, self.namespace, self.agent, self.node, self.tool) if self.root else self
             return Place(name or self.name, self.namespace, self.agent, self.node, self.tool)
         # The run is a node, and this one its graph; or a task of the functional API, and this one what called it.
         path = facts.get("langgraph_path")
@@ -50,7 +50,7 @@ class Place(NamedTuple):
 
     def within_tool(self, tool: str) -> Place:
         """The place of what a tool does: a graph without a name goes by the tool's."""
-        return self._replace(name=tool, tool=tool)
+        return Place(tool, self.namespace, self.agent, self.node, tool, self.root)
 
 
 NOWHERE = Place("")

@@ -28,9 +28,10 @@ from cm2_agent.langchain_messages import plain
 from cm2_agent.tracing import semconv
 from cm2_agent.tracing.graph_values import GraphValue, Selector, read_value, with_interrupts
 from cm2_agent.tracing.llm_results import ToolSpecReader, read_request, read_response, read_tool_result
-from cm2_agent.tracing.open_spans import OpenSpans, fail, write_content, write_status
+from cm2_agent.tracing.open_spans import OpenSpans, Spot, fail, write_content, write_status
 from cm2_agent.tracing.span_attributes import is_cancel, response_attributes, token_attributes, tool_facts
-from cm2_agent.tracing.span_records import ChatRecord, RootRecord, Source, ToolRecord
+from cm2_agent.tracing.span_records import ChatRecord, Record, RootRecord, Source, ToolRecord
+from cm2_agent.tracing.state_log import end_task, fail_task
 from cm2_agent.types.run_attributes import FACTS, TOOL_BACKEND, TOOL_FAULT
 
 _P = ParamSpec("_P")
@@ -65,7 +66,7 @@ class SpanHandler(GraphCallbackHandler):
     @property
     def open_runs(self) -> int:
         """How many LangChain runs are being recorded: 0 when no root is open."""
-        return len(self.spans.records)
+        return len(self.spans.spots)
 
     @never_raises
     def end_open(self) -> None:
@@ -74,6 +75,10 @@ class SpanHandler(GraphCallbackHandler):
             if root.pid == os.getpid():  # else it is a fork's copy
                 fail(root, GeneratorExit())
                 self.spans.end_root(root)
+
+    def _record(self, run_id: UUID) -> Record | None:
+        spot = self.spans.spots.get(run_id)
+        return None if spot is None else spot.record
 
     # Chains: the root, and what passes through
 
@@ -89,16 +94,20 @@ class SpanHandler(GraphCallbackHandler):
         metadata: Any = None,
         **kwargs: Any,
     ) -> None:
-        if run_id in self.spans.records:  # the handler is in the list twice: in the graph's config and in the caller's
+        spans = self.spans
+        if run_id in spans.spots:  # the handler is in the list twice: in the graph's config and in the caller's
             return
-        parent = self.spans.parent(parent_run_id)
-        if parent is not None:
-            self.spans.pass_through(run_id, parent, parent_run_id, kwargs.get("name"), metadata)
-            if parent_run_id is not None and not parent.in_tool and parent.kind != "tool":
-                root = parent.root
-                root.log.start(root.message_index, run_id, parent_run_id, inputs, tags, metadata or {})
-        elif not self.spans.has_ended(parent_run_id):
-            root = self.spans.start_root(run_id, parent_run_id, kwargs.get("name") or "agent", tags, metadata)
+        above = spans.above(parent_run_id)
+        if above is not None:
+            spot = spans.pass_through(run_id, above, kwargs.get("name"), metadata)
+            record = spot.record
+            if parent_run_id is not None and not record.in_tool and record.kind != "tool":
+                root = record.root
+                task = root.log.start(root.message_index, parent_run_id, spot.task, inputs, tags, metadata or {})
+                if task is not None:
+                    spot.task = spot.own = task
+        elif not spans.has_ended(parent_run_id):
+            root = spans.start_root(run_id, parent_run_id, kwargs.get("name") or "agent", tags, metadata)
             root.inputs = inputs
             root.input_messages = root.message_index.add_state(inputs)
             root.input = self._value(root, inputs, "user")
@@ -108,8 +117,15 @@ class SpanHandler(GraphCallbackHandler):
 
     @never_raises
     def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        root = self.spans.root(run_id)
-        if root is not None:
+        spot = self.spans.spots.get(run_id)
+        if spot is None:
+            return
+        task, record = spot.own, spot.record
+        if task is not None:
+            spot.own = None
+            end_task(task, record.root.message_index, outputs)
+        elif isinstance(record, RootRecord) and record.run_id == run_id:
+            root = record
             try:
                 root.final_messages = root.message_index.add_state(outputs)
                 root.output = self._value(root, outputs, "assistant")
@@ -117,8 +133,6 @@ class SpanHandler(GraphCallbackHandler):
                     root.output = with_interrupts(root.output, root.interrupts)
             finally:
                 self.spans.end_root(root)
-        elif (record := self.spans.records.get(run_id)) is not None:
-            record.root.log.end(record.root.message_index, run_id, outputs)
 
     def _value(self, root: RootRecord, value: Any, role: Literal["user", "assistant"]) -> GraphValue:
         """A graph's input or output; what a selector does not find is counted, and nothing was said then."""
@@ -148,16 +162,17 @@ class SpanHandler(GraphCallbackHandler):
             else:
                 fail(root, error)
             self.spans.end_root(root)
-        elif (record := self.spans.records.get(run_id)) is not None:
-            record.root.log.fail(record.root.message_index, run_id, error)
+        elif (spot := self.spans.spots.get(run_id)) is not None and (task := spot.own) is not None:
+            spot.own = None
+            fail_task(task, spot.record.root.message_index, error)
 
     @never_raises
     def on_retriever_start(
         self, serialized: Any, query: str, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
     ) -> None:
-        parent = self.spans.parent(parent_run_id)
-        if parent is not None:
-            self.spans.pass_through(run_id, parent)
+        above = self.spans.above(parent_run_id)
+        if above is not None:
+            self.spans.pass_through(run_id, Spot(above.record, above.record.place))
 
     @never_raises
     def on_interrupt(self, event: GraphInterruptEvent) -> None:
@@ -169,14 +184,14 @@ class SpanHandler(GraphCallbackHandler):
     def on_resume(self, event: GraphResumeEvent) -> None:
         if (root := self.spans.root(event.run_id)) is not None:
             root.resumed = True
-        elif event.run_id is not None and (record := self.spans.records.get(event.run_id)) is not None:
-            record.root.log.resume(event.run_id)
+        elif event.run_id is not None and (spot := self.spans.spots.get(event.run_id)) is not None:
+            spot.record.root.log.resume(event.run_id, spot.task)
 
     @never_raises
     def on_custom_event(self, name: str, data: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        record = self.spans.records.get(run_id)
-        if name == FACTS and record is not None and isinstance(data, Mapping):
-            record.root.facts.update(data)
+        spot = self.spans.spots.get(run_id)
+        if name == FACTS and spot is not None and isinstance(data, Mapping):
+            spot.record.root.facts.update(data)
 
     # Model calls
 
@@ -196,24 +211,26 @@ class SpanHandler(GraphCallbackHandler):
         facts = metadata or {}
         model, settings = read_request(params, facts)
         name = f"{semconv.CHAT} {model}" if model else semconv.CHAT
-        start: dict[str, Any] = {semconv.OPERATION: semconv.CHAT}
-        if facts.get("ls_provider"):
-            start[semconv.PROVIDER] = str(facts["ls_provider"])
-        if model:
-            start[semconv.REQUEST_MODEL] = model
+
+        def start() -> dict[str, Any]:
+            named = {semconv.PROVIDER: facts.get("ls_provider"), semconv.REQUEST_MODEL: model}
+            return {semconv.OPERATION: semconv.CHAT, **{key: str(value) for key, value in named.items() if value}}
+
         record = self.spans.start_leaf(ChatRecord, "chat", run_id, parent_run_id, name, start, tags, metadata)
         if record is None:
             return
         record.model, record.settings = model, settings
-        record.task = None if parent_run_id is None else record.root.log.within.get(parent_run_id)
+        above = None if parent_run_id is None else self.spans.spots.get(parent_run_id)
+        record.task = None if above is None else above.task
         record.internal = "lc_internal_call" in facts
         record.tools = self._tool_specs.read(params.get("tools") or params.get("functions"))
         record.input = record.root.message_index.add_all(messages[0] if messages else ())
-        if record.root.source.foreign:
+        source = record.root.source
+        if source.foreign:
             record.span.set_attributes(
                 {attribute: settings[key] for key, attribute in semconv.REQUEST.items() if key in settings}
             )
-        if record.root.source.content:
+        if source.content:
             write_content(record, {semconv.INPUT_MESSAGES: record.input, semconv.TOOL_DEFINITIONS: record.tools})
 
     def on_llm_start(self, serialized: Any, prompts: list[str], *, run_id: UUID, **kwargs: Any) -> None:
@@ -223,24 +240,25 @@ class SpanHandler(GraphCallbackHandler):
 
     @never_raises
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
-        record = self.spans.records.get(run_id)
+        record = self._record(run_id)
         if not isinstance(record, ChatRecord) or record.done:
             return
         message, metadata = read_response(response)
         record.response = metadata
         if message is not None:
             record.output = record.root.message_index.add(message)
-        if record.root.source.foreign:
-            record.span.set_attributes(response_attributes(metadata, content=record.root.source.content))
-        if record.root.source.content:
+        source = record.root.source
+        if source.foreign:
+            record.span.set_attributes(response_attributes(metadata, content=source.content))
+        if source.content:
             write_content(record, {semconv.OUTPUT_MESSAGES: [record.output] if record.output else None})
-        if record.root.source.tokens:
+        if source.tokens:
             record.span.set_attributes(token_attributes(metadata))
         self.spans.end_leaf(record)
 
     @never_raises
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        record = self.spans.records.get(run_id)
+        record = self._record(run_id)
         if isinstance(record, ChatRecord) and not record.done:
             fail(record, error)
             self.spans.end_leaf(record)
@@ -262,13 +280,11 @@ class SpanHandler(GraphCallbackHandler):
     ) -> None:
         tool = (serialized or {}).get("name") or kwargs.get("name") or "tool"
         call_id = kwargs.get("tool_call_id")
-        start: dict[str, Any] = {
-            semconv.OPERATION: semconv.EXECUTE_TOOL,
-            semconv.TOOL_NAME: tool,
-            semconv.TOOL_TYPE: "function",
-        }
-        if call_id:
-            start[semconv.TOOL_CALL_ID] = str(call_id)
+
+        def start() -> dict[str, Any]:
+            named = {semconv.OPERATION: semconv.EXECUTE_TOOL, semconv.TOOL_NAME: tool, semconv.TOOL_TYPE: "function"}
+            return {**named, semconv.TOOL_CALL_ID: str(call_id)} if call_id else named
+
         record = self.spans.start_leaf(
             ToolRecord, "tool", run_id, parent_run_id, f"{semconv.EXECUTE_TOOL} {tool}", start, tags, metadata
         )
@@ -276,16 +292,15 @@ class SpanHandler(GraphCallbackHandler):
             return
         record.name, record.call_id = tool, str(call_id) if call_id else None
         record.arguments = plain(inputs) if inputs is not None else input_str
-        facts = tool_facts(metadata)
-        record.backend, record.fault = facts.get(TOOL_BACKEND), facts.get(TOOL_FAULT)
         if record.root.source.content:
             write_content(record, {semconv.TOOL_ARGUMENTS: record.arguments})
-        if facts:
+        if facts := tool_facts(metadata):
+            record.backend, record.fault = facts.get(TOOL_BACKEND), facts.get(TOOL_FAULT)
             record.span.set_attributes(facts)
 
     @never_raises
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        record = self.spans.records.get(run_id)
+        record = self._record(run_id)
         if not isinstance(record, ToolRecord) or record.done:
             return
         read = read_tool_result(output, record.call_id)
@@ -301,7 +316,7 @@ class SpanHandler(GraphCallbackHandler):
 
     @never_raises
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        record = self.spans.records.get(run_id)
+        record = self._record(run_id)
         if isinstance(record, ToolRecord) and not record.done:
             if isinstance(error, GraphBubbleUp):
                 record.interrupted = True

@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 from langgraph.types import Command
 
-from cm2_agent.langchain_messages import finish_reason, from_langchain, plain
+from cm2_agent.langchain_messages import finish_reason, plain, tool_answer
 from cm2_agent.types.dialogue_words import as_text
 from cm2_agent.types.json_values import CUT_AT, JSON
 from cm2_agent.types.messages import ToolSpec
@@ -79,6 +79,9 @@ class ResponseMetadata:
     finish_reason: str | None = None
 
 
+_NOTHING = ResponseMetadata()
+
+
 class ToolSpecReader:
     """Reads the tools offered to a model; the last few lists are cached, since an agent offers the same at every
     call."""
@@ -126,12 +129,17 @@ def read_request(params: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[s
     sources = (params, extra, facts) if isinstance(extra, Mapping) else (params, facts)
     settings: dict[str, JSON] = {}
     for source in sources:
+        keys = [key for key in source if key in _SPELLED]
+        if not keys:
+            continue
         found: dict[str, tuple[int, Any]] = {}
-        for key, value in source.items():
-            name, rank = _SPELLED.get(key, (None, 0))
-            if name is not None and value is not None and name not in settings and rank <= found.get(name, (rank,))[0]:
+        for key in keys:
+            (name, rank), value = _SPELLED[key], source[key]
+            if value is not None and name not in settings and rank <= found.get(name, (rank,))[0]:
                 found[name] = rank, value
         settings |= {name: plain(value) for name, (_, value) in found.items()}
+    if not settings:
+        return (str(model) if model else None), settings
     neutral = [name for name, values in _NEUTRAL.items() if name in settings and settings[name] in values]
     for name in neutral:
         del settings[name]
@@ -146,6 +154,9 @@ def read_response(response: LLMResult) -> tuple[BaseMessage | None, ResponseMeta
         return None, ResponseMetadata()
     message = generation.message if isinstance(generation, ChatGeneration) else AIMessage(content=generation.text)
     metadata: Mapping[str, Any] = message.response_metadata or generation.generation_info or {}
+    if not metadata:
+        usage = _usage(message, metadata, response.llm_output)
+        return message, ResponseMetadata(usage=usage) if usage else _NOTHING
     reported = metadata.get("sampling")
     sampling = plain(reported) if isinstance(reported, Mapping) else {}
     if metadata.get("untrainable"):
@@ -183,7 +194,7 @@ def read_tool_result(output: Any, call_id: str | None) -> ToolResult:
         if message is None:
             return ToolResult(result=plain(dict(update)) if update else None, call_id=call_id)
     if isinstance(message, ToolMessage):
-        answer = from_langchain(message).responses[0].response
+        answer = tool_answer(message.content)
         return ToolResult(
             result=answer,
             error=as_text(answer) if message.status == "error" else None,

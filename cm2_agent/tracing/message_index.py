@@ -38,11 +38,10 @@ _NOTICE: Final = "lc_source"
 class _Converted:
     """A LangChain message with our form of it."""
 
-    __slots__ = ("calls", "content", "message", "seen")
+    __slots__ = ("content", "message", "seen")
 
     def __init__(self, message: BaseMessage, seen: SeenMessage) -> None:
         self.message, self.seen = message, seen
-        self.calls = seen.message.tool_calls if isinstance(message, AIMessage) else ()
         content = message.content
         self.content = content if isinstance(content, str) else _copied(content)
 
@@ -154,6 +153,7 @@ class MessageIndex:
         self._state: tuple[Sequence[BaseMessage], list[SeenMessage]] = ((), [])
         # The last state with what was written since: the next one, where a node only adds
         self._expected: tuple[list[BaseMessage], list[SeenMessage]] = [], []
+        self._shared: list[SeenMessage] = []  # a copy of its entries, for as long as it is the same
 
     def add(self, message: BaseMessage) -> SeenMessage:
         """The entry of a message object. The same object is converted once, unless it was changed in between."""
@@ -198,7 +198,7 @@ class MessageIndex:
         found = as_messages(value) if value else None
         if found is None:
             return None
-        self._expected = [], []
+        self._expected, self._shared = ([], []), []
         entries = self.add_all(found)
         if self._begun and len(entries) == len(found):
             self._state = found, entries
@@ -207,6 +207,12 @@ class MessageIndex:
     def add_snapshot(self, value: Any) -> list[SeenMessage] | None:
         """The messages of the graph's state as one of its nodes is shown it. Only the last ones are looked at again:
         what stands before them is what it was when it was converted."""
+        if self._begun and type(value) is list and len(value) == len(self._expected[0]):
+            entries = self._as_expected(value)
+            if entries is not None:  # and so what it holds is known to be messages
+                self._state = value, entries
+                self._last = value, entries, max(self._last[2], len(value) - _RECENT)
+                return entries
         found = as_messages(value)
         if found is None:
             return None
@@ -228,7 +234,7 @@ class MessageIndex:
         if len(entries) == len(found):
             self._state = found, entries
             self._last = found, entries, settled
-            self._expected = list(found), list(entries)
+            self._expected, self._shared = (list(found), list(entries)), []
         return entries
 
     def _as_expected(self, messages: Sequence[BaseMessage]) -> list[SeenMessage] | None:
@@ -246,7 +252,9 @@ class MessageIndex:
             known = self._objects.get(id(message))
             if known is None or not known[1].holds(message):
                 return None
-        return [self.add(messages[0]), *entries] if more else list(entries)
+        if len(self._shared) != len(entries):
+            self._shared = list(entries)
+        return [self.add(messages[0]), *entries] if more else self._shared
 
     def _count_same(self, messages: Sequence[BaseMessage]) -> int:
         """How many of the first messages say what the first of the thread's last state did."""
@@ -314,7 +322,7 @@ def as_messages(value: Any) -> Sequence[BaseMessage] | None:
     """One message or a list, in any form LangChain accepts; None for what is neither."""
     if isinstance(value, BaseMessage):
         return [value]
-    if not isinstance(value, list | tuple):
+    if not isinstance(value, (list, tuple)):
         return None
     kinds = set(map(type, value))
     if kinds <= _KINDS or all(issubclass(kind, BaseMessage) for kind in kinds):

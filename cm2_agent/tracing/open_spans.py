@@ -17,14 +17,16 @@ from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.runnables.config import var_child_runnable_config
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
-from opentelemetry.trace import Status, StatusCode, set_span_in_context
+from opentelemetry.trace import Span, Status, StatusCode, set_span_in_context
 
 from cm2_agent.tracing import semconv
 from cm2_agent.tracing.agents import Place
 from cm2_agent.tracing.caller import session_of, user_of
 from cm2_agent.tracing.message_index import MessageIndex, ThreadMessages
+from cm2_agent.tracing.private_tracer import NOBODYS, new_span_id
 from cm2_agent.tracing.span_attributes import as_json, caller_facts, error_message, fact_attributes
 from cm2_agent.tracing.span_records import ChatRecord, Record, RootRecord, Source, ToolRecord, key_of
+from cm2_agent.tracing.state_log import NodeTask
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.run import UNFINISHED
 from cm2_agent.types.run_attributes import GUARD_ATTEMPT
@@ -38,6 +40,17 @@ _instances_lock = threading.Lock()
 _Leaf = TypeVar("_Leaf", ChatRecord, ToolRecord)
 
 
+class Spot:
+    """Where a LangChain run belongs: the record (its own, or that of the run above it which has one), its place, the
+    node's task that it is part of, and the task that it is itself until that ends."""
+
+    __slots__ = ("own", "place", "record", "task")
+
+    def __init__(self, record: Record, place: Place, task: NodeTask | None = None) -> None:
+        self.record, self.place, self.task = record, place, task
+        self.own: NodeTask | None = None
+
+
 class OpenSpans:
     """The open roots of one handler with everything below them, by LangChain's run ids.
 
@@ -46,9 +59,9 @@ class OpenSpans:
 
     def __init__(self, source: Callable[[], Source]) -> None:
         self.source = source
-        self.records: dict[UUID, Record] = {}
-        """The record that each run belongs to."""
-        self._ended, self._ended_before = set[int](), set[int]()
+        self.spots: dict[UUID, Spot] = {}
+        self._ended, self._ended_before = set[Any](), set[Any]()
+        """The numbers of run ids of roots that have ended."""
         self._threads = ThreadMessages()
         self._lock = threading.Lock()
         with _instances_lock:
@@ -57,41 +70,41 @@ class OpenSpans:
     def open_roots(self) -> list[RootRecord]:
         """The roots that have not ended."""
         with self._lock:
-            return list({record.root.run_id: record.root for record in self.records.values()}.values())
+            return list({spot.record.root.run_id: spot.record.root for spot in list(self.spots.values())}.values())
 
     def root(self, run_id: UUID | None) -> RootRecord | None:
         """The run's record if the run is itself a root."""
-        record = self.records.get(run_id) if run_id is not None else None
+        spot = self.spots.get(run_id) if run_id is not None else None
+        record = None if spot is None else spot.record
         return record if isinstance(record, RootRecord) and record.run_id == run_id else None
 
-    def parent(self, parent_run_id: UUID | None) -> Record | None:
-        """The record under which a run with this parent stands; None where it starts a root."""
+    def above(self, parent_run_id: UUID | None) -> Spot | None:
+        """Where a run with this parent stands; None where it starts a root."""
         if parent_run_id is not None:
-            return self.records.get(parent_run_id)
+            return self.spots.get(parent_run_id)
         around = var_child_runnable_config.get()
         callbacks = around.get("callbacks") if around else None
         if isinstance(callbacks, BaseCallbackManager) and callbacks.parent_run_id is not None:
-            return self.records.get(callbacks.parent_run_id)
+            found = self.spots.get(callbacks.parent_run_id)
+            return None if found is None else self.spots.get(found.record.run_id)
         return None
 
     def has_ended(self, run_id: UUID | None) -> bool:
         """Whether the run was part of a root that has ended."""
-        return run_id is not None and (run_id.int in self._ended or run_id.int in self._ended_before)
+        number = getattr(run_id, "int", run_id)
+        return number in self._ended or number in self._ended_before
 
     def pass_through(
-        self,
-        run_id: UUID,
-        parent: Record,
-        parent_run_id: UUID | None = None,
-        name: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> None:
+        self, run_id: UUID, above: Spot, name: str | None = None, metadata: Mapping[str, Any] | None = None
+    ) -> Spot:
         """A run without a span of its own: what it starts hangs from its parent's."""
-        root = parent.root
-        self.records[run_id] = parent
+        record = above.record
+        root = record.root
+        spot = self.spots[run_id] = Spot(record, above.place.below(name, metadata), above.task)
         root.run_ids.append(run_id)
-        root.places[run_id] = _place_above(parent, parent_run_id).below(name, metadata)
-        _ask_config(root)
+        if not root.asked_config:
+            _ask_config(root)
+        return spot
 
     def start_root(
         self,
@@ -131,10 +144,10 @@ class OpenSpans:
         root.facts = caller_facts(facts, tags)
         root.user, root.session = user_of(facts), session_of(facts)
         root.tags = tuple(root.facts.get("tags") or ()) if tags else ()
-        root.place = root.places[run_id] = Place.of_root(name, facts)
+        root.place = Place.of_root(name, facts)
         if source.foreign:
             span.set_attributes(fact_attributes(_shown(root.facts, source)))
-        self._add(root)
+        self._add(root, root.place)
         return root
 
     def start_leaf(
@@ -144,40 +157,48 @@ class OpenSpans:
         run_id: UUID,
         parent_run_id: UUID | None,
         name: str,
-        start: Mapping[str, Any],
+        start: Callable[[], Mapping[str, Any]],
         tags: Sequence[str] | None,
         metadata: Mapping[str, Any] | None,
     ) -> _Leaf | None:
         """A span for a model or tool call; None where the run has one already or its root has ended. A call outside
-        every root (a bare model) gets a root of its own."""
-        if run_id in self.records:
+        every root (a bare model) gets a root of its own. `start` are the span's first attributes, where somebody reads
+        them."""
+        if run_id in self.spots:
             return None
-        parent = self.parent(parent_run_id)
-        if parent is None:
+        above = self.above(parent_run_id)
+        if above is None:
             if self.has_ended(parent_run_id):
                 return None
-            parent = self.start_root(run_id, parent_run_id, name.partition(" ")[2] or name, tags, metadata)
-        source = parent.root.source
+            root = self.start_root(run_id, parent_run_id, name.partition(" ")[2] or name, tags, metadata)
+            above = Spot(root, root.place)
+        parent = above.record
+        root, source = parent.root, parent.root.source
         started = time.time_ns()
-        span = source.tracer.start_span(name, context=parent.context, attributes=start, start_time=started)
+        span: Span
+        if source.foreign:
+            span = source.tracer.start_span(name, context=parent.context, attributes=start(), start_time=started)
+            key, context = key_of(span), set_span_in_context(span, parent.context)
+        else:
+            span, key, context = NOBODYS, (root.key[0], new_span_id()), parent.context
+        place = above.place.below(name, metadata)
         record = cls(
             kind=kind,
             run_id=run_id,
             name=name,
-            root=parent.root,
+            root=root,
             parent=parent,
             span=span,
-            key=key_of(span),
-            context=set_span_in_context(span, parent.context) if source.foreign else parent.context,
+            key=key,
+            context=context,
             started=started,
             in_tool=parent.in_tool or parent.kind == "tool",
-            attempt=(metadata or {}).get(GUARD_ATTEMPT),
-            place=_place_above(parent, parent_run_id).below(name, metadata),
+            attempt=metadata.get(GUARD_ATTEMPT) if metadata else None,
+            place=place,
         )
-        if kind == "tool":
-            record.root.places[run_id] = record.place.within_tool(name.partition(" ")[2])
-        _ask_config(record.root)
-        self._add(record)
+        if not root.asked_config:
+            _ask_config(root)
+        self._add(record, place.within_tool(name.partition(" ")[2]) if kind == "tool" else place)
         if source.foreign:
             record.token = otel_context.attach(record.context)
         return record
@@ -210,19 +231,19 @@ class OpenSpans:
         self._threads.remember(root.thread, root.message_index)
         with self._lock:
             for run_id in root.run_ids:
-                self.records.pop(run_id, None)
+                self.spots.pop(run_id, None)
             if len(self._ended) > _REMEMBERED:
                 self._ended, self._ended_before = set(), self._ended
-            self._ended.update([run_id.int for run_id in root.run_ids])
+            self._ended.update([getattr(run_id, "int", run_id) for run_id in root.run_ids])
         self._end(root)
 
-    def _add(self, record: Record) -> None:
+    def _add(self, record: Record, place: Place) -> None:
         root = record.root
         with self._lock:
-            self.records[record.run_id] = record
+            self.spots[record.run_id] = Spot(record, place)
             root.run_ids.append(record.run_id)
             root.open[record.run_id] = record
-            if record.span.is_recording():
+            if root.source.foreign and record.span.is_recording():
                 root.source.by_key[record.key] = record
 
     def _end(self, record: Record) -> None:
@@ -231,10 +252,11 @@ class OpenSpans:
                 return
             record.done = True
             record.root.open.pop(record.run_id, None)
-        recording = record.span.is_recording()
+        source = record.root.source
+        recording = source.foreign and record.span.is_recording()
         record.span.end()
         if not recording:
-            record.root.source.on_end(record, record.started, time.time_ns())
+            source.on_end(record, record.started, time.time_ns())
 
 
 def fail(record: Record, error: BaseException) -> None:
@@ -275,16 +297,9 @@ def _shown(facts: Mapping[str, JSON], source: Source) -> Mapping[str, JSON]:
     return facts if source.redactor is None else source.redactor.redact_json(facts)
 
 
-def _place_above(parent: Record, parent_run_id: UUID | None) -> Place:
-    places = parent.root.places
-    return places.get(parent.run_id if parent_run_id is None else parent_run_id) or parent.place
-
-
 def _ask_config(root: RootRecord) -> None:
     """The ids of user and session, where `configurable` or the graph's context has them. LangChain shows callbacks
     neither: they are read from the config of the first node that calls something."""
-    if root.asked_config:
-        return
     configurable = (var_child_runnable_config.get() or {}).get("configurable")
     if not configurable:
         return
@@ -298,4 +313,4 @@ def _ask_config(root: RootRecord) -> None:
 def _is_recorded(run_id: UUID) -> bool:
     """Whether the run is part of one that some handler records."""
     with _instances_lock:
-        return any(run_id in spans.records for spans in _instances)
+        return any(run_id in spans.spots for spans in _instances)

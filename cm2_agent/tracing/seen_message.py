@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import Any, Final
 
 from cm2_agent.types.json_values import canonical_json
-from cm2_agent.types.messages import SHOWN, Message, Text
+from cm2_agent.types.messages import SHOWN, Message, Text, part_to_json
 
 _BITS: Final = 64
 _LONGEST: Final = 1 << 18
@@ -41,7 +41,10 @@ class SeenMessage:
     def hash(self) -> int:
         """Of id and content; the same in every process."""
         if self._hash is None:
-            text = canonical_json([self.id, *_content(self.message)])
+            content = _content(self.message)
+            text = canonical_json([self.id, *content])
+            if len(text) > _LONGEST:
+                text = canonical_json([self.id, *map(_shortened, content)])
             self._hash = int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_BITS // 8).digest())
         return self._hash
 
@@ -82,9 +85,10 @@ class Removal:
 
 
 def _signature(message: Message) -> Hashable:
-    calls = tuple((call.id, call.name, None if call.id else _text(call.arguments)) for call in message.tool_calls)
-    responses = tuple((part.id, None if part.id else _text(part.response)) for part in message.responses)
-    counted = len(message.tool_calls) + len(message.responses)
+    asked, answered = message.tool_calls, message.responses
+    calls = tuple([(call.id, call.name, None if call.id else _text(call.arguments)) for call in asked])
+    responses = tuple([(part.id, None if part.id else _text(part.response)) for part in answered])
+    counted = len(asked) + len(answered)
     others = (
         ()
         if counted + 1 >= len(message.parts)
@@ -95,9 +99,10 @@ def _signature(message: Message) -> Hashable:
 
 def _content(message: Message) -> list[Any]:
     """What of a message counts in the hash of a state: not how the model stopped, nor our marks."""
-    if all(type(part) is Text for part in message.parts):
-        return [message.role, _shortened(message.text)]
-    return [message.role, *(_shortened(part) for part in message.to_json()["parts"])]
+    parts = message.parts
+    if not parts or (type(parts[0]) is Text and all(type(part) is Text for part in parts)):
+        return [message.role, message.text]
+    return [message.role, *map(part_to_json, parts)]
 
 
 def _shortened(value: Any) -> Any:

@@ -105,7 +105,7 @@ class ToolRecord(LeafRecord):
 class RootRecord(Record):
     """A root: one invocation of a graph. `inputs` is its input, `input_messages` and `final_messages` are the messages
     of its input and of its final state, where there are any; `log` says what its nodes did with them in between.
-    `places` are those of the runs below it. `open` holds the records of spans that have not ended, `records` those that
+    `open` holds the records of spans that have not ended, `records` those that
     have. `pid` is the process that began it."""
 
     source: Source = field(kw_only=True)
@@ -122,7 +122,6 @@ class RootRecord(Record):
     interrupted: bool = False
     interrupts: list[Any] = field(default_factory=list)
     run_ids: list[UUID] = field(default_factory=list)
-    places: dict[UUID, Place] = field(default_factory=dict)
     user: str | None = None
     session: str | None = None
     tags: tuple[str, ...] = ()

@@ -67,6 +67,8 @@ class GraphLog:
 
     def messages(self, state: Any) -> Any:
         """The messages of what a node is shown or writes."""
+        if type(state) is dict and self.key == "messages" and "messages" in state:
+            return state["messages"]
         key, found = state_messages(state)
         if self.key is None:
             self.key = key if found else None
@@ -90,11 +92,9 @@ class GraphLog:
 
 @dataclass(slots=True, eq=False)
 class StateLog:
-    """The logs of a run's graphs by the LangChain ids of their runs; `within` says which task a run is part of."""
+    """The logs of a run's graphs by the LangChain ids of their runs."""
 
     graphs: dict[UUID, GraphLog] = field(default_factory=dict)
-    within: dict[UUID, NodeTask] = field(default_factory=dict)
-    _tasks: dict[UUID, NodeTask] = field(default_factory=dict)
 
     def forget(self) -> None:
         """Let the graphs go of their tasks, which refer to them."""
@@ -107,16 +107,21 @@ class StateLog:
         return graph is not None and any(write for task in graph.tasks for write, _ in task.writes)
 
     def start(
-        self, index: MessageIndex, run_id: UUID, parent: UUID, inputs: Any, tags: Any, metadata: Mapping[str, Any]
-    ) -> None:
-        """A chain has started below the run's root."""
-        around = self.within.get(parent)
+        self,
+        index: MessageIndex,
+        parent: UUID,
+        around: NodeTask | None,
+        inputs: Any,
+        tags: Any,
+        metadata: Mapping[str, Any],
+    ) -> NodeTask | None:
+        """A chain has started below the run's root, within the task `around`: the task that it is itself, None where
+        it is no node's."""
         step = metadata.get("langgraph_step")
-        start = metadata.get("langgraph_node") == START  # it is shown the input alone, and no state
-        if start or not isinstance(step, int) or not _is_task(tags):
-            if around is not None:
-                self.within[run_id] = around
-            return
+        if not isinstance(step, int) or not _is_task(tags):
+            return None
+        if metadata.get("langgraph_node") == START:  # it is shown the input alone, and no state
+            return None
         graph = self.graphs.get(parent)
         if graph is None:
             graph = self.graphs[parent] = GraphLog(around)
@@ -129,35 +134,33 @@ class StateLog:
             if earlier.step != step:
                 break
             earlier.retried = earlier.retried or earlier.path == task.path
-        self._tasks[run_id] = self.within[run_id] = task
         graph.tasks.append(task)
+        return task
 
-    def end(self, index: MessageIndex, run_id: UUID, outputs: Any) -> None:
-        """A chain has ended."""
-        task = self._tasks.pop(run_id, None)
-        if task is not None:
-            _add_writes(task, index, outputs)
-            task.ended = time.time_ns()
-
-    def fail(self, index: MessageIndex, run_id: UUID, error: BaseException) -> None:
-        """A chain has ended with an exception. One that sends the parent graph elsewhere may bring it messages."""
-        task = self._tasks.pop(run_id, None)
-        if task is not None:
-            if isinstance(error, ParentCommand):
-                _add_writes(task, index, error.args[0])
-                task.ended = time.time_ns()
-            task.stopped = isinstance(error, GraphInterrupt)
-
-    def resume(self, run_id: UUID) -> None:
-        """A subgraph goes on from a checkpoint."""
+    def resume(self, run_id: UUID, around: NodeTask | None) -> None:
+        """A subgraph, within the task `around`, goes on from a checkpoint."""
         if run_id not in self.graphs:
-            self.graphs[run_id] = GraphLog(self.within.get(run_id))
+            self.graphs[run_id] = GraphLog(around)
         self.graphs[run_id].resumed = True
+
+
+def end_task(task: NodeTask, index: MessageIndex, outputs: Any) -> None:
+    """A node has ended."""
+    _add_writes(task, index, outputs)
+    task.ended = time.time_ns()
+
+
+def fail_task(task: NodeTask, index: MessageIndex, error: BaseException) -> None:
+    """A node has ended with an exception. One that sends the parent graph elsewhere may bring it messages."""
+    if isinstance(error, ParentCommand):
+        _add_writes(task, index, error.args[0])
+        task.ended = time.time_ns()
+    task.stopped = isinstance(error, GraphInterrupt)
 
 
 def _is_task(tags: Any) -> bool:
     """Whether LangGraph says by a tag that the chain is a node's task."""
-    return any(isinstance(tag, str) and tag.startswith(_NODE_TAG) for tag in tags or ())
+    return bool(tags) and any(isinstance(tag, str) and tag.startswith(_NODE_TAG) for tag in tags)
 
 
 def _sortable(part: Any) -> str:
@@ -173,7 +176,9 @@ def _add_writes(task: NodeTask, index: MessageIndex, outputs: Any) -> None:
     if isinstance(outputs, Command):
         outputs = outputs.update
     values: list[Any]
-    if isinstance(outputs, BaseMessage):
+    if type(outputs) is dict:
+        values = [task.graph.messages(outputs)]
+    elif isinstance(outputs, BaseMessage):
         values = [outputs] if _is_list_state(task) else []
     elif isinstance(outputs, list | tuple):
         if outputs and isinstance(outputs[0], BaseMessage):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import json.encoder
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 JSON: TypeAlias = Any
@@ -14,8 +15,31 @@ CUT_AT = 262_144
 artifact)."""
 
 
-_in_order = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
-_canonical = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+_SCALARS = frozenset({str, int, type(None)})
+
+
+def _encoder(*, sort_keys: bool) -> Callable[[JSON], str]:
+    """`json.JSONEncoder.encode` without spaces, with real characters, for short values: that makes the C encoder anew
+    for every value, which takes most of its time. Where there is no C encoder, and for what may hold itself, it is
+    what encodes."""
+    plain = json.JSONEncoder(ensure_ascii=False, sort_keys=sort_keys, separators=(",", ":"), allow_nan=False)
+    make: Any = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        return plain.encode
+    # without markers: a list within itself ends in RecursionError, and `plain` then says what is wrong
+    chunks = make(None, plain.default, json.encoder.encode_basestring, None, ":", ",", sort_keys, False, False)
+
+    def encode(value: JSON) -> str:
+        try:
+            return "".join(chunks(value, 0))
+        except RecursionError:
+            return plain.encode(value)
+
+    return encode
+
+
+_in_order = _encoder(sort_keys=False)
+_canonical = _encoder(sort_keys=True)
 
 
 def canonical_json(value: JSON) -> str:
@@ -42,6 +66,9 @@ def content_hash(value: JSON) -> str:
 def same_json(left: JSON, right: JSON) -> bool:
     """Structural equality of JSON values: key order and the spelling of numbers (1 and 1.0) do not matter, true is not
     1."""
+    kind = type(left)
+    if kind is type(right) and kind in _SCALARS:
+        return bool(left == right)
     if isinstance(left, bool) or isinstance(right, bool):
         return left is right
     if isinstance(left, Mapping) and isinstance(right, Mapping):

@@ -193,7 +193,7 @@ class Message:
     @cached_property
     def text(self) -> str:
         """All text parts, joined by line breaks; reasoning is not among them."""
-        return "\n".join(part.content for part in self.parts if isinstance(part, Text))
+        return "\n".join([part.content for part in self.parts if isinstance(part, Text)])
 
     @cached_property
     def reasoning(self) -> str:
@@ -201,11 +201,11 @@ class Message:
 
     @cached_property
     def tool_calls(self) -> tuple[ToolCall, ...]:
-        return tuple(part for part in self.parts if isinstance(part, ToolCall))
+        return tuple([part for part in self.parts if isinstance(part, ToolCall)])
 
     @cached_property
     def responses(self) -> tuple[ToolCallResponse, ...]:
-        return tuple(part for part in self.parts if isinstance(part, ToolCallResponse))
+        return tuple([part for part in self.parts if isinstance(part, ToolCallResponse)])
 
     def to_json(self) -> dict[str, JSON]:
         out: dict[str, JSON] = {**self.extra, "role": self.role, "parts": [part_to_json(part) for part in self.parts]}
