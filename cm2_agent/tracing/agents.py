@@ -33,11 +33,11 @@ class Place(NamedTuple):
     def below(self, name: str | None, metadata: Mapping[str, Any] | None) -> Place:
         """The place of a run that this one started."""
         facts = metadata or {}
-        namespace = facts.get("langgraph_checkpoint_ns") or self.namespace
-        if namespace == self.namespace or _depth(namespace) <= _depth(self.namespace):
+        own, namespace = self.namespace, facts.get("langgraph_checkpoint_ns") or self.namespace
+        if namespace == own or (own and _depth(namespace) <= _depth(own)):
             if name is None or name == self.name:
                 return Place(self.name, self.namespace, self.agent, self.node, self.tool) if self.root else self
-            return Place(name or self.name, self.namespace, self.agent, self.node, self.tool)
+            return Place(name or self.name, own, self.agent, self.node, self.tool)
         # The run is a node, and this one its graph; or a task of the functional API, and this one what called it.
         path = facts.get("langgraph_path")
         task = isinstance(path, list | tuple) and len(path) > 1 and isinstance(path[1], list | tuple)

@@ -43,8 +43,13 @@ def session_of(values: Any) -> str | None:
 
 
 def _first(values: Any, keys: Sequence[str]) -> str | None:
+    if values is None:
+        return None
+    named = isinstance(values, Mapping)
     for key in keys:
-        value = values.get(key) if isinstance(values, Mapping) else getattr(values, key, None)
+        value = values.get(key) if named else getattr(values, key, None)
+        if value is None:
+            continue
         if isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip():
             return str(value)
     return None

@@ -76,13 +76,16 @@ class SpanHandler(GraphCallbackHandler):
                 fail(root, GeneratorExit())
                 self.spans.end_root(root)
 
+    def _failed(self, method: str, error: Exception) -> None:
+        """What `never_raises` does: the callbacks that come most often do without another call around them."""
+        self.incidents.add(f"capture: {type(error).__name__} in {method}", error)
+
     def _record(self, run_id: UUID) -> Record | None:
         spot = self.spans.spots.get(run_id)
         return None if spot is None else spot.record
 
     # Chains: the root, and what passes through
 
-    @never_raises
     def on_chain_start(
         self,
         serialized: Any,
@@ -94,45 +97,50 @@ class SpanHandler(GraphCallbackHandler):
         metadata: Any = None,
         **kwargs: Any,
     ) -> None:
-        spans = self.spans
-        if run_id in spans.spots:  # the handler is in the list twice: in the graph's config and in the caller's
-            return
-        above = spans.above(parent_run_id)
-        if above is not None:
-            spot = spans.pass_through(run_id, above, kwargs.get("name"), metadata)
-            record = spot.record
-            if parent_run_id is not None and not record.in_tool and record.kind != "tool":
-                root = record.root
-                task = root.log.start(root.message_index, parent_run_id, spot.task, inputs, tags, metadata or {})
-                if task is not None:
-                    spot.task = spot.own = task
-        elif not spans.has_ended(parent_run_id):
-            root = spans.start_root(run_id, parent_run_id, kwargs.get("name") or "agent", tags, metadata)
-            root.inputs = inputs
-            root.input_messages = root.message_index.add_state(inputs)
-            root.input = self._value(root, inputs, "user")
-            if root.source.content:
-                said = [message.to_json() for message in root.input.said or ()]
-                write_content(root, {semconv.INPUT_MESSAGES: said or root.input_messages})
+        try:
+            spans = self.spans
+            if run_id in spans.spots:  # the handler is in the list twice: in the graph's config and in the caller's
+                return
+            above = spans.above(parent_run_id)
+            if above is not None:
+                spot = spans.pass_through(run_id, above, kwargs.get("name"), metadata)
+                record = spot.record
+                if parent_run_id is not None and not record.in_tool and record.kind != "tool":
+                    root = spot.root
+                    task = root.log.start(root.message_index, parent_run_id, spot.task, inputs, tags, metadata or {})
+                    if task is not None:
+                        spot.task = spot.own = task
+            elif not spans.has_ended(parent_run_id):
+                root = spans.start_root(run_id, parent_run_id, kwargs.get("name") or "agent", tags, metadata)
+                root.inputs = inputs
+                root.input_messages = root.message_index.add_state(inputs)
+                root.input = self._value(root, inputs, "user")
+                if root.source.content:
+                    said = [message.to_json() for message in root.input.said or ()]
+                    write_content(root, {semconv.INPUT_MESSAGES: said or root.input_messages})
+        except Exception as error:
+            self._failed("on_chain_start", error)
 
-    @never_raises
     def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        spot = self.spans.spots.get(run_id)
-        if spot is None:
-            return
-        task, record = spot.own, spot.record
-        if task is not None:
-            spot.own = None
-            end_task(task, record.root.message_index, outputs)
-        elif isinstance(record, RootRecord) and record.run_id == run_id:
-            root = record
-            try:
-                root.final_messages = root.message_index.add_state(outputs)
-                root.output = self._value(root, outputs, "assistant")
-                if root.interrupts:
-                    root.output = with_interrupts(root.output, root.interrupts)
-            finally:
-                self.spans.end_root(root)
+        try:
+            spot = self.spans.spots.get(run_id)
+            if spot is None:
+                return
+            task, record = spot.own, spot.record
+            if task is not None:
+                spot.own = None
+                end_task(task, spot.root.message_index, outputs)
+            elif isinstance(record, RootRecord) and record.run_id == run_id:
+                root = record
+                try:
+                    root.final_messages = root.message_index.add_state(outputs)
+                    root.output = self._value(root, outputs, "assistant")
+                    if root.interrupts:
+                        root.output = with_interrupts(root.output, root.interrupts)
+                finally:
+                    self.spans.end_root(root)
+        except Exception as error:
+            self._failed("on_chain_end", error)
 
     def _value(self, root: RootRecord, value: Any, role: Literal["user", "assistant"]) -> GraphValue:
         """A graph's input or output; what a selector does not find is counted, and nothing was said then."""
@@ -164,7 +172,7 @@ class SpanHandler(GraphCallbackHandler):
             self.spans.end_root(root)
         elif (spot := self.spans.spots.get(run_id)) is not None and (task := spot.own) is not None:
             spot.own = None
-            fail_task(task, spot.record.root.message_index, error)
+            fail_task(task, spot.root.message_index, error)
 
     @never_raises
     def on_retriever_start(
@@ -172,7 +180,7 @@ class SpanHandler(GraphCallbackHandler):
     ) -> None:
         above = self.spans.above(parent_run_id)
         if above is not None:
-            self.spans.pass_through(run_id, Spot(above.record, above.record.place))
+            self.spans.pass_through(run_id, Spot(above.record, above.root, above.record.place))
 
     @never_raises
     def on_interrupt(self, event: GraphInterruptEvent) -> None:
@@ -185,17 +193,16 @@ class SpanHandler(GraphCallbackHandler):
         if (root := self.spans.root(event.run_id)) is not None:
             root.resumed = True
         elif event.run_id is not None and (spot := self.spans.spots.get(event.run_id)) is not None:
-            spot.record.root.log.resume(event.run_id, spot.task)
+            spot.root.log.resume(event.run_id, spot.task)
 
     @never_raises
     def on_custom_event(self, name: str, data: Any, *, run_id: UUID, **kwargs: Any) -> None:
         spot = self.spans.spots.get(run_id)
         if name == FACTS and spot is not None and isinstance(data, Mapping):
-            spot.record.root.facts.update(data)
+            spot.root.facts.update(data)
 
     # Model calls
 
-    @never_raises
     def on_chat_model_start(
         self,
         serialized: Any,
@@ -207,54 +214,59 @@ class SpanHandler(GraphCallbackHandler):
         metadata: Any = None,
         **kwargs: Any,
     ) -> None:
-        params = kwargs.get("invocation_params") or {}
-        facts = metadata or {}
-        model, settings = read_request(params, facts)
-        name = f"{semconv.CHAT} {model}" if model else semconv.CHAT
+        try:
+            params = kwargs.get("invocation_params") or {}
+            facts = metadata or {}
+            model, settings = read_request(params, facts)
+            name = f"{semconv.CHAT} {model}" if model else semconv.CHAT
 
-        def start() -> dict[str, Any]:
-            named = {semconv.PROVIDER: facts.get("ls_provider"), semconv.REQUEST_MODEL: model}
-            return {semconv.OPERATION: semconv.CHAT, **{key: str(value) for key, value in named.items() if value}}
+            def start() -> dict[str, Any]:
+                named = {semconv.PROVIDER: facts.get("ls_provider"), semconv.REQUEST_MODEL: model}
+                return {semconv.OPERATION: semconv.CHAT, **{key: str(value) for key, value in named.items() if value}}
 
-        record = self.spans.start_leaf(ChatRecord, "chat", run_id, parent_run_id, name, start, tags, metadata)
-        if record is None:
-            return
-        record.model, record.settings = model, settings
-        above = None if parent_run_id is None else self.spans.spots.get(parent_run_id)
-        record.task = None if above is None else above.task
-        record.internal = "lc_internal_call" in facts
-        record.tools = self._tool_specs.read(params.get("tools") or params.get("functions"))
-        record.input = record.root.message_index.add_all(messages[0] if messages else ())
-        source = record.root.source
-        if source.foreign:
-            record.span.set_attributes(
-                {attribute: settings[key] for key, attribute in semconv.REQUEST.items() if key in settings}
-            )
-        if source.content:
-            write_content(record, {semconv.INPUT_MESSAGES: record.input, semconv.TOOL_DEFINITIONS: record.tools})
+            record = self.spans.start_leaf(ChatRecord, "chat", run_id, parent_run_id, name, start, tags, metadata)
+            if record is None:
+                return
+            record.model, record.settings = model, settings
+            above = None if parent_run_id is None else self.spans.spots.get(parent_run_id)
+            record.task = None if above is None else above.task
+            record.internal = "lc_internal_call" in facts
+            record.tools = self._tool_specs.read(params.get("tools") or params.get("functions"))
+            record.input = record.root.message_index.add_all(messages[0] if messages else ())
+            source = record.root.source
+            if source.foreign:
+                record.span.set_attributes(
+                    {attribute: settings[key] for key, attribute in semconv.REQUEST.items() if key in settings}
+                )
+            if source.content:
+                write_content(record, {semconv.INPUT_MESSAGES: record.input, semconv.TOOL_DEFINITIONS: record.tools})
+        except Exception as error:
+            self._failed("on_chat_model_start", error)
 
     def on_llm_start(self, serialized: Any, prompts: list[str], *, run_id: UUID, **kwargs: Any) -> None:
         self.on_chat_model_start(
             serialized, [[HumanMessage(content=prompt) for prompt in prompts]], run_id=run_id, **kwargs
         )
 
-    @never_raises
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
-        record = self._record(run_id)
-        if not isinstance(record, ChatRecord) or record.done:
-            return
-        message, metadata = read_response(response)
-        record.response = metadata
-        if message is not None:
-            record.output = record.root.message_index.add(message)
-        source = record.root.source
-        if source.foreign:
-            record.span.set_attributes(response_attributes(metadata, content=source.content))
-        if source.content:
-            write_content(record, {semconv.OUTPUT_MESSAGES: [record.output] if record.output else None})
-        if source.tokens:
-            record.span.set_attributes(token_attributes(metadata))
-        self.spans.end_leaf(record)
+        try:
+            record = self._record(run_id)
+            if not isinstance(record, ChatRecord) or record.done:
+                return
+            message, metadata = read_response(response)
+            record.response = metadata
+            if message is not None:
+                record.output = record.root.message_index.add(message)
+            source = record.root.source
+            if source.foreign:
+                record.span.set_attributes(response_attributes(metadata, content=source.content))
+            if source.content:
+                write_content(record, {semconv.OUTPUT_MESSAGES: [record.output] if record.output else None})
+            if source.tokens:
+                record.span.set_attributes(token_attributes(metadata))
+            self.spans.end_leaf(record)
+        except Exception as error:
+            self._failed("on_llm_end", error)
 
     @never_raises
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
@@ -265,7 +277,6 @@ class SpanHandler(GraphCallbackHandler):
 
     # Tools
 
-    @never_raises
     def on_tool_start(
         self,
         serialized: Any,
@@ -278,41 +289,50 @@ class SpanHandler(GraphCallbackHandler):
         inputs: Any = None,
         **kwargs: Any,
     ) -> None:
-        tool = (serialized or {}).get("name") or kwargs.get("name") or "tool"
-        call_id = kwargs.get("tool_call_id")
+        try:
+            tool = (serialized or {}).get("name") or kwargs.get("name") or "tool"
+            call_id = kwargs.get("tool_call_id")
 
-        def start() -> dict[str, Any]:
-            named = {semconv.OPERATION: semconv.EXECUTE_TOOL, semconv.TOOL_NAME: tool, semconv.TOOL_TYPE: "function"}
-            return {**named, semconv.TOOL_CALL_ID: str(call_id)} if call_id else named
+            def start() -> dict[str, Any]:
+                named = {
+                    semconv.OPERATION: semconv.EXECUTE_TOOL,
+                    semconv.TOOL_NAME: tool,
+                    semconv.TOOL_TYPE: "function",
+                }
+                return {**named, semconv.TOOL_CALL_ID: str(call_id)} if call_id else named
 
-        record = self.spans.start_leaf(
-            ToolRecord, "tool", run_id, parent_run_id, f"{semconv.EXECUTE_TOOL} {tool}", start, tags, metadata
-        )
-        if record is None:
-            return
-        record.name, record.call_id = tool, str(call_id) if call_id else None
-        record.arguments = plain(inputs) if inputs is not None else input_str
-        if record.root.source.content:
-            write_content(record, {semconv.TOOL_ARGUMENTS: record.arguments})
-        if facts := tool_facts(metadata):
-            record.backend, record.fault = facts.get(TOOL_BACKEND), facts.get(TOOL_FAULT)
-            record.span.set_attributes(facts)
+            record = self.spans.start_leaf(
+                ToolRecord, "tool", run_id, parent_run_id, f"{semconv.EXECUTE_TOOL} {tool}", start, tags, metadata
+            )
+            if record is None:
+                return
+            record.name, record.call_id = tool, str(call_id) if call_id else None
+            record.arguments = plain(inputs) if inputs is not None else input_str
+            if record.root.source.content:
+                write_content(record, {semconv.TOOL_ARGUMENTS: record.arguments})
+            if facts := tool_facts(metadata):
+                record.backend, record.fault = facts.get(TOOL_BACKEND), facts.get(TOOL_FAULT)
+                record.span.set_attributes(facts)
+        except Exception as error:
+            self._failed("on_tool_start", error)
 
-    @never_raises
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        record = self._record(run_id)
-        if not isinstance(record, ToolRecord) or record.done:
-            return
-        read = read_tool_result(output, record.call_id)
-        record.result, record.error, record.artifact = read.result, read.error, read.artifact
-        record.call_id = record.call_id or read.call_id
-        record.handoff = isinstance(output, Command) and output.graph == Command.PARENT
-        if record.error is not None:
-            record.span.set_attribute(semconv.ERROR_TYPE, "ToolError")
-            write_status(record)
-        if record.root.source.content:
-            write_content(record, {semconv.TOOL_RESULT: record.result})
-        self.spans.end_leaf(record)
+        try:
+            record = self._record(run_id)
+            if not isinstance(record, ToolRecord) or record.done:
+                return
+            read = read_tool_result(output, record.call_id)
+            record.result, record.error, record.artifact = read.result, read.error, read.artifact
+            record.call_id = record.call_id or read.call_id
+            record.handoff = isinstance(output, Command) and output.graph == Command.PARENT
+            if record.error is not None:
+                record.span.set_attribute(semconv.ERROR_TYPE, "ToolError")
+                write_status(record)
+            if record.root.source.content:
+                write_content(record, {semconv.TOOL_RESULT: record.result})
+            self.spans.end_leaf(record)
+        except Exception as error:
+            self._failed("on_tool_end", error)
 
     @never_raises
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:

@@ -233,7 +233,7 @@ def _usage(message: BaseMessage, metadata: Mapping[str, Any], llm_output: Any) -
         _add_details(out, usage.get("output_token_details"), "output")
         return out
     for source in (llm_output, metadata):
-        reported = source.get("token_usage") if isinstance(source, Mapping) else None
+        reported = source.get("token_usage") if source and isinstance(source, Mapping) else None
         if isinstance(reported, Mapping):
             names = {"input_tokens": "prompt_tokens", "output_tokens": "completion_tokens"}
             out = {name: int(reported[key]) for name, key in names.items() if isinstance(reported.get(key), int)}

@@ -57,7 +57,7 @@ class _Converted:
         content = message.content
         if content is not self.content and content != self.content:
             return False
-        asked = message.tool_calls if isinstance(message, AIMessage) else None
+        asked = message.__dict__.get("tool_calls")  # of an assistant's message
         if asked:
             mine = self.seen.message.tool_calls
             if len(mine) < len(asked):
@@ -324,6 +324,8 @@ def as_messages(value: Any) -> Sequence[BaseMessage] | None:
         return [value]
     if not isinstance(value, (list, tuple)):
         return None
+    if len(value) == 1 and type(value[0]) in _KINDS:
+        return value
     kinds = set(map(type, value))
     if kinds <= _KINDS or all(issubclass(kind, BaseMessage) for kind in kinds):
         return value

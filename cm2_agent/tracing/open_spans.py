@@ -44,10 +44,10 @@ class Spot:
     """Where a LangChain run belongs: the record (its own, or that of the run above it which has one), its place, the
     node's task that it is part of, and the task that it is itself until that ends."""
 
-    __slots__ = ("own", "place", "record", "task")
+    __slots__ = ("own", "place", "record", "root", "task")
 
-    def __init__(self, record: Record, place: Place, task: NodeTask | None = None) -> None:
-        self.record, self.place, self.task = record, place, task
+    def __init__(self, record: Record, root: RootRecord, place: Place, task: NodeTask | None = None) -> None:
+        self.record, self.root, self.place, self.task = record, root, place, task
         self.own: NodeTask | None = None
 
 
@@ -70,7 +70,7 @@ class OpenSpans:
     def open_roots(self) -> list[RootRecord]:
         """The roots that have not ended."""
         with self._lock:
-            return list({spot.record.root.run_id: spot.record.root for spot in list(self.spots.values())}.values())
+            return list({spot.root.run_id: spot.root for spot in list(self.spots.values())}.values())
 
     def root(self, run_id: UUID | None) -> RootRecord | None:
         """The run's record if the run is itself a root."""
@@ -98,9 +98,8 @@ class OpenSpans:
         self, run_id: UUID, above: Spot, name: str | None = None, metadata: Mapping[str, Any] | None = None
     ) -> Spot:
         """A run without a span of its own: what it starts hangs from its parent's."""
-        record = above.record
-        root = record.root
-        spot = self.spots[run_id] = Spot(record, above.place.below(name, metadata), above.task)
+        root = above.root
+        spot = self.spots[run_id] = Spot(above.record, root, above.place.below(name, metadata), above.task)
         root.run_ids.append(run_id)
         if not root.asked_config:
             _ask_config(root)
@@ -171,9 +170,8 @@ class OpenSpans:
             if self.has_ended(parent_run_id):
                 return None
             root = self.start_root(run_id, parent_run_id, name.partition(" ")[2] or name, tags, metadata)
-            above = Spot(root, root.place)
-        parent = above.record
-        root, source = parent.root, parent.root.source
+            above = Spot(root, root, root.place)
+        parent, root, source = above.record, above.root, above.root.source
         started = time.time_ns()
         span: Span
         if source.foreign:
@@ -181,7 +179,7 @@ class OpenSpans:
             key, context = key_of(span), set_span_in_context(span, parent.context)
         else:
             span, key, context = NOBODYS, (root.key[0], new_span_id()), parent.context
-        place = above.place.below(name, metadata)
+        place = above.place.below(None, metadata)
         record = cls(
             kind=kind,
             run_id=run_id,
@@ -240,7 +238,7 @@ class OpenSpans:
     def _add(self, record: Record, place: Place) -> None:
         root = record.root
         with self._lock:
-            self.spots[record.run_id] = Spot(record, place)
+            self.spots[record.run_id] = Spot(record, root, place)
             root.run_ids.append(record.run_id)
             root.open[record.run_id] = record
             if root.source.foreign and record.span.is_recording():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from operator import attrgetter
 
 from cm2_agent.tracing.agents import name_agents
 from cm2_agent.tracing.handoffs import with_handoffs
@@ -12,16 +14,19 @@ from cm2_agent.tracing.value_dialogue import value_dialogue
 from cm2_agent.types.run import ModelCall, Run, RunFailure, ToolRun
 from cm2_agent.types.run_attributes import GUARD, GUARD_OUTCOME, SYSTEM
 
+_started = attrgetter("started")
+
 
 def build_run(root: RootRecord) -> Run:
     """The Run of an ended root. Its id is the hexadecimal trace id and span id of the root."""
-    records = sorted(root.records, key=lambda record: record.started)
+    records = sorted(root.records, key=_started)
     chats = [record for record in records if isinstance(record, ChatRecord)]
     tools = [record for record in records if isinstance(record, ToolRecord)]
     rejected = _rejected_attempts(root)
     own_chats = [chat for chat in chats if not chat.in_tool and chat.attempt not in rejected]
     own_tools = [tool for tool in tools if not tool.in_tool and tool.attempt not in rejected]
-    dialogue = _dialogue(root, own_chats, own_tools)
+    ran = {id(tool): _tool_run(tool) for tool in tools}
+    dialogue = _dialogue(root, own_chats, own_tools, [ran[id(tool)] for tool in own_tools])
     agents = name_agents(root.name, chats, tools, dialogue.written)
     return Run(
         id=f"{root.key[0]:032x}{root.key[1]:016x}",
@@ -37,8 +42,8 @@ def build_run(root: RootRecord) -> Run:
         user=root.user,
         session=root.session,
         tags=root.tags,
-        calls=tuple(_model_call(chat, dialogue, agents[id(chat)]) for chat in chats),
-        tools=tuple(_tool_run(tool, agents[id(tool)]) for tool in tools),
+        calls=tuple([_model_call(chat, dialogue, agents[id(chat)]) for chat in chats]),
+        tools=tuple([_by(ran[id(tool)], agents[id(tool)]) for tool in tools]),
         attributes={**root.facts, SYSTEM: "graph"} if _writes_its_prompt(root, dialogue) else root.facts,
         started=root.started,
         ended=root.ended,
@@ -51,10 +56,10 @@ def _writes_its_prompt(root: RootRecord, dialogue: Dialogue) -> bool:
     return not given and any(message.role == "system" for message in dialogue.messages)
 
 
-def _dialogue(root: RootRecord, chats: list[ChatRecord], tools: list[ToolRecord]) -> Dialogue:
+def _dialogue(root: RootRecord, chats: list[ChatRecord], tools: list[ToolRecord], runs: Sequence[ToolRun]) -> Dialogue:
     by_values = value_dialogue(root, chats, tools)
     if by_values is None:
-        dialogue = run_dialogue(root, chats, tools, [_tool_run(tool, None) for tool in tools])
+        dialogue = run_dialogue(root, chats, tools, runs)
         return with_handoffs(dialogue, chats, tools)
     messages, written = by_values.result()
     return Dialogue(messages=tuple(messages), history=by_values.history, written=written)
@@ -97,7 +102,11 @@ def _model_call(chat: ChatRecord, dialogue: Dialogue, agent: str | None) -> Mode
     )
 
 
-def _tool_run(tool: ToolRecord, agent: str | None) -> ToolRun:
+def _by(run: ToolRun, agent: str | None) -> ToolRun:
+    return run if agent is None else replace(run, agent=agent)
+
+
+def _tool_run(tool: ToolRecord) -> ToolRun:
     return ToolRun(
         span_id=tool.span_id,
         name=tool.name,
@@ -108,7 +117,6 @@ def _tool_run(tool: ToolRecord, agent: str | None) -> ToolRun:
         backend=tool.backend,
         fault=tool.fault,
         artifact=tool.artifact,
-        agent=agent,
         started=tool.started,
         ended=tool.ended,
     )

@@ -76,7 +76,7 @@ class _RunDialogue:
 
     def __init__(self, root: RootRecord, chats: list[ChatRecord], tools: Sequence[ToolRun]) -> None:
         self.root, self.chats, self.tools = root, chats, tools
-        self.answered = [chat for chat in chats if chat.output is not None]
+        answered = self.answered = [chat for chat in chats if chat.output is not None]
         self.state = StateDialogue(
             root.log,
             root.log.graphs[root.run_id],
@@ -86,7 +86,7 @@ class _RunDialogue:
             root.message_index.outside,
             root.message_index.repeated,
             cache(lambda: _words(root.inputs)),
-            {chat.output.message.text.strip() for chat in self.answered if chat.output is not None},
+            cache(lambda: {chat.output.message.text.strip() for chat in answered if chat.output is not None}),
         )
         self.calls: dict[int, list[ChatRecord]] = {}  # an entry's identity → the calls behind it
         self.linked: set[int] = set()
@@ -128,31 +128,37 @@ class _RunDialogue:
     def _link_by_identity(self) -> None:
         """By LangChain's id, or where a state keeps none by content."""
         ids: dict[str, Entry] = {}
-        keys: dict[Hashable, list[Entry]] = {}
-        for entry in self._written():
+        written = self._written()
+        for entry in written:
             for seen in (entry.seen, *entry.drafts):
                 if seen.id is not None:
                     ids[seen.id] = entry
-                keys.setdefault(seen.key, []).append(entry)
         for chat in self.answered:
             assert chat.output is not None
             found = ids.get(chat.output.id) if chat.output.id else None
             if found is not None:
                 self._link(chat, found)
-        for chat in self.answered:
-            if id(chat) not in self.linked and chat.output is not None:
-                born = self._born(chat)
-                for entry in keys.get(chat.output.key, ()):
-                    if id(entry) not in self.calls and entry.born >= born:
-                        self._link(chat, entry)
-                        break
+        left = [chat for chat in self.answered if id(chat) not in self.linked]
+        if not left:
+            return
+        keys: dict[Hashable, list[Entry]] = {}
+        for entry in written:
+            for seen in (entry.seen, *entry.drafts):
+                keys.setdefault(seen.key, []).append(entry)
+        for chat in left:
+            assert chat.output is not None
+            born = self._born(chat)
+            for entry in keys.get(chat.output.key, ()):
+                if id(entry) not in self.calls and entry.born >= born:
+                    self._link(chat, entry)
+                    break
 
     def _take_reply(self) -> None:
         """A model's answer that its node wrote as a user's message, as teams of agents do, is the reply at the end."""
         said = [entry for entry in self.state.entries if not entry.dropped and entry.role != "system"]
         replied = any(entry.role == "assistant" and not entry.seen.message.tool_calls for entry in said)
         last = said[-1] if said and said[-1].role == "user" and said[-1].origin == "node" else None
-        if last is not None and not replied and last.seen.message.text.strip() in self.state.answers:
+        if last is not None and not replied and last.seen.message.text.strip() in self.state.answers():
             last.seen = SeenMessage(replace(last.seen.message, role="assistant"), last.seen.id)
 
     def _link_rewritten(self) -> None:
@@ -189,7 +195,8 @@ class _RunDialogue:
         return last
 
     def _written(self) -> list[Entry]:
-        return [entry for entry in self.state.entries if entry.origin == "node" and entry.role == "assistant"]
+        entries = self.state.entries
+        return [entry for entry in entries if entry.origin == "node" and entry.seen.message.role == "assistant"]
 
     def _born(self, chat: ChatRecord) -> int:
         return 0 if chat.task is None else self.state.steps.get(chat.task.top.step, 0)
@@ -223,36 +230,46 @@ class _RunDialogue:
             first = self.chats[0] if self.chats else None
         if first is not None:
             shown = [seen for seen in first.input if seen.message.role == "system" and not seen.shown] or shown
-        known = {entry.seen.key for entry in self.state.entries}
-        prompts = [Entry(seen, "prompt") for seen in shown if seen.key not in known]
-        self.state.entries[:0] = prompts
-        thread.prompted = thread.prompted or bool(prompts)
+        if shown:
+            known = {entry.seen.key for entry in self.state.entries}
+            prompts = [Entry(seen, "prompt") for seen in shown if seen.key not in known]
+            self.state.entries[:0] = prompts
+            thread.prompted = thread.prompted or bool(prompts)
         self.state.history = [seen for seen in history if seen.message.role != "system"]
 
     def _executed(self) -> None:
         """Calls as they ran, and responses that no state shows because the run ended first."""
-        executions = Executions()
-        asking: list[tuple[Entry, list[AskedCall]]] = []
-        for step, entry in enumerate(self.state.entries):
-            if entry.role == "assistant" and not entry.dropped and entry.seen.message.tool_calls:
-                own = [
-                    AskedCall(use=use, step=step, at=self._time(entry))
-                    for use in uses(entry.seen.message.tool_calls, ())
-                ]
-                for one in own:
-                    executions.ask(one)
-                asking.append((entry, own))
-        if asking:
-            for tool in self.tools:
-                executions.execute(tool)
-        for entry, own in asking:
+        asking = [
+            (step, entry)
+            for step, entry in enumerate(self.state.entries)
+            if entry.seen.message.role == "assistant" and not entry.dropped and entry.seen.message.tool_calls
+        ]
+        for entry, runs in self._executions(asking) if asking else ():
             chats = self.calls.get(id(entry))
-            runs = [one.run for one in own]
             message = as_it_ran(entry.seen.message, runs, chats[0].tools if chats else ())
             if message is not entry.seen.message:
                 self.final[id(entry)] = message
             if not self.root.interrupted:
                 self._unseen_responses(entry, runs)
+
+    def _executions(self, asking: Sequence[tuple[int, Entry]]) -> list[tuple[Entry, list[ToolRun | None]]]:
+        """The executions of each message's calls. Mostly every call has an id of its own and ran once, by its name."""
+        names = [(call.id, call.name) for _, entry in asking for call in entry.seen.message.tool_calls]
+        ran = {tool.call_id: tool for tool in self.tools}
+        if len(ran) == len(self.tools) and len({id for id, _ in names}) == len(names):
+            asked = dict(names)
+            if all(id and asked.get(id) == tool.name for id, tool in ran.items()) and all(asked):
+                return [(entry, [ran.get(call.id) for call in entry.seen.message.tool_calls]) for _, entry in asking]
+        executions = Executions()
+        found: list[tuple[Entry, list[AskedCall]]] = []
+        for step, entry in asking:
+            calls = uses(entry.seen.message.tool_calls, ())
+            found.append((entry, [AskedCall(use=use, step=step, at=self._time(entry)) for use in calls]))
+            for one in found[-1][1]:
+                executions.ask(one)
+        for tool in self.tools:
+            executions.execute(tool)
+        return [(entry, [one.run for one in own]) for entry, own in found]
 
     def _time(self, entry: Entry) -> int:
         calls = self.calls.get(id(entry))
@@ -265,7 +282,10 @@ class _RunDialogue:
             end += 1
         shown = [part.id for other in entries[start:end] if not other.dropped for part in other.seen.message.responses]
         calls = entry.seen.message.tool_calls
-        for call, answer, run in zip(calls, pair_answers([call.id for call in calls], shown), runs, strict=True):
+        asked = [call.id for call in calls]
+        if asked == shown and all(asked):  # as it mostly is
+            return
+        for call, answer, run in zip(calls, pair_answers(asked, shown), runs, strict=True):
             if answer is None and ended(run) and run is not None and run.error is None:
                 response = ToolCallResponse(id=call.id, response=run.result)
                 message = Message(role="tool", parts=(response,), name=run.name)
@@ -315,6 +335,8 @@ def _rewritten(answer: Message, entry: Entry) -> bool:
 
 
 def _change(draft: Message, final: Message) -> Literal["edited", "rewritten"] | None:
+    if draft is final:
+        return None
     if draft.text.strip() != final.text.strip():
         return "rewritten"
     asked, ran = ([(call.name, call.arguments) for call in message.tool_calls] for message in (draft, final))

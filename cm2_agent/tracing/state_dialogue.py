@@ -74,7 +74,7 @@ class StateDialogue:
         outside: Sequence[SeenMessage] = (),
         repeated: Collection[str] = (),
         words: Callable[[], Sequence[str]] = tuple,
-        answers: Collection[str] = (),
+        answers: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self.words, self.answers = words, answers
         self.entries: list[Entry] = []
@@ -302,8 +302,8 @@ class StateDialogue:
         return (
             new.notice
             or old.message.text in text
-            or text.strip() in self.answers
-            or any(len(answer) >= _TELLING and answer in text for answer in self.answers)
+            or text.strip() in self.answers()
+            or any(len(answer) >= _TELLING and answer in text for answer in self.answers())
         )
 
     def _is_open(self, entry: Entry, responses: bool = False) -> bool:
@@ -392,9 +392,8 @@ class StateDialogue:
         """The states in order, each with how many of the messages that the run added were there."""
         born = sorted(entry.born for entry in added)
         out: list[StateMark] = []
-        for total, number in self._states:
-            mark = StateMark(hash=state_hash(total), messages=bisect_right(born, number))
-            if out and out[-1].hash == mark.hash:
+        for place, (total, number) in enumerate(self._states):
+            if place and total == self._states[place - 1][0]:
                 out.pop()
-            out.append(mark)
+            out.append(StateMark(hash=state_hash(total), messages=bisect_right(born, number)))
         return tuple(out)
