@@ -214,8 +214,7 @@ def _assistant(message: AIMessage) -> Message:
     for call in calls:
         parts.append(ToolCall(id=call.get("id"), name=call["name"], arguments=plain(call["args"])))
     for bad in broken:
-        error = bad.get("error")
-        extra = {"error": error} if error else {}
+        extra = {"error": bad["error"]} if bad.get("error") else {}
         parts.append(
             ToolCall(id=bad.get("id"), name=bad.get("name") or "", arguments=bad.get("args") or "", extra=extra)
         )

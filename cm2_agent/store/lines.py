@@ -4,7 +4,6 @@ needs, with those that the same write has placed already."""
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -243,7 +242,7 @@ def lock_keys(project: str, names: Iterable[str]) -> list[int]:
 
 
 def _marks(states: str | None) -> list[tuple[str, int]]:
-    found: list[JSON] = [] if states is None else json.loads(states)
+    found: list[JSON] = [] if states is None else load(states)
     return [(mark, count) for mark, count in found]
 
 
