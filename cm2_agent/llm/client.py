@@ -40,9 +40,9 @@ from cm2_agent.llm.usage import Usage
 
 CHARACTERS_A_TOKEN = 4
 """An estimate for limits, and for what a call took where the reply says nothing of it."""
-_REJECTED = 3
-"""Requests in a row that a provider rejects, at which it is taken to reject all: any where it has never answered, else
-those that it rejects for the key or the model."""
+_DENIED = 3
+"""Requests in a row that a provider denies for the key or the model, after it has answered, at which it denies all."""
+_PLAIN: list[ModelMessage] = [ModelRequest(parts=[UserPromptPart(content="Reply with the JSON object {}.")])]
 _T = TypeVar("_T")
 
 
@@ -98,7 +98,7 @@ class LLMClient:
         self.refused: str | None = None
         """Why the provider last refused a request as it would any: its key, the model's name or the credit."""
         self.modes = ReplyModes(model)
-        self._answered, self._rejected = False, 0
+        self._answered, self._denied = False, 0
         self._unpriced: set[tuple[str, str | None]] = set()
         self.name = f"{model.system}:{model.model_name}"
         if (
@@ -159,7 +159,8 @@ class LLMClient:
                 raise
             except Exception as error:  # whatever a provider's client raises is a failure of the model asked
                 failure = self.failure(error)
-                if failure.refused:
+                if failure.refused or (failure.rejected and await self._rejects_all()):
+                    self.refused = failure.explanation
                     raise JudgeRefused(
                         f"the {self.of} {self.name} is refused by its provider: {failure.explanation}. What it was not"
                         " asked by then stays open: set its key, the model's name or its credit right, and run again"
@@ -192,7 +193,7 @@ class LLMClient:
                 mode, first = lower, first or error
             else:
                 self.modes.worked(mode)
-                self._answered, self._rejected = True, 0
+                self._answered, self._denied = True, 0
                 return response
 
     async def _send(
@@ -246,14 +247,25 @@ class LLMClient:
     def failure(self, error: Exception) -> RequestFailure:
         """What an error of a request, or of reading its reply, means."""
         failure = failure_of(error, of=self.of, timeout=self.timeout)
-        if failure.rejected:
-            self._rejected += 1
-            many = self._rejected >= _REJECTED
-            if (many and failure.access) if self._answered else (many or failure.access):
-                failure = replace(failure, refused=True)
-        if failure.refused:
-            self.refused = failure.explanation
+        if failure.access:
+            self._denied += 1
+            if not self._answered or self._denied >= _DENIED:
+                return replace(failure, refused=True)
         return failure
+
+    async def _rejects_all(self) -> bool:
+        """Whether a model that has never answered rejects even the plainest request, so that it was not for what was
+        shown."""
+        if self._answered:
+            return False
+        try:
+            await self.request(_PLAIN, tokens=estimated(_PLAIN), answer_tokens=4)
+        except BudgetExhausted:
+            return False
+        except Exception as error:
+            failure = self.failure(error)
+            return failure.rejected or failure.refused
+        return False
 
     @property
     def is_free(self) -> bool:

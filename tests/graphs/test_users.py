@@ -118,7 +118,7 @@ FAULTS: dict[str, tuple[Reply, str]] = {
     "refused": (Fault(refusal="I will not."), "the user refused"),
     "cut off": (Fault(text="I want", finish="length"), "cut off at its token limit"),
     "dropped": (Fault(drop=True), "Connection error"),
-    "rejected": (Fault(status=405), "405"),
+    "flagged": (Fault(status=400, body='{"error": {"message": "flagged"}}'), "400"),
 }
 
 
@@ -128,7 +128,7 @@ async def test_every_failure_is_a_user_error(kind: str) -> None:
     with ChatServer(always(fault)) as server:
         with pytest.raises(UserError, match=f"the simulated user failed: .*{told}"):
             await playing(server, retries=1)(TALK)
-        assert server.calls == (1 if kind == "rejected" else 2)
+        assert server.calls == (1 if kind == "flagged" else 2)
 
 
 async def test_one_failure_is_retried_and_a_time_out_told() -> None:

@@ -113,9 +113,9 @@ async def test_a_rejection_for_another_reason_leaves_the_mode_as_it_is() -> None
 async def test_where_no_mode_works_the_first_reason_counts_and_nothing_is_remembered() -> None:
     with ChatServer(lambda body: error(f"wrong {len(kind(body) or '')}")) as server:
         asking = client(openai_model(server.base_url, "stub", schema=("form", FORM)))
-        with pytest.raises(RequestFailed, match="wrong 11"):
+        with pytest.raises(JudgeRefused, match="wrong 11"):
             await asking.ask(ASKED, str, schema=SCHEMA)
-        assert server.calls == 3
+        assert server.calls == 6, "the request, and a plain one, in each mode"
         assert asking.modes.mode == "json_schema"
 
 

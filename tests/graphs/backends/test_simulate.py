@@ -170,7 +170,7 @@ FAULTS: dict[str, tuple[Reply, str]] = {
     "refused": (Fault(refusal="I will not."), "the simulator refused"),
     "dropped": (Fault(drop=True), "Connection error"),
     "server error": (Fault(status=500), "500"),
-    "rejected": (Fault(status=405), "405"),
+    "flagged": (Fault(status=400, body='{"error": {"message": "flagged"}}'), "400"),
     "no completion": (Fault(body="<html>busy</html>"), "the simulator of tool 'get_order' failed"),
 }
 
@@ -183,7 +183,7 @@ async def test_every_failure_is_a_tool_error(kind: str) -> None:
         simulator = simulating(server, cache=cache, retries=1, re_asks=1)
         with pytest.raises(ToolError, match=re.escape(told)) as raised:
             await simulator.answer(call(tool=TYPED), CallLog())
-        assert server.calls == (1 if kind == "rejected" else 2)
+        assert server.calls == (1 if kind == "flagged" else 2)
         assert "'get_order'" in str(raised.value)
         assert (len(cache), simulator.usage.calls) == (0, server.calls)
         server.answerer = always(SHIPPED)

@@ -5,18 +5,21 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cm2_agent.errors import JudgeRefused
+from cm2_agent.rewards.judges.client import openai_judge_model
 from cm2_agent.rewards.judges.llm_judge import LLMJudge
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
+from tests.chat_server import ChatServer, last_message
 from tests.fuzzing import examples
-from tests.judge_server import Fault, JudgeServer, answer, function_model, honest, reply
+from tests.judge_server import FREE, Fault, JudgeServer, answer, function_model, honest, reply
 from tests.rewards.judges import judging as shared
 from tests.rewards.judges.judging import DATE, DATE_YES, GOOD, ONE, TWO, ask, judging
 
@@ -74,13 +77,13 @@ async def test_every_failure_is_retried_and_then_null_with_its_cause(fault: Faul
 
 @pytest.mark.parametrize("status", [400, 422])
 async def test_a_request_that_is_rejected_is_tried_without_its_schema_and_not_repeated(status: int) -> None:
-    with JudgeServer(faults=[Fault(status=status)] * 10) as server:
-        (got,) = await ask(server)
-        assert [body.get("response_format", {}).get("type") for body in server.bodies] == [
-            "json_schema",
-            "json_object",
-            None,
-        ]
+    with JudgeServer(lambda asked: reply(DATE_YES)) as server:
+        judge = judging(server)
+        assert (await judge(ONE, 0, [DATE]))[0].value is True
+        server.bodies.clear()
+        server.faults.append(Fault(status=status))
+        (got,) = await judge(ONE, 0, [DATE])
+        assert [body["response_format"]["type"] for body in server.bodies] == ["json_schema"]
     assert (got.value, got.cause) == (None, "infrastructure")
 
 
@@ -106,19 +109,32 @@ async def test_a_later_403_is_the_traces_own_until_nothing_else_is_answered() ->
             await judge(ONE, 0, [DATE])
 
 
+PLAIN = "Reply with the JSON object {}."
+
+
+def rejecting(body: dict[str, Any], *, all_: bool) -> Any:
+    """A server that rejects what it is shown, the plainest request too where it rejects `all_`."""
+    plain = last_message(body) == PLAIN
+    return Fault(status=400) if all_ or not plain else "{}"
+
+
 async def test_a_provider_that_rejects_all_that_it_is_asked_is_not_asked_on() -> None:
-    """Whatever its reason: where nothing was ever answered, nothing will be."""
-    with JudgeServer(faults=[Fault(status=400)] * 30) as server:
-        judge = judging(server)
-        for _ in range(2):
-            assert (await judge(ONE, 0, [DATE]))[0].cause == "infrastructure"
+    """Whatever its reason: where it has never answered, it is shown something plain."""
+    with ChatServer(lambda body: rejecting(body, all_=True)) as server:
+        judge = LLMJudge(openai_judge_model(server.base_url, "stub"), price=FREE, retries=2, backoff=0)
         with pytest.raises(JudgeRefused, match="400"):
             await judge(ONE, 0, [DATE])
-        server.faults.clear()
-        assert (await judge(ONE, 0, [DATE]))[0].value is True
-        server.faults.extend([Fault(status=400)] * 5)
+        assert [last_message(body) == PLAIN for body in server.bodies] == [False] * 3 + [True] * 3
+        await judge.aclose()
+
+
+async def test_what_is_rejected_for_its_own_sake_is_a_failure_of_its_own() -> None:
+    with ChatServer(lambda body: rejecting(body, all_=False)) as server:
+        judge = LLMJudge(openai_judge_model(server.base_url, "stub"), price=FREE, retries=2, backoff=0)
         for _ in range(5):
-            assert (await judge(ONE, 0, [DATE]))[0].cause == "infrastructure", "what is rejected is its own matter"
+            assert (await judge(ONE, 0, [DATE]))[0].cause == "infrastructure"
+        assert [last_message(body) for body in server.bodies].count(PLAIN) == 1, "it is known to answer then"
+        await judge.aclose()
 
 
 @pytest.mark.parametrize(
