@@ -19,6 +19,7 @@ REST = ItemColumn(value=None, reason="any_of")
 """Stands in the column of an item that rests on others (`any_of`) until these are known."""
 INAPPLICABLE = ItemColumn(value=None, reason=NOT_APPLICABLE)
 """The column of an item that does not apply, where nothing says what it is worth then."""
+_HOPEFUL = ItemColumn(value=True, first_true_step=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,11 @@ class Links:
     def plain(self) -> bool:
         """Whether there are hard dependencies alone."""
         return not any(self.any_of) and not any(map(any, self.soft))
+
+    @cached_property
+    def bare(self) -> bool:
+        """Whether no item has to do with another."""
+        return not any(self.any_of) and not any(self.deps)
 
     @cached_property
     def order(self) -> tuple[int, ...]:
@@ -102,11 +108,15 @@ def only_open(columns: Sequence[ItemColumn | None], links: Links) -> list[ItemCo
     to the others would count."""
     if None not in columns:
         return list(columns)
-    best = ItemColumn(value=True, first_true_step=1)
-    after = settle([best if column is None else column for column in columns], links, hopeful=True)
+    if links.bare:
+        return list(columns)
+    best = [_HOPEFUL if column is None else column for column in columns]
+    if links.plain and all(column.reason != NOT_APPLICABLE for column in best):
+        after = apply_dependencies(best, links.deps)
+    else:
+        after = [outcome.column for outcome in settle(best, links, hopeful=True)]
     return [
-        outcome.column if column is None and not outcome.column.value else column
-        for column, outcome in zip(columns, after, strict=True)
+        known if column is None and not known.value else column for column, known in zip(columns, after, strict=True)
     ]
 
 
