@@ -152,7 +152,8 @@ def score(
         change = None if old is None else compare(opened.scores(reward=old), scores, names=(old, scorer.version))
     for reason, count in reasons.most_common():
         echo_err(printable(f"{count} without a reward: {reason}"))
-    if reasons and judge_model is None and chosen is not None and any(item.check is None for item in chosen):
+    asks = chosen is not None and any(item.is_judged or item.when_question is not None for item in chosen)
+    if reasons and judge_model is None and asks:
         echo_err("the checklist has questions, and nobody was there to answer them; give --judge MODEL")
     if judge_model is not None:
         echo_nulls(scores)

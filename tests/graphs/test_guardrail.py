@@ -166,6 +166,28 @@ async def test_an_item_that_cannot_be_checked_breaks_nothing() -> None:
     assert (await ask(graph))[-1] == GOOD
 
 
+@pytest.mark.parametrize(
+    ("question", "replies"), [("Where is it?", GOOD), ("What of my refund?", "You get a refund. No, you cannot.")]
+)
+async def test_an_item_that_does_not_apply_breaks_nothing(question: str, replies: str) -> None:
+    refuses = Item(
+        "refuses", check={"reply_matches": "cannot"}, when={"user_matches": "refund"}, required_for_next_turn=True
+    )
+    either = Item("either", any_of=["refuses", "polite"], required_for_next_turn=True)
+    rules = Checklist(refuses, Item("polite", check={"replied": True}), either, name="rules")
+    graph = guard(agent(script(GOOD, replies)), rules, on_violation="retry", n=1)
+    assert (await ask(graph, question))[-1] == replies
+
+
+async def test_what_does_not_apply_is_worth_nothing_to_a_guard() -> None:
+    """Of several attempts the one that did more is taken, not the one that fewer items apply to."""
+    kind = Item("kind", check={"reply_matches": "please"}, when={"reply_matches": "shipped"})
+    never = Item("never", check={"reply_matches": "refund"}, kind="avoid", required_for_next_turn=True)
+    rules = Checklist(kind, never, name="rules")
+    graph = guard(agent(script("Hm.", BEST)), rules, on_violation="best_of", n=2)
+    assert (await ask(graph))[-1] == BEST
+
+
 async def test_a_turn_that_no_check_gets_through_is_broken() -> None:
     """Else a turn that breaks the check would pass where one that fails it honestly is blocked."""
 

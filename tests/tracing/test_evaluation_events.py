@@ -54,12 +54,12 @@ class Telemetry:
         )
         self.sink = EvaluationEvents(loggers, capture_content=capture_content)
 
-    async def turn(self) -> list[Any]:
+    async def turn(self, checklist: Checklist = ITEMS) -> list[Any]:
         """One more turn, scored as a whole; the records that came of it."""
         self.graph.invoke({"messages": [("user", "what is 1?")]}, {"configurable": {"thread_id": "T"}})
         trace = Trace(id="T", runs=tuple(self.runs))
         self.logs.clear()
-        self.sink(trace, await ChecklistScorer(ITEMS)(trace))
+        self.sink(trace, await ChecklistScorer(checklist)(trace))
         return [record.log_record for record in self.logs.get_finished_logs()]
 
 
@@ -92,6 +92,14 @@ async def test_each_verdict_is_an_event_on_the_span_that_it_judges() -> None:
     assert "gen_ai.evaluation.score.label" not in unknown
     assert unknown["error.type"] == "infrastructure"
     assert "no judge was given" in unknown["gen_ai.evaluation.explanation"]
+
+
+async def test_an_item_that_does_not_apply_is_neither_passed_nor_failed_nor_an_error() -> None:
+    late = Item("late", check={"replied": True}, when={"user_matches": "late"})
+    (record,) = await Telemetry().turn(Checklist(late))
+    sent = record.attributes
+    assert sent["gen_ai.evaluation.score.label"] == "not applicable"
+    assert not {"gen_ai.evaluation.score.value", "error.type"} & set(sent)
 
 
 async def test_a_branch_sends_nothing_of_what_it_shares() -> None:
