@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain_core.messages import AIMessage
+from langgraph.graph import START, MessagesState, StateGraph
 
-from cm2_agent import Checklist, Item, LLMJudge, SQLStore, Task, score_traces
+from cm2_agent import Checklist, Item, LLMJudge, SQLStore, Task, run, score_traces
 from cm2_agent.errors import BudgetExhausted
 from cm2_agent.rewards import openai_judge_model
 from cm2_agent.rewards.judges.panel import Panel
@@ -236,3 +238,29 @@ async def test_rollouts_are_scored_again_when_the_run_is_over(in_order: bool) ->
     score = dict(found)["t5"]
     assert score is not None
     assert polite(score).cause == "content"
+
+
+def answering(state: MessagesState) -> dict[str, Any]:
+    asked = state["messages"][-1].text
+    return {"messages": [AIMessage(content=f"Thank you for asking. {asked}")]}
+
+
+async def test_a_run_ends_with_the_scores_that_its_judge_owed(url: str) -> None:
+    graph = StateGraph(MessagesState).add_node("answer", answering).add_edge(START, "answer").compile()
+    tasks = [Task(id=f"k{place}", turns=(POISON if place == 4 else "Where is it?",)) for place in range(40)]
+    judge, received = Judge(poisoned), list[tuple[str, str | None]]()
+
+    def sink(trace: Trace, score: Score | None) -> None:
+        assert score is not None
+        received.append((trace.id, polite(score).cause))
+
+    with SQLStore(url) as store:
+        ran = run(graph, tasks, checklist=POLITE, judge=judge, store=store, name="r", sinks=[sink], concurrency=8)
+        found = {trace.id: score async for trace, score in ran}
+        stored = {score.trace_id: score for score in store.scores()}
+    assert len(found) == len(stored) == 40
+    name = "r/k4@1/0"
+    assert polite(found[name]).cause == polite(stored[name]).cause == "content"
+    assert [cause for one, cause in received if one == name] == ["infrastructure", "content"]
+    assert len(received) == 41
+    assert judge.asked[name] == 3
