@@ -114,7 +114,7 @@ def test_tasks_with_checklists_that_score_their_own_reference(tmp_path: Path, st
         "rewritten": 0,
         "dropped": 0,
         "unlinked": 0,
-        "corrupted": 6,
+        "corrupted": 9,
         "left": 0,
         "calls": 3,
         "out": str(out),
