@@ -165,12 +165,12 @@ def work() -> None:
 
 
 class Side:
-    """A worker in a process of its own, on the checkout at `path`."""
+    """A worker in a process of its own, on the checkout at `path`; `script` is the benchmark that it runs."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, script: str = __file__) -> None:
         environment = {**os.environ, "PYTHONPATH": str(path), "LANGSMITH_TRACING": "false", "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, __file__, "--worker"],
+            [sys.executable, script, "--worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
