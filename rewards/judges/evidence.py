@@ -25,6 +25,7 @@ SHORTEST_PIECE = 6
 _MOST_PLACES = 64
 """Places of a quote in one part that are looked at."""
 _DOTS = re.compile(r"\s*[\[(<]?\s*(?:\u2026|\.{3,}|\.\s\.\s\.)+\s*[\])>]?\s*")
+_MARKS = " .\u2026*_`~\n\t\r"
 _LEFT_OUT = re.compile(r"^[\s.\u2026*_`~]{2,}|[\s.\u2026*_`~]{2,}$")
 """Dots and marks at a quote's ends, which make it no longer."""
 _ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|(["\\/nrt]))')
@@ -245,7 +246,10 @@ def _is_clear(raw: str, start: int, end: int) -> bool:
 
 
 def _is_long_enough(quote: str) -> bool:
-    words = " ".join(_LEFT_OUT.sub("", quote).split())
+    if quote[:2].strip(_MARKS) and quote[-2:].strip(_MARKS):
+        words = " ".join(quote.split())
+    else:
+        words = " ".join(_LEFT_OUT.sub("", quote).split())
     if words.isascii():
         length = len(words)
     else:

@@ -18,16 +18,18 @@ _WIDEST = 400
 _SHORT = 12
 """Words of a sentence that is read with the next one whatever it says: `That is not so.`"""
 _BREAK = re.compile(
-    r"""(?<=[.!?\u2026\u061f])["'\u201d\u2019\u00bb)\]*_`]*\s+(?=[^\sa-z])   # a full stop, and no small letter after it
-    | (?<=[\u3002\uff01\uff1f\u0964])["\u201d\u300d\u300f]*
-    | \s*\n\s*\n\s*
-    | (?<=:)\s*\n\s*
-    | \n[ \t]*(?=[^\sa-z])""",
+    r"""([.!?\u2026\u061f]["'\u201d\u2019\u00bb)\]*_`]*)\s+(?=[^\sa-z])   # no small letter after it
+    | ([\u3002\uff01\uff1f\u0964]["\u201d\u300d\u300f]*)\s*
+    | (?:(?<=:)\n|\n(?=[ \t]*(?:\n|[^\sa-z])))\s*                         # nor in a wrapped line
+    """,
     re.VERBOSE,
 )
+_ENDS = ".!?\n"
+_OTHER_ENDS = ".!?\n\u2026\u061f\u3002\uff01\uff1f\u0964"
 _SHORTENED = re.compile(
     r"(?:^|[\s(])(?:mr|mrs|ms|dr|st|no|nr|vs|approx|e\.g|i\.e|z\.b|bzw|ca|sra?|m|mme|prof|inc|[a-z])\.$", re.IGNORECASE
 )
+_MARKS = '.,;:!?()[]{}"*_`/<>|\u2026\u201c\u201d\u00ab\u00bb\u2014\u2013'
 _WORD = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*")
 
 
@@ -48,32 +50,53 @@ def sentence_around(text: str, start: int, end: int) -> Sentence:
     >>> text[found.before : found.start], text[found.start : found.end]
     ('Hello. ', 'Your order, No. 7, arrives on May 3.')
     """
-    low = max(0, start - 2 * _WIDEST)
-    before = first = low
-    for found in _BREAK.finditer(text, low, min(len(text), start + 1)):
-        if found.end() > start:
-            break
-        if found.end() > first and not _is_shortened(text, found.start()):
-            before, first = first, found.end()
+    low, high = max(0, start - 2 * _WIDEST), min(len(text), end + _WIDEST)
+    marks = _ENDS if text.isascii() else _OTHER_ENDS
+    first = before = low
+    known = 0
+    at = start
+    while known < 2 and (at := max([text.rfind(mark, low, at) for mark in marks])) >= 0:
+        found = _BREAK.match(text, at)
+        if found is not None and found.end() <= start and not _is_shortened(text, at):
+            if known == 0:
+                first = found.end()
+            elif found.end() == first:
+                continue  # a line's end after a full stop
+            else:
+                before = found.end()
+            known += 1
     if start - first > _WIDEST:
-        first = _at_a_word(text, start - _WIDEST, start)
-        before = first
-    high = min(len(text), end + _WIDEST)
-    last = high if high == len(text) else text.rfind(" ", end, high) if text.rfind(" ", end, high) > 0 else high
-    for found in _BREAK.finditer(text, end, high):
-        if not _is_shortened(text, found.start()):
-            last = found.start()
+        first = before = _at_a_word(text, start - _WIDEST, start)
+    last = high if high == len(text) else max(text.rfind(" ", end, high), end)
+    at = max(end - 1, start)
+    while (places := [place for mark in marks if (place := text.find(mark, at, high)) >= 0]) and (
+        at := min(places)
+    ) < last:
+        found = _BREAK.match(text, at)
+        ended = at if found is None else max(found.end(1), found.end(2), at)
+        if found is not None and ended >= end and not _is_shortened(text, at):
+            last = ended
             break
+        at += 1
     return Sentence(before=before, start=first, end=max(last, end))
 
 
 def left_out(text: str, around: Sentence, pieces: tuple[tuple[int, int], ...]) -> Cue | None:
     """What the pieces leave out of their sentence, or of the one before, that may turn or bind what it says."""
-    for start, end, leading in ((around.start, around.end, False), (around.before, around.start, True)):
-        for cue, first, last in _cues_in(text, start, end, leading, pieces[0][0]):
-            if not any(piece[0] <= first and last <= piece[1] for piece in pieces):
+    first, last = pieces[0][0], pieces[-1][1]
+    if len(pieces) > 1 or not _has_no_words(text[around.start : first] + text[last : around.end]):
+        for cue, start, end in _cues_in(text, around.start, around.end, False, first):
+            if not any(piece[0] <= start and end <= piece[1] for piece in pieces):
+                return cue
+    if first > around.before and around.before < around.start:
+        for cue, start, end in _cues_in(text, around.before, around.start, True, first):
+            if not any(piece[0] <= start and end <= piece[1] for piece in pieces):
                 return cue
     return None
+
+
+def _has_no_words(text: str) -> bool:
+    return not any(map(str.isalpha, text))
 
 
 def cue_in_json(text: str) -> Cue | None:
@@ -158,9 +181,16 @@ def _cues_in(text: str, start: int, end: int, leading: bool, quoted: int) -> Ite
             yield cue, start + first, start + last
 
 
+def _split(part: str) -> list[str]:
+    """The words, roughly: none is lost, and it takes a tenth of the time that finding them takes."""
+    for mark in _MARKS:
+        if mark in part:
+            part = part.replace(mark, " ")
+    return part.split()
+
+
 def _words_in(part: str, cues: _Cues, leading: bool) -> Iterator[tuple[Cue, int, int]]:
-    words = set(_WORD.findall(part))
-    if not words.isdisjoint(cues.first) or "n't" in part or "-" in part:
+    if not cues.first.isdisjoint(_split(part)) or "n't" in part or "-" in part:
         for found in _WORD.finditer(part):
             word = found[0]
             cue = cues.words.get(word) or ("negation" if not leading and word.endswith("n't") else None)
@@ -177,7 +207,7 @@ def _words_in(part: str, cues: _Cues, leading: bool) -> Iterator[tuple[Cue, int,
 
 
 def _is_shortened(text: str, place: int) -> bool:
-    return text[place - 1 : place] == "." and _SHORTENED.search(text, max(0, place - 8), place) is not None
+    return text[place] == "." and _SHORTENED.search(text, max(0, place - 7), place + 1) is not None
 
 
 def _at_a_word(text: str, low: int, high: int) -> int:

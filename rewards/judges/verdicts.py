@@ -112,7 +112,9 @@ def _shown(item: Item, quote: Quote, transcript: Transcript, window: Window) -> 
 def _repeats(snippet: str, item: Item) -> bool:
     """Whether a sentence is the item's own question, which answers nothing."""
     question = item.question or ""
-    return abs(len(snippet) - len(question)) < 16 and FoldedText(snippet).plain.strip(" ?") == _folded(question)
+    if abs(len(snippet) - len(question)) > 16 or question[:3].casefold() not in snippet[:12].casefold():
+        return False
+    return FoldedText(snippet).plain.strip(" ?") == _folded(question)
 
 
 @lru_cache(maxsize=1024)
