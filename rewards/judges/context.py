@@ -37,7 +37,7 @@ def context_of(place: Place) -> Context:
     """
     raw = place.text.raw
     if place.is_whole:
-        return Context(snippet=raw.strip(), excerpt=raw.strip(), missing=None)
+        return Context(snippet=(whole := raw.strip()), excerpt=whole, missing=None)
     if place.text.json is not None:
         return _of_json(place, place.text.json)
     sentences = [sentence_around(raw, start, end) for start, end in place.pieces]

@@ -93,6 +93,9 @@ def places(quote: str, text: PartText) -> Iterator[Place]:
     ([], [])
     """
     raw, quote = text.raw, quote.strip()
+    if quote == raw and any(map(str.isalnum, quote)):
+        yield Place(text=text, pieces=((0, len(raw)),))
+        return
     at = raw.find(quote) if len(quote) >= SHORTEST else -1
     if at >= 0 and _is_clear(raw, at, at + len(quote)) and _is_long_enough(quote):
         yield Place(text=text, pieces=((at, at + len(quote)),))

@@ -222,12 +222,14 @@ class LLMJudge:
     ) -> list[Verdict]:
         """Who judges what was said and done is not shown what the model thought: items about its thinking are asked
         apart."""
-        windows = [transcript.window(turn, reasoning=item.focus_on == REASONING) for item in items]
+        window, thinking = transcript.window(turn), transcript.window(turn, reasoning=True)
+        if thinking is window or all(item.focus_on != REASONING for item in items):
+            return await self._judged(transcript, window, items, vote)
         parts = [
-            (one, [item for item, window in zip(items, windows, strict=True) if window is one])
-            for one in _unique(windows)
+            (window, [item for item in items if item.focus_on != REASONING]),
+            (thinking, [item for item in items if item.focus_on == REASONING]),
         ]
-        judged = await _all([self._judged(transcript, window, some, vote) for window, some in parts])
+        judged = await _all([self._judged(transcript, one, some, vote) for one, some in parts if some])
         verdicts = {verdict.item: verdict for row in judged for verdict in row}
         return [verdicts[item.id] for item in items]
 
@@ -322,11 +324,6 @@ def _control_of(model: Model) -> frozenset[str]:
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
     named = getattr(tokenizer, "all_special_tokens", ())
     return control_tokens({*map(str, named), *(str(token.content) for token in added if token.special)})
-
-
-def _unique(windows: Sequence[Window]) -> list[Window]:
-    """The windows, each once: a transcript makes one object of each."""
-    return list({id(window): window for window in windows}.values())
 
 
 async def _all(tasks: Sequence[Awaitable[_T]]) -> list[_T]:

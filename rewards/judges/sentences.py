@@ -29,6 +29,7 @@ _OTHER_ENDS = ".!?\n\u2026\u061f\u3002\uff01\uff1f\u0964"
 _SHORTENED = re.compile(
     r"(?:^|[\s(])(?:mr|mrs|ms|dr|st|no|nr|vs|approx|e\.g|i\.e|z\.b|bzw|ca|sra?|m|mme|prof|inc|[a-z])\.$", re.IGNORECASE
 )
+_COMMON = frozenset({"from", "when", "that", "only"})
 _MARKS = '.,;:!?()[]{}"*_`/<>|\u2026\u201c\u201d\u00ab\u00bb\u2014\u2013'
 _WORD = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*")
 
@@ -156,9 +157,9 @@ def _kind(language: Mapping[str, Any], cue: str) -> Cue:
 
 def _add(words: dict[str, Cue], phrases: dict[str, list[tuple[str, Cue]]], cues: Mapping[str, Cue]) -> None:
     for cue, of in cues.items():
-        first, _, rest = cue.partition(" ")
-        if rest:
-            phrases.setdefault(first, []).append((cue, of))
+        if " " in cue:  # found by its longest word
+            rarest = max(cue.split(), key=lambda word: (word not in _COMMON, len(word)))
+            phrases.setdefault(rarest, []).append((cue, of))
         else:
             words[cue] = of
 
@@ -199,8 +200,9 @@ def _words_in(part: str, cues: _Cues, leading: bool) -> Iterator[tuple[Cue, int,
             if cue is not None:
                 yield cue, *found.span()
             for phrase, of in cues.phrases.get(word, ()):
-                if part.startswith(phrase, found.start()):
-                    yield of, found.start(), found.start() + len(phrase)
+                at = part.find(phrase, max(0, found.start() - len(phrase)), found.end() + len(phrase))
+                if at >= 0:
+                    yield of, at, at + len(phrase)
     if not part.isascii():
         for found in cues.parts.finditer(part):
             yield cues.part_cues[found[0]], *found.span()
