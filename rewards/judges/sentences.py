@@ -31,7 +31,7 @@ _SHORTENED = re.compile(
 )
 _COMMON = frozenset({"from", "when", "that", "only"})
 _MARKS = '.,;:!?()[]{}"*_`/<>|\u2026\u201c\u201d\u00ab\u00bb\u2014\u2013'
-_WORD = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*")
+_NOT = re.compile(r"\w+n't\b")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,30 +182,39 @@ def _cues_in(text: str, start: int, end: int, leading: bool, quoted: int) -> Ite
             yield cue, start + first, start + last
 
 
-def _split(part: str) -> list[str]:
-    """The words, roughly: none is lost, and it takes a tenth of the time that finding them takes."""
-    for mark in _MARKS:
-        if mark in part:
-            part = part.replace(mark, " ")
-    return part.split()
-
-
 def _words_in(part: str, cues: _Cues, leading: bool) -> Iterator[tuple[Cue, int, int]]:
-    if not cues.first.isdisjoint(_split(part)) or "n't" in part or "-" in part:
-        for found in _WORD.finditer(part):
-            word = found[0]
-            cue = cues.words.get(word) or ("negation" if not leading and word.endswith("n't") else None)
-            if cue is None and "-" in word and not leading:
-                cue = next((cues.words[one] for one in word.split("-") if one in cues.words), None)
-            if cue is not None:
-                yield cue, *found.span()
+    for word in sorted(cues.first.intersection(_split(part))):
+        for start, end in _occurrences(part, word):
+            if (cue := cues.words.get(word)) is not None:
+                yield cue, start, end
             for phrase, of in cues.phrases.get(word, ()):
-                at = part.find(phrase, max(0, found.start() - len(phrase)), found.end() + len(phrase))
+                at = part.find(phrase, max(0, start - len(phrase)), end + len(phrase))
                 if at >= 0:
                     yield of, at, at + len(phrase)
+    if "n't" in part and not leading:
+        yield from (("negation", *found.span()) for found in _NOT.finditer(part))
     if not part.isascii():
         for found in cues.parts.finditer(part):
             yield cues.part_cues[found[0]], *found.span()
+
+
+def _split(part: str) -> list[str]:
+    """The words, roughly: none is lost, and it takes a fifth of the time that finding them takes."""
+    for mark in _MARKS:
+        if mark in part:
+            part = part.replace(mark, " ")
+    if "'" in part:
+        part = f" {part} ".replace(" '", " ").replace("' ", " ")
+    return part.split()
+
+
+def _occurrences(part: str, word: str) -> Iterator[tuple[int, int]]:
+    at = part.find(word)
+    while at >= 0:
+        end = at + len(word)
+        if not part[at - 1 : at].isalpha() and not part[end : end + 1].isalpha():
+            yield at, end
+        at = part.find(word, end)
 
 
 def _is_shortened(text: str, place: int) -> bool:
