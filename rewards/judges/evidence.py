@@ -22,6 +22,7 @@ SHORTEST = 12
 """Characters of a quote, ideographs counted twice; a shorter one counts only as the whole part."""
 SHORTEST_PIECE = 6
 """Characters of each piece of a quote with dots; a piece has two words, or is as long as a whole quote must be."""
+_SAID_AND_DONE = tuple(part for part in PARTS if part != REASONING)
 _MOST_PLACES = 64
 """Places of a quote in one part that are looked at."""
 _DOTS = re.compile(r"\s*[\[(<]?\s*(?:\u2026|\.{3,}|\.\s\.\s\.)+\s*[\])>]?\s*")
@@ -274,7 +275,7 @@ def _is_picture(letter: str) -> bool:
 def allowed(item: Item) -> tuple[str, ...]:
     """The parts of a step in which the item's evidence may stand: the one it focuses on, else all that it is judged by,
     which is what was said and done."""
-    return tuple(part for part in PARTS if part != REASONING) if item.focus_on is None else (item.focus_on,)
+    return _SAID_AND_DONE if item.focus_on is None else (item.focus_on,)
 
 
 def quote_problem(item: Item, part: str, quote: str, texts: Sequence[PartText]) -> str | None:
