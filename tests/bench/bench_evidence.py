@@ -3,9 +3,9 @@ earlier commit of this project in the same run; prints one JSON line.
 
 Two workers, one on this checkout and one on the baseline, take turns block by block, so that both see the same machine.
 `checked` is the CPU of turning answers with quotes into verdicts, `judged` that of a whole verdict in process (prompt,
-reply, evidence, calls asked again). The dialogues are tau-bench's where `CM2_TEST_DATA` (default: ../shared/data) has
-them, else our own; the answers say yes with a quote of a real sentence, of a stretch of one or of a whole part.
-`re_asked` is the share of the verdicts for which the quote left out what turns it.
+reply, evidence, what is asked again), `stored` that with scores and SQL rows. The dialogues are tau-bench's where
+`CM2_TEST_DATA` (default: ../shared/data) has them, else our own; the answers say yes with a quote of a real sentence, of
+a stretch of one or of a whole part. `re_asked` is the share of the verdicts for which the quote left out what turns it.
 
 python -m tests.bench.bench_evidence [--baseline 2bc61d1] [--blocks 9]
 """
@@ -111,11 +111,21 @@ class Worker:
         self.to_verdict = named("cm2_agent.rewards.judges.verdicts:to_verdict", "cm2_agent.rewards.llm_judge:_verdict")
         self.answered = named("cm2_agent.rewards.judges.client:ServedAnswer", "cm2_agent.rewards.judge_call:Answered")
         self.answer = named("cm2_agent.rewards.judges.reply:ItemAnswer", "cm2_agent.rewards.judge_reply:Answer")
+        self.checklist = named("cm2_agent:Checklist", "cm2_agent.checklist:Checklist")
+        self.store = named("cm2_agent.store:SQLStore")
+        self.score_traces = named("cm2_agent.runner.rescore:score_traces", "cm2_agent.runner:score_traces")
+        from pydantic_ai.models.function import FunctionModel
+
+        self.model = FunctionModel(self._answer, model_name="bench")
+        self.now: dict[str, dict[str, Any]] = {}
+        self.recorded: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+        self.again = 0
         self.traces: list[Any] = []
         self.said: list[list[Turn]] = []
 
     def load(self, path: str) -> dict[str, float]:
         made = json.loads(Path(path).read_text("utf-8"))
+        self.recorded.clear()
         self.traces = [
             self.trace.of(self.run(id=f"d{number}", messages=tuple(map(self.message.from_json, one["messages"]))))
             for number, one in enumerate(made)
@@ -143,37 +153,56 @@ class Worker:
 
     def judged(self) -> dict[str, float]:
         """CPU-ms of one verdict of a judge in process, and the share of the verdicts that was asked again."""
-        from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
-        from pydantic_ai.models.function import AgentInfo, FunctionModel
-        from pydantic_ai.usage import RequestUsage
-
-        now: dict[str, dict[str, Any]] = {}
-        again = 0
-
-        async def function(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
-            nonlocal again
-            content = str(messages[-1].parts[-1].content)  # type: ignore[union-attr]
-            tail = content[content.rindex("END OF TRANSCRIPT ") :]
-            asked = [name for name in now if f'"id":"{name}"' in tail]
-            again += len(asked) if len(asked) < ITEMS or "asked these items before" in tail else 0
-            text = json.dumps({"items": [now[name] for name in asked]})
-            usage = RequestUsage(input_tokens=len(content) // 4, output_tokens=len(text) // 4)
-            return ModelResponse(parts=[TextPart(content=text)], usage=usage, model_name="bench")
-
-        async def all_of_them() -> int:
-            judge = self.judge(FunctionModel(function, model_name="bench"))
-            verdicts = 0
-            for trace, turns in zip(self.traces, self.said, strict=True):
-                for number, said in enumerate(turns):
-                    now.clear()
-                    now.update({one["id"]: one for one in said})
-                    verdicts += len(await judge(trace, number, self.items))
-            return verdicts
-
+        before = self.again
         gc.collect()
         begun = time.process_time()
-        verdicts = asyncio.run(all_of_them())
-        return {"ms": 1000 * (time.process_time() - begun) / verdicts, "again": again / verdicts}
+        verdicts = asyncio.run(self._ask_all())
+        return {"ms": 1000 * (time.process_time() - begun) / verdicts, "again": (self.again - before) / verdicts}
+
+    def stored(self) -> dict[str, float]:
+        """CPU-ms of one verdict with its SQL rows: the dialogues scored into a new database."""
+        if not self.recorded:
+            asyncio.run(self._ask_all())
+        with tempfile.TemporaryDirectory() as folder, self.store(f"sqlite:///{folder}/cm2.db") as store:
+            store.save_runs([run for trace in self.traces for run in trace.runs])
+            checklist = self.checklist(
+                *(self.item(one.id, one.question, turn="each") for one in self.items), name="five"
+            )
+            judge = self.judge(self.model)
+
+            async def score() -> int:
+                scoring = self.score_traces(self.traces, checklist, judge=judge, store=store, concurrency=64)
+                return sum([len(score.verdicts) async for _, score in scoring])
+
+            gc.collect()
+            begun = time.process_time()
+            verdicts = asyncio.run(score())
+            return {"ms": 1000 * (time.process_time() - begun) / verdicts}
+
+    async def _ask_all(self) -> int:
+        judge = self.judge(self.model)
+        verdicts = 0
+        for trace, turns in zip(self.traces, self.said, strict=True):
+            for number, said in enumerate(turns):
+                self.now = {one["id"]: one for one in said}
+                verdicts += len(await judge(trace, number, self.items))
+        self.now = {}
+        return verdicts
+
+    async def _answer(self, messages: Any, info: Any) -> Any:
+        """What the judge says: of the turn at hand, else what it said of the same transcript before."""
+        from pydantic_ai.messages import ModelResponse, TextPart
+        from pydantic_ai.usage import RequestUsage
+
+        content = str(messages[-1].parts[-1].content)
+        shown, _, tail = content.rpartition("END OF TRANSCRIPT ")
+        key = (shown.split('\n{"excerpt_for"')[0].strip(), re.search("Judged: .*", tail)[0])  # type: ignore[index]
+        now = self.recorded.setdefault(key, self.now)
+        asked = [name for name in now if f'"id":"{name}"' in tail]
+        self.again += len(asked) if "asked these items before" in tail else 0
+        text = json.dumps({"items": [now[name] for name in asked]})
+        usage = RequestUsage(input_tokens=len(content) // 4, output_tokens=len(text) // 4)
+        return ModelResponse(parts=[TextPart(content=text)], usage=usage, model_name="bench")
 
 
 def work() -> None:
@@ -212,7 +241,7 @@ def measure(sides: dict[str, Any], path: Path, blocks: int) -> dict[str, Any]:
     for side in sides.values():
         side.ask("load", str(path))
     out: dict[str, Any] = {}
-    for part in ("checked", "judged"):
+    for part in ("checked", "judged", "stored"):
         found: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
         for _ in range(blocks):
             for name, side in sides.items():
