@@ -57,13 +57,13 @@ def escaped(text: str, control: frozenset[str] = frozenset()) -> str:
     """JSON text of one line in which everything can be seen and nothing can begin a mark or a special token; the same
     value. `control` are the special tokens of the model that reads it, besides those of the usual chat templates."""
     text = (_HIDDEN_ASCII if text.isascii() else _HIDDEN).sub(_escape, text)
-    if "[" in text:
+    if "[" in text or "]" in text:
         text = _BRACKETS.sub(_escape, text)
     if control:
         pattern = _pattern(control)
         for _ in range(len(max(control, key=len))):  # what is left of one may be another
-            text, found = pattern.subn(_break, text)
-            if not found:
+            before, text = text, pattern.sub(_break, text)
+            if text == before:
                 break
     return text
 
@@ -72,22 +72,24 @@ def control_tokens(words: Iterable[str]) -> frozenset[str]:
     """Of a tokenizer's special tokens those that `escaped` must break itself: it escapes every `<` anyway, and JSON's
     own marks and escapes cannot be written otherwise."""
     return frozenset(
-        word for word in words if word.strip() and not _HIDDEN.search(word) and not set(word) & set('"\\ \n')
+        word for word in words if word.strip() and not _HIDDEN.search(word) and not set(word) & set('"\\\n')
     )
 
 
 @lru_cache(maxsize=64)
 def _pattern(control: frozenset[str]) -> re.Pattern[str]:
-    return re.compile("|".join(re.escape(word) for word in sorted(control, key=lambda word: (-len(word), word))))
+    words = sorted(control, key=lambda word: (-len(word), word))
+    return re.compile(r"\\(?:u[0-9a-f]{4}|.)|" + "|".join(map(re.escape, words)))
 
 
 def _break(found: re.Match[str]) -> str:
-    # the first character that a JSON string may hold as an escape of its own
-    return "".join(f"\\u{unit:04x}" for unit in _units(found[0][0])) + found[0][1:]
+    if found[0][0] == "\\":  # an escape, which stays
+        return found[0]
+    return "".join(f"\\u{unit:04x}" for unit in _units(found[0]))
 
 
-def _units(character: str) -> list[int]:
-    data = character.encode("utf-16-be", "surrogatepass")
+def _units(word: str) -> list[int]:
+    data = word.encode("utf-16-be", "surrogatepass")
     return [int.from_bytes(data[place : place + 2], "big") for place in range(0, len(data), 2)]
 
 

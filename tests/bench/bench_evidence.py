@@ -4,8 +4,8 @@ earlier commit of this project in the same run; prints one JSON line.
 Two workers, one on this checkout and one on the baseline, take turns block by block, so that both see the same machine.
 `checked` is the CPU of turning answers with quotes into verdicts, `judged` that of a whole verdict in process (prompt,
 reply, evidence, what is asked again), `stored` that with scores and SQL rows. The dialogues are tau-bench's where
-`CM2_TEST_DATA` (default: ../shared/data) has them, else our own; the answers say yes with a quote of a real sentence, of
-a stretch of one or of a whole part. `re_asked` is the share of the verdicts for which the quote left out what turns it.
+`CM2_TEST_DATA` (default: ../shared/data) has them, else our own; the answers say yes with a quote of a real sentence,
+of a stretch of one or of a whole part. `re_asked` is the share of the verdicts whose quote left out what turns it.
 
 python -m tests.bench.bench_evidence [--baseline 2bc61d1] [--blocks 9]
 """
