@@ -82,7 +82,7 @@ def answers(messages: list[Any], whole: bool) -> list[Turn]:
                     first = draw.randrange(len(words) // 3)
                     quote = " ".join(words[first : len(words) - draw.randrange(len(words) // 3)])
                 quote = quote if len(quote) >= 12 and re.search(r"\w\w", quote) else text
-            evidence = {"step": step, "part": part, "quote": quote}
+            evidence: Any = {"step": step, "part": part, "quote": quote}
             said.append({"id": f"i{number}", "analysis": "", "evidence": evidence, "verdict": "yes"})
         out.append(said)
     return out
