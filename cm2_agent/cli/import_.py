@@ -51,11 +51,15 @@ def import_file(
     checklists: Annotated[
         bool, typer.Option("--checklists", help="Give each task a checklist compiled from its gold actions.")
     ] = False,
+    error_pattern: Annotated[
+        str | None,
+        typer.Option(help="An RE2 pattern of tools' answers that are errors; other answers without a mark are none."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     from cm2_agent.importers import read_recordings
 
-    records = read_recordings(_importer(format), file, checklists=checklists)
+    records = read_recordings(_importer(format), file, checklists=checklists, error_pattern=error_pattern)
     with closing(_Import(file, store, project, checklists)) as running:
         for record in tracked(records, "importing"):
             running.add(record)
@@ -81,6 +85,7 @@ class _Import:
         self.counts = {"imported": 0, "skipped": 0, "duplicates": 0}
         self.labels: list[Label] = []
         self.notes: set[str] = set()
+        self.unknown_failures = 0
         self.first: Problem | None = None
         self._store: SQLStore | None = None
 
@@ -107,6 +112,7 @@ class _Import:
                 self.notes.add(record.note)
             try:
                 self.counts["imported" if self._save(store, record) else "duplicates"] += 1
+                self.unknown_failures += record.unknown_failures
             except StoreError as error:  # this record contradicts what is stored; the others need not
                 self._skip(Problem(line=record.line, number=record.number, reason=str(error)))
             except (AttributeError, TypeError, ValueError) as error:
@@ -138,6 +144,11 @@ class _Import:
             echo_err(f"… and {skipped - SHOWN} more were skipped")
         for note in sorted(self.notes):
             echo_err(printable(f"note: {note}"))
+        if self.unknown_failures:
+            echo_err(
+                f"warning: {self.unknown_failures} answers of tools do not tell whether the call failed: no_tool_error"
+                " and succeeded are NULL there. --error-pattern says how errors read"
+            )
         if not self.labels:
             return self.counts
         found = self.store.save_labels(self.labels)

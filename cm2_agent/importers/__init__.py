@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, cast
 
 from cm2_agent.errors import CM2Error, TraceError
+from cm2_agent.importers.failures import by_pattern, compiled, unknown_failures
 from cm2_agent.importers.json_records import Found, Problem, read_records
 from cm2_agent.importers.tau_bench import OFFICIAL
 from cm2_agent.types.human_labels import Label
@@ -39,6 +40,11 @@ class Imported:
     trace: Trace
     task: Task | None = None
     note: str | None = None
+
+    @property
+    def unknown_failures(self) -> int:
+        """How many of its tools' answers do not tell whether the call failed."""
+        return unknown_failures(self.trace.runs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +79,11 @@ def formats() -> dict[str, EntryPoint]:
 
 
 def read_recordings(
-    format: str | Importer | type[Importer], path: str | Path, *, checklists: bool = False
+    format: str | Importer | type[Importer],
+    path: str | Path,
+    *,
+    checklists: bool = False,
+    error_pattern: str | None = None,
 ) -> Iterator[Imported | ImportedLabels | Problem]:
     """Read a JSON or JSON Lines file, in order: what each record became, or a Problem for one that could not be read.
 
@@ -84,9 +94,12 @@ def read_recordings(
             importer: a function of one record, or a class of such functions that is made anew for the file.
         path: the file. Its name without the ending is the importer's `source`.
         checklists: whether tasks get a checklist made from the record, where the format knows enough for that.
+        error_pattern: an RE2 pattern: a tool's answer that matches it is an error, and one that neither matches nor is
+            marked is none. Without it, answers that the format does not mark may have failed (status `answered`).
 
     Raises:
-        TraceError: an unknown format, a class that cannot be made, or a file that cannot be opened or is empty.
+        TraceError: an unknown format, a class that cannot be made, a pattern that RE2 does not read, or a file that
+            cannot be opened or is empty.
 
     >>> import json
     >>> import pathlib
@@ -101,7 +114,18 @@ def read_recordings(
     ('n1', "line 2, record 2: KeyError: 'text'")
     """
     found = _named(format) if isinstance(format, str) else format
-    return _read(_made(found), read_records(path), Path(path).stem, checklists)
+    pattern = compiled(error_pattern)
+    read = _read(_made(found), read_records(path), Path(path).stem, checklists)
+    return read if pattern is None else (_failing(one, pattern) for one in read)
+
+
+def _failing(one: Imported | ImportedLabels | Problem, pattern: Any) -> Imported | ImportedLabels | Problem:
+    if not isinstance(one, Imported):
+        return one
+    try:
+        return replace(one, trace=by_pattern(one.trace, pattern))
+    except Exception as error:  # what other people's importers call a trace may be none: that costs this record alone
+        return Problem(line=one.line, number=one.number, reason=_reason(error))
 
 
 def _made(found: Importer | type[Importer] | Callable[..., Any]) -> Importer:

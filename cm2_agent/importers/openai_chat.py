@@ -54,7 +54,7 @@ class OpenAIChats:
             chat = _Record.model_validate(record)
         except ValidationError as error:
             raise TraceError(first_problem(error, shown=60)) from error
-        messages, tools = read_messages(chat.messages), read_tools(chat.tools)
+        messages, tools = read_messages(chat.messages, unmarked=True), read_tools(chat.tools)
         sampling = {
             key: record[key]
             for key in _SAMPLING

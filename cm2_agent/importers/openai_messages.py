@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 from cm2_agent.errors import TraceError
+from cm2_agent.importers.failures import marked, tool_answer
 from cm2_agent.importers.json_records import parse_json
 from cm2_agent.models.reasoning_text import split_reasoning
 from cm2_agent.types.json_values import JSON, content_hash
@@ -39,18 +41,40 @@ _READ = {
 }
 
 
-def read_messages(data: JSON, *, failed: Callable[[str], bool] = lambda text: False) -> tuple[Message, ...]:
-    """The messages of a chat. `failed` tells from a tool's answer whether the call failed. Keys that the chat format
-    does not know are kept. Raises TraceError naming the message that is not one."""
+def read_messages(
+    data: JSON, *, failed: Callable[[str], bool] | None = None, unmarked: bool = False
+) -> tuple[Message, ...]:
+    """The messages of a chat; keys that the chat format does not know are kept.
+
+    A tool's answer is an error where it is marked as one, else where `failed` says so of its text, or (None) where it
+    reads like one. `unmarked`: other answers without a mark may have failed too (status `answered`). Raises TraceError
+    naming the message that is not one."""
     if not isinstance(data, Sequence) or isinstance(data, str) or not data:
         raise TraceError(f"the messages are {_shown(data)}; expected a list of at least one message")
+    failures = _Failures(failed, unmarked)
     read: list[Message] = []
     for index, item in enumerate(data):
         try:
-            read.append(_message(item, failed))
+            results, rest = _tool_results(item, failures)
+            read.extend(results)
+            if rest is not None:
+                read.append(_message(rest, failures))
         except TraceError as error:
             raise TraceError(f"message {index}: {error}") from error
     return tuple(read)
+
+
+@dataclass(frozen=True)
+class _Failures:
+    """How answers of tools are read: what says of a text that it is an error, and whether others may have failed."""
+
+    failed: Callable[[str], bool] | None
+    unmarked: bool
+
+    def answer(self, identity: str | None, content: JSON, *, mark: bool | None, told: bool = False) -> ToolCallResponse:
+        if mark is None and self.failed is not None:
+            mark = isinstance(content, str) and self.failed(content)
+        return tool_answer(identity, content, failed=mark, told=told or not self.unmarked)
 
 
 def read_tools(data: JSON) -> tuple[ToolSpec, ...]:
@@ -141,7 +165,7 @@ def _thinking_apart(parts: Iterable[Part]) -> Iterator[Part]:
             yield Text(content=said, extra=part.extra)
 
 
-def _message(data: JSON, failed: Callable[[str], bool]) -> Message:
+def _message(data: JSON, failures: _Failures) -> Message:
     if not isinstance(data, Mapping):
         raise TraceError(f"is {_shown(data)}; expected an object with a role")
     role = OPENAI_ROLES.get(data["role"]) if isinstance(data.get("role"), str) else None
@@ -152,7 +176,7 @@ def _message(data: JSON, failed: Callable[[str], bool]) -> Message:
         raise TraceError(f"has name {_shown(name)}; expected text")
     extra = {key: value for key, value in data.items() if key not in _READ}
     if role == "tool":
-        return Message(role=role, parts=(_response(data, failed),), name=name, extra=extra)
+        return Message(role=role, parts=(_response(data, failures),), name=name, extra=extra)
     parts: list[Part] = []
     for key in ("reasoning_content", "reasoning"):
         if isinstance(data.get(key), str) and data[key]:
@@ -191,6 +215,8 @@ def _part(part: JSON) -> Part:
     if not isinstance(part, Mapping):
         raise TraceError(f"has a content part {_shown(part)}; expected an object with a type")
     kind = part.get("type")
+    if kind == "tool_use" and isinstance(part.get("name"), str) and isinstance(part.get("id"), str | None):
+        return ToolCall(id=part.get("id"), name=part["name"], arguments=part.get("input"))
     if kind in {"text", "input_text", "output_text", "refusal"}:
         text = part.get("refusal" if kind == "refusal" else "text")
         if not isinstance(text, str):
@@ -229,16 +255,40 @@ def _call(data: JSON) -> ToolCall:
     return ToolCall(id=identity, name=inner["name"], arguments=arguments, extra=extra)
 
 
-def _response(data: Mapping[str, JSON], failed: Callable[[str], bool]) -> ToolCallResponse:
+def _response(data: Mapping[str, JSON], failures: _Failures) -> ToolCallResponse:
     identity = data.get("tool_call_id")
     if identity is not None and not isinstance(identity, str):
         raise TraceError(f"has tool_call_id {_shown(identity)}; expected text")
-    content = data.get("content")
+    return failures.answer(identity, _answered(data.get("content")), mark=marked(data))
+
+
+def _answered(content: JSON) -> JSON:
+    """What a tool answered: of a list of texts the texts, one a line."""
     if isinstance(content, Sequence) and not isinstance(content, str):
         parts = _content(content)
         if all(isinstance(part, Text) for part in parts):
-            content = "\n".join(part.content for part in parts if isinstance(part, Text))
-    return ToolCallResponse(id=identity, response=content, error=isinstance(content, str) and failed(content))
+            return "\n".join(part.content for part in parts if isinstance(part, Text))
+    return content
+
+
+def _tool_results(data: JSON, failures: _Failures) -> tuple[list[Message], JSON | None]:
+    """The tools' answers that a user's message holds, as Anthropic writes them, and what else it holds. These blocks
+    mark every failure (`is_error`)."""
+    content = data.get("content") if isinstance(data, Mapping) and data.get("role") == "user" else None
+    if not isinstance(content, list):
+        return [], data
+    blocks = [one for one in content if isinstance(one, Mapping) and one.get("type") == "tool_result"]
+    if not blocks:
+        return [], data
+    results: list[Message] = []
+    for block in blocks:
+        identity = block.get("tool_use_id")
+        if identity is not None and not isinstance(identity, str):
+            raise TraceError(f"has tool_use_id {_shown(identity)}; expected text")
+        part = failures.answer(identity, _answered(block.get("content")), mark=marked(block), told=True)
+        results.append(Message(role="tool", parts=(part,)))
+    rest = [one for one in content if one not in blocks]
+    return results, {**data, "content": rest} if rest else None
 
 
 def _shown(value: JSON) -> str:

@@ -83,7 +83,7 @@ def test_a_custom_tool_takes_text(tmp_path: Path) -> None:
     chat = [say("user", "List"), {"role": "assistant", "content": None, "tool_calls": [asked]}]
     (found,) = imported(tmp_path, [*chat, {"role": "tool", "tool_call_id": "1", "content": "a b"}])
     (use,) = found.trace.steps[0].tool_uses
-    assert (use.arguments, use.status) == ("ls -l", "ok")
+    assert (use.arguments, use.status) == ("ls -l", "answered")
 
 
 def test_what_is_known_about_a_chat_is_kept(tmp_path: Path) -> None:
