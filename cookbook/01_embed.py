@@ -3,11 +3,12 @@
 The graph below is written against LangGraph alone. `watch` puts a traced graph in its place; three customers are
 served, one of them by guessing. Its model is scripted, so that the recipe needs no key: put your own in.
 
-You should see: mean reward 0.75 over 3 dialogues
+You should see: mean reward 0.67 over 3 dialogues
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,12 +19,12 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 
-from cm2_agent import Checklist, Item, SQLStore, View, flush, watch
+from cm2_agent import Checklist, Item, SQLStore, flush, watch
 
 
-def get_order(order_id: str) -> str:
+def get_order(order_id: str) -> dict[str, str]:
     """Look up an order."""
-    return f"shipped, arrives on 2026-05-2{order_id}"
+    return {"status": "shipped", "arrives": f"2026-05-2{order_id}"}
 
 
 class Clerk(BaseChatModel):
@@ -45,11 +46,12 @@ class Clerk(BaseChatModel):
     def answer(self, messages: Sequence[BaseMessage]) -> AIMessage:
         last = messages[-1]
         if isinstance(last, ToolMessage):
-            return AIMessage(f"It was {last.content}.")
+            order = json.loads(str(last.content))
+            return AIMessage(f"It was {order['status']} and arrives on {order['arrives']}.")
         if "quickly" in str(last.content):
-            return AIMessage("It arrives on 2026-05-20.")
-        order = str(last.content).rstrip("?").split()[-1]
-        return AIMessage("", tool_calls=[ToolCall(name="get_order", args={"order_id": order}, id="1")])
+            return AIMessage("It arrives on 2026-05-29.")
+        number = str(last.content).rstrip("?").split()[-1]
+        return AIMessage("", tool_calls=[ToolCall(name="get_order", args={"order_id": number}, id="1")])
 
 
 def build() -> Any:
@@ -67,15 +69,11 @@ def build() -> Any:
     return graph.compile()
 
 
-def tells_day(view: View) -> bool:
-    "The customer is told the day that get_order returned."
-    return any(str(order).split()[-1] in view.reply for order in view.results("get_order"))
-
-
+day = {"tool": "get_order", "path": "arrives"}  # what the tool itself answered, wherever the reply comes from
 support = Checklist(
     Item("looks_up_first", check={"called": "get_order", "with": {"order_id": {"from": "user"}}, "before": "reply"}),
-    Item("tells_day", check=tells_day, depends_on=["looks_up_first"], weight=2),
-    Item("calls_little", check={"at_most": 2}),
+    Item("tells_day", check={"reply_states": {"from": day}}, depends_on=["looks_up_first"], weight=2),
+    Item("calls_little", check={"at_most": 2}, depends_on=["looks_up_first"]),
     name="support",
 )
 

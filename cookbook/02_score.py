@@ -4,7 +4,7 @@ The dialogues below are in the chat format that most logs can be turned into; `c
 `cm2 score CHECKLIST.yaml --checks MODULE --store URL` do the same from the command line. Nothing here asks a judge or
 needs a key.
 
-You should see: mean reward 0.75 over 2 dialogues
+You should see: mean reward 0.62 over 2 dialogues
 """
 
 from __future__ import annotations
@@ -45,12 +45,13 @@ items:
   - id: looks_up_first
     check: {called: get_order, before: cancel_order}
   - id: cancels
-    check: {called: cancel_order, with: {order_id: {from: user}}, succeeded: true}
+    check: {called: cancel_order, with: {order_id: {from: user}}}
   - id: tells_price
     check: tells_price            # the function below; YAML never imports code
     depends_on: [looks_up_first]
   - id: no_errors
     check: {no_tool_error: true}
+    depends_on: [looks_up_first]  # else an agent that does nothing is paid for it
 """
 
 
@@ -63,7 +64,8 @@ def stored(url: str) -> SQLStore:
     """The dialogues above, imported into a store."""
     Path("chats.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in CHATS), encoding="utf-8")
     store = SQLStore(url)
-    for record in read_recordings("openai", "chats.jsonl"):
+    # The format does not mark failed calls: the pattern says how this desk's errors read.
+    for record in read_recordings("openai", "chats.jsonl", error_pattern="^(error|not found)"):
         if isinstance(record, Imported):
             for run in record.trace.runs:
                 store.save_run(run)

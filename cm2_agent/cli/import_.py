@@ -147,7 +147,7 @@ class _Import:
         if self.unknown_failures:
             echo_err(
                 f"warning: {self.unknown_failures} answers of tools do not tell whether the call failed: no_tool_error"
-                " and succeeded are NULL there. --error-pattern says how errors read"
+                " and succeeded are NULL there; --error-pattern says how errors read (import into a new store)"
             )
         if not self.labels:
             return self.counts

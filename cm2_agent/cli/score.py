@@ -155,6 +155,7 @@ def score(
     asks = chosen is not None and any(item.is_judged or item.when_question is not None for item in chosen)
     if reasons and judge_model is None and asks:
         echo_err("the checklist has questions, and nobody was there to answer them; give --judge MODEL")
+    echo_unknown_failures(scores)
     if judge_model is not None:
         echo_nulls(scores)
     rewards = [one.reward for one in scores if one.reward is not None]
@@ -179,6 +180,18 @@ def score(
         else:
             print_flips(change)
     print_result(result, as_json=as_json, omit="flips")
+
+
+def echo_unknown_failures(scores: Sequence[Score]) -> None:
+    """Warn of verdicts that hang on what a recording does not tell."""
+    from cm2_agent.rewards.scoring.checks import UNKNOWN_FAILURE
+
+    unknown = sum(verdict.reason == UNKNOWN_FAILURE for score in scores for verdict in score.verdicts)
+    if unknown:
+        echo_err(
+            f"warning: {unknown} verdicts are NULL, since the imported recordings do not tell whether calls failed;"
+            " import them into a new store with --error-pattern"
+        )
 
 
 def echo_nulls(scores: Sequence[Score]) -> None:

@@ -280,11 +280,23 @@ def _earliest(passages: Passages, needle: str, value: JSON, count: int) -> int |
 
 
 def _words_of(answer: JSON) -> str:
-    """What a tool's answer says: of JSON its values, one a line, since its keys are the tool's own words."""
+    """What a tool's answer says: of JSON its values, one a line, and those keys that hold a digit, which are ids. Other
+    keys are the tool's own words."""
     read = parsed(answer)
     if isinstance(read, Mapping | list):
-        return "\n".join(as_text(leaf) for leaf in leaves(read))
+        return "\n".join([*(as_text(leaf) for leaf in leaves(read)), *_ids_among_keys(read)])
     return as_text(answer)
+
+
+def _ids_among_keys(value: JSON) -> Iterator[str]:
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, Mapping):
+            yield from (key for key in map(str, one) if any(map(str.isdigit, key)))
+            waiting.extend(one.values())
+        elif isinstance(one, list):
+            waiting.extend(one)
 
 
 __all__ = ["DialogueWords", "Passages", "as_text", "leaves", "meanings", "occurs", "parsed", "stands_in"]

@@ -157,6 +157,8 @@ def test_a_tools_result_that_is_no_error_is_a_source() -> None:
         assert comes(dialogue("Hi", "A-9", before=response), "tool") is known
     keys = ToolCallResponse(id="0", response='{"order_id": "A-9"}')
     assert comes(dialogue("Hi", "order_id", name="w", before=keys), "tool", "w") is False
+    ids = ToolCallResponse(id="0", response={"cards": {"card_9": {"last": "x"}}})
+    assert comes(dialogue("Hi", "card_9", before=ids), "tool") is True  # a key that holds a digit is an id
     assert comes(dialogue("Hi", "found"), "tool") is False  # the answer to the call itself
 
 
