@@ -16,6 +16,7 @@ from typing import TypeAlias, cast
 from cm2_agent.errors import TrainError
 from cm2_agent.types.group import Group, Rollout
 from cm2_agent.types.json_values import JSON
+from cm2_agent.types.null_rates import NullTally, PolicyNulls
 from cm2_agent.types.trace import Trace
 
 from .advantage import Level, Norm, advantages
@@ -60,9 +61,10 @@ class RowReport:
     """What became of the groups. `left_out` counts rollouts by reason; `masked_tokens` are those of prompts, tools and
     users.
 
-    `pending_groups` were left out whole for a rollout whose reward is pending. `lower` and `upper` are the mean bounds
-    of the other groups' rewards, each in [0, 1], None where there is none: J − J_low is at most their difference
-    (docs/method.md §4). `retokenised_rows` (rows made from words, which GRPO refuses) is in the JSON only where there
+    `pending_groups` were left out whole for a rollout whose reward is pending. `lower` and `upper` are the mean
+    bounds of the other groups' rewards, each in [0, 1], None where there is none: J − J_low is at most their
+    difference (docs/method.md §4). `nulls` counts by policy what was not judged. These four are in the JSON only
+    where something was not judged, and `retokenised_rows` (rows made from words, which GRPO refuses) where there
     are some.
     """
 
@@ -76,11 +78,19 @@ class RowReport:
     upper: float | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
     retokenised_rows: int = 0
+    nulls: tuple[PolicyNulls, ...] = ()
 
     def to_json(self) -> dict[str, JSON]:
         out: dict[str, JSON] = {**self.__dict__, "left_out": dict(sorted(self.left_out.items()))}
+        found = {one.policy or "unknown": one.to_json() for one in self.nulls}
+        out["nulls"] = {
+            policy: {name: value for name, value in one.items() if name != "policy"} for policy, one in found.items()
+        }
         if not self.retokenised_rows:
             del out["retokenised_rows"]
+        if not self.pending_groups and self.lower == self.upper:
+            for name in ("pending_groups", "lower", "upper", "nulls"):
+                del out[name]
         return out
 
 
@@ -108,6 +118,7 @@ class RolloutDataset:
             upper=math.fsum(one.upper for one in bounds) / len(bounds) if bounds else None,
             left_out=dict(self.left_out),
             retokenised_rows=sum(row.retokenised for row in rows),
+            nulls=NullTally((one.trace, one.score) for group in self.groups for one in group.group.rollouts).policies,
         )
 
 

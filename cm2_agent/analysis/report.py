@@ -22,6 +22,7 @@ from cm2_agent.analysis.report_figures import (
 )
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
+from cm2_agent.types.null_rates import NullTally
 from cm2_agent.types.score import Score, TurnScore, Verdict
 from cm2_agent.types.text import shorten
 from cm2_agent.types.trace import Trace
@@ -59,6 +60,7 @@ class _Gathered:
         self.decided: Counter[str] = Counter()
         self.inapplicable: Counter[str] = Counter()
         self.null_causes: Counter[str] = Counter()
+        self.by_policy = NullTally()
         self.failures: list[dict[str, bool]] = []
         self.first: Counter[tuple[int | None, int]] = Counter()
         self.first_items: Counter[str] = Counter()
@@ -96,6 +98,7 @@ class _Gathered:
             self.first[place] += 1
             self.first_items[item] += 1
         self._price(trace, score)
+        self.by_policy.add(trace, score)
         if score.reward is None:
             self.null_rewards[score.null_reason or "unknown"] += 1
             return
@@ -178,6 +181,7 @@ class _Gathered:
                 self._bad(trace, score) for _, _, trace, score in sorted(self.worst, key=lambda one: (-one[0], -one[1]))
             ),
             null_causes=dict(self.null_causes.most_common()),
+            nulls_by_policy=self.by_policy.policies,
             cost=self._cost(),
             consistency=tuple(map(self._consistency, self.children)),
         )

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 
 from cm2_agent.analysis.corrected_mean import CorrectedMean
 from cm2_agent.types.json_values import JSON
+from cm2_agent.types.null_rates import PolicyNulls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,10 +102,11 @@ class PolicyMean:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Everything about one reward version. `histogram` counts rewards in ten bins of [0, 1]; `first` and `first_items`
-    count where and by which item the traces with a failure failed first; `cost` holds the agent's tokens, as far as
-    known, and what judging took where a judge was asked (`judge_usd` None: a price is not known), `judged_traces` being
-    those that it was asked about. `corrected` holds the mean rewards by people's labels, where they were asked for;
+    """Everything about one reward version. `histogram` counts rewards in ten bins of [0, 1]; `first` and
+    `first_items` count where and by which item the traces with a failure failed first; `cost` holds the agent's
+    tokens, as far as known, and what judging took where a judge was asked (`judge_usd` None: a price is not known),
+    `judged_traces` being those that it was asked about. `corrected` holds the mean rewards by people's labels,
+    where they were asked for; `nulls_by_policy` what each policy kept from being judged, the first policy first;
     `certificate` what the reward version's certificate says (`Certificate.summary`), None where it has none."""
 
     version: str
@@ -127,9 +129,10 @@ class Report:
     consistency: tuple[Consistency, ...] = field(default=())
     corrected: tuple[PolicyMean, ...] = field(default=())
     certificate: Mapping[str, JSON] | None = None
+    nulls_by_policy: tuple[PolicyNulls, ...] = field(default=())
 
     def to_json(self) -> dict[str, JSON]:
-        return asdict(self)
+        return {**asdict(self), "nulls_by_policy": [one.to_json() for one in self.nulls_by_policy]}
 
 
 __all__ = ["CoFailure", "Consistency", "FailedItem", "FirstFailure", "PassRate", "PolicyMean", "Report", "WorstTrace"]

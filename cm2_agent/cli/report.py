@@ -24,6 +24,7 @@ from cm2_agent.cli.common import (
     tracked,
 )
 from cm2_agent.cli.eval import reward_version
+from cm2_agent.cli.null_checks import null_lines
 from cm2_agent.errors import StoreError
 
 if TYPE_CHECKING:
@@ -121,6 +122,8 @@ def _lines(found: Report) -> Iterator[str]:
             quote = failed.quotes[0] if failed.quotes else failed.said
             yield f"         {printable(failed.item)}" + (f": “{one_line(quote, 90)}”" if quote else "")
     yield from _counts("verdicts that are NULL", found.null_causes)
+    yield "\nNULL by policy, the first one first; 95 % over tasks"
+    yield from (f"  {line}" for line in null_lines(found.nulls_by_policy))
     for row in found.consistency:
         words = f"parent without a part {row.parent_alone}, parts without the parent {row.children_alone}"
         yield printable(

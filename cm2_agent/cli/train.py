@@ -21,6 +21,13 @@ from cm2_agent.cli.common import (
 )
 from cm2_agent.cli.eval import reward_version
 from cm2_agent.cli.human_labels import compare_with_people, kappa_shortfall
+from cm2_agent.cli.null_checks import (
+    MAX_NULL_RISE,
+    check_null_items,
+    check_null_rise,
+    null_rates,
+    report_groups,
+)
 from cm2_agent.cli.score import load_checklist_and_checks
 from cm2_agent.errors import TrainError
 from cm2_agent.types.certificate import MAX_ATTACK_RATE, MIN_PASS_RATE
@@ -104,6 +111,15 @@ def train(
     min_pass_rate: Annotated[
         float, typer.Option("--min-pass-rate", min=0, max=1, help="With it: the least share of right traces paid.")
     ] = MIN_PASS_RATE,
+    max_null_rise: Annotated[
+        float,
+        typer.Option(
+            "--max-null-rise",
+            min=0,
+            max=1,
+            help="Refuse where more of the reward is NULL by the policy's doing than by the first policy's (1: never).",
+        ),
+    ] = MAX_NULL_RISE,
     level: Annotated[
         str, typer.Option("--level", help="trajectory, turn, step, return_to_go or evidence.")
     ] = "trajectory",
@@ -159,6 +175,11 @@ def train(
             _check_judge(opened, groups, min_kappa)
         if require_certificate:
             _check_certificate(opened, groups, max_attack_rate, min_pass_rate)
+        every = groups if policy is None else opened.groups(checklist=chosen, reward=version)
+        report_groups(groups)
+        check_null_rise(null_rates(every), max_null_rise, policy)
+        for scored_by in sorted({str(group.key["reward"]) for group in groups}):
+            check_null_items(opened, scored_by)
     if trainer is None:
         _count(groups, model, allow_retokenised, level=level, norm=norm, agent=agent, as_json=as_json)
         return

@@ -43,6 +43,10 @@ def test_the_report_counts_what_is_trained_and_why_the_rest_is_not() -> None:
         "lower": 0.5,
         "upper": 0.5,
         "left_out": {"no reward: failure": 1, GROUP_PENDING: 1, TEXT_ONLY: 1},
+        "nulls": {
+            "v1": {"traces": 6, "pending": 1, "unknown_share": 0.0, "causes": {}, "cuts": {}},
+            "unknown": {"traces": 1, "pending": 0, "unknown_share": 0.0, "causes": {}, "cuts": {}},
+        },
     }
     json.dumps(dataset.report.to_json())
     assert [span.advantage for row in dataset.groups[0].rows for span in row.spans] == pytest.approx(
