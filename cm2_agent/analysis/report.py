@@ -27,7 +27,7 @@ from cm2_agent.types.score import Score, TurnScore, Verdict
 from cm2_agent.types.text import shorten
 from cm2_agent.types.trace import Trace
 
-NOT_LOOKED = frozenset({"dependency", "gate", "limit", "unreached", "not applicable"})
+NOT_LOOKED = frozenset({"dependency", "gate", "limit", "unreached", "not applicable", "when"})
 """Reasons of verdicts that say nothing of the item itself: something else decided."""
 WORST = 10
 PAIRS = 12

@@ -217,12 +217,12 @@ class _Turn:
         is left of its own."""
         factors = []
         for parent, soft in edges:
-            level = max((amount for step, amount in self._levels[parent] if step < flip), default=0.0)
+            before = [amount for step, amount in self._levels[parent] if step < flip]
             if soft:
-                worth = level if self._met[parent] else 0.0
+                worth = max(before, default=0.0) if self._met[parent] else 0.0
                 factors.append(worth + (1.0 - worth) * soft)
-            else:
-                factors.append(level)
+            else:  # one that came too late is `met`'s business: what waits for this item asks for satisfaction alone
+                factors.append(max(before or [amount for _, amount in self._levels[parent]], default=1.0))
         return math.prod(factors)
 
     def _flip(self, at: int) -> float:

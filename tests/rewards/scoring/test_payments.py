@@ -85,6 +85,8 @@ def test_chains_by_hand() -> None:
     assert paid([at(2), at(2), at(3)], soft_after_hard) == [1, 0, 0.5], "satisfied and not paid is not paid"
     assert paid([at(2), at(2), at(3)], links({}, {0: 0.0}, {1: 0.0})) == [1, 0, 1], "Eq. 2 asks for satisfaction alone"
     assert paid([NO, NO, at(1)], links({}, {}, {0: 0.6, 1: 0.5})) == [0, 0, 0.3]
+    aside = links({}, {0: 0.0}, {1: 0.0}, {1: 0.5})
+    assert paid([at(1), at(1), at(2), at(2)], aside) == [1, 0, 1, 0.5], "satisfied is enough for the hard one alone"
 
 
 def test_backfill_pays_what_the_step_would_have_paid() -> None:
