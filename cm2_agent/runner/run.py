@@ -13,7 +13,7 @@ from cm2_agent.runner.rescore import read_if_path, require_store, saved, with_ca
 from cm2_agent.runner.rollout import Result, Rollouts, Verify, Worlds
 from cm2_agent.runner.tool_setup import Simulator, tool_setup
 from cm2_agent.types.checklist import Checklist
-from cm2_agent.types.json_values import JSON, canonical_json
+from cm2_agent.types.json_values import JSON
 from cm2_agent.types.protocols import GatedScorer, Judge, Sink, User
 from cm2_agent.types.run_attributes import TASK_MESSAGES, USER
 from cm2_agent.types.score import Score
@@ -157,7 +157,7 @@ def run(
     )
     graph_of: Callable[[Task], Any] = graph if callable(graph) and not hasattr(graph, "ainvoke") else lambda task: graph
     speakers: dict[tuple[str, int], str] = {}
-    scripted: dict[tuple[str, int], str] = {}
+    scripted: dict[tuple[str, int], list[JSON]] = {}
     for task, known in zip(listed, shown, strict=True):
         speaker = speaking(task)
         if speaker is not None:
@@ -171,7 +171,7 @@ def run(
         if scored_by is not None:
             check_trainable(scored_by, known)
             if known.scripted_turns and any(exogenous_pattern(item) is not None for item in scored_by):
-                scripted[task.id, task.version] = canonical_json(list(known.turns))
+                scripted[task.id, task.version] = list(known.turns)
         setup.check(task, graph_of(task))
 
     def attributes(task: Task) -> dict[str, JSON]:

@@ -105,11 +105,12 @@ def _planned_turns(trace: Trace) -> int | None:
 def _planned_messages(trace: Trace, planned: int | None) -> tuple[str, ...] | None:
     """The messages of the task's turns as the trace has them from its task: what the dialogue came to does not
     matter."""
-    written = trace.attributes.get(TASK_MESSAGES)
-    try:
-        messages = json.loads(written) if isinstance(written, str) else None
-    except ValueError:
-        return None
+    messages = trace.attributes.get(TASK_MESSAGES)
+    if isinstance(messages, str):  # as spans carry a list
+        try:
+            messages = json.loads(messages)
+        except ValueError:
+            return None
     if not isinstance(messages, list) or len(messages) != planned:
         return None
     return tuple(messages) if all(isinstance(one, str) for one in messages) else None

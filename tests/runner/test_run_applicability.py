@@ -56,6 +56,7 @@ async def test_rollouts_are_scored_on_the_same_items_however_they_end(tmp_path: 
         assert [len(trace.turns) for trace, _ in done] == [3, 1], "the gate asks for it where it applies"
         assert [score.reward for _, score in done] == [pytest.approx((1 + 1 + 0.5) / 3), pytest.approx(0.5 / 3)]
         assert ("ada@x.org" in json.dumps([trace.to_json() for trace, _ in done])) == (redact is None)
+        assert isinstance(done[0][0].attributes["cm2.task.messages"], list), "which spans without content leave out"
         # without the task at hand the trace says the same
         alone = [result async for result in score_traces([trace for trace, _ in done], CHECKLIST)]
         assert [shapes(score) for _, score in alone] == [want, want]

@@ -88,13 +88,19 @@ steps = st.sampled_from([call("get_order"), say("order late 2026 please"), say("
 dialogues = st.lists(st.lists(steps, min_size=1, max_size=3), min_size=1, max_size=4)
 
 
-@given(dialogues, st.booleans(), st.sampled_from([{}, {"cm2.gate.turn": 0}, {"cm2.cut": "steps"}]), st.booleans())
+@given(
+    dialogues,
+    st.booleans(),
+    st.sampled_from([{}, {"cm2.gate.turn": 0}, {"cm2.cut": "steps"}]),
+    st.booleans(),
+    st.sampled_from([list, canonical_json]),
+)
 def test_what_applies_does_not_depend_on_the_dialogue(
-    parts: list[list[Any]], same: bool, ended: dict[str, Any], at_hand: bool
+    parts: list[list[Any]], same: bool, ended: dict[str, Any], at_hand: bool, as_json: Any
 ) -> None:
     """The task alone says it, be it at hand or recorded in the trace: the turns, their items and weights are alike."""
     messages = [*TASK.turns, "My order, late"] if same else ["order", "late", "order late", "order"]
-    recorded = {"cm2.task.id": "t", "cm2.task.turns": 3, "cm2.task.messages": canonical_json(list(TASK.turns))}
+    recorded = {"cm2.task.id": "t", "cm2.task.turns": 3, "cm2.task.messages": as_json(TASK.turns)}
     made = trace(*(turn(text, *own) for text, own in zip(messages, parts, strict=False)))
     run = replace(made.runs[0], attributes={**ended, **({} if at_hand else recorded)})
     score = ChecklistScorer(EXOGENOUS).score_sync(Trace(id="t", runs=(run,)), TASK if at_hand else None)
