@@ -237,8 +237,22 @@ def _verdicts(score: Score | None) -> None:
             table.add_row(*(Text(one_line(cell, 100)) for cell in cells), style=colour)
             place = ""
     out.print(table)
+    for verdict in score.verdicts:
+        for line in _evidence(verdict):
+            out.print(line, style="dim", soft_wrap=True)
     if score.usage:
         out.print(f"judging cost: {usage_text(score.usage)}", soft_wrap=True)
+
+
+def _evidence(verdict: Verdict) -> Iterator[str]:
+    """What the judge quoted, in its sentence, and what asking it in reverse brought."""
+    for one in verdict.evidence:
+        if one.get("snippet"):
+            step = one.get("step")
+            place = f"turn {one.get('turn')}, step {step + 1 if isinstance(step, int) else step}, {one.get('from')}"
+            yield f"{one_line(verdict.item, 60)} ({one_line(place, 80)}): “{one_line(str(one['snippet']), 600)}”"
+        if "reversed" in one:
+            yield f"{one_line(verdict.item, 60)}, asked in reverse: {one_line(str(one['reversed']), 60)}"
 
 
 def _word(value: bool | None) -> str:

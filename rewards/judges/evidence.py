@@ -195,7 +195,7 @@ def _cuts_a_number(before: str, needle: str, after: str) -> bool:
     return False
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)
 def _needle(quote: str) -> tuple[str, bool | None]:
     """The quote's words between spaces, without punctuation at its ends; and whether it is spelled as a question,
     where its end says so."""

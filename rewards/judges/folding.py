@@ -61,6 +61,8 @@ _INSIDE = re.compile(r"(?<=[^\W\d_])(?:\*{2,3}|~~)(?=[^\W\d_])")
 # compact JSON is one long run without white space: in parts of it, what is the same is folded once
 _IN_JSON = re.compile(r'(?<=[,{}\[\]:])(?=["{}\[\]])')
 _LONG = 48
+_LONGEST = 4096
+"""Characters of a piece whose letters are placed one by one."""
 
 
 _NUMBERS = re.compile(r"\[-?\d[\d.]*(?:,-?\d[\d.]*)+\]")
@@ -108,18 +110,30 @@ class FoldedText:
         """Where in the raw text the words stand that the plain key has from `start` to `end`, both at a space."""
         first = self.plain.count(" ", 0, start)
         last = self.plain.count(" ", 0, end) - 1
-        spans = self._spans
-        return spans[first][0], spans[min(last, len(spans) - 1)][1]
+        return self._word(first)[0], self._word(max(first, last))[1]
+
+    def _word(self, number: int) -> tuple[int, int]:
+        counts, places, pieces = self._places
+        at = bisect_right(counts, number) - 1
+        start, end = _word_spans(pieces[at])[number - counts[at]]
+        return places[at] + start, places[at] + end
 
     @cached_property
-    def _spans(self) -> list[tuple[int, int]]:
-        out: list[tuple[int, int]] = []
-        at = 0
+    def _places(self) -> tuple[list[int], list[int], list[str]]:
+        """The pieces that hold words: how many words come before each, where each stands, and what it is."""
+        counts: list[int] = []
+        places: list[int] = []
+        pieces: list[str] = []
+        at = known = 0
         for piece in _pieces(self.raw):
             at = self.raw.index(piece, at)
-            out += [(at + start, at + end) for start, end in _word_spans(piece)]
+            if key := _piece_key(piece):
+                counts.append(known)
+                places.append(at)
+                pieces.append(piece)
+                known += 1 + key.count(" ") + key.count(GLUE)
             at += len(piece)
-        return out
+        return counts, places, pieces
 
 
 class RewrittenText:
@@ -250,14 +264,17 @@ def _belong(before: str, word: str) -> bool:
     return "No" in (unicodedata.category(first), unicodedata.category(last)) and _is_word(word) and _is_word(before)
 
 
+@lru_cache(maxsize=64)
 def _word_spans(piece: str) -> list[tuple[int, int]]:
     """Where in the piece the words of its key stand."""
     text = _compatible(piece)
     places = [(start, end) for _, _, start, end in _words(text)]
     if len(text) == len(piece):
         return places
-    letters = list(regex.finditer(r"\X", piece))
-    origin = [place for letter in letters for place in [letter.span()] * len(_compatible(letter[0]))]
+    origin: list[tuple[int, int]] = []
+    if len(piece) <= _LONGEST:
+        letters = regex.finditer(r"\X", piece)
+        origin = [place for letter in letters for place in [letter.span()] * len(_compatible(letter[0]))]
     if len(origin) != len(text):  # marks were taken out of the middle: nearly there is near enough for a sentence
         scale = len(piece) / max(len(text), 1)
         origin = [(int(place * scale), int((place + 1) * scale)) for place in range(len(text))]
