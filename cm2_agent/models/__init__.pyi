@@ -1,5 +1,5 @@
 from .local import LocalChatModel as LocalChatModel
-from .local import fingerprint as fingerprint
+from .weights import fingerprint as fingerprint
 from .openai import EndpointChatModel as EndpointChatModel
 from .openai import openai_compatible as openai_compatible
 from .tokenizer import END as END

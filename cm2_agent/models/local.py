@@ -5,7 +5,6 @@ imported when a model is made, not before."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +22,9 @@ from pydantic import ConfigDict, PrivateAttr, model_validator
 from cm2_agent.errors import ModelError, require_extra
 from cm2_agent.models.batching import batched, current_seat
 from cm2_agent.models.chat_template import history_hash, parse_completion, reasoning_of, template_messages
-from cm2_agent.models.reasoning_text import opening_tag
+from cm2_agent.models.control_words import ControlWords, Rendered
+from cm2_agent.models.template_probe import TemplateProfile, probe
+from cm2_agent.models.weights import fingerprint
 
 if TYPE_CHECKING:
     from cm2_agent.models.generation import Generation, Generator, Request, Sampling
@@ -102,6 +103,8 @@ class LocalChatModel(BaseChatModel):
     _generator: Generator = PrivateAttr()
     _stop_ids: frozenset[int] = PrivateAttr(default=frozenset())
     _calls: int = PrivateAttr(default=0)
+    _words: ControlWords = PrivateAttr()
+    _profile: TemplateProfile | None = PrivateAttr(default=None)
 
     @classmethod
     def load(
@@ -158,6 +161,7 @@ class LocalChatModel(BaseChatModel):
         self._generator = Generator(
             self.model, pad_id=pad if pad is not None else min(self._stop_ids, default=0), max_batch=self.max_batch
         )
+        self._words = ControlWords(self.tokenizer)
         self._sampling({})  # refuse bad settings now rather than at the first call
         return self
 
@@ -176,13 +180,25 @@ class LocalChatModel(BaseChatModel):
         tool_choice: str | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Offer tools to the model, through its chat template. A forced `tool_choice` cannot be honoured and is
-        refused."""
+        """Offer tools to the model, through its chat template.
+
+        Raises ModelError with the list of what is missing where the template cannot show tools, calls or results, or
+        writes calls in a form that is not known; ValueError for a forced `tool_choice`, which cannot be honoured.
+        """
         if tool_choice not in (None, "auto"):
             raise ValueError(
                 f"tool_choice is {tool_choice!r}, and a local model cannot be forced; expected None or 'auto'"
             )
+        if tools:
+            self.template.require_tools(self.model_name)
         return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], **kwargs)
+
+    @property
+    def template(self) -> TemplateProfile:
+        """What the chat template shows and how it writes calls: found by a probe, once."""
+        if self._profile is None:
+            self._profile = probe(self.tokenizer, self.template_kwargs)
+        return self._profile
 
     def _generate(
         self,
@@ -195,7 +211,7 @@ class LocalChatModel(BaseChatModel):
         result = self._generator.run([request])[0]
         if isinstance(result, Exception):
             raise result
-        return self._result(request, result, history, stop)
+        return self._result(request, result, history, stop, kwargs.get("tools"))
 
     async def _agenerate(
         self,
@@ -205,7 +221,7 @@ class LocalChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         request, history = self._request(messages, kwargs)
-        return self._result(request, await batched(self._generator, request), history, stop)
+        return self._result(request, await batched(self._generator, request), history, stop, kwargs.get("tools"))
 
     def _sampling(self, kwargs: dict[str, Any]) -> Sampling:
         from cm2_agent.models.generation import Sampling
@@ -223,6 +239,8 @@ class LocalChatModel(BaseChatModel):
         else:
             seed, self._calls = (self.seed, self._calls), self._calls + 1
         tools = kwargs.get("tools") or None
+        if tools:
+            self.template.require_tools(self.model_name)
         request = Request(
             prompt_ids=self.prompt_ids(messages, tools),
             sampling=self._sampling(kwargs),
@@ -238,13 +256,13 @@ class LocalChatModel(BaseChatModel):
         if last is not None and (own := self._own_tokens(messages, last, tools)) is not None:
             after = self._text_after(messages, last, tools)
             if after is not None:
-                if own[-1] in self._stop_ids:
-                    # The template writes the end of the message too, which is the model's stop token already.
-                    stop = self.tokenizer.decode([own[-1]])
-                    after = after.removeprefix(stop) if after.startswith(stop) else after.partition(stop)[2]
-                return own + self.tokenizer.encode(after, add_special_tokens=False)
-        text = self._render(template_messages(messages), tools)
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+                if own[-1] not in self._stop_ids:
+                    return own + self._words.encode(after)
+                # The template writes the end of the message too, which is the model's stop token already.
+                stop, text = self.tokenizer.decode([own[-1]]), after.text
+                text = text.removeprefix(stop) if text.startswith(stop) else text.partition(stop)[2]
+                return own + self._words.encode(after.part(text), after=own[-1])
+        return self._words.encode(self._rendered(template_messages(messages, self.template), tools))
 
     def _own_tokens(
         self, messages: Sequence[BaseMessage], last: int, tools: list[dict[str, Any]] | None
@@ -260,46 +278,76 @@ class LocalChatModel(BaseChatModel):
             return None
         if message.additional_kwargs.get(HISTORY) != history_hash(messages[:last], tools):
             return None
-        if _content(self._parse(meta["prompt_ids"], meta["completion_ids"], ())) != _content(message):
+        if _content(self._parse(meta["prompt_ids"], meta["completion_ids"], (), tools=tools)) != _content(message):
             return None
         return [*meta["prompt_ids"], *meta["completion_ids"]]
 
-    def _text_after(self, messages: Sequence[BaseMessage], last: int, tools: list[dict[str, Any]] | None) -> str | None:
+    def _text_after(
+        self, messages: Sequence[BaseMessage], last: int, tools: list[dict[str, Any]] | None
+    ) -> Rendered | None:
         """What the template writes after the assistant message `last`, up to the model's next completion; None if
         that cannot be found out."""
-        listed = template_messages(messages)
-        listed[last] = {"role": "assistant", "content": SENTINEL}
+        listed = template_messages(messages, self.template)
+        calls = listed[last].get("tool_calls")
+        if calls and self.template.sentinel_in_call:
+            if messages[last].response_metadata["completion_ids"][-1] not in self._stop_ids:
+                return None  # the end of a call that was cut would be the template's
+            arguments = {"text": SENTINEL}
+            written = json.dumps(arguments) if self.template.arguments_as_text else arguments
+            calls = [*calls[:-1], {**calls[-1], "function": {**calls[-1]["function"], "arguments": written}}]
+            listed[last] = {"role": "assistant", "content": "", "tool_calls": calls}
+        else:
+            listed[last] = {"role": "assistant", "content": SENTINEL}
         try:
-            text = self._render(listed, tools)
+            rendered = self._rendered(listed, tools)
         except Exception:  # a template may refuse a tool result without its call; it is then encoded afresh
             return None
-        _, found, after = text.partition(SENTINEL)
-        return after if found and SENTINEL not in after else None
+        _, found, after = rendered.text.partition(SENTINEL)
+        return rendered.part(after) if found and SENTINEL not in after else None
 
     def _render(self, listed: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> str:
-        return str(
-            self.tokenizer.apply_chat_template(
-                listed, tools=tools, tokenize=False, add_generation_prompt=True, **self.template_kwargs
-            )
-        )
+        """The prompt as text."""
+        return str(self._rendered(listed, tools))
 
-    def _parse(self, prompt_ids: Sequence[int], ids: Sequence[int], stop: Sequence[str], salt: str = "") -> AIMessage:
+    def _rendered(self, listed: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> Rendered:
+        shown, offered, hidden = self._words.hide(listed, tools)
+        text = self.tokenizer.apply_chat_template(
+            shown, tools=offered, tokenize=False, add_generation_prompt=True, **self.template_kwargs
+        )
+        return Rendered(str(text), hidden)
+
+    def _parse(
+        self,
+        prompt_ids: Sequence[int],
+        ids: Sequence[int],
+        stop: Sequence[str],
+        salt: str = "",
+        tools: list[dict[str, Any]] | None = None,
+    ) -> AIMessage:
         text = self._text(ids)
         for word in stop:
             text = text.partition(word)[0]
-        return parse_completion(text, salt, opening=opening_tag(self._text(prompt_ids[-PROMPT_TAIL:])))
+        prompt = self._text(prompt_ids[-PROMPT_TAIL:])
+        return parse_completion(text, salt, prompt, self.template.calls, tools or ())
 
     def _text(self, ids: Sequence[int]) -> str:
         """What the ids say, without the stop token."""
         written = list(ids[:-1] if ids and ids[-1] in self._stop_ids else ids)
         return str(self.tokenizer.decode(written, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
-    def _result(self, request: Request, generation: Generation, history: str, stop: list[str] | None) -> ChatResult:
+    def _result(
+        self,
+        request: Request,
+        generation: Generation,
+        history: str,
+        stop: list[str] | None,
+        tools: list[dict[str, Any]] | None = None,
+    ) -> ChatResult:
         ids, logprobs, stopped = generation.completion_ids, generation.logprobs, generation.stopped
         cut = self._cut(ids, stop or ())
         if cut is not None:
             ids, logprobs, stopped = ids[:cut], logprobs[:cut], True
-        message = self._parse(request.prompt_ids, ids, stop or (), history)
+        message = self._parse(request.prompt_ids, ids, stop or (), history, tools)
         sampling = request.sampling
         message.response_metadata = {
             "model_name": self.model_name,
@@ -337,27 +385,3 @@ def _content(message: AIMessage) -> Any:
     """What a message says, however it was made."""
     calls = [(call["name"], call["args"]) for call in message.tool_calls]
     return message.content, reasoning_of(message), calls, len(message.invalid_tool_calls)
-
-
-def fingerprint(model: Any) -> str:
-    """A name for these exact weights: 16 hexadecimal digits of a SHA-256 over every tensor's name, shape, type and
-    bytes.
-
-    `model` is a torch module. It is the `model_version` of what a LocalChatModel writes.
-
-    >>> import torch
-    >>> from cm2_agent.models import fingerprint
-    >>> layer = torch.nn.Linear(2, 1)
-    >>> before = fingerprint(layer)
-    >>> with torch.no_grad():
-    ...     _ = layer.bias.add_(1.0)
-    >>> len(before), fingerprint(layer) == before
-    (16, False)
-    """
-    import torch
-
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(json.dumps([name, list(tensor.shape), str(tensor.dtype)]).encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]

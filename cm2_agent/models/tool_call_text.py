@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["FORMAT", "CallText", "find_calls"]
+__all__ = ["FORMAT", "CallText", "call_in", "find_calls"]
 
 FORMAT = '<tool_call>{"name": "TOOL", "arguments": {…}}</tool_call>'
 """How a call is written."""
@@ -99,6 +99,19 @@ def _call(body: str) -> tuple[str, dict[str, Any]] | str:
         value = json.loads(body, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         return f"not JSON: {error}"
+    return _call_of(value)
+
+
+def call_in(value: Any, text: str) -> CallText:
+    """The call that a value of JSON means, an object with "name" and "arguments" or "parameters"; `text` is how it was
+    written."""
+    parsed = _call_of(value)
+    if isinstance(parsed, str):
+        return _broken(text, parsed)
+    return CallText(text=text, name=parsed[0], arguments=parsed[1])
+
+
+def _call_of(value: Any) -> tuple[str, dict[str, Any]] | str:
     if isinstance(value, list):
         return "a list of calls; expected one object in each <tool_call>"
     if not isinstance(value, dict) or not isinstance(value.get("name"), str) or not value["name"]:
@@ -122,7 +135,7 @@ def _refuse(constant: str) -> Any:
 
 
 def _foreign(text: str) -> tuple[str, list[CallText]]:
-    """A call in a form that is not read here: it never ran, and must not pass for a reply."""
+    """A call in a form that was not read: it never ran, and must not pass for a reply."""
     for family, pattern in _FOREIGN:
         if found := pattern.search(text):
             error = f"the call is written as {family} models write it; expected {FORMAT}"

@@ -84,7 +84,7 @@ def test_a_call_drafted_in_thinking_is_none_and_thinking_is_no_content() -> None
     assert reasoning_of(message) == f"Shall I {CALL}?"
     both = parse_completion(f"<think>Shall I {CALL}?</think>{CALL}")
     assert [call["args"] for call in both.tool_calls] == [{"order_id": 7}]
-    opened = parse_completion(f"{CALL} perhaps", opening="<think>")
+    opened = parse_completion(f"{CALL} perhaps", prompt="<think>")
     assert (opened.content, opened.tool_calls, opened.invalid_tool_calls) == ("", [], [])
 
 
