@@ -276,7 +276,7 @@ FORMATS: tuple[CallFormat, ...] = (
             opening=re.compile(
                 r"\[TOOL_CALLS\](?:\s*(?P<name>[\w.\-]+)(?:\[CALL_ID\][A-Za-z0-9]+)?\[ARGS\])?(?=\s*[\[{])"
             ),
-            closing=re.compile(r"\s*(?=\[TOOL_CALLS\]|</s>|\Z)"),
+            closing=re.compile(r"\s*(?:</s>|(?=\[TOOL_CALLS\]|\Z))"),
             lists=True,
         ),
         '[TOOL_CALLS][{"name": "NAME", "arguments": {"KEY": 7}}] or [TOOL_CALLS]NAME[ARGS]{"KEY": 7}',

@@ -139,7 +139,7 @@ class ControlWords:
         return ids
 
     def _names(self, lead: str) -> dict[str, str]:
-        return {word: lead + chr(_FIRST + i) + lead for i, word in enumerate(sorted(self.special | self.marks))}
+        return {word: f"{lead}{i}{lead}" for i, word in enumerate(sorted(self.special | self.marks))}
 
     def _without_words(self, core: Any, lead: str) -> tuple[Any, dict[int, int]]:
         """The tokenizer with other names for its control words, and which ids mean which."""

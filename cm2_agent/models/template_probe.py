@@ -12,6 +12,7 @@ from typing import Any
 
 from cm2_agent.errors import ModelError
 from cm2_agent.models.call_formats import FORMATS, HERMES, CallFormat
+from cm2_agent.models.control_words import control_words_of
 from cm2_agent.models.reasoning_text import opening_tag, split_reasoning
 from cm2_agent.models.response_template import TemplateFormat, known_templates
 from cm2_agent.models.tool_call_text import CallText
@@ -147,8 +148,8 @@ def probe(tokenizer: Any, template_kwargs: Mapping[str, Any] | None = None) -> T
     answered = render([_USER, turn, _answer(call_id)])
     results_shown = answered is not None and _RESULT in answered
     problems: list[str] = []
-    if bare is None and asked is None:
-        problems.append("it refuses a message whose content is text")
+    if bare is None or _ASKED not in bare:
+        problems.append("it does not show a message whose content is text")
     elif not tools_shown:
         problems.append("it ignores `tools`: the model would never see one")
     if not calls_shown:
@@ -204,7 +205,9 @@ class _Reading:
 
     def __init__(self, render: _Renderer, call_id: str, as_text: bool) -> None:
         self.render, self.call_id, self.as_text = render, call_id, as_text
-        self.special = sorted(map(str, getattr(render.tokenizer, "all_special_tokens", ())), key=len, reverse=True)
+        self.special = sorted(control_words_of(render.tokenizer)[0], key=len, reverse=True)
+        words = render([_USER, {"role": "assistant", "content": _END}], asks=False) or ""
+        self.before, _, self.ending = words.partition(_END)
 
     def written(self, several: Sequence[Mapping[str, Any]] = (_PLAIN,)) -> str:
         completion, _ = self._completion(several) or ("", "")
@@ -218,6 +221,8 @@ class _Reading:
         whole = self.render([_USER, {"role": "assistant", "content": "", "tool_calls": calls}], asks=False)
         if prompt is None or whole is None:
             return None
+        if not whole.startswith(prompt) and self.before and whole.startswith(self.before):
+            return whole[len(self.before) :], self.before  # it shows the tools with the last message alone
         length = next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(prompt))
         if length < len(prompt):  # it opens the message otherwise than a finished one, and not in the midst of a token
             length = max(whole.rfind(end, 0, length) + 1 for end in ">]\n")
@@ -238,9 +243,11 @@ class _Reading:
     def _endings(self, text: str) -> list[str]:
         """The completion with and without the marks at its end, any of which may be the end of the message."""
         found = [text.rstrip()]
+        if self.ending.strip() and text.endswith(self.ending):
+            found.append(text.removesuffix(self.ending).rstrip())
         while (ending := next((token for token in self.special if token and found[-1].endswith(token)), None)) and len(
             found
-        ) < 4:
+        ) < 5:
             found.append(found[-1].removesuffix(ending).rstrip())
         return found
 

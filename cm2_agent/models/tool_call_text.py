@@ -28,8 +28,11 @@ _FOREIGN: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("Llama", r"<\|python_tag\|>.*"),
         ("DeepSeek", r"<｜tool▁calls?▁begin｜>.*"),
         ("Kimi", r"<\|tool_calls?(?:_section)?_begin\|>.*"),
-        ("gpt-oss", r"(?:<\|start\|>assistant)?<\|channel\|>\w+ to=.*"),
+        ("gpt-oss", r"(?:<\|start\|>assistant)?(?:<\|channel\|>\w+ to=|\s*to=functions\.\S+<\|channel\|>).*"),
         ("Qwen3-Coder", r"<function=[^>\n]+>.*"),
+        ("Llama 4 and LFM2", r"<\|(?:tool_call|python)_start\|>.*"),
+        ("Gemma 4", r"<\|tool_call>.*"),
+        ("MiniMax", r"(?:<\w+:(?:tool_call|function_calls)>\s*)?<(?:\w+:)?invoke name=.*"),
         ("Functionary", r"<function_calls?>.*"),
         ("Gemma", r"```tool_code\n.*?(?:```|\Z)"),
     )
