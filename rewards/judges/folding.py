@@ -56,8 +56,8 @@ OF_NUMBERS = frozenset("%\u2030\u2031\u00b0\u066a")
 _DROPPED = frozenset("*~|\\\"'_\u2022\u00b7\u2014")
 """Quotation marks, dashes and Markdown's marks, where they stand in no word and are no sign."""
 _EDGE = frozenset(".,;:!()[]{}<>\u3002\u3001\u060c\u061b\u0964\u00a1\u00bf")
-_INSIDE = re.compile(r"(?<=[^\W\d_])(?:\*{2,3}|~~)(?=[^\W\d_])")
-"""Markdown's marks in the middle of a word."""
+_INSIDE = re.compile(r"(?<=[^\W\d_])(?:\*{2,3}|~~)(?=[^\W\d_])|(?<=[-+])\*{1,3}(?=[$\u20ac\u00a3\u00a5]?\.?\d)")
+"""Markdown's marks in the middle of a word, or between a sign and its number."""
 # compact JSON is one long run without white space: in parts of it, what is the same is folded once
 _IN_JSON = re.compile(r'(?<=[,{}\[\]:])(?=["{}\[\]])')
 _LONG = 48

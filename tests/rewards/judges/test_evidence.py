@@ -80,6 +80,8 @@ def test_a_quote_that_stands_there_counts(quote: str, part: str) -> None:
         ("3.5 degrees today", "13.5 degrees today"),
         ("5 degrees in the morning", "-5 degrees in the morning"),
         ("5 degrees in the morning", "\u22125 degrees in the morning"),
+        ("5 degrees in the morning", "-**5** degrees in the morning"),
+        ("a discount of 10", "a discount of **10**% today"),
         ("5 days after that", "3-5 days after that"),
         ("discount of only 10", "a discount of only 10% today"),
         ("discount of only 10", "a discount of only 10 % today"),
