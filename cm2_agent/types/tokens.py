@@ -18,6 +18,7 @@ INDEXED = re.compile(rf"[^\W_{_UNSPACED}]+")
 """Runs of letters and digits, each of which is a whole word wherever it stands in a whole token."""
 _TOKEN = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+(?:['’.·][^\W\d_{_UNSPACED}]+|(?<=\d)[.,:]\d+)*")
 _FOLDED = {
+    **{code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)},
     **dict.fromkeys(map(ord, "‐‑‒–—―−﹘﹣－"), "-"),
     **dict.fromkeys(map(ord, "‘’‛ʼ`´"), "'"),
     **dict.fromkeys(map(ord, "“”„‟«»"), '"'),
@@ -45,11 +46,18 @@ STOP_WORDS = frozenset(_STOP.split())
 (`IN`, `US`, `Will`) are not among them."""
 
 
+_FOREIGN_DIGIT = re.compile(r"(?![0-9])\d")
+
+
+def _ascii_digit(found: re.Match[str]) -> str:
+    return str(unicodedata.decimal(found.group()))
+
+
 def fold(text: str) -> str:
-    """The text as it is compared: case, kinds of dashes, quotation marks and spaces aside, without invisible
-    characters."""
+    """The text as it is compared: case, kinds of dashes, quotation marks and spaces aside, digits of all scripts as
+    ASCII's, full-width letters as narrow ones, without invisible characters."""
     if not text.isascii():
-        text = unicodedata.normalize("NFC", text).translate(_FOLDED)
+        text = _FOREIGN_DIGIT.sub(_ascii_digit, unicodedata.normalize("NFC", text).translate(_FOLDED))
     return text.replace("\t", " ").replace("`", "'").casefold()
 
 

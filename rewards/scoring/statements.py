@@ -4,6 +4,7 @@ kind."""
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -32,8 +33,13 @@ _OR_BEFORE = re.compile(
 )
 _NO_ALTERNATIVE = re.compile(r"(?:so|later|earlier|sooner|before|after|less|more|call|contact|let|you|we|i)(?![^\W_])")
 _LISTED = re.compile(
-    r"\s*(?:[,;/&|–—-]|or|and|to|through|until|till|oder|und|bis|ou|et|o|y|e|of|en|à|a)(?:\s*(?:,|or|and|oder|und|on|the|am))*\s*"
+    r"(?:\s|[,;/&|–—-]|(?<![^\W_])(?:or|and|to|through|until|till|oder|und|bis|ou|et|o|y|e|of|en|à|a|on|the|am|maybe|perhaps"
+    r"|possibly|probably|then|also|either|even)(?![^\W_]))*"
 )
+_FILLERS = frozenset(
+    {"maybe", "perhaps", "possibly", "probably", "likely", "then", "also", "either", "even", "around", "about"}
+)
+_DIGIT = re.compile(r"\d")
 _ID = re.compile(r"[^\W_]+(?:[-_/.#][^\W_]+)*")
 
 
@@ -145,7 +151,7 @@ class ReplyText:
         stand there."""
         start, end = place
         after = _OR.match(self.text, end)
-        if after is not None and self._ties(after.group(), self.text[after.end() :], kind):
+        if after is not None and self._ties(after.group(), self.text[after.end() : after.end() + 1], kind):
             return _NO_ALTERNATIVE.match(self.text, after.end()) is None
         before = _OR_BEFORE.search(self.text, max(0, start - 30), start)
         return before is not None and self._ties(before.group(1), "1", kind)
@@ -165,29 +171,42 @@ class ReplyText:
                     yield (one.start, one.end), self.text[one.start : one.end], one.means
         elif wanted.kind == "number":
             numbers = [one for one in self._spelled if one.kind == "number"]
-            stated = [one for one in numbers if (one.start, one.end) in set(places)]
-            tied = self._tied(numbers, stated)
+            spans = set(places)
+            stated = [one for one in numbers if (one.start, one.end) in spans]
+            units = {one.unit for one in stated}
+            words = frozenset().union(*(one.words for one in stated)) - _FILLERS
+            shapes = {self._digits(one) for one in stated}
+            tied = self._tied(numbers, spans)
             for one in numbers:
-                if not _is(one, wanted) and (one in tied or any(_alike(one, other) for other in stated)):
+                if one.unit is not None or None not in units:
+                    alike = one.unit in units
+                else:
+                    own = one.words - _FILLERS
+                    alike = bool(own & words) or ((not own or not words) and self._digits(one) in shapes)
+                if not _is(one, wanted) and (alike or (one.start, one.end) in tied):
                     yield (one.start, one.end), self.text[one.start : one.end], one.means
         elif wanted.kind == "id":
-            shape = _shape(wanted.text)
+            shape, starts = _shape(wanted.text), [start for start, _ in places]
             dates = {(one.start, one.end) for one in self._spelled if one.kind != "number"}
             for found in _ID.finditer(self.text):
-                inside = any(start <= found.start() < end for start, end in places)
+                at = bisect_right(starts, found.start()) - 1
+                inside = at >= 0 and found.start() < places[at][1]
                 if not inside and _shape(found.group()) == shape and found.span() not in dates:
                     yield found.span(), found.group(), frozenset()
 
-    def _tied(self, numbers: list[Spelled], stated: list[Spelled]) -> list[Spelled]:
+    def _digits(self, one: Spelled) -> str:
+        return _DIGIT.sub("9", self.text[one.start : one.end])
+
+    def _tied(self, numbers: list[Spelled], stated: set[Span]) -> set[Span]:
         """The numbers of enumerations in which the value is one: "30, 40 or 50 EUR"."""
-        tied: list[Spelled] = []
-        chain: list[Spelled] = []
-        for one in numbers:
-            if chain and not _LISTED.fullmatch(self._between(chain[-1], one)):
-                tied += chain if any(other in chain for other in stated) else []
+        tied: set[Span] = set()
+        chain: list[Span] = []
+        for before, one in zip([None, *numbers], numbers, strict=False):
+            if before is not None and not _LISTED.fullmatch(self._between(before, one)):
+                tied.update(chain if not stated.isdisjoint(chain) else ())
                 chain = []
-            chain.append(one)
-        return tied + (chain if any(other in chain for other in stated) else [])
+            chain.append((one.start, one.end))
+        return tied | set(chain if not stated.isdisjoint(chain) else ())
 
     def _between(self, left: Spelled, right: Spelled) -> str:
         gap = self.text[left.end : right.start] if right.start - left.end <= 40 else "?"
@@ -218,12 +237,6 @@ def _same_day(one: object, other: object) -> bool:
     if not isinstance(one, tuple) or not isinstance(other, tuple) or one[1:] != other[1:]:
         return False
     return one[0] is None or other[0] is None or bool(one[0] == other[0])
-
-
-def _alike(one: Spelled, stated: Spelled) -> bool:
-    if one.unit is not None or stated.unit is not None:
-        return one.unit == stated.unit
-    return bool(one.words & stated.words)
 
 
 def _compact(text: str) -> str:

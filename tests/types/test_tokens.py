@@ -64,6 +64,11 @@ def test_a_number_is_found_beside_anything_but_more_of_itself(number: int, frame
         assert end_of(str(number), fold(frame.format(other))) is None
 
 
+def test_digits_of_all_scripts_are_digits() -> None:
+    assert fold("Order ７, Ｗ９, ٧, ७") == "order 7, w9, 7, 7"
+    assert fold("10²") == "10²"  # no digit of a number
+
+
 @given(st.text(max_size=30), st.text(max_size=6))
 def test_occurrences_are_where_they_say(hay: str, needle: str) -> None:
     folded, wanted = fold(hay), fold(needle)
