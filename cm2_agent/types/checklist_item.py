@@ -201,7 +201,7 @@ class Item(ItemModel, frozen=True):
         written = {name: value for name, value in locals().items() if name in ItemModel.model_fields}
         written |= {name: tuple(written[name]) for name in ("failure_examples", "evidence", "depends_on", "any_of")}
         functions = {name: written[name] for name in ("check", "when") if callable(written[name])}
-        written |= {name: function.__name__ for name, function in functions.items()}
+        written |= {name: _name_of(function, name, id) for name, function in functions.items()}
         try:
             model = ItemModel.model_validate(written)
         except ValidationError as error:
@@ -309,6 +309,17 @@ class Item(ItemModel, frozen=True):
 
 _IMPLIED = {"kind": "reach", "otherwise": "unpaid"}
 """What an item holds where it was written without the key."""
+
+
+def _name_of(function: CheckFunction, key: str, item: str) -> str:
+    """The name that stands for a function where the item is written. Raises ChecklistError: it has none, or for `when`
+    one that would be read as a question."""
+    name = getattr(function, "__name__", None)
+    if not isinstance(name, str) or (key == "when" and not name.isidentifier()):
+        raise ChecklistError(
+            f"item {item!r}: {key} is {function!r}, which has no name to be written under; define it with def"
+        )
+    return name
 
 
 def _decided_at_the_end(check: object) -> bool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import pickle
+from functools import partial
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from cm2_agent.errors import ChecklistError
+from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item, ItemModel, SoftDependency
 from cm2_agent.types.view import View
 
@@ -40,6 +42,8 @@ def looks_up(view: View) -> bool:
         ({"any_of": ["b", "b"]}, "any_of names an item twice"),
         ({"question": "q", "otherwise": "paid"}, "otherwise is paid and nothing can find that the item does not apply"),
         ({"question": "q", "when": " "}, "when is empty"),
+        ({"question": "q", "when": lambda view: True}, "when is <function <lambda> .*, which has no name"),
+        ({"check": partial(looks_up)}, "check is functools.partial.*, which has no name to be written under"),
         ({"question": "q", "when": "q", "otherwise": "half"}, "otherwise: Input should be 'unpaid' or 'paid'"),
         ({"question": "q", "depends_on": [{"item": "b", "soft": 1}]}, "depends_on.0.soft dependency.soft: Input"),
         ({"question": "q", "depends_on": [{"item": "b", "soft": 0}]}, "should be greater than 0"),
@@ -80,6 +84,18 @@ def test_an_item_without_the_new_keys_is_written_as_before() -> None:
     one = ItemModel(id="a", question="q", depends_on=("b",)).model_dump(mode="json")
     assert not {"any_of", "when", "otherwise"} & set(one)
     assert one["depends_on"] == ["b"]
+
+
+def test_a_checklist_without_the_new_keys_has_the_hash_it_had() -> None:
+    old = Checklist(
+        Item("a", check={"called": "x"}, turn=0, required_for_next_turn=True),
+        Item("b", "Is it?", depends_on=["a"], turn=0, weight=2),
+        Item("c", check={"at_most": 2}, turn="trace"),
+        name="n",
+        version=3,
+    )
+    assert old.hash == "6036428346c35b906fbf9b7efbe63d69d78c64be211007c3197023fdc30034c2"
+    assert Checklist(*old.items, Item("d", "q", when=looks_up)).hash != Checklist(*old.items, Item("d", "q")).hash
 
 
 def test_a_function_is_an_item() -> None:

@@ -255,7 +255,11 @@ def test_a_when_that_cannot_tell_leaves_the_item_without_a_verdict() -> None:
     assert verdict.explanation is not None
     assert "whether item a applies: the check raised LookupError" in verdict.explanation
     assert score.pending
-    inner = Item("a", check={"replied": True}, when=lambda view: NOT_APPLICABLE)
+
+    def never(view: View) -> NotApplicable:
+        return NOT_APPLICABLE
+
+    inner = Item("a", check={"replied": True}, when=never)
     assert by_id(ChecklistScorer(Checklist(inner)).score_sync(trace(turn("Hi", say("Hi"))), ORDER), "a").value is False
 
 
