@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
+from operator import is_
 from typing import Any
 
 from cm2_agent.types.messages import Message
@@ -102,16 +103,19 @@ def weight_of(run: Run, before: Run | None = None) -> int:
     with the run before it, as captured runs do."""
     first = before.calls[-1].input[:1] if before is not None and before.calls else ()
     total, own = 0, set[int]()
+    last: tuple[Message, ...] = ()
 
     def count(messages: tuple[Message, ...]) -> None:
-        nonlocal total
+        nonlocal total, last
         total += _REFERENCE * len(messages)
         if first and messages and messages[0] is first[0]:
             return
-        new = {id(message): message for message in messages}
-        for key in new.keys() - own:
-            total += _message(new[key])
-        own.update(new)
+        same = len(last) if len(last) <= len(messages) and all(map(is_, last, messages)) else 0
+        for message in messages[same:]:  # a prompt mostly goes on from the one before
+            if id(message) not in own:
+                own.add(id(message))
+                total += _message(message)
+        last = messages
 
     count(run.messages)
     count(run.history)

@@ -61,15 +61,17 @@ class PackedCall:
     completion_ids: bytes | None
     logprobs: bytes | None
 
-    def as_base(self, position: int) -> Base:
+    def as_base(self, position: int, run: int | None = None) -> Base:
         tokens = b"" if self.prompt_ids is None else self.prompt_ids + (self.completion_ids or b"")
-        return Base(None, position, tokens, self.input + (self.output or b""))
+        return Base(run, position, tokens, self.input + (self.output or b""))
 
     def row(self, run: int, position: int, bases: Sequence[Base]) -> tuple[Any, ...]:
         """The row of `model_calls`, against the best of the bases, latest first."""
         prompt = self.prompt_ids or b""
         chosen, ids, messages = None, 0, 0
         for base in reversed(bases):
+            if ids * ID_BYTES >= min(len(base.tokens), len(prompt)) and messages * DIGEST >= len(base.dialogue):
+                continue  # it cannot share more
             shared = shared_prefix(base.tokens, prompt, ID_BYTES), shared_prefix(base.dialogue, self.input, DIGEST)
             if shared > (ids, messages):
                 chosen, (ids, messages) = base, shared

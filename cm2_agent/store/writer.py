@@ -131,15 +131,19 @@ class Writer:
 
     def _describe(self, cursor: Any, state: TraceState, group_keys: dict[bytes, int]) -> None:
         """Write the trace's facts: when it began, its task, policy, group and rollout number, whose it is."""
+        group = state.group()
         if state.seq == 0:
-            found = self._do.trace.row(cursor, (self._project, state.id, 0, 0, *(None,) * 8))
+            facts = state.facts(None) if group is None else (0, 0, *(None,) * 8)
+            found = self._do.trace.row(cursor, (self._project, state.id, *facts))
             if found is None:
                 raise Stale
             if found[1] != self._known.erasures:
                 raise Stale(found[1])
             state.seq = found[0]
+            if group is None:
+                return
         seq = None
-        if (group := state.group()) is not None:
+        if group is not None:
             digest, row = group
             seq = group_keys.get(digest) or self._known.group_keys.get(digest)
             if seq is None:
@@ -163,7 +167,7 @@ class Writer:
             raise Stale
         for position, call in enumerate(run.calls):
             calls.append(call.row(seq, position, state.tail[-CANDIDATES:]))
-            state.tail.append(call.as_base(position)._replace(run=seq))
+            state.tail.append(call.as_base(position, seq))
         tools += [(seq, position, *facts) for position, facts in enumerate(run.tools)]
 
     def load(self, connection: Connection, packed: Sequence[PackedRun], empty: str | None = None) -> dict[str, _Loaded]:

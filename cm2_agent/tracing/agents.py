@@ -15,10 +15,9 @@ _AGENT_NODES = frozenset({"agent", "model", "call_model"})
 
 
 class Place(NamedTuple):
-    """Where a LangChain run stands: its name, LangGraph's namespace around it, the agent whose step it is, the node of
-    the outermost graph (unless the run is inside another graph there), and the tool that it is directly within."""
+    """Where a LangChain run stands: LangGraph's namespace around it, the agent whose step it is, the node of the
+    outermost graph (unless the run is inside another graph there), and the tool that it is directly within."""
 
-    name: str
     namespace: str = ""
     agent: str | None = None
     node: str | None = None
@@ -26,18 +25,16 @@ class Place(NamedTuple):
     root: bool = False
 
     @classmethod
-    def of_root(cls, name: str, metadata: Mapping[str, Any]) -> Place:
+    def of_root(cls, metadata: Mapping[str, Any]) -> Place:
         """The outermost graph; `create_agent(name=…)` names its agent in the metadata."""
-        return cls(name, "", _text(metadata.get("lc_agent_name")), root=True)
+        return cls("", _text(metadata.get("lc_agent_name")), root=True)
 
-    def below(self, name: str | None, metadata: Mapping[str, Any] | None) -> Place:
-        """The place of a run that this one started."""
+    def below(self, name: str, metadata: Mapping[str, Any] | None) -> Place:
+        """The place of a run that the one here, which is called `name`, has started."""
         facts = metadata or {}
         own, namespace = self.namespace, facts.get("langgraph_checkpoint_ns") or self.namespace
         if namespace == own or (own and _depth(namespace) <= _depth(own)):
-            if name is None or name == self.name:
-                return Place(self.name, self.namespace, self.agent, self.node, self.tool) if self.root else self
-            return Place(name or self.name, own, self.agent, self.node, self.tool)
+            return Place(own, self.agent, self.node, self.tool) if self.root else self
         # The run is a node, and this one its graph; or a task of the functional API, and this one what called it.
         path = facts.get("langgraph_path")
         task = isinstance(path, list | tuple) and len(path) > 1 and isinstance(path[1], list | tuple)
@@ -45,15 +42,15 @@ class Place(NamedTuple):
         if self.root or task:
             node = _text(facts.get("langgraph_node")) if self.root or node is not None else None
         else:
-            agent, node = self.name if self.name != _UNNAMED else self.tool or _last(self.namespace), None
-        return Place(name or self.name, namespace, agent, node)
+            agent, node = name if name != _UNNAMED else self.tool or _last(self.namespace), None
+        return Place(namespace, agent, node)
 
     def within_tool(self, tool: str) -> Place:
         """The place of what a tool does: a graph without a name goes by the tool's."""
-        return Place(tool, self.namespace, self.agent, self.node, tool, self.root)
+        return Place(self.namespace, self.agent, self.node, tool, self.root)
 
 
-NOWHERE = Place("")
+NOWHERE = Place()
 
 
 def name_agents(

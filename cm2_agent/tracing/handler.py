@@ -180,7 +180,7 @@ class SpanHandler(GraphCallbackHandler):
     ) -> None:
         above = self.spans.above(parent_run_id)
         if above is not None:
-            self.spans.pass_through(run_id, Spot(above.record, above.root, above.record.place))
+            self.spans.pass_through(run_id, Spot(above.record, above.root, above.name, above.record.place))
 
     @never_raises
     def on_interrupt(self, event: GraphInterruptEvent) -> None:

@@ -41,13 +41,13 @@ _Leaf = TypeVar("_Leaf", ChatRecord, ToolRecord)
 
 
 class Spot:
-    """Where a LangChain run belongs: the record (its own, or that of the run above it which has one), its place, the
-    node's task that it is part of, and the task that it is itself until that ends."""
+    """Where a LangChain run belongs: the record (its own, or that of the run above it which has one), its name and
+    place, the node's task that it is part of, and the task that it is itself until that ends."""
 
-    __slots__ = ("own", "place", "record", "root", "task")
+    __slots__ = ("name", "own", "place", "record", "root", "task")
 
-    def __init__(self, record: Record, root: RootRecord, place: Place, task: NodeTask | None = None) -> None:
-        self.record, self.root, self.place, self.task = record, root, place, task
+    def __init__(self, record: Record, root: RootRecord, name: str, place: Place, task: NodeTask | None = None) -> None:
+        self.record, self.root, self.name, self.place, self.task = record, root, name, place, task
         self.own: NodeTask | None = None
 
 
@@ -99,7 +99,8 @@ class OpenSpans:
     ) -> Spot:
         """A run without a span of its own: what it starts hangs from its parent's."""
         root = above.root
-        spot = self.spots[run_id] = Spot(above.record, root, above.place.below(name, metadata), above.task)
+        place = above.place.below(above.name, metadata)
+        spot = self.spots[run_id] = Spot(above.record, root, name or above.name, place, above.task)
         root.run_ids.append(run_id)
         if not root.asked_config:
             _ask_config(root)
@@ -143,10 +144,10 @@ class OpenSpans:
         root.facts = caller_facts(facts, tags)
         root.user, root.session = user_of(facts), session_of(facts)
         root.tags = tuple(root.facts.get("tags") or ()) if tags else ()
-        root.place = Place.of_root(name, facts)
+        root.place = Place.of_root(facts)
         if source.foreign:
             span.set_attributes(fact_attributes(_shown(root.facts, source)))
-        self._add(root, root.place)
+        self._add(root, name, root.place)
         return root
 
     def start_leaf(
@@ -170,7 +171,7 @@ class OpenSpans:
             if self.has_ended(parent_run_id):
                 return None
             root = self.start_root(run_id, parent_run_id, name.partition(" ")[2] or name, tags, metadata)
-            above = Spot(root, root, root.place)
+            above = Spot(root, root, root.name, root.place)
         parent, root, source = above.record, above.root, above.root.source
         started = time.time_ns()
         span: Span
@@ -179,7 +180,7 @@ class OpenSpans:
             key, context = key_of(span), set_span_in_context(span, parent.context)
         else:
             span, key, context = NOBODYS, (root.key[0], new_span_id()), parent.context
-        place = above.place.below(None, metadata)
+        place = above.place.below(above.name, metadata)
         record = cls(
             kind=kind,
             run_id=run_id,
@@ -196,7 +197,11 @@ class OpenSpans:
         )
         if not root.asked_config:
             _ask_config(root)
-        self._add(record, place.within_tool(name.partition(" ")[2]) if kind == "tool" else place)
+        if kind == "tool":
+            tool = name.partition(" ")[2]
+            self._add(record, tool, place.within_tool(tool))
+        else:
+            self._add(record, above.name, place)
         if source.foreign:
             record.token = otel_context.attach(record.context)
         return record
@@ -235,10 +240,10 @@ class OpenSpans:
             self._ended.update([getattr(run_id, "int", run_id) for run_id in root.run_ids])
         self._end(root)
 
-    def _add(self, record: Record, place: Place) -> None:
+    def _add(self, record: Record, name: str, place: Place) -> None:
         root = record.root
         with self._lock:
-            self.spots[record.run_id] = Spot(record, root, place)
+            self.spots[record.run_id] = Spot(record, root, name, place)
             root.run_ids.append(record.run_id)
             root.open[record.run_id] = record
             if root.source.foreign and record.span.is_recording():

@@ -75,6 +75,8 @@ def group_key(trace: Trace, reward_version: str) -> dict[str, JSON] | None:
 
 def sampling_key(sampling: Mapping[str, JSON]) -> str:
     """The sampling settings of one call, as they stand in a group's key."""
+    if not sampling:
+        return "{}"
     return canonical_json({name: value for name, value in sampling.items() if name != "untrainable"})
 
 

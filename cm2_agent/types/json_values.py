@@ -67,8 +67,11 @@ def same_json(left: JSON, right: JSON) -> bool:
     """Structural equality of JSON values: key order and the spelling of numbers (1 and 1.0) do not matter, true is not
     1."""
     kind = type(left)
-    if kind is type(right) and kind in _SCALARS:
-        return bool(left == right)
+    if kind is type(right):
+        if kind in _SCALARS:
+            return bool(left == right)
+        if kind is dict:
+            return left.keys() == right.keys() and all(same_json(value, right[key]) for key, value in left.items())
     if isinstance(left, bool) or isinstance(right, bool):
         return left is right
     if isinstance(left, Mapping) and isinstance(right, Mapping):

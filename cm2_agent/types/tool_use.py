@@ -82,6 +82,8 @@ class ToolUse:
             return dict(self.run.arguments)  # another tool was run in its place
         given = {} if self.call.arguments is None else self.call.arguments
         ran = {} if self.run.arguments is None else self.run.arguments
+        if type(ran) is dict and same_json(ran, given):  # as it mostly is
+            return self.call.arguments
         if not isinstance(ran, Mapping) or not isinstance(given, Mapping):
             return self.call.arguments if not isinstance(ran, Mapping) else dict(ran)
         known = next((tool.parameters for tool in self.tools if tool.name == self.run.name), {}).get("properties")
@@ -171,14 +173,16 @@ def uses(
     """The calls of one message with their answers and, where given, their executions."""
     answers = pair_answers([call.id for call in calls], [response.id for response in responses])
     return tuple(
-        ToolUse(
-            call=call,
-            response=None if answer is None else responses[answer],
-            run=runs[place] if place < len(runs) else None,
-            recorded=recorded[place] if place < len(recorded) else False,
-            tools=tools,
-        )
-        for place, (call, answer) in enumerate(zip(calls, answers, strict=True))
+        [
+            ToolUse(
+                call=call,
+                response=None if answer is None else responses[answer],
+                run=runs[place] if place < len(runs) else None,
+                recorded=recorded[place] if place < len(recorded) else False,
+                tools=tools,
+            )
+            for place, (call, answer) in enumerate(zip(calls, answers, strict=True))
+        ]
     )
 
 
@@ -232,6 +236,8 @@ class Executions:
 
 
 def _nearest(candidates: Sequence[AskedCall], tool: ToolRun) -> AskedCall:
+    if len(candidates) == 1:
+        return candidates[0]
     if tool.started:
         step = candidates[-1].step
     else:  # without times: in the order of the answers, since what was answered was run

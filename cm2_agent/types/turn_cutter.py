@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from cm2_agent.types.messages import Message, ToolCallResponse
 from cm2_agent.types.run import ModelCall, Run
 from cm2_agent.types.spoken import unrecorded
-from cm2_agent.types.tool_use import AskedCall, Executions, as_it_ran, uses
+from cm2_agent.types.tool_use import AskedCall, Executions, ToolUse, as_it_ran, uses
 from cm2_agent.types.turn import RunEnd, Step, Turn
 
 
@@ -35,9 +35,14 @@ class _StepDraft:
     @property
     def own_code(self) -> set[str]:
         """The tools that answered without an execution, so that none of theirs is recorded."""
-        if not self.recorded:
+        if not self.recorded or not self.asked:
             return set()
         return {one.use.call.name for one in self.asked if one.run is None and one.use.status == "ok"}
+
+
+def _with_run(asked: AskedCall, *, recorded: bool) -> ToolUse:
+    use = asked.use
+    return ToolUse(call=use.call, response=use.response, run=asked.run, tools=use.tools, recorded=recorded)
 
 
 class TurnCutter:
@@ -176,7 +181,7 @@ class TurnCutter:
         if message is draft.message:  # what was paired is not paired again
             step.__dict__["tool_uses"] = tuple(
                 [
-                    replace(one.use, run=one.run, recorded=known) if known or one.run is not None else one.use
+                    _with_run(one, recorded=known) if known or one.run is not None else one.use
                     for one, known in zip(draft.asked, recorded, strict=True)
                 ]
             )
