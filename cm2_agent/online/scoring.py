@@ -230,7 +230,7 @@ class ScoringPath:
                     self._save_alone(store, one)
             else:
                 for one in group:
-                    self._spawn(self._notify(one))
+                    self._stored(one)
 
     def _save_alone(self, store: Store, one: _Finished) -> None:
         try:
@@ -240,7 +240,13 @@ class ScoringPath:
         except Exception as error:
             self._failed(one.key, "a score was not saved", error)
         else:
+            self._stored(one)
+
+    def _stored(self, one: _Finished) -> None:
+        if one.key.watched.middleware.sinks:
             self._spawn(self._notify(one))
+        else:
+            self._release(one)
 
     def _failed(self, key: _Key, kind: str, error: Exception) -> None:
         """While the store is away, the trace waits for its turn; anything else is its own."""
@@ -265,6 +271,9 @@ class ScoringPath:
             await one.key.watched.middleware.notify(one.trace, one.score)
         except BaseException as error:
             self.incidents.add("a sink failed", error)
+        self._release(one)
+
+    def _release(self, one: _Finished) -> None:
         self.traces.release(one.trace)
         self._free(one.key)
 

@@ -59,17 +59,20 @@ def written_by(task: NodeTask) -> Iterable[SeenMessage]:
 
 def shown_to(tasks: Iterable[NodeTask]) -> list[SeenMessage] | None:
     """The state that the first of the tasks that was shown one was shown."""
-    return next((task.before for task in tasks if task.before is not None), None)
+    for task in tasks:
+        if task.before is not None:
+            return task.before
+    return None
 
 
 def clears(tasks: Iterable[NodeTask]) -> bool:
     """Whether one of the tasks removed all messages at once."""
-    return any(
-        isinstance(item, Removal) and item.id == REMOVE_ALL_MESSAGES
-        for task in tasks
-        for write, _ in task.writes
-        for item in write
-    )
+    for task in tasks:
+        for write, _ in task.writes:
+            for item in write:
+                if isinstance(item, Removal) and item.id == REMOVE_ALL_MESSAGES:
+                    return True
+    return False
 
 
 def _repeats(state: Sequence[SeenMessage], write: Sequence[SeenMessage | Removal]) -> bool:

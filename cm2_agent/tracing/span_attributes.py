@@ -151,5 +151,6 @@ def as_json(value: Any) -> str:
 
 def tool_facts(metadata: Mapping[str, Any] | None) -> dict[str, str]:
     """What a tool call's metadata says about its backend: which one answers, and the fault injected into the call."""
-    values = metadata or {}
-    return {name: values[name] for name in (TOOL_BACKEND, TOOL_FAULT) if isinstance(values.get(name), str)}
+    if not metadata or (TOOL_BACKEND not in metadata and TOOL_FAULT not in metadata):
+        return {}
+    return {name: metadata[name] for name in (TOOL_BACKEND, TOOL_FAULT) if isinstance(metadata.get(name), str)}

@@ -6,7 +6,7 @@ where somebody outside reads the spans."""
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
@@ -76,7 +76,7 @@ class LeafRecord(Record):
 class ChatRecord(LeafRecord):
     """A model call. `task` is the node's that made it; `internal` says that LangChain's middleware asked for itself."""
 
-    input: list[SeenMessage] = field(default_factory=list)
+    input: Sequence[SeenMessage] = ()
     output: SeenMessage | None = None
     model: str | None = None
     settings: dict[str, JSON] = field(default_factory=dict)

@@ -97,7 +97,7 @@ class StateDialogue:
             after = final if number + 1 == len(steps) else shown_to(steps[number + 1])
             self._born += 1
             self.steps[tasks[0].step] = self._born
-            written = max((task.ended for task in tasks), default=0)
+            written = max([task.ended for task in tasks], default=0)
             self._go(list(after) if after is not None else reduced(self._state, tasks), written, clears(tasks))
             self._mark()
         for task in own.tasks:
@@ -221,7 +221,8 @@ class StateDialogue:
     def _added(self, after: list[SeenMessage], start: int, written: int, cleared: bool) -> None:
         """The state goes on, and nothing in it is another: as `_go` does it, without a look at the rest."""
         self._state = after
-        self._drafts = [draft for draft in self._drafts if not draft.dropped and self._is_open(draft)]
+        if self._drafts:
+            self._drafts = [draft for draft in self._drafts if not draft.dropped and self._is_open(draft)]
         for identity, seen in identified(after, start).items():
             self._total += seen.hash
             if identity not in self._by and identity not in self._known:

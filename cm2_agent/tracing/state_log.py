@@ -35,7 +35,7 @@ class NodeTask:
     step: int
     path: tuple[Any, ...]
     before: list[SeenMessage] | None = None
-    writes: list[tuple[list[SeenMessage | Removal], bool]] = field(default_factory=list)
+    writes: tuple[tuple[list[SeenMessage | Removal], bool], ...] = ()
     ended: int = 0
     stopped: bool = False
     retried: bool = False
@@ -160,7 +160,11 @@ def fail_task(task: NodeTask, index: MessageIndex, error: BaseException) -> None
 
 def _is_task(tags: Any) -> bool:
     """Whether LangGraph says by a tag that the chain is a node's task."""
-    return bool(tags) and any(isinstance(tag, str) and tag.startswith(_NODE_TAG) for tag in tags)
+    if not tags:
+        return False
+    if len(tags) == 1:
+        return isinstance(tags[0], str) and tags[0].startswith(_NODE_TAG)
+    return any(isinstance(tag, str) and tag.startswith(_NODE_TAG) for tag in tags)
 
 
 def _sortable(part: Any) -> str:
@@ -196,7 +200,7 @@ def _add_writes(task: NodeTask, index: MessageIndex, outputs: Any) -> None:
         replaces = isinstance(value, Overwrite)
         found = index.add_write(value.value if isinstance(value, Overwrite) else value)
         if found is not None:
-            task.writes.append((found, replaces))
+            task.writes = (*task.writes, (found, replaces))
 
 
 def _is_list_state(task: NodeTask) -> bool:
