@@ -16,7 +16,7 @@ import numpy as np
 from cm2_agent.errors import TrainError
 from cm2_agent.types.score import Score, TurnScore
 
-from .step_level import Floats, Lengths, Norm, Table, fnorm, number_of, step_level
+from .step_level import Floats, Lengths, Norm, Table, fnorm, has_open_step, number_of, step_level
 
 Level: TypeAlias = Literal["trajectory", "turn", "step", "return_to_go", "evidence"]
 
@@ -223,11 +223,13 @@ def _returns(score: Score, after: int) -> float:
 
 
 def _within(score: Score, turn: int, step: int) -> float:
-    """(1/L) Σ_{s'≥s} r_i,s' of the turn's own items, `step` 0-based; 0 for a turn without items."""
+    """(1/L) Σ_{s'≥s} r_i,s' of the turn's own items, `step` 0-based; 0 for a turn without items. What a NULL may have
+    hidden an earlier payment of counts as paid in the first step."""
     found = next((one for one in score.turns if one.turn == turn), None)
     if found is None:
         return 0.0
-    return math.fsum(one.weight * (one.pays or 0.0) for one in found.verdicts if (one.step or 0) > step) / score.length
+    left = (one for one in found.verdicts if (1 if has_open_step(one) else one.step or 0) > step)
+    return math.fsum(one.weight * (one.pays or 0.0) for one in left) / score.length
 
 
 _LEVELS: dict[str, Callable[[Sequence[Score], Norm, Lengths], list[Table]]] = {

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from cm2_agent.types.score import Score, TurnScore
+from cm2_agent.types.score import Score, TurnScore, Verdict
 
 Norm: TypeAlias = Literal["none", "std"]
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -32,6 +32,11 @@ def fnorm(values: Floats, norm: Norm) -> float:
 def number_of(turn: TurnScore) -> int:
     assert turn.turn is not None, "a closing block was refused before"
     return turn.turn
+
+
+def has_open_step(verdict: Verdict) -> bool:
+    """Whether a NULL leaves open when a satisfied item was: it is any of several, and another of them is NULL."""
+    return bool(verdict.value) and verdict.reason == "any_of"
 
 
 def step_level(scores: Sequence[Score], norm: Norm, _lengths: Lengths) -> list[Table]:
@@ -63,9 +68,9 @@ def _pays(turn: TurnScore) -> list[float]:
 def _eligible(turn: TurnScore) -> tuple[Bools, Bools]:
     """Two (S, C): the items that could be earned at the step, their hard dependencies true and themselves false before
     it; and those of which a NULL leaves that open. A NULL that hides a pass has its own step, and lets its dependants
-    be earned from the next one on."""
+    be earned from the next one on; what is any of several, with a NULL among them, may have been satisfied earlier."""
     flips_C = np.array([_NEVER if one.step is None else one.step for one in turn.verdicts], dtype=np.float64)
-    null_C = np.array([one.pays is None for one in turn.verdicts], dtype=bool)
+    null_C = np.array([one.pays is None or has_open_step(one) for one in turn.verdicts], dtype=bool)
     before_S1 = np.arange(turn.steps)[:, None]  # the row before step s, counted from 1, is s − 1
     ready_SC = np.ones((turn.steps, len(flips_C)), dtype=bool)
     certain_SC = np.broadcast_to(~null_C, ready_SC.shape).copy()
@@ -91,4 +96,4 @@ def _least_mean(terms_C: Floats, weights_C: Floats, eligible_C: Bools, open_C: B
     return least
 
 
-__all__ = ["Bools", "Floats", "Lengths", "Norm", "Table", "fnorm", "number_of", "step_level"]
+__all__ = ["Bools", "Floats", "Lengths", "Norm", "Table", "fnorm", "has_open_step", "number_of", "step_level"]

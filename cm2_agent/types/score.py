@@ -36,6 +36,8 @@ class Verdict:
         reason: What decided it where the item itself was not looked at (`dependency`, `gate`, `limit`, `failure`,
             `unreached`, `not applicable`) or could not be (`check failed`, `check timed out`, `check disabled`, `check
             changed its view`, `judge failed`, `no judge`). `when`: the verdict says whether another item applies.
+            `any_of`: another of the items that this one is any of is NULL by the policy's doing, and may have satisfied
+            it earlier.
         cause: Of a value of None: `infrastructure` or `content` (docs/method.md, "Causes").
         explanation: The judge's.
         evidence: The judge's quotes, and how a panel voted.

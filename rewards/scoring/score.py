@@ -14,7 +14,7 @@ from cm2_agent.types.trace import Trace
 
 from .checked_trace import CheckedTrace
 from .ending import Ending
-from .payments import Links, Outcome, settle
+from .payments import REST, Links, Outcome, settle
 from .scored_turn import CheckedTurn, ScoredTurn
 from .shaping import ItemColumn, Share, stored_bounds, stored_reward, turn_reward
 
@@ -70,7 +70,7 @@ def turn_score(checked: CheckedTurn) -> TurnScore:
     turn = checked.turn
     columns = [column for column in checked.columns if column is not None]
     if checked.reached:
-        outcomes = settle(columns[: turn.size], turn.links)
+        outcomes = _open_steps(turn.links, settle(columns[: turn.size], turn.links))
     else:
         waits = zip(columns, turn.links.deps, turn.links.soft, strict=False)
         outcomes = [Outcome(column=column, payment=0.0, deps=deps, soft=soft) for column, deps, soft in waits]
@@ -91,6 +91,20 @@ def turn_score(checked: CheckedTurn) -> TurnScore:
         turn=turn.turn, reached=checked.reached, steps=checked.steps, reward=reward, verdicts=verdicts
     )
     return checked.score
+
+
+def _open_steps(links: Links, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
+    """The outcomes, with the reason `any_of` on each that is satisfied by one of its items while another is NULL by the
+    policy's doing: that one may have paid it earlier."""
+    if not any(links.any_of):
+        return outcomes
+    found = list(outcomes)
+    for at in links.order:
+        others = [found[child].column for child in links.any_of[at]]
+        hidden = any(one.cause == "content" if one.value is None else one.reason == REST.reason for one in others)
+        if hidden and found[at].column.value:
+            found[at] = replace(found[at], column=replace(found[at].column, reason=REST.reason))
+    return found
 
 
 def _weights(turn: ScoredTurn, left_out: Sequence[bool]) -> Sequence[float]:

@@ -129,6 +129,20 @@ def test_the_step_level_takes_the_least_that_a_null_allows() -> None:
     assert honest.steps[0] == pytest.approx(((0.25 * -0.5 + 0) / 0.75,) * 2), "C1 could not be earned"
 
 
+def test_what_a_null_may_have_satisfied_earlier_is_credited_no_later_step() -> None:
+    """C1 is any of C0 and another item, which paid it in step 3; had C0 not been NULL, it might have in step 1."""
+    known = turn(0, 3, None, 3)
+    late = replace(turn(0, 3, "?", 3).verdicts[1], reason="any_of")
+    hidden = replace(known, verdicts=(turn(0, 3, "?", 3).verdicts[0], late))
+    other = score(turn(0, 3, None, None))
+    for level in ("step", "evidence"):
+        honest = advantages([score(known), other], level=level).rollouts[0].steps[0]
+        broken = advantages([score(hidden), other], level=level).rollouts[0].steps[0]
+        assert broken[0] <= honest[0]
+        assert broken[1:] == (0.0, 0.0), level
+        assert honest[1] > 0
+
+
 @pytest.mark.parametrize("reason", ["failure: ToolError", "gate undecided", "no turn"])
 def test_a_group_with_a_pending_rollout_is_left_out_whole(reason: str) -> None:
     dead = score(turn(0, 2, None, None), id="dead", reward=None, null_reason=reason)

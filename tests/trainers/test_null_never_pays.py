@@ -27,11 +27,13 @@ NORMED = [(level, norm) for level in LEVELS for norm in ("none", "std") if norm 
 
 @dataclass(frozen=True)
 class Scope:
-    """A turn's items: weights that sum to 1, their prerequisites with λ (0: hard), and which of them are strict."""
+    """A turn's items: weights that sum to 1, their prerequisites with λ (0: hard), which of them are strict, and which
+    are any of others (they have no prerequisites here)."""
 
     weights: tuple[float, ...]
     parents: tuple[tuple[tuple[int, float], ...], ...]
     strict: frozenset[int]
+    rests: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,10 @@ def verdicts_of(scope: Scope, attempt: Attempt | None) -> list[Verdict]:
     factors: list[float] = []
     for item, (weight, parents) in enumerate(zip(scope.weights, scope.parents, strict=True)):
         own = None if attempt is None else attempt.own[item]
+        if scope.rests and scope.rests[item]:
+            made.append(any_of([made[child] for child in scope.rests[item]], item=f"C{item}", weight=weight))
+            factors.append(made[-1].pays or 1.0)
+            continue
         hard = [made[parent] for parent, share in parents if not share]
         known: Any = {"depends_on": tuple(parent for parent, _ in parents), "item": f"C{item}", "weight": weight}
         if any(share for _, share in parents):
@@ -72,6 +78,20 @@ def verdicts_of(scope: Scope, attempt: Attempt | None) -> list[Verdict]:
             payment = factor if paid and factor < 1 else None
             made.append(Verdict(value=True, step=int(own), paid=paid, payment=payment, **known))
     return made
+
+
+def any_of(items: Sequence[Verdict], **known: Any) -> Verdict:
+    """The verdict on what is any of these: satisfied by the earliest that is paid, worth the best paid of them."""
+    paid = [one for one in items if one.pays]
+    hidden = any(one.value is None or one.reason == "any_of" for one in items)
+    if paid:
+        worth = max(one.pays or 0.0 for one in paid)
+        step = min(one.step or 0 for one in paid)
+        payment, reason = worth if worth < 1 else None, "any_of" if hidden else None
+        return Verdict(value=True, step=step, paid=True, payment=payment, reason=reason, **known)
+    if any(one.value is None for one in items):
+        return Verdict(value=None, cause="content", reason="any_of", **known)
+    return Verdict(value=False, paid=False, **known)
 
 
 def score_of(scopes: Sequence[Scope], attempts: Sequence[Attempt], name: str, closing: Scope | None) -> Score:
@@ -118,7 +138,14 @@ def scope(draw: st.DrawFn, gated: bool) -> Scope:
         for item in range(items)
     )
     strict = draw(st.frozensets(st.integers(0, items - 1), max_size=2)) if gated else frozenset[int]()
-    return Scope(tuple(weight / sum(raw) for weight in raw), parents, strict)
+    rests = tuple(
+        tuple(sorted(draw(st.sets(st.integers(0, item - 1), min_size=1, max_size=2))))
+        if item and draw(st.integers(0, 3)) == 0
+        else ()
+        for item in range(items)
+    )
+    parents = tuple(() if rests[item] else parents[item] for item in range(items))
+    return Scope(tuple(weight / sum(raw) for weight in raw), parents, strict, rests)
 
 
 @st.composite

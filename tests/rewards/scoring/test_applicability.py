@@ -190,6 +190,24 @@ def test_the_other_right_way_is_paid(steps: list[Any], reward: float, reasons: l
     assert [verdict.weight for verdict in score.verdicts] == [0, 0, 0.75, 0.25], "nothing is renormalised"
 
 
+@pytest.mark.parametrize(("answer", "reason"), [(None, "any_of"), (False, None), (True, None)])
+async def test_what_is_any_of_several_says_where_a_null_may_have_satisfied_it_earlier(
+    answer: bool | None, reason: str | None
+) -> None:
+    """Training takes the least that the NULL allows, so it has to know of it."""
+
+    async def judge(trace: Trace, turn: int | None, items: Any) -> list[Verdict]:
+        cause: Any = "content" if answer is None else None
+        step = 1 if answer else None
+        return [Verdict(item=item.id, value=answer, weight=0, step=step, paid=answer, cause=cause) for item in items]
+
+    either = Item("either", any_of=["asks", "says"])
+    both = Checklist(Item("asks", "Does it ask?", weight=0), Item("says", check={"reply_matches": "There"}), either)
+    score = await ChecklistScorer(both, judge=judge)(trace(turn("Where?", call("look"), say("There."))))
+    one = by_id(score, "either")
+    assert (one.value, one.step, one.reason) == (True, 1 if answer else 2, reason)
+
+
 def test_otherwise_paid_is_paid_at_the_last_step_and_holds_nobody_up() -> None:
     confirms = Item("confirms", check={"called": "ask"}, when={"called": "cancel"}, otherwise="paid")
     greets = Item("greets", check={"replied": True}, depends_on=["confirms"])
