@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,48 +15,10 @@ from hypothesis import strategies as st
 
 from cm2_agent.errors import TrainError
 from cm2_agent.trainers.advantage import GROUP_PENDING, GroupAdvantages, advantages
-from cm2_agent.types.score import Score, TurnScore, Verdict
+from cm2_agent.types.score import Score
+from tests.trainers.turns import score, turn
 
 LEVELS = ("trajectory", "turn", "step", "return_to_go", "evidence")
-
-
-def turn(
-    number: int | None, steps: int, *flips: int | str | None, weights: Sequence[float] = (), deps: Any = ()
-) -> TurnScore:
-    """A counted turn from its items' flips; "?" is a NULL by the policy's doing, "!" another, steps 0 a turn that was
-    not reached."""
-    ws = list(weights) or [1 / len(flips)] * len(flips)
-    parents = list(deps) or [()] * len(flips)
-    verdicts = []
-    for at, flip in enumerate(flips):
-        if isinstance(flip, str):
-            cause: Any = "content" if flip == "?" else "infrastructure"
-            verdicts.append(
-                Verdict(item=f"C{at}", value=None, weight=ws[at], cause=cause, depends_on=tuple(parents[at]))
-            )
-            continue
-        paid = flip is not None and all(isinstance(up := flips[parent], int) and up < flip for parent in parents[at])
-        verdicts.append(
-            Verdict(
-                item=f"C{at}",
-                value=flip is not None,
-                weight=ws[at],
-                step=flip,
-                paid=paid,
-                depends_on=tuple(parents[at]),
-            )
-        )
-    whole = all(verdict.paid is not None for verdict in verdicts)
-    reward = math.fsum(verdict.weight for verdict in verdicts if verdict.paid) if whole else None
-    return TurnScore(turn=number, reached=steps > 0, steps=steps, reward=reward, verdicts=tuple(verdicts))
-
-
-def score(*turns: TurnScore, id: str = "t", **keys: Any) -> Score:
-    rewards = [one.reward for one in turns]
-    whole = (
-        None if None in rewards else math.fsum(reward for reward in rewards if reward is not None) / max(1, len(turns))
-    )
-    return Score(**{"trace_id": id, "reward_version": "v1", "reward": whole, "turns": turns, **keys})
 
 
 def scalars(group: GroupAdvantages) -> list[float | None]:
@@ -101,46 +62,6 @@ def test_a_reward_without_turns_is_enough_at_trajectory_level() -> None:
     assert scalars(advantages(outcomes)) == [-0.5, 0.5]
     with pytest.raises(TrainError, match="have no turns"):
         advantages(outcomes, level="return_to_go")
-
-
-def test_a_null_by_the_policys_doing_is_unpaid_at_every_level() -> None:
-    group = [GOOD, BAD, score(turn(0, 2, "?", 1), id="null", null_reason="verdicts")]
-    failed = [GOOD, BAD, score(turn(0, 2, None, 1), id="null")]
-    for level in LEVELS:
-        assert advantages(group, level=level).rollouts == advantages(failed, level=level).rollouts, level  # type: ignore[arg-type]
-
-
-def test_breaking_the_judge_is_no_better_than_failing() -> None:
-    """Where a NULL was left out of its item's mean: +0.17, +0.17, −0.33, 0.0."""
-    group = [score(turn(0, 1, flip), id=str(at)) for at, flip in enumerate((1, 1, None, "?"))]
-    assert scalars(advantages(group)) == [0.5, 0.5, -0.5, -0.5]
-
-
-def test_the_step_level_takes_the_least_that_a_null_allows() -> None:
-    """C1 needs C0. A NULL of C0 may hide that it came in step 1, and then C1 could have been earned in step 2."""
-    deps: Any = ((), (0,), ())
-    ws = (0.25, 0.25, 0.5)
-    full, broken = turn(0, 2, 1, 2, 2, weights=ws, deps=deps), turn(0, 2, "?", "?", 2, weights=ws, deps=deps)
-    got = advantages([score(full), score(broken)], level="step").rollouts
-    assert got[0].steps[0] == pytest.approx(((0.25 * 0.5 + 0) / 0.75, (0.25 * 0.5 + 0) / 0.75))
-    assert got[1].steps[0] == pytest.approx(((0.5 * -0.5 + 0) / 1.0,) * 2)
-    plain = turn(0, 2, None, None, 2, weights=ws, deps=deps)
-    honest = advantages([score(full), score(plain)], level="step").rollouts[1]
-    assert honest.steps[0] == pytest.approx(((0.25 * -0.5 + 0) / 0.75,) * 2), "C1 could not be earned"
-
-
-def test_what_a_null_may_have_satisfied_earlier_is_credited_no_later_step() -> None:
-    """C1 is any of C0 and another item, which paid it in step 3; had C0 not been NULL, it might have in step 1."""
-    known = turn(0, 3, None, 3)
-    late = replace(turn(0, 3, "?", 3).verdicts[1], reason="any_of")
-    hidden = replace(known, verdicts=(turn(0, 3, "?", 3).verdicts[0], late))
-    other = score(turn(0, 3, None, None))
-    for level in ("step", "evidence"):
-        honest = advantages([score(known), other], level=level).rollouts[0].steps[0]
-        broken = advantages([score(hidden), other], level=level).rollouts[0].steps[0]
-        assert broken[0] <= honest[0]
-        assert broken[1:] == (0.0, 0.0), level
-        assert honest[1] > 0
 
 
 @pytest.mark.parametrize("reason", ["failure: ToolError", "gate undecided", "no turn"])
