@@ -52,7 +52,7 @@ class LLMClient:
     A server that cannot hold its replies to a schema is asked for any JSON object from then on, and one that cannot do
     that either for text; the schema stands in the prompt then. Where a reply says nothing of its tokens, they are
     estimated: four characters a token; so are those of a request that got no answer in time. A provider that would
-    refuse any request (401, 402, 404, a first 403) ends the asking: JudgeRefused.
+    refuse any request (401, 402, 404, or the plainest one where it has never answered) ends the asking: JudgeRefused.
 
     Raises JudgeError where limits in dollars cannot be held, since no price is known.
 
@@ -247,10 +247,9 @@ class LLMClient:
     def failure(self, error: Exception) -> RequestFailure:
         """What an error of a request, or of reading its reply, means."""
         failure = failure_of(error, of=self.of, timeout=self.timeout)
-        if failure.access:
+        if failure.access and self._answered:
             self._denied += 1
-            if not self._answered or self._denied >= _DENIED:
-                return replace(failure, refused=True)
+            return replace(failure, refused=self._denied >= _DENIED)
         return failure
 
     async def _rejects_all(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 import os
 import warnings
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 from langchain_core.language_models import FakeListChatModel
+from langchain_openai import ChatOpenAI
+from pydantic import SecretStr
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from cm2_agent.errors import JudgeError, MissingExtra
@@ -18,7 +21,7 @@ from cm2_agent.models.local import LocalChatModel
 from cm2_agent.models.tokenizer import byte_tokenizer
 from cm2_agent.rewards.judges.client import judge_model, openai_judge_model
 from cm2_agent.rewards.judges.llm_judge import LLMJudge
-from tests.judge_server import FREE, JudgeServer
+from tests.judge_server import FREE, Fault, JudgeServer
 from tests.rewards.judges import judging as shared
 from tests.rewards.judges.judging import DATE, GOOD, ONE
 
@@ -49,6 +52,29 @@ async def test_a_langchain_model_judges_too() -> None:
     judge = LLMJudge(FakeListChatModel(responses=[GOOD, "no idea"]), retries=0)
     assert [verdict.value for verdict in await judge(ONE, 0, [DATE])] == [True]
     assert [verdict.cause for verdict in await judge(ONE, 0, [DATE])] == ["infrastructure"]
+
+
+@pytest.mark.parametrize("knows", ["json_schema", "json_object", None])
+async def test_a_langchain_model_of_a_server_is_asked_as_far_as_the_server_goes(knows: str | None) -> None:
+    refusal = json.dumps(
+        {"error": {"message": "this response_format is not supported", "type": "invalid_request_error"}}
+    )
+    kinds = ["json_schema", "json_object", None]
+
+    class Server(JudgeServer):
+        async def _answer(self, body: dict[str, Any]) -> bytes | None:
+            kind = body["response_format"]["type"] if "response_format" in body else None
+            if kinds.index(kind) < kinds.index(knows):
+                self.faults.appendleft(Fault(status=400, body=refusal))
+            return await super()._answer(body)
+
+    with Server() as server:
+        chat = ChatOpenAI(model="stub", base_url=server.base_url, api_key=SecretStr("none"), max_retries=0)
+        judge = LLMJudge(chat, price=FREE, retries=0)
+        for _ in range(2):
+            assert [verdict.value for verdict in await judge(ONE, 0, [DATE])] == [True]
+        assert server.calls == kinds.index(knows) + 2, "what worked is remembered"
+        assert judge.usage.calls == server.calls
 
 
 async def test_a_local_transformer_judges_through_the_same_door() -> None:

@@ -93,7 +93,7 @@ async def test_a_judge_that_would_refuse_any_request_is_no_verdict(status: int) 
         judge = judging(server)
         with pytest.raises(JudgeRefused, match=rf"judge openai:stub is refused by its provider: .*{status}"):
             await ChecklistScorer(Checklist(DATE, name="c"), judge=judge)(ONE)
-        assert server.calls == 1
+        assert server.calls == 1 + (status == 403), "a firewall says 403 too: something plain is tried"
         assert judge.refused is not None
 
 
@@ -112,10 +112,10 @@ async def test_a_later_403_is_the_traces_own_until_nothing_else_is_answered() ->
 PLAIN = "Reply with the JSON object {}."
 
 
-def rejecting(body: dict[str, Any], *, all_: bool) -> Any:
+def rejecting(body: dict[str, Any], *, all_: bool, status: int = 400) -> Any:
     """A server that rejects what it is shown, the plainest request too where it rejects `all_`."""
     plain = last_message(body) == PLAIN
-    return Fault(status=400) if all_ or not plain else "{}"
+    return Fault(status=status) if all_ or not plain else "{}"
 
 
 async def test_a_provider_that_rejects_all_that_it_is_asked_is_not_asked_on() -> None:
@@ -128,10 +128,11 @@ async def test_a_provider_that_rejects_all_that_it_is_asked_is_not_asked_on() ->
         await judge.aclose()
 
 
-async def test_what_is_rejected_for_its_own_sake_is_a_failure_of_its_own() -> None:
-    with ChatServer(lambda body: rejecting(body, all_=False)) as server:
+@pytest.mark.parametrize("status", [400, 403])
+async def test_what_is_rejected_for_its_own_sake_is_a_failure_of_its_own(status: int) -> None:
+    with ChatServer(lambda body: rejecting(body, all_=False, status=status)) as server:
         judge = LLMJudge(openai_judge_model(server.base_url, "stub"), price=FREE, retries=2, backoff=0)
-        for _ in range(5):
+        for _ in range(2 if status == 403 else 5):
             assert (await judge(ONE, 0, [DATE]))[0].cause == "infrastructure"
         assert [last_message(body) for body in server.bodies].count(PLAIN) == 1, "it is known to answer then"
         await judge.aclose()
@@ -257,7 +258,7 @@ async def test_a_no_needs_no_evidence_and_no_analysis() -> None:
         st.none() | st.booleans() | st.integers() | st.text(),
         lambda inner: (
             st.lists(inner)
-            | st.dictionaries(st.sampled_from(["items", "id", "analysis", "evidence", "verdict", "step"]), inner)
+            | st.dictionaries(st.sampled_from(["items", "id", "analysis", "evidence", "answer", "step"]), inner)
         ),
     ).map(json.dumps)
 )
