@@ -25,7 +25,8 @@ _CUE = re.compile(
         |unconfirmed|unavailable|lack|lacks|lacked|lacking|deny|denies|denied|refuse|refuses|refused|without|no)
     | (?:fail|fails|failed|failing)\s+to | instead\s+of | rather\s+than | far\s+from | anything\s+but
     | (?:nicht|nichts|kein\w{{0,2}}|nie|niemals|niemand|ohne|weder|unmöglich|kaum|falsch)
-    | (?:ne|n{_APOSTROPHE}(?=\w)\w+|pas|jamais|aucune?|rien|sans|ni|non)
+    | n(?:e\s+|{_APOSTROPHE})\w+\s+(?:\w+\s+)?(?:plus|guère|point)
+    | (?:pas|jamais|aucune?|rien|sans|non)
     | (?:nunca|jamás|ning[uú]n[oa]?|nada|sin|tampoco|imposible|nessun[oa]?|senza|niente|não|nenhuma?|sem|nem|impossível)
     | (?:niet|geen|nooit|zonder|inte|ingen|inga|aldrig|ikke|aldri|nie|değil|yok)
     | (?:не|нет|ни|никогда|без|нельзя|невозможно|неверно)
@@ -52,7 +53,7 @@ _ANSWER = re.compile(r"(?:no|nope|nein|non|não|nee|нет)\s*[,!.:–—]", re.
 """A no that answers what the other asked: what follows is said."""
 _STRONG = re.compile(
     r";|[ \t][-–—]{1,2}[ \t]|—|(?<!\w)(?:but|however|although|though|whereas"
-    r"|sondern|aber|jedoch|mais|pero|sino|ma|però|mas|maar|но|а)(?!\w)|但|而是",
+    r"|sondern|aber|jedoch|mais|pero|sino|però|maar|но|а)(?!\w)|但|而是",
     re.IGNORECASE,
 )
 _SUBJECT = r"(?:it|they|he|she|we|i|you|your|our|the|this|these|so|order|es|sie|er|ihr|die|der|das|il|elle|el|la|su)"

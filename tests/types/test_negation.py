@@ -34,7 +34,9 @@ DENIED = [
     "Sorry, I could not find your order and cannot say whether it arrives on D.",
     "Es kommt nicht am D an.",
     "Elle n'arrive pas le D.",
+    "Elle n'est plus prévue le D.",
     "No llega el D.",
+    "It does not ship to Boston, MA on D.",
     "Hij komt niet op D aan.",
     "它不会在D到达。",
 ]
@@ -61,6 +63,7 @@ STATED = [
     "It arrives on D if nothing changes.",
     "Note: the note on D is notable.",
     "Keine Sorge, es kommt am D an.",
+    "It ships to Lincoln, NE on D.",
 ]
 
 
