@@ -152,7 +152,8 @@ async def score_groups(
     """Score stored traces a GRPO group at a time; yields each with its score.
 
     For a `Stack` with rewards that compare rollouts. A group shares task, policy version, sampling settings, tool
-    backends and reward version; a trace that belongs to no task is scored alone.
+    backends and reward version; a trace that belongs to no task is scored alone. Verdicts that a judge failed at stay
+    pending: no group is scored twice in one call.
 
     Args:
         traces: What to score, `store.traces()` say.

@@ -77,8 +77,8 @@ async def test_a_langchain_model_of_a_server_is_asked_as_far_as_the_server_goes(
         assert judge.usage.calls == server.calls
 
 
-async def test_a_local_transformer_judges_through_the_same_door() -> None:
-    """Untrained, it babbles: its reply is malformed or cut off, which is NULL, and its tokens are counted."""
+def babbler(context: int) -> LocalChatModel:
+    """An untrained transformer that reads so many tokens."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     tokenizer: Any = byte_tokenizer()
@@ -90,14 +90,19 @@ async def test_a_local_transformer_judges_through_the_same_door() -> None:
         num_attention_heads=2,
         num_key_value_heads=2,
         head_dim=8,
-        max_position_embeddings=8192,
+        max_position_embeddings=context,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    local = LocalChatModel(
+    return LocalChatModel(
         model=Qwen3ForCausalLM(config).eval(), tokenizer=tokenizer, max_tokens=8, model_version="babbler-1"
     )
+
+
+async def test_a_local_transformer_judges_through_the_same_door() -> None:
+    """Untrained, it babbles: its reply is malformed or cut off, which is NULL, and its tokens are counted."""
+    local = babbler(8192)
     judge = LLMJudge(local, settings={"temperature": 0.5, "max_tokens": 6}, budget_usd=0.0, retries=0)
     assert judge.is_free, "it runs in this process"
     (got,) = await judge(ONE, 0, [DATE])
@@ -106,6 +111,14 @@ async def test_a_local_transformer_judges_through_the_same_door() -> None:
     assert judge.usage.input_tokens > 1000
     assert 1 <= judge.usage.output_tokens <= 6
     assert judge.name == "langchain:babbler-1"
+
+
+async def test_a_transcript_too_long_for_a_local_transformer_is_the_contents_doing() -> None:
+    judge = LLMJudge(babbler(256), retries=3, backoff=0)
+    (got,) = await judge(ONE, 0, [DATE])
+    assert (got.value, got.reason, got.cause) == (None, "judge failed", "content")
+    assert "too long for the judge" in (got.explanation or "")
+    assert judge.usage.calls == 1
 
 
 @pytest.mark.skipif(importlib.util.find_spec("anthropic") is not None, reason="the provider's package is installed")
