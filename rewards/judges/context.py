@@ -40,6 +40,13 @@ def context_of(place: Place) -> Context:
         return Context(snippet=(whole := raw.strip()), excerpt=whole, missing=None)
     if place.text.json is not None:
         return _of_json(place, place.text.json)
+    if len(place.pieces) == 1:
+        one = sentence_around(raw, place.start, place.end)
+        return Context(
+            snippet=raw[one.start : one.end].strip(),
+            excerpt=raw[one.before : one.end].strip()[:_LONGEST_EXCERPT],
+            missing=left_out(raw, one, place.pieces),
+        )
     sentences = [sentence_around(raw, start, end) for start, end in place.pieces]
     cues = [left_out(raw, one, place.pieces) for one in sentences]
     return Context(

@@ -240,7 +240,7 @@ def _is_clear(raw: str, start: int, end: int) -> bool:
         after = raw[end]
         if after in ".,;:!?" and last.isalnum():
             after = raw[end + 1 : end + 2] or " "
-        if last.isdigit() and after in " \n\t":
+        elif last.isdigit() and after in " \n\t":
             following = raw[end : end + 3].lstrip()[:1]
             if following and not (following.isascii() and following.isalpha()):
                 return False

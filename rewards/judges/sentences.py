@@ -24,8 +24,8 @@ _BREAK = re.compile(
     """,
     re.VERBOSE,
 )
-_ENDS = ".!?\n"
-_OTHER_ENDS = ".!?\n\u2026\u061f\u3002\uff01\uff1f\u0964"
+_OTHER_ENDS = "\u2026\u061f\u3002\uff01\uff1f\u0964"
+_END = re.compile(f"[.!?\n{_OTHER_ENDS}]")
 _SHORTENED = re.compile(
     r"(?:^|[\s(])(?:mr|mrs|ms|dr|st|no|nr|vs|approx|e\.g|i\.e|z\.b|bzw|ca|sra?|m|mme|prof|inc|[a-z])\.$", re.IGNORECASE
 )
@@ -52,11 +52,11 @@ def sentence_around(text: str, start: int, end: int) -> Sentence:
     ('Hello. ', 'Your order, No. 7, arrives on May 3.')
     """
     low, high = max(0, start - 2 * _WIDEST), min(len(text), end + _WIDEST)
-    marks = _ENDS if text.isascii() else _OTHER_ENDS
+    plain = text.isascii()
     first = before = low
     known = 0
     at = start
-    while known < 2 and (at := max([text.rfind(mark, low, at) for mark in marks])) >= 0:
+    while known < 2 and (at := _last_end(text, low, at, plain)) >= 0:
         found = _BREAK.match(text, at)
         if found is not None and found.end() <= start and not _is_shortened(text, at):
             if known == 0:
@@ -69,23 +69,29 @@ def sentence_around(text: str, start: int, end: int) -> Sentence:
     if start - first > _WIDEST:
         first = before = _at_a_word(text, start - _WIDEST, start)
     last = high if high == len(text) else max(text.rfind(" ", end, high), end)
-    at = max(end - 1, start)
-    while (places := [place for mark in marks if (place := text.find(mark, at, high)) >= 0]) and (
-        at := min(places)
-    ) < last:
+    for end_mark in _END.finditer(text, max(end - 1, start), last):
+        at = end_mark.start()
         found = _BREAK.match(text, at)
-        ended = at if found is None else max(found.end(1), found.end(2), at)
-        if found is not None and ended >= end and not _is_shortened(text, at):
-            last = ended
-            break
-        at += 1
-    return Sentence(before=before, start=first, end=max(last, end))
+        if found is not None and not _is_shortened(text, at):
+            ended = max(found.end(1), found.end(2), at)
+            if ended >= end:
+                last = ended
+                break
+    return Sentence(before=before, start=first, end=last)
+
+
+def _last_end(text: str, low: int, high: int, plain: bool) -> int:
+    """Where the last mark stands before `high` that may end a sentence; -1 where none does."""
+    at = max(
+        text.rfind(".", low, high), text.rfind("\n", low, high), text.rfind("?", low, high), text.rfind("!", low, high)
+    )
+    return at if plain else max(at, *(text.rfind(mark, low, high) for mark in _OTHER_ENDS))
 
 
 def left_out(text: str, around: Sentence, pieces: tuple[tuple[int, int], ...]) -> Cue | None:
     """What the pieces leave out of their sentence, or of the one before, that may turn or bind what it says."""
     first, last = pieces[0][0], pieces[-1][1]
-    if len(pieces) > 1 or not _has_no_words(text[around.start : first] + text[last : around.end]):
+    if len(pieces) > 1 or any(map(str.isalpha, text[around.start : first] + text[last : around.end])):
         for cue, start, end in _cues_in(text, around.start, around.end, False, first):
             if not any(piece[0] <= start and end <= piece[1] for piece in pieces):
                 return cue
@@ -94,10 +100,6 @@ def left_out(text: str, around: Sentence, pieces: tuple[tuple[int, int], ...]) -
             if not any(piece[0] <= start and end <= piece[1] for piece in pieces):
                 return cue
     return None
-
-
-def _has_no_words(text: str) -> bool:
-    return not any(map(str.isalpha, text))
 
 
 def cue_in_json(text: str) -> Cue | None:
