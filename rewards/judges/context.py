@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .evidence import Place
 from .json_places import JSONEntry, JSONPlaces
-from .sentences import Cue, Sentence, cue_in_json, left_out, sentence_around
+from .sentences import Cue, Sentence, cue_in_json, left_out, line_around, sentence_around, without_code
 
 _LONGEST_VALUE = 600
 """Characters of a JSON value that is shown whole; of a longer text, the sentence."""
@@ -41,19 +41,24 @@ def context_of(place: Place) -> Context:
     if place.text.json is not None:
         return _of_json(place, place.text.json)
     if len(place.pieces) == 1:
-        one = sentence_around(raw, place.start, place.end)
+        one = _sentence(place, place.start, place.end)
         return Context(
             snippet=raw[one.start : one.end].strip(),
             excerpt=raw[one.before : one.end].strip()[:_LONGEST_EXCERPT],
             missing=left_out(raw, one, place.pieces),
         )
-    sentences = [sentence_around(raw, start, end) for start, end in place.pieces]
+    sentences = [_sentence(place, start, end) for start, end in place.pieces]
     cues = [left_out(raw, one, place.pieces) for one in sentences]
     return Context(
         snippet=_joined(raw, [(one.start, one.end) for one in sentences]),
         excerpt=_joined(raw, [(one.before, one.end) for one in sentences])[:_LONGEST_EXCERPT],
         missing=next((cue for cue in cues if cue is not None), None),
     )
+
+
+def _sentence(place: Place, start: int, end: int) -> Sentence:
+    found = sentence_around(place.text.raw, start, end)
+    return without_code(place.text.raw, found, start, end) if place.text.may_be_code else found
 
 
 def _joined(raw: str, spans: list[tuple[int, int]]) -> str:
@@ -83,10 +88,8 @@ def _of_value(place: Place, entry: JSONEntry) -> Context:
     start, end = entry.value, entry.end
     missing: Cue | None
     if raw[start] == '"':
-        around = sentence_around(raw, max(place.start, start), min(max(place.end, start + 1), end))
-        within = Sentence(
-            before=max(around.before, start), start=max(around.start, start), end=max(min(around.end, end), start)
-        )
+        first, last = max(place.start, start), min(max(place.end, start + 1), end)
+        within = without_code(raw, line_around(raw, first, last, start, end), first, last)
         missing = left_out(raw, within, place.pieces)
         if end - start > _LONGEST_VALUE:
             start, end = within.start, within.end

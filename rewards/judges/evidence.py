@@ -39,9 +39,10 @@ _THOUSANDS = re.compile(r"\d{3}(?:[.,]\d+)?")
 
 @dataclass(kw_only=True)
 class PartText:
-    """One text of a step's part, ready to be searched."""
+    """One text of a step's part, ready to be searched. `may_be_code`: a tool wrote it, and may have read a program."""
 
     raw: str
+    may_be_code: bool = False
 
     @cached_property
     def folded(self) -> FoldedText:

@@ -131,7 +131,10 @@ class Transcript:
         """The texts of a part of a step (dialogue-wide, from 1): a quote may stand in each."""
         key = (number, part)
         if key not in self._texts:
-            self._texts[key] = [PartText(raw=self._seen(text)) for text in part_texts(self._steps[number - 1], part)]
+            self._texts[key] = [
+                PartText(raw=self._seen(text), may_be_code=part == "tool.content")
+                for text in part_texts(self._steps[number - 1], part)
+            ]
         return self._texts[key]
 
     def last_step(self, item: Item, window: Window) -> int:

@@ -26,6 +26,10 @@ _BREAK = re.compile(
 )
 _OTHER_ENDS = "\u2026\u061f\u3002\uff01\uff1f\u0964"
 _END = re.compile(f"[.!?\n{_OTHER_ENDS}]")
+_ESCAPED_BREAK = re.compile(r"(?<!\\)(?:\\[rn])+")
+_CODE = re.compile(
+    r"[={}]|\w\(|;\s*$|\w_\w|^\s*(?:def|class|import|from|return|elif|else|try|with|except)\b", re.MULTILINE
+)
 _SHORTENED = re.compile(
     r"(?:^|[\s(])(?:mr|mrs|ms|dr|st|no|nr|vs|approx|e\.g|i\.e|z\.b|bzw|ca|sra?|m|mme|prof|inc|[a-z])\.$", re.IGNORECASE
 )
@@ -86,6 +90,27 @@ def _last_end(text: str, low: int, high: int, plain: bool) -> int:
         text.rfind(".", low, high), text.rfind("\n", low, high), text.rfind("?", low, high), text.rfind("!", low, high)
     )
     return at if plain else max(at, *(text.rfind(mark, low, high) for mark in _OTHER_ENDS))
+
+
+def without_code(text: str, around: Sentence, start: int, end: int) -> Sentence:
+    """The line of text[start:end] alone where the sentences are of a program: what stands around such a line is not
+    said about it."""
+    if _CODE.search(text, around.before, around.end) is None:
+        return around
+    first = max(text.rfind("\n", around.start, start) + 1, around.start)
+    after = text.find("\n", end, around.end)
+    return Sentence(before=first, start=first, end=after if after >= 0 else around.end)
+
+
+def line_around(text: str, start: int, end: int, low: int, high: int) -> Sentence:
+    """As sentence_around, within text[low:high], a string of JSON, whose line breaks are escapes."""
+    around = sentence_around(text, start, end)
+    lines = [low, *(found.end() for found in _ESCAPED_BREAK.finditer(text, max(low, around.before), start))]
+    after = _ESCAPED_BREAK.search(text, end, min(high, around.end))
+    begin = max(around.start, lines[-1])
+    before = max(around.before, lines[-2] if begin == lines[-1] and len(lines) > 1 else lines[0])
+    last = after.start() if after is not None else min(around.end, high)
+    return Sentence(before=min(before, begin), start=begin, end=max(last, begin))
 
 
 def left_out(text: str, around: Sentence, pieces: tuple[tuple[int, int], ...]) -> Cue | None:
@@ -228,4 +253,4 @@ def _at_a_word(text: str, low: int, high: int) -> int:
     return low if found < 0 else found + 1
 
 
-__all__ = ["NAMES", "Cue", "Sentence", "cue_in_json", "left_out", "sentence_around"]
+__all__ = ["NAMES", "Cue", "Sentence", "cue_in_json", "left_out", "line_around", "sentence_around", "without_code"]

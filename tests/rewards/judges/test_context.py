@@ -121,3 +121,21 @@ def leaves(value: object) -> int:
 @pytest.mark.parametrize("text", ["", "{", "[1, 2", "plain text", "{'a': 1}", "name", "7", '"text"'])
 def test_what_is_no_json_has_no_places(text: str) -> None:
     assert JSONPlaces.of(text) is None
+
+
+def test_lines_of_a_program_say_nothing_of_each_other() -> None:
+    program = "def load(path):\n    if not path:\n        return None\n    data = read(path)\n    return data\n"
+    read = PartText(raw=program, may_be_code=True)
+    written = PartText(raw=f"write_file {json.dumps({'content': program})}")
+    for text in (read, written):
+        found = context_of(next(places("data = read(path)", text)))
+        assert found.missing is None
+        assert "data = read(path)" in found.snippet
+    prose = PartText(raw="That is not so.\nYour order was cancelled.", may_be_code=True)
+    assert context_of(next(places("Your order was cancelled.", prose))).missing == "negation"
+
+
+def test_lines_within_a_string_of_json_are_sentences() -> None:
+    part = json.dumps({"note": "Hello.\nNobody did it.\nYour order was cancelled today\nBye"})
+    found = context("Your order was cancelled", part)
+    assert (found.missing, found.snippet) == ("negation", f"note: {json.dumps(json.loads(part)['note'])}")
