@@ -88,6 +88,19 @@ def internals(order: Order) -> list[Message]:
     ]
 
 
+def same_call_again(order: Order) -> list[Message]:
+    failed = [m for _ in range(2) for m in order.call("get_order", "error: not found", error=True, order_id=order.id)]
+    return [order.asks(), *failed, order.says("There is no answer from the shop.")]
+
+
+def claims(order: Order) -> list[Message]:
+    return [order.asks(), *order.looked_up(), order.says("I have sent you a confirmation by e-mail.")]
+
+
+def promises(order: Order) -> list[Message]:
+    return [order.asks(), *order.looked_up(), order.says("You will surely get a full refund and a voucher.")]
+
+
 FAILING: tuple[Dialogue, ...] = (
     invented,
     wrong_date,
@@ -99,6 +112,8 @@ FAILING: tuple[Dialogue, ...] = (
     early_write,
     internals,
 )
+EVERY = (*FAILING, same_call_again, claims, promises)
+"""Those that a judge alone can tell, too."""
 
 
 def traces_of(kinds: tuple[Dialogue, ...], n: int, *, first: int = 0, tasks: int | None = None) -> Iterator[Trace]:

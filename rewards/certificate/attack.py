@@ -109,13 +109,16 @@ def targets_of(score: Score, checklist: Checklist, *, unasked: bool = False) -> 
 
 def counted(subject: Subject, parts: Sequence[tuple[Family, Template]]) -> tuple[Target, ...]:
     """The targets that must stay unpaid under these templates: not those whose check the change rightly satisfies, and
-    under a replaced reply not what the old one violated."""
+    where a reply or arguments are replaced not what the old ones violated."""
     satisfied = {name for family, _ in parts for name in family.satisfies}
-    replaced = any(template.how == "replace" for _, template in parts)
+    said = any(template.how == "replace" for _, template in parts)
+    done = any(template.change == "near_arguments" for _, template in parts)
     return tuple(
         target
         for target in subject.targets
-        if target.check_name not in satisfied and not (replaced and (target.item.kind == "avoid" or not target.judged))
+        if target.check_name not in satisfied
+        and not ((said or done) and target.item.kind == "avoid")
+        and not (said and not target.judged)
     )
 
 
