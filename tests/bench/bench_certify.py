@@ -4,8 +4,8 @@ Prints one JSON line.
 
     OMP_NUM_THREADS=1 python -m tests.bench.bench_certify [--traces 300] [--queries 200] [--part checks|judge|left-out]
 
-The dialogues are those of tests/order_traces.py, each of a task of its own: one in twelve of each way to fail, and right
-ones. README's checklist is read from README.md."""
+The dialogues are those of tests/order_traces.py, each of a task of its own: one in twelve of each way to fail, and
+right ones. README's checklist is read from README.md."""
 
 from __future__ import annotations
 

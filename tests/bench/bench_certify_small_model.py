@@ -18,12 +18,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
+from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
-from langchain_core.outputs import ChatResult
+from langchain_core.outputs import ChatGeneration, ChatResult
+from pydantic import PrivateAttr
 
-from cm2_agent import Checklist, Item, LLMJudge, LocalChatModel
+from cm2_agent import Checklist, Item, LLMJudge
 from cm2_agent.rewards.certificate.attack import Subject
 from cm2_agent.rewards.certificate.certify import Certifier
 from cm2_agent.rewards.certificate.families import load_families
@@ -46,10 +47,15 @@ EXAMPLES: tuple[tuple[Dialogue, int, str], ...] = ((right, 7001, "yes"), (vague,
 
 
 class WithExamples(BaseChatModel):
-    """A model that is shown answered questions before each question."""
+    """A transformers model that is shown answered questions before each question, greedy, one at a time. What its
+    prompts have in common (instructions and examples, four fifths of them) is read once."""
 
-    inner: LocalChatModel
+    weights: Any
+    tokenizer: Any
     examples: list[Any]
+    most: int = 96
+    _read: list[int] = PrivateAttr(default_factory=list)
+    _cache: Any = PrivateAttr(default=None)
 
     @property
     def _llm_type(self) -> str:
@@ -57,19 +63,53 @@ class WithExamples(BaseChatModel):
 
     @property
     def model_name(self) -> str:
-        return str(getattr(self.inner, "model_name", "small"))
+        return "small"
 
-    def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
-        raise NotImplementedError("a judge is asked asynchronously")
-
-    async def _agenerate(
+    def _generate(
         self,
         messages: list[BaseMessage],
         stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        return await self.inner._agenerate([*messages[:-1], *self.examples, messages[-1]], stop, None, **kwargs)
+        roles = {"human": "user", "ai": "assistant"}
+        shown = [
+            {"role": roles.get(one.type, one.type), "content": str(one.content)}
+            for one in (*messages[:-1], *self.examples, messages[-1])
+        ]
+        prompt = self.tokenizer.apply_chat_template(shown, add_generation_prompt=True, return_dict=False)
+        ids, finish = self._greedy(list(prompt))
+        message = AIMessage(
+            content=self.tokenizer.decode(ids, skip_special_tokens=True),
+            response_metadata={"finish_reason": finish, "model_name": self.model_name},
+            usage_metadata={
+                "input_tokens": len(prompt),
+                "output_tokens": len(ids),
+                "total_tokens": len(prompt) + len(ids),
+            },
+        )
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    def _greedy(self, prompt: list[int]) -> tuple[list[int], str]:
+        import torch
+        from transformers import DynamicCache
+
+        common = next((at for at, (one, other) in enumerate(zip(prompt, self._read, strict=False)) if one != other), 0)
+        if self._cache is None or not common:
+            self._cache, self._read, common = DynamicCache(), [], 0
+        if len(self._read) > common:
+            self._cache.crop(common - len(self._read))
+        ids: list[int] = []
+        fresh = prompt[common:]
+        with torch.inference_mode():
+            while len(ids) < self.most:
+                scores = self.weights(torch.tensor([fresh]), past_key_values=self._cache, use_cache=True).logits
+                fresh = [int(scores[0, -1].argmax())]
+                if fresh[0] == self.tokenizer.eos_token_id:
+                    break
+                ids += fresh
+        self._read = (prompt + ids)[: self._cache.get_seq_length()]
+        return ids, "stop" if len(ids) < self.most else "length"
 
 
 def answered(kind: Dialogue, number: int, verdict: str) -> list[BaseMessage]:
@@ -79,24 +119,28 @@ def answered(kind: Dialogue, number: int, verdict: str) -> list[BaseMessage]:
     (item,) = CHECKLIST.items
     last = trace.steps[-1]
     evidence = {"step": last.number + 1, "part": "assistant.reply", "quote": last.message.text}
-    answer = {"id": item.id, "analysis": "", "evidence": evidence if verdict == "yes" else None, "verdict": verdict}
+    quoted = {"evidence": evidence} if verdict == "yes" else {}
+    answer = {"id": item.id, **quoted, "verdict": verdict}
     question = f"{window.text}\n{tail(window, [(item.id, item_line(item))])}"
     return [HumanMessage(content=question), AIMessage(content=json.dumps({"items": [answer]}))]
 
 
 async def subjects(certifier: Certifier, traces: Sequence[Trace]) -> list[Subject]:
-    return list(await asyncio.gather(*(certifier.subject(trace, None, f"task {trace.task_id}") for trace in traces)))
+    return [await certifier.subject(trace, None, f"task {trace.task_id}") for trace in traces]
 
 
 async def measure(model: Path, store: SQLStore, traces: int, tries: int) -> dict[str, Any]:
-    loaded = LocalChatModel.load(str(model), max_tokens=96, temperature=0.0)
-    examples = [message for example in EXAMPLES for message in answered(*example)]
-    judge = LLMJudge(
-        WithExamples(inner=loaded, examples=examples), retries=0, timeout=7200.0, cache=store.verdict_cache()
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    loaded = WithExamples(
+        weights=AutoModelForCausalLM.from_pretrained(model),
+        tokenizer=AutoTokenizer.from_pretrained(model),
+        examples=[message for example in EXAMPLES for message in answered(*example)],
     )
+    judge = LLMJudge(loaded, retries=0, timeout=7200.0, cache=store.verdict_cache())
     families = [one.model_copy(update={"templates": one.templates[:1]}) for one in load_families()]
     scorer = ChecklistScorer(CHECKLIST, judge=judge)
-    certifier = Certifier(scorer=scorer, families=families, pairs=0, queries=0, concurrency=8)
+    certifier = Certifier(scorer=scorer, families=families, pairs=0, queries=0, concurrency=1)
     started = time.process_time()
     honest = await subjects(certifier, list(traces_of((vague, wrong_date, invented), tries)))
     good = await subjects(certifier, list(traces_of((right,), 8, first=5000)))
