@@ -26,6 +26,7 @@ COMMANDS = (
     "certify",
     "show",
     "doctor",
+    "model",
     "checklists",
     "tasks",
     "tools",

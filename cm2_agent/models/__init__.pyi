@@ -1,3 +1,5 @@
+from .check import ModelCheck as ModelCheck
+from .check import check_model as check_model
 from .local import LocalChatModel as LocalChatModel
 from .openai import EndpointChatModel as EndpointChatModel
 from .openai import openai_compatible as openai_compatible

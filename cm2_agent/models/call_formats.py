@@ -93,6 +93,8 @@ class _Tagged:
     argument: re.Pattern[str]
     closing: re.Pattern[str]
     around: re.Pattern[str] | None = None
+    header: re.Pattern[str] | None = None
+    """To whom a message is, which is none of its words."""
 
     def __call__(self, text: str, tools: Sequence[Mapping[str, Any]]) -> tuple[str, list[CallText]]:
         said: list[str] = []
@@ -103,6 +105,8 @@ class _Tagged:
             call, position = self._call(text, opened, tools)
             calls.append(call)
         rest = "".join([*said, text[position:]])
+        if self.header is not None:
+            rest = self.header.sub("", rest)
         if calls and self.around is not None:
             rest = self.around.sub("", rest)
         return rest.strip(), calls
@@ -352,7 +356,8 @@ FORMATS: tuple[CallFormat, ...] = (
                 re.DOTALL,
             ),
             closing=re.compile(r"\s*</(?:\w+:)?invoke>"),
-            around=re.compile(r"\s*(?:\A\s*to=[\w.\-]+<\|message\|>)?\s*</?\w+:(?:function_calls|tool_call)>\s*"),
+            around=re.compile(r"\s*</?\w+:(?:function_calls|tool_call)>\s*"),
+            header=re.compile(r"\A\s*to=[\w.\-]+<\|message\|>"),
         ),
         '<invoke name="NAME"><parameter name="KEY">7</parameter></invoke>',
     ),

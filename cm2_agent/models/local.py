@@ -23,7 +23,7 @@ from cm2_agent.errors import ModelError, require_extra
 from cm2_agent.models.batching import batched, current_seat
 from cm2_agent.models.chat_template import history_hash, parse_completion, reasoning_of, template_messages
 from cm2_agent.models.control_words import ControlWords, Rendered
-from cm2_agent.models.template_probe import TemplateProfile, probe
+from cm2_agent.models.template_probe import TemplateProfile, probe, shared_length
 from cm2_agent.models.weights import fingerprint
 
 if TYPE_CHECKING:
@@ -254,14 +254,9 @@ class LocalChatModel(BaseChatModel):
         history allows."""
         last = max((i for i, message in enumerate(messages) if isinstance(message, AIMessage)), default=None)
         if last is not None and (own := self._own_tokens(messages, last, tools)) is not None:
-            after = self._text_after(messages, last, tools)
+            after = self._text_after(messages, last, tools, own[-1])
             if after is not None:
-                if own[-1] not in self._stop_ids:
-                    return own + self._words.encode(after)
-                # The template writes the end of the message too, which is the model's stop token already.
-                stop, text = self.tokenizer.decode([own[-1]]), after.text
-                text = text.removeprefix(stop) if text.startswith(stop) else text.partition(stop)[2]
-                return own + self._words.encode(after.part(text), after=own[-1])
+                return own + self._words.encode(after, after=own[-1] if own[-1] in self._stop_ids else None)
         return self._words.encode(self._rendered(template_messages(messages, self.template), tools))
 
     def _own_tokens(
@@ -283,15 +278,13 @@ class LocalChatModel(BaseChatModel):
         return [*meta["prompt_ids"], *meta["completion_ids"]]
 
     def _text_after(
-        self, messages: Sequence[BaseMessage], last: int, tools: list[dict[str, Any]] | None
+        self, messages: Sequence[BaseMessage], last: int, tools: list[dict[str, Any]] | None, drawn: int
     ) -> Rendered | None:
-        """What the template writes after the assistant message `last`, up to the model's next completion; None if
-        that cannot be found out."""
+        """What the template writes after the assistant message `last`, whose last token is `drawn`, up to the model's
+        next completion; None if that cannot be found out."""
         listed = template_messages(messages, self.template)
-        calls = listed[last].get("tool_calls")
-        if calls and self.template.sentinel_in_call:
-            if messages[last].response_metadata["completion_ids"][-1] not in self._stop_ids:
-                return None  # the end of a call that was cut would be the template's
+        calls = listed[last].get("tool_calls") if self.template.sentinel_in_call else None
+        if calls:
             arguments = {"text": SENTINEL}
             written = json.dumps(arguments) if self.template.arguments_as_text else arguments
             calls = [*calls[:-1], {**calls[-1], "function": {**calls[-1]["function"], "arguments": written}}]
@@ -300,19 +293,34 @@ class LocalChatModel(BaseChatModel):
             listed[last] = {"role": "assistant", "content": SENTINEL}
         try:
             rendered = self._rendered(listed, tools)
+            _, found, after = rendered.text.partition(SENTINEL)
+            if not found or SENTINEL in after:
+                return None
+            if drawn not in self._stop_ids:
+                return None if calls else rendered.part(after)  # the end of a call that was cut is not the template's
+            # The template may write the end of the message too, which is the model's stop token already; where the
+            # model stopped at another, the template's own ending follows it.
+            stop = self.tokenizer.decode([drawn])
+            if after.startswith(stop):
+                return rendered.part(after.removeprefix(stop))
+            ending = self._rendered(listed[: last + 1], tools, asks=False).text.partition(SENTINEL)[2]
+            place = ending[: shared_length(ending, after)].find(stop)
         except Exception:  # a template may refuse a tool result without its call; it is then encoded afresh
             return None
-        _, found, after = rendered.text.partition(SENTINEL)
-        return rendered.part(after) if found and SENTINEL not in after else None
+        if place >= 0:
+            return rendered.part(after[place + len(stop) :])
+        return None if calls else rendered.part(after)
 
     def _render(self, listed: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> str:
         """The prompt as text."""
         return str(self._rendered(listed, tools))
 
-    def _rendered(self, listed: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> Rendered:
+    def _rendered(
+        self, listed: list[dict[str, Any]], tools: list[dict[str, Any]] | None, *, asks: bool = True
+    ) -> Rendered:
         shown, offered, hidden = self._words.hide(listed, tools)
         text = self.tokenizer.apply_chat_template(
-            shown, tools=offered, tokenize=False, add_generation_prompt=True, **self.template_kwargs
+            shown, tools=offered, tokenize=False, add_generation_prompt=asks, **self.template_kwargs
         )
         return Rendered(str(text), hidden)
 

@@ -17,7 +17,7 @@ from cm2_agent.models.reasoning_text import opening_tag, split_reasoning
 from cm2_agent.models.response_template import TemplateFormat, known_templates
 from cm2_agent.models.tool_call_text import CallText
 
-__all__ = ["TOOL", "TemplateProfile", "probe"]
+__all__ = ["TOOL", "TemplateProfile", "completion_of", "probe", "shared_length"]
 
 _NAME, _RESULT, _ASKED = "probe_order", "CM2RESULT", "CM2ASKED"
 _LONG_ID, _SHORT_ID = "call_0123456789abcdef", "a1B2c3D4e"
@@ -221,12 +221,7 @@ class _Reading:
         whole = self.render([_USER, {"role": "assistant", "content": "", "tool_calls": calls}], asks=False)
         if prompt is None or whole is None:
             return None
-        if not whole.startswith(prompt) and self.before and whole.startswith(self.before):
-            return whole[len(self.before) :], self.before  # it shows the tools with the last message alone
-        length = next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(prompt))
-        if length < len(prompt):  # it opens the message otherwise than a finished one, and not in the midst of a token
-            length = max(whole.rfind(end, 0, length) + 1 for end in ">]\n")
-        return whole[length:], whole[:length]
+        return completion_of(prompt, whole, self.before)
 
     def reads(self, several: Sequence[Mapping[str, Any]], form: CallFormat | TemplateFormat) -> bool:
         """Whether the calls come back equal, with nothing left over."""
@@ -270,6 +265,23 @@ class _Reading:
 
     def _losses(self, form: CallFormat | TemplateFormat) -> tuple[str, ...]:
         return tuple(words for words, arguments in _HARDER if not self.reads([arguments], form))
+
+
+def shared_length(one: str, other: str) -> int:
+    """How many characters two texts have in common at their beginning."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def completion_of(prompt: str, whole: str, before: str) -> tuple[str, str]:
+    """What a template writes for the last message of `whole`, and what stands before it. `before` is how it begins an
+    assistant's words, where it does not as the prompt ends, or ""."""
+    if not whole.startswith(prompt) and before and whole.startswith(before):
+        return whole[len(before) :], before  # it shows the tools with the last message alone
+    length = shared_length(prompt, whole)
+    if length < len(prompt):  # it opens the message otherwise than a finished one, and not in the midst of a token
+        length = max(whole.rfind(end, 0, length) + 1 for end in ">]\n")
+    return whole[length:], whole[:length]
 
 
 def read_calls(
