@@ -29,21 +29,17 @@ def register(app: typer.Typer) -> None:
 
 def check(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder with a tokenizer and a chat template.")],
-    tools: Annotated[
-        bool, typer.Option("--tools/--no-tools", help="Whether the model is to call tools.", show_default=True)
-    ] = True,
-    tokens: Annotated[
-        bool, typer.Option("--tokens/--no-tokens", help="Print the dialogue token by token.", show_default=True)
-    ] = True,
+    no_tools: Annotated[bool, typer.Option("--no-tools", help="The model is to call no tools.")] = False,
+    no_tokens: Annotated[bool, typer.Option("--no-tokens", help="Leave out the dialogue's tokens.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     from cm2_agent.models.check import check_model
 
-    found = check_model(folder, tools=tools)
+    found = check_model(folder, tools=not no_tools)
     result = {"ok": found.ok, **asdict(found)}
-    if not tokens:
+    if no_tokens:
         del result["tokens"]
-    print_result(result, as_json=as_json, lines=_lines(found, tokens=tokens))
+    print_result(result, as_json=as_json, lines=_lines(found, tokens=not no_tokens))
     if not found.ok:
         raise typer.Exit(1)
 

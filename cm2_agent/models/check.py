@@ -63,10 +63,15 @@ def check_model(folder: str | Path, *, tools: bool = True) -> ModelCheck:
     """Check a folder with a model's configuration and tokenizer; weights are not needed. `tools` False asks for
     dialogues without tools.
 
-        check = check_model("models/mine")
-        print(check.calls, check.problems)
-
     Raises ModelError where the folder has no tokenizer or no chat template, MissingExtra without the extra `train`.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from cm2_agent.models import byte_tokenizer, check_model
+    >>> with TemporaryDirectory() as folder:
+    ...     _ = byte_tokenizer().save_pretrained(folder)
+    ...     check = check_model(folder)
+    >>> check.ok, check.calls.partition(":")[0], check.stops
+    (True, 'hermes', {258: '<|im_end|>'})
     """
     require_extra("train", "Checks of models", "torch", "transformers")
     from transformers import AutoTokenizer, GenerationConfig
