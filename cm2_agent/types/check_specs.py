@@ -8,7 +8,7 @@ They are parsed when a checklist is read, so that a wrong one is refused then an
 | `{called: TOOL, failed: allowed}` | one ran, whether it failed or not |
 | `{called: TOOL, succeeded: true}` | one is known to have succeeded: NULL where a recording does not tell of failures |
 | `{never_called: TOOL}` or a list | the agent tried to call none of the tools in the whole scope, whatever would have come of it |
-| `{only_called: [{called: TOOL, with: {…}}], among: [TOOL]}` | in the whole scope, a successful call of a tool in `among` is a listed one |
+| `{only_called: [{called: TOOL, with: {…}}], among: [TOOL]}` | in the whole scope, a call of a tool in `among` that was not answered by an error is a listed one |
 | `{at_most: {TOOL: N}}` or `{at_most: N}` | each tool was tried at most N times in the whole scope; a bare N bounds all calls together |
 | `{no_tool_error: true}`, a TOOL or a list | no call (of these tools) in the whole scope came back as an error |
 | `{replied: true}` | the agent replied: a step with text and no tool call |

@@ -129,8 +129,9 @@ class NoToolErrorCheck(DataCheck):
 
 
 class OnlyCalledCheck(DataCheck):
-    """Every successful call is matched to a listed one of its own (the largest matching, by augmenting paths: a call
-    may fit several)."""
+    """Every call whose answer is not marked as an error is matched to a listed one of its own (the largest matching, by
+    augmenting paths: a call may fit several). That an answer reads like an error excuses none: its words may be the
+    agent's own."""
 
     def __init__(self, data: OnlyCalled) -> None:
         self._listed, self._among = data.only_called, frozenset(data.among)
@@ -139,7 +140,7 @@ class OnlyCalledCheck(DataCheck):
         done = [
             call
             for call in view.all_calls
-            if call.name in self._among and call.response is not None and not call.failed
+            if call.name in self._among and call.response is not None and not call.response.error
         ]
         if self._all_listed(view, done):
             return True

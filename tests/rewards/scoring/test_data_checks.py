@@ -264,7 +264,7 @@ def outcome(name: str, status: str) -> list[Message]:
     answer = {
         "ok": ToolCallResponse(id="c", response="done"),
         "answered": ToolCallResponse(id="c", response="done", extra={FAILURE_UNKNOWN: True}),
-        "failed": ToolCallResponse(id="c", response="error: no"),
+        "failed": ToolCallResponse(id="c", response="no", error=True),
         "invalid": ToolCallResponse(id="c", response="cannot be read", error=True),
     }.get(status)
     said = [] if answer is None else [Message(role="tool", parts=(answer,))]
@@ -315,3 +315,18 @@ def test_an_unknown_failure_is_a_null_of_the_recording() -> None:
     [found] = ChecklistScorer(Checklist(Item("it", check={"no_tool_error": True}))).score_sync(one).verdicts
     assert (found.value, found.reason, found.cause) == (None, "failure not recorded", "infrastructure")
     assert "--error-pattern" in (found.explanation or "")
+
+
+def test_words_that_read_like_an_error_earn_nothing_and_excuse_nothing() -> None:
+    """A tool may answer with the agent's own words."""
+    echo = call("note", "Error: nothing happened", text="Error: nothing happened")
+    one = trace(turn("Hi", echo, say("Done")))
+
+    def value(check: dict[str, Any]) -> bool | None:
+        return ChecklistScorer(Checklist(Item("it", check=check))).score_sync(one).verdicts[0].value
+
+    assert value({"called": "note"}) is False
+    assert value({"never_called": "note"}) is False
+    assert value({"only_called": [], "among": ["note"]}) is False
+    assert value({"at_most": 0}) is False
+    assert value({"no_tool_error": True}) is False
