@@ -99,7 +99,7 @@ def places(quote: str, text: PartText) -> Iterator[Place]:
         yield Place(text=text, pieces=((0, len(raw)),))
         return
     at = raw.find(quote) if len(quote) >= SHORTEST else -1
-    if at >= 0 and _is_clear(raw, at, at + len(quote)) and _is_long_enough(quote):
+    if at >= 0 and is_clear(raw, at, at + len(quote)) and _is_long_enough(quote):
         yield Place(text=text, pieces=((at, at + len(quote)),))
         if raw.find(quote, at + 1) < 0:
             return
@@ -228,7 +228,7 @@ def _unescaped(text: str) -> Iterator[tuple[int, int, str]]:
         yield found.start(), end, chr(code)
 
 
-def _is_clear(raw: str, start: int, end: int) -> bool:
+def is_clear(raw: str, start: int, end: int) -> bool:
     """Whether it can be seen from the letters next to it that raw[start:end] is made of whole words and numbers."""
     first, last = raw[start], raw[end - 1]
     if not (first.isascii() and last.isascii()):
@@ -302,4 +302,14 @@ def missing_problem(part: str, quote: str) -> str:
     return f"the quote does not stand in {part} of that step word for word"
 
 
-__all__ = ["SHORTEST", "PartText", "Place", "allowed", "missing_problem", "part_problem", "places", "quote_problem"]
+__all__ = [
+    "SHORTEST",
+    "PartText",
+    "Place",
+    "allowed",
+    "is_clear",
+    "missing_problem",
+    "part_problem",
+    "places",
+    "quote_problem",
+]

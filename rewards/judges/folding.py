@@ -65,7 +65,7 @@ _LONGEST = 4096
 """Characters of a piece whose letters are placed one by one."""
 
 
-_NUMBERS = re.compile(r"\[-?\d[\d.]*(?:,-?\d[\d.]*)+\]")
+_NUMBERS = re.compile(r"\[-?\d[\d.]*(?:,-?\d[\d.]*)+")
 """A compact list of JSON, whose commas would join its numbers."""
 
 

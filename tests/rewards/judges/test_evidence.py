@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 
 import pytest
@@ -9,10 +10,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import beta
 
-from cm2_agent.rewards.judges.evidence import SHORTEST, PartText, places, quote_problem
+from cm2_agent.rewards.judges.evidence import SHORTEST, PartText, is_clear, places, quote_problem
 from cm2_agent.rewards.judges.folding import FoldedText
 from cm2_agent.types.checklist_item import Item
-from tests.rewards.judges.quotes import near_misses, true_quotes
+from tests.rewards.judges.quotes import PARTS, near_misses, true_quotes
 
 REPLY = "Your order 7 shipped on May 3, 2026 and arrives\n on  Friday."
 words = st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=30).map(" ".join)
@@ -223,3 +224,17 @@ def test_a_long_part_of_one_letter_is_searched_in_no_time() -> None:
     part = PartText(raw="a" * 200_000 + " " + "a " * 50_000)
     assert not list(places("a" * 30, part))
     assert not list(places("a a a a a a a a b", part))
+
+
+def test_what_is_seen_at_a_glance_is_found_word_by_word_too() -> None:
+    """Stretches of the parts that stand there letter by letter: looking at their ends alone never says more."""
+    draw = random.Random(1)
+    seen = 0
+    for _ in range(20_000):
+        part = draw.choice(PARTS)
+        start = draw.randrange(len(part))
+        quote = part[start : draw.randrange(start, len(part) + 1)].strip()
+        if len(quote) >= SHORTEST and is_clear(part, part.find(quote), part.find(quote) + len(quote)):
+            seen += 1
+            assert stands(f"{quote}\u200b", part), quote
+    assert seen > 500
