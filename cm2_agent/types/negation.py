@@ -9,6 +9,7 @@ from functools import cached_property
 _MONTHS = (
     r"(?:jan|feb|m[aä]r|mrz|apr|ma[iyj]|mei|jun|jul|aug|sep|o[ck]t|nov|de[cz]|ene|abr|ago|set|out|gen|mag|giu|lug)"
 )
+_SHORT_MONTH = re.compile(rf"(?<!\w){_MONTHS}\w?$", re.IGNORECASE)
 _ABBREVIATION = re.compile(
     r"(?:^|[^\w])(?:e\.g|i\.e|etc|approx|no|nr|nos|vs|cf|mr|mrs|ms|dr|st|z\.b|d\.h|ca|bzw|usw|vgl|p\.ex|art|est|incl|excl|\w)$",
     re.IGNORECASE,
@@ -253,6 +254,8 @@ def _ends(text: str, start: int, end: re.Match[str]) -> bool:
         return True
     before = text[max(start, end.start() - 12) : end.start()]
     if _ABBREVIATION.search(before) and not before.rstrip().casefold().endswith((" i", "\ni")):
+        return False
+    if _SHORT_MONTH.search(before) and re.match(r"\s+\d", text[end.end() : end.end() + 4]):  # "Jul. 12"
         return False
     if re.search(r"(?:^|\D)\d{1,2}$", before):  # "20. Mai 2026", "1. First"
         return re.match(rf"\s+{_MONTHS}", text[end.end() : end.end() + 8], re.IGNORECASE) is None and bool(

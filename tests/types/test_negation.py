@@ -132,6 +132,9 @@ def test_what_is_supposed(text: str, supposed: bool) -> None:
         ("Order no. 7, e.g. by mail.", 1),
         ("One line\nthat goes on. And another", 2),
         ("好的。它到了。", 2),
+        ("Does it come on Jul. 12, 2011?", 1),
+        ("It comes in Sept. 2 of them are late.", 1),
+        ("It comes in May. Then two more.", 2),
         ("", 1),
     ],
 )
