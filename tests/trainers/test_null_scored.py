@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
@@ -34,8 +34,12 @@ Answers = Mapping[str, "int | str | None"]
 answers = st.fixed_dictionaries({name: st.none() | st.just("?") | st.integers(1, STEPS) for name in JUDGED})
 
 
+EARLY: Answers = {"looks": 1, "asks": 1, "tells": 3, "guesses": None, "thanks": None}
+"""`either` is satisfied in step 1 by `asks`; where that is NULL, in step 3 by `tells`."""
+
+
 def scored(given: Answers, name: str) -> Score:
-    async def judge(_: Trace, __: int | None, items: Any) -> list[Verdict]:
+    async def judge(trace: Trace, turn: int | None, items: Any) -> list[Verdict]:
         made = []
         for item in items:
             answer = given[item.id]
@@ -49,6 +53,7 @@ def scored(given: Answers, name: str) -> Score:
 
 
 @pytest.mark.parametrize("level", ["trajectory", "turn", "step", "return_to_go", "evidence"])
+@example(group=[EARLY, dict.fromkeys(JUDGED)], broken={"asks"})
 @given(group=st.lists(answers, min_size=2, max_size=4), broken=st.sets(st.sampled_from(JUDGED), min_size=1))
 def test_abstentions_pay_no_token(level: Any, group: list[Answers], broken: set[str]) -> None:
     others = [scored(one, str(number)) for number, one in enumerate(group[1:])]
