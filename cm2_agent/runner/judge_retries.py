@@ -1,14 +1,14 @@
-"""JudgeRetries: traces at which the judge failed are scored again later in the same pass, other traces between."""
+"""JudgeRetries: traces at which the judge or a check failed are scored again later in the pass, others between."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from cm2_agent.rewards.judges.judge_pass import JudgePass
+from cm2_agent.rewards.judges.judge_pass import JudgePass, Source
 from cm2_agent.rewards.judges.trace_failures import ATTEMPTS
 from cm2_agent.runner.concurrency import as_they_finish
 from cm2_agent.runner.rollout import Result
@@ -28,12 +28,14 @@ Scored = tuple[Trace, Score]
 
 
 class JudgeRetries:
-    """One pass over traces. `score` gives a trace's score; where the judge fails at it, it is scored again after others
-    were, and at the end of the pass; a failure that follows the trace then becomes its own (docs/method.md §4).
+    """One pass over traces. `score` gives a trace's score; where the judge or a check fails at it, it is scored again
+    after others were, and at the end of the pass; a failure that follows the trace then becomes its own
+    (docs/method.md §4).
 
     At the end nothing may be left to judge between two attempts. Then a trace that the judge could judge is shown to it
-    once more, past the caches, to see whether it answers at all; its score stays as it is. That takes up to three
-    traces' calls a pass, and is left out where the other traces are too few, or fail too often, to tell anything."""
+    once more, past the caches, to see whether it answers at all; its score stays as it is (a check is asked without the
+    judge). That takes up to three traces' calls a pass, and is left out where the other traces are too few, or fail too
+    often, to tell anything."""
 
     def __init__(self, score: Callable[[Trace], Awaitable[Score]]) -> None:
         self._score = score
@@ -41,21 +43,20 @@ class JudgeRetries:
         self._held: OrderedDict[str, Trace] = OrderedDict()
         self._due: OrderedDict[str, tuple[int, Trace]] = OrderedDict()
         self._answered = 0
-        self._healthy: Trace | None = None
+        self._healthy: dict[Source, Trace] = {}
 
     async def attempt(self, trace: Trace) -> Scored:
         """The trace's score as of this attempt."""
         with self._pass.attempt([trace.id]):
             score = await self._score(trace)
-        failures = self._pass.failures
+        answered = [source for source, failures in self._pass.failures.items() if failures.has_answered(trace.id)]
+        self._healthy.update(dict.fromkeys(answered, trace))
         if not self._pass.is_failing(trace.id):
             self._held.pop(trace.id, None)
-            if failures.attempts(trace.id):
-                self._healthy = trace
-                self._answered += 1
+            self._answered += bool(answered)
         elif trace.id in self._held or len(self._held) < _MOST:
             self._held[trace.id] = trace
-            if failures.attempts(trace.id) < ATTEMPTS:
+            if self._is_open(trace.id, self._pass.failing(trace.id)):
                 self._due[trace.id] = self._answered, trace
         return trace, score
 
@@ -78,11 +79,11 @@ class JudgeRetries:
     async def rest(self, at_a_time: int) -> AsyncGenerator[list[Scored], None]:
         """The end of the pass: further attempts at what is held, then its scores. A score's `usage` is what was spent
         here. Raises BudgetExhausted where the judge may not be asked any more."""
-        failures = self._pass.failures
         self._due.clear()
         last: dict[str, Scored] = {}
-        while self._held and await self._is_followed():
-            again = [trace for name, trace in self._held.items() if failures.attempts(name) < ATTEMPTS]
+        for _ in range(ATTEMPTS):  # the last time around nothing is left to try, but the last attempts are followed
+            followed = [source for source in self._failing() if await self._is_followed(source)]
+            again = [trace for name, trace in self._held.items() if self._is_open(name, followed)]
             if not again:
                 break
             async with aclosing(as_they_finish(map(self.attempt, again), at_a_time)) as finishing:
@@ -99,18 +100,29 @@ class JudgeRetries:
             elif name in last:
                 yield [last[name]]
 
-    async def _is_followed(self) -> bool:
-        """Whether the judge has answered on another trace since the last attempt at each that is held; where it may
-        tell something, it is asked. False where no further attempt is worth it."""
-        failures = self._pass.failures
-        followed = all(map(failures.is_followed, self._held))
-        if not any(failures.may_be_blamed(name, more=ATTEMPTS) for name in self._held):
-            return followed and all(failures.attempts(name) < 2 for name in self._held)
-        if followed or self._healthy is None:
+    def _failing(self) -> list[Source]:
+        """The judges and checks that fail at a trace which is held."""
+        return list(dict.fromkeys(source for name in self._held for source in self._pass.failing(name)))
+
+    def _is_open(self, name: str, sources: Iterable[Source]) -> bool:
+        """Whether one of the judges and checks fails at the trace and was not tried K times."""
+        tried = (self._pass.failures[source] for source in sources)
+        return any(failures.failing(name) and failures.attempts(name) < ATTEMPTS for failures in tried)
+
+    async def _is_followed(self, source: Source) -> bool:
+        """Whether the judge or check has answered on another trace since its last attempt at each that is held for it;
+        where it may tell something, it is asked. False where no further attempt is worth it."""
+        failures = self._pass.failures[source]
+        held = [name for name in self._held if failures.failing(name)]
+        followed = all(map(failures.is_followed, held))
+        if not any(failures.may_be_blamed(name, more=ATTEMPTS) for name in held):
+            return followed and all(failures.attempts(name) < 2 for name in held)
+        healthy = self._healthy.get(source)
+        if followed or healthy is None:
             return followed
-        with self._pass.attempt([self._healthy.id], anew=True):
-            await self._score(self._healthy)
-        return all(map(failures.is_followed, self._held))
+        with self._pass.attempt([healthy.id], anew=True, judged=source not in self._pass.checks):
+            await self._score(healthy)
+        return all(map(failures.is_followed, held))
 
 
 def _with_usage(score: Score, earlier: Scored | None) -> Score:

@@ -1,4 +1,4 @@
-"""TraceFailures: whether a judge's failures follow a trace, or strike any trace at random (docs/method.md §4).
+"""TraceFailures: whether a judge's or a check's failures follow a trace, or strike any at random (docs/method.md §4).
 
 A judge that times out, or whose reply cannot be read, may do so by chance; a trace may also bring it about. It did
 where the judge fails on it in each of K attempts that lie between attempts at other traces, and chance is excluded:
@@ -25,15 +25,16 @@ LEVEL = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class Blame:
-    """Why a failure is the trace's: `failures` of `attempts` at other traces failed, `bound` is q."""
+    """Why a failure of `who` is the trace's: `failures` of `attempts` at other traces failed, `bound` is q."""
 
     failures: int
     attempts: int
     bound: float
+    who: str = "the judge"
 
     def __str__(self) -> str:
         return (
-            f"the judge failed in all {ATTEMPTS} attempts, and in {self.failures} of {self.attempts} at other traces"
+            f"{self.who} failed in all {ATTEMPTS} attempts, and in {self.failures} of {self.attempts} at other traces"
             f" meanwhile (at most {self.bound:.2g} with 95 %)"
         )
 
@@ -100,6 +101,10 @@ class TraceFailures:
         """What has failed in every attempt so far."""
         own = self._of.get(trace)
         return frozenset.intersection(*(attempt.failed for attempt in own)) if own else frozenset()
+
+    def has_answered(self, trace: str) -> bool:
+        """Whether there was an attempt at the trace, and nothing failed in all of them."""
+        return trace in self._of and not self.failing(trace)
 
     def others(self, trace: str) -> tuple[int, int]:
         """(failures, attempts) at the other traces."""

@@ -72,9 +72,9 @@ def run_check(check: Resolved, item: Item, trace: Trace, turn: int | None, steps
 
     A reach check is asked after each step until it first answers yes, a hold check at the end alone (the ends-decided
     checks are hold items), an avoid check until it first answers yes, which is the violation. A check that raises an
-    Exception or answers anything but true or false gives NULL: the checker's failure, never the agent's. So does one
-    that hangs on whether a call failed where the recording does not tell. Where the last answer is NOT_APPLICABLE, and
-    none was yes, the item does not apply."""
+    Exception or answers anything but true or false gives NULL, which is the agent's where it follows the trace. So does
+    one that hangs on whether a call failed where the recording does not tell. Where the last answer is NOT_APPLICABLE,
+    and none was yes, the item does not apply."""
     try:
         row = _first_row(check, item, trace, turn, steps)
     except _DoesNotApply:
@@ -120,6 +120,7 @@ class _NoAnswer(Exception):
     """A check answered something else than true or false."""
 
 
+FAILED = "check failed"
 _BROUGHT_ABOUT = (RecursionError, MemoryError)
 """What a dialogue can bring about by its size or depth."""
 
@@ -135,7 +136,7 @@ def failed(error: BaseException) -> ItemColumn:
     by_content = isinstance(error, _BROUGHT_ABOUT) or not isinstance(error, Exception)
     return ItemColumn(
         value=None,
-        reason="check failed",
+        reason=FAILED,
         cause="content" if by_content else "infrastructure",
         explanation=f"the check {why}",
     )

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from cm2_agent.types.checklist_item import CheckFunction, Item
 from cm2_agent.types.trace import Trace
 
+from ..judges.judge_pass import Slot, attempt_at
 from .applicability import PENDING
-from .check_limits import CheckLimits
+from .check_limits import DISABLED, CheckLimits
 from .check_threads import CheckCall, CheckStop, run_calls, run_calls_async
-from .checks import failed, run_check
+from .checks import FAILED, failed, run_check
 from .isolated_trace import IsolatedTrace
 from .scored_turn import CheckedTurn
 from .shaping import ItemColumn
@@ -27,32 +29,50 @@ _CHANGED = ItemColumn(
 def ask_functions(trace: Trace, turns: Sequence[CheckedTurn], limits: CheckLimits) -> None:
     """Fill the columns of the turns whose functions are still to be asked, and those that hang on an item which is
     known to be false or NULL by then. Blocks until all functions have answered or were stopped."""
-    run_calls(_calls(trace, turns), limits)
+    calls = _calls(trace, turns)
+    run_calls([call for _, call in calls], limits)
+    _note(trace, calls)
     for turn in turns:
         turn.close()
 
 
 async def ask_functions_async(trace: Trace, turns: Sequence[CheckedTurn], limits: CheckLimits) -> None:
     """The same without blocking the event loop."""
-    await run_calls_async(_calls(trace, turns), limits)
+    calls = _calls(trace, turns)
+    await run_calls_async([call for _, call in calls], limits)
+    _note(trace, calls)
     for turn in turns:
         turn.close()
 
 
-def _calls(trace: Trace, turns: Iterable[CheckedTurn]) -> list[CheckCall]:
-    lent = _LentTrace(trace)
-    return [
-        CheckCall(
-            ask=partial(lent.ask, check, item, turn.turn.turn, turn.steps),
-            function=check,
-            item=item.id,
-            columns=turn.columns,
-            at=at,
-        )
-        for turn in turns
-        for at, (item, check) in enumerate(zip(turn.turn.items, turn.turn.checks, strict=True))
-        if check is not None and turn.columns[at] is PENDING
-    ]
+def _calls(trace: Trace, turns: Iterable[CheckedTurn]) -> list[tuple[Slot, CheckCall]]:
+    """What is to be asked. Within a pass over traces (judge_pass.py) a check is not asked that raises for the trace's
+    sake, as earlier attempts have shown: its column is filled."""
+    lent, attempt = _LentTrace(trace), attempt_at(trace.id)
+    calls = []
+    for turn in turns:
+        for at, (item, check) in enumerate(zip(turn.turn.items, turn.turn.checks, strict=True)):
+            if check is None or turn.columns[at] is not PENDING:
+                continue
+            slot = (id(check), turn.turn.turn, item.id)
+            if attempt is not None and slot in attempt.blamed:
+                why = str(replace(attempt.blamed[slot], who="the check"))
+                turn.columns[at] = ItemColumn(value=None, reason=FAILED, cause="content", explanation=why)
+                continue
+            ask = partial(lent.ask, check, item, turn.turn.turn, turn.steps)
+            calls.append((slot, CheckCall(ask=ask, function=check, item=item.id, columns=turn.columns, at=at)))
+    return calls
+
+
+def _note(trace: Trace, calls: Iterable[tuple[Slot, CheckCall]]) -> None:
+    """In a pass: which checks answered, and which raised."""
+    attempt = attempt_at(trace.id)
+    if attempt is None:
+        return
+    for slot, call in calls:
+        column = call.columns[call.at]
+        if column is not None and column.reason != DISABLED:
+            attempt.note_check(slot, failed=column.reason == FAILED and column.cause == "infrastructure")
 
 
 class _LentTrace:

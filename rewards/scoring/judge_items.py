@@ -48,6 +48,10 @@ def leave_unjudged(turns: Sequence[CheckedTurn]) -> None:
 async def _ask(judge: Judge, trace: Trace, checked: CheckedTurn, places: Sequence[int]) -> None:
     """Within a pass over traces (judge_pass.py), what earlier attempts answered is not asked again."""
     attempt = attempt_at(trace.id)
+    if attempt is not None and not attempt.judged:
+        for index in places:
+            checked.columns[index] = _null("the judge was not asked")
+        return
     waiting = []
     for index in places:
         found = None if attempt is None else _known(attempt, _slot(judge, checked, index))
