@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cm2_agent.errors import TrainError
+from cm2_agent.models.control_words import ControlWords, Rendered
 from cm2_agent.types.messages import Message, ToolSpec
 from cm2_agent.types.trace import Trace
 from cm2_agent.types.view import as_text
@@ -32,10 +33,18 @@ def retokenised_rows(
     `tokenizer` is a transformers tokenizer with a chat template. Raises TrainError where there is no template,
     TemplateRefused where it refuses the dialogue.
     """
+    _expect_template(tokenizer)
+    return _rows(trace, ControlWords(tokenizer), credit, agent)
+
+
+def _expect_template(tokenizer: Any) -> None:
     if not getattr(tokenizer, "chat_template", None):
         raise TrainError(
             "the tokenizer has no chat template; set tokenizer.chat_template, or take an instruction-tuned model's"
         )
+
+
+def _rows(trace: Trace, words: ControlWords, credit: Credit | None, agent: str | None) -> list[Row]:
     messages: list[dict[str, Any]] = []
     steps: list[StepTokens] = []
     shown = trace.unwritten  # elsewhere, or by the client
@@ -48,49 +57,51 @@ def retokenised_rows(
             messages.extend(template_messages(message))
             continue
         step = next(happened)
-        prompt = _render(tokenizer, messages, tools, asks=True, trace=trace)
+        prompt = _render(words, messages, tools, asks=True, trace=trace)
         messages.extend(template_messages(message))
-        whole = _render(tokenizer, messages, tools, asks=False, trace=trace)
-        if not whole.startswith(prompt):
+        whole = _render(words, messages, tools, asks=False, trace=trace)
+        if not whole.text.startswith(prompt.text):
             raise TemplateRefused(
                 f"trace {trace.id!r}: {REFUSED}: its generation prompt is no beginning of the finished message."
                 " Expected a template that only adds; set another tokenizer.chat_template."
             )
-        written = _up_to_stop(whole[len(prompt) :], tokenizer)
+        written = _up_to_stop(whole.text[len(prompt.text) :], words.tokenizer)
         # What is already in the row keeps its ids: encoding again may cut words elsewhere at the seams.
-        prompt_ids = (
-            [*ids, *_encode(tokenizer, prompt[len(text) :])] if prompt.startswith(text) else _encode(tokenizer, prompt)
-        )
-        completion = _encode(tokenizer, written)
+        if ids and prompt.text.startswith(text):
+            prompt_ids = [*ids, *words.encode(prompt.part(prompt.text[len(text) :]), after=ids[-1])]
+        else:
+            prompt_ids = words.encode(prompt)
+        completion = words.encode(whole.part(written), after=prompt_ids[-1] if prompt_ids else None)
         if not completion or not prompt_ids:
             continue
         if step.number not in shown and (agent is None or step.agent == agent):
             steps.append(StepTokens(prompt=prompt_ids, completion=completion, turn=step.turn, step=step.index))
-        text, ids = prompt + written, [*prompt_ids, *completion]
+        text, ids = prompt.text + written, [*prompt_ids, *completion]
     return join(steps, credit, trace_id=trace.id, retokenised=True)
 
 
 def rows_from_text(tokenizer: Any, *, agent: str | None = None) -> Callable[[Trace, Credit | None], list[Row] | str]:
     """`retokenised_rows` by one tokenizer, for whole data sets: a dialogue that the template refuses gives a reason."""
 
+    words = ControlWords(tokenizer)
+
     def make(trace: Trace, credit: Credit | None = None) -> list[Row] | str:
+        _expect_template(tokenizer)
         try:
-            return retokenised_rows(trace, tokenizer, credit, agent=agent)
+            return _rows(trace, words, credit, agent)
         except TemplateRefused:
             return REFUSED
 
     return make
 
 
-def _encode(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer.encode(text, add_special_tokens=False))
-
-
-def _render(tokenizer: Any, messages: Sequence[dict[str, Any]], tools: Any, *, asks: bool, trace: Trace) -> str:
+def _render(
+    words: ControlWords, messages: Sequence[dict[str, Any]], tools: Any, *, asks: bool, trace: Trace
+) -> Rendered:
+    shown, offered, hidden = words.hide(messages, tools)
     try:
-        return str(
-            tokenizer.apply_chat_template(list(messages), tools=tools, tokenize=False, add_generation_prompt=asks)
-        )
+        text = words.tokenizer.apply_chat_template(shown, tools=offered, tokenize=False, add_generation_prompt=asks)
+        return Rendered(str(text), hidden)
     except Exception as error:  # jinja's own errors and the template's raise_exception share no base
         raise TemplateRefused(f"trace {trace.id!r}: {REFUSED}: {error}") from error
 

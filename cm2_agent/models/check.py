@@ -232,9 +232,11 @@ class _Trip:
     def _rendered(self, history: Sequence[BaseMessage]) -> str | None:
         return self._text(template_messages(history, self.model.template), self.offered)
 
-    def _text(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> str | None:
+    def _text(
+        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, *, asks: bool = True
+    ) -> str | None:
         try:
-            return self.model._render(messages, tools)
+            return str(self.model._rendered(messages, tools, asks=asks))
         except Exception:  # jinja's own errors and what a template raises share no base
             return None
 
@@ -259,15 +261,13 @@ class _Trip:
         prompt = self._prompt(history)
         shown = template_messages([*history, message], self.model.template)
         try:
-            whole = str(
-                self.tokenizer.apply_chat_template(
-                    shown, tools=self.offered, tokenize=False, add_generation_prompt=False
-                )
-            )
+            whole = str(self.model._rendered(shown, self.offered, asks=False))
         except Exception as error:
             self.problems.append(f"the template refuses an assistant's message: {str(error)[:200]}")
             raise _Lost from error
-        text = completion_of(self.model._render(shown[:-1], self.offered), whole, "")[0]
+        words = self._text([*shown[:-1], {"role": "assistant", "content": "CM2WORDS"}], self.offered, asks=False) or ""
+        before = words.partition("CM2WORDS")[0] if "CM2WORDS" in words else ""
+        text = completion_of(self.model._render(shown[:-1], self.offered), whole, before)[0]
         opened = opening_tag(self.tokenizer.decode(prompt[-64:]))
         closing = opened.replace("<", "</", 1).replace("[", "[/", 1)
         if opened and closing not in text:  # the template leaves out thinking that the model must end

@@ -13,7 +13,8 @@ from cm2_agent.errors import ModelError
 from cm2_agent.models import byte_tokenizer, check_model
 from cm2_agent.models.check import check_tokenizer
 from tests.models.scripted_network import scripted
-from tests.models.shipped_templates import BEGIN, END, NAMES, PAGE, checked, shipped, table
+from tests.models.shipped_templates import BEGIN, END, NAMES, PAGE, byte_level, checked, shipped, table
+from tests.models.test_template_probe import MISTRAL
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -59,6 +60,15 @@ def test_what_would_be_lost_is_said(tmp_path: Path, template: str, generation: d
 
 def test_without_tools_a_template_that_ignores_them_is_whole(tmp_path: Path) -> None:
     assert check_model(folder(tmp_path, CHATML), tools=False).problems == []
+
+
+def test_tools_that_are_shown_with_the_last_question_alone() -> None:
+    """As Mistral's templates do: the dialogue's own tokens stay, and the check says what differs."""
+    words = ["[INST]", "[/INST]", "[TOOL_CALLS]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]"]
+    found = check_tokenizer(byte_level(MISTRAL, [*words, "[/TOOL_RESULTS]"]), name="mistral")
+    assert found.problems == []
+    assert any("nine letters" in note for note in found.notes)
+    assert any("otherwise than they were sampled" in note for note in found.notes)
 
 
 def test_a_legacy_schema_is_said(tmp_path: Path) -> None:
