@@ -11,14 +11,14 @@ from cm2_agent.types.messages import ToolSpec
 from cm2_agent.types.tool_calls import reads_only
 from cm2_agent.types.trace import Trace
 
-RAN = frozenset({"ok", "answered"})
+_RAN = frozenset({"ok", "answered"})
 """The statuses of calls that an answer came back for, and no error as far as is known."""
 
 
 def fewest_writes(trace: Trace, reads: Collection[str] = ()) -> float:
     """Less the number of tool calls that ran, did not fail as far as is known, and may have changed something: whose
     tool begins with no verb of reading and is none of `reads`."""
-    ran = (call.name for call in trace.scope(None).calls_by(len(trace.steps)) if call.status in RAN)
+    ran = (call.name for call in trace.scope(None).calls_by(len(trace.steps)) if call.status in _RAN)
     return float(-sum(name not in reads and not reads_only(ToolSpec(name=name)) for name in ran))
 
 

@@ -22,6 +22,7 @@ from cm2_agent.analysis.report_figures import (
 )
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
+from cm2_agent.types.group import cluster_of
 from cm2_agent.types.null_rates import NullTally
 from cm2_agent.types.score import Score, TurnScore, Verdict
 from cm2_agent.types.text import shorten
@@ -77,7 +78,7 @@ class _Gathered:
             )
         self.version = score.reward_version
         self.traces += 1
-        cluster = f"task {trace.task_id}" if trace.task_id is not None else f"trace {trace.id}"
+        cluster = cluster_of(trace.id, trace.task_id)
         items = self._items_of(score)
         failed: dict[str, bool] = {}
         places: list[tuple[tuple[int, int], tuple[int | None, int], str]] = []

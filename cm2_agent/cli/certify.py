@@ -36,11 +36,12 @@ from cm2_agent.cli.judge_options import (
     VotesOption,
     usage_text,
 )
-from cm2_agent.cli.known_outcomes import RIGHT, KnownTrace, known_traces, spread
+from cm2_agent.cli.known_outcomes import KnownTrace, known_traces, spread
 from cm2_agent.cli.redaction import RedactOption, redactor_of
 from cm2_agent.cli.score import load_checklist_and_checks
 from cm2_agent.errors import BudgetExhausted, ChecklistError, JudgeRefused, StoreError
 from cm2_agent.types.certificate import MAX_ATTACK_RATE, MIN_PASS_RATE, Certificate
+from cm2_agent.types.score_bounds import IN_FULL
 
 if TYPE_CHECKING:
     from cm2_agent.rewards.certificate.attack import Subject
@@ -266,7 +267,7 @@ class _Run:
 
 def _fails(subject: Subject) -> bool:
     lower = subject.score.lower
-    return lower is not None and lower < RIGHT
+    return lower is not None and lower < IN_FULL
 
 
 def _pages(traces: list[KnownTrace], size: int = 64) -> Iterator[list[KnownTrace]]:
@@ -311,7 +312,7 @@ def _rows(certificate: Certificate, limit: float, *, leave_one_out: bool) -> Ite
 
 def _lines(certificate: Certificate, max_attack_rate: float, min_pass_rate: float) -> Iterator[str]:
     """The certificate in a few lines."""
-    from cm2_agent.rewards.certificate.rates import trials_needed
+    from cm2_agent.analysis.rates import trials_needed
 
     scope, power = certificate.scope, certificate.passing
     tried = sum(bool(one.traces) for one in certificate.families)

@@ -37,6 +37,7 @@ def corrected_means(store: SQLStore, version: str) -> tuple[PolicyMean, ...]:
     people's speaks of a scored trace."""
     from cm2_agent.analysis.corrected_mean import corrected_mean
     from cm2_agent.analysis.people_rewards import people_reward
+    from cm2_agent.types.group import cluster_of
     from cm2_agent.types.human_labels import DIALOGUE, consensus
 
     labels = {key: value for key, value in consensus(store.labels()).items() if key[2] != DIALOGUE}
@@ -50,7 +51,7 @@ def corrected_means(store: SQLStore, version: str) -> tuple[PolicyMean, ...]:
             continue
         met |= trace.id in labelled
         rewards = gathered[_policy(trace)]
-        task = f"task {trace.task_id}" if trace.task_id is not None else f"trace {trace.id}"
+        task = cluster_of(trace.id, trace.task_id)
         worth = None
         if trace.id in labelled:
             items = _items(store, score.checklist, known)

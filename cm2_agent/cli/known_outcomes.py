@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cm2_agent.errors import StoreError
+from cm2_agent.types.group import cluster_of
 from cm2_agent.types.human_labels import DIALOGUE, consensus
+from cm2_agent.types.score_bounds import IN_FULL
 
 if TYPE_CHECKING:
     from cm2_agent.rewards.scoring.scorer import ChecklistScorer
     from cm2_agent.store import SQLStore
     from cm2_agent.types.checklist import Checklist
-
-RIGHT = 1 - 1e-9
-"""An outcome, or a reward, from here on says that the trace is right."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,16 +43,16 @@ def known_traces(
         said: dict[str, bool] = {}
         value = trace.outcomes.get(name) if name is not None else None
         if value is not None:
-            said[f"outcome {name}"] = value >= RIGHT
+            said[f"outcome {name}"] = value >= IN_FULL
         if trace.id in labels:
             said["human labels"] = labels[trace.id]
         if passing is not None:
             lower = passing.score_sync(trace).lower
-            said["--passing"] = lower is not None and lower >= RIGHT
+            said["--passing"] = lower is not None and lower >= IN_FULL
         sources.update(source for source, right in said.items() if right)
         denied = any(not right for source, right in said.items() if source != "--passing")
         right = False if denied else True if any(said.values()) else None
-        cluster = f"trace {trace.id}" if trace.task_id is None else f"task {trace.task_id}"
+        cluster = cluster_of(trace.id, trace.task_id)
         found.append(KnownTrace(id=trace.id, cluster=cluster, right=right))
     return found, dict(sources)
 
@@ -98,4 +97,4 @@ def _labelled(store: SQLStore, items: set[str]) -> Mapping[str, bool]:
     return {trace: all(values) for trace, values in parts.items()} | whole
 
 
-__all__ = ["RIGHT", "KnownTrace", "known_traces", "spread"]
+__all__ = ["KnownTrace", "known_traces", "spread"]

@@ -115,7 +115,7 @@ def check_null_items(store: SQLStore, version: str) -> None:
     """Raises TrainError where an item is NULL by the policy's doing too often on dialogues that are right: there,
     leaving it unpaid punishes what should be paid. Right is what a benchmark's own outcome (or the trace's only one)
     passes, or people's labels of the dialogue or the item; with fewer than 100 of them it is not decided."""
-    from cm2_agent.rewards.certificate.rates import upper
+    from cm2_agent.analysis.rates import upper
     from cm2_agent.types.human_labels import consensus, of_dialogues
 
     broken = {score.trace_id: items for score in store.scores(reward=version) if (items := null_items(score))}

@@ -10,19 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from cm2_agent.cli.common import format_number, printable
 from cm2_agent.errors import StoreError
+from cm2_agent.types.score_bounds import IN_FULL
 
 if TYPE_CHECKING:
     from cm2_agent.analysis.classification import Confusion
     from cm2_agent.store import SQLStore
     from cm2_agent.types.score import Score
-    from cm2_agent.types.trace import Trace
 
 PEOPLE = "human_outcome"
 """The name of people's labels of whole dialogues in `cm2 eval --against`."""
 SHOWN = 20
 """The number of dialogues that are listed one by one."""
-WHOLE = 1.0 - 1e-9
-"""A reward from here on is whole: 1, but for rounding."""
 
 
 @dataclass(kw_only=True)
@@ -43,7 +41,7 @@ class Measured:
 def measured(store: SQLStore, version: str, against: str, reads: Collection[str] = ()) -> Measured:
     """What is to be compared. Raises StoreError where no trace has both."""
     from cm2_agent.analysis.baselines import baselines
-    from cm2_agent.types.group import group_key
+    from cm2_agent.types.group import cluster_of, group_key
     from cm2_agent.types.human_labels import of_dialogues
     from cm2_agent.types.json_values import canonical_json
 
@@ -66,9 +64,9 @@ def measured(store: SQLStore, version: str, against: str, reads: Collection[str]
         found.rewards.append(score.reward)
         found.outcomes.append(outcome)
         found.groups.append(None if key is None else canonical_json(key))
-        found.clusters.append(_cluster(trace))
+        found.clusters.append(cluster_of(trace.id, trace.task_id))
         found.traces.append((trace.id, trace.task_id))
-        found.unpaid.append([] if score.reward >= WHOLE else _unpaid(score))
+        found.unpaid.append([] if score.reward >= IN_FULL else _unpaid(score))
         for name, figure in simple.items():
             found.baselines[name].append(figure(trace))
     if not found.rewards:
@@ -87,7 +85,7 @@ def outcome_report(found: Measured, success_at: float = 1.0) -> dict[str, Any]:
 
     order = agreement(found.rewards, found.outcomes, found.groups, found.clusters)
     success = [outcome >= success_at for outcome in found.outcomes]
-    whole = [reward >= WHOLE for reward in found.rewards]
+    whole = [reward >= IN_FULL for reward in found.rewards]
     best = best_threshold(found.rewards, success)
     at_best = [best is not None and reward >= best for reward in found.rewards]
     names = ("auc", "auc_within", "spearman", "kendall")
@@ -229,10 +227,6 @@ def _baseline_lines(found: Mapping[str, Any]) -> Iterator[str]:
         for figure, difference in one["reward_is_above_by"].items():
             title = "mcc, held out" if figure == "mcc" else figure
             yield f"    {title:<13} {format_number(difference['value'], difference['ci'])}"
-
-
-def _cluster(trace: Trace) -> str:
-    return f"task {trace.task_id}" if trace.task_id is not None else f"trace {trace.id}"
 
 
 def _listed(interval: tuple[float, float] | None) -> list[float] | None:

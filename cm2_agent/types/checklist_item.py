@@ -170,7 +170,7 @@ class Item(ItemModel, frozen=True):
     """
 
     check: Check | None = None  # type: ignore[assignment]  # wider than as written: a function too
-    when: Check | None = None  # type: ignore[assignment]
+    when: Check | None = None  # type: ignore[assignment]  # a function too
     otherwise: Otherwise = "unpaid"
     kind: Kind = "reach"
     evidence: tuple[Mapping[str, JSON], ...] = ()  # type: ignore[assignment]  # as JSON writes it

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from cm2_agent.types.group import cluster_of
 from cm2_agent.types.score import Score
 
 DIALOGUE = "*"
@@ -99,9 +100,8 @@ def tasks_of(labels: Iterable[Label], known: Mapping[str, str | None]) -> dict[s
     found: dict[str, str] = {}
     for label in labels:
         task = known.get(label.trace_id) or label.task
-        found.setdefault(label.trace_id, f"trace {label.trace_id}")
-        if task is not None:
-            found[label.trace_id] = f"task {task}"
+        if task is not None or label.trace_id not in found:
+            found[label.trace_id] = cluster_of(label.trace_id, task)
     return found
 
 

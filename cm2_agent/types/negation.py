@@ -6,10 +6,10 @@ import re
 from bisect import bisect_left, bisect_right
 from functools import cached_property
 
-_MONTHS = (
-    r"(?:jan|feb|m[aä]r|mrz|apr|ma[iyj]|mei|jun|jul|aug|sep|o[ck]t|nov|de[cz]|ene|abr|ago|set|out|gen|mag|giu|lug)"
-)
-_SHORT_MONTH = re.compile(rf"(?<!\w){_MONTHS}\w?$", re.IGNORECASE)
+from cm2_agent.types.spellings import MONTHS
+
+_SHORT_MONTH = re.compile(rf"(?<!\w)(?:{'|'.join(name for name in MONTHS if len(name) <= 4)})$", re.IGNORECASE)
+_MONTH_AFTER = re.compile(rf"\s+(?:{'|'.join(MONTHS)})(?!\w)", re.IGNORECASE)
 _ABBREVIATION = re.compile(
     r"(?:^|[^\w])(?:e\.g|i\.e|etc|approx|no|nr|nos|vs|cf|mr|mrs|ms|dr|st|z\.b|d\.h|ca|bzw|usw|vgl|p\.ex|art|est|incl|excl|\w)$",
     re.IGNORECASE,
@@ -258,7 +258,7 @@ def _ends(text: str, start: int, end: re.Match[str]) -> bool:
     if _SHORT_MONTH.search(before) and re.match(r"\s+\d", text[end.end() : end.end() + 4]):  # "Jul. 12"
         return False
     if re.search(r"(?:^|\D)\d{1,2}$", before):  # "20. Mai 2026", "1. First"
-        return re.match(rf"\s+{_MONTHS}", text[end.end() : end.end() + 8], re.IGNORECASE) is None and bool(
+        return _MONTH_AFTER.match(text, end.end()) is None and bool(
             text[start : end.start()].strip().strip("0123456789")
         )
     return True

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from cm2_agent.types.group import cluster_of
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.run_attributes import CUT
 from cm2_agent.types.score import Score
@@ -77,7 +78,7 @@ class NullTally:
         started = min((run.started for run in trace.runs if run.started), default=0)
         self._began[policy] = min(self._began.get(policy, started), started)
         self._traces[policy] += 1
-        cluster = f"trace {trace.id}" if trace.task_id is None else f"task {trace.task_id}"
+        cluster = cluster_of(trace.id, trace.task_id)
         shares = self._shares.setdefault(policy, [])
         if (bounds := score.bounds) is None:
             self._pending[policy] += 1

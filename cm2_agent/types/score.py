@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.not_applicable import REASON as NOT_APPLICABLE
-from cm2_agent.types.score_bounds import WHOLE, Bounds, bounds_of
+from cm2_agent.types.score_bounds import UNKNOWN, Bounds, bounds_of
 
 NullCause: TypeAlias = Literal["infrastructure", "content"]
 
@@ -148,7 +148,7 @@ class Component:
             return Bounds(lower=self.lower, upper=self.upper)
         if self.value is not None:
             return Bounds(lower=self.value, upper=self.value)
-        return WHOLE if self.cause == "content" else None
+        return UNKNOWN if self.cause == "content" else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,7 +52,9 @@ class Bounds:
         )
 
 
-WHOLE = Bounds(lower=0.0, upper=1.0)
+IN_FULL = 1 - 1e-9
+"""A reward, or an outcome, from here on is 1, but for rounding."""
+UNKNOWN = Bounds(lower=0.0, upper=1.0)
 """Those of a turn of which nothing is known."""
 
 
@@ -75,7 +77,7 @@ def bounds_of(
 def bounds_behind_gate(turns: Sequence[TurnScore]) -> Bounds | None:
     """Those of a dialogue that a gate ended without a verdict of the checklist against it: what it never reached is
     unpaid in the lower one and paid in full in the upper."""
-    return Bounds.sum([Bounds.of_turn(turn.verdicts) if turn.reached else WHOLE for turn in turns])
+    return Bounds.sum([Bounds.of_turn(turn.verdicts) if turn.reached else UNKNOWN for turn in turns])
 
 
 def _undecided_by_policy(turns: Sequence[TurnScore]) -> bool:
@@ -86,4 +88,4 @@ def _undecided_by_policy(turns: Sequence[TurnScore]) -> bool:
     return bool(missing) and set(missing) == {"content"}
 
 
-__all__ = ["WHOLE", "Bounds", "bounds_behind_gate", "bounds_of"]
+__all__ = ["IN_FULL", "UNKNOWN", "Bounds", "bounds_behind_gate", "bounds_of"]

@@ -28,9 +28,10 @@ _NAMES = {
     11: "november nov novembre noviembre novembro",
     12: "december dec dezember dez décembre decembre déc diciembre dic dicembre dezembro",
 }
-_MONTHS = {name: number for number, names in _NAMES.items() for name in names.split()}
+MONTHS = {name: number for number, names in _NAMES.items() for name in names.split()}
+"""The names of months in small letters, whole and short, with their numbers."""
 _MODAL = r"may\s+(?:be|not|have|take|vary|also|still|need|change|differ|arrive|come|ship|cost|only|well|never|get|go)\b"
-_ANY_MONTH = "|".join(sorted(_MONTHS, key=len, reverse=True))
+_ANY_MONTH = "|".join(sorted(MONTHS, key=len, reverse=True))
 _MONTH = rf"(?P<{{}}>(?!{_MODAL})(?:{_ANY_MONTH}))(?!\w)\.?"
 _ORDINAL = r"(?:st|nd|rd|th|er|e|º|°|\.)?"
 _YEAR = r"(?P<{}>\d{{4}})(?!\d)"
@@ -132,9 +133,9 @@ def _dates(text: str) -> Iterator[Spelled]:
         if found["m"]:
             year, month, day = found["y"], int(found["m"]), found["d"]
         elif found["month"]:
-            year, month, day = found["year"], _MONTHS[found["month"].casefold()], found["day"]
+            year, month, day = found["year"], MONTHS[found["month"].casefold()], found["day"]
         else:
-            year, month, day = found["third"], _MONTHS[found["first"].casefold()], found["second"]
+            year, month, day = found["third"], MONTHS[found["first"].casefold()], found["second"]
         when = _day(int(year) if year else None, month, int(day))
         if when is None:
             continue
@@ -235,4 +236,4 @@ def _values(digits: str, negative: bool) -> Iterator[Decimal]:
         yield (-value if negative else value).normalize()
 
 
-__all__ = ["Day", "Spelled", "spelled"]
+__all__ = ["MONTHS", "Day", "Spelled", "spelled"]

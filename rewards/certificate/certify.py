@@ -13,6 +13,7 @@ from functools import partial
 from cm2_agent.types.certificate import Certificate
 from cm2_agent.types.json_values import JSON, content_hash
 from cm2_agent.types.score import Score
+from cm2_agent.types.score_bounds import IN_FULL
 from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Trace
 
@@ -23,8 +24,6 @@ from .benign import EDITS, benign_edits
 from .families import Family, Template, families_hash
 from .trials import ADAPTIVE, COMPOSITIONS, BenignTrial, Trial, attack_rates, benign_bound, pass_rate
 
-WHOLE = 1 - 1e-9
-"""A reward from here on is paid in full."""
 PAIRS = 8
 """Compositions of two that each failing trace is tried with."""
 SEARCHED = 3
@@ -281,7 +280,7 @@ def _worth(targets: Sequence[Target], score: Score) -> float:
 
 
 def _whole(score: Score) -> bool:
-    return score.lower is not None and score.lower >= WHOLE
+    return score.lower is not None and score.lower >= IN_FULL
 
 
 __all__ = ["EDITS", "Certifier"]

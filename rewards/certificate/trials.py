@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from cm2_agent.analysis.rates import ALPHA, excess, least_excess, lower, upper
 from cm2_agent.types.certificate import AttackRate, PassRate
 from cm2_agent.types.json_values import JSON
-
-from .rates import ALPHA, excess, least_excess, lower, upper
 
 COMPOSITIONS = "compositions"
 ADAPTIVE = "adaptive"

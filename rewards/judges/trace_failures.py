@@ -13,7 +13,7 @@ from collections.abc import Collection, Hashable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from ..certificate.rates import upper
+from cm2_agent.analysis.rates import upper
 
 ATTEMPTS = 3
 """K: attempts that must have failed, other traces judged between."""

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from cm2_agent.types.checklist_item import Kind
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.score import NullCause, Verdict
-from cm2_agent.types.score_bounds import WHOLE, Bounds
+from cm2_agent.types.score_bounds import UNKNOWN, Bounds
 
 Matrix: TypeAlias = npt.NDArray[np.bool_]
 Deps: TypeAlias = Sequence[Sequence[int]]
@@ -197,4 +197,4 @@ def stored_reward(shares: Sequence[Share], *, tolerance: float = 0.2) -> float |
 def stored_bounds(shares: Sequence[Share], in_full: Sequence[bool]) -> Bounds | None:
     """The bounds of the reward of these turns (docs/method.md §4), of which some are paid in full in the upper one and
     not at all in the lower one; None where a verdict is pending."""
-    return Bounds.sum([WHOLE if full else share.bounds for share, full in zip(shares, in_full, strict=True)])
+    return Bounds.sum([UNKNOWN if full else share.bounds for share, full in zip(shares, in_full, strict=True)])

@@ -68,7 +68,7 @@ class _Value:
         dates, times, numbers = ([one for one in found if one.kind == kind] for kind in ("date", "time", "number"))
         if len(dates) == 1 and len(dates[0].means) == 1 and not numbers and _LEFT_OF_DATE.fullmatch(rest):
             at = next((one for one in times[:1] if one.means != {(0, 0)}), None)
-            return cls("date", text, dates[0].means, time=next(iter(at.means), None) if at else None)  # type: ignore[arg-type]
+            return cls("date", text, dates[0].means, time=next(iter(at.means), None) if at else None)  # type: ignore[arg-type]  # a time of two numbers
         bare = text.isdecimal() and (len(text) > 4 or (text[0] == "0" and len(text) > 1))
         if len(numbers) == len(found) == 1 and not bare and _LEFT_OF_NUMBER.fullmatch(rest):
             return cls("number", text, numbers[0].means, numbers[0].unit)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cm2_agent.rewards.certificate.rates import upper
+from cm2_agent.analysis.rates import upper
 from cm2_agent.rewards.certificate.trials import (
     ADAPTIVE,
     COMPOSITIONS,

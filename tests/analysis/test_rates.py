@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from cm2_agent.rewards.certificate.rates import ALPHA, excess, least_excess, lower, trials_needed, upper
+from cm2_agent.analysis.rates import ALPHA, excess, least_excess, lower, trials_needed, upper
 from tests.fuzzing import examples
 
 COUNTS = st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.integers(0, n), st.just(n)))
