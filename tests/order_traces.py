@@ -8,6 +8,7 @@ from datetime import date, timedelta
 from itertools import cycle, islice
 
 from cm2_agent import Message, Run, Trace
+from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import ToolCall, ToolCallResponse
 from cm2_agent.types.run_attributes import TASK_ID
 
@@ -26,14 +27,15 @@ class Order:
     def asks(self) -> Message:
         return Message.of("user", f"Where is order {self.id}?")
 
-    def call(self, name: str, answer: str, *, error: bool = False, **arguments: object) -> list[Message]:
+    def call(self, name: str, answer: JSON, *, error: bool = False, **arguments: object) -> list[Message]:
         self._calls += 1
         call = ToolCall(id=f"c{self._calls}", name=name, arguments=dict(arguments))
         part = ToolCallResponse(id=call.id, response=answer, error=error)
         return [Message.of("assistant", "", [call]), Message(role="tool", parts=(part,))]
 
     def looked_up(self) -> list[Message]:
-        return self.call("get_order", f"shipped, arrives on {self.arrives}", order_id=self.id)
+        answer = {"status": "shipped", "arrives": str(self.arrives)}
+        return self.call("get_order", answer, order_id=self.id)
 
     def says(self, text: str) -> Message:
         return Message.of("assistant", text)

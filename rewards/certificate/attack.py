@@ -27,21 +27,24 @@ _MOST_ITEMS = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """An item of one turn (None: the closing block) that an honest verdict left unpaid, or paid in part."""
+    """An item of one turn (None: the closing block) that an honest verdict left unpaid, or paid in part; `applies` is
+    False where it is unpaid since it does not apply."""
 
     turn: int | None
     item: Item
     pays: float
     judged: bool
+    applies: bool = True
 
     @cached_property
     def check(self) -> Parsed | None:
         """Its check, where that is written as data."""
         return parse_check(self.item.check) if isinstance(self.item.check, Mapping) else None
 
-    @property
-    def check_name(self) -> str | None:
-        return next(iter(self.item.check), None) if isinstance(self.item.check, Mapping) else None
+    def rightly(self, satisfied: set[str]) -> bool:
+        """Whether a change that satisfies these checks satisfies the item, or has it apply, which was all it lacked."""
+        lacks = self.item.check if self.applies else self.item.when
+        return isinstance(lacks, Mapping) and bool(satisfied.intersection(lacks))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,15 +96,23 @@ def judged_items(checklist: Checklist) -> frozenset[str]:
 
 def targets_of(score: Score, checklist: Checklist, *, unasked: bool = False) -> tuple[Target, ...]:
     """What the score left unpaid of the turns that happened. Pending verdicts are left out, or (`unasked`) count as
-    unpaid."""
+    unpaid. What is decided at the end and is satisfied lacks nothing but a step after its prerequisite: any step
+    that is added rightly pays it, so it is left out too."""
     items = {item.id: item for item in checklist.items}
     judged = judged_items(checklist)
     return tuple(
-        Target(turn=turn.turn, item=items[one.item], pays=one.pays or 0.0, judged=one.item in judged)
+        Target(
+            turn=turn.turn,
+            item=items[one.item],
+            pays=one.pays or 0.0,
+            judged=one.item in judged,
+            applies=one.reason != "not applicable",
+        )
         for turn in score.turns
         if turn.reached and turn.steps
         for one in turn.verdicts
         if one.weight
+        and not (one.value and items[one.item].kind != "reach")
         and (one.pays or 0.0) < 1 - MORE
         and (unasked or one.pays is not None or one.cause != "infrastructure")
     )
@@ -116,7 +127,7 @@ def counted(subject: Subject, parts: Sequence[tuple[Family, Template]]) -> tuple
     return tuple(
         target
         for target in subject.targets
-        if target.check_name not in satisfied
+        if not target.rightly(satisfied)
         and not ((said or done) and target.item.kind == "avoid")
         and not (said and not target.judged)
     )

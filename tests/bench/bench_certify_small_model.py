@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import itertools
 import json
 import time
 from collections import Counter
@@ -19,10 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
+from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
-from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import PrivateAttr
 
@@ -49,17 +47,14 @@ EXAMPLES: tuple[tuple[Dialogue, int, str], ...] = ((right, 7001, "yes"), (vague,
 
 
 class WithExamples(BaseChatModel):
-    """A transformers model that is shown answered questions before each question, greedy. Questions that come together
-    are answered together, and what all have in common (instructions and examples, four fifths of it) is read once."""
+    """A transformers model that is shown answered questions before each question, greedy, one at a time. What its
+    prompts have in common (instructions and examples, four fifths of them) is read once."""
 
     weights: Any
     tokenizer: Any
     examples: list[Any]
-    most: int = 64
-    at_once: int = 16
-    _waiting: list[tuple[list[int], asyncio.Future[list[int]]]] = PrivateAttr(default_factory=list)
-    _running: Any = PrivateAttr(default=None)
-    _prefix: list[int] = PrivateAttr(default_factory=list)
+    most: int = 96
+    _read: list[int] = PrivateAttr(default_factory=list)
     _cache: Any = PrivateAttr(default=None)
 
     @property
@@ -70,14 +65,11 @@ class WithExamples(BaseChatModel):
     def model_name(self) -> str:
         return "small"
 
-    def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
-        raise NotImplementedError("a judge is asked asynchronously")
-
-    async def _agenerate(
+    def _generate(
         self,
         messages: list[BaseMessage],
         stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
         roles = {"human": "user", "ai": "assistant"}
@@ -85,63 +77,39 @@ class WithExamples(BaseChatModel):
             {"role": roles.get(one.type, one.type), "content": str(one.content)}
             for one in (*messages[:-1], *self.examples, messages[-1])
         ]
-        prompt = list(self.tokenizer.apply_chat_template(shown, add_generation_prompt=True, return_dict=False))
-        answer: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
-        self._waiting.append((prompt, answer))
-        if self._running is None:
-            self._running = asyncio.create_task(self._serve())
-        ids = await answer
-        counts = {"input_tokens": len(prompt), "output_tokens": len(ids), "total_tokens": len(prompt) + len(ids)}
+        prompt = self.tokenizer.apply_chat_template(shown, add_generation_prompt=True, return_dict=False)
+        ids, finish = self._greedy(list(prompt))
         message = AIMessage(
             content=self.tokenizer.decode(ids, skip_special_tokens=True),
-            response_metadata={"finish_reason": "stop" if len(ids) < self.most else "length", "model_name": "small"},
-            usage_metadata=UsageMetadata(**counts),
+            response_metadata={"finish_reason": finish, "model_name": self.model_name},
+            usage_metadata={
+                "input_tokens": len(prompt),
+                "output_tokens": len(ids),
+                "total_tokens": len(prompt) + len(ids),
+            },
         )
         return ChatResult(generations=[ChatGeneration(message=message)])
 
-    async def _serve(self) -> None:
-        while self._waiting:
-            await asyncio.sleep(0.05)
-            batch, self._waiting = self._waiting[: self.at_once], self._waiting[self.at_once :]
-            for (_, answer), ids in zip(batch, self._greedy([prompt for prompt, _ in batch]), strict=True):
-                answer.set_result(ids)
-        self._running = None
-
-    def _greedy(self, prompts: list[list[int]]) -> list[list[int]]:
-        import copy
-
+    def _greedy(self, prompt: list[int]) -> tuple[list[int], str]:
         import torch
         from transformers import DynamicCache
 
-        if not self._prefix or any(one[: len(self._prefix)] != self._prefix for one in prompts):
-            alike = itertools.takewhile(lambda tokens: len(set(tokens)) == 1, zip(*prompts, strict=False))
-            self._prefix = [tokens[0] for tokens in alike][:-60]
-            self._cache = DynamicCache()
-            with torch.inference_mode():
-                self.weights(torch.tensor([self._prefix]), past_key_values=self._cache, use_cache=True)
-        cache = copy.deepcopy(self._cache)
-        cache.batch_repeat_interleave(len(prompts))
-        tails = [one[len(self._prefix) :] for one in prompts]
-        longest = max(map(len, tails))
-        pad = self.tokenizer.eos_token_id
-        fresh = torch.tensor([[pad] * (longest - len(one)) + one for one in tails])
-        own = torch.tensor([[0] * (longest - len(one)) + [1] * len(one) for one in tails])
-        seen = torch.cat([torch.ones((len(prompts), len(self._prefix)), dtype=torch.long), own], dim=1)
-        written: list[list[int]] = [[] for _ in prompts]
-        ended = [False] * len(prompts)
+        common = next((at for at, (one, other) in enumerate(zip(prompt, self._read, strict=False)) if one != other), 0)
+        if self._cache is None or not common:
+            self._cache, self._read, common = DynamicCache(), [], 0
+        if len(self._read) > common:
+            self._cache.crop(common - len(self._read))
+        ids: list[int] = []
+        fresh = prompt[common:]
         with torch.inference_mode():
-            while not all(ended) and len(written[0]) < self.most:
-                places = (seen.cumsum(1) - 1).clamp(min=0)[:, -fresh.shape[1] :]
-                scores = self.weights(
-                    fresh, attention_mask=seen, position_ids=places, past_key_values=cache, use_cache=True
-                ).logits
-                drawn = scores[:, -1].argmax(-1).tolist()
-                for at, one in enumerate(drawn):
-                    ended[at] = ended[at] or one == self.tokenizer.eos_token_id
-                    written[at].append(pad if ended[at] else one)
-                fresh = torch.tensor([[one] for one in drawn])
-                seen = torch.cat([seen, torch.ones((len(prompts), 1), dtype=torch.long)], dim=1)
-        return [one[: one.index(pad)] if pad in one else one for one in written]
+            while len(ids) < self.most:
+                scores = self.weights(torch.tensor([fresh]), past_key_values=self._cache, use_cache=True).logits
+                fresh = [int(scores[0, -1].argmax())]
+                if fresh[0] == self.tokenizer.eos_token_id:
+                    break
+                ids += fresh
+        self._read = (prompt + ids)[: self._cache.get_seq_length()]
+        return ids, "stop" if len(ids) < self.most else "length"
 
 
 def answered(kind: Dialogue, number: int, verdict: str) -> list[BaseMessage]:
@@ -158,12 +126,14 @@ def answered(kind: Dialogue, number: int, verdict: str) -> list[BaseMessage]:
 
 
 async def subjects(certifier: Certifier, traces: Sequence[Trace]) -> list[Subject]:
-    return list(await asyncio.gather(*(certifier.subject(trace, None, f"task {trace.task_id}") for trace in traces)))
+    return [await certifier.subject(trace, None, f"task {trace.task_id}") for trace in traces]
 
 
 async def measure(model: Path, store: SQLStore, traces: int, tries: int) -> dict[str, Any]:
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    torch.set_num_threads(1)
     loaded = WithExamples(
         weights=AutoModelForCausalLM.from_pretrained(model),
         tokenizer=AutoTokenizer.from_pretrained(model),
@@ -172,7 +142,7 @@ async def measure(model: Path, store: SQLStore, traces: int, tries: int) -> dict
     judge = LLMJudge(loaded, retries=0, timeout=7200.0, cache=store.verdict_cache())
     families = [one.model_copy(update={"templates": one.templates[:1]}) for one in load_families()]
     scorer = ChecklistScorer(CHECKLIST, judge=judge)
-    certifier = Certifier(scorer=scorer, families=families, pairs=0, queries=0, concurrency=16)
+    certifier = Certifier(scorer=scorer, families=families, pairs=0, queries=0, concurrency=1)
     started = time.process_time()
     honest = await subjects(certifier, list(traces_of((vague, wrong_date, invented), tries)))
     good = await subjects(certifier, list(traces_of((right,), 8, first=5000)))
@@ -202,7 +172,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="a folder with a transformers model")
     parser.add_argument("--store", default="", help="a SQLite file that keeps what was answered")
     parser.add_argument("--traces", type=int, default=20, help="failing traces a family")
-    parser.add_argument("--tries", type=int, default=45, help="traces to look for failing ones among")
+    parser.add_argument("--tries", type=int, default=24, help="traces to look for failing ones among")
     options = parser.parse_args()
     with SQLStore(f"sqlite:///{options.store}" if options.store else "sqlite://") as store:
         print(json.dumps(asyncio.run(measure(options.model, store, options.traces, options.tries))))

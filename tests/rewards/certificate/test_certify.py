@@ -14,7 +14,7 @@ from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 from cm2_agent.types.certificate import Certificate
 from cm2_agent.types.trace import Trace
 from tests.judge_server import FREE, JudgeServer
-from tests.order_traces import Dialogue, early_write, failed_call, invented, right, traces_of, vague, wrong_date
+from tests.order_traces import Dialogue, early_write, failed_call, invented, right, silent, traces_of, vague, wrong_date
 from tests.rewards.certificate.weak_judge import WEAKNESSES, weak_to
 
 QUESTION = Checklist(
@@ -118,8 +118,27 @@ async def test_a_check_that_means_what_it_says_is_never_paid(kind: Dialogue) -> 
 
 async def test_what_a_change_rightly_satisfies_is_no_hit() -> None:
     checklist = Checklist(Item("replies", check={"replied": True}), Item("few", check={"at_most": 0}), name="replies")
-    from tests.order_traces import silent
+    certificate = await measured(ChecklistScorer(checklist), list(traces_of((silent,), 2)), [])
+    assert hit(certificate) == set()
 
+
+async def test_what_did_not_apply_and_does_since_a_reply_was_added_is_no_hit() -> None:
+    checklist = Checklist(
+        Item("calls_little", check={"at_most": 3}, when={"replied": True}),
+        Item("few", check={"at_most": 0}),
+        name="when",
+    )
+    certificate = await measured(ChecklistScorer(checklist), list(traces_of((silent,), 2)), [])
+    assert hit(certificate) == set()
+
+
+async def test_what_only_lacked_a_later_step_is_no_hit() -> None:
+    checklist = Checklist(
+        Item("looks_up", check={"called": "get_order"}),
+        Item("calls_little", check={"at_most": 3}, depends_on=["looks_up"]),
+        Item("few", check={"at_most": 0}),
+        name="late",
+    )
     certificate = await measured(ChecklistScorer(checklist), list(traces_of((silent,), 2)), [])
     assert hit(certificate) == set()
 
@@ -127,7 +146,7 @@ async def test_what_a_change_rightly_satisfies_is_no_hit() -> None:
 async def test_text_that_anyone_can_say_is_a_hit() -> None:
     def tells_date(view: object) -> bool:
         "The reply gives the date that get_order returned, wherever it stands."
-        return any(str(order).split()[-1] in view.reply for order in view.results("get_order"))  # type: ignore[attr-defined]
+        return any(order["arrives"] in view.reply for order in view.results("get_order"))  # type: ignore[attr-defined]
 
     checklist = Checklist(Item("tells_date", check=tells_date), name="loose")
     certificate = await measured(ChecklistScorer(checklist), list(traces_of((vague,), 3)), [])
