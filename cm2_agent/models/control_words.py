@@ -118,12 +118,11 @@ class ControlWords:
                 " tokenizer writes it as a special token alone; expected a fast tokenizer (tokenizer.json)"
             )
         whole = str(rendered.part(text))
-        lead = self._plain[0] if self._plain and self._plain[0] not in whole else None
-        if lead is None:
+        state = self._plain  # of one moment: another thread may make its own
+        if state is None or state[0] in whole:
             lead = next(chr(code) for code in _LEADS if chr(code) not in whole)
-            self._plain = (lead, *self._without_words(core, lead))
-        assert self._plain is not None
-        _, plain, ids_of = self._plain
+            state = self._plain = (lead, *self._without_words(core, lead))
+        lead, plain, ids_of = state
         names = self._names(lead)
         assert self._all is not None
         text = self._all.sub(lambda found: names[found[0]], text)
