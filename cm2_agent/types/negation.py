@@ -39,7 +39,7 @@ _CUE = re.compile(
 _HARMLESS = re.compile(
     rf"""(?<!\w)(?:
       (?:no|kein|pas\s+de|sin|sem|geen)\s+(?:problem\w*|worr\w+|problème|soucis?|problemas?|probleem)
-    | keine\s+sorge | no\s+(?:doubt|later\s+than|need|rush|wonder)
+    | keine\s+sorge | ohne\s+gewähr | no\s+(?:doubt|later\s+than|need|rush|wonder)
     | (?:no|without|at\s+no)\s+(?:any\s+)?(?:extra|additional|further)?\s*
         (?:costs?|charges?|fees?|delays?|issues?|problems?|action|fail)
     | not\s+(?:only|just|later\s+than) | nicht\s+nur | nothing\s+to\s+worry
@@ -60,9 +60,26 @@ _STRONG = re.compile(
 _SUBJECT = r"(?:it|they|he|she|we|i|you|your|our|the|this|these|so|order|es|sie|er|ihr|die|der|das|il|elle|el|la|su)"
 _WEAK = re.compile(
     rf"[,，、]\s*(?:and\s+|so\s+|und\s+)?(?={_SUBJECT}(?!\w))"
-    rf"|(?<!\w)(?:and|und|et|y|e|en)\s+(?=(?:{_SUBJECT}|will|is|was|has|should|arrives?|ships?|costs?)(?!\w))",
+    rf"|(?<!\w)(?:and|und|et|y|e|en)\s+(?=(?:{_SUBJECT}|will|is|was|has|should|arrives?|ships?|costs?"
+    rf"|kommt|kostet|trifft|wird|wurde|ist|hat|erreicht|beträgt)(?!\w))"
+    r"|[,，、]\s*(?=(?:arriv(?:es|ing|al)|expected|due|scheduled|estimated|eta|ankunft|lieferung|total|price)(?!\w))",
     re.IGNORECASE,
 )
+_COLON = re.compile(r":\s+(?=(?:it|they|he|she|your|es|sie|er|ihre?)(?!\w))", re.IGNORECASE)
+_FALSE = re.compile(
+    r"(?<!\w)(?:false|untrue|incorrect|wrong|mistaken|falsch|so|case|following|possible|impossible|unmöglich)(?!\w)",
+    re.IGNORECASE,
+)
+"""Before a colon: what it introduces is what was denied."""
+_UNSURE = re.compile(
+    r"confirm|guarant|promis|certain|sure|true|correct|right|valid|possibl|final|official|really|quite|exact|fix|bestätig"
+    r"|garant|sicher|richtig|möglich|verbindlich|gültig",
+    re.IGNORECASE,
+)
+"""In brackets behind a value, such a word makes the negation there the value's."""
+_INSTEAD = re.compile(r"(?:instead\s+of|rather\s+than)", re.IGNORECASE)
+_BRACKET = 80
+"""Characters within which the other bracket is looked for."""
 _DOUBTED = re.compile(
     r"(?<!\w)(?:confirm|tell|say|know|sure|certain|verify|guarantee|promise|believe|think|true|correct|idea|evidence"
     r"|record|claim|state|assume|agree|mean|suggest|that|bestätigen|sagen|wissen|sicher|dass|confirmer|dire|que|confirmar"
@@ -115,21 +132,41 @@ class Negation:
         """The sentence in which a character stands."""
         return self.sentences[self._place(at)]
 
-    def denies(self, start: int, end: int) -> bool:
-        """Whether the text denies what stands from `start` to `end`. A negation within that is its own matter."""
+    def denies(self, start: int, end: int, *, behind: bool = True) -> bool:
+        """Whether the text denies what stands from `start` to `end`. A negation within that is its own matter. Without
+        `behind`, what follows in the clause denies something else: "order W-712 has not left"."""
         place = self._place(start)
         first, last = self.sentences[place]
         cues = self._cues
         at = bisect_right(cues.ends, start) - 1
         if at >= 0 and cues.starts[at] >= first and cues.reach[at] > start:
             return not _UNTIL.search(self.text, max(first, start - 40), start)
-        after = bisect_left(cues.starts, end)
-        if after < len(cues.starts) and cues.starts[after] < last:
+        after = bisect_left(cues.starts, end) if behind else len(cues.starts)
+        while after < len(cues.starts) and _INSTEAD.match(self.text, cues.starts[after]):  # it denies what follows
+            after += 1
+        if after < len(cues.starts) and cues.starts[after] < last and not self._aside(cues, after, end):
             stop = _BREAK.search(self.text, end, last)
             if stop is None or cues.starts[after] < stop.start():
                 return True
         above = self._above[place]
         return above is not None and self._denies_below(above)
+
+    def _aside(self, cues: _Cues, at: int, end: int) -> bool:
+        """Whether a negation behind what ends at `end` stands in brackets of its own: "May 20 (no signature needed)",
+        unlike "May 20 (not confirmed)"."""
+        start, stop = cues.starts[at], cues.ends[at]
+        opened = self.text.rfind("(", max(end, start - _BRACKET), start)
+        return opened >= 0 and self._closed(opened, start, stop) is not None
+
+    def _closed(self, opened: int, start: int, stop: int) -> int | None:
+        """Where the brackets end that were opened before the negation from `start` to `stop`, and hold something that
+        it may deny."""
+        if ")" in self.text[opened:start]:
+            return None
+        closed = self.text.find(")", stop, stop + _BRACKET)
+        if closed < 0 or _UNSURE.search(self.text, opened, closed):
+            return None
+        return closed if any(map(str.isalnum, self.text[stop:closed])) else None
 
     def asks(self, start: int, end: int) -> bool:
         """Whether what stands there is part of a question: its whole sentence where that begins as one, else what comes
@@ -175,6 +212,12 @@ class Negation:
             weak = _first(self._weak, end, strong)
             doubted = _first(self._doubted, start, last)
             own = weak if doubted >= weak else strong
+            colon = _first(self._colons, end, own)
+            if colon < min(own, doubted) and _FALSE.search(self.text, start, colon) is None:
+                own = colon
+            opened = self.text.rfind("(", max(self.sentences[place][0], start - _BRACKET), start)
+            closed = None if opened < 0 else self._closed(opened, start, end)
+            own = own if closed is None else min(own, closed)
             reach.append(max(own, reach[-1]) if place == before else own)
             before = place
         return _Cues([start for start, _ in spans], [end for _, end in spans], reach)
@@ -186,6 +229,10 @@ class Negation:
     @cached_property
     def _weak(self) -> list[int]:
         return [found.start() for found in _WEAK.finditer(self.text)]
+
+    @cached_property
+    def _colons(self) -> list[int]:
+        return [found.start() for found in _COLON.finditer(self.text)]
 
     @cached_property
     def _doubted(self) -> list[int]:

@@ -46,6 +46,14 @@ _NAMED = re.compile(
     r"|(?:(?P<y>\d{4})\s*[年년]\s*)?(?P<m>\d{1,2})\s*[月월]\s*(?P<d>\d{1,2})\s*[日일号號]",
     re.IGNORECASE,
 )
+_SHORT = re.compile(
+    r"(?<![\w.,:/\-])(?:(?P<d>\d{1,2})\.\s(?P<m>\d{1,2})\.\s(?P<y>(?:19|20)\d{2})(?![\d/\-]|\.\d)"
+    r"|(?<=\b(?:am|ab)\s)(?P<d1>\d{1,2})\.\s?(?P<m1>\d{1,2})\.(?!\s?\d)"
+    r"|(?<=\b(?:dem|den|vom|bis|zum)\s)(?P<d2>\d{1,2})\.\s?(?P<m2>\d{1,2})\.(?!\s?\d)"
+    r"|(?<=\b(?:on|by)\s)(?P<a>\d{1,2})/(?P<b>\d{1,2})(?![\w/,\-]|\.\d))",
+    re.IGNORECASE,
+)
+"""Days as German letters write them, without a year or with spaces, and American ones behind "on" or "by"."""
 _OR = r"(?:,|or|and|to|through|until|till|oder|und|bis|ou|et|o|y|e|of|en|/|&|-|–|—)"
 _MORE = re.compile(
     rf"\s*(?:(?:,\s*)?(?:or|oder|ou|o|of|to|through|bis)\b|[-–—/]"
@@ -82,6 +90,7 @@ _BEFORE = re.compile(
     r"(?:(?P<sign>[$€£¥₹₽₩₺])|(?<![\w])(?P<code>[A-Za-z]{3})|(?<![\w])[A-Za-z]{1,2}(?P<dollar>\$))\s?[-−]?$"
 )
 _AFTER = re.compile(r"[-  \u00a0\u202f]?(?:(?P<sign>[$€£¥₹₽₩₺%])|(?P<word>[^\W\d_]+))", re.UNICODE)
+_MINUS = re.compile(r"(?:^|(?<=[\s(:*]))[-−]$")
 _WORD_BEFORE = re.compile(r"(?<!\w)(?P<word>[^\W\d_]{2,})[ #:]{1,2}$")
 
 
@@ -129,6 +138,13 @@ def _dates(text: str) -> Iterator[Spelled]:
         days = frozenset(_readings(found["a"], found["b"], found["c"], found["mark"]))
         if days:
             yield Spelled(found.start(), found.end(), "date", days)
+    for found in _SHORT.finditer(text):
+        pairs = (("d", "m", found["y"]), ("d1", "m1", None), ("d2", "m2", None), ("a", "b", None), ("b", "a", None))
+        given = [(found[day], found[month], year) for day, month, year in pairs if found[day]]
+        read = (_day(int(year) if year else None, int(month), int(day)) for day, month, year in given)
+        short = frozenset(day for day in read if day is not None)
+        if short:
+            yield Spelled(found.start(), found.end(), "date", short)
     for found in _NAMED.finditer(text):
         if found["m"]:
             year, month, day = found["y"], int(found["m"]), found["d"]
@@ -192,11 +208,12 @@ def _times(text: str) -> Iterator[Spelled]:
 
 def _numbers(text: str) -> Iterator[Spelled]:
     for found in _NUMBER.finditer(text):
-        values = frozenset(_values(found["digits"], bool(found["sign"])))
-        if not values:
-            continue
         start, end = found.span()
         before, after = _BEFORE.search(text, max(0, start - 8), start), _AFTER.match(text, end)
+        owed = before is not None and _MINUS.search(text, max(0, before.start() - 2), before.start()) is not None
+        values = frozenset(_values(found["digits"], bool(found["sign"]) or owed))
+        if not values:
+            continue
         unit = None
         if before is not None:
             code = _CODES.get((before["code"] or "").casefold())

@@ -232,7 +232,7 @@ def _words(text: str) -> Iterator[tuple[str, bool, int, int]]:
                     marked, end = True, found.end()
                 continue
         elif kind == "number":
-            word = word.replace("\u2014", "-")
+            word = word.rstrip("_").replace("\u2014", "-")  # "_May 20_" is emphasis
         if not close:
             glued = False
         elif hyphen:

@@ -39,6 +39,24 @@ _LISTED = re.compile(
 _FILLERS = frozenset(
     {"maybe", "perhaps", "possibly", "probably", "likely", "then", "also", "either", "even", "around", "about"}
 )
+_OR_FURTHER = re.compile(r"(?:\s*,\s*\w+){1,8}\s*,?\s+(?:or|oder|ou)(?!\w)")
+_OTHER_THAN = re.compile(
+    r"(?<!\w)(?:except|excluding|besides|other\s+than|(?:any\w*|every\w*|all|nothing)(?:\s+\w+)?\s+but|au(?:ß|ss)er|sauf|excepto"
+    r"|salvo|tranne)\s+(?:(?:for|on|the|am|dem|den|le|el|il)\s+)*$"
+)
+_OFF_BY = re.compile(
+    r"(?<!\w)(?:(?<!not\s)(?<!no\s)(?:later|earlier|sooner)\s+than|(?<!\bon\sor\s)after|nach|après|después"
+    r"|(?:days?|weeks?|months?|tage?n?|wochen?|monate?n?)\s+(?:from|before|vor|ab))\s+(?:(?:on|the|dem|den|le|del?|el)\s+)*"
+    r"(?:\w{3,10}(?:day|tag|woch),?\s+)?$"
+)
+"""Before a date: another one is meant."""
+_NOT_IT = re.compile(
+    r"\W{0,3}(?:\s?(?:is|was|ist|war)(?:n['’]t|\s+not|\s+nicht|\s+kein\w*)\s+(?:it|the|your|yours|an?|right|correct|valid|die|der|das"
+    r"|ihre?|richtig|korrekt|gültig)(?!\w)|\s?(?:is|was|ist|war)\s+(?:wrong|false|incorrect|invalid|unknown|falsch)(?!\w)"
+    r"|\s?(?:does\s+not|doesn['’]t)\s+exist|\s?(?:no|not|nein|wrong|false|falsch)[.!,)]|\s?existiert\s+nicht)"
+)
+"""Behind an id: it is the id that is denied, not what is said of what it names."""
+_EMPHASIS = re.compile(r"(?<![^\W_])_{1,3}(?=[^\W_])|(?<=[^\W_])_{1,3}(?![^\W_])")
 _DIGIT = re.compile(r"\d")
 _ID = re.compile(r"[^\W_]+(?:[-_/.#][^\W_]+)*")
 
@@ -96,7 +114,7 @@ class ReplyText:
     """A reply, read for the values that it states."""
 
     def __init__(self, text: str) -> None:
-        self.text = fold(text)
+        self.text = _EMPHASIS.sub(lambda mark: " " * len(mark.group()), fold(text))
 
     @cached_property
     def _negation(self) -> Negation:
@@ -122,7 +140,7 @@ class ReplyText:
         places = [
             place
             for place in self._places(wanted)
-            if self._meant(place) and not self._is_alternative(place, wanted.kind)
+            if self._meant(place, wanted.kind) and not self._is_alternative(place, wanted.kind)
         ]
         if not places:
             return False
@@ -137,19 +155,30 @@ class ReplyText:
             letters = [re.escape(char) for char in wanted.text if char.isalnum()]
             pattern = r"[\s\-_/.#:]{0,2}".join(letters)
         else:
-            pattern = r"\s+".join(map(re.escape, wanted.text.split()))
+            pattern = r"(?<![^\W\d_]-)" + r"\s+".join(map(re.escape, wanted.text.split()))
         for found in re.finditer(pattern, self.text) if pattern else ():
             if is_boundary(self.text, found.start()) and is_boundary(self.text, found.end()):
                 yield found.span()
 
-    def _meant(self, place: Span) -> bool:
+    def _meant(self, place: Span, kind: str) -> bool:
+        start, end = place
         says = self._negation
-        return not (says.denies(*place) or says.asks(*place) or says.supposes(place[0]))
+        if kind == "id" and _NOT_IT.match(self.text, end) is None:
+            denied = says.denies(start, end, behind=False)
+        else:
+            denied = says.denies(start, end)
+        near = max(0, start - 60)
+        other = _OTHER_THAN.search(self.text, near, start) or (
+            kind == "date" and _OFF_BY.search(self.text, near, start)
+        )
+        return not (denied or other or says.asks(start, end) or says.supposes(start))
 
     def _is_alternative(self, place: Span, kind: str) -> bool:
         """Whether an "or" (or a slash, where none belongs to the value) ties the place to something else that could
         stand there."""
         start, end = place
+        if kind == "text" and _OR_FURTHER.match(self.text, end):
+            return True
         after = _OR.match(self.text, end)
         if after is not None and self._ties(after.group(), self.text[after.end() : after.end() + 1], kind):
             return _NO_ALTERNATIVE.match(self.text, after.end()) is None

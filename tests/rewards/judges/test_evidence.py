@@ -41,6 +41,8 @@ def stands(quote: str, *parts: str) -> bool:
         ("it arrives on Friday", "Your order shipped—it arrives on Friday"),
         ("one two - three four", "- one two\n- three four"),
         ("refunded to the card", "re**fund**ed to the card"),
+        ("arrives on May 20, 2026", "It arrives on _May 20, 2026_."),
+        ("it has order_7_b and 20_000 rows", "It has __order_7_b__ and _20_000_ rows."),
         ("see our refund policy for details", "see our [refund policy](https://x.y/z) for details."),
         ('get_order {"order_id": 7}', 'get_order {"order_id":7}'),
         ('{\\"arrives\\": \\"2026-05-20\\"}', '{"arrives":"2026-05-20"}'),

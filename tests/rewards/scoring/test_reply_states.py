@@ -251,3 +251,70 @@ def test_a_denied_match_does_not_count(reply: str, pays: bool) -> None:
 def test_malformed_checks_are_refused(check: dict[str, Any]) -> None:
     with pytest.raises(ChecklistError):
         Checklist(Item("it", check=check))
+
+
+@pytest.mark.parametrize(
+    ("path", "reply"),
+    [
+        ("arrives", "Unfortunately, it won't be sooner: it arrives on May 20."),
+        ("arrives", "Let me know if anything is unclear: it arrives on May 20."),
+        ("arrives", "It arrives on May 20 (no signature needed)."),
+        ("arrives", "Status: shipped (not delivered), arrival: 2026-05-20"),
+        ("arrives", "Your order arrives on May 20, 2026 (not May 19)."),
+        ("arrives", "It is arriving on May 20 rather than May 19."),
+        ("arrives", "Shipped, not yet delivered, arriving May 20."),
+        ("arrives", "Die Bestellung ist noch nicht zugestellt und kommt am 20. Mai an."),
+        ("arrives", "Ohne Gewähr: Ankunft am 20. Mai 2026."),
+        ("arrives", "Am 20.05. kommt sie an."),
+        ("arrives", "Ankunft: 20. 5. 2026"),
+        ("arrives", "It will be there by 5/20."),
+        ("arrives", "It arrives on _May 20_."),
+        ("arrives", "It arrives no later than May 20."),
+        ("arrives", "It arrives on or after all on May 20."),
+        ("price", "The total is $1,234.50 (tax not included)."),
+        ("price", "Am Ende kostet es 1.234,50."),
+        ("id", "Order **W-712** has not been shipped yet."),
+        ("id", "Your order (W-712) cannot be cancelled."),
+    ],
+)
+def test_a_negation_of_something_else_denies_no_value(path: str, reply: str) -> None:
+    assert stated(reply, path=path)
+
+
+@pytest.mark.parametrize(
+    ("path", "reply"),
+    [
+        ("arrives", "It is false: it arrives on May 20."),
+        ("arrives", "The following is wrong: it arrives on May 20."),
+        ("arrives", "I cannot confirm: it arrives on May 20."),
+        ("arrives", "It arrives on May 20 (not confirmed)."),
+        ("arrives", "It arrives (not) on May 20."),
+        ("arrives", "Any day except May 20."),
+        ("arrives", "It arrives on any day but May 20."),
+        ("arrives", "Jeder Tag außer dem 20. Mai."),
+        ("arrives", "The day after May 20."),
+        ("arrives", "It arrives later than May 20."),
+        ("arrives", "Two days before May 20."),
+        ("arrives", "A week from May 20."),
+        ("arrives", "Am Tag nach dem 20. Mai."),
+        ("arrives", "It will be there by 5/21."),
+        ("arrives", "Am 21.05. kommt sie an."),
+        ("arrives", "Am 20.05. oder am 21.05."),
+        ("price", "It costs -$1,234.50."),
+        ("price", "It costs 1234.50 (not confirmed)."),
+        ("id", "It is not W-712."),
+        ("id", "W-712 is not your order."),
+        ("id", "W-712 is wrong."),
+        ("id", "Any order but W-712."),
+        ("status", "shipped, delivered or lost"),
+        ("status", "It is pre-shipped."),
+    ],
+)
+def test_an_exception_an_offset_or_another_sign_states_no_value(path: str, reply: str) -> None:
+    assert not stated(reply, path=path)
+
+
+def test_an_amount_that_is_owed_is_stated_with_its_sign() -> None:
+    assert stated("The balance is -$12.50.", {"balance": -12.5}, path="balance")
+    assert not stated("The balance is $12.50.", {"balance": -12.5}, path="balance")
+    assert not stated("It is non-refundable.", {"fare": "refundable"}, path="fare")
