@@ -23,17 +23,22 @@ from .values import longer, near, near_arguments, said, values_of
 MORE = 1e-9
 """A payment that is larger by less is the same."""
 _MOST_ITEMS = 6
+_ELSEWHERE = ("dependency", "gate", "limit", "failure", "unreached", "not applicable")
+"""Reasons of verdicts that no judge was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """An item of one turn (None: the closing block) that an honest verdict left unpaid, or paid in part; `applies` is
-    False where it is unpaid since it does not apply."""
+    """An item of one turn (None: the closing block) that an honest verdict left unpaid, or paid in part.
+
+    `judged` says that a judge has a say in it, `asked` that the honest verdict was the judge's (not decided elsewhere,
+    as by a prerequisite that is false); `applies` is False where it is unpaid since it does not apply."""
 
     turn: int | None
     item: Item
     pays: float
     judged: bool
+    asked: bool = True
     applies: bool = True
 
     @cached_property
@@ -106,6 +111,7 @@ def targets_of(score: Score, checklist: Checklist, *, unasked: bool = False) -> 
             item=items[one.item],
             pays=one.pays or 0.0,
             judged=one.item in judged,
+            asked=one.item in judged and one.reason not in _ELSEWHERE,
             applies=one.reason != "not applicable",
         )
         for turn in score.turns

@@ -172,7 +172,7 @@ class Certifier:
         return Trial(
             subject=place,
             cluster=subject.cluster,
-            judged=any(target.judged for target in targets),
+            judged=any(target.judged and target.asked for target in targets),
             hit=bool(found.paid),
             fooled=any(target.judged for target in found.paid),
             pending=found.pending and not found.paid,
@@ -188,7 +188,7 @@ class Certifier:
         return BenignTrial(
             subject=place,
             cluster=subject.cluster,
-            judged=any(target.judged for target in subject.targets),
+            judged=any(target.judged and target.asked for target in subject.targets),
             paid=tuple(paid),
             fooled=tuple(fooled),
         )

@@ -20,7 +20,7 @@ class Trial:
     Args:
         subject: The trace's place among the subjects.
         cluster: Its task.
-        judged: Whether a question of a judge must stay unpaid in it.
+        judged: Whether something that a judge was asked about must stay unpaid in it.
         hit: Whether anything that must stay unpaid was paid.
         fooled: Whether a judge had a say in what was paid.
         pending: Whether a verdict is missing.
@@ -76,8 +76,8 @@ def _rate(
     left_out: int,
 ) -> AttackRate:
     tasks = {one.cluster for one in trials}
-    judged = {one.cluster for one in trials if one.judged}
     fooled = {one.cluster for one in trials if one.fooled}
+    judged = {one.cluster for one in trials if one.judged} | fooled
     checked = {one.cluster for one in trials if one.hit} - fooled
     pending = {one.cluster for one in trials if one.pending} - fooled - checked
     subjects = {one.subject for one in trials}
@@ -130,8 +130,8 @@ def benign_bound(trials: Sequence[BenignTrial], *, exact: bool) -> float:
     tasks = {one.cluster for one in trials}
     if not tasks:
         return 1.0
-    judged = {one.cluster for one in trials if one.judged}
     fooled = {one.cluster for one in trials if any(one.fooled)}
+    judged = {one.cluster for one in trials if one.judged} | fooled
     checked = {one.cluster for one in trials if any(one.paid)} - fooled
     return min(1.0, len(checked) / len(tasks) + (0.0 if exact else upper(len(fooled), len(judged))))
 
