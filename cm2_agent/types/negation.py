@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from functools import cached_property
+from functools import cache, cached_property
+from typing import Any
 
 from cm2_agent.types.spellings import MONTHS
 
@@ -18,8 +19,7 @@ _END = re.compile(r"[.!?…]+[\"'”’»)\]*_]*(?=\s|$)|[。！？]+[」』”]
 _LIST = re.compile(r"[ \t]*(?:[-*•–]|\d{1,3}[.)])[ \t]")
 _APOSTROPHE = "['’ʼ`´]"
 
-_CUE = re.compile(
-    rf"""(?<!\w)(?:
+_DENYING = rf"""
       (?:\w+n{_APOSTROPHE}t|(?:do|ca|wo|is|are|did|does|has|have|was|were|could|would|should)nt)
     | (?:not|cannot|never|none|nobody|nothing|nowhere|neither|nor|unable|impossible|hardly|scarcely|barely|unlikely
         |doubt|doubts|doubtful|false|untrue|incorrect|incorrectly|wrong|wrongly|mistaken|unknown|unclear|uncertain
@@ -32,10 +32,22 @@ _CUE = re.compile(
     | (?:niet|geen|nooit|zonder|inte|ingen|inga|aldrig|ikke|aldri|nie|değil|yok)
     | (?:не|нет|ни|никогда|без|нельзя|невозможно|неверно)
     | (?:لا|ليس|لم|لن|لیس|לא|אין|नहीं)
-    )(?!\w|-\w) | 不|没|沒|未|无|無|ない|ません|なかった|않|없|못|아니""",
-    re.IGNORECASE | re.VERBOSE,
-)
+    """
+_DENYING_SIGNS = "不|没|沒|未|无|無|ない|ません|なかった|않|없|못|아니"
+_CUE = re.compile(rf"(?<!\w)(?:{_DENYING})(?!\w|-\w) | {_DENYING_SIGNS}", re.IGNORECASE | re.VERBOSE)
 """Words that take back what stands beside them, in the languages that support desks write most."""
+
+
+@cache
+def _may_deny() -> Any:
+    """A pattern of RE2 that finds something in every text in which `_CUE` does, and seldom in others: most texts deny
+    nothing, and it says so many times faster than `re`."""
+    import re2
+
+    words = "".join(_DENYING.split()).replace(r"\s", r"[\s\pZ\x1c-\x1f\x{85}]").replace(r"\w", r"\S")
+    return re2.compile(rf"(?i)(?:^|[^A-Za-z0-9_])(?:{words})(?:[^A-Za-z0-9_]|$)|{_DENYING_SIGNS}")
+
+
 _HARMLESS = re.compile(
     rf"""(?<!\w)(?:
       (?:no|kein|pas\s+de|sin|sem|geen)\s+(?:problem\w*|worr\w+|problème|soucis?|problemas?|probleem)
@@ -124,9 +136,15 @@ class Negation:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.sentences = _sentences(text)
+
+    @cached_property
+    def sentences(self) -> list[tuple[int, int]]:
         """Where each sentence begins and ends, in characters."""
-        self._starts = [start for start, _ in self.sentences]
+        return _sentences(self.text)
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return [start for start, _ in self.sentences]
 
     def sentence(self, at: int) -> tuple[int, int]:
         """The sentence in which a character stands."""
@@ -135,6 +153,8 @@ class Negation:
     def denies(self, start: int, end: int, *, behind: bool = True) -> bool:
         """Whether the text denies what stands from `start` to `end`. A negation within that is its own matter. Without
         `behind`, what follows in the clause denies something else: "order W-712 has not left"."""
+        if self.denies_nothing:
+            return False
         place = self._place(start)
         first, last = self.sentences[place]
         cues = self._cues
@@ -181,6 +201,14 @@ class Negation:
         first, _ = self.sentence(start)
         at = bisect_right(self._supposed.ends, start) - 1
         return at >= 0 and self._supposed.starts[at] >= first and self._supposed.reach[at] > start
+
+    @cached_property
+    def denies_nothing(self) -> bool:
+        """Whether no word of the text could deny anything. It is found without reading its sentences."""
+        try:
+            return _may_deny().search(self.text) is None
+        except UnicodeEncodeError:  # a lone surrogate, which RE2 cannot read
+            return False
 
     @cached_property
     def _cues(self) -> _Cues:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cm2_agent.types.negation import Negation
@@ -152,3 +152,17 @@ def test_sentences_tile_the_text_and_every_place_can_be_asked(text: str, start: 
     end = min(len(text), start + length)
     assert one.denies(min(start, end), end) in (True, False)
     assert one.asks(min(start, end), end) in (True, False)
+
+
+_WORDS = [
+    *("not", "no", "can't", "isnt", "kein", "keine", "pas", "ne va plus", "n'est plus", "не", "不", "failed to"),
+    *("instead of", "now", "know", "non-stop", "no-one", "NOT", "não", "niño", "plus", "-", " ", "\n", "."),
+]
+
+
+@given(st.lists(st.sampled_from(_WORDS) | st.text(max_size=3), max_size=6).map("".join))
+@example("not\U00031350")  # a letter that this Python does not know yet
+@example("x\ud800 not")  # a lone surrogate, which RE2 cannot read
+def test_what_denies_nothing_at_a_glance_holds_no_word_that_could(text: str) -> None:
+    if Negation(text).denies_nothing:
+        assert not Negation(text)._cues.starts
