@@ -22,7 +22,7 @@ from cm2_agent.analysis.report_figures import (
 )
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
-from cm2_agent.types.group import cluster_of
+from cm2_agent.types.cluster import cluster_of
 from cm2_agent.types.null_rates import NullTally
 from cm2_agent.types.score import Score, TurnScore, Verdict
 from cm2_agent.types.text import shorten

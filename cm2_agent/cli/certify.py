@@ -105,16 +105,22 @@ def certify(
         list[str] | None, typer.Option("--family", metavar="NAME", help="Only this family of attacks; repeatable.")
     ] = None,
     queries: Annotated[
-        int, typer.Option("--queries", min=0, max=200, help="Scorings an item that the adaptive attacker may take.")
+        int,
+        typer.Option(
+            "--queries",
+            min=0,
+            max=200,
+            help="How often the adaptive attacker may score a changed trace, for each item.",
+        ),
     ] = 200,
-    seed: Annotated[int, typer.Option("--seed", help="Of the choice of traces and the search.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the choice of traces and of the search.")] = 0,
     max_attack_rate: CertificateRate = MAX_ATTACK_RATE,
     min_pass_rate: CertificatePower = MIN_PASS_RATE,
     leave_one_out: Annotated[
         bool, typer.Option("--leave-one-out", help="Print for each family the hits that the others would have missed.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say how many calls of the judge it takes, re-asks aside, and ask nobody.")
+        bool, typer.Option("--dry-run", help="Count the judge's calls without those for a second time; ask nobody.")
     ] = False,
     store: StoreOption = STORE,
     project: ProjectOption = PROJECT,
@@ -322,10 +328,13 @@ def _lines(certificate: Certificate, max_attack_rate: float, min_pass_rate: floa
         f" {'a judge: bounds from a sample' if sampled else 'checks alone: rates are exact'}; benign edits pay at most"
         f" {certificate.benign:.3f}"
     )
-    yield printable(
-        f"right: {power.paid} of {power.tasks} tasks paid in full, {power.paid_after_edits} after benign edits too, at"
-        f" least {power.bound:.3f}"
-    )
+    if power.tasks:
+        yield printable(
+            f"right: {power.paid} of {power.tasks} tasks paid in full, {power.paid_after_edits} after benign edits too,"
+            f" at least {power.bound:.3f}"
+        )
+    else:
+        yield "right: no trace is known to be; name an outcome (--outcome), import labels, or give --passing FILE"
     for one in certificate.families:
         if one.example:
             yield printable(f"  {one.example['template']}: {one.example['item']} of trace {one.example['trace']}")

@@ -37,7 +37,7 @@ def corrected_means(store: SQLStore, version: str) -> tuple[PolicyMean, ...]:
     people's speaks of a scored trace."""
     from cm2_agent.analysis.corrected_mean import corrected_mean
     from cm2_agent.analysis.people_rewards import people_reward
-    from cm2_agent.types.group import cluster_of
+    from cm2_agent.types.cluster import cluster_of
     from cm2_agent.types.human_labels import DIALOGUE, consensus
 
     labels = {key: value for key, value in consensus(store.labels()).items() if key[2] != DIALOGUE}

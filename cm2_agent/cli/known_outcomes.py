@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cm2_agent.errors import StoreError
-from cm2_agent.types.group import cluster_of
+from cm2_agent.types.cluster import cluster_of
 from cm2_agent.types.human_labels import DIALOGUE, consensus
 from cm2_agent.types.score_bounds import IN_FULL
 

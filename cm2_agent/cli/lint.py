@@ -131,7 +131,7 @@ def _lines(checklist: Checklist, report: LintReport) -> Iterator[str]:
     yield printable(f"{checklist.name}: {len(checklist.items)} items")
     width = max((len(one.kind) for one in report.paid), default=0)
     for one in report.paid:
-        most = "" if one.at_most == one.reward else f" (at most {one.at_most:.2f}, by what a judge says)"
+        most = "" if one.at_most == one.reward else f" (at most {one.at_most:.2f}, depending on the judge)"
         yield printable(f"  {one.kind:<{width}}  {one.reward:.2f}{most}")
     for finding in report.findings:
         item = "" if finding.item is None else f"{finding.item}: "

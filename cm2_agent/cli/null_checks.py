@@ -40,8 +40,8 @@ def null_lines(found: Iterable[PolicyNulls]) -> Iterator[str]:
         interval = mean_interval(*zip(*one.shares, strict=True))[1] if one.shares else None
         counts = ", ".join(f"{name} {count}" for name, count in [*one.causes.items(), *one.cuts.items()])
         yield printable(
-            f"policy {one.policy or 'unknown'}: {format_number(one.share, interval)} of the reward is unknown by its"
-            f" doing; {one.pending} of {one.traces} traces pending" + (f"; {counts}" if counts else "")
+            f"policy {one.policy or 'unknown'}: {format_number(one.share, interval)} of the reward is unknown because"
+            f" of it; {one.pending} of {one.traces} traces pending" + (f"; {counts}" if counts else "")
         )
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PEOPLE = "human_outcome"
 """The name of people's labels of whole dialogues in `cm2 eval --against`."""
+NO_OUTCOME = "none. Import recordings with a reward, or labels of whole dialogues (cm2 import labels)"
 SHOWN = 20
 """The number of dialogues that are listed one by one."""
 
@@ -41,7 +42,8 @@ class Measured:
 def measured(store: SQLStore, version: str, against: str, reads: Collection[str] = ()) -> Measured:
     """What is to be compared. Raises StoreError where no trace has both."""
     from cm2_agent.analysis.baselines import baselines
-    from cm2_agent.types.group import cluster_of, group_key
+    from cm2_agent.types.cluster import cluster_of
+    from cm2_agent.types.group import group_key
     from cm2_agent.types.human_labels import of_dialogues
     from cm2_agent.types.json_values import canonical_json
 
@@ -73,7 +75,7 @@ def measured(store: SQLStore, version: str, against: str, reads: Collection[str]
         there = sorted(known | ({PEOPLE} if of_dialogues(store.labels()) else set()))
         raise StoreError(
             f"no trace in {store.url} has both a reward under {version} and the outcome {against!r}; outcomes there"
-            f" are: {', '.join(there) or 'none'}"
+            f" are: {', '.join(there) or NO_OUTCOME}"
         )
     return found
 

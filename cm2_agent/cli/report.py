@@ -122,7 +122,7 @@ def _lines(found: Report) -> Iterator[str]:
             quote = failed.quotes[0] if failed.quotes else failed.said
             yield f"         {printable(failed.item)}" + (f": “{one_line(quote, 90)}”" if quote else "")
     yield from _counts("verdicts that are NULL", found.null_causes)
-    yield "\nNULL by policy, the first one first; 95 % over tasks"
+    yield "\nNULL by policy, the oldest first; 95 % over tasks"
     yield from (f"  {line}" for line in null_lines(found.nulls_by_policy))
     for row in found.consistency:
         words = f"parent without a part {row.parent_alone}, parts without the parent {row.children_alone}"

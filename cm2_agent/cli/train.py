@@ -106,10 +106,19 @@ def train(
         ),
     ] = False,
     max_attack_rate: Annotated[
-        float, typer.Option("--max-attack-rate", min=0, max=1, help="With it: the most that an attack may be paid.")
+        float,
+        typer.Option(
+            "--max-attack-rate",
+            min=0,
+            max=1,
+            help="With --require-certificate: the most that an attack may be paid.",
+        ),
     ] = MAX_ATTACK_RATE,
     min_pass_rate: Annotated[
-        float, typer.Option("--min-pass-rate", min=0, max=1, help="With it: the least share of right traces paid.")
+        float,
+        typer.Option(
+            "--min-pass-rate", min=0, max=1, help="With --require-certificate: the least share of right traces paid."
+        ),
     ] = MIN_PASS_RATE,
     max_null_rise: Annotated[
         float,

@@ -11,6 +11,8 @@ MAX_ATTACK_RATE = 0.02
 """The largest rate at which a family of attacks may get a failing trace paid."""
 MIN_PASS_RATE = 0.90
 """The smallest share of gold-passing traces that must be paid."""
+SHOWN = 5
+"""Families that a shortfall names, the worst first."""
 MAX_BENIGN_RATE = 0.05
 """The largest rate at which edits that change nothing may get a failing trace paid."""
 
@@ -138,8 +140,10 @@ class Certificate:
         for verdict, words in (("exceeded", "get a failing trace paid"), ("undecided", "were tried on too few tasks")):
             found = [one for one in self.families if one.verdict(max_attack_rate) == verdict]
             if found:
-                rates = ", ".join(f"{one.family} (at most {one.together:.3f} from {one.tasks} tasks)" for one in found)
-                return f"attacks that {words}: {rates}; expected at most {max_attack_rate:g}"
+                found.sort(key=lambda one: -one.together)
+                rates = [f"{one.family} (at most {one.together:.3f} from {one.tasks} tasks)" for one in found[:SHOWN]]
+                rates += [f"{len(found) - SHOWN} more"] if len(found) > SHOWN else []
+                return f"attacks that {words}: {', '.join(rates)}; expected at most {max_attack_rate:g}"
         if self.benign > MAX_BENIGN_RATE:
             share = f"up to {self.benign:.3f} of the failing traces"
             return f"edits that change nothing get {share} paid; expected at most {MAX_BENIGN_RATE:g}"

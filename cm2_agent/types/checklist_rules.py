@@ -331,7 +331,7 @@ def _weights(items: Sequence[Item]) -> Iterator[Problem]:
                 " relative"
             )
             yield Problem(at=at, field="weight", message=message)
-    names = {"trace": "the closing block", "each": "a turn that holds the each items alone"}
+    names = {"trace": "the closing block (the items of turn trace)", "each": "a turn that holds the each items alone"}
     for scope, positions in scopes.items():
         # a turn that no item names holds the each items alone, so these must weigh something by themselves
         members = positions if scope in names else [*positions, *scopes["each"]]

@@ -53,15 +53,6 @@ class Group:
         return backends_of(self.key)
 
 
-def cluster_of(trace_id: str, task_id: str | None) -> str:
-    """What intervals resample: the trace's task, since rollouts of a task resemble each other, else the trace itself.
-
-    >>> cluster_of("t1", "order-7"), cluster_of("t1", None)
-    ('task order-7', 'trace t1')
-    """
-    return f"trace {trace_id}" if task_id is None else f"task {task_id}"
-
-
 def backends_of(key: Mapping[str, JSON]) -> frozenset[str] | None:
     """The backends that a group's key names."""
     tools = key.get("tools")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from cm2_agent.types.group import cluster_of
+from cm2_agent.types.cluster import cluster_of
 from cm2_agent.types.score import Score
 
 DIALOGUE = "*"

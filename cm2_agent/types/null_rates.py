@@ -7,12 +7,15 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from cm2_agent.types.group import cluster_of
+from cm2_agent.types.cluster import cluster_of
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.run_attributes import CUT
-from cm2_agent.types.score import Score
-from cm2_agent.types.trace import Trace
+
+if TYPE_CHECKING:
+    from cm2_agent.types.score import Score
+    from cm2_agent.types.trace import Trace
 
 
 @dataclass(frozen=True, kw_only=True)

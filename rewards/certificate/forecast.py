@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from cm2_agent.llm.client import CHARACTERS_A_TOKEN
 from cm2_agent.types.checklist import Checklist
 
 from .attack import Subject, attacked, counted, judged_items
 from .benign import benign_edits
 from .families import Family
 
-CHARACTERS_A_TOKEN = 4
 TOKENS_AROUND = 1_000
 """Of a call beside the dialogue: the instructions and the items."""
 

@@ -121,7 +121,7 @@ BROKEN = {
     "weightless each": ([item("a", weight=0), item("b", turn=1)], "the each items alone has only items of weight 0"),
     "weightless block": (
         [item("a"), item("b", turn="trace", weight=0)],
-        "the closing block has only items of weight 0",
+        "the closing block (the items of turn trace) has only items of weight 0",
     ),
     "strict block": ([item("a", turn="trace", required_for_next_turn=True)], "no turn follows the closing block"),
     "far turn": ([item("a", turn=10**6)], "turn is 1000000"),
