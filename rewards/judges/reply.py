@@ -134,7 +134,7 @@ def _listed(value: JSON, ids: Mapping[str, str]) -> list[JSON] | None:
         return value
     if not isinstance(value, dict):
         return None
-    keyed = {_name(name): one for name, one in value.items()}
+    keyed = _keyed(value)
     if "items" in keyed:
         return _listed(keyed["items"], ids)
     if "verdict" in keyed and ("id" in keyed or len(ids) == 1):
@@ -159,6 +159,19 @@ def _within(value: JSON) -> JSON | None:
     return inner if isinstance(inner, dict | list) else None
 
 
+def _keyed(value: Mapping[str, JSON]) -> dict[str, JSON]:
+    """The values by the names of their keys, without those that are there twice ("verdict", "Verdict") and differ: none
+    of them can be told to be meant."""
+    found: dict[str, JSON] = {}
+    twice: set[str] = set()
+    for key, given in value.items():
+        name = _name(key)
+        if name in found and found[name] != given:
+            twice.add(name)
+        found[name] = given
+    return {name: given for name, given in found.items() if name not in twice}
+
+
 def _name(key: str) -> str:
     return key.strip().casefold()
 
@@ -170,14 +183,14 @@ def _id(given: str, ids: Mapping[str, str]) -> str | None:
 def _mended_answer(value: JSON, ids: Mapping[str, str]) -> JSON:
     if not isinstance(value, dict):
         return value
-    one: dict[str, Any] = {"analysis": "", "evidence": None, **{_name(name): given for name, given in value.items()}}
+    one: dict[str, Any] = {"analysis": "", "evidence": None, **_keyed(value)}
     one = {name: one[name] for name in ItemAnswer.model_fields if name in one}
     if "id" not in one and len(ids) == 1:
         one["id"] = next(iter(ids.values()))
     elif isinstance(one.get("id"), str):
         one["id"] = _id(one["id"], ids) or one["id"]
     if isinstance(one.get("verdict"), str | bool):
-        word = " ".join(str(one["verdict"]).strip().strip(".!").casefold().split())
+        word = " ".join(str(one["verdict"]).strip(" \t\n.!*_`'\"").casefold().split())
         one["verdict"] = _WORDS.get(re.sub(r"[ -]", "_", word), word)
     if not isinstance(one["analysis"], str):
         one["analysis"] = ""
@@ -194,7 +207,7 @@ def _mended_quote(value: JSON) -> JSON:
         return None if _name(value) in _NOTHING else value
     if not isinstance(value, dict):
         return value
-    keyed = {_name(name): given for name, given in value.items()}
+    keyed = _keyed(value)
     one: dict[str, Any] = {name: keyed[name] for name in Quote.model_fields if name in keyed}
     step, part = one.get("step"), one.get("part")
     number = _STEP.fullmatch(step.strip()) if isinstance(step, str) else None

@@ -79,7 +79,7 @@ READ: dict[str, str] = {
     "null as a text": json.dumps(reply(YES, {**NO, "evidence": "null"})),
     **{
         f"{word!r} for yes": with_verdict(word)
-        for word in ("Yes", "YES.", " yes ", True, "true", "ja", "Sí", "oui", "是")
+        for word in ("Yes", "YES.", " yes ", "**yes**", "`Yes`", True, "true", "ja", "Sí", "oui", "是")
     },
 }
 
@@ -127,6 +127,9 @@ DOUBTFUL: dict[str, str] = {
     "twice the same within one": json.dumps(reply(YES, YES)),
     "two replies that differ": f"{json.dumps(reply(YES))} or rather {json.dumps(reply(answer('date', 'no')))}",
     "a key twice": WHOLE.replace('"verdict": "yes"', '"verdict": "no", "verdict": "yes"'),
+    "a key in two spellings": WHOLE.replace('"verdict": "yes"', '"Verdict": "no", "verdict": "yes"'),
+    "a key in two spellings, the other way": WHOLE.replace('"verdict": "yes"', '"verdict": "yes", " VERDICT": "no"'),
+    "an id in two spellings": WHOLE.replace('"id": "date"', '"ID": "polite", "id": "date"'),
     "a quote in a quote": "{'items': [{'id': 'date', 'analysis': 'it's fine', 'evidence': None, 'verdict': 'no'}]}",
     "maybe": with_verdict("maybe"),
     "yes and no": with_verdict("yes/no"),
