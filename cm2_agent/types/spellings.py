@@ -86,6 +86,11 @@ _CODES = {
     "franken": "chf",
     "rupees": "inr",
 }
+_SCALES = {
+    **dict.fromkeys(("k", "thousand", "tausend", "tsd"), 1000),
+    **dict.fromkeys(("million", "millions", "millionen", "mio", "mn"), 10**6),
+    **dict.fromkeys(("billion", "billions", "bn", "milliarde", "milliarden", "mrd"), 10**9),
+}
 _BEFORE = re.compile(
     r"(?:(?P<sign>[$€£¥₹₽₩₺])|(?<![\w])(?P<code>[A-Za-z]{3})|(?<![\w])[A-Za-z]{1,2}(?P<dollar>\$))\s?[-−]?$"
 )
@@ -214,6 +219,9 @@ def _numbers(text: str) -> Iterator[Spelled]:
         values = frozenset(_values(found["digits"], bool(found["sign"]) or owed))
         if not values:
             continue
+        scale = _SCALES.get((after["word"] or "").casefold()) if after is not None else None
+        if scale is not None:
+            values = frozenset((value * scale).normalize() for value in values)
         unit = None
         if before is not None:
             code = _CODES.get((before["code"] or "").casefold())

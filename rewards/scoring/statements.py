@@ -23,6 +23,7 @@ _LONGEST_NAMED = 60
 _LEFT_OF_DATE = re.compile(
     r"(?:t|z|utc|gmt|at|um|on|[+\-]\d{2}(?::?\d{2})?|[a-z]{3,9}day|mo|di|mi|do|fr|sa|so|mon|tue|wed|thu|fri|sat|sun|[\s,.()]+)*"
 )
+_LEFT_OF_TIME = re.compile(r"[\s.]*(?:uhr|h|utc|gmt|z)?[\s.]*")
 _LEFT_OF_NUMBER = re.compile(r"[\s$€£¥₹₽₩₺%.+]*(?:[a-z]{3}|dollars?|euros?|pounds?)?[\s$€£¥₹₽₩₺%.]*")
 _OR = re.compile(
     r"\s*,?\s*(?:(?:or|oder|ou|o|ó|u|of)(?![^\W_])|或|或者|または|/|\|)\s*(?:perhaps|maybe|possibly|even|rather|on|the|by|am|le|el|il|op)?"
@@ -57,6 +58,9 @@ _NOT_IT = re.compile(
 )
 """Behind an id: it is the id that is denied, not what is said of what it names."""
 _EMPHASIS = re.compile(r"(?<![^\W_])_{1,3}(?=[^\W_])|(?<=[^\W_])_{1,3}(?![^\W_])")
+_COMMA_GAP = re.compile(r"\s*,\s*(?:(?:on|by|at|the|am|den|le|el)\s+)*[$€£]?")
+_OR_GAP = re.compile(r"\s*[€$£]?\s*,?\s*(?:or|oder|ou|o)\s+(?:(?:on|by|at|the|am|den|le|el|even)\s+)*[$€£]?")
+_MOST_LISTED = 16
 _DIGIT = re.compile(r"\d")
 _ID = re.compile(r"[^\W_]+(?:[-_/.#][^\W_]+)*")
 
@@ -65,7 +69,7 @@ _ID = re.compile(r"[^\W_]+(?:[-_/.#][^\W_]+)*")
 class _Value:
     """A value that is to be stated: what it means, or how it is written."""
 
-    kind: Literal["date", "number", "id", "text"]
+    kind: Literal["date", "time", "number", "id", "text"]
     text: str
     means: frozenset[object] = frozenset()
     unit: str | None = None
@@ -87,6 +91,8 @@ class _Value:
         if len(dates) == 1 and len(dates[0].means) == 1 and not numbers and _LEFT_OF_DATE.fullmatch(rest):
             at = next((one for one in times[:1] if one.means != {(0, 0)}), None)
             return cls("date", text, dates[0].means, time=next(iter(at.means), None) if at else None)  # type: ignore[arg-type]  # a time of two numbers
+        if len(times) == len(found) == 1 and _LEFT_OF_TIME.fullmatch(rest):
+            return cls("time", text, times[0].means)
         bare = text.isdecimal() and (len(text) > 4 or (text[0] == "0" and len(text) > 1))
         if len(numbers) == len(found) == 1 and not bare and _LEFT_OF_NUMBER.fullmatch(rest):
             return cls("number", text, numbers[0].means, numbers[0].unit)
@@ -124,6 +130,14 @@ class ReplyText:
     def _spelled(self) -> list[Spelled]:
         return spelled(self.text)
 
+    @cached_property
+    def _spans(self) -> dict[str, list[Span]]:
+        """Where dates, times and numbers stand, by kind."""
+        spans: dict[str, list[Span]] = {}
+        for one in self._spelled:
+            spans.setdefault(one.kind, []).append((one.start, one.end))
+        return spans
+
     def mentions(self, value: JSON) -> bool:
         """Whether the value stands in the reply, whatever is said of it."""
         wanted = _Value.of(value)
@@ -148,14 +162,19 @@ class ReplyText:
         return not any(self._hedges(other, known, others) for other in self._others(wanted, places))
 
     def _places(self, wanted: _Value) -> Iterator[Span]:
-        if wanted.kind in ("date", "number"):
+        if wanted.kind in ("date", "time", "number"):
             yield from ((one.start, one.end) for one in self._spelled if _is(one, wanted))
             return
         if wanted.kind == "id":
-            letters = [re.escape(char) for char in wanted.text if char.isalnum()]
-            pattern = r"[\s\-_/.#:]{0,2}".join(letters)
+            runs = re.findall(r"[^\W_]+|[\W_]+", wanted.text)
+            between = r"[\s\-_/.#:]{0,2}"
+            pattern = "".join(
+                between.join(map(re.escape, run)) if run[0].isalnum() else f"(?:{re.escape(run)}|{between})"
+                for run in runs
+                if run[0].isalnum() or run not in (runs[0], runs[-1])
+            )
         else:
-            pattern = r"(?<![^\W\d_]-)" + r"\s+".join(map(re.escape, wanted.text.split()))
+            pattern = r"(?<![^\W\d_]-)" + r"[\s_*~`-]+".join(map(re.escape, _words(wanted.text)))
         for found in re.finditer(pattern, self.text) if pattern else ():
             if is_boundary(self.text, found.start()) and is_boundary(self.text, found.end()):
                 yield found.span()
@@ -177,13 +196,27 @@ class ReplyText:
         """Whether an "or" (or a slash, where none belongs to the value) ties the place to something else that could
         stand there."""
         start, end = place
-        if kind == "text" and _OR_FURTHER.match(self.text, end):
+        if (kind == "text" and _OR_FURTHER.match(self.text, end)) or self._is_listed_with_or(place, kind):
             return True
         after = _OR.match(self.text, end)
         if after is not None and self._ties(after.group(), self.text[after.end() : after.end() + 1], kind):
             return _NO_ALTERNATIVE.match(self.text, after.end()) is None
         before = _OR_BEFORE.search(self.text, max(0, start - 30), start)
         return before is not None and self._ties(before.group(1), "1", kind)
+
+    def _is_listed_with_or(self, place: Span, kind: str) -> bool:
+        """Whether the place is one of several that commas and an "or" list: "May 20, May 21 or May 22"."""
+        alike = self._spans.get(kind, [])
+        at = bisect_right(alike, place) - 1
+        if at < 0 or alike[at] != place:
+            return False
+        for further in range(at, min(at + _MOST_LISTED, len(alike) - 1)):
+            gap = self.text[alike[further][1] : alike[further + 1][0]][:40]
+            if _OR_GAP.fullmatch(gap):
+                return True
+            if not _COMMA_GAP.fullmatch(gap):
+                break
+        return False
 
     @staticmethod
     def _ties(mark: str, then: str, kind: str) -> bool:
@@ -197,6 +230,10 @@ class ReplyText:
                 if one.kind == "date" and not (one.means & wanted.means or _is(one, wanted)):
                     yield (one.start, one.end), self.text[one.start : one.end], one.means
                 if one.kind == "time" and wanted.time is not None and wanted.time not in one.means:
+                    yield (one.start, one.end), self.text[one.start : one.end], one.means
+        elif wanted.kind == "time":
+            for one in self._spelled:
+                if one.kind == "time" and not one.means & wanted.means:
                     yield (one.start, one.end), self.text[one.start : one.end], one.means
         elif wanted.kind == "number":
             numbers = [one for one in self._spelled if one.kind == "number"]
@@ -258,6 +295,8 @@ def _is(one: Spelled, wanted: _Value) -> bool:
     if wanted.kind == "number":
         currencies = {one.unit, wanted.unit} - {None, "%"}
         return bool(one.means & wanted.means) and len(currencies) < 2
+    if wanted.kind == "time":
+        return one.means == wanted.means
     return all(_same_day(mean, own) for mean in one.means for own in wanted.means)
 
 
@@ -266,6 +305,11 @@ def _same_day(one: object, other: object) -> bool:
     if not isinstance(one, tuple) or not isinstance(other, tuple) or one[1:] != other[1:]:
         return False
     return one[0] is None or other[0] is None or bool(one[0] == other[0])
+
+
+def _words(text: str) -> list[str]:
+    """The words of a text; codes of states ("out_for_delivery") are words too."""
+    return re.split(r"[\s_-]+", text.strip(" _-")) if re.search(r"[^\W_]", text) else text.split()
 
 
 def _compact(text: str) -> str:

@@ -318,3 +318,43 @@ def test_an_amount_that_is_owed_is_stated_with_its_sign() -> None:
     assert stated("The balance is -$12.50.", {"balance": -12.5}, path="balance")
     assert not stated("The balance is $12.50.", {"balance": -12.5}, path="balance")
     assert not stated("It is non-refundable.", {"fare": "refundable"}, path="fare")
+
+
+@pytest.mark.parametrize(
+    ("value", "reply"),
+    [
+        ("out_for_delivery", "It is out for delivery."),
+        ("IN_TRANSIT", "It's **in transit** now."),
+        ("Anna Müller", "It is for **Anna** Müller."),
+        ("https://x.com/t/123", "See [here](https://x.com/t/123)."),
+        ("a1@b.com", "Write to a1@b.com."),
+        ("+49 170 1234567", "Call +49 170 1234567."),
+        ("14:30", "It comes at 2:30 pm."),
+        ("14:30", "Um 14:30 Uhr."),
+        (15000, "It has 15k points."),
+        (2_500_000, "It has 2.5 million points."),
+    ],
+)
+def test_codes_addresses_times_and_round_numbers_are_stated(value: Any, reply: str) -> None:
+    assert stated(reply, {"it": value}, path="it")
+
+
+@pytest.mark.parametrize(
+    ("value", "reply"),
+    [
+        ("out_for_delivery", "It is not out for delivery."),
+        ("https://x.com/t/123", "See https://x.com/t/124."),
+        ("a1@b.com", "Write to a1@c.com."),
+        ("14:30", "It comes at 2:30 am."),
+        ("14:30", "It comes at 14:30 or 15:30."),
+        (15, "It has 15k points."),
+        (15, "It has 15 million points."),
+    ],
+)
+def test_other_codes_addresses_times_and_round_numbers_are_not(value: Any, reply: str) -> None:
+    assert not stated(reply, {"it": value}, path="it")
+
+
+@pytest.mark.parametrize("reply", ["May 20, May 21, or May 22.", "May 20, May 21 or May 22", "On May 21 or on May 20"])
+def test_dates_that_the_user_named_are_no_excuse_for_an_or(reply: str) -> None:
+    assert not stated(reply, user="Is it May 20, May 21 or May 22?")
