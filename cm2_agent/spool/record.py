@@ -86,6 +86,13 @@ class _Table:
 
     def _numbered(self, messages: Sequence[Message]) -> list[int]:
         """Each list goes on from the one before, mostly: what they share is not looked up again."""
+        if not self._messages:
+            self._numbers = {id(message): place for place, message in enumerate(messages)}
+            if len(self._numbers) == len(messages):
+                self._messages += [message.json_text for message in messages]
+                self._last = messages, [*range(len(messages))]
+                return self._last[1]
+            self._numbers = {}
         last, numbers = self._last
         same = min(len(last), len(messages))
         if not all(map(is_, last, messages)):

@@ -79,7 +79,7 @@ class _Thread:
         self.prompted = prompted
         """Whether a run has the prompt of the dialogue."""
         self.ids: dict[str, _Converted] = {}
-        self.fields: list[tuple[Any, ...]] = []
+        self.fields: list[list[Any]] = [[] for _ in _FIELDS]
         self.seen: list[SeenMessage] = []
         self.size = 0
 
@@ -119,11 +119,15 @@ class ThreadMessages:
                     held.size += length
                 if length <= self._longest:
                     held.ids[id] = converted
-            if same > len(held.fields):
+            if same > len(held.seen):
                 same = 0
             whole = all(entry.id is None or entry.id in held.ids for entry in seen[same:])
             held.size += sum(len(entry.message.text) for entry in seen[same:] if entry.id is None)
-            held.fields = [*held.fields[:same], *map(_fields, raw[same:])] if whole else []
+            held.fields = (
+                [own[:same] + more for own, more in zip(held.fields, _fields(raw[same:]), strict=True)]
+                if whole
+                else [[] for _ in _FIELDS]
+            )
             held.seen = list(seen) if whole else []
             self._threads[thread] = held
             self._count += len(held.ids)
@@ -222,7 +226,7 @@ class MessageIndex:
             self.repeated = {
                 seen.id for seen in entries[-_RECENT:] if seen.id is not None and seen.id in self.thread.ids
             }
-            if self._same and self._same == len(self.thread.fields):
+            if self._same and self._same == len(self.thread.seen):
                 self.outside = [seen for seen in entries[self._same :] if seen.id not in self.thread.ids]
             settled = max(self._same, len(found) - _RECENT)
             self._begun = True
@@ -258,11 +262,11 @@ class MessageIndex:
 
     def _count_same(self, messages: Sequence[BaseMessage]) -> int:
         """How many of the first messages say what the first of the thread's last state did."""
-        held = self.thread.fields
-        fields = [*map(_fields, messages[: len(held)])]
-        if fields == held[: len(fields)]:
-            return len(fields)
-        return next(place for place, (own, other) in enumerate(zip(fields, held, strict=False)) if own != other)
+        same = min(len(messages), len(self.thread.seen))
+        for own, other in zip(_fields(messages[:same]), self.thread.fields, strict=True):
+            if own[:same] != other[:same]:
+                same = next(place for place in range(same) if own[place] != other[place])
+        return same
 
     def add_write(self, value: Any) -> list[SeenMessage | Removal] | None:
         """What a node writes to `messages`, in order; None where it is nothing of that kind."""
@@ -311,11 +315,15 @@ class MessageIndex:
             self._ids[id] = converted
 
 
-def _fields(message: BaseMessage) -> tuple[Any, ...]:
-    """What makes a message that comes again the same one. The rest, such as the usage that a provider reported, says
-    nothing to a model; to compare it too took three times as long."""
-    held = message.__dict__
-    return message.type, held["id"], held["content"], held["additional_kwargs"], held.get("tool_calls")
+_FIELDS = ("type", "id", "content", "additional_kwargs", "tool_calls")
+"""What makes a message that comes again the same one. The rest, such as the usage that a provider reported, says
+nothing to a model; to compare it too took three times as long."""
+
+
+def _fields(messages: Sequence[BaseMessage]) -> list[list[Any]]:
+    """For each of _FIELDS its value in every message: lists compare faster than messages do."""
+    held = [message.__dict__ for message in messages]
+    return [[one.get(name) for one in held] for name in _FIELDS]
 
 
 def as_messages(value: Any) -> Sequence[BaseMessage] | None:
