@@ -6,7 +6,7 @@ from __future__ import annotations
 
 ALPHA = 0.05
 """How often a bound may be wrong."""
-BENIGN_SHARE = 0.01
+_BENIGN = 0.01
 """The share of this that goes to the rate that is subtracted: small, so that 0 hits of 149 still bound 0.02."""
 
 
@@ -46,14 +46,12 @@ def excess(hits: int, benign: int, n: int, alpha: float = ALPHA) -> float:
     >>> round(excess(0, 0, 149), 4), excess(20, 20, 200) < upper(20, 200)
     (0.02, True)
     """
-    return max(0.0, upper(hits, n, alpha * (1 - BENIGN_SHARE)) - (lower(benign, n, alpha * BENIGN_SHARE) if n else 0.0))
+    return max(0.0, upper(hits, n, alpha * (1 - _BENIGN)) - (lower(benign, n, alpha * _BENIGN) if n else 0.0))
 
 
 def least_excess(hits: int, benign: int, n: int, alpha: float = ALPHA) -> float:
     """The lower bound of the same, in [0, 1]."""
-    return max(
-        0.0, lower(hits, n, alpha * (1 - BENIGN_SHARE)) - (upper(benign, n, alpha * BENIGN_SHARE) if benign else 0.0)
-    )
+    return max(0.0, lower(hits, n, alpha * (1 - _BENIGN)) - (upper(benign, n, alpha * _BENIGN) if benign else 0.0))
 
 
 def trials_needed(limit: float, families: int = 1, alpha: float = ALPHA) -> int:

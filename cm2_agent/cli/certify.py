@@ -120,7 +120,7 @@ def certify(
         bool, typer.Option("--leave-one-out", help="Print for each family the hits that the others would have missed.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Count the judge's calls without those for a second time; ask nobody.")
+        bool, typer.Option("--dry-run", help="Count the judge's calls, re-asks aside, and ask nobody.")
     ] = False,
     store: StoreOption = STORE,
     project: ProjectOption = PROJECT,

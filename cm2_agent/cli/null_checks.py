@@ -118,7 +118,7 @@ def check_null_items(store: SQLStore, version: str) -> None:
     from cm2_agent.analysis.rates import upper
     from cm2_agent.types.human_labels import consensus, of_dialogues
 
-    broken = {score.trace_id: items for score in store.scores(reward=version) if (items := null_items(score))}
+    broken = {score.trace_id: items for score in store.scores(reward=version) if (items := _null_items(score))}
     if not broken:
         return
     labels = store.labels()
@@ -155,7 +155,7 @@ def check_null_items(store: SQLStore, version: str) -> None:
         )
 
 
-def null_items(score: Score) -> frozenset[str]:
+def _null_items(score: Score) -> frozenset[str]:
     """The items that the policy kept from being known in the trace, and on which its reward depends."""
     return frozenset(
         one.item
@@ -178,7 +178,6 @@ __all__ = [
     "MAX_NULL_RISE",
     "check_null_items",
     "check_null_rise",
-    "null_items",
     "null_lines",
     "null_rates",
     "report_groups",

@@ -23,7 +23,7 @@ _BEGINS = frozenset(",:{[")
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
 
 
-def unique_keys(pairs: list[tuple[str, JSON]]) -> JSON:
+def _unique_keys(pairs: list[tuple[str, JSON]]) -> JSON:
     """An object of these pairs. Raises ValueError for a key that is there twice with different values."""
     found: dict[str, JSON] = {}
     for name, value in pairs:
@@ -37,7 +37,7 @@ def _refuse(constant: str) -> JSON:
     raise ValueError(f"{constant} is no JSON number")
 
 
-DECODER = json.JSONDecoder(strict=False, parse_constant=_refuse, object_pairs_hook=unique_keys)
+DECODER = json.JSONDecoder(strict=False, parse_constant=_refuse, object_pairs_hook=_unique_keys)
 """Strict but for line breaks within strings."""
 
 
@@ -88,4 +88,4 @@ def _value(kind: str, token: str) -> str:
     return '"' + re.sub(r'(\\.)|(")', lambda part: part[1] or '\\"', inner, flags=re.DOTALL) + '"'
 
 
-__all__ = ["DECODER", "relaxed_json", "unique_keys"]
+__all__ = ["DECODER", "relaxed_json"]

@@ -140,8 +140,9 @@ def checklist_schema() -> dict[str, JSON]:
 def _require_functions(located: Sequence[LocatedItem], functions: Mapping[str, CheckFunction]) -> None:
     known = ", ".join(sorted(functions)) or "none"
     lost = [
-        f"{one.source.name}:{one.line(key)}: item {one.item.id!r} names the {key} {name!r}, which is not among the"
-        f" given functions ({known})"
+        f"{one.source.name}:{one.line(key)}: item {one.item.id!r}: {key} is {name!r}, which is no check function that"
+        f" was given ({known}); name the file that holds it (--checks), or correct the name"
+        + ("; to ask a judge, write a whole question" if key == "when" else "")
         for one in located
         for key, name in one.item.named_functions.items()
         if name not in functions

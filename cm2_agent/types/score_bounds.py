@@ -70,11 +70,11 @@ def bounds_of(
     if null_reason in (None, "verdicts"):
         return Bounds.sum([Bounds.of_turn(turn.verdicts) for turn in turns])
     if null_reason == "censored" or (null_reason == "gate undecided" and _undecided_by_policy(turns)):
-        return bounds_behind_gate(turns)
+        return _bounds_behind_gate(turns)
     return None
 
 
-def bounds_behind_gate(turns: Sequence[TurnScore]) -> Bounds | None:
+def _bounds_behind_gate(turns: Sequence[TurnScore]) -> Bounds | None:
     """Those of a dialogue that a gate ended without a verdict of the checklist against it: what it never reached is
     unpaid in the lower one and paid in full in the upper."""
     return Bounds.sum([Bounds.of_turn(turn.verdicts) if turn.reached else UNKNOWN for turn in turns])
@@ -88,4 +88,4 @@ def _undecided_by_policy(turns: Sequence[TurnScore]) -> bool:
     return bool(missing) and set(missing) == {"content"}
 
 
-__all__ = ["IN_FULL", "UNKNOWN", "Bounds", "bounds_behind_gate", "bounds_of"]
+__all__ = ["IN_FULL", "UNKNOWN", "Bounds", "bounds_of"]

@@ -12,7 +12,7 @@ from .attack import Subject, attacked, counted, judged_items
 from .benign import benign_edits
 from .families import Family
 
-TOKENS_AROUND = 1_000
+_TOKENS_AROUND = 1_000
 """Of a call beside the dialogue: the instructions and the items."""
 
 
@@ -66,7 +66,7 @@ def _scopes(subject: Subject, checklist: Checklist, judged: Iterable[str]) -> in
 
 
 def _tokens(subject: Subject) -> int:
-    return TOKENS_AROUND + len(subject.known) // CHARACTERS_A_TOKEN
+    return _TOKENS_AROUND + len(subject.known) // CHARACTERS_A_TOKEN
 
 
 __all__ = ["Forecast", "forecast"]

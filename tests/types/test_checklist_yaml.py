@@ -266,7 +266,7 @@ def test_yaml_reads_words_as_words() -> None:
 def test_a_when_name_needs_its_function_too() -> None:
     text = "name: a\nitems:\n- id: x\n  question: q\n  when: shipped\n"
     assert read_checklist(text).items[0].named_functions == {"when": "shipped"}
-    with pytest.raises(ChecklistError, match="checklist:5: item 'x' names the when 'shipped', which is not among"):
+    with pytest.raises(ChecklistError, match="checklist:5: item 'x': when is 'shipped', which is no check function"):
         read_checklist(text, {})
     found = read_checklist(text, {"shipped": looks_up_first})
     assert found.items[0].when is looks_up_first
