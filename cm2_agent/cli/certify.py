@@ -260,10 +260,7 @@ class _Run:
 
         async def one(known: KnownTrace) -> Subject:
             trace = traces[known.id]
-            version = trace.attributes.get("cm2.task.version")
-            task = None
-            if trace.task_id is not None:
-                task = self._store.task(trace.task_id, version if isinstance(version, int) else None)
+            task = None if trace.task_id is None else self._store.task(trace.task_id, trace.task_version)
             subject = await self.certifier.subject(trace, task, known.cluster)
             advance()
             return subject

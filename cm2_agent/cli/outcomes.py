@@ -220,7 +220,7 @@ def outcome_lines(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _baseline_lines(found: Mapping[str, Any]) -> Iterator[str]:
-    yield "\nwhat reads nothing: mcc of its best threshold, and held out; then how far the reward is above it"
+    yield "\nbaselines that read nothing: mcc at the best threshold, and held out; then how far the reward is above"
     for name, one in found.items():
         held = None if one["held_out"] is None else one["held_out"]["mcc"]
         figures = {"mcc": one["best"]["mcc"], "held out": held}

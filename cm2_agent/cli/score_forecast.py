@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cm2_agent.cli.common import console, progress
-from cm2_agent.types.run_attributes import TASK_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -85,7 +84,7 @@ async def forecast(store: SQLStore, traces: Iterable[Trace], scorer: ChecklistSc
     with progress("forecasting") as advance:
         for trace in traces:
             before = judge.forecast()
-            task = None if trace.task_id is None else store.task(trace.task_id, _version(trace))
+            task = None if trace.task_id is None else store.task(trace.task_id, trace.task_version)
             await scorer(trace, task)
             name = _checklist_name(scorer, task)
             found.by_checklist[name] = found.by_checklist.get(name, Forecast()) + (judge.forecast() - before)
@@ -105,11 +104,6 @@ async def forecast(store: SQLStore, traces: Iterable[Trace], scorer: ChecklistSc
 def _checklist_name(scorer: ChecklistScorer, task: Task | None) -> str:
     own = scorer.checklist if scorer.checklist is not None or task is None else task.own_checklist()
     return "no checklist" if own is None else f"{own.name}@{own.version}"
-
-
-def _version(trace: Trace) -> int | None:
-    version = trace.attributes.get(TASK_VERSION)
-    return int(version) if isinstance(version, int) else None
 
 
 __all__ = ["ScoreForecast", "forecast"]

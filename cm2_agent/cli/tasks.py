@@ -28,7 +28,6 @@ from cm2_agent.cli.common import (
     tracked,
 )
 from cm2_agent.errors import StoreError, TaskError
-from cm2_agent.types.run_attributes import TASK_VERSION
 
 if TYPE_CHECKING:
     from cm2_agent.datasets import Redactor, Selection
@@ -321,12 +320,7 @@ class _Compiled:
     def _own(self, trace: Trace, hash: str) -> Checklist | None:
         """The checklist of the trace's task, where it can be the one of that hash: functions count for the hash, and a
         task does not store them."""
-        version = trace.attributes.get(TASK_VERSION)
-        task = (
-            None
-            if trace.task_id is None
-            else self.store.task(trace.task_id, version if isinstance(version, int) else None)
-        )
+        task = None if trace.task_id is None else self.store.task(trace.task_id, trace.task_version)
         own = None if task is None else task.own_checklist()
         named = own is not None and any(item.named_functions for item in own.items)
         return own if own is not None and (named or own.hash == hash) else None

@@ -15,7 +15,6 @@ from cm2_agent.types.checklist_yaml import checklist_of
 from cm2_agent.types.group import group_key
 from cm2_agent.types.json_values import canonical_json
 from cm2_agent.types.protocols import GroupScorer, Judge, Scorer
-from cm2_agent.types.run_attributes import TASK_VERSION
 from cm2_agent.types.score import Score
 from cm2_agent.types.trace import Trace
 
@@ -77,7 +76,9 @@ async def score_traces(
         store.save_checklist(chosen)
 
     async def scored(trace: Trace) -> Score:
-        task = store.task(trace.task_id, _version(trace)) if store is not None and trace.task_id is not None else None
+        task = (
+            store.task(trace.task_id, trace.task_version) if store is not None and trace.task_id is not None else None
+        )
         return await scoring(trace, task)
 
     at_a_time = concurrency if judge is not None or scorer is not None else 1
@@ -190,7 +191,9 @@ async def score_groups(
         store.save_checklist(scorer.checklist)
     for members in groups.values():
         first = members[0]
-        task = store.task(first.task_id, _version(first)) if store is not None and first.task_id is not None else None
+        task = (
+            store.task(first.task_id, first.task_version) if store is not None and first.task_id is not None else None
+        )
         scores = await scorer.score_group(members, task)
         if store is not None:
             store.save_scores(scores)
@@ -209,11 +212,6 @@ def read_if_path(checklist: Checklist | str | None) -> Checklist | None:
     if checklist is None or isinstance(checklist, Checklist):
         return checklist
     return checklist_of(checklist, otherwise="; a scorer, such as a Stack, is given as scorer=")
-
-
-def _version(trace: Trace) -> int | None:
-    version = trace.attributes.get(TASK_VERSION)
-    return int(version) if isinstance(version, int) else None
 
 
 __all__ = ["read_if_path", "require_store", "saved", "score_groups", "score_traces", "with_cache"]

@@ -12,7 +12,7 @@ from cm2_agent.types.dialogue_words import DialogueWords
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import SHOWN, Message
 from cm2_agent.types.run import Branch, ModelCall, Run, RunFailure
-from cm2_agent.types.run_attributes import CUT, TASK_ID
+from cm2_agent.types.run_attributes import CUT, TASK_ID, TASK_VERSION
 from cm2_agent.types.scope import Scope
 from cm2_agent.types.sub_agents import scope_of_steps, steps_of_sub_agents
 from cm2_agent.types.turn import RunEnd, Step, Turn
@@ -49,6 +49,12 @@ class Trace:
     def task_id(self) -> str | None:
         value = self.attributes.get(TASK_ID)
         return None if value is None else str(value)
+
+    @property
+    def task_version(self) -> int | None:
+        """The version of its task; None where it has no task, or the recording does not say which."""
+        value = self.attributes.get(TASK_VERSION)
+        return value if isinstance(value, int) else None
 
     @property
     def failure(self) -> RunFailure | None:
