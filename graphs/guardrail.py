@@ -36,6 +36,13 @@ class Finding:
 
     failed: Mapping[str, str] = field(default_factory=dict)
     worth: float = 0.0
+    unchecked: bool = False
+    """Whether the check of a strict item raised: nobody knows whether the turn breaks it."""
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """What attempts that break nothing known are chosen by, the best one highest."""
+        return not self.unchecked, self.worth
 
 
 Look: TypeAlias = Callable[[Sequence[Message]], Finding]
@@ -128,7 +135,7 @@ class _Guard:
     def _chosen(self, tried: Sequence[_Attempt]) -> tuple[_Attempt, dict[str, JSON], tuple[BaseMessage, ...]]:
         passed = [attempt for attempt in tried if not attempt.finding.failed]
         # of equals the first; of none that passes the last, which knew most of what was wrong
-        chosen = max(passed, key=lambda attempt: attempt.finding.worth) if passed else tried[-1]
+        chosen = max(passed, key=lambda attempt: attempt.finding.rank) if passed else tried[-1]
         # every rejected attempt is recorded, so that the trace does not take it for the dialogue
         rejected = [attempt for attempt in tried if attempt is not chosen] if passed else tried
         if not rejected:

@@ -110,7 +110,12 @@ def _turn_check(plan: Plan) -> Callable[[Sequence[Message]], Finding]:
             and (verdict.value is False or (verdict.value is None and verdict.cause == "content"))
         }
         worth = (weight * (verdict.pays or 0.0) for weight, verdict in zip(turn.weights, verdicts, strict=False))
-        return Finding(failed=failed, worth=sum(worth))
+        unchecked = any(
+            verdict.value is None and verdict.cause == "infrastructure"
+            for item, verdict in zip(turn.items, verdicts, strict=False)
+            if item.required_for_next_turn and not item.is_judged
+        )
+        return Finding(failed=failed, worth=sum(worth), unchecked=unchecked)
 
     return look
 

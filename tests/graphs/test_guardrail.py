@@ -253,3 +253,18 @@ def test_what_is_refused(tmp_path: Path) -> None:
         guard(graph, RULES, on_violation="retry", n=0)
     with pytest.raises(GuardError, match="expected a compiled graph"):
         guard(object(), RULES)
+
+
+@pytest.mark.parametrize(
+    "order", [("about a thousand, sorry", "It costs 5"), ("It costs 5", "about a thousand, sorry")]
+)
+async def test_an_answer_that_breaks_a_check_is_not_the_best_one(order: tuple[str, str]) -> None:
+    def small(view: View) -> bool:
+        return int((view.reply or "").split()[-1]) < 100  # raises on anything but a number
+
+    rules = Checklist(
+        Item("small", check=small, required_for_next_turn=True),
+        Item("sorry", check={"reply_matches": "sorry"}, weight=5),
+    )
+    graph = guard(agent(script(*order)), rules, on_violation="best_of", n=2)
+    assert (await ask(graph))[-1] == "It costs 5"
