@@ -6,7 +6,7 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from .families import Family, Template, Where
+from .families import MOST_TEXT, Family, Template, Where
 
 Attempt = tuple[Template, ...]
 Value = Callable[[Attempt, int], Awaitable[float | None]]
@@ -82,17 +82,22 @@ def _changed(best: Found | None, pool: Sequence[Template], chance: random.Random
     if move == 0 or one.text is None:
         attempt = [*attempt[:2], chance.choice(pool)]
     elif move == 1:
-        attempt[at] = one.model_copy(update={"text": chance.choice(_BEFORE) + one.text})
+        attempt[at] = _rewritten(one, chance.choice(_BEFORE) + one.text)
     elif move == 2:
-        attempt[at] = one.model_copy(update={"text": one.text + chance.choice(_AFTER)})
+        attempt[at] = _rewritten(one, one.text + chance.choice(_AFTER))
     elif move == 3:
         attempt[at] = one.model_copy(update={"where": chance.choice(_WHERE), "how": "append"})
     elif move == 4:
-        attempt[at] = one.model_copy(update={"text": f"{one.text}\n{one.text}"[:4000]})
+        attempt[at] = _rewritten(one, f"{one.text}\n{one.text}"[:4000])
     else:
         other = chance.choice([template for template in pool if template.text is not None])
-        attempt[at] = one.model_copy(update={"text": f"{one.text}\n{other.text}"[:4000]})
+        attempt[at] = _rewritten(one, f"{one.text}\n{other.text}"[:4000])
     return tuple(attempt)
+
+
+def _rewritten(template: Template, text: str) -> Template:
+    """The template with another text, cut to what it may repeat."""
+    return template.model_copy(update={"text": text[: MOST_TEXT // template.repeat]})
 
 
 __all__ = ["QUERIES", "Attempt", "Found", "climb"]

@@ -24,7 +24,8 @@ OF_ITEM = ("id", "question", "pass_condition", "good", "quote_from")
 """Placeholders of an item that is unpaid: the text is written once for each."""
 OF_TRACE = ("step", "quote", "value", "near", "longer", "tool", "call")
 """Placeholders of the dialogue."""
-_MOST_TEXT = 200_000
+MOST_TEXT = 200_000
+"""Characters of a template's text, as often as it is repeated."""
 
 
 class Template(BaseModel):
@@ -56,8 +57,8 @@ class Template(BaseModel):
             if unknown:
                 known = ", ".join((*OF_ITEM, *OF_TRACE))
                 raise ValueError(f"${{{unknown[0]}}} is no placeholder; expected one of {known}")
-            if len(self.text) * self.repeat > _MOST_TEXT:
-                raise ValueError(f"the text is longer than {_MOST_TEXT} characters")
+            if len(self.text) * self.repeat > MOST_TEXT:
+                raise ValueError(f"the text is longer than {MOST_TEXT} characters")
         return self
 
 
@@ -144,4 +145,13 @@ def _read(file: Traversable) -> Family:
         raise ChecklistError(f"{file.name}:{line}: {place}: {first['msg'].removeprefix('Value error, ')}") from error
 
 
-__all__ = ["OF_ITEM", "PLACEHOLDER", "Family", "Template", "families_hash", "load_families", "shipped_families"]
+__all__ = [
+    "MOST_TEXT",
+    "OF_ITEM",
+    "PLACEHOLDER",
+    "Family",
+    "Template",
+    "families_hash",
+    "load_families",
+    "shipped_families",
+]
