@@ -235,7 +235,14 @@ class LLMClient:
         read = read or tokens
         made = made or -(-written // CHARACTERS_A_TOKEN)
         usd = self._cost(name, provider, read, made, used.cache_read_tokens, used.cache_write_tokens)
-        return replace(call, input_tokens=read, output_tokens=made, usd=usd, estimated=int(guessed))
+        return Usage(
+            calls=call.calls,
+            re_asks=call.re_asks,
+            input_tokens=read,
+            output_tokens=made,
+            usd=usd,
+            estimated=int(guessed),
+        )
 
     def wait(self, failure: RequestFailure, attempt: int) -> float | None:
         """Seconds to wait before this attempt (1 is the first retry), None where there should be none."""

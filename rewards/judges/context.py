@@ -3,7 +3,7 @@ it leaves out."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .evidence import Place
 from .json_places import JSONEntry, JSONPlaces
@@ -14,8 +14,7 @@ _LONGEST_VALUE = 600
 _LONGEST_EXCERPT = 2400
 
 
-@dataclass(frozen=True, kw_only=True)
-class Context:
+class Context(NamedTuple):
     """What a quote was taken from.
 
     `snippet` is the quote's sentence, or `path: value`; `excerpt` has the sentence before it too. `missing` is what

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 from cm2_agent.types.checklist_item import Item
 
@@ -26,6 +27,8 @@ _SAID_AND_DONE = tuple(part for part in PARTS if part != REASONING)
 _MOST_PLACES = 64
 """Places of a quote in one part that are looked at."""
 _DOTS = re.compile(r"\s*[\[(<]?\s*(?:\u2026|\.{3,}|\.\s\.\s\.)+\s*[\])>]?\s*")
+_BEGIN = 32
+"""Characters of a quote that mostly show that it is long enough."""
 _MARKS = " .\u2026*_`~\n\t\r"
 _LEFT_OUT = re.compile(r"^[\s.\u2026*_`~]{2,}|[\s.\u2026*_`~]{2,}$")
 """Dots and marks at a quote's ends, which make it no longer."""
@@ -63,8 +66,7 @@ class PartText:
         return tuple(out)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Place:
+class Place(NamedTuple):
     """Where a quote stands in a text: the (start, end) of each of its pieces, in order."""
 
     text: PartText
@@ -80,9 +82,8 @@ class Place:
 
     @property
     def is_whole(self) -> bool:
-        return (
-            len(self.pieces) == 1 and not self.text.raw[: self.start].strip() and not self.text.raw[self.end :].strip()
-        )
+        raw, ((start, end), *others) = self.text.raw, self.pieces
+        return not others and (not start or raw[:start].isspace()) and (end == len(raw) or raw[end:].isspace())
 
 
 def places(quote: str, text: PartText) -> Iterator[Place]:
@@ -251,7 +252,10 @@ def is_clear(raw: str, start: int, end: int) -> bool:
 
 
 def _is_long_enough(quote: str) -> bool:
-    if quote[:2].strip(_MARKS) and quote[-2:].strip(_MARKS):
+    plain = quote[:2].strip(_MARKS) and quote[-2:].strip(_MARKS)
+    if plain and (begin := quote[:_BEGIN]).isascii() and len(" ".join(begin.split())) >= SHORTEST:
+        return any(map(str.isalnum, quote))
+    if plain:
         words = " ".join(quote.split())
     else:
         words = " ".join(_LEFT_OUT.sub("", quote).split())

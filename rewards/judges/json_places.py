@@ -6,15 +6,14 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_left
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+', re.DOTALL)
 _CALL = re.compile(r"\s*([^\s{}\[\]\"]{1,128})\s+(?=[{\[])")
 _PLAIN_KEY = re.compile(r"[^\W\d]\w*\Z")
 
 
-@dataclass(frozen=True, kw_only=True)
-class JSONEntry:
+class JSONEntry(NamedTuple):
     """A key and its value, or an element of a list: raw[start:end], the value from `value` on."""
 
     path: str

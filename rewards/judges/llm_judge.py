@@ -222,8 +222,11 @@ class LLMJudge:
     ) -> list[Verdict]:
         """Who judges what was said and done is not shown what the model thought: items about its thinking are asked
         apart."""
-        window, thinking = transcript.window(turn), transcript.window(turn, reasoning=True)
-        if thinking is window or all(item.focus_on != REASONING for item in items):
+        window = transcript.window(turn)
+        if all(item.focus_on != REASONING for item in items):
+            return await self._judged(transcript, window, items, vote)
+        thinking = transcript.window(turn, reasoning=True)
+        if thinking is window:
             return await self._judged(transcript, window, items, vote)
         parts = [
             (window, [item for item in items if item.focus_on != REASONING]),

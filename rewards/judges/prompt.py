@@ -114,7 +114,9 @@ class Transcript:
         key = (turn, last, reasoning)
         if key not in self._windows:
             end = len(self.lines) if turn is None and upto is None else self.ends[last - 1]
-            shown = [line for place, line in enumerate(self.lines[:end]) if reasoning or place not in self._thoughts]
+            shown = self.lines[:end]
+            if self._thoughts and not reasoning:
+                shown = [line for place, line in enumerate(shown) if place not in self._thoughts]
             text = "\n".join(shown)
             self._windows[key] = Window(
                 text=text,

@@ -81,7 +81,10 @@ def read(text: str, asked: Collection[str]) -> dict[str, ItemAnswer]:
     found: dict[str, ItemAnswer] = {}
     problem = "it holds no JSON object"
     replies: list[Reply] = []
-    for value in json_replies(text):
+    plain = _plain(text, ids)
+    if plain is not None:
+        replies.append(plain)
+    for value in () if plain is not None else json_replies(text):
         try:
             one = _reply(value, ids)
         except ValidationError as error:
@@ -100,14 +103,33 @@ def read(text: str, asked: Collection[str]) -> dict[str, ItemAnswer]:
     return found
 
 
+def _plain(text: str, ids: Mapping[str, str]) -> Reply | None:
+    """The reply where it is exactly what was asked for, which it mostly is: each key spelled out, and there once.
+    None otherwise, whatever it may be then."""
+    if "\\u" in text:
+        return None
+    try:
+        one = Reply.model_validate_json(text)
+    except ValueError:
+        return None
+    quotes = [answer.evidence for answer in one.items if answer.evidence is not None]
+    keys = {"items": 1, **dict.fromkeys(ItemAnswer.model_fields, len(one.items))}
+    keys |= dict.fromkeys(Quote.model_fields, len(quotes))
+    return one if _is_asked(one, ids) and all(text.count(f'"{key}"') == many for key, many in keys.items()) else None
+
+
+def _is_asked(reply: Reply, ids: Mapping[str, str]) -> bool:
+    return all(
+        answer.id in ids.values() and (answer.evidence is None or answer.evidence.part in PARTS)
+        for answer in reply.items
+    )
+
+
 def _reply(value: JSON, ids: Mapping[str, str]) -> Reply:
     """Raises ValidationError where it is none, as it stands or mended."""
     try:
         as_asked = Reply.model_validate(value)
-        if all(
-            answer.id in ids.values() and (answer.evidence is None or answer.evidence.part in PARTS)
-            for answer in as_asked.items
-        ):
+        if _is_asked(as_asked, ids):
             return as_asked
     except ValidationError:
         pass
