@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -73,8 +74,7 @@ def sentence_around(text: str, start: int, end: int) -> Sentence:
     if start - first > _WIDEST:
         first = before = _at_a_word(text, start - _WIDEST, start)
     last = high if high == len(text) else max(text.rfind(" ", end, high), end)
-    for place in range(bisect_left(ends, (max(end - 1, start),), place), len(ends)):
-        mark, ended, _ = ends[place]
+    for mark, ended, _ in islice(ends, bisect_left(ends, (max(end - 1, start),), place), None):
         if mark >= last:
             break
         if ended >= end:

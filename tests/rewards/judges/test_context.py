@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cm2_agent.rewards.judges import sentences
 from cm2_agent.rewards.judges.context import Context, context_of
 from cm2_agent.rewards.judges.evidence import PartText, places
 from cm2_agent.rewards.judges.json_places import JSONPlaces
@@ -139,3 +142,35 @@ def test_lines_within_a_string_of_json_are_sentences() -> None:
     part = json.dumps({"note": "Hello.\nNobody did it.\nYour order was cancelled today\nBye"})
     found = context("Your order was cancelled", part)
     assert (found.missing, found.snippet) == ("negation", f"note: {json.dumps(json.loads(part)['note'])}")
+
+
+CUES = yaml.safe_load((Path(sentences.__file__).parent / "cues.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("language", sorted(CUES.keys() - {"json"}))
+def test_every_cue_is_found_beside_the_quote_that_leaves_it_out(language: str) -> None:
+    known = CUES[language]
+    for kind in sentences.NAMES:
+        for cue in known.get(kind, []):
+            part = f"Your order is cancelled, {cue} 7 {cue.upper()}; (today)"
+            assert context("Your order is cancelled", part).missing is not None, cue
+        for cue in known.get("parts", {}).get(kind, []):
+            assert context("Your order is cancelled", f"Your order is cancelled 日{cue}日").missing is not None, cue
+
+
+def test_sentences_of_a_long_text_are_those_of_its_stretch() -> None:
+    stretch = (
+        "Dear Ms. Roe. Your order, No. 7, is late!\n\nIt arrives on May 3... \u201cSoon?\u201d So they say\u3002Bye. "
+    )
+    around = "word " * 2000
+    compared = 0
+    for start in range(len(stretch) - 1):
+        long = sentences.sentence_around(
+            f"{around}End. {stretch}{around}", len(around) + 5 + start, len(around) + 6 + start
+        )
+        short = sentences.sentence_around(f"End. {stretch}{around[:400]}", 5 + start, 6 + start)
+        if short.before > 0 and stretch[start] != " ":
+            assert long.before - len(around) == short.before
+            assert (long.start - len(around), long.end - len(around)) == (short.start, short.end)
+            compared += 1
+    assert compared > 40

@@ -207,3 +207,11 @@ def test_a_long_broken_text_takes_no_longer_than_its_length() -> None:
     for part in ('{"a": [', "['", '{"a": "b", ', "“", "{'a' : 'b' 'c' "):
         with pytest.raises(MalformedReply):
             read(part * 20_000, ASKED)
+
+
+@pytest.mark.parametrize("again", ['"verdict":"no"', r'"v\u0065rdict":"no"', '"VERDICT":"no"'])
+def test_an_answer_with_two_verdicts_is_none(again: str) -> None:
+    text = '{"items":[{"id":"a","analysis":"","evidence":null,"verdict":"yes",%s}]}'
+    assert read(text.replace(",%s", ""), ["a"])["a"].verdict == "yes"
+    with pytest.raises(MalformedReply):
+        read(text % again, ["a"])
