@@ -149,8 +149,8 @@ class _Cues:
     first: frozenset[str]
     parts: re.Pattern[str]
     part_cues: dict[str, Cue]
-    polite: re.Pattern[str]
-    offers: re.Pattern[str]
+    polite: tuple[str, ...]
+    offers: tuple[str, ...]
     json: frozenset[str]
 
 
@@ -179,8 +179,8 @@ def _cues(leading: bool) -> _Cues:
         first=frozenset(words) | frozenset(phrases),
         parts=_any(parts),
         part_cues=parts,
-        polite=_any(phrase for language in data.values() for phrase in language.get("polite", ())),
-        offers=_any(phrase for language in data.values() for phrase in language.get("offer", ())),
+        polite=tuple(phrase for language in data.values() for phrase in language.get("polite", ())),
+        offers=tuple(phrase for language in data.values() for phrase in language.get("offer", ())),
         json=json,
     )
 
@@ -199,6 +199,12 @@ def _add(words: dict[str, Cue], phrases: dict[str, list[tuple[str, Cue]]], cues:
             words[cue] = of
 
 
+def _spans(phrases: tuple[str, ...], part: str) -> Iterator[tuple[int, int]]:
+    """Where phrases stand, the longer before the shorter; most parts hold none, which is seen without a pattern."""
+    if found := tuple(phrase for phrase in phrases if phrase in part):
+        yield from (one.span() for one in _any(found).finditer(part))
+
+
 def _any(phrases: Iterable[str]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, sorted(phrases, key=len, reverse=True))))
 
@@ -213,8 +219,8 @@ def _cues_in(text: str, start: int, end: int, leading: bool, quoted: int) -> Ite
     harmless: list[tuple[int, int]] | None = None
     for cue, first, last in _words_in(part, cues, leading):
         if harmless is None:
-            harmless = [found.span() for found in cues.polite.finditer(part)]
-            harmless += [found.span() for found in cues.offers.finditer(part) if start + found.start() >= quoted]
+            harmless = list(_spans(cues.polite, part))
+            harmless += [span for span in _spans(cues.offers, part) if start + span[0] >= quoted]
         if not any(low <= first and last <= high for low, high in harmless):
             yield cue, start + first, start + last
 
