@@ -127,7 +127,8 @@ class ControlWords:
         assert self._all is not None
         text = self._all.sub(lambda found: names[found[0]], text)
         text = str(rendered.part(text))
-        ids = [ids_of.get(one, one) for one in plain.encode(text, add_special_tokens=False).ids]
+        plain_ids: list[int] = plain.encode(text, add_special_tokens=False).ids
+        ids = [ids_of.get(one, one) for one in plain_ids]
         wanted = sum(text.count(name) for name in names.values())
         known = {self.tokenizer.convert_tokens_to_ids(word) for word in names}
         if sum(one in known for one in ids) != wanted:
@@ -152,7 +153,8 @@ class ControlWords:
         plain = Tokenizer.from_str(json.dumps(written))
         ids_of: dict[int, int] = {}
         for id_, token in core.get_added_tokens_decoder().items():
-            here = plain.token_to_id(names.get(token.content, token.content))
+            content: str = token.content
+            here = plain.token_to_id(names.get(content, content))
             if here is not None:
                 ids_of[here] = id_
         return plain, ids_of

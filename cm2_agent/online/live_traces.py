@@ -76,7 +76,7 @@ class LiveTraces:
     def release(self, trace: Trace) -> None:
         """Let go of a trace that was scored, where it hardly ever goes on: one run without a thread. Should a client
         send its dialogue again, it is loaded once, and held from then on."""
-        if len(trace.runs) > 1 or trace.runs[0].thread is not None:
+        if len(trace.runs) > 1 or any(run.thread is not None for run in trace.runs):
             return
         with self._lock:
             held = self._held.get(trace.id)

@@ -47,7 +47,7 @@ def context_of(place: Place) -> Context:
             missing=left_out(raw, one, place.pieces),
         )
     sentences = [_sentence(place, start, end) for start, end in place.pieces]
-    cues = [left_out(raw, one, place.pieces) for one in sentences]
+    cues: list[Cue | None] = [left_out(raw, one, place.pieces) for one in sentences]
     return Context(
         snippet=_joined(raw, [(one.start, one.end) for one in sentences]),
         excerpt=_joined(raw, [(one.before, one.end) for one in sentences])[:_LONGEST_EXCERPT],

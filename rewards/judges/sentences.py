@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import yaml
 
 Cue = Literal["negation", "condition", "reported"]
 NAMES: Mapping[Cue, str] = {"negation": "a negation", "condition": "a condition", "reported": "who says so"}
+_CUES: tuple[Cue, ...] = get_args(Cue)
 _WIDEST = 400
 """Characters on each side of a quote that are searched for the ends of its sentence."""
 _LONG = 4000
@@ -162,9 +163,9 @@ def _cues(leading: bool) -> _Cues:
     phrases: dict[str, list[tuple[str, Cue]]] = {}
     parts: dict[str, Cue] = {}
     for language in data.values():
-        for of in NAMES:
+        for of in _CUES:
             given = language.get("parts", {}).get(of, ())
-            kinds = dict.fromkeys(language.get(of, ()), of)
+            kinds: dict[str, Cue] = dict.fromkeys(language.get(of, ()), of)
             if not leading:
                 parts |= dict.fromkeys(given, of)
                 _add(words, phrases, kinds)
@@ -187,7 +188,10 @@ def _cues(leading: bool) -> _Cues:
 
 def _kind(language: Mapping[str, Any], cue: str) -> Cue:
     """What a cue is that speaks of the next sentence: what it is in its own, else the denial of it."""
-    return next((of for of in NAMES if cue in language.get(of, ())), "negation")
+    for of in _CUES:
+        if cue in language.get(of, ()):
+            return of
+    return "negation"
 
 
 def _add(words: dict[str, Cue], phrases: dict[str, list[tuple[str, Cue]]], cues: Mapping[str, Cue]) -> None:
@@ -257,7 +261,8 @@ def _words_in(part: str, cues: _Cues, leading: bool) -> Iterator[tuple[Cue, int,
                 if at >= 0:
                     yield of, at, at + len(phrase)
     if "n't" in part and not leading:
-        yield from (("negation", *found.span()) for found in _NOT.finditer(part))
+        for found in _NOT.finditer(part):
+            yield "negation", found.start(), found.end()
     if not part.isascii():
         for found in cues.parts.finditer(part):
             yield cues.part_cues[found[0]], *found.span()

@@ -97,8 +97,9 @@ def _scripts(
         for item, check in parsed.items()
         if isinstance(check, ReplyMatches) and kinds[item] != "avoid"
     ]
-    found = list(guesses(patterns))
-    for number, text in enumerate([*found, *(["\n".join(found)] if len(found) > 1 else [])]):
+    found: list[str] = list(guesses(patterns))
+    every: list[str] = ["\n".join(found)] if len(found) > 1 else []
+    for number, text in enumerate(found + every):
         yield GUESS, f"guess {number}", [text]
     calls = _calls(parsed, turns, tools)
     if calls:

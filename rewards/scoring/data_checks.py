@@ -32,11 +32,8 @@ class CalledCheck(LastingCheck):
     def __init__(self, data: Called, *, forbidden: bool = False) -> None:
         self._name, self._wanted, self._before = data.called, data.with_, data.before
         self._known = data.succeeded is True
-        self._statuses: frozenset[CallStatus] = frozenset(("ok", "answered"))
-        if forbidden and not self._known:
-            self._statuses = frozenset(get_args(CallStatus))
-        elif data.failed:
-            self._statuses |= {"failed"}
+        done: tuple[CallStatus, ...] = ("ok", "answered", "failed") if data.failed else ("ok", "answered")
+        self._statuses = frozenset(get_args(CallStatus) if forbidden and not self._known else done)
 
     def first_step(self, view: View) -> int | None:
         limit = self._limit(view)

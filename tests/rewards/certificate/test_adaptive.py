@@ -21,5 +21,5 @@ async def test_every_attempt_is_made_of_templates_that_a_file_may_hold(repeat: i
 
     await climb([family], value, 1, seed="a", queries=200)
     assert len(set(attempts)) > 50, "it has changed its templates"
-    for template in {one for attempt in attempts for one in attempt}:
+    for template in (one for attempt in attempts for one in attempt):
         assert Template.model_validate(template.model_dump()) == template
