@@ -49,7 +49,7 @@ def near(value: str, known: str) -> str | None:
     `known` (small letters); None where there is none.
 
     >>> near("2026-05-20", "arrives on 2026-05-20 or 2026-05-21"), near("A17", "a17")
-    ('2026-05-22', 'A18')
+    ('2026-05-19', 'A18')
     """
     found = list(_DIGITS.finditer(value))
     if not found:
