@@ -24,7 +24,7 @@ from tests.journey_names import Found, Function, Project
 ROOT = Path(__file__).resolve().parent.parent
 JOURNEYS = {
     "trainers/grpo.py:GRPO.train:groups": 3,
-    "rewards/scoring/scorer.py:ChecklistScorer.__call__:trace": 2,
+    "rewards/scoring/scorer.py:ChecklistScorer.__call__:trace": 3,  # a pass notes what checks and judges answer
 }
 """The journeys that the design keeps short: the most returns of each."""
 

@@ -100,16 +100,23 @@ class Saver:
             self._fresh.append(weakref.ref(watched))
             tries = self._tries
             target = self._request()
-        if timeout == 0:
-            return None
+            if timeout == 0:
+                return None
+            self._flushes += 1  # whoever waits is not to wait for runs to gather
+            self._hurry.set()
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self._changed:
-            while self._done < target and (self._tries == tries or self._away is None):
-                left = 1.0 if deadline is None else deadline - time.monotonic()
-                if left <= 0:
-                    return TimeoutError("it has not answered yet")
-                self._changed.wait(min(left, 1.0))
-        return self._away
+        try:
+            with self._changed:
+                while self._done < target and (self._tries == tries or self._away is None):
+                    left = 1.0 if deadline is None else deadline - time.monotonic()
+                    if left <= 0:
+                        return TimeoutError("it has not answered yet")
+                    self._changed.wait(min(left, 1.0))
+            return self._away
+        finally:
+            with self.lock:
+                self._flushes -= 1
+                self._calm()
 
     def submit(self, watched: Watched, run: Run) -> None:
         """Hand over a finished run. Returns at once; never raises."""

@@ -9,7 +9,7 @@ from functools import partial
 from cm2_agent.types.checklist_item import CheckFunction, Item
 from cm2_agent.types.trace import Trace
 
-from ..judges.judge_pass import Slot, attempt_at
+from ..judges.judge_pass import JudgeAttempt, Slot
 from .applicability import PENDING
 from .check_limits import DISABLED, CheckLimits
 from .check_threads import CheckCall, CheckStop, run_calls, run_calls_async
@@ -26,29 +26,34 @@ _CHANGED = ItemColumn(
 )
 
 
-def ask_functions(trace: Trace, turns: Sequence[CheckedTurn], limits: CheckLimits) -> None:
+def ask_functions(
+    trace: Trace, turns: Sequence[CheckedTurn], limits: CheckLimits, attempt: JudgeAttempt | None = None
+) -> None:
     """Fill the columns of the turns whose functions are still to be asked, and those that hang on an item which is
-    known to be false or NULL by then. Blocks until all functions have answered or were stopped."""
-    calls = _calls(trace, turns)
+    known to be false or NULL by then. Blocks until all functions have answered or were stopped. `attempt` is the one
+    that is under way within a pass over traces (judge_pass.py)."""
+    calls = _calls(trace, turns, attempt)
     run_calls([call for _, call in calls], limits)
-    _note(trace, calls)
+    _note(attempt, calls)
     for turn in turns:
         turn.close()
 
 
-async def ask_functions_async(trace: Trace, turns: Sequence[CheckedTurn], limits: CheckLimits) -> None:
+async def ask_functions_async(
+    trace: Trace, turns: Sequence[CheckedTurn], limits: CheckLimits, attempt: JudgeAttempt | None = None
+) -> None:
     """The same without blocking the event loop."""
-    calls = _calls(trace, turns)
+    calls = _calls(trace, turns, attempt)
     await run_calls_async([call for _, call in calls], limits)
-    _note(trace, calls)
+    _note(attempt, calls)
     for turn in turns:
         turn.close()
 
 
-def _calls(trace: Trace, turns: Iterable[CheckedTurn]) -> list[tuple[Slot, CheckCall]]:
-    """What is to be asked. Within a pass over traces (judge_pass.py) a check is not asked that raises for the trace's
-    sake, as earlier attempts have shown: its column is filled."""
-    lent, attempt = _LentTrace(trace), attempt_at(trace.id)
+def _calls(trace: Trace, turns: Iterable[CheckedTurn], attempt: JudgeAttempt | None) -> list[tuple[Slot, CheckCall]]:
+    """What is to be asked. A check is not asked that raises for the trace's sake, as earlier attempts have shown: its
+    column is filled."""
+    lent = _LentTrace(trace)
     calls = []
     for turn in turns:
         for at, (item, check) in enumerate(zip(turn.turn.items, turn.turn.checks, strict=True)):
@@ -64,9 +69,8 @@ def _calls(trace: Trace, turns: Iterable[CheckedTurn]) -> list[tuple[Slot, Check
     return calls
 
 
-def _note(trace: Trace, calls: Iterable[tuple[Slot, CheckCall]]) -> None:
+def _note(attempt: JudgeAttempt | None, calls: Iterable[tuple[Slot, CheckCall]]) -> None:
     """In a pass: which checks answered, and which raised."""
-    attempt = attempt_at(trace.id)
     if attempt is None:
         return
     for slot, call in calls:

@@ -16,7 +16,7 @@ from cm2_agent.types.score import Verdict
 from cm2_agent.types.secrets import error_text
 from cm2_agent.types.trace import Trace
 
-from ..judges.judge_pass import JudgeAttempt, Slot, attempt_at
+from ..judges.judge_pass import JudgeAttempt, Slot
 from .scored_turn import CheckedTurn
 from .shaping import ItemColumn
 
@@ -26,15 +26,18 @@ _NO_JUDGE = ItemColumn(
 )
 
 
-async def ask_judge(judge: Judge | None, trace: Trace, turns: Sequence[CheckedTurn]) -> None:
+async def ask_judge(
+    judge: Judge | None, trace: Trace, turns: Sequence[CheckedTurn], attempt: JudgeAttempt | None = None
+) -> None:
     """One call of the judge for each turn with open items, whose columns it fills; a second one for items of which the
-    first found that they apply. Raises BudgetExhausted where it may not be asked."""
+    first found that they apply. Within a pass over traces (judge_pass.py), what earlier attempts answered is not asked
+    again. Raises BudgetExhausted where it may not be asked."""
     if judge is None:
         leave_unjudged(turns)
         return
     for turn in turns:
         while asked := turn.asked:
-            await _ask(judge, trace, turn, asked)
+            await _ask(judge, trace, turn, asked, attempt)
             turn.close()
 
 
@@ -45,9 +48,9 @@ def leave_unjudged(turns: Sequence[CheckedTurn]) -> None:
         turn.close()
 
 
-async def _ask(judge: Judge, trace: Trace, checked: CheckedTurn, places: Sequence[int]) -> None:
-    """Within a pass over traces (judge_pass.py), what earlier attempts answered is not asked again."""
-    attempt = attempt_at(trace.id)
+async def _ask(
+    judge: Judge, trace: Trace, checked: CheckedTurn, places: Sequence[int], attempt: JudgeAttempt | None
+) -> None:
     if attempt is not None and not attempt.judged:
         for index in places:
             checked.columns[index] = _null("the judge was not asked")

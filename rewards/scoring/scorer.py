@@ -21,6 +21,7 @@ from cm2_agent.types.score import Score
 from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Trace
 
+from ..judges.judge_pass import attempt_at
 from .check_limits import CHECK_TIMEOUT, CheckLimits
 from .checked_trace import CheckedTrace
 from .ending import Ending
@@ -98,8 +99,9 @@ class ChecklistScorer:
         checked = self._checked(trace, task)
         if isinstance(checked, Score):
             return checked
-        await ask_functions_async(trace, checked.turns, self.limits)
-        await ask_judge(self.judge, trace, checked.turns)
+        attempt = attempt_at(trace.id)
+        await ask_functions_async(trace, checked.turns, self.limits, attempt)
+        await ask_judge(self.judge, trace, checked.turns, attempt)
         score = add_up(trace, checked, version=self.version, tolerance=self.tolerance)
         if self.incremental:
             checked.remember(trace, self.judge)
@@ -117,7 +119,7 @@ class ChecklistScorer:
             raise ChecklistError(
                 f"the items {names} need the judge, which is asked over a network; use `await scorer(trace, task)`"
             )
-        ask_functions(trace, checked.turns, self.limits)
+        ask_functions(trace, checked.turns, self.limits, attempt_at(trace.id))
         leave_unjudged(checked.turns)
         score = add_up(trace, checked, version=self.version, tolerance=self.tolerance)
         if self.incremental:
@@ -138,8 +140,9 @@ class ChecklistScorer:
         if turn >= ending.turns:
             return False  # nothing was answered, so nothing is satisfied
         checked = strict.check(trace, cut=ending.cuts.get(turn))
-        await ask_functions_async(trace, [checked], self.limits)
-        await ask_judge(self.judge, trace, [checked])
+        attempt = attempt_at(trace.id)
+        await ask_functions_async(trace, [checked], self.limits, attempt)
+        await ask_judge(self.judge, trace, [checked], attempt)
         return passes(strict.items, turn_score(checked).verdicts)
 
     def gate_hash(self, task: Task | None = None) -> str | None:

@@ -148,6 +148,8 @@ async def test_no_way_to_end_a_dialogue_beats_failing_honestly() -> None:
         for broken in (overlong, crashed, spent):
             now = advantages([good, broken], level=level).rollouts[1]
             assert now.left_out is None
+            if now.scalar is None and not now.steps:
+                continue  # it was stopped before its first step was recorded: there is no token to learn
             assert now(0, 0) <= was(0, 0) + 1e-9, level
 
 
