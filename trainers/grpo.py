@@ -11,8 +11,10 @@ from cm2_agent.types.group import Group
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.protocols import Progress
 
-from . import checkpoint
 from .dataset import Credits, build_dataset
+from .model_limits import ModelLimits
+from .output_folder import check_out, save_report, whole_folder
+from .policy import load_policy, save_policy
 from .trl_config import grpo_config
 from .validation import check, stale, too_long
 
@@ -145,8 +147,8 @@ class GRPO:
             TrainError: with which, why and what to do, for whatever cannot be trained on. A refused or interrupted run
                 leaves `out` as it was.
         """
-        checkpoint.check_out(self.out)
-        limits = checkpoint.ModelLimits(self.model)
+        check_out(self.out)
+        limits = ModelLimits(self.model)
         dataset = build_dataset(
             groups,
             level=self.level,
@@ -156,10 +158,11 @@ class GRPO:
             drop=[too_long(self.max_length, limits), stale(self.versions, self.max_lag)],
         )
         temperature = check(dataset, versions=self.versions, model=limits)
-        policy = checkpoint.load_policy(self.model, self.tokenizer)
-        with checkpoint.whole_folder(self.out) as folder:
+        policy = load_policy(self.model, self.tokenizer)
+        with whole_folder(self.out) as folder:
             # torch and TRL are imported when training begins.
-            from .grpo_run import fit, limit, prepare, recheck
+            from .grpo_run import fit, limit, prepare
+            from .recheck import recheck
             from .trl_trainer import config_restored
 
             config = grpo_config(self, temperature, folder.parent / "trl")
@@ -168,7 +171,8 @@ class GRPO:
                 rechecked = recheck(prepared)
                 limited = limit(rechecked)
                 self.report = fit(limited)
-            checkpoint.save(folder, policy.model, policy.tokenizer, self.report)
+            save_policy(folder, policy)
+            save_report(folder, self.report)
         return self.out
 
     def _refuse_settings(self) -> None:

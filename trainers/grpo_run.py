@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from datasets import Dataset
 
 from cm2_agent.errors import TrainError
@@ -18,18 +17,16 @@ from cm2_agent.types.json_values import JSON
 from cm2_agent.types.protocols import Progress
 
 from .batches import sample_batches
-from .checkpoint import Policy
 from .dataset import GroupRows, RolloutDataset
 from .off_policy import OffPolicy, measure_rollouts, rollout_ratio
+from .policy import Policy
 from .rows import Floats
 from .trl_trainer import StoredGRPOTrainer
 from .validation import leave_out
 
 if TYPE_CHECKING:
     from .grpo import GRPO
-
-FRESH = 1e-4
-"""Mean |log π − log μ| of the recomputed calls up to which the stored logprobs stand for π_prox itself."""
+    from .recheck import Rechecked
 
 DRIFT_ROWS = 64
 """Rows, evenly spaced, on which the trained policy is measured against μ for the report."""
@@ -53,18 +50,6 @@ class Prepared:
         term.
         """
         return [group for group in dataset.groups if group.rollouts and (group.informative or self.beta)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rechecked:
-    """A prepared run whose stored calls were recomputed: `check` is None where none could be compared.
-
-    `fresh`: the stored logprobs stand for those of the policy.
-    """
-
-    prepared: Prepared
-    check: Mapping[str, float] | None
-    fresh: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,37 +87,6 @@ def prepare(
         processing_class=policy.tokenizer,
     )
     return Prepared(grpo=grpo, dataset=dataset, policy=policy, trainer=trainer, beta=beta)
-
-
-def recheck(prepared: Prepared) -> Rechecked:
-    """Recomputes stored calls where this model is the policy that wrote them. Raises TrainError where it does not give
-    their logprobs again (docs/method.md §6).
-    """
-    grpo, policy = prepared.grpo, prepared.policy
-    rows = [row for group in prepared.trained(prepared.dataset) for row in group.rows]
-    own = {policy.version} if grpo.policy_version is None else {policy.version, grpo.policy_version}
-    calls = [(row, number) for row in rows if row.exact for number in range(len(row.spans))]
-    if not {row.policy for row in rows} <= own or not calls or grpo.checks < 1:
-        return Rechecked(prepared=prepared, check=None, fresh=False)
-    count = min(grpo.checks, len(calls))
-    chosen = [calls[index * len(calls) // count] for index in range(count)]
-    distinct = list({id(row): row for row, _ in chosen}.values())
-    now = dict(zip(map(id, distinct), prepared.trainer.logprobs(distinct), strict=True))
-    differences = []
-    for row, number in chosen:
-        start = sum(len(span) for span in row.spans[:number])
-        part = slice(start, start + len(row.spans[number]))
-        differences.append(np.abs(now[id(row)][part] - row.mu[part]))
-    found = np.concatenate(differences)
-    check = {
-        "calls": len(chosen),
-        "tokens": len(found),
-        "mean_abs": float(found.mean()),
-        "max_abs": float(found.max()),
-    }
-    if not check["mean_abs"] <= grpo.tolerance:
-        raise _mismatch(check, policy.version, grpo.tolerance)
-    return Rechecked(prepared=prepared, check=check, fresh=check["mean_abs"] <= FRESH and policy.full_precision)
 
 
 def limit(rechecked: Rechecked) -> Limited:
@@ -198,14 +152,3 @@ def fit(limited: Limited) -> dict[str, JSON]:
         "off_policy_after": after,
         "history": trainer.history,
     }
-
-
-def _mismatch(check: Mapping[str, float], version: str, tolerance: float) -> TrainError:
-    """The refusal of stored logprobs that their recorded policy does not give again."""
-    return TrainError(
-        f"stored logprobs are not this policy's: {check['calls']:g} calls of policy {version} recomputed, mean"
-        f" |difference| {check['mean_abs']:.3g} (at most {check['max_abs']:.3g}), expected up to {tolerance:g}. Either"
-        " the ids or logprobs were recorded wrongly, or another temperature, template or precision was used than"
-        " stored; training on them would go astray. If the sampler computed in lower precision on purpose, raise"
-        " tolerance."
-    )

@@ -18,8 +18,10 @@ from cm2_agent.types.group import Group, Rollout
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.protocols import Progress
 
-from . import checkpoint
 from .dataset import GroupRows, RolloutDataset, RolloutRows, require_scored
+from .model_limits import ModelLimits
+from .output_folder import check_out, save_report, whole_folder
+from .policy import Policy, load_policy, save_policy
 from .retokenize import rows_from_text
 from .rows import TEXT_ONLY, TOO_LONG, Row, recorded_steps, rows_of, untrainable_reason
 from .trl_config import config
@@ -126,10 +128,10 @@ class SFT:
             TrainError: where nothing is left to imitate, with the reasons. A refused or interrupted run leaves `out` as
                 it was.
         """
-        checkpoint.check_out(self.out)
+        check_out(self.out)
         groups = require_scored(groups, one_reward=self.select != "all")
-        policy = checkpoint.load_policy(self.model, self.tokenizer)
-        limits = checkpoint.ModelLimits(policy.model)
+        policy = load_policy(self.model, self.tokenizer)
+        limits = ModelLimits(policy.model)
         longest = min((one for one in (self.max_length, limits.context) if one is not None), default=None)
         dataset = self._dataset(groups, policy.tokenizer, longest)
         rows = [row for group in dataset.groups for row in group.rows]
@@ -144,13 +146,14 @@ class SFT:
                 f"a row holds token id {largest}, the model knows {limits.vocabulary}: its ids are another model's;"
                 " pass retokenise=True"
             )
-        with checkpoint.whole_folder(self.out) as folder:
+        with whole_folder(self.out) as folder:
             from .trl_trainer import config_restored
 
             with config_restored(policy.model):
                 steps = self._fit(policy, rows, folder, progress)
             self.report = self._report(dataset, policy, steps)
-            checkpoint.save(folder, policy.model, policy.tokenizer, self.report)
+            save_policy(folder, policy)
+            save_report(folder, self.report)
         return self.out
 
     def _dataset(self, groups: Sequence[Group], tokenizer: Any, max_length: int | None) -> RolloutDataset:
@@ -202,12 +205,12 @@ class SFT:
             _require_same_tokenizer(rollout, tokenizer)
         return rows or "no assistant step"
 
-    def _fit(self, policy: checkpoint.Policy, rows: Sequence[Row], folder: Path, progress: Progress | None) -> int:
+    def _fit(self, policy: Policy, rows: Sequence[Row], folder: Path, progress: Progress | None) -> int:
         from datasets import Dataset
         from transformers import PrinterCallback
         from trl import SFTConfig, SFTTrainer
 
-        from .trl_trainer import ProgressCallback
+        from .callbacks import ProgressCallback
 
         given = isinstance(self.args, SFTConfig)
         defaults = {
@@ -244,7 +247,7 @@ class SFT:
         trainer.train()
         return int(trainer.state.global_step)
 
-    def _report(self, dataset: RolloutDataset, policy: checkpoint.Policy, steps: int) -> dict[str, JSON]:
+    def _report(self, dataset: RolloutDataset, policy: Policy, steps: int) -> dict[str, JSON]:
         from cm2_agent.models.local import fingerprint
 
         return {

@@ -9,18 +9,18 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
-from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
+from transformers import PreTrainedModel, PrinterCallback
 from trl import GRPOTrainer
 
 from cm2_agent.types.protocols import Progress
 
+from .callbacks import StepFigures
 from .collator import Sample, collate
 from .rows import Floats, Row
+from .trained_logits import FORWARD_ROWS, trained_logprobs
 
 # Above this many logits (tokens × vocabulary) at a time TRL's chunked head is the better one: it never holds them all.
 MANY_LOGITS = 2**26
-# Rows a forward pass: rows of like length together, so that little is computed on padding.
-FORWARD_ROWS = 16
 _SCALED_HEADS = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
 
 
@@ -51,7 +51,7 @@ class StoredGRPOTrainer(GRPOTrainer):
         self._trained: torch.Tensor | None = None
         self._sums: dict[str, float] = {}
         self.remove_callback(PrinterCallback)  # it writes to stdout, which is the command line's
-        self.add_callback(_Steps(self, on_step))
+        self.add_callback(StepFigures(self, on_step))
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, torch.Tensor]:
         if self.batches is None:
@@ -160,52 +160,15 @@ class StoredGRPOTrainer(GRPOTrainer):
                 compute_aux_loss,
                 **kwargs,
             )
-        return self._of_trained(model, input_ids, attention_mask, trained, compute_entropy)
-
-    def _of_trained(
-        self,
-        model: Any,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        trained: torch.Tensor,
-        compute_entropy: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor | None, None]:
-        rows, width = trained.shape
-        offset = input_ids.size(1) - width  # of the completion in (B, P + T)
-        lengths = attention_mask.sum(1)
-        lefts = attention_mask.argmax(1)  # rows are contiguous: pads left of the prompt, right of the completion
-        filled = torch.nonzero(trained.any(1)).flatten()
-        if not len(filled):  # a slice of filling rows: a zero that backward can pass through
-            nothing = next(model.parameters()).sum() * 0.0 + torch.zeros((rows, width), device=input_ids.device)
-            return nothing, nothing.detach() if compute_entropy else None, None
-        filled = filled[torch.argsort(lengths[filled], stable=True)]
-        places, logps, entropies = [], [], []
-        with_gradient = torch.is_grad_enabled() and self._entropy_bonus_enabled
-        for part in torch.split(filled, FORWARD_ROWS):
-            longest = int(lengths[part].max())
-            columns = (lefts[part, None] + torch.arange(longest, device=part.device)).clamp(max=input_ids.size(1) - 1)
-            ids = input_ids[part].gather(1, columns)  # (b, longest), flush left: causal attention then needs no mask
-            hidden = model.base_model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
-            row, column = torch.nonzero(trained[part], as_tuple=True)
-            source = column + offset - lefts[part][row]  # the token's place in its flushed row
-            logits = model.get_output_embeddings()(hidden[row, source - 1]).float() / self.temperature  # (n, V)
-            distribution = torch.log_softmax(logits, dim=-1)
-            logps.append(distribution.gather(1, ids[row, source][:, None]).squeeze(1))
-            if compute_entropy:
-                with torch.set_grad_enabled(with_gradient):
-                    entropies.append(-(distribution.exp() * distribution).sum(-1))
-            places.append(part[row] * width + column)
-        index = torch.cat(places)
-        return (
-            _spread(logps, index, rows, width),
-            _spread(entropies, index, rows, width) if compute_entropy else None,
-            None,
+        return trained_logprobs(
+            model,
+            input_ids,
+            attention_mask,
+            trained,
+            temperature=self.temperature,
+            entropy=compute_entropy,
+            entropy_gradient=self._entropy_bonus_enabled,
         )
-
-
-def _spread(values: list[torch.Tensor], index: torch.Tensor, rows: int, width: int) -> torch.Tensor:
-    flat = torch.cat(values)
-    return flat.new_zeros(rows * width).index_put((index,), flat).view(rows, width)
 
 
 @contextmanager
@@ -228,26 +191,3 @@ def config_restored(model: Any) -> Iterator[None]:
         if not patched:
             vars(model).pop("forward", None)
         model.train(training)
-
-
-class _Steps(TrainerCallback):
-    """Closes the figures of each optimizer step and reports them to `on_step`."""
-
-    def __init__(self, trainer: StoredGRPOTrainer, on_step: Progress | None) -> None:
-        self._trainer, self._on_step = trainer, on_step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        metrics = self._trainer.finish_step()
-        if self._on_step is not None:
-            self._on_step(state.global_step, state.max_steps, metrics)
-
-
-class ProgressCallback(TrainerCallback):
-    """Calls `progress(step, total, metrics)` for every optimizer step that a trainer logs."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        self._progress = progress
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        if self._progress is not None and logs and "loss" in logs:
-            self._progress(state.global_step, state.max_steps, dict(logs))

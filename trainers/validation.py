@@ -12,8 +12,8 @@ from cm2_agent.errors import TrainError
 from cm2_agent.types.group import Group
 
 from .advantage import GROUP_PENDING
-from .checkpoint import ModelLimits
 from .dataset import Drop, RolloutDataset, RolloutRows
+from .model_limits import ModelLimits
 from .rows import TEXT_ONLY, TOO_LONG
 
 STALE = "policy lag above max_lag"

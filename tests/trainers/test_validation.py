@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from cm2_agent.errors import TrainError
-from cm2_agent.trainers.checkpoint import ModelLimits
 from cm2_agent.trainers.dataset import build_dataset
 from cm2_agent.trainers.grpo import GRPO
+from cm2_agent.trainers.model_limits import ModelLimits
 from cm2_agent.trainers.retokenize import rows_from_text
 from cm2_agent.trainers.validation import check
 from cm2_agent.types.group import Group
