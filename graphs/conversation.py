@@ -23,6 +23,7 @@ from langgraph.types import Command, interrupt
 
 from cm2_agent.errors import BudgetExhausted, TaskError
 from cm2_agent.langchain_messages import from_langchain
+from cm2_agent.types.protocols import LastMessage
 from cm2_agent.types.run import RunFailure
 from cm2_agent.types.secrets import error_text
 
@@ -124,6 +125,7 @@ class _Turn:
         self.state, self.setup, self.saving = state, setup, saving
         self.number = state["turn"]
         self.seconds = state["seconds"]
+        self.last = state.get("last", False)
         self.messages: list[BaseMessage] = _messages(state, setup)
         limit = setup.limits.max_tokens
         self.meter = None if limit is None else Meter(limit, state["tokens"])
@@ -155,6 +157,7 @@ class _Turn:
                         RunFailure(kind="TaskError", message=f"the user of task {setup.task.id!r} said nothing at all"),
                     )
                 return self._end("done", before=True)
+            self.last = isinstance(text, LastMessage)
             if setup.gate is not None and self.number > 0:
                 passed = await setup.gate(self.number - 1)
                 if passed is not True:
@@ -197,9 +200,9 @@ class _Turn:
             if held != len(messages):
                 keeper = None
         if keeper and self.number:
-            return [HumanMessage(words)]
+            return [HumanMessage(str(words))]
         system = [SystemMessage(setup.task.system)] if given_system(setup.task) and not messages else []
-        return [*system, *messages, HumanMessage(words)]
+        return [*system, *messages, HumanMessage(str(words))]
 
     async def _refuse_breakpoints(self, answered: Any) -> None:
         """A graph compiled with breakpoints stops without saying so: its turn looks finished, and is not."""
@@ -272,7 +275,7 @@ class _Turn:
             )
             return self._end("error", RunFailure(kind="TaskError", message=problem))
         self.messages = messages
-        if setup.user is None and self.number + 1 >= len(setup.task.turns):
+        if self.last or (setup.user is None and self.number + 1 >= len(setup.task.turns)):
             return self._end("done")
         if self.meter is not None and self.meter.spent >= self.meter.limit:
             return self._end("tokens")
@@ -299,6 +302,7 @@ class _Turn:
         update["messages"] = self.messages
         update["seconds"] = self.seconds
         update["answers"] = None
+        update["last"] = self.last and to == "ask"
         if self.meter is not None:
             update["tokens"] = self.meter.spent
         if self.saving and self.state.get("said", ()) is not None:

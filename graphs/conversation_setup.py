@@ -152,13 +152,15 @@ class ConversationStart(TypedDict):
 
 class ConversationState(ConversationStart, total=False):
     """`messages` is there while the process lives; `said` is the same as bytes that come back exactly, as `runs` and
-    `memory` are (`conversation_state.dump`), and None where that cannot be."""
+    `memory` are (`conversation_state.dump`), and None where that cannot be. `last`: the user is done once the turn
+    under way is answered."""
 
     messages: Annotated[list[BaseMessage], UntrackedValue]
     said: list[bytes] | None
     memory: bytes
     waiting: list[dict[str, Any]] | None
     answers: dict[str, Any] | None
+    last: bool
     end: dict[str, JSON] | None
 
 

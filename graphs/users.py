@@ -24,6 +24,7 @@ from cm2_agent.redaction.redacted_run import redacted_message
 from cm2_agent.redaction.redactor import Redactor
 from cm2_agent.types.json_values import canonical_json, content_hash
 from cm2_agent.types.messages import Message
+from cm2_agent.types.protocols import LastMessage
 from cm2_agent.types.task import Persona
 
 _TEMPLATE = (Path(__file__).resolve().parent / "prompts" / "user.md").read_text(encoding="utf-8").strip()
@@ -58,6 +59,7 @@ class ScriptedUser:
 
 class LLMUser:
     """A language model that plays the persona until it says `stop`, which ends the dialogue and is shown to nobody.
+    Words beside the signal are the user's last: they are answered first.
 
     The model sees what the assistant wrote to the user, never its system message, reasoning, tool calls or their
     results. What it writes depends on the dialogue alone, so one object may serve many.
@@ -144,7 +146,8 @@ class LLMUser:
         return self._client.usage
 
     async def __call__(self, messages: Sequence[Message]) -> str | None:
-        """The user's next message; None where the user is done. Raises UserError where the model writes nothing or
+        """The user's next message, a LastMessage where the stop signal stands beside it; None where the user is done.
+        Raises UserError where the model writes nothing or
         fails, BudgetExhausted where it may not be asked."""
         try:
             redact = self.redact
@@ -152,7 +155,15 @@ class LLMUser:
             words = await self._client.ask(self._flipped(seen), _spoken, answer_tokens=_ANSWER_TOKENS)
         except RequestFailed as error:
             raise UserError(f"the simulated user failed: {error}") from error
-        return None if self.stop in words else words
+        return self._heard_of(words)
+
+    def _heard_of(self, words: str) -> str | None:
+        """What the assistant hears of the words: never the stop signal, nor one that was spelled a little otherwise."""
+        if self.stop in words:
+            said = " ".join(filter(None, map(str.strip, words.split(self.stop))))
+            return LastMessage(said) if any(map(str.isalnum, said)) else None
+        signal = _letters(self.stop)
+        return None if signal and _letters(words) == signal else words
 
     async def aclose(self) -> None:
         """Close the connections that this event loop's requests left open."""
@@ -178,6 +189,10 @@ class LLMUser:
 def _heard(words: Sequence[str]) -> str:
     """The assistant's words; what could be a special token of a chat template is broken up."""
     return _SPECIAL.sub("< ", _sendable("\n".join(words))) or _SILENCE
+
+
+def _letters(text: str) -> str:
+    return "".join(filter(str.isalnum, text)).casefold()
 
 
 def _sendable(text: str) -> str:

@@ -6,6 +6,7 @@ It knows token ids alone. Importing it imports torch, so `local` does that only 
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -106,7 +107,7 @@ class Generator:
         return min(request.sampling.max_tokens, room)
 
     @torch.inference_mode()
-    def _batch(self, requests: Sequence[Request]) -> list[Generation]:
+    def _batch(self, requests: Sequence[Request]) -> list[Generation | Exception]:
         model, device = self.model, self.model.device
         training = model.training
         model.eval()
@@ -130,6 +131,7 @@ class Generator:
         tokens: list[list[int]] = [[] for _ in requests]
         logprobs: list[list[float]] = [[] for _ in requests]
         stopped = [False] * len(requests)
+        broken: set[int] = set()
         rows = list(range(len(requests)))  # which request each row of the batch still belongs to
         cache = None
         for step in range(max(limits)):
@@ -148,6 +150,10 @@ class Generator:
                 row = rows[place]
                 if stopped[row] or step >= limits[row]:
                     continue  # a finished row that still travels with the batch
+                if not math.isfinite(logprob):  # logits that are no numbers make no distribution to draw from
+                    broken.add(row)
+                    stopped[row] = True
+                    continue
                 tokens[row].append(token)
                 logprobs[row].append(logprob)
                 stopped[row] = token in requests[row].stop_ids
@@ -165,9 +171,19 @@ class Generator:
                 rows = [rows[place] for place in alive]
         model.train(training)
         return [
-            Generation(completion_ids=tokens[row], logprobs=logprobs[row], stopped=stopped[row])
+            _no_numbers(len(tokens[row]))
+            if row in broken
+            else Generation(completion_ids=tokens[row], logprobs=logprobs[row], stopped=stopped[row])
             for row in range(len(requests))
         ]
+
+
+def _no_numbers(place: int) -> ModelError:
+    return ModelError(
+        f"the model's logits for token {place + 1} of its answer are NaN or infinite, so that nothing can be drawn."
+        " Expected finite numbers: the weights may be broken (a run that diverged), or too large for their dtype"
+        " (float16 overflows where bfloat16 and float32 do not)"
+    )
 
 
 class _Picker:

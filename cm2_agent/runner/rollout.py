@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
+import math
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 from cm2_agent.errors import BudgetExhausted, ToolError
 from cm2_agent.models.batching import Lockstep
@@ -148,22 +149,28 @@ class Rollouts:
             **({} if strict is None else {GATE: strict}),
         }
         outcomes: Mapping[str, float | None] = {}
-        async with AsyncExitStack() as opened:
-            try:
-                world = None if self.context is None else await _enter(opened, self.context(task))
-            except Exception as error:  # a world that cannot be opened is this dialogue's end, and no other's
-                problem = f"the dialogue's world could not be opened: {type(error).__name__}: {error_text(error, 500)}"
-                runs = self._end([], thread, facts, _failed(problem))
-            else:
-                runs = await self._converse(task, number, thread, facts, world)
-                if self.verify is not None:
-                    try:
-                        outcomes = dict(self.verify(task, world, Trace(id=thread, runs=tuple(runs))))
-                    except BudgetExhausted:
-                        raise
-                    except Exception as error:  # as with the world: its own dialogue's end
-                        problem = f"the verifier raised {type(error).__name__}: {error_text(error, 500)}"
-                        runs = self._end(runs, thread, facts, _failed(problem))
+        runs: list[Run] = []
+        held = False
+        try:
+            async with AsyncExitStack() as opened:
+                try:
+                    world = None if self.context is None else await _enter(opened, self.context(task))
+                except Exception as error:  # a world that cannot be opened is this dialogue's end, and no other's
+                    runs = self._end([], thread, facts, _failed("the dialogue's world could not be opened", error))
+                else:
+                    runs = await self._converse(task, number, thread, facts, world)
+                    if self.verify is not None:
+                        try:
+                            outcomes = _outcomes(self.verify(task, world, Trace(id=thread, runs=tuple(runs))))
+                        except BudgetExhausted:
+                            raise
+                        except (Exception, SystemExit) as error:  # as with the world: its own dialogue's end
+                            runs = self._end(runs, thread, facts, _failed("the verifier raised", error))
+                held = True
+        except Exception as error:
+            if not held or isinstance(error, BudgetExhausted):
+                raise
+            runs = self._end(runs, thread, facts, _failed("the dialogue's world could not be closed", error))
         result = await Middleware(self.store, self.scorer, self.sinks).process(runs, task=shown, outcomes=outcomes)
         if self._resumable is not None:
             self._resumable.forget(thread)
@@ -194,7 +201,14 @@ class Rollouts:
         from cm2_agent.graphs.interception.real_tool_guard import RealToolGuard
 
         guard = RealToolGuard(self.allow_real)
-        tools = None if self.backends is None else self.backends(task, thread, number)
+        try:
+            graph = self.graph(task)
+            tools = None if self.backends is None else self.backends(task, thread, number)
+            user = None if self.user is None else self.user(task)
+        except BudgetExhausted:
+            raise
+        except Exception as error:  # as with the world: its own dialogue's end
+            return self._end([], thread, facts, _failed("the dialogue's agent, tools or user could not be made", error))
         strict, shown = facts.get(GATE), self._shown(task)
 
         async def gate(turn: int) -> bool | None:
@@ -207,13 +221,13 @@ class Rollouts:
             return failure
 
         setup = ConversationSetup(
-            graph=self.graph(task),
+            graph=graph,
             task=task,
             context=world,
             gate=gate if strict else None,
             limits=self.limits or RolloutLimits(),
             failed=failed,
-            user=None if self.user is None else self.user(task),
+            user=user,
             answerable=False,
             config={
                 "configurable": {"thread_id": thread, **({} if tools is None else {"cm2_tools": tools})},
@@ -241,9 +255,24 @@ def dialogue_seed(seed: int, task: str, number: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{task}:{number}".encode()).digest()[:8], "big") >> 1
 
 
-def _failed(problem: str) -> Ending:
+def _outcomes(found: Any) -> dict[str, float | None]:
+    """What a verifier returned, once it is what outcomes are. Raises ValueError."""
+    if not isinstance(found, Mapping):
+        raise ValueError(f"the outcomes are a {type(found).__name__}; expected a mapping of names to numbers or None")
+    outcomes: dict[str, float | None] = {}
+    for name, value in found.items():
+        number = float(value) if isinstance(value, SupportsFloat) else None
+        known = value is None or (number is not None and math.isfinite(number))
+        if not isinstance(name, str) or not name or not known:
+            raise ValueError(f"the outcome {name!r} is {value!r:.80}; expected a name with a finite number or None")
+        outcomes[name] = number
+    return outcomes
+
+
+def _failed(what: str, error: BaseException) -> Ending:
     from cm2_agent.graphs.conversation_setup import Ending
 
+    problem = f"{what}: {type(error).__name__}: {error_text(error, 500)}"
     return Ending(reason="error", turn=0, failure=RunFailure(kind="ToolError", message=problem))
 
 

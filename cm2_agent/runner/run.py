@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -69,7 +70,7 @@ def run(
     Args:
         graph: A compiled graph, or a function that makes a task's graph (`graphs.agents(model)`: an agent of the tools
             that the task declares).
-        tasks: What the agent is asked.
+        tasks: What the agent is asked. A task that is listed twice has twice as many rollouts.
         group: Rollouts of each task, 1 or more.
         checklist: Scores and gates the rollouts: a Checklist or its YAML file; None: each task's own.
         judge: Answers the checklist's questions; its verdicts are cached in the store, in memory without one.
@@ -103,7 +104,7 @@ def run(
 
     Raises:
         ToolError: A real tool that is not in `allow_real`, one that cannot be switched, a backend that lacks something.
-        TaskError: A task that cannot be run, or a limit of 0 or less.
+        TaskError: A task that cannot be run, two tasks of one id and version, or a limit of 0 or less.
         ChecklistError: A checklist that cannot be read, or gates on what a rollout cannot show.
         StoreError: The store refuses.
         BudgetExhausted: A judge, simulator or user may spend no more, or its provider refuses it (JudgeRefused); what
@@ -123,7 +124,7 @@ def run(
     """
     from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 
-    listed = list(tasks)
+    listed = _distinct(tasks)
     if scorer is not None and (checklist is not None or judge is not None):
         raise TaskError(
             "a scorer was given beside a checklist or a judge; it has its own: give them to the scorer,"
@@ -206,7 +207,7 @@ def run(
             one.hash: one for one in (chosen, *(task.own_checklist() for task in shown)) if one is not None
         }.values():
             store.save_checklist(scored)
-    jobs = [(task, number) for task in listed for number in range(group)]
+    jobs = _numbered(listed, group)
 
     async def save(scored: list[tuple[Trace, Score]]) -> None:
         for trace, score in scored if store is None else saved(store, scored, [trace.id for trace, _ in scored]):
@@ -216,6 +217,31 @@ def run(
 
     results = rollouts.in_lockstep(jobs, concurrency) if lockstep else rollouts.as_finished(jobs, concurrency)
     return scoring.settled(results, save, at_a_time=concurrency, in_order=lockstep)
+
+
+def _distinct(tasks: Iterable[Task]) -> list[Task]:
+    """The tasks as a list. Raises TaskError where two have one id and version, and other content."""
+    listed = list(tasks)
+    first: dict[tuple[str, int], Task] = {}
+    for task in listed:
+        known = first.setdefault((task.id, task.version), task)
+        if known is not task and known.to_json() != task.to_json():
+            raise TaskError(
+                f"two different tasks have the id {task.id!r} and version {task.version}: their rollouts would be"
+                " compared as those of one task. Give each an id of its own, or a changed task a new version"
+            )
+    return listed
+
+
+def _numbered(tasks: Sequence[Task], group: int) -> list[tuple[Task, int]]:
+    """Each task with the numbers of its rollouts: one that is listed again goes on counting."""
+    following: Counter[tuple[str, int]] = Counter()
+    jobs: list[tuple[Task, int]] = []
+    for task in tasks:
+        begin = following[task.id, task.version]
+        following[task.id, task.version] += group
+        jobs += [(task, number) for number in range(begin, begin + group)]
+    return jobs
 
 
 def _users(user: Users | None, seed: int, redact: Redactor | None) -> Callable[[Task], User | None]:

@@ -52,8 +52,16 @@ class FaultInjector(Protocol):
     def faulty(self, fault: str, request: ToolRequest, answer: ToolAnswer | None, /) -> ToolAnswer: ...
 
 
+class LastMessage(str):
+    """A user's message after which they are done: it is answered, and the dialogue ends.
+
+    >>> LastMessage("No thanks, please close it.").endswith("close it.")
+    True
+    """
+
+
 class User(Protocol):
-    """The next user message, None when the user is done.
+    """The next user message, None when the user is done; a `LastMessage` where they are done once it is answered.
 
     >>> def scripted(turns):
     ...     async def user(messages):

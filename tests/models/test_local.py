@@ -97,6 +97,30 @@ async def test_logprobs_equal_the_training_forward_even_in_a_padded_batch(temper
         assert torch.allclose(torch.tensor(message.response_metadata["logprobs"]), expected, atol=2e-5)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("sampling", [{"temperature": 0.0}, {}, {"top_k": 3}, {"top_p": 0.5}])
+async def test_logits_that_are_no_numbers_fail_their_own_dialogue(value: float, sampling: dict[str, Any]) -> None:
+    """One row of the batch is broken: its call raises, and the others draw what they draw without it."""
+    broken = network()
+    mark = TOKENIZER.encode("#", add_special_tokens=False)[0]
+
+    def spoil(module: Any, given: Any, kwargs: Any, output: Any) -> Any:
+        output.logits[(kwargs["input_ids"] == mark).any(-1), :, 5] = value
+        return output
+
+    broken.register_forward_hook(spoil, with_kwargs=True)
+    model = chat_model(model=broken, seed=5, **sampling)
+    clean = chat_model(seed=5, **sampling)
+    answers = await asyncio.gather(*(model.ainvoke(text) for text in ("a", "#", "b")), return_exceptions=True)
+    wanted = await asyncio.gather(*(clean.ainvoke(text) for text in ("a", "#", "b")))
+    assert isinstance(answers[1], ModelError)
+    assert "token 1 of its answer are NaN or infinite" in str(answers[1])
+    for place in (0, 2):
+        answer = answers[place]
+        assert isinstance(answer, AIMessage)
+        assert answer.response_metadata["completion_ids"] == wanted[place].response_metadata["completion_ids"]
+
+
 def test_greedy_takes_the_most_likely_token_and_says_that_its_logprobs_are_raw() -> None:
     message = chat_model(temperature=0.0).invoke("Hello")
     meta = message.response_metadata

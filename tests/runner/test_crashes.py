@@ -3,7 +3,9 @@ failure."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -167,5 +169,62 @@ async def test_a_verifier_that_raises_ends_its_own_dialogue_alone() -> None:
 
     done = {trace.task_id: (trace, score) async for trace, score in dialogues()}
     assert {name: score.pending for name, (_, score) in done.items()} == {"good": False, "bad": True, "fine": False}
-    assert "the verifier raised KeyError: 'order'" in done["bad"][0].failure.message
+    assert "the verifier raised: KeyError: 'order'" in done["bad"][0].failure.message
     assert done["fine"][0].outcomes == {"solved": 1.0}
+
+
+async def costs(**options: Any) -> dict[Any, str]:
+    """The failures of a run of three tasks, in which something goes wrong with `bad`."""
+    tasks = [Task(id=name, turns=("Hi",)) for name in ("good", "bad", "fine")]
+    options = {"graph": agent(ScriptedModel(script=[AIMessage("It was shipped.")], per_turn=True), []), **options}
+    found = run(tasks=tasks, checklist=RULES, store=SQLStore("sqlite://"), **options)
+    done = [(trace, score) async for trace, score in found]
+    assert len(done) == 3
+    assert all(score is not None and score.pending == (trace.failure is not None) for trace, score in done)
+    return {trace.task_id: trace.failure.message for trace, _ in done if trace.failure}
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "problem"),
+    [
+        (None, "the outcomes are a NoneType; expected a mapping"),
+        ([("solved", 1.0)], "the outcomes are a list"),
+        ({"solved": "yes"}, "the outcome 'solved' is 'yes'; expected a name with a finite number or None"),
+        ({"solved": float("nan")}, "the outcome 'solved' is nan"),
+        ({"solved": float("inf")}, "the outcome 'solved' is inf"),
+        ({"solved": 10**400}, "OverflowError"),
+        ({3: 1.0}, "the outcome 3 is 1.0"),
+        ({"": 1.0}, "the outcome '' is 1.0"),
+    ],
+)
+async def test_outcomes_that_are_none_end_their_own_dialogue_alone(outcomes: Any, problem: str) -> None:
+    failures = await costs(verify=lambda task, world, trace: outcomes if task.id == "bad" else {"solved": True})
+    assert list(failures) == ["bad"]
+    assert problem in failures["bad"]
+
+
+async def test_whatever_raises_around_a_dialogue_ends_that_dialogue_alone() -> None:
+    def leaves(task: Task, world: Any, trace: Trace) -> dict[str, float]:
+        if task.id == "bad":
+            raise SystemExit(1)
+        return {}
+
+    @contextmanager
+    def closes(task: Task) -> Iterator[None]:
+        yield
+        if task.id == "bad":
+            raise RuntimeError("the desk is locked")
+
+    asked = Counter[str]()
+
+    def graph(task: Task) -> Any:
+        asked[task.id] += 1
+        if task.id == "bad" and asked[task.id] > 2:  # once the run has begun
+            raise RuntimeError("no graph")
+        return agent(ScriptedModel(script=[AIMessage("It was shipped.")], per_turn=True), [])
+
+    assert (await costs(verify=leaves)) == {"bad": "the verifier raised: SystemExit: 1"}
+    closing = await costs(context=closes)
+    assert closing == {"bad": "the dialogue's world could not be closed: RuntimeError: the desk is locked"}
+    made = await costs(graph=graph)
+    assert made == {"bad": "the dialogue's agent, tools or user could not be made: RuntimeError: no graph"}

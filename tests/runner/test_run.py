@@ -206,6 +206,37 @@ async def test_lockstep_yields_in_the_order_of_the_tasks_and_seeds_depend_on_not
     assert len({dialogue_seed(seed, task, number) for seed in range(3) for task in "ab" for number in range(3)}) == 18
 
 
+@pytest.mark.parametrize("options", [{}, {"lockstep": True}, {"name": "n"}, {"concurrency": 1}])
+async def test_the_same_task_twice_is_twice_as_many_rollouts(store: SQLStore, options: dict[str, Any]) -> None:
+    plain = Checklist(REPLIES, name="plain")
+    other = Task(id="other", turns=("look 1 up",))
+
+    async def again() -> list[tuple[Trace, Score]]:
+        app = apps.agent(apps.ScriptedModel(script=[reply("one")], per_turn=True))
+        tasks = [TASK, other, TASK.model_copy()]
+        return await finished(run(app, tasks, group=2, checklist=plain, store=store, allow_real=REAL, **options))
+
+    done = await again()
+    assert len({trace.id for trace, _ in done}) == 6
+    assert sorted(trace.attributes[ROLLOUT] for trace, _ in done if trace.task_id == "t") == [0, 1, 2, 3]
+    assert {(len(trace.turns), len(trace.runs)) for trace, _ in done if trace.task_id == "t"} == {(2, 2)}
+    assert all(score is not None for _, score in done)
+    assert sorted(len(group.rollouts) for group in store.groups(checklist=plain)) == [2, 4]
+    if "name" in options:
+        assert {trace.id for trace, _ in await again()} == {trace.id for trace, _ in done}
+        assert len(list(store.traces())) == 6
+
+
+async def test_two_tasks_of_one_id_and_version_are_refused() -> None:
+    tasks = [TASK, Task(id="t", turns=("look 2 up",))]
+    with pytest.raises(TaskError, match=r"two different tasks have the id 't' and version 1"):
+        run(graph(reply("one")), tasks, checklist=CHECKLIST, allow_real=REAL)
+    done = await finished(
+        run(graph(reply("one")), [TASK, Task(id="t", version=2, turns=("look 2 up",))], allow_real=REAL)
+    )
+    assert len({trace.id for trace, _ in done}) == 2
+
+
 async def test_a_named_run_goes_on_where_it_stopped(store: SQLStore) -> None:
     tasks = [Task(id=f"t{number}", turns=("x",)) for number in range(4)]
     once: dict[str, Any] = {"allow_real": REAL, "name": "nightly", "concurrency": 1}

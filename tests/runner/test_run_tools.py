@@ -145,7 +145,9 @@ async def test_a_simulated_user_speaks_until_it_is_done() -> None:
     with ChatServer(lambda body: next(said)) as server:
         user = openai_model(server.base_url, "stub")
         ((trace, score),) = await results(run(agent(model(), []), [task], user=user, checklist=BLOCK))
-    assert [turn.user[0].text for turn in trace.turns] == ["Where is order 7?", "And order 8?"]
+    assert [turn.user[0].text for turn in trace.turns] == ["Where is order 7?", "And order 8?", "Thanks."]
+    assert all(turn.steps for turn in trace.turns)
+    assert CUT not in trace.attributes
     assert "stub" in trace.attributes[USER]
     assert score.reward == 1.0
     assert trace.failure is None
