@@ -18,7 +18,7 @@ from cm2_agent.types.messages import Message
 from cm2_agent.types.run_attributes import GUARD, GUARD_OUTCOME
 from cm2_agent.types.trace import Trace
 
-from .retokenize import template_messages
+from .template_steps import template_messages
 
 Pair: TypeAlias = dict[str, list[dict[str, JSON]]]
 

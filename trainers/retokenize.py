@@ -1,27 +1,16 @@
-"""Rows from words alone: text-only traces through a tokenizer's chat template, for imitation and never for GRPO.
-
-The dialogue is rendered once a step, the way a model would have been asked, and what the template adds for the
-assistant's message is the span; templates need no generation marks for that.
-"""
+"""Rows from words alone: text-only traces through a tokenizer's chat template, for imitation and never for GRPO."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from cm2_agent.errors import TrainError
-from cm2_agent.models.control_words import ControlWords, Rendered
-from cm2_agent.types.messages import Message, ToolSpec
-from cm2_agent.types.trace import Trace
-from cm2_agent.types.view import as_text
+from cm2_agent.types.trace import Step, Trace
 
 from .rows import Credit, Row, StepTokens, join
+from .template_steps import REFUSED, StepText, TemplateRefused, TemplateSteps, is_cut
 
-REFUSED = "the chat template refused the dialogue"
-
-
-class TemplateRefused(TrainError):
-    """The template cannot render this dialogue; others it may."""
+__all__ = ["REFUSED", "TemplateRefused", "retokenised_rows", "rows_by_words", "rows_from_text"]
 
 
 def retokenised_rows(
@@ -30,118 +19,84 @@ def retokenised_rows(
     """Token rows of a trace's words: the assistant's messages (of one agent, where asked for) in spans with the stop
     token, all else masked; `retokenised` is set.
 
-    `tokenizer` is a transformers tokenizer with a chat template. Raises TrainError where there is no template,
-    TemplateRefused where it refuses the dialogue.
+    Where a step's model call was recorded with its prompt, the model is shown that prompt; else the dialogue so far. An
+    answer that was cut off is given no end. A message without words, or with a call that is no JSON, is read and not
+    trained on.
+
+    `tokenizer` is a transformers tokenizer with a chat template. Raises TrainError where there is no template, or it
+    ends the assistant's messages with no token; TemplateRefused where it refuses the dialogue, or does not show a
+    message whole.
     """
-    _expect_template(tokenizer)
-    return _rows(trace, ControlWords(tokenizer), credit, agent)
+    return rows_by_words(trace, TemplateSteps(tokenizer), credit, agent=agent)
 
 
-def _expect_template(tokenizer: Any) -> None:
-    if not getattr(tokenizer, "chat_template", None):
-        raise TrainError(
-            "the tokenizer has no chat template; set tokenizer.chat_template, or take an instruction-tuned model's"
-        )
-
-
-def _rows(trace: Trace, words: ControlWords, credit: Credit | None, agent: str | None) -> list[Row]:
-    messages: list[dict[str, Any]] = []
-    steps: list[StepTokens] = []
-    shown = trace.unwritten  # elsewhere, or by the client
-    happened = iter(trace.steps)
-    tools = [_tool(spec) for spec in _tools(trace)] or None
-    text = ""  # what the row holds so far, as text and as ids
-    ids: list[int] = []
-    for message in trace.messages:
-        if message.role != "assistant":
-            messages.extend(template_messages(message))
-            continue
-        step = next(happened)
-        prompt = _render(words, messages, tools, asks=True, trace=trace)
-        messages.extend(template_messages(message))
-        whole = _render(words, messages, tools, asks=False, trace=trace)
-        if not whole.text.startswith(prompt.text):
-            raise TemplateRefused(
-                f"trace {trace.id!r}: {REFUSED}: its generation prompt is no beginning of the finished message."
-                " Expected a template that only adds; set another tokenizer.chat_template."
-            )
-        written = _up_to_stop(whole.text[len(prompt.text) :], words.tokenizer)
-        # What is already in the row keeps its ids: encoding again may cut words elsewhere at the seams.
-        if ids and prompt.text.startswith(text):
-            prompt_ids = [*ids, *words.encode(prompt.part(prompt.text[len(text) :]), after=ids[-1])]
-        else:
-            prompt_ids = words.encode(prompt)
-        completion = words.encode(whole.part(written), after=prompt_ids[-1] if prompt_ids else None)
-        if not completion or not prompt_ids:
-            continue
-        if step.number not in shown and (agent is None or step.agent == agent):
-            steps.append(StepTokens(prompt=prompt_ids, completion=completion, turn=step.turn, step=step.index))
-        text, ids = prompt.text + written, [*prompt_ids, *completion]
-    return join(steps, credit, trace_id=trace.id, retokenised=True)
-
-
-def rows_from_text(tokenizer: Any, *, agent: str | None = None) -> Callable[[Trace, Credit | None], list[Row] | str]:
-    """`retokenised_rows` by one tokenizer, for whole data sets: a dialogue that the template refuses gives a reason."""
-
-    words = ControlWords(tokenizer)
+def rows_from_text(
+    tokenizer: Any, *, agent: str | None = None, stops: tuple[int, ...] = ()
+) -> Callable[[Trace, Credit | None], list[Row] | str]:
+    """`retokenised_rows` by one tokenizer, for whole data sets: a dialogue that the template refuses gives a reason.
+    `stops` are the model's stop tokens besides the tokenizer's.
+    """
+    steps = TemplateSteps(tokenizer, stops)
 
     def make(trace: Trace, credit: Credit | None = None) -> list[Row] | str:
-        _expect_template(tokenizer)
         try:
-            return _rows(trace, words, credit, agent)
-        except TemplateRefused:
-            return REFUSED
+            return rows_by_words(trace, steps, credit, agent=agent)
+        except TemplateRefused as refused:
+            return refused.reason
 
     return make
 
 
-def _render(
-    words: ControlWords, messages: Sequence[dict[str, Any]], tools: Any, *, asks: bool, trace: Trace
-) -> Rendered:
-    shown, offered, hidden = words.hide(messages, tools)
-    try:
-        text = words.tokenizer.apply_chat_template(shown, tools=offered, tokenize=False, add_generation_prompt=asks)
-        return Rendered(str(text), hidden)
-    except Exception as error:  # jinja's own errors and the template's raise_exception share no base
-        raise TemplateRefused(f"trace {trace.id!r}: {REFUSED}: {error}") from error
+def rows_by_words(
+    trace: Trace, steps: TemplateSteps, credit: Credit | None = None, *, agent: str | None = None
+) -> list[Row]:
+    """`retokenised_rows` through a template that is known already."""
+    shown = trace.unwritten  # elsewhere, or by the client
+    happened = iter(trace.steps)
+    tools = next((call.tools for call in trace.calls if call.message is not None and call.tools), ())
+    found: list[StepTokens] = []
+    last: StepText | None = None
+    broken_off = _broken_off(trace)
+    for place, message in enumerate(trace.messages):
+        if message.role != "assistant":
+            continue
+        step = next(happened)
+        call = step.call
+        text = steps.step(
+            call.input if call is not None and call.input else trace.messages[:place],
+            message,
+            tools if call is None or not call.tools else call.tools,
+            cut=place in broken_off or _was_cut(step),
+            last=last,
+            trace_id=trace.id,
+        )
+        if text is None:
+            continue
+        last = text
+        if step.number not in shown and (agent is None or step.agent == agent):
+            found.append(StepTokens(prompt=text.prompt, completion=text.completion, turn=step.turn, step=step.index))
+    return join(found, credit, trace_id=trace.id, retokenised=True)
 
 
-def _up_to_stop(text: str, tokenizer: Any) -> str:
-    """The message up to and with the stop token: what a template writes after it (a line break) no model would say."""
-    stop = getattr(tokenizer, "eos_token", None)
-    before, found, _ = text.rpartition(stop) if stop else ("", "", "")
-    return before + found if found else text
+def _was_cut(step: Step) -> bool:
+    """Whether the step's answer was cut off: by its finish reason, its number of tokens, an error or a stop string."""
+    call = step.call
+    if is_cut(step.message.finish_reason):
+        return True
+    if call is None:
+        return False
+    reason = call.finish_reason or step.message.finish_reason
+    written, most = call.usage.get("output_tokens"), call.sampling.get("max_tokens")
+    if is_cut(reason) or (reason is None and most is not None and written == most):
+        return True
+    return call.error is not None or str(call.sampling.get("untrainable") or "").startswith("a stop string cut")
 
 
-def _tools(trace: Trace) -> tuple[ToolSpec, ...]:
-    return next((call.tools for call in trace.calls if call.message is not None and call.tools), ())
-
-
-def _tool(spec: ToolSpec) -> dict[str, Any]:
-    return {
-        "type": "function",
-        "function": {"name": spec.name, "description": spec.description, "parameters": dict(spec.parameters)},
-    }
-
-
-def template_messages(message: Message) -> list[dict[str, Any]]:
-    """One GenAI message as chat templates want it; a tool message becomes one entry a response."""
-    if message.role == "tool":
-        return [
-            {
-                "role": "tool",
-                "content": as_text(response.response),
-                **({"tool_call_id": response.id} if response.id else {}),
-            }
-            for response in message.responses
-        ]
-    entry: dict[str, Any] = {"role": message.role, "content": message.text}
-    if message.role == "assistant":
-        if message.reasoning:
-            entry["reasoning_content"] = message.reasoning
-        if message.tool_calls:
-            entry["tool_calls"] = [
-                {"type": "function", "id": call.id, "function": {"name": call.name, "arguments": call.arguments}}
-                for call in message.tool_calls
-            ]
-    return [entry]
+def _broken_off(trace: Trace) -> set[int]:
+    """The places in the dialogue of the answers during which a run was cancelled."""
+    found, place = set(), 0
+    for before, run in zip(trace.shown_before, trace.runs, strict=True):
+        place += len(before) + len(run.messages)
+        if run.status == "cancelled" and run.messages and run.messages[-1].role == "assistant":
+            found.add(place - 1)
+    return found
