@@ -255,7 +255,8 @@ class TemplateSteps:
             raise TrainError(
                 f"the chat template writes {ending[:40]!r} after an assistant's message, which ends with no special"
                 " token of the tokenizer: a policy that learns from words would never stop. Expected a template"
-                f" that ends it, say with {self.tokenizer.eos_token or 'an end-of-turn token'!r}; set tokenizer.chat_template"
+                f" that ends it, say with {self.tokenizer.eos_token or 'an end-of-turn token'!r};"
+                " set tokenizer.chat_template"
             )
 
 
