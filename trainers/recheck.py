@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cm2_agent.errors import TrainError
 
 from .grpo_run import Prepared
+from .prompt_text import leave_out_lost
 
 FRESH = 1e-4
 """Mean |log π − log μ| of the recomputed calls up to which the stored logprobs stand for π_prox itself."""
@@ -29,8 +30,9 @@ class Rechecked:
 
 def recheck(prepared: Prepared) -> Rechecked:
     """Recomputes stored calls where this model is the policy that wrote them. Raises TrainError where it does not give
-    their logprobs again (docs/method.md §6).
+    their logprobs again (docs/method.md §6). Rollouts whose prompts do not hold the dialogue's words are left out.
     """
+    prepared = replace(prepared, dataset=leave_out_lost(prepared.dataset, prepared.policy.tokenizer))
     grpo, policy = prepared.grpo, prepared.policy
     rows = [row for group in prepared.trained(prepared.dataset) for row in group.rows]
     own = {policy.version} if grpo.policy_version is None else {policy.version, grpo.policy_version}
