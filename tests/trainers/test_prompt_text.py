@@ -162,7 +162,9 @@ def losing(groups: Sequence[Group], lost: int, tokenizer: Any) -> list[Group]:
         for number, one in enumerate(group.rollouts):
             first, last = one.trace.runs
             (begun,), (call,) = first.calls, last.calls
-            read = (*begun.prompt_ids, *begun.completion_ids, *ask) if number < lost else call.prompt_ids
+            read = (
+                (*(begun.prompt_ids or ()), *(begun.completion_ids or ()), *ask) if number < lost else call.prompt_ids
+            )
             last = replace(last, calls=(replace(call, prompt_ids=read),))
             runs = [
                 replace(run, messages=(Message.of("user", text), *run.messages[1:]))
