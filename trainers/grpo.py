@@ -12,11 +12,13 @@ from cm2_agent.types.json_values import JSON
 from cm2_agent.types.protocols import Progress
 
 from .dataset import Credits, build_dataset
+from .grpo_args import check_fields
 from .model_limits import ModelLimits
-from .output_folder import check_out, save_report, whole_folder
+from .output_folder import check_out, check_run, save_report, whole_folder
 from .policy import load_policy, save_policy
+from .run_identity import identify
 from .trl_config import grpo_config
-from .validation import check, stale, too_long
+from .validation import check, check_sizes, not_finite, stale, too_long, truncated
 
 require_extra("train", "Trainers", "torch", "transformers", "trl", "accelerate", "datasets")
 
@@ -39,7 +41,8 @@ class GRPO:
 
     Args:
         model: the policy to train: a folder, a hub name, or a transformers model.
-        out: the folder to write; it must not exist yet, or hold an earlier result of a trainer, which is replaced.
+        out: the folder to write; it must not exist yet, unless it holds this very run's result or `overwrite` is
+            given.
         tokenizer: the model's, where `model` is in memory; else it is loaded from beside the model.
         level: where credit is given: "trajectory" (one advantage a rollout, Eq. 5), "turn" (Eq. 7), "step" (Eq. 8–10),
             "return_to_go" or "evidence" (docs/method.md §5).
@@ -66,8 +69,10 @@ class GRPO:
         policy_version: the name under which this very policy wrote rollouts, where that is not its fingerprint.
         checks: how many stored calls are recomputed (0: none).
         tolerance: the mean |difference| of recomputed logprobs, in nats, above which the run is refused.
+        overwrite: replace the policy and the checkpoints of another run, once this one has ended well.
         args: a GRPOConfig, which then decides alone (give neither `steps` nor `learning_rate`), or a dict of its
-            settings; `gradient_accumulation_steps` k splits the rows of a step into k parts.
+            fields, each of which is passed on, ours or refused (docs/reference/grpo-fields.md);
+            `gradient_accumulation_steps` k splits the rows of a step into k parts.
 
     Raises:
         TrainError: a setting that cannot be meant.
@@ -122,6 +127,7 @@ class GRPO:
         policy_version: str | None = None,
         checks: int = 50,
         tolerance: float = 1e-3,
+        overwrite: bool = False,
         args: Any = None,
     ) -> None:
         self.importance_weighting, self.max_weight = importance_weighting, max_weight
@@ -129,9 +135,11 @@ class GRPO:
         self.rollouts_per_step, self.rollouts_per_load = rollouts_per_step, rollouts_per_load
         self.ratio_band, self.versions, self.max_lag = ratio_band, versions, max_lag
         self._refuse_settings()
+        self._own = own = check_fields(args)
         self.model, self.tokenizer, self.out = model, tokenizer, Path(out)
-        self.level, self.norm, self.credits, self.agent = level, norm, credits, agent
-        self.learning_rate, self.warmup_steps, self.seed, self.args = learning_rate, warmup_steps, seed, args
+        self.level, self.norm, self.credits, self.agent = level, own.one_norm(norm, credits), credits, agent
+        self.learning_rate, self.warmup_steps, self.seed = learning_rate, warmup_steps, own.one_seed(seed)
+        self.overwrite, self.args = overwrite, args
         self.max_length, self.max_kl, self.policy_version = max_length, max_kl, policy_version
         self.checks, self.tolerance = checks, tolerance
         self.report: dict[str, JSON] = {}
@@ -144,8 +152,8 @@ class GRPO:
             progress: called with (step, total, metrics) after every optimizer step.
 
         Raises:
-            TrainError: with which, why and what to do, for whatever cannot be trained on. A refused or interrupted run
-                leaves `out` as it was.
+            TrainError: with which, why and what to do, for whatever cannot be trained on. A refused, failed or
+                interrupted run leaves `out` as it was.
         """
         check_out(self.out)
         limits = ModelLimits(self.model)
@@ -155,8 +163,14 @@ class GRPO:
             norm=self.norm,
             credits=self.credits,
             agent=self.agent,
-            drop=[too_long(self.max_length, limits), stale(self.versions, self.max_lag)],
+            drop=[
+                too_long(self.max_length, limits),
+                stale(self.versions, self.max_lag),
+                not_finite,
+                *([truncated] if self._own.mask_truncated else []),
+            ],
         )
+        check_sizes(dataset, self._own.num_generations)
         temperature = check(dataset, versions=self.versions, model=limits)
         policy = load_policy(self.model, self.tokenizer)
         with whole_folder(self.out) as folder:
@@ -166,13 +180,16 @@ class GRPO:
             from .trl_trainer import config_restored
 
             config = grpo_config(self, temperature, folder.parent / "trl")
+            rows = [row for group in dataset.groups for row in group.rows]
+            run = identify("grpo", model=policy.version, rows=rows, config=config, trainer=self)
+            check_run(self.out, run, overwrite=self.overwrite)
             with config_restored(policy.model):
                 prepared = prepare(self, dataset, policy, config, progress)
                 rechecked = recheck(prepared)
                 limited = limit(rechecked)
                 self.report = fit(limited)
             save_policy(folder, policy)
-            save_report(folder, self.report)
+            save_report(folder, self.report, run)
         return self.out
 
     def _refuse_settings(self) -> None:

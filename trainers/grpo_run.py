@@ -5,7 +5,7 @@ Each function takes what the one before it returned, so that their order is the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,11 @@ from cm2_agent.types.protocols import Progress
 
 from .batches import sample_batches
 from .dataset import GroupRows, RolloutDataset
+from .divergence import require_finite_logprobs, require_finite_weights
 from .off_policy import OffPolicy, measure_rollouts, rollout_ratio
 from .policy import Policy
 from .rows import Floats
+from .trl_config import refusals
 from .trl_trainer import StoredGRPOTrainer
 from .validation import leave_out
 
@@ -79,13 +81,14 @@ def prepare(
         config.max_steps = max(1, round(config.num_train_epochs * a_pass))
     # TRL draws prompts to generate from; ours are nominal, as many as one of its batches and the next steps need.
     prompts = Dataset.from_dict({"prompt": [""] * (config.generation_batch_size * min(64, config.max_steps))})
-    trainer = StoredGRPOTrainer(
-        on_step=progress,
-        model=policy.model,
-        args=config,
-        train_dataset=prompts,
-        processing_class=policy.tokenizer,
-    )
+    with refusals("GRPOTrainer"):
+        trainer = StoredGRPOTrainer(
+            on_step=progress,
+            model=policy.model,
+            args=config,
+            train_dataset=prompts,
+            processing_class=policy.tokenizer,
+        )
     return Prepared(grpo=grpo, dataset=dataset, policy=policy, trainer=trainer, beta=beta)
 
 
@@ -99,6 +102,7 @@ def limit(rechecked: Rechecked) -> Limited:
         start = {id(row): row.mu for row in rows}
     else:
         start = prepared.trainer.logprobs_by_row(rows)
+        require_finite_logprobs(start.values(), "before training")
     dataset, outside, band = prepared.dataset, set[int](), grpo.ratio_band
     if band is not None:
         outside = {id(one) for one in rollouts if not 1 / band <= rollout_ratio(one.rows, start) <= band}
@@ -107,7 +111,7 @@ def limit(rechecked: Rechecked) -> Limited:
     figures = measure_rollouts(inside or [one.rows for one in rollouts], start, max_weight=grpo.max_weight)
     if band is not None:
         dataset = leave_out(dataset, outside, f"mean ratio outside [1/{band:g}, {band:g}]")
-    if grpo.max_kl is not None and figures.kl_per_rollout > grpo.max_kl:
+    if grpo.max_kl is not None and not figures.kl_per_rollout <= grpo.max_kl:
         raise TrainError(
             f"KL(μ‖π) is {figures.kl_per_rollout:.3g} nats a rollout, above max_kl {grpo.max_kl}: these rollouts are "
             "too old for this policy; sample new ones with it, or raise max_kl"
@@ -125,10 +129,8 @@ def fit(limited: Limited) -> dict[str, JSON]:
     )
     trainer.beta = prepared.beta
     trainer.train()
-    rollouts = [rollout.rows for group in groups for rollout in group.rollouts]
-    rows = [row for one in rollouts for row in one]
-    drifted = trainer.logprobs_by_row(rows[:: -(-len(rows) // DRIFT_ROWS)])
-    after = measure_rollouts(rollouts, drifted, max_weight=grpo.max_weight).to_json()
+    require_finite_weights(policy.model, trainer.settings.learning_rate)
+    after = measure_after(prepared, groups)
     report, given = dataset.report, prepared.dataset.groups
     behaviour = sorted({str(group.group.key.get("policy")) for group in given})
     return {
@@ -149,6 +151,25 @@ def fit(limited: Limited) -> dict[str, JSON]:
         "recomputed": None if rechecked.check is None else dict(rechecked.check),
         "fresh": rechecked.fresh,
         "off_policy": limited.off_policy.to_json(),
-        "off_policy_after": after,
+        "off_policy_after": after.to_json(),
         "history": trainer.history,
     }
+
+
+def measure_after(prepared: Prepared, groups: Sequence[GroupRows]) -> OffPolicy:
+    """How far the policy is now from the one that sampled, on DRIFT_ROWS rows. Raises TrainError where its logprobs are
+    no numbers, and above `max_kl`.
+    """
+    grpo, trainer = prepared.grpo, prepared.trainer
+    rollouts = [rollout.rows for group in groups for rollout in group.rollouts]
+    rows = [row for one in rollouts for row in one]
+    drifted = trainer.logprobs_by_row(rows[:: -(-len(rows) // DRIFT_ROWS)])
+    require_finite_logprobs(drifted.values(), "after training")
+    after = measure_rollouts(rollouts, drifted, max_weight=grpo.max_weight)
+    if grpo.max_kl is not None and not after.kl_per_rollout <= grpo.max_kl:
+        raise TrainError(
+            f"KL(μ‖π) is {after.kl_per_rollout:.3g} nats a rollout after {len(trainer.history)} steps, above max_kl"
+            f" {grpo.max_kl}; nothing was saved. Take fewer steps, a lower learning_rate (now"
+            f" {trainer.settings.learning_rate:g}) or a KL term (beta), or raise max_kl"
+        )
+    return after

@@ -18,13 +18,15 @@ from cm2_agent.types.group import Group, Rollout
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.protocols import Progress
 
+from .checkpoints import run_folder
 from .dataset import GroupRows, RolloutDataset, RolloutRows, require_scored
 from .model_limits import ModelLimits
-from .output_folder import check_out, save_report, whole_folder
+from .output_folder import check_out, check_run, save_report, whole_folder
 from .policy import Policy, load_policy, save_policy
 from .retokenize import rows_from_text
 from .rows import TEXT_ONLY, TOO_LONG, Row, recorded_steps, rows_of, untrainable_reason
-from .trl_config import config
+from .run_identity import RunIdentity, identify
+from .trl_config import config, refusals
 
 require_extra("train", "Trainers", "torch", "transformers", "trl", "accelerate", "datasets")
 
@@ -46,7 +48,8 @@ class SFT:
 
     Args:
         model: the policy to train: a folder, a hub name, or a transformers model.
-        out: the folder to write; it must not exist yet, or hold an earlier result of a trainer, which is replaced.
+        out: the folder to write; it must not exist yet, unless it holds this very run's result or `overwrite` is
+            given.
         tokenizer: the model's, where `model` is in memory; else it is loaded from beside the model.
         select: "all" (every dialogue that did not fail, scored or not), "best" (those with the highest `Score.lower` of
             their group, ties included; none of a group that earned nothing), or the least `Score.lower` as a number in
@@ -60,6 +63,7 @@ class SFT:
         warmup_steps: optimizer steps of linear warm-up (default 0).
         seed: of the order of the rows, and of TRL.
         max_length: rollouts with a row of more tokens are left out (default: what the model reads); none is ever cut.
+        overwrite: replace the policy and the checkpoints of another run, once this one has ended well.
         args: an SFTConfig, which then decides alone (give neither `steps` nor `learning_rate`), or a dict of its
             settings.
 
@@ -99,6 +103,7 @@ class SFT:
         warmup_steps: int | None = None,
         seed: int = 0,
         max_length: int | None = None,
+        overwrite: bool = False,
         args: Any = None,
     ) -> None:
         if isinstance(select, bool) or (isinstance(select, str) and select not in ("all", "best")):
@@ -114,7 +119,7 @@ class SFT:
         self.select, self.retokenise, self.agent = select, retokenise, agent
         self.steps, self.epochs, self.rows_per_step = steps, epochs, rows_per_step
         self.learning_rate, self.warmup_steps, self.seed = learning_rate, warmup_steps, seed
-        self.max_length, self.args = max_length, args
+        self.max_length, self.overwrite, self.args = max_length, overwrite, args
         self.report: dict[str, JSON] = {}
 
     def train(self, groups: Iterable[Group], progress: Progress | None = None) -> Path:
@@ -150,10 +155,10 @@ class SFT:
             from .trl_trainer import config_restored
 
             with config_restored(policy.model):
-                steps = self._fit(policy, rows, folder, progress)
+                steps, run = self._fit(policy, rows, folder, progress)
             self.report = self._report(dataset, policy, steps)
             save_policy(folder, policy)
-            save_report(folder, self.report)
+            save_report(folder, self.report, run)
         return self.out
 
     def _dataset(self, groups: Sequence[Group], tokenizer: Any, max_length: int | None) -> RolloutDataset:
@@ -205,47 +210,58 @@ class SFT:
             _require_same_tokenizer(rollout, tokenizer)
         return rows or "no assistant step"
 
-    def _fit(self, policy: Policy, rows: Sequence[Row], folder: Path, progress: Progress | None) -> int:
+    def _fit(
+        self, policy: Policy, rows: Sequence[Row], folder: Path, progress: Progress | None
+    ) -> tuple[int, RunIdentity]:
         from datasets import Dataset
         from transformers import PrinterCallback
         from trl import SFTConfig, SFTTrainer
 
         from .callbacks import ProgressCallback
+        from .divergence import StopsWhenAstray
+        from .resuming import train_resumably
 
-        given = isinstance(self.args, SFTConfig)
+        class Trainer(StopsWhenAstray, SFTTrainer): ...
+
         defaults = {
             "per_device_train_batch_size": self.rows_per_step,
             "learning_rate": 2e-5,
             "lr_scheduler_type": "constant_with_warmup",
             "warmup_steps": 0,
-            "num_train_epochs": self.epochs or 1,
+            "num_train_epochs": 1,
             "seed": self.seed,
             "max_length": None,
             "logging_strategy": "steps",
             "logging_steps": 1,
             "dataset_kwargs": {"skip_prepare_dataset": True},
         }
-        asked = {"learning_rate": self.learning_rate, "warmup_steps": self.warmup_steps, "max_steps": self.steps}
-        made = config(
-            SFTConfig, self.args, defaults, folder.parent / "trl", {**asked, "epochs": self.epochs} if given else asked
-        )
+        asked = {
+            "learning_rate": self.learning_rate,
+            "warmup_steps": self.warmup_steps,
+            "max_steps": self.steps,
+            "num_train_epochs": self.epochs,
+        }
+        made = config(SFTConfig, self.args, defaults, folder.parent / "trl", asked, keeps=run_folder(self.out))
         made.dataset_kwargs = {
             **(made.dataset_kwargs or {}),
             "skip_prepare_dataset": True,
         }  # rows are tokens already, cut to length
+        run = identify("sft", model=policy.version, rows=rows, config=made, trainer=self)
+        check_run(self.out, run, overwrite=self.overwrite)
         data = Dataset.from_dict(
             {"input_ids": [list(row.ids) for row in rows], "labels": [_labels(row) for row in rows]}
         )
-        trainer = SFTTrainer(
-            model=policy.model,
-            args=made,
-            train_dataset=data,
-            processing_class=policy.tokenizer,
-            callbacks=[ProgressCallback(progress)],
-        )
+        with refusals("SFTTrainer"):
+            trainer = Trainer(
+                model=policy.model,
+                args=made,
+                train_dataset=data,
+                processing_class=policy.tokenizer,
+                callbacks=[ProgressCallback(progress)],
+            )
         trainer.remove_callback(PrinterCallback)  # it writes to stdout, which is the command line's
-        trainer.train()
-        return int(trainer.state.global_step)
+        train_resumably(trainer, run, overwrite=self.overwrite)
+        return int(trainer.state.global_step), run
 
     def _report(self, dataset: RolloutDataset, policy: Policy, steps: int) -> dict[str, JSON]:
         from cm2_agent.models.local import fingerprint

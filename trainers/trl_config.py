@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cm2_agent.errors import TrainError
+
+from .checkpoints import run_folder
 
 if TYPE_CHECKING:
     from .grpo import GRPO
@@ -28,12 +31,32 @@ step.
 """
 
 
-def config(kind: type[Any], args: Any, defaults: Mapping[str, Any], folder: Path, asked: Mapping[str, Any]) -> Any:
+UNSET_FOLDER = "trainer_output"
+"""TRL's `output_dir` where none was given."""
+
+
+def config(
+    kind: type[Any],
+    args: Any,
+    defaults: Mapping[str, Any],
+    folder: Path,
+    asked: Mapping[str, Any],
+    *,
+    keeps: Path | None = None,
+) -> Any:
     """The TRL config: a given one copied and otherwise untouched, or `args` (a dict) over `asked` over `defaults` over
     QUIET.
 
-    `asked` are the trainer's own keywords, None where the caller left them out. Raises TrainError on an unknown name,
-    on a value TRL refuses, and where a setting is asked for twice.
+    Args:
+        kind: TRL's class.
+        args: what the caller gave.
+        defaults: ours for this algorithm.
+        folder: `output_dir` of a run that leaves nothing there.
+        asked: the trainer's own keywords, None where the caller left them out.
+        keeps: `output_dir` of a run that was asked for checkpoints, trackers or completions, unless `args` has one.
+
+    Raises:
+        TrainError: an unknown name, a value TRL refuses, a setting that is asked for twice.
     """
     given = {name: value for name, value in asked.items() if value is not None}
     if isinstance(args, kind):
@@ -42,7 +65,7 @@ def config(kind: type[Any], args: Any, defaults: Mapping[str, Any], folder: Path
                 f"{', '.join(sorted(given))} and a {kind.__name__} were both given; with a {kind.__name__} it alone"
                 " decides: set them there"
             )
-        return copy.copy(args)
+        return _placed(copy.copy(args), folder, keeps)
     if args is not None and not isinstance(args, Mapping):
         raise TrainError(
             f"args is a {type(args).__name__}; expected a {kind.__name__}, a dict of its settings, or nothing"
@@ -56,12 +79,45 @@ def config(kind: type[Any], args: Any, defaults: Mapping[str, Any], folder: Path
     ):  # on by default in TRL; its name has changed
         known = {spec.name for spec in fields(kind)}
         quiet["activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"] = False
+    with refusals(kind.__name__):
+        settings = {**quiet, **defaults, **_implied(args or {}), **given, "output_dir": UNSET_FOLDER, **(args or {})}
+        made = kind(**settings)
+    rate = made.learning_rate
+    if not (isinstance(rate, int | float) and 0 <= rate < 1e38):
+        raise TrainError(f"learning_rate {rate!r}; expected a number of 0 or more, for example 1e-5")
+    return _placed(made, folder, keeps)
+
+
+@contextmanager
+def refusals(name: str) -> Iterator[None]:
+    """What TRL refuses, as a TrainError that says so."""
     try:
-        return kind(**{**quiet, **defaults, **given, "output_dir": str(folder), **(args or {})})
-    except (TypeError, ValueError) as error:
-        raise TrainError(
-            f"{kind.__name__} refused its settings: {error}. See TRL's {kind.__name__} for the names and values."
-        ) from error
+        yield
+    except (TypeError, ValueError, RuntimeError, ImportError, NotImplementedError) as error:
+        raise TrainError(f"{name} refused its settings: {error}. See TRL's {name} for the names and values.") from error
+
+
+def writes(made: Any) -> bool:
+    """Whether a run of this config leaves checkpoints, completions or a tracker's files in `output_dir`."""
+    strategy = getattr(made.save_strategy, "value", made.save_strategy)
+    return strategy != "no" or bool(made.report_to) or bool(getattr(made, "log_completions", False))
+
+
+def _placed(made: Any, folder: Path, keeps: Path | None) -> Any:
+    if made.output_dir == UNSET_FOLDER:
+        made.output_dir = str(keeps if keeps is not None and writes(made) else folder)
+    return made
+
+
+def _implied(args: Mapping[str, Any]) -> dict[str, Any]:
+    """What follows from what was asked for: to report is to log, and a number of steps is a strategy."""
+    implied: dict[str, Any] = {}
+    reported = args.get("report_to") not in (None, "none", [], ["none"])
+    if reported or any(args.get(name) for name in ("log_completions", "logging_steps", "logging_first_step")):
+        implied |= {"logging_strategy": "steps", "logging_steps": 1}
+    if args.get("save_steps"):
+        implied["save_strategy"] = "steps"
+    return implied
 
 
 def grpo_config(grpo: GRPO, temperature: float, folder: Path) -> Any:
@@ -70,8 +126,9 @@ def grpo_config(grpo: GRPO, temperature: float, folder: Path) -> Any:
     """
     from trl import GRPOConfig
 
-    given = isinstance(grpo.args, GRPOConfig)
     mapping = grpo.args if isinstance(grpo.args, Mapping) else {}
+    # Ours to do: TRL would refuse them beside our nominal prompts, or do them to a model that is not there.
+    args = {name: value for name, value in mapping.items() if name not in ("num_generations", "scale_rewards")}
     parts = int(mapping.get("steps_per_generation") or mapping.get("gradient_accumulation_steps") or 1)
     # TRL counts prompts by it; how many rows there are we decide.
     nominal = int(mapping.get("per_device_train_batch_size") or 2)
@@ -90,20 +147,26 @@ def grpo_config(grpo: GRPO, temperature: float, folder: Path) -> Any:
         "learning_rate": 3e-6,
         "lr_scheduler_type": "constant_with_warmup",
         "warmup_steps": 0,
-        "num_train_epochs": grpo.epochs or 1,
+        "num_train_epochs": 1,
         **({"delta": grpo.max_weight} if grpo.importance_weighting == "direct" else {}),
     }
-    asked = {"learning_rate": grpo.learning_rate, "warmup_steps": grpo.warmup_steps, "max_steps": grpo.steps}
-    made = config(GRPOConfig, grpo.args, defaults, folder, {**asked, "epochs": grpo.epochs} if given else asked)
+    asked = {
+        "learning_rate": grpo.learning_rate,
+        "warmup_steps": grpo.warmup_steps,
+        "max_steps": grpo.steps,
+        "num_train_epochs": grpo.epochs,
+    }
+    taken = args if isinstance(grpo.args, Mapping) else grpo.args
+    made = config(GRPOConfig, taken, defaults, folder, asked, keeps=run_folder(grpo.out))
     if made.temperature != temperature:
         raise TrainError(
             f"args say temperature {made.temperature}, the stored logprobs are of temperature {temperature}; set "
             f"temperature={temperature}: the ratio is only one of the same distribution"
         )
-    if made.use_vllm or made.world_size > 1:
-        raise TrainError(
-            "stored rollouts are trained on by one process and without vLLM; expected use_vllm=False and one process"
-        )
+    if made.world_size > 1:
+        raise TrainError("stored rollouts are trained on by one process; expected one process")
+    if made.sync_ref_model and not made.beta:
+        raise TrainError("sync_ref_model needs a KL term; set beta above 0, or leave sync_ref_model out")
     if grpo.importance_weighting == "direct" and made.delta is None:
         made.delta = grpo.max_weight
     return made

@@ -16,6 +16,7 @@ from cm2_agent.types.protocols import Progress
 
 from .callbacks import StepFigures
 from .collator import Sample, collate
+from .divergence import StopsWhenAstray
 from .rows import Floats, Row
 from .trained_logits import FORWARD_ROWS, trained_logprobs
 
@@ -29,7 +30,7 @@ def no_reward_func(*args: Any, **kwargs: Any) -> list[float]:
     raise RuntimeError("stored rollouts were scored before training; no reward is computed in the trainer")
 
 
-class StoredGRPOTrainer(GRPOTrainer):
+class StoredGRPOTrainer(StopsWhenAstray, GRPOTrainer):
     """GRPOTrainer whose "generation" is the next batch of stored rows.
 
     `batches` yields the rows of one load of the data (TRL's generation batch), without end. `on_step(step, total,

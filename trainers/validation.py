@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from cm2_agent.errors import TrainError
 from cm2_agent.types.group import Group
 
@@ -17,6 +19,8 @@ from .model_limits import ModelLimits
 from .rows import TEXT_ONLY, TOO_LONG
 
 STALE = "policy lag above max_lag"
+NOT_FINITE = "a stored logprob is no number"
+TRUNCATED = "the token limit cut an answer"
 
 
 def too_long(max_length: int | None, model: ModelLimits | None = None) -> Drop:
@@ -40,6 +44,33 @@ def stale(versions: Sequence[str] | None, max_lag: int | None) -> Drop:
         return STALE if str(group.key.get("policy")) in old else None
 
     return drop
+
+
+def not_finite(group: Group, rollout: RolloutRows) -> str | None:
+    """Leaves out rollouts with a stored logprob that is no number: a sampler whose logits were broken wrote them."""
+    return None if all(np.isfinite(row.mu).all() for row in rollout.rows) else NOT_FINITE
+
+
+def truncated(group: Group, rollout: RolloutRows) -> str | None:
+    """Leaves out rollouts in which the token limit cut an answer (`mask_truncated_completions`): it was judged for what
+    it could not finish.
+    """
+    cut = any(
+        "length" in (step.message.finish_reason, step.call.finish_reason if step.call else None)
+        for step in rollout.rollout.trace.steps
+    )
+    return TRUNCATED if cut else None
+
+
+def check_sizes(dataset: RolloutDataset, num_generations: int | None) -> None:
+    """Raises TrainError where `num_generations` was given and a stored group has another number of rollouts."""
+    for group in dataset.groups:
+        number = len(group.group.rollouts)
+        if num_generations is not None and number not in (0, num_generations):
+            raise TrainError(
+                f"num_generations {num_generations} was given, and the group of task {group.group.key.get('task')!r}"
+                f" holds {number} rollouts; leave it out: the stored groups decide"
+            )
 
 
 def leave_out(dataset: RolloutDataset, rollouts: Container[int], reason: str) -> RolloutDataset:

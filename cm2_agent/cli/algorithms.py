@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import sys
@@ -17,6 +18,8 @@ from cm2_agent.types.protocols import Trainer
 
 ALGORITHMS = {"grpo": "GRPO", "sft": "SFT"}
 """The algorithms that come with CM2, by the name of their class on the face of the trainers."""
+CONFIGS = {"grpo": "GRPOConfig", "sft": "SFTConfig"}
+"""The TRL config whose fields an algorithm takes in `args`: `--set` reaches these too."""
 MakeTrainer = Callable[..., Trainer]
 
 
@@ -60,7 +63,7 @@ def make_trainer(algorithm: str, make: MakeTrainer, options: Mapping[str, Any], 
     twice = sorted(options.keys() & settings.keys())
     if twice:
         raise TrainError(f"{_flag(twice[0])} and --set {twice[0]} were both given; give one of them")
-    given = {**options, **settings}
+    given = _with_fields(algorithm, make, {**options, **settings})
     parameters = inspect.signature(make).parameters
     takes = [
         name
@@ -76,9 +79,10 @@ def make_trainer(algorithm: str, make: MakeTrainer, options: Mapping[str, Any], 
     if not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
         unknown = [name for name in given if name not in takes]
         if unknown:
+            fields = f", or a field of TRL's {CONFIGS[algorithm]}" if algorithm in CONFIGS else ""
             raise TrainError(
                 f"{_flag(unknown[0]) if unknown[0] in options else f'--set {unknown[0]}'} was given, and algorithm"
-                f" {algorithm} takes no {unknown[0]!r}; expected one of {', '.join(takes)}. Leave it out"
+                f" {algorithm} takes no {unknown[0]!r}; expected one of {', '.join(takes)}{fields}. Leave it out"
             )
     trainer = make(**given)
     if not callable(getattr(trainer, "train", None)):
@@ -87,6 +91,26 @@ def make_trainer(algorithm: str, make: MakeTrainer, options: Mapping[str, Any], 
             " class that has it"
         )
     return trainer
+
+
+def _with_fields(algorithm: str, make: MakeTrainer, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords, with those that are fields of the algorithm's TRL config in `args`. Raises TrainError where a field
+    is in `args` already.
+    """
+    names = [name for name in given if name not in inspect.signature(make).parameters]
+    if algorithm not in CONFIGS or not names:
+        return dict(given)
+    config = getattr(import_module("trl"), CONFIGS[algorithm])
+    known = {spec.name for spec in dataclasses.fields(config)}
+    found = {name: given[name] for name in names if name in known}
+    args = given.get("args") or {}
+    if not found or not isinstance(args, Mapping):  # what args may be is the trainer's to say
+        return dict(given)
+    twice = sorted(found.keys() & args.keys())
+    if twice:
+        raise TrainError(f"--set {twice[0]} was given, and args holds {twice[0]} too; give one of them")
+    rest = {name: value for name, value in given.items() if name not in found}
+    return {**rest, "args": {**args, **found}}
 
 
 def train_on(trainer: Trainer, groups: Sequence[Any], advance: Callable[[], object]) -> Path:
@@ -127,5 +151,5 @@ def _plain(value: Any) -> Any:
 
 
 def _flag(name: str) -> str:
-    flags = ("model", "out", "level", "norm", "steps", "learning_rate", "rollouts_per_step", "seed")
+    flags = ("model", "out", "overwrite", "level", "norm", "steps", "learning_rate", "rollouts_per_step", "seed")
     return f"--{name.replace('_', '-')}" if name in flags else f"--set {name}=…"

@@ -50,7 +50,10 @@ def register(app: typer.Typer) -> None:
     app.command("train", help=help, short_help=short)(train)
 
 
-TRAINER_OPTIONS = ("model", "out", "agent", "level", "norm", "steps", "learning_rate", "rollouts_per_step", "seed")
+TRAINER_OPTIONS = (
+    *("model", "out", "overwrite", "agent", "level"),
+    *("norm", "steps", "learning_rate", "rollouts_per_step", "seed"),
+)
 """The options that a trainer gets as keyword arguments, where they were typed."""
 
 
@@ -61,6 +64,10 @@ def train(
     ] = "grpo",
     model: Annotated[str | None, typer.Option("--model", help="The policy to train: a folder or hub name.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="A new folder for the trained policy.")] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace another run's policy and checkpoints, once this run has ended well."),
+    ] = False,
     rows_only: Annotated[
         bool, typer.Option("--rows-only", help="Make the token rows, count them, train nothing.")
     ] = False,
@@ -147,7 +154,11 @@ def train(
     seed: Annotated[int, typer.Option("--seed", help="Seed of the order of the rollouts.")] = 0,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Another keyword of the algorithm; repeatable."),
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Another keyword of the algorithm, or a field of its TRL config; repeatable.",
+        ),
     ] = None,
     store: StoreOption = STORE,
     project: ProjectOption = PROJECT,

@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.docs_reference.api import api_pages
 from tests.docs_reference.cli import cli_page
 from tests.docs_reference.database import database_page
+from tests.docs_reference.grpo_fields import grpo_fields_page
 from tests.docs_reference.keys import checklist_page, jsonl_page
 
 REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference"
@@ -24,6 +25,7 @@ def pages() -> Mapping[str, str]:
         "checklist.md": checklist_page(),
         "jsonl.md": jsonl_page(),
         "database.md": database_page(),
+        "grpo-fields.md": grpo_fields_page(),
     }
     return {
         name: f"<!-- Made from the code by `{COMMAND}`; change the code, not this page. -->\n\n{made[name]}"

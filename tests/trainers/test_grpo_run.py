@@ -194,7 +194,9 @@ def test_an_interrupt_leaves_everything_as_it_was(
 
     for target in (out, tmp_path / "new"):
         with pytest.raises(KeyboardInterrupt):
-            GRPO(policy(1), target, tokenizer=tokenizer, steps=3, learning_rate=0.1).train(groups, progress=interrupt)
+            GRPO(policy(1), target, tokenizer=tokenizer, steps=3, learning_rate=0.1, overwrite=True).train(
+                groups, progress=interrupt
+            )
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
     assert [file.name for file in tmp_path.iterdir()] == ["out"]
 

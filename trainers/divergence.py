@@ -1,0 +1,72 @@
+"""Runs that went astray: losses, gradients, weights and log-probabilities that are no numbers stop them before anything
+is saved.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from cm2_agent.errors import TrainError
+
+from .rows import Floats
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+else:
+    Trainer = object
+
+
+class StopsWhenAstray(Trainer):
+    """Mixed into a transformers Trainer: raises TrainError at a loss or gradient that is no number, before the
+    optimizer takes the step.
+    """
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        require_finite(float(loss), "loss", self.state.global_step + 1, self.args.learning_rate)
+        return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)
+        # A loss scaler (fp16) looks for infinite gradients by itself, and skips the step.
+        if getattr(self.accelerator, "scaler", None) is None:
+            require_finite(float(norm), "norm of the gradient", self.state.global_step + 1, self.args.learning_rate)
+        return norm
+
+
+def require_finite(value: float, name: str, step: int, learning_rate: float) -> None:
+    """Raises TrainError where a figure of an optimizer step is NaN or infinite."""
+    if math.isfinite(value):
+        return
+    raise TrainError(
+        f"the {name} of step {step} is {value}; expected a number. Nothing was saved. Take a lower learning_rate (now"
+        f" {learning_rate:g}), a longer warm-up (warmup_steps), or a lower max_grad_norm"
+    )
+
+
+def require_finite_weights(model: Any, learning_rate: float) -> None:
+    """Raises TrainError where a weight is NaN or infinite."""
+    for name, weights in model.named_parameters():
+        wrong = int((~torch.isfinite(weights)).sum())
+        if wrong:
+            raise TrainError(
+                f"{wrong} of {weights.numel()} weights of {name} are not finite after training; nothing was saved. Take"
+                f" a lower learning_rate (now {learning_rate:g}), a longer warm-up (warmup_steps), or a lower"
+                " max_grad_norm"
+            )
+
+
+def require_finite_logprobs(logprobs: Iterable[Floats], when: str) -> None:
+    """Raises TrainError where the policy gives a token no log-probability that is a number; `when` says when."""
+    for values in logprobs:
+        if not np.isfinite(values).all():
+            raise TrainError(
+                f"the policy's own log-probabilities of the stored tokens are not finite {when}; nothing was saved."
+                " Before training: its weights or logits are broken, load another checkpoint. After it: take a lower"
+                " learning_rate"
+            )

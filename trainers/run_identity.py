@@ -1,0 +1,121 @@
+"""Which run it was: the algorithm, the weights it began with, the rows and the settings, all that its result follows
+from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cm2_agent.types.json_values import JSON
+
+from .rows import Row
+
+MANIFEST = "run.json"
+
+WATCHING = frozenset(
+    {
+        *("output_dir", "report_to", "run_name", "project", "trackio_space_id", "trackio_bucket_id"),
+        *("trackio_static_space_id", "logging_strategy", "logging_steps", "logging_first_step", "log_on_each_node"),
+        *("logging_nan_inf_filter", "log_level", "log_level_replica", "disable_tqdm", "log_completions"),
+        *("num_completions_to_print", "log_unique_prompts", "save_strategy", "save_steps", "save_total_limit"),
+        *("save_on_each_node", "resume_from_checkpoint", "skip_memory_metrics", "dataloader_pin_memory", "local_rank"),
+    }
+)
+"""Settings that only watch or save a run: its result does not follow from them."""
+_PLACES = frozenset({"model", "tokenizer", "out", "args", "overwrite", "report"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunIdentity:
+    """The same identity twice means the same result, on the same machine: `model` is the version of the weights before
+    training, `rows` a hash of what is trained on.
+    """
+
+    algorithm: str
+    model: str
+    rows: str
+    settings: Mapping[str, JSON] = field(default_factory=dict)
+
+    def difference(self, other: RunIdentity) -> str:
+        """What tells this run from another, in words, at most three settings by name."""
+        found = [
+            f"{name} {mine} there, {theirs} here"
+            for name in ("algorithm", "model")
+            if (mine := getattr(self, name)) != (theirs := getattr(other, name))
+        ]
+        if self.rows != other.rows:
+            found.append("other rollouts")
+        names = sorted({*self.settings, *other.settings})
+        changed = [name for name in names if self.settings.get(name) != other.settings.get(name)]
+        found += [f"{name} {self.settings.get(name)} there, {other.settings.get(name)} here" for name in changed[:3]]
+        if len(changed) > 3:
+            found.append(f"and {len(changed) - 3} more settings")
+        return "; ".join(found)
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_identity(path: Path) -> RunIdentity | None:
+    """The identity in a manifest; None where there is none that can be read."""
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+        return RunIdentity(**{spec.name: given[spec.name] for spec in fields(RunIdentity)})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def identify(
+    algorithm: str, *, model: str, rows: Iterable[Row], config: Any, trainer: object, more: bytes = b""
+) -> RunIdentity:
+    """The identity of a run.
+
+    Args:
+        algorithm: its name on the command line.
+        model: the version of the weights before training.
+        rows: what is trained on, in the order in which the trainer was given them.
+        config: the TRL config, a dataclass.
+        trainer: our trainer: those of its public attributes that are plain values are settings.
+        more: bytes that the result follows from beside the rows.
+    """
+    given = {spec.name: getattr(config, spec.name) for spec in fields(config) if spec.name not in WATCHING}
+    ours = {
+        name: value
+        for name, value in vars(trainer).items()
+        if not name.startswith("_") and name not in _PLACES and not (callable(value) and not isinstance(value, type))
+    }
+    settings = {**ours, **given}
+    # As JSON reads it back, so that what was saved compares equal.
+    plain = json.loads(json.dumps({name: settings[name] for name in sorted(settings)}, default=_plain))
+    return RunIdentity(algorithm=algorithm, model=model, rows=_hash(rows, more), settings=plain)
+
+
+def _hash(rows: Iterable[Row], more: bytes) -> str:
+    found = hashlib.sha256(more)
+    for row in rows:
+        spans = [(span.start, span.stop, span.turn, span.step) for span in row.spans]
+        found.update(f"{row.trace_id}\0{spans}\0{row.temperature}\0{row.policy}\0{len(row.ids)}\0".encode())
+        for values in (np.asarray(row.ids, dtype=np.int64), row.mu, row.token_advantages):
+            found.update(np.ascontiguousarray(values).tobytes())
+    return found.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no word for, in an order that does not change from run to run."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, set | frozenset):
+        return sorted(map(str, value))
+    if isinstance(value, Mapping):
+        return dict(value)
+    if callable(to_dict := getattr(value, "to_dict", None)):
+        return to_dict()
+    return f"{type(value).__module__}.{type(value).__qualname__}"
