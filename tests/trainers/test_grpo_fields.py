@@ -110,12 +110,13 @@ def test_scale_rewards_is_norm(policy: Callable[..., Any], sample: Sampler, toke
     def loss(name: str, **settings: Any) -> float:
         grpo = GRPO(policy(1), tmp_path / name, tokenizer=tokenizer, steps=1, **settings)
         grpo.train(groups)
-        return float(grpo.report["history"][0]["loss"])  # type: ignore[index, call-overload]
+        return float(grpo.report["history"][0]["loss"])
 
     scaled, plain = loss("std", norm="std"), loss("none")
     assert scaled != plain
     assert loss("group", args={"scale_rewards": "group"}) == loss("true", args={"scale_rewards": True}) == scaled
     assert loss("no", args={"scale_rewards": "none"}) == loss("false", args={"scale_rewards": False}) == plain
+    wrong: dict[str, Any]
     for wrong, message in [
         ({"args": {"scale_rewards": "batch"}}, "scale_rewards 'batch'; expected 'group'"),
         ({"args": {"scale_rewards": "none"}, "norm": "std"}, "scale_rewards means norm 'none', and norm 'std'"),
@@ -159,7 +160,7 @@ def test_mask_truncated_completions_leaves_out_what_was_cut(
                 tokens = sum(len(call.completion_ids or ()) for run in one.trace.runs for call in run.calls)
                 by_hand.append((tokens, (reward or 0.0) - mean))
     expected = -sum(tokens * advantage for tokens, advantage in by_hand) / sum(tokens for tokens, _ in by_hand)
-    assert reports[1]["history"][0]["loss"] == pytest.approx(expected, abs=1e-5)  # type: ignore[index, call-overload]
+    assert reports[1]["history"][0]["loss"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_num_generations_must_be_the_groups_own(
@@ -200,7 +201,7 @@ def test_temperature_beta_and_delta_have_their_own_meaning(
         GRPO(policy(1), tmp_path / "no", tokenizer=tokenizer, args={"temperature": 0.7}).train(groups)
     grpo = GRPO(policy(1), tmp_path / "kl", tokenizer=tokenizer, steps=2, learning_rate=1e-2, args={"beta": 0.5})
     grpo.train(groups)
-    assert [one["kl"] > 0 for one in grpo.report["history"]] == [False, True]  # type: ignore[union-attr, index, call-overload, operator]
+    assert [one["kl"] > 0 for one in grpo.report["history"]] == [False, True]
     direct = grpo_config(GRPO("m", "out", importance_weighting="direct", max_weight=3.0), 1.0, Path("scratch"))
     assert (direct.delta, grpo_config(GRPO("m", "out"), 1.0, Path("scratch")).delta) == (3.0, None)
     assert math.isclose(grpo_config(GRPO("m", "out", args={"delta": 4.0}), 1.0, Path("scratch")).delta, 4.0)

@@ -157,6 +157,7 @@ def test_another_runs_policy_is_replaced_only_when_told(
 
     first = train()
     assert train() == first  # the very same run may write its own again
+    other: dict[str, Any]
     for other, word in [
         ({"steps": 2}, "max_steps 1 there, 2 here"),
         ({"seed": 3}, "seed 0 there, 3 here"),
@@ -164,7 +165,7 @@ def test_another_runs_policy_is_replaced_only_when_told(
         ({"weights": 2}, "model .* there, .* here"),
         ({"on": groups[:1]}, "other rollouts"),
     ]:
-        settings: dict[str, Any] = dict(other)
+        settings = dict(other)
         given = settings.pop("on", groups)
         model = policy(settings.pop("weights", 1))
         refused = kind(model, out, tokenizer=tokenizer, **{"steps": 1, **settings})
