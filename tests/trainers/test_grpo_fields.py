@@ -116,12 +116,12 @@ def test_scale_rewards_is_norm(policy: Callable[..., Any], sample: Sampler, toke
     assert scaled != plain
     assert loss("group", args={"scale_rewards": "group"}) == loss("true", args={"scale_rewards": True}) == scaled
     assert loss("no", args={"scale_rewards": "none"}) == loss("false", args={"scale_rewards": False}) == plain
-    wrong: dict[str, Any]
-    for wrong, message in [
+    refused: list[tuple[dict[str, Any], str]] = [
         ({"args": {"scale_rewards": "batch"}}, "scale_rewards 'batch'; expected 'group'"),
         ({"args": {"scale_rewards": "none"}, "norm": "std"}, "scale_rewards means norm 'none', and norm 'std'"),
         ({"args": {"scale_rewards": "group"}, "credits": list}, "scale_rewards means norm 'std', and credits"),
-    ]:
+    ]
+    for wrong, message in refused:
         with pytest.raises(TrainError, match=message):
             GRPO("m", "out", **wrong)
 

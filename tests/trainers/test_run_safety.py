@@ -157,14 +157,14 @@ def test_another_runs_policy_is_replaced_only_when_told(
 
     first = train()
     assert train() == first  # the very same run may write its own again
-    other: dict[str, Any]
-    for other, word in [
+    others: list[tuple[dict[str, Any], str]] = [
         ({"steps": 2}, "max_steps 1 there, 2 here"),
         ({"seed": 3}, "seed 0 there, 3 here"),
         ({"args": {"weight_decay": 0.5}}, r"weight_decay 0\.0 there, 0\.5 here"),
         ({"weights": 2}, "model .* there, .* here"),
         ({"on": groups[:1]}, "other rollouts"),
-    ]:
+    ]
+    for other, word in others:
         settings = dict(other)
         given = settings.pop("on", groups)
         model = policy(settings.pop("weights", 1))
