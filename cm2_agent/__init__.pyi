@@ -21,6 +21,7 @@ from .runner.rescore import score_traces as score_traces
 from .runner.run import run as run
 from .store.sql_store import SQLStore as SQLStore
 from .trainers.grpo import GRPO as GRPO
+from .trainers.rft import RFT as RFT
 from .trainers.sft import SFT as SFT
 from .types.checklist import Checklist as Checklist
 from .types.checklist_item import Item as Item

@@ -1,60 +1,51 @@
 """Imitation of stored traces: supervised fine-tuning on all of them, on the best of each group, or on those above a
 score.
 
-It needs neither logprobs nor advantages: it is where text-only traces go, and the baseline that GRPO has to beat.
-Where full-score traces exist, `select="best"` (rejection sampling) is strong; where none does, imitation of partial
-successes can harm a policy that GRPO would still improve.
+It needs neither logprobs nor advantages, and for all traces neither groups nor scores: it is where text-only traces
+go, and the baseline that GRPO has to beat (`RFT`).
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from cm2_agent.errors import TrainError, require_extra
-from cm2_agent.types.group import Group, Rollout
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.protocols import Progress
 
 from .checkpoints import run_folder
-from .dataset import GroupRows, RolloutDataset, RolloutRows, require_scored
+from .imitation import Dialogues, Imitation, RowMaker, Select
 from .model_limits import ModelLimits
 from .output_folder import check_out, check_run, save_report, whole_folder
 from .policy import Policy, load_policy, save_policy
-from .retokenize import rows_from_text
-from .rows import TEXT_ONLY, TOO_LONG, Row, recorded_steps, rows_of, untrainable_reason
+from .rows import Row
 from .run_identity import RunIdentity, identify
+from .stop_tokens import add_stops, stops_of
 from .trl_config import config, refusals
 
 require_extra("train", "Trainers", "torch", "transformers", "trl", "accelerate", "datasets")
-
-Select = Literal["all", "best"] | float
-
-FAILED = "the dialogue failed"
-NOT_BEST = "not the best of its group"
-NOTHING_EARNED = "the best of its group earned nothing"
-BELOW = "below the score asked for"
-NO_REWARD = "no reward"
 
 
 class SFT:
     """Trains a policy to write what the chosen rollouts hold, and writes the new one to a folder, on TRL's SFTTrainer.
 
-    The loss is the mean −log π_θ of the model's own tokens: by the recorded ids, or, for text-only traces, by the
-    tokenizer's chat template. Prompts, tool results and users are masked. Recorded ids of another tokenizer are
-    refused. A model in memory is trained in place; the same seed, groups and machine give the same weights.
+    The loss is the mean −log π_θ of the model's own tokens: by the recorded ids where they can be trusted, else by the
+    words through the tokenizer's chat template, for traces of hosted models, edited answers and ids of another
+    tokenizer. Prompts, tool results and users are masked; an answer that was cut off is given no end. The report says
+    how many rows came from which. A model in memory is trained in place; the same seed, traces and machine give the
+    same weights.
 
     Args:
         model: the policy to train: a folder, a hub name, or a transformers model.
         out: the folder to write; it must not exist yet, unless it holds this very run's result or `overwrite` is
             given.
         tokenizer: the model's, where `model` is in memory; else it is loaded from beside the model.
-        select: "all" (every dialogue that did not fail, scored or not), "best" (those with the highest `Score.lower` of
-            their group, ties included; none of a group that earned nothing), or the least `Score.lower` as a number in
-            [0, 1]. What the policy kept from being judged is unpaid in it.
-        retokenise: take the words of all traces, also of those with recorded ids.
+        select: "all" (the default: every dialogue that did not fail, scored or not), "best" (those with the highest
+            `Score.lower` of their group, ties included; none of a group that earned nothing), or the least
+            `Score.lower` as a number in [0, 1]. What the policy kept from being judged is unpaid in it.
+        retokenise: take the words of all traces, also of those whose recorded ids can be trusted.
         agent: train on the steps of the agent of this name alone, in a graph of several.
         steps: optimizer steps, exactly so many; or give `epochs`.
         epochs: passes over the rows (default 1).
@@ -122,11 +113,18 @@ class SFT:
         self.max_length, self.overwrite, self.args = max_length, overwrite, args
         self.report: dict[str, JSON] = {}
 
-    def train(self, groups: Iterable[Group], progress: Progress | None = None) -> Path:
+    @property
+    def needs(self) -> str:
+        """What `cm2 train` gives: "traces" (all of them), "scored" rollouts, or "groups" of them."""
+        return {"all": "traces", "best": "groups"}.get(str(self.select), "scored")
+
+    def train(self, groups: Dialogues, progress: Progress | None = None) -> Path:
         """Train and return `out`: safetensors, tokenizer and report.json (also `self.report`).
 
         Args:
-            groups: the rollouts of each task, `store.groups(…)`; of one reward version unless `select` is "all".
+            groups: the rollouts of each task, `store.groups(…)`; to choose by a number, also scored rollouts that
+                are in no group; with "all" also traces, `store.traces(…)`. Scores are of one reward version unless
+                `select` is "all".
             progress: called with (step, total, metrics) after every optimizer step.
 
         Raises:
@@ -134,81 +132,30 @@ class SFT:
                 it was.
         """
         check_out(self.out)
-        groups = require_scored(groups, one_reward=self.select != "all")
         policy = load_policy(self.model, self.tokenizer)
         limits = ModelLimits(policy.model)
-        longest = min((one for one in (self.max_length, limits.context) if one is not None), default=None)
-        dataset = self._dataset(groups, policy.tokenizer, longest)
-        rows = [row for group in dataset.groups for row in group.rows]
-        if not rows:
-            reasons = ", ".join(f"{count} × {reason}" for reason, count in sorted(dataset.left_out.items()))
-            raise TrainError(
-                f"nothing is left to imitate of {len(groups)} groups: {reasons}. Ask for less with select, or score the"
-                " traces first."
-            )
-        if (largest := max(max(row.ids) for row in rows)) >= limits.vocabulary:
-            raise TrainError(
-                f"a row holds token id {largest}, the model knows {limits.vocabulary}: its ids are another model's;"
-                " pass retokenise=True"
-            )
+        make = RowMaker(
+            policy.tokenizer,
+            vocabulary=limits.vocabulary,
+            stops=stops_of(policy.model),
+            words=self.retokenise,
+            agent=self.agent,
+            max_length=min((one for one in (self.max_length, limits.context) if one is not None), default=None),
+        )
+        imitation = Imitation(self.select, make)
+        imitation.read(groups)
+        imitation.require_rows()
+        rows = imitation.rows
         with whole_folder(self.out) as folder:
             from .trl_trainer import config_restored
 
             with config_restored(policy.model):
                 steps, run = self._fit(policy, rows, folder, progress)
-            self.report = self._report(dataset, policy, steps)
+            stops = add_stops(policy.model, policy.tokenizer, make.ends)
+            self.report = self._report(imitation.report, policy, steps, stops)
             save_policy(folder, policy)
             save_report(folder, self.report, run)
         return self.out
-
-    def _dataset(self, groups: Sequence[Group], tokenizer: Any, max_length: int | None) -> RolloutDataset:
-        left_out: Counter[str] = Counter()
-        made = []
-        for group in groups:
-            chosen = []
-            for rollout in group.rollouts:
-                rows = self._reason(group, rollout) or self._rows(rollout, tokenizer, max_length)
-                if isinstance(rows, str):
-                    left_out[rows] += 1
-                else:
-                    chosen.append(RolloutRows(rollout=rollout, rows=tuple(rows)))
-            rewards = {rollout.score.lower for rollout in group.rollouts}
-            made.append(GroupRows(group=group, rollouts=tuple(chosen), informative=len(rewards - {None}) > 1))
-        return RolloutDataset(groups=tuple(made), left_out=dict(left_out))
-
-    def _reason(self, group: Group, rollout: Rollout) -> str | None:
-        """Why the rollout is not chosen, None where it is."""
-        if rollout.trace.failure is not None:
-            return FAILED
-        if self.select == "all":
-            return None
-        reward = rollout.score.lower
-        if reward is None:
-            return NO_REWARD
-        if self.select == "best":
-            best = max(other.score.lower for other in group.rollouts if other.score.lower is not None)
-            if best <= 0:
-                return NOTHING_EARNED
-            return None if reward == best else NOT_BEST
-        return None if reward >= float(self.select) else BELOW
-
-    def _rows(self, rollout: Rollout, tokenizer: Any, max_length: int | None) -> list[Row] | str:
-        reason = TEXT_ONLY if self.retokenise else untrainable_reason(rollout.trace, imitation=True, agent=self.agent)
-        if reason is not None and reason != TEXT_ONLY:
-            return reason
-        recorded = reason is None
-        rows: list[Row] | str
-        if recorded:
-            rows = rows_of(rollout.trace, imitation=True, agent=self.agent)
-        else:
-            rows = rows_from_text(tokenizer, agent=self.agent)(rollout.trace, None)
-        if isinstance(rows, str):
-            return rows
-        if max_length is not None and any(len(row.ids) > max_length for row in rows):
-            return TOO_LONG
-        if recorded:
-            _require_same_tokenizer(rollout, tokenizer)
-        return rows or "no assistant step"
 
     def _fit(
         self, policy: Policy, rows: Sequence[Row], folder: Path, progress: Progress | None
@@ -263,14 +210,13 @@ class SFT:
         train_resumably(trainer, run, overwrite=self.overwrite)
         return int(trainer.state.global_step), run
 
-    def _report(self, dataset: RolloutDataset, policy: Policy, steps: int) -> dict[str, JSON]:
+    def _report(self, account: dict[str, JSON], policy: Policy, steps: int, stops: list[str]) -> dict[str, JSON]:
         from cm2_agent.models.local import fingerprint
 
         return {
-            **dataset.report.to_json(),
-            "select": self.select,
-            "rollouts": sum(len(group.rollouts) for group in dataset.groups),
+            **account,
             "policy": {"before": policy.version, "after": fingerprint(policy.model)},
+            "stops_added": list(stops),
             "steps": steps,
             "seed": self.seed,
         }
@@ -278,18 +224,3 @@ class SFT:
 
 def _labels(row: Row) -> list[int]:
     return [token if trained else -100 for token, trained in zip(row.ids, row.mask, strict=True)]
-
-
-def _require_same_tokenizer(rollout: Rollout, tokenizer: Any) -> None:
-    """Raises TrainError where the recorded ids, read by this tokenizer, are not the words that were recorded beside
-    them.
-    """
-    for step, call in recorded_steps(rollout.trace):
-        text = "".join(step.message.text.split())
-        read = "".join(str(tokenizer.decode(list(call.completion_ids or ()))).split())
-        if text and text not in read:
-            raise TrainError(
-                f"trace {rollout.trace.id!r}: the recorded ids read as {read[:60]!r}, the message says {text[:60]!r}: "
-                "they are of another tokenizer than the model's. Pass retokenise=True to train on the words, or give "
-                "the tokenizer that was used."
-            )

@@ -1,4 +1,4 @@
-"""The algorithms of `cm2 train`: `grpo`, `sft`, or a trainer of one's own, made with the options that were typed."""
+"""The algorithms of `cm2 train`: those that ship, or a trainer of one's own, made with the options that were typed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from importlib import import_module
 from pathlib import Path
@@ -16,9 +16,9 @@ from cm2_agent.cli.run import load_function
 from cm2_agent.errors import TaskError, TrainError
 from cm2_agent.types.protocols import Trainer
 
-ALGORITHMS = {"grpo": "GRPO", "sft": "SFT"}
+ALGORITHMS = {"grpo": "GRPO", "sft": "SFT", "rft": "RFT"}
 """The algorithms that come with CM2, by the name of their class on the face of the trainers."""
-CONFIGS = {"grpo": "GRPOConfig", "sft": "SFTConfig"}
+CONFIGS = {"grpo": "GRPOConfig", "sft": "SFTConfig", "rft": "SFTConfig"}
 """The TRL config whose fields an algorithm takes in `args`: `--set` reaches these too."""
 MakeTrainer = Callable[..., Trainer]
 
@@ -64,7 +64,7 @@ def make_trainer(algorithm: str, make: MakeTrainer, options: Mapping[str, Any], 
     if twice:
         raise TrainError(f"{_flag(twice[0])} and --set {twice[0]} were both given; give one of them")
     given = _with_fields(algorithm, make, {**options, **settings})
-    parameters = inspect.signature(make).parameters
+    parameters = keywords_of(make)
     takes = [
         name
         for name, one in parameters.items()
@@ -97,7 +97,7 @@ def _with_fields(algorithm: str, make: MakeTrainer, given: Mapping[str, Any]) ->
     """The keywords, with those that are fields of the algorithm's TRL config in `args`. Raises TrainError where a field
     is in `args` already.
     """
-    names = [name for name in given if name not in inspect.signature(make).parameters]
+    names = [name for name in given if name not in keywords_of(make)]
     if algorithm not in CONFIGS or not names:
         return dict(given)
     config = getattr(import_module("trl"), CONFIGS[algorithm])
@@ -113,7 +113,19 @@ def _with_fields(algorithm: str, make: MakeTrainer, given: Mapping[str, Any]) ->
     return {**rest, "args": {**args, **found}}
 
 
-def train_on(trainer: Trainer, groups: Sequence[Any], advance: Callable[[], object]) -> Path:
+def keywords_of(make: MakeTrainer) -> dict[str, inspect.Parameter]:
+    """The parameters of a trainer. A class that hands `**settings` on to the class it extends has those of both."""
+    found = dict(inspect.signature(make).parameters)
+    for base in inspect.getmro(make)[1:] if inspect.isclass(make) else ():
+        rest = [name for name, one in found.items() if one.kind is inspect.Parameter.VAR_KEYWORD]
+        if not rest or base is object:
+            break
+        del found[rest[0]]
+        found = {**inspect.signature(base).parameters, **found}
+    return found
+
+
+def train_on(trainer: Trainer, groups: Iterable[Any], advance: Callable[[], object]) -> Path:
     """The folder of the new policy. `advance` is called after every step where the trainer reports progress; what the
     trainer prints goes to stderr, since stdout is the command's. Raises TrainError where it returns no folder that
     exists.

@@ -29,6 +29,7 @@ from cm2_agent.cli.null_checks import (
     report_groups,
 )
 from cm2_agent.cli.score import load_checklist_and_checks
+from cm2_agent.cli.train_data import newest_version, scored_rollouts, stored_traces, versions_of
 from cm2_agent.errors import TrainError
 from cm2_agent.types.certificate import MAX_ATTACK_RATE, MIN_PASS_RATE
 
@@ -42,10 +43,10 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    short = "Train a policy on stored, scored groups."
+    short = "Train a policy on stored traces and their scores."
     help = (
-        "Train a policy on stored, scored groups: by GRPO, by imitation (sft), or by a trainer of your own."
-        " --rows-only counts the rows of GRPO and trains nothing."
+        "Train a policy on what is stored: by GRPO on scored groups, by imitation of all traces (sft) or of the best"
+        " rollouts (rft), or by a trainer of your own. --rows-only counts the rows of GRPO and trains nothing."
     )
     app.command("train", help=help, short_help=short)(train)
 
@@ -60,7 +61,7 @@ TRAINER_OPTIONS = (
 def train(
     context: typer.Context,
     algorithm: Annotated[
-        str, typer.Option("--algorithm", metavar="NAME", help="grpo, sft, or MODULE:TRAINER of your own.")
+        str, typer.Option("--algorithm", metavar="NAME", help="grpo, sft, rft, or MODULE:TRAINER of your own.")
     ] = "grpo",
     model: Annotated[str | None, typer.Option("--model", help="The policy to train: a folder or hub name.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="A new folder for the trained policy.")] = None,
@@ -186,25 +187,43 @@ def train(
             "--checklist and --reward were both given; a reward version names its checklist already: give one of them"
         )
     _, chosen = load_checklist_and_checks(checklist, checks)
+    needs = "groups" if trainer is None else str(getattr(trainer, "needs", "groups"))
+    if needs == "traces" and (chosen is not None or reward is not None):
+        needs = "groups"
     with open_store(store, project=project) as opened:
-        version = None if chosen is not None else reward_version(opened, reward)
-        groups = opened.groups(checklist=chosen, reward=version, policy=policy, backends=backend or None)
-        if not groups and (policy or backend):
-            _raise_no_match(opened.groups(checklist=chosen, reward=version), policy, backend or ())
-        if min_kappa is not None:
-            _check_judge(opened, groups, min_kappa)
-        if require_certificate:
-            _check_certificate(opened, groups, max_attack_rate, min_pass_rate)
-        every = groups if policy is None else opened.groups(checklist=chosen, reward=version)
-        report_groups(groups)
-        check_null_rise(null_rates(every), max_null_rise, policy)
-        for scored_by in sorted({str(group.key["reward"]) for group in groups}):
-            check_null_items(opened, scored_by)
-    if trainer is None:
-        _count(groups, model, allow_retokenised, level=level, norm=norm, agent=agent, as_json=as_json)
-        return
-    with progress("training", steps) as advance:
-        path = train_on(trainer, groups, advance)
+        given: Iterable[Any]
+        if needs == "traces":
+            if min_kappa is not None or require_certificate:
+                raise TrainError(
+                    f"--algorithm {algorithm} takes all traces, whatever their scores, so that no judge matters; leave"
+                    " --min-kappa and --require-certificate out, or choose by scores: --set select=best"
+                )
+            given = stored_traces(opened, policy, backend or ())
+        elif needs == "scored":
+            versions = [newest_version(opened, chosen) if chosen is not None else reward_version(opened, reward)]
+            given = scored_rollouts(opened, versions[0], policy, backend or ())
+        else:
+            version = None if chosen is not None else reward_version(opened, reward)
+            groups = opened.groups(checklist=chosen, reward=version, policy=policy, backends=backend or None)
+            if not groups and (policy or backend):
+                _raise_no_match(opened.groups(checklist=chosen, reward=version), policy, backend or ())
+            versions = versions_of(groups)
+            every = groups if policy is None else opened.groups(checklist=chosen, reward=version)
+            report_groups(groups)
+            check_null_rise(null_rates(every), max_null_rise, policy)
+            given = groups
+        if needs != "traces":
+            if min_kappa is not None:
+                _check_judge(opened, versions, min_kappa)
+            if require_certificate:
+                _check_certificate(opened, versions, max_attack_rate, min_pass_rate)
+            for scored_by in versions:
+                check_null_items(opened, scored_by)
+        if trainer is None:
+            _count(groups, model, allow_retokenised, level=level, norm=norm, agent=agent, as_json=as_json)
+            return
+        with progress("training", steps) as advance:
+            path = train_on(trainer, given, advance)
     print_result({"out": str(path)} | report_of(trainer) | {"out": str(path)}, as_json=as_json)
 
 
@@ -223,9 +242,9 @@ def _raise_no_match(groups: Iterable[Group], policy: str | None, backends: Seque
     )
 
 
-def _check_judge(store: SQLStore, groups: list[Group], least: float) -> None:
+def _check_judge(store: SQLStore, versions: Sequence[str], least: float) -> None:
     """Raises TrainError where the reward version's verdicts agree with people's labels less than they must."""
-    for version in sorted({str(group.key["reward"]) for group in groups}):
+    for version in versions:
         found = compare_with_people(store, reward=version)
         reason = kappa_shortfall(found.reliability(draws=0).kappa, least)
         if reason is not None:
@@ -235,12 +254,12 @@ def _check_judge(store: SQLStore, groups: list[Group], least: float) -> None:
             )
 
 
-def _check_certificate(store: SQLStore, groups: list[Group], max_attack_rate: float, min_pass_rate: float) -> None:
+def _check_certificate(store: SQLStore, versions: Sequence[str], max_attack_rate: float, min_pass_rate: float) -> None:
     """Raises TrainError where a reward version has no certificate, or one that is not enough."""
     from cm2_agent.rewards.certificate.families import shipped_families
 
     families = {one.name for one in shipped_families()}
-    for version in sorted({str(group.key["reward"]) for group in groups}):
+    for version in versions:
         found = store.certificate(version)
         if found is None:
             reason = "it has no certificate"

@@ -13,11 +13,15 @@ import pytest
 import torch
 
 from cm2_agent.errors import TrainError
+from cm2_agent.models.local import LocalChatModel
+from cm2_agent.store import SQLStore
+from cm2_agent.trainers.retokenize import retokenised_rows
+from cm2_agent.trainers.rft import RFT
 from cm2_agent.trainers.rows import Row, rows_of
 from cm2_agent.trainers.sft import SFT
 from cm2_agent.types.group import Group, Rollout
 from cm2_agent.types.messages import Message
-from cm2_agent.types.run import Run, RunFailure
+from cm2_agent.types.run import ModelCall, Run, RunFailure
 from cm2_agent.types.score import Score, TurnScore, Verdict
 from cm2_agent.types.trace import Trace
 from tests.trainers.loop import SGD, Sampler, apart, logprobs_of, stripped, trained
@@ -147,29 +151,124 @@ def test_words_are_learnt_from_text_only_traces(policy: Callable[..., Any], toke
     assert tokenizer.decode(said).startswith("worth 1.0<|im_end|>")
 
 
-def test_recorded_ids_of_another_tokenizer_are_refused(
-    policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path
+def recorded(*calls: ModelCall, said: str = "Yes") -> Trace:
+    """A question and its answer, the answer with these calls."""
+    return Trace.of(Run(id="r", messages=(Message.of("user", "Hi"), Message.of("assistant", said)), calls=calls))
+
+
+def test_ids_that_cannot_be_trusted_give_way_to_the_words(
+    policy: Callable[..., Any], tokenizer: Any, tmp_path: Path
 ) -> None:
-    groups = sample(policy(1), groups=1)
-    spoken = [
-        replace(
-            one,
-            trace=replace(
-                one.trace,
-                runs=tuple(
-                    replace(run, messages=(run.messages[0], Message.of("assistant", "It was sent.")))
-                    for run in one.trace.runs
-                ),
-            ),
-        )
-        for one in groups[0].rollouts
+    prompt = tuple(tokenizer.encode("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"))
+    written = tuple(tokenizer.encode("Yes<|im_end|>"))
+    good = ModelCall(span_id="s", message=1, prompt_ids=prompt, completion_ids=written)
+    found = {
+        "ids": good,
+        "edited after it was sampled": replace(good, changed="edited"),
+        "redacted after it was sampled": replace(good, changed="redacted"),
+        "they are incomplete": replace(good, sampling={"untrainable": "they are incomplete"}),
+        "token ids disagree with usage": replace(good, usage={"output_tokens": 3}),
+        "token ids of another tokenizer": replace(good, completion_ids=(1, 2)),
+        "no token ids": replace(good, completion_ids=None),
+        "empty prompt": replace(good, prompt_ids=()),
+    }
+    foreign = replace(good, completion_ids=(*written[:-1], len(tokenizer) + 5))
+    traces = [replace(recorded(call), id=name) for name, call in found.items()] + [recorded(foreign)]
+    sft = SFT(policy(1), tmp_path / "out", tokenizer=tokenizer, steps=1, args=dict(SGD))
+    losses: list[float] = []
+    sft.train(traces, progress=lambda step, total, metrics: losses.append(metrics["loss"]))
+    because = {name: 1 + (name == "token ids of another tokenizer") for name in sorted(found) if name != "ids"}
+    assert sft.report["rows_from"] == {"ids": 1, "words": 8, "words_because": because}
+    assert (sft.report["groups"], sft.report["rollouts"], sft.report["left_out"]) == (0, 9, {})
+    alone: list[float] = []
+    by_ids = SFT(policy(1), tmp_path / "ids", tokenizer=tokenizer, steps=1, args=dict(SGD))
+    by_ids.train([recorded(good)], progress=lambda step, total, metrics: alone.append(metrics["loss"]))
+    assert losses == pytest.approx(alone, abs=1e-5)  # the words are the same tokens here
+    words = SFT(policy(1), tmp_path / "words", tokenizer=tokenizer, steps=1, retokenise=True)
+    words.train([recorded(good)])
+    assert words.report["rows_from"] == {"ids": 0, "words": 1, "words_because": {"retokenise=True": 1}}
+
+
+def test_traces_without_scores_and_rollouts_without_groups(
+    policy: Callable[..., Any], tokenizer: Any, tmp_path: Path
+) -> None:
+    traces = [talk(number, "Sent.") for number in range(3)]
+    with SQLStore(f"sqlite:///{tmp_path / 'mine.db'}", project="mine") as store:
+        for trace in traces[:2]:
+            store.save_trace(trace)
+        with SQLStore(store.url, project="theirs") as other:
+            other.save_trace(traces[2])
+        sft = SFT(policy(1), tmp_path / "out", tokenizer=tokenizer, steps=1)
+        assert sft.needs == "traces"
+        sft.train(store.traces())
+    assert (sft.report["rollouts"], sft.report["rows"], sft.report["groups"]) == (2, 2, 0)
+    rollouts = [
+        Rollout(trace=trace, score=Score(trace_id=trace.id, reward_version="r1", reward=reward))
+        for trace, reward in zip(traces, (1.0, 0.4, 0.9), strict=True)
     ]
-    foreign = [replace(groups[0], rollouts=tuple(spoken))]
-    with pytest.raises(TrainError, match="of another tokenizer than the model's"):
-        SFT(policy(1), tmp_path / "out", tokenizer=tokenizer, steps=1).train(foreign)
-    sft = SFT(policy(1), tmp_path / "out", tokenizer=tokenizer, steps=1, retokenise=True)
-    sft.train(foreign)
-    assert sft.report["retokenised_rows"] == 4
+    above = RFT(policy(1), tmp_path / "above", tokenizer=tokenizer, steps=1, select=0.9)
+    assert above.needs == "scored"
+    above.train(rollouts)
+    assert (above.report["rollouts"], above.report["left_out"]) == (2, {"below the score asked for": 1})
+    with pytest.raises(TrainError, match="came without a group; expected groups of scored rollouts"):
+        RFT(policy(1), tmp_path / "best", tokenizer=tokenizer, steps=1).train(rollouts)
+    with pytest.raises(TrainError, match="came without one; expected scored rollouts"):
+        SFT(policy(1), tmp_path / "best", tokenizer=tokenizer, steps=1, select=0.5).train(traces)
+    with pytest.raises(TrainError, match="a str was given"):
+        SFT(policy(1), tmp_path / "best", tokenizer=tokenizer).train(["trace"])  # type: ignore[list-item]
+    mixed = [*rollouts, replace(rollouts[0], score=replace(rollouts[0].score, reward_version="r2"))]
+    with pytest.raises(TrainError, match="mix 2 reward versions"):
+        RFT(policy(1), tmp_path / "mixed", tokenizer=tokenizer, select=0.5).train(mixed)
+
+
+def test_rejection_sampling_is_imitation_of_the_best(
+    policy: Callable[..., Any], tokenizer: Any, tmp_path: Path
+) -> None:
+    groups = [group([1.0, 0.5, 1.0], number) for number in range(3)]
+    paths = [
+        made.train(groups)
+        for made in (
+            RFT(policy(1), tmp_path / "rft", tokenizer=tokenizer, steps=2),
+            SFT(policy(1), tmp_path / "sft", tokenizer=tokenizer, steps=2, select="best"),
+        )
+    ]
+    assert paths[0].joinpath("model.safetensors").read_bytes() == paths[1].joinpath("model.safetensors").read_bytes()
+    with pytest.raises(TrainError, match="'all' chooses nothing"):
+        RFT(policy(1), tmp_path / "all", tokenizer=tokenizer, select="all").train(groups)
+
+
+def test_the_end_of_an_answer_is_trained_where_padding_has_its_id(
+    policy: Callable[..., Any], tokenizer: Any, tmp_path: Path
+) -> None:
+    """Rows of two lengths, so that the shorter is padded: the loss is that of a plain loop over the rows."""
+    padded = copy.deepcopy(tokenizer)
+    padded.pad_token = padded.eos_token
+    traces = [talk(1, "Yes."), talk(2, "It was sent on Monday, with the order of May.")]
+    model = policy(1)
+    rows = [row for trace in traces for row in retokenised_rows(trace, padded)]
+    assert [row.ids[-1] for row in rows] == [padded.pad_token_id] * 2
+    wanted = float(-torch.cat([logprobs_of(model, row) for row in rows]).mean().detach())
+    seen: list[float] = []
+    sft = SFT(model, tmp_path / "out", tokenizer=padded, steps=1, args=dict(SGD))
+    sft.train(traces, progress=lambda step, total, metrics: seen.append(metrics["loss"]))
+    assert seen == pytest.approx([wanted], abs=1e-4)
+
+
+def test_a_base_checkpoint_stops_where_its_template_ends_an_answer(
+    policy: Callable[..., Any], tokenizer: Any, tmp_path: Path
+) -> None:
+    """Its eos ends a text; the template's turns end otherwise. Imitation teaches that end, and the sampler knows it."""
+    base = copy.deepcopy(tokenizer)
+    base.eos_token = base.pad_token
+    model = policy(1)
+    model.config.eos_token_id = model.generation_config.eos_token_id = base.eos_token_id
+    groups = [group([1.0], number) for number in range(4)]
+    sft = SFT(model, tmp_path / "out", tokenizer=base, steps=40, rows_per_step=4, learning_rate=2e-2)
+    path = sft.train(groups)
+    assert sft.report["stops_added"] == ["<|im_end|>"]
+    message = LocalChatModel.load(path, temperature=0.0, max_tokens=24).invoke("Where is order 2?")
+    assert message.content == "worth 1.0"
+    assert message.response_metadata["finish_reason"] == "stop"
 
 
 def test_the_same_seed_gives_the_same_bits(policy: Callable[..., Any], tokenizer: Any, tmp_path: Path) -> None:
