@@ -68,7 +68,8 @@ class GRPO:
         max_lag: leave out the rollouts of policies more than so many behind the newest of `versions`.
         policy_version: the name under which this very policy wrote rollouts, where that is not its fingerprint.
         checks: how many stored calls are recomputed (0: none).
-        tolerance: the mean |difference| of recomputed logprobs, in nats, above which the run is refused.
+        tolerance: the mean |difference| of recomputed logprobs, in nats, above which the run is refused. Default: 1e-3
+            in float32; in lower precision what two runs of these weights differ by, which is measured, and a margin.
         overwrite: replace the policy and the checkpoints of another run, once this one has ended well.
         args: a GRPOConfig, which then decides alone (give neither `steps` nor `learning_rate`), or a dict of its
             fields, each of which is passed on, ours or refused (docs/reference/grpo-fields.md);
@@ -126,7 +127,7 @@ class GRPO:
         max_lag: int | None = None,
         policy_version: str | None = None,
         checks: int = 50,
-        tolerance: float = 1e-3,
+        tolerance: float | None = None,
         overwrite: bool = False,
         args: Any = None,
     ) -> None:

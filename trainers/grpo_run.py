@@ -98,7 +98,7 @@ def limit(rechecked: Rechecked) -> Limited:
     rollouts = [rollout for group in prepared.trained(prepared.dataset) for rollout in group.rollouts]
     rows = [row for rollout in rollouts for row in rollout.rows]
     start: Mapping[int, Floats]
-    if rechecked.fresh and all(row.exact for row in rows):
+    if rechecked.exact and all(row.exact for row in rows):
         start = {id(row): row.mu for row in rows}
     else:
         start = prepared.trainer.logprobs_by_row(rows)

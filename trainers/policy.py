@@ -15,7 +15,7 @@ from .model_limits import loading, source_of
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """A model to train (float32, so that small steps are not rounded away), its tokenizer, and the version of the
+    """A model to train, in the precision that it was found and sampled in, its tokenizer, and the version of the
     weights as they were found.
     """
 
@@ -60,8 +60,6 @@ def load_policy(model: Any, tokenizer: Any = None) -> Policy:
         raise TrainError("the tokenizer has neither a pad nor an eos token; set tokenizer.pad_token")
     version = fingerprint(loaded)
     full = all(parameter.dtype == torch.float32 for parameter in loaded.parameters())
-    if not full and isinstance(model, str | Path):
-        loaded = loaded.float()
     return Policy(model=loaded, tokenizer=tokenizer, version=version, full_precision=full)
 
 

@@ -162,13 +162,11 @@ class SFT:
     ) -> tuple[int, RunIdentity]:
         from datasets import Dataset
         from transformers import PrinterCallback
-        from trl import SFTConfig, SFTTrainer
+        from trl import SFTConfig
 
         from .callbacks import ProgressCallback
-        from .divergence import StopsWhenAstray
         from .resuming import train_resumably
-
-        class Trainer(StopsWhenAstray, SFTTrainer): ...
+        from .sft_trainer import RowSFTTrainer
 
         defaults = {
             "per_device_train_batch_size": self.rows_per_step,
@@ -199,7 +197,7 @@ class SFT:
             {"input_ids": [list(row.ids) for row in rows], "labels": [_labels(row) for row in rows]}
         )
         with refusals("SFTTrainer"):
-            trainer = Trainer(
+            trainer = RowSFTTrainer(
                 model=policy.model,
                 args=made,
                 train_dataset=data,

@@ -14,9 +14,12 @@ from trl import GRPOTrainer
 
 from cm2_agent.types.protocols import Progress
 
+from .cached_logprobs import Call, cached_logprobs
 from .callbacks import StepFigures
 from .collator import Sample, collate
 from .divergence import StopsWhenAstray
+from .dropout import restore_dropout, switch_off_dropout
+from .master_weights import MasterWeightsMixin
 from .rows import Floats, Row
 from .trained_logits import FORWARD_ROWS, trained_logprobs
 
@@ -30,7 +33,7 @@ def no_reward_func(*args: Any, **kwargs: Any) -> list[float]:
     raise RuntimeError("stored rollouts were scored before training; no reward is computed in the trainer")
 
 
-class StoredGRPOTrainer(StopsWhenAstray, GRPOTrainer):
+class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
     """GRPOTrainer whose "generation" is the next batch of stored rows.
 
     `batches` yields the rows of one load of the data (TRL's generation batch), without end. `on_step(step, total,
@@ -64,6 +67,7 @@ class StoredGRPOTrainer(StopsWhenAstray, GRPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """TRL's loss; the mask is noted for the forward pass, the figures for `history`."""
+        switch_off_dropout(model)
         self._trained = inputs["completion_mask"] * inputs["tool_mask"]
         try:
             loss = super()._compute_loss(model, inputs)
@@ -113,6 +117,11 @@ class StoredGRPOTrainer(StopsWhenAstray, GRPOTrainer):
                 values: Floats = logps.double().cpu().numpy()
                 found += [values[index, row.positions - row.spans[0].start] for index, row in enumerate(part)]
         return found
+
+    def sampled_logprobs(self, calls: Sequence[Call]) -> list[Floats]:
+        """log π of the calls' sampled tokens as a sampler computes them."""
+        with _evaluating(self.model):
+            return cached_logprobs(self.model, calls, temperature=self.temperature)
 
     def logprobs_by_row(self, rows: Sequence[Row]) -> dict[int, Floats]:
         """`logprobs` by the `id` of the row: of rows as objects, since nothing says that a trace stands in one group
@@ -191,4 +200,5 @@ def config_restored(model: Any) -> Iterator[None]:
     finally:
         if not patched:
             vars(model).pop("forward", None)
+        restore_dropout(model)
         model.train(training)

@@ -1,0 +1,53 @@
+"""Dropout off: the policy whose ratios are taken is the one that sampled, and it sampled without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+
+def switch_off_dropout(model: Any) -> None:
+    """Puts every module of the model into evaluation mode, until its `train` is called; gradients flow as before.
+
+    Layers that are computed anew in backward do so in training mode alone, so that they stay in it, except while they
+    compute.
+    """
+    model.eval()
+    for layer in _recomputed(model):
+        layer.training = True
+        if not isinstance(layer._gradient_checkpointing_func, _InEvaluation):
+            layer._gradient_checkpointing_func = _InEvaluation(layer, layer._gradient_checkpointing_func)
+
+
+def restore_dropout(model: Any) -> None:
+    """Undoes what `switch_off_dropout` put on the layers; the mode is for the caller to set."""
+    for layer in _recomputed(model):
+        if isinstance(layer._gradient_checkpointing_func, _InEvaluation):
+            layer._gradient_checkpointing_func = layer._gradient_checkpointing_func.checkpoint
+
+
+def _recomputed(model: Any) -> list[Any]:
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing
+    ]
+
+
+class _InEvaluation:
+    """A checkpointing function under which a layer computes in evaluation mode, both times."""
+
+    def __init__(self, layer: Any, checkpoint: Callable[..., Any]) -> None:
+        self.layer, self.checkpoint = layer, checkpoint
+
+    def __call__(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        def quietly(*given: Any, **named: Any) -> Any:
+            before, self.layer.training = self.layer.training, False
+            try:
+                return forward(*given, **named)
+            finally:
+                self.layer.training = before
+
+        return self.checkpoint(quietly, *args, **kwargs)
