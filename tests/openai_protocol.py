@@ -25,6 +25,15 @@ VLLM = frozenset(
     )
 )
 """What vLLM knows beside them."""
+SGLANG = frozenset(
+    (
+        *("chat_template_kwargs", "custom_logit_processor", "ebnf", "ignore_eos", "lora_path", "min_p", "min_tokens"),
+        *("no_stop_trim", "regex", "repetition_penalty", "return_input_ids_in_sglext", "return_output_ids_in_sglext"),
+        *("return_token_ids", "separate_reasoning", "skip_special_tokens", "stop_regex", "stop_token_ids", "top_k"),
+        "watermark",
+    )
+)
+"""What SGLang knows beside them."""
 _RANGES = {"temperature": (0, 2), "top_p": (0, 1), "presence_penalty": (-2, 2), "frequency_penalty": (-2, 2)}
 _TYPES: dict[str, tuple[type, ...]] = {
     "messages": (list,),

@@ -18,9 +18,10 @@ class ReportedTokens:
     """Ids and logprobs of one completion, with the text and the usage that they have to agree with.
 
     `add` takes a response, or each chunk of a stream in order; `problem` says at the end why the ids cannot be trained
-    on."""
+    on. vLLM gives the ids with their text; SGLang all at once, in `sglext`, at the end of a stream (`ids_at_end`)."""
 
     streamed: bool = False
+    ids_at_end: bool = False
     prompt_ids: list[int] | None = None
     completion_ids: list[int] | None = None
     logprobs: list[float] = field(default_factory=list)
@@ -39,7 +40,8 @@ class ReportedTokens:
         self._usage = data.get("usage") or self._usage
         choices = data.get("choices") or []
         choice: Mapping[str, Any] = choices[0] if choices else {}
-        prompt = data.get("prompt_token_ids") or choice.get("prompt_token_ids")
+        extension: Mapping[str, Any] = data.get("sglext") or {}
+        prompt = data.get("prompt_token_ids") or choice.get("prompt_token_ids") or extension.get("input_ids")
         if prompt:
             if self.prompt_ids is None:
                 self.prompt_ids = list(prompt)
@@ -49,13 +51,16 @@ class ReportedTokens:
         said = self._read(message)
         self._finished = self._finished or choice.get("finish_reason") is not None
         ids = choice.get("token_ids")
-        if ids is None:
+        if self.ids_at_end:
+            completions = extension.get("output_ids") or []
+            number = choice.get("index") or 0
+            ids = completions[number] if number < len(completions) else None
+        elif ids is None:
             if said:
                 self._broken = self._broken or "a part of the completion came without token ids"
             return
-        if self.completion_ids is None:
-            self.completion_ids = []
-        self.completion_ids += ids
+        if ids is not None:
+            self.completion_ids = [*(self.completion_ids or []), *ids]
         entries = (choice.get("logprobs") or {}).get("content") or []
         self._tokens += entries
         self.logprobs += [float(entry["logprob"]) for entry in entries]

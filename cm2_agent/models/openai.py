@@ -1,8 +1,8 @@
-"""Chat models behind an OpenAI-compatible server, with the token ids that vLLM gives.
+"""Chat models behind an OpenAI-compatible server, with the token ids that vLLM and SGLang give.
 
-vLLM reports the token ids it read and wrote when asked to, and langchain-openai drops them. The subclass here puts them
-into `response_metadata`, under the same names as a local model's. A server that reports none yields text-only messages:
-fit for imitation, not for GRPO. Importing this module raises MissingExtra without the extra `openai`."""
+Both report the token ids they read and wrote when asked to, and langchain-openai drops them. The subclass here puts
+them into `response_metadata`, under the same names as a local model's. A server that reports none yields text-only
+messages: fit for imitation, not for GRPO. Importing this module raises MissingExtra without the extra `openai`."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from cm2_agent.models.chat_template import REASONING
 from cm2_agent.models.endpoint_sampling import (
     EXTRA_KEYS,
     SAMPLING,
+    TOKEN_ID_KEYS,
     VLLM_EXTRA,
     VLLM_SAMPLING,
+    logprobs_kind,
     not_plain,
     sampling_of,
     with_extra_body,
@@ -48,7 +50,8 @@ def openai_compatible(
     api_key: str | None = None,
     model_version: str | None = None,
     token_ids: bool = False,
-    logprobs_mode: str = "raw",
+    server: str = "vllm",
+    logprobs_mode: str | None = None,
     **settings: Any,
 ) -> BaseChatModel:
     """A chat model at `base_url`, such as "http://localhost:8000/v1".
@@ -62,15 +65,19 @@ def openai_compatible(
         model: the name under which the server knows the model; `openai-chat:NAME` is NAME.
         api_key: sent as the bearer token. Without one, OPENAI_API_KEY of the environment goes to api.openai.com, and
             none to any other server.
-        model_version: names the weights that are served. Default: the server's own name for the model.
-        token_ids: ask for token ids and logprobs, as vLLM understands it; other servers may refuse the request.
-        logprobs_mode: what the server takes logprobs of: "raw" (vLLM's default: before temperature and truncation) or
-            "processed".
+        model_version: names the weights that are served. Default: the server's own name for the model, so serve each
+            policy under a name of its own (`deploy` does).
+        token_ids: ask for token ids and logprobs, as `server` understands it; other servers may refuse the request.
+        server: "vllm" or "sglang": how token ids are asked for.
+        logprobs_mode: what the server takes logprobs of: "raw" (before temperature and truncation: vLLM's default),
+            "scaled" (after temperature and before truncation: SGLang's), or "processed" (after both: vLLM with
+            `--logprobs-mode processed_logprobs`). None: not known; then only temperature 1 without truncation, where
+            the three are the same, can be trained on.
         settings: go to ChatOpenAI (temperature, top_p, max_tokens, timeout, …); vLLM's own, such as top_k, into the
             request's extra body.
 
     Raises:
-        ValueError: another `logprobs_mode`.
+        ValueError: another `logprobs_mode` or `server`.
         MissingExtra: on import, without langchain-openai; the message is the pip line.
 
     >>> from cm2_agent import openai_compatible
@@ -78,11 +85,13 @@ def openai_compatible(
     >>> model.model_name, model.logprobs, model.temperature, model.top_p
     ('Qwen/Qwen3-8B', True, 0.7, 1.0)
     """
+    if server not in TOKEN_ID_KEYS:
+        raise ValueError(f"server {server!r}: expected {' or '.join(map(repr, TOKEN_ID_KEYS))}")
     host = urlsplit(base_url).hostname or ""
     sent = {} if host.endswith(_HOSTED) else dict(SAMPLING)
     own: dict[str, Any] = {}
     if token_ids:
-        own = {**VLLM_EXTRA, "return_token_ids": True}
+        own = {**VLLM_EXTRA, **TOKEN_ID_KEYS[server]}
         sent |= {**VLLM_SAMPLING, "stream_usage": True}
         settings["logprobs"] = True
     settings = {name: value for name, value in sent.items() if name not in settings.get("model_kwargs", {})} | settings
@@ -94,6 +103,7 @@ def openai_compatible(
         base_url=base_url,
         model=served_name(model),
         served_version=model_version,
+        server=server,
         logprobs_mode=logprobs_mode,
         # An OpenAI-compatible server speaks chat completions; few speak the responses protocol.
         use_responses_api=False,
@@ -116,12 +126,12 @@ class EndpointChatModel(ChatOpenAI):
     """
 
     served_version: str | None = None
-    logprobs_mode: str = "raw"
+    server: str = "vllm"
+    logprobs_mode: str | None = None
 
     def model_post_init(self, context: Any, /) -> None:
         super().model_post_init(context)
-        if self.logprobs_mode not in ("raw", "processed"):
-            raise ValueError(f"logprobs_mode {self.logprobs_mode!r}: expected 'raw' or 'processed'")
+        logprobs_kind(self.logprobs_mode)  # refuse a bad one now rather than at the first call
 
     def _get_request_payload(self, input_: Any, *, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
         return super()._get_request_payload(input_, stop=stop, **self._settings(kwargs))
@@ -145,7 +155,7 @@ class EndpointChatModel(ChatOpenAI):
 
     def _stream(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
         stop, run_manager, kwargs = _arguments(*args, **kwargs)
-        stream = _Stream(self._sampling(stop, kwargs), self.served_version)
+        stream = _Stream(self._sampling(stop, kwargs), self.served_version, self.server)
         # the callbacks are not ChatOpenAI's to tell: they must not hear what the model thinks either
         for chunk in super()._stream(messages, stop=stop, **kwargs):
             made = stream.take(chunk)
@@ -158,7 +168,7 @@ class EndpointChatModel(ChatOpenAI):
         self, messages: list[BaseMessage], *args: Any, **kwargs: Any
     ) -> AsyncIterator[ChatGenerationChunk]:
         stop, run_manager, kwargs = _arguments(*args, **kwargs)
-        stream = _Stream(self._sampling(stop, kwargs), self.served_version)
+        stream = _Stream(self._sampling(stop, kwargs), self.served_version, self.server)
         async for chunk in super()._astream(messages, stop=stop, **kwargs):
             made = stream.take(chunk)
             if run_manager is not None:
@@ -171,7 +181,7 @@ class EndpointChatModel(ChatOpenAI):
         data = response if isinstance(response, dict) else response.model_dump(warnings=False)
         for number, generation in enumerate(result.generations):
             choice = data["choices"][number]
-            reported = ReportedTokens()
+            reported = ReportedTokens(ids_at_end=self.server == "sglang")
             reported.add({**data, "choices": [choice]})
             name = str(data.get("model") or self.model_name)
             generation.generation_info = {
@@ -196,7 +206,7 @@ class EndpointChatModel(ChatOpenAI):
         """What the metadata says of one call's sampling."""
         request = {**self._default_params, **self._settings(given), **({} if stop is None else {"stop": stop})}
         problem = not_plain(request)
-        return {"sampling": sampling_of(request, self.logprobs_mode)} | (
+        return {"sampling": sampling_of(request, logprobs_kind(self.logprobs_mode))} | (
             {} if problem is None else {"untrainable": problem}
         )
 
@@ -251,9 +261,9 @@ class _Stream:
     """One stream: thinking is split off as it comes, and what was reported of tokens comes with the last chunk, so that
     a stream that is broken off has none."""
 
-    def __init__(self, facts: dict[str, Any], version: str | None) -> None:
+    def __init__(self, facts: dict[str, Any], version: str | None, server: str) -> None:
         self.facts, self.version = facts, version
-        self.reported = ReportedTokens(streamed=True)
+        self.reported = ReportedTokens(streamed=True, ids_at_end=server == "sglang")
         self.text = ReasoningStream()
 
     def take(self, made: ChatGenerationChunk) -> ChatGenerationChunk:
@@ -261,7 +271,7 @@ class _Stream:
         chunk = info.pop(_CHUNK, {})
         chunk = chunk.get("chunk") or chunk  # as the client's helper for structured output wraps it
         self.reported.add(chunk)
-        if self.reported.prompt_ids is not None or self.reported.completion_ids is not None:
+        if self.reported.ids_at_end or self.reported.prompt_ids is not None or self.reported.completion_ids is not None:
             info.pop("logprobs", None)  # they come as numbers, with the ids
         delta = (chunk.get("choices") or [{}])[0].get("delta") or {}
         reported = _reported_thinking(delta)

@@ -55,8 +55,9 @@ class ModelCall:
         completion_ids: Token ids of what was sampled.
         logprobs: One natural logarithm for each sampled token, in float32 precision.
         sampling: temperature, top_p, top_k, max_tokens, penalties, bias, grammar and the like of this call, as far as
-            known; under `logprobs` whether they are `processed` (after temperature and truncation) or `raw`; under
-            `untrainable` why the model itself says that its token ids are not to be trained on.
+            known; under `logprobs` whether they are `processed` (after temperature and truncation), `scaled` (after
+            temperature alone), `raw` or `unknown`; under `untrainable` why the model itself says that its token ids are
+            not to be trained on.
         usage: Tokens by kind: `input_tokens`, `output_tokens`, and of those `cache_read`, `cache_creation`,
             `reasoning`, … as far as reported.
         finish_reason: The provider's.
@@ -116,12 +117,13 @@ class ModelCall:
         shaped = [name for name, plain in _PLAIN.items() if self.sampling.get(name) not in plain]
         if shaped:
             return f"not plain sampling: {', '.join(shaped)}"
-        if self.sampling.get("logprobs") == "processed":
-            return None
+        kind = self.sampling.get("logprobs")
         truncated = [name for name, plain in _WHOLE.items() if self.sampling.get(name) not in plain]
-        if temperature == 1 and not truncated:
+        if kind == "processed" or (not truncated and (temperature == 1 or kind == "scaled")):
             return None
         names = f": {', '.join(truncated)}" if truncated else ""
+        if kind == "unknown":
+            return f"unknown whether logprobs are those of the sampling distribution{names or ': temperature'}"
         return f"logprobs are not those of the sampling distribution{names}"
 
     def to_json(self) -> dict[str, JSON]:

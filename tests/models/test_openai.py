@@ -27,6 +27,7 @@ from tests.models.vllm_server import (
     said,
     streamed,
 )
+from tests.openai_protocol import SGLANG as SGLANG_KEYS
 from tests.openai_protocol import STANDARD
 
 PLAIN = {
@@ -37,7 +38,7 @@ PLAIN = {
     "repetition_penalty": 1.0,
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
-    "logprobs": "raw",
+    "logprobs": "unknown",
 }
 
 
@@ -96,7 +97,7 @@ def test_a_server_that_gives_no_ids_gives_text_only_messages(server: Server) -> 
     assert message.content == "Hello there"
     assert not {"prompt_ids", "completion_ids", "untrainable"} & set(message.response_metadata)
     assert message.response_metadata["model_version"] == "served"
-    assert message.response_metadata["sampling"] == {"temperature": 1.0, "top_p": 1.0, "logprobs": "raw"}
+    assert message.response_metadata["sampling"] == {"temperature": 1.0, "top_p": 1.0, "logprobs": "unknown"}
     assert (server.asked[0]["temperature"], server.asked[0]["top_p"]) == (1.0, 1.0)
 
 
@@ -132,10 +133,9 @@ def test_what_a_call_gives_wins_and_is_recorded(server: Server, streaming: bool)
     assert found["temperature"] == body["temperature"] == 0.4
     found, _, _ = sampling(model, {"guided_json": {"type": "object"}})
     assert found["grammar"] == {"type": "object"}
-    tool = {"type": "function", "function": {"name": "a", "parameters": {}}}
-    found, _, _ = sampling(model, {"tools": [tool], "tool_choice": "required"})
+    found, _, _ = sampling(model, {"tools": [TOOL], "tool_choice": "required"})
     assert found["tool_choice"] == "required"
-    assert "tool_choice" not in sampling(model, {"tools": [tool], "tool_choice": "auto"})[0]
+    assert "tool_choice" not in sampling(model, {"tools": [TOOL], "tool_choice": "auto"})[0]
     server.knows = server.knows | {"mirostat"}
     assert sampling(model, {"mirostat": 2})[2] == "not plain sampling: mirostat"
     if not streaming:
@@ -149,9 +149,108 @@ def test_what_a_call_gives_wins_and_is_recorded(server: Server, streaming: bool)
     assert (found["bias"], found["top_k"], found["repetition_penalty"]) == ({"5": 1}, 7, 1.3)
 
 
-def test_an_unknown_kind_of_logprobs_is_refused(server: Server) -> None:
+TOOL = {"type": "function", "function": {"name": "a", "parameters": {}}}
+STRICT = {"type": "function", "function": {"name": "a", "parameters": {}, "strict": True}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "grammar", "reason"),
+    [
+        ({"tools": [TOOL]}, None, None),
+        ({"tools": [TOOL], "parallel_tool_calls": True}, None, None),
+        ({"tools": [TOOL], "parallel_tool_calls": False}, "at most one call", None),
+        ({"tools": [TOOL, STRICT]}, "strict tools", None),
+        ({"tools": [STRICT], "tool_choice": "none"}, None, None),
+        ({"response_format": {"type": "json_object"}, "tools": [STRICT]}, {"type": "json_object"}, None),
+        ({"temperature": 0.005}, None, "not plain sampling: temperature below 0.01"),
+        ({"vllm_xargs": {"scorer": "mine"}}, None, "not plain sampling: vllm_xargs"),
+        ({"stop_token_ids": [7]}, None, None),
+    ],
+)
+def test_what_holds_the_model_to_a_form_is_recorded(
+    server: Server, settings: Any, grammar: Any, reason: str | None
+) -> None:
+    server.knows = server.knows | {"vllm_xargs"}
+    meta = server.model(temperature=1.0).bind(**settings).invoke("Hi").response_metadata
+    assert (meta["sampling"].get("grammar"), meta.get("untrainable")) == (grammar, reason)
+    if "stop_token_ids" in settings:
+        assert meta["sampling"]["stop_token_ids"] == server.asked[0]["stop_token_ids"] == [7]
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        (None, "unknown"),
+        ("raw", "raw"),
+        ("raw_logprobs", "raw"),
+        ("scaled", "scaled"),
+        ("processed", "processed"),
+        ("processed_logprobs", "processed"),
+    ],
+)
+def test_the_kind_of_logprobs_is_recorded(server: Server, mode: str | None, kind: str) -> None:
+    model = server.model(logprobs_mode=mode)
+    assert model.invoke("Hi").response_metadata["sampling"]["logprobs"] == kind
+    assert streamed(model).response_metadata["sampling"]["logprobs"] == kind
+
+
+@pytest.mark.parametrize("mode", ["cooked", "raw_logits", "processed_logits", ""])
+def test_a_kind_of_logprobs_that_there_is_not_is_refused(server: Server, mode: str) -> None:
     with pytest.raises(ValueError, match="logprobs_mode"):
-        server.model(logprobs_mode="cooked")
+        server.model(logprobs_mode=mode)
+    with pytest.raises(ValueError, match="expected 'vllm' or 'sglang'"):
+        server.model(server="tgi")
+
+
+def without_ids(chunk: Any) -> Any:
+    """A chunk or a response as SGLang sends it: logprobs with the words, ids in none of its choices."""
+    choices = [{key: value for key, value in choice.items() if key != "token_ids"} for choice in chunk["choices"]]
+    return {key: value for key, value in chunk.items() if key != "prompt_token_ids"} | {"choices": choices}
+
+
+EXTENSION = {"input_ids": PROMPT, "output_ids": [[number for number, _, _ in TOKENS]]}
+SGLANG = [*map(without_ids, CHUNKS[:-1]), piece() | {"choices": [], "sglext": EXTENSION}, CHUNKS[-1]]
+
+
+def test_sglang_gives_the_ids_at_the_end(server: Server) -> None:
+    server.knows = STANDARD | SGLANG_KEYS
+    server.chunks, server.body = SGLANG, without_ids(response()) | {"sglext": EXTENSION}
+    model = server.model(server="sglang", model_version="v7", temperature=0.5, logprobs_mode="scaled")
+    for meta in (model.invoke("Hi").response_metadata, streamed(model).response_metadata):
+        assert (meta["prompt_ids"], meta["completion_ids"]) == (PROMPT, [7, 8, 9])
+        assert meta["logprobs"] == [-0.5, -0.25, -1.0]
+        assert meta["sampling"] == PLAIN | {"logprobs": "scaled"}
+        assert "untrainable" not in meta
+    assert all("return_token_ids" not in body for body in server.asked)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "reason"),
+    [
+        ([*SGLANG[:2], *SGLANG[3:]], "3 token ids and 2 logprobs"),
+        ([*SGLANG[:3], *SGLANG[4:]], "ended before the completion did"),
+        (
+            [
+                SGLANG[0],
+                piece({"content": "Good"}) | {"choices": [SGLANG[1]["choices"][0] | {"delta": {"content": "x"}}]},
+                *SGLANG[2:],
+            ],
+            "do not decode",
+        ),
+        (SGLANG[:-1], "no usage"),
+    ],
+)
+def test_incomplete_ids_of_an_sglang_stream(server: Server, chunks: Any, reason: str) -> None:
+    server.knows, server.chunks = STANDARD | SGLANG_KEYS, chunks
+    assert reason in streamed(server.model(server="sglang")).response_metadata["untrainable"]
+
+
+def test_an_sglang_that_gives_no_ids_gives_text_only_messages(server: Server) -> None:
+    server.knows, server.chunks = STANDARD | SGLANG_KEYS, [*SGLANG[:-2], SGLANG[-1]]
+    server.body = without_ids(response())
+    model = server.model(server="sglang")
+    for meta in (model.invoke("Hi").response_metadata, streamed(model).response_metadata):
+        assert not {"prompt_ids", "completion_ids", "untrainable"} & set(meta)
 
 
 def tokens(*texts: str) -> Any:
