@@ -27,6 +27,7 @@ COMMANDS = (
     "show",
     "doctor",
     "model",
+    "policy",
     "checklists",
     "tasks",
     "tools",

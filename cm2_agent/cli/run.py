@@ -81,8 +81,17 @@ def run_tasks(
     ] = None,
     token_ids: Annotated[
         bool,
-        typer.Option("--token-ids", help="Ask that server for token ids and logprobs (vLLM does), which GRPO needs."),
+        typer.Option("--token-ids", help="Ask that server for token ids and logprobs, which GRPO needs."),
     ] = False,
+    server: Annotated[
+        str, typer.Option("--server", help="How that server is asked for token ids: vllm or sglang.")
+    ] = "vllm",
+    logprobs_mode: Annotated[
+        str | None,
+        typer.Option(
+            "--logprobs-mode", metavar="MODE", help="What it takes logprobs of: raw, scaled or processed, if known."
+        ),
+    ] = None,
     group: Annotated[int, typer.Option("--group", min=1, help="Rollouts per task.")] = 1,
     tools: ToolsOption = None,
     simulator: SimulatorOption = None,
@@ -150,7 +159,7 @@ def run_tasks(
 
     task_list = load_tasks(tasks)
     _, chosen = load_checklist_and_checks(checklist, checks)
-    graph = agent_of(agent, model, base_url, token_ids=token_ids)
+    graph = agent_of(agent, model, base_url, token_ids=token_ids, server=server, logprobs_mode=logprobs_mode)
     redactor = redactor_of(tasks) if redact else None
     models = SimulatorModels(
         simulator=simulator,
@@ -199,7 +208,15 @@ def run_tasks(
     print_result(result, as_json=as_json)
 
 
-def agent_of(agent: str | None, model: str | None, base_url: str | None, *, token_ids: bool = False) -> Any:
+def agent_of(
+    agent: str | None,
+    model: str | None,
+    base_url: str | None,
+    *,
+    token_ids: bool = False,
+    server: str = "vllm",
+    logprobs_mode: str | None = None,
+) -> Any:
     """The graph of `--agent`, or agents of `--model` with each task's declared tools. Raises TaskError, ModelError."""
     if (agent is None) == (model is None):
         raise TaskError(
@@ -209,6 +226,8 @@ def agent_of(agent: str | None, model: str | None, base_url: str | None, *, toke
         raise TaskError(
             "--token-ids asks a server for them, and --base-url names none; a local model gives them anyway"
         )
+    if base_url is None and logprobs_mode is not None:
+        raise TaskError("--logprobs-mode says what a server does, and --base-url names none; leave it out")
     if agent is not None:
         return load_graph(agent)
     from cm2_agent.graphs.agent_loop import agents
@@ -217,7 +236,18 @@ def agent_of(agent: str | None, model: str | None, base_url: str | None, *, toke
     if base_url is not None:
         from cm2_agent.models.openai import openai_compatible
 
-        return agents(openai_compatible(base_url, model, api_key=os.environ.get(MODEL_KEY), token_ids=token_ids))
+        try:
+            chat = openai_compatible(
+                base_url,
+                model,
+                api_key=os.environ.get(MODEL_KEY),
+                token_ids=token_ids,
+                server=server,
+                logprobs_mode=logprobs_mode,
+            )
+        except ValueError as error:
+            raise TaskError(str(error)) from error
+        return agents(chat)
     from cm2_agent.models.local import LocalChatModel
 
     return agents(LocalChatModel.load(model))

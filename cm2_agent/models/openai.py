@@ -6,14 +6,16 @@ messages: fit for imitation, not for GRPO. Importing this module raises MissingE
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, InvalidToolCall
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from pydantic import PrivateAttr
 
 from cm2_agent.errors import MissingExtra
 from cm2_agent.models.chat_template import REASONING
@@ -34,6 +36,7 @@ from cm2_agent.models.served_name import served_name
 
 try:
     from langchain_openai import ChatOpenAI
+    from openai import DefaultAsyncHttpxClient
 except ImportError as error:
     raise MissingExtra("openai", "OpenAI-compatible endpoints") from error
 
@@ -129,6 +132,10 @@ class EndpointChatModel(ChatOpenAI):
     server: str = "vllm"
     logprobs_mode: str | None = None
 
+    # Itself, with connections of an event loop's own: ChatOpenAI shares them by address, and a loop that has ended
+    # (`asyncio.run` to collect, then to collect again) leaves connections that no other can use.
+    _of_loop: dict[asyncio.AbstractEventLoop, Self] = PrivateAttr(default_factory=dict)
+
     def model_post_init(self, context: Any, /) -> None:
         super().model_post_init(context)
         logprobs_kind(self.logprobs_mode)  # refuse a bad one now rather than at the first call
@@ -151,7 +158,8 @@ class EndpointChatModel(ChatOpenAI):
     async def _agenerate(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
-        return self._with_sampling(await super()._agenerate(messages, stop, run_manager, **kwargs), stop, kwargs)
+        here = super(EndpointChatModel, self._here())
+        return self._with_sampling(await here._agenerate(messages, stop, run_manager, **kwargs), stop, kwargs)
 
     def _stream(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
         stop, run_manager, kwargs = _arguments(*args, **kwargs)
@@ -169,7 +177,8 @@ class EndpointChatModel(ChatOpenAI):
     ) -> AsyncIterator[ChatGenerationChunk]:
         stop, run_manager, kwargs = _arguments(*args, **kwargs)
         stream = _Stream(self._sampling(stop, kwargs), self.served_version, self.server)
-        async for chunk in super()._astream(messages, stop=stop, **kwargs):
+        here = super(EndpointChatModel, self._here())
+        async for chunk in here._astream(messages, stop=stop, **kwargs):
             made = stream.take(chunk)
             if run_manager is not None:
                 await run_manager.on_llm_new_token(made.text, chunk=made)
@@ -201,6 +210,18 @@ class EndpointChatModel(ChatOpenAI):
         if made is not None:
             made.generation_info = {**(made.generation_info or {}), _CHUNK: chunk}
         return made
+
+    def _here(self) -> Self:
+        if self.http_async_client is not None:  # the caller's own
+            return self
+        loop = asyncio.get_running_loop()
+        if loop not in self._of_loop:
+            for ended in [one for one in self._of_loop if one.is_closed()]:
+                del self._of_loop[ended]
+            client = self.root_async_client.copy(http_client=DefaultAsyncHttpxClient())
+            own = {"root_async_client": client, "async_client": client.chat.completions}
+            self._of_loop[loop] = self.model_copy(update=own)
+        return self._of_loop[loop]
 
     def _sampling(self, stop: list[str] | None, given: dict[str, Any]) -> dict[str, Any]:
         """What the metadata says of one call's sampling."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import sys
 import threading
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -59,6 +60,10 @@ class Server(ThreadingHTTPServer):
     def __exit__(self, *_: object) -> None:
         self.shutdown()
         self.server_close()
+
+    def handle_error(self, *where: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # a client that leaves is no error
+            super().handle_error(*where)
 
     @property
     def url(self) -> str:

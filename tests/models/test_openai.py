@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ pytest.importorskip("langchain_openai", reason='needs the extra: pip install "cm
 
 from cm2_agent import EndpointChatModel
 from cm2_agent.models import openai_compatible
+from tests.models.lora_servers import VLLM
 from tests.models.vllm_server import (
     CHUNKS,
     PROMPT,
@@ -200,6 +202,23 @@ def test_a_kind_of_logprobs_that_there_is_not_is_refused(server: Server, mode: s
         server.model(logprobs_mode=mode)
     with pytest.raises(ValueError, match="expected 'vllm' or 'sglang'"):
         server.model(server="tgi")
+
+
+def test_one_model_answers_in_one_event_loop_after_another() -> None:
+    """A server that holds connections open, as vLLM does; `Server` above closes each."""
+    with VLLM(mode="processed") as server:
+        one = openai_compatible(server.url, "base", token_ids=True, max_retries=0)
+        for model in (one, one, openai_compatible(server.url, "base", token_ids=True, max_retries=0)):
+            answers = asyncio.run(asked_twice(model))
+            assert [bool(answer.response_metadata["completion_ids"]) for answer in answers] == [True, True]
+        assert len(one._of_loop) == 1, "a loop that has ended is let go"
+
+
+async def asked_twice(model: Any) -> list[Any]:
+    whole: Any = None
+    async for chunk in model.astream("Hi"):
+        whole = chunk if whole is None else whole + chunk
+    return [await model.ainvoke("Hi"), whole]
 
 
 def without_ids(chunk: Any) -> Any:

@@ -112,6 +112,20 @@ def test_a_response_is_found_by_id_and_by_position_where_ids_are_missing() -> No
             "logprobs are not those of the sampling distribution: top_p, min_p",
         ),
         ({"sampling": {"temperature": 1, "top_p": 0.9, "top_k": 5, "logprobs": "processed"}}, None),
+        ({"sampling": {"temperature": 0.7, "logprobs": "scaled"}}, None),
+        (
+            {"sampling": {"temperature": 1, "top_k": 5, "logprobs": "scaled"}},
+            "logprobs are not those of the sampling distribution: top_k",
+        ),
+        ({"sampling": {"temperature": 1, "top_p": 1.0, "logprobs": "unknown"}}, None),
+        (
+            {"sampling": {"temperature": 0.7, "logprobs": "unknown"}},
+            "unknown whether logprobs are those of the sampling distribution: temperature",
+        ),
+        (
+            {"sampling": {"temperature": 1, "top_p": 0.9, "logprobs": "unknown"}},
+            "unknown whether logprobs are those of the sampling distribution: top_p",
+        ),
         ({"sampling": {"temperature": 1, "grammar": "x"}}, "not plain sampling: grammar"),
         (
             {"sampling": {"temperature": 1, "presence_penalty": 0.5, "bias": {"7": 3}, "logprobs": "processed"}},
