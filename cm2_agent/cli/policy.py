@@ -14,11 +14,11 @@ from cm2_agent.cli.common import JsonOption, command_group, print_result, printa
 from cm2_agent.cli.simulator_options import MODEL_KEY
 
 if TYPE_CHECKING:
-    from cm2_agent.models.deploy import Deployment
+    from cm2_agent.models.deployment import Deployment
 
 
 def register(app: typer.Typer) -> None:
-    group = command_group("Put a trained policy to use.")
+    group = command_group("Deploy a trained policy.")
     short = "Load a trained adapter into the vLLM or SGLang server that answers."
     help = (
         "Load a trained LoRA adapter into a running vLLM or SGLang server under the policy's own name, see that it"
@@ -58,7 +58,7 @@ def deploy(
     timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds for each request.")] = 120.0,
     as_json: JsonOption = False,
 ) -> None:
-    from cm2_agent.models.deploy import deploy as load
+    from cm2_agent.models.deployment import deploy as load
 
     done = load(
         folder,

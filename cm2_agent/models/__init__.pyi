@@ -1,7 +1,7 @@
 from .check import ModelCheck as ModelCheck
 from .check import check_model as check_model
-from .deploy import Deployment as Deployment
-from .deploy import deploy as deploy
+from .deployment import Deployment as Deployment
+from .deployment import deploy as deploy
 from .local import LocalChatModel as LocalChatModel
 from .openai import EndpointChatModel as EndpointChatModel
 from .openai import openai_compatible as openai_compatible

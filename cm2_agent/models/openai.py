@@ -158,8 +158,8 @@ class EndpointChatModel(ChatOpenAI):
     async def _agenerate(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
-        here = super(EndpointChatModel, self._here())
-        return self._with_sampling(await here._agenerate(messages, stop, run_manager, **kwargs), stop, kwargs)
+        result = await ChatOpenAI._agenerate(self._here(), messages, stop, run_manager, **kwargs)
+        return self._with_sampling(result, stop, kwargs)
 
     def _stream(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
         stop, run_manager, kwargs = _arguments(*args, **kwargs)
@@ -177,8 +177,7 @@ class EndpointChatModel(ChatOpenAI):
     ) -> AsyncIterator[ChatGenerationChunk]:
         stop, run_manager, kwargs = _arguments(*args, **kwargs)
         stream = _Stream(self._sampling(stop, kwargs), self.served_version, self.server)
-        here = super(EndpointChatModel, self._here())
-        async for chunk in here._astream(messages, stop=stop, **kwargs):
+        async for chunk in ChatOpenAI._astream(self._here(), messages, stop=stop, **kwargs):
             made = stream.take(chunk)
             if run_manager is not None:
                 await run_manager.on_llm_new_token(made.text, chunk=made)

@@ -16,6 +16,7 @@ VERBS = {
     "Check",
     "Compare",
     "Compile",
+    "Deploy",
     "Erase",
     "Import",
     "List",

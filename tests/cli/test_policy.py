@@ -22,7 +22,7 @@ BOTH = pytest.mark.parametrize("kind", [VLLM, SGLang])
 def test_rollouts_of_two_policies_are_told_apart(kind: type[Server], tmp_path: Path) -> None:
     tasks, store = tmp_path / "tasks.jsonl", f"sqlite:///{tmp_path / 'cm2.db'}"
     tasks.write_text('{"id": "t", "turns": ["Where is order 7?"]}\n')
-    versions = []
+    versions: list[str] = []
     with kind(mode="scaled", api_key="k1") as server:
         for number in range(2):
             folder = adapter(tmp_path / f"policy{number}", weights=bytes([number]))

@@ -77,8 +77,10 @@ class Server(ThreadingHTTPServer):
         raise NotImplementedError
 
     def cards(self) -> Any:
-        base = {"id": self.serves, "root": self.base_root, "parent": None, "max_model_len": 4096}
-        adapters = [{"id": name, "root": at, "parent": self.serves} for name, at in self.adapters.items()]
+        base: dict[str, Any] = {"id": self.serves, "root": self.base_root, "parent": None, "max_model_len": 4096}
+        adapters: list[dict[str, Any]] = [
+            {"id": name, "root": at, "parent": self.serves} for name, at in self.adapters.items()
+        ]
         return {
             "object": "list",
             "data": [{"object": "model", "created": 0, "owned_by": self.owner, **card} for card in (base, *adapters)],
@@ -273,7 +275,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _do(self, method: str) -> None:
         raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        body = json.loads(raw) if raw else None
+        body: Any = json.loads(raw) if raw else None
         self.server.bodies.append((self.path, body))
         kind, _, key = (self.headers.get("Authorization") or "").partition(" ")
         status, out = self.server.answer(method, self.path, key if kind == "Bearer" else None, body)

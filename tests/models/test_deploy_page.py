@@ -45,11 +45,14 @@ def test_the_page_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (second,) = server.adapters
         assert second != first
         assert re.search(f'"{second}"', printed)
-        for words in (("collect.py", server.url, second), ("recipe.py", server.url, second)):
-            if words[0] == "recipe.py":  # what it replaces
-                server.adapters[first] = str(tmp_path / "out" / "policy")
-                words = (words[0], words[1], first)
-            done = subprocess.run([sys.executable, *words], check=False, capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr[-2000:]
+        assert run("collect.py", server.url, second) == ""
+        server.adapters[first] = str(tmp_path / "out" / "policy")  # what the recipe replaces
+        assert second in run("recipe.py", server.url, first)
         assert list(server.adapters) == [second]
-        assert second in done.stdout
+
+
+def run(*words: str) -> str:
+    """What a file of the page prints."""
+    done = subprocess.run([sys.executable, *words], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout

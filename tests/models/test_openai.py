@@ -207,7 +207,7 @@ def test_a_kind_of_logprobs_that_there_is_not_is_refused(server: Server, mode: s
 def test_one_model_answers_in_one_event_loop_after_another() -> None:
     """A server that holds connections open, as vLLM does; `Server` above closes each."""
     with VLLM(mode="processed") as server:
-        one = openai_compatible(server.url, "base", token_ids=True, max_retries=0)
+        one: Any = openai_compatible(server.url, "base", token_ids=True, max_retries=0)
         for model in (one, one, openai_compatible(server.url, "base", token_ids=True, max_retries=0)):
             answers = asyncio.run(asked_twice(model))
             assert [bool(answer.response_metadata["completion_ids"]) for answer in answers] == [True, True]

@@ -38,6 +38,11 @@ class Deployment:
     the policy, as the trainer does. `logprobs_mode` is what the server was found to take logprobs of, None where that
     could not be told, and `token_ids` whether it gives token ids. `loaded` is False where it was there already;
     `replaced` was unloaded for it.
+
+    >>> from cm2_agent.models import Deployment
+    >>> names = {"url": "http://localhost:8000/v1", "server": "vllm", "base": "qwen"}
+    >>> Deployment(model="v2", name="v2", version="v2", token_ids=True, logprobs_mode="processed", **names).line
+    'openai_compatible("http://localhost:8000/v1", "v2", token_ids=True, model_version="v2", logprobs_mode="processed")'
     """
 
     url: str
@@ -91,7 +96,7 @@ def deploy(
 ) -> Deployment:
     """Load a trained adapter into the vLLM or SGLang server at `url`, and see that it answers under its name.
 
-        deployed = deploy("out/policy", "http://localhost:8000/v1")
+        deployed = deploy("out/policy", "http://localhost:8000/v1", replace=last)
         print(deployed.line)  # openai_compatible(…), to be put into the app
 
     Args:
@@ -114,6 +119,13 @@ def deploy(
         ModelError: the folder is no adapter (whole weights need a restart: the message holds the command), the server
             cannot be reached, refuses the key, has not allowed adapters, serves another base model, does not see the
             path, has something else under the name, or loads an adapter that then does not answer.
+
+    >>> from cm2_agent.models import deploy
+    >>> deploy("no-such-folder", "http://localhost:8000/v1")
+    Traceback (most recent call last):
+    ...
+    cm2_agent.errors.ModelError: '...no-such-folder' holds no adapter_config.json; expected the folder that LoRA
+    training wrote
     """
     adapter = _Adapter.read(Path(folder))
     if server is not None and server not in SERVERS:
