@@ -132,7 +132,7 @@ def model_calls(draw: st.DrawFn, before: ModelCall | None = None) -> ModelCall:
         earlier = before.input + ((before.output,) if before.output is not None and draw(st.booleans()) else ())
         asked = earlier[: draw(st.integers(0, len(earlier)))] + asked
     if before is not None and before.prompt_ids is not None and prompt is not None and draw(st.booleans()):
-        whole = before.prompt_ids + (before.completion_ids or ())
+        whole = (*before.prompt_ids, *(before.completion_ids or ()))
         prompt = whole[: draw(st.integers(0, len(whole)))] + prompt
     completion = draw(maybe(token_ids()))
     size = len(completion or ())

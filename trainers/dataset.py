@@ -2,14 +2,15 @@
 out.
 
 Runs that silently train on nothing are what users of other trainers complain of most, so whatever is left out has a
-reason and a number.
+reason and a number. Groups are taken as they come, such as from `store.stream_groups(…)`: what stays in memory are
+their rows, a few bytes a token, and the figures of the report; traces and scores may go.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias, cast
 
@@ -17,10 +18,12 @@ from cm2_agent.errors import TrainError
 from cm2_agent.types.group import Group, Rollout
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.null_rates import NullTally, PolicyNulls
+from cm2_agent.types.score_bounds import Bounds
 from cm2_agent.types.trace import Trace
 
 from .advantage import Level, Norm, advantages
 from .rows import TEXT_ONLY, Credit, Row, rows_or_reason
+from .shown_words import Shown, shown_words
 
 Credits: TypeAlias = Callable[[Group], Sequence[Credit | str]]
 """The advantages of a group's rollouts, in their order; for a rollout that is left out, the reason."""
@@ -30,10 +33,12 @@ MakeRows: TypeAlias = Callable[[Trace, Credit], "list[Row] | str"]
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutRows:
-    """A rollout and its rows. Compared as an object: nothing says that a trace stands in one group only."""
+    """The rows of a rollout. Told from others as an object: nothing says that a trace stands in one group only."""
 
-    rollout: Rollout
+    trace_id: str
     rows: tuple[Row, ...]
+    shown: tuple[Shown, ...] = ()
+    """What the model was shown before each span, row by row; empty where nobody compares it with the prompts."""
 
     @property
     def zero(self) -> bool:
@@ -43,13 +48,32 @@ class RolloutRows:
 
 @dataclass(frozen=True, kw_only=True)
 class GroupRows:
-    """A group and those of its rollouts that became rows. `informative`: some advantage of the group is not 0.
-    `pending`: it was left out whole, since nobody knows what one of its rollouts is worth."""
+    """Those rollouts of a group that became rows. `key` is what they share (`Group.key`), `size` how many rollouts the
+    group has. `informative`: some advantage of the group is not 0. `pending`: it was left out whole, since nobody knows
+    what one of its rollouts is worth. `bounds` are those of the rewards of all its rollouts, as far as they have any.
+    """
 
-    group: Group
+    key: Mapping[str, JSON]
+    size: int
     rollouts: tuple[RolloutRows, ...]
     informative: bool
     pending: bool = False
+    bounds: tuple[Bounds, ...] = ()
+
+    @classmethod
+    def of(
+        cls, group: Group, rollouts: Iterable[RolloutRows], *, informative: bool, pending: bool = False
+    ) -> GroupRows:
+        """What is left of a group: these of its rollouts."""
+        bounds = (rollout.score.bounds for rollout in group.rollouts)
+        return cls(
+            key=group.key,
+            size=len(group.rollouts),
+            rollouts=tuple(rollouts),
+            informative=informative,
+            pending=pending,
+            bounds=tuple(one for one in bounds if one is not None),
+        )
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -96,17 +120,18 @@ class RowReport:
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutDataset:
-    """All groups that were given, each with what is left of it, and how many rollouts were left out by reason."""
+    """All groups that were given, each with what is left of it, how many rollouts were left out by reason, and what was
+    not judged by policy."""
 
     groups: tuple[GroupRows, ...]
     left_out: Mapping[str, int]
+    nulls: tuple[PolicyNulls, ...] = ()
 
     @property
     def report(self) -> RowReport:
         rows = [row for group in self.groups for row in group.rows]
         trained = sum(row.trained for row in rows)
-        scores = [one.score for group in self.groups if not group.pending for one in group.group.rollouts]
-        bounds = [bounds for one in scores if (bounds := one.bounds) is not None]
+        bounds = [one for group in self.groups if not group.pending for one in group.bounds]
         return RowReport(
             groups=len(self.groups),
             informative_groups=sum(group.informative for group in self.groups),
@@ -118,12 +143,13 @@ class RolloutDataset:
             upper=math.fsum(one.upper for one in bounds) / len(bounds) if bounds else None,
             left_out=dict(self.left_out),
             retokenised_rows=sum(row.retokenised for row in rows),
-            nulls=NullTally((one.trace, one.score) for group in self.groups for one in group.group.rollouts).policies,
+            nulls=self.nulls,
         )
 
 
-Drop: TypeAlias = Callable[[Group, RolloutRows], "str | None"]
-"""Why a rollout of a group is left out, in words that are the same for all with that reason; None where it is not."""
+Drop: TypeAlias = Callable[[Group, Rollout, Sequence[Row]], "str | None"]
+"""Why a rollout of a group, which became these rows, is left out, in words that are the same for all with that reason;
+None where it is not."""
 
 
 def build_dataset(
@@ -142,22 +168,22 @@ def build_dataset(
     beside each other. A group with a rollout whose reward is pending is left out whole.
 
     Args:
-        groups: scored rollouts of tasks.
+        groups: scored rollouts of tasks; each is let go of when its rows are made.
         level: where credit is given.
         norm: what advantages are divided by.
         credits: replaces `advantages(level, norm)`.
-        drop: functions of a group and one of its rollouts' rows to a reason to leave it out.
+        drop: functions of a group, one of its rollouts and its rows to a reason to leave it out.
         from_text: makes the rows of traces without token ids, which are left out without it.
         agent: rows of the steps of the agent of this name alone, in a graph of several.
 
     Raises:
         TrainError: an empty set, or several reward versions in it.
     """
-    groups = require_scored(groups)
     credits = credits or by_level(level, norm)
     left_out: Counter[str] = Counter()
+    nulls = NullTally()
     made = []
-    for group in groups:
+    for group in require_scored(groups, nulls=nulls):
         rollouts, informative = [], False
         given = credits(group) if group.rollouts else ()
         for rollout, credit in zip(group.rollouts, given, strict=True):
@@ -171,39 +197,51 @@ def build_dataset(
             if isinstance(rows, str):
                 left_out[rows] += 1
                 continue
-            one = RolloutRows(rollout=rollout, rows=tuple(rows))
-            reason = next((reason for reason in (why(group, one) for why in drop) if reason is not None), None)
-            if reason is None:
-                rollouts.append(one)
-            else:
+            given_reasons = (why(group, rollout, rows) for why in drop)
+            reason = next((reason for reason in given_reasons if reason is not None), None)
+            if reason is not None:
                 left_out[reason] += 1
+                continue
+            recorded = [row for row in rows if not row.retokenised]
+            shown = shown_words(rollout.trace, recorded)
+            rollouts.append(RolloutRows(trace_id=rollout.trace.id, rows=tuple(rows), shown=shown))
         unknown = any(rollout.score.lower is None for rollout in group.rollouts)
         pending = unknown and all(isinstance(credit, str) for credit in given)
-        made.append(GroupRows(group=group, rollouts=tuple(rollouts), informative=informative, pending=pending))
-    return RolloutDataset(groups=tuple(made), left_out=dict(left_out))
+        made.append(GroupRows.of(group, rollouts, informative=informative, pending=pending))
+    return RolloutDataset(groups=tuple(made), left_out=dict(left_out), nulls=nulls.policies)
 
 
-def require_scored(groups: Iterable[Group], *, one_reward: bool = True) -> list[Group]:
-    """The groups as a list. Raises TrainError where there is none, or no rollout in them, or they mix reward
-    versions.
+def require_scored(
+    groups: Iterable[Group], *, one_reward: bool = True, nulls: NullTally | None = None
+) -> Iterator[Group]:
+    """The groups as they come, what was not judged of them counted in `nulls`. Raises TrainError after the last one
+    where there was none, or no rollout in them, or they mix reward versions.
     """
-    groups = list(groups)
-    if not groups:
+    number, rollouts = 0, 0
+    found: set[str] = set()
+    for group in groups:
+        number += 1
+        rollouts += len(group.rollouts)
+        found.add(str(group.key.get("reward")))
+        if nulls is not None:
+            for one in group.rollouts:
+                nulls.add(one.trace, one.score)
+        yield group
+    if not number:
         raise TrainError(
             "no group was given; expected scored rollouts of tasks. Score the traces first (cm2 score), and check what "
             "the store's groups(…) was asked for: task, policy and reward version must be those of stored traces."
         )
-    if not any(group.rollouts for group in groups):
+    if not rollouts:
         raise TrainError(
-            f"{len(groups)} groups were given and none holds a rollout; expected at least two scored rollouts of a task"
+            f"{number} groups were given and none holds a rollout; expected at least two scored rollouts of a task"
         )
-    versions = sorted({str(group.key.get("reward")) for group in groups})
+    versions = sorted(found)
     if one_reward and len(versions) > 1:
         raise TrainError(
             f"the groups mix {len(versions)} reward versions: {', '.join(versions[:4])}. Rewards of different versions "
             "cannot be compared: score all of them with one (cm2 score --again), or name the version to train on."
         )
-    return groups
 
 
 def by_level(level: str, norm: str) -> Credits:

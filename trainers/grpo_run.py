@@ -132,11 +132,11 @@ def fit(limited: Limited) -> dict[str, JSON]:
     require_finite_weights(policy.model, trainer.settings.learning_rate)
     after = measure_after(prepared, groups)
     report, given = dataset.report, prepared.dataset.groups
-    behaviour = sorted({str(group.group.key.get("policy")) for group in given})
+    behaviour = sorted({str(group.key.get("policy")) for group in given})
     return {
         **report.to_json(),
         "zero_advantage_groups": report.groups - report.informative_groups,
-        "reward": given[0].group.key.get("reward"),
+        "reward": given[0].key.get("reward"),
         "policy": {"behaviour": behaviour, "before": policy.version, "after": fingerprint(policy.model)},
         "level": grpo.level,
         "norm": grpo.norm,

@@ -7,17 +7,16 @@ import html
 import json
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from cm2_agent.errors import TrainError
-from cm2_agent.types.messages import Message, Text, ToolCallResponse
-from cm2_agent.types.run import ModelCall
 
 from .dataset import RolloutDataset, RolloutRows
+from .shown_words import Said
 from .validation import leave_out
 
 LOST = "a prompt does not hold what users or tools said"
@@ -25,8 +24,6 @@ LOST = "a prompt does not hold what users or tools said"
 SYSTEMATIC = 0.5
 """The share of rollouts with lost words above which nothing is trained: the recording or the tokenizer is wrong."""
 _NOT_LETTERS = re.compile(r"[\W_]+")
-Said: TypeAlias = tuple[str, str]
-"""Of which role a text is, and the text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,43 +65,20 @@ def lost_words(rollout: RolloutRows, tokenizer: Any) -> LostWords | None:
     What a call was shown are its recorded messages (`ModelCall.input`), which a graph may have summarised. Without
     them it is the dialogue, if the first prompt holds its beginning. Templates may trim a text, or write it as JSON.
     """
-    trace = rollout.rollout.trace
-    dialogue = list(_before_steps(trace.messages))
-    calls: dict[tuple[int, int], tuple[ModelCall, Sequence[Message]]] = {}
-    for step, before in zip(trace.steps, dialogue, strict=True):
-        if step.call is not None:
-            calls[step.turn, step.index] = step.call, step.call.input or before
     first = True
+    shown = iter(rollout.shown)
     for row in rollout.rows:
-        start, known = 0, None
-        for span in row.spans:
-            call, shown = calls[span.turn, span.step]
-            if known is not None and _begins(shown, known):
-                new, ids = shown[len(known) :], row.ids[start : span.start]
-            else:
-                new, ids = shown, row.ids[: span.start]
-            prompt = _decoded(tokenizer, ids)
-            missing = _missing(_said(new), prompt, tokenizer)
+        start = 0
+        for span, one in zip(row.spans, shown, strict=False):
+            prompt = _decoded(tokenizer, row.ids[start if one.goes_on else 0 : span.start])
+            missing = _missing(one.said, prompt, tokenizer)
             if missing is not None:
-                if first and not call.input:
+                if first and not one.recorded:
                     return None  # the ids were made from other words than the dialogue's
                 role, text = missing
-                return LostWords(trace_id=trace.id, span_id=call.span_id, role=role, text=text, prompt=prompt)
-            start, known, first = span.stop, shown, False
+                return LostWords(trace_id=rollout.trace_id, span_id=one.span_id, role=role, text=text, prompt=prompt)
+            start, first = span.stop, False
     return None
-
-
-def _before_steps(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
-    """What was said before each of the assistant's messages."""
-    for place, message in enumerate(messages):
-        if message.role == "assistant":
-            yield messages[:place]
-
-
-def _begins(messages: Sequence[Message], known: Sequence[Message]) -> bool:
-    return len(messages) > len(known) and all(
-        one is two or one == two for one, two in zip(messages, known, strict=False)
-    )
 
 
 def _decoded(tokenizer: Any, ids: Sequence[int]) -> str:
@@ -112,28 +86,7 @@ def _decoded(tokenizer: Any, ids: Sequence[int]) -> str:
     return str(tokenizer.decode(listed, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
-def _said(messages: Sequence[Message]) -> Iterator[Said]:
-    """What users and tools said, in order."""
-    for message in messages:
-        if message.role not in ("user", "tool"):
-            continue
-        for part in message.parts:
-            if isinstance(part, Text):
-                yield message.role, part.content
-            elif isinstance(part, ToolCallResponse):
-                for text in _texts(part.response):
-                    yield message.role, text
-
-
-def _texts(response: Any) -> list[str]:
-    """The texts of a tool's answer; how a template writes other values is its own affair."""
-    if isinstance(response, str):
-        return [response]
-    blocks = response if isinstance(response, list) else ()
-    return [block["text"] for block in blocks if isinstance(block, dict) and isinstance(block.get("text"), str)]
-
-
-def _missing(said: Iterator[Said], prompt: str, tokenizer: Any) -> Said | None:
+def _missing(said: Iterable[Said], prompt: str, tokenizer: Any) -> Said | None:
     """The first text that is not in the prompt. Answers of tools may stand in another order than they came."""
     folded = _letters(prompt)
     place = end = 0

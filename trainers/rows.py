@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cm2_agent.errors import TrainError
+from cm2_agent.types.packed import Packed
 from cm2_agent.types.run import ModelCall
 from cm2_agent.types.trace import Step, Trace
 
@@ -32,7 +33,7 @@ Credit: TypeAlias = Callable[[int, int], float]
 """The advantage of every token of step (turn, step in the turn), both 0-based."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Span:
     """The tokens of one step in a row: `ids[start:stop]`, 0 < start < stop. `turn` and `step` (within the turn) are
     0-based.
@@ -45,7 +46,7 @@ class Span:
     stop: int
     turn: int
     step: int
-    logprobs: tuple[float, ...] | None = None
+    logprobs: Sequence[float] | None = None
     advantage: float = 0.0
 
     def __len__(self) -> int:
@@ -63,7 +64,8 @@ class Row:
     """
 
     trace_id: str
-    ids: tuple[int, ...]
+    ids: Sequence[int]
+    """(T,) packed as int32 (`numpy.asarray` takes them as they are): in the memory of the trace where it was stored."""
     spans: tuple[Span, ...]
     temperature: float | None = None
     policy: str | None = None
@@ -113,12 +115,13 @@ class Row:
     @cached_property
     def mu(self) -> Floats:
         """(trained,) the recorded log μ of the model tokens, in their order."""
-        return np.array([value for span in self.spans for value in span.logprobs or ()], dtype=np.float64)
+        logprobs = [span.logprobs for span in self.spans if span.logprobs is not None]
+        return np.concatenate([np.asarray(one, np.float64) for one in logprobs]) if logprobs else np.empty(0)
 
     @cached_property
     def token_advantages(self) -> Floats:
         """(trained,) the advantages of the model tokens, in their order."""
-        return np.array([span.advantage for span in self.spans for _ in range(len(span))], dtype=np.float64)
+        return np.repeat([span.advantage for span in self.spans], [len(span) for span in self.spans])
 
     def _places(self) -> Iterator[tuple[int, Span | None]]:
         spans = iter(self.spans)
@@ -137,7 +140,7 @@ class StepTokens:
     completion: Sequence[int]
     turn: int
     step: int
-    logprobs: tuple[float, ...] | None = None
+    logprobs: Sequence[float] | None = None
 
 
 def rows_of(
@@ -159,6 +162,15 @@ def rows_of(
             + ("" if imitation else " and the sampler's own logprobs at a temperature above 0")
             + "; record it with LocalChatModel or an endpoint that returns them, or leave it to SFT."
         )
+    return _rows(trace, credit, imitation=imitation, agent=agent)
+
+
+def rows_or_reason(trace: Trace, credit: Credit | None = None, *, agent: str | None = None) -> list[Row] | str:
+    """The rows of a trace (or of one agent's steps in it) as GRPO trains on them, or the reason why it is left out."""
+    return untrainable_reason(trace, agent=agent) or _rows(trace, credit, imitation=False, agent=agent)
+
+
+def _rows(trace: Trace, credit: Credit | None, *, imitation: bool, agent: str | None) -> list[Row]:
     steps = recorded_steps(trace, agent)
     calls = [call for _, call in steps]
     tokens = [
@@ -183,11 +195,6 @@ def rows_of(
     )
 
 
-def rows_or_reason(trace: Trace, credit: Credit | None = None, *, agent: str | None = None) -> list[Row] | str:
-    """The rows of a trace (or of one agent's steps in it) as GRPO trains on them, or the reason why it is left out."""
-    return untrainable_reason(trace, agent=agent) or rows_of(trace, credit, agent=agent)
-
-
 def join(
     steps: Sequence[StepTokens],
     credit: Credit | None,
@@ -201,28 +208,27 @@ def join(
     """Calls in order → rows: a call whose prompt begins with all the row holds extends it, any other begins a new
     row.
     """
-    rows: list[tuple[list[int], list[Span]]] = []
+    rows: list[tuple[Sequence[int], list[Span]]] = []
     for one in steps:
-        if not rows or list(one.prompt[: len(rows[-1][0])]) != rows[-1][0]:
-            rows.append(([], []))
-        ids, spans = rows[-1]
-        ids.extend(one.prompt[len(ids) :])
-        start = len(ids)
-        ids.extend(one.completion)
+        spans: list[Span] = []
+        if rows and _begins_with(one.prompt, rows[-1][0]):
+            spans = rows.pop()[1]
+        start = len(one.prompt)
         spans.append(
             Span(
                 start=start,
-                stop=len(ids),
+                stop=start + len(one.completion),
                 turn=one.turn,
                 step=one.step,
                 logprobs=one.logprobs,
                 advantage=0.0 if credit is None else credit(one.turn, one.step),
             )
         )
+        rows.append((_joined(one.prompt, one.completion), spans))
     return [
         Row(
             trace_id=trace_id,
-            ids=tuple(ids),
+            ids=Packed.of_ids(ids),
             spans=tuple(spans),
             temperature=temperature,
             policy=policy,
@@ -231,6 +237,18 @@ def join(
         )
         for ids, spans in rows
     ]
+
+
+def _begins_with(prompt: Sequence[int], held: Sequence[int]) -> bool:
+    if isinstance(prompt, Packed):
+        return prompt.begins_with(held)
+    return len(prompt) >= len(held) and tuple(prompt[: len(held)]) == held
+
+
+def _joined(prompt: Sequence[int], completion: Sequence[int]) -> Sequence[int]:
+    if isinstance(prompt, Packed) and isinstance(completion, Packed):
+        return prompt.joined(completion)
+    return (*prompt, *completion)
 
 
 def recorded_steps(trace: Trace, agent: str | None = None) -> list[tuple[Step, ModelCall]]:

@@ -11,12 +11,12 @@ from dataclasses import replace
 import numpy as np
 
 from cm2_agent.errors import TrainError
-from cm2_agent.types.group import Group
+from cm2_agent.types.group import Group, Rollout
 
 from .advantage import GROUP_PENDING
-from .dataset import Drop, RolloutDataset, RolloutRows
+from .dataset import Drop, RolloutDataset
 from .model_limits import ModelLimits
-from .rows import TEXT_ONLY, TOO_LONG
+from .rows import TEXT_ONLY, TOO_LONG, Row
 
 STALE = "policy lag above max_lag"
 NOT_FINITE = "a stored logprob is no number"
@@ -28,10 +28,10 @@ def too_long(max_length: int | None, model: ModelLimits | None = None) -> Drop:
     cut.
     """
 
-    def drop(group: Group, rollout: RolloutRows) -> str | None:
+    def drop(group: Group, rollout: Rollout, rows: Sequence[Row]) -> str | None:
         context = None if model is None else model.context
         given = [limit for limit in (max_length, context) if limit is not None]
-        return TOO_LONG if given and any(len(row.ids) > min(given) for row in rollout.rows) else None
+        return TOO_LONG if given and any(len(row.ids) > min(given) for row in rows) else None
 
     return drop
 
@@ -40,24 +40,24 @@ def stale(versions: Sequence[str] | None, max_lag: int | None) -> Drop:
     """Leaves out the rollouts of policies more than `max_lag` behind the newest of `versions`."""
     old = set() if versions is None or max_lag is None else set(versions[: max(len(versions) - 1 - max_lag, 0)])
 
-    def drop(group: Group, rollout: RolloutRows) -> str | None:
+    def drop(group: Group, rollout: Rollout, rows: Sequence[Row]) -> str | None:
         return STALE if str(group.key.get("policy")) in old else None
 
     return drop
 
 
-def not_finite(group: Group, rollout: RolloutRows) -> str | None:
+def not_finite(group: Group, rollout: Rollout, rows: Sequence[Row]) -> str | None:
     """Leaves out rollouts with a stored logprob that is no number: a sampler whose logits were broken wrote them."""
-    return None if all(np.isfinite(row.mu).all() for row in rollout.rows) else NOT_FINITE
+    return None if all(np.isfinite(row.mu).all() for row in rows) else NOT_FINITE
 
 
-def truncated(group: Group, rollout: RolloutRows) -> str | None:
+def truncated(group: Group, rollout: Rollout, rows: Sequence[Row]) -> str | None:
     """Leaves out rollouts in which the token limit cut an answer (`mask_truncated_completions`): it was judged for what
     it could not finish.
     """
     cut = any(
         "length" in (step.message.finish_reason, step.call.finish_reason if step.call else None)
-        for step in rollout.rollout.trace.steps
+        for step in rollout.trace.steps
     )
     return TRUNCATED if cut else None
 
@@ -65,10 +65,10 @@ def truncated(group: Group, rollout: RolloutRows) -> str | None:
 def check_sizes(dataset: RolloutDataset, num_generations: int | None) -> None:
     """Raises TrainError where `num_generations` was given and a stored group has another number of rollouts."""
     for group in dataset.groups:
-        number = len(group.group.rollouts)
+        number = group.size
         if num_generations is not None and number not in (0, num_generations):
             raise TrainError(
-                f"num_generations {num_generations} was given, and the group of task {group.group.key.get('task')!r}"
+                f"num_generations {num_generations} was given, and the group of task {group.key.get('task')!r}"
                 f" holds {number} rollouts; leave it out: the stored groups decide"
             )
 
@@ -85,7 +85,7 @@ def leave_out(dataset: RolloutDataset, rollouts: Container[int], reason: str) ->
     left_out = Counter(dataset.left_out)
     if number:
         left_out[reason] += number
-    smaller = RolloutDataset(groups=tuple(groups), left_out=dict(left_out))
+    smaller = replace(dataset, groups=tuple(groups), left_out=dict(left_out))
     require_something(smaller)
     return smaller
 
@@ -96,7 +96,7 @@ def check(dataset: RolloutDataset, *, versions: Sequence[str] | None, model: Mod
     Raises TrainError on several policies without `versions`, rows from words, nothing to learn from, several
     temperatures, and ids that the model does not know.
     """
-    policies = sorted({str(group.group.key.get("policy")) for group in dataset.groups if group.rollouts})
+    policies = sorted({str(group.key.get("policy")) for group in dataset.groups if group.rollouts})
     if versions is None and len(policies) > 1:
         raise TrainError(
             f"the groups come from {len(policies)} policies: {', '.join(policies[:4])}. Train on one "

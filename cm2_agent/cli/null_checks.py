@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cm2_agent.store import SQLStore
     from cm2_agent.types.group import Group
     from cm2_agent.types.score import Score
+    from cm2_agent.types.score_bounds import Bounds
     from cm2_agent.types.trace import Trace
 
 MAX_NULL_RISE = 0.05
@@ -45,28 +46,31 @@ def null_lines(found: Iterable[PolicyNulls]) -> Iterator[str]:
         )
 
 
-def report_groups(groups: Iterable[Group]) -> None:
-    """Say on stderr what is known of the rewards that are trained on, and what is not."""
+def report_groups(groups: Iterable[Group]) -> tuple[PolicyNulls, ...]:
+    """Say on stderr what is known of the rewards that are trained on, and what is not. The groups are gone through
+    once; returns their `null_rates`."""
     from cm2_agent.analysis.bootstrap import mean
 
-    groups = list(groups)
-    pending = sum(any(one.score.lower is None for one in group.rollouts) for group in groups)
-    bounds = [
-        bounds
-        for group in groups
-        if all(one.score.lower is not None for one in group.rollouts)
-        for one in group.rollouts
-        if (bounds := one.score.bounds) is not None
-    ]
+    number, pending = 0, 0
+    bounds: list[Bounds] = []
+    tally = NullTally()
+    for group in groups:
+        number += 1
+        found = [one.score.bounds for one in group.rollouts if one.score.lower is not None]
+        if len(found) == len(group.rollouts):
+            bounds += [one for one in found if one is not None]
+        else:
+            pending += 1
+        for one in group.rollouts:
+            tally.add(one.trace, one.score)
     if pending:
-        echo_err(
-            f"{pending} of {len(groups)} groups are left out: a rollout of theirs is pending (cm2 score asks again)"
-        )
+        echo_err(f"{pending} of {number} groups are left out: a rollout of theirs is pending (cm2 score asks again)")
     if bounds:
         lower, upper = mean([one.lower for one in bounds]), mean([one.upper for one in bounds])
         echo_err(f"mean reward {lower:.3f} with NULLs unpaid; at most {upper - lower:.3f} is missing by that")
-    for line in null_lines(null_rates(groups)):
+    for line in null_lines(tally.policies):
         echo_err(line)
+    return tally.policies
 
 
 def check_null_rise(found: tuple[PolicyNulls, ...], most: float, policy: str | None = None) -> None:

@@ -32,9 +32,10 @@ from cm2_agent.cli.score import load_checklist_and_checks
 from cm2_agent.cli.train_data import newest_version, scored_rollouts, stored_traces, versions_of
 from cm2_agent.errors import TrainError
 from cm2_agent.types.certificate import MAX_ATTACK_RATE, MIN_PASS_RATE
+from cm2_agent.types.group import backends_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from cm2_agent.store import SQLStore
     from cm2_agent.types.group import Group
@@ -204,13 +205,14 @@ def train(
             given = scored_rollouts(opened, versions[0], policy, backend or ())
         else:
             version = None if chosen is not None else reward_version(opened, reward)
-            groups = opened.groups(checklist=chosen, reward=version, policy=policy, backends=backend or None)
+            groups = opened.stream_groups(checklist=chosen, reward=version, policy=policy, backends=backend or None)
             if not groups and (policy or backend):
-                _raise_no_match(opened.groups(checklist=chosen, reward=version), policy, backend or ())
-            versions = versions_of(groups)
-            every = groups if policy is None else opened.groups(checklist=chosen, reward=version)
-            report_groups(groups)
-            check_null_rise(null_rates(every), max_null_rise, policy)
+                _raise_no_match(opened.stream_groups(checklist=chosen, reward=version).keys, policy, backend or ())
+            versions = versions_of(groups.keys)
+            nulls = report_groups(groups)
+            if policy is not None:  # beside the first policy's
+                nulls = null_rates(opened.stream_groups(checklist=chosen, reward=version))
+            check_null_rise(nulls, max_null_rise, policy)
             given = groups
         if needs != "traces":
             if min_kappa is not None:
@@ -227,14 +229,14 @@ def train(
     print_result({"out": str(path)} | report_of(trainer) | {"out": str(path)}, as_json=as_json)
 
 
-def _raise_no_match(groups: Iterable[Group], policy: str | None, backends: Sequence[str]) -> NoReturn:
+def _raise_no_match(keys: Iterable[Mapping[str, JSON]], policy: str | None, backends: Sequence[str]) -> NoReturn:
     """Raises TrainError saying which policies and backends there are in place of those that were asked for."""
     given = ([f"--policy {policy}"] if policy else []) + [f"--backend {name}" for name in backends]
     policies: set[JSON] = set()
     answered: set[str] = set()
-    for group in groups:
-        policies.add(group.key["policy"])
-        answered.update(group.backends or ())
+    for key in keys:
+        policies.add(key["policy"])
+        answered.update(backends_of(key) or ())
     raise TrainError(
         f"no group of scored rollouts is of {' '.join(given)}; there are the policies"
         f" {', '.join(sorted(map(str, policies - {None}))) or 'none'} and the backends"
@@ -242,8 +244,8 @@ def _raise_no_match(groups: Iterable[Group], policy: str | None, backends: Seque
     )
 
 
-def _check_judge(store: SQLStore, versions: Sequence[str], least: float) -> None:
-    """Raises TrainError where the reward version's verdicts agree with people's labels less than they must."""
+def _check_judge(store: SQLStore, versions: Iterable[str], least: float) -> None:
+    """Raises TrainError where a reward version's verdicts agree with people's labels less than they must."""
     for version in versions:
         found = compare_with_people(store, reward=version)
         reason = kappa_shortfall(found.reliability(draws=0).kappa, least)
@@ -254,7 +256,7 @@ def _check_judge(store: SQLStore, versions: Sequence[str], least: float) -> None
             )
 
 
-def _check_certificate(store: SQLStore, versions: Sequence[str], max_attack_rate: float, min_pass_rate: float) -> None:
+def _check_certificate(store: SQLStore, versions: Iterable[str], max_attack_rate: float, min_pass_rate: float) -> None:
     """Raises TrainError where a reward version has no certificate, or one that is not enough."""
     from cm2_agent.rewards.certificate.families import shipped_families
 
@@ -275,7 +277,7 @@ def _check_certificate(store: SQLStore, versions: Sequence[str], max_attack_rate
 
 
 def _count(
-    groups: list[Group],
+    groups: Iterable[Group],
     model: str | None,
     retokenise: bool,
     *,

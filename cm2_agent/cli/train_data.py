@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cm2_agent.errors import TrainError
-from cm2_agent.types.group import Group, Rollout, backends_of
+from cm2_agent.types.group import Rollout, backends_of
+from cm2_agent.types.json_values import JSON
 from cm2_agent.types.run_attributes import TOOL_BACKENDS
 
 if TYPE_CHECKING:
@@ -40,9 +41,9 @@ def newest_version(store: SQLStore, checklist: Checklist) -> str:
     return version
 
 
-def versions_of(groups: Sequence[Group]) -> list[str]:
-    """The reward versions of groups, in order."""
-    return sorted({str(group.key["reward"]) for group in groups})
+def versions_of(keys: Iterable[Mapping[str, JSON]]) -> list[str]:
+    """The reward versions of groups by their keys, in order."""
+    return sorted({str(key["reward"]) for key in keys})
 
 
 def _answered_by(trace: Trace, backends: Sequence[str]) -> bool:

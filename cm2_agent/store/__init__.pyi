@@ -1,4 +1,5 @@
 from .erasing import Erasure as Erasure
+from .groups import StoredGroups as StoredGroups
 from .migrate import HEAD as HEAD
 from .migrate import schema_revision as schema_revision
 from .migrate import upgrade as upgrade

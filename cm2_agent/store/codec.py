@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from cm2_agent.errors import StoreError
 from cm2_agent.types.json_values import JSON, canonical_json, content_digest, json_text
+from cm2_agent.types.packed import Packed
 
 SEALED = "b64:"
 DIGEST = 32
@@ -116,13 +117,14 @@ def pack_ids(ids: Sequence[int] | None) -> bytes | None:
     if ids is None:
         return None
     try:
-        return _little(array("i", ids))
+        return _little(array("i", ids.tolist() if isinstance(ids, Packed) else ids))
     except (OverflowError, TypeError) as error:
         raise StoreError(f"token ids are not 32-bit integers: {error}; expected the ids of a tokenizer") from error
 
 
-def unpack_ids(blob: bytes | None) -> tuple[int, ...] | None:
-    return None if blob is None else tuple(_filled(array("i"), blob))
+def unpack_ids(blob: bytes) -> array[int]:
+    """The ids that `pack_ids` was given."""
+    return _filled(array("i"), blob)
 
 
 def pack_logprobs(logprobs: Sequence[float] | None) -> bytes | None:
@@ -131,15 +133,16 @@ def pack_logprobs(logprobs: Sequence[float] | None) -> bytes | None:
     if logprobs is None:
         return None
     try:
-        return _little(array("f", logprobs))
+        return _little(array("f", logprobs.tolist() if isinstance(logprobs, Packed) else logprobs))
     except (OverflowError, TypeError) as error:
         raise StoreError(
             f"logprobs are not numbers: {error}; expected one natural logarithm a sampled token"
         ) from error
 
 
-def unpack_logprobs(blob: bytes | None) -> tuple[float, ...] | None:
-    return None if blob is None else tuple(_filled(array("f"), blob))
+def unpack_logprobs(blob: bytes) -> array[float]:
+    """The logprobs that `pack_logprobs` was given."""
+    return _filled(array("f"), blob)
 
 
 def split_digests(blob: bytes) -> list[bytes]:

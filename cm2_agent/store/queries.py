@@ -1,4 +1,4 @@
-"""Queries over stored traces: pages in order, and the groups that GRPO trains on."""
+"""Queries over stored traces: which there are, page by page in order."""
 
 from __future__ import annotations
 
@@ -6,17 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, select, tuple_
+from sqlalchemy import Connection, select, tuple_
 
 from cm2_agent.errors import StoreError
-from cm2_agent.store import scores as scoring
-from cm2_agent.store.codec import load, load_tags, seal, tag_pattern, unseal
+from cm2_agent.store.codec import load_tags, seal, tag_pattern, unseal
 from cm2_agent.store.engine import Database
-from cm2_agent.store.reader import PAGE, Reader, chunks
-from cm2_agent.store.schema import DEFAULT_PROJECT, group_keys, reward_versions, runs, scores, tasks, traces
-from cm2_agent.store.tasks import name_of
-from cm2_agent.types.checklist import Checklist
-from cm2_agent.types.group import Group, Rollout, backends_of
+from cm2_agent.store.reader import PAGE, chunks
+from cm2_agent.store.schema import DEFAULT_PROJECT, reward_versions, runs, scores, traces
 
 PageCursor = tuple[int, str, int]
 """Where a trace stands in the order of traces: the start of its first run, and its id; then its row."""
@@ -137,89 +133,6 @@ def rows_of(connection: Connection, project: str, ids: Sequence[str], *, url: st
     if missing:
         raise no_trace(missing[0], project, url)
     return found
-
-
-def groups(
-    connection: Connection,
-    project: str,
-    *,
-    url: str,
-    checklist: Checklist | None,
-    reward: str | None,
-    policy: str | None,
-    task: str | None,
-    backends: frozenset[str] | None,
-    min_size: int,
-) -> list[Group]:
-    """The groups under one reward version. Raises StoreError where nothing was scored under it."""
-    version = _version(connection, project, url, checklist, reward)
-    number = connection.execute(
-        select(reward_versions.c.seq).where(reward_versions.c.version == seal(version))
-    ).scalar_one()
-    storing = select(tasks.c.id, func.min(tasks.c.seq).label("first")).group_by(tasks.c.id).subquery()
-    query = (
-        select(
-            *(group_keys.c.seq, group_keys.c.key, traces.c.seq, scores.c.seq, scores.c.runs),
-            *(storing.c.first, traces.c.started),
-        )
-        .join(traces, traces.c.group_key == group_keys.c.seq)
-        .join(scores, (scores.c.trace == traces.c.seq) & (scores.c.reward == number))
-        .outerjoin(storing, storing.c.id == group_keys.c.task)
-        .where(traces.c.project == project)
-        .order_by(traces.c.rollout.is_(None), traces.c.rollout, traces.c.started, traces.c.id)
-    )
-    if checklist is not None:
-        query = query.where(scores.c.checklist == checklist.hash)
-    if policy is not None:
-        query = query.where(group_keys.c.policy == seal(policy))
-    if task is not None:
-        query = query.where(group_keys.c.task == seal(task))
-    members: dict[int, dict[int, tuple[int, int]]] = {}  # group → trace → its current score's runs and row
-    keys: dict[int, str] = {}
-    order: dict[int, tuple[bool, int, int, int]] = {}
-    for group, key, trace, score, seen, stored, started in connection.execute(query):
-        rollouts = members.setdefault(group, {})
-        rollouts[trace] = max(rollouts.get(trace, (seen, score)), (seen, score))
-        keys[group] = key
-        place = (stored is None, stored or 0, started, group)
-        order[group] = min(order.get(group, place), place)
-    selected = sorted((group for group in members if len(members[group]) >= min_size), key=order.__getitem__)
-    if backends is not None:
-        answered = {group: backends_of(load(keys[group])) for group in selected}
-        selected = [group for group in selected if (known := answered[group]) is not None and known <= backends]
-    found = scoring.read(connection, [score for group in selected for _, score in members[group].values()])
-    rows = [trace for group in selected for trace in members[group]]
-    read = dict(zip(rows, Reader(connection).traces(rows), strict=True))
-    return [
-        Group(
-            key={**load(keys[group]), "reward": version},
-            rollouts=tuple(Rollout(trace=read[trace], score=found[trace]) for trace in members[group]),
-        )
-        for group in selected
-    ]
-
-
-def _version(connection: Connection, project: str, url: str, checklist: Checklist | None, reward: str | None) -> str:
-    """The reward version that is meant, which has scores. Raises StoreError."""
-    versions = scoring.versions(connection, project, None if checklist is None else checklist.hash)
-    if reward is not None:
-        versions = [version for version in versions if version == reward]
-    for version in versions:
-        query = select(scores.c.seq).join(reward_versions, reward_versions.c.seq == scores.c.reward)
-        query = query.join(traces, traces.c.seq == scores.c.trace)
-        query = query.where(reward_versions.c.version == seal(version), traces.c.project == project)
-        if checklist is not None:
-            query = query.where(scores.c.checklist == checklist.hash)
-        if connection.execute(query.limit(1)).first() is not None:
-            return version
-    wanted = "" if checklist is None else f" of {name_of(connection, checklist.hash)} (hash {checklist.hash[:12]})"
-    wanted += "" if reward is None else f" under reward version {reward!r}"
-    there = scoring.versions(connection, project)
-    known = f"it has scores under {', '.join(there[:5])}" if there else "it has no scores at all"
-    file = "CHECKLIST.yaml" if checklist is None else f"{checklist.name}.yaml"
-    raise StoreError(
-        f"store {url} holds no score{wanted}; {known}. Score its traces first: cm2 score {file} --store {url}"
-    )
 
 
 def counts(cursor: Any, sqlite: bool, project: str, ids: Sequence[str]) -> dict[str, tuple[int, int]]:

@@ -9,11 +9,21 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, select
 
 from cm2_agent.errors import StoreError, TraceError
-from cm2_agent.store.codec import DIGEST, load, load_tags, split_digests, unpack_ids, unpack_logprobs, unseal, unsealed
-from cm2_agent.store.encoder import ID_BYTES, Base
+from cm2_agent.store.codec import (
+    load,
+    load_tags,
+    pack_ids,
+    split_digests,
+    unpack_ids,
+    unpack_logprobs,
+    unseal,
+    unsealed,
+)
+from cm2_agent.store.encoder import Base
 from cm2_agent.store.schema import contents, model_calls, outcomes, runs, tool_runs, traces
 from cm2_agent.types.json_values import JSON, canonical_json
 from cm2_agent.types.messages import ROLES, Message, ToolCall, ToolCallResponse, ToolSpec, other_part
+from cm2_agent.types.packed import Packed
 from cm2_agent.types.run import Branch, ModelCall, Run, RunFailure, StateMark, ToolRun
 from cm2_agent.types.trace import Trace
 
@@ -112,12 +122,12 @@ class Reader:
             span_id=unseal(row.span_id),
             model=unsealed(row.model),
             model_version=unsealed(row.model_version),
-            input=self._dialogue(restored.input),
+            input=tuple([self._messages[digest] for digest in restored.input]),
             output=None if row.output is None else self._messages[row.output],
             tools=() if row.toolset is None else self._toolsets[row.toolset],
-            prompt_ids=unpack_ids(restored.prompt_ids),
-            completion_ids=unpack_ids(row.completion_ids),
-            logprobs=unpack_logprobs(row.logprobs),
+            prompt_ids=restored.prompt_ids,
+            completion_ids=restored.completion_ids,
+            logprobs=None if row.logprobs is None else Packed.of(unpack_logprobs(row.logprobs)),
             sampling=load(row.sampling),
             usage=load(row.usage),
             finish_reason=unsealed(row.finish_reason),
@@ -180,23 +190,41 @@ def branch_of(row: Any) -> Branch | None:
 class _Restored:
     """A row of `model_calls` with its input and prompt made whole again."""
 
-    __slots__ = ("input", "prompt_ids", "row")
+    __slots__ = ("completion_ids", "input", "prompt_ids", "row")
 
-    def __init__(self, row: Any, base: Base | None) -> None:
+    def __init__(self, row: Any, base: _Restored | None) -> None:
         self.row = row
-        self.input: bytes = row.input if base is None else base.dialogue[: row.shared_input * DIGEST] + row.input
-        self.prompt_ids: bytes | None = row.prompt_ids
-        if base is not None and row.prompt_ids is not None:
-            self.prompt_ids = base.tokens[: row.shared_ids * ID_BYTES] + row.prompt_ids
+        self.input: tuple[bytes, ...] = tuple(split_digests(row.input))
+        """The addresses of its messages: as objects that it shares with its base."""
+        if base is not None:
+            self.input = base.dialogue[: row.shared_input] + self.input
+        self.prompt_ids: Packed[int] | None = None
+        self.completion_ids: Packed[int] | None = None
+        if row.prompt_ids is not None:
+            shared: Packed[int] = Packed() if base is None else base.tokens[: row.shared_ids]
+            self.prompt_ids = shared.followed_by(unpack_ids(row.prompt_ids))
+        if row.completion_ids is not None:
+            before: Packed[int] = Packed() if self.prompt_ids is None else self.prompt_ids
+            self.completion_ids = before.followed_by(unpack_ids(row.completion_ids))[len(before) :]
 
-    def as_base(self) -> Base:
-        tokens = b"" if self.prompt_ids is None else self.prompt_ids + (self.row.completion_ids or b"")
-        return Base(self.row.run, self.row.position, tokens, self.input + (self.row.output or b""))
+    @property
+    def tokens(self) -> Packed[int]:
+        """What a later call may share a beginning with."""
+        if self.prompt_ids is None:
+            return Packed()
+        return self.prompt_ids if self.completion_ids is None else self.prompt_ids.joined(self.completion_ids)
+
+    @property
+    def dialogue(self) -> tuple[bytes, ...]:
+        return self.input if self.row.output is None else (*self.input, self.row.output)
 
 
-def bases(connection: Connection, trace: int) -> list[Base]:
-    """Every call of a trace as what a later call may share a beginning with, in the order of storing."""
-    return [restored.as_base() for restored in _restored(connection, [trace])]
+def bases(connection: Connection, trace: int, last: int) -> list[Base]:
+    """The last calls of a trace as what a later call may share a beginning with, in the order of storing."""
+    return [
+        Base(one.row.run, one.row.position, pack_ids(one.tokens) or b"", b"".join(one.dialogue))
+        for one in list(_restored(connection, [trace]))[-last:]
+    ]
 
 
 def _restored(connection: Connection, seqs: Sequence[int]) -> Iterator[_Restored]:
@@ -206,10 +234,10 @@ def _restored(connection: Connection, seqs: Sequence[int]) -> Iterator[_Restored
     query = (
         select(model_calls).where(model_calls.c.run.in_(of_traces)).order_by(model_calls.c.run, model_calls.c.position)
     )
-    known: dict[tuple[int, int], Base] = {}
+    known: dict[tuple[int, int], _Restored] = {}
     for row in connection.execute(query):
         restored = _Restored(row, None if row.base_run is None else known[row.base_run, row.base_position])
-        known[row.run, row.position] = restored.as_base()
+        known[row.run, row.position] = restored
         yield restored
 
 

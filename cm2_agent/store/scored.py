@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from sqlalchemy import Connection
+
 from cm2_agent.errors import StoreError
 from cm2_agent.store import certificates, queries
+from cm2_agent.store import groups as grouping
 from cm2_agent.store import scores as scoring
 from cm2_agent.store.catalog import Catalog
 from cm2_agent.store.codec import seal
+from cm2_agent.store.groups import Selected, StoredGroups
 from cm2_agent.store.scores import KnownRewards, ScoreWriter
 from cm2_agent.store.trace_state import ATTEMPTS, Caches, Stale
 from cm2_agent.types.certificate import Certificate
@@ -140,7 +144,8 @@ class Scored(Catalog):
         min_size: int = 2,
     ) -> list[Group]:
         """The GRPO groups of one reward version: rollouts with a score under it, NULL or not, of one
-        task (and its version), sampled by one policy with the same settings and the same tool backends.
+        task (and its version), sampled by one policy with the same settings and the same tool backends. All of them are
+        in memory; `stream_groups` reads them a few at a time.
 
         Groups come in the order in which their tasks were stored (tasks that were not, last), then by their first
         start; rollouts by their `cm2.rollout` attribute.
@@ -158,17 +163,71 @@ class Scored(Catalog):
             StoreError: the store holds no such score.
         """
         with self._db.reading() as connection:
-            return queries.groups(
-                connection,
-                self._project,
-                url=self.url,
-                checklist=checklist,
-                reward=reward,
-                policy=policy,
-                task=task,
-                min_size=min_size,
-                backends=None if backends is None else frozenset(backends),
-            )
+            selected = self._select_groups(connection, checklist, reward, policy, task, backends, min_size)
+            return grouping.read(connection, selected, url=self.url)
+
+    def stream_groups(
+        self,
+        *,
+        checklist: Checklist | None = None,
+        reward: str | None = None,
+        policy: str | None = None,
+        task: str | None = None,
+        backends: Iterable[str] | None = None,
+        min_size: int = 2,
+    ) -> StoredGroups:
+        """The same groups, read a few at a time: a sequence that reads them anew each time it is gone through, so that
+        a store may hold more than fits into memory. GRPO and SFT take it as it is, and `cm2 train` trains on it.
+
+        Which rollouts belong to the groups is settled here: what is stored later is not among them. The store must stay
+        open.
+
+        Args:
+            checklist: as in `groups`, like the others.
+            reward: the reward version.
+            policy: rollouts of this policy version alone.
+            task: rollouts of this task id alone.
+            backends: groups whose tools were answered by these backends alone.
+            min_size: groups of fewer rollouts are left out.
+
+        Raises:
+            StoreError: the store holds no such score; while they are read, where a rollout was erased meanwhile.
+
+        >>> from cm2_agent import Message, Run, Score, SQLStore
+        >>> with SQLStore("sqlite://") as store:
+        ...     for number in range(2):
+        ...         task = {"cm2.task.id": "hello", "cm2.rollout": number}
+        ...         store.save_run(Run(id=f"r{number}", messages=(Message.of("user", "Hi"),), attributes=task))
+        ...         store.save_score(Score(trace_id=f"r{number}", reward_version="v1", reward=number / 2))
+        ...     groups = store.stream_groups()
+        ...     len(groups), groups.rollouts, [[one.score.reward for one in group.rollouts] for group in groups]
+        (1, 2, [[0.0, 0.5]])
+        """
+        with self._db.reading() as connection:
+            selected = self._select_groups(connection, checklist, reward, policy, task, backends, min_size)
+        return StoredGroups(self._db, selected)
+
+    def _select_groups(
+        self,
+        connection: Connection,
+        checklist: Checklist | None,
+        reward: str | None,
+        policy: str | None,
+        task: str | None,
+        backends: Iterable[str] | None,
+        min_size: int,
+    ) -> list[Selected]:
+        return grouping.select_groups(
+            connection,
+            self._project,
+            url=self.url,
+            checklist=checklist,
+            reward=reward,
+            policy=policy,
+            task=task,
+            backends=None if backends is None else frozenset(backends),
+            min_size=min_size,
+        )
 
 
 __all__ = ["Scored"]

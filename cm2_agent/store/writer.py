@@ -203,7 +203,7 @@ class Writer:
             elif hashes[run.id] != run.hash:
                 raise _conflict(run.run.id)
         state = state_of(trace_id, seq, self._stored(connection, seq, rows), new)
-        state.tail = bases(connection, seq)[-CANDIDATES:]
+        state.tail = bases(connection, seq, CANDIDATES)
         spoken = [(row.started, (row.history or b"") + row.messages) for row in rows]
         state, placed = _with_new(state, spoken, new)
         return _Loaded(runs=len(rows), state=state, new=placed)

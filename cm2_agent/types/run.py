@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -53,7 +53,8 @@ class ModelCall:
         prompt_ids: Token ids of the whole prompt, None where the model did not give them: such a call is text-only and
             cannot be trained on by GRPO.
         completion_ids: Token ids of what was sampled.
-        logprobs: One natural logarithm for each sampled token, in float32 precision.
+        logprobs: One natural logarithm for each sampled token, in float32 precision. These three are tuples, or what
+            compares and hashes as one: a stored dialogue's calls share the memory of the tokens that they share.
         sampling: temperature, top_p, top_k, max_tokens, penalties, bias, grammar and the like of this call, as far as
             known; under `logprobs` whether they are `processed` (after temperature and truncation), `scaled` (after
             temperature alone), `raw` or `unknown`; under `untrainable` why the model itself says that its token ids are
@@ -78,9 +79,9 @@ class ModelCall:
     input: tuple[Message, ...] = ()
     output: Message | None = None
     tools: tuple[ToolSpec, ...] = ()
-    prompt_ids: tuple[int, ...] | None = None
-    completion_ids: tuple[int, ...] | None = None
-    logprobs: tuple[float, ...] | None = None
+    prompt_ids: Sequence[int] | None = None
+    completion_ids: Sequence[int] | None = None
+    logprobs: Sequence[float] | None = None
     sampling: Mapping[str, JSON] = field(default_factory=dict)
     usage: Mapping[str, int] = field(default_factory=dict)
     finish_reason: str | None = None
@@ -340,7 +341,7 @@ class Run:
             raise TraceError(f"not a run: {error}; expected the object that Run.to_json writes") from error
 
 
-def _listed(values: tuple[Any, ...] | None) -> list[Any] | None:
+def _listed(values: Sequence[Any] | None) -> list[Any] | None:
     return None if values is None else list(values)
 
 

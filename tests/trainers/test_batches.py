@@ -17,10 +17,7 @@ def test_each_pass_deals_every_group_once_in_even_batches(
     policy: Callable[..., Any], sample: Sampler, sizes: list[int]
 ) -> None:
     whole = sample(policy(1), groups=1, size=1)[0]
-    groups = [
-        GroupRows(group=whole, rollouts=(RolloutRows(rollout=whole.rollouts[0], rows=()),) * size, informative=True)
-        for size in sizes
-    ]
+    groups = [GroupRows.of(whole, (RolloutRows(trace_id="t", rows=()),) * size, informative=True) for size in sizes]
     for target in (1, 4, 16, 100):
         passes = [shuffled_batches(groups, target, seed=0, epoch=epoch) for epoch in (0, 1)]
         for batches in passes:

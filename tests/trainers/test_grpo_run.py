@@ -93,7 +93,8 @@ def test_each_load_takes_its_own_pi_prox(
     )
     path = grpo.train(groups)
     batches = shuffled_batches(build_dataset(groups).groups, 4, seed=0, epoch=0)
-    order = [group.group for batch in batches for group in batch]
+    by_task = {group.task_id: group for group in groups}
+    order = [by_task[str(group.key["task"])] for batch in batches for group in batch]
     expected = [
         plain_loop(model, rows_of_groups([group]), importance_weighting="decoupled", steps=1, lr=2.0)[0]
         for group in order

@@ -21,10 +21,10 @@ from cm2_agent.trainers.dataset import RolloutRows
 from cm2_agent.trainers.grpo import GRPO
 from cm2_agent.trainers.prompt_text import LOST, LostWords, lost_words
 from cm2_agent.trainers.rows import rows_of
-from cm2_agent.types.group import Group, Rollout
+from cm2_agent.trainers.shown_words import shown_words
+from cm2_agent.types.group import Group
 from cm2_agent.types.messages import Message, ToolCall, ToolCallResponse
 from cm2_agent.types.run import ModelCall, Run
-from cm2_agent.types.score import Score
 from cm2_agent.types.trace import Trace
 from tests.fuzzing import examples
 from tests.trainers.loop import Sampler
@@ -45,9 +45,18 @@ def answer(text: str) -> Message:
     return Message(role="tool", parts=(ToolCallResponse(id="c", response=text),))
 
 
-def rollout(
+def made(trace: Trace) -> RolloutRows:
+    rows = rows_of(trace)
+    return RolloutRows(trace_id=trace.id, rows=tuple(rows), shown=shown_words(trace, rows))
+
+
+def rollout(messages: Sequence[Message], write: Write = str, **how: Any) -> RolloutRows:
+    return made(dialogue(messages, write, **how))
+
+
+def dialogue(
     messages: Sequence[Message], write: Write = str, *, recorded: bool = True, leave_out: int | None = None
-) -> RolloutRows:
+) -> Trace:
     """A dialogue whose calls read what was written before them, less the message of that number."""
     ids: list[int] = []
     calls: list[ModelCall] = []
@@ -71,9 +80,7 @@ def rollout(
             )
         )
         ids += [*wrote, *TOKENIZER.encode("\n")]
-    trace = Trace.of(Run(id="r", messages=tuple(messages), calls=tuple(calls)))
-    score = Score(trace_id=trace.id, reward_version="r", reward=1.0)
-    return RolloutRows(rollout=Rollout(trace=trace, score=score), rows=tuple(rows_of(trace)))
+    return Trace.of(Run(id="r", messages=tuple(messages), calls=tuple(calls)))
 
 
 TALK = (
@@ -117,11 +124,11 @@ def test_templates_may_trim_quote_and_normalise(writing: str, texts: list[str], 
 def test_answers_of_one_message_in_another_order_and_the_same_words_twice() -> None:
     called = Message.of("assistant", "", [ToolCall(name="look", arguments={}), ToolCall(name="look", arguments={})])
     asked, said = Message.of("user", "Both?"), Message.of("assistant", "Yes.")
-    both = rollout([asked, called, answer("first"), answer("second"), said])
-    shown = both.rollout.trace.runs[0]
+    both = dialogue([asked, called, answer("first"), answer("second"), said])
+    shown = both.runs[0]
     swapped = [replace(call, input=(*call.input[:2], *reversed(call.input[2:]))) for call in shown.calls]
     trace = Trace.of(replace(shown, calls=tuple(swapped)))
-    other = RolloutRows(rollout=replace(both.rollout, trace=trace), rows=tuple(rows_of(trace)))
+    other = made(trace)
     assert lost_words(other, TOKENIZER) is None
     twice = [asked, called, answer("ok"), answer("ok"), said]
     assert lost_words(rollout(twice), TOKENIZER) is None
@@ -131,20 +138,19 @@ def test_answers_of_one_message_in_another_order_and_the_same_words_twice() -> N
 def test_what_a_graph_showed_its_model_counts() -> None:
     """A summary in place of the dialogue: the call's recorded input says so."""
     summary = [Message.of("user", "So far: order 7 was shipped."), Message.of("user", "Thanks, bye")]
-    made = rollout([*summary, Message.of("assistant", "Bye.")])
-    (call,) = made.rollout.trace.calls
+    talk = dialogue([*summary, Message.of("assistant", "Bye.")])
+    (call,) = talk.calls
     trace = Trace.of(Run(id="r", messages=TALK, calls=(replace(call, message=6),)))
-    summarised = RolloutRows(rollout=replace(made.rollout, trace=trace), rows=tuple(rows_of(trace)))
-    assert lost_words(summarised, TOKENIZER) is None
+    assert lost_words(made(trace), TOKENIZER) is None
 
 
 def test_a_fork_is_compared_whole_and_words_that_the_tokenizer_does_not_know_are_none() -> None:
-    made = rollout(TALK)
-    calls = made.rollout.trace.calls
+    talk = dialogue(TALK)
+    calls = talk.calls
     afresh = TOKENIZER.encode("<|im_start|>user\nWhere is order 7?<|im_end|>\n<|im_start|>assistant\n")
-    run = made.rollout.trace.runs[0]
+    run = talk.runs[0]
     trace = Trace.of(replace(run, calls=(*calls[:-1], replace(calls[-1], prompt_ids=tuple(afresh)))))
-    forked = RolloutRows(rollout=replace(made.rollout, trace=trace), rows=tuple(rows_of(trace)))
+    forked = made(trace)
     assert len(forked.rows) == 2
     found = lost_words(forked, TOKENIZER)
     assert found is not None

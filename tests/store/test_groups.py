@@ -1,0 +1,110 @@
+"""Groups that stream: the same ones as a list has, a portion at a time, as often as they are gone through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from cm2_agent.errors import StoreError
+from cm2_agent.store import SQLStore
+from cm2_agent.store.groups import StoredGroups
+from cm2_agent.types.group import Group
+from cm2_agent.types.messages import Message
+from cm2_agent.types.run import ModelCall, Run
+from cm2_agent.types.run_attributes import ROLLOUT, TASK_ID
+from cm2_agent.types.score import Score
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator[SQLStore]:
+    with SQLStore(store_url) as opened:
+        for task, size in enumerate((3, 2, 5, 2)):
+            for rollout in range(size):
+                save(opened, f"{task}-{rollout}", task, rollout)
+        yield opened
+
+
+def save(store: SQLStore, name: str, task: int, rollout: int) -> None:
+    said = (Message.of("user", "hi"), Message.of("assistant", "hello"))
+    call = ModelCall(span_id="s", message=1, prompt_ids=(1, task), completion_ids=(rollout,), logprobs=(-0.5,))
+    attributes = {TASK_ID: f"task-{task}", ROLLOUT: rollout}
+    run = Run(id=name, thread=name, messages=said, calls=(call,), attributes=attributes, started=task + 1)
+    store.save_dialogue([run], Score(trace_id=name, reward_version="v1", reward=0.5))
+
+
+def names(groups: Any) -> list[list[str]]:
+    return [[one.trace.id for one in group.rollouts] for group in groups]
+
+
+def test_they_are_the_groups_of_the_list_each_time(store: SQLStore) -> None:
+    streamed, listed = store.stream_groups(), store.groups()
+    assert list(streamed) == list(streamed) == listed
+    assert (len(streamed), streamed.rollouts) == (4, 12)
+    assert [dict(key) for key in streamed.keys] == [dict(group.key) for group in listed]
+    assert streamed[1] == listed[1]
+    assert streamed[-1] == listed[-1]
+    assert list(streamed[1:3]) == listed[1:3]
+    assert names(reversed(streamed)) == names(reversed(listed))
+    with pytest.raises(IndexError):
+        streamed[4]
+    assert repr(streamed) == "<4 stored groups of 12 rollouts>"
+
+
+def test_the_conditions_are_those_of_the_list(store: SQLStore) -> None:
+    for wanted in ({"task": "task-2"}, {"min_size": 3}, {"task": "gone"}, {"policy": "p"}, {"backends": ["real"]}):
+        assert list(store.stream_groups(**wanted)) == store.groups(**wanted)
+    with pytest.raises(StoreError, match="no score under reward version 'v2'"):
+        store.stream_groups(reward="v2")
+
+
+@pytest.mark.parametrize(
+    ("portion", "expected"),
+    [(1, [1, 1, 1, 1]), (4, [1, 1, 1, 1]), (5, [2, 1, 1]), (7, [2, 2]), (12, [4])],
+)
+def test_a_portion_holds_whole_groups(store: SQLStore, portion: int, expected: list[int]) -> None:
+    """As many as fit, and at least one, however large."""
+    read: list[int] = []
+
+    class Counted(StoredGroups):
+        def _read(self, selected: Any) -> list[Group]:
+            read.append(len(selected))
+            return super()._read(selected)
+
+    streamed = store.stream_groups()
+    counted = Counted(store._db, streamed._selected, portion)
+    assert names(counted) == names(streamed)
+    assert read == expected
+
+
+def test_what_is_stored_meanwhile_is_not_among_them(store: SQLStore) -> None:
+    streamed = store.stream_groups()
+    before = names(streamed)
+    going = iter(streamed)
+    next(going)
+    for rollout in range(2):
+        save(store, f"new-{rollout}", 9, rollout)
+    save(store, "late", 0, 9)
+    assert before[0] == names(streamed)[0]
+    assert names(streamed) == before
+    assert len(names(going)) == 3
+    assert len(store.stream_groups()) == 5
+
+
+def test_what_was_erased_meanwhile_is_said(store: SQLStore) -> None:
+    streamed = store.stream_groups()
+    store.erase(thread="2-1")
+    assert names(streamed[:2]) == [["0-0", "0-1", "0-2"], ["1-0", "1-1"]]
+    with pytest.raises(StoreError, match=r"1 of 12 rollouts were erased since .* ask the store for its groups again"):
+        list(streamed)
+    assert names(store.stream_groups())[2] == ["2-0", "2-2", "2-3", "2-4"]
+
+
+def test_the_store_must_be_open(tmp_path: Any) -> None:
+    with SQLStore(f"sqlite:///{tmp_path}/cm2.db") as store:
+        for rollout in range(2):
+            save(store, f"{rollout}", 0, rollout)
+        streamed = store.stream_groups()
+    with pytest.raises(StoreError, match="was closed"):
+        names(streamed)
