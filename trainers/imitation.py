@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
+
 from cm2_agent.errors import TrainError
 from cm2_agent.types.group import Group, Rollout
 from cm2_agent.types.json_values import JSON
@@ -19,9 +21,11 @@ from cm2_agent.types.run import ModelCall
 from cm2_agent.types.score import Score
 from cm2_agent.types.trace import Step, Trace
 
-from .dataset import RowReport
+from .dataset import RolloutRows, RowReport
+from .prompt_text import LOST, lost_words
 from .retokenize import rows_by_words
 from .rows import TOO_LONG, Row, recorded_steps, rows_of, untrainable_reason
+from .shown_words import shown_words
 from .template_steps import TemplateRefused, TemplateSteps
 
 Select = Literal["all", "best"] | float
@@ -93,27 +97,31 @@ class RowMaker:
     def __call__(self, trace: Trace) -> list[Row] | str:
         """The rows, or the reason why there are none. Raises TrainError where the tokenizer knows more tokens than the
         model."""
-        reason = self.why_not_by_ids(trace)
-        if reason is None:
-            rows = rows_of(trace, imitation=True, agent=self.agent)
-        elif not trace.steps or (self.agent is not None and all(step.agent != self.agent for step in trace.steps)):
-            return reason
-        else:
-            try:
-                rows = rows_by_words(trace, self.steps, agent=self.agent)
-            except TemplateRefused as refused:
-                return refused.reason
-            self._require_known(rows)
-        if not rows:
-            return NOTHING_SAID
+        rows = self.by_ids(trace)
+        reason = rows if isinstance(rows, str) else None
+        if reason is not None:
+            if not trace.steps or (self.agent is not None and all(step.agent != self.agent for step in trace.steps)):
+                return reason
+            rows = self.by_words(trace)
+        if isinstance(rows, str):
+            return rows
         if self.max_length is not None and any(len(row.ids) > self.max_length for row in rows):
             return TOO_LONG
         if reason is not None:
             self.because[reason] += 1
         return rows
 
-    def why_not_by_ids(self, trace: Trace) -> str | None:
-        """Why the recorded ids are not what is to be imitated, None where they are."""
+    def by_words(self, trace: Trace) -> list[Row] | str:
+        """The rows by the words, or the reason why there are none."""
+        try:
+            rows = rows_by_words(trace, self.steps, agent=self.agent)
+        except TemplateRefused as refused:
+            return refused.reason
+        self.require_known(rows)
+        return rows or NOTHING_SAID
+
+    def by_ids(self, trace: Trace) -> list[Row] | str:
+        """The rows by the recorded ids, or the reason why these are not what is to be imitated."""
         reason = untrainable_reason(trace, imitation=True, agent=self.agent)
         if reason is not None:
             return reason
@@ -123,19 +131,24 @@ class RowMaker:
         doubt = next((doubt for _, call in steps if (doubt := _doubt(call)) is not None), None)
         if doubt is not None:
             return doubt
-        return None if all(self._reads(step, call) for step, call in steps) else OTHER_TOKENIZER
+        if not all(self._reads(step, call) for step, call in steps):
+            return OTHER_TOKENIZER
+        rows = rows_of(trace, imitation=True, agent=self.agent)
+        read = RolloutRows(trace_id=trace.id, rows=tuple(rows), shown=shown_words(trace, rows))
+        return rows if lost_words(read, self.tokenizer) is None else LOST
 
     def _reads(self, step: Step, call: ModelCall) -> bool:
         """Whether the recorded ids, read by this tokenizer, are the words that were recorded beside them."""
         written = list(call.completion_ids or ())
-        if max(max(written), max(call.prompt_ids or (0,))) >= self.vocabulary:
+        if max(written) >= self.vocabulary or int(np.asarray(call.prompt_ids).max()) >= self.vocabulary:
             return False
         read = "".join(str(self.tokenizer.decode(written)).split())
         said = ["".join(step.message.text.split()), *(call.name for call in step.message.tool_calls)]
         return all(words in read for words in said)
 
-    def _require_known(self, rows: list[Row]) -> None:
-        largest = max((max(row.ids) for row in rows), default=0)
+    def require_known(self, rows: Iterable[Row]) -> None:
+        """Raises TrainError where a row by words holds an id that the model does not know."""
+        largest = max((int(np.asarray(row.ids).max()) for row in rows), default=0)
         if largest >= self.vocabulary:
             raise TrainError(
                 f"the tokenizer gives token id {largest}, the model knows {self.vocabulary}: it is another model's;"

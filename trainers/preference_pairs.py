@@ -2,25 +2,52 @@
 different rewards.
 
 A pair is `{"prompt": […], "chosen": […], "rejected": […]}` in the conversational format of TRL's preference data sets,
-messages as chat templates read them: `DPOTrainer(model, train_dataset=Dataset.from_list(list(pairs)), …)`. A turn with
-tool calls is there as a whole, the tools' answers too."""
+messages as chat templates read them; where the model was offered tools, `tools` holds them as JSON. A turn with tool
+calls is there as a whole, the tools' answers too. `DPO` trains on the same pairs by token ids."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from cm2_agent.errors import TrainError
 from cm2_agent.types.group import Group, Rollout
 from cm2_agent.types.json_values import JSON, canonical_json
-from cm2_agent.types.messages import Message
+from cm2_agent.types.messages import Message, ToolSpec
 from cm2_agent.types.run_attributes import GUARD, GUARD_OUTCOME
 from cm2_agent.types.trace import Trace
 
-from .template_steps import template_messages
+from .retokenize import tools_of
+from .template_steps import template_messages, template_tools
 
-Pair: TypeAlias = dict[str, list[dict[str, JSON]]]
+Pair: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preference:
+    """Two turns after the same messages, the better and the worse one. For rollouts of a group, `rollouts` are the two
+    and `step` the number of the first step of the turn in both; `margin` is the difference of their rewards."""
+
+    prompt: Sequence[Message]
+    chosen: Sequence[Message]
+    rejected: Sequence[Message]
+    tools: Sequence[ToolSpec] = ()
+    rollouts: tuple[Rollout, Rollout] | None = None
+    step: int = 0
+    margin: float | None = None
+
+    def to_pair(self) -> Pair:
+        """The pair in TRL's conversational format."""
+        pair: Pair = {
+            name: _chat(messages)
+            for name, messages in (("prompt", self.prompt), ("chosen", self.chosen), ("rejected", self.rejected))
+        }
+        if self.tools:
+            pair["tools"] = json.dumps(template_tools(self.tools), ensure_ascii=False)
+        return pair
 
 
 def dpo_pairs(traces: Iterable[Trace]) -> Iterator[Pair]:
@@ -46,17 +73,25 @@ def dpo_pairs(traces: Iterable[Trace]) -> Iterator[Pair]:
     It was shipped. | You get a refund!
     """
     for trace in traces:
-        before: list[Message] = []
-        for run in trace.runs:
-            opening = list(takewhile(lambda message: message.role != "assistant", run.messages))
-            chosen = run.messages[len(opening) :]
-            if run.attributes.get(GUARD_OUTCOME) == "accepted" and chosen:
-                for attempt in run.attributes.get(GUARD) or ():
-                    rejected = [Message.from_json(message) for message in attempt["messages"]]
-                    worse = attempt["failed"] or attempt["worth"] < 0
-                    if worse and rejected and _content(rejected) != _content(chosen):
-                        yield _pair([*before, *opening], chosen, rejected)
-            before.extend(run.messages)
+        for preference in guard_preferences(trace):
+            yield preference.to_pair()
+
+
+def guard_preferences(trace: Trace) -> Iterator[Preference]:
+    """`dpo_pairs` of one trace, before they are chat messages."""
+    before: list[Message] = []
+    for run in trace.runs:
+        opening = list(takewhile(lambda message: message.role != "assistant", run.messages))
+        chosen = run.messages[len(opening) :]
+        if run.attributes.get(GUARD_OUTCOME) == "accepted" and chosen:
+            for attempt in run.attributes.get(GUARD) or ():
+                rejected = [Message.from_json(message) for message in attempt["messages"]]
+                worse = attempt["failed"] or attempt["worth"] < 0
+                if worse and rejected and _content(rejected) != _content(chosen):
+                    yield Preference(
+                        prompt=[*before, *opening], chosen=chosen, rejected=rejected, tools=tools_of(trace)
+                    )
+        before.extend(run.messages)
 
 
 def pairs_of(group: Group, *, margin: float, most: int | None = None) -> list[Pair]:
@@ -84,6 +119,11 @@ def pairs_of(group: Group, *, margin: float, most: int | None = None) -> list[Pa
     >>> pair["chosen"], pair["rejected"]
     ([{'role': 'assistant', 'content': 'It was shipped.'}], [{'role': 'assistant', 'content': 'No idea.'}])
     """
+    return [preference.to_pair() for preference in group_preferences(group, margin=margin, most=most)]
+
+
+def group_preferences(group: Group, *, margin: float, most: int | None = None) -> list[Preference]:
+    """`pairs_of`, before they are chat messages. Raises TrainError as it does."""
     if not margin > 0:
         raise TrainError(f"margin is {margin}; expected a difference of rewards above 0: equal rollouts prefer nothing")
     versions = sorted({rollout.score.reward_version for rollout in group.rollouts})
@@ -102,26 +142,30 @@ def pairs_of(group: Group, *, margin: float, most: int | None = None) -> list[Pa
         ),
         key=lambda found: -found[0],
     )
-    pairs = [pair for _, first, second in different for pair in _forked(first, second)]
-    return pairs if most is None else pairs[:most]
+    found = [one for apart, first, second in different for one in _forked(first, second, apart)]
+    return found if most is None else found[:most]
 
 
-def _forked(better: Rollout, worse: Rollout) -> Iterator[Pair]:
+def _forked(better: Rollout, worse: Rollout, margin: float) -> Iterator[Preference]:
     """The turn in which the dialogues part, where they begin alike."""
     own, other = list(better.trace.messages), list(worse.trace.messages)
     same = sum(1 for _ in takewhile(lambda two: two[0] == two[1], zip(own, other, strict=False)))
     start = max((at + 1 for at in range(same) if own[at].role == "user"), default=0)
     chosen, rejected = _turn(own[start:]), _turn(other[start:])
     if start and chosen and rejected and chosen != rejected:
-        yield _pair(own[:start], chosen, rejected)
+        yield Preference(
+            prompt=own[:start],
+            chosen=chosen,
+            rejected=rejected,
+            tools=tools_of(better.trace),
+            rollouts=(better, worse),
+            step=sum(message.role == "assistant" for message in own[:start]),
+            margin=margin,
+        )
 
 
 def _turn(messages: Sequence[Message]) -> list[Message]:
     return list(takewhile(lambda message: message.role != "user", messages))
-
-
-def _pair(prompt: Sequence[Message], chosen: Sequence[Message], rejected: Sequence[Message]) -> Pair:
-    return {"prompt": _chat(prompt), "chosen": _chat(chosen), "rejected": _chat(rejected)}
 
 
 def _content(messages: Sequence[Message]) -> str:
@@ -142,4 +186,4 @@ def _chat(messages: Iterable[Message]) -> list[dict[str, JSON]]:
     return [entry for message in messages for entry in template_messages(message)]
 
 
-__all__ = ["Pair", "dpo_pairs", "pairs_of"]
+__all__ = ["Pair", "Preference", "dpo_pairs", "group_preferences", "guard_preferences", "pairs_of"]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from cm2_agent.types.messages import Message, ToolSpec
 from cm2_agent.types.trace import Step, Trace
 
 from .rows import Credit, Row, StepTokens, join
@@ -53,7 +54,7 @@ def rows_by_words(
     """`retokenised_rows` through a template that is known already."""
     shown = trace.unwritten  # elsewhere, or by the client
     happened = iter(trace.steps)
-    tools = next((call.tools for call in trace.calls if call.message is not None and call.tools), ())
+    tools = tools_of(trace)
     found: list[StepTokens] = []
     last: StepText | None = None
     broken_off = _broken_off(trace)
@@ -76,6 +77,38 @@ def rows_by_words(
         if step.number not in shown and (agent is None or step.agent == agent):
             found.append(StepTokens(prompt=text.prompt, completion=text.completion, turn=step.turn, step=step.index))
     return join(found, credit, trace_id=trace.id, retokenised=True)
+
+
+def turn_by_words(
+    prompt: Sequence[Message],
+    turn: Sequence[Message],
+    tools: Sequence[ToolSpec],
+    steps: TemplateSteps,
+    *,
+    trace_id: str,
+) -> list[Row]:
+    """The rows of the assistant's messages of a turn after `prompt`, as turn 0; the prompt is read alone.
+
+    Raises TemplateRefused.
+    """
+    found: list[StepTokens] = []
+    last: StepText | None = None
+    dialogue = [*prompt, *turn]
+    for place in range(len(prompt), len(dialogue)):
+        message = dialogue[place]
+        if message.role != "assistant":
+            continue
+        cut = is_cut(message.finish_reason)
+        text = steps.step(dialogue[:place], message, tools, cut=cut, last=last, trace_id=trace_id)
+        if text is not None:
+            last = text
+            found.append(StepTokens(prompt=text.prompt, completion=text.completion, turn=0, step=len(found)))
+    return join(found, None, trace_id=trace_id, retokenised=True)
+
+
+def tools_of(trace: Trace) -> tuple[ToolSpec, ...]:
+    """The tools that the first call of the dialogue was offered, as far as recorded."""
+    return next((call.tools for call in trace.calls if call.message is not None and call.tools), ())
 
 
 def _was_cut(step: Step) -> bool:

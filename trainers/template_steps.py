@@ -122,7 +122,7 @@ class TemplateSteps:
             TemplateRefused: the template raises, or what it writes does not hold the message.
         """
         shown = dialogue_entries(before, self.profile)
-        offered = [_tool(spec) for spec in tools] or None
+        offered = template_tools(tools) or None
         prompt = self._render(shown, offered, asks=True, trace_id=trace_id)
         broken = any(_broken(call) for call in message.tool_calls)
         if broken or not (message.text or message.tool_calls) or (cut and (message.tool_calls or not message.text)):
@@ -328,11 +328,15 @@ def _id(call_id: str | None, profile: TemplateProfile | None) -> str | None:
     return short_id(call_id or "") if profile.short_ids else call_id or "call"
 
 
-def _tool(spec: ToolSpec) -> dict[str, Any]:
-    return {
-        "type": "function",
-        "function": {"name": spec.name, "description": spec.description, "parameters": dict(spec.parameters)},
-    }
+def template_tools(tools: Sequence[ToolSpec]) -> list[dict[str, Any]]:
+    """Tools as chat templates want them."""
+    return [
+        {
+            "type": "function",
+            "function": {"name": spec.name, "description": spec.description, "parameters": dict(spec.parameters)},
+        }
+        for spec in tools
+    ]
 
 
 def _any_of(words: Collection[str]) -> re.Pattern[str] | None:

@@ -16,9 +16,9 @@ from cm2_agent.cli.run import load_function
 from cm2_agent.errors import TaskError, TrainError
 from cm2_agent.types.protocols import Trainer
 
-ALGORITHMS = {"grpo": "GRPO", "sft": "SFT", "rft": "RFT"}
+ALGORITHMS = {"grpo": "GRPO", "sft": "SFT", "rft": "RFT", "dpo": "DPO"}
 """The algorithms that come with CM2, by the name of their class on the face of the trainers."""
-CONFIGS = {"grpo": "GRPOConfig", "sft": "SFTConfig", "rft": "SFTConfig"}
+CONFIGS = {"grpo": "GRPOConfig", "sft": "SFTConfig", "rft": "SFTConfig", "dpo": "DPOConfig"}
 """The TRL config whose fields an algorithm takes in `args`: `--set` reaches these too."""
 MakeTrainer = Callable[..., Trainer]
 

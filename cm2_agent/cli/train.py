@@ -47,7 +47,8 @@ def register(app: typer.Typer) -> None:
     short = "Train a policy on stored traces and their scores."
     help = (
         "Train a policy on what is stored: by GRPO on scored groups, by imitation of all traces (sft) or of the best"
-        " rollouts (rft), or by a trainer of your own. --rows-only counts the rows of GRPO and trains nothing."
+        " rollouts (rft), by preferences (dpo), or by a trainer of your own. --rows-only counts"
+        " the rows of GRPO and trains nothing."
     )
     app.command("train", help=help, short_help=short)(train)
 
@@ -62,7 +63,7 @@ TRAINER_OPTIONS = (
 def train(
     context: typer.Context,
     algorithm: Annotated[
-        str, typer.Option("--algorithm", metavar="NAME", help="grpo, sft, rft, or MODULE:TRAINER of your own.")
+        str, typer.Option("--algorithm", metavar="NAME", help="grpo, sft, rft, dpo, or MODULE:TRAINER of your own.")
     ] = "grpo",
     model: Annotated[str | None, typer.Option("--model", help="The policy to train: a folder or hub name.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="A new folder for the trained policy.")] = None,

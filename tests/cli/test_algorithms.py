@@ -13,7 +13,7 @@ from cm2_agent.cli.algorithms import load_algorithm, make_trainer, parse_setting
 from cm2_agent.cli.app import app
 from cm2_agent.errors import TrainError
 from cm2_agent.store import SQLStore
-from cm2_agent.trainers import GRPO, RFT, SFT
+from cm2_agent.trainers import DPO, GRPO, RFT, SFT
 from cm2_agent.types.messages import Message
 from cm2_agent.types.run import Run
 from cm2_agent.types.score import Score
@@ -90,7 +90,7 @@ def test_a_trainer_of_ones_own_gets_what_was_typed(here: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--algorithm", "ppo"), "algorithm 'ppo' is unknown; expected grpo, sft, rft, or a trainer of your"),
+        (("--algorithm", "ppo"), "algorithm 'ppo' is unknown; expected grpo, sft, rft, dpo, or a trainer of"),
         (("--algorithm", "no_such:X"), "no_such cannot be imported"),
         (("--algorithm", "own_trainers:Worst"), "own_trainers:Worst"),
         (("--algorithm", "own_trainers:not_a_trainer", "--model", "m"), "made a str; expected an object with train"),
@@ -130,6 +130,7 @@ def test_the_algorithms_that_ship_are_the_public_classes() -> None:
     assert load_algorithm("grpo") is GRPO
     assert load_algorithm("sft") is SFT
     assert load_algorithm("rft") is RFT
+    assert load_algorithm("dpo") is DPO
     assert make_trainer("rft", RFT, {"model": "m", "out": "o"}, {}).select == "best"  # type: ignore[attr-defined]
     sft = make_trainer("sft", SFT, {"model": "m", "out": "o"}, parse_settings(["select=0.5", "epochs=2"]))
     assert isinstance(sft, SFT)

@@ -1,4 +1,4 @@
-"""`cm2 train --algorithm sft|rft`: what of a store is imitated, of text-only traces of one project."""
+"""`cm2 train --algorithm sft|rft|dpo`: what of a store is learnt from, of text-only traces of one project."""
 
 from __future__ import annotations
 
@@ -66,6 +66,27 @@ def test_rollouts_above_a_score_need_no_group(here: Path) -> None:
     code, report, error = train("--algorithm", "rft", "--project", "mine", "--set", "select=0.5")
     assert code == 0, error
     assert (report["rollouts"], report["left_out"]) == (1, {"below the score asked for": 1})
+
+
+def test_preferences_of_groups_and_of_a_guard(here: Path) -> None:
+    with SQLStore("sqlite:///cm2.db", project="mine") as store:
+        for name, reward in (("x", 1.0), ("y", 0.0)):
+            attributes = {"cm2.task.id": "t", "cm2.task.version": 1, "cm2.group": "g"}
+            messages = (Message.of("user", "Hi"), Message.of("assistant", name))
+            store.save_run(Run(id=name, messages=messages, attributes=attributes))
+            store.save_score(Score(trace_id=name, reward_version="r:1", reward=reward))
+        said = [Message.of("assistant", "No!").to_json()]
+        attempt = {"attempt": "1", "failed": ["polite"], "worth": 0.0, "messages": said}
+        attributes = {"cm2.guard.rejected": [attempt], "cm2.guard.outcome": "accepted"}
+        messages = (Message.of("user", "Hi"), Message.of("assistant", "Hello."))
+        store.save_run(Run(id="guarded", messages=messages, attributes=attributes))
+    code, report, error = train("--algorithm", "dpo", "--project", "mine", "--set", "beta=0.2")
+    assert code == 0, error
+    assert (report["groups"], report["pairs"], report["mean_margin"]) == (1, 1, 1.0)
+    code, report, error = train("--algorithm", "dpo", "--project", "mine", "--set", "pairs=guard", "--overwrite")
+    assert code == 0, error
+    assert (report["groups"], report["pairs"]) == (0, 1)
+    assert report["pairs_from"] == {"ids": 0, "words": 1, "words_because": {"turns of a guard": 1}}
 
 
 @pytest.mark.parametrize(
