@@ -25,20 +25,15 @@ class Sample:
     ref: Floats | None = None
 
 
-def collate(
-    samples: Sequence[Sample], *, pad_id: int, multiple: int = 1, device: Any = None
-) -> dict[str, torch.Tensor]:
-    """What `_generate_and_score_completions` returns for these rows: B rows, prompts left padded, the rest right
-    padded.
+def collate(samples: Sequence[Sample], *, pad_id: int, device: Any = None) -> dict[str, torch.Tensor]:
+    """What TRL's loss reads of these rows: B rows, prompts left padded, the rest right padded.
 
     A row's prompt is what stands before its first model token; tool results and later prompts are part of the
-    completion with tool_mask 0. B is filled up to a multiple of `multiple` by rows whose tool_mask is 0 throughout,
-    since TRL drops what is left over by its split. Values of tokens outside the mask are 0, so that no ratio there can
-    overflow.
+    completion with tool_mask 0. Values of tokens outside the mask are 0, so that no ratio there can overflow.
     """
     if not samples:
         raise ValueError("no row to collate; expected at least one")
-    rows = -(-len(samples) // multiple) * multiple
+    rows = len(samples)
     firsts = [sample.row.spans[0].start for sample in samples]
     width_p = max(firsts)
     width_c = max(len(sample.row.ids) - first for sample, first in zip(samples, firsts, strict=True))
@@ -61,8 +56,6 @@ def collate(
         for name, values in zip(floats, (sample.advantages, sample.old, sample.ref), strict=True):
             if values is not None:
                 floats[name][index, places] = torch.from_numpy(values).float()
-    # A row of nothing still needs one token to attend to: a softmax over no key is not a number.
-    prompt_mask[len(samples) :, -1] = 1
     if all(sample.old is None for sample in samples):
         del floats["old_per_token_logps"]
     if all(sample.ref is None for sample in samples):

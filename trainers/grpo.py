@@ -58,6 +58,9 @@ class GRPO:
         epochs: passes over the rollouts (default 1).
         rollouts_per_step: about so many rollouts an optimizer step; groups stay whole.
         rollouts_per_load: take π_prox anew after so many rollouts; None: once, before the first step.
+        tokens_per_micro_batch: tokens, padding included, of the rows that pass forward and backward at once, which is
+            what memory follows; None: no limit. Micro-batches hold rows of like length and change no loss; a longer
+            row is alone in its own.
         learning_rate: default 3e-6, constant after the warm-up.
         warmup_steps: optimizer steps of linear warm-up (default 0).
         seed: of the order of the rollouts, and of TRL.
@@ -73,7 +76,8 @@ class GRPO:
         overwrite: replace the policy and the checkpoints of another run, once this one has ended well.
         args: a GRPOConfig, which then decides alone (give neither `steps` nor `learning_rate`), or a dict of its
             fields, each of which is passed on, ours or refused (docs/reference/grpo-fields.md);
-            `gradient_accumulation_steps` k splits the rows of a step into k parts.
+            `per_device_train_batch_size` bounds the rows of a micro-batch, and there are
+            `gradient_accumulation_steps` of them a step or more.
 
     Raises:
         TrainError: a setting that cannot be meant.
@@ -117,6 +121,7 @@ class GRPO:
         epochs: int | None = None,
         rollouts_per_step: int = 64,
         rollouts_per_load: int | None = None,
+        tokens_per_micro_batch: int | None = 32_768,
         learning_rate: float | None = None,
         warmup_steps: int | None = None,
         seed: int = 0,
@@ -134,6 +139,7 @@ class GRPO:
         self.importance_weighting, self.max_weight = importance_weighting, max_weight
         self.steps, self.epochs = steps, epochs
         self.rollouts_per_step, self.rollouts_per_load = rollouts_per_step, rollouts_per_load
+        self.tokens_per_micro_batch = tokens_per_micro_batch
         self.ratio_band, self.versions, self.max_lag = ratio_band, versions, max_lag
         self._refuse_settings()
         self._own = own = check_fields(args)
@@ -202,7 +208,7 @@ class GRPO:
             )
         if self.steps is not None and self.epochs is not None:
             raise TrainError(f"steps {self.steps} and epochs {self.epochs} were both given; give one of them")
-        for name in ("steps", "epochs", "rollouts_per_step", "rollouts_per_load"):
+        for name in ("steps", "epochs", "rollouts_per_step", "rollouts_per_load", "tokens_per_micro_batch"):
             count = getattr(self, name)
             if count is not None and count < 1:
                 raise TrainError(f"{name} {count}; expected at least 1")

@@ -63,9 +63,11 @@ OURS: Mapping[str, str] = MappingProxyType(
     {
         "output_dir": "where checkpoints, completions and trackers' files go; default: `out.run`, beside `out`",
         "num_train_epochs": "passes over the rollouts, exactly so many; the same as `epochs`",
-        "per_device_train_batch_size": "the most rows of one forward and backward pass",
-        "gradient_accumulation_steps": "splits the rows of an optimizer step into so many parts; changes no loss",
-        "steps_per_generation": "parts into which the rows of a load are split; default: gradient_accumulation_steps",
+        "per_device_train_batch_size": "the most rows of one forward and backward pass; changes no loss",
+        "gradient_accumulation_steps": "splits the rows of an optimizer step into so many parts, or more where"
+        " per_device_train_batch_size or tokens_per_micro_batch ask for it; changes no loss",
+        "steps_per_generation": "over gradient_accumulation_steps: how many optimizer steps share the rows of"
+        " rollouts_per_step rollouts; default: one",
         "num_generations": "checked: the stored groups decide how many rollouts a group has",
         "temperature": "checked: it must be the temperature of the stored logprobs",
         "beta": "a KL term towards the policy as given; no second model is loaded for it",

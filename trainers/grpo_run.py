@@ -19,6 +19,7 @@ from cm2_agent.types.protocols import Progress
 from .batches import sample_batches
 from .dataset import GroupRows, RolloutDataset
 from .divergence import require_finite_logprobs, require_finite_weights
+from .micro_batches import MicroBatches
 from .off_policy import OffPolicy, measure_rollouts, rollout_ratio
 from .policy import Policy
 from .rows import Floats
@@ -71,19 +72,20 @@ def prepare(
     grpo: GRPO, dataset: RolloutDataset, policy: Policy, config: Any, progress: Progress | None = None
 ) -> Prepared:
     """TRL's trainer for a dataset; `config` is a GRPOConfig, its number of steps set where it has none."""
+    micro_batches = MicroBatches.of(config, args=grpo.args, tokens=grpo.tokens_per_micro_batch)
     # TRL would load a second model to refer to; ours is this one, before training.
     beta, config.beta = config.beta, 0.0
     if config.max_steps <= 0:
-        # A TRL batch is `steps_per_generation` parts, used `num_iterations` times.
+        # A TRL batch is shared by `steps_per_generation` optimizer steps, and used `num_iterations` times.
         rollouts = sum(len(group.rollouts) for group in dataset.groups if group.informative or beta)
-        parts = -(-rollouts // grpo.rollouts_per_step) * config.num_iterations * config.steps_per_generation
-        a_pass = max(1, parts // config.gradient_accumulation_steps)
-        config.max_steps = max(1, round(config.num_train_epochs * a_pass))
+        a_pass = -(-rollouts // grpo.rollouts_per_step) * config.num_iterations * config.steps_per_generation
+        config.max_steps = max(1, round(config.num_train_epochs * max(1, a_pass)))
     # TRL draws prompts to generate from; ours are nominal, as many as one of its batches and the next steps need.
     prompts = Dataset.from_dict({"prompt": [""] * (config.generation_batch_size * min(64, config.max_steps))})
     with refusals("GRPOTrainer"):
         trainer = StoredGRPOTrainer(
             on_step=progress,
+            micro_batches=micro_batches,
             model=policy.model,
             args=config,
             train_dataset=prompts,

@@ -5,9 +5,34 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+from transformers.integrations.fsdp import is_fsdp_managed_module
 
-# Rows a forward pass: rows of like length together, so that little is computed on padding.
-FORWARD_ROWS = 16
+from .micro_batches import buckets
+
+LOGITS_AT_ONCE = 2**25
+"""Logits (tokens × vocabulary) that are held for the backward pass; above, they are taken in chunks of so many and once
+more in the backward pass.
+"""
+_SCALED_HEADS = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
+
+
+def plain_model(model: Any) -> PreTrainedModel | None:
+    """The transformers model whose layers and head may be called one after the other, adapters included; None where
+    only a call of the model as a whole is right: a capped or scaled head, prompt tuning, parallel wrappers.
+    """
+    config = getattr(model, "peft_config", None)
+    if config is not None and hasattr(model, "get_base_model"):
+        if any(one.is_prompt_learning for one in config.values()):
+            return None
+        model = model.get_base_model()
+    if not isinstance(model, PreTrainedModel) or is_fsdp_managed_module(model):
+        return None
+    text = model.config.get_text_config()
+    if any(getattr(text, name, None) not in (None, 1.0) for name in _SCALED_HEADS):
+        return None
+    return model if model.base_model is not model and model.get_output_embeddings() is not None else None
 
 
 def trained_logprobs(
@@ -19,43 +44,89 @@ def trained_logprobs(
     temperature: float,
     entropy: bool,
     entropy_gradient: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor | None, None]:
-    """log π (and entropies) of the positions where `trained`, (B, T), is 1; 0 elsewhere, each (B, T).
+    router_loss: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """log π (and entropies) of the positions where `trained`, (B, T), is 1; 0 elsewhere, each (B, T); and a router's
+    loss where it is asked for.
 
-    `input_ids` and `attention_mask` are (B, P + T): prompts left padded, completions right padded. The third value is
-    TRL's place for a router's loss.
+    `input_ids` and `attention_mask` are (B, P + T): prompts left padded, completions right padded. `model` has TRL's
+    fused head, which computes what cannot be taken apart (`plain_model`).
     """
     rows, width = trained.shape
     offset = input_ids.size(1) - width  # of the completion in (B, P + T)
     lengths = attention_mask.sum(1)
     lefts = attention_mask.argmax(1)  # rows are contiguous: pads left of the prompt, right of the completion
     filled = torch.nonzero(trained.any(1)).flatten()
-    if not len(filled):  # a slice of filling rows: a zero that backward can pass through
+    if not len(filled):  # nothing to learn from: a zero that backward can pass through
         nothing = next(model.parameters()).sum() * 0.0 + torch.zeros((rows, width), device=input_ids.device)
         return nothing, nothing.detach() if entropy else None, None
-    filled = filled[torch.argsort(lengths[filled], stable=True)]
-    places, logps, entropies = [], [], []
-    with_gradient = torch.is_grad_enabled() and entropy_gradient
-    for part in torch.split(filled, FORWARD_ROWS):
+    plain = None if router_loss else plain_model(model)
+    vocabulary = 1 if plain is None else plain.config.get_text_config().vocab_size
+    chunk = None if int(trained.sum()) * vocabulary <= LOGITS_AT_ONCE else max(1, LOGITS_AT_ONCE // vocabulary)
+    places, logps, entropies, routers = [], [], [], []
+    for bucket in buckets(lengths[filled].tolist()):
+        part = filled[torch.tensor(bucket, device=filled.device)]
         longest = int(lengths[part].max())
         columns = (lefts[part, None] + torch.arange(longest, device=part.device)).clamp(max=input_ids.size(1) - 1)
         ids = input_ids[part].gather(1, columns)  # (b, longest), flush left: causal attention then needs no mask
-        hidden = model.base_model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
         row, column = torch.nonzero(trained[part], as_tuple=True)
         source = column + offset - lefts[part][row]  # the token's place in its flushed row
-        logits = model.get_output_embeddings()(hidden[row, source - 1]).float() / temperature  # (n, V)
-        distribution = torch.log_softmax(logits, dim=-1)
-        logps.append(distribution.gather(1, ids[row, source][:, None]).squeeze(1))
+        if plain is None:
+            labels = torch.full_like(ids, -100)
+            labels[row, source] = ids[row, source]
+            seen = torch.arange(longest, device=ids.device) < lengths[part, None]
+            extra = {"output_router_logits": True} if router_loss else {}
+            out = model(input_ids=ids, attention_mask=seen.long(), labels=labels, fused_lm_head=True, **extra)
+            found, uncertain = out.log_probs[row, source - 1], out.entropy[row, source - 1]
+            if router_loss:
+                routers.append(out.aux_loss)
+        else:
+            states = plain.base_model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state[row, source - 1]
+            head = plain.get_output_embeddings()
+            found, uncertain = head_logprobs(
+                head, states, ids[row, source], temperature, entropy, entropy_gradient, chunk=chunk
+            )
+        logps.append(found)
         if entropy:
-            with torch.set_grad_enabled(with_gradient):
-                entropies.append(-(distribution.exp() * distribution).sum(-1))
+            entropies.append(uncertain)
         places.append(part[row] * width + column)
     index = torch.cat(places)
     return (
         _spread(logps, index, rows, width),
         _spread(entropies, index, rows, width) if entropy else None,
-        None,
+        torch.stack(routers).mean() if routers else None,
     )
+
+
+def head_logprobs(
+    head: Any,
+    states: torch.Tensor,
+    labels: torch.Tensor,
+    temperature: float,
+    entropy: bool,
+    entropy_gradient: bool,
+    *,
+    chunk: int | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """log π of `labels`, (n,), and the entropies there (zeros where they are not asked for), from the states, (n, H),
+    before the head; in chunks of so many tokens, whose logits are not held for the backward pass.
+    """
+
+    def some(states: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = head(states)
+        logits = (logits if logits.dtype == torch.float64 else logits.float()) / temperature  # (n, V)
+        distribution = torch.log_softmax(logits, dim=-1)
+        found = distribution.gather(1, labels[:, None]).squeeze(1)
+        if not entropy:
+            return found, torch.zeros_like(found)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and entropy_gradient):
+            return found, -(distribution.exp() * distribution).sum(-1)
+
+    if chunk is None:
+        return some(states, labels)
+    pairs = zip(states.split(chunk), labels.split(chunk), strict=True)
+    chunks = [checkpoint(some, *pair, use_reentrant=False) for pair in pairs]
+    return torch.cat([found for found, _ in chunks]), torch.cat([uncertain for _, uncertain in chunks])
 
 
 def _spread(values: list[torch.Tensor], index: torch.Tensor, rows: int, width: int) -> torch.Tensor:

@@ -1,15 +1,17 @@
-"""TRL's GRPOTrainer fed with stored rows instead of generating: the one override, and log-probabilities of trained
-positions only.
+"""TRL's GRPOTrainer fed with stored rows instead of generating: an optimizer step in micro-batches, and
+log-probabilities of trained positions only.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
-from transformers import PreTrainedModel, PrinterCallback
+from transformers import PrinterCallback, Trainer
 from trl import GRPOTrainer
 
 from cm2_agent.types.protocols import Progress
@@ -17,15 +19,12 @@ from cm2_agent.types.protocols import Progress
 from .cached_logprobs import Call, cached_logprobs
 from .callbacks import StepFigures
 from .collator import Sample, collate
-from .divergence import StopsWhenAstray
+from .divergence import StopsWhenAstray, require_finite
 from .dropout import restore_dropout, switch_off_dropout
 from .master_weights import MasterWeightsMixin
+from .micro_batches import Counts, MicroBatches, Share, buckets
 from .rows import Floats, Row
-from .trained_logits import FORWARD_ROWS, trained_logprobs
-
-# Above this many logits (tokens × vocabulary) at a time TRL's chunked head is the better one: it never holds them all.
-MANY_LOGITS = 2**26
-_SCALED_HEADS = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
+from .trained_logits import trained_logprobs
 
 
 def no_reward_func(*args: Any, **kwargs: Any) -> list[float]:
@@ -33,17 +32,28 @@ def no_reward_func(*args: Any, **kwargs: Any) -> list[float]:
     raise RuntimeError("stored rollouts were scored before training; no reward is computed in the trainer")
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MicroBatch:
+    """The samples of one forward and backward pass, and their share in the optimizer step."""
+
+    samples: Sequence[Sample]
+    share: Share
+
+
 class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
     """GRPOTrainer whose "generation" is the next batch of stored rows.
 
-    `batches` yields the rows of one load of the data (TRL's generation batch), without end. `on_step(step, total,
-    metrics)` is called after every optimizer step; the same metrics stand in `history`.
+    `batches` yields the rows of one load of the data (TRL's generation batch), without end; `steps_per_generation`
+    optimizer steps share it, each of which is cut by `micro_batches`: TRL's own accumulation stays 1, so that the loss
+    is that of the step in one piece, whatever its type. `on_step(step, total, metrics)` is called after every optimizer
+    step; the same metrics stand in `history`.
     """
 
     def __init__(
         self,
         *,
         batches: Iterator[Sequence[Sample]] | None = None,
+        micro_batches: MicroBatches | None = None,
         on_step: Progress | None = None,
         **kwargs: Any,
     ) -> None:
@@ -51,30 +61,132 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
         self.settings: Any = self.args  # a GRPOConfig; the base class knows it as less
         self.pad_id = int(cast(Any, self._tokenizer.pad_token_id))
         self.batches = batches
+        self.micro_batches = micro_batches or MicroBatches()
         self.history: list[dict[str, float]] = []
+        self._taken = 0  # batches
+        self._steps: list[list[Sample]] = []  # of the batch that was taken last, by optimizer step
         self._trained: torch.Tensor | None = None
+        self._entropy_threshold: torch.Tensor | None = None
+        self._weights: list[int] = []  # trained tokens of the micro-batches of this step
         self._sums: dict[str, float] = {}
         self.remove_callback(PrinterCallback)  # it writes to stdout, which is the command line's
         self.add_callback(StepFigures(self, on_step))
 
-    def _generate_and_score_completions(self, inputs: Any) -> dict[str, torch.Tensor]:
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """The forward and backward passes of one optimizer step; its loss. `inputs` are TRL's nominal prompts."""
+        started = time.perf_counter()
+        parts = self._cut(self._samples_of(self.state.global_step))
+        self._entropy_threshold = None
+        if self.top_entropy_quantile < 1.0 and len(parts) > 1:
+            parts = self._with_threshold(model, parts)
+        losses = []
+        for number, part in enumerate(parts, start=1):
+            last = number == len(parts)
+            self.accelerator.gradient_state._set_sync_gradients(last)
+            with nullcontext() if last else self.accelerator.no_sync(model):
+                losses.append(Trainer.training_step(self, model, cast(Any, part)))
+        self._step += 1
+        self._metrics["train"]["step_time"].append(time.perf_counter() - started)
+        loss = torch.stack(losses).sum()
+        require_finite(float(loss), "loss", self.state.global_step + 1, self.args.learning_rate)
+        return loss
+
+    def _samples_of(self, step: int) -> list[Sample]:
+        """The samples of the optimizer step with this number, from 0; a run that goes on passes over what was used."""
         if self.batches is None:
             raise RuntimeError("no batches were given; set `batches` before training")
-        return self._collated(next(self.batches), multiple=self.settings.steps_per_generation)
+        parts = self.settings.steps_per_generation
+        wanted = step // (parts * self.num_iterations) + 1
+        while self._taken < wanted:
+            batch = next(self.batches)
+            self._taken += 1
+            if self._taken == wanted:
+                mixed = [batch[index] for index in torch.randperm(len(batch)).tolist()]
+                self._steps = [mixed[number::parts] for number in range(parts)]
+        return self._steps[step % parts]
 
-    def _collated(self, samples: Sequence[Sample], multiple: int = 1) -> dict[str, torch.Tensor]:
-        return collate(samples, pad_id=self.pad_id, multiple=multiple, device=self.accelerator.device)
+    def _cut(self, samples: Sequence[Sample]) -> list[MicroBatch]:
+        """The micro-batches of an optimizer step."""
+        lengths = [len(one.row.ids) for one in samples]
+        parts = [[samples[index] for index in part] for part in self.micro_batches.split(lengths)]
+        step = _counts(samples)
+        return [MicroBatch(samples=part, share=Share(own=_counts(part), step=step)) for part in parts]
 
-    def _compute_loss(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """TRL's loss; the mask is noted for the forward pass, the figures for `history`."""
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        """A micro-batch as tensors, with its share; TRL's buffer of generated batches is not used."""
+        if not isinstance(generation_batch, MicroBatch):
+            raise RuntimeError("stored rollouts are trained on; there is nothing to evaluate on")
+        return {**self._collated(generation_batch.samples), "share": generation_batch.share}
+
+    def _collated(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
+        return collate(samples, pad_id=self.pad_id, device=self.accelerator.device)
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        """TRL's loss: the micro-batch's part in that of the step, as `inputs["share"]` says (without it, all).
+
+        The mask is noted for the forward pass, the figures for `history`.
+        """
         switch_off_dropout(model)
+        self.model.training = True  # of the model as a whole, which TRL reads as its own mode
+        share = inputs.get("share")
+        kind = self.loss_type
         self._trained = inputs["completion_mask"] * inputs["tool_mask"]
+        self.current_gradient_accumulation_steps = 1.0 if share is None else share.accumulation(kind)
         try:
-            loss = super()._compute_loss(model, inputs)
+            with self._entropy_term(1.0 if share is None else share.entropy(kind)):
+                loss = super()._compute_loss(model, inputs)
         finally:
-            self._trained = None
+            self._trained, self.current_gradient_accumulation_steps = None, 1
+        self._weights.append(int(inputs["num_items_in_batch"]))
         self._sums["loss"] = self._sums.get("loss", 0.0) + float(loss.detach())
         return loss
+
+    @contextmanager
+    def _entropy_term(self, factor: float) -> Iterator[None]:
+        """Scales the weight of TRL's entropy term, and moves it as TRL's controller does, which adds to it as it is."""
+        before, args, metrics = self.entropy_coef, self.settings, self._metrics["train"]
+        self.entropy_coef = before * factor
+        try:
+            yield
+        finally:
+            self.entropy_coef = before
+        if self._entropy_bonus_enabled and self.accelerator.sync_gradients:
+            if self.use_adaptive_entropy and self._last_world_entropy <= args.entropy_target:
+                self.entropy_coef = min(before + args.entropy_coef_delta, args.entropy_coef_max)
+            elif self.use_adaptive_entropy:
+                self.entropy_coef = max(before - args.entropy_coef_delta, args.entropy_coef_min)
+            metrics["entropy_coef"][-1:] = [self.entropy_coef]
+
+    def _with_threshold(self, model: Any, parts: Sequence[MicroBatch]) -> list[MicroBatch]:
+        """The micro-batches with their numbers of tokens of high entropy (`top_entropy_quantile`): above a threshold
+        of the whole step, for which they pass forward once more.
+        """
+        found = []
+        switch_off_dropout(model)
+        for part in parts:
+            batch = self._collated(part.samples)
+            with torch.no_grad():
+                _, entropies = self._forward(model, batch, entropy=True)
+            found.append(cast(torch.Tensor, entropies)[batch["tool_mask"].bool()].float())
+        threshold = torch.quantile(torch.cat(found), 1 - self.top_entropy_quantile)
+        self._entropy_threshold = threshold
+        counts = [int((values >= threshold).sum()) for values in found]
+        return [
+            replace(
+                part,
+                share=Share(
+                    own=replace(part.share.own, entropy_tokens=count),
+                    step=replace(part.share.step, entropy_tokens=sum(counts)),
+                ),
+            )
+            for part, count in zip(parts, counts, strict=True)
+        ]
+
+    def get_high_entropy_mask(self, entropies: torch.Tensor, mask: torch.Tensor, threshold: float) -> torch.Tensor:
+        """TRL's mask of the tokens of high entropy, by the threshold of the whole optimizer step."""
+        if self._entropy_threshold is None:
+            return super().get_high_entropy_mask(entropies, mask, threshold)
+        return (entropies * mask >= self._entropy_threshold) & mask.bool()
 
     def finish_step(self) -> dict[str, float]:
         """What the optimizer step that just ended amounted to; TRL's own lists are emptied, for nobody else reads
@@ -82,41 +194,38 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
         """
         lists = self._metrics["train"]
         means = {
-            name: [value for value in lists.get(name, []) if value == value]
+            name: [
+                (value, weight)
+                for value, weight in zip(lists.get(name, []), self._weights, strict=False)
+                if value == value
+            ]
             for name in ("entropy", "clip_ratio/region_mean", "kl")
         }
         metrics = {
             "loss": self._sums.pop("loss", 0.0),
-            **{name: sum(values) / len(values) for name, values in means.items() if values},
+            **{name: _mean(values) for name, values in means.items() if values},
         }
         lists.clear()
         self._sums.clear()
+        self._weights.clear()
         self.history.append(metrics)
         return metrics
 
     @torch.no_grad()
     def logprobs(self, rows: Sequence[Row]) -> list[Floats]:
         """log π of each row's model tokens under the weights as they are now, by the same forward pass that training
-        takes.
+        takes, in buckets of like length.
         """
-        found: list[Floats] = []
+        found: dict[int, Floats] = {}
         with _evaluating(self.model):
-            for start in range(0, len(rows), FORWARD_ROWS):
-                part = rows[start : start + FORWARD_ROWS]
-                batch = self._collated([Sample(row=row) for row in part])
-                self._trained = batch["completion_mask"] * batch["tool_mask"]
-                try:
-                    logps, _, _ = self._get_per_token_logps_and_entropies(
-                        self.model,
-                        torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
-                        torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
-                        batch["completion_ids"].size(1),
-                    )
-                finally:
-                    self._trained = None
+            for bucket in buckets([len(row.ids) for row in rows], tokens=self.micro_batches.tokens):
+                batch = self._collated([Sample(row=rows[index]) for index in bucket])
+                logps, _ = self._forward(self.model, batch, entropy=False)
                 values: Floats = logps.double().cpu().numpy()
-                found += [values[index, row.positions - row.spans[0].start] for index, row in enumerate(part)]
-        return found
+                for place, index in enumerate(bucket):
+                    row = rows[index]
+                    found[index] = values[place, row.positions - row.spans[0].start]
+        return [found[index] for index in range(len(rows))]
 
     def sampled_logprobs(self, calls: Sequence[Call]) -> list[Floats]:
         """log π of the calls' sampled tokens as a sampler computes them."""
@@ -127,8 +236,23 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
         """`logprobs` by the `id` of the row: of rows as objects, since nothing says that a trace stands in one group
         only.
         """
-        ordered = sorted(rows, key=lambda row: len(row.ids))
-        return dict(zip(map(id, ordered), self.logprobs(ordered), strict=True))
+        return dict(zip(map(id, rows), self.logprobs(rows), strict=True))
+
+    def _forward(
+        self, model: Any, batch: dict[str, torch.Tensor], *, entropy: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        self._trained = batch["completion_mask"] * batch["tool_mask"]
+        try:
+            logps, entropies, _ = self._get_per_token_logps_and_entropies(
+                model,
+                torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
+                torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
+                batch["completion_ids"].size(1),
+                compute_entropy=entropy,
+            )
+        finally:
+            self._trained = None
+        return logps, entropies
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -144,41 +268,34 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
         """log π of the trained positions, (B, T); 0 elsewhere. Entropies likewise, with a gradient only where the loss
         has an entropy term.
 
-        TRL passes prompt and tool positions through the head too, which costs a small model half its step. Where its
-        own way is needed (a wrapped model, a scaled or capped head, a router's loss) or better (many logits), it is
-        taken.
+        TRL passes prompt and tool positions through the head too, which costs a small model half its step, and pads
+        all rows together.
         """
-        trained = self._trained
-        vocabulary = model.config.get_text_config().vocab_size if isinstance(model, PreTrainedModel) else 0
-        if (
-            trained is None
-            or compute_aux_loss
-            or not isinstance(model, PreTrainedModel)
-            or self.settings.cast_lm_head_to_fp32
-            or self.args.bf16
-            or self.args.fp16
-            or any(getattr(model.config.get_text_config(), name, None) not in (None, 1.0) for name in _SCALED_HEADS)
-            or int(trained.sum()) * vocabulary > MANY_LOGITS
-        ):
-            return super()._get_per_token_logps_and_entropies(
+        if self._trained is None:
+            raise RuntimeError("no positions are marked as trained; expected a batch of stored rows")
+        with self.accelerator.autocast():
+            return trained_logprobs(
                 model,
                 input_ids,
                 attention_mask,
-                logits_to_keep,
-                batch_size,
-                compute_entropy,
-                compute_aux_loss,
-                **kwargs,
+                self._trained,
+                temperature=self.temperature,
+                entropy=compute_entropy,
+                entropy_gradient=self._entropy_bonus_enabled,
+                router_loss=compute_aux_loss,
             )
-        return trained_logprobs(
-            model,
-            input_ids,
-            attention_mask,
-            trained,
-            temperature=self.temperature,
-            entropy=compute_entropy,
-            entropy_gradient=self._entropy_bonus_enabled,
-        )
+
+
+def _counts(samples: Sequence[Sample]) -> Counts:
+    tokens = sum(one.row.trained for one in samples)
+    return Counts(rows=len(samples), tokens=tokens, entropy_tokens=tokens)
+
+
+def _mean(pairs: Sequence[tuple[float, int]]) -> float:
+    """The mean of the values of micro-batches, by their trained tokens."""
+    if len(pairs) == 1:
+        return pairs[0][0]
+    return sum(value * weight for value, weight in pairs) / sum(weight for _, weight in pairs)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import torch
 
 from cm2_agent.trainers.collator import Sample
 from cm2_agent.trainers.dataset import build_dataset
+from cm2_agent.trainers.micro_batches import MicroBatches
 from cm2_agent.trainers.rows import Row
 from cm2_agent.trainers.trl_trainer import StoredGRPOTrainer
 from cm2_agent.types.group import Group
@@ -138,7 +139,14 @@ def stripped(group: Group, **changed: Any) -> Group:
     return replace(group, rollouts=tuple(replace(one, trace=calls(one.trace)) for one in group.rollouts))
 
 
-def trainer_of(model: Any, tokenizer: Any, batches: list[list[Sample]], folder: Path, **args: Any) -> StoredGRPOTrainer:
+def trainer_of(
+    model: Any,
+    tokenizer: Any,
+    batches: list[list[Sample]],
+    folder: Path,
+    micro_batches: MicroBatches | None = None,
+    **args: Any,
+) -> StoredGRPOTrainer:
     from datasets import Dataset
     from trl import GRPOConfig
 
@@ -164,6 +172,7 @@ def trainer_of(model: Any, tokenizer: Any, batches: list[list[Sample]], folder: 
     prompts = Dataset.from_dict({"prompt": [""] * 64})
     return StoredGRPOTrainer(
         batches=iter(batches),
+        micro_batches=micro_batches,
         model=model,
         args=GRPOConfig(**settings),
         processing_class=tokenizer,

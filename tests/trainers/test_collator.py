@@ -1,28 +1,10 @@
-"""The collator: tensors hold what the rows hold, and no row is lost by a split."""
+"""The collator: tensors hold what the rows hold."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from cm2_agent.trainers.collator import collate
 from cm2_agent.trainers.rows import Row, Span
-from tests.trainers.loop import Sampler, ready, rows_of_groups
-
-
-def test_no_row_is_dropped_by_the_split_into_parts(policy: Callable[..., Any], sample: Sampler, tokenizer: Any) -> None:
-    from trl.trainer.utils import split_tensor_dict
-
-    samples = ready(rows_of_groups(sample(policy(1), groups=2, size=4)))[:7]
-    for parts in (1, 2, 3, 4, 5, 8):
-        batch = collate(samples, pad_id=tokenizer.pad_token_id, multiple=parts)
-        split: list[Any] = split_tensor_dict({**batch}, parts)
-        assert (
-            sum(int(part["tool_mask"].sum()) for part in split)
-            == sum(one.row.trained for one in samples)
-            == int(batch["num_items_in_batch"])
-        )
-        assert all(bool((part["prompt_mask"].sum(1) + part["completion_mask"].sum(1) > 0).all()) for part in split)
+from tests.trainers.loop import ready
 
 
 def test_collated_rows_hold_what_the_row_holds() -> None:
@@ -32,15 +14,15 @@ def test_collated_rows_hold_what_the_row_holds() -> None:
     short = Row(
         trace_id="u", ids=(7, 8), spans=(Span(start=1, stop=2, turn=0, step=0, logprobs=(-4.0,), advantage=2.0),)
     )
-    batch = collate(ready([row, short]), pad_id=0, multiple=3)
+    batch = collate(ready([row, short]), pad_id=0)
     expected = {
-        "prompt_ids": [[1, 2], [0, 7], [0, 0]],
-        "prompt_mask": [[1, 1], [0, 1], [0, 1]],
-        "completion_ids": [[10, 11, 3, 12], [8, 0, 0, 0], [0] * 4],
-        "completion_mask": [[1] * 4, [1, 0, 0, 0], [0] * 4],
-        "tool_mask": [[1, 1, 0, 1], [1, 0, 0, 0], [0] * 4],
-        "advantages": [[0.5, 0.5, 0, -1], [2, 0, 0, 0], [0] * 4],
-        "old_per_token_logps": [[-1, -2, 0, -3], [-4, 0, 0, 0], [0] * 4],
+        "prompt_ids": [[1, 2], [0, 7]],
+        "prompt_mask": [[1, 1], [0, 1]],
+        "completion_ids": [[10, 11, 3, 12], [8, 0, 0, 0]],
+        "completion_mask": [[1] * 4, [1, 0, 0, 0]],
+        "tool_mask": [[1, 1, 0, 1], [1, 0, 0, 0]],
+        "advantages": [[0.5, 0.5, 0, -1], [2, 0, 0, 0]],
+        "old_per_token_logps": [[-1, -2, 0, -3], [-4, 0, 0, 0]],
         "num_items_in_batch": 4,
     }
     assert {name: tensor.tolist() for name, tensor in batch.items()} == expected
