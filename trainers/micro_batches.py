@@ -73,7 +73,7 @@ class MicroBatches:
     parts: int = 1
 
     def split(self, lengths: Sequence[int]) -> list[list[int]]:
-        """The indices of rows of these lengths by micro-batch, the longest rows first: what does not fit fails at once."""
+        """The indices of rows of these lengths by micro-batch, the longest first: what does not fit fails at once."""
         rows = min(self.rows or len(lengths), -(-len(lengths) // self.parts))
         if self._fits(lengths, range(len(lengths)), rows):
             return [list(range(len(lengths)))]

@@ -124,7 +124,7 @@ def head_logprobs(
 
     if chunk is None:
         return some(states, labels)
-    pairs = zip(states.split(chunk), labels.split(chunk), strict=True)
+    pairs = zip(torch.split(states, chunk), torch.split(labels, chunk), strict=True)
     chunks = [checkpoint(some, *pair, use_reentrant=False) for pair in pairs]
     return torch.cat([found for found, _ in chunks]), torch.cat([uncertain for _, uncertain in chunks])
 

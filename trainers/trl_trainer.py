@@ -144,7 +144,8 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
     @contextmanager
     def _entropy_term(self, factor: float) -> Iterator[None]:
         """Scales the weight of TRL's entropy term, and moves it as TRL's controller does, which adds to it as it is."""
-        before, args, metrics = self.entropy_coef, self.settings, self._metrics["train"]
+        before = cast(float, getattr(self, "entropy_coef"))  # noqa: B009 (its type is not known)
+        args, metrics = self.settings, self._metrics["train"]
         self.entropy_coef = before * factor
         try:
             yield

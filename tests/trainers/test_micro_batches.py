@@ -242,30 +242,29 @@ def test_rows_and_tokens_of_a_pass_are_bounded(
     model = policy(1)
     groups = sample(model, groups=4, size=5)
     files = []
-    for number, (given, most) in enumerate(
-        [
-            ({}, 20),
-            ({"args": {**SGD, "per_device_train_batch_size": 3}}, 3),
-            ({"args": {**SGD, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 4}}, 5),
-            ({"args": {**SGD, "gradient_accumulation_steps": 4}}, 5),
-            ({"tokens_per_micro_batch": 300}, 300),
-        ]
-    ):
+    limits: list[tuple[dict[str, Any], int]] = [
+        ({}, 20),
+        ({"args": {**SGD, "per_device_train_batch_size": 3}}, 3),
+        ({"args": {**SGD, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 4}}, 5),
+        ({"args": {**SGD, "gradient_accumulation_steps": 4}}, 5),
+        ({"tokens_per_micro_batch": 300}, 300),
+    ]
+    for number, (options, most) in enumerate(limits):
         twin = copy.deepcopy(model)
         passes = Passes(twin)
-        options: dict[str, Any] = {"args": SGD, "steps": 1, "learning_rate": 0.5, **given}
+        options = {"args": SGD, "steps": 1, "learning_rate": 0.5, **options}
         folder = GRPO(twin, tmp_path / str(number), tokenizer=tokenizer, **options).train(groups)
         assert sum(passes.rows) == 20
-        found = passes.tokens if "tokens_per_micro_batch" in given else passes.rows
+        found = passes.tokens if "tokens_per_micro_batch" in options else passes.rows
         assert most / 2 < max(found) <= most
         files.append(trained(folder))
     assert all(apart(files[0], other) < 1e-6 for other in files[1:])
     passes = Passes(twin := copy.deepcopy(model))
     config = GRPOConfig(
-        output_dir=str(tmp_path / "trl"), per_device_train_batch_size=4, num_generations=4, max_steps=1, bf16=False
+        output_dir=str(tmp_path / "trl"), per_device_train_batch_size=5, num_generations=5, max_steps=1, bf16=False
     )
     GRPO(twin, tmp_path / "config", tokenizer=tokenizer, args=config).train(groups)
-    assert max(passes.rows) == 4  # a GRPOConfig decides alone
+    assert max(passes.rows) == 5  # a GRPOConfig decides alone
 
 
 def test_steps_that_share_a_batch_take_its_rows_in_turn(
