@@ -63,6 +63,7 @@ def test_an_adapter_takes_the_short_way_too(
         model, LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
     )
     assert plain_model(adapted) is model
+    assert model is not None
     trainer = trainer_of(adapted, tokenizer, [samples], tmp_path)
     sizes: list[int] = []
     model.lm_head.register_forward_hook(lambda module, given, out: sizes.append(out.shape[0]))
