@@ -15,7 +15,7 @@ from .dataset import Credits, build_dataset
 from .grpo_args import check_fields
 from .model_limits import ModelLimits
 from .output_folder import check_out, check_run, save_report, whole_folder
-from .policy import load_policy, save_policy
+from .policy import handed_back, load_policy, save_policy
 from .run_identity import identify
 from .trl_config import grpo_config
 from .validation import check, check_sizes, not_finite, stale, too_long, truncated
@@ -111,6 +111,7 @@ class GRPO:
         out: str | Path,
         *,
         tokenizer: Any = None,
+        peft_config: Any = None,
         level: str = "trajectory",
         norm: str = "none",
         credits: Credits | None = None,
@@ -144,6 +145,7 @@ class GRPO:
         self._refuse_settings()
         self._own = own = check_fields(args)
         self.model, self.tokenizer, self.out = model, tokenizer, Path(out)
+        self.peft_config = peft_config
         self.level, self.norm, self.credits, self.agent = level, own.one_norm(norm, credits), credits, agent
         self.learning_rate, self.warmup_steps, self.seed = learning_rate, warmup_steps, own.one_seed(seed)
         self.overwrite, self.args = overwrite, args
@@ -179,8 +181,8 @@ class GRPO:
         )
         check_sizes(dataset, self._own.num_generations)
         temperature = check(dataset, versions=self.versions, model=limits)
-        policy = load_policy(self.model, self.tokenizer)
-        with whole_folder(self.out) as folder:
+        policy = load_policy(self.model, self.tokenizer, peft_config=self.peft_config, seed=self.seed)
+        with whole_folder(self.out) as folder, handed_back(policy):
             # torch and TRL are imported when training begins.
             from .grpo_run import fit, limit, prepare
             from .recheck import recheck

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cm2_agent.errors import TrainError
+from cm2_agent.errors import ModelError, TrainError
 
 
 class ModelLimits:
@@ -32,13 +32,13 @@ class ModelLimits:
 
     @cached_property
     def _config(self) -> Any:
-        from transformers import AutoConfig
+        from cm2_agent.models.loading import load_config
 
         source = source_of(self._model)
         if source is None:
             return self._model.config.get_text_config()
         with loading(source):
-            return AutoConfig.from_pretrained(source).get_text_config()
+            return load_config(source).get_text_config()
 
 
 def source_of(model: Any) -> str | None:
@@ -54,7 +54,5 @@ def source_of(model: Any) -> str | None:
 def loading(source: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:
-        raise TrainError(
-            f"cannot load a model from {source!r}: {error}. Expected a folder or a hub name of a causal language model."
-        ) from error
+    except ModelError as error:
+        raise TrainError(str(error)) from error

@@ -19,7 +19,7 @@ from .checkpoints import run_folder
 from .imitation import Dialogues, Imitation, RowMaker, Select
 from .model_limits import ModelLimits
 from .output_folder import check_out, check_run, save_report, whole_folder
-from .policy import Policy, load_policy, save_policy
+from .policy import Policy, handed_back, load_policy, save_policy
 from .rows import Row
 from .run_identity import RunIdentity, identify
 from .stop_tokens import add_stops, stops_of
@@ -84,6 +84,7 @@ class SFT:
         out: str | Path,
         *,
         tokenizer: Any = None,
+        peft_config: Any = None,
         select: Select = "all",
         retokenise: bool = False,
         agent: str | None = None,
@@ -107,6 +108,7 @@ class SFT:
             if count is not None and count < 1:
                 raise TrainError(f"{name} {count}; expected at least 1")
         self.model, self.tokenizer, self.out = model, tokenizer, Path(out)
+        self.peft_config = peft_config
         self.select, self.retokenise, self.agent = select, retokenise, agent
         self.steps, self.epochs, self.rows_per_step = steps, epochs, rows_per_step
         self.learning_rate, self.warmup_steps, self.seed = learning_rate, warmup_steps, seed
@@ -132,7 +134,7 @@ class SFT:
                 it was.
         """
         check_out(self.out)
-        policy = load_policy(self.model, self.tokenizer)
+        policy = load_policy(self.model, self.tokenizer, peft_config=self.peft_config, seed=self.seed)
         limits = ModelLimits(policy.model)
         make = RowMaker(
             policy.tokenizer,
@@ -146,7 +148,7 @@ class SFT:
         imitation.read(groups)
         imitation.require_rows()
         rows = imitation.rows
-        with whole_folder(self.out) as folder:
+        with whole_folder(self.out) as folder, handed_back(policy):
             from .trl_trainer import config_restored
 
             with config_restored(policy.model):

@@ -20,6 +20,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, PrivateAttr, model_validator
 
 from cm2_agent.errors import ModelError, require_extra
+from cm2_agent.models.adapters import plain_model
 from cm2_agent.models.batching import batched, current_seat
 from cm2_agent.models.chat_template import history_hash, parse_completion, reasoning_of, template_messages
 from cm2_agent.models.control_words import ControlWords, Rendered
@@ -108,9 +109,17 @@ class LocalChatModel(BaseChatModel):
 
     @classmethod
     def load(
-        cls, path: str | Path, *, dtype: str | None = None, model_options: dict[str, Any] | None = None, **settings: Any
+        cls,
+        path: str | Path,
+        *,
+        dtype: str | None = None,
+        base: Any = None,
+        model_options: dict[str, Any] | None = None,
+        **settings: Any,
     ) -> Self:
-        """Load model and tokenizer from a directory or the hub.
+        """Load model and tokenizer from a directory or the hub; a LoRA adapter with the model that it is over.
+
+        No code of the directory is run, and weights are read from safetensors alone.
 
             model = LocalChatModel.load("Qwen/Qwen3-0.6B", temperature=0.7, max_tokens=512)
             message = model.bind_tools([get_order]).invoke("Where is order 7?")
@@ -118,23 +127,18 @@ class LocalChatModel(BaseChatModel):
         Args:
             path: a directory, or a hub name such as "Qwen/Qwen3-0.6B".
             dtype: of the weights, as torch names it ("float32", "bfloat16"). Default: the checkpoint's own.
+            base: the model below an adapter, where it is not the one that the adapter names.
             model_options: go to transformers' `from_pretrained`; `gguf_file` goes to the tokenizer too.
             settings: the fields of this class: `max_tokens`, `temperature`, `top_p`, `seed`, `model_version`, …
 
         Raises:
-            ModelError: there is no such model, or its tokenizer has no chat template.
+            ModelError: there is no such model, it cannot be loaded so, or its tokenizer has no chat template.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from cm2_agent.models.loading import load_policy_model, load_tokenizer
 
         options = dict(model_options or {})
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(path, **{k: v for k, v in options.items() if k == "gguf_file"})
-            model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype or "auto", **options)
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(
-                f"cannot load a model from {str(path)!r}: {error}. Expected a directory or a hub name of a causal"
-                " model."
-            ) from error
+        tokenizer = load_tokenizer(path, **{k: v for k, v in options.items() if k == "gguf_file"})
+        model = load_policy_model(path, dtype=dtype, base=base, options=options)
         settings.setdefault("model_name", Path(path).name if Path(path).is_dir() else str(path))
         return cls(model=model, tokenizer=tokenizer, **settings)
 
@@ -159,7 +163,7 @@ class LocalChatModel(BaseChatModel):
         self._stop_ids = frozenset(int(i) for i in [*listed, self.tokenizer.eos_token_id] if i is not None)
         pad = self.tokenizer.pad_token_id
         self._generator = Generator(
-            self.model, pad_id=pad if pad is not None else min(self._stop_ids, default=0), max_batch=self.max_batch
+            plain_model(self.model), pad_id=pad if pad is not None else min(self._stop_ids, default=0), max_batch=self.max_batch
         )
         self._words = ControlWords(self.tokenizer)
         self._sampling({})  # refuse bad settings now rather than at the first call

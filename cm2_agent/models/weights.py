@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
+from collections.abc import Mapping
 from typing import Any
 
 __all__ = ["fingerprint"]
@@ -13,7 +15,10 @@ def fingerprint(model: Any) -> str:
     """A name for these exact weights: 16 hexadecimal digits of a SHA-256 over every tensor's name, shape, type and
     bytes.
 
-    `model` is a torch module. It is the `model_version` of what a LocalChatModel writes.
+    `model` is a torch module. It is the `model_version` of what a LocalChatModel writes. A model with LoRA adapters has
+    its base's name, "+", and 16 digits over the active adapter's tensors in float32 and their scale: the same in
+    memory, from a folder and after a reload. Adapters that are switched off, or that add nothing yet, leave the base's
+    name; merged ones have a name like any model.
 
     >>> import torch
     >>> from cm2_agent.models import fingerprint
@@ -24,10 +29,87 @@ def fingerprint(model: Any) -> str:
     >>> len(before), fingerprint(layer) == before
     (16, False)
     """
+    base, adapter = _parts(model)
+    return _digest(base) + (f"+{_digest(adapter)}" if adapter else "")
+
+
+def _digest(tensors: Mapping[str, Any]) -> str:
     import torch
 
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(json.dumps([name, list(tensor.shape), str(tensor.dtype)]).encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
+
+
+def _parts(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The tensors of the model without adapters, by the names that they have there, and those of active adapters."""
+    peft = sys.modules.get("peft")
+    if peft is None:  # then nobody can have put an adapter in
+        return dict(model.state_dict()), {}
+    if isinstance(model, peft.PeftModel):
+        model = model.get_base_model()
+    state = dict(model.state_dict())
+    wrappers = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, peft.tuners.tuners_utils.BaseTunerLayer | peft.utils.other.AuxiliaryTrainingWrapper)
+    }
+    base: dict[str, Any] = {}
+    adapter: dict[str, Any] = {}
+    for name, tensor in state.items():
+        owner = next((one for one in _prefixes(name) if one in wrappers), None)
+        if owner is None:
+            base[name] = tensor
+            continue
+        rest = name[len(owner) + 1 :].split(".")
+        below = max((place for place, part in enumerate(rest) if part in ("base_layer", "original_module")), default=-1)
+        if below >= 0:
+            base[".".join([owner, *rest[below + 1 :]])] = tensor
+        else:
+            module = wrappers[owner]
+            for active in _active(module):
+                if active in rest:
+                    rest.remove(active)
+                    adapter[f"{owner}.{'.'.join(rest)}"] = tensor.detach().float()
+                    break
+    if not _adds_something(adapter):
+        return base, {}
+    return base, {**adapter, **_scales(wrappers)}
+
+
+def _prefixes(name: str) -> list[str]:
+    """The modules that a tensor may belong to, the outermost first: an adapter's own modules lie within its layer."""
+    parts = name.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts))]
+
+
+def _active(module: Any) -> list[str]:
+    """The adapters that take part in what a layer computes beside its base."""
+    if getattr(module, "disable_adapters", False):
+        return []
+    merged = getattr(module, "merged_adapters", None) or []  # these are in the base's weights now
+    return [name for name in module.active_adapters if name not in merged]
+
+
+def _adds_something(adapter: Mapping[str, Any]) -> bool:
+    """Whether an adapter changes what is computed: one factor of a new one is 0."""
+    zero = (".lora_B.", ".lora_embedding_A")
+    other = (".lora_A.", ".lora_embedding_B")
+    return any(
+        bool(tensor.any()) if any(part in name for part in zero) else not any(part in name for part in other)
+        for name, tensor in adapter.items()
+    )
+
+
+def _scales(wrappers: Mapping[str, Any]) -> dict[str, Any]:
+    import torch
+
+    found = {}
+    for name, module in wrappers.items():
+        scaling = getattr(module, "scaling", {})
+        values = [float(scaling[one]) for one in _active(module) if one in scaling]
+        if values:
+            found[f"{name}.scaling"] = torch.tensor(values, dtype=torch.float64)
+    return found
