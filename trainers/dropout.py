@@ -9,12 +9,15 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 def switch_off_dropout(model: Any) -> None:
-    """Puts every module of the model into evaluation mode, until its `train` is called; gradients flow as before.
+    """Puts every module within the model into evaluation mode, until its `train` is called; gradients flow as before.
 
-    Layers that are computed anew in backward do so in training mode alone, so that they stay in it, except while they
-    compute.
+    The model itself stays in training mode, by which TRL knows that it trains. So do layers that are computed anew in
+    backward, which they are in that mode alone, except while they compute.
     """
     model.eval()
+    for one in (model, getattr(model, "module", None)):  # with what wraps it for several processes
+        if one is not None:
+            one.training = True
     for layer in _recomputed(model):
         layer.training = True
         if not isinstance(layer._gradient_checkpointing_func, _InEvaluation):

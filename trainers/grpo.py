@@ -40,10 +40,13 @@ class GRPO:
     model in memory is trained in place. The same seed, groups and machine give the same weights, bit by bit.
 
     Args:
-        model: the policy to train: a folder, a hub name, or a transformers model.
+        model: the policy to train: a folder or hub name of a model or of a LoRA adapter, a transformers model, or a
+            PeftModel.
         out: the folder to write; it must not exist yet, unless it holds this very run's result or `overwrite` is
             given.
         tokenizer: the model's, where `model` is in memory; else it is loaded from beside the model.
+        peft_config: train a new LoRA adapter over the model, which stays as it is: a peft.LoraConfig, or a dict of its
+            keywords ({"r": 16, "lora_alpha": 32}; by default every linear layer gets one). `out` is then the adapter's.
         level: where credit is given: "trajectory" (one advantage a rollout, Eq. 5), "turn" (Eq. 7), "step" (Eq. 8–10),
             "return_to_go" or "evidence" (docs/method.md §5).
         norm: "none", or "std": advantages over the group's standard deviation + 1e-6.

@@ -8,7 +8,13 @@ from typing import Any
 from cm2_agent.errors import ModelError, TrainError, require_extra
 from cm2_agent.models.adapters import is_peft, require_lora
 
-SHORT = {"r": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "targets": "target_modules", "rslora": "use_rslora"}
+SHORT = {
+    "r": "r",
+    "alpha": "lora_alpha",
+    "dropout": "lora_dropout",
+    "targets": "target_modules",
+    "rslora": "use_rslora",
+}
 """The words of `--lora`, and what LoraConfig calls them."""
 
 

@@ -38,10 +38,13 @@ class SFT:
     same weights.
 
     Args:
-        model: the policy to train: a folder, a hub name, or a transformers model.
+        model: the policy to train: a folder or hub name of a model or of a LoRA adapter, a transformers model, or a
+            PeftModel.
         out: the folder to write; it must not exist yet, unless it holds this very run's result or `overwrite` is
             given.
         tokenizer: the model's, where `model` is in memory; else it is loaded from beside the model.
+        peft_config: train a new LoRA adapter over the model, which stays as it is: a peft.LoraConfig, or a dict of its
+            keywords ({"r": 16, "lora_alpha": 32}; by default every linear layer gets one). `out` is then the adapter's.
         select: "all" (the default: every dialogue that did not fail, scored or not), "best" (those with the highest
             `Score.lower` of their group, ties included; none of a group that earned nothing), or the least
             `Score.lower` as a number in [0, 1]. What the policy kept from being judged is unpaid in it.

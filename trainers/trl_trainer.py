@@ -14,6 +14,7 @@ import torch
 from transformers import PrinterCallback, Trainer
 from trl import GRPOTrainer
 
+from cm2_agent.models.adapters import plain_model
 from cm2_agent.types.protocols import Progress
 
 from .cached_logprobs import Call, cached_logprobs
@@ -312,11 +313,12 @@ def _evaluating(model: Any) -> Iterator[None]:
 @contextmanager
 def config_restored(model: Any) -> Iterator[None]:
     """Take off, at the end, what TRL put on the model for training: its fused forward, and the training mode."""
-    patched, training = "forward" in vars(model), model.training
+    plain = plain_model(model)
+    patched, training = "forward" in vars(plain), model.training
     try:
         yield
     finally:
         if not patched:
-            vars(model).pop("forward", None)
+            vars(plain).pop("forward", None)
         restore_dropout(model)
         model.train(training)

@@ -15,6 +15,7 @@ __all__ = ["ADAPTER_CONFIG", "is_peft", "load_adapter", "merge_adapter", "plain_
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+STOPS = "generation_config.json"
 
 
 def is_peft(model: Any) -> bool:
@@ -33,9 +34,10 @@ def load_adapter(base: Any, folder: Path, *, trainable: bool = False) -> Any:
     require_extra("train", "LoRA adapters", "peft")
     from peft import PeftConfig, PeftModel
     from safetensors import safe_open
+    from transformers import GenerationConfig
 
     try:
-        settings = PeftConfig.from_pretrained(folder)
+        settings = PeftConfig.from_pretrained(str(folder))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"cannot read {str(folder / ADAPTER_CONFIG)!r}: {error}") from error
     require_lora(settings)
@@ -59,6 +61,8 @@ def load_adapter(base: Any, folder: Path, *, trainable: bool = False) -> Any:
             f" ({', '.join(missing[:2]) or 'none'}), {len(unknown)} have no place ({', '.join(unknown[:2]) or 'none'})."
             " Expected the model that it was trained over"
         )
+    if (folder / STOPS).exists():
+        plain_model(model).generation_config = GenerationConfig.from_pretrained(folder)
     return model
 
 
@@ -105,6 +109,15 @@ def save_adapter(model: Any, folder: Path) -> None:
         settings.inference_mode, settings.base_model_name_or_path = before
     state = {key: value.detach().cpu().contiguous().clone() for key, value in adapter_state(model).items()}
     save_file(state, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    stops = plain_model(model).generation_config
+    if base is None or not os.path.isdir(base) or _stops_in(Path(base)) != stops.eos_token_id:
+        stops.save_pretrained(folder)  # an adapter that learnt another end stops at it
+
+
+def _stops_in(folder: Path) -> Any:
+    from transformers import GenerationConfig
+
+    return GenerationConfig.from_pretrained(folder).eos_token_id if (folder / STOPS).exists() else None
 
 
 def merge_adapter(adapter: str | Path, out: str | Path, *, base: Any = None) -> Path:

@@ -54,7 +54,7 @@ def load_policy_model(
 
 
 def adapter_folder(source: str | Path) -> Path | None:
-    """The folder of an adapter, None where `source` is none. An adapter on the hub is downloaded, without its pickles."""
+    """The folder of an adapter, None where `source` is none. One on the hub is downloaded, without its pickles."""
     if Path(source).is_dir():
         return Path(source) if (Path(source) / ADAPTER_CONFIG).exists() else None
     from huggingface_hub import snapshot_download

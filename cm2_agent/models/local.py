@@ -162,9 +162,8 @@ class LocalChatModel(BaseChatModel):
         listed = eos if isinstance(eos, list) else [eos]
         self._stop_ids = frozenset(int(i) for i in [*listed, self.tokenizer.eos_token_id] if i is not None)
         pad = self.tokenizer.pad_token_id
-        self._generator = Generator(
-            plain_model(self.model), pad_id=pad if pad is not None else min(self._stop_ids, default=0), max_batch=self.max_batch
-        )
+        pad = pad if pad is not None else min(self._stop_ids, default=0)
+        self._generator = Generator(plain_model(self.model), pad_id=pad, max_batch=self.max_batch)
         self._words = ControlWords(self.tokenizer)
         self._sampling({})  # refuse bad settings now rather than at the first call
         return self

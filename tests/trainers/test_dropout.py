@@ -31,6 +31,7 @@ def test_a_model_with_dropout_takes_the_steps_of_one_without(
         )
         folders.append(grpo.train(groups))
         assert grpo.report["fresh"] is True
+        assert grpo.report["history"][0]["clip_ratio/region_mean"] == 0
     assert apart(trained(folders[0]), trained(folders[1])) == 0.0
     assert trained(folders[1]).config.attention_dropout == 0.5
 
