@@ -3,6 +3,7 @@ from .check import check_model as check_model
 from .deployment import Deployment as Deployment
 from .deployment import deploy as deploy
 from .local import LocalChatModel as LocalChatModel
+from .merging import merge_adapter as merge_adapter
 from .openai import EndpointChatModel as EndpointChatModel
 from .openai import openai_compatible as openai_compatible
 from .tokenizer import END as END

@@ -1,17 +1,15 @@
-"""LoRA adapters over a frozen model: loading, saving and merging them."""
+"""LoRA adapters over a frozen model: loading and saving them."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from cm2_agent.errors import ModelError, require_extra
 
-__all__ = ["ADAPTER_CONFIG", "is_peft", "load_adapter", "merge_adapter", "plain_model", "save_adapter"]
+__all__ = ["ADAPTER_CONFIG", "is_peft", "load_adapter", "plain_model", "save_adapter"]
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -118,51 +116,3 @@ def _stops_in(folder: Path) -> Any:
     from transformers import GenerationConfig
 
     return GenerationConfig.from_pretrained(folder).eos_token_id if (folder / STOPS).exists() else None
-
-
-def merge_adapter(adapter: str | Path, out: str | Path, *, base: Any = None) -> Path:
-    """Write the model that an adapter and its base are together, in the base's dtype, with the tokenizer.
-
-    Rounding makes it another policy, with a fingerprint of its own: sample anew before training on. `out` is returned.
-
-    Args:
-        adapter: an adapter's folder.
-        out: a folder that does not exist yet.
-        base: the model below the adapter: a folder, a hub name or a model in memory; None: the one it names.
-
-    Raises:
-        ModelError: `adapter` is none, or cannot be loaded; `out` exists.
-
-    >>> from tempfile import TemporaryDirectory
-    >>> from peft import LoraConfig, get_peft_model
-    >>> from transformers import LlamaConfig, LlamaForCausalLM
-    >>> from cm2_agent.models import byte_tokenizer, merge_adapter
-    >>> size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-    >>> with TemporaryDirectory() as folder:
-    ...     LlamaForCausalLM(LlamaConfig(vocab_size=260, **size)).save_pretrained(f"{folder}/base")
-    ...     _ = byte_tokenizer().save_pretrained(f"{folder}/base")
-    ...     network = LlamaForCausalLM.from_pretrained(f"{folder}/base")
-    ...     get_peft_model(network, LoraConfig(target_modules="all-linear")).save_pretrained(f"{folder}/adapter")
-    ...     merged = merge_adapter(f"{folder}/adapter", f"{folder}/merged")
-    ...     sorted(file.name for file in merged.glob("*.safetensors"))
-    ['model.safetensors']
-    """
-    from cm2_agent.models.loading import adapter_folder, load_policy_model, load_tokenizer
-
-    out = Path(out)
-    if adapter_folder(adapter) is None:
-        raise ModelError(f"{str(adapter)!r} is no adapter: expected a folder with {ADAPTER_CONFIG}")
-    if out.exists():
-        raise ModelError(f"out {str(out)!r} exists; name a folder that does not exist yet")
-    model = load_policy_model(adapter, base=base)
-    tokenizer = load_tokenizer(adapter)
-    merged = model.merge_and_unload()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        merged.save_pretrained(scratch / "new")
-        tokenizer.save_pretrained(scratch / "new")
-        os.replace(scratch / "new", out)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return out

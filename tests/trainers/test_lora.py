@@ -58,7 +58,7 @@ def test_two_rounds_through_the_store(base: Path, tmp_path: Path, dtype: str) ->
         Item("letter", check={"reply_matches": "[a-z]"}), Item("early", check={"reply_matches": "[a-m]{2}"}), name="two"
     )
     store = SQLStore("sqlite://")
-    tasks = [Task(id=f"t{number}", turns=[f"hi {number}"]) for number in range(3)]
+    tasks = [Task(id=f"t{number}", turns=(f"hi {number}",)) for number in range(3)]
     folder, version, moved = base, None, []
     for number in range(2):
         model = LocalChatModel.load(folder, max_tokens=10)
