@@ -99,6 +99,12 @@ def reasoning_of(message: AIMessage) -> str:
     return "\n".join(block["reasoning"] for block in blocks if isinstance(block.get("reasoning"), str))
 
 
+def content_of(message: AIMessage) -> tuple[Any, ...]:
+    """What a message says, however it was made."""
+    calls = [(call["name"], call["args"]) for call in message.tool_calls]
+    return message.content, reasoning_of(message), calls, len(message.invalid_tool_calls)
+
+
 def template_messages(messages: Sequence[BaseMessage], profile: TemplateProfile | None = None) -> list[dict[str, Any]]:
     """LangChain messages as chat templates want them; arguments stay objects, invalid calls stand as the text they
     were. With a template's profile: with the ids of calls, and all in the form that this template takes."""

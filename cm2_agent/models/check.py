@@ -115,7 +115,7 @@ def check_tokenizer(tokenizer: Any, *, name: str, eos: Sequence[int] = (), tools
     found = ModelCheck(
         name=name,
         stops={id_: str(tokenizer.decode([id_])) for id_ in sorted(model._stop_ids)},
-        ending=trip.ending(),
+        ending=model._stops.ending,
         tools="shown" if not profile.problems else "cannot be used",
         calls=_calls(model) if not profile.problems else "none",
         thinking=_thinking(model),
@@ -123,7 +123,8 @@ def check_tokenizer(tokenizer: Any, *, name: str, eos: Sequence[int] = (), tools
     )
     if tools:
         found.problems.extend(profile.problems)
-    found.problems.extend(trip.problems_of_stops())
+    if model._stops.problem is not None:
+        found.problems.append(model._stops.problem)
     trip.run()
     found.problems.extend(trip.problems)
     found.notes.extend([*_notes(model), *trip.notes])
@@ -156,6 +157,11 @@ def _notes(model: LocalChatModel) -> list[str]:
             notes.append("ids of calls are written in nine letters and digits")
         if profile.arguments_as_text:
             notes.append("arguments are given to the template as a string of JSON")
+    if model._stops.added:
+        notes.append(
+            f"the chat template ends a message with {' or '.join(model._stops.added)}, which the configuration does not"
+            " name: it is a stop token too"
+        )
     if not profile.system_shown:
         notes.append("a system message is refused or not shown")
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id in model._stop_ids:
@@ -173,27 +179,6 @@ class _Trip:
         self.problems: list[str] = []
         self.notes: list[str] = []
         self.tokens: list[TokenLine] = []
-
-    def ending(self) -> str:
-        """What the template writes after an assistant's words, up to the next message's."""
-        words, asked = {"role": "assistant", "content": "CM2WORDS"}, {"role": "user", "content": "CM2NEXT"}
-        first = {"role": "user", "content": "Hello"}
-        rendered = (self._text(messages, None) or "" for messages in ([first, words, asked], [first, words]))
-        text = next((one for one in rendered if "CM2WORDS" in one), "")
-        return text.partition("CM2WORDS")[2].partition("CM2NEXT")[0]
-
-    def problems_of_stops(self) -> list[str]:
-        """Whether the template ends a message with a token at which sampling stops."""
-        stops = [str(self.tokenizer.decode([id_])) for id_ in self.model._stop_ids]
-        ending = self.ending()
-        if not stops:
-            return ["there is no stop token: a message ends at the limit of tokens alone"]
-        if any(stop in ending for stop in stops if stop):
-            return []
-        return [
-            f"no stop token ends a message: the template writes {ending[:60]!r} after one, and the stop tokens are"
-            f" {', '.join(sorted(stops))}"
-        ]
 
     def run(self) -> None:
         """Write the five messages, and look for what is lost."""

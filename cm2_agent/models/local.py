@@ -21,10 +21,12 @@ from pydantic import ConfigDict, PrivateAttr, model_validator
 
 from cm2_agent.errors import ModelError, require_extra
 from cm2_agent.models.adapters import plain_model
+from cm2_agent.incidents import logger
 from cm2_agent.models.batching import batched, current_seat
-from cm2_agent.models.chat_template import history_hash, parse_completion, reasoning_of, template_messages
+from cm2_agent.models.chat_template import content_of, history_hash, parse_completion, template_messages
 from cm2_agent.models.control_words import ControlWords, Rendered
-from cm2_agent.models.template_probe import TemplateProfile, probe, shared_length
+from cm2_agent.models.stop_tokens import StopTokens, stop_tokens
+from cm2_agent.models.template_probe import TemplateProfile, in_blocks, probe, shared_length
 from cm2_agent.models.weights import fingerprint
 
 if TYPE_CHECKING:
@@ -53,6 +55,10 @@ class LocalChatModel(BaseChatModel):
     All calls of one dialogue form one token sequence: the next prompt is the last prompt, the model's completion in the
     very tokens that it sampled, and the encoding of only what came after. If the history was edited, it is encoded
     afresh from the chat template.
+
+    An answer ends at the stop tokens of the model's configuration and of its tokenizer. Where the chat template ends
+    messages with none of them, as on base checkpoints, the template's own end is a stop token too; where it has none,
+    a warning says so.
 
     Concurrent async calls are batched (see `batching`). A malformed tool call becomes one of `invalid_tool_calls`,
     never an error. A sync call runs alone, at once. Weights must not change under a model that is in use: make a new
@@ -103,6 +109,7 @@ class LocalChatModel(BaseChatModel):
 
     _generator: Generator = PrivateAttr()
     _stop_ids: frozenset[int] = PrivateAttr(default=frozenset())
+    _stops: StopTokens = PrivateAttr()
     _calls: int = PrivateAttr(default=0)
     _words: ControlWords = PrivateAttr()
     _profile: TemplateProfile | None = PrivateAttr(default=None)
@@ -154,13 +161,15 @@ class LocalChatModel(BaseChatModel):
             self.model_name or getattr(self.model.config, "_name_or_path", "") or type(self.model).__name__
         )
         self.model_version = self.model_version or fingerprint(self.model)
-        eos = (
-            getattr(self.model.generation_config, "eos_token_id", None)
-            if hasattr(self.model, "generation_config")
-            else None
-        )
-        listed = eos if isinstance(eos, list) else [eos]
-        self._stop_ids = frozenset(int(i) for i in [*listed, self.tokenizer.eos_token_id] if i is not None)
+        self._stops = stop_tokens(self.model, self.tokenizer, self.template_kwargs)
+        self._stop_ids = self._stops.ids
+        if self._stops.problem is not None:
+            logger.warning(
+                "%s: %s. Its answers run on to max_tokens. Add the end of a message to generation_config.eos_token_id,"
+                " or take an instruction-tuned model",
+                self.model_name,
+                self._stops.problem,
+            )
         pad = self.tokenizer.pad_token_id
         pad = pad if pad is not None else min(self._stop_ids, default=0)
         self._generator = Generator(plain_model(self.model), pad_id=pad, max_batch=self.max_batch)
@@ -242,6 +251,7 @@ class LocalChatModel(BaseChatModel):
         else:
             seed, self._calls = (self.seed, self._calls), self._calls + 1
         tools = kwargs.get("tools") or None
+        self.template.require_words(self.model_name)
         if tools:
             self.template.require_tools(self.model_name)
         request = Request(
@@ -276,7 +286,7 @@ class LocalChatModel(BaseChatModel):
             return None
         if message.additional_kwargs.get(HISTORY) != history_hash(messages[:last], tools):
             return None
-        if _content(self._parse(meta["prompt_ids"], meta["completion_ids"], (), tools=tools)) != _content(message):
+        if content_of(self._parse(meta["prompt_ids"], meta["completion_ids"], (), tools=tools)) != content_of(message):
             return None
         return [*meta["prompt_ids"], *meta["completion_ids"]]
 
@@ -322,6 +332,7 @@ class LocalChatModel(BaseChatModel):
         self, listed: list[dict[str, Any]], tools: list[dict[str, Any]] | None, *, asks: bool = True
     ) -> Rendered:
         shown, offered, hidden = self._words.hide(listed, tools)
+        shown = in_blocks(shown) if self.template.content_in_blocks else shown
         text = self.tokenizer.apply_chat_template(
             shown, tools=offered, tokenize=False, add_generation_prompt=asks, **self.template_kwargs
         )
@@ -390,9 +401,3 @@ class LocalChatModel(BaseChatModel):
         if not any(word in self._text(ids) for word in stop):
             return None
         return next(count for count in range(1, len(ids) + 1) if any(word in self._text(ids[:count]) for word in stop))
-
-
-def _content(message: AIMessage) -> Any:
-    """What a message says, however it was made."""
-    calls = [(call["name"], call["args"]) for call in message.tool_calls]
-    return message.content, reasoning_of(message), calls, len(message.invalid_tool_calls)

@@ -17,7 +17,7 @@ from cm2_agent.models.reasoning_text import opening_tag, split_reasoning
 from cm2_agent.models.response_template import TemplateFormat, known_templates
 from cm2_agent.models.tool_call_text import CallText
 
-__all__ = ["TOOL", "TemplateProfile", "completion_of", "probe", "shared_length"]
+__all__ = ["TOOL", "TemplateProfile", "completion_of", "in_blocks", "probe", "shared_length"]
 
 _NAME, _RESULT, _ASKED = "probe_order", "CM2RESULT", "CM2ASKED"
 _LONG_ID, _SHORT_ID = "call_0123456789abcdef", "a1B2c3D4e"
@@ -72,6 +72,9 @@ class TemplateProfile:
     calls: CallFormat | TemplateFormat = HERMES
     problems: tuple[str, ...] = ()
     losses: tuple[str, ...] = ()
+    words_shown: bool = True
+    content_in_blocks: bool = False
+    """The template wants the text of a message as a list of blocks."""
     tools_shown: bool = False
     results_shown: bool = False
     calls_shown: bool = False
@@ -88,6 +91,14 @@ class TemplateProfile:
     written: str = field(default="", repr=False)
     """A call as the template writes it."""
 
+    def require_words(self, name: str) -> None:
+        """Raise ModelError where the model would never be shown what a user says."""
+        if not self.words_shown:
+            raise ModelError(
+                f"the chat template of {name} does not show what a user says, as text or as a block of text; expected"
+                " one that does: set tokenizer.chat_template"
+            )
+
     def require_tools(self, name: str) -> None:
         """Raise ModelError with the list of problems, where there are any."""
         if self.problems:
@@ -103,13 +114,13 @@ class _Renderer:
     """Renders probes; what a template raises is a result too."""
 
     def __init__(self, tokenizer: Any, kwargs: Mapping[str, Any]) -> None:
-        self.tokenizer, self.kwargs = tokenizer, kwargs
+        self.tokenizer, self.kwargs, self.blocks = tokenizer, kwargs, False
 
     def __call__(self, messages: Sequence[Mapping[str, Any]], *, tools: bool = True, asks: bool = True) -> str | None:
         try:
             return str(
                 self.tokenizer.apply_chat_template(
-                    [dict(message) for message in messages],
+                    in_blocks(messages) if self.blocks else [dict(message) for message in messages],
                     tools=[TOOL] if tools else None,
                     tokenize=False,
                     add_generation_prompt=asks,
@@ -118,6 +129,16 @@ class _Renderer:
             )
         except Exception:  # jinja's own errors and what a template raises share no base
             return None
+
+
+def in_blocks(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The messages with their text as a list of one block, as templates of models that see images want it."""
+    return [
+        {**message, "content": [{"type": "text", "text": message["content"]}]}
+        if isinstance(message.get("content"), str)
+        else dict(message)
+        for message in messages
+    ]
 
 
 def _call(arguments: Mapping[str, Any], call_id: str, *, as_text: bool) -> dict[str, Any]:
@@ -136,8 +157,12 @@ def probe(tokenizer: Any, template_kwargs: Mapping[str, Any] | None = None) -> T
     """What the tokenizer's chat template shows, and the format of its calls. Nothing is raised, and no code of the
     model runs but the template, in transformers' sandbox."""
     render = _Renderer(tokenizer, template_kwargs or {})
-    asked = render([_USER])
     bare = render([_USER], tools=False)
+    if _ASKED not in (bare or ""):
+        render.blocks = True
+        bare = render([_USER], tools=False)
+    words_shown = _ASKED in (bare or "")
+    asked = render([_USER])
     tools_shown = asked is not None and all(word in asked for word in (_NAME, "Looks up a probe.", "count"))
     system = render([{"role": "system", "content": "CM2SYSTEM"}, _USER], tools=False)
     system_shown = system is not None and "CM2SYSTEM" in system
@@ -148,8 +173,8 @@ def probe(tokenizer: Any, template_kwargs: Mapping[str, Any] | None = None) -> T
     answered = render([_USER, turn, _answer(call_id)])
     results_shown = answered is not None and _RESULT in answered
     problems: list[str] = []
-    if bare is None or _ASKED not in bare:
-        problems.append("it does not show a message whose content is text")
+    if not words_shown:
+        problems.append("it does not show what a user says")
     elif not tools_shown:
         problems.append("it ignores `tools`: the model would never see one")
     if not calls_shown:
@@ -173,6 +198,8 @@ def probe(tokenizer: Any, template_kwargs: Mapping[str, Any] | None = None) -> T
         calls=best,
         problems=tuple(problems),
         losses=losses,
+        words_shown=words_shown,
+        content_in_blocks=render.blocks and words_shown,
         tools_shown=tools_shown,
         results_shown=results_shown,
         calls_shown=calls_shown,

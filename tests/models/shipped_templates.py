@@ -18,7 +18,7 @@ FOLDER = Path(trl.__file__).parent / "chat_templates"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.jinja"))
 _WORD = re.compile(
     r"<\|[^|<>\s'\"{}]+\|>|<｜[^｜<>]+｜>|<(?:start|end)_of_turn>|<\|?(?:turn|channel|tool_call|tool_response|tool)\|?>"
-    r"|</?think>|\[/?INST\]|<end_of_utterance>"
+    r"|</?think>|\[/?INST\]|<end_of_utterance>|</s>"
 )
 _PLAIN = re.compile(r"</?(?:think|tool_call)>")  # as Qwen's tokenizers have them: added, and not special
 STOPS = (

@@ -38,9 +38,6 @@ FORMAT = {
 REFUSED = {
     **dict.fromkeys(("cohere", "cohere2", "deepseek_r1_distill", "deepseekv3", "gemma", "gemma3"), IGNORES),
     **dict.fromkeys(("idefics3", "llama3", "llava_next", "phi3", "phi3_5", "smolvlm"), IGNORES),
-    "idefics3": "does not show a message whose content is text",
-    "llava_next": "does not show a message whose content is text",
-    "smolvlm": "does not show a message whose content is text",
     "qwen2_5_vl": IGNORES,
     "lfm2": DROPS_CALLS,
 }
