@@ -6,6 +6,7 @@ imported when a model is made, not before."""
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -21,7 +22,6 @@ from pydantic import ConfigDict, PrivateAttr, model_validator
 
 from cm2_agent.errors import ModelError, require_extra
 from cm2_agent.models.adapters import plain_model
-from cm2_agent.incidents import logger
 from cm2_agent.models.batching import batched, current_seat
 from cm2_agent.models.chat_template import content_of, history_hash, parse_completion, template_messages
 from cm2_agent.models.control_words import ControlWords, Rendered
@@ -164,7 +164,7 @@ class LocalChatModel(BaseChatModel):
         self._stops = stop_tokens(self.model, self.tokenizer, self.template_kwargs)
         self._stop_ids = self._stops.ids
         if self._stops.problem is not None:
-            logger.warning(
+            logging.getLogger("cm2_agent").warning(
                 "%s: %s. Its answers run on to max_tokens. Add the end of a message to generation_config.eos_token_id,"
                 " or take an instruction-tuned model",
                 self.model_name,
