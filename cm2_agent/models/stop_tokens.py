@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cm2_agent.models.control_words import control_words_of
-from cm2_agent.models.template_probe import in_blocks
+from cm2_agent.models.template_probe import after_a_call, in_blocks
 
 __all__ = ["StopTokens", "stop_tokens"]
 
@@ -56,6 +56,9 @@ def stop_tokens(model: Any, tokenizer: Any, template_kwargs: Mapping[str, Any] |
     # A template without an end of its own begins the next message: whose it is, the model decides.
     begun = [last] if last.strip() else [] if ends else [followed, render(_ANSWER)]
     found = [word for text in begun if (word := render.first_word(text, special=ends)) is not None]
+    called = after_a_call(tokenizer, template_kwargs)
+    if called and not any(name and name in called for name in names):
+        found += [word for word in [render.last_word(called)] if word is not None]
     words = {word: id_ for word in found if (id_ := render.id_of(word)) not in ids}
     if ends or words:
         return StopTokens(ids=ids | set(words.values()), ending=followed or last, added=tuple(words))
@@ -96,6 +99,11 @@ class _Endings:
         pattern = self.special if special else self.words
         found = None if pattern is None else pattern.search(text)
         return None if found is None else found[0]
+
+    def last_word(self, text: str) -> str | None:
+        """The special token with which the text ends."""
+        found = [] if self.special is None else self.special.findall(text)
+        return found[-1] if found and text.rstrip().endswith(found[-1]) else None
 
     def id_of(self, word: str) -> int:
         return int(self.tokenizer.convert_tokens_to_ids(word))

@@ -17,7 +17,7 @@ from cm2_agent.models.reasoning_text import opening_tag, split_reasoning
 from cm2_agent.models.response_template import TemplateFormat, known_templates
 from cm2_agent.models.tool_call_text import CallText
 
-__all__ = ["TOOL", "TemplateProfile", "completion_of", "in_blocks", "probe", "shared_length"]
+__all__ = ["TOOL", "TemplateProfile", "after_a_call", "completion_of", "in_blocks", "probe", "shared_length"]
 
 _NAME, _RESULT, _ASKED = "probe_order", "CM2RESULT", "CM2ASKED"
 _LONG_ID, _SHORT_ID = "call_0123456789abcdef", "a1B2c3D4e"
@@ -225,6 +225,17 @@ def _shape(render: _Renderer) -> tuple[bool, bool, str | None]:
             if whole is not None and (not as_text or '\\"text\\"' not in whole):
                 return call_id == _SHORT_ID, as_text, render([_USER, turn], asks=False) or whole
     return False, False, None
+
+
+def after_a_call(tokenizer: Any, template_kwargs: Mapping[str, Any] | None = None) -> str:
+    """What the template writes after the arguments of an assistant's call, up to the end of the message; "" where it
+    writes no call."""
+    render = _Renderer(tokenizer, template_kwargs or {})
+    for render.blocks in (False, True):
+        text = _shape(render)[2]
+        if text is not None and "Lovelace" in text:
+            return text.rpartition("Lovelace")[2]
+    return ""
 
 
 class _Reading:

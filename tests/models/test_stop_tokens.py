@@ -35,7 +35,8 @@ def configured(*eos: int | None) -> Any:
         ("qwen3", {"<|im_end|>"}),
         ("llama3_1", {"<|eot_id|>"}),
         ("gemma3", {"<end_of_turn>"}),
-        ("gptoss", {"<|return|>"}),
+        ("gptoss", {"<|return|>", "<|call|>"}),
+        ("gemma4", {"<turn|>", "<|tool_response>"}),
         ("phi3", {"<|end|>"}),
         ("glm4moe", {"<|user|>", "<|observation|>"}),  # it begins the next message and ends none
         ("cohere2", {"<|END_RESPONSE|>"}),

@@ -203,4 +203,4 @@ def test_a_template_stays_in_its_sandbox() -> None:
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = "{{ ''.__class__.__mro__[1].__subclasses__() }}{{ messages[0].content }}"
     profile = probe(tokenizer)
-    assert any("does not show a message" in problem for problem in profile.problems)
+    assert any("does not show what a user says" in problem for problem in profile.problems)
