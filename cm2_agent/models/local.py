@@ -6,7 +6,6 @@ imported when a model is made, not before."""
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -163,13 +162,7 @@ class LocalChatModel(BaseChatModel):
         self.model_version = self.model_version or fingerprint(self.model)
         self._stops = stop_tokens(self.model, self.tokenizer, self.template_kwargs)
         self._stop_ids = self._stops.ids
-        if self._stops.problem is not None:
-            logging.getLogger("cm2_agent").warning(
-                "%s: %s. Its answers run on to max_tokens. Add the end of a message to generation_config.eos_token_id,"
-                " or take an instruction-tuned model",
-                self.model_name,
-                self._stops.problem,
-            )
+        self._stops.warn(self.model_name)
         pad = self.tokenizer.pad_token_id
         pad = pad if pad is not None else min(self._stop_ids, default=0)
         self._generator = Generator(plain_model(self.model), pad_id=pad, max_batch=self.max_batch)

@@ -3,6 +3,7 @@ template ends messages with none of them, as on base checkpoints, the template's
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -35,6 +36,16 @@ class StopTokens:
     ending: str
     added: tuple[str, ...] = ()
     problem: str | None = None
+
+    def warn(self, name: str) -> None:
+        """Log a warning where there is a problem."""
+        if self.problem is not None:
+            logging.getLogger("cm2_agent").warning(
+                "%s: %s. Its answers run on to max_tokens. Add the end of a message to generation_config.eos_token_id,"
+                " or take an instruction-tuned model",
+                name,
+                self.problem,
+            )
 
 
 def stop_tokens(model: Any, tokenizer: Any, template_kwargs: Mapping[str, Any] | None = None) -> StopTokens:
