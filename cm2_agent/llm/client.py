@@ -219,8 +219,9 @@ class LLMClient:
                 spent = replace(spent, input_tokens=tokens, output_tokens=answer_tokens, usd=usd, estimated=1)
                 raise
             finally:
-                self.usage.add(**spent.__dict__)
-                self.limits.spend(**spent.__dict__)
+                counts = spent.__dict__
+                self.usage.add(**counts)
+                self.limits.spend(**counts)
         return response
 
     def _spent(self, call: Usage, response: ModelResponse, tokens: int) -> Usage:

@@ -1,11 +1,14 @@
-"""OpenAI-compatible chat models whose servers leave out of a completion what OpenAI's always holds.
+"""OpenAI-compatible chat models whose servers leave out of a completion what OpenAI's always holds, and their client.
 
 Imports the openai package, so it is imported where a server is asked."""
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
+from openai import AsyncOpenAI, NotGiven, Omit
+from openai.resources.chat import AsyncChat, AsyncCompletions
 from openai.types import chat
 from pydantic_ai.exceptions import ModelHTTPError
 from pydantic_ai.models.openai import OpenAIChatModel
@@ -41,4 +44,35 @@ class ServedChatModel(OpenAIChatModel):
         return super()._validate_completion(response)
 
 
-__all__ = ["ServedChatModel"]
+class DirectClient(AsyncOpenAI):
+    """AsyncOpenAI whose chat completions are sent as they are given. Its own walk through every typed argument changes
+    nothing of a chat's messages and takes a tenth of a request's CPU."""
+
+    @cached_property
+    def chat(self) -> AsyncChat:
+        return _DirectChat(self)
+
+
+class _DirectChat(AsyncChat):
+    @cached_property
+    def completions(self) -> AsyncCompletions:
+        return _DirectCompletions(self._client)
+
+
+class _DirectCompletions(AsyncCompletions):
+    async def create(self, **given: Any) -> Any:  # type: ignore[override]  # all that its overloads take goes through
+        if given.get("stream"):
+            return await super().create(**given)
+        sent = {name: value for name, value in given.items() if not isinstance(value, Omit | NotGiven)}
+        options: Any = {"security": {"bearer_auth": True}}
+        for name, of in (("extra_headers", "headers"), ("extra_query", "params"), ("extra_body", "extra_json")):
+            if (value := sent.pop(name, None)) is not None:
+                options[of] = value
+        if "timeout" in sent:
+            options["timeout"] = sent.pop("timeout")
+        return await self._client.post(
+            "/chat/completions", body={"stream": False, **sent}, cast_to=chat.ChatCompletion, options=options
+        )
+
+
+__all__ = ["DirectClient", "ServedChatModel"]

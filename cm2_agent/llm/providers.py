@@ -112,10 +112,9 @@ def openai_model(
     'qwen3-8b'
     """
     try:
-        from openai import AsyncOpenAI
         from pydantic_ai.providers.openai import OpenAIProvider
 
-        from cm2_agent.llm.openai_chat import ServedChatModel
+        from cm2_agent.llm.openai_chat import DirectClient, ServedChatModel
     except ImportError as error:
         raise MissingExtra("openai", "OpenAI-compatible servers") from error
 
@@ -127,7 +126,7 @@ def openai_model(
         own["extra_body"] = {"response_format": held, **cast(dict[str, Any], own.get("extra_body") or {})}
 
     def make() -> Model:
-        client = AsyncOpenAI(base_url=base_url, api_key=api_key or "none", max_retries=0)
+        client = DirectClient(base_url=base_url, api_key=api_key or "none", max_retries=0)
         return ServedChatModel(
             served_name(model),
             provider=OpenAIProvider(openai_client=client),

@@ -33,6 +33,25 @@ class Schema:
         """The schema as part of a prompt."""
         return f"Reply with JSON alone, one object that fits this JSON schema: {canonical_json(dict(self.body))}"
 
+    @cached_property
+    def native(self) -> ModelRequestParameters:
+        """What has the server hold the reply to it; made once, as nothing changes it."""
+        return ModelRequestParameters(output_mode="native", output_object=self._held)
+
+    @cached_property
+    def prompted(self) -> ModelRequestParameters:
+        """What has the server hold the reply to any JSON object."""
+        return ModelRequestParameters(
+            output_mode="prompted", output_object=self._held, prompted_output_template=False
+        )
+
+    @property
+    def _held(self) -> OutputObjectDefinition:
+        return OutputObjectDefinition(json_schema=dict(self.body), name=self.name, strict=self.strict)
+
+
+_FREE = ModelRequestParameters()
+
 
 class ReplyModes:
     """The modes that one model may be asked in, best first. `mode` is the one in use: what a server cannot do is not
@@ -85,14 +104,10 @@ class ReplyModes:
                 other: dict[str, Any] = dict(getattr(self._model, "other_extra_body", {}))
                 body = {"response_format": {"type": "json_object"}, **other} if mode == "json_mode" else other
                 settings = cast(ModelSettings, {"extra_body": body, **(settings or {})})
-            return shown, settings, ModelRequestParameters()
+            return shown, settings, _FREE
         if schema is None or mode == "text":
-            return shown, settings, ModelRequestParameters()
-        held = OutputObjectDefinition(json_schema=dict(schema.body), name=schema.name, strict=schema.strict)
-        if mode == "json_schema":
-            return shown, settings, ModelRequestParameters(output_mode="native", output_object=held)
-        parameters = ModelRequestParameters(output_mode="prompted", output_object=held, prompted_output_template=False)
-        return shown, settings, parameters
+            return shown, settings, _FREE
+        return shown, settings, schema.native if mode == "json_schema" else schema.prompted
 
     def _settle(self, mode: ReplyMode, *, proved: bool) -> None:
         del self._modes[: self._modes.index(mode)]

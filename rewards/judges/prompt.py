@@ -11,8 +11,9 @@ import base64
 import binascii
 import hashlib
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from json.encoder import encode_basestring
 from pathlib import Path
 
@@ -27,7 +28,8 @@ from cm2_agent.types.messages import Blob, Message, Reasoning, Text, ToolCall, T
 from cm2_agent.types.tool_use import ToolUse
 from cm2_agent.types.trace import Step, Trace
 
-from .evidence import PartText, allowed
+from .context import Context, context_of
+from .evidence import PartText, allowed, places
 from .transcript import REASONING, call_text, part_texts, shown_status
 
 _FOLDER = Path(__file__).resolve().parent.parent / "prompts"
@@ -81,6 +83,7 @@ class Transcript:
     ends: list[int] = field(default_factory=list)
     pictures: list[tuple[int, BinaryContent]] = field(default_factory=list)
     _texts: dict[tuple[int, str], list[PartText]] = field(default_factory=dict)
+    _contexts: dict[tuple[int, str, str], tuple[Context, ...]] = field(default_factory=dict)
     _named_only: set[tuple[int, str]] = field(default_factory=set)
     _steps: tuple[Step, ...] = ()
     _named: bool = False
@@ -89,7 +92,7 @@ class Transcript:
 
     def __post_init__(self) -> None:
         self._steps = self.trace.steps
-        self._named = len({step.agent for step in self._steps if step.agent is not None}) > 1
+        self._named = len({step.agent for step in self._steps} - {None}) > 1
         for message in self.trace.messages:
             uses: tuple[ToolUse, ...] = ()
             if message.role == "assistant":
@@ -138,6 +141,25 @@ class Transcript:
                 for text in part_texts(self._steps[number - 1], part)
             ]
         return self._texts[key]
+
+    def contexts(self, number: int, part: str, quote: str) -> Iterator[Context]:
+        """The contexts of all places at which the quote stands in the part, in order. Those up to the first that lacks
+        nothing are sought once, since items, votes and judges quote the same."""
+        key = (number, part, quote)
+        known = self._contexts.get(key)
+        if known is None:
+            found = []
+            for context in self._contexts_of(number, part, quote):
+                found.append(context)
+                if context.missing is None:
+                    break
+            known = self._contexts[key] = tuple(found)
+        yield from known
+        if known and known[-1].missing is None:
+            yield from islice(self._contexts_of(number, part, quote), len(known), None)
+
+    def _contexts_of(self, number: int, part: str, quote: str) -> Iterator[Context]:
+        return (context_of(place) for text in self.texts(number, part) for place in places(quote, text))
 
     def last_step(self, item: Item, window: Window) -> int:
         """The last judged step that says anything about the item: of its agent, with a part that it may be shown by."""

@@ -112,16 +112,20 @@ def _plain(text: str, ids: Mapping[str, str]) -> Reply | None:
         one = Reply.model_validate_json(text)
     except ValueError:
         return None
-    quotes = [answer.evidence for answer in one.items if answer.evidence is not None]
-    keys = {"items": 1, **dict.fromkeys(ItemAnswer.model_fields, len(one.items))}
-    keys |= dict.fromkeys(Quote.model_fields, len(quotes))
-    return one if _is_asked(one, ids) and all(text.count(f'"{key}"') == many for key, many in keys.items()) else None
+    of_answers, quotes = len(one.items), sum(answer.evidence is not None for answer in one.items)
+    count = text.count
+    once = (
+        count('"items"') == 1
+        and count('"id"') == count('"analysis"') == count('"evidence"') == count('"verdict"') == of_answers
+        and count('"step"') == count('"part"') == count('"quote"') == quotes
+    )
+    return one if once and _is_asked(one, ids) else None
 
 
 def _is_asked(reply: Reply, ids: Mapping[str, str]) -> bool:
+    names = set(ids.values())
     return all(
-        answer.id in ids.values() and (answer.evidence is None or answer.evidence.part in PARTS)
-        for answer in reply.items
+        answer.id in names and (answer.evidence is None or answer.evidence.part in PARTS) for answer in reply.items
     )
 
 

@@ -126,13 +126,11 @@ def left_out(text: str, around: Sentence, pieces: tuple[tuple[int, int], ...]) -
     """What the pieces leave out of their sentence, or of the one before, that may turn or bind what it says."""
     first, last = pieces[0][0], pieces[-1][1]
     if len(pieces) > 1 or any(map(str.isalpha, text[around.start : first] + text[last : around.end])):
-        for cue, start, end in _cues_in(text, around.start, around.end, False, first):
-            if not any(piece[0] <= start and end <= piece[1] for piece in pieces):
-                return cue
+        cue = _first_outside(text, around.start, around.end, False, pieces)
+        if cue is not None:
+            return cue
     if first > around.before and around.before < around.start:
-        for cue, start, end in _cues_in(text, around.before, around.start, True, first):
-            if not any(piece[0] <= start and end <= piece[1] for piece in pieces):
-                return cue
+        return _first_outside(text, around.before, around.start, True, pieces)
     return None
 
 
@@ -213,20 +211,36 @@ def _any(phrases: Iterable[str]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, sorted(phrases, key=len, reverse=True))))
 
 
-def _cues_in(text: str, start: int, end: int, leading: bool, quoted: int) -> Iterator[tuple[Cue, int, int]]:
-    """The cues of a sentence with their places; the quote begins at `quoted`."""
-    part = text[start:end].lower().replace("\u2019", "'")
+def _first_outside(
+    text: str, start: int, end: int, leading: bool, pieces: tuple[tuple[int, int], ...]
+) -> Cue | None:
+    """The first cue of the sentence text[start:end] that stands in no piece and in no harmless phrase."""
+    part = text[start:end].lower()
+    for cue, first, last in _cues_in(part, leading):
+        first, last = start + first, start + last
+        if not any(piece[0] <= first and last <= piece[1] for piece in pieces) and not any(
+            low <= first - start and last - start <= high for low, high in _harmless(part, pieces[0][0] - start)
+        ):
+            return cue
+    return None
+
+
+@lru_cache(maxsize=512)
+def _cues_in(part: str, leading: bool) -> tuple[tuple[Cue, int, int], ...]:
+    """The cues of a sentence in small letters, with their places."""
+    part = part.replace("\u2019", "'")
     if not _may_hold_cue(part):
-        return
+        return ()
     leading = leading and len(part.split()) > _SHORT and not part.rstrip().endswith(":")
-    cues = _cues(leading)
-    harmless: list[tuple[int, int]] | None = None
-    for cue, first, last in _words_in(part, cues, leading):
-        if harmless is None:
-            harmless = list(_spans(cues.polite, part))
-            harmless += [span for span in _spans(cues.offers, part) if start + span[0] >= quoted]
-        if not any(low <= first and last <= high for low, high in harmless):
-            yield cue, start + first, start + last
+    return tuple(_words_in(part, _cues(leading), leading))
+
+
+def _harmless(part: str, quoted: int) -> list[tuple[int, int]]:
+    """Where phrases stand that turn nothing: polite ones, and offers that come after the quote, which begins at
+    `quoted`."""
+    part = part.replace("\u2019", "'")
+    cues = _cues(False)
+    return [*_spans(cues.polite, part), *(span for span in _spans(cues.offers, part) if span[0] >= quoted)]
 
 
 @cache

@@ -12,8 +12,8 @@ from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.score import Verdict
 
 from .client import ServedAnswer
-from .context import Context, context_of
-from .evidence import missing_problem, part_problem, places
+from .context import Context
+from .evidence import missing_problem, part_problem
 from .folding import FoldedText
 from .prompt import Transcript, Window
 from .reply import Quote
@@ -91,21 +91,19 @@ def _shown(item: Item, quote: Quote, transcript: Transcript, window: Window) -> 
     if wrong is not None:
         return Problem(kind="quote", text=wrong)
     problem: Problem | None = None
-    for text in transcript.texts(quote.step, quote.part):
-        for place in places(quote.quote, text):
-            context = context_of(place)
-            if _repeats(context.snippet, item):
-                problem = problem or Problem(kind="quote", text="the quote only repeats the item's question")
-            elif context.missing is None:
-                return context
-            else:
-                problem = Problem(
-                    kind="context",
-                    text=f"the quote leaves out {NAMES[context.missing]} that stands in its sentence or the one before",
-                    excerpt=context.excerpt,
-                    step=quote.step,
-                    part=quote.part,
-                )
+    for context in transcript.contexts(quote.step, quote.part, quote.quote):
+        if _repeats(context.snippet, item):
+            problem = problem or Problem(kind="quote", text="the quote only repeats the item's question")
+        elif context.missing is None:
+            return context
+        else:
+            problem = Problem(
+                kind="context",
+                text=f"the quote leaves out {NAMES[context.missing]} that stands in its sentence or the one before",
+                excerpt=context.excerpt,
+                step=quote.step,
+                part=quote.part,
+            )
     return problem or Problem(kind="quote", text=missing_problem(quote.part, quote.quote))
 
 

@@ -3,7 +3,9 @@ earlier commit of this project in the same run; prints one JSON line.
 
 Two workers, one on this checkout and one on the baseline, take turns block by block, so that both see the same machine.
 `checked` is the CPU of turning answers with quotes into verdicts, `judged` that of a whole verdict in process (prompt,
-reply, evidence, what is asked again), `stored` that with scores and SQL rows. The dialogues are tau-bench's where
+reply, evidence, what is asked again), `stored` that with scores and SQL rows, `served` that of a whole verdict of a
+judge behind HTTP on loopback, by the client that users have, the server in a process of its own. `per_answer` counts
+answers in place of verdicts, where some are asked twice. The dialogues are tau-bench's where
 `CM2_TEST_DATA` (default: ../shared/data) has them, else our own; the answers say yes with a quote of a real sentence,
 of a stretch of one or of a whole part. `re_asked` is the share of the verdicts whose quote left out what turns it.
 
@@ -21,9 +23,12 @@ import os
 import random
 import re
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +118,9 @@ class Worker:
         self.answer = named("cm2_agent.rewards.judges.reply:ItemAnswer", "cm2_agent.rewards.judge_reply:Answer")
         self.checklist = named("cm2_agent:Checklist", "cm2_agent.checklist:Checklist")
         self.store = named("cm2_agent.store:SQLStore")
+        self.served_model = named(
+            "cm2_agent.rewards.judges.client:openai_judge_model", "cm2_agent.rewards.judge_models:openai_judge_model"
+        )
         self.score_traces = named("cm2_agent.runner.rescore:score_traces", "cm2_agent.runner:score_traces")
         from pydantic_ai.models.function import FunctionModel
 
@@ -156,13 +164,26 @@ class Worker:
         before = self.again
         gc.collect()
         begun = time.process_time()
-        verdicts = asyncio.run(self._ask_all())
+        verdicts = asyncio.run(self._ask_all(self.judge(self.model)))
         return {"ms": 1000 * (time.process_time() - begun) / verdicts, "again": (self.again - before) / verdicts}
+
+    def served(self) -> dict[str, float]:
+        """CPU-ms of one verdict of a judge behind HTTP: of this process alone, the server is another."""
+        if not self.recorded:
+            asyncio.run(self._ask_all(self.judge(self.model)))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "said.json"
+            path.write_text(json.dumps([[list(key), said] for key, said in self.recorded.items()]), "utf-8")
+            with serving(path) as url:
+                gc.collect()
+                begun = time.process_time()
+                verdicts = asyncio.run(self._ask_all(self.judge(self.served_model(url, "stub"))))
+                return {"ms": 1000 * (time.process_time() - begun) / verdicts}
 
     def stored(self) -> dict[str, float]:
         """CPU-ms of one verdict with its SQL rows: the dialogues scored into a new database."""
         if not self.recorded:
-            asyncio.run(self._ask_all())
+            asyncio.run(self._ask_all(self.judge(self.model)))
         with tempfile.TemporaryDirectory() as folder, self.store(f"sqlite:///{folder}/cm2.db") as store:
             store.save_runs([run for trace in self.traces for run in trace.runs])
             checklist = self.checklist(
@@ -179,14 +200,14 @@ class Worker:
             verdicts = asyncio.run(score())
             return {"ms": 1000 * (time.process_time() - begun) / verdicts}
 
-    async def _ask_all(self) -> int:
-        judge = self.judge(self.model)
+    async def _ask_all(self, judge: Any) -> int:
         verdicts = 0
         for trace, turns in zip(self.traces, self.said, strict=True):
             for number, said in enumerate(turns):
                 self.now = {one["id"]: one for one in said}
                 verdicts += len(await judge(trace, number, self.items))
         self.now = {}
+        await judge.aclose()
         return verdicts
 
     async def _answer(self, messages: Any, info: Any) -> Any:
@@ -195,14 +216,60 @@ class Worker:
         from pydantic_ai.usage import RequestUsage
 
         content = str(messages[-1].parts[-1].content)
-        shown, _, tail = content.rpartition("END OF TRANSCRIPT ")
-        key = (shown.split('\n{"excerpt_for"')[0].strip(), re.search("Judged: .*", tail)[0])  # type: ignore[index]
-        now = self.recorded.setdefault(key, self.now)
-        asked = [name for name in now if f'"id":"{name}"' in tail]
-        self.again += len(asked) if "asked these items before" in tail else 0
-        text = json.dumps({"items": [now[name] for name in asked]})
+        key, tail = asked_of(content)
+        text, answered = said_of(self.recorded.setdefault(key, self.now), tail)
+        self.again += answered if "asked these items before" in tail else 0
         usage = RequestUsage(input_tokens=len(content) // 4, output_tokens=len(text) // 4)
         return ModelResponse(parts=[TextPart(content=text)], usage=usage, model_name="bench")
+
+
+def asked_of(content: str) -> tuple[tuple[str, str], str]:
+    """What a prompt shows and judges, the same when it is asked again, and what follows the transcript."""
+    shown, _, tail = content.rpartition("END OF TRANSCRIPT ")
+    judged = re.search("Judged: .*", tail)
+    assert judged is not None
+    return (shown.split('\n{"excerpt_for"')[0].strip(), judged[0]), tail
+
+
+def said_of(known: dict[str, dict[str, Any]], tail: str) -> tuple[str, int]:
+    """The reply to the items that stand in the tail, and how many they are."""
+    asked = [name for name in known if f'"id":"{name}"' in tail]
+    return json.dumps({"items": [known[name] for name in asked]}), len(asked)
+
+
+@contextmanager
+def serving(path: Path) -> Iterator[str]:
+    """A server in a process of its own that says what the file has; gives its URL."""
+    environment = {**os.environ, "PYTHONPATH": str(TOP)}
+    process = subprocess.Popen(
+        [sys.executable, __file__, "--serve", str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.stdin.close()
+        process.wait(60)
+
+
+def serve(path: Path) -> None:
+    """Serve until stdin is closed."""
+    from tests.chat_server import ChatServer, last_message
+
+    known = {(shown, judged): said for (shown, judged), said in json.loads(path.read_text("utf-8"))}
+
+    def said(body: dict[str, Any]) -> str:
+        key, tail = asked_of(last_message(body))
+        return said_of(known[key], tail)[0]
+
+    with ChatServer(said, keep=False) as server:
+        print(server.base_url, flush=True)
+        sys.stdin.read()
 
 
 def work() -> None:
@@ -241,7 +308,7 @@ def measure(sides: dict[str, Any], path: Path, blocks: int) -> dict[str, Any]:
     for side in sides.values():
         side.ask("load", str(path))
     out: dict[str, Any] = {}
-    for part in ("checked", "judged", "stored"):
+    for part in ("checked", "judged", "stored", "served"):
         found: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
         for _ in range(blocks):
             for name, side in sides.items():
@@ -252,6 +319,8 @@ def measure(sides: dict[str, Any], path: Path, blocks: int) -> dict[str, Any]:
             out[part]["ratio"] = round(statistics.median(one["ms"] / other["ms"] for one, other in pairs), 3)
         if part == "judged":
             out["re_asked"] = round(found["now"][0]["again"], 4)
+        if part != "checked" and "ratio" in out[part]:
+            out[part]["per_answer"] = round(out[part]["ratio"] / (1 + out.get("re_asked", 0.0)), 3)
     return out
 
 
@@ -260,9 +329,13 @@ def main() -> None:
     parser.add_argument("--baseline", default="2bc61d1", help="a commit; '' measures this checkout alone")
     parser.add_argument("--blocks", type=int, default=9)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         work()
+        return
+    if options.serve is not None:
+        serve(options.serve)
         return
     from tests.bench.bench_watch import Side, checked_out
 
