@@ -103,6 +103,22 @@ def promises(order: Order) -> list[Message]:
     return [order.asks(), *order.looked_up(), order.says("You will surely get a full refund and a voucher.")]
 
 
+def cancelled_unasked(order: Order) -> list[Message]:
+    cancelled = order.call("cancel_order", "cancelled", order_id=order.id)
+    says = order.says(f"It would have arrived on {order.arrives}, and is cancelled.")
+    return [order.asks(), *order.looked_up(), *cancelled, says]
+
+
+def repeated_then_found(order: Order) -> list[Message]:
+    failed = [m for _ in range(2) for m in order.call("get_order", "error: not found", error=True, order_id="?")]
+    return [order.asks(), *failed, *order.looked_up(), order.says(f"It arrives on {order.arrives}.")]
+
+
+def hidden_failure(order: Order) -> list[Message]:
+    failed = order.call("cancel_order", "error: out of service", error=True, order_id=order.id)
+    return [order.asks(), *order.looked_up(), *failed, order.says(f"I have moved it for you to {order.other}.")]
+
+
 FAILING: tuple[Dialogue, ...] = (
     invented,
     wrong_date,
@@ -116,6 +132,8 @@ FAILING: tuple[Dialogue, ...] = (
 )
 EVERY = (*FAILING, same_call_again, claims, promises)
 """Those that a judge alone can tell, too."""
+JUDGED = (*EVERY, cancelled_unasked, repeated_then_found, hidden_failure)
+"""With those in which only a judge tells what a library's checks leave open."""
 
 
 def traces_of(kinds: tuple[Dialogue, ...], n: int, *, first: int = 0, tasks: int | None = None) -> Iterator[Trace]:

@@ -133,7 +133,7 @@ class Certifier:
             found = await self._attempt(place, subject, [(family, template)], f"{family.name} {number + 1}")
             if found is None:
                 continue
-            trial = found if trial is None else replace(found, pending=found.pending or trial.pending)
+            trial = found if trial is None else _both(trial, found)
             if trial.hit:
                 break
         if trial is not None:
@@ -152,9 +152,7 @@ class Certifier:
             if found is None:
                 continue
             pairs = (*(trial.parts if trial else ()), *([frozenset((first.name, second.name))] if found.hit else []))
-            kept = trial if trial is not None and trial.hit else found
-            pending = found.pending or (trial is not None and trial.pending)
-            trial = replace(kept, parts=pairs, pending=pending, fooled=kept.fooled or found.fooled)
+            trial = replace(found if trial is None else _both(trial, found), parts=pairs)
         if trial is not None:
             self._trials[COMPOSITIONS].append(trial)
 
@@ -233,7 +231,7 @@ class Certifier:
         for item in sorted({target.item.id for target in subject.targets} & self._learned.keys()):
             found = await self._attempt(place, subject, _parts(self._learned[item], of), f"adaptive {item}")
             if found is not None:
-                trial = found if trial is None else replace(found, pending=found.pending or trial.pending)
+                trial = found if trial is None else _both(trial, found)
                 if trial.hit:
                     break
         if trial is not None:
@@ -254,6 +252,16 @@ class Certifier:
                     group.create_task(worker())
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
+
+
+def _both(trial: Trial, found: Trial) -> Trial:
+    """What two attempts on one trace come to: any of them may have asked a judge, and hit."""
+    return replace(
+        trial if trial.hit else found,
+        judged=trial.judged or found.judged,
+        fooled=trial.fooled or found.fooled,
+        pending=trial.pending or found.pending,
+    )
 
 
 def _parts(attempt: Attempt, of: Mapping[Template, Family]) -> list[tuple[Family, Template]]:

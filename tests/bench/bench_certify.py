@@ -4,8 +4,8 @@ Prints one JSON line.
 
     OMP_NUM_THREADS=1 python -m tests.bench.bench_certify [--traces 300] [--queries 200] [--part checks|judge|left-out]
 
-The dialogues are those of tests/order_traces.py, each of a task of its own: one in twelve of each way to fail, and
-right ones. README's checklist is read from README.md."""
+The dialogues are those of tests/order_traces.py, each of a task of its own: as many of each way to fail, and right
+ones. README's checklist is read from README.md."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from cm2_agent.rewards.certificate.families import load_families
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 from cm2_agent.types.certificate import Certificate
 from tests.judge_server import FREE, function_model
-from tests.order_traces import EVERY, right, traces_of, vague, wrong_date
+from tests.order_traces import EVERY, JUDGED, right, traces_of, vague, wrong_date
 from tests.rewards.certificate.weak_judge import WEAKNESSES, library_judge
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,9 +71,16 @@ async def subjects(certifier: Certifier, kinds: Sequence[Any], n: int, first: in
 
 
 async def certificate(
-    checklist: Checklist, *, traces: int, queries: int, weak: Sequence[str] | None, kinds: Sequence[Any] = EVERY
+    checklist: Checklist,
+    *,
+    traces: int,
+    queries: int,
+    weak: Sequence[str] | None,
+    kinds: Sequence[Any] = EVERY,
+    judged: bool = False,
 ) -> Certificate:
-    """From as many failing traces, among dialogues of every kind, and 60 right ones."""
+    """From as many failing traces, among dialogues of every kind, and 60 right ones. `judged`: the failing ones are
+    those in which a judge leaves something unpaid, which alone say something of it."""
     judge = None
     if weak is not None:
         judge = LLMJudge(function_model(library_judge(*weak)), price=FREE, cache=MemoryCache(size=200_000))
@@ -84,7 +91,13 @@ async def certificate(
     first = 0
     while len(failing) < traces and first < traces * 20:
         found = await subjects(certifier, kinds, 120, first)
-        failing += [one for one in found if one.targets and one.score.lower is not None and one.score.lower < 1]
+        failing += [
+            one
+            for one in found
+            if one.score.lower is not None
+            and one.score.lower < 1
+            and any(target.asked or not judged for target in one.targets)
+        ]
         first += 120
     return await certifier.certify(failing[:traces], await subjects(certifier, (right,), 60, 50_000))
 
@@ -116,8 +129,9 @@ async def measure(traces: int, queries: int, part: str | None) -> dict[str, Any]
             asked = checklist
             if not any(item.is_judged for item in checklist.items):
                 asked = Checklist(*checklist.items, QUESTION, name=name)
-            sound = await certificate(asked, traces=traces, queries=queries, weak=())
-            weak = await certificate(asked, traces=traces, queries=queries, weak=PLANTED)
+            of: dict[str, Any] = {"traces": traces, "queries": queries, "kinds": JUDGED, "judged": True}
+            sound = await certificate(asked, **of, weak=())
+            weak = await certificate(asked, **of, weak=PLANTED)
             out["judge"][name] = {"sound": shown(sound), "weak": shown(weak)}
     if part in (None, "left-out"):
         alone = Checklist(QUESTION, name="question")

@@ -15,7 +15,7 @@ from cm2_agent.types.certificate import Certificate
 from cm2_agent.types.trace import Trace
 from tests.judge_server import FREE, JudgeServer
 from tests.order_traces import Dialogue, early_write, failed_call, invented, right, silent, traces_of, vague, wrong_date
-from tests.rewards.certificate.weak_judge import WEAKNESSES, weak_to
+from tests.rewards.certificate.weak_judge import WEAKNESSES, library_judge, weak_to
 
 QUESTION = Checklist(
     Item(
@@ -71,6 +71,22 @@ async def test_left_out_one_family_would_have_missed_what_only_it_finds(weakness
         await judge.aclose()
     assert hit(certificate) == {weakness}
     assert {one.family: one.left_out for one in certificate.families if one.left_out} == {weakness: 2}
+
+
+async def test_who_asked_a_judge_with_one_template_has_asked_it_whatever_the_last_one_did() -> None:
+    """Changed arguments do not count against what arguments had violated, so that only the check is left to attack."""
+    checklist = Checklist(
+        Item("confirmation.agreed", "Is it cancelled unasked?", kind="avoid", focus_on="assistant.tool_calls"),
+        Item("never", check={"never_called": ["cancel_order"]}),
+        name="careful",
+    )
+    with JudgeServer(library_judge()) as server:
+        judge = LLMJudge(openai_judge_model(server.base_url, "stub"), price=FREE, cache=MemoryCache())
+        certificate = await measured(
+            ChecklistScorer(checklist, judge=judge), list(traces_of((early_write,), 3)), [], pairs=6
+        )
+        await judge.aclose()
+    assert {one.judged_tasks for one in certificate.families if one.traces} == {3}
 
 
 async def test_the_adaptive_attacker_finds_what_it_is_given_and_keeps_to_its_queries() -> None:
