@@ -153,20 +153,22 @@ class LLMClient:
                 if wait is None:
                     break
                 await asyncio.sleep(wait)
+            refused = False
             try:
                 failure = await attempt(failure is not None and failure.reply)
             except (RequestFailed, BudgetExhausted):
                 raise
             except Exception as error:  # whatever a provider's client raises is a failure of the model asked
                 failure = self.failure(error)
-                if failure.refused or (failure.rejected and await self._rejects_all()):
-                    self.refused = failure.explanation
-                    raise JudgeRefused(
-                        f"the {self.of} {self.name} is refused by its provider: {failure.explanation}. What it was not"
-                        " asked by then stays open: set its key, the model's name or its credit right, and run again"
-                    ) from error
+                refused = failure.refused or (failure.rejected and await self._rejects_all())
             if failure is None:
                 return None
+            if refused:  # raised here, without the provider's own error, in which the key may be echoed
+                self.refused = failure.explanation
+                raise JudgeRefused(
+                    f"the {self.of} {self.name} is refused by its provider: {failure.explanation}. What it was not"
+                    " asked by then stays open: set its key, the model's name or its credit right, and run again"
+                )
         return failure
 
     async def request(

@@ -74,6 +74,8 @@ class RequestFailure:
     access: bool = False
     """So it does for the key, the model's name or a right: where it has answered before, it may be a firewall that
     minds what was shown."""
+    asked: bool = True
+    """False in a forecast, which asks nobody."""
 
 
 class MalformedReply(ModelError):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from cm2_agent.types.json_values import JSON, canonical_json
 from cm2_agent.types.spellings import spelled
-from cm2_agent.types.tokens import INDEXED, end_of, fold, tells
+from cm2_agent.types.tokens import INDEXED, end_of, fold, id_spellings, tells
 from cm2_agent.types.tool_content import content_text
 from cm2_agent.types.tool_errors import is_error
 
@@ -269,10 +269,13 @@ def stands_in(value: JSON, text: str, common: Collection[str] = (), listed: Coll
 
 
 def _earliest(passages: Passages, needle: str, value: JSON, count: int) -> int | None:
-    """Where the value first stands among the first `count` texts: as it is, without a leading #, or (a date, a number)
-    in another spelling."""
+    """Where the value first stands among the first `count` texts: as it is, without a leading #, or (a date, a number,
+    an id) in another spelling."""
     found = [passages.first(needle), passages.first(needle.lstrip("#"))]
     known = [place for place in found if place is not None and place < count]
+    if not known:
+        found = [passages.first(other) for other in id_spellings(needle.lstrip("#"))]
+        known = [place for place in found if place is not None and place < count]
     if not known and (means := meanings(value)):
         place = passages.first_meaning(means)
         known = [] if place is None or place >= count else [place]

@@ -150,6 +150,14 @@ class Negation:
         """The sentence in which a character stands."""
         return self.sentences[self._place(at)]
 
+    def clause(self, start: int) -> int:
+        """Where the clause begins in which something stands: at a "but", a semicolon, a colon or a new main clause."""
+        begins = self.sentence(start)[0]
+        for breaks in (self._strong, self._weak, self._colons):
+            at = bisect_right(breaks, start)
+            begins = max(begins, breaks[at - 1]) if at else begins
+        return begins
+
     def denies(self, start: int, end: int, *, behind: bool = True) -> bool:
         """Whether the text denies what stands from `start` to `end`. A negation within that is its own matter. Without
         `behind`, what follows in the clause denies something else: "order W-712 has not left"."""

@@ -61,6 +61,28 @@ def fold(text: str) -> str:
     return text.replace("\t", " ").replace("`", "'").casefold()
 
 
+_RUN = re.compile(r"[^\W\d_]+|\d+")
+_JOINED = re.compile(r"[^\W_]+(?:[-_/.#: ]{0,2}[^\W_]+)*")
+_JOINTS = ("", " ", "-", "_", "/", ".", "#", " #", ": ", " - ")
+_MOST_RUNS = 4
+
+
+def id_spellings(needle: str) -> list[str]:
+    """How else people write an id of letters and a number, folded: `w-712` as `w 712`, `w712`, `w #712`. Empty for what
+    is no such id: a number that tells little by itself, or a word that stands in any text, could be there by chance.
+
+    >>> "w 712" in id_spellings("w-712"), id_spellings("2026-05-20"), id_spellings("in 20"), id_spellings("a7")
+    (True, [], [], [])
+    """
+    runs = _RUN.findall(needle) if len(needle) <= 40 and _JOINED.fullmatch(needle) else []
+    letters = [run for run in runs if run.isalpha()]
+    if not letters or len(letters) == len(runs) or not 2 <= len(runs) <= _MOST_RUNS:
+        return []
+    if any(run in STOP_WORDS for run in letters) or sum(map(len, runs)) - sum(map(len, letters)) < 3:
+        return []
+    return [other for joint in _JOINTS if (other := joint.join(runs)) != needle]
+
+
 def tokens(text: str) -> list[str]:
     """The words and numbers of a folded text, in order; of a script without spaces each character."""
     return [found.group() for found in _TOKEN.finditer(text)]
@@ -164,4 +186,4 @@ def tells(value: str, *, common: Collection[str] = ()) -> bool:
     return False
 
 
-__all__ = ["INDEXED", "STOP_WORDS", "end_of", "fold", "is_boundary", "occurrences", "tells", "tokens"]
+__all__ = ["INDEXED", "STOP_WORDS", "end_of", "fold", "id_spellings", "is_boundary", "occurrences", "tells", "tokens"]

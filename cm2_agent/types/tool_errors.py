@@ -38,11 +38,15 @@ def reads_as_error(value: JSON) -> bool:
     """Whether an answer that bears no mark says itself that the call failed.
 
     Text does by how it begins: `Error: …`, `ValueError: …`, a traceback, `Error executing tool …`, `Unknown action …`.
-    A JSON object does by its own keys: an `error` that is neither empty nor false, `is_error` or `isError` true,
-    `success` false, `status` "error". What stands deeper, or later in the text, is the tool's business.
+    A JSON object does by its own keys: an `error` that is neither empty nor false, `is_error` or `isError` true, `ok`
+    or `success` false, `status` "error". One that says nothing but what went wrong does by less: `status` "failed" or
+    from 400 on, `failed` true, `errors` that are not empty. Beside other keys these are what the tool was asked for: a
+    payment's status, a failed job. What stands deeper, or later in the text, is the tool's business.
 
     >>> reads_as_error("Error: no such order"), reads_as_error('{"error": "not allowed"}'), reads_as_error("shipped")
     (True, True, False)
+    >>> reads_as_error({"status": "failed"}), reads_as_error({"status": "failed", "payment": 7})
+    (True, False)
     """
     value = content_text(value)
     if isinstance(value, Mapping):
@@ -61,17 +65,58 @@ def reads_as_error(value: JSON) -> bool:
     return isinstance(read, Mapping) and _says_so(read)
 
 
-_KEYS = ('"error"', '"is_error"', '"isError"', '"success"', '"status"')
+_KEYS = (
+    '"error"',
+    '"errors"',
+    '"is_error"',
+    '"isError"',
+    '"ok"',
+    '"success"',
+    '"failed"',
+    '"failure"',
+    '"status"',
+    '"statusCode"',
+    '"status_code"',
+)
+_REPORTS = frozenset(
+    {
+        *(key.strip('"').casefold() for key in _KEYS),
+        *("code", "message", "msg", "reason", "detail", "details", "description", "title", "type", "cause", "hint"),
+        *("trace", "traceback", "stack", "timestamp", "time", "path", "request_id", "requestid", "retry_after", "retryable"),
+    }
+)
+"""Keys that say what went wrong, in small letters."""
+_FAILED = frozenset({"failed", "failure", "fail", "unsuccessful"})
 
 
 def _says_so(value: Mapping[str, JSON]) -> bool:
     error = value.get("error")
     if isinstance(error, str):
         error = error.strip().casefold() not in _NOTHING
-    if error or value.get("is_error") is True or value.get("isError") is True or value.get("success") is False:
+    if error or value.get("is_error") is True or value.get("isError") is True:
+        return True
+    if _is_false(value.get("ok")) or _is_false(value.get("success")):
         return True
     status = value.get("status")
-    return isinstance(status, str) and status.strip().casefold() == "error"
+    if isinstance(status, str) and status.strip().casefold() == "error":
+        return True
+    told = {key for key, given in value.items() if given is not None and given != [] and given != {}}
+    return all(isinstance(key, str) and key.casefold() in _REPORTS for key in told) and _reports_failure(value)
+
+
+def _reports_failure(value: Mapping[str, JSON]) -> bool:
+    """Of an object that says nothing else: whether it says that the call failed."""
+    status = next((value[key] for key in ("status", "statusCode", "status_code") if key in value), None)
+    if isinstance(status, str):
+        text = status.strip().casefold()
+        return text in _FAILED or (text.isdecimal() and len(text) == 3 and int(text) >= 400)
+    if isinstance(status, int) and not isinstance(status, bool) and 400 <= status < 600:
+        return True
+    return value.get("failed") is True or value.get("failure") is True or bool(value.get("errors"))
+
+
+def _is_false(value: JSON) -> bool:
+    return value is False or (isinstance(value, str) and value.strip().casefold() == "false")
 
 
 __all__ = ["FAILURE_UNKNOWN", "is_error", "reads_as_error"]

@@ -14,6 +14,8 @@ from typing import Any
 
 from .trace_failures import Blame, TraceFailures
 
+NOT_ASKED = "not asked"
+"""The reason of a verdict in a forecast, which asks nobody: what waits for it is asked about all the same."""
 Source = int
 """What may fail: a judge or a check function, by its identity."""
 Slot = tuple[Source, int | None, str]
@@ -120,4 +122,4 @@ _OPEN: ContextVar[Mapping[str, JudgeAttempt]] = ContextVar("cm2_judge_attempts",
 _ANEW: ContextVar[bool] = ContextVar("cm2_judge_asked_anew", default=False)
 
 
-__all__ = ["JudgeAttempt", "JudgePass", "Slot", "Source", "attempt_at", "is_asked_anew"]
+__all__ = ["NOT_ASKED", "JudgeAttempt", "JudgePass", "Slot", "Source", "attempt_at", "is_asked_anew"]

@@ -15,6 +15,7 @@ from .client import ServedAnswer
 from .context import Context
 from .evidence import missing_problem, part_problem
 from .folding import FoldedText
+from .judge_pass import NOT_ASKED
 from .prompt import Transcript, Window
 from .reply import Quote
 from .sentences import NAMES
@@ -122,7 +123,12 @@ def _folded(question: str) -> str:
 
 def failed_verdict(item: Item, failure: RequestFailure) -> Verdict:
     return Verdict(
-        item=item.id, value=None, weight=0, reason="judge failed", cause=failure.cause, explanation=failure.explanation
+        item=item.id,
+        value=None,
+        weight=0,
+        reason="judge failed" if failure.asked else NOT_ASKED,
+        cause=failure.cause,
+        explanation=failure.explanation,
     )
 
 

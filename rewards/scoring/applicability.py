@@ -9,6 +9,7 @@ from cm2_agent.types.checklist_item import CheckFunction, Item
 from cm2_agent.types.checklist_rules import when_id
 from cm2_agent.types.scripted_turns import exogenous_pattern
 
+from ..judges.judge_pass import NOT_ASKED
 from .checks import Resolved, resolve
 from .payments import INAPPLICABLE
 from .shaping import ItemColumn
@@ -74,7 +75,7 @@ def apply_conditions(
         return
     for at, by in conditions.items():
         condition = columns[by]
-        if condition is not None and condition is not PENDING and not condition.value:
+        if condition is not None and condition is not PENDING and not condition.value and condition.reason != NOT_ASKED:
             columns[at] = _without(items[at], condition)
     if live:
         return

@@ -1,4 +1,4 @@
-"""Whether a reply states a value: in a usual spelling, not denied, asked or supposed, and beside no other of its
+"""Whether a reply states a value: in a usual spelling, not denied, asked, supposed or hedged, and beside no other of its
 kind."""
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from cm2_agent.types.dialogue_words import as_text, stands_in
 from cm2_agent.types.json_values import JSON
@@ -17,6 +17,8 @@ from cm2_agent.types.negation import Negation
 from cm2_agent.types.spellings import Spelled, spelled
 from cm2_agent.types.tokens import fold, is_boundary, tells
 from cm2_agent.types.trace import Trace
+
+from .hedges import Kind, is_hedged
 
 Span: TypeAlias = tuple[int, int]
 _LONGEST_NAMED = 60
@@ -69,7 +71,7 @@ _ID = re.compile(r"[^\W_]+(?:[-_/.#][^\W_]+)*")
 class _Value:
     """A value that is to be stated: what it means, or how it is written."""
 
-    kind: Literal["date", "time", "number", "id", "text"]
+    kind: Kind
     text: str
     means: frozenset[object] = frozenset()
     unit: str | None = None
@@ -179,7 +181,7 @@ class ReplyText:
             if is_boundary(self.text, found.start()) and is_boundary(self.text, found.end()):
                 yield found.span()
 
-    def _meant(self, place: Span, kind: str) -> bool:
+    def _meant(self, place: Span, kind: Kind) -> bool:
         start, end = place
         says = self._negation
         if kind == "id" and _NOT_IT.match(self.text, end) is None:
@@ -190,7 +192,9 @@ class ReplyText:
         other = _OTHER_THAN.search(self.text, near, start) or (
             kind == "date" and _OFF_BY.search(self.text, near, start)
         )
-        return not (denied or other or says.asks(start, end) or says.supposes(start))
+        return not (
+            denied or other or says.asks(start, end) or says.supposes(start) or is_hedged(says, start, end, kind)
+        )
 
     def _is_alternative(self, place: Span, kind: str) -> bool:
         """Whether an "or" (or a slash, where none belongs to the value) ties the place to something else that could

@@ -57,6 +57,26 @@ def command(tmp_path: Path, server: JudgeServer, store: str) -> tuple[str, ...]:
     return ("score", str(path), *named, "--store", store)
 
 
+WHEN = """
+name: asked
+version: 1
+items:
+  - {id: helpful, question: "Did the assistant answer?"}
+  - {id: sorry, question: "Did it say sorry?", when: "Did something fail?"}
+  - {id: looked, check: {called: get}, when: "Is there an order?"}
+"""
+
+
+def test_the_second_call_of_questions_that_may_not_apply_is_counted(
+    command: tuple[str, ...], server: JudgeServer, store: str
+) -> None:
+    Path(command[1]).write_text(WHEN, encoding="utf-8")
+    found = as_json(*command, "--dry-run")
+    assert (found["calls"], found["questions"]) == (2 * DIALOGUES * TURNS, 4 * DIALOGUES * TURNS)
+    assert as_json(*command)["scored"] == DIALOGUES
+    assert server.calls == found["calls"], "the server says yes to each question, so that all apply"
+
+
 def test_the_forecast_is_what_scoring_takes(command: tuple[str, ...], server: JudgeServer, store: str) -> None:
     found = as_json(*command, "--dry-run")
     assert server.calls == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import time
+import traceback
 from typing import Any
 
 import pytest
@@ -95,6 +96,20 @@ async def test_a_judge_that_would_refuse_any_request_is_no_verdict(status: int) 
             await ChecklistScorer(Checklist(DATE, name="c"), judge=judge)(ONE)
         assert server.calls == 1 + (status == 403), "a firewall says 403 too: something plain is tried"
         assert judge.refused is not None
+
+
+async def test_who_is_refused_is_not_shown_the_providers_own_words_in_which_the_key_may_be_echoed() -> None:
+    key = "sk-proj-abcdEFGH1234abcdEFGH1234abcd"
+    body = json.dumps({"error": {"message": f"Incorrect API key provided: {key}", "code": "invalid_api_key"}})
+    with JudgeServer(faults=[Fault(status=401, body=body)]) as server:
+        judge = LLMJudge(openai_judge_model(server.base_url, "stub", key), price=FREE, retries=0)
+        with pytest.raises(JudgeRefused, match="Incorrect API key provided") as caught:
+            await judge(ONE, 0, [DATE])
+    raised: BaseException | None = caught.value
+    while raised is not None:
+        assert key not in f"{raised!s}{raised!r}"
+        raised = raised.__cause__ or raised.__context__
+    assert key not in "".join(traceback.format_exception(caught.value))
 
 
 async def test_a_later_403_is_the_traces_own_until_nothing_else_is_answered() -> None:

@@ -181,3 +181,42 @@ def test_a_date_comes_from_the_user_however_it_is_spelled(day: date, data: st.Da
 def test_a_number_is_whole(said: int, called: int) -> None:
     assert comes(dialogue(f"Where is {said}?", called)) is (said == called)
     assert comes(dialogue(f"Where is {said}?", str(called))) is (said == called)
+
+
+@pytest.mark.parametrize("user", ["W 712", "w712, please", "It is W #712.", "order W_712", "W.712?", "no W: 712"])
+@pytest.mark.parametrize("value", ["W-712", "w712", "#W712", "W 712"])
+def test_an_id_comes_from_the_user_however_it_is_joined(user: str, value: str) -> None:
+    assert comes(dialogue(user, value)) is True
+
+
+@pytest.mark.parametrize(
+    ("user", "value"),
+    [
+        ("W 713", "W-712"),
+        ("W 7120", "W-712"),
+        ("W 7.12", "W-712"),
+        ("X 712", "W-712"),
+        ("W-71 2", "W-712"),
+        ("in 2026", "IN_2026_X"),
+        ("I want 712 of them", "I-712"),
+        ("a 17 day trip", "A17"),
+        ("2026 05 20", "2026-05-20"),
+    ],
+)
+def test_another_id_or_one_that_common_words_make_does_not(user: str, value: str) -> None:
+    assert comes(dialogue(user, value)) is False
+
+
+@given(
+    st.text("bcdfgkqvwxz", min_size=2, max_size=4),
+    st.integers(100, 10**9),
+    st.sampled_from(["", " ", "-", "_", "/", "#", " #"]),
+    st.sampled_from(["", "-", "_"]),
+)
+def test_ids_of_letters_and_a_number_are_found_and_their_neighbours_are_not(
+    letters: str, number: int, said: str, given: str
+) -> None:
+    text = f"It is about {letters.upper()}{said}{number}, thanks."
+    assert comes(dialogue(text, f"{letters}{given}{number}")) is True
+    assert comes(dialogue(text, f"{letters}{given}{number + 1}")) is False
+    assert comes(dialogue(text, f"{letters}x{given}{number}")) is False
