@@ -60,7 +60,7 @@ class _DirectChat(AsyncChat):
 
 
 class _DirectCompletions(AsyncCompletions):
-    async def create(self, **given: Any) -> Any:  # type: ignore[override]  # all that its overloads take goes through
+    async def create(self, **given: Any) -> Any:  # all that its overloads take goes through
         if given.get("stream"):
             return await super().create(**given)
         sent = {name: value for name, value in given.items() if not isinstance(value, Omit | NotGiven)}

@@ -41,9 +41,7 @@ class Schema:
     @cached_property
     def prompted(self) -> ModelRequestParameters:
         """What has the server hold the reply to any JSON object."""
-        return ModelRequestParameters(
-            output_mode="prompted", output_object=self._held, prompted_output_template=False
-        )
+        return ModelRequestParameters(output_mode="prompted", output_object=self._held, prompted_output_template=False)
 
     @property
     def _held(self) -> OutputObjectDefinition:

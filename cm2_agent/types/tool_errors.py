@@ -82,7 +82,18 @@ _REPORTS = frozenset(
     {
         *(key.strip('"').casefold() for key in _KEYS),
         *("code", "message", "msg", "reason", "detail", "details", "description", "title", "type", "cause", "hint"),
-        *("trace", "traceback", "stack", "timestamp", "time", "path", "request_id", "requestid", "retry_after", "retryable"),
+        *(
+            "trace",
+            "traceback",
+            "stack",
+            "timestamp",
+            "time",
+            "path",
+            "request_id",
+            "requestid",
+            "retry_after",
+            "retryable",
+        ),
     }
 )
 """Keys that say what went wrong, in small letters."""

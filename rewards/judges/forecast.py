@@ -13,14 +13,16 @@ from cm2_agent.llm.prices import cost
 from .client import TOKENS_AN_ANSWER, JudgeClient, ServedAnswer
 from .prompt import INSTRUCTIONS, Window, tail
 
-_NOT_ASKED = RequestFailure(cause="infrastructure", explanation="a forecast: nobody was asked", retry=False, asked=False)
+_NOT_ASKED = RequestFailure(
+    cause="infrastructure", explanation="a forecast: nobody was asked", retry=False, asked=False
+)
 
 
 @dataclass(kw_only=True)
 class Forecast:
     """First calls, the questions in them, and their tokens: four characters a token in, 150 tokens an answer out. `usd`
-    is None where the price is not known. What a judge is to say whether it applies counts as what does. Asking again, and
-    retries of failed calls, come on top."""
+    is None where the price is not known. Items of which a judge is to say whether they apply count as if they did.
+    Asking again, and retries of failed calls, come on top."""
 
     calls: int = 0
     questions: int = 0

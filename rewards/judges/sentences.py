@@ -211,9 +211,7 @@ def _any(phrases: Iterable[str]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, sorted(phrases, key=len, reverse=True))))
 
 
-def _first_outside(
-    text: str, start: int, end: int, leading: bool, pieces: tuple[tuple[int, int], ...]
-) -> Cue | None:
+def _first_outside(text: str, start: int, end: int, leading: bool, pieces: tuple[tuple[int, int], ...]) -> Cue | None:
     """The first cue of the sentence text[start:end] that stands in no piece and in no harmless phrase."""
     part = text[start:end].lower()
     for cue, first, last in _cues_in(part, leading):

@@ -16,11 +16,15 @@ _ARRIVES = (
 _GUESS = re.compile(
     rf"""(?<!\w)(?:
       maybe|perhaps|possibly|probably|likely|presumably|supposedly|allegedly|hopefully|conceivably|apparently
-    | (?:it|that)(?:\s+is|['’]s)\s+(?:quite\s+|well\s+|just\s+)?(?:possible|conceivable|plausible) | chances\s+are|a\s+(?:\w+\s+)?chance
-    | i\s+(?:think|guess|believe|suppose|assume|suspect|hope|imagine|reckon|would\s+(?:say|guess)) | my\s+guess | i['’]d\s+(?:say|guess)
+    | (?:it|that)(?:\s+is|['’]s)\s+(?:quite\s+|well\s+|just\s+)?(?:possible|conceivable|plausible)
+    | chances\s+are|a\s+(?:\w+\s+)?chance
+    | i\s+(?:think|guess|believe|suppose|assume|suspect|hope|imagine|reckon|would\s+(?:say|guess)) | my\s+guess
+    | i['’]d\s+(?:say|guess)
     | (?<!\bi\s)(?<!\bwe\s)(?<!\byou\s)(?<!\d\s)(?:might|could|may)\s+(?:{_ARRIVES})
-    | (?:as\s+(?:early|soon)\s+as|at\s+(?:the\s+)?(?:very\s+)?(?:earliest|best)|earliest\s+on|with\s+(?:some\s+|a\s+bit\s+of\s+)?luck)
-    | vielleicht|womöglich|eventuell|möglicherweise|wahrscheinlich|vermutlich|hoffentlich|angeblich|frühestens|bestenfalls
+    | as\s+(?:early|soon)\s+as | at\s+(?:the\s+)?(?:very\s+)?(?:earliest|best) | earliest\s+on
+    | with\s+(?:some\s+|a\s+bit\s+of\s+)?luck
+    | vielleicht|womöglich|eventuell|möglicherweise|wahrscheinlich|vermutlich|hoffentlich|angeblich|frühestens
+    | bestenfalls
     | könnten?|dürften? | ich\s+(?:glaube|denke|vermute|hoffe|nehme\s+an)
     | peut[- ]être|probablement|possiblement|pourrait|au\s+plus\s+tôt|j['’]espère|je\s+(?:pense|crois|suppose)
     | quizás?|tal\s+vez|acaso|probablemente|posiblemente|a\s+lo\s+mejor|podría|como\s+(?:muy\s+)?pronto|creo\s+que|ojalá
@@ -40,8 +44,10 @@ _DOUBT = re.compile(
 """In the sentence before a value, whatever clauses it has."""
 _GUESS_BEHIND = re.compile(
     r"""[\s,(–—-]{0,3}(?:
-      maybe|perhaps|possibly|probably|presumably|hopefully|or\s+so|or\s+thereabouts|ish|at\s+first|onwards?|i\s+(?:think|guess|believe|suppose|assume|hope)
-    | at\s+(?:the\s+)?(?:very\s+)?(?:earliest|soonest|best)|(?:is|was|being)\s+(?:only\s+|just\s+)?(?:a\s+guess|possible|conceivable|a\s+possibility)
+      maybe|perhaps|possibly|probably|presumably|hopefully|or\s+so|or\s+thereabouts|ish|at\s+first|onwards?
+    | i\s+(?:think|guess|believe|suppose|assume|hope)
+    | at\s+(?:the\s+)?(?:very\s+)?(?:earliest|soonest|best)
+    | (?:is|was)\s+(?:only\s+|just\s+)?(?:a\s+guess|possible|conceivable|a\s+possibility)
     | if\s+(?:all|everything|nothing)|with\s+(?:some\s+)?luck|or\s+(?:later|earlier|sooner|after|before|more|less)
     | vielleicht|eventuell|wahrscheinlich|frühestens|glaube\s+ich|peut[- ]être|au\s+plus\s+tôt|je\s+(?:pense|crois)
     | quizás?|tal\s+vez|como\s+(?:muy\s+)?pronto|creo|forse|credo|talvez|misschien
@@ -67,7 +73,9 @@ _BEFORE = re.compile(
 _MEANT = re.compile(
     r"""(?<!\w)(?:
       (?:was|were)\s+(?:\w+ly\s+)?(?:supposed|meant|going|about|to\s+have)\s+to | (?:was|were)\s+to(?=\s+\w)
-    | (?:should|would|could|might|ought\s+to)\s+have\s+(?:been|come|gone|left|reached|\w+ed) | had\s+(?:been\s+)?(?:expected|scheduled|planned|hoped|promised|due) | used\s+to
+    | (?:should|would|could|might|ought\s+to)\s+have\s+(?:been|come|gone|left|reached|\w+ed)
+    | had\s+(?:been\s+)?(?:expected|scheduled|planned|hoped|promised|due)
+    | used\s+to
     | sollte(?:n)?\s+(?:eigentlich|ursprünglich) | hätten? | devait | debía | tenía\s+que | doveva | deveria | zou
     )(?!\w)""",
     re.IGNORECASE | re.VERBOSE,
@@ -79,14 +87,16 @@ _OLD = re.compile(
     | (?:old|previous|former|original|initial|outdated|superseded|prior|earlier|first|wrong)\s+(?:\w+\s+){0,2}?
       (?:dates?|days?|times?|estimates?|eta|plans?|schedules?|appointments?|slots?|delivery|arrival|booking|value|figure)
     | ursprünglich\w*|anfangs|zunächst|(?:alte|frühere|vorherige|bisherige)[rsnm]?
-    | initialement|(?:l['’])?ancienne?|auparavant|originalmente|inicialmente|antigu[oa]|anteriormente|inizialmente|in\s+origine
+    | initialement|(?:l['’])?ancienne?|auparavant
+    | originalmente|inicialmente|antigu[oa]|anteriormente|inizialmente|in\s+origine
     | (?:moved|postponed|changed|rescheduled|pushed|delayed|shifted|verschoben)\s+(?:\w+\s+){0,3}?(?:from|vom)
     )(?!\w)""",
     re.IGNORECASE | re.VERBOSE,
 )
 """In the clause before a date: it is one of before."""
 _PLANNED = re.compile(
-    r"(?<!\w)(?:was|were)\s+(?:\w+ly\s+)?(?:scheduled|expected|due|planned|estimated|promised|set|booked)(?!\w)", re.IGNORECASE
+    r"(?<!\w)(?:was|were)\s+(?:\w+ly\s+)?(?:scheduled|expected|due|planned|estimated|promised|set|booked)(?!\w)",
+    re.IGNORECASE,
 )
 _TURNED = re.compile(
     r"(?<!\w)(?:but|however|though|although|yet|instead|delayed|postponed|moved|changed|rescheduled|cancell?ed|no\s+longer"

@@ -1,5 +1,5 @@
-"""Whether a reply states a value: in a usual spelling, not denied, asked, supposed or hedged, and beside no other of its
-kind."""
+"""Whether a reply states a value: in a usual spelling, not denied, asked, supposed or hedged, and beside no other of
+its kind."""
 
 from __future__ import annotations
 
