@@ -14,7 +14,7 @@ from .imitation import RowMaker
 from .model_limits import ModelLimits
 from .output_folder import check_out, check_run, save_report, whole_folder
 from .pair_rows import PairRow, PairRows, Preferred
-from .policy import Policy, load_policy, save_policy
+from .policy import Policy, handed_back, load_policy, save_policy
 from .run_identity import RunIdentity, identify
 from .stop_tokens import add_stops, stops_of
 from .trl_config import config, refusals
@@ -35,10 +35,13 @@ class DPO:
     trained on. A model in memory is trained in place; the same seed, pairs and machine give the same weights.
 
     Args:
-        model: the policy to train: a folder, a hub name, or a transformers model.
+        model: the policy to train: a folder or hub name of a model or of a LoRA adapter, a transformers model, or a
+            PeftModel.
         out: the folder to write; it must not exist yet, unless it holds this very run's result or `overwrite` is
             given.
         tokenizer: the model's, where `model` is in memory; else it is loaded from beside the model.
+        peft_config: train a new LoRA adapter over the model, which stays as it is: a peft.LoraConfig, or a dict of its
+            keywords ({"r": 16, "lora_alpha": 32}; by default every linear layer gets one). `out` is then the adapter's.
         margin: the least difference of the rewards of a pair, above 0.
         pairs_per_group: pairs a group at most, widest difference first; None: all.
         pairs: what `cm2 train` gives: "groups", or "guard" (all traces, for the attempts that a guard rejected).
@@ -83,6 +86,7 @@ class DPO:
         out: str | Path,
         *,
         tokenizer: Any = None,
+        peft_config: Any = None,
         margin: float = 0.25,
         pairs_per_group: int | None = 8,
         pairs: Literal["groups", "guard"] = "groups",
@@ -117,6 +121,7 @@ class DPO:
             if count is not None and count < 1:
                 raise TrainError(f"{name} {count}; expected at least 1")
         self.model, self.tokenizer, self.out = model, tokenizer, Path(out)
+        self.peft_config = peft_config
         self.margin, self.pairs_per_group, self.pairs, self.beta = margin, pairs_per_group, pairs, beta
         self.retokenise, self.agent = retokenise, agent
         self.steps, self.epochs, self.pairs_per_step = steps, epochs, pairs_per_step
@@ -141,7 +146,7 @@ class DPO:
             TrainError: where there is no pair, with the reasons. A refused or interrupted run leaves `out` as it was.
         """
         check_out(self.out)
-        policy = load_policy(self.model, self.tokenizer)
+        policy = load_policy(self.model, self.tokenizer, peft_config=self.peft_config, seed=self.seed)
         limits = ModelLimits(policy.model)
         make = RowMaker(
             policy.tokenizer,
@@ -154,7 +159,7 @@ class DPO:
         found = PairRows(make, margin=self.margin, most=self.pairs_per_group, max_length=longest)
         found.read(groups)
         found.require_pairs()
-        with whole_folder(self.out) as folder:
+        with whole_folder(self.out) as folder, handed_back(policy):
             from .trl_trainer import config_restored
 
             with config_restored(policy.model):

@@ -163,5 +163,7 @@ def _plain(value: Any) -> Any:
 
 
 def _flag(name: str) -> str:
+    if name == "peft_config":
+        return "--lora"
     flags = ("model", "out", "overwrite", "level", "norm", "steps", "learning_rate", "rollouts_per_step", "seed")
     return f"--{name.replace('_', '-')}" if name in flags else f"--set {name}=…"

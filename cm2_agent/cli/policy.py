@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    group = command_group("Deploy a trained policy.")
+    group = command_group("Deploy a trained policy, or merge an adapter.")
     short = "Load a trained adapter into the vLLM or SGLang server that answers."
     help = (
         "Load a trained LoRA adapter into a running vLLM or SGLang server under the policy's own name, see that it"
@@ -26,6 +26,13 @@ def register(app: typer.Typer) -> None:
         " it was started with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, SGLang with --enable-lora."
     )
     group.command("deploy", help=help, short_help=short)(deploy)
+    short = "Write an adapter and the model below it as one model."
+    help = (
+        "Write a LoRA adapter and the model below it as one model, in that model's dtype, with the tokenizer: for"
+        " servers that load whole weights only. Rounding makes it another policy, with a version of its own: sample"
+        " anew before training it on."
+    )
+    group.command("merge", help=help, short_help=short)(merge)
     app.add_typer(group, name="policy")
 
 
@@ -72,6 +79,25 @@ def deploy(
         timeout=timeout,
     )
     print_result({**asdict(done), "line": done.line, "notes": done.notes}, as_json=as_json, lines=_lines(done))
+
+
+def merge(
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="The folder that LoRA training wrote.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder for the model.")],
+    base: Annotated[
+        str | None,
+        typer.Option("--base", metavar="MODEL", help="The model below, where it is not the one that ADAPTER names."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    from cm2_agent.models.local import LocalChatModel
+    from cm2_agent.models.merging import merge_adapter
+
+    before = LocalChatModel.load(adapter, base=base).model_version
+    merged = merge_adapter(adapter, out, base=base)
+    after = LocalChatModel.load(merged).model_version
+    lines = [printable(f"{merged}: policy {after}, of adapter {before}")]
+    print_result({"out": str(merged), "adapter": before, "version": after}, as_json=as_json, lines=lines)
 
 
 def _lines(done: Deployment) -> Iterator[str]:

@@ -71,6 +71,14 @@ def train(
         bool,
         typer.Option("--overwrite", help="Replace another run's policy and checkpoints, once this run has ended well."),
     ] = False,
+    lora: Annotated[
+        str | None,
+        typer.Option(
+            "--lora",
+            metavar="r=16,alpha=32",
+            help="Train a new LoRA adapter; also dropout=0.1, targets=NAME+NAME (default: all linear layers).",
+        ),
+    ] = None,
     rows_only: Annotated[
         bool, typer.Option("--rows-only", help="Make the token rows, count them, train nothing.")
     ] = False,
@@ -174,8 +182,10 @@ def train(
             "GRPO cannot train on retokenised rows: no sampler gave their logprobs; give --rows-only, or leave the"
             " flag out"
         )
-    if rows_only and (set_ or algorithm != "grpo"):
-        raise TrainError("--rows-only counts the rows of GRPO and trains nothing; leave --algorithm and --set out")
+    if rows_only and (set_ or lora or algorithm != "grpo"):
+        raise TrainError(
+            "--rows-only counts the rows of GRPO and trains nothing; leave --algorithm, --lora and --set out"
+        )
     trainer: Trainer | None = None
     if not rows_only:
         typed = {
@@ -183,7 +193,12 @@ def train(
             for name, value in context.params.items()
             if name in TRAINER_OPTIONS and (source := context.get_parameter_source(name)) and source.name != "DEFAULT"
         }
-        trainer = make_trainer(algorithm, load_algorithm(algorithm), typed, parse_settings(set_ or ()))
+        made = load_algorithm(algorithm)
+        if lora is not None:
+            from cm2_agent.trainers.lora import parse_lora
+
+            typed["peft_config"] = parse_lora(lora)
+        trainer = make_trainer(algorithm, made, typed, parse_settings(set_ or ()))
     if checklist is not None and reward is not None:
         raise TrainError(
             "--checklist and --reward were both given; a reward version names its checklist already: give one of them"

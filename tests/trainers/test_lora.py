@@ -14,7 +14,23 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from cm2_agent import GRPO, SFT, Checklist, Item, LocalChatModel, SQLStore, Task, run
+from cm2_agent import (
+    DPO,
+    GRPO,
+    SFT,
+    Checklist,
+    Group,
+    Item,
+    LocalChatModel,
+    Message,
+    Rollout,
+    Run,
+    Score,
+    SQLStore,
+    Task,
+    Trace,
+    run,
+)
 from cm2_agent.errors import TrainError
 from cm2_agent.graphs import agent
 from cm2_agent.models import fingerprint
@@ -192,6 +208,26 @@ def test_sft_trains_an_adapter(base: Path, tmp_path: Path, sample: Sampler) -> N
     assert {*FILES} < names(folder)
     assert sft.report["policy"]["after"] == LocalChatModel.load(folder).model_version
     assert "+" in str(sft.report["policy"]["after"])
+
+
+def preferred() -> Group:
+    def rollout(reply: str, reward: float) -> Rollout:
+        said = Run(id=reply, messages=(Message.of("user", "A or B?"), Message.of("assistant", reply)))
+        return Rollout(trace=Trace.of(said), score=Score(trace_id=reply, reward_version="r:1", reward=reward))
+
+    return Group(key={"task": "letters", "reward": "r:1"}, rollouts=(rollout("A", 1.0), rollout("B", 0.0)))
+
+
+def test_dpo_trains_an_adapter_and_goes_on_with_it(base: Path, tmp_path: Path) -> None:
+    groups = [preferred()]
+    first = DPO(base, tmp_path / "one", margin=0.05, steps=2, learning_rate=1e-2, peft_config=LORA)
+    again = DPO(first.train(groups), tmp_path / "two", margin=0.05, steps=2, learning_rate=1e-2)
+    folder = again.train(groups)
+    assert {*FILES} < names(folder)
+    for dpo in (first, again):  # the reference is the policy as given
+        assert dpo.report["history"][0]["loss"] == pytest.approx(0.6931, abs=1e-4)
+    assert again.report["policy"]["before"] == first.report["policy"]["after"]
+    assert LocalChatModel.load(folder).model_version == again.report["policy"]["after"]
 
 
 def test_the_words_of_the_command_line() -> None:
