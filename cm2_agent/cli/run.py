@@ -7,7 +7,7 @@ import importlib.util
 import os
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
@@ -86,6 +86,10 @@ def run_tasks(
     server: Annotated[
         str, typer.Option("--server", help="How that server is asked for token ids: vllm or sglang.")
     ] = "vllm",
+    model_version: Annotated[
+        str | None,
+        typer.Option("--model-version", metavar="NAME", help="Names the weights there (default: the server's name)."),
+    ] = None,
     logprobs_mode: Annotated[
         str | None,
         typer.Option(
@@ -159,7 +163,8 @@ def run_tasks(
 
     task_list = load_tasks(tasks)
     _, chosen = load_checklist_and_checks(checklist, checks)
-    graph = agent_of(agent, model, base_url, token_ids=token_ids, server=server, logprobs_mode=logprobs_mode)
+    asked = {"token_ids": token_ids, "model_version": model_version, "server": server, "logprobs_mode": logprobs_mode}
+    graph = agent_of(agent, model, base_url, asked)
     redactor = redactor_of(tasks) if redact else None
     models = SimulatorModels(
         simulator=simulator,
@@ -208,26 +213,20 @@ def run_tasks(
     print_result(result, as_json=as_json)
 
 
-def agent_of(
-    agent: str | None,
-    model: str | None,
-    base_url: str | None,
-    *,
-    token_ids: bool = False,
-    server: str = "vllm",
-    logprobs_mode: str | None = None,
-) -> Any:
-    """The graph of `--agent`, or agents of `--model` with each task's declared tools. Raises TaskError, ModelError."""
+def agent_of(agent: str | None, model: str | None, base_url: str | None, asked: Mapping[str, Any]) -> Any:
+    """The graph of `--agent`, or agents of `--model` with each task's declared tools; `asked` is how its server is
+    asked. Raises TaskError, ModelError."""
     if (agent is None) == (model is None):
         raise TaskError(
             "expected one of --agent MODULE:GRAPH (your agent) and --model MODEL (an agent of each task's own tools)"
         )
-    if base_url is None and token_ids:
-        raise TaskError(
-            "--token-ids asks a server for them, and --base-url names none; a local model gives them anyway"
-        )
-    if base_url is None and logprobs_mode is not None:
-        raise TaskError("--logprobs-mode says what a server does, and --base-url names none; leave it out")
+    if base_url is None:
+        for name in ("token_ids", "model_version", "logprobs_mode"):
+            if asked[name]:
+                option = name.replace("_", "-")
+                raise TaskError(
+                    f"--{option} is of a server, and --base-url names none; a local model gives all this: leave it out"
+                )
     if agent is not None:
         return load_graph(agent)
     from cm2_agent.graphs.agent_loop import agents
@@ -237,17 +236,9 @@ def agent_of(
         from cm2_agent.models.openai import openai_compatible
 
         try:
-            chat = openai_compatible(
-                base_url,
-                model,
-                api_key=os.environ.get(MODEL_KEY),
-                token_ids=token_ids,
-                server=server,
-                logprobs_mode=logprobs_mode,
-            )
+            return agents(openai_compatible(base_url, model, api_key=os.environ.get(MODEL_KEY), **asked))
         except ValueError as error:
             raise TaskError(str(error)) from error
-        return agents(chat)
     from cm2_agent.models.local import LocalChatModel
 
     return agents(LocalChatModel.load(model))

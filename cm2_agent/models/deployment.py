@@ -14,11 +14,10 @@ from cm2_agent.models.endpoint_sampling import TOKEN_ID_KEYS
 from cm2_agent.models.endpoint_tokens import ReportedTokens
 from cm2_agent.models.logprobs_mode import measure, question
 from cm2_agent.models.serving_api import SERVERS, Refused, ServingAPI
+from cm2_agent.models.trained_adapter import TrainedAdapter
 
 __all__ = ["Deployment", "deploy"]
 
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
 # What a server says of a folder that it cannot see: vLLM first, then SGLang, which takes the path for a hub name.
 _UNSEEN = re.compile(
     r"No adapter found for|No such file or directory|Repo id must|Repository Not Found|is not a local folder"
@@ -36,7 +35,8 @@ class Deployment:
 
     `model` is what an app asks for and `name` the adapter's own name there (SGLang wants BASE:NAME); `version` names
     the policy, as the trainer does. `logprobs_mode` is what the server was found to take logprobs of, None where that
-    could not be told, and `token_ids` whether it gives token ids. `loaded` is False where it was there already;
+    could not be told, and `token_ids` whether it gives token ids. `same_prompt`: whether it made the prompt that the
+    folder's tokenizer makes, None where that could not be compared. `loaded` is False where it was there already;
     `replaced` was unloaded for it.
 
     >>> from cm2_agent.models import Deployment
@@ -53,6 +53,7 @@ class Deployment:
     base: str
     token_ids: bool
     logprobs_mode: str | None = None
+    same_prompt: bool | None = None
     loaded: bool = True
     replaced: str | None = None
 
@@ -67,8 +68,14 @@ class Deployment:
 
     @property
     def notes(self) -> list[str]:
-        """What keeps rollouts of this endpoint from being trained on, and what to do."""
+        """What is wrong with it, keeps its rollouts from being trained on, and what to do."""
         notes = []
+        if self.same_prompt is False:
+            notes.append(
+                "the server reads another prompt than the folder's tokenizer writes: its base model or its chat"
+                " template is another (vLLM and SGLang take --chat-template), and the policy was not trained on such"
+                " prompts"
+            )
         if not self.token_ids:
             notes.append(
                 "the server gave no token ids: its rollouts are text-only; vLLM from 0.10.2, SGLang from 0.5.23 on"
@@ -127,60 +134,17 @@ def deploy(
     cm2_agent.errors.ModelError: '...no-such-folder' holds no adapter_config.json; expected the folder that LoRA
     training wrote
     """
-    adapter = _Adapter.read(Path(folder))
+    adapter = TrainedAdapter.read(Path(folder))
     if server is not None and server not in SERVERS:
         raise ModelError(f"server {server!r}: expected {' or '.join(map(repr, SERVERS))}")
     with ServingAPI(url, api_key=api_key, timeout=timeout) as api:
         return _Deploying(api, adapter, name or adapter.version, path or str(adapter.folder), server).run(base, replace)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Adapter:
-    folder: Path
-    version: str
-    base: str
-    rank: int
-
-    @classmethod
-    def read(cls, folder: Path) -> _Adapter:
-        folder = folder.absolute()
-        if not (folder / CONFIG).is_file():
-            raise ModelError(_no_adapter(folder))
-        if not (folder / WEIGHTS).is_file():
-            raise ModelError(
-                f"{str(folder)!r} has an {CONFIG} and no {WEIGHTS}; a pickle is not deployed, since loading one runs"
-                " its code: save the adapter as safetensors"
-            )
-        try:
-            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-            base, rank = config.get("base_model_name_or_path") or "", int(config["r"])
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ModelError(f"{str(folder / CONFIG)!r} is no configuration of a LoRA adapter: {error!r}") from error
-        return cls(folder=folder, version=adapter_version(folder), base=str(base), rank=rank)
-
-
-def adapter_version(folder: Path) -> str:
-    import hashlib
-
-    return hashlib.sha256((folder / CONFIG).read_bytes() + (folder / WEIGHTS).read_bytes()).hexdigest()[:16]
-
-
-def _no_adapter(folder: Path) -> str:
-    if not (folder / "config.json").is_file():
-        return f"{str(folder)!r} holds no {CONFIG}; expected the folder that LoRA training wrote"
-    return (
-        f"{str(folder)!r} holds whole weights, and a server loads those only at its start. Restart it with them, under"
-        " a name of their own, and put that name into the app:\n"
-        f"  vllm serve {folder} --served-model-name NAME --logprobs-mode processed_logprobs --generation-config vllm\n"
-        f"  python -m sglang.launch_server --model-path {folder} --served-model-name NAME\n"
-        "Train with LoRA (--lora r=16,alpha=32) to load policies while the server runs."
-    )
-
-
 class _Deploying:
     """One adapter on its way into one server."""
 
-    def __init__(self, api: ServingAPI, adapter: _Adapter, name: str, path: str, server: str | None) -> None:
+    def __init__(self, api: ServingAPI, adapter: TrainedAdapter, name: str, path: str, server: str | None) -> None:
         self.api, self.adapter, self.name, self.path = api, adapter, name, path
         self.models = api.models()
         self.server = server or self._server()
@@ -197,7 +161,7 @@ class _Deploying:
         if fresh:
             self._load(replace)
         model = f"{base}:{self.name}" if self.server == "sglang" else self.name
-        token_ids, mode = self._ask(model, undo=fresh and replace != self.name)
+        prompt, mode = self._ask(model, undo=fresh and replace != self.name)
         if replace is not None and replace != self.name:
             self.api.unload(self.server, replace)
         return Deployment(
@@ -207,8 +171,9 @@ class _Deploying:
             name=self.name,
             version=self.adapter.version,
             base=base,
-            token_ids=token_ids,
+            token_ids=prompt is not None,
             logprobs_mode=mode,
+            same_prompt=None if prompt is None else self.adapter.writes(question("")["messages"], prompt),
             loaded=fresh,
             replaced=replace,
         )
@@ -277,11 +242,11 @@ class _Deploying:
             else:
                 self.api.load(self.server, self.name, self.path, in_place=old is not None)
 
-    def _ask(self, model: str, *, undo: bool) -> tuple[bool, str | None]:
-        """Whether there are token ids, and what logprobs are taken of; unloads an adapter that does not answer."""
+    def _ask(self, model: str, *, undo: bool) -> tuple[list[int] | None, str | None]:
+        """The prompt's token ids, None where there are none, and what logprobs are taken of; unloads an adapter that
+        does not answer."""
         try:
-            token_ids = self._gives_token_ids(model)
-            return token_ids, measure(self.api.complete, model)
+            return self._prompt_ids(model), measure(self.api.complete, model)
         except ModelError as error:
             gone = undo and self._unloaded()
             raise ModelError(
@@ -296,14 +261,14 @@ class _Deploying:
             return False
         return True
 
-    def _gives_token_ids(self, model: str) -> bool:
+    def _prompt_ids(self, model: str) -> list[int] | None:
         answer = self.api.complete({**question(model), **TOKEN_ID_KEYS[self.server]})
         named = answer.get("model")
         if named != model:
             raise ModelError(f"asked for {model!r}, the server answers as {named!r}")
         reported = ReportedTokens(ids_at_end=self.server == "sglang")
         reported.add(answer)
-        return bool(reported.prompt_ids and reported.completion_ids) and bool(reported.logprobs)
+        return reported.prompt_ids if reported.completion_ids and reported.logprobs else None
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

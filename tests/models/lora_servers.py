@@ -14,7 +14,7 @@ import math
 import random
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
@@ -46,10 +46,11 @@ class Server(ThreadingHTTPServer):
         mode: str | None = "raw",
         answers: bool = True,
         token_ids: bool = True,
+        prompt_of: Callable[[Any], list[int]] = lambda messages: [n % 64 for n in json.dumps(messages).encode()],
     ) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.serves, self.base_root, self.api_key, self.max_lora_rank = serves, root, api_key, max_lora_rank
-        self.mode, self.answers, self.token_ids = mode, answers, token_ids
+        self.mode, self.answers, self.token_ids, self.prompt_of = mode, answers, token_ids, prompt_of
         self.adapters: dict[str, str] = {}
         self.bodies: list[tuple[str, Any]] = []
 
@@ -106,7 +107,8 @@ class Server(ThreadingHTTPServer):
         shown = {
             "raw": _logprobs(dict(enumerate(logits))),
             "scaled": _logprobs(dict(enumerate(scaled))),
-            "processed": _logprobs({number: scaled[number] for number in order}),
+            "processed": dict.fromkeys(range(len(WORDS)), -9999.0)
+            | _logprobs({number: scaled[number] for number in order}),
         }
         drawn = _logprobs({number: scaled[number] for number in order})
         chance, limit = random.Random(seed), body.get("max_tokens") or body.get("max_completion_tokens") or 8
@@ -117,7 +119,7 @@ class Server(ThreadingHTTPServer):
             None if self.mode is None else [_entry(n, shown[self.mode], body.get("top_logprobs")) for n in numbers]
         )
         stopped = WORDS[numbers[-1]] == "<|im_end|>"
-        prompt = [number % 64 for number in json.dumps(body["messages"]).encode()]
+        prompt = self.prompt_of(body["messages"])
         return {
             "id": "c",
             "object": "chat.completion",
@@ -330,7 +332,7 @@ def _logprobs(logits: Mapping[int, float]) -> dict[int, float]:
 
 def _entry(number: int, logprobs: Mapping[int, float], top: int | None) -> dict[str, Any]:
     def one(at: int) -> dict[str, Any]:
-        return {"token": WORDS[at], "logprob": logprobs.get(at, -9999.0), "bytes": list(WORDS[at].encode())}
+        return {"token": WORDS[at], "logprob": logprobs[at], "bytes": list(WORDS[at].encode())}
 
     best = sorted(logprobs, key=lambda at: -logprobs[at])[: top or 0]
     return {**one(number), "top_logprobs": [one(at) for at in best]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from cm2_agent.errors import ModelError
-from cm2_agent.models import deploy
+from cm2_agent.models import byte_tokenizer, deploy
 from tests.models.lora_servers import VLLM, Server, SGLang
 
 BOTH = pytest.mark.parametrize("kind", [VLLM, SGLang])
@@ -22,6 +23,8 @@ def adapter(folder: Path, *, base: str | None = "org/base", rank: int = 8, weigh
     config = {"peft_type": "LORA", "base_model_name_or_path": base, "r": rank, "target_modules": ["q_proj"]}
     (folder / "adapter_config.json").write_text(json.dumps(config))
     (folder / "adapter_model.safetensors").write_bytes(weights)
+    version = f"{'0' * 16}+{hashlib.sha256(weights).hexdigest()[:16]}"
+    (folder / "report.json").write_text(json.dumps({"policy": {"before": "0" * 16, "after": version}}))
     return folder
 
 
@@ -90,6 +93,24 @@ def test_a_server_without_logprobs_or_ids_is_said(kind: type[Server], tmp_path: 
     assert "logprobs are unknown" in done.notes[1]
     assert "token_ids" not in done.line
     assert "logprobs_mode" not in done.line
+
+
+@BOTH
+def test_another_prompt_than_the_policys_own_is_said(kind: type[Server], tmp_path: Path) -> None:
+    tokenizer = byte_tokenizer()
+    folder = adapter(tmp_path / "policy")
+    tokenizer.save_pretrained(folder)
+
+    def prompt_of(messages: Any) -> list[int]:
+        return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
+
+    with kind(mode="processed", prompt_of=prompt_of) as server:
+        done = deploy(folder, server.url)
+        assert (done.same_prompt, done.notes) == (True, [])
+        server.prompt_of = lambda messages: [1, *prompt_of(messages)]
+        other = deploy(folder, server.url)
+        assert other.same_prompt is False
+        assert "reads another prompt" in other.notes[0]
 
 
 @BOTH
@@ -211,11 +232,12 @@ def test_folders_that_are_no_adapters(tmp_path: Path) -> None:
     whole, pickled, odd = tmp_path / "whole", adapter(tmp_path / "pickled"), adapter(tmp_path / "odd")
     whole.mkdir()
     (whole / "config.json").write_text("{}")
+    (whole / "report.json").write_text('{"policy": {"after": "0123456789abcdef"}}')
     (pickled / "adapter_model.safetensors").rename(pickled / "adapter_model.bin")
     (odd / "adapter_config.json").write_text("[]")
     with VLLM() as server:
         text = refused(server, whole, "whole weights")
-        assert f"vllm serve {whole} --served-model-name" in text
+        assert f"vllm serve {whole} --served-model-name 0123456789abcdef" in text
         refused(server, pickled, "a pickle is not deployed")
         refused(server, odd, "no configuration of a LoRA adapter")
         refused(server, tmp_path / "nothing", "holds no adapter_config.json")
