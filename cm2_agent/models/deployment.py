@@ -36,7 +36,8 @@ class Deployment:
     `model` is what an app asks for and `name` the adapter's own name there (SGLang wants BASE:NAME); `version` names
     the policy, as the trainer does. `logprobs_mode` is what the server was found to take logprobs of, None where that
     could not be told, and `token_ids` whether it gives token ids. `same_prompt`: whether it made the prompt that the
-    folder's tokenizer makes, None where that could not be compared. `loaded` is False where it was there already;
+    folder's tokenizer makes, None where that could not be compared; `same_folder` are other adapters that were loaded
+    from this folder. `loaded` is False where it was there already;
     `replaced` was unloaded for it.
 
     >>> from cm2_agent.models import Deployment
@@ -54,6 +55,7 @@ class Deployment:
     token_ids: bool
     logprobs_mode: str | None = None
     same_prompt: bool | None = None
+    same_folder: tuple[str, ...] = ()
     loaded: bool = True
     replaced: str | None = None
 
@@ -75,6 +77,11 @@ class Deployment:
                 "the server reads another prompt than the folder's tokenizer writes: its base model or its chat"
                 " template is another (vLLM and SGLang take --chat-template), and the policy was not trained on such"
                 " prompts"
+            )
+        if self.same_folder:
+            notes.append(
+                f"{', '.join(self.same_folder)} was loaded from the same folder: a server that drops an adapter for"
+                " others reads its folder again, and would find this policy there. Unload it, and train into new folders"
             )
         if not self.token_ids:
             notes.append(
@@ -174,6 +181,11 @@ class _Deploying:
             token_ids=prompt is not None,
             logprobs_mode=mode,
             same_prompt=None if prompt is None else self.adapter.writes(question("")["messages"], prompt),
+            same_folder=tuple(
+                name
+                for name, there in self.loaded.items()
+                if there.root == self.path and name not in (self.name, replace)
+            ),
             loaded=fresh,
             replaced=replace,
         )

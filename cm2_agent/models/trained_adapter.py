@@ -19,8 +19,8 @@ REPORT = "report.json"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedAdapter:
-    """`version` names the policy, base and adapter together; `base` is the model's recorded name or path, "" where there
-    is none."""
+    """`version` names the policy, base and adapter together; `base` is the model's recorded name or path, "" where
+    there is none."""
 
     folder: Path
     version: str
@@ -47,7 +47,8 @@ class TrainedAdapter:
         return cls(folder=folder, version=_version(folder), base=str(base or ""), rank=rank)
 
     def writes(self, messages: Sequence[Mapping[str, str]], ids: Sequence[int]) -> bool | None:
-        """Whether the folder's tokenizer writes these ids for the messages; None without one, or without transformers."""
+        """Whether the folder's tokenizer writes these ids for the messages; None where there is none, or no
+        transformers."""
         if not (self.folder / "tokenizer_config.json").is_file():
             return None
         try:
@@ -66,10 +67,11 @@ def _no_adapter(folder: Path) -> str:
     if not (folder / "config.json").is_file():
         return f"{str(folder)!r} holds no {CONFIG}; expected the folder that LoRA training wrote"
     name = _reported(folder) or "NAME"
+    vllm = f"vllm serve {folder} --served-model-name {name} --logprobs-mode processed_logprobs --generation-config vllm"
     return (
         f"{str(folder)!r} holds whole weights, and a server loads those only at its start. Restart it with them, under"
         " a name of their own, and put that name into the app:\n"
-        f"  vllm serve {folder} --served-model-name {name} --logprobs-mode processed_logprobs --generation-config vllm\n"
+        f"  {vllm}\n"
         f"  python -m sglang.launch_server --model-path {folder} --served-model-name {name}\n"
         "Train with LoRA (cm2 train --lora r=16,alpha=32) to load policies while the server runs."
     )

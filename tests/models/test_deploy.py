@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,20 @@ def test_the_next_policy_replaces_the_last(kind: type[Server], tmp_path: Path) -
         assert last == len(server.paths) - 1, "the old one goes when the new one has answered"
     assert first.version != second.version
     assert second.replaced == first.name
+
+
+@BOTH
+def test_a_folder_that_was_trained_into_again_is_said(kind: type[Server], tmp_path: Path) -> None:
+    """vLLM and SGLang read an adapter's folder again after they dropped it for others."""
+    folder = adapter(tmp_path / "policy")
+    with kind(mode="processed") as server:
+        first = deploy(folder, server.url)
+        shutil.rmtree(folder)
+        second = deploy(adapter(folder, weights=b"two"), server.url)
+        assert (second.same_folder, second.loaded) == ((first.name,), True)
+        assert f"{first.name} was loaded from the same folder" in second.notes[0]
+        last = deploy(folder, server.url, replace=first.name)
+        assert (last.same_folder, last.notes, list(server.adapters)) == ((), [], [second.name])
 
 
 @BOTH
