@@ -81,7 +81,8 @@ class Deployment:
         if self.same_folder:
             notes.append(
                 f"{', '.join(self.same_folder)} was loaded from the same folder: a server that drops an adapter for"
-                " others reads its folder again, and would find this policy there. Unload it, and train into new folders"
+                " others reads its folder again, and would find this policy there. Unload it, and train into new"
+                " folders"
             )
         if not self.token_ids:
             notes.append(
