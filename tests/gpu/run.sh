@@ -7,5 +7,5 @@
 # line comes out; exit 1 says that one of its checks is false. --small is a dry run on the CPU.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-export CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES:-0}" PYTHONPATH="$PWD" LANGSMITH_TRACING=false TOKENIZERS_PARALLELISM=false
+export CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES-0}" PYTHONPATH="$PWD" LANGSMITH_TRACING=false TOKENIZERS_PARALLELISM=false
 exec timeout 480 "${PYTHON:-.venv/bin/python}" -m tests.gpu.check "$@"
