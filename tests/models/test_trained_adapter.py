@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
     for one in (base, tokenizer):
         one.save_pretrained(tmp_path / "base")
     loaded = Qwen3ForCausalLM.from_pretrained(tmp_path / "base")
-    config = LoraConfig(r=2, target_modules=["q_proj"], rank_pattern={"v_proj": 5}, init_lora_weights=False)
+    config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], rank_pattern={"v_proj": 5}, init_lora_weights=False)
     get_peft_model(loaded, config).save_pretrained(str(tmp_path / "policy"))
     return tmp_path / "policy"
 
