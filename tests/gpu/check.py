@@ -165,7 +165,7 @@ def check(folder: Path, size: Size, device: str) -> dict[str, Any]:
 
 
 async def collect(model: Any, size: Size, store: SQLStore) -> list[Any]:
-    tasks = [Task(id=f"t{number}", turns=[f"Say a number, friend {number}."]) for number in range(size.tasks)]
+    tasks = [Task(id=f"t{number}", turns=(f"Say a number, friend {number}.",)) for number in range(size.tasks)]
     results = run(agent(model, tools=[]), tasks, group=size.group, checklist=DIGITS, store=store)
     return [trace async for trace, _ in results]
 

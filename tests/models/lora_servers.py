@@ -46,11 +46,12 @@ class Server(ThreadingHTTPServer):
         mode: str | None = "raw",
         answers: bool = True,
         token_ids: bool = True,
-        prompt_of: Callable[[Any], list[int]] = lambda messages: [n % 64 for n in json.dumps(messages).encode()],
+        prompt_of: Callable[[Any], list[int]] | None = None,
     ) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.serves, self.base_root, self.api_key, self.max_lora_rank = serves, root, api_key, max_lora_rank
-        self.mode, self.answers, self.token_ids, self.prompt_of = mode, answers, token_ids, prompt_of
+        self.mode, self.answers, self.token_ids = mode, answers, token_ids
+        self.prompt_of = prompt_of or _bytes_of
         self.adapters: dict[str, str] = {}
         self.bodies: list[tuple[str, Any]] = []
 
@@ -323,6 +324,10 @@ def _events(made: dict[str, Any], body: Mapping[str, Any], owner: str) -> str:
     if (body.get("stream_options") or {}).get("include_usage"):
         chunks.append({**base, "choices": [], "usage": made["usage"]})
     return "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
+
+
+def _bytes_of(messages: Any) -> list[int]:
+    return [number % 64 for number in json.dumps(messages).encode()]
 
 
 def _logprobs(logits: Mapping[int, float]) -> dict[int, float]:
