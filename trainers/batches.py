@@ -9,6 +9,8 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
+import numpy as np
+
 from .collator import Sample
 from .dataset import GroupRows
 from .off_policy import truncated_weights
@@ -22,40 +24,106 @@ Logprobs: TypeAlias = Mapping[int, Floats]
 """log π of a row's model tokens, by the `id` of the row."""
 
 
-def sample_batches(
-    groups: Sequence[GroupRows],
-    grpo: GRPO,
-    *,
-    start: Logprobs,
-    now: Callable[[Sequence[Row]], Logprobs],
-    reference: bool,
-) -> Iterator[list[Sample]]:
-    """The samples of one optimizer step after the other, without end.
+class SampleBatches:
+    """The samples of one load of TRL's ("generation batch") after the other, without end.
 
-    `start` are log π of all rows before training, `now` gives those of rows as the policy is when it is called; with
-    `reference` the samples carry `start` for a KL term.
+    Args:
+        groups: what is trained on.
+        grpo: its seed, and how many rollouts a load and a step have.
+        start: log π of all rows before training.
+        now: gives those of rows as the policy is when it is called.
+        reference: with a KL term, those of the reference policy as it is when it is called.
+        compared: whether samples carry the recorded logprobs too.
     """
 
-    def loads(epoch: int) -> list[list[GroupRows]]:
-        if grpo.rollouts_per_load is None:
-            return [list(groups)]
-        return shuffled_batches(groups, grpo.rollouts_per_load, seed=grpo.seed, epoch=epoch)
+    def __init__(
+        self,
+        groups: Sequence[GroupRows],
+        grpo: GRPO,
+        *,
+        start: Logprobs,
+        now: Callable[[Sequence[Row]], Logprobs],
+        reference: Callable[[Sequence[Row]], Logprobs] | None,
+        compared: bool = False,
+    ) -> None:
+        self._groups, self._grpo, self._compared = groups, grpo, compared
+        self._start, self._now, self._reference = start, now, reference
+        self.drawn = 0
+        """How many batches were drawn."""
+        self._prox: Logprobs = start
+        self._rows: list[Row] = []
+        self._steps: Iterator[list[GroupRows]] = iter(())
+        self._loads = enumerate(forever(self._pass))
 
-    for number, load in enumerate(forever(loads)):
-        rows = [row for group in load for row in group.rows]
-        prox = start if number == 0 or grpo.rollouts_per_load is None else now(rows)
-        steps = shuffled_batches(load, grpo.rollouts_per_step, seed=grpo.seed, epoch=number)
-        samples = {id(row): _sample(row, prox, start if reference else None, grpo) for row in rows}
-        for step in steps:
-            yield [samples[id(row)] for group in step for row in group.rows]
+    def __iter__(self) -> Iterator[list[Sample]]:
+        return self
+
+    def __next__(self) -> list[Sample]:
+        step = next(self._steps, None)
+        if step is None:
+            number = self._load()
+            if number and self._grpo.rollouts_per_load is not None:
+                self._prox = self._now(self._rows)
+            step = next(self._steps)
+        self.drawn += 1
+        rows = [row for group in step for row in group.rows]
+        reference = None if self._reference is None else self._reference(rows)
+        return [_sample(row, self._prox, reference, self._grpo, compared=self._compared) for row in rows]
+
+    def pass_sizes(self) -> Iterator[int]:
+        """How many batches pass 0, 1, 2 … has."""
+        number = 0
+        epoch = 0
+        while True:
+            loads = self._pass(epoch)
+            yield sum(len(self._split(load, number + place)) for place, load in enumerate(loads))
+            number, epoch = number + len(loads), epoch + 1
+
+    @property
+    def prox(self) -> Floats | None:
+        """log π_prox of the load that is being drawn, one row after the other; None where it is that of the start."""
+        if self._prox is self._start:
+            return None
+        return np.concatenate([self._prox[id(row)] for row in self._rows])
+
+    def go_on(self, drawn: int, prox: Floats | None) -> None:
+        """Go on after so many batches, with the `prox` that was taken when the load of the last one began.
+
+        Raises ValueError where it has another number of tokens.
+        """
+        while self.drawn < drawn:
+            if next(self._steps, None) is None:
+                self._load()
+            else:
+                self.drawn += 1
+        if prox is not None:
+            ends = np.cumsum([row.trained for row in self._rows])
+            if prox.shape != (ends[-1],):
+                raise ValueError(f"{prox.shape} values of π_prox; expected {int(ends[-1])}")
+            parts = np.split(prox, ends[:-1])
+            self._prox = {id(row): part for row, part in zip(self._rows, parts, strict=True)}
+
+    def _load(self) -> int:
+        number, load = next(self._loads)
+        self._rows = [row for group in load for row in group.rows]
+        self._steps = iter(self._split(load, number))
+        return number
+
+    def _pass(self, epoch: int) -> list[list[GroupRows]]:
+        if self._grpo.rollouts_per_load is None:
+            return [list(self._groups)]
+        return shuffled_batches(self._groups, self._grpo.rollouts_per_load, seed=self._grpo.seed, epoch=epoch)
+
+    def _split(self, load: Sequence[GroupRows], number: int) -> list[list[GroupRows]]:
+        return shuffled_batches(load, self._grpo.rollouts_per_step, seed=self._grpo.seed, epoch=number)
 
 
-def _sample(row: Row, prox: Logprobs, reference: Logprobs | None, grpo: GRPO) -> Sample:
-    ref = None if reference is None else reference[id(row)]
+def _sample(row: Row, prox: Logprobs, reference: Logprobs | None, grpo: GRPO, *, compared: bool) -> Sample:
+    ref, mu = None if reference is None else reference[id(row)], row.mu if compared else None
     if grpo.importance_weighting == "direct":
-        return Sample(row=row, advantages=row.token_advantages, old=row.mu, ref=ref)
+        return Sample(row=row, advantages=row.token_advantages, old=row.mu, ref=ref, mu=mu)
     weights = truncated_weights(prox[id(row)], row.mu, grpo.max_weight)
-    return Sample(row=row, advantages=row.token_advantages * weights, old=prox[id(row)], ref=ref)
+    return Sample(row=row, advantages=row.token_advantages * weights, old=prox[id(row)], ref=ref, mu=mu)
 
 
 def shuffled_batches(groups: Sequence[GroupRows], target: int, *, seed: int, epoch: int) -> list[list[GroupRows]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,17 +41,33 @@ class ProgressCallback(TrainerCallback):
 
 
 class Checkpoints(TrainerCallback):
-    """Makes TRL's checkpoints whole: `check` raises before one is written of a policy that went astray, `state` gives
-    what of ours goes into it, and `limit` are left at most.
+    """Makes TRL's checkpoints whole.
+
+    Args:
+        check: raises before a checkpoint is written of a policy that went astray.
+        state: what of ours goes into one.
+        limit: how many are left at most.
+        every: a checkpoint that is due earlier waits for a step that is a multiple of this, or for the last one.
     """
 
     def __init__(
-        self, *, check: Callable[[], None], state: Callable[[], State] = State, limit: int | None = None
+        self,
+        *,
+        check: Callable[[], None],
+        state: Callable[[], State] = State,
+        limit: int | None = None,
+        every: int = 1,
     ) -> None:
-        self._check, self._state, self._limit = check, state, limit
+        self._check, self._state, self._limit, self._every = check, state, limit, every
+        self._due = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._due = self._due or control.should_save
+        control.should_save = self._due and (
+            state.global_step % self._every == 0 or state.global_step >= state.max_steps
+        )
         if control.should_save:
+            self._due = False
             self._check()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -63,12 +80,19 @@ class Checkpoints(TrainerCallback):
 
 
 class PassEnds(TrainerCallback):
-    """Logs or saves where a pass over the rollouts ends: TRL's own epochs are those of its nominal prompts."""
+    """Counts passes over the rollouts, and logs or saves where one ends: TRL's own epochs are those of its nominal
+    prompts. `ends` are the steps after which a pass ends, in order, the last one not before the run's end.
+    """
 
-    def __init__(self, ends: Collection[int], *, log: bool, save: bool) -> None:
+    def __init__(self, ends: Sequence[int], *, log: bool, save: bool) -> None:
         self._ends, self._log, self._save = ends, log, save
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step in self._ends:
+        step = state.global_step
+        done = bisect_right(self._ends, step)
+        begun = self._ends[done - 1] if done else 0
+        rest = (step - begun) / (self._ends[done] - begun) if done < len(self._ends) else 0.0
+        state.epoch = done + rest
+        if step == begun:
             control.should_log = control.should_log or self._log
             control.should_save = control.should_save or self._save

@@ -15,15 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cm2_agent.errors import TrainError
 from cm2_agent.types.json_values import JSON
 
 from .run_identity import MANIFEST, RunIdentity, read_identity
 
-STATE, ARRAYS = "state.json", "state.safetensors"
+STATE, TENSORS = "state.json", "state.safetensors"
 _PREFIX = "checkpoint-"
 _BY_TORCH = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth")
 _NEVER_READ = ("training_args.bin",)
@@ -32,10 +29,10 @@ _PICKLED = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """What a trainer of ours adds to a checkpoint: plain values, and arrays by name."""
+    """What a trainer of ours adds to a checkpoint: plain values, and tensors by name."""
 
     values: Mapping[str, JSON] = field(default_factory=dict)
-    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    tensors: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run_folder(out: Path) -> Path:
@@ -124,10 +121,11 @@ def check_checkpoint(checkpoint: Path) -> None:
             try:
                 with safe_globals():
                     torch.load(path, map_location="cpu", weights_only=True)
-            except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError) as error:
+            except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError) as error:
+                said = " ".join(str(error).split())[:120] or type(error).__name__
                 raise TrainError(
                     f"checkpoint {str(checkpoint)!r}: {path.name} is broken, or holds more than numbers"
-                    f" ({str(error).strip().splitlines()[0][:120]}); nothing of it was run. Remove that checkpoint: the"
+                    f" ({said}); nothing of it was run. Remove that checkpoint: the"
                     " run goes on from the one before, or begins anew"
                 ) from error
         elif path.name not in _NEVER_READ:
@@ -139,11 +137,11 @@ def check_checkpoint(checkpoint: Path) -> None:
 
 def complete(checkpoint: Path, state: State, limit: int | None) -> None:
     """Adds our own state to a checkpoint that TRL has just written, and drops the oldest beyond `limit`."""
-    from safetensors.numpy import save_file
+    from safetensors.torch import save_file
 
     for name in _NEVER_READ:  # nobody reads it, and it is a pickle
         (checkpoint / name).unlink(missing_ok=True)
-    save_file({name: np.ascontiguousarray(values) for name, values in state.arrays.items()}, checkpoint / ARRAYS)
+    save_file({name: values.detach().contiguous() for name, values in state.tensors.items()}, checkpoint / TENSORS)
     written = checkpoint / f"{STATE}.new"
     written.write_text(json.dumps(dict(state.values), ensure_ascii=False) + "\n", encoding="utf-8")
     written.replace(checkpoint / STATE)
@@ -155,11 +153,13 @@ def complete(checkpoint: Path, state: State, limit: int | None) -> None:
 def read_state(checkpoint: Path) -> State:
     """Our own state of a checkpoint. Raises TrainError where it cannot be read."""
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors.torch import load_file
 
     try:
         values = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
-        return State(values=values, arrays=load_file(checkpoint / ARRAYS))
+        if not isinstance(values, dict):
+            raise ValueError(f"{STATE} is no object")
+        return State(values=values, tensors=load_file(checkpoint / TENSORS))
     except (OSError, ValueError, SafetensorError) as error:
         raise TrainError(
             f"checkpoint {str(checkpoint)!r} cannot be read: {error}. Remove it: the run goes on from the one before,"

@@ -16,13 +16,15 @@ class Sample:
     """A row with what the loss needs of each of its model tokens, in order: arrays of shape (row.trained,).
 
     `advantages` is what multiplies the ratio (weights are already in it), `old` the logarithm of the ratio's
-    denominator, `ref` the reference policy's log-probability where there is a KL term.
+    denominator, `ref` the reference policy's log-probability where there is a KL term, `mu` the recorded one where the
+    loss or a report compares with it.
     """
 
     row: Row
     advantages: Floats | None = None
     old: Floats | None = None
     ref: Floats | None = None
+    mu: Floats | None = None
 
 
 def collate(samples: Sequence[Sample], *, pad_id: int, device: Any = None) -> dict[str, torch.Tensor]:
@@ -42,9 +44,8 @@ def collate(samples: Sequence[Sample], *, pad_id: int, device: Any = None) -> di
     completion_ids = torch.full((rows, width_c), pad_id, dtype=torch.long)
     completion_mask = torch.zeros((rows, width_c), dtype=torch.long)
     tool_mask = torch.zeros((rows, width_c), dtype=torch.long)
-    floats = {
-        name: torch.zeros((rows, width_c)) for name in ("advantages", "old_per_token_logps", "ref_per_token_logps")
-    }
+    names = ("advantages", "old_per_token_logps", "ref_per_token_logps", "sampling_per_token_logps")
+    floats = {name: torch.zeros((rows, width_c)) for name in names}
     for index, (sample, first) in enumerate(zip(samples, firsts, strict=True)):
         ids = torch.tensor(sample.row.ids)
         prompt_ids[index, width_p - first :] = ids[:first]
@@ -53,13 +54,15 @@ def collate(samples: Sequence[Sample], *, pad_id: int, device: Any = None) -> di
         completion_mask[index, : len(ids) - first] = 1
         places = torch.from_numpy(sample.row.positions - first)
         tool_mask[index, places] = 1
-        for name, values in zip(floats, (sample.advantages, sample.old, sample.ref), strict=True):
+        for name, values in zip(floats, (sample.advantages, sample.old, sample.ref, sample.mu), strict=True):
             if values is not None:
                 floats[name][index, places] = torch.from_numpy(values).float()
     if all(sample.old is None for sample in samples):
         del floats["old_per_token_logps"]
     if all(sample.ref is None for sample in samples):
         del floats["ref_per_token_logps"]
+    if all(sample.mu is None for sample in samples):
+        del floats["sampling_per_token_logps"]
     batch = {
         "prompt_ids": prompt_ids,
         "prompt_mask": prompt_mask,

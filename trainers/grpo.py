@@ -189,17 +189,19 @@ class GRPO:
             # torch and TRL are imported when training begins.
             from .grpo_run import fit, limit, prepare
             from .recheck import recheck
+            from .resuming import resume_point
             from .trl_trainer import config_restored
 
             config = grpo_config(self, temperature, folder.parent / "trl")
             rows = [row for group in dataset.groups for row in group.rows]
             run = identify("grpo", model=policy.version, rows=rows, config=config, trainer=self)
             check_run(self.out, run, overwrite=self.overwrite)
+            checkpoint = resume_point(config, run, overwrite=self.overwrite)
             with config_restored(policy.model):
                 prepared = prepare(self, dataset, policy, config, progress)
                 rechecked = recheck(prepared)
                 limited = limit(rechecked)
-                self.report = fit(limited)
+                self.report = fit(limited, checkpoint)
             save_policy(folder, policy)
             save_report(folder, self.report, run)
         return self.out

@@ -5,8 +5,9 @@ Each function takes what the one before it returned, so that their order is the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
@@ -16,13 +17,16 @@ from cm2_agent.models.local import fingerprint
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.protocols import Progress
 
-from .batches import sample_batches
+from .batches import Logprobs, SampleBatches
 from .dataset import GroupRows, RolloutDataset
-from .divergence import require_finite_logprobs, require_finite_weights
+from .divergence import require_finite_logprobs
 from .micro_batches import MicroBatches
 from .off_policy import OffPolicy, measure_rollouts, rollout_ratio
 from .policy import Policy
-from .rows import Floats
+from .reference_policy import ReferencePolicy
+from .resuming import train_resumably
+from .rows import Floats, Row
+from .saved_run import SavedRun, plan
 from .trl_config import refusals
 from .trl_trainer import StoredGRPOTrainer
 from .validation import leave_out
@@ -47,6 +51,7 @@ class Prepared:
     policy: Policy
     trainer: StoredGRPOTrainer
     beta: float
+    reference: ReferencePolicy | None = None
 
     def trained(self, dataset: RolloutDataset) -> list[GroupRows]:
         """The groups of a dataset that steps are taken on: those without any advantage only where there is a KL
@@ -75,23 +80,24 @@ def prepare(
     micro_batches = MicroBatches.of(config, args=grpo.args, tokens=grpo.tokens_per_micro_batch)
     # TRL would load a second model to refer to; ours is this one, before training.
     beta, config.beta = config.beta, 0.0
-    if config.max_steps <= 0:
-        # A TRL batch is shared by `steps_per_generation` optimizer steps, and used `num_iterations` times.
-        rollouts = sum(len(group.rollouts) for group in dataset.groups if group.informative or beta)
-        a_pass = -(-rollouts // grpo.rollouts_per_step) * config.num_iterations * config.steps_per_generation
-        config.max_steps = max(1, round(config.num_train_epochs * max(1, a_pass)))
+    reference = ReferencePolicy(policy.model) if config.sync_ref_model else None
+    config.sync_ref_model = False
     # TRL draws prompts to generate from; ours are nominal, as many as one of its batches and the next steps need.
-    prompts = Dataset.from_dict({"prompt": [""] * (config.generation_batch_size * min(64, config.max_steps))})
+    number = min(64, config.max_steps) if config.max_steps > 0 else 64
+    prompts = Dataset.from_dict({"prompt": [""] * (config.generation_batch_size * number)})
     with refusals("GRPOTrainer"):
         trainer = StoredGRPOTrainer(
             on_step=progress,
             micro_batches=micro_batches,
+            max_weight=grpo.max_weight,
             model=policy.model,
             args=config,
             train_dataset=prompts,
             processing_class=policy.tokenizer,
         )
-    return Prepared(grpo=grpo, dataset=dataset, policy=policy, trainer=trainer, beta=beta)
+    if reference is not None:
+        trainer.add_callback(reference.callback(trainer.accelerator))
+    return Prepared(grpo=grpo, dataset=dataset, policy=policy, trainer=trainer, beta=beta, reference=reference)
 
 
 def limit(rechecked: Rechecked) -> Limited:
@@ -121,17 +127,32 @@ def limit(rechecked: Rechecked) -> Limited:
     return Limited(rechecked=rechecked, dataset=dataset, start=start, off_policy=figures)
 
 
-def fit(limited: Limited) -> dict[str, JSON]:
-    """Trains, and returns what was trained on what, and what it did."""
+def fit(limited: Limited, checkpoint: Path | None = None) -> dict[str, JSON]:
+    """Trains, from a checkpoint of this very run where there is one, and returns what was trained on what, and what it
+    did.
+    """
     dataset, rechecked, prepared = limited.dataset, limited.rechecked, limited.rechecked.prepared
     grpo, policy, trainer = prepared.grpo, prepared.policy, prepared.trainer
     groups = prepared.trained(dataset)
-    trainer.batches = sample_batches(
-        groups, grpo, start=limited.start, now=trainer.logprobs_by_row, reference=bool(prepared.beta)
+    batches = SampleBatches(
+        groups,
+        grpo,
+        start=limited.start,
+        now=trainer.logprobs_by_row,
+        reference=_reference(prepared, limited.start),
+        compared=trainer.compares,
     )
-    trainer.beta = prepared.beta
-    trainer.train()
-    require_finite_weights(policy.model, trainer.settings.learning_rate)
+    trainer.batches, trainer.beta = batches, prepared.beta
+    if trainer.log_completions:
+        trainer.rewards = {one.trace.id: one.score.lower for group in dataset.groups for one in group.group.rollouts}
+    steps_a_batch = plan(trainer, batches)
+    saved = SavedRun(prepared=prepared, batches=batches, steps_a_batch=steps_a_batch)
+
+    def check() -> None:
+        if grpo.max_kl is not None:
+            measure_after(prepared, groups)
+
+    train_resumably(trainer, checkpoint, check=check, state=saved.state, every=steps_a_batch, go_on=saved.go_on)
     after = measure_after(prepared, groups)
     report, given = dataset.report, prepared.dataset.groups
     behaviour = sorted({str(group.key.get("policy")) for group in given})
@@ -156,6 +177,14 @@ def fit(limited: Limited) -> dict[str, JSON]:
         "off_policy_after": after.to_json(),
         "history": trainer.history,
     }
+
+
+def _reference(prepared: Prepared, start: Mapping[int, Floats]) -> Callable[[Sequence[Row]], Logprobs] | None:
+    """What gives log π_ref of rows, None without a KL term: the policy before training, or the one that follows it."""
+    followed = prepared.reference
+    if followed is not None:
+        return lambda rows: prepared.trainer.logprobs_by_row(rows, model=followed.model)
+    return (lambda rows: start) if prepared.beta else None
 
 
 def measure_after(prepared: Prepared, groups: Sequence[GroupRows]) -> OffPolicy:

@@ -9,35 +9,46 @@ from typing import Any
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
+from cm2_agent.errors import TrainError
+
 from .callbacks import Checkpoints
 from .checkpoints import State, open_run, read_state
 from .divergence import require_finite_weights
+from .policy import without_bars
 from .run_identity import RunIdentity
 from .trl_config import writes
 
 
+def resume_point(config: Any, run: RunIdentity, *, overwrite: bool) -> Path | None:
+    """The checkpoint from which a run of this TRL config goes on, None where it begins or keeps nothing; its folder is
+    the run's from then on. Raises TrainError as `open_run` does.
+    """
+    if not writes(config):
+        return None
+    return open_run(Path(config.output_dir), run, overwrite=overwrite, resume=config.resume_from_checkpoint)
+
+
 def train_resumably(
     trainer: Any,
-    run: RunIdentity,
+    checkpoint: Path | None,
     *,
-    overwrite: bool,
     check: Callable[[], object] = lambda: None,
     state: Callable[[], State] = State,
+    every: int = 1,
     go_on: Callable[[int, State], None] = lambda step, state: None,
 ) -> None:
-    """Trains, from the newest whole checkpoint of this very run where there is one; the weights are finite at the end.
+    """Trains, from a checkpoint where there is one; the weights are finite at the end.
 
     Args:
         trainer: a transformers Trainer that has not trained yet.
-        run: which run it is.
-        overwrite: whether another run's checkpoints are replaced.
+        checkpoint: of this very run (`resume_point`).
         check: raises where the policy as it is must not be saved; finite weights are checked anyway.
         state: what of ours goes into a checkpoint.
+        every: checkpoints are written at multiples of so many steps alone, and at the end.
         go_on: called with the step of the checkpoint and its state before training goes on.
 
     Raises:
-        TrainError: another run's checkpoints without `overwrite`, a checkpoint that cannot be read, and what `check`
-            says.
+        TrainError: a checkpoint that cannot be read, and what `check` says.
     """
     config = trainer.args
 
@@ -45,20 +56,27 @@ def train_resumably(
         require_finite_weights(trainer.model, config.learning_rate)
         check()
 
-    checkpoint: Path | None = None
-    if writes(config):
-        resume = config.resume_from_checkpoint
-        checkpoint = open_run(Path(config.output_dir), run, overwrite=overwrite, resume=resume)
+    if config.save_strategy != "no":
         limit, config.save_total_limit = config.save_total_limit, None  # an old one goes when the new one is whole
-        trainer.add_callback(Checkpoints(check=sound, state=state, limit=limit))
-    if checkpoint is None:
-        trainer.train()
-    else:
-        saved = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-        go_on(saved.global_step, read_state(checkpoint))
-        if saved.global_step < saved.max_steps:
-            trainer.train(resume_from_checkpoint=str(checkpoint))
-        else:  # killed after the last step: TRL would take one more
-            trainer._load_from_checkpoint(str(checkpoint))
-            trainer.state = saved
+        trainer.add_callback(Checkpoints(check=sound, state=state, limit=limit, every=every))
+    with without_bars():
+        if checkpoint is None:
+            trainer.train()
+        else:
+            saved = _trainer_state(checkpoint)
+            go_on(saved.global_step, read_state(checkpoint))
+            if saved.global_step < saved.max_steps:
+                trainer.train(resume_from_checkpoint=str(checkpoint))
+            else:  # killed after the last step: TRL would take one more
+                trainer._load_from_checkpoint(str(checkpoint))
+                trainer.state = saved
     sound()
+
+
+def _trainer_state(checkpoint: Path) -> TrainerState:
+    try:
+        return TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    except (OSError, ValueError, TypeError) as error:
+        raise TrainError(
+            f"checkpoint {str(checkpoint)!r}: {TRAINER_STATE_NAME} cannot be read ({error}); remove that checkpoint"
+        ) from error

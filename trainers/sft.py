@@ -170,7 +170,7 @@ class SFT:
         from trl import SFTConfig
 
         from .callbacks import ProgressCallback
-        from .resuming import train_resumably
+        from .resuming import resume_point, train_resumably
         from .sft_trainer import RowSFTTrainer
 
         defaults = {
@@ -198,6 +198,7 @@ class SFT:
         }  # rows are tokens already, cut to length
         run = identify("sft", model=policy.version, rows=rows, config=made, trainer=self)
         check_run(self.out, run, overwrite=self.overwrite)
+        checkpoint = resume_point(made, run, overwrite=self.overwrite)
         data = Dataset.from_dict(
             {"input_ids": [list(row.ids) for row in rows], "labels": [_labels(row) for row in rows]}
         )
@@ -210,7 +211,7 @@ class SFT:
                 callbacks=[ProgressCallback(progress)],
             )
         trainer.remove_callback(PrinterCallback)  # it writes to stdout, which is the command line's
-        train_resumably(trainer, run, overwrite=self.overwrite)
+        train_resumably(trainer, checkpoint)
         return int(trainer.state.global_step), run
 
     def _report(self, account: dict[str, JSON], policy: Policy, steps: int, stops: list[str]) -> dict[str, JSON]:

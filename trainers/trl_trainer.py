@@ -5,7 +5,7 @@ log-probabilities of trained positions only.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -24,6 +24,7 @@ from .divergence import StopsWhenAstray, require_finite
 from .dropout import restore_dropout, switch_off_dropout
 from .master_weights import MasterWeightsMixin
 from .micro_batches import Counts, MicroBatches, Share, buckets
+from .reporting import StepReports, completions
 from .rows import Floats, Row
 from .trained_logits import trained_logprobs
 
@@ -56,6 +57,7 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
         batches: Iterator[Sequence[Sample]] | None = None,
         micro_batches: MicroBatches | None = None,
         on_step: Progress | None = None,
+        max_weight: float = 2.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(reward_funcs=cast(Any, no_reward_func), **kwargs)
@@ -64,9 +66,12 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
         self.batches = batches
         self.micro_batches = micro_batches or MicroBatches()
         self.history: list[dict[str, float]] = []
+        self.rewards: Mapping[str, float | None] = {}  # by trace, for log_completions
+        self._reports = StepReports(max_weight=max_weight) if self.settings.logging_strategy != "no" else None
         self._taken = 0  # batches
         self._steps: list[list[Sample]] = []  # of the batch that was taken last, by optimizer step
         self._trained: torch.Tensor | None = None
+        self._logps: torch.Tensor | None = None
         self._entropy_threshold: torch.Tensor | None = None
         self._weights: list[int] = []  # trained tokens of the micro-batches of this step
         self._sums: dict[str, float] = {}
@@ -101,6 +106,8 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
         while self._taken < wanted:
             batch = next(self.batches)
             self._taken += 1
+            if self.log_completions:
+                self._logs = completions(batch, self._tokenizer, self.rewards)
             if self._taken == wanted:
                 mixed = [batch[index] for index in torch.randperm(len(batch)).tolist()]
                 self._steps = [mixed[number::parts] for number in range(parts)]
@@ -138,6 +145,8 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
                 loss = super()._compute_loss(model, inputs)
         finally:
             self._trained, self.current_gradient_accumulation_steps = None, 1
+        if self._reports is not None and self._logps is not None:
+            self._reports.add(self._logps, inputs)
         self._weights.append(int(inputs["num_items_in_batch"]))
         self._sums["loss"] = self._sums.get("loss", 0.0) + float(loss.detach())
         return loss
@@ -207,22 +216,40 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
             "loss": self._sums.pop("loss", 0.0),
             **{name: _mean(values) for name, values in means.items() if values},
         }
+        if self._reports is not None:
+            self._reports.close(metrics, lists)
         lists.clear()
         self._sums.clear()
         self._weights.clear()
         self.history.append(metrics)
         return metrics
 
+    @property
+    def compares(self) -> bool:
+        """Whether the recorded logprobs are looked at: by a report, or by TRL's off-policy mask."""
+        return self._reports is not None or self.settings.off_policy_mask_threshold is not None
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """TRL's log, with the means of what was collected since the last one."""
+        if self._reports is not None:
+            self._reports.flush(self._metrics["train" if self.model.training else "eval"])
+        super().log(logs, start_time)
+
+    def go_on(self, step: int, drawn: int) -> None:
+        """Go on after so many optimizer steps, for which so many batches were drawn."""
+        self._step, self._taken = step, drawn
+
     @torch.no_grad()
-    def logprobs(self, rows: Sequence[Row]) -> list[Floats]:
+    def logprobs(self, rows: Sequence[Row], model: Any = None) -> list[Floats]:
         """log π of each row's model tokens under the weights as they are now, by the same forward pass that training
-        takes, in buckets of like length.
+        takes, in buckets of like length; or under those of another model of the same kind.
         """
+        model = self.model if model is None else model
         found: dict[int, Floats] = {}
-        with _evaluating(self.model):
+        with _evaluating(model):
             for bucket in buckets([len(row.ids) for row in rows], tokens=self.micro_batches.tokens):
                 batch = self._collated([Sample(row=rows[index]) for index in bucket])
-                logps, _ = self._forward(self.model, batch, entropy=False)
+                logps, _ = self._forward(model, batch, entropy=False)
                 values: Floats = logps.double().cpu().numpy()
                 for place, index in enumerate(bucket):
                     row = rows[index]
@@ -234,11 +261,11 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
         with _evaluating(self.model):
             return cached_logprobs(self.model, calls, temperature=self.temperature)
 
-    def logprobs_by_row(self, rows: Sequence[Row]) -> dict[int, Floats]:
+    def logprobs_by_row(self, rows: Sequence[Row], model: Any = None) -> dict[int, Floats]:
         """`logprobs` by the `id` of the row: of rows as objects, since nothing says that a trace stands in one group
         only.
         """
-        return dict(zip(map(id, rows), self.logprobs(rows), strict=True))
+        return dict(zip(map(id, rows), self.logprobs(rows, model), strict=True))
 
     def _forward(
         self, model: Any, batch: dict[str, torch.Tensor], *, entropy: bool
@@ -276,7 +303,7 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
         if self._trained is None:
             raise RuntimeError("no positions are marked as trained; expected a batch of stored rows")
         with self.accelerator.autocast():
-            return trained_logprobs(
+            found = trained_logprobs(
                 model,
                 input_ids,
                 attention_mask,
@@ -286,6 +313,8 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
                 entropy_gradient=self._entropy_bonus_enabled,
                 router_loss=compute_aux_loss,
             )
+        self._logps = found[0].detach()
+        return found
 
 
 def _counts(samples: Sequence[Sample]) -> Counts:
