@@ -28,10 +28,12 @@ KILLED = """
 import os
 import signal
 
-from cm2_agent.trainers import GRPO, SFT
+from cm2_agent.cli.algorithms import load_algorithm, make_trainer
 
 
-def killing(kind):
+def killed(name):
+    kind = load_algorithm(name)
+
     class Killed(kind):
         def train(self, groups, progress=None):
             def step(number, total, metrics):
@@ -40,15 +42,10 @@ def killing(kind):
 
             return super().train(groups, progress=step)
 
-    return Killed
+    return lambda **given: make_trainer(name, Killed, {}, given)
 
 
-def grpo(model, out, **settings):
-    return killing(GRPO)(model, out, **settings)
-
-
-def sft(model, out, **settings):
-    return killing(SFT)(model, out, **settings)
+grpo, sft = killed("grpo"), killed("sft")
 """
 LETTERS = Checklist(
     Item("a_letter", check={"reply_matches": "[a-z]"}), Item("two", check={"reply_matches": "[a-m]{2}"}), name="letters"
@@ -79,12 +76,22 @@ def started(tmp_path_factory: pytest.TempPathFactory, policy: Callable[..., Any]
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["grpo", "sft"])
 def test_a_killed_run_goes_on_to_the_same_bytes(algorithm: str, started: Path) -> None:
     """The command dies by SIGKILL at step 5 of 7; typed again it goes on from step 4, and gives what an undisturbed run
     gives.
     """
-    command = [sys.executable, "-m", "cm2_agent.cli.app", "train", "--store", "sqlite:///cm2.db", "--model", "start"]
+    command = [
+        sys.executable,
+        "-c",
+        "from cm2_agent.cli import main; main()",
+        "train",
+        "--store",
+        "sqlite:///cm2.db",
+        "--model",
+        "start",
+    ]
     command += ["--steps", "7", "--learning-rate", "0.01", "--set", "save_steps=2", "--set", "warmup_steps=3"]
     command += ["--set", "lr_scheduler_type=cosine"]
     if algorithm == "grpo":
