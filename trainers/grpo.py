@@ -18,7 +18,7 @@ from .output_folder import check_out, check_run, save_report, whole_folder
 from .policy import handed_back, load_policy, save_policy
 from .run_identity import identify
 from .trl_config import grpo_config
-from .validation import check, check_sizes, not_finite, stale, too_long, truncated
+from .validation import check, check_sizes, not_finite, noted, stale, too_long, truncated
 
 require_extra("train", "Trainers", "torch", "transformers", "trl", "accelerate", "datasets")
 
@@ -169,6 +169,7 @@ class GRPO:
         """
         check_out(self.out)
         limits = ModelLimits(self.model)
+        rewards: dict[str, float | None] = {}
         dataset = build_dataset(
             groups,
             level=self.level,
@@ -180,6 +181,7 @@ class GRPO:
                 stale(self.versions, self.max_lag),
                 not_finite,
                 *([truncated] if self._own.mask_truncated else []),
+                *([noted(rewards)] if self._own.log_completions else []),
             ],
         )
         check_sizes(dataset, self._own.num_generations)
@@ -201,7 +203,7 @@ class GRPO:
                 prepared = prepare(self, dataset, policy, config, progress)
                 rechecked = recheck(prepared)
                 limited = limit(rechecked)
-                self.report = fit(limited, checkpoint)
+                self.report = fit(limited, checkpoint, rewards)
             save_policy(folder, policy)
             save_report(folder, self.report, run)
         return self.out

@@ -20,6 +20,7 @@ class OwnFields:
     seed: int | None = None
     num_generations: int | None = None
     mask_truncated: bool = False
+    log_completions: bool = False
 
     def one_norm(self, norm: str, credits: object) -> str:
         """The norm of `norm` and `scale_rewards`. Raises TrainError where they, or `credits`, say different things."""
@@ -89,6 +90,7 @@ def check_fields(args: Any) -> OwnFields:
         seed=None if seed is None else int(seed),
         num_generations=None if number is None else int(number),
         mask_truncated=bool(given.get("mask_truncated_completions")),
+        log_completions=bool(given.get("log_completions")),
     )
 
 

@@ -127,9 +127,9 @@ def limit(rechecked: Rechecked) -> Limited:
     return Limited(rechecked=rechecked, dataset=dataset, start=start, off_policy=figures)
 
 
-def fit(limited: Limited, checkpoint: Path | None = None) -> dict[str, JSON]:
+def fit(limited: Limited, checkpoint: Path | None, rewards: Mapping[str, float | None]) -> dict[str, JSON]:
     """Trains, from a checkpoint of this very run where there is one, and returns what was trained on what, and what it
-    did.
+    did. `rewards` by trace are for `log_completions`.
     """
     dataset, rechecked, prepared = limited.dataset, limited.rechecked, limited.rechecked.prepared
     grpo, policy, trainer = prepared.grpo, prepared.policy, prepared.trainer
@@ -143,8 +143,7 @@ def fit(limited: Limited, checkpoint: Path | None = None) -> dict[str, JSON]:
         compared=trainer.compares,
     )
     trainer.batches, trainer.beta = batches, prepared.beta
-    if trainer.log_completions:
-        trainer.rewards = {one.trace.id: one.score.lower for group in dataset.groups for one in group.group.rollouts}
+    trainer.rewards = rewards
     steps_a_batch = plan(trainer, batches)
     saved = SavedRun(prepared=prepared, batches=batches, steps_a_batch=steps_a_batch)
 

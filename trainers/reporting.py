@@ -30,8 +30,10 @@ class StepReports:
         mask = (batch["completion_mask"] * batch["tool_mask"]).bool()
         row = torch.nonzero(mask)[:, 0] + self._rows
         self._rows += mask.shape[0]
-        values = (logps, batch["sampling_per_token_logps"], batch["advantages"])
-        self._parts.append((*(one[mask].double().cpu().numpy() for one in values), row.cpu().numpy()))
+        now, mu, advantages = (
+            one[mask].double().cpu().numpy() for one in (logps, batch["sampling_per_token_logps"], batch["advantages"])
+        )
+        self._parts.append((now, mu, advantages, row.cpu().numpy()))
 
     def close(self, figures: Mapping[str, float], lists: Mapping[str, Sequence[float]]) -> None:
         """Ends an optimizer step: `figures` are those of the step, `lists` what TRL noted for each micro-batch."""

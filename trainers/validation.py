@@ -62,6 +62,16 @@ def truncated(group: Group, rollout: Rollout, rows: Sequence[Row]) -> str | None
     return TRUNCATED if cut else None
 
 
+def noted(rewards: dict[str, float | None]) -> Drop:
+    """Leaves out nothing, and notes what each rollout is worth (`log_completions`)."""
+
+    def drop(group: Group, rollout: Rollout, rows: Sequence[Row]) -> str | None:
+        rewards[rollout.trace.id] = rollout.score.lower
+        return None
+
+    return drop
+
+
 def check_sizes(dataset: RolloutDataset, num_generations: int | None) -> None:
     """Raises TrainError where `num_generations` was given and a stored group has another number of rollouts."""
     for group in dataset.groups:

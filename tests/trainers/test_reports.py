@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import struct
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import pyarrow.parquet as parquet  # type: ignore[import-untyped]
 import pytest
 import torch
-from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.event_pb2 import Event  # type: ignore[import-untyped]
 
 from cm2_agent.errors import TrainError
 from cm2_agent.trainers.dataset import build_dataset
@@ -132,10 +132,10 @@ def test_log_completions_shows_stored_dialogues_with_their_rewards(
     args = {"log_completions": True, "num_completions_to_print": 1, "output_dir": str(tmp_path / "mine")}
     GRPO(policy(1), tmp_path / "out", tokenizer=tokenizer, steps=1, args=args).train(groups)
     assert "Step 1" in capsys.readouterr().out
-    table = pd.read_parquet(tmp_path / "mine" / "completions" / "completions_00001.parquet")
+    table = parquet.read_table(tmp_path / "mine" / "completions" / "completions_00001.parquet").to_pylist()
     rewards = {one.trace.id: one.score.reward for group in groups for one in group.rollouts}
-    assert sorted(table["trace"]) == sorted(rewards)
-    for line in table.to_dict("records"):
+    assert sorted(line["trace"] for line in table) == sorted(rewards)
+    for line in table:
         assert line["reward"] == rewards[line["trace"]]
         assert line["prompt"].startswith("<|im_start|>user\nWhere is order ")
         assert "\nAnd?<|im_end|>" in line["completion"]
@@ -162,16 +162,15 @@ def test_epochs_are_whole_passes(policy: Callable[..., Any], sample: Sampler, to
     """Each rollout is used as often as there are epochs, whatever the batches, loads and what the ratio band leaves."""
     groups = sample(policy(1), groups=5, size=3, stale=0.2, version="older")
     far = shifted(sample(policy(1), groups=1, size=3), 1.0)
-    for number, (settings, steps) in enumerate(
-        [
-            ({"epochs": 1, "rollouts_per_step": 4}, 4),
-            ({"epochs": 2, "rollouts_per_step": 100}, 2),
-            ({"epochs": 1, "rollouts_per_step": 3, "rollouts_per_load": 7}, 5),
-            ({"epochs": 3, "rollouts_per_step": 6, "args": {"num_iterations": 2}}, 18),
-            ({"rollouts_per_step": 3, "args": {"num_train_epochs": 1.5}}, 8),
-            ({"epochs": 1, "rollouts_per_step": 3, "ratio_band": 1.5, "far": True}, 5),
-        ]
-    ):
+    cases: list[tuple[dict[str, Any], int]] = [
+        ({"epochs": 1, "rollouts_per_step": 4}, 4),
+        ({"epochs": 2, "rollouts_per_step": 100}, 2),
+        ({"epochs": 1, "rollouts_per_step": 3, "rollouts_per_load": 7}, 5),
+        ({"epochs": 3, "rollouts_per_step": 6, "args": {"num_iterations": 2}}, 18),
+        ({"rollouts_per_step": 3, "args": {"num_train_epochs": 1.5}}, 8),
+        ({"epochs": 1, "rollouts_per_step": 3, "ratio_band": 1.5, "far": True}, 5),
+    ]
+    for number, (settings, steps) in enumerate(cases):
         given: dict[str, Any] = {"ratio_band": None, **settings}
         more = far if given.pop("far", False) else []
         passes = {**given.pop("args", {}), "log_completions": True}
@@ -179,8 +178,7 @@ def test_epochs_are_whole_passes(policy: Callable[..., Any], sample: Sampler, to
         grpo.train([*groups, *more])
         assert grpo.report["steps"] == steps
         tables = (tmp_path / f"{number}.run" / "completions").glob("*.parquet")
-        used = pd.concat([pd.read_parquet(one) for one in tables])["trace"].value_counts()
-        times = {name: int(count) for name, count in used.items()}
+        times = Counter(name for one in tables for name in parquet.read_table(one)["trace"].to_pylist())
         assert set(times) == {one.trace.id for group in groups for one in group.rollouts}
         expected = settings.get("epochs", 1) * (2 if "num_iterations" in str(settings) else 1)
         if "args" not in settings or "num_iterations" in str(settings):

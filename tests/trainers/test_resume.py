@@ -67,7 +67,7 @@ def started(tmp_path_factory: pytest.TempPathFactory, policy: Callable[..., Any]
     model = LocalChatModel.load(str(folder / "start"), max_tokens=6)
 
     async def collect() -> None:
-        tasks = [Task(id=f"t{number}", turns=[f"Say {number}."]) for number in range(4)]
+        tasks = [Task(id=f"t{number}", turns=(f"Say {number}.",)) for number in range(4)]
         async for _ in run(agent(model, tools=[]), tasks, group=4, checklist=LETTERS, store=store, lockstep=True):
             pass
 
@@ -168,7 +168,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
     again = grpo("stopped")
     again.train(groups, progress=lambda step, total, metrics: seen.append(step))
     assert seen[0] > 1
-    assert seen == list(range(seen[0], len(whole.report["history"]) + 1))  # type: ignore[arg-type]
+    assert seen == list(range(seen[0], len(whole.report["history"]) + 1))
     assert files(tmp_path / "stopped") == files(tmp_path / "whole")
     # Killed after the last step, before the policy was written: nothing is left to train.
     shutil.rmtree(tmp_path / "stopped")
