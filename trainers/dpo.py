@@ -176,7 +176,7 @@ class DPO:
         from trl import DPOConfig
 
         from .pair_trainer import PairTrainer, figures, pair_trainer
-        from .resuming import train_resumably
+        from .resuming import resume_point, train_resumably
 
         defaults = {
             "per_device_train_batch_size": self.pairs_per_step,
@@ -208,9 +208,10 @@ class DPO:
             "dpo", model=policy.version, rows=[row for pair in pairs for row in pair.sides], config=made, trainer=self
         )
         check_run(self.out, run, overwrite=self.overwrite)
+        checkpoint = resume_point(made, run, overwrite=self.overwrite)
         with refusals("DPOTrainer"):
             trainer: PairTrainer = pair_trainer(policy, pairs, made, progress)
-        train_resumably(trainer, run, overwrite=self.overwrite)
+        train_resumably(trainer, checkpoint)
         return run, figures(trainer)
 
     def _report(
