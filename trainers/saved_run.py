@@ -25,18 +25,9 @@ _PROX = "prox"
 def plan(trainer: StoredGRPOTrainer, batches: SampleBatches) -> int:
     """Sets the number of optimizer steps where the config has none: so many that `num_train_epochs` passes use each
     rollout exactly as often. Returns how many steps share a batch.
-
-    Raises TrainError where a batch is no whole number of steps.
     """
     config = trainer.settings
-    shared = config.steps_per_generation * config.num_iterations
-    steps, rest = divmod(shared, config.gradient_accumulation_steps)
-    if rest:
-        raise TrainError(
-            f"steps_per_generation {config.steps_per_generation}, num_iterations {config.num_iterations} and"
-            f" gradient_accumulation_steps {config.gradient_accumulation_steps} were given; expected the product of the"
-            " first two to be a multiple of the third: else an optimizer step would mix batches"
-        )
+    steps = int(config.steps_per_generation * config.num_iterations)
     sizes = batches.pass_sizes()
     if config.max_steps <= 0:
         whole, part = int(config.num_train_epochs), config.num_train_epochs % 1
