@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cm2_agent.models.call_values import argument_types, json_at, python_calls, typed
+from cm2_agent.models.quoted_calls import quoted_calls
 from cm2_agent.models.tool_call_text import CallText, call_in, find_calls
 
 __all__ = ["FORMATS", "HERMES", "CallFormat", "Reader"]
@@ -340,6 +341,11 @@ FORMATS: tuple[CallFormat, ...] = (
             marks=(("<|tool_call_start|>", "<|tool_call_end|>"), ("<|python_start|>", "<|python_end|>")), bare=True
         ),
         "[NAME(KEY=7)], between <|tool_call_start|> and <|tool_call_end|> or as the whole message",
+    ),
+    _format(
+        "lfm2.5",
+        quoted_calls,
+        "<|tool_call_start|>[NAME(KEY='words')]<|tool_call_end|>",
     ),
     _format(
         "gemma-tool-code",

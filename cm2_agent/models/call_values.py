@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["argument_types", "json_at", "python_calls", "typed"]
+__all__ = ["argument_types", "json_at", "literal", "python_calls", "typed"]
 
 _LONGEST_CODE = 20_000
 """Characters of a text that is read as Python."""
@@ -143,6 +143,20 @@ def python_calls(code: str) -> list[tuple[str, dict[str, Any]]] | str:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return f"not a list of calls: {error}" if isinstance(error, SyntaxError) else str(error)
     return calls or "no call"
+
+
+def literal(code: str) -> Any:
+    """The value of a literal of Python, or of true, false and null. Raises ValueError.
+
+    >>> literal("[1, True, null]")
+    [1, True, None]
+    """
+    if len(code) > _LONGEST_CODE:
+        raise ValueError(f"more than {_LONGEST_CODE} characters")
+    try:
+        return _value(ast.parse(code.strip(), mode="eval").body)
+    except (SyntaxError, RecursionError, MemoryError) as error:
+        raise ValueError(f"not a literal: {code[:80]!r}") from error
 
 
 def _call(node: ast.expr) -> tuple[str, dict[str, Any]]:

@@ -56,6 +56,7 @@ _HARDER: tuple[tuple[str, dict[str, Any]], ...] = (
     ("an apostrophe", {"text": "it's"}),
     ("a line break", {"text": "a\nb"}),
     ("a backslash", {"text": "a\\nb"}),
+    ("brackets and commas", {"text": "a) b], c=(d, {e}"}),
     ("angle brackets", {"text": "1 < 2 > 0 & 3"}),
     ("digits in a string", {"text": "007"}),
     ("the word true in a string", {"text": "true"}),

@@ -71,6 +71,7 @@ WRITTEN = {
         "<|tool_call_start|>[get_order(order_id=7)]<|tool_call_end|>",
         "<|python_start|>[get_order(order_id=7)]<|python_end|>",
     ],
+    "lfm2.5": ["<|tool_call_start|>[get_order(order_id=7)]<|tool_call_end|>"],
     "gemma-tool-code": ["```tool_code\nget_order(order_id=7)\n```"],
     "invoke": [
         '<minimax:tool_call>\n<invoke name="get_order">\n<parameter name="order_id">7</parameter>\n</invoke>\n'
