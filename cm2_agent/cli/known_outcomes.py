@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cm2_agent.errors import StoreError
 from cm2_agent.types.cluster import cluster_of
-from cm2_agent.types.human_labels import DIALOGUE, consensus
+from cm2_agent.types.human_labels import PeopleFound
 from cm2_agent.types.score_bounds import IN_FULL
 
 if TYPE_CHECKING:
@@ -37,15 +37,15 @@ def known_traces(
 
     Raises StoreError: the outcome that was named is not there, or the store has several and none was named."""
     name = _outcome(store, outcome)
-    labels = _labelled(store, {item.id for item in checklist.items})
+    people, items = PeopleFound(store.labels()), [item.id for item in checklist.items]
     found, sources = [], Counter[str]()
     for trace in store.traces():
         said: dict[str, bool] = {}
         value = trace.outcomes.get(name) if name is not None else None
         if value is not None:
             said[f"outcome {name}"] = value >= IN_FULL
-        if trace.id in labels:
-            said["human labels"] = labels[trace.id]
+        if (found_right := people.right(trace.id, items)) is not None:
+            said["human labels"] = found_right
         if passing is not None:
             lower = passing.score_sync(trace).lower
             said["--passing"] = lower is not None and lower >= IN_FULL
@@ -82,19 +82,6 @@ def _outcome(store: SQLStore, named: str | None) -> str | None:
             f"traces have the outcomes {', '.join(names)}; name the one that says what is right: --outcome"
         )
     return named or next(iter(names), None)
-
-
-def _labelled(store: SQLStore, items: set[str]) -> Mapping[str, bool]:
-    """Whether people found the trace right: by their word on the whole dialogue, else on every item that they
-    labelled."""
-    whole: dict[str, bool] = {}
-    parts: defaultdict[str, list[bool]] = defaultdict(list)
-    for (trace, _, item), value in consensus(store.labels()).items():
-        if item == DIALOGUE:
-            whole[trace] = value
-        elif item in items:
-            parts[trace].append(value)
-    return {trace: all(values) for trace, values in parts.items()} | whole
 
 
 __all__ = ["KnownTrace", "known_traces", "spread"]

@@ -3,18 +3,20 @@ and whether an item is too often NULL on dialogues that are right."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from cm2_agent.cli.common import echo_err, format_number, printable
 from cm2_agent.errors import TrainError
 from cm2_agent.types.null_rates import NullTally, PolicyNulls
+from cm2_agent.types.score_bounds import IN_FULL
 
 if TYPE_CHECKING:
     from cm2_agent.analysis.bootstrap import Interval
     from cm2_agent.store import SQLStore
     from cm2_agent.types.group import Group
+    from cm2_agent.types.human_labels import PeopleFound
     from cm2_agent.types.score import Score
     from cm2_agent.types.score_bounds import Bounds
     from cm2_agent.types.trace import Trace
@@ -120,22 +122,18 @@ def check_null_items(store: SQLStore, version: str) -> None:
     leaving it unpaid punishes what should be paid. Right is what a benchmark's own outcome (or the trace's only one)
     passes, or people's labels of the dialogue or the item; with fewer than 100 of them it is not decided."""
     from cm2_agent.analysis.rates import upper
-    from cm2_agent.types.human_labels import consensus, of_dialogues
+    from cm2_agent.types.human_labels import PeopleFound
 
     broken = {score.trace_id: items for score in store.scores(reward=version) if (items := _null_items(score))}
     if not broken:
         return
-    labels = store.labels()
-    people: defaultdict[tuple[str, str], list[bool]] = defaultdict(list)
-    for (trace_id, _, item), value in consensus(labels).items():
-        people[trace_id, item].append(value)
-    whole = of_dialogues(labels)
+    people = PeopleFound(store.labels())
     right: Counter[str] = Counter()
     nulls: Counter[str] = Counter()
     watched = sorted({item for items in broken.values() for item in items})
     for trace in store.traces(reward=version):
         for item in watched:
-            if _is_right(trace, item, people, whole):
+            if _is_right(trace, item, people):
                 right[item] += 1
                 nulls[item] += item in broken.get(trace.id, ())
     refused = [item for item in watched if right[item] >= ENOUGH and upper(nulls[item], right[item]) > MAX_NULL_RATE]
@@ -168,14 +166,13 @@ def _null_items(score: Score) -> frozenset[str]:
     )
 
 
-def _is_right(trace: Trace, item: str, people: Mapping[tuple[str, str], list[bool]], whole: Mapping[str, bool]) -> bool:
-    if trace.id in whole:
-        return whole[trace.id]
-    if (trace.id, item) in people:
-        return all(people[trace.id, item])
+def _is_right(trace: Trace, item: str, people: PeopleFound) -> bool:
+    found = people.right(trace.id, [item])
+    if found is not None:
+        return found
     named = [trace.outcomes[name] for name in OFFICIAL if name in trace.outcomes]
     values = named or (list(trace.outcomes.values()) if len(trace.outcomes) == 1 else [])
-    return bool(values) and all(value is not None and value >= 1 for value in values)
+    return bool(values) and all(value is not None and value >= IN_FULL for value in values)
 
 
 __all__ = [

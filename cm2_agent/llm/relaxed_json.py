@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 
-from cm2_agent.types.json_values import JSON
+from cm2_agent.types.json_values import JSON, strict_decoder
 
 _TOKEN = re.compile(
     r"(?P<space>\s+)|(?P<mark>[{}\[\],:])"
@@ -21,23 +21,7 @@ _TOKEN = re.compile(
 _WORDS = {"None": "null", "True": "true", "False": "false", "undefined": "null"}
 _BEGINS = frozenset(",:{[")
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
-
-
-def _unique_keys(pairs: list[tuple[str, JSON]]) -> JSON:
-    """An object of these pairs. Raises ValueError for a key that is there twice with different values."""
-    found: dict[str, JSON] = {}
-    for name, value in pairs:
-        if name in found and found[name] != value:
-            raise ValueError(f"the key {name!r} is there twice, with different values")
-        found[name] = value
-    return found
-
-
-def _refuse(constant: str) -> JSON:
-    raise ValueError(f"{constant} is no JSON number")
-
-
-DECODER = json.JSONDecoder(strict=False, parse_constant=_refuse, object_pairs_hook=_unique_keys)
+DECODER = strict_decoder(line_breaks=True, repeats=True)
 """Strict but for line breaks within strings."""
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from cm2_agent.types.json_values import strict_decoder
 
 __all__ = ["argument_types", "json_at", "literal", "python_calls", "typed"]
 
@@ -32,27 +33,7 @@ def json_at(text: str, start: int) -> tuple[Any, int]:
         raise ValueError("nested too deeply") from error
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"the key {key[:80]!r} is given twice")
-        found[key] = value
-    return found
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is not JSON")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text[:40]} is too large")
-    return number
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
+_DECODER = strict_decoder()
 
 
 def argument_types(tools: Sequence[Mapping[str, Any]], name: str) -> dict[str, frozenset[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from sqlalchemy import Connection, LargeBinary, Text
@@ -11,7 +11,7 @@ from sqlalchemy import Connection, LargeBinary, Text
 from cm2_agent.errors import StoreError
 from cm2_agent.store.codec import load, unseal
 from cm2_agent.store.schema import metadata
-from cm2_agent.types.json_values import JSON
+from cm2_agent.types.json_values import JSON, scalars
 
 SHORTEST, SHORTEST_ID = 12, 6
 """Characters of texts and ids that are looked for: shorter ones are found anywhere."""
@@ -21,6 +21,8 @@ a file."""
 MOST = 600
 """Texts that are looked for."""
 _BLOCK = 1 << 22
+_FORMAT = frozenset({"type", "role"})
+"""Keys whose values are words of the format."""
 
 
 class Texts:
@@ -43,7 +45,7 @@ class Texts:
     def add_json(self, *columns: str | None) -> None:
         """Every text in JSON as it lies in a column."""
         for column in columns:
-            for leaf in _leaves(load(column)) if column is not None else ():
+            for leaf in _texts(load(column)) if column is not None else ():
                 self._add(leaf)
 
     def _add(self, text: str) -> None:
@@ -52,7 +54,7 @@ class Texts:
 
     def shared_with(self, body: str) -> bool:
         """Whether JSON as it lies in a column holds one of the texts, or quotes from one."""
-        leaves = [leaf.strip() for leaf in _leaves(load(body)) if len(leaf.strip()) >= SHORTEST]
+        leaves = [leaf.strip() for leaf in _texts(load(body)) if len(leaf.strip()) >= SHORTEST]
         return self.quoted_in(body) or any(leaf in self._searched()[1] for leaf in leaves)
 
     def quoted_in(self, sealed: str) -> bool:
@@ -131,16 +133,9 @@ def found_in(files: Iterable[Path], needles: Sequence[str]) -> dict[str, int]:
     return found
 
 
-def _leaves(value: JSON) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            if key not in ("type", "role"):  # words of the format
-                yield from _leaves(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _leaves(item)
+def _texts(value: JSON) -> Iterator[str]:
+    """The texts within, but for the words of the format."""
+    return (one for path, one in scalars(value) if isinstance(one, str) and _FORMAT.isdisjoint(path))
 
 
 def _searchable(needle: str) -> bool:

@@ -65,6 +65,32 @@ def of_dialogues(labels: Iterable[Label]) -> dict[str, bool]:
     return {key[0]: value for key, value in consensus(one for one in labels if one.item == DIALOGUE).items()}
 
 
+class PeopleFound:
+    """What people found of dialogues and items, by majority.
+
+    >>> found = PeopleFound([Label(trace_id="t", item="polite", value=True, rater="ada")])
+    >>> found.right("t", ["polite"]), found.right("t", ["other"])
+    (True, None)
+    """
+
+    def __init__(self, labels: Iterable[Label]) -> None:
+        self._whole: dict[str, bool] = {}
+        self._items: defaultdict[tuple[str, str], list[bool]] = defaultdict(list)
+        for (trace, _, item), value in consensus(labels).items():
+            if item == DIALOGUE:
+                self._whole[trace] = value
+            else:
+                self._items[trace, item].append(value)
+
+    def right(self, trace: str, items: Iterable[str]) -> bool | None:
+        """Whether they found the trace right: by their word on the whole dialogue, else on each of these items that
+        they labelled; None where they labelled none."""
+        if trace in self._whole:
+            return self._whole[trace]
+        values = [value for item in items for value in self._items.get((trace, item), ())]
+        return all(values) if values else None
+
+
 def verdicts_at(scores: Iterable[Score], keys: Iterable[LabelKey]) -> tuple[dict[LabelKey, bool | None], int]:
     """The verdict at each of the keys that the scores judged, and how many keys name no turn although their item has
     several.
@@ -105,4 +131,14 @@ def tasks_of(labels: Iterable[Label], known: Mapping[str, str | None]) -> dict[s
     return found
 
 
-__all__ = ["DIALOGUE", "Label", "LabelKey", "by_rater", "consensus", "of_dialogues", "tasks_of", "verdicts_at"]
+__all__ = [
+    "DIALOGUE",
+    "Label",
+    "LabelKey",
+    "PeopleFound",
+    "by_rater",
+    "consensus",
+    "of_dialogues",
+    "tasks_of",
+    "verdicts_at",
+]

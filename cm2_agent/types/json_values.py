@@ -1,11 +1,13 @@
-"""JSON values: their type, the canonical spelling that hashes are taken of, and equality."""
+"""JSON values: their type, the canonical spelling that hashes are taken of, equality, their scalars, and a strict
+reader."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import json.encoder
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 JSON: TypeAlias = Any
@@ -79,3 +81,50 @@ def same_json(left: JSON, right: JSON) -> bool:
     if isinstance(left, list | tuple) and isinstance(right, list | tuple):
         return len(left) == len(right) and all(map(same_json, left, right))
     return bool(left == right)
+
+
+def scalars(value: JSON) -> Iterator[tuple[tuple[str, ...], JSON]]:
+    """What a JSON value holds that is no list and no object, and those that are empty, each under its path: the keys,
+    `[]` for any place of a list.
+
+    >>> sorted(scalars({"a": [1, 2], "b": {}}))
+    [(('a', '[]'), 1), (('a', '[]'), 2), (('b',), {})]
+    """
+    waiting: list[tuple[tuple[str, ...], JSON]] = [((), value)]
+    while waiting:
+        path, one = waiting.pop()
+        if isinstance(one, Mapping) and one:
+            waiting += [((*path, str(key)), item) for key, item in one.items()]
+        elif isinstance(one, list | tuple) and one:
+            waiting += [((*path, "[]"), item) for item in one]
+        else:
+            yield path, one
+
+
+def strict_decoder(*, line_breaks: bool = False, repeats: bool = False) -> json.JSONDecoder:
+    """A decoder that raises ValueError for what JSON cannot write, NaN and numbers that are no floats, and for a key
+    that an object gives twice. `line_breaks` may stand within strings; `repeats`: a key may be given again with the
+    same value."""
+
+    def unique(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
+        found: dict[str, JSON] = {}
+        for key, value in pairs:
+            if key in found and not (repeats and same_json(found[key], value)):
+                raise ValueError(f"the key {key[:80]!r} is given twice")
+            found[key] = value
+        return found
+
+    return json.JSONDecoder(
+        strict=not line_breaks, object_pairs_hook=unique, parse_constant=_no_number, parse_float=_finite
+    )
+
+
+def _no_number(constant: str) -> JSON:
+    raise ValueError(f"{constant} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]} is too large")
+    return number

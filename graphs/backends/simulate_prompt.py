@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cm2_agent.errors import ToolError
 from cm2_agent.llm.untrusted_text import json_line, mark_of
-from cm2_agent.types.json_values import JSON, canonical_json, content_hash
+from cm2_agent.types.json_values import JSON, canonical_json, content_hash, scalars
 from cm2_agent.types.messages import Message, ToolSpec
 from cm2_agent.types.task import RecordedCall, Task
 from cm2_agent.types.tool_calls import CallLog, ToolRequest, reads_only
@@ -41,14 +41,14 @@ class Shots:
         if most < 0:
             raise ToolError(f"shots is {most}; expected 0 or more")
         self.recorded, self.most = task.recorded, most
-        self._values = [_leaves(one.arguments) for one in self.recorded]
+        self._values = [_told(one.arguments) for one in self.recorded]
         self._chosen = _chosen(task)
 
     def of(self, request: ToolRequest) -> list[RecordedCall]:
         chosen = self._chosen.get(request.tool.name)
         if chosen is not None:
             return [self.recorded[index] for index in chosen]
-        asked = _leaves(request.arguments)
+        asked = _told(request.arguments)
         ranked = sorted(
             range(len(self.recorded)),
             key=lambda index: (
@@ -150,19 +150,12 @@ def _text(content: str | list[JSON]) -> str:
     return content if isinstance(content, str) else canonical_json(content)
 
 
-def _leaves(value: JSON) -> frozenset[str]:
+def _told(value: JSON) -> frozenset[str]:
     """The scalar values within, spelled as JSON."""
-    found: set[str] = set()
-    waiting: list[JSON] = [value]
-    while waiting:
-        at = waiting.pop()
-        if isinstance(at, Mapping):
-            waiting += at.values()
-        elif isinstance(at, list | tuple):
-            waiting += at
-        elif at is not None and not isinstance(at, bool):
-            found.add(json.dumps(at))
-    return frozenset(found)
+    found = (one for _, one in scalars(value))
+    return frozenset(
+        json.dumps(one) for one in found if one is not None and not isinstance(one, bool | Mapping | list | tuple)
+    )
 
 
 def _chosen(task: Task) -> dict[str, tuple[int, ...]]:

@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
@@ -20,7 +21,7 @@ from rapidfuzz import fuzz
 
 from cm2_agent.analysis.bootstrap import Interval, mean_interval
 from cm2_agent.errors import BudgetExhausted, CM2Error, ToolError
-from cm2_agent.types.json_values import JSON, canonical_json
+from cm2_agent.types.json_values import JSON, canonical_json, scalars
 from cm2_agent.types.messages import Message, ToolSpec
 from cm2_agent.types.protocols import ToolBackend
 from cm2_agent.types.task import RecordedCall, Task
@@ -173,10 +174,10 @@ async def _held(task: Task, position: int, simulate: Callable[[Task], ToolBacken
         tool=recorded.name,
         position=position,
         valid=_valid(call.tool, answered, others),
-        exact=answered.error == expected.error and _leaves(answered) == _leaves(expected),
-        fields=0.0 if answered.error != expected.error else _f1(_leaves(answered), _leaves(expected)),
+        exact=answered.error == expected.error and _told(answered) == _told(expected),
+        fields=0.0 if answered.error != expected.error else _f1(_told(answered), _told(expected)),
         error_form=_same_form(answered, expected),
-        consistent=None if len(answers) < 2 else _leaves(answers[1]) == _leaves(answered),
+        consistent=None if len(answers) < 2 else _told(answers[1]) == _told(answered),
     )
 
 
@@ -229,29 +230,22 @@ def _valid(tool: ToolSpec, answered: ToolAnswer, others: Sequence[ToolAnswer]) -
     return True
 
 
-def _leaves(answer: ToolAnswer) -> Counter[tuple[str, str]]:
+_Told: TypeAlias = Counter[tuple[tuple[str, ...], str]]
+
+
+def _told(answer: ToolAnswer) -> _Told:
     """The scalars of an answer under their paths; items of a list share theirs, so that their order does not matter."""
-    found: Counter[tuple[str, str]] = Counter()
-    waiting: list[tuple[str, JSON]] = [("", _parsed(answer))]
-    while waiting:
-        path, value = waiting.pop()
-        if isinstance(value, Mapping) and value:
-            waiting += [(f"{path}.{key}", item) for key, item in value.items()]
-        elif isinstance(value, list) and value:
-            waiting += [(f"{path}[]", item) for item in value]
-        else:
-            plain = (
-                float(value)
-                if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-                else value
-            )
-            found[
-                path, canonical_json(plain) if not isinstance(plain, float) or math.isfinite(plain) else repr(plain)
-            ] += 1
-    return found
+    return Counter((path, _spelled(value)) for path, value in scalars(_parsed(answer)))
 
 
-def _f1(answered: Counter[tuple[str, str]], expected: Counter[tuple[str, str]]) -> float:
+def _spelled(value: JSON) -> str:
+    """As JSON, numbers as floats."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return canonical_json(float(value)) if math.isfinite(value) else repr(value)
+    return canonical_json(value)
+
+
+def _f1(answered: _Told, expected: _Told) -> float:
     return 2 * (answered & expected).total() / (answered.total() + expected.total())
 
 
