@@ -19,7 +19,7 @@ from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.group import Group, Rollout, backends_of
 from cm2_agent.types.json_values import JSON
 
-PORTION = 32
+PORTION = 16
 """Rollouts that are read in one transaction, as long as a group has no more."""
 
 
