@@ -205,14 +205,15 @@ def join(
     exact: bool = False,
     retokenised: bool = False,
 ) -> list[Row]:
-    """Calls in order → rows: a call whose prompt begins with all the row holds extends it, any other begins a new
-    row.
+    """Calls in order → rows: a call whose prompt begins with all that a row holds extends it, any other begins a new
+    one. It is the latest such row: where agents take turns, each has its own.
     """
     rows: list[tuple[Sequence[int], list[Span]]] = []
     for one in steps:
         spans: list[Span] = []
-        if rows and _begins_with(one.prompt, rows[-1][0]):
-            spans = rows.pop()[1]
+        extended = next((at for at in reversed(range(len(rows))) if _begins_with(one.prompt, rows[at][0])), len(rows))
+        if extended < len(rows):
+            spans = rows[extended][1]
         start = len(one.prompt)
         spans.append(
             Span(
@@ -224,7 +225,7 @@ def join(
                 advantage=0.0 if credit is None else credit(one.turn, one.step),
             )
         )
-        rows.append((_joined(one.prompt, one.completion), spans))
+        rows[extended : extended + 1] = [(_joined(one.prompt, one.completion), spans)]
     return [
         Row(
             trace_id=trace_id,

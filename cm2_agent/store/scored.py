@@ -207,6 +207,23 @@ class Scored(Catalog):
             selected = self._select_groups(connection, checklist, reward, policy, task, backends, min_size)
         return StoredGroups(self._db, selected)
 
+    def group_of(self, trace_id: str, *, reward: str | None = None) -> Group | None:
+        """The group that a trace stands in under a reward version (the newest that has scores), of any size; None where
+        it has none: it belongs to no task, or has no score under it.
+
+        >>> from cm2_agent import Message, Run, Score, SQLStore
+        >>> with SQLStore("sqlite://") as store:
+        ...     task = {"cm2.task.id": "hello"}
+        ...     store.save_run(Run(id="r", messages=(Message.of("user", "Hi"),), attributes=task))
+        ...     store.save_score(Score(trace_id="r", reward_version="v1", reward=0.5))
+        ...     store.group_of("r").task_id, store.group_of("other")
+        ('hello', None)
+        """
+        with self._db.reading() as connection:
+            selected = self._select_groups(connection, None, reward, None, None, None, 1, trace_id)
+            found = grouping.read(connection, selected, url=self.url)
+        return next((one for one in found if any(each.trace.id == trace_id for each in one.rollouts)), None)
+
     def _select_groups(
         self,
         connection: Connection,
@@ -216,6 +233,7 @@ class Scored(Catalog):
         task: str | None,
         backends: Iterable[str] | None,
         min_size: int,
+        trace: str | None = None,
     ) -> list[Selected]:
         return grouping.select_groups(
             connection,
@@ -227,6 +245,7 @@ class Scored(Catalog):
             task=task,
             backends=None if backends is None else frozenset(backends),
             min_size=min_size,
+            trace=trace,
         )
 
 
