@@ -27,6 +27,7 @@ COMMANDS = (
     "show",
     "doctor",
     "model",
+    "rows",
     "policy",
     "checklists",
     "tasks",

@@ -29,6 +29,7 @@ from cm2_agent.cli.null_checks import (
     report_groups,
 )
 from cm2_agent.cli.score import load_checklist_and_checks
+from cm2_agent.cli.tokenizer import tokenizer_of
 from cm2_agent.cli.train_data import newest_version, scored_rollouts, stored_traces, versions_of
 from cm2_agent.errors import TrainError
 from cm2_agent.types.certificate import MAX_ATTACK_RATE, MIN_PASS_RATE
@@ -305,7 +306,7 @@ def _count(
     from cm2_agent.trainers.dataset import build_dataset
     from cm2_agent.trainers.retokenize import rows_from_text
 
-    from_text = rows_from_text(_tokenizer(model), agent=agent) if retokenise else None
+    from_text = rows_from_text(tokenizer_of(model), agent=agent) if retokenise else None
     report = build_dataset(groups, level=level, norm=norm, from_text=from_text, agent=agent).report
     if report.retokenised_rows:
         echo_err(
@@ -315,20 +316,3 @@ def _count(
     for reason, count in sorted(report.left_out.items()):
         echo_err(printable(f"{count} rollouts left out: {reason}"))
     print_result(report.to_json(), as_json=as_json)
-
-
-def _tokenizer(model: str | None) -> Any:
-    """The tokenizer of a model, or the bundled byte-level one. Raises TrainError."""
-    if model is None:
-        from cm2_agent.models.tokenizer import byte_tokenizer
-
-        return byte_tokenizer()
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().split("\n")[0]
-        raise TrainError(
-            f"cannot load a tokenizer from {model!r}: {first}. Expected a folder or hub name of a model with one"
-        ) from error

@@ -113,9 +113,9 @@ def select_groups(
     task: str | None,
     backends: frozenset[str] | None,
     min_size: int,
-    trace: str | None = None,
+    member: str | None = None,
 ) -> list[Selected]:
-    """The groups under one reward version; with `trace`, the one of the trace of this id. Raises StoreError where
+    """The groups under one reward version; with `member`, the one of the trace of this id. Raises StoreError where
     nothing was scored under it."""
     version = _version(connection, project, url, checklist, reward)
     number = connection.execute(
@@ -139,8 +139,8 @@ def select_groups(
         query = query.where(group_keys.c.policy == seal(policy))
     if task is not None:
         query = query.where(group_keys.c.task == seal(task))
-    if trace is not None:
-        own = select(traces.c.group_key).where(traces.c.project == project, traces.c.id == seal(trace))
+    if member is not None:
+        own = select(traces.c.group_key).where(traces.c.project == project, traces.c.id == seal(member))
         query = query.where(group_keys.c.seq == own.scalar_subquery())
     members: dict[int, dict[int, tuple[int, int]]] = {}  # group → trace → its current score's runs and row
     keys: dict[int, str] = {}

@@ -233,7 +233,7 @@ class Scored(Catalog):
         task: str | None,
         backends: Iterable[str] | None,
         min_size: int,
-        trace: str | None = None,
+        member: str | None = None,
     ) -> list[Selected]:
         return grouping.select_groups(
             connection,
@@ -245,7 +245,7 @@ class Scored(Catalog):
             task=task,
             backends=None if backends is None else frozenset(backends),
             min_size=min_size,
-            trace=trace,
+            member=member,
         )
 
 
