@@ -47,7 +47,7 @@ BOUNDARIES = {
 
 
 def register(app: typer.Typer) -> None:
-    group = command_group("What becomes of stored traces in training.")
+    group = command_group("Show what becomes of stored traces in training.")
     short = "Show a trace as a trainer sees it, token by token."
     help = (
         "Show a trace as a trainer sees it: which tokens are trained, masked or lost and why; how each model call goes"
