@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import re
 
-from cm2_agent.types.json_values import JSON, strict_decoder
+from cm2_agent.models.strict_json import strict_decoder
+from cm2_agent.types.json_values import JSON
 
 _TOKEN = re.compile(
     r"(?P<space>\s+)|(?P<mark>[{}\[\],:])"

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cm2_agent.types.json_values import strict_decoder
+from cm2_agent.models.strict_json import strict_decoder
 
 __all__ = ["argument_types", "json_at", "literal", "python_calls", "typed"]
 

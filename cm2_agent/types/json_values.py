@@ -1,12 +1,10 @@
-"""JSON values: their type, the canonical spelling that hashes are taken of, equality, their scalars, and a strict
-reader."""
+"""JSON values: their type, the canonical spelling that hashes are taken of, equality, and their scalars."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import json.encoder
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -99,32 +97,3 @@ def scalars(value: JSON) -> Iterator[tuple[tuple[str, ...], JSON]]:
             waiting += [((*path, "[]"), item) for item in one]
         else:
             yield path, one
-
-
-def strict_decoder(*, line_breaks: bool = False, repeats: bool = False) -> json.JSONDecoder:
-    """A decoder that raises ValueError for what JSON cannot write, NaN and numbers that are no floats, and for a key
-    that an object gives twice. `line_breaks` may stand within strings; `repeats`: a key may be given again with the
-    same value."""
-
-    def unique(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
-        found: dict[str, JSON] = {}
-        for key, value in pairs:
-            if key in found and not (repeats and same_json(found[key], value)):
-                raise ValueError(f"the key {key[:80]!r} is given twice")
-            found[key] = value
-        return found
-
-    return json.JSONDecoder(
-        strict=not line_breaks, object_pairs_hook=unique, parse_constant=_no_number, parse_float=_finite
-    )
-
-
-def _no_number(constant: str) -> JSON:
-    raise ValueError(f"{constant} is no JSON number")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text[:40]} is too large")
-    return number
