@@ -111,10 +111,20 @@ def check_checkpoint(checkpoint: Path) -> None:
     of whoever wrote it.
     """
     import torch
+    from safetensors import SafetensorError, safe_open
     from transformers.trainer_pt_utils import safe_globals
 
-    if not any(checkpoint.rglob("*.safetensors")):
+    if not any(checkpoint.glob("model*.safetensors")) and not any(checkpoint.rglob("adapter_model*.safetensors")):
         raise TrainError(f"checkpoint {str(checkpoint)!r} has no weights as safetensors; remove it, and begin anew")
+    for path in checkpoint.rglob("*.safetensors"):
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise TrainError(
+                f"checkpoint {str(checkpoint)!r}: {path.name} cannot be read ({error}); nothing of it was run. Remove"
+                " that checkpoint: the run goes on from the one before, or begins anew"
+            ) from error
     by_torch = {path for pattern in _BY_TORCH for path in checkpoint.glob(pattern)}
     for path in sorted(one for one in checkpoint.rglob("*") if one.suffix in _PICKLED):
         if path in by_torch:

@@ -137,6 +137,31 @@ def test_the_algorithms_that_ship_are_the_public_classes() -> None:
     assert (sft.select, sft.epochs, sft.rows_per_step) == (0.5, 2, 16)
 
 
+def test_set_reaches_the_fields_of_the_trl_config(here: Path) -> None:
+    typed = ["beta=0.1", "save_steps=2", "max_weight=3", 'args={"weight_decay": 0.5}', "report_to=none"]
+    grpo = make_trainer("grpo", GRPO, {"model": "m", "out": "o", "overwrite": True}, parse_settings(typed))
+    assert isinstance(grpo, GRPO)
+    assert grpo.args == {"weight_decay": 0.5, "beta": 0.1, "save_steps": 2, "report_to": "none"}
+    assert (grpo.max_weight, grpo.overwrite) == (3, True)
+    sft = make_trainer("sft", SFT, {"model": "m", "out": "o"}, parse_settings(["weight_decay=0.5"]))
+    assert isinstance(sft, SFT)
+    assert sft.args == {"weight_decay": 0.5}
+    for wrong, message in [
+        (
+            "top_p=0.5",
+            "top_p 0.5 was given and cannot be meant: nothing is generated while stored rollouts are trained",
+        ),
+        ("betta=0.1", "--set betta was given, and algorithm grpo takes no 'betta'; expected one of"),
+        ("scale_rewards=batch", "scale_rewards 'batch'; expected 'group'"),
+        ("save_strategy=best", "save_strategy 'best'; expected 'steps', 'epoch'"),
+    ]:
+        code, out, err = train("--model", "m", "--out", "o", "--set", wrong)
+        assert (code, out) == (2, ""), err
+        assert message in err
+    with pytest.raises(TrainError, match="--set beta was given, and args holds beta too"):
+        make_trainer("grpo", GRPO, {"model": "m", "out": "o"}, {"beta": 0.1, "args": {"beta": 0.2}})
+
+
 def test_settings_are_json_or_text() -> None:
     assert parse_settings(["a=1", "b=best", 'c={"d": null}', "e=x=y"]) == {
         "a": 1,

@@ -141,6 +141,8 @@ def stopping(at: int) -> Callable[[int, int, dict[str, float]], None]:
         (5, {"args": {"use_adaptive_entropy": True, "entropy_coef": 0.01, "entropy_target": 9.0}}),
         (4, {"importance_weighting": "direct", "args": {"save_strategy": "epoch"}, "steps": None, "epochs": 2}),
         (7, {"args": {"report_to": "none", "logging_steps": 3, "optim": "sgd"}}),
+        (5, {"peft_config": {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.1}}),
+        (5, {"half": True}),
     ],
 )
 def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
@@ -156,7 +158,8 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
     def grpo(name: str) -> GRPO:
         given = {"steps": 7, "rollouts_per_step": 8, "learning_rate": 3e-3, "ratio_band": None, **settings}
         given["args"] = {"save_steps": 2, **settings.get("args", {})}
-        return GRPO(policy(1), tmp_path / name, tokenizer=tokenizer, **given)
+        model = policy(1).to(torch.bfloat16) if given.pop("half", False) else policy(1)
+        return GRPO(model, tmp_path / name, tokenizer=tokenizer, **given)
 
     whole = grpo("whole")
     whole.train(groups)
@@ -268,7 +271,16 @@ class Hostile:
 
 @pytest.mark.parametrize(
     "name",
-    ["optimizer.pt", "scheduler.pt", "rng_state.pth", "scaler.pt", "training_args.bin", "pytorch_model.bin", "x.pkl"],
+    [
+        "model.safetensors",
+        "optimizer.pt",
+        "scheduler.pt",
+        "rng_state.pth",
+        "scaler.pt",
+        "training_args.bin",
+        "pytorch_model.bin",
+        "x.pkl",
+    ],
 )
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_strangers_pickle_never_runs(
