@@ -65,7 +65,7 @@ class MicroBatches:
     A row is never cut: one of more than `tokens` tokens is a micro-batch of its own.
 
     >>> MicroBatches(rows=2).split([30, 10, 28, 10])
-    [[0, 2], [1, 3]]
+    [[2, 0], [1, 3]]
     """
 
     rows: int | None = None
