@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from cm2_agent.errors import TrainError
 
+from .cached_logprobs import Call
 from .grpo_run import Prepared
 from .prompt_text import leave_out_lost
 from .rows import Floats, Row
@@ -19,6 +21,12 @@ TOLERANCE = 1e-3
 """Mean |log π − log μ|, in nats, that float32 never reaches with the same weights."""
 CALL_TOKENS = 64
 """In lower precision so many tokens of each call are recomputed, twice."""
+FINGERPRINT = re.compile(r"[0-9a-f]{16}(\+[0-9a-f]{16})?")
+REPRODUCED = 0.02
+"""The least share of logprobs that come out the same to the last digit, where another model's fingerprint is said to
+mean this one: a LocalChatModel with the same weights gives every tenth or more, other weights none.
+"""
+ALONE = 8
 MARGIN, ERRORS = 0.25, 4.0
 """The stored logprobs of the same weights may lie so much further off than a second run does: a share of what that
 differs by, or so many standard errors of it.
@@ -52,7 +60,9 @@ def recheck(prepared: Prepared) -> Rechecked:
         return Rechecked(prepared=prepared, check=None, fresh=False)
     count = min(grpo.checks, len(calls))
     chosen = [calls[index * len(calls) // count] for index in range(count)]
-    most = None if policy.full_precision else CALL_TOKENS
+    settings = prepared.trainer.settings
+    full = policy.full_precision and not (settings.bf16 or settings.fp16)  # those run in half precision anyway
+    most = None if full else CALL_TOKENS
     now, stored = _recomputed(prepared, chosen, most), [row.mu[_part(row, number, most)] for row, number in chosen]
     found = np.abs(np.concatenate(now) - np.concatenate(stored))
     check = {
@@ -63,14 +73,17 @@ def recheck(prepared: Prepared) -> Rechecked:
     }
     if grpo.tolerance is not None:
         check["tolerance"] = grpo.tolerance
-    elif policy.full_precision:
+    elif full:
         check["tolerance"] = TOLERANCE
     else:
-        check |= _spread(prepared, chosen, now)
-    if not check["mean_abs"] <= check["tolerance"]:
+        again = prepared.trainer.sampled_logprobs(_calls(chosen))
+        check |= _spread(now, again)
+        if grpo.policy_version != policy.version and FINGERPRINT.fullmatch(grpo.policy_version or ""):
+            check["reproduced"] = max(_equal(again, stored), _alone(prepared, chosen, stored))
+    if not check["mean_abs"] <= check["tolerance"] or check.get("reproduced", 1.0) < REPRODUCED:
         raise _mismatch(check, policy.version)
-    exact = policy.full_precision and check["mean_abs"] <= FRESH
-    return Rechecked(prepared=prepared, check=check, fresh=exact or not policy.full_precision, exact=exact)
+    exact = full and check["mean_abs"] <= FRESH
+    return Rechecked(prepared=prepared, check=check, fresh=exact or not full, exact=exact)
 
 
 def _part(row: Row, number: int, most: int | None) -> slice:
@@ -87,15 +100,28 @@ def _recomputed(prepared: Prepared, chosen: Sequence[tuple[Row, int]], most: int
     return [logprobs[id(row)][_part(row, number, most)] for row, number in chosen]
 
 
-def _spread(prepared: Prepared, chosen: Sequence[tuple[Row, int]], now: Sequence[Floats]) -> dict[str, float]:
+def _calls(chosen: Sequence[tuple[Row, int]], most: int = CALL_TOKENS) -> list[Call]:
+    spans = [(row.ids, row.spans[number]) for row, number in chosen]
+    return [(ids[: span.start], ids[span.start : min(span.stop, span.start + most)]) for ids, span in spans]
+
+
+def _equal(again: Sequence[Floats], stored: Sequence[Floats]) -> float:
+    """The share of the tokens whose stored logprob is given again to the last digit."""
+    pairs = [one.astype(np.float32) == other.astype(np.float32) for one, other in zip(again, stored, strict=True)]
+    return float(np.concatenate(pairs).mean())
+
+
+def _alone(prepared: Prepared, chosen: Sequence[tuple[Row, int]], stored: Sequence[Floats]) -> float:
+    """The same of a few calls, one at a time: so samples whoever asks for one answer after another."""
+    calls = _calls(chosen, ALONE)[:ALONE]
+    again = [values for call in calls for values in prepared.trainer.sampled_logprobs([call])]
+    return _equal(again, [values[:ALONE] for values in stored[:ALONE]])
+
+
+def _spread(now: Sequence[Floats], again: Sequence[Floats]) -> dict[str, float]:
     """What two runs of these weights differ by on the same tokens, and what the stored logprobs may differ by: in lower
     precision rounding depends on the batch and on the cache, so that it is measured and not assumed.
     """
-    calls = []
-    for row, number in chosen:
-        span = row.spans[number]
-        calls.append((row.ids[: span.start], row.ids[span.start : min(span.stop, span.start + CALL_TOKENS)]))
-    again = prepared.trainer.sampled_logprobs(calls)
     apart = [np.abs(one - other) for one, other in zip(now, again, strict=True)]
     every = np.concatenate(apart)
     spread = float(every.mean())
@@ -107,6 +133,13 @@ def _spread(prepared: Prepared, chosen: Sequence[tuple[Row, int]], now: Sequence
 
 def _mismatch(check: Mapping[str, float], version: str) -> TrainError:
     """The refusal of stored logprobs that their recorded policy does not give again."""
+    if check["mean_abs"] <= check["tolerance"]:
+        return TrainError(
+            f"stored logprobs are not this policy's: {check['calls']:g} calls recomputed, and"
+            f" {check['reproduced']:.1%} of the logprobs come out the same to the last digit, expected {REPRODUCED:.0%}"
+            f" or more. policy_version is the fingerprint of other weights than these ({version}). Leave it out, so"
+            " that the rollouts are taken as another policy's; or give tolerance, if another kind of machine sampled."
+        )
     return TrainError(
         f"stored logprobs are not this policy's: {check['calls']:g} calls of policy {version} recomputed, mean"
         f" |difference| {check['mean_abs']:.3g} (at most {check['max_abs']:.3g}), expected up to"

@@ -78,10 +78,11 @@ def sample(tokenizer: Any) -> Callable[..., list[Group]]:
         version: str | None = None,
         stale: float = 0.0,
         tokens: int = 8,
+        batch: int = 256,
         **shape: Any,
     ) -> list[Group]:
         name = version or fingerprint(model)
-        generator = Generator(model, pad_id=tokenizer.pad_token_id)
+        generator = Generator(model, pad_id=tokenizer.pad_token_id, max_batch=batch)
         rng = random.Random(7)
         found = []
         for number in range(groups):

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from cm2_agent.errors import TrainError
@@ -98,6 +99,14 @@ def _one_more_step(model: Any) -> None:
         parameter.add_(3e-3 * torch.randn_like(parameter).sign())
 
 
+def _smallest_step(model: Any) -> None:
+    """Less than rounding hides from the mean: a few weights in a hundred move to the next number."""
+    torch.manual_seed(7)
+    for parameter in model.parameters():
+        moved = torch.rand(parameter.shape) < 0.03
+        parameter.copy_(torch.where(moved, torch.nextafter(parameter, torch.full_like(parameter, 9.0)), parameter))
+
+
 def _quantised(model: Any) -> None:
     for name, parameter in model.named_parameters():
         if parameter.dim() == 2 and "embed" not in name:
@@ -105,7 +114,7 @@ def _quantised(model: Any) -> None:
             parameter.copy_(torch.round(parameter.float() / scale) * scale)
 
 
-@pytest.mark.parametrize("changed", [_other_checkpoint, _one_more_step, _quantised])
+@pytest.mark.parametrize("changed", [_other_checkpoint, _one_more_step, _smallest_step, _quantised])
 def test_other_weights_are_refused(
     half: Any, rollouts: list[Any], tokenizer: Any, tmp_path: Path, changed: Callable[[Any], None]
 ) -> None:
@@ -116,6 +125,47 @@ def test_other_weights_are_refused(
     with pytest.raises(TrainError, match="stored logprobs are not this policy's"):
         grpo.train(rollouts)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 8])
+def test_the_same_weights_under_another_name_are_not_refused(
+    half: Any, sample: Sampler, tokenizer: Any, tmp_path: Path, rows: int
+) -> None:
+    """An adapter of scale 0 computes the same bits, whatever batch the sampler had."""
+    rollouts = sample(half, groups=8 // rows, size=max(2, rows), tokens=12, batch=rows)
+    other = get_peft_model(copy.deepcopy(half), LoraConfig(r=2, lora_alpha=0, init_lora_weights=False))
+    assert fingerprint(other) != fingerprint(half)
+    settings = {"steps": 1, "learning_rate": 1e-9, "policy_version": fingerprint(half)}
+    grpo = GRPO(other, tmp_path / "out", tokenizer=tokenizer, **settings)
+    grpo.train(rollouts)
+    assert grpo.report["recomputed"]["reproduced"] >= 0.1
+
+
+def test_an_endpoint_s_name_for_it_is_checked_by_the_mean(
+    half: Any, sample: Sampler, tokenizer: Any, tmp_path: Path
+) -> None:
+    """Another engine rounds otherwise: no digit need be the same, other weights are still refused."""
+    rollouts = sample(half, groups=7, size=8, tokens=12, version="served")
+    settings = {"steps": 1, "learning_rate": 1e-9, "policy_version": "served"}
+    grpo = GRPO(copy.deepcopy(half), tmp_path / "out", tokenizer=tokenizer, **settings)
+    grpo.train(rollouts)
+    assert "reproduced" not in grpo.report["recomputed"]
+    other = copy.deepcopy(half)
+    with torch.no_grad():
+        _one_more_step(other)
+    with pytest.raises(TrainError, match=r"mean \|difference\|"):
+        GRPO(other, tmp_path / "no", tokenizer=tokenizer, **settings).train(rollouts)
+
+
+def test_half_precision_that_is_asked_for_is_measured_too(
+    policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path
+) -> None:
+    """Autocast over float32 weights: the sampler was exact, training is not."""
+    model = policy(1, initializer_range=0.4)
+    rollouts = sample(model, groups=4)
+    grpo = GRPO(model, tmp_path / "out", tokenizer=tokenizer, steps=1, args={"bf16": True, "use_cpu": True})
+    grpo.train(rollouts)
+    assert grpo.report["recomputed"]["spread"] > 1e-3
 
 
 def test_a_token_at_a_time_gives_what_one_pass_gives(
