@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cm2_agent.errors import TrainError
+from cm2_agent.errors import ModelError, TrainError
 
 
 def tokenizer_of(model: str | None) -> Any:
@@ -13,12 +13,9 @@ def tokenizer_of(model: str | None) -> Any:
         from cm2_agent.models.tokenizer import byte_tokenizer
 
         return byte_tokenizer()
-    from transformers import AutoTokenizer
+    from cm2_agent.models.loading import load_tokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().split("\n")[0]
-        raise TrainError(
-            f"cannot load a tokenizer from {model!r}: {first}. Expected a folder or hub name of a model with one"
-        ) from error
+        return load_tokenizer(model)
+    except ModelError as error:
+        raise TrainError(f"cannot load a tokenizer from {model!r}: {error}") from error

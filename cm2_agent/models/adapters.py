@@ -49,7 +49,8 @@ def load_adapter(base: Any, folder: Path, *, trainable: bool = False) -> Any:
             stored = set(file.keys())
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(
-            f"the adapter {str(folder)!r} does not fit its base: {error}. Expected the model that it was trained over"
+            f"the adapter {str(folder)!r} does not fit its base: {_first(error)}. Expected the model that it was"
+            " trained over"
         ) from error
     wanted = set(adapter_state(model))
     if stored != wanted:
@@ -62,6 +63,12 @@ def load_adapter(base: Any, folder: Path, *, trainable: bool = False) -> Any:
     if (folder / STOPS).exists():
         plain_model(model).generation_config = GenerationConfig.from_pretrained(folder)
     return model
+
+
+def _first(error: Exception) -> str:
+    """The first of what torch lists, or what was said."""
+    listed = str(error).split("\n\t")
+    return (listed[1] if len(listed) > 1 else listed[0]).rstrip(".")
 
 
 def require_lora(settings: Any) -> None:
