@@ -70,8 +70,10 @@ def base_of(folder: Path) -> str:
     """The model that an adapter is over: a folder (as recorded, or beside the adapter) or a hub name. Raises
     ModelError where none is recorded, or its folder is gone.
     """
-    settings = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    name = settings.get("base_model_name_or_path")
+    try:
+        name = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (ValueError, AttributeError) as error:
+        raise ModelError(f"cannot read {str(folder / ADAPTER_CONFIG)!r}: {error}") from error
     if not name:
         raise ModelError(
             f"the adapter {str(folder)!r} does not say what model it is over: that was in memory. Save that model and"

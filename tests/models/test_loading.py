@@ -40,7 +40,7 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def adapter(base: Path, folder: Path, **settings: Any) -> Path:
     torch.manual_seed(1)
     config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, **settings)
-    get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(folder)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(str(folder))
     return folder
 
 

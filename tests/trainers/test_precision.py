@@ -135,7 +135,7 @@ def test_the_same_weights_under_another_name_are_not_refused(
     rollouts = sample(half, groups=8 // rows, size=max(2, rows), tokens=12, batch=rows)
     other = get_peft_model(copy.deepcopy(half), LoraConfig(r=2, lora_alpha=0, init_lora_weights=False))
     assert fingerprint(other) != fingerprint(half)
-    settings = {"steps": 1, "learning_rate": 1e-9, "policy_version": fingerprint(half)}
+    settings: dict[str, Any] = {"steps": 1, "learning_rate": 1e-9, "policy_version": fingerprint(half)}
     grpo = GRPO(other, tmp_path / "out", tokenizer=tokenizer, **settings)
     grpo.train(rollouts)
     assert grpo.report["recomputed"]["reproduced"] >= 0.1
@@ -146,7 +146,7 @@ def test_an_endpoint_s_name_for_it_is_checked_by_the_mean(
 ) -> None:
     """Another engine rounds otherwise: no digit need be the same, other weights are still refused."""
     rollouts = sample(half, groups=7, size=8, tokens=12, version="served")
-    settings = {"steps": 1, "learning_rate": 1e-9, "policy_version": "served"}
+    settings: dict[str, Any] = {"steps": 1, "learning_rate": 1e-9, "policy_version": "served"}
     grpo = GRPO(copy.deepcopy(half), tmp_path / "out", tokenizer=tokenizer, **settings)
     grpo.train(rollouts)
     assert "reproduced" not in grpo.report["recomputed"]
