@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from .rows import Floats, Row
@@ -47,7 +48,7 @@ def collate(samples: Sequence[Sample], *, pad_id: int, device: Any = None) -> di
     names = ("advantages", "old_per_token_logps", "ref_per_token_logps", "sampling_per_token_logps")
     floats = {name: torch.zeros((rows, width_c)) for name in names}
     for index, (sample, first) in enumerate(zip(samples, firsts, strict=True)):
-        ids = torch.tensor(sample.row.ids)
+        ids = torch.from_numpy(np.asarray(sample.row.ids).astype(np.int64))
         prompt_ids[index, width_p - first :] = ids[:first]
         prompt_mask[index, width_p - first :] = 1
         completion_ids[index, : len(ids) - first] = ids[first:]

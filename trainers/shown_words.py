@@ -53,9 +53,7 @@ def shown_words(trace: Trace, rows: Sequence[Row]) -> tuple[Shown, ...]:
 
 
 def _begins(messages: Sequence[Message], known: Sequence[Message]) -> bool:
-    return len(messages) > len(known) and all(
-        one is two or one == two for one, two in zip(messages, known, strict=False)
-    )
+    return len(messages) > len(known) and messages[: len(known)] == known
 
 
 def _said(message: Message) -> Iterator[Said]:

@@ -134,9 +134,10 @@ def check(dataset: RolloutDataset, *, versions: Sequence[str] | None, model: Mod
             "different distributions. Train on those of one temperature at a time."
         )
     for row in rows:
-        if max(row.ids) >= model.vocabulary or min(row.ids) < 0:
+        ids = np.asarray(row.ids)
+        if ids.max() >= model.vocabulary or ids.min() < 0:
             raise TrainError(
-                f"trace {row.trace_id!r} holds token id {max(row.ids)}, the model knows {model.vocabulary}: these"
+                f"trace {row.trace_id!r} holds token id {ids.max()}, the model knows {model.vocabulary}: these"
                 " rollouts are another model's. Name the model that sampled them, or one with its vocabulary."
             )
     return temperatures[0]
