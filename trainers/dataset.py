@@ -22,7 +22,7 @@ from cm2_agent.types.score_bounds import Bounds
 from cm2_agent.types.trace import Trace
 
 from .advantage import Level, Norm, advantages
-from .rows import TEXT_ONLY, Credit, Row, rows_or_reason
+from .rows import NO_STEP, TEXT_ONLY, Credit, Row, rows_or_reason
 from .shown_words import Shown, shown_words
 
 Credits: TypeAlias = Callable[[Group], Sequence[Credit | str]]
@@ -194,6 +194,7 @@ def build_dataset(
             rows = rows_or_reason(rollout.trace, credit, agent=agent)
             if rows == TEXT_ONLY and from_text is not None:
                 rows = from_text(rollout.trace, credit)
+            rows = rows or NO_STEP
             if isinstance(rows, str):
                 left_out[rows] += 1
                 continue

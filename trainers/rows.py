@@ -27,6 +27,7 @@ from cm2_agent.types.trace import Step, Trace
 TEXT_ONLY = "no token ids"
 """The reason of a trace that is words alone: imported, or from a hosted model that gives no ids."""
 TOO_LONG = "longer than max_length"
+NO_STEP = "no assistant step"
 
 Floats: TypeAlias = NDArray[np.float64]
 Credit: TypeAlias = Callable[[int, int], float]
@@ -267,7 +268,7 @@ def untrainable_reason(trace: Trace, *, imitation: bool = False, agent: str | No
     """
     steps = recorded_steps(trace, agent)
     if not trace.steps:
-        return "no assistant step"
+        return NO_STEP
     if agent is not None and all(step.agent != agent for step in trace.steps):
         return f"no step of the agent {agent}"
     if not steps:

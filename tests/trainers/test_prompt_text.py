@@ -186,7 +186,7 @@ def test_rollouts_that_lost_words_are_left_out_or_all_are_refused(
 ) -> None:
     model = policy(1)
     groups = sample(model, groups=2, size=4)
-    grpo = GRPO(copy.deepcopy(model), tmp_path / "out", tokenizer=tokenizer, steps=1)
+    grpo = GRPO(copy.deepcopy(model), tmp_path / "out", tokenizer=tokenizer, steps=1, overwrite=True)
     grpo.train(losing(groups, 0, tokenizer))
     assert grpo.report["left_out"] == {}
     grpo.train(losing(groups, 1, tokenizer))

@@ -14,8 +14,10 @@ from cm2_agent.trainers.dataset import build_dataset
 from cm2_agent.trainers.grpo import GRPO
 from cm2_agent.trainers.model_limits import ModelLimits
 from cm2_agent.trainers.retokenize import rows_from_text
+from cm2_agent.trainers.rows import NO_STEP
 from cm2_agent.trainers.validation import check
 from cm2_agent.types.group import Group
+from cm2_agent.types.messages import Message
 from tests.trainers.loop import (
     Sampler,
     shifted,
@@ -51,7 +53,14 @@ def test_what_cannot_be_trained_on_is_refused_with_the_reason(
 
 def test_retokenised_rows_are_refused(sample: Sampler, policy: Callable[..., Any], tokenizer: Any) -> None:
     group = stripped(sample(policy(1), groups=1)[0], prompt_ids=None, completion_ids=None)
-    dataset = build_dataset([group], from_text=rows_from_text(tokenizer))
+    silent = build_dataset([group], from_text=rows_from_text(tokenizer)).report
+    assert (silent.rows, silent.left_out) == (0, {NO_STEP: 4})  # messages without words
+    said = (Message.of("user", "Where is it?"), Message.of("assistant", "It was sent."))
+    spoken = [
+        replace(one, trace=replace(one.trace, runs=tuple(replace(run, messages=said) for run in one.trace.runs)))
+        for one in group.rollouts
+    ]
+    dataset = build_dataset([replace(group, rollouts=tuple(spoken))], from_text=rows_from_text(tokenizer))
     assert dataset.report.rows == 4
     with pytest.raises(TrainError, match=r"4 of 4 rows were made from words \(retokenised\).*SFT"):
         check(dataset, versions=None, model=ModelLimits(policy(1)))
