@@ -80,13 +80,8 @@ def test_two_rounds_over_one_server(tmp_path: Path) -> None:
             model = openai_compatible(server.url, name, token_ids=True, model_version=version)
             asyncio.run(collect(model, store))
             out = tmp_path / f"policy{number}"
-            trainer = GRPO(
-                model=source,
-                out=out,
-                steps=2,
-                learning_rate=5e-2,
-                **({"peft_config": {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}} if number == 0 else {}),
-            )
+            lora = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"} if number == 0 else None
+            trainer = GRPO(model=source, out=out, steps=2, learning_rate=5e-2, peft_config=lora)
             trainer.train(store.groups(checklist=LETTERS, policy=version))
             report: Any = trainer.report
             assert report["policy"]["behaviour"] == [report["policy"]["before"]] == [version]
