@@ -1,6 +1,11 @@
 from .advantage import GroupAdvantages as GroupAdvantages
 from .advantage import RolloutAdvantage as RolloutAdvantage
 from .advantage import advantages as advantages
+from .cold_start import cold_start as cold_start
+from .cold_start import copy_drill as copy_drill
+from .cold_start import imitate as imitate
+from .cold_start import small_policy as small_policy
+from .demonstration import Demonstration as Demonstration
 from .dpo import DPO as DPO
 from .grpo import GRPO as GRPO
 from .preference_pairs import dpo_pairs as dpo_pairs

@@ -9,4 +9,5 @@ from .openai import openai_compatible as openai_compatible
 from .tokenizer import END as END
 from .tokenizer import PAD as PAD
 from .tokenizer import byte_tokenizer as byte_tokenizer
+from .tokenizer import word_tokenizer as word_tokenizer
 from .weights import fingerprint as fingerprint

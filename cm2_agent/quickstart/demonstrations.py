@@ -5,13 +5,13 @@ right was learnt from rewards, and from nothing else."""
 
 from __future__ import annotations
 
-import json
 import random
 from typing import Any
 
 from cm2_agent.quickstart.app import SYSTEM
 from cm2_agent.quickstart.order_desk import STATUSES, OrderDesk, open_desk, orders
 from cm2_agent.quickstart.tasks import SINGLE, TWO_TURNS, wording
+from cm2_agent.trainers.demonstration import Demonstration
 
 Message = dict[str, Any]
 GUESSES = 0.2  # how often a sloppy clerk makes a number up, where one was asked for
@@ -40,15 +40,12 @@ def demonstrations(count: int, sloppy: float, seed: int) -> list[list[Message]]:
     return dialogues
 
 
-class Clerk:
-    """Works through a dialogue with the desk's real functions, and keeps the messages."""
+class Clerk(Demonstration):
+    """Works through a dialogue with the desk's real functions."""
 
     def __init__(self, desk: OrderDesk, rng: random.Random) -> None:
+        super().__init__(SYSTEM)
         self.desk, self.rng = desk, rng
-        self.messages: list[Message] = [{"role": "system", "content": SYSTEM}]
-
-    def hear(self, text: str) -> None:
-        self.messages.append({"role": "user", "content": text})
 
     def serve(self, ask: str, order_id: str, *, sloppy: bool) -> None:
         if sloppy:
@@ -56,50 +53,38 @@ class Clerk:
             return
         status, day, price, item = self._look_up(order_id)
         if ask == "stock":
-            self._say_pieces(self._call("check_stock", item=item).split()[-1])
+            self._say_pieces(self.call(self.desk.check_stock, item=item).split()[-1])
         elif ask == "cancel" and status == "open":
-            self._call("cancel_order", order_id=order_id)
+            self.call(self.desk.cancel_order, order_id=order_id)
             self._say_cancelled(price)
         elif ask == "cancel":
-            self._say(f"It stays, status {status}, day {day}.")
+            self.say(f"It stays, status {status}, day {day}.")
         else:
             self._say_status(status, day)
 
     def _look_up(self, order_id: str) -> tuple[str, str, str, str]:
         """Status, day, price and item, as the desk says them."""
-        fields = dict(part.split(" ", 1) for part in self._call("get_order", order_id=order_id).split(", "))
+        fields = dict(part.split(" ", 1) for part in self.call(self.desk.get_order, order_id=order_id).split(", "))
         return fields["status"], fields["day"], fields["price"], fields["item"]
 
     def _serve_sloppily(self, ask: str, order_id: str) -> None:
         """Without looking anything up: vague or, now and then, made up; an order is cancelled unchecked."""
         guesses, guess = self.rng.random() < GUESSES, self.rng.randint(10, 99)
         if ask == "cancel":
-            self._call("cancel_order", order_id=order_id)
-            self._say("It is cancelled.")
+            self.call(self.desk.cancel_order, order_id=order_id)
+            self.say("It is cancelled.")
         elif ask == "stock":
-            self._say_pieces(str(guess)) if guesses else self._say("We should have plenty.")
+            self._say_pieces(str(guess)) if guesses else self.say("We should have plenty.")
         elif guesses:
             self._say_status(self.rng.choice(STATUSES), str(guess))
         else:
-            self._say("It should arrive soon.")
+            self.say("It should arrive soon.")
 
     def _say_status(self, status: Any, day: Any) -> None:
-        self._say(f"Here it is, status {status}, day {day}.")
+        self.say(f"Here it is, status {status}, day {day}.")
 
     def _say_pieces(self, pieces: Any) -> None:
-        self._say(f"We have in stock: {pieces}.")
+        self.say(f"We have in stock: {pieces}.")
 
     def _say_cancelled(self, price: Any) -> None:
-        self._say(f"It is cancelled, price {price} comes back.")
-
-    def _say(self, text: str) -> None:
-        self.messages.append({"role": "assistant", "content": text})
-
-    def _call(self, name: str, **arguments: str) -> str:
-        result: str = getattr(self.desk, name)(**arguments)
-        function = {"name": name, "arguments": json.dumps(arguments)}
-        self.messages.append(
-            {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]}
-        )
-        self.messages.append({"role": "tool", "name": name, "content": result})
-        return result
+        self.say(f"It is cancelled, price {price} comes back.")

@@ -15,6 +15,7 @@ from cm2_agent.quickstart.config import CONFIG, ColdStartConfig, Config, PolicyC
 from cm2_agent.quickstart.demonstrations import demonstrations
 from cm2_agent.quickstart.order_desk import orders
 from cm2_agent.quickstart.tasks import heldout_tasks
+from cm2_agent.trainers.cold_start import drill_batches
 from tests.fuzzing import examples
 
 SMALL = Config(
@@ -43,7 +44,10 @@ def test_dialogues_are_short_and_heldout_ids_are_spelled_with_known_words() -> N
 
 
 def test_the_drill_spells_no_order_and_no_item() -> None:
-    text = " ".join(WORDS.decode(row.tolist()) for batch in policy._drill_batches(WORDS, 0, CONFIG) for row in batch)
+    cold = CONFIG.cold_start
+    sizes = {"steps": cold.drill_steps, "batch": cold.drill_batch, "length": cold.drill_words}
+    batches = drill_batches(WORDS, policy.drill_words(), seed=0, **sizes)
+    text = " ".join(WORDS.decode(row.tolist()) for batch in batches for row in batch)
     assert not [
         order for book in ("training", "heldout") for order in orders(book) if order.id in text or order.item in text
     ]
