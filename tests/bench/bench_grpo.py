@@ -1,19 +1,31 @@
-"""What a GRPO step on stored rows costs over a bare PyTorch loop with the same loss, at the size of the quickstart's
-policy.
+"""What a GRPO step on stored rows costs beside TRL's own trainer and a bare PyTorch loop, what it pads, and what memory
+it takes.
 
-    OMP_NUM_THREADS=1 python tests/bench/bench_grpo.py
+    OMP_NUM_THREADS=1 python tests/bench/bench_grpo.py [--sizes 0.4,2,20] [--rounds 3] [--peak]
 
-Prints one JSON line: CPU-ms per optimizer step of our trainer and of the loop on the same rows (96 of 100-200 tokens, a
-third of them the model's), the ratio, and the CPU-ms of everything around the steps (loading, logprobs of the start,
-TRL's set-up, saving). One run is given away first; then the two alternate, and the medians count."""
+Prints one JSON line, in about 15 minutes on an idle core; without `20` among the sizes and without `--peak` in three.
+
+- `steps`: by size in millions of parameters, CPU-ms of an optimizer step of ours, of TRL's GRPOTrainer fed with these
+  rows (one override, logits of all positions) and of a loop that pads all rows together; and the ratios. The three take
+  turns; medians count. Rows have 100 to 200 tokens, a third of them the model's. `around` is all that is not a step:
+  loading, logprobs of the start, TRL's set-up, saving.
+- `padding`: padded over real tokens of what passes through the model, in steps and when logprobs are taken, of these
+  rows and of rows whose lengths differ by a factor of 50.
+- `peak_mb`: the largest resident memory over two steps of 64 rollouts at 20 M parameters, above that before the first
+  step, by the rows of a micro-batch: each in a process of its own.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +33,8 @@ from typing import Any
 import torch
 
 from cm2_agent.models.tokenizer import byte_tokenizer
+from cm2_agent.trainers.collator import Sample, collate
+from cm2_agent.trainers.dataset import build_dataset
 from cm2_agent.trainers.grpo import GRPO
 from cm2_agent.types.group import Group, Rollout
 from cm2_agent.types.messages import Message
@@ -28,24 +42,28 @@ from cm2_agent.types.run import ModelCall, Run
 from cm2_agent.types.score import Score
 from cm2_agent.types.trace import Trace
 
-STEPS, GROUPS, SIZE = 8, 12, 8
+STEPS, SIZE = 4, 8
+# By millions of parameters: channels, layers, channels of the feed-forward layers, groups of 8 rollouts.
+SIZES = {"0.4": (96, 3, 256, 12), "2": (192, 4, 512, 12), "20": (384, 12, 1024, 4)}
+WORDS = 520
 
 
-def policy(words: int) -> tuple[Any, Any]:
+def policy(size: str) -> tuple[Any, Any]:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    tokenizer: Any = byte_tokenizer(f"word{number}" for number in range(words))
+    tokenizer: Any = byte_tokenizer(f"word{number}" for number in range(WORDS))
+    hidden, layers, feed, _ = SIZES[size]
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(
         Qwen3Config(
             vocab_size=len(tokenizer),
-            hidden_size=96,
-            num_hidden_layers=3,
+            hidden_size=hidden,
+            num_hidden_layers=layers,
             num_attention_heads=4,
             num_key_value_heads=2,
-            head_dim=24,
-            intermediate_size=256,
-            max_position_embeddings=1024,
+            head_dim=hidden // 4,
+            intermediate_size=feed,
+            max_position_embeddings=4096,
             tie_word_embeddings=True,
             initializer_range=0.08,
             pad_token_id=tokenizer.pad_token_id,
@@ -55,9 +73,10 @@ def policy(words: int) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def stored(vocabulary: int) -> list[Group]:
-    """Groups of two-step rollouts of 100 to 200 tokens; the ids are drawn, the logprobs near uniform: cost does not
-    depend on either."""
+def stored(vocabulary: int, groups: int, ragged: bool = False) -> list[Group]:
+    """Groups of two-step rollouts of 100 to 200 tokens, or of 40 to 2,000; the ids are drawn, the logprobs near
+    uniform: cost does not depend on either.
+    """
     rng = random.Random(0)
 
     def call(prompt: list[int], number: int) -> ModelCall:
@@ -72,7 +91,8 @@ def stored(vocabulary: int) -> list[Group]:
         )
 
     def trace(name: str) -> Trace:
-        first = call([rng.randrange(vocabulary) for _ in range(rng.randint(50, 80))], 1)
+        length = int(min(1900, 20 * rng.lognormvariate(1.5, 1.2))) if ragged else rng.randint(50, 80)
+        first = call([rng.randrange(vocabulary) for _ in range(length)], 1)
         grown = [*(first.prompt_ids or ()), *(first.completion_ids or ())]
         second = call([*grown, *(rng.randrange(vocabulary) for _ in range(rng.randint(20, 40)))], 2)
         said = (Message.of("user", "q"), Message.of("assistant", "a"), Message.of("assistant", "b"))
@@ -86,33 +106,88 @@ def stored(vocabulary: int) -> list[Group]:
                 for one in (trace(f"{g}-{i}") for i in range(SIZE))
             ),
         )
-        for g in range(GROUPS)
+        for g in range(groups)
     ]
 
 
-def ours(groups: list[Group]) -> tuple[float, float]:
-    """CPU-ms a step, and CPU-ms of the rest."""
-    model, tokenizer = policy(520)
+def ours(groups: Sequence[Group], size: str, steps: int = STEPS, model: Any = None, **given: Any) -> list[float]:
+    """CPU-ms of each step but the first, and of all that is no step."""
+    loaded, tokenizer = policy(size)
     marks: list[float] = []
     start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         settings: dict[str, Any] = {
-            "steps": STEPS,
-            "rollouts_per_step": GROUPS * SIZE,
+            "steps": steps,
+            "rollouts_per_step": len(groups) * SIZE,
             "learning_rate": 1e-4,
             "ratio_band": None,
+            **given,
         }
-        trainer = GRPO(model, Path(folder) / "out", tokenizer=tokenizer, **settings)
+        trainer = GRPO(model or loaded, Path(folder) / "out", tokenizer=tokenizer, **settings)
         trainer.train(groups, progress=lambda *_: marks.append(time.process_time()))
     whole = time.process_time() - start
-    steps = [after - before for before, after in pairwise(marks)]
-    each = statistics.median(steps)
-    return 1e3 * each, 1e3 * (whole - each * STEPS)
+    each = [1e3 * (after - before) for before, after in pairwise(marks)]
+    return [*each, 1e3 * whole - statistics.median(each or [0.0]) * steps]
 
 
-def bare(groups: list[Group]) -> float:
-    """CPU-ms a step of a loop that knows nothing: right-padded rows, all logits, the same loss, AdamW."""
-    model, _ = policy(520)
+def trls(groups: Sequence[Group], size: str) -> list[float]:
+    """CPU-ms of each step but the first of TRL's GRPOTrainer, whose generation is replaced by the stored rows."""
+    from datasets import Dataset
+    from transformers import PrinterCallback, TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    model, tokenizer = policy(size)
+    rows = [row for group in build_dataset(groups).groups for row in group.rows]
+    samples = [Sample(row=row, advantages=row.token_advantages, old=row.mu) for row in rows]
+    marks: list[float] = []
+
+    class Marks(TrainerCallback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            marks.append(time.process_time())
+
+    class Stored(GRPOTrainer):
+        def _generate_and_score_completions(self, inputs: Any) -> dict[str, torch.Tensor]:
+            return collate(samples, pad_id=tokenizer.pad_token_id)
+
+    def no_reward(*args: Any, **kwargs: Any) -> list[float]:
+        raise RuntimeError("rows were scored before")
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = GRPOConfig(
+            output_dir=folder,
+            max_steps=STEPS,
+            learning_rate=1e-4,
+            weight_decay=0.0,
+            epsilon_high=0.28,
+            per_device_train_batch_size=2,
+            num_generations=2,
+            bf16=False,
+            activation_checkpointing=False,
+            dataloader_pin_memory=False,
+            report_to="none",
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+        )
+        prompts = Dataset.from_dict({"prompt": [""] * 64})
+        trainer = Stored(
+            model=model,
+            reward_funcs=no_reward,
+            args=config,
+            train_dataset=prompts,
+            processing_class=tokenizer,
+            callbacks=[Marks()],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    return [1e3 * (after - before) for before, after in pairwise(marks)]
+
+
+def bare(groups: Sequence[Group], size: str) -> list[float]:
+    """CPU-ms of each step but the first of a loop that knows nothing: right-padded rows, all logits, the same loss,
+    AdamW.
+    """
+    model, _ = policy(size)
     rows = []
     for group in groups:
         mean = sum(rollout.score.reward or 0.0 for rollout in group.rollouts) / SIZE
@@ -145,31 +220,91 @@ def bare(groups: list[Group]) -> float:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        times.append(time.process_time() - start)
-    return 1e3 * statistics.median(times)
+        times.append(1e3 * (time.process_time() - start))
+    return times[1:]
+
+
+def costs(size: str, rounds: int) -> dict[str, Any]:
+    model, tokenizer = policy(size)
+    groups = stored(len(tokenizer), SIZES[size][3])
+    found: dict[str, list[float]] = {"ours": [], "trl": [], "bare": [], "around": []}
+    for _ in range(rounds):
+        *steps, around = ours(groups, size)
+        found["ours"].append(statistics.median(steps))
+        found["around"].append(around)
+        found["trl"].append(statistics.median(trls(groups, size)))
+        found["bare"].append(statistics.median(bare(groups, size)))
+
+    def ratio(name: str) -> float:
+        pairs = zip(found["ours"], found[name], strict=True)
+        return round(statistics.median(own / other for own, other in pairs), 2)
+
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "rows": len(groups) * SIZE,
+        **{f"{name}_cpu_ms": round(statistics.median(values), 1) for name, values in found.items()},
+        "to_trl": ratio("trl"),
+        "to_bare": ratio("bare"),
+    }
+
+
+def padding(ragged: bool) -> dict[str, float]:
+    """Padded over real tokens of one step and of the logprobs around it."""
+    model, tokenizer = policy("0.4")
+    groups = stored(len(tokenizer), 8, ragged)
+    passed = {True: 0, False: 0}
+
+    def note(module: Any, args: Any, kwargs: Any) -> None:
+        passed[torch.is_grad_enabled()] += kwargs["input_ids"].numel()
+
+    model.base_model.register_forward_pre_hook(note, with_kwargs=True)
+    ours(groups, "0.4", steps=1, model=model)
+    real = sum(len(row.ids) - 1 for group in build_dataset(groups).groups for row in group.rows)
+    # Logprobs are taken of all rows before training and, of these 64, after it.
+    return {"step": round(passed[True] / real, 3), "logprobs": round(passed[False] / 2 / real, 3)}
+
+
+def peak(rows: int) -> float:
+    """MB of resident memory that two steps of 64 rollouts take, at most, above what was taken before the first."""
+    model, tokenizer = policy("20")
+    before: list[int] = []
+
+    def note(*_: Any) -> None:
+        if not before and torch.is_grad_enabled():
+            before.append(int(Path("/proc/self/statm").read_text().split()[1]) * 4096)
+            Path("/proc/self/clear_refs").write_text("5")  # the largest so far is forgotten
+
+    model.base_model.register_forward_pre_hook(note)
+    ours(stored(len(tokenizer), 8), "20", steps=2, model=model, args={"per_device_train_batch_size": rows})
+    status = Path("/proc/self/status").read_text()
+    most = int(status.split("VmHWM:")[1].split()[0]) * 1024
+    return (most - before[0]) / 2**20
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", default="0.4,2,20", help="millions of parameters, of 0.4, 2 and 20")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each of the three")
+    parser.add_argument("--peak", action="store_true", help="measure memory too")
+    parser.add_argument("--peak-of", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    model, tokenizer = policy(520)
-    groups = stored(len(tokenizer))
-    ours(groups)
-    pairs = [(ours(groups), bare(groups)) for _ in range(3)]
-    step = statistics.median(pair[0][0] for pair in pairs)
-    plain = statistics.median(pair[1] for pair in pairs)
-    print(
-        json.dumps(
-            {
-                "bench": "grpo_step",
-                "parameters": sum(parameter.numel() for parameter in model.parameters()),
-                "rows": GROUPS * SIZE,
-                "step_cpu_ms": round(step, 1),
-                "bare_step_cpu_ms": round(plain, 1),
-                "ratio": round(step / plain, 2),
-                "around_cpu_ms": round(statistics.median(pair[0][1] for pair in pairs), 1),
-            }
-        )
-    )
+    if options.peak_of is not None:
+        print(peak(options.peak_of))
+        return
+    sizes = [size for size in options.sizes.split(",") if size]
+    if sizes:
+        ours(stored(WORDS, 1), "0.4")  # what the first run of a process does is counted for none
+    out: dict[str, Any] = {"bench": "grpo_step", "steps": {size: costs(size, options.rounds) for size in sizes}}
+    out["padding"] = {"even": padding(False), "ragged": padding(True)}
+    if options.peak:
+        found = {}
+        for rows in (64, 8):
+            command = [sys.executable, __file__, "--peak-of", str(rows)]
+            found[rows] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        out["peak_mb"] = {str(rows): round(value) for rows, value in found.items()}
+        out["peak_ratio"] = round(found[8] / found[64], 3)
+    print(json.dumps(out))
 
 
 if __name__ == "__main__":
