@@ -9,6 +9,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.integrations.fsdp import is_fsdp_managed_module
 
+from cm2_agent.models.adapters import is_peft, plain_model
+
 from .micro_batches import buckets
 
 LOGITS_AT_ONCE = 2**25
@@ -18,15 +20,13 @@ more in the backward pass.
 _SCALED_HEADS = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
 
 
-def plain_model(model: Any) -> PreTrainedModel | None:
+def separable(model: Any) -> PreTrainedModel | None:
     """The transformers model whose layers and head may be called one after the other, adapters included; None where
     only a call of the model as a whole is right: a capped or scaled head, prompt tuning, parallel wrappers.
     """
-    config = getattr(model, "peft_config", None)
-    if config is not None and hasattr(model, "get_base_model"):
-        if any(one.is_prompt_learning for one in config.values()):
-            return None
-        model = model.get_base_model()
+    if is_peft(model) and any(one.is_prompt_learning for one in model.peft_config.values()):
+        return None
+    model = plain_model(model)
     if not isinstance(model, PreTrainedModel) or is_fsdp_managed_module(model):
         return None
     text = model.config.get_text_config()
@@ -50,7 +50,7 @@ def trained_logprobs(
     loss where it is asked for.
 
     `input_ids` and `attention_mask` are (B, P + T): prompts left padded, completions right padded. `model` has TRL's
-    fused head, which computes what cannot be taken apart (`plain_model`).
+    fused head, which computes what cannot be taken apart (`separable`).
     """
     rows, width = trained.shape
     offset = input_ids.size(1) - width  # of the completion in (B, P + T)
@@ -60,7 +60,7 @@ def trained_logprobs(
     if not len(filled):  # nothing to learn from: a zero that backward can pass through
         nothing = next(model.parameters()).sum() * 0.0 + torch.zeros((rows, width), device=input_ids.device)
         return nothing, nothing.detach() if entropy else None, None
-    plain = None if router_loss else plain_model(model)
+    plain = None if router_loss else separable(model)
     vocabulary = 1 if plain is None else plain.config.get_text_config().vocab_size
     chunk = None if int(trained.sum()) * vocabulary <= LOGITS_AT_ONCE else max(1, LOGITS_AT_ONCE // vocabulary)
     places, logps, entropies, routers = [], [], [], []

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from cm2_agent.trainers.micro_batches import PADDING, MicroBatches
-from cm2_agent.trainers.trained_logits import LOGITS_AT_ONCE, head_logprobs, plain_model
+from cm2_agent.trainers.trained_logits import LOGITS_AT_ONCE, head_logprobs, separable
 from tests.trainers.loop import Sampler, apart, logprobs_of, ready, rows_of_groups, trainer_of
 from tests.trainers.test_micro_batches import ragged, stepped
 
@@ -62,7 +62,7 @@ def test_an_adapter_takes_the_short_way_too(
     adapted: Any = get_peft_model(
         model, LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
     )
-    assert plain_model(adapted) is adapted.get_base_model()
+    assert separable(adapted) is adapted.get_base_model()
     trainer = trainer_of(adapted, tokenizer, [samples], tmp_path)
     sizes: list[int] = []
     model.lm_head.register_forward_hook(lambda module, given, out: sizes.append(out.shape[0]))
@@ -83,8 +83,8 @@ def test_prompt_tuning_passes_through_the_model_as_a_whole(
 
     model = policy(1)
     tuned: Any = get_peft_model(model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
-    assert plain_model(tuned) is None
-    assert plain_model(nn.Linear(2, 2)) is None
+    assert separable(tuned) is None
+    assert separable(nn.Linear(2, 2)) is None
 
 
 def other_heads() -> dict[str, Any]:
@@ -110,7 +110,7 @@ def other_heads() -> dict[str, Any]:
 def test_a_capped_or_scaled_head_is_the_models_own(kind: str, tokenizer: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = other_heads()[kind]()
-    assert plain_model(model) is None
+    assert separable(model) is None
     samples = ragged(2, 11)
     trainer = trainer_of(copy.deepcopy(model), tokenizer, [samples], tmp_path)
     seen: list[int] = []
