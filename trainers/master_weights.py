@@ -118,10 +118,11 @@ class MasterWeightsMixin(Trainer):
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         fresh = self.optimizer is None
+        trained: Any = self.model if model is None else model
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         half = {
             name: one
-            for name, one in (self.model if model is None else model).named_parameters()
+            for name, one in trained.named_parameters()
             if one.requires_grad and one.dtype in HALF
         }
         if fresh and half:

@@ -25,7 +25,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "head_dim": 8}
     heads: dict[str, Any] = {"num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": len(byte_tokenizer())}
-    Qwen3ForCausalLM(Qwen3Config(**sizes, **heads)).to(torch.bfloat16).save_pretrained("tiny")
+    network: Any = Qwen3ForCausalLM(Qwen3Config(**sizes, **heads))
+    network.to(torch.bfloat16).save_pretrained("tiny")
     byte_tokenizer().save_pretrained("tiny")
     with SQLStore("sqlite:///cm2.db") as store:
         store.save_run(Run(id="a", messages=(Message.of("user", "Hi"), Message.of("assistant", "Hello"))))
