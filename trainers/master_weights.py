@@ -120,11 +120,7 @@ class MasterWeightsMixin(Trainer):
         fresh = self.optimizer is None
         trained: Any = self.model if model is None else model
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
-        half = {
-            name: one
-            for name, one in trained.named_parameters()
-            if one.requires_grad and one.dtype in HALF
-        }
+        half = {name: one for name, one in trained.named_parameters() if one.requires_grad and one.dtype in HALF}
         if fresh and half:
             coarse = any(one.dtype == torch.float16 for one in half.values())
             self.masters = MasterWeights(half, FLOAT16_SCALE if coarse else 1.0)
