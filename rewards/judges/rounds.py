@@ -68,29 +68,39 @@ class Rounds:
 
     async def verdicts(self, items: Asked) -> dict[str, Verdict]:
         """A verdict for each item, by its id. Raises BudgetExhausted where the budget stops it; what was judged by then
-        is known."""
+        is known, whatever ends the asking."""
+        settled: dict[str, Verdict] = {}
+        try:
+            return await self._verdicts(items, settled)
+        finally:
+            self.known.put(self.window, items, settled, self.vote)  # at once: each time is a transaction
+
+    async def _verdicts(self, items: Asked, settled: dict[str, Verdict]) -> dict[str, Verdict]:
+        """Those about which nothing more is asked go into `settled` as they come."""
         answers: dict[str, ServedAnswer | RequestFailure] = {}
         try:
             await self.client.verdicts(self.window, {item.id: line for item, line in items}, answers)
         except BudgetExhausted:
             paid = [(item, line) for item, line in items if item.id in answers]
-            self._settle(paid, self._read(paid, answers)[0])
+            settled |= self._settled(paid, self._read(paid, answers)[0])
             raise
         verdicts, problems = self._read(items, answers)
-        self._settle(items, verdicts)
+        settled |= self._settled(items, verdicts)
         before: dict[str, Problem] = {}
         while open_problems := {
             name: problem for name, problem in problems.items() if _is_asked_again(problem, before.get(name))
         }:
             again = [(item, line) for item, line in items if item.id in open_problems]
             given_up = {name: problem for name, problem in problems.items() if name not in open_problems}
-            verdicts |= self._unproved(items, given_up)
+            settled |= self._unproved(items, given_up)
             before |= open_problems
             found, problems = self._read(again, await self._again(again, open_problems))
-            self._settle(again, found)
+            settled |= self._settled(again, found)
             verdicts |= found
-        verdicts |= self._unproved(items, problems)
-        return verdicts | await self._reversed(items, verdicts)
+        settled |= self._unproved(items, problems)
+        reversed_ = await self._reversed(items, verdicts)
+        settled |= reversed_
+        return verdicts | settled
 
     def _read(
         self, items: Asked, answers: Mapping[str, ServedAnswer | RequestFailure]
@@ -111,16 +121,20 @@ class Rounds:
                 verdicts[item.id] = made
         return verdicts, problems
 
-    def _settle(self, items: Asked, verdicts: Mapping[str, Verdict]) -> None:
-        """Make the verdicts known that nothing more is asked about."""
-        settled = [(item, line) for item, line in items if not self._is_reversed(item, line, verdicts.get(item.id))]
-        self.known.put(self.window, settled, verdicts, self.vote)
+    def _settled(self, items: Asked, verdicts: Mapping[str, Verdict]) -> dict[str, Verdict]:
+        """The verdicts about which nothing more is asked."""
+        return {
+            item.id: verdicts[item.id]
+            for item, line in items
+            if item.id in verdicts and not self._is_reversed(item, line, verdicts[item.id])
+        }
 
     def _unproved(self, items: Asked, problems: Mapping[str, Problem]) -> dict[str, Verdict]:
-        some = [(item, line) for item, line in items if item.id in problems]
-        made = {item.id: unproved_verdict(item, problems[item.id].text, self.known.served) for item, _ in some}
-        self.known.put(self.window, some, made, self.vote)
-        return made
+        return {
+            item.id: unproved_verdict(item, problems[item.id].text, self.known.served)
+            for item, _ in items
+            if item.id in problems
+        }
 
     async def _again(self, items: Asked, problems: Mapping[str, Problem]) -> dict[str, ServedAnswer | RequestFailure]:
         note = AGAIN.format(problems="; ".join(f"{name}: {problem.text}" for name, problem in problems.items()))
@@ -161,7 +175,6 @@ class Rounds:
             else:
                 first, *rest = absence.evidence
                 found[item.id] = replace(absence, evidence=({**first, "reversed": "nothing found"}, *rest))
-        self.known.put(self.window, drawn, found, self.vote)
         return found
 
     def _is_reversed(self, item: Item, line: str, verdict: Verdict | None) -> bool:
