@@ -44,13 +44,14 @@ _DOUBT = re.compile(
 """In the sentence before a value, whatever clauses it has."""
 _GUESS_BEHIND = re.compile(
     r"""[\s,(–—-]{0,3}(?:
-      maybe|perhaps|possibly|probably|presumably|hopefully|or\s+so|or\s+thereabouts|ish|at\s+first|onwards?
-    | i\s+(?:think|guess|believe|suppose|assume|hope)
+      (?:maybe|perhaps|possibly|probably|presumably|hopefully|i\s+(?:think|guess|believe|suppose|assume|hope)
+        |vielleicht|eventuell|wahrscheinlich|glaube\s+ich|peut[- ]être|je\s+(?:pense|crois)|quizás?|tal\s+vez|creo|forse
+        |credo|talvez|misschien)(?=\s*(?:[.,;:!?)\n]|$))
+    | or\s+so|or\s+thereabouts|ish|at\s+first|onwards?
     | at\s+(?:the\s+)?(?:very\s+)?(?:earliest|soonest|best)
     | (?:is|was)\s+(?:only\s+|just\s+)?(?:a\s+guess|possible|conceivable|a\s+possibility)
     | if\s+(?:all|everything|nothing)|with\s+(?:some\s+)?luck|or\s+(?:later|earlier|sooner|after|before|more|less)
-    | vielleicht|eventuell|wahrscheinlich|frühestens|glaube\s+ich|peut[- ]être|au\s+plus\s+tôt|je\s+(?:pense|crois)
-    | quizás?|tal\s+vez|como\s+(?:muy\s+)?pronto|creo|forse|credo|talvez|misschien
+    | frühestens|au\s+plus\s+tôt|como\s+(?:muy\s+)?pronto
     )(?!\w)""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -119,9 +120,9 @@ _ON = re.compile(r"\s+(?:on|an|onwards?)(?=\s*(?:[.,;!)]|$))", re.IGNORECASE)
 _LOOK_BACK = 60
 
 
-def is_hedged(says: Negation, start: int, end: int, kind: Kind) -> bool:
+def is_hedged(says: Negation, start: int, end: int, kind: Kind, since: int = 0) -> bool:
     """Whether the value that stands from `start` to `end` is no more than a guess, a bound or a rough figure, or is one
-    of before.
+    of before; what stands before `since` speaks of another date.
 
     >>> text = "It arrives on 2026-05-20 at the earliest."
     >>> is_hedged(Negation(text), 14, 24, "date"), is_hedged(Negation("It is due on 2026-05-20."), 13, 23, "date")
@@ -140,6 +141,7 @@ def is_hedged(says: Negation, start: int, end: int, kind: Kind) -> bool:
         return _BOUND.search(text, near, start) is not None
     if kind not in ("date", "time"):
         return False
+    first = max(first, since)
     if _BEFORE.search(text, near, start) or _MEANT.search(text, first, start) or _OLD.search(text, first, start):
         return True
     if _FROM.search(text, near, start) and _ON.match(text, end):

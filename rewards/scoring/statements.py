@@ -39,6 +39,7 @@ _LISTED = re.compile(
     r"(?:\s|[,;/&|–—-]|(?<![^\W_])(?:or|and|to|through|until|till|oder|und|bis|ou|et|o|y|e|of|en|à|a|on|the|am|maybe|perhaps"
     r"|possibly|probably|then|also|either|even)(?![^\W_]))*"
 )
+_WEEKDAY = re.compile(r"(?<!\w)\w{3,10}(?:day|tag),?\s*$")
 _FILLERS = frozenset(
     {"maybe", "perhaps", "possibly", "probably", "likely", "then", "also", "either", "even", "around", "about"}
 )
@@ -193,8 +194,20 @@ class ReplyText:
             kind == "date" and _OFF_BY.search(self.text, near, start)
         )
         return not (
-            denied or other or says.asks(start, end) or says.supposes(start) or is_hedged(says, start, end, kind)
+            denied
+            or other
+            or says.asks(start, end)
+            or says.supposes(start)
+            or is_hedged(says, start, end, kind, self._since(place, kind))
         )
+
+    def _since(self, place: Span, kind: Kind) -> int:
+        """Where the date or time ends that comes before the place and is not listed with it; 0 where there is none."""
+        alike = self._spans.get(kind, []) if kind in ("date", "time") else []
+        at = bisect_right(alike, place) - 2
+        if at < 0 or _LISTED.fullmatch(_WEEKDAY.sub("", self.text[alike[at][1] : place[0]][:40])):
+            return 0
+        return alike[at][1]
 
     def _is_alternative(self, place: Span, kind: str) -> bool:
         """Whether an "or" (or a slash, where none belongs to the value) ties the place to something else that could
