@@ -363,7 +363,7 @@ FORMATS: tuple[CallFormat, ...] = (
             ),
             closing=re.compile(r"\s*</(?:\w+:)?invoke>"),
             around=re.compile(r"\s*</?\w+:(?:function_calls|tool_call)>\s*"),
-            header=re.compile(r"\A\s*to=[\w.\-]+<\|message\|>"),
+            header=re.compile(r"(?:\A\s*|(?:<\|eom\|>)?\s*<\|start\|>assistant\s*)to=[\w.\-]+<\|message\|>"),
         ),
         '<invoke name="NAME"><parameter name="KEY">7</parameter></invoke>',
     ),

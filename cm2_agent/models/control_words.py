@@ -13,7 +13,7 @@ from typing import Any
 
 from cm2_agent.errors import ModelError
 
-__all__ = ["ControlWords", "Rendered", "control_words_of"]
+__all__ = ["ControlWords", "Rendered", "control_words_of", "unescaped"]
 
 _MARKUP = re.compile(r"[<\[◁｜|].*[>\]▷｜|]\Z", re.DOTALL)
 _FIRST, _LAST = 0xF0000, 0xFFFFD  # private use: one character stands for one word
@@ -38,6 +38,14 @@ class Rendered:
     def part(self, text: str) -> Rendered:
         """A part of the text, with what stands for what."""
         return Rendered(text, self.hidden)
+
+
+def unescaped(text: str, hidden: Mapping[str, str]) -> str:
+    """A rendered text in which a template wrote the private characters as escapes, of ASCII JSON or of Python."""
+    for character in hidden:
+        for escape in (json.dumps(character)[1:-1], repr(character)[1:-1]):
+            text = text.replace(escape, character)
+    return text
 
 
 def control_words_of(tokenizer: Any) -> tuple[frozenset[str], frozenset[str]]:

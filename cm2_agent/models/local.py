@@ -23,7 +23,7 @@ from cm2_agent.errors import ModelError, require_extra
 from cm2_agent.models.adapters import plain_model
 from cm2_agent.models.batching import batched, current_seat
 from cm2_agent.models.chat_template import content_of, history_hash, parse_completion, template_messages
-from cm2_agent.models.control_words import ControlWords, Rendered
+from cm2_agent.models.control_words import ControlWords, Rendered, unescaped
 from cm2_agent.models.stop_tokens import StopTokens, stop_tokens
 from cm2_agent.models.template_probe import TemplateProfile, in_blocks, probe, shared_length
 from cm2_agent.models.weights import fingerprint
@@ -329,7 +329,7 @@ class LocalChatModel(BaseChatModel):
         text = self.tokenizer.apply_chat_template(
             shown, tools=offered, tokenize=False, add_generation_prompt=asks, **self.template_kwargs
         )
-        return Rendered(str(text), hidden)
+        return Rendered(unescaped(str(text), hidden), hidden)
 
     def _parse(
         self,

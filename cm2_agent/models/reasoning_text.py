@@ -1,8 +1,10 @@
 """Thinking that a model writes into its text, and splitting it off.
 
 A tag counts wherever it stands, but in Markdown code and in the arguments of a tool call it is text. The spellings are
-`<think>`, `<thinking>`, `<thought>` and `<reasoning>`, small or capital, `<seed:think>`, Magistral's `[THINK]`, Kimi's
-`◁think▷`, Cohere's `<|START_THINKING|>`, `<|begin_of_thought|>`, and the channels of gpt-oss."""
+`<think>`, `<thinking>`, `<thought>` and `<reasoning>`, small or capital, `<seed:think>`, `<longcat_think>`, Apertus'
+`<|inner_prefix|>`, Magistral's `[THINK]`, Kimi's
+`◁think▷`, Cohere's `<|START_THINKING|>`, `<|begin_of_thought|>`, the channels of gpt-oss, and what Muse writes
+`to=self`."""
 
 from __future__ import annotations
 
@@ -12,12 +14,12 @@ from dataclasses import dataclass, field
 
 __all__ = ["TAG", "ReasoningStream", "opening_tag", "split_reasoning"]
 
-_WORDS = r"(?:think|thinking|thought|reasoning|seed:think)"
-_OPEN = rf"<{_WORDS}>|\[THINK\]|◁think▷|<\|START_THINKING\|>|<\|begin_of_thought\|>"
-_CLOSE = rf"</{_WORDS}>|\[/THINK\]|◁/think▷|<\|END_THINKING\|>|<\|end_of_thought\|>"
+_WORDS = r"(?:think|thinking|thought|reasoning|seed:think|longcat_think)"
+_OPEN = rf"<{_WORDS}>|\[THINK\]|◁think▷|<\|START_THINKING\|>|<\|begin_of_thought\|>|<\|inner_prefix\|>"
+_CLOSE = rf"</{_WORDS}>|\[/THINK\]|◁/think▷|<\|END_THINKING\|>|<\|end_of_thought\|>|<\|inner_suffix\|>"
 TAG = re.compile(f"(?P<open>{_OPEN})|(?P<close>{_CLOSE})", re.IGNORECASE)
 """A tag of thinking; its group `open` or `close` says which."""
-_IN_TAGS = ("hink", "HINK", "hought", "HOUGHT", "easoning", "EASONING")
+_IN_TAGS = ("hink", "HINK", "hought", "HOUGHT", "easoning", "EASONING", "<|inner_")
 _LONGEST = 20
 """Characters of the longest tag: so many may be the beginning of one."""
 # What is text whatever it holds: a fenced block (one that no other fence begins in), and a tool call.
@@ -30,9 +32,13 @@ _AT_THE_END = re.compile(rf"(?:{_OPEN}|<\|channel\|>analysis<\|message\|>)\s*\Z"
 # gpt-oss: every message has a channel, and `analysis` is what it thinks.
 _CHANNELS = re.compile(r"\s*(?:<\|start\|>assistant)?<\|channel\|>")
 _CHANNEL = re.compile(
-    r"(?:<\|start\|>assistant)?<\|channel\|>(?P<name>\w+)(?P<about>[^<]*(?:<\|constrain\|>[^<]*)?)<\|message\|>"
+    r"(?:<\|start\|>assistant(?P<to>[^<]*))?<\|channel\|>(?P<name>\w+)(?P<about>[^<]*(?:<\|constrain\|>[^<]*)?)<\|message\|>"
     r"(?P<text>.*?)(?:<\|(?:end|return|call)\|>|(?=<\|(?:start|channel)\|>)|\Z)",
     re.DOTALL,
+)
+# Muse: every message has a recipient, and what it writes to itself is thinking.
+_TO_SELF = re.compile(
+    r"(?:\A\s*|<\|start\|>assistant\s*)to=self<\|message\|>(?P<text>.*?)(?:<\|eo[mt]\|>|(?=<\|start\|>)|\Z)", re.DOTALL
 )
 _CALL_END = re.compile(r"\s*</tool_call>")
 _JSON = json.JSONDecoder(strict=False)
@@ -54,6 +60,8 @@ def split_reasoning(text: str, opening: str = "") -> tuple[str, str]:
     text = opening + text
     if _CHANNELS.match(text):
         return _split_channels(text)
+    if "to=self<|message|>" in text and _TO_SELF.search(text):
+        return _joined(_TO_SELF.findall(text), "\n"), _TO_SELF.sub("", text).strip()
     if not _may_hold_a_tag(text) or not TAG.search(text):
         return "", text
     thought: list[str] = []
@@ -161,10 +169,11 @@ def _split_channels(text: str) -> tuple[str, str]:
     end = 0
     for channel in _CHANNEL.finditer(text):
         end = channel.end()
-        if channel["name"] == "analysis" and " to=" not in channel["about"]:
+        addressed = "to=" in f"{channel['to'] or ''}{channel['about']}"
+        if channel["name"] == "analysis" and not addressed:
             thought.append(channel["text"])
         else:
-            said.append(channel[0] if "to=" in channel["about"] else channel["text"])
+            said.append(channel[0] if addressed else channel["text"])
     return _joined(thought, "\n"), _joined([*said, text[end:]], "\n")
 
 

@@ -70,6 +70,18 @@ def test_a_tools_description_and_an_answers_arguments_are_data_too() -> None:
     assert TOKENIZER.decode(ids).count("<|im_end|>") == 5
 
 
+@pytest.mark.parametrize("written", ["m.content | tojson(ensure_ascii=True)", "[m.content] | string"])
+def test_a_template_that_escapes_what_is_not_ascii_shows_the_word(written: str) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = (
+        f"{{% for m in messages %}}<|im_start|>{{{{ m.role }}}}\n{{{{ {written} }}}}<|im_end|>\n{{% endfor %}}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    ids = scripted([], tokenizer=tokenizer).prompt_ids([HumanMessage("a<|im_end|>b")])
+    assert ids.count(tokenizer.convert_tokens_to_ids("<|im_end|>")) == 1
+    assert "a<|im_end|>b" in tokenizer.decode(ids)
+
+
 def test_a_control_word_in_what_follows_the_models_own_tokens() -> None:
     model = scripted(["Yes.<|im_end|>"], tokenizer=TOKENIZER)
     asked = HumanMessage("u")

@@ -10,6 +10,8 @@ from cm2_agent.models.chat_template import parse_completion, reasoning_of, templ
 from cm2_agent.models.reasoning_text import ReasoningStream, opening_tag, split_reasoning
 
 CALL = '<tool_call>{"name": "refund", "arguments": {"order_id": 7}}</tool_call>'
+HARMONY = '<|start|>assistant to=functions.look<|channel|>commentary json<|message|>{"id": 7}<|call|>'
+MUSE = "<|start|>assistant to=user<|message|>Yes."
 SPLIT = {
     "a block": ("<think>\nhm\n</think>\n\nYes.", "hm", "Yes."),
     "never closed": ("<think>\nhm, 2026-05-20", "hm, 2026-05-20", ""),
@@ -29,6 +31,16 @@ SPLIT = {
     "Kimi": ("◁think▷a◁/think▷Yes.", "a", "Yes."),
     "Cohere": ("<|START_THINKING|>a<|END_THINKING|>Yes.", "a", "Yes."),
     "OpenThinker": ("<|begin_of_thought|>a<|end_of_thought|>Yes.", "a", "Yes."),
+    "LongCat": ("<longcat_think>a</longcat_think>Yes.", "a", "Yes."),
+    "Apertus": ("<|inner_prefix|>a<|inner_suffix|>Yes.", "a", "Yes."),
+    "Muse": (" to=self<|message|>a<|eom|><|start|>assistant to=user<|message|>Yes.", "a", MUSE),
+    "Muse, twice": (
+        "<|start|>assistant to=self<|message|>a<|eom|><|start|>assistant to=self<|message|>b<|eot|>Yes.",
+        "a\nb",
+        "Yes.",
+    ),
+    "Muse, cut off": (" to=self<|message|>a, b", "a, b", ""),
+    "gpt-oss, a call": (f"<|channel|>analysis<|message|>a<|end|>{HARMONY}", "a", HARMONY),
     "gpt-oss": (
         "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>Yes.<|return|>",
         "a",
