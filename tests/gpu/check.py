@@ -38,7 +38,7 @@ TOLERANCE = 1e-4
 class Size:
     """How large a model, and how much of it all."""
 
-    shape: Mapping[str, int]
+    shape: Mapping[str, Any]
     words: int
     """Tokens of the vocabulary beside bytes and tags."""
     tasks: int
@@ -186,7 +186,8 @@ def save_model(folder: Path, size: Size, dtype: torch.dtype) -> int:
         eos_token_id=tokenizer.eos_token_id,
         **size.shape,
     )
-    model = Qwen3ForCausalLM(config).to(dtype)
+    model: Any = Qwen3ForCausalLM(config)
+    model = model.to(dtype)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return sum(parameter.numel() for parameter in model.parameters())

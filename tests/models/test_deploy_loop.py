@@ -101,7 +101,7 @@ async def collect(model: Any, store: SQLStore) -> None:
 def save(folder: Path) -> None:
     tokenizer = byte_tokenizer()
     torch.manual_seed(0)
-    size = {
+    size: Any = {
         "hidden_size": 32,
         "intermediate_size": 64,
         "num_hidden_layers": 2,

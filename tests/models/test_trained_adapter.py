@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
     """A base, and an adapter over it that changes something."""
     tokenizer = byte_tokenizer()
     torch.manual_seed(0)
-    size = {
+    size: Any = {
         "hidden_size": 16,
         "intermediate_size": 16,
         "num_hidden_layers": 1,
