@@ -116,6 +116,14 @@ class MasterWeightsMixin(Trainer):
 
     masters: MasterWeights | None = None
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Trains; the model is without hooks of ours at the end, for whoever trains it next."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            if self.masters is not None:
+                self.masters.release()
+
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         fresh = self.optimizer is None
         trained: Any = self.model if model is None else model

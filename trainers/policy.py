@@ -54,6 +54,11 @@ def load_policy(model: Any, tokenizer: Any = None, *, peft_config: Any = None, s
     if source is not None:
         with loading(source), without_bars():
             loaded = load_policy_model(source, trainable=True)
+        if getattr(loaded, "hf_quantizer", None) is not None and not is_peft(loaded) and peft_config is None:
+            raise TrainError(
+                f"the weights in {source!r} are quantised, and cannot be trained themselves; train an adapter over them"
+                " (peft_config=…, --lora), or take the model that they were made of"
+            )
     else:
         loaded, source = model, getattr(getattr(model, "config", None), "_name_or_path", None) or None
         _require_trainable(loaded)

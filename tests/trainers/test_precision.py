@@ -86,6 +86,20 @@ def test_steps_below_the_rounding_add_up(
     assert float(found.norm() / wanted.norm()) == pytest.approx(1.0, abs=0.1)
 
 
+def test_a_model_in_memory_is_trained_again(
+    policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path
+) -> None:
+    model = policy(1).to(torch.bfloat16)
+    names = [fingerprint(model)]
+    for number in range(2):
+        groups = sample(model, groups=2)
+        grpo = GRPO(model, tmp_path / str(number), tokenizer=tokenizer, steps=1, learning_rate=1e-2)
+        grpo.train(groups)
+        names.append(fingerprint(model))
+        assert grpo.report["fresh"] is True
+    assert len({*names}) == 3
+
+
 def _other_checkpoint(model: Any) -> None:
     torch.manual_seed(5)
     for parameter in model.parameters():
