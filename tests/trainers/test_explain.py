@@ -233,6 +233,7 @@ def test_rows_reproduce_every_recorded_token_through_the_store(store: SQLStore, 
     logprobs; through the store the rows are the same."""
     store.save_runs(trace.runs)
     stored = store.trace(trace.id)
+    assert stored is not None
     assert stored == trace
     if untrainable_reason(trace) is not None:
         assert untrainable_reason(stored) == untrainable_reason(trace)
