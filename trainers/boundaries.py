@@ -61,7 +61,7 @@ def boundary(
 
     - CLEAN: the prompt begins with all that the call before read and wrote.
     - REALIGNED: so it does, but at the seam the ids are not what the text encoded anew would be: the model's own were
-      kept; or only the ending of the answer is another (its stop token in place of the template's).
+      kept, or the template's ending follows the model's; or the ending alone was replaced.
     - TRUNCATED: the answer before was cut off (by the token limit, an error, a filter), or the prompt left out a part
       of the dialogue, as a window over it does.
     - PARALLEL: the call does not follow from the one before it: it ran beside it, or goes on from an earlier one.
@@ -77,7 +77,7 @@ def boundary(
     prompt, held = np.asarray(call.prompt, np.int64), before.held
     shared = shared_prefix(prompt, held)
     if shared == len(held):
-        return _extended(before, last, shared, tokenizer)
+        return _extended(before, prompt[shared:], last, shared, tokenizer)
     earlier = _goes_on_from(calls, number)
     if earlier is not None:
         other = calls[earlier].held
@@ -118,14 +118,23 @@ def shared_prefix(left: Ids, right: Ids) -> int:
     return int(differ.argmax()) if differ.any() else size
 
 
-def _extended(before: CallTokens, last: int, shared: int, tokenizer: Any) -> Boundary:
+def _extended(before: CallTokens, added: Ids, last: int, shared: int, tokenizer: Any) -> Boundary:
     kind: BoundaryKind = "CLEAN"
     why = f"begins with all that call {last} read and wrote"
     if is_cut(before.finish_reason):
         kind, why = "TRUNCATED", f"the answer of call {last} was cut off ({before.finish_reason}) and stays so"
+    elif tokenizer is not None and _ended_anew(tokenizer, before.completion, added):
+        kind, why = "REALIGNED", "the template's own ending follows the one that the model wrote"
     elif tokenizer is not None and (other := _encoded_anew(tokenizer, before.completion)) is not None:
         kind, why = "REALIGNED", f"the model's own ids stay; encoded anew the answer would be {_tokens(other)}"
     return Boundary(kind=kind, why=why, after=last, shared=shared)
+
+
+def _ended_anew(tokenizer: Any, completion: Sequence[int], added: Ids) -> bool:
+    """Whether a stop token follows an answer that ended in another."""
+    wrote, known = completion[-1], getattr(tokenizer, "added_tokens_decoder", None) or {}
+    special = wrote in known and known[wrote].special
+    return special and len(added) > 0 and int(added[0]) == tokenizer.eos_token_id != wrote
 
 
 def _goes_on_from(calls: Sequence[CallTokens], number: int) -> int | None:

@@ -79,8 +79,10 @@ def test_what_was_encoded_anew_is_told_by_a_tokenizer() -> None:
         (by_bytes, by_word, "RETOKENISED", "FORK"),
         (by_word, by_bytes, "RETOKENISED", "FORK"),
         (by_word, tokens(" order<|im_end|>"), "FORK", "FORK"),
-        (by_word, by_word[:-1] + tokens("<|endoftext|>"), "REALIGNED", "REALIGNED"),
+        (by_word, by_word[:-1] + tokens("<|pad|>"), "REALIGNED", "REALIGNED"),
     ]
+    other_stop = by_word[:-1] + tokens("<|pad|>")
+    cases.append((other_stop, [*other_stop, *tokens("<|im_end|>")], "REALIGNED", "CLEAN"))  # both endings
     for wrote, read, with_tokenizer, without in cases:
         calls = [asked(question, wrote), asked([*question, *read, *again], [5])]
         assert boundary(calls, 1, TOKENIZER).kind == with_tokenizer
