@@ -4,6 +4,7 @@ length together, and what each of them counts in the loss of the step.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ FORWARD_ROWS = 16
 """Rows that pass through the model together, at most."""
 PADDING = 1.15
 """Padded over real tokens of what passes through the model together, at most."""
+TOTALS = frozenset({"cispo", "dapo", "vespo"})
+"""TRL's loss types that it multiplies by the number of processes itself, since their gradients are averaged."""
 ROW_MEANS = frozenset({"grpo", "sapo", "dr_grpo", "luspo"})
 """TRL's loss types that average over rows; the others average over tokens."""
 
@@ -60,7 +63,7 @@ def padded_tokens(lengths: Sequence[int]) -> int:
 @dataclass(frozen=True, kw_only=True)
 class MicroBatches:
     """Limits of a micro-batch: at most `rows` rows and `tokens` padded tokens, None: no limit; and at most the
-    `parts`-th part of the rows, rounded up.
+    `parts`-th part of the rows, rounded up. Their number is a multiple of `processes` where there are rows enough.
 
     A row is never cut: one of more than `tokens` tokens is a micro-batch of its own.
 
@@ -71,10 +74,11 @@ class MicroBatches:
     rows: int | None = None
     tokens: int | None = None
     parts: int = 1
+    processes: int = 1
 
     def split(self, lengths: Sequence[int]) -> list[list[int]]:
         """The indices of rows of these lengths by micro-batch, the longest first: what does not fit fails at once."""
-        rows = min(self.rows or len(lengths), -(-len(lengths) // self.parts))
+        rows = min(self.rows or len(lengths), -(-len(lengths) // max(self.parts, self.processes)))
         if self._fits(lengths, range(len(lengths)), rows):
             return [list(range(len(lengths)))]
         found: list[list[int]] = []
@@ -83,6 +87,9 @@ class MicroBatches:
                 found[-1] += bucket
             else:
                 found.append(bucket)
+        while len(found) % self.processes and len(widest := max(found, key=len)) > 1:
+            place = found.index(widest)
+            found[place : place + 1] = [widest[0::2], widest[1::2]]
         return found
 
     def _fits(self, lengths: Sequence[int], part: Sequence[int], rows: int) -> bool:
@@ -111,7 +118,7 @@ class MicroBatches:
         config.gradient_accumulation_steps, config.steps_per_generation = 1, steps
         config.per_device_train_batch_size = config.num_generations = 2
         config.generation_batch_size = 2 * steps * config.world_size
-        return cls(rows=None if rows is None else int(rows), tokens=tokens, parts=parts)
+        return cls(rows=None if rows is None else int(rows), tokens=tokens, parts=parts, processes=config.world_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,21 +132,28 @@ class Counts:
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """What a micro-batch holds of its optimizer step. All processes together make a step, so its counts are theirs."""
+    """What a micro-batch holds of its optimizer step. All processes together make a step, so its counts are theirs;
+    one that is there again, so that all processes have as many, counts nothing.
+    """
 
     own: Counts
     step: Counts
+    processes: int = 1
+    counts: bool = True
 
     def accumulation(self, loss_type: str) -> float:
         """What TRL's loss of the micro-batch is divided by, so that the losses of all add up to that of the step in
         one piece.
         """
-        if loss_type in ROW_MEANS:
-            return self.step.rows / self.own.rows
-        return self.step.tokens / self.own.tokens
+        if not self.counts:
+            return math.inf
+        whole = self.step.rows / self.own.rows if loss_type in ROW_MEANS else self.step.tokens / self.own.tokens
+        return whole if loss_type in TOTALS else whole / self.processes
 
     def entropy(self, loss_type: str) -> float:
         """What the weight of an entropy term is multiplied by, since TRL averages that over tokens whatever the loss
         type.
         """
+        if not self.counts:
+            return 0.0
         return self.accumulation(loss_type) * self.own.entropy_tokens / max(1, self.step.entropy_tokens)

@@ -11,6 +11,7 @@ import torch
 
 from .collator import Sample
 from .off_policy import measure
+from .processes import from_all
 
 OFF_POLICY = ("ess_sequence", "ess_token", "kl_per_token", "truncated_tokens")
 """Figures of docs/method.md §6 that are reported a step, of the policy before it against the one that sampled."""
@@ -44,8 +45,13 @@ class StepReports:
         for name, value in figures.items():
             if name != "loss":  # which TRL reports by itself
                 self._steps[name].append(value)
-        if self._parts:
-            now, mu, advantages, rows = (np.concatenate(one) for one in zip(*self._parts, strict=True))
+        parts = [
+            (*values, rows + place * 2**32)  # rows of other processes have the same numbers
+            for place, found in enumerate(from_all(self._parts))
+            for *values, rows in found
+        ]
+        if parts:
+            now, mu, advantages, rows = (np.concatenate(one) for one in zip(*parts, strict=True))
             found = measure(now, mu, advantages, rows, max_weight=self._max_weight).to_json()
             for name in OFF_POLICY:
                 self._steps[f"off_policy/{name}"].append(found[name])

@@ -163,8 +163,6 @@ def grpo_config(grpo: GRPO, temperature: float, folder: Path) -> Any:
             f"args say temperature {made.temperature}, the stored logprobs are of temperature {temperature}; set "
             f"temperature={temperature}: the ratio is only one of the same distribution"
         )
-    if made.world_size > 1:
-        raise TrainError("stored rollouts are trained on by one process; expected one process")
     if made.sync_ref_model and not made.beta:
         raise TrainError("sync_ref_model needs a KL term; set beta above 0, or leave sync_ref_model out")
     if grpo.importance_weighting == "direct" and made.delta is None:

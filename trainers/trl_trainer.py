@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 from transformers import PrinterCallback, Trainer
 from trl import GRPOTrainer
 
@@ -25,6 +26,7 @@ from .dropout import restore_dropout, switch_off_dropout
 from .master_weights import MasterWeightsMixin
 from .micro_batches import Counts, MicroBatches, Share, buckets
 from .reporting import StepReports, completions
+from .processes import from_all, from_first, mean_gradients, share
 from .rows import Floats, Row
 from .trained_logits import trained_logprobs
 
@@ -76,21 +78,26 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
         self._weights: list[int] = []  # trained tokens of the micro-batches of this step
         self._sums: dict[str, float] = {}
         self.remove_callback(PrinterCallback)  # it writes to stdout, which is the command line's
-        self.add_callback(StepFigures(self, on_step))
+        self.add_callback(StepFigures(self, on_step if self.accelerator.is_main_process else None))
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """The forward and backward passes of one optimizer step; its loss. `inputs` are TRL's nominal prompts."""
         started = time.perf_counter()
+        if isinstance(model, DistributedDataParallel):
+            model = model.module  # its gradients are added up below, once a step: backward gives them a part at a time
         parts = self._cut(self._samples_of(self.state.global_step))
         self._entropy_threshold = None
         if self.top_entropy_quantile < 1.0 and len(parts) > 1:
             parts = self._with_threshold(model, parts)
         losses = []
+        parts = self._own(parts)
         for number, part in enumerate(parts, start=1):
             last = number == len(parts)
             self.accelerator.gradient_state._set_sync_gradients(last)
             with nullcontext() if last else self.accelerator.no_sync(model):
                 losses.append(Trainer.training_step(self, model, cast(Any, part)))
+        if self.accelerator.num_processes > 1:
+            mean_gradients(self.model.parameters() if self.masters is None else self.masters.parameters())
         self._step += 1
         self._metrics["train"]["step_time"].append(time.perf_counter() - started)
         loss = torch.stack(losses).sum()
@@ -109,7 +116,7 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
             if self.log_completions:
                 self._logs = completions(batch, self._tokenizer, self.rewards)
             if self._taken == wanted:
-                mixed = [batch[index] for index in torch.randperm(len(batch)).tolist()]
+                mixed = [batch[index] for index in from_first(torch.randperm(len(batch)).tolist())]
                 self._steps = [mixed[number::parts] for number in range(parts)]
         return self._steps[step % parts]
 
@@ -118,7 +125,15 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
         lengths = [len(one.row.ids) for one in samples]
         parts = [[samples[index] for index in part] for part in self.micro_batches.split(lengths)]
         step = _counts(samples)
-        return [MicroBatch(samples=part, share=Share(own=_counts(part), step=step)) for part in parts]
+        processes = self.accelerator.num_processes
+        return [
+            MicroBatch(samples=part, share=Share(own=_counts(part), step=step, processes=processes)) for part in parts
+        ]
+
+    def _own(self, parts: list[MicroBatch]) -> list[MicroBatch]:
+        """The micro-batches of this process; what is there again, so that all have as many, counts nothing."""
+        again = replace(parts[-1], share=replace(parts[-1].share, counts=False))
+        return share([*parts, *[again] * (-len(parts) % self.accelerator.num_processes)])
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         """A micro-batch as tensors, with its share; TRL's buffer of generated batches is not used."""
@@ -147,7 +162,7 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
             self._trained, self.current_gradient_accumulation_steps = None, 1
         if self._reports is not None and self._logps is not None:
             self._reports.add(self._logps, inputs)
-        self._weights.append(int(inputs["num_items_in_batch"]))
+        self._weights.append(int(self.accelerator.gather(inputs["num_items_in_batch"]).sum()))
         self._sums["loss"] = self._sums.get("loss", 0.0) + float(loss.detach())
         return loss
 
@@ -185,7 +200,8 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
         return [
             replace(
                 part,
-                share=Share(
+                share=replace(
+                    part.share,
                     own=replace(part.share.own, entropy_tokens=count),
                     step=replace(part.share.step, entropy_tokens=sum(counts)),
                 ),
@@ -213,7 +229,7 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
             for name in ("entropy", "clip_ratio/region_mean", "kl")
         }
         metrics = {
-            "loss": self._sums.pop("loss", 0.0),
+            "loss": sum(from_all(self._sums.pop("loss", 0.0))) / self.accelerator.num_processes,
             **{name: _mean(values) for name, values in means.items() if values},
         }
         if self._reports is not None:
@@ -247,13 +263,14 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
         model = self.model if model is None else model
         found: dict[int, Floats] = {}
         with _evaluating(model):
-            for bucket in buckets([len(row.ids) for row in rows], tokens=self.micro_batches.tokens):
+            for bucket in share(buckets([len(row.ids) for row in rows], tokens=self.micro_batches.tokens)):
                 batch = self._collated([Sample(row=rows[index]) for index in bucket])
                 logps, _ = self._forward(model, batch, entropy=False)
                 values: Floats = logps.double().cpu().numpy()
                 for place, index in enumerate(bucket):
                     row = rows[index]
                     found[index] = values[place, row.positions - row.spans[0].start]
+        found = {index: values for part in from_all(found) for index, values in part.items()}
         return [found[index] for index in range(len(rows))]
 
     def sampled_logprobs(self, calls: Sequence[Call]) -> list[Floats]:

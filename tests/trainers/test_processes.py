@@ -1,0 +1,116 @@
+"""Two processes, launched as users launch them, train as one does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cm2_agent import GRPO, Checklist, Item, LocalChatModel, SQLStore, Task, run
+from cm2_agent.graphs import agent
+from cm2_agent.trainers.micro_batches import MicroBatches
+from tests.trainers.loop import apart, trained
+
+TOP = Path(__file__).resolve().parents[2]
+SGD = {"optim": "sgd", "max_grad_norm": 0.0, "use_cpu": True}
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory, policy: Callable[..., Any], tokenizer: Any) -> Path:
+    """A folder with a policy and a store of five groups of five of its dialogues."""
+    folder = tmp_path_factory.mktemp("stored")
+    policy(0).save_pretrained(folder / "policy")
+    tokenizer.save_pretrained(folder / "policy")
+    policy(0).bfloat16().save_pretrained(folder / "half")
+    tokenizer.save_pretrained(folder / "half")
+    letters = Checklist(
+        Item("a", check={"reply_matches": "[a-z]"}), Item("b", check={"reply_matches": "[a-m]{2}"}), name="letters"
+    )
+    tasks = [Task(id=f"t{number}", turns=[f"hi {number}", "more"]) for number in range(5)]
+    for name in ("policy", "half"):
+        model = LocalChatModel.load(folder / name, max_tokens=12)
+        store = SQLStore(f"sqlite:///{folder / name}.db")
+
+        async def collect(model: Any = model, store: SQLStore = store) -> None:
+            async for _ in run(agent(model, []), tasks, group=5, checklist=letters, store=store, lockstep=True):
+                pass
+
+        asyncio.run(collect())
+    return folder
+
+
+RUNS: dict[str, dict[str, Any]] = {
+    "dapo": {"model": "policy", "args": SGD},
+    "grpo in micro-batches": {"model": "policy", "args": {**SGD, "loss_type": "grpo"}, "tokens_per_micro_batch": 400},
+    "bfloat16": {"model": "half", "args": SGD},
+}
+
+
+@pytest.fixture(scope="module")
+def together(stored: Path) -> Path:
+    """The folder of the runs, each by two processes that `accelerate launch` started."""
+    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    runs = [arguments(stored, name) | {"out": str(stored / name)} for name in RUNS]
+    words = ["-m", "tests.trainers.train_by_process", json.dumps(runs)]
+    env = {**os.environ, "PYTHONPATH": str(TOP), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *launcher, *words], cwd=TOP, env=env, capture_output=True, text=True, check=False, timeout=500
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return stored
+
+
+def arguments(stored: Path, name: str) -> dict[str, Any]:
+    settings = {"steps": 2, "learning_rate": 0.05, "rollouts_per_step": 1000, **RUNS[name]}
+    model = settings.pop("model")
+    return {"store": f"sqlite:///{stored / model}.db", "model": str(stored / model), "settings": settings}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_take_the_steps_of_one(together: Path, tmp_path: Path, name: str) -> None:
+    run = arguments(together, name)
+    exact = RUNS[name]["model"] == "policy"  # else the sums of gradients are rounded to bfloat16 in another order
+    grpo = GRPO(run["model"], tmp_path / "one", **run["settings"])
+    grpo.train(SQLStore(run["store"]).groups())
+    one: Any = grpo.report
+    two = json.loads((together / name / "report.json").read_text())
+    losses = [[step["loss"] for step in report["history"]] for report in (one, two)]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-6 if exact else 1e-3)
+    assert any(abs(loss) > 1e-6 for loss in losses[0])
+    assert apart(trained(tmp_path / "one"), trained(together / name)) <= (1e-5 if exact else 4e-3)
+    for figure in ("entropy", "clip_ratio/region_mean"):
+        assert [step[figure] for step in two["history"]] == pytest.approx(
+            [step[figure] for step in one["history"]], abs=1e-3
+        )
+    assert two["off_policy_after"] == pytest.approx(one["off_policy_after"], abs=1e-3)
+
+
+@pytest.mark.parametrize("rows", range(1, 12))
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_every_process_gets_a_micro_batch_where_there_are_rows_enough(rows: int, processes: int) -> None:
+    lengths = [10 + 7 * number for number in range(rows)]
+    parts = MicroBatches(tokens=60, processes=processes).split(lengths)
+    assert sorted(index for part in parts for index in part) == list(range(rows))
+    assert len(parts) % processes == 0 or all(len(part) == 1 for part in parts)
+
+
+def test_a_gradient_is_the_mean_over_processes_only_where_there_are_several() -> None:
+    from cm2_agent.trainers.processes import from_all, from_first, mean_gradients, share
+
+    parameter = torch.nn.Parameter(torch.ones(2))
+    parameter.grad = torch.tensor([1.0, 2.0])
+    mean_gradients([parameter])
+    assert parameter.grad.tolist() == [1.0, 2.0]
+    assert from_first("a") == "a"
+    assert from_all("a") == ["a"]
+    assert share([1, 2, 3]) == [1, 2, 3]

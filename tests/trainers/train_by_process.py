@@ -1,0 +1,23 @@
+"""A training script as `accelerate launch` starts it in every process: GRPO on stores, one run after the other.
+
+python -m tests.trainers.train_by_process '[{"store": …, "model": …, "out": …, "settings": {…}}, …]'
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import torch
+
+from cm2_agent import GRPO, SQLStore
+
+
+def main(runs: str) -> None:
+    torch.set_num_threads(1)
+    for one in json.loads(runs):
+        GRPO(one["model"], one["out"], **one["settings"]).train(SQLStore(one["store"]).groups())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

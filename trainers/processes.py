@@ -1,0 +1,100 @@
+"""The processes of a run that `accelerate launch` started: which one this is, and what they tell each other.
+
+Each reads the same rollouts and makes the same batches; the micro-batches of an optimizer step are shared out, and
+the gradients added up. A run of one process never gets here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from .output_folder import whole_folder
+
+T = TypeVar("T")
+BUCKET = 2**22
+"""Gradients that are added up at a time, in values."""
+
+
+def number() -> int:
+    """How many processes the run has; 1 where nobody launched several."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """Which of them this is, from 0. Process 0 writes the folders and shows the progress."""
+    return int(os.environ.get("RANK", "0")) if number() > 1 else 0
+
+
+def from_first(value: T) -> T:
+    """What process 0 has, in all of them."""
+    if number() == 1:
+        return value
+    box: list[Any] = [value if rank() == 0 else None]
+    dist.broadcast_object_list(box, src=0)
+    found: T = box[0]
+    return found
+
+
+def from_all(value: T) -> list[T]:
+    """What each process has, by its rank, in all of them."""
+    if number() == 1:
+        return [value]
+    boxes: list[Any] = [None] * number()
+    dist.all_gather_object(boxes, value)
+    return boxes
+
+
+def share(values: Sequence[T]) -> list[T]:
+    """This process's share of values that all of them have: each gets as many, so that all go through the model as
+    often; where they do not come out even, the last value is there more than once.
+    """
+    processes = number()
+    if processes == 1 or not values:
+        return list(values)
+    missing = -len(values) % processes
+    return [*values, *values[-1:] * missing][rank() :: processes]
+
+
+def mean_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Replaces each gradient by its mean over the processes; one that is None somewhere counts as 0 there."""
+    if number() == 1:
+        return
+    chunk: list[torch.Tensor] = []
+    for parameter in parameters:
+        if not parameter.requires_grad:
+            continue
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        chunk.append(parameter.grad)
+        if sum(one.numel() for one in chunk) >= BUCKET:
+            _add_up(chunk)
+            chunk = []
+    if chunk:
+        _add_up(chunk)
+
+
+def _add_up(gradients: Sequence[torch.Tensor]) -> None:
+    flat = torch.cat([one.flatten() for one in gradients])
+    dist.all_reduce(flat)
+    flat /= number()
+    for one, part in zip(gradients, flat.split([one.numel() for one in gradients]), strict=True):
+        one.copy_(part.view_as(one))
+
+
+@contextmanager
+def folder_of_first(out: Path) -> Iterator[Path]:
+    """`whole_folder(out)` in process 0, which alone writes; the others get the path, and wait until `out` is there."""
+    if rank() == 0:
+        with whole_folder(out) as folder:
+            yield folder
+    else:
+        yield out.parent / f".{out.name}.writing" / "new"
+    if number() > 1:
+        dist.barrier()
