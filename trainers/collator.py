@@ -28,15 +28,18 @@ class Sample:
     mu: Floats | None = None
 
 
-def collate(samples: Sequence[Sample], *, pad_id: int, device: Any = None) -> dict[str, torch.Tensor]:
-    """What TRL's loss reads of these rows: B rows, prompts left padded, the rest right padded.
+def collate(
+    samples: Sequence[Sample], *, pad_id: int, device: Any = None, rows: int | None = None
+) -> dict[str, torch.Tensor]:
+    """What TRL's loss reads of these rows: B rows, prompts left padded, the rest right padded; with `rows`, so many
+    rows, the last ones without a token.
 
     A row's prompt is what stands before its first model token; tool results and later prompts are part of the
     completion with tool_mask 0. Values of tokens outside the mask are 0, so that no ratio there can overflow.
     """
     if not samples:
         raise ValueError("no row to collate; expected at least one")
-    rows = len(samples)
+    rows = len(samples) if rows is None else rows
     firsts = [sample.row.spans[0].start for sample in samples]
     width_p = max(firsts)
     width_c = max(len(sample.row.ids) - first for sample, first in zip(samples, firsts, strict=True))

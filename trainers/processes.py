@@ -14,6 +14,9 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from accelerate.utils import DistributedType
+
+from cm2_agent.errors import TrainError
 
 from .output_folder import whole_folder
 
@@ -86,6 +89,26 @@ def _add_up(gradients: Sequence[torch.Tensor]) -> None:
     flat /= number()
     for one, part in zip(gradients, flat.split([one.numel() for one in gradients]), strict=True):
         one.copy_(part.view_as(one))
+
+
+def require_data_parallel(accelerator: Any) -> None:
+    """Raises TrainError where the model would be cut up between processes."""
+    kind = accelerator.distributed_type
+    if kind != DistributedType.NO and not kind.startswith("MULTI_"):
+        raise TrainError(
+            f"the run was launched with {kind.value}, which cuts the model up between processes; expected each process"
+            " to hold all of it (accelerate launch --multi_gpu, or --cpu). A model too large for that is trained by"
+            " LoRA (peft_config=), over a base in bfloat16, with gradient_checkpointing"
+        )
+
+
+def require_one(trainer: str) -> None:
+    """Raises TrainError where several processes were launched for a trainer that shares nothing out."""
+    if number() > 1:
+        raise TrainError(
+            f"{trainer} was launched in {number()} processes, and runs in one; start it without accelerate launch, or"
+            " with --num_processes 1. GRPO runs in several."
+        )
 
 
 @contextmanager

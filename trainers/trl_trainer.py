@@ -25,8 +25,8 @@ from .divergence import StopsWhenAstray, require_finite
 from .dropout import restore_dropout, switch_off_dropout
 from .master_weights import MasterWeightsMixin
 from .micro_batches import Counts, MicroBatches, Share, buckets
-from .reporting import StepReports, completions
 from .processes import from_all, from_first, mean_gradients, share
+from .reporting import StepReports, completions
 from .rows import Floats, Row
 from .trained_logits import trained_logprobs
 
@@ -42,6 +42,8 @@ class MicroBatch:
 
     samples: Sequence[Sample]
     share: Share
+    rows: int | None = None
+    """How many rows it is filled up to: as many as those of the other processes have, since TRL gathers by row."""
 
 
 class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
@@ -132,17 +134,30 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
 
     def _own(self, parts: list[MicroBatch]) -> list[MicroBatch]:
         """The micro-batches of this process; what is there again, so that all have as many, counts nothing."""
+        processes = self.accelerator.num_processes
+        if processes == 1:
+            return parts
         again = replace(parts[-1], share=replace(parts[-1].share, counts=False))
-        return share([*parts, *[again] * (-len(parts) % self.accelerator.num_processes)])
+        parts = [*parts, *[again] * (-len(parts) % processes)]
+        filled = []
+        for start in range(0, len(parts), processes):
+            together = parts[start : start + processes]
+            rows = max(len(part.samples) for part in together)
+            filled += [
+                replace(part, rows=rows, share=replace(part.share, own=replace(part.share.own, rows=rows)))
+                for part in together
+            ]
+        return share(filled)
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         """A micro-batch as tensors, with its share; TRL's buffer of generated batches is not used."""
         if not isinstance(generation_batch, MicroBatch):
             raise RuntimeError("stored rollouts are trained on; there is nothing to evaluate on")
-        return {**self._collated(generation_batch.samples), "share": generation_batch.share}
+        part = generation_batch
+        return {**self._collated(part.samples, part.rows), "share": part.share}
 
-    def _collated(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
-        return collate(samples, pad_id=self.pad_id, device=self.accelerator.device)
+    def _collated(self, samples: Sequence[Sample], rows: int | None = None) -> dict[str, torch.Tensor]:
+        return collate(samples, pad_id=self.pad_id, device=self.accelerator.device, rows=rows)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """TRL's loss: the micro-batch's part in that of the step, as `inputs["share"]` says (without it, all).
