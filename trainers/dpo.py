@@ -146,6 +146,9 @@ class DPO:
             TrainError: where there is no pair, with the reasons. A refused or interrupted run leaves `out` as it was.
         """
         check_out(self.out)
+        from .processes import require_one  # imports torch
+
+        require_one("DPO")
         policy = load_policy(self.model, self.tokenizer, peft_config=self.peft_config, seed=self.seed)
         limits = ModelLimits(policy.model)
         make = RowMaker(

@@ -23,6 +23,7 @@ from .divergence import require_finite_logprobs
 from .micro_batches import MicroBatches
 from .off_policy import OffPolicy, measure_rollouts, rollout_ratio
 from .policy import Policy
+from .processes import require_data_parallel
 from .reference_policy import ReferencePolicy
 from .resuming import train_resumably
 from .rows import Floats, Row
@@ -95,6 +96,7 @@ def prepare(
             train_dataset=prompts,
             processing_class=policy.tokenizer,
         )
+    require_data_parallel(trainer.accelerator)
     if reference is not None:
         trainer.add_callback(reference.callback(trainer.accelerator))
     return Prepared(grpo=grpo, dataset=dataset, policy=policy, trainer=trainer, beta=beta, reference=reference)

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from accelerate.utils import DistributedType
 
 from cm2_agent.errors import TrainError
 
@@ -62,7 +61,7 @@ def share(values: Sequence[T]) -> list[T]:
     if processes == 1 or not values:
         return list(values)
     missing = -len(values) % processes
-    return [*values, *values[-1:] * missing][rank() :: processes]
+    return [*values, *[values[-1]] * missing][rank() :: processes]
 
 
 def mean_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
@@ -87,16 +86,17 @@ def _add_up(gradients: Sequence[torch.Tensor]) -> None:
     flat = torch.cat([one.flatten() for one in gradients])
     dist.all_reduce(flat)
     flat /= number()
-    for one, part in zip(gradients, flat.split([one.numel() for one in gradients]), strict=True):
+    parts = torch.split(flat, [one.numel() for one in gradients])
+    for one, part in zip(gradients, parts, strict=True):
         one.copy_(part.view_as(one))
 
 
 def require_data_parallel(accelerator: Any) -> None:
     """Raises TrainError where the model would be cut up between processes."""
-    kind = accelerator.distributed_type
-    if kind != DistributedType.NO and not kind.startswith("MULTI_"):
+    kind = accelerator.distributed_type.value
+    if kind != "NO" and not kind.startswith("MULTI_"):
         raise TrainError(
-            f"the run was launched with {kind.value}, which cuts the model up between processes; expected each process"
+            f"the run was launched with {kind}, which cuts the model up between processes; expected each process"
             " to hold all of it (accelerate launch --multi_gpu, or --cpu). A model too large for that is trained by"
             " LoRA (peft_config=), over a base in bfloat16, with gradient_checkpointing"
         )

@@ -137,6 +137,9 @@ class SFT:
                 it was.
         """
         check_out(self.out)
+        from .processes import require_one  # imports torch
+
+        require_one("SFT")
         policy = load_policy(self.model, self.tokenizer, peft_config=self.peft_config, seed=self.seed)
         limits = ModelLimits(policy.model)
         make = RowMaker(

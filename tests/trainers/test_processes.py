@@ -9,15 +9,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from cm2_agent import GRPO, Checklist, Item, LocalChatModel, SQLStore, Task, run
+from cm2_agent import DPO, GRPO, SFT, Checklist, Item, LocalChatModel, SQLStore, Task, run
+from cm2_agent.errors import TrainError
 from cm2_agent.graphs import agent
+from cm2_agent.trainers.collator import collate
 from cm2_agent.trainers.micro_batches import MicroBatches
-from tests.trainers.loop import apart, trained
+from tests.trainers.loop import apart, ready, rows_of_groups, trained
 
 TOP = Path(__file__).resolve().parents[2]
 SGD = {"optim": "sgd", "max_grad_norm": 0.0, "use_cpu": True}
@@ -34,7 +37,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory, policy: Callable[..., Any],
     letters = Checklist(
         Item("a", check={"reply_matches": "[a-z]"}), Item("b", check={"reply_matches": "[a-m]{2}"}), name="letters"
     )
-    tasks = [Task(id=f"t{number}", turns=[f"hi {number}", "more"]) for number in range(5)]
+    tasks = [Task(id=f"t{number}", turns=(f"hi {number}", "more")) for number in range(5)]
     for name in ("policy", "half"):
         model = LocalChatModel.load(folder / name, max_tokens=12)
         store = SQLStore(f"sqlite:///{folder / name}.db")
@@ -102,6 +105,38 @@ def test_every_process_gets_a_micro_batch_where_there_are_rows_enough(rows: int,
     parts = MicroBatches(tokens=60, processes=processes).split(lengths)
     assert sorted(index for part in parts for index in part) == list(range(rows))
     assert len(parts) % processes == 0 or all(len(part) == 1 for part in parts)
+
+
+@pytest.mark.parametrize("trainer", [SFT, DPO])
+def test_trainers_that_share_nothing_out_run_in_one_process(
+    trainer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(TrainError, match=f"{trainer.__name__} was launched in 2 processes, and runs in one"):
+        trainer("policy", tmp_path / "out").train([])
+
+
+def test_a_model_is_not_cut_up_between_processes() -> None:
+    from cm2_agent.trainers.processes import require_data_parallel
+
+    def launched(kind: str) -> Any:
+        return SimpleNamespace(distributed_type=SimpleNamespace(value=kind))
+
+    for kind in ("NO", "MULTI_GPU", "MULTI_CPU"):
+        require_data_parallel(launched(kind))
+    for kind in ("FSDP", "DEEPSPEED"):
+        with pytest.raises(TrainError, match=f"launched with {kind}, which cuts the model up"):
+            require_data_parallel(launched(kind))
+
+
+def test_rows_are_filled_up_without_a_token(policy: Callable[..., Any], sample: Callable[..., Any]) -> None:
+    samples = ready(rows_of_groups(sample(policy(0), 1, 3)))
+    batch, filled = collate(samples, pad_id=0), collate(samples, pad_id=0, rows=5)
+    assert filled["tool_mask"].shape[0] == 5
+    assert filled["tool_mask"][3:].sum() == 0
+    assert int(filled["num_items_in_batch"]) == int(batch["num_items_in_batch"])
+    for name in ("completion_ids", "advantages", "tool_mask"):
+        assert torch.equal(filled[name][:3], batch[name])
 
 
 def test_a_gradient_is_the_mean_over_processes_only_where_there_are_several() -> None:
