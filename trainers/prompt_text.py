@@ -71,7 +71,7 @@ def lost_words(rollout: RolloutRows, tokenizer: Any) -> LostWords | None:
         start = 0
         for span, one in zip(row.spans, shown, strict=False):
             prompt = _decoded(tokenizer, row.ids[start if one.goes_on else 0 : span.start])
-            missing = _missing(one.said, prompt, tokenizer)
+            missing = missing_text(one.said, prompt, tokenizer)
             if missing is not None:
                 if first and not one.recorded:
                     return None  # the ids were made from other words than the dialogue's
@@ -86,8 +86,9 @@ def _decoded(tokenizer: Any, ids: Sequence[int]) -> str:
     return str(tokenizer.decode(listed, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
-def _missing(said: Iterable[Said], prompt: str, tokenizer: Any) -> Said | None:
-    """The first text that is not in the prompt. Answers of tools may stand in another order than they came."""
+def missing_text(said: Iterable[Said], prompt: str, tokenizer: Any) -> Said | None:
+    """The first text of users and tools that is not in the prompt. Answers of tools may stand in another order than
+    they came."""
     folded = _letters(prompt)
     place = end = 0
     used: dict[str, int] = {}

@@ -45,7 +45,7 @@ def shown_words(trace: Trace, rows: Sequence[Row]) -> tuple[Shown, ...]:
             for message in seen[len(known) if goes_on and known is not None else 0 :]:
                 if message.role in ("user", "tool"):
                     if id(message) not in texts:
-                        texts[id(message)] = tuple(_said(message))
+                        texts[id(message)] = tuple(texts_of(message))
                     said += texts[id(message)]
             found.append(Shown(span_id=call.span_id, said=tuple(said), goes_on=goes_on, recorded=bool(call.input)))
             known = seen
@@ -56,7 +56,8 @@ def _begins(messages: Sequence[Message], known: Sequence[Message]) -> bool:
     return len(messages) > len(known) and messages[: len(known)] == known
 
 
-def _said(message: Message) -> Iterator[Said]:
+def texts_of(message: Message) -> Iterator[Said]:
+    """What a message of a user or a tool says, text by text."""
     for part in message.parts:
         if isinstance(part, Text):
             yield message.role, part.content

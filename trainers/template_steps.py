@@ -19,11 +19,15 @@ from cm2_agent.models.chat_template import short_id
 from cm2_agent.models.control_words import ControlWords, Rendered
 from cm2_agent.models.reasoning_text import opening_tag, split_reasoning
 from cm2_agent.models.template_probe import TemplateProfile, probe
-from cm2_agent.types.messages import Message, ToolCall, ToolSpec
+from cm2_agent.types.messages import Blob, Message, ToolCall, ToolSpec, Uri
 from cm2_agent.types.view import as_text
+
+from .prompt_text import missing_text
+from .shown_words import texts_of
 
 REFUSED = "the chat template refused the dialogue"
 LOST = "the chat template does not show a whole message"
+FILES = "images or files, which words do not show"
 CUT = frozenset(
     {"length", "max_tokens", "max_output_tokens", "max_length", "model_length", "model_context_window_exceeded"}
     | {
@@ -124,6 +128,7 @@ class TemplateSteps:
         shown = dialogue_entries(before, self.profile)
         offered = template_tools(tools) or None
         prompt = self._render(shown, offered, asks=True, trace_id=trace_id)
+        self._require_shown(before, prompt, trace_id, all_of_it=last is None)
         broken = any(_broken(call) for call in message.tool_calls)
         if broken or not (message.text or message.tool_calls) or (cut and (message.tool_calls or not message.text)):
             return None
@@ -183,6 +188,18 @@ class TemplateSteps:
                 written = f"{thought}{closing}\n\n{written.lstrip()}"
         self._require_whole(written, message, trace_id)
         return written
+
+    def _require_shown(self, before: Sequence[Message], prompt: Rendered, trace_id: str, *, all_of_it: bool) -> None:
+        """Raises TemplateRefused where the prompt does not hold what users and tools said (since the last answer, or
+        all of it), and for what no words show."""
+        if any(isinstance(part, Uri | Blob) for message in before for part in message.parts):
+            raise TemplateRefused(FILES, trace_id, "it was written about them")
+        answers = [place for place, message in enumerate(before) if message.role == "assistant"]
+        new = before if all_of_it or not answers else before[answers[-1] :]
+        said = [text for message in new if message.role in ("user", "tool") for text in texts_of(message)]
+        missing = missing_text(said, str(prompt), self.tokenizer)
+        if missing is not None:
+            raise TemplateRefused(LOST, trace_id, f"the {missing[0]}'s {missing[1][:60]!r}")
 
     def _require_whole(self, written: str, message: Message, trace_id: str) -> None:
         """Raises TemplateRefused where the words or a call of the message are not in what the template wrote."""

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from cm2_agent.errors import TrainError
 from cm2_agent.trainers.retokenize import rows_by_words, rows_from_text
 from cm2_agent.trainers.rows import Row
-from cm2_agent.trainers.template_steps import LOST, REFUSED, TemplateRefused, TemplateSteps, is_cut
-from cm2_agent.types.messages import Message, Part, Reasoning, Text, ToolCall, ToolCallResponse, ToolSpec
+from cm2_agent.trainers.template_steps import FILES, LOST, REFUSED, TemplateRefused, TemplateSteps, is_cut
+from cm2_agent.types.messages import Message, Part, Reasoning, Text, ToolCall, ToolCallResponse, ToolSpec, Uri
 from cm2_agent.types.run import ModelCall, Run
 from cm2_agent.types.trace import Trace
 from tests.fuzzing import examples
@@ -72,7 +72,7 @@ def test_every_template_that_trl_ships_ends_an_answer_once_and_a_cut_one_never(n
 def test_templates_that_lose_words_calls_or_ends_are_refused_by_reason() -> None:
     with pytest.raises(TrainError, match=r"writes '' after an assistant's message.*would never stop"):
         steps_of("glm4moe")
-    with pytest.raises(TemplateRefused, match="'Hello'"):
+    with pytest.raises(TemplateRefused, match="the user's 'Hi'"):
         rows_by_words(talk(user("Hi"), says("Hello")), steps_of("idefics3"))
     for name in ("llama3", "gemma", "phi3"):
         with pytest.raises(TemplateRefused, match="0 of 1 calls of get_order"):
@@ -135,6 +135,21 @@ def test_an_answer_of_as_many_tokens_as_it_may_have_was_cut_and_so_was_a_cancell
     ]:
         rows = rows_by_words(talk(user("Hi"), says("Yes"), calls=calls, status=status), steps)
         assert trained(rows, tokenizer) == [wanted]
+
+
+def test_a_prompt_that_loses_what_was_said_is_refused_and_so_is_one_about_a_picture(tokenizer: Any) -> None:
+    deaf = byte_level(
+        "{% for m in messages %}{% if m.role != 'tool' %}<|{{ m.role }}|>{{ m.content }}"
+        "{% for c in m.tool_calls or [] %}{{ c.function | tojson }}{% endfor %}<eos>{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}",
+        ["<|user|>", "<|assistant|>"],
+    )
+    with pytest.raises(TemplateRefused, match="the tool's 'sent on Monday'"):
+        rows_by_words(talk(user("Hi"), says(call()), answer("sent on Monday"), says("Sent.")), TemplateSteps(deaf))
+    words = talk(user("Hi"), says(call()), answer(" sent <|im_end|> on Monday\n"), says("Sent."))
+    assert len(rows_by_words(words, TemplateSteps(tokenizer))) == 1
+    picture = Message(role="user", parts=(Text(content="What is this?"), Uri(modality="image", uri="file:///a.png")))
+    assert rows_from_text(tokenizer)(talk(picture, says("A lamp.")), None) == FILES
 
 
 def test_what_cannot_be_imitated_is_read_and_not_trained(tokenizer: Any) -> None:
