@@ -39,6 +39,7 @@ class PairTrainer(StopsWhenAstray, MasterWeightsMixin, DPOTrainer):
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         """The pairs with the reference's log-probabilities: those of the model as it is now, a batch at a time."""
+        assert self.model is not None
         self.model.eval()
         columns = dataset[:]
         found: dict[str, list[float]] = {f"ref_{side}_logps": [] for side in SIDES}
@@ -54,6 +55,7 @@ class PairTrainer(StopsWhenAstray, MasterWeightsMixin, DPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: Any, return_outputs: bool) -> Any:
         """Without any dropout: TRL takes out modules of that name alone, and attention has its own."""
+        assert self.model is not None
         switch_off_dropout(self.model)
         self.model.training = True  # the flag alone: TRL tells its metrics of training by it
         return super()._compute_loss(model, inputs, return_outputs)

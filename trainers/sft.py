@@ -112,7 +112,8 @@ class SFT:
                 raise TrainError(f"{name} {count}; expected at least 1")
         self.model, self.tokenizer, self.out = model, tokenizer, Path(out)
         self.peft_config = peft_config
-        self.select, self.retokenise, self.agent = select, retokenise, agent
+        self.select: Select = select
+        self.retokenise, self.agent = retokenise, agent
         self.steps, self.epochs, self.rows_per_step = steps, epochs, rows_per_step
         self.learning_rate, self.warmup_steps, self.seed = learning_rate, warmup_steps, seed
         self.max_length, self.overwrite, self.args = max_length, overwrite, args

@@ -16,6 +16,7 @@ from cm2_agent.errors import TrainError
 from cm2_agent.trainers.dpo import DPO
 from cm2_agent.trainers.imitation import RowMaker
 from cm2_agent.trainers.pair_rows import PairRow, PairRows
+from cm2_agent.trainers.sft import SFT
 from cm2_agent.types.group import Group, Rollout
 from cm2_agent.types.messages import Message, ToolCall, ToolCallResponse, ToolSpec
 from cm2_agent.types.run import ModelCall, Run
@@ -230,3 +231,14 @@ def test_the_same_seed_gives_the_same_bits(policy: Callable[..., Any], tokenizer
         files.append((dpo.train(given) / "model.safetensors").read_bytes())
     assert files[0] == files[1]
     assert files[0] != files[2]
+
+
+def test_a_policy_that_went_astray_is_not_saved(policy: Callable[..., Any], tokenizer: Any, tmp_path: Path) -> None:
+    pair = group((dialogue("a", *LOOKED), 1.0), (dialogue("b", Message.of("assistant", "No.")), 0.0))
+    for made in (
+        DPO(policy(1), tmp_path / "out", tokenizer=tokenizer, steps=3, learning_rate=1e20),
+        SFT(policy(1), tmp_path / "out", tokenizer=tokenizer, steps=3, learning_rate=1e20),
+    ):
+        with pytest.raises(TrainError, match="lower learning_rate"):
+            made.train([pair])
+        assert not (tmp_path / "out").exists()
