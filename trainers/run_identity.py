@@ -30,7 +30,10 @@ WATCHING = frozenset(
     }
 )
 """Settings that only watch or save a run: its result does not follow from them."""
-_PLACES = frozenset({"model", "tokenizer", "out", "args", "overwrite", "report"})
+_NOMINAL = frozenset({"generation_batch_size", "num_generations"})
+"""Settings that TRL needs and that say nothing of stored rollouts."""
+_ELSEWHERE = frozenset({"model", "tokenizer", "out", "args", "overwrite", "report", "steps", "epochs"})
+"""Attributes of our trainers that are no setting, or stand in the TRL config under its own name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,11 +89,11 @@ def identify(
         trainer: our trainer: those of its public attributes that are plain values are settings.
         more: bytes that the result follows from beside the rows.
     """
-    given = {spec.name: getattr(config, spec.name) for spec in fields(config) if spec.name not in WATCHING}
+    given = {spec.name: getattr(config, spec.name) for spec in fields(config) if spec.name not in WATCHING | _NOMINAL}
     ours = {
         name: value
         for name, value in vars(trainer).items()
-        if not name.startswith("_") and name not in _PLACES and not (callable(value) and not isinstance(value, type))
+        if not name.startswith("_") and name not in _ELSEWHERE and not (callable(value) and not isinstance(value, type))
     }
     settings = {**ours, **given}
     # As JSON reads it back, so that what was saved compares equal.
