@@ -32,7 +32,7 @@ class StopsWhenAstray(Trainer):
         return loss
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        norm = super()._get_grad_norm(model, grad_norm)
+        norm: Any = super()._get_grad_norm(model, grad_norm)
         # A loss scaler (fp16) looks for infinite gradients by itself, and skips the step.
         if getattr(self.accelerator, "scaler", None) is None:
             require_finite(float(norm), "norm of the gradient", self.state.global_step + 1, self.args.learning_rate)

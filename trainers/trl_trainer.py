@@ -165,7 +165,7 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
         The mask is noted for the forward pass, the figures for `history`.
         """
         switch_off_dropout(model)
-        self.model.training = True  # of the model as a whole, which TRL reads as its own mode
+        cast(Any, self.model).training = True  # of the model as a whole, which TRL reads as its own mode
         share = inputs.get("share")
         kind = self.loss_type
         self._trained = inputs["completion_mask"] * inputs["tool_mask"]
@@ -263,7 +263,7 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """TRL's log, with the means of what was collected since the last one."""
         if self._reports is not None:
-            self._reports.flush(self._metrics["train" if self.model.training else "eval"])
+            self._reports.flush(self._metrics["train" if cast(Any, self.model).training else "eval"])
         super().log(logs, start_time)
 
     def go_on(self, step: int, drawn: int) -> None:

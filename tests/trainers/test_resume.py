@@ -103,7 +103,9 @@ def test_a_killed_run_goes_on_to_the_same_bytes(algorithm: str, started: Path) -
 
     def train(name: str, out: str) -> int:
         typed = [*command, "--algorithm", name, "--out", out]
-        return subprocess.run(typed, cwd=started, env=environment, capture_output=True, check=False).returncode
+        done = subprocess.run(typed, cwd=started, env=environment, capture_output=True, check=False, text=True)
+        print(done.stderr)
+        return done.returncode
 
     out = f"{algorithm}-killed"
     assert train(f"killed:{algorithm}", out) == -signal.SIGKILL
