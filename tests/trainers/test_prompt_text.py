@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from langchain_core.messages import AIMessage, BaseMessage
 
 from cm2_agent.errors import TrainError
+from cm2_agent.langchain_messages import from_langchain
 from cm2_agent.models.tokenizer import byte_tokenizer
 from cm2_agent.trainers.dataset import RolloutRows
 from cm2_agent.trainers.grpo import GRPO
@@ -27,6 +29,7 @@ from cm2_agent.types.messages import Message, ToolCall, ToolCallResponse
 from cm2_agent.types.run import ModelCall, Run
 from cm2_agent.types.trace import Trace
 from tests.fuzzing import examples
+from tests.models import test_shipped_dialogues as shipped_dialogues
 from tests.trainers.loop import Sampler
 
 TOKENIZER = byte_tokenizer()
@@ -193,3 +196,35 @@ def test_rollouts_that_lost_words_are_left_out_or_all_are_refused(
     assert grpo.report["left_out"] == {LOST: 2}
     with pytest.raises(TrainError, match=r"6 of 8 rollouts have prompts that do not hold.*'And\?'"):
         grpo.train(losing(groups, 3, tokenizer))
+
+
+@pytest.mark.parametrize("name", ["gemma4", "glm4moe", "gptoss", "llama3_1", "muse_glimmer", "qwen3", "qwen3_5_think"])
+@settings(max_examples=examples(4))
+@given(data=st.data())
+def test_prompts_of_shipped_templates_hold_what_was_said(name: str, data: Any) -> None:
+    """Control words, white space and all: a rollout that was sampled with them is never left out."""
+    model = shipped_dialogues.model_of(name)
+    history: list[BaseMessage] = []
+    calls: list[ModelCall] = []
+    for message in shipped_dialogues.messages_of(data.draw(shipped_dialogues.talks(name)), None):
+        if isinstance(message, AIMessage):
+            shown = tuple(map(from_langchain, history))
+            own: list[int] = []
+            prompt = model.prompt_ids(history, shipped_dialogues.TOOLS)
+            read = shipped_dialogues.sampled(model, history, message, own)
+            calls.append(
+                ModelCall(
+                    span_id=f"s{len(history)}",
+                    input=shown,
+                    prompt_ids=tuple(prompt),
+                    completion_ids=tuple(own[len(prompt) :]),
+                    logprobs=(-1.0,) * (len(own) - len(prompt)),
+                    sampling={"temperature": 1.0, "logprobs": "processed"},
+                    message=len(history),
+                )
+            )
+            history.append(read)
+        else:
+            history.append(message)
+    trace = Trace.of(Run(id="r", messages=tuple(map(from_langchain, history)), calls=tuple(calls)))
+    assert lost_words(made(trace), model.tokenizer) is None
