@@ -149,7 +149,7 @@ def trls(groups: Sequence[Group], size: str) -> list[float]:
         def _generate_and_score_completions(self, inputs: Any) -> dict[str, torch.Tensor]:
             return collate(samples, pad_id=tokenizer.pad_token_id)
 
-    def no_reward(*args: Any, **kwargs: Any) -> list[float]:
+    def no_reward(*args: Any, **kwargs: Any) -> list[float | None]:
         raise RuntimeError("rows were scored before")
 
     with tempfile.TemporaryDirectory() as folder:

@@ -112,9 +112,9 @@ def test_a_capped_or_scaled_head_is_the_models_own(kind: str, tokenizer: Any, tm
     model = other_heads()[kind]()
     assert separable(model) is None
     samples = ragged(2, 11)
-    trainer = trainer_of(copy.deepcopy(model), tokenizer, [samples], tmp_path)
+    trainer = trainer_of(twin := copy.deepcopy(model), tokenizer, [samples], tmp_path)
     seen: list[int] = []
-    trainer.model.base_model.register_forward_hook(
+    twin.base_model.register_forward_hook(
         lambda module, args, kwargs, out: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
     )
     for one, found in zip(samples, trainer.logprobs([one.row for one in samples]), strict=True):
