@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def check(folder: Path, size: Size, device: str) -> dict[str, Any]:
     started = time.perf_counter()
-    parameters = save_model(folder / "model", size, torch.bfloat16)
+    parameters = save_model(folder / "model", size, torch.bfloat16, device)
     say(f"a model of {parameters / 1e9:.2f} billion weights", started)
     store = SQLStore(f"sqlite:///{folder / 'cm2.db'}")
     with Meter(device) as sampling:
@@ -170,8 +170,8 @@ async def collect(model: Any, size: Size, store: SQLStore) -> list[Any]:
     return [trace async for trace, _ in results]
 
 
-def save_model(folder: Path, size: Size, dtype: torch.dtype) -> int:
-    """A model of random weights; how many there are."""
+def save_model(folder: Path, size: Size, dtype: torch.dtype, device: str) -> int:
+    """A model of random weights, drawn on the device; how many there are."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     tokenizer = byte_tokenizer(f"w{number} " for number in range(size.words))
@@ -186,7 +186,8 @@ def save_model(folder: Path, size: Size, dtype: torch.dtype) -> int:
         eos_token_id=tokenizer.eos_token_id,
         **size.shape,
     )
-    model: Any = Qwen3ForCausalLM(config)
+    with torch.device(device):
+        model: Any = Qwen3ForCausalLM(config)
     model = model.to(dtype)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -198,7 +199,7 @@ def losses_of(folder: Path, device: str) -> tuple[list[float], list[float]]:
 
     Each in a process of its own, since accelerate settles on a device once."""
     place = folder / "loss"
-    save_model(place / "model", SMALL, torch.float32)
+    save_model(place / "model", SMALL, torch.float32, "cpu")
     model = LocalChatModel.load(place / "model", max_tokens=SMALL.max_tokens)
     asyncio.run(collect(model, SMALL, SQLStore(f"sqlite:///{place / 'cm2.db'}")))
     hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
