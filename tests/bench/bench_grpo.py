@@ -44,7 +44,7 @@ from cm2_agent.types.trace import Trace
 
 STEPS, SIZE = 4, 8
 # By millions of parameters: channels, layers, channels of the feed-forward layers, groups of 8 rollouts.
-SIZES = {"0.4": (96, 3, 256, 12), "2": (192, 4, 512, 12), "20": (384, 12, 1024, 4)}
+SIZES = {"0.4": (96, 3, 256, 12), "2": (192, 4, 512, 12), "20": (384, 12, 1056, 4)}
 WORDS = 520
 
 
