@@ -20,9 +20,13 @@ import torch
 from cm2_agent import Checklist, Item, LocalChatModel, SQLStore, Task, run
 from cm2_agent.errors import TrainError
 from cm2_agent.graphs import agent
+from cm2_agent.trainers.dpo import DPO
 from cm2_agent.trainers.grpo import GRPO
 from cm2_agent.trainers.sft import SFT
+from cm2_agent.types.group import Group
+from cm2_agent.types.messages import Message
 from tests.trainers.loop import Sampler
+from tests.trainers.test_dpo import dialogue, group
 
 KILLED = """
 import os
@@ -180,6 +184,30 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
     last = grpo("stopped")
     last.train(groups, progress=lambda step, total, metrics: seen.append(-step))
     assert seen[-1] > 0
+    assert files(tmp_path / "stopped") == files(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("kind", [SFT, DPO])
+def test_imitation_and_preference_go_on_to_the_same_bytes(
+    kind: Any, policy: Callable[..., Any], tokenizer: Any, tmp_path: Path
+) -> None:
+    def rated(name: str, *answers: str) -> Group:
+        traces = [dialogue(f"{name}-{answer}", Message.of("assistant", answer)) for answer in answers]
+        return group(*zip(traces, (1.0, 0.5, 0.0), strict=True))
+
+    groups = [rated("a", "Sent.", "On its way.", "No."), rated("b", "Lost.", "Here it is.", "Why?")]
+    number = {SFT: "rows_per_step", DPO: "pairs_per_step"}[kind]
+
+    def one(name: str) -> Any:
+        settings = {number: 2, "steps": 7, "learning_rate": 1e-3, "args": {"save_steps": 2}}
+        return kind(policy(1), tmp_path / name, tokenizer=tokenizer, **settings)
+
+    one("whole").train(groups)
+    with pytest.raises(Stop):
+        one("stopped").train(groups, progress=stopping(4))
+    seen: list[int] = []
+    one("stopped").train(groups, progress=lambda step, *_: seen.append(step))
+    assert min(seen) > 1
     assert files(tmp_path / "stopped") == files(tmp_path / "whole")
 
 
