@@ -14,18 +14,34 @@ from cm2_agent.types.tool_content import content_text
 FAILURE_UNKNOWN: Final = "cm2.failure_unknown"
 """In the `extra` of a tool's answer: the recording does not tell whether the call failed."""
 _LONGEST = 100_000
+_UNMISTAKABLE = (
+    r"bad\s+request|unauthori[sz]ed|forbidden|method\s+not\s+allowed|too\s+many\s+requests"
+    r"|internal\s+server\s+error|bad\s+gateway|service\s+unavailable|gateway\s+time-?out"
+)
+_REASON = rf"(?:{_UNMISTAKABLE}|not\s+found|conflict|unprocessable\s+\w+)"
+"""What HTTP calls its errors; without the first, what a search that finds nothing may say too."""
 _OPENS = re.compile(
-    r"""(?:
+    rf"""(?:
       <tool_use_error>
-    | \W{0,3}(?:(?:fatal|tool|execution|internal|runtime|api|http|server)\s+){0,2}error(?:\s+\d{3}|\s+code\s+\d+)?
-      \W{0,2}(?::|\s[-–—]\s|\]|$)
+    | \W{{0,3}}(?:(?:fatal|tool|execution|internal|runtime|api|http|server)\s+){{0,2}}error(?:\s+\d{{3}}|\s+code\s+\d+)?
+      \W{{0,2}}(?::|\s[-–—]\s|\]|$)
     | error\s+(?:executing|invoking|calling|running)\s+(?:tool|function)
-    | unknown\s+(?:tool|action|function)(?!\w)
+    | unknown\s+(?:tool|action|function)(?!\w) | tool\s+\S+\s+(?:was\s+)?not\s+found | \S+\s+is\s+not\s+a\s+valid\s+tool
+    | error\s+code:\s*[45]\d\d(?!\d) | error\s*\(\s*[45]\d\d\s*\) | error\s*\n | <error>
+    | http(?:/\d(?:\.\d)?)?\s+(?:error\s+|status\s+)?[45]\d\d(?!\d)
+    | [45]\d\d\s+(?:client\s+error|server\s+error|{_REASON})
+    | failed(?::(?!\s*\d)|\s+to\s+(?:get|fetch|find|look\s*up|retrieve|load|connect|reach|query|execute|call|parse|authenticate)(?!\w))
+    | (?:{_UNMISTAKABLE}|permission\s+denied|access\s+denied|time(?:d\s+)?out|request\s+timed\s+out
+      |connection\s+(?:refused|reset|timed\s+out|error))(?:\W*$|\s*:)
+    | (?:fehler|erreur|errore|erro|fout|błąd|ошибка)\s*: | (?:错误|錯誤|エラー|오류)\s*[:：]
+    | \{{\s*'error'\s*:\s*(?!(?:None|False|''|\"\"|0)\s*[,}}])
     | (?-i:(?:[A-Za-z_]\w*\.)*(?:[A-Za-z_]\w*(?:Error|Exception)|Exception)(?:\(|\s*:))
     | traceback\s+\(most\s+recent\s+call\s+last\)
     )""",
     re.IGNORECASE | re.VERBOSE,
 )
+_DETAIL = re.compile(rf"(?:{_REASON}|not\s+authenticated)\.?", re.IGNORECASE)
+"""What an API of FastAPI or Django says by default, under `detail`."""
 _NOTHING = frozenset({"", "none", "null", "no", "no error", "false", "0", "ok"})
 
 
@@ -54,7 +70,7 @@ def reads_as_error(value: JSON) -> bool:
     if not isinstance(value, str):
         return False
     text = value.strip()
-    if not text.startswith("{"):
+    if not text.startswith("{") or text[1:].lstrip().startswith("'"):
         return _OPENS.match(text) is not None
     if not (len(text) <= _LONGEST and any(key in text for key in _KEYS)):
         return False
@@ -67,7 +83,10 @@ def reads_as_error(value: JSON) -> bool:
 
 _KEYS = (
     '"error"',
+    '"Error"',
     '"errors"',
+    '"code"',
+    '"detail"',
     '"is_error"',
     '"isError"',
     '"ok"',
@@ -101,7 +120,7 @@ _FAILED = frozenset({"failed", "failure", "fail", "unsuccessful"})
 
 
 def _says_so(value: Mapping[str, JSON]) -> bool:
-    error = value.get("error")
+    error = value.get("error") or value.get("Error")
     if isinstance(error, str):
         error = error.strip().casefold() not in _NOTHING
     if error or value.get("is_error") is True or value.get("isError") is True:
@@ -122,6 +141,11 @@ def _reports_failure(value: Mapping[str, JSON]) -> bool:
         text = status.strip().casefold()
         return text in _FAILED or (text.isdecimal() and len(text) == 3 and int(text) >= 400)
     if isinstance(status, int) and not isinstance(status, bool) and 400 <= status < 600:
+        return True
+    code, detail = value.get("code"), value.get("detail")
+    if isinstance(code, int) and not isinstance(code, bool) and 400 <= code < 600:
+        return True
+    if isinstance(detail, str) and _DETAIL.fullmatch(detail.strip()):
         return True
     return value.get("failed") is True or value.get("failure") is True or bool(value.get("errors"))
 

@@ -17,7 +17,7 @@ _GUESS = re.compile(
     rf"""(?<!\w)(?:
       maybe|perhaps|possibly|probably|likely|presumably|supposedly|allegedly|hopefully|conceivably|apparently
     | (?:it|that)(?:\s+is|['’]s)\s+(?:quite\s+|well\s+|just\s+)?(?:possible|conceivable|plausible)
-    | chances\s+are|a\s+(?:\w+\s+)?chance
+    | chances\s+are|a\s+(?:\w+\s+)?chance|(?:rumou?r|word)\s+has\s+it
     | i\s+(?:think|guess|believe|suppose|assume|suspect|hope|imagine|reckon|would\s+(?:say|guess)) | my\s+guess
     | i['’]d\s+(?:say|guess)
     | (?<!\bi\s)(?<!\bwe\s)(?<!\byou\s)(?<!\d\s)(?:might|could|may)\s+(?:{_ARRIVES})
@@ -47,7 +47,8 @@ _GUESS_BEHIND = re.compile(
       (?:maybe|perhaps|possibly|probably|presumably|hopefully|i\s+(?:think|guess|believe|suppose|assume|hope)
         |vielleicht|eventuell|wahrscheinlich|glaube\s+ich|peut[- ]être|je\s+(?:pense|crois)|quizás?|tal\s+vez|creo|forse
         |credo|talvez|misschien)(?=\s*(?:[.,;:!?)\n]|$))
-    | or\s+so|or\s+thereabouts|ish|at\s+first|onwards?
+    | or\s+so|or\s+thereabouts|ish|at\s+first|onwards?|give\s+or\s+take|plus\s+or\s+minus
+    | unless\s+(?:it|this|that|there|something|anything|things?)
     | at\s+(?:the\s+)?(?:very\s+)?(?:earliest|soonest|best)
     | (?:is|was)\s+(?:only\s+|just\s+)?(?:a\s+guess|possible|conceivable|a\s+possibility)
     | if\s+(?:all|everything|nothing)|with\s+(?:some\s+)?luck|or\s+(?:later|earlier|sooner|after|before|more|less)
@@ -63,10 +64,15 @@ _ROUGH = re.compile(
 )
 _BOUND = re.compile(
     rf"(?<!\w)(?:(?:more|less|fewer|higher|lower)\s+than|at\s+(?:least|most)|up\s+to|over|under|above|below|upwards\s+of"
-    rf"|(?:a\s+)?(?:minimum|maximum)\s+of|mindestens|höchstens|bis\s+zu|über|unter|au\s+(?:moins|plus)|jusqu['’]à|al\s+menos|hasta)\s+{_THE}$",
+    rf"|(?:a\s+)?(?:minimum|maximum)\s+of|mindestens|höchstens|bis\s+zu|über|unter|au\s+(?:moins|plus)|jusqu['’]à|al\s+menos|hasta)\s+{_THE}$"
+    r"|(?:[≥≤]\s?|[<>]=\s?|(?<![\w\"'/-])[<>])[$€£]?$",
     re.IGNORECASE,
 )
 """Before an amount: another one is meant."""
+_OPEN = re.compile(r"\s?[$€£]?\+(?![\w+])|\s+(?:and|or)\s+(?:up|above|over|upwards?|beyond)(?!\w)", re.IGNORECASE)
+"""Behind an amount: it is the least."""
+_SPREAD = re.compile(r"\s?(?:±|\+/-|\+-)")
+"""Behind a date or amount: one within bounds is meant."""
 _BEFORE = re.compile(
     rf"(?<!\w)(?<!\bor\s)(?:before|prior\s+to|ahead\s+of|vor|avant|antes\s+del?|prima\s+del?)\s+{_THE}$",
     re.IGNORECASE,
@@ -101,12 +107,13 @@ _PLANNED = re.compile(
 )
 _TURNED = re.compile(
     r"(?<!\w)(?:but|however|though|although|yet|instead|delayed|postponed|moved|changed|rescheduled|cancell?ed|no\s+longer"
-    r"|is\s+now|now\s+(?:on|for|due|it))(?!\w)",
+    r"|is\s+now|now\s+(?:on|for|due|it)|a\s+delay)(?!\w)",
     re.IGNORECASE,
 )
 """After a date that was planned: that it is another one now."""
 _OUTDATED = re.compile(
-    r"""\s+(?:
+    r"""\s*[(\[](?:the\s+)?(?:old|previous|former|original|originally|initial|initially|outdated|superseded|before|cancell?ed)(?!\w)
+    | \s+(?:
       (?:was|is|were|are)\s+(?:only\s+|just\s+)?(?:the\s+|an?\s+|my\s+|our\s+)?
       (?:old|previous|former|original|initial|outdated|obsolete|superseded|earlier|wrong|mistake|error|guess)
     | (?:(?:has|have|had)\s+(?:now\s+)?been|was|is|got)\s+(?:since\s+)?
@@ -117,6 +124,16 @@ _OUTDATED = re.compile(
 _FROM = re.compile(rf"(?<!\w)(?:from|ab|à\s+partir\s+d[eu]|desde|dal)\s+{_THE}$", re.IGNORECASE)
 _ON = re.compile(r"\s+(?:on|an|onwards?)(?=\s*(?:[.,;!)]|$))", re.IGNORECASE)
 """From a date on: that one is the first of several."""
+_NOT_YET = re.compile(
+    r"""(?<!\w)(?:
+      (?:will|shall|should|would|could|can|must|to|it['’]ll|they['’]ll)\s+(?:(?:soon|then|now|also|only|not)\s+)?
+      (?:be|have|have\s+been|get)(?:\s+\w+ly|\s+soon)?
+    | (?:once|until|till|when(?:ever)?|as\s+soon\s+as|after|before|sobald|nachdem|bevor)\s+
+      (?:(?:it|this|that|they|the\s+\w+|your\s+\w+|es|sie)\s+)?(?:(?:is|are|was|has|have|been|gets?)\s+){0,2}
+    )\s*[*"'“]*$""",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""Before a word: it is to become so, or when it has, and is not."""
 _LOOK_BACK = 60
 
 
@@ -135,10 +152,14 @@ def is_hedged(says: Negation, start: int, end: int, kind: Kind, since: int = 0) 
     if _DOUBT.search(text, says.sentence(start)[0], start):
         return True
     near = max(0, start - _LOOK_BACK)
-    if kind in ("date", "time", "number") and (_ROUGH.search(text, near, start) or _OUTDATED.match(text, end)):
+    if kind in ("date", "time", "number") and (
+        _ROUGH.search(text, near, start) or _OUTDATED.match(text, end) or _SPREAD.match(text, end)
+    ):
         return True
     if kind == "number":
-        return _BOUND.search(text, near, start) is not None
+        return _BOUND.search(text, near, start) is not None or _OPEN.match(text, end) is not None
+    if kind == "text" and " " not in text[start:end].strip():
+        return _NOT_YET.search(text, near, start) is not None
     if kind not in ("date", "time"):
         return False
     first = max(first, since)

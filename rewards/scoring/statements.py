@@ -50,7 +50,7 @@ _OTHER_THAN = re.compile(
 )
 _OFF_BY = re.compile(
     r"(?<!\w)(?:(?<!not\s)(?<!no\s)(?:later|earlier|sooner)\s+than|(?<!\bon\sor\s)after|nach|après|después"
-    r"|(?:days?|weeks?|months?|tage?n?|wochen?|monate?n?)\s+(?:from|before|vor|ab))\s+(?:(?:on|the|dem|den|le|del?|el)\s+)*"
+    r"|(?:days?|weeks?|months?|tage?n?|wochen?|monate?n?)\s+(?:from|of|past|before|vor|ab))\s+(?:(?:on|the|dem|den|le|del?|el)\s+)*"
     r"(?:\w{3,10}(?:day|tag|woch),?\s+)?$"
 )
 """Before a date: another one is meant."""
@@ -65,6 +65,18 @@ _COMMA_GAP = re.compile(r"\s*,\s*(?:(?:on|by|at|the|am|den|le|el)\s+)*[$€£]?"
 _OR_GAP = re.compile(r"\s*[€$£]?\s*,?\s*(?:or|oder|ou|o)\s+(?:(?:on|by|at|the|am|den|le|el|even)\s+)*[$€£]?")
 _MOST_LISTED = 16
 _DIGIT = re.compile(r"\d")
+_OTHER_UNITS = frozenset(
+    "second minute min hour hr day week month year night mile km kg item piece point star cent cents ct pence"
+    " sekunde sekunden minuten stunde stunden tag tage monat monate woche wochen jahr jahre jour jours mois heure heures"
+    " día días mes meses hora horas giorni mesi".split()
+)
+"""Beside a number, small and without a plural's s: it is no amount and no share."""
+_LIST_OF_WORDS = re.compile(
+    r"(?:^|[:.!?\n(])[ \t]*(?:[-*•][ \t]*)?(?P<all>\w+(?:\s*[,;|·]\s*\w+){2,}(?:\s*,?\s*(?:and|und|et|y|e)\s+\w+)?)"
+    r"[ \t]*(?=[.!?\n)]|$)"
+    r"|(?<!\w)(?:possible|valid|allowed|known)\s+(?:values|states|statuses)\b[^.\n]*"
+)
+"""Words one after the other that may all stand there: which of them is meant is left open."""
 _ID = re.compile(r"[^\W_]+(?:[-_/.#][^\W_]+)*")
 
 
@@ -132,6 +144,10 @@ class ReplyText:
     @cached_property
     def _spelled(self) -> list[Spelled]:
         return spelled(self.text)
+
+    @cached_property
+    def _lists_of_words(self) -> list[Span]:
+        return [found.span() for found in _LIST_OF_WORDS.finditer(self.text)]
 
     @cached_property
     def _spans(self) -> dict[str, list[Span]]:
@@ -215,6 +231,8 @@ class ReplyText:
         start, end = place
         if (kind == "text" and _OR_FURTHER.match(self.text, end)) or self._is_listed_with_or(place, kind):
             return True
+        if kind == "text" and any(first <= start and end <= last for first, last in self._lists_of_words):
+            return True
         after = _OR.match(self.text, end)
         if after is not None and self._ties(after.group(), self.text[after.end() : after.end() + 1], kind):
             return _NO_ALTERNATIVE.match(self.text, after.end()) is None
@@ -274,8 +292,19 @@ class ReplyText:
             for found in _ID.finditer(self.text):
                 at = bisect_right(starts, found.start()) - 1
                 inside = at >= 0 and found.start() < places[at][1]
-                if not inside and _shape(found.group()) == shape and found.span() not in dates:
+                alike = _shape(found.group()) == shape or self._is_listed_id(found.span(), shape, places)
+                if not inside and alike and found.span() not in dates:
                     yield found.span(), found.group(), frozenset()
+
+    def _is_listed_id(self, one: Span, shape: str, places: list[Span]) -> bool:
+        """Whether it is an id of the same letters that is listed with one of the places: "B1, B2, B12"."""
+        own = _shape(self.text[one[0] : one[1]])
+        if not own or own.rstrip("9") != shape.rstrip("9") or not own.rstrip("9"):
+            return False
+        at = bisect_right(places, one)
+        near = places[max(0, at - 1) : at + 1]
+        gaps = [self.text[min(one[1], place[1]) : max(one[0], place[0])][:_MOST_LISTED] for place in near]
+        return any(gap.strip() and _LISTED.fullmatch(gap) for gap in gaps)
 
     def _digits(self, one: Spelled) -> str:
         return _DIGIT.sub("9", self.text[one.start : one.end])
@@ -310,8 +339,10 @@ def _is(one: Spelled, wanted: _Value) -> bool:
     if one.kind != wanted.kind:
         return False
     if wanted.kind == "number":
-        currencies = {one.unit, wanted.unit} - {None, "%"}
-        return bool(one.means & wanted.means) and len(currencies) < 2
+        units = {one.unit, wanted.unit} - {None}
+        if len(units - {"%"}) > 1 or (wanted.unit is not None and (len(units) > 1 or one.words & _OTHER_UNITS)):
+            return False
+        return bool(one.means & wanted.means)
     if wanted.kind == "time":
         return one.means == wanted.means
     return all(_same_day(mean, own) for mean in one.means for own in wanted.means)
