@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from cm2_agent.types.json_values import JSON, canonical_json
 from cm2_agent.types.spellings import spelled
-from cm2_agent.types.tokens import INDEXED, end_of, fold, id_spellings, tells
+from cm2_agent.types.tokens import CODE_WORDS, INDEXED, end_of, fold, id_spellings, tells
 from cm2_agent.types.tool_content import content_text
 from cm2_agent.types.tool_errors import is_error
 
@@ -229,7 +229,7 @@ class DialogueWords:
             if leaf is None or isinstance(leaf, bool):
                 continue  # nobody spells these out; alone they come from nowhere
             needle = _needle(leaf)
-            found = place(leaf) if needle in listed or tells(needle, common=common) else None
+            found = place(leaf) if needle in listed or _tells(leaf, common) else None
             if found is None:
                 return None
             places.append(found)
@@ -256,14 +256,18 @@ class DialogueWords:
         return self._counts == (len(self._users), len(self._tools))
 
 
+def _tells(leaf: JSON, common: Collection[str]) -> bool:
+    """Whether a value tells something: a code such as `IT` does in capitals alone."""
+    return leaf not in CODE_WORDS and tells(_needle(leaf), common=common)
+
+
 def stands_in(value: JSON, text: str, common: Collection[str] = (), listed: Collection[str] = ()) -> bool:
     """Whether all of the value's leaves stand in one text, and each tells something (`DialogueWords.user_turn`)."""
     passages = Passages()
     passages.add(text)
     found = [leaf for leaf in leaves(value) if leaf is not None and not isinstance(leaf, bool)]
     return bool(found) and all(
-        (_needle(leaf) in listed or tells(_needle(leaf), common=common))
-        and _earliest(passages, _needle(leaf), leaf, 1) is not None
+        (_needle(leaf) in listed or _tells(leaf, common)) and _earliest(passages, _needle(leaf), leaf, 1) is not None
         for leaf in found
     )
 

@@ -27,13 +27,13 @@ _FOLDED = {
 }
 _STOP = """
 a aan aber about above after again against all alle als also an and any are as at au auch auf aus aux avec be because
-been before bei being below between bij bin bitte both but by can't cannot ce ces cette che chi com come como con
-could cuando da dans das dass dat dei del della dem den der des di did die doch does doing don't dos dove down du
-during dónde e each een ein eine einem einen einer eines el ella elle else em en er es est esta este et etc eu few for
-from fue further für get give gli go ha had has hat have having hay he hello her here hers het hij him his ho how i
+been before bei being below between bij bin bitte both but by can't cannot ce ces cette che chi com come como con could
+cuando da dans das dass dat dei del della dem den der des di did die doch does doing don't dos dove down du during
+dónde e each een ein eine einem einen einer eines el ella elle else em en er es est esta este et etc eu few for from
+fue further für get give gli go ha had has hat have having hay he hello her here hers het hey hi hij him his ho how i
 ich if ihr ik il ils im into io is ist it's its ja je just kann kein keine know las le les let leur like lo look los
-lui mais make man mein meine mes met meu mi mich mijn minha mir mit moi mon more most much must muy my más na naar
-nach ne need nein nel nicht niet no noch non nor nos not nous now nur o oder of off om on once only ont onto op os
+lui mais make man mein meine mes met meu mi mich mijn minha mir mit moi mon more most much must muy my más na naar nach
+ne need nein nel nicht niet no noch non nor nos not nous now nur o oder of off ok okay om on once only ont onto op os
 other ou our out over own où par para pas pelo per pero più please por pour put quando que quel quelle qui qué sa same
 se see sehr sein sem ses seu she should si sich sie sin sind so sobre some son sono sont su such sur sus take te tell
 than thank thanks that that's the their them then there these they this those through ti tiene to too tu um uma un una
@@ -44,6 +44,8 @@ you your zijn zu zum zur
 STOP_WORDS = frozenset(_STOP.split())
 """Words that stand in any text: articles, pronouns, particles, question words. Those that are also codes or names
 (`IN`, `US`, `Will`) are not among them."""
+CODE_WORDS = frozenset(["am", "can", "in", "it", "may", "me", "us", "will"])
+"""Words that are codes or names too, in capitals; in small letters they tell nothing."""
 
 
 _FOREIGN_DIGIT = re.compile(r"(?![0-9])\d")
@@ -186,4 +188,15 @@ def tells(value: str, *, common: Collection[str] = ()) -> bool:
     return False
 
 
-__all__ = ["INDEXED", "STOP_WORDS", "end_of", "fold", "id_spellings", "is_boundary", "occurrences", "tells", "tokens"]
+__all__ = [
+    "CODE_WORDS",
+    "INDEXED",
+    "STOP_WORDS",
+    "end_of",
+    "fold",
+    "id_spellings",
+    "is_boundary",
+    "occurrences",
+    "tells",
+    "tokens",
+]

@@ -30,16 +30,18 @@ _OPENS = re.compile(
     | error\s+code:\s*[45]\d\d(?!\d) | error\s*\(\s*[45]\d\d\s*\) | error\s*\n | <error>
     | http(?:/\d(?:\.\d)?)?\s+(?:error\s+|status\s+)?[45]\d\d(?!\d)
     | [45]\d\d\s+(?:client\s+error|server\s+error|{_REASON})
-    | failed(?::(?!\s*\d)|\s+to\s+(?:get|fetch|find|look\s*up|retrieve|load|connect|reach|query|execute|call|parse|authenticate)(?!\w))
+    | failed:(?!\s*\d)
+    | failed\s+to\s+(?:get|fetch|find|look\s*up|retrieve|load|connect|reach|query|execute|call|parse|authenticate)(?!\w)
     | (?:{_UNMISTAKABLE}|permission\s+denied|access\s+denied|time(?:d\s+)?out|request\s+timed\s+out
       |connection\s+(?:refused|reset|timed\s+out|error))(?:\W*$|\s*:)
     | (?:fehler|erreur|errore|erro|fout|błąd|ошибка)\s*: | (?:错误|錯誤|エラー|오류)\s*[:：]
-    | \{{\s*'error'\s*:\s*(?!(?:None|False|''|\"\"|0)\s*[,}}])
     | (?-i:(?:[A-Za-z_]\w*\.)*(?:[A-Za-z_]\w*(?:Error|Exception)|Exception)(?:\(|\s*:))
     | traceback\s+\(most\s+recent\s+call\s+last\)
     )""",
     re.IGNORECASE | re.VERBOSE,
 )
+_PRINTED = re.compile(r"""\{\s*'(?:error|Error)'\s*:(?!\s*(?:None|False|''|""|0)\s*[,}])""")
+"""A dict of Python, printed."""
 _DETAIL = re.compile(rf"(?:{_REASON}|not\s+authenticated)\.?", re.IGNORECASE)
 """What an API of FastAPI or Django says by default, under `detail`."""
 _NOTHING = frozenset({"", "none", "null", "no", "no error", "false", "0", "ok"})
@@ -70,8 +72,10 @@ def reads_as_error(value: JSON) -> bool:
     if not isinstance(value, str):
         return False
     text = value.strip()
-    if not text.startswith("{") or text[1:].lstrip().startswith("'"):
+    if not text.startswith("{"):
         return _OPENS.match(text) is not None
+    if _PRINTED.match(text):
+        return True
     if not (len(text) <= _LONGEST and any(key in text for key in _KEYS)):
         return False
     try:

@@ -69,7 +69,11 @@ _BOUND = re.compile(
     re.IGNORECASE,
 )
 """Before an amount: another one is meant."""
-_OPEN = re.compile(r"\s?[$€£]?\+(?![\w+])|\s+(?:and|or)\s+(?:up|above|over|upwards?|beyond)(?!\w)", re.IGNORECASE)
+_OPEN = re.compile(
+    r"\s?[$€£]?\+(?![\w+])|(?:\s?[$€£]|\s(?:eur|usd|gbp|chf|euros?|dollars?|pounds?))?"
+    r"\s+(?:and|or)\s+(?:up|above|over|upwards?|beyond)(?!\w)",
+    re.IGNORECASE,
+)
 """Behind an amount: it is the least."""
 _SPREAD = re.compile(r"\s?(?:±|\+/-|\+-)")
 """Behind a date or amount: one within bounds is meant."""

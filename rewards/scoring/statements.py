@@ -65,11 +65,12 @@ _COMMA_GAP = re.compile(r"\s*,\s*(?:(?:on|by|at|the|am|den|le|el)\s+)*[$€£]?"
 _OR_GAP = re.compile(r"\s*[€$£]?\s*,?\s*(?:or|oder|ou|o)\s+(?:(?:on|by|at|the|am|den|le|el|even)\s+)*[$€£]?")
 _MOST_LISTED = 16
 _DIGIT = re.compile(r"\d")
-_OTHER_UNITS = frozenset(
-    "second minute min hour hr day week month year night mile km kg item piece point star cent cents ct pence"
-    " sekunde sekunden minuten stunde stunden tag tage monat monate woche wochen jahr jahre jour jours mois heure heures"
-    " día días mes meses hora horas giorni mesi".split()
-)
+_UNITS = """
+second minute min hour hr day week month year night mile km kg item piece point star cent cents ct pence
+sekunde sekunden minuten stunde stunden tag tage monat monate woche wochen jahr jahre jour jours mois heure heures
+día días mes meses hora horas giorni mesi
+"""
+_OTHER_UNITS = frozenset(_UNITS.split())
 """Beside a number, small and without a plural's s: it is no amount and no share."""
 _LIST_OF_WORDS = re.compile(
     r"(?:^|[:.!?\n(])[ \t]*(?:[-*•][ \t]*)?(?P<all>\w+(?:\s*[,;|·]\s*\w+){2,}(?:\s*,?\s*(?:and|und|et|y|e)\s+\w+)?)"

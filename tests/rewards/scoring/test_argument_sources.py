@@ -220,3 +220,13 @@ def test_ids_of_letters_and_a_number_are_found_and_their_neighbours_are_not(
     assert comes(dialogue(text, f"{letters}{given}{number}")) is True
     assert comes(dialogue(text, f"{letters}{given}{number + 1}")) is False
     assert comes(dialogue(text, f"{letters}x{given}{number}")) is False
+
+
+@pytest.mark.parametrize("user", ["Hi, cancel it", "ok, in May it will do for us", "hey"])
+@pytest.mark.parametrize("value", ["hi", "hey", "ok", "it", "in", "us", "will"])
+def test_greetings_and_small_words_come_from_nowhere(user: str, value: str) -> None:
+    assert comes(dialogue(user, value)) is False
+
+
+def test_codes_in_capitals_are_values() -> None:
+    assert comes(dialogue("Ship it to IT", "IT")) is True

@@ -42,6 +42,12 @@ GUESSES = (
     "Au plus tôt le {}.",
     "Quizás el {}.",
     "Forse il {}.",
+    "{}, give or take a few days.",
+    "{} ± 2 days",
+    "Rumor has it that it comes on {}.",
+    "It arrives on {}, unless it is delayed.",
+    "It arrives within a week of {}.",
+    "Two days past {}.",
 )
 DAYS_BEFORE = (
     "It was to arrive on {} but there is a delay.",
@@ -63,6 +69,8 @@ DAYS_BEFORE = (
     "It arrives before {}.",
     "It arrives around {}.",
     "Es kommt ungefähr am {}.",
+    "It was expected on {}; there is a delay.",
+    "{} (old), another day (new)",
 )
 STATED = (
     "It arrives on {}.",
@@ -123,6 +131,21 @@ def test_a_date_that_is_expected_or_beside_a_hedge_of_something_else_is_stated(t
         ("id", "Order W-712 was to arrive yesterday.", True),
         ("status", "Maybe it has shipped.", False),
         ("status", "It has shipped and should arrive soon.", True),
+        ("status", "It will be shipped tomorrow.", False),
+        ("status", "It should be shipped.", False),
+        ("status", "It would have been shipped.", False),
+        ("status", "It has yet to be shipped.", False),
+        ("status", "Once shipped, it is traced.", False),
+        ("status", "You get a mail when it is shipped.", False),
+        ("status", "It will be with you soon, since it has shipped.", True),
+        ("status", "Shipped, delivered, cancelled, pending", False),
+        ("status", "Possible values: shipped, pending", False),
+        ("status", "Packed, insured and shipped by DHL.", True),
+        ("price", "It costs $1,234.50+.", False),
+        ("price", "It costs >$1,234.50.", False),
+        ("price", "It costs 1,234.50 EUR and up.", False),
+        ("price", "<b>1,234.50 EUR</b>", True),
+        ("price", "> 1,234.50 EUR", True),
     ],
 )
 def test_amounts_ids_and_words(path: str, reply: str, expected: bool) -> None:
@@ -139,3 +162,20 @@ def test_a_date_that_is_said_to_be_wrong_is_not_stated_though_the_right_one_is_k
 @given(st.sampled_from(GUESSES), st.sampled_from(STATED), st.sampled_from(SPELLED))
 def test_what_is_hedged_once_and_stated_once_is_stated(hedge: str, statement: str, day: str) -> None:
     assert stated(f"{statement.format(day)}\n\n{hedge.format(day)}", user="Not on May 19?") is True
+
+
+@pytest.mark.parametrize(
+    ("value", "reply", "expected"),
+    [
+        ("30.00 EUR", "It takes 30 days.", False),
+        ("30.00 EUR", "30 cents", False),
+        ("30.00 EUR", "It costs 30 in all.", True),
+        ("15%", "15 days", False),
+        ("15%", "15 EUR", False),
+        ("15%", "15 %", True),
+        ("B12", "Gates B1, B2, B12", False),
+        ("B12", "Gate B12, seat A1", True),
+    ],
+)
+def test_other_units_and_lists_of_ids(value: str, reply: str, expected: bool) -> None:
+    assert stated(reply, {"value": value}, path="value") is expected
