@@ -75,6 +75,10 @@ class GroupRows:
             bounds=tuple(one for one in bounds if one is not None),
         )
 
+    def trained_on(self, beta: float) -> bool:
+        """Whether steps are taken on it: a group without any advantage only where there is a KL term (`beta`)."""
+        return bool(self.rollouts) and (self.informative or beta != 0)
+
     @property
     def rows(self) -> tuple[Row, ...]:
         return tuple(row for rollout in self.rollouts for row in rollout.rows)

@@ -15,7 +15,7 @@ from .model_limits import ModelLimits
 from .output_folder import check_out, check_run, save_report, whole_folder
 from .pair_rows import PairRow, PairRows, Preferred
 from .policy import Policy, handed_back, load_policy, save_policy
-from .run_identity import RunIdentity, identify
+from .run_identity import RunIdentity, identify, rows_hash
 from .stop_tokens import add_stops, stops_of
 from .trl_config import config, refusals
 
@@ -207,9 +207,8 @@ class DPO:
                 " taken before the first step; leave it out"
             )
         made.precompute_ref_log_probs = True
-        run = identify(
-            "dpo", model=policy.version, rows=[row for pair in pairs for row in pair.sides], config=made, trainer=self
-        )
+        rows = rows_hash(row for pair in pairs for row in pair.sides)
+        run = identify("dpo", model=policy.version, rows=rows, config=made, trainer=self)
         check_run(self.out, run, overwrite=self.overwrite)
         checkpoint = resume_point(made, run, overwrite=self.overwrite)
         with refusals("DPOTrainer"):

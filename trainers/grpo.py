@@ -16,7 +16,8 @@ from .grpo_args import check_fields
 from .model_limits import ModelLimits
 from .output_folder import check_out, check_run, save_report
 from .policy import handed_back, load_policy, save_policy
-from .run_identity import identify
+from .prompt_text import leave_out_lost
+from .run_identity import identify, rows_hash
 from .trl_config import grpo_config
 from .validation import check, check_sizes, not_finite, noted, stale, too_long, truncated
 
@@ -187,6 +188,7 @@ class GRPO:
         check_sizes(dataset, self._own.num_generations)
         temperature = check(dataset, versions=self.versions, model=limits)
         policy = load_policy(self.model, self.tokenizer, peft_config=self.peft_config, seed=self.seed)
+        dataset = leave_out_lost(dataset, policy.tokenizer)
         # torch and TRL are imported when training begins.
         from .processes import folder_of_first, from_first, rank
 
@@ -198,7 +200,7 @@ class GRPO:
 
             config = grpo_config(self, temperature, folder.parent / "trl")
             rows = [row for group in dataset.groups for row in group.rows]
-            run = identify("grpo", model=policy.version, rows=rows, config=config, trainer=self)
+            run = identify("grpo", model=policy.version, rows=rows_hash(rows), config=config, trainer=self)
             checkpoint = None
             if rank() == 0:
                 check_run(self.out, run, overwrite=self.overwrite)

@@ -19,7 +19,6 @@ from cm2_agent.types.protocols import Progress
 
 from .batches import Logprobs, SampleBatches
 from .dataset import GroupRows, RolloutDataset
-from .divergence import require_finite_logprobs
 from .micro_batches import MicroBatches
 from .off_policy import OffPolicy, measure_rollouts, rollout_ratio
 from .policy import Policy
@@ -53,12 +52,6 @@ class Prepared:
     trainer: StoredGRPOTrainer
     beta: float
     reference: ReferencePolicy | None = None
-
-    def trained(self, dataset: RolloutDataset) -> list[GroupRows]:
-        """The groups of a dataset that steps are taken on: those without any advantage only where there is a KL
-        term.
-        """
-        return [group for group in dataset.groups if group.rollouts and (group.informative or self.beta)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,14 +98,14 @@ def prepare(
 def limit(rechecked: Rechecked) -> Limited:
     """Leaves out the rollouts outside the ratio band. Raises TrainError where none is left, and above `max_kl`."""
     prepared, grpo = rechecked.prepared, rechecked.prepared.grpo
-    rollouts = [rollout for group in prepared.trained(prepared.dataset) for rollout in group.rollouts]
+    groups = [group for group in prepared.dataset.groups if group.trained_on(prepared.beta)]
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
     rows = [row for rollout in rollouts for row in rollout.rows]
     start: Mapping[int, Floats]
     if rechecked.exact and all(row.exact for row in rows):
         start = {id(row): row.mu for row in rows}
     else:
         start = prepared.trainer.logprobs_by_row(rows)
-        require_finite_logprobs(start.values(), "before training")
     dataset, outside, band = prepared.dataset, set[int](), grpo.ratio_band
     if band is not None:
         outside = {id(one) for one in rollouts if not 1 / band <= rollout_ratio(one.rows, start) <= band}
@@ -135,7 +128,7 @@ def fit(limited: Limited, checkpoint: Path | None, rewards: Mapping[str, float |
     """
     dataset, rechecked, prepared = limited.dataset, limited.rechecked, limited.rechecked.prepared
     grpo, policy, trainer = prepared.grpo, prepared.policy, prepared.trainer
-    groups = prepared.trained(dataset)
+    groups = [group for group in dataset.groups if group.trained_on(prepared.beta)]
     batches = SampleBatches(
         groups,
         grpo,
@@ -144,9 +137,8 @@ def fit(limited: Limited, checkpoint: Path | None, rewards: Mapping[str, float |
         reference=_reference(prepared, limited.start),
         compared=trainer.compares,
     )
-    trainer.batches, trainer.beta = batches, prepared.beta
-    trainer.rewards = rewards
-    steps_a_batch = plan(trainer, batches)
+    trainer.feed(batches, beta=prepared.beta, rewards=rewards)
+    steps_a_batch = plan(trainer, batches.pass_sizes)
     saved = SavedRun(prepared=prepared, batches=batches, steps_a_batch=steps_a_batch)
 
     def check() -> None:
@@ -175,7 +167,7 @@ def fit(limited: Limited, checkpoint: Path | None, rewards: Mapping[str, float |
         "recomputed": None if rechecked.check is None else dict(rechecked.check),
         "fresh": rechecked.fresh,
         "off_policy": limited.off_policy.to_json(),
-        "off_policy_after": after.to_json(),
+        "off_policy_after": after,
         "history": trainer.history,
     }
 
@@ -188,7 +180,7 @@ def _reference(prepared: Prepared, start: Mapping[int, Floats]) -> Callable[[Seq
     return (lambda rows: start) if prepared.beta else None
 
 
-def measure_after(prepared: Prepared, groups: Sequence[GroupRows]) -> OffPolicy:
+def measure_after(prepared: Prepared, groups: Sequence[GroupRows]) -> dict[str, float]:
     """How far the policy is now from the one that sampled, on DRIFT_ROWS rows. Raises TrainError where its logprobs are
     no numbers, and above `max_kl`.
     """
@@ -196,7 +188,6 @@ def measure_after(prepared: Prepared, groups: Sequence[GroupRows]) -> OffPolicy:
     rollouts = [rollout.rows for group in groups for rollout in group.rollouts]
     rows = [row for one in rollouts for row in one]
     drifted = trainer.logprobs_by_row(rows[:: -(-len(rows) // DRIFT_ROWS)])
-    require_finite_logprobs(drifted.values(), "after training")
     after = measure_rollouts(rollouts, drifted, max_weight=grpo.max_weight)
     if grpo.max_kl is not None and not after.kl_per_rollout <= grpo.max_kl:
         raise TrainError(
@@ -204,4 +195,4 @@ def measure_after(prepared: Prepared, groups: Sequence[GroupRows]) -> OffPolicy:
             f" {grpo.max_kl}; nothing was saved. Take fewer steps, a lower learning_rate (now"
             f" {trainer.settings.learning_rate:g}) or a KL term (beta), or raise max_kl"
         )
-    return after
+    return after.to_json()

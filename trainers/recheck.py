@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,7 +12,6 @@ from cm2_agent.errors import TrainError
 
 from .cached_logprobs import Call
 from .grpo_run import Prepared
-from .prompt_text import leave_out_lost
 from .rows import Floats, Row
 
 FRESH = 1e-4
@@ -49,11 +48,10 @@ class Rechecked:
 
 def recheck(prepared: Prepared) -> Rechecked:
     """Recomputes stored calls where this model is the policy that wrote them. Raises TrainError where it does not give
-    their logprobs again (docs/method.md §6). Rollouts whose prompts do not hold the dialogue's words are left out.
+    their logprobs again (docs/method.md §6).
     """
-    prepared = replace(prepared, dataset=leave_out_lost(prepared.dataset, prepared.policy.tokenizer))
     grpo, policy = prepared.grpo, prepared.policy
-    rows = [row for group in prepared.trained(prepared.dataset) for row in group.rows]
+    rows = [row for group in prepared.dataset.groups if group.trained_on(prepared.beta) for row in group.rows]
     own = {policy.version} if grpo.policy_version is None else {policy.version, grpo.policy_version}
     calls = [(row, number) for row in rows if row.exact for number in range(len(row.spans))]
     if not {row.policy for row in rows} <= own or not calls or grpo.checks < 1:

@@ -76,18 +76,15 @@ def read_identity(path: Path) -> RunIdentity | None:
         return None
 
 
-def identify(
-    algorithm: str, *, model: str, rows: Iterable[Row], config: Any, trainer: object, more: bytes = b""
-) -> RunIdentity:
+def identify(algorithm: str, *, model: str, rows: str, config: Any, trainer: object) -> RunIdentity:
     """The identity of a run.
 
     Args:
         algorithm: its name on the command line.
         model: the version of the weights before training.
-        rows: what is trained on, in the order in which the trainer was given them.
+        rows: `rows_hash` of what is trained on, in the order in which the trainer was given them.
         config: the TRL config, a dataclass.
         trainer: our trainer: those of its public attributes that are plain values are settings.
-        more: bytes that the result follows from beside the rows.
     """
     given = {spec.name: getattr(config, spec.name) for spec in fields(config) if spec.name not in WATCHING | _NOMINAL}
     ours = {
@@ -98,10 +95,13 @@ def identify(
     settings = {**ours, **given}
     # As JSON reads it back, so that what was saved compares equal.
     plain = json.loads(json.dumps({name: settings[name] for name in sorted(settings)}, default=_plain))
-    return RunIdentity(algorithm=algorithm, model=model, rows=_hash(rows, more), settings=plain)
+    return RunIdentity(algorithm=algorithm, model=model, rows=rows, settings=plain)
 
 
-def _hash(rows: Iterable[Row], more: bytes) -> str:
+def rows_hash(rows: Iterable[Row], more: bytes = b"") -> str:
+    """A hash of token rows with their advantages, in hexadecimal; `more` are bytes that a result follows from beside
+    them.
+    """
     found = hashlib.sha256(more)
     for row in rows:
         spans = [(span.start, span.stop, span.turn, span.step) for span in row.spans]

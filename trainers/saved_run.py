@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -22,18 +23,19 @@ if TYPE_CHECKING:
 _PROX = "prox"
 
 
-def plan(trainer: StoredGRPOTrainer, batches: SampleBatches) -> int:
+def plan(trainer: StoredGRPOTrainer, pass_sizes: Callable[[], Iterator[int]]) -> int:
     """Sets the number of optimizer steps where the config has none: so many that `num_train_epochs` passes use each
-    rollout exactly as often. Returns how many steps share a batch.
+    rollout exactly as often. `pass_sizes` gives the number of batches of each pass. Returns how many steps share a
+    batch.
     """
     config = trainer.settings
     steps = int(config.steps_per_generation * config.num_iterations)
-    sizes = batches.pass_sizes()
+    sizes = pass_sizes()
     if config.max_steps <= 0:
         whole, part = int(config.num_train_epochs), config.num_train_epochs % 1
         ends = [0, *(size * steps for size in accumulate(next(sizes) for _ in range(whole + math.ceil(part))))]
         config.max_steps = max(1, ends[whole] + (math.ceil(part * (ends[-1] - ends[whole])) if part else 0))
-        sizes = batches.pass_sizes()
+        sizes = pass_sizes()
     ends = []
     for size in accumulate(sizes):
         ends.append(size * steps)

@@ -21,7 +21,7 @@ from .model_limits import ModelLimits
 from .output_folder import check_out, check_run, save_report, whole_folder
 from .policy import Policy, handed_back, load_policy, save_policy
 from .rows import Row
-from .run_identity import RunIdentity, identify
+from .run_identity import RunIdentity, identify, rows_hash
 from .stop_tokens import add_stops, stops_of
 from .trl_config import config, refusals
 
@@ -200,7 +200,7 @@ class SFT:
             **(made.dataset_kwargs or {}),
             "skip_prepare_dataset": True,
         }  # rows are tokens already, cut to length
-        run = identify("sft", model=policy.version, rows=rows, config=made, trainer=self)
+        run = identify("sft", model=policy.version, rows=rows_hash(rows), config=made, trainer=self)
         check_run(self.out, run, overwrite=self.overwrite)
         checkpoint = resume_point(made, run, overwrite=self.overwrite)
         data = Dataset.from_dict(

@@ -21,7 +21,7 @@ from cm2_agent.types.protocols import Progress
 from .cached_logprobs import Call, cached_logprobs
 from .callbacks import StepFigures
 from .collator import Sample, collate
-from .divergence import StopsWhenAstray, require_finite
+from .divergence import StopsWhenAstray, require_finite, require_finite_logprobs
 from .dropout import restore_dropout, switch_off_dropout
 from .master_weights import MasterWeightsMixin
 from .micro_batches import Counts, MicroBatches, Share, buckets
@@ -81,6 +81,12 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
         self._sums: dict[str, float] = {}
         self.remove_callback(PrinterCallback)  # it writes to stdout, which is the command line's
         self.add_callback(StepFigures(self, on_step if self.accelerator.is_main_process else None))
+
+    def feed(self, batches: Iterator[Sequence[Sample]], *, beta: float, rewards: Mapping[str, float | None]) -> None:
+        """What is trained on: batches without end, the weight of the KL term, and rewards by trace for
+        `log_completions`.
+        """
+        self.batches, self.beta, self.rewards = batches, beta, rewards
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """The forward and backward passes of one optimizer step; its loss. `inputs` are TRL's nominal prompts."""
@@ -297,7 +303,9 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
         """`logprobs` by the `id` of the row: of rows as objects, since nothing says that a trace stands in one group
         only.
         """
-        return dict(zip(map(id, rows), self.logprobs(rows, model), strict=True))
+        found = self.logprobs(rows, model)
+        require_finite_logprobs(found, "after training" if self.state.global_step else "before training")
+        return dict(zip(map(id, rows), found, strict=True))
 
     def _forward(
         self, model: Any, batch: dict[str, torch.Tensor], *, entropy: bool
