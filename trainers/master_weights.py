@@ -25,7 +25,7 @@ FLOAT16_SCALE = 2.0**14
 
 
 class MasterWeights:
-    """A float32 copy of each trainable parameter in bfloat16 or float16.
+    """A float32 copy of each trainable parameter in bfloat16 or float16; one in float32 is its own master.
 
     Gradients are added up here, in float32, as backward gives them; the optimizer steps here; `write_back` rounds the
     result into the model. A step smaller than the model's rounding thus adds up with the next instead of being lost.
@@ -109,7 +109,8 @@ class MasterWeights:
 
 
 class MasterWeightsMixin(Trainer):
-    """A transformers Trainer whose optimizer steps on master weights where the model is in bfloat16 or float16.
+    """A transformers Trainer whose optimizer steps on master weights where the model is in bfloat16 or float16, as a
+    whole or in part.
 
     A model in float32, or with adapters in float32 over a frozen base, is trained as ever: `masters` is None.
     """
@@ -128,10 +129,11 @@ class MasterWeightsMixin(Trainer):
         fresh = self.optimizer is None
         trained: Any = self.model if model is None else model
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
-        half = {name: one for name, one in trained.named_parameters() if one.requires_grad and one.dtype in HALF}
-        if fresh and half:
-            coarse = any(one.dtype == torch.float16 for one in half.values())
-            self.masters = MasterWeights(half, FLOAT16_SCALE if coarse else 1.0)
+        parameters = {name: one for name, one in trained.named_parameters() if one.requires_grad}
+        dtypes = {one.dtype for one in parameters.values()}
+        if fresh and not dtypes.isdisjoint(HALF):
+            # Of all of them: what a model holds in float32 is scaled, clipped and shared out with the rest.
+            self.masters = MasterWeights(parameters, FLOAT16_SCALE if torch.float16 in dtypes else 1.0)
             self.masters.into(optimizer)
         return optimizer
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GptOssConfig, GptOssForCausalLM
 
 from cm2_agent.errors import TrainError
 from cm2_agent.models.local import fingerprint
@@ -84,6 +84,38 @@ def test_steps_below_the_rounding_add_up(
     wanted, found = way(twin.to(torch.bfloat16)), way(model)
     assert float(torch.nn.functional.cosine_similarity(wanted, found, dim=0)) > 0.9
     assert float(found.norm() / wanted.norm()) == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("longest", [0.0, 0.05])
+def test_what_a_float16_model_holds_in_float32_moves_as_far_as_in_a_float32_model(
+    longest: float, sample: Sampler, tokenizer: Any, tmp_path: Path
+) -> None:
+    """gpt-oss has its norms in float32, whatever the dtype of the rest."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "head_dim": 16}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "num_local_experts": 2, "num_experts_per_tok": 2}
+    ids = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    GptOssForCausalLM(GptOssConfig(**sizes, **heads, **ids, initializer_range=0.1)).save_pretrained(tmp_path / "start")
+    tokenizer.save_pretrained(tmp_path / "start")
+    start = AutoModelForCausalLM.from_pretrained(tmp_path / "start", dtype="float32")
+    groups = sample(start, groups=2, version="older")
+    ways = {}
+    for dtype in ("float32", "float16"):
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / "start", dtype=dtype)
+        GRPO(
+            model,
+            tmp_path / dtype,
+            tokenizer=tokenizer,
+            steps=1,
+            learning_rate=0.1,
+            ratio_band=None,
+            args={**SGD, "max_grad_norm": longest},
+        ).train(groups)
+        assert model.model.norm.weight.dtype == torch.float32
+        ways[dtype] = model.model.norm.weight.detach() - start.model.norm.weight.detach()
+    assert float(ways["float32"].norm()) > 1e-5
+    assert float(torch.nn.functional.cosine_similarity(ways["float32"], ways["float16"], dim=0)) > 0.9
+    assert float(ways["float16"].norm() / ways["float32"].norm()) == pytest.approx(1.0, abs=0.1)
 
 
 def test_a_model_in_memory_is_trained_again(
