@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from cm2_agent.types.protocols import Progress
 
 from .checkpoints import State, complete
+from .processes import wait_for_all
 
 if TYPE_CHECKING:
     from .trl_trainer import StoredGRPOTrainer
@@ -75,6 +76,7 @@ class Checkpoints(TrainerCallback):
             self._check()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        wait_for_all()  # each process writes its random state into the folder
         if state.is_world_process_zero:
             complete(Path(args.output_dir) / f"checkpoint-{state.global_step}", self._state(), self._limit)
 

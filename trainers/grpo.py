@@ -77,7 +77,8 @@ class GRPO:
         checks: how many stored calls are recomputed (0: none).
         tolerance: the mean |difference| of recomputed logprobs, in nats, above which the run is refused. Default: 1e-3
             in float32; in lower precision what two runs of these weights differ by, which is measured, and a margin.
-        overwrite: replace the policy and the checkpoints of another run, once this one has ended well.
+        overwrite: replace the policy of another run in `out`, once this one has ended well; the other's checkpoints go
+            when this one begins to keep its own.
         args: a GRPOConfig, which then decides alone (give neither `steps` nor `learning_rate`), or a dict of its
             fields, each of which is passed on, ours or refused (docs/reference/grpo-fields.md);
             `per_device_train_batch_size` bounds the rows of a micro-batch, and there are
@@ -190,7 +191,7 @@ class GRPO:
         policy = load_policy(self.model, self.tokenizer, peft_config=self.peft_config, seed=self.seed)
         dataset = leave_out_lost(dataset, policy.tokenizer)
         # torch and TRL are imported when training begins.
-        from .processes import folder_of_first, from_first, rank
+        from .processes import folder_of_first, from_first, rank, require_same
 
         with folder_of_first(self.out) as folder, handed_back(policy):
             from .grpo_run import fit, limit, prepare
@@ -201,6 +202,7 @@ class GRPO:
             config = grpo_config(self, temperature, folder.parent / "trl")
             rows = [row for group in dataset.groups for row in group.rows]
             run = identify("grpo", model=policy.version, rows=rows_hash(rows), config=config, trainer=self)
+            require_same(run)
             checkpoint = None
             if rank() == 0:
                 check_run(self.out, run, overwrite=self.overwrite)

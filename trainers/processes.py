@@ -18,6 +18,7 @@ import torch.distributed as dist
 from cm2_agent.errors import TrainError
 
 from .output_folder import whole_folder
+from .run_identity import RunIdentity
 
 T = TypeVar("T")
 BUCKET = 2**22
@@ -65,12 +66,15 @@ def share(values: Sequence[T]) -> list[T]:
 
 
 def mean_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Replaces each gradient by its mean over the processes; one that is None somewhere counts as 0 there."""
+    """Replaces each gradient by its mean over the processes; one that is None somewhere counts as 0 there, and one that
+    is None in all of them stays so: an optimizer passes over it.
+    """
     if number() == 1:
         return
     chunk: list[torch.Tensor] = []
-    for parameter in parameters:
-        if not parameter.requires_grad:
+    trained = [one for one in parameters if one.requires_grad]
+    for parameter, found in zip(trained, _anywhere([one.grad is not None for one in trained]), strict=True):
+        if not found:
             continue
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
@@ -80,6 +84,11 @@ def mean_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
             chunk = []
     if chunk:
         _add_up(chunk)
+
+
+def _anywhere(found: list[bool]) -> list[bool]:
+    """Of each place, whether any process has it."""
+    return [any(here) for here in zip(*from_all(found), strict=True)]
 
 
 def _add_up(gradients: Sequence[torch.Tensor]) -> None:
@@ -102,6 +111,20 @@ def require_data_parallel(accelerator: Any) -> None:
         )
 
 
+def require_same(run: RunIdentity) -> None:
+    """Raises TrainError, in every process, where one began with other weights or rollouts than the first: their
+    gradients would be those of two runs.
+    """
+    first, *others = from_all((run.model, run.rows))
+    for place, other in enumerate(others, start=1):
+        if other != first:
+            what = "rollouts" if other[0] == first[0] else "weights"
+            raise TrainError(
+                f"process {place} has other {what} than process 0; expected the same in all {number()}. Give each the"
+                " same model, and groups that are read from a store which nobody writes to meanwhile"
+            )
+
+
 def require_one(trainer: str) -> None:
     """Raises TrainError where several processes were launched for a trainer that shares nothing out."""
     if number() > 1:
@@ -109,6 +132,12 @@ def require_one(trainer: str) -> None:
             f"{trainer} was launched in {number()} processes, and runs in one; start it without accelerate launch, or"
             " with --num_processes 1. GRPO runs in several."
         )
+
+
+def wait_for_all() -> None:
+    """Goes on when all processes have come here."""
+    if number() > 1:
+        dist.barrier()
 
 
 @contextmanager
@@ -119,5 +148,4 @@ def folder_of_first(out: Path) -> Iterator[Path]:
             yield folder
     else:
         yield out.parent / f".{out.name}.writing" / "new"
-    if number() > 1:
-        dist.barrier()
+    wait_for_all()

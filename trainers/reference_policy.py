@@ -12,6 +12,7 @@ import torch
 from trl.trainer.callbacks import SyncRefModelCallback
 
 from cm2_agent.errors import TrainError
+from cm2_agent.models.adapters import is_peft
 
 _PREFIX = "reference."
 
@@ -20,10 +21,10 @@ class ReferencePolicy:
     """π_ref, at first the policy as given."""
 
     def __init__(self, model: Any) -> None:
-        if hasattr(model, "peft_config"):
+        if is_peft(model):
             raise TrainError(
-                "sync_ref_model was given with an adapter, whose reference is the model without it; leave"
-                " sync_ref_model out, or train all weights"
+                "sync_ref_model was given with an adapter, and the reference that follows it would be a second model in"
+                " memory; leave sync_ref_model out, and beta pulls towards the policy as given, or train all weights"
             )
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
 

@@ -1,4 +1,4 @@
-"""The TRL configurations of GRPO and SFT: our quiet defaults, the caller's `args` over them."""
+"""The TRL configurations of GRPO, SFT and DPO: our quiet defaults, the caller's `args` over them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ QUIET: Mapping[str, Any] = {
 """Nothing is logged, saved or evaluated on the way unless asked for: for a small model that would cost more than the
 step.
 """
-
 
 UNSET_FOLDER = "trainer_output"
 """TRL's `output_dir` where none was given."""
@@ -74,9 +73,8 @@ def config(
     if twice:
         raise TrainError(f"{', '.join(twice)}: given both as a keyword and in args; give each once")
     quiet = dict(QUIET)
-    if not {"activation_checkpointing", "gradient_checkpointing"} & set(
-        args or {}
-    ):  # on by default in TRL; its name has changed
+    # On by default in TRL, under a name that has changed.
+    if not {"activation_checkpointing", "gradient_checkpointing"} & set(args or {}):
         known = {spec.name for spec in fields(kind)}
         quiet["activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"] = False
     with refusals(kind.__name__):
@@ -156,8 +154,7 @@ def grpo_config(grpo: GRPO, temperature: float, folder: Path) -> Any:
         "max_steps": grpo.steps,
         "num_train_epochs": grpo.epochs,
     }
-    taken = args if isinstance(grpo.args, Mapping) else grpo.args
-    made = config(GRPOConfig, taken, defaults, folder, asked, keeps=run_folder(grpo.out))
+    made = config(GRPOConfig, args if mapping else grpo.args, defaults, folder, asked, keeps=run_folder(grpo.out))
     if made.temperature != temperature:
         raise TrainError(
             f"args say temperature {made.temperature}, the stored logprobs are of temperature {temperature}; set "

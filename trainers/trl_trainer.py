@@ -105,7 +105,7 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
             with nullcontext() if last else self.accelerator.no_sync(model):
                 losses.append(Trainer.training_step(self, model, cast(Any, part)))
         if self.accelerator.num_processes > 1:
-            mean_gradients(self.model.parameters() if self.masters is None else self.masters.parameters())
+            mean_gradients(model.parameters() if self.masters is None else self.masters.parameters())
         self._step += 1
         self._metrics["train"]["step_time"].append(time.perf_counter() - started)
         loss = torch.stack(losses).sum()
@@ -124,7 +124,7 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
             if self.log_completions:
                 self._logs = completions(batch, self._tokenizer, self.rewards)
             if self._taken == wanted:
-                mixed = [batch[index] for index in from_first(torch.randperm(len(batch)).tolist())]
+                mixed = [batch[int(index)] for index in from_first(torch.randperm(len(batch)))]
                 self._steps = [mixed[number::parts] for number in range(parts)]
         return self._steps[step % parts]
 
@@ -181,9 +181,9 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
                 loss = super()._compute_loss(model, inputs)
         finally:
             self._trained, self.current_gradient_accumulation_steps = None, 1
-        if self._reports is not None and self._logps is not None:
+        if self._reports is not None and self._logps is not None and (share is None or share.counts):
             self._reports.add(self._logps, inputs)
-        self._weights.append(int(self.accelerator.gather(inputs["num_items_in_batch"]).sum()))
+        self._weights.append(int(cast(torch.Tensor, self.accelerator.gather(inputs["num_items_in_batch"])).sum()))
         self._sums["loss"] = self._sums.get("loss", 0.0) + float(loss.detach())
         return loss
 

@@ -139,6 +139,27 @@ def test_rows_are_filled_up_without_a_token(policy: Callable[..., Any], sample: 
         assert torch.equal(filled[name][:3], batch[name])
 
 
+def test_processes_share_gradients_and_refuse_to_train_on_different_rollouts(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.trainers.one_of_processes", str(tmp_path / "meeting")]
+    env = {**os.environ, "PYTHONPATH": str(TOP), "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2"}
+    both = [
+        subprocess.Popen(
+            command, cwd=TOP, env={**env, "RANK": str(place)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for place in range(2)
+    ]
+    for process in both:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err[-2000:]
+        found = json.loads(out.splitlines()[-1])
+        # An optimizer passes over a parameter without a gradient, as it does in one process.
+        assert found["gradients"] == [[1.5, 1.5], [0.5, 0.5], None]
+        same, rollouts, weights = found["said"]
+        assert same == "same"
+        assert rollouts.startswith("process 1 has other rollouts than process 0; expected the same in all 2")
+        assert weights.startswith("process 1 has other weights than process 0")
+
+
 def test_a_gradient_is_the_mean_over_processes_only_where_there_are_several() -> None:
     from cm2_agent.trainers.processes import from_all, from_first, mean_gradients, share
 
