@@ -46,7 +46,7 @@ def open_run(folder: Path, run: RunIdentity, *, overwrite: bool, resume: str | b
     Args:
         folder: the run's folder (`run_folder`).
         run: which run it is.
-        overwrite: whether another run's checkpoints are replaced.
+        overwrite: whether another run's checkpoints make room, at once.
         resume: a checkpoint of this run, False to begin anew, None for its newest.
 
     Raises:

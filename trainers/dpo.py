@@ -55,7 +55,8 @@ class DPO:
         warmup_steps: optimizer steps of linear warm-up (default 0).
         seed: of the order of the pairs, and of TRL.
         max_length: pairs with a side of more tokens are left out (default: what the model reads); none is ever cut.
-        overwrite: replace the policy and the checkpoints of another run, once this one has ended well.
+        overwrite: replace the policy of another run in `out`, once this one has ended well; the other's checkpoints go
+            when this one begins to keep its own.
         args: a DPOConfig, which then decides alone (give neither `steps`, `learning_rate` nor `beta`), or a dict of its
             settings, `loss_type` say.
 

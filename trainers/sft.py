@@ -57,7 +57,8 @@ class SFT:
         warmup_steps: optimizer steps of linear warm-up (default 0).
         seed: of the order of the rows, and of TRL.
         max_length: rollouts with a row of more tokens are left out (default: what the model reads); none is ever cut.
-        overwrite: replace the policy and the checkpoints of another run, once this one has ended well.
+        overwrite: replace the policy of another run in `out`, once this one has ended well; the other's checkpoints go
+            when this one begins to keep its own.
         args: an SFTConfig, which then decides alone (give neither `steps` nor `learning_rate`), or a dict of its
             settings.
 

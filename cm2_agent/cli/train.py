@@ -70,7 +70,7 @@ def train(
     out: Annotated[Path | None, typer.Option("--out", help="A new folder for the trained policy.")] = None,
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", help="Replace another run's policy and checkpoints, once this run has ended well."),
+        typer.Option("--overwrite", help="Replace another run's policy, once this run has ended well."),
     ] = False,
     lora: Annotated[
         str | None,
