@@ -104,7 +104,7 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
             self.accelerator.gradient_state._set_sync_gradients(last)
             with nullcontext() if last else self.accelerator.no_sync(model):
                 losses.append(Trainer.training_step(self, model, cast(Any, part)))
-        if self.accelerator.num_processes > 1:
+        if self.args.world_size > 1:
             mean_gradients(model.parameters() if self.masters is None else self.masters.parameters())
         self._step += 1
         self._metrics["train"]["step_time"].append(time.perf_counter() - started)
@@ -124,7 +124,7 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
             if self.log_completions:
                 self._logs = completions(batch, self._tokenizer, self.rewards)
             if self._taken == wanted:
-                mixed = [batch[int(index)] for index in from_first(torch.randperm(len(batch)))]
+                mixed = [batch[index] for index in from_first(torch.randperm(len(batch)).tolist())]
                 self._steps = [mixed[number::parts] for number in range(parts)]
         return self._steps[step % parts]
 
@@ -133,14 +133,14 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
         lengths = [len(one.row.ids) for one in samples]
         parts = [[samples[index] for index in part] for part in self.micro_batches.split(lengths)]
         step = _counts(samples)
-        processes = self.accelerator.num_processes
+        processes = self.args.world_size
         return [
             MicroBatch(samples=part, share=Share(own=_counts(part), step=step, processes=processes)) for part in parts
         ]
 
     def _own(self, parts: list[MicroBatch]) -> list[MicroBatch]:
         """The micro-batches of this process; what is there again, so that all have as many, counts nothing."""
-        processes = self.accelerator.num_processes
+        processes = self.args.world_size
         if processes == 1:
             return parts
         again = replace(parts[-1], share=replace(parts[-1].share, counts=False))
@@ -250,7 +250,7 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
             for name in ("entropy", "clip_ratio/region_mean", "kl")
         }
         metrics = {
-            "loss": sum(from_all(self._sums.pop("loss", 0.0))) / self.accelerator.num_processes,
+            "loss": sum(from_all(self._sums.pop("loss", 0.0))) / self.args.world_size,
             **{name: _mean(values) for name, values in means.items() if values},
         }
         if self._reports is not None:
