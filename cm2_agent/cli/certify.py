@@ -209,6 +209,7 @@ class _Run:
         self._wanted = failing, passing
         self.failing: list[Subject] = []
         self.passing: list[Subject] = []
+        self._scored = self._pending = 0
 
     async def measure(self, sources: Mapping[str, int], judge: Any) -> Certificate:
         """Raises StoreError where no trace fails, BudgetExhausted."""
@@ -216,6 +217,11 @@ class _Run:
 
         try:
             await self.choose()
+            if not self.failing and self._pending:
+                raise StoreError(
+                    f"the judge failed at {self._pending} of {self._scored} traces of {self._store.url}, and none of"
+                    " the others fails: there is nothing to attack; see why with `cm2 score`, and run again"
+                )
             if not self.failing:
                 raise StoreError(
                     f"no trace of {self._store.url} fails under {self.certifier.scorer.version}: there is nothing to"
@@ -262,6 +268,8 @@ class _Run:
             trace = traces[known.id]
             task = None if trace.task_id is None else self._store.task(trace.task_id, trace.task_version)
             subject = await self.certifier.subject(trace, task, known.cluster)
+            self._scored += 1
+            self._pending += subject.score.pending
             advance()
             return subject
 

@@ -108,7 +108,7 @@ def failure_of(error: Exception, *, of: str, timeout: float) -> RequestFailure:
     if isinstance(error, TimeoutError | ModelTimeoutError) or "Timeout" in type(error).__name__:
         return RequestFailure(cause="infrastructure", explanation=f"no answer within {timeout:g} s")
     status, words = status_of(error), str(error)[:_READ]
-    rejected = isinstance(error, ModelRequestRejectedError) or (status is not None and status in _REJECTED)
+    rejected = isinstance(error, ModelRequestRejectedError) or status in _REJECTED
     if isinstance(error, ModelContextWindowExceededError) or _is_too_long(error, status, words):
         return RequestFailure(
             cause="content", explanation=f"what was shown is too long for the {of}: {text}", retry=False
@@ -123,7 +123,8 @@ def failure_of(error: Exception, *, of: str, timeout: float) -> RequestFailure:
     return RequestFailure(cause="infrastructure", explanation=text, wait=_wait_of(error))
 
 
-_REJECTED = frozenset({400, 401, 402, 403, 404, 405, 410, 413, 414, 415, 422, 451, 501})
+_REJECTED = frozenset({*range(400, 500), 501, 505} - {408, 409, 423, 425, 429, 499})
+"""Statuses of requests that will be rejected again; the others pass, or are of the moment."""
 
 
 def status_of(error: BaseException) -> int | None:

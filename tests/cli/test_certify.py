@@ -175,4 +175,9 @@ def test_what_cannot_be_measured_is_said(tmp_path: Path, store: str) -> None:
     empty = f"sqlite:///{tmp_path}/empty.db"
     SQLStore(empty).close()
     assert "holds no traces" in cm2("certify", strict, "--store", empty, code=2)[1]
+    with JudgeServer(lambda asked: "I would rather not say.") as server:
+        judge = ("--judge", "stub", "--judge-base-url", server.base_url, *QUICK)
+        _, err = cm2("certify", str(asks), *judge, "--store", store, code=2)
+    assert "the judge failed at" in err
+    assert "nothing to attack" in err
     assert "no family of attacks" in cm2("certify", strict, "--family", "nope", "--store", store, code=2)[1]
