@@ -39,6 +39,8 @@ _SHORTENED = re.compile(
 )
 _COMMON = frozenset({"from", "when", "that", "only"})
 _MARKS = '.,;:!?()[]{}"*_`/<>|\u2026\u201c\u201d\u00ab\u00bb\u2014\u2013'
+_CROSSED = re.compile(r"~~|\[ \](?!\()|[\u274c\u2717\u2718\u2610\u26d4\U0001f6ab]")
+"""Marks that strike out, deny, or leave undone what stands beside them; an empty box of a to-do list is one."""
 _NOT = re.compile(r"\w+n't\b")
 
 
@@ -125,6 +127,8 @@ def line_around(text: str, start: int, end: int, low: int, high: int) -> Sentenc
 def left_out(text: str, around: Sentence, pieces: tuple[tuple[int, int], ...]) -> Cue | None:
     """What the pieces leave out of their sentence, or of the one before, that may turn or bind what it says."""
     first, last = pieces[0][0], pieces[-1][1]
+    if _CROSSED.search(text, around.start, first) or _CROSSED.search(text, last, around.end):
+        return "negation"
     if len(pieces) > 1 or any(map(str.isalpha, text[around.start : first] + text[last : around.end])):
         cue = _first_outside(text, around.start, around.end, False, pieces)
         if cue is not None:
