@@ -14,7 +14,7 @@ from .imitation import RowMaker
 from .model_limits import ModelLimits
 from .output_folder import check_out, check_run, save_report, whole_folder
 from .pair_rows import PairRow, PairRows, Preferred
-from .policy import Policy, handed_back, load_policy, save_policy
+from .policy import Policy, loaded_policy, save_policy
 from .run_identity import RunIdentity, identify, rows_hash
 from .stop_tokens import add_stops, stops_of
 from .trl_config import config, refusals
@@ -150,28 +150,28 @@ class DPO:
         from .processes import require_one  # imports torch
 
         require_one("DPO")
-        policy = load_policy(self.model, self.tokenizer, peft_config=self.peft_config, seed=self.seed)
-        limits = ModelLimits(policy.model)
-        make = RowMaker(
-            policy.tokenizer,
-            vocabulary=limits.vocabulary,
-            stops=stops_of(policy.model),
-            words=self.retokenise,
-            agent=self.agent,
-        )
-        longest = min((one for one in (self.max_length, limits.context) if one is not None), default=None)
-        found = PairRows(make, margin=self.margin, most=self.pairs_per_group, max_length=longest)
-        found.read(groups)
-        found.require_pairs()
-        with whole_folder(self.out) as folder, handed_back(policy):
-            from .trl_trainer import config_restored
+        with loaded_policy(self.model, self.tokenizer, peft_config=self.peft_config, seed=self.seed) as policy:
+            limits = ModelLimits(policy.model)
+            make = RowMaker(
+                policy.tokenizer,
+                vocabulary=limits.vocabulary,
+                stops=stops_of(policy.model),
+                words=self.retokenise,
+                agent=self.agent,
+            )
+            longest = min((one for one in (self.max_length, limits.context) if one is not None), default=None)
+            found = PairRows(make, margin=self.margin, most=self.pairs_per_group, max_length=longest)
+            found.read(groups)
+            found.require_pairs()
+            with whole_folder(self.out) as folder:
+                from .trl_trainer import config_restored
 
-            with config_restored(policy.model):
-                run, history = self._fit(policy, found.pairs, folder, progress)
-            stops = add_stops(policy.model, policy.tokenizer, make.ends)
-            self.report = self._report(found.report, policy, stops, history)
-            save_policy(folder, policy)
-            save_report(folder, self.report, run)
+                with config_restored(policy.model):
+                    run, history = self._fit(policy, found.pairs, folder, progress)
+                stops = add_stops(policy.model, policy.tokenizer, make.ends)
+                self.report = self._report(found.report, policy, stops, history)
+                save_policy(folder, policy)
+                save_report(folder, self.report, run)
         return self.out
 
     def _fit(

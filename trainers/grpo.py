@@ -15,7 +15,7 @@ from .dataset import Credits, build_dataset
 from .grpo_args import check_fields
 from .model_limits import ModelLimits
 from .output_folder import check_out, check_run, save_report
-from .policy import handed_back, load_policy, save_policy
+from .policy import loaded_policy, save_policy
 from .prompt_text import leave_out_lost
 from .run_identity import identify, rows_hash
 from .trl_config import grpo_config
@@ -188,34 +188,34 @@ class GRPO:
         )
         check_sizes(dataset, self._own.num_generations)
         temperature = check(dataset, versions=self.versions, model=limits)
-        policy = load_policy(self.model, self.tokenizer, peft_config=self.peft_config, seed=self.seed)
-        dataset = leave_out_lost(dataset, policy.tokenizer)
-        # torch and TRL are imported when training begins.
-        from .processes import folder_of_first, from_first, rank, require_same
+        with loaded_policy(self.model, self.tokenizer, peft_config=self.peft_config, seed=self.seed) as policy:
+            dataset = leave_out_lost(dataset, policy.tokenizer)
+            # torch and TRL are imported when training begins.
+            from .processes import folder_of_first, from_first, rank, require_same
 
-        with folder_of_first(self.out) as folder, handed_back(policy):
-            from .grpo_run import fit, limit, prepare
-            from .recheck import recheck
-            from .resuming import resume_point
-            from .trl_trainer import config_restored
+            with folder_of_first(self.out) as folder:
+                from .grpo_run import fit, limit, prepare
+                from .recheck import recheck
+                from .resuming import resume_point
+                from .trl_trainer import config_restored
 
-            config = grpo_config(self, temperature, folder.parent / "trl")
-            rows = [row for group in dataset.groups for row in group.rows]
-            run = identify("grpo", model=policy.version, rows=rows_hash(rows), config=config, trainer=self)
-            require_same(run)
-            checkpoint = None
-            if rank() == 0:
-                check_run(self.out, run, overwrite=self.overwrite)
-                checkpoint = resume_point(config, run, overwrite=self.overwrite)
-            checkpoint = from_first(checkpoint)
-            with config_restored(policy.model):
-                prepared = prepare(self, dataset, policy, config, progress)
-                rechecked = recheck(prepared)
-                limited = limit(rechecked)
-                self.report = fit(limited, checkpoint, rewards)
-            if rank() == 0:
-                save_policy(folder, policy)
-                save_report(folder, self.report, run)
+                config = grpo_config(self, temperature, folder.parent / "trl")
+                rows = [row for group in dataset.groups for row in group.rows]
+                run = identify("grpo", model=policy.version, rows=rows_hash(rows), config=config, trainer=self)
+                require_same(run)
+                checkpoint = None
+                if rank() == 0:
+                    check_run(self.out, run, overwrite=self.overwrite)
+                    checkpoint = resume_point(config, run, overwrite=self.overwrite)
+                checkpoint = from_first(checkpoint)
+                with config_restored(policy.model):
+                    prepared = prepare(self, dataset, policy, config, progress)
+                    rechecked = recheck(prepared)
+                    limited = limit(rechecked)
+                    self.report = fit(limited, checkpoint, rewards)
+                if rank() == 0:
+                    save_policy(folder, policy)
+                    save_report(folder, self.report, run)
         return self.out
 
     def _refuse_settings(self) -> None:

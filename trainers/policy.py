@@ -118,14 +118,17 @@ def save_policy(folder: Path, policy: Policy) -> None:
 
 
 @contextmanager
-def handed_back(policy: Policy) -> Iterator[None]:
-    """A model in memory over which a new adapter was put is, at the end, as it was before."""
+def loaded_policy(model: Any, tokenizer: Any = None, *, peft_config: Any = None, seed: int = 0) -> Iterator[Policy]:
+    """`load_policy`; a model in memory over which a new adapter was put is, at the end, as it was before, however the
+    run ended.
+    """
+    policy = load_policy(model, tokenizer, peft_config=peft_config, seed=seed)
     try:
-        yield
+        yield policy
     finally:
         if policy.lent:
-            model = policy.model.unload()
-            for name, one in model.named_parameters():
+            plain = policy.model.unload()
+            for name, one in plain.named_parameters():
                 one.requires_grad_(policy.lent[name])
 
 

@@ -19,7 +19,7 @@ from .checkpoints import run_folder
 from .imitation import Dialogues, Imitation, RowMaker, Select
 from .model_limits import ModelLimits
 from .output_folder import check_out, check_run, save_report, whole_folder
-from .policy import Policy, handed_back, load_policy, save_policy
+from .policy import Policy, loaded_policy, save_policy
 from .rows import Row
 from .run_identity import RunIdentity, identify, rows_hash
 from .stop_tokens import add_stops, stops_of
@@ -142,29 +142,29 @@ class SFT:
         from .processes import require_one  # imports torch
 
         require_one("SFT")
-        policy = load_policy(self.model, self.tokenizer, peft_config=self.peft_config, seed=self.seed)
-        limits = ModelLimits(policy.model)
-        make = RowMaker(
-            policy.tokenizer,
-            vocabulary=limits.vocabulary,
-            stops=stops_of(policy.model),
-            words=self.retokenise,
-            agent=self.agent,
-            max_length=min((one for one in (self.max_length, limits.context) if one is not None), default=None),
-        )
-        imitation = Imitation(self.select, make)
-        imitation.read(groups)
-        imitation.require_rows()
-        rows = imitation.rows
-        with whole_folder(self.out) as folder, handed_back(policy):
-            from .trl_trainer import config_restored
+        with loaded_policy(self.model, self.tokenizer, peft_config=self.peft_config, seed=self.seed) as policy:
+            limits = ModelLimits(policy.model)
+            make = RowMaker(
+                policy.tokenizer,
+                vocabulary=limits.vocabulary,
+                stops=stops_of(policy.model),
+                words=self.retokenise,
+                agent=self.agent,
+                max_length=min((one for one in (self.max_length, limits.context) if one is not None), default=None),
+            )
+            imitation = Imitation(self.select, make)
+            imitation.read(groups)
+            imitation.require_rows()
+            rows = imitation.rows
+            with whole_folder(self.out) as folder:
+                from .trl_trainer import config_restored
 
-            with config_restored(policy.model):
-                steps, run = self._fit(policy, rows, folder, progress)
-            stops = add_stops(policy.model, policy.tokenizer, make.ends)
-            self.report = self._report(imitation.report, policy, steps, stops)
-            save_policy(folder, policy)
-            save_report(folder, self.report, run)
+                with config_restored(policy.model):
+                    steps, run = self._fit(policy, rows, folder, progress)
+                stops = add_stops(policy.model, policy.tokenizer, make.ends)
+                self.report = self._report(imitation.report, policy, steps, stops)
+                save_policy(folder, policy)
+                save_report(folder, self.report, run)
         return self.out
 
     def _fit(

@@ -36,6 +36,7 @@ from cm2_agent.graphs import agent
 from cm2_agent.models import fingerprint
 from cm2_agent.models.loading import load_policy_model
 from cm2_agent.trainers.lora import parse_lora
+from cm2_agent.trainers.output_folder import whole_folder
 from tests.trainers.loop import SGD, Sampler, apart
 
 LORA = {"r": 4, "lora_alpha": 8}
@@ -155,6 +156,19 @@ def test_the_base_is_untouched_and_handed_back(base: Path, tokenizer: Any, tmp_p
     assert not any("lora" in name for name, _ in model.named_modules())
     weights = [(tmp_path / str(number) / "adapter_model.safetensors").read_bytes() for number in range(2)]
     assert weights[0] == weights[1]  # the adapter's first values follow from the seed
+
+
+@pytest.mark.parametrize("kind", [GRPO, SFT, DPO])
+def test_a_refused_run_hands_the_model_back_too(
+    kind: Any, base: Path, tokenizer: Any, tmp_path: Path, sample: Sampler
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(base)
+    groups = sample(model, groups=2) if kind is GRPO else []  # with nothing to imitate or prefer, those two refuse
+    trainer = kind(model, tmp_path / "out", tokenizer=tokenizer, steps=1, peft_config=LORA)
+    with whole_folder(tmp_path / "out"), pytest.raises(TrainError, match=r"another process is writing|no group was"):
+        trainer.train(groups)
+    assert all(one.requires_grad for one in model.parameters())
+    assert not any("lora" in name for name, _ in model.named_modules())
 
 
 def test_dropout_of_an_adapter_is_off(base: Path, tokenizer: Any, tmp_path: Path, sample: Sampler) -> None:
