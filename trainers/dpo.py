@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cm2_agent.errors import TrainError, require_extra
+from cm2_agent.models.stop_tokens import configured_stops
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.protocols import Progress
 
@@ -16,7 +17,7 @@ from .output_folder import check_out, check_run, save_report, whole_folder
 from .pair_rows import PairRow, PairRows, Preferred
 from .policy import Policy, loaded_policy, save_policy
 from .run_identity import RunIdentity, identify, rows_hash
-from .stop_tokens import add_stops, stops_of
+from .stop_tokens import add_stops
 from .trl_config import config, refusals
 
 require_extra("train", "Trainers", "torch", "transformers", "trl", "accelerate", "datasets")
@@ -155,7 +156,7 @@ class DPO:
             make = RowMaker(
                 policy.tokenizer,
                 vocabulary=limits.vocabulary,
-                stops=stops_of(policy.model),
+                stops=configured_stops(policy.model),
                 words=self.retokenise,
                 agent=self.agent,
             )

@@ -18,6 +18,7 @@ from cm2_agent.errors import TrainError
 from cm2_agent.models.chat_template import short_id
 from cm2_agent.models.control_words import ControlWords, Rendered
 from cm2_agent.models.reasoning_text import opening_tag, split_reasoning
+from cm2_agent.models.stop_tokens import eos_ids
 from cm2_agent.models.template_probe import TemplateProfile, probe
 from cm2_agent.types.messages import Blob, Message, ToolCall, ToolSpec, Uri
 from cm2_agent.types.view import as_text
@@ -89,7 +90,7 @@ class TemplateSteps:
             )
         self.words = ControlWords(tokenizer)
         self.tokenizer = tokenizer
-        known = [*stops, *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])]
+        known = [*stops, *eos_ids(tokenizer.eos_token_id)]
         self._stops = {str(tokenizer.convert_ids_to_tokens(one)) for one in known}
         self._special = _any_of(self.words.special)
         self._longest = sorted(self.words.special, key=lambda word: (-len(word), word))

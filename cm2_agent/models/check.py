@@ -18,6 +18,7 @@ from cm2_agent.models.chat_template import history_hash, reasoning_of, template_
 from cm2_agent.models.control_words import control_words_of
 from cm2_agent.models.local import LocalChatModel
 from cm2_agent.models.reasoning_text import opening_tag
+from cm2_agent.models.stop_tokens import eos_ids
 from cm2_agent.models.template_probe import TOOL, completion_of, shared_length
 
 __all__ = ["ModelCheck", "TokenLine", "check_model", "check_tokenizer"]
@@ -84,14 +85,12 @@ def check_model(folder: str | Path, *, tools: bool = True) -> ModelCheck:
             f"cannot load a tokenizer from {str(folder)!r}: {error}. Expected a folder with tokenizer.json and"
             " tokenizer_config.json; code of the folder is not run"
         ) from error
-    eos: list[int] = []
+    given: Any = None
     if (folder / "generation_config.json").exists():
         given = GenerationConfig.from_pretrained(folder).eos_token_id
-        eos = list(given) if isinstance(given, list) else [] if given is None else [given]
     elif (folder / "config.json").exists():
         given = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("eos_token_id")
-        eos = given if isinstance(given, list) else [] if given is None else [given]
-    found = check_tokenizer(tokenizer, name=folder.name, eos=eos, tools=tools)
+    found = check_tokenizer(tokenizer, name=folder.name, eos=eos_ids(given), tools=tools)
     settings = folder / "tokenizer_config.json"
     if settings.exists() and "response_schema" in json.loads(settings.read_text(encoding="utf-8")):
         found.notes.append(

@@ -12,7 +12,7 @@ from typing import Any
 from cm2_agent.models.control_words import control_words_of
 from cm2_agent.models.template_probe import after_a_call, in_blocks
 
-__all__ = ["StopTokens", "stop_tokens"]
+__all__ = ["StopTokens", "configured_stops", "eos_ids", "stop_tokens"]
 
 _WORDS = "CM2WORDS"
 _USER: Mapping[str, Any] = {"role": "user", "content": "CM2ASKED"}
@@ -48,6 +48,17 @@ class StopTokens:
             )
 
 
+def eos_ids(eos_token_id: Any) -> tuple[int, ...]:
+    """The `eos_token_id` of a configuration or a tokenizer, which may be one, several or None, as ids in order."""
+    listed = eos_token_id if isinstance(eos_token_id, list | tuple) else [eos_token_id]
+    return tuple(int(one) for one in listed if one is not None)
+
+
+def configured_stops(model: Any) -> tuple[int, ...]:
+    """The stop tokens in a model's generation config, in order."""
+    return eos_ids(getattr(getattr(model, "generation_config", None), "eos_token_id", None))
+
+
 def stop_tokens(model: Any, tokenizer: Any, template_kwargs: Mapping[str, Any] | None = None) -> StopTokens:
     """The stop tokens of a model with its tokenizer. Nothing is raised, whatever the template does.
 
@@ -56,9 +67,7 @@ def stop_tokens(model: Any, tokenizer: Any, template_kwargs: Mapping[str, Any] |
     >>> stop_tokens(SimpleNamespace(), byte_tokenizer()).ids
     frozenset({258})
     """
-    given = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    listed = given if isinstance(given, list | tuple) else [given]
-    ids = frozenset(int(id_) for id_ in [*listed, tokenizer.eos_token_id] if id_ is not None)
+    ids = frozenset([*configured_stops(model), *eos_ids(tokenizer.eos_token_id)])
     render = _Endings(tokenizer, template_kwargs or {})
     last, followed = render(), render(_USER)
     ending = last if last.strip() else followed
