@@ -268,16 +268,26 @@ def pack_record(kind: int, number: int, payload: bytes) -> bytes:
 
 def read_records(data: bytes) -> Iterator[tuple[int, int, bytes]]:
     """(kind, number, payload) of each record, up to the first that is torn; a last (0, offset, b"") says that there was
-    one."""
+    one. A run's record that is damaged while the next one is whole has an empty payload, which is no run."""
     start = 0
     while start < len(data):
         payload = b""
         if start + _HEAD.size <= len(data):
-            size, check, kind, number = _HEAD.unpack_from(data, start)
+            size, _, kind, number = _HEAD.unpack_from(data, start)
             payload = data[start + _HEAD.size : start + _HEAD.size + size]
-            if len(payload) == size and pack_record(kind, number, payload)[4:8] == check.to_bytes(4, "little"):
-                yield kind, number, payload
+            whole = _is_whole(data, start)
+            if whole or (kind == RUN and _is_whole(data, start + _HEAD.size + size)):
+                yield kind, number, payload if whole else b""
                 start += _HEAD.size + size
                 continue
         yield 0, start, b""
         return
+
+
+def _is_whole(data: bytes, start: int) -> bool:
+    """Whether a record stands there, as it was written."""
+    if start + _HEAD.size > len(data):
+        return False
+    size, check, kind, number = _HEAD.unpack_from(data, start)
+    payload = data[start + _HEAD.size : start + _HEAD.size + size]
+    return len(payload) == size and pack_record(kind, number, payload)[4:8] == check.to_bytes(4, "little")

@@ -210,6 +210,20 @@ def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
     assert replayed(tmp_path)[1].torn == 1
 
 
+def test_a_damaged_record_in_the_middle_costs_itself_alone(tmp_path: Path) -> None:
+    spool = spool_in(tmp_path)
+    for number, name in enumerate("abc", 1):
+        spool.append(number, spooled(name))
+    leave(spool)
+    (file,) = tmp_path.iterdir()
+    data = bytearray(file.read_bytes())
+    data[len(data) - len(spooled("c")) - 40] ^= 4
+    file.write_bytes(data)
+    names, found = replayed(tmp_path)
+    assert (names, found.unreadable, found.torn, found.missing) == (["k:a", "k:c"], 1, 0, 0)
+    assert [path.name for path in tmp_path.iterdir()] == [file.name + UNREADABLE]
+
+
 def test_numbers_without_a_record_are_counted(tmp_path: Path) -> None:
     spool = spool_in(tmp_path)
     spool.append(1, spooled("a"))
