@@ -289,5 +289,6 @@ def _is_whole(data: bytes, start: int) -> bool:
     if start + _HEAD.size > len(data):
         return False
     size, check, kind, number = _HEAD.unpack_from(data, start)
+    expected: bytes = check.to_bytes(4, "little")
     payload = data[start + _HEAD.size : start + _HEAD.size + size]
-    return len(payload) == size and pack_record(kind, number, payload)[4:8] == check.to_bytes(4, "little")
+    return len(payload) == size and pack_record(kind, number, payload)[4:8] == expected
