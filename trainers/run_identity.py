@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from cm2_agent.models.adapters import is_peft
 from cm2_agent.types.json_values import JSON
 
 from .rows import Row
@@ -93,6 +94,9 @@ def identify(algorithm: str, *, model: str, rows: str, config: Any, trainer: obj
         if not name.startswith("_") and name not in _ELSEWHERE and not (callable(value) and not isinstance(value, type))
     }
     settings = {**ours, **given}
+    policy: Any = getattr(trainer, "model", None)
+    if is_peft(policy):  # an adapter that adds nothing yet has its base's version
+        settings["adapter"] = policy.peft_config
     # As JSON reads it back, so that what was saved compares equal.
     plain = json.loads(json.dumps({name: settings[name] for name in sorted(settings)}, default=_plain))
     return RunIdentity(algorithm=algorithm, model=model, rows=rows, settings=plain)

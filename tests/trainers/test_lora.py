@@ -158,6 +158,23 @@ def test_the_base_is_untouched_and_handed_back(base: Path, tokenizer: Any, tmp_p
     assert weights[0] == weights[1]  # the adapter's first values follow from the seed
 
 
+def test_a_new_adapter_is_another_run_than_its_base(
+    base: Path, tokenizer: Any, tmp_path: Path, sample: Sampler
+) -> None:
+    """Both begin with the same policy, and another one comes out."""
+    model = AutoModelForCausalLM.from_pretrained(base)
+    groups = sample(model, groups=2)
+
+    def train(policy: Any) -> Path:
+        return GRPO(policy, tmp_path / "out", tokenizer=tokenizer, steps=1, learning_rate=1e-2).train(groups)
+
+    train(adapter_of(base))
+    assert train(adapter_of(base)) == tmp_path / "out"  # the same run again
+    for other in (model, adapter_of(base, r=2)):
+        with pytest.raises(TrainError, match=r"holds the policy of another run .*adapter"):
+            train(other)
+
+
 @pytest.mark.parametrize("kind", [GRPO, SFT, DPO])
 def test_a_refused_run_hands_the_model_back_too(
     kind: Any, base: Path, tokenizer: Any, tmp_path: Path, sample: Sampler
