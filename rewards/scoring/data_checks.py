@@ -117,7 +117,7 @@ class NoToolErrorCheck(DataCheck):
 
     def __call__(self, view: View) -> bool:
         calls = [call for call in view.all_calls if self._tools is None or call.name in self._tools]
-        if any(call.failed for call in calls):
+        if any(call.failed or call.status == "invalid" for call in calls):
             return False
         unknown = next((call for call in calls if call.status == "answered"), None)
         if unknown is not None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -330,3 +331,12 @@ def test_words_that_read_like_an_error_earn_nothing_and_excuse_nothing() -> None
     assert value({"only_called": [], "among": ["note"]}) is False
     assert value({"at_most": 0}) is False
     assert value({"no_tool_error": True}) is False
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_call_that_was_broken_is_no_clean_one_whatever_came_of_it(answered: bool) -> None:
+    broken = Message(role="assistant", parts=(ToolCall(id="c", name="get_order", arguments="{bad"),))
+    answer = [Message(role="tool", parts=(ToolCallResponse(id="c", response="fine"),))] if answered else []
+    one = trace(turn("Where is 7?", [broken, *answer], say("Soon.")))
+    [found] = ChecklistScorer(Checklist(Item("it", check={"no_tool_error": True}))).score_sync(one).verdicts
+    assert found.value is False
