@@ -18,7 +18,7 @@ from .pair_rows import PairRow, PairRows, Preferred
 from .policy import Policy, loaded_policy, save_policy
 from .run_identity import RunIdentity, identify, rows_hash
 from .stop_tokens import add_stops
-from .trl_config import config, refusals
+from .trl_config import check_counts, config, refusals
 
 require_extra("train", "Trainers", "torch", "transformers", "trl", "accelerate", "datasets")
 
@@ -111,17 +111,7 @@ class DPO:
             raise TrainError(f"pairs {pairs!r}; expected 'groups' or 'guard'")
         if beta is not None and not beta > 0:
             raise TrainError(f"beta {beta}; expected a number above 0, for example 0.1")
-        if steps is not None and epochs is not None:
-            raise TrainError(f"steps {steps} and epochs {epochs} were both given; give one of them")
-        counts = {
-            "steps": steps,
-            "epochs": epochs,
-            "pairs_per_step": pairs_per_step,
-            "pairs_per_group": pairs_per_group,
-        }
-        for name, count in counts.items():
-            if count is not None and count < 1:
-                raise TrainError(f"{name} {count}; expected at least 1")
+        check_counts(steps=steps, epochs=epochs, pairs_per_step=pairs_per_step, pairs_per_group=pairs_per_group)
         self.model, self.tokenizer, self.out = model, tokenizer, Path(out)
         self.peft_config = peft_config
         self.margin, self.pairs_per_group, self.pairs, self.beta = margin, pairs_per_group, pairs, beta

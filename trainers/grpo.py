@@ -18,7 +18,7 @@ from .output_folder import check_out, check_run, save_report
 from .policy import loaded_policy, save_policy
 from .prompt_text import leave_out_lost
 from .run_identity import identify, rows_hash
-from .trl_config import grpo_config
+from .trl_config import check_counts, grpo_config
 from .validation import check, check_sizes, not_finite, noted, stale, too_long, truncated
 
 require_extra("train", "Trainers", "torch", "transformers", "trl", "accelerate", "datasets")
@@ -225,12 +225,8 @@ class GRPO:
                 f"importance_weighting {self.importance_weighting!r}; expected 'decoupled' (clip around π_prox, weigh"
                 " by π_prox/μ) or 'direct' (clip around μ)"
             )
-        if self.steps is not None and self.epochs is not None:
-            raise TrainError(f"steps {self.steps} and epochs {self.epochs} were both given; give one of them")
-        for name in ("steps", "epochs", "rollouts_per_step", "rollouts_per_load", "tokens_per_micro_batch"):
-            count = getattr(self, name)
-            if count is not None and count < 1:
-                raise TrainError(f"{name} {count}; expected at least 1")
+        counts = ("steps", "epochs", "rollouts_per_step", "rollouts_per_load", "tokens_per_micro_batch")
+        check_counts(**{name: getattr(self, name) for name in counts})
         if not self.max_weight >= 1:
             raise TrainError(f"max_weight {self.max_weight}; expected 1 or more: the bound of π_prox/μ")
         if self.ratio_band is not None and not self.ratio_band > 1:

@@ -21,7 +21,7 @@ class RFT(SFT):
     rollouts a task, score them, and look at the share with a full score first.
 
     Args:
-        model: the policy to train: a folder, a hub name, or a transformers model.
+        model: the policy to train, as for `SFT`.
         out: the folder to write; as for `SFT`.
         select: "best" (those with the highest `Score.lower` of their group, ties included; none of a group that earned
             nothing), or the least `Score.lower` as a number in [0, 1].

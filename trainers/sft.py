@@ -24,7 +24,7 @@ from .policy import Policy, loaded_policy, save_policy
 from .rows import Row
 from .run_identity import RunIdentity, identify, rows_hash
 from .stop_tokens import add_stops
-from .trl_config import config, refusals
+from .trl_config import check_counts, config, refusals
 
 require_extra("train", "Trainers", "torch", "transformers", "trl", "accelerate", "datasets")
 
@@ -107,11 +107,7 @@ class SFT:
             raise TrainError(f"select {select!r}; expected 'all', 'best', or the least reward as a number in [0, 1]")
         if not isinstance(select, str) and not 0 <= select <= 1:
             raise TrainError(f"select {select}; expected a reward in [0, 1]")
-        if steps is not None and epochs is not None:
-            raise TrainError(f"steps {steps} and epochs {epochs} were both given; give one of them")
-        for name, count in (("steps", steps), ("epochs", epochs), ("rows_per_step", rows_per_step)):
-            if count is not None and count < 1:
-                raise TrainError(f"{name} {count}; expected at least 1")
+        check_counts(steps=steps, epochs=epochs, rows_per_step=rows_per_step)
         self.model, self.tokenizer, self.out = model, tokenizer, Path(out)
         self.peft_config = peft_config
         self.select: Select = select

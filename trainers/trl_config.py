@@ -86,6 +86,16 @@ def config(
     return _placed(made, folder, keeps)
 
 
+def check_counts(**counts: int | None) -> None:
+    """Raises TrainError where both `steps` and `epochs` are given, or a number that was given is less than 1."""
+    steps, epochs = counts.get("steps"), counts.get("epochs")
+    if steps is not None and epochs is not None:
+        raise TrainError(f"steps {steps} and epochs {epochs} were both given; give one of them")
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise TrainError(f"{name} {count}; expected at least 1")
+
+
 @contextmanager
 def refusals(name: str) -> Iterator[None]:
     """What TRL refuses, as a TrainError that says so."""

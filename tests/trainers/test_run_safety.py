@@ -15,8 +15,10 @@ import pytest
 import torch
 
 from cm2_agent.errors import TrainError
+from cm2_agent.trainers.dpo import DPO
 from cm2_agent.trainers.grpo import GRPO
 from cm2_agent.trainers.output_folder import whole_folder
+from cm2_agent.trainers.rft import RFT
 from cm2_agent.trainers.sft import SFT
 from tests.trainers.loop import Sampler, stripped
 
@@ -241,3 +243,11 @@ def test_a_lock_outlives_no_process(tmp_path: Path) -> None:
     with whole_folder(tmp_path / "out") as folder:
         (folder / "report.json").write_text("{}")
     assert nothing_but(tmp_path, "out")
+
+
+@pytest.mark.parametrize("kind", [GRPO, SFT, RFT, DPO])
+def test_counts_that_cannot_be_meant_are_refused(kind: Any, tmp_path: Path) -> None:
+    with pytest.raises(TrainError, match="steps 2 and epochs 1 were both given; give one of them"):
+        kind("policy", tmp_path / "out", steps=2, epochs=1)
+    with pytest.raises(TrainError, match="epochs 0; expected at least 1"):
+        kind("policy", tmp_path / "out", epochs=0)
