@@ -1,4 +1,4 @@
-"""The processes of a run that `accelerate launch` started: which one this is, and what they tell each other.
+"""The processes of a run that a launcher started: which one this is, and what they tell each other.
 
 Each reads the same rollouts and makes the same batches; the micro-batches of an optimizer step are shared out, and
 the gradients added up. A run of one process never gets here.
@@ -106,7 +106,7 @@ def require_data_parallel(accelerator: Any) -> None:
     if kind != "NO" and not kind.startswith("MULTI_"):
         raise TrainError(
             f"the run was launched with {kind}, which cuts the model up between processes; expected each process"
-            " to hold all of it (accelerate launch --multi_gpu, or --cpu). A model too large for that is trained by"
+            " to hold all of it (accelerate launch --multi_gpu, or torchrun). A model too large for that is trained by"
             " LoRA (peft_config=), over a base in bfloat16, with gradient_checkpointing"
         )
 

@@ -59,9 +59,10 @@ RUNS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def together(stored: Path) -> Path:
-    """The folder of the runs, each by two processes that `accelerate launch` started."""
-    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    """The folder of the runs, each by two processes that torchrun started: `accelerate launch --cpu` starts one,
+    whatever its --num_processes.
+    """
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     runs = [arguments(stored, name) | {"out": str(stored / name)} for name in RUNS]
     words = ["-m", "tests.trainers.train_by_process", json.dumps(runs)]
     env = {**os.environ, "PYTHONPATH": str(TOP), "OMP_NUM_THREADS": "1"}
@@ -69,6 +70,7 @@ def together(stored: Path) -> Path:
         [sys.executable, *launcher, *words], cwd=TOP, env=env, capture_output=True, text=True, check=False, timeout=500
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert sorted(done.stdout.split()) == ["0/2", "1/2"]
     return stored
 
 
@@ -95,7 +97,7 @@ def test_two_processes_take_the_steps_of_one(together: Path, tmp_path: Path, nam
         assert [step[figure] for step in two["history"]] == pytest.approx(
             [step[figure] for step in one["history"]], abs=1e-3
         )
-    assert two["off_policy_after"] == pytest.approx(one["off_policy_after"], abs=1e-3)
+    assert two["off_policy_after"] == pytest.approx(one["off_policy_after"], abs=1e-3 if exact else 3e-2)
 
 
 @pytest.mark.parametrize("rows", range(1, 12))

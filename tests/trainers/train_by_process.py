@@ -1,4 +1,4 @@
-"""A training script as `accelerate launch` starts it in every process: GRPO on stores, one run after the other.
+"""A training script as a launcher starts it in every process: GRPO on stores, one run after the other.
 
 python -m tests.trainers.train_by_process '[{"store": …, "model": …, "out": …, "settings": {…}}, …]'
 """
@@ -17,6 +17,7 @@ def main(runs: str) -> None:
     torch.set_num_threads(1)
     for one in json.loads(runs):
         GRPO(one["model"], one["out"], **one["settings"]).train(SQLStore(one["store"]).groups())
+    print(f"{torch.distributed.get_rank()}/{torch.distributed.get_world_size()}\n", end="", flush=True)
 
 
 if __name__ == "__main__":
