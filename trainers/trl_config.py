@@ -30,6 +30,9 @@ QUIET: Mapping[str, Any] = {
 step.
 """
 
+LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "luspo", "sapo", "vespo")
+"""TRL's kinds of loss; it finds out about another at the first step."""
+
 UNSET_FOLDER = "trainer_output"
 """TRL's `output_dir` where none was given."""
 
@@ -83,6 +86,10 @@ def config(
     rate = made.learning_rate
     if not (isinstance(rate, int | float) and 0 <= rate < 1e38):
         raise TrainError(f"learning_rate {rate!r}; expected a number of 0 or more, for example 1e-5")
+    for spec in fields(kind):
+        value, usual = getattr(made, spec.name), defaults.get(spec.name, spec.default)
+        if isinstance(value, str) and isinstance(usual, int | float) and not isinstance(usual, bool):
+            raise TrainError(f"{spec.name} {value!r}; expected a number, for example {usual}")
     return _placed(made, folder, keeps)
 
 
@@ -165,6 +172,8 @@ def grpo_config(grpo: GRPO, temperature: float, folder: Path) -> Any:
         "num_train_epochs": grpo.epochs,
     }
     made = config(GRPOConfig, args if mapping else grpo.args, defaults, folder, asked, keeps=run_folder(grpo.out))
+    if made.loss_type not in LOSSES:
+        raise TrainError(f"loss_type {made.loss_type!r}; expected one of {', '.join(LOSSES)}")
     if made.temperature != temperature:
         raise TrainError(
             f"args say temperature {made.temperature}, the stored logprobs are of temperature {temperature}; set "

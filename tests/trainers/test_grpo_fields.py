@@ -25,6 +25,8 @@ TABLES = (PASSED, OURS, REFUSED)
 NAMES = [spec.name for spec in fields(GRPOConfig)]
 # Values for fields whose default says nothing of what they may be.
 OTHER: dict[str, Any] = {
+    "loss_type": "bnpo",
+    "epsilon_high": 0.4,
     "accelerator_config": {"split_batches": True},
     "activation_checkpointing_kwargs": {"use_reentrant": False},
     "dataloader_multiprocessing_context": "spawn",

@@ -258,6 +258,9 @@ def test_settings_that_cannot_be_meant_are_refused(
     groups = sample(policy(1), groups=1)
     for args, message in [
         ({"args": {"no_such_setting": 1}}, "GRPOConfig refused its settings"),
+        ({"args": {"loss_type": "foo"}}, "loss_type 'foo'; expected one of grpo, bnpo, "),
+        ({"args": {"epsilon": "abc"}}, "epsilon 'abc'; expected a number, for example 0.2"),
+        ({"args": {"epsilon_high": "abc"}}, "epsilon_high 'abc'; expected a number, for example 0.28"),
         ({"args": {"learning_rate": 1.0}, "learning_rate": 1.0}, "learning_rate: given both"),
         ({"args": [1]}, "args is a list"),
         ({"level": "sentence"}, "sentence"),
