@@ -235,7 +235,8 @@ def require_scored(
     if not number:
         raise TrainError(
             "no group was given; expected scored rollouts of tasks. Score the traces first (cm2 score), and check what "
-            "the store's groups(…) was asked for: task, policy and reward version must be those of stored traces."
+            "the store's groups(…) was asked for: task, policy and reward version must be those of stored traces. A"
+            " group is several rollouts of one task (cm2 run --group 8); a dialogue that happened once is in none."
         )
     if not rollouts:
         raise TrainError(

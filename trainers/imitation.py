@@ -205,7 +205,8 @@ class Imitation:
         if not self._dialogues:
             raise TrainError(
                 "no group was given, nor a trace; expected what the store's groups(…) or traces(…) give. Check what it"
-                " was asked for: project, task, policy and reward version must be those of stored traces."
+                " was asked for: project, task, policy and reward version must be those of stored traces. A group is"
+                " several rollouts of one task: scored dialogues that are in none are chosen by a number, select=0.8."
             )
 
     @property

@@ -82,7 +82,8 @@ class PairRows:
         if not self._given:
             raise TrainError(
                 "no group was given, nor a trace; expected what the store's groups(…) or traces(…) give. Check what it"
-                " was asked for: project, task, policy and reward version must be those of stored traces."
+                " was asked for: project, task, policy and reward version must be those of stored traces. A group is"
+                " several rollouts of one task (cm2 run --group 8), and a pair needs two of them."
             )
 
     def require_pairs(self) -> None:

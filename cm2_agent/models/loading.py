@@ -126,8 +126,14 @@ def _load_weights(source: str | Path, dtype: str | None, options: dict[str, Any]
 @contextmanager
 def loading(source: str | Path) -> Iterator[None]:
     """Raises ModelError for what transformers says of a source that cannot be loaded."""
+    from safetensors import SafetensorError
+
     try:
         yield
+    except SafetensorError as error:
+        raise ModelError(
+            f"the weights in {str(source)!r} are cut off or broken ({error}); copy or download the folder again"
+        ) from error
     except (OSError, ValueError, KeyError, ImportError) as error:
         named = _custom_code(Path(source))
         if named:

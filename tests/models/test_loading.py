@@ -125,3 +125,10 @@ def test_a_merged_adapter_computes_the_same_and_is_another_policy(base: Path, tm
     with pytest.raises(ModelError, match="is no adapter"):
         merge_adapter(base, tmp_path / "other")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["adapter", "base", "merged"]
+
+
+def test_weights_that_were_cut_off_are_named(base: Path) -> None:
+    weights = (base / "model.safetensors").read_bytes()
+    (base / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(ModelError, match="are cut off or broken"):
+        load_policy_model(base)
