@@ -30,10 +30,8 @@ from cm2_agent.cli.null_checks import (
 )
 from cm2_agent.cli.score import load_checklist_and_checks
 from cm2_agent.cli.tokenizer import tokenizer_of
-from cm2_agent.cli.train_data import newest_version, scored_rollouts, stored_traces, versions_of
 from cm2_agent.errors import TrainError
 from cm2_agent.types.certificate import MAX_ATTACK_RATE, MIN_PASS_RATE
-from cm2_agent.types.group import backends_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -177,6 +175,7 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     from cm2_agent.cli.algorithms import load_algorithm, make_trainer, parse_settings, report_of, train_on
+    from cm2_agent.cli.train_data import newest_version, scored_rollouts, stored_traces, versions_of
 
     if allow_retokenised and not rows_only:
         raise TrainError(
@@ -248,6 +247,8 @@ def train(
 
 def _raise_no_match(keys: Iterable[Mapping[str, JSON]], policy: str | None, backends: Sequence[str]) -> NoReturn:
     """Raises TrainError saying which policies and backends there are in place of those that were asked for."""
+    from cm2_agent.types.group import backends_of
+
     given = ([f"--policy {policy}"] if policy else []) + [f"--backend {name}" for name in backends]
     policies: set[JSON] = set()
     answered: set[str] = set()
