@@ -15,7 +15,6 @@ from cm2_agent.cli.common import (
     JsonOption,
     ProjectOption,
     StoreOption,
-    echo_err,
     format_number,
     one_line,
     open_store,
@@ -24,6 +23,7 @@ from cm2_agent.cli.common import (
     tracked,
 )
 from cm2_agent.cli.eval import reward_version
+from cm2_agent.cli.html_page import check_page, write_page
 from cm2_agent.cli.null_checks import null_lines
 from cm2_agent.errors import StoreError
 
@@ -59,8 +59,7 @@ def report(
 ) -> None:
     from cm2_agent.analysis import report as analysis
 
-    if html is not None and not html.resolve().parent.is_dir():
-        raise StoreError(f"--html {html}: the folder {html.parent} does not exist; make it, or name another file")
+    check_page(html)
     with open_store(store, project=project) as opened:
         version = reward_version(opened, reward)
         found = analysis.report(tracked(_scored(opened, version), "reading"), opened.checklist)
@@ -76,11 +75,7 @@ def report(
     if html is not None:
         from cm2_agent.analysis.report_html import page
 
-        try:
-            html.write_text(page(found), encoding="utf-8", errors="replace")  # half a surrogate pair is no text
-        except OSError as error:
-            raise StoreError(f"--html {html}: cannot be written: {error.strerror or error}") from error
-        echo_err(printable(f"wrote {html}"))
+        write_page(html, page(found))
     print_result(found.to_json(), as_json=as_json, lines=_lines(found))
 
 

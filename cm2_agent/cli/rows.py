@@ -19,13 +19,13 @@ from cm2_agent.cli.common import (
     StoreOption,
     command_group,
     console,
-    echo_err,
     format_number,
     one_line,
     open_store,
     print_result,
     printable,
 )
+from cm2_agent.cli.html_page import check_page, write_page
 from cm2_agent.cli.tokenizer import tokenizer_of
 from cm2_agent.errors import StoreError
 
@@ -88,8 +88,7 @@ def explain(
 ) -> None:
     from cm2_agent.trainers.explain import explain as explained
 
-    if html is not None and not html.resolve().parent.is_dir():
-        raise StoreError(f"--html {html}: the folder {html.parent} does not exist; make it, or name another file")
+    check_page(html)
     with open_store(store, project=project) as opened:
         found = opened.trace(trace)
         if found is None:
@@ -113,11 +112,7 @@ def explain(
     if html is not None:
         from cm2_agent.trainers.explain_page import page
 
-        try:
-            html.write_text(page(result), encoding="utf-8", errors="replace")  # half a surrogate pair is no text
-        except OSError as error:
-            raise StoreError(f"--html {html}: cannot be written: {error.strerror or error}") from error
-        echo_err(printable(f"wrote {html}"))
+        write_page(html, page(result))
     if as_json:
         print_result(result.to_json(), as_json=True)
         return

@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from cm2_agent.models.call_values import argument_types, json_at, python_calls, typed
-from cm2_agent.models.quoted_calls import quoted_calls
+from cm2_agent.models.quoted_calls import block_calls, quoted_calls
 from cm2_agent.models.tool_call_text import CallText, call_in, find_calls
 
 __all__ = ["FORMATS", "HERMES", "CallFormat", "Reader"]
 
 Reader = Callable[[str, Sequence[Mapping[str, Any]]], tuple[str, list[CallText]]]
-_MOST_ENDS = 16
-"""Places at which a call of Python code may end, where its closing mark stands in a string too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +147,7 @@ class _Python:
         while (mark := self._next(text, position)) is not None:
             start, opening, closing = mark
             said.append(text[position:start])
-            found, position = _python_block(text, start, start + len(opening), closing)
+            found, position = block_calls(text, start, start + len(opening), closing, python_calls)
             calls += found
         rest = "".join([*said, text[position:]]).strip()
         if not calls and self.bare and re.match(r"\[\s*[A-Za-z_][\w.]*\(", rest) and rest.endswith(")]"):
@@ -162,25 +160,6 @@ class _Python:
     def _next(self, text: str, position: int) -> tuple[int, str, str] | None:
         found = [(at, opening, closing) for opening, closing in self.marks if (at := text.find(opening, position)) >= 0]
         return min(found, default=None)
-
-
-def _python_block(text: str, start: int, body: int, closing: str) -> tuple[list[CallText], int]:
-    error = "the tool call is not closed"
-    position = body
-    for _ in range(_MOST_ENDS):
-        end = text.find(closing, position)
-        if end < 0:
-            break
-        position = end + len(closing)
-        found = python_calls(text[body:end])
-        if not isinstance(found, str):
-            whole = text[start:position]
-            return [CallText(text=whole, name=name, arguments=values) for name, values in found], position
-        error = found
-    first = text.find(closing, body)
-    stop = len(text) if first < 0 else first + len(closing)
-    name = re.search(r"([A-Za-z_][\w.]*)\(", text[body:stop])
-    return [CallText(text=text[start:stop].strip(), name=name and name[1], error=error)], stop
 
 
 _LLAMA_CALL = re.compile(

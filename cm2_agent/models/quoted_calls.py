@@ -4,14 +4,14 @@ them: a quote, a backslash or a line break in a string is not escaped."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from cm2_agent.models.call_values import json_at, literal, python_calls
 from cm2_agent.models.tool_call_text import CallText
 
-__all__ = ["quoted_calls"]
+__all__ = ["block_calls", "quoted_calls"]
 
 _OPEN, _CLOSE = "<|tool_call_start|>", "<|tool_call_end|>"
 _NAME = re.compile(r"\s*(?P<name>[A-Za-z_][\w.]*)\(\s*")
@@ -35,26 +35,37 @@ def quoted_calls(text: str, tools: Sequence[Mapping[str, Any]]) -> tuple[str, li
     position = 0
     while (start := text.find(_OPEN, position)) >= 0:
         said.append(text[position:start])
-        found, position = _block(text, start)
+        found, position = block_calls(text, start, start + len(_OPEN), _CLOSE, lambda code: _calls(code.strip()))
         calls += found
     return "".join([*said, text[position:]]).strip(), calls
 
 
-def _block(text: str, start: int) -> tuple[list[CallText], int]:
-    error, position = "the tool call is not closed", start
+def block_calls(
+    text: str,
+    start: int,
+    body: int,
+    closing: str,
+    read: Callable[[str], list[tuple[str, dict[str, Any]]] | str],
+) -> tuple[list[CallText], int]:
+    """The calls between a mark, at `text[start:body]`, and its closing one, and the place after it.
+
+    `read` gives the calls of what stands between, or why they cannot be read. The closing mark may stand in a string of
+    an argument: the first one before which all can be read ends the block.
+    """
+    error, position = "the tool call is not closed", body
     for _ in range(_MOST_ENDS):
-        end = text.find(_CLOSE, position)
+        end = text.find(closing, position)
         if end < 0:
             break
-        position = end + len(_CLOSE)
-        found = _calls(text[start + len(_OPEN) : end].strip())
+        position = end + len(closing)
+        found = read(text[body:end])
         if not isinstance(found, str):
             whole = text[start:position]
             return [CallText(text=whole, name=name, arguments=values) for name, values in found], position
         error = found
-    end = text.find(_CLOSE, start)
-    stop = len(text) if end < 0 else end + len(_CLOSE)
-    name = re.search(r"([A-Za-z_][\w.]*)\(", text[start:stop])
+    first = text.find(closing, body)
+    stop = len(text) if first < 0 else first + len(closing)
+    name = re.search(r"([A-Za-z_][\w.]*)\(", text[body:stop])
     return [CallText(text=text[start:stop].strip(), name=name and name[1], error=error)], stop
 
 

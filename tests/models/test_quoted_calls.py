@@ -84,4 +84,6 @@ def test_what_is_no_whole_call_is_an_error(text: str) -> None:
 
 @given(st.text(max_size=80) | st.lists(st.sampled_from("'()[]{},=x 7\\\n"), max_size=40).map("".join))
 def test_nothing_is_raised(code: str) -> None:
-    quoted_calls(f"<|tool_call_start|>{code}<|tool_call_end|>", ())
+    said, calls = quoted_calls(f"<|tool_call_start|>{code}<|tool_call_end|>", ())
+    assert all((call.arguments is None) == bool(call.error) for call in calls)
+    assert calls or not said

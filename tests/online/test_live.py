@@ -132,6 +132,7 @@ def test_runs_that_wait_in_memory_alone_do_not_wait_long() -> None:
         live.submit(run(name))
         while name not in store.runs:
             time.sleep(0.01)
+    assert list(store.runs) == ["first", "second"]
 
 
 def test_flush_answers_while_a_store_is_away() -> None:
