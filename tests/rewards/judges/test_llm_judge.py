@@ -240,8 +240,8 @@ async def test_images_go_as_content_and_addresses_are_never_fetched() -> None:
         picture = Blob(content=base64.b64encode(b"\x89PNG").decode(), modality="image", mime_type="image/png")
         link = Uri(uri=f"{elsewhere.base_url}/secret.png", modality="image")
         shown = trace([Message(role="user", parts=(Text(content="Look"), picture, link))], say("I see."))
-        await judging(server, images=True)(shown, 0, [DATE])
-        await judging(server)(shown, 0, [DATE])
+        await judging(server, images=True, reversed_share=0.0)(shown, 0, [DATE])
+        await judging(server, reversed_share=0.0)(shown, 0, [DATE])
         content = server.bodies[0]["messages"][1]["content"]
         assert [piece["type"] for piece in content] == ["text", "text", "image_url", "text"]
         assert content[2]["image_url"]["url"] == f"data:image/png;base64,{picture.content}"
