@@ -5,6 +5,7 @@ with the programs of an installed PostgreSQL; tests are skipped, saying so, wher
 
 from __future__ import annotations
 
+import gc
 import glob
 import os
 import shutil
@@ -30,6 +31,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.name != "test_docs.py":
             item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _frozen_heap() -> None:
+    """Take what lives when a file begins out of the collector's sight: torch and transformers alone are some million
+    objects, and each training run has all garbage collected (accelerate's `free_memory`)."""
+    gc.collect()
+    gc.freeze()
 
 
 def _program(name: str) -> str | None:
