@@ -62,7 +62,8 @@ class LLMClient:
         settings: pydantic-ai model settings.
         timeout: Seconds a request may take.
         retries: Requests beyond the first.
-        backoff: Seconds before the first retry; doubled at each and jittered.
+        backoff: Seconds before the first retry; doubled at each and jittered. After a reply that was none, no time
+            is lost.
         longest_wait: Seconds; a provider that asks to wait longer is given up.
         limits: Concurrency, requests and tokens a minute, and a budget; may be shared.
         price: US dollars a million tokens, where the published price is not yours.
@@ -251,6 +252,8 @@ class LLMClient:
         """Seconds to wait before this attempt (1 is the first retry), None where there should be none."""
         if not failure.retry or (failure.wait is not None and failure.wait > self.longest_wait):
             return None
+        if failure.reply:  # the provider answers: it needs no rest
+            return 0.0
         backoff = min(self.longest_wait, self.backoff * 2 ** (attempt - 1)) * random.uniform(0.5, 1.5)
         return float(max(backoff, failure.wait or 0.0))
 

@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from cm2_agent import Checklist, Item, LocalChatModel, SQLStore, Task, run
+from cm2_agent.cli.app import app
 from cm2_agent.errors import TrainError
 from cm2_agent.graphs import agent
 from cm2_agent.trainers.dpo import DPO
@@ -82,43 +84,35 @@ def started(tmp_path_factory: pytest.TempPathFactory, policy: Callable[..., Any]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["grpo", "sft"])
-def test_a_killed_run_goes_on_to_the_same_bytes(algorithm: str, started: Path) -> None:
-    """The command dies by SIGKILL at step 5 of 7; typed again it goes on from step 4, and gives what an undisturbed run
-    gives.
+def test_a_killed_run_goes_on_to_the_same_bytes(
+    algorithm: str, started: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command dies by SIGKILL at step 5 of 7; typed again, in another process, it goes on from step 4, and gives
+    what an undisturbed run gives.
     """
-    command = [
-        sys.executable,
-        "-c",
-        "from cm2_agent.cli import main; main()",
-        "train",
-        "--store",
-        "sqlite:///cm2.db",
-        "--model",
-        "start",
-    ]
-    command += ["--steps", "7", "--learning-rate", "0.01", "--set", "save_steps=2", "--set", "warmup_steps=3"]
-    command += ["--set", "lr_scheduler_type=cosine"]
+    words = ["train", "--store", "sqlite:///cm2.db", "--model", "start"]
+    words += ["--steps", "7", "--learning-rate", "0.01", "--set", "save_steps=2", "--set", "warmup_steps=3"]
+    words += ["--set", "lr_scheduler_type=cosine"]
     if algorithm == "grpo":
-        command += ["--rollouts-per-step", "4", "--set", "rollouts_per_load=8", "--set", "beta=0.1", "--seed", "3"]
+        words += ["--rollouts-per-step", "4", "--set", "rollouts_per_load=8", "--set", "beta=0.1", "--seed", "3"]
     else:
-        command += ["--set", "select=all", "--set", "rows_per_step=4"]
+        words += ["--set", "select=all", "--set", "rows_per_step=4"]
+    out = f"{algorithm}-killed"
     path = os.pathsep.join(filter(None, (str(started), os.environ.get("PYTHONPATH", ""))))
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "LANGSMITH_TRACING": "false"}
-
-    def train(name: str, out: str) -> int:
-        typed = [*command, "--algorithm", name, "--out", out]
-        done = subprocess.run(typed, cwd=started, env=environment, capture_output=True, check=False, text=True)
-        print(done.stderr)
-        return done.returncode
-
-    out = f"{algorithm}-killed"
-    assert train(f"killed:{algorithm}", out) == -signal.SIGKILL
+    command = [sys.executable, "-c", "from cm2_agent.cli import main; main()", *words]
+    command += ["--algorithm", f"killed:{algorithm}", "--out", out]
+    done = subprocess.run(command, cwd=started, env=environment, capture_output=True, check=False, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
     assert not (started / out).exists()
     kept = started / f"{out}.run"
     assert sorted(one.name for one in kept.iterdir() if one.is_dir()) == ["checkpoint-2", "checkpoint-4"]
     (kept / "checkpoint-2" / "model.safetensors").unlink()  # not what it goes on from
-    assert train(algorithm, out) == 0
-    assert train(algorithm, f"{algorithm}-whole") == 0
+
+    monkeypatch.chdir(started)
+    for name in (out, f"{algorithm}-whole"):
+        result = CliRunner().invoke(app, [*words, "--algorithm", algorithm, "--out", name])
+        assert result.exit_code == 0, (result.output, result.exception)
     assert files(started / out) == files(started / f"{algorithm}-whole")
     assert json.loads((started / out / "report.json").read_text())["steps"] == 7
     assert not list(started.glob(".*.writing"))
