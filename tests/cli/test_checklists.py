@@ -224,7 +224,7 @@ def test_the_best_dialogue_of_a_task_is_its_reference_and_the_task_gets_a_new_ve
 
 def test_a_model_that_fails_leaves_no_checklist_and_exits_1(tmp_path: Path, store: str) -> None:
     out = tmp_path / "c.jsonl"
-    with JudgeServer(faults=[Fault(text="no"), Fault(text="no"), *[Fault(status=400)] * 2]) as server:
+    with JudgeServer(faults=[Fault(text="no"), Fault(text="no"), *[Fault(status=400)] * 3]) as server:
         options = (
             "--store",
             store,

@@ -14,7 +14,7 @@ from pydantic_ai.usage import RequestUsage
 
 from cm2_agent.errors import BudgetExhausted, JudgeError, JudgeRefused
 from cm2_agent.llm.client import LLMClient
-from cm2_agent.llm.failures import RequestFailed
+from cm2_agent.llm.failures import MalformedReply, RequestFailed
 from cm2_agent.llm.langchain_model import LangChainModel
 from cm2_agent.llm.limits import RateLimits
 from cm2_agent.llm.prices import Price, cost
@@ -100,6 +100,15 @@ async def test_a_request_that_was_refused_cost_nothing() -> None:
         with pytest.raises(RequestFailed):
             await asking.ask(ASKED, str)
         assert (asking.usage.usd, asking.usage.calls, asking.usage.estimated) == (0.0, 1, 0)
+
+
+def test_a_model_that_answers_needs_no_rest() -> None:
+    asking = client(texts([]), backoff=4.0)
+    unreadable = asking.failure(MalformedReply("no JSON"))
+    assert [asking.wait(unreadable, attempt) for attempt in (1, 2, 3)] == [0.0] * 3
+    late = asking.wait(asking.failure(TimeoutError()), 1)
+    assert late is not None
+    assert late >= 2.0
 
 
 def test_writing_a_providers_cache_has_its_own_price() -> None:
