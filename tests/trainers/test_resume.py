@@ -84,9 +84,7 @@ def started(tmp_path_factory: pytest.TempPathFactory, policy: Callable[..., Any]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["grpo", "sft"])
-def test_a_killed_run_goes_on_to_the_same_bytes(
-    algorithm: str, started: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_run_goes_on_to_the_same_bytes(algorithm: str, started: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command dies by SIGKILL at step 5 of 7; typed again, in another process, it goes on from step 4, and gives
     what an undisturbed run gives.
     """
