@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Column, Connection, MetaData, String, Table, inspect, text
 
 from cm2_agent.errors import SchemaError
 from cm2_agent.store.engine import Database
+from cm2_agent.store.schema import metadata
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -17,6 +18,12 @@ REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "00
 """Every revision of this version of the code, oldest first (a test compares them with the files in
 migrations/versions)."""
 HEAD = REVISIONS[-1]
+_VERSION = Table(
+    "alembic_version",
+    MetaData(naming_convention={"pk": "%(table_name)s_pkc"}),
+    Column("version_num", String(32), primary_key=True),
+)
+"""The revision, as alembic keeps it."""
 _LOCK = 0x636D32  # "cm2": the advisory lock under which PostgreSQL stores are created and upgraded
 
 
@@ -107,7 +114,8 @@ def check(revision: str, url: str) -> None:
 
 
 def migrate(connection: Connection, database: Database, target: str = HEAD) -> None:
-    """Bring the schema to `target` within the connection's transaction."""
+    """Bring the schema to `target` within the connection's transaction. An empty database gets the tables of the code
+    at once: those that all revisions lead to, in a fraction of the time."""
     if not database.sqlite:
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
     revision = revision_of(connection, database.url)
@@ -115,6 +123,11 @@ def migrate(connection: Connection, database: Database, target: str = HEAD) -> N
         return
     if revision is not None:
         check(revision, database.url)
+    elif target == HEAD:
+        metadata.create_all(connection, checkfirst=False)
+        _VERSION.create(connection)
+        connection.execute(_VERSION.insert().values(version_num=HEAD))
+        return
     from alembic import command
 
     config = alembic_config()

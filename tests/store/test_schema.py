@@ -7,13 +7,15 @@ import ast
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, inspect, text
+from sqlalchemy import MetaData, create_engine, inspect, text
 
 import cm2_agent.store
 from cm2_agent.errors import SchemaError, StoreError
@@ -57,8 +59,38 @@ def content(url: str) -> list[object]:
     return [tables, columns, versions]
 
 
-def test_migrating_an_empty_database_gives_the_tables_of_the_code(store_url: str) -> None:
-    SQLStore(store_url).close()
+def through_all_revisions(url: str) -> None:
+    at_revision(url, migrate.REVISIONS[0])
+    upgrade(url)
+
+
+def at_once(url: str) -> None:
+    SQLStore(url).close()
+
+
+def definitions(url: str) -> dict[str, Any]:
+    """All that the database says of its tables, whatever the order of their columns."""
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        there = inspect(connection)
+        found = {
+            name: {
+                "columns": sorted(str(sorted(column.items(), key=str)) for column in there.get_columns(name)),
+                "primary key": there.get_pk_constraint(name),
+                "foreign keys": sorted(map(str, there.get_foreign_keys(name))),
+                "unique": sorted(map(str, there.get_unique_constraints(name))),
+                "checks": sorted(map(str, there.get_check_constraints(name))),
+                "indexes": sorted(map(str, there.get_indexes(name))),
+            }
+            for name in there.get_table_names()
+        }
+    engine.dispose()
+    return found
+
+
+@pytest.mark.parametrize("made", [at_once, through_all_revisions])
+def test_an_empty_database_gets_the_tables_of_the_code(store_url: str, made: Callable[[str], None]) -> None:
+    made(store_url)
     engine = create_engine(store_url)
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
@@ -73,6 +105,24 @@ def test_migrating_an_empty_database_gives_the_tables_of_the_code(store_url: str
     assert unique["traces"] == [("project", "id")]
     assert unique["tasks"] == [("id", "version")]
     assert unique["checklists"] == [("hash",), ("name", "version")]
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_at_once_they_are_what_all_revisions_lead_to(
+    database: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = f"sqlite:///{tmp_path / 'cm2.db'}" if database == "sqlite" else request.getfixturevalue("postgres_url")
+    at_once(url)
+    found = definitions(url)
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        everything = MetaData()
+        everything.reflect(connection)
+        everything.drop_all(connection)
+    engine.dispose()
+    through_all_revisions(url)
+    assert found == definitions(url)
+    assert schema_revision(url) == HEAD
 
 
 def test_the_code_knows_every_revision_in_order() -> None:
