@@ -2,7 +2,8 @@
 
 Notation: G rollouts, L counted turns, S steps of a turn, C items of a turn; `weights_C` sum to 1; p_itc is 1 where
 rollout i was paid item c in turn t, the share that was paid where that is a fraction, and 0 for a NULL that the policy
-caused. Sources: CM2 (arXiv 2602.12268) Eq. 3, 5, 7–10; `return_to_go` and `evidence` are ours (docs/method.md §4–5)."""
+caused. Sources: CM2 (arXiv 2602.12268) Eq. 3, 5, 7–10; `return_to_go`, `evidence` and
+`lambda` are ours (docs/method.md §4–5)."""
 
 from __future__ import annotations
 
@@ -14,11 +15,20 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 
 from cm2_agent.errors import TrainError
-from cm2_agent.types.score import Score, TurnScore
+from cm2_agent.types.score import Score
 
+from .episodes import (
+    generalized_advantages,
+    others_means,
+    return_after,
+    returns_of,
+    rewards_of,
+    turn_reward,
+    turn_sizes,
+)
 from .step_level import Floats, Lengths, Norm, Table, fnorm, has_open_step, number_of, step_level
 
-Level: TypeAlias = Literal["trajectory", "turn", "step", "return_to_go", "evidence"]
+Level: TypeAlias = Literal["trajectory", "turn", "step", "return_to_go", "evidence", "lambda"]
 
 ZERO = 1e-9
 """Advantages below this are set to 0 (docs/method.md §5): what rounding leaves of a tie must not train."""
@@ -42,6 +52,12 @@ class RolloutAdvantage:
     scalar: float | None = None
     left_out: str | None = None
     elsewhere: float | None = None
+
+    @property
+    def brief(self) -> str | None:
+        """`left_out`, one reason for all failures, one for all censored rollouts …: without what follows the second
+        colon."""
+        return None if self.left_out is None else ":".join(self.left_out.split(":")[:2]).strip()
 
     def __call__(self, turn: int, step: int) -> float:
         """Raises TrainError for a rollout that was left out, and for a step that is not known."""
@@ -86,6 +102,8 @@ def advantages(
     level: Level = "trajectory",
     norm: Norm = "none",
     happened: Sequence[Sequence[int]] | None = None,
+    lam: float = 1.0,
+    values: Sequence[Sequence[float]] | None = None,
 ) -> GroupAdvantages:
     """The advantages of a group's rollouts from their scores, at a level of credit (docs/method.md §5).
 
@@ -95,14 +113,19 @@ def advantages(
 
     Args:
         scores: The group's scores under one reward version, one a rollout.
-        level: `trajectory`, `turn`, `step`, or the unbiased `return_to_go` and `evidence`.
+        level: `trajectory`, `turn`, `step`, the unbiased `return_to_go` and `evidence`, or `lambda` between the levels:
+            GAE(λ) over turns, unbiased at λ = 1.
         norm: `std` divides by the population standard deviation (of A at `trajectory`) + 1e-6; not at unbiased levels.
         happened: Of each rollout the steps of all its turns, `[len(turn.steps) for turn in trace.turns]`. The unbiased
             levels need it where turns have no items: tokens there earn later rewards too (0 at `turn` and `step`).
+        lam: λ of level `lambda`, in [0, 1].
+        values: At level `lambda`, of each rollout V̂ of each of its turns that happened, in order; none may follow from
+            what its rollout did in that turn or later. Default: the mean return of the other rollouts from there on.
 
     Raises:
         TrainError: An unknown level or norm, no scores, mixed reward versions, scores of different checklists or
-            weights, `turn` or `step` with a closing block or components, a norm where there is none.
+            weights, `turn` or `step` with a closing block or components, a norm where there is none, a λ out of range,
+            `values` of other turns than happened.
 
     >>> from cm2_agent import Score
     >>> from cm2_agent.trainers import advantages
@@ -111,6 +134,7 @@ def advantages(
     [0.25, -0.25]
     """
     _check_arguments(scores, level, norm, happened)
+    _check_lambda(level, lam, values)
     reasons = [_left_out(score) for score in scores]
     if any(reasons):
         pending = tuple(
@@ -125,11 +149,15 @@ def advantages(
         found = [_scalar(score, value) for score, value in zip(scores, scalars, strict=True)]
     else:
         _check_level(scores, level)
-        tables = _LEVELS[level](scores, norm, happened or [None] * len(scores))
+        lengths: Lengths = happened or [None] * len(scores)
+        if level == "lambda":
+            tables = _lambda_level(scores, lengths, lam, values)
+        else:
+            tables = _LEVELS[level](scores, norm, lengths)
         found = [
             RolloutAdvantage(
                 trace_id=score.trace_id,
-                steps={turn: tuple(_zeroed(value) for value in values) for turn, values in table.items()},
+                steps={turn: tuple(zeroed(value) for value in values) for turn, values in table.items()},
                 elsewhere=0.0 if level in ("turn", "step") else None,
             )
             for score, table in zip(scores, tables, strict=True)
@@ -138,12 +166,13 @@ def advantages(
 
 
 def _scalar(score: Score, value: float) -> RolloutAdvantage:
-    value = _zeroed(value)
+    value = zeroed(value)
     steps = {turn.turn: (value,) * turn.steps for turn in score.turns if turn.turn is not None and turn.reached}
     return RolloutAdvantage(trace_id=score.trace_id, steps=steps, scalar=value)
 
 
-def _zeroed(value: float) -> float:
+def zeroed(value: float) -> float:
+    """The advantage, 0 where it is below ZERO."""
     return 0.0 if abs(value) < ZERO else float(value)
 
 
@@ -164,7 +193,7 @@ def _turn_level(scores: Sequence[Score], norm: Norm, _lengths: Lengths) -> list[
     tables: list[Table] = [{} for _ in scores]
     for at in range(scores[0].length if scores else 0):
         reached = [index for index, score in enumerate(scores) if score.turns[at].reached]
-        rewards = np.array([_reward(scores[index].turns[at]) for index in reached])
+        rewards = np.array([turn_reward(scores[index].turns[at]) for index in reached])
         for index, value in zip(
             reached, (rewards - rewards.mean()) / fnorm(rewards, norm) if reached else (), strict=True
         ):
@@ -175,22 +204,45 @@ def _turn_level(scores: Sequence[Score], norm: Norm, _lengths: Lengths) -> list[
 
 def _return_level(scores: Sequence[Score], _norm: Norm, lengths: Lengths) -> list[Table]:
     """(1/L) Σ_{u≥t} R_iu − b, b the mean of the *other* rollouts that reached t (none: 0)."""
-    return _against_others(scores, lengths, lambda score, turn, _step: _returns(score, turn - 1))
+    return _against_others(scores, lengths, lambda score, turn, _step: return_after(score, turn - 1))
 
 
 def _evidence_level(scores: Sequence[Score], _norm: Norm, lengths: Lengths) -> list[Table]:
     """(1/L)(Σ_{s'≥s} r_i,s' + Σ_{u>t} R_iu) − b, b the mean of the others' at step min(s, their last) of the turn
     (none: 0)."""
     return _against_others(
-        scores, lengths, lambda score, turn, step: _returns(score, turn) + _within(score, turn, step)
+        scores, lengths, lambda score, turn, step: return_after(score, turn) + _within(score, turn, step)
     )
+
+
+def _lambda_level(
+    scores: Sequence[Score], lengths: Lengths, lam: float, values: Sequence[Sequence[float]] | None
+) -> list[Table]:
+    """GAE(λ) over the turns that happened, with the values given or the others' mean returns."""
+    sizes = [turn_sizes(score, length) for score, length in zip(scores, lengths, strict=True)]
+    turns = [tuple(sorted(size)) for size in sizes]
+    rewards = [rewards_of(score, own) for score, own in zip(scores, turns, strict=True)]
+    if values is None:
+        values = [one.tolist() for one in others_means(turns, [returns_of(one) for one in rewards])]
+    if [len(one) for one in values] != [len(own) for own in turns]:
+        raise TrainError(
+            f"`values` of {[len(one) for one in values]} turns for rollouts of {[len(own) for own in turns]}; expected"
+            " one of every turn that happened, for every score"
+        )
+    return [
+        dict(zip(own, ([one] * size[turn] for turn, one in zip(own, found, strict=True)), strict=True))
+        for own, size, found in (
+            (own, size, generalized_advantages(reward, np.asarray(value, dtype=np.float64), lam).tolist())
+            for own, size, reward, value in zip(turns, sizes, rewards, values, strict=True)
+        )
+    ]
 
 
 def _against_others(
     scores: Sequence[Score], lengths: Lengths, worth: Callable[[Score, int, int], float]
 ) -> list[Table]:
     """Each rollout's worth from (turn, step) on, less the mean worth of the others there."""
-    sizes = [_sizes(score, length) for score, length in zip(scores, lengths, strict=True)]
+    sizes = [turn_sizes(score, length) for score, length in zip(scores, lengths, strict=True)]
     tables: list[Table] = [{} for _ in scores]
     for turn in sorted({turn for size in sizes for turn in size}):
         reached = [index for index, size in enumerate(sizes) if turn in size]
@@ -203,23 +255,6 @@ def _against_others(
         for row, index in enumerate(reached):
             tables[index][turn] = (worth_GS - baseline_GS)[row, : sizes[index][turn]].tolist()
     return tables
-
-
-def _sizes(score: Score, happened: Sequence[int] | None) -> dict[int, int]:
-    """The steps of each turn that happened: those counted and reached, and the others where the caller gave them."""
-    sizes = {turn.turn: turn.steps for turn in score.turns if turn.turn is not None and turn.reached}
-    for turn, steps in enumerate(happened or ()):
-        if sizes.setdefault(turn, steps) != steps:
-            raise TrainError(
-                f"trace {score.trace_id!r}: turn {turn} has {steps} steps and was scored with {sizes[turn]}; "
-                "the trace has grown since: score it again"
-            )
-    return sizes
-
-
-def _returns(score: Score, after: int) -> float:
-    """(1/L) Σ R_iu over the counted turns after the given one, the closing block always among them."""
-    return math.fsum(_reward(turn) for turn in score.turns if turn.turn is None or turn.turn > after) / score.length
 
 
 def _within(score: Score, turn: int, step: int) -> float:
@@ -240,11 +275,6 @@ _LEVELS: dict[str, Callable[[Sequence[Score], Norm, Lengths], list[Table]]] = {
 }
 
 
-def _reward(turn: TurnScore) -> float:
-    """R_t (Eq. 6) from what its verdicts pay; a NULL pays nothing."""
-    return min(1.0, math.fsum(one.weight * (one.pays or 0.0) for one in turn.verdicts))
-
-
 # -- what is refused and what is left out
 
 
@@ -261,9 +291,14 @@ def _left_out(score: Score) -> str | None:
 def _check_arguments(scores: Sequence[Score], level: str, norm: str, happened: Sequence[Sequence[int]] | None) -> None:
     if level not in get_args(Level):
         raise TrainError(f"level is {level!r}; expected one of {', '.join(get_args(Level))}")
+    if norm == "others":
+        raise TrainError(
+            f"norm others at level {level}, of one group; only level lambda of a whole round (GRPO, cm2 train) knows"
+            " others: expected none"
+        )
     if norm not in get_args(Norm):
         raise TrainError(f"norm is {norm!r}; expected none (Fnorm 1, the paper's final choice) or std")
-    if norm == "std" and level in ("return_to_go", "evidence"):
+    if norm == "std" and level in ("return_to_go", "evidence", "lambda"):
         raise TrainError(
             f"level {level} with norm std; this level uses no Fnorm (a random divisor would bias it): leave norm at"
             " none"
@@ -280,6 +315,15 @@ def _check_arguments(scores: Sequence[Score], level: str, norm: str, happened: S
         raise TrainError(
             f"`happened` has {len(happened)} rollouts for {len(scores)} scores; expected one entry a score"
         )
+
+
+def _check_lambda(level: str, lam: float, values: Sequence[Sequence[float]] | None) -> None:
+    if level != "lambda" and (lam != 1.0 or values is not None):
+        raise TrainError(
+            f"level {level} with {'lam' if lam != 1.0 else 'values'}; only level lambda has them: leave it out"
+        )
+    if not 0 <= lam <= 1:
+        raise TrainError(f"lam {lam}; expected a number in [0, 1]: 1 is unbiased, 0 credits a turn by the next value")
 
 
 def _check_alike(scores: Sequence[Score]) -> None:
@@ -311,7 +355,7 @@ def _check_level(scores: Sequence[Score], level: Level) -> None:
         names = ", ".join(one.item for one in block.verdicts)
         raise TrainError(
             f"level {level} with a closing block ({names}); the block has no tokens of its own to carry its advantage:"
-            " train at trajectory, return_to_go or evidence level, or give these items a turn"
+            " train at trajectory, return_to_go, evidence or lambda level, or give these items a turn"
         )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias, cast
 
 from cm2_agent.errors import TrainError
@@ -21,7 +21,8 @@ from cm2_agent.types.null_rates import NullTally, PolicyNulls
 from cm2_agent.types.score_bounds import Bounds
 from cm2_agent.types.trace import Trace
 
-from .advantage import Level, Norm, advantages
+from .advantage import GroupAdvantages, Level, Norm, advantages
+from .round_credits import RoundCredits
 from .rows import NO_STEP, TEXT_ONLY, Credit, Row, rows_or_reason
 from .shown_words import Shown, shown_words
 
@@ -39,6 +40,14 @@ class RolloutRows:
     rows: tuple[Row, ...]
     shown: tuple[Shown, ...] = ()
     """What the model was shown before each span, row by row; empty where nobody compares it with the prompts."""
+
+    def credited(self, credit: Credit) -> RolloutRows:
+        """With these advantages in place of those that its rows have."""
+        rows = (
+            replace(row, spans=tuple(replace(span, advantage=credit(span.turn, span.step)) for span in row.spans))
+            for row in self.rows
+        )
+        return replace(self, rows=tuple(rows))
 
     @property
     def zero(self) -> bool:
@@ -75,6 +84,11 @@ class GroupRows:
             bounds=tuple(one for one in bounds if one is not None),
         )
 
+    def credited(self, found: GroupAdvantages, places: Sequence[int]) -> GroupRows:
+        """With the advantages of its rollouts, each of which stands at its place in `found`."""
+        rollouts = [one.credited(found.rollouts[at]) for one, at in zip(self.rollouts, places, strict=True)]
+        return replace(self, rollouts=tuple(rollouts), informative=found.informative)
+
     def trained_on(self, beta: float) -> bool:
         """Whether steps are taken on it: a group without any advantage only where there is a KL term (`beta`)."""
         return bool(self.rollouts) and (self.informative or beta != 0)
@@ -92,8 +106,8 @@ class RowReport:
     `pending_groups` were left out whole for a rollout whose reward is pending. `lower` and `upper` are the mean
     bounds of the other groups' rewards, each in [0, 1], None where there is none: J − J_low is at most their
     difference (docs/method.md §4). `nulls` counts by policy what was not judged. These four are in the JSON only
-    where something was not judged, and `retokenised_rows` (rows made from words, which GRPO refuses) where there
-    are some.
+    where something was not judged, and `retokenised_rows` (rows made from words, which GRPO refuses) and `credit` (of a
+    level that looks at the whole round) where there are some.
     """
 
     groups: int
@@ -107,6 +121,7 @@ class RowReport:
     left_out: Mapping[str, int] = field(default_factory=dict)
     retokenised_rows: int = 0
     nulls: tuple[PolicyNulls, ...] = ()
+    credit: Mapping[str, JSON] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, JSON]:
         out: dict[str, JSON] = {**self.__dict__, "left_out": dict(sorted(self.left_out.items()))}
@@ -114,8 +129,10 @@ class RowReport:
         out["nulls"] = {
             policy: {name: value for name, value in one.items() if name != "policy"} for policy, one in found.items()
         }
-        if not self.retokenised_rows:
-            del out["retokenised_rows"]
+        out["credit"] = dict(self.credit)
+        for name in ("retokenised_rows", "credit"):
+            if not out[name]:
+                del out[name]
         if not self.pending_groups and self.lower == self.upper:
             for name in ("pending_groups", "lower", "upper", "nulls"):
                 del out[name]
@@ -124,12 +141,13 @@ class RowReport:
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutDataset:
-    """All groups that were given, each with what is left of it, how many rollouts were left out by reason, and what was
-    not judged by policy."""
+    """All groups that were given, each with what is left of it, how many rollouts were left out by reason, what was not
+    judged by policy, and the figures of a level that looks at the whole round."""
 
     groups: tuple[GroupRows, ...]
     left_out: Mapping[str, int]
     nulls: tuple[PolicyNulls, ...] = ()
+    credit: Mapping[str, JSON] = field(default_factory=dict)
 
     @property
     def report(self) -> RowReport:
@@ -148,6 +166,7 @@ class RolloutDataset:
             left_out=dict(self.left_out),
             retokenised_rows=sum(row.retokenised for row in rows),
             nulls=self.nulls,
+            credit=self.credit,
         )
 
 
@@ -161,6 +180,7 @@ def build_dataset(
     *,
     level: str = "trajectory",
     norm: str = "none",
+    lam: float | None = None,
     credits: Credits | None = None,
     drop: Sequence[Drop] = (),
     from_text: MakeRows | None = None,
@@ -175,7 +195,8 @@ def build_dataset(
         groups: scored rollouts of tasks; each is let go of when its rows are made.
         level: where credit is given.
         norm: what advantages are divided by.
-        credits: replaces `advantages(level, norm)`.
+        lam: λ of level `lambda` (default 1, unbiased).
+        credits: replaces `level`, `norm` and `lam`.
         drop: functions of a group, one of its rollouts and its rows to a reason to leave it out.
         from_text: makes the rows of traces without token ids, which are left out without it.
         agent: rows of the steps of the agent of this name alone, in a graph of several.
@@ -183,14 +204,15 @@ def build_dataset(
     Raises:
         TrainError: an empty set, or several reward versions in it.
     """
-    credits = credits or by_level(level, norm)
+    credits = credits or credits_of(level, norm, lam)
     left_out: Counter[str] = Counter()
     nulls = NullTally()
-    made = []
+    made: list[GroupRows] = []
+    kept: list[list[int]] = []
     for group in require_scored(groups, nulls=nulls):
-        rollouts, informative = [], False
-        given = credits(group) if group.rollouts else ()
-        for rollout, credit in zip(group.rollouts, given, strict=True):
+        rollouts, informative, places = [], False, []
+        given = credits(group) if group.rollouts or isinstance(credits, RoundCredits) else ()
+        for place, (rollout, credit) in enumerate(zip(group.rollouts, given, strict=True)):
             if isinstance(credit, str):
                 left_out[credit] += 1
                 continue
@@ -210,10 +232,16 @@ def build_dataset(
             recorded = [row for row in rows if not row.retokenised]
             shown = shown_words(rollout.trace, recorded)
             rollouts.append(RolloutRows(trace_id=rollout.trace.id, rows=tuple(rows), shown=shown))
+            places.append(place)
         unknown = any(rollout.score.lower is None for rollout in group.rollouts)
         pending = unknown and all(isinstance(credit, str) for credit in given)
         made.append(GroupRows.of(group, rollouts, informative=informative, pending=pending))
-    return RolloutDataset(groups=tuple(made), left_out=dict(left_out), nulls=nulls.policies)
+        kept.append(places)
+    figures: Mapping[str, JSON] = {}
+    if isinstance(credits, RoundCredits):
+        found = zip(made, kept, credits.advantages(), strict=True)
+        made, figures = [one.credited(given, places) for one, places, given in found], credits.report
+    return RolloutDataset(groups=tuple(made), left_out=dict(left_out), nulls=nulls.policies, credit=figures)
 
 
 def require_scored(
@@ -250,20 +278,31 @@ def require_scored(
         )
 
 
-def by_level(level: str, norm: str) -> Credits:
-    """The advantages of docs/method.md §5 as credits of a group's rollouts. Raises TrainError on an unknown level or
-    norm when it is called.
+def credits_of(level: str, norm: str, lam: float | None = None) -> Credits:
+    """The advantages of docs/method.md §5 as credits of a group's rollouts; `lam` is λ of level `lambda` (default 1).
+    Raises TrainError on what cannot be meant, of an unknown level or norm when it is called.
     """
+    if level == "lambda":
+        return RoundCredits(lam=1.0 if lam is None else lam, norm=norm)
+    if lam is not None:
+        raise TrainError(f"level {level} with lam {lam}; only level lambda has a λ: leave it out")
+    return by_level(level, norm)
+
+
+def by_level(level: str, norm: str) -> Credits:
+    """The advantages of a level that looks at one group at a time. Raises TrainError on another level, and on an
+    unknown one or norm when it is called.
+    """
+    if level == "lambda":
+        raise TrainError(
+            "level lambda has a baseline that is fitted on all groups of a round, and this looks at one; take"
+            " return_to_go, which is λ = 1 with the other rollouts' mean"
+        )
 
     def credits(group: Group) -> list[Credit | str]:
         scores = [rollout.score for rollout in group.rollouts]
         happened = [[len(turn.steps) for turn in rollout.trace.turns] for rollout in group.rollouts]
         found = advantages(scores, level=cast(Level, level), norm=cast(Norm, norm), happened=happened)
-        return [one if one.left_out is None else _brief(one.left_out) for one in found.rollouts]
+        return [one.brief or one for one in found.rollouts]
 
     return credits
-
-
-def _brief(reason: str) -> str:
-    """One reason for all failures, one for all censored rollouts …: without what comes after the second colon."""
-    return ":".join(reason.split(":")[:2]).strip()

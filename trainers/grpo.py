@@ -11,7 +11,7 @@ from cm2_agent.types.group import Group
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.protocols import Progress
 
-from .dataset import Credits, build_dataset
+from .dataset import Credits, build_dataset, credits_of
 from .grpo_args import check_fields
 from .model_limits import ModelLimits
 from .output_folder import check_out, check_run, save_report
@@ -49,8 +49,11 @@ class GRPO:
         peft_config: train a new LoRA adapter over the model, which stays as it is: a peft.LoraConfig, or a dict of its
             keywords ({"r": 16, "lora_alpha": 32}; by default every linear layer gets one). `out` is then the adapter's.
         level: where credit is given: "trajectory" (one advantage a rollout, Eq. 5), "turn" (Eq. 7), "step" (Eq. 8–10),
-            "return_to_go" or "evidence" (docs/method.md §5).
-        norm: "none", or "std": advantages over the group's standard deviation + 1e-6.
+            "return_to_go", "evidence", or "lambda": GAE(λ) over turns with a baseline that is fitted on the other
+            groups (docs/method.md §5).
+        norm: "none", or "std": advantages over the group's standard deviation + 1e-6; at level "lambda" "others": over
+            that of the other groups, which does not bias it.
+        lam: λ of level "lambda", in [0, 1] (default 1: unbiased; less is less noise, unbiased where V̂ is exact).
         credits: replaces `level` and `norm`: a function of a group that returns, for each of its rollouts, a function
             of (turn, step), both 0-based, to the advantage of every token of that step; or the reason to leave it out.
         agent: train on the steps of the agent of this name alone, in a graph of several (docs/method.md §6). Rollouts
@@ -119,6 +122,7 @@ class GRPO:
         peft_config: Any = None,
         level: str = "trajectory",
         norm: str = "none",
+        lam: float | None = None,
         credits: Credits | None = None,
         agent: str | None = None,
         importance_weighting: ImportanceWeighting = "decoupled",
@@ -152,6 +156,8 @@ class GRPO:
         self.model, self.tokenizer, self.out = model, tokenizer, Path(out)
         self.peft_config = peft_config
         self.level, self.norm, self.credits, self.agent = level, own.one_norm(norm, credits), credits, agent
+        credits_of(level, self.norm, lam)  # refuses what cannot be meant before any model is loaded
+        self._lam = lam
         self.learning_rate, self.warmup_steps, self.seed = learning_rate, warmup_steps, own.one_seed(seed)
         self.overwrite, self.args = overwrite, args
         self.max_length, self.max_kl, self.policy_version = max_length, max_kl, policy_version
@@ -176,6 +182,7 @@ class GRPO:
             groups,
             level=self.level,
             norm=self.norm,
+            lam=self._lam,
             credits=self.credits,
             agent=self.agent,
             drop=[

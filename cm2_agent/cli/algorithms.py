@@ -165,5 +165,7 @@ def _plain(value: Any) -> Any:
 def _flag(name: str) -> str:
     if name == "peft_config":
         return "--lora"
+    if name == "lam":
+        return "--lambda"
     flags = ("model", "out", "overwrite", "level", "norm", "steps", "learning_rate", "rollouts_per_step", "seed")
     return f"--{name.replace('_', '-')}" if name in flags else f"--set {name}=…"

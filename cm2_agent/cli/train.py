@@ -53,7 +53,7 @@ def register(app: typer.Typer) -> None:
 
 
 TRAINER_OPTIONS = (
-    *("model", "out", "overwrite", "agent", "level"),
+    *("model", "out", "overwrite", "agent", "level", "lam"),
     *("norm", "steps", "learning_rate", "rollouts_per_step", "seed"),
 )
 """The options that a trainer gets as keyword arguments, where they were typed."""
@@ -147,10 +147,15 @@ def train(
         ),
     ] = MAX_NULL_RISE,
     level: Annotated[
-        str, typer.Option("--level", help="trajectory, turn, step, return_to_go or evidence.")
+        str, typer.Option("--level", help="trajectory, turn, step, return_to_go, evidence or lambda.")
     ] = "trajectory",
+    lam: Annotated[
+        float | None,
+        typer.Option("--lambda", min=0, max=1, help="λ of level lambda: 1 (default) is unbiased, less is less noise."),
+    ] = None,
     norm: Annotated[
-        str, typer.Option("--norm", help="none, or std: advantages over the group's standard deviation.")
+        str,
+        typer.Option("--norm", help="none, or std: over the group's deviation; at level lambda others: the others'."),
     ] = "none",
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="Optimizer steps (default: one pass over the rollouts).")
@@ -238,7 +243,7 @@ def train(
             for scored_by in versions:
                 check_null_items(opened, scored_by)
         if trainer is None:
-            _count(groups, model, allow_retokenised, level=level, norm=norm, agent=agent, as_json=as_json)
+            _count(groups, model, allow_retokenised, level=level, norm=norm, lam=lam, agent=agent, as_json=as_json)
             return
         with progress("training", steps) as advance:
             path = train_on(trainer, given, advance)
@@ -301,6 +306,7 @@ def _count(
     *,
     level: str,
     norm: str,
+    lam: float | None,
     agent: str | None,
     as_json: bool,
 ) -> None:
@@ -308,7 +314,7 @@ def _count(
     from cm2_agent.trainers.retokenize import rows_from_text
 
     from_text = rows_from_text(tokenizer_of(model), agent=agent) if retokenise else None
-    report = build_dataset(groups, level=level, norm=norm, from_text=from_text, agent=agent).report
+    report = build_dataset(groups, level=level, norm=norm, lam=lam, from_text=from_text, agent=agent).report
     if report.retokenised_rows:
         echo_err(
             f"{report.retokenised_rows} of {report.rows} rows were made from words: not trainable by GRPO, for"

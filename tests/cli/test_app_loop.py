@@ -131,6 +131,12 @@ def test_what_cannot_be_scored_is_counted_and_asked_again(tmp_path: Path, store:
     assert as_json("score", "--store", store)["scored"] == 6
 
 
+def test_level_lambda_says_its_lambda(loaded: str) -> None:
+    cm2("score", "--store", loaded)
+    rows = as_json("train", "--rows-only", "--level", "lambda", "--lambda", "0.5", "--store", loaded)
+    assert rows["credit"] == {"level": "lambda", "lambda": 0.5}
+
+
 def test_rows_of_words_are_marked(loaded: str) -> None:
     cm2("score", "--store", loaded)
     bare = as_json("train", "--rows-only", "--store", loaded)
