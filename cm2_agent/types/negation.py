@@ -7,6 +7,7 @@ from bisect import bisect_left, bisect_right
 from functools import cache, cached_property
 from typing import Any
 
+from cm2_agent.types.retractions import may_retract, retracted
 from cm2_agent.types.spellings import MONTHS
 
 _SHORT_MONTH = re.compile(rf"(?<!\w)(?:{'|'.join(name for name in MONTHS if len(name) <= 4)})$", re.IGNORECASE)
@@ -15,6 +16,9 @@ _ABBREVIATION = re.compile(
     r"(?:^|[^\w])(?:e\.g|i\.e|etc|approx|no|nr|nos|vs|cf|mr|mrs|ms|dr|st|z\.b|d\.h|ca|bzw|usw|vgl|p\.ex|art|est|incl|excl|\w)$",
     re.IGNORECASE,
 )
+_NUMBER_SIGN = re.compile(r"(?<!\w)n(?:o|r|os)$", re.IGNORECASE)
+_NUMBER = re.compile(r"\s*[#\d]|\s+[A-Z]{1,3}-?\d")
+"""Behind "No.": it is a number's, and no answer."""
 _END = re.compile(r"[.!?…]+[\"'”’»)\]*_]*(?=\s|$)|[。！？]+[」』”]*|\n[ \t]*\n\s*|\n")
 _LIST = re.compile(r"[ \t]*(?:[-*•–]|\d{1,3}[.)])[ \t]")
 _APOSTROPHE = "['’ʼ`´]"
@@ -77,7 +81,7 @@ _WEAK = re.compile(
     r"|[,，、]\s*(?=(?:arriv(?:es|ing|al)|expected|due|scheduled|estimated|eta|ankunft|lieferung|total|price)(?!\w))",
     re.IGNORECASE,
 )
-_COLON = re.compile(r":\s+(?=(?:it|they|he|she|your|es|sie|er|ihre?)(?!\w))", re.IGNORECASE)
+_COLON = re.compile(r":\s+(?=(?:it|they|he|she|you|your|es|sie|er|ihre?)(?!\w))", re.IGNORECASE)
 _FALSE = re.compile(
     r"(?<!\w)(?:false|untrue|incorrect|wrong|mistaken|falsch|so|case|following|possible|impossible|unmöglich)(?!\w)",
     re.IGNORECASE,
@@ -125,7 +129,7 @@ class Negation:
 
     A negation reaches over its clause: forward to a "but", a semicolon or a new main clause (to the sentence's end
     after words such as "confirm that"), and back to the clause's beginning. The items of a list are denied by a line
-    above them that ends in a colon.
+    above them that ends in a colon, and a sentence by one behind it that takes it back (`retractions`).
 
     >>> text = "It has not left yet, but it arrives on 2026-05-20."
     >>> Negation(text).denies(text.find("2026"), text.find("2026") + 10)
@@ -163,6 +167,8 @@ class Negation:
         `behind`, what follows in the clause denies something else: "order W-712 has not left"."""
         if self.denies_nothing:
             return False
+        if any(first <= start < last for first, last in self._retracted):
+            return True
         place = self._place(start)
         first, last = self.sentences[place]
         cues = self._cues
@@ -214,7 +220,7 @@ class Negation:
     def denies_nothing(self) -> bool:
         """Whether no word of the text could deny anything. It is found without reading its sentences."""
         try:
-            return _may_deny().search(self.text) is None
+            return _may_deny().search(self.text) is None and not may_retract(self.text)
         except UnicodeEncodeError:  # a lone surrogate, which RE2 cannot read
             return False
 
@@ -234,10 +240,14 @@ class Negation:
         return self._reaching([one.span() for one in _CUE.finditer(self.text) if counts(*one.span())])
 
     @cached_property
-    def _supposed(self) -> _Cues:
-        return self._reaching([one.span() for one in _SUPPOSED.finditer(self.text)])
+    def _retracted(self) -> list[tuple[int, int]]:
+        return retracted(self.text, self.sentences)
 
-    def _reaching(self, spans: list[tuple[int, int]]) -> _Cues:
+    @cached_property
+    def _supposed(self) -> _Cues:
+        return self._reaching([one.span() for one in _SUPPOSED.finditer(self.text)], denying=False)
+
+    def _reaching(self, spans: list[tuple[int, int]], *, denying: bool = True) -> _Cues:
         """The cues with how far each of them, or one before it in its sentence, reaches."""
         reach: list[int] = []
         before = -1
@@ -246,7 +256,7 @@ class Negation:
             last = self.sentences[place][1]
             strong = _first(self._strong, end, last)
             weak = _first(self._weak, end, strong)
-            doubted = _first(self._doubted, start, last)
+            doubted = _first(self._doubted, start, last) if denying else last
             own = weak if doubted >= weak else strong
             colon = _first(self._colons, end, own)
             if colon < min(own, doubted) and _FALSE.search(self.text, start, colon) is None:
@@ -337,7 +347,7 @@ def _ends(text: str, start: int, end: re.Match[str]) -> bool:
         return True
     before = text[max(start, end.start() - 12) : end.start()]
     if _ABBREVIATION.search(before) and not before.rstrip().casefold().endswith((" i", "\ni")):
-        return False
+        return _NUMBER_SIGN.search(before) is not None and _NUMBER.match(text, end.end()) is None
     if _SHORT_MONTH.search(before) and re.match(r"\s+\d", text[end.end() : end.end() + 4]):  # "Jul. 12"
         return False
     if re.search(r"(?:^|\D)\d{1,2}$", before):  # "20. Mai 2026", "1. First"

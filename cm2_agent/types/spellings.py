@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Literal, TypeAlias
 
+from cm2_agent.types.number_words import number_words
 from cm2_agent.types.tokens import STOP_WORDS
 
 Day: TypeAlias = tuple[int | None, int, int]
@@ -39,8 +40,8 @@ _SEPARATED = re.compile(
     r"(?<![\w.,/:\-])(?P<a>\d{1,4})(?P<mark>[-/.])(?P<b>\d{1,2})(?P=mark)(?P<c>\d{1,4})(?![\d/\-]|\.\d)"
 )
 _NAMED = re.compile(
-    rf"(?<![\w.])(?P<day>\d{{1,2}}){_ORDINAL}[ -]?\s*(?:of\s+|de\s+|di\s+)?{_MONTH.format('month')}"
-    rf"(?:\s*[,\-]?\s*(?:de\s+|del\s+)?{_YEAR.format('year')})?"
+    rf"(?<![\w.])(?P<day>\d{{1,2}}){_ORDINAL}[ /-]?\s*(?:of\s+|de\s+|di\s+)?{_MONTH.format('month')}"
+    rf"(?:\s*[,/\-]?\s*(?:de\s+|del\s+)?{_YEAR.format('year')})?"
     rf"|(?<!\w){_MONTH.format('first')}[ \-]?\s*(?:the\s+)?(?P<second>\d{{1,2}}){_ORDINAL}(?![\d:]|[.,]\d)"
     rf"(?:\s*,?\s*{_YEAR.format('third')})?"
     r"|(?:(?P<y>\d{4})\s*[年년]\s*)?(?P<m>\d{1,2})\s*[月월]\s*(?P<d>\d{1,2})\s*[日일号號]",
@@ -67,14 +68,21 @@ _TIME = re.compile(
     r"(?:(?<![\w.:])|(?<=\d[Tt]))(\d{1,2}):(\d{2})(?::\d{2}(?:\.\d+)?)?(?!\d)\s*(am\b|pm\b|a\.m\.|p\.m\.)?",
     re.IGNORECASE,
 )
+_HOUR = re.compile(
+    r"(?<![\w.,:/-])(?:(?P<hour>\d{1,2})(?:\.(?P<minute>\d{2}))?\s?(?:(?P<half>am|pm|a\.m\.|p\.m\.)(?!\w)(?!\s+\d)|(?P<uhr>uhr)(?!\w))"
+    r"|(?P<h>\d{1,2})\s?h\s?(?P<min>\d{2})(?![\w.,]\d|\w)|(?<=à\s)(?P<at>\d{1,2})\s?h(?!\w))",
+    re.IGNORECASE,
+)
+"""Times without a colon: `3 pm`, `2.30 pm`, `14.30 Uhr`, `15 Uhr`, `14h30`, `à 15 h`."""
 _NUMBER = re.compile(
     r"(?:(?<![\w.,'])|(?<=USD)|(?<=EUR)|(?<=GBP)|(?<=CHF)|(?<=usd)|(?<=eur)|(?<=gbp)|(?<=chf))(?<![^\W\d]-)(?P<sign>(?<!\w)[-−])?"
     r"(?P<digits>\d{1,3}(?:[,.'’\u00a0\u2009\u202f]\d{3})+(?:[.,]\d{1,2}(?!\d))?"
-    r"|\d{1,3}(?: \d{3})+(?:[.,]\d{2})(?!\d)|\d+(?:[.,]\d+)?)"
+    r"|\d{1,3}(?: \d{3})+(?:[.,]\d{2}(?!\d)|(?=\s?(?:[€$£₽]|eur|usd|gbp|chf|euros?|dollars?|kr|zł|kč)(?!\w)))"
+    r"|\d{1,2}(?:,\d{2})+,\d{3}(?:\.\d{1,2})?(?!\d)|\d+(?:[.,]\d+)?)"
     r"(?![\w]*[A-Za-z]*\d)(?![.,:]\d)"
 )
 _SIGNS = {"$": "usd", "€": "eur", "£": "gbp", "¥": "jpy", "₹": "inr", "₽": "rub", "₩": "krw", "₺": "try"}
-_ISO = "usd eur gbp jpy inr chf cad aud sek nok dkk pln brl mxn cny rub krw try"
+_ISO = "usd eur gbp jpy inr chf cad aud nzd hkd sgd twd sek nok dkk pln brl mxn cny rub krw try"
 _CODES = {
     **{code: code for code in _ISO.split()},
     **dict.fromkeys(("dollar", "dollars", "bucks", "dólares", "dollari"), "usd"),
@@ -85,17 +93,48 @@ _CODES = {
     "yen": "jpy",
     "franken": "chf",
     "rupees": "inr",
+    **dict.fromkeys(("percent", "prozent", "procent", "pct"), "%"),
+    **dict.fromkeys(("pp", "prozentpunkte", "prozentpunkten"), "pp"),
+    **dict.fromkeys(("bp", "bps"), "bp"),
+    "promille": "‰",
 }
 _SCALES = {
     **dict.fromkeys(("k", "thousand", "tausend", "tsd"), 1000),
-    **dict.fromkeys(("million", "millions", "millionen", "mio", "mn"), 10**6),
+    **dict.fromkeys(
+        ("million", "millions", "millionen", "mio", "mn", "mln", "millón", "millones", "milioni", "milhões", "miljoen"),
+        10**6,
+    ),
     **dict.fromkeys(("billion", "billions", "bn", "milliarde", "milliarden", "mrd"), 10**9),
 }
+_SHORT_SCALES = {"m": 10**6, "b": 10**9}
+"""Joined to a number."""
+_SHARES = {"%": 100, "‰": 1000}
+_OF_DOLLARS = frozenset({"cad", "aud", "nzd", "hkd", "sgd", "mxn", "twd"})
+_DOLLARS = {
+    "us": "usd",
+    "ca": "cad",
+    "c": "cad",
+    "a": "aud",
+    "au": "aud",
+    "nz": "nzd",
+    "hk": "hkd",
+    "sg": "sgd",
+    "s": "sgd",
+}
+_DOLLARS |= {"r": "brl", "mx": "mxn", "nt": "twd"}
+"""Whose dollar (or real, or peso) it is by the letters before the sign."""
 _BEFORE = re.compile(
-    r"(?:(?P<sign>[$€£¥₹₽₩₺])|(?<![\w])(?P<code>[A-Za-z]{3})|(?<![\w])[A-Za-z]{1,2}(?P<dollar>\$))\s?[-−]?$"
+    r"(?:(?<![\w$])(?P<whose>[A-Za-z]{0,2})\$|(?P<sign>[€£¥₹₽₩₺])|(?<![\w])(?P<code>[A-Za-z]{3}))\s?[-−]?$"
 )
-_AFTER = re.compile(r"[-  \u00a0\u202f]?(?:(?P<sign>[$€£¥₹₽₩₺%])|(?P<word>[^\W\d_]+))", re.UNICODE)
-_MINUS = re.compile(r"(?:^|(?<=[\s(:*]))[-−]$")
+_AFTER = re.compile(r"[-  \u00a0\u202f]?(?:(?P<sign>[$€£¥₹₽₩₺%‰])|(?P<word>[^\W\d_]+))", re.UNICODE)
+_BEHIND = re.compile(r"[-  \u00a0\u202f]?(?:(?P<sign>[$€£¥₹₽₩₺])|(?P<word>[^\W\d_]{3,}))")
+"""Behind a scale, or behind an amount of dollars: the currency."""
+_POINTS = re.compile(
+    r"\s?(?:(?:percentage|%[- ]?)\s?points?|basis\s+points?|puntos\s+porcentuales|points?\s+de\s+pourcentage)(?!\w)",
+    re.IGNORECASE,
+)
+_PER_CENT = re.compile(r"\s(?:per\s+cent|pour\s+cent|por\s+ciento|por\s+cento|per\s+cento)(?!\w)", re.IGNORECASE)
+_MINUS = re.compile(r"(?:(?:^|(?<=[\s(:*]))[-−]|(?<!\w)(?:minus|negative|moins|menos|meno)\s)$", re.IGNORECASE)
 _WORD_BEFORE = re.compile(r"(?<!\w)(?P<word>[^\W\d_]{2,})[ #:]{1,2}$")
 
 
@@ -117,7 +156,8 @@ def spelled(text: str) -> list[Spelled]:
 
     Dates: ISO, with or without a time; `20 May 2026`, `May 20th, 2026` and their like in six languages, also without a
     year; `20.05.2026` (day first); `5/20/2026` and `20/5/2026`, of which `5/6/2026` has two readings. Numbers:
-    `1,234.50`, `1.234,50`, `1 234,50`, `1'234.50`, with a currency before or behind; `1.234` has two readings.
+    `1,234.50`, `1.234,50`, `1 234,50`, `1'234.50`, with a currency before or behind; `1.234` has two readings, as have
+    `1.5m` and `1.5M` without a currency; `three`, `minus 5`, `1,5 Mio`. Times: `14:30`, `2:30 pm`, `3 pm`, `14.30 Uhr`.
 
     >>> [(one.kind, sorted(map(str, one.means)), one.unit) for one in spelled("$1,234.50 until May 20th")]
     [('number', ['1234.5'], 'usd'), ('date', ['(None, 5, 20)'], None)]
@@ -204,39 +244,64 @@ def _day(year: int | None, month: int, day: int) -> Day | None:
 
 def _times(text: str) -> Iterator[Spelled]:
     for found in _TIME.finditer(text):
-        hour, minute, half = int(found[1]), int(found[2]), (found[3] or "").casefold()[:1]
-        if half and 1 <= hour <= 12:
-            hour = hour % 12 + (12 if half == "p" else 0)
-        if hour <= 24 and minute < 60:
-            yield Spelled(found.start(), found.end(), "time", frozenset([(hour, minute)]))
+        yield from _time(found, found[1], found[2], found[3])
+    for found in _HOUR.finditer(text):
+        hour = found["hour"] or found["h"] or found["at"]
+        yield from _time(found, hour, found["minute"] or found["min"] or "0", found["half"])
+
+
+def _time(found: re.Match[str], hours: str, minutes: str, half: str | None) -> Iterator[Spelled]:
+    hour, minute = int(hours), int(minutes)
+    if half and 1 <= hour <= 12:
+        hour = hour % 12 + (12 if half[0] in "pP" else 0)
+    if hour <= 24 and minute < 60:
+        yield Spelled(found.start(), found.end(), "time", frozenset([(hour, minute)]))
 
 
 def _numbers(text: str) -> Iterator[Spelled]:
     for found in _NUMBER.finditer(text):
         start, end = found.span()
-        before, after = _BEFORE.search(text, max(0, start - 8), start), _AFTER.match(text, end)
-        owed = before is not None and _MINUS.search(text, max(0, before.start() - 2), before.start()) is not None
+        before = _BEFORE.search(text, max(0, start - 8), start)
+        sign = start if before is None else before.start()
+        owed = _MINUS.search(text, max(0, sign - 10), sign) is not None and not found["sign"]
         values = frozenset(_values(found["digits"], bool(found["sign"]) or owed))
-        if not values:
-            continue
-        scale = _SCALES.get((after["word"] or "").casefold()) if after is not None else None
-        if scale is not None:
-            values = frozenset((value * scale).normalize() for value in values)
-        unit = None
-        if before is not None:
-            code = _CODES.get((before["code"] or "").casefold())
-            unit = "usd" if before["dollar"] else _SIGNS.get(before["sign"] or "") or code
-        if unit is None and after is not None:
-            unit = (
-                "%"
-                if after["sign"] == "%"
-                else _SIGNS.get(after["sign"] or "") or _CODES.get((after["word"] or "").casefold())
-            )
-        if unit == "%":
-            values |= {value / 100 for value in values}
-        beside = _WORD_BEFORE.search(text, max(0, start - 30), start)
-        words = [one["word"].casefold().rstrip("s") for one in (beside, after) if one is not None and one["word"]]
-        yield Spelled(start, end, "number", values, unit, frozenset(words) - STOP_WORDS)
+        if values:
+            yield _with_unit(text, start, end, values, before)
+    for start, end, value in number_words(text):
+        owed = _MINUS.search(text, max(0, start - 10), start) is not None
+        yield _with_unit(text, start, end, frozenset([-value if owed else value]), None)
+
+
+def _with_unit(text: str, start: int, end: int, values: frozenset[Decimal], before: re.Match[str] | None) -> Spelled:
+    """A number with what its scale, its currency and the words beside it make of it."""
+    after = _AFTER.match(text, end)
+    unit = None
+    if before is not None:
+        letters = before["whose"]
+        unit = _CODES.get((before["code"] or "").casefold()) or _SIGNS.get(before["sign"] or "")
+        if letters is not None:
+            unit = _DOLLARS.get(letters.casefold(), "usd")
+    word = (after["word"] or "").casefold() if after is not None else ""
+    joined = after is not None and after.start("word") == end
+    behind = after
+    if word in _SCALES or (joined and word in _SHORT_SCALES):
+        scaled = frozenset((value * (_SCALES.get(word) or _SHORT_SCALES[word])).normalize() for value in values)
+        behind = _BEHIND.match(text, after.end() + (text[after.end() : after.end() + 1] == ".")) if after else None
+        named = unit or (behind is not None and (behind["sign"] or _CODES.get((behind["word"] or "").casefold())))
+        values = scaled if word in _SCALES or named else values | scaled  # "1.5m" may be metres
+    if _POINTS.match(text, end):
+        unit = "pp" if "basis" not in text[end : end + 8].casefold() else "bp"
+    elif _PER_CENT.match(text, end):
+        unit = "%"
+    elif behind is not None:
+        own = "%" if behind["sign"] == "%" else "‰" if behind["sign"] == "‰" else None
+        own = own or _SIGNS.get(behind["sign"] or "") or _CODES.get((behind["word"] or "").casefold())
+        unit = own if unit is None or (unit == "usd" and own in _OF_DOLLARS) else unit
+    if unit in _SHARES:
+        values |= {(value / _SHARES[unit]).normalize() for value in values}
+    beside = _WORD_BEFORE.search(text, max(0, start - 30), start)
+    words = [one["word"].casefold().rstrip("s") for one in (beside, after) if one is not None and one["word"]]
+    return Spelled(start, end, "number", values, unit, frozenset(words) - STOP_WORDS)
 
 
 def _values(digits: str, negative: bool) -> Iterator[Decimal]:

@@ -23,6 +23,7 @@ _GUESS = re.compile(
     | (?<!\bi\s)(?<!\bwe\s)(?<!\byou\s)(?<!\d\s)(?:might|could|may)\s+(?:{_ARRIVES})
     | as\s+(?:early|soon)\s+as | at\s+(?:the\s+)?(?:very\s+)?(?:earliest|best) | earliest\s+on
     | with\s+(?:some\s+|a\s+bit\s+of\s+)?luck
+    | (?:let(?:['’]s|\s+us)|(?:we|you)\s+(?:can|could|may))\s+(?:just\s+)?(?:assume|suppose|pretend|imagine|say)
     | vielleicht|womöglich|eventuell|möglicherweise|wahrscheinlich|vermutlich|hoffentlich|angeblich|frühestens
     | bestenfalls
     | könnten?|dürften? | ich\s+(?:glaube|denke|vermute|hoffe|nehme\s+an)

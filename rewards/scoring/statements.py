@@ -19,6 +19,7 @@ from cm2_agent.types.tokens import fold, is_boundary, tells
 from cm2_agent.types.trace import Trace
 
 from .hedges import Kind, is_hedged
+from .speakers import is_anothers
 
 Span: TypeAlias = tuple[int, int]
 _LONGEST_NAMED = 60
@@ -26,7 +27,10 @@ _LEFT_OF_DATE = re.compile(
     r"(?:t|z|utc|gmt|at|um|on|[+\-]\d{2}(?::?\d{2})?|[a-z]{3,9}day|mo|di|mi|do|fr|sa|so|mon|tue|wed|thu|fri|sat|sun|[\s,.()]+)*"
 )
 _LEFT_OF_TIME = re.compile(r"[\s.]*(?:uhr|h|utc|gmt|z)?[\s.]*")
-_LEFT_OF_NUMBER = re.compile(r"[\s$€£¥₹₽₩₺%.+]*(?:[a-z]{3}|dollars?|euros?|pounds?)?[\s$€£¥₹₽₩₺%.]*")
+_LEFT_OF_NUMBER = re.compile(
+    r"[\s$€£¥₹₽₩₺%.+]*(?:[kmb]|mio|mrd|mn|bn|millions?|billions?|tsd|thousand)?\.?[\s$€£¥₹₽₩₺%‰.]*"
+    r"(?:[a-z]{3}|dollars?|euros?|pounds?|per\s?cent|prozent)?[\s$€£¥₹₽₩₺%‰.]*"
+)
 _OR = re.compile(
     r"\s*,?\s*(?:(?:or|oder|ou|o|ó|u|of)(?![^\W_])|或|或者|または|/|\|)\s*(?:perhaps|maybe|possibly|even|rather|on|the|by|am|le|el|il|op)?"
     r"\s*(?:the\s+)?"
@@ -65,6 +69,7 @@ _COMMA_GAP = re.compile(r"\s*,\s*(?:(?:on|by|at|the|am|den|le|el)\s+)*[$€£]?"
 _OR_GAP = re.compile(r"\s*[€$£]?\s*,?\s*(?:or|oder|ou|o)\s+(?:(?:on|by|at|the|am|den|le|el|even)\s+)*[$€£]?")
 _MOST_LISTED = 16
 _DIGIT = re.compile(r"\d")
+_RANGE = re.compile(r"\d+\s?-\s?\d+\s[^\W\d_]{3,}")
 _UNITS = """
 second minute min hour hr day week month year night mile km kg item piece point star cent cents ct pence
 sekunde sekunden minuten stunde stunden tag tage monat monate woche wochen jahr jahre jour jours mois heure heures
@@ -188,6 +193,8 @@ class ReplyText:
         if wanted.kind == "id":
             runs = re.findall(r"[^\W_]+|[\W_]+", wanted.text)
             between = r"[\s\-_/.#:]{0,2}"
+            if _RANGE.fullmatch(wanted.text):
+                between = r"(?:[\s\-_/.#:–]{0,3}|\s(?:to|bis|à|a|until)\s)"
             pattern = "".join(
                 between.join(map(re.escape, run)) if run[0].isalnum() else f"(?:{re.escape(run)}|{between})"
                 for run in runs
@@ -216,6 +223,7 @@ class ReplyText:
             or says.asks(start, end)
             or says.supposes(start)
             or is_hedged(says, start, end, kind, self._since(place, kind))
+            or is_anothers(says, start, end, kind)
         )
 
     def _since(self, place: Span, kind: Kind) -> int:
@@ -285,7 +293,8 @@ class ReplyText:
                 else:
                     own = one.words - _FILLERS
                     alike = bool(own & words) or ((not own or not words) and self._digits(one) in shapes)
-                if not _is(one, wanted) and (alike or (one.start, one.end) in tied):
+                counted = one.unit is None and None not in units and bool(one.words - words - _FILLERS)
+                if not _is(one, wanted) and (alike or ((one.start, one.end) in tied and not counted)):
                     yield (one.start, one.end), self.text[one.start : one.end], one.means
         elif wanted.kind == "id":
             shape, starts = _shape(wanted.text), [start for start, _ in places]

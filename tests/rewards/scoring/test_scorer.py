@@ -256,7 +256,7 @@ def test_without_a_checklist_there_is_no_reward_and_a_tasks_own_serves() -> None
     checklist = own.own_checklist()
     assert checklist is not None
     assert (score.reward, score.checklist) == (1.0, checklist.hash)
-    assert score.reward_version == scorer.version == "task-checklists;code=4"
+    assert score.reward_version == scorer.version == "task-checklists;code=5"
 
 
 def test_the_version_names_what_could_change_the_number() -> None:
@@ -268,7 +268,7 @@ def test_the_version_names_what_could_change_the_number() -> None:
         ChecklistScorer(Checklist(EACH, name="support", version=4)).version,
     }
     assert len(versions) == 4
-    assert ChecklistScorer(one).version == f"support@3:{one.hash[:12]};code=4"
+    assert ChecklistScorer(one).version == f"support@3:{one.hash[:12]};code=5"
 
 
 # -- the gate and censoring
