@@ -15,7 +15,7 @@ from cm2_agent.types.dialogue_words import as_text, stands_in
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.negation import Negation
 from cm2_agent.types.spellings import Spelled, spelled
-from cm2_agent.types.tokens import fold, is_boundary, tells
+from cm2_agent.types.tokens import CODE_WORDS, fold, is_boundary, tells
 from cm2_agent.types.trace import Trace
 
 from .hedges import Kind, is_hedged
@@ -68,6 +68,7 @@ _EMPHASIS = re.compile(r"(?<![^\W_])_{1,3}(?=[^\W_])|(?<=[^\W_])_{1,3}(?![^\W_])
 _COMMA_GAP = re.compile(r"\s*,\s*(?:(?:on|by|at|the|am|den|le|el)\s+)*[$€£]?")
 _OR_GAP = re.compile(r"\s*[€$£]?\s*,?\s*(?:or|oder|ou|o)\s+(?:(?:on|by|at|the|am|den|le|el|even)\s+)*[$€£]?")
 _MOST_LISTED = 16
+_BESIDE = re.compile(r"(?:,|&|(?<!\w)(?:and|und|et|y|e|en))\s*$")
 _DIGIT = re.compile(r"\d")
 _RANGE = re.compile(r"\d+\s?-\s?\d+\s[^\W\d_]{3,}")
 _UNITS = """
@@ -293,7 +294,7 @@ class ReplyText:
                 else:
                     own = one.words - _FILLERS
                     alike = bool(own & words) or ((not own or not words) and self._digits(one) in shapes)
-                counted = one.unit is None and None not in units and bool(one.words - words - _FILLERS)
+                counted = None not in units and self._counts_things(one, words)
                 if not _is(one, wanted) and (alike or ((one.start, one.end) in tied and not counted)):
                     yield (one.start, one.end), self.text[one.start : one.end], one.means
         elif wanted.kind == "id":
@@ -315,6 +316,15 @@ class ReplyText:
         near = places[max(0, at - 1) : at + 1]
         gaps = [self.text[min(one[1], place[1]) : max(one[0], place[0])][:_MOST_LISTED] for place in near]
         return any(gap.strip() and _LISTED.fullmatch(gap) for gap in gaps)
+
+    def _counts_things(self, one: Spelled, words: frozenset[str]) -> bool:
+        """Whether a number is one of other things, said beside an amount: "30 EUR and 2 items"."""
+        others = one.words - words - _FILLERS - CODE_WORDS
+        return (
+            one.unit is None
+            and bool(others)
+            and _BESIDE.search(self.text, max(0, one.start - 8), one.start) is not None
+        )
 
     def _digits(self, one: Spelled) -> str:
         return _DIGIT.sub("9", self.text[one.start : one.end])
