@@ -1,4 +1,4 @@
-"""The reward that a trace would have had, had people answered in the judge's place."""
+"""What a trace would have been paid (`Score.lower`), had people answered in the judge's place."""
 
 from __future__ import annotations
 
@@ -18,16 +18,20 @@ def people_reward(
     judged: Collection[str] | None = None,
     any_of: Mapping[str, Collection[str]] | None = None,
 ) -> float | None:
-    """The reward with people's answers for the verdicts that they labelled; None where they labelled nothing of it, or
-    not all that a judge decided, or the reward is no checklist's (a stack's, say).
+    """`Score.lower` with people's answers for the verdicts that they labelled; None where they labelled nothing of it, or
+    not all that a judge decided, or the score is pending or no checklist's (a stack's, say).
 
     `judged` names the items that a judge decides, by default all; `any_of` those on which an item rests. An item that
     people call satisfied is paid where its prerequisites are satisfied, whenever that was; one that was not asked,
     since a prerequisite was not satisfied, stays unpaid unless people labelled it too."""
-    if score.reward is None or not score.turns:
+    if score.lower is None or not score.turns:
         return None
-    plain = _mean([_earned(turn.verdicts, [verdict.pays for verdict in turn.verdicts]) for turn in score.turns])
-    if not math.isclose(plain, score.reward, abs_tol=1e-9):
+    paid = [[verdict.pays for verdict in turn.verdicts] for turn in score.turns]
+    least = _mean([_earned(turn.verdicts, pays) for turn, pays in zip(score.turns, paid, strict=True)])
+    if not math.isclose(least, score.lower, abs_tol=1e-9):
+        return None
+    known = _mean([_earned_of_known(turn.verdicts, pays) for turn, pays in zip(score.turns, paid, strict=True)])
+    if score.reward is not None and not math.isclose(known, score.reward, abs_tol=1e-9):
         return None
     several: dict[str, int] = {}
     for verdict in score.verdicts:
@@ -85,6 +89,11 @@ def _relabelled(
 
 
 def _earned(verdicts: Collection[Verdict], pays: Collection[float | None]) -> float:
+    """R_t where nothing is paid for what is not known."""
+    return math.fsum(verdict.weight * (one or 0.0) for verdict, one in zip(verdicts, pays, strict=True))
+
+
+def _earned_of_known(verdicts: Collection[Verdict], pays: Collection[float | None]) -> float:
     """R_t over what is known; a turn of which all is known weighs 1."""
     pairs = [(verdict.weight, one) for verdict, one in zip(verdicts, pays, strict=True)]
     known = [(weight, one) for weight, one in pairs if one is not None]

@@ -1,4 +1,4 @@
-"""Mean rewards corrected by people's labels, for `cm2 report --labels`."""
+"""Mean rewards corrected by people's labels, for `cm2 report --labels`: of what training pays, `Score.lower`."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def corrected_means(store: SQLStore, version: str) -> tuple[PolicyMean, ...]:
     met = False
     for trace in store.traces(reward=version):
         score = store.score(trace.id, version)
-        if score is None or score.reward is None:
+        if score is None or score.lower is None:
             continue
         met |= trace.id in labelled
         rewards = gathered[_policy(trace)]
@@ -59,11 +59,11 @@ def corrected_means(store: SQLStore, version: str) -> tuple[PolicyMean, ...]:
             worth = people_reward(score, labels, judged, {item.id: item.any_of for item in items or () if item.any_of})
             rewards.partly += worth is None
         if worth is None:
-            rewards.others.append(score.reward)
+            rewards.others.append(score.lower)
             rewards.other_tasks.append(task)
         else:
             rewards.people.append(worth)
-            rewards.judge.append(score.reward)
+            rewards.judge.append(score.lower)
             rewards.tasks.append(task)
     if not met:
         raise StoreError(

@@ -26,9 +26,11 @@ SHOWN = 20
 
 @dataclass(kw_only=True)
 class Measured:
-    """The traces that have both a reward and the outcome, one entry each."""
+    """The traces that have both a reward and the outcome, one entry each. `rewards` are what training pays
+    (`Score.lower`), `stored` the rewards as they are stored."""
 
     rewards: list[float] = field(default_factory=list)
+    stored: list[float | None] = field(default_factory=list)
     outcomes: list[float] = field(default_factory=list)
     groups: list[str | None] = field(default_factory=list)
     clusters: list[str] = field(default_factory=list)
@@ -36,7 +38,7 @@ class Measured:
     unpaid: list[list[tuple[str, float]]] = field(default_factory=list)
     baselines: dict[str, list[float]] = field(default_factory=dict)
     nulls: int = 0
-    """Traces with the outcome whose reward is NULL; they are in no other figure."""
+    """Traces with the outcome whose reward is pending or means nothing; they are in no other figure."""
 
 
 def measured(store: SQLStore, version: str, against: str, reads: Collection[str] = ()) -> Measured:
@@ -59,16 +61,17 @@ def measured(store: SQLStore, version: str, against: str, reads: Collection[str]
             outcome = float(people[trace.id])
         if score is None or outcome is None:
             continue
-        if score.reward is None:
+        if score.lower is None:
             found.nulls += 1
             continue
         key = group_key(trace, version)
-        found.rewards.append(score.reward)
+        found.rewards.append(score.lower)
+        found.stored.append(score.reward)
         found.outcomes.append(outcome)
         found.groups.append(None if key is None else canonical_json(key))
         found.clusters.append(cluster_of(trace.id, trace.task_id))
         found.traces.append((trace.id, trace.task_id))
-        found.unpaid.append([] if score.reward >= IN_FULL else _unpaid(score))
+        found.unpaid.append([] if score.lower >= IN_FULL else _unpaid(score))
         for name, figure in simple.items():
             found.baselines[name].append(figure(trace))
     if not found.rewards:
@@ -94,6 +97,7 @@ def outcome_report(found: Measured, success_at: float = 1.0) -> dict[str, Any]:
     return {
         "n": order.n,
         "nulls": found.nulls,
+        "measured": "lower",
         "successes": sum(success),
         "success_at": success_at,
         **{name: getattr(order, name) for name in names},
@@ -104,6 +108,30 @@ def outcome_report(found: Measured, success_at: float = 1.0) -> dict[str, Any]:
         "ci": {name: _listed(interval) for name, interval in order.ci.items()},
         "baselines": {name: _beside(found, values, success) for name, values in found.baselines.items()},
         "differ": list(_differ(found, whole, success)),
+        "stored_reward": _stored(found, success),
+    }
+
+
+def _stored(found: Measured, success: list[bool]) -> dict[str, Any] | None:
+    """The stored reward, which renormalises over a few NULLs, as a prediction; None where it is what training pays."""
+    from cm2_agent.analysis.classification import confusion
+    from cm2_agent.analysis.ranking import agreement
+
+    if found.stored == found.rewards:
+        return None
+    known = [place for place, reward in enumerate(found.stored) if reward is not None]
+    rewards = [reward for reward in found.stored if reward is not None]
+    outcomes, groups, clusters = (
+        [values[place] for place in known] for values in (found.outcomes, found.groups, found.clusters)
+    )
+    whole = confusion([one >= IN_FULL for one in rewards], [success[at] for at in known], clusters, threshold=1.0)
+    order = agreement(rewards, outcomes, groups, clusters) if rewards else None
+    return {
+        "n": len(known),
+        "higher": sum(found.stored[place] != found.rewards[place] for place in known),
+        "auc": None if order is None else order.auc,
+        "auc_within": None if order is None else order.auc_within,
+        "whole": _table(whole),
     }
 
 
@@ -187,9 +215,10 @@ def _unpaid(score: Score) -> list[tuple[str, float]]:
 def outcome_lines(result: Mapping[str, Any]) -> Iterator[str]:
     """The report as text."""
     yield (
-        f"traces      {result['n']}  ({result['successes']} with an outcome of at least {result['success_at']:g}; NULL"
-        f" rewards left out: {result['nulls']})"
+        f"traces      {result['n']}  ({result['successes']} with an outcome of at least {result['success_at']:g}; pending"
+        f" or without a reward: {result['nulls']})"
     )
+    yield "reward      lower, what training pays: nothing for a verdict that is missing by the agent's doing"
     for name in ("auc", "auc_within", "spearman", "kendall"):
         yield f"{name:<11} {format_number(result[name], result['ci'][name])}"
     yield f"pairs       {result['pairs']}  (of one group, with different outcomes)"
@@ -209,6 +238,11 @@ def outcome_lines(result: Mapping[str, Any]) -> Iterator[str]:
         for figure in ("accuracy", "mcc"):
             yield f"  {figure:<11} {format_number(table[figure], table['ci'][figure])}"
     yield from _baseline_lines(result["baselines"])
+    stored = result["stored_reward"]
+    if stored is not None:
+        figures = {"auc": stored["auc"], "auc_within": stored["auc_within"], "mcc of reward 1": stored["whole"]["mcc"]}
+        yield f"\nthe stored reward, which differs on {stored['higher']} of {stored['n']} dialogues that have one"
+        yield "  " + "  ".join(f"{name} {format_number(value)}" for name, value in figures.items())
     differ = result["differ"]
     if differ:
         yield f"\ndialogues in which reward 1 and success differ: {len(differ)}"

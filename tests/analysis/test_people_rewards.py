@@ -60,6 +60,9 @@ def test_a_null_that_people_could_answer_counts() -> None:
     unsure = (verdict("a", None, 0.2), verdict("b", True, 0.8))
     assert score(*unsure).reward == 1.0
     assert people_reward(score(*unsure), {("t", 0, "a"): False, ("t", 0, "b"): True}) == pytest.approx(0.8)
+    assert people_reward(score(*unsure), {("t", 0, "b"): True}, {"b"}) == pytest.approx(0.8)  # a is a check
+    pending = (verdict("a", None, 0.2, cause="infrastructure"), verdict("b", True, 0.8))
+    assert people_reward(score(*pending), {("t", 0, "a"): False, ("t", 0, "b"): True}) is None
 
 
 def test_a_label_without_a_turn_means_the_only_verdict() -> None:

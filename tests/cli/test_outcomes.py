@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,36 @@ def test_a_reward_that_is_null_is_counted(store: str) -> None:
         opened.save_score(Score(trace_id="r5", reward_version="v@1", reward=None, null_reason="verdicts"))
     found = as_json("eval", "--against", "official", "--store", store)
     assert (found["n"], found["nulls"]) == (5, 1)
-    assert "NULL rewards left out: 1" in cm2("eval", "--against", "official", "--store", store)[0]
+    assert "pending or without a reward: 1" in cm2("eval", "--against", "official", "--store", store)[0]
+
+
+def test_what_training_pays_is_measured_and_the_stored_reward_is_named_beside_it(store: str) -> None:
+    """`heavy` of the second trace is NULL by the agent's doing: the stored reward leaves it out and is 1."""
+    save(store, [("a", "p", True, True, 1.0), ("b", "p", True, False, 0.0), ("c", "p", False, False, 0.0)])
+    assert as_json("eval", "--against", "official", "--store", store)["stored_reward"] is None
+    with SQLStore(store) as opened:
+        known = opened.score("r1", "v@1")
+        assert known is not None
+        light, heavy = known.turns[0].verdicts
+        null = replace(heavy, value=None, paid=None, cause="content", reason="judge failed")
+        turn = replace(known.turns[0], verdicts=(light, null), reward=1.0)
+        opened.save_score(Score(trace_id="r1", reward_version="v@1", reward=1.0, turns=(turn,)))
+    found = as_json("eval", "--against", "official", "--store", store)
+    assert (found["measured"], found["nulls"], found["auc"], found["whole"]["fp"]) == ("lower", 0, 1.0, 0)
+    stored = found["stored_reward"]
+    assert (stored["n"], stored["higher"], stored["auc"], stored["whole"]["fp"]) == (3, 1, 0.75, 1)
+    words = cm2("eval", "--against", "official", "--store", store)[0]
+    assert "lower, what training pays" in words
+    assert "the stored reward, which differs on 1 of 3 dialogues that have one" in words
+    lines: list[dict[str, Any]] = [
+        {"trace": "r1", "item": "light", "turn": 0, "rater": "ann", "value": True},
+        {"trace": "r1", "item": "heavy", "turn": 0, "rater": "ann", "value": True},
+    ]
+    path = Path(store.removeprefix("sqlite:///")).parent / "labels.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    cm2("import", "labels", str(path), "--store", store)
+    (one,) = as_json("report", "--labels", "--store", store)["corrected"]
+    assert (one["mean"]["people"], one["mean"]["judged"]) == (1.0, 0.25)
 
 
 def test_what_counts_as_success_can_be_said(store: str) -> None:
