@@ -18,8 +18,8 @@ def people_reward(
     judged: Collection[str] | None = None,
     any_of: Mapping[str, Collection[str]] | None = None,
 ) -> float | None:
-    """`Score.lower` with people's answers for the verdicts that they labelled; None where they labelled nothing of it, or
-    not all that a judge decided, or the score is pending or no checklist's (a stack's, say).
+    """`Score.lower` with people's answers for the verdicts that they labelled; None where they labelled nothing of it,
+    or not all that a judge decided, or the score is pending or no checklist's (a stack's, say).
 
     `judged` names the items that a judge decides, by default all; `any_of` those on which an item rests. An item that
     people call satisfied is paid where its prerequisites are satisfied, whenever that was; one that was not asked,

@@ -215,8 +215,8 @@ def _unpaid(score: Score) -> list[tuple[str, float]]:
 def outcome_lines(result: Mapping[str, Any]) -> Iterator[str]:
     """The report as text."""
     yield (
-        f"traces      {result['n']}  ({result['successes']} with an outcome of at least {result['success_at']:g}; pending"
-        f" or without a reward: {result['nulls']})"
+        f"traces      {result['n']}  ({result['successes']} with an outcome of at least {result['success_at']:g};"
+        f" pending or without a reward: {result['nulls']})"
     )
     yield "reward      lower, what training pays: nothing for a verdict that is missing by the agent's doing"
     for name in ("auc", "auc_within", "spearman", "kendall"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -147,7 +148,8 @@ def score(
                 found.print()
             print_result(found.to_json(), as_json=as_json, lines=found.lines())
             return
-        reasons, stopped = asyncio.run(_score(opened, waiting, scorer, chosen))
+        work = asyncio.run(_score(opened, waiting, scorer, chosen))
+        reasons, stopped = work.reasons, work.stopped
         scores = list(opened.scores(reward=scorer.version))
         change = None if old is None else compare(opened.scores(reward=old), scores, names=(old, scorer.version))
     for reason, count in reasons.most_common():
@@ -180,6 +182,10 @@ def score(
         else:
             print_flips(change)
     print_result(result, as_json=as_json, omit="flips")
+    if work.owed and not work.judged:
+        (why, _), *_ = work.owed.most_common(1)
+        echo_err(printable(f"nothing could be judged: all {work.owed.total()} verdicts are pending. The judge: {why}"))
+        raise typer.Exit(1)
 
 
 def echo_unknown_failures(scores: Sequence[Score]) -> None:
@@ -220,29 +226,49 @@ def load_checklist_and_checks(
     return functions, load_checklist(checklist, functions)
 
 
+@dataclass(kw_only=True)
+class _Work:
+    """What scoring came to: why rewards are NULL, counted; the judge's verdicts (on `questions`, where the checklist is
+    one), and the explanations of those that it still owes, counted; the budget that stopped it, if one did."""
+
+    questions: frozenset[str] | None = None
+    reasons: Counter[str] = field(default_factory=Counter)
+    judged: int = 0
+    owed: Counter[str] = field(default_factory=Counter)
+    stopped: BudgetExhausted | None = None
+
+    def add(self, score: Score) -> None:
+        if score.reward is None:
+            self.reasons[score.null_reason or "unknown"] += 1
+        for verdict in score.verdicts:
+            if verdict.reason == "judge failed" and verdict.cause == "infrastructure":
+                self.owed[verdict.explanation or "it did not answer"] += 1
+            elif self.questions is None or verdict.item in self.questions:
+                self.judged += bool(verdict.explanation or verdict.evidence)
+
+
 async def _score(
     store: SQLStore, traces: Iterable[Trace], scorer: ChecklistScorer, checklist: Checklist | None
-) -> tuple[Counter[str], BudgetExhausted | None]:
-    """Why rewards are NULL, counted, and the budget that stopped the scoring, if one did."""
+) -> _Work:
     from cm2_agent.runner.rescore import score_traces
 
-    reasons: Counter[str] = Counter()
+    questions = None if checklist is None else frozenset(item.id for item in checklist if item.is_judged)
+    work = _Work(questions=questions)
     at_a_time = 1 if scorer.judge is None else 64
     with progress("scoring") as advance:
         try:
             async for _, found in score_traces(traces, checklist, store=store, scorer=scorer, concurrency=at_a_time):
-                if found.reward is None:
-                    reasons[found.null_reason or "unknown"] += 1
+                work.add(found)
                 advance()
         except JudgeRefused:
             raise
         except BudgetExhausted as error:
-            return reasons, error
+            work.stopped = error
         finally:
             close: Any = getattr(scorer.judge, "aclose", None)
             if close is not None:
                 await close()
-    return reasons, None
+    return work
 
 
 def second_opinion(store: SQLStore, version: str) -> tuple[str, str | None, str]:

@@ -1,4 +1,5 @@
-"""Where a value first stands in a dialogue: in a user's message, or in a tool's result that is no error.
+"""Where a value first stands in a dialogue: in a user's message, or in a tool's result that is no error and found
+anything.
 
 A check that asks where an argument came from asks it of every call after every step, so each text is read once: a value
 is looked up among the texts before it and its place is remembered, also as the dialogue grows."""
@@ -12,6 +13,7 @@ from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, S
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from cm2_agent.types.empty_answers import finds_nothing
 from cm2_agent.types.json_values import JSON, canonical_json
 from cm2_agent.types.spellings import spelled
 from cm2_agent.types.tokens import CODE_WORDS, INDEXED, end_of, fold, id_spellings, tells
@@ -19,7 +21,8 @@ from cm2_agent.types.tool_content import content_text
 from cm2_agent.types.tool_errors import is_error
 
 if TYPE_CHECKING:
-    from cm2_agent.types.trace import Turn
+    from cm2_agent.types.messages import ToolCallResponse
+    from cm2_agent.types.trace import Step, Turn
 
 _SCANS = 32
 """How often the texts are read through before their words are indexed: that costs about as much."""
@@ -194,7 +197,7 @@ class DialogueWords:
                 for response in step.responses:
                     tools += 1
                     if tools > len(self._tools):
-                        self._tools.add("" if is_error(response) else _words_of(response.response))
+                        self._tools.add(_words_of(response.response) if _has_found(step, response) else "")
                         self._tool_steps.append(step.number)
         self._counts = (users, tools)
 
@@ -284,6 +287,14 @@ def _earliest(passages: Passages, needle: str, value: JSON, count: int) -> int |
         place = passages.first_meaning(means)
         known = [] if place is None or place >= count else [place]
     return min(known, default=None)
+
+
+def _has_found(step: Step, response: ToolCallResponse) -> bool:
+    """Whether an answer is a source: no error, and more than the call's own arguments again beside "not found"."""
+    if is_error(response):
+        return False
+    asked = next((use.arguments for use in step.tool_uses if use.response is response), None)
+    return not finds_nothing(parsed(response.response), asked)
 
 
 def _words_of(answer: JSON) -> str:

@@ -17,6 +17,8 @@ from cm2_agent.types.check_specs import (
     UserMatches,
     compile_pattern,
 )
+from cm2_agent.types.dialogue_words import parsed
+from cm2_agent.types.empty_answers import is_not_there
 from cm2_agent.types.scope import CallView
 from cm2_agent.types.tool_use import CallStatus
 from cm2_agent.types.view import View
@@ -46,6 +48,8 @@ class CalledCheck(LastingCheck):
                 and call.status in self._statuses
                 and (not self._wanted or view.matches(call, self._wanted))
             ):
+                if self._known and is_not_there(parsed(call.result)):
+                    continue
                 if not self._known or call.status == "ok":
                     return call.step
                 unknown = True

@@ -145,15 +145,29 @@ def test_a_failing_judge_leaves_nulls_that_are_asked_again(
     command: tuple[str, ...], server: JudgeServer, store: str
 ) -> None:
     server.faults.extend([Fault(status=409)] * (DIALOGUES * TURNS * 4))
-    out, err = cm2(*command, "--json")
+    out, err = cm2(*command, "--json", code=1)
     assert json.loads(out)["scored"] == 0
     assert f"{DIALOGUES} without a reward: verdicts" in err
+    assert f"nothing could be judged: all {DIALOGUES * TURNS * 2} verdicts are pending" in err
     assert f"{DIALOGUES * TURNS * 2} verdicts are pending, since the judge failed; the same command asks again" in err
     problems = as_json("doctor", "--store", store, code=1)
     assert problems["null_verdict_reasons"] == {"judge failed": DIALOGUES * TURNS * 2}
     assert "judge failed" in problems["problems"][0]
     assert as_json(*command)["scored"] == DIALOGUES
     assert as_json("doctor", "--store", store)["null_verdicts"] == {}
+
+
+def test_a_judge_that_writes_prose_judged_nothing_and_the_command_says_so(
+    command: tuple[str, ...], server: JudgeServer, store: str
+) -> None:
+    server.faults.extend([Fault(text="The assistant did well.")] * (DIALOGUES * TURNS * 9))
+    out, err = cm2(*command, "--json", code=1)
+    assert (json.loads(out)["scored"], json.loads(out)["mean_reward"]) == (0, None)
+    assert "nothing could be judged" in err
+    assert "not the JSON that was asked for" in err
+    server.faults.clear()
+    assert as_json(*command)["scored"] == DIALOGUES
+    assert as_json(*command)["judge"]["calls"] == 0  # nothing is left to judge, and that is no failure
 
 
 def test_a_second_opinion_is_a_version_of_its_own_and_its_flips_are_told(

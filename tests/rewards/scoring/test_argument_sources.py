@@ -15,7 +15,7 @@ from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.messages import Message, ToolCall, ToolCallResponse, ToolSpec
 from cm2_agent.types.run import ModelCall, Run
 from cm2_agent.types.trace import Trace
-from tests.rewards.talk import say
+from tests.rewards.talk import call, say, trace, turn
 from tests.types.test_spellings import spellings
 
 ORDER = ToolSpec(
@@ -230,3 +230,38 @@ def test_greetings_and_small_words_come_from_nowhere(user: str, value: str) -> N
 
 def test_codes_in_capitals_are_values() -> None:
     assert comes(dialogue("Ship it to IT", "IT")) is True
+
+
+def verdict(check: dict[str, Any], one: Trace) -> bool | None:
+    return ChecklistScorer(Checklist(Item("it", check=check))).score_sync(one).verdicts[0].value
+
+
+NOTHING = [
+    "Order W-999 not found",
+    {"query": "W-999", "results": []},
+    {"id": "W-999", "order": None},
+    "No order W-999 found",
+]
+
+
+@pytest.mark.parametrize("nothing", NOTHING)
+def test_an_invented_id_is_no_tools_because_a_tool_that_found_nothing_repeats_it(nothing: Any) -> None:
+    made_up = trace(turn("Cancel it.", call("get_order", nothing, id="W-999"), call("cancel", "done", id="W-999")))
+    assert verdict({"called": "cancel", "with": {"id": {"from": "tool"}}}, made_up) is False
+    found = {"id": "W-712", "status": "open", "items": []}
+    looked_up = trace(turn("Cancel it.", call("get_order", found, id="W-712"), call("cancel", "done", id="W-712")))
+    assert verdict({"called": "cancel", "with": {"id": {"from": "tool"}}}, looked_up) is True
+
+
+@pytest.mark.parametrize("nothing", ["Order W-9 not found", {"found": False}, {"message": "No such order"}])
+def test_a_call_for_what_is_not_there_ran_and_did_not_succeed(nothing: Any) -> None:
+    one = trace(turn("Where is W-9?", call("get_order", nothing, id="W-9"), say("There is no such order.")))
+    assert verdict({"called": "get_order"}, one) is True
+    assert verdict({"called": "get_order", "succeeded": True}, one) is False
+    assert verdict({"no_tool_error": True}, one) is True
+
+
+@pytest.mark.parametrize("empty", ["[]", [], "No flights available", {"results": []}, "", None])
+def test_a_search_without_results_succeeded(empty: Any) -> None:
+    one = trace(turn("Any flights?", call("search", empty, to="JFK"), say("There are none.")))
+    assert verdict({"called": "search", "succeeded": True}, one) is True
