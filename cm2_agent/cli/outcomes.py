@@ -121,9 +121,8 @@ def _stored(found: Measured, success: list[bool]) -> dict[str, Any] | None:
         return None
     known = [place for place, reward in enumerate(found.stored) if reward is not None]
     rewards = [reward for reward in found.stored if reward is not None]
-    outcomes, groups, clusters = (
-        [values[place] for place in known] for values in (found.outcomes, found.groups, found.clusters)
-    )
+    outcomes, groups = [found.outcomes[at] for at in known], [found.groups[at] for at in known]
+    clusters = [found.clusters[at] for at in known]
     whole = confusion([one >= IN_FULL for one in rewards], [success[at] for at in known], clusters, threshold=1.0)
     order = agreement(rewards, outcomes, groups, clusters) if rewards else None
     return {
