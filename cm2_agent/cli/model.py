@@ -17,18 +17,21 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     group = command_group("Check a model's folder.")
-    short = "Check stops, tools, thinking and formats; exit 1 where something would be lost."
+    short = "Check weights, stops, tools, thinking and formats; exit 1 where something would be lost."
     help = (
-        "Check a model's folder: stop tokens, whether tools are shown, thinking, the format of tool calls, control"
-        " words, and a dialogue of five messages there and back, token by token. Reads the tokenizer and its chat"
-        " template; loads no weights and runs no code of the folder. Exits 1 where something would be lost."
+        "Check the folder of a model or an adapter: whether the weights are whole and fit the configuration, the base"
+        " and the tokenizer, stop tokens, whether tools are shown, thinking, the format of tool calls, control words,"
+        " and a dialogue of five messages there and back, token by token. Reads no weights (their names and sizes"
+        " alone) and runs no code of the folder. Exits 1 where it cannot be trained or something would be lost."
     )
     group.command("check", help=help, short_help=short)(check)
     app.add_typer(group, name="model")
 
 
 def check(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder with a tokenizer and a chat template.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="The folder of a model, an adapter, or a tokenizer.")
+    ],
     no_tools: Annotated[bool, typer.Option("--no-tools", help="The model is to call no tools.")] = False,
     no_tokens: Annotated[bool, typer.Option("--no-tokens", help="Leave out the dialogue's tokens.")] = False,
     as_json: JsonOption = False,
@@ -46,6 +49,7 @@ def check(
 
 def _lines(found: ModelCheck, *, tokens: bool) -> Iterator[str]:
     yield printable(f"model          {found.name}")
+    yield printable(f"weights        {found.weights}")
     stops = ", ".join(f"{text} ({id_})" for id_, text in found.stops.items()) or "none"
     yield printable(f"stops          {stops}; the template ends a message with {found.ending[:60]!r}")
     yield printable(f"tools          {found.tools}")
@@ -60,4 +64,5 @@ def _lines(found: ModelCheck, *, tokens: bool) -> Iterator[str]:
         yield printable(f"note: {note}")
     for problem in found.problems:
         yield printable(f"problem: {problem}")
-    yield "nothing would be lost" if found.ok else f"{len(found.problems)} problems"
+    count = "1 problem" if len(found.problems) == 1 else f"{len(found.problems)} problems"
+    yield "nothing would be lost" if found.ok else count

@@ -18,4 +18,4 @@ def tokenizer_of(model: str | None) -> Any:
     try:
         return load_tokenizer(model)
     except ModelError as error:
-        raise TrainError(f"cannot load a tokenizer from {model!r}: {error}") from error
+        raise TrainError(str(error)) from error

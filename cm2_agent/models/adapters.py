@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from cm2_agent.errors import ModelError, require_extra
+from cm2_agent.models.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
-__all__ = ["ADAPTER_CONFIG", "is_peft", "load_adapter", "plain_model", "save_adapter"]
+__all__ = ["is_peft", "load_adapter", "plain_model", "save_adapter"]
 
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 STOPS = "generation_config.json"
 
 

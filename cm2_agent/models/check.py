@@ -1,12 +1,12 @@
 """`check_model`: what a model's folder says of stops, tools, thinking and formats, and a dialogue there and back.
 
-Neither weights nor code of the folder are loaded: its configuration, its tokenizer and its chat template are read."""
+Neither numbers of weights nor code of the folder are loaded: its configuration, the names and sizes of its weights, its
+tokenizer and its chat template are read."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,11 +14,16 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
 from cm2_agent.errors import ModelError, require_extra
+from cm2_agent.models.adapters import plain_model
 from cm2_agent.models.chat_template import history_hash, reasoning_of, template_messages
 from cm2_agent.models.control_words import control_words_of
+from cm2_agent.models.folder_check import FolderCheck, check_folder, vocabulary_findings
+from cm2_agent.models.loading import load_tokenizer
 from cm2_agent.models.local import LocalChatModel
+from cm2_agent.models.model_files import read_json
+from cm2_agent.models.model_source import model_source
 from cm2_agent.models.reasoning_text import opening_tag
-from cm2_agent.models.stop_tokens import eos_ids
+from cm2_agent.models.stop_tokens import configured_stops, eos_ids
 from cm2_agent.models.template_probe import TOOL, completion_of, shared_length
 
 __all__ = ["ModelCheck", "TokenLine", "check_model", "check_tokenizer"]
@@ -39,32 +44,35 @@ class TokenLine:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCheck:
-    """What was found. `problems` are what would be lost; `notes` what is worth knowing and loses nothing.
+    """What was found. `problems` are what would be lost, or keeps the model from being loaded or trained; `notes` what
+    is worth knowing and loses nothing. `weights` are the model's class, size and dtype, "none" where it has none.
 
     `tokens` are those of a dialogue of five messages: a question, a call, its result, an answer, a question."""
 
     name: str
-    stops: dict[int, str]
-    ending: str
-    tools: str
-    calls: str
-    thinking: str
-    control_words: int
+    weights: str = "none"
+    stops: dict[int, str] = field(default_factory=dict)
+    ending: str = ""
+    tools: str = "cannot be used"
+    calls: str = "none"
+    thinking: str = "none"
+    control_words: int = 0
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     tokens: list[TokenLine] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
-        """Whether nothing would be lost."""
+        """Whether it can be trained, weights provided, and nothing would be lost."""
         return not self.problems
 
 
 def check_model(folder: str | Path, *, tools: bool = True) -> ModelCheck:
-    """Check a folder with a model's configuration and tokenizer; weights are not needed. `tools` False asks for
-    dialogues without tools.
+    """Check the folder of a model or of a LoRA adapter: whether its weights are whole, fit its configuration, its base
+    and its tokenizer, and what the chat template does. No weight is read, and no code of the folder is run. `tools`
+    False asks for dialogues without tools. A folder with a tokenizer alone is checked for formats, as `weights` says.
 
-    Raises ModelError where the folder has no tokenizer or no chat template, MissingExtra without the extra `train`.
+    Raises ModelError where the folder has neither a model nor a tokenizer, MissingExtra without the extra `train`.
 
     >>> from tempfile import TemporaryDirectory
     >>> from cm2_agent.models import byte_tokenizer, check_model
@@ -73,31 +81,55 @@ def check_model(folder: str | Path, *, tools: bool = True) -> ModelCheck:
     ...     check = check_model(folder)
     >>> check.ok, check.calls.partition(":")[0], check.stops
     (True, 'hermes', {258: '<|im_end|>'})
+    >>> check.weights
+    'none: formats alone were checked'
     """
     require_extra("train", "Checks of models", "torch", "transformers")
-    from transformers import AutoTokenizer, GenerationConfig
-
     folder = Path(folder)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    if not folder.is_dir():
         raise ModelError(
-            f"cannot load a tokenizer from {str(folder)!r}: {error}. Expected a folder with tokenizer.json and"
-            " tokenizer_config.json; code of the folder is not run"
-        ) from error
-    given: Any = None
-    if (folder / "generation_config.json").exists():
-        given = GenerationConfig.from_pretrained(folder).eos_token_id
-    elif (folder / "config.json").exists():
-        given = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("eos_token_id")
-    found = check_tokenizer(tokenizer, name=folder.name, eos=eos_ids(given), tools=tools)
-    settings = folder / "tokenizer_config.json"
-    if settings.exists() and "response_schema" in json.loads(settings.read_text(encoding="utf-8")):
-        found.notes.append(
-            "its response_schema is of a form that transformers no longer reads; the format of calls was found by a"
-            " probe"
+            f"there is no folder {str(folder)!r}; expected the folder of a model, an adapter or a tokenizer"
         )
-    return found
+    source = model_source(folder)
+    parts = check_folder(source)
+    found = ModelCheck(name=folder.resolve().name, weights=parts.weights)
+    try:
+        tokenizer = load_tokenizer(source, ask=False)
+        found = check_tokenizer(tokenizer, name=found.name, eos=_stops_of(folder, parts), tools=tools)
+    except ModelError as error:
+        if parts.model is None and not parts.problems:
+            raise
+        parts.problems.append(str(error))
+    else:
+        if parts.rows is not None:
+            used = {token.id for token in found.tokens} | set(found.stops)
+            problems, notes = vocabulary_findings(tokenizer, parts.rows, used)
+            parts.problems += problems
+            parts.notes += notes
+        if "response_schema" in _settings(folder):
+            found.notes.append(
+                "its response_schema is of a form that transformers no longer reads; the format of calls was found by a"
+                " probe"
+            )
+    problems, notes = [*parts.problems, *found.problems], [*parts.notes, *found.notes]
+    return replace(found, weights=parts.weights, problems=problems, notes=notes)
+
+
+def _stops_of(folder: Path, parts: FolderCheck) -> tuple[int, ...]:
+    """The stop tokens that training would find."""
+    if parts.model is not None:
+        return configured_stops(plain_model(parts.model))
+    for name in ("generation_config.json", "config.json"):
+        if (folder / name).exists():
+            return eos_ids(read_json(folder / name).get("eos_token_id"))
+    return ()
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    try:
+        return read_json(folder / "tokenizer_config.json")
+    except ModelError:
+        return {}
 
 
 def check_tokenizer(tokenizer: Any, *, name: str, eos: Sequence[int] = (), tools: bool = True) -> ModelCheck:
@@ -113,7 +145,7 @@ def check_tokenizer(tokenizer: Any, *, name: str, eos: Sequence[int] = (), tools
     trip = _Trip(model, tools=tools and not profile.problems)
     found = ModelCheck(
         name=name,
-        stops={id_: str(tokenizer.decode([id_])) for id_ in sorted(model._stop_ids)},
+        stops={id_: str(tokenizer.decode([id_])) for id_ in sorted(model._stops.ids)},
         ending=model._stops.ending,
         tools="shown" if not profile.problems else "cannot be used",
         calls=_calls(model) if not profile.problems else "none",
@@ -138,7 +170,7 @@ def _calls(model: LocalChatModel) -> str:
 
 def _thinking(model: LocalChatModel) -> str:
     try:
-        opened = model._render([{"role": "user", "content": "Hello"}], None)
+        opened = model._dialogue.rendered([{"role": "user", "content": "Hello"}], None).text
     except Exception:  # jinja's own errors and what a template raises share no base
         return "the template refuses a user's message"
     tag = opening_tag(opened)
@@ -163,7 +195,7 @@ def _notes(model: LocalChatModel) -> list[str]:
         )
     if not profile.system_shown:
         notes.append("a system message is refused or not shown")
-    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id in model._stop_ids:
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id in model._stops.ids:
         notes.append("the padding token is a stop token: padding is told by the mask alone")
     return notes
 
@@ -181,7 +213,7 @@ class _Trip:
 
     def run(self) -> None:
         """Write the five messages, and look for what is lost."""
-        word = next((w for w in self.special if self.tokenizer.convert_tokens_to_ids(w) in self.model._stop_ids), "")
+        word = next((w for w in self.special if self.tokenizer.convert_tokens_to_ids(w) in self.model._stops.ids), "")
         asked = HumanMessage("Where is order 7?")
         history: list[BaseMessage] = [asked]
         said = ["Where is order 7?"]
@@ -220,7 +252,7 @@ class _Trip:
         self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, *, asks: bool = True
     ) -> str | None:
         try:
-            return str(self.model._rendered(messages, tools, asks=asks))
+            return str(self.model._dialogue.rendered(messages, tools, asks=asks))
         except Exception:  # jinja's own errors and what a template raises share no base
             return None
 
@@ -245,22 +277,22 @@ class _Trip:
         prompt = self._prompt(history)
         shown = template_messages([*history, message], self.model.template)
         try:
-            whole = str(self.model._rendered(shown, self.offered, asks=False))
+            whole = str(self.model._dialogue.rendered(shown, self.offered, asks=False))
         except Exception as error:
             self.problems.append(f"the template refuses an assistant's message: {str(error)[:200]}")
             raise _Lost from error
         words = self._text([*shown[:-1], {"role": "assistant", "content": "CM2WORDS"}], self.offered, asks=False) or ""
         before = words.partition("CM2WORDS")[0] if "CM2WORDS" in words else ""
-        text = completion_of(self.model._render(shown[:-1], self.offered), whole, before)[0]
+        text = completion_of(self.model._dialogue.rendered(shown[:-1], self.offered).text, whole, before)[0]
         opened = opening_tag(self.tokenizer.decode(prompt[-64:]))
         closing = opened.replace("<", "</", 1).replace("[", "[/", 1)
         if opened and closing not in text:  # the template leaves out thinking that the model must end
             text = f"{closing}\n\n{text}"
         ids = self.tokenizer.encode(text, add_special_tokens=False)
-        stop = next((place for place, id_ in enumerate(ids) if id_ in self.model._stop_ids), None)
+        stop = next((place for place, id_ in enumerate(ids) if id_ in self.model._stops.ids), None)
         ids = ids if stop is None else ids[: stop + 1]
         request = Request(
-            prompt_ids=prompt, sampling=self.model._sampling({}), stop_ids=self.model._stop_ids, seed=(0,)
+            prompt_ids=prompt, sampling=self.model._sampling({}), stop_ids=self.model._stops.ids, seed=(0,)
         )
         drawn = Generation(completion_ids=ids, logprobs=[0.0] * len(ids), stopped=stop is not None)
         hashed = history_hash(history, self.offered)

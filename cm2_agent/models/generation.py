@@ -77,7 +77,8 @@ class Generator:
     """
 
     def __init__(self, model: Any, *, pad_id: int, max_batch: int = 256) -> None:
-        self.model, self.pad_id, self.max_batch = model, pad_id, max_batch
+        self.model, self.max_batch, self.rows = model, max_batch, _rows(model)
+        self.pad_id = pad_id if self.rows is None or pad_id < self.rows else 0  # masked, but looked up
         self.context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self._lock = threading.Lock()
 
@@ -96,6 +97,12 @@ class Generator:
         length = len(request.prompt_ids)
         if not length:
             return ModelError("the prompt holds no token; give at least one message")
+        if self.rows is not None and max(request.prompt_ids) >= self.rows:
+            return ModelError(
+                f"the prompt holds token {max(request.prompt_ids)}, and the model's embedding has {self.rows} rows: its"
+                " tokenizer is another model's, or the embedding was not resized to it (cm2 model check says which"
+                " tokens)"
+            )
         if self.context is not None and length >= self.context:
             return ContextOverflowError(
                 f"the prompt has {length} tokens, the model reads at most {self.context}; shorten the dialogue"
@@ -176,6 +183,12 @@ class Generator:
             else Generation(completion_ids=tokens[row], logprobs=logprobs[row], stopped=stopped[row])
             for row in range(len(requests))
         ]
+
+
+def _rows(model: Any) -> int | None:
+    """How many token ids a model reads, None where it does not say."""
+    table = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    return None if table is None else int(table.weight.shape[0])
 
 
 def _no_numbers(place: int) -> ModelError:

@@ -5,7 +5,6 @@ imported when a model is made, not before."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -22,10 +21,10 @@ from pydantic import ConfigDict, PrivateAttr, model_validator
 from cm2_agent.errors import ModelError, require_extra
 from cm2_agent.models.adapters import plain_model
 from cm2_agent.models.batching import batched, current_seat
-from cm2_agent.models.chat_template import content_of, history_hash, parse_completion, template_messages
-from cm2_agent.models.control_words import ControlWords, Rendered, unescaped
+from cm2_agent.models.chat_template import history_hash
+from cm2_agent.models.dialogue_tokens import HISTORY, DialogueTokens
 from cm2_agent.models.stop_tokens import StopTokens, stop_tokens
-from cm2_agent.models.template_probe import TemplateProfile, in_blocks, probe, shared_length
+from cm2_agent.models.template_probe import TemplateProfile
 from cm2_agent.models.weights import fingerprint
 
 if TYPE_CHECKING:
@@ -34,12 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["LocalChatModel", "fingerprint"]
 
 require_extra("train", "Local chat models", "torch", "transformers")
-
-HISTORY = "cm2_history"  # in additional_kwargs: what the prompt of this message was made of
-PROMPT_TAIL = 64  # tokens of the prompt's end in which a tag of thinking would stand, if each were a byte
-# Stands where an assistant message was, to see what a template puts after it. Plain letters: no template escapes or
-# trims them.
-SENTINEL = "CM2ENDOFCOMPLETION"
 
 
 class LocalChatModel(BaseChatModel):
@@ -107,11 +100,9 @@ class LocalChatModel(BaseChatModel):
     template_kwargs: dict[str, Any] = {}  # pydantic copies defaults  # noqa: RUF012
 
     _generator: Generator = PrivateAttr()
-    _stop_ids: frozenset[int] = PrivateAttr(default=frozenset())
+    _dialogue: DialogueTokens = PrivateAttr()
     _stops: StopTokens = PrivateAttr()
     _calls: int = PrivateAttr(default=0)
-    _words: ControlWords = PrivateAttr()
-    _profile: TemplateProfile | None = PrivateAttr(default=None)
 
     @classmethod
     def load(
@@ -141,10 +132,11 @@ class LocalChatModel(BaseChatModel):
             ModelError: there is no such model, it cannot be loaded so, or its tokenizer has no chat template.
         """
         from cm2_agent.models.loading import load_policy_model, load_tokenizer
+        from cm2_agent.models.model_source import model_source
 
-        options = dict(model_options or {})
-        tokenizer = load_tokenizer(path, **{k: v for k, v in options.items() if k == "gguf_file"})
-        model = load_policy_model(path, dtype=dtype, base=base, options=options)
+        options, source = dict(model_options or {}), model_source(path)
+        tokenizer = load_tokenizer(source, **{k: v for k, v in options.items() if k == "gguf_file"})
+        model = load_policy_model(source, dtype=dtype, base=base, options=options)
         settings.setdefault("model_name", Path(path).name if Path(path).is_dir() else str(path))
         return cls(model=model, tokenizer=tokenizer, **settings)
 
@@ -161,12 +153,11 @@ class LocalChatModel(BaseChatModel):
         )
         self.model_version = self.model_version or fingerprint(self.model)
         self._stops = stop_tokens(self.model, self.tokenizer, self.template_kwargs)
-        self._stop_ids = self._stops.ids
         self._stops.warn(self.model_name)
         pad = self.tokenizer.pad_token_id
-        pad = pad if pad is not None else min(self._stop_ids, default=0)
+        pad = pad if pad is not None else min(self._stops.ids, default=0)
         self._generator = Generator(plain_model(self.model), pad_id=pad, max_batch=self.max_batch)
-        self._words = ControlWords(self.tokenizer)
+        self._dialogue = DialogueTokens(self.tokenizer, stop_ids=self._stops.ids, template_kwargs=self.template_kwargs)
         self._sampling({})  # refuse bad settings now rather than at the first call
         return self
 
@@ -201,9 +192,7 @@ class LocalChatModel(BaseChatModel):
     @property
     def template(self) -> TemplateProfile:
         """What the chat template shows and how it writes calls: found by a probe, once."""
-        if self._profile is None:
-            self._profile = probe(self.tokenizer, self.template_kwargs)
-        return self._profile
+        return self._dialogue.template
 
     def _generate(
         self,
@@ -250,7 +239,7 @@ class LocalChatModel(BaseChatModel):
         request = Request(
             prompt_ids=self.prompt_ids(messages, tools),
             sampling=self._sampling(kwargs),
-            stop_ids=self._stop_ids,
+            stop_ids=self._dialogue.stop_ids,
             seed=seed,
         )
         return request, history_hash(messages, tools)
@@ -258,97 +247,7 @@ class LocalChatModel(BaseChatModel):
     def prompt_ids(self, messages: Sequence[BaseMessage], tools: list[dict[str, Any]] | None = None) -> list[int]:
         """The token ids that the model reads before it answers: an extension of its last call's tokens wherever the
         history allows."""
-        last = max((i for i, message in enumerate(messages) if isinstance(message, AIMessage)), default=None)
-        if last is not None and (own := self._own_tokens(messages, last, tools)) is not None:
-            after = self._text_after(messages, last, tools, own[-1])
-            if after is not None:
-                return own + self._words.encode(after, after=own[-1] if own[-1] in self._stop_ids else None)
-        return self._words.encode(self._rendered(template_messages(messages, self.template), tools))
-
-    def _own_tokens(
-        self, messages: Sequence[BaseMessage], last: int, tools: list[dict[str, Any]] | None
-    ) -> list[int] | None:
-        """Prompt and completion of `messages[last]`, if this model wrote it and nothing up to it was edited since."""
-        message = messages[last]
-        meta = message.response_metadata
-        if (
-            not isinstance(message, AIMessage)
-            or meta.get("model_name") != self.model_name
-            or not meta.get("completion_ids")
-        ):
-            return None
-        if message.additional_kwargs.get(HISTORY) != history_hash(messages[:last], tools):
-            return None
-        if content_of(self._parse(meta["prompt_ids"], meta["completion_ids"], (), tools=tools)) != content_of(message):
-            return None
-        return [*meta["prompt_ids"], *meta["completion_ids"]]
-
-    def _text_after(
-        self, messages: Sequence[BaseMessage], last: int, tools: list[dict[str, Any]] | None, drawn: int
-    ) -> Rendered | None:
-        """What the template writes after the assistant message `last`, whose last token is `drawn`, up to the model's
-        next completion; None if that cannot be found out."""
-        listed = template_messages(messages, self.template)
-        calls = listed[last].get("tool_calls") if self.template.sentinel_in_call else None
-        if calls:
-            arguments = {"text": SENTINEL}
-            written = json.dumps(arguments) if self.template.arguments_as_text else arguments
-            calls = [*calls[:-1], {**calls[-1], "function": {**calls[-1]["function"], "arguments": written}}]
-            listed[last] = {"role": "assistant", "content": "", "tool_calls": calls}
-        else:
-            listed[last] = {"role": "assistant", "content": SENTINEL}
-        try:
-            rendered = self._rendered(listed, tools)
-            _, found, after = rendered.text.partition(SENTINEL)
-            if not found or SENTINEL in after:
-                return None
-            if drawn not in self._stop_ids:
-                return None if calls else rendered.part(after)  # the end of a call that was cut is not the template's
-            # The template may write the end of the message too, which is the model's stop token already; where the
-            # model stopped at another, the template's own ending follows it.
-            stop = self.tokenizer.decode([drawn])
-            if after.startswith(stop):
-                return rendered.part(after.removeprefix(stop))
-            ending = self._rendered(listed[: last + 1], tools, asks=False).text.partition(SENTINEL)[2]
-            place = ending[: shared_length(ending, after)].find(stop)
-        except Exception:  # a template may refuse a tool result without its call; it is then encoded afresh
-            return None
-        if place >= 0:
-            return rendered.part(after[place + len(stop) :])
-        return None if calls else rendered.part(after)
-
-    def _render(self, listed: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> str:
-        """The prompt as text."""
-        return str(self._rendered(listed, tools))
-
-    def _rendered(
-        self, listed: list[dict[str, Any]], tools: list[dict[str, Any]] | None, *, asks: bool = True
-    ) -> Rendered:
-        shown, offered, hidden = self._words.hide(listed, tools)
-        shown = in_blocks(shown) if self.template.content_in_blocks else shown
-        text = self.tokenizer.apply_chat_template(
-            shown, tools=offered, tokenize=False, add_generation_prompt=asks, **self.template_kwargs
-        )
-        return Rendered(unescaped(str(text), hidden), hidden)
-
-    def _parse(
-        self,
-        prompt_ids: Sequence[int],
-        ids: Sequence[int],
-        stop: Sequence[str],
-        salt: str = "",
-        tools: list[dict[str, Any]] | None = None,
-    ) -> AIMessage:
-        text = self._text(ids)
-        for word in stop:
-            text = text.partition(word)[0]
-        prompt = self._text(prompt_ids[-PROMPT_TAIL:])
-        return parse_completion(text, salt, prompt, self.template.calls, tools or ())
-
-    def _text(self, ids: Sequence[int]) -> str:
-        """What the ids say, without the stop token."""
-        written = list(ids[:-1] if ids and ids[-1] in self._stop_ids else ids)
-        return str(self.tokenizer.decode(written, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        return self._dialogue.prompt_ids(messages, tools, written_by=self.model_name)
 
     def _result(
         self,
@@ -359,10 +258,10 @@ class LocalChatModel(BaseChatModel):
         tools: list[dict[str, Any]] | None = None,
     ) -> ChatResult:
         ids, logprobs, stopped = generation.completion_ids, generation.logprobs, generation.stopped
-        cut = self._cut(ids, stop or ())
+        cut = self._dialogue.cut(ids, stop or ())
         if cut is not None:
             ids, logprobs, stopped = ids[:cut], logprobs[:cut], True
-        message = self._parse(request.prompt_ids, ids, stop or (), history, tools)
+        message = self._dialogue.parse(request.prompt_ids, ids, stop or (), history, tools)
         sampling = request.sampling
         message.response_metadata = {
             "model_name": self.model_name,
@@ -388,9 +287,3 @@ class LocalChatModel(BaseChatModel):
         }
         message.additional_kwargs[HISTORY] = history
         return ChatResult(generations=[ChatGeneration(message=message)])
-
-    def _cut(self, ids: Sequence[int], stop: Sequence[str]) -> int | None:
-        """How many tokens there are up to the one in which a stop string is complete; None where none is."""
-        if not any(word in self._text(ids) for word in stop):
-            return None
-        return next(count for count in range(1, len(ids) + 1) if any(word in self._text(ids[:count]) for word in stop))

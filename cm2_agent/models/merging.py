@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from cm2_agent.errors import ModelError
-from cm2_agent.models.adapters import ADAPTER_CONFIG
-from cm2_agent.models.loading import adapter_folder, load_policy_model, load_tokenizer
+from cm2_agent.models.loading import load_policy_model, load_tokenizer
+from cm2_agent.models.model_files import ADAPTER_CONFIG
+from cm2_agent.models.model_source import model_source
 
 __all__ = ["merge_adapter"]
 
@@ -43,12 +44,13 @@ def merge_adapter(adapter: str | Path, out: str | Path, *, base: Any = None) -> 
     ['model.safetensors']
     """
     out = Path(out)
-    if adapter_folder(adapter) is None:
+    source = model_source(adapter)
+    if source.adapter is None:
         raise ModelError(f"{str(adapter)!r} is no adapter: expected a folder with {ADAPTER_CONFIG}")
     if out.exists():
         raise ModelError(f"out {str(out)!r} exists; name a folder that does not exist yet")
-    model = load_policy_model(adapter, base=base)
-    tokenizer = load_tokenizer(adapter)
+    model = load_policy_model(source, base=base)
+    tokenizer = load_tokenizer(source)
     merged = model.merge_and_unload()
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))

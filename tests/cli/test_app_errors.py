@@ -89,7 +89,7 @@ def test_a_store_without_what_is_needed_says_what_to_type(tmp_path: Path) -> Non
     assert CliRunner().invoke(app, ["score", str(checklist), "--store", store]).exit_code == 0
     assert "outcomes there are: official_reward" in refused("eval", "--against", "success", "--store", store)
     assert "lists them" in refused("show", "nobody", "--store", store)
-    assert "cannot load a tokenizer" in refused(
+    assert "there is no folder" in refused(
         "train", "--rows-only", "--allow-retokenised", "--model", str(tmp_path / "no-model"), "--store", store
     )
     checklist.write_text("name: c\nitems:\n  - {id: told, check: {replied: true}, turn: trace, weight: -1}\n")

@@ -86,8 +86,8 @@ def test_no_code_of_a_folder_is_run(tmp_path: Path) -> None:
     settings["tokenizer_class"] = "Tokenizer"
     (path / "tokenizer_config.json").write_text(json.dumps(settings))
     (path / "config.json").write_text(json.dumps({"auto_map": {"AutoModelForCausalLM": "evil.Model"}}))
-    with pytest.raises(ModelError, match="code of the folder is not run"):
-        check_model(path)
+    found = check_model(path)
+    assert any("needs code of its own (auto_map AutoModelForCausalLM: evil.Model" in one for one in found.problems)
 
 
 def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_two_stops_of_a_chatml_model() -> None:
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = CHATML
     model = scripted(["Yes.<|pad|>"], tokenizer=tokenizer)
-    model._stop_ids = frozenset({tokenizer.pad_token_id, tokenizer.eos_token_id})
+    model._dialogue.stop_ids = frozenset({tokenizer.pad_token_id, tokenizer.eos_token_id})
     first = model.invoke("Where is it?")
     assert isinstance(first, AIMessage)
     ids = model.prompt_ids([HumanMessage("Where is it?"), first, HumanMessage("And <|pad|> order 8?")])

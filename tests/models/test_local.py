@@ -359,7 +359,7 @@ def test_it_loads_what_was_saved_and_knows_its_weights(tmp_path: Any) -> None:
     other = LocalChatModel(model=network(1), tokenizer=TOKENIZER)
     assert loaded.model_version == same.model_version != other.model_version
     assert loaded.invoke("Hello").content == same.invoke("Hello").content
-    with pytest.raises(ModelError, match="cannot load"):
+    with pytest.raises(ModelError, match="there is no folder"):
         LocalChatModel.load(tmp_path / "missing")
 
 

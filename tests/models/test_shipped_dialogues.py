@@ -178,7 +178,7 @@ def written(model: LocalChatModel, history: Sequence[BaseMessage], message: AIMe
     prompt, whole = rendered(model, history), rendered(model, [*history, message], asks=False)
     words = rendered(model, [*history, AIMessage("CM2WORDS")], asks=False)
     text, before = completion_of(prompt, whole, words.partition("CM2WORDS")[0])
-    stops = {model.tokenizer.decode([id_]): id_ for id_ in model._stop_ids}
+    stops = {model.tokenizer.decode([id_]): id_ for id_ in model._dialogue.stop_ids}
     place, stop = min(((text.index(one), one) for one in stops if one in text), default=(len(text), ""))
     if not stop:  # the template begins the next message and ends none
         stop = "<|observation|>" if message.tool_calls else "<|user|>"
@@ -209,7 +209,7 @@ def sampled(model: LocalChatModel, history: Sequence[BaseMessage], message: AIMe
     assert prompt[: len(own)] == own
     text, stop, _ = written(model, history, message)
     ids = [*model.tokenizer.encode(text, add_special_tokens=False), stop]
-    request = Request(prompt_ids=prompt, sampling=model._sampling({}), stop_ids=model._stop_ids, seed=(0,))
+    request = Request(prompt_ids=prompt, sampling=model._sampling({}), stop_ids=model._dialogue.stop_ids, seed=(0,))
     drawn = Generation(completion_ids=ids, logprobs=[0.0] * len(ids), stopped=True)
     result = model._result(request, drawn, history_hash(history, TOOLS), None, TOOLS)
     own[:] = [*prompt, *ids]
