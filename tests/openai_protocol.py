@@ -21,7 +21,9 @@ VLLM = frozenset(
         *("guided_choice", "guided_grammar", "guided_json", "guided_regex", "ignore_eos", "length_penalty", "min_p"),
         *("include_stop_str_in_output", "min_tokens", "priority", "prompt_logprobs", "repetition_penalty"),
         *("return_token_ids", "return_tokens_as_token_ids", "skip_special_tokens", "stop_token_ids"),
-        *("structured_outputs", "top_k", "truncate_prompt_tokens", "use_beam_search"),
+        *("structured_outputs", "top_k", "truncate_prompt_tokens", "use_beam_search", "chat_template", "documents"),
+        *("continue_final_message", "echo", "include_reasoning", "logprob_token_ids", "repetition_detection"),
+        *("return_weight_versions", "stream_interval", "thinking_token_budget", "truncation_side", "vllm_xargs"),
     )
 )
 """What vLLM knows beside them."""
@@ -106,10 +108,16 @@ def _problem(asked: Mapping[str, Any], known: Collection[str]) -> str | None:
             return f"Invalid '{name}': expected a number from {low} to {high}"
     if asked.get("stream_options") is not None and not asked.get("stream"):
         return "The 'stream_options' parameter is only allowed when 'stream' is enabled"
+    if asked.get("top_logprobs") and not asked.get("logprobs"):
+        return "when using `top_logprobs`, `logprobs` must be set to true."
+    if (asked.get("n") or 1) > 1 and asked.get("temperature") == 0:
+        return "n must be 1 when using greedy sampling, got 2."
     return _tools(asked) or _messages(asked.get("messages"))
 
 
 def _tools(asked: Mapping[str, Any]) -> str | None:
+    if asked.get("tools") == []:
+        return "`tools` must not be an empty array. Either provide at least one tool or omit the field entirely."
     for tool in asked.get("tools") or ():
         if not isinstance(tool, dict) or not isinstance(tool.get("function", {}).get("name"), str):
             return "Missing required parameter: 'tools[0].function.name'"

@@ -57,7 +57,7 @@ _SAMPLERS = (
     *("top_a", "top_n_sigma", "tfs", "tfs_z", "mirostat", "mirostat_mode", "dynatemp_range", "dynamic_temperature"),
     *("dry_multiplier", "xtc_probability", "epsilon_cutoff", "eta_cutoff", "smoothing_factor", "penalty_alpha"),
     *("no_repeat_ngram_size", "repeat_penalty", "thinking_token_budget"),
-    *("custom_logit_processor", "custom_params", "vllm_xargs", "watermark", "watermarking"),
+    *("custom_logit_processor", "custom_params", "vllm_xargs", "watermark", "watermarking", "repetition_detection"),
 )
 _LEAST_TEMPERATURE = 0.01  # vLLM samples at no lower one but 0
 EXTRA_KEYS = frozenset(
@@ -65,7 +65,8 @@ EXTRA_KEYS = frozenset(
         *VLLM_EXTRA,
         *("typical_p", "length_penalty", "min_tokens", "best_of", "use_beam_search", "ignore_eos"),
         *("allowed_token_ids", "bad_words", "logits_processors", "chat_template_kwargs"),
-        *("stop_token_ids", "stop_regex"),
+        *("stop_token_ids", "stop_regex", "include_stop_str_in_output", "skip_special_tokens", "no_stop_trim"),
+        *("truncate_prompt_tokens", "chat_template", "documents", "continue_final_message", "add_generation_prompt"),
         *(name for name in _SHAPING["grammar"] if name != "response_format"),
         *_SAMPLERS,
     )

@@ -11,6 +11,9 @@ __all__ = ["ReportedTokens"]
 
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 _REASONING = ("reasoning_content", "reasoning")
+_ENDS = ("stop", "length", "tool_calls", "function_call")  # of the model's own; not abort, error, content_filter
+_NONE = -9999.0  # what vLLM has for a logprob that it does not know, and for minus infinity
+_LEAST = -9998.0
 
 
 @dataclass(kw_only=True)
@@ -18,20 +21,24 @@ class ReportedTokens:
     """Ids and logprobs of one completion, with the text and the usage that they have to agree with.
 
     `add` takes a response, or each chunk of a stream in order; `problem` says at the end why the ids cannot be trained
-    on. vLLM gives the ids with their text; SGLang all at once, in `sglext`, at the end of a stream (`ids_at_end`)."""
+    on. `choices` is how many completions the usage counts. vLLM gives the ids with their text; SGLang all at once, in
+    `sglext`, at the end of a stream (`ids_at_end`)."""
 
     streamed: bool = False
     ids_at_end: bool = False
     prompt_ids: list[int] | None = None
     completion_ids: list[int] | None = None
     logprobs: list[float] = field(default_factory=list)
+    choices: int = 1
     model: str | None = None
     _tokens: list[Mapping[str, Any]] = field(default_factory=list)
     _text: str = ""
     _reasoning: str = ""
     _names: list[str] = field(default_factory=list)
     _usage: Mapping[str, Any] = field(default_factory=dict)
-    _finished: bool = False
+    _ended: str | None = None
+    _cut: int | str | None = None
+    _unknown: int = 0
     _broken: str | None = None
 
     def add(self, data: Mapping[str, Any]) -> None:
@@ -49,7 +56,12 @@ class ReportedTokens:
                 self._broken = "the server reported two prompts"
         message: Mapping[str, Any] = choice.get("delta" if self.streamed else "message") or {}
         said = self._read(message)
-        self._finished = self._finished or choice.get("finish_reason") is not None
+        self._ended = choice.get("finish_reason") or self._ended
+        self._cut = choice.get("stop_reason") or choice.get("matched_stop") or self._cut
+        if len(choice.get("weight_versions") or ()) > 1:  # a span of tokens each
+            self._broken = "the server's weights changed while it was sampled"
+        if self.streamed and choice.get("index"):
+            self._broken = "several completions came in one stream"
         ids = choice.get("token_ids")
         if self.ids_at_end:
             completions = extension.get("output_ids") or []
@@ -63,7 +75,11 @@ class ReportedTokens:
             self.completion_ids = [*(self.completion_ids or []), *ids]
         entries = (choice.get("logprobs") or {}).get("content") or []
         self._tokens += entries
-        self.logprobs += [float(entry["logprob"]) for entry in entries]
+        for entry in entries:
+            value = entry.get("logprob")
+            known = isinstance(value, int | float) and value > _LEAST  # JSON has null for what is no number
+            self._unknown += not known
+            self.logprobs.append(float(value) if known else _NONE)
 
     def metadata(self) -> dict[str, Any]:
         """The ids and logprobs, under a local model's names; nothing where the server reported none."""
@@ -81,17 +97,27 @@ class ReportedTokens:
         ids = self.completion_ids or []
         if self._broken is not None:
             return self._broken
-        if self.streamed and not self._finished:
+        if self.streamed and self._ended is None:
             return "the stream ended before the completion did"
+        if self._ended is not None and self._ended not in _ENDS:
+            return f"the server ended the completion with {self._ended!r}, not the model"
+        if self._unknown:
+            return f"{self._unknown} of {len(self.logprobs)} tokens without a logprob"
         if len(self.logprobs) != len(ids):
             return f"{len(ids)} token ids and {len(self.logprobs)} logprobs"
         counts = [self._usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
         if counts[1] is None:
             return "no usage to count the token ids by"
+        if self.choices > 1:  # the usage counts the tokens of all
+            counts[1] = None
         for what, count, found in (("prompt", counts[0], self.prompt_ids or []), ("completion", counts[1], ids)):
             if count is not None and count != len(found):
                 return f"{len(found)} token ids of the {what}, and a usage of {count}"
-        return None if self._decodes() else "the token ids do not decode to the text"
+        if self._decodes():
+            return None
+        if isinstance(self._cut, str):
+            return "a stop string cut the text: the token ids hold more of it"
+        return "the token ids do not decode to the text"
 
     def _read(self, message: Mapping[str, Any]) -> bool:
         """Take the text of a message or a delta; whether there was any."""

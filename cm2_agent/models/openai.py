@@ -40,6 +40,7 @@ try:
 except ImportError as error:
     raise MissingExtra("openai", "OpenAI-compatible endpoints") from error
 
+_OF_TOOLS = ("tools", "tool_choice", "parallel_tool_calls")
 _CHUNK = "cm2_chunk"  # in a chunk's generation info, between the two methods that make and read it
 _DRAFT = "the call was drafted in thinking that never ended; expected it after the thinking"
 # Services whose models refuse settings that they fix, even at the value that they fix.
@@ -147,7 +148,9 @@ class EndpointChatModel(ChatOpenAI):
         return super()._get_invocation_params(stop=stop, **self._settings(kwargs))
 
     def _settings(self, given: dict[str, Any]) -> dict[str, Any]:
-        """What a call gives, with the model's extra body below its own."""
+        """What a call gives, with the model's extra body below its own; no empty list of tools: servers refuse it."""
+        if "tools" in given and not given["tools"]:
+            given = {name: value for name, value in given.items() if name not in _OF_TOOLS}
         return with_extra_body(given, self.extra_body)
 
     def _generate(
@@ -189,7 +192,7 @@ class EndpointChatModel(ChatOpenAI):
         data = response if isinstance(response, dict) else response.model_dump(warnings=False)
         for number, generation in enumerate(result.generations):
             choice = data["choices"][number]
-            reported = ReportedTokens(ids_at_end=self.server == "sglang")
+            reported = ReportedTokens(ids_at_end=self.server == "sglang", choices=len(data["choices"]))
             reported.add({**data, "choices": [choice]})
             name = str(data.get("model") or self.model_name)
             generation.generation_info = {
