@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated
 
@@ -71,7 +72,8 @@ def _title(path: Path) -> str:
     if path.suffix == ".py":
         text = ast.get_docstring(ast.parse(text)) or ""
     elif path.suffix == ".yaml":
-        text = text.removeprefix("# ")
+        lines = takewhile(lambda line: line.startswith("#"), text.splitlines())
+        text = "\n".join(line.lstrip("#").strip() for line in lines)
     else:
         text = "The JSON schema of a checklist file, for editors."
     return " ".join(text.split(".\n")[0].split()).split(". ")[0].rstrip(".")

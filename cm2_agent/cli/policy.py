@@ -93,8 +93,8 @@ def merge(
     from cm2_agent.models.local import LocalChatModel
     from cm2_agent.models.merging import merge_adapter
 
-    before = LocalChatModel.load(adapter, base=base).model_version
     merged = merge_adapter(adapter, out, base=base)
+    before = LocalChatModel.load(adapter, base=base).model_version
     after = LocalChatModel.load(merged).model_version
     lines = [printable(f"{merged}: policy {after}, of adapter {before}")]
     print_result({"out": str(merged), "adapter": before, "version": after}, as_json=as_json, lines=lines)

@@ -139,8 +139,8 @@ def deploy(
     >>> deploy("no-such-folder", "http://localhost:8000/v1")
     Traceback (most recent call last):
     ...
-    cm2_agent.errors.ModelError: '...no-such-folder' holds no adapter_config.json; expected the folder that LoRA
-    training wrote
+    cm2_agent.errors.ModelError: '...no-such-folder' is not there; expected the folder that LoRA training wrote, with
+    adapter_config.json in it
     """
     adapter = TrainedAdapter.read(Path(folder))
     if server is not None and server not in SERVERS:
@@ -198,7 +198,7 @@ class _Deploying:
             return found[0]
         raise ModelError(
             f"{self.api.url} does not say whether it is vLLM or SGLang (its models are owned by"
-            f" {', '.join(sorted(str(owner) for owner in owners)) or 'nobody'}); give server"
+            f" {', '.join(sorted(str(owner) for owner in owners)) or 'nobody'}); give server (--server)"
         )
 
     def _base(self, given: str | None) -> str:
@@ -217,7 +217,7 @@ class _Deploying:
         raise ModelError(
             f"the adapter was trained on {self.adapter.base or 'a model without a name'!r}, and {self.api.url} serves"
             f" {', '.join(sorted(known)) or 'no base model'}: its answers would be noise. Ask the server of that base"
-            " model; if it is the same model under another name, give base, the name it is served under"
+            " model; if it is the same model under another name, give base (--base), the name it is served under"
         )
 
     def _is_there(self, replace: str | None) -> bool:
@@ -298,7 +298,7 @@ class _Deploying:
         if _UNSEEN.search(error.said):
             return (
                 f"The server sees no adapter at {self.path!r}: if it runs in a container or on another machine, mount"
-                " or copy the folder there and give path, as the server sees it"
+                " or copy the folder there and give path (--path), as the server sees it"
             )
         if _RANK.search(error.said):
             return f"The adapter has rank {rank}: start the server with --max-lora-rank {_room(rank)}"

@@ -46,7 +46,9 @@ def merge_adapter(adapter: str | Path, out: str | Path, *, base: Any = None) -> 
     out = Path(out)
     source = model_source(adapter)
     if source.adapter is None:
-        raise ModelError(f"{str(adapter)!r} is no adapter: expected a folder with {ADAPTER_CONFIG}")
+        whole = (Path(source.name) / "config.json").exists()
+        what = "is no adapter but a whole model, with nothing to merge" if whole else "is no adapter"
+        raise ModelError(f"{source.name!r} {what}: expected the folder that LoRA training wrote, with {ADAPTER_CONFIG}")
     if out.exists():
         raise ModelError(f"out {str(out)!r} exists; name a folder that does not exist yet")
     model = load_policy_model(source, base=base)

@@ -114,20 +114,29 @@ class ServingAPI:
         except httpx.TimeoutException as error:
             raise ModelError(f"{address} did not answer in time; is the server still loading? Raise timeout") from error
         except httpx.HTTPError as error:
-            raise ModelError(f"cannot reach {address}: {error}; is the server up, and the url right?") from error
+            spoken = ", and does it speak https?" if "SSL" in str(error) else "?"
+            raise ModelError(f"cannot reach {address}: {error}; is the server up, the url right{spoken}") from error
         if self._key:
             text = text.replace(self._key, "[key]")  # a proxy may echo what it was sent
         data = _parsed(text)
         if status in (401, 403):
+            what = "refused the key" if self._key else "wants a key and was given none"
             raise Refused(
-                f"{address} refused the key (status {status}); give api_key, the key that the server was started with"
-                " (SGLang's --admin-api-key, where it has one, for adapters)",
+                f"{address} {what} (status {status}); give api_key (cm2 reads CM2_MODEL_API_KEY), the key that the"
+                " server was started with (SGLang's --admin-api-key, where it has one, for adapters)",
                 status=status,
                 said=_said(data, text),
             )
         if status != 200:
             said = _said(data, text)
-            raise Refused(f"{address} refused (status {status}): {_shown(said)}", status=status, said=said)
+            message = f"{address} refused (status {status}): {_shown(said).rstrip('.')}"
+            if 300 <= status < 400:
+                message += "; no redirect is followed: give the server's own address"
+            elif status in (502, 503, 504):
+                message += "; is the server still loading?"
+            elif status == 404 and path == "/v1/models":
+                message += "; expected the address of vLLM or SGLang, http://HOST:PORT/v1"
+            raise Refused(message, status=status, said=said)
         return data
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from cm2_agent.errors import ModelError
+from cm2_agent.models.model_files import ADAPTER_CONFIG as CONFIG
+from cm2_agent.models.model_files import ADAPTER_WEIGHTS as WEIGHTS
 
 __all__ = ["TrainedAdapter"]
 
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
 REPORT = "report.json"
 
 
@@ -64,6 +64,9 @@ class TrainedAdapter:
 
 
 def _no_adapter(folder: Path) -> str:
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "is not there"
+        return f"{str(folder)!r} {what}; expected the folder that LoRA training wrote, with {CONFIG} in it"
     if not (folder / "config.json").is_file():
         return f"{str(folder)!r} holds no {CONFIG}; expected the folder that LoRA training wrote"
     name = _reported(folder) or "NAME"

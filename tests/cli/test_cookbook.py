@@ -23,7 +23,7 @@ def test_every_recipe_is_listed_with_its_title() -> None:
     recipes = json.loads(cookbook("list", "--json"))["recipes"]
     assert set(recipes) == {path.name for path in COOKBOOK.iterdir() if path.suffix in {".py", ".yaml", ".json"}}
     assert recipes["01_embed.py"] == "Embed: watch an agent that is not ours, and see every dialogue scored"
-    assert all(title and "\n" not in title for title in recipes.values())
+    assert all(title and not set("\n#") & set(title) for title in recipes.values())
     lines = cookbook("list").splitlines()
     assert [line.split()[0] for line in lines] == sorted(recipes)
 

@@ -70,8 +70,56 @@ def test_refusals_exit_2_and_never_print_the_key(kind: type[Server], tmp_path: P
             assert done.exit_code == 2
             assert words in done.stderr
             assert key not in done.output
-    done = CliRunner().invoke(app, ["policy", "deploy", str(tmp_path), "--url", server.url])
-    assert "holds no adapter_config.json" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("deploy", "empty"), "'{0}/empty' holds no adapter_config.json; expected the folder that LoRA training wrote"),
+        (("deploy", "gone"), "'{0}/gone' is not there; expected the folder that LoRA training wrote"),
+        (("deploy", "model"), "'{0}/model' holds whole weights, and a server loads those only at its start"),
+        (("deploy", "policy"), "refused; is the server up, the url right?"),
+        (("deploy", "policy/adapter_config.json"), "adapter_config.json' is a file; expected the folder that"),
+        (("merge", "empty"), "'{0}/empty' is no adapter: expected the folder that LoRA training wrote"),
+        (("merge", "gone"), "there is no folder '{0}/gone' ('{0}' has empty, model, policy)"),
+        (("merge", "model"), "'{0}/model' is no adapter but a whole model, with nothing to merge"),
+    ],
+)
+def test_what_is_no_adapter_or_no_server(command: tuple[str, str], words: str, tmp_path: Path) -> None:
+    adapter(tmp_path / "policy")
+    for name in ("empty", "model"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    with VLLM() as server:
+        address = server.url  # of a server that is gone when it is asked
+    more = ("--url", address) if command[0] == "deploy" else (str(tmp_path / "out"),)
+    done = CliRunner().invoke(app, ["policy", command[0], str(tmp_path / command[1]), *more])
+    assert done.exit_code == 2
+    assert words.format(tmp_path) in done.stderr
+
+
+def test_servers_that_take_no_adapters(tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "policy")
+
+    def refusal(server: Server, *more: str, path: str = "/v1") -> str:
+        url = server.url.replace("/v1", path)
+        done = CliRunner().invoke(app, ["policy", "deploy", str(folder), "--url", url, *more])
+        assert done.exit_code == 2
+        return done.stderr
+
+    with VLLM(updating=False) as server:
+        assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve org/base --enable-lora" in refusal(server)
+        assert "expected the address of vLLM or SGLang" in refusal(server, path="/other")
+    with SGLang(enabled=False) as sglang:
+        assert "sglang.launch_server --model-path base --enable-lora" in refusal(sglang)
+    with VLLM(api_key="k1") as server:
+        said = refusal(server)
+        assert "wants a key and was given none (status 401); give api_key (cm2 reads CM2_MODEL_API_KEY)" in said
+    with VLLM(serves="other", root="org/other") as server:
+        said = refusal(server)
+        assert "trained on 'org/base'" in said
+        assert "serves org/other, other" in said
+        assert "give base (--base)" in said
 
 
 @pytest.mark.parametrize(

@@ -211,7 +211,7 @@ def test_a_path_that_the_server_cannot_see(kind: type[Server], tmp_path: Path) -
 def test_rank_and_key(kind: type[Server], tmp_path: Path) -> None:
     wide, folder = adapter(tmp_path / "wide", rank=24), adapter(tmp_path / "policy")
     with kind(api_key="k1") as server:
-        refused(server, folder, "refused the key")
+        refused(server, folder, "was given none")
         refused(server, folder, "refused the key", api_key="k2")
         text = refused(server, wide, "rank 24: start the server with --max-lora-rank 32", api_key="k1")
         assert "k1" not in text

@@ -73,7 +73,10 @@ def test_weights_that_changed_on_the_way() -> None:
 
 
 def test_logprobs_of_the_prompt_begin_with_none() -> None:
-    more = {"prompt_logprobs": [None, {"2": {"logprob": -0.1, "rank": 1, "decoded_token": "b"}}], "metrics": None}
+    more: dict[str, Any] = {
+        "prompt_logprobs": [None, {"2": {"logprob": -0.1, "rank": 1, "decoded_token": "b"}}],
+        "metrics": None,
+    }
     found = asked(response(**more, service_tier=None, kv_transfer_params=None))
     assert found["prompt_ids"] == PROMPT
     assert found["logprobs"] == [-0.5, -0.25, -1.0]
