@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from cm2_agent.models.strict_json import strict_decoder
+
 __all__ = ["FORMAT", "CallText", "call_in", "find_calls"]
 
 FORMAT = '<tool_call>{"name": "TOOL", "arguments": {…}}</tool_call>'
@@ -17,6 +19,7 @@ _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 _NAME = re.compile(r'"name"\s*:\s*"([^"]*)"')
 _CALL_END = re.compile(r"\s*</tool_call>")
 _KEYS = {"name", "arguments", "parameters", "id", "type"}
+_DECODER = strict_decoder()
 _LONGEST_CODE = 10_000
 """Characters of a text that is tried as Python."""
 # How other families of models write a call, as it stands in the text: a name for the error, and the pattern.
@@ -99,7 +102,7 @@ def _broken(body: str, error: str) -> CallText:
 def _call(body: str) -> tuple[str, dict[str, Any]] | str:
     """Name and arguments, or what is wrong with the text."""
     try:
-        value = json.loads(body, parse_constant=_refuse)
+        value = _DECODER.decode(body)
     except (ValueError, RecursionError) as error:
         return f"not JSON: {error}"
     return _call_of(value)
@@ -127,14 +130,10 @@ def _call_of(value: Any) -> tuple[str, dict[str, Any]] | str:
     arguments = value.get("arguments", value.get("parameters", {}))
     if isinstance(arguments, str):  # some models write the arguments as a string of JSON
         try:
-            arguments = json.loads(arguments, parse_constant=_refuse)
+            arguments = _DECODER.decode(arguments)
         except (ValueError, RecursionError) as error:
             return f"the arguments are not JSON: {error}"
     return (value["name"], arguments) if isinstance(arguments, dict) else "the arguments are not an object"
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is not JSON")
 
 
 def _foreign(text: str) -> tuple[str, list[CallText]]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, S
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from cm2_agent.types import json_values
 from cm2_agent.types.empty_answers import finds_nothing
 from cm2_agent.types.json_values import JSON, canonical_json
 from cm2_agent.types.spellings import spelled
@@ -55,15 +56,7 @@ def occurs(value: JSON, text: str) -> bool:
 
 def leaves(value: JSON) -> Iterator[JSON]:
     """The values in a JSON value that are no lists and no objects, in order; content blocks by their texts."""
-    waiting = [value]
-    while waiting:
-        one = content_text(waiting.pop())
-        if isinstance(one, Mapping):
-            waiting.extend(reversed(list(one.values())))
-        elif isinstance(one, list | tuple):
-            waiting.extend(reversed(one))
-        else:
-            yield one
+    return json_values.leaves(value, content_text)
 
 
 def parsed(value: JSON) -> JSON:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
-from cm2_agent.types.json_values import JSON
+from cm2_agent.types.json_values import JSON, leaves
 from cm2_agent.types.tool_content import content_text
 
 _LONGEST = 300
@@ -71,10 +71,10 @@ def finds_nothing(answer: JSON, arguments: JSON = None) -> bool:
         return value is None
     if value and not _has_empty_place(value):
         return False
-    given = {_spelled(one) for one in _leaves(arguments)}
+    given = {_spelled(one) for one in leaves(arguments)}
     return all(
         not one or _spelled(one) in given or (isinstance(one, str) and (_says(_NONE, one) or _says(_NOT_THERE, one)))
-        for one in _leaves(value)
+        for one in leaves(value)
     )
 
 
@@ -84,18 +84,6 @@ def _says(pattern: re.Pattern[str], text: str) -> bool:
 
 def _spelled(value: JSON) -> str:
     return str(value).strip().casefold()
-
-
-def _leaves(value: JSON) -> Iterator[JSON]:
-    waiting = [value]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, Mapping):
-            waiting.extend(one.values())
-        elif isinstance(one, list | tuple):
-            waiting.extend(one)
-        else:
-            yield one
 
 
 def _has_empty_place(value: JSON) -> bool:

@@ -81,6 +81,24 @@ def same_json(left: JSON, right: JSON) -> bool:
     return bool(left == right)
 
 
+def leaves(value: JSON, read: Callable[[JSON], JSON] = lambda one: one) -> Iterator[JSON]:
+    """The values in a JSON value that are no lists and no objects, in order; `read` replaces each part before it is
+    looked into.
+
+    >>> list(leaves({"a": [1, {"b": 2}], "c": {}}))
+    [1, 2]
+    """
+    waiting = [value]
+    while waiting:
+        one = read(waiting.pop())
+        if isinstance(one, Mapping):
+            waiting.extend(reversed(list(one.values())))
+        elif isinstance(one, list | tuple):
+            waiting.extend(reversed(one))
+        else:
+            yield one
+
+
 def scalars(value: JSON) -> Iterator[tuple[tuple[str, ...], JSON]]:
     """What a JSON value holds that is no list and no object, and those that are empty, each under its path: the keys,
     `[]` for any place of a list.

@@ -255,7 +255,7 @@ def test_folders_that_are_no_adapters(tmp_path: Path) -> None:
         assert f"vllm serve {whole} --served-model-name 0123456789abcdef" in text
         refused(server, pickled, "a pickle is not deployed")
         refused(server, odd, "no configuration of a LoRA adapter")
-        refused(server, tmp_path / "nothing", "holds no adapter_config.json")
+        refused(server, tmp_path / "nothing", "is not there; expected the folder")
         assert not server.paths
 
 

@@ -22,6 +22,23 @@ BROKEN = {
     "a line break in a string": ('<tool_call>{"name": "a", "arguments": {"t": "x\ny"}}</tool_call>', "a", "not JSON"),
     "other keys": ('<tool_call>{"name": "a", "args": {"id": 7}}</tool_call>', "a", "unknown keys args"),
     "both": ('<tool_call>{"name": "a", "arguments": {}, "parameters": {}}</tool_call>', "a", "both"),
+    "a key twice": (
+        '<tool_call>{"name": "a", "arguments": {"id": 7, "id": 8}}</tool_call>',
+        "a",
+        "'id' is given twice",
+    ),
+    "a name twice": (
+        '<tool_call>{"name": "a", "name": "b", "arguments": {}}</tool_call>',
+        "a",
+        "'name' is given twice",
+    ),
+    "twice, in a string": (
+        '<tool_call>{"name": "a", "arguments": "{\\"i\\": 1, \\"i\\": 2}"}</tool_call>',
+        "a",
+        "twice",
+    ),
+    "no number": ('<tool_call>{"name": "a", "arguments": {"id": NaN}}</tool_call>', "a", "NaN is no JSON number"),
+    "too large": ('<tool_call>{"name": "a", "arguments": {"id": 1e999}}</tool_call>', "a", "1e999 is too large"),
     "a list": ('<tool_call>[{"name": "a", "arguments": {}}]</tool_call>', "a", "a list of calls"),
     "Qwen3-Coder": ("<tool_call>\n<function=a>\n</function>\n</tool_call>", None, "not JSON"),
     "Llama 3": ('{"name": "a", "parameters": {"id": 7}}', "a", "not marked"),
