@@ -193,6 +193,13 @@ def _notes(model: LocalChatModel) -> list[str]:
             f"the chat template ends a message with {' or '.join(model._stops.added)}, which the configuration does not"
             " name: it is a stop token too"
         )
+    known = set(tokenizer.added_tokens_decoder) | set(tokenizer.all_special_ids)
+    text = [f"{tokenizer.decode([id_])!r} ({id_})" for id_ in sorted(model._stops.ids - known)]
+    if text:
+        notes.append(
+            f"the configuration stops at {', '.join(text)}, which is no special token of this tokenizer: answers end"
+            " where they hold it"
+        )
     if not profile.system_shown:
         notes.append("a system message is refused or not shown")
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id in model._stops.ids:

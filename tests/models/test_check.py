@@ -71,6 +71,14 @@ def test_tools_that_are_shown_with_the_last_question_alone() -> None:
     assert any("otherwise than they were sampled" in note for note in found.notes)
 
 
+def test_a_stop_token_that_is_text_is_said(tmp_path: Path) -> None:
+    found = check_model(folder(tmp_path, eos_token_id=[2, 258]))
+    assert found.ok
+    assert found.notes == [
+        "the configuration stops at '#' (2), which is no special token of this tokenizer: answers end where they hold it"
+    ]
+
+
 def test_a_legacy_schema_is_said(tmp_path: Path) -> None:
     path = folder(tmp_path)
     settings = json.loads((path / "tokenizer_config.json").read_text())

@@ -34,6 +34,7 @@ from cm2_agent.models import LocalChatModel, byte_tokenizer, check_model
 TOKENS = len(byte_tokenizer())
 SIZES: dict[str, Any] = {
     "vocab_size": TOKENS,
+    "eos_token_id": byte_tokenizer().eos_token_id,
     "hidden_size": 16,
     "intermediate_size": 16,
     "num_hidden_layers": 1,
