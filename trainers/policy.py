@@ -77,6 +77,13 @@ def load_policy(model: Any, tokenizer: Any = None, *, peft_config: Any = None, s
         raise TrainError(f"tokenizer is a {type(tokenizer).__name__}; expected a transformers tokenizer")
     if tokenizer.pad_token is None and tokenizer.eos_token is None:
         raise TrainError("the tokenizer has neither a pad nor an eos token; set tokenizer.pad_token")
+    rows, pad = loaded.get_input_embeddings().weight.shape[0], tokenizer.pad_token_id
+    if pad is not None and pad >= rows:
+        raise TrainError(
+            f"the padding token {tokenizer.pad_token!r} ({pad}) has no row in the model's embedding of {rows}: it was"
+            " added to the tokenizer alone. Set tokenizer.pad_token to a token that the model has, such as its eos, or"
+            " resize the embedding (model.resize_token_embeddings), and save both"
+        )
     lent = {}
     if peft_config is not None:
         if not isinstance(model, str | Path):

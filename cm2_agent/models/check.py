@@ -103,6 +103,7 @@ def check_model(folder: str | Path, *, tools: bool = True) -> ModelCheck:
     else:
         if parts.rows is not None:
             used = {token.id for token in found.tokens} | set(found.stops)
+            used |= {tokenizer.pad_token_id} - {None}
             problems, notes = vocabulary_findings(tokenizer, parts.rows, used)
             parts.problems += problems
             parts.notes += notes
@@ -193,13 +194,15 @@ def _notes(model: LocalChatModel) -> list[str]:
             f"the chat template ends a message with {' or '.join(model._stops.added)}, which the configuration does not"
             " name: it is a stop token too"
         )
-    known = set(tokenizer.added_tokens_decoder) | set(tokenizer.all_special_ids)
-    text = [f"{tokenizer.decode([id_])!r} ({id_})" for id_ in sorted(model._stops.ids - known)]
-    if text:
-        notes.append(
-            f"the configuration stops at {', '.join(text)}, which is no special token of this tokenizer: answers end"
-            " where they hold it"
-        )
+    special = set(tokenizer.added_tokens_decoder) | set(tokenizer.all_special_ids)
+    for id_ in sorted(model._stops.ids - special):
+        if id_ < len(tokenizer):
+            what = (
+                f"{tokenizer.decode([id_])!r} ({id_}), which is text in this tokenizer: answers end where they hold it"
+            )
+        else:
+            what = f"token {id_}, which this tokenizer does not have"
+        notes.append(f"the configuration stops at {what}")
     if not profile.system_shown:
         notes.append("a system message is refused or not shown")
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id in model._stops.ids:

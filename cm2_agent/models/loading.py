@@ -4,6 +4,7 @@ read.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -128,6 +129,7 @@ def _load_weights(source: ModelSource, dtype: str | None, options: dict[str, Any
             source.name, dtype=dtype or "auto", **{"use_safetensors": True, **source.options, **options, **own}
         )
     _require_causal(model, source.name)
+    _require_cache(model, source.name)
     _require_whole(info, source.name, other_sizes=other_sizes)
     return model
 
@@ -150,6 +152,15 @@ def _require_causal(model: Any, name: str) -> None:
         raise ModelError(
             f"the model in {name!r} ({', '.join(named) or kind}) is {what}: it does not write one token after the"
             " other. Expected a causal language model"
+        )
+
+
+def _require_cache(model: Any, name: str) -> None:
+    """Raises ModelError for a model whose state is no cache of keys and values: sampling could not go on from it."""
+    if "past_key_values" not in inspect.signature(model.forward).parameters:
+        raise ModelError(
+            f"the model in {name!r} ({type(model).__name__}) takes no past_key_values, by which it would be sampled."
+            " Expected a model with attention, or a mixture of it and others (Mamba and RWKV alone are not supported)"
         )
 
 
@@ -205,12 +216,24 @@ def loading(
         said = str(error) or type(error).__name__
         if said.startswith("Unrecognized configuration class"):  # and then some hundred names of others
             said = "its config.json describes no causal language model that transformers has a class for"
-            said += f" (model_type {_model_type(folder)!r})" if folder.is_dir() else ""
+            said += _kind_of(folder)
         raise ModelError(f"cannot load {what} from {name!r}: {said.rstrip('.')}. Expected {expected}") from error
 
 
-def _model_type(folder: Path) -> str:
+def _kind_of(folder: Path) -> str:
+    """In brackets, what kind of model a folder has that is no causal language model."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    )
+
     try:
-        return str(read_json(folder / "config.json").get("model_type"))
-    except ModelError:
-        return "unknown"
+        named = read_json(folder / "config.json").get("model_type")
+    except ModelError:  # on the hub
+        return ""
+    kind = ""
+    if named in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        kind = ", which reads images too: take a text-only model"
+    elif named in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
+        kind = ", an encoder and a decoder"
+    return f" (model_type {named!r}{kind})"

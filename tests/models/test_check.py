@@ -72,10 +72,11 @@ def test_tools_that_are_shown_with_the_last_question_alone() -> None:
 
 
 def test_a_stop_token_that_is_text_is_said(tmp_path: Path) -> None:
-    found = check_model(folder(tmp_path, eos_token_id=[2, 258]))
+    found = check_model(folder(tmp_path, eos_token_id=[2, 258, 32000]))
     assert found.ok
     assert found.notes == [
-        "the configuration stops at '#' (2), which is no special token of this tokenizer: answers end where they hold it"
+        "the configuration stops at '#' (2), which is text in this tokenizer: answers end where they hold it",
+        "the configuration stops at token 32000, which this tokenizer does not have",
     ]
 
 

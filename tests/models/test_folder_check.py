@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from collections.abc import Callable
@@ -21,15 +22,20 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
+    MambaConfig,
+    MambaForCausalLM,
     PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     T5Config,
     T5ForConditionalGeneration,
 )
 from typer.testing import CliRunner
 
 from cm2_agent.cli.app import app
-from cm2_agent.errors import ModelError
+from cm2_agent.errors import ModelError, TrainError
 from cm2_agent.models import LocalChatModel, byte_tokenizer, check_model
+from cm2_agent.trainers.policy import load_policy
 
 TOKENS = len(byte_tokenizer())
 SIZES: dict[str, Any] = {
@@ -184,12 +190,23 @@ def bart() -> Any:
     return BartForConditionalGeneration(BartConfig(vocab_size=TOKENS, **small))
 
 
+def vision() -> Any:
+    text = {**SIZES, "num_key_value_heads": 1, "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2]}}
+    sees = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
+    return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=sees))
+
+
 NOT_CAUSAL: dict[str, tuple[Callable[[], Any], str]] = {
     "t5": (
         lambda: T5ForConditionalGeneration(
             T5Config(vocab_size=TOKENS, d_model=16, d_ff=16, num_layers=1, num_heads=2, d_kv=8)
         ),
-        "describes no causal language model that transformers has a class for (model_type 't5')",
+        "no causal language model that transformers has a class for (model_type 't5', an encoder and a decoder)",
+    ),
+    "vision and language": (vision, "(model_type 'qwen2_5_vl', which reads images too: take a text-only model)"),
+    "mamba": (
+        lambda: MambaForCausalLM(MambaConfig(vocab_size=TOKENS, hidden_size=16, num_hidden_layers=1, state_size=4)),
+        "(MambaForCausalLM) takes no past_key_values, by which it would be sampled",
     ),
     "bert": (encoder, "(BertForMaskedLM) is an encoder: it does not write one token after the other"),
     "bart": (bart, "(BartForConditionalGeneration) is an encoder and a decoder"),
@@ -292,3 +309,16 @@ def test_neither_a_model_nor_a_tokenizer(tmp_path: Path) -> None:
         check_model(tmp_path)
     with pytest.raises(ModelError, match="there is no folder"):
         check_model(tmp_path / "gone")
+
+
+def test_a_padding_token_without_a_row(tmp_path: Path) -> None:
+    """As when it was added to the tokenizer alone. Sampling masks it and goes on; training would look it up."""
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    folder = saved(tmp_path / "model", tokenizer=tokenizer)
+    assert any("such as '[PAD]' (267), have no row in the embedding" in one for one in check_model(folder).problems)
+    model = LocalChatModel.load(folder, max_tokens=2)
+    for message in asyncio.run(model.abatch(["Hi", "Hello you"])):
+        assert message.response_metadata["completion_ids"]
+    with pytest.raises(TrainError, match=r"the padding token '\[PAD\]' \(267\) has no row"):
+        load_policy(folder)
