@@ -34,19 +34,25 @@ NEEDS_TRAIN = {
 def python(source: str) -> str:
     """stdout of a program; it runs from a file, since a checklist reads the source of its functions."""
     Path("program.py").write_text(source, encoding="utf-8")
-    return _run([sys.executable, "program.py"], 0)[0]
+    words = [sys.executable, "program.py"]
+    done = subprocess.run(words, check=False, capture_output=True, text=True)
+    return _checked(words, 0, done.returncode, done.stdout, done.stderr)[0]
 
 
 def cm2(*arguments: str, code: int = 0) -> tuple[str, str]:
-    """stdout and stderr of a command."""
-    return _run([sys.executable, "-c", "from cm2_agent.cli import main; main()", *arguments], code)
+    """stdout and stderr of a command; all share this process, from which no extra can be imported either."""
+    from typer.testing import CliRunner
+
+    from cm2_agent.cli.app import app
+
+    done = CliRunner().invoke(app, arguments, prog_name="cm2")
+    return _checked(["cm2", *arguments], code, done.exit_code, done.stdout, done.stderr)
 
 
-def _run(words: list[str], code: int) -> tuple[str, str]:
-    done = subprocess.run(words, check=False, capture_output=True, text=True)
-    if done.returncode != code:
-        raise SystemExit(f"{words}: exit {done.returncode}, expected {code}\n{done.stdout}{done.stderr}")
-    return done.stdout, done.stderr
+def _checked(words: list[str], expected: int, code: int, out: str, err: str) -> tuple[str, str]:
+    if code != expected:
+        raise SystemExit(f"{words}: exit {code}, expected {expected}\n{out}{err}")
+    return out, err
 
 
 def expect(text: str, part: str) -> None:
@@ -85,9 +91,13 @@ def commands() -> None:
 
 def needs_an_extra() -> None:
     """What trains says which extra it needs, and shows no traceback on the command line."""
+    program = "from cm2_agent import CM2Error\n"
     for name, code in NEEDS_TRAIN.items():
-        program = f"from cm2_agent import CM2Error\ntry:\n    {code}\nexcept CM2Error as error:\n    print(error)\n"
-        expect(f"{name}: {python(program)}", 'pip install "cm2-agent[train]"')
+        program += f"try:\n    {code}\nexcept CM2Error as error:\n    print({name!r}, error)\n"
+    printed = python(program).splitlines()
+    for name, line in zip(NEEDS_TRAIN, printed, strict=True):
+        expect(line, name)
+        expect(line, 'pip install "cm2-agent[train]"')
     train = ("train", "--model", "tiny", "--out", "new", "--store", "sqlite:///cm2.db")
     for arguments, extra in ((train, "train"), (("quickstart",), "train,plot")):
         _, err = cm2(*arguments, code=2)

@@ -35,6 +35,7 @@ import pytest
 import yaml
 from typer.core import TyperGroup
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from cm2_agent.cli.app import app
 from cm2_agent.types.checklist import Checklist
@@ -134,12 +135,11 @@ def own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 
 
 def command(where: str, line: str) -> str:
-    """Run one `cm2 …` line with the environment's own command, and return what it printed."""
+    """Run one `cm2 …` line, and return what it printed."""
     words = shlex.split(line)
     assert words[0] == "cm2", f"{where}: only cm2 commands are run, not {line!r}"
-    program = Path(sys.executable).with_name("cm2")
-    done = subprocess.run([str(program), *words[1:]], check=False, capture_output=True, text=True)
-    assert done.returncode == 0, f"{where}: {line}: exit {done.returncode}\n{done.stderr[-2000:]}"
+    done = CliRunner().invoke(app, words[1:], prog_name="cm2")
+    assert done.exit_code == 0, f"{where}: {line}: exit {done.exit_code}\n{done.stderr[-2000:]}\n{done.exception}"
     return done.stdout
 
 

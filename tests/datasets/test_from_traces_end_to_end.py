@@ -7,14 +7,14 @@ from __future__ import annotations
 import json
 import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from cm2_agent import SQLStore, load_tasks
+from cm2_agent.cli.app import app
 from cm2_agent.types.task import Task
 from tests.benchmarks.tau2.simulators import Shown, credulous
 from tests.chat_server import ChatServer, Fault
@@ -23,11 +23,9 @@ from tests.importers.recordings import recordings as own_recordings
 from tests.openai_protocol import STANDARD, VLLM
 
 
-def cm2(folder: Path, *arguments: str) -> dict[str, Any]:
-    command = [str(Path(sys.executable).with_name("cm2")), *arguments, "--json"]
-    fixed = {**os.environ, "CM2_REDACTION_KEY": "the same placeholders, and so the same tasks, each time"}
-    done = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True, env=fixed)
-    assert done.returncode == 0, done.stderr[-3000:]
+def cm2(*arguments: str) -> dict[str, Any]:
+    done = CliRunner().invoke(app, [*arguments, "--json"])
+    assert done.exit_code == 0, (done.stderr[-3000:], done.exception)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
@@ -88,19 +86,20 @@ class Policy:
 
 
 @pytest.mark.slow
-def test_production_dialogues_reach_grpo(tmp_path: Path) -> None:
+def test_production_dialogues_reach_grpo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CM2_REDACTION_KEY", "the same placeholders, and so the same tasks, each time")
     recordings = (
         dialogues(tmp_path)
         if "CM2_TEST_DATA" in os.environ
         else saved(tmp_path, [apart(one) for one in own_recordings()])
     )
     store = ["--store", f"sqlite:///{tmp_path / 'prod.db'}"]
-    imported = cm2(tmp_path, "import", "tau-bench", str(recordings), "--checklists", *store)
-    cm2(tmp_path, "score", *store)
+    imported = cm2("import", "tau-bench", str(recordings), "--checklists", *store)
+    cm2("score", *store)
     nobodys = ["--ignore-entity", "flight", "--ignore-entity", "reservation:hathat"]
     chosen = [*nobodys, "--min-score", "0.5", "--limit", "18"]
     compiled = cm2(
-        tmp_path,
         "tasks",
         "from-traces",
         "train.jsonl",
@@ -145,9 +144,9 @@ def test_production_dialogues_reach_grpo(tmp_path: Path) -> None:
             "--name",
             "r1",
         ]
-        done = cm2(tmp_path, *arguments, *own)
+        done = cm2(*arguments, *own)
         asked = simulator.calls
-        again = cm2(tmp_path, *arguments, *own)
+        again = cm2(*arguments, *own)
     assert done["dialogues"] == 8 * len(train)
     assert (
         done["failed"] == done["unscored"] <= 3
@@ -161,7 +160,7 @@ def test_production_dialogues_reach_grpo(tmp_path: Path) -> None:
         asked,
     )
 
-    rows = cm2(tmp_path, "train", "--rows-only", "--backend", "hybrid", *own)
+    rows = cm2("train", "--rows-only", "--backend", "hybrid", *own)
     assert rows["groups"] == len(train)
     assert rows["informative_groups"] > 0
     assert rows["trained_tokens"] > 0
