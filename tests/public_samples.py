@@ -15,8 +15,6 @@ from sqlite3 import connect
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from typer.testing import CliRunner
-
 import cm2_agent
 from cm2_agent import Checklist, Item, LLMJudge, Run, Score, SQLStore, Stack, Task, Trace
 from cm2_agent.cli.app import app
@@ -37,6 +35,7 @@ from cm2_agent.types.json_values import canonical_json
 from cm2_agent.types.messages import Blob, Message, Other, Reasoning, Text, ToolCall, ToolCallResponse, ToolSpec, Uri
 from cm2_agent.types.run import ModelCall, RunFailure, ToolRun
 from cm2_agent.types.task import Persona, RecordedCall
+from tests.cli_runner import CliRunner
 
 WALL_CLOCK = {"stored", "first", "last"}
 """Columns that hold the time of writing."""

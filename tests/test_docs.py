@@ -35,11 +35,11 @@ import pytest
 import yaml
 from typer.core import TyperGroup
 from typer.main import get_command
-from typer.testing import CliRunner
 
 from cm2_agent.cli.app import app
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_yaml import load_checklist
+from tests.cli_runner import CliRunner
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from typer.testing import CliRunner
 
 from cm2_agent.analysis.report import Report, report
 from cm2_agent.analysis.report_html import page
@@ -26,6 +25,7 @@ from cm2_agent.types.run import ModelCall, Run
 from cm2_agent.types.run_attributes import TASK_ID
 from cm2_agent.types.score import Score, TurnScore, Verdict
 from cm2_agent.types.trace import Trace
+from tests.cli_runner import CliRunner
 from tests.strategies import scores
 
 ITEMS = Checklist(

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from cm2_agent.cli.algorithms import load_algorithm, make_trainer, parse_settings, train_on
 from cm2_agent.cli.app import app
@@ -17,6 +16,7 @@ from cm2_agent.trainers import DPO, GRPO, RFT, SFT
 from cm2_agent.types.messages import Message
 from cm2_agent.types.run import Run
 from cm2_agent.types.score import Score
+from tests.cli_runner import CliRunner
 
 OWN = '''
 from pathlib import Path

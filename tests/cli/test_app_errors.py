@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from cm2_agent.cli.app import app
 from cm2_agent.cli.common import one_line, printable
+from tests.cli_runner import CliRunner
 from tests.importers.recordings import saved
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from typer.main import get_command
-from typer.testing import CliRunner
 
 import cm2_agent
 from cm2_agent.cli.app import app, build
+from tests.cli_runner import CliRunner
 
 VERBS = {
     "Check",

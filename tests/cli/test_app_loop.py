@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from cm2_agent.cli.app import app
 from cm2_agent.store import SQLStore
 from cm2_agent.types.messages import Message, ToolCall
 from cm2_agent.types.run import Branch, ModelCall, Run, ToolRun
+from tests.cli_runner import CliRunner
 from tests.importers.recordings import dialogues, recordings, saved
 
 ROOT = Path(__file__).parents[2]

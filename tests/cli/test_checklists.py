@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from cm2_agent.cli.app import app
 from cm2_agent.rewards.authoring.writer import LABEL
@@ -19,6 +18,7 @@ from cm2_agent.types.messages import Message
 from cm2_agent.types.run import Run
 from cm2_agent.types.run_attributes import TASK_ID, TASK_VERSION
 from cm2_agent.types.task import Task, load_tasks, save_tasks
+from tests.cli_runner import CliRunner
 from tests.judge_server import Fault, JudgeServer
 from tests.rewards.talk import call, say, turn
 

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from cm2_agent.cli.app import app
+from tests.cli_runner import CliRunner
 
 COOKBOOK = Path(__file__).parents[2] / "cookbook"
 

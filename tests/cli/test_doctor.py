@@ -12,7 +12,6 @@ import pytest
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.messages import ToolCall as Asked
-from typer.testing import CliRunner
 
 from cm2_agent.cli.app import app
 from cm2_agent.online.watch import flush, watch
@@ -21,6 +20,7 @@ from cm2_agent.store import SQLStore
 from cm2_agent.types.messages import Message, ToolCall
 from cm2_agent.types.run import ModelCall, Run, ToolRun
 from cm2_agent.types.task import Task
+from tests.cli_runner import CliRunner
 from tests.graphs import plain_app
 from tests.graphs.interception.switched_app import Invents
 from tests.models.test_local import chat_model, network

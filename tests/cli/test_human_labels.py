@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from cm2_agent.cli.app import app
 from cm2_agent.store import SQLStore
@@ -17,6 +16,7 @@ from cm2_agent.types.messages import Message
 from cm2_agent.types.run import Run
 from cm2_agent.types.run_attributes import TASK_ID
 from cm2_agent.types.score import NullCause, Score, TurnScore, Verdict
+from tests.cli_runner import CliRunner
 
 
 def cm2(*arguments: str, code: int = 0) -> tuple[str, str]:

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from cm2_agent import SQLStore
 from cm2_agent.cli.app import app
+from tests.cli_runner import CliRunner
 
 MODULE = """
 import sys

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from cm2_agent.cli.app import app
 from cm2_agent.store import SQLStore
 from cm2_agent.types.checklist_library import shipped_libraries
+from tests.cli_runner import CliRunner
 from tests.rewards.linting.test_lint import trace
 
 CARELESS = """

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from typer.testing import CliRunner
-
 from cm2_agent.cli.app import app
 from cm2_agent.models import byte_tokenizer
+from tests.cli_runner import CliRunner
 
 
 def test_a_whole_model_exits_0_and_prints_its_tokens(tmp_path: Path) -> None:

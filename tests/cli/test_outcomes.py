@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from cm2_agent.cli.app import app
 from cm2_agent.store import SQLStore
@@ -19,6 +18,7 @@ from cm2_agent.types.run import ModelCall, Run
 from cm2_agent.types.run_attributes import TASK_ID
 from cm2_agent.types.score import Score, TurnScore, Verdict
 from cm2_agent.types.trace import Trace
+from tests.cli_runner import CliRunner
 
 COOKBOOK = Path(__file__).parents[2] / "cookbook"
 AIRLINE = (str(COOKBOOK / "airline.yaml"), "--checks", str(COOKBOOK / "airline_checks.py"))

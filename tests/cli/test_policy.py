@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+
+from tests.cli_runner import CliRunner
 
 pytest.importorskip("langchain_openai", reason='needs the extra: pip install "cm2-agent[openai]"')
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from cm2_agent.cli.app import app
 from cm2_agent.models import byte_tokenizer
@@ -22,6 +21,7 @@ from cm2_agent.types.score import Score, TurnScore, Verdict
 from cm2_agent.types.trace import Trace
 from tests.analysis.test_report import dumped
 from tests.cli.test_app_loop import cm2
+from tests.cli_runner import CliRunner
 
 HOSTILE = (
     "</title></style></pre><script>document.title = 'owned'</script><img src=x onerror=\"document.title='owned'\">"

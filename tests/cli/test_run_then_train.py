@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from cm2_agent.cli.app import app
 from cm2_agent.models.tokenizer import byte_tokenizer
+from tests.cli_runner import CliRunner
 
 pytestmark = pytest.mark.slow
 

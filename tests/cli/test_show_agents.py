@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from typer.testing import CliRunner
-
 from cm2_agent.cli.app import app
 from cm2_agent.store import SQLStore
 from cm2_agent.types.messages import Message
 from cm2_agent.types.run import ModelCall, Run, ToolRun
+from tests.cli_runner import CliRunner
 
 
 def test_agents_in_a_store_and_on_the_screen(tmp_path: Path) -> None:

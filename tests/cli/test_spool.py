@@ -6,14 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from typer.testing import CliRunner
-
 from cm2_agent.cli.app import app
 from cm2_agent.spool.files import Spool
 from cm2_agent.spool.folder import spool_of
 from cm2_agent.spool.record import encode_run
 from cm2_agent.spool.replay import join_key
 from cm2_agent.store import SQLStore
+from tests.cli_runner import CliRunner
 from tests.online.stores import run
 
 

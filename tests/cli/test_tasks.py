@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from cm2_agent.cli.app import app
 from cm2_agent.graphs.backends.replay import ReplayTools
@@ -19,6 +18,7 @@ from cm2_agent.types.messages import Message
 from cm2_agent.types.run import Run
 from cm2_agent.types.task import Task, load_tasks
 from cm2_agent.types.tool_calls import CallLog, ToolRequest
+from tests.cli_runner import CliRunner
 from tests.importers.recordings import dialogues, recordings, saved
 from tests.judge_server import Fault, JudgeServer
 from tests.rewards.talk import call, say, turn

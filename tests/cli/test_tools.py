@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from cm2_agent import SQLStore, load_tasks, save_tasks
 from cm2_agent.cli.app import app
@@ -19,6 +18,7 @@ from cm2_agent.types.messages import ToolSpec
 from cm2_agent.types.task import RecordedCall, Task
 from tests.benchmarks.tau2.simulators import Shown, credulous
 from tests.chat_server import ChatServer
+from tests.cli_runner import CliRunner
 
 LOOK = ToolSpec(
     name="look", description="Look a key up.", parameters={"type": "object", "properties": {"key": {"type": "integer"}}}

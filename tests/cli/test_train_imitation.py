@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from cm2_agent.cli.app import app
 from cm2_agent.models.tokenizer import byte_tokenizer
@@ -15,6 +14,7 @@ from cm2_agent.store import SQLStore
 from cm2_agent.types.messages import Message
 from cm2_agent.types.run import ModelCall, Run
 from cm2_agent.types.score import Score
+from tests.cli_runner import CliRunner
 
 REPLIES = {"a": 1.0, "b": 0.4, "c": None}
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from cm2_agent.cli.app import app
 from cm2_agent.models.tokenizer import byte_tokenizer
 from cm2_agent.store import SQLStore
 from cm2_agent.types.messages import Message
 from cm2_agent.types.run import Run
+from tests.cli_runner import CliRunner
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from cm2_agent import SQLStore, load_tasks
 from cm2_agent.cli.app import app
 from cm2_agent.types.task import Task
 from tests.benchmarks.tau2.simulators import Shown, credulous
 from tests.chat_server import ChatServer, Fault
+from tests.cli_runner import CliRunner
 from tests.importers.recordings import dialogues, saved
 from tests.importers.recordings import recordings as own_recordings
 from tests.openai_protocol import STANDARD, VLLM

@@ -197,18 +197,20 @@ def save_model(folder: Path, size: Size, dtype: torch.dtype, device: str) -> int
 def losses_of(folder: Path, device: str) -> tuple[list[float], list[float]]:
     """The losses of two steps of full GRPO in float32 on the same stored rollouts: on the CPU, and on the device.
 
-    Each in a process of its own, since accelerate settles on a device once."""
+    A GPU's in a process of its own, since accelerate settles on a device once."""
     place = folder / "loss"
     save_model(place / "model", SMALL, torch.float32, "cpu")
     model = LocalChatModel.load(place / "model", max_tokens=SMALL.max_tokens)
     asyncio.run(collect(model, SMALL, SQLStore(f"sqlite:///{place / 'cm2.db'}")))
-    hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    found = []
-    for environment in (hidden, dict(os.environ) if device == "cuda" else hidden):
+
+    def elsewhere(**environment: str) -> list[float]:
         words = [sys.executable, "-m", "tests.gpu.check", "--loss", str(place)]
-        done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-        found.append(json.loads(done.stdout.splitlines()[-1]))
-    return found[0], found[1]
+        env = {**os.environ, **environment}
+        done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True, env=env)
+        found: list[float] = json.loads(done.stdout.splitlines()[-1])
+        return found
+
+    return elsewhere(CUDA_VISIBLE_DEVICES=""), elsewhere() if device == "cuda" else losses(place)
 
 
 def losses(place: Path) -> list[float]:

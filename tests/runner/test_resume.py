@@ -35,7 +35,7 @@ SCRIPT = [apps.calls(1), AIMessage(content="one"), apps.calls(2), AIMessage(cont
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("database", "kills"), [("sqlite", 6), ("postgresql", 2)])
+@pytest.mark.parametrize(("database", "kills"), [("sqlite", 4), ("postgresql", 2)])
 def test_killed_at_random_points_every_dialogue_is_stored_exactly_once(
     database: str, kills: int, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

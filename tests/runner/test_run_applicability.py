@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage
-from typer.testing import CliRunner
 
 from cm2_agent import Checklist, Item, Redactor, Score, Task, Trace, run, score_traces
 from cm2_agent.cli.app import app
@@ -17,6 +16,7 @@ from cm2_agent.rewards import ChecklistScorer
 from cm2_agent.store import SQLStore
 from cm2_agent.types.messages import Message
 from cm2_agent.types.run import Run
+from tests.cli_runner import CliRunner
 from tests.tracing import apps
 
 STRICT = Item("looks_up", check={"called": "look"}, when={"user_matches": "look"}, required_for_next_turn=True)

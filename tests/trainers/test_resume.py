@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from cm2_agent import Checklist, Item, LocalChatModel, SQLStore, Task, run
 from cm2_agent.cli.app import app
@@ -27,6 +26,7 @@ from cm2_agent.trainers.grpo import GRPO
 from cm2_agent.trainers.sft import SFT
 from cm2_agent.types.group import Group
 from cm2_agent.types.messages import Message
+from tests.cli_runner import CliRunner
 from tests.trainers.loop import Sampler
 from tests.trainers.test_dpo import dialogue, group
 
