@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
@@ -14,6 +14,7 @@ from cm2_agent.graphs.conversation_state import MessageEncoder, RunEncoder, dump
 from cm2_agent.types.messages import Message
 from cm2_agent.types.run import ModelCall, Run
 from cm2_agent.types.trace import Trace
+from tests.fuzzing import examples
 from tests.strategies import traces
 
 texts = st.text(st.characters(exclude_categories=()))  # lone surrogates too
@@ -53,6 +54,7 @@ def test_messages_come_back_exactly_and_each_is_written_once(said: list[tuple[st
 
 
 @pytest.mark.slow
+@settings(max_examples=examples(40))
 @given(traces(), st.integers(0, 3))
 def test_runs_come_back_exactly_and_another_process_goes_on_with_them(trace: Trace, cut: int) -> None:
     first, second, reader = RunEncoder(), RunEncoder(), RunEncoder()

@@ -6,12 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from cm2_agent.errors import TraceError
 from cm2_agent.types.messages import Message, ToolCall, ToolCallResponse
 from cm2_agent.types.run import ModelCall, Run
 from cm2_agent.types.trace import Step, Trace
+from tests.fuzzing import examples
 from tests.strategies import traces
 
 
@@ -49,6 +50,7 @@ def test_a_greeting_and_two_messages_of_the_user_are_one_turn() -> None:
 
 
 @pytest.mark.slow
+@settings(max_examples=examples(40))
 @given(traces())
 def test_a_trace_through_json(trace: Trace) -> None:
     written = trace.to_json()
