@@ -27,7 +27,8 @@ class CliRunner(typer.testing.CliRunner):
         color: bool = False,
         **extra: Any,
     ) -> Result:
-        command, code, raised = _command(app), 0, None
+        command, code = _command(app), 0
+        raised: BaseException | None = None
         name = extra.pop("prog_name", None) or self.get_default_prog_name(command)
         with self.isolation(input=input, env=env, color=color) as streams:
             try:

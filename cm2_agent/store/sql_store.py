@@ -21,7 +21,7 @@ from cm2_agent.store.reader import Reader
 from cm2_agent.store.schema import DEFAULT_PROJECT
 from cm2_agent.store.scored import Scored
 from cm2_agent.store.scores import KnownRewards, ScoreWriter, finite
-from cm2_agent.store.statements import Statements
+from cm2_agent.store.statements import statements
 from cm2_agent.store.trace_state import ATTEMPTS, Caches, Stale
 from cm2_agent.store.writer import Writer, WriteResult, require_one_trace
 from cm2_agent.types.human_labels import Label
@@ -69,7 +69,7 @@ class SQLStore(Scored):
         except BaseException:
             self._db.close()
             raise
-        self._do = Statements(self._db.engine)
+        self._do = statements(self._db.engine)
         self._caches = Caches()
         self._placed: dict[str, str] = {}  # the traces of the runs that were saved last
         self._rewards = KnownRewards()

@@ -71,8 +71,20 @@ def inserting(
     return Statement(engine, statement, names)
 
 
+_COMPILED: dict[tuple[Any, ...], Statements] = {}
+
+
+def statements(engine: Engine) -> Statements:
+    """Those of the engine's database; a process compiles them once for each kind of database."""
+    dialect = engine.dialect
+    kind = (dialect.name, dialect.driver, dialect.paramstyle, dialect.server_version_info)
+    if kind not in _COMPILED:
+        _COMPILED[kind] = Statements(engine)
+    return _COMPILED[kind]
+
+
 class Statements:
-    """Every statement of the writing path, for one engine."""
+    """Every statement of the writing path, for one kind of database."""
 
     def __init__(self, engine: Engine) -> None:
         self.content = inserting(engine, schema.contents, ignore=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from cm2_agent.cli.app import app
 from cm2_agent.cli.traces import age
@@ -18,6 +18,7 @@ from cm2_agent.spool.replay import join_key
 from cm2_agent.store import SQLStore
 from cm2_agent.types.messages import Message
 from cm2_agent.types.run import Run
+from tests.cli_runner import CliRunner
 from tests.online.stores import run
 
 SECRET = "My passport has the number C01X00T47"
