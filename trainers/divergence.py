@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.distributed.tensor import DTensor
 
 from cm2_agent.errors import TrainError
 
@@ -50,12 +51,12 @@ def require_finite(value: float, name: str, step: int, learning_rate: float) -> 
 
 
 def require_finite_weights(model: Any, learning_rate: float) -> None:
-    """Raises TrainError where a weight is NaN or infinite."""
+    """Raises TrainError where a weight is NaN or infinite, in a process's own part or another's."""
     for name, weights in model.named_parameters():
-        wrong = int((~torch.isfinite(weights)).sum())
-        if wrong:
+        wrong = (~torch.isfinite(weights.detach())).sum()
+        if count := int(wrong.full_tensor() if isinstance(wrong, DTensor) else wrong):
             raise TrainError(
-                f"{wrong} of {weights.numel()} weights of {name} are not finite after training; nothing was saved. Take"
+                f"{count} of {weights.numel()} weights of {name} are not finite after training; nothing was saved. Take"
                 f" a lower learning_rate (now {learning_rate:g}), a longer warm-up (warmup_steps), or a lower"
                 " max_grad_norm"
             )

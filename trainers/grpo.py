@@ -13,6 +13,7 @@ from cm2_agent.types.protocols import Progress
 
 from .dataset import Credits, build_dataset, credits_of
 from .grpo_args import check_fields
+from .launch import launched, rank
 from .model_limits import ModelLimits
 from .output_folder import check_out, check_run, save_report
 from .policy import loaded_policy, save_policy
@@ -195,10 +196,13 @@ class GRPO:
         )
         check_sizes(dataset, self._own.num_generations)
         temperature = check(dataset, versions=self.versions, model=limits)
-        with loaded_policy(self.model, self.tokenizer, peft_config=self.peft_config, seed=self.seed) as policy:
+        # torch and TRL are imported when training begins.
+        from .processes import ending_together, folder_of_first, from_first, require_same
+
+        given = loaded_policy(self.model, self.tokenizer, peft_config=self.peft_config, seed=self.seed)
+        with ending_together(), given as policy:
             dataset = leave_out_lost(dataset, policy.tokenizer)
-            # torch and TRL are imported when training begins.
-            from .processes import folder_of_first, from_first, rank, require_same
+            from .sharding import require_known
 
             with folder_of_first(self.out) as folder:
                 from .grpo_run import fit, limit, prepare
@@ -207,8 +211,11 @@ class GRPO:
                 from .trl_trainer import config_restored
 
                 config = grpo_config(self, temperature, folder.parent / "trl")
-                rows = [row for group in dataset.groups for row in group.rows]
-                run = identify("grpo", model=policy.version, rows=rows_hash(rows), config=config, trainer=self)
+                require_known(config)
+                seen = rows_hash(row for group in dataset.groups for row in group.rows)
+                run = identify(
+                    "grpo", model=policy.version, rows=seen, config=config, trainer=self, launched=launched()
+                )
                 require_same(run)
                 checkpoint = None
                 if rank() == 0:
@@ -219,9 +226,9 @@ class GRPO:
                     prepared = prepare(self, dataset, policy, config, progress)
                     rechecked = recheck(prepared)
                     limited = limit(rechecked)
-                    self.report = fit(limited, checkpoint, rewards)
-                if rank() == 0:
-                    save_policy(folder, policy)
+                    trained, self.report = fit(limited, checkpoint, rewards)
+                if trained is not None:
+                    save_policy(folder, trained)
                     save_report(folder, self.report, run)
         return self.out
 

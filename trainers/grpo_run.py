@@ -13,20 +13,22 @@ from typing import TYPE_CHECKING, Any
 from datasets import Dataset
 
 from cm2_agent.errors import TrainError
-from cm2_agent.models.local import fingerprint
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.protocols import Progress
 
 from .batches import Logprobs, SampleBatches
 from .dataset import GroupRows, RolloutDataset
+from .launch import sharded
 from .micro_batches import MicroBatches
+from .model_limits import source_of
 from .off_policy import OffPolicy, measure_rollouts, rollout_ratio
 from .policy import Policy
-from .processes import require_data_parallel
+from .processes import from_first, require_data_parallel
 from .reference_policy import ReferencePolicy
 from .resuming import train_resumably
 from .rows import Floats, Row
 from .saved_run import SavedRun, plan
+from .sharding import gathered, shard, trained_version
 from .trl_config import refusals
 from .trl_trainer import StoredGRPOTrainer
 from .validation import leave_out
@@ -71,12 +73,15 @@ def prepare(
     grpo: GRPO, dataset: RolloutDataset, policy: Policy, config: Any, progress: Progress | None = None
 ) -> Prepared:
     """TRL's trainer for a dataset; `config` is a GRPOConfig, its number of steps set where it has none."""
-    micro_batches = MicroBatches.of(config, args=grpo.args, tokens=grpo.tokens_per_micro_batch)
+    tokens = grpo.tokens_per_micro_batch
+    micro_batches = MicroBatches.of(config, args=grpo.args, tokens=tokens, one_pass=sharded())
     # TRL would load a second model to refer to; ours is this one, before training.
     beta, config.beta = config.beta, 0.0
     reference = ReferencePolicy(policy.model) if config.sync_ref_model else None
     config.sync_ref_model = False
     # TRL draws prompts to generate from; ours are nominal, as many as one of its batches and the next steps need.
+    if sharded():
+        shard(policy, config.device, in_memory=source_of(grpo.model) is None)
     number = min(64, config.max_steps) if config.max_steps > 0 else 64
     prompts = Dataset.from_dict({"prompt": [""] * (config.generation_batch_size * number)})
     with refusals("GRPOTrainer"):
@@ -122,9 +127,12 @@ def limit(rechecked: Rechecked) -> Limited:
     return Limited(rechecked=rechecked, dataset=dataset, start=start, off_policy=figures)
 
 
-def fit(limited: Limited, checkpoint: Path | None, rewards: Mapping[str, float | None]) -> dict[str, JSON]:
-    """Trains, from a checkpoint of this very run where there is one, and returns what was trained on what, and what it
-    did. `rewards` by trace are for `log_completions`.
+def fit(
+    limited: Limited, checkpoint: Path | None, rewards: Mapping[str, float | None]
+) -> tuple[Policy | None, dict[str, JSON]]:
+    """Trains, from a checkpoint of this very run where there is one. Returns the policy, whole, in process 0, which
+    alone saves it (None in the others), and what was trained on what, and what it did. `rewards` by trace are for
+    `log_completions`.
     """
     dataset, rechecked, prepared = limited.dataset, limited.rechecked, limited.rechecked.prepared
     grpo, policy, trainer = prepared.grpo, prepared.policy, prepared.trainer
@@ -147,13 +155,15 @@ def fit(limited: Limited, checkpoint: Path | None, rewards: Mapping[str, float |
 
     train_resumably(trainer, checkpoint, check=check, state=saved.state, every=steps_a_batch, go_on=saved.go_on)
     after = measure_after(prepared, groups)
+    trained = gathered(policy)
+    version = from_first(None if trained is None else trained_version(trained))
     report, given = dataset.report, prepared.dataset.groups
     behaviour = sorted({str(group.key.get("policy")) for group in given})
-    return {
+    return trained, {
         **report.to_json(),
         "zero_advantage_groups": report.groups - report.informative_groups,
         "reward": given[0].key.get("reward"),
-        "policy": {"behaviour": behaviour, "before": policy.version, "after": fingerprint(policy.model)},
+        "policy": {"behaviour": behaviour, "before": policy.version, "after": version},
         "level": grpo.level,
         "norm": grpo.norm,
         "form": REPORTED_AS[grpo.importance_weighting],

@@ -65,7 +65,8 @@ class MicroBatches:
     """Limits of a micro-batch: at most `rows` rows and `tokens` padded tokens, None: no limit; and at most the
     `parts`-th part of the rows, rounded up. Their number is a multiple of `processes` where there are rows enough.
 
-    A row is never cut: one of more than `tokens` tokens is a micro-batch of its own.
+    A row is never cut: one of more than `tokens` tokens is a micro-batch of its own. `one_pass`: each is one bucket,
+    which passes through the model at once; a sharded model is gathered once a pass, by all processes.
 
     >>> MicroBatches(rows=2).split([30, 10, 28, 10])
     [[2, 0], [1, 3]]
@@ -75,15 +76,16 @@ class MicroBatches:
     tokens: int | None = None
     parts: int = 1
     processes: int = 1
+    one_pass: bool = False
 
     def split(self, lengths: Sequence[int]) -> list[list[int]]:
         """The indices of rows of these lengths by micro-batch, the longest first: what does not fit fails at once."""
         rows = min(self.rows or len(lengths), -(-len(lengths) // max(self.parts, self.processes)))
-        if self._fits(lengths, range(len(lengths)), rows):
+        if not self.one_pass and self._fits(lengths, range(len(lengths)), rows):
             return [list(range(len(lengths)))]
         found: list[list[int]] = []
         for bucket in buckets(lengths, rows=min(rows, FORWARD_ROWS), tokens=self.tokens)[::-1]:
-            if found and self._fits(lengths, [*found[-1], *bucket], rows):
+            if found and not self.one_pass and self._fits(lengths, [*found[-1], *bucket], rows):
                 found[-1] += bucket
             else:
                 found.append(bucket)
@@ -98,8 +100,8 @@ class MicroBatches:
         )
 
     @classmethod
-    def of(cls, config: Any, *, args: Any, tokens: int | None) -> MicroBatches:
-        """The limits that a GRPOConfig made of `args` asks for, and `tokens`. The config is left with those of
+    def of(cls, config: Any, *, args: Any, tokens: int | None, one_pass: bool = False) -> MicroBatches:
+        """The limits that a GRPOConfig made of `args` asks for, and the others. The config is left with those of
         optimizer steps in one piece, for TRL would cut the rows in equal numbers and weigh the pieces by them.
 
         `per_device_train_batch_size` bounds the rows where `args` say it; `gradient_accumulation_steps` are the
@@ -118,7 +120,8 @@ class MicroBatches:
         config.gradient_accumulation_steps, config.steps_per_generation = 1, steps
         config.per_device_train_batch_size = config.num_generations = 2
         config.generation_batch_size = 2 * steps * config.world_size
-        return cls(rows=None if rows is None else int(rows), tokens=tokens, parts=parts, processes=config.world_size)
+        limit = None if rows is None else int(rows)
+        return cls(rows=limit, tokens=tokens, parts=parts, processes=config.world_size, one_pass=one_pass)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The processes of a run that a launcher started: which one this is, and what they tell each other.
+"""What the processes of a run that a launcher started tell each other.
 
 Each reads the same rollouts and makes the same batches; the micro-batches of an optimizer step are shared out, and
 the gradients added up. A run of one process never gets here.
@@ -6,7 +6,7 @@ the gradients added up. A run of one process never gets here.
 
 from __future__ import annotations
 
-import os
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,25 +14,18 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 
 from cm2_agent.errors import TrainError
 
+from .launch import number, rank
 from .output_folder import whole_folder
 from .run_identity import RunIdentity
 
 T = TypeVar("T")
+_RUNS = itertools.count()
 BUCKET = 2**22
 """Gradients that are added up at a time, in values."""
-
-
-def number() -> int:
-    """How many processes the run has; 1 where nobody launched several."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def rank() -> int:
-    """Which of them this is, from 0. Process 0 writes the folders and shows the progress."""
-    return int(os.environ.get("RANK", "0")) if number() > 1 else 0
 
 
 def from_first(value: T) -> T:
@@ -67,12 +60,12 @@ def share(values: Sequence[T]) -> list[T]:
 
 def mean_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Replaces each gradient by its mean over the processes; one that is None somewhere counts as 0 there, and one that
-    is None in all of them stays so: an optimizer passes over it.
+    is None in all of them stays so: an optimizer passes over it. FSDP has averaged those of sharded parameters already.
     """
     if number() == 1:
         return
     chunk: list[torch.Tensor] = []
-    trained = [one for one in parameters if one.requires_grad]
+    trained = [one for one in parameters if one.requires_grad and not isinstance(one, DTensor)]
     for parameter, found in zip(trained, _anywhere([one.grad is not None for one in trained]), strict=True):
         if not found:
             continue
@@ -101,13 +94,13 @@ def _add_up(gradients: Sequence[torch.Tensor]) -> None:
 
 
 def require_data_parallel(accelerator: Any) -> None:
-    """Raises TrainError where the model would be cut up between processes."""
+    """Raises TrainError where accelerate itself would cut the model up between processes."""
     kind = accelerator.distributed_type.value
     if kind != "NO" and not kind.startswith("MULTI_"):
         raise TrainError(
-            f"the run was launched with {kind}, which cuts the model up between processes; expected each process"
-            " to hold all of it (accelerate launch --multi_gpu, or torchrun). A model too large for that is trained by"
-            " LoRA (peft_config=), over a base in bfloat16, with gradient_checkpointing"
+            f"the run was launched with {kind}, which cuts the model up between processes in a way of its own; expected"
+            " each process to hold all of it (accelerate launch --multi_gpu, or torchrun), or FSDP2 (accelerate launch"
+            " --config_file cookbook/fsdp2.yaml)"
         )
 
 
@@ -138,6 +131,36 @@ def wait_for_all() -> None:
     """Goes on when all processes have come here."""
     if number() > 1:
         dist.barrier()
+
+
+@contextmanager
+def ending_together() -> Iterator[None]:
+    """Where one process fails, the others end too, with its words, instead of waiting for it until a timeout.
+
+    Over gloo the failing one takes down what connects them; over NCCL the launcher ends the others.
+    """
+    run = next(_RUNS)
+    try:
+        yield
+    except BaseException as error:
+        if number() == 1 or not dist.is_initialized():
+            raise
+        first = _first_failure(f"cm2/failure/{run}", f"{rank()} {' '.join(str(error).split()) or type(error).__name__}")
+        place, _, words = first.partition(" ")
+        if dist.get_backend() == "gloo":
+            dist.destroy_process_group()
+        if place == str(rank()):
+            raise
+        raise TrainError(f"process {place} stopped the run: {words}") from error
+
+
+def _first_failure(key: str, words: str) -> str:
+    """What the first process that failed said; this one's words, where no other failed before."""
+    try:
+        store = dist.distributed_c10d._get_default_store()
+        return bytes(store.compare_set(key, "", words)).decode()
+    except RuntimeError:  # process 0 kept the store, and is gone
+        return words
 
 
 @contextmanager

@@ -77,7 +77,9 @@ def read_identity(path: Path) -> RunIdentity | None:
         return None
 
 
-def identify(algorithm: str, *, model: str, rows: str, config: Any, trainer: object) -> RunIdentity:
+def identify(
+    algorithm: str, *, model: str, rows: str, config: Any, trainer: object, launched: Mapping[str, JSON] | None = None
+) -> RunIdentity:
     """The identity of a run.
 
     Args:
@@ -86,6 +88,7 @@ def identify(algorithm: str, *, model: str, rows: str, config: Any, trainer: obj
         rows: `rows_hash` of what is trained on, in the order in which the trainer was given them.
         config: the TRL config, a dataclass.
         trainer: our trainer: those of its public attributes that are plain values are settings.
+        launched: how the run was launched, where that is not one process: sums are rounded in another order there.
     """
     given = {spec.name: getattr(config, spec.name) for spec in fields(config) if spec.name not in WATCHING | _NOMINAL}
     ours = {
@@ -93,7 +96,7 @@ def identify(algorithm: str, *, model: str, rows: str, config: Any, trainer: obj
         for name, value in vars(trainer).items()
         if not name.startswith("_") and name not in _ELSEWHERE and not (callable(value) and not isinstance(value, type))
     }
-    settings = {**ours, **given}
+    settings = {**ours, **given, **(launched or {})}
     policy: Any = getattr(trainer, "model", None)
     if is_peft(policy):  # an adapter that adds nothing yet has its base's version
         settings["adapter"] = policy.peft_config

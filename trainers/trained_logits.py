@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ LOGITS_AT_ONCE = 2**25
 """Logits (tokens × vocabulary) that are held for the backward pass; above, they are taken in chunks of so many and once
 more in the backward pass.
 """
+METHOD = "logprob_pass"
+"""The attribute under which a sharded model has `logprob_pass` as a method that gathers its weights."""
 _SCALED_HEADS = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
 
 
@@ -27,7 +30,7 @@ def separable(model: Any) -> PreTrainedModel | None:
     if is_peft(model) and any(one.is_prompt_learning for one in model.peft_config.values()):
         return None
     model = plain_model(model)
-    if not isinstance(model, PreTrainedModel) or is_fsdp_managed_module(model):
+    if not isinstance(model, PreTrainedModel) or (is_fsdp_managed_module(model) and not hasattr(model, METHOD)):
         return None
     text = model.config.get_text_config()
     if any(getattr(text, name, None) not in (None, 1.0) for name in _SCALED_HEADS):
@@ -45,9 +48,10 @@ def trained_logprobs(
     entropy: bool,
     entropy_gradient: bool = False,
     router_loss: bool = False,
+    one_pass: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """log π (and entropies) of the positions where `trained`, (B, T), is 1; 0 elsewhere, each (B, T); and a router's
-    loss where it is asked for.
+    loss where it is asked for. `one_pass`: all rows go through the model at once, and not in buckets of like length.
 
     `input_ids` and `attention_mask` are (B, P + T): prompts left padded, completions right padded. `model` has TRL's
     fused head, which computes what cannot be taken apart (`separable`).
@@ -64,7 +68,7 @@ def trained_logprobs(
     vocabulary = 1 if plain is None else plain.config.get_text_config().vocab_size
     chunk = None if int(trained.sum()) * vocabulary <= LOGITS_AT_ONCE else max(1, LOGITS_AT_ONCE // vocabulary)
     places, logps, entropies, routers = [], [], [], []
-    for bucket in buckets(lengths[filled].tolist()):
+    for bucket in [list(range(len(filled)))] if one_pass else buckets(lengths[filled].tolist()):
         part = filled[torch.tensor(bucket, device=filled.device)]
         longest = int(lengths[part].max())
         columns = (lefts[part, None] + torch.arange(longest, device=part.device)).clamp(max=input_ids.size(1) - 1)
@@ -81,11 +85,8 @@ def trained_logprobs(
             if router_loss:
                 routers.append(out.aux_loss)
         else:
-            states = plain.base_model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state[row, source - 1]
-            head = plain.get_output_embeddings()
-            found, uncertain = head_logprobs(
-                head, states, ids[row, source], temperature, entropy, entropy_gradient, chunk=chunk
-            )
+            run = getattr(plain, METHOD, None) or partial(logprob_pass, plain)
+            found, uncertain = run(ids, row, source, temperature, entropy, entropy_gradient, chunk=chunk)
         logps.append(found)
         if entropy:
             entropies.append(uncertain)
@@ -96,6 +97,25 @@ def trained_logprobs(
         _spread(entropies, index, rows, width) if entropy else None,
         torch.stack(routers).mean() if routers else None,
     )
+
+
+def logprob_pass(
+    model: Any,
+    ids: torch.Tensor,
+    row: torch.Tensor,
+    source: torch.Tensor,
+    temperature: float,
+    entropy: bool,
+    entropy_gradient: bool,
+    *,
+    chunk: int | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`head_logprobs` of the tokens at (row, source), each (n,), of `ids`, (b, L): layers and head, one after the
+    other.
+    """
+    states = model.base_model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state[row, source - 1]
+    head = model.get_output_embeddings()
+    return head_logprobs(head, states, ids[row, source], temperature, entropy, entropy_gradient, chunk=chunk)
 
 
 def head_logprobs(

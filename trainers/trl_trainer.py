@@ -7,7 +7,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -24,26 +23,18 @@ from .collator import Sample, collate
 from .divergence import StopsWhenAstray, require_finite, require_finite_logprobs
 from .dropout import restore_dropout, switch_off_dropout
 from .master_weights import MasterWeightsMixin
-from .micro_batches import Counts, MicroBatches, Share, buckets
+from .micro_batches import MicroBatches, buckets
 from .processes import from_all, from_first, mean_gradients, share
 from .reporting import StepReports, completions
 from .rows import Floats, Row
+from .sharding import by_ourselves
+from .step_parts import Part, above_threshold, cut, own_parts
 from .trained_logits import trained_logprobs
 
 
 def no_reward_func(*args: Any, **kwargs: Any) -> list[float]:
     """TRL wants a reward function; stored rollouts have their rewards, so that nobody may ask for one here."""
     raise RuntimeError("stored rollouts were scored before training; no reward is computed in the trainer")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class MicroBatch:
-    """The samples of one forward and backward pass, and their share in the optimizer step."""
-
-    samples: Sequence[Sample]
-    share: Share
-    rows: int | None = None
-    """How many rows it is filled up to: as many as those of the other processes have, since TRL gathers by row."""
 
 
 class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
@@ -77,10 +68,19 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
         self._trained: torch.Tensor | None = None
         self._logps: torch.Tensor | None = None
         self._entropy_threshold: torch.Tensor | None = None
-        self._weights: list[int] = []  # trained tokens of the micro-batches of this step
+        self._weights: list[int] = []  # trained tokens of the micro-batches of this step, of all processes
         self._sums: dict[str, float] = {}
         self.remove_callback(PrinterCallback)  # it writes to stdout, which is the command line's
         self.add_callback(StepFigures(self, on_step if self.accelerator.is_main_process else None))
+
+    def create_accelerator_and_postprocess(self) -> None:
+        with by_ourselves():
+            super().create_accelerator_and_postprocess()
+
+    def _sync_replicated_trainable_parameters(self, model: Any) -> None:
+        """Nothing: an adapter over a sharded base is the same in all processes, and so are its gradients once
+        `mean_gradients` has averaged them.
+        """
 
     def feed(self, batches: Iterator[Sequence[Sample]], *, beta: float, rewards: Mapping[str, float | None]) -> None:
         """What is trained on: batches without end, the weight of the KL term, and rewards by trace for
@@ -93,18 +93,19 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
         started = time.perf_counter()
         if isinstance(model, DistributedDataParallel):
             model = model.module  # its gradients are added up below, once a step: backward gives them a part at a time
-        parts = self._cut(self._samples_of(self.state.global_step))
+        processes = self.args.world_size
+        parts = cut(self._samples_of(self.state.global_step), self.micro_batches, processes)
         self._entropy_threshold = None
         if self.top_entropy_quantile < 1.0 and len(parts) > 1:
             parts = self._with_threshold(model, parts)
         losses = []
-        parts = self._own(parts)
+        parts = own_parts(parts, processes)
         for number, part in enumerate(parts, start=1):
             last = number == len(parts)
             self.accelerator.gradient_state._set_sync_gradients(last)
             with nullcontext() if last else self.accelerator.no_sync(model):
                 losses.append(Trainer.training_step(self, model, cast(Any, part)))
-        if self.args.world_size > 1:
+        if processes > 1:
             mean_gradients(model.parameters() if self.masters is None else self.masters.parameters())
         self._step += 1
         self._metrics["train"]["step_time"].append(time.perf_counter() - started)
@@ -128,36 +129,9 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
                 self._steps = [mixed[number::parts] for number in range(parts)]
         return self._steps[step % parts]
 
-    def _cut(self, samples: Sequence[Sample]) -> list[MicroBatch]:
-        """The micro-batches of an optimizer step."""
-        lengths = [len(one.row.ids) for one in samples]
-        parts = [[samples[index] for index in part] for part in self.micro_batches.split(lengths)]
-        step = _counts(samples)
-        processes = self.args.world_size
-        return [
-            MicroBatch(samples=part, share=Share(own=_counts(part), step=step, processes=processes)) for part in parts
-        ]
-
-    def _own(self, parts: list[MicroBatch]) -> list[MicroBatch]:
-        """The micro-batches of this process; what is there again, so that all have as many, counts nothing."""
-        processes = self.args.world_size
-        if processes == 1:
-            return parts
-        again = replace(parts[-1], share=replace(parts[-1].share, counts=False))
-        parts = [*parts, *[again] * (-len(parts) % processes)]
-        filled = []
-        for start in range(0, len(parts), processes):
-            together = parts[start : start + processes]
-            rows = max(len(part.samples) for part in together)
-            filled += [
-                replace(part, rows=rows, share=replace(part.share, own=replace(part.share.own, rows=rows)))
-                for part in together
-            ]
-        return share(filled)
-
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         """A micro-batch as tensors, with its share; TRL's buffer of generated batches is not used."""
-        if not isinstance(generation_batch, MicroBatch):
+        if not isinstance(generation_batch, Part):
             raise RuntimeError("stored rollouts are trained on; there is nothing to evaluate on")
         part = generation_batch
         return {**self._collated(part.samples, part.rows), "share": part.share}
@@ -175,6 +149,10 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
         share = inputs.get("share")
         kind = self.loss_type
         self._trained = inputs["completion_mask"] * inputs["tool_mask"]
+        if share is not None and not share.counts:  # it passes through the model, and through no mean
+            inputs = inputs | {
+                name: torch.zeros_like(inputs[name]) for name in ("tool_mask", "advantages", "num_items_in_batch")
+            }
         self.current_gradient_accumulation_steps = 1.0 if share is None else share.accumulation(kind)
         try:
             with self._entropy_term(1.0 if share is None else share.entropy(kind)):
@@ -204,7 +182,7 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
                 self.entropy_coef = max(before - args.entropy_coef_delta, args.entropy_coef_min)
             metrics["entropy_coef"][-1:] = [self.entropy_coef]
 
-    def _with_threshold(self, model: Any, parts: Sequence[MicroBatch]) -> list[MicroBatch]:
+    def _with_threshold(self, model: Any, parts: Sequence[Part]) -> list[Part]:
         """The micro-batches with their numbers of tokens of high entropy (`top_entropy_quantile`): above a threshold
         of the whole step, for which they pass forward once more.
         """
@@ -217,18 +195,7 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
             found.append(cast(torch.Tensor, entropies)[batch["tool_mask"].bool()].float())
         threshold = torch.quantile(torch.cat(found), 1 - self.top_entropy_quantile)
         self._entropy_threshold = threshold
-        counts = [int((values >= threshold).sum()) for values in found]
-        return [
-            replace(
-                part,
-                share=replace(
-                    part.share,
-                    own=replace(part.share.own, entropy_tokens=count),
-                    step=replace(part.share.step, entropy_tokens=sum(counts)),
-                ),
-            )
-            for part, count in zip(parts, counts, strict=True)
-        ]
+        return above_threshold(parts, [int((values >= threshold).sum()) for values in found])
 
     def get_high_entropy_mask(self, entropies: torch.Tensor, mask: torch.Tensor, threshold: float) -> torch.Tensor:
         """TRL's mask of the tokens of high entropy, by the threshold of the whole optimizer step."""
@@ -352,14 +319,10 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
                 entropy=compute_entropy,
                 entropy_gradient=self._entropy_bonus_enabled,
                 router_loss=compute_aux_loss,
+                one_pass=self.micro_batches.one_pass,
             )
         self._logps = found[0].detach()
         return found
-
-
-def _counts(samples: Sequence[Sample]) -> Counts:
-    tokens = sum(one.row.trained for one in samples)
-    return Counts(rows=len(samples), tokens=tokens, entropy_tokens=tokens)
 
 
 def _mean(pairs: Sequence[tuple[float, int]]) -> float:

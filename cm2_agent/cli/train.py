@@ -247,7 +247,10 @@ def train(
             return
         with progress("training", steps) as advance:
             path = train_on(trainer, given, advance)
-    print_result({"out": str(path)} | report_of(trainer) | {"out": str(path)}, as_json=as_json)
+    from cm2_agent.trainers.launch import rank
+
+    if rank() == 0:  # a launcher starts this command once a process
+        print_result({"out": str(path)} | report_of(trainer) | {"out": str(path)}, as_json=as_json)
 
 
 def _raise_no_match(keys: Iterable[Mapping[str, JSON]], policy: str | None, backends: Sequence[str]) -> NoReturn:

@@ -30,7 +30,16 @@ def fingerprint(model: Any) -> str:
     (16, False)
     """
     base, adapter = _parts(model)
-    return _digest(base) + (f"+{_digest(adapter)}" if adapter else "")
+    return _named(_digest(base), adapter)
+
+
+def with_adapter(base: str, model: Any) -> str:
+    """The fingerprint of a model whose base's name is known; the base's weights are not looked at."""
+    return _named(base, _parts(model)[1])
+
+
+def _named(base: str, adapter: Mapping[str, Any]) -> str:
+    return base + (f"+{_digest(adapter)}" if adapter else "")
 
 
 def _digest(tensors: Mapping[str, Any]) -> str:

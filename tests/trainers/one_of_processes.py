@@ -1,4 +1,5 @@
-"""One of several processes that meet over gloo: what it has after they shared gradients, as a line of JSON.
+"""One of several processes that meet over gloo: what it has after they shared gradients, and how it ends
+when another fails, as a line of JSON.
 
 RANK=0 WORLD_SIZE=2 python -m tests.trainers.one_of_processes FILE
 """
@@ -11,7 +12,8 @@ import sys
 import torch
 
 from cm2_agent.errors import TrainError
-from cm2_agent.trainers.processes import mean_gradients, number, rank, require_same
+from cm2_agent.trainers.launch import number, rank
+from cm2_agent.trainers.processes import ending_together, from_all, mean_gradients, require_same
 from cm2_agent.trainers.run_identity import RunIdentity
 
 
@@ -29,8 +31,15 @@ def main(meeting: str) -> None:
         except TrainError as error:
             said.append(str(error))
     gradients = [None if one.grad is None else one.grad.tolist() for one in (everywhere, first, nowhere)]
-    print(json.dumps({"gradients": gradients, "said": said}))
-    torch.distributed.destroy_process_group()
+    try:
+        with ending_together():
+            if rank() == 1:
+                raise TrainError("its disk is full")
+            from_all("the figures of a step")
+        ended = "well"
+    except TrainError as error:
+        ended = str(error)
+    print(json.dumps({"gradients": gradients, "said": said, "ended": ended}))
 
 
 if __name__ == "__main__":
