@@ -49,7 +49,7 @@ def require_known(config: Any) -> None:
         ),
         "fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP (layer by layer)": bool(found.min_num_params),
         "no fsdp_ignored_modules": found.ignored_modules is not None,
-        "mixed_precision: 'no', and no bf16 or fp16 in args: a checkpoint in bfloat16 is computed in bfloat16": (
+        "mixed_precision: 'no', and no bf16 or fp16 in args (a checkpoint in bfloat16 is computed in bfloat16)": (
             config.bf16 or config.fp16 or os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "no"
         ),
         "no sync_ref_model: the reference would be a second model in memory": bool(config.sync_ref_model),

@@ -16,14 +16,22 @@ import pytest
 import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser  # type: ignore[import-untyped]
 from accelerate.utils.launch import prepare_multi_gpu_env  # type: ignore[import-untyped]
+from typer.testing import CliRunner
 
 from cm2_agent import DPO, GRPO, SFT, Checklist, Item, LocalChatModel, SQLStore, Task, run
+from cm2_agent.cli.app import app
 from cm2_agent.errors import TrainError
 from cm2_agent.graphs import agent
 from cm2_agent.models import fingerprint
 from cm2_agent.models.loading import load_policy_model
 from cm2_agent.trainers.collator import collate
 from cm2_agent.trainers.micro_batches import MicroBatches
+from cm2_agent.trainers.output_folder import check_run
+from cm2_agent.trainers.policy import Policy
+from cm2_agent.trainers.run_identity import read_identity
+from cm2_agent.types.messages import Message
+from cm2_agent.types.run import Run
+from cm2_agent.types.trace import Trace
 from tests.trainers.loop import apart, ready, rows_of_groups, trained
 
 TOP = Path(__file__).resolve().parents[2]
@@ -78,7 +86,7 @@ def together(stored: Path) -> Path:
     whatever its --num_processes.
     """
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    env = fsdp_env(TOP / "cookbook" / "fsdp2.yaml")
+    env = fsdp_env()
     runs = [
         arguments(stored, name) | {"out": str(stored / name), "env": env if name.startswith("sharded") else {}}
         for name in RUNS
@@ -93,9 +101,11 @@ def together(stored: Path) -> Path:
     return stored
 
 
-def fsdp_env(config: Path) -> dict[str, str]:
-    """What `accelerate launch --config_file` leaves in the environment of its processes, by its own reading."""
-    parsed = launch_command_parser().parse_args(["--config_file", str(config), "train.py"])
+def fsdp_env() -> dict[str, str]:
+    """What `accelerate launch --config_file fsdp2.yaml` leaves in the environment of its processes, by its own
+    reading.
+    """
+    parsed = launch_command_parser().parse_args(["--config_file", str(TOP / "cookbook" / "fsdp2.yaml"), "train.py"])
     read, _, _ = _validate_launch_command(parsed)
     found = prepare_multi_gpu_env(read)
     return {name: value for name, value in found.items() if name.startswith(("ACCELERATE_", "FSDP_"))}
@@ -125,6 +135,10 @@ def test_two_processes_take_the_steps_of_one(together: Path, tmp_path: Path, nam
             [step[figure] for step in one["history"]], abs=1e-5 if exact else 1e-3
         )
     assert two["policy"]["after"] == fingerprint(load_policy_model(str(together / name)))
+    identity = read_identity(tmp_path / "one" / "run.json")
+    assert identity is not None
+    with pytest.raises(TrainError, match="processes 2 there, None here; sharded"):
+        check_run(together / name, identity, overwrite=False)
     assert two["off_policy_after"] == pytest.approx(one["off_policy_after"], abs=1e-3 if exact else 3e-2)
 
 
@@ -146,7 +160,7 @@ def test_trainers_that_share_nothing_out_run_in_one_process(
         trainer("policy", tmp_path / "out").train([])
 
 
-def test_a_model_is_not_cut_up_between_processes() -> None:
+def test_accelerate_itself_does_not_cut_a_model_up() -> None:
     from cm2_agent.trainers.processes import require_data_parallel
 
     def launched(kind: str) -> Any:
@@ -157,6 +171,65 @@ def test_a_model_is_not_cut_up_between_processes() -> None:
     for kind in ("FSDP", "DEEPSPEED"):
         with pytest.raises(TrainError, match=f"launched with {kind}, which cuts the model up"):
             require_data_parallel(launched(kind))
+
+
+PLAIN = {"save_strategy": "no", "bf16": False, "fp16": False, "sync_ref_model": False}
+
+
+@pytest.mark.parametrize(
+    ("env", "config", "words"),
+    [
+        ({}, {}, None),
+        ({"FSDP_VERSION": "1", "FSDP_RESHARD_AFTER_FORWARD": "FULL_SHARD"}, {}, "fsdp_version: 2"),
+        ({"FSDP_RESHARD_AFTER_FORWARD": "false"}, {}, "fsdp_reshard_after_forward: true"),
+        ({"FSDP_OFFLOAD_PARAMS": "true"}, {}, "fsdp_offload_params: false"),
+        ({"FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, {}, "fsdp_cpu_ram_efficient_loading: false"),
+        ({"FSDP_ACTIVATION_CHECKPOINTING": "true"}, {}, "fsdp_activation_checkpointing: false"),
+        ({"FSDP_AUTO_WRAP_POLICY": "SIZE_BASED_WRAP"}, {}, "fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP"),
+        ({"FSDP_IGNORED_MODULES": "head"}, {}, "no fsdp_ignored_modules"),
+        ({"ACCELERATE_MIXED_PRECISION": "bf16"}, {}, "mixed_precision: 'no'"),
+        ({}, {"bf16": True}, "no bf16 or fp16"),
+        ({}, {"sync_ref_model": True}, "no sync_ref_model"),
+        ({}, {"save_strategy": "steps"}, "no save_steps"),
+    ],
+)
+def test_what_fsdp_is_not_done_with_is_refused_with_what_to_set(
+    env: dict[str, str], config: dict[str, Any], words: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cm2_agent.trainers.sharding import require_known
+
+    for name, value in {**fsdp_env(), "WORLD_SIZE": "2", **env}.items():
+        monkeypatch.setenv(name, value)
+    given = SimpleNamespace(**{**PLAIN, **config})
+    if words is None:
+        require_known(given)
+        return
+    with pytest.raises(TrainError) as refused:
+        require_known(given)
+    assert words in str(refused.value)
+    assert "cookbook/fsdp2.yaml" in str(refused.value)
+    monkeypatch.setenv("WORLD_SIZE", "1")  # nothing is sharded then
+    require_known(given)
+
+
+def test_a_model_that_cannot_be_sharded_is_refused(
+    policy: Callable[..., Any], tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cm2_agent.trainers.sharding import shard
+
+    def refusal(model: Any, in_memory: bool = False) -> str:
+        found = Policy(model=model, tokenizer=tokenizer, version="v", full_precision=True)
+        with pytest.raises(TrainError) as refused:
+            shard(found, torch.device("cpu"), in_memory=in_memory)
+        return str(refused.value)
+
+    assert refusal(policy(0), in_memory=True).startswith("a model in memory cannot be sharded in place")
+    mixed = policy(0)
+    mixed.lm_head.bfloat16()
+    assert refusal(mixed).startswith("the model's weights are in bfloat16, float32; under FSDP expected all in")
+    assert refusal(policy(0).half()).startswith("the model's weights are in float16;")
+    monkeypatch.setenv("FSDP_TRANSFORMER_CLS_TO_WRAP", "Block")
+    assert refusal(policy(0)).startswith("Qwen3ForCausalLM has no layers of Block; name their class in")
 
 
 def test_rows_are_filled_up_without_a_token(policy: Callable[..., Any], sample: Callable[..., Any]) -> None:
@@ -202,3 +275,24 @@ def test_a_gradient_is_the_mean_over_processes_only_where_there_are_several() ->
     assert from_first("a") == "a"
     assert from_all("a") == ["a"]
     assert share([1, 2, 3]) == [1, 2, 3]
+
+
+def test_the_command_prints_its_report_in_process_0_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("own_trainer.py").write_text(
+        "class Own:\n"
+        "    needs = 'traces'\n"
+        "    def __init__(self, model, out):\n        self.out, self.report = out, {}\n"
+        "    def train(self, traces):\n        self.out.mkdir(exist_ok=True)\n        return self.out\n"
+    )
+    store = SQLStore("sqlite:///cm2.db")
+    messages = (Message.of("user", "Hi"), Message.of("assistant", "Hello"))
+    store.save_trace(Trace.of(Run(id="a", messages=messages)))
+    command = ["train", "--algorithm", "own_trainer:Own", "--model", "m", "--out", "o", "--store", "sqlite:///cm2.db"]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for place, printed in (("0", True), ("1", False)):
+        monkeypatch.setenv("RANK", place)
+        result = CliRunner().invoke(app, [*command, "--json"])
+        assert result.exit_code == 0, result.output
+        assert bool(result.stdout.strip()) is printed
