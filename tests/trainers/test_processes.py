@@ -252,7 +252,7 @@ def test_processes_share_gradients_refuse_different_rollouts_and_end_together(tm
         for place in range(2)
     ]
     for place, process in enumerate(both):
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=500)
         assert process.returncode == 0, err[-2000:]
         found = json.loads(out.splitlines()[-1])
         # An optimizer passes over a parameter without a gradient, as it does in one process.
