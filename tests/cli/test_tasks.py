@@ -41,20 +41,20 @@ def refused(*arguments: str) -> str:
     return result.stderr
 
 
-@pytest.fixture
-def desk(store_url: str, tmp_path: Path) -> str:
+def desk(url: str, folder: Path) -> str:
     """tau-bench's dialogues, scored by their own tasks' checklists."""
-    cm2("import", "tau-bench", str(dialogues(tmp_path)), "--store", store_url, "--checklists")
-    cm2("score", "--store", store_url)
-    return store_url
+    cm2("import", "tau-bench", str(dialogues(folder)), "--store", url, "--checklists")
+    cm2("score", "--store", url)
+    return url
 
 
 @pytest.mark.slow
-def test_tau_bench_from_recordings_to_held_out_tasks(desk: str, tmp_path: Path) -> None:
+def test_tau_bench_from_recordings_to_held_out_tasks(store_url: str, tmp_path: Path) -> None:
+    desk(store_url, tmp_path)
     out, held = tmp_path / "train.jsonl", tmp_path / "held.jsonl"
-    got, _ = compile_(out, desk)
+    got, _ = compile_(out, store_url)
     whole = load_tasks(out)
-    with SQLStore(desk, create=False) as store:
+    with SQLStore(store_url, create=False) as store:
         total = int(store.health()["traces"])
         stored = {trace.id: trace for trace in store.traces()}
         scores = {trace_id: store.score(trace_id) for trace_id in stored}
@@ -62,7 +62,7 @@ def test_tau_bench_from_recordings_to_held_out_tasks(desk: str, tmp_path: Path) 
     assert got["without_checklist"] == 0
     assert len(whole) == got["tasks"]
     before = out.read_bytes()
-    assert compile_(out, desk)[0] == got
+    assert compile_(out, store_url)[0] == got
     assert out.read_bytes() == before, "again, the same file"
     for task in whole:
         score, trace = scores[task.metadata["trace"]], stored[task.metadata["trace"]]
@@ -78,7 +78,7 @@ def test_tau_bench_from_recordings_to_held_out_tasks(desk: str, tmp_path: Path) 
     chosen = ["--fraction", "0.4", "--ignore-entity", "flight", "--entity", "*_id", "--entity", "*_number"]
     if "CM2_TEST_DATA" not in os.environ:  # our own six are all of one customer, with one reservation and one card
         chosen += ["--ignore-above", "0.3"]
-    split, _ = compile_(out, desk, "--held-out", str(held), *chosen)
+    split, _ = compile_(out, store_url, "--held-out", str(held), *chosen)
     train, apart = load_tasks(out), load_tasks(held)
     assert (len(train), len(apart)) == (split["tasks"], split["held_out"])
     assert len(train) + len(apart) == got["tasks"]
@@ -86,13 +86,13 @@ def test_tau_bench_from_recordings_to_held_out_tasks(desk: str, tmp_path: Path) 
     assert not {entity for task in train for entity in task.entities} & {
         entity for task in apart for entity in task.entities
     }
-    with SQLStore(desk, create=False) as store:
+    with SQLStore(store_url, create=False) as store:
         store.save_tasks([*whole, *train, *apart])  # other content, another id
 
 
-def test_every_recorded_call_replays(desk: str, tmp_path: Path) -> None:
+def test_every_recorded_call_replays(tmp_path: Path) -> None:
     """The dialogue's calls, made again in their order, are answered as they were (method.md §7)."""
-    compile_(tmp_path / "t.jsonl", desk)
+    compile_(tmp_path / "t.jsonl", desk(f"sqlite:///{tmp_path / 'cm2.db'}", tmp_path))
     replayed = 0
     for task in load_tasks(tmp_path / "t.jsonl"):
         tools = {tool.name: tool for tool in task.tools}
