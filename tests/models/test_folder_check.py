@@ -30,12 +30,12 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
-from typer.testing import CliRunner
 
 from cm2_agent.cli.app import app
 from cm2_agent.errors import ModelError, TrainError
 from cm2_agent.models import LocalChatModel, byte_tokenizer, check_model
 from cm2_agent.trainers.policy import load_policy
+from tests.cli_runner import CliRunner
 
 TOKENS = len(byte_tokenizer())
 SIZES: dict[str, Any] = {
