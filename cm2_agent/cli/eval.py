@@ -133,3 +133,8 @@ def reward_version(store: SQLStore, version: str | None) -> str:
             f"{store.url} holds no scores of reward version {version!r}; expected one of: {', '.join(versions)}"
         )
     return version
+
+
+def scored_version(store: SQLStore, version: str | None) -> str | None:
+    """The named reward version, or the newest; None where none is named and the store holds no scores."""
+    return reward_version(store, version) if version is not None or store.reward_versions() else None

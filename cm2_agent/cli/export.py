@@ -19,7 +19,7 @@ from cm2_agent.cli.common import (
     print_result,
     tracked,
 )
-from cm2_agent.cli.eval import reward_version
+from cm2_agent.cli.eval import scored_version
 from cm2_agent.errors import StoreError
 
 
@@ -38,7 +38,7 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     with open_store(store, project=project) as opened:
-        version = reward_version(opened, reward) if reward is not None or opened.reward_versions() else None
+        version = scored_version(opened, reward)
         scores = {} if version is None else {score.trace_id: score.to_json() for score in opened.scores(reward=version)}
         partial = file.with_name(f".{file.name}.{os.getpid()}.part")
         count = 0

@@ -23,7 +23,7 @@ from cm2_agent.cli.common import (
     print_result,
     printable,
 )
-from cm2_agent.cli.eval import reward_version
+from cm2_agent.cli.eval import scored_version
 from cm2_agent.cli.judge_options import usage_text
 from cm2_agent.errors import StoreError
 
@@ -56,7 +56,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     with open_store(store, project=project) as opened:
-        version = reward_version(opened, reward) if reward is not None or opened.reward_versions() else None
+        version = scored_version(opened, reward)
         if trace is None:
             wanted = {"task": task, "user": user, "session": session, "tag": tag}
             _list(opened, version, {name: value for name, value in wanted.items() if value is not None}, limit, as_json)
