@@ -68,30 +68,31 @@ def _parts(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     base: dict[str, Any] = {}
     adapter: dict[str, Any] = {}
     for name, tensor in state.items():
-        owner = next((one for one in _prefixes(name) if one in wrappers), None)
+        plain, owner, rest = _placed(name, wrappers)
         if owner is None:
-            base[name] = tensor
+            base[plain] = tensor
             continue
-        rest = name[len(owner) + 1 :].split(".")
-        below = max((place for place, part in enumerate(rest) if part in ("base_layer", "original_module")), default=-1)
-        if below >= 0:
-            base[".".join([owner, *rest[below + 1 :]])] = tensor
-        else:
-            module = wrappers[owner]
-            for active in _active(module):
-                if active in rest:
-                    rest.remove(active)
-                    adapter[f"{owner}.{'.'.join(rest)}"] = tensor.detach().float()
-                    break
+        for active in _active(wrappers[owner]):
+            if active in rest:
+                rest.remove(active)
+                adapter[f"{owner}.{'.'.join(rest)}"] = tensor.detach().float()
+                break
     if not _adds_something(adapter):
         return base, {}
     return base, {**adapter, **_scales(wrappers)}
 
 
-def _prefixes(name: str) -> list[str]:
-    """The modules that a tensor may belong to, the outermost first: an adapter's own modules lie within its layer."""
-    parts = name.split(".")
-    return [".".join(parts[:end]) for end in range(1, len(parts))]
+def _placed(name: str, wrappers: Mapping[str, Any]) -> tuple[str, str | None, list[str]]:
+    """Where a tensor stands: its name without adapters; the wrapper whose own it is, None for one of the base's; and
+    its name within that. Wrappers may stand within one another, as over the fused experts of a mixture."""
+    parts, plain = name.split("."), list[str]()
+    for place, part in enumerate(parts):
+        around = ".".join(parts[:place])
+        if around not in wrappers:
+            plain.append(part)
+        elif part not in ("base_layer", "original_module") and f"{around}.{part}" not in wrappers:
+            return ".".join(plain), around, parts[place:]
+    return ".".join(plain), None, []
 
 
 def _active(module: Any) -> list[str]:

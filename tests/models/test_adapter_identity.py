@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from cm2_agent.models import fingerprint
 from cm2_agent.models.adapters import save_adapter
@@ -65,6 +65,32 @@ def test_one_name_everywhere(base: Path, tmp_path: Path, form: str, dtype: str) 
     # transformers rounds an adapter to the model's dtype, and reads some forms otherwise: other policies, other names.
     if dtype == "float32" and form in ("plain", "rslora", "patterns", "whole modules"):
         assert fingerprint(AutoModelForCausalLM.from_pretrained(tmp_path)) == names[1]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_mixture_of_experts(tmp_path: Path, dtype: str) -> None:
+    """Its experts are fused tensors, over which one wrapper stands within another."""
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "vocab_size": 50}
+    heads: dict[str, Any] = {"num_attention_heads": 2, "num_key_value_heads": 1, "num_experts_per_tok": 1}
+    MixtralForCausalLM(MixtralConfig(num_local_experts=2, **sizes, **heads)).save_pretrained(tmp_path / "base")
+    start = fingerprint(load_policy_model(tmp_path / "base", dtype=dtype))
+    settings = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(load_policy_model(tmp_path / "base", dtype=dtype), settings)
+    assert any("experts.base_layer.lora_A" in name for name, _ in model.named_parameters())
+    assert fingerprint(model) == start  # a new adapter adds nothing yet
+    names = set()
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.ones_(parameter)
+            names.add(fingerprint(model))  # each of them counts
+    assert len(names) == sum("lora_B" in name for name, _ in model.named_parameters())
+    assert all(name.startswith(f"{start}+") for name in names)
+    (tmp_path / "adapter").mkdir()
+    save_adapter(model, tmp_path / "adapter")
+    assert fingerprint(load_policy_model(tmp_path / "adapter", dtype=dtype)) == fingerprint(model)
+    with model.disable_adapter():
+        assert fingerprint(model) == start
 
 
 def test_rank_and_scale_are_part_of_the_name(base: Path) -> None:
