@@ -253,7 +253,7 @@ class _Deploying:
                         self.api.load(self.server, self.name, old.root)
                     raise
             else:
-                self.api.load(self.server, self.name, self.path, in_place=old is not None)
+                self.api.load(self.server, self.name, self.path, in_place=old is not None, fused=self.adapter.fused)
 
     def _ask(self, model: str, *, undo: bool) -> tuple[list[int] | None, str | None]:
         """The prompt's token ids, None where there are none, and what logprobs are taken of; unloads an adapter that

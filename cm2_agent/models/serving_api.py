@@ -83,11 +83,14 @@ class ServingAPI:
             return None
         return _text(data.get("model_path")) if isinstance(data, dict) else None
 
-    def load(self, server: str, name: str, path: str, *, in_place: bool = False) -> None:
-        """Load the adapter that the server finds at `path`. Raises Refused."""
+    def load(self, server: str, name: str, path: str, *, in_place: bool = False, fused: bool = False) -> None:
+        """Load the adapter that the server finds at `path`; `fused`: it is over fused experts, of which vLLM wants to
+        know. Raises Refused."""
         body: dict[str, Any] = {"lora_name": name, "lora_path": path}
         if in_place:
             body["load_inplace"] = True
+        if fused and server == "vllm":
+            body["is_3d_lora_weight"] = True
         self._ask("POST", _route(server, "load_lora_adapter"), body)
 
     def unload(self, server: str, name: str) -> None:

@@ -20,12 +20,13 @@ REPORT = "report.json"
 @dataclass(frozen=True, kw_only=True)
 class TrainedAdapter:
     """`version` names the policy, base and adapter together; `base` is the model's recorded name or path, "" where
-    there is none."""
+    there is none. `fused`: it is over a mixture's experts, which are one tensor a layer."""
 
     folder: Path
     version: str
     base: str
     rank: int
+    fused: bool = False
 
     @classmethod
     def read(cls, folder: Path) -> TrainedAdapter:
@@ -41,10 +42,11 @@ class TrainedAdapter:
         try:
             config = _read(folder / CONFIG)
             base, ranks = config.get("base_model_name_or_path"), (config.get("rank_pattern") or {}).values()
+            fused = bool(config.get("target_parameters"))
             rank = max(int(config["r"]), *map(int, ranks), 1)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ModelError(f"{str(folder / CONFIG)!r} is no configuration of a LoRA adapter: {error!r}") from error
-        return cls(folder=folder, version=_version(folder), base=str(base or ""), rank=rank)
+        return cls(folder=folder, version=_version(folder), base=str(base or ""), rank=rank, fused=fused)
 
     def writes(self, messages: Sequence[Mapping[str, str]], ids: Sequence[int]) -> bool | None:
         """Whether the folder's tokenizer writes these ids for the messages; None where there is none, or no

@@ -53,6 +53,19 @@ def test_an_adapter_answers_under_its_version(kind: type[Server], tmp_path: Path
 
 
 @BOTH
+def test_an_adapter_over_fused_experts(kind: type[Server], tmp_path: Path) -> None:
+    """vLLM that mixes layouts of experts wants to know; peft names such tensors as target_parameters."""
+    folder = adapter(tmp_path / "policy")
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    settings["target_parameters"] = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    with kind() as server:
+        deploy(folder, server.url)
+        (body,) = (body for path, body in server.bodies if path.endswith("/load_lora_adapter"))
+    assert body.get("is_3d_lora_weight", False) is (kind is VLLM)
+
+
+@BOTH
 def test_the_line_records_rollouts_of_this_policy(kind: type[Server], tmp_path: Path) -> None:
     pytest.importorskip("langchain_openai")
     from cm2_agent.models import openai_compatible
