@@ -143,7 +143,7 @@ def advantages(
         )
         return GroupAdvantages(level=level, norm=norm, rollouts=pending)
     if level != "trajectory" or all(score.turns and not score.components for score in scores):
-        _check_alike(scores)
+        require_alike(scores)
     if level == "trajectory":
         scalars = _trajectory(scores, norm).tolist()
         found = [_scalar(score, value) for score, value in zip(scores, scalars, strict=True)]
@@ -326,8 +326,8 @@ def _check_lambda(level: str, lam: float, values: Sequence[Sequence[float]] | No
         raise TrainError(f"lam {lam}; expected a number in [0, 1]: 1 is unbiased, 0 credits a turn by the next value")
 
 
-def _check_alike(scores: Sequence[Score]) -> None:
-    """The verdicts of a group stand in one table: the same turns, items and weights for all."""
+def require_alike(scores: Sequence[Score]) -> None:
+    """Raises TrainError unless a group's verdicts stand in one table: the same turns, items and weights for all."""
     shapes = [
         [(turn.turn, [(one.item, round(one.weight, 9)) for one in turn.verdicts]) for turn in score.turns]
         for score in scores

@@ -21,6 +21,7 @@ from cm2_agent.types.run import ModelCall
 from cm2_agent.types.score import Score
 from cm2_agent.types.trace import Step, Trace
 
+from .best_turns import best_turns, turns_alone
 from .dataset import RolloutRows, RowReport
 from .prompt_text import LOST, lost_words
 from .retokenize import rows_by_words
@@ -28,14 +29,16 @@ from .rows import TOO_LONG, Row, recorded_steps, rows_of, untrainable_reason
 from .shown_words import shown_words
 from .template_steps import TemplateRefused, TemplateSteps
 
-Select = Literal["all", "best"] | float
+Select = Literal["all", "best", "best-turn"] | float
 Dialogues: TypeAlias = Iterable[Group | Rollout | Trace]
 """What can be imitated: groups, scored rollouts that are in no group, and traces without a score."""
 
 FAILED = "the dialogue failed"
 NOT_BEST = "not the best of its group"
+NOT_BEST_TURN = "no turn of it the best of its group"
 NOTHING_EARNED = "the best of its group earned nothing"
 BELOW = "below the score asked for"
+NOTHING_WRITTEN = "no step in a turn that is the best of its group"
 NO_REWARD = "no reward"
 NOTHING_SAID = "no assistant step"
 ASKED_FOR = "retokenise=True"
@@ -174,7 +177,7 @@ class Imitation:
     def __init__(self, select: Select, make: RowMaker) -> None:
         self.select, self.make = select, make
         self.rows: list[Row] = []
-        self.rollouts = 0
+        self.rollouts = self.turns = 0
         self._left_out: Counter[str] = Counter()
         self._groups = self._informative = self._dialogues = 0
         self._versions: set[str] = set()
@@ -190,6 +193,9 @@ class Imitation:
                 self._groups += 1
                 rewards = {rollout.score.lower for rollout in one.rollouts}
                 self._informative += len(rewards - {None}) > 1
+                if self.select == "best-turn":
+                    self._add_turns(one)
+                    continue
                 for rollout in one.rollouts:
                     self._add(rollout.trace, rollout.score, self._reason(rollout, one))
             elif isinstance(one, Rollout):
@@ -227,7 +233,14 @@ class Imitation:
             nulls=self._nulls.policies,
         )
         origin = Origin(ids=len(self.rows) - by_words, words=by_words, because=dict(self.make.because))
-        return {**found.to_json(), "rows_from": origin.to_json(), "select": self.select, "rollouts": self.rollouts}
+        chosen = {"turns": self.turns} if self.select == "best-turn" else {}
+        return {
+            **found.to_json(),
+            "rows_from": origin.to_json(),
+            "select": self.select,
+            "rollouts": self.rollouts,
+            **chosen,
+        }
 
     def require_rows(self) -> None:
         """Raises TrainError where nothing is left, with the reasons."""
@@ -239,7 +252,16 @@ class Imitation:
             f"nothing is left to imitate of {of}: {reasons}. Ask for less with select, or score the traces first."
         )
 
-    def _add(self, trace: Trace, score: Score | None, reason: str | None) -> None:
+    def _add_turns(self, group: Group) -> None:
+        """Take the best turns of a group."""
+        chosen = best_turns(group.rollouts)
+        for rollout, turns in zip(group.rollouts, chosen, strict=True):
+            reason = self._reason(rollout, group)
+            if reason is None and not turns:
+                reason = NOT_BEST_TURN if any(chosen) else NOTHING_EARNED
+            self._add(rollout.trace, rollout.score, reason, turns)
+
+    def _add(self, trace: Trace, score: Score | None, reason: str | None, turns: frozenset[int] | None = None) -> None:
         self._dialogues += 1
         if score is not None:
             self._versions.add(score.reward_version)
@@ -247,10 +269,13 @@ class Imitation:
             if (bounds := score.bounds) is not None:
                 self._bounds.append((bounds.lower, bounds.upper))
         rows = reason or self.make(trace)
+        if turns is not None and not isinstance(rows, str):
+            rows = turns_alone(rows, turns) or NOTHING_WRITTEN
         if isinstance(rows, str):
             self._left_out[rows] += 1
         else:
             self.rollouts += 1
+            self.turns += len({span.turn for row in rows for span in row.spans})
             self.rows.extend(rows)
 
     def _reason(self, one: Rollout | Trace, group: Group | None) -> str | None:
@@ -260,8 +285,9 @@ class Imitation:
             return FAILED
         if self.select == "all":
             return None
-        if isinstance(one, Trace) or (self.select == "best" and group is None):
-            wanted = "groups of scored rollouts (store.groups(…))" if self.select == "best" else "scored rollouts"
+        by_group = self.select in ("best", "best-turn")
+        if isinstance(one, Trace) or (by_group and group is None):
+            wanted = "groups of scored rollouts (store.groups(…))" if by_group else "scored rollouts"
             raise TrainError(
                 f"select={self.select!r} chooses by scores, and trace {trace.id!r} came"
                 f" {'without one' if isinstance(one, Trace) else 'without a group'}; expected {wanted}. Give these, or"
@@ -270,6 +296,8 @@ class Imitation:
         reward = one.score.lower
         if reward is None:
             return NO_REWARD
+        if self.select == "best-turn":
+            return None
         if self.select != "best":
             return None if reward >= float(self.select) else BELOW
         assert group is not None

@@ -24,7 +24,8 @@ class RFT(SFT):
         model: the policy to train, as for `SFT`.
         out: the folder to write; as for `SFT`.
         select: "best" (those with the highest `Score.lower` of their group, ties included; none of a group that earned
-            nothing), or the least `Score.lower` as a number in [0, 1].
+            nothing), "best-turn" (the best of each turn, as in `SFT`), or the least `Score.lower` as a number in
+            [0, 1].
         settings: the other keywords of `SFT`.
 
     Raises:
@@ -49,5 +50,7 @@ class RFT(SFT):
 
     def __init__(self, model: Any, out: str | Path, *, select: Select = "best", **settings: Any) -> None:
         if select == "all":
-            raise TrainError("select 'all' chooses nothing; expected 'best' or a score in [0, 1]. For all, take SFT")
+            raise TrainError(
+                "select 'all' chooses nothing; expected 'best', 'best-turn' or a score in [0, 1]. For all, take SFT"
+            )
         super().__init__(model, out, select=select, **settings)

@@ -47,8 +47,9 @@ class SFT:
         peft_config: train a new LoRA adapter over the model, which stays as it is: a peft.LoraConfig, or a dict of its
             keywords ({"r": 16, "lora_alpha": 32}; by default every linear layer gets one). `out` is then the adapter's.
         select: "all" (the default: every dialogue that did not fail, scored or not), "best" (those with the highest
-            `Score.lower` of their group, ties included; none of a group that earned nothing), or the least
-            `Score.lower` as a number in [0, 1]. What the policy kept from being judged is unpaid in it.
+            `Score.lower` of their group, ties included; none of a group that earned nothing), "best-turn" (of each turn
+            those that earned the most in it, and something; their other turns are read and not trained on), or the
+            least `Score.lower` as a number in [0, 1]. What the policy kept from being judged is unpaid in it.
         retokenise: take the words of all traces, also of those whose recorded ids can be trusted.
         agent: train on the steps of the agent of this name alone, in a graph of several.
         steps: optimizer steps, exactly so many; or give `epochs`.
@@ -103,8 +104,10 @@ class SFT:
         overwrite: bool = False,
         args: Any = None,
     ) -> None:
-        if isinstance(select, bool) or (isinstance(select, str) and select not in ("all", "best")):
-            raise TrainError(f"select {select!r}; expected 'all', 'best', or the least reward as a number in [0, 1]")
+        if isinstance(select, bool) or (isinstance(select, str) and select not in ("all", "best", "best-turn")):
+            raise TrainError(
+                f"select {select!r}; expected 'all', 'best', 'best-turn', or the least reward as a number in [0, 1]"
+            )
         if not isinstance(select, str) and not 0 <= select <= 1:
             raise TrainError(f"select {select}; expected a reward in [0, 1]")
         check_counts(steps=steps, epochs=epochs, rows_per_step=rows_per_step)
@@ -120,7 +123,7 @@ class SFT:
     @property
     def needs(self) -> str:
         """What `cm2 train` gives: "traces" (all of them), "scored" rollouts, or "groups" of them."""
-        return {"all": "traces", "best": "groups"}.get(str(self.select), "scored")
+        return {"all": "traces", "best": "groups", "best-turn": "groups"}.get(str(self.select), "scored")
 
     def train(self, groups: Dialogues, progress: Progress | None = None) -> Path:
         """Train and return `out`: safetensors, tokenizer and report.json (also `self.report`).
