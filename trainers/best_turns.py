@@ -61,8 +61,8 @@ def _require_turns(score: Score) -> None:
     else:
         why = "has no turns"
     raise TrainError(
-        f"select='best-turn' chooses turns by what each earned, and the score of trace {score.trace_id!r} {why}; expected"
-        " a checklist whose items all belong to turns: take select='best'"
+        f"select='best-turn' chooses turns by what each earned, and the score of trace {score.trace_id!r} {why};"
+        " expected a checklist whose items all belong to turns: take select='best'"
     )
 
 

@@ -285,8 +285,8 @@ def test_the_same_seed_gives_the_same_bits(policy: Callable[..., Any], tokenizer
 
 def test_settings_that_cannot_be_meant_are_refused(tmp_path: Path, policy: Callable[..., Any], tokenizer: Any) -> None:
     for wrong, message in [
-        ({"select": "some"}, "'all', 'best', or the least reward"),
-        ({"select": True}, "'all', 'best', or the least reward"),
+        ({"select": "some"}, "'all', 'best', 'best-turn', or the least reward"),
+        ({"select": True}, "'all', 'best', 'best-turn', or the least reward"),
         ({"select": 1.5}, "expected a reward in"),
         ({"steps": 1, "epochs": 2}, "both given"),
         ({"rows_per_step": 0}, "rows_per_step 0"),
