@@ -92,7 +92,7 @@ def test_training_on_the_best_turns(policy: Callable[..., Any], tokenizer: Any, 
     sft.train(groups)
     assert (sft.report["rollouts"], sft.report["turns"]) == (3, 3)
     assert sft.report["left_out"] == {"no turn of it the best of its group": 1}
-    assert sft.report["rows_from"]["words"] == (3 if words else 0)  # type: ignore[index, call-overload]
+    assert sft.report["rows_from"]["words"] == (3 if words else 0)
     nothing = [group_of(*[score(turn(0, 1, None))] * 2, tokenizer=tokenizer)]
     with pytest.raises(TrainError, match="2 × the best of its group earned nothing"):
         RFT(policy(1), tmp_path / "none", tokenizer=tokenizer, select="best-turn").train(nothing)
