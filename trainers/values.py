@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -36,35 +37,35 @@ def cross_fitted_values(groups: Sequence[Sequence[Episode]]) -> list[list[Floats
     features = _features(groups, means)
     folds = np.arange(len(groups)) % min(FOLDS, len(groups))
     targets = [
-        np.concatenate([one.returns_T - mean for one, mean in zip(group, own, strict=True)] or [np.zeros(0)])
+        np.concatenate([one.returns_T - mean for one, mean in zip(group, own, strict=True)] or [np.zeros(0)])[:, None]
         for group, own in zip(groups, means, strict=True)
     ]
     fitted = cross_fitted(features, targets, folds)
     found = []
     for group, own, value in zip(groups, means, fitted, strict=True):
         ends = np.cumsum([len(one.turns) for one in group])[:-1]
-        parts = np.split(value, ends) if group else []
+        parts = np.split(value[:, 0], ends) if group else []
         found.append([np.clip(mean + part, 0.0, 1.0) for mean, part in zip(own, parts, strict=True)])
     return found
 
 
 def cross_fitted(features: Sequence[Floats], targets: Sequence[Floats], folds: np.ndarray) -> list[Floats]:
-    """What ridge regression on the groups of other folds predicts of each group's rows: the (N, F) features and (N,)
-    targets of each group, and its fold. The penalty is the one that predicts best between these other folds."""
+    """What ridge regression on the groups of other folds predicts of each group's rows: the (N, F) features and (N, M)
+    targets of each group, and its fold. The penalty of each target is the one that predicts best between these other
+    folds."""
     numbers = np.unique(folds)
-    moments = {fold: _moments(features, targets, np.flatnonzero(folds == fold)) for fold in numbers}
-    size = next(iter(moments.values())).shape
+    moments = {fold: _Moments.of(features, targets, np.flatnonzero(folds == fold)) for fold in numbers}
     coefficients = {}
     for fold in numbers:
         # added up, never subtracted from the whole: what rounding left of this fold's own rows would be fitted, too
         rest = [one for one in numbers if one != fold]
-        inner = rest if len(rest) > 1 else []
-        errors = np.zeros(len(PENALTIES))
-        for left_out in inner:
-            betas = _ridge(sum((moments[one] for one in rest if one != left_out), np.zeros(size)))
-            errors += [_squared_error(moments[left_out], beta) for beta in betas]
-        betas = _ridge(sum((moments[one] for one in rest), np.zeros(size)))
-        coefficients[fold] = betas[int(np.argmin(errors)) if inner else -1]
+        betas = _ridge([moments[one] for one in rest])
+        errors = np.zeros((len(PENALTIES), targets[0].shape[1]))
+        for left_out in rest if len(rest) > 1 else []:
+            between = _ridge([moments[one] for one in rest if one != left_out])
+            errors += np.array([moments[left_out].squared_error(beta) for beta in between])
+        best = errors.argmin(axis=0) if len(rest) > 1 else np.full(errors.shape[1], len(PENALTIES) - 1)
+        coefficients[fold] = betas[best, :, np.arange(len(best))].T
     return [_with_one(rows) @ coefficients[fold] for rows, fold in zip(features, folds, strict=True)]
 
 
@@ -96,39 +97,48 @@ def _with_one(rows: Floats) -> Floats:
     return np.column_stack([np.ones(len(rows)), rows])
 
 
-def _moments(features: Sequence[Floats], targets: Sequence[Floats], groups: np.ndarray) -> Floats:
-    """(F + 2, F + 2) sums of products of 1, the features and the target over the rows of some groups."""
-    rows = np.concatenate([np.column_stack([_with_one(features[at]), targets[at]]) for at in groups])
-    return np.asarray(rows.T @ rows)
+@dataclass(frozen=True)
+class _Moments:
+    """Sums of products over rows: of 1 and the features (F + 1, F + 1), of these and the targets (F + 1, M), and of each
+    target with itself (M,)."""
+
+    xx: Floats
+    xy: Floats
+    yy: Floats
+
+    @classmethod
+    def of(cls, features: Sequence[Floats], targets: Sequence[Floats], groups: np.ndarray) -> _Moments:
+        rows = _with_one(np.concatenate([features[at] for at in groups]))
+        wanted = np.concatenate([targets[at] for at in groups])
+        return cls(rows.T @ rows, rows.T @ wanted, (wanted**2).sum(axis=0))
+
+    def squared_error(self, beta: Floats) -> Floats:
+        """(M,) Σ (y − ŷ)² over the rows, with the (F + 1, M) coefficients."""
+        return np.asarray(self.yy - 2 * (beta * self.xy).sum(axis=0) + (beta * (self.xx @ beta)).sum(axis=0))
 
 
-def _ridge(moments: Floats) -> Floats:
-    """(P, F + 1) the intercept and the coefficients for each penalty, from sums of products. A feature that does not
-    vary has no coefficient."""
-    size = moments.shape[0] - 2
-    count = moments[0, 0]
-    beta = np.zeros((len(PENALTIES), size + 1))
+def _ridge(parts: Sequence[_Moments]) -> Floats:
+    """(P, F + 1, M) the intercept and the coefficients for each penalty. A feature that does not vary has none."""
+    xx = np.sum([one.xx for one in parts], axis=0)
+    xy = np.sum([one.xy for one in parts], axis=0)
+    beta = np.zeros((len(PENALTIES), *xy.shape))
+    count = xx[0, 0]
     if count == 0:
         return beta
-    mean = moments[0] / count
-    centred = moments / count - np.outer(mean, mean)
-    scale = np.sqrt(np.clip(np.diag(centred)[1:-1], 0.0, None))
-    varies = scale > 1e-6 * (1.0 + np.abs(mean[1:-1]))
-    if varies.any():
-        kept = np.flatnonzero(varies)
+    mean, mean_y = xx[0] / count, xy[0] / count
+    centred = xx / count - np.outer(mean, mean)
+    with_y = xy / count - np.outer(mean, mean_y)
+    scale = np.sqrt(np.clip(np.diag(centred), 0.0, None))
+    kept = np.flatnonzero(scale > 1e-6 * (1.0 + np.abs(mean)))  # never the 1 itself
+    if kept.size:
         divide = scale[kept]
-        values, vectors = np.linalg.eigh(centred[1:-1, 1:-1][np.ix_(kept, kept)] / np.outer(divide, divide))
-        turned = vectors.T @ (centred[1:-1, -1][kept] / divide)
+        values, vectors = np.linalg.eigh(centred[np.ix_(kept, kept)] / np.outer(divide, divide))
+        turned = vectors.T @ (with_y[kept] / divide[:, None])
         for row, penalty in enumerate(PENALTIES):
-            beta[row, kept + 1] = vectors @ (turned / (np.clip(values, 0.0, None) + penalty)) / divide
-    beta[:, 0] = mean[-1] - beta[:, 1:] @ mean[1:-1]
+            shrunk = turned / (np.clip(values, 0.0, None) + penalty)[:, None]
+            beta[row, kept] = (vectors @ shrunk) / divide[:, None]
+    beta[:, 0] = mean_y - np.einsum("f,pfm->pm", mean[1:], beta[:, 1:])
     return beta
-
-
-def _squared_error(moments: Floats, beta: Floats) -> float:
-    """Σ (y − ŷ)² over the rows of these sums of products."""
-    line = np.append(-beta, 1.0)
-    return float(line @ moments @ line)
 
 
 __all__ = ["cross_fitted", "cross_fitted_values"]
