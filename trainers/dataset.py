@@ -18,16 +18,22 @@ from cm2_agent.errors import TrainError
 from cm2_agent.types.group import Group, Rollout
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.null_rates import NullTally, PolicyNulls
+from cm2_agent.types.score import Score
 from cm2_agent.types.score_bounds import Bounds
 from cm2_agent.types.trace import Trace
 
 from .advantage import GroupAdvantages, Level, Norm, advantages
+from .contrast import Contrast, check_contrast
+from .item_tally import ItemTally
+from .previous_round import PreviousRound, item_rates
 from .round_credits import RoundCredits
 from .rows import NO_STEP, TEXT_ONLY, Credit, Row, rows_or_reason
 from .shown_words import Shown, shown_words
 
 Credits: TypeAlias = Callable[[Group], Sequence[Credit | str]]
 """The advantages of a group's rollouts, in their order; for a rollout that is left out, the reason."""
+WHOLE_ROUND = ("lambda", "auto")
+"""Levels that look at all groups of a round."""
 MakeRows: TypeAlias = Callable[[Trace, Credit], "list[Row] | str"]
 """The rows of a trace that has no token ids, or the reason why it has none."""
 
@@ -106,8 +112,9 @@ class RowReport:
     `pending_groups` were left out whole for a rollout whose reward is pending. `lower` and `upper` are the mean
     bounds of the other groups' rewards, each in [0, 1], None where there is none: J − J_low is at most their
     difference (docs/method.md §4). `nulls` counts by policy what was not judged. These four are in the JSON only
-    where something was not judged, and `retokenised_rows` (rows made from words, which GRPO refuses) and `credit` (of a
-    level that looks at the whole round) where there are some.
+    where something was not judged, and `retokenised_rows` (rows made from words, which GRPO refuses), `credit` (of a
+    level that looks at the whole round, and contrast weights) and `items` (those that teach nothing: never paid, always
+    paid, alike in every group) where there are some.
     """
 
     groups: int
@@ -122,6 +129,7 @@ class RowReport:
     retokenised_rows: int = 0
     nulls: tuple[PolicyNulls, ...] = ()
     credit: Mapping[str, JSON] = field(default_factory=dict)
+    items: Mapping[str, list[JSON]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, JSON]:
         out: dict[str, JSON] = {**self.__dict__, "left_out": dict(sorted(self.left_out.items()))}
@@ -129,8 +137,8 @@ class RowReport:
         out["nulls"] = {
             policy: {name: value for name, value in one.items() if name != "policy"} for policy, one in found.items()
         }
-        out["credit"] = dict(self.credit)
-        for name in ("retokenised_rows", "credit"):
+        out |= {"credit": dict(self.credit), "items": dict(self.items)}
+        for name in ("retokenised_rows", "credit", "items"):
             if not out[name]:
                 del out[name]
         if not self.pending_groups and self.lower == self.upper:
@@ -142,12 +150,13 @@ class RowReport:
 @dataclass(frozen=True, kw_only=True)
 class RolloutDataset:
     """All groups that were given, each with what is left of it, how many rollouts were left out by reason, what was not
-    judged by policy, and the figures of a level that looks at the whole round."""
+    judged by policy, the figures of a level that looks at the whole round, and the items that teach nothing."""
 
     groups: tuple[GroupRows, ...]
     left_out: Mapping[str, int]
     nulls: tuple[PolicyNulls, ...] = ()
     credit: Mapping[str, JSON] = field(default_factory=dict)
+    items: Mapping[str, list[JSON]] = field(default_factory=dict)
 
     @property
     def report(self) -> RowReport:
@@ -167,6 +176,7 @@ class RolloutDataset:
             retokenised_rows=sum(row.retokenised for row in rows),
             nulls=self.nulls,
             credit=self.credit,
+            items=self.items,
         )
 
 
@@ -181,6 +191,8 @@ def build_dataset(
     level: str = "trajectory",
     norm: str = "none",
     lam: float | None = None,
+    contrast: float | None = None,
+    before: PreviousRound | None = None,
     credits: Credits | None = None,
     drop: Sequence[Drop] = (),
     from_text: MakeRows | None = None,
@@ -195,8 +207,10 @@ def build_dataset(
         groups: scored rollouts of tasks; each is let go of when its rows are made.
         level: where credit is given.
         norm: what advantages are divided by.
-        lam: λ of level `lambda` (default 1, unbiased).
-        credits: replaces `level`, `norm` and `lam`.
+        lam: λ of level `lambda` (default: λ̂ of the round before, else 1, which is unbiased).
+        contrast: η of contrast weights (contrast.py); the groups are then gone through twice.
+        before: the round before, whose λ̂ and p̂ these are.
+        credits: replaces `level`, `norm`, `lam` and `contrast`.
         drop: functions of a group, one of its rollouts and its rows to a reason to leave it out.
         from_text: makes the rows of traces without token ids, which are left out without it.
         agent: rows of the steps of the agent of this name alone, in a graph of several.
@@ -204,13 +218,24 @@ def build_dataset(
     Raises:
         TrainError: an empty set, or several reward versions in it.
     """
-    credits = credits or credits_of(level, norm, lam)
+    weights = None
+    if credits is None:
+        check_credit(level, norm, lam=lam, contrast=contrast)
+        if contrast is not None:
+            groups = list(groups) if isinstance(groups, Iterator) else groups
+            weights = Contrast.of(contrast, before, mean_reward(groups))
+        if level in WHOLE_ROUND:
+            credits = RoundCredits(level=level, lam=lam, norm=norm, before=before, worth=weights)
+        else:
+            credits = by_level(level, norm, weights)
+    tally = ItemTally()
     left_out: Counter[str] = Counter()
     nulls = NullTally()
     made: list[GroupRows] = []
     kept: list[list[int]] = []
     for group in require_scored(groups, nulls=nulls):
         rollouts, informative, places = [], False, []
+        tally.add([rollout.score for rollout in group.rollouts])
         given = credits(group) if group.rollouts or isinstance(credits, RoundCredits) else ()
         for place, (rollout, credit) in enumerate(zip(group.rollouts, given, strict=True)):
             if isinstance(credit, str):
@@ -241,7 +266,17 @@ def build_dataset(
     if isinstance(credits, RoundCredits):
         found = zip(made, kept, credits.advantages(), strict=True)
         made, figures = [one.credited(given, places) for one, places, given in found], credits.report
-    return RolloutDataset(groups=tuple(made), left_out=dict(left_out), nulls=nulls.policies, credit=figures)
+    if weights is not None:
+        figures = {**figures, "contrast": weights.to_json()}
+    if figures:
+        figures = {**figures, "items": item_rates(tally.rates)}
+    return RolloutDataset(
+        groups=tuple(made),
+        left_out=dict(left_out),
+        nulls=nulls.policies,
+        credit=figures,
+        items=tally.teaches_nothing,
+    )
 
 
 def require_scored(
@@ -278,29 +313,36 @@ def require_scored(
         )
 
 
-def credits_of(level: str, norm: str, lam: float | None = None) -> Credits:
-    """The advantages of docs/method.md §5 as credits of a group's rollouts; `lam` is λ of level `lambda` (default 1).
-    Raises TrainError on what cannot be meant, of an unknown level or norm when it is called.
-    """
-    if level == "lambda":
-        return RoundCredits(lam=1.0 if lam is None else lam, norm=norm)
-    if lam is not None:
+def check_credit(level: str, norm: str, *, lam: float | None, contrast: float | None) -> None:
+    """Raises TrainError on settings of credit that cannot be meant, of an unknown level or norm when it is used."""
+    check_contrast(contrast, norm)
+    if level in WHOLE_ROUND:
+        RoundCredits(level=level, lam=lam, norm=norm)
+    elif lam is not None:
         raise TrainError(f"level {level} with lam {lam}; only level lambda has a λ: leave it out")
-    return by_level(level, norm)
 
 
-def by_level(level: str, norm: str) -> Credits:
-    """The advantages of a level that looks at one group at a time. Raises TrainError on another level, and on an
-    unknown one or norm when it is called.
+def mean_reward(groups: Iterable[Group]) -> float | None:
+    """The mean reward of the groups without a pending rollout; None where there is none."""
+    rewards: list[float] = []
+    for group in groups:
+        own = [rollout.score.lower for rollout in group.rollouts]
+        rewards += [one for one in own if one is not None] if None not in own else []
+    return math.fsum(rewards) / len(rewards) if rewards else None
+
+
+def by_level(level: str, norm: str, worth: Callable[[Score], Score] | None = None) -> Credits:
+    """The advantages of docs/method.md §5 of a level that looks at one group at a time; `worth` gives the score as it
+    is learnt from. Raises TrainError on another level, and on an unknown one or norm when it is called.
     """
-    if level == "lambda":
+    if level in WHOLE_ROUND:
         raise TrainError(
-            "level lambda has a baseline that is fitted on all groups of a round, and this looks at one; take"
-            " return_to_go, which is λ = 1 with the other rollouts' mean"
+            f"level {level} looks at all groups of a round, and this at one; take return_to_go, which is λ = 1 with the"
+            " other rollouts' mean"
         )
 
     def credits(group: Group) -> list[Credit | str]:
-        scores = [rollout.score for rollout in group.rollouts]
+        scores = [rollout.score if worth is None else worth(rollout.score) for rollout in group.rollouts]
         happened = [[len(turn.steps) for turn in rollout.trace.turns] for rollout in group.rollouts]
         found = advantages(scores, level=cast(Level, level), norm=cast(Norm, norm), happened=happened)
         return [one.brief or one for one in found.rollouts]

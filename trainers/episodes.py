@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +26,9 @@ BEHAVIOUR = ("earned", "unearned", "errors", "uses", "steps", "characters")
 """Columns of `Episode.behaviour_TF`, all of the turn itself: what it earned, what was satisfied and not paid, calls
 that failed or could not be read, all calls, steps, and characters that the model wrote (these four as logarithms)."""
 
+WORDS = 32
+"""Columns of `Episode.words_TW`: the words of a turn's answers and calls fall into so many by their hash."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Episode:
@@ -31,7 +36,8 @@ class Episode:
 
     `rewards_T` is what each earned of the reward, R_t/L; what is paid at the end (a closing block) is in the last.
     `items` names the columns of `verdicts_TC`, which says of each item whether it was satisfied when it was last asked
-    for before the turn, and of `own_TC`, which says so of the turn itself: 1 yes, −1 no, 0 not asked for yet."""
+    for before the turn, and of `own_TC`, which says so of the turn itself: 1 yes, −1 no, 0 not asked for yet.
+    `words_TW` has 1 where a word of that hash stands in what the model wrote in the turn."""
 
     trace_id: str
     turns: tuple[int, ...]
@@ -42,6 +48,7 @@ class Episode:
     items: tuple[str, ...]
     verdicts_TC: npt.NDArray[np.int8]
     own_TC: npt.NDArray[np.int8]
+    words_TW: npt.NDArray[np.int8]
 
     @property
     def returns_T(self) -> Floats:
@@ -84,6 +91,7 @@ class Episode:
             items=items,
             verdicts_TC=before,
             own_TC=own,
+            words_TW=np.array([_words(trace, number) for number in turns], np.int8).reshape(len(turns), WORDS),
         )
 
 
@@ -95,6 +103,15 @@ def _counts(trace: Trace, number: int) -> tuple[int, int, int, int]:
     uses = [use for step in turn.steps for use in step.tool_uses]
     errors = sum(use.status in ("invalid", "failed") for use in uses)
     return errors, len(uses), len(turn.steps), sum(len(step.message.text) for step in turn.steps)
+
+
+def _words(trace: Trace, number: int) -> list[int]:
+    found = [0] * WORDS
+    for step in trace.turns[number].steps if number < len(trace.turns) else ():
+        calls = (f"{call.name} {call.arguments}" for call in step.message.tool_calls)
+        for word in re.findall(r"\w+", " ".join((step.message.text, *calls)).lower()):
+            found[zlib.crc32(word.encode()) % WORDS] = 1
+    return found
 
 
 def turn_sizes(score: Score, happened: Sequence[int] | None) -> dict[int, int]:

@@ -11,12 +11,13 @@ from cm2_agent.types.group import Group
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.protocols import Progress
 
-from .dataset import Credits, build_dataset, credits_of
+from .dataset import WHOLE_ROUND, Credits, build_dataset, check_credit
 from .grpo_args import check_fields
 from .launch import launched, rank
 from .model_limits import ModelLimits
 from .output_folder import check_out, check_run, save_report
 from .policy import loaded_policy, save_policy
+from .previous_round import round_before
 from .prompt_text import leave_out_lost
 from .run_identity import identify, rows_hash
 from .trl_config import check_counts, grpo_config
@@ -50,13 +51,19 @@ class GRPO:
         peft_config: train a new LoRA adapter over the model, which stays as it is: a peft.LoraConfig, or a dict of its
             keywords ({"r": 16, "lora_alpha": 32}; by default every linear layer gets one). `out` is then the adapter's.
         level: where credit is given: "trajectory" (one advantage a rollout, Eq. 5), "turn" (Eq. 7), "step" (Eq. 8–10),
-            "return_to_go", "evidence", or "lambda": GAE(λ) over turns with a baseline that is fitted on the other
-            groups (docs/method.md §5).
+            "return_to_go", "evidence", "lambda": GAE(λ) over turns with a baseline that is fitted on the other groups
+            (docs/method.md §5), or "auto": "trajectory" or "lambda", with the reason in the report.
         norm: "none", or "std": advantages over the group's standard deviation + 1e-6; at level "lambda" "others": over
             that of the other groups, which does not bias it.
-        lam: λ of level "lambda", in [0, 1] (default 1: unbiased; less is less noise, unbiased where V̂ is exact).
-        credits: replaces `level` and `norm`: a function of a group that returns, for each of its rollouts, a function
-            of (turn, step), both 0-based, to the advantage of every token of that step; or the reason to leave it out.
+        lam: λ of level "lambda", in [0, 1]: 1 is unbiased, less is less noise, unbiased where V̂ is exact (default: λ̂
+            of the round before, else 1).
+        contrast: η in [0, 1), 0.5 for example: items that about half of the rollouts were paid in the round before
+            weigh more (docs/method.md §5); rewards are reported as they are. Default: off.
+        previous: the folder of the round before, whose report says λ̂ and how often each item was paid (default:
+            `model`, where it is the folder of a round).
+        credits: replaces `level`, `norm`, `lam` and `contrast`: a function of a group that returns, for each of its
+            rollouts, a function of (turn, step), both 0-based, to the advantage of every token of that step; or the
+            reason to leave it out.
         agent: train on the steps of the agent of this name alone, in a graph of several (docs/method.md §6). Rollouts
             in which it wrote no step of the dialogue are left out.
         importance_weighting: "decoupled" clips the ratio around π_prox and weighs by π_prox/μ, as above; "direct"
@@ -124,6 +131,8 @@ class GRPO:
         level: str = "trajectory",
         norm: str = "none",
         lam: float | None = None,
+        contrast: float | None = None,
+        previous: str | Path | None = None,
         credits: Credits | None = None,
         agent: str | None = None,
         importance_weighting: ImportanceWeighting = "decoupled",
@@ -157,8 +166,8 @@ class GRPO:
         self.model, self.tokenizer, self.out = model, tokenizer, Path(out)
         self.peft_config = peft_config
         self.level, self.norm, self.credits, self.agent = level, own.one_norm(norm, credits), credits, agent
-        credits_of(level, self.norm, lam)  # refuses what cannot be meant before any model is loaded
-        self._lam = lam
+        check_credit(level, self.norm, lam=lam, contrast=contrast)
+        self._lam, self._contrast, self._previous = lam, contrast, previous
         self.learning_rate, self.warmup_steps, self.seed = learning_rate, warmup_steps, own.one_seed(seed)
         self.overwrite, self.args = overwrite, args
         self.max_length, self.max_kl, self.policy_version = max_length, max_kl, policy_version
@@ -184,6 +193,8 @@ class GRPO:
             level=self.level,
             norm=self.norm,
             lam=self._lam,
+            contrast=self._contrast,
+            before=round_before(self._previous, self.model) if self._looks_back else None,
             credits=self.credits,
             agent=self.agent,
             drop=[
@@ -231,6 +242,11 @@ class GRPO:
                     save_policy(folder, trained)
                     save_report(folder, self.report, run)
         return self.out
+
+    @property
+    def _looks_back(self) -> bool:
+        given = self._contrast is not None or self._previous is not None
+        return self.credits is None and (given or self.level in WHOLE_ROUND)
 
     def _refuse_settings(self) -> None:
         """Raises TrainError on a keyword that cannot be meant."""

@@ -1,18 +1,23 @@
-"""Credits that need a whole round: the advantages of level `lambda`, whose baseline is fitted on the other groups."""
+"""Credits that need a whole round: the advantages of level `lambda`, whose baseline is fitted on the other groups, and
+of `auto`, which looks at all groups before it chooses."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cm2_agent.errors import TrainError
 from cm2_agent.types.group import Group
 from cm2_agent.types.json_values import JSON
+from cm2_agent.types.score import Score
 
 from .advantage import GroupAdvantages, RolloutAdvantage, advantages, zeroed
 from .episodes import Episode, Floats, generalized_advantages
+from .lambda_estimate import LambdaEstimate, estimate_lambda
+from .level_choice import LevelChoice, RoundFacts, choose_level, given_lambda
+from .previous_round import PreviousRound
 from .rows import Credit
 from .values import cross_fitted_values
 
@@ -22,56 +27,89 @@ EPSILON = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class Collected:
-    """What is kept of a group until the round is whole: its episodes, or why it is left out (then there are none)."""
+    """What is kept of a group until the round is whole: `checked`, of each rollout why it is left out, if it is, else
+    its id; the rewards; and the episodes, where there are turns and nothing is left out."""
 
-    left_out: tuple[RolloutAdvantage, ...]
-    episodes: tuple[Episode, ...]
+    checked: tuple[RolloutAdvantage, ...] = ()
+    rewards: tuple[float, ...] = ()
+    episodes: tuple[Episode, ...] = ()
 
 
 class RoundCredits:
     """Takes a round's groups one after the other, and gives all of them their advantages once it has them.
 
     Args:
-        lam: λ of GAE(λ), in [0, 1].
+        level: `lambda`, or `auto`: `trajectory` or `lambda`, with the reason in the report.
+        lam: λ of GAE(λ), in [0, 1] (default: λ̂ of the round before, else 1).
         norm: `none`, or `others`: divided by the standard deviation of the *other* groups' advantages + 1e-6. No action
             of a group moves its own divisor, so that the expected update keeps its direction.
+        before: the round before.
+        worth: the score as it is learnt from (contrast weights).
 
     Raises:
         TrainError: another norm or λ.
     """
 
-    def __init__(self, *, lam: float = 1.0, norm: str = "none") -> None:
+    def __init__(
+        self,
+        *,
+        level: str = "lambda",
+        lam: float | None = None,
+        norm: str = "none",
+        before: PreviousRound | None = None,
+        worth: Callable[[Score], Score] | None = None,
+    ) -> None:
         if norm not in ("none", "others"):
             raise TrainError(
-                f"norm {norm!r} at level lambda; expected none, or others (the standard deviation of the other groups'"
+                f"norm {norm!r} at level {level}; expected none, or others (the standard deviation of the other groups'"
                 " advantages): a divisor from the group itself would bias it"
             )
-        if not 0 <= lam <= 1:
+        if lam is not None and level == "auto":
+            raise TrainError(f"level auto with lam {lam}; auto chooses λ itself: leave it out, or take level lambda")
+        if lam is not None and not 0 <= lam <= 1:
             raise TrainError(f"lam {lam}; expected a number in [0, 1]: 1 is unbiased")
-        self.lam, self.norm = float(lam), norm
+        self.level, self.norm = level, norm
+        self._lam, self._before, self._worth = lam, before, worth
+        self._facts = RoundFacts()
         self._groups: list[Collected] = []
+        self._estimate: LambdaEstimate | None = None
 
     def __call__(self, group: Group) -> list[Credit | str]:
         """Of each rollout the reason why it is left out, else what stands for its advantages until they are known."""
-        scores = [rollout.score for rollout in group.rollouts]
-        if not scores:
-            self._groups.append(Collected(left_out=(), episodes=()))
+        if not group.rollouts:
+            self._groups.append(Collected())
             return []
+        if self._worth is not None:
+            made = (replace(rollout, score=self._worth(rollout.score)) for rollout in group.rollouts)
+            group = replace(group, rollouts=tuple(made))
+        scores = [rollout.score for rollout in group.rollouts]
+        self._facts.add(group)
+        by_turns = self.level == "lambda" or self._facts.by_turns
         happened = [[len(turn.steps) for turn in rollout.trace.turns] for rollout in group.rollouts]
-        checked = advantages(scores, level="lambda", happened=happened).rollouts
-        if any(one.left_out for one in checked):
-            self._groups.append(Collected(left_out=checked, episodes=()))
-            return [one.brief or one for one in checked]
-        episodes = tuple(Episode.of(rollout.score, rollout.trace) for rollout in group.rollouts)
-        self._groups.append(Collected(left_out=(), episodes=episodes))
-        return [RolloutAdvantage(trace_id=one.trace_id, scalar=0.0) for one in episodes]
+        checked = advantages(scores, level="lambda" if by_turns else "trajectory", happened=happened).rollouts
+        rewards = tuple(0.0 if score.lower is None else score.lower for score in scores)
+        whole = by_turns and not any(one.left_out for one in checked)
+        episodes = (Episode.of(rollout.score, rollout.trace) for rollout in group.rollouts if whole)
+        self._groups.append(Collected(checked=checked, rewards=rewards, episodes=tuple(episodes)))
+        return [one.brief or RolloutAdvantage(trace_id=one.trace_id, scalar=0.0) for one in checked]
+
+    @property
+    def choice(self) -> LevelChoice:
+        """The level and λ of the groups so far."""
+        return (
+            choose_level(self._facts, self._before) if self.level == "auto" else given_lambda(self._lam, self._before)
+        )
 
     def advantages(self) -> list[GroupAdvantages]:
         """Those of each group, in the order in which they were given."""
+        choice = self.choice
+        if choice.level == "trajectory":
+            return [_centred(group) for group in self._groups]
         values = cross_fitted_values([group.episodes for group in self._groups])
+        self._estimate = estimate_lambda([group.episodes for group in self._groups], values)
         found = [
             [
-                generalized_advantages(episode.rewards_T, value, self.lam)
+                generalized_advantages(episode.rewards_T, value, choice.lam)
                 for episode, value in zip(group.episodes, own, strict=True)
             ]
             for group, own in zip(self._groups, values, strict=True)
@@ -81,18 +119,36 @@ class RoundCredits:
             GroupAdvantages(
                 level="lambda",
                 norm="none",
-                rollouts=group.left_out
-                or tuple(
+                rollouts=tuple(
                     _rollout(episode, values_T / divisor) for episode, values_T in zip(group.episodes, own, strict=True)
-                ),
+                )
+                or group.checked,
             )
             for group, own, divisor in zip(self._groups, found, divisors, strict=True)
         ]
 
     @property
     def report(self) -> Mapping[str, JSON]:
-        """What stands of it in report.json under `credit`."""
-        return {"level": "lambda", "lambda": self.lam}
+        """What stands of it in report.json under `credit`, once the advantages are known."""
+        choice = self.choice
+        out: dict[str, JSON] = {"level": choice.level}
+        if choice.level == "lambda":
+            out |= {"lambda": choice.lam, "lambda_from": choice.lambda_from}
+            out["estimate"] = None if self._estimate is None else self._estimate.to_json()
+        return out if choice.why is None else {**out, "why": choice.why}
+
+
+def _centred(group: Collected) -> GroupAdvantages:
+    """Eq. 5 without Fnorm."""
+    rollouts = group.checked
+    if not any(one.left_out for one in rollouts):
+        mean = float(np.mean(group.rewards)) if group.rewards else 0.0
+        scalars = [zeroed(reward - mean) for reward in group.rewards]
+        rollouts = tuple(
+            RolloutAdvantage(trace_id=one.trace_id, scalar=scalar)
+            for one, scalar in zip(rollouts, scalars, strict=True)
+        )
+    return GroupAdvantages(level="trajectory", norm="none", rollouts=rollouts)
 
 
 def _rollout(episode: Episode, values_T: Floats) -> RolloutAdvantage:

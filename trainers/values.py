@@ -99,8 +99,8 @@ def _with_one(rows: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class _Moments:
-    """Sums of products over rows: of 1 and the features (F + 1, F + 1), of these and the targets (F + 1, M), and of each
-    target with itself (M,)."""
+    """Sums of products over rows: of 1 and the features (F + 1, F + 1), of these and the targets (F + 1, M), and of
+    each target with itself (M,)."""
 
     xx: Floats
     xy: Floats

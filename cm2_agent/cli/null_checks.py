@@ -52,12 +52,14 @@ def report_groups(groups: Iterable[Group]) -> tuple[PolicyNulls, ...]:
     """Say on stderr what is known of the rewards that are trained on, and what is not. The groups are gone through
     once; returns their `null_rates`."""
     from cm2_agent.analysis.bootstrap import mean
+    from cm2_agent.trainers.item_tally import ItemTally
 
     number, pending = 0, 0
     bounds: list[Bounds] = []
-    tally = NullTally()
+    tally, items = NullTally(), ItemTally()
     for group in groups:
         number += 1
+        items.add([one.score for one in group.rollouts])
         found = [one.score.bounds for one in group.rollouts if one.score.lower is not None]
         if len(found) == len(group.rollouts):
             bounds += [one for one in found if one is not None]
@@ -70,8 +72,8 @@ def report_groups(groups: Iterable[Group]) -> tuple[PolicyNulls, ...]:
     if bounds:
         lower, upper = mean([one.lower for one in bounds]), mean([one.upper for one in bounds])
         echo_err(f"mean reward {lower:.3f} with NULLs unpaid; at most {upper - lower:.3f} is missing by that")
-    for line in null_lines(tally.policies):
-        echo_err(line)
+    for line in [*null_lines(tally.policies), *items.warnings()]:
+        echo_err(printable(line))
     return tally.policies
 
 

@@ -147,11 +147,13 @@ def train(
         ),
     ] = MAX_NULL_RISE,
     level: Annotated[
-        str, typer.Option("--level", help="trajectory, turn, step, return_to_go, evidence or lambda.")
+        str, typer.Option("--level", help="trajectory, turn, step, return_to_go, evidence, lambda or auto.")
     ] = "trajectory",
     lam: Annotated[
         float | None,
-        typer.Option("--lambda", min=0, max=1, help="λ of level lambda: 1 (default) is unbiased, less is less noise."),
+        typer.Option(
+            "--lambda", min=0, max=1, help="λ of level lambda (default: that of the round before in --model, else 1)."
+        ),
     ] = None,
     norm: Annotated[
         str,

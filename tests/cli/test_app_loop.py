@@ -134,7 +134,10 @@ def test_what_cannot_be_scored_is_counted_and_asked_again(tmp_path: Path, store:
 def test_level_lambda_says_its_lambda(loaded: str) -> None:
     cm2("score", "--store", loaded)
     rows = as_json("train", "--rows-only", "--level", "lambda", "--lambda", "0.5", "--store", loaded)
-    assert rows["credit"] == {"level": "lambda", "lambda": 0.5}
+    assert (rows["credit"]["level"], rows["credit"]["lambda"]) == ("lambda", 0.5)
+    chosen = as_json("train", "--rows-only", "--level", "auto", "--store", loaded)["credit"]
+    assert chosen["level"] == "trajectory"
+    assert "one counted turn" in chosen["why"]
 
 
 def test_rows_of_words_are_marked(loaded: str) -> None:

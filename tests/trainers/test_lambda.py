@@ -170,7 +170,13 @@ def test_pending_and_flat_groups_beside_others() -> None:
     assert dataset.report.left_out == {"no reward: failure": 1, GROUP_PENDING: 3}
     assert [len(group.rollouts) for group in dataset.groups] == [4, 0, 4, 4, 0]
     assert [group.informative for group in dataset.groups] == [True, False, True, True, False]
-    assert dataset.report.to_json()["credit"] == {"level": "lambda", "lambda": 1.0}
+    credit = dataset.report.credit
+    assert (credit["level"], credit["lambda"], credit["lambda_from"], credit["estimate"]) == (
+        "lambda",
+        1.0,
+        "default",
+        None,
+    )
     without = build_dataset([first, third, fourth], level="lambda")
     assert [row.advantages for group in dataset.groups for row in group.rows] == [
         row.advantages for group in without.groups for row in group.rows
@@ -199,7 +205,8 @@ def test_grpo_trains_at_level_lambda(policy: Callable[..., Any], tokenizer: Any,
         grpo = GRPO(policy(1), tmp_path / str(lam), level="lambda", lam=lam, norm="others", **keys)
         grpo.train(groups)
         assert grpo.report["level"] == "lambda"
-        assert grpo.report["credit"] == {"level": "lambda", "lambda": lam}
+        credit: Any = grpo.report["credit"]
+        assert (credit["level"], credit["lambda"], credit["lambda_from"]) == ("lambda", lam, "given")
         lost[lam] = grpo.report["history"][0]["loss"]
     assert lost[0.0] != lost[0.9]
     with pytest.raises(TrainError, match=r"lam 2; expected a number in \[0, 1\]"):

@@ -66,6 +66,8 @@ def test_empty_groups_and_rollouts_without_a_turn() -> None:
         rewards_T=np.zeros(0),
         history_TF=made[0][0].history_TF[:0],
         verdicts_TC=made[0][0].verdicts_TC[:0],
+        own_TC=made[0][0].own_TC[:0],
+        words_TW=made[0][0].words_TW[:0],
     )
     values = cross_fitted_values([[], [nothing, made[0][1]], *made[1:]])
     assert [len(one) for one in values] == [0, 2, 2, 2, 2, 2]

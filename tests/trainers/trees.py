@@ -188,7 +188,7 @@ class Tree:
         runs: list[Run] = []
         prompt: list[int] = []
         for at, (_, action) in enumerate(dialogue.choices):
-            answer = "right" if action else "wrong"
+            answer = ("wrong", "right", "right, early", "right, both")[action]
             prompt = [*prompt, *(tokenizer.encode("And now?") if tokenizer else [1])]
             completion = tokenizer.encode(answer) if tokenizer else [10 + action, 20]
             said = (Message.of("user", "And now?"), Message.of("assistant", answer))
