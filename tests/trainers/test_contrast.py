@@ -1,4 +1,4 @@
-"""Contrast weights: unbiased for the objective that they are, the reported reward as it was, and off after two falls."""
+"""Contrast weights: unbiased for the objective that they are, the reported reward as it was, off after two falls."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def test_auto_at_trajectory_is_trajectory() -> None:
     ]
     assert [each.informative for each in auto.groups] == [each.informative for each in plain.groups]
     assert auto.report.left_out == plain.report.left_out
-    with pytest.raises(TrainError, match="level auto with lam 0.5"):
+    with pytest.raises(TrainError, match=r"level auto with lam 0\.5"):
         build_dataset(groups, level="auto", lam=0.5)
 
 
