@@ -150,6 +150,7 @@ def test_rows_of_words_are_marked(loaded: str) -> None:
         "trained_tokens": 0,
         "masked_tokens": 0,
         "left_out": {"no token ids": 6},
+        "items": {"always_paid": ["write_1_cancel_reservation", "write_1_update_reservation_flights"]},
     }
     out, err = cm2("train", "--rows-only", "--allow-retokenised", "--store", loaded, "--json")
     rows = json.loads(out)
