@@ -58,6 +58,7 @@ FACES = {
     "cm2_agent.importers": "other tools' recordings",
     "cm2_agent.integrations": "rewards in other frameworks",
     "cm2_agent.benchmarks": "public benchmarks",
+    "cm2_agent.quickstart": "the sample desk",
 }
 """The packages that documents and recipes may import from, and what for."""
 FENCE = re.compile(r"^```(\w+) ?([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
