@@ -67,7 +67,8 @@ TEMPLATE = """{% for message in messages %}<|im_start|>{{ message.role }}
 {{ message.content }}{% if loop.first and tools %}
 
 Tools:
-{% for tool in tools %}- {{ tool.function.name }}({{ tool.function.parameters.properties | join(", ") }}): {{ tool.function.description }}
+{% for tool in tools %}- {{ tool.function.name }}({{ tool.function.parameters.properties | join(", ") }}): {{
+tool.function.description }}
 {% endfor %}{% endif %}{% for call in message.tool_calls or [] %}<tool_call>
 {"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
 </tool_call>{% endfor %}<|im_end|>
@@ -153,7 +154,7 @@ def production(customers: int) -> None:
 
 
 def play(store: SQLStore, policy: Path, tasks: Sequence[Task], name: str, *, group: int = 1) -> list[Any]:
-    """The app with a policy of our own on tasks: traced, stored and scored. A named run that was interrupted goes on."""
+    """The app with a policy of our own on tasks: traced, stored and scored. An interrupted run goes on."""
     model = LocalChatModel.load(policy, max_tokens=48, max_batch=64)
 
     async def go() -> list[Any]:

@@ -45,8 +45,8 @@ ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
 PAGES = [path for path in (ROOT / "docs").rglob("*.md") if not path.is_relative_to(REFERENCE)]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "cookbook").glob("*.md"), *PAGES])
-NEEDS_A_KEY = {"07_judge.py"}  # run by tests/cookbook/test_07_judge.py, against a judge on loopback
-RECIPES = sorted(path for path in (ROOT / "cookbook").glob("[0-9]*.py") if path.name not in NEEDS_A_KEY)
+HAVE_TESTS = {"07_judge.py", "09_small_model.py"}  # tests/cookbook: one needs a key, one the weights of a real model
+RECIPES = sorted(path for path in (ROOT / "cookbook").glob("[0-9]*.py") if path.name not in HAVE_TESTS)
 FACES = {
     "cm2_agent": "tracing, checklists, runs, scores, training",
     "cm2_agent.graphs": "agents, tools, users",
