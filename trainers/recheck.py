@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -75,7 +76,7 @@ def recheck(prepared: Prepared) -> Rechecked:
         check["tolerance"] = TOLERANCE
     else:
         again = prepared.trainer.sampled_logprobs(_calls(chosen))
-        check |= _spread(now, again)
+        check |= _spread(now, again, _rounding(policy.model, settings))
         if grpo.policy_version != policy.version and FINGERPRINT.fullmatch(grpo.policy_version or ""):
             check["reproduced"] = max(_equal(again, stored), _alone(prepared, chosen, stored))
     if not check["mean_abs"] <= check["tolerance"] or check.get("reproduced", 1.0) < REPRODUCED:
@@ -116,9 +117,20 @@ def _alone(prepared: Prepared, chosen: Sequence[tuple[Row, int]], stored: Sequen
     return _equal(again, [values[:ALONE] for values in stored[:ALONE]])
 
 
-def _spread(now: Sequence[Floats], again: Sequence[Floats]) -> dict[str, float]:
+def _rounding(model: Any, settings: Any) -> float:
+    """The largest relative error of one rounding in what the model computes in: 2⁻⁸ in bfloat16, 2⁻¹¹ in float16."""
+    import torch
+
+    used = {one.dtype for one in model.parameters() if one.is_floating_point()}
+    used |= {torch.bfloat16} if settings.bf16 else set()
+    used |= {torch.float16} if settings.fp16 else set()
+    return max((torch.finfo(dtype).eps / 2 for dtype in used), default=0.0)
+
+
+def _spread(now: Sequence[Floats], again: Sequence[Floats], rounding: float) -> dict[str, float]:
     """What two runs of these weights differ by on the same tokens, and what the stored logprobs may differ by: in lower
-    precision rounding depends on the batch and on the cache, so that it is measured and not assumed.
+    precision rounding depends on the batch and on the cache, so that it is measured and not assumed. A sure policy's
+    differences stand in a few tokens, which few calls may lack: what one rounding may change is always allowed.
     """
     apart = [np.abs(one - other) for one, other in zip(now, again, strict=True)]
     every = np.concatenate(apart)
@@ -126,7 +138,8 @@ def _spread(now: Sequence[Floats], again: Sequence[Floats]) -> dict[str, float]:
     # Tokens of one call share their rounding: where calls differ more than tokens do, theirs is the error.
     by_call = np.sqrt(sum((one.sum() - spread * len(one)) ** 2 for one in apart)) / len(every)
     error = max(float(by_call), float(every.std()) / float(np.sqrt(len(every))))
-    return {"spread": spread, "tolerance": max(TOLERANCE, spread + max(MARGIN * spread, ERRORS * error))}
+    measured = spread + max(MARGIN * spread, ERRORS * error)
+    return {"spread": spread, "tolerance": max(TOLERANCE, rounding, measured)}
 
 
 def _mismatch(check: Mapping[str, float], version: str) -> TrainError:

@@ -47,7 +47,7 @@ def test_a_half_precision_folder_trains_by_defaults_and_keeps_its_dtype(
     assert json.loads((path / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
     assert grpo.report["fresh"] is True
     found = grpo.report["recomputed"]
-    assert found["mean_abs"] <= found["tolerance"] < 3 * found["spread"] + 1e-3
+    assert found["mean_abs"] <= found["tolerance"] < 3 * found["spread"] + torch.finfo(dtype).eps + 1e-3
     assert grpo.report["policy"] == {
         "behaviour": [fingerprint(model)],
         "before": fingerprint(model),
@@ -171,6 +171,18 @@ def test_other_weights_are_refused(
     with pytest.raises(TrainError, match="stored logprobs are not this policy's"):
         grpo.train(rollouts)
     assert not (tmp_path / "out").exists()
+
+
+def test_one_rounding_is_allowed_where_two_runs_agree(
+    policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path
+) -> None:
+    """A sure policy differs in few tokens, and one call may have none of them: here all weights are 0, and
+    nothing rounds."""
+    flat = policy(1, initializer_range=0.0).to(torch.bfloat16)
+    grpo = GRPO(flat, tmp_path / "out", tokenizer=tokenizer, steps=1, learning_rate=1e-3, checks=1)
+    grpo.train(sample(flat, groups=4))
+    assert grpo.report["recomputed"]["spread"] < 1e-4
+    assert grpo.report["recomputed"]["tolerance"] == 2**-8
 
 
 @pytest.mark.parametrize("rows", [1, 2, 8])
