@@ -1,7 +1,7 @@
 """The quickstart of this checkout beside an earlier commit's, paired by seed: what changed in how much it learns.
 
-Each run is `cm2 quickstart --seed N` in a process and a folder of its own, on the baseline and on this checkout in turn,
-and takes about 200 CPU-seconds. Its result is kept in `--out`, and the same command goes on after an interruption.
+Each run is `cm2 quickstart --seed N` in a process and a folder of its own, on the baseline and on this checkout in
+turn, and takes about 200 CPU-seconds. Its result is kept in `--out`; the same command goes on after an interruption.
 `difference` is this checkout's success on the 240 held-out tasks after training less the baseline's, its mean over the
 seeds with the 95 % interval of Student's t.
 
@@ -47,7 +47,7 @@ def quickstart(source: Path, seed: int, result: Path) -> dict[str, Any]:
 def main(baseline: str, seeds: int, out: Path) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     out = out.resolve()
-    rows = []
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         old = checked_out(baseline, Path(folder))
         for seed in range(seeds):
