@@ -145,7 +145,7 @@ def test_no_loss_type_knows_of_micro_batches(
     torch.autograd.backward(expected)
     loss, found = stepped(model, tokenizer, samples, limits, beta=beta, loss_type=kind, entropy_coef=entropy)
     # VESPO weighs by exp(λ + k·log w − λ·w) of a whole row, which float32 itself knows to 1e-5 only.
-    bound = 1e-5 if kind == "vespo" else 1e-6
+    bound = 1e-5 if kind == "vespo" else 2e-6  # float32 against float64; luspo sums whole rows
     assert loss == pytest.approx(float(expected.detach()), abs=bound, rel=bound)
     for change, right in zip(found, exact.parameters(), strict=True):
         assert float((change.double() - right.grad).abs().max()) <= bound * max(1.0, float(right.grad.abs().max()))
