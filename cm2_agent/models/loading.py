@@ -125,9 +125,10 @@ def _load_weights(source: ModelSource, dtype: str | None, options: dict[str, Any
         "ignore_mismatched_sizes": True,  # transformers names them in a log alone, where it raises
     }
     with loading(source.name):
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.name, dtype=dtype or "auto", **{"use_safetensors": True, **source.options, **options, **own}
         )
+    model, info = loaded
     _require_causal(model, source.name)
     _require_cache(model, source.name)
     _require_whole(info, source.name, other_sizes=other_sizes)
