@@ -45,6 +45,10 @@ _NUMBER = re.compile(
 )
 
 
+COUNTING = frozenset([*_UNITS.split(), *_TENS.split()])
+"""One word of a number in English."""
+
+
 def number_words(text: str) -> Iterator[tuple[int, int, Decimal]]:
     """Where numbers from two on stand in words, and which: whole numbers of English, those up to twelve of six more
     languages. "One" is an article and a pronoun too, and is not read.
@@ -75,4 +79,4 @@ def _value(words: str) -> int:
     return total + group
 
 
-__all__ = ["number_words"]
+__all__ = ["COUNTING", "number_words"]

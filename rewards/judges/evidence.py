@@ -14,8 +14,9 @@ from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from cm2_agent.types.checklist_item import Item
+from cm2_agent.types.number_words import COUNTING
 
-from .folding import CURRENCY, GLUE, OF_NUMBERS, FoldedText, RewrittenText
+from .folding import BOUNDS, CURRENCY, GLUE, OF_NUMBERS, FoldedText, RewrittenText
 from .json_places import JSONPlaces
 from .transcript import PARTS, REASONING
 
@@ -34,9 +35,15 @@ _LEFT_OUT = re.compile(r"^[\s.\u2026*_`~]{2,}|[\s.\u2026*_`~]{2,}$")
 """Dots and marks at a quote's ends, which make it no longer."""
 _ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|(["\\/nrt]))')
 _PLAIN = {"n": "\n", "r": "\n", "t": " "}
-_LINK = re.compile(r"!?\[([^\[\]]{1,300})\]\([^()\s]{1,500}\)|^[ \t]*>[ \t]?", re.MULTILINE)
+_LINK = re.compile(r"!?\[([^\[\]]{1,300})\]\([^()\s]{1,500}\)|^[ \t]*>(?![=\d$€£])[ \t]?", re.MULTILINE)
 _ASKS = frozenset("?\u061f")
 _DIGITS = re.compile(r"\d{1,3}")
+_COUNTED = rf"(?:\d\S*|{'|'.join(sorted(COUNTING))})"
+_BOUND_BEFORE = re.compile(
+    rf" (?:(?:less|more|fewer|greater|higher|lower|other|rather) than|at (?:least|most|the earliest)|up to"
+    rf"|minus|negative|{_COUNTED}(?: \w+)? (?:to|or|through)|between {_COUNTED}(?: \w+)? and"
+    r"|(?:twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety))$"
+)
 _THOUSANDS = re.compile(r"\d{3}(?:[.,]\d+)?")
 
 
@@ -99,7 +106,7 @@ def places(quote: str, text: PartText) -> Iterator[Place]:
     if quote == raw and any(map(str.isalnum, quote)):
         yield Place(text=text, pieces=((0, len(raw)),))
         return
-    at = raw.find(quote) if len(quote) >= SHORTEST else -1
+    at = raw.find(quote) if len(quote) >= SHORTEST and not _is_counted(quote) else -1
     if at >= 0 and is_clear(raw, at, at + len(quote)) and _is_long_enough(quote):
         yield Place(text=text, pieces=((at, at + len(quote)),))
         if raw.find(quote, at + 1) < 0:
@@ -177,7 +184,11 @@ def _word_places(needle: str, text: FoldedText, asks: bool | None, at: int = 0) 
             continue
         before = plain[plain.rfind(" ", 0, start) + 1 : start] if start else ""
         after = plain[end : plain.find(" ", end)] if end < len(plain) else ""
-        if _cuts_a_number(before, needle, after) or (asks is False and after in _ASKS and after):
+        if (
+            _cuts_a_number(before, needle, after)
+            or _is_bounded(plain, start, needle)
+            or (asks is False and after in _ASKS and after)
+        ):
             continue
         yield start, end - 1
 
@@ -185,7 +196,7 @@ def _word_places(needle: str, text: FoldedText, asks: bool | None, at: int = 0) 
 def _cuts_a_number(before: str, needle: str, after: str) -> bool:
     """Whether a number of the quote goes on outside it: `000` of `12 000`, `10` of `10 %` or of `$ 10`."""
     if before and needle[1].isdigit():
-        if before in CURRENCY:
+        if before in CURRENCY or before in BOUNDS:
             return True
         if _DIGITS.fullmatch(before) and _THOUSANDS.fullmatch(needle[1 : needle.index(" ", 1)]):
             return True
@@ -195,6 +206,19 @@ def _cuts_a_number(before: str, needle: str, after: str) -> bool:
         if _THOUSANDS.fullmatch(after) and _DIGITS.fullmatch(needle[needle.rindex(" ", 0, -1) + 1 : -1]):
             return True
     return False
+
+
+def _is_bounded(plain: str, start: int, needle: str) -> bool:
+    """Whether the quote begins with a number that words before it make another one, or a bound: `less than 30`, `3 to
+    5`, `thirty five`."""
+    if not (needle[1].isdigit() or _is_counted(needle)):
+        return False
+    return _BOUND_BEFORE.search(plain, max(0, start - 48), start) is not None
+
+
+def _is_counted(quote: str) -> bool:
+    """Whether it begins with a number in words."""
+    return quote[:20].split(maxsplit=1)[0].lower() in COUNTING
 
 
 @lru_cache(maxsize=256)

@@ -56,6 +56,11 @@ OF_NUMBERS = frozenset("%\u2030\u2031\u00b0\u066a")
 _DROPPED = frozenset("*~|\\\"'_\u2022\u00b7\u2014")
 """Quotation marks, dashes and Markdown's marks, where they stand in no word and are no sign."""
 _EDGE = frozenset(".,;:!()[]{}<>\u3002\u3001\u060c\u061b\u0964\u00a1\u00bf")
+_COMPARED = re.compile(r"(?<![-=<>!])(?:>=|<=|!=)(?![=>])")
+_AT_MOST = {">=": "\u2265", "<=": "\u2264", "!=": "\u2260"}
+BOUNDS = frozenset("<\u2264\u2265\u2248\u2260~")
+_COMPARING = BOUNDS | {">"}
+"""Before a number: another one is meant."""
 _INSIDE = re.compile(r"(?<=[^\W\d_])(?:\*{2,3}|~~)(?=[^\W\d_])|(?<=[-+])\*{1,3}(?=[$\u20ac\u00a3\u00a5]?\.?\d)")
 """Markdown's marks in the middle of a word, or between a sign and its number."""
 # compact JSON is one long run without white space: in parts of it, what is the same is folded once
@@ -100,7 +105,7 @@ class FoldedText:
         """The key without punctuation at its ends; empty where there is nothing else."""
         words = self.key.split(" ")[1:-1]
         first, last = 0, len(words)
-        while first < last and set(words[first]) <= _EDGE:
+        while first < last and set(words[first]) <= _EDGE and not _opens_bound(words, first):
             first += 1
         while last > first and set(words[last - 1]) <= _EDGE:
             last -= 1
@@ -205,6 +210,8 @@ def _compatible(piece: str) -> str:
 
 def _plain_marks(text: str) -> str:
     text = text.translate(_SAME)
+    if "=" in text:
+        text = _COMPARED.sub(lambda found: _AT_MOST[found[0]], text)
     if "*" in text or "~" in text:
         text = _INSIDE.sub("", text)
     return _NUMBERS.sub(lambda found: found[0].replace(",", ", "), text) if "[" in text else text
@@ -227,7 +234,7 @@ def _words(text: str) -> Iterator[tuple[str, bool, int, int]]:
                 hyphen = close and _is_word(before)
                 end = found.end() if hyphen else -1
                 continue
-            if not word or word in _DROPPED:
+            if not word or (word in _DROPPED and not (word == "~" and _is_bound(text, found.start(), found.end()))):
                 if close and (hyphen or found[0] in "*~_"):
                     marked, end = True, found.end()
                 continue
@@ -239,8 +246,20 @@ def _words(text: str) -> Iterator[tuple[str, bool, int, int]]:
             glued = _is_word(word)
         else:
             glued = _is_cased(before[-1]) and _is_cased(word[0]) if marked else _belong(before, word)
+            glued = glued or (before in _COMPARING and _is_bound(text, end - 1, end))
         yield word, glued, found.start(), found.end()
         before, end, hyphen, marked = word, found.end(), False, False
+
+
+def _opens_bound(words: list[str], at: int) -> bool:
+    return words[at] in BOUNDS and at + 1 < len(words) and words[at + 1][0].isdigit()
+
+
+def _is_bound(text: str, start: int, end: int) -> bool:
+    """Whether a sign makes the number behind it a bound: `<30`, `~30`; what closes a tag (`<b>30`) or an arrow is
+    none."""
+    clear = text[start] not in "~>" or not start or text[start - 1] in "(["
+    return clear and (text[end : end + 1].isdigit() or text[end : end + 1] in CURRENCY) and end < len(text)
 
 
 def _is_word(word: str) -> bool:
@@ -281,4 +300,4 @@ def _word_spans(piece: str) -> list[tuple[int, int]]:
     return [(origin[start][0], origin[end - 1][1]) for start, end in places]
 
 
-__all__ = ["CURRENCY", "GLUE", "OF_NUMBERS", "FoldedText", "RewrittenText"]
+__all__ = ["BOUNDS", "CURRENCY", "GLUE", "OF_NUMBERS", "FoldedText", "RewrittenText"]
