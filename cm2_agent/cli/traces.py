@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from datetime import timedelta
@@ -22,10 +23,11 @@ from cm2_agent.cli.common import (
     print_result,
     printable,
 )
+from cm2_agent.cli.redaction import SECRET
 from cm2_agent.errors import StoreError
 
 if TYPE_CHECKING:
-    from cm2_agent.store import Erasure
+    from cm2_agent.store import Erasure, SQLStore
 
 _UNITS = {"d": "days", "h": "hours", "m": "minutes", "w": "weeks"}
 _SHOWN = 20
@@ -74,6 +76,7 @@ def erase(
     }
     _take_up(store, spool, dry_run=dry_run)
     with open_store(store, project=project) as opened:
+        wanted = _as_stored(opened, wanted)
         if not dry_run and not yes:
             planned = opened.erase(**wanted, dry_run=True)
             for line in _removed(planned, "would be removed"):
@@ -100,6 +103,23 @@ def erase(
             " What could not be stored (refused.jsonl, *.unreadable) is yours to remove"
         )
         raise typer.Exit(1)
+
+
+def _as_stored(store: SQLStore, wanted: dict[str, Any]) -> dict[str, Any]:
+    """The ids as a redactor stored them, where none is stored as it was given: a user's id that is an e-mail
+    address."""
+    named = {key: value for key in ("user", "thread") if (value := wanted[key]) is not None}
+    if not named or store.erase(**wanted, dry_run=True).traces:
+        return wanted
+    from cm2_agent.datasets import Redactor
+
+    secret = os.environ.get(SECRET)
+    redactor = Redactor(key=None if secret is None else secret.encode())
+    stored = {key: redactor.redact_id(value) for key, value in named.items()}
+    if stored == named:
+        return wanted
+    echo_err(f"nothing is stored by that id; what a redactor makes of it is looked for (the key: {SECRET})")
+    return {**wanted, **stored}
 
 
 def age(text: str) -> timedelta:

@@ -29,7 +29,8 @@ def redacted_run(run: Run, redactor: Redactor) -> Run:
     """The run with its messages, history, prompts, tool arguments, results and artifacts, input and output, metadata,
     tags and error texts redacted.
 
-    Ids stay: those of the run, the thread, the user and the session are what a person's traces are found and erased by.
+    The ids of thread, user, session, trace and branch stay what a person's traces are found and erased by: what is
+    personal in them, such as an e-mail address, is replaced by what joins later runs to them (`Redactor.redact_id`).
     Pictures and files by value stay too; nothing here looks into them. Token ids spell the text: a model call whose
     prompt, answer or tools changed loses its ids and logprobs, and cannot be trained on.
 
@@ -56,13 +57,20 @@ class _Redaction:
     """One pass over a run. The prompts of its calls share their messages and tools: each is redacted once."""
 
     def __init__(self, redactor: Redactor) -> None:
-        self.text, self.json = redactor.redact, redactor.redact_json
+        self.redactor, self.text, self.json = redactor, redactor.redact, redactor.redact_json
         self._known: dict[int, tuple[Any, Any]] = {}
 
     def run(self, run: Run) -> Run:
         failure = run.failure
         return replace(
             run,
+            thread=self.id(run.thread),
+            user=self.id(run.user),
+            session=self.id(run.session),
+            trace=self.id(run.trace),
+            branch=None
+            if run.branch is None
+            else replace(run.branch, parent=self.redactor.redact_id(run.branch.parent)),
             failure=None if failure is None else RunFailure(kind=failure.kind, message=self.text(failure.message)),
             messages=self.messages(run.messages),
             history=self.messages(run.history),
@@ -148,6 +156,9 @@ class _Redaction:
             artifact=self.json(tool.artifact),
             error=self.optional(tool.error),
         )
+
+    def id(self, text: str | None) -> str | None:
+        return None if text is None else self.redactor.redact_id(text)
 
     def optional(self, text: str | None) -> str | None:
         return None if text is None else self.text(text)

@@ -122,7 +122,8 @@ class OpenSpans:
         thread = None if nested else facts.get("thread_id")
         start: dict[str, Any] = {semconv.OPERATION: semconv.INVOKE_AGENT, semconv.AGENT_NAME: name}
         if thread is not None:
-            start[semconv.CONVERSATION] = str(thread)
+            shown = str(thread)
+            start[semconv.CONVERSATION] = shown if source.redactor is None else source.redactor.redact_id(shown)
         around = otel_context.get_current() if source.foreign else Context()
         started = time.time_ns()
         span = source.tracer.start_span(
