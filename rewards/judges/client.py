@@ -59,7 +59,7 @@ class JudgeClient(LLMClient):
 
         async def attempt(again: bool) -> RequestFailure | None:
             response = await self._request(window, waiting, note, re_ask or again)
-            answers = read(reply_text(response), waiting)
+            answers = read(reply_text(response), waiting, window.text)
             served = response.model_name or self.model.model_name
             for name, answer in answers.items():
                 found[name] = ServedAnswer(answer=answer, served=served)

@@ -17,6 +17,7 @@ from cm2_agent.llm.reply_json import json_replies
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.text import first_problem
 
+from .echoes import without_echoes
 from .transcript import PARTS
 
 
@@ -69,8 +70,9 @@ _NOTHING = frozenset({"", "none", "null", "n/a", "-"})
 _MOST_WRAPPERS = 3
 
 
-def read(text: str, asked: Collection[str]) -> dict[str, ItemAnswer]:
-    """The answers by item id; ids that the reply left out are missing.
+def read(text: str, asked: Collection[str], shown: str = "") -> dict[str, ItemAnswer]:
+    """The answers by item id; ids that the reply left out are missing. `shown` is the transcript: what a reply in prose
+    only cites of it answers nothing.
 
     What leaves no doubt is mended: what stands around the JSON, another spelling of yes and no, a step as text, keys
     that nobody asked for, an analysis or an evidence left out, one object in place of a list, an object for each item.
@@ -84,7 +86,7 @@ def read(text: str, asked: Collection[str]) -> dict[str, ItemAnswer]:
     plain = _plain(text, ids)
     if plain is not None:
         replies.append(plain)
-    for value in () if plain is not None else json_replies(text):
+    for value in () if plain is not None else without_echoes(json_replies(text), text, shown):
         try:
             one = _reply(value, ids)
         except ValidationError as error:
