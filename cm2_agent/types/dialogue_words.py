@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from cm2_agent.types import json_values
-from cm2_agent.types.empty_answers import finds_nothing
+from cm2_agent.types.empty_answers import finds_nothing, only_repeats
 from cm2_agent.types.json_values import JSON, canonical_json
 from cm2_agent.types.spellings import spelled
 from cm2_agent.types.tokens import CODE_WORDS, INDEXED, end_of, fold, id_spellings, tells
@@ -190,7 +190,7 @@ class DialogueWords:
                 for response in step.responses:
                     tools += 1
                     if tools > len(self._tools):
-                        self._tools.add(_words_of(response.response) if _has_found(step, response) else "")
+                        self._tools.add(self._words_found(step, response, users, tools - 1))
                         self._tool_steps.append(step.number)
         self._counts = (users, tools)
 
@@ -248,6 +248,24 @@ class DialogueWords:
         found = _earliest(self._tools, _needle(value), value, self._counts[1])
         return None if found is None else self._tool_steps[found]
 
+    def _words_found(self, step: Step, response: ToolCallResponse, users: int, tools: int) -> str:
+        """What an answer is a source of: nothing where it is an error or found nothing. Where it only repeats the call,
+        what the first `users` messages or the first `tools` answers said: what the agent made up is not the tool's."""
+        if is_error(response):
+            return ""
+        answer = parsed(response.response)
+        asked = next((use.arguments for use in step.tool_uses if use.response is response), None)
+        if finds_nothing(answer, asked):
+            return ""
+        if not only_repeats(answer, asked):
+            return _words_of(response.response)
+        return "\n".join(
+            as_text(one)
+            for one in leaves(answer)
+            if _earliest(self._users, _needle(one), one, users) is not None
+            or _earliest(self._tools, _needle(one), one, tools) is not None
+        )
+
     def _is_latest(self) -> bool:
         return self._counts == (len(self._users), len(self._tools))
 
@@ -280,14 +298,6 @@ def _earliest(passages: Passages, needle: str, value: JSON, count: int) -> int |
         place = passages.first_meaning(means)
         known = [] if place is None or place >= count else [place]
     return min(known, default=None)
-
-
-def _has_found(step: Step, response: ToolCallResponse) -> bool:
-    """Whether an answer is a source: no error, and more than the call's own arguments again beside "not found"."""
-    if is_error(response):
-        return False
-    asked = next((use.arguments for use in step.tool_uses if use.response is response), None)
-    return not finds_nothing(parsed(response.response), asked)
 
 
 def _words_of(answer: JSON) -> str:

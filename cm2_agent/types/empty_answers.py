@@ -35,6 +35,7 @@ _NONE = re.compile(
       (?:gefunden|trouvée?s?|encontrad[oa]s?|gevonden){_LAST}""",
     re.IGNORECASE | re.VERBOSE,
 )
+_WELL = frozenset({"", "0", "200", "201", "ok", "success", "succeeded", "done", "true", "created", "saved", "noted"})
 _COUNTS = frozenset(
     {"total", "count", "n", "hits", "results", "matches", "found", "total_count", "num_results", "size"}
 )
@@ -78,6 +79,17 @@ def finds_nothing(answer: JSON, arguments: JSON = None) -> bool:
     )
 
 
+def only_repeats(answer: JSON, arguments: JSON) -> bool:
+    """Whether an answer says nothing but what the call said, and that it went well: of a tool for notes, say.
+
+    >>> only_repeats({"ok": True, "note": "W-9"}, {"note": "W-9"}), only_repeats("W-9: shipped", {"id": "W-9"})
+    (True, False)
+    """
+    given = {_spelled(one) for one in _leaves(arguments)}
+    found = [one for one in _leaves(content_text(answer)) if one is not None and not isinstance(one, bool)]
+    return bool(found) and all(_spelled(one) in given or _spelled(one) in _WELL for one in found)
+
+
 def _says(pattern: re.Pattern[str], text: str) -> bool:
     return len(text) <= _LONGEST and pattern.match(text.strip()) is not None
 
@@ -100,4 +112,4 @@ def _has_empty_place(value: JSON) -> bool:
     return False
 
 
-__all__ = ["finds_nothing", "is_not_there"]
+__all__ = ["finds_nothing", "is_not_there", "only_repeats"]

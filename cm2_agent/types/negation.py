@@ -167,7 +167,8 @@ class Negation:
         `behind`, what follows in the clause denies something else: "order W-712 has not left"."""
         if self.denies_nothing:
             return False
-        if any(first <= start < last for first, last in self._retracted):
+        back = bisect_right(self._retracted, start, key=lambda span: span[0]) - 1
+        if back >= 0 and start < self._retracted[back][1]:
             return True
         place = self._place(start)
         first, last = self.sentences[place]

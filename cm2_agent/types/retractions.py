@@ -95,8 +95,10 @@ _AHEAD = re.compile(
     re.IGNORECASE,
 )
 _STRUCK = re.compile(
-    r"~~(?=\S).{1,2000}?(?<=\S)~~|<(?P<tag>del|s|strike)>.{0,2000}?</(?P=tag)>|<!--.{0,2000}?-->",
-    re.IGNORECASE | re.DOTALL,
+    r"""~~(?=\S).{1,2000}?(?<=\S)~~ | <(?P<tag>del|s|strike)>.{0,2000}?</(?P=tag)> | <!--.{0,2000}?-->
+    | <(?P<of>[a-z]{1,9})\s[^<>]{0,200}?(?:\bhidden\b|display\s*:\s*none)[^<>]{0,200}>.{0,2000}?</(?P=of)>
+    | ^[ \t]*\[[^\]\n]{1,20}\]:\ (?:\#|<>)\ [^\n]{0,2000} | ^[ \t]*(?:[-*][ \t]+)?[❌✗✘🚫⛔][^\n✅✔]{0,2000}""",
+    re.IGNORECASE | re.DOTALL | re.MULTILINE | re.VERBOSE,
 )
 """Struck out, or not shown."""
 _PLEASANTRY = re.compile(
@@ -121,9 +123,8 @@ def _may() -> Any:
     """A pattern of RE2 that finds something in every text that could take something back without a negation."""
     import re2
 
-    return re2.compile(
-        rf"(?i)(?:^|[^A-Za-z])(?:{_LIKELY})|~~|<(?:del|s|strike|!--)|неверно|неправда|ложь|ошибка|错|間違|誤|嘘|違"
-    )
+    marks = r"~~|<(?:del|s|strike|!--)|hidden|display|\]: (?:#|<>)|[❌✗✘🚫⛔]"
+    return re2.compile(rf"(?i)(?:^|[^A-Za-z])(?:{_LIKELY})|{marks}|неверно|неправда|ложь|ошибка|错|間違|誤|嘘|違")
 
 
 def may_retract(text: str) -> bool:
@@ -140,28 +141,39 @@ def retracted(text: str, sentences: Sequence[tuple[int, int]]) -> list[tuple[int
     ['It arrives on May 20. Please be at home. ']
     """
     found = [one.span() for one in _STRUCK.finditer(text)]
+    said = 0  # where the last sentence began that says anything
     for place, (start, end) in enumerate(sentences):
         lead = start
         while lead < end and not text[lead].isalnum():
             lead += 1
         if place and _TAKES_BACK.match(text, lead, end):
-            found.append((_back(text, sentences, place), start))
+            found.append((said, start))
+        elif not _is_filler(text[start:end]):
+            said = start
         for clause in _CLAUSE.finditer(text, lead, end):
             if _TAKES_BACK.match(text, clause.end(), end):
                 found.append((start, clause.start()))
         ahead = _AHEAD.search(text, start, end)
         if ahead is not None:
             found.append((ahead.end(), len(text)))
-    return found
+    return _merged(found)
 
 
-def _back(text: str, sentences: Sequence[tuple[int, int]], place: int) -> int:
-    """Where what is taken back begins: the last sentence before that says anything."""
-    for start, end in reversed(sentences[:place]):
-        said = text[start:end]
-        if not (_PLEASANTRY.match(said) or len(said.split()) < _FEW) or any(map(str.isdigit, said)):
-            return start
-    return sentences[0][0]
+def _is_filler(sentence: str) -> bool:
+    """Whether a sentence is a pleasantry, or too short to be what is taken back."""
+    short = _PLEASANTRY.match(sentence) is not None or len(sentence.split(maxsplit=_FEW)) < _FEW
+    return short and not any(map(str.isdigit, sentence))
+
+
+def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The spans in order, without overlaps."""
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return merged
 
 
 __all__ = ["may_retract", "retracted"]

@@ -38,6 +38,7 @@ _PLAIN = {"n": "\n", "r": "\n", "t": " "}
 _LINK = re.compile(r"!?\[([^\[\]]{1,300})\]\([^()\s]{1,500}\)|^[ \t]*>(?![=\d$€£])[ \t]?", re.MULTILINE)
 _ASKS = frozenset("?\u061f")
 _DIGITS = re.compile(r"\d{1,3}")
+_COUNTS_FROM = frozenset(letter for word in COUNTING for letter in (word[0], word[0].upper()))
 _COUNTED = rf"(?:\d\S*|{'|'.join(sorted(COUNTING))})"
 _BOUND_BEFORE = re.compile(
     rf" (?:(?:less|more|fewer|greater|higher|lower|other|rather) than|at (?:least|most|the earliest)|up to"
@@ -106,7 +107,9 @@ def places(quote: str, text: PartText) -> Iterator[Place]:
     if quote == raw and any(map(str.isalnum, quote)):
         yield Place(text=text, pieces=((0, len(raw)),))
         return
-    at = raw.find(quote) if len(quote) >= SHORTEST and not _is_counted(quote) else -1
+    at = raw.find(quote) if len(quote) >= SHORTEST else -1
+    if at > 0 and _is_counted(quote):
+        at = -1  # what stands before it may belong to the number
     if at >= 0 and is_clear(raw, at, at + len(quote)) and _is_long_enough(quote):
         yield Place(text=text, pieces=((at, at + len(quote)),))
         if raw.find(quote, at + 1) < 0:
@@ -218,7 +221,7 @@ def _is_bounded(plain: str, start: int, needle: str) -> bool:
 
 def _is_counted(quote: str) -> bool:
     """Whether it begins with a number in words."""
-    return quote[:20].split(maxsplit=1)[0].lower() in COUNTING
+    return quote.lstrip()[:1] in _COUNTS_FROM and quote[:20].split(maxsplit=1)[0].lower() in COUNTING
 
 
 @lru_cache(maxsize=256)

@@ -99,6 +99,10 @@ def test_a_sentence_about_something_else_takes_nothing_back(sentence: str, betwe
         "It arrives on ~~2026-05-20~~.",
         "It arrives on <del>the 2026-05-20</del>.",
         "Hello <!-- 2026-05-20 --> there",
+        'Hello <span style="display: none">2026-05-20</span> there',
+        "Hello <p hidden>2026-05-20</p> there",
+        "Hello\n[//]: # (2026-05-20)\nthere",
+        "These days:\n- ❌ 2026-05-20\n- ✅ 2026-05-21",
     ],
 )
 def test_clauses_announcements_and_marks(text: str) -> None:

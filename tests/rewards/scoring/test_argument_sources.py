@@ -253,6 +253,16 @@ def test_an_invented_id_is_no_tools_because_a_tool_that_found_nothing_repeats_it
     assert verdict({"called": "cancel", "with": {"id": {"from": "tool"}}}, looked_up) is True
 
 
+@pytest.mark.parametrize("answer", ["W-999", {"note": "W-999", "ok": True}, {"note": "W-999", "status": "saved"}])
+def test_a_tool_that_only_repeats_the_call_is_no_source_of_what_nobody_said_before(answer: Any) -> None:
+    check = {"called": "cancel", "with": {"id": {"from": "tool"}}}
+    steps = (call("note", answer, note="W-999"), call("cancel", "done", id="W-999"))
+    assert verdict(check, trace(turn("Cancel it.", *steps))) is False
+    assert verdict(check, trace(turn("Cancel W-999.", *steps))) is True
+    listed = call("list_orders", [{"id": "W-999"}])
+    assert verdict(check, trace(turn("Cancel it.", listed, *steps))) is True
+
+
 @pytest.mark.parametrize("nothing", ["Order W-9 not found", {"found": False}, {"message": "No such order"}])
 def test_a_call_for_what_is_not_there_ran_and_did_not_succeed(nothing: Any) -> None:
     one = trace(turn("Where is W-9?", call("get_order", nothing, id="W-9"), say("There is no such order.")))
