@@ -85,8 +85,8 @@ def only_repeats(answer: JSON, arguments: JSON) -> bool:
     >>> only_repeats({"ok": True, "note": "W-9"}, {"note": "W-9"}), only_repeats("W-9: shipped", {"id": "W-9"})
     (True, False)
     """
-    given = {_spelled(one) for one in _leaves(arguments)}
-    found = [one for one in _leaves(content_text(answer)) if one is not None and not isinstance(one, bool)]
+    given = {_spelled(one) for one in leaves(arguments)}
+    found = [one for one in leaves(content_text(answer)) if one is not None and not isinstance(one, bool)]
     return bool(found) and all(_spelled(one) in given or _spelled(one) in _WELL for one in found)
 
 
