@@ -30,7 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("datasets", "graphs", "integrations", "rewards", "spool", "tracing"),
     ("benchmarks", "online"),
     ("runner",),
-    ("__init__", "quickstart"),
+    ("__init__", "compare", "quickstart"),
     ("cli",),
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS, 1) for room in rooms}

@@ -199,6 +199,14 @@ def _no_numbers(place: int) -> ModelError:
     )
 
 
+def draw_tokens(logprobs: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """The token of each row (B,) at which its cumulative distribution, of logprobs (B, V), passes its uniform number
+    (B,) in [0, 1)."""
+    cumulative = logprobs.double().exp().cumsum(-1)
+    target = uniforms[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp(max=logprobs.shape[-1] - 1)
+
+
 class _Picker:
     """Draws the next token of every row by inverting its cumulative distribution at the row's own uniform number."""
 
@@ -223,9 +231,7 @@ class _Picker:
         if self.all_greedy:
             drawn = logits.argmax(-1)
         else:
-            cumulative = logprobs.double().exp().cumsum(-1)
-            target = self.uniforms[index, step, None] * cumulative[:, -1:]
-            drawn = torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
+            drawn = draw_tokens(logprobs, self.uniforms[index, step])
             if self.any_greedy:
                 drawn = torch.where(self.greedy[index], logits.argmax(-1), drawn)
         return drawn, logprobs.gather(-1, drawn[:, None]).squeeze(-1)

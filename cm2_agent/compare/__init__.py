@@ -1,0 +1,1 @@
+"""What experiments on a bundled desk need: whole rounds of scored rollouts, sampled without a graph."""
