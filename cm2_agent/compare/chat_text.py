@@ -9,9 +9,10 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from cm2_agent.errors import ModelError
-from cm2_agent.models.chat_template import parse_completion, template_messages
-from cm2_agent.models.control_words import ControlWords, Rendered, unescaped
-from cm2_agent.models.local import PROMPT_TAIL, SENTINEL, LocalChatModel
+from cm2_agent.models.chat_template import template_messages
+from cm2_agent.models.control_words import ControlWords
+from cm2_agent.models.dialogue_tokens import SENTINEL, DialogueTokens
+from cm2_agent.models.local import LocalChatModel
 from cm2_agent.models.stop_tokens import stop_tokens
 from cm2_agent.tracing.llm_results import tool_specs
 from cm2_agent.types.json_values import JSON
@@ -49,6 +50,7 @@ class ChatText:
             raise ModelError(
                 f"top_p {model.top_p}, top_k {model.top_k}; expected 1 and 0: what is sampled here is not truncated"
             )
+        self._tokens = DialogueTokens(self.tokenizer, stop_ids=self.stops, template_kwargs=model.template_kwargs)
         self._words = ControlWords(self.tokenizer)
         self._first: dict[tuple[str, ...], list[int]] = {}
         self._after: dict[tuple[tuple[str, str], ...], list[int]] = {}
@@ -57,7 +59,7 @@ class ChatText:
         """The ids of a dialogue's first prompt."""
         key = tuple(message.text for message in messages)
         if key not in self._first:
-            self._first[key] = self.model.prompt_ids(messages, self.tools)
+            self._first[key] = self._tokens.prompt_ids(messages, self.tools, written_by=self.model_name)
         return list(self._first[key])
 
     def after(self, messages: Sequence[BaseMessage], *, stopped: bool) -> list[int]:
@@ -70,27 +72,18 @@ class ChatText:
 
     def read(self, ids: Sequence[int], prompt: Sequence[int], *, salt: str) -> AIMessage:
         """The message that an answer means; the ids of its calls follow `salt`."""
-        written = ids[:-1] if ids[-1] in self.stops else ids
-        return parse_completion(
-            self._text(written), salt, self._text(prompt[-PROMPT_TAIL:]), self.model.template.calls, self.tools
-        )
-
-    def _text(self, ids: Sequence[int]) -> str:
-        text = self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return str(text)
+        return self._tokens.parse(prompt, ids, (), salt, self.tools)
 
     def _rendered(self, messages: Sequence[BaseMessage], stopped: bool) -> list[int]:
-        listed = template_messages([HumanMessage("-"), AIMessage(SENTINEL), *messages], self.model.template)
-        shown, offered, hidden = self._words.hide(listed, self.tools)
-        text = self.tokenizer.apply_chat_template(
-            shown, tools=offered, tokenize=False, add_generation_prompt=True, **self.model.template_kwargs
+        template = self._tokens.template
+        rendered = self._tokens.rendered(
+            template_messages([HumanMessage("-"), AIMessage(SENTINEL), *messages], template), self.tools
         )
-        whole = unescaped(str(text), hidden)
-        _, found, rest = whole.partition(SENTINEL)
+        _, found, rest = rendered.text.partition(SENTINEL)
         ending = next((end for stop in self.stops if rest.startswith(end := self.tokenizer.decode([stop]))), None)
         if not found or ending is None:
             raise ModelError(
                 f"the chat template of {self.model_name!r} does not end an answer with one of the model's stop tokens;"
                 " expected one that does: take the LangGraph path for this model"
             )
-        return self._words.encode(Rendered(rest.removeprefix(ending) if stopped else rest, hidden))
+        return self._words.encode(rendered.part(rest.removeprefix(ending) if stopped else rest))
