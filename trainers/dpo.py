@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from cm2_agent.errors import TrainError, require_extra
-from cm2_agent.models.stop_tokens import configured_stops
+from cm2_agent.errors import TrainError
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.protocols import Progress
 
-from .checkpoints import run_folder
+from .dialogue_trainer import DialogueTrainer
 from .imitation import RowMaker
-from .model_limits import ModelLimits
-from .output_folder import check_out, check_run, save_report, whole_folder
-from .pair_rows import PairRow, PairRows, Preferred
-from .policy import Policy, loaded_policy, save_policy
-from .run_identity import RunIdentity, identify, rows_hash
-from .stop_tokens import add_stops
-from .trl_config import check_counts, config, refusals
-
-require_extra("train", "Trainers", "torch", "transformers", "trl", "accelerate", "datasets")
+from .pair_rows import PairRows, Preferred
+from .policy import Policy
+from .rows import Row
+from .trl_config import check_counts
 
 
-class DPO:
+class DPO(DialogueTrainer[PairRows]):
     """Trains a policy to prefer the better of two turns, and writes the new one to a folder, on TRL's DPOTrainer.
 
     With Δ(y) = log π_θ(y) − log π_ref(y), summed over the model's own tokens of a turn, the loss is the mean
@@ -52,7 +47,7 @@ class DPO:
         steps: optimizer steps, exactly so many; or give `epochs`.
         epochs: passes over the pairs (default 1).
         pairs_per_step: pairs an optimizer step.
-        learning_rate: default 1e-6, constant after the warm-up.
+        learning_rate: default 1e-6, for an adapter 1e-5; constant after the warm-up.
         warmup_steps: optimizer steps of linear warm-up (default 0).
         seed: of the order of the pairs, and of TRL.
         max_length: pairs with a side of more tokens are left out (default: what the model reads); none is ever cut.
@@ -81,6 +76,8 @@ class DPO:
     >>> (folder / "model.safetensors").exists(), dpo.report["pairs"], round(dpo.report["history"][0]["loss"], 4)
     (True, 1, 0.6931)
     """
+
+    _algorithm = "dpo"
 
     def __init__(
         self,
@@ -112,14 +109,24 @@ class DPO:
         if beta is not None and not beta > 0:
             raise TrainError(f"beta {beta}; expected a number above 0, for example 0.1")
         check_counts(steps=steps, epochs=epochs, pairs_per_step=pairs_per_step, pairs_per_group=pairs_per_group)
-        self.model, self.tokenizer, self.out = model, tokenizer, Path(out)
-        self.peft_config = peft_config
+        super().__init__(
+            model,
+            out,
+            tokenizer=tokenizer,
+            peft_config=peft_config,
+            retokenise=retokenise,
+            agent=agent,
+            steps=steps,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            warmup_steps=warmup_steps,
+            seed=seed,
+            max_length=max_length,
+            overwrite=overwrite,
+            args=args,
+        )
         self.margin, self.pairs_per_group, self.pairs, self.beta = margin, pairs_per_group, pairs, beta
-        self.retokenise, self.agent = retokenise, agent
-        self.steps, self.epochs, self.pairs_per_step = steps, epochs, pairs_per_step
-        self.learning_rate, self.warmup_steps, self.seed = learning_rate, warmup_steps, seed
-        self.max_length, self.overwrite, self.args = max_length, overwrite, args
-        self.report: dict[str, JSON] = {}
+        self.pairs_per_step = pairs_per_step
 
     @property
     def needs(self) -> str:
@@ -132,93 +139,49 @@ class DPO:
         Args:
             groups: scored rollouts of each task, `store.groups(…)`, of one reward version; and traces of a guarded
                 graph, `store.traces(…)`.
-            progress: called with (step, total, metrics) after every optimizer step.
+            progress: called with (step, total, metrics) after every optimizer step; where a run goes on from a
+                checkpoint, its method `resumed` with (step, total, checkpoint): without one, that is logged.
 
         Raises:
             TrainError: where there is no pair, with the reasons. A refused or interrupted run leaves `out` as it was.
         """
-        check_out(self.out)
-        from .processes import require_one  # imports torch
+        return self._train(groups, progress)
 
-        require_one("DPO")
-        with loaded_policy(self.model, self.tokenizer, peft_config=self.peft_config, seed=self.seed) as policy:
-            limits = ModelLimits(policy.model)
-            make = RowMaker(
-                policy.tokenizer,
-                vocabulary=limits.vocabulary,
-                stops=configured_stops(policy.model),
-                words=self.retokenise,
-                agent=self.agent,
-            )
-            longest = min((one for one in (self.max_length, limits.context) if one is not None), default=None)
-            found = PairRows(make, margin=self.margin, most=self.pairs_per_group, max_length=longest)
-            found.read(groups)
-            found.require_pairs()
-            with whole_folder(self.out) as folder:
-                from .trl_trainer import config_restored
+    def _read(self, dialogues: Preferred, make: RowMaker) -> PairRows:
+        found = PairRows(make, margin=self.margin, most=self.pairs_per_group, max_length=make.max_length)
+        found.read(dialogues)
+        found.require_pairs()
+        return found
 
-                with config_restored(policy.model):
-                    run, history = self._fit(policy, found.pairs, folder, progress)
-                stops = add_stops(policy.model, policy.tokenizer, make.ends)
-                self.report = self._report(found.report, policy, stops, history)
-                save_policy(folder, policy)
-                save_report(folder, self.report, run)
-        return self.out
+    def _rows_per_step(self) -> tuple[str, int]:
+        return "pairs_per_step", self.pairs_per_step
 
-    def _fit(
-        self, policy: Policy, pairs: list[PairRow], folder: Path, progress: Progress | None
-    ) -> tuple[RunIdentity, list[dict[str, JSON]]]:
-        from trl import DPOConfig
+    def _defaults(self) -> dict[str, Any]:
+        return {"beta": 0.1}
 
-        from .pair_trainer import PairTrainer, figures, pair_trainer
-        from .resuming import resume_point, train_resumably
+    def _asked(self) -> dict[str, Any]:
+        return {"beta": self.beta}
 
-        defaults = {
-            "per_device_train_batch_size": self.pairs_per_step,
-            "learning_rate": 1e-6,
-            "lr_scheduler_type": "constant_with_warmup",
-            "warmup_steps": 0,
-            "num_train_epochs": 1,
-            "beta": 0.1,
-            "seed": self.seed,
-            "max_length": None,
-            "logging_strategy": "steps",
-            "logging_steps": 1,
-        }
-        asked = {
-            "learning_rate": self.learning_rate,
-            "warmup_steps": self.warmup_steps,
-            "max_steps": self.steps,
-            "num_train_epochs": self.epochs,
-            "beta": self.beta,
-        }
-        made = config(DPOConfig, self.args, defaults, folder.parent / "trl", asked, keeps=run_folder(self.out))
+    def _settle(self, made: Any) -> None:
         if made.sync_ref_model:
             raise TrainError(
                 "sync_ref_model was asked for, and the reference is the policy as given, by log-probabilities that are"
                 " taken before the first step; leave it out"
             )
         made.precompute_ref_log_probs = True
-        rows = rows_hash(row for pair in pairs for row in pair.sides)
-        run = identify("dpo", model=policy.version, rows=rows, config=made, trainer=self)
-        check_run(self.out, run, overwrite=self.overwrite)
-        checkpoint = resume_point(made, run, overwrite=self.overwrite)
-        with refusals("DPOTrainer"):
-            trainer: PairTrainer = pair_trainer(policy, pairs, made, progress)
-        train_resumably(trainer, checkpoint)
-        return run, figures(trainer)
 
-    def _report(
-        self, account: dict[str, JSON], policy: Policy, stops: list[str], history: list[dict[str, JSON]]
-    ) -> dict[str, JSON]:
-        from cm2_agent.models.local import fingerprint
+    def _trainer(self, policy: Policy, material: PairRows, made: Any, progress: Progress | None) -> Any:
+        from .pair_trainer import pair_trainer
 
-        return {
-            **account,
-            "margin": self.margin,
-            "policy": {"before": policy.version, "after": fingerprint(policy.model)},
-            "stops_added": list(stops),
-            "steps": len(history),
-            "seed": self.seed,
-            "history": list(history),
-        }
+        return pair_trainer(policy, material.pairs, made, progress)
+
+    def _better(self, material: PairRows) -> tuple[Sequence[Row], float, str]:
+        from .collapse import PAIR_LIMIT
+
+        return [pair.chosen for pair in material.pairs], PAIR_LIMIT, "the better turn of a pair"
+
+    def _report(self, material: PairRows, policy: Policy, trainer: Any, stops: Sequence[str]) -> dict[str, JSON]:
+        from .pair_trainer import figures
+
+        outcome = self._outcome(policy, trainer, stops)
+        return {**material.report, "margin": self.margin, **outcome, "history": list(figures(trainer))}

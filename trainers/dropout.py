@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -29,6 +30,17 @@ def restore_dropout(model: Any) -> None:
     for layer in _recomputed(model):
         if isinstance(layer._gradient_checkpointing_func, _InEvaluation):
             layer._gradient_checkpointing_func = layer._gradient_checkpointing_func.checkpoint
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """The model in evaluation mode, and in the mode it was in afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def _recomputed(model: Any) -> list[Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from cm2_agent.errors import TrainError, require_extra
+from cm2_agent.models.adapters import is_peft
 from cm2_agent.types.group import Group
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.protocols import Progress
@@ -20,7 +21,7 @@ from .policy import loaded_policy, save_policy
 from .previous_round import round_before
 from .prompt_text import leave_out_lost
 from .run_identity import identify, rows_hash
-from .trl_config import check_counts, grpo_config
+from .trl_config import check_counts, grpo_config, one_setting
 from .validation import check, check_sizes, not_finite, noted, stale, too_long, truncated
 
 require_extra("train", "Trainers", "torch", "transformers", "trl", "accelerate", "datasets")
@@ -76,12 +77,14 @@ class GRPO:
         tokens_per_micro_batch: tokens, padding included, of the rows that pass forward and backward at once, which is
             what memory follows; None: no limit. Micro-batches hold rows of like length and change no loss; a longer
             row is alone in its own.
-        learning_rate: default 3e-6, constant after the warm-up.
+        learning_rate: default 3e-6, for an adapter 3e-5; constant after the warm-up.
         warmup_steps: optimizer steps of linear warm-up (default 0).
         seed: of the order of the rollouts, and of TRL.
         max_length: rollouts with a row of more tokens are left out (default: what the model reads); none is ever cut.
         ratio_band: b > 1: rollouts whose geometric-mean ratio π/μ lies outside [1/b, b] are left out; None: no limit.
-        max_kl: refuse the run where KL(μ‖π) a rollout, in nats, is above this.
+        max_kl: refuse the run where KL(μ‖π) a rollout, in nats, is above this, before the first step or after the last;
+            math.inf: no limit. None: a policy that has collapsed is not saved, one under which the tokens with a
+            positive advantage became more than 1 nat less likely each.
         versions: the policy versions from oldest to newest, for groups of several policies.
         max_lag: leave out the rollouts of policies more than so many behind the newest of `versions`.
         policy_version: the name under which this very policy wrote rollouts, where that is not its fingerprint.
@@ -160,7 +163,7 @@ class GRPO:
         self.steps, self.epochs = steps, epochs
         self.rollouts_per_step, self.rollouts_per_load = rollouts_per_step, rollouts_per_load
         self.tokens_per_micro_batch = tokens_per_micro_batch
-        self.ratio_band, self.versions, self.max_lag = ratio_band, versions, max_lag
+        self.ratio_band, self.versions, self.max_lag, self.max_kl = ratio_band, versions, max_lag, max_kl
         self._refuse_settings()
         self._own = own = check_fields(args)
         self.model, self.tokenizer, self.out = model, tokenizer, Path(out)
@@ -168,9 +171,10 @@ class GRPO:
         self.level, self.norm, self.credits, self.agent = level, own.one_norm(norm, credits), credits, agent
         check_credit(level, self.norm, lam=lam, contrast=contrast)
         self._lam, self._contrast, self._previous = lam, contrast, previous
-        self.learning_rate, self.warmup_steps, self.seed = learning_rate, warmup_steps, own.one_seed(seed)
+        self.learning_rate, self.warmup_steps = learning_rate, warmup_steps
+        self.seed = one_setting("seed", seed, args, default=0)
         self.overwrite, self.args = overwrite, args
-        self.max_length, self.max_kl, self.policy_version = max_length, max_kl, policy_version
+        self.max_length, self.policy_version = max_length, policy_version
         self.checks, self.tolerance = checks, tolerance
         self.report: dict[str, JSON] = {}
 
@@ -179,7 +183,8 @@ class GRPO:
 
         Args:
             groups: the scored rollouts of each task, `store.groups(…)`, of one reward version and temperature.
-            progress: called with (step, total, metrics) after every optimizer step.
+            progress: called with (step, total, metrics) after every optimizer step; where a run goes on from a
+                checkpoint, its method `resumed` with (step, total, checkpoint): without one, that is logged.
 
         Raises:
             TrainError: with which, why and what to do, for whatever cannot be trained on. A refused, failed or
@@ -221,7 +226,7 @@ class GRPO:
                 from .resuming import resume_point
                 from .trl_trainer import config_restored
 
-                config = grpo_config(self, temperature, folder.parent / "trl")
+                config = grpo_config(self, temperature, folder.parent / "trl", adapter=is_peft(policy.model))
                 require_known(config)
                 seen = rows_hash(row for group in dataset.groups for row in group.rows)
                 run = identify(
@@ -264,8 +269,17 @@ class GRPO:
                 f"ratio_band {self.ratio_band}; expected more than 1 (rollouts outside [1/b, b] are left out), or None"
                 " for no limit"
             )
+        if self.max_kl is not None and not (_is_number(self.max_kl) and self.max_kl >= 0):
+            raise TrainError(
+                f"max_kl {self.max_kl!r}; expected nats a rollout, 0 or more, for example 20, or math.inf (Infinity)"
+                " for no limit"
+            )
         if self.max_lag is not None and self.versions is None:
             raise TrainError(
                 "max_lag needs versions=[…], the policy versions from oldest to newest: their names do not tell their"
                 " order"
             )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

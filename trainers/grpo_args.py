@@ -17,7 +17,6 @@ class OwnFields:
     """What the fields of `args` mean for CM2 itself: None where they were not given."""
 
     norm: str | None = None
-    seed: int | None = None
     num_generations: int | None = None
     mask_truncated: bool = False
     log_completions: bool = False
@@ -30,14 +29,6 @@ class OwnFields:
             other = f"norm {norm!r}" if norm != "none" else "credits, which are advantages already,"
             raise TrainError(f"scale_rewards means norm {self.norm!r}, and {other} was given too; give one of them")
         return self.norm
-
-    def one_seed(self, seed: int) -> int:
-        """The seed of `seed` and of `args`. Raises TrainError where both were given and differ."""
-        if self.seed is None or self.seed == seed:
-            return seed
-        if seed != 0:
-            raise TrainError(f"seed {seed} and args with seed {self.seed} were given; give one of them")
-        return self.seed
 
 
 def given_fields(args: Any) -> dict[str, Any]:
@@ -84,10 +75,8 @@ def check_fields(args: Any) -> OwnFields:
             " other rollouts' rewards may scale them"
         )
     number = given.get("num_generations")
-    seed = given.get("seed")
     return OwnFields(
         norm=norms[scale],
-        seed=None if seed is None else int(seed),
         num_generations=None if number is None else int(number),
         mask_truncated=bool(given.get("mask_truncated_completions")),
         log_completions=bool(given.get("log_completions")),

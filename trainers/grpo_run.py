@@ -17,6 +17,7 @@ from cm2_agent.types.json_values import JSON
 from cm2_agent.types.protocols import Progress
 
 from .batches import Logprobs, SampleBatches
+from .collapse import LIMIT, reinforced, require_sound, some
 from .dataset import GroupRows, RolloutDataset
 from .launch import sharded
 from .micro_batches import MicroBatches
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
     from .grpo import GRPO
     from .recheck import Rechecked
 
-DRIFT_ROWS = 64
-"""Rows, evenly spaced, on which the trained policy is measured against μ for the report."""
-
 REPORTED_AS = {"decoupled": "truncated", "direct": "direct"}
 """`importance_weighting` as `form` in report.json, where it keeps the words of the first reports."""
 
@@ -54,6 +52,7 @@ class Prepared:
     trainer: StoredGRPOTrainer
     beta: float
     reference: ReferencePolicy | None = None
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +96,15 @@ def prepare(
     require_data_parallel(trainer.accelerator)
     if reference is not None:
         trainer.add_callback(reference.callback(trainer.accelerator))
-    return Prepared(grpo=grpo, dataset=dataset, policy=policy, trainer=trainer, beta=beta, reference=reference)
+    return Prepared(
+        grpo=grpo,
+        dataset=dataset,
+        policy=policy,
+        trainer=trainer,
+        beta=beta,
+        reference=reference,
+        progress=progress,
+    )
 
 
 def limit(rechecked: Rechecked) -> Limited:
@@ -149,12 +156,16 @@ def fit(
     steps_a_batch = plan(trainer, batches.pass_sizes)
     saved = SavedRun(prepared=prepared, batches=batches, steps_a_batch=steps_a_batch)
 
-    def check() -> None:
-        if grpo.max_kl is not None:
-            measure_after(prepared, groups)
-
-    train_resumably(trainer, checkpoint, check=check, state=saved.state, every=steps_a_batch, go_on=saved.go_on)
-    after = measure_after(prepared, groups)
+    train_resumably(
+        trainer,
+        checkpoint,
+        progress=prepared.progress,
+        check=lambda: measure_after(limited, groups),
+        state=saved.state,
+        every=steps_a_batch,
+        go_on=saved.go_on,
+    )
+    after = measure_after(limited, groups)
     trained = gathered(policy)
     version = from_first(None if trained is None else trained_version(trained))
     report, given = dataset.report, prepared.dataset.groups
@@ -190,19 +201,31 @@ def _reference(prepared: Prepared, start: Mapping[int, Floats]) -> Callable[[Seq
     return (lambda rows: start) if prepared.beta else None
 
 
-def measure_after(prepared: Prepared, groups: Sequence[GroupRows]) -> dict[str, float]:
-    """How far the policy is now from the one that sampled, on DRIFT_ROWS rows. Raises TrainError where its logprobs are
-    no numbers, and above `max_kl`.
+def measure_after(limited: Limited, groups: Sequence[GroupRows]) -> dict[str, float]:
+    """How far the policy is now from the one that sampled, on some of the rows. Raises TrainError where its logprobs
+    are no numbers, above `max_kl`, and without one where the policy has collapsed.
     """
+    prepared = limited.rechecked.prepared
     grpo, trainer = prepared.grpo, prepared.trainer
     rollouts = [rollout.rows for group in groups for rollout in group.rollouts]
     rows = [row for one in rollouts for row in one]
-    drifted = trainer.logprobs_by_row(rows[:: -(-len(rows) // DRIFT_ROWS)])
+    drifted = trainer.logprobs_by_row(some(rows))
     after = measure_rollouts(rollouts, drifted, max_weight=grpo.max_weight)
-    if grpo.max_kl is not None and not after.kl_per_rollout <= grpo.max_kl:
+    rate = trainer.settings.learning_rate
+    if grpo.max_kl is None:
+        require_sound(
+            reinforced(rows, limited.start, drifted),
+            LIMIT,
+            what=f"after {len(trainer.history)} steps KL(μ‖π) is {after.kl_per_rollout:.3g} nats a rollout, and the"
+            " tokens with a positive advantage",
+            learning_rate=rate,
+            more=", or pass max_kl=… (--set max_kl=…), which is then the only limit: of KL(μ‖π) in nats a rollout,"
+            " math.inf (Infinity) for none",
+        )
+    elif not after.kl_per_rollout <= grpo.max_kl:
         raise TrainError(
             f"KL(μ‖π) is {after.kl_per_rollout:.3g} nats a rollout after {len(trainer.history)} steps, above max_kl"
             f" {grpo.max_kl}; nothing was saved. Take fewer steps, a lower learning_rate (now"
-            f" {trainer.settings.learning_rate:g}) or a KL term (beta), or raise max_kl"
+            f" {rate:g}) or a KL term (beta), or raise max_kl"
         )
     return after.to_json()

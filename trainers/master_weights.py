@@ -109,10 +109,11 @@ class MasterWeights:
 
 
 class MasterWeightsMixin(Trainer):
-    """A transformers Trainer whose optimizer steps on master weights where the model is in bfloat16 or float16, as a
-    whole or in part.
+    """A transformers Trainer whose optimizer steps on master weights where what is trained is in bfloat16 or float16,
+    as a whole or in part, and where gradients pass through a base in float16 on their way to a float32 adapter: they
+    are scaled there too.
 
-    A model in float32, or with adapters in float32 over a frozen base, is trained as ever: `masters` is None.
+    A model in float32, or with adapters in float32 over another frozen base, is trained as ever: `masters` is None.
     """
 
     masters: MasterWeights | None = None
@@ -131,9 +132,12 @@ class MasterWeightsMixin(Trainer):
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         parameters = {name: one for name, one in trained.named_parameters() if one.requires_grad}
         dtypes = {one.dtype for one in parameters.values()}
-        if fresh and not dtypes.isdisjoint(HALF):
+        # A frozen base in float16 counts; where accelerate has a loss scaler (fp16=True), that scales.
+        scaler = getattr(self.accelerator, "scaler", None)
+        float16 = scaler is None and any(one.dtype == torch.float16 for one in trained.parameters())
+        if fresh and (float16 or not dtypes.isdisjoint(HALF)):
             # Of all of them: what a model holds in float32 is scaled, clipped and shared out with the rest.
-            self.masters = MasterWeights(parameters, FLOAT16_SCALE if torch.float16 in dtypes else 1.0)
+            self.masters = MasterWeights(parameters, FLOAT16_SCALE if float16 else 1.0)
             self.masters.into(optimizer)
         return optimizer
 

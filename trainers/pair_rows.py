@@ -83,22 +83,41 @@ class PairRows:
             raise TrainError(
                 "no group was given, nor a trace; expected what the store's groups(…) or traces(…) give. Check what it"
                 " was asked for: project, task, policy and reward version must be those of stored traces. A group is"
-                " several rollouts of one task (cm2 run --group 8), and a pair needs two of them."
+                " several rollouts of one task (cm2 run --group 8), and a pair needs two of them. What a guard rejected"
+                " gives pairs without groups: store.traces(), or cm2 train --algorithm dpo --set pairs=guard."
             )
 
     def require_pairs(self) -> None:
         """Raises TrainError where there is no pair, with the reasons."""
         if not self.pairs:
             reasons = ", ".join(f"{count} × {reason}" for reason, count in sorted(self._left_out.items()))
-            raise TrainError(
-                f"no pair was found in {self._given} groups and traces: {reasons}. Pairs are turns after the same"
-                f" messages whose rewards differ by {self.margin} or more (margin=); take a smaller margin, score the"
-                " traces, or sample more rollouts a task"
+            traces = self._given - self._groups
+            of = " and ".join(
+                f"{count} {kind}" for count, kind in ((self._groups, "groups"), (traces, "traces")) if count
             )
+            advice = []
+            if self._groups:
+                advice.append(
+                    "Pairs of a group are turns after the same messages whose rewards differ by"
+                    f" {self.margin} or more (margin=): take a smaller margin, score the traces, or sample more"
+                    " rollouts a task."
+                )
+            if traces:
+                advice.append(
+                    "Pairs of a trace are attempts that a guard rejected beside the turn that it let through"
+                    " (guard(graph, checklist, on_violation='retry')): give traces of a guarded graph, or groups of"
+                    " scored rollouts (cm2 train without pairs=guard)."
+                )
+            raise TrainError(f"no pair was found in {of}: {reasons}. {' '.join(advice)}")
+
+    @property
+    def rows(self) -> list[Row]:
+        """The sides of all pairs, the chosen one first."""
+        return [row for pair in self.pairs for row in pair.sides]
 
     @property
     def report(self) -> dict[str, JSON]:
-        sides = [row for pair in self.pairs for row in pair.sides]
+        sides = self.rows
         trained = sum(row.trained for row in sides)
         origin = Origin(ids=len(self.pairs) - self._words, words=self._words, because=dict(self._because))
         return {

@@ -7,26 +7,24 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback
 from trl import DPOTrainer
 
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.protocols import Progress
 
 from .callbacks import ProgressCallback
-from .divergence import StopsWhenAstray
 from .dropout import switch_off_dropout
-from .master_weights import MasterWeightsMixin
 from .pair_rows import PairRow
 from .policy import Policy
+from .trl_mixin import TRLMixin
 
 SIDES = ("chosen", "rejected")
 FIGURES = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
 """What TRL logs, and its name in a report: the share of pairs whose better side gained more, and by how much (β·Δ)."""
 
 
-class PairTrainer(StopsWhenAstray, MasterWeightsMixin, DPOTrainer):
-    """A DPOTrainer whose rows are tokens already, and which steps on float32 master weights."""
+class PairTrainer(TRLMixin, DPOTrainer):
+    """DPOTrainer whose rows are tokens already."""
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         return dataset
@@ -90,7 +88,7 @@ def pair_trainer(policy: Policy, pairs: Sequence[PairRow], config: Any, progress
             columns[f"{side}_ids"].append(list(row.ids))
             columns[f"{side}_mask"].append(list(row.mask))
     pad = policy.tokenizer.pad_token_id
-    trainer = PairTrainer(
+    return PairTrainer(
         model=policy.model,
         args=config,
         data_collator=PairCollator(policy.tokenizer.eos_token_id if pad is None else pad),
@@ -98,8 +96,6 @@ def pair_trainer(policy: Policy, pairs: Sequence[PairRow], config: Any, progress
         processing_class=policy.tokenizer,
         callbacks=[ProgressCallback(progress)],
     )
-    trainer.remove_callback(PrinterCallback)  # it writes to stdout, which is the command line's
-    return trainer
 
 
 def figures(trainer: PairTrainer) -> list[dict[str, JSON]]:

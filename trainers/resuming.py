@@ -10,6 +10,8 @@ from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
 from cm2_agent.errors import TrainError
+from cm2_agent.incidents import logger
+from cm2_agent.types.protocols import Progress
 
 from .callbacks import Checkpoints
 from .checkpoints import State, open_run, read_state
@@ -32,6 +34,7 @@ def train_resumably(
     trainer: Any,
     checkpoint: Path | None,
     *,
+    progress: Progress | None = None,
     check: Callable[[], object] = lambda: None,
     state: Callable[[], State] = State,
     every: int = 1,
@@ -42,6 +45,7 @@ def train_resumably(
     Args:
         trainer: a transformers Trainer that has not trained yet.
         checkpoint: of this very run (`resume_point`).
+        progress: of whoever watches the run, who learns from which step it goes on.
         check: raises where the policy as it is must not be saved; finite weights are checked anyway.
         state: what of ours goes into a checkpoint.
         every: checkpoints are written at multiples of so many steps alone, and at the end.
@@ -65,12 +69,23 @@ def train_resumably(
         else:
             saved = _trainer_state(checkpoint)
             go_on(saved.global_step, read_state(checkpoint))
+            if trainer.is_world_process_zero():
+                _announce(progress, saved, checkpoint)
             if saved.global_step < saved.max_steps:
                 trainer.train(resume_from_checkpoint=str(checkpoint))
             else:  # killed after the last step: TRL would take one more
                 trainer._load_from_checkpoint(str(checkpoint))
                 trainer.state = saved
     sound()
+
+
+def _announce(progress: Progress | None, saved: TrainerState, checkpoint: Path) -> None:
+    """Says from where the run goes on: to a `progress` that has a method `resumed`, else to the log."""
+    resumed = getattr(progress, "resumed", None)
+    if callable(resumed):
+        resumed(saved.global_step, saved.max_steps, checkpoint)
+    else:
+        logger.warning("going on from step %d of %d (%s)", saved.global_step, saved.max_steps, checkpoint)
 
 
 def _trainer_state(checkpoint: Path) -> TrainerState:

@@ -11,25 +11,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cm2_agent.errors import TrainError, require_extra
-from cm2_agent.models.stop_tokens import configured_stops
+from cm2_agent.errors import TrainError
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.protocols import Progress
 
-from .checkpoints import run_folder
+from .dialogue_trainer import DialogueTrainer
 from .imitation import Dialogues, Imitation, RowMaker, Select
-from .model_limits import ModelLimits
-from .output_folder import check_out, check_run, save_report, whole_folder
-from .policy import Policy, loaded_policy, save_policy
+from .policy import Policy
 from .rows import Row
-from .run_identity import RunIdentity, identify, rows_hash
-from .stop_tokens import add_stops
-from .trl_config import check_counts, config, refusals
-
-require_extra("train", "Trainers", "torch", "transformers", "trl", "accelerate", "datasets")
+from .trl_config import check_counts
 
 
-class SFT:
+class SFT(DialogueTrainer[Imitation]):
     """Trains a policy to write what the chosen rollouts hold, and writes the new one to a folder, on TRL's SFTTrainer.
 
     The loss is the mean −log π_θ of the model's own tokens: by the recorded ids where they can be trusted, else by the
@@ -55,7 +48,7 @@ class SFT:
         steps: optimizer steps, exactly so many; or give `epochs`.
         epochs: passes over the rows (default 1).
         rows_per_step: rows an optimizer step.
-        learning_rate: default 2e-5, constant after the warm-up.
+        learning_rate: default 2e-5, for an adapter 2e-4; constant after the warm-up.
         warmup_steps: optimizer steps of linear warm-up (default 0).
         seed: of the order of the rows, and of TRL.
         max_length: rollouts with a row of more tokens are left out (default: what the model reads); none is ever cut.
@@ -84,6 +77,8 @@ class SFT:
     (True, 2, 1)
     """
 
+    _algorithm = "sft"
+
     def __init__(
         self,
         model: Any,
@@ -111,14 +106,24 @@ class SFT:
         if not isinstance(select, str) and not 0 <= select <= 1:
             raise TrainError(f"select {select}; expected a reward in [0, 1]")
         check_counts(steps=steps, epochs=epochs, rows_per_step=rows_per_step)
-        self.model, self.tokenizer, self.out = model, tokenizer, Path(out)
-        self.peft_config = peft_config
+        super().__init__(
+            model,
+            out,
+            tokenizer=tokenizer,
+            peft_config=peft_config,
+            retokenise=retokenise,
+            agent=agent,
+            steps=steps,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            warmup_steps=warmup_steps,
+            seed=seed,
+            max_length=max_length,
+            overwrite=overwrite,
+            args=args,
+        )
         self.select: Select = select
-        self.retokenise, self.agent = retokenise, agent
-        self.steps, self.epochs, self.rows_per_step = steps, epochs, rows_per_step
-        self.learning_rate, self.warmup_steps, self.seed = learning_rate, warmup_steps, seed
-        self.max_length, self.overwrite, self.args = max_length, overwrite, args
-        self.report: dict[str, JSON] = {}
+        self.rows_per_step = rows_per_step
 
     @property
     def needs(self) -> str:
@@ -132,104 +137,37 @@ class SFT:
             groups: the rollouts of each task, `store.groups(…)`; to choose by a number, also scored rollouts that
                 are in no group; with "all" also traces, `store.traces(…)`. Scores are of one reward version unless
                 `select` is "all".
-            progress: called with (step, total, metrics) after every optimizer step.
+            progress: called with (step, total, metrics) after every optimizer step; where a run goes on from a
+                checkpoint, its method `resumed` with (step, total, checkpoint): without one, that is logged.
 
         Raises:
             TrainError: where nothing is left to imitate, with the reasons. A refused or interrupted run leaves `out` as
                 it was.
         """
-        check_out(self.out)
-        from .processes import require_one  # imports torch
+        return self._train(groups, progress)
 
-        require_one("SFT")
-        with loaded_policy(self.model, self.tokenizer, peft_config=self.peft_config, seed=self.seed) as policy:
-            limits = ModelLimits(policy.model)
-            make = RowMaker(
-                policy.tokenizer,
-                vocabulary=limits.vocabulary,
-                stops=configured_stops(policy.model),
-                words=self.retokenise,
-                agent=self.agent,
-                max_length=min((one for one in (self.max_length, limits.context) if one is not None), default=None),
-            )
-            imitation = Imitation(self.select, make)
-            imitation.read(groups)
-            imitation.require_rows()
-            rows = imitation.rows
-            with whole_folder(self.out) as folder:
-                from .trl_trainer import config_restored
+    def _read(self, dialogues: Dialogues, make: RowMaker) -> Imitation:
+        imitation = Imitation(self.select, make)
+        imitation.read(dialogues)
+        imitation.require_rows()
+        return imitation
 
-                with config_restored(policy.model):
-                    steps, run = self._fit(policy, rows, folder, progress)
-                stops = add_stops(policy.model, policy.tokenizer, make.ends)
-                self.report = self._report(imitation.report, policy, steps, stops)
-                save_policy(folder, policy)
-                save_report(folder, self.report, run)
-        return self.out
+    def _rows_per_step(self) -> tuple[str, int]:
+        return "rows_per_step", self.rows_per_step
 
-    def _fit(
-        self, policy: Policy, rows: Sequence[Row], folder: Path, progress: Progress | None
-    ) -> tuple[int, RunIdentity]:
-        from datasets import Dataset
-        from transformers import PrinterCallback
-        from trl import SFTConfig
+    def _settle(self, made: Any) -> None:
+        # Rows are tokens already, cut to length.
+        made.dataset_kwargs = {**(made.dataset_kwargs or {}), "skip_prepare_dataset": True}
 
-        from .callbacks import ProgressCallback
-        from .resuming import resume_point, train_resumably
-        from .sft_trainer import RowSFTTrainer
+    def _trainer(self, policy: Policy, material: Imitation, made: Any, progress: Progress | None) -> Any:
+        from .sft_trainer import sft_trainer
 
-        defaults = {
-            "per_device_train_batch_size": self.rows_per_step,
-            "learning_rate": 2e-5,
-            "lr_scheduler_type": "constant_with_warmup",
-            "warmup_steps": 0,
-            "num_train_epochs": 1,
-            "seed": self.seed,
-            "max_length": None,
-            "logging_strategy": "steps",
-            "logging_steps": 1,
-            "dataset_kwargs": {"skip_prepare_dataset": True},
-        }
-        asked = {
-            "learning_rate": self.learning_rate,
-            "warmup_steps": self.warmup_steps,
-            "max_steps": self.steps,
-            "num_train_epochs": self.epochs,
-        }
-        made = config(SFTConfig, self.args, defaults, folder.parent / "trl", asked, keeps=run_folder(self.out))
-        made.dataset_kwargs = {
-            **(made.dataset_kwargs or {}),
-            "skip_prepare_dataset": True,
-        }  # rows are tokens already, cut to length
-        run = identify("sft", model=policy.version, rows=rows_hash(rows), config=made, trainer=self)
-        check_run(self.out, run, overwrite=self.overwrite)
-        checkpoint = resume_point(made, run, overwrite=self.overwrite)
-        data = Dataset.from_dict(
-            {"input_ids": [list(row.ids) for row in rows], "labels": [_labels(row) for row in rows]}
-        )
-        with refusals("SFTTrainer"):
-            trainer = RowSFTTrainer(
-                model=policy.model,
-                args=made,
-                train_dataset=data,
-                processing_class=policy.tokenizer,
-                callbacks=[ProgressCallback(progress)],
-            )
-        trainer.remove_callback(PrinterCallback)  # it writes to stdout, which is the command line's
-        train_resumably(trainer, checkpoint)
-        return int(trainer.state.global_step), run
+        return sft_trainer(policy, material.rows, made, progress)
 
-    def _report(self, account: dict[str, JSON], policy: Policy, steps: int, stops: list[str]) -> dict[str, JSON]:
-        from cm2_agent.models.local import fingerprint
+    def _better(self, material: Imitation) -> tuple[Sequence[Row], float, str]:
+        from .collapse import LIMIT
 
-        return {
-            **account,
-            "policy": {"before": policy.version, "after": fingerprint(policy.model)},
-            "stops_added": list(stops),
-            "steps": steps,
-            "seed": self.seed,
-        }
+        return material.rows, LIMIT, "what it imitates"
 
-
-def _labels(row: Row) -> list[int]:
-    return [token if trained else -100 for token, trained in zip(row.ids, row.mask, strict=True)]
+    def _report(self, material: Imitation, policy: Policy, trainer: Any, stops: Sequence[str]) -> dict[str, JSON]:
+        return {**material.report, **self._outcome(policy, trainer, stops)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,21 @@ step.
 
 LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "luspo", "sapo", "vespo")
 """TRL's kinds of loss; it finds out about another at the first step."""
+
+LEARNING_RATES: Mapping[str, tuple[float, float]] = {
+    "grpo": (3e-6, 3e-5),
+    "sft": (2e-5, 2e-4),
+    "dpo": (1e-6, 1e-5),
+}
+"""The default learning rate of all weights, and that of an adapter. The best rate of LoRA was found to be ten times
+that of full training, whatever the rank, in imitation and in RL (Schulman et al., LoRA Without Regret, 2025); TRL's
+documentation gives the same.
+"""
+
+EPSILON_HIGH: Mapping[str, float] = {"cispo": 5.0}
+"""`epsilon_high` where it is no clip around 1: CISPO bounds the ratio itself by it, at 5.0 in ScaleRL
+(arXiv 2510.13786).
+"""
 
 UNSET_FOLDER = "trainer_output"
 """TRL's `output_dir` where none was given."""
@@ -75,6 +90,7 @@ def config(
     twice = sorted(set(given) & set(args or {}))
     if twice:
         raise TrainError(f"{', '.join(twice)}: given both as a keyword and in args; give each once")
+    _require_one_length({**given, **(args or {})})
     quiet = dict(QUIET)
     # On by default in TRL, under a name that has changed.
     if not {"activation_checkpointing", "gradient_checkpointing"} & set(args or {}):
@@ -101,6 +117,45 @@ def check_counts(**counts: int | None) -> None:
     for name, count in counts.items():
         if count is not None and count < 1:
             raise TrainError(f"{name} {count}; expected at least 1")
+
+
+def learning_rate(algorithm: str, *, adapter: bool) -> float:
+    """The default of an algorithm, for a model as a whole or for an adapter over one."""
+    return LEARNING_RATES[algorithm][adapter]
+
+
+def given_in(args: Any, field: str) -> Any:
+    """The value of a field in a trainer's `args`, None where it was not given there: a TRL config gives what differs
+    from TRL's default.
+    """
+    if isinstance(args, Mapping):
+        return args.get(field)
+    usual = next((one.default for one in fields(args) if one.name == field), None) if is_dataclass(args) else None
+    value = getattr(args, field, None)
+    return None if value == usual else value
+
+
+def one_setting(keyword: str, value: Any, args: Any, *, default: Any = None, field: str | None = None) -> Any:
+    """The value of a keyword that is a field of the TRL config too (`field`, by default of the same name). Raises
+    TrainError where the two were given and differ.
+    """
+    field = field or keyword
+    given = given_in(args, field)
+    if given is None or given == value:
+        return value
+    if value != default:
+        raise TrainError(f"{keyword} {value} and args with {field} {given} were given; give one of them")
+    return given
+
+
+def _require_one_length(given: Mapping[str, Any]) -> None:
+    """Raises TrainError where both steps and passes were asked for: TRL would take the steps alone."""
+    steps, passes = given.get("max_steps"), given.get("num_train_epochs")
+    if passes is not None and isinstance(steps, int) and steps > 0:
+        raise TrainError(
+            f"{steps} optimizer steps (steps, max_steps) and {passes} passes (epochs, num_train_epochs) were given;"
+            " give one of the two"
+        )
 
 
 @contextmanager
@@ -135,9 +190,9 @@ def _implied(args: Mapping[str, Any]) -> dict[str, Any]:
     return implied
 
 
-def grpo_config(grpo: GRPO, temperature: float, folder: Path) -> Any:
-    """The GRPOConfig of a run on rollouts of this temperature. `max_steps` is 0 or less where the number of steps
-    follows from the data.
+def grpo_config(grpo: GRPO, temperature: float, folder: Path, *, adapter: bool = False) -> Any:
+    """The GRPOConfig of a run on rollouts of this temperature; `adapter` says whether it trains one. `max_steps` is 0
+    or less where the number of steps follows from the data.
     """
     from trl import GRPOConfig
 
@@ -154,12 +209,12 @@ def grpo_config(grpo: GRPO, temperature: float, folder: Path) -> Any:
         "beta": 0.0,
         "loss_type": "dapo",
         "epsilon": 0.2,
-        "epsilon_high": 0.28,
+        "epsilon_high": EPSILON_HIGH.get(str(mapping.get("loss_type")), 0.28),
         "temperature": temperature,
         "scale_rewards": "none",
         "shuffle_dataset": False,
         "seed": grpo.seed,
-        "learning_rate": 3e-6,
+        "learning_rate": learning_rate("grpo", adapter=adapter),
         "lr_scheduler_type": "constant_with_warmup",
         "warmup_steps": 0,
         "num_train_epochs": 1,
@@ -174,6 +229,11 @@ def grpo_config(grpo: GRPO, temperature: float, folder: Path) -> Any:
     made = config(GRPOConfig, args if mapping else grpo.args, defaults, folder, asked, keeps=run_folder(grpo.out))
     if made.loss_type not in LOSSES:
         raise TrainError(f"loss_type {made.loss_type!r}; expected one of {', '.join(LOSSES)}")
+    if made.loss_type == "cispo" and not (made.epsilon_high is not None and made.epsilon_high >= 1):
+        raise TrainError(
+            f"loss_type 'cispo' bounds the ratio itself by epsilon_high, and that is {made.epsilon_high}; expected 1 or"
+            f" more, for example {EPSILON_HIGH['cispo']}"
+        )
     if made.temperature != temperature:
         raise TrainError(
             f"args say temperature {made.temperature}, the stored logprobs are of temperature {temperature}; set "

@@ -20,9 +20,8 @@ from cm2_agent.types.protocols import Progress
 from .cached_logprobs import Call, cached_logprobs
 from .callbacks import StepFigures
 from .collator import Sample, collate
-from .divergence import StopsWhenAstray, require_finite, require_finite_logprobs
-from .dropout import restore_dropout, switch_off_dropout
-from .master_weights import MasterWeightsMixin
+from .divergence import require_finite, require_finite_logprobs
+from .dropout import evaluating, restore_dropout, switch_off_dropout
 from .micro_batches import MicroBatches, buckets
 from .processes import from_all, from_first, mean_gradients, share
 from .reporting import StepReports, completions
@@ -30,6 +29,7 @@ from .rows import Floats, Row
 from .sharding import by_ourselves
 from .step_parts import Part, above_threshold, cut, own_parts
 from .trained_logits import trained_logprobs
+from .trl_mixin import TRLMixin
 
 
 def no_reward_func(*args: Any, **kwargs: Any) -> list[float]:
@@ -37,7 +37,7 @@ def no_reward_func(*args: Any, **kwargs: Any) -> list[float]:
     raise RuntimeError("stored rollouts were scored before training; no reward is computed in the trainer")
 
 
-class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
+class StoredGRPOTrainer(TRLMixin, GRPOTrainer):
     """GRPOTrainer whose "generation" is the next batch of stored rows.
 
     `batches` yields the rows of one load of the data (TRL's generation batch), without end; `steps_per_generation`
@@ -250,7 +250,7 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
         """
         model = self.model if model is None else model
         found: dict[int, Floats] = {}
-        with _evaluating(model):
+        with evaluating(model):
             for bucket in share(buckets([len(row.ids) for row in rows], tokens=self.micro_batches.tokens)):
                 batch = self._collated([Sample(row=rows[index]) for index in bucket])
                 logps, _ = self._forward(model, batch, entropy=False)
@@ -263,7 +263,7 @@ class StoredGRPOTrainer(StopsWhenAstray, MasterWeightsMixin, GRPOTrainer):
 
     def sampled_logprobs(self, calls: Sequence[Call]) -> list[Floats]:
         """log π of the calls' sampled tokens as a sampler computes them."""
-        with _evaluating(self.model):
+        with evaluating(self.model):
             return cached_logprobs(self.model, calls, temperature=self.temperature)
 
     def logprobs_by_row(self, rows: Sequence[Row], model: Any = None) -> dict[int, Floats]:
@@ -330,16 +330,6 @@ def _mean(pairs: Sequence[tuple[float, int]]) -> float:
     if len(pairs) == 1:
         return pairs[0][0]
     return sum(value * weight for value, weight in pairs) / sum(weight for _, weight in pairs)
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
+from cm2_agent.cli.common import echo_err, printable
 from cm2_agent.cli.run import load_function
 from cm2_agent.errors import TaskError, TrainError
 from cm2_agent.types.protocols import Trainer
@@ -20,6 +21,17 @@ ALGORITHMS = {"grpo": "GRPO", "sft": "SFT", "rft": "RFT", "dpo": "DPO"}
 """The algorithms that come with CM2, by the name of their class on the face of the trainers."""
 CONFIGS = {"grpo": "GRPOConfig", "sft": "SFTConfig", "rft": "SFTConfig", "dpo": "DPOConfig"}
 """The TRL config whose fields an algorithm takes in `args`: `--set` reaches these too."""
+FLAGS = {
+    **{name: f"--{name}" for name in ("model", "out", "overwrite", "level", "norm", "steps", "seed")},
+    "learning_rate": "--learning-rate",
+    "rollouts_per_step": "--rollouts-per-step",
+    "lam": "--lambda",
+    "agent": "--agent-name",
+    "peft_config": "--lora",
+}
+"""The keywords of a trainer that have an option of their own."""
+NORMS = {"none": ("none", False), "std": ("group", True)}
+"""A value of --norm → what TRL's `scale_rewards` is for it."""
 MakeTrainer = Callable[..., Trainer]
 
 
@@ -63,6 +75,7 @@ def make_trainer(algorithm: str, make: MakeTrainer, options: Mapping[str, Any], 
     twice = sorted(options.keys() & settings.keys())
     if twice:
         raise TrainError(f"{_flag(twice[0])} and --set {twice[0]} were both given; give one of them")
+    _require_one_norm(options, settings)
     given = _with_fields(algorithm, make, {**options, **settings})
     parameters = keywords_of(make)
     takes = [
@@ -91,6 +104,18 @@ def make_trainer(algorithm: str, make: MakeTrainer, options: Mapping[str, Any], 
             " class that has it"
         )
     return trainer
+
+
+def _require_one_norm(options: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Raises TrainError where --norm was typed, and TRL's name for it says something else."""
+    args = settings.get("args")
+    scale = settings.get("scale_rewards", args.get("scale_rewards") if isinstance(args, Mapping) else None)
+    meant = NORMS.get(str(options.get("norm")))
+    if scale is not None and meant is not None and scale not in meant:
+        raise TrainError(
+            f"--norm {options['norm']} and scale_rewards {scale!r} were both given and differ (--norm std is"
+            " scale_rewards=group); give one of them"
+        )
 
 
 def _with_fields(algorithm: str, make: MakeTrainer, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,6 +150,22 @@ def keywords_of(make: MakeTrainer) -> dict[str, inspect.Parameter]:
     return found
 
 
+class StepsDone:
+    """The progress of a run for a bar: `advance` is called for every step that is done, those of a checkpoint too."""
+
+    def __init__(self, advance: Callable[[], object]) -> None:
+        self._advance = advance
+
+    def __call__(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
+        self._advance()
+
+    def resumed(self, step: int, total: int, checkpoint: Path) -> None:
+        """Says on stderr from where the run goes on."""
+        echo_err(printable(f"going on from step {step} of {total} ({checkpoint})"))
+        for _ in range(step):
+            self._advance()
+
+
 def train_on(trainer: Trainer, groups: Iterable[Any], advance: Callable[[], object]) -> Path:
     """The folder of the new policy. `advance` is called after every step where the trainer reports progress; what the
     trainer prints goes to stderr, since stdout is the command's. Raises TrainError where it returns no folder that
@@ -133,7 +174,7 @@ def train_on(trainer: Trainer, groups: Iterable[Any], advance: Callable[[], obje
     train = cast(Callable[..., Any], trainer.train)
     reports = "progress" in inspect.signature(train).parameters
     with redirect_stdout(sys.stderr):
-        path = train(groups, progress=lambda *_: advance()) if reports else train(groups)
+        path = train(groups, progress=StepsDone(advance)) if reports else train(groups)
     if not isinstance(path, str | Path):
         raise TrainError(
             f"{type(trainer).__name__}.train returned a {type(path).__name__}; expected the folder of the new policy"
@@ -163,9 +204,4 @@ def _plain(value: Any) -> Any:
 
 
 def _flag(name: str) -> str:
-    if name == "peft_config":
-        return "--lora"
-    if name == "lam":
-        return "--lambda"
-    flags = ("model", "out", "overwrite", "level", "norm", "steps", "learning_rate", "rollouts_per_step", "seed")
-    return f"--{name.replace('_', '-')}" if name in flags else f"--set {name}=…"
+    return FLAGS.get(name, f"--set {name}=…")

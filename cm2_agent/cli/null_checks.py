@@ -71,8 +71,10 @@ def report_groups(groups: Iterable[Group]) -> tuple[PolicyNulls, ...]:
         echo_err(f"{pending} of {number} groups are left out: a rollout of theirs is pending (cm2 score asks again)")
     if bounds:
         lower, upper = mean([one.lower for one in bounds]), mean([one.upper for one in bounds])
-        echo_err(f"mean reward {lower:.3f} with NULLs unpaid; at most {upper - lower:.3f} is missing by that")
-    for line in [*null_lines(tally.policies), *items.warnings()]:
+        missing = f" with NULLs unpaid; at most {upper - lower:.3f} is missing by that" if upper > lower else ""
+        echo_err(f"mean reward {lower:.3f}{missing}")
+    known = null_lines(one for one in tally.policies if one.share or one.pending or one.causes or one.cuts)
+    for line in [*known, *items.warnings()]:
         echo_err(printable(line))
     return tally.policies
 

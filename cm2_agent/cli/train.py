@@ -163,7 +163,11 @@ def train(
         int | None, typer.Option("--steps", min=1, help="Optimizer steps (default: one pass over the rollouts).")
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option("--learning-rate", help="Learning rate (default: the algorithm's own).")
+        float | None,
+        typer.Option(
+            "--learning-rate",
+            help="Learning rate (default: grpo 3e-6, sft and rft 2e-5, dpo 1e-6; of an adapter ten times as much).",
+        ),
     ] = None,
     rollouts_per_step: Annotated[
         int, typer.Option("--rollouts-per-step", min=1, help="Rollouts of one optimizer step.")
@@ -213,6 +217,11 @@ def train(
     _, chosen = load_checklist_and_checks(checklist, checks)
     needs = "groups" if trainer is None else str(getattr(trainer, "needs", "groups"))
     if needs == "traces" and (chosen is not None or reward is not None):
+        if getattr(trainer, "pairs", None) == "guard":
+            raise TrainError(
+                "--set pairs=guard takes the attempts that a guard rejected, of all traces, whatever their scores;"
+                " leave --checklist and --reward out, or leave pairs=guard out: pairs are then those of scored groups"
+            )
         needs = "groups"
     with open_store(store, project=project) as opened:
         given: Iterable[Any]
