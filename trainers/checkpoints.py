@@ -18,6 +18,7 @@ from typing import Any
 from cm2_agent.errors import TrainError
 from cm2_agent.types.json_values import JSON
 
+from .output_folder import saving
 from .run_identity import MANIFEST, RunIdentity, read_identity
 
 STATE, TENSORS = "state.json", "state.safetensors"
@@ -66,7 +67,8 @@ def open_run(folder: Path, run: RunIdentity, *, overwrite: bool, resume: str | b
             " another out"
         )
     chosen = _named(Path(resume), run) if isinstance(resume, str) else None
-    folder.mkdir(parents=True, exist_ok=True)
+    with saving(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     whole = []
     for one in checkpoints:
         if chosen is not None and one.resolve() == chosen.resolve():
@@ -75,7 +77,8 @@ def open_run(folder: Path, run: RunIdentity, *, overwrite: bool, resume: str | b
             whole.append(one)
         else:
             shutil.rmtree(one)
-    run.save(folder / MANIFEST)
+    with saving(folder):
+        run.save(folder / MANIFEST)
     if chosen is None and whole:
         chosen = whole[-1]
     if chosen is not None:
@@ -151,10 +154,11 @@ def complete(checkpoint: Path, state: State, limit: int | None) -> None:
 
     for name in _NEVER_READ:  # nobody reads it, and it is a pickle
         (checkpoint / name).unlink(missing_ok=True)
-    save_file({name: values.detach().contiguous() for name, values in state.tensors.items()}, checkpoint / TENSORS)
     written = checkpoint / f"{STATE}.new"
-    written.write_text(json.dumps(dict(state.values), ensure_ascii=False) + "\n", encoding="utf-8")
-    written.replace(checkpoint / STATE)
+    with saving(checkpoint):
+        save_file({name: values.detach().contiguous() for name, values in state.tensors.items()}, checkpoint / TENSORS)
+        written.write_text(json.dumps(dict(state.values), ensure_ascii=False) + "\n", encoding="utf-8")
+        written.replace(checkpoint / STATE)
     if limit is not None and limit > 0:
         for old in [one for one in _checkpoints(checkpoint.parent) if (one / STATE).exists()][:-limit]:
             shutil.rmtree(old)

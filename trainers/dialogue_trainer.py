@@ -19,7 +19,7 @@ from cm2_agent.types.protocols import Progress
 from .checkpoints import run_folder
 from .imitation import RowMaker
 from .model_limits import ModelLimits
-from .output_folder import check_out, check_run, save_report, whole_folder
+from .output_folder import check_out, check_run, save_report, saving, whole_folder
 from .policy import Policy, loaded_policy, save_policy
 from .rows import Row
 from .run_identity import RunIdentity, identify, rows_hash
@@ -103,8 +103,9 @@ class DialogueTrainer(ABC, Generic[M]):
                     trainer, run = self._fit(policy, material, folder, progress)
                 stops = add_stops(policy.model, policy.tokenizer, make.ends)
                 self.report = self._report(material, policy, trainer, stops)
-                save_policy(folder, policy)
-                save_report(folder, self.report, run)
+                with saving(self.out):
+                    save_policy(folder, policy)
+                    save_report(folder, self.report, run)
         return self.out
 
     def _fit(self, policy: Policy, material: M, folder: Path, progress: Progress | None) -> tuple[Any, RunIdentity]:

@@ -16,7 +16,7 @@ from .dataset import WHOLE_ROUND, Credits, build_dataset, check_credit
 from .grpo_args import check_fields
 from .launch import launched, rank
 from .model_limits import ModelLimits
-from .output_folder import check_out, check_run, save_report
+from .output_folder import check_out, check_run, save_report, saving
 from .policy import loaded_policy, save_policy
 from .previous_round import round_before
 from .prompt_text import leave_out_lost
@@ -244,8 +244,9 @@ class GRPO:
                     limited = limit(rechecked)
                     trained, self.report = fit(limited, checkpoint, rewards)
                 if trained is not None:
-                    save_policy(folder, trained)
-                    save_report(folder, self.report, run)
+                    with saving(self.out):
+                        save_policy(folder, trained)
+                        save_report(folder, self.report, run)
         return self.out
 
     @property

@@ -13,7 +13,7 @@ from types import MappingProxyType
 PASSED: Mapping[str, str] = MappingProxyType(
     {
         **dict.fromkeys(
-            ("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "max_steps"),
+            ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "max_steps"),
             "the schedule",
         ),
         **dict.fromkeys(
@@ -23,7 +23,7 @@ PASSED: Mapping[str, str] = MappingProxyType(
         "max_grad_norm": "the optimizer",
         **dict.fromkeys(
             (
-                *("loss_type", "num_iterations", "epsilon", "epsilon_high", "importance_sampling_level"),
+                *("loss_type", "num_iterations", "epsilon", "importance_sampling_level"),
                 *("sapo_temperature_neg", "sapo_temperature_pos", "use_bias_correction_kl", "top_entropy_quantile"),
                 *("vespo_k_pos", "vespo_lambda_pos", "vespo_k_neg", "vespo_lambda_neg", "router_aux_loss_coef"),
                 *("entropy_coef", "use_adaptive_entropy", "entropy_coef_min", "entropy_coef_max"),
@@ -61,8 +61,9 @@ PASSED: Mapping[str, str] = MappingProxyType(
 
 OURS: Mapping[str, str] = MappingProxyType(
     {
+        "learning_rate": "the schedule's highest; 3e-6 unless given, and 3e-5 for an adapter",
         "output_dir": "where checkpoints, completions and trackers' files go; default: `out.run`, beside `out`",
-        "num_train_epochs": "passes over the rollouts, exactly so many; the same as `epochs`",
+        "num_train_epochs": "passes over the rollouts, exactly so many; the same as `epochs`, and not beside max_steps",
         "per_device_train_batch_size": "the most rows of one forward and backward pass; changes no loss",
         "gradient_accumulation_steps": "splits the rows of an optimizer step into so many parts, or more where"
         " per_device_train_batch_size or tokens_per_micro_batch ask for it; changes no loss",
@@ -70,6 +71,8 @@ OURS: Mapping[str, str] = MappingProxyType(
         " rollouts_per_step rollouts; default: one",
         "num_generations": "checked: the stored groups decide how many rollouts a group has",
         "temperature": "checked: it must be the temperature of the stored logprobs",
+        "epsilon_high": "the clip above 1, 0.28 unless given; with loss_type='cispo' the bound of the ratio itself, 5.0"
+        " unless given and at least 1",
         "beta": "a KL term towards the policy as given; no second model is loaded for it",
         "delta": "bounds the ratio; with importance_weighting='direct' it is max_weight unless given",
         "scale_rewards": "'group' is norm='std' (population standard deviation, + 1e-6), 'none' is norm='none'; 'batch'"

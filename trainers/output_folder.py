@@ -54,8 +54,10 @@ def whole_folder(out: Path) -> Iterator[Path]:
     a policy that it was just replacing is put back.
     """
     check_out(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
     scratch = out.parent / f".{out.name}.writing"
+    with saving(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        scratch.mkdir(exist_ok=True)
     with _locked(scratch, out):
         fresh, old = scratch / "new", scratch / "old"
         try:
@@ -72,6 +74,20 @@ def whole_folder(out: Path) -> Iterator[Path]:
             if old.exists() and not out.exists():  # interrupted between the two renames
                 os.replace(old, out)
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """What the disk refuses while `path` is written (no room, no right to write), as a TrainError."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:  # torch's own writer raises RuntimeError
+        raise TrainError(
+            f"{str(path)!r} cannot be written: {error}. Make room or name another folder; a run with checkpoints"
+            " (save_steps) goes on from its newest whole one when it is started again"
+        ) from error
 
 
 @contextmanager

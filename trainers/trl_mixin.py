@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from .divergence import StopsWhenAstray
 from .master_weights import MasterWeightsMixin
+from .output_folder import saving
 
 
 class TRLMixin(StopsWhenAstray, MasterWeightsMixin):
@@ -15,3 +17,7 @@ class TRLMixin(StopsWhenAstray, MasterWeightsMixin):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Writes nothing; run.json and report.json say what was trained on what."""
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with saving(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
+            super()._save_checkpoint(*args, **kwargs)

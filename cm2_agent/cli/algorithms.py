@@ -187,6 +187,21 @@ def train_on(trainer: Trainer, groups: Iterable[Any], advance: Callable[[], obje
     return Path(path)
 
 
+def interrupted(out: object) -> str:
+    """What to say of a run that was interrupted: whether the same command goes on, from where."""
+    if not isinstance(out, Path):
+        return "interrupted"
+    kept = out.parent / f"{out.name}.run"
+    if any(kept.glob("checkpoint-*/state.json")):
+        return printable(
+            f"interrupted; {out} is as it was. The same command goes on from the newest checkpoint in {kept}"
+        )
+    return printable(
+        f"interrupted; {out} is as it was, and no checkpoint was kept: the same command begins anew. With --set"
+        " save_steps=N a run keeps checkpoints, and goes on from the newest"
+    )
+
+
 def report_of(trainer: Trainer) -> dict[str, Any]:
     """What stands in the trainer's `report`, without its history, as JSON: what is not JSON as its text."""
     report = getattr(trainer, "report", {})

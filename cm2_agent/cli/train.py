@@ -185,7 +185,7 @@ def train(
     project: ProjectOption = PROJECT,
     as_json: JsonOption = False,
 ) -> None:
-    from cm2_agent.cli.algorithms import load_algorithm, make_trainer, parse_settings, report_of, train_on
+    from cm2_agent.cli.algorithms import interrupted, load_algorithm, make_trainer, parse_settings, report_of, train_on
     from cm2_agent.cli.train_data import newest_version, scored_rollouts, stored_traces, versions_of
 
     if allow_retokenised and not rows_only:
@@ -256,8 +256,12 @@ def train(
         if trainer is None:
             _count(groups, model, allow_retokenised, level=level, norm=norm, lam=lam, agent=agent, as_json=as_json)
             return
-        with progress("training", steps) as advance:
-            path = train_on(trainer, given, advance)
+        try:
+            with progress("training", steps) as advance:
+                path = train_on(trainer, given, advance)
+        except KeyboardInterrupt:
+            echo_err(interrupted(getattr(trainer, "out", None)))
+            raise typer.Exit(130) from None
     from cm2_agent.trainers.launch import rank
 
     if rank() == 0:  # a launcher starts this command once a process

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
-from cm2_agent.cli.algorithms import load_algorithm, make_trainer, parse_settings, train_on
+from cm2_agent.cli.algorithms import FLAGS, StepsDone, load_algorithm, make_trainer, parse_settings, train_on
 from cm2_agent.cli.app import app
+from cm2_agent.cli.train import TRAINER_OPTIONS
 from cm2_agent.errors import TrainError
 from cm2_agent.store import SQLStore
 from cm2_agent.trainers import DPO, GRPO, RFT, SFT
+from cm2_agent.trainers.trl_config import LEARNING_RATES
 from cm2_agent.types.messages import Message
 from cm2_agent.types.run import Run
 from cm2_agent.types.score import Score
@@ -51,6 +56,11 @@ class Chatty(Best):
     def train(self, groups):
         self.report = {"loss": float("nan"), "config": {1, 2}, "out": "not here", "history": [1]}
         return super().train(groups)
+
+
+class Interrupted(Best):
+    def train(self, groups):
+        raise KeyboardInterrupt
 
 
 def not_a_trainer(model=None, out=None):
@@ -120,6 +130,19 @@ def test_what_cannot_be_meant_is_refused(here: Path, arguments: tuple[str, ...],
     assert not Path("o").exists()
 
 
+def test_an_interrupted_run_says_whether_it_goes_on(here: Path) -> None:
+    typed = ("--algorithm", "own_trainers:Interrupted", "--model", "m", "--out", "new")
+    code, out, err = train(*typed)
+    assert (code, out) == (130, "")
+    assert "interrupted; new is as it was, and no checkpoint was kept: the same command begins anew." in err
+    Path("new.run/checkpoint-2").mkdir(parents=True)
+    assert "begins anew" in train(*typed)[2]  # cut off
+    Path("new.run/checkpoint-2/state.json").touch()
+    code, out, err = train(*typed)
+    assert (code, out) == (130, "")
+    assert "The same command goes on from the newest checkpoint in new.run" in err
+
+
 def test_a_report_that_is_no_json_is_printed_all_the_same(here: Path) -> None:
     code, out, err = train("--algorithm", "own_trainers:Chatty", "--model", "m", "--out", "new", "--json")
     assert code == 0, err
@@ -160,6 +183,58 @@ def test_set_reaches_the_fields_of_the_trl_config(here: Path) -> None:
         assert message in err
     with pytest.raises(TrainError, match="--set beta was given, and args holds beta too"):
         make_trainer("grpo", GRPO, {"model": "m", "out": "o"}, {"beta": 0.1, "args": {"beta": 0.2}})
+
+
+def test_every_option_of_a_trainer_is_called_by_its_flag() -> None:
+    (command,) = [one for name, one in get_command(app).commands.items() if name == "train"]  # type: ignore[attr-defined]
+    flags = {one.name: one.opts[0] for one in command.params}
+    assert {*FLAGS} == {*TRAINER_OPTIONS, "peft_config"}
+    for name in TRAINER_OPTIONS:
+        assert FLAGS[name] == flags[name]
+    assert FLAGS["peft_config"] == flags["lora"]
+    (rate,) = [one.help for one in command.params if one.name == "learning_rate"]
+    for algorithm, (full, adapter) in LEARNING_RATES.items():
+        shown = re.search(rf"{algorithm}[a-z ]* ([0-9e.-]+)", rate)
+        assert shown is not None
+        assert float(shown.group(1)) == full
+        assert adapter == pytest.approx(10 * full)
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (("--agent-name", "a", "--set", "agent=b"), "--agent-name and --set agent were both given"),
+        (("--norm", "none", "--set", "scale_rewards=group"), "--norm none and scale_rewards 'group' were both given"),
+        (("--norm", "none", "--set", 'args={"scale_rewards": true}'), "--norm none and scale_rewards True were both"),
+        (("--norm", "std", "--set", "scale_rewards=none"), "--norm std and scale_rewards 'none' were both given"),
+        (("--steps", "2", "--set", "epochs=2"), "steps 2 and epochs 2 were both given"),
+        (("--set", "max_kl=inf"), "max_kl 'inf'; expected nats a rollout, 0 or more, for example 20, or math.inf"),
+        (("--algorithm", "dpo", "--set", "pairs=guard"), "--set pairs=guard takes the attempts that a guard rejected"),
+    ],
+)
+def test_contradictions_are_refused_in_words(here: Path, typed: tuple[str, ...], message: str) -> None:
+    code, out, err = train("--model", "m", "--out", "o", *typed)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def test_what_agrees_is_accepted() -> None:
+    for options, settings in [({"norm": "std"}, "scale_rewards=group"), ({"norm": "none"}, "scale_rewards=none")]:
+        made = make_trainer("grpo", GRPO, {"model": "m", "out": "o", **options}, parse_settings([settings]))
+        assert isinstance(made, GRPO)
+        assert made.norm == options["norm"]
+    free = make_trainer("grpo", GRPO, {"model": "m", "out": "o"}, parse_settings(["max_kl=Infinity"]))
+    assert isinstance(free, GRPO)
+    assert free.max_kl == math.inf
+
+
+def test_the_bar_begins_where_the_run_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    done: list[int] = []
+    steps = StepsDone(lambda: done.append(1))
+    steps.resumed(3, 5, Path("out.run/checkpoint-3"))
+    steps(4, 5, {})
+    assert len(done) == 4
+    assert capsys.readouterr().err == "going on from step 3 of 5 (out.run/checkpoint-3)\n"
 
 
 def test_settings_are_json_or_text() -> None:

@@ -92,6 +92,11 @@ def test_what_is_said_before_training(capsys: pytest.CaptureFixture[str]) -> Non
     assert "1 of 80 traces pending; content 4, infrastructure 1" in said
 
 
+def test_what_is_wholly_known_is_not_spoken_of(capsys: pytest.CaptureFixture[str]) -> None:
+    report_groups([group("first", 0), group("second", 0)])
+    assert capsys.readouterr().err == "mean reward 1.000\n"
+
+
 def test_a_report_has_them_too() -> None:
     pairs = [(one.trace, one.score) for one in group("first", 4).rollouts]
     found = report(pairs, lambda hash: None)

@@ -197,14 +197,18 @@ def test_what_is_left_out_and_what_is_refused(policy: Callable[..., Any], tokeni
     several = group(*((dialogue(f"x{n}", Message.of("assistant", f"x{n}")), n / 4) for n in range(5)))
     most = pairs_of([several], tokenizer, most=3)
     assert (len(most.pairs), most.report["mean_margin"]) == (3, pytest.approx((1 + 0.75 + 0.75) / 3))
-    with pytest.raises(TrainError, match="no pair was found in 1 groups and traces: 1 × no two rollouts"):
+    with pytest.raises(TrainError, match="no pair was found in 1 groups: 1 × no two rollouts"):
         DPO(policy(1), tmp_path / "out", tokenizer=tokenizer).train([equal])
     with pytest.raises(TrainError, match="mix 2 reward versions"):
         pairs_of([equal, group((good, 1.0), version="r2")], tokenizer)
     with pytest.raises(TrainError, match="a Rollout was given"):
         pairs_of([equal.rollouts[0]], tokenizer)
-    with pytest.raises(TrainError, match="no group was given"):
+    with pytest.raises(TrainError, match=r"no group was given, .* --set pairs=guard"):
         pairs_of([], tokenizer)
+    with pytest.raises(TrainError, match=r"no pair was found in 1 traces: 1 × no attempt .*give traces of a guarded"):
+        pairs_of([good], tokenizer).require_pairs()
+    with pytest.raises(TrainError, match=r"in 1 groups and 1 traces: .*take a smaller margin.*of a guarded graph"):
+        pairs_of([equal, good], tokenizer).require_pairs()
     for wrong, message in [
         ({"margin": 0}, "margin 0"),
         ({"pairs": "all"}, "expected 'groups' or 'guard'"),

@@ -26,7 +26,6 @@ NAMES = [spec.name for spec in fields(GRPOConfig)]
 # Values for fields whose default says nothing of what they may be.
 OTHER: dict[str, Any] = {
     "loss_type": "bnpo",
-    "epsilon_high": 0.4,
     "accelerator_config": {"split_batches": True},
     "activation_checkpointing_kwargs": {"use_reentrant": False},
     "dataloader_multiprocessing_context": "spawn",
@@ -77,6 +76,22 @@ def test_refused_fields_are_refused_with_the_reason_and_their_default_is_not(nam
         GRPO("m", "out", args={name: other(name)})
     assert str(refused.value).startswith(f"{name} {other(name)!r} was given and cannot be meant: {REFUSED[name]}")
     GRPO("m", "out", args={name: getattr(GRPOConfig(bf16=False), name)})
+
+
+def test_cispo_bounds_the_ratio_itself() -> None:
+    def made(args: Any) -> Any:
+        return grpo_config(GRPO("m", "out", args=args), 1.0, Path("scratch"))
+
+    cpu = {"use_cpu": True, "bf16": False}
+    assert made({**cpu}).epsilon_high == 0.28
+    assert made({**cpu, "loss_type": "cispo"}).epsilon_high == 5.0
+    assert made({**cpu, "loss_type": "cispo", "epsilon_high": 3.0}).epsilon_high == 3.0
+    assert made(GRPOConfig(loss_type="cispo", epsilon_high=4.0, **cpu)).epsilon_high == 4.0
+    for args in ({**cpu, "loss_type": "cispo", "epsilon_high": 0.28}, GRPOConfig(loss_type="cispo", **cpu)):
+        with pytest.raises(
+            TrainError, match=r"bounds the ratio itself by epsilon_high, and that is .* for example 5\.0"
+        ):
+            made(args)
 
 
 @pytest.mark.parametrize("name", PASSED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from cm2_agent.models.local import fingerprint
 from cm2_agent.trainers.cached_logprobs import cached_logprobs
 from cm2_agent.trainers.grpo import GRPO
 from cm2_agent.trainers.master_weights import MasterWeights
+from cm2_agent.trainers.sft import SFT
 from tests.trainers.loop import SGD, Sampler, plain_loop, ready, rows_of_groups, trained, trainer_of
 
 
@@ -116,6 +118,38 @@ def test_what_a_float16_model_holds_in_float32_moves_as_far_as_in_a_float32_mode
     assert float(ways["float32"].norm()) > 1e-5
     assert float(torch.nn.functional.cosine_similarity(ways["float32"], ways["float16"], dim=0)) > 0.9
     assert float(ways["float16"].norm() / ways["float32"].norm()) == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("kind", [GRPO, SFT])
+def test_small_gradients_reach_an_adapter_over_a_float16_base(
+    kind: Any, policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path
+) -> None:
+    """They pass through activations in float16, where what is below 6e-8 is 0: the loss is scaled on its way."""
+    groups = [
+        replace(
+            one,
+            rollouts=tuple(
+                replace(rollout, score=replace(rollout.score, reward=(rollout.score.reward or 0) * 1e-5))
+                for rollout in one.rollouts
+            ),
+        )
+        for one in sample(policy(1), groups=2, version="older")
+    ]
+    moved = {}
+    for dtype in (torch.float32, torch.float16):
+        lora = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+        torch.manual_seed(3)
+        model = get_peft_model(policy(1).to(dtype), lora, autocast_adapter_dtype=True)
+        rate = {"learning_rate": 1e3, "args": SGD} if kind is GRPO else {"learning_rate": 1e-2, "args": SGD}
+        extra = {"ratio_band": None} if kind is GRPO else {}
+        kind(model, tmp_path / f"{dtype}", tokenizer=tokenizer, steps=1, **rate, **extra).train(groups)
+        found = [one.detach().flatten() for name, one in model.named_parameters() if "lora_B" in name]
+        assert {one.dtype for one in found} == {torch.float32}
+        moved[dtype] = torch.cat(found)
+    exact, found = moved[torch.float32], moved[torch.float16]
+    assert float(exact.norm()) > 0
+    assert float(torch.nn.functional.cosine_similarity(exact, found, dim=0)) > 0.98
+    assert float(found.norm() / exact.norm()) == pytest.approx(1.0, abs=0.05)
 
 
 def test_a_model_in_memory_is_trained_again(

@@ -16,11 +16,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from cm2_agent import Checklist, Item, LocalChatModel, SQLStore, Task, run
 from cm2_agent.cli.app import app
 from cm2_agent.errors import TrainError
 from cm2_agent.graphs import agent
+from cm2_agent.trainers.checkpoints import check_checkpoint
 from cm2_agent.trainers.dpo import DPO
 from cm2_agent.trainers.grpo import GRPO
 from cm2_agent.trainers.sft import SFT
@@ -111,6 +113,8 @@ def test_a_killed_run_goes_on_to_the_same_bytes(algorithm: str, started: Path, m
     for name in (out, f"{algorithm}-whole"):
         result = CliRunner().invoke(app, [*words, "--algorithm", algorithm, "--out", name])
         assert result.exit_code == 0, (result.output, result.exception)
+        goes_on = f"going on from step 4 of 7 ({out}.run/checkpoint-4)" in result.stderr
+        assert goes_on == (name == out)
     assert files(started / out) == files(started / f"{algorithm}-whole")
     assert json.loads((started / out / "report.json").read_text())["steps"] == 7
     assert not list(started.glob(".*.writing"))
@@ -230,7 +234,6 @@ def test_only_as_many_checkpoints_stay_as_asked_and_none_unasked(
     saved(policy, tokenizer, tmp_path / "two", args={"save_total_limit": 2}).train(groups)
     saved(policy, tokenizer, tmp_path / "none", args={"save_steps": 500, "save_strategy": "no"}).train(groups)
     assert sorted(one.name for one in (tmp_path / "two.run").iterdir()) == [
-        "README.md",
         "checkpoint-3",
         "checkpoint-4",
         "run.json",
@@ -323,6 +326,22 @@ def test_a_strangers_pickle_never_runs(
             saved(policy, tokenizer, out).train(groups)
         assert not out.exists()
     assert not witness.exists()
+
+
+def test_looking_through_a_checkpoint_reads_no_optimizer_state(tmp_path: Path) -> None:
+    """It is twice the size of the model, and read again when the run goes on."""
+    save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors")
+    state = {"state": {0: {"exp_avg": torch.zeros(2**22), "step": torch.tensor(1.0)}}, "param_groups": [{"lr": 0.1}]}
+    torch.save(state, tmp_path / "optimizer.pt")
+    check_checkpoint(tmp_path)  # imports what it needs
+
+    def read() -> int:
+        fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+        return int(fields["rchar"])
+
+    before = read()
+    check_checkpoint(tmp_path)
+    assert read() - before < 2**20 < (tmp_path / "optimizer.pt").stat().st_size
 
 
 @pytest.mark.parametrize(

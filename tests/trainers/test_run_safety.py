@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -140,6 +142,52 @@ def test_rollouts_with_a_logprob_that_is_no_number_are_left_out(
     nowhere = [stripped(one, logprobs=None) for one in groups]
     with pytest.raises(TrainError, match="nothing is left"):
         GRPO(policy(1), tmp_path / "none", tokenizer=tokenizer, steps=1).train(nowhere)
+
+
+# -- no room
+
+
+@contextmanager
+def small_files(most: int) -> Iterator[Callable[..., None]]:
+    """A progress after whose call with step `at` no file may become larger, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def progress(step: int, total: int, metrics: dict[str, float], *, at: int = 2) -> None:
+        if step == at:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+
+    try:
+        yield progress
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("kind", [GRPO, SFT])
+@pytest.mark.parametrize("args", [{}, {"save_steps": 1}])
+def test_a_full_disk_leaves_nothing_half(
+    kind: Any, args: Any, policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path
+) -> None:
+    groups = sample(policy(1), groups=1)
+
+    def run() -> Any:
+        return kind(policy(1), tmp_path / "out", tokenizer=tokenizer, steps=2, learning_rate=1e-3, args=args)
+
+    with small_files(8192) as progress, pytest.raises(TrainError, match=r"cannot be written: .*\. Make room or name"):
+        run().train(groups, progress=progress)
+    assert nothing_but(tmp_path, *(["out.run"] if args else []))
+    seen: list[int] = []
+    run().train(groups, progress=lambda step, *_: seen.append(step))
+    assert seen == ([2] if args else [1, 2])
+    assert (tmp_path / "out" / "report.json").exists()
+
+
+@pytest.mark.parametrize("kind", [GRPO, SFT])
+def test_a_folder_that_cannot_be_made_is_said(
+    kind: Any, policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrainError, match=r"file/out' cannot be written"):
+        kind(policy(1), tmp_path / "file" / "out", tokenizer=tokenizer, steps=1).train(sample(policy(1), groups=1))
 
 
 # -- another run's
