@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cm2_agent.errors import TrainError
+from cm2_agent.models.adapters import is_peft
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.protocols import Progress
 
@@ -15,6 +16,7 @@ from .imitation import RowMaker
 from .pair_rows import PairRows, Preferred
 from .policy import Policy
 from .rows import Row
+from .run_identity import RunIdentity
 from .trl_config import check_counts
 
 
@@ -169,6 +171,23 @@ class DPO(DialogueTrainer[PairRows]):
                 " taken before the first step; leave it out"
             )
         made.precompute_ref_log_probs = True
+
+    def _fit(
+        self, policy: Policy, material: PairRows, folder: Path, progress: Progress | None
+    ) -> tuple[Any, RunIdentity]:
+        """Without the copy of an adapter, for reference, that TRL puts into the model."""
+        adapters = {*policy.model.peft_config} if is_peft(policy.model) else set()
+        if adapters and "default" not in adapters:
+            raise TrainError(
+                f"the model's adapter is called {', '.join(sorted(adapters))}; DPO takes its reference from one called"
+                " 'default': load it by that name, as PeftModel.from_pretrained does, or give its folder"
+            )
+        try:
+            return super()._fit(policy, material, folder, progress)
+        finally:
+            if adapters:
+                for name in {*policy.model.peft_config} - adapters:
+                    policy.model.delete_adapter(name)
 
     def _trainer(self, policy: Policy, material: PairRows, made: Any, progress: Progress | None) -> Any:
         from .pair_trainer import pair_trainer

@@ -261,6 +261,21 @@ def test_dpo_trains_an_adapter_and_goes_on_with_it(base: Path, tmp_path: Path) -
     assert LocalChatModel.load(folder).model_version == again.report["policy"]["after"]
 
 
+def test_dpo_leaves_an_adapter_in_memory_with_no_other_beside_it(base: Path, tokenizer: Any, tmp_path: Path) -> None:
+    """TRL puts a copy beside it for reference, over which a second round would stumble."""
+    model = adapter_of(base)
+    for number in range(2):
+        dpo = DPO(model, tmp_path / str(number), tokenizer=tokenizer, steps=1, learning_rate=1e-2)
+        dpo.train([preferred()])
+        assert dpo.report["history"][0]["loss"] == pytest.approx(0.6931, abs=1e-4)
+        assert [*model.peft_config] == ["default"]
+    torch.manual_seed(3)
+    settings = LoraConfig(**LORA, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    named = get_peft_model(AutoModelForCausalLM.from_pretrained(base), settings, adapter_name="mine")
+    with pytest.raises(TrainError, match="the model's adapter is called mine; DPO takes its reference from one called"):
+        DPO(named, tmp_path / "named", tokenizer=tokenizer, steps=1).train([preferred()])
+
+
 def test_the_words_of_the_command_line() -> None:
     assert parse_lora("r=8, alpha=16,dropout=0.1,targets=all-linear,rslora=true") == {
         "r": 8,
