@@ -25,11 +25,12 @@ from tests.trainers.test_dpo import dialogue, group
 def test_grpo_saves_no_collapsed_policy_unless_told(
     lora: Any, policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path
 ) -> None:
-    groups = sample(policy(1), groups=3)
+    wide = {"initializer_range": 0.4}  # logits of tens: the policy has something to lose
+    groups = sample(policy(1, **wide), groups=3)
 
     def grpo(out: str, **settings: Any) -> GRPO:
         given = {"steps": 2, "learning_rate": 10.0, "peft_config": lora, **settings}
-        return GRPO(policy(1), tmp_path / out, tokenizer=tokenizer, **given)
+        return GRPO(policy(1, **wide), tmp_path / out, tokenizer=tokenizer, **given)
 
     grpo("out", steps=1, learning_rate=1e-3).train(groups)
     before = (tmp_path / "out" / "report.json").read_bytes()
@@ -43,7 +44,7 @@ def test_grpo_saves_no_collapsed_policy_unless_told(
     assert not list(tmp_path.rglob("checkpoint-*"))
     told = grpo("told", max_kl=math.inf)
     told.train(groups)
-    assert told.report["off_policy_after"]["kl_per_rollout"] > 100
+    assert told.report["off_policy_after"]["kl_per_rollout"] > 50
 
 
 @pytest.mark.parametrize("kind", [SFT, DPO])
