@@ -156,6 +156,10 @@ class SFT(DialogueTrainer[Imitation]):
         return "rows_per_step", self.rows_per_step
 
     def _settle(self, made: Any) -> None:
+        if made.packing:
+            raise TrainError(
+                "packing was asked for, and a row is a dialogue, which is neither cut nor joined; leave it out"
+            )
         # Rows are tokens already, cut to length.
         made.dataset_kwargs = {**(made.dataset_kwargs or {}), "skip_prepare_dataset": True}
 

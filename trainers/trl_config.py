@@ -241,6 +241,8 @@ def grpo_config(grpo: GRPO, temperature: float, folder: Path, *, adapter: bool =
         )
     if made.sync_ref_model and not made.beta:
         raise TrainError("sync_ref_model needs a KL term; set beta above 0, or leave sync_ref_model out")
+    if grpo.importance_weighting == "direct":
+        one_setting("max_weight", grpo.max_weight, grpo.args, default=2.0, field="delta")
     if grpo.importance_weighting == "direct" and made.delta is None:
         made.delta = grpo.max_weight
     return made

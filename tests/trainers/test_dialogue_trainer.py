@@ -58,6 +58,11 @@ def test_what_args_say_of_a_keyword_is_heard(kind: Any, config: Any) -> None:
             kind("m", "out", **settings)._micro_batch()
 
 
+def test_dialogues_are_not_packed(policy: Callable[..., Any], tokenizer: Any, tmp_path: Path) -> None:
+    with pytest.raises(TrainError, match="packing was asked for, and a row is a dialogue"):
+        SFT(policy(1), tmp_path / "out", tokenizer=tokenizer, args={"packing": True}).train(rated())
+
+
 @pytest.mark.parametrize("kind", [SFT, DPO, GRPO])
 @pytest.mark.parametrize(
     "settings",

@@ -222,3 +222,6 @@ def test_temperature_beta_and_delta_have_their_own_meaning(
     direct = grpo_config(GRPO("m", "out", importance_weighting="direct", max_weight=3.0), 1.0, Path("scratch"))
     assert (direct.delta, grpo_config(GRPO("m", "out"), 1.0, Path("scratch")).delta) == (3.0, None)
     assert math.isclose(grpo_config(GRPO("m", "out", args={"delta": 4.0}), 1.0, Path("scratch")).delta, 4.0)
+    two = GRPO("m", "out", importance_weighting="direct", max_weight=3.0, args={"delta": 4.0})
+    with pytest.raises(TrainError, match=r"max_weight 3\.0 and args with delta 4\.0 were given; give one of them"):
+        grpo_config(two, 1.0, Path("scratch"))
