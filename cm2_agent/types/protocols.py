@@ -186,8 +186,8 @@ class Importer(Protocol):
 
 
 Progress: TypeAlias = Callable[[int, int, dict[str, float]], object]
-"""What a trainer calls with (step, total, metrics) after every step. Where it has a method `resumed`, a run that goes on
-from a checkpoint calls that with (step, total, checkpoint) first."""
+"""What a trainer calls with (step, total, metrics) after every step. Where it has a method `resumed`, a run that goes
+on from a checkpoint calls that with (step, total, checkpoint) first."""
 
 
 class Trainer(Protocol):
