@@ -270,7 +270,7 @@ def test_dpo_leaves_an_adapter_in_memory_with_no_other_beside_it(base: Path, tok
         assert dpo.report["history"][0]["loss"] == pytest.approx(0.6931, abs=1e-4)
         assert [*model.peft_config] == ["default"]
     torch.manual_seed(3)
-    settings = LoraConfig(**LORA, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    settings = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
     named = get_peft_model(AutoModelForCausalLM.from_pretrained(base), settings, adapter_name="mine")
     with pytest.raises(TrainError, match="the model's adapter is called mine; DPO takes its reference from one called"):
         DPO(named, tmp_path / "named", tokenizer=tokenizer, steps=1).train([preferred()])

@@ -143,9 +143,9 @@ def test_small_gradients_reach_an_adapter_over_a_float16_base(
         rate = {"learning_rate": 1e3, "args": SGD} if kind is GRPO else {"learning_rate": 1e-2, "args": SGD}
         extra = {"ratio_band": None} if kind is GRPO else {}
         kind(model, tmp_path / f"{dtype}", tokenizer=tokenizer, steps=1, **rate, **extra).train(groups)
-        found = [one.detach().flatten() for name, one in model.named_parameters() if "lora_B" in name]
-        assert {one.dtype for one in found} == {torch.float32}
-        moved[dtype] = torch.cat(found)
+        parts = [one.detach().flatten() for name, one in model.named_parameters() if "lora_B" in name]
+        assert {one.dtype for one in parts} == {torch.float32}
+        moved[dtype] = torch.cat(parts)
     exact, found = moved[torch.float32], moved[torch.float16]
     assert float(exact.norm()) > 0
     assert float(torch.nn.functional.cosine_similarity(exact, found, dim=0)) > 0.98
