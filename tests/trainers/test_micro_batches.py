@@ -86,7 +86,7 @@ def by_hand(model: Any, samples: Sequence[Sample], kind: str, beta: float, entro
         ratio = torch.exp(now - old)
         clipped = torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.28) * advantage)
         if kind == "cispo":
-            token = ratio.clamp(max=5.0).detach() * advantage * now  # its upper bound is epsilon_high itself
+            token = ratio.clamp(max=0.28).detach() * advantage * now  # its upper bound is epsilon_high itself
         elif kind == "sapo":
             heat = torch.where(advantage > 0, 1.0, 1.05)
             token = torch.sigmoid(heat * (ratio - 1)) * 4 / heat * advantage
