@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
 from cm2_agent.errors import TrainError
-from cm2_agent.incidents import logger
 from cm2_agent.types.protocols import Progress
 
 from .callbacks import Checkpoints
@@ -85,7 +85,9 @@ def _announce(progress: Progress | None, saved: TrainerState, checkpoint: Path) 
     if callable(resumed):
         resumed(saved.global_step, saved.max_steps, checkpoint)
     else:
-        logger.warning("going on from step %d of %d (%s)", saved.global_step, saved.max_steps, checkpoint)
+        logging.getLogger("cm2_agent").warning(
+            "going on from step %d of %d (%s)", saved.global_step, saved.max_steps, checkpoint
+        )
 
 
 def _trainer_state(checkpoint: Path) -> TrainerState:
