@@ -291,7 +291,7 @@ class Imitation:
             raise TrainError(
                 f"select={self.select!r} chooses by scores, and trace {trace.id!r} came"
                 f" {'without one' if isinstance(one, Trace) else 'without a group'}; expected {wanted}. Give these, or"
-                " select='all'"
+                f" {'SFT all traces' if isinstance(one, Trace) else 'choose by a number, select=0.8 say'}"
             )
         reward = one.score.lower
         if reward is None:

@@ -149,15 +149,21 @@ class MasterWeightsMixin(Trainer):
             loss.register_hook(lambda gradient: gradient * scale)
         return computed
 
-    def _clip_grad_norm(self, model: Any) -> Any:
+    def _drop_infinite(self) -> None:
+        """Drops gradients that did not come through the scaling. Raises TrainError where none is small enough."""
         masters = self.masters
         if masters is not None and masters.scale != 1.0 and masters.drop_infinite() and masters.scale < 1.0:
             raise TrainError(
                 "the gradients of this float16 model are not finite at any scale; load it in float32 or bfloat16"
             )
-        return super()._clip_grad_norm(model if masters is None else masters)
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        self._drop_infinite()
+        return super()._clip_grad_norm(model if self.masters is None else self.masters)
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        if grad_norm is None:  # nothing was clipped
+            self._drop_infinite()
         return super()._get_grad_norm(model if self.masters is None else self.masters, grad_norm)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
