@@ -69,8 +69,9 @@ def estimate_lambda(
     features = _columns([one for one, _, _ in tables])
     folds = np.arange(len(tables)) % min(FOLDS, len(tables))
     predicted = cross_fitted(features, targets, folds)
-    whole = sum((target**2).sum(axis=0) for target in targets)
-    missed = sum(((target - one) ** 2).sum(axis=0) for target, one in zip(targets, predicted, strict=True))
+    whole = np.sum([(target**2).sum(axis=0) for target in targets], axis=0)
+    left = [((target - one) ** 2).sum(axis=0) for target, one in zip(targets, predicted, strict=True)]
+    missed = np.sum(left, axis=0)
     if not whole[0] > 0:
         return LambdaEstimate(lam=0.0, rho2=0.0, p_value=1.0, pairs=pairs, rollouts=rollouts)
     explained = 1 - missed / whole
