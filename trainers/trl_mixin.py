@@ -19,5 +19,5 @@ class TRLMixin(StopsWhenAstray, MasterWeightsMixin):
         """Writes nothing; run.json and report.json say what was trained on what."""
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        with saving(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
+        with saving(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"):
             super()._save_checkpoint(*args, **kwargs)
