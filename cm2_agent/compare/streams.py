@@ -46,13 +46,14 @@ def advance(model: Any, streams: Sequence[Stream], *, temperature: float) -> Non
     """
     training = model.training
     model.eval()
-    cache = Cache(layers=[Slots() for _ in range(model.config.get_text_config().num_hidden_layers)])
+    slots = [Slots() for _ in range(model.config.get_text_config().num_hidden_layers)]
+    cache = Cache(layers=[*slots])
     rows = [stream for stream in streams if not stream.done]
     place = 0
     while alive := [row for row in rows if not row.done]:
         if 4 * len(alive) <= 3 * len(rows):  # to copy the cache costs about a step
             kept = torch.tensor([number for number, row in enumerate(rows) if not row.done], device=model.device)
-            for layer in cache.layers:
+            for layer in slots:
                 layer.batch_select_indices(kept)
             rows = alive
         # what all streams know is read at once: the system message and the first words of the user, mostly

@@ -180,12 +180,17 @@ def test_each_kind_is_named_and_exits_1(kind: str, tmp_path: Path) -> None:
 
 
 def encoder() -> Any:
-    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    small: dict[str, Any] = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     return BertForMaskedLM(BertConfig(vocab_size=TOKENS, **small))
 
 
 def bart() -> Any:
-    small = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2}
+    small: dict[str, Any] = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2}
     small |= {"decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
     return BartForConditionalGeneration(BartConfig(vocab_size=TOKENS, **small))
 

@@ -82,7 +82,7 @@ def test_cispo_bounds_the_ratio_itself() -> None:
     def made(args: Any) -> Any:
         return grpo_config(GRPO("m", "out", args=args), 1.0, Path("scratch"))
 
-    cpu = {"use_cpu": True, "bf16": False}
+    cpu: dict[str, Any] = {"use_cpu": True, "bf16": False}
     assert made({**cpu}).epsilon_high == 0.28
     assert made({**cpu, "loss_type": "cispo"}).epsilon_high == 5.0
     assert made({**cpu, "loss_type": "cispo", "epsilon_high": 3.0}).epsilon_high == 3.0

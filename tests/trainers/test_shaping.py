@@ -62,7 +62,8 @@ class Path:
         flips = [shaping.first_true_step(yes, kind) for yes, kind in answers]  # type: ignore[arg-type]
         if flips[0] is None:
             flips[1] = None
-        return np.asarray(shaping.payment(shaping.matrix(flips, STEPS), DEPS) @ WEIGHTS)
+        paid: Vector = np.asarray(shaping.payment(shaping.matrix(flips, STEPS), DEPS), dtype=np.float64) @ WEIGHTS
+        return paid
 
     @property
     def potential(self) -> Vector:
