@@ -24,6 +24,7 @@ COMMANDS = (
     "eval",
     "report",
     "certify",
+    "compare",
     "show",
     "doctor",
     "model",

@@ -1,1 +1,1 @@
-"""What experiments on a bundled desk need: whole rounds of scored rollouts, sampled without a graph."""
+"""Arms of training compared on a bundled desk: equal data, equal compute, many seeds (`cm2 compare`)."""

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from cm2_agent.datasets.control_rewards import outcome_alone, shuffled
 from cm2_agent.errors import StoreError
 from cm2_agent.quickstart.config import CONFIG, Config
-from cm2_agent.quickstart.controls import outcome_alone, shuffled
 from cm2_agent.quickstart.pipeline import Quickstart
 
 SMALL: Config = replace(
