@@ -19,7 +19,7 @@ def group_of(rewards: list[tuple[int, ...]], name: str = "t") -> Group:
     for number, turns in enumerate(rewards):
         said = [(f"ask {turn}", f"{number} {turn}") for turn in range(len(turns))]
         messages = [
-            Message.of(role, text) for pair in said for role, text in zip(("user", "assistant"), pair, strict=True)
+            message for ask, answer in said for message in (Message.of("user", ask), Message.of("assistant", answer))
         ]
         scores = tuple(
             TurnScore(
