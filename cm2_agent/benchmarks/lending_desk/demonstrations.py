@@ -34,7 +34,7 @@ class Start:
 
 CAREFUL = Start(sloppy=0.0, skips=0.0)
 STARTS: Mapping[str, Start] = {
-    "full": Start(sloppy=0.7, skips=0.6),  # some rollouts are right from end to end
+    "full": Start(sloppy=0.5, skips=0.6),  # some rollouts are right from end to end
     "none": Start(sloppy=1.0, skips=0.35),  # none is, but of many groups the best turn is
     "partial": Start(sloppy=1.0, skips=0.5),  # of most groups not even the best turn is right
 }
