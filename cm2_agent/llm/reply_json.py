@@ -37,8 +37,10 @@ def json_replies(text: str) -> list[JSON]:
         pass
     found: list[JSON] = []
     position, inside = 0, False
+    tag = TAG.search(text)
     while position < len(text):
-        tag = TAG.search(text, position)
+        if tag and tag.start() < position:
+            tag = TAG.search(text, position)
         end = tag.start() if tag else len(text)
         opened = -1 if inside else _bracket(text, position, end)
         if opened >= 0:

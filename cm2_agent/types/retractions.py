@@ -37,7 +37,7 @@ _SAYS_SO = r"(?:confirm|verify|say|tell|be\s+sure(?:\s+of)?|vouch\s+for)"
 _SAID = rf"""
       (?:oh|no|nope|sorry|wait|well|actually|hmm+|oops|apologies|unfortunately|in\s+fact|my\s+mistake
       |correction|but|and
-        |however|although|[\s,.:!…–—-])*
+        |however|although|[\s,.:!…–—-]{{1,20}}+){{0,24}}
     (?:
       {_IT}(?:{_IS}{_NOT}|{_IS}{_LITTLE}{_NOT}|\s+(?:isn|wasn|aren|weren)['’]?t){_LITTLE}\s+{_SURE}{_ENDS}
     | {_IT}{_IS}{_LITTLE}\s+{_WRONG}{_ENDS}

@@ -8,7 +8,7 @@ from cm2_agent.types.negation import Negation
 
 from .hedges import Kind
 
-_AND = r"(?:(?:and|but|so|yes|ok|okay|since|because|as|well|und|aber|et|mais|y|pero)\W+)*"
+_AND = r"(?:(?:and|but|so|yes|ok|okay|since|because|as|well|und|aber|et|mais|y|pero)\W{1,20}+){0,12}"
 _OPENS = (
     rf"^[\W_]*{_AND}(?:(?:i\s+(?:can\s+)?(?:see|know|understand|note[d]?|hear[d]?|read|remember|recall)|(?:in"
     rf"|from)\s+your\s+\w+)"

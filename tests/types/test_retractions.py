@@ -114,3 +114,9 @@ def test_what_is_said_again_after_it_was_taken_back_is_said(parts: list[str]) ->
     text = " ".join([*parts, "~~ </del> So:\n\n", STATEMENT.upper().lower().replace("your", "Your")])
     at = text.rindex(DATE)
     assert not Negation(text).denies(at, at + len(DATE))
+
+
+@pytest.mark.parametrize("filler", [", ", "and ", "but, ", " - ", "no, wait, ", "~~"])
+def test_a_reply_that_repeats_itself_is_read_at_once(filler: str) -> None:
+    """As a policy in training writes it; each clause was looked through to the text's end, which took hours."""
+    assert not denied(f"{STATEMENT} It is wrong to say {filler * 10_000}")

@@ -56,6 +56,12 @@ def test_what_no_dialogue_wrote_counts_in_any_frame(text: str, frame: str) -> No
     assert read(frame.format(json.dumps(UNPAID)), ["a"], shown(text))["a"].verdict == "no"
 
 
+def test_a_dialogue_of_many_lists_is_looked_through_at_once() -> None:
+    """Each list was followed by a search for thinking to the text's end, which took hours."""
+    said = f"I saw {json.dumps(PAID)}. My verdict: {json.dumps(UNPAID)}"
+    assert read(said, ["a"], shown(f"{json.dumps(PAID)} " + "[1] " * 40_000))["a"].verdict == "no"
+
+
 async def test_a_judge_in_prose_that_cites_the_agents_verdict_pays_nothing() -> None:
     """Steps are those of the dialogue; the judge cites the reply, and says no in words alone."""
     fake = reply(answer("a", "yes", step=1, part="assistant.reply", quote="It arrives on May 20."))
