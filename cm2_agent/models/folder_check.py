@@ -70,8 +70,8 @@ def check_folder(source: ModelSource) -> FolderCheck:
     if found.model is not None:
         files = "1 file" if len(weights.files) == 1 else f"{len(weights.files)} files"
         found.weights = f"{type(found.model).__name__}, {_size(found.model)}, {files}"
-        named = config.get("architectures") or []
-        if named and type(found.model).__name__ not in named:
+        named = config.get("architectures")
+        if isinstance(named, list) and named and type(found.model).__name__ not in named:
             found.notes.append(f"it was saved as {', '.join(map(str, named))}: the rest of it is left out")
     return found
 

@@ -144,7 +144,8 @@ def _require_causal(model: Any, name: str) -> None:
     )
 
     config, kind = model.config, type(model).__name__
-    named = getattr(config, "architectures", None) or []
+    written = getattr(config, "architectures", None)
+    named = list(map(str, written)) if isinstance(written, list) else []
     both = type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING and kind not in named
     both = both or bool(getattr(config, "is_encoder_decoder", False))
     decodes = getattr(config, "is_decoder", False) or getattr(config, "causal", False)
@@ -193,6 +194,7 @@ def loading(
     name: str, what: str = "a model", expected: str = "a folder or a hub name of a causal language model"
 ) -> Iterator[None]:
     """Raises ModelError for what transformers says of a source that cannot be loaded."""
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     folder = Path(name)
@@ -202,7 +204,12 @@ def loading(
         raise ModelError(
             f"the weights in {name!r} are cut off or broken ({error}); copy or download the folder again"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
+    except (
+        *(OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError),
+        StrictDataclassError,  # a field of config.json of another type
+    ) as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's own, of a sound model
+            raise
         named = code_of(folder)
         if named:
             raise ModelError(
@@ -214,7 +221,7 @@ def loading(
                 f"the weights in {name!r} are pickles, which can hold code and are not read; expected"
                 " safetensors. Convert them: load them where you trust them, and save_pretrained again"
             ) from error
-        said = str(error) or type(error).__name__
+        said = " ".join(str(error).split()) or type(error).__name__
         if said.startswith("Unrecognized configuration class"):  # and then some hundred names of others
             said = "its config.json describes no causal language model that transformers has a class for"
             said += _kind_of(folder)

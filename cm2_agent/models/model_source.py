@@ -73,7 +73,10 @@ def _asked(name: str, path: Path) -> ModelSource:
         return ModelSource(name=name)
     except Exception as error:  # what clients raise where there is no network shares no base
         return _cached(name, path, f"the hub could not be asked ({type(error).__name__})")
-    return ModelSource(name=name, adapter=Path(snapshot_download(name, allow_patterns=_FILES)))
+    try:
+        return ModelSource(name=name, adapter=Path(snapshot_download(name, allow_patterns=_FILES)))
+    except Exception as error:  # as above
+        raise ModelError(f"the adapter {name!r} could not be downloaded from the hub: {error}; try again") from error
 
 
 def _cached(name: str, path: Path, why: str) -> ModelSource:

@@ -157,6 +157,10 @@ KINDS: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda one: (one / "config.json").write_text('{"a":' * 100_000),
         "cannot read config.json",
     ),
+    "a field of another type": (
+        lambda one: rewrite(one / "config.json", hidden_size="x"),
+        "Field 'hidden_size' expected int, got str",
+    ),
     "unknown model_type": (
         lambda one: rewrite(one / "config.json", model_type="nosuch"),
         "nosuch",
@@ -230,7 +234,15 @@ def test_what_is_no_causal_language_model_is_refused_by_name(kind: str, tmp_path
     assert len(str(error.value)) < 500  # transformers lists every class that it has
 
 
-@pytest.mark.parametrize("change", [lambda _: None, sharded, lambda one: torch.save({}, one / "pytorch_model.bin")])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda _: None,
+        sharded,
+        lambda one: torch.save({}, one / "pytorch_model.bin"),
+        lambda one: rewrite(one / "config.json", architectures=5),
+    ],
+)
 def test_a_sound_model(change: Callable[[Path], Any], tmp_path: Path) -> None:
     folder = saved(tmp_path / "model")
     change(folder)
