@@ -53,7 +53,7 @@ class ChatText:
         self._tokens = DialogueTokens(self.tokenizer, stop_ids=self.stops, template_kwargs=model.template_kwargs)
         self._words = ControlWords(self.tokenizer)
         self._first: dict[tuple[str, ...], list[int]] = {}
-        self._after: dict[tuple[tuple[str, str], ...], list[int]] = {}
+        self._after: dict[tuple[tuple[str, ...], ...], list[int]] = {}
 
     def first(self, messages: Sequence[BaseMessage]) -> list[int]:
         """The ids of a dialogue's first prompt."""
@@ -65,7 +65,7 @@ class ChatText:
     def after(self, messages: Sequence[BaseMessage], *, stopped: bool) -> list[int]:
         """The ids from the end of an answer to the beginning of the next, with these messages between; `stopped`:
         the answer drew its stop token."""
-        key = (("stopped", str(stopped)), *((message.type, message.text) for message in messages))
+        key = (("stopped", str(stopped)), *((message.type, message.name or "", message.text) for message in messages))
         if key not in self._after:
             self._after[key] = self._rendered(messages, stopped)
         return self._after[key]

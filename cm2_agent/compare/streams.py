@@ -14,6 +14,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from cm2_agent.errors import ModelError
 from cm2_agent.models.generation import draw_tokens
+from cm2_agent.trainers.dropout import evaluating
 
 
 class Stream(Protocol):
@@ -44,34 +45,32 @@ def advance(model: Any, streams: Sequence[Stream], *, temperature: float) -> Non
     Raises:
         ModelError: the model's logits are no numbers.
     """
-    training = model.training
-    model.eval()
     slots = [Slots() for _ in range(model.config.get_text_config().num_hidden_layers)]
     cache = Cache(layers=[*slots])
     rows = [stream for stream in streams if not stream.done]
-    place = 0
-    while alive := [row for row in rows if not row.done]:
-        if 4 * len(alive) <= 3 * len(rows):  # to copy the cache costs about a step
-            kept = torch.tensor([number for number, row in enumerate(rows) if not row.done], device=model.device)
-            for layer in slots:
-                layer.batch_select_indices(kept)
-            rows = alive
-        # what all streams know is read at once: the system message and the first words of the user, mostly
-        stop = min(len(row.ids) for row in alive)
-        read = [[0] * (stop - place) if row.done else list(row.ids[place:stop]) for row in rows]
-        positions = torch.arange(place, stop, device=model.device)[None].expand(len(rows), -1)
-        output = model(
-            input_ids=torch.tensor(read, device=model.device),
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        place = stop
-        drawing = [number for number, row in enumerate(rows) if not row.done and len(row.ids) == place]
-        if drawing:
-            _draw([rows[number] for number in drawing], output.logits[drawing, -1].float(), temperature)
-    model.train(training)
+    with evaluating(model):
+        place = 0
+        while alive := [row for row in rows if not row.done]:
+            if 4 * len(alive) <= 3 * len(rows):  # to copy the cache costs about a step
+                kept = torch.tensor([number for number, row in enumerate(rows) if not row.done], device=model.device)
+                for layer in slots:
+                    layer.batch_select_indices(kept)
+                rows = alive
+            # what all streams know is read at once: the system message and the first words of the user, mostly
+            stop = min(len(row.ids) for row in alive)
+            read = [[0] * (stop - place) if row.done else list(row.ids[place:stop]) for row in rows]
+            positions = torch.arange(place, stop, device=model.device)[None].expand(len(rows), -1)
+            output = model(
+                input_ids=torch.tensor(read, device=model.device),
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            place = stop
+            drawing = [number for number, row in enumerate(rows) if not row.done and len(row.ids) == place]
+            if drawing:
+                _draw([rows[number] for number in drawing], output.logits[drawing, -1].float(), temperature)
 
 
 def _draw(rows: Sequence[Stream], logits: torch.Tensor, temperature: float) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,9 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from cm2_agent.benchmarks.lending_desk.app import NOT_FOUND, SYSTEM, TOOLS
 from cm2_agent.benchmarks.lending_desk.catalog import LETTERS, NAMES
 from cm2_agent.benchmarks.lending_desk.demonstrations import CAREFUL, STARTS, Start, demonstrations
+from cm2_agent.benchmarks.training_desk import Progress
 from cm2_agent.models.tokenizer import word_tokenizer
 from cm2_agent.trainers.cold_start import copy_drill, imitate, save_small_policy, small_policy
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many steps are done, and how many there are."""
 
 DIGITS = [str(number) for number in range(10)]
 NUMBERS = [str(number) for number in range(10, 100)]
