@@ -328,11 +328,14 @@ def _count(
     agent: str | None,
     as_json: bool,
 ) -> None:
-    from cm2_agent.trainers.dataset import build_dataset
+    from cm2_agent.trainers.dataset import WHOLE_ROUND, build_dataset
+    from cm2_agent.trainers.previous_round import round_before
     from cm2_agent.trainers.retokenize import rows_from_text
 
+    before = round_before(None, model) if level in WHOLE_ROUND else None
     from_text = rows_from_text(tokenizer_of(model), agent=agent) if retokenise else None
-    report = build_dataset(groups, level=level, norm=norm, lam=lam, from_text=from_text, agent=agent).report
+    dataset = build_dataset(groups, level=level, norm=norm, lam=lam, before=before, from_text=from_text, agent=agent)
+    report = dataset.report
     if report.retokenised_rows:
         echo_err(
             f"{report.retokenised_rows} of {report.rows} rows were made from words: not trainable by GRPO, for"

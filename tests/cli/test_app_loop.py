@@ -131,10 +131,15 @@ def test_what_cannot_be_scored_is_counted_and_asked_again(tmp_path: Path, store:
     assert as_json("score", "--store", store)["scored"] == 6
 
 
-def test_level_lambda_says_its_lambda(loaded: str) -> None:
+def test_level_lambda_says_its_lambda(loaded: str, tmp_path: Path) -> None:
     cm2("score", "--store", loaded)
     rows = as_json("train", "--rows-only", "--level", "lambda", "--lambda", "0.5", "--store", loaded)
     assert (rows["credit"]["level"], rows["credit"]["lambda"]) == ("lambda", 0.5)
+    before = tmp_path / "before"
+    before.mkdir()
+    (before / "report.json").write_text('{"credit": {"estimate": {"lambda": 0.25, "rho2": 0.001}}}')
+    rows = as_json("train", "--rows-only", "--level", "lambda", "--model", str(before), "--store", loaded)
+    assert (rows["credit"]["lambda"], rows["credit"]["lambda_from"]) == (0.25, "the round before")
     chosen = as_json("train", "--rows-only", "--level", "auto", "--store", loaded)["credit"]
     assert chosen["level"] == "trajectory"
     assert "one counted turn" in chosen["why"]
