@@ -127,7 +127,7 @@ def _stored(found: Measured, success: list[bool]) -> dict[str, Any] | None:
     order = agreement(rewards, outcomes, groups, clusters) if rewards else None
     return {
         "n": len(known),
-        "higher": sum(found.stored[place] != found.rewards[place] for place in known),
+        "differ": sum(found.stored[place] != found.rewards[place] for place in known),
         "auc": None if order is None else order.auc,
         "auc_within": None if order is None else order.auc_within,
         "whole": _table(whole),
@@ -240,7 +240,7 @@ def outcome_lines(result: Mapping[str, Any]) -> Iterator[str]:
     stored = result["stored_reward"]
     if stored is not None:
         figures = {"auc": stored["auc"], "auc_within": stored["auc_within"], "mcc of reward 1": stored["whole"]["mcc"]}
-        yield f"\nthe stored reward, which differs on {stored['higher']} of {stored['n']} dialogues that have one"
+        yield f"\nthe stored reward, which differs on {stored['differ']} of {stored['n']} dialogues that have one"
         yield "  " + "  ".join(f"{name} {format_number(value)}" for name, value in figures.items())
     differ = result["differ"]
     if differ:

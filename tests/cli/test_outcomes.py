@@ -119,7 +119,7 @@ def test_what_training_pays_is_measured_and_the_stored_reward_is_named_beside_it
     found = as_json("eval", "--against", "official", "--store", store)
     assert (found["measured"], found["nulls"], found["auc"], found["whole"]["fp"]) == ("lower", 0, 1.0, 0)
     stored = found["stored_reward"]
-    assert (stored["n"], stored["higher"], stored["auc"], stored["whole"]["fp"]) == (3, 1, 0.75, 1)
+    assert (stored["n"], stored["differ"], stored["auc"], stored["whole"]["fp"]) == (3, 1, 0.75, 1)
     words = cm2("eval", "--against", "official", "--store", store)[0]
     assert "lower, what training pays" in words
     assert "the stored reward, which differs on 1 of 3 dialogues that have one" in words
