@@ -322,8 +322,13 @@ def _check_lambda(level: str, lam: float, values: Sequence[Sequence[float]] | No
         raise TrainError(
             f"level {level} with {'lam' if lam != 1.0 else 'values'}; only level lambda has them: leave it out"
         )
-    if not 0 <= lam <= 1:
-        raise TrainError(f"lam {lam}; expected a number in [0, 1]: 1 is unbiased, 0 credits a turn by the next value")
+    require_lambda(lam)
+
+
+def require_lambda(lam: object) -> None:
+    """Raises TrainError unless λ is a number in [0, 1]."""
+    if isinstance(lam, bool) or not isinstance(lam, int | float) or not 0 <= lam <= 1:
+        raise TrainError(f"lam {lam!r}; expected a number in [0, 1]: 1 is unbiased, 0 credits a turn by the next value")
 
 
 def require_alike(scores: Sequence[Score]) -> None:

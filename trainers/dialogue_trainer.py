@@ -168,8 +168,10 @@ class DialogueTrainer(ABC, Generic[M]):
         """The rows that pass forward and backward at once: those of a step, or of a part of it where `args` ask for
         `gradient_accumulation_steps`.
         """
-        name, number = self._rows_per_step()
-        one_setting(name, number, self.args, default=16, field="per_device_train_batch_size")
+        (name, number), field = self._rows_per_step(), "per_device_train_batch_size"
+        number = one_setting(name, number, self.args, default=16, field=field)
+        if given_in(self.args, field) is not None:  # and a step is what TRL makes of it
+            return number
         parts = given_in(self.args, "gradient_accumulation_steps") or 1
         if number % parts:
             raise TrainError(f"gradient_accumulation_steps {parts} does not divide {name} {number}; give one that does")

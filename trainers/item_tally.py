@@ -12,7 +12,7 @@ from cm2_agent.types.score import Score
 
 ItemKey: TypeAlias = tuple[int | None, str]
 """A turn (None: the closing block) and an item in it."""
-WORDS = {
+TEACHES_NOTHING = {
     "never_paid": "never paid, so there is nothing to reinforce",
     "always_paid": "always paid, so there is nothing to learn",
     "alike_in_groups": "never paid to one rollout of a group and not to another, so no advantage follows from it",
@@ -59,11 +59,11 @@ class ItemTally:
 
     @property
     def teaches_nothing(self) -> dict[str, list[JSON]]:
-        """The items of each kind of WORDS, over all turns; kinds without one are left out."""
+        """The items of each kind of TEACHES_NOTHING, over all turns; kinds without one are left out."""
         items: dict[str, list[_Count]] = {}
         for (_, item), count in self.counts.items():
             items.setdefault(item, []).append(count)
-        found: dict[str, list[JSON]] = {name: [] for name in WORDS}
+        found: dict[str, list[JSON]] = {name: [] for name in TEACHES_NOTHING}
         for item, counts in sorted(items.items()):
             if not any(one.paid for one in counts):
                 found["never_paid"].append(item)
@@ -77,7 +77,8 @@ class ItemTally:
         """What is to be said before training, a line a kind."""
         for name, names in self.teaches_nothing.items():
             shown = [str(item) for item in names[:10]] + (["…"] if len(names) > 10 else [])
-            yield f"{len(names)} of {len({item for _, item in self.counts})} items {WORDS[name]}: {', '.join(shown)}"
+            number = len({item for _, item in self.counts})
+            yield f"{len(names)} of {number} items {TEACHES_NOTHING[name]}: {', '.join(shown)}"
 
 
 __all__ = ["ItemKey", "ItemTally"]

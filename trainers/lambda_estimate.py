@@ -24,7 +24,7 @@ LEVEL = 0.05
 FEWEST_PAIRS = 30
 """Turns with a next one, below which nothing is estimated."""
 MOST_PAIRS = 20_000
-"""Turns that are looked at; of more, every so manieth group."""
+"""Turns that are looked at; of more, every k-th group."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +59,9 @@ def estimate_lambda(
     rollouts = sum(map(len, groups))
     found = (_within(group, own) for group, own in zip(groups, values, strict=True))
     tables = [one for one in found if one is not None]
-    pairs = sum(len(left) for _, left, _ in tables)
-    every = -(-pairs // MOST_PAIRS)
+    every = -(-sum(len(left) for _, left, _ in tables) // MOST_PAIRS)
     tables = tables[::every] if every > 1 else tables
+    pairs = sum(len(left) for _, left, _ in tables)
     if len(tables) < FEWEST or pairs < FEWEST_PAIRS:
         return None
     rng = np.random.default_rng(seed)

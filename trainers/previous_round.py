@@ -48,7 +48,7 @@ def previous_round(folder: Path) -> PreviousRound | None:
             mean=_share(contrast["mean"]) if contrast.get("mean") is not None else None,
             falls=int(contrast.get("falls", 0)),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise TrainError(
             f"{path} cannot be read as the report of a round before ({type(error).__name__}: {error}); expected the"
             " report.json that GRPO wrote: name another folder, or leave previous out"

@@ -13,7 +13,7 @@ from cm2_agent.types.group import Group
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.score import Score
 
-from .advantage import GroupAdvantages, RolloutAdvantage, advantages, zeroed
+from .advantage import GroupAdvantages, RolloutAdvantage, advantages, require_lambda, zeroed
 from .episodes import Episode, Floats, generalized_advantages
 from .lambda_estimate import LambdaEstimate, estimate_lambda
 from .level_choice import LevelChoice, RoundFacts, choose_level, given_lambda
@@ -66,8 +66,8 @@ class RoundCredits:
             )
         if lam is not None and level == "auto":
             raise TrainError(f"level auto with lam {lam}; auto chooses λ itself: leave it out, or take level lambda")
-        if lam is not None and not 0 <= lam <= 1:
-            raise TrainError(f"lam {lam}; expected a number in [0, 1]: 1 is unbiased")
+        if lam is not None:
+            require_lambda(lam)
         self.level, self.norm = level, norm
         self._lam, self._before, self._worth = lam, before, worth
         self._facts = RoundFacts()

@@ -56,6 +56,8 @@ def test_what_args_say_of_a_keyword_is_heard(kind: Any, config: Any) -> None:
     ]:
         with pytest.raises(TrainError, match=message):
             kind("m", "out", **settings)._micro_batch()
+    both = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3}
+    assert kind("m", "out", args=both)._micro_batch() == 4
 
 
 def test_dialogues_are_not_packed(policy: Callable[..., Any], tokenizer: Any, tmp_path: Path) -> None:

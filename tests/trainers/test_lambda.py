@@ -188,6 +188,7 @@ def test_pending_and_flat_groups_beside_others() -> None:
     [
         ({"level": "lambda", "norm": "std"}, "norm 'std' at level lambda; expected none, or others"),
         ({"level": "lambda", "lam": -0.1}, r"lam -0.1; expected a number in \[0, 1\]"),
+        ({"level": "lambda", "lam": "0.5"}, r"lam '0.5'; expected a number in \[0, 1\]"),
         ({"level": "return_to_go", "lam": 0.5}, "level return_to_go with lam 0.5"),
         ({"level": "turn", "norm": "others"}, "norm others at level turn"),
     ],

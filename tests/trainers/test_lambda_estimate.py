@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -103,7 +104,8 @@ def test_what_a_report_may_hold(tmp_path: Path) -> None:
         round_before(none, good)
     for number, credit in enumerate(
         [{"estimate": {**FOUND, "lambda": 2}}, {"estimate": {"lambda": 0.5}}, {"items": [{"turn": 0, "item": "a"}]},
-         {"items": [{"turn": 0, "item": "a", "paid": "x"}]}, [1]]
+         {"items": [{"turn": 0, "item": "a", "paid": "x"}]}, [1],
+         {"contrast": {"falls": math.inf}}]
     ):  # fmt: skip
         with pytest.raises(TrainError, match="cannot be read as the report of a round before"):
             previous_round(report(tmp_path / str(number), credit))
