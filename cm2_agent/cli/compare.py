@@ -98,13 +98,18 @@ def repro(
 
     from cm2_agent.benchmarks.lending_desk.desk import lending_desk
     from cm2_agent.compare.comparison import repeat
-    from cm2_agent.compare.experiment import Experiment
+    from cm2_agent.compare.experiment import Cell, Experiment
 
     try:
         data = json.loads(manifest.read_text(encoding="utf-8"))
-        experiment, rows = Experiment.from_json(data["experiment"]), {row["key"]: row for row in data["rows"]}
+        experiment = Experiment.from_json(data["experiment"])
+        rows = {Cell(**row["cell"]).key: row for row in data["rows"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainError(f"{manifest}: not a manifest of cm2 compare: {error!r}") from error
+    if out.resolve() == manifest.resolve().parent:
+        raise TrainError(
+            f"--out {out} is the folder of the comparison itself, whose numbers would be replaced; name another"
+        )
     wanted = cell or list(rows)
     if unknown := [key for key in wanted if key not in rows]:
         raise TrainError(f"{manifest} has no cell {unknown[0]!r}; it has {', '.join(list(rows)[:6])}, …")

@@ -25,6 +25,15 @@ class Cell:
     sampling: int
     """The seed of its tasks, its dialogues and its training."""
 
+    def __post_init__(self) -> None:
+        """Raises TrainError on what names no cell: it is a file's name, and comes from manifests too."""
+        seeds = (self.cold_start, self.sampling)
+        known = self.stage in ("tune", "test") and self.arm in ARMS and isinstance(self.learning_rate, int | float)
+        if not known or not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
+            raise TrainError(
+                f"{self}: expected the stage tune or test, a known arm, a learning rate, and seeds of 0 or more"
+            )
+
     @property
     def key(self) -> str:
         """The name of its file."""

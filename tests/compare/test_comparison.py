@@ -146,3 +146,7 @@ def test_the_command_says_what_it_does_not_know(tmp_path: Path) -> None:
     refused = CliRunner().invoke(app, ["repro", str(tmp_path / "manifest.json"), "--out", str(tmp_path / "again")])
     assert refused.exit_code == 2
     assert "not a manifest" in refused.output
+    (tmp_path / "manifest.json").write_text(json.dumps({"experiment": SMALL.to_json(), "rows": []}))
+    refused = CliRunner().invoke(app, ["repro", str(tmp_path / "manifest.json"), "--out", str(tmp_path)])
+    assert refused.exit_code == 2
+    assert "the folder of the comparison itself" in " ".join(refused.output.split())

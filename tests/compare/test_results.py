@@ -128,6 +128,17 @@ def test_an_experiment_that_cannot_be_meant_is_refused(settings: dict[str, Any],
         Experiment(**settings)
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [{"stage": "../test"}, {"arm": "a/b"}, {"cold_start": "../0"}, {"sampling": -1}, {"learning_rate": "1"}],
+)
+def test_what_names_no_cell_is_refused(changed: dict[str, Any]) -> None:
+    named: dict[str, Any] = {"stage": "test", "arm": "dpo", "learning_rate": 1e-4, "cold_start": 0, "sampling": 0}
+    assert Cell(**named).key == "test-dpo-0.0001-0-0"
+    with pytest.raises(TrainError, match="expected the stage tune or test"):
+        Cell(**{**named, **changed})
+
+
 def test_an_experiment_is_read_as_it_was_written_unless_an_arm_was_declared_otherwise() -> None:
     written = SMALL.to_json()
     assert Experiment.from_json(written) == SMALL
