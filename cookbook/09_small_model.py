@@ -91,9 +91,10 @@ def smollm2(folder: Path) -> Path:
     model.hf_quantizer = None  # it is dequantised, and saved as plain weights
     del model.config.quantization_config
     tokenizer.chat_template = TEMPLATE
-    model.to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    making = folder.with_name(f"{folder.name}.making")  # whole, or not there: an interrupted run makes it again
+    model.to(torch.bfloat16).save_pretrained(making)
+    tokenizer.save_pretrained(making)
+    return making.rename(folder)
 
 
 class HostedModel(BaseChatModel):
@@ -142,9 +143,17 @@ def _call(name: str, **arguments: str) -> AIMessage:
 
 
 def production(customers: int) -> None:
-    """A day in the shop: the app as it is, watched by one line."""
+    """A day in the shop: the app as it is, watched by one line. Who was served before an interruption is not again."""
     graph = watch(build_graph(HostedModel()), support_checklist(), store=STORE, project="shop")
+    flush()
+    shop = SQLStore(STORE, project="shop")
+    stored = {trace.id: len(trace.turns) for trace in shop.traces()}
     for task in training_tasks(0)[:customers]:
+        turns = stored.get(task.id, 0)
+        if turns == len(task.turns):
+            continue
+        if turns:  # cut off between two turns: from the beginning
+            shop.erase(thread=task.id)
         messages: list[Any] = []
         with closing(open_desk("training")) as desk:
             for turn in task.turns:
@@ -218,6 +227,8 @@ def learn(store: SQLStore, policy: Path, out: Path, tasks: Sequence[Task], *, gr
 
 def main(steps: int, imitated: int, customers: int, group: int, model: Path | None, url: str | None) -> None:
     start, cpu = time.monotonic(), time.process_time()
+    if model is not None and not model.is_dir():
+        raise SystemExit(f"there is no folder {str(model)!r}; --model takes one in SmolLM2's place, or leave it out")
     base = model or Path("smollm2")
     if not base.exists():
         smollm2(base)

@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias, cast
+from typing import TypeAlias, cast, get_args
 
 from cm2_agent.errors import TrainError
 from cm2_agent.types.group import Group, Rollout
@@ -314,7 +314,11 @@ def require_scored(
 
 
 def check_credit(level: str, norm: str, *, lam: float | None, contrast: float | None) -> None:
-    """Raises TrainError on settings of credit that cannot be meant, of an unknown level or norm when it is used."""
+    """Raises TrainError on an unknown level and on settings of credit that cannot be meant, of an unknown norm when it
+    is used."""
+    levels = (*get_args(Level), "auto")
+    if level not in levels:
+        raise TrainError(f"level is {level!r}; expected one of {', '.join(levels)}")
     check_contrast(contrast, norm)
     if level in WHOLE_ROUND:
         RoundCredits(level=level, lam=lam, norm=norm)

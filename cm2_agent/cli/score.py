@@ -208,6 +208,8 @@ def echo_nulls(scores: Sequence[Score]) -> None:
         echo_err(f"{owed} verdicts are pending, since the judge failed; the same command asks again")
     if own := causes["content"]:
         echo_err(f"{own} verdicts are NULL for the trace's sake; cm2 show TRACE says why")
+    if abstained := sum(verdict.reason == "abstained" for score in scores for verdict in score.verdicts):
+        echo_err(f"{abstained} verdicts are NULL, since the judge could not tell; cm2 show TRACE says which")
 
 
 def load_checklist_and_checks(

@@ -76,7 +76,7 @@ def erase(
     }
     _take_up(store, spool, dry_run=dry_run)
     with open_store(store, project=project) as opened:
-        wanted = _as_stored(opened, wanted)
+        wanted, unfound = _as_stored(opened, wanted)
         if not dry_run and not yes:
             planned = opened.erase(**wanted, dry_run=True)
             for line in _removed(planned, "would be removed"):
@@ -94,7 +94,7 @@ def erase(
         "searched": list(erasure.searched),
         "found": dict(erasure.found),
         "held": dict(erasure.held),
-        "notes": list(erasure.notes),
+        "notes": [*erasure.notes, *unfound],
     }
     print_result(result, as_json=as_json, lines=_lines(erasure, dry_run))
     if erasure.found:
@@ -105,21 +105,30 @@ def erase(
         raise typer.Exit(1)
 
 
-def _as_stored(store: SQLStore, wanted: dict[str, Any]) -> dict[str, Any]:
-    """The ids as a redactor stored them, where none is stored as it was given: a user's id that is an e-mail
-    address."""
+def _as_stored(store: SQLStore, wanted: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The ids as a redactor stored them, where none is stored as it was given: a user's id that is an e-mail address.
+    And a note where they are not stored either: the redactor may have had another key."""
     named = {key: value for key in ("user", "thread") if (value := wanted[key]) is not None}
     if not named or store.erase(**wanted, dry_run=True).traces:
-        return wanted
+        return wanted, []
     from cm2_agent.datasets import Redactor
 
     secret = os.environ.get(SECRET)
     redactor = Redactor(key=None if secret is None else secret.encode())
     stored = {key: redactor.redact_id(value) for key, value in named.items()}
     if stored == named:
-        return wanted
+        return wanted, []
     echo_err(f"nothing is stored by that id; what a redactor makes of it is looked for (the key: {SECRET})")
-    return {**wanted, **stored}
+    wanted |= stored
+    if store.erase(**wanted, dry_run=True).traces:
+        return wanted, []
+    with_key = f"without a key, since {SECRET} is not set" if secret is None else f"with the key in {SECRET}"
+    note = (
+        f"nothing is stored by what a redactor makes of that id {with_key}; what was redacted with another key is not"
+        f" found: set {SECRET} to the application's, and erase again"
+    )
+    echo_err(note)
+    return wanted, [note]
 
 
 def age(text: str) -> timedelta:

@@ -343,4 +343,5 @@ def _count(
         )
     for reason, count in sorted(report.left_out.items()):
         echo_err(printable(f"{count} rollouts left out: {reason}"))
-    print_result(report.to_json(), as_json=as_json)
+    longest = max((len(row.ids) for group in dataset.groups for row in group.rows), default=0)
+    print_result({**report.to_json(), "longest_row": longest}, as_json=as_json)

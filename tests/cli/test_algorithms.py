@@ -121,6 +121,10 @@ def test_a_trainer_of_ones_own_gets_what_was_typed(here: Path) -> None:
             " backends none",
         ),
         (("--rows-only", "--algorithm", "sft"), "--rows-only counts the rows of GRPO"),
+        (
+            ("--level", "token", "--model", "m", "--out", "o"),
+            "level is 'token'; expected one of trajectory, turn, step, return_to_go, evidence, lambda, auto",
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_refused(here: Path, arguments: tuple[str, ...], message: str) -> None:

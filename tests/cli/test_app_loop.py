@@ -110,6 +110,8 @@ def test_real_dialogues(tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPa
     assert generic["auc_within"] > 0.5
     rows = as_json("train", "--rows-only", "--allow-retokenised", "--store", store)
     assert (rows["rows"], rows["left_out"]) == (total, {})
+    tokens = rows["trained_tokens"] + rows["masked_tokens"]
+    assert tokens / total < rows["longest_row"] < tokens
 
 
 def test_a_later_run_goes_on_where_an_earlier_stopped(tmp_path: Path, store: str) -> None:
@@ -155,6 +157,7 @@ def test_rows_of_words_are_marked(loaded: str) -> None:
         "trained_tokens": 0,
         "masked_tokens": 0,
         "left_out": {"no token ids": 6},
+        "longest_row": 0,
         "items": {"always_paid": ["write_1_cancel_reservation", "write_1_update_reservation_flights"]},
     }
     out, err = cm2("train", "--rows-only", "--allow-retokenised", "--store", loaded, "--json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,12 @@ def test_an_address_as_an_id_is_stored_nowhere_joins_later_runs_and_is_erased_by
     assert len(trace.turns) == 2, "the second run joins the first"
     assert trace.runs[0].user == trace.runs[1].user == trace.id == Redactor(key=key).redact_id(MAIL)
     secret = {} if key is None else {"CM2_REDACTION_KEY": key.decode()}
+    for wrong in ({"CM2_REDACTION_KEY": "another"}, *([] if key is None else [{}])):
+        command = ["traces", "erase", "--user", MAIL, "--store", url, "--yes", "--json"]
+        missed = CliRunner().invoke(app, command, env=wrong)
+        (note,) = json.loads(missed.stdout)["notes"]
+        assert note in missed.stderr
+        assert ("with the key in" if wrong else "is not set") in note
     found = CliRunner().invoke(app, ["traces", "erase", "--user", MAIL, "--store", url, "--yes"], env=secret)
     assert found.exit_code == 0, found.stderr
     assert "what a redactor makes of it" in found.stderr

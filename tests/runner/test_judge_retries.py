@@ -23,7 +23,7 @@ from cm2_agent.types.checklist_item import Item as ChecklistItem
 from cm2_agent.types.score import Score, Verdict
 from cm2_agent.types.trace import Trace
 from tests.cli.test_app_loop import as_json, cm2
-from tests.judge_server import FREE, Asked, Fault, JudgeServer, honest
+from tests.judge_server import FREE, Asked, Fault, JudgeServer, answer, honest, reply
 from tests.rewards.talk import say, trace, turn
 
 POLITE = Checklist(Item("replied", check={"replied": True}), Item("polite", "Is the reply polite?"), name="polite")
@@ -190,6 +190,19 @@ async def test_over_http_with_the_stores_cache(url: str, kind: str) -> None:
         assert polite(again["t0"]).value is True
         assert server.calls < calls + 10, "what was judged is known; what failed is asked anew"
         await judge.aclose()
+
+
+def test_the_command_says_that_the_judge_could_not_tell(url: str, tmp_path: Path) -> None:
+    path = tmp_path / "polite.yaml"
+    path.write_text('name: polite\nitems:\n  - {id: polite, question: "Is the reply polite?"}\n', encoding="utf-8")
+    with SQLStore(url) as store:
+        for one in dialogues(3):
+            store.save_runs(one.runs)
+    with JudgeServer(lambda asked: reply(answer("polite", "cannot_tell"))) as server:
+        options = ("--judge", "stub", "--judge-base-url", server.base_url, "--price", "0,0", "--store", url)
+        for _ in range(2):
+            _, err = cm2("score", str(path), *options)
+            assert "3 verdicts are NULL, since the judge could not tell" in err
 
 
 def test_the_command_says_what_follows_the_trace(url: str, tmp_path: Path) -> None:
