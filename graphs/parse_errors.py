@@ -41,12 +41,15 @@ def parse_errors(message: BaseMessage, tools: Sequence[str]) -> list[ToolMessage
 def _answer(call: InvalidToolCall, tools: Sequence[str]) -> ToolMessage:
     name = call.get("name")
     reason = (call.get("error") or "the arguments are not a JSON object").partition("\nFor troubleshooting")[0].strip()
-    known = f" The tools are {', '.join(tools)}." if tools and name not in tools else ""
-    content = (
-        f"Error: this tool call could not be read, and nothing was run: {shorten(reason, _LONGEST)}\nExpected the name"
-        f' of a tool and its arguments as one JSON object: {{"name": "{name or "TOOL"}", "arguments": {{…}}}}.{known}'
-        " Write the call again."
-    )
+    if tools:
+        known = "" if name in tools else f" The tools are {', '.join(tools)}."
+        expected = (
+            "Expected the name of a tool and its arguments as one JSON object:"
+            f' {{"name": "{name or "TOOL"}", "arguments": {{…}}}}.{known} Write the call again.'
+        )
+    else:
+        expected = "There are no tools: answer in words."
+    content = f"Error: this tool call could not be read, and nothing was run: {shorten(reason, _LONGEST)}\n{expected}"
     return ToolMessage(content=content, name=name, tool_call_id=call.get("id") or "", status="error")
 
 

@@ -108,6 +108,9 @@ def test_an_agent_without_tools_says_so_too() -> None:
     model = saying(AIMessage("", invalid_tool_calls=[invalid()]), AIMessage("Done."))
     state = agent(model, []).invoke({"messages": [("user", "When?")]})
     assert [message.type for message in state["messages"]] == ["human", "ai", "tool", "ai"]
+    answer = answers(state)["i1"].text
+    assert "There are no tools: answer in words." in answer
+    assert "Write the call again" not in answer
 
 
 CHECKS = Checklist(
