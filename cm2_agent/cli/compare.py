@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     app.command(
         "compare",
-        short_help="Compare ways of training on a bundled desk, with equal data and compute.",
+        short_help="Compare ways of training on a bundled desk, at equal cost.",
         help=(
             "Compare ways of training on a bundled desk: learning rates are tuned on seeds of their own, then every arm"
             " starts from the same policies, draws as many tokens and trains on as many. Each cell is a file of --out:"
@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
     )(compare)
     app.command(
         "repro",
-        short_help="Carry out a cell of a comparison's manifest again.",
+        short_help="Run one cell of a comparison's manifest again.",
         help=(
             "Carry out cells of a manifest again and compare the numbers; exits with 1 where one differs. The same code"
             " on the same machine gives the same numbers."
