@@ -63,11 +63,13 @@ class Database:
         part in one costs more than the statement. Raises StoreError."""
         with self._errors():
             connection = self.engine.raw_connection()
+            cursor = connection.cursor()
             try:
-                yield connection.cursor()
+                yield cursor
             except self.engine.dialect.loaded_dbapi.Error as error:
                 raise StoreError(f"store {self.url}: {error}") from error
             finally:
+                cursor.close()  # a statement with rows left would hold its view, from which no writer can begin
                 connection.close()
 
     @contextmanager
@@ -84,8 +86,8 @@ class Database:
         does. Raises StoreError."""
         with self._errors(), self._writer:
             connection = self.engine.raw_connection()
+            cursor = connection.cursor()
             try:
-                cursor = connection.cursor()
                 if self.sqlite:
                     cursor.execute("BEGIN IMMEDIATE")
                 yield cursor
@@ -94,6 +96,7 @@ class Database:
                 connection.rollback()
                 raise
             finally:
+                cursor.close()
                 connection.close()
 
     @contextmanager
