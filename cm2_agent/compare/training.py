@@ -134,16 +134,8 @@ def _credits(arm: Arm, seed: int) -> Credits | None:
 
 def _imitated(arm: Arm, group: Group) -> list[Rollout]:
     if arm.select == "best-turn":
-        turns = range(max((len(rollout.score.turns) for rollout in group.rollouts), default=0))
-        best = [max(_paid(rollout, turn) for rollout in group.rollouts) for turn in turns]
-        return [
-            rollout
-            for rollout in group.rollouts
-            if any(_paid(rollout, turn) == best[turn] > 0 for turn in range(len(rollout.score.turns)))
-        ]
+        from cm2_agent.trainers.best_turns import best_turns
+
+        return [one for one, turns in zip(group.rollouts, best_turns(group.rollouts), strict=True) if turns]
     rewards = [rollout.score.lower or 0.0 for rollout in group.rollouts]
     return [one for one, reward in zip(group.rollouts, rewards, strict=True) if reward == max(rewards) > 0]
-
-
-def _paid(rollout: Rollout, turn: int) -> float:
-    return (rollout.score.turns[turn].reward or 0.0) if turn < len(rollout.score.turns) else 0.0
