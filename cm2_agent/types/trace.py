@@ -8,8 +8,9 @@ from functools import cached_property
 from itertools import chain
 
 from cm2_agent.errors import TraceError
+from cm2_agent.types.dialogue_content import dialogue_content
 from cm2_agent.types.dialogue_words import DialogueWords
-from cm2_agent.types.json_values import JSON
+from cm2_agent.types.json_values import JSON, content_hash
 from cm2_agent.types.messages import SHOWN, Message
 from cm2_agent.types.run import Branch, ModelCall, Run, RunFailure
 from cm2_agent.types.run_attributes import CUT, TASK_ID, TASK_VERSION
@@ -186,6 +187,28 @@ class Trace:
     @property
     def calls(self) -> tuple[ModelCall, ...]:
         return tuple(call for run in self.runs for call in run.calls)
+
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256 of what the dialogue holds, as 64 hexadecimal digits: the same through whichever door it came.
+
+        It counts the system prompts, and of each message the role, the texts, the thinking, pictures and other parts,
+        and the calls: their names, their arguments as canonical JSON, and their answers, found by position. It does not
+        count ids, names of speakers, times, models, tokens, tool schemas, metadata, outcomes, whether an answer is
+        marked as an error, how often a text was cut into parts, or where within a message thinking and calls stand.
+
+        Raises:
+            TypeError: an argument or a part is not JSON.
+
+        >>> from cm2_agent import Message, Run, ToolCall, Trace
+        >>> one, other = (
+        ...     Trace.of(Run(id=name, messages=(Message.of("assistant", calls=[ToolCall(id=name, name="look")]),)))
+        ...     for name in ("a", "b")
+        ... )
+        >>> one.content_hash == other.content_hash, len(one.content_hash)
+        (True, 64)
+        """
+        return content_hash(dialogue_content(self.messages, self.calls))
 
     @property
     def policy(self) -> str | None:
