@@ -26,9 +26,9 @@ LONGEST = 400
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("models", "types"),
-    ("analysis", "importers", "incidents", "langchain_messages", "llm", "redaction", "store", "trainers"),
-    ("datasets", "graphs", "integrations", "rewards", "spool", "tracing"),
-    ("benchmarks", "online"),
+    ("analysis", "dialects", "incidents", "langchain_messages", "llm", "redaction", "store", "trainers"),
+    ("datasets", "graphs", "importers", "rewards", "spool", "tracing"),
+    ("benchmarks", "integrations", "online"),
     ("runner",),
     ("__init__", "compare", "quickstart"),
     ("cli",),

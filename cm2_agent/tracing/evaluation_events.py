@@ -13,7 +13,7 @@ from opentelemetry import _logs as otel
 from opentelemetry import trace as spans
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
-from cm2_agent.tracing import semconv
+from cm2_agent.dialects import semconv
 from cm2_agent.tracing.span_processor import content_allowed
 from cm2_agent.types.not_applicable import REASON as NOT_APPLICABLE
 from cm2_agent.types.run import Run

@@ -23,9 +23,9 @@ from langgraph.callbacks import GraphCallbackHandler, GraphInterruptEvent, Graph
 from langgraph.errors import GraphBubbleUp
 from langgraph.types import Command
 
+from cm2_agent.dialects import semconv
 from cm2_agent.incidents import Incidents
 from cm2_agent.langchain_messages import plain
-from cm2_agent.tracing import semconv
 from cm2_agent.tracing.graph_values import GraphValue, Selector, read_value, with_interrupts
 from cm2_agent.tracing.llm_results import ToolSpecReader, read_request, read_response, read_tool_result
 from cm2_agent.tracing.open_spans import OpenSpans, Spot, fail, write_content, write_status

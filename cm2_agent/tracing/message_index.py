@@ -23,9 +23,9 @@ from langchain_core.messages import (
 )
 from langgraph.types import Command
 
+from cm2_agent.dialects.seen_message import Removal, SeenMessage
 from cm2_agent.langchain_messages import from_langchain
 from cm2_agent.tracing.graph_values import state_messages
-from cm2_agent.tracing.seen_message import Removal, SeenMessage
 from cm2_agent.types.messages import SHOWN, Message
 
 _RECENT: Final = 8

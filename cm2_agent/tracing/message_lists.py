@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterable, Sequence
 
 from langgraph.graph.message import REMOVE_ALL_MESSAGES
 
-from cm2_agent.tracing.seen_message import Removal, SeenMessage
+from cm2_agent.dialects.seen_message import Removal, SeenMessage
 from cm2_agent.tracing.state_log import NodeTask
 
 

@@ -19,7 +19,7 @@ from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, Status, StatusCode, set_span_in_context
 
-from cm2_agent.tracing import semconv
+from cm2_agent.dialects import semconv
 from cm2_agent.tracing.agents import Place
 from cm2_agent.tracing.caller import session_of, user_of
 from cm2_agent.tracing.message_index import MessageIndex, ThreadMessages

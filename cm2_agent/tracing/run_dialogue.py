@@ -28,9 +28,9 @@ from typing import Any, Literal
 
 from langgraph.types import Command
 
+from cm2_agent.dialects.prompt_dialogue import PromptDialogue
+from cm2_agent.dialects.seen_message import SeenMessage
 from cm2_agent.langchain_messages import plain
-from cm2_agent.tracing.prompt_dialogue import PromptDialogue
-from cm2_agent.tracing.seen_message import SeenMessage
 from cm2_agent.tracing.span_records import ChatRecord, RootRecord, ToolRecord
 from cm2_agent.tracing.state_dialogue import Entry, StateDialogue
 from cm2_agent.types.messages import Message, ToolCallResponse

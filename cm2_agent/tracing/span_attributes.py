@@ -3,65 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import concurrent.futures
 import json
-import sys
-from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cm2_agent.dialects import semconv
+from cm2_agent.dialects.seen_message import SeenMessage
+from cm2_agent.dialects.token_text import encode_ids, encode_logprobs
 from cm2_agent.langchain_messages import plain
-from cm2_agent.tracing import semconv
 from cm2_agent.tracing.llm_results import ResponseMetadata
-from cm2_agent.tracing.seen_message import SeenMessage
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import ToolSpec
 from cm2_agent.types.run_attributes import CHECKPOINT, TOOL_BACKEND, TOOL_FAULT
 from cm2_agent.types.secrets import error_text
 from cm2_agent.types.text import shorten
 
-__all__ = ["decode_ids", "decode_logprobs", "encode_ids", "encode_logprobs"]
-
 _LONGEST = 500
 # LangChain's and LangGraph's own metadata: facts about the machinery, not about the run.
 _FRAMEWORK_KEYS = ("langgraph_", "ls_", "lc_", "checkpoint", "__pregel", "__")
 _SIMPLE = (str, int, float, bool)
 _FRAMEWORK_TAGS = ("seq:step", "graph:step", "langsmith:")
-
-
-def encode_ids(ids: Sequence[int]) -> str:
-    """Token ids as base64 of little-endian int32. Raises OverflowError outside int32."""
-    return _encode(array("i", ids))
-
-
-def decode_ids(text: str) -> tuple[int, ...]:
-    """The inverse of `encode_ids`. Raises ValueError on what is not base64 of whole numbers."""
-    return tuple(_decode("i", text))
-
-
-def encode_logprobs(logprobs: Sequence[float]) -> str:
-    """Logprobs as base64 of little-endian float32."""
-    return _encode(array("f", logprobs))
-
-
-def decode_logprobs(text: str) -> tuple[float, ...]:
-    """The inverse of `encode_logprobs`, to float32 precision. Raises ValueError."""
-    return tuple(_decode("f", text))
-
-
-def _encode(values: array[Any]) -> str:
-    if sys.byteorder == "big":
-        values.byteswap()
-    return base64.b64encode(values.tobytes()).decode("ascii")
-
-
-def _decode(code: str, text: str) -> array[Any]:
-    values = array(code)
-    values.frombytes(base64.b64decode(text, validate=True))
-    if sys.byteorder == "big":
-        values.byteswap()
-    return values
 
 
 def error_message(error: BaseException) -> str:

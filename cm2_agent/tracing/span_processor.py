@@ -14,8 +14,8 @@ from langchain_core.callbacks import BaseCallbackHandler
 from opentelemetry import trace as otel
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
+from cm2_agent.dialects import semconv
 from cm2_agent.incidents import Incidents
-from cm2_agent.tracing import semconv
 from cm2_agent.tracing.graph_values import Selector, check_selectors
 from cm2_agent.tracing.handler import SpanHandler
 from cm2_agent.tracing.private_tracer import PrivateTracer

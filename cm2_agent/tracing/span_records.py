@@ -14,12 +14,12 @@ from uuid import UUID
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, Tracer
 
+from cm2_agent.dialects.seen_message import SeenMessage
 from cm2_agent.tracing.agents import NOWHERE, Place
 from cm2_agent.tracing.graph_values import GraphValue, Selector
 from cm2_agent.tracing.llm_results import ResponseMetadata
 from cm2_agent.tracing.message_index import MessageIndex
 from cm2_agent.tracing.private_tracer import PrivateSpan, PrivateTracer
-from cm2_agent.tracing.seen_message import SeenMessage
 from cm2_agent.tracing.span_attributes import is_cancel
 from cm2_agent.tracing.state_log import NodeTask, StateLog
 from cm2_agent.types.json_values import JSON

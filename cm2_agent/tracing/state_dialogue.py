@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from operator import is_
 from typing import Literal
 
+from cm2_agent.dialects.seen_message import SeenMessage, state_hash, total_hash
 from cm2_agent.tracing.message_lists import (
     between_runs,
     clears,
@@ -23,7 +24,6 @@ from cm2_agent.tracing.message_lists import (
     shown_to,
     written_by,
 )
-from cm2_agent.tracing.seen_message import SeenMessage, state_hash, total_hash
 from cm2_agent.tracing.state_log import GraphLog, NodeTask, StateLog
 from cm2_agent.types.run import StateMark
 

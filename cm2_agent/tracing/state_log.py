@@ -16,9 +16,9 @@ from langgraph.constants import START
 from langgraph.errors import GraphInterrupt, ParentCommand
 from langgraph.types import Command, Overwrite
 
+from cm2_agent.dialects.seen_message import Removal, SeenMessage
 from cm2_agent.tracing.graph_values import state_messages
 from cm2_agent.tracing.message_index import MessageIndex
-from cm2_agent.tracing.seen_message import Removal, SeenMessage
 
 _SENT = "__pregel_push"
 _NODE_TAG = "graph:step:"

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from cm2_agent.dialects.seen_message import SeenMessage
 from cm2_agent.tracing.graph_values import GraphValue
-from cm2_agent.tracing.seen_message import SeenMessage
 from cm2_agent.tracing.span_records import ChatRecord, RootRecord, ToolRecord
 from cm2_agent.types.messages import Message, ToolCall, ToolCallResponse
 

@@ -15,10 +15,10 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from langgraph.checkpoint.memory import InMemorySaver
 
 from cm2_agent import Checklist, Item, Trace, watch
+from cm2_agent.dialects.seen_message import state_hash
 from cm2_agent.online.watch import flush
 from cm2_agent.store import SQLStore
 from cm2_agent.store.lineage import EMPTY_STATE
-from cm2_agent.tracing.seen_message import state_hash
 from cm2_agent.types.run import Branch
 
 CONFIG: Any = {"configurable": {"thread_id": "t"}}

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 
+from cm2_agent.dialects.seen_message import SeenMessage, state_hash, total_hash
 from cm2_agent.langchain_messages import from_langchain
 from cm2_agent.tracing.message_index import MessageIndex, ThreadMessages
-from cm2_agent.tracing.seen_message import SeenMessage, state_hash, total_hash
 from cm2_agent.types.messages import Message
 
 

@@ -24,15 +24,10 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, TraceIdRatioBased
 from opentelemetry.trace import StatusCode
 
 from cm2_agent.datasets import Redactor
-from cm2_agent.tracing import semconv
-from cm2_agent.tracing.seen_message import SeenMessage
-from cm2_agent.tracing.span_attributes import (
-    decode_ids,
-    decode_logprobs,
-    encode_ids,
-    encode_logprobs,
-    error_message,
-)
+from cm2_agent.dialects import semconv
+from cm2_agent.dialects.seen_message import SeenMessage
+from cm2_agent.dialects.token_text import decode_ids, decode_logprobs, encode_ids, encode_logprobs
+from cm2_agent.tracing.span_attributes import error_message
 from cm2_agent.tracing.span_processor import capture
 from cm2_agent.tracing.span_records import Record
 from cm2_agent.tracing.state_log import NodeTask

@@ -29,6 +29,7 @@ INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
 OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
 INPUT_MESSAGES: Final = "gen_ai.input.messages"
 OUTPUT_MESSAGES: Final = "gen_ai.output.messages"
+INSTRUCTIONS: Final = "gen_ai.system_instructions"
 TOOL_DEFINITIONS: Final = "gen_ai.tool.definitions"
 TOOL_NAME: Final = "gen_ai.tool.name"
 TOOL_TYPE: Final = "gen_ai.tool.type"
@@ -55,7 +56,7 @@ REQUEST: Final = {
 }
 """Our name of a sampling setting → the conventions' name of the attribute."""
 
-# Ours. The last three only ever leave for another CM2 collector (see `span_attributes.encode_ids`).
+# Ours. The last three only ever leave for another CM2 collector (see `token_text.encode_ids`).
 STATUS: Final = "cm2.status"
 MODEL_VERSION: Final = "cm2.model.version"
 SAMPLING: Final = "cm2.sampling"

@@ -9,27 +9,68 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
-from cm2_agent.tracing.seen_message import SeenMessage
-from cm2_agent.tracing.span_records import ChatRecord, RootRecord, ToolRecord
+from cm2_agent.dialects.seen_message import SeenMessage
+from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import Message, ToolCallResponse
 from cm2_agent.types.run_attributes import GUARD_OUTCOME
+
+
+class Chat(Protocol):
+    """A model call: the messages of its prompt, and its answer."""
+
+    @property
+    def input(self) -> Sequence[SeenMessage]: ...
+    @property
+    def output(self) -> SeenMessage | None: ...
+
+
+class Executed(Protocol):
+    """An execution of a tool; `interrupted`: it stopped to ask a human and answered nothing."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def call_id(self) -> str | None: ...
+    @property
+    def result(self) -> JSON: ...
+    @property
+    def error(self) -> str | None: ...
+    @property
+    def interrupted(self) -> bool: ...
+
+
+class Around(Protocol):
+    """What holds the calls: the messages of its input and of its last state, where they are known; `resumed` says that
+    it goes on with what was interrupted."""
+
+    @property
+    def input_messages(self) -> Sequence[SeenMessage] | None: ...
+    @property
+    def final_messages(self) -> Sequence[SeenMessage] | None: ...
+    @property
+    def facts(self) -> Mapping[str, Any]: ...
+    @property
+    def resumed(self) -> bool: ...
+    @property
+    def interrupted(self) -> bool: ...
 
 
 @dataclass(slots=True, eq=False)
 class _Entry:
     seen: SeenMessage
     added: bool
-    call: ChatRecord | None = None
+    call: Chat | None = None
 
 
 class PromptDialogue:
     """Built from the calls and tool executions of one root that belong to its dialogue, in the order of their starts:
     those inside tools and those of rejected attempts stay out."""
 
-    def __init__(self, root: RootRecord, chats: list[ChatRecord], tools: list[ToolRecord]) -> None:
+    def __init__(self, root: Around, chats: Sequence[Chat], tools: Sequence[Executed]) -> None:
         self.root, self.tools = root, tools
         self.state = root.final_messages
         self.entries: list[_Entry] = []
@@ -150,7 +191,7 @@ class PromptDialogue:
                     at, after = places[found] + 1, number + 1
         return after
 
-    def _write(self, chat: ChatRecord, output: SeenMessage | None) -> None:
+    def _write(self, chat: Chat, output: SeenMessage | None) -> None:
         if output is None:
             return
         for place in self.positions.get(output.key, ()):  # a parallel call's state may have shown this answer already
@@ -186,7 +227,7 @@ class PromptDialogue:
 
         Some models give the same ids again and again: the n-th call of an id is answered by its n-th execution.
         """
-        executed: dict[str, list[ToolRecord]] = {}
+        executed: dict[str, list[Executed]] = {}
         for tool in self.tools:
             if tool.call_id:
                 executed.setdefault(tool.call_id, []).append(tool)

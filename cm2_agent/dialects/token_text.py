@@ -1,0 +1,86 @@
+"""Token ids and logprobs as span attributes: base64 of little-endian numbers, which costs a tenth of lists."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import sys
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from cm2_agent.dialects import semconv
+from cm2_agent.types.json_values import JSON
+
+__all__ = ["Tokens", "decode_ids", "decode_logprobs", "encode_ids", "encode_logprobs", "read_tokens"]
+
+
+class Tokens(NamedTuple):
+    """The tokens of one model call; `problem` says why those that stood on its span were not taken."""
+
+    prompt_ids: tuple[int, ...] | None = None
+    completion_ids: tuple[int, ...] | None = None
+    logprobs: tuple[float, ...] | None = None
+    problem: str | None = None
+
+
+def encode_ids(ids: Sequence[int]) -> str:
+    """Token ids as base64 of little-endian int32. Raises OverflowError outside int32."""
+    return _encode(array("i", ids))
+
+
+def decode_ids(text: str) -> tuple[int, ...]:
+    """The inverse of `encode_ids`. Raises ValueError on what is not base64 of whole numbers."""
+    return tuple(_decode("i", text))
+
+
+def encode_logprobs(logprobs: Sequence[float]) -> str:
+    """Logprobs as base64 of little-endian float32."""
+    return _encode(array("f", logprobs))
+
+
+def decode_logprobs(text: str) -> tuple[float, ...]:
+    """The inverse of `encode_logprobs`, to float32 precision. Raises ValueError."""
+    return tuple(_decode("f", text))
+
+
+def read_tokens(attributes: Mapping[str, JSON]) -> Tokens:
+    """The token ids and logprobs on a chat span. Those that cannot be a model's (ids below 0, logprobs above 0 or not
+    finite, of other lengths) are left out, all three, and `problem` says why: the call is text-only then."""
+    given = {
+        name: attributes[name]
+        for name in (semconv.PROMPT_IDS, semconv.COMPLETION_IDS, semconv.LOGPROBS)
+        if name in attributes
+    }
+    if not given:
+        return Tokens()
+    try:
+        if not all(isinstance(text, str) for text in given.values()):
+            raise ValueError("expected base64 text")
+        prompt = decode_ids(given[semconv.PROMPT_IDS]) if semconv.PROMPT_IDS in given else None
+        completion = decode_ids(given[semconv.COMPLETION_IDS]) if semconv.COMPLETION_IDS in given else None
+        logprobs = decode_logprobs(given[semconv.LOGPROBS]) if semconv.LOGPROBS in given else None
+    except (ValueError, binascii.Error):
+        return Tokens(problem="token ids on the span are not base64 of int32 and float32 numbers")
+    if any(number < 0 for ids in (prompt, completion) for number in ids or ()):
+        return Tokens(problem="token ids on the span are below 0")
+    if any(not math.isfinite(number) or number > 0 for number in logprobs or ()):
+        return Tokens(problem="logprobs on the span are above 0 or not finite")
+    if logprobs is not None and len(logprobs) != len(completion or ()):
+        return Tokens(problem="logprobs and token ids on the span differ in number")
+    return Tokens(prompt, completion, logprobs)
+
+
+def _encode(values: array[Any]) -> str:
+    if sys.byteorder == "big":
+        values.byteswap()
+    return base64.b64encode(values.tobytes()).decode("ascii")
+
+
+def _decode(code: str, text: str) -> array[Any]:
+    values = array(code)
+    values.frombytes(base64.b64decode(text, validate=True))
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values
