@@ -18,6 +18,7 @@ from cm2_agent.types.protocols import Progress
 
 from .checkpoints import run_folder
 from .imitation import RowMaker
+from .launch import warn_unsharded
 from .model_limits import ModelLimits
 from .output_folder import check_out, check_run, save_report, saving, whole_folder
 from .policy import Policy, loaded_policy, save_policy
@@ -40,6 +41,15 @@ class Material(Protocol):
 
 
 M = TypeVar("M", bound=Material)
+
+
+def checked_fall(max_fall: float | None) -> float | None:
+    """The limit of collapse that was given. Raises TrainError where it is none."""
+    if max_fall is None or (isinstance(max_fall, int | float) and not isinstance(max_fall, bool) and max_fall >= 0):
+        return max_fall
+    raise TrainError(
+        f"max_fall {max_fall!r}; expected nats a token, 0 or more, for example 2, or math.inf (Infinity) for no limit"
+    )
 
 
 class DialogueTrainer(ABC, Generic[M]):
@@ -65,6 +75,7 @@ class DialogueTrainer(ABC, Generic[M]):
         warmup_steps: int | None,
         seed: int,
         max_length: int | None,
+        max_fall: float | None,
         overwrite: bool,
         args: Any,
     ) -> None:
@@ -75,6 +86,7 @@ class DialogueTrainer(ABC, Generic[M]):
         self.learning_rate, self.warmup_steps = learning_rate, warmup_steps
         self.seed = one_setting("seed", seed, args, default=0)
         self.max_length = one_setting("max_length", max_length, args)
+        self._max_fall = checked_fall(max_fall)
         self.overwrite, self.args = overwrite, args
         self.report: dict[str, JSON] = {}
 
@@ -85,6 +97,7 @@ class DialogueTrainer(ABC, Generic[M]):
         from .processes import require_one  # imports torch
 
         require_one(name)
+        warn_unsharded()
         with loaded_policy(self.model, self.tokenizer, peft_config=self.peft_config, seed=self.seed) as policy:
             limits = ModelLimits(policy.model)
             make = RowMaker(
@@ -145,13 +158,15 @@ class DialogueTrainer(ABC, Generic[M]):
         with refusals(f"{name}Trainer"):
             trainer = self._trainer(policy, material, made, progress)
         trainer.remove_callback(PrinterCallback)  # it writes to stdout, which is the command line's
-        better, limit, what = self._better(material)
+        better, usual, what = self._better(material)
+        limit = usual if self._max_fall is None else self._max_fall
         pad = policy.tokenizer.pad_token_id
         measure = partial(mean_logprob, trainer, some(better), policy.tokenizer.eos_token_id if pad is None else pad)
         before = measure()
 
         def check() -> None:
-            require_sound(before - measure(), limit, what=what, learning_rate=made.learning_rate)
+            more = ", or pass max_fall=… (--set max_fall=…): nats a token, math.inf (Infinity) for no limit"
+            require_sound(before - measure(), limit, what=what, learning_rate=made.learning_rate, more=more)
 
         train_resumably(trainer, checkpoint, progress=progress, check=check)
         return trainer, run

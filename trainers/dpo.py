@@ -53,6 +53,8 @@ class DPO(DialogueTrainer[PairRows]):
         warmup_steps: optimizer steps of linear warm-up (default 0).
         seed: of the order of the pairs, and of TRL.
         max_length: pairs with a side of more tokens are left out (default: what the model reads); none is ever cut.
+        max_fall: a policy that has collapsed is not saved: one under which the better turns became more than so
+            many nats less likely a token (default 3); math.inf: no limit.
         overwrite: replace the policy of another run in `out`, once this one has ended well; the other's checkpoints go
             when this one begins to keep its own.
         args: a DPOConfig, which then decides alone (give neither `steps`, `learning_rate` nor `beta`), or a dict of its
@@ -101,6 +103,7 @@ class DPO(DialogueTrainer[PairRows]):
         warmup_steps: int | None = None,
         seed: int = 0,
         max_length: int | None = None,
+        max_fall: float | None = None,
         overwrite: bool = False,
         args: Any = None,
     ) -> None:
@@ -124,6 +127,7 @@ class DPO(DialogueTrainer[PairRows]):
             warmup_steps=warmup_steps,
             seed=seed,
             max_length=max_length,
+            max_fall=max_fall,
             overwrite=overwrite,
             args=args,
         )

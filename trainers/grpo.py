@@ -14,7 +14,7 @@ from cm2_agent.types.protocols import Progress
 
 from .dataset import WHOLE_ROUND, Credits, build_dataset, check_credit
 from .grpo_args import check_fields
-from .launch import launched, rank
+from .launch import launched, rank, warn_unsharded
 from .model_limits import ModelLimits
 from .output_folder import check_out, check_run, save_report, saving
 from .policy import loaded_policy, save_policy
@@ -54,8 +54,8 @@ class GRPO:
         level: where credit is given: "trajectory" (one advantage a rollout, Eq. 5), "turn" (Eq. 7), "step" (Eq. 8–10),
             "return_to_go", "evidence", "lambda": GAE(λ) over turns with a baseline that is fitted on the other groups
             (docs/method.md §5), or "auto": "trajectory" or "lambda", with the reason in the report.
-        norm: "none", or "std": advantages over the group's standard deviation + 1e-6; at level "lambda" "others": over
-            that of the other groups, which does not bias it.
+        norm: "none", or "std": advantages over the group's standard deviation + 1e-6; at levels "lambda" and "auto"
+            "others": over that of the other groups, which does not bias it.
         lam: λ of level "lambda", in [0, 1]: 1 is unbiased, less is less noise, unbiased where V̂ is exact (default: λ̂
             of the round before, else 1).
         contrast: η in [0, 1), 0.5 for example: items that about half of the rollouts were paid in the round before
@@ -228,6 +228,7 @@ class GRPO:
 
                 config = grpo_config(self, temperature, folder.parent / "trl", adapter=is_peft(policy.model))
                 require_known(config)
+                warn_unsharded()
                 seen = rows_hash(row for group in dataset.groups for row in group.rows)
                 run = identify(
                     "grpo", model=policy.version, rows=seen, config=config, trainer=self, launched=launched()

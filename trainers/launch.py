@@ -4,6 +4,7 @@ they share a model.
 
 from __future__ import annotations
 
+import logging
 import os
 
 from cm2_agent.types.json_values import JSON
@@ -22,9 +23,24 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0")) if number() > 1 else 0
 
 
+def _asks_for_fsdp() -> bool:
+    """Whether accelerate's launcher asked for FSDP."""
+    return os.environ.get(USE_FSDP, "false").lower() == "true"
+
+
 def sharded() -> bool:
-    """Whether accelerate's launcher asked for FSDP, and started several processes."""
-    return number() > 1 and os.environ.get(USE_FSDP, "false").lower() == "true"
+    """Whether it did, and started several processes."""
+    return number() > 1 and _asks_for_fsdp()
+
+
+def warn_unsharded() -> None:
+    """Logs where FSDP was asked for and one process was started, in which nothing is sharded."""
+    if number() == 1 and _asks_for_fsdp():
+        logging.getLogger("cm2_agent").warning(
+            "%s=true asks for FSDP, and there is one process: nothing is sharded, it holds the whole model. Start"
+            " several: accelerate launch --num_processes N train.py (on CPUs torchrun --nproc_per_node N train.py)",
+            USE_FSDP,
+        )
 
 
 def launched() -> dict[str, JSON]:

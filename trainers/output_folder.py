@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,11 @@ from cm2_agent.types.json_values import JSON
 from .run_identity import MANIFEST, RunIdentity, read_identity
 
 REPORT = "report.json"
+_DISK = re.compile(
+    r"I/O error|inline_container|PytorchStreamWriter|iostream error|^write\(\): fd|^Parent directory .* does not exist"
+    r"|^File .* cannot be opened"
+)
+"""How safetensors (the first), and torch's own writer in a RuntimeError, say that a file could not be written."""
 
 
 def check_out(out: Path) -> None:
@@ -78,12 +84,16 @@ def whole_folder(out: Path) -> Iterator[Path]:
 
 @contextmanager
 def saving(path: Path) -> Iterator[None]:
-    """What the disk refuses while `path` is written (no room, no right to write), as a TrainError."""
+    """What the disk refuses while `path` is written (no room, no right to write), as a TrainError; other errors stay
+    what they are.
+    """
     from safetensors import SafetensorError
 
     try:
         yield
-    except (OSError, SafetensorError, RuntimeError) as error:  # torch's own writer raises RuntimeError
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if not isinstance(error, OSError) and not _DISK.search(str(error)):
+            raise
         raise TrainError(
             f"{str(path)!r} cannot be written: {error}. Make room or name another folder; a run with checkpoints"
             " (save_steps) goes on from its newest whole one when it is started again"

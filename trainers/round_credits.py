@@ -41,8 +41,9 @@ class RoundCredits:
     Args:
         level: `lambda`, or `auto`: `trajectory` or `lambda`, with the reason in the report.
         lam: λ of GAE(λ), in [0, 1] (default: λ̂ of the round before, else 1).
-        norm: `none`, or `others`: divided by the standard deviation of the *other* groups' advantages + 1e-6. No action
-            of a group moves its own divisor, so that the expected update keeps its direction.
+        norm: `none`, or `others`, at whichever level: divided by the standard deviation of the *other* groups'
+            advantages + 1e-6. No action of a group moves its own divisor, so that the expected update keeps its
+            direction.
         before: the round before.
         worth: the score as it is learnt from (contrast weights).
 
@@ -104,7 +105,7 @@ class RoundCredits:
         """Those of each group, in the order in which they were given."""
         choice = self.choice
         if choice.level == "trajectory":
-            return [_centred(group) for group in self._groups]
+            return self._of_trajectories()
         values = cross_fitted_values([group.episodes for group in self._groups])
         self._estimate = estimate_lambda([group.episodes for group in self._groups], values)
         found = [
@@ -114,7 +115,6 @@ class RoundCredits:
             ]
             for group, own in zip(self._groups, values, strict=True)
         ]
-        divisors = _others_deviation(found) if self.norm == "others" else [1.0] * len(found)
         return [
             GroupAdvantages(
                 level="lambda",
@@ -124,8 +124,27 @@ class RoundCredits:
                 )
                 or group.checked,
             )
-            for group, own, divisor in zip(self._groups, found, divisors, strict=True)
+            for group, own, divisor in zip(self._groups, found, self._divisors(found), strict=True)
         ]
+
+    def _of_trajectories(self) -> list[GroupAdvantages]:
+        """Eq. 5 without Fnorm, over the divisor of `norm`."""
+        found = [_centred(group) for group in self._groups]
+        return [
+            GroupAdvantages(
+                level="trajectory",
+                norm="none",
+                rollouts=tuple(
+                    RolloutAdvantage(trace_id=one.trace_id, scalar=zeroed(float(value[0]) / divisor))
+                    for one, value in zip(group.checked, own, strict=bool(own))
+                )
+                or group.checked,
+            )
+            for group, own, divisor in zip(self._groups, found, self._divisors(found), strict=True)
+        ]
+
+    def _divisors(self, found: list[list[Floats]]) -> list[float]:
+        return _others_deviation(found) if self.norm == "others" else [1.0] * len(found)
 
     @property
     def report(self) -> Mapping[str, JSON]:
@@ -138,17 +157,12 @@ class RoundCredits:
         return out if choice.why is None else {**out, "why": choice.why}
 
 
-def _centred(group: Collected) -> GroupAdvantages:
-    """Eq. 5 without Fnorm."""
-    rollouts = group.checked
-    if not any(one.left_out for one in rollouts):
-        mean = float(np.mean(group.rewards)) if group.rewards else 0.0
-        scalars = [zeroed(reward - mean) for reward in group.rewards]
-        rollouts = tuple(
-            RolloutAdvantage(trace_id=one.trace_id, scalar=scalar)
-            for one, scalar in zip(rollouts, scalars, strict=True)
-        )
-    return GroupAdvantages(level="trajectory", norm="none", rollouts=rollouts)
+def _centred(group: Collected) -> list[Floats]:
+    """Of each rollout its reward less the group's mean, (1,); none of a group of which one is left out."""
+    if any(one.left_out for one in group.checked) or not group.rewards:
+        return []
+    mean = float(np.mean(group.rewards))
+    return [np.array([zeroed(reward - mean)]) for reward in group.rewards]
 
 
 def _rollout(episode: Episode, values_T: Floats) -> RolloutAdvantage:

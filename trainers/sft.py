@@ -52,6 +52,8 @@ class SFT(DialogueTrainer[Imitation]):
         warmup_steps: optimizer steps of linear warm-up (default 0).
         seed: of the order of the rows, and of TRL.
         max_length: rollouts with a row of more tokens are left out (default: what the model reads); none is ever cut.
+        max_fall: a policy that has collapsed is not saved: one under which what is imitated became more than so
+            many nats less likely a token (default 1); math.inf: no limit.
         overwrite: replace the policy of another run in `out`, once this one has ended well; the other's checkpoints go
             when this one begins to keep its own.
         args: an SFTConfig, which then decides alone (give neither `steps` nor `learning_rate`), or a dict of its
@@ -96,6 +98,7 @@ class SFT(DialogueTrainer[Imitation]):
         warmup_steps: int | None = None,
         seed: int = 0,
         max_length: int | None = None,
+        max_fall: float | None = None,
         overwrite: bool = False,
         args: Any = None,
     ) -> None:
@@ -119,6 +122,7 @@ class SFT(DialogueTrainer[Imitation]):
             warmup_steps=warmup_steps,
             seed=seed,
             max_length=max_length,
+            max_fall=max_fall,
             overwrite=overwrite,
             args=args,
         )

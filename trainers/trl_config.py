@@ -200,9 +200,14 @@ def grpo_config(grpo: GRPO, temperature: float, folder: Path, *, adapter: bool =
     # Ours to do: TRL would refuse them beside our nominal prompts, or do them to a model that is not there.
     args = {name: value for name, value in mapping.items() if name not in ("num_generations", "scale_rewards")}
     parts = int(mapping.get("steps_per_generation") or mapping.get("gradient_accumulation_steps") or 1)
-    # TRL counts prompts by it; how many rows there are we decide.
-    nominal = int(mapping.get("per_device_train_batch_size") or 2)
-    nominal = nominal if nominal * parts > 1 else 2
+    # TRL counts prompts by it, at least 2 of them; how many rows there are we decide.
+    rows = args.pop("per_device_train_batch_size", None)
+    if rows is not None and not (isinstance(rows, int) and rows >= 1):
+        raise TrainError(
+            f"per_device_train_batch_size {rows!r}; expected 1 or more: the most rows of one forward and backward pass"
+            " (tokens_per_micro_batch bounds their tokens)"
+        )
+    nominal = rows if rows is not None and rows * parts > 1 else 2
     defaults = {
         "per_device_train_batch_size": nominal,
         "num_generations": nominal * parts,
@@ -227,6 +232,8 @@ def grpo_config(grpo: GRPO, temperature: float, folder: Path, *, adapter: bool =
         "num_train_epochs": grpo.epochs,
     }
     made = config(GRPOConfig, args if mapping else grpo.args, defaults, folder, asked, keeps=run_folder(grpo.out))
+    if rows is not None:
+        made.per_device_train_batch_size = rows
     if made.loss_type not in LOSSES:
         raise TrainError(f"loss_type {made.loss_type!r}; expected one of {', '.join(LOSSES)}")
     if made.loss_type == "cispo" and not (made.epsilon_high is not None and made.epsilon_high >= 1):

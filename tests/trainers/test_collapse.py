@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cm2_agent.errors import TrainError
-from cm2_agent.trainers import DPO, GRPO, SFT
-from cm2_agent.trainers.collapse import LIMIT, reinforced, require_sound, some
+from cm2_agent.trainers import DPO, GRPO, RFT, SFT
+from cm2_agent.trainers.collapse import LIMIT, PAIR_LIMIT, reinforced, require_sound, some
 from cm2_agent.trainers.rows import Row, Span
 from cm2_agent.types.messages import Message
 from tests.trainers.loop import Sampler
@@ -54,15 +55,27 @@ def test_imitation_and_preference_save_none_either(
     answers = ("Sent.", "On its way.", "No.")
     traces = [dialogue(answer, Message.of("assistant", answer)) for answer in answers]
     groups = [group(*zip(traces, (1.0, 0.5, 0.0), strict=True))]
-    with pytest.raises(TrainError, match=r"the policy has collapsed: .* nats less likely, .*Nothing was saved"):
-        kind(policy(1), tmp_path / "out", tokenizer=tokenizer, steps=2, learning_rate=10.0).train(groups)
-    assert not list(tmp_path.iterdir())
+
+    def astray(**settings: Any) -> None:
+        kind(policy(1), tmp_path / "out", tokenizer=tokenizer, steps=2, learning_rate=10.0, **settings).train(groups)
+
+    for limit in (None, 0.5):
+        with pytest.raises(TrainError, match=r"collapsed: .* nats less likely, .*Nothing was saved.*max_fall=") as said:
+            astray(max_fall=limit)
+        assert f"expected at most {limit or {SFT: LIMIT, DPO: PAIR_LIMIT}[kind]:g} a token" in str(said.value)
+        assert not list(tmp_path.iterdir())
+    astray(max_fall=math.inf)
+    assert (tmp_path / "out" / "model.safetensors").exists()
+    shutil.rmtree(tmp_path / "out")
     kind(policy(1), tmp_path / "out", tokenizer=tokenizer, steps=4, learning_rate=1e-2).train(groups)
     assert (tmp_path / "out" / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize("wrong", [-1, True, "inf", float("nan")])
 def test_a_limit_that_is_none_is_refused(wrong: Any) -> None:
+    for kind in (SFT, RFT, DPO):
+        with pytest.raises(TrainError, match=r"max_fall .*; expected nats a token, 0 or more"):
+            kind("m", "out", max_fall=wrong)
     with pytest.raises(TrainError, match=r"max_kl .*; expected nats a rollout, 0 or more"):
         GRPO("m", "out", max_kl=wrong)
 

@@ -7,9 +7,12 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean, pstdev
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cm2_agent import GRPO
 from cm2_agent.errors import TrainError
@@ -143,6 +146,34 @@ def test_auto_at_trajectory_is_trajectory() -> None:
     assert auto.report.left_out == plain.report.left_out
     with pytest.raises(TrainError, match=r"level auto with lam 0\.5"):
         build_dataset(groups, level="auto", lam=0.5)
+
+
+@given(st.lists(st.lists(st.integers(0, 16).map(lambda n: n / 16), min_size=1, max_size=4), min_size=1, max_size=5))
+def test_norm_others_holds_at_whichever_level_auto_takes(rewards: list[list[float]]) -> None:
+    groups = [group(list(own)) for own in rewards]
+    found = build_dataset(groups, level="auto", norm="others")
+    assert found.credit["level"] == "trajectory"
+    centred = [[reward - fmean(own) for reward in own] for own in rewards]
+    for at, (own, made) in enumerate(zip(centred, found.groups, strict=True)):
+        others = [value for place, values in enumerate(centred) if place != at for value in values]
+        deviation = pstdev(others) if others else 0.0
+        divisor = deviation + 1e-6 if deviation > 0 else 1.0
+        scalars = [row.spans[0].advantage for row in made.rows]
+        assert scalars == pytest.approx([value / divisor for value in own], rel=1e-3, abs=1e-8)
+
+
+def test_norm_others_leaves_out_what_is_left_out() -> None:
+    groups = [group([1.0, 0.25, 0.5]), group([0.5, 0.0]), group([1.0, None])]
+    plain, normed = build_dataset(groups, level="auto"), build_dataset(groups, level="auto", norm="others")
+    assert normed.left_out == plain.left_out
+    assert [len(each.rows) for each in normed.groups] == [len(each.rows) for each in plain.groups]
+    ratios = [
+        [one.token_advantages[0] / other.token_advantages[0] for one, other in zip(a.rows, b.rows, strict=True)
+         if other.token_advantages[0]]
+        for a, b in zip(normed.groups, plain.groups, strict=True)
+    ]  # fmt: skip
+    assert ratios[0] == pytest.approx([1 / (0.25 + 1e-6)] * 3), "the second group's deviation; the third has none"
+    assert ratios[1] == pytest.approx([1 / (pstdev([1.0, 0.25, 0.5]) + 1e-6)] * 2)
 
 
 # -- items that teach nothing

@@ -245,6 +245,8 @@ def test_rows_and_tokens_of_a_pass_are_bounded(
     limits: list[tuple[dict[str, Any], int]] = [
         ({}, 20),
         ({"args": {**SGD, "per_device_train_batch_size": 3}}, 3),
+        ({"args": {**SGD, "per_device_train_batch_size": 1}}, 1),
+        ({"args": {**SGD, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 3}}, 1),
         ({"args": {**SGD, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 4}}, 5),
         ({"args": {**SGD, "gradient_accumulation_steps": 4}}, 5),
         ({"tokens_per_micro_batch": 300}, 300),
@@ -265,6 +267,16 @@ def test_rows_and_tokens_of_a_pass_are_bounded(
     )
     GRPO(twin, tmp_path / "config", tokenizer=tokenizer, args=config).train(groups)
     assert max(passes.rows) == 5  # a GRPOConfig decides alone
+
+
+@pytest.mark.parametrize("wrong", [0, -1, "4", 1.5])
+def test_a_number_of_rows_that_is_none_is_refused_in_our_words(
+    policy: Callable[..., Any], sample: Sampler, tokenizer: Any, tmp_path: Path, wrong: Any
+) -> None:
+    groups = sample(policy(1), groups=1, size=2)
+    grpo = GRPO(policy(1), tmp_path / "out", tokenizer=tokenizer, args={"per_device_train_batch_size": wrong})
+    with pytest.raises(TrainError, match=r"per_device_train_batch_size .*; expected 1 or more: the most rows"):
+        grpo.train(groups)
 
 
 def test_steps_that_share_a_batch_take_its_rows_in_turn(

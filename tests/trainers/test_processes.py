@@ -25,6 +25,7 @@ from cm2_agent.graphs import agent
 from cm2_agent.models import fingerprint
 from cm2_agent.models.loading import load_policy_model
 from cm2_agent.trainers.collator import collate
+from cm2_agent.trainers.launch import warn_unsharded
 from cm2_agent.trainers.micro_batches import MicroBatches
 from cm2_agent.trainers.output_folder import check_run
 from cm2_agent.trainers.policy import Policy
@@ -210,6 +211,32 @@ def test_what_fsdp_is_not_done_with_is_refused_with_what_to_set(
     assert "cookbook/fsdp2.yaml" in str(refused.value)
     monkeypatch.setenv("WORLD_SIZE", "1")  # nothing is sharded then
     require_known(given)
+
+
+@pytest.mark.parametrize(("processes", "asked", "said"), [(1, "true", True), (1, "false", False), (2, "true", False)])
+def test_one_process_that_was_asked_for_fsdp_says_that_nothing_is_sharded(
+    processes: int, asked: str, said: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", asked)
+    warn_unsharded()
+    assert ("ACCELERATE_USE_FSDP=true asks for FSDP, and there is one process" in caplog.text) is said
+
+
+@pytest.mark.parametrize("trainer", [GRPO, SFT])
+def test_a_trainer_in_one_process_says_so(
+    trainer: Any,
+    policy: Callable[..., Any],
+    sample: Callable[..., Any],
+    tokenizer: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    given = policy(0)
+    trainer(given, tmp_path / "out", tokenizer=tokenizer, steps=1).train(sample(given, 1, 3))
+    assert [record.name for record in caplog.records if "nothing is sharded" in record.message] == ["cm2_agent"]
 
 
 def test_a_model_that_cannot_be_sharded_is_refused(

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from cm2_agent.errors import TrainError
 from cm2_agent.trainers.dpo import DPO
 from cm2_agent.trainers.grpo import GRPO
-from cm2_agent.trainers.output_folder import whole_folder
+from cm2_agent.trainers.output_folder import saving, whole_folder
 from cm2_agent.trainers.rft import RFT
 from cm2_agent.trainers.sft import SFT
 from tests.trainers.loop import Sampler, stripped
@@ -188,6 +189,59 @@ def test_a_folder_that_cannot_be_made_is_said(
     (tmp_path / "file").write_text("")
     with pytest.raises(TrainError, match=r"file/out' cannot be written"):
         kind(policy(1), tmp_path / "file" / "out", tokenizer=tokenizer, steps=1).train(sample(policy(1), groups=1))
+
+
+def written_by_torch(path: Path) -> None:
+    torch.save(torch.zeros(10_000), path)
+
+
+def written_by_torch_in_its_old_format(path: Path) -> None:
+    torch.save(torch.zeros(10_000), path, _use_new_zipfile_serialization=False)
+
+
+def written_into_a_file(path: Path) -> None:
+    with path.open("wb") as file:
+        torch.save(torch.zeros(10_000), file)
+
+
+def written_by_safetensors(path: Path) -> None:
+    save_file({"a": torch.zeros(10_000)}, path)
+
+
+WRITERS = [written_by_torch, written_by_torch_in_its_old_format, written_into_a_file, written_by_safetensors]
+
+
+@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize("why", ["full", "no folder", "a folder"])
+def test_whatever_the_disk_refuses_is_said_to_be_the_disks(
+    write: Callable[[Path], None], why: str, tmp_path: Path
+) -> None:
+    path = {"full": tmp_path / "x", "no folder": tmp_path / "none" / "x", "a folder": tmp_path}[why]
+    with small_files(8192) as progress:
+        if why == "full":
+            progress(2, 2, {})
+        with pytest.raises(TrainError, match=r"cannot be written: .*\. Make room or name another folder"), saving(path):
+            write(path)
+
+
+def shares_memory(path: Path) -> None:
+    values = torch.zeros(4)
+    save_file({"a": values, "b": values}, path)
+
+
+def computes_wrongly(path: Path) -> None:
+    torch.save(torch.zeros(2, 3) @ torch.zeros(2, 3), path)
+
+
+def runs_out_of_memory(path: Path) -> None:
+    torch.save(torch.zeros(2**60), path)
+
+
+@pytest.mark.parametrize("write", [shares_memory, computes_wrongly, runs_out_of_memory])
+def test_what_is_not_the_disks_stays_what_it_is(write: Callable[[Path], None], tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError) as raised, saving(tmp_path / "x"):
+        write(tmp_path / "x")
+    assert "Make room" not in str(raised.value)
 
 
 # -- another run's
