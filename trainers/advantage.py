@@ -293,8 +293,8 @@ def _check_arguments(scores: Sequence[Score], level: str, norm: str, happened: S
         raise TrainError(f"level is {level!r}; expected one of {', '.join(get_args(Level))}")
     if norm == "others":
         raise TrainError(
-            f"norm others at level {level}, of one group; only levels lambda and auto of a whole round (GRPO, cm2 train)"
-            " know others: expected none"
+            f"norm others at level {level}, of one group; only levels lambda and auto of a whole round (GRPO, cm2"
+            " train) know others: expected none"
         )
     if norm not in get_args(Norm):
         raise TrainError(f"norm is {norm!r}; expected none (Fnorm 1, the paper's final choice) or std")
