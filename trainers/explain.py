@@ -4,8 +4,8 @@ before it, and which items earned each step's advantage."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from cm2_agent.types.group import Group
@@ -14,9 +14,11 @@ from cm2_agent.types.run import ModelCall
 from cm2_agent.types.trace import Step, Trace
 
 from .boundaries import Boundary, CallTokens, boundary
-from .dataset import by_level
+from .dataset import WHOLE_ROUND, by_level, check_credit
 from .item_shares import ExplainedStep, explained_steps
+from .previous_round import PreviousRound
 from .retokenize import rows_from_text
+from .round_credits import RoundCredits
 from .rows import TEXT_ONLY, TOO_LONG, Credit, Row, rows_of, untrainable_reason
 from .token_text import token_texts
 
@@ -74,7 +76,8 @@ class ExplainedCall:
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
     """What becomes of a trace. `left_out` says why no token of it is trained, None where some are. `reward` is its
-    `Score.lower`, `mean` that of its group of `size` rollouts."""
+    `Score.lower`, `mean` that of its group of `size` rollouts. `credit`, at levels `lambda` and `auto`, is which level
+    and λ the round was given, and why."""
 
     trace_id: str
     level: str
@@ -86,6 +89,7 @@ class Explanation:
     rows: tuple[Row, ...]
     calls: tuple[ExplainedCall, ...]
     steps: tuple[ExplainedStep, ...]
+    credit: Mapping[str, JSON] = field(default_factory=dict)
 
     def count(self, fate: Fate) -> int:
         """How many tokens have this fate; those that are read again count once."""
@@ -106,6 +110,7 @@ class Explanation:
         fates: tuple[Fate, ...] = ("trained", "masked", "lost")
         return {
             **{name: getattr(self, name) for name in plain},
+            **({"credit": dict(self.credit)} if self.credit else {}),
             "rows": len(self.rows),
             "tokens": {fate: self.count(fate) for fate in fates},
             "boundaries": dict(self.boundaries),
@@ -120,6 +125,9 @@ def explain(
     *,
     level: str = "trajectory",
     norm: str = "none",
+    lam: float | None = None,
+    whole_round: Iterable[Group] = (),
+    before: PreviousRound | None = None,
     imitation: bool = False,
     agent: str | None = None,
     tokenizer: Any = None,
@@ -132,6 +140,10 @@ def explain(
         group: the scored rollouts that it stands among; without it GRPO trains on nothing of it.
         level: where credit is given.
         norm: what advantages are divided by.
+        lam: λ of level `lambda` (default: λ̂ of the round before, else 1).
+        whole_round: of levels `lambda` and `auto`, whose advantages follow from all of them: the groups of the training
+            run, in its order.
+        before: the round before.
         imitation: as SFT reads it: neither group nor logprobs matter.
         agent: the steps of the agent of this name alone.
         tokenizer: says what tokens read as, and makes rows of words for imitation where there are no ids.
@@ -152,11 +164,18 @@ def explain(
     place = next((at for at, one in enumerate(rollouts) if one.trace.id == trace.id), None)
     credit: Credit | None = None
     left_out: str | None = None
+    of_round: Mapping[str, JSON] = {}
     if not imitation:
+        check_credit(level, norm, lam=lam, contrast=None)
         if group is None or place is None:
             left_out = NO_GROUP
         else:
-            given = by_level(level, norm)(group)
+            given: Sequence[Credit | str]
+            if level in WHOLE_ROUND:
+                credits = RoundCredits(level=level, norm=norm, lam=lam, before=before)
+                given, of_round = _of_round(credits, group, whole_round)
+            else:
+                given = by_level(level, norm)(group)
             found = given[place]
             if isinstance(found, str):
                 left_out = found
@@ -190,7 +209,27 @@ def explain(
         rows=tuple(rows) if left_out is None else (),
         calls=tuple(calls),
         steps=tuple(explained_steps(trace, score, [one.score for one in rollouts], credit)),
+        credit=of_round,
     )
+
+
+def _of_round(
+    credits: RoundCredits, group: Group, whole_round: Iterable[Group]
+) -> tuple[list[Credit | str], Mapping[str, JSON]]:
+    """What the rollouts of a group are given as one of their round (as a round of its own, where it is not in it), and
+    which level and λ the round was given."""
+    names = [rollout.trace.id for rollout in group.rollouts]
+    place, number, given = None, 0, dict[str, Credit | str]()
+    for other in whole_round:
+        checked, others = credits(other), [rollout.trace.id for rollout in other.rollouts]
+        if place is None and set(others) == set(names):
+            place, given = number, dict(zip(others, checked, strict=True))
+        number += 1
+    if place is None:
+        place, given = number, dict(zip(names, credits(group), strict=True))
+    found = dict(zip(given, credits.advantages()[place].rollouts, strict=True))
+    which = {name: value for name, value in credits.report.items() if name != "estimate"}
+    return [one if isinstance(one := given[name], str) else found[name] for name in names], which
 
 
 def _informative(group: Group, given: Sequence[Credit | str]) -> bool:

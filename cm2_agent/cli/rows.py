@@ -4,7 +4,7 @@ The text came from users, models and tools: it is never read as markup, and cont
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from cm2_agent.trainers.explain import ExplainedCall, Explanation, Part
     from cm2_agent.trainers.item_shares import ItemShare
+    from cm2_agent.types.json_values import JSON
 
 FATES = {"trained": "green", "masked": "dim", "lost": "bold red"}
 BOUNDARIES = {
@@ -66,10 +67,19 @@ def explain(
     ] = None,
     imitation: Annotated[bool, typer.Option("--imitation", help="As SFT reads it: no group, no logprobs.")] = False,
     level: Annotated[
-        str, typer.Option("--level", help="trajectory, turn, step, return_to_go or evidence.")
+        str, typer.Option("--level", help="trajectory, turn, step, return_to_go, evidence, lambda or auto.")
     ] = "trajectory",
+    lam: Annotated[
+        float | None,
+        typer.Option(
+            "--lambda", min=0, max=1, help="λ of level lambda (default: that of the round before in --model, else 1)."
+        ),
+    ] = None,
     norm: Annotated[
-        str, typer.Option("--norm", help="none, or std: advantages over the group's standard deviation.")
+        str,
+        typer.Option(
+            "--norm", help="none, or std: over the group's deviation; at lambda and auto others: the others'."
+        ),
     ] = "none",
     reward: Annotated[
         str | None, typer.Option("--reward", metavar="VERSION", help="The reward version (default: the newest).")
@@ -86,7 +96,9 @@ def explain(
     project: ProjectOption = PROJECT,
     as_json: JsonOption = False,
 ) -> None:
+    from cm2_agent.trainers.dataset import WHOLE_ROUND
     from cm2_agent.trainers.explain import explain as explained
+    from cm2_agent.trainers.previous_round import round_before
 
     check_page(html)
     with open_store(store, project=project) as opened:
@@ -98,17 +110,20 @@ def explain(
             )
         scored = not imitation and (reward is not None or bool(opened.reward_versions()))
         group = opened.group_of(trace, reward=reward) if scored else None
-    tokenizer = None if model is None else tokenizer_of(model)
-    result = explained(
-        found,
-        group,
-        level=level,
-        norm=norm,
-        imitation=imitation,
-        agent=agent,
-        tokenizer=tokenizer,
-        max_length=max_length,
-    )
+        whole = group is not None and level in WHOLE_ROUND
+        result = explained(
+            found,
+            group,
+            level=level,
+            norm=norm,
+            lam=lam,
+            whole_round=opened.stream_groups(reward=str(group.key["reward"])) if group is not None and whole else (),
+            before=round_before(None, model) if whole else None,
+            imitation=imitation,
+            agent=agent,
+            tokenizer=None if model is None else tokenizer_of(model),
+            max_length=max_length,
+        )
     if html is not None:
         from cm2_agent.trainers.explain_page import page
 
@@ -130,6 +145,8 @@ def _lines(found: Explanation, *, imitation: bool) -> Iterator[Text]:
     elif found.reward is not None:
         worth = f"reward {format_number(found.reward)}, group of {found.size} mean {format_number(found.mean)}"
         yield Text(f"as GRPO reads it at level {found.level}: {worth}")
+    if found.credit:
+        yield Text(printable(_of_round(found.credit)))
     if found.left_out is not None:
         yield Text(printable(f"left out: {found.left_out}"), style="bold red")
     fates = ", ".join(f"{found.count(fate)} {fate}" for fate in ("trained", "masked", "lost"))
@@ -152,6 +169,15 @@ def _lines(found: Explanation, *, imitation: bool) -> Iterator[Text]:
         if step.items or step.advantage is not None:
             yield Text(f"{place}{advantage}")
         yield from map(_item, step.items)
+
+
+def _of_round(credit: Mapping[str, JSON]) -> str:
+    """Which level and λ a round was given, and why."""
+    taken = str(credit["level"]) + (f" at λ = {credit['lambda']:g}" if "lambda" in credit else "")
+    why = credit.get("why") or {"given": "as given", "the round before": "λ̂ of the round before"}.get(
+        str(credit["lambda_from"]), "no round before tells λ̂"
+    )
+    return f"the round has level {taken}: {why}"
 
 
 def _call(call: ExplainedCall) -> Iterator[Text]:

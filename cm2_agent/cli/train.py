@@ -157,7 +157,9 @@ def train(
     ] = None,
     norm: Annotated[
         str,
-        typer.Option("--norm", help="none, or std: over the group's deviation; at level lambda others: the others'."),
+        typer.Option(
+            "--norm", help="none, or std: over the group's deviation; at lambda and auto others: the others'."
+        ),
     ] = "none",
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="Optimizer steps (default: one pass over the rollouts).")

@@ -101,6 +101,26 @@ def test_ids_stand_where_no_tokenizer_is_named(url: str) -> None:
     assert "turn 0 step 0  -1.000\n  -0.500  says_where: not earned" in out
 
 
+def test_levels_of_a_whole_round_say_which_lambda_it_was_given_and_why(url: str, tmp_path: Path) -> None:
+    asked = ("rows", "explain", "order-7-1", "--store", url)
+    out, _ = cm2(*asked, "--level", "lambda", "--lambda", "0.5")
+    assert "\nthe round has level lambda at λ = 0.5: as given\n" in out
+    assert "turn 0 step 0  -" in out
+    out, _ = cm2(*asked, "--level", "auto")
+    assert "\nthe round has level trajectory: one counted turn: there is nothing to share out\n" in out
+    assert "turn 0 step 0  -0.500\n" in out
+    TOKENIZER.save_pretrained(tmp_path / "model")
+    report = {"credit": {"estimate": {"lambda": 0.75, "rho2": 0.1}}}
+    (tmp_path / "model" / "report.json").write_text(json.dumps(report))
+    out, _ = cm2(*asked, "--level", "lambda", "--model", str(tmp_path / "model"), "--json")
+    assert json.loads(out)["credit"] == {"level": "lambda", "lambda": 0.75, "lambda_from": "the round before"}
+    for wrong, words in ((("--level", "turn", "--lambda", "0.5"), "only level lambda has a λ"),
+                         (("--level", "auto", "--lambda", "0.5"), "auto chooses λ itself")):  # fmt: skip
+        done = CliRunner().invoke(app, [*asked, *wrong])
+        assert done.exit_code != 0
+        assert words in done.stderr
+
+
 def test_a_trace_that_is_left_out_says_why_and_sft_may_still_read_it(url: str) -> None:
     out, _ = cm2("rows", "explain", "lone", "--store", url)
     assert "left out: it stands in no group of scored rollouts" in out

@@ -19,6 +19,8 @@ from cm2_agent.models.tokenizer import byte_tokenizer
 from cm2_agent.runner.rescore import score_traces
 from cm2_agent.store import SQLStore
 from cm2_agent.trainers.explain import NO_GROUP, OFF_LINE, SAME_WORTH, Explanation, explain
+from cm2_agent.trainers.previous_round import PreviousRound
+from cm2_agent.trainers.round_credits import RoundCredits
 from cm2_agent.trainers.rows import TEXT_ONLY, TOO_LONG, rows_of, untrainable_reason
 from cm2_agent.trainers.token_text import token_texts
 from cm2_agent.types.checklist import Checklist
@@ -29,6 +31,7 @@ from cm2_agent.types.run_attributes import ROLLOUT, TASK_ID
 from cm2_agent.types.trace import Trace
 from tests.fuzzing import examples
 from tests.trainers.dialogues import GOOD, call, group, merged, words
+from tests.trainers.trees import Tree
 
 TOKENIZER: Any = byte_tokenizer(["hello"])
 numbers = itertools.count()
@@ -167,6 +170,34 @@ def test_each_step_stands_beside_the_items_that_earned_it(tmp_path: Path) -> Non
     sent = first.steps[0].items[0]
     assert [sent.pays, sent.mean, sent.weight] == pytest.approx([1.0, 2 / 3, 0.75])
     assert first.steps[0].advantage != first.steps[1].advantage
+
+
+@pytest.mark.parametrize("level", ["lambda", "auto"])
+@pytest.mark.parametrize("norm", ["none", "others"])
+def test_a_round_is_explained_as_it_is_trained_on(level: str, norm: str) -> None:
+    groups = Tree(gate=True).sampled(5, 3, seed=1)
+    lam = 0.5 if level == "lambda" else None
+    before = PreviousRound(lam=0.25, rho2=0.01)
+    credits = RoundCredits(level=level, norm=norm, lam=lam, before=before)
+    for one in groups:
+        credits(one)
+    for one, expected in zip(groups, credits.advantages(), strict=True):
+        for rollout, credit in zip(one.rollouts, expected.rollouts, strict=True):
+            found = explain(
+                rollout.trace, one, level=level, norm=norm, lam=lam, before=before, whole_round=iter(groups)
+            )
+            steps = [step for step in found.steps if step.step is not None]
+            assert [step.advantage for step in steps] == [credit(step.turn or 0, step.step or 0) for step in steps]
+            assert found.credit["lambda"] == (lam or 0.25)
+            assert found.to_json()["credit"]["level"] == "lambda"
+
+
+def test_a_group_outside_its_round_is_a_round_of_its_own() -> None:
+    first, *others = Tree().sampled(4, 3, seed=2)
+    alone = explain(first.rollouts[0].trace, first, level="lambda")
+    assert explain(first.rollouts[0].trace, first, level="lambda", whole_round=[first]) == alone
+    with_others = explain(first.rollouts[0].trace, first, level="lambda", whole_round=others)
+    assert with_others.steps != alone.steps
 
 
 # -- every recorded token
