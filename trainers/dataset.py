@@ -269,7 +269,7 @@ def build_dataset(
     if weights is not None:
         figures = {**figures, "contrast": weights.to_json()}
     if figures:
-        figures = {**figures, "items": item_rates(tally.rates)}
+        figures = {**figures, "rates": item_rates(tally.rates)}
     return RolloutDataset(
         groups=tuple(made),
         left_out=dict(left_out),

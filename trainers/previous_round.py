@@ -40,7 +40,7 @@ def previous_round(folder: Path) -> PreviousRound | None:
         if credit is None:
             return None
         estimate, contrast = credit.get("estimate") or {}, credit.get("contrast") or {}
-        rates = {(one["turn"], str(one["item"])): _share(one["paid"]) for one in credit.get("items", ())}
+        rates = {(one["turn"], str(one["item"])): _share(one["paid"]) for one in credit.get("rates", ())}
         return PreviousRound(
             lam=_share(estimate["lambda"]) if estimate else None,
             rho2=_share(estimate["rho2"]) if estimate else None,

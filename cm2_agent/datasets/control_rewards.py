@@ -12,7 +12,7 @@ from cm2_agent.types.score import Score
 OUTCOME_VERSION = "outcome:1"
 
 
-def shuffled(groups: Sequence[Group], seed: int) -> list[Group]:
+def shuffled_scores(groups: Sequence[Group], seed: int) -> list[Group]:
     """Each group's scores permuted among its rollouts."""
     rng = random.Random(f"shuffled:{seed}")
     mixed = []

@@ -14,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cm2_agent.datasets.control_rewards import outcome_alone, shuffled
+from cm2_agent.datasets.control_rewards import outcome_alone, shuffled_scores
 
 if TYPE_CHECKING:
     from cm2_agent.quickstart.pipeline import Quickstart
@@ -39,7 +39,7 @@ def run_controls(quickstart: Quickstart, before: dict[str, Any]) -> dict[str, An
     grpo = {"seed": seed, **grpo_settings(settings, 1)}
     table: dict[str, Any] = {}
     passes: dict[str, Any] = {
-        "shuffled": lambda out: GRPO(quickstart.policy(0), out, **grpo).train(shuffled(groups, quickstart.seed)),
+        "shuffled": lambda out: GRPO(quickstart.policy(0), out, **grpo).train(shuffled_scores(groups, quickstart.seed)),
         "outcome": lambda out: GRPO(quickstart.policy(0), out, **grpo).train(outcome_alone(groups)),
         "best_of_group": lambda out: SFT(quickstart.policy(0), out, select="best", seed=seed, **imitation).train(
             groups

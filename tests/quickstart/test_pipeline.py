@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cm2_agent.datasets.control_rewards import outcome_alone, shuffled
+from cm2_agent.datasets.control_rewards import outcome_alone, shuffled_scores
 from cm2_agent.errors import StoreError
 from cm2_agent.quickstart.config import CONFIG, Config
 from cm2_agent.quickstart.pipeline import Quickstart
@@ -95,7 +95,7 @@ def test_a_folder_begun_with_another_seed_is_refused(tmp_path: Path) -> None:
 def test_controls_permute_within_groups_and_keep_nulls(finished: tuple[Quickstart, dict[str, Any]]) -> None:
     groups = finished[0].groups(1)
     assert len(groups) == 8
-    mixed = shuffled(groups, 3)
+    mixed = shuffled_scores(groups, 3)
     for group, other in zip(groups, mixed, strict=True):
         assert [rollout.trace.id for rollout in group.rollouts] == [rollout.trace.id for rollout in other.rollouts]
         rewards = [[str(rollout.score.reward) for rollout in one.rollouts] for one in (group, other)]

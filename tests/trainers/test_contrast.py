@@ -107,7 +107,7 @@ def test_the_reported_reward_has_the_base_weights() -> None:
     assert (weighed.report.lower, weighed.report.upper) == (plain.report.lower, plain.report.upper)
     credit: Any = weighed.report.credit
     assert credit["contrast"] == {"eta": 0.5, "on": True, "why": None, "mean": plain.report.lower, "falls": 0}
-    assert {one["item"] for one in credit["items"]} == {"C0"}
+    assert {one["item"] for one in credit["rates"]} == {"C0"}
 
 
 def test_off_without_a_round_before_and_after_two_falls() -> None:
@@ -154,7 +154,7 @@ def test_rates_go_from_round_to_round(policy: Callable[..., Any], tokenizer: Any
     credit: Any = first.report["credit"]
     assert not credit["contrast"]["on"]
     paid = [float(r.score.turns[1].reward or 0) for each in groups for r in each.rollouts]
-    assert {"turn": 1, "item": "C0", "paid": round(sum(paid) / len(paid), 6)} in credit["items"]
+    assert {"turn": 1, "item": "C0", "paid": round(sum(paid) / len(paid), 6)} in credit["rates"]
     second = GRPO(tmp_path / "first", tmp_path / "second", level="return_to_go", **keys)
     second.train(iter(groups))
     credit = second.report["credit"]
