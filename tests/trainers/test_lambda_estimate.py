@@ -95,7 +95,7 @@ def test_lambda_comes_from_the_round_before(policy: Callable[..., Any], tokenize
 
 def test_what_a_report_may_hold(tmp_path: Path) -> None:
     good = report(
-        tmp_path / "good", {"level": "lambda", "estimate": FOUND, "items": [{"turn": None, "item": "a", "paid": 1}]}
+        tmp_path / "good", {"level": "lambda", "estimate": FOUND, "rates": [{"turn": None, "item": "a", "paid": 1}]}
     )
     assert previous_round(good) == PreviousRound(lam=0.75, rho2=0.01, rates={(None, "a"): 1.0})
     assert round_before(None, good) == previous_round(good)
@@ -106,8 +106,8 @@ def test_what_a_report_may_hold(tmp_path: Path) -> None:
     with pytest.raises(TrainError, match="its report says nothing of credit"):
         round_before(none, good)
     for number, credit in enumerate(
-        [{"estimate": {**FOUND, "lambda": 2}}, {"estimate": {"lambda": 0.5}}, {"items": [{"turn": 0, "item": "a"}]},
-         {"items": [{"turn": 0, "item": "a", "paid": "x"}]}, [1],
+        [{"estimate": {**FOUND, "lambda": 2}}, {"estimate": {"lambda": 0.5}}, {"rates": [{"turn": 0, "item": "a"}]},
+         {"rates": [{"turn": 0, "item": "a", "paid": "x"}]}, [1],
          {"contrast": {"falls": math.inf}}]
     ):  # fmt: skip
         with pytest.raises(TrainError, match="cannot be read as the report of a round before"):
