@@ -13,7 +13,7 @@ served it best from `own` on another seed:
 
 - `decoupled`: GRPO's default; the ratio is clipped around the policy that training begins with, and weighed by
   min(2, π_prox/μ);
-- `renewed`: the same, with π_prox taken anew on every pass;
+- `renewed`: the same, with π_prox taken anew on every pass (from `own` alone);
 - `direct`: the ratio is clipped around μ;
 - `recomputed`: the policy that training begins with is taken for μ, as where log-probabilities are computed again by
   the trainer: a clip, and no weight;
@@ -239,8 +239,10 @@ class Bench:
 
 
 def arms_from(kind: str, size: Size) -> list[str]:
-    """Those that differ: with the policy that sampled, its own log-probabilities are the stored ones."""
-    return [arm for arm in arms(size) if (kind, arm) != ("own", "recomputed")]
+    """Those that are tried: from the policy that sampled, its own log-probabilities are the stored ones; what it is
+    worth to renew π_prox is asked there alone."""
+    left_out = "recomputed" if kind == "own" else "renewed"
+    return [arm for arm in arms(size) if arm != left_out]
 
 
 def forgets(how: Mapping[str, Any]) -> bool:
