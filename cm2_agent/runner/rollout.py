@@ -16,6 +16,7 @@ from cm2_agent.models.batching import Lockstep
 from cm2_agent.online.middleware import Middleware
 from cm2_agent.runner.concurrency import cancel
 from cm2_agent.runner.resume import ResumableRuns, is_resumable
+from cm2_agent.runner.same_run import require_same_run
 from cm2_agent.tracing.span_processor import capture
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.protocols import GatedScorer, Sink, User
@@ -57,9 +58,10 @@ class Rollouts:
     dialogue is not stored, and raised).
 
     A `resumable` run with a store saves each dialogue's state there after every turn. Run again under its name, it goes
-    on from there, and what is stored is not run again. A dialogue whose world or backends cannot be resumed (they need
-    `state()`, which gives JSON, and `restore(state)`) begins again; so does every unfinished one with `redact`, which
-    replaces personal data in the runs and tasks before anything is scored, stored or sent.
+    on from there, and what is stored is not run again, nor taken for its own where it is another run's. A dialogue
+    whose world or backends cannot be resumed (they need `state()`, which gives JSON, and `restore(state)`) begins
+    again; so does every unfinished one with `redact`, which replaces personal data in the runs and tasks before
+    anything is scored, stored or sent.
     """
 
     graph: Callable[[Task], Any]
@@ -130,12 +132,6 @@ class Rollouts:
 
     async def _dialogue(self, task: Task, number: int) -> Result:
         thread = f"{self.name}/{task.id}@{task.version}/{number}"
-        if self.resumable and self.store is not None and self.store.holds(thread):
-            stored = self.store.trace(thread)
-            assert stored is not None
-            if self._resumable is not None:
-                self._resumable.forget(thread)
-            return stored, self.store.score(thread)
         shown = self._shown(task)
         strict = self.scorer.gate_hash(shown)
         turns = task.scripted_turns
@@ -148,6 +144,13 @@ class Rollouts:
             **({} if turns is None else {TASK_TURNS: turns}),
             **({} if strict is None else {GATE: strict}),
         }
+        if self.resumable and self.store is not None and self.store.holds(thread):
+            stored = self.store.trace(thread)
+            assert stored is not None
+            require_same_run(stored, facts, self.name)
+            if self._resumable is not None:
+                self._resumable.forget(thread)
+            return stored, self.store.score(thread)
         outcomes: Mapping[str, float | None] = {}
         runs: list[Run] = []
         held = False

@@ -12,11 +12,12 @@ from cm2_agent.online.middleware import Middleware
 from cm2_agent.runner.judge_retries import RetryingScorer
 from cm2_agent.runner.rescore import read_if_path, require_store, saved, with_cache
 from cm2_agent.runner.rollout import Result, Rollouts, Verify, Worlds
+from cm2_agent.runner.same_run import made_with
 from cm2_agent.runner.tool_setup import Simulator, tool_setup
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.protocols import GatedScorer, Judge, Sink, User
-from cm2_agent.types.run_attributes import TASK_MESSAGES, USER
+from cm2_agent.types.run_attributes import MADE_WITH, TASK_MESSAGES, USER
 from cm2_agent.types.score import Score
 from cm2_agent.types.scripted_turns import exogenous_pattern
 from cm2_agent.types.task import RecordedCall, Task, check_trainable
@@ -95,7 +96,8 @@ def run(
             they finish.
         seed: Of the random streams, the simulators and the users.
         name: Names the run. Under the same name, dialogues that the store holds are not run again, and unfinished ones
-            go on after their last finished turn.
+            go on after their last finished turn. Stored dialogues of other models, another seed, other tools, user or
+            gate are refused.
         sinks: Called with every trace and its score.
         redact: Replaces personal data and secrets before anything is stored, judged, sent, or shown to a simulator or
             simulated user that is given as a model; agent and real tools see what was written. Checklists are redacted
@@ -104,7 +106,8 @@ def run(
 
     Raises:
         ToolError: A real tool that is not in `allow_real`, one that cannot be switched, a backend that lacks something.
-        TaskError: A task that cannot be run, two tasks of one id and version, or a limit of 0 or less.
+        TaskError: A task that cannot be run, two tasks of one id and version, a limit of 0 or less, or the name of
+            another run.
         ChecklistError: A checklist that cannot be read, or gates on what a rollout cannot show.
         StoreError: The store refuses.
         BudgetExhausted: A judge, simulator or user may spend no more, or its provider refuses it (JudgeRefused); what
@@ -122,6 +125,7 @@ def run(
     >>> asyncio.run(rewards())
     [1.0]
     """
+    from cm2_agent.graphs.interception.models import models_of
     from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 
     listed = _distinct(tasks)
@@ -175,10 +179,19 @@ def run(
                 scripted[task.id, task.version] = list(known.turns)
         setup.check(task, graph_of(task))
 
+    models: dict[int, tuple[Any, list[str]]] = {}
+
+    def made(agent: Any) -> str:
+        if id(agent) not in models:
+            models[id(agent)] = agent, models_of(agent)  # holding the graph keeps its identity its own
+        return made_with(models[id(agent)][1], seed)
+
     def attributes(task: Task) -> dict[str, JSON]:
         speaker, messages = speakers.get((task.id, task.version)), scripted.get((task.id, task.version))
+        own = graph_of(task)
         return {
-            **setup.attributes(task, graph_of(task)),
+            **setup.attributes(task, own),
+            **({} if name is None or store is None else {MADE_WITH: made(own)}),
             **({} if speaker is None else {USER: speaker}),
             **({} if messages is None else {TASK_MESSAGES: messages}),
         }

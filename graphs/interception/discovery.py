@@ -75,7 +75,7 @@ def discover_tools(graph: Any, replaced: Callable[[str], bool] = lambda name: Fa
     unseen: dict[str, str] = {}
     bound: dict[str, str] = {}
     inside = [(f"{nodes[name]}.{name}", tool) for name, tool in tools.items() if not replaced(name)]
-    for path, start in (*_starts(graph), *inside):
+    for path, start in (*starts(graph), *inside):
         for found in _named(start, nodes):
             if found.switchable is not None:
                 decorated.setdefault(found.name, found.switchable)
@@ -161,14 +161,14 @@ def switchable_of(value: Any) -> BaseTool | None:
     return value if is_a(value, BaseTool) and getattr(type(value), SWITCHABLE, False) is True else None
 
 
-def _starts(graph: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def starts(graph: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """What each node and each conditional edge is made of."""
     for name, node in getattr(graph, "nodes", {}).items():
         bound = getattr(node, "bound", node)
         if not isinstance(bound, Pregel):
             yield f"{path}{name}", bound
         elif bound is not graph:
-            yield from _starts(bound, f"{path}{name}.")
+            yield from starts(bound, f"{path}{name}.")
         for writer in getattr(node, "writers", None) or ():
             yield f"{path}{name}", writer
 
@@ -273,6 +273,7 @@ __all__ = [
     "ToolInventory",
     "discover_tools",
     "require_allowed",
+    "starts",
     "switchable_of",
     "tool_nodes",
     "tools_of",
