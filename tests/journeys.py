@@ -23,9 +23,9 @@ from tests.journey_names import Found, Function, Project
 
 ROOT = Path(__file__).resolve().parent.parent
 JOURNEYS = {
-    # What is left out, how far off policy the rest is, and what a run goes on from are each looked at twice; contrast
-    # weights count payments before there are rows, and collapse measures the rows after training. Shorten it.
-    "trainers/grpo.py:GRPO.train:groups": 15,
+    # What is left out, and how far off policy the rest is, are each looked at before and after training; contrast
+    # weights count payments before there are rows.
+    "trainers/grpo.py:GRPO.train:groups": 13,
     "rewards/scoring/scorer.py:ChecklistScorer.__call__:trace": 3,  # a pass notes what checks and judges answer
 }
 """The journeys that the design keeps short: the most returns of each."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,21 +16,12 @@ from .micro_batches import buckets
 from .rows import Floats, Row
 from .trained_logits import trained_logprobs
 
-T = TypeVar("T")
-
-ROWS = 64
-"""Rows, evenly spaced, on which a policy is measured."""
 LIMIT = 1.0
 """Nats a token by which what is learnt may become less likely. Training makes it more likely: ordinary runs were seen
 to lose 0.1 at most, those with a learning rate ten times too high 1 to 5, with one of 10 some thousand.
 """
 PAIR_LIMIT = 3.0
 """The same for the better turn of a pair: DPO pulls the two apart, and often makes both less likely on the way."""
-
-
-def some(values: Sequence[T]) -> Sequence[T]:
-    """At most ROWS of them, evenly spaced."""
-    return values[:: -(-len(values) // ROWS)] if values else values
 
 
 def reinforced(rows: Sequence[Row], before: Mapping[int, Floats], now: Mapping[int, Floats]) -> float:

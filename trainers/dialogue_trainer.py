@@ -20,6 +20,7 @@ from .checkpoints import run_folder
 from .imitation import RowMaker
 from .launch import warn_unsharded
 from .model_limits import ModelLimits
+from .off_policy import some
 from .output_folder import check_out, check_run, save_report, saving, whole_folder
 from .policy import Policy, loaded_policy, save_policy
 from .rows import Row
@@ -125,7 +126,7 @@ class DialogueTrainer(ABC, Generic[M]):
         import trl
         from transformers import PrinterCallback
 
-        from .collapse import mean_logprob, require_sound, some
+        from .collapse import mean_logprob, require_sound
         from .resuming import resume_point, train_resumably
 
         defaults = {

@@ -17,12 +17,12 @@ from cm2_agent.types.json_values import JSON
 from cm2_agent.types.protocols import Progress
 
 from .batches import Logprobs, SampleBatches
-from .collapse import LIMIT, reinforced, require_sound, some
+from .collapse import LIMIT, reinforced, require_sound
 from .dataset import GroupRows, RolloutDataset
 from .launch import sharded
 from .micro_batches import MicroBatches
 from .model_limits import source_of
-from .off_policy import OffPolicy, measure_rollouts, rollout_ratio
+from .off_policy import OffPolicy, measure_rollouts, rollout_ratio, some
 from .policy import Policy
 from .processes import from_first, require_data_parallel
 from .reference_policy import ReferencePolicy
@@ -210,22 +210,23 @@ def measure_after(limited: Limited, groups: Sequence[GroupRows]) -> dict[str, fl
     rollouts = [rollout.rows for group in groups for rollout in group.rollouts]
     rows = [row for one in rollouts for row in one]
     drifted = trainer.logprobs_by_row(some(rows))
-    after = measure_rollouts(rollouts, drifted, max_weight=grpo.max_weight)
+    measured = measure_rollouts(rollouts, drifted, max_weight=grpo.max_weight)
+    after, kl = measured.to_json(), measured.kl_per_rollout
     rate = trainer.settings.learning_rate
     if grpo.max_kl is None:
         require_sound(
             reinforced(rows, limited.start, drifted),
             LIMIT,
-            what=f"after {len(trainer.history)} steps KL(μ‖π) is {after.kl_per_rollout:.3g} nats a rollout, and the"
+            what=f"after {len(trainer.history)} steps KL(μ‖π) is {kl:.3g} nats a rollout, and the"
             " tokens with a positive advantage",
             learning_rate=rate,
             more=", or pass max_kl=… (--set max_kl=…), which is then the only limit: of KL(μ‖π) in nats a rollout,"
             " math.inf (Infinity) for none",
         )
-    elif not after.kl_per_rollout <= grpo.max_kl:
+    elif not kl <= grpo.max_kl:
         raise TrainError(
-            f"KL(μ‖π) is {after.kl_per_rollout:.3g} nats a rollout after {len(trainer.history)} steps, above max_kl"
+            f"KL(μ‖π) is {kl:.3g} nats a rollout after {len(trainer.history)} steps, above max_kl"
             f" {grpo.max_kl}; nothing was saved. Take fewer steps, a lower learning_rate (now"
             f" {rate:g}) or a KL term (beta), or raise max_kl"
         )
-    return after.to_json()
+    return after

@@ -9,11 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .rows import Floats, Row
+
+
+T = TypeVar("T")
+
+ROWS = 64
+"""Rows, evenly spaced, on which a policy is measured after training."""
+
+
+def some(values: Sequence[T]) -> Sequence[T]:
+    """At most ROWS of them, evenly spaced."""
+    return values[:: -(-len(values) // ROWS)] if values else values
 
 
 def truncated_weights(prox: Floats, mu: Floats, max_weight: float) -> Floats:

@@ -220,8 +220,12 @@ class Bench:
         `recomputed` is `decoupled` there."""
         if arm == "recomputed":
             return self.rate("decoupled")
-        rewards = {rate: self.cell("own", arm, TUNING, rate)["after"]["reward"] for rate in self.size.learning_rates}
+        rewards = self.tuned(arm)
         return max(rewards, key=lambda rate: (rewards[rate], -rate))
+
+    def tuned(self, arm: str) -> dict[float, float]:
+        """The reward on the tuning seed by learning rate."""
+        return {rate: self.cell("own", arm, TUNING, rate)["after"]["reward"] for rate in self.size.learning_rates}
 
     def run(self, seeds: Sequence[int]) -> dict[str, Any]:
         """All cells; what they say."""
@@ -230,12 +234,13 @@ class Bench:
             for kind in STARTS:
                 for arm in arms_from(kind, self.size):
                     self.cell(kind, arm, seed, rates[arm])
-        return {
+        starts = {
             kind: summary(
                 {arm: [self.cell(kind, arm, seed, rates[arm]) for seed in seeds] for arm in arms_from(kind, self.size)}
             )
             for kind in STARTS
         }
+        return {"tuning": {arm: self.tuned(arm) for arm in arms_from("own", self.size)}, "starts": starts}
 
 
 def arms_from(kind: str, size: Size) -> list[str]:
@@ -299,6 +304,14 @@ def table(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def tuning_table(tuned: Mapping[str, Mapping[float, float]]) -> str:
+    """The reward on the tuning seed, a column a learning rate."""
+    rates = list(next(iter(tuned.values())))
+    lines = ["| arm | " + " | ".join(f"{rate:g}" for rate in rates) + " |", "|---" * (1 + len(rates)) + "|"]
+    lines += [f"| {arm} | " + " | ".join(f"{own[rate]:.2f}" for rate in rates) + " |" for arm, own in tuned.items()]
+    return "\n".join(lines)
+
+
 def spread(values: Sequence[float]) -> str:
     mean, low, high = values
     return f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
@@ -331,9 +344,9 @@ def main() -> None:
     check(given.out, size)
     found = Bench(size=size, out=given.out).run(range(given.seeds))
     if given.table:
-        print(table(found))
+        print(tuning_table(found["tuning"]), table(found["starts"]), sep="\n\n")
     else:
-        print(json.dumps({"benchmark": "offline", "seeds": given.seeds, "size": asdict(size), "starts": found}))
+        print(json.dumps({"benchmark": "offline", "seeds": given.seeds, "size": asdict(size), **found}))
 
 
 def check(out: Path, size: Size) -> None:

@@ -14,7 +14,19 @@ from cm2_agent.store.sql_store import SQLStore
 from cm2_agent.trainers.batches import SampleBatches
 from cm2_agent.trainers.dataset import build_dataset
 from cm2_agent.trainers.grpo import GRPO
-from tests.bench.bench_offline import STARTS, Bench, Size, arms, arms_from, check, forgets, forgotten, summary, table
+from tests.bench.bench_offline import (
+    STARTS,
+    Bench,
+    Size,
+    arms,
+    arms_from,
+    check,
+    forgets,
+    forgotten,
+    summary,
+    table,
+    tuning_table,
+)
 from tests.compare.small_policies import hasty_policy
 
 SIZE = Size(tasks=4, group=4, rollouts_per_step=8, steps=2, evaluated=4, learning_rates=(1e-3,))
@@ -95,6 +107,16 @@ def test_intervals_are_of_pairs_of_a_seed() -> None:
     assert found["ratio_1"]["reward_over_decoupled"] == pytest.approx([-0.1, -0.1, -0.1])
     assert found["ratio_1"]["reward_gain"] == pytest.approx([0.3, 0.3, 0.3])
     assert found["ratio_1"]["worse_than_start"] == 0
+
+
+def test_the_table_of_learning_rates() -> None:
+    found = tuning_table({"decoupled": {1e-4: 0.5, 8e-4: 0.75}, "ratio_1": {1e-4: 0.5, 8e-4: 0.25}})
+    assert found.splitlines() == [
+        "| arm | 0.0001 | 0.0008 |",
+        "|---|---|---|",
+        "| decoupled | 0.50 | 0.75 |",
+        "| ratio_1 | 0.50 | 0.25 |",
+    ]
 
 
 def test_a_folder_of_another_size_is_not_gone_on_with(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ async def test_an_unnamed_run_and_one_without_a_store_say_nothing_of_it(store: S
     await held(store, name=None)
     assert all(MADE_WITH not in trace.attributes for trace in store.traces())
     app = apps.agent(apps.ScriptedModel(script=[reply("hi")]))
-    real = {"allow_real": ["look", "ask_human"]}
+    real: dict[str, Any] = {"allow_real": ["look", "ask_human"]}
     ((trace, _),) = await finished(run(app, [TASK], checklist=REPLIES, name="nightly", **real))
     assert MADE_WITH not in trace.attributes
 

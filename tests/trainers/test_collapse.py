@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from cm2_agent.errors import TrainError
 from cm2_agent.trainers import DPO, GRPO, RFT, SFT
-from cm2_agent.trainers.collapse import LIMIT, PAIR_LIMIT, reinforced, require_sound, some
+from cm2_agent.trainers.collapse import LIMIT, PAIR_LIMIT, reinforced, require_sound
+from cm2_agent.trainers.off_policy import some
 from cm2_agent.trainers.rows import Row, Span
 from cm2_agent.types.messages import Message
 from tests.trainers.loop import Sampler
