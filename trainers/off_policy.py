@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from .rows import Floats, Row
 
-
 T = TypeVar("T")
 
 ROWS = 64
