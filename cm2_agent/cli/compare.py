@@ -22,7 +22,8 @@ def register(app: typer.Typer) -> None:
         help=(
             "Compare ways of training on a bundled desk: learning rates are tuned on seeds of their own, then every arm"
             " starts from the same policies, draws as many tokens and trains on as many. Each cell is a file of --out:"
-            " the same command goes on where it was stopped. Hours of CPU time: --cells bounds a sitting."
+            " the same command goes on where it was stopped, and several processes may share one folder. Hours of CPU"
+            " time: --cells bounds a sitting."
         ),
     )(compare)
     app.command(
@@ -43,8 +44,8 @@ def compare(
     cold_starts: Annotated[int, typer.Option(help="Policies to begin with.")] = 5,
     samplings: Annotated[int, typer.Option(help="Collections from each of them.")] = 2,
     learning_rates: Annotated[int, typer.Option(help="Learning rates tried for each arm.")] = 4,
-    rounds: Annotated[int, typer.Option(help="Rounds of collecting and training.")] = 3,
-    tasks: Annotated[int, typer.Option(help="Tasks a round.")] = 24,
+    rounds: Annotated[int, typer.Option(help="Rounds of collecting and training.")] = 5,
+    tasks: Annotated[int, typer.Option(help="Tasks a round.")] = 16,
     group: Annotated[int, typer.Option(help="Rollouts of a task.")] = 12,
     steps: Annotated[int, typer.Option(help="Optimizer steps a round.")] = 12,
     evaluated: Annotated[int, typer.Option(help="Held-out tasks.")] = 96,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,18 @@ from typing import Any
 from cm2_agent.benchmarks.training_desk import TrainingDesk
 from cm2_agent.errors import StoreError, TrainError
 
+from .claim import claim
 from .experiment import Cell, Experiment
 from .manifest import comparable, manifest, provenance
 from .results import pending, summary
-from .trial import Trial, write_json
+from .trial import LOCKS, Trial, write_json
 
 EXPERIMENT, SUMMARY, MANIFEST = "experiment.json", "comparison.json", "manifest.json"
 
 
 class Comparison:
-    """An experiment that is carried out in the folder `out`, cell by cell. It goes on where it was killed; one of
-    another experiment is refused.
+    """An experiment that is carried out in the folder `out`, cell by cell, by one process or several. It goes on where
+    it was killed; one of another experiment is refused.
 
     Args:
         desk: where the arms are compared.
@@ -55,20 +57,37 @@ class Comparison:
         return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
 
     def run(self, most: int | None = None) -> dict[str, Any]:
-        """Carry out what is left, at most so many cells; returns the summary, which is in `comparison.json` too."""
+        """Carry out what is left, at most so many cells; returns the summary, which is in `comparison.json` too.
+
+        Several processes may work in one folder: each takes cells that no other one has begun, and waits where those
+        that are left are all begun, since the test's cells are known only when all are tuned.
+        """
         done = 0
         while (most is None or done < most) and (left := pending(self.experiment, self.results)):
             self.progress("cells", len(self.results), len(self.results) + len(left))
-            self.finish(left[0])
-            self.save()
-            done += 1
+            if any(self._finish_unclaimed(cell) for cell in left):
+                done += 1
+            else:
+                time.sleep(1)
         return self.save()
+
+    def _finish_unclaimed(self, cell: Cell) -> bool:
+        """Carry a cell out, unless another process has begun it or finished it since."""
+        with claim(self.out / LOCKS / cell.key) as mine:
+            if not mine or self._file(cell).exists():
+                return False
+            self.finish(cell)
+            self.save()
+            return True
+
+    def _file(self, cell: Cell) -> Path:
+        return self.out / "cells" / f"{cell.key}.json"
 
     def finish(self, cell: Cell) -> dict[str, Any]:
         """Carry out one cell and write its file."""
         result = self.trial.run(cell)
         result["provenance"] = provenance(self.desk, self.experiment, cell, self.trial.evaluation(cell))
-        write_json(self.out / "cells" / f"{cell.key}.json", result)
+        write_json(self._file(cell), result)
         return result
 
     def save(self) -> dict[str, Any]:

@@ -67,8 +67,8 @@ class Experiment:
     turns: int = 3
     start: str = "partial"
     arms: tuple[str, ...] = tuple(ARMS)
-    rounds: int = 3
-    tasks: int = 24
+    rounds: int = 5
+    tasks: int = 16
     group: int = 12
     steps: int = 12
     passes: float = 2.0

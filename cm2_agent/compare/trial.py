@@ -16,10 +16,13 @@ from cm2_agent.types.group import Group
 from cm2_agent.types.task import Task
 
 from .arms import arm_of
+from .claim import claim
 from .collector import collect
 from .experiment import Cell, Experiment
 from .training import Budget, length_of, sampled_tokens, train
 
+LOCKS = "locks"
+"""The folder of a comparison in which its processes claim what they work on."""
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 FULL = 1 - 1e-9
@@ -40,18 +43,19 @@ class Trial:
     def start(self, seed: int) -> Path:
         """The policy of a cold start, made unless it is there."""
         folder = self.out / "starts" / str(seed)
-        if not folder.exists():
-            unfinished = folder.with_name(f".{seed}")
-            shutil.rmtree(unfinished, ignore_errors=True)
-            made = self.desk.cold_start(
-                unfinished,
-                turns=self.experiment.turns,
-                start=self.experiment.start,
-                seed=seed,
-                steps=self.experiment.cold_start_steps,
-                progress=self.progress,
-            )
-            made.rename(folder)
+        with claim(self.out / LOCKS / f"start-{seed}", wait=True):
+            if not folder.exists():
+                unfinished = folder.with_name(f".{seed}")
+                shutil.rmtree(unfinished, ignore_errors=True)
+                made = self.desk.cold_start(
+                    unfinished,
+                    turns=self.experiment.turns,
+                    start=self.experiment.start,
+                    seed=seed,
+                    steps=self.experiment.cold_start_steps,
+                    progress=self.progress,
+                )
+                made.rename(folder)
         return folder
 
     def before(self, cell: Cell) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from typer.testing import CliRunner
 
 from cm2_agent.benchmarks.lending_desk.desk import lending_desk
 from cm2_agent.cli.app import build
+from cm2_agent.compare.claim import claim
 from cm2_agent.compare.comparison import Comparison, repeat
 from cm2_agent.compare.experiment import Experiment
 from cm2_agent.compare.manifest import comparable
@@ -71,6 +74,35 @@ def test_every_cell_has_its_file_and_its_row_in_the_manifest(finished: tuple[Com
     picture = draw(found, comparison.out / "comparison.svg")
     assert picture is not None
     assert picture.read_text().count("grpo-turn") >= 1
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_cells_of_one_folder(
+    finished: tuple[Comparison, dict[str, Any]], tmp_path: Path, policy: Path
+) -> None:
+    out = folder(tmp_path, policy)
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        summaries = list(pool.map(_run, [out, out]))
+    assert [found["left"] for found in summaries] == [0, 0]
+    alone, shared = finished[0].results, Comparison(DESK, SMALL, out).results
+    assert {key: comparable(result) for key, result in shared.items()} == {
+        key: comparable(result) for key, result in alone.items()
+    }
+    assert not any((out / "work").iterdir())
+
+
+def _run(out: Path) -> dict[str, Any]:
+    return Comparison(DESK, SMALL, out).run()
+
+
+def test_a_claim_is_one_process_s_until_it_ends(tmp_path: Path) -> None:
+    path = tmp_path / "locks" / "cell"
+    with claim(path) as mine:
+        assert mine
+        with claim(path) as again:
+            assert not again
+    with claim(path) as mine:
+        assert mine
 
 
 @pytest.mark.slow

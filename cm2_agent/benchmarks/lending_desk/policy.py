@@ -37,13 +37,13 @@ class ColdStart:
     """The steps of a cold start: copy drill, a short apprenticeship with careful clerks, so that what is right can be
     done at all, and then imitation of the start's own clerks, so that it seldom is."""
 
-    drill_steps: int = 120
-    careful_steps: int = 200
+    drill_steps: int = 300
+    careful_steps: int = 300
     careful_learning_rate: float = 4e-3
     demonstrations: int = 1200
     steps: int = 120
     batch: int = 16
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
 
 
 def tools() -> list[dict[str, Any]]:
@@ -56,7 +56,7 @@ def tokenizer() -> Any:
     names = [tool.name for tool in TOOLS]
     shown = demonstrations(200, 3, STARTS["full"], 0)
     entities = [*NUMBERS, *DIGITS, *LETTERS, *NAMES, *names]
-    words = [*entities, *FRAMES, "readers", "extended"]
+    words = [*entities, *FRAMES, "readers", "extended", "unknown"]
     return word_tokenizer(shown, tools=tools(), words=words, texts=[SYSTEM, NOT_FOUND])
 
 
@@ -80,7 +80,7 @@ def cold_start(
     words, steps = tokenizer(), size or ColdStart()
     model = small_policy(words, seed=seed, context=2048)
     copy_drill(model, words, drill_words(), steps=steps.drill_steps, seed=seed, progress=progress)
-    careful = demonstrations(steps.demonstrations, 1, CAREFUL, seed)
+    careful = demonstrations(steps.demonstrations, min(turns, 3), CAREFUL, seed)
     own = demonstrations(steps.demonstrations, turns, start, seed)
     for shown, count, rate in (
         (careful, steps.careful_steps, steps.careful_learning_rate),
