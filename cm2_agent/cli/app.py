@@ -24,6 +24,7 @@ COMMANDS = (
     "eval",
     "report",
     "certify",
+    "recertify",
     "compare",
     "show",
     "doctor",

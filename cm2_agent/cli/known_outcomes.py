@@ -36,7 +36,7 @@ def known_traces(
     none denies it.
 
     Raises StoreError: the outcome that was named is not there, or the store has several and none was named."""
-    name = _outcome(store, outcome)
+    name = outcome_name(store, outcome)
     people, items = PeopleFound(store.labels()), [item.id for item in checklist.items]
     found, sources = [], Counter[str]()
     for trace in store.traces():
@@ -73,7 +73,9 @@ def spread(traces: Sequence[KnownTrace], seed: int) -> Iterator[KnownTrace]:
         queues = [queue for queue in queues if queue]
 
 
-def _outcome(store: SQLStore, named: str | None) -> str | None:
+def outcome_name(store: SQLStore, named: str | None) -> str | None:
+    """The outcome that is named, or the only one; None where there is none. Raises StoreError where it is not there, or
+    several are and none is named."""
     names = sorted({name for trace in store.traces() for name in trace.outcomes})
     if named is not None and named not in names:
         raise StoreError(f"no trace has the outcome {named!r}; outcomes there are: {', '.join(names) or 'none'}")
@@ -84,4 +86,4 @@ def _outcome(store: SQLStore, named: str | None) -> str | None:
     return named or next(iter(names), None)
 
 
-__all__ = ["KnownTrace", "known_traces", "spread"]
+__all__ = ["KnownTrace", "known_traces", "outcome_name", "spread"]

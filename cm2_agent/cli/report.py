@@ -26,6 +26,7 @@ from cm2_agent.cli.eval import reward_version
 from cm2_agent.cli.html_page import check_page, write_page
 from cm2_agent.cli.null_checks import null_lines
 from cm2_agent.errors import StoreError
+from cm2_agent.types.certificate import policies_of
 
 if TYPE_CHECKING:
     from cm2_agent.analysis.report_figures import PassRate, PolicyMean, Report
@@ -62,10 +63,11 @@ def report(
     check_page(html)
     with open_store(store, project=project) as opened:
         version = reward_version(opened, reward)
-        found = analysis.report(tracked(_scored(opened, version), "reading"), opened.checklist)
+        policies: set[str | None] = set()
+        found = analysis.report(tracked(_scored(opened, version, policies), "reading"), opened.checklist)
         certificate = opened.certificate(version)
         if certificate is not None:
-            found = replace(found, certificate=certificate.summary())
+            found = replace(found, certificate=certificate.summary(policies))
         if labels:
             from cm2_agent.cli.corrected import corrected_means
 
@@ -79,11 +81,13 @@ def report(
     print_result(found.to_json(), as_json=as_json, lines=_lines(found))
 
 
-def _scored(store: SQLStore, version: str) -> Iterator[tuple[Trace, Score]]:
-    """The traces with their scores, read one by one, so that a large store fits in memory."""
+def _scored(store: SQLStore, version: str, policies: set[str | None]) -> Iterator[tuple[Trace, Score]]:
+    """The traces with their scores, read one by one, so that a large store fits in memory; whose they are goes into
+    `policies`."""
     for trace in store.traces(reward=version):
         score = store.score(trace.id, version)
         if score is not None:
+            policies |= policies_of([trace])
             yield trace, score
 
 
@@ -150,6 +154,8 @@ def _certificate(found: Mapping[str, Any] | None) -> Iterator[str]:
     yield printable(f"certificate of {of}: {rates} {found['pass_rate_at_least']:.3f}")
     if found["shortfall"] is not None:
         yield printable(f"  not enough: {found['shortfall']}")
+    if found["expired"] is not None:
+        yield printable(f"  expired: {found['expired']} (cm2 recertify)")
 
 
 def _corrected(one: PolicyMean) -> str:

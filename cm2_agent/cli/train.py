@@ -252,7 +252,12 @@ def train(
             if min_kappa is not None:
                 _check_judge(opened, versions, min_kappa)
             if require_certificate:
-                _check_certificate(opened, versions, max_attack_rate, min_pass_rate)
+                keys = groups.keys if needs == "groups" else ()
+                policies: set[str | None] = {key["policy"] for key in keys}
+                if needs == "scored":
+                    rollouts = scored_rollouts(opened, versions[0], policy, backend or ())
+                    policies = policies_of(rollout.trace for rollout in rollouts)
+                _check_certificate(opened, versions, policies, max_attack_rate, min_pass_rate)
             for scored_by in versions:
                 check_null_items(opened, scored_by)
         if trainer is None:
@@ -299,8 +304,15 @@ def _check_judge(store: SQLStore, versions: Iterable[str], least: float) -> None
             )
 
 
-def _check_certificate(store: SQLStore, versions: Iterable[str], max_attack_rate: float, min_pass_rate: float) -> None:
-    """Raises TrainError where a reward version has no certificate, or one that is not enough."""
+def _check_certificate(
+    store: SQLStore,
+    versions: Iterable[str],
+    policies: Set[str | None],
+    max_attack_rate: float,
+    min_pass_rate: float,
+) -> None:
+    """Raises TrainError where a reward version has no certificate, one that is not enough, or one that does not hold
+    for these policies."""
     from cm2_agent.rewards.certificate.families import shipped_families
 
     families = {one.name for one in shipped_families()}
@@ -310,6 +322,12 @@ def _check_certificate(store: SQLStore, versions: Iterable[str], max_attack_rate
             reason = "it has no certificate"
         else:
             short = found.shortfall(max_attack_rate, min_pass_rate, families=families)
+            expired = found.expired(policies)
+            if short is None and expired is not None:
+                raise TrainError(
+                    f"reward version {version}: its certificate has expired: {expired}; nothing was trained. Type: cm2"
+                    f" recertify CHECKLIST.yaml --store {store.url}, or leave --require-certificate out"
+                )
             if short is None:
                 continue
             reason = f"its certificate is not enough: {short}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 
-from cm2_agent.types.certificate import Certificate
+from cm2_agent.types.certificate import Certificate, policies_of
 from cm2_agent.types.json_values import JSON, content_hash
 from cm2_agent.types.score import Score
 from cm2_agent.types.score_bounds import IN_FULL
@@ -122,6 +122,7 @@ class Certifier:
             versions={"attacks": families_hash(self.families), "judge": None if judge is None else str(judge)},
             seed=self.seed,
             made=datetime.now(UTC).isoformat(timespec="seconds"),
+            policies=tuple(sorted(policies_of(one.trace for one in (*failing, *passing)), key=str)),
         )
 
     # -- one failing trace
