@@ -1,4 +1,4 @@
-"""`cm2 recertify`: whether what a reward paid a new policy for is right, so that its certificate holds for the policy."""
+"""`cm2 recertify`: whether what a new policy was paid for is right, so that the certificate holds for it too."""
 
 from __future__ import annotations
 
@@ -78,7 +78,8 @@ def recertify(
         typer.Option("--policy", metavar="VERSION", help="The policy (default: the only one that was not certified)."),
     ] = None,
     paid: Annotated[
-        int, typer.Option("--paid", min=MIN_PAID, help="Paid dialogues to draw, one a task before any gives its second.")
+        int,
+        typer.Option("--paid", min=MIN_PAID, help="Paid dialogues to draw, one a task before any gives its second."),
     ] = MIN_PAID,
     outcome: Annotated[
         str | None,
@@ -233,7 +234,9 @@ class PaidDraw:
         try:
             path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
         except OSError as error:
-            raise StoreError(f"cannot write {path}: {error.strerror or error}; name a file that can be written") from None
+            raise StoreError(
+                f"cannot write {path}: {error.strerror or error}; name a file that can be written"
+            ) from None
 
     def result(self) -> PaidCheck:
         from cm2_agent.analysis.rates import upper
@@ -265,7 +268,9 @@ def _shown(message: Any) -> str:
     from cm2_agent.types.json_values import canonical_json
 
     calls = [f"[{call.name} {canonical_json(call.arguments)}]" for call in message.tool_calls]
-    answers = [one.response if isinstance(one.response, str) else canonical_json(one.response) for one in message.responses]
+    answers = [
+        one.response if isinstance(one.response, str) else canonical_json(one.response) for one in message.responses
+    ]
     return " ".join([message.text, *calls, *answers]).strip()
 
 

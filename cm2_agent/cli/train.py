@@ -31,10 +31,10 @@ from cm2_agent.cli.null_checks import (
 from cm2_agent.cli.score import load_checklist_and_checks
 from cm2_agent.cli.tokenizer import tokenizer_of
 from cm2_agent.errors import TrainError
-from cm2_agent.types.certificate import MAX_ATTACK_RATE, MIN_PASS_RATE
+from cm2_agent.types.certificate import MAX_ATTACK_RATE, MIN_PASS_RATE, policies_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence, Set
 
     from cm2_agent.store import SQLStore
     from cm2_agent.types.group import Group

@@ -14,12 +14,15 @@ from cm2_agent.types.check_specs import (
     OnlyCalled,
     Parsed,
     ReplyMatches,
+    ReplyStates,
     compile_pattern,
 )
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.json_values import JSON
 
 Severity = Literal["error", "warning", "note"]
+MOST_NAMED = 5
+"""Items that a finding on several names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +76,34 @@ def written_findings(
             )
         if check is not None and tools is not None:
             yield from _unknown(item.id, check, tools)
+    yield from _own_words(checklist, parsed)
+
+
+def _own_words(checklist: Checklist, parsed: Mapping[str, Parsed]) -> Iterator[Finding]:
+    """Questions whose evidence may stand in the reply, with no check beside them that reads it: who writes that all was
+    done is quoted for it, as rightly as any other quote."""
+    told = {
+        item.turn
+        for item in checklist
+        if isinstance(parsed.get(item.id), ReplyStates | ReplyMatches) or callable(item.check)  # a function may read it
+    }
+    items = [
+        item.id
+        for item in checklist
+        if item.is_judged
+        and item.kind != "avoid"
+        and item.focus_on in (None, "assistant.reply")
+        and told.isdisjoint({item.turn, "each", "trace"})
+    ]
+    if items:
+        names = ", ".join(items[:MOST_NAMED]) + (f" and {len(items) - MOST_NAMED} more" if items[MOST_NAMED:] else "")
+        yield Finding(
+            severity="note",
+            code="own words",
+            message=f"{names}: the agent's own claim may be the evidence; let `focus_on` name tool.content or"
+            " assistant.tool_calls where it shows there, and pay beside it a check of what the reply states"
+            " (`reply_states`)",
+        )
 
 
 def _unknown(item: str, check: Parsed, tools: Sequence[str]) -> Iterator[Finding]:

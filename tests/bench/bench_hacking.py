@@ -95,7 +95,12 @@ class Rewards:
             replace(
                 group,
                 key={**group.key, "reward": scorer.version},
-                rollouts=tuple([Rollout(trace=one.trace, score=await scorer(one.trace, tasks[group.task_id])) for one in group.rollouts]),
+                rollouts=tuple(
+                    [
+                        Rollout(trace=one.trace, score=await scorer(one.trace, tasks[group.task_id]))
+                        for one in group.rollouts
+                    ]
+                ),
             )
             for group in groups
         ]

@@ -28,9 +28,9 @@ from cm2_agent.types.task import Task
 
 Message = dict[str, Any]
 CHECKS = Checklist(
-    Item("looks_up", check={"called": "get_order", "with": {"order_id": {"from": "user"}}, "succeeded": True}),
+    Item("looks_up", check={"called": "get_order", "with": {"order_id": {"from": "user"}}}),
     Item("does_what_was_asked", check=FUNCTIONS["does_what_was_asked"], depends_on=["looks_up"]),
-    Item("cancels_unchecked", check=FUNCTIONS["cancels_unchecked"], kind="avoid", depends_on=["does_what_was_asked"]),
+    Item("cancels_unchecked", check=FUNCTIONS["cancels_unchecked"], kind="avoid", depends_on=["looks_up"]),
     Item("tells_what_was_found", check=FUNCTIONS["tells_what_was_found"], depends_on=["looks_up"], weight=2),
     name="checks",
 )
@@ -149,4 +149,3 @@ def _worlds(task: Task) -> AbstractContextManager[Any]:
 
 def _first(tasks: Any, seed: int, count: int) -> list[Task]:
     return list(tasks(seed)[:count])
-

@@ -231,7 +231,9 @@ class Seen:
                     known = match.groupdict()
                     shown["looks_up"] = Quote(call.step, "tool.content", str(call.result))
                     done = not cancels and (ask == "status" or (ask == "cancel" and known["status"] != "open"))
-            elif call.name == "check_stock" and ask == "stock" and known and call.arguments.get("item") == known["item"]:
+            elif (
+                call.name == "check_stock" and ask == "stock" and known and call.arguments.get("item") == known["item"]
+            ):
                 pieces = (call.result or "").split()[-1:]
                 done = True
             elif call.name == "cancel_order":
@@ -264,7 +266,9 @@ class Seen:
         return None
 
 
-def judged(seen: Seen, items: Mapping[str, str], weaknesses: Sequence[Weakness]) -> dict[str, tuple[bool, Quote | None]]:
+def judged(
+    seen: Seen, items: Mapping[str, str], weaknesses: Sequence[Weakness]
+) -> dict[str, tuple[bool, Quote | None]]:
     """Whether the judge says yes to each item, and its quote. `items` are the parts where their quotes must stand. What
     is right it answers rightly, whatever else it reads."""
     fooled = seen.falls_for(weaknesses)
