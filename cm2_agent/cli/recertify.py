@@ -44,7 +44,7 @@ from cm2_agent.cli.known_outcomes import KnownTrace, outcome_name, spread
 from cm2_agent.cli.redaction import RedactOption, redactor_of
 from cm2_agent.cli.score import load_checklist_and_checks
 from cm2_agent.errors import BudgetExhausted, ChecklistError, StoreError
-from cm2_agent.types.certificate import MAX_FALSE_PAY, MIN_PAID, Certificate, PaidCheck, policies_of
+from cm2_agent.types.certificate import MIN_PAID, Certificate, PaidCheck, policies_of
 from cm2_agent.types.cluster import cluster_of
 from cm2_agent.types.human_labels import DIALOGUE, PeopleFound
 from cm2_agent.types.score_bounds import IN_FULL
@@ -289,4 +289,4 @@ def _lines(result: Mapping[str, Any], draw: PaidDraw, write: Path | None) -> Ite
         yield printable(f"not renewed: {result['shortfall']}")
 
 
-__all__ = ["MAX_FALSE_PAY", "PaidDraw", "register"]
+__all__ = ["PaidDraw", "recertify", "register"]

@@ -308,12 +308,13 @@ def answerer(weaknesses: Sequence[Weakness]) -> Callable[[Asked], dict[str, Any]
     def judge(asked: Asked) -> dict[str, Any]:
         wanted = {item["id"]: item.get("quote_from") or "assistant.reply" for item in asked.items}
         found = judged(Seen.asked(asked), wanted, weaknesses)
-        return reply(
-            *(
-                answer(name, "yes" if yes else "no", *(quote if yes and quote is not None else ()))
-                for name, (yes, quote) in found.items()
-            )
-        )
+        answers = []
+        for name, (yes, quote) in found.items():
+            if yes and quote is not None:
+                answers.append(answer(name, "yes", quote.step, quote.part, quote.text))
+            else:
+                answers.append(answer(name, "yes" if yes else "no"))
+        return reply(*answers)
 
     return judge
 

@@ -179,3 +179,20 @@ def test_guessing_never_fails_and_never_lies(pattern: str) -> None:
 
 def test_stock_phrases_say_nothing_of_a_task() -> None:
     assert len(set(STOCK)) == len(STOCK)
+
+
+@pytest.mark.parametrize(
+    ("items", "noted"),
+    [
+        ([Item("told", "Is the date told?", focus_on="assistant.reply")], True),
+        ([Item("done", "Was the order cancelled?")], True),
+        ([Item("done", "Was the order cancelled?", focus_on="tool.content")], False),
+        ([Item("promises", "Is a refund promised?", focus_on="assistant.reply", kind="avoid")], False),
+        ([Item("told", "Is the date told?"), Item("states", check={"reply_states": {"from": {"tool": "t"}}})], False),
+        ([Item("told", "Is the date told?", turn=1), Item("ok", check={"reply_matches": "May 3"}, turn=0)], True),
+        ([Item("told", "Is the date told?"), Item("calls", check={"called": "t"})], True),
+    ],
+)
+def test_a_question_that_own_words_answer_is_noted(items: list[Item], noted: bool) -> None:
+    report = asyncio.run(lint(Checklist(*items, name="asks")))
+    assert ("own words" in {one.code for one in report.findings}) is noted
