@@ -40,6 +40,8 @@ from .types.messages import ToolCall as ToolCall
 from .types.messages import ToolCallResponse as ToolCallResponse
 from .types.messages import ToolSpec as ToolSpec
 from .types.not_applicable import NOT_APPLICABLE as NOT_APPLICABLE
+from .types.policy import Policy as Policy
+from .types.policy import Promotion as Promotion
 from .types.protocols import Importer as Importer
 from .types.protocols import Trainer as Trainer
 from .types.run import Branch as Branch

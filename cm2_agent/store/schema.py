@@ -3,6 +3,7 @@
 What happened: traces ← runs ← model_calls, tool_runs; contents (messages, tool definitions); outcomes; tasks
 What is under way: checkpoints ← checkpoint_writes;  simulations (what a simulator answered)
 What it is worth:  checklists;  reward_versions ← scores ← verdicts;  verdict_cache;  labels;  certificates;  incidents
+Who earns it:      policies ← promotions
 What is gone:      erasures
 
 Every noun has its natural key as a unique constraint (project and run id; project and trace id; task id and version;
@@ -12,7 +13,6 @@ each other, and the order of storing. NULL is always "nobody knows"."""
 from __future__ import annotations
 
 from sqlalchemy import (
-    BigInteger,
     Boolean,
     Column,
     Double,
@@ -20,42 +20,17 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     Table,
     Text,
     UniqueConstraint,
 )
-from sqlalchemy.types import TypeEngine
 
-NAMING = {
-    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
-    "pk": "pk_%(table_name)s",
-}
-metadata = MetaData(naming_convention=NAMING)
-DEFAULT_PROJECT = "default"
-"""The project of a store that names none, and of every row that was stored before there were projects."""
-
-
-def big() -> TypeEngine[int]:
-    """64 bits everywhere; on SQLite the name that makes a primary key the row id."""
-    return BigInteger().with_variant(Integer, "sqlite")
-
-
-def key() -> TypeEngine[str]:
-    """Text that orders by code point on every database, whatever its locale."""
-    return Text().with_variant(Text(collation="C"), "postgresql")
-
-
-def _seq() -> Column[int]:
-    return Column("seq", big(), primary_key=True, autoincrement=True)
-
-
-def _project(*, primary_key: bool = False) -> Column[str]:
-    """Projects share a database and nothing else: ids of traces, runs and threads are unique within one."""
-    return Column("project", key(), primary_key=primary_key, nullable=False, server_default=DEFAULT_PROJECT)
-
+from cm2_agent.store.columns import DEFAULT_PROJECT as DEFAULT_PROJECT
+from cm2_agent.store.columns import big, key, metadata
+from cm2_agent.store.columns import project_column as _project
+from cm2_agent.store.columns import seq_column as _seq
+from cm2_agent.store.policy_tables import policies as policies
+from cm2_agent.store.policy_tables import promotions as promotions
 
 contents = Table(
     "contents",

@@ -19,6 +19,7 @@ from cm2_agent.store.human_labels import LabelCounts
 from cm2_agent.store.lineage import place_runs
 from cm2_agent.store.reader import Reader
 from cm2_agent.store.schema import DEFAULT_PROJECT
+from cm2_agent.store.policies import Policies
 from cm2_agent.store.scored import Scored
 from cm2_agent.store.scores import KnownRewards, ScoreWriter, finite
 from cm2_agent.store.statements import statements
@@ -37,8 +38,8 @@ KNOWN_RUNS = 4096
 """How many saved runs' traces are remembered."""
 
 
-class SQLStore(Scored):
-    """Runs, tasks, checklists and scores in one SQL database.
+class SQLStore(Scored, Policies):
+    """Runs, tasks, checklists, scores and policies in one SQL database.
 
     `url`: `sqlite:///FILE.db` (four slashes for an absolute path; `sqlite://` keeps it in memory) or
     `postgresql+psycopg://USER:PASSWORD@HOST/DATABASE` (`pip install "cm2-agent[postgres]"`). An empty database gets its

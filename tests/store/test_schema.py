@@ -68,6 +68,12 @@ def at_once(url: str) -> None:
     SQLStore(url).close()
 
 
+def _index(index: Any) -> str:
+    """What is reflected of an index; a condition's object says nothing of it, its text does."""
+    options = {name: str(value) for name, value in index.get("dialect_options", {}).items()}
+    return str({**index, "dialect_options": options})
+
+
 def definitions(url: str) -> dict[str, Any]:
     """All that the database says of its tables, whatever the order of their columns."""
     engine = create_engine(url)
@@ -80,7 +86,7 @@ def definitions(url: str) -> dict[str, Any]:
                 "foreign keys": sorted(map(str, there.get_foreign_keys(name))),
                 "unique": sorted(map(str, there.get_unique_constraints(name))),
                 "checks": sorted(map(str, there.get_check_constraints(name))),
-                "indexes": sorted(map(str, there.get_indexes(name))),
+                "indexes": sorted(map(_index, there.get_indexes(name))),
             }
             for name in there.get_table_names()
         }
