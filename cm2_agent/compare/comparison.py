@@ -10,12 +10,13 @@ from typing import Any
 
 from cm2_agent.benchmarks.training_desk import TrainingDesk
 from cm2_agent.errors import StoreError, TrainError
+from cm2_agent.types.json_file import write_json
 
 from .claim import claim
 from .experiment import Cell, Experiment
 from .manifest import comparable, manifest, provenance
 from .results import pending, summary
-from .trial import LOCKS, Trial, write_json
+from .trial import LOCKS, Trial
 
 EXPERIMENT, SUMMARY, MANIFEST = "experiment.json", "comparison.json", "manifest.json"
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cm2_agent.benchmarks.training_desk import TrainingDesk
 from cm2_agent.types.group import Group
+from cm2_agent.types.json_file import write_json
 from cm2_agent.types.task import Task
 
 from .arms import arm_of
@@ -173,17 +173,6 @@ def figures(groups: Sequence[Group]) -> dict[str, Any]:
         "best_turns": _mean([float(reward >= FULL) for reward in best]),
         "sampled_tokens": sum(map(sampled_tokens, groups)),
     }
-
-
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Write a file that is there whole or not at all, whenever the process is killed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(data, indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.rename(path)
 
 
 def _mean(values: Sequence[float]) -> float:

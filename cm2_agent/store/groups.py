@@ -65,6 +65,10 @@ class StoredGroups(Sequence[Group]):
         """How many rollouts the groups hold together."""
         return sum(len(one.members) for one in self._selected)
 
+    def of_run(self, name: str) -> StoredGroups:
+        """Those whose rollouts are of one run, by its name (`run(…, name=)`); nothing is read for it."""
+        return StoredGroups(self._db, [one for one in self._selected if one.key.get("group") == name], self._portion)
+
     def __len__(self) -> int:
         return len(self._selected)
 

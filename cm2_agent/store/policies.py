@@ -117,8 +117,8 @@ class Policies:
             if len(standing) < 2:
                 what = "its only promotion" if standing else "no promotion"
                 raise StoreError(
-                    f"agent {name!r} has {what}, so that there is no policy to go back to. Type: cm2 policy list --store"
-                    f" {self._db.url}"
+                    f"agent {name!r} has {what}, so that there is no policy to go back to. Type: cm2 policy list"
+                    f" --store {self._db.url}"
                 )
             gone, back = standing[-1], standing[-2]
             undone = update(promotions).where(promotions.c.seq == gone.promotion)

@@ -100,13 +100,13 @@ class Scored(Catalog):
         with self._db.reading() as connection:
             return scoring.history(connection, self._project, trace_id, reward)
 
-    def scores(self, reward: str | None = None) -> Iterator[Score]:
+    def scores(self, reward: str | None = None, *, ids: Iterable[str] | None = None) -> Iterator[Score]:
         """The scores of one reward version (the newest where none is named), in the order of `traces()`; read in
-        pages."""
+        pages. With `ids` those of these traces alone, where they have one."""
         version = reward if reward is not None else next(iter(self.reward_versions()), None)
         if version is None:
             return
-        for seqs in queries.pages(self._db, self._filter(reward=version)):
+        for seqs in queries.pages(self._db, self._filter(reward=version), ids):
             with self._db.reading() as connection:
                 page = scoring.of_traces(connection, seqs, version)
             yield from page

@@ -17,9 +17,9 @@ from cm2_agent.store.engine import Database
 from cm2_agent.store.erasing import Erasure, chosen, run_erasure
 from cm2_agent.store.human_labels import LabelCounts
 from cm2_agent.store.lineage import place_runs
+from cm2_agent.store.policies import Policies
 from cm2_agent.store.reader import Reader
 from cm2_agent.store.schema import DEFAULT_PROJECT
-from cm2_agent.store.policies import Policies
 from cm2_agent.store.scored import Scored
 from cm2_agent.store.scores import KnownRewards, ScoreWriter, finite
 from cm2_agent.store.statements import statements

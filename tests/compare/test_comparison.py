@@ -17,8 +17,8 @@ from cm2_agent.compare.comparison import Comparison, repeat
 from cm2_agent.compare.experiment import Experiment
 from cm2_agent.compare.manifest import comparable
 from cm2_agent.compare.picture import draw
-from cm2_agent.compare.trial import write_json
 from cm2_agent.errors import StoreError, TrainError
+from cm2_agent.types.json_file import write_json
 from tests.compare.small_policies import hasty_policy
 
 DESK = lending_desk()

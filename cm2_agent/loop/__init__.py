@@ -1,0 +1,1 @@
+"""Rounds of run, score, train, evaluate and promote in one folder (`cm2 loop`)."""
