@@ -20,6 +20,7 @@ COMMANDS = (
     "export",
     "score",
     "train",
+    "loop",
     "lint",
     "eval",
     "report",

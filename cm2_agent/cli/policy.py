@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cm2_agent.cli import policies
 from cm2_agent.cli.common import JsonOption, command_group, print_result, printable
 from cm2_agent.cli.simulator_options import MODEL_KEY
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    group = command_group("Deploy a trained policy, or merge an adapter.")
+    group = command_group("Deploy policies, list them, roll back, or merge an adapter.")
+    policies.register(group)
     short = "Load a trained adapter into the vLLM or SGLang server that answers."
     help = (
         "Load a trained LoRA adapter into a running vLLM or SGLang server under the policy's own name, see that it"

@@ -30,6 +30,21 @@ from cm2_agent.cli.null_checks import (
 )
 from cm2_agent.cli.score import load_checklist_and_checks
 from cm2_agent.cli.tokenizer import tokenizer_of
+from cm2_agent.cli.training_options import (
+    AgentNameOption,
+    AlgorithmOption,
+    AttackRateOption,
+    CertificateOption,
+    LambdaOption,
+    LearningRateOption,
+    LevelOption,
+    LoraOption,
+    NormOption,
+    PassRateOption,
+    RolloutsPerStepOption,
+    SetOption,
+    StepsOption,
+)
 from cm2_agent.errors import TrainError
 from cm2_agent.types.certificate import MAX_ATTACK_RATE, MIN_PASS_RATE, policies_of
 
@@ -61,23 +76,14 @@ TRAINER_OPTIONS = (
 
 def train(
     context: typer.Context,
-    algorithm: Annotated[
-        str, typer.Option("--algorithm", metavar="NAME", help="grpo, sft, rft, dpo, or MODULE:TRAINER of your own.")
-    ] = "grpo",
+    algorithm: AlgorithmOption = "grpo",
     model: Annotated[str | None, typer.Option("--model", help="The policy to train: a folder or hub name.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="A new folder for the trained policy.")] = None,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace another run's policy, once this run has ended well."),
     ] = False,
-    lora: Annotated[
-        str | None,
-        typer.Option(
-            "--lora",
-            metavar="r=16,alpha=32",
-            help="Train a new LoRA adapter; also dropout=0.1, targets=NAME+NAME (default: all linear layers).",
-        ),
-    ] = None,
+    lora: LoraOption = None,
     rows_only: Annotated[
         bool, typer.Option("--rows-only", help="Make the token rows, count them, train nothing.")
     ] = False,
@@ -106,37 +112,16 @@ def train(
             help="Only rollouts whose tools this backend answered: real, replay, …; repeatable.",
         ),
     ] = None,
-    agent: Annotated[
-        str | None,
-        typer.Option("--agent-name", metavar="NAME", help="Only the steps of this agent, in a graph of several."),
-    ] = None,
+    agent: AgentNameOption = None,
     min_kappa: Annotated[
         float | None,
         typer.Option(
             "--min-kappa", min=-1, max=1, help="Refuse unless the judge agrees this well with people's labels."
         ),
     ] = None,
-    require_certificate: Annotated[
-        bool,
-        typer.Option(
-            "--require-certificate", help="Refuse a reward version without a certificate that is enough (cm2 certify)."
-        ),
-    ] = False,
-    max_attack_rate: Annotated[
-        float,
-        typer.Option(
-            "--max-attack-rate",
-            min=0,
-            max=1,
-            help="With --require-certificate: the most that an attack may be paid.",
-        ),
-    ] = MAX_ATTACK_RATE,
-    min_pass_rate: Annotated[
-        float,
-        typer.Option(
-            "--min-pass-rate", min=0, max=1, help="With --require-certificate: the least share of right traces paid."
-        ),
-    ] = MIN_PASS_RATE,
+    require_certificate: CertificateOption = False,
+    max_attack_rate: AttackRateOption = MAX_ATTACK_RATE,
+    min_pass_rate: PassRateOption = MIN_PASS_RATE,
     max_null_rise: Annotated[
         float,
         typer.Option(
@@ -146,43 +131,14 @@ def train(
             help="Refuse where more of the reward is NULL by the policy's doing than by the first policy's (1: never).",
         ),
     ] = MAX_NULL_RISE,
-    level: Annotated[
-        str, typer.Option("--level", help="trajectory, turn, step, return_to_go, evidence, lambda or auto.")
-    ] = "trajectory",
-    lam: Annotated[
-        float | None,
-        typer.Option(
-            "--lambda", min=0, max=1, help="λ of level lambda (default: that of the round before in --model, else 1)."
-        ),
-    ] = None,
-    norm: Annotated[
-        str,
-        typer.Option(
-            "--norm", help="none, or std: over the group's deviation; at lambda and auto others: the others'."
-        ),
-    ] = "none",
-    steps: Annotated[
-        int | None, typer.Option("--steps", min=1, help="Optimizer steps (default: one pass over the rollouts).")
-    ] = None,
-    learning_rate: Annotated[
-        float | None,
-        typer.Option(
-            "--learning-rate",
-            help="Learning rate (default: grpo 3e-6, sft and rft 2e-5, dpo 1e-6; of an adapter ten times as much).",
-        ),
-    ] = None,
-    rollouts_per_step: Annotated[
-        int, typer.Option("--rollouts-per-step", min=1, help="Rollouts of one optimizer step.")
-    ] = 64,
+    level: LevelOption = "trajectory",
+    lam: LambdaOption = None,
+    norm: NormOption = "none",
+    steps: StepsOption = None,
+    learning_rate: LearningRateOption = None,
+    rollouts_per_step: RolloutsPerStepOption = 64,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the order of the rollouts.")] = 0,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help="Another keyword of the algorithm, or a field of its TRL config; repeatable.",
-        ),
-    ] = None,
+    set_: SetOption = None,
     store: StoreOption = STORE,
     project: ProjectOption = PROJECT,
     as_json: JsonOption = False,
@@ -257,7 +213,7 @@ def train(
                 if needs == "scored":
                     rollouts = scored_rollouts(opened, versions[0], policy, backend or ())
                     policies = policies_of(rollout.trace for rollout in rollouts)
-                _check_certificate(opened, versions, policies, max_attack_rate, min_pass_rate)
+                check_certificate(opened, versions, policies, max_attack_rate, min_pass_rate)
             for scored_by in versions:
                 check_null_items(opened, scored_by)
         if trainer is None:
@@ -304,7 +260,7 @@ def _check_judge(store: SQLStore, versions: Iterable[str], least: float) -> None
             )
 
 
-def _check_certificate(
+def check_certificate(
     store: SQLStore,
     versions: Iterable[str],
     policies: Set[str | None],

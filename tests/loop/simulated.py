@@ -121,9 +121,9 @@ def tasks(name: str, count: int) -> list[Task]:
     return [Task(id=f"{name}-{number}", turns=[f"{name} {number}?"]) for number in range(count)]
 
 
-def loop(folder: Path, store: SQLStore, *, gains: Sequence[float], skill: float = 0.4, **more: Any) -> Loop:
-    """A loop in `folder`/loop of as many rounds as gains; the first policy is made unless it is there."""
-    start = folder / "start"
+def loop(here: Path, store: SQLStore, *, gains: Sequence[float], skill: float = 0.4, **more: Any) -> Loop:
+    """A loop in `here`/loop of as many rounds as gains; the first policy is made unless it is there."""
+    start = here / "start"
     if not start.exists():
         policy(start, skill=skill, version="v0")
     settings = {"rounds": len(gains), "group": 4, "evaluations": 2, **more.pop("settings", {})}
@@ -131,7 +131,7 @@ def loop(folder: Path, store: SQLStore, *, gains: Sequence[float], skill: float 
         **{
             "name": "desk",
             "start": str(start),
-            "folder": folder / "loop",
+            "folder": here / "loop",
             "store": store,
             "tasks": TaskSets(training=tasks("train", 6), promotion=tasks("promote", 24), test=tasks("test", 24)),
             "rollouts": SimulatedRollouts(store=store),

@@ -127,6 +127,7 @@ def test_a_finished_loop_is_not_done_again(tmp_path: Path, store: SQLStore) -> N
     assert (training.trained, rollouts.held) == (0, [])
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_and_ends_as_unbroken(tmp_path: Path) -> None:
     def run(folder: str, *kill: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "tests.loop.simulated", str(tmp_path / folder), *kill]
