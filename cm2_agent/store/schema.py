@@ -26,7 +26,8 @@ from sqlalchemy import (
 )
 
 from cm2_agent.store.columns import DEFAULT_PROJECT as DEFAULT_PROJECT
-from cm2_agent.store.columns import big, key, metadata
+from cm2_agent.store.columns import big, key
+from cm2_agent.store.columns import metadata as metadata
 from cm2_agent.store.columns import project_column as _project
 from cm2_agent.store.columns import seq_column as _seq
 from cm2_agent.store.policy_tables import policies as policies
