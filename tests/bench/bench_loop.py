@@ -148,8 +148,8 @@ def no_op(folder: Path) -> list[dict[str, Any]]:
     """Loops in which both policies are one."""
     known = folder / "pool.json"
     if not known.exists():
-        tasks = lending_desk().training(1_000_000, TURNS, 60)
-        known.write_text(json.dumps(rewards(cold_start(folder), tasks, seed=5, group=POOL)), encoding="utf-8")
+        drawn = rewards(cold_start(folder), lending_desk().training(1_000_000, TURNS, 60), seed=5, group=POOL)
+        known.write_text(json.dumps(drawn), encoding="utf-8")
     pool = json.loads(known.read_text(encoding="utf-8"))
     rows = []
     for tasks, dialogues, fresh in ((60, 2, False), (60, 1, False), (20, 2, False), (60, 4, True)):

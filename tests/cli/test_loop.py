@@ -64,14 +64,14 @@ def arguments(files: Path, start: Path, **more: str) -> list[str]:
     return ["loop", str(files / "train.jsonl"), *given, *allowed]
 
 
-def run(files: Path, start: Path, code: int = 0, extra: tuple[str, ...] = (), **more: str) -> Any:
+def run(files: Path, start: Path, *extra: str, code: int = 0, **more: Any) -> Any:
     result = CliRunner().invoke(app, [*arguments(files, start, **more), *extra])
     assert result.exit_code == code, result.output
     return result
 
 
 def test_a_loop_runs_and_repeats_itself(files: Path, start: Path) -> None:
-    first = run(files, start, extra=("--json",))
+    first = run(files, start, "--json")
     (line,) = first.stdout.splitlines()
     found = json.loads(line)
     assert [one["round"] for one in found["rounds"]] == [1, 2]
@@ -92,7 +92,7 @@ def test_a_loop_runs_and_repeats_itself(files: Path, start: Path) -> None:
         assert Path(str(rows[1].folder), "model.safetensors").is_file()
         assert rows[1].metrics["training"]["steps"] == 1
         dialogues = len(list(store.scores()))
-    again = run(files, start, extra=("--json",))
+    again = run(files, start, "--json")
     assert json.loads(again.stdout) == found
     assert "finished" not in again.stderr
     with SQLStore(f"sqlite:///{files / 'cm2.db'}") as store:
@@ -107,7 +107,7 @@ def test_the_same_seed_gives_the_same_loop(files: Path, start: Path) -> None:
     found = []
     for name in ("one", "two"):
         store = f"sqlite:///{files / name}.db"
-        result = run(files, start, extra=("--json",), out=str(files / name), store=store, rounds="1")
+        result = run(files, start, "--json", out=str(files / name), store=store, rounds="1")
         found.append(json.loads(result.stdout))
     for one in found:
         for part in (one, *one["rounds"]):
@@ -116,7 +116,7 @@ def test_the_same_seed_gives_the_same_loop(files: Path, start: Path) -> None:
 
 
 def test_what_cannot_be_meant_is_refused_before_anything_is_done(files: Path, start: Path) -> None:
-    for more, words in (
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"test-tasks": ""}, "belong together"),
         ({"test-tasks": str(files / "promotion.jsonl")}, "judged by what it was trained on"),
         ({"rounds": "4"}, "fewer than 10 cannot show"),
@@ -125,16 +125,17 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_done(files: Path, st
         ({"model": ""}, "no policy of 'desk' is promoted"),
         ({"alpha": "2"}, "expected 1 or more, and a share"),
         ({"budget-usd": "1"}, "needs a judge"),
-    ):
-        assert words in run(files, start, code=2, **more).stderr, more  # type: ignore[arg-type]
+    )
+    for more, words in cases:
+        assert words in run(files, start, code=2, **more).stderr, more
         assert not (files / "loop" / "round-1").exists()
-    refused = run(files, start, code=2, extra=("--require-certificate",)).stderr
+    refused = run(files, start, "--require-certificate", code=2).stderr
     assert "it has no certificate" in refused
 
 
 def test_one_file_is_split(files: Path, start: Path) -> None:
     save_tasks(lending.lending_desk().training(2, 1, 30), files / "train.jsonl")
     split = {"promotion-tasks": "", "test-tasks": "", "promotion-share": "0.3", "test-share": "0.2", "rounds": "1"}
-    found = json.loads(run(files, start, extra=("--json", "--tasks-per-round", "2"), **split).stdout)
+    found = json.loads(run(files, start, "--json", "--tasks-per-round", "2", **split).stdout)
     assert 5 <= found["rounds"][0]["tasks"] <= 9
     assert 1 <= found["test"]["tasks"] <= 6

@@ -118,7 +118,7 @@ class SimulatedTraining:
 
 
 def tasks(name: str, count: int) -> list[Task]:
-    return [Task(id=f"{name}-{number}", turns=[f"{name} {number}?"]) for number in range(count)]
+    return [Task(id=f"{name}-{number}", turns=(f"{name} {number}?",)) for number in range(count)]
 
 
 def loop(here: Path, store: SQLStore, *, gains: Sequence[float], skill: float = 0.4, **more: Any) -> Loop:

@@ -11,7 +11,7 @@ from tests.loop.simulated import tasks
 
 
 def test_a_task_of_two_sets_is_refused_by_id_and_by_content() -> None:
-    for other in (Task(id="train-1", turns=["Anything else?"]), Task(id="another", turns=["train 1?"])):
+    for other in (Task(id="train-1", turns=("Anything else?",)), Task(id="another", turns=("train 1?",))):
         with pytest.raises(TaskError, match="judged by what it was trained on"):
             TaskSets(training=tasks("train", 3), promotion=tasks("p", 2), test=[other])
     with pytest.raises(TaskError, match="the promotion set lists a task twice"):
@@ -34,7 +34,7 @@ def test_rounds_go_through_the_training_tasks_and_begin_again() -> None:
 
 
 def test_a_split_shares_no_entity() -> None:
-    given = [Task(id=f"t{n}", turns=[f"{n}?"], entities=[f"order:{n // 2}"]) for n in range(40)]
+    given = [Task(id=f"t{n}", turns=(f"{n}?",), entities=(f"order:{n // 2}",)) for n in range(40)]
     sets = split_tasks(given, promotion=0.25, test=0.25, seed=3)
     assert [len(one) for one in sets.sets.values()] == [20, 10, 10]
     assert sets.shared_entities == []
