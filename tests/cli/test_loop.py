@@ -135,7 +135,8 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_done(files: Path, st
 
 def test_one_file_is_split(files: Path, start: Path) -> None:
     save_tasks(lending.lending_desk().training(2, 1, 30), files / "train.jsonl")
-    split: dict[str, Any] = {"promotion-tasks": "", "test-tasks": "", "promotion-share": "0.3", "test-share": "0.2", "rounds": "1"}
+    shares = {"promotion-share": "0.3", "test-share": "0.2"}
+    split: dict[str, Any] = {"promotion-tasks": "", "test-tasks": "", "rounds": "1", **shares}
     found = json.loads(run(files, start, "--json", "--tasks-per-round", "2", **split).stdout)
     assert 5 <= found["rounds"][0]["tasks"] <= 9
     assert 1 <= found["test"]["tasks"] <= 6
