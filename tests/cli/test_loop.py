@@ -25,7 +25,7 @@ CHECKLIST = Path(lending.__file__).with_name("lending.yaml")
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return hasty_policy(tmp_path_factory.mktemp("start") / "policy", steps=30)
+    return hasty_policy(tmp_path_factory.mktemp("start") / "policy", steps=60)
 
 
 @pytest.fixture
