@@ -216,8 +216,7 @@ def loop(
             concurrency=concurrency,
         )
         with closing(rollouts):
-            if require_certificate:
-                check_certificate(opened, [rollouts.reward], MAX_ATTACK_RATE, MIN_PASS_RATE)
+            check = certified(opened, rollouts.reward) if require_certificate else None
             result = Loop(
                 name=name,
                 start=model or _promoted(opened, name, out),
@@ -225,7 +224,7 @@ def loop(
                 store=opened,
                 tasks=sets,
                 rollouts=rollouts,
-                train=training(algorithm, lora, typed, set_ or ()),
+                train=training(algorithm, lora, typed, set_ or (), check),
                 settings=settings,
                 training={"algorithm": algorithm, "lora": lora, **typed, "set": list(set_ or ())},
                 environment={
@@ -258,9 +257,26 @@ def task_sets(
     return TaskSets(training=load_tasks(tasks), promotion=load_tasks(promotion), test=load_tasks(test))
 
 
-def training(algorithm: str, lora: str | None, typed: Mapping[str, Any], settings: Iterable[str]) -> Any:
-    """What trains a candidate, as `cm2 train` would with these options. Raises TrainError on options that cannot be
-    meant before anything is done."""
+def certified(store: SQLStore, reward: str) -> Callable[[Any], None]:
+    """What refuses groups for whose policies the reward's certificate does not hold (any more). Raises TrainError at
+    once where there is none that is enough."""
+
+    def check(groups: Any) -> None:
+        check_certificate(store, [reward], {key["policy"] for key in groups.keys}, MAX_ATTACK_RATE, MIN_PASS_RATE)
+
+    check_certificate(store, [reward], set(), MAX_ATTACK_RATE, MIN_PASS_RATE)
+    return check
+
+
+def training(
+    algorithm: str,
+    lora: str | None,
+    typed: Mapping[str, Any],
+    settings: Iterable[str],
+    check: Callable[[Any], None] | None = None,
+) -> Any:
+    """What trains a candidate, as `cm2 train` would with these options; `check` may refuse a round's groups. Raises
+    TrainError on options that cannot be meant before anything is done."""
     from cm2_agent.cli.algorithms import load_algorithm, make_trainer, parse_settings, report_of, train_on
 
     made, given = load_algorithm(algorithm), dict(typed)
@@ -276,6 +292,8 @@ def training(algorithm: str, lora: str | None, typed: Mapping[str, Any], setting
     needs = str(getattr(trainer("unknown", Path("unknown"), 0), "needs", "groups"))
 
     def train(policy: str, out: Path, groups: Any, *, seed: int, advance: Callable[[], object]) -> Mapping[str, Any]:
+        if check is not None:
+            check(groups)
         one = trainer(policy, out, seed)
         data = (rollout for group in groups for rollout in group.rollouts) if needs == "scored" else groups
         path = train_on(one, data, advance)

@@ -34,9 +34,9 @@ from cm2_agent.analysis.rates import lower, upper
 from cm2_agent.compare.arms import Arm
 from cm2_agent.compare.collector import collect
 from cm2_agent.compare.training import Budget, length_of, sampled_tokens, train
-from cm2_agent.compare.trial import write_json
 from cm2_agent.rewards.scoring.scorer import ChecklistScorer
 from cm2_agent.types.group import Group, Rollout
+from cm2_agent.types.json_file import write_json
 from cm2_agent.types.score import Score
 from cm2_agent.types.score_bounds import IN_FULL
 from cm2_agent.types.task import Task
