@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cm2_agent.types.messages import Message, ToolSpec
+from cm2_agent.types.run import NOT_TO_LEARN
 from cm2_agent.types.trace import Step, Trace
 
 from .rows import Credit, Row, StepTokens, join
@@ -74,7 +75,8 @@ def rows_by_words(
         if text is None:
             continue
         last = text
-        if step.number not in shown and (agent is None or step.agent == agent):
+        to_learn = call is None or call.sampling.get("untrainable") != NOT_TO_LEARN
+        if to_learn and step.number not in shown and (agent is None or step.agent == agent):
             found.append(StepTokens(prompt=text.prompt, completion=text.completion, turn=step.turn, step=step.index))
     return join(found, credit, trace_id=trace.id, retokenised=True)
 

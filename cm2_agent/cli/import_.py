@@ -22,6 +22,8 @@ from cm2_agent.cli.common import (
 )
 from cm2_agent.cli.run import load_function
 from cm2_agent.errors import StoreError, TaskError, TraceError
+from cm2_agent.online.save_errors import meaning_of
+from cm2_agent.types.json_values import JSON
 
 if TYPE_CHECKING:
     from cm2_agent.importers import Imported, ImportedLabels, Importer, Problem
@@ -35,17 +37,21 @@ SHOWN = 20
 def register(app: typer.Typer) -> None:
     short = "Import recorded dialogues or human labels into the store."
     help = (
-        "Read recorded dialogues (tau-bench results, OpenAI chats) or people's labels into the store. A broken record"
-        " is reported and skipped, and importing a file again changes nothing."
+        "Read recorded dialogues of other tools, or people's labels, into the store. It says which format it sees in"
+        " the file, and why; a FORMAT before the file decides otherwise. A broken record is reported and skipped, and"
+        " importing a file again changes nothing."
     )
     app.command("import", help=help, short_help=short)(import_file)
 
 
 def import_file(
     format: Annotated[
-        str, typer.Argument(metavar="FORMAT", help="tau-bench, openai, labels, or MODULE:IMPORTER of your own.")
+        str,
+        typer.Argument(metavar="[FORMAT]", help="A format's name, or MODULE:IMPORTER of your own; else it is seen."),
     ],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A JSON or JSON Lines file.")],
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="JSON, JSON Lines, CSV, parquet or .eval; packed too.")
+    ] = None,
     store: StoreOption = STORE,
     project: ProjectOption = PROJECT,
     checklists: Annotated[
@@ -55,15 +61,44 @@ def import_file(
         str | None,
         typer.Option(help="An RE2 pattern of tools' answers that are errors; other answers without a mark are none."),
     ] = None,
+    encoding: Annotated[
+        str | None, typer.Option(help="The text's encoding, such as latin-1; else UTF-8, or as its mark says.")
+    ] = None,
+    desk: Annotated[
+        str | None, typer.Option(help="The desk of a tau-bench file: airline, retail; else as its prompt says.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     from cm2_agent.importers import read_recordings
 
-    records = read_recordings(_importer(format), file, checklists=checklists, error_pattern=error_pattern)
-    with closing(_Import(file, store, project, checklists)) as running:
-        for record in tracked(records, "importing"):
-            running.add(record)
-        print_result(running.finish(format), as_json=as_json)
+    named, path = _named(format, file, encoding)
+    records = read_recordings(
+        _importer(named), path, checklists=checklists, error_pattern=error_pattern, encoding=encoding, desk=desk
+    )
+    seen: dict[str, JSON] = {} if file is not None else {"format": named}
+    with closing(_Import(path, store, project, checklists)) as running:
+        try:
+            for record in tracked(records, "importing"):
+                running.add(record)
+        except OSError as error:  # what was read is stored
+            echo_err(printable(f"{path}: the disk failed: {error.strerror or error}. Type the same command again"))
+            raise typer.Exit(1) from None
+        print_result({**seen, **running.finish(named)}, as_json=as_json)
+
+
+def _named(format: str, file: Path | None, encoding: str | None) -> tuple[str, Path]:
+    """The format's name and the file: with one argument, that is the file, and the format the one that it seems to be
+    of, which is printed. Raises TraceError."""
+    from cm2_agent.importers import formats, recording_format
+
+    if file is not None:
+        return format, file
+    path = Path(format)
+    if (format in formats() or ":" in format) and not path.exists():
+        raise TraceError(f"cm2 import {format}: which file? Type: cm2 import {format} FILE")
+    found = recording_format(path, encoding=encoding)
+    echo_err(printable(f"{path}: format {found.name} ({found.reason}); cm2 import FORMAT FILE decides otherwise"))
+    return found.name, path
 
 
 def _importer(format: str) -> str | Importer:
@@ -113,7 +148,11 @@ class _Import:
             try:
                 self.counts["imported" if self._save(store, record) else "duplicates"] += 1
                 self.unknown_failures += record.unknown_failures
-            except StoreError as error:  # this record contradicts what is stored; the others need not
+            except StoreError as error:
+                if meaning_of(error) == "away":  # the disk or the server, which no other record can do without
+                    echo_err(printable(f"{error}. What came before is stored; type the same command again"))
+                    raise typer.Exit(1) from None
+                # this record contradicts what is stored; the others need not
                 self._skip(Problem(line=record.line, number=record.number, reason=str(error)))
             except (AttributeError, TypeError, ValueError) as error:
                 reason = f"the importer's trace cannot be stored: {type(error).__name__}: {error}"

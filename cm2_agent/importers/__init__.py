@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from cm2_agent.errors import CM2Error, TraceError
+from cm2_agent.importers import registry
+from cm2_agent.importers.chat import OFFICIAL, Chats
 from cm2_agent.importers.failures import by_pattern, compiled, unknown_failures
-from cm2_agent.importers.json_records import Found, Problem, read_records
-from cm2_agent.importers.tau_bench import OFFICIAL
+from cm2_agent.importers.json_records import Found, Problem
+from cm2_agent.importers.recognise import recognise, unwrapped
+from cm2_agent.importers.record_source import records_of
 from cm2_agent.types.human_labels import Label
 from cm2_agent.types.imported import ImportedDialogue, ImportResult
 from cm2_agent.types.protocols import Importer
@@ -21,12 +24,7 @@ from cm2_agent.types.trace import Trace
 ENTRY_POINTS = "cm2_agent.importers"
 """The entry-point group in which an installed package offers formats of its own."""
 FORMATS: Mapping[str, EntryPoint] = {
-    name: EntryPoint(name, f"cm2_agent.importers.{value}", ENTRY_POINTS)
-    for name, value in {
-        "tau-bench": "tau_bench:read_tau_bench",
-        "openai": "openai_chat:OpenAIChats",
-        "labels": "human_labels:read_label",
-    }.items()
+    one.name: EntryPoint(one.name, f"cm2_agent.importers.{one.reader}", ENTRY_POINTS) for one in registry.FORMATS
 }
 """The formats that come with CM2, as entry points: they are loaded as those of other packages are."""
 
@@ -65,8 +63,8 @@ def formats() -> dict[str, EntryPoint]:
         TraceError: Two formats have the same name.
 
     >>> from cm2_agent.importers import formats
-    >>> sorted(formats())[:3]
-    ['labels', 'openai', 'tau-bench']
+    >>> {"labels", "openai", "tau-bench"} <= formats().keys()
+    True
     """
     found = dict(FORMATS)
     for entry in entry_points(group=ENTRY_POINTS):
@@ -79,27 +77,33 @@ def formats() -> dict[str, EntryPoint]:
 
 
 def read_recordings(
-    format: str | Importer | type[Importer],
+    format: str | Importer | type[Importer] | None,
     path: str | Path,
     *,
     checklists: bool = False,
     error_pattern: str | None = None,
+    encoding: str | None = None,
+    desk: str | None = None,
 ) -> Iterator[Imported | ImportedLabels | Problem]:
-    """Read a JSON or JSON Lines file, in order: what each record became, or a Problem for one that could not be read.
+    """Read a file, in order: what each record became, or a Problem for one that could not be read.
 
-    The same file gives the same ids.
+    It may be JSON, JSON Lines, CSV, parquet or an archive of Inspect's, and packed by gzip, bzip2 or xz. Records are
+    read one at a time, whatever the file's size. The same file gives the same ids.
 
     Args:
-        format: the name of a format (`openai`, `tau-bench`, `labels`, or one that an installed package offers), or an
-            importer: a function of one record, or a class of such functions that is made anew for the file.
+        format: the name of a format (`formats()`), an importer (a function of one record, or a class of such functions
+            that is made anew for the file), or None: the format that `recording_format` sees.
         path: the file. Its name without the ending is the importer's `source`.
         checklists: whether tasks get a checklist made from the record, where the format knows enough for that.
         error_pattern: an RE2 pattern: a tool's answer that matches it is an error, and one that neither matches nor is
             marked is none. Without it, answers that the format does not mark may have failed (status `answered`).
+        encoding: the text's, such as `latin-1`; by default that of its byte order mark, else UTF-8.
+        desk: for tau-bench's files, the desk that they are of; by default what system prompt and file name say.
 
     Raises:
         TraceError: an unknown format, a class that cannot be made, a pattern that RE2 does not read, or a file that
             cannot be opened or is empty.
+        OSError: the disk failed while the file was read.
 
     >>> import json
     >>> import pathlib
@@ -113,10 +117,78 @@ def read_recordings(
     >>> first.trace.id, str(second)
     ('n1', "line 2, record 2: KeyError: 'text'")
     """
+    if format is None:
+        format = recording_format(path, encoding=encoding).name
     found = _named(format) if isinstance(format, str) else format
+    known = registry.BY_NAME.get(format) if isinstance(format, str) and format not in _others() else None
+    importer = Chats(found) if known is not None and known.chats else _made(found)
+    options = {"desk": desk} if desk is not None and format == "tau-bench" else {}
     pattern = compiled(error_pattern)
-    read = _read(_made(found), read_records(path), Path(path).stem, checklists)
+    records = records_of(path, encoding)
+    if known is not None:
+        records = _dialogues(records, known)
+    read = _read(importer, records, _source(path), {"checklists": checklists, **options})
     return read if pattern is None else (_failing(one, pattern) for one in read)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordingFormat:
+    """The format that a file was recognised as: its name, and what said so."""
+
+    name: str
+    reason: str
+
+
+def recording_format(path: str | Path, *, encoding: str | None = None) -> RecordingFormat:
+    """The format of a file, by its first records.
+
+    Raises:
+        TraceError: it is of none that is known (the message says what it holds, which formats are nearest, and what to
+            type), or cannot be opened.
+
+    >>> import pathlib
+    >>> import tempfile
+    >>> from cm2_agent.importers import recording_format
+    >>> file = pathlib.Path(tempfile.mkdtemp()) / "talk.json"
+    >>> _ = file.write_text('[{"conversations": [{"from": "human", "value": "Hi"}]}]')
+    >>> recording_format(file)
+    RecordingFormat(name='sharegpt', reason='`conversations`: turns with `from` and `value`')
+    """
+    found = recognise(path, _unwrapped(records_of(path, encoding)))
+    return RecordingFormat(name=found.format.name, reason=found.reason)
+
+
+def _source(path: str | Path) -> str:
+    """The file's name without its ending, and without that of what it is packed by."""
+    stem = Path(path).stem
+    return Path(stem).stem if Path(path).suffix in (".gz", ".bz2", ".xz") else stem
+
+
+def _others() -> set[str]:
+    return formats().keys() - registry.BY_NAME.keys()
+
+
+def _unwrapped(records: Iterator[Found | Problem]) -> Iterator[Found | Problem]:
+    """The records, those of a list that an object only wraps in its place."""
+    for record in records:
+        inner = unwrapped(record.value) if isinstance(record, Found) else None
+        if inner is None:
+            yield record
+        else:
+            yield from (replace(cast("Found", record), value=one) for one in inner)
+
+
+def _dialogues(records: Iterator[Found | Problem], known: registry.Format) -> Iterator[Found | Problem]:
+    """The records of single dialogues, where a record of the format may hold several."""
+    for record in _unwrapped(records):
+        if isinstance(record, Problem) or known.split is None:
+            yield record
+            continue
+        try:
+            for name, value in known.split(record.value):
+                yield replace(record, value=value, name=name)
+        except (TraceError, ValueError, TypeError, AttributeError) as error:
+            yield Problem(line=record.line, number=record.number, reason=_reason(error))
 
 
 def _failing(one: Imported | ImportedLabels | Problem, pattern: Any) -> Imported | ImportedLabels | Problem:
@@ -167,33 +239,37 @@ def _named(name: str) -> Callable[..., Any]:
 
 
 def _read(
-    importer: Importer, records: Iterator[Found | Problem], source: str, checklists: bool
+    importer: Importer, records: Iterator[Found | Problem], source: str, options: Mapping[str, Any]
 ) -> Iterator[Imported | ImportedLabels | Problem]:
     for record in records:
         if isinstance(record, Problem):
             yield record
             continue
         try:
-            result = importer(record.value, source=source, checklists=checklists)
+            result = importer(record.value, source=source, **options)
         except (Exception, SystemExit) as error:  # other people's code: what it raises costs this record alone
-            yield Problem(line=record.line, number=record.number, reason=_reason(error))
+            named = f"{record.name}: " if record.name else ""
+            yield Problem(line=record.line, number=record.number, reason=f"{named}{_reason(error)}")
             continue
-        yield _result(result, record)
+        yield from _results(result, record)
 
 
-def _result(result: ImportResult, record: Found) -> Imported | ImportedLabels | Problem:
+def _results(result: ImportResult, record: Found) -> Iterator[Imported | ImportedLabels | Problem]:
     line, number = record.line, record.number
     if isinstance(result, Trace):
-        return Imported(line=line, number=number, trace=result)
-    if isinstance(result, ImportedDialogue):
-        return Imported(line=line, number=number, trace=result.trace, task=result.task, note=result.note)
-    if isinstance(result, Sequence) and result and all(isinstance(one, Label) for one in result):
-        return ImportedLabels(line=line, number=number, labels=tuple(result))
-    reason = (
-        f"the importer returned {type(result).__name__} {result!r:.60}; expected a Trace, an ImportedDialogue, or a"
-        " list of Labels"
-    )
-    return Problem(line=line, number=number, reason=reason)
+        result = ImportedDialogue(trace=result)
+    several = result if isinstance(result, Sequence) and not isinstance(result, str) else (result,)
+    if several and all(isinstance(one, Label) for one in several):
+        yield ImportedLabels(line=line, number=number, labels=tuple(cast("Sequence[Label]", several)))
+    elif several and all(isinstance(one, ImportedDialogue) for one in several):
+        for one in cast("Sequence[ImportedDialogue]", several):
+            yield Imported(line=line, number=number, trace=one.trace, task=one.task, note=one.note)
+    else:
+        reason = (
+            f"the importer returned {type(result).__name__} {result!r:.60}; expected a Trace, an ImportedDialogue (or a"
+            " list of them), or a list of Labels"
+        )
+        yield Problem(line=line, number=number, reason=reason)
 
 
 def _reason(error: BaseException) -> str:
@@ -211,6 +287,8 @@ __all__ = [
     "ImportedLabels",
     "Importer",
     "Problem",
+    "RecordingFormat",
     "formats",
     "read_recordings",
+    "recording_format",
 ]

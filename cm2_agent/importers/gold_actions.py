@@ -23,6 +23,15 @@ WRITES: Mapping[str, tuple[str, ...]] = {
         "update_reservation_flights",
         "update_reservation_passengers",
     ),
+    "retail": (
+        "cancel_pending_order",
+        "exchange_delivered_order_items",
+        "modify_pending_order_address",
+        "modify_pending_order_items",
+        "modify_pending_order_payment",
+        "modify_user_address",
+        "return_delivered_order_items",
+    ),
 }
 """The tools that change a desk's database."""
 READS: Mapping[str, tuple[str, ...]] = {
@@ -33,6 +42,17 @@ READS: Mapping[str, tuple[str, ...]] = {
         "list_all_airports",
         "search_direct_flight",
         "search_onestop_flight",
+        "think",
+        "transfer_to_human_agents",
+    ),
+    "retail": (
+        "calculate",
+        "find_user_id_by_email",
+        "find_user_id_by_name_zip",
+        "get_order_details",
+        "get_product_details",
+        "get_user_details",
+        "list_all_product_types",
         "think",
         "transfer_to_human_agents",
     ),

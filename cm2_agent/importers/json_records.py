@@ -38,11 +38,13 @@ _NEAR = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """A record that is JSON. `line` is the 1-based line on which it begins, `number` its 1-based place in the file."""
+    """A record that is JSON. `line` is the 1-based line on which it begins, `number` its 1-based place in the file;
+    `name` says which dialogue of a record it is that holds several."""
 
     line: int
     number: int
     value: JSON
+    name: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,7 @@ def parse_json(text: str, *, strict: bool = True) -> JSON:
         value = (_DECODER if strict else _LENIENT).decode(text)
     except RecursionError:
         raise ValueError(f"nested deeper than {MAX_DEPTH} levels") from None
-    flaw = _flaw(value)
+    flaw = flaw_of(value)
     if flaw is not None:
         raise ValueError(flaw)
     return value
@@ -199,7 +201,7 @@ class _Scanner:
             return Problem(line=line, number=self.number, reason=f"nested deeper than {MAX_DEPTH} levels"), None
         except ValueError as error:
             return Problem(line=line, number=self.number, reason=f"not usable JSON: {str(error)[:120]}"), None
-        flaw = NOT_UTF8 if _ESCAPED_BYTE.search(self.text, at, end) else _flaw(value)
+        flaw = NOT_UTF8 if _ESCAPED_BYTE.search(self.text, at, end) else flaw_of(value)
         if flaw is not None:
             return Problem(line=line, number=self.number, reason=flaw), end
         return Found(line=line, number=self.number, value=value), end
@@ -330,14 +332,14 @@ def is_message(value: JSON) -> bool:
         return True  # ShareGPT's
     if value.get("lc") == 1 and str((value.get("id") or [""])[-1]).endswith(("Message", "MessageChunk")):
         return True
-    return value.get("type") in _LANGCHAIN and ("content" in value or "data" in value)
+    return str(value.get("type")) in _LANGCHAIN and ("content" in value or "data" in value)
 
 
 _LANGCHAIN = frozenset({"human", "ai", "system", "HumanMessage", "AIMessage", "SystemMessage", "HumanMessageChunk"})
-NOT_UTF8 = "not UTF-8"
+NOT_UTF8 = "not UTF-8. Name its encoding, as in --encoding latin-1, or convert the file"
 
 
-def _flaw(value: JSON) -> str | None:
+def flaw_of(value: JSON) -> str | None:
     """What makes parsed JSON unusable further on, None where nothing does."""
     level: list[JSON] = [value]
     for _ in range(MAX_DEPTH):
@@ -345,10 +347,13 @@ def _flaw(value: JSON) -> str | None:
         for item in level:
             if isinstance(item, str):
                 if _SURROGATE.search(item):
-                    return "holds half a surrogate pair, which is not text"
+                    return (
+                        "holds half a surrogate pair, which is not text: the two halves of a character were torn apart."
+                        " Write it whole, or \\ufffd in its place"
+                    )
             elif isinstance(item, float):
                 if not math.isfinite(item):
-                    return "holds a number that is not finite: NaN, or too large"
+                    return "holds a number that is not finite: NaN, or too large. Write null in its place"
             elif isinstance(item, dict):
                 if isinstance(item, _Repeated):
                     return f"names the key {item.key!r} twice in one object; which one counts is unknown. Leave one out"

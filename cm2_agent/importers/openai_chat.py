@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cm2_agent.errors import TraceError
-from cm2_agent.importers.openai_messages import read_messages, read_tools, run_of
-from cm2_agent.importers.tau_bench import OFFICIAL
-from cm2_agent.types.imported import ImportedDialogue
-from cm2_agent.types.json_values import JSON, content_hash
-from cm2_agent.types.run_attributes import GROUP, ROLLOUT, TASK_ID, TASK_VERSION
+from cm2_agent.importers.chat import OFFICIAL, Chat, Chats, mapping_of, number_of, sampling_of, text_of, texts_of
+from cm2_agent.importers.message_styles import any_messages, transcript_of
+from cm2_agent.importers.openai_messages import read_tools
+from cm2_agent.types.json_values import JSON
+from cm2_agent.types.messages import Message
 from cm2_agent.types.text import first_problem
-from cm2_agent.types.trace import Trace
-
-_SAMPLING = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "seed")
 
 
 class _Record(BaseModel):
@@ -26,63 +22,69 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     messages: list[Any] = Field(min_length=1)
-    tools: list[Any] | None = None
+    tools: Any = None
+    functions: Any = None
+    system: Any = None
     task_id: str | int | None = None
     task_version: int = Field(default=1, ge=1)
     rollout: int | None = Field(default=None, ge=0)
     trial: int | None = Field(default=None, ge=0)
-    reward: float | None = Field(default=None, strict=True, allow_inf_nan=False)
+    reward: Any = None
     model: str | None = None
     id: str | int | None = None
 
 
-class OpenAIChats:
-    """The importer of one file: it numbers the rollouts of a task that say no number, and tells equal samples apart."""
+def read_openai_chat(record: JSON) -> Chat:
+    """One record → its dialogue. Raises TraceError. The format knows no gold actions, so there is never a checklist."""
+    if isinstance(record, list):
+        record = {"messages": record}
+    if not isinstance(record, Mapping):
+        raise TraceError(f"is {type(record).__name__}; expected a list of messages, or an object with messages")
+    if "messages" not in record:
+        key, messages = transcript_of(record)
+        record = record if key is None else {**record, "messages": messages}
+    try:
+        chat = _Record.model_validate(record)
+    except ValidationError as error:
+        raise TraceError(first_problem(error, shown=60)) from error
+    messages = any_messages(chat.messages)
+    if isinstance(chat.system, str | list) and chat.system and messages[0].role != "system":  # Anthropic's requests
+        messages = (*any_messages([{"role": "system", "content": chat.system}]), *messages)
+    tools = read_tools(chat.functions if chat.tools is None else chat.tools)
+    sampling = sampling_of(record)
+    rollout = chat.rollout if chat.rollout is not None else chat.trial
+    reward = number_of(chat.reward, "reward")
+    known = [chat.id, chat.task_id, chat.task_version, rollout, chat.model, sampling]
+    return Chat(
+        messages=_answered(messages, record),
+        key=[*known, chat.messages, chat.tools],
+        tools=tools,
+        model=chat.model,
+        sampling=sampling,
+        task=None if chat.task_id is None else str(chat.task_id),
+        task_version=chat.task_version,
+        rollout=rollout,
+        outcomes={} if reward is None else {OFFICIAL: reward},
+        metadata=mapping_of(record.get("metadata")),
+        user=text_of(record.get("user")) or text_of(record.get("user_id")),
+        session=text_of(record.get("session_id")),
+        tags=texts_of(record.get("tags")),
+    )
+
+
+def _answered(messages: tuple[Message, ...], record: Mapping[str, JSON]) -> tuple[Message, ...]:
+    """The messages, and the answer that stands beside them where the record is a request with its response."""
+    choices = record.get("choices")
+    if isinstance(choices, list) and choices and isinstance(choices[0], Mapping) and choices[0].get("message"):
+        return (*messages, *any_messages([choices[0]["message"]]))
+    return messages
+
+
+class OpenAIChats(Chats):
+    """The importer of one file of chats."""
 
     def __init__(self) -> None:
-        self._rollouts: Counter[str] = Counter()
-        self._seen: Counter[str] = Counter()
+        super().__init__(read_openai_chat)
 
-    def __call__(self, record: JSON, *, source: str, checklists: bool) -> ImportedDialogue:
-        """One record → its trace. Raises TraceError. The format knows no gold actions, so there is never a
-        checklist."""
-        if isinstance(record, list):
-            record = {"messages": record}
-        if not isinstance(record, Mapping):
-            raise TraceError(f"is {type(record).__name__}; expected a list of messages, or an object with messages")
-        try:
-            chat = _Record.model_validate(record)
-        except ValidationError as error:
-            raise TraceError(first_problem(error, shown=60)) from error
-        messages, tools = read_messages(chat.messages, unmarked=True), read_tools(chat.tools)
-        sampling = {
-            key: record[key]
-            for key in _SAMPLING
-            if isinstance(record.get(key), int | float) and not isinstance(record[key], bool)
-        }
-        rollout = chat.rollout if chat.rollout is not None else chat.trial
-        known = [chat.id, chat.task_id, chat.task_version, rollout, chat.model, sampling]
-        identity = content_hash([*known, chat.messages, chat.tools])
-        attributes: dict[str, JSON] = {}
-        if chat.task_id is not None:
-            task = str(chat.task_id)
-            # Equal samples of one task are samples still; equal chats without a task are the same chat twice.
-            copies = self._seen[identity]
-            self._seen[identity] += 1
-            identity = identity if rollout is not None or not copies else content_hash([identity, copies])
-            system = "\n".join(message.text for message in messages if message.role == "system")
-            setting = content_hash([system, [tool.to_json() for tool in tools]])[:8]
-            attributes = {
-                TASK_ID: task,
-                TASK_VERSION: chat.task_version,
-                GROUP: f"{source}:{setting}",
-                ROLLOUT: self._rollouts[task] if rollout is None else rollout,
-            }
-            self._rollouts[task] += 1
-        trace_id = f"chat-{identity[:20]}"
-        run = run_of(
-            trace_id, messages, name="chat", attributes=attributes, tools=tools, model=chat.model, sampling=sampling
-        )
-        reason = "the format has no gold actions" if checklists else None
-        outcomes = {} if chat.reward is None else {OFFICIAL: chat.reward}
-        return ImportedDialogue(trace=Trace(id=trace_id, runs=(run,), outcomes=outcomes), note=reason)
+
+__all__ = ["OFFICIAL", "OpenAIChats", "read_openai_chat"]

@@ -18,6 +18,7 @@ from cm2_agent.types.messages import (
     Message,
     Part,
     Reasoning,
+    Role,
     Text,
     ToolCall,
     ToolCallResponse,
@@ -28,6 +29,21 @@ from cm2_agent.types.messages import (
 from cm2_agent.types.run import ModelCall, Run, ToolRun
 from cm2_agent.types.tool_use import pair_answers
 
+MOST_INPUTS = 2_000
+"""Model calls of a dialogue with more messages than this are recorded without their prompts, whose number grows with
+its square."""
+ROLES: Mapping[str, Role] = {
+    **OPENAI_ROLES,
+    "human": "user",
+    "ai": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+    "chatbot": "assistant",
+    "gpt": "assistant",
+    "tool_result": "tool",
+    "observation": "tool",
+}
+"""The roles of chats as OpenAI and others write them → ours."""
 _READ = {
     "role",
     "content",
@@ -78,12 +94,32 @@ class _Failures:
 
 
 def read_tools(data: JSON) -> tuple[ToolSpec, ...]:
-    """Tool definitions in the chat format. Raises TraceError."""
-    if data is None:
+    """Tool definitions in the chat format, in Anthropic's or the Responses API's, or as JSON text of them. Raises
+    TraceError."""
+    if isinstance(data, str) and data.strip():
+        try:
+            data = parse_json(data)
+        except ValueError as error:
+            raise TraceError(f"the tools are text that is not JSON ({error}); expected a list of definitions") from None
+    if data is None or data == "":
         return ()
+    if isinstance(data, Mapping):
+        data = list(data.values()) if all(isinstance(one, Mapping) for one in data.values()) else [data]
     if not isinstance(data, Sequence) or isinstance(data, str):
         raise TraceError(f"the tools are {_shown(data)}; expected a list of tool definitions")
-    return tuple(ToolSpec.from_json(tool) for tool in data)
+    return tuple(_tool(tool) for tool in data)
+
+
+def _tool(data: JSON) -> ToolSpec:
+    if isinstance(data, str):
+        return ToolSpec(name=data)
+    if isinstance(data, Mapping) and "input_schema" in data and "parameters" not in data:  # Anthropic's
+        data = {**data, "parameters": data["input_schema"]}
+    if isinstance(data, Mapping) and isinstance(data.get("type"), str) and not isinstance(data.get("name"), str):
+        inner = data.get("function")
+        if not isinstance(inner, Mapping):
+            return ToolSpec(name=data["type"])  # a tool of the provider's own, such as web_search
+    return ToolSpec.from_json(data)
 
 
 def run_of(
@@ -113,7 +149,7 @@ def run_of(
                     span_id=span,
                     model=model,
                     model_version=model,
-                    input=messages[:index],
+                    input=messages[:index] if len(messages) <= MOST_INPUTS else (),
                     output=message,
                     tools=tools,
                     sampling=sampling or {},
@@ -168,7 +204,7 @@ def _thinking_apart(parts: Iterable[Part]) -> Iterator[Part]:
 def _message(data: JSON, failures: _Failures) -> Message:
     if not isinstance(data, Mapping):
         raise TraceError(f"is {_shown(data)}; expected an object with a role")
-    role = OPENAI_ROLES.get(data["role"]) if isinstance(data.get("role"), str) else None
+    role = ROLES.get(data["role"].casefold()) if isinstance(data.get("role"), str) else None
     if role is None:
         raise TraceError(f"has role {_shown(data.get('role'))}; expected one of {', '.join(OPENAI_ROLES)}")
     name = data.get("name")
@@ -176,7 +212,7 @@ def _message(data: JSON, failures: _Failures) -> Message:
         raise TraceError(f"has name {_shown(name)}; expected text")
     extra = {key: value for key, value in data.items() if key not in _READ}
     if role == "tool":
-        return Message(role=role, parts=(_response(data, failures),), name=name, extra=extra)
+        return Message(role=role, parts=tuple(_responses(data, failures)), name=name, extra=extra)
     parts: list[Part] = []
     for key in ("reasoning_content", "reasoning"):
         if isinstance(data.get(key), str) and data[key]:
@@ -215,15 +251,28 @@ def _part(part: JSON) -> Part:
     if not isinstance(part, Mapping):
         raise TraceError(f"has a content part {_shown(part)}; expected an object with a type")
     kind = part.get("type")
-    if kind == "tool_use" and isinstance(part.get("name"), str) and isinstance(part.get("id"), str | None):
-        return ToolCall(id=part.get("id"), name=part["name"], arguments=part.get("input"))
-    if kind in {"text", "input_text", "output_text", "refusal"}:
+    if not isinstance(kind, str | None):
+        return other_part(part)
+    if kind in {"tool_use", "server_tool_use"} and isinstance(part.get("name"), str):
+        arguments = arguments_of(part.get("input"))
+        return ToolCall(id=_identity(part.get("id"), "a tool call with id"), name=part["name"], arguments=arguments)
+    if kind in {"thinking", "reasoning"} and isinstance(part.get(kind, part.get("text")), str):
+        return Reasoning(content=part.get(kind, part.get("text")))
+    source = part.get("source")
+    if kind in {"image", "document"} and isinstance(source, Mapping):  # Anthropic's
+        modality = "image" if kind == "image" else "file"
+        if isinstance(source.get("url"), str):
+            return Uri(uri=source["url"], modality=modality)
+        if source.get("type") == "base64" and isinstance(source.get("data"), str):
+            mime = source.get("media_type")
+            return Blob(content=source["data"], modality=modality, mime_type=mime if isinstance(mime, str) else None)
+    if kind in {"text", "input_text", "output_text", "refusal", "summary_text"} or (kind is None and "text" in part):
         text = part.get("refusal" if kind == "refusal" else "text")
         if not isinstance(text, str):
             raise TraceError(f"has a text part with {_shown(text)}; expected text")
-        return Text(content=text)
-    if kind == "image_url":
-        image = part.get("image_url")
+        return Text(content=text, extra={"refusal": True} if kind == "refusal" else {})
+    if kind in {"image_url", "input_image"} or (kind == "image" and isinstance(part.get("image"), str)):
+        image = part.get("image_url", part.get("image"))
         address = image.get("url") if isinstance(image, Mapping) else image
         if not isinstance(address, str):
             raise TraceError(f"has an image part with {_shown(image)}; expected an address")
@@ -235,31 +284,60 @@ def _part(part: JSON) -> Part:
 
 
 def _call(data: JSON) -> ToolCall:
+    """A call in the chat format, or flat, as LangChain and others write it: `{"name": …, "args": …}`."""
     if not isinstance(data, Mapping):
         raise TraceError(f"has a tool call {_shown(data)}; expected an object with a function")
     inner, key = (
         (data["custom"], "input") if isinstance(data.get("custom"), Mapping) else (data.get("function"), "arguments")
     )
-    if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
+    if not isinstance(inner, Mapping):
+        name = data.get("name", inner)
+        inner = {"name": name, "arguments": data.get("arguments", data.get("args", data.get("input")))}
+    if not isinstance(inner.get("name"), str):
         raise TraceError(f"has a tool call {_shown(data)}; expected a function with a name")
-    identity = data.get("id")
-    if identity is not None and not isinstance(identity, str):
-        raise TraceError(f"has a tool call with id {_shown(identity)}; expected text")
     arguments = inner.get(key)
-    if isinstance(arguments, str) and key == "arguments":
-        with contextlib.suppress(
-            ValueError
-        ):  # what is not JSON stays the text that it is: a malformed call is a fact of the dialogue
-            arguments = parse_json(arguments)
+    if key == "arguments":
+        arguments = arguments_of(arguments)
     extra = {"custom": True} if key == "input" else {}  # its argument is text of any form, not a broken object
-    return ToolCall(id=identity, name=inner["name"], arguments=arguments, extra=extra)
+    if data.get("error"):
+        extra["error"] = data["error"]
+    return ToolCall(
+        id=_identity(data.get("id"), "a tool call with id"), name=inner["name"], arguments=arguments, extra=extra
+    )
 
 
-def _response(data: Mapping[str, JSON], failures: _Failures) -> ToolCallResponse:
-    identity = data.get("tool_call_id")
-    if identity is not None and not isinstance(identity, str):
-        raise TraceError(f"has tool_call_id {_shown(identity)}; expected text")
-    return failures.answer(identity, _answered(data.get("content")), mark=marked(data))
+def arguments_of(value: JSON) -> JSON:
+    """A call's arguments: of text the JSON that it is, as agents read it (nothing is no argument, a text may hold line
+    breaks as they are). What is not JSON stays the text that it is: a malformed call is a fact of the dialogue, and
+    is never paid."""
+    if not isinstance(value, str):
+        return value
+    if not value.strip():
+        return {}
+    with contextlib.suppress(ValueError):
+        return parse_json(value, strict=False)
+    return value
+
+
+def _identity(value: JSON, what: str) -> str | None:
+    """An id as text; some write numbers. Raises TraceError."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if value is not None and not isinstance(value, str):
+        raise TraceError(f"has {what} {_shown(value)}; expected text")
+    return value
+
+
+def _responses(data: Mapping[str, JSON], failures: _Failures) -> Iterator[Part]:
+    """What a tool's message answers: one call, or (blocks of Anthropic's kind) several."""
+    content = data.get("content")
+    blocks = content if isinstance(content, Sequence) and not isinstance(content, str) else ()
+    results = [one for one in blocks if isinstance(one, Mapping) and one.get("type") == "tool_result"]
+    if results and len(results) == len(blocks):
+        yield from (_tool_result(block, failures) for block in results)
+        return
+    identity = _identity(data.get("tool_call_id"), "tool_call_id")
+    yield failures.answer(identity, _answered(content), mark=marked(data))
 
 
 def _answered(content: JSON) -> JSON:
@@ -282,13 +360,14 @@ def _tool_results(data: JSON, failures: _Failures) -> tuple[list[Message], JSON 
         return [], data
     results: list[Message] = []
     for block in blocks:
-        identity = block.get("tool_use_id")
-        if identity is not None and not isinstance(identity, str):
-            raise TraceError(f"has tool_use_id {_shown(identity)}; expected text")
-        part = failures.answer(identity, _answered(block.get("content")), mark=marked(block), told=True)
-        results.append(Message(role="tool", parts=(part,)))
+        results.append(Message(role="tool", parts=(_tool_result(block, failures),)))
     rest = [one for one in content if one not in blocks]
     return results, {**data, "content": rest} if rest else None
+
+
+def _tool_result(block: Mapping[str, JSON], failures: _Failures) -> ToolCallResponse:
+    identity = _identity(block.get("tool_use_id", block.get("id")), "tool_use_id")
+    return failures.answer(identity, _answered(block.get("content")), mark=marked(block), told=True)
 
 
 def _shown(value: JSON) -> str:

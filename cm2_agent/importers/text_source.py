@@ -26,7 +26,11 @@ _MARKS: tuple[tuple[bytes, str], ...] = (
 _PACKED: tuple[tuple[bytes, str], ...] = ((b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ\x00", "xz"))
 _REFUSED: tuple[tuple[bytes, str, str], ...] = (
     (b"\x28\xb5\x2f\xfd", "packed by Zstandard", "Unpack it first: zstd -d FILE"),
-    (b"SQLite format 3\x00", "an SQLite database", "Name it as a store, with --store, or export its rows as JSON Lines"),
+    (
+        b"SQLite format 3\x00",
+        "an SQLite database",
+        "Name it as a store, with --store, or export its rows as JSON Lines",
+    ),
     (b"%PDF-", "a PDF", "Export the dialogues as JSON Lines"),
     (b"ARROW1", "an Arrow file", "Write it as parquet: pyarrow.parquet.write_table(table, FILE)"),
     (b"\x7fELF", "a program", "Name the file that holds the dialogues"),

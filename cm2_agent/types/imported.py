@@ -29,5 +29,5 @@ class ImportedDialogue:
     note: str | None = None
 
 
-ImportResult: TypeAlias = Trace | ImportedDialogue | Sequence[Label]
-"""A dialogue, a dialogue with its task, or people's labels."""
+ImportResult: TypeAlias = Trace | ImportedDialogue | Sequence[ImportedDialogue] | Sequence[Label]
+"""A dialogue, a dialogue with its task, several of those, or people's labels."""

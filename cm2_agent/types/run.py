@@ -13,6 +13,8 @@ from cm2_agent.types.messages import Message, ToolSpec
 Status: TypeAlias = Literal["ok", "error", "interrupted", "cancelled"]
 UNFINISHED = "did not end before its run did"
 """The error of a call or an execution that the end of its run broke off."""
+NOT_TO_LEARN = "weight 0"
+"""Under `untrainable` in the sampling of a call that is read and never trained on: its recording says so."""
 
 
 # Settings that shape the distribution in ways that a trainer does not follow, each with the values that shape nothing.

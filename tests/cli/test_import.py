@@ -135,7 +135,7 @@ def test_an_importer_that_exits_costs_its_records(here: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "given", "hint"),
     [
-        ("xml", "format 'xml' is unknown; expected one of tau-bench, openai, labels", "MODULE:IMPORTER"),
+        ("xml", "format 'xml' is unknown; expected one of ", "MODULE:IMPORTER"),
         ("no_such_module:read", "importer 'no_such_module:read': no_such_module cannot be imported", "MODULE:IMPORTER"),
         ("absent.py:read", "there is no file absent.py", "MODULE:IMPORTER"),
         ("{here}:nothing", "has no 'nothing'; it holds ImportedDialogue, Label", "MODULE:IMPORTER"),

@@ -67,7 +67,7 @@ def test_what_it_raises_or_returns_by_mistake_costs_its_record(tmp_path: Path) -
     for kind, problem in zip(("NoneType None", "str 'dialogue'", "list []", "list [Trace"), found[3:7], strict=True):
         assert isinstance(problem, Problem)
         assert problem.reason.startswith(f"the importer returned {kind}")
-        assert "expected a Trace, an ImportedDialogue, or a list of Labels" in problem.reason
+        assert "expected a Trace, an ImportedDialogue (or a list of them), or a list of Labels" in problem.reason
     assert found[7] == Imported(line=8, number=8, trace=note("good"))
 
 
@@ -94,7 +94,7 @@ def test_what_it_is_given_and_that_a_class_is_made_for_each_file(tmp_path: Path)
 
 
 def test_the_formats_that_come_with_cm2_load_as_entry_points_do() -> None:
-    assert list(FORMATS) == ["tau-bench", "openai", "labels"]
+    assert {"tau-bench", "openai", "labels"} <= FORMATS.keys()
     assert formats().items() >= FORMATS.items()
     for entry in FORMATS.values():
         assert entry.group == ENTRY_POINTS
@@ -151,16 +151,18 @@ def test_an_installed_package_offers_a_format(tmp_path: Path) -> None:
         read_recordings("gone", tmp_path)
     with pytest.raises(TraceError, match="format 'number' is notes_of_one_test:NUMBER, int 3; expected a function"):
         read_recordings("number", tmp_path)
-    with pytest.raises(TraceError, match="expected one of tau-bench, openai, labels, notes, gone, number, or"):
+    with pytest.raises(TraceError, match=r"expected one of .*openai, .*labels, notes, gone, number, or"):
         read_recordings("xml", tmp_path)
 
 
 def test_two_importers_of_one_name_are_refused(installed: Path) -> None:
     (installed / "entry_points.txt").write_text(f"[{ENTRY_POINTS}]\nopenai = other:read\n")
-    with pytest.raises(TraceError, match=r"two importers are named 'openai': .*openai_chat:OpenAIChats and other:read"):
+    with pytest.raises(
+        TraceError, match=r"two importers are named 'openai': .*openai_chat:read_openai_chat and other:read"
+    ):
         formats()
 
 
 def test_an_entry_point_is_what_the_standard_says() -> None:
     assert isinstance(FORMATS["openai"], EntryPoint)
-    assert FORMATS["openai"].value == "cm2_agent.importers.openai_chat:OpenAIChats"
+    assert FORMATS["openai"].value == "cm2_agent.importers.openai_chat:read_openai_chat"

@@ -147,7 +147,7 @@ def test_a_list_goes_on_behind_a_record_that_is_json_and_yet_unusable(tmp_path: 
 def test_bytes_that_are_not_utf8_spoil_their_own_record_only(tmp_path: Path) -> None:
     first, problem, last = read(tmp_path, b'\xef\xbb\xbf{"a": 1}\n{"a": "\xff"}\n{"a": 3}\n')
     assert isinstance(first, Found)
-    assert str(problem) == "line 2, record 2: not UTF-8"
+    assert str(problem).startswith("line 2, record 2: not UTF-8. Name its encoding")
     assert isinstance(last, Found)
 
 

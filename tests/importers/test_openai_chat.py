@@ -178,7 +178,7 @@ def test_wrong_records_are_told(tmp_path: Path) -> None:
     wrong: list[Any] = [
         {},
         {"messages": []},
-        {"messages": CHAT, "tools": ["x"]},
+        {"messages": CHAT, "tools": [7]},
         {"messages": CHAT, "tools": 3},
         5,
         {"messages": CHAT, "reward": "good"},

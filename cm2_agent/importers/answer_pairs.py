@@ -1,0 +1,217 @@
+"""Records that hold what was asked and what was answered: prompt and completion, stored completions, preference pairs,
+batch output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from cm2_agent.errors import TraceError
+from cm2_agent.importers.chat import OFFICIAL, Chat, mapping_of, number_of, sampling_of, text_of, texts_of
+from cm2_agent.importers.message_styles import any_messages, style_of
+from cm2_agent.importers.openai_messages import read_tools
+from cm2_agent.types.json_values import JSON, content_hash
+from cm2_agent.types.messages import Message
+
+PAIRS: Final = (
+    ("prompt", "completion"),
+    ("prompt", "response"),
+    ("prompt", "output"),
+    ("instruction", "output"),
+    ("instruction", "response"),
+    ("question", "answer"),
+    ("query", "response"),
+    ("user", "assistant"),
+    ("inputs", "targets"),
+)
+"""The keys under which a question and its answer stand."""
+PREFERENCES: Final = (("preferred_output", "non_preferred_output"), ("chosen", "rejected"))
+"""The keys under which the better and the worse answer stand."""
+
+
+def pair_of(record: JSON) -> tuple[str, str] | None:
+    """The keys of the question and the answer that the record holds, None where it holds none."""
+    if not isinstance(record, Mapping):
+        return None
+    return next((pair for pair in PAIRS if all(_is_said(record.get(key)) for key in pair)), None)
+
+
+def preference_of(record: JSON) -> tuple[str, str] | None:
+    """The keys of the better and the worse answer, None where the record holds none."""
+    if not isinstance(record, Mapping):
+        return None
+    return next((pair for pair in PREFERENCES if all(_is_said(record.get(key)) for key in pair)), None)
+
+
+def _is_said(value: JSON) -> bool:
+    return (isinstance(value, str) and bool(value)) or style_of(value) is not None or _one(value) is not None
+
+
+def _one(value: JSON) -> list[JSON] | None:
+    """A message that stands alone, as a list."""
+    return [value] if isinstance(value, Mapping) and style_of([value]) is not None else None
+
+
+def said(value: JSON, role: str) -> tuple[Message, ...]:
+    """What stands under a key as messages: a text is said by `role`."""
+    if value is None or value == "" or value == []:
+        return ()
+    if isinstance(value, str):
+        return any_messages([{"role": role, "content": value}])
+    return any_messages(_one(value) or value)
+
+
+def read_prompt_completion(record: JSON) -> Chat:
+    """A question and its answer, as texts or as messages. Raises TraceError."""
+    pair = pair_of(record)
+    if pair is None:
+        raise TraceError(f"holds no question with its answer; expected {' or '.join('/'.join(pair) for pair in PAIRS)}")
+    asked, answered = record[pair[0]], record[pair[1]]
+    if pair[0] == "instruction" and isinstance(record.get("input"), str) and record["input"]:  # Alpaca's
+        asked = f"{asked}\n\n{record['input']}"
+    system = said(record.get("system") or record.get("system_prompt"), "system")
+    return _chat(record, (*system, *said(asked, "user"), *said(answered, "assistant")), "completion")
+
+
+def read_stored_completion(record: JSON) -> Chat:
+    """A request and its response: `input` and `output` (stored completions, items of an evaluation's run), or `request`
+    and `response` (logs of gateways). Raises TraceError."""
+    if not isinstance(record, Mapping):
+        raise TraceError(f"is {type(record).__name__}; expected an object with input and output")
+    sample = mapping_of(record.get("sample")) or record
+    asked, answered = (
+        (sample.get("input"), sample.get("output"))
+        if "output" in sample
+        else (sample.get("request", sample.get("input")), sample.get("response", sample))
+    )
+    body = mapping_of(asked) if isinstance(asked, Mapping) else sample
+    if isinstance(asked, Mapping) and "messages" in asked:
+        asked = asked["messages"]
+    elif isinstance(asked, Mapping) and "input" in asked:
+        asked = asked["input"]
+    system = said(sample.get("instructions"), "system") if isinstance(sample.get("instructions"), str) else ()
+    messages = (*system, *said(asked, "user"), *answer_of(answered))
+    return _chat(record, messages, "completion", settings=body)
+
+
+def answer_of(body: JSON) -> tuple[Message, ...]:
+    """What a model answered: text, messages, a chat completion, a response of the Responses API, a message of
+    Anthropic's. Raises TraceError."""
+    if isinstance(body, Mapping):
+        choices = body.get("choices")
+        if isinstance(choices, list) and choices:
+            first = mapping_of(choices[0])
+            return said(first.get("message", first.get("text")), "assistant")
+        if isinstance(body.get("output"), list):
+            return any_messages(body["output"])
+        if isinstance(body.get("content"), list | str) and body.get("role", "assistant") == "assistant":
+            return any_messages([{**body, "role": "assistant"}])
+    return said(body, "assistant")
+
+
+def read_batch_output(record: JSON) -> Chat:
+    """A line of a batch's output file: the answer to a request that stands in the batch's input file. Raises
+    TraceError, also for a request that failed."""
+    if not isinstance(record, Mapping):
+        raise TraceError(f"is {type(record).__name__}; expected an object with custom_id and response")
+    response = mapping_of(record.get("response") or record.get("result"))
+    code = response.get("status_code", 200)
+    error = record.get("error") or mapping_of(response.get("body")).get("error") or response.get("error")
+    if error or (isinstance(code, int) and code >= 400):
+        raise TraceError(f"the request failed (status {code}): {str(error)[:120]}; there is no answer to import")
+    body = response.get("body", response.get("message"))
+    messages = answer_of(body)
+    if not messages:
+        raise TraceError("holds no answer; expected response.body with choices or output")
+    note = "a batch's output file holds the answers alone: what was asked stands in its input file"
+    return _chat(record, messages, "batch", settings=mapping_of(body), note=note)
+
+
+def read_preferences(record: JSON) -> tuple[Chat, ...]:
+    """A pair of answers to one question: two rollouts of one task, the better with reward 1, the worse with 0. Raises
+    TraceError."""
+    pair = preference_of(record)
+    if pair is None:
+        raise TraceError(f"holds no pair of answers; expected {' or '.join('/'.join(pair) for pair in PREFERENCES)}")
+    shared = record.get("input", record.get("prompt", record.get("conversations")))
+    tools = mapping_of(shared).get("tools", record.get("tools"))
+    if isinstance(shared, Mapping) and "messages" in shared:
+        shared = shared["messages"]
+    asked = (*said(record.get("system"), "system"), *said(shared, "user"))
+    better, worse = ((said(record[key], "assistant") if asked else _spoken(record[key])) for key in pair)
+    same = 0
+    while not asked and same < min(len(better), len(worse)) and better[same] == worse[same]:
+        same += 1  # both hold the whole dialogue, the question with it
+    question = [message.to_json() for message in (*asked, *better[:same])]
+    task = f"pair-{content_hash([question, tools])[:12]}"
+    found = []
+    for rollout, (key, answered) in enumerate(zip(pair, (better, worse), strict=True)):
+        found.append(
+            Chat(
+                messages=(*asked, *answered),
+                key=["preference", shared, tools, record[key], rollout],
+                prefix="pair",
+                tools=read_tools(tools),
+                task=task,
+                outcomes={OFFICIAL: 1.0 - rollout},
+                metadata=mapping_of(record.get("metadata")),
+            )
+        )
+    return tuple(found)
+
+
+def _spoken(value: JSON) -> tuple[Message, ...]:
+    """A whole dialogue as text (`\\n\\nHuman: … \\n\\nAssistant: …`), or as messages."""
+    if not isinstance(value, str) or "\n\nAssistant:" not in value:
+        return said(value, "assistant")
+    messages: list[JSON] = []
+    for piece in value.split("\n\nHuman:"):
+        human, *replies = piece.split("\n\nAssistant:")
+        if human.strip():
+            messages.append({"role": "user", "content": human.strip()})
+        messages += [{"role": "assistant", "content": reply.strip()} for reply in replies]
+    return any_messages(messages)
+
+
+def _chat(
+    record: Mapping[str, JSON],
+    messages: tuple[Message, ...],
+    prefix: str,
+    *,
+    settings: Mapping[str, JSON] | None = None,
+    note: str | None = None,
+) -> Chat:
+    settings = record if settings is None else settings
+    label = record.get("label")  # KTO's: whether the answer is wanted
+    reward = number_of(label if isinstance(label, bool) else record.get("reward"), "reward")
+    model = settings.get("model", record.get("model"))
+    identity = record.get("id", record.get("custom_id"))
+    return Chat(
+        messages=messages,
+        key=[prefix, identity, record.get("task_id"), [message.to_json() for message in messages]],
+        prefix=prefix,
+        tools=read_tools(settings.get("tools", record.get("tools"))),
+        model=model if isinstance(model, str) else None,
+        sampling=sampling_of(settings),
+        task=text_of(record.get("task_id")),
+        outcomes={} if reward is None else {OFFICIAL: reward},
+        metadata={
+            **mapping_of(record.get("metadata")),
+            **({"custom_id": record["custom_id"]} if isinstance(record.get("custom_id"), str) else {}),
+        },
+        user=text_of(record.get("user_id")),
+        tags=texts_of(record.get("tags")),
+        note=note,
+    )
+
+
+__all__ = [
+    "answer_of",
+    "pair_of",
+    "preference_of",
+    "read_batch_output",
+    "read_preferences",
+    "read_prompt_completion",
+    "read_stored_completion",
+    "said",
+]

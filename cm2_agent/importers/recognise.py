@@ -1,0 +1,131 @@
+"""Which format a file is of: said with the reason, or refused with what it holds and what is nearest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Final
+
+from rapidfuzz import fuzz
+
+from cm2_agent.errors import TraceError
+from cm2_agent.importers.json_records import Found, Problem
+from cm2_agent.importers.message_styles import transcript_of
+from cm2_agent.importers.registry import FORMATS, Format
+from cm2_agent.types.json_values import JSON
+
+LOOKED_AT: Final = 20
+"""So many of the first records are looked at."""
+_WRAPPERS: Final = ("data", "rows", "items", "records", "results", "examples", "conversations", "dialogues", "traces")
+_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
+    "openai": ("messages", "role", "content", "tools", "tool_calls"),
+    "sharegpt": ("conversations", "from", "value"),
+    "prompt-completion": ("prompt", "completion", "question", "answer", "instruction", "output", "response"),
+    "dpo": ("prompt", "chosen", "rejected", "preferred_output", "non_preferred_output"),
+    "openai-stored": ("input", "output", "request", "response", "model"),
+    "openai-batch": ("custom_id", "response", "error"),
+    "tau-bench": ("task_id", "traj", "reward", "info", "trial"),
+    "tau2": ("tasks", "simulations", "info"),
+    "swe-agent": ("history", "trajectory", "environment", "info"),
+    "inspect": ("eval", "samples", "version", "status"),
+    "bfcl": ("id", "result", "inference_log"),
+    "langsmith": ("inputs", "outputs", "run_type", "trace_id", "dotted_order"),
+    "langfuse": ("traceId", "observations", "input", "output", "type"),
+    "mlflow": ("info", "data", "spans", "request", "response"),
+    "spans": ("trace_id", "span_id", "attributes", "name", "context.trace_id"),
+    "labels": ("trace", "item", "rater", "value"),
+}
+"""Keys that records of a format have, to find the nearest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recognised:
+    """The format of a file, why, and its records, none of them lost by looking."""
+
+    format: Format
+    reason: str
+    records: Iterator[Found | Problem]
+
+
+def recognise(path: str | Path, records: Iterable[Found | Problem]) -> Recognised:
+    """The format of the first record that is of one. Raises TraceError where none of the first ones is."""
+    coming = iter(records)
+    looked: list[Found | Problem] = []
+    for one in coming:
+        looked.append(one)
+        if isinstance(one, Found):
+            found = _format_of(one.value)
+            if found is not None:
+                return Recognised(format=found[0], reason=found[1], records=chain(looked, coming))
+        if len(looked) >= LOOKED_AT:
+            break
+    raise TraceError(_unknown(path, looked))
+
+
+def _format_of(record: JSON) -> tuple[Format, str] | None:
+    for one in FORMATS:
+        reason = one.sniff(record)
+        if reason is not None:
+            return one, reason
+    return None
+
+
+def unwrapped(record: JSON) -> Iterator[JSON] | None:
+    """The records within an object that only holds a list of them (`{"data": […]}`), None for any other."""
+    if not isinstance(record, Mapping) or _format_of(record) is not None:
+        return None
+    for key in _WRAPPERS:
+        inner = record.get(key)
+        if isinstance(inner, list) and inner and _format_of(inner[0]) is not None:
+            return iter(inner)
+    return None
+
+
+def _unknown(path: str | Path, looked: list[Found | Problem]) -> str:
+    values = [one.value for one in looked if isinstance(one, Found)]
+    problems = [one for one in looked if isinstance(one, Problem)]
+    names = ", ".join(one.name for one in FORMATS)
+    if not values:
+        return f"{path}: none of its first {len(looked)} records can be read. {problems[0] if problems else ''}".strip()
+    key, messages = transcript_of(values[0])
+    if messages == []:
+        where = "list" if key is None else repr(key)
+        return f"{path}: its first record holds no messages ({where} is empty); expected at least one message"
+    if isinstance(values[0], Mapping) and "testing_criteria" in values[0]:
+        return f"{path}: is an evaluation of OpenAI's, no recording. Type: cm2 import openai-evals {path}"
+    keys, near = _keys(values[0]), nearest(values[0])
+    held = (
+        f"an object with the keys {', '.join(keys)}" if keys else f"{type(values[0]).__name__} {str(values[0])[:40]!r}"
+    )
+    return (
+        f"{path}: of no format that is known. Its first record is {held}. Nearest: {', '.join(near)}; all: {names}."
+        f" Type: cm2 import {near[0]} FILE to read it as that (what does not fit is named by its line), or cm2 import"
+        " MODULE:IMPORTER FILE with a reader of your own (docs/how-to/add-an-importer.md)"
+    )
+
+
+def _keys(value: JSON) -> list[str]:
+    if isinstance(value, list) and value:
+        value = value[0]
+    if not isinstance(value, Mapping):
+        return []
+    keys = [repr(str(key)[:40]) for key in value]
+    return [*keys[:12], *([f"and {len(keys) - 12} more"] if len(keys) > 12 else [])]
+
+
+def nearest(value: JSON) -> list[str]:
+    """The names of the three formats whose keys are most like the record's, the nearest first."""
+    own = {str(key) for key in value} if isinstance(value, Mapping) else set()
+
+    def likeness(name: str) -> float:
+        return sum(max((fuzz.ratio(key, known) for key in own), default=0.0) ** 2 for known in _KEYS[name]) / len(
+            _KEYS[name]
+        )
+
+    known = [one.name for one in FORMATS if one.name in _KEYS]
+    return sorted(known, key=likeness, reverse=True)[:3]
+
+
+__all__ = ["LOOKED_AT", "Recognised", "nearest", "recognise", "unwrapped"]

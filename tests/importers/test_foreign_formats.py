@@ -1,0 +1,476 @@
+"""Files of other tools: the format is seen, one dialogue has one hash whatever wrote it, and what is unknown or broken
+is named with what to type."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cm2_agent.errors import TraceError
+from cm2_agent.importers import OFFICIAL, Imported, Problem, read_recordings, recording_format
+from cm2_agent.types.messages import Message, Reasoning, Text, ToolCall, ToolCallResponse
+from cm2_agent.types.run import NOT_TO_LEARN
+from tests.fuzzing import examples
+from tests.importers.foreign_files import QUESTION, REPLY, WHOLE, inspect, openai, swe_agent, tau2
+from tests.strategies import jsons
+
+
+def written(folder: Path, *records: Any, name: str = "file.jsonl") -> Path:
+    path = folder / name
+    path.write_text("\n".join(json.dumps(one) for one in records), encoding="utf-8")
+    return path
+
+
+def read(path: Path, format: str | None = None, **options: Any) -> list[Imported]:
+    found = list(read_recordings(format, path, **options))
+    assert not [str(one) for one in found if isinstance(one, Problem)]
+    return [one for one in found if isinstance(one, Imported)]
+
+
+def only(folder: Path, record: Any, **options: Any) -> Imported:
+    (found,) = read(written(folder, record), **options)
+    return found
+
+
+def problem(path: Path, format: str | None = None) -> str:
+    (found,) = [one for one in read_recordings(format, path) if isinstance(one, Problem)]
+    return found.reason
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_one_dialogue_has_one_hash_whichever_tool_wrote_it(tmp_path: Path, name: str) -> None:
+    path = written(tmp_path, WHOLE[name]())
+    assert recording_format(path).name == name.split(" ")[0]
+    (found,) = read(path)
+    assert found.trace.content_hash == only(tmp_path, openai()).trace.content_hash
+    assert [step.message.text for step in found.trace.steps] == ["", REPLY]
+    (use,) = found.trace.steps[0].tool_uses
+    assert use.response is not None
+    assert use.status in ("ok", "answered")
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_list_of_records_and_an_indented_file_are_the_same(tmp_path: Path, name: str) -> None:
+    record = WHOLE[name]()
+    listed = tmp_path / "list.json"
+    listed.write_text(json.dumps([record, record], indent=1))
+    assert {one.trace.content_hash for one in read(listed)} == {only(tmp_path, record).trace.content_hash}
+    assert len(read(listed)) == 2
+
+
+def test_a_dialogue_imported_twice_is_the_same_trace(tmp_path: Path) -> None:
+    for make in WHOLE.values():
+        path = written(tmp_path, make())
+        assert [one.trace for one in read(path)] == [one.trace for one in read(path)]
+
+
+PACKED: dict[str, Callable[[bytes], bytes]] = {
+    "plain": bytes,
+    "gzip": gzip.compress,
+    "bzip2": bz2.compress,
+    "xz": lzma.compress,
+    "utf-8 with a mark": lambda data: b"\xef\xbb\xbf" + data,
+    "utf-16": lambda data: data.decode().encode("utf-16"),
+    "utf-16 without a mark": lambda data: data.decode().encode("utf-16-le"),
+    "utf-32": lambda data: data.decode().encode("utf-32"),
+    "CRLF": lambda data: data.replace(b"\n", b"\r\n"),
+    "CR": lambda data: data.replace(b"\n", b"\r"),
+}
+
+
+@pytest.mark.parametrize("how", PACKED)
+def test_packed_and_encoded_files(tmp_path: Path, how: str) -> None:
+    chat = {
+        "messages": [{"role": "user", "content": "Caf\u00e9 \u2028 \U0001f600"}, {"role": "assistant", "content": "Hi"}]
+    }
+    text = "\n".join(json.dumps(one, ensure_ascii=False) for one in (chat, openai()))
+    path = tmp_path / "chats.jsonl"
+    path.write_bytes(PACKED[how](text.encode()))
+    first, second = read(path)
+    assert first.trace.messages[0].text == "Caf\u00e9 \u2028 \U0001f600"
+    assert second.trace.content_hash == only(tmp_path, openai()).trace.content_hash
+
+
+def test_an_encoding_without_a_mark_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "old.jsonl"
+    path.write_bytes(json.dumps([{"role": "user", "content": "caf\u00e9"}], ensure_ascii=False).encode("latin-1"))
+    with pytest.raises(TraceError, match=r"not UTF-8\. Name its encoding, as in --encoding latin-1"):
+        recording_format(path)
+    (found,) = read(path, encoding="latin-1")
+    assert found.trace.messages[0].text == "caf\u00e9"
+    with pytest.raises(TraceError, match="encoding 'no-such' is unknown"):
+        list(read_recordings("openai", path, encoding="no-such"))
+
+
+def test_a_packed_file_that_was_cut_keeps_what_came_before(tmp_path: Path) -> None:
+    lines = "".join(json.dumps({**openai(), "id": number}) + "\n" for number in range(20_000))
+    path = tmp_path / "chats.jsonl.gz"
+    data = gzip.compress(lines.encode())
+    path.write_bytes(data[: len(data) // 2])
+    found = list(read_recordings("openai", path))
+    assert sum(isinstance(one, Imported) for one in found) > 100
+    assert "cut short or broken" in str(found[-1])
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("// header\n", "a comment, which JSON does not know: take it out"),
+        ("# header\n", "a comment, which JSON does not know: take it out"),
+        ('{"messages": [],}\n', "a comma behind the last element"),
+        ("{'messages': []}\n", "single quotes: Python wrote this"),
+        ('{"a": 1, "a": 2}\n', "names the key 'a' twice in one object"),
+        ('{"a": {"b": 1, "b": 2}}\n', "names the key 'b' twice in one object"),
+        ('{"a": NaN}\n', "Write null in its place"),
+        ('{"a": "\\ud83e"}\n', "half a surrogate pair"),
+        ('{"a": "\x00"}\n', "not JSON: Invalid control character"),
+    ],
+)
+def test_what_json_does_not_know_is_named_by_its_line(tmp_path: Path, text: str, reason: str) -> None:
+    path = tmp_path / "chats.jsonl"
+    path.write_text(f"{json.dumps(openai())}\n{text}{json.dumps(openai())}\n")
+    first, broken, last = read_recordings(None, path)
+    assert isinstance(first, Imported)
+    assert isinstance(last, Imported)
+    assert isinstance(broken, Problem)
+    assert broken.line == 2
+    assert reason in broken.reason
+
+
+def test_a_comma_behind_the_last_record_of_a_list(tmp_path: Path) -> None:
+    path = tmp_path / "chats.json"
+    path.write_text(f"[{json.dumps(openai())},]")
+    assert len(read(path)) == 1
+
+
+def test_an_unknown_file_says_what_it_holds_and_what_to_type(tmp_path: Path) -> None:
+    with pytest.raises(TraceError) as raised:
+        recording_format(written(tmp_path, {"mesages": [], "tols": []}))
+    assert "keys 'mesages', 'tols'. Nearest: openai" in str(raised.value)
+    assert "cm2 import openai FILE" in str(raised.value)
+    with pytest.raises(TraceError, match="holds no messages"):
+        recording_format(written(tmp_path, {"messages": []}))
+    (tmp_path / "x.db").write_bytes(b"SQLite format 3\x00")
+    with pytest.raises(TraceError, match="is an SQLite database"):
+        recording_format(tmp_path / "x.db")
+
+
+def test_tables(tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text('question,answer\n"Hi, there","Hello\nyou"\n')
+    assert recording_format(pairs).name == "prompt-completion"
+    (found,) = read(pairs)
+    assert [message.text for message in found.trace.messages] == ["Hi, there", "Hello\nyou"]
+    messages = tmp_path / "messages.csv"
+    messages.write_text(
+        "conversation_id;role;content\na;user;Hi\na;assistant;Hello\nb;user;Bye\nb;assistant;Goodbye\nbroken\n"
+    )
+    first, second, broken = read_recordings(None, messages)
+    assert isinstance(first, Imported)
+    assert isinstance(second, Imported)
+    assert [message.text for message in first.trace.messages] == ["Hi", "Hello"]
+    assert [message.text for message in second.trace.messages] == ["Bye", "Goodbye"]
+    assert "line 6" in str(broken)
+    assert "has 1 fields; the first line names 3" in str(broken)
+
+
+def test_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "chats.parquet"
+    chat = openai()["messages"]
+    pq.write_table(pa.Table.from_pylist([{"messages": chat, "score": None}, {"messages": chat[:2], "score": 1}]), path)
+    first, second = read(path)
+    assert first.trace.content_hash == only(tmp_path, openai()).trace.content_hash
+    assert len(second.trace.messages) == 2
+    data = path.read_bytes()
+    path.write_bytes(data[:-40] + data[-8:])
+    with pytest.raises(TraceError, match="is no parquet file that can be read"):
+        recording_format(path)
+
+
+def test_an_inspect_archive(tmp_path: Path) -> None:
+    log = inspect()
+    path = tmp_path / "log.eval"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("header.json", json.dumps({"version": 2, "eval": log["eval"]}))
+        archive.writestr("samples/1_epoch_1.json", json.dumps(log["samples"][0]))
+        archive.writestr("samples/2_epoch_1.json", "{")
+    found, broken = read_recordings(None, path)
+    assert isinstance(found, Imported)
+    same = only(tmp_path, log).trace
+    assert (found.trace.id, found.trace.content_hash) == (same.id, same.content_hash)
+    assert "samples/2_epoch_1.json: not JSON" in str(broken)
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("a.json", "{}")
+    with pytest.raises(TraceError, match="none of Inspect's"):
+        recording_format(tmp_path / "other.zip")
+
+
+def test_inspect_scores_errors_and_limits(tmp_path: Path) -> None:
+    log = inspect()
+    (sample,) = log["samples"]
+    sample["scores"] = {"match": {"value": "I"}, "judge": {"value": 0.25}, "words": {"value": "good"}}
+    sample["messages"][3] |= {"error": {"type": "timeout", "message": "too slow"}, "content": ""}
+    sample["limit"] = {"type": "token", "limit": 5}
+    found = only(tmp_path, log)
+    assert found.trace.outcomes == {OFFICIAL: 0.0, "match": 0.0, "judge": 0.25}
+    (use,) = found.trace.steps[0].tool_uses
+    assert use.status == "failed"
+    assert found.trace.attributes["cm2.cut"] == "limit of token"
+    assert found.trace.task_id == "orders-1"
+
+
+def test_weights_of_fine_tuning_are_kept_from_training(tmp_path: Path) -> None:
+    messages = openai()["messages"]
+    messages[-1]["weight"] = 0
+    path = written(tmp_path, {"messages": messages})
+    assert "fine-tuning" in recording_format(path).reason
+    (found,) = read(path)
+    first, last = found.trace.calls
+    assert (first.sampling, last.sampling) == ({}, {"untrainable": NOT_TO_LEARN})
+
+
+@pytest.mark.parametrize("reward", [True, 1, "1.0", 1.0, "true"])
+def test_rewards_of_any_spelling(tmp_path: Path, reward: Any) -> None:
+    assert only(tmp_path, {**openai(), "reward": reward}).trace.outcomes == {OFFICIAL: 1.0}
+
+
+def test_a_reward_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    for reward in ("good", [1], "nan", {}):
+        assert "expected a finite number" in problem(written(tmp_path, {**openai(), "reward": reward}))
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "status"),
+    [
+        ("", {}, "answered"),
+        ('{"a": "x\ny"}', {"a": "x\ny"}, "answered"),
+        ('{"a": 1', '{"a": 1', "invalid"),
+        (json.dumps('{"a": 1}'), '{"a": 1}', "invalid"),
+        ("[1]", [1], "invalid"),
+    ],
+)
+def test_arguments(tmp_path: Path, text: str, arguments: Any, status: str) -> None:
+    record = openai()
+    record["messages"][2]["tool_calls"][0]["function"]["arguments"] = text
+    (use,) = only(tmp_path, record).trace.steps[0].tool_uses
+    assert use.call.arguments == arguments
+    assert use.status == status
+
+
+def test_marks_of_failed_calls(tmp_path: Path) -> None:
+    for mark in ({"is_error": True}, {"status": "error"}, {"error": "gone"}):
+        record = openai()
+        record["messages"][3] |= mark
+        (use,) = only(tmp_path, record).trace.steps[0].tool_uses
+        assert use.status == "failed"
+
+
+def test_thinking_and_refusals(tmp_path: Path) -> None:
+    thinking = {"type": "thinking", "thinking": "Hm.", "signature": "s"}
+    blocks = [thinking, {"type": "text", "text": "No."}]
+    chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": blocks}]
+    assert only(tmp_path, chat).trace.messages[1].parts == (Reasoning(content="Hm."), Text(content="No."))
+    refused = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": None, "refusal": "No."}]
+    (part,) = only(tmp_path, refused).trace.messages[1].parts
+    assert part == Text(content="No.", extra={"refusal": True})
+
+
+def test_preference_pairs_are_two_rollouts_of_one_task(tmp_path: Path) -> None:
+    user, good, bad = ({"role": "user", "content": "Hi"}, [{"role": "assistant", "content": "Hello"}], "Go away")
+    bad_list = [{"role": "assistant", "content": bad}]
+    shapes: list[Any] = [
+        {"input": {"messages": [user], "tools": []}, "preferred_output": good, "non_preferred_output": bad_list},
+        {"prompt": "Hi", "chosen": "Hello", "rejected": bad},
+        {"prompt": [user], "chosen": good, "rejected": bad_list},
+        {"chosen": [user, *good], "rejected": [user, *bad_list]},
+        {"conversations": [{"from": "human", "value": "Hi"}], "chosen": good[0], "rejected": bad_list[0]},
+        {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": f"\n\nHuman: Hi\n\nAssistant: {bad}"},
+    ]
+    hashes = set()
+    for shape in shapes:
+        path = written(tmp_path, shape)
+        assert recording_format(path).name == "dpo"
+        better, worse = read(path)
+        assert (better.trace.outcomes, worse.trace.outcomes) == ({OFFICIAL: 1.0}, {OFFICIAL: 0.0})
+        assert better.trace.task_id == worse.trace.task_id
+        assert better.trace.attributes["cm2.rollout"] == 0
+        assert worse.trace.attributes["cm2.rollout"] == 1
+        hashes.add((better.trace.content_hash, worse.trace.content_hash))
+    assert len(hashes) == 1
+
+
+def test_a_batch_s_output(tmp_path: Path) -> None:
+    body = {"model": "m", "choices": [{"message": {"role": "assistant", "content": "Hello"}}]}
+    good = {"id": "b", "custom_id": "r1", "response": {"status_code": 200, "body": body}, "error": None}
+    bad = {"id": "c", "custom_id": "r2", "response": {"status_code": 500, "body": {}}, "error": {"code": "x"}}
+    path = written(tmp_path, good, bad)
+    assert recording_format(path).name == "openai-batch"
+    found, failed = read_recordings(None, path)
+    assert isinstance(found, Imported)
+    assert found.trace.messages == (Message.of("assistant", "Hello"),)
+    assert found.trace.attributes["custom_id"] == "r1"
+    assert "the request failed (status 500)" in str(failed)
+
+
+def test_a_user_s_calls_in_tau2_are_the_user_s(tmp_path: Path) -> None:
+    results = tau2()
+    messages = results["simulations"][0]["messages"]
+    call = {"id": "1", "name": "toggle", "arguments": {}, "requestor": "user"}
+    messages += [
+        {"role": "user", "content": None, "tool_calls": [call]},
+        {"role": "tool", "id": "1", "content": "off", "requestor": "user", "error": False},
+        {"role": "user", "content": "Done. ###STOP###"},
+    ]
+    found = only(tmp_path, results)
+    asked, answered = found.trace.messages[-3:-1]
+    assert asked == Message(role="user", parts=(ToolCall(id="1", name="toggle", arguments={}),))
+    assert answered == Message(role="user", parts=(ToolCallResponse(id="1", response="off"),))
+    assert [use.call.name for step in found.trace.steps for use in step.tool_uses] == ["get_order"]
+    assert found.trace.outcomes == {OFFICIAL: 1.0}
+    assert found.task is not None
+    assert found.task.persona == "Ask for A7."
+
+
+def test_a_broken_simulation_costs_itself(tmp_path: Path) -> None:
+    results = tau2()
+    results["simulations"].insert(0, {"id": "bad", "task_id": "t1", "messages": [{"role": "wizard"}]})
+    broken, found = read_recordings(None, written(tmp_path, results))
+    assert isinstance(found, Imported)
+    assert "simulation bad: message 0: has role str 'wizard'" in str(broken)
+
+
+def test_actions_as_text_are_calls_of_the_shell(tmp_path: Path) -> None:
+    record = swe_agent()
+    action = {"role": "assistant", "content": "I look.\n```\nls\n```", "thought": "I look.", "action": "ls"}
+    submit = {"role": "assistant", "content": "Done.", "thought": "Done.", "action": "submit"}
+    record["history"][2:] = [action, {"role": "user", "content": "a.py", "message_type": "observation"}, submit]
+    record["trajectory"] = [{"action": "submit", "observation": "diff", "thought": "Done."}]
+    found = only(tmp_path, record)
+    uses = [use for step in found.trace.steps for use in step.tool_uses]
+    assert [(use.call.name, use.call.arguments) for use in uses] == [
+        ("bash", {"command": "ls"}),
+        ("bash", {"command": "submit"}),
+    ]
+    assert [use.response.response if use.response else None for use in uses] == ["a.py", "diff"]
+    del record["history"]
+    assert [step.message.text for step in only(tmp_path, record).trace.steps] == ["Done."]
+
+
+def test_bfcl_calls_are_read_and_not_run(tmp_path: Path) -> None:
+    multi = {"id": "multi_turn_base_0", "result": [[["ls(a=True)", "cd('x')"]], [["Done."]]], "latency": 1}
+    single = {"id": "simple_1", "result": "[f(x=[1, 2], y={'a': None}), __import__('os').system('x')]", "latency": 1}
+    objects = {"id": "parallel_2", "result": [{"play": '{"artist": "A"}'}], "latency": 1}
+    found = read(written(tmp_path, multi, single, objects))
+    calls = [[(call.name, call.arguments) for m in one.trace.messages for call in m.tool_calls] for one in found]
+    assert calls[0] == [("ls", {"a": True}), ("cd", {"0": "x"})]
+    assert calls[1][0] == ("f", {"x": [1, 2], "y": {"a": None}})
+    assert calls[2] == [("play", {"artist": "A"})]
+    assert [one.trace.task_id for one in found] == ["multi_turn_base_0", "simple_1", "parallel_2"]
+    log = [
+        {
+            "begin_of_turn_query": [{"role": "user", "content": "List."}],
+            "step_0": [
+                {"role": "assistant", "content": ["ls(a=True)"]},
+                {"role": "handler_log", "content": "x"},
+                {"role": "tool", "content": "[]"},
+            ],
+        }
+    ]
+    (logged,) = read(written(tmp_path, {**multi, "inference_log": log}))
+    assert [message.role for message in logged.trace.messages] == ["user", "assistant", "tool"]
+
+
+def test_dialogues_by_their_names_and_lists_in_a_wrapper(tmp_path: Path) -> None:
+    chat = openai()["messages"]
+    assert len(read(written(tmp_path, {"put": chat, "take": chat[:2]}))) == 2
+    assert len(read(written(tmp_path, {"object": "list", "data": [openai(), openai()]}))) == 2
+
+
+def test_a_dialogue_of_very_many_messages(tmp_path: Path) -> None:
+    chat = [{"role": role, "content": "x"} for role in ("user", "assistant")] * 5_000
+    assert len(only(tmp_path, chat).trace.steps) == 5_000
+    assert QUESTION
+
+
+KEYS = st.sampled_from(
+    [
+        "messages",
+        "role",
+        "content",
+        "tool_calls",
+        "function",
+        "name",
+        "arguments",
+        "conversations",
+        "from",
+        "value",
+        "input",
+        "output",
+        "prompt",
+        "completion",
+        "chosen",
+        "rejected",
+        "type",
+        "data",
+        "kwargs",
+        "lc",
+        "id",
+        "kind",
+        "parts",
+        "part_kind",
+        "history",
+        "trajectory",
+        "tasks",
+        "simulations",
+        "eval",
+        "samples",
+        "result",
+        "traj",
+        "task_id",
+        "reward",
+        "custom_id",
+        "response",
+        "choices",
+        "message",
+        "tools",
+        "system",
+        "text",
+        "args",
+    ]
+)
+WORDS = st.sampled_from(
+    ["user", "assistant", "tool", "system", "human", "ai", "gpt", "text", "function_call", "tool_use", "request"]
+)
+RECORDS = st.recursive(
+    WORDS | jsons(1) | st.integers(0, 2),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=14,
+)
+
+
+@settings(max_examples=examples(60), deadline=None)
+@given(
+    RECORDS,
+    st.sampled_from([*sorted({name.split(" ")[0] for name in WHOLE}), "dpo", "bfcl", "openai-batch", "tau-bench"]),
+)
+def test_no_record_breaks_a_reader(tmp_path_factory: pytest.TempPathFactory, record: Any, name: str) -> None:
+    path = written(tmp_path_factory.mktemp("r"), record, openai())
+    for format in (None, name):
+        for one in read_recordings(format, path):
+            if isinstance(one, Problem):
+                assert not one.reason.startswith(("AttributeError", "KeyError", "TypeError", "IndexError")), one.reason
+            else:
+                assert isinstance(one, Imported)
+                assert len(one.trace.content_hash) == 64
