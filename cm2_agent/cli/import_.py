@@ -46,12 +46,11 @@ def register(app: typer.Typer) -> None:
 
 def import_file(
     format: Annotated[
-        str,
-        typer.Argument(metavar="[FORMAT]", help="A format's name, or MODULE:IMPORTER of your own; else it is seen."),
-    ],
-    file: Annotated[
-        Path | None, typer.Argument(metavar="FILE", help="JSON, JSON Lines, CSV, parquet or .eval; packed too.")
+        list[str] | None,
+        typer.Argument(metavar="FORMAT", help="A format's name, or MODULE:IMPORTER of your own; else it is seen."),
     ] = None,
+    *,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON, JSON Lines, CSV, parquet or .eval; packed too.")],
     store: StoreOption = STORE,
     project: ProjectOption = PROJECT,
     checklists: Annotated[
@@ -71,34 +70,33 @@ def import_file(
 ) -> None:
     from cm2_agent.importers import read_recordings
 
-    named, path = _named(format, file, encoding)
+    named = format[0] if format and len(format) == 1 else _seen(file, format or [], encoding)
     records = read_recordings(
-        _importer(named), path, checklists=checklists, error_pattern=error_pattern, encoding=encoding, desk=desk
+        _importer(named), file, checklists=checklists, error_pattern=error_pattern, encoding=encoding, desk=desk
     )
-    seen: dict[str, JSON] = {} if file is not None else {"format": named}
-    with closing(_Import(path, store, project, checklists)) as running:
+    seen: dict[str, JSON] = {} if format else {"format": named}
+    with closing(_Import(file, store, project, checklists)) as running:
         try:
             for record in tracked(records, "importing"):
                 running.add(record)
         except OSError as error:  # what was read is stored
-            echo_err(printable(f"{path}: the disk failed: {error.strerror or error}. Type the same command again"))
+            echo_err(printable(f"{file}: the disk failed: {error.strerror or error}. Type the same command again"))
             raise typer.Exit(1) from None
         print_result({**seen, **running.finish(named)}, as_json=as_json)
 
 
-def _named(format: str, file: Path | None, encoding: str | None) -> tuple[str, Path]:
-    """The format's name and the file: with one argument, that is the file, and the format the one that it seems to be
-    of, which is printed. Raises TraceError."""
-    from cm2_agent.importers import formats, recording_format
+def _seen(file: Path, formats: list[str], encoding: str | None) -> str:
+    """The name of the format that the file seems to be of, which is printed. Raises TraceError."""
+    from cm2_agent.importers import formats as known
+    from cm2_agent.importers import recording_format
 
-    if file is not None:
-        return format, file
-    path = Path(format)
-    if (format in formats() or ":" in format) and not path.exists():
-        raise TraceError(f"cm2 import {format}: which file? Type: cm2 import {format} FILE")
-    found = recording_format(path, encoding=encoding)
-    echo_err(printable(f"{path}: format {found.name} ({found.reason}); cm2 import FORMAT FILE decides otherwise"))
-    return found.name, path
+    if len(formats) > 1:
+        raise TraceError(f"{len(formats) + 1} arguments; expected one file. Type: cm2 import [FORMAT] FILE")
+    if not file.exists() and (str(file) in known() or ":" in str(file)):
+        raise TraceError(f"cm2 import {file}: which file? Type: cm2 import {file} FILE")
+    found = recording_format(file, encoding=encoding)
+    echo_err(printable(f"{file}: format {found.name} ({found.reason}); cm2 import FORMAT FILE decides otherwise"))
+    return found.name
 
 
 def _importer(format: str) -> str | Importer:
