@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from cm2_agent.errors import CM2Error, TraceError
 from cm2_agent.importers import registry
-from cm2_agent.importers.chat import OFFICIAL, Chats
+from cm2_agent.importers.chat import OFFICIAL, Chats, ReadChat
 from cm2_agent.importers.failures import by_pattern, compiled, unknown_failures
 from cm2_agent.importers.json_records import Found, Problem
 from cm2_agent.importers.recognise import recognise, unwrapped
@@ -121,7 +121,7 @@ def read_recordings(
         format = recording_format(path, encoding=encoding).name
     found = _named(format) if isinstance(format, str) else format
     known = registry.BY_NAME.get(format) if isinstance(format, str) and format not in _others() else None
-    importer = Chats(found) if known is not None and known.chats else _made(found)
+    importer = Chats(cast("ReadChat", found)) if known is not None and known.chats else _made(found)
     options = {"desk": desk} if desk is not None and format == "tau-bench" else {}
     pattern = compiled(error_pattern)
     records = records_of(path, encoding)

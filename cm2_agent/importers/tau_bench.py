@@ -78,7 +78,7 @@ def read_tau_bench(record: JSON, *, source: str, checklists: bool, desk: str | N
     prefix = f"tau-{desk or content_hash(goal.instruction)[:8]}-{rollout.task_id}"
     trace_id = f"{prefix}-{rollout.trial}-{content_hash([rollout.task_id, rollout.trial, record['traj']])[:12]}"
     attributes: dict[str, JSON] = {TASK_ID: prefix, TASK_VERSION: 1, ROLLOUT: rollout.trial, GROUP: source}
-    if desk in WRITES:
+    if desk is not None and desk in WRITES:
         attributes[TOOL_BACKENDS] = canonical_json(dict.fromkeys((*READS[desk], *WRITES[desk]), "real"))
     if not _ended(messages):
         attributes[CUT] = "limit of steps"
@@ -87,7 +87,7 @@ def read_tau_bench(record: JSON, *, source: str, checklists: bool, desk: str | N
     checklist, reason = None, None
     if checklists:
         strange = {action.name for action in goal.actions} - {*READS.get(desk or "", ()), *WRITES.get(desk or "", ())}
-        if desk not in WRITES:
+        if desk is None or desk not in WRITES:
             reason = (
                 f"no table of write tools for this desk (known: {', '.join(WRITES)}): its task gets no checklist."
                 " Neither its system prompt nor the file's name says its desk, or it is another; --desk names it"

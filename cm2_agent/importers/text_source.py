@@ -10,7 +10,7 @@ import lzma
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, cast
 
 from cm2_agent.errors import TraceError
 
@@ -65,7 +65,7 @@ def opened(path: str | Path) -> IO[bytes]:
     how = next((name for mark, name in _PACKED if head.startswith(mark)), None)
     try:
         if how == "gzip":
-            return gzip.open(path, "rb")
+            return cast("IO[bytes]", gzip.open(path, "rb"))
         if how == "bzip2":
             return bz2.open(path, "rb")
         return lzma.open(path, "rb") if how == "xz" else Path(path).open("rb")

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow as pa  # type: ignore[import-untyped,unused-ignore]
+import pyarrow.parquet as pq  # type: ignore[import-untyped,unused-ignore]
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -247,7 +247,8 @@ def test_rewards_of_any_spelling(tmp_path: Path, reward: Any) -> None:
 
 
 def test_a_reward_that_is_no_number_is_refused(tmp_path: Path) -> None:
-    for reward in ("good", [1], "nan", {}):
+    wrong: list[Any] = ["good", [1], "nan", {}]
+    for reward in wrong:
         assert "expected a finite number" in problem(written(tmp_path, {**openai(), "reward": reward}))
 
 
