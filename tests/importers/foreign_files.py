@@ -4,7 +4,10 @@ tool."""
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
+
+from cm2_agent.importers import Imported, Problem, read_recordings
 
 SYSTEM, QUESTION, REPLY = "Be kind.", "When does order A7 come?", "On Friday."
 ARGUMENTS: dict[str, Any] = {"order_id": "A7", "deep": {"b": 1, "a": [1, 2]}}
@@ -292,3 +295,20 @@ WHOLE = {
     "swe-agent": swe_agent,
 }
 """The shapes that carry all of the dialogue, by their format."""
+
+
+def written(folder: Path, *records: Any, name: str = "file.jsonl") -> Path:
+    path = folder / name
+    path.write_text("\n".join(json.dumps(one) for one in records), encoding="utf-8")
+    return path
+
+
+def read(path: Path, format: str | None = None, **options: Any) -> list[Imported]:
+    found = list(read_recordings(format, path, **options))
+    assert not [str(one) for one in found if isinstance(one, Problem)]
+    return [one for one in found if isinstance(one, Imported)]
+
+
+def only(folder: Path, record: Any, **options: Any) -> Imported:
+    (found,) = read(written(folder, record), **options)
+    return found

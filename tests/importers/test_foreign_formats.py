@@ -3,17 +3,10 @@ is named with what to type."""
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import json
-import lzma
-import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa  # type: ignore[import-untyped,unused-ignore]
-import pyarrow.parquet as pq  # type: ignore[import-untyped,unused-ignore]
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,25 +16,8 @@ from cm2_agent.importers import OFFICIAL, Imported, Problem, read_recordings, re
 from cm2_agent.types.messages import Message, Reasoning, Text, ToolCall, ToolCallResponse
 from cm2_agent.types.run import NOT_TO_LEARN
 from tests.fuzzing import examples
-from tests.importers.foreign_files import QUESTION, REPLY, WHOLE, inspect, openai, swe_agent, tau2
+from tests.importers.foreign_files import REPLY, WHOLE, inspect, only, openai, read, swe_agent, tau2, written
 from tests.strategies import jsons
-
-
-def written(folder: Path, *records: Any, name: str = "file.jsonl") -> Path:
-    path = folder / name
-    path.write_text("\n".join(json.dumps(one) for one in records), encoding="utf-8")
-    return path
-
-
-def read(path: Path, format: str | None = None, **options: Any) -> list[Imported]:
-    found = list(read_recordings(format, path, **options))
-    assert not [str(one) for one in found if isinstance(one, Problem)]
-    return [one for one in found if isinstance(one, Imported)]
-
-
-def only(folder: Path, record: Any, **options: Any) -> Imported:
-    (found,) = read(written(folder, record), **options)
-    return found
 
 
 def problem(path: Path, format: str | None = None) -> str:
@@ -76,85 +52,6 @@ def test_a_dialogue_imported_twice_is_the_same_trace(tmp_path: Path) -> None:
         assert [one.trace for one in read(path)] == [one.trace for one in read(path)]
 
 
-PACKED: dict[str, Callable[[bytes], bytes]] = {
-    "plain": bytes,
-    "gzip": gzip.compress,
-    "bzip2": bz2.compress,
-    "xz": lzma.compress,
-    "utf-8 with a mark": lambda data: b"\xef\xbb\xbf" + data,
-    "utf-16": lambda data: data.decode().encode("utf-16"),
-    "utf-16 without a mark": lambda data: data.decode().encode("utf-16-le"),
-    "utf-32": lambda data: data.decode().encode("utf-32"),
-    "CRLF": lambda data: data.replace(b"\n", b"\r\n"),
-    "CR": lambda data: data.replace(b"\n", b"\r"),
-}
-
-
-@pytest.mark.parametrize("how", PACKED)
-def test_packed_and_encoded_files(tmp_path: Path, how: str) -> None:
-    chat = {
-        "messages": [{"role": "user", "content": "Caf\u00e9 \u2028 \U0001f600"}, {"role": "assistant", "content": "Hi"}]
-    }
-    text = "\n".join(json.dumps(one, ensure_ascii=False) for one in (chat, openai()))
-    path = tmp_path / "chats.jsonl"
-    path.write_bytes(PACKED[how](text.encode()))
-    first, second = read(path)
-    assert first.trace.messages[0].text == "Caf\u00e9 \u2028 \U0001f600"
-    assert second.trace.content_hash == only(tmp_path, openai()).trace.content_hash
-
-
-def test_an_encoding_without_a_mark_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "old.jsonl"
-    path.write_bytes(json.dumps([{"role": "user", "content": "caf\u00e9"}], ensure_ascii=False).encode("latin-1"))
-    with pytest.raises(TraceError, match=r"not UTF-8\. Name its encoding, as in --encoding latin-1"):
-        recording_format(path)
-    (found,) = read(path, encoding="latin-1")
-    assert found.trace.messages[0].text == "caf\u00e9"
-    with pytest.raises(TraceError, match="encoding 'no-such' is unknown"):
-        list(read_recordings("openai", path, encoding="no-such"))
-
-
-def test_a_packed_file_that_was_cut_keeps_what_came_before(tmp_path: Path) -> None:
-    lines = "".join(json.dumps({**openai(), "id": number}) + "\n" for number in range(20_000))
-    path = tmp_path / "chats.jsonl.gz"
-    data = gzip.compress(lines.encode())
-    path.write_bytes(data[: len(data) // 2])
-    found = list(read_recordings("openai", path))
-    assert sum(isinstance(one, Imported) for one in found) > 100
-    assert "cut short or broken" in str(found[-1])
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("// header\n", "a comment, which JSON does not know: take it out"),
-        ("# header\n", "a comment, which JSON does not know: take it out"),
-        ('{"messages": [],}\n', "a comma behind the last element"),
-        ("{'messages': []}\n", "single quotes: Python wrote this"),
-        ('{"a": 1, "a": 2}\n', "names the key 'a' twice in one object"),
-        ('{"a": {"b": 1, "b": 2}}\n', "names the key 'b' twice in one object"),
-        ('{"a": NaN}\n', "Write null in its place"),
-        ('{"a": "\\ud83e"}\n', "half a surrogate pair"),
-        ('{"a": "\x00"}\n', "not JSON: Invalid control character"),
-    ],
-)
-def test_what_json_does_not_know_is_named_by_its_line(tmp_path: Path, text: str, reason: str) -> None:
-    path = tmp_path / "chats.jsonl"
-    path.write_text(f"{json.dumps(openai())}\n{text}{json.dumps(openai())}\n")
-    first, broken, last = read_recordings(None, path)
-    assert isinstance(first, Imported)
-    assert isinstance(last, Imported)
-    assert isinstance(broken, Problem)
-    assert broken.line == 2
-    assert reason in broken.reason
-
-
-def test_a_comma_behind_the_last_record_of_a_list(tmp_path: Path) -> None:
-    path = tmp_path / "chats.json"
-    path.write_text(f"[{json.dumps(openai())},]")
-    assert len(read(path)) == 1
-
-
 def test_an_unknown_file_says_what_it_holds_and_what_to_type(tmp_path: Path) -> None:
     with pytest.raises(TraceError) as raised:
         recording_format(written(tmp_path, {"mesages": [], "tols": []}))
@@ -165,56 +62,6 @@ def test_an_unknown_file_says_what_it_holds_and_what_to_type(tmp_path: Path) -> 
     (tmp_path / "x.db").write_bytes(b"SQLite format 3\x00")
     with pytest.raises(TraceError, match="is an SQLite database"):
         recording_format(tmp_path / "x.db")
-
-
-def test_tables(tmp_path: Path) -> None:
-    pairs = tmp_path / "pairs.csv"
-    pairs.write_text('question,answer\n"Hi, there","Hello\nyou"\n')
-    assert recording_format(pairs).name == "prompt-completion"
-    (found,) = read(pairs)
-    assert [message.text for message in found.trace.messages] == ["Hi, there", "Hello\nyou"]
-    messages = tmp_path / "messages.csv"
-    messages.write_text(
-        "conversation_id;role;content\na;user;Hi\na;assistant;Hello\nb;user;Bye\nb;assistant;Goodbye\nbroken\n"
-    )
-    first, second, broken = read_recordings(None, messages)
-    assert isinstance(first, Imported)
-    assert isinstance(second, Imported)
-    assert [message.text for message in first.trace.messages] == ["Hi", "Hello"]
-    assert [message.text for message in second.trace.messages] == ["Bye", "Goodbye"]
-    assert "line 6" in str(broken)
-    assert "has 1 fields; the first line names 3" in str(broken)
-
-
-def test_parquet(tmp_path: Path) -> None:
-    path = tmp_path / "chats.parquet"
-    chat = openai()["messages"]
-    pq.write_table(pa.Table.from_pylist([{"messages": chat, "score": None}, {"messages": chat[:2], "score": 1}]), path)
-    first, second = read(path)
-    assert first.trace.content_hash == only(tmp_path, openai()).trace.content_hash
-    assert len(second.trace.messages) == 2
-    data = path.read_bytes()
-    path.write_bytes(data[:-40] + data[-8:])
-    with pytest.raises(TraceError, match="is no parquet file that can be read"):
-        recording_format(path)
-
-
-def test_an_inspect_archive(tmp_path: Path) -> None:
-    log = inspect()
-    path = tmp_path / "log.eval"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("header.json", json.dumps({"version": 2, "eval": log["eval"]}))
-        archive.writestr("samples/1_epoch_1.json", json.dumps(log["samples"][0]))
-        archive.writestr("samples/2_epoch_1.json", "{")
-    found, broken = read_recordings(None, path)
-    assert isinstance(found, Imported)
-    same = only(tmp_path, log).trace
-    assert (found.trace.id, found.trace.content_hash) == (same.id, same.content_hash)
-    assert "samples/2_epoch_1.json: not JSON" in str(broken)
-    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
-        archive.writestr("a.json", "{}")
-    with pytest.raises(TraceError, match="none of Inspect's"):
-        recording_format(tmp_path / "other.zip")
 
 
 def test_inspect_scores_errors_and_limits(tmp_path: Path) -> None:
@@ -402,7 +249,6 @@ def test_dialogues_by_their_names_and_lists_in_a_wrapper(tmp_path: Path) -> None
 def test_a_dialogue_of_very_many_messages(tmp_path: Path) -> None:
     chat = [{"role": role, "content": "x"} for role in ("user", "assistant")] * 5_000
     assert len(only(tmp_path, chat).trace.steps) == 5_000
-    assert QUESTION
 
 
 KEYS = st.sampled_from(
