@@ -12,6 +12,7 @@ from cm2_agent.errors import CM2Error, TraceError
 from cm2_agent.importers import registry
 from cm2_agent.importers.chat import OFFICIAL, Chats, ReadChat
 from cm2_agent.importers.failures import by_pattern, compiled, unknown_failures
+from cm2_agent.importers.gathered_rows import gathered
 from cm2_agent.importers.json_records import Found, Problem
 from cm2_agent.importers.recognise import recognise, unwrapped
 from cm2_agent.importers.record_source import records_of
@@ -179,7 +180,13 @@ def _unwrapped(records: Iterator[Found | Problem]) -> Iterator[Found | Problem]:
 
 
 def _dialogues(records: Iterator[Found | Problem], known: registry.Format) -> Iterator[Found | Problem]:
-    """The records of single dialogues, where a record of the format may hold several."""
+    """The records of single dialogues: where a record of the format may hold several, each; where it is a part of one,
+    those that belong together."""
+    parts = _parts(records, known)
+    return parts if known.gather is None else gathered(parts, known.gather)
+
+
+def _parts(records: Iterator[Found | Problem], known: registry.Format) -> Iterator[Found | Problem]:
     for record in _unwrapped(records):
         if isinstance(record, Problem) or known.split is None:
             yield record

@@ -34,7 +34,8 @@ _KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "langsmith": ("inputs", "outputs", "run_type", "trace_id", "dotted_order"),
     "langfuse": ("traceId", "observations", "input", "output", "type"),
     "mlflow": ("info", "data", "spans", "request", "response"),
-    "spans": ("trace_id", "span_id", "attributes", "name", "context.trace_id"),
+    "otel": ("trace_id", "span_id", "attributes", "name", "resourceSpans"),
+    "phoenix": ("trace_id", "span_id", "attributes", "name", "context.trace_id"),
     "labels": ("trace", "item", "rater", "value"),
 }
 """Keys that records of a format have, to find the nearest."""

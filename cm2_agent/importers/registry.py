@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from cm2_agent.importers import langfuse_export, langsmith_runs, span_rows
 from cm2_agent.importers.answer_pairs import pair_of, preference_of
 from cm2_agent.importers.bfcl_results import is_bfcl
 from cm2_agent.importers.inspect_logs import is_inspect, samples
 from cm2_agent.importers.message_styles import TRANSCRIPTS, style_of, transcript_of
+from cm2_agent.importers.mlflow_traces import is_mlflow
 from cm2_agent.importers.swe_agent import is_swe_agent
 from cm2_agent.importers.tau2_results import is_tau2, simulations
 from cm2_agent.types.json_values import JSON
@@ -30,6 +32,8 @@ class Format:
     reader: str
     chats: bool = True
     split: Split | None = None
+    gather: Callable[[JSON], str | None] | None = None
+    """What a row belongs to, where the rows of a trace are read together."""
 
 
 def _style(name: str) -> Sniff:
@@ -139,6 +143,46 @@ FORMATS: Final[tuple[Format, ...]] = (
         reader="swe_agent:read_swe_agent",
     ),
     Format(name="bfcl", sniff=_when(is_bfcl, "an object with `id` and `result`"), reader="bfcl_results:read_bfcl"),
+    Format(
+        name="langsmith",
+        sniff=_when(langsmith_runs.is_run, "a run with `run_type` and `inputs`"),
+        reader="langsmith_runs:read_runs",
+        chats=False,
+        gather=langsmith_runs.trace_of,
+    ),
+    Format(
+        name="langsmith-dataset",
+        sniff=_when(langsmith_runs.is_example, "an example with `inputs` and `outputs`"),
+        reader="langsmith_runs:read_example",
+    ),
+    Format(
+        name="langfuse",
+        sniff=_when(langfuse_export.is_langfuse, "observations with `traceId`, or a trace with `observations`"),
+        reader="langfuse_export:read_langfuse",
+        chats=False,
+        gather=langfuse_export.trace_of,
+    ),
+    Format(
+        name="mlflow",
+        sniff=_when(is_mlflow, "a trace with `info` and `data.spans`"),
+        reader="mlflow_traces:read_mlflow",
+        chats=False,
+    ),
+    Format(
+        name="phoenix",
+        sniff=_when(span_rows.is_phoenix, "spans with OpenInference's attributes (`llm.input_messages`)"),
+        reader="span_rows:read_span_rows",
+        chats=False,
+        gather=span_rows.trace_of,
+    ),
+    Format(
+        name="otel",
+        sniff=_when(span_rows.is_otel, "spans with `attributes` and a trace's id"),
+        reader="span_rows:read_span_rows",
+        chats=False,
+        split=span_rows.batches,
+        gather=span_rows.trace_of,
+    ),
     Format(name="openai-batch", sniff=_batch, reader="answer_pairs:read_batch_output"),
     Format(name="dpo", sniff=_preference, reader="answer_pairs:read_preferences"),
     Format(

@@ -1,0 +1,164 @@
+"""The spans of one trace of another tool into dialogues, and the values on them (what a model was asked, what it
+answered) into messages."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+
+from cm2_agent.dialects import semconv
+from cm2_agent.dialects.span_record import SpanRecord
+from cm2_agent.dialects.span_runs import runs_of
+from cm2_agent.errors import TraceError
+from cm2_agent.importers.answer_pairs import answer_of
+from cm2_agent.importers.chat import mapping_of
+from cm2_agent.importers.json_records import parse_json
+from cm2_agent.importers.message_styles import any_messages, style_of
+from cm2_agent.types.imported import ImportedDialogue
+from cm2_agent.types.json_values import JSON
+from cm2_agent.types.messages import Message
+from cm2_agent.types.trace import Trace
+
+_ASKED = ("messages", "input", "prompt", "prompts", "question", "query", "contents")
+_ANSWERED = ("messages", "output", "answer", "response", "completion", "text")
+
+
+def dialogues_of(spans: Iterable[SpanRecord], *, outcomes: Mapping[str, float] | None = None) -> list[ImportedDialogue]:
+    """The dialogues of one trace's spans, the runs of one conversation together. Raises TraceError where there is
+    none, with what was not understood."""
+    found = runs_of(spans)
+    if not found.runs:
+        reasons = "; ".join(f"{reason} ({count})" for reason, count in list(found.unread.items())[:3])
+        raise TraceError(f"its spans hold no dialogue: {reasons or 'no model call, tool or agent among them'}")
+    traces: dict[str, Trace] = {}
+    for run in found.runs:
+        known = traces.get(run.trace_id)
+        traces[run.trace_id] = Trace(id=run.trace_id, runs=(run,)) if known is None else known.with_run(run)
+    given = dict(outcomes or {})
+    return [ImportedDialogue(trace=Trace(id=one.id, runs=one.runs, outcomes=given)) for one in traces.values()]
+
+
+def chat_attributes(asked: JSON, answered: JSON, *, tools: JSON = None, model: JSON = None) -> dict[str, JSON]:
+    """The GenAI attributes of a model call. Raises TraceError where its messages cannot be read."""
+    found: dict[str, JSON] = {
+        semconv.OPERATION: semconv.CHAT,
+        semconv.INPUT_MESSAGES: [message.to_json() for message in asked_messages(asked)],
+        semconv.OUTPUT_MESSAGES: [message.to_json() for message in answered_messages(answered)],
+    }
+    tools = mapping_of(asked).get("tools") if tools is None else tools
+    if isinstance(tools, list) and tools:
+        found[semconv.TOOL_DEFINITIONS] = tools
+    if isinstance(model, str):
+        found[semconv.REQUEST_MODEL] = model
+    return found
+
+
+def tool_attributes(name: JSON, arguments: JSON, result: JSON, identity: JSON = None) -> dict[str, JSON]:
+    """The GenAI attributes of a tool's execution."""
+    answer = unpacked(result)
+    if isinstance(answer, Mapping) and set(answer) == {"output"}:
+        answer = answer["output"]
+    if isinstance(answer, Mapping) and style_of([answer]) is not None:
+        (message,) = any_messages([answer])
+        responses = message.responses
+        answer = responses[0].response if responses else message.text
+        identity = identity or (responses[0].id if responses else None)
+    return {
+        semconv.OPERATION: semconv.EXECUTE_TOOL,
+        semconv.TOOL_NAME: str(name),
+        semconv.TOOL_CALL_ID: identity,
+        semconv.TOOL_ARGUMENTS: unpacked(arguments),
+        semconv.TOOL_RESULT: answer,
+    }
+
+
+def unpacked(value: JSON) -> JSON:
+    """A value; of a text that is a JSON object or list, or Python's spelling of one, that. Nothing is run."""
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("{", "["):
+        return value
+    try:
+        return parse_json(value, strict=False)
+    except ValueError:
+        pass
+    try:
+        read = ast.literal_eval(value.strip()) if len(value) < 100_000 else value
+    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+        return value
+    return read if isinstance(read, dict | list) else value
+
+
+def asked_messages(value: JSON) -> tuple[Message, ...]:
+    """What a model was asked: messages, lists of lists of them, an object that holds them, or text of the user's."""
+    return _messages(value, _ASKED, "user")
+
+
+def answered_messages(value: JSON) -> tuple[Message, ...]:
+    """What a model answered, likewise; a chat completion, a response, LangChain's generations."""
+    value = unpacked(value)
+    known = mapping_of(value)
+    generations = known.get("generations")
+    while isinstance(generations, list) and generations and isinstance(generations[0], list):
+        generations = generations[0]
+    if isinstance(generations, list) and generations:
+        first = mapping_of(generations[0])
+        return _messages(first.get("message", first.get("text")), _ANSWERED, "assistant")
+    if isinstance(known.get("choices"), list) or isinstance(known.get("output"), list):
+        return answer_of(value)
+    return _messages(value, _ANSWERED, "assistant")
+
+
+def _messages(value: JSON, keys: tuple[str, ...], role: str) -> tuple[Message, ...]:
+    value = unpacked(value)
+    while isinstance(value, list) and len(value) == 1 and isinstance(value[0], list):
+        value = value[0]
+    if value is None or value == "" or value == []:
+        return ()
+    if isinstance(value, str):
+        return any_messages([{"role": role, "content": value}])
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return any_messages([{"role": role, "content": one} for one in value])
+    if isinstance(value, Mapping):
+        if style_of([value]) is not None:
+            return any_messages([value])
+        key = next((key for key in keys if value.get(key)), None)
+        if key is not None:
+            return _messages(value[key], keys, role)
+        texts = [one for one in value.values() if isinstance(one, str) and one]
+        if len(texts) == 1:  # the one field of a chain
+            return any_messages([{"role": role, "content": texts[0]}])
+        if "content" in value:
+            return any_messages([{**value, "role": role}])
+        raise TraceError(f"holds no messages: an object with the keys {', '.join(map(str, list(value)[:8]))}")
+    return any_messages(value)
+
+
+def nanoseconds(value: JSON) -> int:
+    """A time as nanoseconds since the epoch: a number of seconds, milli-, micro- or nanoseconds, or ISO 8601; 0 for
+    none."""
+    if isinstance(value, str):
+        if value.isdecimal():
+            return nanoseconds(int(value)) if len(value) < 20 else 0
+        try:
+            read = datetime.fromisoformat(value)
+        except ValueError:
+            return 0
+        read = read if read.tzinfo is not None else read.replace(tzinfo=UTC)
+        return int(read.timestamp() * 1_000_000) * 1_000
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 2**63:
+        return 0
+    for scale, largest in ((1_000_000_000, 1e11), (1_000_000, 1e14), (1_000, 1e17)):
+        if value < largest:
+            return int(value * scale)
+    return int(value)
+
+
+__all__ = [
+    "answered_messages",
+    "asked_messages",
+    "chat_attributes",
+    "dialogues_of",
+    "nanoseconds",
+    "tool_attributes",
+    "unpacked",
+]

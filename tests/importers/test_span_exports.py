@@ -1,0 +1,260 @@
+"""Exports of observability tools: one recorded agent has the hash of its chat, whichever of them kept it."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cm2_agent.errors import TraceError
+from cm2_agent.importers import OFFICIAL, Imported, Problem, read_recordings, recording_format
+from tests.importers.foreign_files import ARGUMENTS, REPLY, RESULT, only, openai, read, written
+
+CHAT = openai()["messages"]
+TOOLS = openai()["tools"]
+Rows = list[dict[str, Any]]
+
+
+def langfuse() -> Rows:
+    def row(identity: str, kind: str, second: int, asked: Any, answered: Any, **more: Any) -> dict[str, Any]:
+        return {
+            "id": identity,
+            "traceId": "t",
+            "type": kind,
+            "name": more.pop("name", "chat"),
+            "startTime": f"2026-01-01T00:00:0{second}.000Z",
+            "endTime": f"2026-01-01T00:00:0{second}.500Z",
+            "input": asked,
+            "output": answered,
+            "parentObservationId": None,
+            "level": "DEFAULT",
+            **more,
+        }
+
+    return [
+        row("1", "GENERATION", 1, {"messages": CHAT[:2], "tools": TOOLS}, CHAT[2], model="m"),
+        row("2", "TOOL", 2, ARGUMENTS, RESULT, name="get_order"),
+        row("3", "GENERATION", 3, CHAT[:4], CHAT[4], model="m"),
+    ]
+
+
+def langfuse_trace() -> Rows:
+    rows = [{key: value for key, value in row.items() if key != "traceId"} for row in langfuse()]
+    return [
+        {
+            "id": "t",
+            "name": "orders",
+            "userId": "ann",
+            "sessionId": "s",
+            "tags": ["beta"],
+            "input": None,
+            "observations": rows,
+            "scores": [{"name": "correctness", "value": 0.5}, {"name": "kind", "value": "good"}],
+        }
+    ]
+
+
+def langsmith() -> Rows:
+    def run(identity: str, kind: str, second: int, asked: Any, answered: Any, **more: Any) -> dict[str, Any]:
+        return {
+            "id": identity,
+            "trace_id": "root",
+            "parent_run_id": None if identity == "root" else "root",
+            "run_type": kind,
+            "name": more.pop("name", kind),
+            "start_time": f"2026-01-01T00:00:0{second}",
+            "end_time": f"2026-01-01T00:00:0{second + 1}",
+            "inputs": asked,
+            "outputs": answered,
+            "error": None,
+            **more,
+        }
+
+    def message(kind: str, content: str, **more: Any) -> dict[str, Any]:
+        return {
+            "lc": 1,
+            "type": "constructor",
+            "id": ["langchain", "schema", "messages", kind],
+            "kwargs": {"content": content, **more},
+        }
+
+    calls = [{"name": "get_order", "args": ARGUMENTS, "id": "c", "type": "tool_call"}]
+    asked = [message("SystemMessage", CHAT[0]["content"]), message("HumanMessage", CHAT[1]["content"])]
+    called = message("AIMessage", "", tool_calls=calls)
+    answered = message("ToolMessage", RESULT, tool_call_id="c", status="success")
+    reply = message("AIMessage", REPLY)
+    return [
+        run("root", "chain", 0, {"messages": asked}, {"messages": [*asked, called, answered, reply]}, name="agent"),
+        run("1", "llm", 1, {"messages": [asked]}, {"generations": [[{"text": "", "message": called}]]}),
+        run("2", "tool", 3, {"input": str(ARGUMENTS)}, {"output": answered}, name="get_order"),
+        run("3", "llm", 5, {"messages": [[*asked, called, answered]]}, {"generations": [[{"message": reply}]]}),
+    ]
+
+
+def mlflow() -> Rows:
+    def span(identity: str, kind: str, second: int, asked: Any, answered: Any, name: str) -> dict[str, Any]:
+        return {
+            "name": name,
+            "context": {"span_id": identity, "trace_id": "0x1"},
+            "parent_id": None,
+            "start_time": second * 1_000_000_000 + 1_700_000_000_000_000_000,
+            "end_time": second * 1_000_000_000 + 1_700_000_000_500_000_000,
+            "status_code": "OK",
+            "attributes": {
+                "mlflow.spanType": json.dumps(kind),
+                "mlflow.spanInputs": json.dumps(asked),
+                "mlflow.spanOutputs": json.dumps(answered),
+            },
+        }
+
+    def chat(identity: str, second: int, asked: int) -> dict[str, Any]:
+        answered = {"choices": [{"message": CHAT[asked]}]}
+        return span(identity, "CHAT_MODEL", second, {"messages": CHAT[:asked], "model": "m"}, answered, "Completions")
+
+    spans = [chat("1", 1, 2), span("2", "TOOL", 2, ARGUMENTS, RESULT, "get_order"), chat("3", 3, 4)]
+    assessments = [
+        {"assessment_name": "ok", "feedback": {"value": True}},
+        {"assessment_name": "w", "feedback": {"value": "x"}},
+    ]
+    info = {"trace_id": "tr-1", "state": "OK", "tags": {"a": "b"}, "assessments": assessments}
+    return [{"info": info, "data": {"spans": spans}}]
+
+
+def otel() -> Rows:
+    def part(role: str, **more: Any) -> dict[str, Any]:
+        return {"role": role, "parts": [more]}
+
+    asked = [part(one["role"], type="text", content=one["content"]) for one in CHAT[:2]]
+    called = part("assistant", type="tool_call", id="c", name="get_order", arguments=ARGUMENTS)
+    answered = part("tool", type="tool_call_response", id="c", response=RESULT)
+    reply = part("assistant", type="text", content=REPLY)
+
+    def span(identity: str, second: int, name: str, **attributes: Any) -> dict[str, Any]:
+        return {
+            "name": name,
+            "context": {"trace_id": "0x" + "a" * 32, "span_id": "0x" + identity * 16},
+            "parent_id": None,
+            "kind": "SpanKind.CLIENT",
+            "start_time": f"2026-01-01T00:00:0{second}.000000Z",
+            "end_time": f"2026-01-01T00:00:0{second}.500000Z",
+            "status": {"status_code": "UNSET"},
+            "attributes": {key.replace("__", "."): value for key, value in attributes.items()},
+        }
+
+    chat = {"gen_ai__operation__name": "chat"}
+    return [
+        span(
+            "1",
+            1,
+            "chat m",
+            **chat,
+            gen_ai__input__messages=json.dumps(asked),
+            gen_ai__output__messages=json.dumps([called]),
+        ),
+        span(
+            "2",
+            2,
+            "execute_tool get_order",
+            gen_ai__operation__name="execute_tool",
+            gen_ai__tool__name="get_order",
+            gen_ai__tool__call__id="c",
+        ),
+        span(
+            "3",
+            3,
+            "chat m",
+            **chat,
+            gen_ai__input__messages=json.dumps([*asked, called, answered]),
+            gen_ai__output__messages=json.dumps([reply]),
+        ),
+    ]
+
+
+def otlp() -> Rows:
+    """The same in OTLP's JSON, as the collector's file exporter writes it."""
+
+    def value(one: Any) -> dict[str, Any]:
+        return {"stringValue": one}
+
+    def nanoseconds(time: str) -> str:
+        return str(1_767_225_600_000_000_000 + int(time[18]) * 1_000_000_000)
+
+    spans = [
+        {
+            "traceId": "a" * 32,
+            "spanId": row["context"]["span_id"][2:],
+            "name": row["name"],
+            "startTimeUnixNano": nanoseconds(row["start_time"]),
+            "endTimeUnixNano": nanoseconds(row["start_time"]),
+            "attributes": [{"key": key, "value": value(one)} for key, one in row["attributes"].items()],
+            "status": {},
+        }
+        for row in otel()
+    ]
+    resource = {"attributes": [{"key": "service.name", "value": value("shop")}]}
+    return [{"resourceSpans": [{"resource": resource, "scopeSpans": [{"scope": {"name": "x"}, "spans": spans}]}]}]
+
+
+SHAPES: dict[str, Callable[[], Rows]] = {
+    "langfuse": langfuse,
+    "langfuse (trace)": langfuse_trace,
+    "langsmith": langsmith,
+    "mlflow": mlflow,
+    "otel": otel,
+    "otel (OTLP)": otlp,
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_one_agent_has_one_hash_whichever_tool_kept_it(tmp_path: Path, name: str) -> None:
+    path = written(tmp_path, *SHAPES[name]())
+    assert recording_format(path).name == name.split(" ")[0]
+    (found,) = read(path)
+    assert found.trace.content_hash == only(tmp_path, openai()).trace.content_hash
+
+
+@pytest.mark.parametrize("name", ["langfuse", "langsmith", "otel"])
+def test_rows_of_several_traces_lie_anywhere_in_the_file(tmp_path: Path, name: str) -> None:
+    rows = SHAPES[name]()
+    text = json.dumps(rows)
+    names = {"langfuse": '"t"', "langsmith": '"root"', "otel": "a" * 32}
+    old = names[name]
+    others = [json.loads(text.replace(old, old.replace("a", "b") if name == "otel" else f'"x{n}"')) for n in range(2)]
+    every = [row for one in (rows, *others[: 1 if name == "otel" else 2]) for row in one]
+    random.Random(7).shuffle(every)
+    found = read(written(tmp_path, *every))
+    assert len(found) == (2 if name == "otel" else 3)
+    assert {one.trace.content_hash for one in found} == {only(tmp_path, openai()).trace.content_hash}
+
+
+def test_scores_become_outcomes(tmp_path: Path) -> None:
+    (found,) = read(written(tmp_path, *langfuse_trace()))
+    assert found.trace.outcomes == {"correctness": 0.5, OFFICIAL: 0.5}
+    (run,) = found.trace.runs
+    assert (run.user, run.session, run.tags) == ("ann", "s", ("beta",))
+    (other,) = read(written(tmp_path, *mlflow()))
+    assert other.trace.outcomes == {"ok": 1.0, OFFICIAL: 1.0}
+
+
+def test_an_example_of_a_dataset(tmp_path: Path) -> None:
+    example = {"id": "e", "inputs": {"messages": CHAT[:4]}, "outputs": {"messages": CHAT[4:]}, "metadata": {"a": 1}}
+    path = written(tmp_path, example, {"id": "f", "inputs": {"question": "Hi"}, "outputs": {"answer": "Hello"}})
+    assert recording_format(path).name == "langsmith-dataset"
+    first, second = read(path)
+    assert first.trace.content_hash == only(tmp_path, openai()).trace.content_hash
+    assert [message.text for message in second.trace.messages] == ["Hi", "Hello"]
+
+
+def test_a_trace_without_a_dialogue_says_what_it_held(tmp_path: Path) -> None:
+    row = {"traceId": "t", "id": "1", "type": "EVENT", "name": "click", "input": None}
+    good = langfuse()
+    problem, found = read_recordings(None, written(tmp_path, row | {"traceId": "u"}, *good))
+    assert isinstance(found, Imported)
+    assert isinstance(problem, Problem)
+    assert "trace u: its spans hold no dialogue" in problem.reason
+    with pytest.raises(TraceError, match="of no format"):
+        recording_format(written(tmp_path, {"a": 1}))
