@@ -8,6 +8,10 @@ from .cold_start import small_policy as small_policy
 from .demonstration import Demonstration as Demonstration
 from .dpo import DPO as DPO
 from .grpo import GRPO as GRPO
+from .off_policy_values import OffPolicyValues as OffPolicyValues
+from .off_policy_values import ValueEstimate as ValueEstimate
+from .policy_evaluation import PolicyEvaluation as PolicyEvaluation
+from .policy_evaluation import evaluate_policy as evaluate_policy
 from .preference_pairs import dpo_pairs as dpo_pairs
 from .preference_pairs import pairs_of as pairs_of
 from .rft import RFT as RFT

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cm2_agent.cli import policies
+from cm2_agent.cli import policies, policy_evaluate
 from cm2_agent.cli.common import JsonOption, command_group, print_result, printable
 from cm2_agent.cli.simulator_options import MODEL_KEY
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    group = command_group("Deploy policies, list them, roll back, or merge an adapter.")
+    group = command_group("Deploy or evaluate policies, list them, or roll back.")
     policies.register(group)
     short = "Load a trained adapter into the vLLM or SGLang server that answers."
     help = (
@@ -35,6 +35,7 @@ def register(app: typer.Typer) -> None:
         " anew before training it on."
     )
     group.command("merge", help=help, short_help=short)(merge)
+    group.command("evaluate", help=policy_evaluate.HELP, short_help=policy_evaluate.SHORT)(policy_evaluate.evaluate)
     app.add_typer(group, name="policy")
 
 

@@ -197,7 +197,7 @@ def train(
             version = None if chosen is not None else reward_version(opened, reward)
             groups = opened.stream_groups(checklist=chosen, reward=version, policy=policy, backends=backend or None)
             if not groups and (policy or backend):
-                _raise_no_match(opened.stream_groups(checklist=chosen, reward=version).keys, policy, backend or ())
+                raise_no_match(opened.stream_groups(checklist=chosen, reward=version).keys, policy, backend or ())
             versions = versions_of(groups.keys)
             nulls = report_groups(groups)
             if policy is not None:  # beside the first policy's
@@ -231,7 +231,7 @@ def train(
         print_result({"out": str(path)} | report_of(trainer) | {"out": str(path)}, as_json=as_json)
 
 
-def _raise_no_match(keys: Iterable[Mapping[str, JSON]], policy: str | None, backends: Sequence[str]) -> NoReturn:
+def raise_no_match(keys: Iterable[Mapping[str, JSON]], policy: str | None, backends: Sequence[str]) -> NoReturn:
     """Raises TrainError saying which policies and backends there are in place of those that were asked for."""
     from cm2_agent.types.group import backends_of
 
