@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -16,6 +17,8 @@ DRAWS = 1999
 LEVEL = 0.95
 _AT_ONCE = 2**22
 """Numbers that are drawn at once."""
+_FEW = 256
+"""Tasks."""
 _NOTHING = 1e-12
 """A standard error below this is what rounding leaves of 0."""
 
@@ -41,13 +44,14 @@ class Figure:
 
     @property
     def value(self) -> float:
-        return float(self._values(np.ones((1, self.above_QK.shape[1])))[0])
+        return float(self.values(np.ones((1, self.above_QK.shape[1])))[0])
 
-    def _values(self, weights_BK: Floats) -> Floats:
+    def values(self, weights_BK: Floats) -> Floats:
+        """(B,) the figure where task k counts weights_bk times."""
         quotients_BQ = (weights_BK @ self.above_QK.T) / (weights_BK @ self.below_QK.T)
         return np.asarray(quotients_BQ @ np.array(self.signs))
 
-    def _errors(self, weights_BK: Floats) -> Floats:
+    def errors(self, weights_BK: Floats) -> Floats:
         """(B,) the cluster-robust standard error, by the delta method, where task k counts weights_bk times."""
         influence_BK = np.zeros_like(weights_BK)
         for above_K, below_K, sign in zip(self.above_QK, self.below_QK, self.signs, strict=True):
@@ -78,12 +82,12 @@ def intervals(figures: Sequence[Figure], *, seed: int = 0) -> list[Bounds | None
     if size < 2:
         return [None] * len(figures)
     once = np.ones((1, size))
-    values, errors = [one.value for one in figures], [float(one._errors(once)[0]) for one in figures]
+    values, errors = [one.value for one in figures], [float(one.errors(once)[0]) for one in figures]
     drawn: list[list[Floats]] = [[] for _ in figures]
-    for weights_BK in _resampled(size, seed):
+    for weights_BK in resampled(size, seed):
         with np.errstate(divide="ignore", invalid="ignore"):
             for found, one, value in zip(drawn, figures, values, strict=True):
-                found.append((one._values(weights_BK) - value) / one._errors(weights_BK))
+                found.append((one.values(weights_BK) - value) / one.errors(weights_BK))
     half = float(stdtrit(size - 1, (1 + LEVEL) / 2))
     made: list[Bounds | None] = []
     for parts, value, error in zip(drawn, values, errors, strict=True):
@@ -97,12 +101,24 @@ def intervals(figures: Sequence[Figure], *, seed: int = 0) -> list[Bounds | None
     return made
 
 
-def _resampled(size: int, seed: int) -> Iterator[Floats]:
-    """(B, K) how often each task is drawn, all draws in parts."""
-    rng = np.random.default_rng(seed)
-    part = max(1, _AT_ONCE // size)
+def resampled(size: int, seed: int) -> Iterator[Floats]:
+    """(B, K) how often each task is drawn, DRAWS times in all, in parts where that is much."""
+    if size <= _FEW:
+        yield _whole(size, seed)
+        return
+    rng, part = np.random.default_rng(seed), max(1, _AT_ONCE // size)
     for start in range(0, DRAWS, part):
-        yield rng.multinomial(size, np.full(size, 1 / size), size=min(part, DRAWS - start)).astype(np.float64)
+        yield _drawn(rng, size, min(part, DRAWS - start))
 
 
-__all__ = ["Figure", "intervals"]
+@lru_cache(maxsize=1)
+def _whole(size: int, seed: int) -> Floats:
+    """All draws of few tasks, kept for the next evaluation of as many."""
+    return _drawn(np.random.default_rng(seed), size, DRAWS)
+
+
+def _drawn(rng: np.random.Generator, size: int, number: int) -> Floats:
+    return rng.multinomial(size, np.full(size, 1 / size), size=number).astype(np.float64)
+
+
+__all__ = ["Figure", "intervals", "resampled"]

@@ -3,6 +3,7 @@ self-normalised and the doubly robust estimate of docs/method.md §6, in plain a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ _FURTHEST = 300.0
 """The largest |log ρ| that is told from a larger one: its square is still a number."""
 _SAME = 1e-12
 """Rewards that differ by no more differ by rounding."""
+_VALUE, _GAIN = (0.0, 1.0), (-1.0, 1.0)
 _Z2 = 3.841458820694124
 """The square of the normal distribution's 97.5 % point."""
 
@@ -107,11 +109,25 @@ def off_policy_values(rollouts: Sequence[WeighedRollout], *, seed: int = 0) -> O
     """
     if not rollouts:
         raise ValueError("no rollouts; expected at least one")
+    figures = figures_of(rollouts)
+    bounds = dict(zip(figures, intervals(list(figures.values()), seed=seed), strict=True))
+    logs, rewards = _sums(rollouts)
+    shifted = np.exp(logs - logs.max())
+    effective = float(shifted.sum() ** 2 / (shifted**2).sum())
+    tasks = len({one.task for one in rollouts})
+    if np.ptp(rewards) <= _SAME and tasks > 1:
+        bounds |= _of_one_reward(float(rewards[0]), min(tasks, effective), differs=bool(logs.any()))
+    limits: dict[str, Bounds] = {"weight": (0.0, np.inf), "gain_self_normalised": _GAIN, "gain_doubly_robust": _GAIN}
+    made = {name: _estimate(one.value, bounds[name], limits.get(name, _VALUE)) for name, one in figures.items()}
+    return OffPolicyValues(rollouts=len(rollouts), tasks=tasks, effective=effective, **made)
+
+
+def figures_of(rollouts: Sequence[WeighedRollout]) -> dict[str, Figure]:
+    """What is estimated, by its name in OffPolicyValues, as sums by task."""
     place: dict[str, int] = {}
     tasks = np.array([place.setdefault(one.task, len(place)) for one in rollouts])
-    logs = np.clip([one.log_ratios_T.sum() for one in rollouts], -_FURTHEST, _FURTHEST)
-    weights, shifted = np.exp(logs), np.exp(logs - logs.max())
-    rewards = np.array([one.rewards_T.sum() for one in rollouts])
+    logs, rewards = _sums(rollouts)
+    shifted = np.exp(logs - logs.max())
     robust = np.array([_doubly_robust(one) for one in rollouts])
 
     def by_task(values: Floats) -> Floats:
@@ -120,41 +136,40 @@ def off_policy_values(rollouts: Sequence[WeighedRollout], *, seed: int = 0) -> O
     number = by_task(np.ones(len(rollouts)))
     old = Figure.quotient(by_task(rewards), number)
     normalised = Figure.quotient(by_task(shifted * rewards), by_task(shifted))
-    doubly = Figure.quotient(by_task(robust), number)
-    gains = normalised.minus(old), Figure.quotient(by_task(robust - rewards), number)
-    figures = [old, normalised, doubly, *gains, Figure.quotient(by_task(weights), number)]
-    bounds: Sequence[Bounds | None] = intervals(figures, seed=seed)
-    effective = float(shifted.sum() ** 2 / (shifted**2).sum())
-    if np.ptp(rewards) <= _SAME and len(place) > 1:
-        bounds = [*_of_one_reward(float(rewards[0]), min(len(place), effective), bool(logs.any())), bounds[-1]]
-    limits = [(0.0, 1.0)] * 3 + [(-1.0, 1.0)] * 2 + [(0.0, np.inf)]
-    made = [_estimate(one.value, bound, limit) for one, bound, limit in zip(figures, bounds, limits, strict=True)]
-    return OffPolicyValues(
-        rollouts=len(rollouts),
-        tasks=len(place),
-        effective=effective,
-        weight=made[5],
-        old=made[0],
-        self_normalised=made[1],
-        doubly_robust=made[2],
-        gain_self_normalised=made[3],
-        gain_doubly_robust=made[4],
-    )
+    return {
+        "weight": Figure.quotient(by_task(np.exp(logs)), number),
+        "old": old,
+        "self_normalised": normalised,
+        "doubly_robust": Figure.quotient(by_task(robust), number),
+        "gain_self_normalised": normalised.minus(old),
+        "gain_doubly_robust": Figure.quotient(by_task(robust - rewards), number),
+    }
+
+
+def _sums(rollouts: Sequence[WeighedRollout]) -> tuple[Floats, Floats]:
+    """(N,) log ρ and (N,) R."""
+    logs = np.array([one.log_ratios_T.sum() for one in rollouts])
+    return np.clip(logs, -_FURTHEST, _FURTHEST), np.array([one.rewards_T.sum() for one in rollouts])
 
 
 def _doubly_robust(one: WeighedRollout) -> float:
-    ratios_T = np.exp(np.clip(np.cumsum(one.log_ratios_T), -_FURTHEST, _FURTHEST))
-    missed_T = one.rewards_T + np.append(one.values_T[1:], 0.0) - one.values_T
-    return float(one.values_T[0] + ratios_T @ missed_T)
+    values = one.values_T.tolist()
+    found, log_ratio = values[0], 0.0
+    turns = zip(one.log_ratios_T.tolist(), one.rewards_T.tolist(), values, [*values[1:], 0.0], strict=True)
+    for log, reward, value, after in turns:
+        log_ratio += log
+        found += math.exp(min(max(log_ratio, -_FURTHEST), _FURTHEST)) * (reward + after - value)
+    return float(found)
 
 
-def _of_one_reward(reward: float, number: float, differs: bool) -> list[Bounds]:
+def _of_one_reward(reward: float, number: float, *, differs: bool) -> dict[str, Bounds]:
     """The intervals where every reward is the same, which no resampling would doubt: Wilson's upper bound u of what
     was seen in 0 of so many trials says how often another reward may come, of anywhere in [0, 1]."""
     unseen = _Z2 / (number + _Z2)
     down, up = unseen * reward, unseen * (1 - reward)
     value, gain = (reward - down, reward + up), (-down, up) if differs else (0.0, 0.0)
-    return [value, value, value, gain, gain]
+    values = dict.fromkeys(("old", "self_normalised", "doubly_robust"), value)
+    return values | dict.fromkeys(("gain_self_normalised", "gain_doubly_robust"), gain)
 
 
 def _estimate(value: float, bounds: Bounds | None, limits: Bounds) -> ValueEstimate:
@@ -164,4 +179,4 @@ def _estimate(value: float, bounds: Bounds | None, limits: Bounds) -> ValueEstim
     return ValueEstimate(value=value, low=low, high=high)
 
 
-__all__ = ["OffPolicyValues", "ValueEstimate", "WeighedRollout", "off_policy_values"]
+__all__ = ["OffPolicyValues", "ValueEstimate", "WeighedRollout", "figures_of", "off_policy_values"]
