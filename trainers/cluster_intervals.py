@@ -53,13 +53,17 @@ class Figure:
 
     def errors(self, weights_BK: Floats) -> Floats:
         """(B,) the cluster-robust standard error, by the delta method, where task k counts weights_bk times."""
-        influence_BK = np.zeros_like(weights_BK)
+        size, columns, factors = weights_BK.shape[1], [], []
         for above_K, below_K, sign in zip(self.above_QK, self.below_QK, self.signs, strict=True):
-            whole_B = weights_BK @ below_K
-            quotient_B = (weights_BK @ above_K) / whole_B
-            influence_BK += sign * (above_K - quotient_B[:, None] * below_K) / whole_B[:, None]
-        size = weights_BK.shape[1]
-        return np.asarray(np.sqrt(size / (size - 1) * (weights_BK * influence_BK**2).sum(axis=1)))
+            whole_B, quotient = weights_BK @ below_K, above_K.sum() / below_K.sum()
+            left_K = above_K - quotient * below_K
+            columns += [left_K, below_K]  # of which the influence of a task on the quotient is made
+            factors += [sign / whole_B, -sign / whole_B * (weights_BK @ left_K) / whole_B]
+        columns_MK, factors_MB = np.array(columns), np.array(factors)
+        products_MMK = columns_MK[:, None] * columns_MK[None]
+        moments_BMM = (weights_BK @ products_MMK.reshape(-1, size).T).reshape(-1, *products_MMK.shape[:2])
+        squares_B = np.einsum("mb,bmn,nb->b", factors_MB, moments_BMM, factors_MB)
+        return np.asarray(np.sqrt(size / (size - 1) * np.clip(squares_B, 0.0, None)))
 
 
 def intervals(figures: Sequence[Figure], *, seed: int = 0) -> list[Bounds | None]:

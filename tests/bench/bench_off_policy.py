@@ -8,7 +8,7 @@ covers (`gain_…`: that of its difference to the old policy); for comparison, h
 and the cluster-robust t interval alone would. In `heavy` log ρ is normal, as of long dialogues, with σ² = −log of the
 expected share, and moves with a reward that differs from task to task.
 
-python -m tests.bench.bench_off_policy [--draws 1000] [--table]
+python -m tests.bench.bench_off_policy [--draws 1000] [--jobs 1] [--table]
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -174,17 +176,17 @@ def _row(name: str, share: str, refused: float, rows: Sequence[dict[str, Any]]) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--table", action="store_true", help="the Markdown table instead")
     options = parser.parse_args()
     worlds: dict[str, Sequence[Tree]] = {tree.name: (tree,) for tree in TREES} | {"all of them": TREES}
-    trees: dict[str, Any] = {}
-    for name, world in worlds.items():
-        trees[name] = on_trees(world, options.draws)
-        print(f"{len(trees)} of {len(worlds)} worlds: {name}", file=sys.stderr, flush=True)
-    found = {
-        "trees": trees,
-        "heavy": [heavy(sigma, base, options.draws) for sigma, base in HEAVY],
-    }
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+        trees = {name: pool.submit(on_trees, world, options.draws) for name, world in worlds.items()}
+        tails = [pool.submit(heavy, sigma, base, options.draws) for sigma, base in HEAVY]
+        found = {
+            "trees": {name: one.result() for name, one in trees.items()},
+            "heavy": [one.result() for one in tails],
+        }
     least = {name: min(row[name] for world in found["trees"].values() for row in world.values()) for name in FIGURES}
     if options.table:
         print(table(found))
