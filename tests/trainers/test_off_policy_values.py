@@ -143,7 +143,7 @@ def test_the_standard_error_is_that_of_cluster_means() -> None:
     assert figure.value == pytest.approx(means.mean())
     doubled = figure.minus(Figure.quotient(means, np.ones(4)))
     assert doubled.value == pytest.approx(0)
-    assert intervals([doubled]) == [(0.0, 0.0)]
+    assert intervals([doubled]) == [pytest.approx((0, 0), abs=1e-12)]
 
 
 def test_an_interval_is_never_narrower_than_the_t_interval() -> None:

@@ -3,7 +3,7 @@ earns, and what is left out and refused."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,23 +15,26 @@ from cm2_agent.errors import TrainError
 from cm2_agent.trainers import evaluate_policy
 from cm2_agent.trainers.weighed_rollouts import CUT_OFF, OTHER_TEMPERATURE, OUTSIDE
 from cm2_agent.types.group import Group, Rollout
+from cm2_agent.types.trace import Step
 from tests.trainers.turns import score, turn
 
 Sampler = Callable[..., list[Group]]
 
 
-def paid_by_words(groups: Sequence[Group]) -> list[Group]:
-    """Rewards by turn that follow from what was sampled: a turn is paid where its first token is even."""
+def paid_for(groups: Sequence[Group], tokens: Collection[int] = range(0, 1000, 2)) -> list[Group]:
+    """Rewards by turn that follow from what was sampled: a turn is paid where its first token is one of these."""
 
     def rewarded(rollout: Rollout) -> Rollout:
-        calls = [step.call for step in rollout.trace.steps]
-        turns = [
-            turn(at, 1, 1 if ((call and call.completion_ids) or (1,))[0] % 2 == 0 else None)
-            for at, call in enumerate(calls)
-        ]
+        turns = [turn(at, 1, 1 if first_token(step) in tokens else None) for at, step in enumerate(rollout.trace.steps)]
         return replace(rollout, score=score(*turns, id=rollout.trace.id, reward_version="checklist:1"))
 
     return [replace(group, rollouts=tuple(rewarded(one) for one in group.rollouts)) for group in groups]
+
+
+def first_token(step: Step) -> int:
+    assert step.call is not None
+    assert step.call.completion_ids is not None
+    return step.call.completion_ids[0]
 
 
 def rewards(groups: Sequence[Group]) -> list[float]:
@@ -50,7 +53,7 @@ def perturbed(make: Callable[..., Any], by: float) -> Any:
 
 @pytest.fixture(scope="module")
 def groups(policy: Callable[..., Any], sample: Sampler) -> list[Group]:
-    return paid_by_words(sample(policy(0), 40, 4, tokens=2))
+    return paid_for(sample(policy(0), 40, 4, tokens=2))
 
 
 def test_the_policy_itself_weighs_one(policy: Callable[..., Any], tokenizer: Any, groups: list[Group]) -> None:
@@ -97,7 +100,7 @@ def test_recomputed_ratios_of_the_policy_itself_are_one(
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_ratios_by_hand(policy: Callable[..., Any], tokenizer: Any, sample: Sampler, temperature: float) -> None:
     """The product over all sampled tokens of π_new/μ, at the temperature that sampled."""
-    groups = paid_by_words(sample(policy(0), 30, 1, tokens=3, temperature=temperature))
+    groups = paid_for(sample(policy(0), 30, 1, tokens=3, temperature=temperature))
     other = perturbed(policy, 0.01)
     weights, earned = [], []
     for group in groups:
@@ -124,12 +127,15 @@ def test_ratios_by_hand(policy: Callable[..., Any], tokenizer: Any, sample: Samp
 def test_a_perturbed_policy_earns_what_was_estimated(
     policy: Callable[..., Any], tokenizer: Any, sample: Sampler
 ) -> None:
-    old = paid_by_words(sample(policy(0), 60, 8, tokens=1))
-    other = perturbed(policy, 0.02)
+    other, asked = perturbed(policy, 0.02), tokenizer.encode("<|im_start|>assistant\n")
+    with torch.no_grad():
+        now, before = (model(torch.tensor([asked])).logits[0, -1].softmax(-1) for model in (other, policy(0)))
+    liked = set(torch.nonzero(now > before).flatten().tolist())  # so that it earns more, as a trained policy would
+    old = paid_for(sample(policy(0), 60, 8, tokens=1), liked)
     found = evaluate_policy(other, old, tokenizer=tokenizer)
     assert found.refused is None
     assert 0.2 < found.values.share < 0.95
-    real = float(np.mean(rewards(paid_by_words(sample(other, 60, 32, tokens=1)))))
+    real = float(np.mean(rewards(paid_for(sample(other, 60, 32, tokens=1), liked))))
     values = found.values
     assert abs(real - values.old.value) > 0.03, "a policy that earns the same would show nothing"
     for one in (values.self_normalised, values.doubly_robust):
@@ -248,7 +254,7 @@ def test_a_verdict_that_the_policy_kept_from_being_known_is_unpaid(
 def test_temperatures_and_policies_are_one(
     policy: Callable[..., Any], tokenizer: Any, sample: Sampler, groups: list[Group]
 ) -> None:
-    model, cooler = policy(0), paid_by_words(sample(policy(0), 31, 1, temperature=0.5, tokens=2))
+    model, cooler = policy(0), paid_for(sample(policy(0), 31, 1, temperature=0.5, tokens=2))
     with pytest.raises(TrainError, match=r"at temperatures 0\.5, 1\.0.*--temperature T"):
         evaluate_policy(model, [*groups, *cooler], tokenizer=tokenizer)
     found = evaluate_policy(model, [*groups, *cooler], tokenizer=tokenizer, temperature=0.5)
@@ -272,7 +278,7 @@ def test_nothing_to_weigh_is_an_error(policy: Callable[..., Any], tokenizer: Any
 def test_logprobs_that_the_policy_does_not_give_again_are_refused(
     policy: Callable[..., Any], tokenizer: Any, sample: Sampler
 ) -> None:
-    stale = paid_by_words(sample(policy(0), 30, 2, tokens=2, stale=0.5))
+    stale = paid_for(sample(policy(0), 30, 2, tokens=2, stale=0.5))
     with pytest.raises(TrainError, match="stored logprobs are not this policy's"):
         evaluate_policy(policy(0), stale, tokenizer=tokenizer)
 
