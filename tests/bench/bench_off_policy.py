@@ -3,11 +3,11 @@
 one JSON line.
 
 A draw is 30 tasks of 8 rollouts, on which V̂ is fitted anew; 1,000 are drawn on the eight trees together, as many where
-each task is of any of them, and as many of each kind of heavy tails. Of each policy: its distance (`effective`, the expected
-share of effective rollouts), how many draws were `refused`, and of the others how often the interval of each estimate
-covers (`gain_…`: that of its difference to the old policy); for comparison, how often those of the percentile bootstrap
-and the cluster-robust t interval alone would. In `heavy` log ρ is normal, as of long dialogues, with σ² = −log of the
-expected share, and moves with a reward that differs from task to task.
+each task is of any of them, and as many of each kind of heavy tails. Of each policy: its distance (`effective`, the
+expected share of effective rollouts), how many draws were `refused`, and of the others how often the interval of each
+estimate covers (`gain_…`: that of its difference to the old policy); for comparison, how often those of the percentile
+bootstrap and the cluster-robust t interval alone would. In `heavy` log ρ is normal, as of long dialogues, with
+σ² = −log of the expected share, and moves with a reward that differs from task to task.
 
 python -m tests.bench.bench_off_policy [--draws 1000] [--jobs 1] [--table]
 """
