@@ -66,7 +66,8 @@ def test_the_policy_itself_weighs_one(policy: Callable[..., Any], tokenizer: Any
     assert found.by_turn
     assert found.refused is None
     assert found.policy == found.behaviour == groups[0].key["policy"]
-    assert (found.values.rollouts, found.values.tasks, found.values.effective) == (160, 40, pytest.approx(160))
+    assert (found.values.rollouts, found.values.tasks) == (160, 40)
+    assert found.values.effective == pytest.approx(160)
     assert found.self_normalised is not None
     assert found.doubly_robust is not None
     assert found.self_normalised.value == pytest.approx(mean, abs=1e-12)
@@ -127,11 +128,15 @@ def test_ratios_by_hand(policy: Callable[..., Any], tokenizer: Any, sample: Samp
 def test_a_perturbed_policy_earns_what_was_estimated(
     policy: Callable[..., Any], tokenizer: Any, sample: Sampler
 ) -> None:
-    other, asked = perturbed(policy, 0.02), tokenizer.encode("<|im_start|>assistant\n")
+    other, sampled = perturbed(policy, 0.02), sample(policy(0), 60, 8, tokens=1)
+    prompts = [step.call.prompt_ids for group in sampled[:10] for step in group.rollouts[0].trace.steps if step.call]
     with torch.no_grad():
-        now, before = (model(torch.tensor([asked])).logits[0, -1].softmax(-1) for model in (other, policy(0)))
+        now, before = (
+            sum(model(torch.tensor([prompt])).logits[0, -1].softmax(-1) for prompt in prompts)
+            for model in (other, policy(0))
+        )
     liked = set(torch.nonzero(now > before).flatten().tolist())  # so that it earns more, as a trained policy would
-    old = paid_for(sample(policy(0), 60, 8, tokens=1), liked)
+    old = paid_for(sampled, liked)
     found = evaluate_policy(other, old, tokenizer=tokenizer)
     assert found.refused is None
     assert 0.2 < found.values.share < 0.95
