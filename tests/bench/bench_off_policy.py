@@ -90,7 +90,7 @@ def other_intervals(figure: Figure) -> dict[str, tuple[float, float]]:
     """The intervals that are not used: the percentile bootstrap's, and the cluster-robust t interval."""
     (weights,) = resampled(TASKS, 0)
     low, high = np.quantile(figure.values(weights), [0.025, 0.975])
-    half = float(stdtrit(TASKS - 1, 0.975)) * float(figure.errors(np.ones((1, TASKS)))[0])
+    half = float(stdtrit(TASKS - 1, 0.975)) * figure.error
     return {"percentile": (float(low), float(high)), "t": (figure.value - half, figure.value + half)}
 
 

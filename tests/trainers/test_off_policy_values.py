@@ -70,7 +70,6 @@ def test_over_all_dialogues_the_self_normalised_estimate_is_the_worth(tree: Tree
     assert abs(policy.worth - OtherPolicy.towards_right(tree, 0.0).worth) > 0.05
 
 
-lengths = st.integers(1, 4)
 floats = st.floats(-1, 2)
 
 
@@ -139,7 +138,9 @@ def test_weights_beyond_all_numbers_are_refused_and_no_error() -> None:
 def test_the_standard_error_is_that_of_cluster_means() -> None:
     means = np.array([0.1, 0.5, 0.4, 0.9])
     figure = Figure.quotient(means * 3, np.full(4, 3.0))
-    assert figure.errors(np.ones((1, 4)))[0] == pytest.approx(means.std(ddof=1) / 2)
+    assert figure.error == pytest.approx(means.std(ddof=1) / 2)
+    assert figure.errors(np.ones((1, 4)))[0] == pytest.approx(figure.error)
+    assert figure.errors(np.array([[2.0, 0, 1, 1]]))[0] == pytest.approx(np.std([0.1, 0.1, 0.4, 0.9], ddof=1) / 2)
     assert figure.value == pytest.approx(means.mean())
     doubled = figure.minus(Figure.quotient(means, np.ones(4)))
     assert doubled.value == pytest.approx(0)
@@ -150,7 +151,7 @@ def test_an_interval_is_never_narrower_than_the_t_interval() -> None:
     rng = np.random.default_rng(4)
     figure = Figure.quotient(rng.exponential(size=31), np.ones(31))
     ((low, high),) = [one for one in intervals([figure]) if one is not None]
-    half = 2.0423 * float(figure.errors(np.ones((1, 31)))[0])
+    half = 2.0423 * figure.error
     assert low <= figure.value - half + 1e-4
     assert high >= figure.value + half - 1e-4
     assert high - figure.value > 1.1 * (figure.value - low), "skewed as the data are"
@@ -163,7 +164,7 @@ def test_many_tasks_are_drawn_in_parts() -> None:
     rng = np.random.default_rng(0)
     figure = Figure.quotient(rng.random(5000), np.ones(5000))
     ((low, high),) = [one for one in intervals([figure]) if one is not None]
-    assert (high - low) / 2 == pytest.approx(1.96 * float(figure.errors(np.ones((1, 5000)))[0]), rel=0.1)
+    assert (high - low) / 2 == pytest.approx(1.96 * figure.error, rel=0.1)
 
 
 @pytest.mark.parametrize("reward", [0.0, 0.5, 1.0])
@@ -250,6 +251,5 @@ def test_values_of_level_lambda_narrow_the_estimate() -> None:
     sample = Sample.of([(0, one) for one in draw(tree, 40, 8, rng)], [known])
     rollouts = sample.weighed([policy])
     plain = [replace(one, values_T=np.zeros_like(one.values_T)) for one in rollouts]
-    once = np.ones((1, 40))
-    with_values, without = (float(figures_of(one)["doubly_robust"].errors(once)[0]) for one in (rollouts, plain))
+    with_values, without = (figures_of(one)["doubly_robust"].error for one in (rollouts, plain))
     assert with_values < 0.95 * without
