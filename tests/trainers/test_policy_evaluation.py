@@ -128,7 +128,7 @@ def test_ratios_by_hand(policy: Callable[..., Any], tokenizer: Any, sample: Samp
 def test_a_perturbed_policy_earns_what_was_estimated(
     policy: Callable[..., Any], tokenizer: Any, sample: Sampler
 ) -> None:
-    other, sampled = perturbed(policy, 0.02), sample(policy(0), 60, 8, tokens=1)
+    other, sampled = perturbed(policy, 0.02), sample(policy(0), 100, 12, tokens=1)
     prompts = [step.call.prompt_ids for group in sampled[:10] for step in group.rollouts[0].trace.steps if step.call]
     with torch.no_grad():
         now, before = (
@@ -140,14 +140,14 @@ def test_a_perturbed_policy_earns_what_was_estimated(
     found = evaluate_policy(other, old, tokenizer=tokenizer)
     assert found.refused is None
     assert 0.2 < found.values.share < 0.95
-    real = float(np.mean(rewards(paid_for(sample(other, 60, 32, tokens=1), liked))))
+    real = float(np.mean(rewards(paid_for(sample(other, 100, 12, tokens=1), liked))))
     values = found.values
-    assert abs(real - values.old.value) > 0.03, "a policy that earns the same would show nothing"
+    assert abs(real - values.old.value) > 0.1, "a policy that earns the same would show nothing"
     for one in (values.self_normalised, values.doubly_robust):
         assert one.low is not None
         assert one.high is not None
         assert one.low <= real <= one.high
-        assert one.value == pytest.approx(real, abs=0.06)
+        assert one.value == pytest.approx(real, abs=0.05)
     assert values.gain_doubly_robust.value * (real - values.old.value) > 0
 
 
