@@ -1,29 +1,46 @@
-"""`cm2 policy evaluate` on the lending desk: stored rollouts of its tiny policy, and policies near and far."""
+"""`cm2 policy evaluate`: stored rollouts of a tiny policy, and policies near it and far from it."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from cm2_agent.benchmarks.lending_desk.desk import lending_desk
 from cm2_agent.cli.app import app
-from cm2_agent.compare.collector import collect
+from cm2_agent.graphs import agent
+from cm2_agent.models.local import LocalChatModel
+from cm2_agent.models.tokenizer import byte_tokenizer
+from cm2_agent.runner.run import run
 from cm2_agent.store import SQLStore
-from cm2_agent.types.group import Group
+from cm2_agent.types.checklist import Checklist
+from cm2_agent.types.checklist_item import Item
+from cm2_agent.types.task import Task
 from tests.cli_runner import CliRunner
-from tests.compare.small_policies import hasty_policy
 
 pytestmark = pytest.mark.slow
 
-DESK = lending_desk()
+LETTERS = Checklist(Item("a_letter", check={"reply_matches": "[a-z]"}), name="letters")
+TASKS = [Task(id=f"hello-{number}", turns=[f"Say something, number {number}."]) for number in range(32)]
+
+
+def collect(policy: Path, store: SQLStore, group: int) -> float:
+    """The mean reward of stored rollouts of the policy."""
+
+    async def held() -> list[float | None]:
+        model = LocalChatModel.load(policy, max_tokens=2)
+        graph = agent(model, tools=[])
+        return [score.lower async for _, score in run(graph, TASKS, group=group, checklist=LETTERS, store=store)]
+
+    rewards = [reward for reward in asyncio.run(held()) if reward is not None]
+    assert len(rewards) == group * len(TASKS)
+    return sum(rewards) / len(rewards)
 
 
 def nudged(policy: Path, out: Path, by: float) -> Path:
@@ -35,23 +52,20 @@ def nudged(policy: Path, out: Path, by: float) -> Path:
     return out
 
 
-def mean_reward(groups: Sequence[Group]) -> float:
-    return float(np.mean([one.score.lower for group in groups for one in group.rollouts]))
-
-
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a policy, policies beside it, and the old one's rollouts: 36 tasks, 4 of each."""
-    folder = tmp_path_factory.mktemp("desk")
-    old = hasty_policy(folder / "old")
-    nudged(old, folder / "near", 0.002)
-    nudged(old, folder / "far", 0.1)
-    with SQLStore(f"sqlite:///{folder / 'cm2.db'}", create=True) as store:
-        for group in collect(DESK, old, DESK.training(0, 2, 36), group=4, seed=3, name="round"):
-            for rollout in group.rollouts:
-                for run in rollout.trace.runs:
-                    store.save_run(run)
-                store.save_score(rollout.score)
+    """A folder with a policy, policies beside it, and the old one's rollouts: 32 tasks, 4 of each."""
+    folder, tokenizer = tmp_path_factory.mktemp("desk"), byte_tokenizer()
+    torch.manual_seed(0)
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+    config = Qwen3Config(vocab_size=len(tokenizer), num_key_value_heads=2, head_dim=16, **size, **ends)
+    Qwen3ForCausalLM(config).save_pretrained(folder / "old")
+    tokenizer.save_pretrained(folder / "old")
+    nudged(folder / "old", folder / "near", 0.01)
+    nudged(folder / "old", folder / "far", 0.3)
+    with SQLStore(f"sqlite:///{folder / 'cm2.db'}") as store:
+        collect(folder / "old", store, 4)
     return folder
 
 
@@ -65,7 +79,7 @@ def test_the_policy_itself_earns_its_own_mean(desk: Path) -> None:
     found = json.loads(evaluate(desk, str(desk / "old"), "--json").stdout)
     assert found["same"]
     assert found["policy"] == found["behaviour"]
-    assert (found["rollouts"], found["tasks"], found["left_out"]) == (144, 36, {})
+    assert (found["rollouts"], found["tasks"], found["left_out"]) == (128, 32, {})
     assert found["effective_share"] == pytest.approx(1)
     assert found["old"]["value"] > 0.02
     for name in ("self_normalised", "doubly_robust"):
@@ -78,11 +92,12 @@ def test_a_policy_near_by_earns_what_is_estimated(desk: Path) -> None:
     found = json.loads(done.stdout)
     assert not found["same"]
     assert 0.1 < found["effective_share"] < 0.999
-    real = mean_reward(collect(DESK, desk / "near", DESK.training(0, 2, 36), group=8, seed=9, name="real"))
+    with SQLStore(f"sqlite:///{desk / 'real.db'}") as store:
+        real = collect(desk / "near", store, 8)
     for name in ("self_normalised", "doubly_robust"):
         assert found[name]["low"] <= real <= found[name]["high"]
     lines = evaluate(desk, str(desk / "near")).stdout.splitlines()
-    assert lines[0].startswith("144 rollouts of 36 tasks by policy ")
+    assert lines[0].startswith("128 rollouts of 32 tasks by policy ")
     assert lines[-1].startswith("new policy, doubly robust: ")
     assert "; less the old: " in lines[-1]
 
@@ -102,8 +117,8 @@ def test_what_is_refused_exits_1_with_what_is_known(desk: Path) -> None:
     [
         (("--policy", "v9"), "no group of scored rollouts is of --policy v9; there are the policies"),
         (("--reward", "other"), "no scores of reward version 'other'"),
-        (("--temperature", "0.3"), "no rollout of 36 groups can be weighed: 144 × sampled at another temperature"),
-        (("--agent-name", "sales"), "144 × no step of the agent sales"),
+        (("--temperature", "0.3"), "no rollout of 32 groups can be weighed: 128 × sampled at another temperature"),
+        (("--agent-name", "sales"), "128 × no step of the agent sales"),
     ],
 )
 def test_what_cannot_be_meant_exits_2(desk: Path, words: tuple[str, ...], said: str) -> None:
