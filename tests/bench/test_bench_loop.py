@@ -10,6 +10,7 @@ from cm2_agent.loop.promotion import PromotionRule
 from tests.bench.bench_loop import KILLS, _is_at, _promotes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fresh", [False, True])
 def test_loops_of_one_policy_promote_as_rarely_as_they_may(fresh: bool) -> None:
     """200 loops of 4 rounds whose candidates are the promoted policy itself, rewards as skewed as small desks have."""
