@@ -176,12 +176,8 @@ def _promotes(
 
 
 def small_loop(folder: Path, kill: tuple[str, int] | None) -> dict[str, Any]:
-    """A loop of two rounds of a policy made in seconds, killed where `kill` says."""
-    from tests.compare.small_policies import hasty_policy
-
-    start = folder.parent / "hasty"
-    if not start.exists():
-        hasty_policy(folder.parent / ".hasty", steps=60).rename(start)
+    """A loop of two small rounds, killed where `kill` says."""
+    start = cold_start(folder.parent)
     folder.mkdir(exist_ok=True)
 
     def progress(what: str, done: int, total: int) -> None:
