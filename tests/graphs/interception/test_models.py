@@ -18,7 +18,13 @@ from cm2_agent.models import byte_tokenizer
 from cm2_agent.models.local import LocalChatModel
 from tests.tracing import apps
 
-SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "head_dim": 8, "num_attention_heads": 2}
+SIZES: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "head_dim": 8,
+    "num_attention_heads": 2,
+}
 ELSEWHERE = apps.ScriptedModel(model_name="elsewhere")
 
 
