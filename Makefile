@@ -65,7 +65,7 @@ docs: $(STAMP)  ## check that docs/reference is up to date, and build the docume
 
 # Without the grid of the judge-error budget, which trains 81 policies (a quarter of an hour): python -m tests.bench.bench_judge_error;
 # without the table of reward hacking, which trains 25 (a quarter of an hour): python -m tests.bench.bench_hacking;
-# without training from stored rollouts, which trains 6 policies in 80 ways (half an hour): python -m tests.bench.bench_offline;
+# without training from stored rollouts, which trains 6 policies in 85 ways (half an hour): python -m tests.bench.bench_offline;
 # and without the loss table, which waits for locks and servers for half an hour and mounts a small disk: python -m tests.bench.bench_loss
 bench: $(STAMP)  ## run the benchmarks in turn, one JSON line each
 	@for name in $(filter-out bench_judge_error bench_loss bench_hacking bench_offline bench_certify_small_model,$(notdir $(basename $(wildcard tests/bench/bench_*.py)))); do \

@@ -18,9 +18,9 @@ served it best from `own` on another seed:
 - `recomputed`: the policy that training begins with is taken for μ, as where log-probabilities are computed again by
   the trainer: a clip, and no weight;
 - `ratio_1`: the policy of every step is taken for μ, as where log-probabilities are thrown away: neither clip nor
-  weight.
+  weight; from `own` also at the learning rate of `decoupled` (`ratio_1_same_rate`).
 
-For the last two a stored log-probability is replaced by one so low that min(1, π_prox/μ) is 1 wherever it stands; all
+For the last ones a stored log-probability is replaced by one so low that min(1, π_prox/μ) is 1 wherever it stands; all
 else is the product's. No arm leaves out rollouts by their ratio, and none is stopped where its policy goes astray, so
 that it can be measured.
 
@@ -94,6 +94,7 @@ def arms(size: Size) -> Mapping[str, dict[str, Any]]:
         "direct": {"importance_weighting": "direct"},
         "recomputed": bare,
         "ratio_1": {**bare, "rollouts_per_load": size.rollouts_per_step},
+        "ratio_1_same_rate": {**bare, "rollouts_per_load": size.rollouts_per_step},
     }
 
 
@@ -219,7 +220,7 @@ class Bench:
     def rate(self, arm: str) -> float:
         """The learning rate under which the arm got the most reward on the tuning seed, from the policy that sampled;
         `recomputed` is `decoupled` there."""
-        if arm == "recomputed":
+        if arm in ("recomputed", "ratio_1_same_rate"):
             return self.rate("decoupled")
         rewards = self.tuned(arm)
         return max(rewards, key=lambda rate: (rewards[rate], -rate))
@@ -241,14 +242,15 @@ class Bench:
             )
             for kind in STARTS
         }
-        return {"tuning": {arm: self.tuned(arm) for arm in arms_from("own", self.size)}, "starts": starts}
+        tuned = [arm for arm in arms_from("own", self.size) if arm != "ratio_1_same_rate"]
+        return {"tuning": {arm: self.tuned(arm) for arm in tuned}, "starts": starts}
 
 
 def arms_from(kind: str, size: Size) -> list[str]:
     """Those that are tried: from the policy that sampled, its own log-probabilities are the stored ones; what it is
-    worth to renew π_prox is asked there alone."""
-    left_out = "recomputed" if kind == "own" else "renewed"
-    return [arm for arm in arms(size) if arm != left_out]
+    worth to renew π_prox, and what another learning rate does, are asked there alone."""
+    left_out = ("recomputed",) if kind == "own" else ("renewed", "ratio_1_same_rate")
+    return [arm for arm in arms(size) if arm not in left_out]
 
 
 def forgets(how: Mapping[str, Any]) -> bool:

@@ -64,7 +64,7 @@ def test_what_each_arm_multiplies_and_where_it_clips(bench: Bench, arm: str) -> 
     for _ in range(4):  # two passes
         loads.append(next(batches))
     for number, batch in enumerate(loads):
-        renewed = {"renewed": number >= 2, "ratio_1": number >= 1}.get(arm, False)
+        renewed = number >= {"renewed": 2, "ratio_1": 1, "ratio_1_same_rate": 1}.get(arm, 9)
         for sample in batch:
             recorded = mu[sample.row.trace_id]
             prox = (later if renewed else start)[id(sample.row)]
