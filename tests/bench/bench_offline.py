@@ -193,10 +193,9 @@ class Bench:
 
     def cell(self, kind: str, arm: str, seed: int, rate: float) -> dict[str, Any]:
         """One training from start to end."""
-        key = f"{kind}-{arm}-{rate:g}-{seed}"
-        path = self.out / "cells" / f"{key}.json"
+        path = self.path(kind, arm, seed, rate)
         if not path.exists():
-            began, before, scratch = time.process_time(), self.before(kind, seed), self.out / "work" / key
+            began, before, scratch = time.process_time(), self.before(kind, seed), self.out / "work" / path.stem
             shutil.rmtree(scratch, ignore_errors=True)
             how = arms(self.size)[arm]
             report = self.train(self.start(kind, seed), scratch, self.groups(seed), rate, how, seed)
@@ -217,6 +216,10 @@ class Bench:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return found
 
+    def path(self, kind: str, arm: str, seed: int, rate: float) -> Path:
+        """The file of a cell."""
+        return self.out / "cells" / f"{kind}-{arm}-{rate:g}-{seed}.json"
+
     def rate(self, arm: str) -> float:
         """The learning rate under which the arm got the most reward on the tuning seed, from the policy that sampled;
         `recomputed` is `decoupled` there."""
@@ -236,12 +239,21 @@ class Bench:
             for kind in STARTS:
                 for arm in arms_from(kind, self.size):
                     self.cell(kind, arm, seed, rates[arm])
-        starts = {
-            kind: summary(
-                {arm: [self.cell(kind, arm, seed, rates[arm]) for seed in seeds] for arm in arms_from(kind, self.size)}
-            )
-            for kind in STARTS
-        }
+        return self.finished(seeds)
+
+    def finished(self, seeds: Sequence[int]) -> dict[str, Any]:
+        """What the finished cells say: from each start the arms that have any, on the seeds that all of these have."""
+        rates = {arm: self.rate(arm) for arm in arms(self.size)}
+        starts = {}
+        for kind in STARTS:
+            done = {
+                arm: {seed for seed in seeds if self.path(kind, arm, seed, rates[arm]).exists()}
+                for arm in arms_from(kind, self.size)
+            }
+            own = [arm for arm, found in done.items() if found]
+            common = sorted(set.intersection(*(done[arm] for arm in own))) if own else []
+            if common and "decoupled" in own:
+                starts[kind] = summary({arm: [self.cell(kind, arm, one, rates[arm]) for one in common] for arm in own})
         tuned = [arm for arm in arms_from("own", self.size) if arm != "ratio_1_same_rate"]
         return {"tuning": {arm: self.tuned(arm) for arm in tuned}, "starts": starts}
 
@@ -278,6 +290,7 @@ def summary(cells: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
         row["cpu_seconds"] = round(sum(cell["cpu_seconds"] for cell in own))
         rows[arm] = row
     return {
+        "seeds": len(cells["decoupled"]),
         "before": {
             name: interval([cell["before"][name] for cell in cells["decoupled"]]) for name in ("reward", "success")
         },
@@ -298,11 +311,12 @@ def table(found: Mapping[str, Any]) -> str:
     """The Markdown of docs/method.md."""
     lines = ["| start | arm | reward | gain | over decoupled | success |", "|---|---|---|---|---|---|"]
     for kind, start in found.items():
-        mean, success = start["before"]["reward"][0], start["before"]["success"][0]
-        lines.append(f"| {kind}, KL {start['kl_per_rollout']:.1f} | before | {mean:.2f} | | | {success:.2f} |")
+        mean, success, seeds = start["before"]["reward"][0], start["before"]["success"][0], start["seeds"]
+        name = f"`{kind}`, {seeds} {'seed' if seeds == 1 else 'seeds'}, KL {start['kl_per_rollout']:.1f}"
+        lines.append(f"| {name} | before | {mean:.2f} | | | {success:.2f} |")
         for arm, row in start["arms"].items():
-            cells = [f"{row['reward'][0]:.2f}", spread(row["reward_gain"])]
-            cells += [spread(row["reward_over_decoupled"]) if arm != "decoupled" else "", f"{row['success'][0]:.2f}"]
+            over = "" if arm == "decoupled" else spread(row["reward_over_decoupled"], seeds)
+            cells = [f"{row['reward'][0]:.2f}", spread(row["reward_gain"], seeds), over, f"{row['success'][0]:.2f}"]
             lines.append(f"| | {arm} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -315,9 +329,10 @@ def tuning_table(tuned: Mapping[str, Mapping[float, float]]) -> str:
     return "\n".join(lines)
 
 
-def spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float], seeds: int) -> str:
+    """A mean with its interval, which one seed does not have."""
     mean, low, high = values
-    return f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
+    return f"{mean:+.2f} ({low:+.2f} to {high:+.2f})" if seeds > 1 else f"{mean:+.2f}"
 
 
 def forgotten(group: Group) -> Group:
@@ -340,12 +355,14 @@ def main() -> None:
         "--out", type=Path, default=Path(tempfile.gettempdir()) / "cm2-offline", help="where finished cells are kept"
     )
     parser.add_argument("--seeds", type=int, default=5, help="how many policies are tested")
+    parser.add_argument("--finished", action="store_true", help="what the finished cells say, without another")
     parser.add_argument("--table", action="store_true", help="the Markdown table instead")
     given = parser.parse_args()
     torch.set_num_threads(1)
     size = Size()
     check(given.out, size)
-    found = Bench(size=size, out=given.out).run(range(given.seeds))
+    bench = Bench(size=size, out=given.out)
+    found = (bench.finished if given.finished else bench.run)(range(given.seeds))
     if given.table:
         print(tuning_table(found["tuning"]), table(found["starts"]), sep="\n\n")
     else:
