@@ -70,6 +70,9 @@ def import_file(
 ) -> None:
     from cm2_agent.importers import read_recordings
 
+    if format == ["openai-evals"]:
+        print_result(_graders(file), as_json=as_json)
+        return
     named = format[0] if format and len(format) == 1 else _seen(file, format or [], encoding)
     records = read_recordings(
         _importer(named), file, checklists=checklists, error_pattern=error_pattern, encoding=encoding, desk=desk
@@ -83,6 +86,31 @@ def import_file(
             echo_err(printable(f"{file}: the disk failed: {error.strerror or error}. Type the same command again"))
             raise typer.Exit(1) from None
         print_result({**seen, **running.finish(named)}, as_json=as_json)
+
+
+def _graders(file: Path) -> dict[str, JSON]:
+    """Write the checklist of an evaluation's graders beside the caller's other files. Raises TraceError."""
+    from cm2_agent.importers.json_records import Problem, read_records
+    from cm2_agent.importers.openai_evals import read_graders
+    from cm2_agent.types.checklist import Checklist
+    from cm2_agent.types.checklist_yaml import dump_checklist
+
+    (first, *rest) = read_records(file)
+    if isinstance(first, Problem) or rest:
+        raise TraceError(
+            f"{file}: {first if isinstance(first, Problem) else 'holds several records'}; expected one object"
+        )
+    found = read_graders(first.value)
+    written = {Path(f"{file.stem}.yaml"): dump_checklist(Checklist.from_model(found.checklist))}
+    if found.checks is not None:
+        written[Path(f"{file.stem}_checks.py")] = found.checks
+    for path, text in written.items():
+        if path.exists() and path.read_text(encoding="utf-8") != text:
+            raise TraceError(f"{path} exists and holds something else; move it, then type the same command again")
+    for path, text in written.items():
+        path.write_text(text, encoding="utf-8")
+    names = [str(path) for path in written]
+    return {"items": len(found.checklist.items), "checklist": names[0], "checks": names[1] if names[1:] else None}
 
 
 def _seen(file: Path, formats: list[str], encoding: str | None) -> str:

@@ -4,7 +4,8 @@ batch output."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from dataclasses import replace
+from typing import Any, Final
 
 from cm2_agent.errors import TraceError
 from cm2_agent.importers.chat import OFFICIAL, Chat, mapping_of, number_of, sampling_of, text_of, texts_of
@@ -91,7 +92,20 @@ def read_stored_completion(record: JSON) -> Chat:
         asked = asked["input"]
     system = said(sample.get("instructions"), "system") if isinstance(sample.get("instructions"), str) else ()
     messages = (*system, *said(asked, "user"), *answer_of(answered))
-    return _chat(record, messages, "completion", settings=body)
+    return replace(
+        _chat(record, messages, "completion", settings=body), **_graded(record) if "results" in record else {}
+    )
+
+
+def _graded(record: Mapping[str, JSON]) -> dict[str, Any]:
+    """What an item of an evaluation's run holds beside its sample: the item itself, and whether each grader passed."""
+    item = record.get("datasource_item", record.get("item"))
+    results = record["results"] if isinstance(record["results"], list) else []
+    passed = {str(one.get("name")): one.get("passed") for one in map(mapping_of, results)}
+    return {
+        "outcomes": {name: float(value) for name, value in passed.items() if isinstance(value, bool)},
+        "metadata": {"item": item} if isinstance(item, Mapping) else {},
+    }
 
 
 def answer_of(body: JSON) -> tuple[Message, ...]:
