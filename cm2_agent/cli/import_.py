@@ -97,9 +97,8 @@ def _graders(file: Path) -> dict[str, JSON]:
 
     (first, *rest) = read_records(file)
     if isinstance(first, Problem) or rest:
-        raise TraceError(
-            f"{file}: {first if isinstance(first, Problem) else 'holds several records'}; expected one object"
-        )
+        what = first if isinstance(first, Problem) else "holds several records"
+        raise TraceError(f"{file}: {what}; expected the object of one evaluation")
     found = read_graders(first.value)
     written = {Path(f"{file.stem}.yaml"): dump_checklist(Checklist.from_model(found.checklist))}
     if found.checks is not None:

@@ -1,4 +1,4 @@
-"""An evaluation of OpenAI's, its graders, as a checklist: what a model judges becomes a question, the rest functions."""
+"""The graders of an OpenAI evaluation as a checklist: what a model judges becomes a question, the rest functions."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _single(grader: Mapping[str, JSON]) -> Iterator[tuple[Mapping[str, JSON], fl
 
 
 def _weights(expression: str, parts: set[str], name: JSON) -> dict[str, float]:
-    """The weights of a sum of parts (`0.7 * a + 0.3 * b`, `(a + b) / 2`). Raises TraceError for any other expression."""
+    """The weights of a sum of parts (`0.7 * a + 0.3 * b`, `(a + b) / 2`). Raises TraceError for what is none."""
 
     def terms(node: ast.expr, scale: float) -> Iterator[tuple[str, float]]:
         if isinstance(node, ast.Name) and node.id in parts:
@@ -120,8 +120,8 @@ def _weights(expression: str, parts: set[str], name: JSON) -> dict[str, float]:
             found[part] = found.get(part, 0.0) + weight
     except (SyntaxError, ValueError, RecursionError):
         raise TraceError(
-            f"grader {name!r} calculates {expression[:80]!r}; expected a sum of its graders with positive weights, such as"
-            " 0.7 * a + 0.3 * b: a checklist pays items, each by its weight"
+            f"grader {name!r} calculates {expression[:80]!r}; expected a sum of its graders with positive weights, such"
+            " as 0.7 * a + 0.3 * b: a checklist pays items, each by its weight"
         ) from None
     return found
 
@@ -133,8 +133,8 @@ def _question(grader: Mapping[str, JSON]) -> str:
     text = " ".join(_SAMPLE.sub("the assistant's last reply", "\n".join(messages)).split())
     if _ITEM.search(text):
         raise TraceError(
-            f"grader {grader.get('name')!r} shows its model {_ITEM.findall(text)[0]}, which a judge of dialogues does not"
-            " see. Write the question yourself, or a check function"
+            f"grader {grader.get('name')!r} shows its model {_ITEM.findall(text)[0]}, which a judge of dialogues does"
+            " not see. Write the question yourself, or a check function"
         )
     if grader.get("type") == "label_model":
         labels, good = grader.get("labels"), grader.get("passing_labels")

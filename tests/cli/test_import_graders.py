@@ -125,7 +125,7 @@ def test_models_become_questions_and_sums_become_weights() -> None:
         (check("x", "regex"), "operation 'regex'; expected eq, ne, like or ilike"),
         (
             {"type": "score_model", "name": "s", "input": [{"content": ANSWER}]},
-            "which a judge of dialogues does not see",
+            "a judge of dialogues does not see",
         ),
         ({"type": "multi", "name": "m", "graders": {"a": check("a", "eq")}, "calculate_output": "a ** 2"}, "a sum of"),
         ({"type": "multi", "name": "m", "graders": {}, "calculate_output": "__import__('os')"}, "a sum of"),
