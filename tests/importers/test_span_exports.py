@@ -174,6 +174,38 @@ def otel() -> Rows:
     ]
 
 
+def phoenix(*, spread: bool = False) -> Rows:
+    """Phoenix's rows: attributes as columns, messages as lists of dotted names or spread over numbered ones."""
+
+    def message(chat: dict[str, Any]) -> dict[str, Any]:
+        found = {f"message.{key}": chat[key] for key in ("role", "content", "tool_call_id") if chat.get(key)}
+        if chat.get("tool_calls"):
+            (call,) = chat["tool_calls"]
+            function = {f"tool_call.function.{key}": value for key, value in call["function"].items()}
+            found["message.tool_calls"] = [{"tool_call.id": call["id"], **function}]
+        return found
+
+    def span(identity: str, second: int, kind: str, **attributes: Any) -> dict[str, Any]:
+        head = {"name": kind.lower(), "span_kind": kind, "parent_id": None, "status_code": "OK"}
+        ids = {"context.trace_id": "t", "context.span_id": identity}
+        times = {"start_time": f"2026-01-01T00:00:0{second}+00:00", "end_time": f"2026-01-01T00:00:0{second}+00:00"}
+        found: dict[str, Any] = {}
+        for key, value in attributes.items():
+            name = f"attributes.{key.replace('__', '.')}"
+            if spread and isinstance(value, list):
+                found |= {f"{name}.{n}.{k}": v for n, one in enumerate(value) for k, v in one.items()}
+            else:
+                found[name] = value
+        return head | ids | times | found
+
+    def chat(identity: str, second: int, asked: int) -> dict[str, Any]:
+        said = {"llm__input_messages": [*map(message, CHAT[:asked])], "llm__output_messages": [message(CHAT[asked])]}
+        return span(identity, second, "LLM", **said, llm__model_name="m")
+
+    tool = span("2", 2, "TOOL", tool__name="get_order", input__value=json.dumps(ARGUMENTS), output__value=RESULT)
+    return [chat("1", 1, 2), tool, chat("3", 3, 4)]
+
+
 def otlp() -> Rows:
     """The same in OTLP's JSON, as the collector's file exporter writes it."""
 
@@ -204,6 +236,8 @@ SHAPES: dict[str, Callable[[], Rows]] = {
     "langfuse (trace)": langfuse_trace,
     "langsmith": langsmith,
     "mlflow": mlflow,
+    "phoenix": phoenix,
+    "phoenix (spread)": lambda: phoenix(spread=True),
     "otel": otel,
     "otel (OTLP)": otlp,
 }
