@@ -22,10 +22,12 @@ from cm2_agent.cli.common import (
     progress,
 )
 from cm2_agent.cli.eval import reward_version
+from cm2_agent.cli.policies import find
 from cm2_agent.cli.score import load_checklist_and_checks
 from cm2_agent.errors import TrainError
 
 if TYPE_CHECKING:
+    from cm2_agent.store import SQLStore
     from cm2_agent.trainers import PolicyEvaluation, ValueEstimate
 
 SHORT = "Estimate a new policy's reward from an old one's rollouts."
@@ -38,7 +40,7 @@ HELP = (
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="NEW", help="The new policy: a folder or hub name.")],
+    model: Annotated[str, typer.Argument(metavar="NEW", help="The new policy: a folder, a version, or a hub name.")],
     checklist: Annotated[
         Path | None, typer.Option("--checklist", metavar="FILE", help="By this checklist's newest rewards.")
     ] = None,
@@ -91,7 +93,12 @@ def evaluate(
         try:
             with progress("evaluating") as advance:
                 found = evaluate_policy(
-                    model, groups, agent=agent, temperature=temperature, seed=seed, progress=StepsDone(advance)
+                    _weights(opened, model),
+                    groups,
+                    agent=agent,
+                    temperature=temperature,
+                    seed=seed,
+                    progress=StepsDone(advance),
                 )
         except KeyboardInterrupt:
             echo_err("interrupted; nothing was changed, and the same command begins anew")
@@ -102,6 +109,19 @@ def evaluate(
             echo_err(printable(f"no estimate of the new policy: {found.refused}"))
     if found.refused is not None:
         raise typer.Exit(1)
+
+
+def _weights(store: SQLStore, model: str) -> str:
+    """Where the weights are of what was typed: a folder, a registered version or its beginning, or a hub name."""
+    if Path(model).exists() or not any(one.version.startswith(model) for one in store.policies()):
+        return model
+    found = find(store, model, None)
+    if found.folder is None:
+        raise TrainError(
+            f"nobody knows where the weights of policy {found.version} are: it was registered without a folder; type"
+            " the folder in place of the version"
+        )
+    return found.folder
 
 
 def _lines(found: PolicyEvaluation) -> Iterator[str]:

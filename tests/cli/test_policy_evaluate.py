@@ -21,13 +21,14 @@ from cm2_agent.runner.run import run
 from cm2_agent.store import SQLStore
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.checklist_item import Item
+from cm2_agent.types.policy import Policy
 from cm2_agent.types.task import Task
 from tests.cli_runner import CliRunner
 
 pytestmark = pytest.mark.slow
 
 LETTERS = Checklist(Item("a_letter", check={"reply_matches": "[a-z]"}), name="letters")
-TASKS = [Task(id=f"hello-{number}", turns=[f"Say something, number {number}."]) for number in range(32)]
+TASKS = [Task(id=f"hello-{number}", turns=(f"Say something, number {number}.",)) for number in range(32)]
 
 
 def collect(policy: Path, store: SQLStore, group: int) -> float:
@@ -36,7 +37,9 @@ def collect(policy: Path, store: SQLStore, group: int) -> float:
     async def held() -> list[float | None]:
         model = LocalChatModel.load(policy, max_tokens=2)
         graph = agent(model, tools=[])
-        return [score.lower async for _, score in run(graph, TASKS, group=group, checklist=LETTERS, store=store)]
+        return [
+            score and score.lower async for _, score in run(graph, TASKS, group=group, checklist=LETTERS, store=store)
+        ]
 
     rewards = [reward for reward in asyncio.run(held()) if reward is not None]
     assert len(rewards) == group * len(TASKS)
@@ -123,6 +126,16 @@ def test_what_is_refused_exits_1_with_what_is_known(desk: Path) -> None:
 )
 def test_what_cannot_be_meant_exits_2(desk: Path, words: tuple[str, ...], said: str) -> None:
     assert said in evaluate(desk, str(desk / "near"), *words, code=2).stderr
+
+
+def test_a_registered_version_stands_for_its_folder(desk: Path) -> None:
+    with SQLStore(f"sqlite:///{desk / 'cm2.db'}") as store:
+        store.save_policy(Policy(name="hello", version="f00d1", folder=str(desk / "old")))
+        store.save_policy(Policy(name="hello", version="beef2"))
+        store.save_policy(Policy(name="other", version="beef3", folder=str(desk / "old")))
+    assert json.loads(evaluate(desk, "f00", "--json").stdout)["same"]
+    assert "nobody knows where the weights of policy beef2 are" in evaluate(desk, "beef2", code=2).stderr
+    assert "'beef' begins the versions of 2 policies" in evaluate(desk, "beef", code=2).stderr
 
 
 def test_no_policy_there(desk: Path) -> None:
