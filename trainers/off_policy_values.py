@@ -168,8 +168,8 @@ def _of_one_reward(reward: float, number: float, *, differs: bool) -> dict[str, 
     unseen = _Z2 / (number + _Z2)
     down, up = unseen * reward, unseen * (1 - reward)
     value, gain = (reward - down, reward + up), (-down, up) if differs else (0.0, 0.0)
-    values = dict.fromkeys(("old", "self_normalised", "doubly_robust"), value)
-    return values | dict.fromkeys(("gain_self_normalised", "gain_doubly_robust"), gain)
+    found: dict[str, Bounds] = {"old": value, "self_normalised": value, "doubly_robust": value}
+    return found | {"gain_self_normalised": gain, "gain_doubly_robust": gain}
 
 
 def _estimate(value: float, bounds: Bounds | None, limits: Bounds) -> ValueEstimate:

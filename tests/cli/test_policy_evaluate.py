@@ -37,9 +37,8 @@ def collect(policy: Path, store: SQLStore, group: int) -> float:
     async def held() -> list[float | None]:
         model = LocalChatModel.load(policy, max_tokens=2)
         graph = agent(model, tools=[])
-        return [
-            score and score.lower async for _, score in run(graph, TASKS, group=group, checklist=LETTERS, store=store)
-        ]
+        held = run(graph, TASKS, group=group, checklist=LETTERS, store=store)
+        return [None if score is None else score.lower async for _, score in held]
 
     rewards = [reward for reward in asyncio.run(held()) if reward is not None]
     assert len(rewards) == group * len(TASKS)

@@ -132,7 +132,7 @@ def test_a_perturbed_policy_earns_what_was_estimated(
     prompts = [step.call.prompt_ids for group in sampled[:10] for step in group.rollouts[0].trace.steps if step.call]
     with torch.no_grad():
         now, before = (
-            sum(model(torch.tensor([prompt])).logits[0, -1].softmax(-1) for prompt in prompts)
+            torch.stack([model(torch.tensor([prompt])).logits[0, -1].softmax(-1) for prompt in prompts]).sum(0)
             for model in (other, policy(0))
         )
     liked = set(torch.nonzero(now > before).flatten().tolist())  # so that it earns more, as a trained policy would
@@ -241,7 +241,7 @@ def test_what_is_left_out_is_counted(policy: Callable[..., Any], tokenizer: Any,
     assert found.values.rollouts == 160 - 9
     assert found.values.tasks == 39
     lost = [*cut.rollouts[:2], outside.rollouts[0], none.rollouts[3], *pending.rollouts[1:], text.rollouts[1]]
-    assert found.left_out_mean == pytest.approx(np.mean([one.score.lower for one in lost]))
+    assert found.left_out_mean == pytest.approx(np.mean([one.score.lower or 0.0 for one in lost]))
 
 
 def test_a_verdict_that_the_policy_kept_from_being_known_is_unpaid(
