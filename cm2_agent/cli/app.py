@@ -29,6 +29,7 @@ COMMANDS = (
     "compare",
     "show",
     "doctor",
+    "serve",
     "model",
     "rows",
     "policy",
@@ -38,6 +39,7 @@ COMMANDS = (
     "traces",
     "db",
     "spool",
+    "token",
     "cookbook",
 )
 """The command files, in the order of the help, which lists groups of commands last."""

@@ -21,6 +21,7 @@ from cm2_agent.cli.common import (
     JsonOption,
     ProjectOption,
     StoreOption,
+    echo_err,
     open_store,
     print_result,
     progress,
@@ -41,7 +42,7 @@ from cm2_agent.cli.simulator_options import (
     UserOption,
     backends,
 )
-from cm2_agent.errors import TaskError
+from cm2_agent.errors import TaskError, require_extra
 
 if TYPE_CHECKING:
     from cm2_agent.types.score import Score
@@ -79,6 +80,13 @@ def run_tasks(
         str | None,
         typer.Option("--base-url", metavar="URL", help=f"An OpenAI-compatible server of MODEL (key: {MODEL_KEY})."),
     ] = None,
+    through_proxy: Annotated[
+        bool,
+        typer.Option(
+            "--through-proxy",
+            help="Point the agent's OpenAI client at a proxy of --base-url (or OPENAI_BASE_URL), for token ids.",
+        ),
+    ] = False,
     token_ids: Annotated[
         bool,
         typer.Option("--token-ids", help="Ask that server for token ids and logprobs, which GRPO needs."),
@@ -164,7 +172,11 @@ def run_tasks(
     task_list = load_tasks(tasks)
     _, chosen = load_checklist_and_checks(checklist, checks)
     asked = {"token_ids": token_ids, "model_version": model_version, "server": server, "logprobs_mode": logprobs_mode}
-    graph = agent_of(agent, model, base_url, asked)
+    if through_proxy and (simulator is not None or user is not None) and simulator_base_url is None:
+        raise TaskError(
+            "--through-proxy points every OpenAI client of the process at the agent's server, the simulators' too; give"
+            " theirs with --simulator-base-url"
+        )
     redactor = redactor_of(tasks) if redact else None
     models = SimulatorModels(
         simulator=simulator,
@@ -176,6 +188,8 @@ def run_tasks(
     )
     limits = models.limits()
     with ExitStack() as opened:
+        proxy = opened.enter_context(agent_proxy(agent, base_url, asked)) if through_proxy else None
+        graph = agent_of(agent, model, base_url, asked)
         options: dict[str, Any] = {
             "group": group,
             "checklist": chosen,
@@ -202,6 +216,8 @@ def run_tasks(
         simulate, user_of = models.make(results_store, seed=seed, limits=limits)
         results = run(graph, task_list, simulator=simulate, user=user_of, store=results_store, **options)
         result = asyncio.run(_finished(results, len(task_list) * group))
+        if proxy is not None:
+            result["proxied_calls"] = proxy.calls
     if simulator is not None or user is not None:
         used = limits.usage
         result["simulated"] = {
@@ -210,7 +226,27 @@ def run_tasks(
             "output_tokens": used.output_tokens,
             "usd": used.usd,
         }
+    if result.get("proxied_calls") == 0 and result["dialogues"]:
+        echo_err(
+            "no call came through the proxy: the agent gives its client a base URL of its own, or does not speak"
+            " OpenAI's chat API. Let the client take OPENAI_BASE_URL (ChatOpenAI does where base_url is left out)"
+        )
     print_result(result, as_json=as_json)
+
+
+def agent_proxy(agent: str | None, base_url: str | None, asked: Mapping[str, Any]) -> Any:
+    """The proxy through which an agent's own client calls its server, as a context manager. Raises TaskError,
+    MissingExtra."""
+    require_extra("server", "The proxy", "aiohttp", "fastapi", "uvicorn")
+    from cm2_agent.server.chat_request import Upstream
+    from cm2_agent.server.local_proxy import local_proxy
+
+    if agent is None:
+        raise TaskError("--through-proxy is for an agent of yours (--agent); a --model is asked for token ids itself")
+    url = base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+    server = asked["server"] if asked["token_ids"] else "auto"
+    upstream = Upstream(server=server, logprobs_mode=asked["logprobs_mode"], model_version=asked["model_version"])
+    return local_proxy(url, upstream)
 
 
 def agent_of(agent: str | None, model: str | None, base_url: str | None, asked: Mapping[str, Any]) -> Any:

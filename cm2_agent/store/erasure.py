@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Table, delete, or_, select, te
 from cm2_agent.store.codec import dump, load, seal, split_digests, unseal
 from cm2_agent.store.erased_texts import Texts
 from cm2_agent.store.reader import chunks
+from cm2_agent.store.received_tables import received
 from cm2_agent.store.schema import (
     checkpoint_writes,
     checkpoints,
@@ -35,6 +36,9 @@ from cm2_agent.store.schema import (
     verdict_cache,
     verdicts,
 )
+
+TRACE_ID = 32
+"""How many characters of the id of a run that a collector built name the trace of its spans."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +115,7 @@ class _Work:
         self._connection = connection
         self._wanted = wanted
         self._seqs = list(found)
+        self._received: set[str] = set()
         self._ids = list(found.values())
         self._texts = Texts()
         self._threads = set(self._ids)
@@ -126,6 +131,7 @@ class _Work:
         run_seqs = []
         for row in self._rows(runs, runs.c.trace, self._seqs):
             run_seqs.append(row.seq)
+            self._received.add(row.id[:TRACE_ID])
             digests.update(split_digests((row.history or b"") + row.messages))
             for id in (row.id, row.thread, row.user, row.session):
                 self._texts.add_id(None if id is None else unseal(id))
@@ -166,6 +172,8 @@ class _Work:
         self._delete(labels, labels.c.trace, self._ids, own)
         for table in (checkpoint_writes, checkpoints):
             self._delete(table, table.c.thread, self._threads_under_way(), table.c.project == self._wanted.project)
+        own = received.c.project == self._wanted.project
+        self._delete(received, received.c.trace, self._received_traces(), own)
         self._delete(verdict_cache, verdict_cache.c.key, [row.key for row in self._quoting(verdict_cache)])
         self._delete(simulations, simulations.c.key, [row.key for row in self._quoting(simulations)])
         quoting = [row.kind for row in self._rows(incidents) if self._texts.quoted_in(row.detail)]
@@ -183,6 +191,17 @@ class _Work:
         if wanted.before is not None:
             query = query.where(checkpoints.c.stored < wanted.before)
         return sorted({*self._connection.scalars(query), *self._threads})
+
+    def _received_traces(self) -> list[str]:
+        """The traces whose received spans go: those of the erased runs; where whole projects or old dialogues go, all
+        that fit."""
+        wanted = self._wanted
+        if wanted.user is not None or wanted.thread is not None:
+            return sorted(self._received)
+        query = select(received.c.trace).where(received.c.project == wanted.project).distinct()
+        if wanted.before is not None:
+            query = query.where(received.c.stored < wanted.before)
+        return sorted({*self._connection.scalars(query), *self._received})
 
     def _unreferenced(self, digests: set[bytes]) -> list[bytes]:
         """Those of the contents that no stored trace refers to any more, and the tools of such lists of tools."""

@@ -2,6 +2,7 @@
 
 What happened: traces ← runs ← model_calls, tool_runs; contents (messages, tool definitions); outcomes; tasks
 What is under way: checkpoints ← checkpoint_writes;  simulations (what a simulator answered)
+What was received: received (spans on their way to a run); access_tokens (who may send them)
 What it is worth:  checklists;  reward_versions ← scores ← verdicts;  verdict_cache;  labels;  certificates;  incidents
 Who earns it:      policies ← promotions
 What is gone:      erasures
@@ -32,6 +33,8 @@ from cm2_agent.store.columns import project_column as _project
 from cm2_agent.store.columns import seq_column as _seq
 from cm2_agent.store.policy_tables import policies as policies
 from cm2_agent.store.policy_tables import promotions as promotions
+from cm2_agent.store.received_tables import access_tokens as access_tokens
+from cm2_agent.store.received_tables import received as received
 
 contents = Table(
     "contents",

@@ -19,6 +19,7 @@ from cm2_agent.store.human_labels import LabelCounts
 from cm2_agent.store.lineage import place_runs
 from cm2_agent.store.policies import Policies
 from cm2_agent.store.reader import Reader
+from cm2_agent.store.replacing import replace_run
 from cm2_agent.store.schema import DEFAULT_PROJECT
 from cm2_agent.store.scored import Scored
 from cm2_agent.store.scores import KnownRewards, ScoreWriter, finite
@@ -61,21 +62,36 @@ class SQLStore(Scored, Policies):
     def __init__(self, url: str, *, project: str = DEFAULT_PROJECT, echo: bool = False, create: bool = True) -> None:
         if not isinstance(project, str) or not project.strip():
             raise StoreError(f"project is {project!r}; expected its name, such as {DEFAULT_PROJECT!r}")
+        database = Database(url, echo=echo, create=create)
+        try:
+            migrate.ensure(database)
+        except BaseException:
+            database.close()
+            raise
+        self._open(database, project)
+
+    def _open(self, database: Database, project: str) -> None:
         self.project = project
         """The project whose traces are read and written."""
         self._project = seal(project)
-        self._db = Database(url, echo=echo, create=create)
-        try:
-            migrate.ensure(self._db)
-        except BaseException:
-            self._db.close()
-            raise
+        self._db = database
         self._do = statements(self._db.engine)
         self._caches = Caches()
         self._placed: dict[str, str] = {}  # the traces of the runs that were saved last
         self._rewards = KnownRewards()
         self._writer = Writer(self._do, self._caches, project=self._project, sqlite=self._db.sqlite)
         self._scorer = ScoreWriter(self._do, self._rewards)
+
+    @property
+    def database(self) -> Database:
+        """The connection, for what else is kept in the database."""
+        return self._db
+
+    def in_project(self, project: str) -> SQLStore:
+        """The same database with the traces of another project. They share the connection: closing one closes both."""
+        other = object.__new__(type(self))
+        other._open(self._db, project)
+        return other
 
     def close(self) -> None:
         """Close every connection; the store cannot be used afterwards."""
@@ -213,6 +229,17 @@ class SQLStore(Scored, Policies):
                 self._placed.update({run.run.id: run.run.trace_id for run in packed})
             return written.new
         raise StoreError(f"store {self.url}: other processes keep changing these traces; save the runs again")
+
+    def replace_run(self, run: Run) -> str:
+        """Put a run in the place of the stored one of its id and return the id of its trace, whose scores stay until it
+        is scored again. Raises StoreError where no such run is stored."""
+        for _ in range(ATTEMPTS):
+            try:
+                with self._db.writing() as connection:
+                    return replace_run(connection, self._writer, self._caches, self._project, run)
+            except Stale as stale:
+                self._caches.forget(stale.erasures or self._caches.erasures)
+        raise StoreError(f"store {self.url}: other processes keep changing the trace of run {run.id!r}; try again")
 
     def save_outcome(self, trace_id: str, name: str, value: float | None) -> None:
         """A result known from elsewhere; replaced on saving again. Raises StoreError where the trace is not stored."""

@@ -11,6 +11,7 @@ from langchain_core.outputs import ChatGeneration, LLMResult
 from langgraph.types import Command
 
 from cm2_agent.langchain_messages import finish_reason, plain, tool_answer
+from cm2_agent.models.reported_calls import report_of
 from cm2_agent.types.dialogue_words import as_text
 from cm2_agent.types.json_values import CUT_AT, JSON
 from cm2_agent.types.messages import ToolSpec
@@ -154,6 +155,8 @@ def read_response(response: LLMResult) -> tuple[BaseMessage | None, ResponseMeta
         return None, ResponseMetadata()
     message = generation.message if isinstance(generation, ChatGeneration) else AIMessage(content=generation.text)
     metadata: Mapping[str, Any] = message.response_metadata or generation.generation_info or {}
+    if proxied := report_of(message.id):
+        metadata = {**metadata, **proxied}
     if not metadata:
         usage = _usage(message, metadata, response.llm_output)
         return message, ResponseMetadata(usage=usage) if usage else _NOTHING

@@ -20,6 +20,7 @@ VERBS = {
     "Erase",
     "Import",
     "List",
+    "Receive",
     "Report",
     "Run",
     "Score",
