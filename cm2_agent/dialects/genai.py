@@ -11,7 +11,7 @@ from cm2_agent.dialects.part_messages import genai_part, read_message, read_mess
 from cm2_agent.dialects.readings import AgentReading, ChatReading, Facts, Reading, StepReading, ToolReading, Unread
 from cm2_agent.dialects.span_record import SpanEvent, SpanRecord
 from cm2_agent.dialects.token_text import read_tokens
-from cm2_agent.dialects.values import counted, first, items, name_of, parsed, structure, text, tool_specs
+from cm2_agent.dialects.values import counted, definitions, first, items, name_of, parsed, structure, text
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import Message
 from cm2_agent.types.run_attributes import TOOL_BACKEND, TOOL_FAULT
@@ -85,7 +85,7 @@ def read_chat(span: SpanRecord) -> ChatReading:
         output=output,
         model=text(given.get(semconv.RESPONSE_MODEL)) or text(given.get(semconv.REQUEST_MODEL)),
         model_version=text(given.get(semconv.MODEL_VERSION)),
-        tools=tool_specs(items(given.get(semconv.TOOL_DEFINITIONS))),
+        tools=definitions(given.get(semconv.TOOL_DEFINITIONS)),
         sampling=sampling,
         usage=read_usage(given),
         finish_reason=finish_reason(given, output),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -23,6 +25,8 @@ from cm2_agent.types.messages import (
     part_from_json,
 )
 
+_RECENT, _LONGEST = 4, 1 << 20
+"""How many lists of messages are remembered, and how many characters long each may be."""
 _ROLES: Mapping[str, Role] = {**OPENAI_ROLES, "human": "user", "ai": "assistant", "model": "assistant"}
 
 
@@ -39,7 +43,12 @@ def role_of(value: JSON, default: Role = "user") -> Role:
 def read_messages(value: JSON, *, default: Role = "user") -> list[Message]:
     """The messages of a list, given as JSON or as its text, in either form; a tool's several answers in one message
     become one message each. Raises TraceError on what is no list of messages."""
-    listed = parsed(value)
+    if isinstance(value, str) and value[:1] == "[":
+        return list(_recent.read(value, default))
+    return _messages(parsed(value), default)
+
+
+def _messages(listed: JSON, default: Role) -> list[Message]:
     if isinstance(listed, Mapping):
         listed = listed.get("messages", [listed])
     if isinstance(listed, str):
@@ -49,6 +58,39 @@ def read_messages(value: JSON, *, default: Role = "user") -> list[Message]:
     if not isinstance(listed, Sequence):
         raise TraceError(f"messages on a span are {type(listed).__name__}; expected a list")
     return [message for one in listed for message in read_message(one, default=default)]
+
+
+class _Recent(threading.local):
+    """The last lists of messages that a thread read, as text. The prompts of a dialogue begin with the ones before, in
+    the same characters: what a longer one adds is all that is read of it, and the rest are the same objects."""
+
+    def __init__(self) -> None:
+        self._lists: deque[tuple[str, Role, list[Message]]] = deque(maxlen=_RECENT)
+
+    def read(self, text: str, default: Role) -> list[Message]:
+        found: list[Message] | None = None
+        for known, role, messages in self._lists:
+            if role == default and len(known) <= len(text) and text.startswith(known):
+                rest = text[len(known) :].strip()
+                if rest == "]":
+                    return messages
+                if rest[:1] == ",":  # what is known is a list without its end, so a member follows
+                    added = parsed(f"[{rest[1:]}")
+                    if isinstance(added, list):
+                        found = [*messages, *_messages(added, default)]
+                        break
+        if found is None:
+            listed = parsed(text)
+            found = _messages(listed, default)
+            if not isinstance(listed, list):
+                return found
+        whole = text.rstrip()
+        if found and len(whole) <= _LONGEST:
+            self._lists.appendleft((whole[:-1].rstrip(), default, found))
+        return found
+
+
+_recent = _Recent()
 
 
 def read_message(value: JSON, *, default: Role = "user") -> list[Message]:

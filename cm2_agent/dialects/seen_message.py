@@ -34,7 +34,10 @@ class SeenMessage:
     def key(self) -> Hashable:
         """The same for messages with the same content, and for those that had one id in one run."""
         if self._key is None:
-            self._key = _signature(self.message)
+            kept = vars(self.message)  # as a `cached_property` keeps it: a prompt's messages come again with the next
+            self._key = kept.get("_signature")
+            if self._key is None:
+                self._key = kept["_signature"] = _signature(self.message)
         return self._key
 
     @property

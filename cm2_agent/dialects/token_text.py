@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import base64
 import binascii
-import math
 import sys
 from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from cm2_agent.dialects import semconv
 from cm2_agent.types.json_values import JSON
+from cm2_agent.types.packed import Packed
 
 __all__ = ["Tokens", "decode_ids", "decode_logprobs", "encode_ids", "encode_logprobs", "read_tokens"]
 
@@ -19,9 +21,9 @@ __all__ = ["Tokens", "decode_ids", "decode_logprobs", "encode_ids", "encode_logp
 class Tokens(NamedTuple):
     """The tokens of one model call; `problem` says why those that stood on its span were not taken."""
 
-    prompt_ids: tuple[int, ...] | None = None
-    completion_ids: tuple[int, ...] | None = None
-    logprobs: tuple[float, ...] | None = None
+    prompt_ids: Sequence[int] | None = None
+    completion_ids: Sequence[int] | None = None
+    logprobs: Sequence[float] | None = None
     problem: str | None = None
 
 
@@ -58,14 +60,18 @@ def read_tokens(attributes: Mapping[str, JSON]) -> Tokens:
     try:
         if not all(isinstance(text, str) for text in given.values()):
             raise ValueError("expected base64 text")
-        prompt = decode_ids(given[semconv.PROMPT_IDS]) if semconv.PROMPT_IDS in given else None
-        completion = decode_ids(given[semconv.COMPLETION_IDS]) if semconv.COMPLETION_IDS in given else None
-        logprobs = decode_logprobs(given[semconv.LOGPROBS]) if semconv.LOGPROBS in given else None
+        prompt, completion = (
+            Packed.of(_decode("i", given[name])) if name in given else None
+            for name in (semconv.PROMPT_IDS, semconv.COMPLETION_IDS)
+        )
+        logprobs: Packed[float] | None = (
+            Packed.of(_decode("f", given[semconv.LOGPROBS])) if semconv.LOGPROBS in given else None
+        )
     except (ValueError, binascii.Error):
         return Tokens(problem="token ids on the span are not base64 of int32 and float32 numbers")
-    if any(number < 0 for ids in (prompt, completion) for number in ids or ()):
+    if any(ids and np.asarray(ids).min() < 0 for ids in (prompt, completion)):
         return Tokens(problem="token ids on the span are below 0")
-    if any(not math.isfinite(number) or number > 0 for number in logprobs or ()):
+    if logprobs and not (np.isfinite(np.asarray(logprobs)).all() and np.asarray(logprobs).max() <= 0):
         return Tokens(problem="logprobs on the span are above 0 or not finite")
     if logprobs is not None and len(logprobs) != len(completion or ()):
         return Tokens(problem="logprobs and token ids on the span differ in number")

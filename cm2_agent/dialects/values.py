@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import ToolSpec
+
+_LONGEST = 1 << 18
+"""Characters of the longest definitions of tools that are remembered."""
 
 
 def parsed(value: JSON) -> JSON:
@@ -81,6 +85,17 @@ def numbered(attributes: Mapping[str, JSON], prefix: str) -> list[dict[str, JSON
             if dot and place.isascii() and place.isdigit():
                 found.setdefault(int(place), {})[rest] = value
     return [found[place] for place in sorted(found)]
+
+
+def definitions(value: JSON) -> tuple[ToolSpec, ...]:
+    """The tools of an attribute. An agent offers the same ones at every call: those of a text that was read lately are
+    the same objects."""
+    return _of_text(value) if isinstance(value, str) and len(value) <= _LONGEST else tool_specs(items(value))
+
+
+@lru_cache(64)
+def _of_text(text: str) -> tuple[ToolSpec, ...]:
+    return tool_specs(items(text))
 
 
 def tool_specs(values: Sequence[JSON]) -> tuple[ToolSpec, ...]:

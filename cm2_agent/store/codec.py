@@ -117,7 +117,7 @@ def pack_ids(ids: Sequence[int] | None) -> bytes | None:
     if ids is None:
         return None
     try:
-        return _little(array("i", ids.tolist() if isinstance(ids, Packed) else ids))
+        return _little(_flat(ids, "i") if isinstance(ids, Packed) else array("i", ids))
     except (OverflowError, TypeError) as error:
         raise StoreError(f"token ids are not 32-bit integers: {error}; expected the ids of a tokenizer") from error
 
@@ -133,7 +133,7 @@ def pack_logprobs(logprobs: Sequence[float] | None) -> bytes | None:
     if logprobs is None:
         return None
     try:
-        return _little(array("f", logprobs.tolist() if isinstance(logprobs, Packed) else logprobs))
+        return _little(_flat(logprobs, "f") if isinstance(logprobs, Packed) else array("f", logprobs))
     except (OverflowError, TypeError) as error:
         raise StoreError(
             f"logprobs are not numbers: {error}; expected one natural logarithm a sampled token"
@@ -173,6 +173,12 @@ def _not_json(what: str, error: Exception) -> StoreError:
     return StoreError(
         f"{what} is not JSON: {error}; expected text, finite numbers, true, false, null, lists and objects"
     )
+
+
+def _flat(numbers: Packed[N], code: str) -> array[N]:
+    """The numbers as an array, copied as they are where they have this type already."""
+    held = numbers.flat(code)
+    return array(code, numbers.tolist()) if held is None else held
 
 
 def _little(values: array[int] | array[float]) -> bytes:

@@ -116,6 +116,7 @@ _WRITTEN = {
     for kind, cls in _KINDS.items()
 }
 """The properties of each kind of part, without `extra`, which is the last, and whether each is left out when absent."""
+_PROPERTIES = {kind: frozenset(name for name, _ in written) for kind, written in _WRITTEN.items()}
 _OPTIONAL_TEXT = {
     "tool_call": ("id",),
     "tool_call_response": ("id",),
@@ -150,7 +151,7 @@ def part_from_json(data: Mapping[str, JSON]) -> Part:
     for name in _OPTIONAL_TEXT.get(kind, ()):
         if data.get(name) is not None and not isinstance(data[name], str):
             raise TraceError(f"a {kind} part has {name} {data[name]!r}; expected text or nothing")
-    names = {spec.name for spec in fields(cls)} - {"extra"}
+    names = _PROPERTIES[kind]
     known = {name: data[name] for name in names if name in data}
     if kind == "tool_call_response":
         known["error"] = known.get("error") is True

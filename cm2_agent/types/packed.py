@@ -91,6 +91,15 @@ class Packed(Sequence[N]):
             return _cut(self._stretches[0]).tolist()
         return list(chain.from_iterable(_cut(one).tolist() for one in self._stretches))
 
+    def flat(self, code: str) -> array[N] | None:
+        """A copy of the numbers in one array of this type code; None where they are held in another type."""
+        if any(one.buffer.typecode != code for one in self._stretches):
+            return None
+        held: array[N] = array(code)
+        for one in self._stretches:
+            held.extend(_cut(one))
+        return held
+
     def __len__(self) -> int:
         return self._length
 
