@@ -3,7 +3,7 @@
     python -m tests.bench.bench_proxy             # one JSON line; a minute
 
 Stub, proxy and clients are processes of their own. The stub is bound by its CPU: it makes each chunk anew, with token
-id and logprob. `ratio` is the share of the direct throughput that is left, the median of alternating rounds; `cpu_ms` is
+id and logprob. `ratio` is the share of the direct throughput that is left, the median of alternating rounds, `cpu_ms`
 the proxy's CPU for a call of one chunk, all of it: what comes before the first byte is a part of that.
 """
 
