@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from cm2_agent.store import SQLStore
     from cm2_agent.types.human_labels import Label
 
+_DISK = (errno.EIO, errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.ESTALE)
 SHOWN = 20
 """So many broken records are reported one by one; the rest are counted."""
 
@@ -73,19 +75,21 @@ def import_file(
     if format == ["openai-evals"]:
         print_result(_graders(file), as_json=as_json)
         return
-    named = format[0] if format and len(format) == 1 else _seen(file, format or [], encoding)
-    records = read_recordings(
-        _importer(named), file, checklists=checklists, error_pattern=error_pattern, encoding=encoding, desk=desk
-    )
-    seen: dict[str, JSON] = {} if format else {"format": named}
-    with closing(_Import(file, store, project, checklists)) as running:
-        try:
+    try:
+        named = format[0] if format and len(format) == 1 else _seen(file, format or [], encoding)
+        records = read_recordings(
+            _importer(named), file, checklists=checklists, error_pattern=error_pattern, encoding=encoding, desk=desk
+        )
+        seen: dict[str, JSON] = {} if format else {"format": named}
+        with closing(_Import(file, store, project, checklists)) as running:
             for record in tracked(records, "importing"):
                 running.add(record)
-        except OSError as error:  # what was read is stored
-            echo_err(printable(f"{file}: the disk failed: {error.strerror or error}. Type the same command again"))
-            raise typer.Exit(1) from None
-        print_result({**seen, **running.finish(named)}, as_json=as_json)
+            print_result({**seen, **running.finish(named)}, as_json=as_json)
+    except OSError as error:  # what was read is stored
+        if error.errno not in _DISK:
+            raise
+        echo_err(printable(f"{file}: the disk failed: {error.strerror or error}. Type the same command again"))
+        raise typer.Exit(1) from None
 
 
 def _graders(file: Path) -> dict[str, JSON]:

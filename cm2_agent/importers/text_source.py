@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import codecs
+import errno
 import gzip
 import io
 import lzma
@@ -53,6 +54,9 @@ def head_of(path: str | Path, size: int = 64) -> bytes:
 
 
 def cannot_be_read(path: str | Path, error: OSError) -> TraceError:
+    """What to raise for a file that cannot be opened. Raises the error itself where the disk failed (EIO)."""
+    if error.errno == errno.EIO:
+        raise error
     return TraceError(f"{path}: cannot be read: {error.strerror or error}. Expected a JSON or JSON Lines file.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -156,3 +157,45 @@ def test_nothing_usable_exits_2_and_stores_nothing(here: Path) -> None:
     assert "none of its 2 records is of format" in err
     assert "line 1, record 1: KeyError: 'id'" in err
     assert not Path("n.db").exists()
+
+
+def test_a_disk_that_fails_exits_1_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    out, err = cm2("openai", "/proc/self/mem", "--store", "sqlite:///n.db", code=1)  # opens, and fails when it is read
+    assert out == ""
+    assert "/proc/self/mem: the disk failed: Input/output error" in err
+
+
+def test_a_full_disk_exits_1_and_keeps_what_came_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    chats = [[{"role": "user", "content": f"{number} {'x' * 20_000}"}] for number in range(300)]
+    Path("chats.jsonl").write_text("\n".join(map(json.dumps, chats)))
+    Path("one.jsonl").write_text(json.dumps(chats[0]))
+    cm2("openai", "one.jsonl", "--store", "sqlite:///n.db")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, hard))
+    try:
+        _, err = cm2("openai", "chats.jsonl", "--store", "sqlite:///n.db", code=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "What came before is stored; type the same command again" in err
+    with SQLStore("sqlite:///n.db") as store:
+        stored = sum(1 for _ in store.traces())
+    assert 0 < stored < len(chats)
+    out, _ = cm2("openai", "chats.jsonl", "--store", "sqlite:///n.db", "--json")
+    assert json.loads(out) == {"imported": len(chats) - stored, "skipped": 0, "duplicates": stored}
+
+
+def test_a_format_without_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "cm2 import openai: which file? Type: cm2 import openai FILE" in cm2("openai", code=2)[1]
+    assert "expected one file" in cm2("openai", "sharegpt", "file.json", code=2)[1]
+    assert "cannot be read" in cm2("nothing.json", code=2)[1]
+
+
+def test_the_format_that_is_seen_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("talk.json").write_text(json.dumps([{"conversations": [{"from": "human", "value": "Hi"}]}]))
+    out, err = cm2("talk.json", "--store", "sqlite:///n.db", "--json")
+    assert json.loads(out) == {"format": "sharegpt", "imported": 1, "skipped": 0, "duplicates": 0}
+    assert "talk.json: format sharegpt (`conversations`: turns with `from` and `value`)" in err

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cm2_agent.errors import TraceError
-from cm2_agent.importers import OFFICIAL, Imported, Problem, read_recordings, recording_format
+from cm2_agent.importers import FORMATS, OFFICIAL, Imported, Problem, read_recordings, recording_format
 from cm2_agent.types.messages import Message, Reasoning, Text, ToolCall, ToolCallResponse
 from cm2_agent.types.run import NOT_TO_LEARN
 from tests.fuzzing import examples
@@ -285,6 +285,8 @@ KEYS = st.sampled_from(
         "samples",
         "result",
         "traj",
+        *("inputs", "outputs", "run_type", "traceId", "observations", "spans", "info", "trace_id", "attributes"),
+        *("span_id", "context", "llm", "input_messages", "generations", "resourceSpans", "scopeSpans", "scores"),
         "task_id",
         "reward",
         "custom_id",
@@ -310,7 +312,7 @@ RECORDS = st.recursive(
 @settings(max_examples=examples(60), deadline=None)
 @given(
     RECORDS,
-    st.sampled_from([*sorted({name.split(" ")[0] for name in WHOLE}), "dpo", "bfcl", "openai-batch", "tau-bench"]),
+    st.sampled_from(sorted(FORMATS.keys() - {"labels"})),
 )
 def test_no_record_breaks_a_reader(tmp_path_factory: pytest.TempPathFactory, record: Any, name: str) -> None:
     path = written(tmp_path_factory.mktemp("r"), record, openai())
