@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from cm2_agent.errors import TrainError
-from cm2_agent.trainers import evaluate_policy
+from cm2_agent.trainers import GRPO, evaluate_policy
 from cm2_agent.trainers.weighed_rollouts import CUT_OFF, OTHER_TEMPERATURE, OUTSIDE
 from cm2_agent.types.group import Group, Rollout
 from cm2_agent.types.trace import Step
@@ -301,3 +302,36 @@ def test_few_tasks_and_far_policies_have_no_estimate(
     assert far.values.share < 0.1
     assert far.refused is not None
     assert "expected 10% or more" in far.refused
+
+
+@pytest.mark.slow
+def test_what_was_trained_is_evaluated_from_its_folder(
+    policy: Callable[..., Any], tokenizer: Any, groups: list[Group], tmp_path: Path
+) -> None:
+    """All weights, and an adapter over them: on the rewards that it was trained on, it seems better."""
+    base = tmp_path / "base"
+    policy(0).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    keys: dict[str, Any] = {"steps": 6, "seed": 1, "level": "turn"}
+    trained = [
+        GRPO(base, tmp_path / "whole", learning_rate=2e-3, **keys).train(groups),
+        GRPO(base, tmp_path / "lora", learning_rate=2e-2, peft_config={"r": 4, "lora_alpha": 8}, **keys).train(groups),
+    ]
+    for folder in trained:
+        found = evaluate_policy(folder, groups)
+        assert found.policy != found.behaviour
+        assert found.refused is None
+        assert found.values.share < 0.999
+        assert found.values.gain_self_normalised.value > 0.01
+        assert found.values.gain_doubly_robust.value > 0.01
+
+
+def test_in_half_precision_the_policy_itself_still_weighs_one(
+    policy: Callable[..., Any], tokenizer: Any, sample: Sampler
+) -> None:
+    """Its logprobs come out otherwise in another batch: what was stored counts."""
+    half = policy(0).to(torch.bfloat16)
+    groups = paid_for(sample(half, 30, 2, tokens=2))
+    found = evaluate_policy(half, groups, tokenizer=tokenizer)
+    assert found.same
+    assert found.values.effective == pytest.approx(60)
