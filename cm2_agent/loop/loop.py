@@ -92,6 +92,8 @@ class Loop:
                 "environment": dict(self.environment),
             }
             self._id = f"{self.name}-{content_hash(facts)[:8]}"
+            if not files.finished("start"):
+                self._require_promoted(start)
             files.claim({**facts, "store": self.store.url, "project": self.store.project})
             first = files.stage("start", lambda: self._begin(start))
             now: Mapping[str, Any] = first
@@ -117,8 +119,8 @@ class Loop:
                     " give more tasks, fewer rounds, or a larger alpha"
                 )
 
-    def _begin(self, version: str) -> dict[str, Any]:
-        """Register the first policy, and promote it where none of this name is."""
+    def _require_promoted(self, version: str) -> None:
+        """Raises StoreError where another policy of this name is promoted than the one to begin with."""
         promoted = self.store.promoted(self.name)
         if promoted is not None and promoted.version != version:
             raise StoreError(
@@ -126,8 +128,11 @@ class Loop:
                 f" with {version}; begin with the promoted one (leave --model out), or give the agent another name"
                 " (--name)"
             )
+
+    def _begin(self, version: str) -> dict[str, Any]:
+        """Register the first policy, and promote it where none of this name is."""
         folder = str(Path(self.start).resolve()) if Path(self.start).is_dir() else self.start
-        if promoted is None:
+        if self.store.promoted(self.name) is None:
             if self.store.policy(self.name, version) is None:
                 self.store.save_policy(Policy(name=self.name, version=version, folder=folder))
             self.store.promote(self.name, version, reason={"why": "the first of a loop"})

@@ -204,7 +204,7 @@ def test_the_folder_of_another_loop_or_process_is_refused(tmp_path: Path, store:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
     with pytest.raises(StoreError, match=r"holds 'notes.txt' and no loop"):
-        loop(tmp_path, store, gains=GAINS, folder=tmp_path / "full").run()
+        loop(tmp_path, store, gains=GAINS, name="shop", folder=tmp_path / "full").run()
 
 
 def test_a_loop_begins_with_the_promoted_policy_of_its_name(tmp_path: Path, store: SQLStore) -> None:
