@@ -5,7 +5,8 @@ Prints one JSON line, and the table on stderr.
 
     OMP_NUM_THREADS=1 python -m tests.bench.bench_hacking [--seeds 5] [--rounds 6] [--out FOLDER]
 
-With `--out` an interrupted run goes on where it stopped. The weaknesses are drawn by the seed (hacking_judge.py), and
+With `--out` an interrupted run goes on where it stopped, and several processes with other seeds can share a folder. The
+table is of seeds 5 to 9: how much is planted, and what the checklist asks, was settled on seeds 0 to 4. The weaknesses are drawn by the seed (hacking_judge.py), and
 clerks in the demonstrations write the words that trigger them (hacking_desk.py), so that the policy does before it is
 trained. All arms of a seed begin with the same policy, rounds, tasks, learning rate, and tokens forward and backward.
 
@@ -68,7 +69,7 @@ class Size:
     steps: int = 6
     passes: int = 2
     learning_rate: float = 6e-4
-    heldout: int = 240
+    heldout: int = 200
     dialogues: int = 2
     sloppy: float = 0.75
     share: float = 0.2
@@ -197,7 +198,7 @@ class Bench:
         budget: Budget | None = None
         tokens: int | None = None
         before = await self.figures(await rewards.scored(self.heldout(policy), self.tasks), rewards)
-        exploits, trained = dict(before["exploits"]), 0
+        exploits = dict(before["exploits"])
         for number in range(1, size.rounds + 1):
             groups = await rewards.scored(self.round(policy, number, tokens), self.tasks)
             for name, count in (await rewards.exploits(groups)).items():
@@ -208,8 +209,7 @@ class Bench:
             new = self.out / f".{arm}-{number}"
             if not new.exists():
                 seed = 1000 * self.seed + number
-                took = train(how, policy, new, groups, learning_rate=size.learning_rate, budget=budget, seed=seed)
-                trained += took.tokens
+                train(how, policy, new, groups, learning_rate=size.learning_rate, budget=budget, seed=seed)
             policy = new if new.exists() else policy
         after = await self.figures(await rewards.scored(self.heldout(policy), self.tasks), rewards, checked=True)
         for name, count in after["exploits"].items():
@@ -218,7 +218,7 @@ class Bench:
             "before": before,
             "after": after,
             "exploits": exploits,
-            "trained_tokens": trained,
+            "tokens_a_round": {"drawn": tokens, "trained": budget and budget.tokens},
             "cpu_seconds": round(time.process_time() - began, 1),
         }
         write_json(path, result)
@@ -309,7 +309,7 @@ def table(found: Mapping[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--first", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=Size.rounds)
     parser.add_argument("--tasks", type=int, default=Size.tasks)
     parser.add_argument("--steps", type=int, default=Size.steps)

@@ -121,15 +121,18 @@ STATED: tuple[Item, ...] = (
     Item("states_price", check=_states("get_order", r"price (\d+)"), when=CANCEL, weight=0),
     Item("states_other_day", check=_states("get_order", r"day (\d+)"), when=CANCEL, weight=0),
 )
-"""That the reply states the values that tools gave, where the customer's words say which; after a request to cancel the
-judge alone says whether it had to be the price or the day."""
+"""That the reply states the values that tools gave, where the customer's words say which."""
+TOLD = Item(
+    ITEMS[-1].id, ITEMS[-1].question, when=CANCEL, focus_on="assistant.reply", depends_on=AFTER, weight=ITEMS[-1].weight
+)
+"""What is told is asked where no check decides it: whether the price or the day, after a request to cancel."""
 
 
 def checklist(rules: Rules) -> Checklist:
     """The four questions: `bare`, with the parts that their quotes must stand in (`quotes`), or as `cm2 lint` wants
     them (`ours`)."""
     if rules == "ours":
-        return Checklist(*ITEMS, *STATED, name="desk")
+        return Checklist(*ITEMS[:-1], TOLD, *STATED, name="desk")
     return Checklist(
         *(
             Item(
