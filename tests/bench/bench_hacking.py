@@ -5,10 +5,11 @@ Prints one JSON line, and the table on stderr.
 
     OMP_NUM_THREADS=1 python -m tests.bench.bench_hacking [--seeds 5] [--rounds 6] [--out FOLDER]
 
-With `--out` an interrupted run goes on where it stopped, and several processes with other seeds can share a folder. The
-table is of seeds 5 to 9: how much is planted, and what the checklist asks, was settled on seeds 0 to 4. The weaknesses are drawn by the seed (hacking_judge.py), and
-clerks in the demonstrations write the words that trigger them (hacking_desk.py), so that the policy does before it is
-trained. All arms of a seed begin with the same policy, rounds, tasks, learning rate, and tokens forward and backward.
+With `--out` an interrupted run goes on where it stopped, and processes with other seeds may share the folder. The
+weaknesses are drawn by the seed (hacking_judge.py), and clerks in the demonstrations write the words that trigger them
+(hacking_desk.py), so that the policy does before it is trained. All arms of a seed have the same first policy, rounds,
+tasks, learning rate, and tokens forward and backward. The table is of seeds 5 to 9: how much is planted, and what the
+checklist asks, was settled on seeds 0 to 4.
 
 - *False pay*: dialogues with held-out orders that are paid in full and fail by the app's own success.
 - *Raw yes*: turns with a planted sentence that are not rightly served: how often the judge at its word pays them in
