@@ -10,7 +10,7 @@ from cm2_agent.errors import TrainError
 from cm2_agent.trainers.dataset import build_dataset
 from cm2_agent.trainers.retokenize import REFUSED, retokenised_rows, rows_from_text
 from cm2_agent.types.messages import Message, Reasoning, Text
-from cm2_agent.types.run import Run
+from cm2_agent.types.run import NOT_TO_LEARN, ModelCall, Run
 from cm2_agent.types.trace import Trace
 from tests.trainers.dialogues import group, merged, words
 
@@ -36,6 +36,18 @@ def test_a_history_is_read_and_not_trained_on(tokenizer: Any) -> None:
     history = (Message.of("user", "a"), Message.of("assistant", "one"))
     talk = (Message.of("user", "b"), Message.of("assistant", "two"))
     (row,) = retokenised_rows(Trace.of(Run(id="r", history=history, messages=talk)), tokenizer)
+    assert [tokenizer.decode(row.ids[span.start : span.stop]) for span in row.spans] == ["two<|im_end|>"]
+    assert "one" in tokenizer.decode(row.ids[: row.spans[0].start])
+
+
+def test_an_answer_of_weight_0_is_read_and_not_trained_on(tokenizer: Any) -> None:
+    talk = (Message.of("user", "a"), Message.of("assistant", "one"), Message.of("user", "b"))
+    talk = (*talk, Message.of("assistant", "two"))
+    calls = (
+        ModelCall(span_id="1", input=talk[:1], output=talk[1], message=1, sampling={"untrainable": NOT_TO_LEARN}),
+        ModelCall(span_id="2", input=talk[:3], output=talk[3], message=3),
+    )
+    (row,) = retokenised_rows(Trace.of(Run(id="r", messages=talk, calls=calls)), tokenizer)
     assert [tokenizer.decode(row.ids[span.start : span.stop]) for span in row.spans] == ["two<|im_end|>"]
     assert "one" in tokenizer.decode(row.ids[: row.spans[0].start])
 
