@@ -12,7 +12,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart check test apps fuzz lint docs bench clean
+.PHONY: help install quickstart check test apps spans fuzz lint docs bench clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -49,6 +49,9 @@ test: $(STAMP)  ## run the whole test suite, the same examples every time
 
 apps: $(STAMP)  ## real servers (uvicorn, gunicorn, langgraph dev) on the wheel in an environment of its own
 	$(PY) -m tests.apps
+
+spans: $(STAMP)  ## record the spans of tests/dialects anew, each by its instrumentation in an environment of its own
+	$(PY) -m tests.dialects $(ARGS)
 
 fuzz: $(STAMP)  ## run the property tests on many new examples
 	$(PY) -m pytest --quiet $(PARALLEL) --hypothesis-profile fuzz -m hypothesis $(ARGS)

@@ -12,7 +12,7 @@ from cm2_agent.dialects.seen_message import SeenMessage
 from cm2_agent.dialects.span_failure import failure_of, span_error, stated_status, status_of
 from cm2_agent.dialects.span_record import SpanRecord
 from cm2_agent.dialects.span_tree import Node
-from cm2_agent.types.json_values import JSON
+from cm2_agent.types.json_values import JSON, canonical_json
 from cm2_agent.types.messages import Message, ToolCallResponse
 from cm2_agent.types.run import ModelCall, Run, Status, ToolRun
 from cm2_agent.types.run_attributes import SYSTEM
@@ -143,6 +143,8 @@ def _chat(node: Node, reading: ChatReading) -> _Chat:
 
 def _tool(node: Node, reading: ToolReading) -> _Tool:
     error = span_error(node.span)
+    if error is None and reading.failed:
+        error = reading.result if isinstance(reading.result, str) else canonical_json(reading.result)
     return _Tool(node, reading, error, interrupted=status_of(node.span) == "interrupted")
 
 

@@ -46,12 +46,13 @@ class ChatReading:
 
 @dataclass(frozen=True, kw_only=True)
 class ToolReading:
-    """An execution of a tool."""
+    """An execution of a tool. `failed`: the result is the text of an error, although the span ended well."""
 
     name: str
     call_id: str | None = None
     arguments: JSON = None
     result: JSON = None
+    failed: bool = False
     backend: str | None = None
     fault: str | None = None
     facts: Facts = NO_FACTS
@@ -91,7 +92,8 @@ Reading: TypeAlias = ChatReading | ToolReading | AgentReading | StepReading
 class Dialect(Protocol):
     """What a dialect's module holds: its name, and how it reads a span. None: the span is not in this dialect."""
 
-    NAME: str
+    @property
+    def NAME(self) -> str: ...
 
     def read(self, span: SpanRecord) -> Reading | Unread | None: ...
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from cm2_agent.errors import TraceError
 from cm2_agent.types.json_values import JSON
 
 
@@ -60,6 +61,26 @@ class SpanRecord:
     resource: Mapping[str, JSON] = field(default_factory=dict)
     scope: str = ""
     scope_version: str | None = None
+
+    def to_json(self) -> dict[str, JSON]:
+        """The span as one JSON object; `from_json` reads it back."""
+        return {
+            **{
+                name: value for name, value in self.__dict__.items() if name not in ("attributes", "events", "resource")
+            },
+            "attributes": dict(self.attributes),
+            "events": [{"name": one.name, "time": one.time, "attributes": dict(one.attributes)} for one in self.events],
+            "resource": dict(self.resource),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, JSON]) -> SpanRecord:
+        """Raises TraceError for what `to_json` did not write."""
+        try:
+            known = dict(data)
+            return cls(events=tuple([SpanEvent(**event) for event in known.pop("events", ())]), **known)
+        except (TypeError, ValueError) as error:
+            raise TraceError(f"not a span: {error}; expected the object that SpanRecord.to_json writes") from error
 
 
 __all__ = ["SpanEvent", "SpanRecord"]

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cm2_agent.dialects import genai
+from cm2_agent.dialects import genai, openinference, traceloop, vercel
 from cm2_agent.dialects.conversations import Conversations
 from cm2_agent.dialects.dialogue_run import Extent, build
 from cm2_agent.dialects.loose_calls import dialogues
@@ -16,8 +16,9 @@ from cm2_agent.dialects.span_record import SpanRecord
 from cm2_agent.dialects.span_tree import Node, linked
 from cm2_agent.errors import TraceError
 from cm2_agent.types.run import Run
+from cm2_agent.types.trace import Trace
 
-DIALECTS: tuple[Dialect, ...] = (genai,)
+DIALECTS: tuple[Dialect, ...] = (vercel, openinference, traceloop, genai)
 """The dialects in the order in which they are asked: those that write the conventions' names beside their own come
 before the conventions."""
 
@@ -30,6 +31,14 @@ class SpanRuns:
     runs: tuple[Run, ...] = ()
     dialects: Mapping[str, int] = field(default_factory=dict)
     unread: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def traces(self) -> tuple[Trace, ...]:
+        """The runs by their conversations, in the order in which these began."""
+        found: dict[str, list[Run]] = {}
+        for run in self.runs:
+            found.setdefault(run.trace_id, []).append(run)
+        return tuple(Trace(id=name, runs=tuple(runs)) for name, runs in found.items())
 
 
 def read_span(span: SpanRecord) -> tuple[str, Reading] | Unread:

@@ -15,7 +15,7 @@ from cm2_agent.dialects import semconv
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.packed import Packed
 
-__all__ = ["Tokens", "decode_ids", "decode_logprobs", "encode_ids", "encode_logprobs", "read_tokens"]
+__all__ = ["Tokens", "checked_tokens", "decode_ids", "decode_logprobs", "encode_ids", "encode_logprobs", "read_tokens"]
 
 
 class Tokens(NamedTuple):
@@ -69,6 +69,13 @@ def read_tokens(attributes: Mapping[str, JSON]) -> Tokens:
         )
     except (ValueError, binascii.Error):
         return Tokens(problem="token ids on the span are not base64 of int32 and float32 numbers")
+    return checked_tokens(prompt, completion, logprobs)
+
+
+def checked_tokens(
+    prompt: Sequence[int] | None, completion: Sequence[int] | None, logprobs: Sequence[float] | None
+) -> Tokens:
+    """The tokens, or none of them and the reason why they cannot be a model's."""
     if any(ids and np.asarray(ids).min() < 0 for ids in (prompt, completion)):
         return Tokens(problem="token ids on the span are below 0")
     if logprobs and not (np.isfinite(np.asarray(logprobs)).all() and np.asarray(logprobs).max() <= 0):
