@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RECORDED = Path(__file__).with_name("recorded")
-_OURS = ("lazy_loader", "opentelemetry-sdk==1.45.2", "pydantic", "openai==3.57.0")
+_OURS = ("lazy_loader", "opentelemetry-sdk==1.45.2", "pydantic", "openai==3.57.0", "httpx")
 # The official instrumentation and the package that it writes by are not pinned together: these two fit.
 _OFFICIAL = ("opentelemetry-instrumentation-openai-v2==2.4b0", "opentelemetry-util-genai==1.1b0")
 _EARLIER = ("opentelemetry-instrumentation-openai-v2==2.3b0", "wrapt<2")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -197,7 +197,7 @@ def running() -> Iterator[OrderServer]:
     server.server_close()
 
 
-def loop(create: Any, turn: int, messages: list[Any], **settings: Any) -> None:
+def loop(create: Any, turn: int, messages: list[Any], look: Callable[..., str] = get_order, **settings: Any) -> None:
     """One turn of a hand-written loop on `client.chat.completions.create`; the messages grow."""
     messages.append({"role": "user", "content": TURNS[turn]})
     while True:
@@ -206,5 +206,5 @@ def loop(create: Any, turn: int, messages: list[Any], **settings: Any) -> None:
         if not message.tool_calls:
             return
         for call in message.tool_calls:
-            content = get_order(**json.loads(call.function.arguments))
+            content = look(**json.loads(call.function.arguments))
             messages.append({"role": "tool", "tool_call_id": call.id, "content": content})

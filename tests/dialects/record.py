@@ -110,33 +110,6 @@ def traceloop_openai(provider: TracerProvider, base_url: str) -> list[Any]:
     return []
 
 
-def traceloop_workflow(provider: TracerProvider, base_url: str) -> list[Any]:
-    """The loop in the decorators of traceloop's SDK."""
-    from traceloop.sdk import Traceloop
-    from traceloop.sdk.decorators import tool, workflow
-
-    os.environ["TRACELOOP_TRACE_CONTENT"] = "true"
-    exporter = InMemorySpanExporter()
-    Traceloop.init(app_name="desk", exporter=exporter, disable_batch=True, telemetry_enabled=False)
-    create = client(base_url).chat.completions.create
-    messages: list[Any] = [{"role": "system", "content": SYSTEM}]
-    desk = sys.modules["tests.dialects.order_server"]
-    desk.get_order = tool(name="get_order")(get_order)  # type: ignore[attr-defined]
-
-    @workflow(name="order_desk")
-    def answer(turn: int) -> str:
-        Traceloop.set_association_properties({"session_id": "session-1"})
-        loop(create, turn, messages)
-        return str(messages[-1]["content"])
-
-    for turn in range(len(TURNS)):
-        answer(turn)
-    forward = SimpleSpanProcessor(_exporter_of(provider))
-    for span in exporter.get_finished_spans():
-        forward.on_end(span)
-    return []
-
-
 def vercel(provider: TracerProvider, base_url: str) -> list[Any]:
     """Vercel's AI SDK, in Node.js, with the packages of the working directory."""
     script = Path(__file__).with_name("record_vercel.mjs")
@@ -148,7 +121,7 @@ def vercel(provider: TracerProvider, base_url: str) -> list[Any]:
 
 
 _FOREIGN: list[SpanRecord] = []
-"""Spans that came from another process than this one."""
+"""Spans that another process, or another provider, has exported."""
 RECORDERS: dict[str, Callable[[TracerProvider, str], list[Any]]] = {
     "openai-v2": openai_v2,
     "openai-v2-details": openai_v2_details,
@@ -157,20 +130,13 @@ RECORDERS: dict[str, Callable[[TracerProvider, str], list[Any]]] = {
     "openinference-langchain": openinference_langchain,
     "traceloop-openai": traceloop_openai,
     "traceloop-openai-indexed": traceloop_openai,
-    "traceloop-workflow": traceloop_workflow,
     "vercel": vercel,
 }
-_exporters: dict[int, InMemorySpanExporter] = {}
-
-
-def _exporter_of(provider: TracerProvider) -> InMemorySpanExporter:
-    return _exporters[id(provider)]
 
 
 def record(name: str) -> list[SpanRecord]:
     provider, exporter = TracerProvider(), InMemorySpanExporter()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    _exporters[id(provider)] = exporter
     with running() as server:
         logs = RECORDERS[name](provider, server.base_url)
         port = server.server_port
