@@ -8,6 +8,7 @@ instrumentation does."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -30,6 +31,11 @@ from tests.dialects.order_server import MODEL, SYSTEM, TURNS, get_order, loop, r
 _LEFT_OUT = ("exception.stacktrace", "server.port")
 _PORT = 8000
 _BEGIN = 1_700_000_000_000_000_000
+
+
+def _of(module: str, name: str) -> Any:
+    """What the instrumentation's own environment has, and this project's need not."""
+    return getattr(importlib.import_module(module), name)
 
 
 def client(base_url: str) -> Any:
@@ -58,11 +64,11 @@ def openai_v2_events(provider: TracerProvider, base_url: str) -> list[Any]:
 
 
 def _official(provider: TracerProvider, base_url: str) -> list[Any]:
-    from opentelemetry.instrumentation.openai_v2 import OpenAIInstrumentor
+    OpenAIInstrumentor: Any = _of("opentelemetry.instrumentation.openai_v2", "OpenAIInstrumentor")
     from opentelemetry.sdk._logs import LoggerProvider
-    from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+    from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
 
-    logs, exporter = LoggerProvider(), InMemoryLogRecordExporter()
+    logs, exporter = LoggerProvider(), _of("opentelemetry.sdk._logs.export", "InMemoryLogRecordExporter")()
     logs.add_log_record_processor(SimpleLogRecordProcessor(exporter))
     OpenAIInstrumentor().instrument(tracer_provider=provider, logger_provider=logs)
     conversation(client(base_url).chat.completions.create)
@@ -77,8 +83,8 @@ def openai_v2_details(provider: TracerProvider, base_url: str) -> list[Any]:
 
 
 def openinference_openai(provider: TracerProvider, base_url: str) -> list[Any]:
-    from openinference.instrumentation import using_attributes
-    from openinference.instrumentation.openai import OpenAIInstrumentor
+    using_attributes: Any = _of("openinference.instrumentation", "using_attributes")
+    OpenAIInstrumentor: Any = _of("openinference.instrumentation.openai", "OpenAIInstrumentor")
 
     OpenAIInstrumentor().instrument(tracer_provider=provider)
     with using_attributes(session_id="session-1", user_id="ada", metadata={"plan": "gold"}, tags=["desk"]):
@@ -87,11 +93,11 @@ def openinference_openai(provider: TracerProvider, base_url: str) -> list[Any]:
 
 
 def openinference_langchain(provider: TracerProvider, base_url: str) -> list[Any]:
-    from langchain.agents import create_agent
-    from langchain_core.tools import tool
-    from langchain_openai import ChatOpenAI
-    from langgraph.checkpoint.memory import InMemorySaver
-    from openinference.instrumentation.langchain import LangChainInstrumentor
+    create_agent: Any = _of("langchain.agents", "create_agent")
+    tool: Any = _of("langchain_core.tools", "tool")
+    ChatOpenAI: Any = _of("langchain_openai", "ChatOpenAI")
+    InMemorySaver: Any = _of("langgraph.checkpoint.memory", "InMemorySaver")
+    LangChainInstrumentor: Any = _of("openinference.instrumentation.langchain", "LangChainInstrumentor")
 
     LangChainInstrumentor().instrument(tracer_provider=provider)
     model = ChatOpenAI(model=MODEL, base_url=base_url, api_key="none", max_retries=0, temperature=0.5)
@@ -102,7 +108,7 @@ def openinference_langchain(provider: TracerProvider, base_url: str) -> list[Any
 
 
 def traceloop_openai(provider: TracerProvider, base_url: str) -> list[Any]:
-    from opentelemetry.instrumentation.openai import OpenAIInstrumentor
+    OpenAIInstrumentor: Any = _of("opentelemetry.instrumentation.openai", "OpenAIInstrumentor")
 
     os.environ["TRACELOOP_TRACE_CONTENT"] = "true"
     OpenAIInstrumentor().instrument(tracer_provider=provider)

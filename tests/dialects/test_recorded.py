@@ -46,7 +46,7 @@ def watched_hash() -> str:
     watched = Watched()
     with running() as server:
         model: Any = ChatOpenAI(model=MODEL, base_url=server.base_url, api_key="none")  # type: ignore[arg-type]
-        graph = create_agent(model, [tool(get_order)], system_prompt=SYSTEM, checkpointer=InMemorySaver())
+        graph: Any = create_agent(model, [tool(get_order)], system_prompt=SYSTEM, checkpointer=InMemorySaver())
         for turn in TURNS:
             config: Any = {"configurable": {"thread_id": "t"}, "callbacks": [watched.handler]}
             graph.invoke({"messages": [("user", turn)]}, config)
