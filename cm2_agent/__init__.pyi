@@ -8,6 +8,8 @@ from .importers import read_recordings as read_recordings
 from .models.local import LocalChatModel as LocalChatModel
 from .models.openai import EndpointChatModel as EndpointChatModel
 from .models.openai import openai_compatible as openai_compatible
+from .online.capture import SpanCapture as SpanCapture
+from .online.capture import capture as capture
 from .online.guard import guard as guard
 from .online.sinks import Threshold as Threshold
 from .online.sinks import Webhook as Webhook

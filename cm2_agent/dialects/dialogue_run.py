@@ -91,9 +91,13 @@ def build(extent: Extent) -> Run | None:
     status = _status(extent, agent)
     facts = _facts(extent)
     own = [chat for chat in chats if not chat.node.in_tool]
+    given = () if agent is None else agent.input
+    if agent is not None and not given and not any(chat.input or chat.output for chat in own):
+        given = _since_answer(agent.output)  # the calls show nothing, as where the first one failed
+        own = []
     outer = [tool for tool in tools if not tool.node.in_tool]
     around = _Around(
-        None if agent is None or not agent.input else _seen(agent.input),
+        _seen(given) if given else None,
         _final(agent, own),
         facts.attributes,
         resumed=agent is None,
@@ -150,6 +154,12 @@ def _tool(node: Node, reading: ToolReading) -> _Tool:
 
 def _seen(messages: Sequence[Message]) -> list[SeenMessage]:
     return [SeenMessage(message, None) for message in messages]
+
+
+def _since_answer(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The messages since the assistant's last one."""
+    places = [place for place, message in enumerate(messages) if message.role == "assistant"]
+    return tuple(messages[places[-1] + 1 :] if places else messages)
 
 
 def _final(agent: AgentReading | None, chats: Sequence[_Chat]) -> list[SeenMessage] | None:

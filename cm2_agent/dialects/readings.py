@@ -81,9 +81,11 @@ class StepReading:
 
 @dataclass(frozen=True)
 class Unread:
-    """A span that the dialect knows and that is no part of a dialogue, or cannot be read: why."""
+    """A span that the dialect knows and that is no part of a dialogue, or cannot be read: why. `known` is False for one
+    that is in no dialect."""
 
     reason: str
+    known: bool = True
 
 
 Reading: TypeAlias = ChatReading | ToolReading | AgentReading | StepReading

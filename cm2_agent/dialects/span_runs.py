@@ -53,7 +53,8 @@ def read_span(span: SpanRecord) -> tuple[str, Reading] | Unread:
             return Unread(f"{dialect.NAME}: {reading.reason}")
         if reading is not None:
             return dialect.NAME, reading
-    return Unread("no attribute of a known dialect" + (f" (scope {span.scope})" if span.scope else ""))
+    scope = f" (scope {span.scope})" if span.scope else ""
+    return Unread(f"no attribute of a known dialect{scope}", known=False)
 
 
 def runs_of(spans: Iterable[SpanRecord], *, conversations: Conversations | None = None) -> SpanRuns:

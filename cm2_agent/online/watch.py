@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, TypeVar
 
-from cm2_agent.online.live import Live
-from cm2_agent.online.middleware import Middleware
-from cm2_agent.online.sampling import sampled
-from cm2_agent.online.scorer_setup import ScorerSetup, check_judge, check_share, stored_checklist
-from cm2_agent.online.store_paths import before_end, flush_all, open_store, paths_to
+from cm2_agent.online.live_path import LivePath, is_enabled
+from cm2_agent.online.pydantic_agents import check_agent, is_agent, watched_agent
+from cm2_agent.online.store_paths import before_end, flush_all
 from cm2_agent.online.watchable import check_watchable
-from cm2_agent.tracing.evaluation_events import EvaluationEvents
 from cm2_agent.tracing.graph_values import Selector, check_selectors
 from cm2_agent.tracing.handler import end_open_runs, is_watched
 from cm2_agent.tracing.span_processor import capture
@@ -61,7 +57,7 @@ def watch(
     the span that it judges.
 
     Args:
-        graph: a compiled graph.
+        graph: a compiled graph, or a pydantic-ai Agent.
         checklist: a Checklist, or the path of a YAML file. Without one and without rewards, runs are only stored.
         rewards: further components of the score, by name: RewardComponents, scorers, or functions of a trace. They are
             asked for the same share of the traces as the judge; they stand beside the reward and do not change it.
@@ -101,8 +97,9 @@ def watch(
             and its verdict is NULL. One that runs out of time twice in a row rests for a minute.
 
     Raises:
-        TypeError: `graph` is no compiled graph or other LangChain runnable that runs in this process; an `input` or
-            `output` that is neither a key nor a function; a `redact` that is no Redactor.
+        TypeError: `graph` is no compiled graph or other LangChain runnable that runs in this process, and no Agent; an
+            `input` or `output` that is neither a key nor a function, or is given with an Agent; a `redact` that is no
+            Redactor.
         ValueError: a judge without both limits or without a checklist, a graph that is watched already, a `sample`,
             `sample_store`, `budget_usd` or `check_timeout` out of range.
         JudgeError: a judge that cannot be asked, or whose price is not known.
@@ -121,51 +118,41 @@ def watch(
     >>> SQLStore("sqlite:///cm2.db").score("t1").reward
     1.0
     """
-    check_watchable(graph)
+    agent = is_agent(graph)
+    if not agent:
+        check_watchable(graph)
     check_selectors(input, output)
-    if is_watched(graph):
+    if agent:
+        check_agent(graph, selected=input is not None or output is not None)
+    elif is_watched(graph):
         raise ValueError(
             "the graph is watched already, so each of its runs would be stored twice; pass what this call adds to the"
             " first watch"
         )
-    if redact is not None:
-        from cm2_agent.redaction.redactor import check_redactor
-
-        check_redactor(redact)
-    check_share("sample", sample)
-    check_share("sample_store", sample_store)
-    check_judge(judge, sample, budget_usd, checklist)
-    if not (_is_enabled() if enabled is None else enabled):
+    path = LivePath(
+        checklist=checklist,
+        rewards=rewards,
+        judge=judge,
+        sample=sample,
+        budget_usd=budget_usd,
+        store=store,
+        sinks=sinks,
+        capture_content=capture_content,
+        redact=redact,
+        sample_store=sample_store,
+        project=project,
+        spool=spool,
+        strict=strict,
+        check_timeout=check_timeout,
+    )
+    path.check()
+    if not is_enabled(enabled):
         return graph
-    setup = ScorerSetup(checklist, rewards, judge, sample, budget_usd, redact, check_timeout)
-    scorer = setup.scorer(setup.checklist)
-    paths = paths_to(store, project=project, spool=spool)
-    incidents = paths.saver.incidents
-    if redact is not None:
-        incidents.mask_too(redact.redact)
-    for sink in sinks:
-        if callable(report_to := getattr(sink, "report_to", None)):
-            report_to(incidents)
-    events = () if scorer is None else (EvaluationEvents(capture_content=capture_content),)
-    middleware = Middleware(None, scorer, (*sinks, *events), incidents)
-
-    def on_open(opened: Store) -> None:
-        setup.attach_cache(opened)
-        stored = setup.checklist
-        if stored is not None:
-            checklists = paths.checklists_in(opened)
-            if stored.hash not in checklists:
-                checklists[stored.hash] = stored_checklist(opened, stored, strict=strict)
-            stored = checklists[stored.hash]
-        built = setup.scorer(stored)  # anew, since a forked child has an event loop of its own
-        if built is not None:
-            built.incidents = incidents
-        middleware.scorer = built
-
-    live = Live(paths.saver, paths.scoring, middleware, key=setup.key, on_open=on_open)
-    open_store(live, strict=strict)
+    on_run, incidents = path.open()
+    if agent:
+        return watched_agent(graph, path.redacted(on_run), incidents)
     handler = capture(
-        sampled(live.submit, sample_store),
+        on_run,
         capture_content=capture_content,
         redactor=redact,
         incidents=incidents,
@@ -189,7 +176,3 @@ def flush(timeout: float | None = None) -> bool:
     True
     """
     return flush_all(timeout)
-
-
-def _is_enabled() -> bool:
-    return os.environ.get("CM2_DISABLED", "").strip().lower() not in ("1", "true", "yes", "on")

@@ -41,10 +41,7 @@ langgraph.func.entrypoint, or wrap it as RunnableLambda(print)
     elif isinstance(inner, Runnable | PregelProtocol):
         return
     elif module == "pydantic_ai":
-        problem = (
-            f"a pydantic-ai {kind.__name__}; {_EXPECTED}: call the agent in a node of one, and say with input= and"
-            " output= which keys hold the user's message and the reply"
-        )
+        problem = f"a pydantic-ai {kind.__name__}; expected a compiled LangGraph graph or a pydantic-ai Agent"
     elif callable(getattr(inner, "compile", None)):
         problem = f"a {kind.__name__}; {_EXPECTED}: call .compile() first"
     elif inspect.isroutine(inner):
