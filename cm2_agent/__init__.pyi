@@ -11,6 +11,7 @@ from .models.openai import openai_compatible as openai_compatible
 from .online.capture import SpanCapture as SpanCapture
 from .online.capture import capture as capture
 from .online.guard import guard as guard
+from .online.observe import observe as observe
 from .online.sinks import Threshold as Threshold
 from .online.sinks import Webhook as Webhook
 from .online.watch import flush as flush

@@ -63,6 +63,8 @@ def read(span: SpanRecord) -> Reading | Unread | None:
         return read_tool(span)
     if operation in _AGENTS:
         return _agent(span)
+    if operation == semconv.STEP:
+        return StepReading(facts=read_facts(given))
     return Unread(f"the operation {str(operation)[:40]!r} is no part of a dialogue")
 
 
