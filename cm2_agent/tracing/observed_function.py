@@ -26,7 +26,7 @@ def observed_function(
     user: str | None,
 ) -> Callable[..., Any]:
     """The function, recorded: plain, `async`, or a generator of either kind, which runs as long as it is drawn from."""
-    named = name or getattr(function, "__name__", type(function).__name__)
+    named = name or str(getattr(function, "__name__", type(function).__name__))
     signature = inspect.signature(function)
 
     def begin(args: Any, kwargs: Any) -> Observed | None:
