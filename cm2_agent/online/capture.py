@@ -24,7 +24,14 @@ __all__ = ["SpanCapture", "capture"]
 
 class SpanCapture:
     """What `capture` returns. `dialects` counts the spans that each dialect read, `unread` those that were not
-    understood, by the reason."""
+    understood, by the reason.
+
+    >>> from opentelemetry.sdk.trace import TracerProvider
+    >>> from cm2_agent import SpanCapture, capture
+    >>> captured: SpanCapture = capture(TracerProvider(), store="sqlite:///cm2.db")
+    >>> captured.dialects, captured.unread, captured.stop()
+    ({}, {}, None)
+    """
 
     def __init__(self, processor: SpanTreeProcessor | None) -> None:
         self._processor = processor

@@ -8,7 +8,6 @@ import pytest
 from langchain_core.runnables import RunnableLambda
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.pregel.remote import RemoteGraph
-from pydantic_ai import Agent
 from pydantic_ai.models.test import TestModel
 
 from cm2_agent.online.watch import flush, watch
@@ -28,7 +27,10 @@ class Graphlike:
 
 REMOTE = RemoteGraph("desk", url="http://127.0.0.1:9")
 REFUSED = {
-    "a pydantic-ai agent": (Agent(TestModel()), "pydantic-ai Agent.*call the agent in a node"),
+    "a pydantic-ai model": (
+        TestModel(),
+        "a pydantic-ai TestModel; expected a compiled LangGraph graph or a pydantic-ai",
+    ),
     "a remote graph": (REMOTE, "a RemoteGraph.*watch the graph in the application that serves it"),
     "a bound remote graph": (REMOTE.with_config(tags=["a"]), "a RemoteGraph"),
     "a function": (plain, "the function plain.*RunnableLambda.plain."),
