@@ -29,7 +29,7 @@ REMOTE = RemoteGraph("desk", url="http://127.0.0.1:9")
 REFUSED = {
     "a pydantic-ai model": (
         TestModel(),
-        "a pydantic-ai TestModel; expected a compiled LangGraph graph or a pydantic-ai",
+        "a pydantic-ai TestModel; expected a compiled LangGraph graph or",
     ),
     "a remote graph": (REMOTE, "a RemoteGraph.*watch the graph in the application that serves it"),
     "a bound remote graph": (REMOTE.with_config(tags=["a"]), "a RemoteGraph"),
