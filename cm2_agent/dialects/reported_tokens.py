@@ -28,7 +28,9 @@ def tokens_reported(reported: ReportedTokens) -> Tokens:
     found = reported.metadata()
     if "completion_ids" not in found:
         return Tokens()
-    tokens = checked_tokens(found.get("prompt_ids"), found["completion_ids"], found["logprobs"])
+    prompt = found.get("prompt_ids")
+    completion, logprobs = tuple(found["completion_ids"]), tuple(found["logprobs"])
+    tokens = checked_tokens(None if prompt is None else tuple(prompt), completion, logprobs)
     return tokens if tokens.problem is not None else tokens._replace(problem=found.get("untrainable"))
 
 

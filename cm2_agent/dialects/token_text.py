@@ -82,19 +82,6 @@ def checked_tokens(
         return Tokens(problem="logprobs on the span are above 0 or not finite")
     if logprobs is not None and len(logprobs) != len(completion or ()):
         return Tokens(problem="logprobs and token ids on the span differ in number")
-    return checked_tokens(prompt, completion, logprobs)
-
-
-def checked_tokens(
-    prompt: Sequence[int] | None, completion: Sequence[int] | None, logprobs: Sequence[float] | None
-) -> Tokens:
-    """The tokens, or none of them and the reason why they cannot be a model's."""
-    if any(ids and np.asarray(ids).min() < 0 for ids in (prompt, completion)):
-        return Tokens(problem="token ids on the span are below 0")
-    if logprobs and not (np.isfinite(np.asarray(logprobs)).all() and np.asarray(logprobs).max() <= 0):
-        return Tokens(problem="logprobs on the span are above 0 or not finite")
-    if logprobs is not None and len(logprobs) != len(completion or ()):
-        return Tokens(problem="logprobs and token ids on the span differ in number")
     return Tokens(prompt, completion, logprobs)
 
 
