@@ -41,8 +41,13 @@ def test_a_history_is_read_and_not_trained_on(tokenizer: Any) -> None:
 
 
 def test_an_answer_of_weight_0_is_read_and_not_trained_on(tokenizer: Any) -> None:
-    talk = (Message.of("user", "a"), Message.of("assistant", "one"), Message.of("user", "b"))
-    talk = (*talk, Message.of("assistant", "two"))
+    asked, first, again, last = (
+        Message.of("user", "a"),
+        Message.of("assistant", "one"),
+        Message.of("user", "b"),
+        Message.of("assistant", "two"),
+    )
+    talk = (asked, first, again, last)
     calls = (
         ModelCall(span_id="1", input=talk[:1], output=talk[1], message=1, sampling={"untrainable": NOT_TO_LEARN}),
         ModelCall(span_id="2", input=talk[:3], output=talk[3], message=3),
