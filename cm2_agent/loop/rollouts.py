@@ -16,6 +16,7 @@ class Rollouts(Protocol):
 
     def version(self, policy: str) -> str:
         """The version of the policy in a folder: what its dialogues bear. Raises ModelError."""
+        ...
 
     def hold(
         self, policy: str, tasks: Sequence[Task], *, group: int, seed: int, name: str, advance: Callable[[], object]

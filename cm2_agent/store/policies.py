@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from sqlalchemy import Connection, Row, func, insert, select, update
@@ -155,7 +155,7 @@ class Policies:
         place = (table.project == self._project, table.name == seal(name), table.state == "promoted")
         return connection.execute(select(policies).where(*place)).first()
 
-    def _history(self, connection: Connection, name: str) -> list[Row[Any]]:
+    def _history(self, connection: Connection, name: str) -> Sequence[Any]:
         query = (
             select(
                 policies.c.seq,
@@ -170,7 +170,7 @@ class Policies:
             .where(policies.c.project == self._project, policies.c.name == seal(name))
             .order_by(promotions.c.seq)
         )
-        return list(connection.execute(query))
+        return connection.execute(query).all()
 
 
 def _set(connection: Connection, seq: int, state: PolicyState) -> None:
