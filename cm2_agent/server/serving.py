@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from collections.abc import Callable
 
@@ -50,6 +51,7 @@ def run_server(
             timeout_graceful_shutdown=int(settings.drain),
             backlog=2048,
         )
+        signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again when all is drained: that ends well
         uvicorn.Server(config).run(sockets=[listener])
 
 

@@ -4,8 +4,8 @@
 
 Stub, proxy and clients are processes of their own. The stub is bound by its CPU: it makes each chunk anew, with token
 id and logprob. `ratio` is the share of the direct throughput that is left, the median of alternating rounds, `cpu_ms`
-the proxy's CPU for a call of one chunk, all of it: what comes before the first byte is a part of that. Where other programs
-keep the cores busy the ratio is theirs; `cpu_us_a_chunk`, the CPU of proxy and stub, is not.
+the proxy's CPU for a call of one chunk, all of it: what comes before the first byte is a part of that. Where other
+programs keep the cores busy the ratio is theirs; `cpu_us_a_chunk`, the CPU of proxy and stub, is not.
 """
 
 from __future__ import annotations
