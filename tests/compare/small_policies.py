@@ -7,7 +7,7 @@ from cm2_agent.benchmarks.lending_desk.policy import tokenizer, tools
 from cm2_agent.trainers.cold_start import imitate, save_small_policy, small_policy
 
 
-def hasty_policy(out: Path, *, steps: int = 40, seed: int = 0, context: int = 2048) -> Path:
+def hasty_policy(out: Path, *, steps: int = 60, seed: int = 0, context: int = 2048) -> Path:
     """Imitates careful clerks for a few steps."""
     words = tokenizer()
     model = small_policy(words, seed=seed, hidden=48, layers=2, ffn=96, context=context)
