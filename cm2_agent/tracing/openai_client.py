@@ -83,7 +83,7 @@ class _Call:
     def answered(self, response: Any) -> Any:
         """A whole response, which goes on to the caller."""
         if callable(dump := getattr(response, "model_dump", None)):  # a raw response is the caller's to read
-            body = dump()
+            body: Any = dump()
             self._take(body)
             choices = body.get("choices") or [{}]
             self.message = dict(choices[0].get("message") or {})
