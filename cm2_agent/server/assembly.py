@@ -178,6 +178,10 @@ class Assembly:
         for key, known in taken.items():
             del self._open[key]
             self._size -= known.size
+            self._built[key] = None  # from now on: a span that comes while it is built needs no root either
+            self._built.move_to_end(key)
+        while len(self._built) > _KNOWN:
+            self._built.popitem(last=False)
         self._busy = len(taken)
         return taken
 
@@ -210,10 +214,6 @@ class Assembly:
             complete.append(Complete(project=project, trace=trace, spans=_ordered(spans), before=_ordered(built)))
         done = self._build(complete)
         self._store.settle(((*key, taken[key].batch) for key in done), keep=self._settings.late > 0)
-        with self._changed:
-            self._built.update(dict.fromkeys(done))
-            while len(self._built) > _KNOWN:
-                self._built.popitem(last=False)
 
     def _put_back(self, taken: dict[tuple[str, str], _Open]) -> None:
         with self._changed:
