@@ -48,7 +48,7 @@ def test_a_store_that_is_not_there_is_not_made(
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (("import", "xml", "results.json"), "expected one of tau-bench, openai"),
+        (("import", "xml", "results.json"), "expected one of tau2, tau-bench"),
         (("import", "tau-bench", "absent.json"), "cannot be read"),
         (("import", "openai", "results.json"), "none of its 6 records is of format openai"),
         (("import", "tau-bench", "empty.json"), "is empty"),
@@ -146,7 +146,7 @@ def test_the_real_command(tmp_path: Path) -> None:
     assert json.loads(done.stdout) == {"imported": 6, "skipped": 0, "duplicates": 0}
     wrong = subprocess.run([program, "import", "tau-bench"], capture_output=True, text=True, check=False)
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert "Missing argument 'FILE'" in wrong.stderr
+    assert "which file? Type: cm2 import tau-bench FILE" in wrong.stderr
     heavy = ("asyncio", "langgraph", "numpy", "pydantic", "rich", "sqlalchemy", "torch")
     loaded = f"import sys, cm2_agent.cli.app; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
