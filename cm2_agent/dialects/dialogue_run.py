@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from cm2_agent.dialects.nameless_executions import with_call_ids
 from cm2_agent.dialects.prompt_dialogue import PromptDialogue
 from cm2_agent.dialects.readings import AgentReading, ChatReading, Facts, ToolReading
 from cm2_agent.dialects.seen_message import SeenMessage
@@ -16,6 +17,7 @@ from cm2_agent.types.json_values import JSON, canonical_json
 from cm2_agent.types.messages import Message, ToolCallResponse
 from cm2_agent.types.run import ModelCall, Run, Status, ToolRun
 from cm2_agent.types.run_attributes import SYSTEM
+from cm2_agent.types.tool_errors import FAILURE_UNKNOWN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +88,7 @@ def build(extent: Extent) -> Run | None:
     top = extent.agent if extent.agent is not None else extent.inner[0]
     agent = top.reading if isinstance(top.reading, AgentReading) else None
     chats = [_chat(node, node.reading) for node in extent.inner if isinstance(node.reading, ChatReading)]
-    tools = [_tool(node, node.reading) for node in extent.inner if isinstance(node.reading, ToolReading)]
+    tools = [_tool(node, reading) for node, reading in with_call_ids(extent.inner)]
     _name_agents(extent, chats, tools)
     status = _status(extent, agent)
     facts = _facts(extent)
@@ -193,7 +195,8 @@ def _marked(messages: tuple[Message, ...], tools: Sequence[_Tool]) -> tuple[Mess
         if isinstance(part, ToolCallResponse) and part.id is not None and ran[part.id]:
             failed = ran[part.id].pop(0).error is not None
             if failed and not part.error:
-                message = replace(message, parts=(replace(part, error=True), *message.parts[1:]))
+                extra = {key: value for key, value in part.extra.items() if key != FAILURE_UNKNOWN}
+                message = replace(message, parts=(replace(part, error=True, extra=extra), *message.parts[1:]))
         marked.append(message)
     return tuple(marked)
 

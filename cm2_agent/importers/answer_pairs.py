@@ -71,10 +71,22 @@ def read_prompt_completion(record: JSON) -> Chat:
     if pair[0] == "instruction" and isinstance(record.get("input"), str) and record["input"]:  # Alpaca's
         asked = f"{asked}\n\n{record['input']}"
     system = said(record.get("system") or record.get("system_prompt"), "system")
-    return _chat(record, (*system, *said(asked, "user"), *said(answered, "assistant")), "completion")
+    before = _earlier(record.get("history"))
+    return _chat(record, (*system, *before, *said(asked, "user"), *said(answered, "assistant")), "completion")
 
 
-def read_stored_completion(record: JSON) -> Chat:
+def _earlier(history: JSON) -> tuple[Message, ...]:
+    """The turns before, as Alpaca's kind writes them: pairs of a question and its answer. Raises TraceError."""
+    turns = history if isinstance(history, list) else [] if history is None else [history]
+    found: list[Message] = []
+    for turn in turns:
+        if not isinstance(turn, list) or len(turn) != 2 or not all(isinstance(one, str) for one in turn):
+            raise TraceError(f"has in history {str(turn)[:60]!r}; expected pairs of a question and its answer")
+        found += [*said(turn[0], "user"), *said(turn[1], "assistant")]
+    return tuple(found)
+
+
+def read_stored_completion(record: JSON) -> Chat | tuple[Chat, ...]:
     """A request and its response: `input` and `output` (stored completions, items of an evaluation's run), or `request`
     and `response` (logs of gateways). Raises TraceError."""
     if not isinstance(record, Mapping):
@@ -91,10 +103,21 @@ def read_stored_completion(record: JSON) -> Chat:
     elif isinstance(asked, Mapping) and "input" in asked:
         asked = asked["input"]
     system = said(sample.get("instructions"), "system") if isinstance(sample.get("instructions"), str) else ()
-    messages = (*system, *said(asked, "user"), *answer_of(answered))
-    return replace(
-        _chat(record, messages, "completion", settings=body), **_graded(record) if "results" in record else {}
+    question = (*system, *said(asked, "user"))
+    graded = _graded(record) if "results" in record else {}
+    return _each_answer(
+        [
+            replace(_chat(record, (*question, *answer), "completion", settings=body), **graded)
+            for answer in answers_of(answered)
+        ]
     )
+
+
+def _each_answer(chats: list[Chat]) -> Chat | tuple[Chat, ...]:
+    """The dialogues of a request's answers: equal ones of several are samples still."""
+    if len(chats) == 1:
+        return chats[0]
+    return tuple(replace(chat, key=[chat.key, number]) for number, chat in enumerate(chats))
 
 
 def _graded(record: Mapping[str, JSON]) -> dict[str, Any]:
@@ -108,9 +131,18 @@ def _graded(record: Mapping[str, JSON]) -> dict[str, Any]:
     }
 
 
+def answers_of(body: JSON) -> list[tuple[Message, ...]]:
+    """Each of a model's answers to one request: those of a chat completion with several choices (`n`), or the one.
+    Raises TraceError."""
+    choices = body.get("choices") if isinstance(body, Mapping) else None
+    if isinstance(choices, list) and len(choices) > 1:
+        return [answer_of({"choices": [choice]}) for choice in choices]
+    return [answer_of(body)]
+
+
 def answer_of(body: JSON) -> tuple[Message, ...]:
-    """What a model answered: text, messages, a chat completion, a response of the Responses API, a message of
-    Anthropic's. Raises TraceError."""
+    """What a model answered: text, messages, a chat completion (its first choice), a response of the Responses API, a
+    message of Anthropic's. Raises TraceError."""
     if isinstance(body, Mapping):
         choices = body.get("choices")
         if isinstance(choices, list) and choices:
@@ -123,22 +155,23 @@ def answer_of(body: JSON) -> tuple[Message, ...]:
     return said(body, "assistant")
 
 
-def read_batch_output(record: JSON) -> Chat:
+def read_batch_output(record: JSON) -> Chat | tuple[Chat, ...]:
     """A line of a batch's output file: the answer to a request that stands in the batch's input file. Raises
     TraceError, also for a request that failed."""
     if not isinstance(record, Mapping):
         raise TraceError(f"is {type(record).__name__}; expected an object with custom_id and response")
     response = mapping_of(record.get("response") or record.get("result"))
-    code = response.get("status_code", 200)
+    code = response.get("status_code")
     error = record.get("error") or mapping_of(response.get("body")).get("error") or response.get("error")
     if error or (isinstance(code, int) and code >= 400):
-        raise TraceError(f"the request failed (status {code}): {str(error)[:120]}; there is no answer to import")
+        status = "" if code is None else f" (status {code})"
+        raise TraceError(f"the request failed{status}: {str(error)[:120]}; there is no answer to import")
     body = response.get("body", response.get("message"))
-    messages = answer_of(body)
-    if not messages:
+    answers = answers_of(body)
+    if not all(answers):
         raise TraceError("holds no answer; expected response.body with choices or output")
     note = "a batch's output file holds the answers alone: what was asked stands in its input file"
-    return _chat(record, messages, "batch", settings=mapping_of(body), note=note)
+    return _each_answer([_chat(record, one, "batch", settings=mapping_of(body), note=note) for one in answers])
 
 
 def read_preferences(record: JSON) -> tuple[Chat, ...]:
@@ -221,6 +254,7 @@ def _chat(
 
 __all__ = [
     "answer_of",
+    "answers_of",
     "pair_of",
     "preference_of",
     "read_batch_output",

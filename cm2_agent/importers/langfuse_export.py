@@ -52,6 +52,10 @@ def read_langfuse(record: JSON, *, source: str, checklists: bool) -> list[Import
         scores = row.get("scores")
         for score in map(mapping_of, scores if isinstance(scores, list) else []):
             name = text_of(score.get("name"))
+            if str(_get(score, "dataType", "data_type")).upper() == "CATEGORICAL" and not _get(
+                score, "configId", "config_id"
+            ):
+                continue  # without a configuration of numbers its value is 0 whatever was chosen
             try:
                 value = number_of(score.get("value"), "score")
             except TraceError:  # a category

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from cm2_agent.errors import TraceError
+from cm2_agent.importers.ai_sdk_messages import ai_sdk_to_chat, is_ai_sdk
+from cm2_agent.importers.anthropic_blocks import anthropic_to_chat, is_anthropic
 from cm2_agent.importers.gemini_contents import gemini_to_chat, is_gemini
 from cm2_agent.importers.langchain_dumps import is_langchain, langchain_to_chat
 from cm2_agent.importers.openai_messages import ROLES, read_messages
@@ -27,13 +29,6 @@ class Style:
     to_chat: Callable[[Sequence[Mapping[str, JSON]]], list[JSON]]
     says: str
     marks: bool = False
-
-
-def _is_anthropic(message: Mapping[str, JSON]) -> bool:
-    content = message.get("content")
-    blocks = content if isinstance(content, list) else []
-    kinds = {str(block.get("type")) for block in blocks if isinstance(block, Mapping)}
-    return "role" in message and bool(kinds & {"tool_use", "tool_result", "thinking", "server_tool_use"})
 
 
 def _is_genai(message: Mapping[str, JSON]) -> bool:
@@ -63,8 +58,15 @@ STYLES: Final[tuple[Style, ...]] = (
     ),
     Style(name="sharegpt", is_one=is_sharegpt, to_chat=sharegpt_to_chat, says="turns with `from` and `value`"),
     Style(name="gemini", is_one=is_gemini, to_chat=gemini_to_chat, says="contents with `parts` of Gemini's kind"),
+    Style(
+        name="ai-sdk",
+        is_one=is_ai_sdk,
+        to_chat=ai_sdk_to_chat,
+        says="messages of Vercel's AI SDK (`parts`, `tool-call`)",
+        marks=True,
+    ),
     Style(name="genai", is_one=_is_genai, to_chat=lambda found: list(found), says="messages with typed `parts`"),
-    Style(name="anthropic", is_one=_is_anthropic, to_chat=lambda found: list(found), says="Anthropic's content blocks"),
+    Style(name="anthropic", is_one=is_anthropic, to_chat=anthropic_to_chat, says="Anthropic's content blocks"),
     Style(name="openai", is_one=_is_openai, to_chat=lambda found: list(found), says="chat messages with roles"),
 )
 """From the most telling to the most common: a list is of the first style that one of its elements is of."""

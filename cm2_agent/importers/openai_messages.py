@@ -253,7 +253,7 @@ def _part(part: JSON) -> Part:
     kind = part.get("type")
     if not isinstance(kind, str | None):
         return other_part(part)
-    if kind in {"tool_use", "server_tool_use"} and isinstance(part.get("name"), str):
+    if kind in {"tool_use", "server_tool_use", "mcp_tool_use"} and isinstance(part.get("name"), str):
         arguments = arguments_of(part.get("input"))
         return ToolCall(id=_identity(part.get("id"), "a tool call with id"), name=part["name"], arguments=arguments)
     if kind in {"thinking", "reasoning"} and isinstance(part.get(kind, part.get("text")), str):

@@ -80,6 +80,8 @@ def _stored(record: JSON) -> str | None:
             found = [style_of(one if isinstance(one, list) else [one]) for one in (record[asked], record[answered])]
             bodies = [isinstance(record[key], Mapping) and _is_body(record[key]) for key in (asked, answered)]
             texts = [isinstance(record[key], str) for key in (asked, answered)]
+            if "instruction" in record and all(texts):  # `input` is what the instruction is about
+                return None
             if all(style is not None or body or text for style, body, text in zip(found, bodies, texts, strict=True)):
                 return f"an object with `{asked}` and `{answered}`"
     sample = record.get("sample")
@@ -87,6 +89,8 @@ def _stored(record: JSON) -> str | None:
         return "an item of an evaluation's run: `sample` with `output`"
     if record.get("object") in ("response", "chat.completion"):
         return f"an object that calls itself {record['object']}"
+    if record.get("type") == "message" and "stop_reason" in record and isinstance(record.get("content"), list):
+        return "an answer of Anthropic's Messages API"
     return None
 
 
@@ -193,7 +197,16 @@ FORMATS: Final[tuple[Format, ...]] = (
     ),
     *(
         Format(name=name, sniff=_style(name), reader="openai_chat:read_openai_chat")
-        for name in ("anthropic", "openai-responses", "langchain", "pydantic-ai", "sharegpt", "gemini", "genai")
+        for name in (
+            "ai-sdk",
+            "anthropic",
+            "openai-responses",
+            "langchain",
+            "pydantic-ai",
+            "sharegpt",
+            "gemini",
+            "genai",
+        )
     ),
     Format(name="openai-stored", sniff=_stored, reader="answer_pairs:read_stored_completion"),
     Format(name="prompt-completion", sniff=_pair, reader="answer_pairs:read_prompt_completion"),

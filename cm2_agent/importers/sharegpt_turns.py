@@ -49,7 +49,7 @@ def sharegpt_to_chat(turns: Sequence[Mapping[str, JSON]]) -> list[JSON]:
         if role == "call":
             _add_calls(found, [*_calls_of(value)], extra)
         elif role == "tool":
-            found += [{"role": "tool", "content": one} for one in _answers(value)]
+            found += [{"role": "tool", "content": one} for one in _in_order(_answers(value), _asked(found))]
         elif role == "assistant" and with_tools and isinstance(value, str) and "<tool_call>" in value:
             texts = _CALL.sub("", value).strip()
             calls = [call for one in _CALL.findall(value) for call in _calls_of(one)]
@@ -89,6 +89,35 @@ def _calls_of(value: JSON) -> list[JSON]:
 def _answers(value: JSON) -> list[JSON]:
     tagged = _RESPONSE.findall(value) if isinstance(value, str) and "<tool_response>" in value else []
     return [*tagged] if tagged else [value]
+
+
+def _asked(found: Sequence[JSON]) -> list[str]:
+    """The names of the calls that the last message made, none where it is no message of calls."""
+    last = found[-1] if found else None
+    calls = last.get("tool_calls") if isinstance(last, Mapping) else None
+    inner = [one.get("function", one) for one in calls or () if isinstance(one, Mapping)]
+    return [str(one.get("name") if isinstance(one, Mapping) else one) for one in inner]
+
+
+def _in_order(answers: list[JSON], asked: Sequence[str]) -> list[JSON]:
+    """The answers in the order of the calls, where each says which tool gave it, as Hermes does
+    (`{"name": …, "content": …}`); else as they are."""
+    named: list[tuple[str, JSON]] = []
+    for one in answers:
+        try:
+            read = parse_json(one, strict=False) if isinstance(one, str) else one
+        except ValueError:
+            return answers
+        if not isinstance(read, Mapping) or set(read) != {"name", "content"} or not isinstance(read["name"], str):
+            return answers
+        named.append((read["name"], read["content"]))
+    if sorted(name for name, _ in named) != sorted(asked):
+        return answers
+    found: list[JSON] = []
+    for name in asked:
+        place = next(at for at, (own, _) in enumerate(named) if own == name)
+        found.append(named.pop(place)[1])
+    return found
 
 
 __all__ = ["is_sharegpt", "sharegpt_to_chat"]

@@ -153,6 +153,38 @@ def test_a_call_that_two_instrumentations_recorded_counts_once() -> None:
     assert found.unread == {"genai: the span around it recorded the same": 1}
 
 
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_executions_that_name_no_call_are_those_of_its_tool_and_arguments(order: tuple[int, int]) -> None:
+    """A failed one marks its own call's answer, in whichever order they began."""
+    both = asks("c1", key=1)
+    both["parts"] += asks("c2", key=2)["parts"]
+    prompt = [text("user", "q")]
+    own = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "look"}
+    runs = [
+        span(3 + place, 1, 2 + place, **own, **{"gen_ai.tool.call.arguments": json.dumps({"key": key})})
+        for place, key in enumerate(order)
+    ]
+    runs = [replace(one, status="error") if f'"key": {2}' in str(one.attributes) else one for one in runs]
+    spans = [
+        agent(1, None, 0, "desk"),
+        chat(2, 1, 1, prompt, both),
+        *runs,
+        chat(9, 1, 9, [*prompt, both, answers("c1", "yes"), answers("c2", "well")], text("assistant", "a")),
+    ]
+    (run,) = runs_of(spans).runs
+    assert {one.call_id: one.arguments for one in run.tools} == {"c1": {"key": 1}, "c2": {"key": 2}}
+    answered = [part for message in run.messages for part in message.responses]
+    assert [(part.id, part.error) for part in answered] == [("c1", False), ("c2", True)]
+
+
+def test_an_execution_of_a_tool_that_no_call_asked_for_has_no_call() -> None:
+    own = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "other", "gen_ai.tool.call.result": "x"}
+    spans = [agent(1, None, 0, "desk"), chat(2, 1, 1, [text("user", "q")], asks("c1")), span(3, 1, 2, **own)]
+    (run,) = runs_of(spans).runs
+    assert [one.call_id for one in run.tools] == [None]
+    assert [message.role for message in run.messages] == ["user", "assistant"]
+
+
 def test_traceloops_entities() -> None:
     """As its documentation writes them: workflow, agent, task and tool."""
 
@@ -176,7 +208,7 @@ def test_traceloops_entities() -> None:
     found = runs_of(spans)
     (run,) = found.runs
     assert (run.name, run.thread, run.user, found.dialects) == ("desk", "s", "ada", {"traceloop": 4})
-    assert [message.role for message in run.messages] == ["user", "assistant"]
+    assert [message.role for message in run.messages] == ["user", "assistant", "tool"]
     assert [(one.name, one.arguments, one.result) for one in run.tools] == [("look", {"key": 1}, "value 1")]
 
 

@@ -276,7 +276,40 @@ def swe_agent() -> dict[str, Any]:
     }
 
 
+def model_messages() -> list[dict[str, Any]]:
+    call = {"type": "tool-call", "toolCallId": "call_1", "toolName": "get_order", "input": ARGUMENTS}
+    output = {"type": "text", "value": RESULT}
+    result = {"type": "tool-result", "toolCallId": "call_1", "toolName": "get_order", "output": output}
+    return [
+        {"role": "system", "content": SYSTEM},
+        {"role": "user", "content": [{"type": "text", "text": QUESTION}]},
+        {"role": "assistant", "content": [call]},
+        {"role": "tool", "content": [result]},
+        {"role": "assistant", "content": [{"type": "text", "text": REPLY}]},
+    ]
+
+
+def interface_messages() -> list[dict[str, Any]]:
+    call = {"type": "tool-get_order", "toolCallId": "call_1", "state": "output-available"}
+    parts = [{**call, "input": ARGUMENTS, "output": RESULT}, {"type": "text", "text": REPLY, "state": "done"}]
+    return [
+        {"id": "0", "role": "system", "parts": [{"type": "text", "text": SYSTEM}]},
+        {"id": "1", "role": "user", "parts": [{"type": "text", "text": QUESTION}]},
+        {"id": "2", "role": "assistant", "parts": [{"type": "step-start"}, *parts]},
+    ]
+
+
+def invocations() -> list[dict[str, Any]]:
+    call = {"state": "result", "toolCallId": "call_1", "toolName": "get_order", "args": ARGUMENTS, "result": RESULT}
+    system = {"id": "0", "role": "system", "content": SYSTEM}
+    asked = {"id": "1", "role": "user", "content": QUESTION}
+    return [system, asked, {"id": "2", "role": "assistant", "content": REPLY, "toolInvocations": [call]}]
+
+
 WHOLE = {
+    "ai-sdk": model_messages,
+    "ai-sdk (interface)": interface_messages,
+    "ai-sdk (version 4)": invocations,
     "openai": openai,
     "anthropic": anthropic,
     "openai-responses": responses,

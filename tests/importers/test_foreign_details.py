@@ -1,0 +1,167 @@
+"""What files of other tools hold beside one call and its answer: several answers, results of the provider's own tools,
+answers out of order, failed executions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cm2_agent.importers import Imported, Problem, read_recordings, recording_format
+from tests.importers.foreign_files import only, read, written
+from tests.importers.test_span_exports import langfuse, langfuse_trace, mlflow, phoenix
+
+
+def outcomes_of_calls(found: Imported) -> list[tuple[str, Any, str]]:
+    """Each call with what it was answered and what became of it."""
+    return [
+        (use.call.name, None if use.response is None else use.response.response, use.status)
+        for step in found.trace.steps
+        for use in step.tool_uses
+    ]
+
+
+@pytest.mark.parametrize("about", ["", "Paris"])
+def test_an_instruction_is_not_lost(tmp_path: Path, about: str) -> None:
+    record = {
+        "instruction": "Tell me.",
+        "input": about,
+        "output": "Done.",
+        "system": "Be kind.",
+        "history": [["a", "b"]],
+    }
+    found = only(tmp_path, record)
+    asked = f"Tell me.\n\n{about}" if about else "Tell me."
+    said = [(message.role, message.text) for message in found.trace.messages]
+    assert said == [("system", "Be kind."), ("user", "a"), ("assistant", "b"), ("user", asked), ("assistant", "Done.")]
+    assert recording_format(written(tmp_path, {**record, "history": None})).name == "prompt-completion"
+
+
+@pytest.mark.parametrize("history", ["a", [["a"]], [[1, "b"]], [{"a": "b"}]])
+def test_a_history_that_is_none_is_named(tmp_path: Path, history: Any) -> None:
+    path = written(tmp_path, {"instruction": "x", "input": "", "output": "y", "history": history})
+    (found,) = [one for one in read_recordings(None, path) if isinstance(one, Problem)]
+    assert "history" in found.reason
+
+
+@pytest.mark.parametrize("shape", ["batch", "stored"])
+def test_every_choice_is_a_dialogue(tmp_path: Path, shape: str) -> None:
+    """Equal ones too: they are samples."""
+    body = {
+        "object": "chat.completion",
+        "choices": [{"message": {"role": "assistant", "content": one}} for one in "aab"],
+    }
+    if shape == "batch":
+        record: dict[str, Any] = {"custom_id": "1", "response": {"status_code": 200, "body": body}}
+    else:
+        record = {"request": {"messages": [{"role": "user", "content": "q"}]}, "response": body}
+    found = read(written(tmp_path, record))
+    assert [one.trace.messages[-1].text for one in found] == ["a", "a", "b"]
+    assert len({one.trace.id for one in found}) == 3
+
+
+@pytest.mark.parametrize(
+    ("call", "result", "content", "status"),
+    [
+        ("server_tool_use", "web_search_tool_result", [{"type": "web_search_result", "url": "u"}], "ok"),
+        ("server_tool_use", "code_execution_tool_result", {"type": "code_execution_result", "stdout": "2"}, "ok"),
+        (
+            "server_tool_use",
+            "web_fetch_tool_result",
+            {"type": "web_fetch_tool_result_error", "error_code": "x"},
+            "failed",
+        ),
+        ("mcp_tool_use", "mcp_tool_result", [{"type": "text", "text": "2"}], "ok"),
+    ],
+)
+def test_answers_of_anthropics_own_tools(tmp_path: Path, call: str, result: str, content: Any, status: str) -> None:
+    blocks = [
+        {"type": "text", "text": "I look."},
+        {"type": call, "id": "s1", "name": "look", "input": {"q": 1}},
+        {"type": result, "tool_use_id": "s1", "content": content},
+        {"type": "text", "text": "Two."},
+    ]
+    found = only(tmp_path, [{"role": "user", "content": "q"}, {"role": "assistant", "content": blocks}])
+    assert [message.role for message in found.trace.messages] == ["user", "assistant", "tool", "assistant"]
+    ((_, answer, became),) = outcomes_of_calls(found)
+    assert (answer is not None, became) == (True, status)
+    assert found.trace.messages[-1].text == "Two."
+
+
+def test_an_answer_of_anthropics_stands_alone(tmp_path: Path) -> None:
+    record = {"id": "m", "type": "message", "role": "assistant", "content": [{"type": "text", "text": "a"}]}
+    found = only(tmp_path, {**record, "stop_reason": "end_turn"})
+    assert [message.text for message in found.trace.messages] == ["a"]
+
+
+def test_answers_that_name_their_tool_are_paired_by_it(tmp_path: Path) -> None:
+    def tagged(tag: str, *values: Any) -> str:
+        return "\n".join(f"<{tag}>\n{json.dumps(one)}\n</{tag}>" for one in values)
+
+    turns = [
+        {"from": "human", "value": "q"},
+        {"from": "gpt", "value": tagged("tool_call", {"name": "f", "arguments": {}}, {"name": "g", "arguments": {}})},
+        {
+            "from": "tool",
+            "value": tagged("tool_response", {"name": "g", "content": "of g"}, {"name": "f", "content": {"of": "f"}}),
+        },
+        {"from": "gpt", "value": "a"},
+    ]
+    found = only(tmp_path, {"conversations": turns})
+    assert outcomes_of_calls(found) == [("f", {"of": "f"}, "answered"), ("g", "of g", "answered")]
+
+
+@pytest.mark.parametrize("state", ["output-error", "output-denied", "input-available"])
+def test_calls_of_the_ai_sdk_that_did_not_succeed(tmp_path: Path, state: str) -> None:
+    part = {"type": "dynamic-tool", "toolName": "f", "toolCallId": "1", "state": state, "input": {}, "errorText": "no"}
+    messages = [{"role": "user", "parts": [{"type": "text", "text": "q"}]}, {"role": "assistant", "parts": [part]}]
+    ((_, _, status),) = outcomes_of_calls(only(tmp_path, messages))
+    assert status == ("not_run" if state == "input-available" else "failed")
+
+
+def test_answers_of_the_ai_sdk_out_of_order(tmp_path: Path) -> None:
+    calls = [{"type": "tool-call", "toolCallId": one, "toolName": one, "input": {}} for one in "fg"]
+    results = [
+        {"type": "tool-result", "toolCallId": "g", "toolName": "g", "output": {"type": "error-text", "value": "bad"}},
+        {"type": "tool-result", "toolCallId": "f", "toolName": "f", "output": {"type": "json", "value": {"a": 1}}},
+    ]
+    messages = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": calls},
+        {"role": "tool", "content": results},
+    ]
+    assert outcomes_of_calls(only(tmp_path, messages)) == [("f", {"a": 1}, "ok"), ("g", "bad", "failed")]
+
+
+def _failed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of a trace with the span of its tool failed, as each tool marks it."""
+    text = json.dumps(rows)
+    for row in (found := json.loads(text)):
+        inner = [*row.get("observations", ()), *row.get("data", {}).get("spans", ()), row]
+        for one in inner:
+            kinds = (one.get("type"), one.get("span_kind"), one.get("attributes", {}).get("mlflow.spanType"))
+            if any(str(kind).strip('"') == "TOOL" for kind in kinds):
+                one |= {"level": "ERROR", "statusMessage": "down", "status_code": "ERROR"}
+                one["status"] = {"code": "STATUS_CODE_ERROR", "message": "down"}
+    return found
+
+
+@pytest.mark.parametrize("make", [langfuse, langfuse_trace, mlflow, phoenix])
+def test_a_failed_execution_without_a_call_s_id_fails_its_call(tmp_path: Path, make: Any) -> None:
+    (found,) = read(written(tmp_path, *_failed(make())))
+    assert [status for _, _, status in outcomes_of_calls(found)] == ["failed"]
+    (whole,) = read(written(tmp_path, *make()))
+    assert [status for _, _, status in outcomes_of_calls(whole)] != ["failed"]
+
+
+def test_a_category_without_numbers_is_no_outcome(tmp_path: Path) -> None:
+    (trace,) = langfuse_trace()
+    scores = [
+        {"name": "mood", "value": 0, "stringValue": "good", "dataType": "CATEGORICAL", "configId": None},
+        {"name": "grade", "value": 2, "stringValue": "B", "dataType": "CATEGORICAL", "configId": "c"},
+        {"name": "right", "value": 1, "dataType": "BOOLEAN"},
+    ]
+    found = only(tmp_path, {**trace, "scores": scores})
+    assert found.trace.outcomes == {"grade": 2.0, "right": 1.0}
