@@ -27,6 +27,14 @@ class Answer:
         self.parts: list[dict[str, Any]] = []
         self._rest = b""
         self.finished = False
+        self._failed = False
+
+    @property
+    def problem(self) -> str | None:
+        """Why what came is no answer though its status says so, None where it is one."""
+        if self._failed:
+            return "the server behind the proxy: an error within its answer"
+        return "the server behind the proxy: no answer that can be read" if self.finished and not self.parts else None
 
     def feed(self, data: bytes) -> bytes:
         """What the client gets of this piece."""
@@ -52,6 +60,7 @@ class Answer:
         if not isinstance(body, dict):
             return rest
         self.parts.append(body)
+        self._failed = bool(body.get("error"))
         return orjson.dumps(self._stripped(body, "message"))
 
     def _event(self, event: bytes) -> bytes:
@@ -68,6 +77,7 @@ class Answer:
         if not isinstance(chunk, dict):
             return event + _END
         self.parts.append(chunk)
+        self._failed = self._failed or bool(chunk.get("error"))
         if self.asked.strip_usage and not chunk.get("choices") and chunk.get("usage") is not None:
             return b""
         if self.mark is None and not any(mark in data for mark in _MARKS):

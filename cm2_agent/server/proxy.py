@@ -100,7 +100,13 @@ class Proxy:
         if self._upstream.server == "auto":
             await self._find_upstream(headers)
         upstream = self._upstream if self._upstream.server != "auto" else replace(self._upstream, server="none")
-        await self._chat(asked_of(given, upstream), headers, project, thread, receive, send)
+        try:
+            asked = asked_of(given, upstream)
+        except (TypeError, ValueError, AttributeError):  # settings of no kind that the API has: the server says which
+            self._incidents.add("the settings of a proxied request are not of the chat API: it is not recorded")
+            await self._pass_on(scope, path, headers, body, receive, send)
+            return
+        await self._chat(asked, headers, project, thread, receive, send)
 
     async def _chat(
         self,
@@ -120,9 +126,10 @@ class Proxy:
         left = asyncio.create_task(_until_gone(receive))
 
         def record() -> None:
-            nonlocal recorded
+            nonlocal recorded, error
             if not recorded:
                 recorded = True
+                error = error or answer.problem
                 self._record(
                     ProxiedCall(
                         asked=asked,
@@ -139,9 +146,8 @@ class Proxy:
 
         try:
             sent = {**_forwarded(headers), "content-type": "application/json"}
-            async with self._connected().post(
-                f"{self._url}{_CHAT}", data=orjson.dumps(asked.sent), headers=sent
-            ) as got:
+            url = f"{self._url}{_CHAT}"
+            async with await self._opened(left, "POST", url, data=orjson.dumps(asked.sent), headers=sent) as got:
                 left.add_done_callback(lambda _: got.close())
                 kind = got.headers.get("content-type", "")
                 answer.stream = kind.startswith("text/event-stream")
@@ -190,7 +196,7 @@ class Proxy:
         left = asyncio.create_task(_until_gone(receive))
         try:
             sent = _forwarded(headers)
-            async with self._connected().request(scope["method"], url, data=body or None, headers=sent) as got:
+            async with await self._opened(left, scope["method"], url, data=body or None, headers=sent) as got:
                 left.add_done_callback(lambda _: got.close())
                 begun = True
                 await send(_start(got.status, got.headers))
@@ -198,12 +204,25 @@ class Proxy:
                     await send({"type": "http.response.body", "body": data, "more_body": True})
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         except (aiohttp.ClientError, TimeoutError, OSError) as failed:
-            if not begun:
-                await _refuse(send, 502, f"the server behind the proxy does not answer: {type(failed).__name__}")
-            elif not left.done():
+            if left.done():
+                return
+            if begun:
                 raise
+            await _refuse(send, 502, f"the server behind the proxy does not answer: {type(failed).__name__}")
         finally:
             left.cancel()
+
+    async def _opened(self, left: asyncio.Task[None], method: str, url: str, **sent: Any) -> aiohttp.ClientResponse:
+        """The server's answer when it begins. A client that leaves before takes its request back from the server, which
+        would work on for nobody. Raises ConnectionAbortedError then."""
+        opening = asyncio.ensure_future(self._connected().request(method, url, **sent))
+        try:
+            await asyncio.wait({opening, left}, return_when=asyncio.FIRST_COMPLETED)
+            if opening.done():
+                return opening.result()
+            raise ConnectionAbortedError("the client left")
+        finally:
+            opening.cancel()
 
     async def _find_upstream(self, headers: Mapping[str, str]) -> None:
         """How the server is asked for token ids, by what it says of its models: vLLM and SGLang name themselves as

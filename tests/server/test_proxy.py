@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 pytest.importorskip("aiohttp", reason='needs the extra: pip install "cm2-agent[server]"')
 pytest.importorskip("langchain_openai", reason='needs the extra: pip install "cm2-agent[openai]"')
 
-from cm2_agent.server.chat_request import Upstream
+from cm2_agent.server.chat_request import Upstream, asked_of
 from cm2_agent.store import SQLStore
 from cm2_agent.store.access_tokens import create_token
 from tests.chat_server import ChatServer, Fault, last_message
+from tests.fuzzing import examples
 from tests.models.vllm_server import PROMPT, TOKENS, Server, response, running
 from tests.server.running import Running, collecting
+from tests.strategies import jsons
 
 VLLM = Upstream(server="vllm")
 ASKED = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
@@ -170,6 +177,95 @@ def test_refusals_and_broken_answers_reach_the_client_and_are_kept_as_failed_cal
     errors = sorted(str(call.error) for trace in store.traces() for call in trace.calls)
     assert len(errors) == 3
     assert errors.count("None") == 1
+
+
+@contextmanager
+def saying(answer: bytes | None) -> Iterator[tuple[str, threading.Event, threading.Event]]:
+    """A server that gives one connection this answer, or (None) none at all, and notes when a
+    request came and when the other side is gone."""
+    begun, gone = threading.Event(), threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        with listener.accept()[0] as connection:
+            connection.recv(1 << 16)
+            begun.set()
+            if answer is not None:
+                connection.sendall(answer)
+            else:
+                while connection.recv(1 << 16):
+                    pass
+                gone.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1", begun, gone
+        thread.join(30)
+
+
+PLAIN = Upstream(server="none")
+
+
+def test_a_client_that_leaves_before_the_answer_takes_its_request_back(store: SQLStore) -> None:
+    with saying(None) as (url, begun, gone), collecting(store, proxy_url=url, upstream=PLAIN) as proxy:
+        body = json.dumps(ASKED).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        host, _, port = proxy.address.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(head.encode() + body)
+            assert begun.wait(30)
+        assert gone.wait(30)
+        proxy.flush()
+    assert [call.error for trace in store.traces() for call in trace.calls] == ["the client left"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "why"),
+    [
+        ("text/event-stream", 'data: {"error": {"message": "boom"}}\n\ndata: [DONE]\n\n', "error within"),
+        ("application/json", '{"error":{"message":"boom"}}', "error within"),
+        ("text/html", "<html>Sorry</html>", "no answer"),
+    ],
+)
+def test_an_error_with_status_200_is_a_failed_call(store: SQLStore, kind: str, body: str, why: str) -> None:
+    chunk = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": "half"}}]}
+    sent = (f"data: {json.dumps(chunk)}\n\n" if "stream" in kind else "") + body
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {len(sent)}\r\n\r\n"
+    with (
+        saying((head + sent).encode()) as (url, _, _),
+        collecting(store, proxy_url=url, upstream=PLAIN) as proxy,
+    ):
+        assert ask(proxy, {**ASKED, "stream": "stream" in kind}).text == sent
+        proxy.flush()
+    ((trace,),) = [store.traces()]
+    assert [why in str(call.error) for call in trace.calls] == [True]
+    assert trace.runs[0].status == "error"
+    assert not [message for message in trace.messages if message.role == "assistant"]
+
+
+@settings(max_examples=examples(40), deadline=None)
+@given(
+    st.sampled_from(
+        ["tools", "temperature", "stream_options", "extra_body", "response_format", "n", "stop", "logprobs"]
+    ),
+    jsons(2),
+)
+def test_settings_of_any_kind_are_the_servers_to_refuse(name: str, value: Any) -> None:
+    """What cannot be read raises nothing but what the proxy passes on."""
+    for upstream in (PLAIN, VLLM):
+        with suppress(TypeError, ValueError, AttributeError):
+            assert asked_of({**ASKED, name: value}, upstream).given[name] == value
+
+
+@pytest.mark.parametrize("broken", [{"tools": 7}, {"temperature": "hot"}, {"extra_body": 7}, {"tools": ["f"]}])
+def test_a_request_of_no_kind_gets_the_servers_answer(store: SQLStore, broken: dict[str, Any]) -> None:
+    head = b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n"
+    with (
+        saying(head + b'{"error": 40}') as (url, _, _),
+        collecting(store, proxy_url=url, upstream=PLAIN) as proxy,
+    ):
+        answer = ask(proxy, {**ASKED, **broken})
+    assert (answer.status_code, answer.text) == (400, '{"error": 40}')
 
 
 def test_a_server_that_is_not_there_is_said(store: SQLStore) -> None:
