@@ -37,7 +37,7 @@ def _request(part: Mapping[str, JSON]) -> JSON:
     if kind == "system-prompt":
         return {"role": "system", "content": content}
     if kind in ("tool-return", "builtin-tool-return"):
-        failed = part.get("outcome") in ("failed", "denied")
+        failed = part.get("outcome") not in (None, "success")  # failed, denied, retried, interrupted
         return {**_of_tool(part), "content": _text(content), "status": "error" if failed else "success"}
     if kind == "retry-prompt":
         text = content if isinstance(content, str) else json_text(content)

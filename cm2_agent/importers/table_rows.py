@@ -88,12 +88,21 @@ def _as_records(rows: Iterator[Found | Problem]) -> Iterator[Found | Problem]:
     open_id: JSON = None
     first: Found | None = None
     messages: list[JSON] = []
+    closed_ids: set[int] = set()
     number = 0
 
-    def closed() -> Iterator[Found]:
+    def closed() -> Iterator[Found | Problem]:
         nonlocal number
         if first is not None:
             number += 1
+            if open_id is not None and hash(str(open_id)) in closed_ids:
+                reason = (
+                    f"dialogue {str(open_id)[:60]!r} goes on here after rows of others: what came first was read as the"
+                    " whole. Sort the rows by their dialogue and import into a new store"
+                )
+                yield Problem(line=first.line, number=number, reason=reason)
+                return
+            closed_ids.add(hash(str(open_id)))
             named = {} if open_id is None else {"id": open_id}
             yield Found(line=first.line, number=number, value={**named, "messages": list(messages)})
 

@@ -165,3 +165,26 @@ def test_a_category_without_numbers_is_no_outcome(tmp_path: Path) -> None:
     ]
     found = only(tmp_path, {**trace, "scores": scores})
     assert found.trace.outcomes == {"grade": 2.0, "right": 1.0}
+
+
+@pytest.mark.parametrize("outcome", ["failed", "denied", "retried", "interrupted", "success", None])
+def test_outcomes_of_pydantic_ai_s_tools(tmp_path: Path, outcome: str | None) -> None:
+    call = {"part_kind": "tool-call", "tool_name": "f", "args": {}, "tool_call_id": "1"}
+    answer = {"part_kind": "tool-return", "tool_name": "f", "tool_call_id": "1", "content": "x"}
+    history = [
+        {"kind": "request", "parts": [{"part_kind": "user-prompt", "content": "q"}]},
+        {"kind": "response", "parts": [call]},
+        {"kind": "request", "parts": [answer if outcome is None else {**answer, "outcome": outcome}]},
+    ]
+    ((_, _, status),) = outcomes_of_calls(only(tmp_path, history))
+    assert status == ("ok" if outcome in (None, "success") else "failed")
+
+
+def test_rows_of_a_dialogue_that_do_not_stand_together_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("id,role,content\n1,user,q\n2,user,r\n2,assistant,b\n1,assistant,a\n3,user,s\n")
+    found = list(read_recordings(None, path))
+    assert [one.line for one in found if isinstance(one, Problem)] == [5]
+    (problem,) = [str(one) for one in found if isinstance(one, Problem)]
+    assert "dialogue '1'" in problem
+    assert [len(one.trace.messages) for one in found if isinstance(one, Imported)] == [1, 2, 1]
