@@ -5,9 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from cm2_agent.types.json_values import JSON
-from cm2_agent.types.trace import Trace
+
+if TYPE_CHECKING:  # the command line reads the limits below, and traces load pydantic
+    from cm2_agent.types.trace import Trace
 
 MAX_ATTACK_RATE = 0.02
 """The largest rate at which a family of attacks may get a failing trace paid."""
