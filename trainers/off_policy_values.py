@@ -116,7 +116,8 @@ def off_policy_values(rollouts: Sequence[WeighedRollout], *, seed: int = 0) -> O
     effective = float(shifted.sum() ** 2 / (shifted**2).sum())
     tasks = len({one.task for one in rollouts})
     if np.ptp(rewards) <= _SAME and tasks > 1:
-        bounds |= _of_one_reward(float(rewards[0]), min(tasks, effective), differs=bool(logs.any()))
+        doubts = _of_one_reward(float(rewards[0]), min(tasks, effective), differs=bool(logs.any()))
+        bounds |= {name: _wider(bounds[name], one) for name, one in doubts.items()}
     limits: dict[str, Bounds] = {"weight": (0.0, np.inf), "gain_self_normalised": _GAIN, "gain_doubly_robust": _GAIN}
     made = {name: _estimate(one.value, bounds[name], limits.get(name, _VALUE)) for name, one in figures.items()}
     return OffPolicyValues(rollouts=len(rollouts), tasks=tasks, effective=effective, **made)
@@ -172,11 +173,17 @@ def _of_one_reward(reward: float, number: float, *, differs: bool) -> dict[str, 
     return found | {"gain_self_normalised": gain, "gain_doubly_robust": gain}
 
 
+def _wider(one: Bounds | None, other: Bounds) -> Bounds:
+    return other if one is None else (min(one[0], other[0]), max(one[1], other[1]))
+
+
 def _estimate(value: float, bounds: Bounds | None, limits: Bounds) -> ValueEstimate:
+    """An estimate with its interval cut to what can be, though never short of the estimate itself: the doubly robust
+    one may lie outside."""
     if bounds is None:
         return ValueEstimate(value=value, low=None, high=None)
     low, high = (float(min(max(bound, limits[0]), limits[1])) for bound in bounds)
-    return ValueEstimate(value=value, low=low, high=high)
+    return ValueEstimate(value=value, low=min(low, value), high=max(high, value))
 
 
 __all__ = ["OffPolicyValues", "ValueEstimate", "WeighedRollout", "figures_of", "off_policy_values"]

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cm2_agent.trainers.cluster_intervals import Figure, intervals
@@ -177,6 +177,24 @@ def test_rewards_that_are_all_the_same_leave_doubt(reward: float) -> None:
         assert (one.low, one.high) == pytest.approx((reward * (1 - unseen), reward + unseen * (1 - reward)), abs=1e-4)
     gain = found.gain_self_normalised
     assert (gain.low, gain.high) == pytest.approx((-unseen * reward, unseen * (1 - reward)), abs=1e-4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rewards=st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=3, unique=True),
+    value=st.sampled_from([0.0, 0.5, 1.0]),
+    shift=st.floats(-1.5, 1.5),
+    tasks=st.integers(2, 40),
+)
+def test_an_interval_holds_its_own_estimate(rewards: list[float], value: float, shift: float, tasks: int) -> None:
+    """Whatever V̂ is worth, and where all rewards are the same, too: there V̂ decides what the doubly robust one says."""
+    rollouts = [
+        weighed(rewards[at % len(rewards)], shift + 0.1 * (at % 3), task=f"t{at}", value=value) for at in range(tasks)
+    ]
+    found = off_policy_values(rollouts)
+    for name in ("old", "self_normalised", "doubly_robust", "gain_self_normalised", "gain_doubly_robust", "weight"):
+        one = getattr(found, name)
+        assert one.low - 1e-12 <= one.value <= one.high + 1e-12, name
 
 
 def test_the_draws_of_a_difference_are_paired() -> None:
