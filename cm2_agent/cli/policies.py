@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,6 +15,7 @@ from cm2_agent.cli.common import (
     JsonOption,
     ProjectOption,
     StoreOption,
+    echo_err,
     open_store,
     print_result,
     printable,
@@ -86,6 +88,7 @@ def promote(
         before = opened.promoted(policy.name)
         opened.promote(policy.name, policy.version, reason={"why": "by hand"})
     instead = None if before is None or before.version == policy.version else before.version
+    _warn_if_gone(policy)
     words = "" if instead is None else f" in place of {instead}"
     result = {"name": policy.name, "promoted": policy.version, "before": instead, "folder": policy.folder}
     print_result(result, as_json=as_json, lines=[printable(f"promoted {policy.version} of {policy.name}{words}")])
@@ -100,6 +103,7 @@ def rollback(
     with open_store(store, project=project) as opened:
         agent = name or _only_name(opened)
         gone, back = opened.rollback(agent)
+    _warn_if_gone(back)
     result = {"name": agent, "rolled_back": gone.version, "promoted": back.version, "folder": back.folder}
     lines = [
         printable(f"rolled back {gone.version} of {agent}"),
@@ -126,6 +130,17 @@ def find(store: SQLStore, version: str, name: str | None) -> Policy:
         f"{version!r} begins the versions of {len(found)} policies: {several}; type more of it, or name the agent with"
         " --name"
     )
+
+
+def is_gone(folder: str | None) -> bool:
+    """Whether weights were in a folder that is not there (any more), or not on this machine. Of a hub name nobody knows
+    without asking."""
+    return folder is not None and Path(folder).is_absolute() and not Path(folder).is_dir()
+
+
+def _warn_if_gone(policy: Policy) -> None:
+    if is_gone(policy.folder):
+        echo_err(printable(f"warning: {policy.folder} is not there; bring its weights back before anybody loads them"))
 
 
 def _only_name(store: SQLStore) -> str:
@@ -167,4 +182,4 @@ def _lines(policy: Policy, history: Sequence[Promotion]) -> Iterator[str]:
         yield printable(f"promoted {when}{undone}: {one.reason.get('why', 'no reason given')}")
 
 
-__all__ = ["find", "register"]
+__all__ = ["find", "is_gone", "register"]

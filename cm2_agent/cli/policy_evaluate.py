@@ -22,7 +22,7 @@ from cm2_agent.cli.common import (
     progress,
 )
 from cm2_agent.cli.eval import reward_version
-from cm2_agent.cli.policies import find
+from cm2_agent.cli.policies import is_gone
 from cm2_agent.cli.score import load_checklist_and_checks
 from cm2_agent.errors import TrainError
 
@@ -112,16 +112,32 @@ def evaluate(
 
 
 def _weights(store: SQLStore, model: str) -> str:
-    """Where the weights are of what was typed: a folder, a registered version or its beginning, or a hub name."""
-    if Path(model).exists() or not any(one.version.startswith(model) for one in store.policies()):
+    """Where the weights are of what was typed: a folder, a registered version or its beginning, or a hub name. Raises
+    TrainError. A version names weights, so that it does not matter which agent's it is."""
+    if Path(model).exists():
         return model
-    found = find(store, model, None)
-    if found.folder is None:
+    begun = [one for one in store.policies() if one.version.startswith(model)]
+    rows = [one for one in begun if one.version == model] or begun
+    versions = sorted({one.version for one in rows})
+    if not versions:
+        return model
+    if len(versions) > 1:
         raise TrainError(
-            f"nobody knows where the weights of policy {found.version} are: it was registered without a folder; type"
+            f"{model!r} begins the versions of {len(versions)} policies: {', '.join(versions[:4])}; type more of it"
+        )
+    folders = [one.folder for one in rows if one.folder is not None]
+    if not folders:
+        raise TrainError(
+            f"nobody knows where the weights of policy {versions[0]} are: it was registered without a folder; type"
             " the folder in place of the version"
         )
-    return found.folder
+    there = [folder for folder in folders if not is_gone(folder)]
+    if not there:
+        raise TrainError(
+            f"the weights of policy {versions[0]} are gone: they were in {folders[0]}. Bring them back, or type the"
+            " folder where they are in place of the version"
+        )
+    return there[0]
 
 
 def _lines(found: PolicyEvaluation) -> Iterator[str]:

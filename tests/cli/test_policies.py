@@ -66,6 +66,17 @@ def test_promoting_again_changes_nothing(url: str) -> None:
     assert len(as_json(url, "show", "aa22")["promotions"]) == 1
 
 
+def test_weights_that_are_gone_are_warned_of(url: str, tmp_path: Path) -> None:
+    gone, there = tmp_path / "gone", tmp_path / "there"
+    there.mkdir()
+    with SQLStore(url) as store:
+        store.save_policy(Policy(name="shop", version="bb11", folder=str(gone)))
+        store.save_policy(Policy(name="shop", version="bb22", folder=str(there)))
+    assert f"warning: {gone} is not there" in run(url, "promote", "bb11").stderr
+    assert run(url, "promote", "bb22").stderr == ""
+    assert f"warning: {gone} is not there" in run(url, "rollback", "--name", "shop").stderr
+
+
 def test_what_cannot_be_meant_says_what_to_type(url: str) -> None:
     assert "begins the versions of 2 policies" in run(url, "show", "aa", code=2).stderr
     assert "cm2 policy list" in run(url, "show", "b", code=2).stderr

@@ -137,6 +137,16 @@ def test_a_registered_version_stands_for_its_folder(desk: Path) -> None:
     assert "'beef' begins the versions of 2 policies" in evaluate(desk, "beef", code=2).stderr
 
 
+def test_a_version_of_several_agents_is_one_policy_and_gone_weights_are_named(desk: Path) -> None:
+    with SQLStore(f"sqlite:///{desk / 'cm2.db'}") as store:
+        store.save_policy(Policy(name="first", version="cafe1", folder=str(desk / "moved away")))
+    said = evaluate(desk, "cafe1", code=2).stderr
+    assert f"the weights of policy cafe1 are gone: they were in {desk / 'moved away'}" in said.replace("\n", " ")
+    with SQLStore(f"sqlite:///{desk / 'cm2.db'}") as store:
+        store.save_policy(Policy(name="second", version="cafe1", folder=str(desk / "old")))
+    assert json.loads(evaluate(desk, "cafe", "--json").stdout)["same"]
+
+
 def test_no_policy_there(desk: Path) -> None:
     said = evaluate(desk, str(desk / "gone"), code=2).stderr
     assert "gone" in said
