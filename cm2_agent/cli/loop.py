@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -306,9 +305,11 @@ def training(
 
 def _promoted(store: SQLStore, name: str, out: Path) -> str:
     """The policy to begin with: the one that a loop in `out` began with, else the promoted one. Raises TrainError."""
+    from cm2_agent.loop.folder import read
+
     began = out / "start.json"
     if began.exists():
-        return str(json.loads(began.read_text(encoding="utf-8"))["folder"])
+        return str(read(began)["folder"])
     promoted = store.promoted(name)
     if promoted is None or promoted.folder is None:
         raise TrainError(

@@ -56,17 +56,23 @@ class Dialogues:
         return {"run": run.name, "policy": policy["version"], "dialogues": total, "failed": failed, "tokens": tokens}
 
     def score(self, runs: Sequence[RunOf]) -> dict[str, Any]:
-        """Score what is pending of runs; their figures."""
+        """Score what is pending of runs; their figures. Raises TrainError where nothing could be scored: that is no
+        finding, and the stage is done again."""
         ids = [id for run in runs for id in run.ids]
         self.rollouts.score(ids)
         reward = self.rollouts.reward
         lower = [one.lower for one in self.store.scores(reward, ids=ids) if one.lower is not None]
+        if not lower:
+            raise TrainError(
+                f"none of {len(ids)} dialogues of {', '.join(run.name for run in runs)} could be scored; see that the"
+                " judge answers, and repeat the command"
+            )
         usd = [used.get("usd") for used in self.store.usage(reward, ids).values()]
         return {
             "reward": reward,
             "scored": len(lower),
             "pending": len(ids) - len(lower),
-            "mean_reward": round(sum(lower) / len(lower), 6) if lower else None,
+            "mean_reward": round(sum(lower) / len(lower), 6),
             "usd": round(sum(one for one in usd if isinstance(one, int | float)), 6),
         }
 

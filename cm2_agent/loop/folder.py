@@ -14,6 +14,10 @@ from cm2_agent.errors import StoreError
 from cm2_agent.types.json_file import write_json
 
 MARK, RESULT, LOCK = "loop.json", "result.json", ".lock"
+_MEND = (
+    "a loop writes its files whole, so that the disk or somebody else changed it. Bring it back from a backup, or begin a"
+    " loop in another folder (--out)"
+)
 
 
 class LoopFolder:
@@ -51,7 +55,7 @@ class LoopFolder:
                 )
             write_json(mark, now)
             return False
-        then, given = _flat(json.loads(mark.read_text(encoding="utf-8"))), _flat(now)
+        then, given = _flat(read(mark)), _flat(now)
         differing = [name for name in {**then, **given} if then.get(name) != given.get(name)]
         if differing:
             name = differing[0]
@@ -66,11 +70,21 @@ class LoopFolder:
         path = self.path / f"{place}.json"
         if not path.exists():
             write_json(path, work())
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return found
+        return read(path)
 
     def finished(self, place: str) -> bool:
         return (self.path / f"{place}.json").exists()
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What a file of a loop's folder holds. Raises StoreError where that is not what a loop wrote."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read: {error}; {_MEND}") from error
+    if not isinstance(found, dict):
+        raise StoreError(f"{path} holds a {type(found).__name__}, expected a JSON object; {_MEND}")
+    return found
 
 
 def _flat(what: Mapping[str, Any], above: str = "") -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from cm2_agent.errors import StoreError, TrainError
+from cm2_agent.errors import ConflictError, StoreError, TrainError
 from cm2_agent.loop.dialogues import Dialogues, Progress, RunOf, spent
 from cm2_agent.loop.folder import RESULT, LoopFolder
 from cm2_agent.loop.promotion import Decision, mean_gain, paired
@@ -75,8 +75,9 @@ class Loop:
 
         Raises:
             StoreError: the folder holds another loop, another process runs it, or another policy of this name is
-                promoted than the loop goes on from.
-            TrainError: a round cannot be trained on, or there are too few promotion tasks for the rounds.
+                promoted than the loop begins with or (ConflictError) goes on from.
+            TrainError: a round cannot be trained on, no task could be scored or compared, or there are too few promotion
+                tasks for the rounds.
         """
         self._require_enough()
         files = LoopFolder(self.folder)
@@ -129,6 +130,16 @@ class Loop:
                 " (--name)"
             )
 
+    def _require_still(self, *versions: str | None) -> None:
+        """Raises ConflictError where none of these is the promoted policy: somebody else promoted or rolled back."""
+        promoted = self.store.promoted(self.name)
+        if promoted is not None and promoted.version not in versions:
+            raise ConflictError(
+                f"policy {promoted.version} is promoted now, and this loop goes on from {versions[0]}; nothing was"
+                f" changed. Promote {versions[0]} again to go on (cm2 policy promote {versions[0]} --name {self.name}),"
+                " or begin a loop in another folder with the promoted one (--out)"
+            )
+
     def _begin(self, version: str) -> dict[str, Any]:
         """Register the first policy, and promote it where none of this name is."""
         folder = str(Path(self.start).resolve()) if Path(self.start).is_dir() else self.start
@@ -145,6 +156,8 @@ class Loop:
         name = f"{self._id}-round-{number}"
         tasks = self.tasks.round(number, settings.tasks)
         run = RunOf(name=f"{name}-{now['version']}", tasks=tasks, group=settings.group)
+        if not files.finished(f"round-{number}/evaluate"):  # until then a round promotes nothing
+            self._require_still(now["version"])
         found: dict[str, dict[str, Any]] = {}
         work: dict[str, Callable[[], dict[str, Any]]] = {
             "run": lambda: self._dialogues.hold(run, now, seed=self._seed(number, "run")),
@@ -234,18 +247,25 @@ class Loop:
             return {"candidate": {}, "promoted": {}}
         settings = self.settings
         tasks = self.tasks.compared(number, settings.rounds, fresh=settings.fresh)
-        return self._dialogues.compare(
+        found = self._dialogues.compare(
             {"candidate": trained, "promoted": now},
             tasks,
             name,
             group=settings.evaluations,
             seed=self._seed(number, "evaluate"),
         )
+        if not paired(found["candidate"], found["promoted"])[0]:  # a judge that is down is no verdict on a candidate
+            raise TrainError(
+                f"round {number}: none of {len(tasks)} promotion tasks could be compared, since every one lacks a value;"
+                " see that the judge or --verify answers, and repeat the command"
+            )
+        return found
 
     def _promote(
         self, number: int, now: Mapping[str, Any], trained: Mapping[str, Any], evaluated: Mapping[str, Any]
     ) -> dict[str, Any]:
         rule, version = self.settings.rule, trained["version"]
+        self._require_still(now["version"], version)
         if version is None:
             return Decision(
                 promoted=False, why=f"no candidate: {trained['skipped']}", share=rule.share(number)

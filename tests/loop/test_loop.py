@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cm2_agent import SQLStore
+from cm2_agent import Policy, SQLStore
 from cm2_agent.errors import ConflictError, StoreError, TrainError
 from cm2_agent.loop.folder import LoopFolder
 from cm2_agent.loop.task_sets import TaskSets
@@ -220,8 +221,6 @@ def test_a_promotion_from_elsewhere_stops_the_loop(tmp_path: Path, store: SQLSto
 
     def progress(what: str, done: int, total: int) -> None:
         if (what, done) == ("round 1: evaluate", 2):
-            from cm2_agent import Policy
-
             store.save_policy(Policy(name="desk", version="elsewhere", folder=other))
             store.promote("desk", "elsewhere")
 
@@ -230,6 +229,51 @@ def test_a_promotion_from_elsewhere_stops_the_loop(tmp_path: Path, store: SQLSto
     promoted = store.promoted("desk")
     assert promoted is not None
     assert promoted.version == "elsewhere"
+
+
+@pytest.mark.parametrize("gains", [(0.0, 0.0), (0.4, 0.0)])
+@pytest.mark.parametrize(("number", "stage"), [(1, "train"), (1, "promote"), (2, "run"), (2, "promote")])
+def test_a_promotion_from_elsewhere_stops_the_loop_whatever_it_finds(
+    tmp_path: Path, store: SQLStore, gains: tuple[float, ...], stage: str, number: int
+) -> None:
+    """Also a loop that would have kept its policy: it would go on from one that nobody is served by."""
+    other, there = policy(tmp_path / "other", skill=0.9, version="elsewhere"), (f"round {number}: {stage}", 0)
+
+    def progress(what: str, done: int, total: int) -> None:
+        if (what, done) == there:
+            store.save_policy(Policy(name="desk", version="elsewhere", folder=other))
+            store.promote("desk", "elsewhere")
+
+    sets = TaskSets(training=tasks("train", 2), promotion=tasks("promote", 12), test=tasks("test", 1))
+    for watching in (progress, lambda *what: None):  # and when it is started again
+        with pytest.raises(ConflictError, match="elsewhere is promoted now"):
+            loop(tmp_path, store, gains=gains, tasks=sets, progress=watching).run()
+    store.rollback("desk")
+    assert loop(tmp_path, store, gains=gains, tasks=sets).run()["promotions"] == sum(gain > 0 for gain in gains)
+    assert {one.version: one.state for one in store.policies("desk")}["elsewhere"] == "rolled_back"
+
+
+@pytest.mark.parametrize("kind", ["train", "promote"])
+def test_a_judge_that_is_down_stops_the_loop_and_decides_nothing(tmp_path: Path, store: SQLStore, kind: str) -> None:
+    names = frozenset(task.id for task in tasks(kind, 24))
+    down = SimulatedRollouts(store=store, pending=names, failures=10_000)
+    with pytest.raises(TrainError, match="none of .* could be (scored|compared)"):
+        loop(tmp_path, store, gains=(0.4,), rollouts=down).run()
+    assert loop(tmp_path, store, gains=(0.4,)).run()["rounds"][0]["promoted"]
+
+
+def test_a_file_that_the_disk_spoilt_is_named(tmp_path: Path, store: SQLStore) -> None:
+    loop(tmp_path, store, gains=(0.0,)).run()
+    texts = itertools.cycle((b"", b"{", b"[]", bytes(8), b"\xff"))
+    for name in ("result", "test", "round-1/promote", "round-1/run", "start", "loop"):
+        spoilt = tmp_path / "loop" / f"{name}.json"
+        whole = spoilt.read_bytes()
+        spoilt.write_bytes(next(texts))
+        with pytest.raises(StoreError, match=rf"{name}\.json (cannot be read|holds a list)"):
+            loop(tmp_path, store, gains=(0.0,)).run()
+        spoilt.write_bytes(whole)
+        if name == "result":
+            spoilt.unlink()  # while it is there, the test is not read
 
 
 def test_too_few_promotion_tasks_are_refused_before_anything_is_done(tmp_path: Path, store: SQLStore) -> None:
