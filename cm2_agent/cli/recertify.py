@@ -147,7 +147,8 @@ def recertify(
             draw.write(opened, write)
         found = draw.result()
         if not draw.unknown:
-            opened.save_certificate(replace(certificate, renewals=(*certificate.renewals, found)))
+            now = opened.certificate(version) or certificate  # a judge takes its time: another policy's may be renewed
+            opened.save_certificate(replace(now, renewals=(*now.renewals, found)))
     if other is not None:
         echo_err(printable(f"judged by {other.name}: {usage_text(other.usage.to_json())}"))
     unknown = len(draw.unknown)
@@ -173,10 +174,10 @@ class PaidDraw:
         paid: dict[str | None, list[KnownTrace]] = {}
         for trace in tracked(store.traces(reward=version), "reading"):
             score = store.score(trace.id, version)
-            (first, *others) = sorted(policies_of([trace]), key=str)
-            if not others:
-                of = paid.setdefault(first, [])
-                if score is not None and score.lower is not None and score.lower >= IN_FULL:
+            in_full = score is not None and score.lower is not None and score.lower >= IN_FULL
+            for one in policies_of([trace]):  # where several wrote, each had its share in what was paid
+                of = paid.setdefault(one, [])
+                if in_full:
                     of.append(KnownTrace(id=trace.id, cluster=cluster_of(trace.id, trace.task_id), right=None))
         new = sorted(paid.keys() - set(certificate.policies), key=str)
         if policy is None and len(new) != 1:

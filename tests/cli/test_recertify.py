@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from cm2_agent.store import SQLStore
 from cm2_agent.types.run import ModelCall
@@ -85,6 +86,48 @@ def test_a_policy_that_is_paid_for_what_is_wrong_stays_without_a_certificate(tmp
     (check,) = certificate.renewals
     assert check.wrong == check.wrong_tasks >= 10
     assert certificate.shortfall() is None  # of the attacks nothing has changed
+
+
+def test_a_dialogue_of_several_policies_counts_for_each(tmp_path: Path) -> None:
+    """As in a graph in which a new policy works beside a model that stays."""
+    url, checklist = certified(tmp_path)
+    with SQLStore(url) as opened:
+        for trace in by("p1", traces_of((right,), 100, first=1000)):
+            (run,) = trace.runs
+            calls = (replace(run.calls[0], model_version="p0"), *run.calls[1:])
+            opened.save_trace(replace(trace, runs=(replace(run, calls=calls),)))
+    cm2("score", checklist, "--store", url)
+    assert "policy p1 is another" in as_json("report", "--store", url)["certificate"]["expired"]
+    found = as_json("recertify", checklist, "--store", url)
+    assert (found["policy"], found["paid"], found["shortfall"]) == ("p1", 100, None)
+    assert as_json("report", "--store", url)["certificate"]["expired"] is None
+
+
+def test_two_renewals_at_once_are_both_kept(tmp_path: Path) -> None:
+    """While a judge looks at the dialogues of one policy, another's are renewed."""
+    url, checklist = certified(tmp_path)
+    for policy, first in (("p1", 1000), ("p2", 3000)):
+        outcomes = {"p1": {}, "p2": {"right": 1.0}}[policy]
+        save(url, policy, (replace(trace, outcomes=outcomes) for trace in traces_of((right,), 100, first=first)))
+    cm2("score", checklist, "--store", url)
+    asked: list[str] = []
+
+    def judge(body: Any) -> Any:
+        if not asked:
+            asked.append("first")
+            assert as_json("recertify", checklist, "--policy", "p2", "--store", url)["shortfall"] is None
+        return weak_to()(body)
+
+    (tmp_path / "asked").mkdir()
+    questions = written(tmp_path / "asked", ASKS)
+    with JudgeServer(judge, serves={"sound"}) as server:
+        sound = ("--judge", "sound", "--judge-base-url", server.base_url)
+        cm2("recertify", questions, *sound, "--policy", "p1", "--store", url)
+    with SQLStore(url) as opened:
+        (version,) = opened.reward_versions()
+        certificate = opened.certificate(version)
+    assert certificate is not None
+    assert [one.policy for one in certificate.renewals] == ["p2", "p1"]
 
 
 def test_people_are_given_what_nobody_judged(tmp_path: Path) -> None:
