@@ -159,7 +159,8 @@ def _rows(found: Sequence[Policy]) -> Iterator[str]:
     for one in found:
         evaluation = one.metrics.get("evaluation")
         gain = evaluation.get("gain") if isinstance(evaluation, dict) else None
-        cells.append([one.name, one.version, one.state, one.parent or "", "" if gain is None else f"{gain:+.3f}"])
+        gain_text = f"{gain:+.3f}" if isinstance(gain, int | float) else ""
+        cells.append([" ".join(one.name.split()), one.version, one.state, one.parent or "", gain_text])
     widths = [max(len(row[place]) for row in cells) for place in range(len(cells[0]))]
     for row in cells:
         yield printable("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

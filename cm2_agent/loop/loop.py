@@ -20,7 +20,7 @@ from cm2_agent.loop.task_sets import TaskSets
 from cm2_agent.store import SQLStore, StoredGroups
 from cm2_agent.types.group import Group
 from cm2_agent.types.json_values import JSON, content_hash
-from cm2_agent.types.policy import Policy
+from cm2_agent.types.policy import Policy, require_name
 
 STAGES = ("run", "score", "train", "evaluate", "promote")
 
@@ -79,6 +79,7 @@ class Loop:
             TrainError: a round cannot be trained on, no task could be scored or compared, or there are too few promotion
                 tasks for the rounds.
         """
+        require_name(self.name)
         self._require_enough()
         files = LoopFolder(self.folder)
         with files.held():

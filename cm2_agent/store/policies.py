@@ -13,7 +13,7 @@ from cm2_agent.store.codec import dump, load, seal, sealed, unseal, unsealed
 from cm2_agent.store.engine import Database
 from cm2_agent.store.schema import policies, promotions
 from cm2_agent.types.json_values import JSON
-from cm2_agent.types.policy import Policy, PolicyState, Promotion
+from cm2_agent.types.policy import Policy, PolicyState, Promotion, require_name
 
 
 class Policies:
@@ -23,7 +23,9 @@ class Policies:
     _project: str
 
     def save_policy(self, policy: Policy) -> None:
-        """Register a policy. One that is registered already keeps its state and its time; the rest is replaced."""
+        """Register a policy. One that is registered already keeps its state and its time; the rest is replaced.
+        Raises StoreError where the agent's name is not a printable line."""
+        require_name(policy.name)
         body = _columns(policy)
         with self._db.writing() as connection:
             self._lock(connection, policy.name)

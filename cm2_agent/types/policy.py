@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from cm2_agent.errors import StoreError
 from cm2_agent.types.json_values import JSON
 
 PolicyState: TypeAlias = Literal["candidate", "promoted", "replaced", "rejected", "rolled_back"]
@@ -45,6 +46,20 @@ class Policy:
     def to_json(self) -> dict[str, JSON]:
         found: dict[str, JSON] = dict(self.__dict__)
         return found | {name: dict(getattr(self, name)) for name in ("data", "settings", "metrics")}
+
+
+def require_name(name: str) -> None:
+    """Raises StoreError where an agent's name is not one printable line: it stands in tables, in the ids of dialogues
+    and in commands that are typed.
+
+    >>> from cm2_agent.types.policy import require_name
+    >>> require_name("support")
+    """
+    if not name.strip() or name != name.strip() or not name.isprintable():
+        raise StoreError(
+            f"the agent's name is {name!r:.80}; expected a line of printable characters that neither begins nor ends with"
+            " a space, such as support (--name)"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -276,6 +276,17 @@ def test_a_file_that_the_disk_spoilt_is_named(tmp_path: Path, store: SQLStore) -
             spoilt.unlink()  # while it is there, the test is not read
 
 
+@pytest.mark.parametrize("name", ["", " ", "desk ", "two\nlines", "\x1b[31mred", "right\u202eleft", "broken\udc80", "\0"])
+def test_a_name_that_is_no_printable_line_is_refused_before_anything_is_done(
+    tmp_path: Path, store: SQLStore, name: str
+) -> None:
+    with pytest.raises(StoreError, match="the agent's name is .* expected a line of printable characters"):
+        loop(tmp_path, store, gains=(0.0,), name=name).run()
+    assert not (tmp_path / "loop").exists()
+    with pytest.raises(StoreError, match="the agent's name is"):
+        store.save_policy(Policy(name=name, version="v1"))
+
+
 def test_too_few_promotion_tasks_are_refused_before_anything_is_done(tmp_path: Path, store: SQLStore) -> None:
     sets = TaskSets(training=tasks("train", 2), promotion=tasks("promote", 6), test=tasks("test", 2))
     with pytest.raises(TrainError, match="fewer than 7 cannot show that one is better"):
