@@ -331,7 +331,8 @@ def _lines(result: Mapping[str, Any]) -> Iterator[str]:
     for one in result["rounds"]:
         verdict = f"promoted {one['candidate']}" if one["promoted"] else "kept"
         gain = format_number(one["gain"], one["interval"])
-        yield printable(f"round {one['round']}: {verdict}; gain {gain}; {one['why']}")
+        left_out = f"; {one['left_out']} tasks left out" if one["left_out"] else ""
+        yield printable(f"round {one['round']}: {verdict}; gain {gain}; {one['why']}{left_out}")
     test = result["test"]
     what = test["by"].replace("_", " ")
     if result["promotions"]:
