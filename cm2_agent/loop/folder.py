@@ -15,8 +15,8 @@ from cm2_agent.types.json_file import write_json
 
 MARK, RESULT, LOCK = "loop.json", "result.json", ".lock"
 _MEND = (
-    "a loop writes its files whole, so that the disk or somebody else changed it. Bring it back from a backup, or begin a"
-    " loop in another folder (--out)"
+    "a loop writes its files whole, so that the disk or somebody else changed it. Bring it back from a backup, or begin"
+    " a loop in another folder (--out)"
 )
 
 

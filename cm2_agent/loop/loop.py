@@ -76,8 +76,8 @@ class Loop:
         Raises:
             StoreError: the folder holds another loop, another process runs it, or another policy of this name is
                 promoted than the loop begins with or (ConflictError) goes on from.
-            TrainError: a round cannot be trained on, no task could be scored or compared, or there are too few promotion
-                tasks for the rounds.
+            TrainError: a round cannot be trained on, no task could be scored or compared, or there are too few
+                promotion tasks for the rounds.
         """
         require_name(self.name)
         self._require_enough()
@@ -257,8 +257,8 @@ class Loop:
         )
         if not paired(found["candidate"], found["promoted"])[0]:  # a judge that is down is no verdict on a candidate
             raise TrainError(
-                f"round {number}: none of {len(tasks)} promotion tasks could be compared, since every one lacks a value;"
-                " see that the judge or --verify answers, and repeat the command"
+                f"round {number}: none of {len(tasks)} promotion tasks could be compared, since every one lacks a"
+                " value; see that the judge or --verify answers, and repeat the command"
             )
         return found
 

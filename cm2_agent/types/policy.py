@@ -57,8 +57,8 @@ def require_name(name: str) -> None:
     """
     if not name.strip() or name != name.strip() or not name.isprintable():
         raise StoreError(
-            f"the agent's name is {name!r:.80}; expected a line of printable characters that neither begins nor ends with"
-            " a space, such as support (--name)"
+            f"the agent's name is {name!r:.80}; expected a line of printable characters that neither begins nor ends"
+            " with a space, such as support (--name)"
         )
 
 

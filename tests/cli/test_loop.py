@@ -101,6 +101,10 @@ def test_a_loop_runs_and_repeats_itself(files: Path, start: Path) -> None:
     assert text.startswith("round 1: kept; gain ")
     assert "nothing was promoted" in text
     assert f"promoted policy of desk: {found['promoted']}" in text
+    assert "left out" not in text
+    found["rounds"][0]["left_out"] = 2
+    (files / "loop" / "result.json").write_text(json.dumps(found), encoding="utf-8")
+    assert "expected; 2 tasks left out\n" in run(files, start).stdout
 
 
 def test_the_same_seed_gives_the_same_loop(files: Path, start: Path) -> None:

@@ -257,7 +257,7 @@ def test_a_promotion_from_elsewhere_stops_the_loop_whatever_it_finds(
 def test_a_judge_that_is_down_stops_the_loop_and_decides_nothing(tmp_path: Path, store: SQLStore, kind: str) -> None:
     names = frozenset(task.id for task in tasks(kind, 24))
     down = SimulatedRollouts(store=store, pending=names, failures=10_000)
-    with pytest.raises(TrainError, match="none of .* could be (scored|compared)"):
+    with pytest.raises(TrainError, match=r"none of .* could be (scored|compared)"):
         loop(tmp_path, store, gains=(0.4,), rollouts=down).run()
     assert loop(tmp_path, store, gains=(0.4,)).run()["rounds"][0]["promoted"]
 
@@ -276,11 +276,13 @@ def test_a_file_that_the_disk_spoilt_is_named(tmp_path: Path, store: SQLStore) -
             spoilt.unlink()  # while it is there, the test is not read
 
 
-@pytest.mark.parametrize("name", ["", " ", "desk ", "two\nlines", "\x1b[31mred", "right\u202eleft", "broken\udc80", "\0"])
+@pytest.mark.parametrize(
+    "name", ["", " ", "desk ", "two\nlines", "\x1b[31mred", "right\u202eleft", "broken\udc80", "\0"]
+)
 def test_a_name_that_is_no_printable_line_is_refused_before_anything_is_done(
     tmp_path: Path, store: SQLStore, name: str
 ) -> None:
-    with pytest.raises(StoreError, match="the agent's name is .* expected a line of printable characters"):
+    with pytest.raises(StoreError, match=r"the agent's name is .* expected a line of printable characters"):
         loop(tmp_path, store, gains=(0.0,), name=name).run()
     assert not (tmp_path / "loop").exists()
     with pytest.raises(StoreError, match="the agent's name is"):
