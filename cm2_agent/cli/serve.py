@@ -72,6 +72,7 @@ def serve(
     require_extra("server", "The collector and the proxy", *_NEEDED)
     from cm2_agent.cli.score import load_checklist_and_checks
     from cm2_agent.server.access import is_loopback
+    from cm2_agent.server.proxy import base_url
     from cm2_agent.server.serving import run_server
     from cm2_agent.server.settings import Settings
     from cm2_agent.store.access_tokens import tokens
@@ -81,6 +82,7 @@ def serve(
         quiet=quiet, late=late, most_body=max_mb << 20, most_unpacked=max_mb << 22, spans_per_second=rate
     )
     upstream = _upstream(server, logprobs_mode, policy)
+    proxy = None if proxy is None else base_url(proxy)
     with open_store(store, project=project, create=True) as opened:
         if not is_loopback(host) and not any(token.revoked is None for token in tokens(opened, every_project=True)):
             raise StoreError(

@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import aiohttp
 import orjson
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
+from cm2_agent.errors import ModelError
 from cm2_agent.incidents import Incidents
 from cm2_agent.models.endpoint_sampling import TOKEN_ID_KEYS
 from cm2_agent.server.body import BodyTooLarge
@@ -26,7 +27,7 @@ from cm2_agent.server.chat_call import ProxiedCall
 from cm2_agent.server.chat_request import Asked, Upstream, asked_of
 from cm2_agent.server.otlp_endpoint import whole_body
 
-__all__ = ["Proxy"]
+__all__ = ["Proxy", "base_url"]
 
 _PATH = re.compile(r"(?:/t/(?P<thread>[^/]+))?/v1(?P<path>/.*)")
 _CHAT = "/chat/completions"
@@ -59,7 +60,7 @@ class Proxy:
         most_body: int = 16 << 20,
         mark: Callable[[], str] | None = None,
     ) -> None:
-        self._url = url.rstrip("/").removesuffix("/v1") + "/v1"
+        self._url = base_url(url)
         self._record, self._incidents, self._allow = record, incidents, allow
         self._upstream, self._most, self._mark = upstream or Upstream(), most_body, mark
         self._session: aiohttp.ClientSession | None = None
@@ -76,7 +77,7 @@ class Proxy:
         if project is None:
             await _refuse(send, 401, "expected the header x-cm2-token with a token of scope ingest (cm2 token create)")
             return
-        if found is None:
+        if found is None or ".." in scope["path"].split("/"):  # which a server may read as a path beside /v1
             await _refuse(send, 404, f"{scope['path'][:100]} is not a path of the chat API; expected /v1/…")
             return
         try:
@@ -246,6 +247,22 @@ class Proxy:
                 connector=connector, timeout=timeout, cookie_jar=jar, read_bufsize=1 << 18, trust_env=True
             )
         return self._session
+
+
+def base_url(url: str) -> str:
+    """The address of a chat API, with the `/v1` that its paths begin with. Raises ModelError for what is none.
+
+    >>> base_url("http://localhost:8000"), base_url("https://host/api/v1/")
+    ('http://localhost:8000/v1', 'https://host/api/v1')
+    """
+    try:
+        read = urlsplit(url)
+        known = read.scheme in ("http", "https") and read.hostname is not None and read.port != 0
+    except ValueError:
+        known = False
+    if not known or read.query or read.fragment or read.path.rstrip("/").endswith(_CHAT):
+        raise ModelError(f"{url!r} is no address of a chat API; expected one as http://localhost:8000/v1")
+    return url.rstrip("/").removesuffix("/v1") + "/v1"
 
 
 def _forwarded(headers: Mapping[str, str]) -> dict[str, str]:

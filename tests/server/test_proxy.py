@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 pytest.importorskip("aiohttp", reason='needs the extra: pip install "cm2-agent[server]"')
 pytest.importorskip("langchain_openai", reason='needs the extra: pip install "cm2-agent[openai]"')
 
+from cm2_agent.errors import ModelError
 from cm2_agent.server.chat_request import Upstream, asked_of
+from cm2_agent.server.proxy import base_url
 from cm2_agent.store import SQLStore
 from cm2_agent.store.access_tokens import create_token
 from tests.chat_server import ChatServer, Fault, last_message
@@ -266,6 +268,24 @@ def test_a_request_of_no_kind_gets_the_servers_answer(store: SQLStore, broken: d
     ):
         answer = ask(proxy, {**ASKED, **broken})
     assert (answer.status_code, answer.text) == (400, '{"error": 40}')
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("localhost:8000/v1", "ftp://host/v1", "nonsense", "", "http://", "http://host:port/v1"),
+        *("http://host:99999/v1", "http://host/v1?key=x", "http://host/v1/chat/completions", "http://[::1/v1"),
+    ],
+)
+def test_what_is_no_address_of_a_server_is_refused(url: str) -> None:
+    with pytest.raises(ModelError, match="expected one as http://localhost:8000/v1"):
+        base_url(url)
+
+
+def test_no_path_leads_out_of_the_api(store: SQLStore) -> None:
+    with ChatServer(lambda body: "Hi") as upstream, collecting(store, proxy_url=upstream.base_url) as proxy:
+        for path in ("/v1/%2e%2e/secret", "/v1/models/%2E./%2e./x", "/t/a/v1/..%2fsecret"):
+            assert proxy.client.get(path).status_code == 404
 
 
 def test_a_server_that_is_not_there_is_said(store: SQLStore) -> None:
