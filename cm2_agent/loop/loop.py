@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from cm2_agent.errors import ConflictError, StoreError, TrainError
+from cm2_agent.errors import ConflictError, ModelError, StoreError, TrainError
 from cm2_agent.loop.dialogues import Dialogues, Progress, RunOf, spent
 from cm2_agent.loop.folder import RESULT, LoopFolder
 from cm2_agent.loop.promotion import Decision, mean_gain, paired
@@ -213,6 +213,10 @@ class Loop:
             differs = differs or _differs(group)
         if not differs:
             return {"version": None, "skipped": "within each group all rollouts are worth the same"}
+        known = self._registered(out, run)
+        if known is not None:  # training again could give other weights, in the folder that the row names
+            trained = known.metrics.get("training")
+            return {"version": known.version, "folder": known.folder, "skipped": None, "report": trained}
         shutil.rmtree(out, ignore_errors=True)  # of a training that was not written down
         out.parent.mkdir(exist_ok=True)
         steps = 0
@@ -241,6 +245,20 @@ class Loop:
             )
         )
         return {"version": version, "folder": str(out.resolve()), "skipped": None, "report": report}
+
+    def _registered(self, out: Path, run: RunOf) -> Policy | None:
+        """The candidate in `out` that an interrupted stage had trained on this run and registered, None where there is
+        none."""
+        folder = str(out.resolve())
+        rows = [one for one in self.store.policies(self.name) if one.folder == folder]
+        rows = [one for one in rows if one.data.get("runs") == [run.name]]
+        if not rows or not out.is_dir():
+            return None
+        try:
+            there = self.rollouts.version(folder)
+        except ModelError:  # half written by a training after that one
+            return None
+        return next((one for one in rows if one.version == there), None)
 
     def _evaluate(self, number: int, now: Mapping[str, Any], trained: Mapping[str, Any], name: str) -> dict[str, Any]:
         """Both policies on the promotion tasks with the same random numbers, which no other round uses."""

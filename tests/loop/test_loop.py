@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from cm2_agent import Policy, SQLStore
 from cm2_agent.errors import ConflictError, StoreError, TrainError
 from cm2_agent.loop.folder import LoopFolder
 from cm2_agent.loop.task_sets import TaskSets
-from tests.loop.simulated import SimulatedRollouts, SimulatedTraining, loop, policy, tasks, without_times
+from tests.loop.simulated import SimulatedRollouts, SimulatedTraining, loop, policy, read, tasks, without_times
 
 ROOT = Path(__file__).parents[2]
 GAINS = (0.35, -0.3)
@@ -119,6 +120,32 @@ def test_stopped_again_and_again_it_ends_as_unbroken(tmp_path: Path) -> None:
         assert without_times(found) == without_times(whole)
         assert [(one.version, one.state, one.parent, one.data) for one in store.policies()] == rows
         assert len(rollouts.held) == len(set(rollouts.held)), "no dialogue is held twice"
+
+
+def test_a_candidate_that_is_registered_is_not_trained_again(tmp_path: Path, store: SQLStore) -> None:
+    """On a GPU no training gives the same weights twice, and a row names a folder: they stay what it says."""
+
+    class Unsteady(SimulatedTraining):
+        def __call__(self, policy: str, out: Path, groups: Any, **more: Any) -> Any:
+            report = super().__call__(policy, out, groups, **more)
+            what = {"skill": 0.4, "version": f"weights {self.trained}"}
+            (out / "policy.json").write_text(json.dumps(what), encoding="utf-8")
+            return report
+
+    def progress(what: str, done: int, total: int) -> None:
+        if (what, done) == ("round 1: train", 1):
+            raise Stopped
+
+    training = Unsteady(gains=(0.0,))
+    with pytest.raises(Stopped):
+        loop(tmp_path, store, gains=(0.0,), train=training, progress=progress).run()
+    found = loop(tmp_path, store, gains=(0.0,), train=training).run()
+    assert (training.trained, found["rounds"][0]["candidate"]) == (1, "weights 1")
+    first = [one for one in store.policies("desk") if one.version != "v0"]
+    assert [(one.version, read(str(one.folder))["version"]) for one in first] == [("weights 1", "weights 1")]
+    shutil.rmtree(tmp_path / "loop")  # and what a folder held once is not there
+    again = loop(tmp_path, store, gains=(0.0,), train=training).run()
+    assert (training.trained, again["rounds"][0]["candidate"]) == (2, "weights 2")
 
 
 def test_a_finished_loop_is_not_done_again(tmp_path: Path, store: SQLStore) -> None:
