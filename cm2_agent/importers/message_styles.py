@@ -72,7 +72,10 @@ STYLES: Final[tuple[Style, ...]] = (
 """From the most telling to the most common: a list is of the first style that one of its elements is of."""
 
 
-TRANSCRIPTS: Final = ("messages", "conversations", "conversation", "history", "chat", "dialogue", "transcript", "turns")
+TRANSCRIPTS: Final = (
+    *("messages", "conversations", "conversation", "history", "chat", "dialogue", "transcript", "turns"),
+    "contents",
+)
 """The keys under which a list of messages stands in a record."""
 
 

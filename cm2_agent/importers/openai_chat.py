@@ -50,6 +50,9 @@ def read_openai_chat(record: JSON) -> Chat:
     messages = any_messages(chat.messages)
     if isinstance(chat.system, str | list) and chat.system and messages[0].role != "system":  # Anthropic's requests
         messages = (*any_messages([{"role": "system", "content": chat.system}]), *messages)
+    instruction = record.get("systemInstruction", record.get("system_instruction"))
+    if isinstance(instruction, Mapping) and isinstance(instruction.get("parts"), list):  # Gemini's requests
+        messages = (*any_messages([{**instruction, "role": "system"}]), *messages)
     tools = read_tools(chat.functions if chat.tools is None else chat.tools)
     sampling = sampling_of(record)
     rollout = chat.rollout if chat.rollout is not None else chat.trial

@@ -10,6 +10,7 @@ from itertools import pairwise
 from cm2_agent.errors import TraceError
 from cm2_agent.importers.failures import marked, tool_answer
 from cm2_agent.importers.json_records import parse_json
+from cm2_agent.importers.named_answers import in_call_order
 from cm2_agent.models.reasoning_text import split_reasoning
 from cm2_agent.types.json_values import JSON, content_hash
 from cm2_agent.types.messages import (
@@ -77,7 +78,7 @@ def read_messages(
                 read.append(_message(rest, failures))
         except TraceError as error:
             raise TraceError(f"message {index}: {error}") from error
-    return tuple(read)
+    return in_call_order(read)
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,15 @@ def read_tools(data: JSON) -> tuple[ToolSpec, ...]:
         data = list(data.values()) if all(isinstance(one, Mapping) for one in data.values()) else [data]
     if not isinstance(data, Sequence) or isinstance(data, str):
         raise TraceError(f"the tools are {_shown(data)}; expected a list of tool definitions")
-    return tuple(_tool(tool) for tool in data)
+    return tuple(_tool(tool) for entry in data for tool in _declared(entry))
+
+
+def _declared(entry: JSON) -> Sequence[JSON]:
+    """The definitions of one entry: Gemini writes a list of them."""
+    inner = (
+        entry.get("functionDeclarations", entry.get("function_declarations")) if isinstance(entry, Mapping) else None
+    )
+    return inner if isinstance(inner, list) else [entry]
 
 
 def _tool(data: JSON) -> ToolSpec:

@@ -188,3 +188,28 @@ def test_rows_of_a_dialogue_that_do_not_stand_together_are_named(tmp_path: Path)
     (problem,) = [str(one) for one in found if isinstance(one, Problem)]
     assert "dialogue '1'" in problem
     assert [len(one.trace.messages) for one in found if isinstance(one, Imported)] == [1, 2, 1]
+
+
+@pytest.mark.parametrize("shape", ["openai", "gemini"])
+@pytest.mark.parametrize("order", ["fg", "gf"])
+def test_answers_without_ids_belong_to_the_calls_of_their_tools(tmp_path: Path, shape: str, order: str) -> None:
+    record: dict[str, Any]
+    if shape == "openai":
+        calls = [{"type": "function", "function": {"name": one, "arguments": "{}"}} for one in "fg"]
+        answers = [{"role": "tool", "name": one, "content": f"of {one}"} for one in order]
+        asked = [{"role": "user", "content": "q"}, {"role": "assistant", "content": None, "tool_calls": calls}]
+        record = {"messages": [{"role": "system", "content": "Be kind."}, *asked, *answers]}
+    else:
+        parts = [{"functionResponse": {"name": one, "response": f"of {one}"}} for one in order]
+        contents = [
+            {"role": "user", "parts": [{"text": "q"}]},
+            {"role": "model", "parts": [{"functionCall": {"name": one, "args": {}}} for one in "fg"]},
+            {"role": "user", "parts": parts},
+        ]
+        tools = [{"functionDeclarations": [{"name": one, "parameters": {"type": "OBJECT"}} for one in "fg"]}]
+        record = {"contents": contents, "systemInstruction": {"parts": [{"text": "Be kind."}]}, "tools": tools}
+    assert recording_format(written(tmp_path, record)).name == shape
+    found = only(tmp_path, record)
+    assert outcomes_of_calls(found) == [("f", "of f", "answered"), ("g", "of g", "answered")]
+    assert [message.text for message in found.trace.messages if message.role == "system"] == ["Be kind."]
+    assert [tool.name for tool in found.trace.calls[0].tools] == (list("fg") if shape == "gemini" else [])
