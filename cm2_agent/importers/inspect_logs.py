@@ -90,20 +90,24 @@ def _call(call: Mapping[str, JSON]) -> JSON:
 
 
 def _outcomes(scores: JSON) -> dict[str, float]:
-    """The scores that are numbers, by their scorer; the only one, or the first, is the official reward too."""
+    """The scores that are numbers, by their scorer, and where one gives several by `scorer.name`; the only one, or the
+    first, is the official reward too."""
     found: dict[str, float] = {}
     for name, score in mapping_of(scores).items():
         value = mapping_of(score).get("value", score)
-        if isinstance(value, str) and value in _LETTERS:
-            found[name] = _LETTERS[value]
-        elif isinstance(value, bool | int | float | str):
-            try:
-                number = number_of(value, "score")
-            except TraceError:  # a score in words is none that a reward can be compared with
-                continue
-            if number is not None:
-                found[name] = number
+        several = {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, Mapping) else {name: value}
+        found |= {key: number for key, one in several.items() if (number := _number(one)) is not None}
     return {OFFICIAL: next(iter(found.values())), **found} if found else {}
+
+
+def _number(value: JSON) -> float | None:
+    """A score as a number, None for one in words, with which no reward can be compared."""
+    if isinstance(value, str) and value in _LETTERS:
+        return _LETTERS[value]
+    try:
+        return number_of(value, "score") if isinstance(value, bool | int | float | str) else None
+    except TraceError:
+        return None
 
 
 __all__ = ["is_inspect", "read_inspect", "samples"]

@@ -33,6 +33,9 @@ def read_swe_agent(record: JSON) -> Chat:
         raise TraceError(f"is {type(record).__name__}; expected an object with history and trajectory")
     info = mapping_of(record.get("info"))
     history = record.get("history") or record.get("messages")
+    shown = sum(
+        isinstance(one, Mapping) and bool(one.get("is_demo")) for one in (history if isinstance(history, list) else ())
+    )
     if isinstance(history, list) and history:
         messages = _history([one for one in history if not (isinstance(one, Mapping) and one.get("is_demo"))])
         messages += _last_observation(messages, record.get("trajectory"))
@@ -53,6 +56,7 @@ def read_swe_agent(record: JSON) -> Chat:
         outcomes={} if reward is None else {OFFICIAL: reward},
         attributes={} if submitted else {CUT: str(status)},
         metadata={} if status is None else {"exit_status": str(status)},
+        note="messages of demonstrations (is_demo), which are no part of the dialogue, are left out" if shown else None,
     )
 
 

@@ -213,3 +213,20 @@ def test_answers_without_ids_belong_to_the_calls_of_their_tools(tmp_path: Path, 
     assert outcomes_of_calls(found) == [("f", "of f", "answered"), ("g", "of g", "answered")]
     assert [message.text for message in found.trace.messages if message.role == "system"] == ["Be kind."]
     assert [tool.name for tool in found.trace.calls[0].tools] == (list("fg") if shape == "gemini" else [])
+
+
+def test_several_scores_of_one_scorer_are_outcomes_each(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    scores = {"both": {"value": {"right": "C", "style": 0.5, "why": "short"}}, "one": {"value": "I"}}
+    log = {"eval": {"task": "t"}, "samples": [{"id": 1, "epoch": 1, "messages": messages, "scores": scores}]}
+    found = only(tmp_path, log)
+    assert found.trace.outcomes == {"both.right": 1.0, "both.style": 0.5, "one": 0.0, "official_reward": 1.0}
+
+
+def test_demonstrations_that_are_left_out_are_named(tmp_path: Path) -> None:
+    said = [("system", "s", False), ("user", "demo", True), ("user", "issue", False), ("assistant", "done", False)]
+    history = [{"role": role, "content": text, "agent": "main", "is_demo": demo} for role, text, demo in said]
+    found = only(tmp_path, {"history": history, "trajectory": [], "info": {}})
+    assert "demo" not in [message.text for message in found.trace.messages]
+    assert found.note is not None
+    assert "demonstrations" in found.note
