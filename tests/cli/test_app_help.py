@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -85,11 +83,6 @@ def test_the_old_name_of_a_command_is_hidden_and_works() -> None:
 def test_the_version() -> None:
     result = CliRunner().invoke(app, ["--version"])
     assert (result.exit_code, result.stdout) == (0, f"cm2 {cm2_agent.__version__}\n")
-
-
-def test_the_package_is_the_command_too() -> None:
-    done = subprocess.run([sys.executable, "-m", "cm2_agent", "--version"], capture_output=True, text=True, check=True)
-    assert done.stdout == f"cm2 {cm2_agent.__version__}\n"
 
 
 def test_an_application_of_fewer_commands() -> None:
