@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
+from cm2_agent.dialects.openinference import KIND
 from cm2_agent.dialects.span_record import SpanEvent, SpanRecord
 from cm2_agent.importers.chat import mapping_of, text_of
-from cm2_agent.importers.openinference_attributes import KIND, genai_attributes
 from cm2_agent.importers.spans_to_traces import dialogues_of, nanoseconds, unpacked
 from cm2_agent.types.imported import ImportedDialogue
 from cm2_agent.types.json_values import JSON
@@ -90,8 +90,6 @@ def _span(row: Mapping[str, JSON]) -> SpanRecord:
     code = str(row.get("status_code", status.get("status_code", status.get("code", "")))).upper()
     start = nanoseconds(_first(row, "start_time", "startTimeUnixNano", "start_time_unix_nano", "start"))
     name = text_of(row.get("name")) or ""
-    if "gen_ai.operation.name" not in attributes:
-        attributes |= genai_attributes(attributes, name)
     scope = mapping_of(row.get("instrumentation_scope", row.get("scope")))
     return SpanRecord(
         trace_id=_trace_id(row) or "trace",
