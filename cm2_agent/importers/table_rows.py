@@ -150,8 +150,8 @@ def _again(first: str, rest: Iterator[str]) -> Iterator[str]:
 def parquet_records(path: str | Path) -> Iterator[Found | Problem]:
     """The rows of a parquet file, read in batches. `line` is the row's number. Raises TraceError, MissingExtra."""
     try:
-        import pyarrow as pa  # type: ignore[import-untyped,unused-ignore]
-        import pyarrow.parquet as pq  # type: ignore[import-untyped,unused-ignore]
+        import pyarrow as pa  # type: ignore[import-untyped,unused-ignore]  # it ships no types
+        import pyarrow.parquet as pq  # type: ignore[import-untyped,unused-ignore]  # as above
     except ImportError as error:
         raise MissingExtra("parquet", "Parquet files") from error
     try:

@@ -66,4 +66,4 @@ def watched_agent(agent: A, on_run: Callable[[Run], None], incidents: Incidents)
     setattr(settings, _MARK, True)
     watched: Any = copy.copy(agent)
     watched.instrument = settings
-    return watched  # type: ignore[no-any-return]
+    return watched  # type: ignore[no-any-return]  # a copy of what was given

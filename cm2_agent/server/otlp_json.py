@@ -65,7 +65,7 @@ def _add(span: Mapping[str, Any], resource: dict[str, JSON], scope: str, version
                 )
                 for event in _objects(span, "events")
             ),
-            status=_named(status.get("code"), STATUSES, _STATUS_NAMES),  # type: ignore[arg-type]
+            status=_named(status.get("code"), STATUSES, _STATUS_NAMES),  # type: ignore[arg-type]  # one of them
             status_message=_text(status, "message") or None,
             resource=resource,
             scope=scope,

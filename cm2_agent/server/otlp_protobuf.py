@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -23,7 +23,7 @@ __all__ = ["KINDS", "STATUSES", "answer", "decode", "status_bytes"]
 
 KINDS = ("internal", "internal", "server", "client", "producer", "consumer")
 """The kinds of spans by their numbers in OTLP."""
-STATUSES = ("unset", "ok", "error")
+STATUSES: tuple[Literal["unset", "ok", "error"], ...] = ("unset", "ok", "error")
 """The codes of a span's status, likewise."""
 
 
@@ -70,7 +70,7 @@ def _add(span: Any, resource: dict[str, JSON], scope: str, version: str | None, 
                 )
                 for event in span.events
             ),
-            status=STATUSES[status.code] if 0 <= status.code < len(STATUSES) else "unset",  # type: ignore[arg-type]
+            status=STATUSES[status.code] if 0 <= status.code < len(STATUSES) else "unset",
             status_message=status.message or None,
             resource=resource,
             scope=scope,

@@ -128,4 +128,6 @@ def test_what_differs_is_refused_and_named_and_nothing_else(before: dict[str, JS
 
 
 def test_nothing_is_compared_of_what_no_run_wrote() -> None:
-    require_same_run(Trace.of(Run(id="r", messages=())), {TOOL_BACKENDS: "{}", GATE: "g"}, "n")
+    bare = Trace.of(Run(id="r", messages=()))
+    assert not bare.attributes
+    require_same_run(bare, {TOOL_BACKENDS: "{}", GATE: "g"}, "n")  # raises where anything is compared
