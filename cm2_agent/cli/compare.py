@@ -51,6 +51,13 @@ def compare(
     evaluated: Annotated[int, typer.Option(help="Held-out tasks.")] = 96,
     cold_start_steps: Annotated[int | None, typer.Option(help="Steps of imitation in a cold start.")] = None,
     cells: Annotated[int | None, typer.Option(help="Carry out at most so many cells now.")] = None,
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="The folder of a finished comparison of another number of turns; may be repeated. How the margin of"
+            " GRPO over SFT grows with the turns is shown."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
     require_extra("train,plot", "Comparing", "torch", "transformers", "trl", "datasets", "matplotlib")
@@ -60,7 +67,9 @@ def compare(
     from cm2_agent.compare.comparison import Comparison
     from cm2_agent.compare.experiment import Experiment
     from cm2_agent.compare.picture import draw
+    from cm2_agent.compare.slope import margin_slope, read_summary
 
+    others = [read_summary(folder) for folder in beside or ()]
     desk = lending_desk()
     if start not in desk.starts:
         raise TrainError(f"start {start!r}; expected one of {', '.join(desk.starts)}")
@@ -82,6 +91,8 @@ def compare(
     comparison: Comparison = Comparison(desk, Experiment.of_turns(turns, **settings), out, _line)
     found = comparison.run(cells)
     picture = draw(found, out / "comparison.svg")
+    if others and not found["left"]:
+        found["margin_slope"] = margin_slope([found, *others])
     if as_json:
         typer.echo(json.dumps(found))
     else:
@@ -153,6 +164,10 @@ def _print(found: dict[str, Any], out: Path, picture: Path | None) -> None:
             f"{found['best']['grpo']} against {over['against']}, both chosen on the tuning seeds: success"
             f" {over['success']:+.2f}{bounds}, {over['pairs']} pairs"
         )
+    if (grown := found.get("margin_slope")) is not None:
+        bounds = "" if grown["interval"] is None else f" ({grown['interval'][0]:+.2f} to {grown['interval'][1]:+.2f})"
+        margins = ", ".join(f"{one['success']:+.2f} at {one['turns']} turns" for one in grown["margins"])
+        console.print(f"GRPO over SFT: {margins}; slope on log(turns) {grown['slope']:+.2f}{bounds}")
     console.print(f"{found['left']} cells are left; the numbers: {out / 'comparison.json'}", soft_wrap=True)
     if picture is not None:
         console.print(f"The picture: {picture}", soft_wrap=True)

@@ -94,14 +94,20 @@ def _row(arm: str, rates: Mapping[str, float], finished: Finished, sft: str | No
 def _difference(finished: Finished, arm: str, other: str) -> dict[str, Any] | None:
     """Success of an arm less another's from the same start with the same seed; None where no pair is finished."""
     pairs = [
-        (start, float(result["after"]["success"]) - float(rival["after"]["success"]))
+        (start, sampling, float(result["after"]["success"]) - float(rival["after"]["success"]))
         for (name, start, sampling), result in finished.items()
         if name == arm and (rival := finished.get((other, start, sampling))) is not None
     ]
     if not pairs:
         return None
-    value, interval = mean_interval([difference for _, difference in pairs], [start for start, _ in pairs])
-    return {"against": other, "pairs": len(pairs), "success": round(value, 4), "interval": _rounded(interval)}
+    value, interval = mean_interval([difference for *_, difference in pairs], [start for start, *_ in pairs])
+    return {
+        "against": other,
+        "pairs": len(pairs),
+        "success": round(value, 4),
+        "interval": _rounded(interval),
+        "by_pair": [[start, sampling, round(difference, 4)] for start, sampling, difference in pairs],
+    }
 
 
 def _starts(finished: Finished) -> dict[str, float] | None:

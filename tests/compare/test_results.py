@@ -99,6 +99,7 @@ def test_the_difference_is_of_pairs_and_its_interval_over_starts() -> None:
     row = found["arms"]["grpo-turn"]
     wide, narrow = row["success_interval"], row["over_sft"]["interval"]
     assert wide[1] - wide[0] > 5 * (narrow[1] - narrow[0])  # what starts differ by cancels in the pairs
+    assert [pair[:2] for pair in over["by_pair"]] == [[start, sampling] for start in range(3) for sampling in range(2)]
     assert found["arms"]["sft-trajectory"]["over_sft"] is None
     assert found["starts"] == {"success": 0.1, "reward": 0.2, "full": 0.25, "best_turns": 0.5}
     rows = table(found)
