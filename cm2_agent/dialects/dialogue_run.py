@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import is_
 
 from cm2_agent.dialects.nameless_executions import with_call_ids
 from cm2_agent.dialects.prompt_dialogue import PromptDialogue
@@ -87,7 +88,7 @@ def build(extent: Extent) -> Run | None:
     that the same spans give the same run again."""
     top = extent.agent if extent.agent is not None else extent.inner[0]
     agent = top.reading if isinstance(top.reading, AgentReading) else None
-    chats = [_chat(node, node.reading) for node in extent.inner if isinstance(node.reading, ChatReading)]
+    chats = _chats(extent.inner)
     tools = [_tool(node, reading) for node, reading in with_call_ids(extent.inner)]
     _name_agents(extent, chats, tools)
     status = _status(extent, agent)
@@ -142,9 +143,20 @@ def _status(extent: Extent, agent: AgentReading | None) -> Status:
     return status_of((chats or [node.span for node in extent.inner])[-1])
 
 
-def _chat(node: Node, reading: ChatReading) -> _Chat:
-    output = None if reading.output is None else SeenMessage(reading.output, None)
-    return _Chat(node, reading, _seen(reading.input), output)
+def _chats(nodes: Sequence[Node]) -> list[_Chat]:
+    """The model calls. What a prompt has in common with the one before it, message by message, is there once."""
+    chats: list[_Chat] = []
+    asked: Sequence[Message] = ()
+    seen: list[SeenMessage] = []
+    for node in nodes:
+        reading = node.reading
+        if isinstance(reading, ChatReading):
+            goes_on = len(asked) <= len(reading.input) and all(map(is_, asked, reading.input))
+            seen = [*seen, *_seen(reading.input[len(asked) :])] if goes_on else _seen(reading.input)
+            asked = reading.input
+            output = None if reading.output is None else SeenMessage(reading.output, None)
+            chats.append(_Chat(node, reading, seen, output))
+    return chats
 
 
 def _tool(node: Node, reading: ToolReading) -> _Tool:

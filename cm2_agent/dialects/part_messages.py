@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,6 +28,8 @@ from cm2_agent.types.messages import (
 
 _RECENT, _LONGEST = 4, 1 << 20
 """How many lists of messages are remembered, and how many characters long each may be."""
+_NAMED = re.compile(r'\[\s*\{\s*"role"\s*:\s*"')
+"""How a list begins whose first message says its role first."""
 _ROLES: Mapping[str, Role] = {**OPENAI_ROLES, "human": "user", "ai": "assistant", "model": "assistant"}
 
 
@@ -62,7 +65,8 @@ def _messages(listed: JSON, default: Role) -> list[Message]:
 
 class _Recent(threading.local):
     """The last lists of messages that a thread read, as text. The prompts of a dialogue begin with the ones before, in
-    the same characters: what a longer one adds is all that is read of it, and the rest are the same objects."""
+    the same characters, and go on with the answer to them: what a longer one adds is all that is read of it, and the
+    rest are the same objects."""
 
     def __init__(self) -> None:
         self._lists: deque[tuple[str, Role, list[Message]]] = deque(maxlen=_RECENT)
@@ -75,9 +79,9 @@ class _Recent(threading.local):
                 if rest == "]":
                     return messages
                 if rest[:1] == ",":  # what is known is a list without its end, so a member follows
-                    added = parsed(f"[{rest[1:]}")
-                    if isinstance(added, list):
-                        found = [*messages, *_messages(added, default)]
+                    added = self._added(rest[1:].lstrip(), default)
+                    if added is not None:
+                        found = [*messages, *added]
                         break
         if found is None:
             listed = parsed(text)
@@ -88,6 +92,22 @@ class _Recent(threading.local):
         if found and len(whole) <= _LONGEST:
             self._lists.appendleft((whole[:-1].rstrip(), default, found))
         return found
+
+    def _added(self, rest: str, default: Role) -> list[Message] | None:
+        """The messages of a list without its beginning; None where it is none. They may begin with an answer that was
+        read before: its role stands in its text, so that what either list takes for granted does not matter."""
+        for known, _, messages in self._lists:
+            if len(messages) == 1 and messages[0].role == "assistant" and _NAMED.match(known):
+                one = known[1:].lstrip()
+                if rest.startswith(one):
+                    after = rest[len(one) :].lstrip()
+                    if after == "]":
+                        return messages
+                    added = parsed(f"[{after[1:]}") if after[:1] == "," else None
+                    if isinstance(added, list):
+                        return [*messages, *_messages(added, default)]
+        added = parsed(f"[{rest}")
+        return _messages(added, default) if isinstance(added, list) else None
 
 
 _recent = _Recent()

@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import is_
 from typing import Any, Protocol
 
 from cm2_agent.dialects.seen_message import SeenMessage
@@ -75,6 +76,8 @@ class PromptDialogue:
         self.state = root.final_messages
         self.entries: list[_Entry] = []
         self.positions: dict[Hashable, list[int]] = {}  # a message's key -> its positions in `entries`
+        self._walked: Sequence[SeenMessage] = ()
+        self._reached = 0  # the position in `entries` after the last of `_walked`, of which every message is known
         self.executed = {tool.call_id for tool in tools if tool.call_id is not None}
         self.new_input = _after_last_assistant(root.input_messages or ())
         self.state_start = _find_block(self.state or (), self.new_input) or 0
@@ -176,19 +179,29 @@ class PromptDialogue:
     def _extend(self, shown: Sequence[SeenMessage], fork_is_new: bool) -> None:
         after = self._after(shown)
         if after:
+            whole = len(self._walked) == after
             self._add(shown[after:])
+            if whole:
+                self._walked, self._reached = shown, len(self.entries)
         elif fork_is_new:  # another prompt altogether, in a graph whose state shows no dialogue
             self._add(seen for seen in shown if seen.message.role in ("user", "tool"))
 
     def _after(self, shown: Sequence[SeenMessage]) -> int:
-        """The position after the last message that is known, going through both in order; 0 where none is."""
+        """The position after the last message that is known, going through both in order; 0 where none is. Where the
+        prompt begins with the one before, message by message, it goes on from there: what was added since comes later,
+        and so changes no place that was found."""
         at, after = 0, 0
-        for number, seen in enumerate(shown):
-            places = self.positions.get(seen.key)
+        if len(self._walked) <= len(shown) and all(map(is_, self._walked, shown)):
+            at, after = self._reached, len(self._walked)
+        missed = False
+        for number in range(after, len(shown)):
+            places = self.positions.get(shown[number].key)
             if places is not None:
                 found = bisect_left(places, at)
                 if found < len(places):
+                    missed = missed or number > after
                     at, after = places[found] + 1, number + 1
+        self._walked, self._reached = (() if missed else shown[:after]), (0 if missed else at)
         return after
 
     def _write(self, chat: Chat, output: SeenMessage | None) -> None:

@@ -18,6 +18,8 @@ from cm2_agent.types.messages import Message
 NAME: Final = "traceloop"
 _KIND = "traceloop.span.kind"
 _NUMBERED = ("gen_ai.prompt.", "gen_ai.completion.")
+_OWN = ("traceloop.", *_NUMBERED)
+_REQUEST = "llm.request.type"
 _PROPERTIES = "traceloop.association.properties."
 _THREADS = ("thread_id", "conversation_id", "chat_id", "session_id")
 
@@ -26,6 +28,8 @@ def read(span: SpanRecord) -> Reading | Unread | None:
     """The span by its entity's kind or its request's. None where it bears none of traceloop's own names: the
     conventions' dialect reads it then."""
     given = span.attributes
+    if given.get(_REQUEST) is None and not any(name.startswith(_OWN) for name in given):
+        return None
     kind = given.get(_KIND)
     facts = _facts(given)
     if kind in ("workflow", "agent"):
@@ -35,19 +39,17 @@ def read(span: SpanRecord) -> Reading | Unread | None:
         return _tool(span, facts)
     if any(name.startswith(_NUMBERED) for name in given):
         return _chat(span, facts)
-    request = given.get("llm.request.type")
+    request = given.get(_REQUEST)
     if request is not None:
         if request in ("chat", "completion"):
             return _chat(span, facts)
         return Unread(f"a request of type {str(request)[:40]!r} is no part of a dialogue")
     if kind is not None:
         return StepReading(facts=facts)
-    if any(name.startswith("traceloop.") for name in given):
-        found = genai.read(span)
-        if isinstance(found, ChatReading):
-            return _with(found, facts)
-        return found if found is not None else StepReading(facts=facts)
-    return None
+    found = genai.read(span)
+    if isinstance(found, ChatReading):
+        return _with(found, facts)
+    return found if found is not None else StepReading(facts=facts)
 
 
 def _chat(span: SpanRecord, facts: Facts) -> ChatReading:

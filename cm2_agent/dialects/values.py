@@ -13,15 +13,24 @@ from cm2_agent.types.messages import ToolSpec
 
 _LONGEST = 1 << 18
 """Characters of the longest definitions of tools that are remembered."""
+_BEGINS = frozenset('{["-0123456789tfn \t\n\r')
+"""What a JSON text can begin with: most texts on spans are none, and an error costs more than a look."""
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+_decode = json.JSONDecoder(parse_constant=_no_constant).decode  # `json.loads` makes a decoder anew for every text
 
 
 def parsed(value: JSON) -> JSON:
     """The JSON value that a text holds, where it holds an object, a list or the like; other values as they are. A text
     that is no JSON stays the text."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or value[:1] not in _BEGINS:
         return value
     try:
-        return json.loads(value, parse_constant=_no_constant)
+        return _decode(value)
     except (ValueError, RecursionError):
         return value
 
@@ -29,6 +38,8 @@ def parsed(value: JSON) -> JSON:
 def structure(value: JSON) -> JSON:
     """As `parsed`, but a text that holds a mere number, true, false, null or text stays text: what a tool answered as
     text was text."""
+    if isinstance(value, str) and not value.lstrip().startswith(("{", "[")):
+        return value
     found = parsed(value)
     return found if isinstance(found, dict | list) else value
 
@@ -61,7 +72,11 @@ def counted(**values: JSON) -> dict[str, int]:
 
 def first(attributes: Mapping[str, JSON], *names: str) -> JSON:
     """The first of these attributes that is there."""
-    return next((attributes[name] for name in names if attributes.get(name) is not None), None)
+    for name in names:
+        value = attributes.get(name)
+        if value is not None:
+            return value
+    return None
 
 
 def items(value: JSON) -> list[JSON]:
@@ -115,10 +130,6 @@ def tool_specs(values: Sequence[JSON]) -> tuple[ToolSpec, ...]:
             )
         )
     return tuple(specs)
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
 
 
 __all__ = ["counted", "first", "items", "name_of", "number", "numbered", "parsed", "structure", "text", "tool_specs"]
