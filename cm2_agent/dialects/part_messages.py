@@ -118,7 +118,7 @@ def read_message(value: JSON, *, default: Role = "user") -> list[Message]:
     data = parsed(value)
     if isinstance(data, str):
         return [Message.of(default, data)]
-    if not isinstance(data, Mapping):
+    if type(data) is not dict and not isinstance(data, Mapping):
         raise TraceError(f"a message on a span is {type(data).__name__}; expected an object")
     role = role_of(data.get("role"), default)
     if "parts" in data:
@@ -155,7 +155,7 @@ def genai_part(value: JSON) -> Part:
     TraceError."""
     if isinstance(value, str):
         return Text(content=value)
-    if not isinstance(value, Mapping):
+    if type(value) is not dict and not isinstance(value, Mapping):  # asking an abstract class costs more than the rest
         raise TraceError(f"a part of a message on a span is {type(value).__name__}; expected an object")
     kind = value.get("type")
     if kind in ("text", "reasoning", "thinking") and not isinstance(value.get("content"), str):

@@ -53,6 +53,8 @@ class _Open:
     last: float = 0.0
     batch: int = 0
     size: int = 0
+    built: bool = False
+    """Whether a stored run may hold spans of it already."""
 
 
 class Assembly:
@@ -75,7 +77,9 @@ class Assembly:
         self._closing: float | None = None
         self._pruned = time.monotonic()
         now = time.monotonic()
-        self._built: OrderedDict[tuple[str, str], None] = OrderedDict.fromkeys(store.built(_KNOWN))
+        built = store.built(_KNOWN)
+        self._built: OrderedDict[tuple[str, str], None] = OrderedDict.fromkeys(built)
+        self._all_known = len(built) < _KNOWN  # what is not among them was not built
         for row in store.waiting():  # what an earlier process left
             key = (row.project, row.trace)
             known = self._open.setdefault(key, _Open(spans=None, last=now, rooted=key in self._built))
@@ -178,10 +182,12 @@ class Assembly:
         for key, known in taken.items():
             del self._open[key]
             self._size -= known.size
+            known.built = known.built or not self._all_known or key in self._built
             self._built[key] = None  # from now on: a span that comes while it is built needs no root either
             self._built.move_to_end(key)
         while len(self._built) > _KNOWN:
             self._built.popitem(last=False)
+            self._all_known = False
         self._busy = len(taken)
         return taken
 
@@ -197,7 +203,8 @@ class Assembly:
     def _finish(self, taken: dict[tuple[str, str], _Open]) -> None:
         cold = [key for key, known in taken.items() if known.spans is None]
         stored = self._store.of_traces(cold) if cold else {}
-        before = self._store.of_traces([key for key in taken if key not in stored], built=True)
+        again = [key for key, known in taken.items() if known.built and key not in stored]
+        before = self._store.of_traces(again, built=True) if again else {}
         complete = []
         for (project, trace), known in taken.items():
             key = (project, trace)

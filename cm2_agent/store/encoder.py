@@ -23,8 +23,8 @@ from cm2_agent.store.codec import (
     sealed,
     shared_prefix,
 )
-from cm2_agent.types.json_values import JSON, content_digest
-from cm2_agent.types.messages import Message, ToolSpec
+from cm2_agent.types.json_values import JSON, content_digest, json_text
+from cm2_agent.types.messages import Message, ToolSpec, reads_back
 from cm2_agent.types.run import Branch, ModelCall, Run
 
 ID_BYTES = 4
@@ -186,6 +186,8 @@ class Content(NamedTuple):
     def row(self, digest: bytes) -> tuple[bytes, str, str]:
         """Raises StoreError for a content that a reader of the store would refuse: every later command would fail on
         it."""
+        if self.body is not None and isinstance(self.value, Message) and reads_back(self.value):
+            return digest, self.kind, self.body
         value: JSON = self.value if isinstance(self.value, list) else self.value.to_json()
         read = {"message": Message.from_json, "tool": ToolSpec.from_json}.get(self.kind)
         try:
@@ -330,14 +332,19 @@ class Packer:
     def _digest(self, kind: str, thing: Message | ToolSpec, where: str) -> bytes:
         """The address of a content that is met for the first time. Others of this write may say the same: comparing
         their bodies costs less than another hash."""
-        body = seal(thing.json_text) if isinstance(thing, Message) else dump(thing.to_json(), f"{where}: a {kind}")
+        kept = vars(thing)  # as a `cached_property` keeps it
+        data = thing.to_json()
+        if isinstance(thing, Message):
+            text = kept["json_text"] = kept.get("json_text") or json_text(data)
+            body = seal(text)
+        else:
+            body = dump(data, f"{where}: a {kind}")
         digest = self._by_body.get(body)
         if digest is None:
-            digest = self._by_body[body] = thing.digest
+            digest = self._by_body[body] = content_digest(data)
             if self._known.missing([digest]):
                 self.contents[digest] = Content(kind, thing, where, body)
-        else:
-            vars(thing)["digest"] = digest  # as its `cached_property` does
+        kept["digest"] = digest
         return digest
 
 

@@ -139,7 +139,7 @@ def part_to_json(part: Part) -> dict[str, JSON]:
 
 def part_from_json(data: Mapping[str, JSON]) -> Part:
     """Read a part; an unknown type becomes Other. Raises TraceError where a known type lacks its key."""
-    if not isinstance(data, Mapping):
+    if type(data) is not dict and not isinstance(data, Mapping):
         raise TraceError(f"a message part is {type(data).__name__} {str(data)[:60]!r}; expected an object with a type")
     kind = str(data.get("type", ""))
     cls = _KINDS.get(kind)
@@ -249,6 +249,24 @@ class Message:
     def hash(self) -> str:
         """The content address under which the store keeps the message once, as 64 hexadecimal digits."""
         return self.digest.hex()
+
+
+def reads_back(message: Message) -> bool:
+    """Whether it is plain that `from_json` reads what `to_json` writes: False where that has to be tried."""
+    if message.role not in ROLES or message.extra:
+        return False
+    for part in message.parts:
+        if isinstance(part, Text | Reasoning):
+            texts: tuple[object, ...] = (part.content,)
+        elif isinstance(part, ToolCall):
+            texts = (part.name, part.id or "")
+        elif isinstance(part, ToolCallResponse):
+            texts = (part.id or "",)
+        else:
+            return False
+        if part.extra or not all(type(text) is str for text in texts):
+            return False
+    return True
 
 
 @dataclass(frozen=True, kw_only=True)
