@@ -6,12 +6,12 @@ completion) and dialogue (input, then output) are the beginning that the next ca
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from operator import is_
 from typing import Any, NamedTuple
 
-from cm2_agent.errors import StoreError, TraceError
+from cm2_agent.errors import StoreError
 from cm2_agent.store.codec import (
     DIGEST,
     dump,
@@ -23,8 +23,9 @@ from cm2_agent.store.codec import (
     sealed,
     shared_prefix,
 )
-from cm2_agent.types.json_values import JSON, content_digest, json_text
-from cm2_agent.types.messages import Message, ToolSpec, reads_back
+from cm2_agent.store.content import Content, KnownContents
+from cm2_agent.types.json_values import content_digest, json_text
+from cm2_agent.types.messages import Message, ToolSpec
 from cm2_agent.types.run import Branch, ModelCall, Run
 
 ID_BYTES = 4
@@ -128,27 +129,6 @@ class PackedRun:
         return (*head, self.history or None, *self.seen, self.dialogue)
 
 
-class KnownContents:
-    """The addresses of contents that are known to be stored: bounded, at least the latest half of `size`."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._newer: dict[bytes, None] = {}
-        self._older: dict[bytes, None] = {}
-
-    def missing(self, digests: Iterable[bytes]) -> set[bytes]:
-        """Those of the addresses that are not known."""
-        return set(digests).difference(self._newer, self._older)
-
-    def add(self, digests: Iterable[bytes]) -> None:
-        if len(self._newer) > self._size // 2:
-            self._older, self._newer = self._newer, {}
-        self._newer.update(dict.fromkeys(digests))
-
-    def clear(self) -> None:
-        self._newer, self._older = {}, {}
-
-
 class Prefixes:
     """The last few dialogues of a trace whose messages are all in this write or known to be stored, and their
     addresses: the next one goes on from there with the same objects, and only what it adds is looked at."""
@@ -173,29 +153,6 @@ class Prefixes:
 
     def __len__(self) -> int:
         return sum(len(seen) for seen, _ in self._seen)
-
-
-class Content(NamedTuple):
-    """A message, tool definition or list of tools that is to be stored once, spelled out only if it is not there."""
-
-    kind: str
-    value: Message | ToolSpec | list[str]
-    where: str
-    body: str | None = None
-
-    def row(self, digest: bytes) -> tuple[bytes, str, str]:
-        """Raises StoreError for a content that a reader of the store would refuse: every later command would fail on
-        it."""
-        if self.body is not None and isinstance(self.value, Message) and reads_back(self.value):
-            return digest, self.kind, self.body
-        value: JSON = self.value if isinstance(self.value, list) else self.value.to_json()
-        read = {"message": Message.from_json, "tool": ToolSpec.from_json}.get(self.kind)
-        try:
-            if read is not None:
-                read(value)
-        except TraceError as error:
-            raise StoreError(f"{self.where}: {error}") from error
-        return digest, self.kind, dump(value, f"{self.where}: a {self.kind}") if self.body is None else self.body
 
 
 class Packer:

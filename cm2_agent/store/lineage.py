@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Connection
 
 from cm2_agent.store.codec import DIGEST
+from cm2_agent.store.content import Content
 from cm2_agent.store.dialogue_key import START, extended
-from cm2_agent.store.encoder import Content, PackedRun
+from cm2_agent.store.encoder import PackedRun
 from cm2_agent.store.lines import Line, LineRun, Lines, count
 from cm2_agent.types.run import Branch, Run
 from cm2_agent.types.run_attributes import CHECKPOINT

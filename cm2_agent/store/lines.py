@@ -11,8 +11,9 @@ from typing import Any
 from sqlalchemy import Connection
 
 from cm2_agent.store.codec import DIGEST, load, seal, split_digests, unseal, unsealed
+from cm2_agent.store.content import Content
 from cm2_agent.store.dialogue_key import START, extended
-from cm2_agent.store.encoder import Content, PackedRun
+from cm2_agent.store.encoder import PackedRun
 from cm2_agent.store.reader import stored_message
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import Message

@@ -11,7 +11,8 @@ from typing import Any, Generic, TypeVar
 
 from cm2_agent.errors import StoreError
 from cm2_agent.store.codec import address, dump, dump_mapping, dump_tags, seal, sealed, split_digests
-from cm2_agent.store.encoder import CANDIDATES, Base, KnownContents, PackedRun, Prefixes
+from cm2_agent.store.content import KnownContents
+from cm2_agent.store.encoder import CANDIDATES, Base, PackedRun, Prefixes
 from cm2_agent.types.group import group_key_of, sampling_key
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.run import Branch, Run

@@ -18,7 +18,8 @@ from sqlalchemy import Connection, select
 
 from cm2_agent.errors import ConflictError, StoreError
 from cm2_agent.store.codec import load, load_tags, seal, split_digests, unsealed
-from cm2_agent.store.encoder import CANDIDATES, Content, PackedRun
+from cm2_agent.store.content import Content
+from cm2_agent.store.encoder import CANDIDATES, PackedRun
 from cm2_agent.store.lineage import quick_place
 from cm2_agent.store.lines import lock_keys
 from cm2_agent.store.reader import bases, branch_of, states_of
