@@ -14,6 +14,7 @@
     ├── GuardError        a run-time guard rejected every reply of the agent
     ├── StoreError        the database cannot be read, written or understood
     │   ├── ConflictError     the same name and version with other content
+    │   ├── ClaimLost         another process has taken a piece of work over
     │   └── SchemaError       the database's schema is not this version's
     ├── TrainError        these groups or settings cannot be trained on
     └── MissingExtra      an optional dependency is not installed
@@ -80,6 +81,10 @@ class StoreError(CM2Error):
 
 class ConflictError(StoreError):
     """The same name and version was stored before with other content."""
+
+
+class ClaimLost(StoreError):
+    """A piece of work was taken over by another process, which took this one for dead: it stores the work itself."""
 
 
 class SchemaError(StoreError):

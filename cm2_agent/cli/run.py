@@ -142,6 +142,10 @@ def run_tasks(
     name: Annotated[
         str | None, typer.Option("--name", help="The run's name; a run of this name resumes where it stopped.")
     ] = None,
+    shard: Annotated[
+        bool,
+        typer.Option("--shard", help="Do a share of the run --name; other processes, on any machines, do the rest."),
+    ] = False,
     concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Concurrent dialogues.")] = 64,
     max_steps: Annotated[
         int, typer.Option("--max-steps", min=1, help="At most this many assistant messages per turn.")
@@ -171,6 +175,8 @@ def run_tasks(
 
     task_list = load_tasks(tasks)
     _, chosen = load_checklist_and_checks(checklist, checks)
+    if shard and name is None:
+        raise TaskError("--shard shares a run with other processes; give all of them its name: --name NAME")
     asked = {"token_ids": token_ids, "model_version": model_version, "server": server, "logprobs_mode": logprobs_mode}
     if through_proxy and (simulator is not None or user is not None) and simulator_base_url is None:
         raise TaskError(
@@ -214,7 +220,7 @@ def run_tasks(
         )  # raises on what cannot be run, before there is a store
         results_store = opened.enter_context(open_store(store, project=project, create=True))
         simulate, user_of = models.make(results_store, seed=seed, limits=limits)
-        results = run(graph, task_list, simulator=simulate, user=user_of, store=results_store, **options)
+        results = run(graph, task_list, simulator=simulate, user=user_of, store=results_store, shard=shard, **options)
         result = asyncio.run(_finished(results, len(task_list) * group))
         if proxy is not None:
             result["proxied_calls"] = proxy.calls

@@ -47,9 +47,10 @@ class Middleware:
         task: Task | None = None,
         score: Score | None = None,
         outcomes: Mapping[str, float | None] | None = None,
+        claim: Any = None,
     ) -> tuple[Trace, Score | None]:
         """Take a finished dialogue: its runs, in order, all of one trace. `score` is taken as it is; without one the
-        scorer is asked.
+        scorer is asked. A `claim` (`store.claims`) is given back as the dialogue is saved.
 
         One transaction, where the store has `save_dialogue`. Raises StoreError, and whatever the scorer raises, after
         the runs were saved. A sink that fails is counted in `incidents`."""
@@ -62,7 +63,7 @@ class Middleware:
                 score = await self.scorer(trace, task)
             except Exception as error:  # raised below: the runs are saved whether or not they can be scored
                 failed = error
-        self._save(trace, score)
+        self._save(trace, score, {} if claim is None else {"claim": claim})
         if failed is not None:
             raise failed
         await self.notify(trace, score)
@@ -78,12 +79,12 @@ class Middleware:
             except Exception as error:
                 self.incidents.add(f"a sink failed: {getattr(sink, '__name__', type(sink).__name__)}", error)
 
-    def _save(self, trace: Trace, score: Score | None) -> None:
+    def _save(self, trace: Trace, score: Score | None, claim: Mapping[str, Any]) -> None:
         if self.store is None:
             return
         save: Any = getattr(self.store, "save_dialogue", None)
         if callable(save):
-            save(trace.runs, score=score, outcomes=trace.outcomes)
+            save(trace.runs, score=score, outcomes=trace.outcomes, **claim)
             return
         if trace.outcomes:
             raise StoreError(

@@ -35,6 +35,10 @@ class ResumableRuns:
     def _thread(self, thread: str) -> str:
         return str(self._config(thread)["configurable"]["thread_id"])
 
+    def take_over(self, thread: str) -> None:
+        """Another process had begun the dialogue: it may have left checkpoints."""
+        self._under_way.add(self._thread(thread))
+
     def forget(self, thread: str) -> None:
         """The dialogue is stored: its checkpoints go."""
         name = self._thread(thread)

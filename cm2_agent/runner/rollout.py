@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import itertools
 import math
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
-from cm2_agent.errors import BudgetExhausted, ToolError
+from cm2_agent.errors import BudgetExhausted, ClaimLost, ToolError
 from cm2_agent.models.batching import Lockstep
 from cm2_agent.online.middleware import Middleware
 from cm2_agent.runner.concurrency import cancel
 from cm2_agent.runner.resume import ResumableRuns, is_resumable
 from cm2_agent.runner.same_run import require_same_run
+from cm2_agent.runner.sharing import POLL, Job, Jobs, OwnJobs, SharedJobs
 from cm2_agent.tracing.span_processor import capture
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.protocols import GatedScorer, Sink, User
@@ -61,7 +62,8 @@ class Rollouts:
     on from there, and what is stored is not run again, nor taken for its own where it is another run's. A dialogue
     whose world or backends cannot be resumed (they need `state()`, which gives JSON, and `restore(state)`) begins
     again; so does every unfinished one with `redact`, which replaces personal data in the runs and tasks before
-    anything is scored, stored or sent.
+    anything is scored, stored or sent. Several processes may do such a run: each dialogue is held by one of them, and
+    with `shard` the results are this one's alone.
     """
 
     graph: Callable[[Task], Any]
@@ -77,6 +79,7 @@ class Rollouts:
     seed: int = 0
     name: str
     resumable: bool = False
+    shard: bool = False
     sinks: tuple[Sink, ...] = ()
     redact: Redactor | None = None
     runs: dict[str, list[Run]] = field(default_factory=dict, init=False)
@@ -84,54 +87,84 @@ class Rollouts:
     _resumable: ResumableRuns | None = field(default=None, init=False)
     _redacted: dict[tuple[str, int], Task] = field(default_factory=dict, init=False)
 
-    async def in_lockstep(self, jobs: Sequence[tuple[Task, int]], concurrency: int) -> AsyncGenerator[Result, None]:
+    async def in_lockstep(self, jobs: Sequence[Job], concurrency: int) -> AsyncGenerator[Result, None]:
         """`concurrency` dialogues at a time, in step; results in the order of the jobs.
 
         A dialogue that is resumed goes on in its random stream where the calls of its finished turns left it; only what
         it is batched with differs from a run that was not cut short."""
-        self._prepare()
-        for chunk in _batched(jobs, concurrency):
-            barrier = Lockstep(len(chunk))
-
-            async def seated(index: int, task: Task, number: int, barrier: Lockstep = barrier) -> Result:
-                async with barrier.seat(index, seed=dialogue_seed(self.seed, task.id, number)):
-                    return await self._dialogue(task, number)
-
-            running = [asyncio.create_task(seated(index, *job)) for index, job in enumerate(chunk)]
-            try:
-                for dialogue in running:
-                    yield await dialogue
-            finally:
-                await cancel(running)
-
-    async def as_finished(self, jobs: Sequence[tuple[Task, int]], concurrency: int) -> AsyncGenerator[Result, None]:
-        """`concurrency` dialogues at a time; results as they come."""
-        self._prepare()
-        waiting = iter(jobs)
-        running: set[asyncio.Task[Result]] = set()
+        shared = self._prepare(jobs)
+        ready: dict[str, Result] = {}
+        order = deque(self._thread(job) for job in jobs)
+        running: list[asyncio.Task[Result | None]] = []
         try:
-            while True:
-                for task, number in itertools.islice(waiting, concurrency - len(running)):
-                    running.add(asyncio.create_task(self._dialogue(task, number)))
-                if not running:
-                    return
-                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for dialogue in done:
-                    yield dialogue.result()
+            while shared.left:
+                chunk = shared.take(concurrency)
+                if not chunk:
+                    await asyncio.sleep(POLL if shared.waits else 0)
+                    continue
+                barrier = Lockstep(len(chunk))
+
+                async def seated(index: int, job: Job, barrier: Lockstep = barrier) -> Result | None:
+                    async with barrier.seat(index, seed=dialogue_seed(self.seed, job[0].id, job[1])):
+                        return await self._dialogue(job, shared)
+
+                running = [asyncio.create_task(seated(index, job)) for index, job in enumerate(chunk)]
+                for job, dialogue in zip(chunk, running, strict=True):
+                    result = await dialogue
+                    if result is None:
+                        continue
+                    if self.shard:
+                        yield result
+                        continue
+                    ready[self._thread(job)] = result
+                    while order and order[0] in ready:  # what follows another process's dialogue waits for it
+                        yield ready.pop(order.popleft())
         finally:
             await cancel(running)
+            shared.close()
 
-    def _prepare(self) -> None:
+    async def as_finished(self, jobs: Sequence[Job], concurrency: int) -> AsyncGenerator[Result, None]:
+        """`concurrency` dialogues at a time; results as they come."""
+        shared = self._prepare(jobs)
+        running: set[asyncio.Task[Result | None]] = set()
+        try:
+            while True:
+                for job in shared.take(concurrency - len(running)):
+                    running.add(asyncio.create_task(self._dialogue(job, shared)))
+                if not running and not shared.left:
+                    return
+                if not running:
+                    await asyncio.sleep(POLL)
+                    continue
+                patience = POLL if shared.waits and len(running) < concurrency else None
+                done, running = await asyncio.wait(running, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                for dialogue in done:
+                    result = dialogue.result()
+                    if result is not None:
+                        yield result
+        finally:
+            await cancel(running)
+            shared.close()
+
+    def _prepare(self, jobs: Sequence[Job]) -> Jobs:
         self._handler = capture(self._add, redactor=self.redact)
-        if self.resumable and self.store is not None and self.redact is None:
+        if self.store is None or not self.resumable:
+            return OwnJobs(jobs)
+        if self.redact is None:
             self._resumable = ResumableRuns(self.store, f"{self.name}/")
+        return SharedJobs(self.store, jobs, self._thread, shard=self.shard)
+
+    def _thread(self, job: Job) -> str:
+        task, number = job
+        return f"{self.name}/{task.id}@{task.version}/{number}"
 
     def _add(self, run: Run) -> None:
         earlier = self.runs.setdefault(run.trace_id, [])
         earlier.append(replace(run, history=()) if earlier else run)  # a trace holds each message once
 
-    async def _dialogue(self, task: Task, number: int) -> Result:
-        thread = f"{self.name}/{task.id}@{task.version}/{number}"
+    async def _dialogue(self, job: Job, shared: Jobs) -> Result | None:
+        """None where the rollout is another process's after all."""
+        (task, number), thread = job, self._thread(job)
         shown = self._shown(task)
         strict = self.scorer.gate_hash(shown)
         turns = task.scripted_turns
@@ -150,7 +183,9 @@ class Rollouts:
             require_same_run(stored, facts, self.name)
             if self._resumable is not None:
                 self._resumable.forget(thread)
-            return stored, self.store.score(thread)
+            return (stored, self.store.score(thread)) if shared.is_wanted(thread) else None
+        if self._resumable is not None and shared.is_taken_over(thread):
+            self._resumable.take_over(thread)
         outcomes: Mapping[str, float | None] = {}
         runs: list[Run] = []
         held = False
@@ -174,7 +209,13 @@ class Rollouts:
             if not held or isinstance(error, BudgetExhausted):
                 raise
             runs = self._end(runs, thread, facts, _failed("the dialogue's world could not be closed", error))
-        result = await Middleware(self.store, self.scorer, self.sinks).process(runs, task=shown, outcomes=outcomes)
+        saving = Middleware(self.store, self.scorer, self.sinks)
+        try:
+            result = await saving.process(runs, task=shown, outcomes=outcomes, claim=shared.claim(thread))
+        except ClaimLost:
+            shared.lost(job)
+            return None
+        shared.done(thread)
         if self._resumable is not None:
             self._resumable.forget(thread)
         return result
@@ -296,10 +337,6 @@ def _ended(runs: list[Run], thread: str, facts: Mapping[str, JSON], end: Ending)
     elif end.failure is not None and (last.failure is None or end.failure.kind == "ToolError"):
         last = replace(last, status="error", failure=end.failure)
     return [*runs[:-1], replace(last, attributes={**last.attributes, **added})]
-
-
-def _batched(jobs: Sequence[tuple[Task, int]], size: int) -> Iterable[tuple[tuple[Task, int], ...]]:
-    return (tuple(jobs[start : start + size]) for start in range(0, len(jobs), size))
 
 
 __all__ = ["Result", "Rollouts", "Verify", "Worlds", "dialogue_seed"]

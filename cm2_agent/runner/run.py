@@ -59,6 +59,7 @@ def run(
     lockstep: bool = False,
     seed: int = 0,
     name: str | None = None,
+    shard: bool = False,
     sinks: Sequence[Sink] = (),
     redact: Redactor | None = None,
 ) -> AsyncIterator[Result]:
@@ -97,7 +98,9 @@ def run(
         seed: Of the random streams, the simulators and the users.
         name: Names the run. Under the same name, dialogues that the store holds are not run again, and unfinished ones
             go on after their last finished turn. Stored dialogues of other models, another seed, other tools, user or
-            gate are refused.
+            gate are refused. Several processes, on any machines, may do a run of one name at the same time: each
+            dialogue is held by one of them, and what one leaves undone that ends is taken over.
+        shard: Yields the dialogues of this process alone, of a run that several do; it ends when all are done.
         sinks: Called with every trace and its score.
         redact: Replaces personal data and secrets before anything is stored, judged, sent, or shown to a simulator or
             simulated user that is given as a model; agent and real tools see what was written. Checklists are redacted
@@ -136,6 +139,10 @@ def run(
         )
     if group < 1 or concurrency < 1:
         raise TaskError(f"group is {group} and concurrency {concurrency}; expected 1 or more of each")
+    if shard and (name is None or store is None):
+        raise TaskError(
+            "shard=True shares a run with other processes; give it the run's name= and the store= they share"
+        )
     require_store(store)
     chosen = read_if_path(checklist) if scorer is None else scorer.checklist
     speaking = _users(user, seed, redact)
@@ -211,6 +218,7 @@ def run(
         seed=seed,
         name=name or uuid.uuid4().hex[:12],
         resumable=name is not None,
+        shard=shard,
         sinks=tuple(sinks),
         redact=redact,
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cm2_agent.errors import StoreError
 from cm2_agent.store import human_labels as labelling
 from cm2_agent.store import migrate, queries
+from cm2_agent.store.claims import Claim
 from cm2_agent.store.codec import seal
 from cm2_agent.store.encoder import PackedRun, Packer
 from cm2_agent.store.engine import Database
@@ -152,10 +153,16 @@ class SQLStore(Scored, Policies):
         return self._save(trace.runs, outcomes=trace.outcomes, trace_id=trace.id) > 0
 
     def save_dialogue(
-        self, runs: Iterable[Run], score: Score | None = None, outcomes: Mapping[str, float | None] | None = None
+        self,
+        runs: Iterable[Run],
+        score: Score | None = None,
+        outcomes: Mapping[str, float | None] | None = None,
+        *,
+        claim: Claim | None = None,
     ) -> int:
         """A finished dialogue in one transaction: its runs, its score where it has one, its outcomes. Returns how many
-        runs were new."""
+        runs were new. A `claim` is given back with it; where another process has it by now, ClaimLost is raised and
+        nothing is stored."""
         given = list(runs)
         if not given:
             raise StoreError("a dialogue has no runs; expected at least one")
@@ -166,7 +173,7 @@ class SQLStore(Scored, Policies):
                 f"the score is of trace {score.trace_id!r}, the runs of {trace_id!r}; expected a dialogue and its own"
                 " score"
             )
-        return self._save(given, outcomes=outcomes or {}, score=score, trace_id=trace_id)
+        return self._save(given, outcomes=outcomes or {}, score=score, trace_id=trace_id, claim=claim)
 
     def _save(
         self,
@@ -176,6 +183,7 @@ class SQLStore(Scored, Policies):
         score: Score | None = None,
         trace_id: str | None = None,
         place: bool = False,
+        claim: Claim | None = None,
     ) -> int:
         given = list(runs)
         if not given and trace_id is None:
@@ -185,6 +193,8 @@ class SQLStore(Scored, Policies):
         def save(
             target: Any, packer: Packer, packed: Sequence[PackedRun], loaded: Any
         ) -> tuple[WriteResult, KnownRewards]:
+            if claim is not None:
+                claim.hand_in(target, self._do, self._project)
             written = self._writer.write(
                 target, packed, packer.contents, empty=empty, place=place and loaded is None, loaded=loaded
             )
@@ -295,8 +305,12 @@ class SQLStore(Scored, Policies):
 
     def holds(self, trace_id: str) -> bool:
         """Whether a trace of that id is stored."""
+        return bool(self.stored([trace_id]))
+
+    def stored(self, ids: Iterable[str]) -> set[str]:
+        """Which of these traces are stored."""
         with self._db.asking() as cursor:
-            return bool(queries.counts(cursor, self._db.sqlite, self._project, [trace_id]))
+            return set(queries.counts(cursor, self._db.sqlite, self._project, list(ids)))
 
     def run_counts(self, ids: Iterable[str]) -> dict[str, int]:
         """How many runs each of these traces has. Traces with outcomes, and those not stored, are left out."""

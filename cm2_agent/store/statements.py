@@ -152,6 +152,11 @@ class Statements:
             ["p", "t"],
         )
         self.no_writes = Statement(engine, delete(schema.checkpoint_writes).where(*of_thread), ["p", "t"])
+        claim = schema.claims.c
+        own_claim = (claim.project == bindparam("p"), claim.name == bindparam("n"), claim.owner == bindparam("o"))
+        self.no_claim = Statement(
+            engine, delete(schema.claims).where(*own_claim).returning(claim.name), ["p", "n", "o"]
+        )
         facts = ["started", "runs", "task", "policy", "group_key", "rollout", "user", "session", "tags", "metadata"]
         rows = schema.traces
         self.trace_facts = Statement(
