@@ -22,7 +22,7 @@ from tests.runner.test_resume import SCRIPT, Mortal
 from tests.tracing import apps
 
 REPLIES = Checklist(Item("replies", check={"replied": True}), name="r")
-TASKS = [Task(id=f"t{number}", turns=["Hello"]) for number in range(6)]
+TASKS = [Task(id=f"t{number}", turns=("Hello",)) for number in range(6)]
 
 
 def talker() -> tuple[apps.ScriptedModel, Any]:
