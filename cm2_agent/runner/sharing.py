@@ -27,32 +27,41 @@ class Jobs(Protocol):
     @property
     def left(self) -> int:
         """Rollouts that `take` has not given and nobody has done, as far as it is known."""
+        ...
 
     @property
     def waits(self) -> bool:
         """Whether nothing is left but what other processes do."""
+        ...
 
     def take(self, most: int) -> list[Job]:
         """The next rollouts of this process, `most` at most; fewer where others do the rest. Raises StoreError."""
+        ...
 
     def claim(self, thread: str) -> Claim | None:
         """The claim on a rollout, to be handed in as it is saved."""
+        ...
 
     def is_taken_over(self, thread: str) -> bool:
         """Whether another process had begun the rollout."""
+        ...
 
     def is_wanted(self, thread: str) -> bool:
         """Whether a rollout that is found in the store is a result of this process too; a claim on it is given
         back."""
+        ...
 
     def done(self, thread: str) -> None:
         """The rollout is stored, with its claim."""
+        ...
 
     def lost(self, job: Job) -> None:
         """Another process has taken the rollout over."""
+        ...
 
     def close(self) -> None:
         """Give back the claims on what was not done."""
+        ...
 
 
 class OwnJobs:
