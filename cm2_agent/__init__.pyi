@@ -23,6 +23,7 @@ from .runner.rescore import score_groups as score_groups
 from .runner.rescore import score_traces as score_traces
 from .runner.run import run as run
 from .store.sql_store import SQLStore as SQLStore
+from .store.trace_filter import TraceFilter as TraceFilter
 from .trainers.dpo import DPO as DPO
 from .trainers.grpo import GRPO as GRPO
 from .trainers.rft import RFT as RFT

@@ -10,7 +10,7 @@ from cm2_agent.analysis.report_figures import PolicyMean
 from cm2_agent.errors import StoreError
 
 if TYPE_CHECKING:
-    from cm2_agent.store import SQLStore
+    from cm2_agent.store import SQLStore, TraceFilter
     from cm2_agent.types.checklist import Checklist
     from cm2_agent.types.checklist_item import Item
     from cm2_agent.types.trace import Trace
@@ -31,10 +31,10 @@ class _Rewards:
     partly: int = 0
 
 
-def corrected_means(store: SQLStore, version: str) -> tuple[PolicyMean, ...]:
-    """For each policy with traces under a reward version, the policies in alphabetical order. A policy's labels correct
-    its own mean alone: a judge may err on one policy as it does not on another. Raises StoreError where no label of
-    people's speaks of a scored trace."""
+def corrected_means(store: SQLStore, version: str, where: TraceFilter | None = None) -> tuple[PolicyMean, ...]:
+    """For each policy with traces under a reward version that the filter lets through, the policies in alphabetical
+    order. A policy's labels correct its own mean alone: a judge may err on one policy as it does not on another. Raises
+    StoreError where no label of people's speaks of a scored trace."""
     from cm2_agent.analysis.corrected_mean import corrected_mean
     from cm2_agent.analysis.people_rewards import people_reward
     from cm2_agent.types.cluster import cluster_of
@@ -45,8 +45,7 @@ def corrected_means(store: SQLStore, version: str) -> tuple[PolicyMean, ...]:
     gathered: defaultdict[str, _Rewards] = defaultdict(_Rewards)
     known: dict[str, Checklist | None] = {}
     met = False
-    for trace in store.traces(reward=version):
-        score = store.score(trace.id, version)
+    for trace, score in store.scored_traces(where, reward=version):
         if score is None or score.lower is None:
             continue
         met |= trace.id in labelled

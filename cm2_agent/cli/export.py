@@ -20,6 +20,7 @@ from cm2_agent.cli.common import (
     tracked,
 )
 from cm2_agent.cli.eval import scored_version
+from cm2_agent.cli.trace_filters import FilterOptions, with_filters
 from cm2_agent.errors import StoreError
 
 
@@ -27,27 +28,28 @@ def register(app: typer.Typer) -> None:
     app.command("export", help="Write stored traces and their scores as JSON Lines.")(export)
 
 
+@with_filters
 def export(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write; replaced only once complete.")],
     reward: Annotated[
         str | None, typer.Option("--reward", metavar="VERSION", help="The reward version (default: the newest).")
     ] = None,
-    task: Annotated[str | None, typer.Option("--task", help="Only traces of this task.")] = None,
+    *,
+    where: FilterOptions,
     store: StoreOption = STORE,
     project: ProjectOption = PROJECT,
     as_json: JsonOption = False,
 ) -> None:
     with open_store(store, project=project) as opened:
         version = scored_version(opened, reward)
-        scores = {} if version is None else {score.trace_id: score.to_json() for score in opened.scores(reward=version)}
+        found = opened.scored_traces(where.trace_filter(version), reward=version)
         partial = file.with_name(f".{file.name}.{os.getpid()}.part")
         count = 0
         try:
             with partial.open("w", encoding="utf-8") as lines:
-                for trace in tracked(opened.traces(task=task), "exporting"):
-                    lines.write(
-                        json.dumps({"trace": trace.to_json(), "score": scores.get(trace.id)}, allow_nan=False) + "\n"
-                    )
+                for trace, score in tracked(found, "exporting"):
+                    worth = None if score is None else score.to_json()
+                    lines.write(json.dumps({"trace": trace.to_json(), "score": worth}, allow_nan=False) + "\n")
                     count += 1
             partial.replace(file)
         except OSError as error:

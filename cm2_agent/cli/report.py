@@ -25,12 +25,13 @@ from cm2_agent.cli.common import (
 from cm2_agent.cli.eval import reward_version
 from cm2_agent.cli.html_page import check_page, write_page
 from cm2_agent.cli.null_checks import null_lines
+from cm2_agent.cli.trace_filters import FilterOptions, with_filters
 from cm2_agent.errors import StoreError
 from cm2_agent.types.certificate import policies_of
 
 if TYPE_CHECKING:
     from cm2_agent.analysis.report_figures import PassRate, PolicyMean, Report
-    from cm2_agent.store import SQLStore
+    from cm2_agent.store import SQLStore, TraceFilter
     from cm2_agent.types.score import Score
     from cm2_agent.types.trace import Trace
 
@@ -44,6 +45,7 @@ def register(app: typer.Typer) -> None:
     app.command("report", help=help, short_help=short)(report)
 
 
+@with_filters
 def report(
     reward: Annotated[
         str | None, typer.Option("--reward", metavar="VERSION", help="The reward version (default: the newest).")
@@ -54,6 +56,8 @@ def report(
     labels: Annotated[
         bool, typer.Option("--labels", help="Also correct the mean reward of each policy by people's labels of items.")
     ] = False,
+    *,
+    where: FilterOptions,
     store: StoreOption = STORE,
     project: ProjectOption = PROJECT,
     as_json: JsonOption = False,
@@ -64,14 +68,17 @@ def report(
     with open_store(store, project=project) as opened:
         version = reward_version(opened, reward)
         policies: set[str | None] = set()
-        found = analysis.report(tracked(_scored(opened, version, policies), "reading"), opened.checklist)
+        chosen = where.trace_filter(version)
+        found = analysis.report(tracked(_scored(opened, version, chosen, policies), "reading"), opened.checklist)
         certificate = opened.certificate(version)
         if certificate is not None:
             found = replace(found, certificate=certificate.summary(policies))
         if labels:
             from cm2_agent.cli.corrected import corrected_means
 
-            found = replace(found, corrected=corrected_means(opened, version))
+            found = replace(found, corrected=corrected_means(opened, version, chosen))
+    if not found.traces and where.given:
+        raise StoreError(f"no trace with a score under {version} meets the options; widen them")
     if not found.traces:
         raise StoreError(f"no trace has a score under {version}; type first: cm2 score CHECKLIST.yaml --store {store}")
     if html is not None:
@@ -81,11 +88,12 @@ def report(
     print_result(found.to_json(), as_json=as_json, lines=_lines(found))
 
 
-def _scored(store: SQLStore, version: str, policies: set[str | None]) -> Iterator[tuple[Trace, Score]]:
-    """The traces with their scores, read one by one, so that a large store fits in memory; whose they are goes into
+def _scored(
+    store: SQLStore, version: str, where: TraceFilter, policies: set[str | None]
+) -> Iterator[tuple[Trace, Score]]:
+    """The traces with their scores, read page by page, so that a large store fits in memory; whose they are goes into
     `policies`."""
-    for trace in store.traces(reward=version):
-        score = store.score(trace.id, version)
+    for trace, score in store.scored_traces(where, reward=version):
         if score is not None:
             policies |= policies_of([trace])
             yield trace, score

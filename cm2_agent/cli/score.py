@@ -25,6 +25,7 @@ from cm2_agent.cli.common import (
     printable,
     progress,
 )
+from cm2_agent.cli.eval import reward_version
 from cm2_agent.cli.judge_options import (
     BaseUrlOption,
     CallsOption,
@@ -40,6 +41,7 @@ from cm2_agent.cli.judge_options import (
     usage_text,
 )
 from cm2_agent.cli.redaction import RedactOption, redactor_of
+from cm2_agent.cli.trace_filters import FilterOptions, with_filters
 from cm2_agent.errors import BudgetExhausted, ChecklistError, JudgeError, JudgeRefused, StoreError
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ def register(app: typer.Typer) -> None:
     app.command("score", help=help, short_help=short)(score)
 
 
+@with_filters
 def score(
     checklist: Annotated[
         Path | None, typer.Argument(metavar="CHECKLIST.yaml", help="A checklist (default: each task's own).")
@@ -87,6 +90,16 @@ def score(
         bool, typer.Option("--dry-run", help="Forecast the judge's calls, tokens and dollars; ask and store nothing.")
     ] = False,
     redact: RedactOption = False,
+    *,
+    where: FilterOptions,
+    reward: Annotated[
+        str | None,
+        typer.Option(
+            "--reward",
+            metavar="VERSION",
+            help="The reward version that --reward-below and --failed read (default: each trace's newest).",
+        ),
+    ] = None,
     store: StoreOption = STORE,
     project: ProjectOption = PROJECT,
     as_json: JsonOption = False,
@@ -116,7 +129,7 @@ def score(
     with open_store(store, project=project) as opened:
         judge_model = options.make(redactor_of(opened).redact if redact else None)
         scorer = ChecklistScorer(chosen, judge=judge_model, functions=functions)
-        total = int(opened.health()["traces"])
+        total = opened.count_traces()
         if not total:
             raise StoreError(
                 f"{opened.url} holds no traces; import some first: cm2 import FORMAT FILE --store {opened.url}"
@@ -126,6 +139,8 @@ def score(
                 f"no checklist was named and no task in {opened.url} has one of its own; type: cm2 score"
                 " CHECKLIST.yaml, or import with --checklists"
             )
+        ids = _selected(opened, where, reward)
+        total = total if ids is None else len(ids)
         old, salt = None, ""
         if again:
             scorer.version, old, salt = second_opinion(opened, scorer.version)
@@ -134,10 +149,10 @@ def score(
             judge_model.cache = NamespacedCache(cache, salt) if salt else cache
         missing = [
             one.trace_id
-            for one in opened.scores(reward=scorer.version)
+            for one in opened.scores(reward=scorer.version, ids=ids)
             if one.lower is None and (one.reward is None or judge_model is not None)
         ]  # a NULL may be a verdict now
-        waiting = chain(opened.traces(unscored=True, reward=scorer.version), opened.traces(ids=missing))
+        waiting = chain(opened.traces(unscored=True, reward=scorer.version, ids=ids), opened.traces(ids=missing))
         if dry_run and judge_model is not None:
             from cm2_agent.cli.score_forecast import forecast
 
@@ -150,8 +165,9 @@ def score(
             return
         work = asyncio.run(_score(opened, waiting, scorer, chosen))
         reasons, stopped = work.reasons, work.stopped
-        scores = list(opened.scores(reward=scorer.version))
-        change = None if old is None else compare(opened.scores(reward=old), scores, names=(old, scorer.version))
+        scores = list(opened.scores(reward=scorer.version, ids=ids))
+        before = () if old is None else opened.scores(reward=old, ids=ids)
+        change = None if old is None else compare(before, scores, names=(old, scorer.version))
     for reason, count in reasons.most_common():
         echo_err(printable(f"{count} without a reward: {reason}"))
     asks = chosen is not None and any(item.is_judged or item.when_question is not None for item in chosen)
@@ -186,6 +202,20 @@ def score(
         (why, _), *_ = work.owed.most_common(1)
         echo_err(printable(f"nothing could be judged: all {work.owed.total()} verdicts are pending. The judge: {why}"))
         raise typer.Exit(1)
+
+
+def _selected(store: SQLStore, where: FilterOptions, reward: str | None) -> list[str] | None:
+    """The ids of the traces that the options choose, before any new score changes that; None where none is given.
+    Raises StoreError where they choose none."""
+    if not where.given:
+        if reward is not None:
+            raise StoreError("--reward says which scores --reward-below and --failed read; give one of those too")
+        return None
+    version = None if reward is None else reward_version(store, reward)
+    ids = store.selected(where.trace_filter(version))
+    if not ids:
+        raise StoreError(f"no trace in {store.url} meets the options; widen them")
+    return ids
 
 
 def echo_unknown_failures(scores: Sequence[Score]) -> None:

@@ -25,10 +25,11 @@ from cm2_agent.cli.common import (
 )
 from cm2_agent.cli.eval import scored_version
 from cm2_agent.cli.judge_options import usage_text
+from cm2_agent.cli.trace_filters import FilterOptions, with_filters
 from cm2_agent.errors import StoreError
 
 if TYPE_CHECKING:
-    from cm2_agent.store import SQLStore
+    from cm2_agent.store import SQLStore, TraceFilter
     from cm2_agent.types.messages import Message, ToolCall
     from cm2_agent.types.score import Score, Verdict
     from cm2_agent.types.tool_use import ToolUse
@@ -39,6 +40,7 @@ def register(app: typer.Typer) -> None:
     app.command("show", help="List stored traces, or show one with its verdicts.")(show)
 
 
+@with_filters
 def show(
     trace: Annotated[
         str | None, typer.Argument(metavar="TRACE", help="A trace's id (default: list the traces).")
@@ -46,11 +48,9 @@ def show(
     reward: Annotated[
         str | None, typer.Option("--reward", metavar="VERSION", help="The reward version (default: the newest).")
     ] = None,
-    task: Annotated[str | None, typer.Option("--task", help="List only traces of this task.")] = None,
-    user: Annotated[str | None, typer.Option("--user", help="List only traces of this user.")] = None,
-    session: Annotated[str | None, typer.Option("--session", help="List only traces of this session.")] = None,
-    tag: Annotated[str | None, typer.Option("--tag", help="List only traces with this tag.")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="List at most this many.")] = 50,
+    *,
+    where: FilterOptions,
     store: StoreOption = STORE,
     project: ProjectOption = PROJECT,
     as_json: JsonOption = False,
@@ -58,8 +58,7 @@ def show(
     with open_store(store, project=project) as opened:
         version = scored_version(opened, reward)
         if trace is None:
-            wanted = {"task": task, "user": user, "session": session, "tag": tag}
-            _list(opened, version, {name: value for name, value in wanted.items() if value is not None}, limit, as_json)
+            _list(opened, version, where.trace_filter(version), limit, as_json)
             return
         found = opened.trace(trace)
         if found is None:
@@ -75,10 +74,9 @@ def show(
     _verdicts(score)
 
 
-def _list(store: SQLStore, version: str | None, wanted: dict[str, Any], limit: int, as_json: bool) -> None:
-    traces = list(store.traces(**wanted, limit=limit))
-    rows = [_row(trace, None if version is None else store.score(trace.id, reward=version)) for trace in traces]
-    total = sum(1 for _ in store.traces(**wanted)) if wanted else int(store.health()["projects"].get(store.project, 0))
+def _list(store: SQLStore, version: str | None, where: TraceFilter, limit: int, as_json: bool) -> None:
+    rows = [_row(*found) for found in store.scored_traces(where, reward=version, limit=limit, newest_first=True)]
+    total = store.count_traces(where)
     usage = {} if version is None else store.judging().get(version, {})
     if as_json:
         print_result(

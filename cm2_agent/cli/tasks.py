@@ -6,7 +6,6 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,11 +26,12 @@ from cm2_agent.cli.common import (
     printable,
     tracked,
 )
+from cm2_agent.cli.trace_filters import FilterOptions, with_filters
 from cm2_agent.errors import StoreError, TaskError
 
 if TYPE_CHECKING:
     from cm2_agent.datasets import Redactor, Selection
-    from cm2_agent.store import SQLStore
+    from cm2_agent.store import SQLStore, TraceFilter
     from cm2_agent.types.checklist import Checklist
     from cm2_agent.types.score import Score
     from cm2_agent.types.task import Task
@@ -52,6 +52,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="tasks")
 
 
+@with_filters
 def from_traces(
     out: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="The file of tasks; replaced only once complete.")],
     held_out: Annotated[
@@ -86,13 +87,6 @@ def from_traces(
     model: Annotated[
         list[str] | None,
         typer.Option("--model", metavar="NAME", help="Only dialogues of this model; repeatable: of one of them."),
-    ] = None,
-    since: Annotated[
-        str | None,
-        typer.Option("--since", metavar="TIME", help="Only dialogues that began then or later: 2026-05-20T12:00."),
-    ] = None,
-    until: Annotated[
-        str | None, typer.Option("--until", metavar="TIME", help="Only dialogues that began before then.")
     ] = None,
     min_turns: Annotated[int | None, typer.Option("--min-turns", min=0, help="At least this many user turns.")] = None,
     max_turns: Annotated[int | None, typer.Option("--max-turns", min=0, help="At most this many user turns.")] = None,
@@ -147,6 +141,8 @@ def from_traces(
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most this many tasks, the earliest.")] = None,
+    *,
+    where: FilterOptions,
     store: StoreOption = STORE,
     project: ProjectOption = PROJECT,
     as_json: JsonOption = False,
@@ -175,8 +171,6 @@ def from_traces(
         max_calls=max_calls,
         tools=tuple(tool or ()),
         models=tuple(model or ()),
-        since=_time("--since", since),
-        until=_time("--until", until, before=True),
     )
     given = None if checklist is None else load_checklist_and_checks(checklist, checks)[1]
     with open_store(store, project=project) as opened:
@@ -196,6 +190,7 @@ def from_traces(
             )
         found = _Compiled(
             store=opened,
+            where=where.trace_filter(version),
             selection=selection,
             redactor=redactor,
             given=given,
@@ -267,6 +262,7 @@ class _Compiled:
     """The tasks compiled from the selected traces, and why the others were skipped."""
 
     store: SQLStore
+    where: TraceFilter
     selection: Selection
     redactor: Redactor | None
     given: Checklist | None
@@ -285,9 +281,10 @@ class _Compiled:
         """Raises StoreError where the store holds no traces."""
         from cm2_agent.datasets import UnfitTrace, task_from_trace
 
-        for trace in tracked(self.store.traces(), "compiling"):
-            self.seen += 1
-            score = self.store.score(trace.id, self.reward)
+        chosen = 0
+        self.seen = self.store.count_traces()
+        for trace, score in tracked(self.store.scored_traces(self.where, reward=self.reward), "compiling"):
+            chosen += 1
             reason = self.selection.against(trace, score)
             if reason is not None:
                 self.left_out[reason] += 1
@@ -302,6 +299,8 @@ class _Compiled:
                 continue
             self.tasks.append(task)
             self.sources[task.id] = trace.id
+        if chosen < self.seen:
+            self.left_out["not chosen by the options"] = self.seen - chosen
         if not self.seen:
             raise StoreError(
                 f"{self.store.url} holds no traces; import some first: cm2 import FORMAT FILE --store {self.store.url}"
@@ -324,20 +323,6 @@ class _Compiled:
         own = None if task is None else task.own_checklist()
         named = own is not None and any(item.named_functions for item in own.items)
         return own if own is not None and (named or own.hash == hash) else None
-
-
-def _time(option: str, text: str | None, *, before: bool = False) -> int | None:
-    """Nanoseconds since the epoch; a time without a zone is UTC."""
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise TaskError(
-            f"{option} is {text!r}; expected a date or a time such as 2026-05-20 or 2026-05-20T12:00+02:00"
-        ) from None
-    zoned = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-    return int(zoned.timestamp()) * 10**9 - (1 if before else 0)
 
 
 def _write(files: Sequence[tuple[Path, Sequence[Any]]]) -> None:

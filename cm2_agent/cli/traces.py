@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,12 +22,12 @@ from cm2_agent.cli.common import (
     printable,
 )
 from cm2_agent.cli.redaction import SECRET
+from cm2_agent.cli.times import age
 from cm2_agent.errors import StoreError
 
 if TYPE_CHECKING:
     from cm2_agent.store import Erasure, SQLStore
 
-_UNITS = {"d": "days", "h": "hours", "m": "minutes", "w": "weeks"}
 _SHOWN = 20
 
 
@@ -129,14 +127,6 @@ def _as_stored(store: SQLStore, wanted: dict[str, Any]) -> tuple[dict[str, Any],
     )
     echo_err(note)
     return wanted, [note]
-
-
-def age(text: str) -> timedelta:
-    """A length of time such as `90d`. Raises StoreError."""
-    found = re.fullmatch(r"([0-9]{1,6})([dhmw])", text.strip())
-    if found is None:
-        raise StoreError(f"--older-than is {text!r}; expected a number and w, d, h or m, such as 90d")
-    return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
 def _take_up(store: str, spools: list[Path] | None, *, dry_run: bool) -> None:

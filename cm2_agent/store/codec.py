@@ -83,10 +83,14 @@ def dump_tags(tags: Sequence[str], where: str) -> str:
 
 def tag_pattern(tag: str) -> str:
     """A LIKE pattern (escaped by `!`) for a text of `dump_tags` with this tag; `in` on the list has the last word."""
-    spelled = _spelled(tag)
+    return like_pattern(_spelled(tag))
+
+
+def like_pattern(part: str) -> str:
+    """A LIKE pattern (escaped by `!`) for texts with this part."""
     for special in "!%_":
-        spelled = spelled.replace(special, "!" + special)
-    return f"%{spelled}%"
+        part = part.replace(special, "!" + special)
+    return f"%{part}%"
 
 
 def load_tags(text: str | None) -> tuple[str, ...]:

@@ -3,65 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, select, tuple_
+from sqlalchemy import Connection, func, select, tuple_
 
 from cm2_agent.errors import StoreError
-from cm2_agent.store.codec import load_tags, seal, tag_pattern, unseal
+from cm2_agent.store.codec import seal, unseal
 from cm2_agent.store.engine import Database
 from cm2_agent.store.reader import PAGE, chunks
-from cm2_agent.store.schema import DEFAULT_PROJECT, reward_versions, runs, scores, traces
+from cm2_agent.store.schema import DEFAULT_PROJECT, runs, traces
+from cm2_agent.store.selection import Selection, chosen, conditions, require_items
 
 PageCursor = tuple[int, str, int]
 """Where a trace stands in the order of traces: the start of its first run, and its id; then its row."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Filter:
-    """Which traces are meant; see `SQLStore.traces`."""
-
-    project: str
-    """As it is stored: sealed."""
-    unscored: bool = False
-    reward: str | None = None
-    task: str | None = None
-    policy: str | None = None
-    user: str | None = None
-    session: str | None = None
-    tag: str | None = None
-
-
 def page(
     connection: Connection,
-    wanted: Filter,
+    wanted: Selection,
     *,
     after: PageCursor | None = None,
     seqs: Sequence[int] | None = None,
+    newest_first: bool = False,
     size: int,
 ) -> list[tuple[PageCursor, bool]]:
-    """The next traces after a cursor, or those of these rows, in order; each with whether it has the tag."""
-    columns = (traces.c.started, traces.c.id, traces.c.seq, traces.c.tags)
-    query = select(*columns).where(traces.c.project == wanted.project)
+    """The next traces behind a cursor, or those of these rows, in order; each with whether it is meant."""
+    columns = (traces.c.started, traces.c.id, traces.c.seq, traces.c.tags, traces.c.metadata)
+    query = select(*columns).where(*conditions(wanted))
     if after is not None:
-        query = query.where(tuple_(traces.c.started, traces.c.id) > tuple_(after[0], after[1]))
+        place, last = tuple_(traces.c.started, traces.c.id), tuple_(after[0], after[1])
+        query = query.where(place < last if newest_first else place > last)
     if seqs is not None:
         query = query.where(traces.c.seq.in_(seqs))
-    for name in ("task", "policy", "user", "session"):
-        value = getattr(wanted, name)
-        if value is not None:
-            query = query.where(traces.c[name] == seal(value))
-    if wanted.tag is not None:
-        query = query.where(traces.c.tags.like(tag_pattern(wanted.tag), escape="!"))
-    if wanted.unscored or wanted.reward is not None:
-        scored = select(scores.c.seq).where(scores.c.trace == traces.c.seq)
-        if wanted.reward is not None:
-            versions = select(reward_versions.c.seq).where(reward_versions.c.version == seal(wanted.reward))
-            scored = scored.where(scores.c.reward == versions.scalar_subquery())
-        query = query.where(~scored.exists() if wanted.unscored else scored.exists())
-    rows = connection.execute(query.order_by(traces.c.started, traces.c.id).limit(size))
-    return [((row[0], row[1], row[2]), wanted.tag is None or wanted.tag in load_tags(row[3])) for row in rows]
+    order = [traces.c.started, traces.c.id]
+    query = query.order_by(*(column.desc() for column in order) if newest_first else order)
+    rows = connection.execute(query.limit(size)).all()
+    meant = [True] * len(rows) if wanted.exact else chosen(connection, wanted, rows)
+    return [((row[0], row[1], row[2]), one) for row, one in zip(rows, meant, strict=True)]
 
 
 def cursors(connection: Connection, project: str, ids: Sequence[str]) -> list[PageCursor]:
@@ -74,24 +52,56 @@ def cursors(connection: Connection, project: str, ids: Sequence[str]) -> list[Pa
     return sorted(found)
 
 
-def pages(database: Database, wanted: Filter, ids: Iterable[str] | None = None) -> Iterator[list[int]]:
-    """The rows of these traces, page by page, in order; each page in a transaction of its own."""
-    if ids is not None:
-        with database.reading() as connection:
-            chosen = cursors(connection, wanted.project, list(ids))
-        for chunk in chunks(chosen, PAGE):
+def pages(
+    database: Database,
+    wanted: Selection,
+    ids: Iterable[str] | None = None,
+    *,
+    after: PageCursor | None = None,
+    newest_first: bool = False,
+) -> Iterator[list[int]]:
+    """The rows of these traces, page by page, in order; each page in a transaction of its own. Raises StoreError where
+    an item that should have failed is in no checklist."""
+    with database.reading() as connection:
+        require_items(connection, wanted.filters)
+        among = None if ids is None else cursors(connection, wanted.project, list(ids))
+    if among is not None:
+        behind = [one for one in among if after is None or (one < after if newest_first else one > after)]
+        for chunk in chunks(reversed(behind) if newest_first else behind, PAGE):
             with database.reading() as connection:
-                found = page(connection, wanted, seqs=[cursor[2] for cursor in chunk], size=PAGE)
-            yield [cursor[2] for cursor, tagged in found if tagged]
+                rows = [cursor[2] for cursor in chunk]
+                found = page(connection, wanted, seqs=rows, newest_first=newest_first, size=PAGE)
+            yield [cursor[2] for cursor, meant in found if meant]
         return
-    after: PageCursor | None = None
     while True:
         with database.reading() as connection:
-            found = page(connection, wanted, after=after, size=PAGE)
+            found = page(connection, wanted, after=after, newest_first=newest_first, size=PAGE)
         if not found:
             return
         after = found[-1][0]
-        yield [cursor[2] for cursor, tagged in found if tagged]
+        yield [cursor[2] for cursor, meant in found if meant]
+
+
+def count(database: Database, wanted: Selection) -> int:
+    """How many traces are meant."""
+    if not wanted.exact:
+        return sum(len(seqs) for seqs in pages(database, wanted))
+    with database.reading() as connection:
+        query = select(func.count()).select_from(traces).where(*conditions(wanted))
+        return int(connection.execute(query).scalar_one())
+
+
+def ids_of(connection: Connection, seqs: Sequence[int]) -> list[str]:
+    """The ids of these rows, in the order given."""
+    found: dict[int, str] = {}
+    for chunk in chunks(seqs):
+        found.update(
+            {
+                row.seq: unseal(row.id)
+                for row in connection.execute(select(traces.c.seq, traces.c.id).where(traces.c.seq.in_(chunk)))
+            }
+        )
+    return [found[seq] for seq in seqs]
 
 
 def projects(connection: Connection) -> list[str]:

@@ -15,6 +15,7 @@ from cm2_agent.store.catalog import Catalog
 from cm2_agent.store.codec import seal
 from cm2_agent.store.groups import Selected, StoredGroups
 from cm2_agent.store.scores import KnownRewards, ScoreWriter
+from cm2_agent.store.selection import Selection
 from cm2_agent.store.trace_state import ATTEMPTS, Caches, Stale
 from cm2_agent.types.certificate import Certificate
 from cm2_agent.types.checklist import Checklist
@@ -30,9 +31,6 @@ class Scored(Catalog):
     _caches: Caches
     _rewards: KnownRewards
     _scorer: ScoreWriter
-
-    def _filter(self, **wanted: Any) -> queries.Filter:
-        return queries.Filter(project=self._project, **wanted)
 
     def register_reward(
         self, version: str, checklist_hash: str | None = None, settings: Mapping[str, JSON] | None = None
@@ -106,10 +104,10 @@ class Scored(Catalog):
         version = reward if reward is not None else next(iter(self.reward_versions()), None)
         if version is None:
             return
-        for seqs in queries.pages(self._db, self._filter(reward=version), ids):
+        for seqs in queries.pages(self._db, Selection(project=self._project, reward=version), ids):
             with self._db.reading() as connection:
-                page = scoring.of_traces(connection, seqs, version)
-            yield from page
+                found = scoring.of_traces(connection, seqs, version)
+            yield from (found[seq] for seq in seqs if seq in found)
 
     def save_certificate(self, certificate: Certificate) -> None:
         """Store what attacks on a reward version could get paid; it replaces no earlier measurement, and counts from

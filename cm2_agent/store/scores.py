@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, select
+from sqlalchemy import ColumnElement, Connection, func, select
 
 from cm2_agent.errors import ConflictError, StoreError
 from cm2_agent.store.codec import dump, dump_mapping, load, seal, sealed, unseal, unsealed
@@ -267,12 +267,24 @@ def _newest(connection: Connection, project: str, trace_id: str, reward: str | N
     return None if row is None else (row.trace, row.reward, row.seq)
 
 
-def of_traces(connection: Connection, seqs: Sequence[int], reward: str) -> list[Score]:
-    """The scores of these rows of traces under a reward version, in their order."""
-    query = select(scores.c.seq).join(reward_versions, reward_versions.c.seq == scores.c.reward)
-    query = query.where(reward_versions.c.version == seal(reward), scores.c.trace.in_(seqs), current())
-    found = read(connection, list(connection.scalars(query)))
-    return [found[seq] for seq in seqs if seq in found]
+def under(reward: str | None) -> ColumnElement[bool]:
+    """A condition on `scores`: they are of this reward version, or (None) of the last registered one that their trace
+    has a score under."""
+    if reward is not None:
+        version = select(reward_versions.c.seq).where(reward_versions.c.version == seal(reward))
+        return scores.c.reward == version.scalar_subquery()
+    other = scores.alias("other")
+    newest = select(func.max(other.c.reward)).where(other.c.trace == scores.c.trace)
+    return scores.c.reward == newest.scalar_subquery()
+
+
+def of_traces(connection: Connection, seqs: Sequence[int], reward: str | None) -> dict[int, Score]:
+    """The current scores of these rows of traces, by the row, `under` a reward version."""
+    found: dict[int, Score] = {}
+    for chunk in chunks(seqs):
+        query = select(scores.c.seq).where(scores.c.trace.in_(chunk), under(reward), current())
+        found.update(read(connection, list(connection.scalars(query))))
+    return found
 
 
 def read(connection: Connection, seqs: Sequence[int]) -> dict[int, Score]:

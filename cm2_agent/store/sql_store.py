@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from os import PathLike
 from types import TracebackType
@@ -19,12 +19,12 @@ from cm2_agent.store.erasing import Erasure, chosen, run_erasure
 from cm2_agent.store.human_labels import LabelCounts
 from cm2_agent.store.lineage import place_runs
 from cm2_agent.store.policies import Policies
-from cm2_agent.store.reader import Reader
 from cm2_agent.store.replacing import replace_run
 from cm2_agent.store.schema import DEFAULT_PROJECT
 from cm2_agent.store.scored import Scored
 from cm2_agent.store.scores import KnownRewards, ScoreWriter, finite
 from cm2_agent.store.statements import statements
+from cm2_agent.store.stored_traces import StoredTraces
 from cm2_agent.store.trace_state import ATTEMPTS, Caches, Stale
 from cm2_agent.store.writer import Writer, WriteResult, require_one_trace
 from cm2_agent.types.human_labels import Label
@@ -40,7 +40,7 @@ KNOWN_RUNS = 4096
 """How many saved runs' traces are remembered."""
 
 
-class SQLStore(Scored, Policies):
+class SQLStore(StoredTraces, Scored, Policies):
     """Runs, tasks, checklists, scores and policies in one SQL database.
 
     `url`: `sqlite:///FILE.db` (four slashes for an absolute path; `sqlite://` keeps it in memory) or
@@ -258,12 +258,6 @@ class SQLStore(Scored, Policies):
             seq = queries.rows_of(connection, self._project, [trace_id], url=self.url)[trace_id]
             self._do.outcome.many(connection, [(seq, seal(name), number)])
 
-    def trace(self, trace_id: str) -> Trace | None:
-        """The trace as it was saved, None where there is none."""
-        with self._db.reading() as connection:
-            found = queries.cursors(connection, self._project, [trace_id])
-            return Reader(connection).traces([found[0][2]])[0] if found else None
-
     def erase(
         self,
         *,
@@ -302,65 +296,6 @@ class SQLStore(Scored, Policies):
             self._rewards.forget()
             self._placed.clear()
         return erasure
-
-    def holds(self, trace_id: str) -> bool:
-        """Whether a trace of that id is stored."""
-        return bool(self.stored([trace_id]))
-
-    def stored(self, ids: Iterable[str]) -> set[str]:
-        """Which of these traces are stored."""
-        with self._db.asking() as cursor:
-            return set(queries.counts(cursor, self._db.sqlite, self._project, list(ids)))
-
-    def run_counts(self, ids: Iterable[str]) -> dict[str, int]:
-        """How many runs each of these traces has. Traces with outcomes, and those not stored, are left out."""
-        with self._db.asking() as cursor:
-            found = queries.counts(cursor, self._db.sqlite, self._project, list(ids))
-            return {trace_id: runs for trace_id, (runs, outcomes) in found.items() if not outcomes}
-
-    def traces(
-        self,
-        *,
-        unscored: bool = False,
-        reward: str | None = None,
-        task: str | None = None,
-        policy: str | None = None,
-        user: str | None = None,
-        session: str | None = None,
-        tag: str | None = None,
-        ids: Iterable[str] | None = None,
-        limit: int | None = None,
-    ) -> Iterator[Trace]:
-        """Traces by the start of their first run, then by id; read in pages, so that saving meanwhile is fine.
-
-        Args:
-            unscored: those without a score, NULL or not, under `reward` (under any version where none is named).
-            reward: those with a score under this version (with `unscored`: without one).
-            task: those of this task id.
-            policy: those whose every step this policy version wrote.
-            user: those of this user, by the application's id.
-            session: those of this session, by the application's id.
-            tag: those whose caller's tags hold this one.
-            ids: among these; ids that are not stored are left out.
-            limit: at most so many.
-
-        >>> from cm2_agent import Message, Run, SQLStore
-        >>> with SQLStore("sqlite://") as store:
-        ...     store.save_run(Run(id="r1", messages=(Message.of("user", "Hi"),)))
-        ...     [trace.id for trace in store.traces(unscored=True)]
-        ['r1']
-        """
-        left = limit
-        wanted = self._filter(
-            unscored=unscored, reward=reward, task=task, policy=policy, user=user, session=session, tag=tag
-        )
-        for seqs in queries.pages(self._db, wanted, ids):
-            if left is not None and left <= 0:
-                return
-            with self._db.reading() as connection:
-                page = Reader(connection).traces(seqs[:left])
-            yield from page
-            left = None if left is None else left - len(page)
 
     def checkpointer(self, *, allow: Iterable[type] = (), steps_only: bool = False) -> StoreCheckpointer:
         """A checkpointer for LangGraph on this store."""

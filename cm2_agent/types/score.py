@@ -62,6 +62,12 @@ class Verdict:
         return self.reason != NOT_APPLICABLE
 
     @property
+    def failed(self) -> bool:
+        """Whether the item counts as not satisfied, or as violated where it is an avoid item, whatever decided it. A
+        verdict that only says whether another item applies fails nothing."""
+        return self.value is False and self.reason != "when"
+
+    @property
     def pays(self) -> float | None:
         """The share of the weight that is paid, in [0, 1]; None where nobody could tell."""
         return self.payment if self.payment is not None else None if self.paid is None else float(self.paid)

@@ -171,7 +171,7 @@ def test_the_key_is_the_owner_s(small: str, tmp_path: Path, monkeypatch: pytest.
 def test_selection_from_the_command_line(small: str, tmp_path: Path) -> None:
     out = tmp_path / "t.jsonl"
     times = ("--since", "2001-09-10", "--until", "2050-01-01T00:00+02:00")  # the second of four, 10¹⁸ ns apart
-    assert compile_(out, small, *times, "--tool", "get_order")[0]["left_out"] == {"time out of bounds": 3}
+    assert compile_(out, small, *times, "--tool", "get_order")[0]["left_out"] == {"not chosen by the options": 3}
     assert [task.metadata["trace"] for task in load_tasks(out)] == ["t2"]
     assert compile_(out, small, "--limit", "1")[0]["left_out"] == {"ended as error": 1, "over the limit": 1}
     yaml = tmp_path / "c.yaml"

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import Result
 
 from cm2_agent.cli.app import app
-from cm2_agent.cli.traces import age
+from cm2_agent.cli.times import age
 from cm2_agent.errors import StoreError
 from cm2_agent.spool.folder import spool_of
 from cm2_agent.spool.record import encode_run
