@@ -123,7 +123,8 @@ def meets(trace: Trace, score: Score | None, where: TraceFilter) -> bool:
         "task": trace.task_id,
         "policy": trace.policy,
     }
-    agents = {run.name for run in runs} | {one.agent for run in runs for one in (*run.calls, *run.tools)}
+    agents: set[str | None] = {run.name for run in runs}
+    agents |= {call.agent for run in runs for call in run.calls} | {tool.agent for run in runs for tool in run.tools}
     tags = next((run.tags for run in reversed(runs) if run.tags), ())
     held = {name: metadata_text(value) for name, value in trace.attributes.items() if not name.startswith("cm2.")}
     failed = {verdict.item for verdict in score.verdicts if verdict.failed} if score is not None else set()
