@@ -60,7 +60,7 @@ lint: $(STAMP)  ## ruff, mypy --strict, pyright
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) -m pyright --pythonpath $(PY)
+	NODE_OPTIONS=--max-old-space-size=8192 $(PY) -m pyright --pythonpath $(PY)  # with node's 4 GB it drops its cache again and again
 
 docs: $(STAMP)  ## check that docs/reference is up to date, and build the documentation into site/
 	$(PY) -m tests.docs_reference --check
