@@ -32,8 +32,8 @@ class ReportedTokens:
     choices: int = 1
     model: str | None = None
     _tokens: list[Mapping[str, Any]] = field(default_factory=list)
-    _text: str = ""
-    _reasoning: str = ""
+    _text: list[str] = field(default_factory=list)
+    _reasoning: list[str] = field(default_factory=list)
     _names: list[str] = field(default_factory=list)
     _usage: Mapping[str, Any] = field(default_factory=dict)
     _ended: str | None = None
@@ -72,7 +72,9 @@ class ReportedTokens:
                 self._broken = self._broken or "a part of the completion came without token ids"
             return
         if ids is not None:
-            self.completion_ids = [*(self.completion_ids or []), *ids]
+            if self.completion_ids is None:
+                self.completion_ids = []
+            self.completion_ids += ids
         entries = (choice.get("logprobs") or {}).get("content") or []
         self._tokens += entries
         for entry in entries:
@@ -122,27 +124,28 @@ class ReportedTokens:
     def _read(self, message: Mapping[str, Any]) -> bool:
         """Take the text of a message or a delta; whether there was any."""
         text = message.get("content")
-        reasoning = next((message[name] for name in _REASONING if isinstance(message.get(name), str)), "")
-        names = [
-            name
-            for call in message.get("tool_calls") or ()
-            if isinstance(name := (call.get("function") or {}).get("name"), str) and name
-        ]
-        self._text += text if isinstance(text, str) else ""
-        self._reasoning += reasoning
-        self._names += names
-        return bool(text or reasoning or message.get("tool_calls"))
+        reasoning = next((found for name in _REASONING if isinstance(found := message.get(name), str)), "")
+        calls = message.get("tool_calls")
+        if isinstance(text, str):
+            self._text.append(text)
+        if reasoning:
+            self._reasoning.append(reasoning)
+        for call in calls or ():
+            name = (call.get("function") or {}).get("name")
+            if isinstance(name, str) and name:
+                self._names.append(name)
+        return bool(text or reasoning or calls)
 
     def _decodes(self) -> bool:
         pieces = self._pieces()
         if pieces is None:
             return True
-        whole = "".join(pieces)
-        if self._reasoning or self._names:  # the server took its markup out of the text
+        whole, text, reasoning = "".join(pieces), "".join(self._text), "".join(self._reasoning)
+        if reasoning or self._names:  # the server took its markup out of the text
             named = all(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", whole) for name in self._names)
-            return named and _stands_in(self._reasoning, whole) and _stands_in(self._text, whole)
+            return named and _stands_in(reasoning, whole) and _stands_in(text, whole)
         # the stop token is an id, and no text
-        return any(_same(decoded, self._text) for decoded in (whole, "".join(pieces[:-1])))
+        return any(_same(decoded, text) for decoded in (whole, "".join(pieces[:-1])))
 
     def _pieces(self) -> list[str] | None:
         """The text of each token; None where the server gives placeholders for it."""

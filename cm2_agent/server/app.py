@@ -83,8 +83,8 @@ def _proxy(collector: Collector, url: str, upstream: Upstream | None) -> Proxy:
         if collector.intake.is_full:
             collector.incidents.add("a proxied call was not stored: too much waits for the store")
             return
-        size = 2_000 + 200 * len(call.parts) + 1_000 * len(call.messages)
-        collector.intake.put(call.project, lambda: spans_of(call, dialogues), size, answered)
+        size = 2_000 + len(call.raw) + 1_000 * len(call.messages)
+        collector.intake.put(call.project, lambda: spans_of(call, dialogues, collector.incidents), size, answered)
 
     def allow(token: str | None) -> str | None:
         found = collector.access.find(token, "ingest")
@@ -97,6 +97,7 @@ def _proxy(collector: Collector, url: str, upstream: Upstream | None) -> Proxy:
         upstream=upstream,
         allow=allow,
         most_body=collector.settings.most_body,
+        most_unpacked=collector.settings.most_unpacked,
     )
 
 

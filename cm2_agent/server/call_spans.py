@@ -4,20 +4,37 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from cm2_agent.dialects import semconv
 from cm2_agent.dialects.span_record import SpanRecord
 from cm2_agent.dialects.token_text import encode_ids, encode_logprobs
+from cm2_agent.incidents import Incidents
+from cm2_agent.server.body import MalformedBody
 from cm2_agent.server.chat_call import Choice, ProxiedCall
 from cm2_agent.server.decoded import Decoded
 from cm2_agent.server.dialogues import Dialogues
 
 __all__ = ["spans_of"]
 
+_UNREAD = "the server behind the proxy: an answer that is not of the chat API"
 
-def spans_of(call: ProxiedCall, dialogues: Dialogues) -> Decoded:
-    """The spans of a call, in the trace of the turn that it is part of."""
+
+def spans_of(call: ProxiedCall, dialogues: Dialogues, incidents: Incidents) -> Decoded:
+    """The spans of a call, in the trace of the turn that it is part of. An answer of no kind that the API has makes a
+    failed call: it may not cost the calls that are stored with it. Raises MalformedBody where the request is of none."""
+    try:
+        return _spans_of(call, dialogues)
+    except (TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
+        incidents.add("an answer that passed the proxy is not of the chat API", error)
+    try:
+        return _spans_of(replace(call, raw=b"", failure=_UNREAD), dialogues)
+    except (TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
+        raise MalformedBody("the request is not of the chat API") from error
+
+
+def _spans_of(call: ProxiedCall, dialogues: Dialogues) -> Decoded:
     choices = call.choices()
     trace = dialogues.trace_of(call.project, call.thread, call.messages, [choice.message for choice in choices])
     found = Decoded()

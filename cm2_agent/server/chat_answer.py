@@ -1,107 +1,120 @@
-"""An upstream's answer, whole or streamed: what the client gets of it, and what is kept."""
+"""An upstream's answer on its way to the client: as it came, or without what the client did not ask for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
 from cm2_agent.server.chat_request import Asked
+from cm2_agent.server.event_stream import EventSplitter, data_of, with_data
+from cm2_agent.server.wire_json import dumps, loads
 
-__all__ = ["Answer"]
+__all__ = ["DONE", "Answer"]
 
-_DATA = b"data:"
-_DONE = b"[DONE]"
-_END = b"\n\n"
-_MARKS = (b"token_ids", b"sglext", b'"logprobs"')
+DONE = b"[DONE]"
+_ESCAPE = b"\\u"  # a key may be written with escapes
+_TAIL = 64
 
 
 class Answer:
-    """Takes an answer as it comes. `parts` are the response, or the chunks of the stream, as the server sent them; what
-    `feed` returns is for the client: without what it did not ask for. `mark` is written into the messages as their id,
+    """Takes an answer as it comes; what `feed` returns is for the client. A stream of which nothing has to be taken out
+    passes byte for byte, and so do the events that hold nothing of it. `mark` is written into the messages as their id,
     by which a client's framework knows the call again."""
 
-    def __init__(self, asked: Asked, *, stream: bool, mark: str | None = None) -> None:
-        self.asked, self.stream, self.mark = asked, stream, mark
-        self.parts: list[dict[str, Any]] = []
-        self._rest = b""
-        self.finished = False
-        self._failed = False
+    def __init__(self, asked: Asked, *, mark: str | None = None) -> None:
+        self.asked, self.mark = asked, mark
+        self.stream = False
+        self._pieces: list[bytes] = []
+        self._done = False
+        self._events = EventSplitter()
+        self._marks: list[bytes] = []
+        if asked.strip_ids:
+            self._marks += [b"token_ids", b"sglext"]
+        if asked.strip_logprobs:
+            self._marks.append(b'"logprobs"')
+        if asked.strip_usage:
+            self._marks.append(b'"usage"')
+        if self._marks:
+            self._marks.append(_ESCAPE)
 
     @property
-    def problem(self) -> str | None:
-        """Why what came is no answer though its status says so, None where it is one."""
-        if self._failed:
-            return "the server behind the proxy: an error within its answer"
-        return "the server behind the proxy: no answer that can be read" if self.finished and not self.parts else None
+    def raw(self) -> bytes:
+        """What came, as the server sent it."""
+        return b"".join(self._pieces)
+
+    @property
+    def finished(self) -> bool:
+        """Whether a stream came to its end."""
+        if self._done or not self.stream:
+            return self._done
+        tail = b""
+        for piece in reversed(self._pieces):
+            tail = piece[-_TAIL:] + tail
+            if len(tail) > _TAIL:
+                tail = tail.partition(b"\n")[2]  # its first line may be the end of a longer one
+                break
+        return any(line.startswith(b"data:") and line[5:].strip() == DONE for line in tail.splitlines())
 
     def feed(self, data: bytes) -> bytes:
         """What the client gets of this piece."""
-        self._rest += data.replace(b"\r\n", b"\n") if self.stream and b"\r" in data else data
+        self._pieces.append(data)
         if not self.stream:
             return b""
-        end = self._rest.rfind(_END)
-        if end < 0:
-            return b""
-        whole, self._rest = self._rest[: end + 2], self._rest[end + 2 :]
-        return b"".join([self._event(event) for event in whole.split(_END) if event])
+        if not self._marks and self.mark is None:
+            return data
+        return b"".join([self._edited(event) for event in self._events.feed(data)])
 
     def end(self) -> bytes:
         """What is left when nothing more comes."""
-        rest, self._rest = self._rest, b""
         if self.stream:
-            return self._event(rest.strip(b"\n")) if rest.strip() else b""
-        self.finished = True
-        try:
-            body = orjson.loads(rest)
-        except ValueError:
-            return rest
-        if not isinstance(body, dict):
-            return rest
-        self.parts.append(body)
-        self._failed = bool(body.get("error"))
-        return orjson.dumps(self._stripped(body, "message"))
+            rest, self._events.rest = self._events.rest, b""
+            return self._edited(rest) if rest else b""
+        self._done = True
+        raw = self.raw
+        body = self._read(raw)
+        return raw if body is None else dumps(self._stripped(body, "message"))
 
-    def _event(self, event: bytes) -> bytes:
-        if not event.startswith(_DATA):
-            return event + _END
-        data = event[len(_DATA) :].strip()
-        if data == _DONE:
-            self.finished = True
-            return event + _END
-        try:
-            chunk = orjson.loads(data)
-        except ValueError:
-            return event + _END
-        if not isinstance(chunk, dict):
-            return event + _END
-        self.parts.append(chunk)
-        self._failed = self._failed or bool(chunk.get("error"))
+    def _edited(self, event: bytes) -> bytes:
+        data = data_of(event)
+        if data is None:
+            return event
+        if data == DONE:
+            self._done = True
+            return event
+        chunk = self._read(data)
+        if chunk is None:
+            return event
         if self.asked.strip_usage and not chunk.get("choices") and chunk.get("usage") is not None:
             return b""
-        if self.mark is None and not any(mark in data for mark in _MARKS):
-            return event + _END
-        return b"data: " + orjson.dumps(self._stripped(chunk, "delta")) + _END
+        return with_data(event, dumps(self._stripped(chunk, "delta")))
 
-    def _stripped(self, data: Mapping[str, Any], message: str) -> dict[str, Any]:
+    def _read(self, data: bytes) -> dict[str, Any] | None:
+        """The body or chunk in which there may be something to change, else None."""
+        if self.mark is None:
+            for mark in self._marks:
+                if mark in data:
+                    break
+            else:
+                return None
+        try:
+            found = loads(data)
+        except ValueError:
+            return None
+        return found if isinstance(found, dict) else None
+
+    def _stripped(self, data: dict[str, Any], message: str) -> dict[str, Any]:
         asked = self.asked
-        out = dict(data)
         if asked.strip_ids:
-            for name in ("prompt_token_ids", "sglext"):
-                out.pop(name, None)
+            data.pop("prompt_token_ids", None)
+            data.pop("sglext", None)
         choices = data.get("choices")
-        if isinstance(choices, list):
-            out["choices"] = [self._choice(one, message) if isinstance(one, dict) else one for one in choices]
-        return out
-
-    def _choice(self, choice: Mapping[str, Any], message: str) -> dict[str, Any]:
-        out = dict(choice)
-        if self.asked.strip_ids:
-            for name in ("token_ids", "prompt_token_ids"):
-                out.pop(name, None)
-        if self.asked.strip_logprobs and "logprobs" in out:
-            out["logprobs"] = None
-        if self.mark is not None and isinstance(out.get(message), dict):
-            out[message] = {**out[message], "id": f"{self.mark}-{choice.get('index') or 0}"}
-        return out
+        for choice in choices if isinstance(choices, list) else ():
+            if not isinstance(choice, dict):
+                continue
+            if asked.strip_ids:
+                choice.pop("token_ids", None)
+                choice.pop("prompt_token_ids", None)
+            if asked.strip_logprobs and "logprobs" in choice:
+                choice["logprobs"] = None
+            if self.mark is not None and isinstance(choice.get(message), dict):
+                choice[message]["id"] = f"{self.mark}-{choice.get('index') or 0}"
+        return data

@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from cm2_agent.models.endpoint_sampling import TOKEN_ID_KEYS
 from cm2_agent.models.endpoint_tokens import ReportedTokens
 from cm2_agent.models.reasoning_text import split_reasoning
+from cm2_agent.server.chat_answer import DONE
 from cm2_agent.server.chat_request import Asked
+from cm2_agent.server.event_stream import data_of, events_of
+from cm2_agent.server.wire_json import loads
 
 __all__ = ["Choice", "ProxiedCall", "normal"]
+
+_TEXTS = ("content", "reasoning_content", "reasoning", "refusal")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,18 +34,34 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class ProxiedCall:
-    """A call that went through the proxy: `parts` are the response, or a stream's chunks; `error` says why there is no
-    whole answer."""
+    """A call that went through the proxy. `raw` is the answer as the server sent it, which is read when somebody asks:
+    not while the answer is on its way. `failure` says why the answer is not whole."""
 
     asked: Asked
-    parts: Sequence[Mapping[str, Any]]
+    raw: bytes
     stream: bool
     started: int
     ended: int
     project: str = "default"
     thread: str | None = None
-    error: str | None = None
+    failure: str | None = None
     mark: str | None = None
+
+    @cached_property
+    def parts(self) -> Sequence[Mapping[str, Any]]:
+        """The response, or the chunks of the stream."""
+        if not self.stream:
+            return _objects([self.raw])
+        return _objects([data for event in events_of(self.raw) if (data := data_of(event)) is not None])
+
+    @cached_property
+    def error(self) -> str | None:
+        """Why there is no whole answer, None where there is one."""
+        if self.failure is not None:
+            return self.failure
+        if any(part.get("error") for part in self.parts):
+            return "the server behind the proxy: an error within its answer"
+        return None if self.parts else "the server behind the proxy: no answer that can be read"
 
     @property
     def messages(self) -> list[Any]:
@@ -73,8 +95,10 @@ class ProxiedCall:
         at_end = self.asked.upstream.server == "sglang"
         reported = ReportedTokens(streamed=self.stream, ids_at_end=at_end, choices=total)
         for part, choice in pieces:
-            own = {**choice, "index": 0} if self.stream and total > 1 else choice
-            reported.add({**part, "choices": [own]})
+            if total == 1 and len(part["choices"]) == 1:
+                reported.add(part)
+            else:
+                reported.add({**part, "choices": [{**choice, "index": 0} if self.stream else choice]})
         if self.stream:  # the usage comes by itself, and SGLang's ids too
             for part in self.parts:
                 if not part.get("choices"):
@@ -94,24 +118,39 @@ class ProxiedCall:
         return Choice(index=index, message=message, finish_reason=finish, metadata=metadata)
 
 
+def _objects(texts: Sequence[bytes]) -> list[Mapping[str, Any]]:
+    found = []
+    for text in texts:
+        if text == DONE:
+            continue
+        try:
+            value = loads(text)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            found.append(value)
+    return found
+
+
 def _whole(choice: Mapping[str, Any]) -> dict[str, Any]:
     return _read(dict(choice.get("message") or {}))
 
 
 def _joined(deltas: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The message that a stream's deltas add up to."""
-    message: dict[str, Any] = {"role": "assistant", "content": ""}
+    texts: dict[str, list[str]] = {"content": []}
     calls: dict[int, dict[str, Any]] = {}
     for delta in deltas:
-        for name in ("content", "reasoning_content", "reasoning", "refusal"):
-            if isinstance(delta.get(name), str):
-                message[name] = message.get(name, "") + delta[name]
+        for name in _TEXTS:
+            if isinstance(text := delta.get(name), str):
+                texts.setdefault(name, []).append(text)
         for piece in delta.get("tool_calls") or ():
             call = calls.setdefault(int(piece.get("index") or 0), {"type": "function", "id": None})
             call["id"] = piece.get("id") or call["id"]
             function = call.setdefault("function", {"name": "", "arguments": ""})
             for name in ("name", "arguments"):
                 function[name] += (piece.get("function") or {}).get(name) or ""
+    message: dict[str, Any] = {"role": "assistant", **{name: "".join(pieces) for name, pieces in texts.items()}}
     if calls:
         message["tool_calls"] = [calls[index] for index in sorted(calls)]
     return _read(message)

@@ -1,7 +1,7 @@
-"""The proxy: OpenAI's chat API in front of a server of it, whose calls are recorded as they pass.
+"""The proxy: OpenAI's chat API in front of a server of it, whose chat completions are recorded as they pass.
 
-Calls of other paths (`/v1/models`, `/v1/embeddings`) pass through unrecorded. What a client sends to prove who it is
-goes upstream, and nowhere else."""
+Calls of other paths (`/v1/models`, `/v1/embeddings`, `/v1/responses`) pass through unrecorded. What a client sends to
+prove who it is goes upstream, and nowhere else: no redirection is followed."""
 
 from __future__ import annotations
 
@@ -13,33 +13,34 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import aiohttp
 import orjson
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
-from cm2_agent.errors import ModelError
 from cm2_agent.incidents import Incidents
-from cm2_agent.models.endpoint_sampling import TOKEN_ID_KEYS
-from cm2_agent.server.body import BodyTooLarge
+from cm2_agent.server.body import BodyTooLarge, MalformedBody, unpack
 from cm2_agent.server.chat_answer import Answer
 from cm2_agent.server.chat_call import ProxiedCall
 from cm2_agent.server.chat_request import Asked, Upstream, asked_of
 from cm2_agent.server.otlp_endpoint import whole_body
+from cm2_agent.server.upstream_client import UNREACHABLE, UpstreamClient
+from cm2_agent.server.wire_json import dumps, loads
 
-__all__ = ["Proxy", "base_url"]
+__all__ = ["Proxy"]
 
 _PATH = re.compile(r"(?:/t/(?P<thread>[^/]+))?/v1(?P<path>/.*)")
 _CHAT = "/chat/completions"
+_UNRECORDED = ("/completions", "/messages", "/responses")  # other APIs by which a model is asked
 _THREAD, _TOKEN = "x-cm2-thread", "x-cm2-token"
 _OWN = frozenset({_THREAD, _TOKEN})
-# Headers of one connection, and those that the bodies' rewriting changes.
+# Headers of one connection, and of a body that is decoded here and written anew.
 _HOP = frozenset(
     (
         *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer"),
         *("transfer-encoding", "upgrade", "host", "content-length", "accept-encoding", "content-encoding"),
     )
 )
+_ENCODINGS = ("identity", "gzip", "x-gzip")
 _LONGEST_THREAD = 256
 
 
@@ -47,7 +48,8 @@ class Proxy:
     """An ASGI application for every path below `/v1`, and below `/t/THREAD/v1`, which names the dialogue as the header
     x-cm2-thread does. `record` is called with each chat call when it is over; it may not block. `allow` answers the
     project that a token (x-cm2-token) lets a client send to, None for a refusal. `mark` makes an id for each answer's
-    message, and then the client gets the end of an answer after it was recorded."""
+    message, and then the client gets the end of an answer after it was recorded. A body is `most_body` bytes long at
+    most, and `most_unpacked` when it is decompressed."""
 
     def __init__(
         self,
@@ -58,17 +60,17 @@ class Proxy:
         upstream: Upstream | None = None,
         allow: Callable[[str | None], str | None] = lambda token: "default",
         most_body: int = 16 << 20,
+        most_unpacked: int = 64 << 20,
         mark: Callable[[], str] | None = None,
     ) -> None:
-        self._url = base_url(url)
+        self._client = UpstreamClient(url)
         self._record, self._incidents, self._allow = record, incidents, allow
-        self._upstream, self._most, self._mark = upstream or Upstream(), most_body, mark
-        self._session: aiohttp.ClientSession | None = None
+        self._upstream, self._mark = upstream or Upstream(), mark
+        self._most, self._most_unpacked = most_body, most_unpacked
         self.calls = 0
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+        await self._client.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         found = _PATH.fullmatch(scope["path"])
@@ -82,15 +84,24 @@ class Proxy:
             return
         try:
             body = await whole_body(Request(scope, receive), self._most)
-        except BodyTooLarge as error:
-            await _refuse(send, 413, str(error))
+        except BodyTooLarge:
+            await _refuse(send, 413, f"the body is larger than {self._most} bytes (cm2 serve --max-mb)")
             return
-        path = found["path"]
-        if scope["method"] != "POST" or path != _CHAT:
-            await self._pass_on(scope, path, headers, body, receive, send)
+        except ClientDisconnect:
+            return
+        query = scope["query_string"].decode("latin-1")
+        target = found["path"] + (f"?{query}" if query else "")
+        if scope["method"] != "POST" or found["path"].rstrip("/") != _CHAT:
+            if scope["method"] == "POST" and found["path"].rstrip("/") in _UNRECORDED:
+                name = found["path"].rstrip("/")
+                self._incidents.add(f"calls of /v1{name} pass the proxy unrecorded: it reads /v1{_CHAT} alone")
+            await self._pass_on(scope["method"], target, headers, body, receive, send)
             return
         try:
-            given = orjson.loads(body)
+            given = loads(_unpacked(body, headers.get("content-encoding"), self._most_unpacked))
+        except _Refused as refused:
+            await _refuse(send, refused.status, str(refused))
+            return
         except ValueError:
             given = None
         if not isinstance(given, dict):
@@ -98,20 +109,18 @@ class Proxy:
             return
         named = unquote(found["thread"]) if found["thread"] else headers.get(_THREAD)
         thread = named[:_LONGEST_THREAD] if named else None
-        if self._upstream.server == "auto":
-            await self._find_upstream(headers)
-        upstream = self._upstream if self._upstream.server != "auto" else replace(self._upstream, server="none")
         try:
-            asked = asked_of(given, upstream)
+            asked = asked_of(given, await self._how(headers))
         except (TypeError, ValueError, AttributeError):  # settings of no kind that the API has: the server says which
             self._incidents.add("the settings of a proxied request are not of the chat API: it is not recorded")
-            await self._pass_on(scope, path, headers, body, receive, send)
+            await self._pass_on("POST", target, headers, body, receive, send)
             return
-        await self._chat(asked, headers, project, thread, receive, send)
+        await self._chat(asked, target, headers, project, thread, receive, send)
 
     async def _chat(
         self,
         asked: Asked,
+        target: str,
         headers: Mapping[str, str],
         project: str,
         thread: str | None,
@@ -120,40 +129,42 @@ class Proxy:
     ) -> None:
         self.calls += 1
         mark = None if self._mark is None else self._mark()
-        answer = Answer(asked, stream=False, mark=mark)
+        answer = Answer(asked, mark=mark)
         started = time.time_ns()
-        error: str | None = None
+        failure: str | None = None
         begun = recorded = False
         left = asyncio.create_task(_until_gone(receive))
 
         def record() -> None:
-            nonlocal recorded, error
+            nonlocal recorded
             if not recorded:
                 recorded = True
-                error = error or answer.problem
                 self._record(
                     ProxiedCall(
                         asked=asked,
-                        parts=answer.parts if error is None or not error.startswith("HTTP") else (),
+                        raw=b"" if failure is not None and failure.startswith("HTTP") else answer.raw,
                         stream=answer.stream,
                         started=started,
                         ended=time.time_ns(),
                         project=project,
                         thread=thread,
-                        error=error,
+                        failure=failure,
                         mark=mark,
                     )
                 )
 
         try:
             sent = {**_forwarded(headers), "content-type": "application/json"}
-            url = f"{self._url}{_CHAT}"
-            async with await self._opened(left, "POST", url, data=orjson.dumps(asked.sent), headers=sent) as got:
+            async with await self._client.open(left, "POST", target, dumps(asked.sent), sent) as got:
                 left.add_done_callback(lambda _: got.close())
-                kind = got.headers.get("content-type", "")
-                answer.stream = kind.startswith("text/event-stream")
-                if got.status >= 400:
-                    error = f"HTTP {got.status}"
+                answer.stream = got.headers.get("content-type", "").startswith("text/event-stream")
+                if got.status >= 300:
+                    failure = f"HTTP {got.status}"
+                if 300 <= got.status < 400:
+                    record()
+                    begun = True
+                    await _refuse(send, 502, _redirected(got.headers.get("location", "")))
+                    return
                 whole = got.status >= 400 or not answer.stream
                 if not whole:
                     begun = True
@@ -171,9 +182,9 @@ class Proxy:
                     begun = True
                     await send(_start(got.status, got.headers, len(rest)))
                 await send({"type": "http.response.body", "body": rest, "more_body": False})
-        except (aiohttp.ClientError, TimeoutError, OSError) as failed:
+        except UNREACHABLE as failed:
             gone = left.done()
-            error = "the client left" if gone else f"the server behind the proxy: {type(failed).__name__}"
+            failure = "the client left" if gone else f"the server behind the proxy: {type(failed).__name__}"
             if not begun and not gone:
                 await _refuse(send, 502, f"the server behind the proxy does not answer: {type(failed).__name__}")
             elif not gone:
@@ -181,30 +192,30 @@ class Proxy:
                 raise
         finally:
             if left.done() and not answer.finished:
-                error = error or "the client left"
+                failure = failure or "the client left"
             left.cancel()
             if answer.stream and not answer.finished:
-                error = error or "the stream was broken off"
+                failure = failure or "the stream was broken off"
             record()
 
     async def _pass_on(
-        self, scope: Scope, path: str, headers: Mapping[str, str], body: bytes, receive: Receive, send: Send
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes, receive: Receive, send: Send
     ) -> None:
-        """A request that is not recorded."""
-        query = scope["query_string"].decode("latin-1")
-        url = f"{self._url}{path}" + (f"?{query}" if query else "")
+        """A request that is not recorded: its body as it came, and the answer as it comes, redirections too."""
         begun = False
         left = asyncio.create_task(_until_gone(receive))
+        sent = _forwarded(headers)
+        if "content-encoding" in headers:
+            sent["content-encoding"] = headers["content-encoding"]
         try:
-            sent = _forwarded(headers)
-            async with await self._opened(left, scope["method"], url, data=body or None, headers=sent) as got:
+            async with await self._client.open(left, method, target, body or None, sent) as got:
                 left.add_done_callback(lambda _: got.close())
                 begun = True
                 await send(_start(got.status, got.headers))
                 async for data in got.content.iter_any():
                     await send({"type": "http.response.body", "body": data, "more_body": True})
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except (aiohttp.ClientError, TimeoutError, OSError) as failed:
+        except UNREACHABLE as failed:
             if left.done():
                 return
             if begun:
@@ -213,56 +224,46 @@ class Proxy:
         finally:
             left.cancel()
 
-    async def _opened(self, left: asyncio.Task[None], method: str, url: str, **sent: Any) -> aiohttp.ClientResponse:
-        """The server's answer when it begins. A client that leaves before takes its request back from the server, which
-        would work on for nobody. Raises ConnectionAbortedError then."""
-        opening = asyncio.ensure_future(self._connected().request(method, url, **sent))
-        try:
-            await asyncio.wait({opening, left}, return_when=asyncio.FIRST_COMPLETED)
-            if opening.done():
-                return opening.result()
-            raise ConnectionAbortedError("the client left")
-        finally:
-            opening.cancel()
-
-    async def _find_upstream(self, headers: Mapping[str, str]) -> None:
-        """How the server is asked for token ids, by what it says of its models: vLLM and SGLang name themselves as
-        their owner."""
-        try:
+    async def _how(self, headers: Mapping[str, str]) -> Upstream:
+        """How the server is asked; as long as it does not say, as one without token ids."""
+        if self._upstream.server == "auto":
             sent = {name: value for name, value in _forwarded(headers).items() if name != "content-type"}
-            async with self._connected().get(f"{self._url}/models", headers=sent) as got:
-                listed = orjson.loads(await got.read())
-                owners = {str(card.get("owned_by")).lower() for card in listed["data"] if isinstance(card, dict)}
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError, TypeError):
-            return  # it is asked again with the next call
-        server = next((name for name in TOKEN_ID_KEYS if name in owners), "none")
-        self._upstream = replace(self._upstream, server=server)
-
-    def _connected(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=30)
-            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)
-            jar = aiohttp.DummyCookieJar()  # the cookies of one client are not another's
-            self._session = aiohttp.ClientSession(
-                connector=connector, timeout=timeout, cookie_jar=jar, read_bufsize=1 << 18, trust_env=True
-            )
-        return self._session
+            server = await self._client.server(sent)
+            if server is None:
+                return replace(self._upstream, server="none")
+            self._upstream = replace(self._upstream, server=server)
+        return self._upstream
 
 
-def base_url(url: str) -> str:
-    """The address of a chat API, with the `/v1` that its paths begin with. Raises ModelError for what is none.
+class _Refused(Exception):
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
 
-    >>> base_url("http://localhost:8000"), base_url("https://host/api/v1/")
-    ('http://localhost:8000/v1', 'https://host/api/v1')
-    """
+
+def _unpacked(body: bytes, encoding: str | None, most: int) -> bytes:
+    """The body decoded. Raises _Refused."""
+    if (encoding or "identity").strip().lower() not in _ENCODINGS:
+        raise _Refused(415, f"Content-Encoding {str(encoding)[:40]!r}; expected gzip, or none")
     try:
-        read = urlsplit(url)
-        known = read.scheme in ("http", "https") and read.hostname is not None and read.port != 0
+        return unpack(body, encoding, most)
+    except BodyTooLarge as error:
+        raise _Refused(413, str(error)) from error
+    except MalformedBody as error:
+        raise _Refused(400, str(error)) from error
+
+
+def _redirected(location: str) -> str:
+    """What a client is told of a redirection: where to, without what the address may hold of secrets."""
+    try:
+        read = urlsplit(location)
+        shown = f"{read.scheme}://{read.netloc.rpartition('@')[2]}{read.path}" if read.netloc else read.path
     except ValueError:
-        known = False
-    if not known or read.query or read.fragment or read.path.rstrip("/").endswith(_CHAT):
-        raise ModelError(f"{url!r} is no address of a chat API; expected one as http://localhost:8000/v1")
-    return url.rstrip("/").removesuffix("/v1") + "/v1"
+        shown = ""
+    return (
+        f"the server behind the proxy sends chat calls on to {shown[:200] or 'another address'}; the proxy does not"
+        " follow, as the client's key would go there: start it with that address (--proxy)"
+    )
 
 
 def _forwarded(headers: Mapping[str, str]) -> dict[str, str]:

@@ -20,7 +20,7 @@ pytest.importorskip("langchain_openai", reason='needs the extra: pip install "cm
 
 from cm2_agent.errors import ModelError
 from cm2_agent.server.chat_request import Upstream, asked_of
-from cm2_agent.server.proxy import base_url
+from cm2_agent.server.upstream_client import base_url
 from cm2_agent.store import SQLStore
 from cm2_agent.store.access_tokens import create_token
 from tests.chat_server import ChatServer, Fault, last_message
