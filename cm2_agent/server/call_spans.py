@@ -23,7 +23,7 @@ _UNREAD = "the server behind the proxy: an answer that is not of the chat API"
 
 def spans_of(call: ProxiedCall, dialogues: Dialogues, incidents: Incidents) -> Decoded:
     """The spans of a call, in the trace of the turn that it is part of. An answer of no kind that the API has makes a
-    failed call: it may not cost the calls that are stored with it. Raises MalformedBody where the request is of none."""
+    failed call: it may not cost the calls stored with it. Raises MalformedBody where the request is of none."""
     try:
         return _spans_of(call, dialogues)
     except (TypeError, ValueError, AttributeError, KeyError, IndexError) as error:

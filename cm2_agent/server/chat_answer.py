@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cm2_agent.server.chat_request import Asked
-from cm2_agent.server.event_stream import EventSplitter, data_of, with_data
+from cm2_agent.server.event_stream import EventSplitter, data_of, split_events, with_data
 from cm2_agent.server.wire_json import dumps, loads
 
 __all__ = ["DONE", "Answer"]
@@ -61,7 +61,10 @@ class Answer:
             return b""
         if not self._marks and self.mark is None:
             return data
-        return b"".join([self._edited(event) for event in self._events.feed(data)])
+        whole = self._events.feed(data)
+        if not whole or not self._concerns(whole):
+            return whole
+        return b"".join([self._edited(event) for event in split_events(whole)])
 
     def end(self) -> bytes:
         """What is left when nothing more comes."""
@@ -89,17 +92,21 @@ class Answer:
 
     def _read(self, data: bytes) -> dict[str, Any] | None:
         """The body or chunk in which there may be something to change, else None."""
-        if self.mark is None:
-            for mark in self._marks:
-                if mark in data:
-                    break
-            else:
-                return None
+        if not self._concerns(data):
+            return None
         try:
             found = loads(data)
         except ValueError:
             return None
         return found if isinstance(found, dict) else None
+
+    def _concerns(self, data: bytes) -> bool:
+        if self.mark is not None:
+            return True
+        for mark in self._marks:  # a loop: this is asked for each chunk
+            if mark in data:
+                return True
+        return False
 
     def _stripped(self, data: dict[str, Any], message: str) -> dict[str, Any]:
         asked = self.asked

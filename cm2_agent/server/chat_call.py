@@ -13,7 +13,7 @@ from cm2_agent.models.endpoint_tokens import ReportedTokens
 from cm2_agent.models.reasoning_text import split_reasoning
 from cm2_agent.server.chat_answer import DONE
 from cm2_agent.server.chat_request import Asked
-from cm2_agent.server.event_stream import data_of, events_of
+from cm2_agent.server.event_stream import data_of, split_events
 from cm2_agent.server.wire_json import loads
 
 __all__ = ["Choice", "ProxiedCall", "normal"]
@@ -52,7 +52,7 @@ class ProxiedCall:
         """The response, or the chunks of the stream."""
         if not self.stream:
             return _objects([self.raw])
-        return _objects([data for event in events_of(self.raw) if (data := data_of(event)) is not None])
+        return _objects([data for event in split_events(self.raw) if (data := data_of(event)) is not None])
 
     @cached_property
     def error(self) -> str | None:
