@@ -72,9 +72,9 @@ def serve(
     require_extra("server", "The collector and the proxy", *_NEEDED)
     from cm2_agent.cli.score import load_checklist_and_checks
     from cm2_agent.server.access import is_loopback
-    from cm2_agent.server.upstream_client import base_url
     from cm2_agent.server.serving import run_server
     from cm2_agent.server.settings import Settings
+    from cm2_agent.server.upstream_client import base_url
     from cm2_agent.store.access_tokens import tokens
 
     _, chosen = load_checklist_and_checks(checklist, checks)

@@ -50,9 +50,9 @@ class Answer:
         for piece in reversed(self._pieces):
             tail = piece[-_TAIL:] + tail
             if len(tail) > _TAIL:
-                tail = tail.partition(b"\n")[2]  # its first line may be the end of a longer one
                 break
-        return any(line.startswith(b"data:") and line[5:].strip() == DONE for line in tail.splitlines())
+        lines = tail.splitlines()[len(tail) > _TAIL :]  # the first may be the end of a longer one
+        return any(line.startswith(b"data:") and line[5:].strip() == DONE for line in lines)
 
     def feed(self, data: bytes) -> bytes:
         """What the client gets of this piece."""
@@ -101,12 +101,8 @@ class Answer:
         return found if isinstance(found, dict) else None
 
     def _concerns(self, data: bytes) -> bool:
-        if self.mark is not None:
-            return True
-        for mark in self._marks:  # a loop: this is asked for each chunk
-            if mark in data:
-                return True
-        return False
+        """Whether there may be something in it to change."""
+        return self.mark is not None or max(map(data.find, self._marks), default=-1) >= 0
 
     def _stripped(self, data: dict[str, Any], message: str) -> dict[str, Any]:
         asked = self.asked

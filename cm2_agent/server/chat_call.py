@@ -119,7 +119,7 @@ class ProxiedCall:
 
 
 def _objects(texts: Sequence[bytes]) -> list[Mapping[str, Any]]:
-    found = []
+    found: list[Mapping[str, Any]] = []
     for text in texts:
         if text == DONE:
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from base64 import b64encode
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -66,13 +67,13 @@ class UpstreamClient:
 
     def _connected(self) -> aiohttp.ClientSession:
         if self._session is None:
-            self._way = _forward_proxy(self.url)
+            self._way, known = _forward_proxy(self.url)
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=30),
                 cookie_jar=aiohttp.DummyCookieJar(),  # the cookies of one client are not another's
                 read_bufsize=1 << 18,
-                headers={"Accept-Encoding": "identity"},
+                headers={"Accept-Encoding": "identity", **known},
                 skip_auto_headers=_OWN_HEADERS,
             )
         return self._session
@@ -94,15 +95,17 @@ def base_url(url: str) -> str:
     return url.rstrip("/").removesuffix("/v1") + "/v1"
 
 
-def _forward_proxy(url: str) -> dict[str, Any]:
-    """The settings of a request for the forward proxy that the environment names for this address."""
+def _forward_proxy(url: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """The settings and the headers of a request for the forward proxy that the environment names for this address."""
     read = urlsplit(url)
     found = getproxies().get(read.scheme)
     if not found or proxy_bypass(read.hostname or ""):
-        return {}
+        return {}, {}
     named = urlsplit(found if "//" in found else f"http://{found}")
-    settings: dict[str, Any] = {"proxy": named._replace(netloc=named.netloc.rpartition("@")[2]).geturl()}
-    if named.username:
-        login = aiohttp.BasicAuth(unquote(named.username), unquote(named.password or ""))
-        settings["proxy_headers"] = {"Proxy-Authorization": login.encode()}
-    return settings
+    way: dict[str, Any] = {"proxy": named._replace(netloc=named.netloc.rpartition("@")[2]).geturl()}
+    if not named.username:
+        return way, {}
+    login = b64encode(f"{unquote(named.username)}:{unquote(named.password or '')}".encode()).decode()
+    known = {"Proxy-Authorization": f"Basic {login}"}
+    # Through a tunnel the request itself goes to the server, which may not see this.
+    return ({**way, "proxy_headers": known}, {}) if read.scheme == "https" else (way, known)

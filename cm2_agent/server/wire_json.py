@@ -1,5 +1,5 @@
-"""JSON of a chat API by wire: orjson, and Python's own for what orjson refuses though servers send it (NaN, halves of a
-surrogate pair, numbers of more than 64 bits)."""
+"""JSON of a chat API by wire: orjson, and Python's own for what orjson refuses though servers send it (NaN, half of a
+surrogate pair)."""
 
 from __future__ import annotations
 
