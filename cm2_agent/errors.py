@@ -17,6 +17,7 @@
     │   ├── ClaimLost         another process has taken a piece of work over
     │   └── SchemaError       the database's schema is not this version's
     ├── TrainError        these groups or settings cannot be trained on
+    ├── SendError         another tool does not take what is sent to it
     └── MissingExtra      an optional dependency is not installed
 
 Every message says what was given, what was expected and what to do.
@@ -93,6 +94,10 @@ class SchemaError(StoreError):
 
 class TrainError(CM2Error):
     """These groups or settings cannot be trained on; the message says which, why and what to do."""
+
+
+class SendError(CM2Error):
+    """Another tool cannot be reached, or refuses whatever is sent to it: a key is missing, say."""
 
 
 class MissingExtra(CM2Error):

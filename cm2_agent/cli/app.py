@@ -37,6 +37,7 @@ COMMANDS = (
     "tasks",
     "tools",
     "traces",
+    "verdicts",
     "db",
     "spool",
     "token",

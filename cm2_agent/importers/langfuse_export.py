@@ -64,7 +64,7 @@ def read_langfuse(record: JSON, *, source: str, checklists: bool) -> list[Import
                 outcomes[name] = value
     if len(outcomes) == 1:
         outcomes[OFFICIAL] = next(iter(outcomes.values()))
-    return dialogues_of(spans, outcomes=outcomes)
+    return dialogues_of(spans, outcomes=outcomes, tool="langfuse")
 
 
 def _spans(row: Mapping[str, JSON]) -> Iterator[SpanRecord]:

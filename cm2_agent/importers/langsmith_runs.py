@@ -11,6 +11,7 @@ from cm2_agent.dialects.span_record import SpanRecord
 from cm2_agent.errors import TraceError
 from cm2_agent.importers.chat import OFFICIAL, Chat, mapping_of, number_of, text_of, texts_of
 from cm2_agent.importers.spans_to_traces import (
+    PROJECT,
     answered_messages,
     asked_messages,
     chat_attributes,
@@ -69,7 +70,7 @@ def read_runs(record: JSON, *, source: str, checklists: bool) -> list[ImportedDi
                 outcomes[name] = value
     if len(outcomes) == 1:
         outcomes[OFFICIAL] = next(iter(outcomes.values()))
-    return dialogues_of([_span(row) for row in rows], outcomes=outcomes)
+    return dialogues_of([_span(row) for row in rows], outcomes=outcomes, tool="langsmith")
 
 
 def _flat(row: Mapping[str, JSON]) -> Iterator[Mapping[str, JSON]]:
@@ -109,6 +110,7 @@ def _span(row: Mapping[str, JSON]) -> SpanRecord:
     else:
         attributes["gen_ai.step"] = name
     failed = bool(row.get("error"))
+    project = text_of(row.get("session_id"))  # LangSmith's older name of a project
     start = nanoseconds(row.get("start_time"))
     return SpanRecord(
         trace_id=trace_of(row) or "trace",
@@ -120,6 +122,7 @@ def _span(row: Mapping[str, JSON]) -> SpanRecord:
         attributes={key: value for key, value in attributes.items() if value is not None},
         status="error" if failed else "ok",
         status_message=str(row.get("error")) if failed else None,
+        resource={} if project is None else {PROJECT: project},
     )
 
 

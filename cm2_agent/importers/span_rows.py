@@ -61,7 +61,8 @@ def trace_of(record: JSON) -> str | None:
 def read_span_rows(record: JSON, *, source: str, checklists: bool) -> list[ImportedDialogue]:
     """The spans of one trace → its dialogues. Raises TraceError."""
     rows = record if isinstance(record, list) else [one for _, one in batches(record)]
-    return dialogues_of(_span(mapping_of(row)) for row in rows)
+    tool = "phoenix" if any(map(is_phoenix, rows)) else None
+    return dialogues_of((_span(mapping_of(row)) for row in rows), tool=tool)
 
 
 def _trace_id(row: Mapping[str, JSON]) -> str | None:

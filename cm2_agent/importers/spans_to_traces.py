@@ -4,7 +4,8 @@ answered) into messages."""
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from cm2_agent.dialects import semconv
@@ -18,25 +19,47 @@ from cm2_agent.importers.message_styles import any_messages, style_of
 from cm2_agent.types.imported import ImportedDialogue
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import Message
+from cm2_agent.types.run import Run
+from cm2_agent.types.run_attributes import SOURCE
 from cm2_agent.types.trace import Trace
 
+PROJECT = "project.id"
+"""In a span's resource: the id of the tool's project that it lies in."""
 _ASKED = ("messages", "input", "prompt", "prompts", "question", "query", "contents")
 _ANSWERED = ("messages", "output", "answer", "response", "completion", "text")
 
 
-def dialogues_of(spans: Iterable[SpanRecord], *, outcomes: Mapping[str, float] | None = None) -> list[ImportedDialogue]:
-    """The dialogues of one trace's spans, the runs of one conversation together. Raises TraceError where there is
-    none, with what was not understood."""
+def dialogues_of(
+    spans: Iterable[SpanRecord], *, outcomes: Mapping[str, float] | None = None, tool: str | None = None
+) -> list[ImportedDialogue]:
+    """The dialogues of one trace's spans, the runs of one conversation together, and on each run where it lies in the
+    `tool` that kept it (SOURCE). Raises TraceError where there is none, with what was not understood."""
+    spans = list(spans)
     found = runs_of(spans)
     if not found.runs:
         reasons = "; ".join(f"{reason} ({count})" for reason, count in list(found.unread.items())[:3])
         raise TraceError(f"its spans hold no dialogue: {reasons or 'no model call, tool or agent among them'}")
     traces: dict[str, Trace] = {}
-    for run in found.runs:
+    for run in found.runs if tool is None else _placed(found.runs, spans, tool):
         known = traces.get(run.trace_id)
         traces[run.trace_id] = Trace(id=run.trace_id, runs=(run,)) if known is None else known.with_run(run)
     given = dict(outcomes or {})
     return [ImportedDialogue(trace=Trace(id=one.id, runs=one.runs, outcomes=given)) for one in traces.values()]
+
+
+def _placed(runs: Iterable[Run], spans: Sequence[SpanRecord], tool: str) -> Iterator[Run]:
+    """The runs, each with the ids of its trace and of the span above all its spans."""
+    by_id = {(span.trace_id, span.span_id): span for span in spans}
+    first = {f"{span.trace_id}{span.span_id}": span for span in spans}
+    for run in runs:
+        top, passed = first[run.id], set[str]()
+        while top.parent_id is not None and top.span_id not in passed:
+            passed.add(top.span_id)
+            top = by_id.get((top.trace_id, top.parent_id), top)
+        place: dict[str, JSON] = {"tool": tool, "trace": top.trace_id, "span": top.span_id}
+        if isinstance(project := top.resource.get(PROJECT), str):
+            place["project"] = project
+        yield replace(run, attributes={**run.attributes, SOURCE: place})
 
 
 def chat_attributes(asked: JSON, answered: JSON, *, tools: JSON = None, model: JSON = None) -> dict[str, JSON]:
@@ -154,6 +177,7 @@ def nanoseconds(value: JSON) -> int:
 
 
 __all__ = [
+    "PROJECT",
     "answered_messages",
     "asked_messages",
     "chat_attributes",

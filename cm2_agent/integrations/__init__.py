@@ -1,4 +1,5 @@
-"""Rewards handed to other frameworks: TRL, verifiers, verl and ART."""
+"""Rewards handed to other frameworks (TRL, verifiers, verl, ART), and verdicts sent back to Langfuse, Phoenix and
+LangSmith."""
 
 import lazy_loader
 

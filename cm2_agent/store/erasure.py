@@ -29,6 +29,7 @@ from cm2_agent.store.schema import (
     outcomes,
     runs,
     scores,
+    sent,
     simulations,
     tasks,
     tool_runs,
@@ -165,11 +166,12 @@ class _Work:
         self._delete(contents, contents.c.hash, gone)
 
     def remove_derived(self) -> None:
-        """What people and judges said of them, what simulators answered in them, and dialogues under way."""
+        """What people and judges said of them, to whom it was sent, what simulators answered, and dialogues under way."""
         own = labels.c.project == self._wanted.project
         for row in self._rows(labels, labels.c.trace, self._ids, own):
             self._texts.add(row.note)
         self._delete(labels, labels.c.trace, self._ids, own)
+        self._delete(sent, sent.c.trace, self._ids, sent.c.project == self._wanted.project)
         for table in (checkpoint_writes, checkpoints):
             self._delete(table, table.c.thread, self._threads_under_way(), table.c.project == self._wanted.project)
         own = received.c.project == self._wanted.project

@@ -4,6 +4,7 @@ What happened: traces ← runs ← model_calls, tool_runs; contents (messages, t
 What is under way: checkpoints ← checkpoint_writes;  simulations (what a simulator answered);  claims, scoring_queues
 What was received: received (spans on their way to a run); access_tokens (who may send them)
 What it is worth:  checklists;  reward_versions ← scores ← verdicts;  verdict_cache;  labels;  certificates;  incidents
+What was sent:     sent (verdicts that other tools have)
 Who earns it:      policies ← promotions
 What is gone:      erasures
 
@@ -35,6 +36,7 @@ from cm2_agent.store.policy_tables import policies as policies
 from cm2_agent.store.policy_tables import promotions as promotions
 from cm2_agent.store.received_tables import access_tokens as access_tokens
 from cm2_agent.store.received_tables import received as received
+from cm2_agent.store.sent_tables import sent as sent
 from cm2_agent.store.work_tables import claims as claims
 from cm2_agent.store.work_tables import scoring_queues as scoring_queues
 

@@ -46,5 +46,8 @@ SIMULATOR = "cm2.simulator"
 """What simulated the tools of the run: model, prompt, settings and seed; absent where nothing did."""
 FAULTS = "cm2.tool.faults"
 """The rates and the seed of the faults injected into the run, as canonical JSON; absent where none were."""
+SOURCE = "cm2.source"
+"""Where an imported run came from, as far as verdicts can go back there: `{"tool": "langfuse", "trace": its id there,
+"span": the id of its topmost observation, span or run, "project": LangSmith's, where given}`."""
 USER = "cm2.user"
 """What simulated the user: model, prompt and settings; absent for scripted turns."""
