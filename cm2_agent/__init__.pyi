@@ -22,6 +22,8 @@ from .rewards.judges.llm_judge import LLMJudge as LLMJudge
 from .runner.rescore import score_groups as score_groups
 from .runner.rescore import score_traces as score_traces
 from .runner.run import run as run
+from .runner.verdict_sending import SentCounts as SentCounts
+from .runner.verdict_sending import send_verdicts as send_verdicts
 from .store.sql_store import SQLStore as SQLStore
 from .store.trace_filter import TraceFilter as TraceFilter
 from .trainers.dpo import DPO as DPO

@@ -5,21 +5,23 @@ A furniture shop's agent ran on a hosted model and was traced by Langfuse. `lang
 hasty with every second customer; put your own export in its place). It is imported, the checklist is tried on
 counterfeits, every dialogue is scored, and the good ones become tasks with their recorded calls.
 
-A hosted model gave no token ids, so GRPO has nothing to train on there, and says so. What can be learnt from words is
-imitation: of everything, and of what the checklist paid in full. Both policies are small ones made from nothing. They
-are measured on customers that neither has seen, with no tool but the recorded calls. GRPO goes on from such a policy's
-own rollouts: 03_train.py.
+GRPO refuses these dialogues, and says why: each happened once, so that there is nothing to compare it with (and a hosted
+model gives no token ids). Words can be imitated: all of them, or those that the checklist paid in full. Both policies
+are small ones, made from nothing, and are measured on customers that neither has seen, with no tool but the recorded
+calls. From here on a policy's own rollouts of the tasks train it: 03_train.py.
 
-    cm2 import langfuse.jsonl --error-pattern '^There is no'
+The same from the command line:
+
+    cm2 import langfuse.jsonl
     cm2 lint desk.yaml
     cm2 score desk.yaml
     cm2 tasks from-traces tasks.jsonl --held-out held.jsonl --min-score 1
     cm2 train --rows-only
-    cm2 train --algorithm rft --set select=1.0 --model start --out policy
+    cm2 train --algorithm sft --set select=1.0 --model start --out policy
 
-It takes 2 minutes of one core; of two, it needs one.
+It takes 69 seconds of one core, four minutes where two cores are kept busy by something else.
 
-You should see: mean reward on held-out tasks: imitation of all 0.45, of what was paid in full 0.95
+You should see: mean reward on held-out tasks: imitation of all 0.33, of what was paid in full 0.86
 """
 
 from __future__ import annotations
@@ -37,7 +39,6 @@ from typing import Any
 
 from cm2_agent import (
     GRPO,
-    RFT,
     SFT,
     Checklist,
     Imported,
@@ -159,7 +160,7 @@ def export(path: Path, customers: int) -> None:
 def imported(path: Path, url: str) -> SQLStore:
     """`cm2 import`: the format is seen in the file."""
     store = SQLStore(url)
-    for record in read_recordings(None, path, error_pattern="^There is no"):
+    for record in read_recordings(None, path):
         if not isinstance(record, Imported):
             raise SystemExit(f"{path}: {record}")
         store.save_trace(record.trace)
@@ -231,7 +232,7 @@ def main(customers: int, steps: int, drill: int) -> None:
     start = fresh_model(Path("start"), store, drill)
     print("GRPO:", refusal(store, checklist, start))
     shape = {"lr_scheduler_type": "cosine", "adam_beta2": 0.98}
-    settings: Row = {"steps": steps, "learning_rate": 4e-3, "warmup_steps": 20, "args": shape}
+    settings: Row = {"steps": steps, "learning_rate": 2e-3, "warmup_steps": 20, "args": shape}
     known = [trace.id for trace in store.traces() if trace.id not in held_out]
     everything = SFT(start, "imitation", **settings).train(store.traces(ids=known))
     paid = SFT(start, "policy", **settings).train(store.traces(ids=[one for one in known if rewards[one] == 1]))
@@ -242,7 +243,7 @@ def main(customers: int, steps: int, drill: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="From Langfuse's export to a scored store, tasks and a first policy.")
-    parser.add_argument("--steps", type=int, default=250, help="optimizer steps of each imitation, of 16 rows each")
+    parser.add_argument("--steps", type=int, default=400, help="optimizer steps of each imitation, of 16 rows each")
     parser.add_argument(
         "--drill", type=int, default=120, help="optimizer steps in which the fresh model learns to copy"
     )

@@ -45,7 +45,7 @@ ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
 PAGES = [path for path in (ROOT / "docs").rglob("*.md") if not path.is_relative_to(REFERENCE)]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "cookbook").glob("*.md"), *PAGES])
-HAVE_TESTS = {"07_judge.py", "09_small_model.py"}  # tests/cookbook: one needs a key, one the weights of a real model
+HAVE_TESTS = {"07_judge.py", "09_small_model.py", "10_from_langfuse.py"}  # tests/cookbook: for a key, weights, speed
 RECIPES = sorted(path for path in (ROOT / "cookbook").glob("[0-9]*.py") if path.name not in HAVE_TESTS)
 FACES = {
     "cm2_agent": "tracing, checklists, runs, scores, training",

@@ -49,17 +49,14 @@ def send(
     project: ProjectOption = PROJECT,
     as_json: JsonOption = False,
 ) -> None:
-    from cm2_agent.integrations.verdict_sending import receiver_of, send_verdicts
+    from cm2_agent.runner.verdict_sending import receiver_of, send_verdicts
 
     receiver = receiver_of(tool, url)
     with open_store(store, project=project) as opened:
         versions = opened.reward_versions()
         if not versions or (reward is not None and reward not in versions):
-            raise StoreError(
-                f"{opened.url} has no score"
-                + (f" by {reward!r}; it has: {', '.join(versions)}" if versions else "")
-                + ("" if versions else "; score its traces first: cm2 score CHECKLIST.yaml")
-            )
+            known = f"it has those of {', '.join(versions)}" if versions else "type: cm2 score CHECKLIST.yaml"
+            raise StoreError(f"{opened.url} has no score{'' if reward is None else f' of {reward!r}'}; {known}")
         echo_err(printable(f"to {receiver.tool} at {receiver.url}: names, values, reasons and quotes; no dialogue"))
         try:
             with progress("sending", int(opened.health()["traces"])) as advance:

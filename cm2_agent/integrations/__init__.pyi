@@ -5,5 +5,3 @@ from .reward_functions import trl_reward as trl_reward
 from .reward_functions import verifiers_reward as verifiers_reward
 from .reward_functions import verl_reward as verl_reward
 from .verdict_feedback import Feedback as Feedback
-from .verdict_sending import SentCounts as SentCounts
-from .verdict_sending import send_verdicts as send_verdicts

@@ -166,7 +166,7 @@ class _Work:
         self._delete(contents, contents.c.hash, gone)
 
     def remove_derived(self) -> None:
-        """What people and judges said of them, to whom it was sent, what simulators answered, and dialogues under way."""
+        """What people and judges said of them, where it was sent, what simulators answered, and dialogues under way."""
         own = labels.c.project == self._wanted.project
         for row in self._rows(labels, labels.c.trace, self._ids, own):
             self._texts.add(row.note)

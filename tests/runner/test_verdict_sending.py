@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from cm2_agent import Score, SQLStore, TurnScore, Verdict
+from cm2_agent import Score, SentCounts, SQLStore, TurnScore, Verdict, send_verdicts
 from cm2_agent.cli.app import app
 from cm2_agent.importers import Imported, read_recordings
-from cm2_agent.integrations import SentCounts, send_verdicts
 from cm2_agent.integrations.verdict_feedback import COMMENT, REWARD
 from cm2_agent.types.json_values import JSON
 from tests.cli_runner import CliRunner
@@ -143,7 +142,7 @@ def test_a_second_sending_sends_what_changed_in_place_of_what_was(
 def test_a_sending_that_broke_off_goes_on(
     tool: str, store: SQLStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cm2_agent.integrations.verdict_sending.AT_ONCE", 1)
+    monkeypatch.setattr("cm2_agent.runner.verdict_sending.AT_ONCE", 1)
     server = SERVERS[tool](most=2)
     words = ["verdicts", "send", tool, "--store", f"sqlite:///{tmp_path / 'cm2.db'}", "--json"]
     with server.running() as variables:

@@ -111,8 +111,7 @@ def send_verdicts(
         SendError: The tool cannot be reached or refuses whatever is sent; what it took before is noted.
         MissingExtra: The tool's SDK is not installed.
 
-    >>> from cm2_agent import SQLStore
-    >>> from cm2_agent.integrations import send_verdicts
+    >>> from cm2_agent import SQLStore, send_verdicts
     >>> class Printer:
     ...     tool, url = "langfuse", "here"
     ...     def send(self, feedback):
