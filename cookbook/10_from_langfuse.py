@@ -5,10 +5,10 @@ A furniture shop's agent ran on a hosted model and was traced by Langfuse. `lang
 hasty with every second customer; put your own export in its place). It is imported, the checklist is tried on
 counterfeits, every dialogue is scored, and the good ones become tasks with their recorded calls.
 
-GRPO refuses these dialogues, and says why: each happened once, so that there is nothing to compare it with (and a hosted
-model gives no token ids). Words can be imitated: all of them, or those that the checklist paid in full. Both policies
-are small ones, made from nothing, and are measured on customers that neither has seen, with no tool but the recorded
-calls. From here on a policy's own rollouts of the tasks train it: 03_train.py.
+GRPO refuses these dialogues, and says why: each happened once, so that there is nothing to compare it with (and a
+hosted model gives no token ids). Words can be imitated: all of them, or those that the checklist paid in full. Both
+policies are small ones, made from nothing, and are measured on customers that neither has seen, with no tool but the
+recorded calls. From here on a policy's own rollouts of the tasks train it: 03_train.py.
 
 The same from the command line:
 
@@ -98,8 +98,8 @@ def conversation(question: str, order: str, hasty: bool) -> list[Row]:
     desk.close()
     facts = dict(part.split(" ", 1) for part in found.split(", "))
     function = {"name": "get_order", "arguments": json.dumps({"order_id": order})}
-    called = {"role": "assistant", "content": None, "tool_calls": [{"id": f"call_{order}", "type": "function"}]}
-    called["tool_calls"][0]["function"] = function
+    call = {"id": f"call_{order}", "type": "function", "function": function}
+    called = {"role": "assistant", "content": None, "tool_calls": [call]}
     answered = {"role": "tool", "tool_call_id": f"call_{order}", "content": found}
     reply = {"role": "assistant", "content": f"Here it is: status {facts['status']}, day {facts['day']}."}
     return [*messages, called, answered, reply]

@@ -83,7 +83,7 @@ def _score(one: Feedback) -> CreateScoreRequest:
         trace_id=one.place.trace,
         name=one.name,
         value=one.value,
-        data_type=ScoreDataType.NUMERIC if one.passed is None else ScoreDataType.BOOLEAN,
+        data_type=ScoreDataType("NUMERIC" if one.passed is None else "BOOLEAN"),
         comment=one.comment,
         metadata={**one.metadata, **({} if one.judge is None else {"judge": one.judge})},
         timestamp=at,

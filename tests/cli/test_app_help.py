@@ -24,6 +24,7 @@ VERBS = {
     "Report",
     "Run",
     "Score",
+    "Send",
     "Show",
     "Test",
     "Train",
