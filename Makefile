@@ -36,7 +36,7 @@ quickstart: $(STAMP)  ## train the sample agent from its own traces, and measure
 	$(VENV)/bin/cm2 quickstart $(ARGS)
 
 # A process a core; tests/conftest.py says which tests stay together.
-PARALLEL := --numprocesses auto --dist loadgroup --no-loadscope-reorder
+PARALLEL := --numprocesses auto --no-loadscope-reorder
 
 check: $(STAMP)  ## the inner loop: ruff, mypy and the quick tests
 	$(PY) -m ruff check --quiet .

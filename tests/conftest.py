@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -24,13 +25,24 @@ fuzzing.register_profiles()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `--dist loadgroup`: a file's tests run in one process, so that what it prepares is prepared once, and files
-    with slow tests go first. Documents and recipes need nothing of each other: each may run in any process."""
+    """Files with slow tests go first, so that no process is left with one at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
     items.sort(key=lambda item: item.path not in slow)
-    for item in items:
-        if item.path.name != "test_docs.py":
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
+
+
+@pytest.hookimpl(optionalhook=True)  # xdist's
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file's tests run in one process, so that what it prepares is prepared once. Documents and recipes need nothing
+    of each other: each may run in any process. (`--dist loadgroup` would do; its groups are lost on pytest 9.2, whose
+    items do not let xdist 3.8 rename them.)"""
+    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return nodeid if file.endswith("/test_docs.py") else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="module", autouse=True)
