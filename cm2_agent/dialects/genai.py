@@ -8,7 +8,16 @@ from typing import Final
 
 from cm2_agent.dialects import semconv
 from cm2_agent.dialects.part_messages import genai_part, read_message, read_messages
-from cm2_agent.dialects.readings import AgentReading, ChatReading, Facts, Reading, StepReading, ToolReading, Unread
+from cm2_agent.dialects.readings import (
+    NO_FACTS,
+    AgentReading,
+    ChatReading,
+    Facts,
+    Reading,
+    StepReading,
+    ToolReading,
+    Unread,
+)
 from cm2_agent.dialects.span_record import SpanEvent, SpanRecord
 from cm2_agent.dialects.token_text import read_tokens
 from cm2_agent.dialects.values import counted, definitions, first, items, name_of, parsed, structure, text
@@ -17,6 +26,7 @@ from cm2_agent.types.messages import Message
 from cm2_agent.types.run_attributes import TOOL_BACKEND, TOOL_FAULT
 
 NAME: Final = "genai"
+MARKS: Final = ("",)
 _CHATS = frozenset({"chat", "text_completion", "generate_content"})
 _AGENTS = frozenset({"invoke_agent", "invoke_workflow"})
 _METADATA = "cm2.metadata."
@@ -115,16 +125,24 @@ def read_tool(span: SpanRecord) -> ToolReading:
 def read_facts(given: Mapping[str, JSON]) -> Facts:
     """Whose span it is, by the conventions' names and those that are common beside them; our own exporter's metadata
     and facts of the run."""
-    own = {name: structure(value) for name, value in given.items() if name.startswith("cm2.") and name not in _OWN}
-    facts = {name.removeprefix(_METADATA): value for name, value in own.items()}
+    facts = {
+        name.removeprefix(_METADATA): structure(value)
+        for name, value in given.items()
+        if name.startswith("cm2.") and name not in _OWN
+    }
     extra = parsed(first(given, "metadata", "logfire.metadata"))
     if isinstance(extra, dict):
         facts = {**{str(key): value for key, value in extra.items() if not str(key).startswith("cm2.")}, **facts}
+    thread = name_of(given.get(semconv.CONVERSATION))
+    user = name_of(first(given, "user.id", "enduser.id") or facts.get("user_id"))
+    session = name_of(given.get("session.id") or facts.get("session_id"))
+    if not facts and thread is user is session is None:
+        return NO_FACTS
     tags = facts.get("tags")
     return Facts(
-        thread=name_of(given.get(semconv.CONVERSATION)),
-        user=name_of(first(given, "user.id", "enduser.id") or facts.get("user_id")),
-        session=name_of(given.get("session.id") or facts.get("session_id")),
+        thread=thread,
+        user=user,
+        session=session,
         tags=tuple(str(tag) for tag in tags) if isinstance(tags, list) else (),
         attributes=facts,
     )
@@ -223,6 +241,7 @@ def _body(given: Mapping[str, JSON]) -> dict[str, JSON]:
 
 
 __all__ = [
+    "MARKS",
     "NAME",
     "finish_reason",
     "read",

@@ -16,6 +16,7 @@ from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import Blob, Message, Part, Reasoning, Text, ToolCallResponse, Uri, other_part
 
 NAME: Final = "openinference"
+MARKS: Final = ("openinference.", "llm.")
 KIND: Final = "openinference.span.kind"
 _SETTINGS = {
     "temperature": "temperature",
@@ -165,4 +166,4 @@ def _facts(given: Mapping[str, JSON]) -> Facts:
     )
 
 
-__all__ = ["KIND", "NAME", "read"]
+__all__ = ["KIND", "MARKS", "NAME", "read"]

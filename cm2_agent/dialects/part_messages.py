@@ -163,6 +163,8 @@ def genai_part(value: JSON) -> Part:
         return Text(content=said) if kind == "text" else Reasoning(content=said)
     if kind == "thinking":
         return Reasoning(content=value["content"])
+    if kind == "tool_call_response" and len(value) == 3 and type(value.get("id")) is str and "response" in value:
+        return ToolCallResponse(id=value["id"] or None, response=value["response"])  # as most of them are
     if kind == "tool_call":
         value = {**value, "id": name_of(value.get("id")), "arguments": parsed(value.get("arguments"))}
     elif kind == "tool_call_response":

@@ -92,10 +92,14 @@ Reading: TypeAlias = ChatReading | ToolReading | AgentReading | StepReading
 
 
 class Dialect(Protocol):
-    """What a dialect's module holds: its name, and how it reads a span. None: the span is not in this dialect."""
+    """What a dialect's module holds: its name, what the names of a span's attributes begin with where it can be in this
+    dialect, and how it reads one. None: the span is not in this dialect."""
 
     @property
     def NAME(self) -> str: ...
+
+    @property
+    def MARKS(self) -> tuple[str, ...]: ...
 
     def read(self, span: SpanRecord) -> Reading | Unread | None: ...
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from cm2_agent.dialects import genai, openinference, traceloop, vercel
 from cm2_agent.dialects.conversations import Conversations
@@ -21,6 +22,9 @@ from cm2_agent.types.trace import Trace
 DIALECTS: tuple[Dialect, ...] = (vercel, openinference, traceloop, genai)
 """The dialects in the order in which they are asked: those that write the conventions' names beside their own come
 before the conventions."""
+
+_FEW = 64
+"""Attributes of a span whose names are remembered."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +45,16 @@ class SpanRuns:
         return tuple(Trace(id=name, runs=tuple(runs)) for name, runs in found.items())
 
 
+@lru_cache(256)
+def _possible(names: tuple[str, ...]) -> tuple[Dialect, ...]:
+    """The dialects that a span with these attributes can be in: an instrumentation gives its spans the same ones."""
+    return tuple(dialect for dialect in DIALECTS if any(name.startswith(dialect.MARKS) for name in names))
+
+
 def read_span(span: SpanRecord) -> tuple[str, Reading] | Unread:
     """The span as its dialect reads it, with the dialect's name. Never raises: what is malformed is Unread."""
-    for dialect in DIALECTS:
+    names = tuple(span.attributes)
+    for dialect in _possible(names) if len(names) <= _FEW else DIALECTS:
         try:
             reading = dialect.read(span)
         except (TraceError, TypeError, ValueError, AttributeError, KeyError, RecursionError) as error:

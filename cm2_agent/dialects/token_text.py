@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import sys
 from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cm2_agent.dialects import semconv
 from cm2_agent.types.json_values import JSON
@@ -76,13 +78,18 @@ def checked_tokens(
     prompt: Sequence[int] | None, completion: Sequence[int] | None, logprobs: Sequence[float] | None
 ) -> Tokens:
     """The tokens, or none of them and the reason why they cannot be a model's."""
-    if any(ids and np.asarray(ids).min() < 0 for ids in (prompt, completion)):
+    if any(ids and np.minimum.reduce(np.asarray(ids)) < 0 for ids in (prompt, completion)):
         return Tokens(problem="token ids on the span are below 0")
-    if logprobs and not (np.isfinite(np.asarray(logprobs)).all() and np.asarray(logprobs).max() <= 0):
+    if logprobs and not _are_logarithms(np.asarray(logprobs)):
         return Tokens(problem="logprobs on the span are above 0 or not finite")
     if logprobs is not None and len(logprobs) != len(completion or ()):
         return Tokens(problem="logprobs and token ids on the span differ in number")
     return Tokens(prompt, completion, logprobs)
+
+
+def _are_logarithms(numbers: NDArray[Any]) -> bool:
+    """Whether all are finite and at most 0: what is no number is neither above nor below another."""
+    return bool(np.maximum.reduce(numbers) <= 0 and np.minimum.reduce(numbers) > -math.inf)
 
 
 def _encode(values: array[Any]) -> str:
@@ -93,7 +100,7 @@ def _encode(values: array[Any]) -> str:
 
 def _decode(code: str, text: str) -> array[Any]:
     values = array(code)
-    values.frombytes(base64.b64decode(text, validate=True))
+    values.frombytes(binascii.a2b_base64(text, strict_mode=True))
     if sys.byteorder == "big":
         values.byteswap()
     return values

@@ -16,6 +16,7 @@ from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import Message
 
 NAME: Final = "traceloop"
+MARKS: Final = ("traceloop.", "llm.", "gen_ai.prompt.", "gen_ai.completion.")
 _KIND = "traceloop.span.kind"
 _NUMBERED = ("gen_ai.prompt.", "gen_ai.completion.")
 _OWN = ("traceloop.", *_NUMBERED)
@@ -119,4 +120,4 @@ def _with(chat: ChatReading, facts: Facts) -> ChatReading:
     return replace(chat, facts=facts)
 
 
-__all__ = ["NAME", "read"]
+__all__ = ["MARKS", "NAME", "read"]

@@ -15,6 +15,7 @@ from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import Message, Part, Reasoning, Text
 
 NAME: Final = "vercel"
+MARKS: Final = ("ai.",)
 _METADATA = "ai.telemetry.metadata."
 _SETTINGS = "ai.settings."
 _SPELLED = {
@@ -139,4 +140,4 @@ def _facts(given: Mapping[str, JSON]) -> Facts:
     )
 
 
-__all__ = ["NAME", "read"]
+__all__ = ["MARKS", "NAME", "read"]

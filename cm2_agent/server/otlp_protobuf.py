@@ -88,10 +88,9 @@ def _attributes(pairs: Iterable[Any], found: Decoded) -> dict[str, JSON]:
             found.ignored[name] += 1
             continue
         value = pair.value
-        kind = value.WhichOneof("value")
-        if kind == "string_value":
-            out[name] = value.string_value
-        elif kind is not None:
+        if text := value.string_value:  # most are texts: asking for the kind costs as much again
+            out[name] = text
+        elif (kind := value.WhichOneof("value")) is not None:
             out[name] = _value(value, kind, 1)
     return out
 

@@ -1,5 +1,5 @@
-"""Spans as bytes: how received ones wait in the store, MessagePack in zlib. The prompts of a dialogue repeat in every
-span of it, and so compress well."""
+"""Spans as bytes: how received ones wait in the store, MessagePack in Zstandard. The prompts of a dialogue repeat in
+every span of it, and so compress well."""
 
 from __future__ import annotations
 
@@ -8,27 +8,34 @@ from collections.abc import Sequence
 from typing import Any
 
 import ormsgpack
+import zstandard
 
 from cm2_agent.dialects.span_record import SpanEvent, SpanRecord
 
 __all__ = ["holds_root", "pack_spans", "unpack_spans"]
 
 _LEVEL = 1
+_ZLIB = b"\x78"
+"""How a body begins that was stored before revision 0013."""
 
 
 def pack_spans(spans: Sequence[SpanRecord], *, rooted: bool = False) -> bytes:
     """The spans as bytes, and whether the root of their trace is among them."""
-    return zlib.compress(ormsgpack.packb([rooted, [_row(span) for span in spans]]), _LEVEL)
+    return zstandard.compress(ormsgpack.packb([rooted, [_row(span) for span in spans]]), _LEVEL)
 
 
 def unpack_spans(body: bytes) -> list[SpanRecord]:
     """The spans that `pack_spans` was given."""
-    return [_span(row) for row in ormsgpack.unpackb(zlib.decompress(body))[1]]
+    return [_span(row) for row in _unpacked(body)[1]]
 
 
 def holds_root(body: bytes) -> bool:
     """Whether the root is among the spans."""
-    return bool(ormsgpack.unpackb(zlib.decompress(body))[0])
+    return bool(_unpacked(body)[0])
+
+
+def _unpacked(body: bytes) -> Any:
+    return ormsgpack.unpackb(zlib.decompress(body) if body.startswith(_ZLIB) else zstandard.decompress(body))
 
 
 def _row(span: SpanRecord) -> tuple[Any, ...]:

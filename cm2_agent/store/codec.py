@@ -1,17 +1,21 @@
 """How values are stored in a column: JSON text, token blobs, content addresses.
 
-JSON is stored as readable text. Text that a database refuses (NUL, lone surrogates) is stored as `b64:` and the base64
-of its UTF-8 (surrogates passed), so that nothing is lost and nothing else becomes unreadable. Token ids are int32, log
-probabilities float32, both little-endian whatever the machine."""
+JSON is stored as readable text; contents, where that is smaller, as DEFLATE (`pack_text`). Text that a database
+refuses (NUL, lone surrogates) is stored as `b64:` and the base64 of its UTF-8 (surrogates passed), so that nothing is
+lost and nothing else becomes unreadable. Token ids are int32, or fewer bytes each where the largest fits (`narrowed`),
+log probabilities float32, all little-endian whatever the machine."""
 
 from __future__ import annotations
 
 import base64
 import json
 import sys
+import zlib
 from array import array
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import numpy as np
 
 from cm2_agent.errors import StoreError
 from cm2_agent.types.json_values import JSON, canonical_json, content_digest, json_text
@@ -22,6 +26,20 @@ DIGEST = 32
 """Bytes of a content address: SHA-256."""
 
 N = TypeVar("N", int, float)
+
+_WORDS = (
+    b' the and that this with from have not you your for are was will can please thank sorry "false,"true,"null,"url":'
+    b'"https://"date":"20"status":"id":"name":"type":"value":"error":"result":[{"items":"query":"message":"}],'
+    b'{"role":"system","parts":[{"type":"text","content":"You are {"role":"user","parts":[{"type":"text","content":"I '
+    b'{"role":"assistant","parts":[{"type":"reasoning","content":"{"type":"tool_call","id":"call_","name":"get_",'
+    b'"arguments":{"}}],"finish_reason":"stop"}"finish_reason":"tool_calls"}{"role":"assistant","parts":[{"type":"text'
+    b'","content":"{"role":"tool","parts":[{"type":"tool_call_response","id":"call_","response":""}]}'
+)
+"""What a message's JSON is made of: DEFLATE's dictionary of the packing with the number below. It never changes."""
+_PACKING = b"\x01"
+_RAW = -15  # zlib's window bits for a stream without header and checksum
+_PLAIN = 96
+"""Bytes of text that are not worth packing."""
 
 _SWAP = sys.byteorder == "big"
 
@@ -107,6 +125,41 @@ def load(text: str) -> JSON:
     return json.loads(unseal(text))
 
 
+def pack_text(text: str) -> bytes | None:
+    """A text as bytes, a few times smaller; None where that would save little.
+
+    >>> text = '{"role":"user","parts":[{"type":"text","content":"Where is it? And where is the other one, please?"}]}'
+    >>> packed = pack_text(text)
+    >>> packed is not None and len(packed) < len(text) // 2 and unpack_text(packed) == text
+    True
+    """
+    data = text.encode()
+    if len(data) < _PLAIN:
+        return None
+    made = zlib.compressobj(6, zlib.DEFLATED, _RAW, zdict=_WORDS)
+    packed = _PACKING + made.compress(data) + made.flush()
+    return packed if len(packed) < len(data) - len(data) // 8 else None
+
+
+def unpack_text(packed: bytes) -> str:
+    """The text that `pack_text` was given. Raises StoreError for bytes that it did not make."""
+    try:
+        if packed[:1] != _PACKING:
+            raise ValueError(f"packing {packed[:1]!r}")
+        made = zlib.decompressobj(_RAW, zdict=_WORDS)
+        data = made.decompress(packed[1:])
+        if not made.eof:
+            raise ValueError("it ends early")
+        return data.decode()
+    except (zlib.error, ValueError) as error:
+        raise StoreError(f"a content cannot be unpacked: {error}; restore the database from a copy") from error
+
+
+def body_of(row: Any) -> str:
+    """The text of a row of `contents`, which is stored in one of two columns."""
+    return unpack_text(bytes(row.packed)) if row.body is None else str(row.body)
+
+
 def address(value: JSON, what: str) -> bytes:
     """The content address, as `Message.hash` writes it in hexadecimal. Raises StoreError where the value is not
     JSON."""
@@ -126,8 +179,31 @@ def pack_ids(ids: Sequence[int] | None) -> bytes | None:
         raise StoreError(f"token ids are not 32-bit integers: {error}; expected the ids of a tokenizer") from error
 
 
+def narrowed(ids: bytes | None) -> bytes | None:
+    """What `pack_ids` gave with two or three bytes an id, where the largest fits: how many comes first, and where that
+    makes an even length, a byte that says nothing comes last, as int32 alone has an even one.
+
+    >>> narrowed(pack_ids([1, 2])), list(unpack_ids(narrowed(pack_ids([1, 70_000]))))
+    (b'\\x02\\x01\\x00\\x02\\x00', [1, 70000])
+    """
+    if not ids:
+        return ids
+    numbers = np.frombuffer(ids, "<i4")
+    if numbers.min() < 0 or (most := int(numbers.max())) >= 1 << 24:
+        return ids
+    width = 2 if most < 1 << 16 else 3
+    made = bytes([width]) + np.frombuffer(ids, "u1").reshape(-1, 4)[:, :width].tobytes()
+    return made if len(made) % 2 else made + b"\0"
+
+
 def unpack_ids(blob: bytes) -> array[int]:
-    """The ids that `pack_ids` was given."""
+    """The ids that `pack_ids` was given, narrowed or not."""
+    if len(blob) % 2:
+        width = blob[0]
+        count = (len(blob) - 1) // width
+        wide = np.zeros((count, 4), "u1")
+        wide[:, :width] = np.frombuffer(blob, "u1", count * width, 1).reshape(count, width)
+        blob = wide.tobytes()
     return _filled(array("i"), blob)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from cm2_agent.errors import StoreError, TraceError
-from cm2_agent.store.codec import dump
+from cm2_agent.store.codec import dump, pack_text
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import Message, ToolSpec, reads_back
 
@@ -19,11 +19,11 @@ class Content(NamedTuple):
     where: str
     body: str | None = None
 
-    def row(self, digest: bytes) -> tuple[bytes, str, str]:
+    def row(self, digest: bytes) -> tuple[bytes, str, str | None, bytes | None]:
         """Raises StoreError for a content that a reader of the store would refuse: every later command would fail on
         it."""
         if self.body is not None and isinstance(self.value, Message) and reads_back(self.value):
-            return digest, self.kind, self.body
+            return self._row(digest, self.body)
         value: JSON = self.value if isinstance(self.value, list) else self.value.to_json()
         read = {"message": Message.from_json, "tool": ToolSpec.from_json}.get(self.kind)
         try:
@@ -31,7 +31,11 @@ class Content(NamedTuple):
                 read(value)
         except TraceError as error:
             raise StoreError(f"{self.where}: {error}") from error
-        return digest, self.kind, dump(value, f"{self.where}: a {self.kind}") if self.body is None else self.body
+        return self._row(digest, dump(value, f"{self.where}: a {self.kind}") if self.body is None else self.body)
+
+    def _row(self, digest: bytes, body: str) -> tuple[bytes, str, str | None, bytes | None]:
+        packed = pack_text(body)
+        return digest, self.kind, body if packed is None else None, packed
 
 
 class KnownContents:

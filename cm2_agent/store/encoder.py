@@ -6,17 +6,19 @@ completion) and dialogue (input, then output) are the beginning that the next ca
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from operator import is_
 from typing import Any, NamedTuple
 
 from cm2_agent.errors import StoreError
+from cm2_agent.store.call_addresses import before, message_at
 from cm2_agent.store.codec import (
     DIGEST,
     dump,
     dump_mapping,
     dump_tags,
+    narrowed,
     pack_ids,
     pack_logprobs,
     seal,
@@ -24,8 +26,9 @@ from cm2_agent.store.codec import (
     shared_prefix,
 )
 from cm2_agent.store.content import Content, KnownContents
-from cm2_agent.types.json_values import content_digest, json_text
-from cm2_agent.types.messages import Message, ToolSpec
+from cm2_agent.types.json_values import JSON, canonical_json, content_digest, json_text, text_digest
+from cm2_agent.types.message_text import spellings
+from cm2_agent.types.messages import Message, ToolCallResponse, ToolSpec
 from cm2_agent.types.run import Branch, ModelCall, Run
 
 ID_BYTES = 4
@@ -34,8 +37,10 @@ CANDIDATES = 4
 line."""
 PREFIXES = 4
 """How many dialogues of a trace are remembered: the main line with and without its instructions, and sub-agents'."""
-UNTRAINABLE = 8
-"""Where `untrainable` stands among a packed call's facts."""
+MESSAGE, UNTRAINABLE, TOOLSET, OUTPUT = 3, 8, 11, 12
+"""Where these stand among a packed call's facts."""
+CALL_ID, RESULT = 2, 8
+"""Where these stand among the facts of a tool's execution."""
 BRANCH = 2
 """Where the branch's three columns stand among what was seen of a run."""
 LATER = 2
@@ -49,6 +54,7 @@ class Base(NamedTuple):
     position: int
     tokens: bytes
     dialogue: bytes
+    toolset: bytes | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,22 +70,30 @@ class PackedCall:
 
     def as_base(self, position: int, run: int | None = None) -> Base:
         tokens = b"" if self.prompt_ids is None else self.prompt_ids + (self.completion_ids or b"")
-        return Base(run, position, tokens, self.input + (self.output or b""))
+        return Base(run, position, tokens, self.input + (self.output or b""), self.facts[TOOLSET])
 
-    def row(self, run: int, position: int, bases: Sequence[Base]) -> tuple[Any, ...]:
-        """The row of `model_calls`, against the best of the bases, latest first."""
+    def row(self, run: int, position: int, bases: Sequence[Base], messages: bytes) -> tuple[Any, ...]:
+        """The row of `model_calls`, against the best of the bases, latest first, and the messages of its run."""
         prompt = self.prompt_ids or b""
-        chosen, ids, messages = None, 0, 0
+        chosen, ids, shared = None, 0, 0
         for base in reversed(bases):
-            if ids * ID_BYTES >= min(len(base.tokens), len(prompt)) and messages * DIGEST >= len(base.dialogue):
+            if ids * ID_BYTES >= min(len(base.tokens), len(prompt)) and shared * DIGEST >= len(base.dialogue):
                 continue  # it cannot share more
-            shared = shared_prefix(base.tokens, prompt, ID_BYTES), shared_prefix(base.dialogue, self.input, DIGEST)
-            if shared > (ids, messages):
-                chosen, (ids, messages) = base, shared
+            both = shared_prefix(base.tokens, prompt, ID_BYTES), shared_prefix(base.dialogue, self.input, DIGEST)
+            if both > (ids, shared):
+                chosen, (ids, shared) = base, both
         where = (None, None) if chosen is None else (run if chosen.run is None else chosen.run, chosen.position)
-        added = None if self.prompt_ids is None else prompt[ids * ID_BYTES :]
-        rest = self.input[messages * DIGEST :]
-        return (run, position, *self.facts, *where, messages, ids, rest, added, self.completion_ids, self.logprobs)
+        added = None if self.prompt_ids is None else narrowed(prompt[ids * ID_BYTES :])
+        rest, output, toolset = self.input[shared * DIGEST :], self.output, self.facts[TOOLSET]
+        place = self.facts[MESSAGE]
+        if place is not None:
+            rest = before(messages, place, rest)
+            output = b"" if output is None else None if output == message_at(messages, place) else output
+        if chosen is not None and toolset is not None and toolset == chosen.toolset:
+            toolset = b""
+        facts = (*self.facts[:TOOLSET], toolset, output, *self.facts[OUTPUT + 1 :])
+        completion = narrowed(self.completion_ids)
+        return (run, position, *facts, *where, shared, ids, rest, added, completion, self.logprobs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +141,15 @@ class PackedRun:
         named = None if threaded else sealed(thread)
         head = (project, self.id, trace, threaded, named, *self.facts, self.hash, self.attributes, self.messages)
         return (*head, self.history or None, *self.seen, self.dialogue)
+
+    def tool_rows(self, run: int) -> Iterable[tuple[Any, ...]]:
+        """The rows of `tool_runs`. What the dialogue holds as the answer is not stored again."""
+        answers = answers_of(self.run.messages)
+        for position, (tool, facts) in enumerate(zip(self.run.tools, self.tools, strict=True)):
+            given = answers.get(tool.call_id) if tool.call_id is not None else None
+            if given is not None and _same(given.response, tool.result, facts[RESULT]):
+                facts = (*facts[:RESULT], None, *facts[RESULT + 1 :])
+            yield (run, position, *facts)
 
 
 class Prefixes:
@@ -290,19 +313,36 @@ class Packer:
         """The address of a content that is met for the first time. Others of this write may say the same: comparing
         their bodies costs less than another hash."""
         kept = vars(thing)  # as a `cached_property` keeps it
-        data = thing.to_json()
         if isinstance(thing, Message):
-            text = kept["json_text"] = kept.get("json_text") or json_text(data)
-            body = seal(text)
+            kept["json_text"], canonical = spellings(thing)
+            body = seal(kept["json_text"])
         else:
-            body = dump(data, f"{where}: a {kind}")
+            data = thing.to_json()
+            body, canonical = dump(data, f"{where}: a {kind}"), canonical_json(data)
         digest = self._by_body.get(body)
         if digest is None:
-            digest = self._by_body[body] = content_digest(data)
+            digest = self._by_body[body] = text_digest(canonical)
             if self._known.missing([digest]):
                 self.contents[digest] = Content(kind, thing, where, body)
         kept["digest"] = digest
         return digest
+
+
+def answers_of(messages: Iterable[Message]) -> dict[str, ToolCallResponse]:
+    """The first answer to each call, by the call's id."""
+    found: dict[str, ToolCallResponse] = {}
+    for message in messages:
+        if message.role == "tool":
+            for part in message.responses:
+                if part.id is not None:
+                    found.setdefault(part.id, part)
+    return found
+
+
+def _same(response: JSON, result: JSON, dumped: str) -> bool:
+    if isinstance(response, str) or isinstance(result, str):
+        return type(response) is type(result) is str and response == result
+    return seal(json_text(response)) == dumped
 
 
 def _no_content(kind: str, where: str, error: Exception) -> StoreError:

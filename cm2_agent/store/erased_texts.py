@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from sqlalchemy import Connection, LargeBinary, Text
+from sqlalchemy import Connection, LargeBinary, Text, select
 
 from cm2_agent.errors import StoreError
-from cm2_agent.store.codec import load, unseal
-from cm2_agent.store.schema import metadata
+from cm2_agent.store.codec import body_of, load, unseal
+from cm2_agent.store.schema import contents, metadata
 from cm2_agent.types.json_values import JSON, scalars
 
 SHORTEST, SHORTEST_ID = 12, 6
@@ -18,8 +18,10 @@ SHORTEST, SHORTEST_ID = 12, 6
 WINDOW = 48
 """Characters of a text that are looked for at its beginning, in its middle and at its end: a long one lies in pieces in
 a file."""
+PACKED = 512
+"""Bytes at the end of a packed content that are looked for."""
 MOST = 600
-"""Texts that are looked for."""
+"""Texts that are looked for, and packed contents."""
 _BLOCK = 1 << 22
 _FORMAT = frozenset({"type", "role"})
 """Keys whose values are words of the format."""
@@ -31,6 +33,7 @@ class Texts:
     def __init__(self) -> None:
         self._ids: dict[str, None] = {}
         self._texts: dict[str, None] = {}
+        self._packed: dict[bytes, None] = {}
         self._made: tuple[int, str, list[str]] = (-1, "", [])
 
     def add_id(self, id: str | None) -> None:
@@ -51,6 +54,15 @@ class Texts:
     def _add(self, text: str) -> None:
         if len(text.strip()) >= SHORTEST:
             self._texts[text.strip()] = None
+
+    def add_packed(self, packed: bytes | None) -> None:
+        """A content as it lies in a column that no text shows."""
+        if packed is not None and len(self._packed) < MOST:
+            self._packed[bytes(packed)[-PACKED:]] = None
+
+    def packed(self) -> list[bytes]:
+        """The ends of the packed contents."""
+        return list(self._packed)
 
     def shared_with(self, body: str) -> bool:
         """Whether JSON as it lies in a column holds one of the texts, or quotes from one."""
@@ -91,6 +103,14 @@ def held_by(connection: Connection, needles: Sequence[str]) -> tuple[dict[str, i
     held: dict[str, int] = {}
     left = list(needles)
     seen: set[str] = set()
+    packed = connection.execution_options(yield_per=1000).execute(
+        select(contents.c.body, contents.c.packed).where(contents.c.packed.is_not(None))
+    )
+    for row in packed if left else ():
+        text = body_of(row)
+        seen.update(needle for needle in left if needle in text)
+    if seen:
+        held["contents.packed"] = len(seen)
     sqlite = connection.dialect.name == "sqlite"
     given = json.dumps(left) if sqlite else left
     for table in metadata.sorted_tables:
@@ -113,9 +133,10 @@ def held_by(connection: Connection, needles: Sequence[str]) -> tuple[dict[str, i
     return held, [needle for needle in left if needle not in seen]
 
 
-def found_in(files: Iterable[Path], needles: Sequence[str]) -> dict[str, int]:
-    """How many of the needles the bytes of each file hold; files that hold none are left out. Raises StoreError."""
-    wanted = [needle.encode() for needle in needles]
+def found_in(files: Iterable[Path], needles: Sequence[str], packed: Sequence[bytes] = ()) -> dict[str, int]:
+    """How many of the needles and of the packed contents the bytes of each file hold; files that hold none are left
+    out. Raises StoreError."""
+    wanted = [*(needle.encode() for needle in needles), *packed]
     longest = max(map(len, wanted), default=1)
     found: dict[str, int] = {}
     for file in files:

@@ -77,7 +77,7 @@ def run_erasure(
     if not database.sqlite:
         searched.insert(0, f"every text and binary column of {len(metadata.tables)} tables of {database.url}")
         notes = (*notes, POSTGRES_NOTE)
-    found = found_in(files, gone)
+    found = found_in(files, gone, removed.texts.packed())
     erasure = Erasure(
         traces=ids,
         removed=rows,

@@ -12,7 +12,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Table, delete, or_, select, text, update
 
-from cm2_agent.store.codec import dump, load, seal, split_digests, unseal
+from cm2_agent.store.call_addresses import stored_addresses
+from cm2_agent.store.codec import body_of, dump, load, seal, split_digests, unseal
 from cm2_agent.store.erased_texts import Texts
 from cm2_agent.store.reader import chunks
 from cm2_agent.store.received_tables import received
@@ -141,7 +142,7 @@ class _Work:
             self._texts.add_json(row.input, row.output, row.attributes)
             self._texts.add(row.failure_message)
         for row in self._rows(model_calls, model_calls.c.run, run_seqs):
-            digests.update(split_digests(row.input + (row.output or b"") + (row.toolset or b"")))
+            digests.update(stored_addresses(row.input, row.output, row.toolset))
             self._texts.add(row.error)
         for row in self._rows(tool_runs, tool_runs.c.run, run_seqs):
             self._texts.add_json(row.arguments, row.result, row.artifact)
@@ -162,7 +163,8 @@ class _Work:
         self._delete(group_keys, group_keys.c.seq, groups, unused)
         gone = self._unreferenced(digests)
         for row in self._rows(contents, contents.c.hash, gone):
-            self._texts.add_json(row.body)
+            self._texts.add_json(body_of(row))
+            self._texts.add_packed(row.packed)
         self._delete(contents, contents.c.hash, gone)
 
     def remove_derived(self) -> None:
@@ -214,13 +216,13 @@ class _Work:
             gone.difference_update(split_digests((history or b"") + messages))
         of_calls = select(model_calls.c.input, model_calls.c.output, model_calls.c.toolset)
         for shown, output, toolset in self._connection.execute(of_calls):
-            gone.difference_update(split_digests(shown + (output or b"") + (toolset or b"")))
+            gone.difference_update(stored_addresses(shown, output, toolset))
         tools: set[bytes] = set()
         for row in self._rows(contents, contents.c.hash, sorted(gone), contents.c.kind == "toolset"):
-            tools.update(bytes.fromhex(tool) for tool in load(row.body))
+            tools.update(bytes.fromhex(tool) for tool in load(body_of(row)))
         for row in self._rows(contents, None, (), contents.c.kind == "toolset") if tools else ():
             if bytes(row.hash) not in gone:
-                tools.difference_update(bytes.fromhex(tool) for tool in load(row.body))
+                tools.difference_update(bytes.fromhex(tool) for tool in load(body_of(row)))
         return sorted(gone | tools)
 
     def _quoting(self, table: Table) -> Iterable[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterable
 from itertools import groupby
 from typing import Any
 
@@ -12,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from cm2_agent.store import scores as scoring
 from cm2_agent.store.caches import known_verdicts
-from cm2_agent.store.codec import SEALED, load, seal, split_digests, unseal
+from cm2_agent.store.codec import SEALED, body_of, load, seal, split_digests, unseal
 from cm2_agent.store.migrate import HEAD, revision_of
 from cm2_agent.store.reader import stored_message
 from cm2_agent.store.schema import (
@@ -93,12 +94,12 @@ def count_tools(connection: Connection) -> dict[str, JSON]:
     wrote."""
     asked: Counter[str] = Counter()
     ran = Counter(_counts(connection, tool_runs.c.name))
-    holding = or_(contents.c.body.like('%"tool_call"%'), contents.c.body.like(f"{SEALED}%"))
     calls: dict[bytes, list[str]] = {}
-    for row in connection.execute(
-        select(contents.c.hash, contents.c.body).where(contents.c.kind == "message", holding)
-    ):
-        names = [call.name for call in stored_message(load(row.body)).tool_calls]
+    for row in connection.execute(select(contents).where(contents.c.kind == "message")):
+        body = body_of(row)
+        if '"tool_call"' not in body and not body.startswith(SEALED):
+            continue
+        names = [call.name for call in stored_message(load(body)).tool_calls]
         if names:
             calls[row.hash] = names
     outputs = (
@@ -109,22 +110,27 @@ def count_tools(connection: Connection) -> dict[str, JSON]:
     for digest, count in connection.execute(outputs):
         asked.update({name: count * many for name, many in Counter(calls.get(digest, ())).items()})
     query = (
-        select(model_calls.c.run, model_calls.c.message)
+        select(model_calls.c.run, model_calls.c.message, model_calls.c.output)
         .where(model_calls.c.message.is_not(None))
         .order_by(model_calls.c.run)
     )
     written = groupby(connection.execute(query), key=lambda row: row.run)
     run, places = next(written, (None, ()))
-    known: set[int] = {row.message for row in places}
+    known: set[int] = _counted(places)
     for row in connection.execute(select(runs.c.seq, runs.c.messages).order_by(runs.c.seq)):
         while run is not None and run < row.seq:
             run, places = next(written, (None, ()))
-            known = {place.message for place in places}
+            known = _counted(places)
         own = known if run == row.seq else set()
         for position, digest in enumerate(split_digests(row.messages)):
             if position not in own:
                 asked.update(calls.get(digest, ()))
     return {name: {"asked": asked[name], "ran": ran[name]} for name in sorted(asked.keys() | ran.keys())}
+
+
+def _counted(places: Iterable[Any]) -> set[int]:
+    """The messages of a run whose calls stand in `model_calls` themselves: others are read off the messages."""
+    return {place.message for place in places if place.output is not None}
 
 
 def _count(connection: Connection, table: Table, *where: Any) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from cm2_agent.store.codec import DIGEST, load, seal, split_digests, unseal, unsealed
+from cm2_agent.store.codec import DIGEST, body_of, load, seal, split_digests, unseal, unsealed
 from cm2_agent.store.content import Content
 from cm2_agent.store.dialogue_key import START, extended
 from cm2_agent.store.encoder import PackedRun
@@ -36,7 +36,7 @@ WHERE r.project = ? AND r.dialogue = ? AND r.thread IS NULL AND r.threaded = ? O
 _TAKEN = "SELECT 1 FROM traces WHERE project = ? AND id = ?"
 _PARENT = """SELECT r.branch_parent FROM runs r JOIN traces t ON t.seq = r.trace
 WHERE t.project = ? AND t.id = ? AND r.branch_parent IS NOT NULL LIMIT 1"""
-_BODY = "SELECT body FROM contents WHERE hash = ?"
+_BODY = "SELECT body, packed FROM contents WHERE hash = ?"
 _LOCK = "SELECT pg_advisory_xact_lock(?)"
 
 
@@ -174,7 +174,7 @@ class Lines:
             if found is not None and isinstance(found.value, Message):
                 self._messages[digest] = found.value
             else:
-                self._messages[digest] = stored_message(load(self._rows(_BODY, digest)[0][0]))
+                self._messages[digest] = stored_message(load(body_of(self._rows(_BODY, digest)[0])))
         return [self._messages[digest] for digest in wanted]
 
     def add(self, trace: str, packed: PackedRun, run: LineRun) -> bool:

@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, select
 
 from cm2_agent.errors import StoreError, TraceError
+from cm2_agent.store.call_addresses import input_of, output_of
 from cm2_agent.store.codec import (
+    body_of,
     load,
     load_tags,
     pack_ids,
@@ -19,7 +21,7 @@ from cm2_agent.store.codec import (
     unseal,
     unsealed,
 )
-from cm2_agent.store.encoder import Base
+from cm2_agent.store.encoder import Base, answers_of
 from cm2_agent.store.schema import contents, model_calls, outcomes, runs, tool_runs, traces
 from cm2_agent.types.json_values import JSON, canonical_json
 from cm2_agent.types.messages import ROLES, Message, ToolCall, ToolCallResponse, ToolSpec, other_part
@@ -68,14 +70,14 @@ class Reader:
         heads = run(select(traces.c.seq, traces.c.id).where(traces.c.seq.in_(seqs))).all()
         run_rows = run(select(runs).where(runs.c.trace.in_(seqs)).order_by(runs.c.started, runs.c.seq)).all()
         calls: dict[int, list[_Restored]] = {}
-        for restored in _restored(self._connection, seqs):
+        for restored in _restored(self._connection, seqs, {row.seq: bytes(row.messages) for row in run_rows}):
             calls.setdefault(restored.row.run, []).append(restored)
-        tools: dict[int, list[ToolRun]] = {}
+        tools: dict[int, list[Any]] = {}
         of_traces = select(runs.c.seq).where(runs.c.trace.in_(seqs))
         for row in run(
             select(tool_runs).where(tool_runs.c.run.in_(of_traces)).order_by(tool_runs.c.run, tool_runs.c.position)
         ):
-            tools.setdefault(row.run, []).append(_tool_run(row))
+            tools.setdefault(row.run, []).append(row)
         ends: dict[int, dict[str, float | None]] = {}
         for row in run(select(outcomes).where(outcomes.c.trace.in_(seqs)).order_by(outcomes.c.trace, outcomes.c.name)):
             ends.setdefault(row.trace, {})[unseal(row.name)] = row.value
@@ -86,12 +88,14 @@ class Reader:
             made[row.trace].append(self._run(row, ids[row.trace], calls.get(row.seq, []), tools.get(row.seq, [])))
         return {seq: Trace(id=ids[seq], runs=tuple(made[seq]), outcomes=ends.get(seq, {})) for seq in ids}
 
-    def _run(self, row: Any, trace_id: str, calls: Sequence[_Restored], tools: Sequence[ToolRun]) -> Run:
+    def _run(self, row: Any, trace_id: str, calls: Sequence[_Restored], tools: Sequence[Any]) -> Run:
         failure = (
             None
             if row.failure_kind is None
             else RunFailure(kind=unseal(row.failure_kind), message=unseal(row.failure_message))
         )
+        messages = self._dialogue(row.messages)
+        answers = answers_of(messages) if any(tool.result is None for tool in tools) else {}
         id, thread = unseal(row.id), trace_id if row.threaded else unsealed(row.thread)
         return Run(
             id=id,
@@ -100,7 +104,7 @@ class Reader:
             name=unseal(row.name),
             status=row.status,
             failure=failure,
-            messages=self._dialogue(row.messages),
+            messages=messages,
             history=() if row.history is None else self._dialogue(row.history),
             input=None if row.input is None else load(row.input),
             output=None if row.output is None else load(row.output),
@@ -110,7 +114,7 @@ class Reader:
             session=unsealed(row.session),
             tags=load_tags(row.tags),
             calls=tuple(self._call(call) for call in calls),
-            tools=tuple(tools),
+            tools=tuple([_tool_run(tool, answers) for tool in tools]),
             attributes=load(row.attributes),
             started=row.started,
             ended=row.ended,
@@ -123,8 +127,8 @@ class Reader:
             model=unsealed(row.model),
             model_version=unsealed(row.model_version),
             input=tuple([self._messages[digest] for digest in restored.input]),
-            output=None if row.output is None else self._messages[row.output],
-            tools=() if row.toolset is None else self._toolsets[row.toolset],
+            output=None if restored.output is None else self._messages[restored.output],
+            tools=() if restored.toolset is None else self._toolsets[restored.toolset],
             prompt_ids=restored.prompt_ids,
             completion_ids=restored.completion_ids,
             logprobs=None if row.logprobs is None else Packed.of(unpack_logprobs(row.logprobs)),
@@ -151,11 +155,11 @@ class Reader:
             if row.history is not None:
                 wanted.update(split_digests(row.history))
         for restored in (call for several in calls.values() for call in several):
-            wanted.update(split_digests(restored.row.input))  # what it shares with its base is among the base's own
-            if restored.row.output is not None:
-                wanted.add(restored.row.output)
-            if restored.row.toolset is not None:
-                toolsets.add(restored.row.toolset)
+            wanted.update(restored.added)  # what it shares with its base is among the base's own
+            if restored.output is not None:
+                wanted.add(restored.output)
+            if restored.toolset is not None:
+                toolsets.add(restored.toolset)
         for digest, body in self._bodies(wanted - self._messages.keys()).items():
             self._messages[digest] = stored_message(load(body))
         sets = self._bodies(toolsets - self._toolsets.keys())
@@ -169,8 +173,8 @@ class Reader:
     def _bodies(self, digests: set[bytes]) -> dict[bytes, str]:
         found: dict[bytes, str] = {}
         for chunk in chunks(sorted(digests)):
-            rows = self._connection.execute(select(contents.c.hash, contents.c.body).where(contents.c.hash.in_(chunk)))
-            found.update({row.hash: row.body for row in rows})
+            rows = self._connection.execute(select(contents).where(contents.c.hash.in_(chunk)))
+            found.update({row.hash: body_of(row) for row in rows})
         if len(found) < len(digests):
             missing = sorted(digest.hex() for digest in digests - found.keys())
             raise StoreError(
@@ -188,16 +192,22 @@ def branch_of(row: Any) -> Branch | None:
 
 
 class _Restored:
-    """A row of `model_calls` with its input and prompt made whole again."""
+    """A row of `model_calls` made whole again; `messages` are its run's, as addresses."""
 
-    __slots__ = ("completion_ids", "input", "prompt_ids", "row")
+    __slots__ = ("added", "completion_ids", "input", "output", "prompt_ids", "row", "toolset")
 
-    def __init__(self, row: Any, base: _Restored | None) -> None:
+    def __init__(self, row: Any, base: _Restored | None, messages: bytes) -> None:
         self.row = row
-        self.input: tuple[bytes, ...] = tuple(split_digests(row.input))
+        self.added = split_digests(input_of(row, messages))
+        """The addresses of the messages that it adds to what its base said."""
+        self.input: tuple[bytes, ...] = tuple(self.added)
         """The addresses of its messages: as objects that it shares with its base."""
         if base is not None:
             self.input = base.dialogue[: row.shared_input] + self.input
+        self.output = output_of(row, messages)
+        self.toolset: bytes | None = row.toolset
+        if base is not None and row.toolset == b"":
+            self.toolset = base.toolset
         self.prompt_ids: Packed[int] | None = None
         self.completion_ids: Packed[int] | None = None
         if row.prompt_ids is not None:
@@ -216,27 +226,30 @@ class _Restored:
 
     @property
     def dialogue(self) -> tuple[bytes, ...]:
-        return self.input if self.row.output is None else (*self.input, self.row.output)
+        return self.input if self.output is None else (*self.input, self.output)
 
 
 def bases(connection: Connection, trace: int, last: int) -> list[Base]:
     """The last calls of a trace as what a later call may share a beginning with, in the order of storing."""
+    of_runs = connection.execute(select(runs.c.seq, runs.c.messages).where(runs.c.trace == trace))
+    messages = {row.seq: bytes(row.messages) for row in of_runs}
     return [
-        Base(one.row.run, one.row.position, pack_ids(one.tokens) or b"", b"".join(one.dialogue))
-        for one in list(_restored(connection, [trace]))[-last:]
+        Base(one.row.run, one.row.position, pack_ids(one.tokens) or b"", b"".join(one.dialogue), one.toolset)
+        for one in list(_restored(connection, [trace], messages))[-last:]
     ]
 
 
-def _restored(connection: Connection, seqs: Sequence[int]) -> Iterator[_Restored]:
-    """The model calls of these traces by run and position. A base was stored before what builds on it, so it comes
-    first."""
+def _restored(connection: Connection, seqs: Sequence[int], messages: Mapping[int, bytes]) -> Iterator[_Restored]:
+    """The model calls of these traces, whose runs have these messages, by run and position. A base was stored before
+    what builds on it, so it comes first."""
     of_traces = select(runs.c.seq).where(runs.c.trace.in_(seqs))
     query = (
         select(model_calls).where(model_calls.c.run.in_(of_traces)).order_by(model_calls.c.run, model_calls.c.position)
     )
     known: dict[tuple[int, int], _Restored] = {}
     for row in connection.execute(query):
-        restored = _Restored(row, None if row.base_run is None else known[row.base_run, row.base_position])
+        base = None if row.base_run is None else known[row.base_run, row.base_position]
+        restored = _Restored(row, base, messages[row.run])
         known[row.run, row.position] = restored
         yield restored
 
@@ -271,13 +284,15 @@ def states_of(row: Any) -> tuple[StateMark, ...]:
     return tuple(StateMark(hash=mark, messages=count) for mark, count in marks)
 
 
-def _tool_run(row: Any) -> ToolRun:
+def _tool_run(row: Any, answers: Mapping[str, ToolCallResponse]) -> ToolRun:
+    """The execution of a row of `tool_runs`; `answers` are those of its run's messages, by the call's id."""
+    call_id = unsealed(row.call_id)
     return ToolRun(
         span_id=unseal(row.span_id),
         name=unseal(row.name),
-        call_id=unsealed(row.call_id),
+        call_id=call_id,
         arguments=load(row.arguments),
-        result=load(row.result),
+        result=load(row.result) if row.result is not None else answers[call_id or ""].response,
         error=unsealed(row.error),
         backend=unsealed(row.backend),
         fault=unsealed(row.fault),

@@ -45,7 +45,8 @@ contents = Table(
     metadata,
     Column("hash", LargeBinary, primary_key=True, doc="SHA-256 of the canonical JSON: `Message.hash` in bytes"),
     Column("kind", Text, nullable=False, doc="`message`, `tool` or `toolset` (a list of tool hashes in hexadecimal)"),
-    Column("body", Text, nullable=False, doc="JSON"),
+    Column("body", Text, doc="JSON; NULL where it is packed"),
+    Column("packed", LargeBinary, doc="the JSON in DEFLATE (`unpack_text` in cm2_agent/store/codec.py)"),
     info={"doc": "One message, tool definition or list of tools; each content is stored once."},
 )
 
@@ -156,8 +157,12 @@ model_calls = Table(
     Column("untrainable", Text, doc="`ModelCall.untrainable` when it was stored"),
     Column("sampling", Text, nullable=False, doc="JSON"),
     Column("usage", Text, nullable=False, doc="JSON"),
-    Column("toolset", LargeBinary, doc="content address of the tools offered"),
-    Column("output", LargeBinary, doc="content address of the answer"),
+    Column("toolset", LargeBinary, doc="content address of the tools offered; empty: those of the base call"),
+    Column(
+        "output",
+        LargeBinary,
+        doc="content address of the answer; NULL: the run's message `message`, none where that is NULL; empty: none",
+    ),
     Column("agent", Text, doc="the agent whose step it is, where a graph holds several"),
     Column("changed", Text, doc="what the application did to the answer: `edited` or `rewritten`"),
     # An earlier call of the trace whose beginning this one shares: of `shared_input` messages and `shared_ids` tokens
@@ -168,9 +173,15 @@ model_calls = Table(
     Column(
         "shared_ids", Integer, nullable=False, doc="how many tokens of that call's prompt and completion are shared"
     ),
-    Column("input", LargeBinary, nullable=False, doc="content addresses of the messages after the shared ones"),
-    Column("prompt_ids", LargeBinary, doc="token ids of the prompt after the shared ones"),
-    Column("completion_ids", LargeBinary, doc="token ids of what was sampled"),
+    Column(
+        "input",
+        LargeBinary,
+        nullable=False,
+        doc="content addresses of the messages after the shared ones; one byte: how many of the run's messages before"
+        " `message` they are",
+    ),
+    Column("prompt_ids", LargeBinary, doc="token ids of the prompt after the shared ones (`unpack_ids` in codec.py)"),
+    Column("completion_ids", LargeBinary, doc="token ids of what was sampled, likewise"),
     Column("logprobs", LargeBinary, doc="one natural logarithm a sampled token"),
     info={"doc": "One answer of a chat model in a run."},
 )
@@ -188,7 +199,7 @@ tool_runs = Table(
     Column("ended", big(), nullable=False),
     Column("error", Text),
     Column("arguments", Text, nullable=False, doc="JSON"),
-    Column("result", Text, nullable=False, doc="JSON"),
+    Column("result", Text, doc="JSON; NULL: what the run's first message that answers `call_id` holds"),
     Column("fault", Text, doc="what was injected into the call; NULL where nothing was"),
     Column("agent", Text, doc="the agent that called it, where a graph holds several"),
     Column("artifact", Text, doc="what the tool gave the application beside its result, JSON"),

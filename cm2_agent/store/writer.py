@@ -167,9 +167,9 @@ class Writer:
             self._repeats(cursor, state.seq, run, sure=sure)
             raise Stale
         for position, call in enumerate(run.calls):
-            calls.append(call.row(seq, position, state.tail[-CANDIDATES:]))
+            calls.append(call.row(seq, position, state.tail[-CANDIDATES:], run.messages))
             state.tail.append(call.as_base(position, seq))
-        tools += [(seq, position, *facts) for position, facts in enumerate(run.tools)]
+        tools += run.tool_rows(seq)
 
     def load(self, connection: Connection, packed: Sequence[PackedRun], empty: str | None = None) -> dict[str, _Loaded]:
         """Lock these traces, and read of each that is stored which runs are new, and its state with them."""

@@ -55,7 +55,12 @@ def json_text(value: JSON) -> str:
 
 def content_digest(value: JSON) -> bytes:
     """SHA-256 of the canonical JSON."""
-    return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).digest()
+    return text_digest(canonical_json(value))
+
+
+def text_digest(canonical: str) -> bytes:
+    """SHA-256 of JSON that is spelled canonically."""
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).digest()
 
 
 def content_hash(value: JSON) -> str:

@@ -117,6 +117,7 @@ _WRITTEN = {
 }
 """The properties of each kind of part, without `extra`, which is the last, and whether each is left out when absent."""
 _PROPERTIES = {kind: frozenset(name for name, _ in written) for kind, written in _WRITTEN.items()}
+_ID = (str, type(None))
 _OPTIONAL_TEXT = {
     "tool_call": ("id",),
     "tool_call_response": ("id",),
@@ -142,6 +143,8 @@ def part_from_json(data: Mapping[str, JSON]) -> Part:
     if type(data) is not dict and not isinstance(data, Mapping):
         raise TraceError(f"a message part is {type(data).__name__} {str(data)[:60]!r}; expected an object with a type")
     kind = str(data.get("type", ""))
+    if kind == "text" and len(data) == 2 and type(data.get("content")) is str:  # most parts
+        return Text(content=data["content"])
     cls = _KINDS.get(kind)
     if cls is None:
         return Other(data=dict(data))
@@ -256,15 +259,15 @@ def reads_back(message: Message) -> bool:
     if message.role not in ROLES or message.extra:
         return False
     for part in message.parts:
-        if isinstance(part, Text | Reasoning):
-            texts: tuple[object, ...] = (part.content,)
-        elif isinstance(part, ToolCall):
-            texts = (part.name, part.id or "")
+        if isinstance(part, Text):
+            plain = type(part.content) is str
         elif isinstance(part, ToolCallResponse):
-            texts = (part.id or "",)
+            plain = type(part.id) in _ID
+        elif isinstance(part, ToolCall):
+            plain = type(part.name) is str and type(part.id) in _ID
         else:
             return False
-        if part.extra or not all(type(text) is str for text in texts):
+        if not plain or part.extra:
             return False
     return True
 

@@ -12,6 +12,7 @@ from langgraph.checkpoint.base import empty_checkpoint
 
 from cm2_agent.errors import StoreError
 from cm2_agent.store import Erasure, SQLStore
+from cm2_agent.store.codec import pack_text
 from cm2_agent.types.human_labels import Label
 from cm2_agent.types.messages import Message, ToolCall, ToolCallResponse, ToolSpec
 from cm2_agent.types.run import Branch, ModelCall, Run, ToolRun
@@ -94,8 +95,10 @@ def test_an_erased_user_is_gone_from_tables_and_files(store_url: str, store: SQL
     store.count_incident("a score was not saved", f"the judge said: {SECRET}")
     before = store.trace("thread-bob")
     assert SECRET in content(store)
+    packed = [pack_text(message.json_text) for message in dialogue("thread-ann", SECRET).messages]
     if store_url.startswith("sqlite"):
         assert SECRET.encode() in files(store_url)
+        assert all(own is None or own in files(store_url) for own in packed)
 
     dry = store.erase(user="ann@example.org", dry_run=True)
     assert (dry.traces, dry.searched, SECRET in content(store)) == (("thread-ann",), (), True)
@@ -117,7 +120,8 @@ def test_an_erased_user_is_gone_from_tables_and_files(store_url: str, store: SQL
         if store_url.startswith("sqlite"):
             assert word.encode() not in files(store_url)
     if store_url.startswith("sqlite"):
-        assert SYSTEM.text.encode() in files(store_url)
+        kept = (pack_text(SYSTEM.json_text) or b"") in files(store_url)
+        assert (kept, [own for own in packed[1:] if own is not None and own in files(store_url)]) == (True, [])
     else:
         assert "write-ahead log" in erasure.notes[0]
     assert store.trace("thread-bob") == before
@@ -196,6 +200,9 @@ def test_what_other_places_still_hold_is_said(store: SQLStore, tmp_path: Path) -
     store.save_run(dialogue("t", SECRET))
     found: Erasure = store.erase(thread="t", spool=[spool])
     assert list(found.found) == [str(spool / "1.spool")]
+    (spool / "1.spool").write_bytes(b"\0\1" + (pack_text(dialogue("t", SECRET).messages[1].json_text) or b""))
+    store.save_run(dialogue("t", SECRET))
+    assert store.erase(thread="t", spool=[spool]).found == {str(spool / "1.spool"): 1}
 
 
 @pytest.mark.parametrize(
