@@ -16,7 +16,7 @@ __all__ = ["holds_root", "pack_spans", "unpack_spans"]
 
 _LEVEL = 1
 _ZLIB = b"\x78"
-"""How a body begins that was stored before revision 0013."""
+"""How a body begins that was stored before revision 0014."""
 
 
 def pack_spans(spans: Sequence[SpanRecord], *, rooted: bool = False) -> bytes:

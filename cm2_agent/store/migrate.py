@@ -14,7 +14,10 @@ from cm2_agent.store.schema import metadata
 if TYPE_CHECKING:
     from alembic.config import Config
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011", "0012", "0013")
+REVISIONS = (
+    *("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010"),
+    *("0011", "0012", "0013", "0014"),
+)
 """Every revision of this version of the code, oldest first (a test compares them with the files in
 migrations/versions)."""
 HEAD = REVISIONS[-1]

@@ -15,7 +15,7 @@ received = Table(
     Column("batch", big(), nullable=False, doc="which write of the collector stored it; they grow"),
     Column("stored", big(), nullable=False, doc="nanoseconds since the epoch"),
     Column("built", Boolean, nullable=False, doc="whether a stored run holds these spans"),
-    Column("body", LargeBinary, nullable=False, doc="the spans, MessagePack in Zstandard (zlib before 0013)"),
+    Column("body", LargeBinary, nullable=False, doc="the spans, MessagePack in Zstandard (zlib before 0014)"),
     Index(None, "project", "trace"),
     Index(None, "built", "stored"),
     info={"doc": "Spans of one trace that a collector acknowledged, until their run is stored and a while longer."},

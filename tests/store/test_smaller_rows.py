@@ -1,4 +1,4 @@
-"""What rows leave out since revision 0013 reads back as it was: results, answers, prompts, tools and packed texts."""
+"""What rows leave out since revision 0014 reads back as it was: results, answers, prompts, tools and packed texts."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_an_ordinary_loop_leaves_out_all_that_it_can(store_url: str) -> None:
 
 
 def test_a_call_without_an_answer_has_none_after_the_upgrade(store_url: str) -> None:
-    store_rows(store_url, "0012")
+    store_rows(store_url, "0013")
     engine = sa.create_engine(store_url)
     with engine.begin() as connection:
         connection.execute(sa.text("UPDATE model_calls SET output = NULL WHERE message IS NOT NULL"))
