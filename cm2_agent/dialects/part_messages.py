@@ -198,7 +198,7 @@ def content_parts(content: JSON) -> Iterable[Part]:
 def read_call(value: JSON) -> ToolCall:
     """A tool call in OpenAI's form, the conventions', LangChain's or Vercel's. Raises TraceError."""
     data = parsed(value)
-    inner = data.get("function", data) if isinstance(data, Mapping) else None
+    inner = (data.get("function") or data.get("custom") or data) if isinstance(data, Mapping) else None
     if not isinstance(inner, Mapping):
         raise TraceError(f"a tool call on a span is {type(data).__name__}; expected an object")
     name = text(inner.get("name")) or text(inner.get("toolName"))
@@ -223,7 +223,8 @@ def _block(block: Mapping[str, JSON]) -> Part:
     if kind in ("text", "input_text", "output_text") and isinstance(block.get("text"), str):
         return Text(content=block["text"])
     if kind in ("reasoning", "thinking"):
-        return Reasoning(content=text(block.get("text")) or text(block.get("thinking")) or "")
+        said = (text(block.get(key)) for key in ("text", "thinking", "reasoning"))
+        return Reasoning(content=next(filter(None, said), ""))
     if kind in ("tool_use", "tool-call"):
         return read_call(block)
     if kind in ("tool_result", "tool-result"):

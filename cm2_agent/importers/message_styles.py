@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from cm2_agent.dialects.responses_items import is_responses, responses_to_chat
 from cm2_agent.errors import TraceError
 from cm2_agent.importers.ai_sdk_messages import ai_sdk_to_chat, is_ai_sdk
 from cm2_agent.importers.anthropic_blocks import anthropic_to_chat, is_anthropic
@@ -13,7 +14,6 @@ from cm2_agent.importers.gemini_contents import gemini_to_chat, is_gemini
 from cm2_agent.importers.langchain_dumps import is_langchain, langchain_to_chat
 from cm2_agent.importers.openai_messages import ROLES, read_messages
 from cm2_agent.importers.pydantic_ai_history import is_pydantic_ai, pydantic_ai_to_chat
-from cm2_agent.importers.responses_items import is_responses, responses_to_chat
 from cm2_agent.importers.sharegpt_turns import is_sharegpt, sharegpt_to_chat
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import Message

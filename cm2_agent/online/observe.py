@@ -64,13 +64,15 @@ def observe(
     """Record a plain OpenAI client, or the functions of a hand-written agent: `observe(OpenAI())`, `@observe`, or
     `@observe(store=…)`.
 
-    The outermost observed function is a run. Its model calls are those of an observed client within it, sync, async and
-    streaming. An observed function below it is a tool where a model asked for one of its name, or with `kind="tool"`;
-    an agent of its own with `kind="agent"`; else a step, of which nothing is kept. Client calls outside of any observed
-    function are a run each, which goes on with the dialogue that the call was shown.
+    The outermost observed function is a run. Its model calls are those of an observed client within it, chat
+    completions and responses, sync, async and streaming. An observed function below it is a tool where a model asked
+    for one of its name, or with `kind="tool"`; an agent of its own with `kind="agent"`; else a step, of which nothing
+    is kept. Client calls outside of any observed function are a run each, which goes on with the dialogue that the call
+    was shown.
 
-    Token ids and logprobs are kept where the server returns them (vLLM: `logprobs=True` and
-    `extra_body={"return_token_ids": True}`).
+    Token ids and logprobs are kept where the server returns them with a chat completion (vLLM: `logprobs=True` and
+    `extra_body={"return_token_ids": True}`). A response that goes on with an earlier one (`previous_response_id`,
+    `conversation`) has the dialogue before it where this client saw it.
 
     Args:
         target: an OpenAI or AsyncOpenAI client, of which a recorded copy is returned; or a function: plain, `async` or
