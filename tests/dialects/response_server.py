@@ -58,7 +58,13 @@ class ResponseServer(ThreadingHTTPServer):
         usage = {"input_tokens": len(items), "output_tokens": 5, "total_tokens": len(items) + 5}
         details = {"input_tokens_details": {"cached_tokens": 0}, "output_tokens_details": {"reasoning_tokens": 0}}
         whole = {"id": identity, "object": "response", "created_at": 1_700_000_000, "model": MODEL, "output": output}
-        rest = {"status": "completed", "error": None, "incomplete_details": None, "tools": [], "tool_choice": "auto"}
+        rest: dict[str, Any] = {
+            "status": "completed",
+            "error": None,
+            "incomplete_details": None,
+            "tools": [],
+            "tool_choice": "auto",
+        }
         changes, self.changes = self.changes, {}
         return {**whole, **rest, "parallel_tool_calls": True, "usage": {**usage, **details}, **changes}
 
