@@ -20,6 +20,7 @@ from cm2_agent.cli.common import (
     progress,
 )
 from cm2_agent.cli.redaction import RedactOption, redactor_of
+from cm2_agent.cli.trace_filters import FilterOptions, with_filters
 from cm2_agent.errors import SendError, StoreError
 
 
@@ -33,18 +34,22 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="verdicts")
 
 
+@with_filters
 def send(
     tool: Annotated[str, typer.Argument(metavar="TOOL", help="langfuse, phoenix or langsmith.")],
     url: Annotated[
         str | None, typer.Option("--url", help="The tool's address (default: as its environment variables say).")
     ] = None,
     reward: Annotated[
-        str | None, typer.Option("--reward", metavar="VERSION", help="The reward version (default: the newest).")
+        str | None,
+        typer.Option("--reward", metavar="VERSION", help="The reward version (default: each trace's newest)."),
     ] = None,
     prefix: Annotated[str, typer.Option("--prefix", help="Put before every name, such as `support.`.")] = "",
     redact: RedactOption = False,
     again: Annotated[bool, typer.Option("--again", help="Send what was taken before too.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what would be sent, and send nothing.")] = False,
+    *,
+    where: FilterOptions,
     store: StoreOption = STORE,
     project: ProjectOption = PROJECT,
     as_json: JsonOption = False,
@@ -59,10 +64,12 @@ def send(
             raise StoreError(f"{opened.url} has no score{'' if reward is None else f' of {reward!r}'}; {known}")
         echo_err(printable(f"to {receiver.tool} at {receiver.url}: names, values, reasons and quotes; no dialogue"))
         try:
-            with progress("sending", int(opened.health()["traces"])) as advance:
+            chosen = where.trace_filter(reward)
+            with progress("sending", opened.count_traces(chosen)) as advance:
                 done = send_verdicts(
                     opened,
                     receiver,
+                    where=chosen,
                     reward=reward,
                     prefix=prefix,
                     redact=redactor_of(opened).redact if redact else None,

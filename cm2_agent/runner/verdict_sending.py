@@ -9,10 +9,11 @@ from itertools import islice
 
 from cm2_agent.errors import SendError
 from cm2_agent.integrations.verdict_feedback import Feedback, Receiver, feedback_of
-from cm2_agent.store import SQLStore
+from cm2_agent.store import SQLStore, TraceFilter
 from cm2_agent.store.sent_verdicts import SentVerdicts
 from cm2_agent.types.json_values import JSON, content_hash
 from cm2_agent.types.score import Score
+from cm2_agent.types.trace import Trace
 
 AT_ONCE = 50
 """So many traces are read, sent and noted together."""
@@ -81,8 +82,8 @@ def send_verdicts(
     store: SQLStore,
     to: Receiver | str,
     *,
+    where: TraceFilter | None = None,
     reward: str | None = None,
-    ids: Iterable[str] | None = None,
     prefix: str = "",
     redact: Callable[[str], str] | None = None,
     again: bool = False,
@@ -99,13 +100,13 @@ def send_verdicts(
         store: The project's store.
         to: "langfuse", "phoenix" or "langsmith", set up by their own environment variables; or an object with `tool`,
             `url` and `send(feedback)`.
-        reward: The reward version (default: the newest).
-        ids: Only these traces.
+        where: Only traces that this filter lets through.
+        reward: The reward version (default: each trace's newest).
         prefix: Put before every name.
         redact: Applied to every comment.
         again: Send what was acknowledged before too.
         dry_run: Count, and send nothing.
-        progress: Called once for each scored trace.
+        progress: Called once for each trace.
 
     Raises:
         SendError: The tool cannot be reached or refuses whatever is sent; what it took before is noted.
@@ -122,9 +123,9 @@ def send_verdicts(
     receiver = receiver_of(to) if isinstance(to, str) else to
     noted = SentVerdicts(store, f"{receiver.tool} {receiver.url}")
     count = _Count()
-    scores = store.scores(reward, ids=ids)
-    while batch := list(islice(scores, AT_ONCE)):
-        known = {} if again else noted.digests(score.trace_id for score in batch)
+    scored = store.scored_traces(where, reward=reward)
+    while batch := list(islice(scored, AT_ONCE)):
+        known = {} if again else noted.digests(trace.id for trace, _ in batch)
         fresh = dict(_changed(store, batch, receiver.tool, prefix, redact, known, count))
         refused = {} if dry_run else receiver.send([one for feedback, _ in fresh.values() for one in feedback])
         done: dict[str, str] = {}
@@ -146,7 +147,7 @@ def send_verdicts(
 
 def _changed(
     store: SQLStore,
-    scores: Iterable[Score],
+    scored: Iterable[tuple[Trace, Score | None]],
     tool: str,
     prefix: str,
     redact: Callable[[str], str] | None,
@@ -154,9 +155,9 @@ def _changed(
     count: _Count,
 ) -> Iterator[tuple[str, tuple[list[Feedback], str]]]:
     """The feedback of the scored traces that has not been sent as it is, with its digest; the rest is counted."""
-    by_trace = {score.trace_id: score for score in scores}
-    for trace in store.traces(ids=by_trace):
-        score = by_trace[trace.id]
+    for trace, score in scored:
+        if score is None:
+            continue
         checklist = None if score.checklist is None else store.checklist(score.checklist)
         name = None if checklist is None else checklist.name
         feedback, left = feedback_of(trace, score, tool, checklist=name, prefix=prefix, redact=redact)

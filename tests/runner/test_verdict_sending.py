@@ -208,6 +208,12 @@ def test_a_dry_run_sends_nothing(tool: str, store: SQLStore, monkeypatch: pytest
     server = SERVERS[tool]()
     done = sent(store, tool, server, monkeypatch, dry_run=True)
     assert (done.traces, done.verdicts, server.requests) == (3, 6, [])
+    with server.running() as variables:
+        words = ["verdicts", "send", tool, "--store", store.url, "--json", "--dry-run"]
+        for chosen, traces in ((["--failed", "tells_day"], 3), (["--until", "2020-01-01"], 0)):
+            found = CliRunner().invoke(app, [*words, *chosen], env=variables)
+            assert json.loads(found.stdout)["traces"] == traces
+    assert server.requests == []
     assert sent(store, tool, server, monkeypatch).traces == 3
 
 
