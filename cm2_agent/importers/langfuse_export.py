@@ -90,6 +90,7 @@ def _facts(row: Mapping[str, JSON]) -> dict[str, JSON]:
     return {
         "user.id": text_of(_get(row, "userId", "user_id")),
         "session.id": text_of(_get(row, "sessionId", "session_id")),
+        semconv.CONVERSATION: text_of(mapping_of(metadata).get("thread_id")),  # LangGraph's
         "metadata": {**mapping_of(metadata), **({"tags": list(tags)} if tags else {})},
     }
 
@@ -103,7 +104,8 @@ def _span(row: Mapping[str, JSON], facts: Mapping[str, JSON]) -> SpanRecord:
     for key, value in facts.items():
         attributes.setdefault(key, value)
     if kind == "GENERATION":
-        attributes |= chat_attributes(asked, answered, model=_get(row, "model", "provided_model_name"))
+        asked, tools = _without_tools(asked)
+        attributes |= chat_attributes(asked, answered, tools=tools, model=_get(row, "model", "provided_model_name"))
     elif kind == "TOOL":
         attributes |= tool_attributes(name, asked, answered)
     elif kind in _AGENTS:
@@ -122,6 +124,26 @@ def _span(row: Mapping[str, JSON], facts: Mapping[str, JSON]) -> SpanRecord:
         status="error" if failed else "ok",
         status_message=text_of(_get(row, "statusMessage", "status_message")) if failed else None,
     )
+
+
+def _without_tools(asked: JSON) -> tuple[JSON, JSON]:
+    """What a model was asked, and the tools that Langfuse's handler of LangChain writes behind it as messages of tools:
+    definitions, which answer no call. None where there are none."""
+    messages = unpacked(asked)
+    if not isinstance(messages, list):
+        return asked, None
+    tools: list[JSON] = []
+    while messages and (tool := _definition(messages[-1])) is not None:
+        messages, tools = messages[:-1], [tool, *tools]
+    return (messages, tools) if tools else (asked, None)
+
+
+def _definition(message: JSON) -> JSON:
+    known = mapping_of(message)
+    tool = mapping_of(unpacked(known.get("content")))
+    if known.get("role") != "tool" or known.get("tool_call_id") is not None or tool.get("type") != "function":
+        return None
+    return tool if isinstance(mapping_of(tool.get("function")).get("name"), str) else None
 
 
 def _get(row: Mapping[str, JSON], *names: str) -> JSON:
