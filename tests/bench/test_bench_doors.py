@@ -1,0 +1,15 @@
+"""One agent has one hash, whichever door its dialogue came in by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.bench.doors import DOORS, expected, through
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_one_agent_has_one_hash(door: str, tmp_path: Path) -> None:
+    (trace,) = through(door, tmp_path)
+    assert trace.content_hash == expected().content_hash
