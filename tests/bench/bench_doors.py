@@ -4,7 +4,7 @@
 
 `doors`: whether the one dialogue has the same `Trace.content_hash` by each door (tests/bench/doors.py says what each is
 given). `files`: how many files of FOLDER are imported, which are read in part, and which are refused, by the first
-reason. `graders`: on how many drawn items the verdict of the imported checklist is what the grader's definition says."""
+reason. `graders`: on how many drawn items the verdicts of the imported checklist are what the graders define."""
 
 from __future__ import annotations
 
