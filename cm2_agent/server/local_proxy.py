@@ -51,10 +51,17 @@ def local_proxy(url: str, upstream: Upstream | None = None) -> Iterator[LocalPro
     proxy = Proxy(url, report, Incidents(), upstream=upstream, mark=lambda: f"cm2-{secrets.token_hex(12)}")
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await proxy(scope, receive, send)
+        if scope["type"] != "lifespan":
+            await proxy(scope, receive, send)
+            return
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await proxy.close()
+        await send({"type": "lifespan.shutdown.complete"})
 
     listener = listening("127.0.0.1", 0)
-    config = uvicorn.Config(app, log_level="error", access_log=False, lifespan="off", timeout_graceful_shutdown=5)
+    config = uvicorn.Config(app, log_level="error", access_log=False, lifespan="on", timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="cm2-proxy", daemon=True)
     thread.start()

@@ -78,6 +78,10 @@ class Server(ThreadingHTTPServer):
     def address(self) -> str:
         return f"http://127.0.0.1:{self.server_port}/v1"
 
+    def answer(self, body: Mapping[str, Any]) -> tuple[Any, list[Any]]:
+        """The response to a request, and the chunks of it as a stream."""
+        return self.body, self.chunks
+
     def model(self, **settings: Any) -> Any:
         return openai_compatible(self.address, "m", **{"token_ids": True, "max_retries": 0, **settings})
 
@@ -94,8 +98,9 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(raw)
         self.server.asked.append(body)
         self.server.keys.append(self.headers.get("Authorization"))
+        whole, chunks = (None, []) if refused is not None else self.server.answer(body)
         if refused is not None or not body.get("stream"):
-            out = json.dumps(self.server.body if refused is None else refused[1]).encode()
+            out = json.dumps(whole if refused is None else refused[1]).encode()
             self.send_response(200 if refused is None else refused[0])
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(out)))
@@ -105,16 +110,16 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
-        for chunk in self.server.chunks:
+        for chunk in chunks:
             if chunk["choices"] or (body.get("stream_options") or {}).get("include_usage"):
                 self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
         self.wfile.write(b"data: [DONE]\n\n")
 
 
 @contextmanager
-def running() -> Iterator[Server]:
+def running(server: Server | None = None) -> Iterator[Server]:
     """A server, until the block ends."""
-    server = Server()
+    server = server or Server()
     yield server
     server.shutdown()
     server.server_close()
