@@ -19,7 +19,8 @@ _MOST: Final = 10_000
 class Conversations:
     """The last dialogues, by all that was said in them, tool calls with their ids and arguments included. A run without
     a thread whose history is one of them goes on with its trace; what goes on twice from the same place is a
-    conversation of its own from there, which keeps its history. Safe to share between threads."""
+    conversation of its own from there, which keeps its history. Dialogues of different users or sessions are never
+    joined. Safe to share between threads."""
 
     def __init__(self, most: int = _MOST) -> None:
         self._most = most
@@ -30,7 +31,7 @@ class Conversations:
         """The run, in the trace that it goes on with, where that is known."""
         if run.thread is not None or run.trace is not None:
             return run
-        before = _extended(b"", run.history)
+        before = _extended(_whose(run), run.history)
         with self._lock:
             found = self._traces.get(before) if run.history else None
             if found is not None:
@@ -43,6 +44,11 @@ class Conversations:
                 while len(self._traces) > self._most:
                     self._traces.popitem(last=False)
         return run
+
+
+def _whose(run: Run) -> bytes:
+    """What two users said word for word alike is not one dialogue."""
+    return canonical_json([run.user, run.session]).encode("utf-8", "surrogatepass") if run.user or run.session else b""
 
 
 def _extended(key: bytes, messages: Iterable[Message]) -> bytes:

@@ -16,6 +16,7 @@ from cm2_agent.importers.gathered_rows import gathered
 from cm2_agent.importers.json_records import Found, Problem
 from cm2_agent.importers.recognise import recognise, unwrapped
 from cm2_agent.importers.record_source import records_of
+from cm2_agent.importers.spans_to_traces import ReadSpans, SpanTraces
 from cm2_agent.types.human_labels import Label
 from cm2_agent.types.imported import ImportedDialogue, ImportResult
 from cm2_agent.types.protocols import Importer
@@ -122,7 +123,12 @@ def read_recordings(
         format = recording_format(path, encoding=encoding).name
     found = _named(format) if isinstance(format, str) else format
     known = registry.BY_NAME.get(format) if isinstance(format, str) and format not in _others() else None
-    importer = Chats(cast("ReadChat", found)) if known is not None and known.chats else _made(found)
+    if known is not None and known.spans is not None:
+        importer: Importer = SpanTraces(cast("ReadSpans", found))
+    elif known is not None and known.chats:
+        importer = Chats(cast("ReadChat", found))
+    else:
+        importer = _made(found)
     options = {"desk": desk} if desk is not None and format == "tau-bench" else {}
     pattern = compiled(error_pattern)
     records = records_of(path, encoding)
@@ -183,7 +189,7 @@ def _dialogues(records: Iterator[Found | Problem], known: registry.Format) -> It
     """The records of single dialogues: where a record of the format may hold several, each; where it is a part of one,
     those that belong together."""
     parts = _parts(records, known)
-    return parts if known.gather is None else gathered(parts, known.gather)
+    return parts if known.spans is None else gathered(parts, known.spans.trace, known.spans.time)
 
 
 def _parts(records: Iterator[Found | Problem], known: registry.Format) -> Iterator[Found | Problem]:

@@ -12,13 +12,12 @@ from cm2_agent.dialects.span_record import SpanRecord
 from cm2_agent.errors import TraceError
 from cm2_agent.importers.chat import OFFICIAL, mapping_of, number_of, text_of, texts_of
 from cm2_agent.importers.spans_to_traces import (
+    TraceSpans,
     chat_attributes,
-    dialogues_of,
     nanoseconds,
     tool_attributes,
     unpacked,
 )
-from cm2_agent.types.imported import ImportedDialogue
 from cm2_agent.types.json_values import JSON
 
 _KINDS = frozenset(
@@ -43,8 +42,13 @@ def trace_of(record: JSON) -> str | None:
     )
 
 
-def read_langfuse(record: JSON, *, source: str, checklists: bool) -> list[ImportedDialogue]:
-    """The rows of one trace → its dialogues. Raises TraceError."""
+def time_of(record: JSON) -> int:
+    """When a row began, in nanoseconds; 0 where it tells no time."""
+    return nanoseconds(_get(mapping_of(record), "startTime", "start_time", "timestamp"))
+
+
+def read_langfuse(record: JSON) -> TraceSpans:
+    """The rows of one trace → its spans and scores. Raises TraceError."""
     rows = [mapping_of(row) for row in (record if isinstance(record, list) else [record])]
     spans = [span for row in rows for span in _spans(row)]
     outcomes: dict[str, float] = {}
@@ -64,7 +68,7 @@ def read_langfuse(record: JSON, *, source: str, checklists: bool) -> list[Import
                 outcomes[name] = value
     if len(outcomes) == 1:
         outcomes[OFFICIAL] = next(iter(outcomes.values()))
-    return dialogues_of(spans, outcomes=outcomes, tool="langfuse")
+    return TraceSpans(spans=spans, outcomes=outcomes, tool="langfuse")
 
 
 def _spans(row: Mapping[str, JSON]) -> Iterator[SpanRecord]:
@@ -150,4 +154,4 @@ def _get(row: Mapping[str, JSON], *names: str) -> JSON:
     return next((row[name] for name in names if row.get(name) is not None), None)
 
 
-__all__ = ["is_langfuse", "read_langfuse", "trace_of"]
+__all__ = ["is_langfuse", "read_langfuse", "time_of", "trace_of"]

@@ -12,15 +12,14 @@ from cm2_agent.errors import TraceError
 from cm2_agent.importers.chat import OFFICIAL, Chat, mapping_of, number_of, text_of, texts_of
 from cm2_agent.importers.spans_to_traces import (
     PROJECT,
+    TraceSpans,
     answered_messages,
     asked_messages,
     chat_attributes,
-    dialogues_of,
     nanoseconds,
     tool_attributes,
     unpacked,
 )
-from cm2_agent.types.imported import ImportedDialogue
 from cm2_agent.types.json_values import JSON
 
 
@@ -56,8 +55,13 @@ def read_example(record: JSON) -> Chat:
     )
 
 
-def read_runs(record: JSON, *, source: str, checklists: bool) -> list[ImportedDialogue]:
-    """The runs of one trace → its dialogues. Raises TraceError."""
+def time_of(record: JSON) -> int:
+    """When a run began, in nanoseconds; 0 where it tells no time."""
+    return nanoseconds(mapping_of(record).get("start_time"))
+
+
+def read_runs(record: JSON) -> TraceSpans:
+    """The runs of one trace → its spans and feedback. Raises TraceError."""
     rows = [one for row in (record if isinstance(record, list) else [record]) for one in _flat(mapping_of(row))]
     outcomes: dict[str, float] = {}
     for row in rows:
@@ -70,7 +74,7 @@ def read_runs(record: JSON, *, source: str, checklists: bool) -> list[ImportedDi
                 outcomes[name] = value
     if len(outcomes) == 1:
         outcomes[OFFICIAL] = next(iter(outcomes.values()))
-    return dialogues_of([_span(row) for row in rows], outcomes=outcomes, tool="langsmith")
+    return TraceSpans(spans=[_span(row) for row in rows], outcomes=outcomes, tool="langsmith")
 
 
 def _flat(row: Mapping[str, JSON]) -> Iterator[Mapping[str, JSON]]:
@@ -126,4 +130,4 @@ def _span(row: Mapping[str, JSON]) -> SpanRecord:
     )
 
 
-__all__ = ["is_example", "is_run", "read_example", "read_runs", "trace_of"]
+__all__ = ["is_example", "is_run", "read_example", "read_runs", "time_of", "trace_of"]

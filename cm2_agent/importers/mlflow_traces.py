@@ -10,9 +10,8 @@ from cm2_agent.dialects import semconv
 from cm2_agent.dialects.span_record import SpanRecord
 from cm2_agent.errors import TraceError
 from cm2_agent.importers.chat import OFFICIAL, mapping_of, number_of, text_of
-from cm2_agent.importers.spans_to_traces import chat_attributes, dialogues_of, nanoseconds, tool_attributes, unpacked
-from cm2_agent.types.imported import ImportedDialogue
-from cm2_agent.types.json_values import JSON
+from cm2_agent.importers.spans_to_traces import TraceSpans, chat_attributes, nanoseconds, tool_attributes, unpacked
+from cm2_agent.types.json_values import JSON, content_hash
 
 _CALLS = frozenset({"CHAT_MODEL", "LLM"})
 
@@ -31,11 +30,28 @@ def _spans_of(known: Mapping[str, JSON]) -> list[JSON]:
     return spans if isinstance(spans, list) else []
 
 
-def read_mlflow(record: JSON, *, source: str, checklists: bool) -> list[ImportedDialogue]:
-    """One trace → its dialogues. Raises TraceError."""
+def trace_of(record: JSON) -> str:
+    """The trace that a record is."""
     known = mapping_of(record)
     info = mapping_of(unpacked(known.get("info")))
-    trace_id = text_of(info.get("trace_id")) or text_of(info.get("request_id")) or text_of(known.get("trace_id"))
+    spans = [mapping_of(one) for one in _spans_of(known)]
+    own = (mapping_of(spans[0].get("context")).get("trace_id") or spans[0].get("trace_id")) if spans else None
+    named = map(text_of, (info.get("trace_id"), info.get("request_id"), known.get("trace_id"), own))
+    return next(filter(None, named), None) or content_hash(known.get("data", known.get("spans")))[:32]
+
+
+def time_of(record: JSON) -> int:
+    """When a trace began, in nanoseconds; 0 where it tells no time."""
+    known = mapping_of(record)
+    times = [_start(mapping_of(one)) for one in _spans_of(known)]
+    return min((time for time in times if time), default=0)
+
+
+def read_mlflow(record: JSON) -> TraceSpans:
+    """One trace → its spans and assessments. Raises TraceError."""
+    known = mapping_of(record[0] if isinstance(record, list) and record else record)
+    info = mapping_of(unpacked(known.get("info")))
+    trace_id = trace_of(known)
     metadata = {**mapping_of(info.get("trace_metadata", info.get("request_metadata"))), **_named(info.get("tags"))}
     facts = {
         "user.id": text_of(metadata.get("mlflow.trace.user")),
@@ -43,7 +59,7 @@ def read_mlflow(record: JSON, *, source: str, checklists: bool) -> list[Imported
         "metadata": {key: value for key, value in metadata.items() if not str(key).startswith("mlflow.")},
     }
     spans = [_span(mapping_of(one), trace_id or "trace", facts) for one in _spans_of(known)]
-    return dialogues_of(spans, outcomes=dict(_outcomes(info.get("assessments", known.get("assessments")))))
+    return TraceSpans(spans=spans, outcomes=dict(_outcomes(info.get("assessments", known.get("assessments")))))
 
 
 def _named(tags: JSON) -> Mapping[str, JSON]:
@@ -71,6 +87,10 @@ def _outcomes(assessments: JSON) -> Iterator[tuple[str, float]]:
     yield from found.items()
 
 
+def _start(row: Mapping[str, JSON]) -> int:
+    return nanoseconds(row.get("start_time_unix_nano", row.get("start_time", row.get("start_time_ns"))))
+
+
 def _span(row: Mapping[str, JSON], trace_id: str, facts: Mapping[str, JSON]) -> SpanRecord:
     given = {str(key): unpacked(value) for key, value in mapping_of(row.get("attributes")).items()}
     kind = str(given.get("mlflow.spanType", row.get("span_type", "UNKNOWN"))).strip('"')
@@ -90,7 +110,7 @@ def _span(row: Mapping[str, JSON], trace_id: str, facts: Mapping[str, JSON]) -> 
     context = mapping_of(row.get("context"))
     status = row.get("status_code", mapping_of(row.get("status")).get("code"))
     failed = "ERROR" in str(status).upper()
-    start = nanoseconds(row.get("start_time_unix_nano", row.get("start_time", row.get("start_time_ns"))))
+    start = _start(row)
     return SpanRecord(
         trace_id=trace_id,
         span_id=text_of(row.get("span_id")) or text_of(context.get("span_id")) or f"{name}-{start}",
@@ -104,4 +124,4 @@ def _span(row: Mapping[str, JSON], trace_id: str, facts: Mapping[str, JSON]) -> 
     )
 
 
-__all__ = ["is_mlflow", "read_mlflow"]
+__all__ = ["is_mlflow", "read_mlflow", "time_of", "trace_of"]

@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from cm2_agent.importers import langfuse_export, langsmith_runs, span_rows
+from cm2_agent.importers import langfuse_export, langsmith_runs, mlflow_traces, span_rows
 from cm2_agent.importers.answer_pairs import pair_of, preference_of
 from cm2_agent.importers.bfcl_results import is_bfcl
 from cm2_agent.importers.inspect_logs import is_inspect, samples
 from cm2_agent.importers.message_styles import TRANSCRIPTS, style_of, transcript_of
-from cm2_agent.importers.mlflow_traces import is_mlflow
 from cm2_agent.importers.swe_agent import is_swe_agent
 from cm2_agent.importers.tau2_results import is_tau2, simulations
 from cm2_agent.types.json_values import JSON
@@ -23,17 +22,24 @@ Split = Callable[[JSON], Iterator[tuple[str, JSON]]]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Gather:
+    """What a row of spans belongs to, and when it began (nanoseconds, 0 unknown)."""
+
+    trace: Callable[[JSON], str | None]
+    time: Callable[[JSON], int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Format:
     """One format. `reader` names a function within `cm2_agent.importers`; `chats`: it gives a Chat a record, not what
-    an importer gives."""
+    an importer gives; `spans`: it gives the spans of a trace, whose rows are gathered so."""
 
     name: str
     sniff: Sniff
     reader: str
     chats: bool = True
     split: Split | None = None
-    gather: Callable[[JSON], str | None] | None = None
-    """What a row belongs to, where the rows of a trace are read together."""
+    spans: Gather | None = None
 
 
 def _style(name: str) -> Sniff:
@@ -151,8 +157,7 @@ FORMATS: Final[tuple[Format, ...]] = (
         name="langsmith",
         sniff=_when(langsmith_runs.is_run, "a run with `run_type` and `inputs`"),
         reader="langsmith_runs:read_runs",
-        chats=False,
-        gather=langsmith_runs.trace_of,
+        spans=Gather(trace=langsmith_runs.trace_of, time=langsmith_runs.time_of),
     ),
     Format(
         name="langsmith-dataset",
@@ -163,29 +168,26 @@ FORMATS: Final[tuple[Format, ...]] = (
         name="langfuse",
         sniff=_when(langfuse_export.is_langfuse, "observations with `traceId`, or a trace with `observations`"),
         reader="langfuse_export:read_langfuse",
-        chats=False,
-        gather=langfuse_export.trace_of,
+        spans=Gather(trace=langfuse_export.trace_of, time=langfuse_export.time_of),
     ),
     Format(
         name="mlflow",
-        sniff=_when(is_mlflow, "a trace with `info` and `data.spans`"),
+        sniff=_when(mlflow_traces.is_mlflow, "a trace with `info` and `data.spans`"),
         reader="mlflow_traces:read_mlflow",
-        chats=False,
+        spans=Gather(trace=mlflow_traces.trace_of, time=mlflow_traces.time_of),
     ),
     Format(
         name="phoenix",
         sniff=_when(span_rows.is_phoenix, "spans with OpenInference's attributes (`llm.input_messages`)"),
         reader="span_rows:read_span_rows",
-        chats=False,
-        gather=span_rows.trace_of,
+        spans=Gather(trace=span_rows.trace_of, time=span_rows.time_of),
     ),
     Format(
         name="otel",
         sniff=_when(span_rows.is_otel, "spans with `attributes` and a trace's id"),
         reader="span_rows:read_span_rows",
-        chats=False,
         split=span_rows.batches,
-        gather=span_rows.trace_of,
+        spans=Gather(trace=span_rows.trace_of, time=span_rows.time_of),
     ),
     Format(name="openai-batch", sniff=_batch, reader="answer_pairs:read_batch_output"),
     Format(name="dpo", sniff=_preference, reader="answer_pairs:read_preferences"),

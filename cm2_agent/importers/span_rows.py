@@ -11,12 +11,12 @@ from typing import Literal
 from cm2_agent.dialects.openinference import KIND
 from cm2_agent.dialects.span_record import SpanEvent, SpanRecord
 from cm2_agent.importers.chat import mapping_of, text_of
-from cm2_agent.importers.spans_to_traces import dialogues_of, nanoseconds, unpacked
-from cm2_agent.types.imported import ImportedDialogue
+from cm2_agent.importers.spans_to_traces import TraceSpans, nanoseconds, unpacked
 from cm2_agent.types.json_values import JSON
 
 _SPREAD = ("llm.", "tool.", "input.", "output.", "openinference.", "session.", "user.", "agent.", "graph.")
 """Attributes that OpenInference spreads over dotted and numbered names."""
+_STARTS = ("start_time", "startTimeUnixNano", "start_time_unix_nano", "start")
 
 
 def is_phoenix(record: JSON) -> bool:
@@ -58,11 +58,16 @@ def trace_of(record: JSON) -> str | None:
     return _trace_id(mapping_of(record))
 
 
-def read_span_rows(record: JSON, *, source: str, checklists: bool) -> list[ImportedDialogue]:
-    """The spans of one trace → its dialogues. Raises TraceError."""
+def time_of(record: JSON) -> int:
+    """When a span began, in nanoseconds; 0 where it tells no time."""
+    return nanoseconds(_first(mapping_of(record), *_STARTS))
+
+
+def read_span_rows(record: JSON) -> TraceSpans:
+    """The rows of one trace → its spans. Raises TraceError."""
     rows = record if isinstance(record, list) else [one for _, one in batches(record)]
     tool = "phoenix" if any(map(is_phoenix, rows)) else None
-    return dialogues_of((_span(mapping_of(row)) for row in rows), tool=tool)
+    return TraceSpans(spans=[_span(mapping_of(row)) for row in rows], tool=tool)
 
 
 def _trace_id(row: Mapping[str, JSON]) -> str | None:
@@ -89,7 +94,7 @@ def _span(row: Mapping[str, JSON]) -> SpanRecord:
         attributes.setdefault(KIND, kind)
     status = mapping_of(row.get("status"))
     code = str(row.get("status_code", status.get("status_code", status.get("code", "")))).upper()
-    start = nanoseconds(_first(row, "start_time", "startTimeUnixNano", "start_time_unix_nano", "start"))
+    start = nanoseconds(_first(row, *_STARTS))
     name = text_of(row.get("name")) or ""
     scope = mapping_of(row.get("instrumentation_scope", row.get("scope")))
     return SpanRecord(
@@ -185,4 +190,4 @@ def _events(events: JSON) -> Iterator[SpanEvent]:
         yield SpanEvent(name=str(one.get("name", "")), time=time, attributes=_plain(one.get("attributes")))
 
 
-__all__ = ["batches", "is_otel", "is_phoenix", "read_span_rows", "trace_of"]
+__all__ = ["batches", "is_otel", "is_phoenix", "read_span_rows", "time_of", "trace_of"]

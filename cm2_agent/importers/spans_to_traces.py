@@ -4,11 +4,13 @@ answered) into messages."""
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import TypeAlias
 
 from cm2_agent.dialects import semconv
+from cm2_agent.dialects.conversations import Conversations
 from cm2_agent.dialects.span_record import SpanRecord
 from cm2_agent.dialects.span_runs import runs_of
 from cm2_agent.errors import TraceError
@@ -29,22 +31,42 @@ _ASKED = ("messages", "input", "prompt", "prompts", "question", "query", "conten
 _ANSWERED = ("messages", "output", "answer", "response", "completion", "text")
 
 
-def dialogues_of(
-    spans: Iterable[SpanRecord], *, outcomes: Mapping[str, float] | None = None, tool: str | None = None
-) -> list[ImportedDialogue]:
-    """The dialogues of one trace's spans, the runs of one conversation together, and on each run where it lies in the
-    `tool` that kept it (SOURCE). Raises TraceError where there is none, with what was not understood."""
-    spans = list(spans)
-    found = runs_of(spans)
-    if not found.runs:
-        reasons = "; ".join(f"{reason} ({count})" for reason, count in list(found.unread.items())[:3])
-        raise TraceError(f"its spans hold no dialogue: {reasons or 'no model call, tool or agent among them'}")
-    traces: dict[str, Trace] = {}
-    for run in found.runs if tool is None else _placed(found.runs, spans, tool):
-        known = traces.get(run.trace_id)
-        traces[run.trace_id] = Trace(id=run.trace_id, runs=(run,)) if known is None else known.with_run(run)
-    given = dict(outcomes or {})
-    return [ImportedDialogue(trace=Trace(id=one.id, runs=one.runs, outcomes=given)) for one in traces.values()]
+@dataclass(frozen=True, kw_only=True)
+class TraceSpans:
+    """One trace as its reader found it: its spans, what it was worth, and the `tool` that kept it, where verdicts can
+    go back there."""
+
+    spans: Sequence[SpanRecord]
+    outcomes: Mapping[str, float] = field(default_factory=dict)
+    tool: str | None = None
+
+
+ReadSpans: TypeAlias = Callable[[JSON], TraceSpans]
+"""What a reader of spans is: the rows of one trace → its spans. It raises TraceError."""
+
+
+class SpanTraces:
+    """The importer of one file of spans, whose traces come in the order of their time. Model calls outside of agents
+    are often a trace each: what goes on with an earlier dialogue of the file is a run of that one's trace."""
+
+    def __init__(self, read: ReadSpans) -> None:
+        self._read = read
+        self._known = Conversations()
+
+    def __call__(self, record: JSON, *, source: str, checklists: bool) -> list[ImportedDialogue]:
+        """The rows of one trace → its dialogues, the runs of one conversation together, and on each run where it lies
+        in the tool that kept it (SOURCE). Raises TraceError where there is none, with what was not understood."""
+        given = self._read(record)
+        found = runs_of(given.spans, conversations=self._known)
+        if not found.runs:
+            reasons = "; ".join(f"{reason} ({count})" for reason, count in list(found.unread.items())[:3])
+            raise TraceError(f"its spans hold no dialogue: {reasons or 'no model call, tool or agent among them'}")
+        traces: dict[str, Trace] = {}
+        for run in found.runs if given.tool is None else _placed(found.runs, given.spans, given.tool):
+            known = traces.get(run.trace_id)
+            traces[run.trace_id] = Trace(id=run.trace_id, runs=(run,)) if known is None else known.with_run(run)
+        outcomes = dict(given.outcomes)
+        return [ImportedDialogue(trace=Trace(id=one.id, runs=one.runs, outcomes=outcomes)) for one in traces.values()]
 
 
 def _placed(runs: Iterable[Run], spans: Sequence[SpanRecord], tool: str) -> Iterator[Run]:
@@ -178,10 +200,12 @@ def nanoseconds(value: JSON) -> int:
 
 __all__ = [
     "PROJECT",
+    "ReadSpans",
+    "SpanTraces",
+    "TraceSpans",
     "answered_messages",
     "asked_messages",
     "chat_attributes",
-    "dialogues_of",
     "nanoseconds",
     "tool_attributes",
     "unpacked",

@@ -10,6 +10,8 @@ What each door is given, and where that comes from:
 - `langfuse`: the spans that Langfuse's own handler sends, on loopback; an observation is built of a span as Langfuse
   documents it (`langfuse.observation.*`), by the names of its API's observations.
 - `phoenix`: OpenInference's recorded spans as rows of `GET /v1/projects/…/spans`, built by the documented names.
+- `langsmith-calls`, `langfuse-calls`, `phoenix-calls`: the same of a hand-written loop on their wrappers of the OpenAI
+  client, in which every model call is a trace of its own and nothing says what belongs together.
 - `chat`: the messages of the OpenAI API, a line.
 """
 
@@ -17,6 +19,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,6 +50,8 @@ from tests.server.running import collecting
 SPANS = Path(__file__).resolve().parents[1] / "dialects" / "recorded"
 THREAD = "thread-1"
 Rows = list[dict[str, Any]]
+Sent = list[tuple[str, str, bytes]]
+"""What an address got: method, path, body."""
 
 
 def expected() -> Trace:
@@ -62,10 +69,10 @@ def play(graph: Any, **config: Any) -> None:
         graph.invoke({"messages": [("user", turn)]}, {"configurable": {"thread_id": THREAD}, **config})
 
 
-def talk(client: OpenAI) -> None:
+def talk(client: OpenAI, **settings: Any) -> None:
     messages: list[Any] = [{"role": "system", "content": SYSTEM}]
     for turn in range(len(TURNS)):
-        loop(client.chat.completions.create, turn, messages)
+        loop(client.chat.completions.create, turn, messages, **settings)
 
 
 def stored(url: str) -> list[Trace]:
@@ -135,9 +142,9 @@ def openinference_collected(server: OrderServer, folder: Path) -> list[Trace]:
 
 
 @contextmanager
-def listening() -> Iterator[tuple[str, list[tuple[str, str, bytes]]]]:
-    """An address that takes whatever is sent, and the list of it: method, path, body."""
-    got: list[tuple[str, str, bytes]] = []
+def listening() -> Iterator[tuple[str, Sent]]:
+    """An address that takes whatever is sent, and the list of it."""
+    got: Sent = []
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -173,6 +180,22 @@ def langsmith_runs(server: OrderServer) -> Rows:
         client = Client(api_url=url, api_key="none", auto_batch_tracing=False, info={"version": "0.12.0"})
         play(agent(server), callbacks=[LangChainTracer(client=client, project_name="desk")])
         wait_for_all_tracers()
+    return _runs(got)
+
+
+def langsmith_calls(server: OrderServer) -> Rows:
+    from langsmith import Client, tracing_context
+    from langsmith.wrappers import wrap_openai
+
+    with listening() as (url, got):
+        client = Client(api_url=url, api_key="none", auto_batch_tracing=False, info={"version": "0.12.0"})
+        openai = OpenAI(base_url=server.base_url, api_key="none", max_retries=0)
+        with tracing_context(enabled=True, client=client, project_name="desk"):
+            talk(wrap_openai(openai))
+    return _runs(got)
+
+
+def _runs(got: Sent) -> Rows:
     runs: dict[str, dict[str, Any]] = {}
     for _, _, body in got:
         sent = json.loads(body)
@@ -181,13 +204,35 @@ def langsmith_runs(server: OrderServer) -> Rows:
 
 
 def langfuse_observations(server: OrderServer) -> Rows:
-    from langfuse import Langfuse
     from langfuse.langchain import CallbackHandler
+
+    return _observations(lambda key: play(agent(server), callbacks=[CallbackHandler(public_key=key)]))
+
+
+def langfuse_generations(server: OrderServer) -> Rows:
+    """In a process of its own: importing Langfuse's client changes OpenAI's for the whole process."""
+    command = [sys.executable, "-m", "tests.bench.doors", server.base_url]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ)
+    rows: Rows = json.loads(done.stdout)
+    return rows
+
+
+def _generations(base_url: str) -> Rows:
+    from langfuse.openai import OpenAI as Traced  # type: ignore[attr-defined]
+
+    client = Traced(base_url=base_url, api_key="none", max_retries=0)
+    return _observations(lambda key: talk(client, langfuse_public_key=key))
+
+
+def _observations(work: Callable[[str], None]) -> Rows:
+    """What Langfuse has after some work that is traced by the client of a key."""
+    from langfuse import Langfuse
     from opentelemetry.sdk.trace import TracerProvider
 
     with listening() as (url, got):
-        client = Langfuse(public_key="pk", secret_key="sk", base_url=url, tracer_provider=TracerProvider())
-        play(agent(server), callbacks=[CallbackHandler(public_key="pk")])
+        key = f"pk-{url.rpartition(':')[2]}"
+        client = Langfuse(public_key=key, secret_key="sk", base_url=url, tracer_provider=TracerProvider())
+        work(key)
         client.flush()
         client.shutdown()
     requests = [ExportTraceServiceRequest.FromString(body) for _, path, body in got if path.endswith("/v1/traces")]
@@ -232,6 +277,18 @@ def _time(nanoseconds: int) -> str:
 
 
 def phoenix_spans(server: OrderServer) -> Rows:
+    return _phoenix("openinference-langchain")
+
+
+def phoenix_calls(server: OrderServer) -> Rows:
+    """Without the session, by which the application said what belongs together."""
+    rows = _phoenix("openinference-openai")
+    for row in rows:
+        del row["attributes"]["session.id"]
+    return rows
+
+
+def _phoenix(name: str) -> Rows:
     return [
         {
             "id": f"U3Bhbjo{number}",
@@ -246,7 +303,7 @@ def phoenix_spans(server: OrderServer) -> Rows:
             "attributes": dict(span.attributes),
             "events": [],
         }
-        for number, span in enumerate(recorded("openinference-langchain"))
+        for number, span in enumerate(recorded(name))
     ]
 
 
@@ -258,6 +315,9 @@ FILES: dict[str, tuple[str, Callable[[OrderServer], Rows]]] = {
     "langfuse": ("langfuse", langfuse_observations),
     "langsmith": ("langsmith", langsmith_runs),
     "phoenix": ("phoenix", phoenix_spans),
+    "langfuse-calls": ("langfuse", langfuse_generations),
+    "langsmith-calls": ("langsmith", langsmith_calls),
+    "phoenix-calls": ("phoenix", phoenix_calls),
     "chat": ("openai", chats),
 }
 """The doors of `cm2 import`: the format that it has to see, and the rows."""
@@ -277,7 +337,10 @@ def through(door: str, folder: Path) -> list[Trace]:
         if door in LIVE:
             return LIVE[door](server, folder)
         format, rows = FILES[door]
-        return imported(folder, rows(server), format)
+        return imported(folder, rows(server)[::-1], format)  # as the tools' own lists are: the newest first
 
+
+if __name__ == "__main__":
+    print(json.dumps(_generations(sys.argv[1])))
 
 __all__ = ["DOORS", "expected", "through"]

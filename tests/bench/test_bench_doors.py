@@ -9,7 +9,7 @@ import pytest
 from tests.bench.doors import DOORS, expected, through
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("door", [door for door in DOORS if door != "langfuse-calls"])  # which takes a process
 def test_one_agent_has_one_hash(door: str, tmp_path: Path) -> None:
     (trace,) = through(door, tmp_path)
     assert trace.content_hash == expected().content_hash

@@ -12,6 +12,7 @@ import pytest
 
 from cm2_agent.errors import TraceError
 from cm2_agent.importers import OFFICIAL, Imported, Problem, read_recordings, recording_format
+from cm2_agent.types.trace import Trace
 from tests.importers.foreign_files import ARGUMENTS, REPLY, RESULT, only, openai, read, written
 
 CHAT = openai()["messages"]
@@ -292,3 +293,48 @@ def test_a_trace_without_a_dialogue_says_what_it_held(tmp_path: Path) -> None:
     assert "trace u: its spans hold no dialogue" in problem.reason
     with pytest.raises(TraceError, match="of no format"):
         recording_format(written(tmp_path, {"a": 1}))
+
+
+@pytest.mark.parametrize("name", ["langfuse", "langsmith", "mlflow", "phoenix", "otel"])
+def test_calls_that_are_a_trace_each_are_one_dialogue_newest_first_or_last(tmp_path: Path, name: str) -> None:
+    rows = SHAPES[name]()
+    if name == "mlflow":
+        (first, _, last) = rows[0]["data"]["spans"]
+        calls = [{"info": {"trace_id": f"tr-{n}"}, "data": {"spans": [one]}} for n, one in enumerate((first, last))]
+    else:
+        calls = [row for row in rows if str(row.get("name", "")).startswith(("chat", "llm"))]
+        for number, row in enumerate(calls):
+            row |= {"traceId": f"t{number}", "trace_id": f"t{number}", "parent_run_id": None, "parent_id": None}
+            row |= {"context.trace_id": f"t{number}"} if name == "phoenix" else {}
+            if name == "otel":
+                row["context"]["trace_id"] = f"0x{number:032x}"
+    assert len(calls) == 2
+    for order in (calls, calls[::-1]):
+        found = read(written(tmp_path, *order))
+        assert len({one.trace.id for one in found}) == 1
+        whole = Trace(id="t", runs=tuple(run for one in found for run in one.trace.runs))
+        assert whole.content_hash == only(tmp_path, openai()).trace.content_hash
+
+
+def test_definitions_of_tools_behind_a_prompt_are_no_answers(tmp_path: Path) -> None:
+    rows = langfuse()
+    for row in (rows[0], rows[2]):
+        asked = row["input"]["messages"] if isinstance(row["input"], dict) else row["input"]
+        row["input"] = [*asked, *({"role": "tool", "content": json.dumps(one)} for one in TOOLS * 2)]
+    (found,) = read(written(tmp_path, *rows))
+    assert found.trace.content_hash == only(tmp_path, openai()).trace.content_hash
+    assert [tool.name for tool in found.trace.calls[0].tools] == ["get_order"] * 2
+
+
+def test_what_two_users_said_alike_is_not_one_dialogue(tmp_path: Path) -> None:
+    first, _, last = langfuse()
+    rows = []
+    for second, user in enumerate(("ann", "bob")):
+        for number, row in enumerate((first, last)):
+            rows.append({**row, "id": f"{user}{number}", "traceId": f"{user}{number}", "userId": user})
+            rows[-1]["startTime"] = f"2026-01-01T00:0{number}:0{second}.000Z"
+    found = read(written(tmp_path, *rows))
+    by_trace: dict[str, set[str | None]] = {}
+    for one in found:
+        by_trace.setdefault(one.trace.id, set()).update(run.user for run in one.trace.runs)
+    assert sorted(map(sorted, by_trace.values())) == [["ann"], ["bob"]]  # type: ignore[arg-type]
