@@ -328,13 +328,13 @@ def test_definitions_of_tools_behind_a_prompt_are_no_answers(tmp_path: Path) -> 
 
 def test_what_two_users_said_alike_is_not_one_dialogue(tmp_path: Path) -> None:
     first, _, last = langfuse()
-    rows = []
+    rows: Rows = []
     for second, user in enumerate(("ann", "bob")):
         for number, row in enumerate((first, last)):
-            rows.append({**row, "id": f"{user}{number}", "traceId": f"{user}{number}", "userId": user})
-            rows[-1]["startTime"] = f"2026-01-01T00:0{number}:0{second}.000Z"
+            own = {"id": f"{user}{number}", "traceId": f"{user}{number}", "userId": user}
+            rows.append({**row, **own, "startTime": f"2026-01-01T00:0{number}:0{second}.000Z"})
     found = read(written(tmp_path, *rows))
     by_trace: dict[str, set[str | None]] = {}
     for one in found:
         by_trace.setdefault(one.trace.id, set()).update(run.user for run in one.trace.runs)
-    assert sorted(map(sorted, by_trace.values())) == [["ann"], ["bob"]]  # type: ignore[arg-type]
+    assert sorted(by_trace.values(), key=str) == [{"ann"}, {"bob"}]
