@@ -30,6 +30,7 @@ COMMANDS = (
     "show",
     "doctor",
     "serve",
+    "work",
     "model",
     "rows",
     "policy",

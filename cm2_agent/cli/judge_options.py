@@ -14,6 +14,7 @@ import typer
 from cm2_agent.errors import JudgeError
 
 if TYPE_CHECKING:
+    from cm2_agent.llm.limits import Ledger
     from cm2_agent.rewards.judges.llm_judge import LLMJudge
 
 KEY = "CM2_JUDGE_API_KEY"
@@ -76,8 +77,9 @@ class JudgeOptions:
     tpm: float | None
     price: str | None
 
-    def make(self, redact: Callable[[str], str] | None = None) -> LLMJudge | None:
-        """The judge, or None where no model is named; `redact` is applied to all that it is shown.
+    def make(self, redact: Callable[[str], str] | None = None, *, ledger: Ledger | None = None) -> LLMJudge | None:
+        """The judge, or None where no model is named; `redact` is applied to all that it is shown. A `ledger` holds
+        rate and budget.
 
         Raises JudgeError where other options are given without a model, or its price is unknown."""
         if self.model is None:
@@ -103,6 +105,7 @@ class JudgeOptions:
             tpm=self.tpm,
             budget_usd=self.budget_usd,
             budget_calls=self.budget_calls,
+            ledger=ledger,
         )
         price = None if self.price is None else Price.parse(self.price)
         protocol: Any = "turn" if self.protocol is None else self.protocol.value

@@ -10,12 +10,36 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from cm2_agent.errors import BudgetExhausted, JudgeError
 from cm2_agent.llm.usage import Usage, note
 
 _MINUTE = 60.0
+
+
+class Reservation(NamedTuple):
+    """A call that a ledger has allowed: the seconds until it may start, and what it holds for it."""
+
+    seconds: float
+    tokens: int
+    usd: float
+
+
+class Ledger(Protocol):
+    """A budget and a rate that processes share, such as a row of a database."""
+
+    def reserve(self, tokens: int, usd: float) -> Reservation:
+        """Room for one call that may take so much. Raises BudgetExhausted where it is not allowed."""
+        ...
+
+    def settle(self, reservation: Reservation, tokens: int, usd: float | None) -> None:
+        """The call took so much; None where its price is not known. Raises nothing."""
+        ...
+
+    def give_back(self, reservation: Reservation) -> None:
+        """The call was not made. Raises nothing."""
+        ...
 
 
 @dataclass
@@ -25,6 +49,7 @@ class _Slot:
     calls: int
     usd: float
     tokens: int
+    reservation: Reservation | None = None
 
 
 class RateLimits:
@@ -40,6 +65,7 @@ class RateLimits:
         budget_usd: US dollars that may be spent in all; a model without a known price is refused then.
         budget_calls: Calls that may be made in all.
         of: Who asks, as errors name it.
+        ledger: Holds rate and budget in their place, for all processes that share it.
         clock: The monotonic clock to go by, in seconds.
         sleep: How to wait a number of seconds.
 
@@ -66,6 +92,7 @@ asked by then stays open. Raise the budget and run again: nothing is asked twice
         budget_usd: float | None = None,
         budget_calls: int | None = None,
         of: str = "judge",
+        ledger: Ledger | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -82,7 +109,7 @@ asked by then stays open. Raise the budget and run again: nothing is asked twice
                 raise JudgeError(f"{name} is {value}; expected more than 0 a minute, or None for no limit")
         self.concurrency, self.rpm, self.tpm = concurrency, rpm, tpm
         self.budget_usd, self.budget_calls = budget_usd, budget_calls
-        self.of = of
+        self.of, self.ledger = of, ledger
         self._clock, self._sleep = clock, sleep
         self._lock = threading.Lock()
         self._free = concurrency
@@ -141,10 +168,12 @@ asked by then stays open. Raise the budget and run again: nothing is asked twice
         self.check(self._estimate(estimated_usd))
         await self._enter()
         try:
+            reservation = self._reserved(estimated_tokens, estimated_usd)
             slot = self._reserve(estimated_tokens, estimated_usd)
+            slot.reservation = reservation
             token = _SLOT.set((*_SLOT.get(), (self, slot)))
             try:
-                wait = self._book(estimated_tokens)
+                wait = self._book(estimated_tokens) if reservation is None else reservation.seconds
                 if wait > 0:
                     await self._sleep(wait)
                 yield
@@ -187,6 +216,9 @@ asked by then stays open. Raise the budget and run again: nothing is asked twice
                 if self.tpm is not None and beyond > 0:
                     self._next["tpm"] = max(self._next["tpm"], self._clock()) + beyond * _MINUTE / self.tpm
                 slot.tokens = max(0, -beyond)
+        if self.ledger is not None and slot is not None and slot.reservation is not None:
+            reservation, slot.reservation = slot.reservation, None
+            self.ledger.settle(reservation, input_tokens + output_tokens, usd)
         note(**counts)
 
     def _estimate(self, given: float | None) -> float:
@@ -195,7 +227,12 @@ asked by then stays open. Raise the budget and run again: nothing is asked twice
             return given
         return (self._spent.usd or 0.0) / self._spent.calls if self._spent.calls else 0.0
 
+    def _reserved(self, tokens: int, usd: float | None) -> Reservation | None:
+        return None if self.ledger is None else self.ledger.reserve(tokens, self._estimate(usd))
+
     def _check(self, estimated_usd: float | None) -> None:
+        if self.ledger is not None:
+            return
         made = self._spent.calls
         if self.budget_calls is not None and made + self._reserved_calls + 1 > self.budget_calls:
             raise self._exhausted(f"of {self.budget_calls} calls is spent ({made} calls made)")
@@ -233,6 +270,8 @@ asked by then stays open. Raise the budget and run again: nothing is asked twice
     def _give_back(self, slot: _Slot) -> None:
         with self._lock:
             self._release(slot)
+        if self.ledger is not None and slot.reservation is not None:
+            self.ledger.give_back(slot.reservation)
 
     def _book(self, tokens: int) -> float:
         """Take the next place in the minute; how many seconds until it comes."""
@@ -288,4 +327,4 @@ def _wake(turn: asyncio.Future[None]) -> None:
         turn.set_result(None)
 
 
-__all__ = ["BudgetExhausted", "RateLimits"]
+__all__ = ["BudgetExhausted", "Ledger", "RateLimits", "Reservation"]

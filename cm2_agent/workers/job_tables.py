@@ -1,0 +1,121 @@
+"""procrastinate's tables beside the store's, and the trigger that makes a stored trace a job in its own transaction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, text
+
+from cm2_agent.errors import StoreError, require_extra
+
+if TYPE_CHECKING:
+    from cm2_agent.store import SQLStore
+    from cm2_agent.store.engine import Database
+
+TASK = "cm2.score"
+"""The name of the jobs' task."""
+LIVE, BULK = 10, 0
+"""The priorities of jobs: what has just happened goes before what is scored afterwards."""
+RECENT = 3600
+"""Seconds since the end of a trace's last run within which it is live."""
+_LOCK = 0x636D3277
+"""The advisory lock under which the tables are made and upgraded."""
+_NOTE = "cm2-agent: "
+"""What stands before the last migration in the comment of procrastinate's table, where they are ours to upgrade."""
+_TRIGGER = f"""
+CREATE INDEX IF NOT EXISTS cm2_jobs_lock ON procrastinate_jobs (lock);
+CREATE OR REPLACE FUNCTION cm2_enqueue_scoring() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM procrastinate_defer_jobs_v1(array_agg(ROW(
+        queues.queue, '{TASK}',
+        CASE WHEN (SELECT max(ended) FROM runs WHERE trace = NEW.seq)
+            > (extract(epoch FROM clock_timestamp()) - {RECENT}) * 1e9 THEN {LIVE} ELSE {BULK} END,
+        queues.queue || ':' || NEW.seq, NULL,
+        jsonb_build_object('trace', NEW.seq, 'again', TG_OP = 'UPDATE' AND NEW.runs < OLD.runs), NULL
+    )::procrastinate_job_to_defer_v1))
+    FROM scoring_queues AS queues
+    WHERE queues.active AND queues.project = NEW.project AND NOT EXISTS (
+        SELECT 1 FROM procrastinate_jobs AS jobs
+        WHERE jobs.lock = queues.queue || ':' || NEW.seq AND jobs.xmin = pg_current_xact_id()::xid
+    )
+    HAVING count(*) > 0;
+    RETURN NULL;
+END;
+$$;
+DROP TRIGGER IF EXISTS cm2_new_trace ON traces;
+CREATE CONSTRAINT TRIGGER cm2_new_trace AFTER INSERT ON traces DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW WHEN (NEW.runs > 0) EXECUTE FUNCTION cm2_enqueue_scoring();
+DROP TRIGGER IF EXISTS cm2_grown_trace ON traces;
+CREATE CONSTRAINT TRIGGER cm2_grown_trace AFTER UPDATE OF runs ON traces DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW WHEN (NEW.runs <> OLD.runs) EXECUTE FUNCTION cm2_enqueue_scoring();
+"""
+# Deferred: a trace's row is written before its runs are, and twice where it is of a group. A trace whose runs were
+# replaced (a late span) is counted anew from 0: its score is of as many runs, and made again all the same.
+
+
+def require_postgres(store: SQLStore) -> None:
+    """Raises StoreError for a store that workers cannot share, MissingExtra where what they need is not installed."""
+    if store.database.sqlite:
+        raise StoreError(
+            f"workers need PostgreSQL, and {store.url} is SQLite; score it in one process: cm2 score CHECKLIST.yaml"
+            f" --store {store.url}"
+        )
+    require_extra("postgres", "Workers", "procrastinate", "psycopg")
+
+
+def install(database: Database) -> None:
+    """Make procrastinate's tables and the trigger, or bring them up to date, in one transaction. Tables that another
+    application made with procrastinate are used as they are. Raises StoreError."""
+    from procrastinate.schema import SchemaManager
+
+    steps = sorted(path.name for path in Path(SchemaManager.get_migrations_path()).glob("*.sql"))
+    with database.writing() as connection:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+        if not is_installed(connection):
+            _run(connection, SchemaManager.get_schema())
+            _note(connection, steps[-1])
+        elif (last := _last(connection)) is not None:
+            for step in steps:
+                if step > last:
+                    _run(connection, (Path(SchemaManager.get_migrations_path()) / step).read_text(encoding="utf-8"))
+            if steps[-1] > last:
+                _note(connection, steps[-1])
+        elif (
+            connection.scalar(
+                text("SELECT to_regprocedure('procrastinate_retry_job_v2(bigint,timestamptz,int,varchar,varchar)')")
+            )
+            is None
+        ):
+            raise StoreError(
+                f"store {database.url} holds tables of another application's procrastinate, older than 3.4; apply its"
+                " migrations there, or give the store a database of its own"
+            )
+        _run(connection, _TRIGGER)
+
+
+def is_installed(connection: Connection) -> bool:
+    """Whether the database has tables of procrastinate."""
+    return connection.scalar(text("SELECT to_regclass('procrastinate_jobs')")) is not None
+
+
+def _last(connection: Connection) -> str | None:
+    """The last migration that was applied here, None where another application made the tables."""
+    found = connection.scalar(text("SELECT obj_description('procrastinate_jobs'::regclass, 'pg_class')"))
+    return found.removeprefix(_NOTE) if found is not None and found.startswith(_NOTE) else None
+
+
+def _note(connection: Connection, step: str) -> None:
+    _run(connection, f"COMMENT ON TABLE procrastinate_jobs IS '{_NOTE}{step}'")
+
+
+def _run(connection: Connection, script: str) -> None:
+    """Run a script of several statements, which takes no parameters: the driver's own call for that."""
+    cursor = connection.connection.cursor()
+    try:
+        cursor.execute(script)
+    finally:
+        cursor.close()
+
+
+__all__ = ["BULK", "LIVE", "TASK", "install", "is_installed", "require_postgres"]
