@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 TASK = "cm2.score"
 """The name of the jobs' task."""
 LIVE, BULK = 10, 0
-"""The priorities of jobs: what has just happened goes before what is scored afterwards."""
-RECENT = 3600
-"""Seconds since the end of a trace's last run within which it is live."""
+"""The priorities of jobs: of traces whose last run ended within an hour, and of all others."""
 _LOCK = 0x636D3277
 """The advisory lock under which the tables are made and upgraded."""
 _NOTE = "cm2-agent: "
 """What stands before the last migration in the comment of procrastinate's table, where they are ours to upgrade."""
-_TRIGGER = f"""
+_NEWEST = "procrastinate_retry_job_v2(bigint, timestamptz, int, varchar, varchar)"
+"""A function of procrastinate's schema 3.4, the oldest that does."""
+_TRIGGER = """
 CREATE INDEX IF NOT EXISTS cm2_jobs_lock ON procrastinate_jobs (lock);
 CREATE OR REPLACE FUNCTION cm2_enqueue_scoring() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM procrastinate_defer_jobs_v1(array_agg(ROW(
-        queues.queue, '{TASK}',
+        queues.queue, 'cm2.score',
         CASE WHEN (SELECT max(ended) FROM runs WHERE trace = NEW.seq)
-            > (extract(epoch FROM clock_timestamp()) - {RECENT}) * 1e9 THEN {LIVE} ELSE {BULK} END,
+            > (extract(epoch FROM clock_timestamp()) - 3600) * 1e9 THEN 10 ELSE 0 END,
         queues.queue || ':' || NEW.seq, NULL,
         jsonb_build_object('trace', NEW.seq, 'again', TG_OP = 'UPDATE' AND NEW.runs < OLD.runs), NULL
     )::procrastinate_job_to_defer_v1))
@@ -50,8 +50,8 @@ DROP TRIGGER IF EXISTS cm2_grown_trace ON traces;
 CREATE CONSTRAINT TRIGGER cm2_grown_trace AFTER UPDATE OF runs ON traces DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW WHEN (NEW.runs <> OLD.runs) EXECUTE FUNCTION cm2_enqueue_scoring();
 """
-# Deferred: a trace's row is written before its runs are, and twice where it is of a group. A trace whose runs were
-# replaced (a late span) is counted anew from 0: its score is of as many runs, and made again all the same.
+# Its numbers are LIVE, BULK and an hour. It is deferred since a trace's row is written before its runs are, and twice
+# where it is of a group. A trace whose run was replaced (a late span) is counted anew from 0, and scored again.
 
 
 def require_postgres(store: SQLStore) -> None:
@@ -65,33 +65,31 @@ def require_postgres(store: SQLStore) -> None:
 
 
 def install(database: Database) -> None:
-    """Make procrastinate's tables and the trigger, or bring them up to date, in one transaction. Tables that another
-    application made with procrastinate are used as they are. Raises StoreError."""
+    """Make procrastinate's tables and the trigger, or bring them up to date: each migration in a transaction of its
+    own, so that one that is stopped goes on where it was. Tables that another application made with procrastinate are
+    used as they are. Raises StoreError."""
     from procrastinate.schema import SchemaManager
 
-    steps = sorted(path.name for path in Path(SchemaManager.get_migrations_path()).glob("*.sql"))
-    with database.writing() as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-        if not is_installed(connection):
-            _run(connection, SchemaManager.get_schema())
-            _note(connection, steps[-1])
-        elif (last := _last(connection)) is not None:
-            for step in steps:
-                if step > last:
-                    _run(connection, (Path(SchemaManager.get_migrations_path()) / step).read_text(encoding="utf-8"))
-            if steps[-1] > last:
+    folder = Path(SchemaManager.get_migrations_path())
+    steps = sorted(path.name for path in folder.glob("*.sql"))
+    while True:
+        with database.writing() as connection:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+            last = _last(connection) if is_installed(connection) else ""
+            if last == "":
+                _run(connection, SchemaManager.get_schema())
                 _note(connection, steps[-1])
-        elif (
-            connection.scalar(
-                text("SELECT to_regprocedure('procrastinate_retry_job_v2(bigint,timestamptz,int,varchar,varchar)')")
-            )
-            is None
-        ):
-            raise StoreError(
-                f"store {database.url} holds tables of another application's procrastinate, older than 3.4; apply its"
-                " migrations there, or give the store a database of its own"
-            )
-        _run(connection, _TRIGGER)
+            elif last is not None and (step := next((step for step in steps if step > last), None)) is not None:
+                _run(connection, (folder / step).read_text(encoding="utf-8"))
+                _note(connection, step)
+                continue
+            elif connection.scalar(text("SELECT to_regprocedure(:name)"), {"name": _NEWEST}) is None:
+                raise StoreError(
+                    f"store {database.url} holds tables of another application's procrastinate, older than 3.4; apply"
+                    " its migrations there, or give the store a database of its own"
+                )
+            _run(connection, _TRIGGER)
+            return
 
 
 def is_installed(connection: Connection) -> bool:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import text
+from sqlalchemy import BigInteger, ColumnElement, Update, case, cast, func, null, select, update
 
 from cm2_agent.errors import BudgetExhausted, StoreError
 from cm2_agent.llm.limits import Reservation
+from cm2_agent.store.work_tables import scoring_queues
 from cm2_agent.workers.queue import NOW
 
 if TYPE_CHECKING:
     from cm2_agent.store.engine import Database
 
 _MINUTE = 60e9
+_ROW = scoring_queues.c
 
 
 class LedgerAway(BudgetExhausted):
@@ -30,7 +33,7 @@ class QueueLedger:
     def __init__(self, database: Database) -> None:
         self._db = database
         self.queue: str | None = None
-        self._owed: list[Mapping[str, float | None]] = []
+        self._owed: list[Mapping[str, Any]] = []
 
     def reserve(self, tokens: int, usd: float) -> Reservation:
         try:
@@ -39,13 +42,10 @@ class QueueLedger:
             raise LedgerAway(f"the ledger of the judge's budget cannot be reached: {error}") from error
 
     def _reserve(self, tokens: int, usd: float) -> Reservation:
-        query = text(
-            f"SELECT budget_usd, budget_calls, rpm, tpm, calls, spent_usd, dearest_usd, next_call, next_token, {NOW} AS now"
-            " FROM scoring_queues WHERE queue = :queue FOR UPDATE"
-        )
         self._settle_owed()
         with self._db.writing() as connection:
-            row = connection.execute(query, {"queue": self.queue}).one()
+            query = select(scoring_queues, NOW.label("now")).where(_ROW.queue == self.queue)
+            row = connection.execute(query.with_for_update()).one()
             if row.budget_calls is not None and row.calls >= row.budget_calls:
                 raise BudgetExhausted(
                     f"the workers' budget of {row.budget_calls} calls is spent; raise it: cm2 work --budget-calls N"
@@ -53,68 +53,67 @@ class QueueLedger:
             reserved = usd
             if row.budget_usd is not None:
                 reserved = max(usd, row.dearest_usd)
-                self._check(row.budget_usd, row.spent_usd, reserved)
-            start = row.now
-            call, token = row.next_call, row.next_token
+                _check(row.budget_usd, row.spent_usd, reserved)
+            start, call, token = row.now, row.next_call, row.next_token
             if row.rpm is not None:
-                start = max(start, call)
-                call = max(call, row.now) + round(_MINUTE / row.rpm)
+                start, call = max(start, call), max(call, row.now) + round(_MINUTE / row.rpm)
             if row.tpm is not None:
-                start = max(start, token)
-                token = max(token, row.now) + round(tokens * _MINUTE / row.tpm)
-            connection.execute(
-                text(
-                    "UPDATE scoring_queues SET calls = calls + 1, spent_usd = spent_usd + :usd, next_call = :call,"
-                    " next_token = :token WHERE queue = :queue"
-                ),
-                {"usd": reserved, "call": call, "token": token, "queue": self.queue},
-            )
+                start, token = max(start, token), max(token, row.now) + round(tokens * _MINUTE / row.tpm)
+            booked = {"calls": row.calls + 1, "next_call": call, "next_token": token}
+            spent = None if row.spent_usd is None else row.spent_usd + reserved
+            connection.execute(self._update.values(**booked, spent_usd=spent))
         return Reservation(seconds=(start - row.now) / 1e9, tokens=tokens, usd=reserved)
-
-    @staticmethod
-    def _check(budget: float, spent: float | None, reserved: float) -> None:
-        if spent is None:
-            raise BudgetExhausted(
-                f"the workers' budget of {budget:g} USD cannot be kept: a call was answered by a model without a known"
-                " price; say it: cm2 work --price INPUT,OUTPUT"
-            )
-        if spent + reserved > budget or spent >= budget > 0:
-            raise BudgetExhausted(
-                f"the workers' budget of {budget:g} USD is spent ({spent:.4g} USD; one more call may not fit); raise it:"
-                " cm2 work --budget-usd N"
-            )
 
     def settle(self, reservation: Reservation, tokens: int, usd: float | None) -> None:
         more = None if usd is None else usd - reservation.usd
-        self._owed.append({"calls": 0, "more": more, "usd": usd or 0.0, "tokens": max(0, tokens - reservation.tokens)})
-        self._try_to_settle()
+        self._owe(0, more, usd or 0.0, max(0, tokens - reservation.tokens))
 
     def give_back(self, reservation: Reservation) -> None:
-        self._owed.append({"calls": -1, "more": -reservation.usd, "usd": 0.0, "tokens": 0})
-        self._try_to_settle()
+        self._owe(-1, -reservation.usd, 0.0, 0)
 
-    def _try_to_settle(self) -> None:
-        try:
+    def _owe(self, calls: int, more: float | None, usd: float, beyond: int) -> None:
+        self._owed.append(
+            {
+                "calls": _ROW.calls + calls,
+                "spent_usd": null() if more is None else _ROW.spent_usd + more,
+                "dearest_usd": func.greatest(_ROW.dearest_usd, usd),
+                **({} if beyond == 0 else {"next_token": _later(beyond)}),
+            }
+        )
+        with suppress(StoreError):  # the next call settles it: until then it counts by its reserve
             self._settle_owed()
-        except StoreError:  # the next call settles it: until then it counts by its reserve
-            pass
 
     def _settle_owed(self) -> None:
         if not self._owed:
             return
-        statement = text(
-            "UPDATE scoring_queues SET calls = calls + CAST(:calls AS bigint),"
-            " spent_usd = spent_usd + CAST(:more AS double precision),"
-            " dearest_usd = greatest(dearest_usd, CAST(:usd AS double precision)),"
-            " next_token = CASE WHEN tpm IS NULL OR CAST(:tokens AS bigint) = 0 THEN next_token ELSE"
-            f" greatest(next_token, {NOW}) + (CAST(:tokens AS bigint) * {_MINUTE:.0f} / tpm)::bigint END"
-            " WHERE queue = :queue"
-        )
         owed = list(self._owed)
         with self._db.writing() as connection:
-            for row in owed:
-                connection.execute(statement, {**row, "queue": self.queue})
+            for values in owed:
+                connection.execute(self._update.values(**values))
         del self._owed[: len(owed)]
+
+    @property
+    def _update(self) -> Update:
+        return update(scoring_queues).where(_ROW.queue == self.queue)
+
+
+def _check(budget: float, spent: float | None, reserved: float) -> None:
+    if spent is None:
+        raise BudgetExhausted(
+            f"the workers' budget of {budget:g} USD cannot be kept: a call was answered by a model without a known"
+            " price; say it: cm2 work --price INPUT,OUTPUT"
+        )
+    if spent + reserved > budget or spent >= budget > 0:
+        raise BudgetExhausted(
+            f"the workers' budget of {budget:g} USD is spent ({spent:.4g} USD; one more call may not fit); raise it:"
+            " cm2 work --budget-usd N"
+        )
+
+
+def _later(tokens: int) -> ColumnElement[Any]:
+    """When the next tokens may be sent, after so many that had not been reserved."""
+    wait = cast(tokens * _MINUTE / _ROW.tpm, BigInteger)
+    return case((_ROW.tpm.is_(None), _ROW.next_token), else_=func.greatest(_ROW.next_token, NOW) + wait)
 
 
 __all__ = ["LedgerAway", "QueueLedger"]

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, func, select, text
 
 from cm2_agent.store.codec import seal, unseal, unsealed
-from cm2_agent.workers.job_tables import LIVE, is_installed
+from cm2_agent.store.schema import reward_versions, scores
+from cm2_agent.store.work_tables import claims, scoring_queues
+from cm2_agent.workers.job_tables import BULK, is_installed
 from cm2_agent.workers.queue import NOW
 from cm2_agent.workers.worker import WORKER
 
@@ -71,28 +73,30 @@ def statuses(store: SQLStore) -> list[QueueStatus]:
     with store.database.reading() as connection:
         if not is_installed(connection):
             return []
-        query = text(
-            f"SELECT *, (parked - {NOW}) / 1e9 AS seconds FROM scoring_queues WHERE project = :project ORDER BY seq"
-        )
-        return [_status(connection, row) for row in connection.execute(query, {"project": seal(store.project)}).all()]
+        query = select(scoring_queues, (scoring_queues.c.parked - NOW).label("rest"))
+        query = query.where(scoring_queues.c.project == seal(store.project)).order_by(scoring_queues.c.seq)
+        return [_status(connection, row) for row in connection.execute(query).all()]
 
 
 def _status(connection: Connection, row: Any) -> QueueStatus:
     counted = text(
-        "SELECT status::text, priority >= :live, count(*), min(args ->> 'cause') FROM procrastinate_jobs"
+        "SELECT status::text, priority > :bulk, count(*), min(args ->> 'cause') FROM procrastinate_jobs"
         " WHERE queue_name = :queue GROUP BY 1, 2"
     )
     jobs: dict[tuple[str, bool], int] = {}
     cause = None
-    for status, live, count, why in connection.execute(counted, {"queue": row.queue, "live": LIVE}):
+    for status, live, count, why in connection.execute(counted, {"queue": row.queue, "bulk": BULK}):
         jobs[status, live] = count
         cause = why if status == "failed" and why is not None else cause
-    alive = text(f"SELECT count(*) FROM claims WHERE project = :project AND name LIKE :name AND until > {NOW}")
-    recent = text(
-        "SELECT count(*) FROM (SELECT reward, stored FROM scores ORDER BY seq DESC LIMIT :most) AS last JOIN"
-        " reward_versions ON reward_versions.seq = last.reward WHERE reward_versions.version = :reward AND stored > :since"
+    alive = select(func.count()).where(
+        claims.c.project == row.project, claims.c.name.startswith(f"{WORKER}{row.queue}/"), claims.c.until > NOW
     )
-    since = time.time_ns() - 60 * 10**9
+    last = select(scores.c.reward, scores.c.stored).order_by(scores.c.seq.desc()).limit(_LOOKED_AT).subquery()
+    recent = (
+        select(func.count())
+        .select_from(last.join(reward_versions, reward_versions.c.seq == last.c.reward))
+        .where(reward_versions.c.version == row.reward, last.c.stored > time.time_ns() - 60 * 10**9)
+    )
     return QueueStatus(
         reward=unseal(row.reward),
         active=row.active,
@@ -102,9 +106,9 @@ def _status(connection: Connection, row: Any) -> QueueStatus:
         set_aside=jobs.get(("failed", True), 0) + jobs.get(("failed", False), 0),
         aside_for=cause,
         parked=None if row.parked is None else unsealed(row.cause) or "",
-        parked_seconds=None if row.parked is None else float(row.seconds),
-        workers=connection.scalar(alive, {"project": row.project, "name": f"{WORKER}{row.queue}/%"}) or 0,
-        scored_last_minute=connection.scalar(recent, {"most": _LOOKED_AT, "reward": row.reward, "since": since}) or 0,
+        parked_seconds=None if row.parked is None else row.rest / 1e9,
+        workers=connection.scalar(alive) or 0,
+        scored_last_minute=connection.scalar(recent) or 0,
         calls=row.calls,
         budget_calls=row.budget_calls,
         spent_usd=row.spent_usd,

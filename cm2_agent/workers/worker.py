@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -32,7 +31,8 @@ WORKER = "cm2:worker/"
 LEASE = 30.0
 """Seconds without a sign of life after which a worker's jobs are done by others."""
 _ATTEMPTS = 3
-"""At one trace, and at traces in a row, before the judge's failure is taken for the trace's, or for the judge's end."""
+"""Failures at one trace, or at so many traces one after the other, after which the judge's failure is taken for the
+trace's, or for its end."""
 _PAUSE = 0.5
 """Seconds until it is looked again whether the store is back, or a rest is over."""
 
@@ -40,15 +40,24 @@ _logger = logging.getLogger("cm2_agent")
 
 
 class Again(Exception):
-    """The job is to be done again after so many seconds; with `stop`, nothing else is begun before that."""
+    """The job is to be done again after so many seconds; with `stop`, nothing else is begun before that. With `behind`
+    it goes behind others: a trace that the judge fails at must not be the one that tells whether it answers."""
 
-    def __init__(self, cause: str, *, seconds: float = 0.0, stop: bool = False) -> None:
+    def __init__(self, cause: str, *, seconds: float = 0.0, stop: bool = False, behind: bool = False) -> None:
         super().__init__(cause)
-        self.seconds, self.stop = seconds, stop
+        self.seconds, self.stop, self.behind = seconds, stop, behind
 
 
 class SetAside(Exception):
     """The job failed for its trace's sake: procrastinate keeps it as failed."""
+
+
+@dataclass(kw_only=True)
+class _Failing:
+    """A trace at which the judge or a check fails: how often, and how much the judge had answered before."""
+
+    answers: int
+    tries: int = 0
 
 
 @dataclass(kw_only=True)
@@ -90,8 +99,9 @@ class ScoringWorker:
     rest: float = FIRST_REST
     done: Done = field(default_factory=Done)
     _scorer: ChecklistScorer | None = field(default=None, init=False)
-    _failed: Counter[int] = field(default_factory=Counter, init=False)
-    _in_row: int = field(default=0, init=False)
+    _failing: dict[int, _Failing] = field(default_factory=dict, init=False)
+    _in_row: set[int] = field(default_factory=set, init=False)
+    _answers: int = field(default=0, init=False)
     _probing: bool = field(default=False, init=False)
     _stopped: bool = field(default=False, init=False)
     _running: Any = field(default=None, init=False)
@@ -159,7 +169,10 @@ class ScoringWorker:
         class Retry(retry.BaseRetryStrategy):
             def get_retry_decision(self, *, exception: BaseException, job: Any) -> procrastinate.RetryDecision | None:
                 if isinstance(exception, Again):
-                    return procrastinate.RetryDecision(retry_in={"seconds": round(exception.seconds)})
+                    priority = job.priority - 1 if exception.behind else job.priority
+                    return procrastinate.RetryDecision(
+                        retry_in={"seconds": round(exception.seconds)}, priority=priority
+                    )
                 if isinstance(exception, asyncio.CancelledError | procrastinate.exceptions.JobAborted):
                     return procrastinate.RetryDecision(retry_in={"seconds": 0})
                 return None
@@ -186,7 +199,7 @@ class ScoringWorker:
             except Exception as error:
                 if isinstance(error, LedgerAway) or meaning_of(error) == "away":
                     raise Again(str(error), stop=True) from error
-                self._failed.pop(trace, None)
+                self._failing.pop(trace, None)
                 self.done.set_aside += 1
                 self.queue.note(context.job.id, error_text(error, 500))
                 raise SetAside(str(error)) from error
@@ -223,8 +236,8 @@ class ScoringWorker:
         """Do one job; whether the judge was tried."""
         if not self._probing and (parked := self.queue.parked()) is not None:
             raise Again(parked.cause, stop=True)
-        needed = self.queue.needed(row)
-        if needed is None or not (needed.unscored or again):
+        unscored = self.queue.is_unscored(row)
+        if unscored is None or not (unscored or again):
             self.done.known += 1
             return False
         with self.store.database.reading() as connection:
@@ -237,11 +250,12 @@ class ScoringWorker:
             raise self._parked(str(error)) from error
         self._require_answers(row, score)
         self.store.save_score(score)
-        self._failed.pop(row, None)
+        self._failing.pop(row, None)
         self.done.scored += 1
         if not score.usage.get("calls"):
             return False
-        self._in_row = 0
+        self._answers += 1
+        self._in_row.clear()
         if self._probing:
             self.queue.unpark()
             self.done.parked = None
@@ -258,28 +272,30 @@ class ScoringWorker:
         missing = [verdict for verdict in score.verdicts if verdict.value is None and verdict.cause == "infrastructure"]
         if not missing:
             return
-        self._failed[row] += 1
-        tries = self._failed[row]
+        failing = self._failing.setdefault(row, _Failing(answers=self._answers))
+        failing.tries += 1
+        again = min(60.0, self.rest * failing.tries)
         owed = next((verdict for verdict in missing if verdict.reason == "judge failed"), None)
         if owed is None:
-            if tries < _ATTEMPTS:
-                raise Again("a check did not answer", seconds=2.0**tries)
+            if failing.tries < _ATTEMPTS:
+                raise Again("a check did not answer", seconds=again, behind=True)
             return  # a check's own failure is stored, as everywhere
         cause = f"the judge does not answer: {owed.explanation or 'it gave no reason'}"
-        self._in_row += 1
-        if self._probing or self._in_row >= _ATTEMPTS:
-            del self._failed[row]  # it was not the trace's doing
-            raise self._parked(cause)
-        if tries >= _ATTEMPTS:
-            raise JudgeError(f"{cause}; it failed at this trace {tries} times, and answered at others")
-        raise Again(cause, seconds=2.0**tries)
+        self._in_row.add(row)
+        tried = failing.tries >= _ATTEMPTS
+        if self._probing or len(self._in_row) >= _ATTEMPTS or (tried and failing.answers == self._answers):
+            del self._failing[row]  # it was not the trace's doing
+            raise self._parked(cause, behind=True)
+        if tried:
+            raise JudgeError(f"{cause}; it failed at this trace {failing.tries} times, and answered at others")
+        raise Again(cause, seconds=again, behind=True)
 
-    def _parked(self, cause: str) -> Again:
-        """All jobs rest; this one is done first when they go on."""
+    def _parked(self, cause: str, *, behind: bool = False) -> Again:
+        """All jobs rest."""
         self.queue.park(cause, first=self.rest)
         self.done.parked = cause
-        self._in_row = 0
-        return Again(cause, stop=True)
+        self._in_row.clear()
+        return Again(cause, stop=True, behind=behind)
 
     async def _close_scorer(self) -> None:
         """A judge that was refused, or whose connections have died, is made anew."""
