@@ -6,11 +6,7 @@ with the programs of an installed PostgreSQL; tests are skipped, saying so, wher
 from __future__ import annotations
 
 import gc
-import glob
 import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +16,7 @@ import pytest
 from sqlalchemy import create_engine, make_url, text
 
 from tests import fuzzing
+from tests.postgres_server import PostgresServer
 
 fuzzing.register_profiles()
 
@@ -53,11 +50,6 @@ def _frozen_heap() -> None:
     gc.freeze()
 
 
-def _program(name: str) -> str | None:
-    found = shutil.which(name)
-    return found or max(glob.glob(f"/usr/lib/postgresql/*/bin/{name}"), default=None)
-
-
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """The URL of a running server."""
@@ -65,32 +57,12 @@ def postgres_server() -> Iterator[str]:
     if given:
         yield given
         return
-    initdb, control = _program("initdb"), _program("pg_ctl")
-    if initdb is None or control is None:
+    if not PostgresServer.is_installed():
         pytest.skip(
             "no PostgreSQL: set CM2_TEST_POSTGRES to a server's URL, or install one (apt-get install postgresql)"
         )
-    folder = Path(tempfile.mkdtemp(prefix="cm2-pg-"))
-    user: str | None = None
-    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-        user = "postgres"
-        shutil.chown(folder, user, user)
-
-    def call(*command: str) -> None:
-        done = subprocess.run(command, user=user, group=user, cwd=folder, capture_output=True, text=True, timeout=600)
-        if done.returncode != 0:
-            pytest.fail(f"{' '.join(command)} failed: {done.stdout}{done.stderr}")
-
-    try:
-        call(initdb, "-D", str(folder / "data"), "-U", "cm2", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C")
-        options = f"-k {folder} -c listen_addresses='' -c fsync=off -c max_connections=200"
-        call(control, "-D", str(folder / "data"), "-l", str(folder / "log"), "-w", "-o", options, "start")
-        try:
-            yield f"postgresql+psycopg://cm2@/postgres?host={folder}"
-        finally:
-            call(control, "-D", str(folder / "data"), "-m", "immediate", "stop")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with PostgresServer() as server:
+        yield server.url
 
 
 @pytest.fixture
