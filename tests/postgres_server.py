@@ -11,8 +11,8 @@ from pathlib import Path
 
 
 class PostgresServer:
-    """The server; a context manager that starts it in a folder of its own, on a socket there, and removes it. It forgets
-    what it wrote where the machine crashes (`fsync=off`), and nothing where it does itself."""
+    """The server; a context manager that starts it in a folder of its own, on a socket there, and removes it. Where the
+    machine crashes it forgets what it wrote (`fsync=off`), and nothing where it does itself."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="cm2-pg-"))

@@ -30,7 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("datasets", "graphs", "importers", "rewards", "spool", "tracing"),
     ("benchmarks", "integrations", "online"),
     ("runner",),
-    ("__init__", "compare", "loop", "quickstart", "server"),
+    ("__init__", "compare", "loop", "quickstart", "server", "workers"),
     ("cli",),
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS, 1) for room in rooms}

@@ -25,6 +25,9 @@ def revision(store: StoreOption = STORE, as_json: JsonOption = False) -> None:
 def upgrade(store: StoreOption = STORE, as_json: JsonOption = False) -> None:
     from cm2_agent.store import schema_revision
     from cm2_agent.store import upgrade as migrate
+    from cm2_agent.workers.job_tables import upgrade_jobs
 
     before = schema_revision(store)
-    print_result({"before": before, "revision": migrate(store)}, as_json=as_json)
+    revision = migrate(store)
+    upgrade_jobs(store)
+    print_result({"before": before, "revision": revision}, as_json=as_json)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, text
 
 from cm2_agent.errors import StoreError, require_extra
+from cm2_agent.store.engine import Database
 
 if TYPE_CHECKING:
     from cm2_agent.store import SQLStore
-    from cm2_agent.store.engine import Database
 
 TASK = "cm2.score"
 """The name of the jobs' task."""
@@ -92,6 +93,21 @@ def install(database: Database) -> None:
             return
 
 
+def upgrade_jobs(url: str) -> None:
+    """Bring the tables up to date where workers have made them, and what that needs is installed. Raises
+    StoreError."""
+    database = Database(url)
+    try:
+        if database.sqlite or find_spec("procrastinate") is None:
+            return
+        with database.reading() as connection:
+            made = is_installed(connection) and _last(connection) is not None
+        if made:
+            install(database)
+    finally:
+        database.close()
+
+
 def is_installed(connection: Connection) -> bool:
     """Whether the database has tables of procrastinate."""
     return connection.scalar(text("SELECT to_regclass('procrastinate_jobs')")) is not None
@@ -116,4 +132,4 @@ def _run(connection: Connection, script: str) -> None:
         cursor.close()
 
 
-__all__ = ["BULK", "LIVE", "TASK", "install", "is_installed", "require_postgres"]
+__all__ = ["BULK", "LIVE", "TASK", "install", "is_installed", "require_postgres", "upgrade_jobs"]

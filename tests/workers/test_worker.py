@@ -27,7 +27,7 @@ from cm2_agent.store import SQLStore
 from cm2_agent.types.score import Score
 from cm2_agent.workers.job_tables import _note as note
 from cm2_agent.workers.job_tables import _run as run_script
-from cm2_agent.workers.job_tables import install
+from cm2_agent.workers.job_tables import install, upgrade_jobs
 from cm2_agent.workers.ledger import QueueLedger
 from cm2_agent.workers.queue import ScoringQueue
 from cm2_agent.workers.status import QueueStatus, statuses
@@ -312,7 +312,7 @@ def test_other_tables_of_procrastinate_are_upgraded_or_left_alone(postgres_url: 
             install(store.database)
         with store.database.writing() as connection:
             note(connection, old[-1])
-        install(store.database)
+        upgrade_jobs(postgres_url)
         install(store.database)
         office = Office(store)
         store.save_runs([dialogue(1)])
