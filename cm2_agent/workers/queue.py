@@ -106,7 +106,8 @@ class ScoringQueue:
     def is_unscored(self, trace: int) -> bool | None:
         """Whether a trace, by its row, has no score of all its runs yet; None where it was erased."""
         with self._db.reading() as connection:
-            return connection.scalar(_UNSCORED, {**self._of, "trace": trace})
+            found = connection.scalar(_UNSCORED, {**self._of, "trace": trace})
+        return None if found is None else bool(found)
 
     def parked(self) -> Parked | None:
         """Why the jobs rest, None while they are done."""

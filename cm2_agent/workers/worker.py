@@ -164,7 +164,7 @@ class ScoringWorker:
     async def _work(self) -> None:
         """procrastinate's worker, until it is stopped or (to drain, or to try the judge) there is nothing to fetch."""
         import procrastinate
-        from procrastinate import middleware, retry
+        from procrastinate import exceptions, middleware, retry
 
         class Retry(retry.BaseRetryStrategy):
             def get_retry_decision(self, *, exception: BaseException, job: Any) -> procrastinate.RetryDecision | None:
@@ -173,7 +173,7 @@ class ScoringWorker:
                     return procrastinate.RetryDecision(
                         retry_in={"seconds": round(exception.seconds)}, priority=priority
                     )
-                if isinstance(exception, asyncio.CancelledError | procrastinate.exceptions.JobAborted):
+                if isinstance(exception, asyncio.CancelledError | exceptions.JobAborted):
                     return procrastinate.RetryDecision(retry_in={"seconds": 0})
                 return None
 

@@ -161,7 +161,8 @@ def test_what_a_killed_worker_had_is_done_by_another_once(store: SQLStore) -> No
         )
     assert office.queue.retry_stalled(60) == 0
     assert office.status.running == 1
-    store.save_score(asyncio.run(office.scorer()(store.trace("r1"), None)))
+    (first,) = store.traces(ids=["r1"])
+    store.save_score(asyncio.run(office.scorer()(first)))
     with store.database.writing() as connection:
         connection.execute(text("UPDATE procrastinate_workers SET last_heartbeat = now() - interval '1 minute'"))
     assert office.work() == Done(scored=1, known=1)
