@@ -10,7 +10,7 @@ hosted model gives no token ids). Words can be imitated: all of them, or those t
 policies are small ones, made from nothing, and are measured on customers that neither has seen, with no tool but the
 recorded calls. From here on a policy's own rollouts of the tasks train it: 03_train.py.
 
-The same from the command line:
+The same from the command line, and the verdicts back on Langfuse's traces:
 
     cm2 import langfuse.jsonl
     cm2 lint desk.yaml
@@ -18,6 +18,7 @@ The same from the command line:
     cm2 tasks from-traces tasks.jsonl --held-out held.jsonl --min-score 1
     cm2 train --rows-only
     cm2 train --algorithm sft --set select=1.0 --model start --out policy
+    cm2 verdicts send langfuse
 
 It takes 69 seconds of one core, four minutes where two cores are kept busy by something else.
 

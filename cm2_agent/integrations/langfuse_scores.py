@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from cm2_agent.errors import SendError, require_extra
-from cm2_agent.integrations.verdict_feedback import Feedback
+from cm2_agent.integrations.verdict_feedback import Feedback, shown
 
 if TYPE_CHECKING:
     from langfuse.api import CreateScoreRequest
@@ -37,9 +37,9 @@ class LangfuseScores:
                 "Langfuse's keys are missing; set LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY to those of the project"
             )
         known = url or os.environ.get("LANGFUSE_BASE_URL") or os.environ.get("LANGFUSE_HOST") or CLOUD
-        self.url = known.rstrip("/")
+        self.url = shown(known)
         self._scores = LangfuseAPI(
-            base_url=self.url,
+            base_url=known.rstrip("/"),
             username=public,
             password=secret,
             x_langfuse_public_key=public,

@@ -7,7 +7,7 @@ import os
 import uuid
 
 from cm2_agent.errors import SendError, require_extra
-from cm2_agent.integrations.verdict_feedback import Feedback
+from cm2_agent.integrations.verdict_feedback import Feedback, shown
 
 
 class LangSmithFeedback:
@@ -27,7 +27,7 @@ class LangSmithFeedback:
             raise SendError("LangSmith's key is missing; set LANGSMITH_API_KEY")
         # Nothing in the background: what is acknowledged is there. And no sample: all of it is meant.
         self._client = Client(api_url=url, auto_batch_tracing=False, tracing_sampling_rate=1.0, timeout_ms=30_000)
-        self.url = self._client.api_url.rstrip("/")
+        self.url = shown(self._client.api_url)
 
     def send(self, feedback: list[Feedback]) -> dict[str, str]:
         """Send feedback, and return by id why some was not taken. Raises SendError where none can be."""

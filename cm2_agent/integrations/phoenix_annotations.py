@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from cm2_agent.errors import SendError, require_extra
-from cm2_agent.integrations.verdict_feedback import Feedback
+from cm2_agent.integrations.verdict_feedback import Feedback, shown
 
 if TYPE_CHECKING:
     from phoenix.client.__generated__.v1 import AnnotationResult, SpanAnnotationData
@@ -30,8 +30,9 @@ class PhoenixAnnotations:
         from phoenix.client import Client
         from phoenix.client.utils.config import get_base_url
 
-        self.url = (url or str(get_base_url())).rstrip("/")
-        self._spans = Client(base_url=self.url, api_key=os.environ.get("PHOENIX_API_KEY")).spans
+        known = url or str(get_base_url())
+        self.url = shown(known)
+        self._spans = Client(base_url=known, api_key=os.environ.get("PHOENIX_API_KEY")).spans
 
     def send(self, feedback: list[Feedback]) -> dict[str, str]:
         """Send annotations, and return by id why some were not taken. Raises SendError where none can be."""

@@ -39,7 +39,7 @@ class Feedback:
     """What is sent of one verdict, or of a trace's reward.
 
     Args:
-        id: A UUID that follows from the trace, the item, the turn and the checklist, and not from the verdict.
+        id: A UUID that follows from the trace, the name, the turn and the checklist, and not from the verdict.
         name: The item's id, or `reward`.
         value: In [0, 1]; of a verdict 1.0 (passed) or 0.0 (failed).
         passed: Of a verdict whether it passed, None for a reward.
@@ -105,7 +105,8 @@ def feedback_of(
         metadata: dict[str, JSON] = {"reward_version": score.reward_version, "checklist": checklist, "turn": turn}
         if verdict is not None:
             metadata |= {"step": verdict.step, "weight": verdict.weight, "paid": verdict.paid}
-        key = (tool, place.trace, place.span, trace.id, checklist or "", str(turn), "" if verdict is None else name)
+        kind = "reward" if verdict is None else "verdict"
+        key = (tool, place.trace, place.span, trace.id, checklist or "", str(turn), kind, prefix + name)
         out.append(
             Feedback(
                 id=str(uuid.uuid5(_IDS, "\x1f".join(key))),
@@ -126,6 +127,13 @@ def feedback_of(
                 add(verdict.item, None if verdict.value is None else float(verdict.value), turn.turn, verdict)
     add(REWARD, score.reward, None)
     return out, left
+
+
+def shown(url: str) -> str:
+    """An address as it may be shown: without a slash at its end, and without what stands before an @."""
+    scheme, rest = url.rstrip("/").split("://", 1) if "://" in url else ("", url.rstrip("/"))
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}" if scheme else rest
 
 
 def comment_of(verdict: Verdict) -> str | None:
@@ -164,4 +172,4 @@ def _run_of(trace: Trace, turn: int | None) -> int:
     return len(trace.runs) - 1
 
 
-__all__ = ["COMMENT", "REWARD", "Feedback", "Place", "Receiver", "comment_of", "feedback_of"]
+__all__ = ["COMMENT", "REWARD", "Feedback", "Place", "Receiver", "comment_of", "feedback_of", "shown"]

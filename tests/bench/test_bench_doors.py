@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("langfuse", reason='needs the extra: pip install "cm2-agent[langfuse]"')
+pytest.importorskip("aiohttp", reason='needs the extra: pip install "cm2-agent[server]"')
+
 from tests.bench.doors import DOORS, expected, through
 
 

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+pytest.importorskip("langfuse", reason='needs the extra: pip install "cm2-agent[langfuse]"')
+
 from langfuse.api import ObservationV2
 from langfuse.api.core.pydantic_utilities import parse_obj_as
 

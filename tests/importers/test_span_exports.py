@@ -300,7 +300,9 @@ def test_calls_that_are_a_trace_each_are_one_dialogue_newest_first_or_last(tmp_p
     rows = SHAPES[name]()
     if name == "mlflow":
         (first, _, last) = rows[0]["data"]["spans"]
-        calls = [{"info": {"trace_id": f"tr-{n}"}, "data": {"spans": [one]}} for n, one in enumerate((first, last))]
+        calls: Rows = [
+            {"info": {"trace_id": f"tr-{n}"}, "data": {"spans": [one]}} for n, one in enumerate((first, last))
+        ]
     else:
         calls = [row for row in rows if str(row.get("name", "")).startswith(("chat", "llm"))]
         for number, row in enumerate(calls):

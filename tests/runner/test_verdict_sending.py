@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("langfuse", reason='needs the extra: pip install "cm2-agent[langfuse]"')
+pytest.importorskip("phoenix.client", reason='needs the extra: pip install "cm2-agent[phoenix]"')
+
 from cm2_agent import Score, SentCounts, SQLStore, TurnScore, Verdict, send_verdicts
 from cm2_agent.cli.app import app
 from cm2_agent.importers import Imported, read_recordings
@@ -179,9 +182,10 @@ def test_a_wrong_key_is_said_once_and_shown_nowhere(
     assert (refused.exit_code, server.kept) == (1, {})
     assert "401" in refused.stderr
     assert "wrong-" not in refused.stderr + refused.stdout
-    gone = CliRunner().invoke(app, ["verdicts", "send", tool, "--store", url, "--url", "http://127.0.0.1:1"], env=wrong)
+    words = ["verdicts", "send", tool, "--store", url, "--url", "http://wrong-user:wrong-word@127.0.0.1:1/"]
+    gone = CliRunner().invoke(app, words, env=wrong)
     assert gone.exit_code == 1
-    assert "cannot be reached" in gone.stderr
+    assert "at http://127.0.0.1:1 cannot be reached" in gone.stderr
     assert "wrong" not in gone.stderr + gone.stdout
 
 
