@@ -171,7 +171,7 @@ def imported(path: Path, url: str) -> SQLStore:
 async def scored(store: SQLStore, checklist: Checklist) -> dict[str, float]:
     """`cm2 score`: the reward of each dialogue."""
     rewards = {}
-    async for trace, score in score_traces(store.traces(unscored=True), checklist, store=store):
+    async for trace, score in score_traces(store.traces(), checklist, store=store):
         assert score.reward is not None
         rewards[trace.id] = score.reward
     return rewards

@@ -5,3 +5,4 @@ from .reward_functions import trl_reward as trl_reward
 from .reward_functions import verifiers_reward as verifiers_reward
 from .reward_functions import verl_reward as verl_reward
 from .verdict_feedback import Feedback as Feedback
+from .verdict_feedback import Receiver as Receiver

@@ -101,7 +101,6 @@ def feedback_of(
         if value is None or place is None:
             left["null" if value is None else "elsewhere"] += 1
             return
-        words = None if verdict is None else comment_of(verdict)
         metadata: dict[str, JSON] = {"reward_version": score.reward_version, "checklist": checklist, "turn": turn}
         if verdict is not None:
             metadata |= {"step": verdict.step, "weight": verdict.weight, "paid": verdict.paid}
@@ -114,7 +113,7 @@ def feedback_of(
                 value=value,
                 place=place,
                 passed=None if verdict is None else bool(value),
-                comment=words if words is None or redact is None else shorten(redact(words), COMMENT),
+                comment=None if verdict is None else comment_of(verdict, redact),
                 judge=None if verdict is None else _judge(verdict),
                 at=trace.runs[at].ended,
                 metadata={name: value for name, value in metadata.items() if value is not None},
@@ -136,10 +135,11 @@ def shown(url: str) -> str:
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}" if scheme else rest
 
 
-def comment_of(verdict: Verdict) -> str | None:
-    """Why a verdict is what it is: the reason, the judge's words, and what it quoted."""
+def comment_of(verdict: Verdict, redact: Callable[[str], str] | None = None) -> str | None:
+    """Why a verdict is what it is: the reason, the judge's words, and what it quoted; redacted before it is cut."""
     lines = [": ".join(text for text in (verdict.reason, verdict.explanation) if text), *_quotes(verdict)]
-    return shorten("\n".join(line for line in lines if line), COMMENT) or None
+    words = "\n".join(line for line in lines if line)
+    return shorten(words if redact is None else redact(words), COMMENT) or None
 
 
 def _quotes(verdict: Verdict) -> Iterator[str]:

@@ -124,9 +124,14 @@ def send_verdicts(
     noted = SentVerdicts(store, f"{receiver.tool} {receiver.url}")
     count = _Count()
     scored = store.scored_traces(where, reward=reward)
+    names: dict[str, str | None] = {}
     while batch := list(islice(scored, AT_ONCE)):
         known = {} if again else noted.digests(trace.id for trace, _ in batch)
-        fresh = dict(_changed(store, batch, receiver.tool, prefix, redact, known, count))
+        for hash in {score.checklist for _, score in batch if score is not None and score.checklist is not None}:
+            if hash not in names:
+                checklist = store.checklist(hash)
+                names[hash] = None if checklist is None else checklist.name
+        fresh = dict(_changed(batch, receiver.tool, names, prefix, redact, known, count))
         refused = {} if dry_run else receiver.send([one for feedback, _ in fresh.values() for one in feedback])
         done: dict[str, str] = {}
         for trace, (feedback, digest) in fresh.items():
@@ -146,9 +151,9 @@ def send_verdicts(
 
 
 def _changed(
-    store: SQLStore,
     scored: Iterable[tuple[Trace, Score | None]],
     tool: str,
+    names: Mapping[str, str | None],
     prefix: str,
     redact: Callable[[str], str] | None,
     known: Mapping[str, str],
@@ -158,10 +163,10 @@ def _changed(
     for trace, score in scored:
         if score is None:
             continue
-        checklist = None if score.checklist is None else store.checklist(score.checklist)
-        name = None if checklist is None else checklist.name
-        feedback, left = feedback_of(trace, score, tool, checklist=name, prefix=prefix, redact=redact)
-        count.numbers["null"] += left["null"] if feedback or not left["elsewhere"] else 0
+        checklist = None if score.checklist is None else names[score.checklist]
+        feedback, left = feedback_of(trace, score, tool, checklist=checklist, prefix=prefix, redact=redact)
+        if feedback or not left["elsewhere"]:  # what is NULL elsewhere is none of this tool's
+            count.numbers["null"] += left["null"]
         digest = content_hash([one.to_json() for one in feedback])
         if not feedback:
             count.numbers["elsewhere"] += bool(left["elsewhere"])
