@@ -17,6 +17,7 @@
     │   ├── ClaimLost         another process has taken a piece of work over
     │   └── SchemaError       the database's schema is not this version's
     ├── TrainError        these groups or settings cannot be trained on
+    │   └── TrainingDiverged  training went astray, and nothing was saved
     ├── SendError         another tool does not take what is sent to it
     └── MissingExtra      an optional dependency is not installed
 
@@ -94,6 +95,11 @@ class SchemaError(StoreError):
 
 class TrainError(CM2Error):
     """These groups or settings cannot be trained on; the message says which, why and what to do."""
+
+
+class TrainingDiverged(TrainError):
+    """Training went astray: a loss, a gradient, a weight or a log-probability is no number, or the policy collapsed.
+    Nothing was saved."""
 
 
 class SendError(CM2Error):

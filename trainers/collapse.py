@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cm2_agent.errors import TrainError
+from cm2_agent.errors import TrainingDiverged
 
 from .collator import Sample, collate
 from .dropout import evaluating
@@ -54,10 +54,10 @@ def mean_logprob(trainer: Any, rows: Sequence[Row], pad_id: int) -> float:
 
 
 def require_sound(fell: float, limit: float, *, what: str, learning_rate: float, more: str = "") -> None:
-    """Raises TrainError where `what` became less likely by more than `limit` nats a token."""
+    """Raises TrainingDiverged where `what` became less likely by more than `limit` nats a token."""
     if fell <= limit:
         return
-    raise TrainError(
+    raise TrainingDiverged(
         f"the policy has collapsed: {what} became {fell:.3g} nats less likely, expected at most {limit:g} a token."
         f" Nothing was saved. Take a lower learning_rate (now {learning_rate:g}), a longer warm-up (warmup_steps) or"
         f" fewer steps{more}"

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.distributed.tensor import DTensor
 
-from cm2_agent.errors import TrainError
+from cm2_agent.errors import TrainingDiverged
 
 from .rows import Floats
 
@@ -23,7 +23,7 @@ else:
 
 
 class StopsWhenAstray(Trainer):
-    """Mixed into a transformers Trainer: raises TrainError at a loss or gradient that is no number, before the
+    """Mixed into a transformers Trainer: raises TrainingDiverged at a loss or gradient that is no number, before the
     optimizer takes the step.
     """
 
@@ -41,21 +41,21 @@ class StopsWhenAstray(Trainer):
 
 
 def require_finite(value: float, name: str, step: int, learning_rate: float) -> None:
-    """Raises TrainError where a figure of an optimizer step is NaN or infinite."""
+    """Raises TrainingDiverged where a figure of an optimizer step is NaN or infinite."""
     if math.isfinite(value):
         return
-    raise TrainError(
+    raise TrainingDiverged(
         f"the {name} of step {step} is {value}; expected a number. Nothing was saved. Take a lower learning_rate (now"
         f" {learning_rate:g}), a longer warm-up (warmup_steps), or a lower max_grad_norm"
     )
 
 
 def require_finite_weights(model: Any, learning_rate: float) -> None:
-    """Raises TrainError where a weight is NaN or infinite, in a process's own part or another's."""
+    """Raises TrainingDiverged where a weight is NaN or infinite, in a process's own part or another's."""
     for name, weights in model.named_parameters():
         wrong = (~torch.isfinite(weights.detach())).sum()
         if count := int(wrong.full_tensor() if isinstance(wrong, DTensor) else wrong):
-            raise TrainError(
+            raise TrainingDiverged(
                 f"{count} of {weights.numel()} weights of {name} are not finite after training; nothing was saved. Take"
                 f" a lower learning_rate (now {learning_rate:g}), a longer warm-up (warmup_steps), or a lower"
                 " max_grad_norm"
@@ -63,10 +63,10 @@ def require_finite_weights(model: Any, learning_rate: float) -> None:
 
 
 def require_finite_logprobs(logprobs: Iterable[Floats], when: str) -> None:
-    """Raises TrainError where the policy gives a token no log-probability that is a number; `when` says when."""
+    """Raises TrainingDiverged where the policy gives a token no log-probability that is a number; `when` says when."""
     for values in logprobs:
         if not np.isfinite(values).all():
-            raise TrainError(
+            raise TrainingDiverged(
                 f"the policy's own log-probabilities of the stored tokens are not finite {when}; nothing was saved."
                 " Before training: its weights or logits are broken, load another checkpoint. After it: take a lower"
                 " learning_rate"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cm2_agent.datasets.control_rewards import outcome_alone
+from cm2_agent.errors import TrainingDiverged
 from cm2_agent.trainers.dataset import Credits, by_level
 from cm2_agent.trainers.preference_pairs import group_preferences
 from cm2_agent.types.group import Group, Rollout
@@ -30,7 +31,7 @@ class Budget:
 @dataclass(frozen=True, kw_only=True)
 class Trained:
     """What a round's training took. `tokens` went forward and backward, padding and DPO's reference not counted;
-    `skipped` says why there was nothing to train on, and the policy stayed as it was."""
+    `skipped` says why the policy stayed as it was: there was nothing to train on, or training diverged."""
 
     steps: int = 0
     rows: int = 0
@@ -49,7 +50,7 @@ def train(
     seed: int,
 ) -> Trained:
     """Train a policy on groups as the arm does and write the new one to `out`; nothing is written where there is
-    nothing to train on.
+    nothing to train on, and where training diverges.
 
     Args:
         arm: how.
@@ -67,10 +68,33 @@ def train(
         return Trained(skipped="nothing to train on: no group differs, or none earned anything")
     mean = sum(length_of(rollout.trace) for rollout in used) / len(used)
     rows = max(1, round(budget.tokens / (budget.steps * mean)))
+    if arm.method == "dpo":  # a pair has two
+        rows = 2 * max(1, rows // 2)
+    found = Trained(steps=budget.steps, rows=budget.steps * rows, tokens=round(budget.steps * rows * mean))
+    try:
+        _fit(arm, policy, out, given, credits, rows=rows, steps=budget.steps, learning_rate=learning_rate, seed=seed)
+    except TrainingDiverged as error:  # an outcome of the arm at this learning rate
+        return replace(found, skipped=f"diverged: {error}")
+    return found
+
+
+def _fit(
+    arm: Arm,
+    policy: Path,
+    out: Path,
+    groups: Sequence[Group],
+    credits: Credits | None,
+    *,
+    rows: int,
+    steps: int,
+    learning_rate: float,
+    seed: int,
+) -> None:
+    """Train with the arm's algorithm, on `rows` rows a step."""
     shared: dict[str, Any] = {
-        "steps": budget.steps,
+        "steps": steps,
         "learning_rate": learning_rate,
-        "warmup_steps": min(2, budget.steps - 1),
+        "warmup_steps": min(2, steps - 1),
         "seed": seed,
     }
     if arm.method == "grpo":
@@ -78,19 +102,17 @@ def train(
 
         how: dict[str, Any] = {"level": arm.level, "lam": arm.lam} if credits is None else {"credits": credits}
         args = {"epsilon": 0.2, "epsilon_high": 0.28}
-        GRPO(policy, out, rollouts_per_step=rows, args=args, **how, **shared).train(given)
+        GRPO(policy, out, rollouts_per_step=rows, args=args, **how, **shared).train(groups)
     elif arm.method == "sft":
         from cm2_agent.trainers.sft import SFT
 
-        SFT(policy, out, select=arm.select, rows_per_step=rows, **shared).train(given)  # type: ignore[arg-type]  # a name
+        SFT(policy, out, select=arm.select, rows_per_step=rows, **shared).train(groups)  # type: ignore[arg-type]  # a name
     else:
         from cm2_agent.trainers.dpo import DPO
 
-        rows = 2 * max(1, rows // 2)
         DPO(policy, out, margin=arm.margin, pairs_per_group=PAIRS_PER_GROUP, pairs_per_step=rows // 2, **shared).train(
-            given
+            groups
         )
-    return Trained(steps=budget.steps, rows=budget.steps * rows, tokens=round(budget.steps * rows * mean))
 
 
 def used_rollouts(arm: Arm, groups: Sequence[Group], credits: Credits | None = None) -> list[Rollout]:

@@ -12,11 +12,14 @@ from typer.testing import CliRunner
 
 from cm2_agent.benchmarks.lending_desk.desk import lending_desk
 from cm2_agent.cli.app import build
+from cm2_agent.compare.arms import ARMS
 from cm2_agent.compare.claim import claim
+from cm2_agent.compare.collector import collect
 from cm2_agent.compare.comparison import Comparison, repeat
 from cm2_agent.compare.experiment import Experiment
 from cm2_agent.compare.manifest import comparable
 from cm2_agent.compare.picture import draw
+from cm2_agent.compare.training import Budget, train
 from cm2_agent.errors import StoreError, TrainError
 from cm2_agent.types.json_file import write_json
 from tests.compare.small_policies import hasty_policy
@@ -93,6 +96,22 @@ def test_two_processes_share_the_cells_of_one_folder(
 
 def _run(out: Path) -> dict[str, Any]:
     return Comparison(DESK, SMALL, out).run()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arm", ["sft-turn", "grpo-turn", "dpo"])
+def test_a_round_that_diverges_costs_its_tokens_and_leaves_the_policy_as_it_is(
+    tmp_path: Path, policy: Path, arm: str
+) -> None:
+    groups = collect(DESK, policy, DESK.training(1, 2, 3), group=4, seed=0, name="one")
+    found = train(
+        ARMS[arm], policy, tmp_path / "out", groups, learning_rate=3.0, budget=Budget(steps=3, tokens=4000), seed=0
+    )
+    assert found.skipped is not None
+    assert found.skipped.startswith("diverged: ")
+    assert found.steps == 3
+    assert found.tokens > 0
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_claim_is_one_process_s_until_it_ends(tmp_path: Path) -> None:
