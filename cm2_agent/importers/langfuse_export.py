@@ -26,9 +26,18 @@ _KINDS = frozenset(
 _AGENTS = frozenset({"AGENT"})
 
 
+def _known(record: JSON) -> Mapping[str, JSON]:
+    """The record; of what the interface downloads, a trace beside its observations, the trace with these."""
+    known = mapping_of(record)
+    trace = known.get("trace")
+    if not isinstance(trace, Mapping) or not isinstance(known.get("observations"), list):
+        return known
+    return {**trace, "scores": trace.get("scores"), **{key: one for key, one in known.items() if key != "trace"}}
+
+
 def is_langfuse(record: JSON) -> bool:
     """Whether it is an observation, or a trace with its observations."""
-    known = mapping_of(record)
+    known = _known(record)
     if isinstance(known.get("observations"), list):
         return True
     return _get(known, "traceId", "trace_id") is not None and str(known.get("type")).upper() in _KINDS
@@ -36,7 +45,7 @@ def is_langfuse(record: JSON) -> bool:
 
 def trace_of(record: JSON) -> str | None:
     """The trace that a row belongs to."""
-    known = mapping_of(record)
+    known = _known(record)
     return text_of(
         known.get("id") if isinstance(known.get("observations"), list) else _get(known, "traceId", "trace_id")
     )
@@ -44,12 +53,12 @@ def trace_of(record: JSON) -> str | None:
 
 def time_of(record: JSON) -> int:
     """When a row began, in nanoseconds; 0 where it tells no time."""
-    return nanoseconds(_get(mapping_of(record), "startTime", "start_time", "timestamp"))
+    return nanoseconds(_get(_known(record), "startTime", "start_time", "timestamp"))
 
 
 def read_langfuse(record: JSON) -> TraceSpans:
     """The rows of one trace → its spans and scores. Raises TraceError."""
-    rows = [mapping_of(row) for row in (record if isinstance(record, list) else [record])]
+    rows = [_known(row) for row in (record if isinstance(record, list) else [record])]
     spans = [span for row in rows for span in _spans(row)]
     outcomes: dict[str, float] = {}
     for row in rows:

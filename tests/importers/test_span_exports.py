@@ -59,6 +59,12 @@ def langfuse_trace() -> Rows:
     ]
 
 
+def langfuse_download() -> Rows:
+    """What the interface writes as trace-ID.json."""
+    (trace,) = langfuse_trace()
+    return [{"trace": trace, "observations": trace.pop("observations")}]
+
+
 def langsmith() -> Rows:
     def run(identity: str, kind: str, second: int, asked: Any, answered: Any, **more: Any) -> dict[str, Any]:
         return {
@@ -235,6 +241,7 @@ def otlp() -> Rows:
 SHAPES: dict[str, Callable[[], Rows]] = {
     "langfuse": langfuse,
     "langfuse (trace)": langfuse_trace,
+    "langfuse (downloaded)": langfuse_download,
     "langsmith": langsmith,
     "mlflow": mlflow,
     "phoenix": phoenix,
@@ -267,10 +274,11 @@ def test_rows_of_several_traces_lie_anywhere_in_the_file(tmp_path: Path, name: s
 
 
 def test_scores_become_outcomes(tmp_path: Path) -> None:
-    (found,) = read(written(tmp_path, *langfuse_trace()))
-    assert found.trace.outcomes == {"correctness": 0.5, OFFICIAL: 0.5}
-    (run,) = found.trace.runs
-    assert (run.user, run.session, run.tags) == ("ann", "s", ("beta",))
+    for rows in (langfuse_trace(), langfuse_download()):
+        (found,) = read(written(tmp_path, *rows))
+        assert found.trace.outcomes == {"correctness": 0.5, OFFICIAL: 0.5}
+        (run,) = found.trace.runs
+        assert (run.user, run.session, run.tags) == ("ann", "s", ("beta",))
     (other,) = read(written(tmp_path, *mlflow()))
     assert other.trace.outcomes == {"ok": 1.0, OFFICIAL: 1.0}
 
