@@ -19,7 +19,11 @@ from cm2_agent.store.received import ReceivedSpans
 __all__ = ["Assembly", "Complete"]
 
 _AT_ONCE = 64
-"""How many traces are built together."""
+"""How many traces are built together,"""
+_BYTES_AT_ONCE = 64 << 20
+"""and how many bytes of spans, in memory, they may have; one trace may have more."""
+_UNPACKED = 8
+"""How many times smaller spans are in the store than in memory, more or less."""
 _PAUSE = 1.0
 """Seconds until a store that is away is tried again."""
 _KNOWN = 100_000
@@ -53,6 +57,7 @@ class _Open:
     last: float = 0.0
     batch: int = 0
     size: int = 0
+    """Bytes in memory, of which none are held where `spans` is None."""
     built: bool = False
     """Whether a stored run may hold spans of it already."""
 
@@ -84,6 +89,7 @@ class Assembly:
             key = (row.project, row.trace)
             known = self._open.setdefault(key, _Open(spans=None, last=now, rooted=key in self._built))
             known.batch = row.batch
+            known.size += len(row.body) * _UNPACKED
             known.rooted = known.rooted or holds_root(row.body)
         self.recovered = len(self._open)
         self._thread = threading.Thread(target=self._run, name="cm2-assembly", daemon=True)
@@ -105,8 +111,8 @@ class Assembly:
                 if known.spans is not None:
                     for span in one.spans:
                         known.spans.setdefault(span.span_id, span)
-                    known.size += one.size
                     self._size += one.size
+                known.size += one.size
             if self._size > self._settings.most_open:
                 self._let_go()
 
@@ -144,7 +150,7 @@ class Assembly:
         for known in sorted(self._open.values(), key=lambda one: one.last):
             if known.spans is not None:
                 self._size -= known.size
-                known.spans, known.size = None, 0
+                known.spans = None
                 if self._size <= self._settings.most_open // 2:
                     return
 
@@ -174,14 +180,16 @@ class Assembly:
         """Take the traces that are complete. The caller holds the lock."""
         now = time.monotonic()
         taken: dict[tuple[str, str], _Open] = {}
+        size = 0
         for key, known in self._open.items():
             if known.ready or now >= known.last + self._patience(known):
                 taken[key] = known
-                if len(taken) == _AT_ONCE:
+                size += known.size
+                if len(taken) == _AT_ONCE or size >= _BYTES_AT_ONCE:
                     break
         for key, known in taken.items():
             del self._open[key]
-            self._size -= known.size
+            self._size -= known.size if known.spans is not None else 0
             known.built = known.built or not self._all_known or key in self._built
             self._built[key] = None  # from now on: a span that comes while it is built needs no root either
             self._built.move_to_end(key)
@@ -228,10 +236,11 @@ class Assembly:
                 newer = self._open.get(key)
                 if newer is None:
                     self._open[key] = known
-                    self._size += known.size
+                    self._size += known.size if known.spans is not None else 0
                 else:  # its spans are read from the store
-                    self._size -= newer.size
-                    newer.spans, newer.size = None, 0
+                    self._size -= newer.size if newer.spans is not None else 0
+                    newer.spans = None
+                    newer.size += known.size
                     newer.rooted = newer.rooted or known.rooted
 
     def _prune(self) -> None:

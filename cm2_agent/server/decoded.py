@@ -20,10 +20,11 @@ _HEX = frozenset("0123456789abcdef")
 
 @dataclass(kw_only=True)
 class Decoded:
-    """`rooted` holds the traces of which a root is among the spans, or a span whose parent is in another process;
-    `rejected` counts the spans that were left out, by reason; `ignored` attributes that a client may not give, by
-    name."""
+    """What an export request held. `size` is its bytes as they were unpacked; `rooted` holds the traces of which a root
+    is among the spans, or a span whose parent is in another process; `rejected` counts the spans that were left out, by
+    reason; `ignored` attributes that a client may not give, by name."""
 
+    size: int = 0
     spans: list[SpanRecord] = field(default_factory=list)
     rooted: set[str] = field(default_factory=set)
     rejected: Counter[str] = field(default_factory=Counter)

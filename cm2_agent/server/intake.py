@@ -6,8 +6,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from cm2_agent.dialects.span_record import SpanRecord
@@ -18,10 +18,16 @@ from cm2_agent.server.decoded import Decoded
 from cm2_agent.server.span_pack import pack_spans
 from cm2_agent.store.received import Arrived, ReceivedSpans
 
-__all__ = ["Intake", "Outcome", "Received"]
+__all__ = ["Intake", "IntakeFull", "Outcome", "Received"]
 
 _AT_ONCE = 32 << 20
-"""Bytes of requests that one transaction stores at most."""
+"""Bytes of requests, as they are unpacked, that one transaction stores: no more are decoded before it is committed."""
+_SPAN = 1_000
+"""Bytes of a span in memory beside its attributes."""
+
+
+class IntakeFull(Exception):
+    """As much is held in memory as may."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +61,20 @@ class _Waiting:
     outcome: Outcome | None = None
 
 
+class Reading:
+    """A request that is being read. `add` raises IntakeFull where no more may be held."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+        self.size = 0
+
+    def add(self, size: int) -> None:
+        if self._intake.is_full:
+            raise IntakeFull
+        self.size += size
+        self._intake._read += size
+
+
 class Intake:
     """Takes requests from any thread; `on_stored` hears what was committed, before it is acknowledged."""
 
@@ -71,6 +91,7 @@ class Intake:
         self._changed = threading.Condition()
         self._waiting: deque[_Waiting] = deque()
         self._size = 0
+        self._read = 0
         self._closing = False
         self._batch = store.last_batch()
         self.spans = self.requests = 0
@@ -79,8 +100,17 @@ class Intake:
 
     @property
     def is_full(self) -> bool:
-        """Whether as much waits as may."""
-        return self._size >= self._most
+        """Whether as much waits, or is being read, as may."""
+        return self._size + self._read >= self._most
+
+    @contextmanager
+    def reading(self) -> Iterator[Reading]:
+        """The reading of a request on the event loop: what came of its body counts as waiting meanwhile."""
+        held = Reading(self)
+        try:
+            yield held
+        finally:
+            self._read -= held.size
 
     async def take(self, project: str, decode: Callable[[], Decoded], size: int) -> Outcome:
         """Have a request decoded and stored; returns when that is committed, or refused."""
@@ -127,42 +157,42 @@ class Intake:
                 while self._waiting and size < _AT_ONCE:
                     taken.append(self._waiting.popleft())
                     size += taken[-1].size
+            self._finish(taken)
+
+    def _finish(self, taken: Sequence[_Waiting]) -> None:
+        """Store and answer these requests, in as many transactions as their unpacked sizes ask for."""
+        waiting = deque(taken)
+        while waiting:
+            some: list[_Waiting] = []
             try:
-                self._store_all(taken)
+                self._store_some(waiting, some)
             except BaseException as error:  # nothing that goes wrong with some requests may cost later ones
                 self._incidents.add("requests could not be stored", error)
-                for one in taken:
-                    one.outcome = one.outcome or Outcome(status=503, message="the spans could not be stored")
+                for one in some:
+                    if one.outcome is None or one.outcome.decoded is not None:
+                        one.outcome = Outcome(status=503, message="the spans could not be stored")
             with self._changed:
-                self._size -= size
-            for one in taken:
+                self._size -= sum(one.size for one in some)
+            for one in some:
                 assert one.outcome is not None
                 one.answer(one.outcome)
 
-    def _store_all(self, taken: Sequence[_Waiting]) -> None:
+    def _store_some(self, waiting: deque[_Waiting], some: list[_Waiting]) -> None:
+        """Move as many requests to `some` as one transaction takes, and store them."""
         self._batch += 1
         good: list[_Waiting] = []
         arrived: list[Arrived] = []
         received: list[Received] = []
-        for one in taken:
-            decoded = self._decode(one)
-            if decoded is None:
-                continue
-            good.append(one)
-            for trace, spans in by_trace(decoded.spans):
-                body = pack_spans(spans, rooted=trace in decoded.rooted)
-                arrived.append(Arrived(one.project, trace, body))
-                size = 600 * len(spans) + len(body) * 8
-                received.append(
-                    Received(
-                        project=one.project,
-                        trace=trace,
-                        batch=self._batch,
-                        spans=spans,
-                        rooted=trace in decoded.rooted,
-                        size=size,
-                    )
-                )
+        unpacked = 0
+        while waiting and unpacked < _AT_ONCE:
+            one = waiting.popleft()
+            some.append(one)
+            found = self._decode(one)
+            if found is not None:
+                good.append(one)
+                arrived += [row for row, _ in found]
+                received += [came for _, came in found]
+                unpacked += max(one.size, sum(came.size for _, came in found))
         if arrived:
             try:
                 self._store.add(arrived, self._batch)
@@ -175,19 +205,43 @@ class Intake:
         self.requests += len(good)
         self.spans += sum(len(one.spans) for one in received)
 
-    def _decode(self, one: _Waiting) -> Decoded | None:
+    def _decode(self, one: _Waiting) -> list[tuple[Arrived, Received]] | None:
+        """What the request holds of each trace; None where it is refused."""
         try:
             decoded = one.decode()
+            found = list(self._packed(one, decoded))
         except BodyTooLarge as error:
             one.outcome = Outcome(status=413, message=str(error))
         except MalformedBody as error:
             one.outcome = Outcome(status=400, message=str(error))
         except RecursionError:
             one.outcome = Outcome(status=400, message="the body is nested too deeply")
+        except (
+            TypeError,
+            ValueError,
+            OverflowError,
+        ) as error:  # what no check has foreseen may not cost other requests
+            self._incidents.add("a request could not be read", error)
+            one.outcome = Outcome(status=400, message="the spans cannot be stored as they are")
         else:
             one.outcome = Outcome(decoded=decoded)
-            return decoded
+            return found
         return None
+
+    def _packed(self, one: _Waiting, decoded: Decoded) -> Iterator[tuple[Arrived, Received]]:
+        for trace, spans in by_trace(decoded.spans):
+            rooted = trace in decoded.rooted
+            yield (
+                Arrived(one.project, trace, pack_spans(spans, rooted=rooted)),
+                Received(
+                    project=one.project,
+                    trace=trace,
+                    batch=self._batch,
+                    spans=spans,
+                    rooted=rooted,
+                    size=_SPAN * len(spans) + decoded.size * len(spans) // len(decoded.spans),
+                ),
+            )
 
 
 def by_trace(spans: Iterable[SpanRecord]) -> Iterable[tuple[str, list[SpanRecord]]]:

@@ -15,6 +15,7 @@ from cm2_agent.server.access import bearer
 from cm2_agent.server.body import BodyTooLarge, unpack
 from cm2_agent.server.collector import Collector
 from cm2_agent.server.decoded import Decoded
+from cm2_agent.server.intake import IntakeFull
 
 __all__ = ["receive", "whole_body"]
 
@@ -45,6 +46,7 @@ _FORMS = {
     )
 }
 _JSON = _FORMS["application/json"]
+_TOO_MANY = "too many spans; send them again later"
 
 
 async def receive(collector: Collector, request: Request) -> Response:
@@ -62,18 +64,24 @@ async def receive(collector: Collector, request: Request) -> Response:
         return _refusal(form, 503, "the collector is shutting down", {"Retry-After": "5"})
     wait = collector.rates.wait(allowed.project)
     if wait or collector.intake.is_full:
-        return _refusal(form, 429, "too many spans; send them again later", {"Retry-After": str(max(1, round(wait)))})
+        return _refusal(form, 429, _TOO_MANY, {"Retry-After": str(max(1, round(wait)))})
     settings = collector.settings
     try:
-        body = await whole_body(request, settings.most_body)
+        with collector.intake.reading() as held:
+            body = await whole_body(request, settings.most_body, held.add)
     except BodyTooLarge as error:
         return _refusal(form, 413, str(error))
+    except IntakeFull:
+        return _refusal(form, 429, _TOO_MANY, {"Retry-After": "1"})
     except ClientDisconnect:
         return Response(status_code=400)
     encoding = headers.get("content-encoding")
 
     def decode() -> Decoded:
-        return form.decode(unpack(body, encoding, settings.most_unpacked))
+        unpacked = unpack(body, encoding, settings.most_unpacked)
+        decoded = form.decode(unpacked)
+        decoded.size = len(unpacked)
+        return decoded
 
     outcome = await collector.intake.take(allowed.project, decode, len(body))
     if outcome.decoded is None:
@@ -83,8 +91,9 @@ async def receive(collector: Collector, request: Request) -> Response:
     return Response(form.answer(outcome.decoded), media_type=form.media_type)
 
 
-async def whole_body(request: Request, most: int) -> bytes:
-    """The body of a request. Raises BodyTooLarge before more than `most` bytes were read."""
+async def whole_body(request: Request, most: int, came: Callable[[int], None] = lambda size: None) -> bytes:
+    """The body of a request; `came` is told the size of each piece. Raises BodyTooLarge before more than `most` bytes
+    were read."""
     stated = request.headers.get("content-length", "0")
     if not stated.isdigit() or int(stated) > most:
         raise BodyTooLarge(f"the body is larger than {most} bytes; send fewer spans at a time")
@@ -94,6 +103,7 @@ async def whole_body(request: Request, most: int) -> bytes:
         size += len(piece)
         if size > most:
             raise BodyTooLarge(f"the body is larger than {most} bytes; send fewer spans at a time")
+        came(len(piece))
         pieces.append(piece)
     return b"".join(pieces)
 

@@ -91,10 +91,11 @@ def test_a_long_rollout_weighs_what_its_calls_added(tmp_path: Path, live: bool) 
             ).one()
             digests = connection.exec_driver_sql("SELECT sum(length(input)) FROM model_calls").scalar_one()
         assert [store.trace(trace.id) for trace in traces] == traces
-    assert list(blobs) == [3 * 4 * (900 + 40 * 30 + 40 * 60), 3 * 4 * 80 * 40, 3 * 4 * 80 * 40]
-    assert digests == 3 * 32 * (
-        1 + 40 * 2
-    )  # the system message, then the user's and the tool's: outputs are the base's own
+    ids, sampled = 900 + 40 * 30 + 40 * 60, 80 * 40
+    marks = 3 * 80  # each call says how many bytes an id of its has
+    assert list(blobs) == [3 * 2 * ids + marks, 3 * 2 * sampled + marks, 3 * 4 * sampled]
+    # the system message and the user's; later prompts add the run's own messages, whose number is one byte
+    assert digests == 3 * (2 * 32 + 79)
     full = sum(len(json.dumps(trace.to_json())) for trace in traces)
     SQLStore(f"sqlite:///{tmp_path / 'empty.db'}").close()
     assert path.stat().st_size - (tmp_path / "empty.db").stat().st_size < full / 25
@@ -111,7 +112,7 @@ def test_calls_of_sub_agents_between_do_not_break_the_chain(store: SQLStore) -> 
     assert store.trace("r") == Trace.of(run)
     with store._db.reading() as connection:
         stored = connection.exec_driver_sql("SELECT sum(length(prompt_ids)) FROM model_calls").scalar_one()
-    assert stored == 4 * (500 + 5 * 1 + 100)
+    assert stored == 2 * (500 + 5 * 1 + 100) + 7  # and a byte for each of the seven that add any
 
 
 @given(
