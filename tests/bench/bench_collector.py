@@ -1,8 +1,10 @@
-"""What the collector survives: kill -9 at random points under load, and broken requests.
+"""What the collector survives: kill -9 at random points under load, broken requests, a full disk, a locked database,
+and sixteen clients at once.
 
-    python -m tests.bench.bench_collector [KILLS] [REQUESTS]      # 50 and 10,000; one JSON line
+    python -m tests.bench.bench_collector [KILLS] [REQUESTS] [SECONDS]      # 50, 10,000 and 30; one JSON line
 
 `lost` and `twice` count acknowledged spans that no run holds, or several; `failures` are answers of 500 and above.
+SECONDS is how long another process holds the database's lock; `rss_mb` is the server's memory before, and at most.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from collections import Counter
 
 from cm2_agent.server.settings import Settings
 from cm2_agent.store import SQLStore
+from tests.bench.collector_trouble import at_once, full_disk, locked
 from tests.server.crashing import Load, Process, stored_spans
 from tests.server.fuzzed import fuzzed
 from tests.server.running import collecting
@@ -64,8 +67,15 @@ def broken(requests: int) -> dict[str, object]:
 
 
 def main() -> None:
-    kills, requests = (int(one) for one in (*sys.argv[1:], *("50", "10000")[len(sys.argv) - 1 :]))
-    print(json.dumps({"killed": killed(kills), "broken": broken(requests)}))
+    kills, requests, seconds = (int(one) for one in (*sys.argv[1:], *("50", "10000", "30")[len(sys.argv) - 1 :]))
+    parts = {
+        "killed": killed(kills),
+        "broken": broken(requests),
+        "full_disk": full_disk(),
+        "locked": locked(seconds),
+        "at_once": at_once(),
+    }
+    print(json.dumps(parts))
 
 
 if __name__ == "__main__":

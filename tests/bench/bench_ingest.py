@@ -1,16 +1,25 @@
 """What receiving spans costs: 20-span traces of one growing dialogue, by HTTP into `cm2 serve` and in process.
 
-    python -m tests.bench.bench_ingest            # one JSON line; a minute or two
+    python -m tests.bench.bench_ingest [TRACES] [--peers FOLDER]      # one JSON line; a minute or two
 
 By HTTP the server is a process of its own whose CPU is read; `acknowledged` ends when the last answer came (the spans
-are committed), `readable` when every trace is a stored run. In process the spans are built and saved by the caller's
-thread. `disk` is the size of the store's files a unique byte: messages, tool definitions and tokens counted once.
+are committed), `readable` when every trace is a stored run, as the store is then asked: `complete` says that it holds
+every trace with the hash of what was sent. In process the spans are built and saved by the caller's thread.
+
+`disk` is the size of the store's files by the unique bytes of its traces: the JSON of each message of a dialogue once,
+however many spans show it, and 4 bytes for each token and logprob that a call added. `disk` by HTTP is the same right
+after the load, where the spans still wait for late ones (`cm2 serve --late`).
+
+With `--peers` other servers get the same spans (516 a request, without tokens): they are installed below FOLDER, each
+in an environment of its own, and where one cannot be, the reason is printed. `until_idle` ends when the server has no
+work left. `load` is the machine's load average before and after: other processes make a CPU-second shorter.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
+import os
 import tempfile
 import threading
 import time
@@ -23,28 +32,34 @@ import psutil
 from cm2_agent.dialects.span_runs import runs_of
 from cm2_agent.server import otlp_protobuf
 from cm2_agent.store import SQLStore
+from tests.bench.ingest_peers import PEERS, measured
+from tests.bench.server_cpu import cpu_of
 from tests.server.crashing import HEADERS, Process
 from tests.server.exported import chunks, dialogue, protobuf
 
 TRACES = 20 * 26
 PER_TRACE = 20
+WARM = 5
+"""Traces that are sent before anything is measured."""
+PEERS_TRACES = 104
+"""Traces that other servers are sent: some take a hundred times as long."""
 
 
-def payload(spans_a_request: int, *, tokens: bool, traces: int) -> list[bytes]:
-    spans = [one for number in range(traces) for one in dialogue(f"d{number}", tokens=tokens)]
+def payload(spans_a_request: int, *, tokens: bool, traces: int, name: str = "d") -> list[bytes]:
+    spans = [one for number in range(traces) for one in dialogue(f"{name}{number}", tokens=tokens)]
     return [protobuf(chunk) for chunk in chunks(spans, spans_a_request)]
 
 
-def by_http(spans_a_request: int, *, tokens: bool, traces: int, clients: int = 4) -> dict[str, float]:
+def by_http(spans_a_request: int, *, tokens: bool, traces: int, clients: int = 4) -> dict[str, Any]:
     bodies = payload(spans_a_request, tokens=tokens, traces=traces)
     with tempfile.TemporaryDirectory() as folder:
         server = Process(f"sqlite:///{folder}/cm2.db", "--quiet", "0.5", "--max-mb", "64")
         process = psutil.Process(server.process.pid)
         with httpx.Client(base_url=server.address, timeout=300) as client:
-            for body in payload(20, tokens=tokens, traces=5):  # what is imported or compiled once
-                client.post("/v1/traces", content=body.replace(b"d0", b"w0"), headers=HEADERS).raise_for_status()
-            _until_stored(client, 0)
-            start = _cpu(process)
+            for body in payload(20, tokens=tokens, traces=WARM, name="w"):  # what is imported or compiled once
+                client.post("/v1/traces", content=body, headers=HEADERS).raise_for_status()
+            _until_stored(client, WARM)
+            start = cpu_of(process)
             waiting = list(reversed(bodies))
 
             def send() -> None:
@@ -61,14 +76,21 @@ def by_http(spans_a_request: int, *, tokens: bool, traces: int, clients: int = 4
                 thread.start()
             for thread in threads:
                 thread.join()
-            acknowledged = _cpu(process)
-            _until_stored(client, traces)
-            readable = _cpu(process)
+            acknowledged = cpu_of(process)
+            _until_stored(client, WARM + traces)
+            readable = cpu_of(process)
         server.stop()
+        with SQLStore(f"sqlite:///{folder}/cm2.db") as store:
+            found = list(store.traces())
+        wanted = _hashes(traces, tokens=tokens)
+        complete = len(found) == traces + WARM and wanted <= {trace.content_hash for trace in found}
+        disk = _disk(folder, sum(_unique(trace) for trace in found))
     count = PER_TRACE * traces
     return {
         "acknowledged": round(count / (acknowledged - start)),
         "readable": round(count / (readable - start)),
+        "complete": complete,
+        "disk": disk,
     }
 
 
@@ -80,9 +102,14 @@ def _until_stored(client: httpx.Client, traces: int) -> None:
         time.sleep(0.2)
 
 
-def _cpu(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return times.user + times.system
+def _hashes(traces: int, *, tokens: bool) -> set[str]:
+    """The content hashes of the traces as they are built out of the spans that are sent."""
+    spans = [otlp_protobuf.decode(protobuf(dialogue(f"d{number}", tokens=tokens))).spans for number in range(traces)]
+    return {trace.content_hash for own in spans for trace in runs_of(own).traces}
+
+
+def _disk(folder: str, unique: int) -> float:
+    return round(sum(path.stat().st_size for path in Path(folder).iterdir()) / unique, 2)
 
 
 def in_process(traces: int, *, tokens: bool) -> dict[str, float]:
@@ -95,8 +122,8 @@ def in_process(traces: int, *, tokens: bool) -> dict[str, float]:
                 store.save_runs([run for own in spans[start : start + 64] for run in runs_of(own).runs])
             took = time.process_time() - began
             unique = sum(_unique(trace) for trace in store.traces())
-        disk = sum(path.stat().st_size for path in Path(folder).iterdir())
-    return {"spans_a_cpu_second": round(PER_TRACE * traces / took), "disk": round(disk / unique, 2)}
+        disk = _disk(folder, unique)
+    return {"spans_a_cpu_second": round(PER_TRACE * traces / took), "disk": disk}
 
 
 def _unique(trace: Any) -> int:
@@ -111,7 +138,12 @@ def _unique(trace: Any) -> int:
 
 
 def main() -> None:
-    traces = int(sys.argv[1]) if len(sys.argv) > 1 else TRACES
+    parser = argparse.ArgumentParser()
+    parser.add_argument("traces", nargs="?", type=int, default=TRACES)
+    parser.add_argument("--peers", type=Path, metavar="FOLDER")
+    given = parser.parse_args()
+    traces: int = given.traces
+    load = os.getloadavg()[0]
     result: dict[str, Any] = {
         "http_516": by_http(516, tokens=False, traces=traces),
         "http_512_tokens": by_http(512, tokens=True, traces=traces),
@@ -119,7 +151,13 @@ def main() -> None:
         "in_process": in_process(traces, tokens=False),
         "in_process_tokens": in_process(traces, tokens=True),
     }
-    print(json.dumps(result))
+    if given.peers is not None:
+        given.peers.mkdir(parents=True, exist_ok=True)
+        folder = given.peers.resolve()
+        result["peers"] = {
+            peer.name: measured(peer, folder, traces=min(traces, PEERS_TRACES), spans_a_request=516) for peer in PEERS
+        }
+    print(json.dumps({**result, "load": [round(load, 1), round(os.getloadavg()[0], 1)]}))
 
 
 if __name__ == "__main__":

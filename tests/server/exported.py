@@ -108,11 +108,12 @@ def span(
     }
 
 
-def protobuf(spans: Iterable[Mapping[str, Any]]) -> bytes:
-    """An ExportTraceServiceRequest."""
+def protobuf(spans: Iterable[Mapping[str, Any]], resource: Mapping[str, str] | None = None) -> bytes:
+    """An ExportTraceServiceRequest; `resource` holds more attributes of the spans' resource."""
     request = ExportTraceServiceRequest()
     of_resource = request.resource_spans.add()
-    of_resource.resource.attributes.append(_pair("service.name", "shop"))
+    attributes = {"service.name": "shop", **(resource or {})}
+    of_resource.resource.attributes.extend(_pair(name, value) for name, value in attributes.items())
     of_scope = of_resource.scope_spans.add()
     of_scope.scope.name = "tests"
     for one in spans:
