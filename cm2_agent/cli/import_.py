@@ -192,7 +192,11 @@ class _Import:
         checklist later, and a first import may have gone without."""
         if self.checklists and record.task is not None:
             store.save_task(record.task)
-        return store.save_trace(record.trace)
+        new = store.save_trace(record.trace)
+        score = record.score
+        if score is not None and (new or store.score(score.trace_id, score.reward_version) is None):
+            store.save_score(score)
+        return new
 
     def _skip(self, problem: Problem) -> None:
         self.counts["skipped"] += 1

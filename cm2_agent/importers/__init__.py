@@ -20,6 +20,7 @@ from cm2_agent.importers.spans_to_traces import ReadSpans, SpanTraces
 from cm2_agent.types.human_labels import Label
 from cm2_agent.types.imported import ImportedDialogue, ImportResult
 from cm2_agent.types.protocols import Importer
+from cm2_agent.types.score import Score
 from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Trace
 
@@ -40,6 +41,7 @@ class Imported:
     trace: Trace
     task: Task | None = None
     note: str | None = None
+    score: Score | None = None
 
     @property
     def unknown_failures(self) -> int:
@@ -276,7 +278,7 @@ def _results(result: ImportResult, record: Found) -> Iterator[Imported | Importe
         yield ImportedLabels(line=line, number=number, labels=tuple(cast("Sequence[Label]", several)))
     elif several and all(isinstance(one, ImportedDialogue) for one in several):
         for one in cast("Sequence[ImportedDialogue]", several):
-            yield Imported(line=line, number=number, trace=one.trace, task=one.task, note=one.note)
+            yield Imported(line=line, number=number, trace=one.trace, task=one.task, note=one.note, score=one.score)
     else:
         reason = (
             f"the importer returned {type(result).__name__} {result!r:.60}; expected a Trace, an ImportedDialogue (or a"

@@ -289,7 +289,19 @@ def _part(part: JSON) -> Part:
         if head.startswith("data:") and comma:
             return Blob(content=body, modality="image", mime_type=head.removeprefix("data:") or None)
         return Uri(uri=address, modality="image")
-    return other_part(part)
+    return _file(part) or other_part(part)
+
+
+def _file(part: Mapping[str, JSON]) -> Blob | None:
+    """A sound or a file by value."""
+    sound, file = part.get("input_audio"), part.get("file")
+    if part.get("type") == "input_audio" and isinstance(sound, Mapping) and isinstance(sound.get("data"), str):
+        return Blob(content=sound["data"], modality="audio", mime_type=f"audio/{sound.get('format') or 'wav'}")
+    if part.get("type") == "file" and isinstance(file, Mapping) and isinstance(file.get("file_data"), str):
+        head, comma, body = file["file_data"].partition(";base64,")
+        mime = head.removeprefix("data:") or None
+        return Blob(content=body if comma else file["file_data"], modality="file", mime_type=mime if comma else None)
+    return None
 
 
 def _call(data: JSON) -> ToolCall:

@@ -20,6 +20,7 @@ LOOKED_AT: Final = 20
 """So many of the first records are looked at."""
 _WRAPPERS: Final = ("data", "rows", "items", "records", "results", "examples", "conversations", "dialogues", "traces")
 _KEYS: Final[Mapping[str, tuple[str, ...]]] = {
+    "cm2": ("trace", "score"),
     "openai": ("messages", "role", "content", "tools", "tool_calls"),
     "sharegpt": ("conversations", "from", "value"),
     "prompt-completion": ("prompt", "completion", "question", "answer", "instruction", "output", "response"),

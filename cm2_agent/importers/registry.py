@@ -9,6 +9,7 @@ from typing import Final
 from cm2_agent.importers import langfuse_export, langsmith_runs, mlflow_traces, span_rows
 from cm2_agent.importers.answer_pairs import pair_of, preference_of
 from cm2_agent.importers.bfcl_results import is_bfcl
+from cm2_agent.importers.cm2_lines import is_cm2
 from cm2_agent.importers.inspect_logs import is_inspect, samples
 from cm2_agent.importers.message_styles import TRANSCRIPTS, style_of, transcript_of
 from cm2_agent.importers.swe_agent import is_swe_agent
@@ -129,6 +130,12 @@ def _by_name(record: JSON) -> str | None:
 
 
 FORMATS: Final[tuple[Format, ...]] = (
+    Format(
+        name="cm2",
+        sniff=_when(is_cm2, "an object with `trace` and `score`, as `cm2 export` writes it"),
+        reader="cm2_lines:read_cm2",
+        chats=False,
+    ),
     Format(
         name="tau2",
         sniff=_when(is_tau2, "an object with `tasks` and `simulations`"),

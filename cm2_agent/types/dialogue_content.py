@@ -36,14 +36,19 @@ def dialogue_content(messages: Sequence[Message], calls: Iterable[ModelCall] = (
     >>> dialogue_content([Message.of("system", "Be brief."), Message.of("user", "Hi")])["system"]
     'Be brief.'
     """
+    rest = list(messages)
+    while rest and rest[0].role == "system":
+        rest.pop(0)
+    return {"version": VERSION, "system": system_prompt(messages, calls), "messages": _messages(rest)}
+
+
+def system_prompt(messages: Sequence[Message], calls: Iterable[ModelCall] = ()) -> str:
+    """The system prompts with which the dialogue begins, and which its model calls were shown before it, each once."""
     prompts = dict.fromkeys(_prompts(messages))
     for call in calls:
         if call.message is not None:  # else a sub-agent's, with a prompt of its own
             prompts.update(dict.fromkeys(_prompts(call.input)))
-    rest = list(messages)
-    while rest and rest[0].role == "system":
-        rest.pop(0)
-    return {"version": VERSION, "system": "\n".join(prompts), "messages": _messages(rest)}
+    return "\n".join(prompts)
 
 
 def _prompts(messages: Iterable[Message]) -> Iterator[str]:
@@ -55,7 +60,7 @@ def _prompts(messages: Iterable[Message]) -> Iterator[str]:
 
 
 def _messages(messages: Sequence[Message]) -> list[JSON]:
-    answers = _answers(messages)
+    answers = answers_of(messages)
     taken = {place for found in answers.values() for place in found if place is not None}
     written: list[JSON] = []
     for at, message in enumerate(messages):
@@ -80,7 +85,7 @@ def _messages(messages: Sequence[Message]) -> list[JSON]:
     return written
 
 
-def _answers(messages: Sequence[Message]) -> dict[int, list[tuple[int, int] | None]]:
+def answers_of(messages: Sequence[Message]) -> dict[int, list[tuple[int, int] | None]]:
     """For each message with calls, where their answers stand: the message and the place in it. Answers belong to the
     calls before them, up to the next message of the assistant or with calls."""
     found: dict[int, list[tuple[int, int] | None]] = {}
@@ -153,4 +158,4 @@ def _canonical(value: JSON) -> JSON:
     return value
 
 
-__all__ = ["VERSION", "dialogue_content"]
+__all__ = ["VERSION", "answers_of", "dialogue_content", "system_prompt"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from cm2_agent.types.human_labels import Label
+from cm2_agent.types.score import Score
 from cm2_agent.types.task import Task
 from cm2_agent.types.trace import Trace
 
@@ -16,7 +17,8 @@ class ImportedDialogue:
     """A recorded dialogue and what else its record tells.
 
     `task` is the task that the dialogue was a rollout of; it is stored with `cm2 import --checklists`. `note` is shown
-    once for all records that have it, such as why tasks got no checklist although one was asked for.
+    once for all records that have it, such as why tasks got no checklist although one was asked for. `score` is what
+    CM2 gave the trace before, and is stored with it.
 
     >>> from cm2_agent import ImportedDialogue, Message, Run, Trace
     >>> run = Run(id="t1", messages=(Message.of("user", "Hi"),))
@@ -27,6 +29,7 @@ class ImportedDialogue:
     trace: Trace
     task: Task | None = None
     note: str | None = None
+    score: Score | None = None
 
 
 ImportResult: TypeAlias = Trace | ImportedDialogue | Sequence[ImportedDialogue] | Sequence[Label]

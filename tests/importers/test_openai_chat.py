@@ -135,7 +135,9 @@ def test_parts_of_every_kind(tmp_path: Path) -> None:
         {"type": "text", "text": "look"},
         {"type": "image_url", "image_url": {"url": "https://x/y.png"}},
         {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
-        {"type": "input_audio", "input_audio": {"data": "…"}},
+        {"type": "input_audio", "input_audio": {"data": "BBBB", "format": "mp3"}},
+        {"type": "file", "file": {"file_data": "data:application/pdf;base64,CCCC"}},
+        {"type": "hologram", "x": 1},
     ]
     answer = {"role": "assistant", "content": "ok", "reasoning_content": "hm", "annotations": []}
     (found,) = imported(tmp_path, [{"role": "developer", "content": "d"}, {"role": "user", "content": seen}, answer])
@@ -145,7 +147,9 @@ def test_parts_of_every_kind(tmp_path: Path) -> None:
         Text(content="look"),
         Uri(uri="https://x/y.png", modality="image"),
         Blob(content="AAAA", modality="image", mime_type="image/png"),
-        Other(data=seen[3]),
+        Blob(content="BBBB", modality="audio", mime_type="audio/mp3"),
+        Blob(content="CCCC", modality="file", mime_type="application/pdf"),
+        Other(data=seen[5]),
     )
     assert assistant.parts == (Reasoning(content="hm"), Text(content="ok"))
     assert assistant.extra == {"annotations": []}
