@@ -27,7 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("models", "types"),
     ("analysis", "dialects", "incidents", "langchain_messages", "llm", "redaction", "store", "trainers"),
-    ("datasets", "exporters", "graphs", "importers", "rewards", "spool", "tracing"),
+    ("datasets", "graphs", "importers", "rewards", "spool", "tracing"),
     ("benchmarks", "integrations", "online"),
     ("runner",),
     ("__init__", "compare", "loop", "quickstart", "server", "workers"),

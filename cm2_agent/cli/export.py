@@ -27,9 +27,9 @@ from cm2_agent.errors import StoreError
 from cm2_agent.types.json_values import JSON
 
 if TYPE_CHECKING:
-    from cm2_agent.exporters.chat_messages import Entry
-    from cm2_agent.exporters.preferences import PreferencePairs
-    from cm2_agent.exporters.records import Format
+    from cm2_agent.datasets.exports.chat_messages import Entry
+    from cm2_agent.datasets.exports.preferences import PreferencePairs
+    from cm2_agent.datasets.exports.records import Format
     from cm2_agent.store import SQLStore
     from cm2_agent.types.score import Score
     from cm2_agent.types.trace import Trace
@@ -73,8 +73,8 @@ def export(
     project: ProjectOption = PROJECT,
     as_json: JsonOption = False,
 ) -> None:
-    from cm2_agent.exporters.files import STDOUT, whole_file, write_lines
-    from cm2_agent.exporters.records import FORMATS
+    from cm2_agent.datasets.exports.files import STDOUT, whole_file, write_lines
+    from cm2_agent.datasets.exports.records import FORMATS
 
     _check(file, format, reward_at_least, margin, pairs_per_group, as_json)
     with open_store(store, project=project) as opened:
@@ -92,7 +92,7 @@ def export(
             work = _Records(FORMATS[format], reward_at_least)
             records = work.of(tracked(chosen, "exporting"))
             if format == "parquet":
-                from cm2_agent.exporters.tables import write_table
+                from cm2_agent.datasets.exports.tables import write_table
 
                 with whole_file(file) as partial:
                     count = write_table(partial, records)
@@ -118,10 +118,10 @@ def _check(
     as_json: bool,
 ) -> None:
     """Raises StoreError on options that do not go together, MissingExtra where a format needs one."""
-    from cm2_agent.exporters.files import STDOUT
+    from cm2_agent.datasets.exports.files import STDOUT
 
     if format == "parquet":
-        from cm2_agent.exporters.tables import require_tables
+        from cm2_agent.datasets.exports.tables import require_tables
 
         require_tables()
         if file == STDOUT:
@@ -137,7 +137,7 @@ def _check(
 
 
 def _pairs(store: SQLStore, version: str, where: FilterOptions, margin: float, most: int | None) -> PreferencePairs:
-    from cm2_agent.exporters.preferences import PreferencePairs
+    from cm2_agent.datasets.exports.preferences import PreferencePairs
 
     among = frozenset(store.selected(where.trace_filter(version))) if where.given else None
     return PreferencePairs(margin=margin, most=most, among=among)
@@ -154,7 +154,7 @@ class _Records:
     left_out: Counter[str] = field(default_factory=Counter)
 
     def of(self, traces: Iterable[tuple[Trace, Score | None]]) -> Iterator[Entry]:
-        from cm2_agent.exporters.records import left_out
+        from cm2_agent.datasets.exports.records import left_out
 
         for trace, score in traces:
             if self.least is not None and (score is None or score.reward is None or score.reward < self.least):

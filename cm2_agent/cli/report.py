@@ -108,7 +108,7 @@ def _lines(found: Report) -> Iterator[str]:
     yield from _counts("no reward because", found.null_rewards)
     for title, rates in (("items", found.items), ("facets", found.facets), ("levels", found.levels)):
         if rates:
-            yield f"\n{title}: satisfied, 95 % over tasks"
+            yield f"\n{title}: passed, 95 % over tasks"
             yield from map(_rate, rates)
     yield f"\nfirst failures: {found.without_failure} traces had none"
     for first in found.first[:10]:

@@ -42,6 +42,7 @@ from cm2_agent.cli.judge_options import (
 )
 from cm2_agent.cli.redaction import RedactOption, redactor_of
 from cm2_agent.cli.trace_filters import FilterOptions, with_filters
+from cm2_agent.cli.verdict_words import WORDS
 from cm2_agent.errors import BudgetExhausted, ChecklistError, JudgeError, JudgeRefused, StoreError
 
 if TYPE_CHECKING:
@@ -331,8 +332,6 @@ def print_flips(change: Change) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from cm2_agent.analysis.version_diff import WORDS
-
     table = Table(title=printable(f"{change.traces} traces: {change.old} → {change.new}"), title_justify="left")
     moves = [(old, new) for old in (True, False, None) for new in (True, False, None) if old is not new]
     for name in ("item", "n", "flips", "p"):
@@ -345,7 +344,7 @@ def print_flips(change: Change) -> None:
         )
     out = console(err=True)
     out.print(table)
-    out.print(f"of {change.both_true} verdicts true in both, {change.same_step} hold from the same step")
+    out.print(f"of {change.both_true} verdicts passed in both, {change.same_step} from the same step")
     out.print(f"rewards: {change.up} higher, {change.down} lower, {change.same} the same")
     for (old, new), count in change.null.items():
         out.print(printable(f"{count} × {old or 'a reward'} → {new or 'a reward'}"), soft_wrap=True)

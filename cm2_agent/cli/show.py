@@ -4,7 +4,9 @@ The text came from users, models and tools: it is never read as markup, and cont
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,14 +28,19 @@ from cm2_agent.cli.common import (
 from cm2_agent.cli.eval import scored_version
 from cm2_agent.cli.judge_options import usage_text
 from cm2_agent.cli.trace_filters import FilterOptions, with_filters
+from cm2_agent.cli.trace_list import TraceList
+from cm2_agent.cli.verdict_words import verdict_reason, verdict_word
 from cm2_agent.errors import StoreError
 
 if TYPE_CHECKING:
-    from cm2_agent.store import SQLStore, TraceFilter
+    from cm2_agent.store import SQLStore
     from cm2_agent.types.messages import Message, ToolCall
-    from cm2_agent.types.score import Score, Verdict
+    from cm2_agent.types.score import Score, TurnScore, Verdict
     from cm2_agent.types.tool_use import ToolUse
     from cm2_agent.types.trace import Trace
+
+INTERVAL = 1.0
+"""Seconds between two looks of `--follow`."""
 
 
 def register(app: typer.Typer) -> None:
@@ -49,6 +56,12 @@ def show(
         str | None, typer.Option("--reward", metavar="VERSION", help="The reward version (default: the newest).")
     ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="List at most this many.")] = 50,
+    after: Annotated[
+        str | None, typer.Option("--after", metavar="TRACE", help="List those behind this one: the next page.")
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on listing new and changed traces, until interrupted.")
+    ] = False,
     *,
     where: FilterOptions,
     store: StoreOption = STORE,
@@ -56,69 +69,42 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     with open_store(store, project=project) as opened:
-        version = scored_version(opened, reward)
         if trace is None:
-            _list(opened, version, where.trace_filter(version), limit, as_json)
+            listed = TraceList(store=opened, where=where, reward=reward)
+            if not follow:
+                listed.print(limit=limit, after=after, as_json=as_json)
+            elif after is None:
+                listed.follow(limit=limit, as_json=as_json, wait=partial(time.sleep, INTERVAL))
+            else:
+                raise StoreError("--after shows an earlier page and --follow what is new; give one of them")
             return
-        found = opened.trace(trace)
-        if found is None:
-            some = ", ".join(one.id for one in islice(opened.traces(), 3)) or "none: it is empty"
-            raise StoreError(
-                f"{opened.url} holds no trace {trace!r}; cm2 show --store {opened.url} lists them (such as {some})"
-            )
-        score = opened.score(trace, reward=reward)
+        if follow or after is not None or where.given:
+            raise StoreError(f"the options choose traces to list, and {trace!r} names one; leave them or it out")
+        scored_version(opened, reward)
+        found = _stored(opened, trace)
+        score = opened.score(found.id, reward=reward)
     if as_json:
-        print_result({"trace": found.to_json(), "score": None if score is None else score.to_json()}, as_json=True)
+        verdicts = [] if score is None else [_said(turn, verdict) for turn in score.turns for verdict in turn.verdicts]
+        worth = None if score is None else score.to_json()
+        print_result({"trace": found.to_json(), "score": worth, "verdicts": verdicts}, as_json=True)
         return
     _dialogue(found)
     _verdicts(score)
 
 
-def _list(store: SQLStore, version: str | None, where: TraceFilter, limit: int, as_json: bool) -> None:
-    rows = [_row(*found) for found in store.scored_traces(where, reward=version, limit=limit, newest_first=True)]
-    total = store.count_traces(where)
-    usage = {} if version is None else store.judging().get(version, {})
-    if as_json:
-        print_result(
-            {"total": total, "reward": version, "traces": rows, **({"judging": usage} if usage else {})}, as_json=True
-        )
-        return
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(
-        title=printable(f"{len(rows)} of {total} traces; reward {version or '(not scored yet)'}"), title_justify="left"
-    )
-    for name in ("trace", "turns", "steps", "reward", "outcomes", "begins"):
-        table.add_column(
-            name, overflow="fold", no_wrap=name == "trace", justify="right" if name in {"turns", "steps"} else "left"
-        )
-    for row in rows:
-        outcomes = ", ".join(f"{name} {_number(value)}" for name, value in row["outcomes"].items())
-        worth = row["null_reason"] if row["reward"] is None else f"{row['reward']:.3f}"
-        cells = (row["trace"], str(row["turns"]), str(row["steps"]), worth or "", outcomes, row["begins"])
-        table.add_row(*(Text(one_line(cell, 60)) for cell in cells))
-    console().print(table)
-    if usage:
-        console().print(f"judging cost: {usage_text(usage)}", soft_wrap=True)
-
-
-def _row(trace: Trace, score: Score | None) -> dict[str, Any]:
-    first_message = next((message.text for message in trace.messages if message.role == "user"), "")
-    return {
-        "trace": trace.id,
-        "task": trace.task_id,
-        "turns": len(trace.turns),
-        "steps": len(trace.steps),
-        "reward": None if score is None else score.reward,
-        "lower": None if score is None else score.lower,
-        "upper": None if score is None else score.upper,
-        "null_reason": None if score is None else score.null_reason,
-        "usd": None if score is None else score.usage.get("usd"),
-        "failure": None if trace.failure is None else trace.failure.kind,
-        "outcomes": dict(trace.outcomes),
-        "begins": one_line(first_message, 40),
-    }
+def _stored(store: SQLStore, name: str) -> Trace:
+    """The trace of that id, or the only one whose id begins so. Raises StoreError."""
+    name = name.removesuffix("…")  # as the list shortens it
+    found = store.trace(name)
+    if found is not None:
+        return found
+    near = store.ids_like(name)
+    if len(near) == 1 and (found := store.trace(near[0])) is not None:
+        return found
+    if near:
+        raise StoreError(f"several traces begin with {name!r}: {', '.join(near)}; expected the whole id of one")
+    some = ", ".join(one.id for one in islice(store.traces(), 3)) or "none: it is empty"
+    raise StoreError(f"{store.url} holds no trace {name!r}; cm2 show --store {store.url} lists them (such as {some})")
 
 
 def _dialogue(trace: Trace) -> None:
@@ -223,11 +209,11 @@ def _verdicts(score: Score | None) -> None:
             cells = (
                 place,
                 verdict.item,
-                _word(verdict.value) if verdict.applies else "n/a",
+                verdict_word(verdict),
                 _paid(verdict),
                 f"{verdict.weight:.3f}",
                 step,
-                _why(verdict),
+                verdict_reason(verdict),
             )
             colour = "green" if verdict.paid else "yellow" if verdict.value is None and verdict.applies else "red"
             if not verdict.applies or verdict.reason == "when":
@@ -242,6 +228,12 @@ def _verdicts(score: Score | None) -> None:
         out.print(f"judging cost: {usage_text(score.usage)}", soft_wrap=True)
 
 
+def _said(turn: TurnScore, verdict: Verdict) -> dict[str, Any]:
+    """A verdict in words, beside the one in numbers."""
+    words = {"result": verdict_word(verdict), "why": verdict_reason(verdict) or None}
+    return {"turn": turn.turn, "item": verdict.item, **words}
+
+
 def _evidence(verdict: Verdict) -> Iterator[str]:
     """What the judge quoted, in its sentence, and what asking it in reverse brought."""
     for one in verdict.evidence:
@@ -253,18 +245,11 @@ def _evidence(verdict: Verdict) -> Iterator[str]:
             yield f"{one_line(verdict.item, 60)}, asked in reverse: {one_line(str(one['reversed']), 60)}"
 
 
-def _word(value: bool | None) -> str:
-    return "NULL" if value is None else "yes" if value else "no"
-
-
 def _paid(verdict: Verdict) -> str:
-    if verdict.payment is not None:
-        return f"{verdict.payment:.2f}"
-    return _word(verdict.paid) if verdict.applies or verdict.paid is not None else ""
-
-
-def _why(verdict: Verdict) -> str:
-    return ": ".join(text for text in (verdict.reason, verdict.explanation) if text)
+    """The share of its weight that was paid."""
+    if verdict.pays is None:
+        return "NULL" if verdict.applies else ""
+    return f"{verdict.pays:.2f}"
 
 
 def _number(value: float | None) -> str:

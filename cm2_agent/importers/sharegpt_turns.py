@@ -29,6 +29,7 @@ _ROLES: Final[Mapping[str, str]] = {
     "function": "tool",
 }
 _CALL = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|\Z)", re.DOTALL)
+_WHOLE_CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
 _RESPONSE = re.compile(r"<tool_response>\s*(.*?)\s*(?:</tool_response>|\Z)", re.DOTALL)
 
 
@@ -40,7 +41,10 @@ def is_sharegpt(turn: Mapping[str, JSON]) -> bool:
 def sharegpt_to_chat(turns: Sequence[Mapping[str, JSON]]) -> list[JSON]:
     """The turns as chat messages. Calls stand in a turn of their own, as JSON, or in Hermes' tags within the
     assistant's; what they were answered bears no ids: it is paired by its order."""
-    with_tools = any(_ROLES.get(str(turn.get("from")).casefold()) in ("tool", "call") for turn in turns)
+    with_tools = any(
+        _ROLES.get(str(turn.get("from")).casefold()) in ("tool", "call") or _holds_a_call(turn.get("value"))
+        for turn in turns
+    )
     found: list[JSON] = []
     for turn in turns:
         name, value = str(turn.get("from")), turn.get("value")
@@ -57,6 +61,18 @@ def sharegpt_to_chat(turns: Sequence[Mapping[str, JSON]]) -> list[JSON]:
         else:
             found.append({"role": role, "content": value, **extra})
     return found
+
+
+def _holds_a_call(value: JSON) -> bool:
+    """Whether a text holds a whole call in its tags, whatever became of it."""
+    for one in _WHOLE_CALL.findall(value) if isinstance(value, str) and "<tool_call>" in value else ():
+        try:
+            read = parse_json(one, strict=False)
+        except ValueError:
+            continue
+        if isinstance(read, Mapping) and {"name", "arguments"} <= read.keys():
+            return True
+    return False
 
 
 def _add_calls(found: list[JSON], calls: list[JSON], extra: Mapping[str, JSON]) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, func, select, tuple_
+from sqlalchemy import Connection, and_, func, select, tuple_
 
 from cm2_agent.errors import StoreError
-from cm2_agent.store.codec import seal, unseal
+from cm2_agent.store.codec import like_pattern, seal, unseal
 from cm2_agent.store.engine import Database
 from cm2_agent.store.reader import PAGE, chunks
 from cm2_agent.store.schema import DEFAULT_PROJECT, runs, traces
@@ -102,6 +102,15 @@ def ids_of(connection: Connection, seqs: Sequence[int]) -> list[str]:
             }
         )
     return [found[seq] for seq in seqs]
+
+
+def ids_like(connection: Connection, project: str, beginning: str, most: int) -> list[str]:
+    """The ids of at most so many traces that begin so, in order; one that is stored sealed is found by all of it."""
+    pattern = like_pattern(beginning).removeprefix("%")
+    begins = and_(traces.c.id >= beginning, traces.c.id.like(pattern, escape="!"))  # the first is for the index
+    query = select(traces.c.id).where(traces.c.project == project, begins).order_by(traces.c.id).limit(most)
+    sealed = seal(beginning) != beginning
+    return [] if sealed else [id for row in connection.scalars(query) if (id := unseal(row)).startswith(beginning)]
 
 
 def projects(connection: Connection) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from cm2_agent.errors import StoreError
 from cm2_agent.store import queries
 from cm2_agent.store import scores as scoring
+from cm2_agent.store.changes import TraceChanges
 from cm2_agent.store.engine import Database
 from cm2_agent.store.reader import Reader
 from cm2_agent.store.selection import Selection
@@ -97,6 +98,7 @@ class StoredTraces:
         where: TraceFilter | None = None,
         *,
         reward: str | None = None,
+        ids: Iterable[str] | None = None,
         limit: int | None = None,
         newest_first: bool = False,
         after: str | None = None,
@@ -106,6 +108,7 @@ class StoredTraces:
         Args:
             where: those that this filter lets through.
             reward: the scores under this version; by default each trace's newest, as `score` takes it.
+            ids: among these; ids that are not stored are left out.
             limit: at most so many.
             newest_first: in the opposite order.
             after: those that come after this trace in the order, by its id.
@@ -123,7 +126,7 @@ class StoredTraces:
         [('bad', 0.2)]
         """
         wanted = Selection(project=self._project, filters=() if where is None else (where,))
-        for seqs in self._pages(wanted, None, limit=limit, newest_first=newest_first, after=after):
+        for seqs in self._pages(wanted, ids, limit=limit, newest_first=newest_first, after=after):
             with self._db.reading() as connection:
                 page = Reader(connection).traces(seqs)
                 found = scoring.of_traces(connection, seqs, reward)
@@ -141,6 +144,15 @@ class StoredTraces:
             with self._db.reading() as connection:
                 found += queries.ids_of(connection, seqs)
         return found
+
+    def changes(self) -> TraceChanges:
+        """What changes from now on: `changes.next()` gives the ids of the traces with new runs or scores."""
+        return TraceChanges(self._db, self._project)
+
+    def ids_like(self, beginning: str, most: int = 5) -> list[str]:
+        """The ids of traces that begin so, at most so many, in alphabetical order."""
+        with self._db.reading() as connection:
+            return queries.ids_like(connection, self._project, beginning, most)
 
     def _pages(
         self,

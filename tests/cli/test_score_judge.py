@@ -190,7 +190,7 @@ def test_a_second_opinion_is_a_version_of_its_own_and_its_flips_are_told(
     assert helpful["p"] == pytest.approx(2 / 2**n)
     assert (grounded["changed"], grounded["true>true"], grounded["p"]) == (0, n, 1.0)
     assert "helpful" in err
-    assert f"{n} true→false" in err
+    assert f"{n} passed→failed" in err
     assert f"rewards: 0 higher, {DIALOGUES} lower, 0 the same" in err
     # interrupted by its budget, a further opinion is gone on with; finished, it is followed by another
     part = as_json(*command, "--again", "--budget-calls", "3", "--concurrency", "1")

@@ -95,7 +95,7 @@ def test_live_items_that_do_not_apply_are_shown_and_counted_as_such(tmp_path: Pa
     shown = CliRunner().invoke(app, ["show", "t", "--store", url]).stdout
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines() if "│" in line]
     assert ["1", "looks_up", "n/a", "", "0.000", "", "not applicable"] in rows
-    assert ["", "says_bye", "yes", "0.25", "1.000", "1", ""] in rows
+    assert ["", "says_bye", "passed", "0.25", "1.000", "1", ""] in rows
     report = json.loads(CliRunner().invoke(app, ["report", "--store", url, "--json"]).stdout)
     rates = {rate["name"]: rate for rate in report["items"]}
     assert (rates["looks_up"]["n"], rates["looks_up"]["inapplicable"], rates["looks_up"]["nulls"]) == (1, 1, 0)

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from cm2_agent.datasets.exports.chat_messages import Entry
 from cm2_agent.errors import StoreError
-from cm2_agent.exporters.chat_messages import Entry
 
 STDOUT = Path("-")
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cm2_agent.cli.app import app
-from cm2_agent.exporters.files import write_lines
+from cm2_agent.datasets.exports.files import write_lines
 from cm2_agent.models import byte_tokenizer
 from cm2_agent.store import SQLStore
 from cm2_agent.types.messages import Message, Reasoning, Text, ToolCall, ToolCallResponse, ToolSpec

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from cm2_agent.exporters.chat_messages import (
+from cm2_agent.datasets.exports.chat_messages import (
     Entry,
     Losses,
     chat_messages,
@@ -16,7 +16,7 @@ from cm2_agent.exporters.chat_messages import (
     flat,
     tools_of,
 )
-from cm2_agent.exporters.sharegpt_turns import sharegpt_record
+from cm2_agent.datasets.exports.sharegpt_turns import sharegpt_record
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.run_attributes import ROLLOUT
 from cm2_agent.types.score import Score

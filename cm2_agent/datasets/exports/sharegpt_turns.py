@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from cm2_agent.exporters.chat_messages import Entry, Losses, answer_text, chat_tools, dialogue_messages, tools_of
+from cm2_agent.datasets.exports.chat_messages import Entry, Losses, answer_text, chat_tools, dialogue_messages, tools_of
 from cm2_agent.models.reasoning_text import split_reasoning
 from cm2_agent.types.dialogue_content import answers_of
 from cm2_agent.types.json_values import JSON

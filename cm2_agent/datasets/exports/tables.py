@@ -7,8 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from cm2_agent.datasets.exports.chat_messages import Entry
 from cm2_agent.errors import MissingExtra
-from cm2_agent.exporters.chat_messages import Entry
 from cm2_agent.types.json_values import JSON
 
 ROWS = 64

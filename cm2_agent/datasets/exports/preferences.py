@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import dropwhile
 
-from cm2_agent.exporters.chat_messages import Entry, Losses, chat_messages, flat
-from cm2_agent.exporters.records import tools_text
+from cm2_agent.datasets.exports.chat_messages import Entry, Losses, chat_messages, flat
+from cm2_agent.datasets.exports.records import tools_text
 from cm2_agent.trainers.preference_pairs import Preference, group_preferences
 from cm2_agent.types.dialogue_content import system_prompt
 from cm2_agent.types.group import Group

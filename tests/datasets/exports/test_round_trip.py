@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cm2_agent.exporters.chat_messages import Losses
-from cm2_agent.exporters.files import write_lines
-from cm2_agent.exporters.records import FORMATS
-from cm2_agent.exporters.tables import write_table
+from cm2_agent.datasets.exports.chat_messages import Losses
+from cm2_agent.datasets.exports.files import write_lines
+from cm2_agent.datasets.exports.records import FORMATS
+from cm2_agent.datasets.exports.tables import write_table
 from cm2_agent.importers import Imported, read_recordings, recording_format
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import Blob, Message, Part, Reasoning, Text, ToolCall, ToolCallResponse, ToolSpec, Uri
