@@ -48,7 +48,7 @@ def test_a_store_that_is_not_there_is_not_made(
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (("import", "xml", "results.json"), "expected one of tau2, tau-bench"),
+        (("import", "xml", "results.json"), "expected one of cm2, tau2"),
         (("import", "tau-bench", "absent.json"), "cannot be read"),
         (("import", "openai", "results.json"), "none of its 6 records is of format openai"),
         (("import", "tau-bench", "empty.json"), "is empty"),
