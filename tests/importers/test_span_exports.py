@@ -317,7 +317,8 @@ def test_calls_that_are_a_trace_each_are_one_dialogue_newest_first_or_last(tmp_p
             row |= {"traceId": f"t{number}", "trace_id": f"t{number}", "parent_run_id": None, "parent_id": None}
             row |= {"context.trace_id": f"t{number}"} if name == "phoenix" else {}
             if name == "otel":
-                row["context"]["trace_id"] = f"0x{number:032x}"
+                context: Any = row["context"]
+                context["trace_id"] = f"0x{number:032x}"
     assert len(calls) == 2
     for order in (calls, calls[::-1]):
         found = read(written(tmp_path, *order))
