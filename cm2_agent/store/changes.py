@@ -46,13 +46,14 @@ class _Tail:
 
     def __init__(self, table: Table, mark: Column[Any], project: str) -> None:
         self._table, self._mark, self._project = table, mark, project
-        self._seen: dict[int, Any] = {}
-        self._last: int | None = None
+        self._seen: dict[int, Any] | None = None
+        self._last = 0
 
     def new(self, connection: Connection) -> list[str]:
-        """The traces of the rows that are new or other than before."""
+        """The traces of the rows that are new or other than before; none the first time."""
         table = self._table
-        if self._last is None:
+        before = self._seen
+        if before is None:
             self._last = connection.scalar(select(func.max(table.c.seq))) or 0
         query = (
             select(table.c.seq, self._mark, traces.c.id)
@@ -61,10 +62,11 @@ class _Tail:
             .order_by(table.c.seq)
         )
         rows = connection.execute(query).all()
-        found = [unseal(row[2]) for row in rows if row[0] not in self._seen or self._seen[row[0]] != row[1]]
-        self._seen = {row[0]: row[1] for row in rows}
-        self._last = max(self._last, max(self._seen, default=0))
-        return found
+        self._seen = {seq: mark for seq, mark, _ in rows}
+        self._last = max([self._last, *self._seen])
+        if before is None:
+            return []
+        return [unseal(id) for seq, mark, id in rows if seq not in before or before[seq] != mark]
 
 
 __all__ = ["TraceChanges"]
