@@ -148,7 +148,7 @@ def work(
     print_result(result, as_json=as_json)
     if done.parked is not None:
         echo_err(printable(f"PARKED, its jobs wait: {done.parked}"))
-        raise typer.Exit(1)
+        raise typer.Exit(1 if drain else 0)
 
 
 def run_worker(worker: ScoringWorker) -> Any:

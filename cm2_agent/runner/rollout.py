@@ -152,7 +152,8 @@ class Rollouts:
             return OwnJobs(jobs)
         if self.redact is None:
             self._resumable = ResumableRuns(self.store, f"{self.name}/")
-        return SharedJobs(self.store, jobs, self._thread, shard=self.shard)
+        seen = self._require_same_run if self.shard else None
+        return SharedJobs(self.store, jobs, self._thread, left_out=seen)
 
     def _thread(self, job: Job) -> str:
         task, number = job
@@ -162,13 +163,12 @@ class Rollouts:
         earlier = self.runs.setdefault(run.trace_id, [])
         earlier.append(replace(run, history=()) if earlier else run)  # a trace holds each message once
 
-    async def _dialogue(self, job: Job, shared: Jobs) -> Result | None:
-        """None where the rollout is another process's after all."""
-        (task, number), thread = job, self._thread(job)
-        shown = self._shown(task)
-        strict = self.scorer.gate_hash(shown)
+    def _facts(self, job: Job) -> dict[str, JSON]:
+        """What the traces of a rollout say of it."""
+        task, number = job
+        strict = self.scorer.gate_hash(self._shown(task))
         turns = task.scripted_turns
-        facts: dict[str, JSON] = {
+        return {
             TASK_ID: task.id,
             TASK_VERSION: task.version,
             ROLLOUT: number,
@@ -177,10 +177,21 @@ class Rollouts:
             **({} if turns is None else {TASK_TURNS: turns}),
             **({} if strict is None else {GATE: strict}),
         }
+
+    def _require_same_run(self, job: Job) -> Trace:
+        """The stored dialogue of a rollout. Raises TaskError where another run of this name held it."""
+        assert self.store is not None
+        stored = self.store.trace(self._thread(job))
+        assert stored is not None
+        require_same_run(stored, self._facts(job), self.name)
+        return stored
+
+    async def _dialogue(self, job: Job, shared: Jobs) -> Result | None:
+        """None where the rollout is another process's after all."""
+        (task, number), thread = job, self._thread(job)
+        shown, facts = self._shown(task), self._facts(job)
         if self.resumable and self.store is not None and self.store.holds(thread):
-            stored = self.store.trace(thread)
-            assert stored is not None
-            require_same_run(stored, facts, self.name)
+            stored = self._require_same_run(job)
             if self._resumable is not None:
                 self._resumable.forget(thread)
             return (stored, self.store.score(thread)) if shared.is_wanted(thread) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from cm2_agent.store import SQLStore
     from cm2_agent.store.claims import Claim
 
+_logger = logging.getLogger("cm2_agent")
 Job = tuple[Task, int]
 POLL = 0.5
 """Seconds until it is looked again whether other processes have finished what they do, or have ended without."""
@@ -100,17 +102,26 @@ class OwnJobs:
 
 class SharedJobs:
     """Those of a run that other processes may work on too: each rollout is claimed before it begins, and what others do
-    is waited for. With `shard`, their results are left out; without, they are read from the store."""
+    is waited for. Their results are read from the store, or left out where `left_out` is given, which is called with
+    some of them and raises where they are of another run."""
 
-    def __init__(self, store: SQLStore, jobs: Iterable[Job], thread_of: Callable[[Job], str], *, shard: bool) -> None:
+    def __init__(
+        self,
+        store: SQLStore,
+        jobs: Iterable[Job],
+        thread_of: Callable[[Job], str],
+        *,
+        left_out: Callable[[Job], object] | None = None,
+    ) -> None:
         from cm2_agent.store.claims import Claims
 
-        self._store, self._thread_of, self._shard = store, thread_of, shard
+        self._store, self._thread_of, self._left_out = store, thread_of, left_out
         self._claims = Claims(store)
         self._new = deque(jobs)
         self._others: deque[Job] = deque()
         self._look = 0.0
         self._taken_over: set[str] = set()
+        self._said = False
 
     @property
     def left(self) -> int:
@@ -127,6 +138,9 @@ class SharedJobs:
         if self._others and len(found) < most and time.monotonic() >= self._look:
             found += self._next(self._others, len(self._others), most - len(found))
             self._look = time.monotonic() + POLL
+        if not found and self.waits and not self._said:
+            self._said = True
+            _logger.info("%d dialogues are held by other processes; waiting for them", len(self._others))
         return found
 
     def claim(self, thread: str) -> Claim:
@@ -138,7 +152,7 @@ class SharedJobs:
     def is_wanted(self, thread: str) -> bool:
         if self._claims.holds(thread):
             self._claims.release([thread])
-        return not self._shard
+        return self._left_out is None
 
     def done(self, thread: str) -> None:
         self._claims.forget(thread)
@@ -157,7 +171,10 @@ class SharedJobs:
             queue.popleft()
         stored = self._store.stored(looked)
         busy = self._claims.busy([thread for thread in looked if thread not in stored])
-        wanted = [thread for thread in looked if thread not in busy and not (thread in stored and self._shard)]
+        if self._left_out is not None and stored:
+            self._left_out(next(job for thread, job in looked.items() if thread in stored))
+        others = busy if self._left_out is None else busy | stored
+        wanted = [thread for thread in looked if thread not in others]
         chosen, rest = wanted[:most], wanted[most:]
         taken = self._claims.take([thread for thread in chosen if thread not in stored])
         self._taken_over.update(thread for thread, before in taken.items() if before)

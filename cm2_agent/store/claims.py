@@ -113,6 +113,12 @@ class Claims:
                 own = (claims.c.project == self._project, claims.c.name.in_(chunk), claims.c.owner == self.owner)
                 connection.execute(delete(claims).where(*own))
 
+    def drop_expired(self, prefix: str) -> None:
+        """Remove the claims of ended processes on what is named so, which nobody will take over."""
+        with self._db.writing() as connection:
+            gone = (claims.c.project == self._project, claims.c.name.startswith(seal(prefix), autoescape=True))
+            connection.execute(delete(claims).where(*gone, claims.c.until <= self._now(connection)))
+
     def close(self) -> None:
         """Give everything back, and renew nothing any more."""
         self._ended.set()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, func, select, text
 
+from cm2_agent.store.claims import is_dead
 from cm2_agent.store.codec import seal, unseal, unsealed
 from cm2_agent.store.schema import reward_versions, scores
 from cm2_agent.store.work_tables import claims, scoring_queues
@@ -88,7 +89,7 @@ def _status(connection: Connection, row: Any) -> QueueStatus:
     for status, live, count, why in connection.execute(counted, {"queue": row.queue, "bulk": BULK}):
         jobs[status, live] = count
         cause = why if status == "failed" and why is not None else cause
-    alive = select(func.count()).where(
+    alive = select(claims.c.owner).where(
         claims.c.project == row.project, claims.c.name.startswith(f"{WORKER}{row.queue}/"), claims.c.until > NOW
     )
     last = select(scores.c.reward, scores.c.stored).order_by(scores.c.seq.desc()).limit(_LOOKED_AT).subquery()
@@ -107,7 +108,7 @@ def _status(connection: Connection, row: Any) -> QueueStatus:
         aside_for=cause,
         parked=None if row.parked is None else unsealed(row.cause) or "",
         parked_seconds=None if row.parked is None else row.rest / 1e9,
-        workers=connection.scalar(alive) or 0,
+        workers=sum(not is_dead(owner) for owner in connection.scalars(alive)),
         scored_last_minute=connection.scalar(recent) or 0,
         calls=row.calls,
         budget_calls=row.budget_calls,

@@ -120,7 +120,8 @@ class ScoringWorker:
         try:
             while not self._stopped:
                 try:
-                    alive.take([name])
+                    if alive.take([name]):
+                        alive.drop_expired(WORKER)
                     if await self._round():
                         break
                     away = False
@@ -148,6 +149,7 @@ class ScoringWorker:
             await asyncio.sleep(_PAUSE)
             return False
         self._probing = parked is not None
+        self.done.parked = None if parked is None else parked.cause
         await self._work()
         if self.done.parked is not None:
             await self._close_scorer()

@@ -141,6 +141,8 @@ async def test_a_shard_resumes_and_counts_its_own(store_url: str) -> None:
         own = await finished(runner(graph, store, TASKS, shard=True))
         assert Counter(trace.attributes["cm2.task.id"] for trace, _ in own) == Counter(one.id for one in TASKS[2:])
         assert await finished(runner(graph, store, TASKS, shard=True)) == []
+        with pytest.raises(TaskError, match="the name 'shared' is of another run"):
+            await finished(runner(graph, store, TASKS, shard=True, seed=3))
 
 
 def test_a_shard_needs_a_name_and_a_store() -> None:
