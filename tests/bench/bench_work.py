@@ -72,8 +72,8 @@ class Paid:
 
 
 def dialogue(number: int) -> Run:
-    said = {"user": f"Where is order {number}?", "assistant": f"Order {number} was shipped."}
-    messages = tuple(Message.of(role, words) for role, words in said.items())
+    asked, told = f"Where is order {number}?", f"Order {number} was shipped."
+    messages = (Message.of("user", asked), Message.of("assistant", told))
     now = time.time_ns()
     return Run(id=f"r{number}", messages=messages, started=now - 1, ended=now)
 
