@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from cm2_agent.types.check_specs import compile_pattern
 from cm2_agent.types.dialogue_words import as_text
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import Message, ToolCallResponse
-from cm2_agent.types.run import Run
+from cm2_agent.types.run import Run, ToolRun
 from cm2_agent.types.tool_errors import FAILURE_UNKNOWN, reads_as_error
 from cm2_agent.types.trace import Trace
 
@@ -66,27 +66,45 @@ def by_pattern(trace: Trace, pattern: Any) -> Trace:
         extra = {key: value for key, value in response.extra.items() if key != FAILURE_UNKNOWN}
         return replace(response, error=response.error or _matches(pattern, response.response), extra=extra)
 
+    return replace(
+        trace, runs=tuple(_read(run, read, lambda tool: _matches(pattern, tool.result)) for run in trace.runs)
+    )
+
+
+def by_executions(run: Run, failed: Mapping[str, bool]) -> Run:
+    """The run with what its executions tell, by their span ids: an answer to one of them failed, or did not."""
+    told = {tool.call_id: failed[tool.span_id] for tool in run.tools if tool.call_id and tool.span_id in failed}
+    if not told:
+        return run
+
+    def read(response: ToolCallResponse) -> ToolCallResponse:
+        if response.id not in told:
+            return response
+        extra = {key: value for key, value in response.extra.items() if key != FAILURE_UNKNOWN}
+        return replace(response, error=response.error or told[response.id], extra=extra)
+
+    return _read(run, read, lambda tool: failed.get(tool.span_id, False))
+
+
+def _read(run: Run, read: Callable[[ToolCallResponse], ToolCallResponse], fails: Callable[[ToolRun], bool]) -> Run:
+    """The run with all its answers of tools read anew, and the executions failed that did."""
+
     def message(one: Message) -> Message:
         parts = tuple(read(part) if isinstance(part, ToolCallResponse) else part for part in one.parts)
         return replace(one, parts=parts) if parts != one.parts else one
 
-    def run(one: Run) -> Run:
-        tools = tuple(
-            replace(tool, error=as_text(tool.result), result=None)
-            if tool.error is None and _matches(pattern, tool.result)
-            else tool
-            for tool in one.tools
-        )
-        calls = tuple(replace(call, input=tuple(map(message, call.input))) for call in one.calls)
-        return replace(
-            one,
-            messages=tuple(map(message, one.messages)),
-            history=tuple(map(message, one.history)),
-            calls=calls,
-            tools=tools,
-        )
-
-    return replace(trace, runs=tuple(map(run, trace.runs)))
+    tools = tuple(
+        replace(tool, error=as_text(tool.result), result=None) if tool.error is None and fails(tool) else tool
+        for tool in run.tools
+    )
+    calls = tuple(replace(call, input=tuple(map(message, call.input))) for call in run.calls)
+    return replace(
+        run,
+        messages=tuple(map(message, run.messages)),
+        history=tuple(map(message, run.history)),
+        calls=calls,
+        tools=tools,
+    )
 
 
 def unknown_failures(runs: Iterable[Run]) -> int:
@@ -106,4 +124,4 @@ def _matches(pattern: Any, content: JSON) -> bool:
     return pattern.search(as_text(content).encode("utf-8", "replace").decode()) is not None
 
 
-__all__ = ["by_pattern", "compiled", "marked", "tool_answer", "unknown_failures"]
+__all__ = ["by_executions", "by_pattern", "compiled", "marked", "tool_answer", "unknown_failures"]

@@ -15,6 +15,7 @@ from cm2_agent.importers.spans_to_traces import (
     TraceSpans,
     chat_attributes,
     nanoseconds,
+    told_failure,
     tool_attributes,
     unpacked,
 )
@@ -77,7 +78,8 @@ def read_langfuse(record: JSON) -> TraceSpans:
                 outcomes[name] = value
     if len(outcomes) == 1:
         outcomes[OFFICIAL] = next(iter(outcomes.values()))
-    return TraceSpans(spans=spans, outcomes=outcomes, tool="langfuse")
+    failed = {name: told for row in rows for name, told in _told(row) if told is not None}
+    return TraceSpans(spans=spans, outcomes=outcomes, tool="langfuse", failed=failed)
 
 
 def _spans(row: Mapping[str, JSON]) -> Iterator[SpanRecord]:
@@ -95,6 +97,14 @@ def _spans(row: Mapping[str, JSON]) -> Iterator[SpanRecord]:
             {**row, "traceId": row.get("id"), "id": "whole", "type": "GENERATION", "startTime": row.get("timestamp")},
             facts,
         )
+
+
+def _told(row: Mapping[str, JSON]) -> Iterator[tuple[str, bool | None]]:
+    """What a row's executions tell of whether they failed, by their ids."""
+    observations = row.get("observations")
+    for one in map(mapping_of, observations if isinstance(observations, list) else [row]):
+        if str(one.get("type")).upper() == "TOOL":
+            yield str(one.get("id")), told_failure(one.get("output"))
 
 
 def _facts(row: Mapping[str, JSON]) -> dict[str, JSON]:

@@ -10,7 +10,14 @@ from cm2_agent.dialects import semconv
 from cm2_agent.dialects.span_record import SpanRecord
 from cm2_agent.errors import TraceError
 from cm2_agent.importers.chat import OFFICIAL, mapping_of, number_of, text_of
-from cm2_agent.importers.spans_to_traces import TraceSpans, chat_attributes, nanoseconds, tool_attributes, unpacked
+from cm2_agent.importers.spans_to_traces import (
+    TraceSpans,
+    chat_attributes,
+    nanoseconds,
+    told_failure,
+    tool_attributes,
+    unpacked,
+)
 from cm2_agent.types.json_values import JSON, content_hash
 
 _CALLS = frozenset({"CHAT_MODEL", "LLM"})
@@ -59,7 +66,11 @@ def read_mlflow(record: JSON) -> TraceSpans:
         "metadata": {key: value for key, value in metadata.items() if not str(key).startswith("mlflow.")},
     }
     spans = [_span(mapping_of(one), trace_id or "trace", facts) for one in _spans_of(known)]
-    return TraceSpans(spans=spans, outcomes=dict(_outcomes(info.get("assessments", known.get("assessments")))))
+    outcomes = dict(_outcomes(info.get("assessments", known.get("assessments"))))
+    outputs = zip(spans, map(mapping_of, _spans_of(known)), strict=True)
+    told = {span.span_id: told_failure(_output(row)) for span, row in outputs}
+    failed = {name: one for name, one in told.items() if one is not None}
+    return TraceSpans(spans=spans, outcomes=outcomes, failed=failed)
 
 
 def _named(tags: JSON) -> Mapping[str, JSON]:
@@ -85,6 +96,10 @@ def _outcomes(assessments: JSON) -> Iterator[tuple[str, float]]:
     if len(found) == 1:
         yield OFFICIAL, next(iter(found.values()))
     yield from found.items()
+
+
+def _output(row: Mapping[str, JSON]) -> JSON:
+    return unpacked(mapping_of(row.get("attributes")).get("mlflow.spanOutputs", row.get("outputs")))
 
 
 def _start(row: Mapping[str, JSON]) -> int:

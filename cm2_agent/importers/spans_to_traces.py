@@ -16,6 +16,7 @@ from cm2_agent.dialects.span_runs import runs_of
 from cm2_agent.errors import TraceError
 from cm2_agent.importers.answer_pairs import answer_of
 from cm2_agent.importers.chat import mapping_of
+from cm2_agent.importers.failures import by_executions, marked
 from cm2_agent.importers.json_records import parse_json
 from cm2_agent.importers.message_styles import any_messages, style_of
 from cm2_agent.types.imported import ImportedDialogue
@@ -33,12 +34,13 @@ _ANSWERED = ("messages", "output", "answer", "response", "completion", "text")
 
 @dataclass(frozen=True, kw_only=True)
 class TraceSpans:
-    """One trace as its reader found it: its spans, what it was worth, and the `tool` that kept it, where verdicts can
-    go back there."""
+    """One trace as its reader found it: its spans, what it was worth, the `tool` that kept it, where verdicts can go
+    back there, and of the executions that tell it (by their spans' ids) whether they failed."""
 
     spans: Sequence[SpanRecord]
     outcomes: Mapping[str, float] = field(default_factory=dict)
     tool: str | None = None
+    failed: Mapping[str, bool] = field(default_factory=dict)
 
 
 ReadSpans: TypeAlias = Callable[[JSON], TraceSpans]
@@ -63,6 +65,7 @@ class SpanTraces:
             raise TraceError(f"its spans hold no dialogue: {reasons or 'no model call, tool or agent among them'}")
         traces: dict[str, Trace] = {}
         for run in found.runs if given.tool is None else _placed(found.runs, given.spans, given.tool):
+            run = by_executions(run, given.failed)
             known = traces.get(run.trace_id)
             traces[run.trace_id] = Trace(id=run.trace_id, runs=(run,)) if known is None else known.with_run(run)
         outcomes = dict(given.outcomes)
@@ -116,6 +119,12 @@ def tool_attributes(name: JSON, arguments: JSON, result: JSON, identity: JSON = 
         semconv.TOOL_ARGUMENTS: unpacked(arguments),
         semconv.TOOL_RESULT: answer,
     }
+
+
+def told_failure(result: JSON) -> bool | None:
+    """Whether the message that an execution gave is marked as failed; None where it is no message, or unmarked."""
+    answer = unpacked(result)
+    return marked(answer) if isinstance(answer, Mapping) and style_of([answer]) is not None else None
 
 
 def unpacked(value: JSON) -> JSON:
@@ -207,6 +216,7 @@ __all__ = [
     "asked_messages",
     "chat_attributes",
     "nanoseconds",
+    "told_failure",
     "tool_attributes",
     "unpacked",
 ]

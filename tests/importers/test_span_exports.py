@@ -349,3 +349,23 @@ def test_what_two_users_said_alike_is_not_one_dialogue(tmp_path: Path) -> None:
     for one in found:
         by_trace.setdefault(one.trace.id, set()).update(run.user for run in one.trace.runs)
     assert sorted(by_trace.values(), key=str) == [{"ann"}, {"bob"}]
+
+
+@pytest.mark.parametrize(("status", "error"), [("success", False), ("error", True)])
+@pytest.mark.parametrize("name", ["langfuse", "mlflow"])
+def test_an_execution_that_gave_a_marked_message_tells_whether_it_failed(
+    tmp_path: Path, name: str, status: str, error: bool
+) -> None:
+    rows = SHAPES[name]()
+    answer = {"type": "tool", "content": RESULT, "tool_call_id": "call_1", "name": "get_order", "status": status}
+    if name == "langfuse":
+        rows[1]["output"] = answer
+    else:
+        rows[0]["data"]["spans"][1]["attributes"]["mlflow.spanOutputs"] = json.dumps(answer)
+    (found,) = read(written(tmp_path, *rows))
+    assert found.unknown_failures == 0
+    ((use,),) = [turn.dialogue_scope.calls for turn in found.trace.turns]
+    assert (use.response is not None and use.response.error, found.trace.runs[0].tools[0].error is not None) == (
+        error,
+        error,
+    )
