@@ -16,6 +16,10 @@ import numpy as np
 Interval: TypeAlias = "tuple[float, float]"
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 
+MANY = 2_000
+"""With more clusters than this, those that are alike are drawn together."""
+_WEIGHTS = 200_000
+"""Weights that are drawn at a time, to bound the memory: the stream of random numbers is the same."""
 LARGE = 1e150
 """Figures over larger numbers are computed in units of the largest of them, since their sums would overflow."""
 
@@ -65,9 +69,7 @@ def mean_interval(
         return float(value[0]), wilson(size if value[0] else 0, size, level=level)
     value, unit = _in_units(value)
     sums, counts = np.bincount(code, value, size), np.bincount(code, minlength=size)
-    found = bootstrap(
-        lambda weights: ratio(weights @ sums, weights @ counts), size, draws=draws, seed=seed, level=level
-    )
+    found = ratio_interval(sums, counts, draws=draws, seed=seed, level=level)
     mean = float(value.mean())
     low, high = found if found is not None else (mean, mean)
     return _in_ones(mean, unit), (_in_ones(low, unit), _in_ones(high, unit))
@@ -85,14 +87,43 @@ def mean(values: Sequence[float]) -> float:
     return _in_ones(math.fsum(value) / len(value), unit)
 
 
+def ratio_interval(
+    sums: Array, counts: Array, *, draws: int = 2000, seed: int = 0, level: float = 0.95
+) -> Interval | None:
+    """The interval of Σ sums ⁄ Σ counts, both (clusters,), by `bootstrap`. Of more than `MANY` clusters, those with the
+    same sum and count are drawn together, which is the same distribution and far quicker.
+
+    >>> ratio_interval(np.asarray([1.0, 0.0, 2.0]), np.asarray([2, 1, 2]))
+    (0.0, 1.0)
+    """
+    clusters, alike = len(counts), None
+    if clusters > MANY:
+        pairs, alike = np.unique(np.stack([sums, counts], axis=1), axis=0, return_counts=True)
+        sums, counts = pairs[:, 0], pairs[:, 1]
+    return bootstrap(
+        lambda weights: ratio(weights @ sums, weights @ counts),
+        clusters,
+        alike=alike,
+        draws=draws,
+        seed=seed,
+        level=level,
+    )
+
+
 def bootstrap(
-    figure: Callable[[Array], float | None], clusters: int, *, draws: int = 2000, seed: int = 0, level: float = 0.95
+    figure: Callable[[Array], float | None],
+    clusters: int,
+    *,
+    alike: Array | None = None,
+    draws: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> Interval | None:
     """The percentile interval of a figure under resampling of clusters with replacement.
 
-    `figure` gets how often each cluster was drawn, (clusters,). Draws in which the figure is undetermined (None, or not
-    finite) are left out; where that is more than half of them, or there are fewer than two clusters, the data does not
-    carry an interval: None.
+    `figure` gets how often each cluster was drawn, (clusters,); with `alike`, which says how many clusters are alike,
+    how often one of each kind was. Draws in which the figure is undetermined (None, or not finite) are left out; where
+    that is more than half of them, or there are fewer than two clusters, the data does not carry an interval: None.
 
     >>> heads = np.asarray([1.0, 0.0, 1.0, 1.0])  # four tasks, one rollout each
     >>> bootstrap(lambda weights: ratio(weights @ heads, weights.sum()), 4)
@@ -101,10 +132,12 @@ def bootstrap(
     if clusters < 2:
         return None
     random = np.random.default_rng(seed)
-    weights = random.multinomial(clusters, np.full(clusters, 1 / clusters), size=draws).astype(
-        float
-    )  # (draws, clusters)
-    found = [value for value in map(figure, weights) if value is not None and math.isfinite(value)]
+    shares = (np.ones(clusters) if alike is None else alike) / clusters
+    found: list[float] = []
+    portion = max(1, _WEIGHTS // len(shares))
+    for done in range(0, draws, portion):
+        weights = random.multinomial(clusters, shares, size=min(portion, draws - done)).astype(float)  # (draws, kinds)
+        found += [value for value in map(figure, weights) if value is not None and math.isfinite(value)]
     if len(found) * 2 <= draws:
         return None
     value, unit = _in_units(np.asarray(found, dtype=float))
@@ -138,4 +171,4 @@ def _in_ones(value: float, unit: float) -> float:
     return value if unit == 1.0 else min(1.0, max(-1.0, value)) * unit
 
 
-__all__ = ["Array", "Interval", "bootstrap", "codes", "mean", "mean_interval", "ratio", "wilson"]
+__all__ = ["Array", "Interval", "bootstrap", "codes", "mean", "mean_interval", "ratio", "ratio_interval", "wilson"]

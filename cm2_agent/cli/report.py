@@ -20,20 +20,16 @@ from cm2_agent.cli.common import (
     open_store,
     print_result,
     printable,
-    tracked,
+    progress,
 )
 from cm2_agent.cli.eval import reward_version
 from cm2_agent.cli.html_page import check_page, write_page
 from cm2_agent.cli.null_checks import null_lines
 from cm2_agent.cli.trace_filters import FilterOptions, with_filters
 from cm2_agent.errors import StoreError
-from cm2_agent.types.certificate import policies_of
 
 if TYPE_CHECKING:
     from cm2_agent.analysis.report_figures import PassRate, PolicyMean, Report
-    from cm2_agent.store import SQLStore, TraceFilter
-    from cm2_agent.types.score import Score
-    from cm2_agent.types.trace import Trace
 
 
 def register(app: typer.Typer) -> None:
@@ -67,12 +63,13 @@ def report(
     check_page(html)
     with open_store(store, project=project) as opened:
         version = reward_version(opened, reward)
-        policies: set[str | None] = set()
         chosen = where.trace_filter(version)
-        found = analysis.report(tracked(_scored(opened, version, chosen, policies), "reading"), opened.checklist)
+        scored = opened.scored_rows(chosen, reward=version)
+        with progress("reading") as advance:
+            found = analysis.report(scored, opened.checklist, advance)
         certificate = opened.certificate(version)
         if certificate is not None:
-            found = replace(found, certificate=certificate.summary(policies))
+            found = replace(found, certificate=certificate.summary(scored.policies()))
         if labels:
             from cm2_agent.cli.corrected import corrected_means
 
@@ -86,17 +83,6 @@ def report(
 
         write_page(html, page(found))
     print_result(found.to_json(), as_json=as_json, lines=_lines(found))
-
-
-def _scored(
-    store: SQLStore, version: str, where: TraceFilter, policies: set[str | None]
-) -> Iterator[tuple[Trace, Score]]:
-    """The traces with their scores, read page by page, so that a large store fits in memory; whose they are goes into
-    `policies`."""
-    for trace, score in store.scored_traces(where, reward=version):
-        if score is not None:
-            policies |= policies_of([trace])
-            yield trace, score
 
 
 def _lines(found: Report) -> Iterator[str]:

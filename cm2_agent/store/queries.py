@@ -59,23 +59,24 @@ def pages(
     *,
     after: PageCursor | None = None,
     newest_first: bool = False,
+    size: int = PAGE,
 ) -> Iterator[list[int]]:
-    """The rows of these traces, page by page, in order; each page in a transaction of its own. Raises StoreError where
-    an item that should have failed is in no checklist."""
+    """The rows of these traces, page by page (of at most `size`), in order; each page in a transaction of its own.
+    Raises StoreError where an item that should have failed is in no checklist."""
     with database.reading() as connection:
         require_items(connection, wanted.filters)
         among = None if ids is None else cursors(connection, wanted.project, list(ids))
     if among is not None:
         behind = [one for one in among if after is None or (one < after if newest_first else one > after)]
-        for chunk in chunks(reversed(behind) if newest_first else behind, PAGE):
+        for chunk in chunks(reversed(behind) if newest_first else behind, size):
             with database.reading() as connection:
                 rows = [cursor[2] for cursor in chunk]
-                found = page(connection, wanted, seqs=rows, newest_first=newest_first, size=PAGE)
+                found = page(connection, wanted, seqs=rows, newest_first=newest_first, size=size)
             yield [cursor[2] for cursor, meant in found if meant]
         return
     while True:
         with database.reading() as connection:
-            found = page(connection, wanted, after=after, newest_first=newest_first, size=PAGE)
+            found = page(connection, wanted, after=after, newest_first=newest_first, size=size)
         if not found:
             return
         after = found[-1][0]

@@ -14,8 +14,10 @@ from cm2_agent.store import scores as scoring
 from cm2_agent.store.catalog import Catalog
 from cm2_agent.store.codec import seal
 from cm2_agent.store.groups import Selected, StoredGroups
+from cm2_agent.store.scored_rows import ScoredRows
 from cm2_agent.store.scores import KnownRewards, ScoreWriter
 from cm2_agent.store.selection import Selection
+from cm2_agent.store.trace_filter import TraceFilter
 from cm2_agent.store.trace_state import ATTEMPTS, Caches, Stale
 from cm2_agent.types.certificate import Certificate
 from cm2_agent.types.checklist import Checklist
@@ -108,6 +110,11 @@ class Scored(Catalog):
             with self._db.reading() as connection:
                 found = scoring.of_traces(connection, seqs, version)
             yield from (found[seq] for seq in seqs if seq in found)
+
+    def scored_rows(self, where: TraceFilter | None = None, *, reward: str) -> ScoredRows:
+        """The traces with a score under a reward version, those that a filter lets through, in the order of `traces()`:
+        what reports count of them, without the dialogues. They are read anew each time they are gone through."""
+        return ScoredRows(self._db, self._project, reward, where)
 
     def save_certificate(self, certificate: Certificate) -> None:
         """Store what attacks on a reward version could get paid; it replaces no earlier measurement, and counts from
