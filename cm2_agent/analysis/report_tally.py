@@ -19,6 +19,8 @@ from cm2_agent.types.scored_facts import BlockFact, ScoredFacts, VerdictFact
 NOT_LOOKED = frozenset({"dependency", "gate", "limit", "unreached", "not applicable", "when"})
 """Reasons of verdicts that say nothing of the item itself: something else decided."""
 WORST = 10
+FOLDED = 20_000
+"""How many traces of an item are held before they are folded into their clusters."""
 DISTINCT = 20_000
 """How many different sets of failures are held before they are folded into pairs."""
 
@@ -42,24 +44,35 @@ class Clusters:
 
 
 class ItemTally:
-    """The verdicts on one item: of each trace that was looked at, its cluster, how many verdicts, and how many of them
-    were satisfied; and how many said nothing of the item."""
+    """The verdicts on one item: by cluster, how many were looked at and how many of them were satisfied; and how many
+    said nothing of the item."""
 
-    def __init__(self, item: Item | None) -> None:
+    def __init__(self, item: Item | None, folded: int = FOLDED) -> None:
         self.item = item
-        self.clusters, self.looked, self.passed = array("q"), array("l"), array("l")
         self.nulls = self.decided = self.inapplicable = 0
+        self._clusters, self._looked, self._passed = array("q"), array("q"), array("q")
+        self._folded = self._limit = folded
 
     def add(self, cluster: int, looked: int, passed: int) -> None:
-        self.clusters.append(cluster)
-        self.looked.append(looked)
-        self.passed.append(passed)
+        """A trace of a cluster: its verdicts, and how many were satisfied."""
+        self._clusters.append(cluster)
+        self._looked.append(looked)
+        self._passed.append(passed)
+        if len(self._clusters) > self._limit:
+            for own, folded in zip((self._clusters, self._looked, self._passed), self.sums(), strict=True):
+                own[:] = array("q", folded.astype(np.int64).tobytes())
+            self._limit = max(self._folded, 2 * len(self._clusters))
+
+    def sums(self) -> tuple[Array, Array, Array]:
+        """The clusters in the order in which they first appear, their verdicts, and how many were satisfied."""
+        return _by_cluster(*(np.array(own, dtype=np.int64) for own in (self._clusters, self._looked, self._passed)))
 
 
 class FailureTally:
     """In how many traces two items were both judged, and in how many of these which of them failed."""
 
-    def __init__(self) -> None:
+    def __init__(self, distinct: int = DISTINCT) -> None:
+        self._distinct = distinct
         self._place: dict[str, int] = {}
         self._sets: Counter[tuple[int, int]] = Counter()  # items judged, and failed, a bit each
         self._sums = np.zeros((3, 0, 0))
@@ -72,7 +85,7 @@ class FailureTally:
             if value:
                 failing |= bit
         self._sets[judged, failing] += 1
-        if len(self._sets) > DISTINCT:
+        if len(self._sets) > self._distinct:
             self._fold()
 
     def sums(self) -> tuple[list[str], Array]:
@@ -130,6 +143,7 @@ class Tally:
         self.judging: Counter[str] = Counter()
         self.usd: float | None = 0.0
         self._worst: list[tuple[float, int, str]] = []
+        self._shares: dict[tuple[float, str], tuple[float, str]] = {}  # each held once, since tasks come again
 
     @property
     def worst(self) -> list[str]:
@@ -234,7 +248,8 @@ class Tally:
         if facts.lower is None or facts.upper is None:
             own.pending += 1
         else:
-            own.shares.append((facts.upper - facts.lower, cluster_of(facts.trace, facts.task)))
+            share = facts.upper - facts.lower, cluster_of(facts.trace, facts.task)
+            own.shares.append(share if facts.task is None else self._shares.setdefault(share, share))
         for block in facts.blocks:
             for verdict in block.verdicts:
                 if verdict.value is None and verdict.cause is not None:
@@ -267,14 +282,18 @@ def _place(block: BlockFact, verdict: VerdictFact) -> tuple[int | None, int]:
 def cluster_sums(tallies: Sequence[ItemTally]) -> tuple[Array, Array]:
     """How many verdicts of these items were satisfied, and how many there are, by cluster; in the order in which the
     clusters first appear, item after item."""
-    clusters = np.concatenate([np.asarray(one.clusters, dtype=np.int64) for one in tallies])
-    looked = np.concatenate([np.asarray(one.looked, dtype=np.int64) for one in tallies])
-    passed = np.concatenate([np.asarray(one.passed, dtype=np.int64) for one in tallies])
-    _, first, code = np.unique(clusters, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), dtype=np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))
-    code = rank[code]
-    return np.bincount(code, passed, len(first)), np.bincount(code, looked, len(first))
+    _, looked, passed = _by_cluster(*map(np.concatenate, zip(*(one.sums() for one in tallies), strict=True)))
+    return passed, looked
+
+
+def _by_cluster(clusters: Array, looked: Array, passed: Array) -> tuple[Array, Array, Array]:
+    names, first, code = np.unique(clusters, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    return (
+        names[order],
+        np.bincount(code, looked, len(names))[order],
+        np.bincount(code, passed, len(names))[order],
+    )
 
 
 __all__ = ["NOT_LOOKED", "WORST", "ItemTally", "Tally", "cluster_sums"]

@@ -222,17 +222,18 @@ def current_verdict() -> ColumnElement[bool]:
 def usage(connection: Connection) -> dict[str, dict[str, JSON]]:
     """What judging took, summed by reward version: the numbers of `Score.usage`, over `traces` scores. A sum is None
     where one of its numbers is not known."""
-    query = select(reward_versions.c.version, scores.c.usage).join(scores, scores.c.reward == reward_versions.c.seq)
+    query = select(reward_versions.c.version, scores.c.usage, func.count())
+    query = query.join(scores, scores.c.reward == reward_versions.c.seq)
+    query = query.where(scores.c.usage.is_not(None), current())
+    query = query.group_by(reward_versions.c.seq, reward_versions.c.version, scores.c.usage)
     totals: dict[str, dict[str, JSON]] = {}
-    for row in connection.execute(
-        query.where(scores.c.usage.is_not(None), current()).order_by(reward_versions.c.seq, scores.c.seq)
-    ):
-        total = totals.setdefault(unseal(row.version), {"traces": 0})
-        total["traces"] += 1
-        for name, value in load(row.usage).items():
+    for version, used, count in connection.execute(query.order_by(reward_versions.c.seq, func.min(scores.c.seq))):
+        total = totals.setdefault(unseal(version), {"traces": 0})
+        total["traces"] += count
+        for name, value in load(used).items():
             known = total.get(name, 0)
             if value is None or isinstance(value, int | float):
-                total[name] = None if value is None or known is None else known + value
+                total[name] = None if value is None or known is None else known + value * count
     return totals
 
 

@@ -22,6 +22,7 @@ from cm2_agent.types.run import ModelCall, Run
 from cm2_agent.types.run_attributes import TASK_ID
 from cm2_agent.types.score import Score, TurnScore, Verdict
 from cm2_agent.types.trace import Trace
+from tests.analysis.scored_pairs import ScoredPairs
 
 LARGEST = 1.7976931348623157e308
 EXTREMES = (LARGEST, -LARGEST, 5e-324, -5e-324, 1e150, -1.8e307, 0.0, -0.0, 1.0)
@@ -78,7 +79,7 @@ def scored(rows: list[tuple[float, float, int]]) -> Iterator[tuple[Trace, Score]
 @example([(-LARGEST, LARGEST, 0), (LARGEST, LARGEST, 1), (-LARGEST, LARGEST, 2)])
 @example([(-LARGEST, 1.0, 0)])
 def test_a_report_of_any_rewards_is_json_and_a_page(rows: list[tuple[float, float, int]]) -> None:
-    found = report(scored(rows), lambda hash: None)
+    found = report(ScoredPairs(scored(rows)), lambda hash: None)
     json.dumps(found.to_json(), allow_nan=False)
     assert found.mean_reward is not None
     assert found.rewarded == len(rows)

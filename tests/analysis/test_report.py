@@ -25,6 +25,7 @@ from cm2_agent.types.run import ModelCall, Run
 from cm2_agent.types.run_attributes import TASK_ID
 from cm2_agent.types.score import Score, TurnScore, Verdict
 from cm2_agent.types.trace import Trace
+from tests.analysis.scored_pairs import ScoredPairs
 from tests.cli_runner import CliRunner
 from tests.strategies import scores
 
@@ -80,7 +81,7 @@ def pair(
 
 
 def reported(*pairs: tuple[Trace, Score]) -> Report:
-    return report(pairs, {ITEMS.hash: ITEMS}.get)
+    return report(ScoredPairs(pairs), {ITEMS.hash: ITEMS}.get)
 
 
 def example() -> Report:
@@ -176,16 +177,10 @@ def test_what_something_else_decided_is_no_failure_of_the_item() -> None:
     assert [failed.item for failed in found.worst[0].failed] == ["looks"]
 
 
-def test_scores_of_two_versions_are_not_one_report() -> None:
-    trace, score = pair(0, looks=True, tells=True, day=True)
-    with pytest.raises(ValueError, match="one reward version"):
-        reported((trace, score), (trace, replace(score, reward_version="w")))
-
-
 @pytest.mark.slow
 @given(scores())
 def test_any_score_can_be_reported_and_shown(score: Score) -> None:
-    found = report([(Trace(id=score.trace_id, runs=(Run(id="r"),)), score)], lambda _: None)
+    found = report(ScoredPairs([(Trace(id=score.trace_id, runs=(Run(id="r"),)), score)]), lambda _: None)
     json.dumps(found.to_json(), allow_nan=False)
     assert "Content-Security-Policy" in page(found)
     assert found.rewarded + sum(found.null_rewards.values()) == 1

@@ -18,6 +18,7 @@ from cm2_agent.types.run import ModelCall, Run
 from cm2_agent.types.run_attributes import CUT, TASK_ID
 from cm2_agent.types.score import Score, TurnScore, Verdict
 from cm2_agent.types.trace import Trace
+from tests.analysis.scored_pairs import ScoredPairs
 
 
 def rollout(number: int, policy: str, null: str | None = None, **more: Any) -> Rollout:
@@ -102,7 +103,7 @@ def test_what_is_wholly_known_is_not_spoken_of(capsys: pytest.CaptureFixture[str
 
 def test_a_report_has_them_too() -> None:
     pairs = [(one.trace, one.score) for one in group("first", 4).rollouts]
-    found = report(pairs, lambda hash: None)
+    found = report(ScoredPairs(pairs), lambda hash: None)
     (by_policy,) = found.to_json()["nulls_by_policy"]
     assert by_policy == {
         "policy": "first",
