@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, Subquery, and_, case, func, or_, select
 
 from cm2_agent.store import queries
 from cm2_agent.store import scores as scoring
@@ -53,8 +53,7 @@ class ScoredRows:
     def call_usage(self) -> Iterator[tuple[Mapping[str, JSON], int]]:
         """What the agents' model calls used, as recorded, with the number of calls that used just that."""
         usage = model_calls.c.usage
-        query = select(usage, func.count()).select_from(traces).join(runs, runs.c.trace == traces.c.seq)
-        for text, count in self._all(query.join(model_calls, model_calls.c.run == runs.c.seq).group_by(usage)):
+        for text, count in self._all(lambda meant: _calls(meant, usage, func.count()).group_by(usage)):
             yield load(text), count
 
     def cuts(self) -> dict[str | None, Counter[str]]:
@@ -62,13 +61,14 @@ class ScoredRows:
         spelled = like_pattern(json_text(CUT) + ":")
         holding = or_(runs.c.attributes.like(spelled, escape="!"), runs.c.attributes.like(f"{SEALED}%"))
         after = runs.alias("after")
-        later = or_(
-            after.c.started > runs.c.started, and_(after.c.started == runs.c.started, after.c.seq > runs.c.seq)
-        )
+        later = or_(after.c.started > runs.c.started, and_(after.c.started == runs.c.started, after.c.seq > runs.c.seq))
         last = ~select(after.c.seq).where(after.c.trace == runs.c.trace, later).exists()
-        query = select(traces.c.policy, runs.c.attributes).select_from(traces)
         found: dict[str | None, Counter[str]] = {}
-        for policy, text in self._all(query.join(runs, runs.c.trace == traces.c.seq).where(holding, last)):
+        for policy, text in self._all(
+            lambda meant: (
+                select(meant.c.policy, runs.c.attributes).join(runs, runs.c.trace == meant.c.seq).where(holding, last)
+            )
+        ):
             cut = load(text).get(CUT)
             if cut is not None:
                 found.setdefault(unsealed(policy), Counter())[str(cut)] += 1
@@ -76,19 +76,28 @@ class ScoredRows:
 
     def policies(self) -> set[str | None]:
         """The versions of the policies that wrote a step, with None where a dialogue names none."""
-        known = {unsealed(policy) for (policy,) in self._all(select(traces.c.policy).group_by(traces.c.policy))}
+        known = {unsealed(row[0]) for row in self._all(lambda meant: select(meant.c.policy).group_by(meant.c.policy))}
         if None not in known:
             return known
         known.discard(None)  # of several policies, or of none that is known
-        query = select(model_calls.c.model_version).select_from(traces).join(runs, runs.c.trace == traces.c.seq)
-        query = query.join(model_calls, model_calls.c.run == runs.c.seq)
-        written = model_calls.c.message.is_not(None)
-        unsure = query.where(traces.c.policy.is_(None), written).group_by(model_calls.c.model_version)
-        known |= {unsealed(version) for (version,) in self._all(unsure)}
-        of_trace = select(model_calls.c.run).join(runs, runs.c.seq == model_calls.c.run)
-        own = of_trace.where(runs.c.trace == traces.c.seq, written)
-        silent = select(traces.c.seq).where(traces.c.policy.is_(None), ~own.exists()).limit(1)
-        return known | {None for _ in self._all(silent)}
+        written, version = model_calls.c.message.is_not(None), model_calls.c.model_version
+        known |= {
+            unsealed(row[0])
+            for row in self._all(
+                lambda meant: _calls(meant, version).where(meant.c.policy.is_(None), written).group_by(version)
+            )
+        }
+        own = select(model_calls.c.run).join(runs, runs.c.seq == model_calls.c.run).where(written)
+        return known | {
+            None
+            for _ in self._all(
+                lambda meant: (
+                    select(meant.c.seq)
+                    .where(meant.c.policy.is_(None), ~own.where(runs.c.trace == meant.c.seq).exists())
+                    .limit(1)
+                )
+            )
+        }
 
     def pairs(self, ids: Sequence[str]) -> list[tuple[Trace, Score]]:
         """These traces and their scores as a whole, in the order given; what was erased meanwhile is left out."""
@@ -109,17 +118,24 @@ class ScoredRows:
     def _pages(self) -> Iterator[list[int]]:
         return queries.pages(self._db, self._wanted, size=PORTION)
 
-    def _all(self, query: Select[Any]) -> Iterator[Any]:
-        """The rows of a query on `traces` over those that are meant; its groups may come in parts, where the database
-        alone cannot decide which those are."""
+    def _all(self, query: Callable[[Subquery], Select[Any]]) -> Iterator[Any]:
+        """The rows of a query on the traces that are meant (their `seq` and `policy`); its groups may come in parts,
+        where the database alone cannot decide which traces those are."""
         wheres: Iterator[list[ColumnElement[bool]]] = (
             iter([conditions(self._wanted)])
             if self._wanted.exact
             else ([traces.c.seq.in_(seqs)] for seqs in self._pages() if seqs)
         )
         for where in wheres:
+            meant = select(traces.c.seq, traces.c.policy).where(*where).subquery("meant")
             with self._db.reading() as connection:
-                yield from connection.execution_options(yield_per=PORTION).execute(query.where(*where))
+                yield from connection.execution_options(yield_per=PORTION).execute(query(meant))
+
+
+def _calls(meant: Subquery, *columns: Any) -> Select[Any]:
+    """These columns of the traces' model calls."""
+    found = select(*columns).select_from(meant).join(runs, runs.c.trace == meant.c.seq)
+    return found.join(model_calls, model_calls.c.run == runs.c.seq)
 
 
 def _facts(connection: Connection, seqs: Sequence[int], version: int) -> list[ScoredFacts]:

@@ -24,7 +24,7 @@ from cm2_agent.types.checklist_item import Item
 from cm2_agent.types.messages import Message
 from cm2_agent.types.run import ModelCall, Run
 from cm2_agent.types.run_attributes import CUT, TASK_ID
-from cm2_agent.types.score import Score, TurnScore, Verdict
+from cm2_agent.types.score import NullCause, Score, TurnScore, Verdict
 from tests.analysis import slow_report
 from tests.fuzzing import examples
 
@@ -39,6 +39,7 @@ NAMES = [item.id for item in ITEMS]
 FILTERS = (
     *(None, TraceFilter(task="a"), TraceFilter(tags=("beta",)), TraceFilter(failed=("tells",), reward="v")),
     *(TraceFilter(policy="p1"), TraceFilter(metadata={"plan": "gold"}), TraceFilter(reward_below=0.5, reward="v")),
+    TraceFilter(agent="desk"),
     TraceFilter(since=datetime.fromtimestamp(2e-6, UTC), until=datetime.fromtimestamp(4e-6, UTC)),
 )
 _projects = count()
@@ -58,6 +59,7 @@ class Draw:
             Run(
                 id=f"{trace}.{at}",
                 thread=trace,
+                name=dice.choice(("agent", "desk")),
                 messages=(Message.of("user", f"Hi {at}"), Message.of("assistant", f"Yes {at}")),
                 calls=tuple(self.call(at) for _ in range(dice.randint(0, 2))),
                 tags=("beta",) if dice.random() < 0.4 else (),
@@ -96,7 +98,7 @@ class Draw:
             reward = self.dice.choice((None, 0.0, 1.0, 1 / 7, 3 / 7))
             usage = {} if self.dice.random() < 0.4 else {"calls": 1, "usd": self.dice.choice((0.1, 0.7, 0.1, None))}
             reason = self.dice.choice(("verdicts", "failure: x", "b64:")) if reward is None else None
-            known = {"checklist": ITEMS.hash, "usage": usage, "null_reason": reason}
+            known: dict[str, Any] = {"checklist": ITEMS.hash, "usage": usage, "null_reason": reason}
             yield Score(trace_id=trace, reward_version="v", reward=reward, turns=tuple(blocks), runs=seen, **known)
 
     def block(self, turn: int | None, turns: int) -> TurnScore:
@@ -111,7 +113,8 @@ class Draw:
         reason = dice.choice((None, None, None, "when", "dependency", "not applicable", "judge failed", "unreached"))
         quote: dict[str, Any] = {"turn": dice.randrange(turns), "step": dice.choice((0, 1, None))}
         quote |= {"snippet": "Yes"} if dice.random() < 0.7 else {}
-        cause = dice.choice((None, "content", "infrastructure")) if value is None else None
+        causes: tuple[NullCause | None, ...] = (None, "content", "infrastructure")
+        cause = dice.choice(causes) if value is None else None
         evidence = ({"votes": 2}, quote) if dice.random() < 0.5 else ()
         return Verdict(item=item, value=value, weight=0.25, reason=reason, cause=cause, evidence=evidence)
 

@@ -180,9 +180,7 @@ def _turn(dice: random.Random, turn: int | None, items: Sequence[str]) -> TurnSc
 
 
 def _unreached(turn: int, items: Sequence[str]) -> TurnScore:
-    missing = (
-        Verdict(item=item, value=False, weight=1 / len(items), paid=False, reason="unreached") for item in items
-    )
+    missing = (Verdict(item=item, value=False, weight=1 / len(items), paid=False, reason="unreached") for item in items)
     return TurnScore(turn=turn, reached=False, steps=0, reward=0.0, verdicts=tuple(missing))
 
 
@@ -202,7 +200,9 @@ class Pattern:
         self.shared = [(digest, "message" if '"role"' in body else "tool", body) for digest, body in known.items()]
         self._first = {name: min((row[0] for row in rows), default=0) for name, rows in pattern.items()}
 
-    def rows(self, number: int, seqs: dict[str, int], task: str, policy: str, group: int, place: int) -> dict[str, Rows]:
+    def rows(
+        self, number: int, seqs: dict[str, int], task: str, policy: str, group: int, place: int
+    ) -> dict[str, Rows]:
         """The rows of dialogue `number`, whose keys begin after `seqs`, which go on."""
         own = f"{number:07d}"
         renamed: dict[bytes, bytes] = {}
@@ -219,7 +219,9 @@ class Pattern:
             for row in rows:
                 out[name].append(
                     tuple(
-                        None if value is None else change(value, own, task, policy, renamed, shift, later, group, place)
+                        None
+                        if value is None
+                        else change(value, own, task, policy, renamed, shift, later, group, place)
                         if change is not None
                         else value
                         for value, change in zip(row, columns, strict=True)
@@ -285,10 +287,7 @@ def _patterns(turns: int, tokens: bool) -> tuple[list[Pattern], str]:
             for score in scores:
                 small.save_score(score)
             with small.database.reading() as connection:
-                rows = {
-                    table.name: [tuple(row) for row in connection.execute(select(table))]
-                    for table in TABLES[2:]
-                }
+                rows = {table.name: [tuple(row) for row in connection.execute(select(table))] for table in TABLES[2:]}
                 bodies = {row.hash: (row.kind, row.body) for row in connection.execute(select(schema.contents))}
                 keys.add(connection.execute(select(schema.group_keys.c.key)).scalar_one())
         made = Pattern(rows, {digest: body for digest, (_, body) in bodies.items()})
