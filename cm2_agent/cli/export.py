@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -132,6 +133,8 @@ def _check(
         raise StoreError(f"--margin and --pairs-per-group make pairs; type --format dpo, not {format}")
     if format == "dpo" and reward_at_least is not None:
         raise StoreError("--format dpo takes pairs by how far their rewards differ: --margin, not --reward-at-least")
+    if reward_at_least is not None and not math.isfinite(reward_at_least):
+        raise StoreError(f"--reward-at-least is {reward_at_least}; expected a number in [0, 1]")
     if margin is not None and not 0 < margin <= 1:
         raise StoreError(f"--margin is {margin:g}; expected a difference of rewards above 0, at most 1")
 
@@ -172,6 +175,8 @@ class _Records:
         if self.skipped:
             what = "no answer of an agent" if self.format.name == "sft" else "no message"
             echo_err(f"{self.skipped} traces were skipped: they hold {what}")
+        if self.format.name == "sft" and self.least is None:
+            echo_err("sft holds every dialogue, whatever its reward; --reward-at-least N takes the good ones")
         _say_losses(self.format.name, +self.losses, self.left_out)
 
 

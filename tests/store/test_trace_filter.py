@@ -161,7 +161,7 @@ def test_what_is_chosen_is_what_a_slow_look_chooses(store: SQLStore, seed: int) 
     every = list(mine.traces())
     scores = {(trace.id, version): mine.score(trace.id, version) for trace in every for version in ("v1", "v2", None)}
     assert [trace.id for trace in mine.traces(newest_first=True)] == [trace.id for trace in reversed(every)]
-    for where in (draw.filter(number % 3) for number in range(60)):
+    for where in (draw.filter(number % 3) for number in range(40)):
         slow = [trace.id for trace in every if meets(trace, scores[trace.id, where.reward], where)]
         assert mine.selected(where) == slow
         assert mine.count_traces(where) == len(slow)

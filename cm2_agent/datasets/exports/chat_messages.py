@@ -35,17 +35,6 @@ def tools_of(trace: Trace) -> tuple[ToolSpec, ...]:
     return tuple({tool.digest: tool for call in calls for tool in call.tools}.values())
 
 
-def chat_tools(tools: Sequence[ToolSpec]) -> list[JSON]:
-    """Tool definitions in OpenAI's format."""
-    return [
-        {
-            "type": "function",
-            "function": {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)},
-        }
-        for tool in tools
-    ]
-
-
 def chat_messages(messages: Sequence[Message], losses: Losses, *, arguments_as_text: bool = True) -> list[list[Entry]]:
     """The entries of each message: an answer of a tool is one of its own.
 
@@ -206,7 +195,6 @@ __all__ = [
     "Losses",
     "answer_text",
     "chat_messages",
-    "chat_tools",
     "dialogue_messages",
     "flat",
     "reads_as_json",

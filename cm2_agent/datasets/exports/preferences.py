@@ -48,6 +48,8 @@ class PreferencePairs:
     def _pair(self, pair: Preference) -> Entry:
         assert pair.rollouts is not None
         trace = pair.rollouts[0].trace
+        for one, turn in zip(pair.rollouts, (pair.chosen, pair.rejected), strict=True):
+            self.losses["dialogues that go on after the turn"] += len(one.trace.messages) > len(pair.prompt) + len(turn)
         system = system_prompt(pair.prompt, trace.calls)
         shown = list(dropwhile(lambda message: message.role == "system", pair.prompt))
         prompt = [*([Message.of("system", system)] if system else []), *shown]

@@ -11,12 +11,12 @@ from cm2_agent.datasets.exports.chat_messages import (
     Entry,
     Losses,
     chat_messages,
-    chat_tools,
     dialogue_messages,
     flat,
     tools_of,
 )
 from cm2_agent.datasets.exports.sharegpt_turns import sharegpt_record
+from cm2_agent.trainers.template_steps import template_tools
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.run_attributes import ROLLOUT
 from cm2_agent.types.score import Score
@@ -46,7 +46,7 @@ def chat_record(trace: Trace, score: Score | None, losses: Losses) -> Entry | No
     messages = flat(chat_messages(dialogue_messages(trace), losses))
     if not messages:
         return None
-    tools = chat_tools(tools_of(trace))
+    tools = template_tools(tools_of(trace))
     return {"messages": messages, **({"tools": tools} if tools else {}), **_facts(trace, score)}
 
 
@@ -61,7 +61,7 @@ def sft_record(trace: Trace, score: Score | None, losses: Losses) -> Entry | Non
 def tools_text(trace: Trace) -> Entry:
     """The column `tools` as TRL reads it from a file: JSON text, since a table would give each schema the others'
     keys."""
-    tools = chat_tools(tools_of(trace))
+    tools = template_tools(tools_of(trace))
     return {"tools": _text(tools)} if tools else {}
 
 
@@ -87,7 +87,7 @@ def table_record(trace: Trace, score: Score | None, losses: Losses) -> Entry:
         "null_reason": None if score is None else score.null_reason,
         "outcomes": _text(dict(trace.outcomes)),
         "messages": [{key: message.get(key) for key in ("role", "name")} | _plain(message) for message in messages],
-        "tools": _text(chat_tools(tools_of(trace))),
+        "tools": _text(template_tools(tools_of(trace))),
         "trace": _text(trace.to_json()),
         "score": _text(None if score is None else score.to_json()),
     }
@@ -135,14 +135,14 @@ def _facts(trace: Trace, score: Score | None) -> Entry:
     return {name: value for name, value in found.items() if value not in (None, [], {})}
 
 
-_MESSAGES = ("times", "token ids", "verdicts", "steps of sub-agents", "marks of failed calls")
+_UNSAID = ("times", "token ids", "verdicts", "steps of sub-agents", "marks of failed calls")
 FORMATS: Final[Mapping[str, Format]] = {
     one.name: one
     for one in (
         Format(name="cm2", make=cm2_record),
-        Format(name="chat", make=chat_record, without=_MESSAGES),
-        Format(name="sft", make=sft_record, without=("rewards", "tasks", *_MESSAGES)),
-        Format(name="sharegpt", make=share_record, without=("rewards", "tasks", *_MESSAGES)),
+        Format(name="chat", make=chat_record, without=_UNSAID),
+        Format(name="sft", make=sft_record, without=("rewards", "tasks", "answers not to learn from", *_UNSAID)),
+        Format(name="sharegpt", make=share_record, without=("rewards", "tasks", "answers not to learn from", *_UNSAID)),
         Format(name="parquet", make=table_record),
     )
 }
@@ -160,6 +160,7 @@ def left_out(trace: Trace, score: Score | None) -> frozenset[str]:
         "marks of failed calls": any(part.error for part in parts),
         "rewards": score is not None and score.reward is not None,
         "tasks": trace.task_id is not None,
+        "answers not to learn from": any(message.extra.get("weight") == 0 for message in trace.messages),
     }
     return frozenset(name for name, held in known.items() if held)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from cm2_agent.datasets.exports.chat_messages import Entry, Losses, answer_text, chat_tools, dialogue_messages, tools_of
+from cm2_agent.datasets.exports.chat_messages import Entry, Losses, answer_text, dialogue_messages, tools_of
 from cm2_agent.models.reasoning_text import split_reasoning
+from cm2_agent.trainers.template_steps import template_tools
 from cm2_agent.types.dialogue_content import answers_of
 from cm2_agent.types.json_values import JSON
 from cm2_agent.types.messages import Message, Reasoning, Text, ToolCall, ToolCallResponse
@@ -27,7 +28,7 @@ def sharegpt_record(trace: Trace, losses: Losses) -> Entry:
         record["system"] = messages.pop(0).text
     record["conversations"] = _turns(messages, losses)
     if tools := tools_of(trace):
-        record["tools"] = json.dumps([tool["function"] for tool in chat_tools(tools)], ensure_ascii=False)
+        record["tools"] = json.dumps([tool["function"] for tool in template_tools(tools)], ensure_ascii=False)
     return record
 
 

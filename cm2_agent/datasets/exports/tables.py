@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cm2_agent.datasets.exports.chat_messages import Entry
-from cm2_agent.errors import MissingExtra
+from cm2_agent.errors import require_extra
 from cm2_agent.types.json_values import JSON
 
 ROWS = 64
@@ -17,11 +17,10 @@ ROWS = 64
 
 def write_table(path: Path, records: Iterable[Entry]) -> int:
     """Write rows of `records.table_record` and return how many there were. Raises MissingExtra."""
-    try:
-        import pyarrow as pa  # type: ignore[import-untyped,unused-ignore]  # it ships no types
-        import pyarrow.parquet as pq  # type: ignore[import-untyped,unused-ignore]  # as above
-    except ImportError as error:
-        raise MissingExtra("parquet", "Parquet files") from error
+    require_tables()
+    import pyarrow as pa  # type: ignore[import-untyped,unused-ignore]  # it ships no types
+    import pyarrow.parquet as pq  # type: ignore[import-untyped,unused-ignore]  # as above
+
     schema = _schema(pa)
     rows = 0
     with pq.ParquetWriter(str(path), schema, compression="zstd") as writer:
@@ -37,10 +36,7 @@ def write_table(path: Path, records: Iterable[Entry]) -> int:
 
 def require_tables() -> None:
     """Raises MissingExtra where parquet files cannot be written."""
-    try:
-        import pyarrow  # type: ignore[import-untyped,unused-ignore]  # noqa: F401 (it ships no types)
-    except ImportError as error:
-        raise MissingExtra("parquet", "Parquet files") from error
+    require_extra("parquet", "Parquet files", "pyarrow")
 
 
 def _batches(records: Iterable[Entry]) -> Iterator[list[Entry]]:

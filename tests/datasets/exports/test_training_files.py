@@ -11,6 +11,7 @@ import pytest
 
 from cm2_agent.cli.app import app
 from cm2_agent.datasets.exports.files import write_lines
+from cm2_agent.importers import Imported, read_recordings, recording_format
 from cm2_agent.models import byte_tokenizer
 from cm2_agent.store import SQLStore
 from cm2_agent.types.messages import Message, Reasoning, Text, ToolCall, ToolCallResponse, ToolSpec
@@ -110,7 +111,13 @@ def test_dpo_loads_and_renders_and_counts_groups_without_a_pair(url: str, tmp_pa
     assert "It was shipped." in text["chosen"]
     assert "No idea." in text["rejected"]
     assert [entry["role"] for entry in row["chosen"]] == ["assistant", "tool", "assistant"]
+    assert recording_format(file).name == "dpo"
+    with SQLStore(url) as store:
+        hashes = {trace.content_hash for id in ("t0", "t1") if (trace := store.trace(id)) is not None}
+    back = [one.trace.content_hash for one in read_recordings(None, file) if isinstance(one, Imported)]
+    assert (set(back), len(back)) == (hashes, 2)
     assert export(url, file, "--format", "dpo", "--user", "ann")[0]["exported"] == 0
+    assert "at-least is nan" in refused(url, file, "--reward-at-least", "nan")
     assert "above 0, at most 1" in refused(url, file, "--format", "dpo", "--margin", "0")
 
 
@@ -125,6 +132,7 @@ def test_what_a_format_leaves_out_is_said_once_and_counted(url: str, tmp_path: P
     assert "chat does not carry: 1 texts that hold tags of thinking, times (of 1 traces); docs/how-to" in said
     result, said = export(url, tmp_path / "sft.jsonl", "--format", "sft")
     assert (result["exported"], result["skipped"]) == (6, 1)
+    assert "sft holds every dialogue, whatever its reward" in said
     assert "rewards (of 4 traces), tasks (of 5 traces), times (of 1 traces)" in said
 
 
