@@ -91,7 +91,7 @@ class _Printed:
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
         self._rows: dict[str, Row] = {}
-        self._widths: dict[str, int] | None = None
+        self._begun = False
 
     def add(self, rows: Sequence[Row]) -> None:
         new = [row for row in rows if self._rows.get(row["trace"]) != row]
@@ -104,10 +104,11 @@ class _Printed:
             for row in new:
                 typer.echo(json.dumps(row, ensure_ascii=True, allow_nan=False))
         elif new:
-            head, width = self._widths is None, console().width
-            self._widths = self._widths or widths_of(new, width)
-            for line in lines(new, width, widths=self._widths, head=head):
+            width = console().width
+            sizes = widths_of([*self._rows.values()], width)  # they grow with what comes
+            for line in lines(new, width, widths=sizes, head=not self._begun):
                 typer.echo(line)
+            self._begun = True
 
 
 def row_of(trace: Trace, score: Score | None) -> Row:

@@ -126,10 +126,10 @@ def test_what_is_new_or_has_changed_is_listed_as_it_comes(store: SQLStore, capsy
         ("talk", 1, 1.0, None),
         ("talk", 2, 1.0, None),
     ]
-    followed(store, lambda: store.save_run(run("last", 3)))
+    followed(store, lambda: store.save_run(run("last-of-all", 3, status="interrupted")))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["time", "trace", "agent", "status", "reward", "begins"]
-    assert lines[-1].startswith("2024-10-07 00:00  last")
+    assert lines[-1].startswith("2024-10-07 00:00  last-of-all  desk   interrupted  ")
     assert all(cell_len(line) <= 80 for line in lines)
 
 
