@@ -12,7 +12,7 @@ from cm2_agent.dialects.span_record import SpanRecord
 from cm2_agent.dialects.token_text import encode_ids, encode_logprobs
 from cm2_agent.incidents import Incidents
 from cm2_agent.server.body import MalformedBody
-from cm2_agent.server.chat_call import Choice, ProxiedCall
+from cm2_agent.server.chat_call import UNREADABLE, Choice, ProxiedCall
 from cm2_agent.server.decoded import Decoded
 from cm2_agent.server.dialogues import Dialogues
 
@@ -26,11 +26,11 @@ def spans_of(call: ProxiedCall, dialogues: Dialogues, incidents: Incidents) -> D
     failed call: it may not cost the calls stored with it. Raises MalformedBody where the request is of none."""
     try:
         return _spans_of(call, dialogues)
-    except (TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
+    except UNREADABLE as error:
         incidents.add("an answer that passed the proxy is not of the chat API", error)
     try:
         return _spans_of(replace(call, raw=b"", failure=_UNREAD), dialogues)
-    except (TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
+    except UNREADABLE as error:
         raise MalformedBody("the request is not of the chat API") from error
 
 

@@ -16,8 +16,10 @@ from cm2_agent.server.chat_request import Asked
 from cm2_agent.server.event_stream import data_of, split_events
 from cm2_agent.server.wire_json import loads
 
-__all__ = ["Choice", "ProxiedCall", "normal"]
+__all__ = ["UNREADABLE", "Choice", "ProxiedCall", "normal"]
 
+UNREADABLE = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+"""What reading a call raises whose request or answer is of no kind that the chat API has."""
 _TEXTS = ("content", "reasoning_content", "reasoning", "refusal")
 
 

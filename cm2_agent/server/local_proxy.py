@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from cm2_agent.errors import ModelError
 from cm2_agent.incidents import Incidents
 from cm2_agent.models.reported_calls import add_report
-from cm2_agent.server.chat_call import ProxiedCall
+from cm2_agent.server.chat_call import UNREADABLE, ProxiedCall
 from cm2_agent.server.chat_request import Upstream
 from cm2_agent.server.proxy import Proxy
 from cm2_agent.server.serving import listening
@@ -43,12 +43,18 @@ def local_proxy(url: str, upstream: Upstream | None = None) -> Iterator[LocalPro
     """A proxy of the server at `url` until the block ends, to which OPENAI_BASE_URL points meanwhile. Raises
     ModelError where it does not start."""
 
-    def report(call: ProxiedCall) -> None:
-        if call.error is None and call.mark is not None:
-            for choice in call.choices():
-                add_report(f"{call.mark}-{choice.index}", choice.metadata)
+    incidents = Incidents()
 
-    proxy = Proxy(url, report, Incidents(), upstream=upstream, mark=lambda: f"cm2-{secrets.token_hex(12)}")
+    def report(call: ProxiedCall) -> None:
+        try:
+            choices = call.choices() if call.error is None and call.mark is not None else []
+        except UNREADABLE as error:  # which is the agent's to meet
+            incidents.add("an answer that passed the proxy is not of the chat API", error)
+            return
+        for choice in choices:
+            add_report(f"{call.mark}-{choice.index}", choice.metadata)
+
+    proxy = Proxy(url, report, incidents, upstream=upstream, mark=lambda: f"cm2-{secrets.token_hex(12)}")
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":

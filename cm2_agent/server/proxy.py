@@ -157,7 +157,8 @@ class Proxy:
             sent = {**_forwarded(headers), "content-type": "application/json"}
             async with await self._client.open(left, "POST", target, dumps(asked.sent), sent) as got:
                 left.add_done_callback(lambda _: got.close())
-                answer.stream = got.headers.get("content-type", "").startswith("text/event-stream")
+                streamed = got.headers.get("content-type", "").startswith("text/event-stream")
+                answer.stream = streamed and got.status < 300
                 if got.status >= 300:
                     failure = f"HTTP {got.status}"
                 if 300 <= got.status < 400:
@@ -165,8 +166,7 @@ class Proxy:
                     begun = True
                     await _refuse(send, 502, _redirected(got.headers.get("location", "")))
                     return
-                whole = got.status >= 400 or not answer.stream
-                if not whole:
+                if answer.stream:
                     begun = True
                     await send(_start(got.status, got.headers))
                 async for data in got.content.iter_any():
@@ -178,7 +178,7 @@ class Proxy:
                 rest = answer.end()
                 if mark is not None:
                     record()
-                if whole:
+                if not answer.stream:
                     begun = True
                     await send(_start(got.status, got.headers, len(rest)))
                 await send({"type": "http.response.body", "body": rest, "more_body": False})

@@ -1,175 +1,157 @@
 """What the proxy costs: 32 clients stream from a stub of vLLM directly and through `cm2 serve --proxy`.
 
-    python -m tests.bench.bench_proxy             # one JSON line; a minute
+    python -m tests.bench.bench_proxy                  # one JSON line; three minutes
+    python -m tests.bench.bench_proxy --peers FOLDER   # LiteLLM's and agent-lightning's proxies too, installed there
 
-Stub, proxy and clients are processes of their own. The stub is bound by its CPU: it makes each chunk anew, with token
-id and logprob. `ratio` is the share of the direct throughput that is left, the median of alternating rounds, `cpu_ms`
-the proxy's CPU for a call of one chunk, all of it: what comes before the first byte is a part of that. Where other
-programs keep the cores busy the ratio is theirs; `cpu_us_a_chunk`, the CPU of proxy and stub, is not.
+Stub, proxies and clients are processes of their own, and the stub is bound by its CPU. `ratio` is the share of the
+direct throughput that is left, the median of alternating rounds. It depends on what the stub spends on a chunk, which
+is printed beside it as `cpu_us_a_token`:
+
+- `server`, the headline: the code that vLLM's API server runs for a chunk, less engine and tokenizer (25 µs).
+- `busy`: the same with 200 µs more, as a server that follows a grammar or gives twenty logprobs a token. LiteLLM
+  keeps about a third there.
+- `lean`: written by hand, cheaper than any server (11 µs).
+
+`cpu_ms` is the proxy's CPU for a call of one chunk, all of it, to the row in the store: what comes before the first
+byte is a part of that. Where other programs keep the cores busy the ratio is theirs (above 1, where they left the
+direct rounds less); the CPU figures are not.
 """
 
 from __future__ import annotations
 
-import asyncio
+import argparse
 import json
-import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import psutil
 
+from tests.bench.proxy_peers import PEERS, installed, started
 from tests.server.crashing import Process
 
-CLIENTS, CHUNKS, CALLS, ROUNDS = 32, 64, 6, 5
-_LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
+CLIENTS, TOKENS, ROUNDS = 32, 64, 9
+CALLS, FEW = 6, 1
+"""Of each client: as many as take the proxy a second, and fewer of what takes far longer."""
+CHAT = "/v1/chat/completions"
+STUBS = {"server": ("server", 0), "busy": ("server", 200), "lean": ("lean", 0)}
+HEADLINE = "server"
 
 
-# The stub
-
-
-async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+@contextmanager
+def stub(kind: str, busy: int) -> Iterator[tuple[int, int]]:
+    """A stub's port and process."""
+    command = [sys.executable, "-m", "tests.bench.proxy_stubs", kind, str(busy)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
     try:
-        while True:
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = _LENGTH.search(head)
-            body = json.loads(await reader.readexactly(int(length[1])) if length else b"{}")
-            if b"/models" in head.partition(b"\r\n")[0]:
-                data = json.dumps({"data": [{"id": "m", "owned_by": "vllm"}]}).encode()
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: ")
-                writer.write(str(len(data)).encode() + b"\r\n\r\n" + data)
-                continue
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
-            count = int(body.get("max_tokens") or CHUNKS)
-            for number in range(count):
-                _write(writer, _chunk(number, count, body))
-                await writer.drain()
-                await asyncio.sleep(0)
-            if (body.get("stream_options") or {}).get("include_usage"):
-                usage = {"prompt_tokens": 3, "completion_tokens": count, "total_tokens": 3 + count}
-                _write(writer, {"id": "c", "created": 1, "model": "m", "choices": [], "usage": usage})
-            writer.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
-            await writer.drain()
-    except (asyncio.IncompleteReadError, ConnectionError):
-        pass
+        yield int(process.stdout.readline()), process.pid
     finally:
-        writer.close()
+        process.kill()
+        process.wait()
 
 
-def _chunk(number: int, count: int, body: dict[str, Any]) -> dict[str, Any]:
-    last = number == count - 1
-    delta = {"role": "assistant", "content": f"word{number} "}
-    choice: dict[str, Any] = {"index": 0, "delta": delta, "finish_reason": "stop" if last else None, "logprobs": None}
-    chunk: dict[str, Any] = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
-    if body.get("logprobs"):
-        entry = {"token": delta["content"], "logprob": -0.5, "bytes": list(delta["content"].encode())}
-        choice["logprobs"] = {"content": [{**entry, "top_logprobs": []}]}
-    if body.get("return_token_ids"):
-        choice["token_ids"] = [number]
-        if number == 0:
-            chunk["prompt_token_ids"] = [1, 2, 3]
-    return {**chunk, "choices": [choice]}
+@contextmanager
+def proxied(port: int) -> Iterator[tuple[int, int]]:
+    """The port and the process of `cm2 serve --proxy` in front of a port."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = ("--proxy", f"http://127.0.0.1:{port}/v1", "--quiet", "1")
+        proxy = Process(f"sqlite:///{folder}/cm2.db", *options)
+        try:
+            yield int(proxy.address.rpartition(":")[2]), proxy.process.pid
+        finally:
+            proxy.stop()
 
 
-def _write(writer: asyncio.StreamWriter, chunk: dict[str, Any]) -> None:
-    data = b"data: " + json.dumps(chunk).encode() + b"\n\n"
-    writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+def load(
+    port: int, path: str = CHAT, *, count: int = CLIENTS, calls: int = CALLS, tokens: int = TOKENS, asks: int = 1
+) -> float:
+    """Have clients call, and give the tokens a second."""
+    arguments = [str(one) for one in (port, path, count, calls, tokens, asks)]
+    command = [sys.executable, "-m", "tests.bench.proxy_clients", *arguments]
+    found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    return float(found["tokens"] / found["seconds"])
 
 
-async def stub() -> None:
-    server = await asyncio.start_server(_answer, "127.0.0.1", 0, backlog=256)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await server.serve_forever()
+def cpu(pid: int) -> float:
+    """The CPU seconds of a process and its children."""
+    process = psutil.Process(pid)
+    times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
+    return sum(one.user + one.system for one in times)
 
 
-# The clients
+def a_token(pid: int, port: int, path: str = CHAT, *, after: float = 0.0, calls: int = CALLS, asks: int = 1) -> float:
+    """Microseconds of CPU that the process spends on a token under load, and in the seconds `after` it."""
+    began = cpu(pid)
+    load(port, path, calls=calls, asks=asks)
+    time.sleep(after)
+    return round(1e6 * (cpu(pid) - began) / (CLIENTS * calls * TOKENS), 1)
 
 
-async def _client(port: int, calls: int, tokens: int) -> int:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
-    asked = {"model": "m", "stream": True, "max_tokens": tokens, "messages": [{"role": "user", "content": "Hi"}]}
-    asked |= {"logprobs": True, "return_token_ids": True}
-    body = json.dumps(asked).encode()
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: stub\r\nAuthorization: Bearer k\r\n"
-    head += b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
-    done = 0
-    for _ in range(calls):
-        writer.write(head + body)
-        await reader.readuntil(b"\r\n\r\n")
-        while (size := int(await reader.readline(), 16)) > 0:
-            done += (await reader.readexactly(size + 2)).count(b"data: {")
-        await reader.readline()
-    writer.close()
-    return done
-
-
-async def clients(port: int, count: int, calls: int, tokens: int) -> None:
-    began = time.monotonic()
-    chunks = sum(await asyncio.gather(*(_client(port, calls, tokens) for _ in range(count))))
-    print(json.dumps({"chunks": chunks, "seconds": time.monotonic() - began}), flush=True)
-
-
-def _load(port: int, count: int = CLIENTS, calls: int = CALLS, tokens: int = CHUNKS) -> dict[str, float]:
-    arguments = [str(one) for one in (port, count, calls, tokens)]
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.bench.bench_proxy", "clients", *arguments], capture_output=True, check=True
-    )
-    found: dict[str, float] = json.loads(run.stdout)
-    return found
+def against(kind: str, peers: Path | None) -> dict[str, Any]:
+    """The figures with one stub."""
+    skipped: dict[str, str] = {}
+    versions: dict[str, str] = {}
+    with ExitStack() as opened:
+        direct, server = opened.enter_context(stub(*STUBS[kind]))
+        time.sleep(3)
+        own, process = opened.enter_context(proxied(direct))
+        ways: dict[str, tuple[int, int, str]] = {"cm2": (own, process, CHAT)}
+        for peer in PEERS if peers is not None else ():
+            assert peers is not None
+            try:
+                versions[peer.name] = installed(peer, peers)
+                ways[peer.name] = (*opened.enter_context(started(peer, peers, direct)), peer.path)
+            except OSError as error:
+                skipped[peer.name] = str(error)
+        for port, _, path in ((direct, server, CHAT), *ways.values()):
+            load(port, path, calls=1)  # what is imported or connected once
+        calls = {name: CALLS if name == "cm2" else FEW for name in ways}
+        rounds: list[dict[str, float]] = []
+        for _ in range(ROUNDS):
+            plain = load(direct)
+            rounds.append({name: load(port, path, calls=calls[name]) / plain for name, (port, _, path) in ways.items()})
+        result: dict[str, Any] = {
+            "ratio": {name: round(statistics.median(one[name] for one in rounds), 3) for name in ways},
+            "ratios_cm2": [round(one["cm2"], 3) for one in rounds],
+            "direct_tokens_a_second": round(load(direct)),
+            "cpu_us_a_token": {"stub": a_token(server, direct)},
+        }
+        spent = result["cpu_us_a_token"]
+        for name, (port, pid, path) in ways.items():
+            spent[name] = a_token(pid, port, path, calls=calls[name], after=5 if name == "cm2" else 0)
+        if kind == HEADLINE:
+            spent["cm2_ids_not_asked_for"] = a_token(process, own, after=5, asks=0)
+            began = cpu(process)
+            load(own, count=1, calls=400, tokens=1)
+            time.sleep(5)
+            result["cpu_ms"] = round(1000 * (cpu(process) - began) / 400, 2)
+    notes = {peer.name: peer.note for peer in PEERS if peer.note and peer.name in ways}
+    return result | {
+        key: value for key, value in (("peers", versions), ("notes", notes), ("skipped", skipped)) if value
+    }
 
 
 def main() -> None:
-    upstream = subprocess.Popen(
-        [sys.executable, "-m", "tests.bench.bench_proxy", "stub"], stdout=subprocess.PIPE, text=True
-    )
-    assert upstream.stdout is not None
-    direct = int(upstream.stdout.readline())
-    with tempfile.TemporaryDirectory() as folder:
-        options = ("--proxy", f"http://127.0.0.1:{direct}/v1", "--quiet", "1")
-        proxy = Process(f"sqlite:///{folder}/cm2.db", *options)
-        port = int(proxy.address.rpartition(":")[2])
-        process = psutil.Process(proxy.process.pid)
-        try:
-            _load(port)  # what is imported or connected once
-            rounds = [(_rate(_load(direct)), _rate(_load(port))) for _ in range(ROUNDS)]
-            own, behind = _cpu(process), _cpu(psutil.Process(upstream.pid))
-            chunks = _load(port)["chunks"]
-            own, behind = _cpu(process) - own, _cpu(psutil.Process(upstream.pid)) - behind
-            time.sleep(5)  # what was recorded is stored meanwhile
-            began = _cpu(process)
-            _load(port, 1, 400, 1)
-            cpu = (_cpu(process) - began) / 400
-        finally:
-            proxy.stop()
-            upstream.kill()
-    ratios = sorted(through / plain for plain, through in rounds)
-    result = {
-        "ratio": round(statistics.median(ratios), 3),
-        "ratios": [round(one, 3) for one in ratios],
-        "direct_chunks_a_second": round(statistics.median(plain for plain, _ in rounds)),
-        "cpu_ms": round(1000 * cpu, 2),
-        "cpu_us_a_chunk": {"proxy": round(1e6 * own / chunks, 1), "stub": round(1e6 * behind / chunks, 1)},
-        "clients": CLIENTS,
-    }
-    print(json.dumps(result))
-
-
-def _rate(found: dict[str, float]) -> float:
-    return found["chunks"] / found["seconds"]
-
-
-def _cpu(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return times.user + times.system
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", type=Path, help="install other proxies below this folder and measure them too")
+    given = parser.parse_args()
+    if given.peers is not None:
+        given.peers.mkdir(parents=True, exist_ok=True)
+    found = {}
+    for kind in STUBS:
+        found[kind] = against(kind, given.peers if kind != "lean" else None)
+        print(json.dumps({kind: found[kind]}), file=sys.stderr, flush=True)
+    headline = found[HEADLINE]
+    shown = {"ratio": headline["ratio"]["cm2"], "stub": HEADLINE, "cpu_ms": headline.pop("cpu_ms"), "clients": CLIENTS}
+    print(json.dumps({**shown, "stubs": found}))
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["stub"]:
-        asyncio.run(stub())
-    elif sys.argv[1:2] == ["clients"]:
-        asyncio.run(clients(*(int(one) for one in sys.argv[2:])))
-    else:
-        main()
+    main()

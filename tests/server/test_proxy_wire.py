@@ -93,6 +93,17 @@ def test_a_redirection_is_not_followed_with_the_clients_key(store: SQLStore, sta
     assert [call.error for trace in store.traces() for call in trace.calls] == [f"HTTP {status}"]
 
 
+@pytest.mark.parametrize("kind", ["text/event-stream", "application/json", "text/html"])
+def test_an_error_reaches_the_client_whatever_it_is_sent_as(store: SQLStore, kind: str) -> None:
+    said = b'data: {"error": {"message": "busy"}}\n\n'
+    failing = answering(status=503, headers={"Content-Type": kind}, body=said)
+    with failing as server, collecting(store, proxy_url=server.url, upstream=PLAIN) as proxy:
+        answer = proxy.client.post(CHAT, json={**ASKED, "stream": True}, headers=KEY)
+        proxy.flush()
+    assert (answer.status_code, answer.content, answer.headers["content-type"]) == (503, said, kind)
+    assert [call.error for trace in store.traces() for call in trace.calls] == ["HTTP 503"]
+
+
 def test_nobody_elses_password_is_sent(store: SQLStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """aiohttp, where it trusts the environment, puts that of ~/.netrc in the place of the client's key."""
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password the-operators\n")
