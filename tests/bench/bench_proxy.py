@@ -36,17 +36,19 @@ import psutil
 from tests.bench.proxy_peers import PEERS, installed, started
 from tests.server.crashing import Process
 
-CLIENTS, TOKENS, ROUNDS = 32, 64, 9
-CALLS, FEW = 6, 1
-"""Of each client: as many as take the proxy a second, and fewer of what takes far longer."""
+CLIENTS, TOKENS, ROUNDS = 32, 64, 7
+FEW = 1
+"""Calls of each client where a token takes longer than a tenth of a millisecond."""
 CHAT = "/v1/chat/completions"
-STUBS = {"server": ("server", 0), "busy": ("server", 200), "lean": ("lean", 0)}
+STUBS = {"server": ("server", 0, 6), "busy": ("server", 200, FEW), "lean": ("lean", 0, 6)}
+"""Their kind, the microseconds more a chunk, and the calls of each client."""
 HEADLINE = "server"
 
 
 @contextmanager
-def stub(kind: str, busy: int) -> Iterator[tuple[int, int]]:
+def stub(name: str) -> Iterator[tuple[int, int]]:
     """A stub's port and process."""
+    kind, busy, _ = STUBS[name]
     command = [sys.executable, "-m", "tests.bench.proxy_stubs", kind, str(busy)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -70,7 +72,7 @@ def proxied(port: int) -> Iterator[tuple[int, int]]:
 
 
 def load(
-    port: int, path: str = CHAT, *, count: int = CLIENTS, calls: int = CALLS, tokens: int = TOKENS, asks: int = 1
+    port: int, path: str = CHAT, *, count: int = CLIENTS, calls: int, tokens: int = TOKENS, asks: int = 1
 ) -> float:
     """Have clients call, and give the tokens a second."""
     arguments = [str(one) for one in (port, path, count, calls, tokens, asks)]
@@ -86,7 +88,7 @@ def cpu(pid: int) -> float:
     return sum(one.user + one.system for one in times)
 
 
-def a_token(pid: int, port: int, path: str = CHAT, *, after: float = 0.0, calls: int = CALLS, asks: int = 1) -> float:
+def a_token(pid: int, port: int, path: str = CHAT, *, calls: int, after: float = 0.0, asks: int = 1) -> float:
     """Microseconds of CPU that the process spends on a token under load, and in the seconds `after` it."""
     began = cpu(pid)
     load(port, path, calls=calls, asks=asks)
@@ -99,7 +101,7 @@ def against(kind: str, peers: Path | None) -> dict[str, Any]:
     skipped: dict[str, str] = {}
     versions: dict[str, str] = {}
     with ExitStack() as opened:
-        direct, server = opened.enter_context(stub(*STUBS[kind]))
+        direct, server = opened.enter_context(stub(kind))
         time.sleep(3)
         own, process = opened.enter_context(proxied(direct))
         ways: dict[str, tuple[int, int, str]] = {"cm2": (own, process, CHAT)}
@@ -112,22 +114,23 @@ def against(kind: str, peers: Path | None) -> dict[str, Any]:
                 skipped[peer.name] = str(error)
         for port, _, path in ((direct, server, CHAT), *ways.values()):
             load(port, path, calls=1)  # what is imported or connected once
-        calls = {name: CALLS if name == "cm2" else FEW for name in ways}
+        most = STUBS[kind][2]
+        calls = {name: most if name == "cm2" else FEW for name in ways}
         rounds: list[dict[str, float]] = []
         for _ in range(ROUNDS):
-            plain = load(direct)
+            plain = load(direct, calls=most)
             rounds.append({name: load(port, path, calls=calls[name]) / plain for name, (port, _, path) in ways.items()})
         result: dict[str, Any] = {
             "ratio": {name: round(statistics.median(one[name] for one in rounds), 3) for name in ways},
             "ratios_cm2": [round(one["cm2"], 3) for one in rounds],
-            "direct_tokens_a_second": round(load(direct)),
-            "cpu_us_a_token": {"stub": a_token(server, direct)},
+            "direct_tokens_a_second": round(load(direct, calls=most)),
+            "cpu_us_a_token": {"stub": a_token(server, direct, calls=most)},
         }
         spent = result["cpu_us_a_token"]
         for name, (port, pid, path) in ways.items():
             spent[name] = a_token(pid, port, path, calls=calls[name], after=5 if name == "cm2" else 0)
         if kind == HEADLINE:
-            spent["cm2_ids_not_asked_for"] = a_token(process, own, after=5, asks=0)
+            spent["cm2_ids_not_asked_for"] = a_token(process, own, calls=most, after=5, asks=0)
             began = cpu(process)
             load(own, count=1, calls=400, tokens=1)
             time.sleep(5)
