@@ -8,8 +8,7 @@ direct throughput that is left, the median of alternating rounds. It depends on 
 is printed beside it as `cpu_us_a_token`:
 
 - `server`, the headline: the code that vLLM's API server runs for a chunk, less engine and tokenizer (25 µs).
-- `busy`: the same with 200 µs more, as a server that follows a grammar or gives twenty logprobs a token. LiteLLM
-  keeps about a third there.
+- `busy`: the same with 200 µs more, as a server that follows a grammar or gives twenty logprobs a token.
 - `lean`: written by hand, cheaper than any server (11 µs).
 
 `cpu_ms` is the proxy's CPU for a call of one chunk, all of it, to the row in the store: what comes before the first
