@@ -20,7 +20,7 @@ The same from the command line, and the verdicts back on Langfuse's traces:
     cm2 train --algorithm sft --set select=1.0 --model start --out policy
     cm2 verdicts send langfuse
 
-It takes 69 seconds of one core, four minutes where two cores are kept busy by something else.
+It takes 70 seconds of one core, and took six minutes where both cores were kept busy by something else.
 
 You should see: mean reward on held-out tasks: imitation of all 0.33, of what was paid in full 0.86
 """
