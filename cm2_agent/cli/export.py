@@ -85,7 +85,10 @@ def export(
             groups = opened.stream_groups(reward=version)
             count = write_lines(file, tracked(found.of(groups), "exporting"))
             result: dict[str, JSON] = {"exported": count, "groups": found.groups, "without_pair": found.without_pair}
-            echo_err(f"{found.without_pair} of {found.groups} groups had no pair whose rewards differ by the margin")
+            echo_err(
+                f"{found.without_pair} of {found.groups} groups had no pair: no two rollouts begin alike and differ"
+                f" by {found.margin:g} in reward"
+            )
             _say_losses(format, +found.losses, Counter())
         else:
             version_or_none = scored_version(opened, reward)

@@ -96,6 +96,17 @@ def test_sft_loads_and_renders_as_the_dialogues_were(url: str, tmp_path: Path) -
         assert '"status": "shipped"' in text.replace('":"', '": "')
 
 
+def test_chats_load_and_render(url: str, tmp_path: Path) -> None:
+    file = tmp_path / "chat.jsonl"
+    export(url, file, "--format", "chat")
+    written = [json.loads(line) for line in file.read_text().splitlines()]
+    assert all(type(call["function"]["arguments"]) is str for call in written[0]["messages"][2]["tool_calls"])
+    for row, record in zip(rows(file, tmp_path / "cache"), written, strict=True):
+        text = byte_tokenizer().apply_chat_template(row["messages"], tools=record["tools"], tokenize=False)
+        assert text == byte_tokenizer().apply_chat_template(record["messages"], tools=record["tools"], tokenize=False)
+        assert "You are a desk." in text
+
+
 def test_dpo_loads_and_renders_and_counts_groups_without_a_pair(url: str, tmp_path: Path) -> None:
     from trl.data_utils import apply_chat_template
 
