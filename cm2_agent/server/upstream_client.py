@@ -20,6 +20,9 @@ __all__ = ["UNREACHABLE", "UpstreamClient", "base_url"]
 UNREACHABLE = (aiohttp.ClientError, TimeoutError, OSError)
 """What is raised where the server cannot be reached, or breaks off."""
 _OWN_HEADERS = ("User-Agent", "Accept", "Content-Type")  # which aiohttp would add of itself
+_IDLE = 4.0
+"""Seconds for which a connection that is not used is kept: uvicorn, and with it vLLM, closes one after five, and a
+request that it crosses on its way is lost."""
 
 
 class UpstreamClient:
@@ -69,7 +72,7 @@ class UpstreamClient:
         if self._session is None:
             self._way, known = _forward_proxy(self.url)
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=30),
                 cookie_jar=aiohttp.DummyCookieJar(),  # the cookies of one client are not another's
                 read_bufsize=1 << 18,
