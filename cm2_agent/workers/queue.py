@@ -6,15 +6,30 @@ import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from sqlalchemy import BigInteger, ColumnElement, case, cast, func, literal_column, null, or_, select, text, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    case,
+    cast,
+    func,
+    literal_column,
+    null,
+    or_,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 
 from cm2_agent.store.codec import dump, seal, unsealed
+from cm2_agent.store.reader import Reader
 from cm2_agent.store.work_tables import scoring_queues
 from cm2_agent.workers.job_tables import BULK, TASK
 
 if TYPE_CHECKING:
     from cm2_agent.store import SQLStore
+    from cm2_agent.types.trace import Trace
 
 NOW: ColumnElement[int] = literal_column("(extract(epoch FROM clock_timestamp()) * 1e9)::bigint", BigInteger)
 """Nanoseconds since the epoch by the server's clock, which all processes go by."""
@@ -45,6 +60,11 @@ _STALLED = text(
     " (workers.id IS NULL OR workers.last_heartbeat < now() - make_interval(secs => CAST(:lease AS double precision)))"
     " FOR UPDATE OF jobs SKIP LOCKED)"
     " SELECT procrastinate_retry_job_v2(id, now(), NULL, NULL, NULL) FROM stalled"
+)
+
+_CHANGED = text(
+    "SELECT n_mod_since_analyze > 500 + n_live_tup / 5 FROM pg_stat_user_tables WHERE relid ="
+    " 'procrastinate_jobs'::regclass"
 )
 
 
@@ -100,20 +120,32 @@ class ScoringQueue:
                     connection.execute(aside, self._of)
                 found = connection.execute(_MISSING, {**page, "after": after}).first()
             if found is None:
+                if enqueued:
+                    with self._db.writing() as connection:
+                        connection.execute(text("ANALYZE procrastinate_jobs"))
                 return enqueued
             enqueued, after = enqueued + found[0], found[1]
 
-    def is_unscored(self, trace: int) -> bool | None:
-        """Whether a trace, by its row, has no score of all its runs yet; None where it was erased."""
+    def due(self, row: int, *, again: bool, probing: bool) -> Trace | Parked | None:
+        """What a job comes to, in one view of the database: its trace, by its row; None where that was erased, or has a
+        score of all its runs and is not to be scored `again`; and without `probing` why the jobs rest, where they
+        do."""
         with self._db.reading() as connection:
-            found = connection.scalar(_UNSCORED, {**self._of, "trace": trace})
-        return None if found is None else bool(found)
+            if not probing and (parked := self._parked(connection)) is not None:
+                return parked
+            unscored = connection.scalar(_UNSCORED, {**self._of, "trace": row})
+            if unscored is None or not (unscored or again):
+                return None
+            return Reader(connection).traces([row])[0]
 
     def parked(self) -> Parked | None:
         """Why the jobs rest, None while they are done."""
-        query = select(_ROW.cause, _ROW.parked - NOW).where(self._own, _ROW.parked.is_not(None))
         with self._db.reading() as connection:
-            found = connection.execute(query).first()
+            return self._parked(connection)
+
+    def _parked(self, connection: Connection) -> Parked | None:
+        query = select(_ROW.cause, _ROW.parked - NOW).where(self._own, _ROW.parked.is_not(None))
+        found = connection.execute(query).first()
         return None if found is None else Parked(unsealed(found[0]) or "", found[1] / 1e9)
 
     def park(self, cause: str, *, first: float = FIRST_REST) -> None:
@@ -147,6 +179,13 @@ class ScoringQueue:
         """Make the jobs of workers that have not been heard of for so many seconds anybody's; how many these were."""
         with self._db.writing() as connection:
             return len(connection.execute(_STALLED, {**self._of, "lease": lease}).all())
+
+    def analyze(self) -> None:
+        """Let the planner know how many jobs there are, where they have become many: it fetches each job by a look at
+        all others until it does, and autovacuum says so a minute later."""
+        with self._db.writing() as connection:
+            if connection.scalar(_CHANGED):
+                connection.execute(text("ANALYZE procrastinate_jobs"))
 
     def left(self) -> int:
         """Jobs that wait or are under way."""

@@ -14,11 +14,10 @@ from uuid import uuid4
 from cm2_agent.errors import BudgetExhausted, JudgeError, StoreError
 from cm2_agent.online.save_errors import meaning_of
 from cm2_agent.store.claims import Claims
-from cm2_agent.store.reader import Reader
 from cm2_agent.types.secrets import error_text
 from cm2_agent.workers.job_tables import TASK
 from cm2_agent.workers.ledger import LedgerAway
-from cm2_agent.workers.queue import FIRST_REST, ScoringQueue
+from cm2_agent.workers.queue import FIRST_REST, Parked, ScoringQueue
 
 if TYPE_CHECKING:
     from cm2_agent.rewards.scoring.scorer import ChecklistScorer
@@ -141,6 +140,7 @@ class ScoringWorker:
     async def _round(self) -> bool:
         """Work until something changes; True where nothing is left to do."""
         self.queue.retry_stalled(self.lease)
+        self.queue.analyze()
         parked = self.queue.parked()
         if parked is not None and not self.queue.take_probe(first=self.rest):
             if self.drain and parked.seconds > 0:
@@ -233,17 +233,16 @@ class ScoringWorker:
             await asyncio.sleep(self.lease / 3)
             with suppress(StoreError):
                 self.queue.retry_stalled(self.lease)
+                self.queue.analyze()
 
     async def _job(self, row: int, again: bool) -> bool:
         """Do one job; whether the judge was tried."""
-        if not self._probing and (parked := self.queue.parked()) is not None:
-            raise Again(parked.cause, stop=True)
-        unscored = self.queue.is_unscored(row)
-        if unscored is None or not (unscored or again):
+        trace = self.queue.due(row, again=again, probing=self._probing)
+        if isinstance(trace, Parked):
+            raise Again(trace.cause, stop=True)
+        if trace is None:
             self.done.known += 1
             return False
-        with self.store.database.reading() as connection:
-            trace = Reader(connection).traces([row])[0]
         try:
             score = await self._score(trace)
         except LedgerAway:
