@@ -34,10 +34,11 @@ _PRUNE = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class Complete:
-    """The spans of a trace that is complete. `before`: those of them that stored runs hold already."""
+    """The spans of a trace that is complete, up to a batch. `before`: those of them that stored runs hold already."""
 
     project: str
     trace: str
+    batch: int
     spans: Sequence[SpanRecord]
     before: Sequence[SpanRecord] = ()
 
@@ -226,7 +227,15 @@ class Assembly:
                         built.setdefault(span.span_id, span)
             for span in (known.spans or {}).values():
                 spans.setdefault(span.span_id, span)
-            complete.append(Complete(project=project, trace=trace, spans=_ordered(spans), before=_ordered(built)))
+            complete.append(
+                Complete(
+                    project=project,
+                    trace=trace,
+                    batch=known.batch,
+                    spans=_ordered(spans),
+                    before=_ordered(built),
+                )
+            )
         done = self._build(complete)
         self._store.settle(((*key, taken[key].batch) for key in done), keep=self._settings.late > 0)
 

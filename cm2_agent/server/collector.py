@@ -40,7 +40,14 @@ class Collector:
         self.access = Access(store, self.incidents, open_to_loopback=open_to_loopback)
         self.rates = RateLimit(self.settings.spans_per_second)
         self.received = ReceivedSpans(store)
-        self.runs = RunStore(store, self.incidents, checklist=checklist, policy=policy)
+        self.runs = RunStore(
+            store,
+            self.received,
+            self.incidents,
+            checklist=checklist,
+            policy=policy,
+            keep=self.settings.late > 0,
+        )
         self.assembly = Assembly(self.received, self.runs.build, self.incidents, self.settings)
         self.intake = Intake(self.received, self.assembly.add, self.incidents, most_waiting=self.settings.most_waiting)
         self.draining = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -18,6 +19,7 @@ from cm2_agent.online.save_errors import meaning_of
 from cm2_agent.online.scorer_setup import ScorerSetup, stored_checklist
 from cm2_agent.online.scoring import ScoringPath
 from cm2_agent.server.assembly import Complete
+from cm2_agent.store.received import ReceivedSpans
 from cm2_agent.store.sql_store import SQLStore
 from cm2_agent.types.checklist import Checklist
 from cm2_agent.types.run import Run
@@ -39,17 +41,20 @@ class _Project:
 
 class RunStore:
     """Builds, stores and scores runs, each in its own project. `policy` names the weights that wrote what is received:
-    the clients are not asked."""
+    the clients are not asked. `keep`: the spans of stored runs stay for those that come late."""
 
     def __init__(
         self,
         store: SQLStore,
+        received: ReceivedSpans,
         incidents: Incidents,
         *,
         checklist: Checklist | str | PathLike[str] | None = None,
         policy: str | None = None,
+        keep: bool = True,
     ) -> None:
-        self._store, self._incidents, self._policy = store, incidents, policy
+        self._store, self._received, self._incidents = store, received, incidents
+        self._policy, self._keep = policy, keep
         self._setup = ScorerSetup(checklist, None, None, None, None)
         self._checklist = self._setup.checklist
         if self._checklist is not None:
@@ -67,8 +72,9 @@ class RunStore:
         for name, traces in by_project.items():
             project = self._project(name)
             built = {one.trace: runs for one in traces if (runs := self._runs(one.spans)) is not None}
-            fresh = {one.trace: built[one.trace] for one in traces if one.trace in built and not one.again}
-            failed = self._save(project, fresh)
+            new = [one for one in traces if one.trace in built and not one.again]
+            rows = [(name, one.trace, one.batch) for one in new]
+            failed = self._save(project, {one.trace: built[one.trace] for one in new}, rows)
             for one in traces:
                 if one.trace in built and one.again and not self._save_again(project, one, built[one.trace]):
                     failed.add(one.trace)
@@ -109,20 +115,27 @@ class RunStore:
         ]
         return replace(run, calls=tuple(calls))
 
-    def _save(self, project: _Project, built: Mapping[str, Sequence[Run]]) -> set[str]:
-        """Store the runs of new traces, and have them scored; the traces of which one was refused."""
+    def _save(
+        self, project: _Project, built: Mapping[str, Sequence[Run]], rows: Sequence[tuple[str, str, int]]
+    ) -> set[str]:
+        """Store the runs of new traces, and have them scored; the traces of which one was refused. Their spans, in
+        these rows, are settled in the same transaction: after a crash between, spans that come later would make another
+        run beside the stored one."""
         runs = [run for own in built.values() for run in own]
         failed: set[str] = set()
         if runs:
             try:
                 with DATABASE:
-                    self.saved += project.store.save_runs(runs)
+                    self.saved += project.store.save_runs(runs, also=partial(self._settle, rows))
             except Exception as error:
                 if meaning_of(error) == "away":
                     raise
                 failed, runs = self._save_each(project, built)
             self._score(project, runs)
         return failed
+
+    def _settle(self, rows: Sequence[tuple[str, str, int]], target: Any) -> None:
+        self._received.settle_within(target, rows, keep=self._keep)
 
     def _save_each(self, project: _Project, built: Mapping[str, Sequence[Run]]) -> tuple[set[str], list[Run]]:
         failed: set[str] = set()

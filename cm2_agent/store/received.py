@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, delete, func, select, true, tuple_, update
 
@@ -66,9 +66,13 @@ class ReceivedSpans:
     def settle(self, traces: Iterable[tuple[str, str, int]], *, keep: bool = True) -> None:
         """The runs of these (project, trace, last batch) are stored: their spans are kept for those that come late, or
         removed. Raises StoreError."""
-        rows = [(seal(project), seal(trace), batch) for project, trace, batch in traces]
         with self._db.storing() as cursor:
-            (self._settle if keep else self._remove).many(cursor, rows)
+            self.settle_within(cursor, traces, keep=keep)
+
+    def settle_within(self, target: Any, traces: Iterable[tuple[str, str, int]], *, keep: bool = True) -> None:
+        """The same within a transaction: that which stores the runs, so that no crash comes between."""
+        rows = [(seal(project), seal(trace), batch) for project, trace, batch in traces]
+        (self._settle if keep else self._remove).many(target, rows)
 
     def of_traces(
         self, traces: Iterable[tuple[str, str]], *, built: bool | None = None

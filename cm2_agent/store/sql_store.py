@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from os import PathLike
 from types import TracebackType
@@ -122,13 +122,14 @@ class SQLStore(StoredTraces, Scored, Policies):
         conversation (`save_runs`). Raises ConflictError where another content is stored under its id."""
         self.save_runs([run])
 
-    def save_runs(self, runs: Iterable[Run]) -> int:
+    def save_runs(self, runs: Iterable[Run], *, also: Callable[[Any], None] | None = None) -> int:
         """Store runs of any traces in one transaction and return how many were new.
 
         A run is part of its thread's trace, or of a branch of it where it began in an earlier state; without a thread
         it goes on with the stored conversation that says just what it was shown (docs/method.md, "Branches").
-        `trace_ids` says where a run went. A run with a `trace` of its own is stored there."""
-        return self._save(list(runs), place=True)
+        `trace_ids` says where a run went. A run with a `trace` of its own is stored there. `also` writes something else
+        within the transaction: it gets a cursor of the driver, or a Connection."""
+        return self._save(list(runs), place=True, also=also)
 
     def trace_ids(self, runs: Iterable[str]) -> dict[str, str]:
         """The trace that each of these runs is part of, by the runs' ids; those that are not stored are left out.
@@ -184,6 +185,7 @@ class SQLStore(StoredTraces, Scored, Policies):
         trace_id: str | None = None,
         place: bool = False,
         claim: Claim | None = None,
+        also: Callable[[Any], None] | None = None,
     ) -> int:
         given = list(runs)
         if not given and trace_id is None:
@@ -205,6 +207,8 @@ class SQLStore(StoredTraces, Scored, Policies):
                 if score is not None:
                     chains = None if loaded is None else self._scorer.load(target, [score], {trace_id: seq})
                     self._scorer.write(target, [score], {trace_id: seq}, learned, chains)
+            if also is not None:
+                also(target)
             return written, learned
 
         empty = trace_id if not given else None

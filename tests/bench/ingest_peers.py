@@ -21,8 +21,16 @@ from tests.bench.server_cpu import cpu_of
 from tests.server.exported import chunks, dialogue, protobuf
 
 _START = 180.0
+_WARM = 3
+"""Traces that are sent before anything is measured."""
 _IDLE = 3.0
 """Seconds without work after which a server has finished with what it acknowledged."""
+
+
+def _stored_by_rollout(client: httpx.Client, resource: Mapping[str, str]) -> int:
+    """How many spans agent-lightning holds of the rollout."""
+    wanted: dict[str, str | int] = {"rollout_id": resource["agentlightning.rollout_id"], "limit": 1}
+    return int(client.get("/v1/agl/spans", params=wanted).raise_for_status().json()["total"])
 
 
 def _rollout(client: httpx.Client) -> dict[str, str]:
@@ -37,7 +45,8 @@ def _rollout(client: httpx.Client) -> dict[str, str]:
 @dataclass(frozen=True, kw_only=True)
 class Peer:
     """A server: `command` follows its environment's folder of programs; PORT, SPARE (another port) and FOLDER stand for
-    themselves in it and in `env`. `resource` says which attributes the spans' resource needs."""
+    themselves in it and in `env`. `resource` says which attributes the spans' resource needs, `stored` how many spans
+    the server holds of those with them; None: it is not asked."""
 
     name: str
     requirement: str
@@ -46,6 +55,7 @@ class Peer:
     env: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     resource: Callable[[httpx.Client], dict[str, str]] = lambda client: {}
+    stored: Callable[[httpx.Client, Mapping[str, str]], int] | None = None
     note: str
 
 
@@ -67,6 +77,7 @@ PEERS = (
         ),
         health="/v1/agl/health",
         resource=_rollout,
+        stored=_stored_by_rollout,
         note="in memory: nothing is written",
     ),
     Peer(
@@ -119,7 +130,7 @@ def _sent(
             body = protobuf(chunk, resource)
             client.post("/v1/traces", content=body, headers=headers).raise_for_status()
 
-    send([f"w{number}" for number in range(3)])  # what is imported or compiled once
+    send([f"w{number}" for number in range(_WARM)])  # what is imported or compiled once
     start = _idle(process)
     send([f"d{number}" for number in range(traces)])
     acknowledged = cpu_of(process)
@@ -129,6 +140,7 @@ def _sent(
         "spans": count,
         "acknowledged": round(count / max(0.01, acknowledged - start)),
         "until_idle": round(count / max(0.01, done - start)),
+        **({} if peer.stored is None else {"stored": peer.stored(client, resource) - 20 * _WARM}),
     }
 
 

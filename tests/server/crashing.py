@@ -30,10 +30,11 @@ class Process:
             [sys.executable, "-c", COMMAND, *arguments], stderr=subprocess.PIPE, text=True, env={**os.environ}
         )
         assert self.process.stderr is not None
-        line = ""
+        line, said = "", ""
         while "serving http://" not in line:
             line = self.process.stderr.readline()
-            assert line, "the collector did not start"
+            said += line
+            assert line, f"the collector did not start: {said}"
         self.address = line.split()[1]
         threading.Thread(target=self.process.stderr.read, daemon=True).start()
 
